@@ -125,11 +125,11 @@ class Request(Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="
     id: RequestId = 0
 
 
-class Ping(Request, tag="ping"):
+class Ping(Request, frozen=True, tag="ping"):
     """Asks whether the daemon answers. Reply: `Pong`."""
 
 
-class Begin(Request, tag="begin"):
+class Begin(Request, frozen=True, tag="begin"):
     """Asks whether a call must be made. Replies: see the module's text."""
 
     key: Key | None = None
@@ -144,7 +144,7 @@ class Begin(Request, tag="begin"):
     vector: tuple[float, ...] | None = None
 
 
-class Complete(Request, tag="complete"):
+class Complete(Request, frozen=True, tag="complete"):
     """Brings the answer of a lease. Replies: `Stored`, `StaleLease`."""
 
     lease: Name
@@ -155,7 +155,7 @@ class Complete(Request, tag="complete"):
     tags: Tags = ()
 
 
-class Fail(Request, tag="fail"):
+class Fail(Request, frozen=True, tag="fail"):
     """Says that the call of a lease failed. Replies: `Ok`, `Lease` (with ``next``), `StaleLease`."""
 
     lease: Name
@@ -165,26 +165,26 @@ class Fail(Request, tag="fail"):
     next: bool = False
 
 
-class Renew(Request, tag="renew"):
+class Renew(Request, frozen=True, tag="renew"):
     """Keeps a lease alive. Replies: `Ok`, `StaleLease`."""
 
     lease: Name
 
 
-class Cancel(Request, tag="cancel"):
+class Cancel(Request, frozen=True, tag="cancel"):
     """Takes an own waiting `Begin` back. Reply: `Ok`, also where nothing of that id waits."""
 
     target: RequestId
 
 
-class Get(Request, tag="get"):
+class Get(Request, frozen=True, tag="get"):
     """Reads an entry. Replies: `Hit`, `Miss`."""
 
     key: Key
     namespace: Namespace = DEFAULT_NAMESPACE
 
 
-class Put(Request, tag="put"):
+class Put(Request, frozen=True, tag="put"):
     """Writes an entry. Reply: `Stored`."""
 
     key: Key
@@ -194,33 +194,33 @@ class Put(Request, tag="put"):
     tags: Tags = ()
 
 
-class Delete(Request, tag="delete"):
+class Delete(Request, frozen=True, tag="delete"):
     """Removes an entry. Reply: `Deleted` (0 or 1)."""
 
     key: Key
     namespace: Namespace = DEFAULT_NAMESPACE
 
 
-class Purge(Request, tag="purge"):
+class Purge(Request, frozen=True, tag="purge"):
     """Removes many entries; operators only. Reply: `Deleted`."""
 
     namespace: Namespace | None = None
     tag: Name | None = None
 
 
-class GetStats(Request, tag="stats"):
+class GetStats(Request, frozen=True, tag="stats"):
     """Asks for counters and gauges. Reply: `Stats`."""
 
 
-class GetReport(Request, tag="report"):
+class GetReport(Request, frozen=True, tag="report"):
     """Asks for rates, savings and spending. Reply: `Report`."""
 
 
-class GetHealth(Request, tag="health"):
+class GetHealth(Request, frozen=True, tag="health"):
     """Asks whether the daemon is fit to serve. Reply: `Health`."""
 
 
-class GetConfig(Request, tag="config"):
+class GetConfig(Request, frozen=True, tag="config"):
     """Asks for the running settings; operators only. Reply: `Settings`."""
 
 
@@ -251,7 +251,7 @@ class Reply(Struct, frozen=True, tag_field="type"):
     id: int
 
 
-class Pong(Reply, tag="pong"):
+class Pong(Reply, frozen=True, tag="pong"):
     """The daemon answers. ``uptime_seconds`` counts since it began to listen."""
 
     version: str
@@ -260,11 +260,11 @@ class Pong(Reply, tag="pong"):
     uptime_seconds: float
 
 
-class Pending(Reply, tag="pending"):
+class Pending(Reply, frozen=True, tag="pending"):
     """The `Begin` waits; its end follows. Sent at once, so that a hanging daemon differs from a long wait."""
 
 
-class Hit(Reply, tag="hit"):
+class Hit(Reply, frozen=True, tag="hit"):
     """A stored answer. ``saved_seconds`` and ``saved_dollars`` are what the entry's own call took."""
 
     value: Any
@@ -277,7 +277,7 @@ class Hit(Reply, tag="hit"):
     """The `Usage` that came with the answer, as a map; empty where none came."""
 
 
-class Shared(Reply, tag="shared"):
+class Shared(Reply, frozen=True, tag="shared"):
     """The answer of a flight that somebody else led. ``saved_seconds`` is that call's time less the time waited."""
 
     value: Any
@@ -289,7 +289,7 @@ class Shared(Reply, tag="shared"):
     meta: Any
 
 
-class Lease(Reply, tag="lease"):
+class Lease(Reply, frozen=True, tag="lease"):
     """Permission to make the call on ``backend``. ``attempt`` counts the leases of this flight, from 1."""
 
     lease: str
@@ -298,51 +298,51 @@ class Lease(Reply, tag="lease"):
     attempt: int
 
 
-class Rejected(Reply, tag="rejected"):
+class Rejected(Reply, frozen=True, tag="rejected"):
     """No answer and no permission, for ``reason``."""
 
     reason: RejectionReason
     retry_after_seconds: float | None = None
 
 
-class Failed(Reply, tag="failed"):
+class Failed(Reply, frozen=True, tag="failed"):
     """The flight that this caller waited for has failed. ``kind`` and ``message`` are the last holder's."""
 
     kind: FailureKind
     message: str
 
 
-class Timeout(Reply, tag="timeout"):
+class Timeout(Reply, frozen=True, tag="timeout"):
     """``wait_seconds`` passed before the flight ended."""
 
     waited_seconds: float
 
 
-class Stored(Reply, tag="stored"):
+class Stored(Reply, frozen=True, tag="stored"):
     """The answer or entry was taken; ``stored`` says whether an entry was made of it."""
 
     stored: bool
 
 
-class StaleLease(Reply, tag="stale_lease"):
+class StaleLease(Reply, frozen=True, tag="stale_lease"):
     """The lease is not current: it ended before, or belongs to another run or peer. Nothing changed."""
 
 
-class Ok(Reply, tag="ok"):
+class Ok(Reply, frozen=True, tag="ok"):
     """Done."""
 
 
-class Miss(Reply, tag="miss"):
+class Miss(Reply, frozen=True, tag="miss"):
     """No live entry has this key."""
 
 
-class Deleted(Reply, tag="deleted"):
+class Deleted(Reply, frozen=True, tag="deleted"):
     """``count`` entries were removed."""
 
     count: int
 
 
-class Stats(Reply, tag="stats"):
+class Stats(Reply, frozen=True, tag="stats"):
     """Gauges of this moment and counters since the daemon began.
 
     Every `Begin` ends in exactly one of the counters, so at any moment
@@ -448,7 +448,7 @@ class Ledger(Struct, frozen=True):
     saved_by_sharing_dollars: float
 
 
-class Report(Reply, tag="report"):
+class Report(Reply, frozen=True, tag="report"):
     """The ledger, in total and per task, since the daemon began."""
 
     uptime_seconds: float
@@ -456,7 +456,7 @@ class Report(Reply, tag="report"):
     tasks: dict[str, Ledger]
 
 
-class Health(Reply, tag="health"):
+class Health(Reply, frozen=True, tag="health"):
     """``status`` is ``ok`` or ``draining``; ``reasons`` says, in sentences, what is not fine."""
 
     status: Literal["ok", "draining"]
@@ -466,14 +466,14 @@ class Health(Reply, tag="health"):
     uptime_seconds: float
 
 
-class Settings(Reply, tag="config"):
+class Settings(Reply, frozen=True, tag="config"):
     """Every setting by its full name (``cache.max_bytes``), with its value and where it came from."""
 
     settings: dict[str, Any]
     origins: dict[str, str]
 
 
-class Error(Reply, tag="error"):
+class Error(Reply, frozen=True, tag="error"):
     """The request was not served. ``message`` says what to change."""
 
     code: ErrorCode

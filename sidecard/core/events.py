@@ -29,6 +29,12 @@ class RequestReceived(Struct, frozen=True):
     request: AnyRequest
 
 
+class PeerJoined(Struct, frozen=True):
+    """A connection was accepted."""
+
+    peer: Peer
+
+
 class PeerLost(Struct, frozen=True):
     """A peer's connection has ended, for whatever reason; nothing reaches it any more."""
 
@@ -47,4 +53,4 @@ class DrainExpired(Struct, frozen=True):
     """The time to drain is over: every waiter gets its end now."""
 
 
-Event = RequestReceived | PeerLost | Tick | DrainRequested | DrainExpired
+Event = RequestReceived | PeerJoined | PeerLost | Tick | DrainRequested | DrainExpired

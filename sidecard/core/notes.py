@@ -8,11 +8,14 @@ from typing import Literal
 
 from msgspec import Struct
 
+Outcome = Literal["transient", "fatal", "ignored", "cancelled", "lost", "expired"]
+Table = Literal["flights", "waiters", "leases"]
+
 
 class LeaseEnded(Struct, frozen=True):
     """A lease ended otherwise than by `complete`; ``outcome`` says how."""
 
-    outcome: Literal["transient", "fatal", "ignored", "cancelled", "lost", "expired"]
+    outcome: Outcome
     key: str | None
     lease: str
     backend: str
@@ -63,7 +66,7 @@ class Evicted(Struct, frozen=True):
 class Saturated(Struct, frozen=True):
     """A table has reached its bound, so a begin was answered ``rejected: busy``."""
 
-    table: Literal["flights", "waiters", "leases"]
+    table: Table
     limit: int
 
 

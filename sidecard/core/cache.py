@@ -1,0 +1,224 @@
+"""The memory cache: entries under a byte budget, expired ones removed before live ones.
+
+Everything that adds or removes an entry goes through `Cache._insert` and `Cache._remove`; the sums are kept there.
+"""
+
+from heapq import heappop, heappush
+
+from msgspec import Struct
+
+from sidecard.core.entries import Entry, Origin
+from sidecard.core.eviction import MAX_ASKED, EvictionPolicy, S3Fifo
+
+SHARING_ONLY_BYTES = 16 * 1024 * 1024
+"""Budget for finished answers inside the sharing window where caching is off (``max_bytes`` 0)."""
+
+MAX_ENTRY_SHARE = 1 / 8
+"""An entry larger than this share of the budget is refused: one answer must not drive out all others.
+Precedent: memcached's item limit is 1/64 of its default memory, Varnish's transient storage takes what is too large."""
+
+_EXPIRY_BATCH = 1000
+"""Expired entries removed in one go (about a millisecond), so that a flood of them never stalls the serving loop."""
+
+
+class Stored(Struct, frozen=True):
+    """What came of an insertion."""
+
+    entry: Entry | None
+    """None where the answer was too large, or would have been dead at once."""
+    too_large: bool = False
+    evicted: int = 0
+
+
+class _Bucket:
+    """The entries that expire within one second."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.dead = 0
+
+
+class Cache:
+    """Entries by scope and key. ``now`` is an instant of the monotonic clock, in seconds, and never steps back."""
+
+    def __init__(self, max_bytes: int, policy: EvictionPolicy | None = None) -> None:
+        self.max_bytes = max_bytes
+        self.caching = max_bytes > 0
+        self.budget = max_bytes or SHARING_ONLY_BYTES
+        self.max_entry_bytes = int(self.budget * MAX_ENTRY_SHARE)
+        self.bytes = 0
+        self.count = 0
+        self.evicted = 0
+        self.expired = 0
+        self._tables: dict[str, dict[str, Entry]] = {}
+        self._policy: EvictionPolicy = policy or S3Fifo()
+        self._wheel: dict[int, _Bucket] = {}
+        self._wheel_order: list[int] = []
+
+    def get(self, scope: str, key: str, now: float) -> Entry | None:
+        """Return the entry if anybody may still be served it; an expired one is removed on the way."""
+        table = self._tables.get(scope)
+        if table is None:
+            return None
+
+        entry = table.get(key)
+        if entry is None:
+            return None
+
+        age = now - entry.stored_at
+        if age >= entry.ttl_seconds and age >= entry.window_seconds:
+            self._remove(entry)
+            self.expired += 1
+            return None
+
+        if entry.asked < MAX_ASKED:
+            entry.asked += 1
+
+        return entry
+
+    def put(
+        self,
+        scope: str,
+        key: str,
+        value: bytes,
+        now: float,
+        *,
+        ttl_seconds: float,
+        window_seconds: float,
+        seconds: float,
+        dollars: float,
+        origin: Origin,
+    ) -> Stored:
+        """Store an answer in place of the key's older one, removing expired entries and then victims until it fits.
+
+        An answer that may not be stored still removes the older one: what the key meant has changed.
+        """
+        table = self._tables.get(scope)
+        older = table.get(key) if table is not None else None
+        if older is not None:
+            self._remove(older)
+
+        if not self.caching:
+            ttl_seconds = 0.0
+
+        if ttl_seconds <= 0 and window_seconds <= 0:
+            return Stored(None)
+
+        entry = Entry(scope, key, value, now, ttl_seconds, window_seconds, seconds, dollars, origin)
+        if entry.charge > self.max_entry_bytes:
+            return Stored(None, too_large=True)
+
+        evicted = self._make_room(entry.charge, now)
+        self._insert(entry)
+        return Stored(entry, evicted=evicted)
+
+    def delete(self, scope: str, key: str, now: float) -> bool:
+        """Remove an entry; tell whether somebody could still have been served it."""
+        entry = self._tables.get(scope, {}).get(key)
+        if entry is None:
+            return False
+
+        self._remove(entry)
+        if now >= entry.expires_at:
+            self.expired += 1
+            return False
+
+        return True
+
+    def purge(self, scopes: list[str], tag: str | None, now: float) -> int:
+        """Remove the entries of ``scopes`` (those with ``tag`` if one is named); return how many were live."""
+        removed = 0
+        for scope in scopes:
+            entries = list(self._tables.get(scope, {}).values())
+            removed += sum(
+                self.delete(scope, entry.key, now) for entry in entries if tag is None or tag in entry.origin.tags
+            )
+
+        return removed
+
+    def scopes(self) -> list[str]:
+        """Return the scopes that have entries."""
+        return list(self._tables)
+
+    def next_expiry(self) -> float | None:
+        """Return the instant at which some entry will have expired, to the second; None for an empty cache."""
+        return float(self._wheel_order[0]) if self._wheel_order else None
+
+    def expire(self, now: float) -> int:
+        """Remove entries that have expired, at most a batch of them; return how many."""
+        removed = 0
+        while self._wheel_order and self._wheel_order[0] <= now and removed < _EXPIRY_BATCH:
+            bucket = self._wheel[self._wheel_order[0]]
+            while bucket.entries and removed < _EXPIRY_BATCH:
+                entry = bucket.entries.pop()
+                if entry.alive:
+                    self._leave_table(entry)
+                    entry.value = b""
+                    removed += 1
+                else:
+                    bucket.dead -= 1
+
+            if not bucket.entries:
+                del self._wheel[heappop(self._wheel_order)]
+
+        self.expired += removed
+        return removed
+
+    def _make_room(self, charge: int, now: float) -> int:
+        evicted = 0
+        while self.bytes + charge > self.budget:
+            if self.expire(now):
+                continue
+
+            victim = self._policy.victim()
+            self._drop(victim)
+            self._bury(victim)
+            evicted += 1
+
+        self.evicted += evicted
+        return evicted
+
+    def _insert(self, entry: Entry) -> None:
+        self._tables.setdefault(entry.scope, {})[entry.key] = entry
+        self.bytes += entry.charge
+        self.count += 1
+        self._policy.admit(entry)
+        second = _expiry_second(entry)
+        bucket = self._wheel.get(second)
+        if bucket is None:
+            bucket = self._wheel[second] = _Bucket()
+            heappush(self._wheel_order, second)
+
+        bucket.entries.append(entry)
+
+    def _remove(self, entry: Entry) -> None:
+        self._leave_table(entry)
+        self._bury(entry)
+
+    def _leave_table(self, entry: Entry) -> None:
+        self._policy.forget(entry)
+        self._drop(entry)
+
+    def _drop(self, entry: Entry) -> None:
+        table = self._tables[entry.scope]
+        del table[entry.key]
+        if not table:
+            del self._tables[entry.scope]
+
+        self.bytes -= entry.charge
+        self.count -= 1
+
+    def _bury(self, entry: Entry) -> None:
+        """Free what a dead entry holds; its wheel's bucket, once half dead, is rebuilt without the dead."""
+        second = _expiry_second(entry)
+        bucket = self._wheel[second]
+        bucket.dead += 1
+        entry.value = b""
+        if 2 * bucket.dead > len(bucket.entries):
+            bucket.entries = [other for other in bucket.entries if other.alive]
+            bucket.dead = 0
+
+
+def _expiry_second(entry: Entry) -> int:
+    """Return the first whole second at which the entry has certainly expired."""
+    return int(entry.expires_at) + 1

@@ -1,0 +1,82 @@
+"""The counters of `wire.Stats`, each defined there."""
+
+from sidecard_client.wire import FailureKind, RejectionReason
+
+_NAMES = (
+    "begins",
+    "completed",
+    "deleted",
+    "expired",
+    "failed",
+    "failed_cancelled",
+    "failed_fatal",
+    "failed_ignored",
+    "failed_transient",
+    "hits",
+    "leases_first",
+    "leases_granted",
+    "left",
+    "lost",
+    "misses",
+    "reelections",
+    "refused_too_large",
+    "rejected",
+    "rejected_busy",
+    "rejected_draining",
+    "rejected_not_cached",
+    "shared",
+    "stale_leases",
+    "stored",
+    "timeouts",
+)
+
+
+class Counters:
+    """Counts since the daemon began; they only grow."""
+
+    __slots__ = _NAMES
+
+    begins: int
+    completed: int
+    deleted: int
+    expired: int
+    failed: int
+    failed_cancelled: int
+    failed_fatal: int
+    failed_ignored: int
+    failed_transient: int
+    hits: int
+    leases_first: int
+    leases_granted: int
+    left: int
+    lost: int
+    misses: int
+    reelections: int
+    refused_too_large: int
+    rejected: int
+    rejected_busy: int
+    rejected_draining: int
+    rejected_not_cached: int
+    shared: int
+    stale_leases: int
+    stored: int
+    timeouts: int
+
+    def __init__(self) -> None:
+        for name in _NAMES:
+            setattr(self, name, 0)
+
+    def reject(self, reason: RejectionReason) -> None:
+        """Count a begin that ended in `Rejected`."""
+        self.rejected += 1
+        name = f"rejected_{reason}"
+        setattr(self, name, getattr(self, name) + 1)
+
+    def fail_lease(self, kind: FailureKind) -> None:
+        """Count a lease that ended in `Fail`."""
+        name = f"failed_{kind}"
+        setattr(self, name, getattr(self, name) + 1)
+
+    def fields(self) -> dict[str, int]:
+        """Return all counters by name."""
+        return {name: getattr(self, name) for name in _NAMES}

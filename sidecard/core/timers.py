@@ -1,0 +1,56 @@
+"""Deadlines as data: who is due when. The one who sleeps is the driver."""
+
+from heapq import heapify, heappop, heappush
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_SLACK = 64
+"""Dead heap entries that are tolerated before the heap is rebuilt, so that small tables never rebuild."""
+
+
+class Timers(Generic[T]):
+    """One deadline per item. Setting again replaces; clearing is cheap and leaves no garbage behind for long.
+
+    A cleared deadline stays in the heap as a dead entry until it is popped or until dead entries outnumber live ones:
+    100,000 waiters that come and go within their two minutes must not leave 100,000 entries.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, T]] = []
+        self._live: dict[T, int] = {}
+        self._sequence = 0
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def set(self, item: T, deadline: float) -> None:
+        """Make ``item`` due at ``deadline`` and no longer at an earlier set one."""
+        self._sequence += 1
+        self._live[item] = self._sequence
+        heappush(self._heap, (deadline, self._sequence, item))
+        if len(self._heap) > 2 * len(self._live) + _SLACK:
+            self._heap = [entry for entry in self._heap if self._live.get(entry[2]) == entry[1]]
+            heapify(self._heap)
+
+    def clear(self, item: T) -> None:
+        """Forget ``item``; unknown items are fine."""
+        self._live.pop(item, None)
+
+    def next_deadline(self) -> float | None:
+        """Return the earliest deadline, or None where nothing is due ever."""
+        heap = self._heap
+        while heap and self._live.get(heap[0][2]) != heap[0][1]:
+            heappop(heap)
+
+        return heap[0][0] if heap else None
+
+    def pop_due(self, now: float) -> T | None:
+        """Remove and return one item whose deadline is at or before ``now``, the earliest first; None where there is none."""
+        deadline = self.next_deadline()
+        if deadline is None or deadline > now:
+            return None
+
+        item = heappop(self._heap)[2]
+        del self._live[item]
+        return item

@@ -1,0 +1,150 @@
+"""A host of peers around a real engine, so that tests read as the conversation that they are about.
+
+    host = Host()
+    alice, bob = host.peer(), host.peer()
+    alice.asks(Begin("key", id=1))
+    assert alice.hears() == [host.lease(1)]
+
+Time passes only when a test says so.
+"""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from sidecard.core.effects import Send
+from sidecard.core.engine import Engine
+from sidecard.core.events import (
+    DrainExpired,
+    DrainRequested,
+    Event,
+    Peer,
+    PeerJoined,
+    PeerLost,
+    RequestReceived,
+    Tick,
+)
+from sidecard.core.notes import Note
+from sidecard.core.settings import EngineSettings
+from sidecard_client import wire
+
+_Reply = TypeVar("_Reply", bound=wire.Reply)
+
+
+class Actor:
+    """One peer: it asks, hears, and leaves."""
+
+    def __init__(self, host: "Host", peer: Peer) -> None:
+        self.host = host
+        self.peer = peer
+        self.inbox: list[wire.AnyReply] = []
+
+    def asks(self, request: wire.AnyRequest) -> None:
+        """Send one request."""
+        self.host.happens(RequestReceived(self.peer, request))
+
+    def hears(self) -> list[wire.AnyReply]:
+        """Return, and forget, what arrived since the last time."""
+        heard, self.inbox = self.inbox, []
+        return heard
+
+    def leads(self, key: str, request_id: int = 1, **fields: Any) -> str:
+        """Begin, expect a lease, and return its name."""
+        self.asks(wire.Begin(key, id=request_id, **fields))
+        (reply,) = self.hears()
+        assert isinstance(reply, wire.Lease), reply
+        return reply.lease
+
+    def waits(self, key: str, request_id: int = 1, **fields: Any) -> None:
+        """Begin and expect to wait."""
+        self.asks(wire.Begin(key, id=request_id, **fields))
+        assert self.hears() == [wire.Pending(request_id)]
+
+    def completes(self, lease: str, value: Any, **fields: Any) -> None:
+        """Bring an answer and expect that it is taken."""
+        self.asks(wire.Complete(lease, packed(value), id=99, **fields))
+        (reply,) = (reply for reply in self.hears() if reply.id == 99)
+        assert isinstance(reply, wire.Stored), reply
+
+    def dies(self) -> None:
+        """Lose the connection."""
+        del self.host.actors[self.peer.id]
+        self.host.happens(PeerLost(self.peer))
+
+
+class Host:
+    """An engine, its peers, and a clock that moves only when told."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.now = 100.0
+        self.engine = Engine(
+            EngineSettings(**settings),
+            boot_id="boot",
+            version="0",
+            now=self.now,
+            shown_settings={"cache.max_bytes": 1},
+            shown_origins={"cache.max_bytes": "default"},
+        )
+        self.actors: dict[int, Actor] = {}
+        self.notes: list[Note] = []
+        self._peers = 0
+
+    def peer(self, uid: int = 1000, gid: int = 1000, *, operator: bool = False) -> Actor:
+        """Accept a connection."""
+        self._peers += 1
+        actor = Actor(self, Peer(self._peers, uid, gid, 1, operator))
+        self.actors[self._peers] = actor
+        self.happens(PeerJoined(actor.peer))
+        return actor
+
+    def happens(self, event: Event) -> None:
+        """Give the engine an event and deliver what it says; an effect for a lost peer is a fault."""
+        for effect in self.engine.handle(event, self.now):
+            if isinstance(effect, Send):
+                self.actors[effect.peer].inbox.append(effect.reply)
+            else:
+                self.notes.append(effect.note)
+
+    def passes(self, seconds: float) -> None:
+        """Let time pass, with a tick at every instant that the engine asks for."""
+        end = self.now + seconds
+        while (deadline := self.engine.next_deadline()) is not None and deadline <= end:
+            self.now = max(self.now, deadline)
+            self.happens(Tick())
+
+        self.now = end
+
+    def drains(self) -> None:
+        """Ask the engine to drain."""
+        self.happens(DrainRequested())
+
+    def gives_up_draining(self) -> None:
+        """End the drain."""
+        self.happens(DrainExpired())
+
+    def stats(self) -> wire.Stats:
+        """Ask for stats through a peer of its own."""
+        return self._asks(wire.GetStats(), wire.Stats)
+
+    def report(self) -> wire.Report:
+        """Ask for the report through a peer of its own."""
+        return self._asks(wire.GetReport(), wire.Report)
+
+    def _asks(self, request: wire.AnyRequest, kind: type[_Reply]) -> _Reply:
+        actor = self.peer()
+        actor.asks(request)
+        (reply,) = actor.hears()
+        actor.dies()
+        assert isinstance(reply, kind)
+        return reply
+
+
+def packed(value: Any) -> Any:
+    """Return a value as it stands in a request."""
+    return msgspec.Raw(wire.pack(value))
+
+
+def unpacked(reply: wire.AnyReply) -> Any:
+    """Return the value that a reply carries."""
+    assert isinstance(reply, wire.Hit | wire.Shared), reply
+    return msgspec.msgpack.decode(reply.value)
