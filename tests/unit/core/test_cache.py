@@ -1,0 +1,191 @@
+from typing import Any
+
+import pytest
+
+from sidecard.core.cache import SHARING_ONLY_BYTES, Cache, Stored
+from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, Origin
+from sidecard_client.wire import Usage
+
+ORIGIN = Origin("default", Usage(), ())
+
+
+def put(cache: Cache, key: str, now: float = 0.0, size: int = 10, ttl: float = 100.0, **fields: Any) -> Stored:
+    """Store ``size`` bytes under ``key``."""
+    whole: dict[str, Any] = {"window_seconds": 0.0, "seconds": 1.0, "dollars": 0.0, "origin": ORIGIN, **fields}
+    return cache.put("1000:default", key, b"v" * size, now, ttl_seconds=ttl, **whole)
+
+
+def get(cache: Cache, key: str, now: float = 0.0) -> bytes | None:
+    """Read a value."""
+    entry = cache.get("1000:default", key, now)
+    return None if entry is None else entry.value
+
+
+def test_get_before_and_at_the_end_of_its_time() -> None:
+    """An entry lives for its time and not an instant longer."""
+    cache = Cache(10_000_000)
+    put(cache, "key", now=10.0, ttl=5.0)
+
+    assert get(cache, "key", 14.999) == b"v" * 10
+    assert get(cache, "key", 15.0) is None
+    assert (cache.count, cache.bytes, cache.expired) == (0, 0, 1)
+
+
+def test_get_of_another_scope_is_a_miss() -> None:
+    """Scopes share nothing but the budget."""
+    cache = Cache(10_000_000)
+    put(cache, "key")
+
+    assert cache.get("1001:default", "key", 0.0) is None
+
+
+def test_put_charges_key_value_and_overhead() -> None:
+    """The sum of bytes is exact."""
+    cache = Cache(10_000_000)
+    put(cache, "key", size=100)
+    put(cache, "other", size=1)
+
+    assert cache.bytes == len("key") + 100 + len("other") + 1 + 2 * ENTRY_OVERHEAD_BYTES
+
+
+def test_put_again_with_a_larger_value_replaces_the_charge() -> None:
+    """Overwriting does not count the old value."""
+    cache = Cache(10_000_000)
+    put(cache, "key", size=10)
+    put(cache, "key", size=1000)
+
+    assert cache.count == 1
+    assert cache.bytes == len("key") + 1000 + ENTRY_OVERHEAD_BYTES
+    assert get(cache, "key") == b"v" * 1000
+
+
+def test_put_of_too_large_a_value_is_refused_and_the_older_one_is_gone() -> None:
+    """One answer does not drive out all others, and what it would have replaced is not served any more."""
+    cache = Cache(80_000)
+    put(cache, "key", size=10)
+
+    assert put(cache, "key", size=10_000).too_large
+    assert get(cache, "key") is None
+    assert (cache.count, cache.bytes) == (0, 0)
+
+
+def test_put_with_no_time_at_all_stores_nothing() -> None:
+    """Neither time to live nor sharing window: nobody could be served it."""
+    cache = Cache(10_000_000)
+
+    assert put(cache, "key", ttl=0.0).entry is None
+    assert cache.count == 0
+
+
+def test_put_evicts_until_it_fits() -> None:
+    """The budget holds after every insertion."""
+    cache = Cache(80_000)
+    for number in range(1000):
+        put(cache, f"key{number}", size=1000)
+        assert cache.bytes <= 80_000
+
+    assert cache.evicted == 1000 - cache.count
+
+
+def test_expired_entries_go_before_live_ones() -> None:
+    """Room is made from what nobody can be served any more."""
+    cache = Cache(80_000)
+    for number in range(30):
+        put(cache, f"old{number}", now=0.0, size=1000, ttl=5.0)
+    for number in range(30):
+        put(cache, f"young{number}", now=1.0, size=1000, ttl=500.0)
+    for number in range(30):
+        put(cache, f"new{number}", now=7.0, size=1000, ttl=500.0)
+
+    assert cache.evicted == 0
+    assert cache.expired == 30
+    assert get(cache, "young0", 7.0) is not None
+
+
+def test_a_scan_of_keys_asked_once_leaves_the_asked_ones() -> None:
+    """What is asked for again survives ten times the cache's size of what is not."""
+    cache = Cache(800_000)
+    for number in range(100):
+        put(cache, f"hot{number}", size=1000)
+    for _ in range(3):
+        for number in range(100):
+            get(cache, f"hot{number}")
+    for number in range(6000):
+        put(cache, f"scan{number}", size=1000)
+
+    assert sum(get(cache, f"hot{number}") is not None for number in range(100)) == 100
+
+
+def test_a_key_that_comes_back_soon_after_its_eviction_is_admitted_to_the_main_queue() -> None:
+    """The ghost list remembers it, so that it survives the next scan."""
+    cache = Cache(800_000)
+    for number in range(500):
+        put(cache, f"fill{number}", size=1000)
+        get(cache, f"fill{number}")
+        get(cache, f"fill{number}")
+    for number in range(500):
+        put(cache, f"more{number}", size=1000)
+    assert get(cache, "more300") is None
+    put(cache, "more300", size=1000)
+    for number in range(200):
+        put(cache, f"scan{number}", size=1000)
+
+    assert get(cache, "more300") is not None
+
+
+def test_delete_tells_whether_a_live_entry_was_there() -> None:
+    """Deleting twice, or what has expired, deletes nothing."""
+    cache = Cache(10_000_000)
+    put(cache, "key", ttl=5.0)
+    put(cache, "dead", ttl=5.0)
+
+    assert cache.delete("1000:default", "key", 1.0)
+    assert not cache.delete("1000:default", "key", 1.0)
+    assert not cache.delete("1000:default", "dead", 6.0)
+    assert (cache.count, cache.bytes) == (0, 0)
+
+
+def test_purge_by_tag_leaves_the_rest() -> None:
+    """Only entries that bear the tag go."""
+    cache = Cache(10_000_000)
+    put(cache, "tagged", origin=Origin("default", Usage(), ("weather",)))
+    put(cache, "plain")
+
+    assert cache.purge(cache.scopes(), "weather", 0.0) == 1
+    assert get(cache, "plain") is not None
+
+
+def test_expire_frees_a_flood_in_batches() -> None:
+    """A flood of expiries is spread over several ticks, and the next is due at once until it is worked off."""
+    cache = Cache(100_000_000)
+    for number in range(2500):
+        put(cache, f"key{number}", ttl=5.0)
+
+    assert cache.next_expiry() == 6.0
+    assert cache.expire(5.9) == 0
+    assert [cache.expire(6.0), cache.expire(6.0), cache.expire(6.0)] == [1000, 1000, 500]
+    assert cache.next_expiry() is None
+    assert (cache.count, cache.bytes, cache.expired) == (0, 0, 2500)
+
+
+def test_churn_of_one_key_leaves_no_dead_entries() -> None:
+    """Overwriting a long-lived key again and again keeps tables as small as one entry needs."""
+    cache = Cache(10_000_000)
+    for _ in range(10_000):
+        put(cache, "key", ttl=86_400.0)
+
+    assert sum(len(bucket.entries) for bucket in cache._wheel.values()) <= 2
+    assert len(cache._policy._small.entries) < 2000  # type: ignore[attr-defined]  # the policy of this test is known
+
+
+@pytest.mark.parametrize("age", [0.0, 4.0])
+def test_a_cache_of_no_bytes_keeps_answers_for_the_sharing_window_only(age: float) -> None:
+    """With caching off, a finished answer can still be shared for a moment, within a budget of its own."""
+    cache = Cache(0)
+    stored = put(cache, "key", ttl=300.0, window_seconds=5.0)
+
+    assert stored.entry is not None
+    assert stored.entry.ttl_seconds == 0.0
+    assert cache.budget == SHARING_ONLY_BYTES
+    assert get(cache, "key", age) is not None
+    assert get(cache, "key", 5.0) is None

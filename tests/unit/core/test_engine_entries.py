@@ -1,0 +1,234 @@
+"""Entries without flights, who may see them, and what people look at."""
+
+import pytest
+
+from sidecard.core import notes
+from sidecard.core.settings import SharedWith
+from sidecard_client import wire
+from sidecard_client.wire import Begin, Deleted, Get, Miss, Put, Stored
+from tests.host import Actor, Host, packed, unpacked
+
+
+def put(actor: Actor, key: str, value: object, **fields: object) -> None:
+    """Store an entry and expect that it is taken."""
+    actor.asks(Put(key, packed(value), id=1, **fields))  # type: ignore[arg-type]  # fields are named by the tests
+    assert actor.hears() == [Stored(1, stored=True)]
+
+
+@pytest.mark.parametrize("value", ["text", b"\x00\xff", {"a": [1, 2.5, None]}, [], None, 2**64 - 1, True])
+def test_get_after_put_gives_the_equal_value(value: object) -> None:
+    """Values are any msgpack-able object and come back equal."""
+    alice = Host().peer()
+    put(alice, "key", value)
+    alice.asks(Get("key", id=2))
+
+    (hit,) = alice.hears()
+    assert unpacked(hit) == value
+    assert isinstance(hit, wire.Hit)
+
+
+def test_get_of_nothing_is_a_miss() -> None:
+    """A miss is an answer, not an error."""
+    alice = Host().peer()
+    alice.asks(Get("key", id=2))
+
+    assert alice.hears() == [Miss(2)]
+
+
+def test_get_does_not_give_what_is_only_shared() -> None:
+    """An answer inside the sharing window with caching off was never stored as far as readers know."""
+    host = Host(ttl_seconds=0.0)
+    alice = host.peer()
+    alice.completes(alice.leads("key"), "answer")
+    alice.asks(Get("key", id=2))
+
+    assert alice.hears() == [Miss(2)]
+
+
+def test_delete_counts_what_it_removed() -> None:
+    """One, then none."""
+    alice = Host().peer()
+    put(alice, "key", 1)
+    alice.asks(wire.Delete("key", id=2))
+    alice.asks(wire.Delete("key", id=3))
+
+    assert alice.hears() == [Deleted(2, 1), Deleted(3, 0)]
+
+
+def test_put_of_too_large_a_value_is_refused_and_noted() -> None:
+    """The caller is told that no entry was made, the operator why."""
+    host = Host(cache_max_bytes=8000)
+    alice = host.peer()
+    alice.asks(Put("key", packed("x" * 2000), id=1))
+
+    assert alice.hears() == [Stored(1, stored=False)]
+    assert host.notes == [notes.EntryRefused("key", 2003, 1000)]
+    assert host.stats().refused_too_large == 1
+
+
+def test_namespaces_are_private_to_a_uid() -> None:
+    """The same name is another place for another uid, and nobody can name it."""
+    host = Host()
+    put(host.peer(uid=1000), "key", "secret")
+    mallory = host.peer(uid=1001)
+    mallory.asks(Get("key", id=1))
+    mallory.asks(Get("key", namespace="1000:default", id=2))
+
+    miss, denied = mallory.hears()
+    assert miss == Miss(1)
+    assert isinstance(denied, wire.Error)
+    assert denied.code == "denied"
+
+
+@pytest.mark.parametrize(
+    "request_", [Begin("key", id=1, namespace="1000:default"), wire.Delete("key", "1000:default", id=1)]
+)
+def test_another_uids_namespace_is_denied_by_every_op(request_: wire.AnyRequest) -> None:
+    """Begin and delete are no way around it."""
+    mallory = Host().peer(uid=1001)
+    mallory.asks(request_)
+
+    (denied,) = mallory.hears()
+    assert isinstance(denied, wire.Error)
+    assert denied.code == "denied"
+
+
+def test_an_operator_may_name_another_uids_namespace() -> None:
+    """As ``UID:NAME``; nonsense with a colon stays nonsense."""
+    host = Host()
+    put(host.peer(uid=1000), "key", "value")
+    root = host.peer(uid=0, operator=True)
+    root.asks(Get("key", namespace="1000:default", id=1))
+    root.asks(Get("key", namespace="x:default", id=2))
+    hit, denied = root.hears()
+
+    assert unpacked(hit) == "value"
+    assert isinstance(denied, wire.Error)
+
+
+def test_a_namespace_shared_by_config_is_one_place() -> None:
+    """For those it is shared with; others have a private one of the same name."""
+    host = Host(shared_namespaces={"team": SharedWith(uids=frozenset({1000}), gids=frozenset({50}))})
+    put(host.peer(uid=1000), "key", "value", namespace="team")
+    member, stranger = host.peer(uid=2000, gid=50), host.peer(uid=3000)
+    member.asks(Get("key", namespace="team", id=1))
+    stranger.asks(Get("key", namespace="team", id=1))
+
+    assert unpacked(member.hears()[0]) == "value"
+    assert stranger.hears() == [Miss(1)]
+
+
+def test_purge_by_namespace_means_that_name_of_every_uid() -> None:
+    """``UID:NAME`` means one."""
+    host = Host()
+    for uid in (1000, 1001):
+        for namespace in ("a", "b"):
+            put(host.peer(uid=uid), "key", 1, namespace=namespace)
+    root = host.peer(uid=0, operator=True)
+    root.asks(wire.Purge(namespace="a", id=1))
+    root.asks(wire.Purge(namespace="1001:b", id=2))
+    root.asks(wire.Purge(id=3))
+
+    assert root.hears() == [Deleted(1, 2), Deleted(2, 1), Deleted(3, 1)]
+    assert host.stats().cache_bytes == 0
+
+
+def test_purge_by_tag_voids_flights_in_reach() -> None:
+    """What is being computed may be what was to be removed."""
+    host = Host()
+    alice, root = host.peer(), host.peer(uid=0, operator=True)
+    put(alice, "tagged", 1, tags=("weather",))
+    put(alice, "plain", 1)
+    lease = alice.leads("key")
+    root.asks(wire.Purge(tag="weather", id=1))
+    assert root.hears() == [Deleted(1, 1)]
+    alice.asks(wire.Complete(lease, packed("answer"), id=2))
+
+    assert alice.hears() == [Stored(2, stored=False)]
+
+
+def test_purge_and_config_are_for_operators() -> None:
+    """Others are told who may."""
+    alice = Host().peer()
+    alice.asks(wire.Purge(id=1))
+    alice.asks(wire.GetConfig(id=2))
+
+    for reply in alice.hears():
+        assert isinstance(reply, wire.Error)
+        assert reply.code == "denied"
+        assert "operators" in reply.message
+
+
+def test_config_shows_settings_and_origins_to_operators() -> None:
+    """As the daemon was given them."""
+    root = Host().peer(uid=0, operator=True)
+    root.asks(wire.GetConfig(id=1))
+
+    assert root.hears() == [wire.Settings(1, {"cache.max_bytes": 1}, {"cache.max_bytes": "default"})]
+
+
+def test_begin_with_stream_is_answered_clearly() -> None:
+    """An op of a later version is an error, not silence."""
+    alice = Host().peer()
+    alice.asks(Begin("key", id=1, stream=True))
+
+    (error,) = alice.hears()
+    assert isinstance(error, wire.Error)
+    assert error.code == "unavailable"
+
+
+def test_ping_tells_version_run_and_uptime() -> None:
+    """Time is the engine's own, since it began."""
+    host = Host()
+    host.passes(5.0)
+    alice = host.peer()
+    alice.asks(wire.Ping(id=3))
+
+    assert alice.hears() == [wire.Pong(3, "0", wire.PROTOCOL_VERSION, "boot", 5.0)]
+
+
+def test_health_says_what_is_not_fine() -> None:
+    """In sentences; fine means no reasons."""
+    host = Host(max_flights=1)
+    alice = host.peer()
+    host.peer().leads("key")
+    alice.asks(wire.GetHealth(id=1))
+    alice.asks(Begin("other", id=2))
+    alice.asks(wire.GetHealth(id=3))
+    host.drains()
+    alice.asks(wire.GetHealth(id=4))
+    fine, _, full, draining = alice.hears()
+
+    assert isinstance(fine, wire.Health)
+    assert isinstance(full, wire.Health)
+    assert isinstance(draining, wire.Health)
+    assert (fine.status, fine.reasons) == ("ok", [])
+    assert len(full.reasons) == 1
+    assert draining.status == "draining"
+
+
+def test_report_is_per_task_and_in_total() -> None:
+    """The four sums of each task, from what was served."""
+    host = Host()
+    alice = host.peer()
+    lease = alice.leads("key", task="rag")
+    host.passes(2.0)
+    alice.completes(lease, "answer", usage=wire.Usage(cost_dollars=0.25))
+    alice.asks(Begin("key", id=2, task="chat"))
+    report = host.report()
+
+    assert report.tasks["rag"].billed_dollars == 0.25
+    assert report.tasks["chat"].saved_by_cache_dollars == 0.25
+    assert (report.total.served_dollars, report.total.served_seconds) == (0.5, 4.0)
+    assert report.total.average_latency_reduction == 0.5
+
+
+def test_next_deadline_is_none_when_nothing_can_become_due() -> None:
+    """An idle daemon sleeps."""
+    host = Host()
+    alice = host.peer()
+    assert host.engine.next_deadline() is None
+    alice.completes(alice.leads("key"), "answer")
+    host.passes(400.0)
+
+    assert host.engine.next_deadline() is None
