@@ -7,8 +7,8 @@ from heapq import heappop, heappush
 
 from msgspec import Struct
 
-from sidecard.core.entries import Entry, Origin
-from sidecard.core.eviction import MAX_ASKED, EvictionPolicy, S3Fifo
+from sidecard.core.entries import Entry, Terms
+from sidecard.core.eviction import EvictionPolicy, S3Fifo
 
 SHARING_ONLY_BYTES = 16 * 1024 * 1024
 """Budget for finished answers inside the sharing window where caching is off (``max_bytes`` 0)."""
@@ -65,46 +65,28 @@ class Cache:
         if entry is None:
             return None
 
-        age = now - entry.stored_at
-        if age >= entry.ttl_seconds and age >= entry.window_seconds:
+        age, terms = now - entry.stored_at, entry.terms
+        if age >= terms.ttl_seconds and age >= terms.window_seconds:
             self._remove(entry)
             self.expired += 1
             return None
 
-        if entry.asked < MAX_ASKED:
-            entry.asked += 1
-
+        entry.touch()
         return entry
 
-    def put(
-        self,
-        scope: str,
-        key: str,
-        value: bytes,
-        now: float,
-        *,
-        ttl_seconds: float,
-        window_seconds: float,
-        seconds: float,
-        dollars: float,
-        origin: Origin,
-    ) -> Stored:
+    def put(self, key: str, value: bytes, now: float, terms: Terms, seconds: float) -> Stored:
         """Store an answer in place of the key's older one, removing expired entries and then victims until it fits.
 
         An answer that may not be stored still removes the older one: what the key meant has changed.
         """
-        table = self._tables.get(scope)
-        older = table.get(key) if table is not None else None
+        older = self._tables.get(terms.scope, {}).get(key)
         if older is not None:
             self._remove(older)
 
-        if not self.caching:
-            ttl_seconds = 0.0
-
-        if ttl_seconds <= 0 and window_seconds <= 0:
+        if terms.ttl_seconds <= 0 and terms.window_seconds <= 0:
             return Stored(None)
 
-        entry = Entry(scope, key, value, now, ttl_seconds, window_seconds, seconds, dollars, origin)
+        entry = Entry(key, value, now, seconds, terms)
         if entry.charge > self.max_entry_bytes:
             return Stored(None, too_large=True)
 
@@ -131,7 +113,7 @@ class Cache:
         for scope in scopes:
             entries = list(self._tables.get(scope, {}).values())
             removed += sum(
-                self.delete(scope, entry.key, now) for entry in entries if tag is None or tag in entry.origin.tags
+                self.delete(scope, entry.key, now) for entry in entries if tag is None or tag in entry.terms.tags
             )
 
         return removed
@@ -179,7 +161,7 @@ class Cache:
         return evicted
 
     def _insert(self, entry: Entry) -> None:
-        self._tables.setdefault(entry.scope, {})[entry.key] = entry
+        self._tables.setdefault(entry.terms.scope, {})[entry.key] = entry
         self.bytes += entry.charge
         self.count += 1
         self._policy.admit(entry)
@@ -200,10 +182,10 @@ class Cache:
         self._drop(entry)
 
     def _drop(self, entry: Entry) -> None:
-        table = self._tables[entry.scope]
+        table = self._tables[entry.terms.scope]
         del table[entry.key]
         if not table:
-            del self._tables[entry.scope]
+            del self._tables[entry.terms.scope]
 
         self.bytes -= entry.charge
         self.count -= 1

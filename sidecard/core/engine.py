@@ -13,7 +13,7 @@ from sidecard.core import notes
 from sidecard.core.cache import Cache
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
-from sidecard.core.entries import Entry, Origin
+from sidecard.core.entries import NO_USAGE, Entry, Terms
 from sidecard.core.events import (
     DrainExpired,
     DrainRequested,
@@ -32,8 +32,7 @@ from sidecard_client import wire
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MAX_REMEMBERED_SCOPES = 4096
-_NO_USAGE = wire.Usage()
+_MAX_REMEMBERED = 4096
 _FRESH = False
 """The ``stale`` of every answer: this version serves none that is."""
 
@@ -69,7 +68,7 @@ class Engine:
         self._draining = False
         self._full: set[str] = set()
         self._scopes: dict[tuple[int, int, str], str] = {}
-        self._origins: dict[str, Origin] = {}
+        self._terms: dict[tuple[str, float, float, str], Terms] = {}
         self._answer: dict[type[wire.Request], Callable[[Peer, Any, float], list[Effect]]] = {
             wire.Ping: self._ping,
             wire.Begin: self._begin,
@@ -162,19 +161,17 @@ class Engine:
     def _served(self, request: wire.Begin, entry: Entry, now: float) -> wire.Hit | wire.Shared:
         age = now - entry.stored_at
         book = self._books.of(request.task)
-        origin = entry.origin
-        if age < entry.ttl_seconds:
+        terms, dollars = entry.terms, entry.dollars
+        if age < terms.ttl_seconds:
             book.hit(entry)
             self._count.hits += 1
             kind: type[wire.Hit | wire.Shared] = wire.Hit
         else:
-            book.share(entry.seconds, entry.dollars, 0.0)
+            book.share(entry.seconds, dollars, 0.0)
             self._count.shared += 1
             kind = wire.Shared
 
-        return kind(
-            request.id, Raw(entry.value), age, _FRESH, entry.seconds, entry.dollars, origin.backend, origin.usage
-        )
+        return kind(request.id, Raw(entry.value), age, _FRESH, entry.seconds, dollars, terms.backend, terms.usage)
 
     def _lead(self, scope: str, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
         settings, flights = self._settings, self._flights
@@ -228,7 +225,7 @@ class Engine:
     # -- the end of a lease --------------------------------------------------------------------------------------------
 
     def _complete(self, peer: Peer, request: wire.Complete, now: float) -> list[Effect]:
-        usage = request.usage or _NO_USAGE
+        usage = request.usage or NO_USAGE
         dollars = usage.cost_dollars or 0.0
         lease = self._flights.held(request.lease, peer)
         if lease is None:
@@ -246,21 +243,13 @@ class Engine:
         if flight is None:
             return [Send(peer.id, wire.Stored(request.id, stored=False))]
 
-        origin = self._origin(lease.backend, usage, request.tags)
         stored, effects = False, list[Effect]()
         value = bytes(request.value)
         if request.store and flight.storable:
-            stored, effects = self._store(
-                flight.scope,
-                flight.key,
-                value,
-                now,
-                ttl_seconds=self._ttl(lease.request.task, request.ttl_seconds, lease.request.ttl_seconds),
-                window_seconds=self._settings.sharing_window_seconds,
-                seconds=seconds,
-                dollars=dollars,
-                origin=origin,
-            )
+            ttl_seconds = self._ttl(lease.request.task, request.ttl_seconds, lease.request.ttl_seconds)
+            window_seconds = self._settings.sharing_window_seconds
+            terms = self._on_terms(flight.scope, ttl_seconds, window_seconds, lease.backend, usage, request.tags)
+            stored, effects = self._store(flight.key, value, now, terms, seconds)
 
         effects.append(Send(peer.id, wire.Stored(request.id, stored)))
         answer = Raw(value)
@@ -274,7 +263,7 @@ class Engine:
                 _FRESH,
                 saved_seconds,
                 dollars,
-                origin.backend,
+                lease.backend,
                 usage,
             )
             effects.append(Send(waiter.peer.id, shared))
@@ -414,10 +403,10 @@ class Engine:
             return [self._denied(peer, request, f"namespace {request.namespace!r} is not yours; leave the uid out")]
 
         entry = self._cache.get(scope, request.key, now)
-        if entry is None or now - entry.stored_at >= entry.ttl_seconds:
+        if entry is None or now - entry.stored_at >= entry.terms.ttl_seconds:
             return [Send(peer.id, wire.Miss(request.id))]
 
-        age, origin = now - entry.stored_at, entry.origin
+        age, terms = now - entry.stored_at, entry.terms
         hit = wire.Hit(
             request.id,
             Raw(entry.value),
@@ -425,8 +414,8 @@ class Engine:
             _FRESH,
             entry.seconds,
             entry.dollars,
-            origin.backend,
-            origin.usage,
+            terms.backend,
+            terms.usage,
         )
         return [Send(peer.id, hit)]
 
@@ -435,17 +424,9 @@ class Engine:
         if scope is None:
             return [self._denied(peer, request, f"namespace {request.namespace!r} is not yours; leave the uid out")]
 
-        stored, effects = self._store(
-            scope,
-            request.key,
-            bytes(request.value),
-            now,
-            ttl_seconds=self._settings.ttl_seconds if request.ttl_seconds is None else request.ttl_seconds,
-            window_seconds=0.0,
-            seconds=0.0,
-            dollars=0.0,
-            origin=self._origin(wire.DEFAULT_BACKEND, _NO_USAGE, request.tags),
-        )
+        ttl_seconds = self._settings.ttl_seconds if request.ttl_seconds is None else request.ttl_seconds
+        terms = self._on_terms(scope, ttl_seconds, 0.0, wire.DEFAULT_BACKEND, NO_USAGE, request.tags)
+        stored, effects = self._store(request.key, bytes(request.value), now, terms, 0.0)
         return [Send(peer.id, wire.Stored(request.id, stored)), *effects]
 
     def _delete(self, peer: Peer, request: wire.Delete, now: float) -> list[Effect]:
@@ -475,30 +456,8 @@ class Engine:
         self._count.deleted += removed
         return [Send(peer.id, wire.Deleted(request.id, removed))]
 
-    def _store(
-        self,
-        scope: str,
-        key: str,
-        value: bytes,
-        now: float,
-        *,
-        ttl_seconds: float,
-        window_seconds: float,
-        seconds: float,
-        dollars: float,
-        origin: Origin,
-    ) -> tuple[bool, list[Effect]]:
-        outcome = self._cache.put(
-            scope,
-            key,
-            value,
-            now,
-            ttl_seconds=ttl_seconds,
-            window_seconds=window_seconds,
-            seconds=seconds,
-            dollars=dollars,
-            origin=origin,
-        )
+    def _store(self, key: str, value: bytes, now: float, terms: Terms, seconds: float) -> tuple[bool, list[Effect]]:
+        outcome = self._cache.put(key, value, now, terms, seconds)
         effects: list[Effect] = []
         if outcome.evicted:
             effects.append(Tell(notes.Evicted(outcome.evicted)))
@@ -518,19 +477,31 @@ class Engine:
 
         return self._settings.task_ttl_seconds.get(task, self._settings.ttl_seconds)
 
-    def _origin(self, backend: str, usage: wire.Usage, tags: tuple[str, ...]) -> Origin:
-        if usage != _NO_USAGE or tags:
-            return Origin(backend, usage, tags)
+    def _on_terms(
+        self,
+        scope: str,
+        ttl_seconds: float,
+        window_seconds: float,
+        backend: str,
+        usage: wire.Usage,
+        tags: tuple[str, ...],
+    ) -> Terms:
+        if not self._cache.caching:
+            ttl_seconds = 0.0
 
-        # One object for all entries that say nothing more than where they came from; names are bounded by config or,
-        # where a peer invents them, by not remembering more than this.
-        origin = self._origins.get(backend)
-        if origin is None:
-            origin = Origin(backend, _NO_USAGE, ())
-            if len(self._origins) < _MAX_REMEMBERED_SCOPES:
-                self._origins[backend] = origin
+        if usage != NO_USAGE or tags:
+            return Terms(scope, ttl_seconds, window_seconds, backend, usage, tags)
 
-        return origin
+        # Peers may invent as many of these as they like, so remembering them is bounded.
+        names = (scope, ttl_seconds, window_seconds, backend)
+        terms = self._terms.get(names)
+        if terms is None:
+            if len(self._terms) >= _MAX_REMEMBERED:
+                self._terms.clear()
+
+            terms = self._terms[names] = Terms(*names)
+
+        return terms
 
     def _scope(self, peer: Peer, namespace: str) -> str | None:
         """Return where a peer's namespace really is: ``uid:name``, ``*:name`` if shared; None where it may not say so."""
@@ -544,7 +515,7 @@ class Engine:
         shared = self._settings.shared_namespaces.get(namespace)
         admitted = shared is not None and shared.admits(peer.uid, peer.gid)
         scope = f"*:{namespace}" if admitted else f"{peer.uid}:{namespace}"
-        if len(self._scopes) >= _MAX_REMEMBERED_SCOPES:
+        if len(self._scopes) >= _MAX_REMEMBERED:
             self._scopes.clear()
 
         self._scopes[peer.uid, peer.gid, namespace] = scope

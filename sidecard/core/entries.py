@@ -5,47 +5,95 @@ from msgspec import Struct
 from sidecard_client.wire import Usage
 
 ENTRY_OVERHEAD_BYTES = 300
-"""What an entry costs beside its key's and value's own bytes: this Struct, two string headers, three floats, its slots in
+"""What an entry costs beside its key's and value's own bytes: this Struct, two string headers, two floats, its slots in
 the table, the queue and the expiry wheel. Measured against the resident set by `sidecard bench --full`."""
 
+TERMS_OVERHEAD_BYTES = 300
+"""What terms of its own (a usage, tags) cost an entry."""
 
-class Origin(Struct, frozen=True):
-    """What many entries have in common, so that they share one object."""
+NO_USAGE = Usage()
 
+MAX_ASKED = 3
+"""Saturation of the hit count: the two bits of the S3-FIFO paper."""
+
+_IN_MAIN = 4
+_DEAD = -1
+
+
+class Terms(Struct, frozen=True):
+    """On what terms an answer is kept: what many entries have in common, so that they share one object."""
+
+    scope: str
+    ttl_seconds: float
+    """Until this age the entry is a `Hit`."""
+    window_seconds: float
+    """Until this age it is still `Shared`, even where nothing is cached."""
     backend: str
-    usage: Usage
-    tags: tuple[str, ...]
+    usage: Usage = NO_USAGE
+    tags: tuple[str, ...] = ()
+
+    @property
+    def own(self) -> bool:
+        """Belongs to one entry, in all likelihood."""
+        return bool(self.tags) or self.usage != NO_USAGE
 
 
 class Entry(Struct, gc=False):
-    """A stored answer. Times are instants of the monotonic clock.
+    """A stored answer. There may be millions, so what is equal is in `Terms` and what can be derived is not kept.
 
-    Until ``stored_at + ttl_seconds`` it is a `Hit`; until ``stored_at + window_seconds`` it is still `Shared`,
-    even where nothing is cached. There may be millions of these, so what is equal is shared and what can be derived is not kept.
+    ``stored_at`` is an instant of the monotonic clock. ``seconds`` is how long the call took that made the answer, from the
+    lease to its `complete`.
     """
 
-    scope: str
     key: str
     value: bytes
     stored_at: float
-    ttl_seconds: float
-    window_seconds: float
     seconds: float
-    """How long the call took that made it, from the lease to its `complete`."""
-    dollars: float
-    origin: Origin
-    asked: int = 0
-    """Hits since the policy last looked, saturating."""
-    in_main: bool = False
-    """Which of the policy's queues it is in."""
-    alive: bool = True
+    terms: Terms
+    state: int = 0
+    """Hits since the policy last looked (two bits) and, above them, the queue; -1 where the entry is dead.
+    One small integer for three facts: at a million entries each further field is 8 MB."""
+
+    @property
+    def dollars(self) -> float:
+        """What the call cost that made the answer."""
+        return self.terms.usage.cost_dollars or 0.0
 
     @property
     def expires_at(self) -> float:
         """From this instant on nobody is served it."""
-        return self.stored_at + max(self.ttl_seconds, self.window_seconds)
+        return self.stored_at + max(self.terms.ttl_seconds, self.terms.window_seconds)
 
     @property
     def charge(self) -> int:
         """The bytes that it counts for."""
-        return len(self.key) + len(self.value) + ENTRY_OVERHEAD_BYTES
+        overhead = ENTRY_OVERHEAD_BYTES + (TERMS_OVERHEAD_BYTES if self.terms.own else 0)
+        return len(self.key) + len(self.value) + overhead
+
+    @property
+    def alive(self) -> bool:
+        """In the cache."""
+        return self.state >= 0
+
+    @property
+    def in_main(self) -> bool:
+        """In the main queue of the eviction policy."""
+        return self.state >= _IN_MAIN
+
+    @property
+    def asked(self) -> int:
+        """Hits since the policy last looked, at most `MAX_ASKED`."""
+        return self.state & MAX_ASKED
+
+    def touch(self) -> None:
+        """Count a hit."""
+        if self.state & MAX_ASKED < MAX_ASKED:
+            self.state += 1
+
+    def enter_main(self, asked: int) -> None:
+        """Move to the main queue with this many hits left."""
+        self.state = _IN_MAIN + asked
+
+    def die(self) -> None:
+        """Leave the cache."""
+        self.state = _DEAD

@@ -5,7 +5,7 @@ is asked for again there does it reach the main queue, so a scan of keys that no
 of the cache and leaves the rest alone. Keys that left the small queue unasked are remembered (as hashes, no values);
 one that comes back is admitted to the main queue at once. A hit costs one small integer's increment.
 
-The seam is `EvictionPolicy`: another policy needs these four methods and the entry's `asked` count.
+The seam is `EvictionPolicy`: another policy needs these four methods and `Entry.asked`.
 """
 
 from collections import deque
@@ -15,9 +15,6 @@ from sidecard.core.entries import Entry
 
 SMALL_SHARE = 0.1
 """Share of the bytes for newcomers: the paper's value, which its authors found flat between 5 and 20 %."""
-
-MAX_ASKED = 3
-"""Saturation of the hit count: the paper's two bits."""
 
 _MIN_GHOSTS = 64
 """Ghosts that even an empty main queue allows, so that a small cache learns at all."""
@@ -93,10 +90,10 @@ class S3Fifo:
 
     def admit(self, entry: Entry) -> None:
         """Take a new entry in: into the main queue where it is a ghost come back, else into the small one."""
-        ghost = hash((entry.scope, entry.key))
+        ghost = hash((entry.terms.scope, entry.key))
         if ghost in self._ghosts:
             self._ghosts.discard(ghost)
-            entry.in_main = True
+            entry.enter_main(0)
             self._main.push(entry)
         else:
             self._small.push(entry)
@@ -104,7 +101,7 @@ class S3Fifo:
     def forget(self, entry: Entry) -> None:
         """Learn that an entry left; its place in the queue becomes a tombstone."""
         queue = self._main if entry.in_main else self._small
-        entry.alive = False
+        entry.die()
         queue.leave(entry)
         queue.tidy()
 
@@ -115,8 +112,7 @@ class S3Fifo:
             if small.count and (not main.count or small.charge > SMALL_SHARE * (small.charge + main.charge)):
                 entry = small.pop()
                 if entry.asked > 1:
-                    entry.asked = 0
-                    entry.in_main = True
+                    entry.enter_main(0)
                     main.push(entry)
                     continue
 
@@ -124,18 +120,18 @@ class S3Fifo:
             elif main.count:
                 entry = main.pop()
                 if entry.asked:
-                    entry.asked -= 1
+                    entry.enter_main(entry.asked - 1)
                     main.push(entry)
                     continue
 
             else:
                 raise LookupError
 
-            entry.alive = False
+            entry.die()
             return entry
 
     def _remember(self, entry: Entry) -> None:
-        ghost = hash((entry.scope, entry.key))
+        ghost = hash((entry.terms.scope, entry.key))
         self._ghosts.add(ghost)
         self._ghost_order.append(ghost)
         # As many ghosts as the main queue has entries is the paper's bound. A ghost that came back stays in the order

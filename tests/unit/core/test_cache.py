@@ -1,18 +1,17 @@
-from typing import Any
-
 import pytest
 
 from sidecard.core.cache import SHARING_ONLY_BYTES, Cache, Stored
-from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, Origin
-from sidecard_client.wire import Usage
-
-ORIGIN = Origin("default", Usage(), ())
+from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES, Terms
 
 
-def put(cache: Cache, key: str, now: float = 0.0, size: int = 10, ttl: float = 100.0, **fields: Any) -> Stored:
+def terms(ttl: float = 100.0, window: float = 0.0, tags: tuple[str, ...] = ()) -> Terms:
+    """Return terms that differ in what these tests are about."""
+    return Terms("1000:default", ttl, window, "default", tags=tags)
+
+
+def put(cache: Cache, key: str, now: float = 0.0, size: int = 10, ttl: float = 100.0) -> Stored:
     """Store ``size`` bytes under ``key``."""
-    whole: dict[str, Any] = {"window_seconds": 0.0, "seconds": 1.0, "dollars": 0.0, "origin": ORIGIN, **fields}
-    return cache.put("1000:default", key, b"v" * size, now, ttl_seconds=ttl, **whole)
+    return cache.put(key, b"v" * size, now, terms(ttl), 1.0)
 
 
 def get(cache: Cache, key: str, now: float = 0.0) -> bytes | None:
@@ -148,7 +147,8 @@ def test_delete_tells_whether_a_live_entry_was_there() -> None:
 def test_purge_by_tag_leaves_the_rest() -> None:
     """Only entries that bear the tag go."""
     cache = Cache(10_000_000)
-    put(cache, "tagged", origin=Origin("default", Usage(), ("weather",)))
+    cache.put("tagged", b"v", 0.0, terms(tags=("weather",)), 1.0)
+    assert cache.bytes == len("tagged") + 1 + ENTRY_OVERHEAD_BYTES + TERMS_OVERHEAD_BYTES
     put(cache, "plain")
 
     assert cache.purge(cache.scopes(), "weather", 0.0) == 1
@@ -179,13 +179,12 @@ def test_churn_of_one_key_leaves_no_dead_entries() -> None:
 
 
 @pytest.mark.parametrize("age", [0.0, 4.0])
-def test_a_cache_of_no_bytes_keeps_answers_for_the_sharing_window_only(age: float) -> None:
+def test_a_cache_of_no_bytes_keeps_answers_for_the_sharing_window(age: float) -> None:
     """With caching off, a finished answer can still be shared for a moment, within a budget of its own."""
     cache = Cache(0)
-    stored = put(cache, "key", ttl=300.0, window_seconds=5.0)
+    cache.put("key", b"v", 0.0, terms(ttl=0.0, window=5.0), 1.0)
 
-    assert stored.entry is not None
-    assert stored.entry.ttl_seconds == 0.0
+    assert not cache.caching
     assert cache.budget == SHARING_ONLY_BYTES
     assert get(cache, "key", age) is not None
     assert get(cache, "key", 5.0) is None

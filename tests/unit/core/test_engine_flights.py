@@ -390,9 +390,10 @@ def test_delete_during_a_flight_forbids_to_store_its_answer() -> None:
     assert alice.leads("key") == "boot-2"
 
 
-def test_the_sharing_window_works_with_caching_off() -> None:
+@pytest.mark.parametrize("off", [{"ttl_seconds": 0.0}, {"cache_max_bytes": 0}])
+def test_the_sharing_window_works_with_caching_off(off: dict[str, float]) -> None:
     """A finished answer is shared for its window though nothing is cached; then the next caller leads."""
-    host = Host(ttl_seconds=0.0, sharing_window_seconds=60.0)
+    host = Host(sharing_window_seconds=60.0, **off)
     alice, bob = host.peer(), host.peer()
     alice.completes(alice.leads("key"), "answer")
     host.passes(59.0)

@@ -1,10 +1,10 @@
 import pytest
 
-from sidecard.core.entries import Entry, Origin
+from sidecard.core.entries import Entry, Terms
 from sidecard.core.ledger import OTHER_TASKS, Books
 from sidecard_client.wire import Usage
 
-ENTRY = Entry("1:default", "key", b"v", 0.0, 300.0, 60.0, 4.0, 0.02, Origin("default", Usage(), ()))
+ENTRY = Entry("key", b"v", 0.0, 4.0, Terms("1:default", 300.0, 60.0, "default", Usage(cost_dollars=0.02)))
 
 
 def test_an_empty_ledger_has_rates_of_zero() -> None:
