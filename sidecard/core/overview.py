@@ -1,0 +1,92 @@
+"""What people look at: `ping`, `stats`, `report`, `health`, `config`."""
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from sidecard.core.answers import error
+from sidecard.core.cache import Cache
+from sidecard.core.calls import Calls
+from sidecard.core.counters import Counters
+from sidecard.core.effects import Effect, Send
+from sidecard.core.events import Peer
+from sidecard_client import wire
+
+
+class Run(Struct, frozen=True):
+    """What a daemon's run is known by."""
+
+    boot_id: str
+    version: str
+    started_at: float
+    shown_settings: dict[str, Any]
+    shown_origins: dict[str, str]
+
+
+class Overview:
+    """Tells how the daemon is doing."""
+
+    def __init__(self, run: Run, cache: Cache, calls: Calls, count: Counters) -> None:
+        self.peers = 0
+        self._run = run
+        self._cache = cache
+        self._calls = calls
+        self._count = count
+
+    def ping(self, peer: Peer, request: wire.Ping, now: float) -> list[Effect]:
+        """Say that the daemon is there."""
+        pong = wire.Pong(
+            request.id, self._run.version, wire.PROTOCOL_VERSION, self._run.boot_id, now - self._run.started_at
+        )
+        return [Send(peer.id, pong)]
+
+    def stats(self, peer: Peer, request: wire.GetStats, now: float) -> list[Effect]:
+        """Tell counters and gauges."""
+        stats = wire.Stats(
+            request.id,
+            version=self._run.version,
+            boot_id=self._run.boot_id,
+            uptime_seconds=now - self._run.started_at,
+            draining=self._calls.draining,
+            peers=self.peers,
+            flights=len(self._calls.flights),
+            leases=self._calls.flights.lease_count,
+            waiters=self._calls.flights.waiter_count,
+            cache_entries=self._cache.count,
+            cache_bytes=self._cache.bytes,
+            cache_max_bytes=self._cache.max_bytes,
+            evicted=self._cache.evicted,
+            expired_entries=self._cache.expired,
+            **self._count.fields(),
+        )
+        return [Send(peer.id, stats)]
+
+    def report(self, peer: Peer, request: wire.GetReport, now: float) -> list[Effect]:
+        """Tell rates, savings and spending."""
+        report = wire.Report(
+            request.id, now - self._run.started_at, self._calls.books.total(), self._calls.books.tasks()
+        )
+        return [Send(peer.id, report)]
+
+    def health(self, peer: Peer, request: wire.GetHealth, now: float) -> list[Effect]:
+        """Tell what is not fine."""
+        uptime_seconds = now - self._run.started_at
+        reasons = ["The daemon is stopping: it grants no new leases."] if self._calls.draining else []
+        reasons += [
+            f"The table of {table} is full: calls are made without the daemon." for table in sorted(self._calls.full)
+        ]
+        status: Literal["ok", "draining"] = "draining" if self._calls.draining else "ok"
+        return [
+            Send(
+                peer.id, wire.Health(request.id, status, reasons, self._run.version, self._run.boot_id, uptime_seconds)
+            )
+        ]
+
+    def config(self, peer: Peer, request: wire.GetConfig, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
+        """Tell the running settings, to operators."""
+        if not peer.operator:
+            return [
+                error(peer, request, "denied", "config is for operators: root, the daemon's own uid, or [operators]")
+            ]
+
+        return [Send(peer.id, wire.Settings(request.id, self._run.shown_settings, self._run.shown_origins))]

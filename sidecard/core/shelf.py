@@ -1,0 +1,71 @@
+"""The cache as the engine uses it: on which terms an answer is kept, and what is counted and told of it."""
+
+from sidecard.core import notes
+from sidecard.core.cache import Cache
+from sidecard.core.counters import Counters
+from sidecard.core.effects import Effect, Tell
+from sidecard.core.entries import NO_USAGE, Terms
+from sidecard.core.settings import EngineSettings
+from sidecard_client.wire import Usage
+
+_MAX_REMEMBERED = 4096
+
+
+class Shelf:
+    """Stores answers."""
+
+    def __init__(self, settings: EngineSettings, count: Counters) -> None:
+        self.cache = Cache(settings.cache_max_bytes)
+        self._settings = settings
+        self._count = count
+        self._terms: dict[tuple[str, float, float, str], Terms] = {}
+
+    def store(self, key: str, value: bytes, now: float, terms: Terms, seconds: float) -> tuple[bool, list[Effect]]:
+        """Store an answer; return whether an entry was made of it, and what is to be told."""
+        outcome = self.cache.put(key, value, now, terms, seconds)
+        effects: list[Effect] = []
+        if outcome.evicted:
+            effects.append(Tell(notes.Evicted(outcome.evicted)))
+
+        if outcome.too_large:
+            self._count.refused_too_large += 1
+            effects.append(Tell(notes.EntryRefused(key, len(value), self.cache.max_entry_bytes)))
+
+        stored = outcome.entry is not None
+        self._count.stored += stored
+        return stored, effects
+
+    def ttl_seconds(self, task: str, *asked: float | None) -> float:
+        """Return how long an answer lives: the first of ``asked`` that says so, else the task's, else the default."""
+        for ttl_seconds in asked:
+            if ttl_seconds is not None:
+                return ttl_seconds
+
+        return self._settings.task_ttl_seconds.get(task, self._settings.ttl_seconds)
+
+    def terms(
+        self,
+        scope: str,
+        ttl_seconds: float,
+        window_seconds: float,
+        backend: str,
+        usage: Usage,
+        tags: tuple[str, ...],
+    ) -> Terms:
+        """Return the terms of a new entry: one object for all entries that have the same and nothing of their own."""
+        if not self.cache.caching:
+            ttl_seconds = 0.0
+
+        if usage != NO_USAGE or tags:
+            return Terms(scope, ttl_seconds, window_seconds, backend, usage, tags)
+
+        # Peers may invent as many of these as they like, so remembering them is bounded.
+        names = (scope, ttl_seconds, window_seconds, backend)
+        terms = self._terms.get(names)
+        if terms is None:
+            if len(self._terms) >= _MAX_REMEMBERED:
+                self._terms.clear()
+
+            terms = self._terms[names] = Terms(*names)
+
+        return terms
