@@ -75,6 +75,7 @@ A lease is an opaque string. It names the daemon's run and a sequence number (it
 loss it is not current any more, and whatever arrives with it changes nothing and is answered `StaleLease`.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -506,8 +507,8 @@ FINAL_REPLIES_OF_BEGIN = (Hit, Shared, Lease, Rejected, Failed, Timeout, Error)
 pack = msgspec.msgpack.Encoder().encode
 """Message to msgpack map, without its frame header."""
 
-unpack_request = msgspec.msgpack.Decoder(AnyRequest).decode
+unpack_request: Callable[[bytes | memoryview], AnyRequest] = msgspec.msgpack.Decoder(AnyRequest).decode
 """Msgpack map to request. Raises `msgspec.DecodeError`, `msgspec.ValidationError` or `RecursionError`."""
 
-unpack_reply = msgspec.msgpack.Decoder(AnyReply).decode
+unpack_reply: Callable[[bytes | memoryview], AnyReply] = msgspec.msgpack.Decoder(AnyReply).decode
 """Msgpack map to reply; ``value`` becomes plain objects. Raises as `unpack_request` does."""

@@ -1,0 +1,250 @@
+"""One blocking connection to the daemon, used by one call at a time.
+
+Time limits are the kernel's (``SO_RCVTIMEO``, ``SO_SNDTIMEO``), so that a request costs one ``send`` and one ``recv``
+and no ``poll``; each single operation may take ``timeout_seconds``.
+
+Whatever goes wrong is one of three things:
+
+`Gone`      the connection has ended, or could not be made: nothing of it is left at the daemon
+`Silent`    no answer in time: the daemon hangs, or the host is overloaded
+`Garbled`   what came is not an answer to what was asked
+
+After any of them, and after an interruption (`KeyboardInterrupt` between send and receive), a channel must be closed:
+an answer that arrives late would be taken for the next call's.
+Ids guard against that as well: a reply with an id that was not asked for is `Garbled`, never somebody's value.
+
+Requests of the heartbeat thread (`renew`, `ping`) have negative ids and their replies are skipped.
+They never block: a message of that size is taken by the kernel whole or not at all.
+"""
+
+import socket
+import struct
+from typing import Any
+
+from msgspec import DecodeError
+
+from sidecard_client.wire import FRAME_HEADER_BYTES, MAX_FRAME_BYTES, Error, Ping, Renew, Reply, StaleLease, pack, unpack_reply
+
+BUFFER_BYTES = 64 * 1024
+"""Most answers of language models fit, so that one ``recv`` takes the frame whole; larger ones take several."""
+
+MAX_REPLY_BYTES = 2 * MAX_FRAME_BYTES - 1
+"""The first byte of a frame is 0 or 1, whatever limit a daemon is configured to."""
+
+_timeval = struct.Struct("@ll")
+_unpack_length = struct.Struct(">I").unpack_from
+
+
+class ChannelError(Exception):
+    """The connection did not bring an answer. Never leaves the package."""
+
+
+class Gone(ChannelError):
+    """The connection has ended, or could not be made."""
+
+
+class Silent(ChannelError):
+    """No answer came in time."""
+
+
+class Garbled(ChannelError):
+    """What came is not an answer."""
+
+
+class Channel:
+    """A connection to ``path``. Raises `Gone` or `Silent` where it cannot be made."""
+
+    __slots__ = ("__weakref__", "_buffer", "_last_beat_id", "_last_id", "_rest", "_view", "abandoned", "socket", "usable")
+
+    def __init__(self, path: str, timeout_seconds: float) -> None:
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._rest = bytearray()  # received and not yet decoded: the start of a large frame, or a second frame
+        self._last_id = 0
+        self._last_beat_id = 0
+        self.usable = True  # False: close it after the call
+        self.abandoned = False  # True: the heartbeat found the daemon unreachable
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            timeout = _timeval.pack(int(timeout_seconds), int(timeout_seconds % 1 * 1e6))
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+            self.socket.connect(path)
+        except BlockingIOError as error:  # the queue of connections to be accepted is full
+            self.close()
+            raise Silent(f"{path} did not accept a connection") from error
+        except OSError as error:
+            self.close()
+            raise Gone(f"{path}: {error.strerror or error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def next_id(self) -> int:
+        """Return an id that no request of this channel has had."""
+        self._last_id += 1
+        return self._last_id
+
+    def exchange(self, request: Any) -> Any:
+        """Send ``request`` and return the first reply to it. Raises `ChannelError`."""
+        body = pack(request)
+        try:
+            self.socket.sendall(len(body).to_bytes(4, "big") + body)
+        except BlockingIOError as error:
+            raise Silent("the daemon does not read") from error
+        except OSError as error:
+            raise Gone(error.strerror) from error
+
+        return self.receive(request.id)
+
+    def receive(self, request_id: int) -> Any:
+        """Return the next reply to request ``request_id``. Raises `ChannelError`; after `Silent` it may be called again."""
+        while True:
+            reply = self._read_slowly() if self._rest else self._read()
+            if reply.id == request_id:
+                return reply
+
+            if reply.id < 0:
+                continue
+
+            self.usable = False
+            if reply.id == 0 and type(reply) is Error:  # of the connection as a whole, before the daemon closes it
+                return reply
+
+            raise Garbled(f"a {type(reply).__name__} of request {reply.id} came for request {request_id}")
+
+    def _read(self) -> Reply:
+        size = self._receive_into_buffer()
+        if size > FRAME_HEADER_BYTES and _unpack_length(self._buffer)[0] == size - FRAME_HEADER_BYTES:
+            return _decode(self._view[FRAME_HEADER_BYTES:size])
+
+        self._rest += self._view[:size]
+        return self._read_slowly()
+
+    def _read_slowly(self) -> Reply:
+        """Read a frame that came in pieces, or with another one. What has come stays in ``_rest`` if no more does."""
+        rest = self._rest
+        while len(rest) < FRAME_HEADER_BYTES:
+            rest += self._view[: self._receive_into_buffer()]
+
+        end = FRAME_HEADER_BYTES + _unpack_length(rest)[0]
+        if end > MAX_REPLY_BYTES:
+            raise Garbled(f"a frame of {end} bytes was announced")
+
+        while len(rest) < end:
+            rest += self._view[: self._receive_into_buffer()]
+
+        self._rest = rest[end:]
+        return _decode(rest[FRAME_HEADER_BYTES:end])
+
+    def _receive_into_buffer(self) -> int:
+        try:
+            size = self.socket.recv_into(self._buffer)
+        except BlockingIOError:
+            size = self._look_once_more()
+        except OSError as error:
+            raise Gone(error.strerror) from error
+
+        if not size:
+            raise Gone("the daemon closed the connection")
+
+        return size
+
+    def _look_once_more(self) -> int:
+        """Read what may have come since time ran out.
+
+        1. ``recv`` gives up; 2. the answer arrives; 3. this thread gets the interpreter back,
+        which takes long where a hundred others want it. The daemon was not silent then, we were slow.
+        """
+        try:
+            return self.socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError as error:
+            raise Silent("the daemon does not answer") from error
+        except OSError as error:
+            raise Gone(error.strerror) from error
+
+    def renew(self, lease: str) -> bool:
+        """Renew ``lease`` without waiting. Heartbeat thread only, while the call's own thread does not use the channel.
+
+        Returns False where renewing it again is useless: the connection has ended, or an earlier answer said so.
+        """
+        return self._drain() and self._beat(Renew(id=self._next_beat_id(), lease=lease))
+
+    def ping(self) -> bool:
+        """Send a ping without waiting; its pong wakes the thread that waits here. False where it could not be sent."""
+        return self._beat(Ping(id=self._next_beat_id()))
+
+    def abandon(self) -> None:
+        """Wake the thread that waits here: the daemon is unreachable."""
+        self.abandoned = True
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it has ended already, which wakes as well
+
+    def has_something(self) -> bool:
+        """Tell whether anything, an end included, has come and was not read yet. Takes nothing away."""
+        try:
+            self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+        return True
+
+    def close(self) -> None:
+        """End the connection; the daemon takes its lease and its wait back."""
+        self.usable = False
+        self.socket.close()
+
+    def _next_beat_id(self) -> int:
+        self._last_beat_id -= 1
+        return self._last_beat_id
+
+    def _beat(self, request: Any) -> bool:
+        body = pack(request)
+        try:
+            self.socket.send(len(body).to_bytes(4, "big") + body, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True  # the daemon does not read just now: it may again by the next beat
+        except OSError:
+            return False
+
+        return True
+
+    def _drain(self) -> bool:
+        """Take the answers to earlier renewals, or they would fill the buffers of a call that runs for hours."""
+        rest = self._rest
+        try:
+            while size := self.socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT):
+                rest += self._view[:size]
+        except BlockingIOError:
+            pass
+        except OSError:
+            return False
+        else:
+            return False
+
+        while len(rest) >= FRAME_HEADER_BYTES:
+            end = FRAME_HEADER_BYTES + _unpack_length(rest)[0]
+            if len(rest) < end:
+                break
+
+            try:
+                reply = _decode(rest[FRAME_HEADER_BYTES:end])
+            except Garbled:
+                return False
+
+            del rest[:end]
+            if isinstance(reply, StaleLease | Error):
+                return False
+
+        return True
+
+
+def _decode(body: bytearray | memoryview) -> Any:
+    try:
+        return unpack_reply(body)
+    except (DecodeError, RecursionError) as error:
+        raise Garbled("the daemon sent something that is no reply") from error

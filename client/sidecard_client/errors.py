@@ -1,0 +1,108 @@
+"""What can go wrong, by whose fault.
+
+    Exception
+    └── SidecardError
+        ├── CallFailed                        the backend's: the call that this one waited for has failed
+        ├── CallRejected                      the policy's: the daemon may not let this call happen
+        ├── CallTimeout (TimeoutError)        the caller's: ``wait`` passed
+        ├── RequestRefused                    the caller's: the daemon does not serve such a request
+        ├── UnkeyableRequest (TypeError)      the caller's: no stable key can be made of the request
+        ├── UnshareableValue (TypeError)      the caller's: the value would not come back equal
+        ├── DaemonUnavailable (ConnectionError)  the host's: no daemon answers
+        └── ProtocolError                     the daemon's: it said something that makes no sense
+            └── FramingError                  either side's: the bytes are no frames (sans-I/O)
+
+    UserWarning
+    └── SidecardWarning                       something works, but not as well as it could
+
+All of them survive pickling, because they cross process pools.
+"""
+
+from typing import Any
+
+from sidecard_client.wire import ErrorCode, FailureKind, RejectionReason
+
+
+class SidecardError(Exception):
+    """Anything that this package raises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception pickles by its args, which here are the finished sentence and not the constructor's.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+class CallFailed(SidecardError):
+    """The call that this one waited for failed, with ``kind`` and ``message`` as its own caller reported them."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(f"The shared call failed ({kind}): {message or 'no reason was given'}")
+        self.kind = kind
+        self.message = message
+
+
+class CallRejected(SidecardError):
+    """The call may not be made, for ``reason``; after ``retry_after_seconds``, where known, it may."""
+
+    def __init__(self, reason: RejectionReason, retry_after_seconds: float | None = None) -> None:
+        later = "" if retry_after_seconds is None else f"; try again in {retry_after_seconds:g} s"
+        super().__init__(f"The call was rejected: {reason}{later}.")
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+
+
+class CallTimeout(SidecardError, TimeoutError):
+    """Somebody else's call took longer than this caller would wait."""
+
+    def __init__(self, waited_seconds: float) -> None:
+        super().__init__(f"Waited {waited_seconds:.3g} s for somebody else's call; wait= says how long to.")
+        self.waited_seconds = waited_seconds
+
+
+class RequestRefused(SidecardError):
+    """The daemon answered with an error; ``message`` says what to change."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(f"The daemon refused the request ({code}): {message}")
+        self.code = code
+        self.message = message
+
+
+class UnkeyableRequest(SidecardError, TypeError):
+    """No stable key can be made of a function or its arguments."""
+
+
+class UnshareableValue(SidecardError, TypeError):
+    """A value would not come back equal from msgpack, so it cannot be given to others."""
+
+
+class DaemonUnavailable(SidecardError, ConnectionError):
+    """No daemon answers at ``path``."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"No sidecard answers at {path} ({reason}). Start one: sidecard serve --socket {path}")
+        self.path = path
+        self.reason = reason
+
+
+class ProtocolError(SidecardError):
+    """The other side said something that makes no sense."""
+
+
+class FramingError(ProtocolError):
+    """Bytes that are no frames. ``code`` is the wire's."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class SidecardWarning(UserWarning):
+    """Something works, but not as well as it could."""
+
+
+def _restore(kind: type[SidecardError], args: tuple[Any, ...], attributes: dict[str, Any]) -> SidecardError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error

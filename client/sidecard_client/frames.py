@@ -1,0 +1,276 @@
+"""Framing, both encodings; sans-I/O: bytes in, messages out, and back. The rules are in `sidecard_client.wire`."""
+
+import base64
+import binascii
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from sidecard_client import wire
+from sidecard_client.errors import FramingError
+
+_WHITE_SPACE = b" \t\r\n"
+_HEADER = wire.FRAME_HEADER_BYTES
+_MAX_ENCODED_LENGTH = (1 << 32) - 1
+_KNOWN_OPS = ", ".join(sorted(str(kind.__struct_config__.tag) for kind in wire.AnyRequest.__args__))
+
+_plain = msgspec.msgpack.Decoder().decode
+_to_json = msgspec.json.Encoder().encode
+_from_json = msgspec.json.Decoder().decode
+
+_DECODE_FAULTS = (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError, TypeError, OverflowError)
+"""What decoding a peer's bytes may raise: malformed, of a wrong type, nested too deep, not UTF-8, out of range."""
+
+
+def frame(payload: bytes) -> bytes:
+    """Return a msgpack message with its length before it."""
+    return len(payload).to_bytes(_HEADER, "big") + payload
+
+
+class FrameBuffer:
+    """Cuts a stream of bytes into frames, however it was split on its way."""
+
+    def __init__(self, max_frame_bytes: int = wire.MAX_FRAME_BYTES) -> None:
+        self._max_frame_bytes = max_frame_bytes
+        self._buffer = bytearray()
+        self._wanted = _HEADER
+        """Bytes that the buffer must hold before looking at it again is worth while."""
+
+    def feed(self, data: bytes) -> list[bytes | memoryview]:
+        """Take bytes in and return the payloads that are whole now.
+
+        Raises `FramingError` for a length of 0 or above the limit; the frames before it were returned by then or are lost
+        with the connection.
+        """
+        if not self._buffer and len(data) > _HEADER and len(data) == _HEADER + int.from_bytes(data[:_HEADER], "big"):
+            if len(data) - _HEADER > self._max_frame_bytes:
+                self._check(len(data) - _HEADER)
+
+            return [memoryview(data)[_HEADER:]]
+
+        buffer = self._buffer
+        buffer += data
+        if len(buffer) < self._wanted:
+            return []
+
+        frames: list[bytes | memoryview] = []
+        start = 0
+        whole = bytes(buffer)
+        while True:
+            if len(whole) - start < _HEADER:
+                self._wanted = _HEADER
+                break
+
+            length = int.from_bytes(whole[start : start + _HEADER], "big")
+            self._check(length)
+            end = start + _HEADER + length
+            if end > len(whole):
+                self._wanted = _HEADER + length
+                break
+
+            frames.append(whole[start + _HEADER : end])
+            start = end
+
+        if start:
+            del buffer[:start]
+
+        return frames
+
+    def _check(self, length: int) -> None:
+        if length == 0:
+            raise FramingError("bad_request", "A frame has length 0: send a msgpack map after the 4-byte length.")
+
+        if length > self._max_frame_bytes:
+            raise FramingError(
+                "too_large",
+                f"A frame of {length} bytes is larger than the limit of {self._max_frame_bytes}: "
+                "send less, or raise limits.max_frame_bytes.",
+            )
+
+
+class LineBuffer:
+    """Cuts a stream of bytes into lines; blank ones are skipped."""
+
+    def __init__(self, max_line_bytes: int = wire.MAX_LINE_BYTES) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take bytes in and return the lines that are whole now. Raises `FramingError` for a line above the limit."""
+        if b"\n" not in data:
+            self._rest += data
+            self._check(len(self._rest))
+            return []
+
+        first, *others = data.split(b"\n")
+        lines = [bytes(self._rest) + first, *others[:-1]]
+        self._rest = bytearray(others[-1])
+        for line in (*lines, self._rest):
+            self._check(len(line))
+
+        return [line for line in lines if line.strip()]
+
+    def finish(self) -> list[bytes]:
+        """Return the last line where it lacks its line feed."""
+        line, self._rest = bytes(self._rest), bytearray()
+        return [line] if line.strip() else []
+
+    def _check(self, length: int) -> None:
+        if length > self._max_line_bytes:
+            raise FramingError(
+                "too_large",
+                f"A line of more than {self._max_line_bytes} bytes: send larger values in msgpack frames, "
+                "or raise limits.max_line_bytes.",
+            )
+
+
+class BadMessage(Struct, frozen=True):
+    """A message that was well framed and is wrong; the connection goes on."""
+
+    id: int
+    code: wire.ErrorCode
+    message: str
+
+
+Incoming = wire.AnyRequest | BadMessage
+
+
+class RequestReader:
+    """The daemon's side of a connection: finds out the encoding and reads requests."""
+
+    def __init__(self, max_frame_bytes: int = wire.MAX_FRAME_BYTES, max_line_bytes: int = wire.MAX_LINE_BYTES) -> None:
+        self.json: bool | None = None
+        """Whether the peer speaks JSON lines; None before its first byte."""
+        self._frames = FrameBuffer(max_frame_bytes)
+        self._lines = LineBuffer(max_line_bytes)
+
+    def feed(self, data: bytes) -> list[Incoming]:
+        """Take bytes in and return the messages that are whole now. Raises `FramingError`; nothing can be read after it."""
+        if self.json is None:
+            self._recognise(data)
+
+        if self.json:
+            return [_request_of_line(line) for line in self._lines.feed(data)]
+
+        return [_request_of_frame(payload) for payload in self._frames.feed(data)]
+
+    def finish(self) -> list[Incoming]:
+        """Return what the end of the stream makes whole: a last line without its line feed."""
+        return [_request_of_line(line) for line in self._lines.finish()] if self.json else []
+
+    def _recognise(self, data: bytes) -> None:
+        first = data[:1]
+        if first in {b"\x00", b"\x01"}:
+            self.json = False
+            return
+
+        self.json = True
+        if first == b"{" or first in _WHITE_SPACE:
+            return
+
+        if data[:1] == b"\xff" or first[0] < 0x20:  # noqa: PLR2004 - control characters: a length, not text
+            self.json = False
+            self._frames.feed(data[:_HEADER].ljust(_HEADER, b"\xff"))
+
+        raise FramingError(
+            "bad_request",
+            'This socket speaks JSON lines, such as {"op":"ping"}, and msgpack maps behind a 4-byte length: '
+            f"a connection cannot begin with {first!r}.",
+        )
+
+
+def encode_reply(reply: wire.AnyReply, *, json: bool) -> bytes:
+    """Return a reply as the peer reads it: a frame, or a line.
+
+    A value that JSON cannot say (a map with keys that are not strings, NaN) becomes an `Error` that names msgpack.
+    """
+    payload = wire.pack(reply)
+    if not json:
+        if len(payload) > _MAX_ENCODED_LENGTH:
+            payload = wire.pack(wire.Error(reply.id, "too_large", "The answer is larger than a frame can be."))
+
+        return frame(payload)
+
+    try:
+        return _to_json(_without_bytes(_plain(payload))) + b"\n"
+    except _DECODE_FAULTS as fault:
+        text = f"The value cannot be written as JSON ({fault}): read it with msgpack."
+        return _to_json(wire.Error(reply.id, "bad_request", text)) + b"\n"
+
+
+def _request_of_frame(payload: bytes | memoryview) -> Incoming:
+    try:
+        return wire.unpack_request(payload)
+    except _DECODE_FAULTS as fault:
+        return _explain(payload, fault)
+
+
+def _request_of_line(line: bytes) -> Incoming:
+    try:
+        fields = _from_json(line)
+        payload = wire.pack(_with_bytes(fields))
+    except _DECODE_FAULTS as fault:
+        return BadMessage(0, "bad_request", f"The line is no JSON object that a request can be: {fault}")
+
+    return _request_of_frame(payload)
+
+
+def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
+    """Say what is wrong with a message, with its id and op where they can still be read."""
+    try:
+        fields = _plain(payload)
+    except _DECODE_FAULTS:
+        return BadMessage(0, "bad_request", f"The message is no msgpack map that can be read: {fault}")
+
+    if not isinstance(fields, dict):
+        return BadMessage(
+            0, "bad_request", f"A message is a map with the fields op and id, not a {type(fields).__name__}."
+        )
+
+    request_id = fields.get("id", 0)
+    if type(request_id) is not int or not -(2**63) <= request_id < 2**63:
+        return BadMessage(0, "bad_request", "id must be an integer of 64 bits.")
+
+    op = fields.get("op")
+    if not isinstance(op, str):
+        return BadMessage(request_id, "bad_request", f"The field op is missing; it is one of: {_KNOWN_OPS}.")
+
+    if op in wire.OPS_OF_LATER_VERSIONS:
+        return BadMessage(request_id, "unavailable", f"The op {op!r} is not in this version of the daemon.")
+
+    if op not in _KNOWN_OPS.split(", "):
+        return BadMessage(request_id, "unknown_op", f"There is no op {op[:64]!r}; there are: {_KNOWN_OPS}.")
+
+    return BadMessage(request_id, "bad_request", f"{op}: {fault}")
+
+
+def _with_bytes(value: Any) -> Any:
+    """Turn each ``{"$bytes": base64}`` into bytes."""
+    if isinstance(value, dict):
+        if len(value) == 1 and isinstance(text := value.get("$bytes"), str):
+            try:
+                return base64.b64decode(text, validate=True)
+            except binascii.Error as fault:
+                raise ValueError(f"$bytes is no base64: {fault}") from fault
+
+        return {name: _with_bytes(item) for name, item in value.items()}
+
+    return [_with_bytes(item) for item in value] if isinstance(value, list) else value
+
+
+def _without_bytes(value: Any) -> Any:
+    """Turn bytes into ``{"$bytes": base64}``, and refuse what JSON has no word for."""
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+
+    if isinstance(value, dict):
+        if not all(isinstance(name, str) for name in value):
+            raise TypeError("a map has keys that are not strings")
+
+        return {name: _without_bytes(item) for name, item in value.items()}
+
+    if isinstance(value, float) and (value != value or value in {float("inf"), float("-inf")}):  # noqa: PLR0124 - NaN
+        raise ValueError(f"{value} is no JSON number")
+
+    return [_without_bytes(item) for item in value] if isinstance(value, list) else value

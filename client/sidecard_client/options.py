@@ -1,0 +1,253 @@
+"""The policy of a call: which keywords of `call` and `outcome` are sidecard's, and what they may hold.
+
+=================  =====================================================================  =================
+keyword            meaning                                                                default
+=================  =====================================================================  =================
+task               kind of work: the daemon's policy and accounting are per task          ``"general"``
+namespace          scope of the key; private to the uid unless the daemon shares it       ``"default"``
+ttl                seconds for which the answer may be stored                             the daemon's
+wait               seconds to wait for somebody else's call                               the daemon's (120)
+mode               ``"use"``, ``"refresh"`` (no stored answer) or ``"only_if_cached"``    ``"use"``
+model              model that will answer; part of the key                                None
+name               stable name of the function, in place of its qualified name            None
+key                the whole key, in place of the computed one; None shares nothing       computed
+tags               names by which `purge` finds the answer                                ``()``
+ignore             names of arguments that are not part of the key                        ``()``
+usage              callable: value -> `Usage`, a dict of its fields, or None              None
+classify           callable: exception -> failure kind                                    `default_classify`
+on_unavailable     ``"fallback"`` makes the call without the daemon, ``"raise"`` raises   the client's
+=================  =====================================================================  =================
+
+Every other keyword goes to the function and into the key.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from sidecard_client.failures import Classify, default_classify
+from sidecard_client.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, Mode, Usage
+
+OnUnavailable = Literal["fallback", "raise"]
+ReadUsage = Callable[[Any], Usage | Mapping[str, Any] | None]
+
+MAX_SECONDS = 366 * 86400.0
+MAX_TAGS = 16
+MAX_KEY_CHARACTERS = 1024
+MAX_NAME_CHARACTERS = 128
+MAX_NAMESPACE_CHARACTERS = 160
+
+_MODES = get_args(Mode)
+_ON_UNAVAILABLE = get_args(OnUnavailable)
+
+
+class Options(Struct, frozen=True):
+    """A checked policy. Fields are the table's keywords, with their units in their names."""
+
+    task: str = DEFAULT_TASK
+    namespace: str = DEFAULT_NAMESPACE
+    ttl_seconds: float | None = None
+    wait_seconds: float | None = None
+    mode: Mode = "use"
+    model: str | None = None
+    name: str | None = None
+    key: str | None | UnsetType = UNSET
+    tags: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    usage: ReadUsage | None = None
+    classify: Classify = default_classify
+    on_unavailable: OnUnavailable = "fallback"
+
+    def changed(self, policy: Mapping[str, Any]) -> "Options":
+        """Return these options with the keywords of ``policy`` in place.
+
+        Raises `TypeError` for an unknown keyword or a wrong type and `ValueError` for a value out of range.
+        """
+        if not policy:
+            return self
+
+        fields: dict[str, Any] = {}
+        for keyword, value in policy.items():
+            check = _CHECKS.get(keyword)
+            if check is None:
+                raise TypeError(f"{keyword!r} is not a policy keyword; there are: {', '.join(sorted(_CHECKS))}.")
+
+            fields[_FIELDS.get(keyword, keyword)] = check(keyword, value)
+
+        return msgspec.structs.replace(self, **fields)
+
+
+def split(
+    defaults: Options, functions: Iterable[Callable[..., Any]], keywords: dict[str, Any]
+) -> tuple[Options, dict[str, Any]]:
+    """Part ``keywords`` of a call into its options and the functions' own keywords.
+
+    ``model`` is both where every function takes it: it is the one policy keyword that upstream functions have too.
+    Raises `TypeError` where a function declares another policy keyword that was given,
+    because nobody could tell for whom it was meant.
+    """
+    if POLICY_KEYWORDS.isdisjoint(keywords):
+        return defaults, keywords
+
+    policy = {}
+    own = {}
+    for keyword, value in keywords.items():
+        (policy if keyword in POLICY_KEYWORDS else own)[keyword] = value
+
+    functions = tuple(functions)
+    takers = 0
+    for function in functions:
+        declared = declared_policy_keywords(function)
+        for keyword in declared:
+            if keyword == "model":
+                takers += "model" in policy
+            elif keyword in policy:
+                raise TypeError(
+                    f"{keyword!r} is a policy keyword of sidecard and a parameter of {_named(function)}: "
+                    f"bind it with functools.partial(function, {keyword}=...) and give name=, "
+                    "or use wrap(), whose methods keep all their keywords."
+                )
+
+    if takers == len(functions):
+        own["model"] = policy["model"]
+        if not isinstance(policy["model"], str):
+            del policy["model"]  # as an argument it is part of the key already
+    elif takers:
+        raise TypeError("Only some of the backends' functions take 'model': give all of them that parameter, or none.")
+
+    return defaults.changed(policy), own
+
+
+def declared_policy_keywords(function: Callable[..., Any]) -> frozenset[str]:
+    """Name the policy keywords that ``function`` declares itself; ``**kwargs`` counts as declaring ``model`` alone.
+
+    Remembered per function, because reading a signature costs more than a hit.
+    """
+    plain = getattr(function, "__func__", function)  # a bound method is a new object at each access
+    try:
+        known = _declared.get(plain)
+    except TypeError:  # unhashable, or no weak reference can be made
+        return _read_signature(plain)
+
+    if known is None:
+        known = _read_signature(plain)
+        try:
+            _declared[plain] = known
+        except TypeError:
+            return known
+
+    return known
+
+
+_declared: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
+
+
+def _read_signature(function: Callable[..., Any]) -> frozenset[str]:
+    import inspect  # noqa: PLC0415 - takes longer to import than the rest of the client; many programs never need it
+
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # written in C, without a signature
+        return frozenset()
+
+    names = {
+        parameter.name
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        names.add("model")
+
+    return POLICY_KEYWORDS & names
+
+
+def _named(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or type(function).__qualname__
+
+
+def _text(max_characters: int) -> Callable[[str, Any], str]:
+    def check(keyword: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"{keyword}= must be a str, not {type(value).__name__}.")
+
+        if not 1 <= len(value) <= max_characters:
+            raise ValueError(f"{keyword}= must have 1 to {max_characters} characters, not {len(value)}.")
+
+        return value
+
+    return check
+
+
+def _seconds(keyword: str, value: Any) -> float | None:
+    if value is None:
+        return None
+
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{keyword}= must be a number of seconds or None, not {type(value).__name__}.")
+
+    if not 0 <= value <= MAX_SECONDS:
+        raise ValueError(f"{keyword}= must be 0 to {MAX_SECONDS:g} seconds, not {value}.")
+
+    return float(value)
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str, Any], str]:
+    def check(keyword: str, value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"{keyword}= must be {' or '.join(map(repr, choices))}, not {value!r}.")
+
+        return str(value)
+
+    return check
+
+
+def _names(max_count: int) -> Callable[[str, Any], tuple[str, ...]]:
+    check_name = _text(MAX_NAME_CHARACTERS)
+
+    def check(keyword: str, value: Any) -> tuple[str, ...]:
+        if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+            raise TypeError(f"{keyword}= must be a list of names, such as {keyword}=['a'], not {type(value).__name__}.")
+
+        names = tuple(check_name(keyword, name) for name in value)
+        if len(names) > max_count:
+            raise ValueError(f"{keyword}= takes at most {max_count} names, not {len(names)}.")
+
+        return names
+
+    return check
+
+
+def _hook(keyword: str, value: Any) -> Any:
+    if not callable(value):
+        raise TypeError(f"{keyword}= must be callable, not {type(value).__name__}.")
+
+    return value
+
+
+def _or_none(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    return lambda keyword, value: None if value is None else check(keyword, value)
+
+
+_FIELDS = {"ttl": "ttl_seconds", "wait": "wait_seconds"}
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "task": _text(MAX_NAME_CHARACTERS),
+    "namespace": _text(MAX_NAMESPACE_CHARACTERS),
+    "ttl": _seconds,
+    "wait": _seconds,
+    "mode": _one_of(_MODES),
+    "model": _or_none(_text(MAX_NAME_CHARACTERS)),
+    "name": _or_none(_text(MAX_KEY_CHARACTERS)),
+    "key": _or_none(_text(MAX_KEY_CHARACTERS)),
+    "tags": _names(MAX_TAGS),
+    "ignore": _names(MAX_KEY_CHARACTERS),
+    "usage": _or_none(_hook),
+    "classify": _hook,
+    "on_unavailable": _one_of(_ON_UNAVAILABLE),
+}
+
+POLICY_KEYWORDS = frozenset(_CHECKS)
+"""The keywords of `call` and `outcome` that do not go to the function."""
