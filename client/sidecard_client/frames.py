@@ -169,9 +169,13 @@ class RequestReader:
         if first == b"{" or first in _WHITE_SPACE:
             return
 
-        if data[:1] == b"\xff" or first[0] < 0x20:  # noqa: PLR2004 - control characters: a length, not text
+        if not 0x20 <= first[0] < 0x80:  # noqa: PLR2004 - no text, so it is meant as a frame's length
             self.json = False
-            self._frames.feed(data[:_HEADER].ljust(_HEADER, b"\xff"))
+            raise FramingError(
+                "too_large",
+                f"A frame's length begins with byte 0x{first[0]:02x}, which makes it larger than any limit: "
+                "send the length as 4 bytes, big-endian.",
+            )
 
         raise FramingError(
             "bad_request",

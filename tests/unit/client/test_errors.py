@@ -1,0 +1,60 @@
+import pickle
+
+import pytest
+
+from sidecard_client import errors
+from sidecard_client.errors import SidecardError
+
+ALL: list[SidecardError] = [
+    errors.CallFailed("transient", "TimeoutError: slow"),
+    errors.CallRejected("busy", 2.5),
+    errors.CallTimeout(30.0),
+    errors.RequestRefused("denied", "for operators"),
+    errors.UnkeyableRequest("args[0] is an object"),
+    errors.UnshareableValue("a tuple"),
+    errors.DaemonUnavailable("/run/x.sock", "connection refused"),
+    errors.ProtocolError("no such id"),
+    errors.FramingError("too_large", "a frame of 9 bytes"),
+]
+
+
+@pytest.mark.parametrize("error", ALL, ids=lambda error: type(error).__name__)
+def test_errors_survive_pickling(error: SidecardError) -> None:
+    """Process pools hand them over: type, sentence and attributes stay."""
+    back = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+
+    assert type(back) is type(error)
+    assert str(back) == str(error)
+    assert back.__dict__ == error.__dict__
+
+
+def test_every_error_of_the_package_is_in_the_tree() -> None:
+    """The tree at the top of the module is the whole tree."""
+    kinds = {
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Warning | SidecardError)
+    }
+
+    assert errors.__doc__ is not None
+    assert all(kind.__name__ in errors.__doc__ for kind in kinds)
+    assert {type(error) for error in ALL} == kinds - {SidecardError, errors.SidecardWarning}
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (errors.CallTimeout(1.0), TimeoutError),
+        (errors.UnkeyableRequest(""), TypeError),
+        (errors.DaemonUnavailable("", ""), ConnectionError),
+    ],
+)
+def test_errors_are_what_programs_catch_already(error: SidecardError, builtin: type[Exception]) -> None:
+    """A time-out is a `TimeoutError`."""
+    assert isinstance(error, builtin)
+
+
+def test_unavailable_says_what_to_do() -> None:
+    """A sentence with the path and the command."""
+    text = str(errors.DaemonUnavailable("/run/x.sock", "connection refused"))
+
+    assert "/run/x.sock" in text
+    assert "sidecard serve" in text

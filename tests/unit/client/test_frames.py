@@ -1,0 +1,198 @@
+import json
+import re
+
+import msgspec
+import pytest
+
+from sidecard_client import wire
+from sidecard_client.errors import FramingError
+from sidecard_client.frames import BadMessage, FrameBuffer, LineBuffer, RequestReader, encode_reply, frame
+from sidecard_client.wire import Begin, Ping
+
+PING = frame(wire.pack(Ping(id=7)))
+
+
+def hit(value: bytes) -> wire.Hit:
+    """Return a hit whose value is these msgpack bytes."""
+    return wire.Hit(3, msgspec.Raw(value), 1.0, False, 2.0, 0.0, "default", wire.Usage())
+
+
+def test_frame_is_length_and_payload() -> None:
+    """Four bytes, big-endian."""
+    assert frame(b"abc") == b"\x00\x00\x00\x03abc"
+
+
+def test_feed_of_one_whole_frame_gives_its_payload() -> None:
+    """The usual case."""
+    assert [bytes(payload) for payload in FrameBuffer().feed(frame(b"abc"))] == [b"abc"]
+
+
+def test_feed_of_a_frame_in_many_pieces_gives_it_once_whole() -> None:
+    """Every split is fine."""
+    buffer = FrameBuffer()
+    pieces = [frame(b"abc")[index : index + 1] for index in range(7)]
+
+    assert [[bytes(payload) for payload in buffer.feed(piece)] for piece in pieces] == [[]] * 6 + [[b"abc"]]
+
+
+def test_feed_of_many_frames_and_a_half_keeps_the_half() -> None:
+    """What is not whole waits for the rest."""
+    buffer = FrameBuffer()
+    data = frame(b"a") + frame(b"bc") + frame(b"def")
+
+    assert [bytes(payload) for payload in buffer.feed(data[:-1])] == [b"a", b"bc"]
+    assert [bytes(payload) for payload in buffer.feed(data[-1:])] == [b"def"]
+
+
+@pytest.mark.parametrize("length", [101, 2**32 - 1])
+def test_a_length_above_the_limit_is_refused_before_its_payload_comes(length: int) -> None:
+    """No memory is set aside for a claim."""
+    with pytest.raises(FramingError, match="max_frame_bytes") as caught:
+        FrameBuffer(100).feed(length.to_bytes(4, "big"))
+
+    assert caught.value.code == "too_large"
+
+
+def test_a_whole_frame_above_the_limit_is_refused() -> None:
+    """Coming in one piece is no way around the limit."""
+    with pytest.raises(FramingError):
+        FrameBuffer(100).feed(frame(b"x" * 101))
+
+
+def test_a_length_of_zero_is_refused() -> None:
+    """There is no empty message."""
+    with pytest.raises(FramingError, match="length 0"):
+        FrameBuffer().feed(b"\x00\x00\x00\x00\x00")
+
+
+def test_lines_are_cut_and_blank_ones_skipped() -> None:
+    """However they arrive; the last may lack its line feed."""
+    buffer = LineBuffer()
+
+    assert buffer.feed(b'{"a"') == []
+    assert buffer.feed(b':1}\n\r\n{"b":2}\n{"c"') == [b'{"a":1}', b'{"b":2}']
+    assert buffer.finish() == [b'{"c"']
+    assert buffer.finish() == []
+
+
+@pytest.mark.parametrize("data", [b"x" * 101, b"x" * 101 + b"\n", b"ok\n" + b"x" * 101])
+def test_a_line_above_the_limit_is_refused_before_it_ends(data: bytes) -> None:
+    """Ten megabytes without a line feed are not collected."""
+    with pytest.raises(FramingError, match="max_line_bytes"):
+        LineBuffer(100).feed(data)
+
+
+def test_reader_tells_msgpack_by_the_first_byte() -> None:
+    """A length below 16 MiB begins with 0 or 1."""
+    reader = RequestReader()
+
+    assert reader.feed(PING[:2]) == []
+    assert reader.feed(PING[2:]) == [Ping(id=7)]
+    assert reader.json is False
+
+
+@pytest.mark.parametrize("start", [b"", b" ", b"\t", b"\n", b"\r\n"])
+def test_reader_tells_json_by_the_first_byte(start: bytes) -> None:
+    """A brace or white space."""
+    reader = RequestReader()
+
+    assert reader.feed(start + b'{"op":"begin","key":"k"}\n') == [Begin("k")]
+    assert reader.json is True
+
+
+def test_reader_takes_the_last_line_without_its_line_feed() -> None:
+    """As ``printf`` writes it."""
+    reader = RequestReader()
+
+    assert reader.feed(b'{"op":"ping"}') == []
+    assert reader.finish() == [Ping()]
+
+
+@pytest.mark.parametrize(("data", "word"), [(b"GET / HTTP/1.1\r\n", "JSON lines"), (b"\xff\xff\xff\xff", "length")])
+def test_reader_refuses_what_is_neither(data: bytes, word: str) -> None:
+    """It says what the socket speaks."""
+    with pytest.raises(FramingError, match=word):
+        RequestReader().feed(data)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "request_id", "word"),
+    [
+        (b'{"op":"pong","id":5}', "unknown_op", 5, "there are: begin"),
+        (b'{"op":"append","id":5}', "unavailable", 5, "not in this version"),
+        (b'{"op":"begin","key":5,"id":6}', "bad_request", 6, r"\$\.key"),
+        (b'{"op":"begin","key":""}', "bad_request", 0, "length"),
+        (b'{"op":"begin","ttl_seconds":-1}', "bad_request", 0, "ttl_seconds"),
+        (b'{"id":3}', "bad_request", 3, "op is missing"),
+        (b'{"op":"ping","id":"x"}', "bad_request", 0, "id must be an integer"),
+        (b'{"op":"ping","id":true}', "bad_request", 0, "id must be an integer"),
+        (b"{nonsense", "bad_request", 0, "JSON"),
+        (b'{"op":"put","key":"k","value":{"$bytes":"!"}}', "bad_request", 0, "base64"),
+        (b'{"a":' * 5000, "bad_request", 0, "JSON"),
+        (b'{"op":"ping","id":99999999999999999999999}', "bad_request", 0, "JSON"),
+        (b'{"op":"put","key":"\xff"}', "bad_request", 0, "JSON"),
+    ],
+)
+def test_a_wrong_line_is_explained_and_the_connection_goes_on(
+    line: bytes, code: str, request_id: int, word: str
+) -> None:
+    """Code, id where it can be read, and what would be right."""
+    reader = RequestReader()
+    (bad,) = reader.feed(line + b"\n")
+
+    assert isinstance(bad, BadMessage)
+    assert (bad.code, bad.id) == (code, request_id)
+    assert re.search(word, bad.message)
+    assert reader.feed(b'{"op":"ping"}\n') == [Ping()]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\xc1",
+        b"\x91" * 100_000,
+        b"\x82\xa2op\xa8complete\xa5value" + b"\x91" * 100_000 + b"\xc0",
+        b"\xdf\xff\xff\xff\xff",
+        b"\x82\xa2op\xa5begin\xa8backends\xdd\xff\xff\xff\xff",
+        b"\x81\xa2op\xa2\xff\xfe",
+        b"\xc0",
+    ],
+)
+def test_a_wrong_frame_is_explained_and_the_connection_goes_on(payload: bytes) -> None:
+    """Malformed, nested too deep, claiming huge sizes, not UTF-8, no map."""
+    reader = RequestReader()
+    (bad,) = reader.feed(frame(payload))
+
+    assert isinstance(bad, BadMessage)
+    assert bad.code == "bad_request"
+    assert reader.feed(PING) == [Ping(id=7)]
+
+
+def test_bytes_travel_through_json() -> None:
+    """As base64 under ``$bytes``, in and out, at any depth."""
+    (request,) = RequestReader().feed(b'{"op":"put","key":"k","value":[{"$bytes":"AP8="}]}\n')
+    assert isinstance(request, wire.Put)
+    assert msgspec.msgpack.decode(request.value) == [b"\x00\xff"]
+
+    line = encode_reply(hit(bytes(request.value)), json=True)
+    assert json.loads(line)["value"] == [{"$bytes": "AP8="}]
+    assert line.endswith(b"}\n")
+
+
+def test_encode_reply_as_a_frame_carries_the_value_as_it_was() -> None:
+    """Opaque bytes in, the same bytes out."""
+    encoded = encode_reply(hit(b"\x93\x01\x02\x03"), json=False)
+
+    assert encoded[:4] == (len(encoded) - 4).to_bytes(4, "big")
+    assert wire.unpack_reply(encoded[4:]).value == [1, 2, 3]  # type: ignore[union-attr]  # it is a hit
+
+
+@pytest.mark.parametrize(
+    "value", [b"\x81\x01\x02", b"\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00", b"\x91" * 2000 + b"\xc0", b"\xa1\xff"]
+)
+def test_a_value_that_json_cannot_say_becomes_an_error_with_the_same_id(value: bytes) -> None:
+    """Integer keys, NaN, too deep, not UTF-8: the reader is told to use msgpack."""
+    reply = json.loads(encode_reply(hit(value), json=True))
+
+    assert (reply["type"], reply["id"], reply["code"]) == ("error", 3, "bad_request")
+    assert "msgpack" in reply["message"]

@@ -1,0 +1,249 @@
+import base64
+import hashlib
+import json
+import subprocess
+import sys
+import uuid
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum, StrEnum
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecard_client import keys
+from sidecard_client.errors import UnkeyableRequest
+from sidecard_client.keys import canonical, fingerprint, name_of
+
+VECTORS = json.loads(Path(__file__).with_name("key_vectors.json").read_text())
+
+
+def key(*args: Any, **kwargs: Any) -> str:
+    """Return the key of a request that differs from others in its arguments alone."""
+    return fingerprint("general", None, "module.function", args, kwargs)
+
+
+def with_bytes(value: Any) -> Any:
+    """Turn the vectors' base64 into bytes."""
+    if isinstance(value, dict):
+        if set(value) == {"$bytes"}:
+            return base64.b64decode(value["$bytes"])
+        return {name: with_bytes(item) for name, item in value.items()}
+    return [with_bytes(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["key"][:11] for vector in VECTORS])
+def test_golden_vectors(vector: dict[str, Any]) -> None:
+    """What another language must compute, byte by byte."""
+    request = (
+        vector["task"],
+        vector["model"],
+        vector["name"],
+        tuple(with_bytes(vector["args"])),
+        with_bytes(vector["kwargs"]),
+    )
+
+    assert canonical(*request).hex() == vector["canonical_hex"]
+    assert fingerprint(*request) == vector["key"]
+    assert vector["key"] == "k1-" + hashlib.sha256(bytes.fromhex(vector["canonical_hex"])).hexdigest()
+
+
+Pair = namedtuple("Pair", "a b")  # noqa: PYI024 - the untyped kind is what is tested
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1}),
+        ([1, (2, 3)], [1, [2, 3]]),
+        ({1: "x", "1": "y", None: "z"}, {None: "z", "1": "y", 1: "x"}),
+        (b"x", bytearray(b"x")),
+        (OrderedDict(a=1), {"a": 1}),
+        (Pair(1, 2), [1, 2]),
+    ],
+)
+def test_equal_requests_have_equal_keys(one: Any, other: Any) -> None:
+    """Neither the order of entries nor the kind of sequence counts."""
+    assert key(one) == key(other)
+
+
+DIFFERENT: list[Any] = [
+    None, True, False, 0, 1, 1.0, 0.5, "1", "", b"", b"1", "x", [], {}, [[]], [None], [1], [[1]], {"a": None}, {"a": 1},
+    {"a": "1"}, {1: "a"}, {"1": "a"}, {True: "a"}, {None: "a"}, [1, 2], [2, 1], "a\u0301", "\u00e1", [1, [2]], [[1], 2],
+]  # fmt: skip
+
+
+def test_requests_that_differ_have_different_keys() -> None:
+    """Type, value, order and nesting of every part count."""
+    assert len({key(value) for value in DIFFERENT}) == len(DIFFERENT)
+
+
+def test_every_part_of_a_request_counts() -> None:
+    """Task, model, name, positional and named arguments; nothing slides from one into the other."""
+    requests: list[tuple[Any, ...]] = [
+        ("t", None, "n", ("x",), {}),
+        ("u", None, "n", ("x",), {}),
+        ("t", "m", "n", ("x",), {}),
+        ("t", "", "n", ("x",), {}),
+        ("t", None, "o", ("x",), {}),
+        ("t", None, "n", ("x", "y"), {}),
+        ("t", None, "n", (["x"],), {}),
+        ("t", None, "n", (), {"x": "x"}),
+        ("t", None, "n", ("x",), {"x": None}),
+        ("t", None, "n", ({"x": "x"},), {}),
+    ]
+
+    assert len({fingerprint(*request) for request in requests}) == len(requests)
+
+
+def test_the_deny_list_leaves_out_named_arguments_alone() -> None:
+    """How to ask is not what to ask; inside a positional dict the same name may be data."""
+    assert key("x", timeout=5, request_id="a") == key("x")
+    assert key({"timeout": 5}) != key({})
+
+
+def test_ignore_leaves_out_named_arguments_and_fields_of_positional_dicts() -> None:
+    """What the caller names, at the top level."""
+
+    def ignoring(*args: Any, **kwargs: Any) -> str:
+        return fingerprint("general", None, "module.function", args, kwargs, ("user",))
+
+    assert ignoring({"user": "a", "text": "x"}, user="b") == ignoring({"text": "x"})
+    assert ignoring({"text": {"user": "a"}}) != ignoring({"text": {}})
+
+
+@dataclass
+class Question:
+    """Something with fields."""
+
+    text: str = "x"
+
+
+class Colour(Enum):
+    """Something with values."""
+
+    RED = "red"
+
+
+class Text(StrEnum):
+    """A string in all but name."""
+
+    RED = "red"
+
+
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"messages": [{"image": Question()}]}, r"args\[0\]\['messages'\]\[0\]\['image'\] is a .*Question"),
+        (datetime.now(UTC), "datetime"),
+        (uuid.uuid4(), "UUID"),
+        (Decimal(1), "Decimal"),
+        ({1, 2}, "set"),
+        (Colour.RED, "Colour"),
+        (object(), "object"),
+        ([float("nan")], r"args\[0\]\[0\] is NaN"),
+        (2**64, "cannot be encoded"),
+        ("\ud800", "cannot be encoded"),
+        ({(1, 2): 3}, "key of type tuple"),
+        (CYCLE, "nested deeper"),
+    ],
+)
+def test_what_has_no_stable_form_is_refused_with_its_place(value: Any, words: str) -> None:
+    """A dataclass and a dict of its fields must not share a key, so neither is guessed at."""
+    with pytest.raises(UnkeyableRequest, match=words):
+        key(value)
+
+
+def test_a_string_enum_is_its_string() -> None:
+    """It equals it, so it may share its key."""
+    assert key(Text.RED) == key("red")
+
+
+def function() -> None:
+    """Stand at the top of a module."""
+
+
+class Base:
+    """Something with methods."""
+
+    def method(self) -> None:
+        """Be inherited."""
+
+    @classmethod
+    def maker(cls) -> None:
+        """Be inherited as well."""
+
+
+class Sub(Base):
+    """Inherits the method, and may answer differently."""
+
+
+def test_name_of_functions_and_methods() -> None:
+    """Module and qualified name; methods by the class that they are called on."""
+    assert name_of(function) == f"{__name__}.function"
+    assert name_of(Base().method) == f"{__name__}.Base.method"
+    assert name_of(Sub().method) == f"{__name__}.Sub.method"
+    assert name_of(Sub.maker) == f"{__name__}.Sub.maker"
+    assert name_of(len) == "builtins.len"
+
+
+def test_name_of_a_wrapped_function_is_the_wrapped_ones() -> None:
+    """`functools.wraps` says who it stands for."""
+
+    @wraps(function)
+    def wrapper() -> None:
+        function()
+
+    assert name_of(wrapper) == f"{__name__}.function"
+
+
+@pytest.mark.parametrize("nameless", [lambda: None, partial(function), Question()])
+def test_name_of_what_has_none_asks_for_one(nameless: Any) -> None:
+    """The error says how to give it."""
+    with pytest.raises(UnkeyableRequest, match="name="):
+        name_of(nameless)
+
+
+SCRIPT = """
+import multiprocessing, sys
+from sidecard_client.keys import name_of
+def answer(): pass
+def tell(): print(name_of(answer), flush=True)
+if __name__ == "__main__":
+    tell()
+    process = multiprocessing.get_context(sys.argv[1]).Process(target=tell)
+    process.start()
+    process.join()
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+def test_name_of_a_scripts_function_is_its_files_in_every_child(method: str, tmp_path: Path) -> None:
+    """Two scripts do not share ``__main__.answer``; a script and its workers do."""
+    script = tmp_path / "one.py"
+    script.write_text(SCRIPT)
+    told = subprocess.run([sys.executable, str(script), method], capture_output=True, text=True, check=True).stdout
+
+    assert told.splitlines() == [f"main:{script.resolve()}.answer"] * 2
+
+
+def test_the_slow_way_agrees_with_the_fast_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One rule, two ways: the strict walk encodes what the encoder takes to the same bytes."""
+    requests = [("t", "m", "n", (value,), {"b": value, "a": 1}) for value in DIFFERENT if value != {None: "a"}]
+    requests = [
+        request
+        for request in requests
+        if not isinstance(request[3][0], dict) or all(isinstance(k, str) for k in request[3][0])
+    ]
+    fast = [canonical(*request) for request in requests]
+    monkeypatch.setattr(keys, "_decode", lambda _: [None] * 7)
+
+    assert [canonical(*request) for request in requests] == fast

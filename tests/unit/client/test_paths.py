@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+
+from sidecard_client.paths import find_socket, listening_socket
+
+SYSTEM = "/run/sidecard/sidecard.sock"
+ALL = {"SIDECARD_SOCKET": "/a.sock", "RUNTIME_DIRECTORY": "/run/one:/run/two", "XDG_RUNTIME_DIR": "/run/user/5"}
+
+
+def without(*names: str) -> dict[str, str]:
+    """Return the whole environment but for these."""
+    return {name: value for name, value in ALL.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("environ", "path"),
+    [
+        (ALL, "/a.sock"),
+        (without("SIDECARD_SOCKET"), "/run/one/sidecard.sock"),
+        (without("SIDECARD_SOCKET", "RUNTIME_DIRECTORY"), "/run/user/5/sidecard.sock"),
+        ({}, "/tmp/sidecard-5/sidecard.sock"),
+    ],
+)
+def test_daemon_and_client_of_one_user_meet(environ: dict[str, str], path: str) -> None:
+    """The first that applies, for both."""
+    assert listening_socket(None, environ, uid=5) == path
+    assert find_socket(None, environ, uid=5, exists=lambda _: False) == path
+
+
+def test_what_the_caller_says_wins() -> None:
+    """Over every variable."""
+    assert find_socket(Path("/x.sock"), ALL, uid=5) == listening_socket("/x.sock", ALL, uid=5) == "/x.sock"
+
+
+def test_root_uses_the_systems_path_even_before_it_exists() -> None:
+    """Its daemon makes it, and its clients look for it there."""
+    environ = without("SIDECARD_SOCKET", "RUNTIME_DIRECTORY")
+
+    assert listening_socket(None, environ, uid=0) == SYSTEM
+    assert find_socket(None, environ, uid=0, exists=lambda _: False) == SYSTEM
+
+
+def test_a_users_client_uses_the_systems_daemon_where_there_is_one() -> None:
+    """The one that runs beats the one that could."""
+    environ = without("SIDECARD_SOCKET", "RUNTIME_DIRECTORY")
+
+    assert find_socket(None, environ, uid=5, exists=SYSTEM.__eq__) == SYSTEM
+
+
+def test_too_long_a_path_is_refused_with_the_limit() -> None:
+    """The kernel's own error says nothing of length."""
+    with pytest.raises(ValueError, match="107"):
+        find_socket("/" + "x" * 107)
