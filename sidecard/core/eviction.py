@@ -5,7 +5,7 @@ is asked for again there does it reach the main queue, so a scan of keys that no
 of the cache and leaves the rest alone. Keys that left the small queue unasked are remembered (as hashes, no values);
 one that comes back is admitted to the main queue at once. A hit costs one small integer's increment.
 
-The seam is `EvictionPolicy`: another policy needs these four methods and `Entry.asked`.
+The seam is `EvictionPolicy`: another policy needs these three methods and `Entry.asked`.
 """
 
 from collections import deque
@@ -36,10 +36,6 @@ class EvictionPolicy(Protocol):
 
     def victim(self) -> Entry:
         """Choose a live entry to leave and forget it. Raises `LookupError` where there is none."""
-        ...
-
-    def clear(self) -> None:
-        """Forget everything."""
         ...
 
 
@@ -138,7 +134,3 @@ class S3Fifo:
         # until its turn; should it have become a ghost again by then, it leaves a little early.
         while len(self._ghost_order) > max(self._main.count, _MIN_GHOSTS):
             self._ghosts.discard(self._ghost_order.popleft())
-
-    def clear(self) -> None:
-        """Forget everything, ghosts included."""
-        self.__init__()  # type: ignore[misc]  # the class has no subclasses and its start is its empty state
