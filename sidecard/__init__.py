@@ -1,0 +1,1 @@
+"""The sidecard daemon: LLM calls of one host, cached and shared."""

@@ -6,12 +6,12 @@ A shell does this, and nothing else:
 1. `prepare` (or `prepare_bound`) makes a `Call` of function and arguments; `begin` makes its request.
 2. `resolve` turns the final reply into an `Outcome`, a `wire.Lease`, `OWN_CALL` or `WITHOUT_DAEMON`, or raises.
 3. With a lease it runs `Call.function_of` the lease's backend and sends `complete` of the value,
-   or `failures.fail` of the exception; `next_lease_wanted` says whether another backend is left.
+   or `failures.fail` of the exception, asking for another backend where `another_backend` says so.
 4. `OWN_CALL` and `WITHOUT_DAEMON` run the function here: the latter shares it within the process (`local`).
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -23,13 +23,17 @@ from sidecard_client.errors import (
     CallFailed,
     CallRejected,
     CallTimeout,
+    DaemonUnavailable,
     ProtocolError,
+    RequestRefused,
     SidecardWarning,
     UnshareableValue,
 )
+from sidecard_client.failures import message_of
 from sidecard_client.keys import fingerprint, name_of
 from sidecard_client.options import Options
 from sidecard_client.values import pack_value
+from sidecard_client.wire import FailureKind
 
 T = TypeVar("T")
 
@@ -39,6 +43,14 @@ Functions = Callable[..., T] | Mapping[str, Callable[..., T]]
 
 MAX_VALUE_BYTES = wire.MAX_FRAME_BYTES - 64 * 1024
 """Largest packed value that is sent; the rest of the frame is for lease, usage and tags."""
+
+MAX_BACKENDS = 16
+"""Of one call: the wire's limit of ``Begin.backends``."""
+
+MAX_WARNED_FUNCTIONS = 1000
+"""How many functions are remembered as warned of; beyond, Python's own warning filter must do."""
+
+_warned_of: set[str] = set()
 
 
 class Outcome(Struct, Generic[T], frozen=True):
@@ -85,12 +97,21 @@ class Call(Struct):
     options: Options
     key: str | None
 
+    def backend_of(self, lease_backend: str) -> str:
+        """Return the backend that a lease means: a name that is not among several means the preferred one."""
+        if not self.backends or lease_backend in self.backends:
+            return lease_backend
+
+        return self.backends[0]
+
     def function_of(self, backend: str) -> Callable[..., Any]:
         """Return the function of ``backend``; a single function answers for every name."""
-        if len(self.functions) > 1 and backend in self.backends:
-            return self.functions[self.backends.index(backend)]
+        return self.functions[self.backends.index(backend) if self.backends else 0]
 
-        return self.functions[0]
+    def untried(self, tried: Collection[str]) -> list[tuple[str, Callable[..., Any]]]:
+        """Return the backends that are left, with their functions, in order of preference."""
+        names = self.backends or (wire.DEFAULT_BACKEND,)
+        return [(name, self.functions[index]) for index, name in enumerate(names) if name not in tried]
 
     def begin(self, request_id: int, wait_seconds: float | None = None) -> wire.Begin:
         """Build the request; ``wait_seconds`` replaces the policy's where part of it has passed already."""
@@ -107,3 +128,184 @@ class Call(Struct):
         )
 
 
+def prepare(defaults: Options, function: Functions[Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> Call:
+    """Make the call of ``call`` and ``outcome``: policy keywords are taken out of ``keywords``.
+
+    Raises `TypeError` and `ValueError` for a wrong policy, and what `prepare_bound` raises.
+    """
+    if keywords:
+        functions = (function,) if callable(function) else _functions_of(function)
+        defaults, keywords = policies.split(defaults, functions, keywords)
+
+    return prepare_bound(defaults, function, args, keywords)
+
+
+def prepare_bound(options: Options, function: Functions[Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> Call:
+    """Make the call of ``cached`` and ``wrap``: all of ``keywords`` go to the function.
+
+    With several backends the first function names the key, unless ``name=`` does.
+    Raises `UnkeyableRequest` for arguments or a function that no stable key can be made of,
+    and `TypeError` for something that is not callable.
+    """
+    if callable(function):
+        functions: tuple[Callable[..., Any], ...] = (function,)
+        backends: tuple[str, ...] = ()
+    else:
+        functions = _functions_of(function)
+        backends = tuple(function)
+
+    key = options.key
+    if key is UNSET:
+        name = options.name or name_of(functions[0])
+        key = fingerprint(options.task, options.model, name, args, keywords, options.ignore)
+
+    return Call(functions, backends, args, keywords, options, key)
+
+
+def resolve(call: Call, reply: Any, waited_seconds: float) -> Outcome[Any] | wire.Lease | Verdict:
+    """Turn the final reply to a `wire.Begin` into what happens next.
+
+    Raises `CallFailed`, `CallRejected`, `CallTimeout`; where ``on_unavailable`` is ``"raise"`` also `RequestRefused`;
+    `ProtocolError` for a reply that answers no begin, after which the connection must be closed.
+    """
+    match reply:
+        case wire.Hit():
+            return _outcome(reply, "stale" if reply.stale else "cache", waited_seconds)
+        case wire.Shared():
+            return _outcome(reply, "shared", waited_seconds)
+        case wire.Lease():
+            return reply
+        case wire.Failed(kind="ignored"):
+            return OWN_CALL
+        case wire.Failed():
+            raise CallFailed(reply.kind, reply.message)
+        case wire.Timeout():
+            raise CallTimeout(waited_seconds)
+        case wire.Rejected() | wire.Error():
+            return _turned_away(reply, fall_back=call.options.on_unavailable == "fallback")
+        case _:
+            raise ProtocolError(f"The daemon answered a begin by {type(reply).__name__}.")
+
+
+def complete(call: Call, request_id: int, lease: str, value: Any) -> wire.Complete:
+    """Build the message that brings ``value`` to the daemon. Raises `UnshareableValue`."""
+    packed = pack_value(value)
+    if len(packed) > MAX_VALUE_BYTES:
+        raise UnshareableValue(f"The value is too large to be shared: {len(packed)} bytes, at most {MAX_VALUE_BYTES}.")
+
+    options = call.options
+    return wire.Complete(
+        id=request_id,
+        lease=lease,
+        value=Raw(packed),
+        usage=read_usage(options, value),
+        ttl_seconds=options.ttl_seconds,
+        tags=options.tags,
+    )
+
+
+def refuse_to_share(request_id: int, lease: str, error: UnshareableValue) -> wire.Fail:
+    """Build the message for a value that only its own caller gets: waiters make their own calls."""
+    return wire.Fail(id=request_id, lease=lease, kind="ignored", message=message_of(error))
+
+
+def warn_unshareable(function: Callable[..., Any], error: UnshareableValue) -> None:
+    """Say once per function that its values are returned, but neither stored nor shared."""
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    if name not in _warned_of:
+        if len(_warned_of) < MAX_WARNED_FUNCTIONS:
+            _warned_of.add(name)
+
+        _warn(f"{name}: {error}")
+
+
+def read_usage(options: Options, value: Any) -> wire.Usage | None:
+    """Ask the ``usage`` hook what the call used. What it cannot say is left out, with a warning.
+
+    This is the boundary to the user's hook: the value is on its way to its caller and to all who wait for it,
+    and must not be lost with its price.
+    """
+    if options.usage is None:
+        return None
+
+    try:
+        said = options.usage(value)
+        if said is None:
+            return None
+
+        fields = {"model": options.model} if options.model else {}
+        fields.update(msgspec.to_builtins(said))
+        usage = msgspec.convert(fields, wire.Usage)
+        wire.pack(usage)  # text that has no UTF-8 form fails here, and not on the way to the daemon
+    except Exception as error:  # noqa: BLE001 - the boundary named above
+        _warn(f"usage= failed, so the call is booked without its cost ({type(error).__name__}).")
+        return None
+    else:
+        return usage
+
+
+def another_backend(call: Call, tried: Collection[str], kind: FailureKind) -> bool:
+    """Tell whether a failed call goes on with another backend: it may pass elsewhere, and one is left."""
+    return kind == "transient" and any(backend not in tried for backend in call.backends)
+
+
+def may_run_here(call: Call, reason: str, path: str) -> None:
+    """Check that the policy lets the call be made without the daemon.
+
+    Raises `DaemonUnavailable` where ``on_unavailable`` is ``"raise"``,
+    and `CallRejected` for ``only_if_cached``, which never makes a call.
+    """
+    if call.options.on_unavailable == "raise":
+        raise DaemonUnavailable(path, reason)
+
+    if call.options.mode == "only_if_cached":
+        raise CallRejected("not_cached")
+
+
+def remaining_seconds(call: Call, waited_seconds: float) -> float | None:
+    """Return how much of the call's ``wait`` is left; None where it has none."""
+    wait_seconds = call.options.wait_seconds
+    return None if wait_seconds is None else max(0.0, wait_seconds - waited_seconds)
+
+
+def _functions_of(functions: Any) -> tuple[Callable[..., Any], ...]:
+    if not isinstance(functions, Mapping) or not all(map(callable, functions.values())):
+        raise TypeError(
+            "The first argument must be a function, or a dict of backend names and functions, "
+            f"not {type(functions).__name__}: write call(f, x), not call(f(x))."
+        )
+
+    if not 1 <= len(functions) <= MAX_BACKENDS:
+        raise ValueError(f"A call has 1 to {MAX_BACKENDS} backends, not {len(functions)}.")
+
+    for name in functions:
+        if not isinstance(name, str) or not 1 <= len(name) <= policies.MAX_NAME_CHARACTERS:
+            raise TypeError(
+                f"A backend's name is a str of 1 to {policies.MAX_NAME_CHARACTERS} characters, not {name!r}."
+            )
+
+    return tuple(functions.values())
+
+
+def _turned_away(reply: wire.Rejected | wire.Error, *, fall_back: bool) -> Verdict:
+    if isinstance(reply, wire.Rejected):
+        if fall_back and reply.reason in {"busy", "draining"}:
+            return WITHOUT_DAEMON
+
+        raise CallRejected(reply.reason, reply.retry_after_seconds)
+
+    if not fall_back:
+        raise RequestRefused(reply.code, reply.message)
+
+    _warn(f"The daemon refuses calls, which are made without it ({reply.code}): {reply.message}")
+    return WITHOUT_DAEMON
+
+
+def _outcome(reply: wire.Hit | wire.Shared, source: Source, waited_seconds: float) -> Outcome[Any]:
+    return Outcome(
+        reply.value, source, reply.age_seconds, reply.backend, reply.saved_seconds, reply.saved_dollars, waited_seconds
+    )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, SidecardWarning, stacklevel=2)

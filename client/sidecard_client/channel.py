@@ -23,7 +23,16 @@ from typing import Any
 
 from msgspec import DecodeError
 
-from sidecard_client.wire import FRAME_HEADER_BYTES, MAX_FRAME_BYTES, Error, Ping, Renew, Reply, StaleLease, pack, unpack_reply
+from sidecard_client.wire import (
+    FRAME_HEADER_BYTES,
+    MAX_FRAME_BYTES,
+    Error,
+    Ping,
+    Renew,
+    StaleLease,
+    pack,
+    unpack_reply,
+)
 
 BUFFER_BYTES = 64 * 1024
 """Most answers of language models fit, so that one ``recv`` takes the frame whole; larger ones take several."""
@@ -54,7 +63,19 @@ class Garbled(ChannelError):
 class Channel:
     """A connection to ``path``. Raises `Gone` or `Silent` where it cannot be made."""
 
-    __slots__ = ("__weakref__", "_buffer", "_last_beat_id", "_last_id", "_rest", "_view", "abandoned", "socket", "usable")
+    __slots__ = (
+        "__weakref__",
+        "_buffer",
+        "_last_beat_id",
+        "_last_id",
+        "_rest",
+        "_view",
+        "abandoned",
+        "last_beat_answered",
+        "leading",
+        "socket",
+        "usable",
+    )
 
     def __init__(self, path: str, timeout_seconds: float) -> None:
         self._buffer = bytearray(BUFFER_BYTES)
@@ -62,7 +83,9 @@ class Channel:
         self._rest = bytearray()  # received and not yet decoded: the start of a large frame, or a second frame
         self._last_id = 0
         self._last_beat_id = 0
+        self.last_beat_answered = 0  # ids of beats fall: -3 is later than -2
         self.usable = True  # False: close it after the call
+        self.leading = False  # True: a lease was granted here and its end not yet told
         self.abandoned = False  # True: the heartbeat found the daemon unreachable
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -105,6 +128,7 @@ class Channel:
                 return reply
 
             if reply.id < 0:
+                self.last_beat_answered = reply.id
                 continue
 
             self.usable = False
@@ -113,7 +137,7 @@ class Channel:
 
             raise Garbled(f"a {type(reply).__name__} of request {reply.id} came for request {request_id}")
 
-    def _read(self) -> Reply:
+    def _read(self) -> Any:
         size = self._receive_into_buffer()
         if size > FRAME_HEADER_BYTES and _unpack_length(self._buffer)[0] == size - FRAME_HEADER_BYTES:
             return _decode(self._view[FRAME_HEADER_BYTES:size])
@@ -121,7 +145,7 @@ class Channel:
         self._rest += self._view[:size]
         return self._read_slowly()
 
-    def _read_slowly(self) -> Reply:
+    def _read_slowly(self) -> Any:
         """Read a frame that came in pieces, or with another one. What has come stays in ``_rest`` if no more does."""
         rest = self._rest
         while len(rest) < FRAME_HEADER_BYTES:
@@ -170,9 +194,13 @@ class Channel:
         """
         return self._drain() and self._beat(Renew(id=self._next_beat_id(), lease=lease))
 
-    def ping(self) -> bool:
-        """Send a ping without waiting; its pong wakes the thread that waits here. False where it could not be sent."""
-        return self._beat(Ping(id=self._next_beat_id()))
+    def ping(self) -> int | None:
+        """Send a ping without waiting and return its id, or None where the connection has ended.
+
+        Its pong wakes the thread that waits here, which sets `last_beat_answered`.
+        """
+        request_id = self._next_beat_id()
+        return request_id if self._beat(Ping(id=request_id)) else None
 
     def abandon(self) -> None:
         """Wake the thread that waits here: the daemon is unreachable."""
@@ -245,6 +273,6 @@ class Channel:
 
 def _decode(body: bytearray | memoryview) -> Any:
     try:
-        return unpack_reply(body)
+        return unpack_reply(body)  # type: ignore[arg-type]  # its stub names bytes; it takes any buffer
     except (DecodeError, RecursionError) as error:
         raise Garbled("the daemon sent something that is no reply") from error

@@ -89,12 +89,13 @@ class ProtocolError(SidecardError):
 
 
 class FramingError(ProtocolError):
-    """Bytes that are no frames. ``code`` is the wire's."""
+    """Bytes that are no frames. ``code`` is the wire's; ``before`` is what the same bytes held that was still whole."""
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str, before: tuple[Any, ...] = ()) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.before = before
 
 
 class SidecardWarning(UserWarning):

@@ -1,7 +1,7 @@
 """What the exception of an upstream call means for those who wait for the same answer."""
 
 from collections.abc import Callable
-from typing import get_args
+from typing import cast, get_args
 
 from sidecard_client.wire import Fail, FailureKind
 
@@ -55,7 +55,7 @@ def default_classify(error: BaseException) -> FailureKind:
 
     kind = getattr(error, "kind", None)
     if isinstance(kind, str) and kind in FAILURE_KINDS:
-        return kind  # type: ignore[return-value]  # membership in FAILURE_KINDS is the check
+        return cast("FailureKind", kind)
 
     status = _status_of(error)
     if status is not None and status >= 400:  # noqa: PLR2004 - the HTTP class of client errors
@@ -75,12 +75,12 @@ def kind_of(error: BaseException, classify: Classify) -> FailureKind:
     """
     if classify is not default_classify and isinstance(error, Exception):
         try:
-            kind = classify(error)
+            kind: object = classify(error)
         except Exception:  # noqa: BLE001 - the boundary named above
             return default_classify(error)
 
         if isinstance(kind, str) and kind in FAILURE_KINDS:
-            return kind
+            return cast("FailureKind", kind)
 
     return default_classify(error)
 
@@ -93,7 +93,8 @@ def message_of(error: BaseException) -> str:
     except Exception:  # noqa: BLE001 - foreign code again, and its own fault must not hide the first one
         return name
 
-    return f"{name}: {text}"[:MAX_MESSAGE_CHARACTERS] if text else name
+    message = f"{name}: {text}"[:MAX_MESSAGE_CHARACTERS] if text else name
+    return message.encode("utf-8", "replace").decode()  # lone surrogates (os.fsdecode makes them) have no UTF-8 form
 
 
 def fail(request_id: int, lease: str, error: BaseException, kind: FailureKind, *, another: bool = False) -> Fail:

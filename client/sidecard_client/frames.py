@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -40,8 +41,7 @@ class FrameBuffer:
     def feed(self, data: bytes) -> list[bytes | memoryview]:
         """Take bytes in and return the payloads that are whole now.
 
-        Raises `FramingError` for a length of 0 or above the limit; the frames before it were returned by then or are lost
-        with the connection.
+        Raises `FramingError` for a length of 0 or above the limit, with the payloads ``before`` it.
         """
         if not self._buffer and len(data) > _HEADER and len(data) == _HEADER + int.from_bytes(data[:_HEADER], "big"):
             if len(data) - _HEADER > self._max_frame_bytes:
@@ -63,7 +63,7 @@ class FrameBuffer:
                 break
 
             length = int.from_bytes(whole[start : start + _HEADER], "big")
-            self._check(length)
+            self._check(length, frames)
             end = start + _HEADER + length
             if end > len(whole):
                 self._wanted = _HEADER + length
@@ -77,15 +77,18 @@ class FrameBuffer:
 
         return frames
 
-    def _check(self, length: int) -> None:
+    def _check(self, length: int, before: Sequence[bytes | memoryview] = ()) -> None:
         if length == 0:
-            raise FramingError("bad_request", "A frame has length 0: send a msgpack map after the 4-byte length.")
+            raise FramingError(
+                "bad_request", "A frame has length 0: send a msgpack map after the 4-byte length.", tuple(before)
+            )
 
         if length > self._max_frame_bytes:
             raise FramingError(
                 "too_large",
                 f"A frame of {length} bytes is larger than the limit of {self._max_frame_bytes}: "
                 "send less, or raise limits.max_frame_bytes.",
+                tuple(before),
             )
 
 
@@ -97,7 +100,10 @@ class LineBuffer:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take bytes in and return the lines that are whole now. Raises `FramingError` for a line above the limit."""
+        """Take bytes in and return the lines that are whole now.
+
+        Raises `FramingError` for a line above the limit, with the lines ``before`` it.
+        """
         if b"\n" not in data:
             self._rest += data
             self._check(len(self._rest))
@@ -106,8 +112,9 @@ class LineBuffer:
         first, *others = data.split(b"\n")
         lines = [bytes(self._rest) + first, *others[:-1]]
         self._rest = bytearray(others[-1])
-        for line in (*lines, self._rest):
-            self._check(len(line))
+        for index, line in enumerate((*lines, self._rest)):
+            if len(line) > self._max_line_bytes:
+                self._check(len(line), [line for line in lines[:index] if line.strip()])
 
         return [line for line in lines if line.strip()]
 
@@ -116,12 +123,13 @@ class LineBuffer:
         line, self._rest = bytes(self._rest), bytearray()
         return [line] if line.strip() else []
 
-    def _check(self, length: int) -> None:
+    def _check(self, length: int, before: Sequence[bytes] = ()) -> None:
         if length > self._max_line_bytes:
             raise FramingError(
                 "too_large",
                 f"A line of more than {self._max_line_bytes} bytes: send larger values in msgpack frames, "
                 "or raise limits.max_line_bytes.",
+                tuple(before),
             )
 
 
@@ -146,14 +154,24 @@ class RequestReader:
         self._lines = LineBuffer(max_line_bytes)
 
     def feed(self, data: bytes) -> list[Incoming]:
-        """Take bytes in and return the messages that are whole now. Raises `FramingError`; nothing can be read after it."""
+        """Take bytes in and return the messages that are whole now.
+
+        Raises `FramingError` with the messages ``before`` the fault, which are to be served; nothing can be read after it.
+        """
         if self.json is None:
+            if not data:
+                return []
+
             self._recognise(data)
 
-        if self.json:
-            return [_request_of_line(line) for line in self._lines.feed(data)]
+        read = _request_of_line if self.json else _request_of_frame
+        try:
+            whole = self._lines.feed(data) if self.json else self._frames.feed(data)
+        except FramingError as fault:
+            fault.before = tuple(map(read, fault.before))
+            raise
 
-        return [_request_of_frame(payload) for payload in self._frames.feed(data)]
+        return list(map(read, whole))
 
     def finish(self) -> list[Incoming]:
         """Return what the end of the stream makes whole: a last line without its line feed."""
@@ -210,7 +228,7 @@ def _request_of_frame(payload: bytes | memoryview) -> Incoming:
         return _explain(payload, fault)
 
 
-def _request_of_line(line: bytes) -> Incoming:
+def _request_of_line(line: bytes | memoryview) -> Incoming:
     try:
         fields = _from_json(line)
         payload = wire.pack(_with_bytes(fields))

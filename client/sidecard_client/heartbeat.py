@@ -5,8 +5,8 @@ It runs only while a call holds a lease or waits, and never blocks: it sends, an
 - A lease is renewed every third of its life over its holder's own connection,
   which the holder's thread does not use while its function runs.
 - While calls wait, one of their connections is pinged every `PING_SECONDS`;
-  its pong wakes the thread that waits there, which says so by `Heartbeat.heard`.
-  Where nothing is heard for ``timeout_seconds`` after a ping, the daemon is unreachable:
+  its pong wakes the thread that waits there, which takes note of it.
+  Where neither it nor any other answer comes within ``timeout_seconds``, the daemon is unreachable:
   every waiting channel is abandoned, which wakes its thread at once.
 
 So 125 waiting threads cost five small messages a second, and all of them learn of a stopped daemon together,
@@ -62,6 +62,7 @@ class Heartbeat:
         self._waiting: dict[Channel, None] = {}  # ordered, so that the longest-waiting one is pinged
         self._pinged: Channel | None = None
         self._pinged_at = 0.0
+        self._ping_id = 0
         self._ends_at = 0.0
         self._shortest_seconds = math.inf
         self._closed = False
@@ -80,11 +81,12 @@ class Heartbeat:
         with self._lock:
             self._held.pop(channel, None)
 
-    def watch(self, channel: Channel) -> None:
-        """Take ``channel`` for one that waits, until `unwatch`."""
+    def watch(self, channel: Channel) -> bool:
+        """Take ``channel`` for one that waits, until `unwatch`. False where no thread could be started."""
         with self._lock:
             self._waiting[channel] = None
             self._be_awake_at(monotonic() + PING_SECONDS)
+            return self._thread is not None
 
     def unwatch(self, channel: Channel) -> None:
         """Stop watching; from here on the channel is the caller's alone."""
@@ -157,7 +159,8 @@ class Heartbeat:
             return math.inf
 
         if self._pinged is not None:
-            if self.heard >= self._pinged_at or self._pinged not in self._waiting:
+            answered = self._pinged.last_beat_answered <= self._ping_id or self.heard >= self._pinged_at
+            if answered or self._pinged not in self._waiting:
                 self._pinged = None
             elif now < self._pinged_at + self._timeout_seconds:
                 return min(now + PING_SECONDS, self._pinged_at + self._timeout_seconds)
@@ -172,10 +175,11 @@ class Heartbeat:
             return now + PING_SECONDS
 
         channel = next(iter(self._waiting))
-        if channel.ping():
-            self._pinged, self._pinged_at = channel, now
+        ping_id = channel.ping()
+        if ping_id is not None:  # else its thread is about to see the end of the connection
+            self._pinged, self._pinged_at, self._ping_id = channel, now, ping_id
 
-        return now + PING_SECONDS
+        return now + min(PING_SECONDS, self._timeout_seconds)
 
     def _give_up(self) -> None:
         self._pinged = None

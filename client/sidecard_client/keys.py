@@ -50,7 +50,8 @@ IGNORED_KWARGS = frozenset({"timeout", "request_id", "idempotency_key"})
 """Named arguments that say how to ask, not what: they change no answer."""
 
 MAX_DEPTH = 200
-"""Nesting that a request may have. JSON parsers of other languages stop between 100 and 1,000."""
+"""Nesting that a request may always have. JSON parsers of other languages stop between 100 and 1,000.
+Plain lists and dicts may go deeper, as far as the encoder goes; beyond it a request is refused, never keyed otherwise."""
 
 _TIMESTAMP_HEADS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
 """How msgpack begins a timestamp, the one extension that the encoder makes by itself: a datetime would come back equal.
@@ -58,7 +59,13 @@ These bytes may stand in a string as well; then the strict walk finds nothing wr
 
 _NOTHING: frozenset[str] = frozenset()
 _encode = msgspec.msgpack.Encoder(order="sorted").encode
-_decode = msgspec.msgpack.Decoder().decode
+
+
+def _refuse_extension(code: int, _data: memoryview) -> None:
+    raise TypeError(f"extension {code} has no place in the recipe")
+
+
+_decode = msgspec.msgpack.Decoder(ext_hook=_refuse_extension).decode
 _sha256 = hashlib.sha256
 
 
@@ -104,8 +111,14 @@ def canonical(
     except (TypeError, ValueError, OverflowError, RecursionError):
         pass  # the walk below finds the place, or a way
 
-    heads = [_scalar(part, "the request") for part in parts[:5]]
-    body = [_walk(list(args), "args", 0), _walk(kwargs, "kwargs", 0)]
+    try:
+        heads = [_scalar(part, "the request") for part in parts[:5]]
+        body = [_walk(list(args), "args", 0), _walk(kwargs, "kwargs", 0)]
+    except RecursionError as error:  # the caller's own stack is nearly used up
+        raise UnkeyableRequest(
+            "The arguments are nested too deep for the stack: pass less of them, or give key=."
+        ) from error
+
     return b"\x97" + b"".join(heads + body)
 
 
@@ -186,9 +199,26 @@ def _scalar(value: Any, path: str) -> bytes:
         raise UnkeyableRequest(f"{path} is NaN, which equals nothing: pass a number or None.")
 
     try:
-        return _encode(value)
+        return _encode(_plain(value))
     except (OverflowError, ValueError) as error:
         raise UnkeyableRequest(f"{path} cannot be encoded: {error}.") from error
+
+
+def _plain(value: Any) -> Any:
+    """Return what a subclass of a plain class holds, past any method that it overrides: the encoder takes plain ones only."""
+    if isinstance(value, str):
+        return str.__str__(value)
+
+    if isinstance(value, bool):
+        return value
+
+    if isinstance(value, int):
+        return int.__int__(value)
+
+    if isinstance(value, float):
+        return float.__float__(value)
+
+    return b"".join((value,)) if isinstance(value, bytes) else value
 
 
 def _rank(name: Any, path: str) -> tuple[int, Any]:

@@ -52,7 +52,7 @@ LocalEnd = Answered | Elected | Broken | Released
 
 
 class LocalFlight:
-    """One running call of this process. Only `LocalFlights` touches its fields."""
+    """One running call of this process. Only `LocalFlights` changes its fields."""
 
     __slots__ = ("elections", "key", "waiters")
 
@@ -140,6 +140,17 @@ class LocalFlights:
 
         _tell(self._close(flight), Released() if kind == "ignored" else Broken(kind, message))
 
+    def drop(self, flight: LocalFlight, turn: int) -> None:
+        """End the turn of a leader that was interrupted; does nothing where its turn has ended already.
+
+        ``turn`` is the flight's ``elections`` when the leader began.
+        """
+        with self._lock:
+            over = flight.elections != turn or self._flights.get(flight.key) is not flight
+
+        if not over:
+            self.fail(flight, "cancelled", "the caller was interrupted")
+
     def leave(self, waiter: LocalWaiter) -> None:
         """Take a waiter back whose caller stops waiting.
 
@@ -157,7 +168,9 @@ class LocalFlights:
 
     def _close(self, flight: LocalFlight) -> deque[LocalWaiter]:
         with self._lock:
-            self._flights.pop(flight.key, None)
+            if self._flights.get(flight.key) is flight:
+                del self._flights[flight.key]
+
             waiters, flight.waiters = flight.waiters, deque()
             return waiters
 

@@ -54,7 +54,7 @@ class Options(Struct, frozen=True):
     mode: Mode = "use"
     model: str | None = None
     name: str | None = None
-    key: str | None | UnsetType = UNSET
+    key: str | UnsetType | None = UNSET
     tags: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     usage: ReadUsage | None = None
@@ -92,8 +92,8 @@ def split(
     if POLICY_KEYWORDS.isdisjoint(keywords):
         return defaults, keywords
 
-    policy = {}
-    own = {}
+    policy: dict[str, Any] = {}
+    own: dict[str, Any] = {}
     for keyword, value in keywords.items():
         (policy if keyword in POLICY_KEYWORDS else own)[keyword] = value
 
@@ -175,6 +175,9 @@ def _text(max_characters: int) -> Callable[[str, Any], str]:
 
         if not 1 <= len(value) <= max_characters:
             raise ValueError(f"{keyword}= must have 1 to {max_characters} characters, not {len(value)}.")
+
+        if not value.isascii():
+            value.encode()  # lone surrogates have no UTF-8 form: UnicodeEncodeError, a ValueError, says where
 
         return value
 

@@ -1,15 +1,18 @@
 """Where the socket is: design by convention, so that daemon and clients of one host meet without being told.
 
-The first that applies:
+A daemon takes the first that applies:
 
 1. what the caller says,
 2. ``$SIDECARD_SOCKET``,
 3. ``$RUNTIME_DIRECTORY/sidecard.sock`` (systemd sets it; of several directories, the first),
-4. ``/run/sidecard/sidecard.sock``: for a client if it exists, for a daemon if it is root's,
+4. ``/run/sidecard/sidecard.sock``, if it is root's,
 5. ``$XDG_RUNTIME_DIR/sidecard.sock``,
 6. ``/tmp/sidecard-UID/sidecard.sock``.
 
-A client of root takes 4 as root's daemon does, so that both name the same place before either exists.
+A client takes 1 or 2 where given, else the first of what is left that exists, 4 included, whoever it is:
+an app that systemd gave a ``$RUNTIME_DIRECTORY`` of its own still finds the host's daemon.
+Where none exists it takes what a daemon of the same uid and environment would, so that both name one place from the start.
+6 counts only where 5 is not set: a directory in ``/tmp`` that anybody may have made is no second choice.
 """
 
 import os
@@ -33,7 +36,9 @@ def find_socket(
 ) -> str:
     """Return the path that a client connects to. Raises `ValueError` where it is longer than a socket's may be."""
     uid = os.getuid() if uid is None else uid
-    return _choose(explicit, environ, uid, system=uid == 0 or exists(SYSTEM_SOCKET))
+    return _checked(
+        _firm(explicit, environ) or next(filter(exists, _candidates(environ, uid)), None) or _own(environ, uid)
+    )
 
 
 def listening_socket(
@@ -41,7 +46,7 @@ def listening_socket(
 ) -> str:
     """Return the path that a daemon binds. Raises `ValueError` where it is longer than a socket's may be."""
     uid = os.getuid() if uid is None else uid
-    return _choose(explicit, environ, uid, system=uid == 0)
+    return _checked(_firm(explicit, environ) or _own(environ, uid))
 
 
 def private_directory(uid: int) -> str:
@@ -49,20 +54,28 @@ def private_directory(uid: int) -> str:
     return f"/tmp/sidecard-{uid}"  # noqa: S108 - its ownership is checked by the daemon that binds in it
 
 
-def _choose(explicit: StrPath | None, environ: Mapping[str, str], uid: int, *, system: bool) -> str:
-    if explicit is not None:
-        path = os.fspath(explicit)
-    elif said := environ.get("SIDECARD_SOCKET"):
-        path = said
-    elif runtime := environ.get("RUNTIME_DIRECTORY"):
-        path = f"{runtime.split(':', 1)[0]}/{SOCKET_NAME}"
-    elif system:
-        path = SYSTEM_SOCKET
-    elif session := environ.get("XDG_RUNTIME_DIR"):
-        path = f"{session}/{SOCKET_NAME}"
-    else:
-        path = f"{private_directory(uid)}/{SOCKET_NAME}"
+def _firm(explicit: StrPath | None, environ: Mapping[str, str]) -> str | None:
+    """Return what somebody said, which is not second-guessed."""
+    return environ.get("SIDECARD_SOCKET") or None if explicit is None else os.fspath(explicit)
 
+
+def _candidates(environ: Mapping[str, str], uid: int) -> list[str]:
+    """Return the conventional places, in order."""
+    runtime = environ.get("RUNTIME_DIRECTORY", "").split(":", 1)[0]
+    places = [f"{runtime}/{SOCKET_NAME}"] if runtime else []
+    places.append(SYSTEM_SOCKET)
+    if uid != 0:
+        places.append(f"{environ.get('XDG_RUNTIME_DIR') or private_directory(uid)}/{SOCKET_NAME}")
+
+    return places
+
+
+def _own(environ: Mapping[str, str], uid: int) -> str:
+    """Return the first place that a daemon of this uid may bind: the system's is root's alone."""
+    return next(place for place in _candidates(environ, uid) if uid == 0 or place != SYSTEM_SOCKET)
+
+
+def _checked(path: str) -> str:
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise ValueError(f"The socket's path {path!r} is longer than {MAX_PATH_BYTES} bytes: choose a shorter one.")
 

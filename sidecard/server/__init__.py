@@ -1,0 +1,1 @@
+"""The shell around the engine: bytes in, bytes out, and no decision of its own."""

@@ -14,7 +14,7 @@ ALL: list[SidecardError] = [
     errors.UnshareableValue("a tuple"),
     errors.DaemonUnavailable("/run/x.sock", "connection refused"),
     errors.ProtocolError("no such id"),
-    errors.FramingError("too_large", "a frame of 9 bytes"),
+    errors.FramingError("too_large", "a frame of 9 bytes", (b"before",)),
 ]
 
 

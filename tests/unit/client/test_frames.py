@@ -65,6 +65,36 @@ def test_a_length_of_zero_is_refused() -> None:
         FrameBuffer().feed(b"\x00\x00\x00\x00\x00")
 
 
+@pytest.mark.parametrize(
+    ("data", "served"),
+    [
+        (PING + b"\x00\x00\x00\x00", (Ping(id=7),)),
+        (PING + PING + b"\x01\x00\x00\x00", (Ping(id=7), Ping(id=7))),
+        (b'{"op":"ping"}\n\n{"op":1}\n' + b"x" * 101, (Ping(), BadMessage)),
+        (b'{"op":"ping"}\n' + b"x" * 101 + b'\n{"op":"ping"}\n', (Ping(),)),
+    ],
+)
+def test_messages_before_a_fault_in_the_same_bytes_come_with_it(data: bytes, served: tuple[object, ...]) -> None:
+    """The kernel chose to deliver them together; they were whole and are to be answered."""
+    with pytest.raises(FramingError) as caught:
+        RequestReader(max_frame_bytes=100, max_line_bytes=100).feed(data)
+
+    got = caught.value.before
+    assert len(got) == len(served)
+    assert all(
+        isinstance(one, want) if isinstance(want, type) else one == want for one, want in zip(got, served, strict=True)
+    )
+
+
+def test_no_bytes_choose_no_encoding() -> None:
+    """The first byte does."""
+    reader = RequestReader()
+
+    assert reader.feed(b"") == []
+    assert reader.json is None
+    assert reader.feed(PING) == [Ping(id=7)]
+
+
 def test_lines_are_cut_and_blank_ones_skipped() -> None:
     """However they arrive; the last may lack its line feed."""
     buffer = LineBuffer()

@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import inspect
 import json
 import subprocess
 import sys
@@ -8,11 +9,12 @@ from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from enum import Enum, StrEnum
+from enum import Enum, IntEnum, StrEnum
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from sidecard_client import keys
@@ -153,6 +155,8 @@ CYCLE.append(CYCLE)
         (2**64, "cannot be encoded"),
         ("\ud800", "cannot be encoded"),
         ({(1, 2): 3}, "key of type tuple"),
+        (msgspec.msgpack.Ext(5, b"x"), "Ext"),
+        ([msgspec.Raw(b"\x01")], "Raw"),
         (CYCLE, "nested deeper"),
     ],
 )
@@ -165,6 +169,69 @@ def test_what_has_no_stable_form_is_refused_with_its_place(value: Any, words: st
 def test_a_string_enum_is_its_string() -> None:
     """It equals it, so it may share its key."""
     assert key(Text.RED) == key("red")
+
+
+class Markup(str):
+    """A string that shows itself otherwise."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "shown"
+
+
+class Number(int):
+    """An integer with a class of its own."""
+
+
+class Rank(IntEnum):
+    """An integer in all but name."""
+
+    FIRST = 1
+
+
+class Real(float):
+    """A float with a class of its own, as numpy's is."""
+
+
+class Blob(bytes):
+    """Bytes with a class of their own."""
+
+
+@pytest.mark.parametrize(
+    ("special", "plain"),
+    [(Markup("x"), "x"), (Number(3), 3), (Real(1.5), 1.5), (Blob(b"x"), b"x"), (Rank.FIRST, 1)],
+)
+def test_a_subclass_of_a_plain_class_is_what_it_holds(special: Any, plain: Any) -> None:
+    """They are equal, as a value, within others and as the key of a map."""
+    assert key(special) == key(plain)
+    assert key([special], k=(special,)) == key([plain], k=[plain])
+    assert key({special: special}) == key({plain: plain})
+
+
+def test_keys_of_a_map_stand_in_the_documented_order() -> None:
+    """By class, then by value; what JSON vectors cannot say."""
+    request = {b"a": 0, "b": 0, "aa": 0, 2.5: 0, -1.5: 0, 300: 0, 7: 0, -1: 0, True: 0, False: 0, None: 0}
+
+    entries = "c000 c200 c300 ff00 0700 cd012c00 cbbff800000000000000 cb400400000000000000 a2616100 a16200 c4016100"
+
+    assert canonical("t", None, "n", (request,), {}) == bytes.fromhex(
+        f"97a8736964656361726401a174c0a16e91 8b {entries} 80"
+    )
+
+
+def test_a_request_that_meets_a_full_stack_is_refused() -> None:
+    """The caller's own recursion leaves no room, which is no reason for another error than usual."""
+    nested: Any = (1,)
+    for _ in range(keys.MAX_DEPTH - 10):
+        nested = [nested]
+
+    def call_from(depth: int) -> str:
+        return call_from(depth - 1) if depth else key(nested)
+
+    used = len(inspect.stack(0))
+    with pytest.raises(UnkeyableRequest, match="nested too deep"):
+        call_from(sys.getrecursionlimit() - used - 150)
 
 
 def function() -> None:

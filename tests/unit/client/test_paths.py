@@ -48,6 +48,39 @@ def test_a_users_client_uses_the_systems_daemon_where_there_is_one() -> None:
     assert find_socket(None, environ, uid=5, exists=SYSTEM.__eq__) == SYSTEM
 
 
+@pytest.mark.parametrize("place", [SYSTEM, "/run/user/5/sidecard.sock"])
+def test_a_client_with_a_runtime_directory_of_its_own_finds_the_daemon_that_runs(place: str) -> None:
+    """An app that systemd started has one, and its daemon listens elsewhere."""
+    environ = without("SIDECARD_SOCKET")
+
+    assert find_socket(None, environ, uid=5, exists=place.__eq__) == place
+
+
+def test_what_somebody_said_is_not_second_guessed() -> None:
+    """Another socket that exists is another daemon."""
+    assert find_socket(None, ALL, uid=5, exists=SYSTEM.__eq__) == "/a.sock"
+
+
+def test_a_directory_in_tmp_is_no_second_choice() -> None:
+    """Anybody may have made it."""
+    environ = {"XDG_RUNTIME_DIR": "/run/user/5"}
+
+    assert (
+        find_socket(None, environ, uid=5, exists="/tmp/sidecard-5/sidecard.sock".__eq__) == "/run/user/5/sidecard.sock"
+    )
+
+
+@pytest.mark.parametrize("uid", [0, 5])
+@pytest.mark.parametrize("names", [(), ("SIDECARD_SOCKET",), ("SIDECARD_SOCKET", "RUNTIME_DIRECTORY"), tuple(ALL)])
+def test_a_client_finds_its_own_daemon_before_and_after_it_starts(uid: int, names: tuple[str, ...]) -> None:
+    """Same uid and environment, same place, whether or not the socket is there yet."""
+    environ = without(*names)
+    bound = listening_socket(None, environ, uid=uid)
+
+    assert find_socket(None, environ, uid=uid, exists=lambda _: False) == bound
+    assert find_socket(None, environ, uid=uid, exists=bound.__eq__) == bound
+
+
 def test_too_long_a_path_is_refused_with_the_limit() -> None:
     """The kernel's own error says nothing of length."""
     with pytest.raises(ValueError, match="107"):

@@ -1,0 +1,275 @@
+"""The asynchronous client: any number of concurrent calls over one connection, on asyncio and on trio.
+
+The methods are `sync.Client`'s, in the same order, with ``await``.
+What a call goes through is in `aio_calls`, the connection in `aio_link`, making it anew in `aio_reach`.
+"""
+
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
+
+import anyio
+from msgspec import Raw
+
+from sidecard_client import calls, wire
+from sidecard_client.aio_calls import AsyncCalls
+from sidecard_client.aio_link import LinkLost
+from sidecard_client.aio_reach import Reach
+from sidecard_client.calls import Functions, Outcome
+from sidecard_client.errors import DaemonUnavailable, RequestRefused
+from sidecard_client.failures import Classify, default_classify
+from sidecard_client.options import OnUnavailable, Options, ReadUsage
+from sidecard_client.paths import StrPath, find_socket
+from sidecard_client.proxies import CachedFunction, SharedMethods
+from sidecard_client.values import pack_value
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+DAEMON_TIMEOUT_SECONDS = 0.5
+"""Ten thousand times a hit's round trip: a daemon that needs longer does not work."""
+
+AsyncFunctions = Callable[..., Awaitable[T]] | Mapping[str, Callable[..., Awaitable[T]]]
+
+
+class AsyncClient:
+    """Calls made once for all processes of the host, on asyncio and trio.
+
+    ::
+
+        async with AsyncClient() as sidecard:
+            text = await sidecard.call(llm.generate, prompt)
+
+    Functions may be asynchronous; plain ones run in threads. The arguments are `sync.Client`'s.
+    Connects at the first request, and again by itself after the daemon was away.
+
+    Belongs to the event loop in which it was opened, any of whose tasks may use it.
+    In another loop or thread, and in the child of a fork, its methods raise `RuntimeError`: make another client there.
+    Calls that still wait when it is closed raise `RuntimeError`; functions that still run go on, and are not shared.
+    """
+
+    def __init__(
+        self,
+        path: StrPath | None = None,
+        *,
+        namespace: str = wire.DEFAULT_NAMESPACE,
+        task: str = wire.DEFAULT_TASK,
+        daemon_timeout: float = DAEMON_TIMEOUT_SECONDS,
+        ttl: float | None = None,
+        wait: float | None = None,
+        usage: ReadUsage | None = None,
+        classify: Classify = default_classify,
+        on_unavailable: OnUnavailable = "fallback",
+    ) -> None:
+        if not daemon_timeout > 0:
+            raise ValueError(f"daemon_timeout= must be more than 0 seconds, not {daemon_timeout}.")
+
+        self._options = Options().changed(
+            {
+                "namespace": namespace,
+                "task": task,
+                "ttl": ttl,
+                "wait": wait,
+                "usage": usage,
+                "classify": classify,
+                "on_unavailable": on_unavailable,
+            }
+        )
+        self._reach = Reach(None if path is None else find_socket(path), daemon_timeout)
+        self._calls = AsyncCalls(self._reach)
+        self._tasks: TaskGroup | None = None
+
+    def __repr__(self) -> str:
+        """Show what is known of the daemon, and the connection."""
+        return f"<AsyncClient {self._reach!r}>"
+
+    async def __aenter__(self) -> Self:
+        if self._tasks is not None:
+            raise RuntimeError("This client was opened before: make a new one.")
+
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._reach.open(self._tasks)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        tasks = self._tasks
+        assert tasks is not None  # noqa: S101 - left only after it was entered; for the type checker
+        try:
+            await self._reach.close()
+        finally:
+            tasks.cancel_scope.cancel()
+            # The task group is the client's own affair: the body's exceptions are not its, so they leave as they are and
+            # not in a group. Cancellation is, because only the group knows whether it was its own.
+            if not isinstance(error, anyio.get_cancelled_exc_class()):
+                kind, error, traceback = None, None, None
+
+            swallow = await tasks.__aexit__(kind, error, traceback)
+
+        return swallow and error is not None
+
+    # Calls ---------------------------------------------------------------------------------------------------------
+
+    @overload
+    async def call(self, function: AsyncFunctions[T], /, *args: Any, **kwargs: Any) -> T: ...
+
+    @overload
+    async def call(self, function: Functions[T], /, *args: Any, **kwargs: Any) -> T: ...
+
+    async def call(self, function: Functions[Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Return what ``await function(*args, **kwargs)`` returns; it runs only if nobody else has the answer.
+
+        ``function`` may be a dict of backend names and functions, in order of preference,
+        whose answers are interchangeable by declaration: where one fails in a way that may pass, the next is asked.
+        Policy keywords (`options`) are not passed on.
+
+        Raises what the function raises, as it is; `CallFailed` where the call that this one waited for failed;
+        `CallRejected` and `CallTimeout` as the policy has it; `UnkeyableRequest` for arguments without a stable form;
+        `DaemonUnavailable` where ``on_unavailable`` is ``"raise"`` and no daemon answers.
+
+        May be cancelled at any time: one that waits leaves the others waiting,
+        and one whose function runs hands the call to the next who waits.
+        """
+        return (await self._calls.run(calls.prepare(self._options, function, args, kwargs))).value
+
+    @overload
+    async def outcome(self, function: AsyncFunctions[T], /, *args: Any, **kwargs: Any) -> Outcome[T]: ...
+
+    @overload
+    async def outcome(self, function: Functions[T], /, *args: Any, **kwargs: Any) -> Outcome[T]: ...
+
+    async def outcome(self, function: Functions[Any], /, *args: Any, **kwargs: Any) -> Outcome[Any]:
+        """Do as `call` does, and return the value with where it came from."""
+        return await self._calls.run(calls.prepare(self._options, function, args, kwargs))
+
+    def cached(self, **policy: Any) -> "AsyncDecorator":
+        """Decorate a function or method so that each of its calls is a `call` with this policy, to be awaited.
+
+        All keywords of its calls go to the function.
+        A method's key has its class and its arguments, not its instance:
+        where the instance decides the answer, say ``model=`` or ``name=``.
+        """
+        return AsyncDecorator(self._calls, self._options.changed(policy))
+
+    def wrap(self, llm_client: T, *, methods: Collection[str] | None = None, **policy: Any) -> T:
+        """Return a proxy of ``llm_client`` whose public methods (or ``methods`` alone) are each a `call` with this policy.
+
+        They must be awaited, also those that are plain methods of ``llm_client``, which run in threads.
+        Everything else passes through. All keywords of a method's calls go to the method.
+        Two objects of one class share: where the object decides the answer, say ``model=`` or ``name=``.
+        """
+        return cast("T", SharedMethods(self._calls.perform, llm_client, self._options.changed(policy), methods))
+
+    # Entries -------------------------------------------------------------------------------------------------------
+
+    async def get(self, key: str, default: Any = None, *, namespace: str | None = None) -> Any:
+        """Return the stored value of ``key``, or ``default``; so also where the daemon is away and calls fall back."""
+        try:
+            reply = await self._ask(wire.Get(key=key, namespace=namespace or self._options.namespace))
+        except DaemonUnavailable:
+            if self._options.on_unavailable == "raise":
+                raise
+
+            return default
+
+        return reply.value if isinstance(reply, wire.Hit) else default
+
+    async def put(
+        self,
+        key: str,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        tags: tuple[str, ...] = (),
+        namespace: str | None = None,
+    ) -> bool:
+        """Store ``value`` and tell whether it was; False also where the daemon is away and calls fall back.
+
+        Raises `UnshareableValue` where it would not come back equal.
+        """
+        request = wire.Put(
+            key=key,
+            value=Raw(pack_value(value)),
+            namespace=namespace or self._options.namespace,
+            ttl_seconds=ttl,
+            tags=tuple(tags),
+        )
+        try:
+            reply = await self._ask(request)
+        except DaemonUnavailable:
+            if self._options.on_unavailable == "raise":
+                raise
+
+            return False
+
+        return cast("wire.Stored", reply).stored
+
+    async def delete(self, key: str, *, namespace: str | None = None) -> int:
+        """Remove an entry and return how many there were, 0 or 1.
+
+        Raises `DaemonUnavailable` whatever the policy: a caller that deletes must know that it has not.
+        """
+        reply = await self._ask(wire.Delete(key=key, namespace=namespace or self._options.namespace))
+        return cast("wire.Deleted", reply).count
+
+    async def purge(self, *, namespace: str | None = None, tag: str | None = None) -> int:
+        """Remove entries by namespace, tag or both, or all, and return how many. For operators. Raises as `delete`."""
+        return cast("wire.Deleted", await self._ask(wire.Purge(namespace=namespace, tag=tag))).count
+
+    # The daemon ----------------------------------------------------------------------------------------------------
+
+    async def report(self) -> wire.Report:
+        """Return rates, savings and spending since the daemon began. Raises `DaemonUnavailable`."""
+        return cast("wire.Report", await self._ask(wire.GetReport()))
+
+    async def stats(self) -> wire.Stats:
+        """Return the daemon's gauges and counters. Raises `DaemonUnavailable`."""
+        return cast("wire.Stats", await self._ask(wire.GetStats()))
+
+    async def health(self) -> wire.Health:
+        """Return whether the daemon is fit to serve. Raises `DaemonUnavailable`."""
+        return cast("wire.Health", await self._ask(wire.GetHealth()))
+
+    async def ping(self) -> wire.Pong:
+        """Return the daemon's sign of life. Raises `DaemonUnavailable`."""
+        return cast("wire.Pong", await self._ask(wire.Ping()))
+
+    async def _ask(self, request: wire.AnyRequest) -> Any:
+        try:
+            reply = await self._reach.ask(request)
+        except LinkLost as lost:
+            raise DaemonUnavailable(self._reach.path, lost.reason) from None
+
+        if isinstance(reply, wire.Error):
+            raise RequestRefused(reply.code, reply.message)
+
+        return reply
+
+
+class AsyncDecorator:
+    """What `AsyncClient.cached` returns: makes a function one to be awaited, whose calls are sidecard's."""
+
+    def __init__(self, async_calls: AsyncCalls, options: Options) -> None:
+        self._calls = async_calls
+        self._options = options
+
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, T]) -> Callable[P, Awaitable[T]]: ...
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorate ``function``."""
+        decorated = CachedFunction(self._calls.perform, function, self._options)
+        if sys.version_info >= (3, 12):
+            inspect.markcoroutinefunction(decorated)  # frameworks look whether a handler is to be awaited
+
+        return cast("Callable[..., Any]", decorated)

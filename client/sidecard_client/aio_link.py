@@ -1,0 +1,383 @@
+"""One connection of the async client, with the three tasks that serve it: they read, write and watch.
+
+A request is handed to the kernel without awaiting anything, so that no cancellation can tear it:
+`Link.ask` appends it to what the writer sends at the end of the event loop's turn, or sends at once what has gathered.
+The caller then waits for one event, set by the reader; there is no task and no cancel scope for a call.
+
+Time limits are the watcher's. It counts ticks of a quarter of ``timeout_seconds``, a request bears the tick of its asking,
+and `PATIENCE_TICKS` later it is overdue. Ticks are counted and not measured: a loop that user code has blocked for
+seconds counts one, and the answer that lies in the kernel meanwhile is read before the next.
+
+A link ends once, with a reason, and is not used again.
+"""
+
+import os
+import socket
+from collections.abc import Callable
+from time import monotonic
+from weakref import WeakSet
+
+import anyio
+from msgspec import Struct
+
+from sidecard_client import wire
+from sidecard_client.connection import Connection
+from sidecard_client.errors import ProtocolError
+from sidecard_client.wire import AnyReply, AnyRequest, Cancel, Pending, Ping, Renew
+
+TICKS_PER_TIMEOUT = 4
+PATIENCE_TICKS = TICKS_PER_TIMEOUT + 1
+"""One more, because a request may come at any moment of its first tick."""
+
+REQUESTS_PER_SEND = 16
+"""A turn of the loop that asks more often than this sends in parts, so that the daemon works while the loop goes on.
+Measured with 64 tasks: 8 to 32 are alike, one send a turn is a third slower."""
+
+RECEIVE_BYTES = 128 * 1024
+RENEWALS_PER_LEASE = 3
+
+
+class LinkLost(Exception):
+    """No answer will come; ``reason`` says why. Never leaves the package."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Waiter(Struct):
+    """A caller who waits for the last reply to its request, asked in tick ``asked``."""
+
+    event: anyio.Event
+    asked: int
+    reply: AnyReply | None = None
+
+
+class Held(Struct):
+    """A lease that is renewed every ``every_seconds``, next at ``renew_at``."""
+
+    every_seconds: float
+    renew_at: float
+
+
+class Link:
+    """A connection to ``path``; `run` must be started in a task group. Raises `LinkLost` where it cannot be made.
+
+    ``proven`` is true from the first byte received until the end; ``proved`` is called when it becomes so, ``ended`` at the end.
+    ``reason`` is None until the end; ``gone`` says then that the daemon closed the connection, and not that it failed to answer.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_connection",
+        "_ended",
+        "_has_output",
+        "_heard",
+        "_held",
+        "_new_event",
+        "_output",
+        "_pending",
+        "_proved",
+        "_resting",
+        "_socket",
+        "_stirred",
+        "_taken",
+        "_tick",
+        "_tick_seconds",
+        "_unanswered",
+        "_unsent",
+        "gone",
+        "proven",
+        "reason",
+    )
+
+    def __init__(
+        self, path: str, timeout_seconds: float, *, proved: Callable[[], object], ended: Callable[["Link"], object]
+    ) -> None:
+        self.reason: str | None = None
+        self.gone = False
+        self.proven = False
+        self._proved = proved
+        self._ended = ended
+        self._connection = Connection()
+        self._new_event: Callable[[], anyio.Event] = type(anyio.Event())  # the backend's own: a quarter of the cost
+        self._output: list[bytes] = []
+        self._unsent = memoryview(b"")
+        self._has_output = self._new_event()
+        self._taken = self._new_event()  # set when the kernel has taken what it had refused
+        self._unanswered: dict[int, Waiter] = {}  # in order of asking
+        self._pending: dict[int, Waiter] = {}
+        self._held: dict[str, Held] = {}
+        self._tick = 0
+        self._tick_seconds = timeout_seconds / TICKS_PER_TIMEOUT
+        self._heard = 0  # the tick in which anything last came
+        self._resting = False
+        self._stirred = self._new_event()
+        self._socket = _connect(path)
+        _links.add(self)
+
+    def __repr__(self) -> str:
+        """Show the counts, or the reason of the end."""
+        if self.reason is not None:
+            return f"<Link ended: {self.reason}>"
+
+        return f"<Link {len(self._unanswered)} unanswered, {len(self._pending)} pending, {len(self._held)} held>"
+
+    # For callers ---------------------------------------------------------------------------------------------------
+
+    def next_id(self) -> int:
+        """Return the id that the next request gets."""
+        return self._connection.next_id()
+
+    async def ask(self, request: AnyRequest) -> AnyReply:
+        """Send a request and return its last reply. Raises `LinkLost`.
+
+        A caller that is cancelled leaves nothing behind here; what the daemon must be told is the caller's to say.
+        """
+        if self.reason is not None:
+            raise LinkLost(self.reason)
+
+        request_id, data = self._connection.send(request)
+        waiter = self._unanswered[request_id] = Waiter(self._new_event(), self._tick)
+        self._send(data)
+        if self._resting:
+            self._stir()
+
+        try:
+            await waiter.event.wait()
+        except BaseException:
+            self._forget(request_id)
+            raise
+
+        if waiter.reply is None:
+            raise LinkLost(self.reason or "it did not answer in time")
+
+        return waiter.reply
+
+    def tell(self, request: AnyRequest) -> None:
+        """Send a request whose reply nobody needs. Never waits and never fails: without a link it is void anyway."""
+        if self.reason is None:
+            request_id, data = self._connection.send(request)
+            self._connection.forget(request_id)
+            self._send(data)
+
+    def hold(self, lease: wire.Lease) -> None:
+        """Renew ``lease`` until `release`."""
+        every_seconds = lease.expires_in_seconds / RENEWALS_PER_LEASE
+        self._held[lease.lease] = Held(every_seconds, monotonic() + every_seconds)
+        if self._resting:
+            self._stir()
+
+    def release(self, lease: str) -> None:
+        """Stop renewing a lease."""
+        self._held.pop(lease, None)
+
+    def end(self, reason: str, *, gone: bool = False) -> None:
+        """Close the connection; whoever waits gets `LinkLost`. Does nothing where it has ended."""
+        if self.reason is not None:
+            return
+
+        self.reason = reason
+        self.gone = gone
+        self.proven = False
+        anyio.notify_closing(self._socket)
+        self._socket.close()
+        waiters = [*self._unanswered.values(), *self._pending.values()]
+        self._unanswered.clear()
+        self._pending.clear()
+        for waiter in waiters:
+            waiter.event.set()
+
+        for event in (self._has_output, self._taken, self._stirred):
+            event.set()
+
+        self._ended(self)
+
+    async def drain(self) -> None:
+        """Wait until the kernel has taken everything that was to be sent, or the link has ended."""
+        self._flush()
+        while self.reason is None and self._unsent:
+            await self._taken.wait()
+
+    def abandon(self) -> None:
+        """Close this process's copy of the connection, in the child of a fork: the parent's is another.
+
+        The daemon sees a connection's end only when the last copy is closed.
+        """
+        self.reason = "it belongs to the parent process"
+        self.proven = False
+        self._socket.close()
+
+    # Tasks ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve the connection until it ends."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._write)
+            tasks.start_soon(self._watch)
+            await self._read()
+
+    async def _read(self) -> None:
+        while self.reason is None:
+            try:
+                await anyio.wait_readable(self._socket)
+                data = self._socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                continue
+            except (OSError, anyio.ClosedResourceError) as error:
+                self.end(f"the connection broke: {error}", gone=True)
+                return
+
+            if not data:
+                self.end("it closed the connection", gone=True)
+                return
+
+            if not self.proven:
+                self.proven = True
+                self._proved()
+
+            self._heard = self._tick
+            try:
+                replies = self._connection.receive(data)
+            except ProtocolError as fault:
+                self.end(str(fault))
+                return
+
+            for reply in replies:
+                request_id = reply.id
+                waiter = self._unanswered.pop(request_id, None)
+                if waiter is None:
+                    waiter = self._pending.pop(request_id)
+                elif reply.__class__ is Pending:
+                    self._pending[request_id] = waiter
+                    continue
+
+                waiter.reply = reply
+                waiter.event.set()
+
+    async def _write(self) -> None:
+        while self.reason is None:
+            await self._has_output.wait()
+            self._has_output = self._new_event()
+            self._flush()
+            while self._unsent:
+                try:
+                    await anyio.wait_writable(self._socket)
+                except (OSError, anyio.ClosedResourceError):
+                    return  # the reader finds the end, with what came before it
+
+                self._send_now(self._unsent)
+                if not self._unsent:
+                    self._taken.set()
+                    self._taken = self._new_event()
+                    self._flush()
+
+    async def _watch(self) -> None:
+        while self.reason is None:
+            if not (self._unanswered or self._pending or self._held):
+                self._resting = True
+                await self._stirred.wait()
+                continue
+
+            await anyio.sleep(self._tick_seconds)
+            self._tick += 1
+            if self.reason is None:
+                self._renew(monotonic())
+                self._judge()
+
+    # Decisions, none of which waits --------------------------------------------------------------------------------
+
+    def _stir(self) -> None:
+        self._resting = False
+        self._stirred.set()
+        self._stirred = self._new_event()
+
+    def _send(self, data: bytes) -> None:
+        output = self._output
+        output.append(data)
+        if len(output) == 1:
+            self._has_output.set()
+        elif len(output) >= REQUESTS_PER_SEND:
+            self._flush()
+
+    def _flush(self) -> None:
+        # While the kernel takes no more, order is kept by gathering until the writer has sent the rest.
+        if self._output and not self._unsent and self.reason is None:
+            data = b"".join(self._output)
+            self._output.clear()
+            self._send_now(memoryview(data))
+
+    def _send_now(self, data: memoryview) -> None:
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._unsent = memoryview(b"")
+            self.end(f"the connection broke: {error}", gone=True)
+            return
+
+        self._unsent = data[sent:]
+        if self._unsent:
+            self._has_output.set()
+
+    def _forget(self, request_id: int) -> None:
+        self._connection.forget(request_id)
+        self._unanswered.pop(request_id, None)
+        self._pending.pop(request_id, None)
+
+    def _renew(self, now: float) -> None:
+        for lease, held in self._held.items():
+            # Early rather than late: what falls due within the coming tick is renewed before it.
+            if held.renew_at <= now + self._tick_seconds:
+                held.renew_at = now + held.every_seconds
+                self.tell(Renew(lease=lease))
+
+    def _judge(self) -> None:
+        """Find out whether the daemon hangs; ping it where somebody waits and nothing else would tell."""
+        oldest = next(iter(self._unanswered.values()), None)
+        if oldest is None:
+            if self._pending and self._heard < self._tick - 1:
+                self._ask_for_a_sign_of_life()
+
+        elif self._tick - oldest.asked >= PATIENCE_TICKS:
+            if self._tick - self._heard >= PATIENCE_TICKS:
+                self.end("it does not answer")
+            else:
+                self._give_up_overdue()
+
+    def _ask_for_a_sign_of_life(self) -> None:
+        request_id, data = self._connection.send(Ping(id=self._connection.next_id()))
+        self._unanswered[request_id] = Waiter(self._new_event(), self._tick)
+        self._send(data)
+
+    def _give_up_overdue(self) -> None:
+        """Let the callers go whom the daemon has not answered while it answered others: it is overloaded, not gone."""
+        for request_id, waiter in list(self._unanswered.items()):
+            if self._tick - waiter.asked < PATIENCE_TICKS:
+                break
+
+            self._forget(request_id)
+            self.tell(Cancel(target=request_id))
+            waiter.event.set()
+
+
+def _connect(path: str) -> socket.socket:
+    """Connect at once: a Unix socket's queue of connections either takes one now or is full."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        connection.connect(path)
+    except OSError as error:
+        connection.close()
+        raise LinkLost(str(error.strerror or error)) from error
+
+    return connection
+
+
+def _abandon_inherited() -> None:
+    for link in list(_links):
+        link.abandon()
+
+
+_links: WeakSet[Link] = WeakSet()
+os.register_at_fork(after_in_child=_abandon_inherited)

@@ -1,0 +1,204 @@
+"""A blocking call from beginning to end: ask, then take the answer, or make the call and tell.
+
+Whatever happens to the daemon, the function's value or exception reaches its own caller.
+"""
+
+import threading
+from collections.abc import Collection
+from time import monotonic
+from typing import Any, assert_never
+
+from sidecard_client import calls, wire
+from sidecard_client.calls import Call, Outcome, Source
+from sidecard_client.channel import Channel, ChannelError
+from sidecard_client.errors import CallFailed, CallTimeout, UnshareableValue
+from sidecard_client.failures import fail, kind_of, message_of
+from sidecard_client.local import Answered, Broken, Elected, LocalEnd, LocalFlight, LocalFlights, LocalWaiter, Released
+from sidecard_client.pool import Pool
+from sidecard_client.values import unpack_value
+
+LOCAL_WAIT_SECONDS = 120.0
+"""How long a call waits for another thread's where its policy says nothing: the daemon's own default."""
+
+
+class Runner:
+    """Runs the calls of one client over ``pool``. Thread-safe."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._flights = LocalFlights()
+
+    def run(self, call: Call) -> Outcome[Any]:
+        """Return the call's outcome, from wherever it comes. Raises what `Client.call` does."""
+        started = monotonic()
+        try:
+            channel, reply = self._pool.begin(call, started)
+        except ChannelError as error:
+            return self._run_without_daemon(call, started, str(error))
+
+        now = self._pool.heartbeat.heard = monotonic()
+        waited_seconds = now - started
+        if type(reply) is wire.Lease:
+            return self._lead(call, channel, reply, waited_seconds)
+
+        self._pool.give_back(channel)
+        resolved = calls.resolve(call, reply, waited_seconds)
+        if type(resolved) is Outcome:
+            return resolved
+
+        if resolved is calls.OWN_CALL:
+            return self._run_here(call, "upstream", waited_seconds)
+
+        return self._run_without_daemon(call, started, "it takes no more calls just now")
+
+    def _lead(self, call: Call, channel: Channel, lease: wire.Lease, waited_seconds: float) -> Outcome[Any]:
+        """Make the call under ``lease``, on one backend after the other if need be, and tell the daemon how it went."""
+        # Callers of this process who lose the daemon meanwhile join this call instead of making their own.
+        flight = None if call.key is None else self._flights.lead((call.options.namespace, call.key))
+        channel.leading = True
+        try:
+            return self._make(call, channel, lease, flight, waited_seconds)
+        finally:
+            # Also after an interruption between any two lines: a lease that nobody works for must not be renewed.
+            self._pool.heartbeat.release(channel)
+            if flight is not None:
+                self._flights.drop(flight, 0)
+
+            if channel.leading:
+                self._pool.throw_away(channel)
+            else:
+                self._pool.give_back(channel)
+
+    def _make(
+        self, call: Call, channel: Channel, lease: wire.Lease, flight: LocalFlight | None, waited_seconds: float
+    ) -> Outcome[Any]:
+        tried: list[str] = []
+        while True:
+            self._pool.heartbeat.hold(channel, lease.lease, lease.expires_in_seconds)
+            backend = call.backend_of(lease.backend)
+            function = call.function_of(backend)
+            tried.append(backend)
+            try:
+                value = function(*call.args, **call.kwargs)
+            except BaseException as error:
+                self._pool.heartbeat.release(channel)
+                kind = kind_of(error, call.options.classify)
+                another = calls.another_backend(call, tried, kind)
+                if not another:
+                    self._fail_here(flight, kind, error)
+
+                reply = self._tell(channel, fail(channel.next_id(), lease.lease, error, kind, another=another))
+                if not another:
+                    raise
+
+                if isinstance(reply, wire.Ok):
+                    self._fail_here(flight, kind, error)
+                    raise
+
+                if isinstance(reply, wire.Lease) and call.backend_of(reply.backend) not in tried:
+                    lease = reply
+                    continue
+
+                # The lease is void or the daemon gone: no reason to give up what another backend can still answer.
+                return self._run_here(call, "upstream", waited_seconds, flight, tried)
+
+            self._pool.heartbeat.release(channel)
+            if flight is not None:
+                self._flights.succeed(flight, value)
+
+            self._complete(call, function, channel, lease, value)
+            return Outcome(value, "upstream", backend=backend, waited_seconds=waited_seconds)
+
+    def _complete(self, call: Call, function: Any, channel: Channel, lease: wire.Lease, value: Any) -> None:
+        try:
+            message = calls.complete(call, channel.next_id(), lease.lease, value)
+        except UnshareableValue as error:
+            self._tell(channel, calls.refuse_to_share(channel.next_id(), lease.lease, error))
+            calls.warn_unshareable(function, error)
+        else:
+            self._tell(channel, message)
+
+    def _tell(self, channel: Channel, request: wire.Complete | wire.Fail) -> Any:
+        reply = self._pool.tell(channel, request)
+        if reply is not None:
+            channel.leading = isinstance(reply, wire.Lease)
+
+        return reply
+
+    def _run_without_daemon(self, call: Call, started: float, reason: str) -> Outcome[Any]:
+        """Make the call, or join the same call of another thread: single-flight within the process."""
+        calls.may_run_here(call, reason, self._pool.path)
+        if call.key is None:
+            return self._run_here(call, "fallback", monotonic() - started)
+
+        gate = threading.Lock()
+        gate.acquire()
+        entered = self._flights.enter((call.options.namespace, call.key), gate.release)
+        if isinstance(entered, LocalFlight):
+            return self._run_here(call, "fallback", monotonic() - started, entered)
+
+        end = self._wait_here(call, entered, gate, started)
+        waited_seconds = monotonic() - started
+        match end:
+            case Answered():
+                return Outcome(unpack_value(end.packed), "fallback", waited_seconds=waited_seconds)
+            case Elected():
+                return self._run_here(call, "fallback", waited_seconds, entered.flight)
+            case Released():
+                return self._run_here(call, "fallback", waited_seconds)
+            case Broken():
+                raise CallFailed(end.kind, end.message)
+            case _:
+                assert_never(end)
+
+    def _wait_here(self, call: Call, waiter: LocalWaiter, gate: threading.Lock, started: float) -> LocalEnd:
+        left = calls.remaining_seconds(call, monotonic() - started)
+        try:
+            gate.acquire(timeout=LOCAL_WAIT_SECONDS if left is None else left)
+        except BaseException:
+            self._flights.leave(waiter)
+            raise
+
+        if waiter.end is None:
+            self._flights.leave(waiter)
+            raise CallTimeout(monotonic() - started)
+
+        return waiter.end
+
+    def _run_here(
+        self,
+        call: Call,
+        source: Source,
+        waited_seconds: float,
+        flight: LocalFlight | None = None,
+        tried: Collection[str] = (),
+    ) -> Outcome[Any]:
+        """Make the call without a lease, on one backend after the other, and end ``flight``."""
+        turn = 0 if flight is None else flight.elections
+        tried = list(tried)
+        try:
+            for backend, function in call.untried(tried):
+                tried.append(backend)
+                try:
+                    value = function(*call.args, **call.kwargs)
+                except BaseException as error:
+                    kind = kind_of(error, call.options.classify)
+                    if calls.another_backend(call, tried, kind):
+                        continue
+
+                    self._fail_here(flight, kind, error)
+                    raise
+
+                if flight is not None:
+                    self._flights.succeed(flight, value)
+
+                return Outcome(value, source, backend=backend, waited_seconds=waited_seconds)
+        finally:
+            if flight is not None:
+                self._flights.drop(flight, turn)
+
+        raise AssertionError("a call has a backend, and another one whenever `another_backend` says so")
+
+    def _fail_here(self, flight: LocalFlight | None, kind: wire.FailureKind, error: BaseException) -> None:
+        if flight is not None:
+            self._flights.fail(flight, kind, message_of(error))

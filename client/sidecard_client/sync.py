@@ -1,0 +1,243 @@
+"""The blocking client: calls run in their callers' threads, each over a connection of its own.
+
+Behind it, `runner` makes the calls, `pool` keeps the connections and knows whether the daemon is worth asking,
+`heartbeat` keeps leases and waits alive, and `local` shares calls within the process where the daemon is away.
+"""
+
+import os
+from collections.abc import Callable, Collection
+from typing import Any, ParamSpec, Self, TypeVar, cast
+from weakref import WeakSet
+
+import msgspec
+from msgspec import Raw
+
+from sidecard_client import calls, wire
+from sidecard_client.calls import Call, Functions, Outcome
+from sidecard_client.channel import ChannelError
+from sidecard_client.connection import ANSWERS
+from sidecard_client.errors import DaemonUnavailable, ProtocolError, RequestRefused
+from sidecard_client.failures import Classify, default_classify
+from sidecard_client.options import OnUnavailable, Options, ReadUsage
+from sidecard_client.paths import StrPath, find_socket
+from sidecard_client.pool import Pool
+from sidecard_client.proxies import CachedFunction, SharedMethods
+from sidecard_client.runner import Runner
+from sidecard_client.values import pack_value
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+DAEMON_TIMEOUT_SECONDS = 0.5
+"""Ten thousand times a hit's round trip: a daemon that needs longer does not work."""
+
+
+class Client:
+    """Calls made once for all processes of the host. Thread-safe, fork-safe, and reconnecting by itself.
+
+    ``path`` is the daemon's socket, found by `paths.find_socket` at each connection where it is left out.
+    The keywords are the defaults of every call's policy (see `options`), but for ``daemon_timeout``:
+    how many seconds the daemon may take for a first answer, or for a sign of life during a wait,
+    before calls go on without it.
+
+    Making a client connects to nothing and never fails because no daemon is there.
+    Raises `ValueError` and `TypeError` for a wrong argument, a path longer than a socket's may be included.
+    """
+
+    def __init__(
+        self,
+        path: StrPath | None = None,
+        *,
+        namespace: str = wire.DEFAULT_NAMESPACE,
+        task: str = wire.DEFAULT_TASK,
+        daemon_timeout: float = DAEMON_TIMEOUT_SECONDS,
+        ttl: float | None = None,
+        wait: float | None = None,
+        usage: ReadUsage | None = None,
+        classify: Classify = default_classify,
+        on_unavailable: OnUnavailable = "fallback",
+    ) -> None:
+        if not daemon_timeout > 0:
+            raise ValueError(f"daemon_timeout= must be more than 0 seconds, not {daemon_timeout}.")
+
+        self._options = Options().changed(
+            {
+                "namespace": namespace,
+                "task": task,
+                "ttl": ttl,
+                "wait": wait,
+                "usage": usage,
+                "classify": classify,
+                "on_unavailable": on_unavailable,
+            }
+        )
+        self._pool = Pool(None if path is None else find_socket(path), daemon_timeout)
+        self._runner = Runner(self._pool)
+        _clients.add(self)
+
+    def __repr__(self) -> str:
+        """Show what is known of the daemon, and the connections."""
+        return f"<Client {self._pool!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close idle connections, and those of running calls when these end. Later requests raise `RuntimeError`."""
+        self._pool.close()
+
+    # Calls ---------------------------------------------------------------------------------------------------------
+
+    def call(self, function: Functions[T], /, *args: Any, **kwargs: Any) -> T:
+        """Return what ``function(*args, **kwargs)`` returns; it runs only if nobody else has the answer.
+
+        ``function`` may be a dict of backend names and functions, in order of preference,
+        whose answers are interchangeable by declaration: where one fails in a way that may pass, the next is asked.
+        Policy keywords (`options`) are not passed on.
+
+        Raises what the function raises, as it is; `CallFailed` where the call that this one waited for failed;
+        `CallRejected` and `CallTimeout` as the policy has it; `UnkeyableRequest` for arguments without a stable form;
+        `DaemonUnavailable` where ``on_unavailable`` is ``"raise"`` and no daemon answers.
+        """
+        return cast("T", self._runner.run(calls.prepare(self._options, function, args, kwargs)).value)
+
+    def outcome(self, function: Functions[T], /, *args: Any, **kwargs: Any) -> Outcome[T]:
+        """Do as `call` does, and return the value with where it came from."""
+        return self._runner.run(calls.prepare(self._options, function, args, kwargs))
+
+    def cached(self, **policy: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:
+        """Decorate a function or method so that each of its calls is a `call` with this policy.
+
+        All keywords of its calls go to the function.
+        A method's key has its class and its arguments, not its instance:
+        where the instance decides the answer, say ``model=`` or ``name=``.
+        """
+        bound = self._options.changed(policy)
+
+        def decorate(function: Callable[P, T]) -> Callable[P, T]:
+            return cast("Callable[P, T]", CachedFunction(self._perform, function, bound))
+
+        return decorate
+
+    def wrap(self, llm_client: T, *, methods: Collection[str] | None = None, **policy: Any) -> T:
+        """Return a proxy of ``llm_client`` whose public methods (or ``methods`` alone) are each a `call` with this policy.
+
+        Everything else passes through. All keywords of a method's calls go to the method.
+        Two objects of one class share: where the object decides the answer, say ``model=`` or ``name=``.
+        """
+        return cast("T", SharedMethods(self._perform, llm_client, self._options.changed(policy), methods))
+
+    # Entries -------------------------------------------------------------------------------------------------------
+
+    def get(self, key: str, default: Any = None, *, namespace: str | None = None) -> Any:
+        """Return the stored value of ``key``, or ``default``; so also where the daemon is away and calls fall back."""
+        try:
+            reply = self._ask(wire.Get(key=key, namespace=namespace or self._options.namespace))
+        except DaemonUnavailable:
+            if self._options.on_unavailable == "raise":
+                raise
+
+            return default
+
+        return reply.value if isinstance(reply, wire.Hit) else default
+
+    def put(
+        self,
+        key: str,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        tags: tuple[str, ...] = (),
+        namespace: str | None = None,
+    ) -> bool:
+        """Store ``value`` and tell whether it was; False also where the daemon is away and calls fall back.
+
+        Raises `UnshareableValue` where it would not come back equal.
+        """
+        packed = Raw(pack_value(value))
+        try:
+            reply = self._ask(
+                wire.Put(
+                    key=key,
+                    value=packed,
+                    namespace=namespace or self._options.namespace,
+                    ttl_seconds=ttl,
+                    tags=tuple(tags),
+                )
+            )
+        except DaemonUnavailable:
+            if self._options.on_unavailable == "raise":
+                raise
+
+            return False
+
+        return cast("wire.Stored", reply).stored
+
+    def delete(self, key: str, *, namespace: str | None = None) -> int:
+        """Remove an entry and return how many there were, 0 or 1.
+
+        Raises `DaemonUnavailable` whatever the policy: a caller that deletes must know that it has not.
+        """
+        reply = self._ask(wire.Delete(key=key, namespace=namespace or self._options.namespace))
+        return cast("wire.Deleted", reply).count
+
+    def purge(self, *, namespace: str | None = None, tag: str | None = None) -> int:
+        """Remove entries by namespace, tag or both, or all, and return how many. For operators. Raises as `delete`."""
+        return cast("wire.Deleted", self._ask(wire.Purge(namespace=namespace, tag=tag))).count
+
+    # The daemon ----------------------------------------------------------------------------------------------------
+
+    def report(self) -> wire.Report:
+        """Return rates, savings and spending since the daemon began. Raises `DaemonUnavailable`."""
+        return cast("wire.Report", self._ask(wire.GetReport()))
+
+    def stats(self) -> wire.Stats:
+        """Return the daemon's gauges and counters. Raises `DaemonUnavailable`."""
+        return cast("wire.Stats", self._ask(wire.GetStats()))
+
+    def health(self) -> wire.Health:
+        """Return whether the daemon is fit to serve. Raises `DaemonUnavailable`."""
+        return cast("wire.Health", self._ask(wire.GetHealth()))
+
+    def ping(self) -> wire.Pong:
+        """Return the daemon's sign of life. Raises `DaemonUnavailable`."""
+        return cast("wire.Pong", self._ask(wire.Ping()))
+
+    # What they all do ----------------------------------------------------------------------------------------------
+
+    def _perform(self, call: Call) -> Any:
+        return self._runner.run(call).value
+
+    def _ask(self, request: wire.Request) -> Any:
+        try:
+            channel, reply = self._pool.first_reply(lambda request_id: msgspec.structs.replace(request, id=request_id))
+        except ChannelError as error:
+            raise DaemonUnavailable(self._pool.path, str(error)) from None
+
+        if type(reply) not in ANSWERS[type(request)]:
+            self._pool.throw_away(channel)
+            raise ProtocolError(f"The daemon answered {type(request).__name__} by {type(reply).__name__}.")
+
+        self._pool.give_back(channel)
+        if isinstance(reply, wire.Error):
+            raise RequestRefused(reply.code, reply.message)
+
+        return reply
+
+    def _leave_to_parent(self) -> None:
+        self._pool.leave_to_parent()
+        self._runner = Runner(self._pool)
+
+
+_clients: WeakSet[Client] = WeakSet()
+
+
+def _start_over_in_child() -> None:
+    for client in list(_clients):
+        client._leave_to_parent()  # noqa: SLF001 - this module's own class
+
+
+os.register_at_fork(after_in_child=_start_over_in_child)

@@ -1,0 +1,173 @@
+"""Every setting there is, and the one place that reads files and the environment.
+
+A setting comes from the first of these that has it:
+
+1. a flag: ``--socket``, ``--log-level``, ``--log-format``, ``--set SECTION.KEY=VALUE``
+2. the environment: ``SIDECARD_SECTION_KEY``, whole tables as JSON (``SIDECARD_TASKS='{"rag": {"ttl_seconds": 60}}'``)
+3. the environment names of older deployments, `OLDER_NAMES`
+4. the TOML file: ``--config``, else ``$SIDECARD_CONFIG``, else `DEFAULT_FILE` if there is one
+5. its default
+
+An environment variable that is empty counts as not set.
+Nothing is guessed: what is unknown or unreadable is an error, and all errors are told at once.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct, structs
+
+from sidecard.core.settings import EngineSettings
+from sidecard.errors import ConfigError
+from sidecard.gathering import Gathering, Override
+from sidecard.sections import (
+    FIXED,
+    NAMED,
+    SECTIONS,
+    TABLES,
+    Cache,
+    Calls,
+    Flights,
+    Limits,
+    Log,
+    Metrics,
+    Namespace,
+    Operators,
+    Socket,
+    Sovereign,
+    Store,
+    Task,
+)
+from sidecard_client import paths
+
+DEFAULT_FILE = Path("/etc/sidecard/sidecard.toml")
+DEFAULT_ORIGIN = "default"
+
+
+class Config(Struct, frozen=True):
+    """All settings of a daemon. ``origins`` says for each full name where its value came from."""
+
+    socket: Socket
+    cache: Cache
+    flights: Flights
+    store: Store
+    calls: Calls
+    metrics: Metrics
+    sovereign: Sovereign
+    operators: Operators
+    log: Log
+    limits: Limits
+    tasks: dict[str, Task]
+    namespaces: dict[str, Namespace]
+    origins: dict[str, str]
+
+    def engine_settings(self) -> EngineSettings:
+        """Return the engine's share of the settings."""
+        return EngineSettings(
+            cache_max_bytes=self.cache.max_bytes,
+            ttl_seconds=self.cache.ttl_seconds,
+            sharing_window_seconds=self.cache.sharing_window_seconds,
+            task_ttl_seconds={
+                name: task.ttl_seconds for name, task in self.tasks.items() if task.ttl_seconds is not None
+            },
+            shared_namespaces={name: namespace.shared_with for name, namespace in self.namespaces.items()},
+            lease_seconds=self.flights.lease_seconds,
+            wait_seconds=self.flights.wait_seconds,
+            max_elections=self.flights.max_elections,
+            max_waiters=self.flights.max_waiters,
+            max_flights=self.limits.max_flights,
+            # Leases without a key have no flight; they get as much room as those that have one.
+            max_leases=2 * self.limits.max_flights,
+        )
+
+    def shown(self) -> dict[str, Any]:
+        """Return every setting by its full name, as plain types, without passwords."""
+        fixed = {
+            setting.name: setting.reading.show(getattr(getattr(self, section), setting.key))
+            for section, settings in FIXED.items()
+            for setting in settings.values()
+        }
+        named = {
+            f"{table}.{name}.{setting.key}": setting.reading.show(getattr(entry, setting.key))
+            for table, settings in NAMED.items()
+            for name, entry in getattr(self, table).items()
+            for setting in settings.values()
+        }
+        return fixed | named
+
+    def unmet(self) -> list[str]:
+        """Say, one sentence each, what is set that this version cannot do."""
+        sentences = []
+        if self.store.url:
+            sentences.append(
+                "store.url is set, but this version keeps entries in memory only: they end with the daemon."
+            )
+
+        if self.calls.url:
+            sentences.append("calls.url is set, but this version keeps no log of calls.")
+
+        if self.metrics.enabled and self.origins["metrics.enabled"] != DEFAULT_ORIGIN:
+            sentences.append("metrics.enabled is set, but this version exports no metrics: ask with `sidecard stats`.")
+
+        return sentences
+
+
+def load(path: Path | None, environ: Mapping[str, str], overrides: Iterable[Override] = ()) -> Config:
+    """Read all settings. ``path`` is the file of ``--config``; `None` leaves the choice to the environment.
+
+    Raises `ConfigError` with everything that is wrong.
+    """
+    gathering = Gathering()
+    file = _file(path, environ)
+    if file is not None:
+        try:
+            gathering.take_toml(str(file), file.read_text(encoding="utf-8"))
+        except OSError as error:
+            gathering.problems.append(f"{file}: cannot be read ({error.strerror}); name a file that can, or none")
+        except UnicodeDecodeError:
+            gathering.problems.append(f"{file}: is not UTF-8, as TOML must be")
+
+    gathering.take_environment(environ)
+    for override in overrides:
+        gathering.take_override(override)
+
+    return _assemble(gathering, environ)
+
+
+def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if path is not None:
+        return path
+
+    if environ.get("SIDECARD_CONFIG"):
+        return Path(environ["SIDECARD_CONFIG"])
+
+    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+
+
+def _assemble(gathering: Gathering, environ: Mapping[str, str]) -> Config:
+    values = gathering.values()
+    socket_path = ""
+    try:
+        socket_path = paths.listening_socket(values.get(("socket", "path")), environ)
+    except ValueError as error:
+        gathering.problems.append(str(error))
+
+    if gathering.problems:
+        raise ConfigError(gathering.problems)
+
+    origins = {setting.name: DEFAULT_ORIGIN for settings in FIXED.values() for setting in settings.values()}
+    origins |= {".".join(path): gathering.origin(path) for path in values}
+    fixed: dict[str, Any] = {
+        section: shape(**{path[1]: value for path, value in values.items() if path[0] == section})
+        for section, shape in SECTIONS.items()
+    }
+    named: dict[str, Any] = {
+        table: {
+            name: shape(**{path[2]: value for path, value in values.items() if path[:2] == (table, name)})
+            for name in sorted({path[1] for path in values if path[0] == table})
+        }
+        for table, shape in TABLES.items()
+    }
+    fixed["socket"] = structs.replace(fixed["socket"], path=socket_path)
+    return Config(**fixed, **named, origins=origins)

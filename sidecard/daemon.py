@@ -1,0 +1,217 @@
+"""The daemon put together: settings, engine, driver, listener, log; and the order in which it stops."""
+
+import asyncio
+import gc
+import importlib.util
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from typing import Any
+
+import anyio
+from msgspec import structs
+
+from sidecard import systemd
+from sidecard.config import Config
+from sidecard.core.engine import Engine
+from sidecard.errors import SidecardBug
+from sidecard.observe.logs import Log, open_log
+from sidecard.sections import Limits
+from sidecard.server import listener
+from sidecard.server.driver import Driver
+from sidecard.server.listener import Listener
+from sidecard.server.peer import Connection
+from sidecard.server.roster import Roster
+from sidecard_client import __version__
+
+FLUSH_SECONDS = 2.0
+"""How long peers may take to read their last replies when the daemon stops."""
+
+SPARE_DESCRIPTORS = 64
+"""Descriptors that are not for peers: listener, lock, log, the loop's own, late imports."""
+
+
+def run(config: Config, environ: MutableMapping[str, str]) -> None:
+    """Serve until told to stop. Raises `ListenError` where the socket cannot be had."""
+    adopted = systemd.adopt_socket(environ, os.getpid())
+    if adopted is None:
+        listening = listener.bind(config.socket.path, config.socket.mode, config.socket.group)
+    else:
+        listening = listener.adopt(adopted)
+
+    try:
+        log = open_log(config.log.level, config.log.format, time.monotonic)
+        serving = _Serving(config, listening, systemd.Notifier(environ, os.getpid()), log, time.monotonic)
+        uvloop = importlib.util.find_spec("uvloop") is not None
+        anyio.run(serving.run, backend_options={"use_uvloop": uvloop})
+    finally:
+        # However serving ended.
+        listening.close()
+
+
+class _Serving:
+    """One run of the daemon, on a socket that is listening already."""
+
+    def __init__(
+        self, config: Config, listening: Listener, notifier: systemd.Notifier, log: Log, clock: Callable[[], float]
+    ) -> None:
+        self._config = config
+        self._listener = listening
+        self._notifier = notifier
+        self._log = log
+        self._clock = clock
+        self._limits = _with_descriptors(config.limits, log)
+        self._roster = Roster(
+            self._limits,
+            self._is_operator,
+            on_refused=lambda uid, reason: log.say("warning", "peer refused", uid=uid, reason=reason),
+            on_closed=lambda peer, reason: log.say("warning", "peer closed", peer=peer.id, uid=peer.uid, reason=reason),
+        )
+        self._stop = anyio.Event()
+        self._patience: anyio.CancelScope | None = None
+        self._hurried = False
+
+    async def run(self) -> None:
+        """Serve until a signal says to stop, then stop.
+
+        1. tell systemd ``STOPPING=1``
+        2. stop accepting
+        3. grant no new leases (`DrainRequested`)
+        4. wait until nobody holds a lease or waits, at most ``[flights] drain_seconds``
+        5. give every waiter that is left its end (`DrainExpired`)
+        6. close the peers once they have read their replies, waiting at most `FLUSH_SECONDS`
+        7. abort the peers that are left
+        8. remove the socket if it was bound here (`sidecard.daemon.run` does)
+        9. exit with 0
+
+        A second signal ends the waits of 4 and 6.
+        """
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._loop_failed)
+        driver = self._new_driver(loop)
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            server = await self._listen(loop, driver)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._obey, signals)
+                tasks.start_soon(self._feed_watchdog)
+                self._say_ready()
+                await self._stop.wait()
+
+                self._notifier.stopping("draining")
+                server.close()
+                self._log.say("info", "stopping", peers=len(self._roster), drain_seconds=self._drain_seconds)
+                idle = anyio.Event()
+                driver.drain(idle.set)
+                await self._wait(idle, self._drain_seconds)
+                driver.end_drain()
+                empty = anyio.Event()
+                self._roster.close_all(empty.set)
+                await self._wait(empty, FLUSH_SECONDS)
+                self._roster.abort_all()
+                tasks.cancel_scope.cancel()
+
+        self._log.say("info", "stopped")
+
+    @property
+    def _drain_seconds(self) -> float:
+        return self._config.flights.drain_seconds
+
+    def _new_driver(self, loop: asyncio.AbstractEventLoop) -> Driver:
+        engine = Engine(
+            self._config.engine_settings(),
+            boot_id=os.urandom(8).hex(),
+            version=__version__,
+            now=self._clock(),
+            shown_settings=self._config.shown(),
+            shown_origins=self._config.origins,
+        )
+        return Driver(engine, loop, self._clock, on_note=self._log.note, on_bug=self._tell_bug)
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop, driver: Driver) -> asyncio.Server:
+        # From 3.13 on the loop would remove the socket's file by itself, also one that is not ours.
+        options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        return await loop.create_unix_server(
+            lambda: Connection(driver, self._roster, self._limits),
+            sock=self._listener.socket,
+            backlog=listener.BACKLOG,
+            **options,
+        )
+
+    def _say_ready(self) -> None:
+        # What the start has made lives as long as the daemon: the collector need not look at it again.
+        gc.freeze()
+        for sentence in self._config.unmet():
+            self._log.say("warning", sentence)
+
+        self._log.say(
+            "info",
+            "serving",
+            socket=self._listener.path,
+            adopted=self._listener.adopted,
+            pid=os.getpid(),
+            version=__version__,
+        )
+        self._notifier.ready(f"serving on {self._listener.path}")
+
+    async def _obey(self, signals: AsyncIterator[signal.Signals]) -> None:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                self._log.say(
+                    "info", "reload ignored", reason="this version reads its settings at start only: restart it"
+                )
+            elif not self._stop.is_set():
+                self._stop.set()
+            else:
+                self._hurried = True
+                if self._patience is not None:
+                    self._patience.cancel()
+
+    async def _wait(self, event: anyio.Event, seconds: float) -> None:
+        with anyio.move_on_after(0.0 if self._hurried else seconds) as self._patience:
+            await event.wait()
+
+    async def _feed_watchdog(self) -> None:
+        """Vouch for this loop at twice the rate that systemd asks for, as sd_watchdog_enabled(3) advises."""
+        if self._notifier.watchdog_seconds is not None:
+            while True:
+                self._notifier.alive()
+                await anyio.sleep(self._notifier.watchdog_seconds / 2)
+
+    def _is_operator(self, uid: int, gid: int) -> bool:
+        operators = self._config.operators
+        return uid in {0, os.geteuid()} or uid in operators.uids or gid in operators.gids
+
+    def _tell_bug(self, bug: SidecardBug) -> None:
+        self._log.fault("bug", bug.__cause__ or bug, correlation=bug.correlation, event_kind=bug.event)
+
+    def _loop_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        fault = context.get("exception")
+        if fault is None:
+            self._log.say("error", "loop failed", reason=context.get("message"))
+        else:
+            self._log.fault("loop failed", fault, reason=context.get("message"))
+
+
+def _with_descriptors(limits: Limits, log: Log) -> Limits:
+    """Ask for as many descriptors as the host allows, and admit no more peers than that.
+
+    A loop that accepts without descriptors left would refuse peers in ways that nobody can read.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    room = hard - SPARE_DESCRIPTORS
+    if hard == resource.RLIM_INFINITY or room >= limits.max_peers:
+        return limits
+
+    log.say(
+        "warning",
+        "fewer peers than configured",
+        max_peers=room,
+        reason=f"the host allows {hard} descriptors: raise LimitNOFILE= or `ulimit -Hn`, or lower limits.max_peers",
+    )
+    return structs.replace(limits, max_peers=max(1, room))

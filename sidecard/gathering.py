@@ -1,0 +1,196 @@
+"""Settings as they are found in files, the environment and flags, before they make a `sidecard.config.Config`."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from sidecard.sections import FIXED, NAMED, OF_LATER_VERSIONS, Flights, Setting
+
+OLDER_NAMES = {
+    "REDIS_URL": "store.url",
+    "DATABASE_URL": "calls.url",
+    "CACHE_TTL": "cache.ttl_seconds",
+    "DEDUPLICATION_WINDOW": "cache.sharing_window_seconds",
+    "METRICS_ENABLED": "metrics.enabled",
+    "SOVEREIGN_MODE": "sovereign.enabled",
+}
+
+_NO_SETTINGS = frozenset({"SIDECARD_CONFIG", "SIDECARD_SOCKET"})
+
+
+class Override(NamedTuple):
+    """A setting given by a flag: its full name, its text, and the flag."""
+
+    name: str
+    text: str
+    flag: str
+
+
+class _Given(NamedTuple):
+    """A value as it was found. ``where`` is its place in the words of an error."""
+
+    value: Any
+    is_text: bool
+    where: str
+
+
+_VARIABLES = {
+    f"SIDECARD_{setting.section}_{setting.key}".upper(): setting
+    for settings in FIXED.values()
+    for setting in settings.values()
+}
+_TABLE_VARIABLES = {f"SIDECARD_{table}".upper(): table for table in NAMED}
+_NAMES = [setting.name for setting in _VARIABLES.values()] + [
+    f"{table}.NAME.{key}" for table, settings in NAMED.items() for key in settings
+]
+
+Path = tuple[str, ...]
+"""Where a value belongs: ``(section, key)``, or ``(table, name, key)``."""
+
+
+class Gathering:
+    """Values and problems so far. What is taken later replaces what was taken before."""
+
+    def __init__(self) -> None:
+        self._given: dict[Path, _Given] = {}
+        self.problems: list[str] = []
+
+    def take_toml(self, source: str, text: str) -> None:
+        """Take a file's text; ``source`` is the file's name."""
+        try:
+            tree = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            self.problems.append(f"{source}: is not TOML: {error}")
+            return
+
+        for section, body in tree.items():
+            where = f"{source}: {section}"
+            if section not in FIXED and section not in NAMED:
+                self._unknown(where, section, [*FIXED, *NAMED])
+            elif not isinstance(body, dict):
+                self.problems.append(f"{where} is {body!r}; it should be a table, written [{section}]")
+            elif section in NAMED:
+                self._take_table(section, body, where)
+            else:
+                for key, value in body.items():
+                    self._take((section, key), _Given(value, is_text=False, where=f"{where}.{key}"))
+
+    def take_environment(self, environ: Mapping[str, str]) -> None:
+        """Take what the environment says, older names first."""
+        for variable, name in OLDER_NAMES.items():
+            if environ.get(variable):
+                section, key = name.split(".")
+                self._take((section, key), _Given(environ[variable], is_text=True, where=_variable(variable)))
+
+        for variable, text in environ.items():
+            if not variable.startswith("SIDECARD_") or variable in _NO_SETTINGS or not text:
+                continue
+
+            where = _variable(variable)
+            if variable in _VARIABLES:
+                setting = _VARIABLES[variable]
+                self._take((setting.section, setting.key), _Given(text, is_text=True, where=where))
+            elif variable in _TABLE_VARIABLES:
+                self._take_json(_TABLE_VARIABLES[variable], text, where)
+            else:
+                self._unknown(where, variable, [*_VARIABLES, *_TABLE_VARIABLES, *_NO_SETTINGS])
+
+        if environ.get("SIDECARD_SOCKET"):
+            given = _Given(environ["SIDECARD_SOCKET"], is_text=True, where=_variable("SIDECARD_SOCKET"))
+            self._take(("socket", "path"), given)
+
+    def take_override(self, override: Override) -> None:
+        """Take a flag."""
+        section, *names = override.name.split(".")
+        where = f"flag {override.flag}"
+        given = _Given(override.text, is_text=True, where=where)
+        if section in FIXED and len(names) == 1:
+            self._take((section, names[0]), given)
+        elif section in NAMED and len(names) > 1:
+            # The name of a task or namespace may have dots; a key has none.
+            self._take((section, ".".join(names[:-1]), names[-1]), given)
+        else:
+            self._unknown(where, override.name, _NAMES)
+
+    def _take_json(self, table: str, text: str, where: str) -> None:
+        try:
+            body = json.loads(text)
+        except ValueError:
+            body = None
+
+        if isinstance(body, dict):
+            self._take_table(table, body, where)
+        else:
+            example = f'{{"NAME": {{"{next(iter(NAMED[table]))}": ...}}}}'
+            self.problems.append(f"{where} is {text!r}; it should be a table as JSON, such as {example}")
+
+    def _take_table(self, table: str, body: dict[str, Any], where: str) -> None:
+        for name, entry in body.items():
+            if not isinstance(entry, dict):
+                self.problems.append(f"{where}: {table}.{name} is {entry!r}; it should be a table of settings")
+                continue
+
+            for key, value in entry.items():
+                self._take((table, name, key), _Given(value, is_text=False, where=f"{where}.{name}.{key}"))
+
+    def _take(self, path: Path, given: _Given) -> None:
+        section, key = path[0], path[-1]
+        known = FIXED.get(section) or NAMED[section]
+        if key in known:
+            self._given[path] = given
+        else:
+            self._unknown(given.where, f"{section}.{key}", [setting.name for setting in known.values()] + _NAMES)
+
+    def _unknown(self, where: str, name: str, known: Iterable[str]) -> None:
+        if name in OF_LATER_VERSIONS:
+            self.problems.append(f"{where}: {name} comes in a later version of sidecard; leave it out until then")
+            return
+
+        # Cut-off 0: whatever is nearest is named, however far.
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        self.problems.append(f"{where}: there is no setting {name}; the nearest known one is {nearest}")
+
+    def values(self) -> dict[Path, Any]:
+        """Read everything that was taken. What cannot be read is added to ``problems`` and left out."""
+        values: dict[Path, Any] = {}
+        for path, given in self._given.items():
+            reading = _setting(path).reading
+            try:
+                values[path] = reading.read(reading.parse(given.value) if given.is_text else given.value)
+            except ValueError:
+                name, shown = ".".join(path), reading.mask(given.value)
+                self.problems.append(f"{given.where}: {name} is {shown!r}; it should be {reading.expects}")
+
+        self._check_together(values)
+        return values
+
+    def origin(self, path: Path) -> str:
+        """Say where the value of ``path`` was found."""
+        return self._given[path].where
+
+    def _check_together(self, values: Mapping[Path, Any]) -> None:
+        renew_seconds = values.get(("flights", "renew_seconds"))
+        lease_seconds = values.get(("flights", "lease_seconds"), Flights().lease_seconds)
+        if renew_seconds is not None and renew_seconds >= lease_seconds:
+            where = self._given["flights", "renew_seconds"].where
+            self.problems.append(
+                f"{where}: flights.renew_seconds is {renew_seconds:g}; it should be less than flights.lease_seconds, "
+                f"which is {lease_seconds:g}, or left out"
+            )
+
+        for path in values:
+            if path[0] == "namespaces" and (":" in path[1] or not path[1]):
+                self.problems.append(
+                    f"{self._given[path].where}: namespace {path[1]!r} has a colon, which stands between a uid and a "
+                    "name; choose a name without one"
+                )
+
+
+def _setting(path: Path) -> Setting:
+    return (FIXED.get(path[0]) or NAMED[path[0]])[path[-1]]
+
+
+def _variable(name: str) -> str:
+    return f"environment variable {name}"

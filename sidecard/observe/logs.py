@@ -1,0 +1,122 @@
+"""Log lines: readable on a terminal, JSON otherwise. No value of any entry is ever among them."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from msgspec import json, structs
+
+from sidecard.core import notes
+from sidecard.core.notes import Note
+
+SHOWN_KEY_CHARACTERS = 12
+"""Enough to tell keys apart in a log; not enough to ask for the entry."""
+
+SHOWN_MESSAGE_CHARACTERS = 200
+"""Of a failure's message, which is another process's text."""
+
+MAX_LINES_PER_SECOND = 20
+"""Of one event. A peer that misbehaves must not be able to fill the disk, or to block the daemon on a slow terminal."""
+
+_LEVELS: dict[type[Note], str] = {
+    notes.LeaseEnded: "info",
+    notes.Reelected: "info",
+    notes.FlightFailed: "warning",
+    notes.StaleLeaseRefused: "info",
+    notes.EntryRefused: "warning",
+    notes.Evicted: "debug",
+    notes.Saturated: "warning",
+    notes.DrainStarted: "info",
+}
+_WEIGHTS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class Log:
+    """Writes log lines of ``level`` and above to ``stream``. ``clock`` is monotonic and only counts lines per second."""
+
+    def __init__(self, logger: Any, clock: Callable[[], float]) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._windows: dict[str, tuple[float, int]] = {}
+        """For each event, when its current second began and how many lines it has had."""
+
+    def say(self, level: str, event: str, **fields: object) -> None:
+        """Write a line, unless the event has had its share of this second; the next that is written counts those left out."""
+        now = self._clock()
+        began_at, lines = self._windows.get(event, (now, 0))
+        if now - began_at >= 1.0:
+            if lines > MAX_LINES_PER_SECOND:
+                fields["left_out"] = lines - MAX_LINES_PER_SECOND
+
+            began_at, lines = now, 0
+
+        self._windows[event] = began_at, lines + 1
+        if lines < MAX_LINES_PER_SECOND:
+            getattr(self._logger, level)(event, **fields)
+
+    def note(self, note: Note) -> None:
+        """Write down what the core tells."""
+        fields = structs.asdict(note)
+        if fields.get("key") is not None:
+            fields["key"] = fields["key"][:SHOWN_KEY_CHARACTERS]
+
+        if "message" in fields:
+            fields["message"] = fields["message"][:SHOWN_MESSAGE_CHARACTERS]
+
+        self.say(_LEVELS[type(note)], _words(type(note).__name__), **fields)
+
+    def fault(self, event: str, fault: BaseException, **fields: object) -> None:
+        """Write down a mistake of our own, with its traceback."""
+        self.say("error", event, exc_info=fault, **fields)
+
+
+def open_log(level: str, form: str, clock: Callable[[], float], stream: TextIO | None = None) -> Log:
+    """Return the log of a daemon. ``form`` is ``auto``, ``console`` or ``json``; ``stream`` is standard error."""
+    stream = sys.stderr if stream is None else stream
+    structlog = _structlog()
+    console = form == "console" or (form == "auto" and stream.isatty())
+    rendering: list[Any] = (
+        [
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
+            ),
+        ]
+        if console
+        else [
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(lambda line, **_: json.encode(line, enc_hook=repr).decode()),
+        ]
+    )
+    logger = structlog.wrap_logger(
+        structlog.WriteLogger(stream),
+        processors=[structlog.processors.add_log_level, *rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(_WEIGHTS[level]),
+        context_class=dict,
+        cache_logger_on_first_use=True,
+    )
+    return Log(logger, clock)
+
+
+def _structlog() -> Any:
+    """Import structlog without rich.
+
+    Where rich is installed structlog imports it, for tracebacks that this log does not use:
+    60 ms of a start that shall take less than 150. ``None`` in `sys.modules` reads as "not installed".
+    """
+    hidden = "rich" not in sys.modules
+    if hidden:
+        sys.modules["rich"] = None  # type: ignore[assignment]  # the import system's own way to say so
+
+    try:
+        import structlog  # noqa: PLC0415 - see above
+    finally:
+        if hidden:
+            del sys.modules["rich"]
+
+    return structlog
+
+
+def _words(name: str) -> str:
+    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name).strip()

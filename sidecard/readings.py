@@ -1,0 +1,231 @@
+"""How the value of one setting is read: from TOML, where it has a type, and from text (environment, flags).
+
+A `Reading` says in ``expects`` what would be right, so that each error can.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from sidecard.core.settings import SharedWith
+
+MAX_SECONDS = 366 * 86400.0
+"""As `sidecard_client.wire.Seconds`."""
+
+MAX_ID = 2**32 - 2
+"""The largest uid or gid; 2^32-1 means "none" to the kernel."""
+
+MAX_COUNT = 2**53
+"""As `sidecard_client.wire.Count`."""
+
+_UNITS = {"": 1, "b": 1} | {
+    name: base**power
+    for power, letter in enumerate("kmgt", 1)
+    for name, base in ((f"{letter}ib", 1024), (f"{letter}b", 1000))
+}
+_BYTE_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_PERMISSION_BITS = 0o777
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+class Reading(NamedTuple):
+    """One kind of value. ``read`` and ``parse`` raise `ValueError` where the value is not ``expects``."""
+
+    expects: str
+    read: Callable[[Any], Any]
+    """Takes a value of a TOML type."""
+    parse: Callable[[str], Any] = str
+    """Turns text into what ``read`` takes."""
+    show: Callable[[Any], Any] = lambda value: value
+    """Turns what ``read`` returned into plain types that may be shown."""
+    mask: Callable[[Any], Any] = lambda value: value
+    """Turns a value that is wrong into what its error may show."""
+
+
+def count(least: int = 0, most: int = MAX_COUNT) -> Reading:
+    """A whole number between ``least`` and ``most``."""
+    return Reading(
+        f"a whole number, {_bounds(least, most)}", lambda value: _within(_whole(value), least, most), _number
+    )
+
+
+def seconds(least: float = 0.0) -> Reading:
+    """A time span of ``least`` or more."""
+    expects = f"a number of seconds, {_bounds(least, MAX_SECONDS)}"
+    return Reading(expects, lambda value: float(_within(_real(value), least, MAX_SECONDS)), _number)
+
+
+def byte_size(least: int = 0, most: int = MAX_COUNT) -> Reading:
+    """A number of bytes, or text with a unit."""
+
+    def read(value: Any) -> int:
+        if isinstance(value, str):
+            match = _BYTE_SIZE.fullmatch(value)
+            if match is None or match[2].lower() not in _UNITS:
+                raise ValueError
+
+            unit = _UNITS[match[2].lower()]
+            value = int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+
+        return _within(_whole(value), least, most)
+
+    return Reading(f'a number of bytes such as 268435456 or "256MiB", {_bounds(least, most)}', read)
+
+
+def choice(*words: str) -> Reading:
+    """One of ``words``."""
+
+    def read(value: Any) -> str:
+        if value not in words:
+            raise ValueError
+
+        return str(value)
+
+    return Reading("one of " + ", ".join(f'"{word}"' for word in words), read)
+
+
+def _bounds(least: float, most: float) -> str:
+    return f"at least {least:g}" if most == MAX_COUNT else f"between {least:.15g} and {most:.15g}"
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError
+
+    return value
+
+
+def _url(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError
+
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError  # noqa: TRY004 - the one error of a reading
+
+    return value
+
+
+def _parse_flag(text: str) -> bool:
+    words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    try:
+        return words[text.strip().lower()]
+    except KeyError:
+        raise ValueError from None
+
+
+def _mode(value: Any) -> int:
+    bits = int(value, 8) if isinstance(value, str) else _whole(value)
+    return _within(bits, 0, _PERMISSION_BITS)
+
+
+def _group(value: Any) -> str | int:
+    if isinstance(value, str) and not value.isdecimal():
+        return _text(value)
+
+    return _within(int(value) if isinstance(value, str) else _whole(value), 0, MAX_ID)
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise ValueError  # noqa: TRY004 - the one error of a reading
+
+    return tuple(_within(_whole(item), 0, MAX_ID) for item in value)
+
+
+def _shared_with(value: Any) -> SharedWith:
+    if value == "all":
+        return SharedWith(everyone=True)
+
+    if not isinstance(value, list):
+        raise ValueError  # noqa: TRY004 - the one error of a reading
+
+    uids, gids = set[int](), set[int]()
+    for item in value:
+        kind, _, number = item.partition(":") if isinstance(item, str) else ("uid", "", str(_whole(item)))
+        if kind not in {"uid", "gid"} or not number.isdecimal():
+            raise ValueError
+
+        (uids if kind == "uid" else gids).add(_within(int(number), 0, MAX_ID))
+
+    return SharedWith(uids=frozenset(uids), gids=frozenset(gids))
+
+
+def _parse_list(text: str) -> Any:
+    if text.strip().startswith("["):
+        return _json(text)
+
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    return [int(item) if item.isdecimal() else item for item in items]
+
+
+def _parse_shared_with(text: str) -> Any:
+    return "all" if text.strip().strip('"') == "all" else _parse_list(text)
+
+
+def _json(text: str) -> Any:
+    return json.loads(text)  # its error is a ValueError
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _real(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError
+
+    return value
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError  # noqa: TRY004 - the one error of a reading
+
+    return value
+
+
+def _within(value: _Number, least: float, most: float) -> _Number:
+    if not least <= value <= most:
+        raise ValueError
+
+    return value
+
+
+def redacted(url: str) -> str:
+    """Return a URL as it may be shown: scheme and place, without credentials and query.
+
+    Not parsed: a password with an unescaped ``/`` or ``?`` would be taken for a path.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+
+    _, at, place = rest.rpartition("@")
+    place, question, _ = place.partition("?")
+    return f"{scheme}{separator}{'***@' if at else ''}{place}{'?***' if question else ''}"
+
+
+def _show_shared_with(value: SharedWith) -> Any:
+    return "all" if value.everyone else [*sorted(value.uids), *(f"gid:{gid}" for gid in sorted(value.gids))]
+
+
+TEXT = Reading("text that is not empty", _text)
+FLAG = Reading("true or false", _flag, _parse_flag)
+URL = Reading('text such as "redis://localhost:6379/0", or "" for none', _url, show=redacted, mask=lambda _: "***")
+MODE = Reading('file permissions, as text "0660" or as the octal number 0o660', _mode, show=lambda mode: f"{mode:04o}")
+GROUP = Reading("the name of a group or its number", _group)
+IDS = Reading("a list of whole numbers such as [1000, 1001]", _ids, _parse_list, list)
+SHARED_WITH = Reading(
+    '"all", or a list of uids (1000) and gids ("gid:1000")', _shared_with, _parse_shared_with, _show_shared_with
+)

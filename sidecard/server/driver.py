@@ -1,0 +1,169 @@
+"""Owns the engine: the only caller of `Engine.handle`, and the only performer of its effects.
+
+Everything here runs in the event loop's thread without an ``await``, so the engine needs no lock and no state is ever torn.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from sidecard.core.effects import Effect, Send, Tell
+from sidecard.core.engine import Engine
+from sidecard.core.events import DrainExpired, DrainRequested, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
+from sidecard.core.notes import Note
+from sidecard.errors import SidecardBug
+from sidecard_client import wire
+from sidecard_client.frames import BadMessage, Incoming
+
+if TYPE_CHECKING:
+    import asyncio
+
+TIMER_GRAIN_SECONDS = 0.001
+"""uvloop's timers count whole milliseconds: a timer set for less would come early, again and again until its time."""
+
+
+class Outbox(Protocol):
+    """Where a peer's replies go."""
+
+    full: bool
+    """Whether the peer should first read what it was sent."""
+
+    def put(self, reply: wire.AnyReply) -> None:
+        """Queue a reply. Returns at once, also where the peer is lost."""
+
+    def flush(self) -> None:
+        """Hand the queued replies to the kernel."""
+
+
+class Driver:
+    """Turns what happens into events, and effects into what happens.
+
+    ``clock`` is monotonic and of the loop's time base; ``on_note`` gets each note;
+    ``on_bug`` gets the mistakes of our own that the one boundary below has caught.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        loop: "asyncio.AbstractEventLoop",
+        clock: Callable[[], float],
+        *,
+        on_note: Callable[[Note], None],
+        on_bug: Callable[[SidecardBug], None],
+    ) -> None:
+        self._engine = engine
+        self._loop = loop
+        self._clock = clock
+        self._on_note = on_note
+        self._on_bug = on_bug
+        self._outboxes: dict[int, Outbox] = {}
+        self._unflushed: list[Outbox] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = float("inf")
+        self._on_idle: Callable[[], None] | None = None
+
+    def join(self, peer: Peer, outbox: Outbox) -> None:
+        """A connection was accepted."""
+        self._outboxes[peer.id] = outbox
+        self._happened(PeerJoined(peer))
+
+    def take(self, peer: Peer, outbox: Outbox, messages: Sequence[Incoming]) -> int:
+        """Serve messages of one peer, in order, until its outbox is full. Returns how many were served."""
+        now = self._clock()
+        handle, perform = self._engine.handle, self._perform
+        served = 0
+        for message in messages:
+            served += 1
+            if type(message) is BadMessage:
+                self._send(outbox, wire.Error(message.id, message.code, message.message))
+            else:
+                try:
+                    perform(handle(RequestReceived(peer, message), now))  # type: ignore[arg-type]  # no BadMessage here
+                except Exception as fault:  # noqa: BLE001 - the one boundary: our own mistake costs one request, not all
+                    self._send(outbox, wire.Error(message.id, "internal", str(self._bug(fault, type(message)))))
+
+            if outbox.full:
+                break
+
+        self._settle(now)
+        return served
+
+    def refuse(self, outbox: Outbox, code: wire.ErrorCode, message: str) -> None:
+        """Tell a peer that what it sent cannot be a request."""
+        self._send(outbox, wire.Error(0, code, message))
+        self._flush()
+
+    def lose(self, peer: Peer) -> None:
+        """Nothing reaches the peer any more, and nothing comes from it."""
+        if self._outboxes.pop(peer.id, None) is not None:
+            self._happened(PeerLost(peer))
+
+    def drain(self, on_idle: Callable[[], None]) -> None:
+        """Grant no new leases from now on; call ``on_idle`` once nobody holds a lease or waits."""
+        self._on_idle = on_idle
+        self._happened(DrainRequested())
+
+    def end_drain(self) -> None:
+        """Give every waiter its end now."""
+        self._on_idle = None
+        self._happened(DrainExpired())
+
+    def _happened(self, event: Event) -> None:
+        now = self._clock()
+        try:
+            self._perform(self._engine.handle(event, now))
+        except Exception as fault:  # noqa: BLE001 - the same boundary, for events that are nobody's request
+            self._bug(fault, type(event))
+
+        self._settle(now)
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if type(effect) is Send:
+                outbox = self._outboxes.get(effect.peer)
+                # A peer may be lost between two effects of one event: its socket broke while we wrote the first.
+                if outbox is not None:
+                    outbox.put(effect.reply)
+                    self._unflushed.append(outbox)
+            elif type(effect) is Tell:
+                self._on_note(effect.note)
+            else:
+                raise TypeError(f"unexpected effect: {effect!r}")
+
+    def _send(self, outbox: Outbox, reply: wire.AnyReply) -> None:
+        outbox.put(reply)
+        self._unflushed.append(outbox)
+
+    def _settle(self, now: float) -> None:
+        """After each event: hand the replies over, and be there when the engine next wants to be woken."""
+        self._flush()
+        due = self._engine.next_deadline()
+        # A timer that is too early is left to fire: leases end long before their time, and moving the timer each time
+        # costs more than one idle tick.
+        if due is not None and due < self._timer_due:
+            if self._timer is not None:
+                self._timer.cancel()
+
+            self._timer_due = due
+            self._timer = self._loop.call_later(max(0.0, due - now) + TIMER_GRAIN_SECONDS, self._tick)
+
+        if self._on_idle is not None and self._engine.idle:
+            on_idle, self._on_idle = self._on_idle, None
+            on_idle()
+
+    def _flush(self) -> None:
+        if self._unflushed:
+            unflushed, self._unflushed = self._unflushed, []
+            for outbox in unflushed:
+                outbox.flush()
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._timer_due = float("inf")
+        self._happened(Tick())
+
+    def _bug(self, fault: Exception, kind: type) -> SidecardBug:
+        bug = SidecardBug(os.urandom(4).hex(), kind.__name__)
+        bug.__cause__ = fault
+        self._on_bug(bug)
+        return bug

@@ -1,0 +1,198 @@
+"""The daemon's socket: bound here, or adopted from whoever started the daemon.
+
+Binding a path in a file system is a race between siblings, which a lock file beside the socket closes.
+Interleaving without it: 1. A and B find a dead socket; 2. A removes it and binds; 3. B removes A's live socket and binds;
+A serves on, found by nobody.
+The lock is held as long as the daemon lives, and the kernel drops it however the daemon ends.
+"""
+
+import contextlib
+import fcntl
+import grp
+import os
+import socket
+import stat
+from pathlib import Path
+
+from sidecard.errors import ListenError
+from sidecard_client import paths
+
+BACKLOG = 4096
+"""Workers of a whole host may connect in one moment; the kernel cuts it to net.core.somaxconn."""
+
+PROBE_SECONDS = 1.0
+"""How long a sibling may take to answer a ping."""
+
+
+class Listener:
+    """A listening socket, and what is to be tidied up after it."""
+
+    def __init__(self, listening: socket.socket, *, adopted: bool, path: str = "", lock: int | None = None) -> None:
+        self.socket = listening
+        self.adopted = adopted
+        self.path = path or _name_of(listening)
+        self._lock = lock
+        self._inode = None if adopted else _inode(path)
+
+    def close(self) -> None:
+        """Remove the socket's file if it is still the one bound here, and let the lock go. An adopted socket stays."""
+        self.socket.close()
+        if self._inode is not None and _inode(self.path) == self._inode:
+            with contextlib.suppress(FileNotFoundError):
+                Path(self.path).unlink()
+
+        if self._lock is not None:
+            # The lock's file stays: removing it would let a third daemon lock a new file while a second waits on this one.
+            os.close(self._lock)
+            self._lock = None
+
+
+def adopt(listening: socket.socket) -> Listener:
+    """Serve on a socket that somebody else has bound; its mode, group and end are theirs."""
+    listening.settimeout(0)
+    return Listener(listening, adopted=True)
+
+
+def bind(path: str, mode: int, group: str | int | None) -> Listener:
+    """Create the socket at ``path``. Raises `ListenError` with the reason, and leaves what is there as it was."""
+    try:
+        _prepare_directory(path)
+        lock = _lock(path)
+    except OSError as error:
+        raise ListenError(f"{error.filename or path}: {error.strerror}; choose another --socket") from error
+
+    try:
+        _remove_dead(path)
+        return Listener(_bound(path, mode, group), adopted=False, path=path, lock=lock)
+    except OSError as error:
+        os.close(lock)
+        raise ListenError(f"cannot listen at {path}: {error.strerror or error}") from error
+    except ListenError:
+        os.close(lock)
+        raise
+
+
+def _prepare_directory(path: str) -> None:
+    directory = Path(path).parent
+    uid = os.getuid()
+    if str(directory) != paths.private_directory(uid):
+        directory.mkdir(parents=True, exist_ok=True)
+        return
+
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+
+    # Anybody may have made it first in /tmp, and whoever owns it could put another socket in our socket's place.
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or stat.S_IMODE(found.st_mode) & 0o077:
+        raise ListenError(
+            f"{directory} is not a directory that only uid {uid} can use: remove it, or choose another --socket"
+        )
+
+
+def _lock(path: str) -> int:
+    name = f"{path}.lock"
+    lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise ListenError(
+            f"another sidecard daemon serves at {path} (it holds {name}): stop it, or choose another --socket"
+        ) from error
+
+    return lock
+
+
+def _remove_dead(path: str) -> None:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ListenError(f"{path} exists and is not a socket: remove it, or choose another --socket")
+
+    answer = _probe(path)
+    if answer is not None:
+        raise ListenError(f"{path} is in use: {answer}; stop that process, or choose another --socket")
+
+    Path(path).unlink()
+
+
+def _probe(path: str) -> str | None:
+    """Say what is alive behind a socket; None where nothing is.
+
+    A connect alone tells too little: a process that hangs or has stopped still accepts.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_SECONDS)
+        try:
+            probe.connect(path)
+            probe.sendall(b'{"op":"ping"}\n')
+            answer = probe.recv(4096)
+            if not answer:
+                return "a process accepts connections there and drops them"
+        except (ConnectionRefusedError, FileNotFoundError):
+            return None
+        except ConnectionError:
+            return "a process accepts connections there and resets them"
+        except (TimeoutError, BlockingIOError):
+            return f"a process accepts connections there and did not answer a ping within {PROBE_SECONDS:g} s"
+        except PermissionError:
+            return "it belongs to another user, who does not let this one connect"
+
+    return "a sidecard daemon answers there" if b'"pong"' in answer else "another program answers there"
+
+
+def _bound(path: str, mode: int, group: str | int | None) -> socket.socket:
+    gid = _gid(group)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Born without any permission, then given to its group, then opened: at no moment may more than ``mode`` connect.
+        umask = os.umask(0o777)
+        try:
+            listening.bind(path)
+        finally:
+            os.umask(umask)
+    except OSError:
+        listening.close()
+        raise
+
+    try:
+        if gid is not None:
+            os.chown(path, -1, gid, follow_symlinks=False)
+
+        Path(path).chmod(mode)
+        listening.listen(BACKLOG)
+        listening.settimeout(0)
+    except OSError:
+        listening.close()
+        Path(path).unlink()
+        raise
+
+    return listening
+
+
+def _gid(group: str | int | None) -> int | None:
+    if group is None or isinstance(group, int):
+        return group
+
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise ListenError(f"there is no group {group!r}: create it, or change socket.group") from error
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+
+    return found.st_dev, found.st_ino
+
+
+def _name_of(listening: socket.socket) -> str:
+    name = listening.getsockname()
+    return os.fsdecode(name) if isinstance(name, bytes) else str(name)

@@ -1,0 +1,106 @@
+"""Who is connected: admission, the bounds on it, and what the kernel says about each."""
+
+import itertools
+import socket
+import struct
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from sidecard.core.events import Peer
+from sidecard.sections import Limits
+
+_CREDENTIALS = struct.Struct("3i")
+"""``struct ucred`` of unix(7): pid, uid, gid."""
+
+
+class Line(Protocol):
+    """A connection, as far as the roster ends it."""
+
+    def close(self) -> None:
+        """End it once its replies have left."""
+
+    def abort(self) -> None:
+        """End it now."""
+
+
+class Roster:
+    """Every connection that is open. ``operator`` tells by uid and gid who is one; the two callables tell the log."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        operator: Callable[[int, int], bool],
+        *,
+        on_refused: Callable[[int, str], None],
+        on_closed: Callable[[Peer, str], None],
+    ) -> None:
+        self._limits = limits
+        self._operator = operator
+        self._on_refused = on_refused
+        self._on_closed = on_closed
+        self._ids = itertools.count(1)
+        self._peers: dict[Line, Peer] = {}
+        self._per_uid: Counter[int] = Counter()
+        self._on_empty: Callable[[], None] | None = None
+        self.refused = 0
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def admit(self, line: Line, connected: socket.socket) -> Peer | None:
+        """Take a connection in. None where that would exceed a limit: then it is to be closed unheard.
+
+        A refusal cannot be said, because what a peer speaks is known only when it has spoken.
+        """
+        pid, uid, gid = _CREDENTIALS.unpack(
+            connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        # The kernel counts ids without sign.
+        uid, gid = uid & 0xFFFFFFFF, gid & 0xFFFFFFFF
+        if len(self._peers) >= self._limits.max_peers:
+            reason = f"limits.max_peers ({self._limits.max_peers}) are connected"
+        elif self._per_uid[uid] >= self._limits.max_peers_per_uid:
+            reason = f"limits.max_peers_per_uid ({self._limits.max_peers_per_uid}) of this uid are connected"
+        else:
+            peer = Peer(next(self._ids), uid, gid, pid, self._operator(uid, gid))
+            self._peers[line] = peer
+            self._per_uid[uid] += 1
+            return peer
+
+        self.refused += 1
+        self._on_refused(uid, reason)
+        return None
+
+    def dismiss(self, line: Line) -> bool:
+        """Strike a connection off; False where it was never admitted."""
+        peer = self._peers.pop(line, None)
+        if peer is None:
+            return False
+
+        self._per_uid[peer.uid] -= 1
+        if not self._per_uid[peer.uid]:
+            del self._per_uid[peer.uid]
+
+        if self._on_empty is not None and not self._peers:
+            self._on_empty()
+
+        return True
+
+    def tell_closed(self, peer: Peer, reason: str) -> None:
+        """Let the log know that a peer is closed for its own behaviour."""
+        self._on_closed(peer, reason)
+
+    def close_all(self, on_empty: Callable[[], None]) -> None:
+        """Close every connection once its replies have left; call ``on_empty`` when the last has gone."""
+        self._on_empty = on_empty
+        for line in tuple(self._peers):
+            line.close()
+
+        if not self._peers:
+            on_empty()
+
+    def abort_all(self) -> None:
+        """End every connection that is still there."""
+        for line in tuple(self._peers):
+            line.abort()

@@ -1,0 +1,153 @@
+"""An app worker of the acceptance tests, run as a process of its own.
+
+Takes a `Plan` as JSON, says ``ready``, waits for a line, makes its calls, and prints an `Account` as JSON.
+Every upstream call is written to the plan's ledger file, so that the test counts at the backend, not at the daemon.
+"""
+
+import os
+import sys
+import threading
+import time
+
+import anyio
+import msgspec
+
+from sidecard_client import AsyncClient, Client, Outcome
+
+
+class Plan(msgspec.Struct):
+    """What one worker does."""
+
+    socket: str
+    ledger: str
+    kind: str
+    """``sync`` (threads) or ``async`` (tasks)."""
+    callers: int
+    upstream_seconds: float
+    prompts: list[str]
+    """Each caller asks these in turn, starting over until ``seconds`` have passed."""
+    seconds: float = 0.0
+    ttl: float | None = None
+
+
+class Call(msgspec.Struct):
+    """One call as its caller saw it."""
+
+    prompt: str
+    value: str
+    source: str
+    began_at: float
+    took_seconds: float
+    own_seconds: float
+    """Time inside the upstream function, if this caller ran it."""
+
+
+class Account(msgspec.Struct):
+    """All calls of one worker. An error is a fault: the tests expect none."""
+
+    pid: int
+    calls: list[Call]
+    errors: list[str]
+
+
+class Worker:
+    """The upstream function and the book of calls."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.calls: list[Call] = []
+        self.errors: list[str] = []
+        self._ledger = os.open(plan.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def write(self, word: str, prompt: str) -> None:
+        """Append one line to the ledger, in one write."""
+        os.write(self._ledger, f"{word} {os.getpid()} {prompt}\n".encode())
+
+    def upstream(self, prompt: str) -> str:
+        """Answer slowly, each time with another text."""
+        self.write("start", prompt)
+        time.sleep(self.plan.upstream_seconds)
+        self.write("end", prompt)
+        return f"{prompt} answered by {os.getpid()} at {time.monotonic_ns()}"
+
+    async def async_upstream(self, prompt: str) -> str:
+        """Answer slowly, without blocking the loop."""
+        self.write("start", prompt)
+        await anyio.sleep(self.plan.upstream_seconds)
+        self.write("end", prompt)
+        return f"{prompt} answered by {os.getpid()} at {time.monotonic_ns()}"
+
+    def note(self, prompt: str, outcome: Outcome[str], began_at: float) -> None:
+        """Book one call."""
+        took_seconds = time.monotonic() - began_at
+        own = f"answered by {os.getpid()} " in outcome.value and outcome.source in {"upstream", "fallback"}
+        own_seconds = self.plan.upstream_seconds if own else 0.0
+        self.calls.append(Call(prompt, outcome.value, outcome.source, began_at, took_seconds, own_seconds))
+
+
+def call_in_threads(worker: Worker) -> None:
+    """Make the plan's calls with one `Client` and a thread per caller."""
+    plan = worker.plan
+    with Client(plan.socket) as client:
+        start = time.monotonic()
+
+        def caller() -> None:
+            while True:
+                for prompt in plan.prompts:
+                    began_at = time.monotonic()
+                    try:
+                        outcome = client.outcome(worker.upstream, prompt, name="upstream", ttl=plan.ttl)
+                        worker.note(prompt, outcome, began_at)
+                    except Exception as error:  # noqa: BLE001 - whatever it is, the test must see it
+                        worker.errors.append(repr(error))
+
+                if time.monotonic() - start >= plan.seconds:
+                    return
+
+        threads = [threading.Thread(target=caller) for _ in range(plan.callers)]
+        for thread in threads:
+            thread.start()
+
+        for thread in threads:
+            thread.join()
+
+
+async def call_in_tasks(worker: Worker) -> None:
+    """Make the plan's calls with one `AsyncClient` and a task per caller."""
+    plan = worker.plan
+    async with AsyncClient(plan.socket) as client, anyio.create_task_group() as tasks:
+        start = time.monotonic()
+
+        async def caller() -> None:
+            while True:
+                for prompt in plan.prompts:
+                    began_at = time.monotonic()
+                    try:
+                        outcome = await client.outcome(worker.async_upstream, prompt, name="upstream", ttl=plan.ttl)
+                        worker.note(prompt, outcome, began_at)
+                    except Exception as error:  # noqa: BLE001 - whatever it is, the test must see it
+                        worker.errors.append(repr(error))
+
+                if time.monotonic() - start >= plan.seconds:
+                    return
+
+        for _ in range(plan.callers):
+            tasks.start_soon(caller)
+
+
+def main() -> None:
+    """Follow the plan."""
+    plan = msgspec.json.decode(sys.argv[1], type=Plan)
+    worker = Worker(plan)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    if plan.kind == "sync":
+        call_in_threads(worker)
+    else:
+        anyio.run(call_in_tasks, worker)
+
+    sys.stdout.buffer.write(msgspec.json.encode(Account(os.getpid(), worker.calls, worker.errors)) + b"\n")
+
+
+if __name__ == "__main__":
+    main()

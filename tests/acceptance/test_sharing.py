@@ -1,0 +1,228 @@
+"""What the whole is for, with real processes: one call for many callers, whoever dies, hangs or comes back."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sidecard_client import Client
+from tests.acceptance.caller import Account, Call, Plan
+from tests.daemons import Daemon, poll
+
+CALLER = Path(__file__).with_name("caller.py")
+PROCESSES = 8
+CALLERS = 125
+
+pytestmark = pytest.mark.timeout(120)
+
+kinds = pytest.mark.parametrize("kind", ["sync", "async"])
+
+
+class Workers:
+    """Some workers with one plan."""
+
+    def __init__(self, plan: Plan, processes: int) -> None:
+        self.ledger = Path(plan.ledger)
+        self.ledger.touch()
+        command = [sys.executable, str(CALLER), msgspec.json.encode(plan).decode()]
+        self.processes = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
+        ]
+        for process in self.processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+
+    def go(self) -> None:
+        """Let all of them begin."""
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+
+    def accounts(self) -> list[Account]:
+        """Wait for the workers that are alive and return what they saw."""
+        accounts = []
+        for process in self.processes:
+            output, _ = process.communicate(timeout=90)
+            if process.returncode == 0:
+                accounts.append(msgspec.json.decode(output, type=Account))
+
+        return accounts
+
+    def upstream_pids(self, word: str = "start") -> list[int]:
+        """Return who made upstream calls, in order."""
+        return [int(line.split()[1]) for line in self.ledger.read_text().splitlines() if line.startswith(word)]
+
+    def first_holder(self) -> int:
+        """Wait for the first upstream call and return its process."""
+        poll(lambda: bool(self.upstream_pids()), "no worker began its upstream call")
+        return self.upstream_pids()[0]
+
+    def stop(self) -> None:
+        """End whatever still runs."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Callable[..., Workers]]:
+    """Start workers, and end them with the test."""
+    started: list[Workers] = []
+
+    def start(socket: str, kind: str, processes: int = PROCESSES, callers: int = CALLERS, **plan: object) -> Workers:
+        whole = {"upstream_seconds": 2.0, "prompts": ["one question"], **plan}
+        ledger = str(tmp_path / "ledger")
+        some = Workers(Plan(socket, ledger, kind, callers, **whole), processes)  # type: ignore[arg-type]  # by name
+        started.append(some)
+        return some
+
+    yield start
+    for some in started:
+        some.stop()
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Freeze a process for the length of the block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def calls_of(accounts: list[Account]) -> list[Call]:
+    """Return all calls, none of which may have raised."""
+    assert [error for account in accounts for error in account.errors] == []
+    return [call for account in accounts for call in account.calls]
+
+
+@kinds
+def test_a_thousand_callers_in_eight_processes_make_one_upstream_call(
+    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
+) -> None:
+    """All get the one answer."""
+    callers = workers(daemon().socket, kind)
+    callers.go()
+    calls = calls_of(callers.accounts())
+
+    assert len(callers.upstream_pids()) == 1
+    assert len(calls) == PROCESSES * CALLERS
+    assert len({call.value for call in calls}) == 1
+    assert sum(call.source == "upstream" for call in calls) == 1
+
+
+@kinds
+def test_a_holder_killed_in_mid_call_costs_one_more_upstream_call(
+    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
+) -> None:
+    """The lease passes at once; every caller of the seven survivors gets the second holder's answer."""
+    callers = workers(daemon().socket, kind)
+    callers.go()
+    holder = callers.first_holder()
+    time.sleep(1.0)  # the middle of the upstream call: what is tested, not waited for
+    os.kill(holder, signal.SIGKILL)
+    accounts = callers.accounts()
+    calls = calls_of(accounts)
+
+    assert len(accounts) == PROCESSES - 1
+    assert len(callers.upstream_pids()) <= 2
+    assert len(calls) == (PROCESSES - 1) * CALLERS
+    assert len({call.value for call in calls}) == 1
+
+
+@kinds
+def test_a_holder_frozen_beyond_its_lease_is_succeeded_and_its_answer_refused(
+    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
+) -> None:
+    """The next one leads; the thawed holder's `complete` changes nothing."""
+    running = daemon(SIDECARD_FLIGHTS_LEASE_SECONDS="1.5", SIDECARD_FLIGHTS_RENEW_SECONDS="0.5")
+    callers = workers(running.socket, kind, callers=20)
+    callers.go()
+    holder = callers.first_holder()
+    with stopped(holder), Client(running.socket) as observer:
+        poll(lambda: observer.stats().completed == 1, "nobody led in the frozen holder's place")
+        assert observer.stats().expired == 1
+
+    accounts = callers.accounts()
+    with Client(running.socket) as observer:
+        assert observer.stats().stale_leases >= 1
+    second = callers.upstream_pids()[1]
+    others = {call.value for account in accounts if account.pid != holder for call in account.calls}
+
+    assert calls_of(accounts)
+    assert len(callers.upstream_pids()) == 2
+    assert len(others) == 1
+    assert f"answered by {second} " in others.pop()
+
+
+@kinds
+def test_a_killed_daemon_fails_no_call_and_is_used_again_after_its_restart(
+    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
+) -> None:
+    """Calls end with the right value all along; nobody tells the workers that it is back."""
+    running = daemon()
+    prompts = [f"question {number}" for number in range(10)]
+    callers = workers(running.socket, kind, callers=4, prompts=prompts, seconds=9.0, upstream_seconds=0.05, ttl=0.1)
+    callers.go()
+    callers.first_holder()
+    time.sleep(1.5)  # calls under way at the kill: what is tested, not waited for
+    running.kill()
+    time.sleep(1.5)  # a while without a daemon, likewise
+    restarted = running.start_again()
+    calls = calls_of(callers.accounts())
+    with Client(restarted.socket) as observer:
+        stats = observer.stats()
+
+    assert all(call.value.startswith(f"{call.prompt} answered by ") for call in calls)
+    assert {"fallback", "upstream"} <= {call.source for call in calls}
+    assert stats.begins > 100
+    latest = max(call.began_at for call in calls)
+    assert "fallback" not in {call.source for call in calls if call.began_at > latest - 1.0}
+
+
+@kinds
+def test_a_frozen_daemon_costs_no_call_more_than_a_second(
+    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
+) -> None:
+    """For ten seconds it accepts and says nothing; every call ends within a second plus its own work."""
+    running = daemon()
+    prompts = [f"question {number}" for number in range(10)]
+    callers = workers(running.socket, kind, callers=4, prompts=prompts, seconds=13.0, upstream_seconds=0.2, ttl=0.1)
+    callers.go()
+    callers.first_holder()
+    time.sleep(1.0)  # calls under way when it freezes: what is tested, not waited for
+    with stopped(running.pid):
+        time.sleep(10.0)  # the issue's ten seconds
+
+    calls = calls_of(callers.accounts())
+    # A caller that falls back joins its own process's call of the key, so its own work is at most one upstream call.
+    slowest = max(calls, key=lambda call: call.took_seconds)
+    assert slowest.took_seconds <= 1.0 + 2 * 0.2, slowest
+    assert "fallback" in {call.source for call in calls}
+
+
+@kinds
+def test_callers_that_wait_when_the_daemon_freezes_end_within_a_second(
+    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
+) -> None:
+    """A hundred waiters in each process notice it, and make one call per process."""
+    running = daemon()
+    callers = workers(running.socket, kind, processes=2, callers=100, upstream_seconds=3.0)
+    callers.go()
+    callers.first_holder()
+    time.sleep(0.5)  # all of them wait by now; those that do not fall back at their first answer
+    with stopped(running.pid):
+        accounts = callers.accounts()
+
+    calls = calls_of(accounts)
+    assert len(callers.upstream_pids()) <= 2
+    assert max(call.took_seconds for call in calls) <= 0.5 + 1.0 + 3.0 + 0.5

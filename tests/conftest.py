@@ -1,0 +1,49 @@
+"""What all tests share: short socket paths, real daemons, both async backends."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.daemons import Daemon
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Run async tests on both backends; a test that is about one of them overrides this."""
+    backend: str = request.param
+    return backend
+
+
+@pytest.fixture
+def socket_directory() -> Iterator[Path]:
+    """Make a directory with a short name: a socket's path may have 107 bytes, which `tmp_path` can exceed."""
+    directory = Path(tempfile.mkdtemp(prefix="sc-", dir="/tmp"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def socket_path(socket_directory: Path) -> str:
+    """Name a socket that does not exist yet."""
+    return str(socket_directory / "s.sock")
+
+
+@pytest.fixture
+def daemon(socket_path: str) -> Iterator[Callable[..., Daemon]]:
+    """Start real daemons: ``daemon(*flags, **environ)`` returns one that answers; all end with the test.
+
+    The first listens at ``socket_path``, further ones beside it.
+    """
+    started: list[Daemon] = []
+
+    def start(*flags: str, **environ: str) -> Daemon:
+        path = f"{socket_path}.{len(started)}" if started else socket_path
+        started.append(Daemon(path, *flags, **environ))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()

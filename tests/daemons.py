@@ -1,0 +1,88 @@
+"""Real daemons for tests: the real command as a subprocess."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+
+def poll(condition: Callable[[], bool], complaint: str, seconds: float = 20.0) -> None:
+    """Wait until ``condition`` holds; fail with ``complaint`` after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, complaint
+        time.sleep(0.01)
+
+
+def ask(path: str, request: dict[str, object], seconds: float = 5.0) -> dict[str, object]:
+    """Send one JSON line and return the last reply line."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(seconds)
+        connection.connect(path)
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        connection.shutdown(socket.SHUT_WR)
+        received = b""
+        while data := connection.recv(65536):
+            received += data
+
+    reply: dict[str, object] = json.loads(received.splitlines()[-1])
+    return reply
+
+
+class Daemon:
+    """One ``sidecard serve``; ``environ`` holds its settings."""
+
+    def __init__(self, path: str, *arguments: str, **environ: str) -> None:
+        self.socket = path
+        self.arguments = arguments
+        self.environ = environ
+        command = [sys.executable, "-m", "sidecard", "serve", "--socket", path, *arguments]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("SIDECARD_")}
+        self.process = subprocess.Popen(
+            command, env=clean | environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        poll(self._answers, f"no daemon answered at {path}")
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self.process.pid
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, self.output()
+        try:
+            return ask(self.socket, {"op": "ping"})["type"] == "pong"
+        except (OSError, IndexError):
+            return False
+
+    def kill(self) -> None:
+        """End it without warning."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(timeout=10)
+
+    def terminate(self, seconds: float = 30.0) -> int:
+        """Ask it to stop and return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=seconds)
+
+    def output(self) -> str:
+        """Return what an ended daemon has printed."""
+        assert self.process.stdout is not None
+        return self.process.stdout.read().decode()
+
+    def start_again(self) -> "Daemon":
+        """Start a daemon of the same settings on the same path."""
+        return Daemon(self.socket, *self.arguments, **self.environ)
+
+    def close(self) -> None:
+        """End it whatever its state."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(timeout=10)
+
+        if self.process.stdout is not None:
+            self.process.stdout.close()

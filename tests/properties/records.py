@@ -1,0 +1,157 @@
+"""What the naive model and the referee remember, as plain as can be."""
+
+from dataclasses import dataclass, field
+from math import inf
+
+from sidecard.core.cache import MAX_ENTRY_SHARE, SHARING_ONLY_BYTES
+from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES
+from sidecard.core.events import Peer
+from sidecard.core.settings import EngineSettings
+from sidecard_client import wire
+
+UNKNOWN = ""
+"""Stands in a predicted reply for what only the engine can know: a lease's name, the wording of a message."""
+
+Place = tuple[str, str]
+"""Scope and key: where a flight and an entry are."""
+
+Sent = tuple[int, wire.AnyReply]
+"""Peer id and reply."""
+
+
+def budget_bytes(settings: EngineSettings) -> int:
+    """Return how many bytes the entries may take together."""
+    return settings.cache_max_bytes or SHARING_ONLY_BYTES
+
+
+def scope_of(settings: EngineSettings, peer: Peer, namespace: str) -> str | None:
+    """Return a namespace's real place; None where the peer may not name it."""
+    if ":" in namespace:
+        return namespace if peer.operator else None
+
+    shared = settings.shared_namespaces.get(namespace)
+    if shared is not None and (shared.everyone or peer.uid in shared.uids or peer.gid in shared.gids):
+        return f"*:{namespace}"
+
+    return f"{peer.uid}:{namespace}"
+
+
+def means(namespace: str | None, scope: str) -> bool:
+    """Tell whether a purge of ``namespace`` reaches ``scope``."""
+    return namespace in {None, scope, scope.split(":")[1]}
+
+
+@dataclass(eq=False)
+class Answer:
+    """A finished answer: a hit before ``expires``, shared before ``shared_until``."""
+
+    value: bytes
+    made: float
+    expires: float
+    shared_until: float = -inf
+    seconds: float = 0.0
+    backend: str = wire.DEFAULT_BACKEND
+    usage: wire.Usage = field(default_factory=wire.Usage)
+    tags: tuple[str, ...] = ()
+
+    @property
+    def dollars(self) -> float:
+        """What its call cost."""
+        return self.usage.cost_dollars or 0.0
+
+    def kind(self, now: float) -> type[wire.Hit | wire.Shared] | None:
+        """Tell as what a begin may have it; None where it may not."""
+        if now < self.expires:
+            return wire.Hit
+
+        return wire.Shared if now < self.shared_until else None
+
+    def fits(self, key: str, settings: EngineSettings) -> bool:
+        """Tell whether it is small enough to be an entry."""
+        own = TERMS_OVERHEAD_BYTES if self.tags or self.usage != wire.Usage() else 0
+        return len(key) + len(self.value) + ENTRY_OVERHEAD_BYTES + own <= int(budget_bytes(settings) * MAX_ENTRY_SHARE)
+
+
+@dataclass(eq=False)
+class Waiter:
+    """A begin that waits."""
+
+    peer: Peer
+    begin: wire.Begin
+    since: float
+    deadline: float
+
+
+@dataclass(eq=False)
+class Flight:
+    """One computation of one key; ``elections`` counts the holders that came after the first."""
+
+    place: Place
+    waiters: list[Waiter] = field(default_factory=list)
+    elections: int = 0
+    leases: int = 0
+    may_store: bool = True
+
+
+@dataclass(eq=False)
+class Lease:
+    """A lease; ``turn`` tells which of the caller's backends it is on, ``reply_id`` which request it answered."""
+
+    peer: Peer
+    begin: wire.Begin
+    reply_id: int
+    granted: float
+    expires: float
+    flight: Flight | None
+    turn: int = 0
+    attempt: int = 1
+    name: str = UNKNOWN
+
+    @property
+    def backend(self) -> str:
+        """The backend whose turn it is."""
+        return self.begin.backends[self.turn] if self.begin.backends else wire.DEFAULT_BACKEND
+
+    @property
+    def has_next(self) -> bool:
+        """Tell whether the caller named a further backend."""
+        return self.turn + 1 < len(self.begin.backends)
+
+
+@dataclass
+class Sums:
+    """A task's ledger before any division."""
+
+    hits: int = 0
+    shared: int = 0
+    leads: int = 0
+    upstream_calls: int = 0
+    billed_seconds: float = 0.0
+    billed_dollars: float = 0.0
+    saved_by_cache_seconds: float = 0.0
+    saved_by_cache_dollars: float = 0.0
+    saved_by_sharing_seconds: float = 0.0
+    saved_by_sharing_dollars: float = 0.0
+    waited_seconds: float = 0.0
+
+    def bill(self, seconds: float, dollars: float) -> None:
+        """Book an answer of a backend."""
+        self.upstream_calls += 1
+        self.billed_seconds += seconds
+        self.billed_dollars += dollars
+
+    def hit(self, answer: Answer) -> None:
+        """Book an answer that the cache gave."""
+        self.hits += 1
+        self.saved_by_cache_seconds += answer.seconds
+        self.saved_by_cache_dollars += answer.dollars
+
+    def share(self, answer: Answer, waited: float) -> float:
+        """Book an answer that another caller fetched; return the seconds saved."""
+        # A caller that waited longer than the call took has saved nothing, and is booked to have waited that call's time.
+        saved = max(0.0, answer.seconds - waited)
+        self.shared += 1
+        self.saved_by_sharing_seconds += saved
+        self.saved_by_sharing_dollars += answer.dollars
+        self.waited_seconds += answer.seconds - saved
+        return saved

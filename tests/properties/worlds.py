@@ -1,0 +1,19 @@
+"""The settings under which trials run: each makes some part of the law matter that others leave idle."""
+
+from sidecard.core.settings import EngineSettings, SharedWith
+
+TEAM = {"team": SharedWith(uids=frozenset({0, 1000}))}
+
+WORLDS = {
+    "defaults": EngineSettings(shared_namespaces=TEAM, task_ttl_seconds={"rag": 20.0}),
+    "nothing cached, answers shared": EngineSettings(ttl_seconds=0.0, sharing_window_seconds=8.0, lease_seconds=10.0),
+    "cached, not shared afterwards": EngineSettings(ttl_seconds=30.0, sharing_window_seconds=0.0, wait_seconds=20.0),
+    "neither": EngineSettings(ttl_seconds=0.0, sharing_window_seconds=0.0, lease_seconds=30.0, wait_seconds=10.0),
+    "caching off": EngineSettings(cache_max_bytes=0, sharing_window_seconds=16.0, shared_namespaces=TEAM),
+    "one election, few tasks": EngineSettings(max_elections=1, max_tasks=2, ttl_seconds=5.0, shared_namespaces=TEAM),
+    "many elections": EngineSettings(max_elections=9, ttl_seconds=0.0, sharing_window_seconds=0.0, lease_seconds=4.0),
+    "no elections": EngineSettings(max_elections=0, ttl_seconds=10.0, sharing_window_seconds=20.0),
+    "small tables": EngineSettings(max_waiters=2, max_flights=2, max_leases=4, ttl_seconds=2.0, sharing_window_seconds=1.0),
+    "one of each": EngineSettings(max_waiters=1, max_flights=1, max_leases=1, ttl_seconds=2.0),
+    "small cache": EngineSettings(cache_max_bytes=8_000, ttl_seconds=60.0, sharing_window_seconds=4.0),
+}
