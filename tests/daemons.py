@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -34,18 +35,22 @@ def ask(path: str, request: dict[str, object], seconds: float = 5.0) -> dict[str
 
 
 class Daemon:
-    """One ``sidecard serve``; ``environ`` holds its settings."""
+    """One ``sidecard serve``; ``environ`` holds its settings. What it prints goes to a file, so that it never has to wait."""
 
     def __init__(self, path: str, *arguments: str, **environ: str) -> None:
         self.socket = path
-        self.arguments = arguments
-        self.environ = environ
-        command = [sys.executable, "-m", "sidecard", "serve", "--socket", path, *arguments]
+        self._command = [sys.executable, "-m", "sidecard", "serve", "--socket", path, *arguments]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SIDECARD_")}
+        self._environ = clean | environ
+        self._printed = tempfile.TemporaryFile()
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start a daemon, after the last one has ended, of the same settings on the same path."""
         self.process = subprocess.Popen(
-            command, env=clean | environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            self._command, env=self._environ, stdin=subprocess.DEVNULL, stdout=self._printed, stderr=subprocess.STDOUT
         )
-        poll(self._answers, f"no daemon answered at {path}")
+        poll(self._answers, f"no daemon answered at {self.socket}")
 
     @property
     def pid(self) -> int:
@@ -70,13 +75,10 @@ class Daemon:
         return self.process.wait(timeout=seconds)
 
     def output(self) -> str:
-        """Return what an ended daemon has printed."""
-        assert self.process.stdout is not None
-        return self.process.stdout.read().decode()
-
-    def start_again(self) -> "Daemon":
-        """Start a daemon of the same settings on the same path."""
-        return Daemon(self.socket, *self.arguments, **self.environ)
+        """Return what it has printed so far."""
+        # Not by seek and read: the daemon writes at the same offset.
+        printed = self._printed.fileno()
+        return os.pread(printed, os.fstat(printed).st_size, 0).decode()
 
     def close(self) -> None:
         """End it whatever its state."""
@@ -84,5 +86,4 @@ class Daemon:
             self.process.kill()
             self.process.wait(timeout=10)
 
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        self._printed.close()

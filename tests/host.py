@@ -89,10 +89,10 @@ class Host:
         self.notes: list[Note] = []
         self._peers = 0
 
-    def peer(self, uid: int = 1000, gid: int = 1000, *, operator: bool = False) -> Actor:
+    def peer(self, uid: int = 1000, gid: int = 1000, *, pid: int = 0, operator: bool = False) -> Actor:
         """Accept a connection."""
         self._peers += 1
-        actor = Actor(self, Peer(self._peers, uid, gid, 1, operator))
+        actor = Actor(self, Peer(self._peers, uid, gid, pid, operator))
         self.actors[self._peers] = actor
         self.happens(PeerJoined(actor.peer))
         return actor

@@ -150,24 +150,23 @@ class Client:
         value: Any,
         *,
         ttl: float | None = None,
-        tags: tuple[str, ...] = (),
+        tags: Collection[str] = (),
         namespace: str | None = None,
     ) -> bool:
         """Store ``value`` and tell whether it was; False also where the daemon is away and calls fall back.
 
         Raises `UnshareableValue` where it would not come back equal.
         """
-        packed = Raw(pack_value(value))
+        options = self._options.changed({"ttl": ttl, "tags": tags, "namespace": namespace or self._options.namespace})
+        request = wire.Put(
+            key=key,
+            value=Raw(pack_value(value)),
+            namespace=options.namespace,
+            ttl_seconds=options.ttl_seconds,
+            tags=options.tags,
+        )
         try:
-            reply = self._ask(
-                wire.Put(
-                    key=key,
-                    value=packed,
-                    namespace=namespace or self._options.namespace,
-                    ttl_seconds=ttl,
-                    tags=tuple(tags),
-                )
-            )
+            reply = self._ask(request)
         except DaemonUnavailable:
             if self._options.on_unavailable == "raise":
                 raise

@@ -201,7 +201,9 @@ class Calls:
         key = None if lease.flight is None else lease.flight.key
         return [Tell(notes.LeaseEnded(outcome, key, lease.name, lease.backend, lease.peer.id, message))]
 
-    def _land(self, flight: Flight | None, kind: wire.FailureKind, message: str, now: float) -> list[Effect]:
+    def _land(
+        self, flight: Flight | None, kind: wire.FailureKind, message: str, now: float, hung: Peer | None = None
+    ) -> list[Effect]:
         """A flight's lease has ended without an answer: elect, or end the flight."""
         if flight is None:
             return []
@@ -212,7 +214,7 @@ class Calls:
             return effects
 
         if kind in {"transient", "cancelled"} and flight.elections < self._settings.max_elections:
-            lease = self.flights.elect(flight, now)
+            lease = self.flights.elect(flight, now, hung)
             if lease is not None:
                 self._count.reelections += 1
                 note = notes.Reelected(flight.key, lease.name, lease.peer.id, flight.elections)
@@ -292,7 +294,7 @@ class Calls:
                     f"the process that made this call did not renew its lease for {self._settings.lease_seconds:g} s"
                 )
                 effects += self._end_unanswered(due, "expired", message)
-                effects += self._land(due.flight, "transient", message, now)
+                effects += self._land(due.flight, "transient", message, now, hung=due.peer)
 
         self._shelf.cache.expire(now)
         return effects

@@ -216,21 +216,26 @@ class Flights:
         del self._flights[flight.scope, flight.key]
         return self.release(flight)
 
-    def elect(self, flight: Flight, now: float) -> HeldLease | None:
+    def elect(self, flight: Flight, now: float, hung: Peer | None = None) -> HeldLease | None:
         """Make the longest-waiting caller that still may wait the holder; None where there is none.
 
         Willingness is checked here, at the grant: 1. a waiter's deadline passes; 2. the lease is lost; 3. the tick that
         would have told the waiter comes after. A lease granted in 2 would go to somebody who has stopped listening.
-        """
-        for waiter in flight.waiters.values():
-            if waiter.deadline > now:
-                self.leave(waiter)
-                flight.elections += 1
-                return self.grant(
-                    flight, waiter.peer, waiter.request, waiter.request.backends or (DEFAULT_BACKEND,), now
-                )
 
-        return None
+        Where the last holder ``hung``, callers of other processes come first: those of its own hang as well, and each
+        lease given to them would cost the others another `lease_seconds`.
+        """
+        willing = [waiter for waiter in flight.waiters.values() if waiter.deadline > now]
+        if hung is not None:
+            willing = [waiter for waiter in willing if not _same_process(waiter.peer, hung)] or willing
+
+        if not willing:
+            return None
+
+        waiter = willing[0]
+        self.leave(waiter)
+        flight.elections += 1
+        return self.grant(flight, waiter.peer, waiter.request, waiter.request.backends or (DEFAULT_BACKEND,), now)
 
     def of_peer(self, peer: Peer) -> tuple[list[Waiter], list[HeldLease]]:
         """Return what a peer waits for and what it holds."""
@@ -247,3 +252,8 @@ class Flights:
     def _tidy(self, peer_id: int, table: _PeerTable) -> None:
         if not table.leases and not table.waiters:
             del self._peers[peer_id]
+
+
+def _same_process(one: Peer, other: Peer) -> bool:
+    """Tell whether two peers are certainly one process; pid 0 is anybody's of another pid namespace."""
+    return one.id == other.id or (one.pid == other.pid != 0 and one.uid == other.uid)

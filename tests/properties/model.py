@@ -224,10 +224,10 @@ class Model:
 
         self.flights.remove(flight)
         for waiter in flight.waiters:
-            if self.draining and kind not in {"fatal", "ignored"}:
-                self._reject(waiter.peer, waiter.begin, "draining")
-            elif waiter not in willing:
+            if waiter not in willing:
                 self._time_out(waiter, now)
+            elif self.draining and kind not in {"fatal", "ignored"}:
+                self._reject(waiter.peer, waiter.begin, "draining")
             else:
                 self.counts["failed"] += 1
                 self._say(waiter.peer, wire.Failed(waiter.begin.id, kind, message))

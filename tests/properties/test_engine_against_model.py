@@ -115,9 +115,6 @@ class EngineMachine(RuleBasedStateMachine):
     def fail(self, pick: int, thief: int | None, kind: wire.FailureKind, next_: bool) -> None:
         """A failure comes, in time or late, from its holder or not."""
         peer, lease = self._lease(pick, thief)
-        if self.trial.model.draining:
-            kind = "transient"
-
         self.trial.ask(peer, wire.Fail(lease, kind, "why", id=self.trial.next_id(), next=next_))
 
     @_rule(pick=PICKS, thief=st.one_of(st.none(), st.none(), PICKS))
@@ -126,10 +123,10 @@ class EngineMachine(RuleBasedStateMachine):
         peer, lease = self._lease(pick, thief)
         self.trial.ask(peer, wire.Renew(lease, id=self.trial.next_id()))
 
-    @_rule(pick=PICKS, target=BEGIN_IDS)
-    def cancel(self, pick: int, target: int) -> None:
+    @_rule(pick=PICKS, begin_id=BEGIN_IDS)
+    def cancel(self, pick: int, begin_id: int) -> None:
         """A peer takes a begin back."""
-        self.trial.ask(self.peer(pick), wire.Cancel(target, id=self.trial.next_id()))
+        self.trial.ask(self.peer(pick), wire.Cancel(begin_id, id=self.trial.next_id()))
 
     @_rule(pick=PICKS, key=KEYS, namespace=NAMESPACES, op=st.sampled_from([wire.Get, wire.Delete]))
     def read_or_delete(self, pick: int, key: str, namespace: str, op: type[wire.Get | wire.Delete]) -> None:

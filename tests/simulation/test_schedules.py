@@ -27,7 +27,7 @@ class Schedule:
     def __init__(self, world: str, seed: str) -> None:
         self.chance = random.Random(seed)
         self.trial = Trial(WORLDS[world])
-        self.keys = [f"key-{number}" for number in range(60 if world == "small cache" else 3)]
+        self.keys = [f"key-{number}" for number in range(40 if world == "small cache" else 2)]
         self.namespaces = ["default"] * 12 + ["team"] * 4 + ["1000:default", "*:team"]
         self.drained = False
         self.moves: dict[Callable[[], None], int] = {
@@ -84,9 +84,12 @@ class Schedule:
     def report(self) -> None:
         """A lease comes back in some way: mostly a current one from its holder, sometimes an old or a stolen one."""
         trial, chance = self.trial, self.chance
-        current = [(lease.peer, lease.name) for lease in trial.model.leases]
+        current = trial.model.leases
         if current and chance.random() < 0.85:
-            holder, lease = chance.choice(current)
+            # Those that somebody waits for are where most of the law is.
+            weights = [1 if lease.flight is None else 1 + 3 * len(lease.flight.waiters) for lease in current]
+            (chosen,) = chance.choices(current, weights)
+            holder, lease = chosen.peer, chosen.name
         elif trial.granted:
             holder, lease = chance.choice(trial.granted[-30:])
         else:
@@ -110,8 +113,6 @@ class Schedule:
             )
         elif kind == "fail":
             failure = chance.choices(["transient", "cancelled", "fatal", "ignored"], [6, 2, 1, 1])[0]
-            if trial.model.draining:
-                failure = "transient"
             message = f"message {request_id}"
             request = wire.Fail(lease, failure, message, id=request_id, next=chance.random() < 0.3)
         else:

@@ -95,6 +95,34 @@ def test_a_hanging_holder_loses_its_lease_and_its_late_answer_is_refused() -> No
     assert host.stats().expired == 1
 
 
+def test_a_hanging_process_is_not_succeeded_by_its_own_callers_while_others_wait() -> None:
+    """They hang as well; those of its own process lead only where nobody else waits."""
+    host = Host(max_elections=2)
+    hung, own, other = host.peer(pid=7), host.peer(pid=7), host.peer(pid=8)
+    hung.leads("key")
+    hung.waits("key", 2)
+    own.waits("key")
+    other.waits("key", 5)
+    host.passes(15.0)
+    assert other.hears() == [Lease(5, "boot-2", "default", 15.0, 2)]
+    host.passes(15.0)
+
+    assert hung.hears() == [Lease(2, "boot-3", "default", 15.0, 3)]
+    assert own.hears() == []
+
+
+def test_a_lost_holders_process_may_lead_again() -> None:
+    """One connection of it has ended; the process lives."""
+    host = Host()
+    lost, own, other = host.peer(pid=7), host.peer(pid=7), host.peer(pid=8)
+    lost.leads("key")
+    own.waits("key", 4)
+    other.waits("key", 5)
+    lost.dies()
+
+    assert own.hears() == [Lease(4, "boot-2", "default", 15.0, 2)]
+
+
 def test_a_late_answer_is_billed_once() -> None:
     """Sending it again adds nothing."""
     host = Host()

@@ -1,0 +1,248 @@
+"""A client for tests of programs that use sidecard: no daemon, no socket, no waiting.
+
+```python
+def test_the_second_question_is_free():
+    sidecard = FakeClient()
+    answer(sidecard, "why?")
+    answer(sidecard, "why?")
+    assert [asked.source for asked in sidecard.asked] == ["upstream", "cache"]
+```
+
+Keys, policies, errors and the rules for values are the real client's, from the same code:
+what cannot be keyed or shared in production fails or warns here.
+"""
+
+from collections.abc import Callable, Collection
+from time import monotonic
+from typing import Any, ParamSpec, Self, TypeVar, cast
+
+from msgspec import Struct, structs
+
+from sidecard_client import calls, wire
+from sidecard_client.calls import Call, Functions, Outcome
+from sidecard_client.errors import CallRejected, UnshareableValue
+from sidecard_client.failures import kind_of
+from sidecard_client.options import Options
+from sidecard_client.proxies import CachedFunction, SharedMethods
+from sidecard_client.values import pack_value, unpack_value
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+TTL_SECONDS = 300.0
+"""The daemon's default."""
+
+VERSION = "fake"
+
+
+class Asked(Struct, frozen=True):
+    """One call that a `FakeClient` was asked to make, in the order of their ends."""
+
+    key: str | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    options: Options
+    source: calls.Source
+    backend: str
+    value: Any
+
+
+class Entry(Struct, frozen=True):
+    """A stored answer."""
+
+    packed: bytes
+    stored_at: float
+    expires_at: float
+    tags: tuple[str, ...]
+    backend: str
+    took_seconds: float
+
+
+class FakeClient:
+    """Does what `Client` does, for one thread, in a dict. ``policy`` is every call's default, as the client's keywords are.
+
+    ``asked`` records the calls.
+    While ``force_miss`` is true every call runs its function, so that a test meets no answer of another test.
+    ``clock`` gives monotonic seconds; a test that lets entries expire brings its own.
+    """
+
+    def __init__(self, *, force_miss: bool = False, clock: Callable[[], float] = monotonic, **policy: Any) -> None:
+        self.force_miss = force_miss
+        self.asked: list[Asked] = []
+        self._clock = clock
+        self._options = Options().changed(policy)
+        self._entries: dict[tuple[str, str], Entry] = {}
+
+    def __repr__(self) -> str:
+        """Show the counts."""
+        return f"<FakeClient {len(self.asked)} asked, {len(self._entries)} entries>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Do nothing: entries stay, for a test that looks at them."""
+
+    def call(self, function: Functions[T], /, *args: Any, **kwargs: Any) -> T:
+        """As `Client.call`."""
+        return self.outcome(function, *args, **kwargs).value
+
+    def outcome(self, function: Functions[T], /, *args: Any, **kwargs: Any) -> Outcome[T]:
+        """As `Client.outcome`."""
+        return self._run(calls.prepare(self._options, function, args, kwargs))
+
+    def cached(self, **policy: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:
+        """As `Client.cached`."""
+        bound = self._options.changed(policy)
+
+        def decorate(function: Callable[P, T]) -> Callable[P, T]:
+            return cast("Callable[P, T]", CachedFunction(self._perform, function, bound))
+
+        return decorate
+
+    def wrap(self, llm_client: T, *, methods: Collection[str] | None = None, **policy: Any) -> T:
+        """As `Client.wrap`."""
+        return cast("T", SharedMethods(self._perform, llm_client, self._options.changed(policy), methods))
+
+    def get(self, key: str, default: Any = None, *, namespace: str | None = None) -> Any:
+        """As `Client.get`."""
+        entry = self._find(namespace or self._options.namespace, key)
+        return default if entry is None else unpack_value(entry.packed)
+
+    def put(
+        self,
+        key: str,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        tags: Collection[str] = (),
+        namespace: str | None = None,
+    ) -> bool:
+        """As `Client.put`."""
+        options = self._options.changed({"ttl": ttl, "tags": tags, "namespace": namespace or self._options.namespace})
+        return self._store(options, key, pack_value(value), wire.DEFAULT_BACKEND, 0.0)
+
+    def delete(self, key: str, *, namespace: str | None = None) -> int:
+        """As `Client.delete`."""
+        return int(self._entries.pop((namespace or self._options.namespace, key), None) is not None)
+
+    def purge(self, *, namespace: str | None = None, tag: str | None = None) -> int:
+        """As `Client.purge`."""
+        doomed = [
+            place
+            for place, entry in self._entries.items()
+            if (namespace is None or place[0] == namespace) and (tag is None or tag in entry.tags)
+        ]
+        for place in doomed:
+            del self._entries[place]
+
+        return len(doomed)
+
+    def report(self) -> wire.Report:
+        """Count calls and hits as the daemon does; seconds and dollars are 0."""
+        by_task: dict[str, list[Asked]] = {}
+        for asked in self.asked:
+            by_task.setdefault(asked.options.task, []).append(asked)
+
+        tasks = {task: _ledger(group) for task, group in by_task.items()}
+        return wire.Report(id=0, uptime_seconds=0.0, total=_ledger(self.asked), tasks=tasks)
+
+    def stats(self) -> wire.Stats:
+        """Return the counters that a dict has; the others are 0."""
+        zeros: dict[str, Any] = {field.name: 0 for field in structs.fields(wire.Stats)}
+        hits = sum(asked.source == "cache" for asked in self.asked)
+        known: dict[str, Any] = {
+            "version": VERSION,
+            "boot_id": VERSION,
+            "uptime_seconds": 0.0,
+            "draining": False,
+            "cache_entries": len(self._entries),
+            "begins": len(self.asked),
+            "hits": hits,
+            "misses": len(self.asked) - hits,
+        }
+        return wire.Stats(**(zeros | known))
+
+    def health(self) -> wire.Health:
+        """Say that all is well."""
+        return wire.Health(id=0, status="ok", reasons=[], version=VERSION, boot_id=VERSION, uptime_seconds=0.0)
+
+    def ping(self) -> wire.Pong:
+        """Answer as a daemon does."""
+        return wire.Pong(id=0, version=VERSION, protocol=wire.PROTOCOL_VERSION, boot_id=VERSION, uptime_seconds=0.0)
+
+    def _perform(self, call: Call) -> Any:
+        return self._run(call).value
+
+    def _run(self, call: Call) -> Outcome[Any]:
+        entry = None
+        if call.key is not None and not self.force_miss and call.options.mode != "refresh":
+            entry = self._find(call.options.namespace, call.key)
+
+        if entry is not None:
+            age_seconds = self._clock() - entry.stored_at
+            value = unpack_value(entry.packed)
+            outcome = Outcome(value, "cache", age_seconds, entry.backend, entry.took_seconds)
+        elif call.options.mode == "only_if_cached":
+            raise CallRejected("not_cached")
+        else:
+            outcome = self._make(call)
+
+        asked = Asked(call.key, call.args, call.kwargs, call.options, outcome.source, outcome.backend, outcome.value)
+        self.asked.append(asked)
+        return outcome
+
+    def _make(self, call: Call) -> Outcome[Any]:
+        tried: list[str] = []
+        for backend, function in call.untried(tried):
+            tried.append(backend)
+            began = self._clock()
+            try:
+                value = function(*call.args, **call.kwargs)
+            except BaseException as error:
+                if calls.another_backend(call, tried, kind_of(error, call.options.classify)):
+                    continue
+
+                raise
+
+            calls.read_usage(call.options, value)  # a faulty hook shows in the test
+            try:
+                packed = pack_value(value)
+            except UnshareableValue as error:
+                calls.warn_unshareable(function, error)
+            else:
+                if call.key is not None:
+                    self._store(call.options, call.key, packed, backend, self._clock() - began)
+
+            return Outcome(value, "upstream", backend=backend)
+
+        raise AssertionError("a call has a backend, and another one whenever `another_backend` says so")
+
+    def _find(self, namespace: str, key: str) -> Entry | None:
+        entry = self._entries.get((namespace, key))
+        return None if entry is None or entry.expires_at <= self._clock() else entry
+
+    def _store(self, options: Options, key: str, packed: bytes, backend: str, took_seconds: float) -> bool:
+        ttl_seconds = TTL_SECONDS if options.ttl_seconds is None else options.ttl_seconds
+        if ttl_seconds == 0:
+            return False
+
+        now = self._clock()
+        place = (options.namespace, key)
+        self._entries[place] = Entry(packed, now, now + ttl_seconds, options.tags, backend, took_seconds)
+        return True
+
+
+def _ledger(group: Collection[Asked]) -> wire.Ledger:
+    hits = sum(asked.source == "cache" for asked in group)
+    zeros: dict[str, Any] = {field.name: 0 for field in structs.fields(wire.Ledger)}
+    known: dict[str, Any] = {
+        "calls": len(group),
+        "hits": hits,
+        "upstream_calls": len(group) - hits,
+        "hit_rate": hits / len(group) if group else 0.0,
+    }
+    return wire.Ledger(**(zeros | known))

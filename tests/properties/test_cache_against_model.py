@@ -1,0 +1,182 @@
+"""The cache against a dict: what it serves, what it counts, and who leaves first."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from sidecard.core.cache import Cache
+from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES, Terms
+from sidecard_client.wire import Usage
+
+Place = tuple[str, str]
+
+SCOPES = ["1000:default", "1001:default", "*:team"]
+PLACES = st.tuples(st.sampled_from(SCOPES), st.sampled_from([f"key-{number}" for number in range(12)]))
+PLAIN = (Usage(), ())
+COSTLY = (Usage(cost_dollars=0.5), ())
+TAGGED = (Usage(), ("red",))
+
+
+@dataclass
+class Kept:
+    """An entry as the model remembers it."""
+
+    value: bytes
+    charge: int
+    expires: float
+    tags: tuple[str, ...]
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Writes, reads and removals over a budget of a dozen entries, while time passes in eighths of seconds."""
+
+    @initialize(max_bytes=st.sampled_from([3_000, 8_000, 100_000]))
+    def start(self, max_bytes: int) -> None:
+        """Start empty."""
+        self.cache = Cache(max_bytes)
+        self.kept: dict[Place, Kept] = {}
+        self.now = 50.0
+        self.made = 0
+        self.made_entries = 0
+        self.left = 0
+        """Entries that were deleted, purged or replaced."""
+
+    @rule(
+        place=PLACES,
+        size=st.sampled_from([0, 5, 60, 200, 400, 900]),
+        ttl_seconds=st.sampled_from([0.0, 0.5, 3.0, 3.0, 20.0]),
+        window_seconds=st.sampled_from([0.0, 0.0, 1.5, 10.0]),
+        extras=st.sampled_from([PLAIN, PLAIN, COSTLY, TAGGED]),
+    )
+    def put(self, place: Place, size: int, ttl_seconds: float, window_seconds: float, extras: tuple[Usage, Any]) -> None:
+        """Store, and see that only what had to go went."""
+        usage, tags = extras
+        self.made += 1
+        value = str(self.made).encode() + b"v" * size
+        terms = Terms(place[0], ttl_seconds, window_seconds, "default", usage, tags)
+        overhead = ENTRY_OVERHEAD_BYTES + (TERMS_OVERHEAD_BYTES if extras != PLAIN else 0)
+        charge = len(place[1]) + len(value) + overhead
+        evicted_before, held_before = self.cache.evicted, self._held()
+        outcome = self.cache.put(place[1], value, self.now, terms, 1.0)
+
+        self.left += place in held_before
+        self.kept.pop(place, None)
+        lifetime = max(ttl_seconds, window_seconds)
+        assert outcome.too_large == (lifetime > 0 and charge > self.cache.budget // 8)
+        assert (outcome.entry is not None) == (lifetime > 0 and not outcome.too_large)
+        assert outcome.evicted == self.cache.evicted - evicted_before
+
+        gone = self.kept.keys() - self._held()
+        victims = self.live().keys() & gone
+        assert len(victims) == outcome.evicted, "only live entries are evicted, and all that are gone were"
+        needed = sum(kept.charge for kept in self.kept.values() if not self._swept(kept)) + charge
+        assert not victims or needed > self.cache.budget, "a live entry left where expired ones would have made room"
+        for place in gone:
+            del self.kept[place]
+
+        if outcome.entry is not None:
+            self.made_entries += 1
+            assert (outcome.entry.value, outcome.entry.charge) == (value, charge)
+            self.kept[place] = Kept(value, charge, self.now + lifetime, tags)
+
+    @rule(place=PLACES)
+    def get(self, place: Place) -> None:
+        """Read what is live, and nothing else."""
+        kept = self.live().get(place)
+        entry = self.cache.get(*place, self.now)
+        assert (None if entry is None else entry.value) == (None if kept is None else kept.value)
+
+    @rule(place=PLACES)
+    def delete(self, place: Place) -> None:
+        """Remove, and be told whether it was live."""
+        live = place in self.live()
+        self.left += live
+        assert self.cache.delete(*place, self.now) == live
+        self.kept.pop(place, None)
+
+    @rule(scopes=st.lists(st.sampled_from(SCOPES), unique=True), tag=st.sampled_from([None, "red"]))
+    def purge(self, scopes: list[str], tag: str | None) -> None:
+        """Remove many, and be told how many were live."""
+        meant = [
+            place for place, kept in self.kept.items() if place[0] in scopes and (tag is None or tag in kept.tags)
+        ]
+        count = len(self.live().keys() & set(meant))
+        self.left += count
+        assert self.cache.purge(scopes, tag, self.now) == count
+        for place in meant:
+            del self.kept[place]
+
+    @rule(seconds=st.sampled_from([0.125, 0.5, 1.0, 4.0, 30.0]))
+    def wait(self, seconds: float) -> None:
+        """Time passes."""
+        self.now += seconds
+
+    @rule()
+    def expire(self) -> None:
+        """The tick removes what expired before this second, and asks to be called again for the rest."""
+        self.cache.expire(self.now)
+        assert not any(self._swept(kept) for place, kept in self.kept.items() if place in self._held())
+        due = self.cache.next_expiry()
+        assert due is None or due > self.now
+
+    @precondition(lambda machine: machine.kept)
+    @rule()
+    def wait_until_empty(self) -> None:
+        """The cache names an instant for as long as it has entries; at the last of them it is empty."""
+        for _ in range(200):
+            due = self.cache.next_expiry()
+            if due is None:
+                break
+
+            self.now = max(self.now, due)
+            self.cache.expire(self.now)
+
+        assert (self.cache.count, self.cache.bytes, self._held()) == (0, 0, set())
+
+    @invariant()
+    def the_sums_are_exact(self) -> None:
+        """Bytes are those of the entries there are; every entry made is still there or left in exactly one way."""
+        cache = self.cache
+        entries = [entry for table in cache._tables.values() for entry in table.values()]
+        assert cache.bytes == sum(len(entry.key) + len(entry.value) + _overhead(entry.terms) for entry in entries)
+        assert cache.bytes <= cache.budget
+        assert cache.count == len(entries)
+        assert self.made_entries == cache.count + cache.evicted + cache.expired + self.left
+
+    @invariant()
+    def what_is_live_is_there(self) -> None:
+        """Nothing leaves but by eviction, removal or expiry."""
+        assert self.live().keys() <= self._held()
+        assert all(table for table in self.cache._tables.values()), "an empty scope is kept"
+
+    @invariant()
+    def what_left_takes_no_room(self) -> None:
+        """The tables beside the entries are bounded by the entries, however many came and went."""
+        cache = self.cache
+        assert (cache.next_expiry() is None) == (cache.count == 0)
+        assert len(cache._wheel) <= cache.count
+        assert len(cache._wheel_order) <= 2 * cache.count + 100
+        assert sum(len(bucket.entries) for bucket in cache._wheel.values()) <= 2 * cache.count
+
+    def live(self) -> dict[Place, Kept]:
+        """Return what somebody may be served now."""
+        return {place: kept for place, kept in self.kept.items() if self.now < kept.expires}
+
+    def _swept(self, kept: Kept) -> bool:
+        """Tell whether the second in which the entry expired has passed: expiry is noticed to the second."""
+        return int(kept.expires) + 1 <= self.now
+
+    def _held(self) -> set[Place]:
+        return {(scope, key) for scope, table in self.cache._tables.items() for key in table}
+
+
+def _overhead(terms: Terms) -> int:
+    return ENTRY_OVERHEAD_BYTES + (TERMS_OVERHEAD_BYTES if terms.tags or terms.usage != Usage() else 0)
+
+
+TestCacheAgainstModel = CacheMachine.TestCase
+TestCacheAgainstModel.settings = settings(max_examples=200, stateful_step_count=60, deadline=None, database=None)

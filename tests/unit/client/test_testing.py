@@ -1,0 +1,179 @@
+"""The client for users' own tests behaves like the real one."""
+
+import pytest
+
+from sidecard_client import CallRejected, Client, SidecardWarning, UnshareableValue, wire
+from sidecard_client.calls import prepare
+from sidecard_client.options import Options
+from sidecard_client.testing import TTL_SECONDS, FakeClient
+
+
+class Clock:
+    """Monotonic seconds, moved by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+class Upstream:
+    """Counts its calls."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def generate(self, prompt: str) -> str:
+        """Answer, each time differently."""
+        self.count += 1
+        return f"{prompt}{self.count}"
+
+
+def test_call_runs_the_function_once() -> None:
+    """The second answer is the first."""
+    clock, upstream = Clock(), Upstream()
+    with FakeClient(clock=clock) as sidecard:
+        assert sidecard.call(upstream.generate, "p") == "p1"
+        clock.now += 3
+        outcome = sidecard.outcome(upstream.generate, "p")
+
+    assert (outcome.value, outcome.source, outcome.age_seconds) == ("p1", "cache", 3.0)
+    assert [asked.source for asked in sidecard.asked] == ["upstream", "cache"]
+    assert repr(sidecard) == "<FakeClient 2 asked, 1 entries>"
+
+
+def test_call_has_the_real_clients_key() -> None:
+    """What would not be shared in production is not shared here."""
+    sidecard = FakeClient(task="rag")
+    upstream = Upstream()
+    sidecard.call(upstream.generate, "p", model="m")
+    real = prepare(Options(task="rag"), upstream.generate, ("p",), {"model": "m"})
+    assert sidecard.asked[0].key == real.key
+
+
+def test_call_after_the_time_to_live() -> None:
+    """The entry's own, or the daemon's default."""
+    clock, upstream = Clock(), Upstream()
+    sidecard = FakeClient(clock=clock)
+    sidecard.call(upstream.generate, "short", ttl=10)
+    sidecard.call(upstream.generate, "long")
+    sidecard.call(upstream.generate, "never", ttl=0)
+    clock.now += 10
+    for prompt in ("short", "long", "never"):
+        sidecard.call(upstream.generate, prompt)
+
+    assert [asked.source for asked in sidecard.asked[3:]] == ["upstream", "cache", "upstream"]
+    clock.now += TTL_SECONDS
+    assert sidecard.outcome(upstream.generate, "long").source == "upstream"
+
+
+def test_force_miss_runs_every_call() -> None:
+    """A test meets no answer of another."""
+    upstream = Upstream()
+    sidecard = FakeClient(force_miss=True)
+    sidecard.call(upstream.generate, "p")
+    assert sidecard.call(upstream.generate, "p") == "p2"
+
+
+def test_modes() -> None:
+    """``refresh`` looks at nothing, ``only_if_cached`` makes nothing."""
+    upstream = Upstream()
+    sidecard = FakeClient()
+    with pytest.raises(CallRejected, match="not_cached"):
+        sidecard.call(upstream.generate, "p", mode="only_if_cached")
+
+    sidecard.call(upstream.generate, "p")
+    assert sidecard.call(upstream.generate, "p", mode="refresh") == "p2"
+    assert sidecard.call(upstream.generate, "p", mode="only_if_cached") == "p2"
+
+
+def test_backends_are_asked_in_turn() -> None:
+    """A failure that may pass goes on to the next; one that may not is raised."""
+
+    def down(prompt: str) -> str:
+        raise ConnectionError(prompt)
+
+    sidecard = FakeClient()
+    outcome = sidecard.outcome({"local": down, "cloud": Upstream().generate}, "p", name="n")
+    assert (outcome.value, outcome.backend) == ("p1", "cloud")
+    with pytest.raises(ConnectionError):
+        sidecard.call(down, "p")
+
+
+def test_values_that_cannot_be_shared() -> None:
+    """Returned with a warning, and not stored, as in production."""
+
+    def unshareable_fake() -> object:
+        return object()
+
+    sidecard = FakeClient()
+    with pytest.warns(SidecardWarning, match="unshareable_fake"):
+        sidecard.call(unshareable_fake)
+
+    assert sidecard.outcome(unshareable_fake).source == "upstream"
+    with pytest.raises(UnshareableValue):
+        sidecard.put("k", object())
+
+
+def test_cached_and_wrap() -> None:
+    """The same proxies."""
+    sidecard = FakeClient()
+    upstream = Upstream()
+
+    @sidecard.cached(task="rag")
+    def answer(question: str) -> str:
+        return upstream.generate(question)
+
+    assert answer("q") == answer("q")
+    assert upstream.count == 1
+    llm = sidecard.wrap(upstream)
+    assert llm.generate("x") == llm.generate("x")
+    assert llm.count == 2
+
+
+def test_calls_without_a_key_are_not_stored() -> None:
+    """``key=None`` shares nothing."""
+    sidecard = FakeClient()
+    upstream = Upstream()
+    assert [sidecard.call(upstream.generate, "p", key=None) for _ in range(2)] == ["p1", "p2"]
+
+
+def test_entries() -> None:
+    """Read, written, removed by key, tag and namespace."""
+    sidecard = FakeClient()
+    assert sidecard.get("k") is None
+    assert sidecard.get("k", 3) == 3
+    assert sidecard.put("k", {"a": 1}, tags=["t"])
+    assert not sidecard.put("gone", 1, ttl=0)
+    assert sidecard.get("k") == {"a": 1}
+    assert sidecard.get("k", namespace="other") is None
+    assert (sidecard.delete("k"), sidecard.delete("k")) == (1, 0)
+    sidecard.put("a", 1, tags=["t"])
+    sidecard.put("b", 1, namespace="other")
+    assert sidecard.purge(tag="t") == 1
+    assert sidecard.purge(namespace="default") == 0
+    assert sidecard.purge() == 1
+
+
+def test_the_daemons_words() -> None:
+    """Calls and hits are counted; the rest is there and empty."""
+    sidecard = FakeClient()
+    upstream = Upstream()
+    for _ in range(4):
+        sidecard.call(upstream.generate, "p", task="rag")
+
+    report = sidecard.report()
+    assert (report.total.calls, report.total.hits, report.total.hit_rate) == (4, 3, 0.75)
+    assert report.tasks["rag"].upstream_calls == 1
+    stats = sidecard.stats()
+    assert (stats.begins, stats.hits, stats.cache_entries, stats.peers) == (4, 3, 1, 0)
+    assert sidecard.health().status == "ok"
+    assert sidecard.ping().protocol == wire.PROTOCOL_VERSION
+    assert FakeClient().report().total.hit_rate == 0
+
+
+def test_it_has_every_public_method_of_the_client() -> None:
+    """A program under test may use any."""
+    public = {name for name in dir(Client) if not name.startswith("_")}
+    assert public <= set(dir(FakeClient))
