@@ -14,7 +14,7 @@ import anyio
 from msgspec import Raw
 
 from sidecard_client import calls, wire
-from sidecard_client.aio_calls import AsyncCalls
+from sidecard_client.aio_calls import AsyncRunner
 from sidecard_client.aio_link import LinkLost
 from sidecard_client.aio_reach import Reach
 from sidecard_client.calls import Functions, Outcome
@@ -22,7 +22,7 @@ from sidecard_client.errors import DaemonUnavailable, RequestRefused
 from sidecard_client.failures import Classify, default_classify
 from sidecard_client.options import OnUnavailable, Options, ReadUsage
 from sidecard_client.paths import StrPath, find_socket
-from sidecard_client.proxies import CachedFunction, SharedMethods
+from sidecard_client.proxies import CachedFunction, Perform, SharedMethods
 from sidecard_client.values import pack_value
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class AsyncClient:
             }
         )
         self._reach = Reach(None if path is None else find_socket(path), daemon_timeout)
-        self._calls = AsyncCalls(self._reach)
+        self._runner = AsyncRunner(self._reach)
         self._tasks: TaskGroup | None = None
 
     def __repr__(self) -> str:
@@ -137,7 +137,7 @@ class AsyncClient:
         May be cancelled at any time: one that waits leaves the others waiting,
         and one whose function runs hands the call to the next who waits.
         """
-        return (await self._calls.run(calls.prepare(self._options, function, args, kwargs))).value
+        return (await self._runner.run(calls.prepare(self._options, function, args, kwargs))).value
 
     @overload
     async def outcome(self, function: AsyncFunctions[T], /, *args: Any, **kwargs: Any) -> Outcome[T]: ...
@@ -147,7 +147,7 @@ class AsyncClient:
 
     async def outcome(self, function: Functions[Any], /, *args: Any, **kwargs: Any) -> Outcome[Any]:
         """Do as `call` does, and return the value with where it came from."""
-        return await self._calls.run(calls.prepare(self._options, function, args, kwargs))
+        return await self._runner.run(calls.prepare(self._options, function, args, kwargs))
 
     def cached(self, **policy: Any) -> "AsyncDecorator":
         """Decorate a function or method so that each of its calls is a `call` with this policy, to be awaited.
@@ -156,7 +156,7 @@ class AsyncClient:
         A method's key has its class and its arguments, not its instance:
         where the instance decides the answer, say ``model=`` or ``name=``.
         """
-        return AsyncDecorator(self._calls, self._options.changed(policy))
+        return AsyncDecorator(self._runner.perform, self._options.changed(policy))
 
     def wrap(self, llm_client: T, *, methods: Collection[str] | None = None, **policy: Any) -> T:
         """Return a proxy of ``llm_client`` whose public methods (or ``methods`` alone) are each a `call` with this policy.
@@ -165,7 +165,7 @@ class AsyncClient:
         Everything else passes through. All keywords of a method's calls go to the method.
         Two objects of one class share: where the object decides the answer, say ``model=`` or ``name=``.
         """
-        return cast("T", SharedMethods(self._calls.perform, llm_client, self._options.changed(policy), methods))
+        return cast("T", SharedMethods(self._runner.perform, llm_client, self._options.changed(policy), methods))
 
     # Entries -------------------------------------------------------------------------------------------------------
 
@@ -187,19 +187,20 @@ class AsyncClient:
         value: Any,
         *,
         ttl: float | None = None,
-        tags: tuple[str, ...] = (),
+        tags: Collection[str] = (),
         namespace: str | None = None,
     ) -> bool:
         """Store ``value`` and tell whether it was; False also where the daemon is away and calls fall back.
 
         Raises `UnshareableValue` where it would not come back equal.
         """
+        options = self._options.changed({"ttl": ttl, "tags": tags, "namespace": namespace or self._options.namespace})
         request = wire.Put(
             key=key,
             value=Raw(pack_value(value)),
-            namespace=namespace or self._options.namespace,
-            ttl_seconds=ttl,
-            tags=tuple(tags),
+            namespace=options.namespace,
+            ttl_seconds=options.ttl_seconds,
+            tags=options.tags,
         )
         try:
             reply = await self._ask(request)
@@ -256,8 +257,8 @@ class AsyncClient:
 class AsyncDecorator:
     """What `AsyncClient.cached` returns: makes a function one to be awaited, whose calls are sidecard's."""
 
-    def __init__(self, async_calls: AsyncCalls, options: Options) -> None:
-        self._calls = async_calls
+    def __init__(self, perform: Perform, options: Options) -> None:
+        self._perform = perform
         self._options = options
 
     @overload
@@ -268,7 +269,7 @@ class AsyncDecorator:
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Decorate ``function``."""
-        decorated = CachedFunction(self._calls.perform, function, self._options)
+        decorated = CachedFunction(self._perform, function, self._options)
         if sys.version_info >= (3, 12):
             inspect.markcoroutinefunction(decorated)  # frameworks look whether a handler is to be awaited
 

@@ -1,10 +1,11 @@
-"""What the async client does with a call: asks, waits, runs the function where it must, and tells how it went.
+"""An asynchronous call from beginning to end: ask, then take the answer, or make the call and tell.
 
 The decisions are `calls`'; sharing without a daemon is `local`'s. This is the waiting between them.
+Cancellation may come at every ``await``: each one leaves the lease given back and the others' turn passed on.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -16,19 +17,18 @@ from anyio import to_thread
 from sidecard_client import calls, wire
 from sidecard_client.aio_link import Link, LinkLost
 from sidecard_client.aio_reach import Reach
-from sidecard_client.calls import Call, Outcome
-from sidecard_client.errors import CallFailed, CallTimeout, ProtocolError, UnshareableValue
+from sidecard_client.calls import Call, Outcome, Source
+from sidecard_client.errors import CallFailed, CallTimeout, UnshareableValue
 from sidecard_client.failures import fail, kind_of, message_of
-from sidecard_client.local import Answered, Broken, Elected, LocalFlight, LocalFlights, LocalWaiter
+from sidecard_client.local import Answered, Broken, Elected, LocalFlight, LocalFlights
 from sidecard_client.values import unpack_value
-from sidecard_client.wire import FailureKind
 
 LOCAL_WAIT_SECONDS = 120.0
-"""How long a call waits for another task's where the caller does not say: the daemon's own default."""
+"""How long a call waits for another task's where its policy says nothing: the daemon's own default."""
 
 
-class AsyncCalls:
-    """Performs calls over ``reach``; shares them within the process where the daemon is away."""
+class AsyncRunner:
+    """Runs the calls of one client over ``reach``."""
 
     def __init__(self, reach: Reach) -> None:
         self._reach = reach
@@ -39,7 +39,7 @@ class AsyncCalls:
         return (await self.run(call)).value
 
     async def run(self, call: Call) -> Outcome[Any]:
-        """Make ``call`` if it must be made. Raises what `calls.resolve` and `calls.may_run_here` do, and what the function does."""
+        """Return the call's outcome, from wherever it comes. Raises what `AsyncClient.call` does."""
         started = monotonic()
         reach = self._reach
         try:
@@ -50,123 +50,87 @@ class AsyncCalls:
             except LinkLost as lost:
                 link = reach.instead_of(link, lost)
                 request = call.begin(link.next_id(), calls.remaining_seconds(call, monotonic() - started))
-                try:
-                    reply = await link.ask(request)
-                except LinkLost as again:
-                    raise reach.lost_again(again) from None
+                reply = await reach.ask_again(link, request)
 
         except LinkLost as lost:
             return await self._run_without_daemon(call, lost.reason, started)
 
         waited_seconds = monotonic() - started
-        try:
-            verdict = calls.resolve(call, reply, waited_seconds)
-        except ProtocolError as fault:
-            link.end(str(fault))
-            raise
+        resolved = calls.resolve(call, reply, waited_seconds)
+        if type(resolved) is Outcome:
+            return resolved
 
-        if verdict.__class__ is Outcome:
-            return verdict
+        if isinstance(resolved, wire.Lease):
+            return await self._lead(link, call, request.id, resolved, waited_seconds)
 
-        if isinstance(verdict, wire.Lease):
-            return await self._lead(link, call, request.id, verdict, waited_seconds)
-
-        if verdict is calls.OWN_CALL:
-            value = await _perform(call.functions[0], call)
-            return Outcome(value, "upstream", waited_seconds=waited_seconds)
+        if resolved is calls.OWN_CALL:
+            return await self._run_here(call, "upstream", waited_seconds)
 
         return await self._run_without_daemon(call, "it takes no more calls just now", started)
-
-    # With a lease --------------------------------------------------------------------------------------------------
 
     async def _lead(
         self, link: Link, call: Call, begin_id: int, lease: wire.Lease, waited_seconds: float
     ) -> Outcome[Any]:
+        """Make the call under ``lease``, on one backend after the other if need be, and tell the daemon how it went."""
         # Callers of this process who lose the daemon meanwhile join this call instead of making their own.
         flight = None if call.key is None else self._flights.lead((call.options.namespace, call.key))
-        tried = set()
-        while True:
-            tried.add(lease.backend)
-            function = call.function_of(lease.backend)
-            link.hold(lease)
-            try:
-                value = await _perform(function, call)
-            except BaseException as error:
-                link.release(lease.lease)
-                kind = kind_of(error, call.options.classify)
-                another = None
+        held: wire.Lease | None = lease
+        tried: list[str] = []
+        try:
+            while held is not None:
+                link.hold(held)
+                backend = call.backend_of(held.backend)
+                function = call.function_of(backend)
+                tried.append(backend)
                 try:
-                    another = await self._another_lease(link, call, begin_id, lease, tried, error, kind)
-                finally:
-                    if another is None and flight is not None:
-                        self._flights.fail(flight, kind, message_of(error))
+                    value = await _perform(function, call)
+                except BaseException as error:
+                    link.release(held.lease)
+                    kind = kind_of(error, call.options.classify)
+                    another = calls.another_backend(call, tried, kind)
+                    message = fail(link.next_id(), held.lease, error, kind, another=another)
+                    if another and not isinstance(reply := await _ask_if_possible(link, message), wire.Ok):
+                        held = reply if isinstance(reply, wire.Lease) else None
+                        if held is None or call.backend_of(held.backend) in tried:
+                            break  # a void lease is no reason to give up what another backend can still answer
 
-                if another is None:
+                        continue
+
+                    held = None
+                    if not another:
+                        link.tell(message)
+
+                    self._fail_here(flight, kind, error)
                     raise
 
-                lease = another
-            else:
-                link.release(lease.lease)
-                break
+                link.release(held.lease)
+                if flight is not None:
+                    self._flights.succeed(flight, value)
 
-        if flight is not None:
-            self._flights.succeed(flight, value)
+                lease, held = held, None
+                await _complete(link, call, function, lease, value)
+                return Outcome(value, "upstream", backend=backend, waited_seconds=waited_seconds)
 
-        await self._complete(link, call, lease, function, value)
-        return Outcome(value, "upstream", backend=lease.backend, waited_seconds=waited_seconds)
+            return await self._run_here(call, "upstream", waited_seconds, flight, tried)
+        finally:
+            # A lease that nobody works for any more, because its caller was cancelled between two backends.
+            if held is not None:
+                link.release(held.lease)
+                link.tell(wire.Cancel(target=begin_id))
 
-    async def _another_lease(
-        self,
-        link: Link,
-        call: Call,
-        begin_id: int,
-        lease: wire.Lease,
-        tried: set[str],
-        error: BaseException,
-        kind: FailureKind,
-    ) -> wire.Lease | None:
-        """Tell the daemon of ``error``, and ask for the next backend where there is one; None where there is none."""
-        if not calls.another_backend(call, tried, kind):
-            link.tell(fail(link.next_id(), lease.lease, error, kind))
-            return None
-
-        try:
-            reply = await link.ask(fail(link.next_id(), lease.lease, error, kind, another=True))
-        except LinkLost:
-            return None
-        except BaseException:
-            # 1. the daemon grants the next lease; 2. this caller, not yet having read it, is cancelled; 3. nobody holds it.
-            link.tell(wire.Cancel(target=begin_id))
-            raise
-
-        return reply if isinstance(reply, wire.Lease) else None
-
-    async def _complete(
-        self, link: Link, call: Call, lease: wire.Lease, function: Callable[..., Any], value: Any
-    ) -> None:
-        try:
-            request = calls.complete(call, link.next_id(), lease.lease, value)
-        except UnshareableValue as error:
-            link.tell(calls.refuse_to_share(link.next_id(), lease.lease, error))
-            calls.warn_unshareable(function, error)
-            return
-
-        # Not only told: once a call has returned, its answer is there for whoever asks next, in any process.
-        # Where the link is lost, its end has voided the lease, and the caller has its value all the same.
-        with suppress(LinkLost):
-            await link.ask(request)
-
-    # Without the daemon --------------------------------------------------------------------------------------------
+            if flight is not None:
+                self._flights.drop(flight, 0)
 
     async def _run_without_daemon(self, call: Call, reason: str, started: float) -> Outcome[Any]:
+        """Make the call, or join the same call of another task: single-flight within the process."""
         calls.may_run_here(call, reason, self._reach.path)
         if call.key is None:
-            return await self._run_here(call, None, started)
+            return await self._run_here(call, "fallback", monotonic() - started)
 
         event = anyio.Event()
         entered = self._flights.enter((call.options.namespace, call.key), event.set)
         if isinstance(entered, LocalFlight):
-            return await self._run_here(call, entered, started)
+            return await self._run_here(call, "fallback", monotonic() - started, entered)
 
         left = calls.remaining_seconds(call, monotonic() - started)
         try:
@@ -176,54 +140,86 @@ class AsyncCalls:
             self._flights.leave(entered)
             raise
 
-        return await self._follow(call, entered, started)
-
-    async def _follow(self, call: Call, waiter: LocalWaiter, started: float) -> Outcome[Any]:
-        """Do what the end of the call that this one waited for says."""
         waited_seconds = monotonic() - started
-        match waiter.end:
+        match entered.end:
+            case None:
+                self._flights.leave(entered)
+                raise CallTimeout(waited_seconds)
             case Answered(packed):
                 return Outcome(unpack_value(packed), "fallback", waited_seconds=waited_seconds)
             case Elected():
-                return await self._run_here(call, waiter.flight, started)
+                return await self._run_here(call, "fallback", waited_seconds, entered.flight)
+            case Broken(kind="cancelled"):
+                # Callers with short time limits, one after the other: none of them may fail the rest.
+                return await self._run_without_daemon(call, reason, started)
             case Broken(kind, message):
                 raise CallFailed(kind, message)
-            case None:
-                self._flights.leave(waiter)
-                raise CallTimeout(waited_seconds)
             case _:
-                return await self._run_here(call, None, started)
+                return await self._run_here(call, "fallback", waited_seconds)
 
-    async def _run_here(self, call: Call, flight: LocalFlight | None, started: float) -> Outcome[Any]:
-        """Ask the backends in order; ``flight`` is what others wait for."""
-        waited_seconds = monotonic() - started
-        tried: set[str] = set()
+    async def _run_here(
+        self,
+        call: Call,
+        source: Source,
+        waited_seconds: float,
+        flight: LocalFlight | None = None,
+        tried: Collection[str] = (),
+    ) -> Outcome[Any]:
+        """Make the call without a lease, on one backend after the other, and end ``flight``."""
+        turn = 0 if flight is None else flight.elections
+        tried = list(tried)
         try:
-            while True:
-                backend = next((name for name in call.backends if name not in tried), wire.DEFAULT_BACKEND)
-                tried.add(backend)
+            for backend, function in call.untried(tried):
+                tried.append(backend)
                 try:
-                    value = await _perform(call.function_of(backend), call)
-                    break
+                    value = await _perform(function, call)
                 except BaseException as error:
-                    if not calls.another_backend(call, tried, kind_of(error, call.options.classify)):
-                        raise
+                    kind = kind_of(error, call.options.classify)
+                    if calls.another_backend(call, tried, kind):
+                        continue
 
-        except BaseException as error:
+                    self._fail_here(flight, kind, error)
+                    raise
+
+                if flight is not None:
+                    self._flights.succeed(flight, value)
+
+                return Outcome(value, source, backend=backend, waited_seconds=waited_seconds)
+        finally:
             if flight is not None:
-                self._flights.fail(flight, kind_of(error, call.options.classify), message_of(error))
+                self._flights.drop(flight, turn)
 
-            raise
+        raise AssertionError("a call has a backend, and another one whenever `another_backend` says so")
 
+    def _fail_here(self, flight: LocalFlight | None, kind: wire.FailureKind, error: BaseException) -> None:
         if flight is not None:
-            self._flights.succeed(flight, value)
+            self._flights.fail(flight, kind, message_of(error))
 
-        return Outcome(value, "fallback", backend=backend, waited_seconds=waited_seconds)
+
+async def _ask_if_possible(link: Link, request: wire.AnyRequest) -> wire.AnyReply | None:
+    try:
+        return await link.ask(request)
+    except LinkLost:
+        return None
+
+
+async def _complete(link: Link, call: Call, function: Callable[..., Any], lease: wire.Lease, value: Any) -> None:
+    try:
+        message = calls.complete(call, link.next_id(), lease.lease, value)
+    except UnshareableValue as error:
+        link.tell(calls.refuse_to_share(link.next_id(), lease.lease, error))
+        calls.warn_unshareable(function, error)
+        return
+
+    # Not only told: once a call has returned, its answer is there for whoever asks next, in any process.
+    # Where the link is lost, its end has voided the lease, and the caller has its value all the same.
+    with suppress(LinkLost):
+        await link.ask(message)
 
 
 async def _perform(function: Callable[..., Any], call: Call) -> Any:
     """Await an async function here; run a plain one in a thread, because nobody knows whether it blocks."""
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004 - callable() does not tell whether it is async
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
         return await function(*call.args, **call.kwargs)
 
     result = await to_thread.run_sync(partial(function, *call.args, **call.kwargs))

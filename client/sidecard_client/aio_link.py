@@ -1,11 +1,9 @@
 """One connection of the async client, with the three tasks that serve it: they read, write and watch.
 
-A request is handed to the kernel without awaiting anything, so that no cancellation can tear it:
-`Link.ask` appends it to what the writer sends at the end of the event loop's turn, or sends at once what has gathered.
-The caller then waits for one event, set by the reader; there is no task and no cancel scope for a call.
+A caller waits for one answer, set by the reader; there is no task and no cancel scope for a call.
 
 Time limits are the watcher's. It counts ticks of a quarter of ``timeout_seconds`` and remembers where the ids were:
-a request that was asked `PATIENCE_TICKS` ago is overdue. Ticks are counted and not measured: a loop that user code has
+a request that was there so many ticks ago and has no answer is overdue. Ticks are counted and not measured: a loop that user code has
 blocked for seconds counts one, and the answer that lies in the kernel meanwhile is read before the next.
 
 A link ends once, with a reason, and is not used again.
@@ -13,28 +11,24 @@ A link ends once, with a reason, and is not used again.
 
 import os
 import socket
-from asyncio import _get_running_loop
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol
 from weakref import WeakSet
 
 import anyio
 from msgspec import Struct
 
 from sidecard_client import wire
+from sidecard_client.aio_answers import Answer, answers_of_this_loop
+from sidecard_client.aio_outbox import Outbox
 from sidecard_client.connection import Connection
 from sidecard_client.errors import ProtocolError
 from sidecard_client.wire import AnyReply, AnyRequest, Begin, Cancel, Pending, Ping, Renew
 
 TICKS_PER_TIMEOUT = 4
-PATIENCE_TICKS = TICKS_PER_TIMEOUT + 1
-"""One more, because a request may come at any moment of its first tick."""
-
-REQUESTS_PER_SEND = 16
-"""A turn of the loop that asks more often than this sends in parts, so that the daemon works while the loop goes on.
-Measured with 64 tasks: 8 to 32 are alike, one send a turn is a third slower."""
+SILENT_TICKS = TICKS_PER_TIMEOUT + 1
+"""One more than the timeout has, because the last reply may have come at any moment of its tick."""
 
 RECEIVE_BYTES = 128 * 1024
 RENEWALS_PER_LEASE = 3
@@ -46,42 +40,6 @@ class LinkLost(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-
-
-class Answer(Protocol):
-    """What a caller waits for: the last reply to its request, or None where none will come."""
-
-    def done(self) -> bool:
-        """Tell whether the result is set, or the caller is being cancelled."""
-
-    def set_result(self, reply: AnyReply | None, /) -> None:
-        """Wake the caller."""
-
-    def __await__(self) -> Generator[Any, None, AnyReply | None]: ...
-
-
-class EventAnswer:
-    """The `Answer` of any backend. On asyncio its own future does the same and makes a hit a sixth cheaper."""
-
-    __slots__ = ("_event", "_reply")
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-        self._reply: AnyReply | None = None
-
-    def done(self) -> bool:
-        """Tell whether the result is set."""
-        return self._event.is_set()
-
-    def set_result(self, reply: AnyReply | None, /) -> None:
-        """Wake the caller."""
-        self._reply = reply
-        self._event.set()
-
-    def __await__(self) -> Generator[Any, None, AnyReply | None]:
-        """Wait for the result."""
-        yield from self._event.wait().__await__()
-        return self._reply
 
 
 class Held(Struct):
@@ -102,22 +60,19 @@ class Link:
         "__weakref__",
         "_connection",
         "_ended",
-        "_has_output",
         "_heard",
         "_held",
         "_ids",
         "_new_answer",
-        "_output",
+        "_outbox",
         "_pending",
         "_proved",
         "_resting",
         "_socket",
         "_stirred",
-        "_taken",
         "_tick",
         "_tick_seconds",
         "_unanswered",
-        "_unsent",
         "gone",
         "proven",
         "reason",
@@ -132,22 +87,18 @@ class Link:
         self._proved = proved
         self._ended = ended
         self._connection = Connection()
-        loop = _get_running_loop()
-        self._new_answer: Callable[[], Answer] = EventAnswer if loop is None else loop.create_future
-        self._output: list[bytes] = []
-        self._unsent = memoryview(b"")
-        self._has_output = anyio.Event()
-        self._taken = anyio.Event()  # set when the kernel has taken what it had refused
+        self._new_answer = answers_of_this_loop()
         self._unanswered: dict[int, Answer] = {}  # in order of asking
         self._pending: dict[int, Answer] = {}
         self._held: dict[str, Held] = {}
         self._tick = 0
-        self._ids = deque([0] * PATIENCE_TICKS, PATIENCE_TICKS)  # the next id at the end of each of the last ticks
+        self._ids = deque([0] * TICKS_PER_TIMEOUT, TICKS_PER_TIMEOUT)  # the next id at each of the last ticks
         self._tick_seconds = timeout_seconds / TICKS_PER_TIMEOUT
         self._heard = 0  # the tick in which anything last came
         self._resting = False
         self._stirred = anyio.Event()
         self._socket = _connect(path)
+        self._outbox = Outbox(self._socket, lambda reason: self.end(reason, gone=True))
         _links.add(self)
 
     def __repr__(self) -> str:
@@ -166,14 +117,14 @@ class Link:
     async def ask(self, request: AnyRequest) -> AnyReply:
         """Send a request and return its last reply. Raises `LinkLost`.
 
-        A caller that is cancelled leaves nothing behind here; what the daemon must be told is the caller's to say.
+        A caller that is cancelled leaves nothing behind, at the daemon neither where it has only begun.
         """
         if self.reason is not None:
-            raise LinkLost(self.reason)
+            raise self._lost()
 
         request_id, data = self._connection.send(request)
         answer = self._unanswered[request_id] = self._new_answer()
-        self._send(data)
+        self._outbox.send(data, at_once=len(self._unanswered) == 1)
         if self._resting:
             self._stir()
 
@@ -188,7 +139,7 @@ class Link:
             raise
 
         if reply is None:
-            raise LinkLost(self.reason or "it did not answer in time")
+            raise self._lost()
 
         return reply
 
@@ -197,7 +148,7 @@ class Link:
         if self.reason is None:
             request_id, data = self._connection.send(request)
             self._connection.forget(request_id)
-            self._send(data)
+            self._outbox.send(data)
 
     def hold(self, lease: wire.Lease) -> None:
         """Renew ``lease`` until `release`."""
@@ -227,16 +178,13 @@ class Link:
             if not answer.done():
                 answer.set_result(None)
 
-        for event in (self._has_output, self._taken, self._stirred):
-            event.set()
-
+        self._outbox.close()
+        self._stirred.set()
         self._ended(self)
 
     async def drain(self) -> None:
         """Wait until the kernel has taken everything that was to be sent, or the link has ended."""
-        self._flush()
-        while self.reason is None and self._unsent:
-            await self._taken.wait()
+        await self._outbox.drain()
 
     def abandon(self) -> None:
         """Close this process's copy of the connection, in the child of a fork: the parent's is another.
@@ -252,7 +200,7 @@ class Link:
     async def run(self) -> None:
         """Serve the connection until it ends."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._write)
+            tasks.start_soon(self._outbox.run)
             tasks.start_soon(self._watch)
             await self._read()
 
@@ -280,23 +228,6 @@ class Link:
 
             self._deliver(replies)
 
-    async def _write(self) -> None:
-        while self.reason is None:
-            await self._has_output.wait()
-            self._has_output = anyio.Event()
-            self._flush()
-            while self._unsent:
-                try:
-                    await anyio.wait_writable(self._socket)
-                except (OSError, anyio.ClosedResourceError):
-                    return  # the reader finds the end, with what came before it
-
-                self._send_now(self._unsent)
-                if not self._unsent:
-                    self._taken.set()
-                    self._taken = anyio.Event()
-                    self._flush()
-
     async def _watch(self) -> None:
         while self.reason is None:
             if not (self._unanswered or self._pending or self._held):
@@ -309,6 +240,7 @@ class Link:
             if self.reason is None:
                 self._renew(monotonic())
                 self._judge()
+                self._ids.append(self._connection.next_id())
 
     # Decisions, none of which waits --------------------------------------------------------------------------------
 
@@ -334,36 +266,8 @@ class Link:
             if not answer.done():
                 answer.set_result(reply)
 
-    def _send(self, data: bytes) -> None:
-        output = self._output
-        output.append(data)
-        if len(self._unanswered) == 1:
-            self._flush()
-        elif len(output) == 1:
-            self._has_output.set()
-        elif len(output) >= REQUESTS_PER_SEND:
-            self._flush()
-
-    def _flush(self) -> None:
-        # While the kernel takes no more, order is kept by gathering until the writer has sent the rest.
-        if self._output and not self._unsent and self.reason is None:
-            data = b"".join(self._output)
-            self._output.clear()
-            self._send_now(memoryview(data))
-
-    def _send_now(self, data: memoryview) -> None:
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._unsent = memoryview(b"")
-            self.end(f"the connection broke: {error}", gone=True)
-            return
-
-        self._unsent = data[sent:]
-        if self._unsent:
-            self._has_output.set()
+    def _lost(self) -> LinkLost:
+        return LinkLost(self.reason or "it did not answer in time")
 
     def _forget(self, request_id: int) -> None:
         self._connection.forget(request_id)
@@ -379,7 +283,6 @@ class Link:
 
     def _judge(self) -> None:
         """Find out whether the daemon hangs; ping it where somebody waits and nothing else would tell."""
-        self._ids.append(self._connection.next_id())
         if not self._unanswered:
             if self._pending and self._heard < self._tick - 1:
                 self._ask_for_a_sign_of_life()
@@ -387,7 +290,7 @@ class Link:
             return
 
         overdue = [request_id for request_id in self._unanswered if request_id < self._ids[0]]
-        if overdue and self._tick - self._heard >= PATIENCE_TICKS:
+        if overdue and self._tick - self._heard >= SILENT_TICKS:
             self.end("it does not answer")
             return
 
@@ -402,7 +305,7 @@ class Link:
     def _ask_for_a_sign_of_life(self) -> None:
         request_id, data = self._connection.send(Ping(id=self._connection.next_id()))
         self._unanswered[request_id] = self._new_answer()
-        self._send(data)
+        self._outbox.send(data)
 
 
 def _connect(path: str) -> socket.socket:

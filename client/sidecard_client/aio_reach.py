@@ -86,10 +86,20 @@ class Reach:
         except LinkLost as lost:
             link = self.instead_of(link, lost)
 
+        return await self.ask_again(link, replace(request, id=link.next_id()))
+
+    async def ask_again(self, link: Link, request: AnyRequest) -> AnyReply:
+        """Make the second and last attempt. Raises `LinkLost` and `RuntimeError`."""
         try:
-            return await link.ask(replace(request, id=link.next_id()))
+            return await link.ask(request)
         except LinkLost as lost:
-            raise self.lost_again(lost) from None
+            if self.closed:
+                self._complain()
+
+            if link.gone:
+                self._failed(lost.reason)
+
+            raise
 
     def instead_of(self, link: Link, lost: LinkLost) -> Link:
         """Return the link to ask once more, where ``link`` has ended without the daemon hanging.
@@ -104,14 +114,6 @@ class Reach:
             raise lost
 
         return self.link()
-
-    def lost_again(self, lost: LinkLost) -> LinkLost:
-        """Take note that the second attempt failed too, and return ``lost``."""
-        if self.closed:
-            self._complain()
-
-        self._failed(lost.reason)
-        return lost
 
     def _admitted(self) -> Link:
         if self.closed or self._tasks is None or os.getpid() != self._process:

@@ -217,6 +217,7 @@ class Pool:
                 if late is None or monotonic() < late:
                     continue
 
+                channel.usable = False  # the answer may still come
                 return wire.Timeout(id=request_id, waited_seconds=monotonic() - started)
             else:
                 return reply

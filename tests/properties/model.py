@@ -194,7 +194,7 @@ class Model:
         if answer.kind(now) is None:
             return False
 
-        if not answer.fits(place[1], self.settings):
+        if not answer.fits(place, self.settings):
             self.counts["refused_too_large"] += 1
             return False
 

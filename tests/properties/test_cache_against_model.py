@@ -1,15 +1,16 @@
 """The cache against a dict: what it serves, what it counts, and who leaves first."""
 
+import tracemalloc
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sidecard.core.cache import Cache
-from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES, Terms
+from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, Entry, Terms
 from sidecard_client.wire import Usage
 
 Place = tuple[str, str]
@@ -52,14 +53,14 @@ class CacheMachine(RuleBasedStateMachine):
         window_seconds=st.sampled_from([0.0, 0.0, 1.5, 10.0]),
         extras=st.sampled_from([PLAIN, PLAIN, COSTLY, TAGGED]),
     )
-    def put(self, place: Place, size: int, ttl_seconds: float, window_seconds: float, extras: tuple[Usage, Any]) -> None:
+    def put(self, place: Place, size: int, ttl_seconds: float, window_seconds: float, extras: tuple[Usage, tuple[str, ...]]) -> None:
         """Store, and see that only what had to go went."""
         usage, tags = extras
         self.made += 1
         value = str(self.made).encode() + b"v" * size
         terms = Terms(place[0], ttl_seconds, window_seconds, "default", usage, tags)
-        overhead = ENTRY_OVERHEAD_BYTES + (TERMS_OVERHEAD_BYTES if extras != PLAIN else 0)
-        charge = len(place[1]) + len(value) + overhead
+        charge = Entry(place[1], value, self.now, 1.0, terms).charge
+        assert charge >= len(place[1]) + len(value) + ENTRY_OVERHEAD_BYTES
         evicted_before, held_before = self.cache.evicted, self._held()
         outcome = self.cache.put(place[1], value, self.now, terms, 1.0)
 
@@ -75,8 +76,8 @@ class CacheMachine(RuleBasedStateMachine):
         assert len(victims) == outcome.evicted, "only live entries are evicted, and all that are gone were"
         needed = sum(kept.charge for kept in self.kept.values() if not self._swept(kept)) + charge
         assert not victims or needed > self.cache.budget, "a live entry left where expired ones would have made room"
-        for place in gone:
-            del self.kept[place]
+        for lost in gone:
+            del self.kept[lost]
 
         if outcome.entry is not None:
             self.made_entries += 1
@@ -142,7 +143,7 @@ class CacheMachine(RuleBasedStateMachine):
         """Bytes are those of the entries there are; every entry made is still there or left in exactly one way."""
         cache = self.cache
         entries = [entry for table in cache._tables.values() for entry in table.values()]
-        assert cache.bytes == sum(len(entry.key) + len(entry.value) + _overhead(entry.terms) for entry in entries)
+        assert cache.bytes == sum(entry.charge for entry in entries)
         assert cache.bytes <= cache.budget
         assert cache.count == len(entries)
         assert self.made_entries == cache.count + cache.evicted + cache.expired + self.left
@@ -174,9 +175,38 @@ class CacheMachine(RuleBasedStateMachine):
         return {(scope, key) for scope, table in self.cache._tables.items() for key in table}
 
 
-def _overhead(terms: Terms) -> int:
-    return ENTRY_OVERHEAD_BYTES + (TERMS_OVERHEAD_BYTES if terms.tags or terms.usage != Usage() else 0)
-
-
 TestCacheAgainstModel = CacheMachine.TestCase
 TestCacheAgainstModel.settings = settings(max_examples=200, stateful_step_count=60, deadline=None, database=None)
+
+
+def _wide(number: int) -> tuple[str, Terms]:
+    return f"{number:05d}" + "\N{GRINNING FACE}" * 1000, Terms("scope", 100.0, 0.0, "default")
+
+
+def _tagged(number: int) -> tuple[str, Terms]:
+    tags = tuple(f"{number:05d}-{place:02d}".ljust(128, "x") for place in range(16))
+    return f"key-{number}", Terms("scope", 100.0, 0.0, "default", Usage(), tags)
+
+
+def _metered(number: int) -> tuple[str, Terms]:
+    usage = Usage(f"{number:05d}".ljust(128, "x"), 1000 + number, 2000 + number, 0.125 * number)
+    return f"key-{number}", Terms("scope", 100.0 + number, 0.5 * number, f"{number:05d}".ljust(128, "x"), usage, ())
+
+
+@pytest.mark.parametrize("shape", [_wide, _tagged, _metered])
+def test_entries_take_no_more_memory_than_they_are_charged(shape: Callable[[int], tuple[str, Terms]]) -> None:
+    """A peer that sends the costliest keys, tags and usages that the protocol allows fills the budget, not the machine."""
+    cache = Cache(2_000_000)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(400):
+            key, terms = shape(number)
+            cache.put(key, b"v" * 100, 0.0, terms, 1.0)
+
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+    assert cache.count == 400
+    assert taken <= 1.1 * cache.bytes

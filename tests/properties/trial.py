@@ -129,6 +129,7 @@ class Trial:
         assert stats.cache_bytes <= budget_bytes(self.settings)
         assert stats.cache_entries >= len(model.live(self.now))
         assert self.engine.idle == (not model.leases and not model.waiters())
+        self._check_health(stats)
 
     def check_report(self) -> None:
         """Compare the ledger of every task and in total, and hold its sums against each other."""
@@ -172,6 +173,14 @@ class Trial:
         assert (stats.cache_entries, stats.cache_bytes) == (0, 0)
         assert self.engine.next_deadline() is None
         self.check_report()
+
+    def _check_health(self, stats: wire.Stats) -> None:
+        """Nobody is told that something is full which has room now."""
+        health = self._observe(wire.GetHealth(), wire.Health)
+        assert (health.status == "draining") == self.model.draining
+        for table in ("flights", "leases", "waiters"):
+            room = getattr(stats, table) < getattr(self.settings, f"max_{table}")
+            assert not (room and any(f"table of {table}" in reason for reason in health.reasons)), health.reasons
 
     def _observe(self, request: wire.AnyRequest, kind: type[wire.Reply]) -> wire.Reply:
         (effect,) = self.engine.handle(RequestReceived(_OBSERVER, request), self.now)

@@ -1,4 +1,4 @@
-"""Whose keyword is it, and may it hold that?"""
+"""Whose keyword is it, and what may it hold: the table of policies."""
 
 import functools
 from typing import Any

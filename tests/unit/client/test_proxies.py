@@ -157,7 +157,7 @@ def test_cached_on_a_method_leaves_self_out_of_the_key() -> None:
 
     bot: Any = Bot()
     assert bot.ask("q") == "q"
-    assert Bot().ask("q") == "q"  # type: ignore[call-arg,arg-type]  # mypy does not see the descriptor
+    assert Bot().ask("q") == "q"
     assert performer.calls[0].key == performer.calls[1].key
     assert performer.calls[0].args == ("q",)
     assert isinstance(Bot.__dict__["ask"], CachedFunction)

@@ -1,0 +1,89 @@
+"""What the async client sends: gathered for one turn of the event loop and handed to the kernel without awaiting.
+
+So no cancellation can tear a message, and many callers cost one ``send``.
+"""
+
+import socket
+from collections.abc import Callable
+
+import anyio
+
+MESSAGES_PER_SEND = 16
+"""A turn of the loop that says more than this is sent in parts, so that the daemon works while the loop goes on.
+Measured with 64 tasks: 8 to 32 are alike, one send a turn is a third slower."""
+
+
+class Outbox:
+    """The sending half of ``connection``; `run` must run beside it. ``broke`` is told why nothing more can be sent."""
+
+    __slots__ = ("_broke", "_closed", "_connection", "_gathered", "_has_some", "_refused", "_taken")
+
+    def __init__(self, connection: socket.socket, broke: Callable[[str], object]) -> None:
+        self._connection = connection
+        self._broke = broke
+        self._closed = False
+        self._gathered: list[bytes] = []
+        self._refused = memoryview(b"")  # by the kernel, whose buffer is full
+        self._has_some = anyio.Event()
+        self._taken = anyio.Event()  # what had been refused
+
+    def send(self, data: bytes, *, at_once: bool = False) -> None:
+        """Send ``data`` at the end of the loop's turn, or at once: a caller who is alone gains a turn by that."""
+        gathered = self._gathered
+        gathered.append(data)
+        if at_once or len(gathered) >= MESSAGES_PER_SEND:
+            self.flush()
+        elif len(gathered) == 1:
+            self._has_some.set()
+
+    def flush(self) -> None:
+        """Send what has gathered."""
+        # Order is kept by gathering until `run` has sent what was refused.
+        if self._gathered and not self._refused and not self._closed:
+            data = b"".join(self._gathered)
+            self._gathered.clear()
+            self._hand_over(memoryview(data))
+
+    async def drain(self) -> None:
+        """Return when everything is the kernel's, or the outbox is closed."""
+        self.flush()
+        while self._refused and not self._closed:
+            await self._taken.wait()
+
+    def close(self) -> None:
+        """Drop what is left and end `run`."""
+        self._closed = True
+        self._has_some.set()
+        self._taken.set()
+
+    async def run(self) -> None:
+        """Send at the end of each turn, and go on with what was refused as soon as there is room."""
+        while not self._closed:
+            await self._has_some.wait()
+            self._has_some = anyio.Event()
+            self.flush()
+            while self._refused and not self._closed:
+                try:
+                    await anyio.wait_writable(self._connection)
+                except (OSError, anyio.ClosedResourceError):
+                    return  # the reader finds the end, with what came before it
+
+                self._hand_over(self._refused)
+                if not self._refused:
+                    self._taken.set()
+                    self._taken = anyio.Event()
+                    self.flush()
+
+    def _hand_over(self, data: memoryview) -> None:
+        try:
+            sent = self._connection.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._refused = memoryview(b"")
+            self._broke(f"the connection broke: {error}")
+            return
+
+        self._refused = data[sent:]
+        if self._refused:
+            self._has_some.set()

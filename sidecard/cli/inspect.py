@@ -1,0 +1,214 @@
+"""The commands that ask a running daemon: ``ping``, ``stats``, ``report``, ``purge``; and ``config``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, TypeVar
+
+import msgspec
+
+from sidecard.cli import BAD_CONFIG, FINE, NOT_FINE, UNREACHABLE, USAGE
+from sidecard.cli.serve import add_config_arguments, config_of
+from sidecard.errors import ConfigError
+from sidecard_client import DaemonUnavailable, RequestRefused, wire
+from sidecard_client.channel import Channel, ChannelError
+from sidecard_client.paths import find_socket
+
+ANSWER_SECONDS = 3.0
+"""How long a daemon may take for an answer: below the 5 s that a container's health command gets."""
+
+_Answer = TypeVar("_Answer", bound=wire.Reply)
+
+
+class _Usage(Exception):
+    """The command cannot be meant as it was written."""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands of this module."""
+    _add(commands, "ping", _ping, "tell whether a daemon answers")
+    _add(commands, "stats", _stats, "show the daemon's gauges and counters")
+    _add(commands, "report", _report, "show rates, savings and spending")
+    purge = _add(commands, "purge", _purge, "remove entries; for operators")
+    purge.add_argument("--namespace", metavar="NAME", help="those of a namespace (of every uid, or UID:NAME)")
+    purge.add_argument("--tag", metavar="TAG", help="those with a tag")
+    purge.add_argument("--all", action="store_true", help="all there are")
+
+    config = commands.add_parser("config", help="show or check the settings", description="Shows or checks settings.")
+    actions = config.add_subparsers(metavar="ACTION", required=True)
+    shown = _add(actions, "show", _config_show, "show every setting and where its value came from", settings=True)
+    shown.add_argument("--running", action="store_true", help="ask the running daemon instead; for operators")
+    _add(actions, "check", _config_check, "tell what is wrong with the settings", settings=True)
+
+
+def _add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    purpose: str,
+    *,
+    settings: bool = False,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
+    if settings:
+        add_config_arguments(parser)
+    else:
+        parser.add_argument("--socket", metavar="PATH", help="where the daemon listens")
+
+    parser.add_argument("--json", action="store_true", help="write JSON, for programs")
+    parser.set_defaults(run=lambda arguments: _with_exit_code(run, arguments))
+    return parser
+
+
+def _with_exit_code(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Run a command; where it cannot be done, say why in a sentence and return the exit code of it."""
+    try:
+        return run(arguments)
+    except _Usage as error:
+        return _complain(error, USAGE)
+    except DaemonUnavailable as error:
+        return _complain(error, UNREACHABLE)
+    except RequestRefused as error:
+        return _complain(error, NOT_FINE)
+
+
+def _complain(error: Exception, exit_code: int) -> int:
+    sys.stderr.write(f"sidecard: {error}\n")
+    return exit_code
+
+
+# What is asked -----------------------------------------------------------------------------------------------------
+# rich, and what needs it, is imported where a person is to read: a health command runs every few seconds.
+
+
+def _ping(arguments: argparse.Namespace) -> int:
+    began = perf_counter()
+    path, pong = _ask(arguments, wire.Ping(id=1), wire.Pong)
+    took = perf_counter() - began
+    if arguments.json:
+        return _write_json(_fields(pong) | {"socket": path, "answered_in_seconds": took})
+
+    from sidecard.cli.tables import seconds  # noqa: PLC0415 - see above
+
+    return _write(
+        f"sidecard {pong.version} answered at {path} within {seconds(took)}, up for {seconds(pong.uptime_seconds)}"
+    )
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    _, stats = _ask(arguments, wire.GetStats(id=1), wire.Stats)
+    if arguments.json:
+        return _write_json(_fields(stats))
+
+    from sidecard.cli import overviews  # noqa: PLC0415 - see above
+
+    return _write(overviews.of_stats(stats))
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    _, report = _ask(arguments, wire.GetReport(id=1), wire.Report)
+    if arguments.json:
+        return _write_json(_fields(report))
+
+    from sidecard.cli import overviews  # noqa: PLC0415 - see above
+
+    return _write(overviews.of_report(report))
+
+
+def _purge(arguments: argparse.Namespace) -> int:
+    some = arguments.namespace is not None or arguments.tag is not None
+    if some == arguments.all:
+        raise _Usage("say which entries: --namespace NAME, --tag TAG or both, or else --all")
+
+    _, deleted = _ask(arguments, wire.Purge(id=1, namespace=arguments.namespace, tag=arguments.tag), wire.Deleted)
+    if arguments.json:
+        return _write_json(_fields(deleted))
+
+    return _write(f"{deleted.count:,} {'entry' if deleted.count == 1 else 'entries'} removed")
+
+
+def _config_show(arguments: argparse.Namespace) -> int:
+    if arguments.running:
+        _, running = _ask(arguments, wire.GetConfig(id=1), wire.Settings)
+        settings, origins = running.settings, running.origins
+    else:
+        config = config_of(arguments, os.environ)
+        settings, origins = config.shown(), config.origins
+
+    if arguments.json:
+        return _write_json({"settings": settings, "origins": origins})
+
+    from sidecard.cli import overviews  # noqa: PLC0415 - see above
+
+    return _write(overviews.of_settings(settings, origins))
+
+
+def _config_check(arguments: argparse.Namespace) -> int:
+    try:
+        config = config_of(arguments, os.environ)
+    except ConfigError as error:
+        if not arguments.json:
+            raise
+
+        _write_json({"fine": False, "problems": list(error.problems), "warnings": []})
+        return BAD_CONFIG
+
+    warnings = config.unmet()
+    if arguments.json:
+        return _write_json({"fine": True, "problems": [], "warnings": warnings})
+
+    for warning in warnings:
+        sys.stderr.write(f"sidecard: {warning}\n")
+
+    return _write("The settings are fine.")
+
+
+# How it is asked, and told ------------------------------------------------------------------------------------------
+
+
+def _ask(arguments: argparse.Namespace, request: wire.AnyRequest, answer: type[_Answer]) -> tuple[str, _Answer]:
+    """Return the socket's path and what the daemon answers. Raises `DaemonUnavailable` and `RequestRefused`.
+
+    One connection for one request, without what `sidecard_client.Client` has for many:
+    its patience fits calls that can do without a daemon, and a command cannot.
+    """
+    try:
+        path = find_socket(arguments.socket)
+    except ValueError as error:
+        raise _Usage(str(error)) from error
+
+    try:
+        channel = Channel(path, ANSWER_SECONDS)
+        try:
+            reply = channel.exchange(request)
+        finally:
+            channel.close()
+    except ChannelError as error:
+        raise DaemonUnavailable(path, str(error)) from error
+
+    if isinstance(reply, wire.Error):
+        raise RequestRefused(reply.code, reply.message)
+
+    if not isinstance(reply, answer):
+        raise DaemonUnavailable(path, f"what listens there answered {type(reply).__name__}")
+
+    return path, reply
+
+
+def _fields(reply: wire.Reply) -> dict[str, Any]:
+    """Return a reply's documented fields; ``type`` and ``id`` belong to the conversation."""
+    fields: dict[str, Any] = msgspec.to_builtins(reply)
+    return {name: value for name, value in fields.items() if name not in {"type", "id"}}
+
+
+def _write_json(fields: dict[str, Any]) -> int:
+    return _write(msgspec.json.format(msgspec.json.encode(fields)).decode())
+
+
+def _write(text: str) -> int:
+    sys.stdout.write(f"{text}\n")
+    # Now, and not at exit: `main` knows what to do where the reader went away.
+    sys.stdout.flush()
+    return FINE
