@@ -134,7 +134,7 @@ class _Serving:
         # From 3.13 on the loop would remove the socket's file by itself, also one that is not ours.
         options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
         return await loop.create_unix_server(
-            lambda: Connection(driver, self._roster, self._limits),
+            lambda: Connection(driver, self._roster, self._limits, loop),
             sock=self._listener.socket,
             backlog=listener.BACKLOG,
             **options,

@@ -1,8 +1,5 @@
 """Settings as they are found in files, the environment and flags, before they make a `sidecard.config.Config`."""
 
-import difflib
-import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -59,6 +56,8 @@ class Gathering:
 
     def take_toml(self, source: str, text: str) -> None:
         """Take a file's text; ``source`` is the file's name."""
+        import tomllib  # noqa: PLC0415 - most daemons have no file, and a start counts its milliseconds
+
         try:
             tree = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -115,6 +114,8 @@ class Gathering:
             self._unknown(where, override.name, _NAMES)
 
     def _take_json(self, table: str, text: str, where: str) -> None:
+        import json  # noqa: PLC0415 - as tomllib
+
         try:
             body = json.loads(text)
         except ValueError:
@@ -147,6 +148,8 @@ class Gathering:
         if name in OF_LATER_VERSIONS:
             self.problems.append(f"{where}: {name} comes in a later version of sidecard; leave it out until then")
             return
+
+        import difflib  # noqa: PLC0415 - as tomllib
 
         # Cut-off 0: whatever is nearest is named, however far.
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]

@@ -3,7 +3,6 @@
 A `Reading` says in ``expects`` what would be right, so that each error can.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable
@@ -171,6 +170,8 @@ def _parse_shared_with(text: str) -> Any:
 
 
 def _json(text: str) -> Any:
+    import json  # noqa: PLC0415 - rarely needed, and a start counts its milliseconds
+
     return json.loads(text)  # its error is a ValueError
 
 

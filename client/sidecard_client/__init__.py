@@ -44,18 +44,20 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import `AsyncClient` when it is asked for: it needs anyio, which the blocking client does not."""
-    if name != "AsyncClient":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would take any name for one that this makes
 
-    try:
-        from sidecard_client.aio import AsyncClient  # noqa: PLC0415 - see above
-    except ModuleNotFoundError as error:
-        if error.name != "anyio":
-            raise
+    def __getattr__(name: str) -> Any:
+        """Import `AsyncClient` when it is asked for: it needs anyio, which the blocking client does not."""
+        if name != "AsyncClient":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-        raise ImportError("AsyncClient needs anyio: pip install 'sidecard-client[async]'") from error
+        try:
+            from sidecard_client.aio import AsyncClient  # noqa: PLC0415 - see above
+        except ModuleNotFoundError as error:
+            if error.name != "anyio":
+                raise
 
-    globals()[name] = AsyncClient
-    return AsyncClient
+            raise ImportError("AsyncClient needs anyio: pip install 'sidecard-client[async]'") from error
+
+        globals()[name] = AsyncClient
+        return AsyncClient

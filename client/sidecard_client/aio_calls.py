@@ -7,7 +7,6 @@ Cancellation may come at every ``await``: each one leaves the lease given back a
 import inspect
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -222,5 +221,6 @@ async def _perform(function: Callable[..., Any], call: Call) -> Any:
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
         return await function(*call.args, **call.kwargs)
 
-    result = await to_thread.run_sync(partial(function, *call.args, **call.kwargs))
+    # In a tuple, because trio takes a coroutine that comes out of a thread for a mistake.
+    (result,) = await to_thread.run_sync(lambda: (function(*call.args, **call.kwargs),))
     return await result if inspect.isawaitable(result) else result

@@ -50,8 +50,14 @@ class Pool:
         return f"<Pool {self._availability!r} {len(self._open)} open, {len(self._idle)} idle>"
 
     @property
-    def path(self) -> str:
-        """Where the daemon is looked for. Raises `ValueError` where the environment names an impossible path."""
+    def place(self) -> str:
+        """Name the socket for a message: its path, or what is wrong with it."""
+        try:
+            return self._path()
+        except ValueError as error:
+            return str(error)
+
+    def _path(self) -> str:
         return self._given_path or find_socket()
 
     def begin(self, call: Call, started: float) -> tuple[Channel, Any]:
@@ -161,7 +167,7 @@ class Pool:
             raise RuntimeError("This client is closed: make a new one.")
 
         try:
-            channel = Channel(self.path, self._timeout_seconds)
+            channel = Channel(self._path(), self._timeout_seconds)
         except ValueError as error:
             raise self._failed(Gone(str(error))) from None
         except ChannelError as error:

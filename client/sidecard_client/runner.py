@@ -59,12 +59,13 @@ class Runner:
         try:
             return self._make(call, channel, lease, flight, waited_seconds)
         finally:
-            # Also after an interruption between any two lines: a lease that nobody works for must not be renewed.
-            self._pool.heartbeat.release(channel)
-            if flight is not None:
-                self._flights.drop(flight, 0)
-
             if channel.leading:
+                # Nobody told the daemon, or an interruption came between any two lines:
+                # a lease that nobody works for must not be renewed, nor a flight without a leader be joined.
+                self._pool.heartbeat.release(channel)
+                if flight is not None:
+                    self._flights.drop(flight, 0)
+
                 self._pool.throw_away(channel)
             else:
                 self._pool.give_back(channel)
@@ -127,7 +128,7 @@ class Runner:
 
     def _run_without_daemon(self, call: Call, started: float, reason: str) -> Outcome[Any]:
         """Make the call, or join the same call of another thread: single-flight within the process."""
-        calls.may_run_here(call, reason, self._pool.path)
+        calls.may_run_here(call, reason, self._pool.place)
         if call.key is None:
             return self._run_here(call, "fallback", monotonic() - started)
 

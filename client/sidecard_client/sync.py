@@ -214,7 +214,7 @@ class Client:
         try:
             channel, reply = self._pool.first_reply(lambda request_id: msgspec.structs.replace(request, id=request_id))
         except ChannelError as error:
-            raise DaemonUnavailable(self._pool.path, str(error)) from None
+            raise DaemonUnavailable(self._pool.place, str(error)) from None
 
         if type(reply) not in ANSWERS[type(request)]:
             self._pool.throw_away(channel)

@@ -47,11 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(parsed)
     except ConfigError as error:
         for problem in error.problems:
-            print(f"sidecard: {problem}", file=sys.stderr)  # noqa: T201 - the command's own voice
+            print(f"sidecard: {problem}", file=sys.stderr)
 
         return BAD_CONFIG
     except SidecardError as error:
-        print(f"sidecard: {error}", file=sys.stderr)  # noqa: T201 - the command's own voice
+        print(f"sidecard: {error}", file=sys.stderr)
         return NOT_FINE
     except BrokenPipeError:
         # `sidecard stats | head`: the reader has had enough. Standard output is not flushed again at exit.

@@ -1,1 +1,79 @@
-def add_parser(commands): pass
+"""``sidecard bench``: how fast it is here, as ratios to other software doing the same work."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from sidecard.cli import FINE, NOT_FINE
+
+if TYPE_CHECKING:
+    from sidecard.cli.bench_rows import Effort, Row
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure the speed on this machine",
+        description="Measures this machine's ratios to Redis over redis-py, to a bare echo, and to an empty interpreter, "
+        "in interleaved rounds. Exit code 1 where a target is missed.",
+    )
+    parser.add_argument("--quick", action="store_true", help="few rounds: a first impression, in a quarter of the time")
+    parser.add_argument("--full", action="store_true", help="also 1,000,000 entries and churn, which take minutes")
+    parser.add_argument("--rounds", type=_rounds, metavar="N", help="rounds of each measurement (7)")
+    parser.add_argument("--json", action="store_true", help="write JSON, for programs")
+    parser.set_defaults(run=_run)
+
+
+def measure(effort: "Effort") -> "list[Row]":
+    """Measure everything that ``effort`` asks for, and say on standard error what is being measured."""
+    from sidecard.cli import bench_crowd, bench_daemon, bench_single  # noqa: PLC0415 - see `_run`
+    from sidecard.cli.bench_hosts import Hosts  # noqa: PLC0415 - see `_run`
+
+    parts = [
+        bench_single.hits_and_misses,
+        bench_crowd.rates,
+        bench_crowd.waiters,
+        bench_single.idle_peers,
+        bench_daemon.memory,
+        bench_daemon.starts,
+    ]
+    if effort.full:
+        parts += [bench_daemon.many_entries, bench_daemon.churn]
+
+    rows = []
+    for part in parts:
+        # Servers of its own for each part: what one left behind must not slow the next.
+        with Hosts() as hosts:
+            sys.stderr.write(f"measuring {part.__name__.replace('_', ' ')} ...\n")
+            rows += part(hosts, effort)
+
+    return rows
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # Here and not above: `sidecard --help` imports this module.
+    import msgspec  # noqa: PLC0415 - see above
+
+    from sidecard.cli.bench_rows import QUICK, Effort, draw  # noqa: PLC0415 - see above
+
+    effort = QUICK if arguments.quick else Effort()
+    rounds = arguments.rounds or effort.rounds
+    rows = measure(msgspec.structs.replace(effort, rounds=rounds, full=arguments.full))
+    if arguments.json:
+        described = [msgspec.to_builtins(row) | {"verdict": row.verdict} for row in rows]
+        text = msgspec.json.format(msgspec.json.encode({"rounds": rounds, "rows": described})).decode()
+    else:
+        text = draw(rows)
+
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+    return NOT_FINE if any(row.verdict == "missed" for row in rows) else FINE
+
+
+def _rounds(text: str) -> int:
+    rounds = int(text)
+    if rounds < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+
+    return rounds

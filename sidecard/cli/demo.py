@@ -1,1 +1,2 @@
-def add_parser(commands): pass
+def add_parser(commands):
+    pass

@@ -10,19 +10,16 @@ from typing import Any, TypeVar
 import msgspec
 
 from sidecard.cli import BAD_CONFIG, FINE, NOT_FINE, UNREACHABLE, USAGE
+from sidecard.cli.asking import ask
 from sidecard.cli.serve import add_config_arguments, config_of
 from sidecard.errors import ConfigError
 from sidecard_client import DaemonUnavailable, RequestRefused, wire
-from sidecard_client.channel import Channel, ChannelError
 from sidecard_client.paths import find_socket
-
-ANSWER_SECONDS = 3.0
-"""How long a daemon may take for an answer: below the 5 s that a container's health command gets."""
 
 _Answer = TypeVar("_Answer", bound=wire.Reply)
 
 
-class _Usage(Exception):
+class _UsageError(Exception):
     """The command cannot be meant as it was written."""
 
 
@@ -66,7 +63,7 @@ def _with_exit_code(run: Callable[[argparse.Namespace], int], arguments: argpars
     """Run a command; where it cannot be done, say why in a sentence and return the exit code of it."""
     try:
         return run(arguments)
-    except _Usage as error:
+    except _UsageError as error:
         return _complain(error, USAGE)
     except DaemonUnavailable as error:
         return _complain(error, UNREACHABLE)
@@ -120,7 +117,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _purge(arguments: argparse.Namespace) -> int:
     some = arguments.namespace is not None or arguments.tag is not None
     if some == arguments.all:
-        raise _Usage("say which entries: --namespace NAME, --tag TAG or both, or else --all")
+        raise _UsageError("say which entries: --namespace NAME, --tag TAG or both, or else --all")
 
     _, deleted = _ask(arguments, wire.Purge(id=1, namespace=arguments.namespace, tag=arguments.tag), wire.Deleted)
     if arguments.json:
@@ -169,32 +166,13 @@ def _config_check(arguments: argparse.Namespace) -> int:
 
 
 def _ask(arguments: argparse.Namespace, request: wire.AnyRequest, answer: type[_Answer]) -> tuple[str, _Answer]:
-    """Return the socket's path and what the daemon answers. Raises `DaemonUnavailable` and `RequestRefused`.
-
-    One connection for one request, without what `sidecard_client.Client` has for many:
-    its patience fits calls that can do without a daemon, and a command cannot.
-    """
+    """Return the socket's path and what the daemon answers. Raises as `ask` does."""
     try:
         path = find_socket(arguments.socket)
     except ValueError as error:
-        raise _Usage(str(error)) from error
+        raise _UsageError(str(error)) from error
 
-    try:
-        channel = Channel(path, ANSWER_SECONDS)
-        try:
-            reply = channel.exchange(request)
-        finally:
-            channel.close()
-    except ChannelError as error:
-        raise DaemonUnavailable(path, str(error)) from error
-
-    if isinstance(reply, wire.Error):
-        raise RequestRefused(reply.code, reply.message)
-
-    if not isinstance(reply, answer):
-        raise DaemonUnavailable(path, f"what listens there answered {type(reply).__name__}")
-
-    return path, reply
+    return path, ask(path, request, answer)
 
 
 def _fields(reply: wire.Reply) -> dict[str, Any]:

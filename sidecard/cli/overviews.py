@@ -63,10 +63,10 @@ def of_stats(stats: Stats) -> str:
         ("cache", f"{size(stats.cache_bytes)} of {size(stats.cache_max_bytes)} ({percent(full)})"),
     ]
     counters = [
-        tables.table(title, ("", ""), [(words, count(getattr(stats, name))) for name, words in rows])
+        tables.table(title, (), [(name, count(getattr(stats, name)), words) for name, words in rows], align="lrl")
         for title, rows in _COUNTERS.items()
     ]
-    return tables.drawn(tables.table("Now", ("", ""), now, left=2), *counters)
+    return tables.drawn(tables.table("Now", (), now, align="ll"), *counters)
 
 
 def of_report(report: Report) -> str:
@@ -104,7 +104,7 @@ def of_report(report: Report) -> str:
 def of_settings(settings: Mapping[str, Any], origins: Mapping[str, str]) -> str:
     """Return every setting with its value and where it came from, as a table."""
     rows = [(name, _value(value), origins.get(name, "")) for name, value in settings.items()]
-    return tables.drawn(tables.table("", ("setting", "value", "from"), rows, left=3))
+    return tables.drawn(tables.table("", ("setting", "value", "from"), rows, align="lll"))
 
 
 def _rates(ledger: Ledger) -> Iterator[str]:

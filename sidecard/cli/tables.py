@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-PIPE_COLUMNS = 120
+PIPE_COLUMNS = 140
 """Width where standard output is no terminal and has none of its own."""
 
 _KIBI = 1024
@@ -54,7 +54,7 @@ def seconds(duration: float) -> str:
         return f"{duration * 1e6:.0f} us"
 
     if duration < 1:
-        return f"{duration * 1e3:.3g} ms" if duration < 0.9995 else "1 s"
+        return f"{duration * 1e3:.3g} ms"
 
     if duration < _MINUTE:
         return f"{duration:.3g} s"
@@ -87,14 +87,26 @@ def plain(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> "Table":
-    """Return a table whose first ``left`` columns are text, aligned left, and whose others are numbers."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, align: str = "") -> "Table":
+    """Return a table. ``align`` has an ``l`` for each column of text and an ``r`` for each of numbers.
+
+    Where it is left out, the first column is text and the others are numbers. Empty ``columns`` show no heads.
+    """
     from rich.table import Table  # noqa: PLC0415 - see above
     from rich.text import Text  # noqa: PLC0415 - see above
 
-    grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for position, column in enumerate(columns):
-        grid.add_column(column, justify="left" if position < left else "right", no_wrap=position == 0)
+    grid = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        show_header=bool(columns),
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    width = len(rows[0]) if rows else len(columns)
+    for side, column in zip(align or "l" + "r" * (width - 1), columns or [""] * width, strict=True):
+        grid.add_column(column, justify="left" if side == "l" else "right")
 
     for row in rows:
         # Text, and no str: brackets in a name would be read as markup.

@@ -32,10 +32,11 @@ _MAY_END_OWN_WAIT = (wire.Complete, wire.Fail, wire.Cancel)
 class Connection(asyncio.Protocol):
     """One accepted connection; also the outbox that the driver puts its replies in."""
 
-    def __init__(self, driver: Driver, roster: Roster, limits: Limits) -> None:
+    def __init__(self, driver: Driver, roster: Roster, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         self._driver = driver
         self._roster = roster
         self._limits = limits
+        self._loop = loop
         self._reader = RequestReader(limits.max_frame_bytes, limits.max_line_bytes)
         self._feed = self._reader.feed
         self._backlog: deque[Incoming] = deque()
@@ -109,7 +110,7 @@ class Connection(asyncio.Protocol):
         if not self._closing:
             self._forget_deadline()
             # Not from in here: the transport is in the middle of its own write.
-            asyncio.get_running_loop().call_soon(self._serve_backlog)
+            self._loop.call_soon(self._serve_backlog)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """The connection has ended, whoever ended it."""
@@ -194,7 +195,7 @@ class Connection(asyncio.Protocol):
 
         if backlog:
             self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._serve_backlog)
+            self._loop.call_soon(self._serve_backlog)
         elif self._half_closed:
             self._close_if_answered()
         else:
@@ -217,8 +218,7 @@ class Connection(asyncio.Protocol):
 
     def _expect_progress(self) -> None:
         self._forget_deadline()
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(self._limits.stall_seconds, self._stalled)
+        self._deadline = self._loop.call_later(self._limits.stall_seconds, self._stalled)
 
     def _forget_deadline(self) -> None:
         if self._deadline is not None:

@@ -255,7 +255,8 @@ def test_hardened_daemon_still_sees_who_asks(listening: Command) -> None:
     """Inside the unit's confinement one app's uid is told from another's (with PrivateUsers= both would be 65534)."""
     uid = listening("id", "-u", "app").stdout.strip()
     drop_in(listening, f"Environment=SIDECARD_OPERATORS_UIDS={uid}")
-    ask = ("sh", "-c", f"""echo '{{"op":"config"}}' | socat - UNIX-CONNECT:{SOCKET}""")
+    # socat hangs up half a second after its input has ended, and the first ask has to start the daemon.
+    ask = ("sh", "-c", f"""echo '{{"op":"config"}}' | socat -t 20 - UNIX-CONNECT:{SOCKET}""")
     assert json.loads(listening(*ask, user="app").stdout)["type"] == "config"
     refused = json.loads(listening(*ask, user="other").stdout)
     assert (refused["type"], refused["code"]) == ("error", "denied")
@@ -291,7 +292,7 @@ def test_service_without_the_socket_unit_binds_by_itself(machine: Command) -> No
     assert machine("systemctl", "mask", "sidecard.socket").returncode == 0
     started = machine("systemctl", "start", "sidecard.service")
     assert started.returncode == 0, started.stderr + journal(machine)
-    assert socket_inode(machine).endswith("srw-rw---- sidecard sidecard")
+    assert socket_inode(machine).endswith("srw-rw---- sidecard sidecard"), journal(machine)
     assert machine("sidecard", "ping", user="app").returncode == 0
     assert machine("systemctl", "stop", "sidecard.service").returncode == 0
     assert machine("test", "-e", SOCKET).returncode == 1

@@ -3,9 +3,12 @@
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import sidecard_client
 from sidecard_client import (
     CallFailed,
     CallRejected,
@@ -25,6 +29,7 @@ from sidecard_client import (
     SidecardWarning,
     wire,
 )
+from tests.daemons import Daemon
 from tests.scripted_daemon import (
     CLOSE,
     DIE,
@@ -574,25 +579,20 @@ def test_a_hanging_daemon_costs_one_timeout(daemon: ScriptedDaemon, hasty: Clien
 def test_a_daemon_that_hangs_while_many_wait(daemon: ScriptedDaemon, upstream: Upstream, path: str) -> None:
     """125 waiting threads all learn of it within a second, and make one call together."""
     daemon.always(wire.Begin, PENDING)
-    ended: list[float] = []
-    with Client(path) as client:
+    upstream.gate = threading.Event()
+    with Client(path) as client, ThreadPoolExecutor(125) as pool:
+        futures = [pool.submit(client.call, upstream.generate, "p") for _ in range(125)]
+        daemon.wait_for(wire.Begin, 125)
+        daemon.wait_for(wire.Ping)
+        daemon.freeze()
+        frozen = time.monotonic()
+        wait_until(lambda: waiting(client) == 124)
+        took_seconds = time.monotonic() - frozen
+        upstream.gate.set()
+        assert {future.result(10) for future in futures} == {"answer to p"}
 
-        def caller() -> str:
-            value: str = client.call(upstream.generate, "p")
-            ended.append(time.monotonic())
-            return value
-
-        with ThreadPoolExecutor(125) as pool:
-            futures = [pool.submit(caller) for _ in range(125)]
-            daemon.wait_for(wire.Begin, 125)
-            daemon.wait_for(wire.Ping)
-            daemon.freeze()
-            frozen = time.monotonic()
-            assert {future.result(10) for future in futures} == {"answer to p"}
-
-    assert max(ended) - frozen < 1.0
-    # Nothing is cached in the client: a thread that wakes after the call's end makes another.
-    assert len(upstream.prompts) < 125
+    assert took_seconds < 1.0
+    assert len(upstream.prompts) == 1
 
 
 def test_a_daemon_that_is_restarted_is_used_at_once(path: str, client: Client, upstream: Upstream) -> None:
@@ -844,10 +844,12 @@ def test_a_client_is_collected(daemon: ScriptedDaemon, path: str, upstream: Upst
     client = Client(path)
     client.call(upstream.generate, "p")
     client.close()
-    wait_until(lambda: not any(thread.name == "sidecard-heartbeat" for thread in threading.enumerate()))
+    heartbeat = client._pool.heartbeat
+    wait_until(lambda: heartbeat._thread is None)
+    trace = weakref.ref(client)
     del client
     gc.collect()
-    assert not any(isinstance(thing, Client) for thing in gc.get_objects())
+    assert trace() is None
 
 
 # Decorator, proxy, entries, and the daemon's words
@@ -905,16 +907,20 @@ def test_refused_and_garbled_requests(daemon: ScriptedDaemon, client: Client) ->
     assert client.health().status == "ok"
 
 
-def test_wrong_arguments_of_the_client() -> None:
-    """At once, and in words."""
-    with pytest.raises(ValueError, match="daemon_timeout"):
-        Client("/tmp/x", daemon_timeout=0)
-
-    with pytest.raises(ValueError, match="longer than"):
-        Client("/" + "x" * 200)
-
-    with pytest.raises(ValueError, match="on_unavailable"):
-        Client("/tmp/x", on_unavailable="panic")  # type: ignore[arg-type]  # the mistake
+def test_importing_the_client_imports_no_more_than_it_needs() -> None:
+    """Without anyio only the asynchronous client is missing, and asking for it says what to install."""
+    program = """
+import sys
+sys.modules["anyio"] = None
+import sidecard_client
+assert "logging" not in sys.modules and "asyncio" not in sys.modules
+try:
+    sidecard_client.AsyncClient
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "AsyncClient needs anyio: pip install 'sidecard-client[async]'\n"
 
 
 def test_an_impossible_path_in_the_environment_falls_back(monkeypatch: pytest.MonkeyPatch, upstream: Upstream) -> None:
@@ -922,3 +928,85 @@ def test_an_impossible_path_in_the_environment_falls_back(monkeypatch: pytest.Mo
     monkeypatch.setenv("SIDECARD_SOCKET", "/" + "x" * 200)
     with Client() as client:
         assert client.outcome(upstream.generate, "p").source == "fallback"
+
+
+# A real daemon
+
+
+@pytest.fixture
+def real(path: str) -> Iterator[Daemon]:
+    """``sidecard serve`` at `path`."""
+    daemon = Daemon(path)
+    yield daemon
+    daemon.close()
+
+
+def test_a_real_daemon_shares_between_threads_and_forks(real: Daemon, client: Client, upstream: Upstream) -> None:
+    """One upstream call for 20 threads, and none for a child of theirs."""
+    upstream.gate = threading.Event()
+    futures = [in_thread(client.outcome, upstream.generate, "p", task="rag") for _ in range(20)]
+    wait_until(lambda: client.stats().waiters == 19)
+    upstream.gate.set()
+    outcomes = [future.result(10) for future in futures]
+    assert {outcome.value for outcome in outcomes} == {"answer to p"}
+    assert sorted(outcome.source for outcome in outcomes) == ["shared"] * 19 + ["upstream"]
+    assert in_fork(lambda: client.outcome(upstream.generate, "p", task="rag").source == "cache")
+    assert upstream.prompts == ["p"]
+    ledger = client.report().tasks["rag"]
+    assert (ledger.calls, ledger.shared, ledger.hits, ledger.upstream_calls) == (21, 19, 1, 1)
+
+
+def test_a_real_daemon_passes_the_lease_on(real: Daemon, client: Client, upstream: Upstream) -> None:
+    """What may pass is tried again by the next, in the order of their coming; what is fatal is everyone's."""
+    upstream.gate = threading.Event()
+    upstream.errors = [ConnectionError("1"), ValueError("2")]
+    futures = []
+    for number in range(4):
+        futures.append(in_thread(client.call, upstream.generate, "p"))
+        wait_until(lambda number=number: client.stats().begins == number + 1)  # type: ignore[misc]  # a lambda's default
+
+    upstream.gate.set()
+    assert [type(future.exception(10)).__name__ for future in futures] == [
+        "ConnectionError",
+        "ValueError",
+        "CallFailed",
+        "CallFailed",
+    ]
+
+
+def test_a_real_daemon_keeps_entries(real: Daemon, client: Client) -> None:
+    """Whatever msgpack carries, under a key of the user's own."""
+    value = {"text": "x", "numbers": [1, 2.5, None, True], "bytes": b"\x00"}
+    assert client.put("k", value, tags=["t"])
+    assert client.get("k") == value
+    assert client.call(dict, key="k") == value
+    assert client.purge(tag="t") == 1
+    assert client.get("k", "gone") == "gone"
+    assert client.health().status == "ok"
+    assert client.ping().version == sidecard_client.__version__
+
+
+def test_a_real_daemon_forgets_a_dead_childs_lease(real: Daemon, client: Client, upstream: Upstream) -> None:
+    """A holder that is killed is followed at once by the one who waits."""
+    ready, told = os.pipe()
+
+    def hold(prompt: str) -> str:
+        os.write(told, b"x")
+        time.sleep(60)
+        return prompt
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+
+    if pid == 0:
+        client.call(hold, "p", key="k")
+
+    os.read(ready, 1)
+    waiter = in_thread(client.outcome, upstream.generate, "p", key="k")
+    wait_until(lambda: client.stats().waiters == 1)
+    os.kill(pid, signal.SIGKILL)
+    assert waiter.result(5).source == "upstream"
+    os.waitpid(pid, 0)
+    os.close(ready)
+    os.close(told)

@@ -41,6 +41,11 @@ def means(namespace: str | None, scope: str) -> bool:
     return namespace in {None, scope, scope.split(":")[1]}
 
 
+def same_process(one: Peer, other: Peer) -> bool:
+    """Tell whether two connections are certainly of one process: pid 0 stands for any of another pid namespace."""
+    return one == other or (one.pid != 0 and (one.pid, one.uid) == (other.pid, other.uid))
+
+
 @dataclass(eq=False)
 class Answer:
     """A finished answer: a hit before ``expires``, shared before ``shared_until``."""

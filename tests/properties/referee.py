@@ -4,6 +4,7 @@ The referee knows neither the model's nor the engine's mind: it sees events, eff
 `AssertionError` at the first effect that the law forbids and at the first one that it demands and that is missing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sidecard.core import notes
@@ -11,13 +12,14 @@ from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import DrainExpired, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
 from sidecard_client import wire
-from tests.properties.records import Place, means, scope_of
+from tests.properties.records import Place, means, same_process, scope_of
 
 
 @dataclass(eq=False)
 class Wait:
     """A begin that was told to wait."""
 
+    peer: Peer
     place: Place
     deadline: float
 
@@ -26,7 +28,7 @@ class Wait:
 class Held:
     """A lease that is current."""
 
-    peer: int
+    peer: Peer
     place: Place | None
     expires: float
 
@@ -53,7 +55,7 @@ class Referee:
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
-        self.peers: set[int] = set()
+        self.peers: dict[int, Peer] = {}
         self.waits: dict[tuple[int, int], Wait] = {}
         """By peer and request id, the longest-waiting first."""
         self.held: dict[str, Held] = {}
@@ -61,11 +63,12 @@ class Referee:
         self.courses: dict[Place, Course] = {}
         self.origins: dict[bytes, Origin] = {}
         self._direct: list[wire.AnyReply] = []
-        self._dropped: list[Held] = []
+        self._dropped: dict[Place | None, tuple[notes.Outcome, Peer]] = {}
+        """Leases that ended in this event, by place; those without a key are all alike."""
 
     def watch(self, event: Event, effects: list[Effect], now: float) -> None:
         """Judge one event's effects."""
-        self._direct, self._dropped = [], []
+        self._direct, self._dropped = [], {}
         asker, request = (event.peer, event.request) if isinstance(event, RequestReceived) else (None, None)
         self._leave(event)
         presented = self._presented(asker, request)
@@ -86,9 +89,9 @@ class Referee:
     def _leave(self, event: Event) -> None:
         match event:
             case PeerJoined(peer):
-                self.peers.add(peer.id)
+                self.peers[peer.id] = peer
             case PeerLost(peer):
-                self.peers.remove(peer.id)
+                del self.peers[peer.id]
                 self.waits = {who: wait for who, wait in self.waits.items() if who[0] != peer.id}
             case RequestReceived(peer, wire.Cancel() as cancel):
                 self.waits.pop((peer.id, cancel.target), None)
@@ -100,7 +103,7 @@ class Referee:
             return None
 
         held = self.held.get(request.lease)
-        return held if held is not None and held.peer == asker.id else None
+        return held if held is not None and held.peer == asker else None
 
     def _answers(self, asker: Peer, request: wire.Request | None, reply: wire.AnyReply) -> bool:
         """Tell whether a reply is the direct one of the request rather than the end of a wait."""
@@ -112,13 +115,14 @@ class Referee:
     def _hear(self, note: notes.Note) -> None:
         if isinstance(note, notes.LeaseEnded):
             assert note.lease in self.held, "a lease ended twice"
-            self._dropped.append(self.held.pop(note.lease))
+            held = self.held.pop(note.lease)
+            self._dropped[held.place] = (note.outcome, held.peer)
 
-    def _grant(self, peer_id: int, place: Place | None, reply: wire.Lease, now: float) -> None:
+    def _grant(self, peer: Peer, place: Place | None, reply: wire.Lease, now: float) -> None:
         assert reply.lease not in self.names, "a lease's name was used twice"
         assert place is None or place not in self._led(), "two live leases of one key"
         self.names.add(reply.lease)
-        self.held[reply.lease] = Held(peer_id, place, now + self.settings.lease_seconds)
+        self.held[reply.lease] = Held(peer, place, now + self.settings.lease_seconds)
 
     def _led(self) -> set[Place | None]:
         return {held.place for held in self.held.values()}
@@ -131,15 +135,16 @@ class Referee:
 
         if isinstance(request, wire.Begin):
             place = self._place(asker, request)
-            self._grant(asker.id, place, reply, now)
+            self._grant(asker, place, reply, now)
             if place is not None:
                 assert place not in self.courses, "a flight began while another was in progress"
                 self.courses[place] = Course()
         else:
             assert isinstance(request, wire.Fail)
             assert request.next
-            assert presented in self._dropped, "a next lease while the last one lives"
-            self._grant(asker.id, presented.place, reply, now)
+            assert presented is not None
+            assert presented not in self.held.values(), "a next lease while the last one lives"
+            self._grant(asker, presented.place, reply, now)
 
     def _end_wait(self, effect: Send, request: wire.Request | None, now: float) -> None:
         assert effect.peer in self.peers, "an effect addresses a lost peer"
@@ -148,13 +153,10 @@ class Referee:
         wait = self.waits[who]
         match reply:
             case wire.Lease():
-                earlier = list(self.waits.values())
-                for other in earlier[: earlier.index(wait)]:
-                    assert other.place != wait.place or other.deadline <= now, "the elected waiter is not the longest-waiting"
-                assert now < wait.deadline, "a waiter was elected after its deadline"
+                self._judge_election(wait, now)
                 self.courses[wait.place].elections += 1
                 assert self.courses[wait.place].elections <= self.settings.max_elections, "too many elections"
-                self._grant(effect.peer, wait.place, reply, now)
+                self._grant(wait.peer, wait.place, reply, now)
             case wire.Shared():
                 assert isinstance(request, wire.Complete)
                 assert bytes(reply.value) == bytes(request.value), "a waiter got another answer"
@@ -171,6 +173,16 @@ class Referee:
 
         del self.waits[who]
 
+    def _judge_election(self, elected: Wait, now: float) -> None:
+        """The longest-waiting one that may still wait; after a hang, of another process where there is one."""
+        assert now < elected.deadline, "a waiter was elected after its deadline"
+        outcome, holder = self._dropped[elected.place]
+        rivals = [wait for wait in self.waits.values() if wait.place == elected.place and now < wait.deadline]
+        if outcome == "expired":
+            rivals = [wait for wait in rivals if not same_process(wait.peer, holder)] or rivals
+
+        assert rivals[0] is elected, "the elected waiter is not the longest-waiting"
+
     def _judge_answer(
         self, asker: Peer, request: wire.Request, presented: Held | None, effects: list[Effect], now: float
     ) -> None:
@@ -183,9 +195,7 @@ class Referee:
                     place = self._place(asker, request)
                     assert place is not None
                     seconds = self.settings.wait_seconds if request.wait_seconds is None else request.wait_seconds
-                    self.waits[asker.id, request.id] = Wait(place, now + seconds)
-                self._judge_served(asker, request, reply)
-            case wire.Get():
+                    self.waits[asker.id, request.id] = Wait(asker, place, now + seconds)
                 self._judge_served(asker, request, reply)
             case wire.Complete() | wire.Fail() | wire.Renew() if presented is None:
                 others = [effect for effect in effects if not isinstance(effect, Tell)]
@@ -200,15 +210,20 @@ class Referee:
             case wire.Renew():
                 assert presented is not None
                 presented.expires = now + self.settings.lease_seconds
+            case _:
+                self._judge_contents(asker, request, reply)
+
+    def _judge_contents(self, asker: Peer, request: wire.Request, reply: wire.AnyReply) -> None:
+        match request:
+            case wire.Get():
+                self._judge_served(asker, request, reply)
             case wire.Put() if isinstance(reply, wire.Stored):
                 self.origins[bytes(request.value)] = Origin(self._place(asker, request), request.tags, reply.stored)
             case wire.Delete() if isinstance(reply, wire.Deleted):
                 place = self._place(asker, request)
-                self._forbid({place}, {place}, None)
+                self._forbid(lambda other: other == place, None)
             case wire.Purge() if isinstance(reply, wire.Deleted):
-                flown = {place for place in self.courses if means(request.namespace, place[0])}
-                places = {origin.place for origin in self.origins.values() if origin.place is not None}
-                self._forbid(flown, {place for place in places if means(request.namespace, place[0])}, request.tag)
+                self._forbid(lambda other: other is not None and means(request.namespace, other[0]), request.tag)
             case _:
                 pass
 
@@ -227,12 +242,12 @@ class Referee:
             assert origin.place == self._place(asker, request), "a value crossed into another place"
             assert origin.servable, "a value was served that was never stored, or removed since"
 
-    def _forbid(self, flown: set[Place | None], places: set[Place | None], tag: str | None) -> None:
+    def _forbid(self, reaches: Callable[[Place | None], bool], tag: str | None) -> None:
         for place, course in self.courses.items():
-            course.may_store &= place not in flown
+            course.may_store &= not reaches(place)
 
         for origin in self.origins.values():
-            origin.servable &= origin.place not in places or (tag is not None and tag not in origin.tags)
+            origin.servable &= not reaches(origin.place) or (tag is not None and tag not in origin.tags)
 
     def _judge_rest(self, event: Event, now: float) -> None:
         led = self._led()
@@ -240,7 +255,7 @@ class Referee:
         assert all(wait.place in led for wait in self.waits.values()), "a waiter waits for a flight that is over"
         match event:
             case PeerLost(peer):
-                assert all(held.peer != peer.id for held in self.held.values()), "a lost peer holds a lease"
+                assert all(held.peer != peer for held in self.held.values()), "a lost peer holds a lease"
             case Tick():
                 assert all(now < wait.deadline for wait in self.waits.values()), "a waiter outlived its deadline"
                 assert all(now < held.expires for held in self.held.values()), "a lease outlived its holder's silence"

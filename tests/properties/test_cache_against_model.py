@@ -53,7 +53,9 @@ class CacheMachine(RuleBasedStateMachine):
         window_seconds=st.sampled_from([0.0, 0.0, 1.5, 10.0]),
         extras=st.sampled_from([PLAIN, PLAIN, COSTLY, TAGGED]),
     )
-    def put(self, place: Place, size: int, ttl_seconds: float, window_seconds: float, extras: tuple[Usage, tuple[str, ...]]) -> None:
+    def put(
+        self, place: Place, size: int, ttl_seconds: float, window_seconds: float, extras: tuple[Usage, tuple[str, ...]]
+    ) -> None:
         """Store, and see that only what had to go went."""
         usage, tags = extras
         self.made += 1
@@ -102,9 +104,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(scopes=st.lists(st.sampled_from(SCOPES), unique=True), tag=st.sampled_from([None, "red"]))
     def purge(self, scopes: list[str], tag: str | None) -> None:
         """Remove many, and be told how many were live."""
-        meant = [
-            place for place, kept in self.kept.items() if place[0] in scopes and (tag is None or tag in kept.tags)
-        ]
+        meant = [place for place, kept in self.kept.items() if place[0] in scopes and (tag is None or tag in kept.tags)]
         count = len(self.live().keys() & set(meant))
         self.left += count
         assert self.cache.purge(scopes, tag, self.now) == count
@@ -175,7 +175,7 @@ class CacheMachine(RuleBasedStateMachine):
         return {(scope, key) for scope, table in self.cache._tables.items() for key in table}
 
 
-TestCacheAgainstModel = CacheMachine.TestCase
+TestCacheAgainstModel = pytest.mark.timeout(600)(CacheMachine.TestCase)  # shrinking a failure takes its time
 TestCacheAgainstModel.settings = settings(max_examples=200, stateful_step_count=60, deadline=None, database=None)
 
 

@@ -3,7 +3,6 @@
 Longer schedules without shrinking are in `tests/simulation`.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from sidecard.core.events import DrainExpired, DrainRequested, Peer
 from sidecard_client import wire
-from tests.host import Host
 from tests.properties.trial import Trial
 from tests.properties.worlds import WORLDS
 
@@ -27,14 +25,7 @@ TAGS = st.sampled_from([(), ("red",), ("red", "blue")])
 BEGIN_IDS = st.integers(1, 4)
 
 
-def _rule(**strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a rule that needs somebody to be connected."""
-
-    def decorate(step: Callable[..., None]) -> Callable[..., None]:
-        made: Callable[..., None] = rule(**strategies)(precondition(lambda machine: machine.trial.peers)(step))
-        return made
-
-    return decorate
+_somebody = precondition(lambda machine: machine.trial.peers)
 
 
 class EngineMachine(RuleBasedStateMachine):
@@ -46,25 +37,27 @@ class EngineMachine(RuleBasedStateMachine):
     def start(self, world: str) -> None:
         """Start a daemon with two callers of one user connected."""
         self.trial = Trial(WORLDS[world])
-        self.trial.join(1000)
-        self.trial.join(1000)
+        self.trial.join(1000, 1)
+        self.trial.join(1000, 2)
 
     def peer(self, pick: int) -> Peer:
         """Choose a connected peer."""
         return self.trial.peers[pick % len(self.trial.peers)]
 
-    @rule(uid=st.sampled_from([1000, 1000, 1001, 0]))
-    def join(self, uid: int) -> None:
+    @rule(uid=st.sampled_from([1000, 1000, 1001, 0]), pid=st.integers(0, 2))
+    def join(self, uid: int, pid: int) -> None:
         """A connection comes."""
         if len(self.trial.peers) < 6:
-            self.trial.join(uid)
+            self.trial.join(uid, pid)
 
-    @_rule(pick=PICKS)
+    @_somebody
+    @rule(pick=PICKS)
     def lose(self, pick: int) -> None:
         """A connection ends."""
         self.trial.lose(self.peer(pick))
 
-    @_rule(
+    @_somebody
+    @rule(
         pick=PICKS,
         begin=st.builds(
             wire.Begin,
@@ -90,7 +83,8 @@ class EngineMachine(RuleBasedStateMachine):
         holder, lease = self.trial.granted[-1 - pick % len(self.trial.granted)]
         return (holder if thief is None and holder in self.trial.peers else self.peer(thief or 0)), lease
 
-    @_rule(
+    @_somebody
+    @rule(
         pick=PICKS,
         thief=st.one_of(st.none(), st.none(), PICKS),
         size=st.sampled_from([0, 1200]),
@@ -106,7 +100,8 @@ class EngineMachine(RuleBasedStateMachine):
         value = self.trial.next_value(size)
         self.trial.ask(peer, wire.Complete(lease, value, id=self.trial.next_id(), usage=usage, **fields))
 
-    @_rule(
+    @_somebody
+    @rule(
         pick=PICKS,
         thief=st.one_of(st.none(), st.none(), PICKS),
         kind=st.sampled_from(["transient", "cancelled", "fatal", "ignored"]),
@@ -117,29 +112,34 @@ class EngineMachine(RuleBasedStateMachine):
         peer, lease = self._lease(pick, thief)
         self.trial.ask(peer, wire.Fail(lease, kind, "why", id=self.trial.next_id(), next=next_))
 
-    @_rule(pick=PICKS, thief=st.one_of(st.none(), st.none(), PICKS))
+    @_somebody
+    @rule(pick=PICKS, thief=st.one_of(st.none(), st.none(), PICKS))
     def renew(self, pick: int, thief: int | None) -> None:
         """A heartbeat comes, in time or late, from its holder or not."""
         peer, lease = self._lease(pick, thief)
         self.trial.ask(peer, wire.Renew(lease, id=self.trial.next_id()))
 
-    @_rule(pick=PICKS, begin_id=BEGIN_IDS)
+    @_somebody
+    @rule(pick=PICKS, begin_id=BEGIN_IDS)
     def cancel(self, pick: int, begin_id: int) -> None:
         """A peer takes a begin back."""
         self.trial.ask(self.peer(pick), wire.Cancel(begin_id, id=self.trial.next_id()))
 
-    @_rule(pick=PICKS, key=KEYS, namespace=NAMESPACES, op=st.sampled_from([wire.Get, wire.Delete]))
+    @_somebody
+    @rule(pick=PICKS, key=KEYS, namespace=NAMESPACES, op=st.sampled_from([wire.Get, wire.Delete]))
     def read_or_delete(self, pick: int, key: str, namespace: str, op: type[wire.Get | wire.Delete]) -> None:
         """A peer reads or deletes an entry."""
         self.trial.ask(self.peer(pick), op(key, namespace, id=self.trial.next_id()))
 
-    @_rule(pick=PICKS, key=KEYS, namespace=NAMESPACES, ttl_seconds=TTLS, tags=TAGS)
+    @_somebody
+    @rule(pick=PICKS, key=KEYS, namespace=NAMESPACES, ttl_seconds=TTLS, tags=TAGS)
     def put(self, pick: int, key: str, namespace: str, **fields: Any) -> None:
         """A peer writes an entry."""
         value = self.trial.next_value()
         self.trial.ask(self.peer(pick), wire.Put(key, value, namespace, id=self.trial.next_id(), **fields))
 
-    @_rule(
+    @_somebody
+    @rule(
         pick=PICKS,
         namespace=st.sampled_from([None, "default", "team", "1000:default"]),
         tag=st.sampled_from([None, "red", "blue"]),
@@ -185,7 +185,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.trial.end()
 
 
-TestEngineAgainstModel = EngineMachine.TestCase
+TestEngineAgainstModel = pytest.mark.timeout(600)(EngineMachine.TestCase)  # shrinking a failure takes its time
 TestEngineAgainstModel.settings = settings(
     max_examples=150,
     stateful_step_count=40,

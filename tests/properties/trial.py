@@ -5,18 +5,21 @@ and the deadlines are compared without any tolerance.
 """
 
 from collections import defaultdict
+from typing import TypeVar
 
 import msgspec
 
 from sidecard.core import notes
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.engine import Engine
-from sidecard.core.events import DrainExpired, DrainRequested, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
+from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
 from sidecard_client import wire
 from tests.properties.model import Model
 from tests.properties.records import UNKNOWN, Sent, budget_bytes
 from tests.properties.referee import Referee
+
+_Reply = TypeVar("_Reply", bound=wire.Reply)
 
 _OBSERVER = Peer(0, 0, 0, 0, operator=True)
 """Asks for stats and reports; neither the model nor the referee hears of it."""
@@ -48,10 +51,10 @@ class Trial:
         self._request_ids = 1000
         self._values = 0
 
-    def join(self, uid: int) -> Peer:
-        """Accept a connection of a user; root's is an operator's."""
+    def join(self, uid: int, pid: int) -> Peer:
+        """Accept a connection of a user's process; root's is an operator's."""
         self._peer_ids += 1
-        peer = Peer(self._peer_ids, uid, uid, 1, operator=uid == 0)
+        peer = Peer(self._peer_ids, uid, uid, pid, operator=uid == 0)
         self.peers.append(peer)
         self.happen(PeerJoined(peer))
         return peer
@@ -172,6 +175,8 @@ class Trial:
         assert (stats.flights, stats.leases, stats.waiters, stats.peers) == (0, 0, 0, 0)
         assert (stats.cache_entries, stats.cache_bytes) == (0, 0)
         assert self.engine.next_deadline() is None
+        flights = self.engine._calls.flights
+        assert (len(flights), len(flights.timers), flights._peers) == (0, 0, {})
         self.check_report()
 
     def _check_health(self, stats: wire.Stats) -> None:
@@ -182,7 +187,7 @@ class Trial:
             room = getattr(stats, table) < getattr(self.settings, f"max_{table}")
             assert not (room and any(f"table of {table}" in reason for reason in health.reasons)), health.reasons
 
-    def _observe(self, request: wire.AnyRequest, kind: type[wire.Reply]) -> wire.Reply:
+    def _observe(self, request: wire.AnyRequest, kind: type[_Reply]) -> _Reply:
         (effect,) = self.engine.handle(RequestReceived(_OBSERVER, request), self.now)
         assert isinstance(effect, Send)
         assert isinstance(effect.reply, kind)
@@ -190,7 +195,11 @@ class Trial:
 
     def _follow_evictions(self, effects: list[Effect]) -> None:
         """Tell the model which entries were evicted. Which ones is the policy's business, how many was told."""
-        evicted = sum(effect.note.count for effect in effects if isinstance(effect, Tell) and isinstance(effect.note, notes.Evicted))
+        evicted = sum(
+            effect.note.count
+            for effect in effects
+            if isinstance(effect, Tell) and isinstance(effect.note, notes.Evicted)
+        )
         if not evicted:
             return
         tables = self.engine._shelf.cache._tables

@@ -16,6 +16,9 @@ from tests.properties.worlds import WORLDS
 
 _STEPS = int(os.environ.get("SIDECARD_SIMULATION_STEPS", "50000"))
 _SEED = int(os.environ.get("SIDECARD_SIMULATION_SEED", "1"))
+_PIDS = (0, 1, 1, 2, 3)
+_MODES: tuple[wire.Mode, ...] = ("use", "refresh", "only_if_cached")
+_FAILURES: tuple[wire.FailureKind, ...] = ("transient", "cancelled", "fatal", "ignored")
 _STEPS_OF_A_LIFE = 700
 _UIDS = (1000, 1000, 1000, 1001, 0)
 _TOLD_STEPS = 40
@@ -60,7 +63,7 @@ class Schedule:
     def join(self) -> None:
         """A connection comes, if there are not too many."""
         if len(self.trial.peers) < 8:
-            self.trial.join(self.chance.choice(_UIDS))
+            self.trial.join(self.chance.choice(_UIDS), self.chance.choice(_PIDS))
 
     def lose(self) -> None:
         """A connection ends."""
@@ -77,7 +80,7 @@ class Schedule:
             backends=chance.choice([(), (), ("local",), ("local", "cloud"), ("a", "b", "c")]),
             wait_seconds=chance.choice([None, None, 0.0, 1.0, 7.5, 40.0, 300.0]),
             ttl_seconds=chance.choice([None, None, None, 0.0, 3.5, 50.0]),
-            mode=chance.choice(["use"] * 8 + ["refresh", "only_if_cached"]),
+            mode=chance.choices(_MODES, [8, 1, 1])[0],
         )
         self.trial.ask(self.peer(), request)
 
@@ -112,7 +115,7 @@ class Schedule:
                 tags=chance.choice([(), (), ("red",), ("red", "blue")]),
             )
         elif kind == "fail":
-            failure = chance.choices(["transient", "cancelled", "fatal", "ignored"], [6, 2, 1, 1])[0]
+            failure = chance.choices(_FAILURES, [6, 2, 1, 1])[0]
             message = f"message {request_id}"
             request = wire.Fail(lease, failure, message, id=request_id, next=chance.random() < 0.3)
         else:

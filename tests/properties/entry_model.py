@@ -1,0 +1,137 @@
+"""The half of the naive model that knows what is stored: entries, the ledger, and how answers are told."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable
+
+from msgspec import Raw
+
+from sidecard.core.events import Peer
+from sidecard.core.ledger import OTHER_TASKS
+from sidecard.core.settings import EngineSettings
+from sidecard_client import wire
+from tests.properties.records import UNKNOWN, Answer, Place, Sent, Sums, means
+
+
+class EntryModel(ABC):
+    """Entries in a dict; nothing is ever evicted unless `forget` says so."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self.entries: dict[Place, Answer] = {}
+        self.counts: Counter[str] = Counter()
+        self.books: dict[str, Sums] = {}
+        self.out: list[Sent] = []
+
+    @abstractmethod
+    def forbid(self, reaches: Callable[[Place], bool]) -> None:
+        """Forbid the flights of some places to store their answers."""
+
+    def forget(self, place: Place) -> None:
+        """Tell that the engine has evicted an entry."""
+        del self.entries[place]
+
+    def live(self, now: float) -> dict[Place, Answer]:
+        """Return the entries that somebody may be served now."""
+        return {place: answer for place, answer in self.entries.items() if answer.kind(now)}
+
+    def serve(self, place: Place, peer: Peer, begin: wire.Begin, now: float) -> bool:
+        """Answer a begin from the entries, if one is live."""
+        answer = self.live(now).get(place)
+        if answer is None:
+            self.counts["misses"] += 1
+        elif answer.kind(now) is wire.Hit:
+            self.counts["hits"] += 1
+            self.book(begin).hit(answer)
+            self.tell(wire.Hit, peer, begin, answer, now, answer.seconds)
+        else:
+            self.counts["shared"] += 1
+            self.tell(wire.Shared, peer, begin, answer, now, self.book(begin).share(answer, 0.0))
+
+        return answer is not None
+
+    def store(self, place: Place, answer: Answer, now: float) -> bool:
+        """Make an entry; tell whether one was made."""
+        # What may not be stored still replaces what is there: the key means something else now.
+        self.entries.pop(place, None)
+        if answer.kind(now) is None:
+            return False
+
+        if not answer.fits(place, self.settings):
+            self.counts["refused_too_large"] += 1
+            return False
+
+        self.counts["stored"] += 1
+        self.entries[place] = answer
+        return True
+
+    def touch(self, place: Place, peer: Peer, request: wire.Get | wire.Put | wire.Delete, now: float) -> None:
+        """Answer what reads, writes or removes one entry."""
+        answer = self.entries.get(place)
+        match request:
+            case wire.Get():
+                if answer is not None and now < answer.expires:
+                    self.tell(wire.Hit, peer, request, answer, now, answer.seconds)
+                else:
+                    self.say(peer, wire.Miss(request.id))
+            case wire.Put():
+                expires = now + self.ttl_seconds(wire.DEFAULT_TASK, request.ttl_seconds)
+                answer = Answer(bytes(request.value), now, expires, tags=request.tags)
+                self.say(peer, wire.Stored(request.id, self.store(place, answer, now)))
+            case wire.Delete():
+                self.forbid(place.__eq__)
+                self.say(peer, wire.Deleted(request.id, self._remove([place], now)))
+
+    def purge(self, peer: Peer, request: wire.Purge, now: float) -> None:
+        """Remove many entries."""
+        if not peer.operator:
+            self.say(peer, wire.Error(request.id, "denied", UNKNOWN))
+            return
+
+        # Which tags a flight's answer will bear is not known yet, so a purge by tag forbids them all.
+        self.forbid(lambda place: means(request.namespace, place[0]))
+
+        meant = [
+            place
+            for place, answer in self.entries.items()
+            if means(request.namespace, place[0]) and (request.tag is None or request.tag in answer.tags)
+        ]
+        self.say(peer, wire.Deleted(request.id, self._remove(meant, now)))
+
+    def _remove(self, places: list[Place], now: float) -> int:
+        count = len(self.live(now).keys() & set(places))
+        self.counts["deleted"] += count
+        for place in places:
+            self.entries.pop(place, None)
+
+        return count
+
+    def tell(
+        self,
+        kind: type[wire.Hit | wire.Shared],
+        peer: Peer,
+        request: wire.Request,
+        answer: Answer,
+        now: float,
+        saved_seconds: float,
+    ) -> None:
+        """Send an answer."""
+        age, value, dollars = now - answer.made, Raw(answer.value), answer.dollars
+        self.say(peer, kind(request.id, value, age, False, saved_seconds, dollars, answer.backend, answer.usage))
+
+    def ttl_seconds(self, task: str, *asked: float | None) -> float:
+        """Return the first lifetime that was asked for, else the task's, else the default."""
+        if self.settings.cache_max_bytes == 0:
+            return 0.0
+
+        said = [ttl_seconds for ttl_seconds in asked if ttl_seconds is not None]
+        return said[0] if said else self.settings.task_ttl_seconds.get(task, self.settings.ttl_seconds)
+
+    def book(self, begin: wire.Begin) -> Sums:
+        """Return the ledger of a begin's task."""
+        full = len(self.books) >= self.settings.max_tasks
+        return self.books.setdefault(OTHER_TASKS if full and begin.task not in self.books else begin.task, Sums())
+
+    def say(self, peer: Peer, reply: wire.AnyReply) -> None:
+        """Send a reply."""
+        self.out.append((peer.id, reply))

@@ -1,0 +1,104 @@
+"""The API as users write it. Checked by mypy, never run."""
+
+from typing import Any, Literal, assert_type
+
+from sidecard_client import AsyncClient, CallFailed, CallRejected, Client, Outcome, Usage
+from sidecard_client.testing import FakeClient
+
+
+class Llm:
+    """An SDK's client."""
+
+    model: str
+
+    def generate(self, prompt: str, temperature: float = 0) -> str:
+        """Answer."""
+        return f"{prompt}{temperature}"
+
+    async def agenerate(self, prompt: str) -> str:
+        """Answer, asynchronously."""
+        return prompt
+
+    def embed(self, text: str) -> list[float]:
+        """Embed."""
+        return [float(len(text))]
+
+
+def cost(value: Any) -> Usage:
+    """Say what a call used."""
+    return Usage(prompt_tokens=len(value))
+
+
+def kind(error: BaseException) -> Literal["transient", "fatal"]:
+    """Judge a failure."""
+    return "fatal" if isinstance(error, ValueError) else "transient"
+
+
+def blocking(llm: Llm) -> None:
+    """Use the blocking client."""
+    with Client() as sidecard:
+        assert_type(sidecard, Client)
+        assert_type(sidecard.call(llm.generate, "why?"), str)
+        assert_type(
+            sidecard.call(llm.embed, "why?", task="rag", ttl=600, wait=30, usage=cost, classify=kind), list[float]
+        )
+        assert_type(sidecard.call({"local": llm.generate, "cloud": llm.generate}, "why?", name="generate"), str)
+
+        outcome = sidecard.outcome(llm.generate, "why?")
+        assert_type(outcome, Outcome[str])
+        assert_type(outcome.value, str)
+        assert_type(outcome.age_seconds, float)
+        assert_type(outcome.source, Literal["upstream", "cache", "stale", "shared", "fallback"])
+
+        shared = sidecard.wrap(llm, task="general")
+        assert_type(shared, Llm)
+        assert_type(shared.generate("why?", temperature=1), str)
+
+        assert_type(sidecard.put("k", {"a": 1}, ttl=5, tags=["t"]), bool)
+        assert_type(sidecard.delete("k") + sidecard.purge(tag="t"), int)
+        assert_type(sidecard.report().total.hit_rate, float)
+        assert_type(sidecard.stats().hits, int)
+        assert_type(sidecard.health().reasons, list[str])
+        assert_type(sidecard.ping().boot_id, str)
+
+        @sidecard.cached(task="rag", ttl=600)
+        def answer(question: str, *, words: int = 10) -> str:
+            return question * words
+
+        assert_type(answer("why?", words=3), str)
+        answer(3)  # type: ignore[arg-type]  # the decorated function's own types are kept
+
+        try:
+            sidecard.call(llm.generate, "why?")
+        except CallFailed as error:
+            assert_type(error.kind, Literal["transient", "fatal", "ignored", "cancelled"])
+        except CallRejected as rejection:
+            assert_type(rejection.retry_after_seconds, float | None)
+
+
+class Bot:
+    """Methods are cached too."""
+
+    sidecard = Client(namespace="bots", daemon_timeout=0.2, on_unavailable="raise")
+
+    @sidecard.cached(ttl=60)
+    def ask(self, question: str) -> str:
+        """Ask."""
+        return question
+
+
+assert_type(Bot().ask("why?"), str)
+
+
+async def asynchronous(llm: Llm) -> None:
+    """Use the asynchronous client: the same names."""
+    async with AsyncClient() as sidecard:
+        assert_type(await sidecard.call(llm.agenerate, "why?"), str)
+        assert_type((await sidecard.outcome(llm.agenerate, "why?")).value, str)
+
+
+def tested(llm: Llm) -> None:
+    """Use the client of users' own tests."""
+    sidecard = FakeClient(force_miss=True, task="rag")
+    assert_type(sidecard.call(llm.generate, "why?"), str)
+    assert_type(sidecard.asked[0].backend, str)

@@ -1,0 +1,217 @@
+"""A connection without a kernel: what the loop and its transport would do, told by the test."""
+
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from sidecard.core.engine import Engine
+from sidecard.core.events import Peer
+from sidecard.core.notes import Note
+from sidecard.core.settings import EngineSettings
+from sidecard.errors import SidecardBug
+from sidecard.sections import Limits
+from sidecard.server.driver import Driver
+from sidecard.server.peer import Connection
+from sidecard.server.roster import Roster
+from sidecard_client import wire
+from sidecard_client.frames import frame
+
+UID, GID, PID = 1000, 100, 77
+
+
+class Timer:
+    """A timer that goes off when the test says so."""
+
+    def __init__(self, due: float, callback: Callable[[], None]) -> None:
+        self.due = due
+        self.callback = callback
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Never go off."""
+        self.cancelled = True
+
+
+class HandLoop:
+    """The part of an event loop that the server uses; its time passes only by `pass_time`."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.timers: list[Timer] = []
+        self.soon: list[Callable[[], None]] = []
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        """Remember a callback for later."""
+        self.timers.append(Timer(self.now + delay, callback))
+        return self.timers[-1]
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Remember a callback for the next turn."""
+        self.soon.append(callback)
+
+    def turn(self) -> int:
+        """Run what is ready. Returns how much that was."""
+        ready, self.soon = self.soon, []
+        for callback in ready:
+            callback()
+
+        return len(ready)
+
+    @property
+    def armed(self) -> list[float]:
+        """When which timers go off."""
+        return sorted(timer.due for timer in self.timers if not timer.cancelled)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, and let the timers of that time go off."""
+        self.now += seconds
+        for timer in sorted(self.timers, key=lambda timer: timer.due):
+            if timer.due <= self.now and not timer.cancelled:
+                self.timers.remove(timer)
+                timer.callback()
+
+
+class HandTransport:
+    """A transport whose other end reads when the test says so."""
+
+    def __init__(self, uid: int, gid: int) -> None:
+        self.credentials = struct.pack("3I", PID, uid, gid)
+        self.sent = b""
+        self.buffered = 0
+        self.reads = True
+        self.reading = True
+        self.closed = False
+        self.aborted = False
+        self.high = 0
+        self.protocol: Connection
+
+    def get_extra_info(self, name: str) -> "HandTransport":
+        """Stand for the socket too."""
+        assert name == "socket"
+        return self
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        """Say who is at the other end."""
+        assert (level, option, size) == (socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return self.credentials
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None:
+        """Remember when to complain."""
+        self.high, self.low = high, low
+
+    def get_write_buffer_size(self) -> int:
+        """Say how much the other end has not read."""
+        return self.buffered
+
+    def write(self, data: bytes) -> None:
+        """Send, or keep what the other end does not read."""
+        assert not self.closed
+        assert not self.aborted
+        self.sent += data
+        if not self.reads:
+            was_high = self.buffered > self.high
+            self.buffered += len(data)
+            if self.buffered > self.high and not was_high:
+                self.protocol.pause_writing()
+
+    def pause_reading(self) -> None:
+        """Stop reading."""
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        self.reading = True
+
+    def close(self) -> None:
+        """Close once everything has left."""
+        self.closed = True
+
+    def abort(self) -> None:
+        """Close now."""
+        self.aborted = True
+
+
+class Phone:
+    """One peer of a `Switchboard`, and its connection."""
+
+    def __init__(self, board: "Switchboard", uid: int, gid: int) -> None:
+        self.transport = HandTransport(uid, gid)
+        self.connection = Connection(board.driver, board.roster, board.limits, board.loop)  # type: ignore[arg-type]  # the part of a loop that is used
+        self.transport.protocol = self.connection
+        self.connection.connection_made(self.transport)  # type: ignore[arg-type]  # the part of a transport that is used
+
+    def says(self, *requests: wire.Request) -> None:
+        """Send msgpack frames in one piece."""
+        self.connection.data_received(b"".join(frame(wire.pack(request)) for request in requests))
+
+    def types(self, text: str) -> None:
+        """Send JSON lines."""
+        self.connection.data_received(text.encode())
+
+    def hangs_up(self) -> None:
+        """End the connection, as a process does that dies: end of file, then the transport's last word."""
+        if not self.connection.eof_received():
+            self.transport.close()
+
+        if self.transport.closed or self.transport.aborted:
+            self.connection.connection_lost(None)
+
+    def reads_again(self) -> None:
+        """Read everything that was kept."""
+        self.transport.reads = True
+        self.transport.buffered = 0
+        self.connection.resume_writing()
+
+    def heard(self) -> list[Any]:
+        """Return, and forget, the replies that were sent: Structs from frames, dicts from lines."""
+        data, self.transport.sent = self.transport.sent, b""
+        if data[:1] == b"{":
+            return [msgspec.json.decode(line) for line in data.splitlines()]
+
+        replies = []
+        while data:
+            end = 4 + int.from_bytes(data[:4], "big")
+            replies.append(wire.unpack_reply(data[4:end]))
+            data = data[end:]
+
+        return replies
+
+
+class Switchboard:
+    """A real engine behind a real driver, with connections that have no kernel."""
+
+    def __init__(self, limits: Limits | None = None, **settings: Any) -> None:
+        self.loop = HandLoop()
+        self.limits = limits or Limits()
+        self.notes: list[Note] = []
+        self.bugs: list[SidecardBug] = []
+        self.refused: list[tuple[int, str]] = []
+        self.closed: list[tuple[Peer, str]] = []
+        self.engine = Engine(
+            EngineSettings(**settings), boot_id="boot", version="1", now=100.0, shown_settings={}, shown_origins={}
+        )
+        self.driver = Driver(
+            self.engine,
+            self.loop,  # type: ignore[arg-type]  # the part of a loop that is used
+            lambda: self.loop.now,
+            on_note=self.notes.append,
+            on_bug=self.bugs.append,
+        )
+        self.roster = Roster(
+            self.limits,
+            lambda uid, gid: uid == 0,
+            on_refused=lambda uid, reason: self.refused.append((uid, reason)),
+            on_closed=lambda peer, reason: self.closed.append((peer, reason)),
+        )
+
+    def phone(self, uid: int = UID, gid: int = GID) -> Phone:
+        """Connect a peer."""
+        return Phone(self, uid, gid)
+
+
+def value_of(text: str) -> msgspec.Raw:
+    """Pack a value as it travels."""
+    return msgspec.Raw(msgspec.msgpack.encode(text))
