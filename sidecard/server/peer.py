@@ -170,11 +170,14 @@ class Connection(asyncio.Protocol):
 
     def _write(self) -> None:
         queued = self._queued
-        self._transport.write(queued[0] if len(queued) == 1 else b"".join(queued))
-        queued.clear()
-        self._queued_bytes = 0
+        # Looked at before and not after writing: one answer that is larger than the bound can still be delivered.
         if self.full and self._transport.get_write_buffer_size() > self._limits.max_outbox_bytes:
             self._abort(f"it left more than limits.max_outbox_bytes ({self._limits.max_outbox_bytes}) unread")
+        else:
+            self._transport.write(queued[0] if len(queued) == 1 else b"".join(queued))
+
+        queued.clear()
+        self._queued_bytes = 0
 
     def _serve_backlog(self) -> None:
         """Serve a batch of what has been read; come back for the rest, and read on after that."""

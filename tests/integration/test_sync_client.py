@@ -1,5 +1,6 @@
 """The blocking client against a daemon that follows a script: every reply, and every way of having none."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -444,6 +445,16 @@ def test_the_next_backend_without_the_daemon(daemon: ScriptedDaemon, hasty: Clie
     assert (outcome.value, outcome.backend) == ("answer to p", "cloud")
 
 
+def test_a_lease_that_nobody_can_use_is_given_back(daemon: ScriptedDaemon, client: Client) -> None:
+    """A second lease on a backend that has failed already: the connection is closed, so the lease is lost at once."""
+    first = Upstream()
+    first.errors = [ConnectionError("1")]
+    daemon.script(wire.Begin, lease("local"))
+    daemon.script(wire.Fail, lease("local"))
+    assert client.call({"local": first.generate, "cloud": str.upper}, "p", name="n") == "P"
+    wait_until(lambda: daemon.ended == [0])
+
+
 # Without a daemon
 
 
@@ -629,6 +640,8 @@ def test_a_daemon_that_comes_back_is_used_without_being_told(path: str, client: 
     with ScriptedDaemon(path) as daemon:
         daemon.always(wire.Begin, hit("v"))
         wait_until(lambda: client.outcome(upstream.generate, "p").source == "cache")
+        assert "up" in repr(client)
+        assert client.outcome(upstream.generate, "p").source == "cache"
 
 
 def test_while_the_daemon_is_away_one_prober_asks(daemon: ScriptedDaemon, hasty: Client, upstream: Upstream) -> None:
@@ -675,17 +688,21 @@ def test_a_lease_that_was_lost_is_renewed_no_more(daemon: ScriptedDaemon, client
     daemon.wait_for(wire.Complete, 2)
 
 
-def test_a_finished_call_renews_nothing(daemon: ScriptedDaemon, client: Client, upstream: Upstream) -> None:
-    """A lease that nobody works for must expire, whatever ended the work."""
+@pytest.mark.parametrize("error", [None, ValueError("bad"), KeyboardInterrupt()])
+def test_a_finished_call_renews_nothing(
+    daemon: ScriptedDaemon, client: Client, upstream: Upstream, error: BaseException | None
+) -> None:
+    """A lease that nobody works for must expire, whatever ended the work; those of other calls live on."""
     daemon.always(wire.Begin, lambda _request: lease(expires_in_seconds=0.3))
-    upstream.errors = [KeyboardInterrupt()]
-    with pytest.raises(KeyboardInterrupt):
-        client.call(upstream.generate, "p")
-
-    client.call(upstream.generate, "p")
     upstream.gate = threading.Event()
     running = in_thread(client.call, upstream.generate, "p")
-    assert len({renewal.lease for renewal in daemon.wait_for(wire.Renew, 3)}) == 1
+    wait_until(lambda: upstream.prompts)
+    finished = Upstream()
+    finished.errors = [] if error is None else [error]
+    with contextlib.suppress(ValueError, KeyboardInterrupt):
+        client.call(finished.generate, "q")
+
+    assert len({renewal.lease for renewal in daemon.wait_for(wire.Renew, 4)}) == 1
     upstream.gate.set()
     running.result(10)
 

@@ -202,7 +202,7 @@ class Switchboard:
         )
         self.roster = Roster(
             self.limits,
-            lambda uid, gid: uid == 0,
+            lambda uid, gid: 0 in {uid, gid},
             on_refused=lambda uid, reason: self.refused.append((uid, reason)),
             on_closed=lambda peer, reason: self.closed.append((peer, reason)),
         )

@@ -1,5 +1,7 @@
 """Events in, effects out: who is called, when the next wake-up is, and what a mistake of our own costs."""
 
+from typing import cast
+
 import pytest
 
 from sidecard.core.notes import DrainStarted, LeaseEnded
@@ -18,12 +20,12 @@ def test_a_request_is_answered_to_its_own_peer() -> None:
     assert bob.heard() == []
 
 
-def test_requests_of_one_read_are_answered_in_one_write() -> None:
+def test_requests_of_one_read_are_answered_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
     """A system call each would double their cost."""
     board = Switchboard()
     alice = board.phone()
     writes: list[bytes] = []
-    alice.transport.write = writes.append  # type: ignore[method-assign]  # counts the calls
+    monkeypatch.setattr(alice.transport, "write", writes.append)
     alice.says(*(wire.Ping(id=number) for number in range(5)))
 
     assert len(writes) == 1
@@ -121,7 +123,7 @@ def test_a_mistake_of_our_own_costs_one_request(monkeypatch: pytest.MonkeyPatch)
     def fail(*_: object) -> None:
         raise fault
 
-    monkeypatch.setitem(board.engine._answer, wire.Ping, fail)
+    monkeypatch.setitem(cast("dict[object, object]", board.engine._answer), wire.Ping, fail)
     alice.says(wire.Ping(id=1), wire.Get("key", id=2))
     error, miss = alice.heard()
 

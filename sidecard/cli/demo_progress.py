@@ -1,0 +1,72 @@
+"""How the demo shows that it is under way: a bar on a terminal, a line now and then elsewhere; on standard error."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from msgspec import Struct
+
+LINES: Final = 4
+"""How many lines stand for the bar where there is no terminal."""
+
+
+class Progress(Struct):
+    """What the workers have got so far."""
+
+    asked: int = 0
+    made: int = 0
+    shared: int = 0
+    cached: int = 0
+
+    def count(self, source: str) -> None:
+        """Take in one more answer, by where it came from."""
+        self.asked += 1
+        self.made += source == "upstream"
+        self.shared += source == "shared"
+        self.cached += source == "cache"
+
+
+Show = Callable[[Progress], None]
+
+
+@contextmanager
+def showing(total: int, *, quiet: bool) -> Iterator[Show]:
+    """Return what shows a `Progress` of ``total`` questions; ``quiet`` leaves out the lines, not the bar."""
+    if not sys.stderr.isatty():
+        yield _nothing if quiet else _lines(total)
+        return
+
+    from rich.console import Console  # noqa: PLC0415 - only where there is a bar to draw
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn  # noqa: PLC0415 - as above
+    from rich.progress import Progress as Bar  # noqa: PLC0415 - as above
+
+    counts = TextColumn("made {task.fields[made]}, shared {task.fields[shared]}, cached {task.fields[cached]}")
+    with Bar(TextColumn("Asking"), BarColumn(20), MofNCompleteColumn(), counts, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total, made=0, shared=0, cached=0)
+
+        def show(now: Progress) -> None:
+            bar.update(task, completed=now.asked, made=now.made, shared=now.shared, cached=now.cached)
+
+        yield show
+
+
+def say(line: str, *, quiet: bool) -> None:
+    """Write a line, unless ``quiet``."""
+    if not quiet:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _nothing(_: Progress) -> None:
+    pass
+
+
+def _lines(total: int) -> Show:
+    def show(now: Progress) -> None:
+        # Where this question is the one that completes another quarter.
+        if now.asked * LINES // total > (now.asked - 1) * LINES // total:
+            say(
+                f"Asked {now.asked} of {total}: {now.made} made, {now.shared} shared, {now.cached} cached.", quiet=False
+            )
+
+    return show

@@ -1,0 +1,501 @@
+"""``sidecard serve`` as operators and strangers meet it: started, stopped, killed, and told nonsense."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Self
+
+import msgspec
+import pytest
+
+from sidecard_client import __version__, wire
+from sidecard_client.frames import frame
+from tests.daemons import Daemon, ask, poll
+
+Start = Callable[..., Daemon]
+
+
+class Wire:
+    """A peer that speaks msgpack frames, as a client of another language would."""
+
+    def __init__(self, path: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(20)
+        self.socket.connect(path)
+        self.received = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, *requests: wire.Request) -> None:
+        """Send requests in one piece."""
+        self.socket.sendall(b"".join(frame(wire.pack(request)) for request in requests))
+
+    def hear(self) -> wire.AnyReply | None:
+        """Wait for one reply; None at the connection's end."""
+        while len(self.received) < 4 or len(self.received) < 4 + int.from_bytes(self.received[:4], "big"):
+            data = self.socket.recv(1 << 20)
+            if not data:
+                return None
+
+            self.received += data
+
+        end = 4 + int.from_bytes(self.received[:4], "big")
+        reply: wire.AnyReply = wire.unpack_reply(self.received[4:end])
+        self.received = self.received[end:]
+        return reply
+
+    def ask(self, request: wire.Request) -> wire.AnyReply | None:
+        """Send one request and wait for one reply."""
+        self.send(request)
+        return self.hear()
+
+
+class Bystander(threading.Thread):
+    """Another peer, who pings all the while and must notice nothing."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self.enough = threading.Event()
+        self.seconds: list[float] = []
+        self.strange: list[object] = []
+
+    def run(self) -> None:
+        """Ping until told that it is enough."""
+        with Wire(self.path) as line:
+            while True:
+                began_at = time.perf_counter()
+                try:
+                    reply = line.ask(wire.Ping(id=7))
+                except OSError as error:
+                    self.strange.append(error)
+                    return
+
+                self.seconds.append(time.perf_counter() - began_at)
+                if not isinstance(reply, wire.Pong) or reply.id != 7:
+                    self.strange.append(reply)
+
+                if self.enough.wait(0.002):
+                    return
+
+
+@contextlib.contextmanager
+def unnoticed(path: str) -> Iterator[Bystander]:
+    """Let a bystander ping during the block, and expect that it had every answer."""
+    bystander = Bystander(path)
+    bystander.start()
+    poll(lambda: bool(bystander.seconds), "the bystander got no answer")
+    before = len(bystander.seconds)
+    try:
+        yield bystander
+    finally:
+        bystander.enough.set()
+        bystander.join()
+
+    assert bystander.strange == []
+    assert len(bystander.seconds) > before
+
+
+def log_of(daemon: Daemon) -> list[dict[str, object]]:
+    """Return the log lines of a daemon that has ended."""
+    return [json.loads(line) for line in daemon.output().splitlines()]
+
+
+def serve(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that is expected to end by itself."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SIDECARD_")}
+    command = [sys.executable, "-m", "sidecard", *arguments]
+    return subprocess.run(command, env=clean | environ, capture_output=True, text=True, timeout=30, check=False)
+
+
+# -- start and stop ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_with_0_and_nothing_left_but_the_lock_file(number: signal.Signals, daemon: Start) -> None:
+    """It says that it serves and that it stopped, in that order."""
+    running = daemon()
+    running.process.send_signal(number)
+
+    assert running.process.wait(timeout=10) == 0
+    assert [entry.name for entry in Path(running.socket).parent.iterdir()] == ["s.sock.lock"]
+    assert [line["event"] for line in log_of(running)] == ["serving", "stopping", "drain started", "stopped"]
+
+
+def test_after_a_kill_the_next_one_takes_the_stale_socket_over(daemon: Start) -> None:
+    """Nobody has to clean up."""
+    running = daemon()
+    running.kill()
+    assert Path(running.socket).is_socket()
+
+    again = running.start_again()
+    try:
+        assert ask(again.socket, {"op": "ping"})["type"] == "pong"
+        assert again.terminate() == 0
+    finally:
+        again.close()
+
+
+def test_a_second_daemon_on_one_path_says_why_and_leaves_the_first_alone(daemon: Start) -> None:
+    """Also where the first is frozen, and answers nothing."""
+    running = daemon()
+    inode = Path(running.socket).stat().st_ino
+    second = serve("serve", "--socket", running.socket)
+    assert second.returncode == 1
+    assert "another sidecard daemon serves at" in second.stderr
+    assert "Traceback" not in second.stderr
+
+    os.kill(running.pid, signal.SIGSTOP)
+    assert serve("serve", "--socket", running.socket).returncode == 1
+    os.kill(running.pid, signal.SIGCONT)
+    assert Path(running.socket).stat().st_ino == inode
+    assert ask(running.socket, {"op": "ping"})["type"] == "pong"
+
+
+def test_a_socket_that_was_passed_in_is_served_and_stays(socket_path: str, tmp_path: Path) -> None:
+    """As systemd does it; what connects before the daemon is there waits in the socket's queue."""
+    shim = tmp_path / "shim.py"
+    shim.write_text(
+        "import os, sys\n"
+        "os.dup2(int(sys.argv[1]), 3, inheritable=True)\n"
+        "os.environ |= {'LISTEN_FDS': '1', 'LISTEN_PID': str(os.getpid()), 'LISTEN_FDNAMES': 'sidecard'}\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'sidecard', 'serve', '--socket', '/nowhere/at/all'])\n"
+    )
+    with socket.socket(socket.AF_UNIX) as passed:
+        passed.bind(socket_path)
+        passed.listen()
+        command = [sys.executable, str(shim), str(passed.fileno())]
+        with subprocess.Popen(command, pass_fds=(passed.fileno(),), stderr=subprocess.PIPE) as process:
+            try:
+                assert ask(socket_path, {"op": "ping"}, seconds=20)["type"] == "pong"
+                process.terminate()
+                _, errors = process.communicate(timeout=20)
+            finally:
+                process.kill()
+
+    assert process.returncode == 0
+    assert json.loads(errors.splitlines()[0])["adopted"] is True
+    assert Path(socket_path).is_socket()
+    assert not Path(f"{socket_path}.lock").exists()
+
+
+def test_systemd_is_told_of_start_life_and_end(socket_directory: Path, daemon: Start) -> None:
+    """READY when it accepts, WATCHDOG at twice the rate asked for, STOPPING at the end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(socket_directory / "notify"))
+        systemd.settimeout(10)
+        running = daemon(NOTIFY_SOCKET=str(socket_directory / "notify"), WATCHDOG_USEC="200000")
+        heard = {systemd.recv(1000).partition(b"\n")[0] for _ in range(6)}
+        assert heard == {b"READY=1", b"WATCHDOG=1"}
+
+        assert running.terminate() == 0
+        last = b"WATCHDOG=1"
+        while last == b"WATCHDOG=1":
+            last = systemd.recv(1000).partition(b"\n")[0]
+
+        assert last == b"STOPPING=1"
+
+
+def test_a_hangup_is_ignored_and_said_so(daemon: Start) -> None:
+    """Settings are read at the start only, in this version."""
+    running = daemon()
+    running.process.send_signal(signal.SIGHUP)
+    assert ask(running.socket, {"op": "ping"})["type"] == "pong"
+    assert running.terminate() == 0
+    assert "reload ignored" in [line["event"] for line in log_of(running)]
+
+
+# -- the drain ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_drain_lets_the_holder_complete_and_the_waiter_have_it(daemon: Start) -> None:
+    """New calls are turned away meanwhile, and the daemon ends when the flight does."""
+    running = daemon()
+    with Wire(running.socket) as holder, Wire(running.socket) as waiter:
+        lease = holder.ask(wire.Begin("key", id=1))
+        assert isinstance(lease, wire.Lease)
+        assert isinstance(waiter.ask(wire.Begin("key", id=1)), wire.Pending)
+        running.process.send_signal(signal.SIGTERM)
+        rejected = poll_draining(holder)
+        assert rejected.reason == "draining"
+        with pytest.raises(ConnectionRefusedError):
+            Wire(running.socket)
+
+        holder.send(wire.Complete(lease.lease, msgspec.Raw(msgspec.msgpack.encode("answer")), id=3))
+        assert isinstance(holder.hear(), wire.Stored)
+        shared = waiter.hear()
+        assert isinstance(shared, wire.Shared)
+        assert shared.value == "answer"
+        assert waiter.hear() is None
+
+    assert running.process.wait(timeout=10) == 0
+
+
+def poll_draining(line: Wire) -> wire.Rejected:
+    """Begin other calls until the daemon turns one away."""
+    for number in range(1000):
+        reply = line.ask(wire.Begin(None, id=number))
+        if isinstance(reply, wire.Rejected):
+            return reply
+
+        assert isinstance(reply, wire.Lease)
+        line.ask(wire.Fail(reply.lease, "ignored", id=number))
+
+    pytest.fail("the daemon did not begin to drain")
+
+
+def test_a_drain_that_lasts_too_long_gives_waiters_their_end(daemon: Start) -> None:
+    """After `drain_seconds`, whatever the holder does."""
+    running = daemon("--set", "flights.drain_seconds=0.3")
+    with Wire(running.socket) as holder, Wire(running.socket) as waiter:
+        assert isinstance(holder.ask(wire.Begin("key", id=1)), wire.Lease)
+        assert isinstance(waiter.ask(wire.Begin("key", id=1)), wire.Pending)
+        began_at = time.monotonic()
+        assert running.terminate(10) == 0
+        assert 0.3 <= time.monotonic() - began_at < 5
+        end = waiter.hear()
+        assert isinstance(end, wire.Rejected)
+        assert end.reason == "draining"
+
+
+def test_a_second_signal_ends_the_drain(daemon: Start) -> None:
+    """For an operator who will not wait; waiters still get their end."""
+    running = daemon("--set", "flights.drain_seconds=60")
+    with Wire(running.socket) as holder, Wire(running.socket) as waiter:
+        assert isinstance(holder.ask(wire.Begin("key", id=1)), wire.Lease)
+        assert isinstance(waiter.ask(wire.Begin("key", id=1)), wire.Pending)
+        running.process.send_signal(signal.SIGTERM)
+        poll_draining(holder)
+        assert running.terminate(10) == 0
+        assert isinstance(waiter.hear(), wire.Rejected)
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "code", "said"),
+    [
+        (["serve", "--set", "cache.ttl=1"], {}, 78, "the nearest known one is cache.ttl_seconds"),
+        (["serve", "--set", "cache.ttl_seconds"], {}, 78, "write --set SECTION.KEY=VALUE"),
+        (["serve", "--config", "/nowhere.toml"], {}, 78, "/nowhere.toml: cannot be read"),
+        (["serve"], {"SIDECARD_CACHE_TTL_SECONDS": "soon"}, 78, "cache.ttl_seconds is 'soon'"),
+        (["serve", "--log-level", "loud"], {}, 78, 'one of "debug", "info"'),
+        (["serve", "--socket", "/dev/null"], {}, 1, "is not a socket"),
+        (["serve", "--sockett", "/x"], {}, 2, "usage: sidecard"),
+        (["sreve"], {}, 2, "serve"),
+        ([], {}, 2, "COMMAND"),
+    ],
+)
+def test_what_cannot_be_is_told_on_standard_error_with_its_exit_code(
+    arguments: list[str], environ: dict[str, str], code: int, said: str
+) -> None:
+    """No traceback, and no daemon."""
+    ended = serve(*arguments, **environ)
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_version_is_one() -> None:
+    """Of daemon and client."""
+    assert serve("--version").stdout == f"sidecard {__version__}\n"
+
+
+def test_what_this_version_cannot_do_is_warned_about_once(daemon: Start) -> None:
+    """The daemon serves all the same."""
+    running = daemon(REDIS_URL="redis://:secret@host/0", SOVEREIGN_MODE="true")
+    assert ask(running.socket, {"op": "config"})["type"] == "config"
+    assert running.terminate() == 0
+    output = running.output()
+    warnings = [line for line in map(json.loads, output.splitlines()) if line["level"] == "warning"]
+
+    assert len(warnings) == 1
+    assert "keeps entries in memory only" in warnings[0]["event"]
+    assert "secret" not in output
+
+
+def test_fewer_descriptors_than_peers_are_warned_about_and_survived(socket_path: str) -> None:
+    """Those beyond are turned away, those before are served."""
+    limited = f'ulimit -Hn 100; exec "$0" -m sidecard serve --socket {socket_path}'
+    with subprocess.Popen(["/bin/sh", "-c", limited, sys.executable], stderr=subprocess.PIPE) as process:
+        try:
+            poll(lambda: Path(socket_path).is_socket(), "no socket")
+            with contextlib.ExitStack() as lines:
+                first = lines.enter_context(Wire(socket_path))
+                assert isinstance(first.ask(wire.Ping(id=1)), wire.Pong)
+                for _ in range(150):
+                    lines.enter_context(Wire(socket_path))
+
+                assert isinstance(first.ask(wire.Ping(id=2)), wire.Pong)
+
+            poll(lambda: ask(socket_path, {"op": "stats"})["peers"] == 1, "peers that left are still counted")
+            process.terminate()
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+
+    assert process.returncode == 0
+    events = [json.loads(line)["event"] for line in errors.splitlines()]
+    assert {"fewer peers than configured", "peer refused"} <= set(events)
+
+
+# -- strangers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("socat") is None, reason="needs socat")
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_socat_gets_its_pong(end: str, daemon: Start) -> None:
+    """The README's line, with and without its line feed."""
+    running = daemon()
+    command = ["socat", "-", f"UNIX-CONNECT:{running.socket}"]
+    ended = subprocess.run(command, input='{"op":"ping"}' + end, capture_output=True, text=True, timeout=10, check=True)
+    pong = json.loads(ended.stdout)
+
+    assert pong["type"] == "pong"
+    assert pong["version"] == __version__
+
+
+def nested(depth: int) -> bytes:
+    """Pack a ping with a field of arrays in arrays."""
+    return b"\x83\xa2op\xa4ping\xa2id\x01\xa1x" + b"\x91" * depth + b"\xc0"
+
+
+GARBAGE = {
+    "a length of 2^32-1 bytes": b"\xff\xff\xff\xff",
+    "a length above the limit": struct.pack(">I", 2**24 + 1) + b"x",
+    "a length of 0": b"\0\0\0\0",
+    "10 MB without a line feed": b"{" + b"x" * 10_000_000,
+    "10 MB of a line": b'{"op":"' + b"x" * 10_000_000 + b'"}\n',
+    "HTTP": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "TLS": bytes.fromhex("16030100a5010000a10303"),
+    "a map that claims 2^32-1 fields": frame(b"\xdf\xff\xff\xff\xff"),
+    "bytes that claim 2^32-1 bytes": frame(b"\x81\xa2op\xc6\xff\xff\xff\xff"),
+    "arrays in arrays": frame(nested(1_000_000)),
+    "lists in lists": b'{"op":"ping","x":' + b"[" * 500_000 + b"\n",
+    "no msgpack": frame(b"\xc1" * 100),
+    "no map": frame(b"\x01"),
+    "no op": frame(b"\x81\xa2id\x01"),
+    "an unknown op": frame(wire.pack({"op": "fly", "id": 1})),
+    "an id that is no number": frame(wire.pack({"op": "ping", "id": "x"})),
+    "an id of 65 bits": b'{"op":"ping","id":36893488147419103232}\n',
+    "a field of another type": frame(wire.pack({"op": "begin", "id": 1, "key": 5})),
+    "text that is not UTF-8": b'{"op":"\xff\xfe"}\n',
+    "NUL bytes in a line": b'{"op":"ping\0"}\n',
+}
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_garbage_gets_a_clear_error_and_nobody_else_notices(what: str, daemon: Start) -> None:
+    """And the daemon logs no fault of its own."""
+    running = daemon()
+    with unnoticed(running.socket), socket.socket(socket.AF_UNIX) as stranger:
+        stranger.settimeout(20)
+        stranger.connect(running.socket)
+        # The daemon may have had enough before the last byte.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            stranger.sendall(GARBAGE[what])
+            stranger.shutdown(socket.SHUT_WR)
+
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while data := stranger.recv(65536):
+                answer += data
+
+    text = answer if answer[:1] == b"{" else answer[4:]
+    decode = msgspec.json.decode if answer[:1] == b"{" else msgspec.msgpack.decode
+    error = decode(text)
+    assert error["type"] == "error"
+    assert error["message"].endswith((".", ")", "`")) or ": " in error["message"]
+    assert running.terminate() == 0
+    assert [line for line in log_of(running) if line["level"] == "error"] == []
+
+
+def test_half_a_frame_holds_nobody_up(daemon: Start) -> None:
+    """Neither while the rest does not come, nor when the peer is gone."""
+    running = daemon()
+    whole = frame(wire.pack(wire.Ping(id=1)))
+    with unnoticed(running.socket), Wire(running.socket) as slow, Wire(running.socket) as gone:
+        slow.socket.sendall(whole[:5])
+        gone.socket.sendall(whole[:5])
+        gone.socket.close()
+        assert ask(running.socket, {"op": "ping"})["type"] == "pong"
+        slow.socket.sendall(whole[5:])
+        assert isinstance(slow.hear(), wire.Pong)
+
+
+def test_an_id_used_twice_is_refused_and_the_first_still_answered(daemon: Start) -> None:
+    """While the first of it waits."""
+    running = daemon()
+    with unnoticed(running.socket), Wire(running.socket) as holder, Wire(running.socket) as twice:
+        lease = holder.ask(wire.Begin("key", id=1))
+        assert isinstance(lease, wire.Lease)
+        assert isinstance(twice.ask(wire.Begin("key", id=5)), wire.Pending)
+        error = twice.ask(wire.Begin("key", id=5))
+        assert isinstance(error, wire.Error)
+        assert error.code == "bad_request"
+        holder.send(wire.Complete(lease.lease, msgspec.Raw(b"\x01"), id=2))
+        assert isinstance(twice.hear(), wire.Shared)
+
+
+def test_random_bytes_harm_nobody(daemon: Start) -> None:
+    """Two hundred strangers, of whom some begin like a frame or a line."""
+    running = daemon()
+    chance = random.Random(20)
+    with unnoticed(running.socket):
+        for _ in range(200):
+            start = chance.choice([b"", b"\0", b"\1", b"{", b"\0\0\0\x10", b'{"op":'])
+            with socket.socket(socket.AF_UNIX) as stranger, contextlib.suppress(OSError):
+                stranger.settimeout(5)
+                stranger.connect(running.socket)
+                stranger.sendall(start + chance.randbytes(chance.randrange(2000)))
+
+    assert running.terminate() == 0
+    assert [line for line in log_of(running) if line["level"] == "error"] == []
+
+
+def test_a_peer_that_never_reads_is_closed_and_others_keep_their_pace(daemon: Start) -> None:
+    """It asks for 100 MB of answers; the daemon keeps a small part of that, and not for long."""
+    running = daemon("--set", "limits.stall_seconds=1")
+    with Wire(running.socket) as writer:
+        writer.ask(wire.Put("large", msgspec.Raw(msgspec.msgpack.encode("x" * 1_000_000)), id=1))
+
+    before = resident_bytes(running.pid)
+    with unnoticed(running.socket) as bystander, Wire(running.socket) as deaf:
+        deaf.send(*(wire.Get("large", id=number) for number in range(100)))
+        poll(lambda: ask(running.socket, {"op": "stats"})["peers"] == 2, "the deaf peer was not closed")
+        after = resident_bytes(running.pid)
+        # What reached the kernel before is still there to be read; then the connection's end.
+        with contextlib.suppress(ConnectionResetError):
+            received = 0
+            while data := deaf.socket.recv(1 << 20):
+                received += len(data)
+
+            assert received < 100_000_000 / 2
+
+    assert after - before < 32_000_000
+    assert sorted(bystander.seconds)[len(bystander.seconds) // 2] < 0.01
+    assert running.terminate() == 0
+    (closed,) = (line for line in log_of(running) if line["event"] == "peer closed")
+    assert "stall_seconds" in str(closed["reason"])
+
+
+def resident_bytes(pid: int) -> int:
+    """Tell how much memory a process has."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

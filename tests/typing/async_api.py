@@ -1,0 +1,75 @@
+"""The asynchronous client as its users write it: checked by mypy, never run."""
+
+from typing import assert_type
+
+from sidecard_client import AsyncClient, Outcome, wire
+from sidecard_client.wire import FailureKind
+
+
+class Llm:
+    """An SDK's client."""
+
+    async def generate(self, prompt: str, *, temperature: float = 0.0) -> str:
+        """Answer."""
+        return f"{prompt}{temperature}"
+
+
+async def small(prompt: str) -> str:
+    """Answer cheaply."""
+    return prompt
+
+
+async def big(prompt: str) -> str:
+    """Answer dearly."""
+    return prompt
+
+
+def blocking(prompt: str) -> list[int]:
+    """Answer from a thread."""
+    return [len(prompt)]
+
+
+def classify(error: BaseException) -> FailureKind:
+    """Say what an exception means for others."""
+    return "fatal" if isinstance(error, ValueError) else "transient"
+
+
+async def calls(llm: Llm) -> None:
+    """Values have the function's types; asynchronous functions are awaited by the client."""
+    async with AsyncClient("/run/sidecard/sidecard.sock", daemon_timeout=0.2, classify=classify) as sidecard:
+        assert_type(sidecard, AsyncClient)
+        assert_type(await sidecard.call(llm.generate, "why?", temperature=0.2), str)
+        assert_type(await sidecard.call(blocking, "why?"), list[int])
+        assert_type(await sidecard.call({"local": small, "cloud": big}, "why?", task="rag", ttl=600, wait=30), str)
+        assert_type(await sidecard.outcome(llm.generate, "why?"), Outcome[str])
+        assert_type(await sidecard.outcome(blocking, "why?"), Outcome[list[int]])
+        assert_type((await sidecard.outcome(small, "why?")).saved_dollars, float)
+
+
+async def wrappers(sidecard: AsyncClient, llm: Llm) -> None:
+    """Decorated and wrapped things keep their parameters."""
+
+    @sidecard.cached(task="rag", ttl=600)
+    async def answer(question: str, *, loud: bool = False) -> str:
+        return question.upper() if loud else question
+
+    @sidecard.cached()
+    def count(question: str) -> int:
+        return len(question)
+
+    assert_type(await answer("why?", loud=True), str)
+    assert_type(await count("why?"), int)
+    await answer(5)  # type: ignore[arg-type]  # a wrong argument is found
+    assert_type(sidecard.wrap(llm, task="general"), Llm)
+    assert_type(await sidecard.wrap(llm).generate("why?"), str)
+
+
+async def the_rest(sidecard: AsyncClient) -> None:
+    """Entries and the daemon's own words."""
+    assert_type(await sidecard.put("k", {"a": [1, 2]}, ttl=5, tags=["t"], namespace="n"), bool)
+    assert_type(await sidecard.delete("k"), int)
+    assert_type(await sidecard.purge(tag="t"), int)
+    assert_type(await sidecard.report(), wire.Report)
+    assert_type(await sidecard.stats(), wire.Stats)
+    assert_type(await sidecard.health(), wire.Health)
+    assert_type(await sidecard.ping(), wire.Pong)

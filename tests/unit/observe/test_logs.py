@@ -1,0 +1,160 @@
+"""Log lines: what of a note is shown, in which form, and how many."""
+
+import io
+
+import msgspec
+import pytest
+
+from sidecard.core import notes
+from sidecard.observe.logs import MAX_LINES_PER_SECOND, SHOWN_KEY_CHARACTERS, Log, open_log
+
+KEY = "1:" + "ab" * 32
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is one."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+@pytest.fixture
+def stream() -> io.StringIO:
+    """Collect the lines."""
+    return io.StringIO()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Start a clock."""
+    return Clock()
+
+
+@pytest.fixture
+def log(stream: io.StringIO, clock: Clock) -> Log:
+    """Open a log that shows everything."""
+    return open_log("debug", "json", clock, stream)
+
+
+def lines(stream: io.StringIO) -> list[dict[str, object]]:
+    """Decode what was written."""
+    return [msgspec.json.decode(line) for line in stream.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("note", "level", "event"),
+    [
+        (notes.LeaseEnded("lost", KEY, "l", "local", 1, "gone"), "info", "lease ended"),
+        (notes.Reelected(KEY, "l", 1, 1), "info", "reelected"),
+        (notes.FlightFailed(KEY, "fatal", "why", 3), "warning", "flight failed"),
+        (notes.StaleLeaseRefused("complete", "l", 1), "info", "stale lease refused"),
+        (notes.EntryRefused(KEY, 2, 1), "warning", "entry refused"),
+        (notes.Evicted(5), "debug", "evicted"),
+        (notes.Saturated("waiters", 9), "warning", "saturated"),
+        (notes.DrainStarted(1, 2), "info", "drain started"),
+    ],
+)
+def test_every_note_has_a_level_and_its_fields(
+    note: notes.Note, level: str, event: str, log: Log, stream: io.StringIO
+) -> None:
+    """None is forgotten."""
+    log.note(note)
+    (line,) = lines(stream)
+
+    assert (line["level"], line["event"]) == (level, event)
+    assert msgspec.structs.asdict(note).keys() <= line.keys()
+
+
+def test_a_key_is_cut(log: Log, stream: io.StringIO) -> None:
+    """Enough to tell keys apart, not enough to ask for the entry."""
+    log.note(notes.Reelected(KEY, "l", 1, 1))
+    assert lines(stream)[0]["key"] == KEY[:SHOWN_KEY_CHARACTERS]
+
+
+def test_a_lease_without_a_key_has_none(log: Log, stream: io.StringIO) -> None:
+    """There is nothing to cut."""
+    log.note(notes.LeaseEnded("lost", None, "l", "local", 1, "gone"))
+    assert lines(stream)[0]["key"] is None
+
+
+def test_a_message_is_cut(log: Log, stream: io.StringIO) -> None:
+    """It is another process's text, of any length."""
+    log.note(notes.FlightFailed(KEY, "fatal", "x" * 4000, 3))
+    assert lines(stream)[0]["message"] == "x" * 200
+
+
+def test_lines_below_the_level_are_not_written(stream: io.StringIO, clock: Clock) -> None:
+    """As `log.level` says."""
+    log = open_log("warning", "json", clock, stream)
+    log.note(notes.DrainStarted(1, 2))
+    log.note(notes.Saturated("waiters", 9))
+
+    assert [line["event"] for line in lines(stream)] == ["saturated"]
+
+
+def test_a_flood_of_one_event_is_cut_and_counted(log: Log, clock: Clock, stream: io.StringIO) -> None:
+    """Other events are not affected."""
+    for _ in range(MAX_LINES_PER_SECOND + 5):
+        log.note(notes.StaleLeaseRefused("complete", "l", 1))
+
+    log.note(notes.DrainStarted(1, 2))
+    clock.now += 1
+    log.note(notes.StaleLeaseRefused("complete", "l", 1))
+    written = lines(stream)
+
+    assert len(written) == MAX_LINES_PER_SECOND + 2
+    assert written[-2]["event"] == "drain started"
+    assert written[-1]["left_out"] == 5
+
+
+def test_a_fault_comes_with_its_traceback(log: Log, stream: io.StringIO) -> None:
+    """On one line."""
+    try:
+        raise ZeroDivisionError("ours")
+    except ZeroDivisionError as fault:
+        log.fault("bug", fault, correlation="abc")
+
+    (line,) = lines(stream)
+    assert (line["event"], line["level"], line["correlation"]) == ("bug", "error", "abc")
+    assert "test_logs.py" in str(line["exception"])
+    assert "ZeroDivisionError: ours" in str(line["exception"])
+
+
+@pytest.mark.parametrize(
+    ("form", "stream", "is_json"),
+    [
+        ("auto", io.StringIO(), True),
+        ("auto", Terminal(), False),
+        ("console", io.StringIO(), False),
+        ("json", Terminal(), True),
+    ],
+)
+def test_a_terminal_gets_text_and_a_pipe_gets_json(form: str, stream: io.StringIO, is_json: bool, clock: Clock) -> None:
+    """Unless the settings say which."""
+    log = open_log("info", form, clock, stream)
+    log.say("info", "serving", socket="/s")
+    text = stream.getvalue()
+
+    assert "serving" in text
+    assert text.startswith("{") == is_json
+    assert ("\x1b[" in text) == (stream.isatty() and not is_json)
+
+
+def test_the_console_shows_tracebacks_too(clock: Clock) -> None:
+    """Below the line."""
+    stream = io.StringIO()
+    log = open_log("info", "console", clock, stream)
+    log.fault("bug", ZeroDivisionError("ours"))
+
+    assert "ZeroDivisionError: ours" in stream.getvalue()
