@@ -279,6 +279,7 @@ class Calls:
             effects += self._end_unanswered(lease, "lost", message)
             effects += self._land(lease.flight, "transient", message, now)
 
+        self.flights.forget(peer)
         return effects
 
     def tick(self, now: float) -> list[Effect]:

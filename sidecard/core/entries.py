@@ -9,7 +9,7 @@ ENTRY_OVERHEAD_BYTES = 300
 the table, the queue and the expiry wheel. Measured against the resident set by `sidecard bench --full`."""
 
 TERMS_OVERHEAD_BYTES = 300
-"""What terms of its own (a usage, tags) cost an entry."""
+"""What terms of its own (a usage, tags) cost an entry on top."""
 
 NO_USAGE = Usage()
 
@@ -32,10 +32,8 @@ class Terms(Struct, frozen=True):
     usage: Usage = NO_USAGE
     tags: tuple[str, ...] = ()
 
-    @property
-    def own(self) -> bool:
-        """Belongs to one entry, in all likelihood."""
-        return bool(self.tags) or self.usage != NO_USAGE
+    overhead_bytes: int = ENTRY_OVERHEAD_BYTES
+    """What each entry on these terms is charged beside its key and value."""
 
 
 class Entry(Struct, gc=False):
@@ -67,8 +65,7 @@ class Entry(Struct, gc=False):
     @property
     def charge(self) -> int:
         """The bytes that it counts for."""
-        overhead = ENTRY_OVERHEAD_BYTES + (TERMS_OVERHEAD_BYTES if self.terms.own else 0)
-        return len(self.key) + len(self.value) + overhead
+        return len(self.key) + len(self.value) + self.terms.overhead_bytes
 
     @property
     def alive(self) -> bool:

@@ -167,9 +167,7 @@ class Flights:
         """Make a lease not current; where its call has not ``answered``, remember whom to bill should it still do so."""
         del self._leases[lease.name]
         self.timers.clear(lease)
-        table = self._peers[lease.peer.id]
-        del table.leases[lease.name]
-        self._tidy(lease.peer.id, table)
+        del self._peers[lease.peer.id].leases[lease.name]
         if not answered:
             self._ended[lease.name] = lease
             if len(self._ended) > _REMEMBERED_LEASES:
@@ -197,9 +195,7 @@ class Flights:
     def leave(self, waiter: Waiter) -> None:
         """Take one waiter out. Nobody else notices."""
         del waiter.flight.waiters[waiter.peer.id, waiter.request.id]
-        table = self._peers[waiter.peer.id]
-        del table.waiters[waiter.request.id]
-        self._tidy(waiter.peer.id, table)
+        del self._peers[waiter.peer.id].waiters[waiter.request.id]
         self.timers.clear(waiter)
         self.waiter_count -= 1
 
@@ -242,16 +238,16 @@ class Flights:
         table = self._peers.get(peer.id)
         return ([], []) if table is None else (list(table.waiters.values()), list(table.leases.values()))
 
+    def forget(self, peer: Peer) -> None:
+        """Drop the table of a lost peer, which holds nothing any more and waits for nothing."""
+        self._peers.pop(peer.id, None)
+
     def _table(self, peer: Peer) -> _PeerTable:
         table = self._peers.get(peer.id)
         if table is None:
             table = self._peers[peer.id] = _PeerTable()
 
         return table
-
-    def _tidy(self, peer_id: int, table: _PeerTable) -> None:
-        if not table.leases and not table.waiters:
-            del self._peers[peer_id]
 
 
 def _same_process(one: Peer, other: Peer) -> bool:

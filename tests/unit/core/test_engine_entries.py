@@ -3,6 +3,7 @@
 import pytest
 
 from sidecard.core import notes
+from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES
 from sidecard.core.settings import SharedWith
 from sidecard_client import wire
 from sidecard_client.wire import Begin, Deleted, Get, Miss, Put, Stored
@@ -232,3 +233,25 @@ def test_next_deadline_is_none_when_nothing_can_become_due() -> None:
     host.passes(400.0)
 
     assert host.engine.next_deadline() is None
+
+
+def test_an_entry_with_a_usage_or_tags_of_its_own_is_charged_for_them() -> None:
+    """What entries share costs nothing more; what one has to itself does."""
+    host = Host()
+    alice = host.peer()
+    put(alice, "key", 1)
+    plain = host.stats().cache_bytes
+    put(alice, "key", 1, tags=("weather",))
+
+    assert plain == len("key") + 1 + ENTRY_OVERHEAD_BYTES
+    assert host.stats().cache_bytes == plain + TERMS_OVERHEAD_BYTES
+
+
+def test_a_lost_peer_leaves_nothing_behind() -> None:
+    """Tables are bounded by who is connected."""
+    host = Host()
+    alice = host.peer()
+    alice.completes(alice.leads("key"), "answer")
+    alice.dies()
+
+    assert not host.engine._calls.flights._peers
