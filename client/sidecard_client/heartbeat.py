@@ -117,6 +117,8 @@ class Heartbeat:
             with self._lock:
                 self._wake.clear()
                 now = monotonic()
+                # Who was not given a turn in time cannot judge the daemon's punctuality: it gets as much more time.
+                self._pinged_at += max(0.0, now - self._wakes_at)
                 self._wakes_at = self._beat(now)
                 if self._wakes_at <= now:
                     self._thread = None

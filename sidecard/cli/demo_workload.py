@@ -66,11 +66,5 @@ def turns(workers: int, questions: int, seed: int = SEED) -> list[list[Turn]]:
     return plans
 
 
-def distinct(plans: list[list[Turn]]) -> list[str]:
-    """Return each question once, in the order in which they first come up."""
-    positions = range(max(map(len, plans), default=0))
-    return list(dict.fromkeys(plan[position].question for position in positions for plan in plans))
-
-
 def _drawn(chance: random.Random, known: list[str]) -> str:
     return chance.choices(known, weights=[1 / rank for rank in range(1, len(known) + 1)])[0]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -106,8 +107,9 @@ async def test_a_lease_that_crosses_with_the_cancel_is_dropped(scripted: Scripte
     assert scripted.requests(wire.Complete) == []
 
 
+@pytest.mark.parametrize("first", ["cancel", "lease"])
 async def test_a_lease_that_arrives_in_the_turn_of_the_cancel_is_given_back(
-    daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch
+    daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
     """1. the reader has the lease; 2. its caller, not yet having run, is cancelled; 3. another caller must lead."""
     path = daemon().socket
@@ -116,6 +118,9 @@ async def test_a_lease_that_arrives_in_the_turn_of_the_cancel_is_given_back(
         async with anyio.create_task_group() as tasks:
 
             def deliver_and_cancel(link: Link, replies: list[wire.AnyReply]) -> None:
+                if first == "cancel":
+                    tasks.cancel_scope.cancel()
+
                 deliver(link, replies)
                 tasks.cancel_scope.cancel()
 
@@ -269,34 +274,40 @@ async def test_a_local_leader_cancelled_passes_the_call_to_the_next(socket_path:
     assert [(outcome.value, outcome.source) for outcome in outcomes] == [("value", "fallback")] * 5
 
 
-async def test_a_local_waiter_cancelled_touches_nobody(socket_path: str) -> None:
-    """The leader goes on, the others get its answer."""
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_local_waiter_cancelled_touches_nobody(socket_path: str, fails: bool) -> None:
+    """The leader goes on, the others get its answer; where it fails, the next who is still there leads."""
     go_on = anyio.Event()
     runs = []
 
     async def slow() -> str:
         runs.append(1)
         await go_on.wait()
+        if fails and len(runs) == 1:
+            raise ConnectionError
+
         return "value"
 
     async with AsyncClient(socket_path) as sidecard:
         values = []
 
         async def call() -> None:
-            values.append(await sidecard.call(slow, name="f"))
+            with suppress(ConnectionError):
+                values.append(await sidecard.call(slow, name="f"))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(call)
             await settled(lambda: bool(runs))
             async with anyio.create_task_group() as doomed:
                 doomed.start_soon(call)
+                await anyio.wait_all_tasks_blocked()
                 tasks.start_soon(call)
                 await anyio.wait_all_tasks_blocked()
                 doomed.cancel_scope.cancel()
 
             go_on.set()
 
-    assert (len(runs), values) == (1, ["value", "value"])
+    assert (len(runs), values) == ((2, ["value"]) if fails else (1, ["value", "value"]))
 
 
 async def test_a_local_failure_is_shared_as_the_daemon_would(socket_path: str) -> None:

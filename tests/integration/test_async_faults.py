@@ -60,6 +60,26 @@ async def test_a_daemon_that_gives_no_first_answer_is_done_without(scripted: Scr
     assert next_seconds < 0.1
 
 
+async def test_one_call_at_a_time_finds_out_whether_the_daemon_is_back(scripted: ScriptedDaemon) -> None:
+    """The others go on without it meanwhile."""
+    scripted.freeze()
+
+    async with AsyncClient(scripted.path) as sidecard:
+        await timed(sidecard)
+        await anyio.sleep(0.15)  # longer than the first back-off
+        durations = []
+
+        async def call(key: str) -> None:
+            durations.append((await timed(sidecard, key=key))[1])
+
+        async with anyio.create_task_group() as tasks:
+            for key in "abc":
+                tasks.start_soon(call, key)
+
+    assert max(durations[:2]) < 0.2
+    assert 0.45 < durations[2] < CALL_SECONDS
+
+
 async def test_calls_that_wait_notice_a_daemon_that_stops(scripted: ScriptedDaemon) -> None:
     """By a ping without a pong, all together; one of them runs the function for all."""
     runs = []

@@ -46,7 +46,7 @@ from tests.scripted_daemon import (
     wait_until,
 )
 
-PATIENCE_SECONDS = 0.2
+PATIENCE_SECONDS = 0.3
 """The clients' ``daemon_timeout`` where a test lets the daemon hang."""
 
 
@@ -634,14 +634,22 @@ def test_a_daemon_that_always_hangs_up_is_given_up(
     assert len(daemon.requests(wire.Begin)) <= 2
 
 
-def test_a_daemon_that_comes_back_is_used_without_being_told(path: str, client: Client, upstream: Upstream) -> None:
-    """The back-off ends by itself."""
-    assert client.outcome(upstream.generate, "p").source == "fallback"
+def test_a_daemon_that_comes_back_is_used_without_being_told(
+    path: str, client: Client, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The back-off ends by itself; one line is logged when the daemon goes, and one when it is back."""
+    caplog.set_level("INFO", "sidecard_client")
+    for _ in range(3):
+        assert client.outcome(upstream.generate, "p").source == "fallback"
+
     with ScriptedDaemon(path) as daemon:
         daemon.always(wire.Begin, hit("v"))
         wait_until(lambda: client.outcome(upstream.generate, "p").source == "cache")
         assert "up" in repr(client)
         assert client.outcome(upstream.generate, "p").source == "cache"
+
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert not any("answer to" in record.getMessage() for record in caplog.records)
 
 
 def test_while_the_daemon_is_away_one_prober_asks(daemon: ScriptedDaemon, hasty: Client, upstream: Upstream) -> None:

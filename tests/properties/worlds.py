@@ -13,6 +13,7 @@ WORLDS = {
     "one election, few tasks": EngineSettings(max_elections=1, max_tasks=2, ttl_seconds=5.0, shared_namespaces=TEAM),
     "many elections": EngineSettings(max_elections=9, ttl_seconds=0.0, sharing_window_seconds=0.0, lease_seconds=4.0),
     "no elections": EngineSettings(max_elections=0, ttl_seconds=10.0, sharing_window_seconds=20.0),
+    "patient": EngineSettings(lease_seconds=600.0, wait_seconds=900.0, ttl_seconds=0.0, sharing_window_seconds=0.0),
     "small tables": EngineSettings(
         max_waiters=2, max_flights=2, max_leases=4, ttl_seconds=2.0, sharing_window_seconds=1.0
     ),

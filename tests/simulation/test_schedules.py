@@ -19,7 +19,7 @@ _SEED = int(os.environ.get("SIDECARD_SIMULATION_SEED", "1"))
 _PIDS = (0, 1, 1, 2, 3)
 _MODES: tuple[wire.Mode, ...] = ("use", "refresh", "only_if_cached")
 _FAILURES: tuple[wire.FailureKind, ...] = ("transient", "cancelled", "fatal", "ignored")
-_STEPS_OF_A_LIFE = 700
+_STEPS_OF_A_LIFE = 250
 _UIDS = (1000, 1000, 1000, 1001, 0)
 _TOLD_STEPS = 40
 
@@ -32,7 +32,6 @@ class Schedule:
         self.trial = Trial(WORLDS[world])
         self.keys = [f"key-{number}" for number in range(40 if world == "small cache" else 2)]
         self.namespaces = ["default"] * 12 + ["team"] * 4 + ["1000:default", "*:team"]
-        self.drained = False
         self.moves: dict[Callable[[], None], int] = {
             self.begin: 40,
             self.report: 24,
@@ -42,14 +41,14 @@ class Schedule:
             self.lose: 3,
             self.touch: 8,
             self.purge: 1,
-            self.drain: 0,
         }
 
     def run(self, steps: int) -> None:
-        """Live for a number of steps, then end. The last tenth may see a drain."""
+        """Live for a number of steps, the last tenth of them while the daemon drains, then end."""
         for step in range(steps):
             if step == steps - steps // 10:
-                self.moves[self.drain] = 2
+                self.trial.happen(DrainRequested())
+                self.moves[self.give_up_draining] = 2
 
             (move,) = self.chance.choices(list(self.moves), list(self.moves.values()))
             move() if self.trial.peers else self.join()
@@ -175,9 +174,9 @@ class Schedule:
         if chance.random() < 0.1:
             trial.check_report()
 
-    def drain(self) -> None:
-        """The daemon is asked to stop, and later told that there is no time left."""
-        self.trial.happen(DrainExpired() if self.trial.model.draining else DrainRequested())
+    def give_up_draining(self) -> None:
+        """There is no time left."""
+        self.trial.happen(DrainExpired())
 
 
 @pytest.mark.timeout(0)

@@ -54,6 +54,7 @@ def test_a_timer_is_set_for_what_is_due_first() -> None:
 
     bob.says(wire.Begin("key", id=2, wait_seconds=60))
     assert board.loop.armed == [pytest.approx(115 + TIMER_GRAIN_SECONDS)]
+    assert len(board.loop.timers) == 1
 
     bob.says(wire.Begin("key", id=3, wait_seconds=2))
     assert board.loop.armed == [pytest.approx(102 + TIMER_GRAIN_SECONDS)]

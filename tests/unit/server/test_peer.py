@@ -174,12 +174,13 @@ def test_many_messages_of_one_read_are_served_in_turns() -> None:
     assert alice.transport.reading
 
 
-def test_a_peer_that_does_not_read_is_not_read_or_served_further() -> None:
+@pytest.mark.parametrize("requests", [MAX_BATCH // 2, 4 * MAX_BATCH])
+def test_a_peer_that_does_not_read_is_not_read_or_served_further(requests: int) -> None:
     """What it may leave unread is bounded, however much it asked for."""
     board = Switchboard()
     alice = holding(board)
     alice.transport.reads = False
-    alice.says(*(wire.Get("large", id=number) for number in range(1000)))
+    alice.says(*(wire.Get("large", id=number) for number in range(requests)))
 
     assert not alice.transport.reading
     assert HIGH_WATER_BYTES < alice.transport.buffered < 3 * HIGH_WATER_BYTES
@@ -287,3 +288,12 @@ def test_the_roster_closes_all_and_says_when_the_last_has_gone() -> None:
     assert (alice.transport.aborted, bob.transport.aborted) == (False, True)
     bob.connection.connection_lost(None)
     assert gone == ["all"]
+
+
+def test_a_uid_that_has_left_is_forgotten() -> None:
+    """Uids of containers come and go."""
+    board = Switchboard()
+    for uid in range(10):
+        board.phone(uid=uid).hangs_up()
+
+    assert len(board.roster._per_uid) == 0

@@ -1,0 +1,51 @@
+"""The ratios of the design, measured by the code of ``sidecard bench``; ``pytest -m bench -s`` shows the table."""
+
+from collections.abc import Callable
+
+import pytest
+
+from sidecard.cli import bench_crowd, bench_daemon, bench_single
+from sidecard.cli.bench_hosts import Hosts
+from sidecard.cli.bench_rows import Effort, Row, draw
+
+Part = Callable[[Hosts, Effort], list[Row]]
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def check(part: Part, effort: Effort) -> None:
+    """Measure, show, and fail where a target is missed; skip where nothing could be measured."""
+    with Hosts() as hosts:
+        rows = part(hosts, effort)
+
+    print(f"\n{draw(rows)}")
+    missed = [row.what for row in rows if row.verdict == "missed"]
+    assert not missed, draw(rows)
+    unmeasured = [row.missing for row in rows if row.verdict == "not measured"]
+    if unmeasured:
+        pytest.skip(f"not measured: {unmeasured[0]}")
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize(
+    "part",
+    [
+        bench_single.hits_and_misses,
+        bench_crowd.rates,
+        bench_crowd.waiters,
+        bench_single.idle_peers,
+        bench_daemon.memory,
+        bench_daemon.starts,
+    ],
+    ids=lambda part: part.__name__,
+)
+def test_ratios_are_met(part: Part) -> None:
+    """Those that take seconds."""
+    check(part, Effort())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [bench_daemon.many_entries, bench_daemon.churn], ids=lambda part: part.__name__)
+def test_ratios_of_large_caches_are_met(part: Part) -> None:
+    """A million entries, and endless churn."""
+    check(part, Effort(full=True))
