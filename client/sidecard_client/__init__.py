@@ -1,8 +1,8 @@
 """Thin client of the sidecard daemon: LLM calls made once for all processes of a host."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from sidecard_client.calls import Outcome
 from sidecard_client.errors import (
     CallFailed,
     CallRejected,
@@ -15,12 +15,13 @@ from sidecard_client.errors import (
     UnkeyableRequest,
     UnshareableValue,
 )
-from sidecard_client.failures import default_classify
-from sidecard_client.sync import Client
 from sidecard_client.wire import Usage
 
 if TYPE_CHECKING:
     from sidecard_client.aio import AsyncClient
+    from sidecard_client.calls import Outcome
+    from sidecard_client.failures import default_classify
+    from sidecard_client.sync import Client
 
 __version__ = "0.1.0"
 
@@ -45,19 +46,20 @@ __all__ = [
 
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that this makes
+    _LATER = {"AsyncClient": "aio", "Client": "sync", "Outcome": "calls", "default_classify": "failures"}
 
     def __getattr__(name: str) -> Any:
-        """Import `AsyncClient` when it is asked for: it needs anyio, which the blocking client does not."""
-        if name != "AsyncClient":
+        """Import a client when it is asked for: the daemon needs none, and the blocking one does without anyio."""
+        if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
         try:
-            from sidecard_client.aio import AsyncClient  # noqa: PLC0415 - see above
+            module = importlib.import_module(f"{__name__}.{_LATER[name]}")
         except ModuleNotFoundError as error:
             if error.name != "anyio":
                 raise
 
             raise ImportError("AsyncClient needs anyio: pip install 'sidecard-client[async]'") from error
 
-        globals()[name] = AsyncClient
-        return AsyncClient
+        globals()[name] = getattr(module, name)
+        return globals()[name]

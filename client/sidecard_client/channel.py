@@ -1,7 +1,7 @@
 """One blocking connection to the daemon, used by one call at a time.
 
 Time limits are the kernel's (``SO_RCVTIMEO``, ``SO_SNDTIMEO``), so that a request costs one ``send`` and one ``recv``
-and no ``poll``; each single operation may take ``timeout_seconds``.
+and no ``poll``; each receiving may take ``timeout_seconds``, each sending a quarter of that.
 
 Whatever goes wrong is one of three things:
 
@@ -89,9 +89,10 @@ class Channel:
         self.abandoned = False  # True: the heartbeat found the daemon unreachable
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            timeout = _timeval.pack(int(timeout_seconds), int(timeout_seconds % 1 * 1e6))
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval_of(timeout_seconds))
+            # Connecting and sending wait by this one. A quarter each, so that a daemon that hangs, with its queue of
+            # connections full, costs a new connection 1.5 times the limit at most.
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval_of(timeout_seconds / 4))
             self.socket.connect(path)
         except BlockingIOError as error:  # the queue of connections to be accepted is full
             self.close()
@@ -121,21 +122,30 @@ class Channel:
         return self.receive(request.id)
 
     def receive(self, request_id: int) -> Any:
-        """Return the next reply to request ``request_id``. Raises `ChannelError`; after `Silent` it may be called again."""
+        """Return the next reply to request ``request_id``. Raises `ChannelError`."""
         while True:
-            reply = self._read_slowly() if self._rest else self._read()
-            if reply.id == request_id:
+            reply = self.receive_or_beat(request_id)
+            if reply is not None:
                 return reply
 
-            if reply.id < 0:
-                self.last_beat_answered = reply.id
-                continue
+    def receive_or_beat(self, request_id: int) -> Any | None:
+        """Return the next reply to request ``request_id``, or None for an answer to a beat.
 
-            self.usable = False
-            if reply.id == 0 and type(reply) is Error:  # of the connection as a whole, before the daemon closes it
-                return reply
+        Raises `ChannelError`; after `Silent` it may be called again.
+        """
+        reply = self._read_slowly() if self._rest else self._read()
+        if reply.id == request_id:
+            return reply
 
-            raise Garbled(f"a {type(reply).__name__} of request {reply.id} came for request {request_id}")
+        if reply.id < 0:
+            self.last_beat_answered = reply.id
+            return None
+
+        self.usable = False
+        if reply.id == 0 and type(reply) is Error:  # of the connection as a whole, before the daemon closes it
+            return reply
+
+        raise Garbled(f"a {type(reply).__name__} of request {reply.id} came for request {request_id}")
 
     def _read(self) -> Any:
         size = self._receive_into_buffer()
@@ -269,6 +279,11 @@ class Channel:
                 return False
 
         return True
+
+
+def _timeval_of(seconds: float) -> bytes:
+    whole = int(seconds)
+    return _timeval.pack(whole, max(1, int((seconds - whole) * 1e6)))  # 0.0 would mean: no limit
 
 
 def _decode(body: bytearray | memoryview) -> Any:

@@ -217,16 +217,16 @@ class Pool:
         late = None if wait_seconds is None else started + wait_seconds + self._timeout_seconds + LATE_SECONDS
         while True:
             try:
-                reply = channel.receive(request_id)
+                reply = channel.receive_or_beat(request_id)
             except Silent:
-                # The socket's own time limit, which says nothing here: the heartbeat judges.
-                if late is None or monotonic() < late:
-                    continue
+                reply = None  # the socket's own time limit, which says nothing here: the heartbeat judges
 
+            if reply is not None:
+                return reply
+
+            if late is not None and monotonic() > late:
                 channel.usable = False  # the answer may still come
                 return wire.Timeout(id=request_id, waited_seconds=monotonic() - started)
-            else:
-                return reply
 
     def _hangs(self) -> None:
         self._failed(Silent("the daemon does not answer"))

@@ -92,6 +92,8 @@ def summarize(
     saved = ledger.hits + ledger.shared
     saved_seconds = ledger.saved_by_cache_seconds + ledger.saved_by_sharing_seconds
     least_billed_dollars = _least(served, _cost_dollars)
+    model_seconds = sum(call.seconds for call in served)
+    least_model_seconds = _least(served, lambda call: call.seconds)
     texts = {one.question: one.text for one in asked}
     return Summary(
         model=model,
@@ -105,10 +107,10 @@ def summarize(
         cached=ledger.hits,
         saved=saved,
         most_saved=len(planned) - len(times_asked),
-        model_seconds=sum(call.seconds for call in served),
-        least_model_seconds=_least(served, lambda call: call.seconds),
+        model_seconds=model_seconds,
+        least_model_seconds=least_model_seconds,
         saved_seconds=saved_seconds,
-        most_saved_seconds=saved_seconds + ledger.waited_seconds,
+        most_saved_seconds=saved_seconds + ledger.waited_seconds + model_seconds - least_model_seconds,
         waited_seconds=ledger.waited_seconds,
         billed_dollars=ledger.billed_dollars,
         least_billed_dollars=least_billed_dollars,

@@ -258,7 +258,8 @@ class Model(EntryModel):
             lease.reply_id, lease.turn = reply_id, before.turn + 1
         else:
             self.counts["leases_first"] += 1
-            self.book(begin).leads += flight is not None
+            if flight is not None:
+                self.book(begin).leads += 1
 
         if flight is not None:
             flight.leases += 1

@@ -82,6 +82,7 @@ def test_a_call_too_many_is_told_apart_from_the_bound() -> None:
 
     assert (summary.made, summary.least_made, summary.saved, summary.most_saved) == (3, 2, 1, 2)
     assert (summary.model_seconds, summary.least_model_seconds) == (4.5, 2.5)
+    assert summary.most_saved_seconds == pytest.approx(3.2 + 1.6 + 2.0)
     assert summary.least_billed_dollars == pytest.approx(2 * CALL_DOLLARS)
     assert summary.most_saved_dollars == pytest.approx(2 * CALL_DOLLARS)
     assert summary.disagreements == ["The model was asked 3 times, for 2 distinct questions."]
