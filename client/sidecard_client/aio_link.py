@@ -24,6 +24,7 @@ from sidecard_client.aio_answers import Answer, answers_of_this_loop
 from sidecard_client.aio_outbox import Outbox
 from sidecard_client.connection import Connection
 from sidecard_client.errors import ProtocolError
+from sidecard_client.paths import impostor
 from sidecard_client.wire import AnyReply, AnyRequest, Begin, Cancel, Pending, Ping, Renew
 
 TICKS_PER_TIMEOUT = 4
@@ -316,6 +317,11 @@ def _connect(path: str) -> socket.socket:
     except OSError as error:
         connection.close()
         raise LinkLost(str(error.strerror or error)) from error
+
+    stranger = impostor(connection, path)
+    if stranger is not None:
+        connection.close()
+        raise LinkLost(stranger)
 
     return connection
 

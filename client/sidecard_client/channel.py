@@ -23,6 +23,7 @@ from typing import Any
 
 from msgspec import DecodeError
 
+from sidecard_client.paths import impostor
 from sidecard_client.wire import (
     FRAME_HEADER_BYTES,
     MAX_FRAME_BYTES,
@@ -103,6 +104,11 @@ class Channel:
         except BaseException:
             self.close()
             raise
+
+        stranger = impostor(self.socket, path)
+        if stranger is not None:
+            self.close()
+            raise Gone(stranger)
 
     def next_id(self) -> int:
         """Return an id that no request of this channel has had."""

@@ -16,6 +16,8 @@ Where none exists it takes what a daemon of the same uid and environment would, 
 """
 
 import os
+import socket
+import struct
 from collections.abc import Callable, Mapping
 
 SOCKET_NAME = "sidecard.sock"
@@ -23,6 +25,9 @@ SYSTEM_SOCKET = f"/run/sidecard/{SOCKET_NAME}"
 
 MAX_PATH_BYTES = 107
 """``sun_path`` holds 108 bytes with its closing NUL (unix(7))."""
+
+_CREDENTIALS = struct.Struct("3i")
+"""``struct ucred`` of unix(7): pid, uid, gid."""
 
 StrPath = str | os.PathLike[str]
 
@@ -52,6 +57,24 @@ def listening_socket(
 def private_directory(uid: int) -> str:
     """Return the directory of the last resort; whoever creates it must check that it is the uid's own."""
     return f"/tmp/sidecard-{uid}"  # noqa: S108 - its ownership is checked by the daemon that binds in it
+
+
+def impostor(connected: socket.socket, path: str) -> str | None:
+    """Say why the daemon at the other end must not be trusted; None where it may be.
+
+    Anybody can make the directory of the last resort first, since it is in ``/tmp``, and would be sent this user's prompts.
+    So there the daemon must be this user's or root's; every other place was chosen by somebody who may.
+    """
+    uid = os.getuid()
+    if not path.startswith(f"{private_directory(uid)}/"):
+        return None
+
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, server_uid, _ = _CREDENTIALS.unpack(credentials)
+    if server_uid in {0, uid}:
+        return None
+
+    return f"{path} is served by uid {server_uid}, who is not this user: remove that directory, or name another socket"
 
 
 def _firm(explicit: StrPath | None, environ: Mapping[str, str]) -> str | None:

@@ -73,6 +73,8 @@ class Connection(asyncio.Protocol):
         try:
             messages = self._feed(data)
         except FramingError as fault:
+            # What was well said before the fault is served, as it would be had it come in a chunk of its own.
+            self._driver.take(self._peer, self, (*self._backlog, *fault.before))
             self._refuse(fault)
             return
 
@@ -173,7 +175,8 @@ class Connection(asyncio.Protocol):
         # Looked at before and not after writing: one answer that is larger than the bound can still be delivered.
         if self.full and self._transport.get_write_buffer_size() > self._limits.max_outbox_bytes:
             self._abort(f"it left more than limits.max_outbox_bytes ({self._limits.max_outbox_bytes}) unread")
-        else:
+        elif not self._transport.is_closing():
+            # Closing it is where the last write found nobody at the other end; `connection_lost` follows.
             self._transport.write(queued[0] if len(queued) == 1 else b"".join(queued))
 
         queued.clear()

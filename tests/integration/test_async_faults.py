@@ -205,14 +205,16 @@ async def test_a_connection_that_ends_is_made_again_once(scripted: ScriptedDaemo
 
 @pytest.mark.parametrize("end", [CLOSE, DIE])
 async def test_a_daemon_that_ends_every_connection_is_done_without(scripted: ScriptedDaemon, end: Any) -> None:
-    """Twice is enough."""
+    """Twice is enough, and the next call does not try at once."""
     scripted.always(wire.Begin, end)
 
     async with AsyncClient(scripted.path) as sidecard:
         outcome, seconds = await timed(sidecard)
+        await timed(sidecard)
 
     assert (outcome.value, outcome.source) == ("value", "fallback")
     assert seconds < 0.4
+    assert len(scripted.requests(wire.Begin)) == (2 if end is CLOSE else 1)
 
 
 async def test_callers_who_lose_the_daemon_join_the_holder_of_their_process(scripted: ScriptedDaemon) -> None:

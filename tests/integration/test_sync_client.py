@@ -938,6 +938,7 @@ def test_importing_the_client_imports_no_more_than_it_needs() -> None:
 import sys
 sys.modules["anyio"] = None
 import sidecard_client
+sidecard_client.Client("/nowhere")
 assert "logging" not in sys.modules and "asyncio" not in sys.modules
 try:
     sidecard_client.AsyncClient

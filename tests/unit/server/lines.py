@@ -85,6 +85,7 @@ class HandTransport:
         self.reading = True
         self.closed = False
         self.aborted = False
+        self.broken = False
         self.high = 0
         self.protocol: Connection
 
@@ -106,10 +107,13 @@ class HandTransport:
         """Say how much the other end has not read."""
         return self.buffered
 
+    def is_closing(self) -> bool:
+        """Say whether nothing can be sent any more."""
+        return self.closed or self.aborted or self.broken
+
     def write(self, data: bytes) -> None:
         """Send, or keep what the other end does not read."""
-        assert not self.closed
-        assert not self.aborted
+        assert not self.is_closing()
         self.sent += data
         if not self.reads:
             was_high = self.buffered > self.high

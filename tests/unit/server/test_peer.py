@@ -274,6 +274,21 @@ def test_a_closed_peer_that_never_reads_its_last_reply_is_not_kept() -> None:
     assert alice.transport.aborted
 
 
+def test_a_reply_to_a_connection_that_just_broke_is_dropped() -> None:
+    """The transport knows before the loop tells."""
+    board = Switchboard()
+    alice, bob = board.phone(), board.phone()
+    alice.says(wire.Begin("key", id=1))
+    bob.says(wire.Begin("key", id=2))
+    bob.heard()
+    bob.transport.broken = True
+    (lease,) = alice.heard()
+    alice.says(wire.Complete(lease.lease, value_of("answer"), id=3))
+
+    assert isinstance(alice.heard()[0], wire.Stored)
+    assert bob.heard() == []
+
+
 def test_the_roster_closes_all_and_says_when_the_last_has_gone() -> None:
     """Those that do not go are aborted."""
     board = Switchboard()
