@@ -14,7 +14,6 @@ from sidecard_client.errors import FramingError
 
 _WHITE_SPACE = b" \t\r\n"
 _HEADER = wire.FRAME_HEADER_BYTES
-_MAX_ENCODED_LENGTH = (1 << 32) - 1
 _KNOWN_OPS = ", ".join(sorted(str(kind.__struct_config__.tag) for kind in wire.AnyRequest.__args__))
 
 _length_of = struct.Struct(">I").unpack_from
@@ -158,6 +157,7 @@ class RequestReader:
         self.json: bool | None = None
         """Whether the peer speaks JSON lines; None before its first byte."""
         self._frames = FrameBuffer(max_frame_bytes)
+        self._holds_just = self._frames.holds_just
         self._lines = LineBuffer(max_line_bytes)
 
     def feed(self, data: bytes) -> list[Incoming]:
@@ -166,7 +166,7 @@ class RequestReader:
         Raises `FramingError` with the messages ``before`` the fault, which are to be served; nothing can be read after it.
         """
         # Nearly always one whole frame comes alone, and what follows costs more than decoding it.
-        if self.json is False and self._frames.holds_just(data):
+        if self.json is False and self._holds_just(data):
             try:
                 return [wire.unpack_request(memoryview(data)[_HEADER:])]
             except _DECODE_FAULTS as fault:
@@ -216,20 +216,13 @@ class RequestReader:
         )
 
 
-def encode_reply(reply: wire.AnyReply, *, json: bool) -> bytes:
-    """Return a reply as the peer reads it: a frame, or a line.
+def line(reply: wire.AnyReply) -> bytes:
+    """Return a reply as one line of JSON.
 
     A value that JSON cannot say (a map with keys that are not strings, NaN) becomes an `Error` that names msgpack.
     """
-    payload = wire.pack(reply)
-    if not json:
-        if len(payload) > _MAX_ENCODED_LENGTH:
-            payload = wire.pack(wire.Error(reply.id, "too_large", "The answer is larger than a frame can be."))
-
-        return frame(payload)
-
     try:
-        return _to_json(_without_bytes(_plain(payload))) + b"\n"
+        return _to_json(_without_bytes(_plain(wire.pack(reply)))) + b"\n"
     except _DECODE_FAULTS as fault:
         text = f"The value cannot be written as JSON ({fault}): read it with msgpack."
         return _to_json(wire.Error(reply.id, "bad_request", text)) + b"\n"

@@ -70,28 +70,34 @@ class Driver:
     def take(self, peer: Peer, outbox: Outbox, messages: Sequence[Incoming]) -> int:
         """Serve messages of one peer, in order, until its outbox is full. Returns how many were served."""
         now = self._clock()
-        handle, perform = self._engine.handle, self._perform
+        handle, peer_id = self._engine.handle, peer.id
         served = 0
         for message in messages:
             served += 1
             if type(message) is BadMessage:
-                self._send(outbox, wire.Error(message.id, message.code, message.message))
+                outbox.put(wire.Error(message.id, message.code, message.message))
             else:
                 try:
-                    perform(handle(RequestReceived(peer, message), now))  # type: ignore[arg-type]  # no BadMessage here
+                    for effect in handle(RequestReceived(peer, message), now):  # type: ignore[arg-type]  # no BadMessage
+                        # Nearly always the one effect is the answer to who has asked.
+                        if type(effect) is Send and effect.peer == peer_id:
+                            outbox.put(effect.reply)
+                        else:
+                            self._perform(effect)
                 except Exception as fault:  # noqa: BLE001 - the one boundary: our own mistake costs one request, not all
-                    self._send(outbox, wire.Error(message.id, "internal", str(self._bug(fault, type(message)))))
+                    outbox.put(wire.Error(message.id, "internal", str(self._bug(fault, type(message)))))
 
             if outbox.full:
                 break
 
+        outbox.flush()
         self._settle(now)
         return served
 
     def refuse(self, outbox: Outbox, code: wire.ErrorCode, message: str) -> None:
         """Tell a peer that what it sent cannot be a request."""
-        self._send(outbox, wire.Error(0, code, message))
-        self._flush()
+        outbox.put(wire.Error(0, code, message))
+        outbox.flush()
 
     def lose(self, peer: Peer) -> None:
         """Nothing reaches the peer any more, and nothing comes from it."""
@@ -111,32 +117,30 @@ class Driver:
     def _happened(self, event: Event) -> None:
         now = self._clock()
         try:
-            self._perform(self._engine.handle(event, now))
+            for effect in self._engine.handle(event, now):
+                self._perform(effect)
         except Exception as fault:  # noqa: BLE001 - the same boundary, for events that are nobody's request
             self._bug(fault, type(event))
 
         self._settle(now)
 
-    def _perform(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            if type(effect) is Send:
-                outbox = self._outboxes.get(effect.peer)
-                # A peer may be lost between two effects of one event: its socket broke while we wrote the first.
-                if outbox is not None:
-                    outbox.put(effect.reply)
-                    self._unflushed.append(outbox)
-            elif type(effect) is Tell:
-                self._on_note(effect.note)
-            else:
-                raise TypeError(f"unexpected effect: {effect!r}")
-
-    def _send(self, outbox: Outbox, reply: wire.AnyReply) -> None:
-        outbox.put(reply)
-        self._unflushed.append(outbox)
+    def _perform(self, effect: Effect) -> None:
+        if type(effect) is Send:
+            outbox = self._outboxes.get(effect.peer)
+            # A peer may be lost between two effects of one event: its socket broke while we wrote the first.
+            if outbox is not None:
+                outbox.put(effect.reply)
+                self._unflushed.append(outbox)
+        elif type(effect) is Tell:
+            self._on_note(effect.note)
+        else:
+            raise TypeError(f"unexpected effect: {effect!r}")
 
     def _settle(self, now: float) -> None:
         """After each event: hand the replies over, and be there when the engine next wants to be woken."""
-        self._flush()
+        if self._unflushed:
+            self._flush()
+
         due = self._engine.next_deadline()
         # A timer that is too early is left to fire: leases end long before their time, and moving the timer each time
         # costs more than one idle tick.
@@ -152,10 +156,9 @@ class Driver:
             on_idle()
 
     def _flush(self) -> None:
-        if self._unflushed:
-            unflushed, self._unflushed = self._unflushed, []
-            for outbox in unflushed:
-                outbox.flush()
+        unflushed, self._unflushed = self._unflushed, []
+        for outbox in unflushed:
+            outbox.flush()
 
     def _tick(self) -> None:
         self._timer = None

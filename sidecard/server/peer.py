@@ -17,7 +17,7 @@ from sidecard.server.driver import Driver
 from sidecard.server.roster import Roster
 from sidecard_client import wire
 from sidecard_client.errors import FramingError
-from sidecard_client.frames import Incoming, RequestReader, encode_reply
+from sidecard_client.frames import Incoming, RequestReader, frame, line
 
 HIGH_WATER_BYTES: Final = 1024 * 1024
 LOW_WATER_BYTES: Final = HIGH_WATER_BYTES // 4
@@ -130,11 +130,12 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
 
-        json = self._reader.json is True
-        if json:
+        if self._reader.json:
             self._follow(reply)
+            data = line(reply)
+        else:
+            data = frame(wire.pack(reply))
 
-        data = encode_reply(reply, json=json)
         self._queued.append(data)
         self._queued_bytes += len(data)
         if self._queued_bytes > HIGH_WATER_BYTES:

@@ -6,7 +6,7 @@ import pytest
 
 from sidecard_client import wire
 from sidecard_client.errors import FramingError
-from sidecard_client.frames import BadMessage, FrameBuffer, LineBuffer, RequestReader, encode_reply, frame
+from sidecard_client.frames import BadMessage, FrameBuffer, LineBuffer, RequestReader, frame, line
 from sidecard_client.wire import Begin, Ping
 
 PING = frame(wire.pack(Ping(id=7)))
@@ -204,14 +204,14 @@ def test_bytes_travel_through_json() -> None:
     assert isinstance(request, wire.Put)
     assert msgspec.msgpack.decode(request.value) == [b"\x00\xff"]
 
-    line = encode_reply(hit(bytes(request.value)), json=True)
-    assert json.loads(line)["value"] == [{"$bytes": "AP8="}]
-    assert line.endswith(b"}\n")
+    written = line(hit(bytes(request.value)))
+    assert json.loads(written)["value"] == [{"$bytes": "AP8="}]
+    assert written.endswith(b"}\n")
 
 
-def test_encode_reply_as_a_frame_carries_the_value_as_it_was() -> None:
+def test_a_framed_reply_carries_the_value_as_it_was() -> None:
     """Opaque bytes in, the same bytes out."""
-    encoded = encode_reply(hit(b"\x93\x01\x02\x03"), json=False)
+    encoded = frame(wire.pack(hit(b"\x93\x01\x02\x03")))
 
     assert encoded[:4] == (len(encoded) - 4).to_bytes(4, "big")
     assert wire.unpack_reply(encoded[4:]).value == [1, 2, 3]  # type: ignore[union-attr]  # it is a hit
@@ -222,7 +222,7 @@ def test_encode_reply_as_a_frame_carries_the_value_as_it_was() -> None:
 )
 def test_a_value_that_json_cannot_say_becomes_an_error_with_the_same_id(value: bytes) -> None:
     """Integer keys, NaN, too deep, not UTF-8: the reader is told to use msgpack."""
-    reply = json.loads(encode_reply(hit(value), json=True))
+    reply = json.loads(line(hit(value)))
 
     assert (reply["type"], reply["id"], reply["code"]) == ("error", 3, "bad_request")
     assert "msgpack" in reply["message"]
