@@ -143,6 +143,7 @@ class _Serving:
     def _say_ready(self) -> None:
         # What the start has made lives as long as the daemon: the collector need not look at it again.
         gc.freeze()
+        gc.enable()
         for sentence in self._config.unmet():
             self._log.say("warning", sentence)
 

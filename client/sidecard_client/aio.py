@@ -246,7 +246,7 @@ class AsyncClient:
         try:
             reply = await self._reach.ask(request)
         except LinkLost as lost:
-            raise DaemonUnavailable(self._reach.path, lost.reason) from None
+            raise DaemonUnavailable(self._reach.place, lost.reason) from None
 
         if isinstance(reply, wire.Error):
             raise RequestRefused(reply.code, reply.message)

@@ -122,7 +122,7 @@ class AsyncRunner:
 
     async def _run_without_daemon(self, call: Call, reason: str, started: float) -> Outcome[Any]:
         """Make the call, or join the same call of another task: single-flight within the process."""
-        calls.may_run_here(call, reason, self._reach.path)
+        calls.may_run_here(call, reason, self._reach.place)
         if call.key is None:
             return await self._run_here(call, "fallback", monotonic() - started)
 

@@ -39,8 +39,14 @@ class Reach:
         return f"<Reach {self._availability!r} {self._link!r}>"
 
     @property
-    def path(self) -> str:
-        """Where the daemon is looked for. Raises `ValueError` where the environment names an impossible path."""
+    def place(self) -> str:
+        """Name the socket for a message: its path, or what is wrong with it."""
+        try:
+            return self._path()
+        except ValueError as error:
+            return str(error)
+
+    def _path(self) -> str:
         return self._given_path or find_socket()
 
     def open(self, tasks: TaskGroup) -> None:
@@ -56,10 +62,12 @@ class Reach:
         self.closed = True
         link = self._link
         if link is not None:
-            with anyio.move_on_after(self._timeout_seconds, shield=True):
-                await link.drain()
-
-            link.end("the client was closed")
+            try:
+                with anyio.move_on_after(self._timeout_seconds, shield=True):
+                    await link.drain()
+            finally:
+                # No shield holds against asyncio's own cancellation.
+                link.end("the client was closed")
 
     def link(self) -> Link:
         """Return the link, connecting where there is none.
@@ -126,7 +134,7 @@ class Reach:
         link = self._link
         if link is None or link.reason is not None:
             try:
-                link = Link(self.path, self._timeout_seconds, proved=self._proved, ended=self._ended)
+                link = Link(self._path(), self._timeout_seconds, proved=self._proved, ended=self._ended)
             except (LinkLost, ValueError) as error:
                 self._failed(str(error))
                 raise LinkLost(str(error)) from None

@@ -209,7 +209,7 @@ class Calls:
             return []
 
         if self.draining:
-            effects = self._reject_waiters(flight)
+            effects = self._reject_waiters(flight, now)
             self.flights.finish(flight)
             return effects
 
@@ -304,8 +304,13 @@ class Calls:
         self._count.timeouts += 1
         return Send(waiter.peer.id, wire.Timeout(waiter.request.id, now - waiter.joined_at))
 
-    def _reject_waiters(self, flight: Flight) -> list[Effect]:
-        return [self._rejection(waiter.peer, waiter.request, "draining") for waiter in self.flights.release(flight)]
+    def _reject_waiters(self, flight: Flight, now: float) -> list[Effect]:
+        return [
+            self._timed_out(waiter, now)
+            if waiter.deadline <= now
+            else self._rejection(waiter.peer, waiter.request, "draining")
+            for waiter in self.flights.release(flight)
+        ]
 
     def _stale(self, peer: Peer, request: wire.Complete | wire.Fail | wire.Renew, lease: str) -> list[Effect]:
         self._count.stale_leases += 1
@@ -317,6 +322,6 @@ class Calls:
         self.draining = True
         return [Tell(notes.DrainStarted(len(self.flights), self.flights.waiter_count))]
 
-    def give_up_draining(self) -> list[Effect]:
+    def give_up_draining(self, now: float) -> list[Effect]:
         """Give every waiter its end."""
-        return [effect for flight in self.flights for effect in self._reject_waiters(flight)]
+        return [effect for flight in self.flights for effect in self._reject_waiters(flight, now)]

@@ -79,7 +79,7 @@ class Engine:
             case DrainRequested():
                 return self._calls.drain()
             case DrainExpired():
-                return self._calls.give_up_draining()
+                return self._calls.give_up_draining(now)
             case _:
                 assert_never(event)
 

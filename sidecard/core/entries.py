@@ -8,8 +8,11 @@ ENTRY_OVERHEAD_BYTES = 300
 """What an entry costs beside its key's and value's own bytes: this Struct, two string headers, two floats, its slots in
 the table, the queue and the expiry wheel. Measured against the resident set by `sidecard bench --full`."""
 
-TERMS_OVERHEAD_BYTES = 300
-"""What terms of its own (a usage, tags) cost an entry on top."""
+TERMS_OVERHEAD_BYTES = 400
+"""What terms of its own (a usage, tags) cost an entry on top, beside their texts."""
+
+TAG_OVERHEAD_BYTES = 60
+"""What a tag costs beside its text."""
 
 NO_USAGE = Usage()
 
@@ -18,6 +21,17 @@ MAX_ASKED = 3
 
 _IN_MAIN = 4
 _DEAD = -1
+
+
+def text_bytes(text: str) -> int:
+    """Return the most that a text may take: Python keeps up to four bytes a character where one is not ASCII."""
+    return len(text) if text.isascii() else 4 * len(text)
+
+
+def own_bytes(backend: str, usage: Usage, tags: tuple[str, ...]) -> int:
+    """Return what terms that no other entry shares are charged."""
+    texts = text_bytes(backend) + text_bytes(usage.model or "") + sum(map(text_bytes, tags))
+    return TERMS_OVERHEAD_BYTES + texts + TAG_OVERHEAD_BYTES * len(tags)
 
 
 class Terms(Struct, frozen=True):
@@ -65,7 +79,7 @@ class Entry(Struct, gc=False):
     @property
     def charge(self) -> int:
         """The bytes that it counts for."""
-        return len(self.key) + len(self.value) + self.terms.overhead_bytes
+        return text_bytes(self.key) + len(self.value) + self.terms.overhead_bytes
 
     @property
     def alive(self) -> bool:

@@ -4,7 +4,7 @@ from sidecard.core import notes
 from sidecard.core.cache import Cache
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Tell
-from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, NO_USAGE, TERMS_OVERHEAD_BYTES, Terms
+from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, NO_USAGE, Terms, own_bytes
 from sidecard.core.settings import EngineSettings
 from sidecard_client.wire import Usage
 
@@ -57,7 +57,7 @@ class Shelf:
             ttl_seconds = 0.0
 
         if usage != NO_USAGE or tags:
-            overhead_bytes = ENTRY_OVERHEAD_BYTES + TERMS_OVERHEAD_BYTES
+            overhead_bytes = ENTRY_OVERHEAD_BYTES + own_bytes(backend, usage, tags)
             return Terms(scope, ttl_seconds, window_seconds, backend, usage, tags, overhead_bytes)
 
         # Peers may invent as many of these as they like, so remembering them is bounded.

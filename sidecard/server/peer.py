@@ -185,28 +185,36 @@ class Connection(asyncio.Protocol):
 
     def _serve_backlog(self) -> None:
         """Serve a batch of what has been read; come back for the rest, and read on after that."""
-        backlog = self._backlog
-        for _ in range(min(len(backlog), MAX_BATCH)):
-            if self._closing or self.full:
-                return
-
-            self._asked = backlog.popleft()
-            self._driver.take(self._peer, self, (self._asked,))
-            if isinstance(self._asked, wire.Cancel):
-                self._waiting.discard(self._asked.target)
-
-            self._asked = None
+        if self._reader.json:
+            self._serve_lines()
+        elif self._backlog and not self._closing and not self.full:
+            batch = [self._backlog.popleft() for _ in range(min(len(self._backlog), MAX_BATCH))]
+            served = self._driver.take(self._peer, self, batch)
+            self._backlog.extendleft(reversed(batch[served:]))
 
         if self._closing or self.full:
             return
 
-        if backlog:
+        if self._backlog:
             self._transport.pause_reading()
             self._loop.call_soon(self._serve_backlog)
         elif self._half_closed:
             self._close_if_answered()
         else:
             self._transport.resume_reading()
+
+    def _serve_lines(self) -> None:
+        """As a batch, but one by one, since `_follow` must know what was asked."""
+        for _ in range(min(len(self._backlog), MAX_BATCH)):
+            if self._closing or self.full:
+                return
+
+            self._asked = self._backlog.popleft()
+            self._driver.take(self._peer, self, (self._asked,))
+            if isinstance(self._asked, wire.Cancel):
+                self._waiting.discard(self._asked.target)
+
+            self._asked = None
 
     def _follow(self, reply: wire.AnyReply) -> None:
         """Keep `_waiting` true. An id may be used by a begin that waits and by other requests, whose answers end no wait."""

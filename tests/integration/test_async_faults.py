@@ -340,6 +340,16 @@ async def test_without_a_daemon_a_wait_has_its_limit(socket_path: str) -> None:
         tasks.cancel_scope.cancel()
 
 
+async def test_an_impossible_path_in_the_environment_does_not_fail_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the operator's mistake; what needs the daemon names it."""
+    monkeypatch.setenv("SIDECARD_SOCKET", "/tmp/" + "x" * 200)
+
+    async with AsyncClient() as sidecard:
+        assert (await timed(sidecard))[0].source == "fallback"
+        with pytest.raises(DaemonUnavailable, match="longer than 107 bytes"):
+            await sidecard.ping()
+
+
 async def test_without_a_daemon_what_needs_one_says_so(socket_path: str) -> None:
     """Reading and storing fall back to nothing; the rest raises, with the path."""
     async with AsyncClient(socket_path) as sidecard:

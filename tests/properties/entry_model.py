@@ -22,6 +22,8 @@ class EntryModel(ABC):
         self.counts: Counter[str] = Counter()
         self.books: dict[str, Sums] = {}
         self.out: list[Sent] = []
+        self.too_large = False
+        """What is stored by the event to come is larger than an entry may be: what entries are charged, the cache knows."""
 
     @abstractmethod
     def forbid(self, reaches: Callable[[Place], bool]) -> None:
@@ -57,7 +59,7 @@ class EntryModel(ABC):
         if answer.kind(now) is None:
             return False
 
-        if not answer.fits(place, self.settings):
+        if self.too_large:
             self.counts["refused_too_large"] += 1
             return False
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from math import inf
 
-from sidecard.core.cache import MAX_ENTRY_SHARE, SHARING_ONLY_BYTES
-from sidecard.core.entries import Entry, Terms
+from sidecard.core.cache import SHARING_ONLY_BYTES
 from sidecard.core.events import Peer
 from sidecard.core.settings import EngineSettings
 from sidecard_client import wire
@@ -70,11 +69,6 @@ class Answer:
             return wire.Hit
 
         return wire.Shared if now < self.shared_until else None
-
-    def fits(self, place: Place, settings: EngineSettings) -> bool:
-        """Tell whether it is small enough to be an entry. What an entry is charged is the cache's own business."""
-        terms = Terms(place[0], 0.0, 0.0, self.backend, self.usage, self.tags)
-        return Entry(place[1], self.value, 0.0, 0.0, terms).charge <= int(budget_bytes(settings) * MAX_ENTRY_SHARE)
 
 
 @dataclass(eq=False)

@@ -10,13 +10,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sidecard.core.cache import Cache
+from sidecard.core.counters import Counters
 from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, Entry, Terms
+from sidecard.core.settings import EngineSettings
+from sidecard.core.shelf import Shelf
 from sidecard_client.wire import Usage
 
 Place = tuple[str, str]
 
 SCOPES = ["1000:default", "1001:default", "*:team"]
 PLACES = st.tuples(st.sampled_from(SCOPES), st.sampled_from([f"key-{number}" for number in range(12)]))
+SHELF = Shelf(EngineSettings(cache_max_bytes=2_000_000), Counters())
+"""Makes terms as the engine makes them."""
 PLAIN = (Usage(), ())
 COSTLY = (Usage(cost_dollars=0.5), ())
 TAGGED = (Usage(), ("red",))
@@ -60,7 +65,7 @@ class CacheMachine(RuleBasedStateMachine):
         usage, tags = extras
         self.made += 1
         value = str(self.made).encode() + b"v" * size
-        terms = Terms(place[0], ttl_seconds, window_seconds, "default", usage, tags)
+        terms = SHELF.terms(place[0], ttl_seconds, window_seconds, "default", usage, tags)
         charge = Entry(place[1], value, self.now, 1.0, terms).charge
         assert charge >= len(place[1]) + len(value) + ENTRY_OVERHEAD_BYTES
         evicted_before, held_before = self.cache.evicted, self._held()
@@ -180,17 +185,18 @@ TestCacheAgainstModel.settings = settings(max_examples=200, stateful_step_count=
 
 
 def _wide(number: int) -> tuple[str, Terms]:
-    return f"{number:05d}" + "\N{GRINNING FACE}" * 1000, Terms("scope", 100.0, 0.0, "default")
+    return f"{number:05d}" + "\N{GRINNING FACE}" * 1000, SHELF.terms("scope", 100.0, 0.0, "default", Usage(), ())
 
 
 def _tagged(number: int) -> tuple[str, Terms]:
     tags = tuple(f"{number:05d}-{place:02d}".ljust(128, "x") for place in range(16))
-    return f"key-{number}", Terms("scope", 100.0, 0.0, "default", Usage(), tags)
+    return f"key-{number}", SHELF.terms("scope", 100.0, 0.0, "default", Usage(), tags)
 
 
 def _metered(number: int) -> tuple[str, Terms]:
     usage = Usage(f"{number:05d}".ljust(128, "x"), 1000 + number, 2000 + number, 0.125 * number)
-    return f"key-{number}", Terms("scope", 100.0 + number, 0.5 * number, f"{number:05d}".ljust(128, "x"), usage, ())
+    backend = f"{number:05d}".ljust(128, "x")
+    return f"key-{number}", SHELF.terms("scope", 100.0 + number, 0.5 * number, backend, usage, ())
 
 
 @pytest.mark.parametrize("shape", [_wide, _tagged, _metered])

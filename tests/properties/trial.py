@@ -24,6 +24,9 @@ _Reply = TypeVar("_Reply", bound=wire.Reply)
 _OBSERVER = Peer(0, 0, 0, 0, operator=True)
 """Asks for stats and reports; neither the model nor the referee hears of it."""
 
+_MOST_CHARGED_BYTES = 1000
+"""More than any entry of a trial is charged beside its value."""
+
 _COUNTED = frozenset(wire.Stats.__struct_fields__) - frozenset(
     {"id", "version", "boot_id", "uptime_seconds", "draining", "peers", "flights", "leases", "waiters", "evicted"}
     | {"cache_entries", "cache_bytes", "cache_max_bytes", "expired_entries"}
@@ -90,7 +93,7 @@ class Trial:
         self.script.append((self.now, event))
         effects = self.engine.handle(event, self.now)
         self.referee.watch(event, effects, self.now)
-        self._follow_evictions(effects)
+        self._follow_entries(effects)
         predicted = self.model.handle(event, self.now)
         sent = [(effect.peer, effect.reply) for effect in effects if isinstance(effect, Send)]
         told, expected = _by_request(sent), _by_request(predicted)
@@ -193,20 +196,19 @@ class Trial:
         assert isinstance(effect.reply, kind)
         return effect.reply
 
-    def _follow_evictions(self, effects: list[Effect]) -> None:
-        """Tell the model which entries were evicted. Which ones is the policy's business, how many was told."""
-        evicted = sum(
-            effect.note.count
-            for effect in effects
-            if isinstance(effect, Tell) and isinstance(effect.note, notes.Evicted)
-        )
-        if not evicted:
-            return
-        tables = self.engine._shelf.cache._tables
-        gone = [place for place in self.model.live(self.now) if place[1] not in tables.get(place[0], {})]
-        assert len(gone) <= evicted, "more live entries left than were evicted"
-        for place in gone:
-            self.model.forget(place)
+    def _follow_entries(self, effects: list[Effect]) -> None:
+        """Tell the model what the cache alone decides: which entries were evicted, and whether one is too large."""
+        told = [effect.note for effect in effects if isinstance(effect, Tell)]
+        refused = [note for note in told if isinstance(note, notes.EntryRefused)]
+        assert all(note.size_bytes + _MOST_CHARGED_BYTES > note.max_bytes for note in refused)
+        self.model.too_large = bool(refused)
+        evicted = sum(note.count for note in told if isinstance(note, notes.Evicted))
+        if evicted:
+            tables = self.engine._shelf.cache._tables
+            gone = [place for place in self.model.live(self.now) if place[1] not in tables.get(place[0], {})]
+            assert len(gone) == evicted, "evicted are live entries, and all that are told of"
+            for place in gone:
+                self.model.forget(place)
 
 
 def _by_request(sent: list[Sent]) -> dict[tuple[int, int], list[wire.AnyReply]]:

@@ -3,7 +3,7 @@
 import pytest
 
 from sidecard.core import notes
-from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES
+from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, TAG_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES
 from sidecard.core.settings import SharedWith
 from sidecard_client import wire
 from sidecard_client.wire import Begin, Deleted, Get, Miss, Put, Stored
@@ -244,7 +244,9 @@ def test_an_entry_with_a_usage_or_tags_of_its_own_is_charged_for_them() -> None:
     put(alice, "key", 1, tags=("weather",))
 
     assert plain == len("key") + 1 + ENTRY_OVERHEAD_BYTES
-    assert host.stats().cache_bytes == plain + TERMS_OVERHEAD_BYTES
+    assert host.stats().cache_bytes == plain + TERMS_OVERHEAD_BYTES + TAG_OVERHEAD_BYTES + len("weather") + len(
+        "default"
+    )
 
 
 def test_a_lost_peer_leaves_nothing_behind() -> None:

@@ -485,6 +485,19 @@ def test_drain_ends_the_wait_of_a_flight_whose_holder_fails() -> None:
     assert host.engine.idle
 
 
+def test_a_waiter_past_its_deadline_is_told_so_even_by_a_daemon_that_stops() -> None:
+    """Its own deadline came first, though one tick brings both."""
+    host = Host()
+    alice, bob = host.peer(), host.peer()
+    alice.leads("key")
+    bob.waits("key", 5, wait_seconds=2.0)
+    host.drains()
+    host.now += 3.0
+    alice.dies()
+
+    assert bob.hears() == [Timeout(5, 3.0)]
+
+
 def test_drain_that_takes_too_long_sends_every_waiter_away() -> None:
     """Every waiter gets exactly one end, drain or not."""
     host = Host()
