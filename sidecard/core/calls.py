@@ -26,8 +26,8 @@ class Calls:
         self.flights = Flights(boot_id, settings.lease_seconds)
         self.books = Books(settings.max_tasks)
         self.draining = False
-        self.full: set[str] = set()
-        """Tables that were at their bound when somebody last asked for room in them."""
+        self._told_full: set[str] = set()
+        """Tables whose being full has been told, and which had no room since."""
         self._settings = settings
         self._shelf = shelf
         self._scopes = scopes
@@ -97,7 +97,7 @@ class Calls:
             lease = flights.start(scope, request.key, peer, request, now)
             self.books.of(request.task).led += 1
 
-        self.full.clear()
+        self._told_full.clear()
         self._count.leases_first += 1
         return [self._granted(lease, request.id)]
 
@@ -111,6 +111,7 @@ class Calls:
             return self._busy(peer, request, "waiters", self._settings.max_waiters)
 
         self.flights.join(flight, peer, request, now, wait_seconds)
+        self._told_full.discard("waiters")
         return [Send(peer.id, wire.Pending(request.id))]
 
     def _granted(self, lease: HeldLease, request_id: int) -> Send:
@@ -127,8 +128,8 @@ class Calls:
     def _busy(self, peer: Peer, request: wire.Begin, table: notes.Table, limit: int) -> list[Effect]:
         effects: list[Effect] = [self._rejection(peer, request, "busy")]
         # Said once per time that a table fills, not once per refused call.
-        if table not in self.full:
-            self.full.add(table)
+        if table not in self._told_full:
+            self._told_full.add(table)
             effects.append(Tell(notes.Saturated(table, limit)))
 
         return effects
@@ -208,12 +209,13 @@ class Calls:
         if flight is None:
             return []
 
-        if self.draining:
+        may_pass = kind in {"transient", "cancelled"}
+        if may_pass and self.draining:
             effects = self._reject_waiters(flight, now)
             self.flights.finish(flight)
             return effects
 
-        if kind in {"transient", "cancelled"} and flight.elections < self._settings.max_elections:
+        if may_pass and flight.elections < self._settings.max_elections:
             lease = self.flights.elect(flight, now, hung)
             if lease is not None:
                 self._count.reelections += 1
@@ -316,6 +318,15 @@ class Calls:
         self._count.stale_leases += 1
         op = type(request).__name__.lower()
         return [Send(peer.id, wire.StaleLease(request.id)), Tell(notes.StaleLeaseRefused(op, lease, peer.id))]
+
+    def full_tables(self) -> list[str]:
+        """Name the tables that have no room now."""
+        levels = {
+            "flights": (len(self.flights), self._settings.max_flights),
+            "leases": (self.flights.lease_count, self._settings.max_leases),
+            "waiters": (self.flights.waiter_count, self._settings.max_waiters),
+        }
+        return [table for table, (level, limit) in levels.items() if level >= limit]
 
     def drain(self) -> list[Effect]:
         """Grant no new leases from now on."""

@@ -73,7 +73,7 @@ class Overview:
         uptime_seconds = now - self._run.started_at
         reasons = ["The daemon is stopping: it grants no new leases."] if self._calls.draining else []
         reasons += [
-            f"The table of {table} is full: calls are made without the daemon." for table in sorted(self._calls.full)
+            f"The table of {table} is full: calls are made without the daemon." for table in self._calls.full_tables()
         ]
         status: Literal["ok", "draining"] = "draining" if self._calls.draining else "ok"
         return [

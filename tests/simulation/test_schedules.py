@@ -31,7 +31,9 @@ class Schedule:
     def __init__(self, world: str, seed: str) -> None:
         self.chance = random.Random(seed)
         self.trial = Trial(WORLDS[world])
-        self.keys = [f"key-{number}" for number in range(40)] if world == "small cache" else ["hot", "hot", "hot", "cold"]
+        self.keys = (
+            [f"key-{number}" for number in range(40)] if world == "small cache" else ["hot", "hot", "hot", "cold"]
+        )
         self.namespaces = ["default"] * 16 + ["team"] * 3 + ["1000:default", "*:team"]
         self.moves: dict[Callable[[], None], int] = {
             self.begin: 40,

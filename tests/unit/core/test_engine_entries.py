@@ -192,8 +192,8 @@ def test_health_says_what_is_not_fine() -> None:
     """In sentences; fine means no reasons."""
     host = Host(max_flights=1)
     alice = host.peer()
-    host.peer().leads("key")
     alice.asks(wire.GetHealth(id=1))
+    host.peer().leads("key")
     alice.asks(Begin("other", id=2))
     alice.asks(wire.GetHealth(id=3))
     host.drains()
