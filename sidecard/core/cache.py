@@ -21,6 +21,10 @@ _EXPIRY_BATCH = 1000
 """Expired entries removed in one go (about a millisecond), so that a flood of them never stalls the serving loop."""
 
 
+_SLACK = 64
+"""Seconds without entries that the order may name before it is rebuilt."""
+
+
 class Stored(Struct, frozen=True):
     """What came of an insertion."""
 
@@ -124,13 +128,17 @@ class Cache:
 
     def next_expiry(self) -> float | None:
         """Return the instant at which some entry will have expired, to the second; None for an empty cache."""
-        return float(self._wheel_order[0]) if self._wheel_order else None
+        order = self._wheel_order
+        while order and order[0] not in self._wheel:
+            heappop(order)
+
+        return float(order[0]) if order else None
 
     def expire(self, now: float) -> int:
         """Remove entries that have expired, at most a batch of them; return how many."""
         removed = 0
-        while self._wheel_order and self._wheel_order[0] <= now and removed < _EXPIRY_BATCH:
-            bucket = self._wheel[self._wheel_order[0]]
+        while removed < _EXPIRY_BATCH and (second := self.next_expiry()) is not None and second <= now:
+            bucket = self._wheel[int(second)]
             while bucket.entries and removed < _EXPIRY_BATCH:
                 entry = bucket.entries.pop()
                 if entry.alive:
@@ -141,7 +149,7 @@ class Cache:
                     bucket.dead -= 1
 
             if not bucket.entries:
-                del self._wheel[heappop(self._wheel_order)]
+                del self._wheel[int(second)]
 
         self.expired += removed
         return removed
@@ -170,6 +178,8 @@ class Cache:
         if bucket is None:
             bucket = self._wheel[second] = _Bucket()
             heappush(self._wheel_order, second)
+            if len(self._wheel_order) > 2 * len(self._wheel) + _SLACK:
+                self._wheel_order = sorted(self._wheel)
 
         bucket.entries.append(entry)
 
@@ -199,6 +209,9 @@ class Cache:
         if 2 * bucket.dead > len(bucket.entries):
             bucket.entries = [other for other in bucket.entries if other.alive]
             bucket.dead = 0
+            # Peers choose lifetimes as they like, so buckets of the dead must not wait for their second to come.
+            if not bucket.entries:
+                del self._wheel[second]
 
 
 def _expiry_second(entry: Entry) -> int:

@@ -50,7 +50,10 @@ class Model(EntryModel):
                 self.draining = True
             case DrainExpired():
                 for waiter in self.waiters():
-                    self._reject(waiter.peer, waiter.begin, "draining")
+                    if now < waiter.deadline:
+                        self._reject(waiter.peer, waiter.begin, "draining")
+                    else:
+                        self._time_out(waiter, now)
                 for flight in self.flights:
                     flight.waiters = []
             case RequestReceived(peer, request):

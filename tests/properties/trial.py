@@ -136,6 +136,9 @@ class Trial:
         assert stats.cache_entries >= len(model.live(self.now))
         assert self.engine.idle == (not model.leases and not model.waiters())
         self._check_health(stats)
+        due = [lease.expires for lease in model.leases] + [waiter.deadline for waiter in model.waiters()]
+        deadline = self.engine.next_deadline()
+        assert not due or (deadline is not None and deadline <= min(due)), "nobody would wake the engine in time"
 
     def check_report(self) -> None:
         """Compare the ledger of every task and in total, and hold its sums against each other."""

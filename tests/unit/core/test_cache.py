@@ -177,6 +177,21 @@ def test_churn_of_one_key_leaves_no_dead_entries() -> None:
     assert len(cache._policy._small.entries) < 2000  # type: ignore[attr-defined]  # the policy of this test is known
 
 
+def test_entries_of_many_lifetimes_that_leave_early_leave_nothing_behind() -> None:
+    """A peer that puts and deletes with another lifetime each time fills no table."""
+    cache = Cache(10_000_000)
+    put(cache, "stays", ttl=1000.0)
+    for number in range(10_000):
+        put(cache, "key", ttl=2000.0 + number)
+        cache.delete("1000:default", "key", 0.0)
+
+    assert len(cache._wheel) == 1
+    assert len(cache._wheel_order) < 100
+    assert cache.next_expiry() == 1001.0
+    cache.delete("1000:default", "stays", 0.0)
+    assert cache.next_expiry() is None
+
+
 @pytest.mark.parametrize("age", [0.0, 4.0])
 def test_a_cache_of_no_bytes_keeps_answers_for_the_sharing_window(age: float) -> None:
     """With caching off, a finished answer can still be shared for a moment, within a budget of its own."""
