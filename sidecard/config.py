@@ -73,6 +73,7 @@ class Config(Struct, frozen=True):
             },
             shared_namespaces={name: namespace.shared_with for name, namespace in self.namespaces.items()},
             lease_seconds=self.flights.lease_seconds,
+            renew_seconds=self.flights.renew_seconds,
             wait_seconds=self.flights.wait_seconds,
             max_elections=self.flights.max_elections,
             max_waiters=self.flights.max_waiters,

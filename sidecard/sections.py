@@ -36,7 +36,7 @@ class Flights(Struct, frozen=True):
 
     lease_seconds: Annotated[float, readings.seconds(least=0.1)] = 15.0
     renew_seconds: Annotated[float | None, readings.seconds(least=0.01)] = None
-    """Clients renew at a third of the lease, whatever this says; it is checked against ``lease_seconds``."""
+    """Where not a third of the lease; below ``lease_seconds``."""
     wait_seconds: Annotated[float, readings.seconds()] = 120.0
     max_elections: Annotated[int, readings.count()] = 2
     max_waiters: Annotated[int, readings.count()] = 16384

@@ -29,6 +29,9 @@ class Calls:
         self._told_full: set[str] = set()
         """Tables whose being full has been told, and which had no room since."""
         self._settings = settings
+        # Clients renew every third of what they are told.
+        renew_seconds = settings.renew_seconds or settings.lease_seconds / 3
+        self._expires_in_seconds = min(settings.lease_seconds, 3 * renew_seconds)
         self._shelf = shelf
         self._scopes = scopes
         self._count = count
@@ -118,7 +121,7 @@ class Calls:
         self._count.leases_granted += 1
         return Send(
             lease.peer.id,
-            wire.Lease(request_id, lease.name, lease.backend, self._settings.lease_seconds, lease.attempt),
+            wire.Lease(request_id, lease.name, lease.backend, self._expires_in_seconds, lease.attempt),
         )
 
     def _rejection(self, peer: Peer, request: wire.Begin, reason: wire.RejectionReason) -> Send:

@@ -27,6 +27,8 @@ class EngineSettings(Struct, frozen=True):
     lease_seconds: float = 15.0
     """How long a holder may be silent. A dead holder is noticed at once; this is for one that hangs.
     Precedents: nginx proxy_cache_lock_age 5 s, Facebook's leases 10 s, etcd's sessions 60 s."""
+    renew_seconds: float | None = None
+    """How often holders are to renew, where not every third of the lease: they are then told that it is three times this."""
     wait_seconds: float = 120.0
     """How long a waiter waits that names no time itself."""
     max_elections: int = 2

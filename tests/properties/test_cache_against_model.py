@@ -26,6 +26,13 @@ PLAIN = (Usage(), ())
 COSTLY = (Usage(cost_dollars=0.5), ())
 TAGGED = (Usage(), ("red",))
 
+Extras = tuple[Usage, tuple[str, ...]]
+
+SIZES = st.sampled_from([0, 5, 60, 200, 400, 900])
+TTLS = st.sampled_from([0.0, 0.5, 3.0, 3.0, 20.0])
+WINDOWS = st.sampled_from([0.0, 0.0, 1.5, 10.0])
+EXTRAS = st.sampled_from([PLAIN, PLAIN, COSTLY, TAGGED])
+
 
 @dataclass
 class Kept:
@@ -51,17 +58,27 @@ class CacheMachine(RuleBasedStateMachine):
         self.left = 0
         """Entries that were deleted, purged or replaced."""
 
-    @rule(
-        place=PLACES,
-        size=st.sampled_from([0, 5, 60, 200, 400, 900]),
-        ttl_seconds=st.sampled_from([0.0, 0.5, 3.0, 3.0, 20.0]),
-        window_seconds=st.sampled_from([0.0, 0.0, 1.5, 10.0]),
-        extras=st.sampled_from([PLAIN, PLAIN, COSTLY, TAGGED]),
-    )
-    def put(
-        self, place: Place, size: int, ttl_seconds: float, window_seconds: float, extras: tuple[Usage, tuple[str, ...]]
-    ) -> None:
+    @rule(place=PLACES, size=SIZES, ttl_seconds=TTLS, window_seconds=WINDOWS, extras=EXTRAS)
+    def put(self, place: Place, size: int, ttl_seconds: float, window_seconds: float, extras: Extras) -> None:
         """Store, and see that only what had to go went."""
+        self._put(place, size, ttl_seconds, window_seconds, extras)
+
+    @rule(
+        places=st.lists(PLACES, min_size=6, max_size=30),
+        size=SIZES,
+        ttl_seconds=TTLS,
+        pause_seconds=st.sampled_from([0.0, 0.125]),
+        reads=st.booleans(),
+    )
+    def fill(self, places: list[Place], size: int, ttl_seconds: float, pause_seconds: float, reads: bool) -> None:
+        """Store so many that some must go, perhaps asking for each once."""
+        for place in places:
+            self._put(place, size, ttl_seconds, 0.0, PLAIN)
+            self.now += pause_seconds
+            if reads:
+                self.get(place)
+
+    def _put(self, place: Place, size: int, ttl_seconds: float, window_seconds: float, extras: Extras) -> None:
         usage, tags = extras
         self.made += 1
         value = str(self.made).encode() + b"v" * size
@@ -182,6 +199,17 @@ class CacheMachine(RuleBasedStateMachine):
 
 TestCacheAgainstModel = pytest.mark.timeout(600)(CacheMachine.TestCase)  # shrinking a failure takes its time
 TestCacheAgainstModel.settings = settings(max_examples=200, stateful_step_count=60, deadline=None, database=None)
+
+
+def test_lifetimes_of_the_dead_leave_nothing_behind() -> None:
+    """A peer that writes one key again and again, each time for another number of seconds, fills no table."""
+    cache = Cache(100_000)
+    for seconds in range(1, 2000):
+        cache.put("key", b"value", 0.0, SHELF.terms("scope", float(seconds), 0.0, "default", Usage(), ()), 0.0)
+
+    assert (cache.count, len(cache._wheel)) == (1, 1)
+    assert len(cache._wheel_order) < 200
+    assert cache.next_expiry() == 2000.0
 
 
 def _wide(number: int) -> tuple[str, Terms]:

@@ -150,6 +150,18 @@ def test_renew_keeps_a_lease_as_long_as_the_holder_lives() -> None:
     assert unpacked(bob.hears()[0]) == "answer"
 
 
+@pytest.mark.parametrize(("renew", "told"), [(None, 15.0), (2.0, 6.0), (10.0, 15.0)])
+def test_holders_are_told_how_often_to_renew(renew: float | None, told: float) -> None:
+    """Every third of what they hear, which is never more than the lease."""
+    host = Host(renew_seconds=renew)
+    alice = host.peer()
+    alice.asks(Begin("key", id=1))
+
+    (lease,) = alice.hears()
+    assert isinstance(lease, Lease)
+    assert lease.expires_in_seconds == told
+
+
 def test_a_lease_of_another_peer_is_refused() -> None:
     """Knowing a lease's name is not holding it."""
     host = Host()
