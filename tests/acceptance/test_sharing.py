@@ -33,7 +33,8 @@ class Workers:
         self.ledger.touch()
         command = [sys.executable, str(CALLER), msgspec.json.encode(plan).decode()]
         self.processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for _ in range(processes)
         ]
         for process in self.processes:
             assert process.stdout is not None

@@ -64,7 +64,7 @@ class CacheMachine(RuleBasedStateMachine):
         self._put(place, size, ttl_seconds, window_seconds, extras)
 
     @rule(
-        places=st.lists(PLACES, min_size=6, max_size=30),
+        places=st.lists(PLACES, min_size=6, max_size=16),
         size=SIZES,
         ttl_seconds=TTLS,
         pause_seconds=st.sampled_from([0.0, 0.125]),
