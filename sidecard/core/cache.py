@@ -163,7 +163,10 @@ class Cache:
             victim = self._policy.victim()
             self._drop(victim)
             self._bury(victim)
-            evicted += 1
+            if now < victim.expires_at:
+                evicted += 1
+            else:  # within the second, to which expiry is sorted
+                self.expired += 1
 
         self.evicted += evicted
         return evicted

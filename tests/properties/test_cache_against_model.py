@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sidecard.core.cache import Cache
 from sidecard.core.counters import Counters
 from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, Entry, Terms
+from sidecard.core.eviction import S3Fifo
 from sidecard.core.settings import EngineSettings
 from sidecard.core.shelf import Shelf
 from sidecard_client.wire import Usage
@@ -76,7 +77,7 @@ class CacheMachine(RuleBasedStateMachine):
             self._put(place, size, ttl_seconds, 0.0, PLAIN)
             self.now += pause_seconds
             if reads:
-                self.get(place)
+                self._get(place)
 
     def _put(self, place: Place, size: int, ttl_seconds: float, window_seconds: float, extras: Extras) -> None:
         usage, tags = extras
@@ -108,9 +109,13 @@ class CacheMachine(RuleBasedStateMachine):
             assert (outcome.entry.value, outcome.entry.charge) == (value, charge)
             self.kept[place] = Kept(value, charge, self.now + lifetime, tags)
 
-    @rule(place=PLACES)
-    def get(self, place: Place) -> None:
+    @rule(places=st.lists(PLACES, min_size=1, max_size=12))
+    def get(self, places: list[Place]) -> None:
         """Read what is live, and nothing else."""
+        for place in places:
+            self._get(place)
+
+    def _get(self, place: Place) -> None:
         kept = self.live().get(place)
         entry = self.cache.get(*place, self.now)
         assert (None if entry is None else entry.value) == (None if kept is None else kept.value)
@@ -185,6 +190,14 @@ class CacheMachine(RuleBasedStateMachine):
         assert len(cache._wheel_order) <= 2 * cache.count + 100
         assert sum(len(bucket.entries) for bucket in cache._wheel.values()) <= 2 * cache.count
 
+    @invariant()
+    def the_policy_knows_who_is_there(self) -> None:
+        """Its two queues count the same entries and bytes as the cache, or tombstones would never be tidied."""
+        policy = self.cache._policy
+        assert isinstance(policy, S3Fifo)
+        assert policy._small.count + policy._main.count == self.cache.count
+        assert policy._small.charge + policy._main.charge == self.cache.bytes
+
     def live(self) -> dict[Place, Kept]:
         """Return what somebody may be served now."""
         return {place: kept for place, kept in self.kept.items() if self.now < kept.expires}
@@ -198,7 +211,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 TestCacheAgainstModel = pytest.mark.timeout(600)(CacheMachine.TestCase)  # shrinking a failure takes its time
-TestCacheAgainstModel.settings = settings(max_examples=200, stateful_step_count=60, deadline=None, database=None)
+TestCacheAgainstModel.settings = settings(max_examples=250, stateful_step_count=50, deadline=None, database=None)
 
 
 def test_lifetimes_of_the_dead_leave_nothing_behind() -> None:

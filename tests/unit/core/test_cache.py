@@ -101,6 +101,18 @@ def test_expired_entries_go_before_live_ones() -> None:
     assert get(cache, "young0", 7.0) is not None
 
 
+def test_a_victim_that_had_just_expired_counts_as_expired() -> None:
+    """Expiry is sorted by whole seconds; what leaves in between was dead all the same."""
+    cache = Cache(8_000)
+    for number in range(8):
+        put(cache, f"old{number}", now=0.0, size=500, ttl=5.25)
+    for number in range(8):
+        put(cache, f"new{number}", now=5.5, size=500, ttl=500.0)
+
+    assert cache.evicted == 0
+    assert cache.expired == 16 - cache.count
+
+
 def test_a_scan_of_keys_asked_once_leaves_the_asked_ones() -> None:
     """What is asked for again survives ten times the cache's size of what is not."""
     cache = Cache(800_000)
