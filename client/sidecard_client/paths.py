@@ -94,8 +94,12 @@ def _candidates(environ: Mapping[str, str], uid: int) -> list[str]:
 
 
 def _own(environ: Mapping[str, str], uid: int) -> str:
-    """Return the first place that a daemon of this uid may bind: the system's is root's alone."""
-    return next(place for place in _candidates(environ, uid) if uid == 0 or place != SYSTEM_SOCKET)
+    """Return the first place that a daemon of this uid may bind: the system's is root's, or whose systemd says so."""
+    first, *others = _candidates(environ, uid)
+    if uid == 0 or first != SYSTEM_SOCKET or environ.get("RUNTIME_DIRECTORY"):
+        return first
+
+    return others[0]
 
 
 def _checked(path: str) -> str:

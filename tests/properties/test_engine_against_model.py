@@ -18,11 +18,24 @@ from tests.properties.worlds import WORLDS
 PICKS = st.integers(0, 40)
 """An index into whatever there is to choose from, taken modulo its length."""
 
-KEYS = st.sampled_from(["a", "b"])
-NAMESPACES = st.sampled_from(["default", "default", "default", "team", "1000:default"])
+KEYS = st.sampled_from(["a", "a", "a", "b"])
+NAMESPACES = st.sampled_from(["default"] * 8 + ["team", "team", "1000:default"])
 TTLS = st.sampled_from([None, 0.0, 2.5, 40.0])
 TAGS = st.sampled_from([(), ("red",), ("red", "blue")])
-BEGIN_IDS = st.integers(1, 4)
+BEGIN_IDS = st.integers(1, 6)
+WHO = st.sampled_from(["the holder"] * 8 + ["somebody", "with an old one"])
+"""Who presents a lease."""
+BEGINS = st.builds(
+    wire.Begin,
+    st.one_of(*[KEYS] * 9, st.none()),
+    id=BEGIN_IDS,
+    namespace=NAMESPACES,
+    task=st.sampled_from(["general", "rag", "code"]),
+    backends=st.sampled_from([(), ("x",), ("x", "y")]),
+    wait_seconds=st.sampled_from([None, None, None, 0.0, 3.0, 200.0]),
+    ttl_seconds=TTLS,
+    mode=st.sampled_from(["use"] * 6 + ["refresh", "only_if_cached"]),
+)
 
 
 _somebody = precondition(lambda machine: machine.trial.peers)
@@ -35,10 +48,10 @@ class EngineMachine(RuleBasedStateMachine):
 
     @initialize(world=st.sampled_from(sorted(WORLDS)))
     def start(self, world: str) -> None:
-        """Start a daemon with two callers of one user connected."""
+        """Start a daemon with callers of one user connected, two of them from one process."""
         self.trial = Trial(WORLDS[world])
-        self.trial.join(1000, 1)
-        self.trial.join(1000, 2)
+        for pid in (1, 1, 2, 3):
+            self.trial.join(1000, pid)
 
     def peer(self, pick: int) -> Peer:
         """Choose a connected peer."""
@@ -57,45 +70,41 @@ class EngineMachine(RuleBasedStateMachine):
         self.trial.lose(self.peer(pick))
 
     @_somebody
-    @rule(
-        pick=PICKS,
-        begin=st.builds(
-            wire.Begin,
-            st.one_of(KEYS, KEYS, KEYS, st.none()),
-            id=BEGIN_IDS,
-            namespace=NAMESPACES,
-            task=st.sampled_from(["general", "rag", "code"]),
-            backends=st.sampled_from([(), ("x",), ("x", "y")]),
-            wait_seconds=st.sampled_from([None, 0.0, 3.0, 200.0]),
-            ttl_seconds=TTLS,
-            mode=st.sampled_from(["use", "use", "use", "refresh", "only_if_cached"]),
-        ),
-    )
+    @rule(pick=PICKS, begin=BEGINS)
     def begin(self, pick: int, begin: wire.Begin) -> None:
         """A peer asks whether it must call."""
         self.trial.ask(self.peer(pick), begin)
 
-    def _lease(self, pick: int, thief: int | None) -> tuple[Peer, str]:
-        """Choose one of all leases that there ever were, the latest first, and who presents it."""
-        if not self.trial.granted:
+    @_somebody
+    @rule(begins=st.lists(st.tuples(PICKS, BEGINS), min_size=2, max_size=6))
+    def crowd(self, begins: list[tuple[int, wire.Begin]]) -> None:
+        """Many ask at once."""
+        for pick, begin in begins:
+            self.begin(pick, begin)
+
+    def _lease(self, pick: int, who: str) -> tuple[Peer, str]:
+        """Choose a lease and who presents it."""
+        current = [(lease.peer, lease.name) for lease in self.trial.model.leases]
+        leases = self.trial.granted if who == "with an old one" else current
+        if not leases:
             return self.peer(pick), "boot-0"
 
-        holder, lease = self.trial.granted[-1 - pick % len(self.trial.granted)]
-        return (holder if thief is None and holder in self.trial.peers else self.peer(thief or 0)), lease
+        holder, lease = leases[pick % len(leases)]
+        return (self.peer(pick) if who == "somebody" or holder not in self.trial.peers else holder), lease
 
     @_somebody
     @rule(
         pick=PICKS,
-        thief=st.one_of(st.none(), st.none(), PICKS),
+        who=WHO,
         size=st.sampled_from([0, 1200]),
         dollars=st.sampled_from([None, 0.25]),
         ttl_seconds=TTLS,
         store=st.booleans(),
         tags=TAGS,
     )
-    def complete(self, pick: int, thief: int | None, size: int, dollars: float | None, **fields: Any) -> None:
+    def complete(self, pick: int, who: str, size: int, dollars: float | None, **fields: Any) -> None:
         """An answer comes, in time or late, from its holder or not."""
-        peer, lease = self._lease(pick, thief)
+        peer, lease = self._lease(pick, who)
         usage = None if dollars is None else wire.Usage(cost_dollars=dollars)
         value = self.trial.next_value(size)
         self.trial.ask(peer, wire.Complete(lease, value, id=self.trial.next_id(), usage=usage, **fields))
@@ -103,20 +112,20 @@ class EngineMachine(RuleBasedStateMachine):
     @_somebody
     @rule(
         pick=PICKS,
-        thief=st.one_of(st.none(), st.none(), PICKS),
+        who=WHO,
         kind=st.sampled_from(["transient", "cancelled", "fatal", "ignored"]),
         next_=st.booleans(),
     )
-    def fail(self, pick: int, thief: int | None, kind: wire.FailureKind, next_: bool) -> None:
+    def fail(self, pick: int, who: str, kind: wire.FailureKind, next_: bool) -> None:
         """A failure comes, in time or late, from its holder or not."""
-        peer, lease = self._lease(pick, thief)
+        peer, lease = self._lease(pick, who)
         self.trial.ask(peer, wire.Fail(lease, kind, "why", id=self.trial.next_id(), next=next_))
 
     @_somebody
-    @rule(pick=PICKS, thief=st.one_of(st.none(), st.none(), PICKS))
-    def renew(self, pick: int, thief: int | None) -> None:
+    @rule(pick=PICKS, who=WHO)
+    def renew(self, pick: int, who: str) -> None:
         """A heartbeat comes, in time or late, from its holder or not."""
-        peer, lease = self._lease(pick, thief)
+        peer, lease = self._lease(pick, who)
         self.trial.ask(peer, wire.Renew(lease, id=self.trial.next_id()))
 
     @_somebody
@@ -187,8 +196,8 @@ class EngineMachine(RuleBasedStateMachine):
 
 TestEngineAgainstModel = pytest.mark.timeout(600)(EngineMachine.TestCase)  # shrinking a failure takes its time
 TestEngineAgainstModel.settings = settings(
-    max_examples=150,
-    stateful_step_count=40,
+    max_examples=400,
+    stateful_step_count=50,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow],

@@ -85,3 +85,10 @@ def test_too_long_a_path_is_refused_with_the_limit() -> None:
     """The kernel's own error says nothing of length."""
     with pytest.raises(ValueError, match="107"):
         find_socket("/" + "x" * 107)
+
+
+def test_a_service_whose_runtime_directory_is_the_systems_binds_there_without_being_root() -> None:
+    """The unit's own user, with RuntimeDirectory=sidecard."""
+    environ = {"RUNTIME_DIRECTORY": "/run/sidecard"}
+
+    assert listening_socket(None, environ, uid=997) == SYSTEM
