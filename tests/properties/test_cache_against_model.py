@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -223,6 +223,23 @@ def test_lifetimes_of_the_dead_leave_nothing_behind() -> None:
     assert (cache.count, len(cache._wheel)) == (1, 1)
     assert len(cache._wheel_order) < 200
     assert cache.next_expiry() == 2000.0
+
+
+@given(live=st.integers(0, 20), dead=st.integers(8, 20), newcomers=st.integers(1, 40))
+@settings(deadline=None, database=None)
+def test_expired_entries_leave_before_live_ones(live: int, dead: int, newcomers: int) -> None:
+    """As many newcomers as there are dead entries find room at no live entry's cost."""
+    brief, lasting = (SHELF.terms("scope", ttl_seconds, 0.0, "default", Usage(), ()) for ttl_seconds in (1.0, 100.0))
+    cache = Cache((live + dead) * Entry("live-00", b"value", 0.0, 0.0, lasting).charge)
+    for number in range(live):
+        cache.put(f"live-{number:02d}", b"value", 0.0, lasting, 0.0)
+
+    for number in range(dead):
+        cache.put(f"dead-{number:02d}", b"value", 0.0, brief, 0.0)
+
+    evicted = [cache.put(f"late-{number:02d}", b"value", 3.0, lasting, 0.0).evicted for number in range(newcomers)]
+    assert sum(evicted) == max(0, newcomers - dead)
+    assert cache.expired == dead
 
 
 def _wide(number: int) -> tuple[str, Terms]:
