@@ -37,7 +37,10 @@ A connection that ends gives back everything that it held: its leases count as l
     `Hit`: no, here is the stored answer.
     `Shared`: no, here is the answer that somebody else has just fetched.
     `Lease`: yes, make it on ``backend``, renew the lease every third of ``expires_in_seconds``, and say `complete` or `fail`.
+    ``backends`` are tried in the order of ``route`` (``order``: as given); the lease says in ``passed_over`` why those before
+    ``backend`` were not taken. Where none of them has room now but one will, the begin is `Pending` until a permit is free.
     `Rejected`: no, for ``reason``; on ``busy`` and ``draining`` the caller should make the call without the daemon.
+    Where no backend may be called, ``backends`` says why for each and ``reason`` is the one that passes soonest.
     `Failed`: the holder's call failed in a way that the waiter shares; where ``kind`` is ``ignored`` the answer
     could not be shared and the caller should make the call itself.
     `Timeout`: ``wait_seconds`` passed.
@@ -52,7 +55,13 @@ A connection that ends gives back everything that it held: its leases count as l
 ``fail``
     The call of a lease failed. ``transient`` and ``cancelled`` pass the lease to the longest-waiting waiter;
     ``fatal`` fails every waiter; ``ignored`` releases every waiter to make its own call.
-    With ``next`` the same caller gets a `Lease` on its next backend, if it has one left, and the flight goes on.
+    With ``next`` the same caller gets a `Lease` on another of its backends, if one is left that may be called,
+    and the flight goes on. With ``retry`` as well, and kind ``transient``, it gets one on any of them again, after a
+    back-off, where none is left and the host's retry budget allows. Either may be answered `Pending` first, as a begin is,
+    and then ends as a begin does; `Ok` says that there is no other lease, and that the failure stands.
+    ``retry_after_seconds`` closes the backend to everybody for so long, and does not count as a failure of it.
+    ``answered`` says of an ``ignored`` call that its backend did well, and ``usage`` what it cost.
+    ``timeout`` says that the caller's patience ended, not the backend's call; what that counts as is the backend's setting.
 ``renew``
     Keeps a lease for another ``[flights] lease_seconds``.
 ``cancel``
@@ -61,6 +70,10 @@ A connection that ends gives back everything that it held: its leases count as l
     Interleaving: 1. the daemon sends the lease; 2. the client, not yet having read it, sends ``cancel``; 3. the lease is void.
 ``get`` ``put`` ``delete``
     The stored entries, without flights. ``delete`` (and ``purge``) forbid a flight in progress to store its answer.
+``breakers`` ``breaker``
+    Shows the backends; sets a breaker, for operators.
+    ``open`` keeps it open and ``disable`` keeps it from tripping, until ``auto`` (which leaves ``open`` by way of probes) or
+    ``close`` (which closes it at once and forgets what was counted).
 ``purge``
     Operators only. Removes by namespace, by tag, by both, or, with neither, everything.
 
@@ -108,6 +121,10 @@ RequestId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Mode = Literal["use", "refresh", "only_if_cached"]
 FailureKind = Literal["transient", "fatal", "ignored", "cancelled"]
 RejectionReason = Literal["breaker_open", "saturated", "busy", "sovereign", "budget", "draining", "not_cached"]
+Route = Literal["order", "cheapest", "fastest", "least_busy", "weighted"]
+BreakerAction = Literal["open", "close", "auto", "disable"]
+BreakerState = Literal["closed", "open", "half_open", "forced_open", "disabled"]
+Locality = Literal["local", "remote"]
 ErrorCode = Literal["bad_request", "unknown_op", "too_large", "denied", "unavailable", "internal"]
 
 
@@ -118,6 +135,9 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
     cost_dollars: Dollars | None = None
+    """Where it is left out, the daemon's price for backend and model, if it has one."""
+    first_chunk_seconds: Seconds | None = None
+    """From the call's start to the first piece of the answer: how busy the backend was, whatever the answer's length."""
 
 
 class Request(Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="op"):
@@ -141,6 +161,8 @@ class Begin(Request, frozen=True, tag="begin"):
     ttl_seconds: Seconds | None = None
     stale_seconds: Seconds | None = None
     mode: Mode = "use"
+    route: Route | None = None
+    """How ``backends`` are ordered; None is the task's setting, else ``order``."""
     stream: bool = False
     vector: tuple[float, ...] | None = None
 
@@ -157,13 +179,19 @@ class Complete(Request, frozen=True, tag="complete"):
 
 
 class Fail(Request, frozen=True, tag="fail"):
-    """Says that the call of a lease failed. Replies: `Ok`, `Lease` (with ``next``), `StaleLease`."""
+    """Says that the call of a lease failed. Replies: `Ok`, `StaleLease`; with ``next`` also those of a `Begin`."""
 
     lease: Name
     kind: FailureKind = "transient"
     message: Text = ""
     retry_after_seconds: Seconds | None = None
     next: bool = False
+    retry: bool = False
+    timeout: bool = False
+    answered: bool = False
+    """With ``ignored``: the backend did answer, and only the answer cannot be given to others."""
+    usage: Usage | None = None
+    """With ``answered``."""
 
 
 class Renew(Request, frozen=True, tag="renew"):
@@ -225,6 +253,17 @@ class GetConfig(Request, frozen=True, tag="config"):
     """Asks for the running settings; operators only. Reply: `Settings`."""
 
 
+class GetBreakers(Request, frozen=True, tag="breakers"):
+    """Asks how the backends are. Reply: `Breakers`."""
+
+
+class SetBreaker(Request, frozen=True, tag="breaker"):
+    """Sets one backend's breaker; operators only. Reply: `Ok`."""
+
+    backend: Name
+    action: BreakerAction
+
+
 AnyRequest = (
     Ping
     | Begin
@@ -240,9 +279,11 @@ AnyRequest = (
     | GetReport
     | GetHealth
     | GetConfig
+    | GetBreakers
+    | SetBreaker
 )
 
-OPS_OF_LATER_VERSIONS = frozenset({"append", "record", "breakers", "breaker", "watch"})
+OPS_OF_LATER_VERSIONS = frozenset({"append", "record", "watch"})
 """Ops that the protocol reserves and this version answers with ``error: unavailable``."""
 
 
@@ -290,20 +331,25 @@ class Shared(Reply, frozen=True, tag="shared"):
     meta: Any
 
 
-class Lease(Reply, frozen=True, tag="lease"):
+class Lease(Reply, frozen=True, tag="lease", omit_defaults=True):
     """Permission to make the call on ``backend``. ``attempt`` counts the leases of this flight, from 1."""
 
     lease: str
     backend: str
     expires_in_seconds: float
     attempt: int
+    route: Route = "order"
+    """By what the backend was chosen."""
+    passed_over: dict[str, RejectionReason] = {}
+    """The backends that the route preferred, and why they could not be called."""
 
 
 class Rejected(Reply, frozen=True, tag="rejected"):
-    """No answer and no permission, for ``reason``."""
+    """No answer and no permission, for ``reason``. ``backends`` says why for each, where that was the reason."""
 
     reason: RejectionReason
     retry_after_seconds: float | None = None
+    backends: dict[str, RejectionReason] = {}
 
 
 class Failed(Reply, frozen=True, tag="failed"):
@@ -348,6 +394,7 @@ class Stats(Reply, frozen=True, tag="stats"):
 
     Every `Begin` ends in exactly one of the counters, so at any moment
     ``begins = hits + shared + leases_first + failed + rejected + timeouts + left + waiters``.
+    (A caller that gets a further lease after a failure has had the end of its begin with the first one.)
     """
 
     version: str
@@ -361,7 +408,11 @@ class Stats(Reply, frozen=True, tag="stats"):
     leases: int
     """Leases alive now, those without a key included."""
     waiters: int
-    """Begins that wait now."""
+    """Begins that wait now, for an answer or for a permit."""
+    queued: int
+    """Callers that wait for a backend's permit or for a retry's time, those that have failed before included."""
+    permits: int
+    """Permits of all backends that are out: one for each lease."""
     cache_entries: int
     cache_bytes: int
     """Keys, values and the fixed cost per entry."""
@@ -382,6 +433,13 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Leases that passed to a waiter because the holder failed, hung or vanished."""
     completed: int
     """Leases ended by `Complete`."""
+    next_backends: int
+    """Leases given to a caller whose call on another backend had failed."""
+    retries: int
+    """Leases given to a caller for a backend that had failed it before."""
+    retries_refused: int
+    """Retries for which the budget had nothing left."""
+    breakers_opened: int
     stale_leases: int
     """Messages refused because their lease was not current."""
     lost: int
@@ -400,6 +458,10 @@ class Stats(Reply, frozen=True, tag="stats"):
     rejected_busy: int
     rejected_draining: int
     rejected_not_cached: int
+    rejected_breaker_open: int
+    rejected_saturated: int
+    rejected_sovereign: int
+    rejected_budget: int
     timeouts: int
     """Begins that ended in `Timeout`."""
     left: int
@@ -449,12 +511,77 @@ class Ledger(Struct, frozen=True):
     saved_by_sharing_dollars: float
 
 
+class BackendSpending(Struct, frozen=True):
+    """What one backend, or one model of it, was asked for and billed."""
+
+    calls: int
+    seconds: float
+    dollars: float
+    prompt_tokens: int
+    completion_tokens: int
+    saved_dollars: float
+    """What its answers saved those who did not have to ask again."""
+
+
+class BudgetState(Struct, frozen=True):
+    """How much of a budget's current period is spent. Periods are aligned to the epoch: a day ends at midnight UTC."""
+
+    dollars: float
+    spent_dollars: float
+    reserved_dollars: float
+    """What the calls in progress are expected to cost."""
+    period_seconds: float
+    resets_in_seconds: float
+    hard: bool
+
+
 class Report(Reply, frozen=True, tag="report"):
-    """The ledger, in total and per task, since the daemon began."""
+    """The ledger, in total and per task, since the daemon began, or since the state directory's ledger did."""
 
     uptime_seconds: float
     total: Ledger
     tasks: dict[str, Ledger]
+    backends: dict[str, BackendSpending] = {}
+    models: dict[str, BackendSpending] = {}
+    """By ``backend/model``."""
+    budgets: dict[str, BudgetState] = {}
+    ledger_seconds: float = 0.0
+    """How long the ledger has been kept, by the wall clock."""
+
+
+class BackendState(Struct, frozen=True):
+    """One backend as it stands."""
+
+    state: BreakerState
+    locality: Locality
+    generation: int
+    """Counts the breaker's changes of state: outcomes of calls of an older one change nothing."""
+    cause: str
+    """Why it is not closed, as a sentence; empty where it is."""
+    retry_after_seconds: float | None
+    """When the next call may get through, where none may now."""
+    calls: int
+    """In the window, as are the two that follow."""
+    failures: int
+    slow: int
+    opened: int
+    """Times that the breaker opened."""
+    permits: int
+    """Calls in progress."""
+    limit: int | None
+    """Most calls in progress; None is no limit. An adaptive one moves."""
+    queued: int
+    """Callers that wait for a permit."""
+    max_queue: int
+    latency_seconds: float | None
+    """Of its answers, the older ones fading; None before the first."""
+    dollars_per_call: float | None
+
+
+class Breakers(Reply, frozen=True, tag="breakers"):
+    """Every backend that is configured or in use."""
+
+    backends: dict[str, BackendState]
 
 
 class Health(Reply, frozen=True, tag="health"):
@@ -465,6 +592,7 @@ class Health(Reply, frozen=True, tag="health"):
     version: str
     boot_id: str
     uptime_seconds: float
+    breakers: dict[str, BreakerState] = {}
 
 
 class Settings(Reply, frozen=True, tag="config"):
@@ -499,6 +627,7 @@ AnyReply = (
     | Report
     | Health
     | Settings
+    | Breakers
     | Error
 )
 

@@ -1,40 +1,61 @@
 """The conversation about calls: `begin`, `complete`, `fail`, `renew`, `cancel`, and what happens without anybody saying so.
 
-Decides what the peers are told. Who holds and who waits is `sidecard.core.flights`, what is stored `sidecard.core.shelf`.
+Decides what the peers are told. Who holds and who waits is `sidecard.core.flights`, who gets a lease
+`sidecard.core.granting`, what is stored `sidecard.core.shelf`.
 """
 
 from msgspec import Raw
 
 from sidecard.core import notes
+from sidecard.core.accounts import Accounts
+from sidecard.core.admission import Admission
 from sidecard.core.answers import FRESH, error, not_yours
+from sidecard.core.backends import Backend, Backends
+from sidecard.core.breakers import Verdict
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
-from sidecard.core.entries import NO_USAGE, Entry
+from sidecard.core.entries import Entry
 from sidecard.core.events import Peer
-from sidecard.core.flights import Flight, Flights, HeldLease, Waiter
-from sidecard.core.ledger import Books
+from sidecard.core.flights import Applicant, Flight, Flights, HeldLease, Waiter
+from sidecard.core.granting import DRAINING, Granting, Refusal
 from sidecard.core.scopes import Scopes
 from sidecard.core.settings import EngineSettings
 from sidecard.core.shelf import Shelf
 from sidecard_client import wire
 
+NOT_CACHED = Refusal("not_cached")
+
 
 class Calls:
     """Answers "must I make this call?" and hears how it went."""
 
-    def __init__(self, settings: EngineSettings, boot_id: str, shelf: Shelf, scopes: Scopes, count: Counters) -> None:
-        self.flights = Flights(boot_id, settings.lease_seconds)
-        self.books = Books(settings.max_tasks)
-        self.draining = False
-        self._told_full: set[str] = set()
-        """Tables whose being full has been told, and which had no room since."""
+    def __init__(  # noqa: PLR0917 - what the engine is made of meets here
+        self,
+        settings: EngineSettings,
+        flights: Flights,
+        granting: Granting,
+        admission: Admission,
+        backends: Backends,
+        accounts: Accounts,
+        shelf: Shelf,
+        scopes: Scopes,
+        count: Counters,
+    ) -> None:
+        self.flights = flights
         self._settings = settings
-        # Clients renew every third of what they are told.
-        renew_seconds = settings.renew_seconds or settings.lease_seconds / 3
-        self._expires_in_seconds = min(settings.lease_seconds, 3 * renew_seconds)
+        self._granting = granting
+        self._admission = admission
+        self._backends = backends
+        self._accounts = accounts
+        self._books = accounts.tasks
         self._shelf = shelf
         self._scopes = scopes
         self._count = count
+
+    @property
+    def draining(self) -> bool:
+        """No new leases are granted."""
+        return self._granting.draining
 
     def begin(self, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
         """Answer the question: hit, shared, wait, lead, or no."""
@@ -62,20 +83,23 @@ class Calls:
             self._count.misses += request.mode != "refresh"
 
         if request.mode == "only_if_cached":
-            return [self._rejection(peer, request, "not_cached")]
+            return [self._granting.rejection(peer, request.id, NOT_CACHED)]
 
-        if self.draining:
-            return [self._rejection(peer, request, "draining")]
+        if self._granting.draining:
+            return [self._granting.rejection(peer, request.id, DRAINING)]
 
         if flight is not None:
             return self._join(flight, peer, request, now)
 
-        return self._lead(scope, peer, request, now)
+        return self._granting.lead(scope, peer, request, now)
 
     def _served(self, request: wire.Begin, entry: Entry, now: float) -> wire.Hit | wire.Shared:
         age = now - entry.stored_at
-        book = self.books.of(request.task)
+        book = self._books.of(request.task)
         terms, dollars = entry.terms, entry.dollars
+        if dollars:
+            self._accounts.spending.save(terms.backend, terms.usage.model, dollars)
+
         if age < terms.ttl_seconds:
             book.hit(entry)
             self._count.hits += 1
@@ -87,75 +111,39 @@ class Calls:
 
         return kind(request.id, Raw(entry.value), age, FRESH, entry.seconds, dollars, terms.backend, terms.usage)
 
-    def _lead(self, scope: str, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
-        settings, flights = self._settings, self.flights
-        if flights.lease_count >= settings.max_leases:
-            return self._busy(peer, request, "leases", settings.max_leases)
-
-        if request.key is None:
-            lease = flights.grant(None, peer, request, request.backends or (wire.DEFAULT_BACKEND,), now)
-        elif len(flights) >= settings.max_flights:
-            return self._busy(peer, request, "flights", settings.max_flights)
-        else:
-            lease = flights.start(scope, request.key, peer, request, now)
-            self.books.of(request.task).led += 1
-
-        self._told_full.clear()
-        self._count.leases_first += 1
-        return [self._granted(lease, request.id)]
-
     def _join(self, flight: Flight, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
-        wait_seconds = self._settings.wait_seconds if request.wait_seconds is None else request.wait_seconds
+        wait_seconds = self._granting.wait_seconds(request)
         if wait_seconds <= 0:
-            self._count.timeouts += 1
-            return [Send(peer.id, wire.Timeout(request.id, 0.0))]
+            return [self._granting.timed_out(peer, request.id, 0.0)]
 
         if self.flights.waiter_count >= self._settings.max_waiters:
-            return self._busy(peer, request, "waiters", self._settings.max_waiters)
+            return self._granting.busy(peer, request, "waiters", self._settings.max_waiters)
 
         self.flights.join(flight, peer, request, now, wait_seconds)
-        self._told_full.discard("waiters")
+        self._granting.has_room_for_waiters()
         return [Send(peer.id, wire.Pending(request.id))]
-
-    def _granted(self, lease: HeldLease, request_id: int) -> Send:
-        self._count.leases_granted += 1
-        return Send(
-            lease.peer.id,
-            wire.Lease(request_id, lease.name, lease.backend, self._expires_in_seconds, lease.attempt),
-        )
-
-    def _rejection(self, peer: Peer, request: wire.Begin, reason: wire.RejectionReason) -> Send:
-        self._count.reject(reason)
-        return Send(peer.id, wire.Rejected(request.id, reason))
-
-    def _busy(self, peer: Peer, request: wire.Begin, table: notes.Table, limit: int) -> list[Effect]:
-        effects: list[Effect] = [self._rejection(peer, request, "busy")]
-        # Said once per time that a table fills, not once per refused call.
-        if table not in self._told_full:
-            self._told_full.add(table)
-            effects.append(Tell(notes.Saturated(table, limit)))
-
-        return effects
 
     def complete(self, peer: Peer, request: wire.Complete, now: float) -> list[Effect]:
         """Take the answer of a lease and give it to all who wait."""
-        usage = request.usage or NO_USAGE
-        dollars = usage.cost_dollars or 0.0
         lease = self.flights.held(request.lease, peer)
         if lease is None:
+            effects: list[Effect] = []
             late = self.flights.ended(request.lease, peer)
             if late is not None:
-                self.books.of(late.request.task).bill(now - late.granted_at, dollars)
+                usage = self._accounts.priced(late.permit.backend, request.usage)
+                effects += self._accounts.bill(late, now - late.granted_at, usage, now)
 
-            return self._stale(peer, request, request.lease)
+            return self._stale(peer, request, request.lease) + effects
 
         seconds = now - lease.granted_at
-        self.flights.end_lease(lease, answered=True)
+        backend = lease.permit.backend
+        usage = self._accounts.priced(backend, request.usage)
+        dollars = usage.cost_dollars or 0.0
         self._count.completed += 1
-        self.books.of(lease.request.task).bill(seconds, dollars)
+        told = self._answered(lease, seconds, usage, now)
         flight = lease.flight
         if flight is None:
-            return [Send(peer.id, wire.Stored(request.id, stored=False))]
+            return [Send(peer.id, wire.Stored(request.id, stored=False)), *told, *self._granting.freed(backend, now)]
 
         stored, effects = False, list[Effect]()
         value = bytes(request.value)
@@ -168,8 +156,11 @@ class Calls:
         effects.append(Send(peer.id, wire.Stored(request.id, stored)))
         answer = Raw(value)
         for waiter in self.flights.finish(flight):
-            saved_seconds = self.books.of(waiter.request.task).share(seconds, dollars, now - waiter.joined_at)
+            saved_seconds = self._books.of(waiter.request.task).share(seconds, dollars, now - waiter.joined_at)
             self._count.shared += 1
+            if dollars:
+                self._accounts.spending.save(lease.backend, usage.model, dollars)
+
             shared = wire.Shared(
                 waiter.request.id,
                 answer,
@@ -182,7 +173,20 @@ class Calls:
             )
             effects.append(Send(waiter.peer.id, shared))
 
-        return effects
+        return [*effects, *told, *self._granting.freed(backend, now)]
+
+    def _answered(self, lease: HeldLease, seconds: float, usage: wire.Usage, now: float) -> list[Effect]:
+        """End a lease whose backend has answered; learn from it and bill it. Returns what is to be told."""
+        backend = lease.permit.backend
+        self._backends.learn(backend, seconds, usage, now)
+        notes_ = self._end(lease, backend.verdict(seconds, usage), now, answered=True)
+        return notes_ + self._accounts.bill(lease, seconds, usage, now)
+
+    def _end(self, lease: HeldLease, verdict: Verdict, now: float, *, answered: bool = False) -> list[Effect]:
+        """End a lease and give its permit back: the one place for both, whatever the outcome."""
+        self.flights.end_lease(lease, answered=answered)
+        self._admission.settle_budgets(lease.permit)
+        return [Tell(note) for note in lease.permit.backend.give_back(lease.permit, verdict, now)]
 
     def fail(self, peer: Peer, request: wire.Fail, now: float) -> list[Effect]:
         """Take the failure of a lease: the next backend, the next holder, or the end."""
@@ -191,58 +195,35 @@ class Calls:
             return self._stale(peer, request, request.lease)
 
         self._count.fail_lease(request.kind)
-        effects = self._end_unanswered(lease, request.kind, request.message)
-        if request.next and lease.next_backends and request.kind != "cancelled":
-            # The flight goes on under a new lease of the same caller; its waiters notice nothing.
-            again = self.flights.grant(lease.flight, peer, lease.request, lease.next_backends, now)
-            return [*effects, self._granted(again, request.id)]
+        effects: list[Effect] = [_ended(lease, request.kind, request.message)]
+        backend = lease.permit.backend
+        if request.kind == "ignored" and request.answered:
+            usage = self._accounts.priced(backend, request.usage)
+            effects += self._answered(lease, now - lease.granted_at, usage, now)
+        elif request.kind == "transient" and request.retry_after_seconds:
+            self.flights.end_lease(lease, answered=False)
+            self._admission.settle_budgets(lease.permit)
+            effects += map(Tell, backend.told_off(lease.permit, request.retry_after_seconds, now))
+        else:
+            effects += self._end(lease, backend.verdict_of_failure(request), now)
 
-        effects.append(Send(peer.id, wire.Ok(request.id)))
-        return effects + self._land(lease.flight, request.kind, request.message, now)
+        goes_on, told = self._granting.ask_next(lease, request, now)
+        effects += told
+        if not goes_on:
+            effects.append(Send(peer.id, wire.Ok(request.id)))
+            effects += self._granting.land(lease.flight, request.kind, request.message, now)
 
-    def _end_unanswered(self, lease: HeldLease, outcome: notes.Outcome, message: str) -> list[Effect]:
-        self.flights.end_lease(lease, answered=False)
-        key = None if lease.flight is None else lease.flight.key
-        return [Tell(notes.LeaseEnded(outcome, key, lease.name, lease.backend, lease.peer.id, message))]
+        return effects + self._granting.freed(backend, now)
 
-    def _land(
-        self, flight: Flight | None, kind: wire.FailureKind, message: str, now: float, hung: Peer | None = None
+    def _vanished(
+        self, lease: HeldLease, outcome: notes.Outcome, kind: wire.FailureKind, message: str, now: float
     ) -> list[Effect]:
-        """A flight's lease has ended without an answer: elect, or end the flight."""
-        if flight is None:
-            return []
-
-        may_pass = kind in {"transient", "cancelled"}
-        if may_pass and self.draining:
-            effects = self._reject_waiters(flight, now)
-            self.flights.finish(flight)
-            return effects
-
-        if may_pass and flight.elections < self._settings.max_elections:
-            lease = self.flights.elect(flight, now, hung)
-            if lease is not None:
-                self._count.reelections += 1
-                note = notes.Reelected(flight.key, lease.name, lease.peer.id, flight.elections)
-                return [Tell(note), self._granted_by_election(lease)]
-
-        waiters = self.flights.finish(flight)
-        if not waiters:
-            return []
-
-        effects = [Tell(notes.FlightFailed(flight.key, kind, message, len(waiters)))]
-        for waiter in waiters:
-            if waiter.deadline <= now:
-                effects.append(self._timed_out(waiter, now))
-            else:
-                self._count.failed += 1
-                effects.append(Send(waiter.peer.id, wire.Failed(waiter.request.id, kind, message)))
-
-        return effects
-
-    def _granted_by_election(self, lease: HeldLease) -> Send:
-        self._count.leases_first += 1
-        self.books.of(lease.request.task).led += 1
-        return self._granted(lease, lease.request.id)
+        """End a lease without an outcome of its call; its flight goes to the next."""
+        effects: list[Effect] = [_ended(lease, outcome, message)]
+        effects += self._end(lease, "nothing", now)
+        hung = lease.peer if outcome == "expired" else None
+        effects += self._granting.land(lease.flight, kind, message, now, hung)
+        return effects + self._granting.freed(lease.permit.backend, now)
 
     def renew(self, peer: Peer, request: wire.Renew, now: float) -> list[Effect]:
         """Keep a lease."""
@@ -256,33 +237,38 @@ class Calls:
     def cancel(self, peer: Peer, request: wire.Cancel, now: float) -> list[Effect]:
         """Take a waiting begin, or the lease that it has just led to, back."""
         effects: list[Effect] = [Send(peer.id, wire.Ok(request.id))]
-        waiter = self.flights.waiting(peer, request.target)
-        if waiter is not None:
-            self.flights.leave(waiter)
+        waiting = self.flights.waiting(peer, request.target)
+        if isinstance(waiting, Waiter):
+            self.flights.leave(waiting)
             self._count.left += 1
             return effects
 
+        for applicant in self.flights.applicants_of_request(peer, request.target):
+            effects += self._granting.leave(applicant, now)
+
         for lease in self.flights.leases_of_request(peer, request.target):
             self._count.fail_lease("cancelled")
-            effects += self._end_unanswered(lease, "cancelled", "the caller took its begin back")
-            effects += self._land(lease.flight, "cancelled", "the holder took its begin back", now)
+            effects += self._vanished(lease, "cancelled", "cancelled", "the caller took its begin back", now)
 
         return effects
 
     def lose(self, peer: Peer, now: float) -> list[Effect]:
         """Forget a peer: its waits are dropped, its leases are lost."""
-        waiters, leases = self.flights.of_peer(peer)
+        waiters, applicants, leases = self.flights.of_peer(peer)
         for waiter in waiters:
             # Before the leases: a peer that waits for its own flight must not be elected.
             self.flights.leave(waiter)
             self._count.left += 1
 
         effects: list[Effect] = []
+        for applicant in applicants:
+            # Before the leases, whose permits would be given to it.
+            effects += self._granting.leave(applicant, now)
+
         for lease in leases:
             self._count.lost += 1
             message = "the connection of the process that made this call has ended"
-            effects += self._end_unanswered(lease, "lost", message)
-            effects += self._land(lease.flight, "transient", message, now)
+            effects += self._vanished(lease, "lost", "transient", message, now)
 
         self.flights.forget(peer)
         return effects
@@ -291,31 +277,22 @@ class Calls:
         """End what is due."""
         effects: list[Effect] = []
         while (due := self.flights.timers.pop_due(now)) is not None:
-            if isinstance(due, Waiter):
-                self.flights.leave(due)
-                effects.append(self._timed_out(due, now))
-            else:
-                self._count.expired += 1
-                message = (
-                    f"the process that made this call did not renew its lease for {self._settings.lease_seconds:g} s"
-                )
-                effects += self._end_unanswered(due, "expired", message)
-                effects += self._land(due.flight, "transient", message, now, hung=due.peer)
+            match due:
+                case Waiter():
+                    self.flights.leave(due)
+                    effects.append(self._granting.timed_out(due.peer, due.request.id, now - due.joined_at))
+                case Applicant():
+                    effects += self._granting.due(due, now)
+                case Backend():
+                    effects += self._granting.freed(due, now)
+                case _:
+                    self._count.expired += 1
+                    silent_seconds = self._settings.lease_seconds
+                    message = f"the process that made this call did not renew its lease for {silent_seconds:g} s"
+                    effects += self._vanished(due, "expired", "transient", message, now)
 
         self._shelf.cache.expire(now)
         return effects
-
-    def _timed_out(self, waiter: Waiter, now: float) -> Send:
-        self._count.timeouts += 1
-        return Send(waiter.peer.id, wire.Timeout(waiter.request.id, now - waiter.joined_at))
-
-    def _reject_waiters(self, flight: Flight, now: float) -> list[Effect]:
-        return [
-            self._timed_out(waiter, now)
-            if waiter.deadline <= now
-            else self._rejection(waiter.peer, waiter.request, "draining")
-            for waiter in self.flights.release(flight)
-        ]
 
     def _stale(self, peer: Peer, request: wire.Complete | wire.Fail | wire.Renew, lease: str) -> list[Effect]:
         self._count.stale_leases += 1
@@ -331,11 +308,21 @@ class Calls:
         }
         return [table for table, (level, limit) in levels.items() if level >= limit]
 
-    def drain(self) -> list[Effect]:
-        """Grant no new leases from now on."""
-        self.draining = True
-        return [Tell(notes.DrainStarted(len(self.flights), self.flights.waiter_count))]
+    def drain(self, now: float) -> list[Effect]:
+        """Grant no new leases from now on; who waits for one is sent away."""
+        effects: list[Effect] = [Tell(notes.DrainStarted(len(self.flights), self.flights.waiter_count))]
+        self._granting.draining = True
+        for applicant in self.flights.applicants():
+            self.flights.withdraw(applicant)
+            effects += self._granting.turn_away(applicant, DRAINING, now)
+
+        return effects
 
     def give_up_draining(self, now: float) -> list[Effect]:
         """Give every waiter its end."""
-        return [effect for flight in self.flights for effect in self._reject_waiters(flight, now)]
+        return [effect for flight in self.flights for effect in self._granting.reject_waiters(flight, DRAINING, now)]
+
+
+def _ended(lease: HeldLease, outcome: notes.Outcome, message: str) -> Tell:
+    key = None if lease.flight is None else lease.flight.key
+    return Tell(notes.LeaseEnded(outcome, key, lease.name, lease.backend, lease.peer.id, message))

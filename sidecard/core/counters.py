@@ -18,12 +18,19 @@ _NAMES = (
     "left",
     "lost",
     "misses",
+    "next_backends",
     "reelections",
     "refused_too_large",
     "rejected",
+    "rejected_breaker_open",
+    "rejected_budget",
     "rejected_busy",
     "rejected_draining",
     "rejected_not_cached",
+    "rejected_saturated",
+    "rejected_sovereign",
+    "retries",
+    "retries_refused",
     "shared",
     "stale_leases",
     "stored",
@@ -51,12 +58,19 @@ class Counters:
     left: int
     lost: int
     misses: int
+    next_backends: int
     reelections: int
     refused_too_large: int
     rejected: int
+    rejected_breaker_open: int
+    rejected_budget: int
     rejected_busy: int
     rejected_draining: int
     rejected_not_cached: int
+    rejected_saturated: int
+    rejected_sovereign: int
+    retries: int
+    retries_refused: int
     shared: int
     stale_leases: int
     stored: int

@@ -6,13 +6,22 @@ Nothing here raises for a peer's fault; it answers.
 
 from typing import TYPE_CHECKING, Any, assert_never
 
+from sidecard.core.accounts import Accounts, Price, no_price
+from sidecard.core.admission import Admission
+from sidecard.core.backends import Backends
+from sidecard.core.budgets import Budgets
 from sidecard.core.calls import Calls
 from sidecard.core.contents import Contents
 from sidecard.core.counters import Counters
 from sidecard.core.events import DrainExpired, DrainRequested, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
+from sidecard.core.flights import Flights
+from sidecard.core.granting import Granting
+from sidecard.core.ledger import Books, LedgerSnapshot, SpendingBooks
 from sidecard.core.overview import Overview, Run
+from sidecard.core.retries import RetryBudget
 from sidecard.core.scopes import Scopes
 from sidecard.core.shelf import Shelf
+from sidecard.core.switches import Switches
 from sidecard_client import wire
 
 if TYPE_CHECKING:
@@ -26,6 +35,8 @@ class Engine:
     """Answers one question, "I am about to make this call, must I?", for every peer of the host.
 
     ``shown_settings`` and ``shown_origins`` are what `config` shows, by full name.
+    ``jitter`` is uniform in [0, 1). ``price`` knows what models cost. ``wall_offset_seconds`` is what must be added to
+    ``now`` for the wall clock's time, to which the periods of budgets are aligned; it is not adjusted while this runs.
     """
 
     def __init__(
@@ -37,14 +48,26 @@ class Engine:
         now: float,
         shown_settings: dict[str, Any],
         shown_origins: dict[str, str],
+        jitter: "Callable[[], float]" = lambda: 0.5,
+        price: Price = no_price,
+        wall_offset_seconds: float = 0.0,
     ) -> None:
-        count = Counters()
+        self._count = count = Counters()
         scopes = Scopes(settings.shared_namespaces)
-        self._shelf = Shelf(settings, count)
-        self._calls = calls = Calls(settings, boot_id, self._shelf, scopes, count)
-        contents = Contents(self._shelf, calls.flights, scopes, count)
+        self._shelf = shelf = Shelf(settings, count)
+        self._flights = flights = Flights(boot_id, settings.lease_seconds)
+        backends = Backends(settings.backends, settings.max_backends, jitter)
+        budgets = Budgets(settings.budgets, wall_offset_seconds)
+        books = Books(settings.max_tasks)
+        spending = SpendingBooks(settings.max_backends)
+        self._accounts = accounts = Accounts(books, spending, budgets, price, wall_offset_seconds, now)
+        admission = Admission(settings, backends, budgets)
+        granting = Granting(settings, flights, admission, backends, RetryBudget(settings.retries, jitter), books, count)
+        self._calls = calls = Calls(settings, flights, granting, admission, backends, accounts, shelf, scopes, count)
+        contents = Contents(shelf, flights, scopes, count)
+        switches = Switches(backends, granting)
         run = Run(boot_id, version, now, shown_settings, shown_origins)
-        self._overview = overview = Overview(run, self._shelf.cache, calls, count)
+        self._overview = overview = Overview(run, settings, shelf.cache, calls, backends, accounts, count)
         self._answer: dict[type[wire.Request], Callable[[Peer, Any, float], list[Effect]]] = {
             wire.Ping: overview.ping,
             wire.Begin: calls.begin,
@@ -60,6 +83,8 @@ class Engine:
             wire.GetReport: overview.report,
             wire.GetHealth: overview.health,
             wire.GetConfig: overview.config,
+            wire.GetBreakers: switches.breakers,
+            wire.SetBreaker: switches.breaker,
         }
 
     def handle(self, event: Event, now: float) -> "list[Effect]":
@@ -77,7 +102,7 @@ class Engine:
             case Tick():
                 return self._calls.tick(now)
             case DrainRequested():
-                return self._calls.drain()
+                return self._calls.drain(now)
             case DrainExpired():
                 return self._calls.give_up_draining(now)
             case _:
@@ -88,7 +113,7 @@ class Engine:
 
         It may lie in the past while a flood of expired entries is worked off batch by batch.
         """
-        due = self._calls.flights.timers.next_deadline()
+        due = self._flights.timers.next_deadline()
         expiry = self._shelf.cache.next_expiry()
         if due is None or expiry is None:
             return due if expiry is None else expiry
@@ -98,4 +123,21 @@ class Engine:
     @property
     def idle(self) -> bool:
         """No lease and no waiter is alive."""
-        return not self._calls.flights.lease_count and not self._calls.flights.waiter_count
+        flights = self._flights
+        return not (flights.lease_count or flights.waiter_count or flights.applicant_count)
+
+    @property
+    def ledger_changes(self) -> int:
+        """Grows with each booking: while it is the same, `ledger_snapshot` is too."""
+        count = self._count
+        return (
+            count.hits + count.shared + count.leases_first + count.completed + count.stale_leases + count.failed_ignored
+        )
+
+    def ledger_snapshot(self) -> LedgerSnapshot:
+        """Return what is to be remembered of the ledger and the budgets over a restart."""
+        return self._accounts.snapshot()
+
+    def restore_ledger(self, snapshot: LedgerSnapshot) -> None:
+        """Go on from an earlier run's ledger; at the start only."""
+        self._accounts.restore(snapshot)

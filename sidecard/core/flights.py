@@ -5,24 +5,27 @@ Everything that changes a flight lives here; what the peers are told about it is
 ========================  ===========================================================================
 what happens              what becomes of the flight
 ========================  ===========================================================================
-begin, no flight          `Flights.start`: a lease for the caller
+begin, no flight          `Flights.start`, and a lease for the caller, or `Flights.apply`: it waits for a permit
 begin, flight             `Flights.join`: the caller waits
 complete                  `Flights.finish`: every waiter is released with the value
-fail transient/cancelled  `Flights.elect`: the longest-waiting caller that still may gets a new lease;
+fail transient/cancelled  the longest-waiting caller that still may (`Flights.next_willing`) gets a new lease, or applies;
 lease lost or expired     after ``max_elections`` of them, or with nobody waiting, `Flights.finish`
 fail fatal/ignored        `Flights.finish`: every waiter is released without a value
-fail with next            `Flights.grant` again, to the same caller, on its next backend
+fail with next            the same caller gets another lease, or applies
+applicant leaves, or is   `Flights.withdraw`, and the longest-waiting caller is next, as above
+turned away
 ========================  ===========================================================================
 
 A lease that ended is not current: whatever comes with it later is refused. That is all a fence is.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
+from sidecard.core.backends import Backend, Permit
 from sidecard.core.events import Peer
 from sidecard.core.timers import Timers
-from sidecard_client.wire import DEFAULT_BACKEND, Begin
+from sidecard_client.wire import Begin
 
 _REMEMBERED_LEASES = 1024
 """Ended leases whose late `complete` can still be billed to its task: the backend did that work."""
@@ -41,40 +44,90 @@ class Waiter:
         self.deadline = deadline
 
 
-class HeldLease:
-    """Permission to make a call, held by one peer until it ends in one way or another."""
+class Applicant:
+    """A caller to whom a lease is due: it gets one, waits for a permit or for the time of its retry, or is turned away."""
 
-    __slots__ = ("attempt", "backend", "flight", "granted_at", "name", "next_backends", "peer", "request")
+    __slots__ = (
+        "deadline",
+        "elected",
+        "failure",
+        "first",
+        "flight",
+        "joined_at",
+        "not_before",
+        "peer",
+        "pending",
+        "queues",
+        "reply_id",
+        "request",
+        "retries",
+        "tried",
+    )
 
     def __init__(
         self,
-        name: str,
         flight: "Flight | None",
         peer: Peer,
         request: Begin,
-        backends: tuple[str, ...],
-        attempt: int,
-        now: float,
+        reply_id: int,
+        joined_at: float,
+        deadline: float,
     ) -> None:
-        self.name = name
         self.flight = flight
         self.peer = peer
         self.request = request
-        self.backend = backends[0]
-        self.next_backends = backends[1:]
+        self.reply_id = reply_id
+        """The id to answer: the begin's, or that of the `fail` that asked for another lease."""
+        self.joined_at = joined_at
+        self.deadline = deadline
+        self.first = True
+        """Its begin has had no end yet."""
+        self.elected = False
+        """Its turn came because a holder failed."""
+        self.pending = False
+        """It was told to wait."""
+        self.failure = ""
+        """Why its last call failed, where it is not the first."""
+        self.tried: tuple[str, ...] = ()
+        """Backends that have failed it, since its last retry."""
+        self.retries = 0
+        self.not_before = 0.0
+        self.queues: tuple[tuple[str, Backend], ...] = ()
+
+    @property
+    def line(self) -> Hashable:
+        """Whose turn it takes in a queue: its process', or its connection's where nobody knows the process."""
+        return (self.peer.uid, self.peer.pid) if self.peer.pid else self.peer.id
+
+
+class HeldLease:
+    """Permission to make a call, held by one peer until it ends in one way or another."""
+
+    __slots__ = ("attempt", "backend", "flight", "granted_at", "name", "peer", "permit", "request", "retries", "tried")
+
+    def __init__(self, name: str, applicant: Applicant, backend: str, permit: Permit, attempt: int, now: float) -> None:
+        self.name = name
+        self.flight = applicant.flight
+        self.peer = applicant.peer
+        self.request = applicant.request
+        self.backend = backend
+        self.permit = permit
+        self.tried = (*applicant.tried, backend)
+        self.retries = applicant.retries
         self.attempt = attempt
         self.granted_at = now
 
 
 class Flight:
-    """The one computation of a key that is in progress. It always has a lease; without one it is over."""
+    """The one computation of a key that is in progress. It has a lease or an applicant for one; without both it is over."""
 
-    __slots__ = ("attempts", "elections", "key", "lease", "scope", "storable", "waiters")
+    __slots__ = ("applicant", "attempts", "elections", "key", "lease", "scope", "storable", "waiters")
 
     def __init__(self, scope: str, key: str) -> None:
         self.scope = scope
         self.key = key
-        self.lease: HeldLease
+        self.lease: HeldLease | None = None
+        self.applicant: Applicant | None = None
         self.waiters: dict[tuple[int, int], Waiter] = {}
         """By peer and request id, the longest-waiting first."""
         self.elections = 0
@@ -86,9 +139,11 @@ class Flight:
 class _PeerTable:
     """What one peer holds and waits for."""
 
-    __slots__ = ("leases", "waiters")
+    __slots__ = ("applicants", "leases", "waiters")
 
     def __init__(self) -> None:
+        self.applicants: dict[int, Applicant] = {}
+        """By the id that is to be answered."""
         self.leases: dict[str, HeldLease] = {}
         self.waiters: dict[int, Waiter] = {}
 
@@ -103,9 +158,11 @@ class Flights:
         self._flights: dict[tuple[str, str], Flight] = {}
         self._leases: dict[str, HeldLease] = {}
         self._peers: dict[int, _PeerTable] = {}
+        self._applicants: dict[Applicant, None] = {}
         self._ended: OrderedDict[str, HeldLease] = OrderedDict()
-        self.timers: Timers[HeldLease | Waiter] = Timers()
+        self.timers: Timers[HeldLease | Waiter | Applicant | Backend] = Timers()
         self.waiter_count = 0
+        """Begins that wait, for an answer or for a permit."""
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -122,27 +179,55 @@ class Flights:
         """Return the flight of a key."""
         return self._flights.get((scope, key))
 
-    def start(self, scope: str, key: str, peer: Peer, request: Begin, now: float) -> HeldLease:
-        """Begin a flight, held by ``peer``."""
-        flight = self._flights[scope, key] = Flight(scope, key)
-        return self.grant(flight, peer, request, request.backends or (DEFAULT_BACKEND,), now)
+    @property
+    def applicant_count(self) -> int:
+        """Callers that wait for a lease."""
+        return len(self._applicants)
 
-    def grant(
-        self, flight: Flight | None, peer: Peer, request: Begin, backends: tuple[str, ...], now: float
-    ) -> HeldLease:
-        """Give a lease on the first of ``backends``; None as the flight for a call that nobody shares."""
+    def start(self, scope: str, key: str) -> Flight:
+        """Begin a flight, which needs a lease or an applicant at once."""
+        flight = self._flights[scope, key] = Flight(scope, key)
+        return flight
+
+    def apply(self, applicant: Applicant) -> None:
+        """Let a caller wait for a lease."""
+        if applicant.flight is not None:
+            applicant.flight.applicant = applicant
+
+        self._applicants[applicant] = None
+        self._table(applicant.peer).applicants[applicant.reply_id] = applicant
+        self.waiter_count += applicant.first
+        self.timers.set(applicant, min(applicant.deadline, applicant.not_before or applicant.deadline))
+
+    def withdraw(self, applicant: Applicant) -> None:
+        """Let a caller wait no longer, for whatever reason."""
+        if applicant.flight is not None:
+            applicant.flight.applicant = None
+
+        del self._applicants[applicant]
+        del self._peers[applicant.peer.id].applicants[applicant.reply_id]
+        self.waiter_count -= applicant.first
+        self.timers.clear(applicant)
+        for _, backend in applicant.queues:
+            backend.queue.remove(applicant.line, applicant)
+
+        applicant.queues = ()
+
+    def grant(self, applicant: Applicant, backend: str, permit: Permit, now: float) -> HeldLease:
+        """Give a lease."""
         self._sequence += 1
         attempt = 1
+        flight = applicant.flight
         if flight is not None:
             flight.attempts += 1
             attempt = flight.attempts
 
-        lease = HeldLease(f"{self._boot_id}-{self._sequence}", flight, peer, request, backends, attempt, now)
+        lease = HeldLease(f"{self._boot_id}-{self._sequence}", applicant, backend, permit, attempt, now)
         if flight is not None:
             flight.lease = lease
 
         self._leases[lease.name] = lease
-        self._table(peer).leases[lease.name] = lease
+        self._table(lease.peer).leases[lease.name] = lease
         self.timers.set(lease, now + self._lease_seconds)
         return lease
 
@@ -166,6 +251,9 @@ class Flights:
     def end_lease(self, lease: HeldLease, *, answered: bool) -> None:
         """Make a lease not current; where its call has not ``answered``, remember whom to bill should it still do so."""
         del self._leases[lease.name]
+        if lease.flight is not None:
+            lease.flight.lease = None
+
         self.timers.clear(lease)
         del self._peers[lease.peer.id].leases[lease.name]
         if not answered:
@@ -182,10 +270,15 @@ class Flights:
         self.waiter_count += 1
         return waiter
 
-    def waiting(self, peer: Peer, request_id: int) -> Waiter | None:
-        """Return the peer's waiting begin of that id."""
+    def waiting(self, peer: Peer, request_id: int) -> Waiter | Applicant | None:
+        """Return what of the peer waits for an answer to that id."""
         table = self._peers.get(peer.id)
-        return table.waiters.get(request_id) if table is not None else None
+        return None if table is None else table.waiters.get(request_id) or table.applicants.get(request_id)
+
+    def applicants_of_request(self, peer: Peer, request_id: int) -> list[Applicant]:
+        """Return the peer's applicants that its begin of that id led to."""
+        table = self._peers.get(peer.id)
+        return [] if table is None else [one for one in table.applicants.values() if one.request.id == request_id]
 
     def leases_of_request(self, peer: Peer, request_id: int) -> list[HeldLease]:
         """Return the peer's leases that its begin of that id led to."""
@@ -212,8 +305,8 @@ class Flights:
         del self._flights[flight.scope, flight.key]
         return self.release(flight)
 
-    def elect(self, flight: Flight, now: float, hung: Peer | None = None) -> HeldLease | None:
-        """Make the longest-waiting caller that still may wait the holder; None where there is none.
+    def next_willing(self, flight: Flight, now: float, hung: Peer | None = None) -> Waiter | None:
+        """Return the longest-waiting caller that still may wait, who is to apply next; None where there is none.
 
         Willingness is checked here, at the grant: 1. a waiter's deadline passes; 2. the lease is lost; 3. the tick that
         would have told the waiter comes after. A lease granted in 2 would go to somebody who has stopped listening.
@@ -221,22 +314,24 @@ class Flights:
         Where the last holder ``hung``, callers of other processes come first: those of its own hang as well, and each
         lease given to them would cost the others another `lease_seconds`.
         """
-        willing = [waiter for waiter in flight.waiters.values() if waiter.deadline > now]
-        if hung is not None:
-            willing = [waiter for waiter in willing if not _same_process(waiter.peer, hung)] or willing
+        willing = (waiter for waiter in flight.waiters.values() if waiter.deadline > now)
+        if hung is None:
+            return next(willing, None)
 
-        if not willing:
-            return None
+        waiters = list(willing)
+        return next((waiter for waiter in waiters if not _same_process(waiter.peer, hung)), next(iter(waiters), None))
 
-        waiter = willing[0]
-        self.leave(waiter)
-        flight.elections += 1
-        return self.grant(flight, waiter.peer, waiter.request, waiter.request.backends or (DEFAULT_BACKEND,), now)
+    def applicants(self) -> list[Applicant]:
+        """Return all applicants."""
+        return list(self._applicants)
 
-    def of_peer(self, peer: Peer) -> tuple[list[Waiter], list[HeldLease]]:
-        """Return what a peer waits for and what it holds."""
+    def of_peer(self, peer: Peer) -> tuple[list[Waiter], list[Applicant], list[HeldLease]]:
+        """Return what a peer waits for, applies for, and holds."""
         table = self._peers.get(peer.id)
-        return ([], []) if table is None else (list(table.waiters.values()), list(table.leases.values()))
+        if table is None:
+            return [], [], []
+
+        return list(table.waiters.values()), list(table.applicants.values()), list(table.leases.values())
 
     def forget(self, peer: Peer) -> None:
         """Drop the table of a lost peer, which holds nothing any more and waits for nothing."""

@@ -1,13 +1,32 @@
-"""What calls asked for, cost and saved: four sums per task that are never mixed.
+"""What calls asked for, cost and saved: four sums per task that are never mixed, and what each backend was asked for.
 
 Booked at the moment an answer is given, from the measured time and reported cost of the very entry that was served.
 """
 
-from sidecard.core.entries import Entry
-from sidecard_client.wire import Ledger
+from msgspec import Struct
 
-OTHER_TASKS = "(other)"
-"""Where the calls of tasks beyond `EngineSettings.max_tasks` are booked."""
+from sidecard.core.budgets import BudgetMemory
+from sidecard.core.entries import Entry
+from sidecard_client.wire import BackendSpending, Ledger, Usage
+
+LEDGER_VERSION = 1
+
+MAX_MODELS = 512
+"""Pairs of backend and model with sums of their own; peers choose both names."""
+
+OTHER = "(other)"
+"""Where the calls of tasks beyond `EngineSettings.max_tasks` are booked, and of backends and models beyond their bounds."""
+
+
+class LedgerSnapshot(Struct, frozen=True):
+    """All sums, as they are kept over a restart. ``began_at`` is an instant of the wall clock, in seconds."""
+
+    began_at: float
+    tasks: dict[str, dict[str, float]]
+    backends: dict[str, BackendSpending]
+    models: dict[str, BackendSpending]
+    budgets: dict[str, BudgetMemory]
+    version: int = LEDGER_VERSION
 
 
 class TaskBook:
@@ -39,6 +58,16 @@ class TaskBook:
         self.saved_by_sharing_seconds = 0.0
         self.saved_by_sharing_dollars = 0.0
         self.waited_seconds = 0.0
+
+    def sums(self) -> dict[str, float]:
+        """Return all sums by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def add(self, sums: dict[str, float]) -> None:
+        """Add an earlier run's sums; names that are none of ours are passed by."""
+        for name in self.__slots__:
+            mine = getattr(self, name)
+            setattr(self, name, type(mine)(mine + sums.get(name, 0)))
 
     def hit(self, entry: Entry) -> None:
         """A stored answer was served: the cache saved all of its call."""
@@ -74,13 +103,22 @@ class Books:
         self._books: dict[str, TaskBook] = {}
 
     def of(self, task: str) -> TaskBook:
-        """Return the task's book, opening it; beyond the bound, the book of `OTHER_TASKS`."""
+        """Return the task's book, opening it; beyond the bound, the book of `OTHER`."""
         book = self._books.get(task)
         if book is None:
-            name = task if len(self._books) < self._max_tasks else OTHER_TASKS
+            name = task if len(self._books) < self._max_tasks else OTHER
             book = self._books.setdefault(name, TaskBook())
 
         return book
+
+    def sums(self) -> dict[str, dict[str, float]]:
+        """Return the sums of each task by name."""
+        return {task: book.sums() for task, book in self._books.items()}
+
+    def add(self, sums: dict[str, dict[str, float]]) -> None:
+        """Add an earlier run's sums."""
+        for task, task_sums in sums.items():
+            self.of(task).add(task_sums)
 
     def total(self) -> Ledger:
         """Return the sums over all tasks."""
@@ -89,6 +127,87 @@ class Books:
     def tasks(self) -> dict[str, Ledger]:
         """Return the sums of each task."""
         return {task: summarise(book) for task, book in sorted(self._books.items())}
+
+
+class SpendingBook:
+    """The running sums of a backend, or of a model of it."""
+
+    __slots__ = ("calls", "completion_tokens", "dollars", "prompt_tokens", "saved_dollars", "seconds")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.seconds = 0.0
+        self.dollars = 0.0
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.saved_dollars = 0.0
+
+    def bill(self, seconds: float, usage: Usage) -> None:
+        """The backend has answered."""
+        self.calls += 1
+        self.seconds += seconds
+        self.dollars += usage.cost_dollars or 0.0
+        self.prompt_tokens += usage.prompt_tokens or 0
+        self.completion_tokens += usage.completion_tokens or 0
+
+    def add(self, spending: BackendSpending) -> None:
+        """Add an earlier run's sums."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(spending, name))
+
+    def spending(self) -> BackendSpending:
+        """Return the sums."""
+        return BackendSpending(**{name: getattr(self, name) for name in self.__slots__})
+
+
+class SpendingBooks:
+    """A book per backend and one per backend and model, both bounded in number."""
+
+    def __init__(self, max_backends: int) -> None:
+        self._max_backends = max_backends
+        self._backends: dict[str, SpendingBook] = {}
+        self._models: dict[str, SpendingBook] = {}
+
+    def bill(self, backend: str, seconds: float, usage: Usage) -> None:
+        """A backend has answered."""
+        for book in self._of(backend, usage.model):
+            book.bill(seconds, usage)
+
+    def save(self, backend: str, model: str | None, dollars: float) -> None:
+        """An answer of the backend was served once more."""
+        for book in self._of(backend, model):
+            book.saved_dollars += dollars
+
+    def backends(self) -> dict[str, BackendSpending]:
+        """Return the sums of each backend."""
+        return {name: book.spending() for name, book in sorted(self._backends.items())}
+
+    def models(self) -> dict[str, BackendSpending]:
+        """Return the sums by ``backend/model``."""
+        return {name: book.spending() for name, book in sorted(self._models.items())}
+
+    def add(self, backends: dict[str, BackendSpending], models: dict[str, BackendSpending]) -> None:
+        """Add an earlier run's sums."""
+        for name, spending in backends.items():
+            self._book(self._backends, name, self._max_backends).add(spending)
+
+        for name, spending in models.items():
+            self._book(self._models, name, MAX_MODELS).add(spending)
+
+    def _of(self, backend: str, model: str | None) -> list[SpendingBook]:
+        books = [self._book(self._backends, backend, self._max_backends)]
+        if model is not None:
+            books.append(self._book(self._models, f"{backend}/{model}", MAX_MODELS))
+
+        return books
+
+    @staticmethod
+    def _book(books: dict[str, SpendingBook], name: str, most: int) -> SpendingBook:
+        book = books.get(name)
+        if book is None:
+            book = books.setdefault(name if len(books) < most else OTHER, SpendingBook())
+
+        return book
 
 
 def summarise(*books: TaskBook) -> Ledger:

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 Outcome = Literal["transient", "fatal", "ignored", "cancelled", "lost", "expired"]
 Table = Literal["flights", "waiters", "leases"]
+OpenCause = Literal["failures", "slow", "retry_after", "probes", "operator"]
 
 
 class LeaseEnded(Struct, frozen=True):
@@ -77,4 +78,68 @@ class DrainStarted(Struct, frozen=True):
     waiters: int
 
 
-Note = LeaseEnded | Reelected | FlightFailed | StaleLeaseRefused | EntryRefused | Evicted | Saturated | DrainStarted
+class BreakerOpened(Struct, frozen=True):
+    """A backend gets no calls for ``seconds`` (None: until an operator says so). Counts are those of the window."""
+
+    backend: str
+    cause: OpenCause
+    seconds: float | None
+    calls: int
+    failures: int
+    slow: int
+    generation: int
+
+
+class BreakerProbing(Struct, frozen=True):
+    """A breaker lets ``probes`` calls through."""
+
+    backend: str
+    probes: int
+    generation: int
+
+
+class BreakerClosed(Struct, frozen=True):
+    """A backend gets calls again."""
+
+    backend: str
+    generation: int
+
+
+class BreakerDisabled(Struct, frozen=True):
+    """An operator keeps a breaker from tripping."""
+
+    backend: str
+    generation: int
+
+
+class QueueFull(Struct, frozen=True):
+    """As many callers wait for a backend's permit as may, so a begin was answered ``rejected: saturated``."""
+
+    backend: str
+    limit: int
+
+
+class BudgetSpent(Struct, frozen=True):
+    """A budget is used up for the rest of its period; where it is hard, calls that cost are refused."""
+
+    budget: str
+    dollars: float
+    spent_dollars: float
+    hard: bool
+    resets_in_seconds: float
+
+
+BreakerNote = BreakerOpened | BreakerProbing | BreakerClosed | BreakerDisabled
+Note = (
+    LeaseEnded
+    | Reelected
+    | FlightFailed
+    | StaleLeaseRefused
+    | EntryRefused
+    | Evicted
+    | Saturated
+    | DrainStarted
+    | BreakerNote
+    | QueueFull
+    | BudgetSpent
+)

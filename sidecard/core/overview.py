@@ -4,12 +4,15 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from sidecard.core.accounts import Accounts
 from sidecard.core.answers import error
+from sidecard.core.backends import Backends
 from sidecard.core.cache import Cache
 from sidecard.core.calls import Calls
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, Send
+from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import Peer
+from sidecard.core.settings import EngineSettings
 from sidecard_client import wire
 
 
@@ -26,11 +29,23 @@ class Run(Struct, frozen=True):
 class Overview:
     """Tells how the daemon is doing."""
 
-    def __init__(self, run: Run, cache: Cache, calls: Calls, count: Counters) -> None:
+    def __init__(
+        self,
+        run: Run,
+        settings: EngineSettings,
+        cache: Cache,
+        calls: Calls,
+        backends: Backends,
+        accounts: Accounts,
+        count: Counters,
+    ) -> None:
         self.peers = 0
         self._run = run
+        self._settings = settings
         self._cache = cache
         self._calls = calls
+        self._backends = backends
+        self._accounts = accounts
         self._count = count
 
     def ping(self, peer: Peer, request: wire.Ping, now: float) -> list[Effect]:
@@ -52,6 +67,9 @@ class Overview:
             flights=len(self._calls.flights),
             leases=self._calls.flights.lease_count,
             waiters=self._calls.flights.waiter_count,
+            queued=self._calls.flights.applicant_count,
+            permits=sum(backend.permits for backend in self._backends.all().values()),
+            breakers_opened=self._backends.opened,
             cache_entries=self._cache.count,
             cache_bytes=self._cache.bytes,
             cache_max_bytes=self._cache.max_bytes,
@@ -63,8 +81,16 @@ class Overview:
 
     def report(self, peer: Peer, request: wire.GetReport, now: float) -> list[Effect]:
         """Tell rates, savings and spending."""
+        accounts = self._accounts
         report = wire.Report(
-            request.id, now - self._run.started_at, self._calls.books.total(), self._calls.books.tasks()
+            request.id,
+            now - self._run.started_at,
+            accounts.tasks.total(),
+            accounts.tasks.tasks(),
+            accounts.spending.backends(),
+            accounts.spending.models(),
+            {name: budget.state(now) for name, budget in accounts.budgets.by_name.items()},
+            accounts.ledger_seconds(now),
         )
         return [Send(peer.id, report)]
 
@@ -73,14 +99,35 @@ class Overview:
         uptime_seconds = now - self._run.started_at
         reasons = ["The daemon is stopping: it grants no new leases."] if self._calls.draining else []
         reasons += [
-            f"The table of {table} is full: calls are made without the daemon." for table in self._calls.full_tables()
+            f"The table of {table} is full: calls are made without the daemon." for table in self._full_tables()
         ]
+        backends = self._backends.all()
+        told: list[Effect] = [Tell(note) for note in self._backends.settle(now)]
+        reasons += [
+            f"The breaker of backend {name!r} is {backend.breaker.state.replace('_', ' ')}. {backend.cause(now)}"
+            for name, backend in backends.items()
+            if backend.breaker.state in {"open", "half_open", "forced_open"}
+        ]
+        reasons += [
+            f"The budget {name!r} is spent: {budget.spent_dollars(now):.6g} of {budget.settings.dollars:g} dollars."
+            for name, budget in self._accounts.budgets.by_name.items()
+            if budget.spent_dollars(now) >= budget.settings.dollars
+        ]
+        breakers = {name: backend.breaker.state for name, backend in backends.items()}
         status: Literal["ok", "draining"] = "draining" if self._calls.draining else "ok"
-        return [
-            Send(
-                peer.id, wire.Health(request.id, status, reasons, self._run.version, self._run.boot_id, uptime_seconds)
-            )
-        ]
+        health = wire.Health(
+            request.id, status, reasons, self._run.version, self._run.boot_id, uptime_seconds, breakers
+        )
+        return [*told, Send(peer.id, health)]
+
+    def _full_tables(self) -> list[str]:
+        flights, settings = self._calls.flights, self._settings
+        levels = {
+            "flights": (len(flights), settings.max_flights),
+            "leases": (flights.lease_count, settings.max_leases),
+            "waiters": (flights.waiter_count, settings.max_waiters),
+        }
+        return [table for table, (level, limit) in levels.items() if level >= limit]
 
     def config(self, peer: Peer, request: wire.GetConfig, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
         """Tell the running settings, to operators."""

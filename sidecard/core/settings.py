@@ -1,6 +1,12 @@
 """What the engine may be told, each with its default and where the default comes from."""
 
+from typing import Literal
+
 from msgspec import Struct
+
+from sidecard_client.wire import Locality, Route
+
+TimeoutsCount = Literal["failure", "slow", "nothing"]
 
 
 class SharedWith(Struct, frozen=True):
@@ -13,6 +19,89 @@ class SharedWith(Struct, frozen=True):
     def admits(self, uid: int, gid: int) -> bool:
         """Tell whether a peer of these credentials shares the namespace."""
         return self.everyone or uid in self.uids or gid in self.gids
+
+
+class BreakerSettings(Struct, frozen=True):
+    """When a breaker opens and for how long. Defaults from resilience4j, Polly and Envoy, which differ (README)."""
+
+    window_seconds: float = 60.0
+    window_calls: int = 100
+    """At most so many of the latest outcomes count, however young."""
+    min_calls: int = 10
+    """With fewer outcomes in the window nothing is concluded: one failure of one call is no outage."""
+    failure_rate: float = 0.5
+    slow_rate: float = 0.8
+    slow_seconds: float = 60.0
+    """A call that took longer is slow. 0: none is."""
+    slow_first_chunk_seconds: float = 0.0
+    """A call whose first piece took longer is slow. 0: none is."""
+    open_seconds: float = 10.0
+    """Doubled each time that the breaker opens again, without having been closed for a window between."""
+    max_open_seconds: float = 300.0
+    probes: int = 1
+    """Calls that are let through to learn whether to close: their outcomes, all of them, decide."""
+    probe_seconds: float = 60.0
+    """A probe without an outcome for so long counts as failed; at least ``slow_seconds``."""
+    enabled: bool = True
+    """False: measured, never trips."""
+
+
+class BackendSettings(Struct, frozen=True):
+    """What is known of a backend beforehand. 0 means no limit, None means not known."""
+
+    locality: Locality = "remote"
+    max_concurrent: int = 0
+    max_queue: int = 512
+    """Callers that may wait for a permit. Precedent: Ollama's queue of 512."""
+    adaptive: bool = False
+    """Whether the limit moves below ``max_concurrent`` with the time to the first chunk, or per token."""
+    requests_per_minute: float = 0.0
+    tokens_per_minute: float = 0.0
+    input_dollars_per_million_tokens: float | None = None
+    output_dollars_per_million_tokens: float | None = None
+    weight: float = 1.0
+    """Its share under the route ``weighted``."""
+    timeouts: TimeoutsCount = "failure"
+    """What it counts as that a caller's patience ended."""
+    breaker: BreakerSettings = BreakerSettings()
+
+
+LOCAL_MAX_CONCURRENT = 4
+"""Permits of a local backend for which nothing is said. Precedent: llama.cpp's server with 4 slots."""
+
+NEVER_REMOTE = frozenset({"local", "default"})
+"""Backends that count as local where nothing is said; whatever else nobody has declared may be anywhere."""
+
+
+def settings_of_unnamed(name: str) -> BackendSettings:
+    """Return what holds for a backend of which the configuration says nothing."""
+    if name == "local":
+        return BackendSettings(locality="local", max_concurrent=LOCAL_MAX_CONCURRENT)
+
+    return BackendSettings(locality="local" if name in NEVER_REMOTE else "remote")
+
+
+class BudgetSettings(Struct, frozen=True):
+    """What calls may cost within a period. Periods are aligned to the epoch: 86400 s are days that end at midnight UTC."""
+
+    dollars: float
+    period_seconds: float = 86400.0
+    task: str | None = None
+    """None is all tasks."""
+    backend: str | None = None
+    hard: bool = False
+    """Whether calls that would cost are refused beyond it, or only a note is made."""
+
+
+class RetrySettings(Struct, frozen=True):
+    """The retry budget of the host. Precedent: Finagle's 20 % of requests plus 10 a second, over 10 s."""
+
+    share: float = 0.2
+    floor_per_second: float = 10.0
+    window_seconds: float = 10.0
+    backoff_seconds: float = 0.5
+    """Doubled with each retry of a call, then jittered down to between half and all of it. As the OpenAI SDK."""
+    max_backoff_seconds: float = 8.0
 
 
 class EngineSettings(Struct, frozen=True):
@@ -37,4 +126,14 @@ class EngineSettings(Struct, frozen=True):
     max_flights: int = 16384
     max_leases: int = 32768
     max_tasks: int = 256
-    """Tasks with a ledger of their own; the calls of further ones are booked under `sidecard.core.ledger.OTHER_TASKS`."""
+    """Tasks with a ledger of their own; the calls of further ones are booked under `sidecard.core.ledger.OTHER`."""
+    backends: dict[str, BackendSettings] = {}
+    max_backends: int = 256
+    """Those that no configuration names and that are not in use give way beyond it."""
+    task_backends: dict[str, tuple[str, ...]] = {}
+    """For begins that name none."""
+    task_routes: dict[str, Route] = {}
+    budgets: dict[str, BudgetSettings] = {}
+    retries: RetrySettings = RetrySettings()
+    sovereign: bool = False
+    """No leases on remote backends."""

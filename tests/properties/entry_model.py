@@ -7,7 +7,7 @@ from collections.abc import Callable
 from msgspec import Raw
 
 from sidecard.core.events import Peer
-from sidecard.core.ledger import OTHER_TASKS
+from sidecard.core.ledger import OTHER
 from sidecard.core.settings import EngineSettings
 from sidecard_client import wire
 from tests.properties.records import UNKNOWN, Answer, Place, Sent, Sums, means
@@ -132,7 +132,7 @@ class EntryModel(ABC):
     def book(self, begin: wire.Begin) -> Sums:
         """Return the ledger of a begin's task."""
         full = len(self.books) >= self.settings.max_tasks
-        return self.books.setdefault(OTHER_TASKS if full and begin.task not in self.books else begin.task, Sums())
+        return self.books.setdefault(OTHER if full and begin.task not in self.books else begin.task, Sums())
 
     def say(self, peer: Peer, reply: wire.AnyReply) -> None:
         """Send a reply."""

@@ -150,8 +150,9 @@ class Model(EntryModel):
             self.say(peer, wire.Ok(request.id))
         elif isinstance(request, wire.Complete):
             self._complete(lease, request, now)
-        elif request.next and request.kind != "cancelled" and lease.has_next:
+        elif request.next and request.kind != "cancelled" and lease.has_next and not self.draining:
             self._end(lease, f"failed_{request.kind}")
+            self.counts["next_backends"] += 1
             self._grant(peer, lease.begin, lease.flight, now, request.id, lease)
         else:
             self.say(peer, wire.Ok(request.id))

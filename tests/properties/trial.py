@@ -29,7 +29,7 @@ _MOST_CHARGED_BYTES = 1000
 
 _COUNTED = frozenset(wire.Stats.__struct_fields__) - frozenset(
     {"id", "version", "boot_id", "uptime_seconds", "draining", "peers", "flights", "leases", "waiters", "evicted"}
-    | {"cache_entries", "cache_bytes", "cache_max_bytes", "expired_entries"}
+    | {"cache_entries", "cache_bytes", "cache_max_bytes", "expired_entries", "queued", "permits"}
 )
 """The counters that the model predicts. How many entries there are, the test of the cache tells."""
 
@@ -128,6 +128,7 @@ class Trial:
             len(model.leases),
             len(model.waiters()),
         )
+        assert (stats.permits, stats.queued) == (stats.leases, 0)
         assert (stats.peers, stats.draining) == (len(model.peers), model.draining)
         assert stats.waiters <= self.settings.max_waiters
         assert stats.flights <= self.settings.max_flights

@@ -1,10 +1,12 @@
 """The settings under which trials run: each makes some part of the law matter that others leave idle."""
 
-from sidecard.core.settings import EngineSettings, SharedWith
+from msgspec import structs
+
+from sidecard.core.settings import BackendSettings, BreakerSettings, EngineSettings, SharedWith
 
 TEAM = {"team": SharedWith(uids=frozenset({0, 1000}))}
 
-WORLDS = {
+_WORLDS = {
     "defaults": EngineSettings(shared_namespaces=TEAM, task_ttl_seconds={"rag": 20.0}),
     "nothing cached, answers shared": EngineSettings(ttl_seconds=0.0, sharing_window_seconds=8.0, lease_seconds=10.0),
     "cached, not shared afterwards": EngineSettings(ttl_seconds=30.0, sharing_window_seconds=0.0, wait_seconds=20.0),
@@ -20,3 +22,13 @@ WORLDS = {
     "one of each": EngineSettings(max_waiters=1, max_flights=1, max_leases=1, ttl_seconds=2.0),
     "small cache": EngineSettings(cache_max_bytes=8_000, ttl_seconds=60.0, sharing_window_seconds=4.0),
 }
+
+_ALWAYS = BackendSettings(breaker=BreakerSettings(enabled=False))
+
+WORLDS = {
+    name: structs.replace(
+        world, backends=dict.fromkeys(("default", "x", "y", "local", "cloud", "a", "b", "c"), _ALWAYS)
+    )
+    for name, world in _WORLDS.items()
+}
+"""With backends that take every call: what happens where they do not is `tests.properties.test_backends_under_the_law`'s."""

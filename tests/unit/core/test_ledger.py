@@ -1,7 +1,7 @@
 import pytest
 
 from sidecard.core.entries import Entry, Terms
-from sidecard.core.ledger import OTHER_TASKS, Books
+from sidecard.core.ledger import OTHER, Books
 from sidecard_client.wire import Usage
 
 ENTRY = Entry("key", b"v", 0.0, 4.0, Terms("1:default", 300.0, 60.0, "default", Usage(cost_dollars=0.02)))
@@ -48,5 +48,5 @@ def test_tasks_beyond_the_bound_share_one_book() -> None:
     for number in range(100):
         books.of(f"task{number}").led += 1
 
-    assert sorted(books.tasks()) == [OTHER_TASKS, "task0", "task1"]
-    assert books.tasks()[OTHER_TASKS].calls == 98
+    assert sorted(books.tasks()) == [OTHER, "task0", "task1"]
+    assert books.tasks()[OTHER].calls == 98

@@ -1,0 +1,96 @@
+"""What calls cost: priced, billed to task, backend and budgets, and kept over a restart."""
+
+from collections.abc import Callable
+
+from msgspec import structs
+
+from sidecard.core.backends import Backend
+from sidecard.core.budgets import Budgets
+from sidecard.core.effects import Effect, Tell
+from sidecard.core.entries import NO_USAGE
+from sidecard.core.flights import HeldLease
+from sidecard.core.ledger import Books, LedgerSnapshot, SpendingBooks
+from sidecard_client.wire import Usage
+
+Price = Callable[[str, int, int], float | None]
+"""Model, prompt tokens and completion tokens to dollars; None where nobody knows the model's price."""
+
+
+def no_price(_model: str, _prompt_tokens: int, _completion_tokens: int) -> float | None:
+    """Know no model's price."""
+    return None
+
+
+class Accounts:
+    """All books."""
+
+    def __init__(
+        self,
+        tasks: Books,
+        spending: SpendingBooks,
+        budgets: Budgets,
+        price: Price,
+        wall_offset_seconds: float,
+        now: float,
+    ) -> None:
+        self.tasks = tasks
+        self.spending = spending
+        self.budgets = budgets
+        self._price = price
+        self._offset_seconds = wall_offset_seconds
+        self._began_at = now + wall_offset_seconds
+
+    def priced(self, backend: Backend, usage: Usage | None) -> Usage:
+        """Return a usage with its cost: what the caller said, else the backend's price, else the model's in the table.
+
+        The table's models have names that local ones have too, so it is not asked about a backend that is declared local.
+        """
+        if usage is None:
+            return NO_USAGE
+
+        prompt_tokens, completion_tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0
+        if usage.cost_dollars is not None or not (prompt_tokens or completion_tokens):
+            return usage
+
+        dollars = None
+        if backend.priced:
+            dollars = backend.price_dollars(prompt_tokens, completion_tokens)
+        elif usage.model is not None and backend.costs:
+            dollars = self._price(usage.model, prompt_tokens, completion_tokens)
+
+        return usage if dollars is None else structs.replace(usage, cost_dollars=dollars)
+
+    def bill(self, lease: HeldLease, seconds: float, usage: Usage, now: float) -> list[Effect]:
+        """Book an answer of a backend, in time or late; return what is to be told of budgets."""
+        dollars = usage.cost_dollars or 0.0
+        self.tasks.of(lease.request.task).bill(seconds, dollars)
+        self.spending.bill(lease.backend, seconds, usage)
+        if not dollars:
+            return []
+
+        covering = self.budgets.covering(lease.request.task, lease.permit.backend.name)
+        told = [budget.spend(dollars, now) for budget in covering]
+        return [Tell(note) for note in told if note is not None]
+
+    def ledger_seconds(self, now: float) -> float:
+        """Return how long the ledger has been kept."""
+        return max(0.0, now + self._offset_seconds - self._began_at)
+
+    def snapshot(self) -> LedgerSnapshot:
+        """Return all that is to be remembered over a restart."""
+        return LedgerSnapshot(
+            began_at=self._began_at,
+            tasks=self.tasks.sums(),
+            backends=self.spending.backends(),
+            models=self.spending.models(),
+            budgets={name: budget.memory() for name, budget in self.budgets.by_name.items()},
+        )
+
+    def restore(self, snapshot: LedgerSnapshot) -> None:
+        """Go on from what an earlier run remembered."""
+        self._began_at = min(self._began_at, snapshot.began_at)
+        self.tasks.add(snapshot.tasks)
+        self.spending.add(snapshot.backends, snapshot.models)
+        for name, memory in snapshot.budgets.items():
+            if name in self.budgets.by_name:
+                self.budgets.by_name[name].restore(memory)

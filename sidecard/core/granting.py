@@ -1,0 +1,424 @@
+"""Who gets a lease, and what becomes of a flight that has none.
+
+A lease needs a permit of a backend. A caller to whom a lease is due is an `Applicant`: it is seated (gets the lease, or
+waits in the queues of all backends that only lack room), or refused. Whenever a permit comes back, the backend's queue
+is served (`Granting.freed`); whenever a flight loses its lease or its applicant, its longest-waiting caller is next
+(`Granting.land`, `Granting.pass_on`).
+"""
+
+from typing import NamedTuple
+
+from sidecard.core import notes
+from sidecard.core.admission import Admission, Choice, Decision
+from sidecard.core.backends import Backend, Backends
+from sidecard.core.counters import Counters
+from sidecard.core.effects import Effect, Send, Tell
+from sidecard.core.events import Peer
+from sidecard.core.flights import Applicant, Flight, Flights, HeldLease
+from sidecard.core.ledger import Books
+from sidecard.core.retries import RetryBudget
+from sidecard.core.settings import EngineSettings
+from sidecard_client import wire
+
+_UNSAID: dict[str, wire.RejectionReason] = {}
+
+
+class Refusal(NamedTuple):
+    """Why there is no lease."""
+
+    reason: wire.RejectionReason
+    retry_after_seconds: float | None = None
+    backends: dict[str, wire.RejectionReason] = _UNSAID
+
+
+DRAINING = Refusal("draining")
+
+
+class Granting:
+    """Grants leases, and finds the next caller for flights that have none."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        flights: Flights,
+        admission: Admission,
+        backends: Backends,
+        retries: RetryBudget,
+        books: Books,
+        count: Counters,
+    ) -> None:
+        self.draining = False
+        self._settings = settings
+        self._flights = flights
+        self._admission = admission
+        self._backends = backends
+        self._retries = retries
+        self._books = books
+        self._count = count
+        # Clients renew every third of what they are told.
+        renew_seconds = settings.renew_seconds or settings.lease_seconds / 3
+        self._expires_in_seconds = min(settings.lease_seconds, 3 * renew_seconds)
+        self._told_full: set[notes.Table] = set()
+        """Tables whose being full has been told, and which had no room since."""
+
+    # A caller --------------------------------------------------------------------------------------------------------
+
+    def lead(self, scope: str, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
+        """Let a caller make the call that nobody makes yet."""
+        flights = self._flights
+        flight = None
+        if request.key is not None:
+            if len(flights) >= self._settings.max_flights:
+                return self.busy(peer, request, "flights", self._settings.max_flights)
+
+            self._told_full.discard("flights")
+            flight = flights.start(scope, request.key)
+
+        applicant = Applicant(flight, peer, request, request.id, now, now + self.wait_seconds(request))
+        refusal, effects = self._seat(applicant, now)
+        if refusal is not None:
+            effects.append(self.rejection(peer, request.id, refusal))
+            if flight is not None:
+                flights.finish(flight)
+
+        return effects
+
+    def ask_next(self, lease: HeldLease, request: wire.Fail, now: float) -> tuple[bool, list[Effect]]:
+        """Let a caller whose call has failed go on, on another backend or after a pause; tell whether it does."""
+        if not request.next or request.kind == "cancelled" or self.draining:
+            return False, []
+
+        wait_seconds = self.wait_seconds(lease.request)
+        applicant = Applicant(lease.flight, lease.peer, lease.request, request.id, now, now + wait_seconds)
+        applicant.first = False
+        applicant.failure = request.message
+        applicant.tried = lease.tried
+        applicant.retries = lease.retries
+        effects: list[Effect] = []
+        names = self._admission.names(lease.request)
+        if not set(names).issubset(lease.tried):
+            refusal, effects = self._seat(applicant, now)
+            if refusal is None:
+                return True, effects
+
+        if not request.retry or request.kind != "transient":
+            return False, effects
+
+        pause_seconds = self._retries.backoff_seconds(lease.retries + 1)
+        if len(set(names)) == 1:
+            # With several, another one may be asked before this one wants to be.
+            pause_seconds = max(pause_seconds, request.retry_after_seconds or 0.0)
+
+        if pause_seconds >= wait_seconds:
+            return False, effects
+
+        if not self._retries.withdraw(now):
+            self._count.retries_refused += 1
+            return False, effects
+
+        applicant.tried = ()
+        applicant.retries += 1
+        applicant.not_before = now + pause_seconds
+        self._flights.apply(applicant)
+        effects.append(self._pending(applicant))
+        return True, effects
+
+    def wait_seconds(self, request: wire.Begin) -> float:
+        """Return how long a caller waits."""
+        return self._settings.wait_seconds if request.wait_seconds is None else request.wait_seconds
+
+    def due(self, applicant: Applicant, now: float) -> list[Effect]:
+        """An applicant's time has come: that of its retry, or its last."""
+        self._flights.withdraw(applicant)
+        if now >= applicant.deadline:
+            self._count.timeouts += applicant.first
+            timeout = wire.Timeout(applicant.reply_id, now - applicant.joined_at)
+            return [Send(applicant.peer.id, timeout), *self._instead_of(applicant, now)]
+
+        applicant.not_before = 0.0
+        return self._seat_again(applicant, now)
+
+    def leave(self, applicant: Applicant, now: float) -> list[Effect]:
+        """Take a caller out that wants no lease any more, or is gone."""
+        self._flights.withdraw(applicant)
+        self._count.left += applicant.first
+        return self._instead_of(applicant, now)
+
+    # A backend -------------------------------------------------------------------------------------------------------
+
+    def freed(self, backend: Backend, now: float) -> list[Effect]:
+        """Serve a backend's queue, as far as it has room; where its breaker has opened, send the queue elsewhere."""
+        if not backend.queue:
+            return []
+
+        effects: list[Effect] = [Tell(note) for note in backend.breaker.settle(now)]
+        while backend.queue:
+            obstacle = backend.obstacle(now)
+            if obstacle == "breaker_open":
+                effects += self._flush(backend, now)
+                break
+
+            if obstacle is not None:
+                break
+
+            applicant = backend.queue.first()
+            if self._admission.refusal(applicant.request.task, backend, now) is not None:
+                # A budget was used up while it waited.
+                effects += self._unqueue(applicant, backend, now)
+                continue
+
+            choice = next(choice for choice in applicant.queues if choice[1] is backend)
+            backend.queue.serve(applicant.line, applicant)
+            applicant.queues = tuple(other for other in applicant.queues if other is not choice)
+            self._flights.withdraw(applicant)
+            if self._flights.lease_count >= self._settings.max_leases:
+                effects += self.turn_away(applicant, Refusal("busy"), now)
+                continue
+
+            effects += self._grant(applicant, choice, Decision(self._admission.route(applicant.request)), now)
+
+        self._set_alarm(backend, now)
+        return effects
+
+    def _flush(self, backend: Backend, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for applicant in list(backend.queue):
+            # One that was sent away may have been the other's flight's: its turn may have changed the queue.
+            if any(waiting is backend for _, waiting in applicant.queues):
+                effects += self._unqueue(applicant, backend, now)
+
+        return effects
+
+    def _unqueue(self, applicant: Applicant, backend: Backend, now: float) -> list[Effect]:
+        """Take an applicant out of one queue; where it was the last, look for a backend afresh."""
+        backend.queue.remove(applicant.line, applicant)
+        applicant.queues = tuple(choice for choice in applicant.queues if choice[1] is not backend)
+        if applicant.queues:
+            return []
+
+        self._flights.withdraw(applicant)
+        return self._seat_again(applicant, now)
+
+    def _set_alarm(self, backend: Backend, now: float) -> None:
+        wakes_at = backend.wakes_at(now)
+        if wakes_at is None or wakes_at == float("inf"):
+            self._flights.timers.clear(backend)
+        else:
+            self._flights.timers.set(backend, wakes_at)
+
+    # A flight --------------------------------------------------------------------------------------------------------
+
+    def land(
+        self, flight: Flight | None, kind: wire.FailureKind, message: str, now: float, hung: Peer | None = None
+    ) -> list[Effect]:
+        """A flight's lease has ended without an answer: the next caller, or the end of the flight."""
+        if flight is None:
+            return []
+
+        may_pass = kind in {"transient", "cancelled"}
+        if may_pass and self.draining:
+            return self.send_away(flight, DRAINING, now)
+
+        if (
+            may_pass
+            and flight.elections < self._settings.max_elections
+            and self._flights.next_willing(flight, now) is not None
+        ):
+            flight.elections += 1
+            return self.pass_on(flight, now, elected=True, hung=hung)
+
+        waiters = self._flights.finish(flight)
+        if not waiters:
+            return []
+
+        effects: list[Effect] = [Tell(notes.FlightFailed(flight.key, kind, message, len(waiters)))]
+        for waiter in waiters:
+            if waiter.deadline <= now:
+                effects.append(self.timed_out(waiter.peer, waiter.request.id, now - waiter.joined_at))
+            else:
+                self._count.failed += 1
+                effects.append(Send(waiter.peer.id, wire.Failed(waiter.request.id, kind, message)))
+
+        return effects
+
+    def pass_on(self, flight: Flight, now: float, *, elected: bool, hung: Peer | None = None) -> list[Effect]:
+        """Seat the longest-waiting caller that can be; without one the flight is over. ``elected`` after a failure."""
+        if self.draining:
+            return self.send_away(flight, DRAINING, now)
+
+        effects: list[Effect] = []
+        while (waiter := self._flights.next_willing(flight, now, hung)) is not None:
+            self._flights.leave(waiter)
+            peer, request = waiter.peer, waiter.request
+            applicant = Applicant(flight, peer, request, request.id, waiter.joined_at, waiter.deadline)
+            applicant.pending = True
+            applicant.elected = elected
+            refusal, told = self._seat(applicant, now)
+            effects += told
+            if refusal is None:
+                return effects
+
+            effects.append(self.rejection(peer, request.id, refusal))
+
+        effects += [
+            self.timed_out(waiter.peer, waiter.request.id, now - waiter.joined_at)
+            for waiter in self._flights.finish(flight)
+        ]
+        return effects
+
+    def send_away(self, flight: Flight, refusal: Refusal, now: float) -> list[Effect]:
+        """End a flight that has no lease; all who wait are refused."""
+        effects = self.reject_waiters(flight, refusal, now)
+        self._flights.finish(flight)
+        return effects
+
+    def reject_waiters(self, flight: Flight, refusal: Refusal, now: float) -> list[Effect]:
+        """Refuse all who wait for a flight's end."""
+        return [
+            self.timed_out(waiter.peer, waiter.request.id, now - waiter.joined_at)
+            if waiter.deadline <= now
+            else self.rejection(waiter.peer, waiter.request.id, refusal)
+            for waiter in self._flights.release(flight)
+        ]
+
+    # What is said ----------------------------------------------------------------------------------------------------
+
+    def rejection(self, peer: Peer, request_id: int, refusal: Refusal) -> Send:
+        """End a begin by a refusal."""
+        self._count.reject(refusal.reason)
+        return Send(peer.id, wire.Rejected(request_id, refusal.reason, refusal.retry_after_seconds, refusal.backends))
+
+    def busy(self, peer: Peer, request: wire.Begin, table: notes.Table, limit: int) -> list[Effect]:
+        """Refuse a begin for want of room in a table of ours."""
+        return [self.rejection(peer, request.id, Refusal("busy")), *self._tell_full(table, limit)]
+
+    def has_room_for_waiters(self) -> None:
+        """A waiter was taken in: that the table is full may be told again."""
+        self._told_full.discard("waiters")
+
+    def timed_out(self, peer: Peer, request_id: int, waited_seconds: float) -> Send:
+        """End a begin by its own deadline."""
+        self._count.timeouts += 1
+        return Send(peer.id, wire.Timeout(request_id, waited_seconds))
+
+    def _tell_full(self, table: notes.Table, limit: int) -> list[Effect]:
+        # Said once per time that a table fills, not once per refused call.
+        if table in self._told_full:
+            return []
+
+        self._told_full.add(table)
+        return [Tell(notes.Saturated(table, limit))]
+
+    # Seats -----------------------------------------------------------------------------------------------------------
+
+    def _seat(self, applicant: Applicant, now: float) -> tuple[Refusal | None, list[Effect]]:
+        """Give an applicant its lease, or let it wait for a permit; where neither can be, return why."""
+        flights, request = self._flights, applicant.request
+        if flights.lease_count >= self._settings.max_leases:
+            return Refusal("busy"), self._tell_full("leases", self._settings.max_leases)
+
+        self._told_full.discard("leases")
+        names = self._admission.names(request)
+        if applicant.tried:
+            names = tuple(name for name in names if name not in applicant.tried)
+
+        decision, effects = self._admission.decide(request, names, now)
+        if decision.chosen is not None:
+            return None, effects + self._grant(applicant, decision.chosen, decision, now)
+
+        if decision.queues and applicant.deadline > now:
+            if applicant.first and flights.waiter_count >= self._settings.max_waiters:
+                return Refusal("busy"), effects + self._tell_full("waiters", self._settings.max_waiters)
+
+            self._queue(applicant, decision.queues, now)
+            if not applicant.pending:
+                effects.append(self._pending(applicant))
+
+            return None, effects
+
+        for name in decision.obstacles:
+            effects += self._tell_queue_full(self._backends.of(name))
+
+        return Refusal(decision.reason, decision.retry_after_seconds, decision.obstacles), effects
+
+    def _queue(self, applicant: Applicant, choices: tuple[Choice, ...], now: float) -> None:
+        applicant.queues = choices
+        for _, backend in choices:
+            backend.told_full = False
+            backend.queue.push(applicant.line, applicant)
+
+        self._flights.apply(applicant)
+        for _, backend in choices:
+            self._set_alarm(backend, now)
+
+    def _pending(self, applicant: Applicant) -> Send:
+        applicant.pending = True
+        return Send(applicant.peer.id, wire.Pending(applicant.reply_id))
+
+    def _tell_queue_full(self, backend: Backend) -> list[Effect]:
+        if backend.told_full or len(backend.queue) < max(1, backend.settings.max_queue):
+            return []
+
+        backend.told_full = True
+        return [Tell(notes.QueueFull(backend.name, backend.settings.max_queue))]
+
+    def _seat_again(self, applicant: Applicant, now: float) -> list[Effect]:
+        """Seat an applicant that has waited; where that cannot be, turn it away."""
+        refusal, effects = (DRAINING, []) if self.draining else self._seat(applicant, now)
+        if refusal is None:
+            return effects
+
+        return [*effects, *self.turn_away(applicant, refusal, now)]
+
+    def turn_away(self, applicant: Applicant, refusal: Refusal, now: float) -> list[Effect]:
+        """Refuse an applicant that was withdrawn; its flight goes to the next."""
+        peer_id, reply_id = applicant.peer.id, applicant.reply_id
+        said = (
+            self.rejection(applicant.peer, reply_id, refusal)
+            if applicant.first
+            else Send(peer_id, wire.Rejected(reply_id, refusal.reason, refusal.retry_after_seconds, refusal.backends))
+        )
+        return [said, *self._instead_of(applicant, now)]
+
+    def _instead_of(self, applicant: Applicant, now: float) -> list[Effect]:
+        """Find the next one where an applicant is out."""
+        if applicant.flight is None:
+            return []
+
+        if applicant.first:
+            return self.pass_on(applicant.flight, now, elected=applicant.elected)
+
+        return self.land(applicant.flight, "transient", applicant.failure, now)
+
+    def _grant(self, applicant: Applicant, choice: Choice, decision: Decision, now: float) -> list[Effect]:
+        name, backend = choice
+        count, request = self._count, applicant.request
+        permit = self._admission.take(backend, request.task, now)
+        lease = self._flights.grant(applicant, name, permit, now)
+        count.leases_granted += 1
+        effects: list[Effect] = []
+        if applicant.first:
+            count.leases_first += 1
+            self._retries.deposit(now)
+            if applicant.flight is not None:
+                self._books.of(request.task).led += 1
+                if applicant.elected:
+                    count.reelections += 1
+                    flight = applicant.flight
+                    effects.append(Tell(notes.Reelected(flight.key, lease.name, lease.peer.id, flight.elections)))
+        elif applicant.tried:
+            count.next_backends += 1
+        else:
+            count.retries += 1
+
+        reply = wire.Lease(
+            applicant.reply_id,
+            lease.name,
+            name,
+            self._expires_in_seconds,
+            lease.attempt,
+            decision.route,
+            decision.obstacles,
+        )
+        effects.append(Send(lease.peer.id, reply))
+        return effects

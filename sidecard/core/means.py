@@ -1,0 +1,35 @@
+"""A mean of which older samples fade."""
+
+HALF_LIFE_SECONDS = 60.0
+
+
+class FadingMean:
+    """The mean of samples, each of which counts half as much after every `HALF_LIFE_SECONDS`."""
+
+    __slots__ = ("_at", "_mean", "_weight")
+
+    def __init__(self) -> None:
+        self._mean = 0.0
+        self._weight = 0.0
+        self._at = 0.0
+
+    @property
+    def known(self) -> bool:
+        """There has been a sample."""
+        return self._weight > 0
+
+    @property
+    def value(self) -> float:
+        """The mean; 0 before the first sample."""
+        return self._mean
+
+    def add(self, sample: float, now: float) -> None:
+        """Take a sample."""
+        weight = self._weight * 0.5 ** ((now - self._at) / HALF_LIFE_SECONDS) + 1.0
+        self._mean += (sample - self._mean) / weight
+        self._weight = weight
+        self._at = now
+
+    def idle_seconds(self, now: float) -> float:
+        """Return how long ago the last sample came."""
+        return now - self._at

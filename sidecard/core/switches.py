@@ -1,0 +1,38 @@
+"""The breakers, for those who look at them and those who may set them."""
+
+from sidecard.core.answers import error
+from sidecard.core.backends import Backends
+from sidecard.core.effects import Effect, Send, Tell
+from sidecard.core.events import Peer
+from sidecard.core.granting import Granting
+from sidecard_client import wire
+
+
+class Switches:
+    """Shows and sets breakers."""
+
+    def __init__(self, backends: Backends, granting: Granting) -> None:
+        self._backends = backends
+        self._granting = granting
+
+    def breakers(self, peer: Peer, request: wire.GetBreakers, now: float) -> list[Effect]:
+        """Tell how every backend is."""
+        effects: list[Effect] = [Tell(note) for note in self._backends.settle(now)]
+        states = {name: backend.state(now) for name, backend in self._backends.all().items()}
+        return [*effects, Send(peer.id, wire.Breakers(request.id, states))]
+
+    def breaker(self, peer: Peer, request: wire.SetBreaker, now: float) -> list[Effect]:
+        """Do what an operator says of one backend, which need not have been asked for before."""
+        if not peer.operator:
+            return [
+                error(peer, request, "denied", "breaker is for operators: root, the daemon's own uid, or [operators]")
+            ]
+
+        backend = self._backends.of(request.backend)
+        if backend.name != request.backend:
+            text = f"there is no room for a backend {request.backend!r}: name it in the config, or raise limits.max_backends"
+            return [error(peer, request, "unavailable", text)]
+
+        notes = [*backend.breaker.settle(now), *backend.breaker.set(request.action, now)]
+        effects: list[Effect] = [Send(peer.id, wire.Ok(request.id)), *map(Tell, notes)]
+        return effects + self._granting.freed(backend, now)
