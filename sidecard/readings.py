@@ -19,6 +19,15 @@ MAX_ID = 2**32 - 2
 MAX_COUNT = 2**53
 """As `sidecard_client.wire.Count`."""
 
+MAX_NUMBER = 1e9
+"""As `sidecard_client.wire.Dollars`."""
+
+MAX_NAME_CHARACTERS = 128
+"""As `sidecard_client.wire.Name`."""
+
+MAX_NAMES = 16
+"""As `sidecard_client.wire.Begin.backends`."""
+
 _UNITS = {"": 1, "b": 1} | {
     name: base**power
     for power, letter in enumerate("kmgt", 1)
@@ -56,6 +65,20 @@ def seconds(least: float = 0.0) -> Reading:
     """A time span of ``least`` or more."""
     expects = f"a number of seconds, {_bounds(least, MAX_SECONDS)}"
     return Reading(expects, lambda value: float(_within(_real(value), least, MAX_SECONDS)), _number)
+
+
+def number(least: float = 0.0, most: float = MAX_NUMBER, *, above: bool = False) -> Reading:
+    """A number between ``least`` and ``most``; with ``above``, not ``least`` itself."""
+
+    def read(value: Any) -> float:
+        real = float(_within(_real(value), least, most))
+        if above and real == least:
+            raise ValueError
+
+        return real
+
+    bounds = f"above {least:.15g} and at most {most:.15g}" if above else _bounds(least, most)
+    return Reading(f"a number, {bounds}", read, _number)
 
 
 def byte_size(least: int = 0, most: int = MAX_COUNT) -> Reading:
@@ -139,6 +162,29 @@ def _ids(value: Any) -> tuple[int, ...]:
     return tuple(_within(_whole(item), 0, MAX_ID) for item in value)
 
 
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME_CHARACTERS:
+        raise ValueError
+
+    return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_NAMES:
+        raise ValueError
+
+    return tuple(_name(item) for item in value)
+
+
+def _addresses(value: Any) -> tuple[str, ...]:
+    from sidecard.sovereignty import allowed  # noqa: PLC0415 - few daemons list any, and a start counts its milliseconds
+
+    if not isinstance(value, list):
+        raise ValueError  # noqa: TRY004 - the one error of a reading
+
+    return tuple(str(allowed(_text(item))) for item in value)
+
+
 def _shared_with(value: Any) -> SharedWith:
     if value == "all":
         return SharedWith(everyone=True)
@@ -163,6 +209,14 @@ def _parse_list(text: str) -> Any:
 
     items = [item.strip() for item in text.split(",") if item.strip()]
     return [int(item) if item.isdecimal() else item for item in items]
+
+
+def _parse_names(text: str) -> Any:
+    if text.strip().startswith("["):
+        return _json(text)
+
+    # Not as `_parse_list`: a name may be all digits.
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def _parse_shared_with(text: str) -> Any:
@@ -222,6 +276,20 @@ def _show_shared_with(value: SharedWith) -> Any:
 
 
 TEXT = Reading("text that is not empty", _text)
+NAME = Reading(f"a name of 1 to {MAX_NAME_CHARACTERS} characters", _name)
+NAMES = Reading(
+    f'a list of at most {MAX_NAMES} names such as ["local", "cloud"], each of 1 to {MAX_NAME_CHARACTERS} characters',
+    _names,
+    _parse_names,
+    list,
+)
+ADDRESSES = Reading(
+    'a list of host names, IP addresses and networks such as ["redis.internal", "100.64.0.7", "2001:db8::/32"]',
+    _addresses,
+    _parse_names,
+    list,
+)
+RATE = number(0.0, 1.0, above=True)
 FLAG = Reading("true or false", _flag, _parse_flag)
 URL = Reading('text such as "redis://localhost:6379/0", or "" for none', _url, show=redacted, mask=lambda _: "***")
 MODE = Reading('file permissions, as text "0660" or as the octal number 0o660', _mode, show=lambda mode: f"{mode:04o}")

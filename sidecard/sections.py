@@ -5,9 +5,9 @@ from typing import Annotated, NamedTuple, get_args, get_type_hints
 from msgspec import Struct
 
 from sidecard import readings
-from sidecard.core.settings import SharedWith
+from sidecard.core.settings import BackendSettings, BudgetSettings, RetrySettings, SharedWith, TimeoutsCount
 from sidecard.readings import Reading
-from sidecard_client.wire import MAX_FRAME_BYTES, MAX_LINE_BYTES
+from sidecard_client.wire import MAX_FRAME_BYTES, MAX_LINE_BYTES, Locality, Route
 
 MAX_FRAME_BYTES_LIMIT = 2**25 - 1
 """Above this a frame's first byte could not be told from a JSON line's."""
@@ -66,6 +66,15 @@ class Sovereign(Struct, frozen=True):
     """Whether anything may leave this host."""
 
     enabled: Annotated[bool, readings.FLAG] = False
+    allow: Annotated[tuple[str, ...], readings.ADDRESSES] = ()
+    """Where the daemon's own connections may lead, besides this host and private networks."""
+
+
+class Prices(Struct, frozen=True):
+    """What calls cost whose cost nobody reports, on backends that have no price."""
+
+    table: Annotated[bool, readings.FLAG] = False
+    """Whether `sidecard.prices` knows it, by the model's name: 0.4 s of the start and 30 MB."""
 
 
 class Operators(Struct, frozen=True):
@@ -95,12 +104,17 @@ class Limits(Struct, frozen=True):
     stall_seconds: Annotated[float, readings.seconds(least=0.1)] = 30.0
     """How long a peer may leave replies unread before it is closed."""
     max_flights: Annotated[int, readings.count(1)] = 16384
+    max_backends: Annotated[int, readings.count(1)] = 256
 
 
 class Task(Struct, frozen=True):
     """Policy of one kind of work."""
 
     ttl_seconds: Annotated[float | None, readings.seconds()] = None
+    backends: Annotated[tuple[str, ...], readings.NAMES] = ()
+    """For calls that name none."""
+    route: Annotated[Route | None, readings.choice(*get_args(Route))] = None
+    """For calls that name none."""
 
 
 class Namespace(Struct, frozen=True):
@@ -109,8 +123,50 @@ class Namespace(Struct, frozen=True):
     shared_with: Annotated[SharedWith, readings.SHARED_WITH] = SharedWith()
 
 
+# How the settings are read that the core defines, with their defaults, and that are not told twice.
+
+_RETRIES = {
+    "share": readings.number(0.0, 1.0),
+    "floor_per_second": readings.number(),
+    "window_seconds": readings.seconds(least=1.0),
+    "backoff_seconds": readings.seconds(),
+    "max_backoff_seconds": readings.seconds(),
+}
+_BACKENDS = {
+    "locality": readings.choice(*get_args(Locality)),
+    "max_concurrent": readings.count(),
+    "max_queue": readings.count(),
+    "adaptive": readings.FLAG,
+    "requests_per_minute": readings.number(),
+    "tokens_per_minute": readings.number(),
+    "input_dollars_per_million_tokens": readings.number(),
+    "output_dollars_per_million_tokens": readings.number(),
+    "weight": readings.number(above=True),
+    "timeouts": readings.choice(*get_args(TimeoutsCount)),
+    "breaker.window_seconds": readings.seconds(least=1.0),
+    "breaker.window_calls": readings.count(1, 100_000),
+    "breaker.min_calls": readings.count(1),
+    "breaker.failure_rate": readings.RATE,
+    "breaker.slow_rate": readings.RATE,
+    "breaker.slow_seconds": readings.seconds(),
+    "breaker.slow_first_chunk_seconds": readings.seconds(),
+    "breaker.open_seconds": readings.seconds(least=0.1),
+    "breaker.max_open_seconds": readings.seconds(least=0.1),
+    "breaker.probes": readings.count(1, 1000),
+    "breaker.probe_seconds": readings.seconds(least=0.1),
+    "breaker.enabled": readings.FLAG,
+}
+_BUDGETS = {
+    "dollars": readings.number(),
+    "period_seconds": readings.seconds(least=1.0),
+    "task": readings.NAME,
+    "backend": readings.NAME,
+    "hard": readings.FLAG,
+}
+
+
 class Setting(NamedTuple):
-    """One setting: its section, its key there, and how it is read."""
+    """One setting: its section, its key there, and how it is read. The key of a nested table's has a dot."""
 
     section: str
     key: str
@@ -124,7 +180,11 @@ class Setting(NamedTuple):
 
 def _settings_of(section: str, shape: type[Struct]) -> dict[str, Setting]:
     hints = get_type_hints(shape, include_extras=True)
-    return {key: Setting(section, key, get_args(hint)[1]) for key, hint in hints.items()}
+    return _settings(section, {key: get_args(hint)[1] for key, hint in hints.items()})
+
+
+def _settings(section: str, read: dict[str, Reading]) -> dict[str, Setting]:
+    return {key: Setting(section, key, reading) for key, reading in read.items()}
 
 
 SECTIONS: dict[str, type[Struct]] = {
@@ -135,22 +195,44 @@ SECTIONS: dict[str, type[Struct]] = {
     "calls": Calls,
     "metrics": Metrics,
     "sovereign": Sovereign,
+    "prices": Prices,
+    "retries": RetrySettings,
     "operators": Operators,
     "log": Log,
     "limits": Limits,
 }
-TABLES: dict[str, type[Struct]] = {"tasks": Task, "namespaces": Namespace}
+TABLES: dict[str, type[Struct]] = {
+    "tasks": Task,
+    "namespaces": Namespace,
+    "backends": BackendSettings,
+    "budgets": BudgetSettings,
+}
 """Sections whose keys are names that the operator chooses, each with settings of its own."""
 
-FIXED = {section: _settings_of(section, shape) for section, shape in SECTIONS.items()}
-NAMED = {table: _settings_of(table, shape) for table, shape in TABLES.items()}
+_OF_THE_CORE = {"retries": _RETRIES, "backends": _BACKENDS, "budgets": _BUDGETS}
+
+
+def _all_settings(shapes: dict[str, type[Struct]]) -> dict[str, dict[str, Setting]]:
+    return {
+        section: _settings(section, _OF_THE_CORE[section]) if section in _OF_THE_CORE else _settings_of(section, shape)
+        for section, shape in shapes.items()
+    }
+
+
+FIXED = _all_settings(SECTIONS)
+NAMED = _all_settings(TABLES)
+NESTED = {
+    table: frozenset(nested for nested, dot, _ in (key.partition(".") for key in settings) if dot)
+    for table, settings in NAMED.items()
+}
+"""For each of `TABLES`, the tables within its tables."""
 
 OF_LATER_VERSIONS = frozenset(
     {
-        "backends", "budgets", "http", "push",
-        "cache.stale_seconds", "store.write_window_seconds", "store.max_bytes", "sovereign.allow", "limits.max_series",
+        "http", "push",
+        "cache.stale_seconds", "store.write_window_seconds", "store.max_bytes", "limits.max_series",
         "calls.enabled", "calls.prompts", "calls.retention_days", "calls.max_bytes",
-        "tasks.stale_seconds", "tasks.backends", "tasks.route", "namespaces.max_bytes",
+        "tasks.stale_seconds", "namespaces.max_bytes",
     }
 )  # fmt: skip
 """What the design names and this version cannot do."""

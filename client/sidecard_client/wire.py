@@ -476,6 +476,8 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Entries removed because their time had passed."""
     deleted: int
     """Entries removed by `Delete` and `Purge`."""
+    breakers: dict[str, BreakerState] = {}
+    """By backend."""
 
 
 class Ledger(Struct, frozen=True):
@@ -547,6 +549,8 @@ class Report(Reply, frozen=True, tag="report"):
     budgets: dict[str, BudgetState] = {}
     ledger_seconds: float = 0.0
     """How long the ledger has been kept, by the wall clock."""
+    breakers: dict[str, BreakerState] = {}
+    """As they stand now, by backend."""
 
 
 class BackendState(Struct, frozen=True):

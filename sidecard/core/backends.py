@@ -10,7 +10,7 @@ from sidecard.core.means import FadingMean
 from sidecard.core.notes import BreakerNote
 from sidecard.core.queues import FairQueue
 from sidecard.core.settings import BackendSettings, settings_of_unnamed
-from sidecard_client.wire import DEFAULT_BACKEND, BackendState, Fail, RejectionReason, Usage
+from sidecard_client.wire import DEFAULT_BACKEND, BackendState, BreakerState, Fail, RejectionReason, Usage
 
 if TYPE_CHECKING:
     from sidecard.core.budgets import Budget
@@ -96,10 +96,17 @@ class Backend:
         if self.settings.requests_per_minute and not self._requests.has_room(1.0, now):
             return "saturated"
 
-        if self.settings.tokens_per_minute and not self._minute_tokens.has_room(self._expected_tokens(), now):
+        if self.settings.tokens_per_minute and not self._has_tokens(now):
             return "saturated"
 
         return None
+
+    def _has_tokens(self, now: float) -> bool:
+        if self._minute_tokens.has_room(self._expected_tokens(), now):
+            return True
+
+        # A call that takes more than the minute's share must not wait for ever.
+        return not self.permits and self._minute_tokens.untouched(now)
 
     def take(self, now: float) -> Permit:
         """Give a permit, which `obstacle` has not refused."""
@@ -218,7 +225,8 @@ class Backend:
 
     def _expected_tokens(self) -> float:
         # Tokens are known when a call ends; those in progress are expected to take what calls take.
-        return self._tokens.value * (self.permits + 1)
+        tokens = self._tokens.value if self._tokens.known else TYPICAL_PROMPT_TOKENS + TYPICAL_COMPLETION_TOKENS
+        return tokens * (self.permits + 1)
 
 
 class Backends:
@@ -255,6 +263,10 @@ class Backends:
     def settle(self, now: float) -> list[BreakerNote]:
         """Let every breaker do what time alone does, so that what is shown is so."""
         return [note for backend in self.all().values() for note in backend.breaker.settle(now)]
+
+    def states(self) -> dict[str, BreakerState]:
+        """Return the state of each breaker; to be asked after `settle`."""
+        return {name: backend.breaker.state for name, backend in self.all().items()}
 
     def learn(self, backend: Backend, seconds: float, usage: Usage, now: float) -> None:
         """Take an answer's numbers in."""

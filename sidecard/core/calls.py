@@ -67,8 +67,7 @@ class Calls:
             return [error(peer, request, "unavailable", "this version shares no streams: begin without stream")]
 
         if self.flights.waiting(peer, request.id) is not None:
-            text = f"id {request.id} is already waiting on this connection: use an id once, or cancel it first"
-            return [error(peer, request, "bad_request", text)]
+            return [_id_in_use(peer, request)]
 
         key = request.key
         if key is not None and request.mode != "refresh":
@@ -194,6 +193,9 @@ class Calls:
         if lease is None:
             return self._stale(peer, request, request.lease)
 
+        if request.next and self.flights.waiting(peer, request.id) is not None:
+            return [_id_in_use(peer, request)]
+
         self._count.fail_lease(request.kind)
         effects: list[Effect] = [_ended(lease, request.kind, request.message)]
         backend = lease.permit.backend
@@ -243,7 +245,8 @@ class Calls:
             self._count.left += 1
             return effects
 
-        for applicant in self.flights.applicants_of_request(peer, request.target):
+        applicants = self.flights.applicants_of_request(peer, request.target)
+        for applicant in applicants if waiting is None else [waiting]:
             effects += self._granting.leave(applicant, now)
 
         for lease in self.flights.leases_of_request(peer, request.target):
@@ -321,6 +324,11 @@ class Calls:
     def give_up_draining(self, now: float) -> list[Effect]:
         """Give every waiter its end."""
         return [effect for flight in self.flights for effect in self._granting.reject_waiters(flight, DRAINING, now)]
+
+
+def _id_in_use(peer: Peer, request: wire.Request) -> Send:
+    text = f"id {request.id} is already waiting on this connection: use an id once, or cancel it first"
+    return error(peer, request, "bad_request", text)
 
 
 def _ended(lease: HeldLease, outcome: notes.Outcome, message: str) -> Tell:

@@ -40,15 +40,20 @@ class MinuteLimit:
         self._spent += amount
 
     def has_room(self, expected: float, now: float) -> bool:
-        """Tell whether ``expected`` more may be spent now. Beyond a limit that nothing has been spent of, it may."""
+        """Tell whether ``expected`` more may be spent now."""
         if not self.per_minute:
             return True
 
         self._expire(now)
-        return not self._seconds or self._spent + expected <= self.per_minute
+        return self._spent + expected <= self.per_minute
+
+    def untouched(self, now: float) -> bool:
+        """Tell whether nothing was spent within the minute."""
+        self._expire(now)
+        return not self._seconds
 
     def room_at(self, expected: float, now: float) -> float:
-        """Return when, if nothing more is spent, there is room for ``expected``; ``now`` where there is."""
+        """Return when, if nothing more is spent, there is room for ``expected``, or at least nothing spent."""
         if self.has_room(expected, now):
             return now
 

@@ -57,6 +57,7 @@ class Overview:
 
     def stats(self, peer: Peer, request: wire.GetStats, now: float) -> list[Effect]:
         """Tell counters and gauges."""
+        told: list[Effect] = [Tell(note) for note in self._backends.settle(now)]
         stats = wire.Stats(
             request.id,
             version=self._run.version,
@@ -76,12 +77,14 @@ class Overview:
             evicted=self._cache.evicted,
             expired_entries=self._cache.expired,
             **self._count.fields(),
+            breakers=self._backends.states(),
         )
-        return [Send(peer.id, stats)]
+        return [*told, Send(peer.id, stats)]
 
     def report(self, peer: Peer, request: wire.GetReport, now: float) -> list[Effect]:
         """Tell rates, savings and spending."""
         accounts = self._accounts
+        told: list[Effect] = [Tell(note) for note in self._backends.settle(now)]
         report = wire.Report(
             request.id,
             now - self._run.started_at,
@@ -91,8 +94,9 @@ class Overview:
             accounts.spending.models(),
             {name: budget.state(now) for name, budget in accounts.budgets.by_name.items()},
             accounts.ledger_seconds(now),
+            self._backends.states(),
         )
-        return [Send(peer.id, report)]
+        return [*told, Send(peer.id, report)]
 
     def health(self, peer: Peer, request: wire.GetHealth, now: float) -> list[Effect]:
         """Tell what is not fine."""
@@ -113,7 +117,7 @@ class Overview:
             for name, budget in self._accounts.budgets.by_name.items()
             if budget.spent_dollars(now) >= budget.settings.dollars
         ]
-        breakers = {name: backend.breaker.state for name, backend in backends.items()}
+        breakers = self._backends.states()
         status: Literal["ok", "draining"] = "draining" if self._calls.draining else "ok"
         health = wire.Health(
             request.id, status, reasons, self._run.version, self._run.boot_id, uptime_seconds, breakers
