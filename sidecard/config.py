@@ -2,7 +2,8 @@
 
 A setting comes from the first of these that has it:
 
-1. a flag: ``--socket``, ``--log-level``, ``--log-format``, ``--set SECTION.KEY=VALUE``
+1. a flag: ``--socket``, ``--log-level``, ``--log-format``, ``--set SECTION.KEY=VALUE``,
+   ``--set TABLE.NAME.KEY=VALUE``, ``--set backends.NAME.breaker.KEY=VALUE``
 2. the environment: ``SIDECARD_SECTION_KEY``, whole tables as JSON (``SIDECARD_TASKS='{"rag": {"ttl_seconds": 60}}'``)
 3. the environment names of older deployments, `OLDER_NAMES`
 4. the TOML file: ``--config``, else ``$SIDECARD_CONFIG``, else `DEFAULT_FILE` if there is one
@@ -13,12 +14,14 @@ Nothing is guessed: what is unknown or unreadable is an error, and all errors ar
 """
 
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, structs
 
-from sidecard.core.settings import EngineSettings
+from sidecard.agreement import backend_settings
+from sidecard.core.settings import BackendSettings, BudgetSettings, EngineSettings, RetrySettings, settings_of_unnamed
 from sidecard.errors import ConfigError
 from sidecard.gathering import Gathering, Override
 from sidecard.sections import (
@@ -34,15 +37,21 @@ from sidecard.sections import (
     Metrics,
     Namespace,
     Operators,
+    Prices,
+    Setting,
     Socket,
     Sovereign,
     Store,
     Task,
 )
 from sidecard_client import paths
+from sidecard_client.wire import DEFAULT_BACKEND
 
 DEFAULT_FILE = Path("/etc/sidecard/sidecard.toml")
 DEFAULT_ORIGIN = "default"
+
+ADDRESSES = (("store", "url"), ("calls", "url"))
+"""The settings that hold an address which the daemon itself opens."""
 
 
 class Config(Struct, frozen=True):
@@ -55,11 +64,15 @@ class Config(Struct, frozen=True):
     calls: Calls
     metrics: Metrics
     sovereign: Sovereign
+    prices: Prices
+    retries: RetrySettings
     operators: Operators
     log: Log
     limits: Limits
     tasks: dict[str, Task]
     namespaces: dict[str, Namespace]
+    backends: dict[str, BackendSettings]
+    budgets: dict[str, BudgetSettings]
     origins: dict[str, str]
 
     def engine_settings(self) -> EngineSettings:
@@ -80,17 +93,24 @@ class Config(Struct, frozen=True):
             max_flights=self.limits.max_flights,
             # Leases without a key have no flight; they get as much room as those that have one.
             max_leases=2 * self.limits.max_flights,
+            backends=self.backends,
+            max_backends=self.limits.max_backends,
+            task_backends={name: task.backends for name, task in self.tasks.items() if task.backends},
+            task_routes={name: task.route for name, task in self.tasks.items() if task.route is not None},
+            budgets=self.budgets,
+            retries=self.retries,
+            sovereign=self.sovereign.enabled,
         )
 
     def shown(self) -> dict[str, Any]:
         """Return every setting by its full name, as plain types, without passwords."""
         fixed = {
-            setting.name: setting.reading.show(getattr(getattr(self, section), setting.key))
+            setting.name: _shown(getattr(self, section), setting)
             for section, settings in FIXED.items()
             for setting in settings.values()
         }
         named = {
-            f"{table}.{name}.{setting.key}": setting.reading.show(getattr(entry, setting.key))
+            f"{table}.{name}.{setting.key}": _shown(entry, setting)
             for table, settings in NAMED.items()
             for name, entry in getattr(self, table).items()
             for setting in settings.values()
@@ -98,7 +118,7 @@ class Config(Struct, frozen=True):
         return fixed | named
 
     def unmet(self) -> list[str]:
-        """Say, one sentence each, what is set that this version cannot do."""
+        """Say, one sentence each, what is set that this version cannot do, or does not do as far as one might think."""
         sentences = []
         if self.store.url:
             sentences.append(
@@ -111,7 +131,16 @@ class Config(Struct, frozen=True):
         if self.metrics.enabled and self.origins["metrics.enabled"] != DEFAULT_ORIGIN:
             sentences.append("metrics.enabled is set, but this version exports no metrics: ask with `sidecard stats`.")
 
+        if self.sovereign.enabled and self._of_unnamed_backend().locality == "local":
+            sentences.append(
+                f"sovereign.enabled is set: calls that name no backend count as local, wherever they go; to refuse them, "
+                f'set backends.{DEFAULT_BACKEND}.locality = "remote".'
+            )
+
         return sentences
+
+    def _of_unnamed_backend(self) -> BackendSettings:
+        return self.backends.get(DEFAULT_BACKEND) or settings_of_unnamed(DEFAULT_BACKEND)
 
 
 def load(path: Path | None, environ: Mapping[str, str], overrides: Iterable[Override] = ()) -> Config:
@@ -154,21 +183,39 @@ def _assemble(gathering: Gathering, environ: Mapping[str, str]) -> Config:
     except ValueError as error:
         gathering.problems.append(str(error))
 
+    gathering.problems += _exposures(values, gathering)
     if gathering.problems:
         raise ConfigError(gathering.problems)
 
-    origins = {setting.name: DEFAULT_ORIGIN for settings in FIXED.values() for setting in settings.values()}
-    origins |= {".".join(path): gathering.origin(path) for path in values}
     fixed: dict[str, Any] = {
         section: shape(**{path[1]: value for path, value in values.items() if path[0] == section})
         for section, shape in SECTIONS.items()
     }
-    named: dict[str, Any] = {
-        table: {
-            name: shape(**{path[2]: value for path, value in values.items() if path[:2] == (table, name)})
-            for name in sorted({path[1] for path in values if path[0] == table})
-        }
-        for table, shape in TABLES.items()
-    }
     fixed["socket"] = structs.replace(fixed["socket"], path=socket_path)
-    return Config(**fixed, **named, origins=origins)
+    named: dict[str, Any] = {
+        table: {name: _entry(table, name, values) for name in gathering.tables(table)} for table in TABLES
+    }
+    config = Config(**fixed, **named, origins={})
+    origins = dict.fromkeys(config.shown(), DEFAULT_ORIGIN)
+    return structs.replace(config, origins=origins | {".".join(path): gathering.origin(path) for path in values})
+
+
+def _entry(table: str, name: str, values: Mapping[tuple[str, ...], Any]) -> Struct:
+    given = {path[2]: value for path, value in values.items() if path[:2] == (table, name)}
+    return backend_settings(name, given) if table == "backends" else TABLES[table](**given)
+
+
+def _exposures(values: Mapping[tuple[str, ...], Any], gathering: Gathering) -> list[str]:
+    """Say which of the daemon's own connections a sovereign one may not open."""
+    if not values.get(("sovereign", "enabled"), False):
+        return []
+
+    from sidecard.sovereignty import complaint  # noqa: PLC0415 - most daemons are not, and a start counts its milliseconds
+
+    allow = values.get(("sovereign", "allow"), ())
+    complaints = [(path, complaint(".".join(path), values.get(path, ""), allow)) for path in ADDRESSES]
+    return [f"{gathering.origin(path)}: {sentence}" for path, sentence in complaints if sentence]
+
+
+def _shown(entry: Struct, setting: Setting) -> Any:
+    return setting.reading.show(attrgetter(setting.key)(entry))

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from sidecard.sections import FIXED, NAMED, OF_LATER_VERSIONS, Flights, Setting
+from sidecard.agreement import Found, Path, disagreements
+from sidecard.sections import FIXED, NAMED, NESTED, OF_LATER_VERSIONS, Setting
 
 OLDER_NAMES = {
     "REDIS_URL": "store.url",
@@ -43,15 +44,13 @@ _NAMES = [setting.name for setting in _VARIABLES.values()] + [
     f"{table}.NAME.{key}" for table, settings in NAMED.items() for key in settings
 ]
 
-Path = tuple[str, ...]
-"""Where a value belongs: ``(section, key)``, or ``(table, name, key)``."""
-
 
 class Gathering:
     """Values and problems so far. What is taken later replaces what was taken before."""
 
     def __init__(self) -> None:
         self._given: dict[Path, _Given] = {}
+        self._tables: dict[Path, str] = {}
         self.problems: list[str] = []
 
     def take_toml(self, source: str, text: str) -> None:
@@ -108,8 +107,9 @@ class Gathering:
         if section in FIXED and len(names) == 1:
             self._take((section, names[0]), given)
         elif section in NAMED and len(names) > 1:
-            # The name of a task or namespace may have dots; a key has none.
-            self._take((section, ".".join(names[:-1]), names[-1]), given)
+            # The name of a task or backend may have dots; a key has none but for the one after a nested table's name.
+            key_parts = 2 if len(names) > 2 and names[-2] in NESTED[section] else 1  # noqa: PLR2004 - name, table, key
+            self._take((section, ".".join(names[:-key_parts]), ".".join(names[-key_parts:])), given)
         else:
             self._unknown(where, override.name, _NAMES)
 
@@ -133,14 +133,31 @@ class Gathering:
                 self.problems.append(f"{where}: {table}.{name} is {entry!r}; it should be a table of settings")
                 continue
 
+            place = f"{where}.{name}"
+            # Also a table without settings says that there is one of that name.
+            self._tables[table, name] = place
             for key, value in entry.items():
-                self._take((table, name, key), _Given(value, is_text=False, where=f"{where}.{name}.{key}"))
+                if key in NESTED[table]:
+                    self._take_nested((table, name, key), value, f"{place}.{key}")
+                else:
+                    self._take((table, name, key), _Given(value, is_text=False, where=f"{place}.{key}"))
+
+    def _take_nested(self, path: Path, body: Any, where: str) -> None:
+        table, name, nested = path
+        if not isinstance(body, dict):
+            self.problems.append(f"{where} is {body!r}; it should be a table, written [{table}.{name}.{nested}]")
+            return
+
+        for key, value in body.items():
+            self._take((table, name, f"{nested}.{key}"), _Given(value, is_text=False, where=f"{where}.{key}"))
 
     def _take(self, path: Path, given: _Given) -> None:
         section, key = path[0], path[-1]
         known = FIXED.get(section) or NAMED[section]
         if key in known:
             self._given[path] = given
+            if section in NAMED:
+                self._tables[path[:2]] = given.where
         else:
             self._unknown(given.where, f"{section}.{key}", [setting.name for setting in known.values()] + _NAMES)
 
@@ -158,37 +175,26 @@ class Gathering:
     def values(self) -> dict[Path, Any]:
         """Read everything that was taken. What cannot be read is added to ``problems`` and left out."""
         values: dict[Path, Any] = {}
+        unreadable: set[Path] = set()
         for path, given in self._given.items():
             reading = _setting(path).reading
             try:
                 values[path] = reading.read(reading.parse(given.value) if given.is_text else given.value)
             except ValueError:
+                unreadable.add(path)
                 name, shown = ".".join(path), reading.mask(given.value)
                 self.problems.append(f"{given.where}: {name} is {shown!r}; it should be {reading.expects}")
 
-        self._check_together(values)
+        self.problems += disagreements(Found(values, unreadable, self._tables, self.origin))
         return values
+
+    def tables(self, table: str) -> list[str]:
+        """Return the names of what ``table`` has, sorted."""
+        return sorted(path[1] for path in self._tables if path[0] == table)
 
     def origin(self, path: Path) -> str:
         """Say where the value of ``path`` was found."""
         return self._given[path].where
-
-    def _check_together(self, values: Mapping[Path, Any]) -> None:
-        renew_seconds = values.get(("flights", "renew_seconds"))
-        lease_seconds = values.get(("flights", "lease_seconds"), Flights().lease_seconds)
-        if renew_seconds is not None and renew_seconds >= lease_seconds:
-            where = self._given["flights", "renew_seconds"].where
-            self.problems.append(
-                f"{where}: flights.renew_seconds is {renew_seconds:g}; it should be less than flights.lease_seconds, "
-                f"which is {lease_seconds:g}, or left out"
-            )
-
-        for path in values:
-            if path[0] == "namespaces" and (":" in path[1] or not path[1]):
-                self.problems.append(
-                    f"{self._given[path].where}: namespace {path[1]!r} has a colon, which stands between a uid and a "
-                    "name; choose a name without one"
-                )
 
 
 def _setting(path: Path) -> Setting:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from msgspec import structs
 
-from sidecard.core.backends import Backend
+from sidecard.core.backends import Backend, Backends
 from sidecard.core.budgets import Budgets
 from sidecard.core.effects import Effect, Tell
 from sidecard.core.entries import NO_USAGE
@@ -76,7 +76,7 @@ class Accounts:
         """Return how long the ledger has been kept."""
         return max(0.0, now + self._offset_seconds - self._began_at)
 
-    def snapshot(self) -> LedgerSnapshot:
+    def snapshot(self, backends: Backends) -> LedgerSnapshot:
         """Return all that is to be remembered over a restart."""
         return LedgerSnapshot(
             began_at=self._began_at,
@@ -84,9 +84,10 @@ class Accounts:
             backends=self.spending.backends(),
             models=self.spending.models(),
             budgets={name: budget.memory() for name, budget in self.budgets.by_name.items()},
+            breakers=backends.memory(self._offset_seconds),
         )
 
-    def restore(self, snapshot: LedgerSnapshot) -> None:
+    def restore(self, snapshot: LedgerSnapshot, backends: Backends) -> None:
         """Go on from what an earlier run remembered."""
         self._began_at = min(self._began_at, snapshot.began_at)
         self.tasks.add(snapshot.tasks)
@@ -94,3 +95,5 @@ class Accounts:
         for name, memory in snapshot.budgets.items():
             if name in self.budgets.by_name:
                 self.budgets.by_name[name].restore(memory)
+
+        backends.restore(snapshot.breakers, self._offset_seconds)

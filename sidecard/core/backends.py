@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sidecard.core.breakers import Breaker, Pass, Verdict
+from sidecard.core.breakers import Breaker, BreakerMemory, Pass, Verdict
 from sidecard.core.limits import AdaptiveLimit, MinuteLimit
 from sidecard.core.means import FadingMean
 from sidecard.core.notes import BreakerNote
@@ -263,6 +263,23 @@ class Backends:
     def settle(self, now: float) -> list[BreakerNote]:
         """Let every breaker do what time alone does, so that what is shown is so."""
         return [note for backend in self.all().values() for note in backend.breaker.settle(now)]
+
+    @property
+    def changes(self) -> int:
+        """How often breakers have changed their state."""
+        return sum(backend.breaker.generation for backend in self._backends.values())
+
+    def memory(self, wall_offset_seconds: float) -> dict[str, BreakerMemory]:
+        """Return what the breakers remember over a restart."""
+        memories = {name: backend.breaker.memory(wall_offset_seconds) for name, backend in self._backends.items()}
+        return {name: memory for name, memory in memories.items() if memory is not None}
+
+    def restore(self, memories: dict[str, BreakerMemory], wall_offset_seconds: float) -> None:
+        """Go on from what the breakers of an earlier run remembered."""
+        for name, memory in memories.items():
+            backend = self.of(name)
+            if backend.name == name:
+                backend.breaker.restore(memory, wall_offset_seconds)
 
     def states(self) -> dict[str, BreakerState]:
         """Return the state of each breaker; to be asked after `settle`."""

@@ -29,6 +29,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+from msgspec import Struct
+
 from sidecard.core import notes
 from sidecard.core.notes import BreakerNote, OpenCause
 from sidecard.core.settings import BreakerSettings
@@ -71,6 +73,15 @@ class Pass(NamedTuple):
 
     generation: int
     given_at: float
+
+
+class BreakerMemory(Struct, frozen=True):
+    """What a breaker remembers over a restart, where it was not closed. ``until`` is an instant of the wall clock."""
+
+    state: BreakerState
+    cause: OpenCause | None
+    until: float
+    doublings: int
 
 
 class _Outcome(NamedTuple):
@@ -181,6 +192,24 @@ class Breaker:
             self._doublings = -1
 
         return [self._enter(state, now, "operator", None)]
+
+    def memory(self, wall_offset_seconds: float) -> BreakerMemory | None:
+        """Return what is to be remembered over a restart; None where it is as it was in the beginning."""
+        if self.state == ("closed" if self._settings.enabled else "disabled"):
+            return None
+
+        return BreakerMemory(self.state, self.cause, self._until + wall_offset_seconds, self._doublings)
+
+    def restore(self, memory: BreakerMemory, wall_offset_seconds: float) -> None:
+        """Go on from where an earlier run was: a restart closes no open circuit, and ends no operator's hold.
+
+        Half-open it begins anew, since the probes of then are gone.
+        """
+        self.state = memory.state
+        self.cause = memory.cause
+        self.generation = 1
+        self._until = memory.until - wall_offset_seconds
+        self._doublings = memory.doublings
 
     def _record_probe(self, given: Pass, verdict: Verdict, now: float) -> list[BreakerNote]:
         self._probes_out.remove(given.given_at)

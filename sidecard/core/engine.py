@@ -56,7 +56,7 @@ class Engine:
         scopes = Scopes(settings.shared_namespaces)
         self._shelf = shelf = Shelf(settings, count)
         self._flights = flights = Flights(boot_id, settings.lease_seconds)
-        backends = Backends(settings.backends, settings.max_backends, jitter)
+        self._backends = backends = Backends(settings.backends, settings.max_backends, jitter)
         budgets = Budgets(settings.budgets, wall_offset_seconds)
         books = Books(settings.max_tasks)
         spending = SpendingBooks(settings.max_backends)
@@ -128,16 +128,16 @@ class Engine:
 
     @property
     def ledger_changes(self) -> int:
-        """Grows with each booking: while it is the same, `ledger_snapshot` is too."""
+        """Moves with each booking and each breaker: while it is the same, `ledger_snapshot` is too."""
         count = self._count
-        return (
+        return self._backends.changes + (
             count.hits + count.shared + count.leases_first + count.completed + count.stale_leases + count.failed_ignored
         )
 
     def ledger_snapshot(self) -> LedgerSnapshot:
-        """Return what is to be remembered of the ledger and the budgets over a restart."""
-        return self._accounts.snapshot()
+        """Return what is to be remembered of ledger, budgets and breakers over a restart."""
+        return self._accounts.snapshot(self._backends)
 
     def restore_ledger(self, snapshot: LedgerSnapshot) -> None:
         """Go on from an earlier run's ledger; at the start only."""
-        self._accounts.restore(snapshot)
+        self._accounts.restore(snapshot, self._backends)

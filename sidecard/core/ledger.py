@@ -5,6 +5,7 @@ Booked at the moment an answer is given, from the measured time and reported cos
 
 from msgspec import Struct
 
+from sidecard.core.breakers import BreakerMemory
 from sidecard.core.budgets import BudgetMemory
 from sidecard.core.entries import Entry
 from sidecard_client.wire import BackendSpending, Ledger, Usage
@@ -19,13 +20,14 @@ OTHER = "(other)"
 
 
 class LedgerSnapshot(Struct, frozen=True):
-    """All sums, as they are kept over a restart. ``began_at`` is an instant of the wall clock, in seconds."""
+    """All sums, and what else is kept over a restart. ``began_at`` is an instant of the wall clock, in seconds."""
 
     began_at: float
     tasks: dict[str, dict[str, float]]
     backends: dict[str, BackendSpending]
     models: dict[str, BackendSpending]
     budgets: dict[str, BudgetMemory]
+    breakers: dict[str, BreakerMemory] = {}
     version: int = LEDGER_VERSION
 
 
