@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from sidecard.core.breakers import Breaker, BreakerMemory, Pass, Verdict
@@ -27,6 +28,9 @@ FORGET_SECONDS = 300.0
 """Half-life of a backend's latency while nobody asks it, so that one that was slow once is tried again."""
 
 _PER_MILLION = 1e-6
+
+MAX_NAMED = 16
+"""Backends of one begin, which are looked up one after the other: none of them may give way to the next."""
 
 
 class Permit:
@@ -233,7 +237,7 @@ class Backends:
     """All backends: the configured ones, and those that were asked for, bounded in number."""
 
     def __init__(self, settings: dict[str, BackendSettings], max_backends: int, jitter: Callable[[], float]) -> None:
-        self._max = max(max_backends, len(settings))
+        self._max = max(max_backends, len(settings) + 2 * MAX_NAMED)
         self._jitter = jitter
         self._backends: OrderedDict[str, Backend] = OrderedDict(
             (name, Backend(name, given, configured=True, jitter=jitter)) for name, given in settings.items()
@@ -245,7 +249,12 @@ class Backends:
 
     def of(self, name: str) -> Backend:
         """Return the backend of that name; where the table is full and all of it in use, the one of all others."""
-        return self._backends.get(name) or self._open(name)
+        backend = self._backends.get(name)
+        if backend is None:
+            return self._open(name)
+
+        self._backends.move_to_end(name)
+        return backend
 
     def all(self) -> dict[str, Backend]:
         """Return every backend by name, sorted."""
@@ -312,7 +321,8 @@ class Backends:
 
     def _open(self, name: str) -> Backend:
         if len(self._backends) >= self._max:
-            idle = next((old for old, backend in self._backends.items() if not backend.in_use), None)
+            older = islice(self._backends.items(), len(self._backends) - MAX_NAMED)
+            idle = next((old for old, backend in older if not backend.in_use), None)
             if idle is None:
                 if self._other is None:
                     self._other = Backend(
