@@ -4,11 +4,14 @@ import asyncio
 import gc
 import importlib.util
 import os
+import random
 import resource
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,8 +19,10 @@ from msgspec import structs
 
 from sidecard import systemd
 from sidecard.config import Config
+from sidecard.core.accounts import Price, no_price
 from sidecard.core.engine import Engine
 from sidecard.errors import SidecardBug
+from sidecard.ledger_file import LedgerFile, LedgerKeeping
 from sidecard.observe.logs import Log, open_log
 from sidecard.sections import Limits
 from sidecard.server import listener
@@ -25,6 +30,7 @@ from sidecard.server.driver import Driver
 from sidecard.server.listener import Listener
 from sidecard.server.peer import Connection
 from sidecard.server.roster import Roster
+from sidecard.state import StateLock, StateUnusableError, state_directory
 from sidecard_client import __version__
 
 FLUSH_SECONDS = 2.0
@@ -34,8 +40,12 @@ SPARE_DESCRIPTORS = 64
 """Descriptors that are not for peers: listener, lock, log, the loop's own, late imports."""
 
 
-def run(config: Config, environ: MutableMapping[str, str]) -> None:
-    """Serve until told to stop. Raises `ListenError` where the socket cannot be had."""
+def run(config: Config, environ: MutableMapping[str, str], *, state: bool = True) -> None:
+    """Serve until told to stop; ``state`` says whether a state directory is used, if there is one.
+
+    Raises `ListenError` where the socket cannot be had, `ConfigError` where a setting asks for what is not installed.
+    """
+    price = _price(config)
     adopted = systemd.adopt_socket(environ, os.getpid())
     if adopted is None:
         listening = listener.bind(config.socket.path, config.socket.mode, config.socket.group)
@@ -44,21 +54,55 @@ def run(config: Config, environ: MutableMapping[str, str]) -> None:
 
     try:
         log = open_log(config.log.level, config.log.format, time.monotonic)
-        serving = _Serving(config, listening, systemd.Notifier(environ, os.getpid()), log, time.monotonic)
-        uvloop = importlib.util.find_spec("uvloop") is not None
-        anyio.run(serving.run, backend_options={"use_uvloop": uvloop})
+        with ExitStack() as held:
+            directory = _lock_state(environ, log, held) if state else None
+            notifier = systemd.Notifier(environ, os.getpid())
+            serving = _Serving(config, listening, notifier, log, time.monotonic, price, directory)
+            uvloop = importlib.util.find_spec("uvloop") is not None
+            anyio.run(serving.run, backend_options={"use_uvloop": uvloop})
     finally:
         # However serving ended.
         listening.close()
+
+
+def _price(config: Config) -> Price:
+    if not config.prices.table:
+        return no_price
+
+    from sidecard.prices import table_price  # noqa: PLC0415 - 0.4 s and 30 MB, for those who want it; see there
+
+    return table_price()
+
+
+def _lock_state(environ: Mapping[str, str], log: Log, held: ExitStack) -> Path | None:
+    """Return the state directory, locked for as long as ``held`` is; None where there is none to use."""
+    try:
+        directory = state_directory(environ)
+        if directory is not None:
+            held.enter_context(StateLock(directory))
+    except StateUnusableError as error:
+        log.say("warning", "no state kept", reason=str(error))
+        return None
+    else:
+        return directory
 
 
 class _Serving:
     """One run of the daemon, on a socket that is listening already."""
 
     def __init__(
-        self, config: Config, listening: Listener, notifier: systemd.Notifier, log: Log, clock: Callable[[], float]
+        self,
+        config: Config,
+        listening: Listener,
+        notifier: systemd.Notifier,
+        log: Log,
+        clock: Callable[[], float],
+        price: Price,
+        state: Path | None,
     ) -> None:
         self._config = config
+        self._price = price
+        self._state = state
         self._listener = listening
         self._notifier = notifier
         self._log = log
@@ -84,19 +128,28 @@ class _Serving:
         5. give every waiter that is left its end (`DrainExpired`)
         6. close the peers once they have read their replies, waiting at most `FLUSH_SECONDS`
         7. abort the peers that are left
-        8. remove the socket if it was bound here (`sidecard.daemon.run` does)
-        9. exit with 0
+        8. write the ledger, if something was booked since it was written last
+        9. let go of the state directory, and remove the socket if it was bound here (`sidecard.daemon.run` does)
+        10. exit with 0
 
         A second signal ends the waits of 4 and 6.
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._loop_failed)
-        driver = self._new_driver(loop)
+        engine = self._new_engine()
+        driver = Driver(engine, loop, self._clock, on_note=self._log.note, on_bug=self._tell_bug)
+        ledger = None if self._state is None else LedgerKeeping(LedgerFile(self._state), engine, self._log.say)
+        if ledger is not None:
+            ledger.restore()
+
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             server = await self._listen(loop, driver)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._obey, signals)
                 tasks.start_soon(self._feed_watchdog)
+                if ledger is not None:
+                    tasks.start_soon(ledger.run)
+
                 self._say_ready()
                 await self._stop.wait()
 
@@ -113,22 +166,29 @@ class _Serving:
                 self._roster.abort_all()
                 tasks.cancel_scope.cancel()
 
+            # Only now: the task that wrote it has ended, and so has everything that could be booked.
+            if ledger is not None:
+                await ledger.write()
+
         self._log.say("info", "stopped")
 
     @property
     def _drain_seconds(self) -> float:
         return self._config.flights.drain_seconds
 
-    def _new_driver(self, loop: asyncio.AbstractEventLoop) -> Driver:
-        engine = Engine(
+    def _new_engine(self) -> Engine:
+        now = self._clock()
+        return Engine(
             self._config.engine_settings(),
             boot_id=os.urandom(8).hex(),
             version=__version__,
-            now=self._clock(),
+            now=now,
             shown_settings=self._config.shown(),
             shown_origins=self._config.origins,
+            jitter=random.random,
+            price=self._price,
+            wall_offset_seconds=time.time() - now,  # noqa: TID251 - read once, to know which day a budget's day is
         )
-        return Driver(engine, loop, self._clock, on_note=self._log.note, on_bug=self._tell_bug)
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, driver: Driver) -> asyncio.Server:
         # From 3.13 on the loop would remove the socket's file by itself, also one that is not ours.
@@ -152,6 +212,7 @@ class _Serving:
             "serving",
             socket=self._listener.path,
             adopted=self._listener.adopted,
+            state=None if self._state is None else str(self._state),
             pid=os.getpid(),
             version=__version__,
         )

@@ -135,7 +135,7 @@ class Gathering:
 
             place = f"{where}.{name}"
             # Also a table without settings says that there is one of that name.
-            self._tables[table, name] = place
+            self._tables.setdefault((table, name), place)
             for key, value in entry.items():
                 if key in NESTED[table]:
                     self._take_nested((table, name, key), value, f"{place}.{key}")
@@ -157,7 +157,7 @@ class Gathering:
         if key in known:
             self._given[path] = given
             if section in NAMED:
-                self._tables[path[:2]] = given.where
+                self._tables.setdefault(path[:2], given.where)
         else:
             self._unknown(given.where, f"{section}.{key}", [setting.name for setting in known.values()] + _NAMES)
 
@@ -168,8 +168,10 @@ class Gathering:
 
         import difflib  # noqa: PLC0415 - as tomllib
 
-        # Cut-off 0: whatever is nearest is named, however far.
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        # A unit that was left off is the commonest slip. Cut-off 0: whatever is nearest is named, however far.
+        known = list(known)
+        longer = [candidate for candidate in known if candidate.startswith(name)]
+        nearest = difflib.get_close_matches(name, longer or known, n=1, cutoff=0.0)[0]
         self.problems.append(f"{where}: there is no setting {name}; the nearest known one is {nearest}")
 
     def values(self) -> dict[Path, Any]:

@@ -182,7 +182,10 @@ def _addresses(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError  # noqa: TRY004 - the one error of a reading
 
-    return tuple(str(allowed(_text(item))) for item in value)
+    for item in value:
+        allowed(_text(item))
+
+    return tuple(value)
 
 
 def _shared_with(value: Any) -> SharedWith:

@@ -21,6 +21,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Runs the daemon in the foreground until SIGTERM or SIGINT; a second signal stops it at once.",
     )
     add_config_arguments(parser)
+    parser.add_argument(
+        "--no-state",
+        action="store_true",
+        help="use no state directory, also where there is one: the ledger begins anew",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -68,5 +73,5 @@ def _run(arguments: argparse.Namespace) -> int:
     config = config_of(arguments, os.environ)
     from sidecard import daemon  # noqa: PLC0415 - only after the settings are known to be right: it takes 0.1 s
 
-    daemon.run(config, os.environ)
+    daemon.run(config, os.environ, state=not arguments.no_state)
     return FINE

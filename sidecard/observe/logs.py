@@ -1,5 +1,6 @@
-"""Log lines: readable on a terminal, JSON otherwise. No value of any entry is ever among them."""
+"""Log lines: readable on a terminal, JSON otherwise. No prompt and no answer is ever among them."""
 
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -12,8 +13,8 @@ from sidecard.core.notes import Note
 SHOWN_KEY_CHARACTERS = 12
 """Enough to tell keys apart in a log; not enough to ask for the entry."""
 
-SHOWN_MESSAGE_CHARACTERS = 200
-"""Of a failure's message, which is another process's text."""
+_EXCEPTION = re.compile(r"[A-Za-z_]\w{0,79}(?:\.[A-Za-z_]\w{0,79}){0,7}", re.ASCII)
+"""What the name of an exception's type looks like."""
 
 MAX_LINES_PER_SECOND = 20
 """Of one event. A peer that misbehaves must not be able to fill the disk, or to block the daemon on a slow terminal."""
@@ -27,6 +28,12 @@ _LEVELS: dict[type[Note], str] = {
     notes.Evicted: "debug",
     notes.Saturated: "warning",
     notes.DrainStarted: "info",
+    notes.BreakerOpened: "warning",
+    notes.BreakerProbing: "info",
+    notes.BreakerClosed: "info",
+    notes.BreakerDisabled: "warning",
+    notes.QueueFull: "warning",
+    notes.BudgetSpent: "warning",
 }
 _WEIGHTS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -61,7 +68,7 @@ class Log:
             fields["key"] = fields["key"][:SHOWN_KEY_CHARACTERS]
 
         if "message" in fields:
-            fields["message"] = fields["message"][:SHOWN_MESSAGE_CHARACTERS]
+            fields["error"] = _exception_of(fields.pop("message"))
 
         self.say(_LEVELS[type(note)], _words(type(note).__name__), **fields)
 
@@ -116,6 +123,15 @@ def _structlog() -> Any:
             del sys.modules["rich"]
 
     return structlog
+
+
+def _exception_of(message: str) -> str:
+    """Return the exception's type that a failure's message begins with, or nothing.
+
+    The rest is the text of an exception of another process, and exceptions quote what they were given: the prompt.
+    """
+    exception = message.partition(":")[0]
+    return exception if _EXCEPTION.fullmatch(exception) else ""
 
 
 def _words(name: str) -> str:

@@ -134,7 +134,7 @@ class Driver:
         elif type(effect) is Tell:
             self._on_note(effect.note)
         else:
-            raise TypeError(f"unexpected effect: {effect!r}")
+            raise TypeError(f"unexpected effect: {type(effect).__name__}")
 
     def _settle(self, now: float) -> None:
         """After each event: hand the replies over, and be there when the engine next wants to be woken."""

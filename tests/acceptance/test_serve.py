@@ -320,7 +320,7 @@ def test_the_version_is_one() -> None:
 
 def test_what_this_version_cannot_do_is_warned_about_once(daemon: Start) -> None:
     """The daemon serves all the same."""
-    running = daemon(REDIS_URL="redis://:secret@host/0", SOVEREIGN_MODE="true")
+    running = daemon(REDIS_URL="redis://:secret@host/0")
     assert ask(running.socket, {"op": "config"})["type"] == "config"
     assert running.terminate() == 0
     output = running.output()
@@ -329,6 +329,17 @@ def test_what_this_version_cannot_do_is_warned_about_once(daemon: Start) -> None
     assert len(warnings) == 1
     assert "keeps entries in memory only" in warnings[0]["event"]
     assert "secret" not in output
+
+
+def test_a_sovereign_daemon_does_not_start_with_an_address_that_may_lead_out(socket_path: str) -> None:
+    """The sentence names the setting, and no password."""
+    command = [sys.executable, "-m", "sidecard", "serve", "--socket", socket_path]
+    environ = os.environ | {"REDIS_URL": "redis://:secret@cache.example/0", "SOVEREIGN_MODE": "true"}
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 78
+    assert "store.url" in ended.stderr
+    assert "sovereign.allow" in ended.stderr
+    assert "secret" not in ended.stderr
 
 
 def test_fewer_descriptors_than_peers_are_warned_about_and_survived(socket_path: str) -> None:

@@ -2,13 +2,22 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sidecard.config import DEFAULT_ORIGIN, load
-from sidecard.core.settings import EngineSettings, SharedWith
+from sidecard.core.settings import (
+    LOCAL_MAX_CONCURRENT,
+    BackendSettings,
+    BreakerSettings,
+    BudgetSettings,
+    EngineSettings,
+    RetrySettings,
+    SharedWith,
+)
 from sidecard.errors import ConfigError
 from sidecard.gathering import Override
-from sidecard.sections import FIXED
+from sidecard.sections import FIXED, NAMED
 
 
 @pytest.fixture(autouse=True)
@@ -70,10 +79,49 @@ def test_each_value_says_where_it_came_from(file: Path) -> None:
 
 def test_every_value_shown_has_an_origin_and_is_a_setting() -> None:
     """None is forgotten in either."""
-    config = load(None, {"SIDECARD_TASKS": '{"rag": {"ttl_seconds": 5}}'})
+    tables = {
+        "SIDECARD_TASKS": '{"rag": {"ttl_seconds": 5}}',
+        "SIDECARD_BACKENDS": '{"cloud": {"breaker": {"probes": 2}}}',
+        "SIDECARD_BUDGETS": '{"daily": {"dollars": 1}}',
+        "SIDECARD_NAMESPACES": '{"team": {}}',
+    }
+    names = {"tasks": "rag", "backends": "cloud", "budgets": "daily", "namespaces": "team"}
+    config = load(None, tables)
     fixed = {setting.name for settings in FIXED.values() for setting in settings.values()}
+    named = {f"{table}.{names[table]}.{key}" for table, settings in NAMED.items() for key in settings}
 
-    assert set(config.shown()) == set(config.origins) == fixed | {"tasks.rag.ttl_seconds"}
+    assert set(config.shown()) == set(config.origins) == fixed | named
+    assert config.origins["backends.cloud.breaker.probes"].endswith("SIDECARD_BACKENDS.cloud.breaker.probes")
+    assert config.origins["backends.cloud.breaker.min_calls"] == DEFAULT_ORIGIN
+
+
+def test_what_is_shown_is_plain() -> None:
+    """It crosses the wire and is printed as JSON."""
+    config = load(
+        None,
+        {
+            "SIDECARD_TASKS": '{"rag": {"backends": ["a", "b"], "route": "weighted"}}',
+            "SIDECARD_BACKENDS": '{"cloud": {"locality": "local"}}',
+            "SIDECARD_SOVEREIGN_ALLOW": "redis.internal, 100.64.0.0/10",
+        },
+    )
+    shown = config.shown()
+
+    assert msgspec.json.decode(msgspec.json.encode(shown)) == shown
+    assert shown["tasks.rag.backends"] == ["a", "b"]
+    assert shown["sovereign.allow"] == ["redis.internal", "100.64.0.0/10"]
+
+
+@pytest.mark.parametrize(
+    ("section", "shape"), [("retries", RetrySettings), ("budgets", BudgetSettings), ("backends", BackendSettings)]
+)
+def test_every_setting_of_the_core_can_be_said(section: str, shape: type[msgspec.Struct]) -> None:
+    """The core names its settings, and the sections say how each is read: none is left out by either."""
+    fields = set(shape.__struct_fields__)
+    if section == "backends":
+        fields = fields - {"breaker"} | {f"breaker.{name}" for name in BreakerSettings.__struct_fields__}
+
+    assert fields == set((FIXED | NAMED)[section])
 
 
 @pytest.mark.parametrize("setting", [setting for settings in FIXED.values() for setting in settings.values()])
@@ -180,9 +228,9 @@ def test_an_unknown_setting_is_told_with_the_nearest_known_one(
 
 def test_a_setting_of_a_later_version_is_told_so(file: Path) -> None:
     """It is not unknown, and naming a near one would mislead."""
-    text = "[backends.local]\nmax_concurrent = 1\n[cache]\nstale_seconds = 5\n"
+    text = '[http]\nlisten = "127.0.0.1:9464"\n[cache]\nstale_seconds = 5\n'
     assert [problem.partition(": ")[2] for problem in problems_of(text, file=file)] == [
-        "backends: backends comes in a later version of sidecard; leave it out until then",
+        "http: http comes in a later version of sidecard; leave it out until then",
         "cache.stale_seconds: cache.stale_seconds comes in a later version of sidecard; leave it out until then",
     ]
 
@@ -275,10 +323,283 @@ def test_a_wrong_url_is_told_without_its_text(file: Path) -> None:
 
 
 def test_what_is_set_and_cannot_be_done_yet_is_told() -> None:
-    """One sentence each; sovereign holds by itself, because nothing here opens a connection."""
-    config = load(None, {"REDIS_URL": "redis://h", "DATABASE_URL": "x", "METRICS_ENABLED": "1", "SOVEREIGN_MODE": "1"})
+    """One sentence each."""
+    config = load(None, {"REDIS_URL": "redis://h", "DATABASE_URL": "x", "METRICS_ENABLED": "1"})
     assert [sentence.split()[0] for sentence in config.unmet()] == ["store.url", "calls.url", "metrics.enabled"]
     assert load(None, {}).unmet() == []
+
+
+def test_a_sovereign_daemon_says_what_it_cannot_know_of() -> None:
+    """A call that names no backend may go anywhere; whoever minds says that such calls are remote."""
+    (sentence,) = load(None, {"SOVEREIGN_MODE": "1"}).unmet()
+    assert sentence.endswith('set backends.default.locality = "remote".')
+    assert load(None, {"SOVEREIGN_MODE": "1"}, [Override("backends.default.locality", "remote", "--set")]).unmet() == []
+
+
+def test_a_sovereign_daemon_opens_nothing_outside(file: Path) -> None:
+    """Whatever the setting, and each is told with its place; what is listed may be opened."""
+    text = '[sovereign]\nenabled = true\n[store]\nurl = "redis://:secret@redis.example/0"\n'
+    problems = problems_of(text, {"DATABASE_URL": "postgresql://db.example/calls"}, file=file)
+
+    assert [problem.partition(" is on, and ")[2].partition(",")[0] for problem in problems] == [
+        "store.url leads to redis.example",
+        "calls.url leads to db.example",
+    ]
+    assert problems[0].startswith(f"{file}: store.url: ")
+    assert problems[1].startswith("environment variable DATABASE_URL: ")
+    assert "secret" not in "".join(problems)
+
+    environ = {"DATABASE_URL": "sqlite:/x.db", "SIDECARD_SOVEREIGN_ALLOW": "REDIS.example."}
+    assert load(file, environ).store.url.endswith("redis.example/0")
+    file.write_text(text.replace("true", "false"))
+    assert load(file, {}).engine_settings().sovereign is False
+
+
+BACKENDS = """
+[backends.cloud]
+max_concurrent = 8
+adaptive = true
+timeouts = "slow"
+input_dollars_per_million_tokens = 3
+output_dollars_per_million_tokens = 15
+[backends.cloud.breaker]
+failure_rate = 0.25
+[backends."gpt-4.1".breaker]
+probes = 3
+[backends.ollama]
+locality = "local"
+[backends.local]
+weight = 2
+[backends.plain]
+"""
+
+
+def test_a_backend_has_what_is_said_and_what_it_would_have_unnamed(file: Path) -> None:
+    """Also one of which nothing is said but its name."""
+    file.write_text(BACKENDS)
+    backends = load(file, {}).engine_settings().backends
+
+    assert backends == {
+        "cloud": BackendSettings(
+            max_concurrent=8,
+            adaptive=True,
+            timeouts="slow",
+            input_dollars_per_million_tokens=3,
+            output_dollars_per_million_tokens=15,
+            breaker=BreakerSettings(failure_rate=0.25),
+        ),
+        "gpt-4.1": BackendSettings(breaker=BreakerSettings(probes=3)),
+        "ollama": BackendSettings(locality="local", max_concurrent=LOCAL_MAX_CONCURRENT),
+        "local": BackendSettings(locality="local", max_concurrent=LOCAL_MAX_CONCURRENT, weight=2),
+        "plain": BackendSettings(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "locality", "max_concurrent"),
+    [
+        ("local", {}, "local", LOCAL_MAX_CONCURRENT),
+        ("local", {"locality": "remote"}, "remote", 0),
+        ("local", {"max_concurrent": 0}, "local", 0),
+        ("default", {}, "local", 0),
+        ("default", {"locality": "local"}, "local", LOCAL_MAX_CONCURRENT),
+        ("default", {"locality": "remote"}, "remote", 0),
+        ("x", {}, "remote", 0),
+        ("x", {"locality": "local"}, "local", LOCAL_MAX_CONCURRENT),
+        ("x", {"locality": "local", "max_concurrent": 1}, "local", 1),
+        ("x", {"locality": "remote", "max_concurrent": 9}, "remote", 9),
+    ],
+)
+def test_where_a_backend_is_decides_its_limit_unless_that_is_said(
+    name: str, given: dict[str, object], locality: str, max_concurrent: int
+) -> None:
+    """A local one has few slots; what a remote one bears, this host cannot know."""
+    settings = load(None, {"SIDECARD_BACKENDS": msgspec.json.encode({name: given}).decode()}).backends[name]
+    assert (settings.locality, settings.max_concurrent) == (locality, max_concurrent)
+
+
+def test_backends_come_by_flag_too() -> None:
+    """Their names may have dots, or be that of a nested table."""
+    flags = {
+        "backends.gpt-4.1.max_queue": "7",
+        "backends.gpt-4.1.breaker.open_seconds": "5",
+        "backends.breaker.weight": "3",
+        "backends.breaker.breaker.probes": "2",
+    }
+    config = load(None, {}, [Override(name, text, "--set") for name, text in flags.items()])
+
+    assert config.backends == {
+        "gpt-4.1": BackendSettings(max_queue=7, breaker=BreakerSettings(open_seconds=5)),
+        "breaker": BackendSettings(weight=3, breaker=BreakerSettings(probes=2)),
+    }
+    assert {name: config.origins[name] for name in flags} == dict.fromkeys(flags, "flag --set")
+
+
+def test_tables_of_the_environment_change_single_settings_of_the_file(file: Path) -> None:
+    """Below a nested table, too."""
+    file.write_text(BACKENDS)
+    cloud = load(file, {"SIDECARD_BACKENDS": '{"cloud": {"breaker": {"failure_rate": 1}}}'}).backends["cloud"]
+    assert (cloud.breaker.failure_rate, cloud.max_concurrent) == (1, 8)
+
+
+def test_tasks_budgets_and_retries_reach_the_engine(file: Path) -> None:
+    """By name, and as the engine has them."""
+    file.write_text(
+        """
+        [tasks.rag]
+        backends = ["local", "7"]
+        route = "weighted"
+        [tasks.chat]
+        ttl_seconds = 1
+        [budgets.daily]
+        dollars = 5
+        [budgets.rag]
+        dollars = 0.5
+        task = "rag"
+        backend = "cloud"
+        period_seconds = 3600
+        hard = true
+        [retries]
+        share = 0
+        backoff_seconds = 1
+        [limits]
+        max_backends = 9
+        """
+    )
+    settings = load(file, {"SIDECARD_RETRIES_FLOOR_PER_SECOND": "0.5"}).engine_settings()
+
+    assert settings.task_backends == {"rag": ("local", "7")}
+    assert settings.task_routes == {"rag": "weighted"}
+    assert settings.budgets == {
+        "daily": BudgetSettings(dollars=5),
+        "rag": BudgetSettings(dollars=0.5, period_seconds=3600, task="rag", backend="cloud", hard=True),
+    }
+    assert settings.retries == RetrySettings(share=0, backoff_seconds=1, floor_per_second=0.5)
+    assert settings.max_backends == 9
+
+
+def test_a_list_of_names_by_flag_is_text_between_commas() -> None:
+    """Or JSON; a name may be a number."""
+    for text in ("a, 7", '["a", "7"]'):
+        assert load(None, {}, [Override("tasks.rag.backends", text, "--set")]).tasks["rag"].backends == ("a", "7")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[backends.x.breaker]\nfailure_rate = 0", "a number, above 0 and at most 1"),
+        ("[backends.x.breaker]\nfailure_rate = 1.1", "a number, above 0 and at most 1"),
+        ("[backends.x.breaker]\nslow_rate = 0", "a number, above 0 and at most 1"),
+        ("[backends.x.breaker]\nprobes = 0", "a whole number, between 1 and 1000"),
+        ("[backends.x]\nweight = 0", "a number, above 0 and at most 1000000000"),
+        ("[backends.x]\nlocality = 'near'", 'one of "local", "remote"'),
+        ("[backends.x]\ntimeouts = 'success'", 'one of "failure", "slow", "nothing"'),
+        ("[backends.x]\nbreaker = 5", "backends.x.breaker is 5; it should be a table, written [backends.x.breaker]"),
+        ("[backends.x.breaker]\nprobe = 1", "the nearest known one is backends.breaker.probes"),
+        (
+            "[backends.x.breakers]\nprobes = 1",
+            "there is no setting backends.breakers; the nearest known one is backends.",
+        ),
+        ("[backends]\nmax_queue = 1", "backends.max_queue is 1; it should be a table of settings"),
+        ("[retries]\nshare = 1.5", "a number, between 0 and 1"),
+        ("[tasks.x]\nroute = 'shortest'", 'one of "order", "cheapest", "fastest", "least_busy", "weighted"'),
+        ("[tasks.x]\nbackends = 'a'", "a list of at most 16 names"),
+        ("[tasks.x]\nbackends = ['']", "a list of at most 16 names"),
+        (f"[tasks.x]\nbackends = {['a'] * 17}", "a list of at most 16 names"),
+        ("[sovereign]\nallow = ['redis.internal:6379']", "a list of host names, IP addresses and networks"),
+        ("[sovereign]\nallow = ['10.0.0.1/8']", "a list of host names, IP addresses and networks"),
+        ("[sovereign]\nallow = ['0x7f.1']", "a list of host names, IP addresses and networks"),
+        ("[sovereign]\nallow = 'localhost'", "a list of host names, IP addresses and networks"),
+        ("[budgets.x]\ndollars = -1", "a number, between 0 and 1000000000"),
+    ],
+)
+def test_a_wrong_setting_of_a_backend_and_its_like_is_told(text: str, said: str, file: Path) -> None:
+    """With what would be right."""
+    (problem,) = problems_of(text, file=file)
+    assert said in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "[backends.x.breaker]\nopen_seconds = 20\nmax_open_seconds = 10",
+            (
+                "backends.x.breaker.open_seconds: backends.x.breaker.open_seconds is 20; it should be at most "
+                "backends.x.breaker.max_open_seconds, which is 10"
+            ),
+        ),
+        (
+            "[backends.x.breaker]\nmax_open_seconds = 5",
+            (
+                "backends.x.breaker.max_open_seconds: backends.x.breaker.max_open_seconds is 5; it should be at least "
+                "backends.x.breaker.open_seconds, which is 10"
+            ),
+        ),
+        (
+            "[backends.x.breaker]\nmin_calls = 101",
+            (
+                "backends.x.breaker.min_calls: backends.x.breaker.min_calls is 101; it should be at most "
+                "backends.x.breaker.window_calls, which is 100"
+            ),
+        ),
+        (
+            "[retries]\nbackoff_seconds = 9",
+            (
+                "retries.backoff_seconds: retries.backoff_seconds is 9; it should be at most retries.max_backoff_seconds, "
+                "which is 8"
+            ),
+        ),
+        (
+            "[backends.x]\ninput_dollars_per_million_tokens = 1",
+            (
+                "backends.x.input_dollars_per_million_tokens: backends.x.input_dollars_per_million_tokens is set without "
+                "backends.x.output_dollars_per_million_tokens; set both, 0 being a price, or neither"
+            ),
+        ),
+        (
+            "[backends.x]\nadaptive = true",
+            (
+                "backends.x.adaptive: backends.x.adaptive is true, but there is no limit to move below; "
+                "set backends.x.max_concurrent"
+            ),
+        ),
+        (
+            "[budgets.x]\nhard = true",
+            "budgets.x: budget 'x' does not say how much may be spent; add budgets.x.dollars",
+        ),
+        ("[budgets.x]", "budgets.x: budget 'x' does not say how much may be spent; add budgets.x.dollars"),
+        ('[backends.""]', "backends.: '' can name none of backends; choose a name of 1 to 128 characters"),
+    ],
+)
+def test_what_does_not_go_together_is_told_once(text: str, said: str, file: Path) -> None:
+    """With the setting that was said, and the other one."""
+    assert problems_of(text, file=file) == (f"{file}: {said}",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[backends.x.breaker]\nmin_calls = 5000\nwindow_calls = 'many'",
+        "[backends.x]\nadaptive = true\nmax_concurrent = 'few'",
+        "[backends.x]\ninput_dollars_per_million_tokens = 1\noutput_dollars_per_million_tokens = 'one'",
+        "[budgets.x]\ndollars = 'five'",
+        "[flights]\nrenew_seconds = 20\nlease_seconds = 'long'",
+    ],
+)
+def test_what_cannot_be_read_is_not_held_against_its_neighbour(text: str, file: Path) -> None:
+    """One mistake is one problem."""
+    (problem,) = problems_of(text, file=file)
+    assert "it should be a " in problem
+
+
+@pytest.mark.parametrize(
+    "text", ["[backends.local]\nadaptive = true", "[backends.x.breaker]\nmin_calls = 5\nwindow_calls = 5"]
+)
+def test_what_goes_together_is_taken(text: str, file: Path) -> None:
+    """A local backend has a limit without being told; a window may be just as long as it must."""
+    file.write_text(text)
+    assert load(file, {}).backends
 
 
 def test_a_renewal_later_than_the_lease_is_a_problem(file: Path) -> None:

@@ -1,12 +1,13 @@
 """Log lines: what of a note is shown, in which form, and how many."""
 
 import io
+from typing import get_args
 
 import msgspec
 import pytest
 
 from sidecard.core import notes
-from sidecard.observe.logs import MAX_LINES_PER_SECOND, SHOWN_KEY_CHARACTERS, Log, open_log
+from sidecard.observe.logs import _LEVELS, MAX_LINES_PER_SECOND, SHOWN_KEY_CHARACTERS, Log, open_log
 
 KEY = "1:" + "ab" * 32
 
@@ -63,6 +64,12 @@ def lines(stream: io.StringIO) -> list[dict[str, object]]:
         (notes.Evicted(5), "debug", "evicted"),
         (notes.Saturated("waiters", 9), "warning", "saturated"),
         (notes.DrainStarted(1, 2), "info", "drain started"),
+        (notes.BreakerOpened("cloud", "failures", 10.0, 20, 11, 0, 2), "warning", "breaker opened"),
+        (notes.BreakerProbing("cloud", 1, 3), "info", "breaker probing"),
+        (notes.BreakerClosed("cloud", 4), "info", "breaker closed"),
+        (notes.BreakerDisabled("cloud", 5), "warning", "breaker disabled"),
+        (notes.QueueFull("local", 512), "warning", "queue full"),
+        (notes.BudgetSpent("daily", 5.0, 5.1, hard=True, resets_in_seconds=60.0), "warning", "budget spent"),
     ],
 )
 def test_every_note_has_a_level_and_its_fields(
@@ -73,7 +80,12 @@ def test_every_note_has_a_level_and_its_fields(
     (line,) = lines(stream)
 
     assert (line["level"], line["event"]) == (level, event)
-    assert msgspec.structs.asdict(note).keys() <= line.keys()
+    assert msgspec.structs.asdict(note).keys() - {"message"} <= line.keys()
+
+
+def test_there_is_a_level_for_every_note() -> None:
+    """A note without one would be met first where it matters."""
+    assert set(_LEVELS) == set(get_args(notes.Note))
 
 
 def test_a_key_is_cut(log: Log, stream: io.StringIO) -> None:
@@ -88,10 +100,35 @@ def test_a_lease_without_a_key_has_none(log: Log, stream: io.StringIO) -> None:
     assert lines(stream)[0]["key"] is None
 
 
-def test_a_message_is_cut(log: Log, stream: io.StringIO) -> None:
-    """It is another process's text, of any length."""
-    log.note(notes.FlightFailed(KEY, "fatal", "x" * 4000, 3))
-    assert lines(stream)[0]["message"] == "x" * 200
+CANARY = "zebra-4711"
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        (f"ValueError: cannot parse {CANARY}", "ValueError"),
+        (f"openai.RateLimitError: {CANARY}: {CANARY}", "openai.RateLimitError"),
+        ("TimeoutError", "TimeoutError"),
+        (f"{CANARY}: what follows is a prompt", ""),
+        (f"Summarise this, {CANARY}: ...", ""),
+        (f"the holder said {CANARY}", ""),
+        (f"{CANARY}", ""),
+        ("x" * 4000, ""),
+        (f"{'a.' * 100}b: {CANARY}", ""),
+        (f"ValueError\n{CANARY}: {CANARY}", ""),
+        (f" ValueError: {CANARY}", ""),
+        ("", ""),
+    ],
+)
+def test_of_a_failure_only_the_type_of_the_exception_is_written(
+    message: str, error: str, log: Log, stream: io.StringIO
+) -> None:
+    """The rest is another process's text, and exceptions quote what they were given: the prompt."""
+    log.note(notes.FlightFailed(KEY, "fatal", message, 3))
+    log.note(notes.LeaseEnded("fatal", KEY, "l", "local", 1, message))
+
+    assert [line["error"] for line in lines(stream)] == [error, error]
+    assert CANARY not in stream.getvalue()
 
 
 def test_lines_below_the_level_are_not_written(stream: io.StringIO, clock: Clock) -> None:
