@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "ping": "inspect",
     "stats": "inspect",
     "report": "inspect",
+    "breakers": "inspect",
     "purge": "inspect",
     "config": "inspect",
     "demo": "demo",

@@ -1,11 +1,11 @@
-"""The commands that ask a running daemon: ``ping``, ``stats``, ``report``, ``purge``; and ``config``."""
+"""The commands that ask a running daemon: ``ping``, ``stats``, ``report``, ``breakers``, ``purge``; and ``config``."""
 
 import argparse
 import os
 import sys
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
@@ -28,6 +28,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     _add(commands, "ping", _ping, "tell whether a daemon answers")
     _add(commands, "stats", _stats, "show the daemon's gauges and counters")
     _add(commands, "report", _report, "show rates, savings and spending")
+    breakers = _add(commands, "breakers", _breakers, "show the backends and their breakers, or set one")
+    breakers.add_argument(
+        "action",
+        nargs="?",
+        choices=get_args(wire.BreakerAction),
+        help="open: no calls; close: calls again, at once; auto: by itself again; disable: measured, never trips "
+        "(all for operators)",
+    )
+    breakers.add_argument("backend", nargs="?", metavar="BACKEND", help="whose breaker is set")
     purge = _add(commands, "purge", _purge, "remove entries; for operators")
     purge.add_argument("--namespace", metavar="NAME", help="those of a namespace (of every uid, or UID:NAME)")
     purge.add_argument("--tag", metavar="TAG", help="those with a tag")
@@ -112,6 +121,38 @@ def _report(arguments: argparse.Namespace) -> int:
     from sidecard.cli import overviews  # noqa: PLC0415 - see above
 
     return _write(overviews.of_report(report))
+
+
+def _breakers(arguments: argparse.Namespace) -> int:
+    if arguments.action is not None:
+        if arguments.backend is None:
+            raise _UsageError(f"say whose breaker: sidecard breakers {arguments.action} BACKEND")
+
+        _, done = _ask(arguments, wire.SetBreaker(arguments.backend, arguments.action, id=1), wire.Ok)
+        if arguments.json:
+            return _write_json(_fields(done))
+
+        return _write(f"{arguments.backend}: {_DONE[arguments.action]}")
+
+    _, breakers = _ask(arguments, wire.GetBreakers(id=1), wire.Breakers)
+    # Half-open is not fine either: it means that the backend was not, and nobody knows yet.
+    tripped = any(state.state in {"open", "half_open"} for state in breakers.backends.values())
+    if arguments.json:
+        _write_json(_fields(breakers))
+    else:
+        from sidecard.cli import overviews  # noqa: PLC0415 - see above
+
+        _write(overviews.of_breakers(breakers))
+
+    return NOT_FINE if tripped else FINE
+
+
+_DONE = {
+    "open": "open until `close` or `auto`; it gets no calls",
+    "close": "closed, and what was counted is forgotten",
+    "auto": "decides by itself again",
+    "disable": "measured, and never trips",
+}
 
 
 def _purge(arguments: argparse.Namespace) -> int:

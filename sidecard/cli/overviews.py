@@ -1,11 +1,14 @@
-"""What ``stats``, ``report`` and ``config show`` say to people, as text."""
+"""What ``stats``, ``report``, ``breakers`` and ``config show`` say to people, as text."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sidecard.cli import tables
 from sidecard.cli.tables import count, dollars, percent, seconds, size
-from sidecard_client.wire import Ledger, Report, Stats
+from sidecard_client.wire import BackendSpending, BackendState, Breakers, Ledger, Report, Stats
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 TOTAL = "all tasks"
 
@@ -20,12 +23,20 @@ _COUNTERS = {
         ("rejected_busy", "  because a table was full"),
         ("rejected_draining", "  because the daemon was stopping"),
         ("rejected_not_cached", "  because only a stored answer was wanted"),
+        ("rejected_breaker_open", "  because the backends' breakers were open"),
+        ("rejected_saturated", "  because the backends' queues were full"),
+        ("rejected_budget", "  because a budget was spent"),
+        ("rejected_sovereign", "  because they would have left the host"),
         ("timeouts", "waited in vain"),
         ("left", "left while they waited"),
     ),
     "Leases": (
         ("leases_granted", "granted"),
         ("reelections", "  to a waiter, because the holder was gone"),
+        ("next_backends", "  to go on with another backend"),
+        ("retries", "  to try a backend again"),
+        ("retries_refused", "retries that the host's budget did not allow"),
+        ("breakers_opened", "times that a breaker opened"),
         ("completed", "completed"),
         ("failed_transient", "failed, in a way that may pass"),
         ("failed_fatal", "failed, for everyone"),
@@ -59,6 +70,9 @@ def of_stats(stats: Stats) -> str:
         ("flights", count(stats.flights)),
         ("leases", count(stats.leases)),
         ("waiters", count(stats.waiters)),
+        ("queued", f"{count(stats.queued)} for a permit"),
+        ("permits", count(stats.permits)),
+        ("breakers", _tripped(stats)),
         ("entries", count(stats.cache_entries)),
         ("cache", f"{size(stats.cache_bytes)} of {size(stats.cache_max_bytes)} ({percent(full)})"),
     ]
@@ -71,14 +85,13 @@ def of_stats(stats: Stats) -> str:
 
 def of_report(report: Report) -> str:
     """Return rates, savings and spending, as tables with a row per task; without calls, a sentence."""
-    since = seconds(report.uptime_seconds)
     if not report.total.calls:
-        return f"no calls yet, in {since}"
+        return f"no calls yet, in {_ledger_time(report)}"
 
     tasks = [*sorted(report.tasks.items()), (TOTAL, report.total)]
     parts = [
         tables.table(
-            f"Calls, in {since}",
+            f"Calls, in {_ledger_time(report)}",
             ("task", "calls", "hits", "shared", "upstream", "hit rate", "de-duplicated", "latency reduced by"),
             [(task, *_rates(ledger)) for task, ledger in tasks],
         ),
@@ -96,9 +109,45 @@ def of_report(report: Report) -> str:
                 [(task, *_costs(ledger)) for task, ledger in tasks],
             )
         )
-        return tables.drawn(*parts)
+        parts += [
+            tables.table(
+                f"By {kind}",
+                (kind, "calls", "time", "prompt tokens", "completion tokens", "billed", "saved"),
+                [(name, *_spending(spending)) for name, spending in spendings.items()],
+            )
+            for kind, spendings in (("backend", report.backends), ("model", report.models))
+            if spendings
+        ]
+        return tables.drawn(*parts, *_budgets(report))
 
-    return tables.drawn(*parts, "No cost was reported: usage= of the client says what a call cost.")
+    return tables.drawn(*parts, *_budgets(report), "No cost was reported: usage= of the client says what a call cost.")
+
+
+def of_breakers(breakers: Breakers) -> str:
+    """Return every backend as it stands, as a table, and why breakers are not closed, as sentences."""
+    if not breakers.backends:
+        return "no backends yet: each appears with its first call, or with [backends.NAME] in the config"
+
+    grid = tables.table(
+        "",
+        (
+            "backend",
+            "state",
+            "where",
+            "calls",
+            "failed",
+            "slow",
+            "in progress",
+            "queued",
+            "latency",
+            "per call",
+            "opened",
+        ),
+        [(name, *_backend(state)) for name, state in breakers.backends.items()],
+        align="lll" + "r" * 8,
+    )
+    causes = [f"{tables.plain(name)}: {state.cause}" for name, state in breakers.backends.items() if state.cause]
+    return tables.drawn(grid, *(["\n".join(causes)] if causes else []))
 
 
 def of_settings(settings: Mapping[str, Any], origins: Mapping[str, str]) -> str:
@@ -131,6 +180,58 @@ def _costs(ledger: Ledger) -> Iterator[str]:
     yield dollars(ledger.billed_dollars)
     yield dollars(ledger.saved_by_cache_dollars)
     yield dollars(ledger.saved_by_sharing_dollars)
+
+
+def _ledger_time(report: Report) -> str:
+    # Beyond a second, part of the ledger is an earlier run's.
+    kept = report.ledger_seconds > report.uptime_seconds + 1
+    return seconds(report.ledger_seconds if kept else report.uptime_seconds)
+
+
+def _tripped(stats: Stats) -> str:
+    tripped = [f"{name} {state.replace('_', ' ')}" for name, state in stats.breakers.items() if state != "closed"]
+    return ", ".join(tripped) or "none tripped"
+
+
+def _spending(spending: BackendSpending) -> Iterator[str]:
+    yield count(spending.calls)
+    yield seconds(spending.seconds)
+    yield count(spending.prompt_tokens)
+    yield count(spending.completion_tokens)
+    yield dollars(spending.dollars)
+    yield dollars(spending.saved_dollars)
+
+
+def _budgets(report: Report) -> list["Table"]:
+    if not report.budgets:
+        return []
+
+    rows = [
+        (
+            name,
+            "hard" if budget.hard else "soft",
+            dollars(budget.dollars),
+            dollars(budget.spent_dollars),
+            dollars(budget.reserved_dollars),
+            seconds(budget.resets_in_seconds),
+        )
+        for name, budget in report.budgets.items()
+    ]
+    heads = ("budget", "kind", "dollars", "spent", "in progress", "begins anew in")
+    return [tables.table("Budgets", heads, rows, align="llrrrr")]
+
+
+def _backend(state: BackendState) -> Iterator[str]:
+    yield state.state.replace("_", " ")
+    yield state.locality
+    yield count(state.calls)
+    yield count(state.failures)
+    yield count(state.slow)
+    yield count(state.permits) if state.limit is None else f"{state.permits:,} of {state.limit:,}"
+    yield f"{state.queued:,} of {state.max_queue:,}" if state.limit is not None or state.queued else "-"
+    yield "-" if state.latency_seconds is None else seconds(state.latency_seconds)
+    yield "-" if state.dollars_per_call is None else dollars(state.dollars_per_call)
+    yield count(state.opened)
 
 
 def _value(value: Any) -> str:

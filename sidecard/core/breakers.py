@@ -188,7 +188,6 @@ class Breaker:
             return []
 
         if action == "close":
-            self._forget()
             self._doublings = -1
 
         return [self._enter(state, now, "operator", None)]
@@ -279,16 +278,15 @@ class Breaker:
         match state:
             case "open" | "forced_open":
                 self.opened += 1
-                note = notes.BreakerOpened(
+                return notes.BreakerOpened(
                     self._name, cause or "operator", seconds, self.calls, self.failures, self.slow, self.generation
                 )
-                # What was counted has had its effect; the probes begin anew.
-                self._forget()
-                return note
             case "half_open":
                 return notes.BreakerProbing(self._name, self._settings.probes, self.generation)
             case "disabled":
                 return notes.BreakerDisabled(self._name, self.generation)
             case _:
+                # What was counted has had its effect. Until now it tells those who look why there are no calls.
+                self._forget()
                 self._closed_at = now
                 return notes.BreakerClosed(self._name, self.generation)
