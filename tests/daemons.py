@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 
 def poll(condition: Callable[[], bool], complaint: str, seconds: float = 20.0) -> None:
@@ -19,7 +19,7 @@ def poll(condition: Callable[[], bool], complaint: str, seconds: float = 20.0) -
         time.sleep(0.01)
 
 
-def ask(path: str, request: dict[str, object], seconds: float = 5.0) -> dict[str, object]:
+def ask(path: str, request: Mapping[str, object], seconds: float = 5.0) -> dict[str, object]:
     """Send one JSON line and return the last reply line."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(seconds)

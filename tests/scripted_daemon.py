@@ -69,7 +69,13 @@ Step = wire.Reply | bytes | Hang | Close | Die | After | Delayed | list[Any] | C
 _leases = itertools.count(1)
 
 
-def lease(backend: str = "default", *, expires_in_seconds: float = 15.0, attempt: int = 1) -> wire.Lease:
+def lease(
+    backend: str = "default",
+    *,
+    expires_in_seconds: float = 15.0,
+    attempt: int = 1,
+    passed_over: dict[str, wire.RejectionReason] | None = None,
+) -> wire.Lease:
     """Build a lease that no other lease equals."""
     return wire.Lease(
         id=0,
@@ -77,6 +83,7 @@ def lease(backend: str = "default", *, expires_in_seconds: float = 15.0, attempt
         backend=backend,
         expires_in_seconds=expires_in_seconds,
         attempt=attempt,
+        passed_over=passed_over or {},
     )
 
 
@@ -122,6 +129,11 @@ DEFAULTS: dict[type[wire.Request], Step] = {
     wire.Delete: wire.Deleted(id=0, count=1),
     wire.Purge: wire.Deleted(id=0, count=2),
     wire.GetHealth: wire.Health(id=0, status="ok", reasons=[], version="0", boot_id=BOOT_ID, uptime_seconds=1.0),
+    wire.GetConfig: wire.Settings(
+        id=0, settings={"cache.ttl_seconds": 300.0}, origins={"cache.ttl_seconds": "default"}
+    ),
+    wire.GetBreakers: wire.Breakers(id=0, backends={}),
+    wire.SetBreaker: wire.Ok(id=0),
 }
 
 

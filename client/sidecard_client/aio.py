@@ -5,10 +5,11 @@ What a call goes through is in `aio_calls`, the connection in `aio_link`, making
 """
 
 import inspect
+import os
 import sys
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, cast, overload
 
 import anyio
 from msgspec import Raw
@@ -17,24 +18,24 @@ from sidecard_client import calls, wire
 from sidecard_client.aio_calls import AsyncRunner
 from sidecard_client.aio_link import LinkLost
 from sidecard_client.aio_reach import Reach
-from sidecard_client.calls import Functions, Outcome
+from sidecard_client.calls import Backends, Functions, Outcome, T
 from sidecard_client.errors import DaemonUnavailable, RequestRefused
 from sidecard_client.failures import Classify, default_classify
 from sidecard_client.options import OnUnavailable, Options, ReadUsage
 from sidecard_client.paths import StrPath, find_socket
 from sidecard_client.proxies import CachedFunction, Perform, SharedMethods
+from sidecard_client.sovereign import sovereign_by
 from sidecard_client.values import pack_value
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
-T = TypeVar("T")
 P = ParamSpec("P")
 
 DAEMON_TIMEOUT_SECONDS = 0.5
 """Ten thousand times a hit's round trip: a daemon that needs longer does not work."""
 
-AsyncFunctions = Callable[..., Awaitable[T]] | Mapping[str, Callable[..., Awaitable[T]]]
+AsyncFunctions = Callable[..., Awaitable[T]] | Backends[Awaitable[T]]
 
 
 class AsyncClient:
@@ -65,6 +66,7 @@ class AsyncClient:
         usage: ReadUsage | None = None,
         classify: Classify = default_classify,
         on_unavailable: OnUnavailable = "fallback",
+        sovereign: bool | None = None,
     ) -> None:
         if not daemon_timeout > 0:
             raise ValueError(f"daemon_timeout= must be more than 0 seconds, not {daemon_timeout}.")
@@ -78,6 +80,7 @@ class AsyncClient:
                 "usage": usage,
                 "classify": classify,
                 "on_unavailable": on_unavailable,
+                "sovereign": sovereign_by(os.environ) if sovereign is None else sovereign,
             }
         )
         self._reach = Reach(None if path is None else find_socket(path), daemon_timeout)
@@ -115,6 +118,11 @@ class AsyncClient:
 
         return swallow and error is not None
 
+    @property
+    def sovereign(self) -> bool:
+        """Backends that may be remote are left out where no daemon decides."""
+        return self._options.sovereign
+
     # Calls ---------------------------------------------------------------------------------------------------------
 
     @overload
@@ -128,6 +136,7 @@ class AsyncClient:
 
         ``function`` may be a dict of backend names and functions, in order of preference,
         whose answers are interchangeable by declaration: where one fails in a way that may pass, the next is asked.
+        A single function goes to ``backend=``, or to the daemon's ``default``.
         Policy keywords (`options`) are not passed on.
 
         Raises what the function raises, as it is; `CallFailed` where the call that this one waited for failed;
@@ -241,6 +250,21 @@ class AsyncClient:
     async def ping(self) -> wire.Pong:
         """Return the daemon's sign of life. Raises `DaemonUnavailable`."""
         return cast("wire.Pong", await self._ask(wire.Ping()))
+
+    async def config(self) -> wire.Settings:
+        """Return the daemon's settings and where each came from. For operators. Raises as `delete`."""
+        return cast("wire.Settings", await self._ask(wire.GetConfig()))
+
+    async def breakers(self) -> wire.Breakers:
+        """Return how every backend is that is configured or in use. Raises `DaemonUnavailable`."""
+        return cast("wire.Breakers", await self._ask(wire.GetBreakers()))
+
+    async def breaker(self, backend: str, action: wire.BreakerAction) -> None:
+        """Set the breaker of a backend for all workers: ``"open"``, ``"close"``, ``"auto"`` or ``"disable"``.
+
+        For operators: raises `RequestRefused` for others, and `DaemonUnavailable`.
+        """
+        await self._ask(wire.SetBreaker(backend=backend, action=action))
 
     async def _ask(self, request: wire.AnyRequest) -> Any:
         try:

@@ -5,10 +5,10 @@ Cancellation may come at every ``await``: each one leaves the lease given back a
 """
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from anyio import to_thread
@@ -16,9 +16,10 @@ from anyio import to_thread
 from sidecard_client import calls, wire
 from sidecard_client.aio_link import Link, LinkLost
 from sidecard_client.aio_reach import Reach
+from sidecard_client.attempts import Attempts, leaves_a_lease
 from sidecard_client.calls import Call, Outcome, Source
 from sidecard_client.errors import CallFailed, CallTimeout, UnshareableValue
-from sidecard_client.failures import fail, kind_of, message_of
+from sidecard_client.failures import kind_of, message_of
 from sidecard_client.local import Answered, Broken, Elected, LocalFlight, LocalFlights
 from sidecard_client.values import unpack_value
 
@@ -45,11 +46,11 @@ class AsyncRunner:
             link = reach.link()
             request = call.begin(link.next_id())
             try:
-                reply = await link.ask(request)
+                reply = await link.ask(request, request.wait_seconds)
             except LinkLost as lost:
                 link = reach.instead_of(link, lost)
                 request = call.begin(link.next_id(), calls.remaining_seconds(call, monotonic() - started))
-                reply = await reach.ask_again(link, request)
+                reply = await reach.ask_again(link, request, request.wait_seconds)
 
         except LinkLost as lost:
             return await self._run_without_daemon(call, lost.reason, started)
@@ -74,30 +75,34 @@ class AsyncRunner:
         # Callers of this process who lose the daemon meanwhile join this call instead of making their own.
         flight = None if call.key is None else self._flights.lead((call.options.namespace, call.key))
         held: wire.Lease | None = lease
-        tried: list[str] = []
+        attempts = Attempts(call)
         try:
             while held is not None:
                 link.hold(held)
-                backend = call.backend_of(held.backend)
-                function = call.function_of(backend)
-                tried.append(backend)
+                function = attempts.take(held)
                 try:
                     value = await _perform(function, call)
                 except BaseException as error:
                     link.release(held.lease)
                     kind = kind_of(error, call.options.classify)
-                    another = calls.another_backend(call, tried, kind)
-                    message = fail(link.next_id(), held.lease, error, kind, another=another)
-                    if another and not isinstance(reply := await _ask_if_possible(link, message), wire.Ok):
-                        held = reply if isinstance(reply, wire.Lease) else None
-                        if held is None or call.backend_of(held.backend) in tried:
-                            break  # a void lease is no reason to give up what another backend can still answer
+                    message = attempts.fail(link.next_id(), held, error, kind)
+                    if not message.next:
+                        held = None
+                        link.tell(message)
+                        self._fail_here(flight, kind, error)
+                        raise
 
+                    reply = await _ask_next(link, call, begin_id, message)
+                    held, verdict = None, attempts.verdict(message, reply)
+                    if verdict == "lease":
+                        held = cast("wire.Lease", reply)
                         continue
 
-                    held = None
-                    if not another:
-                        link.tell(message)
+                    if leaves_a_lease(reply):
+                        link.tell(wire.Cancel(target=begin_id))
+
+                    if verdict == "alone":
+                        break
 
                     self._fail_here(flight, kind, error)
                     raise
@@ -108,9 +113,9 @@ class AsyncRunner:
 
                 lease, held = held, None
                 await _complete(link, call, function, lease, value)
-                return Outcome(value, "upstream", backend=backend, waited_seconds=waited_seconds)
+                return attempts.outcome(value, waited_seconds)
 
-            return await self._run_here(call, "upstream", waited_seconds, flight, tried)
+            return await self._run_here(call, "upstream", waited_seconds, flight, attempts)
         finally:
             # A lease that nobody works for any more, because its caller was cancelled between two backends.
             if held is not None:
@@ -162,19 +167,20 @@ class AsyncRunner:
         source: Source,
         waited_seconds: float,
         flight: LocalFlight | None = None,
-        tried: Collection[str] = (),
+        attempts: Attempts | None = None,
     ) -> Outcome[Any]:
         """Make the call without a lease, on one backend after the other, and end ``flight``."""
         turn = 0 if flight is None else flight.elections
-        tried = list(tried)
+        tried = set() if attempts is None else attempts.tried
+        count = 0 if attempts is None else attempts.count
         try:
-            for backend, function in call.untried(tried):
-                tried.append(backend)
+            for backend, function in calls.choices_here(call, tried):
+                tried.add(backend)
                 try:
                     value = await _perform(function, call)
                 except BaseException as error:
                     kind = kind_of(error, call.options.classify)
-                    if calls.another_backend(call, tried, kind):
+                    if calls.another_here(call, tried, kind):
                         continue
 
                     self._fail_here(flight, kind, error)
@@ -183,21 +189,22 @@ class AsyncRunner:
                 if flight is not None:
                     self._flights.succeed(flight, value)
 
-                return Outcome(value, source, backend=backend, waited_seconds=waited_seconds)
+                return Outcome(value, source, backend=backend, waited_seconds=waited_seconds, attempts=count)
         finally:
             if flight is not None:
                 self._flights.drop(flight, turn)
 
-        raise AssertionError("a call has a backend, and another one whenever `another_backend` says so")
+        raise AssertionError("a call has a backend, and another one whenever `another_here` says so")
 
     def _fail_here(self, flight: LocalFlight | None, kind: wire.FailureKind, error: BaseException) -> None:
         if flight is not None:
             self._flights.fail(flight, kind, message_of(error))
 
 
-async def _ask_if_possible(link: Link, request: wire.AnyRequest) -> wire.AnyReply | None:
+async def _ask_next(link: Link, call: Call, begin_id: int, request: wire.Fail) -> wire.AnyReply | None:
+    """Tell a failure of ``call`` and return the final reply, or None where the daemon was lost before it."""
     try:
-        return await link.ask(request)
+        return await link.ask(request, call.options.wait_seconds, begin_id)
     except LinkLost:
         return None
 

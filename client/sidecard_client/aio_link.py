@@ -14,6 +14,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
+from typing import NamedTuple
 from weakref import WeakSet
 
 import anyio
@@ -25,11 +26,14 @@ from sidecard_client.aio_outbox import Outbox
 from sidecard_client.connection import Connection
 from sidecard_client.errors import ProtocolError
 from sidecard_client.paths import impostor
-from sidecard_client.wire import AnyReply, AnyRequest, Begin, Cancel, Pending, Ping, Renew
+from sidecard_client.wire import AnyReply, AnyRequest, Begin, Cancel, Pending, Ping, Renew, Timeout
 
 TICKS_PER_TIMEOUT = 4
 SILENT_TICKS = TICKS_PER_TIMEOUT + 1
 """One more than the timeout has, because the last reply may have come at any moment of its tick."""
+
+LATE_SECONDS = 1.0
+"""How long the daemon's own `wire.Timeout` is waited for, beyond the caller's ``wait``, as in the blocking client."""
 
 RECEIVE_BYTES = 128 * 1024
 RENEWALS_PER_LEASE = 3
@@ -48,6 +52,14 @@ class Held(Struct):
 
     every_seconds: float
     renew_at: float
+
+
+class Wait(NamedTuple):
+    """A request that its caller lets wait for ``wait_seconds`` since an instant; ``begin_id`` is what to take back."""
+
+    since: float
+    wait_seconds: float
+    begin_id: int
 
 
 class Link:
@@ -74,6 +86,7 @@ class Link:
         "_tick",
         "_tick_seconds",
         "_unanswered",
+        "_waits",
         "gone",
         "proven",
         "reason",
@@ -91,6 +104,7 @@ class Link:
         self._new_answer = answers_of_this_loop()
         self._unanswered: dict[int, Answer] = {}  # in order of asking
         self._pending: dict[int, Answer] = {}
+        self._waits: dict[int, Wait] = {}
         self._held: dict[str, Held] = {}
         self._tick = 0
         self._ids = deque([0] * TICKS_PER_TIMEOUT, TICKS_PER_TIMEOUT)  # the next id at each of the last ticks
@@ -115,9 +129,13 @@ class Link:
         """Return the id that the next request gets."""
         return self._connection.next_id()
 
-    async def ask(self, request: AnyRequest) -> AnyReply:
+    async def ask(
+        self, request: AnyRequest, wait_seconds: float | None = None, begin_id: int | None = None
+    ) -> AnyReply:
         """Send a request and return its last reply. Raises `LinkLost`.
 
+        A wait that the daemon does not end `LATE_SECONDS` after ``wait_seconds`` ends in a `Timeout` of the client's own,
+        and the begin of ``begin_id`` (the request's own where it is None) is taken back.
         A caller that is cancelled leaves nothing behind, at the daemon neither where it has only begun.
         """
         if self.reason is not None:
@@ -125,6 +143,9 @@ class Link:
 
         request_id, data = self._connection.send(request)
         answer = self._unanswered[request_id] = self._new_answer()
+        if wait_seconds is not None:
+            self._waits[request_id] = Wait(monotonic(), wait_seconds, request_id if begin_id is None else begin_id)
+
         self._outbox.send(data, at_once=len(self._unanswered) == 1)
         if self._resting:
             self._stir()
@@ -138,6 +159,9 @@ class Link:
                 self.tell(Cancel(target=request_id))
 
             raise
+
+        if wait_seconds is not None:
+            self._waits.pop(request_id, None)
 
         if reply is None:
             raise self._lost()
@@ -239,7 +263,9 @@ class Link:
             await anyio.sleep(self._tick_seconds)
             self._tick += 1
             if self.reason is None:
-                self._renew(monotonic())
+                now = monotonic()
+                self._renew(now)
+                self._end_late_waits(now)
                 self._judge()
                 self._ids.append(self._connection.next_id())
 
@@ -274,6 +300,7 @@ class Link:
         self._connection.forget(request_id)
         self._unanswered.pop(request_id, None)
         self._pending.pop(request_id, None)
+        self._waits.pop(request_id, None)
 
     def _renew(self, now: float) -> None:
         for lease, held in self._held.items():
@@ -281,6 +308,18 @@ class Link:
             if held.renew_at <= now + self._tick_seconds:
                 held.renew_at = now + held.every_seconds
                 self.tell(Renew(lease=lease))
+
+    def _end_late_waits(self, now: float) -> None:
+        """End waits that the daemon has forgotten, though it answers pings."""
+        grace_seconds = self._tick_seconds * TICKS_PER_TIMEOUT + LATE_SECONDS
+        for request_id, wait in list(self._waits.items()):
+            waited_seconds = now - wait.since
+            answer = self._pending.get(request_id)
+            if answer is not None and waited_seconds > wait.wait_seconds + grace_seconds:
+                self._forget(request_id)
+                self.tell(Cancel(target=wait.begin_id))
+                if not answer.done():
+                    answer.set_result(Timeout(request_id, waited_seconds))
 
     def _judge(self) -> None:
         """Find out whether the daemon hangs; ping it where somebody waits and nothing else would tell."""

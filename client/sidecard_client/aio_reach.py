@@ -96,10 +96,10 @@ class Reach:
 
         return await self.ask_again(link, replace(request, id=link.next_id()))
 
-    async def ask_again(self, link: Link, request: AnyRequest) -> AnyReply:
+    async def ask_again(self, link: Link, request: AnyRequest, wait_seconds: float | None = None) -> AnyReply:
         """Make the second and last attempt. Raises `LinkLost` and `RuntimeError`."""
         try:
-            return await link.ask(request)
+            return await link.ask(request, wait_seconds)
         except LinkLost as lost:
             if self.closed:
                 self._complain()

@@ -5,14 +5,15 @@ A shell does this, and nothing else:
 
 1. `prepare` (or `prepare_bound`) makes a `Call` of function and arguments; `begin` makes its request.
 2. `resolve` turns the final reply into an `Outcome`, a `wire.Lease`, `OWN_CALL` or `WITHOUT_DAEMON`, or raises.
-3. With a lease it runs `Call.function_of` the lease's backend and sends `complete` of the value,
-   or `failures.fail` of the exception, asking for another backend where `another_backend` says so.
-4. `OWN_CALL` and `WITHOUT_DAEMON` run the function here: the latter shares it within the process (`local`).
+3. With a lease it runs the function of the lease's backend and sends `complete` of the value,
+   or the `Fail` that `attempts.Attempts` makes of the exception, which also says what the reply to it means.
+4. `OWN_CALL` and `WITHOUT_DAEMON` run the function here, on one of `choices_here` after the other:
+   the latter shares it within the process (`local`).
 """
 
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, Struct
@@ -32,14 +33,24 @@ from sidecard_client.errors import (
 from sidecard_client.failures import message_of
 from sidecard_client.keys import fingerprint, name_of
 from sidecard_client.options import Options
+from sidecard_client.sovereign import LOCAL_BACKENDS
 from sidecard_client.values import pack_value
 from sidecard_client.wire import FailureKind
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as DefaultingTypeVar  # every type checker brings it along
+
+    # Mypy finds no common answer of functions whose signatures differ too much: then it is Any, and no error.
+    T = DefaultingTypeVar("T", default=Any)
+else:
+    T = TypeVar("T")
 
 Source = Literal["upstream", "cache", "stale", "shared", "fallback"]
 
-Functions = Callable[..., T] | Mapping[str, Callable[..., T]]
+Backends = Mapping[str, Callable[..., T]]
+"""Backends' names and functions, in order of preference."""
+
+Functions = Callable[..., T] | Backends[T]
 
 MAX_VALUE_BYTES = wire.MAX_FRAME_BYTES - 64 * 1024
 """Largest packed value that is sent; the rest of the frame is for lease, usage and tags."""
@@ -60,6 +71,9 @@ class Outcome(Struct, Generic[T], frozen=True):
     or ``fallback`` (made without the daemon, or shared within the process without it).
     ``saved_seconds`` and ``saved_dollars`` are what the value's own call took; 0 where this caller made it.
     ``waited_seconds`` is the time from asking until the value, or the permission to call, was there.
+    ``passed_over`` says of backends that the route preferred to this one why the daemon did not give them;
+    it is empty where no lease led to the value.
+    ``attempts`` counts the leases that this call has used, those whose calls failed included.
     """
 
     value: T
@@ -69,6 +83,8 @@ class Outcome(Struct, Generic[T], frozen=True):
     saved_seconds: float = 0.0
     saved_dollars: float = 0.0
     waited_seconds: float = 0.0
+    passed_over: dict[str, str] = {}
+    attempts: int = 0
 
 
 class Verdict(Struct, frozen=True):
@@ -87,7 +103,8 @@ WITHOUT_DAEMON: Final = Verdict("without_daemon")
 class Call(Struct):
     """A function (or one for each backend) with its arguments, its policy and its key.
 
-    ``backends`` is empty for a single function. ``key`` is None where nothing may be shared.
+    ``backends`` is empty for a single function, or has the one name that ``backend=`` gave it.
+    ``key`` is None where nothing may be shared.
     """
 
     functions: tuple[Callable[..., Any], ...]
@@ -105,13 +122,18 @@ class Call(Struct):
         return self.backends[0]
 
     def function_of(self, backend: str) -> Callable[..., Any]:
-        """Return the function of ``backend``; a single function answers for every name."""
+        """Return the function of ``backend``; a single function without a backend answers for every name."""
         return self.functions[self.backends.index(backend) if self.backends else 0]
 
     def untried(self, tried: Collection[str]) -> list[tuple[str, Callable[..., Any]]]:
-        """Return the backends that are left, with their functions, in order of preference."""
+        """Return the backends that are left and may be called where no daemon decides, with their functions, in order."""
+        sovereign = self.options.sovereign
         names = self.backends or (wire.DEFAULT_BACKEND,)
-        return [(name, self.functions[index]) for index, name in enumerate(names) if name not in tried]
+        return [
+            (name, self.functions[index])
+            for index, name in enumerate(names)
+            if name not in tried and (name in LOCAL_BACKENDS or not sovereign)
+        ]
 
     def begin(self, request_id: int, wait_seconds: float | None = None) -> wire.Begin:
         """Build the request; ``wait_seconds`` replaces the policy's where part of it has passed already."""
@@ -125,6 +147,7 @@ class Call(Struct):
             wait_seconds=options.wait_seconds if wait_seconds is None else wait_seconds,
             ttl_seconds=options.ttl_seconds,
             mode=options.mode,
+            route=options.route,
         )
 
 
@@ -145,14 +168,19 @@ def prepare_bound(options: Options, function: Functions[Any], args: tuple[Any, .
 
     With several backends the first function names the key, unless ``name=`` does.
     Raises `UnkeyableRequest` for arguments or a function that no stable key can be made of,
-    and `TypeError` for something that is not callable.
+    and `TypeError` for something that is not callable, or for ``backend=`` beside a dict.
     """
+    backend = options.backend
     if callable(function):
         functions: tuple[Callable[..., Any], ...] = (function,)
-        backends: tuple[str, ...] = ()
+        backends: tuple[str, ...] = () if backend is None else (backend,)
     else:
         functions = _functions_of(function)
         backends = tuple(function)
+        if backend is not None:
+            raise TypeError(
+                f"backend={backend!r} is for a single function; the dict names the places of its functions."
+            )
 
     key = options.key
     if key is UNSET:
@@ -245,21 +273,37 @@ def read_usage(options: Options, value: Any) -> wire.Usage | None:
 
 
 def another_backend(call: Call, tried: Collection[str], kind: FailureKind) -> bool:
-    """Tell whether a failed call goes on with another backend: it may pass elsewhere, and one is left."""
+    """Tell whether a failed call asks for another backend: it may pass elsewhere, and one is left."""
     return kind == "transient" and any(backend not in tried for backend in call.backends)
+
+
+def another_here(call: Call, tried: Collection[str], kind: FailureKind) -> bool:
+    """Tell whether a failed call goes on with another backend where no daemon decides."""
+    return kind == "transient" and bool(call.backends and call.untried(tried))
+
+
+def choices_here(call: Call, tried: Collection[str]) -> list[tuple[str, Callable[..., Any]]]:
+    """Return the backends to be asked where no daemon decides. Raises `CallRejected` where sovereignty leaves none."""
+    choices = call.untried(tried)
+    if not choices:
+        raise CallRejected("sovereign", backends=dict.fromkeys(call.backends, "sovereign"))
+
+    return choices
 
 
 def may_run_here(call: Call, reason: str, path: str) -> None:
     """Check that the policy lets the call be made without the daemon.
 
     Raises `DaemonUnavailable` where ``on_unavailable`` is ``"raise"``,
-    and `CallRejected` for ``only_if_cached``, which never makes a call.
+    and `CallRejected` for ``only_if_cached``, which never makes a call, and where sovereignty leaves no backend.
     """
     if call.options.on_unavailable == "raise":
         raise DaemonUnavailable(path, reason)
 
     if call.options.mode == "only_if_cached":
         raise CallRejected("not_cached")
+
+    choices_here(call, ())
 
 
 def remaining_seconds(call: Call, waited_seconds: float) -> float | None:
@@ -292,7 +336,7 @@ def _turned_away(reply: wire.Rejected | wire.Error, *, fall_back: bool) -> Verdi
         if fall_back and reply.reason in {"busy", "draining"}:
             return WITHOUT_DAEMON
 
-        raise CallRejected(reply.reason, reply.retry_after_seconds)
+        raise CallRejected(reply.reason, reply.retry_after_seconds, reply.backends)
 
     if not fall_back:
         raise RequestRefused(reply.code, reply.message)

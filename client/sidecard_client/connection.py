@@ -29,7 +29,7 @@ ANSWERS: dict[type[wire.Request], frozenset[type[wire.Reply]]] = {
     wire.Ping: _answered_by(wire.Pong),
     wire.Begin: _answered_by(Pending, *wire.FINAL_REPLIES_OF_BEGIN),
     wire.Complete: _answered_by(wire.Stored, wire.StaleLease),
-    wire.Fail: _answered_by(wire.Ok, wire.Lease, wire.StaleLease),
+    wire.Fail: _answered_by(wire.Ok, wire.StaleLease, Pending, *wire.FINAL_REPLIES_OF_BEGIN),
     wire.Renew: _answered_by(wire.Ok, wire.StaleLease),
     wire.Cancel: _answered_by(wire.Ok),
     wire.Get: _answered_by(wire.Hit, wire.Miss),
@@ -40,6 +40,8 @@ ANSWERS: dict[type[wire.Request], frozenset[type[wire.Reply]]] = {
     wire.GetReport: _answered_by(wire.Report),
     wire.GetHealth: _answered_by(wire.Health),
     wire.GetConfig: _answered_by(wire.Settings),
+    wire.GetBreakers: _answered_by(wire.Breakers),
+    wire.SetBreaker: _answered_by(wire.Ok),
 }
 """Which replies a request may get. Anything else is the daemon's fault."""
 

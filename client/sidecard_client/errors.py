@@ -18,9 +18,33 @@
 All of them survive pickling, because they cross process pools.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from sidecard_client.wire import ErrorCode, FailureKind, RejectionReason
+
+_REJECTIONS: dict[RejectionReason, tuple[str, str]] = {
+    "breaker_open": (
+        "the breakers of its backends are open, because calls to them fail or are slow",
+        "give it another backend, or have an operator look at `sidecard breakers`",
+    ),
+    "saturated": (
+        "its backends have no room, and their queues are full",
+        "give it another backend, or raise max_concurrent, max_queue or the rate limits of these",
+    ),
+    "sovereign": (
+        "sovereign mode is on, and each of its backends is remote or may be",
+        'give it one that is local: named "local", or with locality = "local" in the daemon\'s config',
+    ),
+    "budget": (
+        "the budget of its task or backends is spent",
+        "raise the budget, or give it a backend that costs nothing",
+    ),
+    "busy": ("the daemon's tables are full", 'raise its [limits], or use on_unavailable="fallback"'),
+    "draining": ("the daemon is ending", 'start it again, or use on_unavailable="fallback"'),
+    "not_cached": ("no answer is stored, and mode= is only_if_cached", 'use mode="use" to make the call'),
+}
+"""What happened, and what to change."""
 
 
 class SidecardError(Exception):
@@ -41,20 +65,36 @@ class CallFailed(SidecardError):
 
 
 class CallRejected(SidecardError):
-    """The call may not be made, for ``reason``; after ``retry_after_seconds``, where known, it may."""
+    """The call may not be made, for ``reason``; after ``retry_after_seconds``, where known, it may.
 
-    def __init__(self, reason: RejectionReason, retry_after_seconds: float | None = None) -> None:
-        later = "" if retry_after_seconds is None else f"; try again in {retry_after_seconds:g} s"
-        super().__init__(f"The call was rejected: {reason}{later}.")
+    ``backends`` says why for each of the call's backends; it is empty where the reason is none of theirs.
+    Of several reasons ``reason`` is the one that passes soonest.
+    """
+
+    def __init__(
+        self,
+        reason: RejectionReason,
+        retry_after_seconds: float | None = None,
+        backends: Mapping[str, str] | None = None,
+    ) -> None:
+        backends = dict(backends or {})
+        each = ", ".join(f"{name}: {why}" for name, why in backends.items())
+        details = f" ({each})" if each else ""
+        later = "" if retry_after_seconds is None else f"try again in {round(retry_after_seconds, 1):g} s, or "
+        happened, change = _REJECTIONS[reason]
+        super().__init__(f"The call was rejected ({reason}): {happened}{details}; {later}{change}.")
         self.reason = reason
         self.retry_after_seconds = retry_after_seconds
+        self.backends: dict[str, str] = backends
 
 
 class CallTimeout(SidecardError, TimeoutError):
-    """Somebody else's call took longer than this caller would wait."""
+    """Somebody else's call, or a place in a backend's queue, took longer than this caller would wait."""
 
     def __init__(self, waited_seconds: float) -> None:
-        super().__init__(f"Waited {waited_seconds:.3g} s for somebody else's call; wait= says how long to.")
+        super().__init__(
+            f"Waited {waited_seconds:.3g} s for somebody else's call, or for room at a backend; wait= says how long to."
+        )
         self.waited_seconds = waited_seconds
 
 

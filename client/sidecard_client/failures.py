@@ -1,7 +1,7 @@
 """What the exception of an upstream call means for those who wait for the same answer."""
 
 from collections.abc import Callable
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from sidecard_client.wire import Fail, FailureKind
 
@@ -27,6 +27,21 @@ FATAL_TYPES = (
     ImportError,
 )
 """Faults of the program or of the request: the next caller would meet the same."""
+
+TIMEOUTS = frozenset(
+    {
+        ("anthropic", "APITimeoutError"),
+        ("httpcore", "TimeoutException"),
+        ("httpcore2", "TimeoutException"),
+        ("httpx", "TimeoutException"),
+        ("httpx2", "TimeoutException"),
+        ("openai", "APITimeoutError"),
+        ("requests", "Timeout"),
+        ("trio", "TooSlowError"),
+        ("urllib3", "TimeoutError"),
+    }
+)
+"""Package and name of exceptions that are time-outs but no `TimeoutError`. Their subclasses are as well."""
 
 Classify = Callable[[BaseException], FailureKind]
 
@@ -97,8 +112,19 @@ def message_of(error: BaseException) -> str:
     return message.encode("utf-8", "replace").decode()  # lone surrogates (os.fsdecode makes them) have no UTF-8 form
 
 
-def fail(request_id: int, lease: str, error: BaseException, kind: FailureKind, *, another: bool = False) -> Fail:
-    """Build the `Fail` that tells the daemon of ``error``; ``another`` asks for the next backend."""
+def fail(
+    request_id: int,
+    lease: str,
+    error: BaseException,
+    kind: FailureKind,
+    *,
+    another: bool = False,
+    retry: bool = False,
+) -> Fail:
+    """Build the `Fail` that tells the daemon of ``error``.
+
+    ``another`` asks for the next backend; with ``retry`` one that has failed already may be it.
+    """
     return Fail(
         id=request_id,
         lease=lease,
@@ -106,22 +132,82 @@ def fail(request_id: int, lease: str, error: BaseException, kind: FailureKind, *
         message=message_of(error),
         retry_after_seconds=retry_after_seconds_of(error),
         next=another,
+        retry=retry,
+        timeout=is_timeout(error),
     )
 
 
+def is_timeout(error: BaseException) -> bool:
+    """Tell whether the caller's own patience ended, so that nobody knows how the backend is.
+
+    A `TimeoutError` (asyncio's and socket's are the same), an exception of `TIMEOUTS`, or urllib's of such a reason.
+    An HTTP status, 408 and 504 included, is the backend's word and no time-out of the caller.
+    """
+    if _status_of(error) is not None:
+        return False
+
+    if isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError):
+        return True
+
+    return any((kind.__module__.partition(".")[0], kind.__name__) in TIMEOUTS for kind in type(error).__mro__)
+
+
 def retry_after_seconds_of(error: BaseException) -> float | None:
-    """Read a numeric ``Retry-After`` from ``error.response.headers``; None where there is none, or a date."""
-    headers = getattr(getattr(error, "response", None), "headers", None)
-    if headers is None:
+    """Read from the headers of ``error.response``, or of ``error``, when to come again; None where they do not say.
+
+    ``Retry-After-Ms`` (milliseconds, of OpenAI and Azure) is more precise than ``Retry-After`` and counts first.
+    The latter is a number of seconds or a date, which is compared with the response's own ``Date``,
+    so that neither host's clock matters; with this host's where there is none.
+    """
+    for carrier in (getattr(error, "response", None), error):
+        headers = getattr(carrier, "headers", None)
+        for seconds in (
+            _number_in(headers, "retry-after-ms", 1000),
+            _number_in(headers, "retry-after"),
+            _date_in(headers),
+        ):
+            # NaN compares false with everything.
+            if seconds is not None and 0 <= seconds <= MAX_RETRY_AFTER_SECONDS:
+                return seconds
+
+    return None
+
+
+def _header(headers: Any, name: str) -> str | None:
+    try:
+        text = headers.get(name) or headers.get(name.title())
+    except (AttributeError, TypeError, ValueError):  # no headers, or something else by that name
         return None
+
+    return text if isinstance(text, str) else None
+
+
+def _number_in(headers: Any, name: str, per_second: int = 1) -> float | None:
+    text = _header(headers, name)
+    try:
+        return None if text is None else float(text) / per_second
+    except ValueError:
+        return None
+
+
+def _date_in(headers: Any) -> float | None:
+    text = _header(headers, "retry-after")
+    if text is None:
+        return None
+
+    from datetime import UTC, datetime  # noqa: PLC0415 - most programs never meet such a date, and all would pay
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - as above
+
+    def instant(date: str) -> datetime:
+        parsed = parsedate_to_datetime(date)
+        return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
 
     try:
-        seconds = float(headers.get("retry-after") or headers.get("Retry-After"))
-    except (TypeError, ValueError, AttributeError):
+        now_text = _header(headers, "date")
+        now = datetime.now(UTC) if now_text is None else instant(now_text)
+        return (instant(text) - now).total_seconds()
+    except (TypeError, ValueError, IndexError, OverflowError):
         return None
-
-    # NaN compares false with everything.
-    return seconds if 0 <= seconds <= MAX_RETRY_AFTER_SECONDS else None
 
 
 def _status_of(error: BaseException) -> int | None:

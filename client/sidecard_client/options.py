@@ -16,9 +16,22 @@ ignore             names of arguments that are not part of the key              
 usage              callable: value -> `Usage`, a dict of its fields, or None              None
 classify           callable: exception -> failure kind                                    `default_classify`
 on_unavailable     ``"fallback"`` makes the call without the daemon, ``"raise"`` raises   the client's
+backend            the place where a single function's call goes; a dict names its own    the daemon's
+route              how backends are ordered: ``"order"``, ``"cheapest"``, ``"fastest"``,  the task's, else
+                   ``"least_busy"``, ``"weighted"``                                       ``"order"``
+retries            how often, 0 to 10, the daemon may be asked for the same backends      0
+                   again after a transient failure
+sovereign          without the daemon, leave out backends that may be remote              the client's
 =================  =====================================================================  =================
 
 Every other keyword goes to the function and into the key.
+
+``retries`` is 0 unless asked for, because SDKs retry by themselves. The daemon decides whether and when:
+it backs off, honours ``Retry-After``, and has one retry budget for all workers of the host.
+Without a daemon there are no retries, because there is no such budget then:
+the storm that would follow a daemon's end is just what it prevents.
+
+``sovereign`` counts where no daemon decides; see `sovereign` (the module) for which names count as local.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -29,7 +42,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.failures import Classify, default_classify
-from sidecard_client.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, Mode, Usage
+from sidecard_client.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, Mode, Route, Usage
 
 OnUnavailable = Literal["fallback", "raise"]
 ReadUsage = Callable[[Any], Usage | Mapping[str, Any] | None]
@@ -39,8 +52,11 @@ MAX_TAGS = 16
 MAX_KEY_CHARACTERS = 1024
 MAX_NAME_CHARACTERS = 128
 MAX_NAMESPACE_CHARACTERS = 160
+MAX_RETRIES = 10
+"""The last pause of so many is the daemon's longest, and then nobody waits for the answer any more."""
 
 _MODES = get_args(Mode)
+_ROUTES = get_args(Route)
 _ON_UNAVAILABLE = get_args(OnUnavailable)
 
 
@@ -60,6 +76,10 @@ class Options(Struct, frozen=True):
     usage: ReadUsage | None = None
     classify: Classify = default_classify
     on_unavailable: OnUnavailable = "fallback"
+    backend: str | None = None
+    route: Route | None = None
+    retries: int = 0
+    sovereign: bool = False
 
     def changed(self, policy: Mapping[str, Any]) -> "Options":
         """Return these options with the keywords of ``policy`` in place.
@@ -197,6 +217,23 @@ def _seconds(keyword: str, value: Any) -> float | None:
     return float(value)
 
 
+def _retries(keyword: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{keyword}= must be a whole number, not {type(value).__name__}.")
+
+    if not 0 <= value <= MAX_RETRIES:
+        raise ValueError(f"{keyword}= must be 0 to {MAX_RETRIES}, not {value}.")
+
+    return value
+
+
+def _flag(keyword: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{keyword}= must be True or False, not {type(value).__name__}.")
+
+    return value
+
+
 def _one_of(choices: tuple[str, ...]) -> Callable[[str, Any], str]:
     def check(keyword: str, value: Any) -> str:
         if value not in choices:
@@ -250,6 +287,10 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "usage": _or_none(_hook),
     "classify": _hook,
     "on_unavailable": _one_of(_ON_UNAVAILABLE),
+    "backend": _or_none(_text(MAX_NAME_CHARACTERS)),
+    "route": _or_none(_one_of(_ROUTES)),
+    "retries": _retries,
+    "sovereign": _flag,
 }
 
 POLICY_KEYWORDS = frozenset(_CHECKS)

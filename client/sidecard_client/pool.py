@@ -118,6 +118,22 @@ class Pool:
 
         return None
 
+    def ask_next(self, channel: Channel, call: Call, request: wire.Fail) -> Any | None:
+        """Tell a failure of ``call`` and return the final reply, or None where the daemon was lost before it.
+
+        The reply may take as long as the one to a begin, and the wait for it has the same limits and the same watch.
+        """
+        started = monotonic()
+        reply = self.tell(channel, request)
+        if type(reply) is not wire.Pending:
+            return reply
+
+        self.heartbeat.heard = monotonic()
+        try:
+            return self._wait(channel, call, request.id, started)
+        except ChannelError:
+            return None
+
     def give_back(self, channel: Channel) -> None:
         """Keep ``channel`` for the next request. It must have no answer outstanding."""
         if channel.usable and not channel.abandoned and not self._closed and len(self._idle) < MAX_IDLE_CHANNELS:
@@ -184,7 +200,7 @@ class Pool:
                 return
 
     def _wait(self, channel: Channel, call: Call, request_id: int, started: float) -> Any:
-        """Return the final reply to a begin that is pending, while the heartbeat watches over the daemon.
+        """Return the final reply to a request that is pending, while the heartbeat watches over the daemon.
 
         Raises `Gone` where the daemon has ended and may be asked again, `Silent` where it hangs.
         """

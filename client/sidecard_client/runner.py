@@ -4,15 +4,15 @@ Whatever happens to the daemon, the function's value or exception reaches its ow
 """
 
 import threading
-from collections.abc import Collection
 from time import monotonic
 from typing import Any, assert_never
 
 from sidecard_client import calls, wire
+from sidecard_client.attempts import Attempts, leaves_a_lease
 from sidecard_client.calls import Call, Outcome, Source
 from sidecard_client.channel import Channel, ChannelError
 from sidecard_client.errors import CallFailed, CallTimeout, UnshareableValue
-from sidecard_client.failures import fail, kind_of, message_of
+from sidecard_client.failures import kind_of, message_of
 from sidecard_client.local import Answered, Broken, Elected, LocalEnd, LocalFlight, LocalFlights, LocalWaiter, Released
 from sidecard_client.pool import Pool
 from sidecard_client.values import unpack_value
@@ -73,42 +73,39 @@ class Runner:
     def _make(
         self, call: Call, channel: Channel, lease: wire.Lease, flight: LocalFlight | None, waited_seconds: float
     ) -> Outcome[Any]:
-        tried: list[str] = []
+        attempts = Attempts(call)
         while True:
             self._pool.heartbeat.hold(channel, lease.lease, lease.expires_in_seconds)
-            backend = call.backend_of(lease.backend)
-            function = call.function_of(backend)
-            tried.append(backend)
+            function = attempts.take(lease)
             try:
                 value = function(*call.args, **call.kwargs)
             except BaseException as error:
                 self._pool.heartbeat.release(channel)
                 kind = kind_of(error, call.options.classify)
-                another = calls.another_backend(call, tried, kind)
-                if not another:
+                message = attempts.fail(channel.next_id(), lease, error, kind)
+                if not message.next:
                     self._fail_here(flight, kind, error)
-
-                reply = self._tell(channel, fail(channel.next_id(), lease.lease, error, kind, another=another))
-                if not another:
+                    self._tell(channel, message)
                     raise
 
-                if isinstance(reply, wire.Ok):
-                    self._fail_here(flight, kind, error)
-                    raise
-
-                if isinstance(reply, wire.Lease) and call.backend_of(reply.backend) not in tried:
+                reply = self._ask_next(channel, call, message)
+                verdict = attempts.verdict(message, reply)
+                if verdict == "lease":
                     lease = reply
                     continue
 
-                # The lease is void or the daemon gone: no reason to give up what another backend can still answer.
-                return self._run_here(call, "upstream", waited_seconds, flight, tried)
+                if verdict == "alone":
+                    return self._run_here(call, "upstream", waited_seconds, flight, attempts)
+
+                self._fail_here(flight, kind, error)
+                raise
 
             self._pool.heartbeat.release(channel)
             if flight is not None:
                 self._flights.succeed(flight, value)
 
             self._complete(call, function, channel, lease, value)
-            return Outcome(value, "upstream", backend=backend, waited_seconds=waited_seconds)
+            return attempts.outcome(value, waited_seconds)
 
     def _complete(self, call: Call, function: Any, channel: Channel, lease: wire.Lease, value: Any) -> None:
         try:
@@ -119,11 +116,12 @@ class Runner:
         else:
             self._tell(channel, message)
 
-    def _tell(self, channel: Channel, request: wire.Complete | wire.Fail) -> Any:
-        reply = self._pool.tell(channel, request)
-        if reply is not None:
-            channel.leading = isinstance(reply, wire.Lease)
+    def _tell(self, channel: Channel, request: wire.Complete | wire.Fail) -> None:
+        channel.leading = leaves_a_lease(self._pool.tell(channel, request))
 
+    def _ask_next(self, channel: Channel, call: Call, request: wire.Fail) -> Any:
+        reply = self._pool.ask_next(channel, call, request)
+        channel.leading = leaves_a_lease(reply)
         return reply
 
     def _run_without_daemon(self, call: Call, started: float, reason: str) -> Outcome[Any]:
@@ -172,19 +170,20 @@ class Runner:
         source: Source,
         waited_seconds: float,
         flight: LocalFlight | None = None,
-        tried: Collection[str] = (),
+        attempts: Attempts | None = None,
     ) -> Outcome[Any]:
         """Make the call without a lease, on one backend after the other, and end ``flight``."""
         turn = 0 if flight is None else flight.elections
-        tried = list(tried)
+        tried = set() if attempts is None else attempts.tried
+        count = 0 if attempts is None else attempts.count
         try:
-            for backend, function in call.untried(tried):
-                tried.append(backend)
+            for backend, function in calls.choices_here(call, tried):
+                tried.add(backend)
                 try:
                     value = function(*call.args, **call.kwargs)
                 except BaseException as error:
                     kind = kind_of(error, call.options.classify)
-                    if calls.another_backend(call, tried, kind):
+                    if calls.another_here(call, tried, kind):
                         continue
 
                     self._fail_here(flight, kind, error)
@@ -193,12 +192,12 @@ class Runner:
                 if flight is not None:
                     self._flights.succeed(flight, value)
 
-                return Outcome(value, source, backend=backend, waited_seconds=waited_seconds)
+                return Outcome(value, source, backend=backend, waited_seconds=waited_seconds, attempts=count)
         finally:
             if flight is not None:
                 self._flights.drop(flight, turn)
 
-        raise AssertionError("a call has a backend, and another one whenever `another_backend` says so")
+        raise AssertionError("a call has a backend, and another one whenever `another_here` says so")
 
     def _fail_here(self, flight: LocalFlight | None, kind: wire.FailureKind, error: BaseException) -> None:
         if flight is not None:

@@ -6,14 +6,14 @@ Behind it, `runner` makes the calls, `pool` keeps the connections and knows whet
 
 import os
 from collections.abc import Callable, Collection
-from typing import Any, ParamSpec, Self, TypeVar, cast
+from typing import Any, ParamSpec, Self, cast
 from weakref import WeakSet
 
 import msgspec
 from msgspec import Raw
 
 from sidecard_client import calls, wire
-from sidecard_client.calls import Call, Functions, Outcome
+from sidecard_client.calls import Call, Functions, Outcome, T
 from sidecard_client.channel import ChannelError
 from sidecard_client.connection import ANSWERS
 from sidecard_client.errors import DaemonUnavailable, ProtocolError, RequestRefused
@@ -23,9 +23,9 @@ from sidecard_client.paths import StrPath, find_socket
 from sidecard_client.pool import Pool
 from sidecard_client.proxies import CachedFunction, SharedMethods
 from sidecard_client.runner import Runner
+from sidecard_client.sovereign import sovereign_by
 from sidecard_client.values import pack_value
 
-T = TypeVar("T")
 P = ParamSpec("P")
 
 DAEMON_TIMEOUT_SECONDS = 0.5
@@ -39,6 +39,12 @@ class Client:
     The keywords are the defaults of every call's policy (see `options`), but for ``daemon_timeout``:
     how many seconds the daemon may take for a first answer, or for a sign of life during a wait,
     before calls go on without it.
+
+    Where the daemon is sovereign, it grants no lease on a remote backend. ``sovereign`` keeps that up without it:
+    calls that fall back, or are made on their own account, leave out every backend that is not called ``local`` or
+    ``default``, and raise `CallRejected` ("sovereign") where none is left.
+    None takes the daemon's own variables: ``SIDECARD_SOVEREIGN_ENABLED``, else ``SOVEREIGN_MODE``,
+    read once, when the client is made. While a daemon answers, it alone decides.
 
     Making a client connects to nothing and never fails because no daemon is there.
     Raises `ValueError` and `TypeError` for a wrong argument, a path longer than a socket's may be included.
@@ -56,6 +62,7 @@ class Client:
         usage: ReadUsage | None = None,
         classify: Classify = default_classify,
         on_unavailable: OnUnavailable = "fallback",
+        sovereign: bool | None = None,
     ) -> None:
         if not daemon_timeout > 0:
             raise ValueError(f"daemon_timeout= must be more than 0 seconds, not {daemon_timeout}.")
@@ -69,6 +76,7 @@ class Client:
                 "usage": usage,
                 "classify": classify,
                 "on_unavailable": on_unavailable,
+                "sovereign": sovereign_by(os.environ) if sovereign is None else sovereign,
             }
         )
         self._pool = Pool(None if path is None else find_socket(path), daemon_timeout)
@@ -85,6 +93,11 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def sovereign(self) -> bool:
+        """Backends that may be remote are left out where no daemon decides."""
+        return self._options.sovereign
+
     def close(self) -> None:
         """Close idle connections, and those of running calls when these end. Later requests raise `RuntimeError`."""
         self._pool.close()
@@ -96,6 +109,7 @@ class Client:
 
         ``function`` may be a dict of backend names and functions, in order of preference,
         whose answers are interchangeable by declaration: where one fails in a way that may pass, the next is asked.
+        A single function goes to ``backend=``, or to the daemon's ``default``.
         Policy keywords (`options`) are not passed on.
 
         Raises what the function raises, as it is; `CallFailed` where the call that this one waited for failed;
@@ -204,6 +218,21 @@ class Client:
     def ping(self) -> wire.Pong:
         """Return the daemon's sign of life. Raises `DaemonUnavailable`."""
         return cast("wire.Pong", self._ask(wire.Ping()))
+
+    def config(self) -> wire.Settings:
+        """Return the daemon's settings and where each came from. For operators. Raises as `delete`."""
+        return cast("wire.Settings", self._ask(wire.GetConfig()))
+
+    def breakers(self) -> wire.Breakers:
+        """Return how every backend is that is configured or in use. Raises `DaemonUnavailable`."""
+        return cast("wire.Breakers", self._ask(wire.GetBreakers()))
+
+    def breaker(self, backend: str, action: wire.BreakerAction) -> None:
+        """Set the breaker of a backend for all workers: ``"open"``, ``"close"``, ``"auto"`` or ``"disable"``.
+
+        For operators: raises `RequestRefused` for others, and `DaemonUnavailable`.
+        """
+        self._ask(wire.SetBreaker(backend=backend, action=action))
 
     # What they all do ----------------------------------------------------------------------------------------------
 

@@ -14,19 +14,19 @@ what cannot be keyed or shared in production fails or warns here.
 
 from collections.abc import Callable, Collection
 from time import monotonic
-from typing import Any, ParamSpec, Self, TypeVar, cast
+from typing import Any, ParamSpec, Self, cast
 
 from msgspec import Struct, structs
 
 from sidecard_client import calls, wire
-from sidecard_client.calls import Call, Functions, Outcome
+from sidecard_client.calls import Call, Functions, Outcome, T
 from sidecard_client.errors import CallRejected, UnshareableValue
 from sidecard_client.failures import kind_of
 from sidecard_client.options import Options
 from sidecard_client.proxies import CachedFunction, SharedMethods
+from sidecard_client.sovereign import LOCAL_BACKENDS
 from sidecard_client.values import pack_value, unpack_value
 
-T = TypeVar("T")
 P = ParamSpec("P")
 
 TTL_SECONDS = 300.0
@@ -61,7 +61,8 @@ class Entry(Struct, frozen=True):
 class FakeClient:
     """Does what `Client` does, for one thread, in a dict. ``policy`` is every call's default, as the client's keywords are.
 
-    ``asked`` records the calls.
+    ``asked`` records the calls. ``retries=`` calls again at once, without a pause.
+    ``sovereign=True`` leaves out backends that may be remote, as `Client` does without a daemon; no environment is read.
     While ``force_miss`` is true every call runs its function, so that a test meets no answer of another test.
     ``clock`` gives monotonic seconds; a test that lets entries expire brings its own.
     """
@@ -72,6 +73,8 @@ class FakeClient:
         self._clock = clock
         self._options = Options().changed(policy)
         self._entries: dict[tuple[str, str], Entry] = {}
+        self._calls: dict[str, int] = {}
+        self._failures: dict[str, int] = {}
 
     def __repr__(self) -> str:
         """Show the counts."""
@@ -82,6 +85,11 @@ class FakeClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def sovereign(self) -> bool:
+        """As `Client.sovereign`."""
+        return self._options.sovereign
 
     def close(self) -> None:
         """Do nothing: entries stay, for a test that looks at them."""
@@ -174,6 +182,38 @@ class FakeClient:
         """Answer as a daemon does."""
         return wire.Pong(id=0, version=VERSION, protocol=wire.PROTOCOL_VERSION, boot_id=VERSION, uptime_seconds=0.0)
 
+    def config(self) -> wire.Settings:
+        """Return the one setting that a dict has."""
+        return wire.Settings(
+            id=0, settings={"cache.ttl_seconds": TTL_SECONDS}, origins={"cache.ttl_seconds": "default"}
+        )
+
+    def breakers(self) -> wire.Breakers:
+        """Show every backend that was asked, closed."""
+        return wire.Breakers(id=0, backends={name: self._state(name) for name in self._calls})
+
+    def breaker(self, backend: str, action: wire.BreakerAction) -> None:
+        """Do nothing: every breaker stays closed."""
+
+    def _state(self, backend: str) -> wire.BackendState:
+        return wire.BackendState(
+            state="closed",
+            locality="local" if backend in LOCAL_BACKENDS else "remote",
+            generation=0,
+            cause="",
+            retry_after_seconds=None,
+            calls=self._calls[backend],
+            failures=self._failures.get(backend, 0),
+            slow=0,
+            opened=0,
+            permits=0,
+            limit=None,
+            queued=0,
+            max_queue=0,
+            latency_seconds=None,
+            dollars_per_call=None,
+        )
+
     def _perform(self, call: Call) -> Any:
         return self._run(call).value
 
@@ -196,14 +236,16 @@ class FakeClient:
         return outcome
 
     def _make(self, call: Call) -> Outcome[Any]:
-        tried: list[str] = []
-        for backend, function in call.untried(tried):
-            tried.append(backend)
+        choices = calls.choices_here(call, ())
+        rounds = 1 + call.options.retries
+        for attempt, (backend, function) in enumerate(choices * rounds, 1):
+            self._calls[backend] = self._calls.get(backend, 0) + 1
             began = self._clock()
             try:
                 value = function(*call.args, **call.kwargs)
             except BaseException as error:
-                if calls.another_backend(call, tried, kind_of(error, call.options.classify)):
+                self._failures[backend] = self._failures.get(backend, 0) + 1
+                if kind_of(error, call.options.classify) == "transient" and attempt < len(choices) * rounds:
                     continue
 
                 raise
@@ -217,9 +259,9 @@ class FakeClient:
                 if call.key is not None:
                     self._store(call.options, call.key, packed, backend, self._clock() - began)
 
-            return Outcome(value, "upstream", backend=backend)
+            return Outcome(value, "upstream", backend=backend, attempts=attempt)
 
-        raise AssertionError("a call has a backend, and another one whenever `another_backend` says so")
+        raise AssertionError("a call has a backend, and its last attempt returns or raises")
 
     def _find(self, namespace: str, key: str) -> Entry | None:
         entry = self._entries.get((namespace, key))

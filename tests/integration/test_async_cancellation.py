@@ -164,22 +164,57 @@ async def test_a_holder_cancelled_in_its_function_hands_the_call_on(daemon: Call
     assert (stats.failed_cancelled, stats.reelections, stats.leases) == (1, 1, 0)
 
 
-async def test_a_holder_cancelled_between_two_backends_gives_the_next_lease_back(scripted: ScriptedDaemon) -> None:
-    """The begin is cancelled, whose lease the next one is."""
+@pytest.mark.parametrize("pending", [False, True])
+async def test_a_holder_cancelled_between_two_backends_gives_the_next_lease_back(
+    scripted: ScriptedDaemon, pending: bool
+) -> None:
+    """The begin is cancelled, whose lease the next one is; also where that was to be waited for."""
     scripted.script(wire.Begin, lease("local"))
-    scripted.always(wire.Fail, HANG)
+    scripted.always(wire.Fail, PENDING if pending else HANG)
 
     async def fails() -> str:
         raise ConnectionError
 
     async with AsyncClient(scripted.path) as sidecard:
-        await cancelled_when(
-            lambda: came(scripted, wire.Fail), lambda: sidecard.call({"local": fails, "cloud": at_once}, name="f")
-        )
+
+        async def failed() -> None:
+            await came(scripted, wire.Fail)
+            if pending:
+                await settled(lambda: "1 pending" in link_of(sidecard))
+
+        await cancelled_when(failed, lambda: sidecard.call({"local": fails, "cloud": at_once}, name="f"))
         (cancel,) = await came(scripted, wire.Cancel)
 
         assert cancel.target == scripted.requests(wire.Begin)[0].id
         assert link_of(sidecard) == IDLE
+
+
+async def test_a_caller_cancelled_in_the_pause_before_its_retry_leaves_nothing(daemon: Callable[..., Daemon]) -> None:
+    """At the real daemon neither: its waiter leads at once."""
+    path = daemon(SIDECARD_RETRIES_BACKOFF_SECONDS="60", SIDECARD_RETRIES_MAX_BACKOFF_SECONDS="60").socket
+
+    async def fails() -> str:
+        raise ConnectionError
+
+    async with AsyncClient(path) as sidecard, AsyncClient(path) as other:
+        outcomes = []
+
+        async def wait() -> None:
+            outcomes.append(await other.outcome(at_once, name="f"))
+
+        async with anyio.create_task_group() as tasks, anyio.create_task_group() as doomed:
+            doomed.start_soon(lambda: sidecard.call(fails, name="f", retries=1))
+            await settled(lambda: "1 pending" in link_of(sidecard))
+            tasks.start_soon(wait)
+            await settled(lambda: "1 pending" in link_of(other))
+            assert (await sidecard.stats()).queued == 1
+            doomed.cancel_scope.cancel()
+
+        stats = await other.stats()
+        assert link_of(sidecard) == IDLE
+
+    assert [outcome.source for outcome in outcomes] == ["upstream"]
+    assert (stats.queued, stats.leases, stats.permits) == (0, 0, 0)
 
 
 async def test_a_holder_cancelled_while_its_answer_is_taken_has_given_it(scripted: ScriptedDaemon) -> None:
@@ -426,6 +461,20 @@ async def test_what_was_said_last_is_still_sent(scripted: ScriptedDaemon) -> Non
             await sidecard.call(fails, name="f")
 
     assert (await came(scripted, wire.Fail))[0].kind == "fatal"
+
+
+async def test_calls_with_a_limit_leave_no_deadline_behind(scripted: ScriptedDaemon) -> None:
+    """Answered at once, after a wait, without an answer, or cancelled."""
+    scripted.script(wire.Begin, hit("v"), [PENDING, hit("v")], lease(), PENDING)
+
+    async with AsyncClient(scripted.path) as sidecard:
+        for _ in range(3):
+            await sidecard.call(at_once, name="f", wait=30)
+
+        await cancelled_when(lambda: came(scripted, wire.Begin, 4), lambda: sidecard.call(at_once, name="f", wait=30))
+        link = sidecard._reach._link
+        assert link is not None
+        assert link._waits == {}
 
 
 async def test_a_call_after_a_cancelled_one_is_answered_as_ever(scripted: ScriptedDaemon) -> None:

@@ -187,6 +187,33 @@ async def test_an_event_loop_that_was_blocked_does_not_blame_the_daemon(scripted
     assert outcomes[0].source == "cache"
 
 
+async def test_a_next_lease_that_comes_too_late_is_given_back(scripted: ScriptedDaemon) -> None:
+    """1. a fail is not answered in time, though others are; 2. the call goes on alone; 3. the begin is taken back."""
+    scripted.script(wire.Begin, lease("local"))
+    scripted.script(wire.Fail, HANG)
+
+    async def fails() -> str:
+        raise ConnectionError
+
+    async with AsyncClient(scripted.path, daemon_timeout=0.2) as sidecard:
+        outcomes = []
+
+        async def call() -> None:
+            outcomes.append(await sidecard.outcome({"local": fails, "cloud": at_once}, key="f"))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            while not outcomes:
+                await sidecard.ping()
+                await anyio.sleep(0.01)
+
+        cancels = await came(scripted, wire.Cancel, 2)
+
+    assert (outcomes[0].backend, outcomes[0].attempts) == ("cloud", 1)
+    begin, fail = scripted.requests(wire.Begin)[0], scripted.requests(wire.Fail)[0]
+    assert {cancel.target for cancel in cancels} == {begin.id, fail.id}
+
+
 # A daemon that ends ----------------------------------------------------------------------------------------------------
 
 

@@ -445,6 +445,39 @@ def test_the_next_backend_without_the_daemon(daemon: ScriptedDaemon, hasty: Clie
     assert (outcome.value, outcome.backend) == ("answer to p", "cloud")
 
 
+def test_an_interruption_in_the_wait_after_a_failure_leaves_nothing(
+    daemon: ScriptedDaemon, client: Client, upstream: Upstream
+) -> None:
+    """The connection is closed, and with it whatever the daemon would have granted."""
+    upstream.errors = [ConnectionError("1")]
+    daemon.script(wire.Fail, PENDING)
+
+    def interrupt() -> None:
+        daemon.wait_for(wire.Ping)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        client.call(upstream.generate, "p", retries=1)
+
+    interrupter.join()
+    wait_until(lambda: daemon.ended == [0])
+    assert client._runner._flights._flights == {}
+
+
+def test_an_error_instead_of_another_lease_gives_the_first_one_back(
+    daemon: ScriptedDaemon, client: Client, upstream: Upstream
+) -> None:
+    """Nobody knows whether it has ended, so the connection is closed."""
+    upstream.errors = [ConnectionError("1")]
+    daemon.script(wire.Fail, wire.Error(id=0, code="internal", message=""))
+    with pytest.raises(ConnectionError):
+        client.call(upstream.generate, "p", retries=1)
+
+    wait_until(lambda: daemon.ended == [0])
+
+
 def test_a_lease_that_nobody_can_use_is_given_back(daemon: ScriptedDaemon, client: Client) -> None:
     """A second lease on a backend that has failed already: the connection is closed, so the lease is lost at once."""
     first = Upstream()

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, assert_type
 
-from sidecard_client import AsyncClient, CallFailed, CallRejected, Client, Outcome, Usage
+from sidecard_client import AsyncClient, CallFailed, CallRejected, Client, Outcome, Usage, wire
 from sidecard_client.testing import FakeClient
 
 
@@ -22,6 +22,34 @@ class Llm:
     def embed(self, text: str) -> list[float]:
         """Embed."""
         return [float(len(text))]
+
+
+class Other:
+    """Another SDK's client, which nobody has told of the first."""
+
+    def complete(self, text: str, *, depth: int = 3, stop: str = "") -> str:
+        """Answer."""
+        return f"{text}{depth}{stop}"
+
+
+def small(prompt: str) -> str:
+    """Answer cheaply."""
+    return prompt
+
+
+def mild(prompt: str, *, temperature: float = 0) -> str:
+    """Answer well."""
+    return f"{prompt}{temperature}"
+
+
+def big(prompt: str, *, depth: int = 3) -> str:
+    """Answer dearly."""
+    return f"{prompt}{depth}"
+
+
+def strict(prompt: str, words: int) -> str:
+    """Answer at length."""
+    return prompt * words
 
 
 def cost(value: Any) -> Usage:
@@ -74,6 +102,27 @@ def blocking(llm: Llm) -> None:
             assert_type(error.kind, Literal["transient", "fatal", "ignored", "cancelled"])
         except CallRejected as rejection:
             assert_type(rejection.retry_after_seconds, float | None)
+            assert_type(rejection.backends, dict[str, str])
+
+
+def backends(sidecard: Client, llm: Llm, other: Other) -> None:
+    """Functions of one dict need not have one signature: what mypy finds no common answer for is Any, and no error."""
+    assert_type(sidecard.call({"local": small, "cloud": big}, "why?"), str)
+    assert_type(sidecard.call({"local": mild, "cloud": big}, "why?"), str)
+    assert_type(sidecard.call({"local": llm.generate, "cloud": big}, "why?"), str)
+    assert_type(sidecard.outcome({"local": small, "cloud": big}, "why?"), Outcome[str])
+    assert_type(sidecard.call({"local": llm.generate, "cloud": other.complete}, "why?"), Any)
+    assert_type(sidecard.call({"local": small, "cloud": strict, "near": llm.embed}, "why?"), Any)
+    sidecard.call({"local": 3}, "why?")  # type: ignore[dict-item]  # a wrong one is found
+
+    assert_type(sidecard.call(small, "why?", backend="cloud", route="cheapest", retries=2), str)
+    outcome = sidecard.outcome(small, "why?")
+    assert_type((outcome.passed_over, outcome.attempts), tuple[dict[str, str], int])
+    assert_type(sidecard.breakers(), wire.Breakers)
+    assert_type(sidecard.config(), wire.Settings)
+    sidecard.breaker("cloud", "open")
+    sidecard.breaker("cloud", "shut")  # type: ignore[arg-type]  # there is no such action
+    assert_type(Client(sovereign=True).sovereign, bool)
 
 
 class Bot:

@@ -1,6 +1,6 @@
 """The asynchronous client as its users write it: checked by mypy, never run."""
 
-from typing import assert_type
+from typing import Any, assert_type
 
 from sidecard_client import AsyncClient, Outcome, wire
 from sidecard_client.wire import FailureKind
@@ -24,6 +24,16 @@ async def big(prompt: str) -> str:
     return prompt
 
 
+async def strict(prompt: str, words: int) -> str:
+    """Answer at length."""
+    return prompt * words
+
+
+async def deep(prompt: str, *, depth: int = 3) -> str:
+    """Answer dearly."""
+    return f"{prompt}{depth}"
+
+
 def blocking(prompt: str) -> list[int]:
     """Answer from a thread."""
     return [len(prompt)]
@@ -44,6 +54,13 @@ async def calls(llm: Llm) -> None:
         assert_type(await sidecard.outcome(llm.generate, "why?"), Outcome[str])
         assert_type(await sidecard.outcome(blocking, "why?"), Outcome[list[int]])
         assert_type((await sidecard.outcome(small, "why?")).saved_dollars, float)
+
+
+async def backends(sidecard: AsyncClient) -> None:
+    """Functions of one dict need not have one signature: what mypy finds no common answer for is Any, and no error."""
+    assert_type(await sidecard.call({"local": small, "cloud": deep}, "why?"), str)
+    assert_type(await sidecard.call({"local": small, "cloud": strict}, "why?"), Any)
+    assert_type(await sidecard.call(small, "why?", backend="cloud", route="fastest", retries=1), str)
 
 
 async def wrappers(sidecard: AsyncClient, llm: Llm) -> None:
@@ -73,3 +90,7 @@ async def the_rest(sidecard: AsyncClient) -> None:
     assert_type(await sidecard.stats(), wire.Stats)
     assert_type(await sidecard.health(), wire.Health)
     assert_type(await sidecard.ping(), wire.Pong)
+    assert_type(await sidecard.breakers(), wire.Breakers)
+    assert_type(await sidecard.config(), wire.Settings)
+    await sidecard.breaker("cloud", "auto")
+    assert_type(AsyncClient(sovereign=True).sovereign, bool)

@@ -99,7 +99,9 @@ def test_backend_of_a_lease() -> None:
 
 def test_begin_carries_the_policy() -> None:
     """What the daemon must know, and nothing else."""
-    call = prepared({"local": small}, "p", task="rag", namespace="team", ttl=600, wait=30, mode="refresh")
+    call = prepared(
+        {"local": small}, "p", task="rag", namespace="team", ttl=600, wait=30, mode="refresh", route="cheapest"
+    )
     expected = wire.Begin(
         id=7,
         key=call.key,
@@ -109,9 +111,27 @@ def test_begin_carries_the_policy() -> None:
         wait_seconds=30.0,
         ttl_seconds=600.0,
         mode="refresh",
+        route="cheapest",
     )
     assert call.begin(7) == expected
     assert call.begin(7, 2.5).wait_seconds == 2.5
+
+
+def test_a_single_function_goes_to_its_backend() -> None:
+    """The key is that of any other place; a lease of whatever name is one on it."""
+    call = prepared(small, "p", backend="cloud")
+    assert call.begin(1).backends == ("cloud",)
+    assert call.key == prepared(small, "p").key
+    assert call.backend_of("default") == "cloud"
+    assert call.function_of("cloud") is small
+    assert call.untried([]) == [("cloud", small)]
+    assert prepared(small).begin(1).backends == ()
+
+
+def test_a_dict_of_functions_names_its_backends_itself() -> None:
+    """Nobody could say what a second name meant."""
+    with pytest.raises(TypeError, match="backend='cloud' is for a single function"):
+        prepared({"local": small, "cloud": big}, "p", backend="cloud")
 
 
 def hit(**changes: Any) -> wire.Hit:
@@ -155,8 +175,10 @@ def test_resolve_a_full_daemon(reason: str) -> None:
 @pytest.mark.parametrize("reason", ["not_cached", "breaker_open", "saturated", "sovereign", "budget"])
 def test_resolve_a_rejection_by_policy(reason: str) -> None:
     """A policy is not to be circumvented by falling back."""
-    with pytest.raises(CallRejected, match=reason):
-        resolve(wire.Rejected(id=1, reason=reason))  # type: ignore[arg-type]  # a parameter's str
+    with pytest.raises(CallRejected, match=reason) as caught:
+        resolve(wire.Rejected(id=1, reason=reason, retry_after_seconds=3.0, backends={"local": reason}))  # type: ignore[arg-type,dict-item]  # a parameter's str
+
+    assert (caught.value.retry_after_seconds, caught.value.backends) == (3.0, {"local": reason})
 
 
 def test_resolve_a_failure() -> None:
@@ -280,6 +302,35 @@ def test_untried() -> None:
     assert several.untried([]) == [("local", small), ("cloud", big)]
     assert several.untried(["local"]) == [("cloud", big)]
     assert prepared().untried([]) == [("default", small)]
+
+
+def test_untried_where_only_local_backends_may_be_called() -> None:
+    """A name that nobody can look up is no proof; a function without a backend goes to the default one."""
+    several = prepared({"cloud": big, "local": small, "default": small, "near": small}, sovereign=True)
+    assert [name for name, _ in several.untried([])] == ["local", "default"]
+    assert [name for name, _ in several.untried(["local"])] == ["default"]
+    assert prepared(small, "p", sovereign=True).untried([]) == [("default", small)]
+    assert prepared(small, "p", sovereign=True, backend="cloud").untried([]) == []
+
+
+def test_another_here() -> None:
+    """As with the daemon, but for what sovereignty leaves out; a single function has run already."""
+    several = prepared({"local": small, "cloud": big})
+    assert calls.another_here(several, ["local"], "transient")
+    assert not calls.another_here(several, ["local"], "fatal")
+    assert not calls.another_here(several, ["local", "cloud"], "transient")
+    assert not calls.another_here(prepared(), ["cloud"], "transient")
+    assert not calls.another_here(prepared({"local": small, "cloud": big}, sovereign=True), ["local"], "transient")
+
+
+def test_choices_here_where_sovereignty_leaves_none() -> None:
+    """The error says so of each backend; so it does before a call joins another one."""
+    call = prepared({"cloud": big, "far": big}, sovereign=True)
+    for refused in (lambda: calls.choices_here(call, ()), lambda: calls.may_run_here(call, "gone", "/s")):
+        with pytest.raises(CallRejected, match="sovereign mode is on") as caught:
+            refused()
+
+        assert caught.value.backends == {"cloud": "sovereign", "far": "sovereign"}
 
 
 def test_may_run_here() -> None:

@@ -211,3 +211,43 @@ def test_a_reply_above_the_limit_is_refused_before_it_is_there() -> None:
 
     with pytest.raises(FramingError, match="1001"):
         connection.receive((1001).to_bytes(4, "big"))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        wire.Lease(1, "l", "local", 15.0, 2),
+        wire.Rejected(1, "breaker_open"),
+        wire.Timeout(1, 2.0),
+        wire.Failed(1, "transient", ""),
+        hit(1),
+    ],
+    ids=lambda reply: type(reply).__name__,
+)
+def test_a_fail_may_wait_as_a_begin_does(reply: wire.Reply) -> None:
+    """At once or after a pending; and then it is closed."""
+    for before in ([], [wire.Pending(1)]):
+        connection = Connection()
+        connection.send(wire.Fail(lease="l", next=True, retry=True))
+
+        assert connection.receive(framed(*before, reply)) == [*before, reply]
+        assert len(connection) == 0
+
+
+def test_a_fail_that_waits_does_not_end_as_one_that_did_not() -> None:
+    """``ok`` says at once that there is no other lease."""
+    connection = Connection()
+    connection.send(wire.Fail(lease="l", next=True))
+
+    with pytest.raises(ProtocolError, match="Ok"):
+        connection.receive(framed(wire.Pending(1), wire.Ok(1)))
+
+
+def test_requests_about_breakers_have_answers_of_their_own() -> None:
+    """What the daemon shows, and what it has done."""
+    connection = Connection()
+    connection.send(wire.GetBreakers())
+    connection.send(wire.SetBreaker(backend="cloud", action="open"))
+    replies = [wire.Breakers(1, {}), wire.Ok(2)]
+
+    assert connection.receive(framed(*replies)) == replies

@@ -1,13 +1,15 @@
 import pickle
+from typing import get_args
 
 import pytest
 
 from sidecard_client import errors
 from sidecard_client.errors import SidecardError
+from sidecard_client.wire import RejectionReason
 
 ALL: list[SidecardError] = [
     errors.CallFailed("transient", "TimeoutError: slow"),
-    errors.CallRejected("busy", 2.5),
+    errors.CallRejected("saturated", 2.5, {"local": "saturated", "cloud": "breaker_open"}),
     errors.CallTimeout(30.0),
     errors.RequestRefused("denied", "for operators"),
     errors.UnkeyableRequest("args[0] is an object"),
@@ -50,6 +52,26 @@ def test_every_error_of_the_package_is_in_the_tree() -> None:
 def test_errors_are_what_programs_catch_already(error: SidecardError, builtin: type[Exception]) -> None:
     """A time-out is a `TimeoutError`."""
     assert isinstance(error, builtin)
+
+
+@pytest.mark.parametrize("reason", get_args(RejectionReason))
+def test_a_rejection_says_what_happened_and_what_to_change(reason: RejectionReason) -> None:
+    """For every reason there is; without a time and without backends it is a sentence as well."""
+    text = str(errors.CallRejected(reason))
+
+    assert text.startswith(f"The call was rejected ({reason}): ")
+    assert "; " in text
+    assert text.endswith(".")
+
+
+def test_a_rejection_names_each_backend_and_the_time() -> None:
+    """As attributes too."""
+    error = errors.CallRejected("breaker_open", 12.345, {"local": "saturated", "cloud": "breaker_open"})
+
+    assert "(local: saturated, cloud: breaker_open); try again in 12.3 s, or" in str(error)
+    assert (error.reason, error.retry_after_seconds) == ("breaker_open", 12.345)
+    assert error.backends == {"local": "saturated", "cloud": "breaker_open"}
+    assert errors.CallRejected("busy").backends == {}
 
 
 def test_unavailable_says_what_to_do() -> None:

@@ -2,18 +2,24 @@
 
 import asyncio
 import concurrent.futures
+import email.utils
 import urllib.error
+from datetime import UTC, datetime, timedelta
 from email.message import Message
 from types import SimpleNamespace
 from typing import Any
 
+import httpcore2
+import httpx2
 import pytest
+import trio
 
-from sidecard_client import CallFailed, CallRejected, wire
+from sidecard_client import CallFailed, CallRejected, CallTimeout, wire
 from sidecard_client.failures import (
     MAX_MESSAGE_CHARACTERS,
     default_classify,
     fail,
+    is_timeout,
     kind_of,
     message_of,
     retry_after_seconds_of,
@@ -122,11 +128,58 @@ def test_message_of_text_without_a_utf_8_form_can_be_sent() -> None:
 
 
 def test_fail_carries_all_that_the_daemon_may_know() -> None:
-    """Kind, message, hint and wish."""
+    """Kind, message, hint and wishes."""
     error = StatusError(response=SimpleNamespace(headers={"retry-after": "7"}))
     assert fail(3, "b.1", error, "transient", another=True) == wire.Fail(
         id=3, lease="b.1", kind="transient", message="StatusError: status", retry_after_seconds=7.0, next=True
     )
+    assert fail(3, "b.1", TimeoutError(), "transient", another=True, retry=True) == wire.Fail(
+        id=3, lease="b.1", kind="transient", message="TimeoutError", next=True, retry=True, timeout=True
+    )
+
+
+def foreign(module: str, name: str, *, status: int | None = None) -> BaseException:
+    """Make an exception whose class descends from ``module``'s ``name``, as an SDK's own do."""
+    base = type(name, (Exception,), {"__module__": module})
+    error: BaseException = type("Own", (base,), {"__module__": "elsewhere"})()
+    if status is not None:
+        error.status_code = status  # type: ignore[attr-defined]  # as SDKs do
+
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "timeout"),
+    [
+        (TimeoutError(), True),
+        (concurrent.futures.TimeoutError(), True),
+        (TimeoutError("timed out"), True),
+        (CallTimeout(3.0), True),
+        (urllib.error.URLError(TimeoutError()), True),
+        (trio.TooSlowError(), True),
+        (httpx2.ReadTimeout("slow"), True),
+        (httpx2.ConnectTimeout("slow"), True),
+        (httpcore2.ReadTimeout("slow"), True),
+        (foreign("httpx", "TimeoutException"), True),
+        (foreign("requests.exceptions", "Timeout"), True),
+        (foreign("openai", "APITimeoutError"), True),
+        (foreign("anthropic._exceptions", "APITimeoutError"), True),
+        (foreign("urllib3.exceptions", "TimeoutError"), True),
+        (foreign("openai", "APITimeoutError", status=504), False),
+        (foreign("mine", "APITimeoutError"), False),
+        (foreign("openai", "APIConnectionError"), False),
+        (urllib.error.HTTPError("u", 408, "slow", Message(), None), False),
+        (StatusError(response=SimpleNamespace(status_code=504)), False),
+        (urllib.error.URLError("no route"), False),
+        (httpx2.ConnectError("refused"), False),
+        (ConnectionError(), False),
+        (ValueError("timeout"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_is_timeout(error: BaseException, timeout: bool) -> None:
+    """The caller's own patience, whoever's library counts it; a status is the backend's word."""
+    assert is_timeout(error) is timeout
 
 
 @pytest.mark.parametrize(
@@ -134,7 +187,18 @@ def test_fail_carries_all_that_the_daemon_may_know() -> None:
     [
         ({"retry-after": "1.5"}, 1.5),
         ({"Retry-After": "2"}, 2.0),
-        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
+        ({"retry-after-ms": "250", "retry-after": "2"}, 0.25),
+        ({"Retry-After-Ms": "1500"}, 1.5),
+        ({"retry-after-ms": "soon", "retry-after": "2"}, 2.0),
+        ({"retry-after-ms": "-1", "retry-after": "2"}, 2.0),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:27:30 GMT"}, 30.0),
+        ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT", "Date": "Wed, 21 Oct 2026 08:27:30 +0100"}, 30.0),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 -0000", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}, 0.0),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:28:01 GMT"}, None),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "yesterday"}, None),
+        ({"retry-after": "Wed, 21 Oct 1998 07:28:00 GMT"}, None),
+        ({"retry-after": "Wed, 99 Oct 2026 07:28:00 GMT"}, None),
+        ({"retry-after": 3}, None),
         ({"retry-after": "-1"}, None),
         ({"retry-after": "nan"}, None),
         ({"retry-after": "inf"}, None),
@@ -144,8 +208,17 @@ def test_fail_carries_all_that_the_daemon_may_know() -> None:
     ],
 )
 def test_retry_after_seconds_of(headers: object, seconds: float | None) -> None:
-    """Numbers are read, dates and nonsense are not."""
+    """Numbers and dates are read, nonsense is not; of the response, or of the exception itself as urllib's has them."""
     assert retry_after_seconds_of(StatusError(response=SimpleNamespace(headers=headers))) == seconds
+    assert retry_after_seconds_of(StatusError(headers=headers)) == seconds
+
+
+def test_retry_after_seconds_of_a_date_without_the_responses_own() -> None:
+    """Then this host's clock is all there is."""
+    then = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=600), usegmt=True)
+    seconds = retry_after_seconds_of(StatusError(headers={"retry-after": then}))
+    assert seconds is not None
+    assert 500 < seconds <= 600
 
 
 def test_retry_after_seconds_of_an_exception_without_a_response() -> None:

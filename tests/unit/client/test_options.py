@@ -61,6 +61,10 @@ def test_split_takes_every_policy_keyword() -> None:
         "usage": len,
         "classify": default_classify,
         "on_unavailable": "raise",
+        "backend": "cloud",
+        "route": "cheapest",
+        "retries": 2,
+        "sovereign": True,
     }
     assert policy.keys() == POLICY_KEYWORDS
     options, own = split(DEFAULTS, [plain], policy | {"temperature": 1})
@@ -79,6 +83,10 @@ def test_split_takes_every_policy_keyword() -> None:
         usage=len,  # type: ignore[arg-type]  # any callable will do here
         classify=default_classify,
         on_unavailable="raise",
+        backend="cloud",
+        route="cheapest",
+        retries=2,
+        sovereign=True,
     )
 
 
@@ -214,7 +222,16 @@ def test_declared_policy_keywords(function: Any, declared: set[str]) -> None:
         ("usage", 3, TypeError, "callable"),
         ("classify", None, TypeError, "callable"),
         ("on_unavailable", "panic", ValueError, "'fallback' or 'raise'"),
-        ("timeout", 3, TypeError, "'timeout' is not a policy keyword; there are: classify, ignore"),
+        ("backend", "", ValueError, "1 to 128 characters"),
+        ("backend", ["cloud"], TypeError, "must be a str, not list"),
+        ("route", "best", ValueError, "'order' or 'cheapest' or 'fastest' or 'least_busy' or 'weighted', not 'best'"),
+        ("retries", True, TypeError, "whole number, not bool"),
+        ("retries", 1.5, TypeError, "whole number, not float"),
+        ("retries", 11, ValueError, "0 to 10, not 11"),
+        ("retries", -1, ValueError, "0 to 10"),
+        ("sovereign", 1, TypeError, "True or False, not int"),
+        ("sovereign", None, TypeError, "True or False, not NoneType"),
+        ("timeout", 3, TypeError, "'timeout' is not a policy keyword; there are: backend, classify, ignore"),
     ],
 )
 def test_changed_refuses_what_cannot_be_meant(keyword: str, value: object, error: type[Exception], words: str) -> None:
@@ -223,7 +240,7 @@ def test_changed_refuses_what_cannot_be_meant(keyword: str, value: object, error
         DEFAULTS.changed({keyword: value})
 
 
-@pytest.mark.parametrize("keyword", ["ttl", "wait", "model", "name", "key", "usage"])
+@pytest.mark.parametrize("keyword", ["ttl", "wait", "model", "name", "key", "usage", "backend", "route"])
 def test_changed_takes_none_back_to_the_default(keyword: str) -> None:
     """None undoes the client's default; for ``key`` it means: share nothing."""
     field = {"ttl": "ttl_seconds", "wait": "wait_seconds"}.get(keyword, keyword)

@@ -101,6 +101,67 @@ def test_backends_are_asked_in_turn() -> None:
         sidecard.call(down, "p")
 
 
+class Flaky:
+    """Fails as often as it is told, then answers."""
+
+    def __init__(self, failures: int, error: type[Exception] = ConnectionError) -> None:
+        self.failures = failures
+        self.error = error
+        self.count = 0
+
+    def generate(self, prompt: str) -> str:
+        """Answer, or fail."""
+        self.count += 1
+        if self.count <= self.failures:
+            raise self.error(prompt)
+
+        return prompt
+
+
+def test_retries_call_again_at_once() -> None:
+    """As often as asked for, each round over all backends, and never after a fatal failure."""
+    sidecard = FakeClient()
+    outcome = sidecard.outcome(Flaky(2).generate, "p", retries=2)
+    assert (outcome.value, outcome.attempts, outcome.passed_over) == ("p", 3, {})
+
+    local, cloud = Flaky(9), Flaky(1)
+    outcome = sidecard.outcome({"local": local.generate, "cloud": cloud.generate}, "p", name="n", retries=1)
+    assert (outcome.backend, outcome.attempts) == ("cloud", 4)
+
+    for flaky, count in ((Flaky(9), 3), (Flaky(9, ValueError), 1)):
+        with pytest.raises(flaky.error):
+            sidecard.call(flaky.generate, "q", retries=2)
+
+        assert flaky.count == count
+
+
+def test_sovereign_leaves_out_what_may_be_remote() -> None:
+    """As a client does without its daemon."""
+    upstream = Upstream()
+    sidecard = FakeClient(sovereign=True)
+    assert sidecard.sovereign
+    outcome = sidecard.outcome({"cloud": upstream.generate, "local": upstream.generate}, "p")
+    assert (outcome.backend, upstream.count) == ("local", 1)
+    with pytest.raises(CallRejected, match="sovereign"):
+        sidecard.call(upstream.generate, "q", backend="cloud")
+
+    assert not FakeClient().sovereign
+
+
+def test_breakers_shows_what_was_asked() -> None:
+    """Closed, whatever anybody does, with what was counted."""
+    sidecard = FakeClient()
+    assert sidecard.breakers().backends == {}
+    sidecard.call({"local": Flaky(1).generate, "cloud": Flaky(0).generate}, "p", name="n")
+    sidecard.breaker("cloud", "open")
+    states = sidecard.breakers().backends
+    assert {name: (one.state, one.locality, one.calls, one.failures) for name, one in states.items()} == {
+        "local": ("closed", "local", 1, 1),
+        "cloud": ("closed", "remote", 1, 0),
+    }
+    assert sidecard.config().settings == {"cache.ttl_seconds": TTL_SECONDS}
+
+
 def test_values_that_cannot_be_shared() -> None:
     """Returned with a warning, and not stored, as in production."""
 

@@ -1,0 +1,362 @@
+"""Backends with real processes: one breaker, one limit and one budget for all workers of the host."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from sidecard_client import CallRejected, Client
+from tests.acceptance.backend_worker import Account, Plan
+from tests.daemons import Daemon, ask, poll
+
+WORKER = Path(__file__).with_name("backend_worker.py")
+Start = Callable[..., Daemon]
+kinds = pytest.mark.parametrize("kind", ["sync", "async"])
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def backends(**settings: dict[str, Any]) -> dict[str, str]:
+    """Configure backends by the environment."""
+    return {"SIDECARD_BACKENDS": json.dumps(settings)}
+
+
+class Crew:
+    """Workers, and the ledger that what they call writes."""
+
+    def __init__(self, socket: str, directory: Path) -> None:
+        self.socket = socket
+        self.ledger = directory / "ledger"
+        self.ledger.touch()
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def hire(self, count: int, **plan: Any) -> None:
+        """Start workers, which then wait for `go`."""
+        text = msgspec.json.encode(Plan(self.socket, str(self.ledger), **plan)).decode()
+        new = [
+            subprocess.Popen([sys.executable, str(WORKER), text], stdin=-1, stdout=-1, text=True) for _ in range(count)
+        ]
+        self.processes += new
+        for process in new:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+
+    def go(self) -> None:
+        """Let all of them begin."""
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+
+    def stop(self) -> None:
+        """Ask those who call without end to end."""
+        Path(f"{self.ledger}.stop").touch()
+
+    def accounts(self) -> list[Account]:
+        """Wait for the workers that are alive and return what they saw."""
+        outputs = [(process.communicate(timeout=60)[0], process.returncode) for process in self.processes]
+        return [msgspec.json.decode(output, type=Account) for output, code in outputs if code == 0]
+
+    def ends(self) -> Counter[str]:
+        """Return how all calls ended."""
+        return sum((Counter(account.ends) for account in self.accounts()), Counter())
+
+    def words(self) -> list[str]:
+        """Return the ledger, a word a line."""
+        return [line.split()[0] for line in self.ledger.read_text().splitlines()]
+
+    def calls(self) -> int:
+        """Return how many calls have reached the backend."""
+        return self.words().count("start")
+
+    def most_at_once(self) -> int:
+        """Return how many calls were in progress at the backend at most."""
+        now = most = 0
+        for word in self.words():
+            now += 1 if word == "start" else -1
+            most = max(most, now)
+
+        return most
+
+    def fire(self) -> None:
+        """End whatever still runs."""
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def crew(socket_path: str, tmp_path: Path) -> Iterator[Crew]:
+    """Have workers for a daemon at ``socket_path``, and end them with the test."""
+    crew = Crew(socket_path, tmp_path)
+    yield crew
+    crew.fire()
+
+
+def told(daemon: Daemon, event: str) -> list[dict[str, Any]]:
+    """Return what the daemon's log has of one event."""
+    lines = [json.loads(line) for line in daemon.output().splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+def state_of(daemon: Daemon, backend: str = "b") -> dict[str, Any]:
+    """Ask how a backend is."""
+    breakers: Any = ask(daemon.socket, {"op": "breakers"})
+    state: dict[str, Any] = breakers["backends"][backend]
+    return state
+
+
+@kinds
+def test_breaker_opens_once_for_sixteen_processes(kind: str, daemon: Start, crew: Crew) -> None:
+    """What one has learned, all know: no further call reaches the backend, and each process is told why."""
+    running = daemon(**backends(b={"breaker": {"open_seconds": 60}}))
+    crew.hire(16, kind=kind, callers=1, calls=5, fails=True, work_seconds=0.01)
+    crew.go()
+    accounts = crew.accounts()
+    assert len(accounts) == 16
+    assert all(account.ends.get("breaker_open", 0) >= 1 for account in accounts)
+    (opened,) = told(running, "breaker opened")
+    assert opened["calls"] == 10
+    # Ten concluded, and at most the other fifteen had begun already.
+    assert 10 <= crew.calls() <= 25
+    assert state_of(running)["opened"] == 1
+
+
+def probe_cycles(cycles: int, daemon: Start, crew: Crew) -> None:
+    """Let sixteen failing workers meet a breaker that is half-open again and again, and count at the backend."""
+    running = daemon(**backends(b={"breaker": {"open_seconds": 0.03, "max_open_seconds": 0.03, "probes": 3}}))
+    # Held open until all workers call, so that every call that reaches the backend is a probe.
+    ask(running.socket, {"op": "breaker", "backend": "b", "action": "open"})
+    crew.hire(16, kind="sync", callers=1, calls=0, fails=True)
+    crew.go()
+    poll(lambda: ask(running.socket, {"op": "stats"})["rejected_breaker_open"] >= 16, "the workers do not call")  # type: ignore[operator]  # a number
+    assert crew.calls() == 0
+    ask(running.socket, {"op": "breaker", "backend": "b", "action": "auto"})
+    poll(lambda: state_of(running)["opened"] > cycles, "the breaker does not open again", seconds=60)
+    crew.stop()
+    ends = crew.ends()
+    states = state_of(running)
+    # The first opening was the operator's; each later one came after exactly three probes. The last may be going on.
+    openings = states["opened"] - 1
+    assert openings >= cycles
+    assert 3 * openings <= crew.calls() <= 3 * openings + (0 if states["state"] == "open" else 3)
+    assert ends.keys() == {"ConnectionError", "breaker_open"}
+    assert ends["ConnectionError"] == crew.calls()
+
+
+def test_exactly_three_probes_reach_the_backend_each_time(daemon: Start, crew: Crew) -> None:
+    """Over 20 cycles."""
+    probe_cycles(20, daemon, crew)
+
+
+@pytest.mark.slow
+def test_exactly_three_probes_reach_the_backend_each_of_200_times(daemon: Start, crew: Crew) -> None:
+    """Over 200 cycles."""
+    probe_cycles(200, daemon, crew)
+
+
+@kinds
+def test_next_probe_goes_out_as_soon_as_the_holder_of_the_last_is_dead(kind: str, daemon: Start, crew: Crew) -> None:
+    """A probe that is lost is given back with its connection, and says nothing of the backend."""
+    running = daemon(**backends(b={}))
+    crew.hire(1, kind=kind, callers=1, work_seconds=60.0)
+    for action in ("open", "auto"):
+        ask(running.socket, {"op": "breaker", "backend": "b", "action": action})
+
+    crew.go()
+    poll(lambda: crew.calls() == 1, "the probe did not go out")
+    begin = {"op": "begin", "key": "another", "backends": ["b"]}
+    assert ask(running.socket, begin)["reason"] == "breaker_open"
+    crew.processes[0].send_signal(signal.SIGKILL)
+    poll(lambda: ask(running.socket, {"op": "stats"})["lost"] == 1, "the daemon did not notice")
+    assert ask(running.socket, begin)["type"] == "lease"
+    assert state_of(running)["state"] == "half_open"
+
+
+@kinds
+def test_local_model_never_gets_more_calls_at_once_than_it_can_take(kind: str, daemon: Start, crew: Crew) -> None:
+    """Fifty callers in two processes are all served, two at a time, and the many do not starve the few."""
+    daemon(**backends(b={"locality": "local", "max_concurrent": 2}))
+    crew.hire(1, kind=kind, callers=40, work_seconds=0.02)
+    crew.hire(1, kind=kind, callers=10, work_seconds=0.02)
+    crew.go()
+    assert crew.ends() == {"answer": 50}
+    assert crew.most_at_once() == 2
+    few = str(crew.processes[1].pid)
+    starts = [line.split()[1] for line in crew.ledger.read_text().splitlines() if line.startswith("start")]
+    # In turn while both wait: behind what had begun before the few came at all, their ten take about every second place.
+    first, last = starts.index(few), len(starts) - starts[::-1].index(few)
+    assert last - first <= 24, starts
+
+
+@kinds
+def test_same_call_of_many_waits_for_its_permit_once(kind: str, daemon: Start, crew: Crew) -> None:
+    """Waiting for a permit is part of the flight: duplicates join it, and the backend is asked once for all."""
+    running = daemon(**backends(b={"max_concurrent": 1}))
+    with Client(running.socket) as client:
+
+        def slow(_: str) -> str:
+            crew.hire(2, kind=kind, callers=10, prompt="the same")
+            crew.go()
+            poll(lambda: ask(running.socket, {"op": "stats"})["waiters"] == 20, "the callers do not wait")
+            assert state_of(running)["queued"] == 1
+            return "first"
+
+        assert client.call(slow, "another", backend="b", name="slow") == "first"
+
+    assert crew.ends() == {"answer": 20}
+    assert crew.calls() == 1
+
+
+def test_retries_of_many_workers_stay_within_the_hosts_budget(daemon: Start, crew: Crew) -> None:
+    """Twenty calls of ten workers that want three retries each are not eighty: a fifth on top, and the floor."""
+    running = daemon(
+        SIDECARD_RETRIES_FLOOR_PER_SECOND="0.5",
+        SIDECARD_RETRIES_WINDOW_SECONDS="60",
+        SIDECARD_RETRIES_BACKOFF_SECONDS="0.01",
+        **backends(b={"breaker": {"enabled": False}}),
+    )
+    crew.hire(10, kind="sync", callers=1, calls=20, fails=True, retries=3)
+    crew.go()
+    assert crew.ends() == {"ConnectionError": 200}
+    # 0.5/s over 60 s is 30, and a fifth of the 200 calls is 40; without a budget there would be 800 calls.
+    assert 200 + 30 <= crew.calls() <= 200 + 30 + 40
+    assert ask(running.socket, {"op": "stats"})["retries"] == crew.calls() - 200
+
+
+def small(question: str) -> str:
+    """Stand for a local model."""
+    return f"small: {question}"
+
+
+def big(question: str) -> str:
+    """Stand for a dear one."""
+    return f"big: {question}"
+
+
+BOTH = {"local": small, "cloud": big}
+
+
+def test_call_goes_on_with_the_next_backend_and_says_why(daemon: Start) -> None:
+    """The app notices nothing; the outcome tells."""
+    running = daemon()
+    with Client(running.socket) as client:
+        client.breaker("local", "open")
+        outcome = client.outcome(BOTH, "hello")
+        assert (outcome.value, outcome.backend, outcome.passed_over) == (
+            "big: hello",
+            "cloud",
+            {"local": "breaker_open"},
+        )
+        client.breaker("local", "auto")
+        assert client.outcome(BOTH, "again").backend == "local"
+
+
+def test_sovereign_host_calls_nobody_outside(daemon: Start) -> None:
+    """A backend that nobody declared local gets no lease, under whatever name."""
+    running = daemon("--set", "backends.lab.locality=local", SOVEREIGN_MODE="true")
+    with Client(running.socket) as client:
+        assert client.outcome({"cloud": big, "lab": small}, "hello").backend == "lab"
+        with pytest.raises(CallRejected) as rejected:
+            client.call(big, "of its own", backend="anywhere")
+
+        assert rejected.value.reason == "sovereign"
+        assert client.call(small, "no backend named") == "small: no backend named"
+
+
+def price(_: str) -> dict[str, Any]:
+    """Tell what a call used."""
+    return {"model": "m", "prompt_tokens": 1_000_000, "completion_tokens": 0}
+
+
+def spend(client: Client, question: str) -> str:
+    """Make a call that costs a dollar on the cloud; return where it was made."""
+    return client.outcome({"cloud": big, "local": small}, question, usage=price).backend
+
+
+PRICED = backends(cloud={"input_dollars_per_million_tokens": 1.0, "output_dollars_per_million_tokens": 1.0})
+TWO_DOLLARS = {"SIDECARD_BUDGETS": '{"b": {"dollars": 2.0, "period_seconds": 31536000, "hard": true}}'}
+
+
+def test_spent_budget_leaves_the_free_backend(daemon: Start) -> None:
+    """Two dollars are two calls; then the local one serves, and who wants only the dear one is refused."""
+    running = daemon(**PRICED, **TWO_DOLLARS)
+    with Client(running.socket) as client:
+        assert [spend(client, str(number)) for number in range(4)] == ["cloud", "cloud", "local", "local"]
+        with pytest.raises(CallRejected) as rejected:
+            client.call(big, "x", backend="cloud")
+
+        assert rejected.value.reason == "budget"
+        report = client.report()
+        assert report.budgets["b"].spent_dollars == 2.0
+        assert report.backends["cloud"].dollars == 2.0
+        assert report.total.billed_dollars == 2.0
+
+    (note,) = told(running, "budget spent")
+    assert note["hard"] is True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_ledger_budgets_and_open_breakers_survive_a_restart(number: int, daemon: Start, tmp_path: Path) -> None:
+    """At once after a stop; after a kill, what was booked before the last write."""
+    running = daemon(**PRICED, **TWO_DOLLARS, STATE_DIRECTORY=str(tmp_path))
+    with Client(running.socket) as client:
+        assert [spend(client, str(number)) for number in range(2)] == ["cloud", "cloud"]
+        client.breaker("other", "open")
+        if number == signal.SIGKILL:
+            poll(lambda: b'"other"' in read(tmp_path / "ledger.json"), "nothing was written")
+
+    running.process.send_signal(number)
+    running.process.wait(20)
+    running.start_again()
+    with Client(running.socket) as client:
+        report = client.report()
+        assert report.total.billed_dollars == 2.0
+        assert report.budgets["b"].spent_dollars == 2.0
+        assert report.ledger_seconds > report.uptime_seconds
+        assert spend(client, "new") == "local"
+        assert client.breakers().backends["other"].state == "forced_open"
+
+
+def read(path: Path) -> bytes:
+    """Return a file's content; nothing where there is none yet."""
+    return path.read_bytes() if path.exists() else b""
+
+
+def test_damaged_ledger_stops_no_start(daemon: Start, tmp_path: Path) -> None:
+    """It is kept aside, told of once, and a new one is begun."""
+    (tmp_path / "ledger.json").write_bytes(b'{"version": 1, "tasks": [')
+    running = daemon(STATE_DIRECTORY=str(tmp_path))
+    assert len(told(running, "ledger begun anew")) == 1
+    assert (tmp_path / "ledger.json.corrupt").exists()
+    with Client(running.socket) as client:
+        client.call(small, "x")
+
+    assert running.terminate() == 0
+    assert json.loads(read(tmp_path / "ledger.json"))["tasks"]["general"]["led"] == 1
+
+
+def test_second_daemon_of_a_state_directory_runs_without(daemon: Start, tmp_path: Path) -> None:
+    """Two that write one ledger would lose each other's."""
+    first = daemon(STATE_DIRECTORY=str(tmp_path))
+    second = daemon(STATE_DIRECTORY=str(tmp_path))
+    assert not told(first, "no state kept")
+    (note,) = told(second, "no state kept")
+    assert "another daemon" in note["reason"]
+
+
+def test_daemon_without_state_writes_none(daemon: Start, tmp_path: Path) -> None:
+    """Also where there is a place for it."""
+    running = daemon("--no-state", STATE_DIRECTORY=str(tmp_path))
+    with Client(running.socket) as client:
+        client.call(small, "x")
+
+    assert running.terminate() == 0
+    assert not list(tmp_path.iterdir())
