@@ -64,6 +64,9 @@ class AsyncRunner:
             return await self._lead(link, call, request.id, resolved, waited_seconds)
 
         if resolved is calls.OWN_CALL:
+            if call.key is not None:
+                return await self.run(calls.unshared(call))
+
             return await self._run_here(call, "upstream", waited_seconds)
 
         return await self._run_without_daemon(call, "it takes no more calls just now", started)
@@ -213,7 +216,7 @@ async def _complete(link: Link, call: Call, function: Callable[..., Any], lease:
     try:
         message = calls.complete(call, link.next_id(), lease.lease, value)
     except UnshareableValue as error:
-        link.tell(calls.refuse_to_share(link.next_id(), lease.lease, error))
+        link.tell(calls.refuse_to_share(call, link.next_id(), lease.lease, value, error))
         calls.warn_unshareable(function, error)
         return
 

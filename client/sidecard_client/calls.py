@@ -7,8 +7,9 @@ A shell does this, and nothing else:
 2. `resolve` turns the final reply into an `Outcome`, a `wire.Lease`, `OWN_CALL` or `WITHOUT_DAEMON`, or raises.
 3. With a lease it runs the function of the lease's backend and sends `complete` of the value,
    or the `Fail` that `attempts.Attempts` makes of the exception, which also says what the reply to it means.
-4. `OWN_CALL` and `WITHOUT_DAEMON` run the function here, on one of `choices_here` after the other:
-   the latter shares it within the process (`local`).
+4. `OWN_CALL` asks again, for permission alone (`unshared`), and makes the call where even that is said to be shared.
+5. `WITHOUT_DAEMON` runs the function here, on one of `choices_here` after the other, and shares it within the process
+   (`local`).
 """
 
 import warnings
@@ -94,7 +95,7 @@ class Verdict(Struct, frozen=True):
 
 
 OWN_CALL: Final = Verdict("own_call")
-"""The holder's answer could not be shared: every waiter makes its own call, all at once."""
+"""The holder's answer could not be shared: every waiter makes its own call, none behind another."""
 
 WITHOUT_DAEMON: Final = Verdict("without_daemon")
 """The daemon takes no more, or made no sense: go on as if it were not there."""
@@ -232,9 +233,27 @@ def complete(call: Call, request_id: int, lease: str, value: Any) -> wire.Comple
     )
 
 
-def refuse_to_share(request_id: int, lease: str, error: UnshareableValue) -> wire.Fail:
-    """Build the message for a value that only its own caller gets: waiters make their own calls."""
-    return wire.Fail(id=request_id, lease=lease, kind="ignored", message=message_of(error))
+def refuse_to_share(call: Call, request_id: int, lease: str, value: Any, error: UnshareableValue) -> wire.Fail:
+    """Build the message for a value that only its own caller gets: waiters make their own calls.
+
+    The backend has answered all the same, which its breaker and the ledger must know.
+    """
+    return wire.Fail(
+        id=request_id,
+        lease=lease,
+        kind="ignored",
+        message=message_of(error),
+        answered=True,
+        usage=read_usage(call.options, value),
+    )
+
+
+def unshared(call: Call) -> Call:
+    """Return the call as its caller's own: nothing is shared, but the daemon still says where it may be made, and when.
+
+    All who waited for an answer that cannot be shared go on at once, which a local model must not get at once.
+    """
+    return msgspec.structs.replace(call, key=None)
 
 
 def warn_unshareable(function: Callable[..., Any], error: UnshareableValue) -> None:

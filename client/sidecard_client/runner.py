@@ -47,6 +47,9 @@ class Runner:
             return resolved
 
         if resolved is calls.OWN_CALL:
+            if call.key is not None:
+                return self.run(calls.unshared(call))
+
             return self._run_here(call, "upstream", waited_seconds)
 
         return self._run_without_daemon(call, started, "it takes no more calls just now")
@@ -111,7 +114,7 @@ class Runner:
         try:
             message = calls.complete(call, channel.next_id(), lease.lease, value)
         except UnshareableValue as error:
-            self._tell(channel, calls.refuse_to_share(channel.next_id(), lease.lease, error))
+            self._tell(channel, calls.refuse_to_share(call, channel.next_id(), lease.lease, value, error))
             calls.warn_unshareable(function, error)
         else:
             self._tell(channel, message)

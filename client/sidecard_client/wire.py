@@ -42,7 +42,7 @@ A connection that ends gives back everything that it held: its leases count as l
     `Rejected`: no, for ``reason``; on ``busy`` and ``draining`` the caller should make the call without the daemon.
     Where no backend may be called, ``backends`` says why for each and ``reason`` is the one that passes soonest.
     `Failed`: the holder's call failed in a way that the waiter shares; where ``kind`` is ``ignored`` the answer
-    could not be shared and the caller should make the call itself.
+    could not be shared and the caller should make its own call, for which it asks with a null key.
     `Timeout`: ``wait_seconds`` passed.
     A null ``key`` asks for permission and a backend only: nothing is cached and nothing is shared.
     ``mode`` ``refresh`` does not look at stored answers but joins a flight that is in progress;
@@ -493,7 +493,7 @@ class Ledger(Struct, frozen=True):
     hits: int
     shared: int
     upstream_calls: int
-    """Leases that ended in `Complete`, refused late ones included: the backend was asked."""
+    """Leases whose backend answered, the answers that came late or could not be shared included."""
     hit_rate: float
     """``hits / calls``"""
     deduplication_rate: float

@@ -122,14 +122,16 @@ async def test_answers_without_a_value_raise(
 
 
 async def test_a_failure_that_cannot_be_shared_makes_the_own_call(scripted: ScriptedDaemon) -> None:
-    """Without a lease, and nothing is completed."""
+    """Where and when the daemon says, and nobody shares it."""
     scripted.script(wire.Begin, [PENDING, wire.Failed(0, "ignored", "")])
 
     async with AsyncClient(scripted.path) as sidecard:
         outcome = await sidecard.outcome(ask_model, "x")
 
     assert (outcome.value, outcome.source) == ("about x", "upstream")
-    assert scripted.requests(wire.Complete) == []
+    first, second = scripted.requests(wire.Begin)
+    assert first.key is not None
+    assert second.key is None
 
 
 @pytest.mark.parametrize("reason", ["busy", "draining"])

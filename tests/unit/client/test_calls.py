@@ -235,8 +235,10 @@ def test_complete_refuses_what_cannot_be_shared() -> None:
     with pytest.raises(UnshareableValue, match="too large") as caught:
         calls.complete(prepared(), 4, "l", b"x" * calls.MAX_VALUE_BYTES)
 
-    told = calls.refuse_to_share(4, "l", caught.value)
+    call = prepared(usage=lambda _: {"model": "m", "cost_dollars": 0.5})
+    told = calls.refuse_to_share(call, 4, "l", object(), caught.value)
     assert (told.kind, told.next) == ("ignored", False)
+    assert (told.answered, told.usage) == (True, wire.Usage(model="m", cost_dollars=0.5))
     assert "too large" in told.message
 
 
