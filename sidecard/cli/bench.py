@@ -23,6 +23,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--quick", action="store_true", help="few rounds: a first impression, in a quarter of the time")
     parser.add_argument("--full", action="store_true", help="also 1,000,000 entries and churn, which take minutes")
+    parser.add_argument(
+        "--cost",
+        action="store_true",
+        help="instead, what a mixed workload costs: always remote, with sidecard, and at least",
+    )
     parser.add_argument("--rounds", type=_rounds, metavar="N", help="rounds of each measurement (7)")
     parser.add_argument("--json", action="store_true", help="write JSON, for programs")
     parser.set_defaults(run=_run)
@@ -60,6 +65,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from sidecard.cli.bench_rows import QUICK, Effort, draw  # noqa: PLC0415 - see above
 
+    if arguments.cost:
+        return _run_cost(as_json=arguments.json)
+
     effort = QUICK if arguments.quick else Effort()
     rounds = arguments.rounds or effort.rounds
     try:
@@ -77,6 +85,23 @@ def _run(arguments: argparse.Namespace) -> int:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
     return NOT_FINE if any(row.verdict == "missed" for row in rows) else FINE
+
+
+def _run_cost(*, as_json: bool) -> int:
+    import msgspec  # noqa: PLC0415 - see `_run`
+
+    from sidecard.cli import bench_cost  # noqa: PLC0415 - see `_run`
+
+    sys.stderr.write("serving one workload in three ways ...\n")
+    try:
+        ways = bench_cost.measure(bench_cost.workload())
+    except KeyboardInterrupt:
+        sys.stderr.write("sidecard: interrupted; all processes of the bench have ended\n")
+        return INTERRUPTED
+
+    text = msgspec.json.format(msgspec.json.encode(ways)).decode() if as_json else bench_cost.draw(ways)
+    sys.stdout.write(f"{text}\n")
+    return FINE
 
 
 def _rounds(text: str) -> int:

@@ -34,6 +34,7 @@ _ORDERS = (
     "RUNTIME_DIRECTORY",
     "SIDECARD_",
     "SOVEREIGN_MODE",
+    "STATE_DIRECTORY",
     "WATCHDOG_",
 )
 """Beginnings of the environment names that are meant for the host's own daemon, not for one that a command starts."""
@@ -79,7 +80,7 @@ class Children:
         settings = self.directory / "empty.toml"
         settings.touch()
         process = self.start(
-            sys.executable, "-m", "sidecard", "serve", "--config", str(settings), "--socket", path, *flags
+            sys.executable, "-m", "sidecard", "serve", "--no-state", "--config", str(settings), "--socket", path, *flags
         )
         self.wait_until(process, lambda: answers(path))
         return path, process

@@ -34,6 +34,11 @@ def answer(question: str) -> str:
     return f"answer to {question}"
 
 
+def down(_: str) -> str:
+    """Stand for a backend that is down."""
+    raise ConnectionError
+
+
 def test_ping_finds_the_daemon_by_flag_and_by_environment(daemon: Start, socket_path: str) -> None:
     """Both ways to say where it is."""
     daemon()
@@ -88,6 +93,32 @@ def test_purge_removes_what_it_is_told_to_and_nothing_by_default(daemon: Start, 
         assert (client.get("one"), client.get("two")) == (None, 2)
         assert json.loads(run("purge", "--socket", socket_path, "--all", "--json").stdout) == {"count": 1}
         assert client.get("two") is None
+
+
+def test_breakers_are_shown_and_set(daemon: Start, socket_path: str) -> None:
+    """Exit code 1 says that a backend is not fine; an operator's own hold is no fault."""
+    daemon("--set", "backends.cloud.breaker.min_calls=1")
+    with Client(socket_path) as client, pytest.raises(ConnectionError):
+        client.call(down, "a", backend="cloud")
+
+    shown = run("breakers", "--socket", socket_path)
+    assert shown.returncode == 1
+    assert "cloud" in shown.stdout
+    assert "Too many calls failed" in shown.stdout
+    assert run("breakers", "open", "cloud", "--socket", socket_path).returncode == 0
+    as_json = run("breakers", "--json", "--socket", socket_path)
+    assert as_json.returncode == 0
+    assert json.loads(as_json.stdout)["backends"]["cloud"]["state"] == "forced_open"
+    assert run("breakers", "close", "cloud", "--socket", socket_path).returncode == 0
+    assert "closed" in run("breakers", "--socket", socket_path).stdout
+
+
+def test_breaker_without_a_backend_is_a_mistake_in_usage(daemon: Start, socket_path: str) -> None:
+    """The sentence says how it should read."""
+    daemon()
+    refused = run("breakers", "open", "--socket", socket_path)
+    assert refused.returncode == 2
+    assert "sidecard breakers open BACKEND" in refused.stderr
 
 
 def test_config_show_tells_where_values_come_from(daemon: Start, socket_path: str) -> None:

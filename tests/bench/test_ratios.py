@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sidecard.cli import bench_crowd, bench_daemon, bench_single
+from sidecard.cli import bench_cost, bench_crowd, bench_daemon, bench_single
 from sidecard.cli.bench_hosts import Hosts
 from sidecard.cli.bench_rows import Effort, Row, draw
 
@@ -49,3 +49,13 @@ def test_ratios_are_met(part: Part) -> None:
 def test_ratios_of_large_caches_are_met(part: Part) -> None:
     """A million entries, and endless churn."""
     check(part, Effort(full=True))
+
+
+@pytest.mark.bench
+def test_mixed_workload_costs_what_it_must_and_no_more() -> None:
+    """With easy calls that wait for the local model, the least that the workload allows; else less than a third."""
+    ways = bench_cost.measure(bench_cost.workload())
+    print(f"\n{bench_cost.draw(ways)}")
+    remote, overflowing, waiting, least = (way.dollars for way in ways)
+    assert waiting == least
+    assert overflowing < remote / 3

@@ -3,6 +3,7 @@
 import msgspec
 
 from sidecard.cli import overviews
+from sidecard.core.settings import BudgetSettings
 from sidecard_client import wire
 from tests.host import Host
 
@@ -51,3 +52,36 @@ def test_settings_show_where_they_come_from() -> None:
     """Nothing set is a dash, and no word that might be a value."""
     rows = overviews.of_settings({"a.b": 7, "c.d": None}, {"a.b": "flag --set"}).split("\n")
     assert [row.split() for row in rows] == [["setting", "value", "from"], ["a.b", "7", "flag", "--set"], ["c.d", "-"]]
+
+
+def test_breakers_show_each_backend_and_why_one_is_open() -> None:
+    """A row each, and a sentence for those that are not closed."""
+    host = Host()
+    peer, operator = host.peer(), host.peer(uid=0, operator=True)
+    peer.completes(peer.leads("key", backends=("local",)), "answer")
+    operator.asks(wire.SetBreaker("cloud", "open", id=1))
+    operator.asks(wire.GetBreakers(id=2))
+    breakers = operator.hears()[-1]
+    assert isinstance(breakers, wire.Breakers)
+    text = overviews.of_breakers(breakers)
+    assert ["cloud", "forced", "open", "remote", "0"] in [row.split()[:5] for row in text.split("\n")]
+    assert ["local", "closed", "local", "1"] in [row.split()[:4] for row in text.split("\n")]
+    assert "cloud: An operator keeps it open" in text
+    assert "local:" not in text
+
+
+def test_breakers_without_backends_say_how_they_come() -> None:
+    """An empty table would look like a fault."""
+    assert "[backends.NAME]" in overviews.of_breakers(wire.Breakers(1, {}))
+
+
+def test_report_shows_backends_models_and_budgets() -> None:
+    """What was billed where, and what of a budget is left."""
+    host = Host(budgets={"day": BudgetSettings(dollars=2.0, hard=True)})
+    peer = host.peer()
+    usage = wire.Usage(model="large", prompt_tokens=10, cost_dollars=0.5)
+    peer.completes(peer.leads("key", backends=("cloud",)), "answer", usage=usage)
+    rows = [row.split() for row in overviews.of_report(host.report()).split("\n")]
+    assert ["cloud", "1", "0", "s", "10", "0", "$0.50", "$0.00"] in rows
+    assert ["cloud/large", "1", "0", "s", "10", "0", "$0.50", "$0.00"] in rows
+    assert ["day", "hard", "$2.00", "$0.50", "$0.00"] in [row[:5] for row in rows]
