@@ -23,6 +23,8 @@ CALLERS = 125
 pytestmark = pytest.mark.timeout(120)
 
 kinds = pytest.mark.parametrize("kind", ["sync", "async"])
+kinds_of_long_tests = pytest.mark.parametrize("kind", ["sync", pytest.param("async", marks=pytest.mark.slow)])
+"""For those that take ten seconds and more."""
 
 
 class Workers:
@@ -165,7 +167,7 @@ def test_a_holder_frozen_beyond_its_lease_is_succeeded_and_its_answer_refused(
     assert f"answered by {second} " in others.pop()
 
 
-@kinds
+@kinds_of_long_tests
 def test_a_killed_daemon_fails_no_call_and_is_used_again_after_its_restart(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
 ) -> None:
@@ -190,7 +192,7 @@ def test_a_killed_daemon_fails_no_call_and_is_used_again_after_its_restart(
     assert "fallback" not in {call.source for call in calls if call.began_at > latest - 1.0}
 
 
-@kinds
+@kinds_of_long_tests
 def test_a_frozen_daemon_costs_no_call_more_than_a_second(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
 ) -> None:
