@@ -60,6 +60,26 @@ class Actor:
         self.asks(wire.Begin(key, id=request_id, **fields))
         assert self.hears() == [wire.Pending(request_id)]
 
+    def gets(self, kind: type[_Reply]) -> _Reply:
+        """Return the one reply that has arrived since the last time, which is of that kind."""
+        (reply,) = self.hears()
+        assert isinstance(reply, kind), reply
+        return reply
+
+    def calls(self, *backends: str, request_id: int = 1, **fields: Any) -> wire.Lease:
+        """Begin without a key on one of ``backends``, expect a lease, and return it."""
+        self.asks(wire.Begin(None, id=request_id, backends=backends, **fields))
+        return self.gets(wire.Lease)
+
+    def refused(self, *backends: str, request_id: int = 1, **fields: Any) -> wire.Rejected:
+        """Begin without a key on one of ``backends``, expect to be refused, and return how."""
+        self.asks(wire.Begin(None, id=request_id, backends=backends, **fields))
+        return self.gets(wire.Rejected)
+
+    def fails(self, lease: str, kind: wire.FailureKind = "transient", request_id: int = 98, **fields: Any) -> None:
+        """Say that a call has failed; what is answered waits to be heard."""
+        self.asks(wire.Fail(lease, kind, id=request_id, **fields))
+
     def completes(self, lease: str, value: Any, **fields: Any) -> None:
         """Bring an answer and expect that it is taken."""
         self.asks(wire.Complete(lease, packed(value), id=99, **fields))
@@ -75,7 +95,7 @@ class Actor:
 class Host:
     """An engine, its peers, and a clock that moves only when told."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, wall_offset_seconds: float = 0.0, **settings: Any) -> None:
         self.now = 100.0
         self.engine = Engine(
             EngineSettings(**settings),
@@ -84,6 +104,7 @@ class Host:
             now=self.now,
             shown_settings={"cache.max_bytes": 1},
             shown_origins={"cache.max_bytes": "default"},
+            wall_offset_seconds=wall_offset_seconds,
         )
         self.actors: dict[int, Actor] = {}
         self.notes: list[Note] = []
@@ -129,6 +150,17 @@ class Host:
     def report(self) -> wire.Report:
         """Ask for the report through a peer of its own."""
         return self._asks(wire.GetReport(), wire.Report)
+
+    def breakers(self) -> dict[str, wire.BackendState]:
+        """Ask how the backends are through a peer of its own."""
+        return self._asks(wire.GetBreakers(), wire.Breakers).backends
+
+    def sets(self, backend: str, action: wire.BreakerAction) -> None:
+        """Let an operator set a breaker."""
+        operator = self.peer(0, 0, operator=True)
+        operator.asks(wire.SetBreaker(backend, action))
+        assert operator.hears() == [wire.Ok(0)]
+        operator.dies()
 
     def _asks(self, request: wire.AnyRequest, kind: type[_Reply]) -> _Reply:
         actor = self.peer()

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from sidecard.cli import FINE, NOT_FINE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecard.cli.bench_hosts import Hosts
     from sidecard.cli.bench_rows import Effort, Row
 
 INTERRUPTED = 130
@@ -36,7 +39,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def measure(effort: "Effort") -> "list[Row]":
     """Measure everything that ``effort`` asks for, and say on standard error what is being measured."""
     from sidecard.cli import bench_crowd, bench_daemon, bench_single  # noqa: PLC0415 - see `_run`
-    from sidecard.cli.bench_hosts import Hosts  # noqa: PLC0415 - see `_run`
 
     parts = [
         bench_single.hits_and_misses,
@@ -52,11 +54,20 @@ def measure(effort: "Effort") -> "list[Row]":
     rows = []
     for part in parts:
         # Servers of its own for each part: what one left behind must not slow the next.
-        with Hosts() as hosts:
+        with hosts_of(part) as hosts:
             sys.stderr.write(f"measuring {part.__name__.replace('_', ' ')} ...\n")
             rows += part(hosts, effort)
 
     return rows
+
+
+def hosts_of(part: "Callable[[Hosts, Effort], list[Row]]") -> "Hosts":
+    """Return the servers that a part of the bench measures, not yet started."""
+    from sidecard.cli import bench_daemon, bench_single  # noqa: PLC0415 - see `_run`
+    from sidecard.cli.bench_hosts import Hosts  # noqa: PLC0415 - see `_run`
+
+    of_one_caller = {bench_single.hits_and_misses, bench_single.idle_peers, bench_daemon.many_entries}
+    return Hosts(one_cpu=part in of_one_caller)
 
 
 def _run(arguments: argparse.Namespace) -> int:

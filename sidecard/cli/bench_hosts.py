@@ -1,6 +1,7 @@
 """The servers that the bench compares, each started once, and the worker processes that load them."""
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -22,16 +23,25 @@ ASYNC_WORKER = "sidecard.cli.bench_async_worker"
 
 
 class Hosts:
-    """Context manager: ``sockets`` has the path of each server; ``redis_missing`` says why Redis has none."""
+    """Context manager: ``sockets`` has the path of each server; ``redis_missing`` says why Redis has none.
 
-    def __init__(self) -> None:
+    With ``one_cpu`` all processes share one processor. One that asks and one that answers take turns anyway, and waking
+    the other on another processor takes between 1 and 40 us, as the host's scheduler likes: more than what is measured.
+    """
+
+    def __init__(self, *, one_cpu: bool = False) -> None:
         self.children = Children()
+        self._cpus = os.sched_getaffinity(0)
+        self._one_cpu = one_cpu
         self.sockets: dict[str, str] = {}
         self.redis_missing = ""
 
     def __enter__(self) -> Self:
         self.children.__enter__()
         try:
+            if self._one_cpu:
+                os.sched_setaffinity(0, {max(self._cpus)})  # what is started from here on inherits it
+
             # Entries must outlive the bench, however long it is made to take.
             flags = ("--set", "cache.ttl_seconds=86400")
             self.sockets["sidecard"], self.daemon = self.children.start_daemon("sidecard", *flags)
@@ -48,6 +58,7 @@ class Hosts:
 
     def close(self) -> None:
         """End all processes."""
+        os.sched_setaffinity(0, self._cpus)
         self.children.__exit__(None, None, None)
 
     def workers(self, count: int, module: str, *sides: str) -> list["Worker"]:

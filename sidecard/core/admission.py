@@ -75,7 +75,8 @@ class Admission:
         effects: list[Effect] = []
         choices = [(name, self._backends.of(name)) for name in names]
         for _, backend in choices:
-            effects += map(Tell, backend.breaker.settle(now))
+            if backend.breaker.state != "closed":  # time alone does nothing to a closed one
+                effects += map(Tell, backend.breaker.settle(now))
 
         route = self.route(request)
         if route != "order" and len(choices) > 1:

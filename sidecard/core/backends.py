@@ -170,6 +170,9 @@ class Backend:
         if not self.queue:
             return None
 
+        if self.obstacle(now) is None:
+            return now  # the tick that lets it through is late, and somebody stood in behind it meanwhile
+
         limit = self.limit
         overdue_at = self.breaker.overdue_at()
         if limit and self.permits >= limit:
@@ -244,6 +247,7 @@ class Backends:
         )
         self._other: Backend | None = None
         self._opened_by_forgotten = 0
+        self._changes_of_forgotten = 0
         self.prompt_tokens = FadingMean()
         self.completion_tokens = FadingMean()
 
@@ -276,7 +280,7 @@ class Backends:
     @property
     def changes(self) -> int:
         """How often breakers have changed their state."""
-        return sum(backend.breaker.generation for backend in self._backends.values())
+        return self._changes_of_forgotten + sum(backend.breaker.generation for backend in self._backends.values())
 
     def memory(self, wall_offset_seconds: float) -> dict[str, BreakerMemory]:
         """Return what the breakers remember over a restart."""
@@ -331,7 +335,9 @@ class Backends:
 
                 return self._other
 
-            self._opened_by_forgotten += self._backends.pop(idle).breaker.opened
+            forgotten = self._backends.pop(idle).breaker
+            self._opened_by_forgotten += forgotten.opened
+            self._changes_of_forgotten += forgotten.generation
 
         backend = Backend(name, settings_of_unnamed(name), configured=False, jitter=self._jitter)
         self._backends[name] = backend

@@ -120,6 +120,9 @@ class Breaker:
 
     def settle(self, now: float) -> list[BreakerNote]:
         """Do what time alone does; to be called before anything else is asked."""
+        if self.state == "closed":
+            return []
+
         if self.state == "open" and now >= self._until:
             return [self._happen("cooled", now)]
 

@@ -4,6 +4,8 @@ Decides what the peers are told. Who holds and who waits is `sidecard.core.fligh
 `sidecard.core.granting`, what is stored `sidecard.core.shelf`.
 """
 
+from collections.abc import Sequence
+
 from msgspec import Raw
 
 from sidecard.core import notes
@@ -209,23 +211,49 @@ class Calls:
         else:
             effects += self._end(lease, backend.verdict_of_failure(request), now)
 
+        # The queue first: a full one has room for those of this flight then.
+        effects += self._granting.freed(backend, now)
         goes_on, told = self._granting.ask_next(lease, request, now)
         effects += told
         if not goes_on:
             effects.append(Send(peer.id, wire.Ok(request.id)))
             effects += self._granting.land(lease.flight, request.kind, request.message, now)
 
-        return effects + self._granting.freed(backend, now)
+        return effects
 
     def _vanished(
-        self, lease: HeldLease, outcome: notes.Outcome, kind: wire.FailureKind, message: str, now: float
+        self,
+        leases: Sequence[HeldLease],
+        outcome: notes.Outcome,
+        kind: wire.FailureKind,
+        message: str,
+        now: float,
+        applicants: Sequence[Applicant] = (),
     ) -> list[Effect]:
-        """End a lease without an outcome of its call; its flight goes to the next."""
-        effects: list[Effect] = [_ended(lease, outcome, message)]
-        effects += self._end(lease, "nothing", now)
-        hung = lease.peer if outcome == "expired" else None
-        effects += self._granting.land(lease.flight, kind, message, now, hung)
-        return effects + self._granting.freed(lease.permit.backend, now)
+        """End leases without an outcome of their calls, and let applicants leave; their flights go to the next.
+
+        All of them end before anybody is next: 1. a process dies that held two leases, the second a probe; 2. who waited
+        for the first would be told that the probe is still out.
+        """
+        for applicant in applicants:
+            self._granting.leave(applicant)
+
+        effects: list[Effect] = []
+        for lease in leases:
+            effects.append(_ended(lease, outcome, message))
+            effects += self._end(lease, "nothing", now)
+
+        for lease in leases:
+            effects += self._granting.freed(lease.permit.backend, now)
+
+        for applicant in applicants:
+            effects += self._granting.instead_of(applicant, now)
+
+        for lease in leases:
+            hung = lease.peer if outcome == "expired" else None
+            effects += self._granting.land(lease.flight, kind, message, now, hung)
+
+        return effects
 
     def renew(self, peer: Peer, request: wire.Renew, now: float) -> list[Effect]:
         """Keep a lease."""
@@ -245,15 +273,13 @@ class Calls:
             self._count.left += 1
             return effects
 
-        applicants = self.flights.applicants_of_request(peer, request.target)
-        for applicant in applicants if waiting is None else [waiting]:
-            effects += self._granting.leave(applicant, now)
-
-        for lease in self.flights.leases_of_request(peer, request.target):
+        applicants = self.flights.applicants_of_request(peer, request.target) if waiting is None else [waiting]
+        leases = self.flights.leases_of_request(peer, request.target)
+        for _ in leases:
             self._count.fail_lease("cancelled")
-            effects += self._vanished(lease, "cancelled", "cancelled", "the caller took its begin back", now)
 
-        return effects
+        message = "the caller took its begin back"
+        return effects + self._vanished(leases, "cancelled", "cancelled", message, now, applicants)
 
     def lose(self, peer: Peer, now: float) -> list[Effect]:
         """Forget a peer: its waits are dropped, its leases are lost."""
@@ -263,16 +289,9 @@ class Calls:
             self.flights.leave(waiter)
             self._count.left += 1
 
-        effects: list[Effect] = []
-        for applicant in applicants:
-            # Before the leases, whose permits would be given to it.
-            effects += self._granting.leave(applicant, now)
-
-        for lease in leases:
-            self._count.lost += 1
-            message = "the connection of the process that made this call has ended"
-            effects += self._vanished(lease, "lost", "transient", message, now)
-
+        self._count.lost += len(leases)
+        message = "the connection of the process that made this call has ended"
+        effects = self._vanished(leases, "lost", "transient", message, now, applicants)
         self.flights.forget(peer)
         return effects
 
@@ -292,7 +311,7 @@ class Calls:
                     self._count.expired += 1
                     silent_seconds = self._settings.lease_seconds
                     message = f"the process that made this call did not renew its lease for {silent_seconds:g} s"
-                    effects += self._vanished(due, "expired", "transient", message, now)
+                    effects += self._vanished([due], "expired", "transient", message, now)
 
         self._shelf.cache.expire(now)
         return effects

@@ -133,16 +133,15 @@ class Granting:
         if now >= applicant.deadline:
             self._count.timeouts += applicant.first
             timeout = wire.Timeout(applicant.reply_id, now - applicant.joined_at)
-            return [Send(applicant.peer.id, timeout), *self._instead_of(applicant, now)]
+            return [Send(applicant.peer.id, timeout), *self.instead_of(applicant, now)]
 
         applicant.not_before = 0.0
         return self._seat_again(applicant, now)
 
-    def leave(self, applicant: Applicant, now: float) -> list[Effect]:
-        """Take a caller out that wants no lease any more, or is gone."""
+    def leave(self, applicant: Applicant) -> None:
+        """Take a caller out that wants no lease any more, or is gone; `instead_of` it another is to be found."""
         self._flights.withdraw(applicant)
         self._count.left += applicant.first
-        return self._instead_of(applicant, now)
 
     # A backend -------------------------------------------------------------------------------------------------------
 
@@ -162,6 +161,11 @@ class Granting:
                 break
 
             applicant = backend.queue.first()
+            if applicant.deadline <= now:
+                # As in `Flights.next_willing`: the permit came back before the tick that would have told it.
+                effects += self.due(applicant, now)
+                continue
+
             if self._admission.refusal(applicant.request.task, backend, now) is not None:
                 # A budget was used up while it waited.
                 effects += self._unqueue(applicant, backend, now)
@@ -196,8 +200,7 @@ class Granting:
         if applicant.queues:
             return []
 
-        self._flights.withdraw(applicant)
-        return self._seat_again(applicant, now)
+        return self.due(applicant, now)
 
     def _set_alarm(self, backend: Backend, now: float) -> None:
         wakes_at = backend.wakes_at(now)
@@ -331,6 +334,9 @@ class Granting:
                 return Refusal("busy"), effects + self._tell_full("waiters", self._settings.max_waiters)
 
             self._queue(applicant, decision.queues, now)
+            if applicant.first:
+                self.has_room_for_waiters()
+
             if not applicant.pending:
                 effects.append(self._pending(applicant))
 
@@ -378,9 +384,9 @@ class Granting:
             if applicant.first
             else Send(peer_id, wire.Rejected(reply_id, refusal.reason, refusal.retry_after_seconds, refusal.backends))
         )
-        return [said, *self._instead_of(applicant, now)]
+        return [said, *self.instead_of(applicant, now)]
 
-    def _instead_of(self, applicant: Applicant, now: float) -> list[Effect]:
+    def instead_of(self, applicant: Applicant, now: float) -> list[Effect]:
         """Find the next one where an applicant is out."""
         if applicant.flight is None:
             return []

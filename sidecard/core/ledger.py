@@ -172,13 +172,15 @@ class SpendingBooks:
 
     def bill(self, backend: str, seconds: float, usage: Usage) -> None:
         """A backend has answered."""
-        for book in self._of(backend, usage.model):
-            book.bill(seconds, usage)
+        self._book(self._backends, backend, self._max_backends).bill(seconds, usage)
+        if usage.model is not None:
+            self._book(self._models, f"{backend}/{usage.model}", MAX_MODELS).bill(seconds, usage)
 
     def save(self, backend: str, model: str | None, dollars: float) -> None:
         """An answer of the backend was served once more."""
-        for book in self._of(backend, model):
-            book.saved_dollars += dollars
+        self._book(self._backends, backend, self._max_backends).saved_dollars += dollars
+        if model is not None:
+            self._book(self._models, f"{backend}/{model}", MAX_MODELS).saved_dollars += dollars
 
     def backends(self) -> dict[str, BackendSpending]:
         """Return the sums of each backend."""
@@ -195,13 +197,6 @@ class SpendingBooks:
 
         for name, spending in models.items():
             self._book(self._models, name, MAX_MODELS).add(spending)
-
-    def _of(self, backend: str, model: str | None) -> list[SpendingBook]:
-        books = [self._book(self._backends, backend, self._max_backends)]
-        if model is not None:
-            books.append(self._book(self._models, f"{backend}/{model}", MAX_MODELS))
-
-        return books
 
     @staticmethod
     def _book(books: dict[str, SpendingBook], name: str, most: int) -> SpendingBook:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from sidecard.cli import bench_cost, bench_crowd, bench_daemon, bench_single
+from sidecard.cli.bench import hosts_of
 from sidecard.cli.bench_hosts import Hosts
 from sidecard.cli.bench_rows import Effort, Row, draw
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.timeout(600)
 
 def check(part: Part, effort: Effort) -> None:
     """Measure, show, and fail where a target is missed; skip where nothing could be measured."""
-    with Hosts() as hosts:
+    with hosts_of(part) as hosts:
         rows = part(hosts, effort)
 
     print(f"\n{draw(rows)}")
@@ -44,7 +45,7 @@ def test_ratios_are_met(part: Part) -> None:
     check(part, Effort())
 
 
-@pytest.mark.slow
+@pytest.mark.bench
 @pytest.mark.parametrize("part", [bench_daemon.many_entries, bench_daemon.churn], ids=lambda part: part.__name__)
 def test_ratios_of_large_caches_are_met(part: Part) -> None:
     """A million entries, and endless churn."""

@@ -1,0 +1,172 @@
+"""Which backend, why, and at whose cost, one sentence a test."""
+
+import pytest
+
+from sidecard.core import notes
+from sidecard.core.settings import BackendSettings, BudgetSettings
+from sidecard_client import wire
+from sidecard_client.wire import Cancel, Complete, Ok, Rejected, Timeout, Usage
+from tests.backends import ONE, held, touchy
+from tests.host import Host, packed
+
+
+def test_a_lease_says_what_was_passed_over_and_why() -> None:
+    """And by which route."""
+    host = Host(backends={"full": ONE})
+    held(host, "full")
+    host.sets("down", "open")
+    lease = host.peer().calls("down", "full", "c", route="order")
+
+    assert (lease.backend, lease.route) == ("c", "order")
+    assert lease.passed_over == {"down": "breaker_open", "full": "saturated"}
+
+
+def test_a_tasks_backends_and_route_hold_for_begins_that_say_nothing() -> None:
+    """Policy is the operator's where the app has none."""
+    host = Host(task_backends={"rag": ("cloud", "local")}, task_routes={"rag": "cheapest"})
+    lease = host.peer().calls(task="rag")
+
+    assert (lease.backend, lease.route) == ("local", "cheapest")
+
+
+def test_sovereign_mode_gives_no_lease_on_what_is_remote() -> None:
+    """Neither at once, nor as next, nor by waiting for the local one; it is said for each."""
+    host = Host(sovereign=True, backends={"near": BackendSettings(locality="local", max_concurrent=1)})
+    alice = host.peer()
+    assert alice.refused("cloud") == Rejected(1, "sovereign", None, {"cloud": "sovereign"})
+    lease = alice.calls("cloud", "near")
+    assert (lease.backend, lease.passed_over) == ("near", {"cloud": "sovereign"})
+    alice.fails(lease.lease, next=True)
+    assert alice.hears() == [Ok(98)]
+    held(host, "near")
+    alice.waits("key", backends=("cloud", "near"), wait_seconds=3.0)
+    host.passes(3.0)
+
+    assert alice.hears() == [Timeout(1, 3.0)]
+
+
+def test_a_spent_hard_budget_refuses_what_costs_and_the_local_one_still_serves() -> None:
+    """Until its period ends."""
+    host = Host(budgets={"hourly": BudgetSettings(1.0, period_seconds=3600.0, hard=True)})
+    alice = host.peer()
+    alice.completes(alice.calls("cloud").lease, "answer", usage=Usage(cost_dollars=1.0))
+    assert alice.refused("cloud") == Rejected(1, "budget", 3500.0, {"cloud": "budget"})
+    lease = alice.calls("cloud", "local")
+    assert (lease.backend, lease.passed_over) == ("local", {"cloud": "budget"})
+    (note,) = (note for note in host.notes if isinstance(note, notes.BudgetSpent))
+    assert note == notes.BudgetSpent("hourly", 1.0, 1.0, hard=True, resets_in_seconds=3500.0)
+    host.passes(3500.0)
+
+    alice.calls("cloud")
+    assert host.stats().rejected_budget == 1
+
+
+def test_a_budget_that_is_spent_while_callers_wait_sends_them_elsewhere() -> None:
+    """A permit that comes back is no permission to spend."""
+    host = Host(
+        backends={"cloud": ONE}, budgets={"cloud": BudgetSettings(1.0, backend="cloud", hard=True)}, lease_seconds=600.0
+    )
+    holder, lease = held(host, "cloud")
+    bob, carol = host.peer(), host.peer()
+    bob.waits("key", backends=("cloud",))
+    carol.waits("other", backends=("cloud",))
+    holder.completes(lease, "answer", usage=Usage(cost_dollars=2.0))
+
+    assert bob.gets(Rejected).reason == carol.gets(Rejected).reason == "budget"
+
+
+def test_a_soft_budget_tells_once_and_refuses_nobody() -> None:
+    """In each period."""
+    host = Host(budgets={"soft": BudgetSettings(1.0, period_seconds=3600.0)})
+    alice = host.peer()
+    for _ in range(3):
+        alice.completes(alice.calls("cloud").lease, "answer", usage=Usage(cost_dollars=1.0))
+
+    assert sum(isinstance(note, notes.BudgetSpent) for note in host.notes) == 1
+    host.passes(3600.0)
+    alice.completes(alice.calls("cloud").lease, "answer", usage=Usage(cost_dollars=1.0))
+    assert sum(isinstance(note, notes.BudgetSpent) for note in host.notes) == 2
+
+
+@pytest.mark.parametrize("way", ["complete", "fail", "told off", "lost", "cancelled", "expired"])
+def test_what_a_call_reserved_comes_back_however_it_ends(way: str) -> None:
+    """Once, and all of it."""
+    host = Host(budgets={"all": BudgetSettings(10.0, hard=True)})
+    alice = host.peer()
+    alice.completes(alice.calls("cloud").lease, "answer", usage=Usage(cost_dollars=0.5))
+    lease = alice.calls("cloud", request_id=2).lease
+    assert host.report().budgets["all"].reserved_dollars == 0.5
+    match way:
+        case "complete":
+            alice.completes(lease, "answer")
+        case "fail":
+            alice.fails(lease)
+        case "told off":
+            alice.fails(lease, retry_after_seconds=5.0)
+        case "lost":
+            alice.dies()
+        case "cancelled":
+            alice.asks(Cancel(2, id=3))
+        case _:
+            host.passes(15.0)
+
+    assert host.report().budgets["all"].reserved_dollars == 0.0
+
+
+def test_a_late_answer_is_billed_once() -> None:
+    """The backend did that work; the lease is stale all the same, and the breaker hears nothing of it."""
+    host = touchy(budgets={"all": BudgetSettings(10.0)})
+    alice = host.peer()
+    lease = alice.calls("a").lease
+    host.passes(15.0)
+    for _ in range(2):
+        alice.asks(Complete(lease, packed("answer"), id=3, usage=Usage(cost_dollars=0.5)))
+        assert alice.gets(wire.StaleLease).id == 3
+
+    report = host.report()
+    assert (report.backends["a"].calls, report.budgets["all"].spent_dollars) == (1, 0.5)
+    assert host.breakers()["a"].calls == 0
+
+
+def test_backends_that_peers_invent_are_bounded() -> None:
+    """A thousand names leave no more than so many behind."""
+    host = Host(max_backends=50)
+    alice = host.peer()
+    for number in range(1000):
+        alice.completes(alice.calls(f"invented{number}").lease, "answer")
+
+    assert len(host.breakers()) == 50
+    assert len(host.report().backends) <= 51
+
+
+def test_an_unnamed_local_backend_takes_four_calls_at_a_time() -> None:
+    """A model on this host has few slots; what is elsewhere has as many as it has."""
+    host = Host()
+    for _ in range(4):
+        held(host, "local")
+
+    host.peer().waits("key", backends=("local",))
+    for _ in range(50):
+        held(host, "cloud")
+
+
+def test_an_adaptive_limit_falls_under_load_and_shows() -> None:
+    """By the time per token, whatever the answers' length."""
+    host = Host(backends={"a": BackendSettings(max_concurrent=8, adaptive=True)})
+
+    def round_of_calls(seconds_per_token: float, tokens: int) -> None:
+        limit = host.breakers()["a"].limit or 0
+        calls = [held(host, "a") for _ in range(limit)]
+        host.passes(seconds_per_token * tokens)
+        for caller, lease in calls:
+            caller.completes(lease, "answer", usage=Usage(completion_tokens=tokens))
+            caller.dies()
+
+    for number in range(20):
+        round_of_calls(0.01, 100 if number % 2 else 1000)
+
+    assert host.breakers()["a"].limit == 8
+    for _ in range(4):
+        round_of_calls(0.1, 100)
+
+    assert (host.breakers()["a"].limit or 0) < 6

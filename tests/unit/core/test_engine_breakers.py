@@ -1,0 +1,334 @@
+"""Breakers and their operators in conversation, one sentence a test."""
+
+from typing import Any
+
+import pytest
+
+from sidecard.core import notes
+from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings
+from sidecard_client import wire
+from sidecard_client.wire import Cancel, Lease, Ok, Rejected, Timeout, Usage
+from tests.backends import ONE, TOUCHY, held, limited, opened, touchy
+from tests.host import Host
+
+
+def test_a_breaker_is_shared_by_all_callers() -> None:
+    """Ten calls of ten processes, five of which fail: it opens for everybody, and says for how long."""
+    host = Host()
+    callers = [host.peer(pid=number + 1) for number in range(10)]
+    leases = [caller.calls("cloud").lease for caller in callers]
+    for number, (caller, lease) in enumerate(zip(callers, leases, strict=True)):
+        if number % 2:
+            caller.fails(lease)
+        else:
+            caller.completes(lease, "answer")
+
+    assert host.peer().refused("cloud") == Rejected(1, "breaker_open", 10.0, {"cloud": "breaker_open"})
+    assert [note for note in host.notes if isinstance(note, notes.BreakerOpened)] == [
+        notes.BreakerOpened("cloud", "failures", 10.0, 10, 5, 0, 1)
+    ]
+    assert (host.stats().breakers_opened, host.stats().rejected_breaker_open) == (1, 1)
+    assert host.stats().breakers == host.report().breakers == {"cloud": "open"}
+
+
+def test_a_breaker_that_opens_sends_its_queue_away() -> None:
+    """To another backend where there is one, else with the reason, and each once; who joined them as well."""
+    host = Host(backends={"a": BackendSettings(max_concurrent=1, breaker=BreakerSettings(min_calls=1)), "b": ONE})
+    holder, lease = held(host, "a")
+    other, other_lease = held(host, "b")
+    bob, carol, dave, eve = (host.peer() for _ in range(4))
+    bob.waits("key", backends=("a",))
+    carol.waits("key", backends=("a",))
+    dave.waits("other", backends=("a", "b"))
+    eve.waits("key", 9, backends=("b",))
+    holder.fails(lease)
+
+    refused = Rejected(1, "breaker_open", 10.0, {"a": "breaker_open"})
+    assert bob.hears() == carol.hears() == [refused]
+    assert (dave.hears(), eve.hears()) == ([], [])
+    assert (host.breakers()["a"].queued, host.breakers()["b"].queued) == (0, 2)
+    other.completes(other_lease, "answer")
+    assert dave.gets(Lease).backend == "b"
+    dave.dies()
+    assert eve.gets(Lease).backend == "b"
+
+
+def test_whose_deadline_has_passed_is_not_sent_elsewhere() -> None:
+    """1. A deadline passes; 2. the breaker opens, and its queue looks for other backends; 3. the tick comes."""
+    host = Host(backends={"a": BackendSettings(max_concurrent=1, breaker=BreakerSettings(min_calls=1)), "b": ONE})
+    (holder, lease), (other, other_lease) = held(host, "a"), held(host, "b")
+    bob = host.peer()
+    bob.waits("key", backends=("a", "b"), wait_seconds=5.0)
+    host.now += 5.0
+    holder.fails(lease)
+    other.completes(other_lease, "answer")
+
+    assert bob.hears() == [Timeout(1, 5.0)]
+    assert host.stats().leases == 0
+
+
+def test_the_first_caller_after_the_cool_down_is_the_probe_and_the_others_are_refused() -> None:
+    """And it alone, until it has come back; its success closes it for all."""
+    host = touchy()
+    opened(host, "a")
+    host.passes(10.0)
+    probe = host.peer()
+    lease = probe.calls("a").lease
+    assert [host.peer().refused("a").retry_after_seconds for _ in range(20)] == [1.0] * 20
+    assert host.breakers()["a"].state == "half_open"
+    probe.completes(lease, "answer")
+
+    host.peer().calls("a")
+    assert [type(note) for note in host.notes if isinstance(note, notes.BreakerNote)] == [
+        notes.BreakerOpened,
+        notes.BreakerProbing,
+        notes.BreakerClosed,
+    ]
+
+
+@pytest.mark.parametrize("way", ["dies", "cancels", "ignores", "hangs"])
+def test_the_next_caller_is_the_probe_where_the_last_had_no_outcome(way: str) -> None:
+    """Within one round trip: no timeout has to pass but that of a holder that hangs."""
+    host = touchy()
+    opened(host, "a")
+    host.passes(10.0)
+    probe = host.peer()
+    lease = probe.calls("a", request_id=5).lease
+    match way:
+        case "dies":
+            probe.dies()
+        case "cancels":
+            probe.asks(Cancel(5, id=6))
+        case "ignores":
+            probe.fails(lease, "ignored")
+        case _:
+            host.passes(15.0)
+
+    host.peer().calls("a")
+    host.peer().refused("a")
+    assert host.breakers()["a"].generation == 2
+
+
+def test_a_dead_probes_own_waiter_is_the_next_probe() -> None:
+    """Whoever waited for its answer makes the call, in the same event."""
+    host = touchy()
+    opened(host, "a")
+    host.passes(10.0)
+    probe, bob = host.peer(), host.peer()
+    probe.leads("key", backends=("a",))
+    bob.waits("key", backends=("a",))
+    probe.dies()
+
+    assert bob.gets(Lease).attempt == 2
+
+
+def test_a_process_that_dies_with_two_leases_gives_both_back_before_anybody_is_next() -> None:
+    """Its probe is free for who waited for its other call."""
+    host = Host(backends={"a": TOUCHY})
+    dying, bob = host.peer(), host.peer()
+    dying.leads("key", backends=("a",))
+    bob.waits("key", 4, backends=("a",))
+    opened(host, "a")
+    host.passes(10.0)
+    dying.calls("a", request_id=2)
+    dying.dies()
+
+    assert bob.gets(Lease).id == 4
+
+
+def test_a_process_that_dies_waiting_and_probing_gives_its_probe_to_who_waited_with_it() -> None:
+    """Whoever takes its place in the flight finds the probe free."""
+    host = Host(backends={"a": TOUCHY, "b": ONE})
+    held(host, "b")
+    opened(host, "a")
+    host.passes(10.0)
+    dying, bob = host.peer(), host.peer()
+    dying.calls("a", request_id=2)
+    dying.waits("key", backends=("b",))
+    bob.waits("key", backends=("a",))
+    dying.dies()
+
+    assert bob.gets(Lease).backend == "a"
+
+
+def test_a_success_of_before_does_not_close_a_half_open_breaker() -> None:
+    """The call began while it was closed."""
+    host = touchy()
+    early, lease = held(host, "a")
+    opened(host, "a")
+    host.passes(10.0)
+    held(host, "a")
+    early.completes(lease, "answer")
+
+    assert host.breakers()["a"].state == "half_open"
+
+
+def test_an_overdue_probe_opens_the_breaker_again() -> None:
+    """A holder that renews and does not answer says that the backend does not answer."""
+    host = touchy(lease_seconds=600.0)
+    opened(host, "a")
+    host.passes(10.0)
+    held(host, "a")
+    host.passes(60.0)
+
+    assert host.peer().refused("a").retry_after_seconds == 20.0
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "state", "slow"), [("failure", "open", 0), ("slow", "closed", 1), ("nothing", "closed", 0)]
+)
+def test_what_a_callers_own_timeout_counts_as_is_a_setting(timeouts: Any, state: str, slow: int) -> None:
+    """The caller's patience ended, not the call."""
+    breaker = BreakerSettings(min_calls=1, slow_rate=0.75)
+    host = Host(backends={"a": BackendSettings(timeouts=timeouts, breaker=breaker)})
+    host.sets("a", "close")
+    caller, lease = held(host, "a")
+    if timeouts == "slow":
+        succeeding, other = held(host, "a")
+        succeeding.completes(other, "answer")
+
+    caller.fails(lease, timeout=True)
+    assert (host.breakers()["a"].state, host.breakers()["a"].slow) == (state, slow)
+
+
+def test_a_fatal_failure_says_that_the_backend_is_there() -> None:
+    """A thousand bad prompts trip nothing."""
+    host = touchy()
+    for _ in range(50):
+        caller, lease = held(host, "a")
+        caller.fails(lease, "fatal")
+
+    state = host.breakers()["a"]
+    assert (state.state, state.calls, state.failures) == ("closed", 50, 0)
+
+
+def test_slow_answers_open_it() -> None:
+    """By total time, or by the time to the first chunk."""
+    breaker = BreakerSettings(min_calls=1, slow_seconds=5.0, slow_first_chunk_seconds=1.0)
+    for seconds, first_chunk, state in ((6.0, 0.5, "open"), (3.0, 2.0, "open"), (5.0, 1.0, "closed")):
+        host = Host(backends={"a": BackendSettings(breaker=breaker)})
+        caller, lease = held(host, "a")
+        host.passes(seconds)
+        caller.completes(lease, "answer", usage=Usage(first_chunk_seconds=first_chunk))
+        assert host.breakers()["a"].state == state
+
+
+def test_retry_after_opens_for_everybody_and_counts_for_nothing() -> None:
+    """One caller's 429 is everybody's."""
+    host = Host()
+    caller, lease = held(host, "cloud")
+    caller.fails(lease, retry_after_seconds=33.0)
+    assert caller.hears() == [Ok(98)]
+
+    assert host.peer().refused("cloud").retry_after_seconds == 33.0
+    assert host.breakers()["cloud"].failures == 0
+    host.passes(33.0)
+    host.peer().calls("cloud")
+
+
+def test_an_ignored_call_whose_backend_answered_counts_as_success_and_is_billed() -> None:
+    """Only its answer cannot be shared."""
+    host = touchy(budgets={"all": BudgetSettings(10.0)})
+    opened(host, "a")
+    host.passes(10.0)
+    probe, lease = held(host, "a")
+    host.passes(2.0)
+    probe.fails(lease, "ignored", answered=True, usage=Usage(cost_dollars=0.5))
+    report = host.report()
+
+    assert host.breakers()["a"].state == "closed"
+    assert (report.backends["a"].calls, report.backends["a"].seconds) == (1, 2.0)
+    assert report.budgets["all"].spent_dollars == report.total.billed_dollars == 0.5
+    assert host.breakers()["a"].latency_seconds == 2.0
+
+
+def test_an_ignored_call_whose_backend_did_not_answer_is_nothing() -> None:
+    """Neither success, nor failure, nor a bill, whatever usage it brings."""
+    host = touchy()
+    caller, lease = held(host, "a")
+    caller.fails(lease, "ignored", usage=Usage(cost_dollars=0.5))
+
+    assert host.breakers()["a"].calls == 0
+    assert host.report().total.billed_dollars == 0.0
+
+
+def test_an_operator_opens_probes_and_closes() -> None:
+    """``open`` holds whatever time passes; ``auto`` leaves it by way of a probe; ``close`` at once."""
+    host = Host()
+    host.sets("cloud", "open")
+    host.passes(1e6)
+    assert host.peer().refused("cloud") == Rejected(1, "breaker_open", None, {"cloud": "breaker_open"})
+    assert host.breakers()["cloud"].state == "forced_open"
+    host.sets("cloud", "auto")
+    held(host, "cloud")
+    host.peer().refused("cloud")
+    host.sets("cloud", "close")
+
+    host.peer().calls("cloud")
+    assert host.breakers()["cloud"].state == "closed"
+
+
+def test_a_disabled_breaker_measures_and_does_not_trip() -> None:
+    """Until an operator says ``auto``."""
+    host = touchy()
+    host.sets("a", "disable")
+    opened(host, "a")
+    assert (host.breakers()["a"].state, host.breakers()["a"].failures) == ("disabled", 1)
+    host.sets("a", "auto")
+    opened(host, "a")
+
+    assert host.breakers()["a"].state == "open"
+
+
+def test_an_operators_open_sends_the_queue_away_and_close_lets_it_in() -> None:
+    """What an operator does has its effect at once, not with the next call."""
+    host = limited()
+    held(host, "a")
+    bob = host.peer()
+    bob.waits("key", backends=("a",))
+    host.sets("a", "open")
+
+    assert bob.gets(Rejected).reason == "breaker_open"
+    host.sets("a", "close")
+    bob.waits("key", 2, backends=("a",))
+
+
+def test_only_operators_may_set_breakers() -> None:
+    """Others may look."""
+    host = Host()
+    alice = host.peer()
+    alice.asks(wire.SetBreaker("cloud", "open", id=3))
+    denied = alice.gets(wire.Error)
+
+    assert (denied.id, denied.code) == (3, "denied")
+    assert "operator" in denied.message
+    alice.asks(wire.GetBreakers(id=4))
+    assert alice.gets(wire.Breakers).backends == {}
+
+
+def test_an_operator_sets_no_breaker_that_there_is_no_room_for() -> None:
+    """The one of all others is nobody's."""
+    host = Host(max_backends=1)
+    for number in range(40):
+        held(host, f"busy{number}")
+
+    operator = host.peer(0, 0, operator=True)
+    operator.asks(wire.SetBreaker("new", "open", id=3))
+    assert operator.gets(wire.Error).code == "unavailable"
+
+
+def test_breakers_show_how_each_backend_is() -> None:
+    """Limits, permits, queues, latency, cost, and why it is not closed."""
+    host = Host(backends={"a": ONE, "b": TOUCHY})
+    caller, lease = held(host, "a")
+    host.passes(3.0)
+    caller.completes(lease, "answer", usage=Usage(cost_dollars=0.25))
+    held(host, "a")
+    host.peer().waits("key", backends=("a",))
+    opened(host, "b")
+    a, b = host.breakers()["a"], host.breakers()["b"]
+
+    assert (a.state, a.permits, a.limit, a.queued, a.max_queue) == ("closed", 1, 1, 1, 512)
+    assert (a.latency_seconds, a.dollars_per_call, a.cause) == (3.0, 0.25, "")
+    assert (b.state, b.retry_after_seconds, b.opened, b.limit) == ("open", 10.0, 1, None)
+    assert b.cause.startswith("Too many calls failed")

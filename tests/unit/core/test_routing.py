@@ -1,0 +1,385 @@
+"""Which backend a begin gets, route by route."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from sidecard.core.admission import Admission, Decision
+from sidecard.core.backends import FORGET_SECONDS, MAX_NAMED, OTHER_BACKENDS, Backends
+from sidecard.core.budgets import Budgets
+from sidecard.core.settings import BackendSettings, BudgetSettings, EngineSettings
+from sidecard_client.wire import Begin, RejectionReason, Route, Usage
+
+
+class Town:
+    """Backends, and callers who come one after the other."""
+
+    def __init__(self, *, budgets: dict[str, BudgetSettings] | None = None, **settings: Any) -> None:
+        self.now = 1000.0
+        self.settings = EngineSettings(budgets=budgets or {}, **settings)
+        self.backends = Backends(self.settings.backends, self.settings.max_backends, lambda: 0.5)
+        self.budgets = Budgets(self.settings.budgets, 0.0)
+        self.admission = Admission(self.settings, self.backends, self.budgets)
+
+    def decide(self, *names: str, route: Route | None = None, task: str = "general") -> Decision:
+        """Ask, without taking anything."""
+        request = Begin(None, backends=names, route=route, task=task)
+        return self.admission.decide(request, self.admission.names(request), self.now)[0]
+
+    def chooses(self, *names: str, route: Route | None = None) -> str | None:
+        """Ask, and return the chosen backend's name."""
+        chosen = self.decide(*names, route=route).chosen
+        return None if chosen is None else chosen[0]
+
+    def takes(self, name: str, count: int = 1) -> None:
+        """Take permits of a backend, and keep them."""
+        for _ in range(count):
+            self.admission.take(self.backends.of(name), "general", self.now)
+
+    def answers(self, name: str, seconds: float, **usage: Any) -> None:
+        """A backend has answered."""
+        self.backends.learn(self.backends.of(name), seconds, Usage(**usage), self.now)
+
+    def opens(self, name: str) -> None:
+        """An operator opens a breaker."""
+        self.backends.of(name).breaker.set("open", self.now)
+
+
+def priced(input_dollars: float, output_dollars: float) -> BackendSettings:
+    """Return settings of a backend with prices per million tokens."""
+    return BackendSettings(
+        input_dollars_per_million_tokens=input_dollars, output_dollars_per_million_tokens=output_dollars
+    )
+
+
+def limited(permits: int, **settings: Any) -> BackendSettings:
+    """Return settings of a backend with a limit."""
+    return BackendSettings(max_concurrent=permits, **settings)
+
+
+def test_order_takes_the_first() -> None:
+    """As the caller gave them."""
+    assert Town().chooses("b", "a") == "b"
+
+
+def test_a_name_given_twice_is_one_backend() -> None:
+    """At its first place."""
+    town = Town()
+
+    assert town.admission.names(Begin(None, backends=("b", "a", "b"))) == ("b", "a")
+
+
+def test_who_names_none_gets_the_tasks_backends_and_else_the_default() -> None:
+    """A begin's own come first."""
+    town = Town(task_backends={"rag": ("a", "b")})
+
+    assert town.admission.names(Begin(None, task="rag")) == ("a", "b")
+    assert town.admission.names(Begin(None, task="rag", backends=("c",))) == ("c",)
+    assert town.admission.names(Begin(None)) == ("default",)
+
+
+def test_the_begins_route_comes_before_the_tasks() -> None:
+    """And without either it is the caller's order."""
+    town = Town(task_routes={"rag": "cheapest"})
+
+    assert town.admission.route(Begin(None, task="rag", route="fastest")) == "fastest"
+    assert town.admission.route(Begin(None, task="rag")) == "cheapest"
+    assert town.admission.route(Begin(None)) == "order"
+
+
+@pytest.mark.parametrize("route", ["order", "cheapest", "fastest", "least_busy", "weighted"])
+def test_among_equals_the_callers_order_holds(route: Route) -> None:
+    """Nothing is known of either, so the caller knows best."""
+    assert Town().chooses("b", "a", "c", route=route) == "b"
+
+
+def test_cheapest_compares_what_a_typical_call_costs() -> None:
+    """Input and output are priced apart, and prompts are longer than answers."""
+    town = Town(backends={"dear": priced(3.0, 15.0), "cheap": priced(0.5, 1.5), "odd": priced(0.1, 30.0)})
+
+    assert town.chooses("dear", "odd", "cheap", route="cheapest") == "cheap"
+    town.answers("odd", 1.0, prompt_tokens=100_000, completion_tokens=1)
+    assert town.chooses("dear", "odd", "cheap", route="cheapest") == "odd"
+
+
+def test_cheapest_prefers_a_declared_local_one_without_a_price() -> None:
+    """It costs nothing; of a remote one without a price nobody knows, so it comes last until it has told."""
+    town = Town(backends={"cloud": priced(0.5, 1.5)})
+
+    assert town.chooses("unknown", "cloud", "local", route="cheapest") == "local"
+    assert town.chooses("unknown", "cloud", route="cheapest") == "cloud"
+    town.answers("unknown", 1.0, cost_dollars=1e-6)
+    assert town.chooses("cloud", "unknown", route="cheapest") == "unknown"
+
+
+def test_fastest_prefers_the_lower_latency() -> None:
+    """The decayed mean of what its answers took."""
+    town = Town()
+    town.answers("a", 4.0)
+    town.answers("b", 2.0)
+    assert town.chooses("a", "b", route="fastest") == "b"
+    for _ in range(10):
+        town.answers("b", 9.0)
+
+    assert town.chooses("a", "b", route="fastest") == "a"
+
+
+def test_fastest_forgets_old_answers() -> None:
+    """What was slow a while ago weighs less than what is fast now."""
+    town = Town()
+    for _ in range(20):
+        town.answers("a", 10.0)
+
+    town.answers("b", 3.0)
+    town.now += 600.0
+    town.answers("a", 1.0)
+    town.answers("b", 3.0)
+
+    assert town.backends.of("a").latency.value < 2.0
+    assert town.chooses("b", "a", route="fastest") == "a"
+
+
+def test_fastest_tries_those_that_were_never_measured() -> None:
+    """Or nobody would ever learn how fast they are."""
+    town = Town()
+    town.answers("a", 0.01)
+
+    assert town.chooses("a", "b", route="fastest") == "b"
+
+
+def test_fastest_revisits_one_that_was_slow_once() -> None:
+    """Its latency fades while nobody asks it, so that it is tried again when the other's is as long."""
+    town = Town()
+    town.answers("slow", 8.0)
+    for _ in range(1000):
+        town.answers("fast", 1.0)
+        if town.chooses("fast", "slow", route="fastest") == "slow":
+            break
+
+        town.now += 10.0
+
+    assert town.now == pytest.approx(1000.0 + 3 * FORGET_SECONDS, abs=20.0)
+
+
+def test_least_busy_compares_with_the_limit() -> None:
+    """Two of eight is less busy than one of two."""
+    town = Town(backends={"small": limited(2), "large": limited(8)})
+    town.takes("small")
+    town.takes("large", 2)
+    assert town.chooses("small", "large", route="least_busy") == "large"
+    town.takes("large", 3)
+
+    assert town.chooses("large", "small", route="least_busy") == "small"
+
+
+def test_least_busy_of_those_without_limit_is_the_one_with_fewer_calls() -> None:
+    """Between them there is nothing else to compare by."""
+    town = Town()
+    town.takes("a", 3)
+    town.takes("b", 2)
+
+    assert town.chooses("a", "b", route="least_busy") == "b"
+
+
+@pytest.mark.parametrize("weights", [(3.0, 1.0), (1.0, 1.0), (0.5, 0.25, 0.25), (70.0, 20.0, 10.0), (1.0,)])
+def test_weighted_shares_are_exact(weights: tuple[float, ...]) -> None:
+    """Over a hundred calls each gets its share, and nobody waits for it longer than it must."""
+    names = tuple("abcdef"[: len(weights)])
+    town = Town(backends={name: BackendSettings(weight=weight) for name, weight in zip(names, weights, strict=True)})
+    chosen = [town.chooses(*names, route="weighted") for _ in range(100)]
+
+    assert Counter(chosen) == {
+        name: round(100 * weight / sum(weights)) for name, weight in zip(names, weights, strict=True)
+    }
+
+
+def test_weighted_is_smooth() -> None:
+    """Three to one is a, a, b, a and not a, a, a, b."""
+    town = Town(backends={"a": BackendSettings(weight=3.0), "b": BackendSettings(weight=1.0)})
+
+    assert "".join(town.chooses("a", "b", route="weighted") or "" for _ in range(8)) == "aabaaaba"
+
+
+def test_weighted_gives_nothing_back_to_one_that_could_not_be_called() -> None:
+    """It earns nothing while its breaker is open, or it would get all calls when it comes back."""
+    town = Town(backends={"a": BackendSettings(weight=1.0), "b": BackendSettings(weight=1.0)})
+    town.opens("b")
+    assert {town.chooses("a", "b", route="weighted") for _ in range(50)} == {"a"}
+    town.backends.of("b").breaker.set("close", town.now)
+
+    assert Counter(town.chooses("a", "b", route="weighted") for _ in range(10)) == {"a": 5, "b": 5}
+
+
+@pytest.mark.parametrize("route", ["order", "cheapest", "fastest", "least_busy", "weighted"])
+def test_every_route_passes_over_what_cannot_be_called(route: Route) -> None:
+    """And says why, for those that it preferred."""
+    town = Town(backends={"full": limited(1, weight=9.0), "open": BackendSettings(weight=8.0)})
+    town.takes("full")
+    town.opens("open")
+    decision = town.decide("full", "open", "c", route=route)
+
+    assert decision.chosen is not None
+    assert decision.chosen[0] == "c"
+    assert decision.route == route
+    reasons: dict[str, RejectionReason] = {"full": "saturated", "open": "breaker_open"}
+    assert decision.obstacles.items() <= reasons.items()
+    if route in {"order", "weighted"}:
+        assert decision.obstacles == reasons
+
+
+def test_sovereign_mode_refuses_what_is_remote() -> None:
+    """Unnamed backends are remote but for those that mean this host."""
+    town = Town(sovereign=True, backends={"near": BackendSettings(locality="local")})
+
+    assert town.decide("cloud").reason == "sovereign"
+    assert [town.chooses(name) for name in ("near", "local", "default")] == ["near", "local", "default"]
+    assert town.chooses("cloud", "near") == "near"
+
+
+def test_a_spent_hard_budget_refuses_what_costs() -> None:
+    """A free local one still serves; it is said for how long the other does not."""
+    budgets = {"daily": BudgetSettings(1.0, hard=True)}
+    town = Town(budgets=budgets, backends={"cloud": priced(1.0, 1.0)})
+    town.budgets.by_name["daily"].spend(1.0, town.now)
+    decision = town.decide("cloud")
+
+    assert (decision.chosen, decision.reason) == (None, "budget")
+    assert decision.retry_after_seconds == 86400.0 - town.now
+    assert town.chooses("cloud", "local") == "local"
+
+
+def test_calls_in_progress_count_for_a_budget() -> None:
+    """Many that begin at once must not each find room; what was reserved comes back with the permit."""
+    town = Town(budgets={"daily": BudgetSettings(1.0, hard=True)})
+    town.answers("cloud", 1.0, cost_dollars=0.25)
+    permits = []
+    while (chosen := town.decide("cloud").chosen) is not None:
+        permits.append(town.admission.take(chosen[1], "general", town.now))
+
+    assert len(permits) == 4
+    town.admission.settle_budgets(permits[0])
+    town.admission.settle_budgets(permits[0])
+    assert town.budgets.by_name["daily"].reserved_dollars == 0.75, "given back once"
+    assert town.chooses("cloud") == "cloud"
+
+
+@pytest.mark.parametrize(
+    ("name", "costs"), [("cloud", True), ("default", True), ("local", False), ("near", False), ("dear", True)]
+)
+def test_what_costs(name: str, costs: bool) -> None:
+    """All but a place that was declared local and has no price; `default` may be anything."""
+    near = BackendSettings(locality="local")
+    dear = BackendSettings(
+        locality="local", input_dollars_per_million_tokens=1.0, output_dollars_per_million_tokens=1.0
+    )
+    town = Town(backends={"near": near, "dear": dear})
+
+    assert town.backends.of(name).costs is costs
+
+
+def test_a_local_one_that_reported_a_cost_costs() -> None:
+    """Somebody pays for that machine by the call."""
+    town = Town()
+    town.answers("local", 1.0, cost_dollars=0.5)
+
+    assert town.backends.of("local").costs
+
+
+def test_of_several_reasons_the_one_that_passes_soonest_is_told() -> None:
+    """A full queue before an open breaker before a spent budget before sovereign mode, which never passes."""
+    town = Town(
+        sovereign=True,
+        budgets={"b": BudgetSettings(0.0, backend="spent", hard=True)},
+        backends={
+            "spent": BackendSettings(
+                locality="local", input_dollars_per_million_tokens=1.0, output_dollars_per_million_tokens=1.0
+            ),
+            "near": BackendSettings(locality="local"),
+            "full": limited(1, max_queue=0, locality="local"),
+        },
+    )
+    town.opens("near")
+    town.takes("full")
+    names = ("cloud", "spent", "near", "full")
+
+    assert [town.decide(*names[: n + 1]).reason for n in range(4)] == [
+        "sovereign",
+        "budget",
+        "breaker_open",
+        "saturated",
+    ]
+    assert town.decide(*names).obstacles == dict(
+        zip(names, ["sovereign", "budget", "breaker_open", "saturated"], strict=True)
+    )
+
+
+def test_retry_after_is_the_first_that_may_admit_again() -> None:
+    """Of several times the least; of an operator's hold nothing is known."""
+    town = Town()
+    assert town.backends.of("held").breaker.set("open", town.now)
+    for name, seconds in (("a", 40.0), ("b", 15.0)):
+        breaker = town.backends.of(name).breaker
+        breaker.tell_off(breaker.admit(town.now), seconds, town.now)
+
+    assert town.decide("held", "a", "b").retry_after_seconds == 15.0
+    assert town.decide("held").retry_after_seconds is None
+
+
+def test_those_that_only_lack_room_are_worth_waiting_for() -> None:
+    """All of them, but none whose queue is full, and none that refuses."""
+    town = Town(backends={"a": limited(1), "b": limited(1), "full": limited(1, max_queue=0)})
+    for name in ("a", "b", "full"):
+        town.takes(name)
+
+    town.opens("open")
+    decision = town.decide("a", "open", "full", "b")
+    assert decision.chosen is None
+    assert [name for name, _ in decision.queues] == ["a", "b"]
+
+
+def test_backends_are_bounded_in_number() -> None:
+    """Names that peers invent give way to one another; those in use and those configured stay."""
+    town = Town(max_backends=40, backends={"mine": limited(1)})
+    town.takes("busy")
+    town.opens("held")
+    for number in range(1000):
+        town.backends.of(f"invented{number}")
+
+    known = town.backends.all()
+    assert len(known) <= 40
+    assert {"mine", "busy", "held"} <= known.keys()
+    assert OTHER_BACKENDS not in known
+
+
+def test_what_is_forgotten_is_still_counted() -> None:
+    """Openings and changes only grow, or a change could go unseen."""
+    town = Town(max_backends=40)
+    town.opens("open once")
+    town.backends.of("open once").breaker.set("close", town.now)
+    for number in range(1000):
+        town.backends.of(f"invented{number}")
+
+    assert "open once" not in town.backends.all()
+    assert (town.backends.opened, town.backends.changes) == (1, 2)
+
+
+def test_where_all_are_in_use_further_ones_share_one() -> None:
+    """They are called all the same, and share breaker and limit; nobody stands in its queue twice."""
+    town = Town(max_backends=40)
+    for number in range(60):
+        town.takes(f"busy{number}")
+
+    assert town.backends.of("one") is town.backends.of("two")
+    assert town.backends.of("one").name == OTHER_BACKENDS
+    assert town.chooses("one", "two") == "one"
+
+
+def test_none_of_a_begins_own_backends_gives_way_to_the_next() -> None:
+    """They are looked up one after the other: what is decided about must be what is kept."""
+    town = Town(max_backends=1)
+    names = [f"b{number}" for number in range(MAX_NAMED)]
+    for _ in range(5):
+        looked_up = [town.backends.of(name) for name in names]
+        assert all(backend is town.backends.of(name) for name, backend in zip(names, looked_up, strict=True))
+        names = [f"{name}x" for name in names]
