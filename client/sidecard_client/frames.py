@@ -4,7 +4,7 @@ import base64
 import binascii
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +21,14 @@ _length_of = struct.Struct(">I").unpack_from
 _plain = msgspec.msgpack.Decoder().decode
 _to_json = msgspec.json.Encoder().encode
 _from_json = msgspec.json.Decoder().decode
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "action": get_args(wire.BreakerAction),
+    "kind": get_args(wire.FailureKind),
+    "mode": get_args(wire.Mode),
+    "route": get_args(wire.Route),
+}
+"""Fields that hold one of a few words."""
 
 _DECODE_FAULTS = (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError, TypeError, OverflowError)
 """What decoding a peer's bytes may raise: malformed, of a wrong type, nested too deep, not UTF-8, out of range."""
@@ -271,7 +279,9 @@ def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
     if op not in _KNOWN_OPS.split(", "):
         return BadMessage(request_id, "unknown_op", f"There is no op {op[:64]!r}; there are: {_KNOWN_OPS}.")
 
-    return BadMessage(request_id, "bad_request", f"{op}: {fault}")
+    choices = [words for field, words in _CHOICES.items() if str(fault).endswith(f"`$.{field}`")]
+    instead = f"; there are: {', '.join(choices[0])}" if choices and "enum" in str(fault) else ""
+    return BadMessage(request_id, "bad_request", f"{op}: {fault}{instead}")
 
 
 def _with_bytes(value: Any) -> Any:

@@ -153,6 +153,7 @@ def test_reader_refuses_what_is_neither(data: bytes, word: str) -> None:
         (b'{"op":"begin","key":5,"id":6}', "bad_request", 6, r"\$\.key"),
         (b'{"op":"begin","key":""}', "bad_request", 0, "length"),
         (b'{"op":"begin","ttl_seconds":-1}', "bad_request", 0, "ttl_seconds"),
+        (b'{"op":"begin","route":"nearest"}', "bad_request", 0, "there are: order, cheapest"),
         (b'{"id":3}', "bad_request", 3, "op is missing"),
         (b'{"op":"ping","id":"x"}', "bad_request", 0, "id must be an integer"),
         (b'{"op":"ping","id":true}', "bad_request", 0, "id must be an integer"),
