@@ -117,7 +117,7 @@ def state_of(daemon: Daemon, backend: str = "b") -> dict[str, Any]:
 def test_breaker_opens_once_for_sixteen_processes(kind: str, daemon: Start, crew: Crew) -> None:
     """What one has learned, all know: no further call reaches the backend, and each process is told why."""
     running = daemon(**backends(b={"breaker": {"open_seconds": 60}}))
-    crew.hire(16, kind=kind, callers=1, calls=5, fails=True, work_seconds=0.01)
+    crew.hire(16, kind=kind, callers=1, calls=40, fails=True, work_seconds=0.01)
     crew.go()
     accounts = crew.accounts()
     assert len(accounts) == 16
@@ -303,7 +303,7 @@ def test_spent_budget_leaves_the_free_backend(daemon: Start) -> None:
     assert note["hard"] is True
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_ledger_budgets_and_open_breakers_survive_a_restart(number: int, daemon: Start, tmp_path: Path) -> None:
     """At once after a stop; after a kill, what was booked before the last write."""
     running = daemon(**PRICED, **TWO_DOLLARS, STATE_DIRECTORY=str(tmp_path))

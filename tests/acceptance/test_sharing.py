@@ -23,8 +23,6 @@ CALLERS = 125
 pytestmark = pytest.mark.timeout(120)
 
 kinds = pytest.mark.parametrize("kind", ["sync", "async"])
-kinds_of_long_tests = pytest.mark.parametrize("kind", ["sync", pytest.param("async", marks=pytest.mark.slow)])
-"""For those that take ten seconds and more."""
 
 
 class Workers:
@@ -167,19 +165,19 @@ def test_a_holder_frozen_beyond_its_lease_is_succeeded_and_its_answer_refused(
     assert f"answered by {second} " in others.pop()
 
 
-@kinds_of_long_tests
+@kinds
 def test_a_killed_daemon_fails_no_call_and_is_used_again_after_its_restart(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
 ) -> None:
     """Calls end with the right value all along; nobody tells the workers that it is back."""
     running = daemon()
     prompts = [f"question {number}" for number in range(10)]
-    callers = workers(running.socket, kind, callers=4, prompts=prompts, seconds=9.0, upstream_seconds=0.05, ttl=0.1)
+    callers = workers(running.socket, kind, callers=4, prompts=prompts, seconds=6.0, upstream_seconds=0.05, ttl=0.1)
     callers.go()
     callers.first_holder()
-    time.sleep(1.5)  # calls under way at the kill: what is tested, not waited for
+    time.sleep(1.0)  # calls under way at the kill: what is tested, not waited for
     running.kill()
-    time.sleep(1.5)  # a while without a daemon, likewise
+    time.sleep(1.0)  # a while without a daemon, likewise
     running.start_again()
     calls = calls_of(callers.accounts())
     with Client(running.socket) as observer:
@@ -192,7 +190,8 @@ def test_a_killed_daemon_fails_no_call_and_is_used_again_after_its_restart(
     assert "fallback" not in {call.source for call in calls if call.began_at > latest - 1.0}
 
 
-@kinds_of_long_tests
+@pytest.mark.slow
+@kinds
 def test_a_frozen_daemon_costs_no_call_more_than_a_second(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
 ) -> None:

@@ -211,7 +211,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 TestCacheAgainstModel = pytest.mark.timeout(600)(CacheMachine.TestCase)  # shrinking a failure takes its time
-TestCacheAgainstModel.settings = settings(max_examples=250, stateful_step_count=50, deadline=None, database=None)
+TestCacheAgainstModel.settings = settings(max_examples=150, stateful_step_count=50, deadline=None, database=None)
 
 
 def test_lifetimes_of_the_dead_leave_nothing_behind() -> None:

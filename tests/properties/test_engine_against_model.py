@@ -196,7 +196,7 @@ class EngineMachine(RuleBasedStateMachine):
 
 TestEngineAgainstModel = pytest.mark.timeout(600)(EngineMachine.TestCase)  # shrinking a failure takes its time
 TestEngineAgainstModel.settings = settings(
-    max_examples=400,
+    max_examples=250,
     stateful_step_count=50,
     deadline=None,
     database=None,
