@@ -114,6 +114,13 @@ def _of_backend(found: Found, name: str) -> Iterator[str]:
                 "or neither"
             )
 
+    requests = path("requests_per_minute")
+    if 0 < settings.requests_per_minute < 1:
+        yield (
+            f"{found.where(requests)}: {'.'.join(requests)} is {settings.requests_per_minute:g}, which lets no call through; "
+            "it should be 1 or more, or 0 for no limit"
+        )
+
     if settings.adaptive and not settings.max_concurrent and path("max_concurrent") not in found.unreadable:
         yield (
             f"{found.where(path('adaptive'))}: backends.{name}.adaptive is true, but there is no limit to move below; "

@@ -38,6 +38,7 @@ class Accounts:
         self.budgets = budgets
         self._price = price
         self._offset_seconds = wall_offset_seconds
+        self._started_at = now
         self._began_at = now + wall_offset_seconds
 
     def priced(self, backend: Backend, usage: Usage | None) -> Usage:
@@ -96,4 +97,4 @@ class Accounts:
             if name in self.budgets.by_name:
                 self.budgets.by_name[name].restore(memory)
 
-        backends.restore(snapshot.breakers, self._offset_seconds)
+        backends.restore(snapshot.breakers, self._started_at, self._offset_seconds)

@@ -172,8 +172,11 @@ class Admission:
 
     @staticmethod
     def _latency(choice: Choice, now: float) -> float:
-        """Unmeasured ones first, or they would stay so."""
+        """Unmeasured ones first, or they would stay so; but one call at a time, for they may never answer."""
         latency = choice[1].latency
+        if not latency.known and choice[1].permits:
+            return float("inf")
+
         return latency.value * math.exp2(-latency.idle_seconds(now) / FORGET_SECONDS)
 
     @staticmethod

@@ -10,7 +10,7 @@ from sidecard.core.limits import AdaptiveLimit, MinuteLimit
 from sidecard.core.means import FadingMean
 from sidecard.core.notes import BreakerNote
 from sidecard.core.queues import FairQueue
-from sidecard.core.settings import BackendSettings, settings_of_unnamed
+from sidecard.core.settings import NEVER_REMOTE, BackendSettings, settings_of_unnamed
 from sidecard_client.wire import DEFAULT_BACKEND, BackendState, BreakerState, Fail, RejectionReason, Usage
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Backend:
         self.breaker = Breaker(name, settings.breaker, jitter)
         self.permits = 0
         self.queue: FairQueue[Applicant] = FairQueue()
+        self._closed_generation = 0
         self.told_full = False
         """That the queue is full has been told, and it had no room since."""
         self.latency = FadingMean()
@@ -87,6 +88,15 @@ class Backend:
     def in_use(self) -> bool:
         """Something would be lost by forgetting it."""
         return bool(self.configured or self.permits or self.queue or self.breaker.state != "closed")
+
+    @property
+    def closed_again(self) -> bool:
+        """Whether the breaker has closed since this was asked last."""
+        if self.breaker.generation == self._closed_generation or self.breaker.state != "closed":
+            return False
+
+        self._closed_generation = self.breaker.generation
+        return True
 
     def obstacle(self, now: float) -> RejectionReason | None:
         """Return what keeps the next in the queue from being let through; to be asked after `Breaker.settle`."""
@@ -287,12 +297,12 @@ class Backends:
         memories = {name: backend.breaker.memory(wall_offset_seconds) for name, backend in self._backends.items()}
         return {name: memory for name, memory in memories.items() if memory is not None}
 
-    def restore(self, memories: dict[str, BreakerMemory], wall_offset_seconds: float) -> None:
+    def restore(self, memories: dict[str, BreakerMemory], now: float, wall_offset_seconds: float) -> None:
         """Go on from what the breakers of an earlier run remembered."""
         for name, memory in memories.items():
             backend = self.of(name)
             if backend.name == name:
-                backend.breaker.restore(memory, wall_offset_seconds)
+                backend.breaker.restore(memory, now, wall_offset_seconds)
 
     def states(self) -> dict[str, BreakerState]:
         """Return the state of each breaker; to be asked after `settle`."""
@@ -324,7 +334,7 @@ class Backends:
         return None if backend.costs else 0.0
 
     def _open(self, name: str) -> Backend:
-        if len(self._backends) >= self._max:
+        if len(self._backends) >= self._max and name not in NEVER_REMOTE:
             older = islice(self._backends.items(), len(self._backends) - MAX_NAMED)
             idle = next((old for old, backend in older if not backend.in_use), None)
             if idle is None:

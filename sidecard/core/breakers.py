@@ -202,7 +202,7 @@ class Breaker:
 
         return BreakerMemory(self.state, self.cause, self._until + wall_offset_seconds, self._doublings)
 
-    def restore(self, memory: BreakerMemory, wall_offset_seconds: float) -> None:
+    def restore(self, memory: BreakerMemory, now: float, wall_offset_seconds: float) -> None:
         """Go on from where an earlier run was: a restart closes no open circuit, and ends no operator's hold.
 
         Half-open it begins anew, since the probes of then are gone.
@@ -210,7 +210,9 @@ class Breaker:
         self.state = memory.state
         self.cause = memory.cause
         self.generation = 1
-        self._until = memory.until - wall_offset_seconds
+        # The wall clock may have been set meanwhile.
+        longest_seconds = max(MAX_TOLD_SECONDS, (1 + JITTER) * self._settings.max_open_seconds)
+        self._until = min(memory.until - wall_offset_seconds, now + longest_seconds)
         self._doublings = memory.doublings
 
     def _record_probe(self, given: Pass, verdict: Verdict, now: float) -> list[BreakerNote]:

@@ -146,7 +146,13 @@ class Granting:
     # A backend -------------------------------------------------------------------------------------------------------
 
     def freed(self, backend: Backend, now: float) -> list[Effect]:
-        """Serve a backend's queue, as far as it has room; where its breaker has opened, send the queue elsewhere."""
+        """Serve a backend's queue, as far as it has room; where its breaker has opened, send the queue elsewhere.
+
+        To be called whenever a permit came back or a breaker may have changed.
+        """
+        if backend.closed_again:
+            self._invite(backend, now)
+
         if not backend.queue:
             return []
 
@@ -183,6 +189,26 @@ class Granting:
 
         self._set_alarm(backend, now)
         return effects
+
+    def _invite(self, backend: Backend, now: float) -> None:
+        """Let those stand in a backend's queue who wait for others, and could not be called there when they came."""
+        for applicant in self._flights.applicants():
+            if not applicant.queues or any(waiting is backend for _, waiting in applicant.queues):
+                continue
+
+            named = [
+                (name, self._backends.of(name))
+                for name in self._admission.names(applicant.request)
+                if name not in applicant.tried
+            ]
+            choice = next((choice for choice in named if choice[1] is backend), None)
+            if (
+                choice is not None
+                and len(backend.queue) < backend.settings.max_queue
+                and self._admission.refusal(applicant.request.task, backend, now) is None
+            ):
+                backend.queue.push(applicant.line, applicant)
+                applicant.queues += (choice,)
 
     def _flush(self, backend: Backend, now: float) -> list[Effect]:
         effects: list[Effect] = []

@@ -558,6 +558,13 @@ def test_a_wrong_setting_of_a_backend_and_its_like_is_told(text: str, said: str,
             ),
         ),
         (
+            "[backends.x]\nrequests_per_minute = 0.5",
+            (
+                "backends.x.requests_per_minute: backends.x.requests_per_minute is 0.5, which lets no call through; "
+                "it should be 1 or more, or 0 for no limit"
+            ),
+        ),
+        (
             "[backends.x]\nadaptive = true",
             (
                 "backends.x.adaptive: backends.x.adaptive is true, but there is no limit to move below; "

@@ -7,7 +7,15 @@ import pytest
 from msgspec import structs
 
 from sidecard.core import notes
-from sidecard.core.breakers import JITTER, MAX_TOLD_SECONDS, PROBING_RETRY_SECONDS, Breaker, Pass, Verdict
+from sidecard.core.breakers import (
+    JITTER,
+    MAX_TOLD_SECONDS,
+    PROBING_RETRY_SECONDS,
+    Breaker,
+    BreakerMemory,
+    Pass,
+    Verdict,
+)
 from sidecard.core.notes import BreakerNote
 from sidecard.core.settings import BreakerSettings
 from sidecard_client.wire import BreakerAction, BreakerState
@@ -576,7 +584,7 @@ def test_what_is_remembered_over_a_restart(state: BreakerState) -> None:
     later = Bench(TOUCHY)
     later.now = 3.0
     wall_now = bench.now + 5000.0 + 4.0
-    later.breaker.restore(memory, wall_offset_seconds=wall_now - later.now)
+    later.breaker.restore(memory, later.now, wall_offset_seconds=wall_now - later.now)
 
     assert later.breaker.state == state
     if state == "open":
@@ -593,3 +601,12 @@ def test_what_is_remembered_over_a_restart(state: BreakerState) -> None:
 def test_one_that_is_not_enabled_has_nothing_to_remember() -> None:
     """Only what differs from the beginning is kept."""
     assert Breaker("cloud", structs.replace(PLAIN, enabled=False), lambda: 0.5).memory(0.0) is None
+
+
+def test_a_wall_clock_that_was_set_back_does_not_keep_a_breaker_open_for_years() -> None:
+    """No cool-down and no pause is longer than an hour, so neither is one that is remembered."""
+    later = Bench(TOUCHY)
+    memory = BreakerMemory("open", "failures", until=2e9, doublings=0)
+    later.breaker.restore(memory, later.now, wall_offset_seconds=1e9)
+    retry_after_seconds = later.breaker.retry_after_seconds(later.now)
+    assert retry_after_seconds == MAX_TOLD_SECONDS

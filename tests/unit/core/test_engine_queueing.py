@@ -6,7 +6,7 @@ from sidecard.core import notes
 from sidecard.core.settings import BackendSettings
 from sidecard_client import wire
 from sidecard_client.wire import Begin, Cancel, Complete, Lease, Ok, Pending, Rejected, Shared, Timeout, Usage
-from tests.backends import ONE, held, limited
+from tests.backends import ONE, TOUCHY, held, limited, opened
 from tests.host import Host, packed
 
 
@@ -369,3 +369,34 @@ def test_the_next_in_a_queue_is_turned_away_where_the_table_of_leases_is_full() 
     host.passes(61.0)
 
     assert bob.hears() == [Rejected(1, "busy")]
+
+
+def test_a_caller_that_waits_is_let_through_where_a_breaker_closes_meanwhile() -> None:
+    """It named both; when it came, one was full and the other's breaker open."""
+    host = Host(backends={"a": ONE, "b": TOUCHY})
+    opened(host, "b")
+    held(host, "a")
+    bob = host.peer()
+    bob.waits("key", 7, backends=("a", "b"))
+    host.passes(12.0)
+    prober, probe = held(host, "b")
+    assert bob.hears() == []
+    prober.completes(probe, "well again")
+
+    (lease,) = bob.hears()
+    assert isinstance(lease, Lease)
+    assert lease.backend == "b"
+    assert host.breakers()["a"].queued == 0
+
+
+def test_a_caller_that_waits_is_let_through_where_an_operator_closes_a_breaker() -> None:
+    """The same, by hand."""
+    host = Host(backends={"a": ONE, "b": TOUCHY})
+    opened(host, "b")
+    held(host, "a")
+    bob = host.peer()
+    bob.waits("key", 7, backends=("a", "b"))
+    host.sets("b", "close")
+    (lease,) = bob.hears()
+    assert isinstance(lease, Lease)
+    assert lease.backend == "b"

@@ -148,6 +148,15 @@ def test_fastest_tries_those_that_were_never_measured() -> None:
     assert town.chooses("a", "b", route="fastest") == "b"
 
 
+def test_fastest_tries_one_that_was_never_measured_with_one_call_at_a_time() -> None:
+    """It may never answer."""
+    town = Town()
+    town.answers("a", 0.01)
+    town.takes("b")
+
+    assert town.chooses("a", "b", route="fastest") == "a"
+
+
 def test_fastest_revisits_one_that_was_slow_once() -> None:
     """Its latency fades while nobody asks it, so that it is tried again when the other's is as long."""
     town = Town()
