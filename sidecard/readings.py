@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from sidecard.core.settings import SharedWith
+from sidecard_client.sovereign import WORDS
 
 MAX_SECONDS = 366 * 86400.0
 """As `sidecard_client.wire.Seconds`."""
@@ -136,9 +137,8 @@ def _flag(value: Any) -> bool:
 
 
 def _parse_flag(text: str) -> bool:
-    words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
     try:
-        return words[text.strip().lower()]
+        return WORDS[text.strip().lower()]
     except KeyError:
         raise ValueError from None
 

@@ -34,7 +34,6 @@ from sidecard_client.errors import (
 from sidecard_client.failures import message_of
 from sidecard_client.keys import fingerprint, name_of
 from sidecard_client.options import Options
-from sidecard_client.sovereign import LOCAL_BACKENDS
 from sidecard_client.values import pack_value
 from sidecard_client.wire import FailureKind
 
@@ -133,7 +132,7 @@ class Call(Struct):
         return [
             (name, self.functions[index])
             for index, name in enumerate(names)
-            if name not in tried and (name in LOCAL_BACKENDS or not sovereign)
+            if name not in tried and (name in wire.LOCAL_BACKENDS or not sovereign)
         ]
 
     def begin(self, request_id: int, wait_seconds: float | None = None) -> wire.Begin:

@@ -1,7 +1,7 @@
 """Sovereign mode in the client: which backends may be called where no daemon decides.
 
 With a daemon the daemon decides, who knows the backends' localities.
-Without one, or on the caller's own account, every backend may be remote but those of `LOCAL_BACKENDS`:
+Without one, or on the caller's own account, every backend may be remote but those of `wire.LOCAL_BACKENDS`:
 a name that nobody can look up is no proof.
 """
 
@@ -9,16 +9,12 @@ import warnings
 from collections.abc import Mapping
 
 from sidecard_client.errors import SidecardWarning
-from sidecard_client.wire import DEFAULT_BACKEND
-
-LOCAL_BACKENDS = frozenset({"local", DEFAULT_BACKEND})
-"""Names that are local unless the daemon's config says otherwise."""
 
 VARIABLES = ("SIDECARD_SOVEREIGN_ENABLED", "SOVEREIGN_MODE")
 """The daemon's own, of which the first that is not empty counts."""
 
 WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-"""The daemon's words for flags."""
+"""Words for flags, which the daemon reads too."""
 
 
 def sovereign_by(environ: Mapping[str, str]) -> bool:

@@ -24,7 +24,6 @@ from sidecard_client.errors import CallRejected, UnshareableValue
 from sidecard_client.failures import kind_of
 from sidecard_client.options import Options
 from sidecard_client.proxies import CachedFunction, SharedMethods
-from sidecard_client.sovereign import LOCAL_BACKENDS
 from sidecard_client.values import pack_value, unpack_value
 
 P = ParamSpec("P")
@@ -198,7 +197,7 @@ class FakeClient:
     def _state(self, backend: str) -> wire.BackendState:
         return wire.BackendState(
             state="closed",
-            locality="local" if backend in LOCAL_BACKENDS else "remote",
+            locality="local" if backend in wire.LOCAL_BACKENDS else "remote",
             generation=0,
             cause="",
             retry_after_seconds=None,

@@ -108,6 +108,9 @@ DEFAULT_NAMESPACE = "default"
 DEFAULT_TASK = "general"
 DEFAULT_BACKEND = "default"
 
+LOCAL_BACKENDS = frozenset({"local", DEFAULT_BACKEND})
+"""Backends that are local unless the daemon's config says otherwise; whatever else nobody has declared may be anywhere."""
+
 Seconds = Annotated[float, Meta(ge=0, le=366 * 86400)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Namespace = Annotated[str, Meta(min_length=1, max_length=160)]

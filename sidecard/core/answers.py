@@ -13,6 +13,11 @@ def error(peer: Peer, request: wire.Request, code: wire.ErrorCode, message: str)
     return Send(peer.id, wire.Error(request.id, code, message))
 
 
+def for_operators(peer: Peer, request: wire.Request, op: str) -> Send:
+    """Refuse what only operators may do."""
+    return error(peer, request, "denied", f"{op} is for operators: root, the daemon's own uid, or [operators]")
+
+
 def not_yours(peer: Peer, request: wire.Request, namespace: str) -> Send:
     """Refuse a namespace."""
     return error(

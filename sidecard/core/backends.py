@@ -10,8 +10,16 @@ from sidecard.core.limits import AdaptiveLimit, MinuteLimit
 from sidecard.core.means import FadingMean
 from sidecard.core.notes import BreakerNote
 from sidecard.core.queues import FairQueue
-from sidecard.core.settings import NEVER_REMOTE, BackendSettings, settings_of_unnamed
-from sidecard_client.wire import DEFAULT_BACKEND, BackendState, BreakerState, Fail, RejectionReason, Usage
+from sidecard.core.settings import BackendSettings, settings_of_unnamed
+from sidecard_client.wire import (
+    DEFAULT_BACKEND,
+    LOCAL_BACKENDS,
+    BackendState,
+    BreakerState,
+    Fail,
+    RejectionReason,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from sidecard.core.budgets import Budget
@@ -128,15 +136,14 @@ class Backend:
         self._requests.spend(1.0, now)
         return Permit(self, self.breaker.admit(now))
 
-    def give_back(self, permit: Permit, verdict: Verdict, now: float) -> list[BreakerNote]:
-        """Take a permit back, with what the call says of the backend."""
+    def give_back(self, permit: Permit, verdict: Verdict, now: float, pause_seconds: float = 0.0) -> list[BreakerNote]:
+        """Take a permit back, with what the call says of the backend, or for how long it wants no further ones."""
         self.permits -= 1
-        return [*self.breaker.settle(now), *self.breaker.record(permit.given, verdict, now)]
+        told = self.breaker.settle(now)
+        if pause_seconds:
+            return told + self.breaker.tell_off(permit.given, pause_seconds, now)
 
-    def told_off(self, permit: Permit, seconds: float, now: float) -> list[BreakerNote]:
-        """Take a permit back whose backend wants no calls for ``seconds``."""
-        self.permits -= 1
-        return [*self.breaker.settle(now), *self.breaker.tell_off(permit.given, seconds, now)]
+        return told + self.breaker.record(permit.given, verdict, now)
 
     def verdict(self, seconds: float, usage: Usage) -> Verdict:
         """Judge an answer that took ``seconds``."""
@@ -334,7 +341,7 @@ class Backends:
         return None if backend.costs else 0.0
 
     def _open(self, name: str) -> Backend:
-        if len(self._backends) >= self._max and name not in NEVER_REMOTE:
+        if len(self._backends) >= self._max and name not in LOCAL_BACKENDS:
             older = islice(self._backends.items(), len(self._backends) - MAX_NAMED)
             idle = next((old for old, backend in older if not backend.in_use), None)
             if idle is None:

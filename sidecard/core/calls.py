@@ -183,11 +183,13 @@ class Calls:
         notes_ = self._end(lease, backend.verdict(seconds, usage), now, answered=True)
         return notes_ + self._accounts.bill(lease, seconds, usage, now)
 
-    def _end(self, lease: HeldLease, verdict: Verdict, now: float, *, answered: bool = False) -> list[Effect]:
+    def _end(
+        self, lease: HeldLease, verdict: Verdict, now: float, *, answered: bool = False, pause_seconds: float = 0.0
+    ) -> list[Effect]:
         """End a lease and give its permit back: the one place for both, whatever the outcome."""
         self.flights.end_lease(lease, answered=answered)
         self._admission.settle_budgets(lease.permit)
-        return [Tell(note) for note in lease.permit.backend.give_back(lease.permit, verdict, now)]
+        return [Tell(note) for note in lease.permit.backend.give_back(lease.permit, verdict, now, pause_seconds)]
 
     def fail(self, peer: Peer, request: wire.Fail, now: float) -> list[Effect]:
         """Take the failure of a lease: the next backend, the next holder, or the end."""
@@ -204,12 +206,9 @@ class Calls:
         if request.kind == "ignored" and request.answered:
             usage = self._accounts.priced(backend, request.usage)
             effects += self._answered(lease, now - lease.granted_at, usage, now)
-        elif request.kind == "transient" and request.retry_after_seconds:
-            self.flights.end_lease(lease, answered=False)
-            self._admission.settle_budgets(lease.permit)
-            effects += map(Tell, backend.told_off(lease.permit, request.retry_after_seconds, now))
         else:
-            effects += self._end(lease, backend.verdict_of_failure(request), now)
+            pause_seconds = (request.retry_after_seconds or 0.0) if request.kind == "transient" else 0.0
+            effects += self._end(lease, backend.verdict_of_failure(request), now, pause_seconds=pause_seconds)
 
         # The queue first: a full one has room for those of this flight then.
         effects += self._granting.freed(backend, now)
@@ -342,7 +341,7 @@ class Calls:
 
     def give_up_draining(self, now: float) -> list[Effect]:
         """Give every waiter its end."""
-        return [effect for flight in self.flights for effect in self._granting.reject_waiters(flight, DRAINING, now)]
+        return [effect for flight in self.flights for effect in self._granting.reject_waiters(flight, now)]
 
 
 def _id_in_use(peer: Peer, request: wire.Request) -> Send:

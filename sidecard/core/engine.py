@@ -67,7 +67,7 @@ class Engine:
         contents = Contents(shelf, flights, scopes, count)
         switches = Switches(backends, granting)
         run = Run(boot_id, version, now, shown_settings, shown_origins)
-        self._overview = overview = Overview(run, settings, shelf.cache, calls, backends, accounts, count)
+        self._overview = overview = Overview(run, shelf.cache, calls, backends, accounts, count)
         self._answer: dict[type[wire.Request], Callable[[Peer, Any, float], list[Effect]]] = {
             wire.Ping: overview.ping,
             wire.Begin: calls.begin,

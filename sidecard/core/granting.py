@@ -30,6 +30,10 @@ class Refusal(NamedTuple):
     retry_after_seconds: float | None = None
     backends: dict[str, wire.RejectionReason] = _UNSAID
 
+    def sent(self, peer: Peer, request_id: int) -> Send:
+        """Return the reply that says so."""
+        return Send(peer.id, wire.Rejected(request_id, self.reason, self.retry_after_seconds, self.backends))
+
 
 DRAINING = Refusal("draining")
 
@@ -246,7 +250,7 @@ class Granting:
 
         may_pass = kind in {"transient", "cancelled"}
         if may_pass and self.draining:
-            return self.send_away(flight, DRAINING, now)
+            return self._send_away(flight, now)
 
         if (
             may_pass
@@ -273,7 +277,7 @@ class Granting:
     def pass_on(self, flight: Flight, now: float, *, elected: bool, hung: Peer | None = None) -> list[Effect]:
         """Seat the longest-waiting caller that can be; without one the flight is over. ``elected`` after a failure."""
         if self.draining:
-            return self.send_away(flight, DRAINING, now)
+            return self._send_away(flight, now)
 
         effects: list[Effect] = []
         while (waiter := self._flights.next_willing(flight, now, hung)) is not None:
@@ -295,18 +299,18 @@ class Granting:
         ]
         return effects
 
-    def send_away(self, flight: Flight, refusal: Refusal, now: float) -> list[Effect]:
-        """End a flight that has no lease; all who wait are refused."""
-        effects = self.reject_waiters(flight, refusal, now)
+    def _send_away(self, flight: Flight, now: float) -> list[Effect]:
+        """End a flight that has no lease, because the daemon is about to stop."""
+        effects = self.reject_waiters(flight, now)
         self._flights.finish(flight)
         return effects
 
-    def reject_waiters(self, flight: Flight, refusal: Refusal, now: float) -> list[Effect]:
-        """Refuse all who wait for a flight's end."""
+    def reject_waiters(self, flight: Flight, now: float) -> list[Effect]:
+        """Refuse all who wait for a flight's end, because the daemon is about to stop."""
         return [
             self.timed_out(waiter.peer, waiter.request.id, now - waiter.joined_at)
             if waiter.deadline <= now
-            else self.rejection(waiter.peer, waiter.request.id, refusal)
+            else self.rejection(waiter.peer, waiter.request.id, DRAINING)
             for waiter in self._flights.release(flight)
         ]
 
@@ -315,7 +319,7 @@ class Granting:
     def rejection(self, peer: Peer, request_id: int, refusal: Refusal) -> Send:
         """End a begin by a refusal."""
         self._count.reject(refusal.reason)
-        return Send(peer.id, wire.Rejected(request_id, refusal.reason, refusal.retry_after_seconds, refusal.backends))
+        return refusal.sent(peer, request_id)
 
     def busy(self, peer: Peer, request: wire.Begin, table: notes.Table, limit: int) -> list[Effect]:
         """Refuse a begin for want of room in a table of ours."""
@@ -404,12 +408,9 @@ class Granting:
 
     def turn_away(self, applicant: Applicant, refusal: Refusal, now: float) -> list[Effect]:
         """Refuse an applicant that was withdrawn; its flight goes to the next."""
-        peer_id, reply_id = applicant.peer.id, applicant.reply_id
-        said = (
-            self.rejection(applicant.peer, reply_id, refusal)
-            if applicant.first
-            else Send(peer_id, wire.Rejected(reply_id, refusal.reason, refusal.retry_after_seconds, refusal.backends))
-        )
+        peer, reply_id = applicant.peer, applicant.reply_id
+        # Of one whose begin has had its end, no begin ends here.
+        said = self.rejection(peer, reply_id, refusal) if applicant.first else refusal.sent(peer, reply_id)
         return [said, *self.instead_of(applicant, now)]
 
     def instead_of(self, applicant: Applicant, now: float) -> list[Effect]:

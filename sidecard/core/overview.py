@@ -5,14 +5,13 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from sidecard.core.accounts import Accounts
-from sidecard.core.answers import error
+from sidecard.core.answers import for_operators
 from sidecard.core.backends import Backends
 from sidecard.core.cache import Cache
 from sidecard.core.calls import Calls
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import Peer
-from sidecard.core.settings import EngineSettings
 from sidecard_client import wire
 
 
@@ -32,7 +31,6 @@ class Overview:
     def __init__(
         self,
         run: Run,
-        settings: EngineSettings,
         cache: Cache,
         calls: Calls,
         backends: Backends,
@@ -41,7 +39,6 @@ class Overview:
     ) -> None:
         self.peers = 0
         self._run = run
-        self._settings = settings
         self._cache = cache
         self._calls = calls
         self._backends = backends
@@ -103,7 +100,7 @@ class Overview:
         uptime_seconds = now - self._run.started_at
         reasons = ["The daemon is stopping: it grants no new leases."] if self._calls.draining else []
         reasons += [
-            f"The table of {table} is full: calls are made without the daemon." for table in self._full_tables()
+            f"The table of {table} is full: calls are made without the daemon." for table in self._calls.full_tables()
         ]
         backends = self._backends.all()
         told: list[Effect] = [Tell(note) for note in self._backends.settle(now)]
@@ -124,20 +121,9 @@ class Overview:
         )
         return [*told, Send(peer.id, health)]
 
-    def _full_tables(self) -> list[str]:
-        flights, settings = self._calls.flights, self._settings
-        levels = {
-            "flights": (len(flights), settings.max_flights),
-            "leases": (flights.lease_count, settings.max_leases),
-            "waiters": (flights.waiter_count, settings.max_waiters),
-        }
-        return [table for table, (level, limit) in levels.items() if level >= limit]
-
     def config(self, peer: Peer, request: wire.GetConfig, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
         """Tell the running settings, to operators."""
         if not peer.operator:
-            return [
-                error(peer, request, "denied", "config is for operators: root, the daemon's own uid, or [operators]")
-            ]
+            return [for_operators(peer, request, "config")]
 
         return [Send(peer.id, wire.Settings(request.id, self._run.shown_settings, self._run.shown_origins))]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from sidecard_client.wire import Locality, Route
+from sidecard_client.wire import LOCAL_BACKENDS, Locality, Route
 
 TimeoutsCount = Literal["failure", "slow", "nothing"]
 
@@ -69,16 +69,13 @@ class BackendSettings(Struct, frozen=True):
 LOCAL_MAX_CONCURRENT = 4
 """Permits of a local backend for which nothing is said. Precedent: llama.cpp's server with 4 slots."""
 
-NEVER_REMOTE = frozenset({"local", "default"})
-"""Backends that count as local where nothing is said; whatever else nobody has declared may be anywhere."""
-
 
 def settings_of_unnamed(name: str) -> BackendSettings:
     """Return what holds for a backend of which the configuration says nothing."""
     if name == "local":
         return BackendSettings(locality="local", max_concurrent=LOCAL_MAX_CONCURRENT)
 
-    return BackendSettings(locality="local" if name in NEVER_REMOTE else "remote")
+    return BackendSettings(locality="local" if name in LOCAL_BACKENDS else "remote")
 
 
 class BudgetSettings(Struct, frozen=True):

@@ -1,6 +1,6 @@
 """The breakers, for those who look at them and those who may set them."""
 
-from sidecard.core.answers import error
+from sidecard.core.answers import error, for_operators
 from sidecard.core.backends import Backends
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import Peer
@@ -24,9 +24,7 @@ class Switches:
     def breaker(self, peer: Peer, request: wire.SetBreaker, now: float) -> list[Effect]:
         """Do what an operator says of one backend, which need not have been asked for before."""
         if not peer.operator:
-            return [
-                error(peer, request, "denied", "breaker is for operators: root, the daemon's own uid, or [operators]")
-            ]
+            return [for_operators(peer, request, "breaker")]
 
         backend = self._backends.of(request.backend)
         if backend.name != request.backend:
