@@ -6,7 +6,6 @@
 import os
 import random
 from collections.abc import Callable
-from itertools import count
 
 import pytest
 
@@ -14,12 +13,11 @@ from sidecard.core.events import DrainExpired, DrainRequested, Peer
 from sidecard_client import wire
 from tests.properties.backend_trial import BackendTrial
 from tests.properties.backend_worlds import BACKEND_WORLDS
+from tests.simulation.lives import live
 
 _STEPS = int(os.environ.get("SIDECARD_SIMULATION_STEPS", "24000"))
-_SEED = int(os.environ.get("SIDECARD_SIMULATION_SEED", "1"))
 _STEPS_OF_LIVES = (100, 250, 400)
 _PIDS = (0, 1, 1, 2)
-_TOLD_STEPS = 40
 _BACKENDS = ((), ("a",), ("a",), ("b",), ("a", "b"), ("b", "a"), ("a", "b", "c"), ("c", "local"), ("local", "a"))
 _ROUTES: tuple[wire.Route | None, ...] = (None, None, "order", "cheapest", "fastest", "least_busy", "weighted")
 _MODES: tuple[wire.Mode, ...] = ("use", "use", "use", "refresh", "only_if_cached")
@@ -180,17 +178,4 @@ class Schedule:
 @pytest.mark.parametrize("world", BACKEND_WORLDS)
 def test_backends_obey_the_law_on_long_random_schedules(world: str) -> None:
     """The witness never objects, every backend recovers, and at the end nothing is left."""
-    steps = _STEPS // len(BACKEND_WORLDS)
-    for life in count():
-        schedule = Schedule(world, f"{_SEED} {world} {life}")
-        length = _STEPS_OF_LIVES[life % len(_STEPS_OF_LIVES)]
-        try:
-            schedule.run(length)
-        except Exception as fault:
-            last = "\n".join(f"  {now}: {event}" for now, event in schedule.trial.script[-_TOLD_STEPS:])
-            fault.add_note(f"life {life} of world {world!r} with SIDECARD_SIMULATION_SEED={_SEED} ended with\n{last}")
-            raise
-
-        steps -= length
-        if steps <= 0:
-            break
+    live(Schedule, world, _STEPS // len(BACKEND_WORLDS), _STEPS_OF_LIVES)

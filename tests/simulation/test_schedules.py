@@ -6,7 +6,6 @@
 import os
 import random
 from collections.abc import Callable
-from itertools import count
 
 import pytest
 
@@ -14,15 +13,14 @@ from sidecard.core.events import DrainExpired, DrainRequested, Peer
 from sidecard_client import wire
 from tests.properties.trial import Trial
 from tests.properties.worlds import WORLDS
+from tests.simulation.lives import live
 
 _STEPS = int(os.environ.get("SIDECARD_SIMULATION_STEPS", "50000"))
-_SEED = int(os.environ.get("SIDECARD_SIMULATION_SEED", "1"))
+_STEPS_OF_LIVES = (100, 250, 900)
 _PIDS = (0, 1, 1, 2, 3)
 _MODES: tuple[wire.Mode, ...] = ("use", "refresh", "only_if_cached")
 _FAILURES: tuple[wire.FailureKind, ...] = ("transient", "cancelled", "fatal", "ignored")
-_STEPS_OF_LIVES = (100, 250, 900)
 _UIDS = (1000, 1000, 1000, 1000, 1000, 1000, 1001, 0)
-_TOLD_STEPS = 40
 
 
 class Schedule:
@@ -187,17 +185,4 @@ class Schedule:
 @pytest.mark.parametrize("world", WORLDS)
 def test_engine_obeys_the_law_on_long_random_schedules(world: str) -> None:
     """Engine and model agree on every reply, the referee never whistles, and at the end nothing is left."""
-    steps = _STEPS // len(WORLDS)
-    for life in count():
-        schedule = Schedule(world, f"{_SEED} {world} {life}")
-        length = _STEPS_OF_LIVES[life % len(_STEPS_OF_LIVES)]
-        try:
-            schedule.run(length)
-        except Exception as fault:
-            last = "\n".join(f"  {now}: {event}" for now, event in schedule.trial.script[-_TOLD_STEPS:])
-            fault.add_note(f"life {life} of world {world!r} with SIDECARD_SIMULATION_SEED={_SEED} ended with\n{last}")
-            raise
-
-        steps -= length
-        if steps <= 0:
-            break
+    live(Schedule, world, _STEPS // len(WORLDS), _STEPS_OF_LIVES)
