@@ -44,6 +44,7 @@ from sidecard.sections import (
     Store,
     Task,
 )
+from sidecard.store_url import NONE
 from sidecard_client import paths
 from sidecard_client.wire import DEFAULT_BACKEND
 
@@ -120,11 +121,6 @@ class Config(Struct, frozen=True):
     def unmet(self) -> list[str]:
         """Say, one sentence each, what is set that this version cannot do, or does not do as far as one might think."""
         sentences = []
-        if self.store.url:
-            sentences.append(
-                "store.url is set, but this version keeps entries in memory only: they end with the daemon."
-            )
-
         if self.calls.url:
             sentences.append("calls.url is set, but this version keeps no log of calls.")
 
@@ -213,7 +209,12 @@ def _exposures(values: Mapping[tuple[str, ...], Any], gathering: Gathering) -> l
     from sidecard.sovereignty import complaint  # noqa: PLC0415 - most daemons are not, and a start counts its milliseconds
 
     allow = values.get(("sovereign", "allow"), ())
-    complaints = [(path, complaint(".".join(path), values.get(path, ""), allow)) for path in ADDRESSES]
+    addresses = {path: values.get(path) or "" for path in ADDRESSES}
+    complaints = [
+        (path, complaint(".".join(path), address, allow))
+        for path, address in addresses.items()
+        if address.lower() not in NONE
+    ]
     return [f"{gathering.origin(path)}: {sentence}" for path, sentence in complaints if sentence]
 
 

@@ -11,10 +11,12 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
+import anyio.lowlevel
 from msgspec import structs
 
 from sidecard import systemd
@@ -31,6 +33,8 @@ from sidecard.server.listener import Listener
 from sidecard.server.peer import Connection
 from sidecard.server.roster import Roster
 from sidecard.state import StateLock, StateUnusableError, state_directory
+from sidecard.store.base import Store
+from sidecard.stores import open_store
 from sidecard_client import __version__
 
 FLUSH_SECONDS = 2.0
@@ -128,23 +132,37 @@ class _Serving:
         5. give every waiter that is left its end (`DrainExpired`)
         6. close the peers once they have read their replies, waiting at most `FLUSH_SECONDS`
         7. abort the peers that are left
-        8. write the ledger, if something was booked since it was written last
-        9. let go of the state directory, and remove the socket if it was bound here (`sidecard.daemon.run` does)
-        10. exit with 0
+        8. write what the store has not got yet
+        9. write the ledger, if something was booked since it was written last
+        10. let go of the state directory, and remove the socket if it was bound here (`sidecard.daemon.run` does)
+        11. exit with 0
 
         A second signal ends the waits of 4 and 6.
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._loop_failed)
-        engine = self._new_engine()
-        driver = Driver(engine, loop, self._clock, on_note=self._log.note, on_bug=self._tell_bug)
+        boot_id = os.urandom(8).hex()
+        store = self._store(boot_id)
+        engine = self._new_engine(boot_id, store)
+        driver = Driver(
+            engine,
+            loop,
+            self._clock,
+            on_note=self._log.note,
+            on_bug=self._tell_bug,
+            store=None if store is None else store.perform,
+        )
         ledger = None if self._state is None else LedgerKeeping(LedgerFile(self._state), engine, self._log.say)
         if ledger is not None:
             ledger.restore()
 
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            server = await self._listen(loop, driver)
             async with anyio.create_task_group() as tasks:
+                if store is not None:
+                    tasks.start_soon(store.run, driver.hear)
+                    await anyio.lowlevel.checkpoint()
+
+                server = await self._listen(loop, driver)
                 tasks.start_soon(self._obey, signals)
                 tasks.start_soon(self._feed_watchdog)
                 if ledger is not None:
@@ -166,6 +184,9 @@ class _Serving:
                 self._roster.abort_all()
                 tasks.cancel_scope.cancel()
 
+            if store is not None:
+                await store.close()
+
             # Only now: the task that wrote it has ended, and so has everything that could be booked.
             if ledger is not None:
                 await ledger.write()
@@ -176,11 +197,22 @@ class _Serving:
     def _drain_seconds(self) -> float:
         return self._config.flights.drain_seconds
 
-    def _new_engine(self) -> Engine:
+    def _store(self, boot_id: str) -> Store | None:
+        return open_store(
+            self._config,
+            self._state,
+            host=boot_id,
+            clock=self._clock,
+            say=self._log.say,
+            on_fault=partial(self._log.fault, "store failed"),
+        )
+
+    def _new_engine(self, boot_id: str, store: Store | None) -> Engine:
         now = self._clock()
+        kind: Literal["none", "own", "shared"] = "none" if store is None else "shared" if store.shared else "own"
         return Engine(
-            self._config.engine_settings(),
-            boot_id=os.urandom(8).hex(),
+            structs.replace(self._config.engine_settings(), store=kind),
+            boot_id=boot_id,
             version=__version__,
             now=now,
             shown_settings=self._config.shown(),

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from sidecard import store_url
 from sidecard.core.settings import SharedWith
 from sidecard_client.sovereign import WORDS
 
@@ -127,6 +128,11 @@ def _url(value: Any) -> str:
         raise ValueError
 
     return value
+
+
+def _store_url(value: Any) -> str:
+    store_url.parse(_url(value))
+    return str(value)
 
 
 def _flag(value: Any) -> bool:
@@ -295,6 +301,9 @@ ADDRESSES = Reading(
 RATE = number(0.0, 1.0, above=True)
 FLAG = Reading("true or false", _flag, _parse_flag)
 URL = Reading('text such as "redis://localhost:6379/0", or "" for none', _url, show=redacted, mask=lambda _: "***")
+STORE_URL = Reading(store_url.EXPECTS, _store_url, show=lambda url: url and redacted(url), mask=lambda _: "***")
+WORD = Reading("text", _url)
+SECRET = Reading("text", _url, show=lambda text: "***" if text else "", mask=lambda _: "***")
 MODE = Reading('file permissions, as text "0660" or as the octal number 0o660', _mode, show=lambda mode: f"{mode:04o}")
 GROUP = Reading("the name of a group or its number", _group)
 IDS = Reading("a list of whole numbers such as [1000, 1001]", _ids, _parse_list, list)

@@ -47,7 +47,26 @@ class Flights(Struct, frozen=True):
 class Store(Struct, frozen=True):
     """The durable second tier."""
 
-    url: Annotated[str, readings.URL] = ""
+    url: Annotated[str | None, readings.STORE_URL] = None
+    """Where nothing is said: a file in the state directory, if there is one."""
+    max_bytes: Annotated[int, readings.byte_size(1024 * 1024)] = 1024 * 1024 * 1024
+    """Of entries on disk. What a Redis server may hold is its own ``maxmemory``."""
+    write_window_seconds: Annotated[float, readings.seconds(least=0.01)] = 1.0
+    """How much a killed daemon may lose. Precedent: Redis' ``appendfsync everysec``."""
+    username: Annotated[str, readings.WORD] = ""
+    password: Annotated[str, readings.SECRET] = ""
+    password_file: Annotated[str, readings.WORD] = ""
+    """Read at each connection, so that the password may change."""
+    ca_file: Annotated[str, readings.WORD] = ""
+    """Whose certificates are believed; where nothing is said, the system's."""
+    cert_file: Annotated[str, readings.WORD] = ""
+    key_file: Annotated[str, readings.WORD] = ""
+    timeout_seconds: Annotated[float, readings.seconds(least=0.01)] = 0.5
+    """How long a Redis server may take, after which it counts as down. Below the clients' own patience."""
+    share_breakers: Annotated[bool, readings.FLAG] = False
+    """Whether a breaker that opens on one host opens on all that use the same Redis."""
+    share_budgets: Annotated[bool, readings.FLAG] = False
+    """Whether budgets count what all hosts spend that use the same Redis."""
 
 
 class Calls(Struct, frozen=True):
@@ -230,7 +249,7 @@ NESTED = {
 OF_LATER_VERSIONS = frozenset(
     {
         "http", "push",
-        "cache.stale_seconds", "store.write_window_seconds", "store.max_bytes", "limits.max_series",
+        "cache.stale_seconds", "limits.max_series",
         "calls.enabled", "calls.prompts", "calls.retention_days", "calls.max_bytes",
         "tasks.stale_seconds", "namespaces.max_bytes",
     }

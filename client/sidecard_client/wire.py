@@ -128,6 +128,7 @@ Route = Literal["order", "cheapest", "fastest", "least_busy", "weighted"]
 BreakerAction = Literal["open", "close", "auto", "disable"]
 BreakerState = Literal["closed", "open", "half_open", "forced_open", "disabled"]
 Locality = Literal["local", "remote"]
+StoreState = Literal["none", "up", "read_only", "down"]
 ErrorCode = Literal["bad_request", "unknown_op", "too_large", "denied", "unavailable", "internal"]
 
 
@@ -481,6 +482,33 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Entries removed by `Delete` and `Purge`."""
     breakers: dict[str, BreakerState] = {}
     """By backend."""
+    store: StoreState = "none"
+    """``read_only``: it answers, but takes nothing at the moment. Counters and gauges that follow are 0 without a store."""
+    store_reads: int = 0
+    """Keys that the store was asked for."""
+    store_hits: int = 0
+    """Of those, the ones for which it had an entry."""
+    store_unanswered: int = 0
+    """Questions to the store that it did not answer, or not in time."""
+    store_entries: int = 0
+    """Entries on disk; 0 for a shared store, which is not ours to count."""
+    store_bytes: int = 0
+    store_pending: int = 0
+    """Entries and removals that are to be written."""
+    store_pending_bytes: int = 0
+    store_written: int = 0
+    store_dropped: int = 0
+    """Entries that were not written because too many were waiting."""
+    store_refused: int = 0
+    """Entries that a shared store did not take, because their claim had passed to another host or their key has another one."""
+    store_evicted: int = 0
+    """Live entries removed from disk to make room."""
+    store_faults: int = 0
+    """Failures of the store, of all kinds."""
+    claims: int = 0
+    """Keys that this host computes for all hosts now."""
+    awaited: int = 0
+    """Keys that are being computed by another host, as far as callers wait for them."""
 
 
 class Ledger(Struct, frozen=True):
@@ -600,6 +628,7 @@ class Health(Reply, frozen=True, tag="health"):
     boot_id: str
     uptime_seconds: float
     breakers: dict[str, BreakerState] = {}
+    store: StoreState = "none"
 
 
 class Settings(Reply, frozen=True, tag="config"):

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 TOTAL = "all tasks"
 
+STORE = "Store"
+
 _COUNTERS = {
     "Ends of calls": (
         ("begins", "asked whether they must be made"),
@@ -54,6 +56,22 @@ _COUNTERS = {
         ("expired_entries", "expired"),
         ("deleted", "deleted"),
     ),
+    STORE: (
+        ("store_reads", "keys asked for"),
+        ("store_hits", "  and found"),
+        ("store_unanswered", "questions that it did not answer"),
+        ("store_entries", "entries on disk"),
+        ("store_bytes", "  their bytes"),
+        ("store_pending", "waiting to be written"),
+        ("store_pending_bytes", "  their bytes"),
+        ("store_written", "written"),
+        ("store_refused", "refused, another host having the claim or an entry"),
+        ("store_dropped", "given up, too many waiting"),
+        ("store_evicted", "evicted from disk to make room"),
+        ("store_faults", "failures"),
+        ("claims", "keys computed here for all hosts"),
+        ("awaited", "keys awaited from another host"),
+    ),
 }
 """Each counter of `Stats` and how it reads below its title; a counter that is indented is part of the one above."""
 
@@ -74,11 +92,13 @@ def of_stats(stats: Stats) -> str:
         ("permits", count(stats.permits)),
         ("breakers", _tripped(stats)),
         ("entries", count(stats.cache_entries)),
+        ("store", stats.store.replace("_", " ")),
         ("cache", f"{size(stats.cache_bytes)} of {size(stats.cache_max_bytes)} ({percent(full)})"),
     ]
     counters = [
         tables.table(title, (), [(name, count(getattr(stats, name)), words) for name, words in rows], align="lrl")
         for title, rows in _COUNTERS.items()
+        if title != STORE or stats.store != "none"
     ]
     return tables.drawn(tables.table("Now", (), now, align="ll"), *counters)
 

@@ -78,10 +78,11 @@ class Cache:
         entry.touch()
         return entry
 
-    def put(self, key: str, value: bytes, now: float, terms: Terms, seconds: float) -> Stored:
+    def put(self, key: str, value: bytes, now: float, terms: Terms, seconds: float, age_seconds: float = 0.0) -> Stored:
         """Store an answer in place of the key's older one, removing expired entries and then victims until it fits.
 
         An answer that may not be stored still removes the older one: what the key meant has changed.
+        ``age_seconds`` is how old the answer is already.
         """
         older = self._tables.get(terms.scope, {}).get(key)
         if older is not None:
@@ -90,7 +91,7 @@ class Cache:
         if terms.ttl_seconds <= 0 and terms.window_seconds <= 0:
             return Stored(None)
 
-        entry = Entry(key, value, now, seconds, terms)
+        entry = Entry(key, value, now - age_seconds, seconds, terms)
         if entry.charge > self.max_entry_bytes:
             return Stored(None, too_large=True)
 

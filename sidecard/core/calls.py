@@ -11,21 +11,20 @@ from msgspec import Raw
 from sidecard.core import notes
 from sidecard.core.accounts import Accounts
 from sidecard.core.admission import Admission
-from sidecard.core.answers import FRESH, error, not_yours
+from sidecard.core.answers import error, not_yours
 from sidecard.core.backends import Backend, Backends
 from sidecard.core.breakers import Verdict
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
-from sidecard.core.entries import Entry
 from sidecard.core.events import Peer
 from sidecard.core.flights import Applicant, Flight, Flights, HeldLease, Waiter
-from sidecard.core.granting import DRAINING, Granting, Refusal
+from sidecard.core.granting import DRAINING, NOT_CACHED, Granting
+from sidecard.core.lookups import Lookups
 from sidecard.core.scopes import Scopes
+from sidecard.core.serving import Serving
 from sidecard.core.settings import EngineSettings
 from sidecard.core.shelf import Shelf
 from sidecard_client import wire
-
-NOT_CACHED = Refusal("not_cached")
 
 
 class Calls:
@@ -40,6 +39,8 @@ class Calls:
         backends: Backends,
         accounts: Accounts,
         shelf: Shelf,
+        lookups: Lookups,
+        serving: Serving,
         scopes: Scopes,
         count: Counters,
     ) -> None:
@@ -49,8 +50,9 @@ class Calls:
         self._admission = admission
         self._backends = backends
         self._accounts = accounts
-        self._books = accounts.tasks
         self._shelf = shelf
+        self._lookups = lookups
+        self._serving = serving
         self._scopes = scopes
         self._count = count
 
@@ -65,22 +67,23 @@ class Calls:
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        if request.stream:
-            return [error(peer, request, "unavailable", "this version shares no streams: begin without stream")]
-
-        if self.flights.waiting(peer, request.id) is not None:
-            return [_id_in_use(peer, request)]
+        fault = self._fault(peer, request)
+        if fault is not None:
+            return [fault]
 
         key = request.key
         if key is not None and request.mode != "refresh":
             entry = self._shelf.cache.get(scope, key, now)
-            if entry is not None:
+            if entry is not None and not self._lookups.doubts(entry):
                 self._count.begins += 1
-                return [Send(peer.id, self._served(request, entry, now))]
+                return [Send(peer.id, self._serving.entry(request, entry, now))]
 
         flight = None if key is None else self.flights.find(scope, key)
         self._count.begins += 1
         if key is not None:
+            if self._lookups.concerns(flight, request):
+                return self._lookups.begin(scope, flight, peer, request, now)
+
             self._count.misses += request.mode != "refresh"
 
         if request.mode == "only_if_cached":
@@ -94,23 +97,11 @@ class Calls:
 
         return self._granting.lead(scope, peer, request, now)
 
-    def _served(self, request: wire.Begin, entry: Entry, now: float) -> wire.Hit | wire.Shared:
-        age = now - entry.stored_at
-        book = self._books.of(request.task)
-        terms, dollars = entry.terms, entry.dollars
-        if dollars:
-            self._accounts.spending.save(terms.backend, terms.usage.model, dollars)
+    def _fault(self, peer: Peer, request: wire.Begin) -> Send | None:
+        if request.stream:
+            return error(peer, request, "unavailable", "this version shares no streams: begin without stream")
 
-        if age < terms.ttl_seconds:
-            book.hit(entry)
-            self._count.hits += 1
-            kind: type[wire.Hit | wire.Shared] = wire.Hit
-        else:
-            book.share(entry.seconds, dollars, 0.0)
-            self._count.shared += 1
-            kind = wire.Shared
-
-        return kind(request.id, Raw(entry.value), age, FRESH, entry.seconds, dollars, terms.backend, terms.usage)
+        return None if self.flights.waiting(peer, request.id) is None else _id_in_use(peer, request)
 
     def _join(self, flight: Flight, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
         wait_seconds = self._granting.wait_seconds(request)
@@ -120,7 +111,7 @@ class Calls:
         if self.flights.waiter_count >= self._settings.max_waiters:
             return self._granting.busy(peer, request, "waiters", self._settings.max_waiters)
 
-        self.flights.join(flight, peer, request, now, wait_seconds)
+        self.flights.join(flight, peer, request, now, wait_seconds).told = True
         self._granting.has_room_for_waiters()
         return [Send(peer.id, wire.Pending(request.id))]
 
@@ -139,7 +130,6 @@ class Calls:
         seconds = now - lease.granted_at
         backend = lease.permit.backend
         usage = self._accounts.priced(backend, request.usage)
-        dollars = usage.cost_dollars or 0.0
         self._count.completed += 1
         told = self._answered(lease, seconds, usage, now)
         flight = lease.flight
@@ -149,32 +139,41 @@ class Calls:
         stored, effects = False, list[Effect]()
         value = bytes(request.value)
         if request.store and flight.storable:
-            ttl_seconds = self._shelf.ttl_seconds(lease.request.task, request.ttl_seconds, lease.request.ttl_seconds)
-            window_seconds = self._settings.sharing_window_seconds
-            terms = self._shelf.terms(flight.scope, ttl_seconds, window_seconds, lease.backend, usage, request.tags)
-            stored, effects = self._shelf.store(flight.key, value, now, terms, seconds)
+            stored, effects = self._store(flight, lease, value, seconds, usage, request, now)
 
+        flight.unshared = not stored
         effects.append(Send(peer.id, wire.Stored(request.id, stored)))
         answer = Raw(value)
         for waiter in self.flights.finish(flight):
-            saved_seconds = self._books.of(waiter.request.task).share(seconds, dollars, now - waiter.joined_at)
-            self._count.shared += 1
-            if dollars:
-                self._accounts.spending.save(lease.backend, usage.model, dollars)
-
-            shared = wire.Shared(
-                waiter.request.id,
-                answer,
-                0.0,
-                FRESH,
-                saved_seconds,
-                dollars,
-                lease.backend,
-                usage,
-            )
+            waited_seconds = now - waiter.joined_at
+            shared = self._serving.answer(waiter.request, answer, seconds, lease.backend, usage, waited_seconds)
             effects.append(Send(waiter.peer.id, shared))
 
         return [*effects, *told, *self._granting.freed(backend, now)]
+
+    def _store(
+        self,
+        flight: Flight,
+        lease: HeldLease,
+        value: bytes,
+        seconds: float,
+        usage: wire.Usage,
+        request: wire.Complete,
+        now: float,
+    ) -> tuple[bool, list[Effect]]:
+        """Store the answer of a flight in memory, and let the store keep it."""
+        ttl_seconds = self._shelf.ttl_seconds(lease.request.task, request.ttl_seconds, lease.request.ttl_seconds)
+        window_seconds = self._settings.sharing_window_seconds
+        terms = self._shelf.terms(flight.scope, ttl_seconds, window_seconds, lease.backend, usage, request.tags)
+        stored, effects = self._shelf.store(flight.key, value, now, terms, seconds)
+        if stored:
+            claim, flight.claim = flight.claim, ""
+            replace = lease.request.mode == "refresh"
+            effects += self._lookups.write(flight.key, value, now, terms, seconds, claim=claim, replace=replace)
+        else:
+            effects += self._lookups.forget(flight.scope, flight.key)
+
+        return stored, effects
 
     def _answered(self, lease: HeldLease, seconds: float, usage: wire.Usage, now: float) -> list[Effect]:
         """End a lease whose backend has answered; learn from it and bill it. Returns what is to be told."""
@@ -291,6 +290,7 @@ class Calls:
         self._count.lost += len(leases)
         message = "the connection of the process that made this call has ended"
         effects = self._vanished(leases, "lost", "transient", message, now, applicants)
+        self._lookups.lose(peer)
         self.flights.forget(peer)
         return effects
 
@@ -306,6 +306,8 @@ class Calls:
                     effects += self._granting.due(due, now)
                 case Backend():
                     effects += self._granting.freed(due, now)
+                case Flight():
+                    effects += self._lookups.due(due, now)
                 case _:
                     self._count.expired += 1
                     silent_seconds = self._settings.lease_seconds

@@ -33,6 +33,9 @@ _NAMES = (
     "retries_refused",
     "shared",
     "stale_leases",
+    "store_hits",
+    "store_reads",
+    "store_unanswered",
     "stored",
     "timeouts",
 )
@@ -73,6 +76,9 @@ class Counters:
     retries_refused: int
     shared: int
     stale_leases: int
+    store_hits: int
+    store_reads: int
+    store_unanswered: int
     stored: int
     timeouts: int
 

@@ -4,7 +4,7 @@ No I/O, no ``await``, no clock, no randomness, no logging: ``now`` is an argumen
 Nothing here raises for a peer's fault; it answers.
 """
 
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any
 
 from sidecard.core.accounts import Accounts, Price, no_price
 from sidecard.core.admission import Admission
@@ -13,13 +13,32 @@ from sidecard.core.budgets import Budgets
 from sidecard.core.calls import Calls
 from sidecard.core.contents import Contents
 from sidecard.core.counters import Counters
-from sidecard.core.events import DrainExpired, DrainRequested, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
+from sidecard.core.events import (
+    DrainExpired,
+    DrainRequested,
+    EntriesPurged,
+    Event,
+    Happening,
+    KeyChanged,
+    NewsMissed,
+    Peer,
+    PeerJoined,
+    PeerLost,
+    RequestReceived,
+    StoreAnswered,
+    StoreEvent,
+    StoreMeasured,
+    StoreTurned,
+    Tick,
+)
 from sidecard.core.flights import Flights
 from sidecard.core.granting import Granting
 from sidecard.core.ledger import Books, LedgerSnapshot, SpendingBooks
+from sidecard.core.lookups import Lookups
 from sidecard.core.overview import Overview, Run
 from sidecard.core.retries import RetryBudget
 from sidecard.core.scopes import Scopes
+from sidecard.core.serving import Serving
 from sidecard.core.shelf import Shelf
 from sidecard.core.switches import Switches
 from sidecard_client import wire
@@ -63,11 +82,15 @@ class Engine:
         self._accounts = accounts = Accounts(books, spending, budgets, price, wall_offset_seconds, now)
         admission = Admission(settings, backends, budgets)
         granting = Granting(settings, flights, admission, backends, RetryBudget(settings.retries, jitter), books, count)
-        self._calls = calls = Calls(settings, flights, granting, admission, backends, accounts, shelf, scopes, count)
-        contents = Contents(shelf, flights, scopes, count)
+        serving = Serving(accounts, count)
+        self._lookups = lookups = Lookups(settings, flights, granting, shelf, serving, count)
+        self._calls = calls = Calls(
+            settings, flights, granting, admission, backends, accounts, shelf, lookups, serving, scopes, count
+        )
+        contents = Contents(shelf, flights, lookups, scopes)
         switches = Switches(backends, granting)
         run = Run(boot_id, version, now, shown_settings, shown_origins)
-        self._overview = overview = Overview(run, shelf.cache, calls, backends, accounts, count)
+        self._overview = overview = Overview(run, shelf.cache, calls, lookups, backends, accounts, count)
         self._answer: dict[type[wire.Request], Callable[[Peer, Any, float], list[Effect]]] = {
             wire.Ping: overview.ping,
             wire.Begin: calls.begin,
@@ -87,11 +110,25 @@ class Engine:
             wire.SetBreaker: switches.breaker,
         }
 
+        self._hear: dict[type[StoreEvent], Callable[[Any, float], list[Effect]]] = {
+            StoreAnswered: lookups.answered,
+            StoreTurned: lookups.turned,
+            KeyChanged: lookups.key_changed,
+            EntriesPurged: lookups.purged,
+            NewsMissed: lookups.news_missed,
+            StoreMeasured: lookups.measured,
+        }
+
     def handle(self, event: Event, now: float) -> "list[Effect]":
         """Take one event in and return what is to be done, in order. ``now`` must not step back."""
         if isinstance(event, RequestReceived):
-            return self._answer[type(event.request)](event.peer, event.request, now)
+            effects = self._answer[type(event.request)](event.peer, event.request, now)
+        else:
+            effects = self._happened(event, now)
 
+        return effects + self._lookups.settle() if self._flights.given_up else effects
+
+    def _happened(self, event: Happening, now: float) -> "list[Effect]":
         match event:
             case PeerJoined():
                 self._overview.peers += 1
@@ -106,7 +143,7 @@ class Engine:
             case DrainExpired():
                 return self._calls.give_up_draining(now)
             case _:
-                assert_never(event)
+                return self._hear[type(event)](event, now)
 
     def next_deadline(self) -> float | None:
         """Return the instant at which a `Tick` is due; None where nothing can become due.

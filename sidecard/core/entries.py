@@ -48,6 +48,8 @@ class Terms(Struct, frozen=True):
 
     overhead_bytes: int = ENTRY_OVERHEAD_BYTES
     """What each entry on these terms is charged beside its key and value."""
+    trust: int = 0
+    """How often, when it was stored, news of other hosts had been missed: after the next time it is doubted."""
 
 
 class Entry(Struct, gc=False):

@@ -3,9 +3,12 @@
 The counterpart to events are effects (`sidecard.core.effects`).
 """
 
+from typing import Literal
+
 from msgspec import Struct
 
-from sidecard_client.wire import AnyRequest
+from sidecard.core.records import Record
+from sidecard_client.wire import AnyRequest, StoreState
 
 
 class Peer(Struct, frozen=True, gc=False):
@@ -53,4 +56,95 @@ class DrainExpired(Struct, frozen=True):
     """The time to drain is over: every waiter gets its end now."""
 
 
-Event = RequestReceived | PeerJoined | PeerLost | Tick | DrainRequested | DrainExpired
+class Found(Struct, frozen=True):
+    """The store has an entry of the key."""
+
+    record: Record
+
+
+class Absent(Struct, frozen=True):
+    """The store has no entry; ``claim``, where it is not empty, is the right to compute one, over all hosts."""
+
+    claim: str = ""
+
+
+class Elsewhere(Struct, frozen=True):
+    """Another host computes the key. It is to be asked for again after so long, or when there are news of it."""
+
+    ask_again_seconds: float
+
+
+class Removed(Struct, frozen=True):
+    """So many entries, which somebody could still have been served, were removed."""
+
+    count: int
+
+
+class Unavailable(Struct, frozen=True):
+    """The store did not do it. What was to be removed is removed later, should the store come back."""
+
+
+Answer = Found | Absent | Elsewhere | Removed | Unavailable
+
+
+class StoreAnswered(Struct, frozen=True):
+    """The store's one answer to a question."""
+
+    ticket: int
+    answer: Answer
+
+
+class StoreTurned(Struct, frozen=True):
+    """How the store is from now on: never ``none``. ``reason`` is a sentence; empty where it is up."""
+
+    state: StoreState
+    reason: str = ""
+
+
+class KeyChanged(Struct, frozen=True):
+    """Another host has ended its computation of a key, or has changed its entry otherwise.
+
+    ``released``: it has no answer; ``unshared``: it has one that it may give to nobody.
+    """
+
+    scope: str
+    key: str
+    how: Literal["stored", "removed", "released", "unshared"]
+
+
+class EntriesPurged(Struct, frozen=True):
+    """Another host purges."""
+
+    namespace: str | None
+    tag: str | None
+
+
+class NewsMissed(Struct, frozen=True):
+    """News of other hosts may have been lost: what the memory has of the store's entries may no longer be so."""
+
+
+class StoreGauges(Struct, frozen=True):
+    """What a store has to show; each as `sidecard_client.wire.Stats` has it."""
+
+    store_entries: int = 0
+    store_bytes: int = 0
+    store_pending: int = 0
+    store_pending_bytes: int = 0
+    store_written: int = 0
+    store_dropped: int = 0
+    store_refused: int = 0
+    store_evicted: int = 0
+    store_faults: int = 0
+
+
+class StoreMeasured(Struct, frozen=True):
+    """How much the store has done and has to do."""
+
+    gauges: StoreGauges
+
+
+StoreEvent = StoreAnswered | StoreTurned | KeyChanged | EntriesPurged | NewsMissed | StoreMeasured
+Happening = PeerJoined | PeerLost | Tick | DrainRequested | DrainExpired | StoreEvent
+"""What is nobody's request."""
+
+Event = RequestReceived | Happening

@@ -5,7 +5,8 @@ Everything that changes a flight lives here; what the peers are told about it is
 ========================  ===========================================================================
 what happens              what becomes of the flight
 ========================  ===========================================================================
-begin, no flight          `Flights.start`, and a lease for the caller, or `Flights.apply`: it waits for a permit
+begin, no flight          `Flights.start`, and a lease for the caller, or `Flights.apply`: it waits for a permit;
+                          or first a look into the store (`sidecard.core.lookups`), for which it waits by `Flights.join`
 begin, flight             `Flights.join`: the caller waits
 complete                  `Flights.finish`: every waiter is released with the value
 fail transient/cancelled  the longest-waiting caller that still may (`Flights.next_willing`) gets a new lease, or applies;
@@ -24,6 +25,7 @@ from collections.abc import Hashable, Iterator
 
 from sidecard.core.backends import Backend, Permit
 from sidecard.core.events import Peer
+from sidecard.core.scopes import covers
 from sidecard.core.timers import Timers
 from sidecard_client.wire import Begin
 
@@ -34,7 +36,7 @@ _REMEMBERED_LEASES = 1024
 class Waiter:
     """A begin that waits."""
 
-    __slots__ = ("deadline", "flight", "joined_at", "peer", "request")
+    __slots__ = ("deadline", "flight", "hasty", "joined_at", "looking", "peer", "request", "told")
 
     def __init__(self, flight: "Flight", peer: Peer, request: Begin, now: float, deadline: float) -> None:
         self.flight = flight
@@ -42,6 +44,12 @@ class Waiter:
         self.request = request
         self.joined_at = now
         self.deadline = deadline
+        self.told = False
+        """It was told to wait."""
+        self.looking = False
+        """Whether there is a stored answer is not known yet."""
+        self.hasty = False
+        """It waits for the store, but would for nobody's call."""
 
 
 class Applicant:
@@ -119,9 +127,28 @@ class HeldLease:
 
 
 class Flight:
-    """The one computation of a key that is in progress. It has a lease or an applicant for one; without both it is over."""
+    """The one computation of a key that is in progress.
 
-    __slots__ = ("applicant", "attempts", "elections", "key", "lease", "scope", "storable", "waiters")
+    It has a lease or an applicant for one, or a question to the store is open; without any of these it is over.
+    """
+
+    __slots__ = (
+        "applicant",
+        "attempts",
+        "claim",
+        "claiming",
+        "elections",
+        "key",
+        "lease",
+        "looked",
+        "outdated",
+        "scope",
+        "slow",
+        "storable",
+        "ticket",
+        "unshared",
+        "waiters",
+    )
 
     def __init__(self, scope: str, key: str) -> None:
         self.scope = scope
@@ -134,6 +161,21 @@ class Flight:
         self.attempts = 0
         self.storable = True
         """Cleared by a delete or purge that came meanwhile: what is being computed may be what was to be removed."""
+        self.unshared = False
+        """There is an answer, which may be given to nobody who comes later."""
+        # Of its look into the store, which `sidecard.core.lookups` tells.
+        self.ticket = 0
+        """The question that is open; 0 for none."""
+        self.looked = False
+        """An entry is being looked for, and not only the claim."""
+        self.claiming = False
+        """A claim was asked for."""
+        self.outdated = False
+        """The answer may be older than what has become known since."""
+        self.slow = False
+        """Who waits is to be told so."""
+        self.claim = ""
+        """The right, among all hosts, to compute the key; empty where there is none."""
 
 
 class _PeerTable:
@@ -160,7 +202,9 @@ class Flights:
         self._peers: dict[int, _PeerTable] = {}
         self._applicants: dict[Applicant, None] = {}
         self._ended: OrderedDict[str, HeldLease] = OrderedDict()
-        self.timers: Timers[HeldLease | Waiter | Applicant | Backend] = Timers()
+        self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight] = Timers()
+        self.given_up: list[Flight] = []
+        """Those that are over and whose claim was not used."""
         self.waiter_count = 0
         """Begins that wait, for an answer or for a permit."""
 
@@ -183,6 +227,11 @@ class Flights:
     def applicant_count(self) -> int:
         """Callers that wait for a lease."""
         return len(self._applicants)
+
+    @property
+    def claim_count(self) -> int:
+        """Flights that this host computes for all hosts."""
+        return sum(bool(flight.claim) for flight in self._flights.values())
 
     def start(self, scope: str, key: str) -> Flight:
         """Begin a flight, which needs a lease or an applicant at once."""
@@ -303,6 +352,9 @@ class Flights:
     def finish(self, flight: Flight) -> list[Waiter]:
         """End a flight whose lease has ended; return who waited."""
         del self._flights[flight.scope, flight.key]
+        if flight.claim:
+            self.given_up.append(flight)
+
         return self.release(flight)
 
     def next_willing(self, flight: Flight, now: float, hung: Peer | None = None) -> Waiter | None:
@@ -314,12 +366,21 @@ class Flights:
         Where the last holder ``hung``, callers of other processes come first: those of its own hang as well, and each
         lease given to them would cost the others another `lease_seconds`.
         """
-        willing = (waiter for waiter in flight.waiters.values() if waiter.deadline > now)
+        willing = (waiter for waiter in flight.waiters.values() if waiter.deadline > now or waiter.hasty)
         if hung is None:
             return next(willing, None)
 
         waiters = list(willing)
         return next((waiter for waiter in waiters if not _same_process(waiter.peer, hung)), next(iter(waiters), None))
+
+    def void(self, namespace: str | None) -> None:
+        """Forbid the flights in progress to store their answers, as far as a purge of ``namespace`` reaches.
+
+        Whatever its tag is: which tags an answer bears is known only when it comes.
+        """
+        for flight in self._flights.values():
+            if covers(namespace, flight.scope):
+                flight.storable = False
 
     def applicants(self) -> list[Applicant]:
         """Return all applicants."""

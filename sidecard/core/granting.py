@@ -36,6 +36,7 @@ class Refusal(NamedTuple):
 
 
 DRAINING = Refusal("draining")
+NOT_CACHED = Refusal("not_cached")
 
 
 class Granting:
@@ -72,11 +73,9 @@ class Granting:
         flights = self._flights
         flight = None
         if request.key is not None:
-            if len(flights) >= self._settings.max_flights:
-                return self.busy(peer, request, "flights", self._settings.max_flights)
-
-            self._told_full.discard("flights")
-            flight = flights.start(scope, request.key)
+            flight = self.start(scope, request.key)
+            if flight is None:
+                return self.no_flight(peer, request)
 
         applicant = Applicant(flight, peer, request, request.id, now, now + self.wait_seconds(request))
         refusal, effects = self._seat(applicant, now)
@@ -86,6 +85,18 @@ class Granting:
                 flights.finish(flight)
 
         return effects
+
+    def start(self, scope: str, key: str) -> Flight | None:
+        """Start a flight, where there is room for one."""
+        if len(self._flights) >= self._settings.max_flights:
+            return None
+
+        self._told_full.discard("flights")
+        return self._flights.start(scope, key)
+
+    def no_flight(self, peer: Peer, request: wire.Begin) -> list[Effect]:
+        """Refuse a begin for whose flight there is no room."""
+        return self.busy(peer, request, "flights", self._settings.max_flights)
 
     def ask_next(self, lease: HeldLease, request: wire.Fail, now: float) -> tuple[bool, list[Effect]]:
         """Let a caller whose call has failed go on, on another backend or after a pause; tell whether it does."""
@@ -260,6 +271,7 @@ class Granting:
             flight.elections += 1
             return self.pass_on(flight, now, elected=True, hung=hung)
 
+        flight.unshared = kind == "ignored"
         waiters = self._flights.finish(flight)
         if not waiters:
             return []
@@ -284,7 +296,7 @@ class Granting:
             self._flights.leave(waiter)
             peer, request = waiter.peer, waiter.request
             applicant = Applicant(flight, peer, request, request.id, waiter.joined_at, waiter.deadline)
-            applicant.pending = True
+            applicant.pending = waiter.told
             applicant.elected = elected
             refusal, told = self._seat(applicant, now)
             effects += told

@@ -8,6 +8,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from sidecard_client.wire import StoreState
+
 Outcome = Literal["transient", "fatal", "ignored", "cancelled", "lost", "expired"]
 Table = Literal["flights", "waiters", "leases"]
 OpenCause = Literal["failures", "slow", "retry_after", "probes", "operator"]
@@ -129,6 +131,19 @@ class BudgetSpent(Struct, frozen=True):
     resets_in_seconds: float
 
 
+class StoreFailed(Struct, frozen=True):
+    """The store is as ``state`` says from now on, ``down`` or ``read_only``, for ``reason``."""
+
+    state: StoreState
+    reason: str
+
+
+class StoreRecovered(Struct, frozen=True):
+    """The store is up again. ``pending`` entries and removals are written now."""
+
+    pending: int
+
+
 BreakerNote = BreakerOpened | BreakerProbing | BreakerClosed | BreakerDisabled
 Note = (
     LeaseEnded
@@ -142,4 +157,6 @@ Note = (
     | BreakerNote
     | QueueFull
     | BudgetSpent
+    | StoreFailed
+    | StoreRecovered
 )

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from sidecard.core.accounts import Accounts
 from sidecard.core.answers import for_operators
@@ -12,6 +12,7 @@ from sidecard.core.calls import Calls
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import Peer
+from sidecard.core.lookups import Lookups
 from sidecard_client import wire
 
 
@@ -33,6 +34,7 @@ class Overview:
         run: Run,
         cache: Cache,
         calls: Calls,
+        lookups: Lookups,
         backends: Backends,
         accounts: Accounts,
         count: Counters,
@@ -41,6 +43,7 @@ class Overview:
         self._run = run
         self._cache = cache
         self._calls = calls
+        self._lookups = lookups
         self._backends = backends
         self._accounts = accounts
         self._count = count
@@ -73,8 +76,12 @@ class Overview:
             cache_max_bytes=self._cache.max_bytes,
             evicted=self._cache.evicted,
             expired_entries=self._cache.expired,
-            **self._count.fields(),
             breakers=self._backends.states(),
+            store=self._lookups.state,
+            claims=self._calls.flights.claim_count,
+            awaited=self._lookups.awaited,
+            **self._count.fields(),
+            **structs.asdict(self._lookups.gauges),
         )
         return [*told, Send(peer.id, stats)]
 
@@ -114,10 +121,18 @@ class Overview:
             for name, budget in self._accounts.budgets.by_name.items()
             if budget.spent_dollars(now) >= budget.settings.dollars
         ]
+        reasons += self._lookups.complaints()
         breakers = self._backends.states()
         status: Literal["ok", "draining"] = "draining" if self._calls.draining else "ok"
         health = wire.Health(
-            request.id, status, reasons, self._run.version, self._run.boot_id, uptime_seconds, breakers
+            request.id,
+            status,
+            reasons,
+            self._run.version,
+            self._run.boot_id,
+            uptime_seconds,
+            breakers,
+            self._lookups.state,
         )
         return [*told, Send(peer.id, health)]
 

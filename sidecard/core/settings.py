@@ -7,6 +7,7 @@ from msgspec import Struct
 from sidecard_client.wire import LOCAL_BACKENDS, Locality, Route
 
 TimeoutsCount = Literal["failure", "slow", "nothing"]
+StoreKind = Literal["none", "own", "shared"]
 
 
 class SharedWith(Struct, frozen=True):
@@ -134,3 +135,5 @@ class EngineSettings(Struct, frozen=True):
     retries: RetrySettings = RetrySettings()
     sovereign: bool = False
     """No leases on remote backends."""
+    store: StoreKind = "none"
+    """``own``: on this host, only ours. ``shared``: other hosts' too; it grants claims, and has news."""

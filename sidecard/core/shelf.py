@@ -1,10 +1,12 @@
 """The cache as the engine uses it: on which terms an answer is kept, and what is counted and told of it."""
 
 from sidecard.core import notes
-from sidecard.core.cache import Cache
+from sidecard.core.cache import Cache, Stored
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Tell
-from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, NO_USAGE, Terms, own_bytes
+from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, NO_USAGE, Entry, Terms, own_bytes
+from sidecard.core.records import Record
+from sidecard.core.scopes import covers
 from sidecard.core.settings import EngineSettings
 from sidecard_client.wire import Usage
 
@@ -19,10 +21,33 @@ class Shelf:
         self._settings = settings
         self._count = count
         self._terms: dict[tuple[str, float, float, str], Terms] = {}
+        self.trust = 0
+        """See `Terms.trust`."""
 
     def store(self, key: str, value: bytes, now: float, terms: Terms, seconds: float) -> tuple[bool, list[Effect]]:
         """Store an answer; return whether an entry was made of it, and what is to be told."""
         outcome = self.cache.put(key, value, now, terms, seconds)
+        self._count.stored += outcome.entry is not None
+        return outcome.entry is not None, self._told(outcome, key, value)
+
+    def adopt(self, scope: str, key: str, record: Record, now: float) -> tuple[Entry, list[Effect]]:
+        """Take an entry of the store into memory; return it, whether it found room or not, and what is to be told."""
+        terms = self.terms(scope, record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags)
+        outcome = self.cache.put(key, record.value, now, terms, record.seconds, record.age_seconds)
+        entry = outcome.entry or Entry(key, record.value, now - record.age_seconds, record.seconds, terms)
+        return entry, self._told(outcome, key, record.value)
+
+    def purge(self, namespace: str | None, tag: str | None, now: float) -> int:
+        """Remove entries by namespace and tag; return how many were live."""
+        scopes = [scope for scope in self.cache.scopes() if covers(namespace, scope)]
+        return self.cache.purge(scopes, tag, now)
+
+    def distrust(self) -> None:
+        """From now on, every entry that is here is doubted."""
+        self.trust += 1
+        self._terms.clear()
+
+    def _told(self, outcome: Stored, key: str, value: bytes) -> list[Effect]:
         effects: list[Effect] = []
         if outcome.evicted:
             effects.append(Tell(notes.Evicted(outcome.evicted)))
@@ -31,9 +56,7 @@ class Shelf:
             self._count.refused_too_large += 1
             effects.append(Tell(notes.EntryRefused(key, len(value), self.cache.max_entry_bytes)))
 
-        stored = outcome.entry is not None
-        self._count.stored += stored
-        return stored, effects
+        return effects
 
     def ttl_seconds(self, task: str, *asked: float | None) -> float:
         """Return how long an answer lives: the first of ``asked`` that says so, else the task's, else the default."""
@@ -58,7 +81,7 @@ class Shelf:
 
         if usage != NO_USAGE or tags:
             overhead_bytes = ENTRY_OVERHEAD_BYTES + own_bytes(backend, usage, tags)
-            return Terms(scope, ttl_seconds, window_seconds, backend, usage, tags, overhead_bytes)
+            return Terms(scope, ttl_seconds, window_seconds, backend, usage, tags, overhead_bytes, self.trust)
 
         # Peers may invent as many of these as they like, so remembering them is bounded.
         names = (scope, ttl_seconds, window_seconds, backend)
@@ -67,6 +90,6 @@ class Shelf:
             if len(self._terms) >= _MAX_REMEMBERED:
                 self._terms.clear()
 
-            terms = self._terms[names] = Terms(*names)
+            terms = self._terms[names] = Terms(*names, trust=self.trust)
 
         return terms

@@ -34,6 +34,8 @@ _LEVELS: dict[type[Note], str] = {
     notes.BreakerDisabled: "warning",
     notes.QueueFull: "warning",
     notes.BudgetSpent: "warning",
+    notes.StoreFailed: "warning",
+    notes.StoreRecovered: "info",
 }
 _WEIGHTS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 

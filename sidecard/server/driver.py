@@ -7,9 +7,19 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from sidecard.core.effects import Effect, Send, Tell
+from sidecard.core.effects import Effect, Send, StoreEffect, Tell
 from sidecard.core.engine import Engine
-from sidecard.core.events import DrainExpired, DrainRequested, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
+from sidecard.core.events import (
+    DrainExpired,
+    DrainRequested,
+    Event,
+    Peer,
+    PeerJoined,
+    PeerLost,
+    RequestReceived,
+    StoreEvent,
+    Tick,
+)
 from sidecard.core.notes import Note
 from sidecard.errors import SidecardBug
 from sidecard_client import wire
@@ -39,7 +49,7 @@ class Driver:
     """Turns what happens into events, and effects into what happens.
 
     ``clock`` is monotonic and of the loop's time base; ``on_note`` gets each note;
-    ``on_bug`` gets the mistakes of our own that the one boundary below has caught.
+    ``on_bug`` gets the mistakes of our own that the one boundary below has caught; ``store`` does what a store is to do.
     """
 
     def __init__(
@@ -50,12 +60,14 @@ class Driver:
         *,
         on_note: Callable[[Note], None],
         on_bug: Callable[[SidecardBug], None],
+        store: Callable[[StoreEffect], None] | None = None,
     ) -> None:
         self._engine = engine
         self._loop = loop
         self._clock = clock
         self._on_note = on_note
         self._on_bug = on_bug
+        self._store = store
         self._outboxes: dict[int, Outbox] = {}
         self._unflushed: list[Outbox] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -104,6 +116,10 @@ class Driver:
         if self._outboxes.pop(peer.id, None) is not None:
             self._happened(PeerLost(peer))
 
+    def hear(self, event: StoreEvent) -> None:
+        """The store says something."""
+        self._happened(event)
+
     def drain(self, on_idle: Callable[[], None]) -> None:
         """Grant no new leases from now on; call ``on_idle`` once nobody holds a lease or waits."""
         self._on_idle = on_idle
@@ -133,6 +149,8 @@ class Driver:
                 self._unflushed.append(outbox)
         elif type(effect) is Tell:
             self._on_note(effect.note)
+        elif self._store is not None and isinstance(effect, StoreEffect):
+            self._store(effect)
         else:
             raise TypeError(f"unexpected effect: {type(effect).__name__}")
 

@@ -9,7 +9,7 @@ Others never notice, because nothing here waits.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from typing import Final
 
 from sidecard.sections import Limits
@@ -46,6 +46,8 @@ class Connection(asyncio.Protocol):
         self._half_closed = False
         self._waiting: set[int] = set()
         """Ids of begins that wait. Kept for JSON lines only: their senders may half-close and still be answered."""
+        self._unheard: Counter[int] = Counter()
+        """By id, requests that were served and have had no word in return, because the store is asked; for JSON lines only."""
         self._asked: Incoming | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self.full = False
@@ -209,22 +211,29 @@ class Connection(asyncio.Protocol):
             if self._closing or self.full:
                 return
 
-            self._asked = self._backlog.popleft()
-            self._driver.take(self._peer, self, (self._asked,))
-            if isinstance(self._asked, wire.Cancel):
-                self._waiting.discard(self._asked.target)
+            self._asked = asked = self._backlog.popleft()
+            self._unheard[asked.id] += 1
+            self._driver.take(self._peer, self, (asked,))
+            if isinstance(asked, wire.Cancel):
+                self._waiting.discard(asked.target)
+                del self._unheard[asked.target]
 
             self._asked = None
 
     def _follow(self, reply: wire.AnyReply) -> None:
         """Keep `_waiting` true. An id may be used by a begin that waits and by other requests, whose answers end no wait."""
+        if self._unheard[reply.id] > 1:
+            self._unheard[reply.id] -= 1
+        else:
+            del self._unheard[reply.id]
+
         if isinstance(reply, wire.Pending):
             self._waiting.add(reply.id)
         elif type(reply) in _ENDS_OF_BEGIN and (self._asked is None or isinstance(self._asked, _MAY_END_OWN_WAIT)):
             self._waiting.discard(reply.id)
 
     def _close_if_answered(self) -> None:
-        if not self._waiting and not self._backlog:
+        if not self._waiting and not self._unheard and not self._backlog:
             self.close()
 
     def _refuse(self, fault: FramingError) -> None:

@@ -29,7 +29,7 @@ _MOST_CHARGED_BYTES = 1000
 
 _COUNTED = frozenset(wire.Stats.__struct_fields__) - frozenset(
     {"id", "version", "boot_id", "uptime_seconds", "draining", "peers", "flights", "leases", "waiters", "evicted"}
-    | {"cache_entries", "cache_bytes", "cache_max_bytes", "expired_entries", "queued", "permits", "breakers"}
+    | {"cache_entries", "cache_bytes", "cache_max_bytes", "expired_entries", "queued", "permits", "breakers", "store"}
 )
 """The counters that the model predicts. How many entries there are, the test of the cache tells."""
 

@@ -1,0 +1,1 @@
+"""The second tier behind the memory cache: SQLite on one host, Redis for many."""

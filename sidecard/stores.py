@@ -1,0 +1,85 @@
+"""Which store a daemon has, by its settings. What a store needs to be imported is imported here, by daemons that have one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sidecard.config import Config
+from sidecard.store.base import Store
+from sidecard.store_url import RedisAddress, SqliteAddress, parse
+
+DEFAULT_NAME = "store.db"
+"""The file in the state directory, where ``store.url`` says nothing."""
+
+
+def open_store(
+    config: Config,
+    state: Path | None,
+    *,
+    host: str,
+    clock: Callable[[], float],
+    say: Callable[..., None],
+    on_fault: Callable[[BaseException], None],
+) -> Store | None:
+    """Return the store that is configured; None for none. Nothing is opened yet: `Store.run` does.
+
+    ``state`` is the state directory, locked; ``host`` names this run; ``clock`` is the engine's; ``say`` is a log's.
+    """
+    if config.store.url is not None:
+        address = parse(config.store.url)
+    else:
+        address = None if state is None else SqliteAddress(state / DEFAULT_NAME)
+
+    match address:
+        case None:
+            return None
+        case SqliteAddress(path):
+            from sidecard.store.sqlite import SqliteStore  # noqa: PLC0415 - see the module's text
+
+            return SqliteStore(
+                path,
+                max_bytes=config.store.max_bytes,
+                write_window_seconds=config.store.write_window_seconds,
+                clock=clock,
+                say=say,
+            )
+        case RedisAddress():
+            return _redis(config, address, host, clock, on_fault)
+
+
+def _redis(
+    config: Config,
+    address: RedisAddress,
+    host: str,
+    clock: Callable[[], float],
+    on_fault: Callable[[BaseException], None],
+) -> Store:
+    from sidecard.store.redis_links import Access  # noqa: PLC0415 - see the module's text
+    from sidecard.store.redis_store import RedisStore  # noqa: PLC0415 - see the module's text
+
+    settings = config.store
+    access = Access(
+        address,
+        settings.username,
+        settings.password,
+        settings.password_file,
+        settings.ca_file,
+        settings.cert_file,
+        settings.key_file,
+        settings.timeout_seconds,
+        _admission(config),
+    )
+    return RedisStore(access, host=host, claim_seconds=config.flights.lease_seconds, clock=clock, on_fault=on_fault)
+
+
+def _admission(config: Config) -> Callable[[str], bool]:
+    """Return what says whether the daemon may connect to a host that a sentinel or a cluster has named."""
+    if not config.sovereign.enabled:
+        return lambda _: True
+
+    from sidecard.sovereignty import places, stays  # noqa: PLC0415 - most daemons are not
+
+    def admits(host: str) -> bool:
+        name = f"[{host}]" if ":" in host else host
+        return all(stays(place, config.sovereign.allow) for place in places(f"redis://{name}"))
+
+    return admits
