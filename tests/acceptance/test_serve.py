@@ -320,14 +320,14 @@ def test_the_version_is_one() -> None:
 
 def test_what_this_version_cannot_do_is_warned_about_once(daemon: Start) -> None:
     """The daemon serves all the same."""
-    running = daemon(REDIS_URL="redis://:secret@host/0")
+    running = daemon(DATABASE_URL="postgresql://:secret@host/0")
     assert ask(running.socket, {"op": "config"})["type"] == "config"
     assert running.terminate() == 0
     output = running.output()
     warnings = [line for line in map(json.loads, output.splitlines()) if line["level"] == "warning"]
 
     assert len(warnings) == 1
-    assert "keeps entries in memory only" in warnings[0]["event"]
+    assert "keeps no log of calls" in warnings[0]["event"]
     assert "secret" not in output
 
 

@@ -311,9 +311,17 @@ def test_tables_come_as_json_or_by_flag() -> None:
 )
 def test_passwords_are_never_shown(url: str, shown: str) -> None:
     """Not even those that the URL's grammar would hide."""
-    config = load(None, {"REDIS_URL": url})
-    assert config.store.url == url
-    assert config.shown()["store.url"] == shown
+    config = load(None, {"DATABASE_URL": url})
+    assert config.calls.url == url
+    assert config.shown()["calls.url"] == shown
+
+
+def test_the_password_of_the_store_is_never_shown() -> None:
+    """Wherever it stands."""
+    config = load(None, {"REDIS_URL": "redis://user:secret@host/1", "SIDECARD_STORE_PASSWORD": "secret"})
+    shown = config.shown()
+    assert (shown["store.url"], shown["store.password"]) == ("redis://***@host/1", "***")
+    assert load(None, {}).shown()["store.password"] == ""
 
 
 def test_a_wrong_url_is_told_without_its_text(file: Path) -> None:
@@ -325,7 +333,7 @@ def test_a_wrong_url_is_told_without_its_text(file: Path) -> None:
 def test_what_is_set_and_cannot_be_done_yet_is_told() -> None:
     """One sentence each."""
     config = load(None, {"REDIS_URL": "redis://h", "DATABASE_URL": "x", "METRICS_ENABLED": "1"})
-    assert [sentence.split()[0] for sentence in config.unmet()] == ["store.url", "calls.url", "metrics.enabled"]
+    assert [sentence.split()[0] for sentence in config.unmet()] == ["calls.url", "metrics.enabled"]
     assert load(None, {}).unmet() == []
 
 
