@@ -25,6 +25,9 @@ from sidecard.store_url import RedisAddress
 
 CLIENT_NAME = "sidecard"
 SCAN_COUNT = 500
+CLOSE_SECONDS = 2.0
+"""How long it may take to let go of a connection, or at the daemon's stop to write what is left."""
+
 _PUSHED_BACK = 8
 """Times that a cluster's command follows a slot that is on its way; at 8 the way takes some 50 ms."""
 

@@ -224,4 +224,17 @@ def scope_and_key(name: bytes) -> tuple[str, str] | None:
     return f"{parts[2]}:{parts[3]}", parts[4]
 
 
+def pattern(namespace: str | None) -> str:
+    """Return what `SCAN` matches for a purge's namespace, and a few more: `sidecard.core.scopes.covers` decides."""
+    if namespace is None:
+        scope = "*"
+    else:
+        name = namespace.translate(_GLOB)
+        scope = name if ":" in namespace else f"*:{name}"
+
+    return f"sidecard:{LAYOUT}:{scope}:*"
+
+
+_GLOB = str.maketrans({letter: f"\\{letter}" for letter in "*?[]\\"})
+
 CHANNEL = f"sidecard:{LAYOUT}:news"

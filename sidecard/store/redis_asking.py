@@ -1,0 +1,155 @@
+"""The connection that asks: entries that are looked for, and the claims of this host."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import anyio
+from redis.exceptions import ResponseError
+
+from sidecard.core.effects import StoreAsk, StoreRelease, StoreRemove, StoreWrite
+from sidecard.core.events import Absent, Elsewhere, Found, StoreAnswered, Unavailable
+from sidecard.store.redis_health import Health
+from sidecard.store.redis_links import Link, Run
+from sidecard.store.redis_news import News
+from sidecard.store.redis_scripts import ASK, CHANNEL, RELEASE, RENEW, entry_name, opened
+from sidecard.store.redis_writing import Writing
+
+MAX_BATCH = 64
+"""Questions in one go."""
+
+_MAX_UNSURE = 10_000
+
+_Place = tuple[str, str]
+"""A scope and a key."""
+
+
+class Asking:
+    """Questions and claims. ``host`` is in every claim; ``claim_seconds`` is how long one lives that is not renewed."""
+
+    def __init__(self, health: Health, news: News, writing: Writing, host: str, claim_seconds: float) -> None:
+        self._health = health
+        self._news = news
+        self._writing = writing
+        self._host = host
+        self._claim_milliseconds = max(1, int(claim_seconds * 1000))
+        self._to_say: deque[tuple[Run, Callable[[Any], None] | None]] = deque()
+        self._has_to_say = asyncio.Event()
+        self._open: dict[int, tuple[StoreAsk, str]] = {}
+        """Questions that are to be answered, each with the claim that it asks for, by ticket."""
+        self._claims: dict[_Place, str] = {}
+        """Claims that are to be renewed."""
+        self._unsure: dict[_Place, str] = {}
+        """Claims that were asked for without an answer: asked for again, they are had if they were had then."""
+        self._sequence = 0
+
+    def ask(self, ask: StoreAsk) -> None:
+        """Put a question. It is answered later, and once."""
+        token = self._token(ask) if ask.claim else ""
+        self._open[ask.ticket] = ask, token
+        pending = self._writing.find(ask.scope, ask.key) if ask.look else None
+        if isinstance(pending, StoreWrite):
+            self._soon(ask, Found(pending.record))
+        elif isinstance(pending, StoreRemove) or (ask.look and self._writing.purging(ask.scope)):
+            self._soon(ask, Absent())
+        elif self._health.connected is False:
+            self._soon(ask, Unavailable())
+        else:
+            arguments = (token, self._claim_milliseconds, int(ask.look))
+            self._say(Run(ASK, entry_name(ask.scope, ask.key), arguments), partial(self._asked, ask, token))
+
+    def release(self, release: StoreRelease) -> None:
+        """Give a claim back. Where it cannot be said, the claim expires."""
+        self.used(release.scope, release.key)
+        notice = self._news.of_key("unshared" if release.unshared else "released", release.scope, release.key)
+        self._say(Run(RELEASE, entry_name(release.scope, release.key), (release.claim, CHANNEL, notice)))
+
+    def used(self, scope: str, key: str) -> None:
+        """A key's claim need not be renewed any more: its entry is on its way."""
+        self._claims.pop((scope, key), None)
+
+    def give_up(self) -> None:
+        """The session has ended: answer every question by `Unavailable`."""
+        self._to_say.clear()
+        for ask, token in list(self._open.values()):
+            if token:
+                self._unsure[ask.scope, ask.key] = token
+
+            self._answer(ask, Unavailable())
+
+        while len(self._unsure) > _MAX_UNSURE:
+            del self._unsure[next(iter(self._unsure))]
+
+    async def serve(self, link: Link) -> None:
+        """Say what is to be said, until cancelled. Raises as `Link.exchange`."""
+        while True:
+            await self._has_to_say.wait()
+            self._has_to_say.clear()
+            await self.say(link)
+
+    async def say(self, link: Link) -> None:
+        """Say all that is to be said. Raises as `Link.exchange`."""
+        while self._to_say:
+            batch = [self._to_say.popleft() for _ in range(min(len(self._to_say), MAX_BATCH))]
+            replies = await link.exchange([run for run, _ in batch])
+            for (_, then), reply in zip(batch, replies, strict=True):
+                if then is not None:
+                    then(reply)
+
+    async def keep_claims(self) -> None:
+        """Renew the claims, until cancelled."""
+        while True:
+            for place, token in self._claims.items():
+                run = Run(RENEW, entry_name(*place), (token, self._claim_milliseconds))
+                self._say(run, partial(self._renewed, place, token))
+
+            await anyio.sleep(self._claim_milliseconds / 3000)
+
+    def _token(self, ask: StoreAsk) -> str:
+        token = self._unsure.pop((ask.scope, ask.key), None)
+        if token is None:
+            self._sequence += 1
+            token = f"{self._host}-{self._sequence}"
+
+        return token
+
+    def _say(self, run: Run, then: Callable[[Any], None] | None = None) -> None:
+        if self._health.connected is not False:
+            self._to_say.append((run, then))
+            self._has_to_say.set()
+
+    def _soon(self, ask: StoreAsk, answer: Found | Absent | Unavailable) -> None:
+        asyncio.get_running_loop().call_soon(self._answer, ask, answer)
+
+    def _asked(self, ask: StoreAsk, token: str, reply: Any) -> None:
+        if isinstance(reply, ResponseError):
+            # An entry would have been returned before anything was to be written.
+            self._answer(ask, Absent() if self._health.refuses_writes(reply) else Unavailable())
+            return
+
+        match reply:
+            case [b"found", bytes(envelope), int(milliseconds)]:
+                record = opened(envelope, milliseconds / 1000)
+                if ask.look and self._writing.find(ask.scope, ask.key) is not None:
+                    # 1. the server reads the old entry; 2. we are told to replace or remove it; 3. its reply arrives.
+                    self.ask(ask)
+                else:
+                    self._answer(ask, Absent() if record is None else Found(record))
+            case [b"elsewhere", int(milliseconds)]:
+                self._answer(ask, Elsewhere(milliseconds / 1000))
+            case [b"claimed"]:
+                self._claims[ask.scope, ask.key] = token
+                self._answer(ask, Absent(token))
+            case _:
+                self._answer(ask, Absent())
+
+    def _answer(self, ask: StoreAsk, answer: Found | Absent | Elsewhere | Unavailable) -> None:
+        if self._open.pop(ask.ticket, None) is not None:
+            self._health.tell(StoreAnswered(ask.ticket, answer))
+
+    def _renewed(self, place: _Place, token: str, reply: Any) -> None:
+        if reply == 0 and self._claims.get(place) == token:
+            # Expired and passed on, or removed. The flight goes on, for its callers; its entry will be refused.
+            del self._claims[place]
