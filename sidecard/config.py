@@ -101,6 +101,7 @@ class Config(Struct, frozen=True):
             budgets=self.budgets,
             retries=self.retries,
             sovereign=self.sovereign.enabled,
+            share_budgets=self.store.share_budgets,
         )
 
     def shown(self) -> dict[str, Any]:

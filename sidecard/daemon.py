@@ -23,6 +23,7 @@ from sidecard import systemd
 from sidecard.config import Config
 from sidecard.core.accounts import Price, no_price
 from sidecard.core.engine import Engine
+from sidecard.core.notes import Note
 from sidecard.errors import SidecardBug
 from sidecard.ledger_file import LedgerFile, LedgerKeeping
 from sidecard.observe.logs import Log, open_log
@@ -34,7 +35,7 @@ from sidecard.server.peer import Connection
 from sidecard.server.roster import Roster
 from sidecard.state import StateLock, StateUnusableError, state_directory
 from sidecard.store.base import Store
-from sidecard.stores import open_store
+from sidecard.stores import Opened, open_store
 from sidecard_client import __version__
 
 FLUSH_SECONDS = 2.0
@@ -142,13 +143,14 @@ class _Serving:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._loop_failed)
         boot_id = os.urandom(8).hex()
-        store = self._store(boot_id)
+        opened = self._open_store(boot_id)
+        store = None if opened is None else opened.store
         engine = self._new_engine(boot_id, store)
         driver = Driver(
             engine,
             loop,
             self._clock,
-            on_note=self._log.note,
+            on_note=self._listeners(opened),
             on_bug=self._tell_bug,
             store=None if store is None else store.perform,
         )
@@ -197,15 +199,28 @@ class _Serving:
     def _drain_seconds(self) -> float:
         return self._config.flights.drain_seconds
 
-    def _store(self, boot_id: str) -> Store | None:
+    def _open_store(self, boot_id: str) -> Opened | None:
         return open_store(
             self._config,
             self._state,
             host=boot_id,
             clock=self._clock,
+            wall_clock=time.time,  # noqa: TID251 - what outlives a run, or is told to another host, has no other clock
             say=self._log.say,
             on_fault=partial(self._log.fault, "store failed"),
         )
+
+    def _listeners(self, opened: Opened | None) -> Callable[[Note], None]:
+        if opened is None or opened.note is None:
+            return self._log.note
+
+        listeners = self._log.note, opened.note
+
+        def tell(note: Note) -> None:
+            for hear in listeners:
+                hear(note)
+
+        return tell
 
     def _new_engine(self, boot_id: str, store: Store | None) -> Engine:
         now = self._clock()

@@ -1,14 +1,25 @@
 """Which store a daemon has, by its settings. What a store needs to be imported is imported here, by daemons that have one."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from msgspec import Struct
+
 from sidecard.config import Config
+from sidecard.core.notes import Note
 from sidecard.store.base import Store
 from sidecard.store_url import RedisAddress, SqliteAddress, parse
 
 DEFAULT_NAME = "store.db"
 """The file in the state directory, where ``store.url`` says nothing."""
+
+
+class Opened(Struct, frozen=True):
+    """A store, and what of it is to hear the notes of the core, if anything is."""
+
+    store: Store
+    note: Callable[[Note], None] | None = None
 
 
 def open_store(
@@ -17,12 +28,14 @@ def open_store(
     *,
     host: str,
     clock: Callable[[], float],
+    wall_clock: Callable[[], float],
     say: Callable[..., None],
-    on_fault: Callable[[BaseException], None],
-) -> Store | None:
+    on_fault: Callable[[Exception], None],
+) -> Opened | None:
     """Return the store that is configured; None for none. Nothing is opened yet: `Store.run` does.
 
-    ``state`` is the state directory, locked; ``host`` names this run; ``clock`` is the engine's; ``say`` is a log's.
+    ``state`` is the state directory, locked; ``host`` names this run; ``clock`` is the engine's, ``wall_clock`` the wall's; ``say``
+    is a log's, and ``on_fault`` gets mistakes of our own.
     """
     if config.store.url is not None:
         address = parse(config.store.url)
@@ -35,15 +48,17 @@ def open_store(
         case SqliteAddress(path):
             from sidecard.store.sqlite import SqliteStore  # noqa: PLC0415 - see the module's text
 
-            return SqliteStore(
-                path,
-                max_bytes=config.store.max_bytes,
-                write_window_seconds=config.store.write_window_seconds,
-                clock=clock,
-                say=say,
+            return Opened(
+                SqliteStore(
+                    path,
+                    max_bytes=config.store.max_bytes,
+                    write_window_seconds=config.store.write_window_seconds,
+                    clock=wall_clock,
+                    say=say,
+                )
             )
         case RedisAddress():
-            return _redis(config, address, host, clock, on_fault)
+            return _redis(config, address, host, clock, wall_clock, on_fault)
 
 
 def _redis(
@@ -51,9 +66,11 @@ def _redis(
     address: RedisAddress,
     host: str,
     clock: Callable[[], float],
-    on_fault: Callable[[BaseException], None],
-) -> Store:
+    wall_clock: Callable[[], float],
+    on_fault: Callable[[Exception], None],
+) -> Opened:
     from sidecard.store.redis_links import Access  # noqa: PLC0415 - see the module's text
+    from sidecard.store.redis_sharing import Sharing  # noqa: PLC0415 - see the module's text
     from sidecard.store.redis_store import RedisStore  # noqa: PLC0415 - see the module's text
 
     settings = config.store
@@ -68,7 +85,21 @@ def _redis(
         settings.timeout_seconds,
         _admission(config),
     )
-    return RedisStore(access, host=host, claim_seconds=config.flights.lease_seconds, clock=clock, on_fault=on_fault)
+    periods = {name: budget.period_seconds for name, budget in config.budgets.items() if settings.share_budgets}
+    sharing = None
+    if settings.share_breakers or periods:
+        sharing = partial(
+            Sharing,
+            host=host,
+            breakers=settings.share_breakers,
+            budgets=periods,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
+
+    claim_seconds = config.flights.lease_seconds
+    store = RedisStore(access, host=host, claim_seconds=claim_seconds, clock=clock, on_fault=on_fault, sharing=sharing)
+    return Opened(store, store.note)
 
 
 def _admission(config: Config) -> Callable[[str], bool]:

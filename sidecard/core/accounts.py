@@ -5,9 +5,10 @@ from collections.abc import Callable
 from msgspec import structs
 
 from sidecard.core.backends import Backend, Backends
-from sidecard.core.budgets import Budgets
-from sidecard.core.effects import Effect, Tell
+from sidecard.core.budgets import Budget, Budgets
+from sidecard.core.effects import Effect, ShareSpending, Tell
 from sidecard.core.entries import NO_USAGE
+from sidecard.core.events import SpentElsewhere
 from sidecard.core.flights import HeldLease
 from sidecard.core.ledger import Books, LedgerSnapshot, SpendingBooks
 from sidecard_client.wire import Usage
@@ -32,11 +33,14 @@ class Accounts:
         price: Price,
         wall_offset_seconds: float,
         now: float,
+        *,
+        shares_budgets: bool = False,
     ) -> None:
         self.tasks = tasks
         self.spending = spending
         self.budgets = budgets
         self._price = price
+        self._shares = shares_budgets
         self._offset_seconds = wall_offset_seconds
         self._started_at = now
         self._began_at = now + wall_offset_seconds
@@ -71,7 +75,18 @@ class Accounts:
 
         covering = self.budgets.covering(lease.request.task, lease.permit.backend.name)
         told = [budget.spend(dollars, now) for budget in covering]
-        return [Tell(note) for note in told if note is not None]
+        effects: list[Effect] = [Tell(note) for note in told if note is not None]
+        return effects + [self._share(budget, now) for budget in covering] if self._shares else effects
+
+    def spent_elsewhere(self, event: SpentElsewhere, now: float) -> list[Effect]:
+        """Take note of what other hosts have spent of a budget."""
+        budget = self.budgets.by_name.get(event.budget)
+        note = None if budget is None else budget.spent_elsewhere(event.period, event.dollars, now)
+        return [] if note is None else [Tell(note)]
+
+    def _share(self, budget: Budget, now: float) -> ShareSpending:
+        period, dollars = budget.share(now)
+        return ShareSpending(budget.name, period, budget.settings.period_seconds, dollars)
 
     def ledger_seconds(self, now: float) -> float:
         """Return how long the ledger has been kept."""

@@ -244,6 +244,7 @@ class Backend:
             "slow": "Too many calls were slow",
             "retry_after": "The backend asked for a pause",
             "probes": "Its probes failed",
+            "elsewhere": "Its breaker opened on another host",
         }[self.breaker.cause or "failures"]
         return f"{why}: the next probe may go out in {self.breaker.retry_after_seconds(now) or 0.0:.3g} s."
 

@@ -2,7 +2,7 @@
 
     state         event      next          what happens
     closed        tripped    open          too many of the window's calls failed or were slow
-    closed        told_off   open          the backend said when to come back
+    closed        told_off   open          the backend, or another host's breaker, said when to come back
     open          cooled     half_open     its time has passed
     half_open     passed     closed        all probes have their outcome, and few enough were bad
     half_open     failed     open          all have, and too many were bad; or one has none for too long
@@ -183,6 +183,17 @@ class Breaker:
 
         self._until = now + min(seconds, MAX_TOLD_SECONDS)
         return [self._happen("told_off", now, "retry_after", self._until - now)]
+
+    def open_elsewhere(self, seconds: float, now: float) -> list[BreakerNote]:
+        """Do as the breaker of another host has done. One that is open probes when it had meant to, or when the other does."""
+        until = now + min(seconds, MAX_TOLD_SECONDS)
+        if self.state == "open":
+            self._until = max(self._until, until)
+        elif self.state in {"closed", "half_open"}:
+            self._until = until
+            return [self._happen("told_off", now, "elsewhere", until - now)]
+
+        return []
 
     def set(self, action: BreakerAction, now: float) -> list[BreakerNote]:
         """Do what an operator says. What makes no difference is no change."""

@@ -13,6 +13,10 @@ class BudgetMemory(Struct, frozen=True):
     period: int
     spent_dollars: float
 
+    def within(self, period: int) -> float:
+        """Return what was spent in that period."""
+        return self.spent_dollars if self.period == period else 0.0
+
 
 class Budget:
     """One budget. ``wall_offset_seconds`` turns the monotonic clock into the wall's, to which periods are aligned."""
@@ -23,6 +27,10 @@ class Budget:
         self.reserved_dollars = 0.0
         self._offset_seconds = wall_offset_seconds
         self._memory = BudgetMemory(0, 0.0)
+        self._restored = BudgetMemory(0, 0.0)
+        """Of ``_memory``, what earlier runs have spent."""
+        self._elsewhere = BudgetMemory(0, 0.0)
+        """What other hosts and earlier runs have spent, as far as is known: where budgets are shared."""
         self._told_period: int | None = None
 
     def covers(self, task: str, backend: str) -> bool:
@@ -30,8 +38,11 @@ class Budget:
         return self.settings.task in {None, task} and self.settings.backend in {None, backend}
 
     def spent_dollars(self, now: float) -> float:
-        """Return what the current period's calls have cost."""
-        return self._memory.spent_dollars if self._memory.period == self._period(now) else 0.0
+        """Return what the current period's calls have cost, on all hosts that share the budget."""
+        period = self._period(now)
+        restored = self._restored.within(period)
+        # What this host's earlier runs have spent, others may know of as well: it counts once.
+        return self._memory.within(period) + max(0.0, self._elsewhere.within(period) - restored)
 
     def admits(self, expected_dollars: float, now: float) -> bool:
         """Tell whether a call that will cost about so much may be made.
@@ -44,8 +55,21 @@ class Budget:
     def spend(self, dollars: float, now: float) -> notes.BudgetSpent | None:
         """Count what a call has cost; tell, once in a period, that the budget is used up."""
         period = self._period(now)
-        spent = self.spent_dollars(now) + dollars
-        self._memory = BudgetMemory(period, spent)
+        self._memory = BudgetMemory(period, self._memory.within(period) + dollars)
+        return self._judge(period, now)
+
+    def spent_elsewhere(self, period: int, dollars: float, now: float) -> notes.BudgetSpent | None:
+        """Take note of what others have spent; tell as `spend` does."""
+        self._elsewhere = BudgetMemory(period, dollars)
+        return self._judge(self._period(now), now)
+
+    def share(self, now: float) -> tuple[int, float]:
+        """Return the current period, and what this run has spent in it."""
+        period = self._period(now)
+        return period, self._memory.within(period) - self._restored.within(period)
+
+    def _judge(self, period: int, now: float) -> notes.BudgetSpent | None:
+        spent = self.spent_dollars(now)
         if spent < self.settings.dollars or self._told_period == period:
             return None
 
@@ -76,7 +100,7 @@ class Budget:
 
     def restore(self, memory: BudgetMemory) -> None:
         """Take over what an earlier run remembered; of a period that is over, nothing is left."""
-        self._memory = memory
+        self._memory = self._restored = memory
 
     def _period(self, now: float) -> int:
         return int((now + self._offset_seconds) // self.settings.period_seconds)

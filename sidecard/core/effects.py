@@ -78,5 +78,14 @@ class StorePurge(Struct, frozen=True):
     tag: str | None
 
 
-StoreEffect = StoreAsk | StoreWrite | StoreRelease | StoreRemove | StorePurge
+class ShareSpending(Struct, frozen=True):
+    """Let other hosts know what this run has spent of a budget within a period, in all."""
+
+    budget: str
+    period: int
+    period_seconds: float
+    dollars: float
+
+
+StoreEffect = StoreAsk | StoreWrite | StoreRelease | StoreRemove | StorePurge | ShareSpending
 Effect = Send | Tell | StoreEffect

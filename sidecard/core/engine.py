@@ -14,6 +14,7 @@ from sidecard.core.calls import Calls
 from sidecard.core.contents import Contents
 from sidecard.core.counters import Counters
 from sidecard.core.events import (
+    BreakerOpenedElsewhere,
     DrainExpired,
     DrainRequested,
     EntriesPurged,
@@ -25,6 +26,7 @@ from sidecard.core.events import (
     PeerJoined,
     PeerLost,
     RequestReceived,
+    SpentElsewhere,
     StoreAnswered,
     StoreEvent,
     StoreMeasured,
@@ -79,7 +81,9 @@ class Engine:
         budgets = Budgets(settings.budgets, wall_offset_seconds)
         books = Books(settings.max_tasks)
         spending = SpendingBooks(settings.max_backends)
-        self._accounts = accounts = Accounts(books, spending, budgets, price, wall_offset_seconds, now)
+        self._accounts = accounts = Accounts(
+            books, spending, budgets, price, wall_offset_seconds, now, shares_budgets=settings.share_budgets
+        )
         admission = Admission(settings, backends, budgets)
         granting = Granting(settings, flights, admission, backends, RetryBudget(settings.retries, jitter), books, count)
         serving = Serving(accounts, count)
@@ -117,6 +121,8 @@ class Engine:
             EntriesPurged: lookups.purged,
             NewsMissed: lookups.news_missed,
             StoreMeasured: lookups.measured,
+            BreakerOpenedElsewhere: switches.opened_elsewhere,
+            SpentElsewhere: accounts.spent_elsewhere,
         }
 
     def handle(self, event: Event, now: float) -> "list[Effect]":

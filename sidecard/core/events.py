@@ -143,7 +143,31 @@ class StoreMeasured(Struct, frozen=True):
     gauges: StoreGauges
 
 
-StoreEvent = StoreAnswered | StoreTurned | KeyChanged | EntriesPurged | NewsMissed | StoreMeasured
+class BreakerOpenedElsewhere(Struct, frozen=True):
+    """The breaker of another host has opened, and stays so for ``seconds``."""
+
+    backend: str
+    seconds: float
+
+
+class SpentElsewhere(Struct, frozen=True):
+    """Other hosts, or earlier runs of this one, have spent so much of a budget in this ``period``, in all."""
+
+    budget: str
+    period: int
+    dollars: float
+
+
+StoreEvent = (
+    StoreAnswered
+    | StoreTurned
+    | KeyChanged
+    | EntriesPurged
+    | NewsMissed
+    | StoreMeasured
+    | BreakerOpenedElsewhere
+    | SpentElsewhere
+)
 Happening = PeerJoined | PeerLost | Tick | DrainRequested | DrainExpired | StoreEvent
 """What is nobody's request."""
 

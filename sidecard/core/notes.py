@@ -12,7 +12,7 @@ from sidecard_client.wire import StoreState
 
 Outcome = Literal["transient", "fatal", "ignored", "cancelled", "lost", "expired"]
 Table = Literal["flights", "waiters", "leases"]
-OpenCause = Literal["failures", "slow", "retry_after", "probes", "operator"]
+OpenCause = Literal["failures", "slow", "retry_after", "probes", "operator", "elsewhere"]
 
 
 class LeaseEnded(Struct, frozen=True):

@@ -135,5 +135,7 @@ class EngineSettings(Struct, frozen=True):
     retries: RetrySettings = RetrySettings()
     sovereign: bool = False
     """No leases on remote backends."""
+    share_budgets: bool = False
+    """Whether budgets count what all hosts spend that use the same store."""
     store: StoreKind = "none"
     """``own``: on this host, only ours. ``shared``: other hosts' too; it grants claims, and has news."""

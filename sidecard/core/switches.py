@@ -3,7 +3,7 @@
 from sidecard.core.answers import error, for_operators
 from sidecard.core.backends import Backends
 from sidecard.core.effects import Effect, Send, Tell
-from sidecard.core.events import Peer
+from sidecard.core.events import BreakerOpenedElsewhere, Peer
 from sidecard.core.granting import Granting
 from sidecard_client import wire
 
@@ -34,3 +34,12 @@ class Switches:
         notes = [*backend.breaker.settle(now), *backend.breaker.set(request.action, now)]
         effects: list[Effect] = [Send(peer.id, wire.Ok(request.id)), *map(Tell, notes)]
         return effects + self._granting.freed(backend, now)
+
+    def opened_elsewhere(self, event: BreakerOpenedElsewhere, now: float) -> list[Effect]:
+        """Open a breaker because another host's has opened. What is local there is not what is local here."""
+        backend = self._backends.of(event.backend)
+        if backend.name != event.backend or backend.settings.locality == "local":
+            return []
+
+        notes = [*backend.breaker.settle(now), *backend.breaker.open_elsewhere(event.seconds, now)]
+        return [*map(Tell, notes), *self._granting.freed(backend, now)]

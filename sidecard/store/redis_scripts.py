@@ -36,7 +36,7 @@ ENVELOPE = 1
 GRACE_MILLISECONDS = 60_000
 """Far longer than a server hangs that is then called alive again, far shorter than anybody minds the memory."""
 
-_NOW = """
+NOW = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 """
@@ -66,7 +66,7 @@ class Script:
 
 
 ASK = Script(
-    _NOW
+    NOW
     + _LOOK
     + _KEEP
     + """
@@ -83,7 +83,7 @@ return {'claimed'}
 """token or '', milliseconds, '1' to look -> found with envelope and remaining milliseconds, absent, elsewhere, claimed."""
 
 WRITE = Script(
-    _NOW
+    NOW
     + _LOOK
     + _KEEP
     + """
@@ -104,7 +104,7 @@ return 1
 """claimed|absent|always, token, envelope, milliseconds, tags, channel, notice -> 1 if it was taken."""
 
 RENEW = Script(
-    _NOW
+    NOW
     + _LOOK
     + _KEEP
     + """
@@ -117,7 +117,7 @@ return 1
 """token, milliseconds -> 1 if the claim is still that one's."""
 
 RELEASE = Script(
-    _NOW
+    NOW
     + _LOOK
     + """
 if at[3] ~= ARGV[1] then return 0 end
@@ -134,7 +134,7 @@ return 1
 """token, channel, notice -> 1 if the claim was that one's."""
 
 REMOVE = Script(
-    _NOW
+    NOW
     + _LOOK
     + """
 if kind ~= 'none' and not ours then return 0 end
@@ -146,7 +146,7 @@ return stored > 0 and 1 or 0
 """channel, notice -> 1 if there was an entry. A claim goes with it, so that what is being computed is not stored."""
 
 PURGE = Script(
-    _NOW
+    NOW
     + _LOOK
     + """
 if not ours then return 0 end

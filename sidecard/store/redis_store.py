@@ -1,7 +1,8 @@
 """The store of many hosts: Redis or Valkey.
 
-Three connections, each of one task: one asks (and keeps claims), one writes, one hears the news. They live and die together,
-as a *session*: whatever fails, all three are closed, every open question is answered `Unavailable`, and a new session is
+Three connections, each of one task: one asks (and keeps claims), one writes, one hears the news; a fourth where breakers or
+budgets are shared. They live and die together,
+as a *session*: whatever fails, all are closed, every open question is answered `Unavailable`, and a new session is
 tried. The memory tier and the flights of this host never wait for any of it, and no request's task ever touches it.
 
 What may be lost, and what it costs: an entry that waits to be written when the daemon is killed; a claim when the server
@@ -15,13 +16,15 @@ from contextlib import suppress
 
 import anyio
 
-from sidecard.core.effects import StoreAsk, StoreEffect, StoreRelease, StoreWrite
+from sidecard.core.effects import ShareSpending, StoreAsk, StoreEffect, StoreRelease, StoreWrite
 from sidecard.core.events import NewsMissed, StoreEvent
+from sidecard.core.notes import Note
 from sidecard.store.base import Tell
 from sidecard.store.redis_asking import Asking
 from sidecard.store.redis_health import Health
 from sidecard.store.redis_links import CLOSE_SECONDS, FAULTS, Access, Link, link_of
 from sidecard.store.redis_news import News
+from sidecard.store.redis_sharing import Sharing
 from sidecard.store.redis_writing import MAX_PAUSE_SECONDS, MIN_PAUSE_SECONDS, Writing
 
 
@@ -29,7 +32,7 @@ class RedisStore:
     """See `sidecard.store.base.Store`. ``claim_seconds`` is how long a claim lives that its host does not renew.
 
     ``host`` is this run of the daemon, whose name no other has; ``clock`` is the engine's; ``on_fault`` gets the mistakes of
-    our own that ended a session.
+    our own that ended a session; ``sharing`` makes what shares breakers and budgets.
     """
 
     shared = True
@@ -42,6 +45,7 @@ class RedisStore:
         claim_seconds: float,
         clock: Callable[[], float],
         on_fault: Callable[[Exception], None],
+        sharing: Callable[[Tell], Sharing] | None = None,
     ) -> None:
         self._access = access
         self._clock = clock
@@ -50,6 +54,7 @@ class RedisStore:
         self._health = Health(access, self._told)
         self._news = News(host, self._told, 4 * access.timeout_seconds)
         self._writing = Writing(self._health, self._news, clock)
+        self._sharing = None if sharing is None else sharing(self._told)
         self._asking = Asking(self._health, self._news, self._writing, host, claim_seconds)
 
     def perform(self, effect: StoreEffect) -> None:
@@ -59,11 +64,19 @@ class RedisStore:
                 self._asking.ask(effect)
             case StoreRelease():
                 self._asking.release(effect)
+            case ShareSpending():
+                if self._sharing is not None:
+                    self._sharing.spend(effect)
             case _:
                 if isinstance(effect, StoreWrite):
                     self._asking.used(effect.scope, effect.key)
 
                 self._writing.add(effect)
+
+    def note(self, note: Note) -> None:
+        """Hear what the core tells; see `Sharing.note`."""
+        if self._sharing is not None:
+            self._sharing.note(note)
 
     async def run(self, tell: Tell) -> None:
         """See `Store`."""
@@ -101,10 +114,11 @@ class RedisStore:
         faults: list[Exception] = []
         try:
             try:
-                links += [link_of(self._access), link_of(self._access)]
-                asking, writing = links
-                await asking.open()
-                await writing.open()
+                links += [link_of(self._access) for _ in range(2 if self._sharing is None else 3)]
+                for link in links:
+                    await link.open()
+
+                asking, writing, *further = links
                 async with anyio.create_task_group() as tasks:
                     await tasks.start(self._news.hear, asking)
                     self._tell(NewsMissed())
@@ -112,6 +126,8 @@ class RedisStore:
                     tasks.start_soon(self._asking.serve, asking)
                     tasks.start_soon(self._asking.keep_claims)
                     tasks.start_soon(self._writing.serve, writing)
+                    for link in further:
+                        tasks.start_soon(self._share, link)
             except* Exception as group:  # noqa: BLE001 - the boundary: a mistake of our own ends a session, not the daemon
                 faults += _leaves(group)
         finally:
@@ -123,6 +139,10 @@ class RedisStore:
                 self._on_fault(fault)
 
         return faults[0]
+
+    async def _share(self, link: Link) -> None:
+        if self._sharing is not None:
+            await self._sharing.serve(link)
 
     def _told(self, event: StoreEvent) -> None:
         self._tell(event)
