@@ -46,15 +46,17 @@ def open_store(
         case None:
             return None
         case SqliteAddress(path):
-            from sidecard.store.sqlite import SqliteStore  # noqa: PLC0415 - see the module's text
+            from sidecard.store.disk_store import DiskStore  # noqa: PLC0415 - see the module's text
 
             return Opened(
-                SqliteStore(
+                DiskStore(
                     path,
                     max_bytes=config.store.max_bytes,
                     write_window_seconds=config.store.write_window_seconds,
-                    clock=wall_clock,
+                    clock=clock,
+                    wall_clock=wall_clock,
                     say=say,
+                    on_fault=on_fault,
                 )
             )
         case RedisAddress():

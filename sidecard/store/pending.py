@@ -36,16 +36,21 @@ class Pending:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._taken)
 
-    def add(self, wish: Wish) -> None:
-        """Let a wish wait, in place of an older one of its key. A purge takes all that it covers and that waits with it."""
+    def add(self, wish: Wish) -> Wish | None:
+        """Let a wish wait, in place of an older one of its key, which is returned.
+
+        A purge takes all that it covers and that waits with it.
+        """
+        older = None
         if isinstance(wish, StorePurge):
             self._purge(wish)
             self._purges += 1
             self._insert(("purge", self._purges), wish)
         else:
-            self._insert((wish.scope, wish.key), wish)
+            older = self._insert((wish.scope, wish.key), wish)
 
         self._shrink()
+        return older
 
     def find(self, scope: str, key: str) -> StoreWrite | StoreRemove | None:
         """Return what is to become of a key: its entry, its removal, or None where nothing is pending."""
@@ -97,13 +102,14 @@ class Pending:
         self._waiting |= waiting
         self._shrink()
 
-    def _insert(self, name: object, wish: Wish) -> None:
+    def _insert(self, name: object, wish: Wish) -> Wish | None:
         older = self._waiting.pop(name, None)
         if older is not None:
             self.bytes -= _charge(older)
 
         self._waiting[name] = wish
         self.bytes += _charge(wish)
+        return older
 
     def _purge(self, purge: StorePurge) -> None:
         for name, wish in list(self._waiting.items()):

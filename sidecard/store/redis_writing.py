@@ -65,8 +65,10 @@ class Writing:
             if self._health.connected is False:
                 asyncio.get_running_loop().call_soon(self.give_up)
 
-        self._pending.add(wish)
+        older = self._pending.add(wish)
         self._wished.set()
+        if isinstance(older, StoreRemove) and older.ticket in self._removing:
+            asyncio.get_running_loop().call_soon(self._removed, older.ticket, Unavailable())
 
     def find(self, scope: str, key: str) -> StoreWrite | StoreRemove | None:
         """Return what is to become of a key, as old as it is by now; None where nothing is to be written."""

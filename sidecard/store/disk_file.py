@@ -1,0 +1,466 @@
+"""The file of the store on disk: what SQLite is told, in one thread at a time.
+
+Write-ahead log, one writer, ``synchronous=NORMAL``: a killed daemon loses nothing that was committed, a host that loses power
+may lose the last commits, and neither leaves anything but a whole file.
+
+The policy is that of memory (`sidecard.core.eviction`), in two columns: ``queue`` 0 is the small one, 1 the main one, and
+``turn`` is the place in it. What is hit in memory is not hit here, so an entry's hits are those that memory had no room for.
+"""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from sidecard.core.cache import MAX_ENTRY_SHARE
+from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
+from sidecard.core.entries import MAX_ASKED
+from sidecard.core.eviction import SMALL_SHARE
+from sidecard.core.records import Record
+from sidecard.errors import SidecardError
+from sidecard.store.pending import Wish
+from sidecard_client.wire import Usage
+
+APPLICATION_ID = 0x5344_4344
+"""In the header of every file of ours, so that nobody else's is taken for one."""
+
+SCHEMA_VERSION = 1
+
+ROW_BYTES = 250
+"""What a row costs beside its texts and its value: its columns, and its places in three indexes."""
+
+EXPIRY_BATCH = 1000
+"""Rows removed in one go, so that a commit stays short."""
+
+WRITE_PATIENCE_MILLISECONDS = 2000
+"""How long a commit waits for others that use the file, such as `sidecard cache export`."""
+
+_WAL_BYTES = 16 * 1024 * 1024
+_CACHE_KIBIBYTES = 8192
+_MIN_GHOSTS = 64
+
+_SCHEMA = """
+CREATE TABLE entries (
+    id INTEGER PRIMARY KEY,
+    scope TEXT NOT NULL,
+    key TEXT NOT NULL,
+    stored_at REAL NOT NULL,
+    expires_at REAL NOT NULL,
+    bytes INTEGER NOT NULL,
+    queue INTEGER NOT NULL,
+    turn INTEGER NOT NULL,
+    asked INTEGER NOT NULL,
+    tags TEXT,
+    about BLOB NOT NULL,
+    value BLOB NOT NULL,
+    UNIQUE (scope, key)
+);
+CREATE INDEX expiry ON entries (expires_at);
+CREATE INDEX turns ON entries (queue, turn);
+CREATE TABLE sums (queue INTEGER PRIMARY KEY, entries INTEGER NOT NULL, bytes INTEGER NOT NULL);
+INSERT INTO sums VALUES (0, 0, 0), (1, 0, 0);
+CREATE TRIGGER entered AFTER INSERT ON entries BEGIN
+    UPDATE sums SET entries = entries + 1, bytes = bytes + NEW.bytes WHERE queue = NEW.queue;
+END;
+CREATE TRIGGER gone AFTER DELETE ON entries BEGIN
+    UPDATE sums SET entries = entries - 1, bytes = bytes - OLD.bytes WHERE queue = OLD.queue;
+END;
+CREATE TRIGGER moved AFTER UPDATE OF queue ON entries WHEN OLD.queue <> NEW.queue BEGIN
+    UPDATE sums SET entries = entries - 1, bytes = bytes - OLD.bytes WHERE queue = OLD.queue;
+    UPDATE sums SET entries = entries + 1, bytes = bytes + NEW.bytes WHERE queue = NEW.queue;
+END;
+"""
+
+_LOOK = "SELECT id, stored_at, expires_at, about, value FROM entries WHERE scope = ? AND key = ?"
+
+
+class DamagedError(SidecardError):
+    """What is in the file is no store, or no longer a whole one."""
+
+
+class BypassedError(SidecardError):
+    """The file is not to be used, or cannot be at the moment, as the message says; it is left as it is."""
+
+
+class About(Struct, array_like=True, frozen=True):
+    """What an entry is, beside its value and its instants. A later version has another first number."""
+
+    version: int
+    seconds: float
+    ttl_seconds: float
+    window_seconds: float
+    backend: str
+    usage: Usage
+    tags: tuple[str, ...]
+
+
+_ABOUT_VERSION = 1
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(About).decode
+
+
+class Applied(NamedTuple):
+    """What came of a batch: for each wish, how many live entries it removed; and what was done on the way."""
+
+    removed: list[int]
+    written: int
+    evicted: int
+    entries: int
+    bytes: int
+
+
+def about_of(record: Record) -> bytes:
+    """Return a record's terms as they are kept."""
+    terms = record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags
+    return _pack(About(_ABOUT_VERSION, record.seconds, *terms))
+
+
+def record_of(about: bytes, value: bytes, age_seconds: float) -> Record | None:
+    """Return the record of a row; None where its terms are another version's, or unreadable."""
+    try:
+        terms = _unpack(about)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+    if terms.version != _ABOUT_VERSION:
+        return None
+
+    return Record(
+        value,
+        terms.seconds,
+        terms.ttl_seconds,
+        terms.window_seconds,
+        terms.backend,
+        terms.usage,
+        terms.tags,
+        max(0.0, age_seconds),
+    )
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Tell whether SQLite says that the file is not whole."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Open an existing file. ``mode`` is ``ro`` or ``rw``. Raises `sqlite3.Error`."""
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=WRITE_PATIENCE_MILLISECONDS / 1000,
+    )
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
+    return connection
+
+
+def check_version(connection: sqlite3.Connection, path: Path) -> bool:
+    """Tell whether a file has our schema; False where it is empty yet. Raises `BypassedError` where it is another's."""
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if not application_id and not version and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        return False
+
+    if application_id != APPLICATION_ID:
+        raise BypassedError(f"{path} is the database of another program: choose another store.url")
+
+    if version > SCHEMA_VERSION:
+        raise BypassedError(f"{path} was written by a later version of sidecard: move it away, or run that version")
+
+    return True
+
+
+class FileLock:
+    """The right to write to a store, which one process has at a time. Raises `BypassedError` where another has it."""
+
+    def __init__(self, path: Path) -> None:
+        name = path.with_name(f"{path.name}.lock")
+        try:
+            self._descriptor = os.open(name, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        except OSError as error:
+            raise BypassedError(f"{name} cannot be opened ({error.strerror})") from error
+
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise BypassedError(f"another process uses {path}") from error
+
+    def close(self) -> None:
+        """Let others have it."""
+        os.close(self._descriptor)
+
+
+class Reader:
+    """Looks entries up, in a connection of its own. ``clock`` is the wall's. All methods raise `sqlite3.Error`."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self._connection = connect(path, "ro")
+        self._clock = clock
+
+    def look(self, scope: str, key: str) -> tuple[int, Record] | None:
+        """Return an entry with its row's number; None where there is none that lives."""
+        row = self._connection.execute(_LOOK, (scope, key)).fetchone()
+        if row is None:
+            return None
+
+        number, stored_at, expires_at, about, value = row
+        now = self._clock()
+        if now >= expires_at:
+            return None
+
+        record = record_of(about, value, now - stored_at)
+        return None if record is None else (number, record)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._connection.close()
+
+
+class Writer:
+    """Changes the file. ``clock`` is the wall's. All methods wait for the disk."""
+
+    def __init__(self, path: Path, max_bytes: int, clock: Callable[[], float]) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._ghosts: dict[int, None] = {}
+        self._connection = _opened(path)
+        self._entries, self._bytes = [0, 0], [0, 0]
+        self._load_sums()
+        (self._turn,) = self._one("SELECT max(ifnull((SELECT max(turn) FROM entries WHERE queue = 0), 0),"
+                                  " ifnull((SELECT max(turn) FROM entries WHERE queue = 1), 0))")  # fmt: skip
+
+    def apply(
+        self,
+        wishes: Sequence[tuple[Wish, float]],
+        touched: Iterable[int] = (),
+        *,
+        clear: bool = False,
+    ) -> Applied:
+        """Do what is wanted, in one transaction: all of it or, where this raises `sqlite3.Error`, nothing.
+
+        Each wish comes with the instant of the wall clock at which it was made. ``touched`` are rows that were hit;
+        ``clear`` empties the file first.
+        """
+        removed, written, evicted = [], 0, 0
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            if clear:
+                self._run("DELETE FROM entries")
+                self._load_sums()
+
+            self._touch(touched)
+            now = self._clock()
+            for wish, made_at in wishes:
+                match wish:
+                    case StoreRemove(_, scope, key):
+                        removed.append(self._remove(scope, key, now))
+                    case StorePurge(_, namespace, tag):
+                        removed.append(self._purge(namespace, tag, now))
+                    case StoreWrite():
+                        removed.append(0)
+                        count, stored = self._write(wish, made_at, now)
+                        evicted += count
+                        written += stored
+
+            self._expire(now)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+
+            with contextlib.suppress(sqlite3.Error):
+                self._load_sums()
+
+            raise
+
+        return Applied(removed, written, evicted, *self.sums())
+
+    def sums(self) -> tuple[int, int]:
+        """Return how many entries there are, and their bytes."""
+        return sum(self._entries), sum(self._bytes)
+
+    def close(self) -> None:
+        """Move all that is in the log into the file, and disconnect."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+        self._connection.close()
+
+    def _write(self, wish: StoreWrite, made_at: float, now: float) -> tuple[int, bool]:
+        self._remove(wish.scope, wish.key, now)
+        record = wish.record
+        expires_at = made_at + record.ttl_seconds
+        charge = ROW_BYTES + len(wish.scope.encode()) + len(wish.key.encode()) + len(record.value)
+        # What is only shared for a while is not worth a disk.
+        if now >= expires_at or charge > self._max_bytes * MAX_ENTRY_SHARE:
+            return 0, False
+
+        evicted = self._make_room(charge, now)
+        ghost = hash((wish.scope, wish.key))
+        queue = int(ghost in self._ghosts)
+        self._ghosts.pop(ghost, None)
+        tags = msgspec.json.encode(record.tags).decode() if record.tags else None
+        self._turn += 1
+        self._run(
+            "INSERT INTO entries (scope, key, stored_at, expires_at, bytes, queue, turn, asked, tags, about, value)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)",
+            wish.scope, wish.key, made_at, expires_at, charge, queue, self._turn, tags, about_of(record), record.value,
+        )  # fmt: skip
+        self._entries[queue] += 1
+        self._bytes[queue] += charge
+        return evicted, True
+
+    def _remove(self, scope: str, key: str, now: float) -> int:
+        row = self._one("SELECT id, queue, bytes, expires_at FROM entries WHERE scope = ? AND key = ?", scope, key)
+        if row is None:
+            return 0
+
+        number, queue, charge, expires_at = row
+        self._delete(number, queue, charge)
+        return int(now < expires_at)
+
+    def _delete(self, number: int, queue: int, charge: int) -> None:
+        self._run("DELETE FROM entries WHERE id = ?", number)
+        self._entries[queue] -= 1
+        self._bytes[queue] -= charge
+
+    def _purge(self, namespace: str | None, tag: str | None, now: float) -> int:
+        # As `sidecard.core.scopes.covers`: a scope is an owner, a colon, and a name without one.
+        where, values = ["1"], []
+        if namespace is not None:
+            where.append("(scope = ? OR substr(scope, instr(scope, ':') + 1) = ?)")
+            values += [namespace, namespace]
+
+        if tag is not None:
+            where.append("tags IS NOT NULL AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)")
+            values.append(tag)
+
+        condition = " AND ".join(where)
+        live = self._one(f"SELECT count(*) FROM entries WHERE expires_at > ? AND {condition}", now, *values)  # noqa: S608 - constants
+        self._run(f"DELETE FROM entries WHERE {condition}", *values)  # noqa: S608 - constants
+        self._load_sums()
+        return int(live[0])
+
+    def _expire(self, now: float) -> int:
+        cursor = self._run(
+            "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expires_at <= ? LIMIT ?)", now, EXPIRY_BATCH
+        )
+        if cursor.rowcount:
+            self._load_sums()
+
+        return cursor.rowcount
+
+    def _touch(self, touched: Iterable[int]) -> None:
+        self._connection.executemany(
+            "UPDATE entries SET asked = asked + 1 WHERE id = ? AND asked < ?",
+            [(number, MAX_ASKED) for number in touched],
+        )
+
+    def _make_room(self, charge: int, now: float) -> int:
+        evicted = 0
+        while sum(self._bytes) + charge > self._max_bytes:
+            if self._expire(now):
+                continue
+
+            small_is_full = self._bytes[0] > SMALL_SHARE * sum(self._bytes)
+            queue = 0 if self._entries[0] and (small_is_full or not self._entries[1]) else 1
+            number, size, asked, scope, key = self._one(
+                "SELECT id, bytes, asked, scope, key FROM entries WHERE queue = ? ORDER BY turn LIMIT 1", queue
+            )
+            if asked > (1 - queue):
+                self._move_to_main(number, queue, size, asked - 1 if queue else 0)
+                continue
+
+            self._delete(number, queue, size)
+            evicted += 1
+            if queue == 0:
+                self._remember(hash((scope, key)))
+
+        return evicted
+
+    def _move_to_main(self, number: int, queue: int, size: int, asked: int) -> None:
+        self._turn += 1
+        self._run("UPDATE entries SET queue = 1, turn = ?, asked = ? WHERE id = ?", self._turn, asked, number)
+        self._entries[queue] -= 1
+        self._bytes[queue] -= size
+        self._entries[1] += 1
+        self._bytes[1] += size
+
+    def _remember(self, ghost: int) -> None:
+        self._ghosts[ghost] = None
+        while len(self._ghosts) > max(self._entries[1], _MIN_GHOSTS):
+            del self._ghosts[next(iter(self._ghosts))]
+
+    def _load_sums(self) -> None:
+        for queue, entries, size in self._connection.execute("SELECT queue, entries, bytes FROM sums"):
+            self._entries[queue], self._bytes[queue] = entries, size
+
+    def _run(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        return self._connection.execute(statement, values)
+
+    def _one(self, statement: str, *values: Any) -> Any:
+        return self._connection.execute(statement, values).fetchone()
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Open the file for writing, and make it where there is none.
+
+    Raises `DamagedError`, `BypassedError`, or `sqlite3.Error`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        raise BypassedError(f"{path} cannot be opened ({error.strerror})") from error
+
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise BypassedError(f"{path} is not a regular file: choose another store.url")
+    finally:
+        os.close(descriptor)
+
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = connect(path, "rw")
+        fresh = not check_version(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+        if fresh:
+            # All of it or nothing: a half-made schema would be another program's database from then on.
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
+                f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+        else:
+            connection.execute(_LOOK, ("", "")).fetchone()
+    except BaseException as error:
+        if connection is not None:
+            connection.close()
+
+        if isinstance(error, sqlite3.Error) and (is_damage(error) or "no such" in str(error)):
+            raise DamagedError(f"{path} is damaged ({error})") from error
+
+        raise
+
+    return connection
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file and what belongs to it, so that it can be looked at. Raises `OSError`."""
+    aside = path.with_name(f"{path.name}.corrupt")
+    for suffix in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).replace(aside.with_name(aside.name + suffix))
+
+    path.replace(aside)
+    return aside

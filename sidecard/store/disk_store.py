@@ -1,0 +1,490 @@
+"""The store of one host: a SQLite file, read and written in threads of its own.
+
+Entries are written behind: at most ``write_window_seconds`` after they were made, as long as the disk keeps up. That is what
+a killed daemon may lose. Removals and purges are written at once.
+
+==================================  ===================================================================================
+what is wrong with the file         what becomes of it
+==================================  ===================================================================================
+not a store, damaged                set aside as ``NAME.corrupt``, and begun anew
+of another program, a later one's   left alone; looked at again every `BYPASS_PAUSE_SECONDS`
+locked, not to be opened            as above, every `MAX_PAUSE_SECONDS`
+full, read-only, failing to write   what it has is served; what is to be written waits, within a bound
+failing or hanging to read          not asked, until it answers again
+==================================  ===================================================================================
+
+In every case the daemon serves on, from memory.
+"""
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from sidecard.core.effects import StoreAsk, StoreEffect, StorePurge, StoreRemove, StoreWrite
+from sidecard.core.events import (
+    Absent,
+    Found,
+    Removed,
+    StoreAnswered,
+    StoreEvent,
+    StoreGauges,
+    StoreMeasured,
+    StoreTurned,
+    Unavailable,
+)
+from sidecard.core.records import Record
+from sidecard.store.base import Tell
+from sidecard.store.disk_file import (
+    Applied,
+    BypassedError,
+    DamagedError,
+    FileLock,
+    Reader,
+    Writer,
+    is_damage,
+    set_aside,
+)
+from sidecard.store.disk_worker import Worker
+from sidecard.store.pending import UNANSWERED, Pending, Wish
+
+PENDING_MAX_BYTES = 64 * 1024 * 1024
+"""What may wait to be written while the disk takes nothing."""
+
+MAX_BATCH = 1000
+"""Wishes in one transaction: a commit stays in the milliseconds, and reads of the file go on meanwhile."""
+
+ANSWER_SECONDS = 0.5
+"""How long the disk may take to read an entry, after which it counts as hanging. Below the clients' own patience."""
+
+MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 2.0
+"""Between two tries of what the file refuses."""
+
+BYPASS_PAUSE_SECONDS = 15.0
+"""Between two looks at a file that is not ours to use."""
+
+TIDY_SECONDS = 5.0
+"""How often expired entries are removed and hits are written down where nothing else is written."""
+
+CLOSE_SECONDS = 5.0
+
+_MAX_TOUCHED = 10_000
+
+
+class DiskStore:
+    """See `sidecard.store.base.Store`.
+
+    ``clock`` is the engine's and ``wall_clock`` the wall's; ``say`` is a log's; ``on_fault`` gets mistakes of our own.
+    """
+
+    shared = False
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int,
+        write_window_seconds: float,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        say: Callable[..., None],
+        on_fault: Callable[[Exception], None],
+    ) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._window_seconds = write_window_seconds
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._say = say
+        self._on_fault = on_fault
+        self._pending = Pending(PENDING_MAX_BYTES)
+        self._wished = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._broken = asyncio.Event()
+        """The file is to be opened anew."""
+        self._asking: dict[int, tuple[StoreAsk, float]] = {}
+        """Questions that are to be answered yet, and when they were asked; the oldest first."""
+        self._removing: dict[int, int] = {}
+        """Tickets that are to be answered yet, and how many entries were removed before they were ever written."""
+        self._touched: deque[int] = deque(maxlen=_MAX_TOUCHED)
+        self._lock: FileLock | None = None
+        self._reader: Reader | None = None
+        self._writer: Writer | None = None
+        self._usable: bool | None = None
+        """None until the file was tried to be opened for the first time."""
+        self._hanging = False
+        self._writes = True
+        self._turned: StoreTurned | None = None
+        self._written = self._evicted = self._given_up = self._faults = 0
+        self._sums = 0, 0
+        self._measured: StoreGauges | None = None
+        self._tell: Tell = _unheard
+
+    def perform(self, effect: StoreEffect) -> None:
+        """See `Store`."""
+        match effect:
+            case StoreAsk():
+                self._ask(effect)
+            case StoreWrite():
+                self._wish(effect)
+            case StoreRemove(ticket) | StorePurge(ticket):
+                if ticket != UNANSWERED:
+                    unwritten = isinstance(effect, StoreRemove) and self._is_pending(effect)
+                    self._removing[ticket] = int(unwritten)
+
+                self._wish(effect)
+                if self._usable is False or not self._writes:
+                    self._soon(self._unanswer_removals)
+                else:
+                    self._urgent.set()
+
+    async def run(self, tell: Tell) -> None:
+        """See `Store`."""
+        self._tell = tell
+        loop = asyncio.get_running_loop()
+        self._reading: Worker[Any] = Worker("sidecard-store-reader", loop)
+        self._writing: Worker[Any] = Worker("sidecard-store-writer", loop)
+        # Asks that came first: the file is about to be opened.
+        for ask, _ in list(self._asking.values()):
+            self._read(ask)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch)
+            while True:
+                pause_seconds = await self._open()
+                if pause_seconds is not None:
+                    self._unanswer()
+                    await anyio.sleep(pause_seconds)
+                    continue
+
+                await self._serve()
+
+    async def close(self) -> None:
+        """See `Store`."""
+        with anyio.move_on_after(CLOSE_SECONDS):
+            # What the writer is doing is done first: its result decides what is still to be written.
+            await self._writing.done(_nothing)
+            while len(self._pending) and self._writer is not None and not self._broken.is_set():
+                if not await self._write_some():
+                    break
+
+            await self._let_go()
+
+        self._reading.stop()
+        self._writing.stop()
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    def _ask(self, ask: StoreAsk) -> None:
+        self._asking[ask.ticket] = ask, self._clock()
+        pending = self._pending.find(ask.scope, ask.key)
+        if pending is not None:
+            self._soon(partial(self._answer, ask, self._found(pending)))
+        elif self._usable is False:
+            self._soon(partial(self._answer, ask, Unavailable()))
+        elif self._tell is not _unheard:
+            self._read(ask)
+
+    def _read(self, ask: StoreAsk) -> None:
+        self._reading.do(partial(self._look, ask.scope, ask.key), partial(self._looked, ask))
+
+    def _look(self, scope: str, key: str) -> tuple[int, Record] | None:
+        """In the reader's thread: where the file is being opened, this waits behind that."""
+        if self._reader is None:
+            raise BypassedError
+
+        return self._reader.look(scope, key)
+
+    def _looked(self, ask: StoreAsk, result: Any) -> None:
+        if self._hanging:
+            self._hanging = False
+            self._judge()
+
+        if isinstance(result, Exception):
+            self._answer(ask, Unavailable())
+            self._failed_to_read(result)
+            return
+
+        # 1. the thread reads the old entry; 2. we are told to replace or remove it; 3. what it has read arrives.
+        pending = self._pending.find(ask.scope, ask.key)
+        if pending is not None:
+            self._answer(ask, self._found(pending))
+        elif result is None or self._pending.purged(ask.scope, result[1].tags):
+            self._answer(ask, Absent())
+        else:
+            self._touched.append(result[0])
+            self._answer(ask, Found(result[1]))
+
+    def _found(self, pending: StoreWrite | StoreRemove) -> Found | Absent:
+        if isinstance(pending, StoreRemove):
+            return Absent()
+
+        age_seconds = max(0.0, self._clock() - pending.made_at)
+        record = pending.record
+        if age_seconds >= record.ttl_seconds:
+            return Absent()
+
+        return Found(
+            Record(
+                record.value,
+                record.seconds,
+                record.ttl_seconds,
+                record.window_seconds,
+                record.backend,
+                record.usage,
+                record.tags,
+                age_seconds,
+            )
+        )
+
+    def _failed_to_read(self, fault: Exception) -> None:
+        if isinstance(fault, sqlite3.Error) and self._usable:
+            self._faults += 1
+            self._break(fault)
+
+    def _answer(self, ask: StoreAsk, answer: Found | Absent | Unavailable) -> None:
+        if self._asking.pop(ask.ticket, None) is not None:
+            self._tell(StoreAnswered(ask.ticket, answer))
+
+    async def _watch(self) -> None:
+        """Answer what the disk does not, and find out when it does again."""
+        while True:
+            await anyio.sleep(ANSWER_SECONDS / 4)
+            now = self._clock()
+            late = [ask for ask, asked_at in self._asking.values() if now - asked_at >= ANSWER_SECONDS]
+            if late and self._usable is not False and not self._hanging:
+                self._hanging = True
+                self._faults += 1
+                # Behind what hangs: its answer is the news that it does no longer.
+                self._reading.do(_nothing, partial(self._looked, StoreAsk(UNANSWERED, "", "")))
+                self._judge()
+
+            for ask in late:
+                self._answer(ask, Unavailable())
+
+    # Writing ---------------------------------------------------------------------------------------------------------
+
+    def _wish(self, wish: Wish) -> None:
+        older = self._pending.add(wish)
+        self._wished.set()
+        if isinstance(older, StoreRemove) and older.ticket in self._removing:
+            self._soon(partial(self._removed, older.ticket, Unavailable()))
+
+    def _is_pending(self, removal: StoreRemove) -> bool:
+        return isinstance(self._pending.find(removal.scope, removal.key), StoreWrite)
+
+    async def _serve(self) -> None:
+        """Write what is wanted, until the file is to be opened anew."""
+        pause_seconds = MIN_PAUSE_SECONDS
+        while not self._broken.is_set():
+            if not self._writes:
+                await anyio.sleep(pause_seconds)
+                pause_seconds = min(MAX_PAUSE_SECONDS, 2 * pause_seconds)
+            else:
+                pause_seconds = MIN_PAUSE_SECONDS
+                # Half the window to collect, so that the other half is for the disk.
+                await self._wait(self._wished, TIDY_SECONDS)
+                await self._wait(self._urgent, self._window_seconds / 2)
+
+            self._wished.clear()
+            self._urgent.clear()
+            while not self._broken.is_set():
+                if not await self._write_some() or not len(self._pending):
+                    break
+
+    async def _wait(self, event: asyncio.Event, seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            await event.wait()
+
+    async def _write_some(self) -> bool:
+        """Write a batch; tell whether the file took it."""
+        writer = self._writer
+        if writer is None:
+            return False
+
+        wishes = self._pending.take(MAX_BATCH)
+        offset = self._wall_clock() - self._clock()
+        batch = [(wish, wish.made_at + offset if isinstance(wish, StoreWrite) else 0.0) for wish in wishes]
+        touched = [self._touched.popleft() for _ in range(len(self._touched))]
+        clear = self._pending.lost_track
+        settled = asyncio.Event()
+
+        # Not by waiting for it: where this task is cancelled, what was written must still be known to be.
+        def settle(result: Any) -> None:
+            settled.set()
+            self._wrote(wishes, result)
+
+        self._writing.do(partial(writer.apply, batch, touched, clear=clear), settle)
+        await settled.wait()
+        return self._writes
+
+    def _wrote(self, wishes: list[Wish], result: Applied | Exception) -> None:
+        if isinstance(result, sqlite3.Error):
+            self._pending.give_back()
+            self._unanswer_removals()
+            self._failed_to_write(result)
+            self._measure()
+            return
+
+        self._pending.done()
+        if isinstance(result, Exception):
+            # What cannot be written for a reason of ours cannot be written a second time either.
+            self._faults += 1
+            self._given_up += len(wishes)
+            self._unanswer_removals()
+            self._on_fault(result)
+            return
+
+        self._pending.lost_track = False
+        self._written += result.written
+        self._evicted += result.evicted
+        self._sums = result.entries, result.bytes
+        for wish, count in zip(wishes, result.removed, strict=True):
+            if not isinstance(wish, StoreWrite):
+                self._removed(wish.ticket, Removed(max(count, self._removing.get(wish.ticket, 0))))
+
+        if not self._writes:
+            self._writes = True
+            self._judge()
+
+        self._measure()
+
+    def _failed_to_write(self, fault: sqlite3.Error) -> None:
+        self._faults += 1
+        if is_damage(fault):
+            self._break(fault)
+        else:
+            self._writes = False
+            self._judge(f"{self._path} cannot be written ({fault}).")
+
+    def _removed(self, ticket: int, answer: Removed | Unavailable) -> None:
+        if ticket in self._removing:
+            del self._removing[ticket]
+            self._tell(StoreAnswered(ticket, answer))
+
+    def _unanswer_removals(self) -> None:
+        for ticket in list(self._removing):
+            self._removed(ticket, Unavailable())
+
+    # The file --------------------------------------------------------------------------------------------------------
+
+    async def _open(self) -> float | None:
+        """Open the file; where that cannot be, return after how many seconds to try again."""
+        await self._let_go()
+        try:
+            await self._writing.done(self._open_writer)
+            await self._reading.done(self._open_reader)
+        except DamagedError as error:
+            return self._begin_anew(error)
+        except BypassedError as error:
+            self._turn_down(f"{error}.")
+            return BYPASS_PAUSE_SECONDS if self._lock is not None else MAX_PAUSE_SECONDS
+        except sqlite3.Error as error:
+            self._turn_down(f"{self._path} cannot be opened ({error}).")
+            return MAX_PAUSE_SECONDS
+
+        self._usable = True
+        self._writes = True
+        self._broken.clear()
+        self._judge()
+        return None
+
+    def _open_writer(self) -> None:
+        if self._lock is None:
+            self._lock = FileLock(self._path)
+
+        self._writer = Writer(self._path, self._max_bytes, self._wall_clock)
+        self._sums = self._writer.sums()
+
+    def _open_reader(self) -> None:
+        self._reader = Reader(self._path, self._wall_clock)
+
+    async def _let_go(self) -> None:
+        if self._reader is not None:
+            reader, self._reader = self._reader, None
+            await self._reading.done(reader.close)
+
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            await self._writing.done(writer.close)
+
+    def _begin_anew(self, error: DamagedError) -> float:
+        self._faults += 1
+        try:
+            kept_as = set_aside(self._path)
+        except OSError as fault:
+            self._turn_down(f"{error}, and cannot be renamed ({fault.strerror}).")
+            return BYPASS_PAUSE_SECONDS
+
+        self._say("warning", "store begun anew", reason=str(error), kept_as=str(kept_as))
+        return 0.0
+
+    def _break(self, fault: sqlite3.Error) -> None:
+        """Open the file anew, and find out what it is then."""
+        self._usable = False
+        self._broken.set()
+        self._wished.set()
+        self._urgent.set()
+        self._turn(StoreTurned("down", f"{self._path} cannot be read ({fault})."))
+        self._unanswer()
+
+    def _turn_down(self, reason: str) -> None:
+        self._usable = False
+        self._faults += 1
+        self._turn(StoreTurned("down", reason))
+
+    def _judge(self, reason: str = "") -> None:
+        """Say how the store is, if that is something new."""
+        if self._usable is False:
+            return
+
+        if self._hanging:
+            self._turn(StoreTurned("down", f"{self._path} did not answer within {ANSWER_SECONDS:g} s."))
+        elif not self._writes:
+            self._turn(StoreTurned("read_only", reason or f"{self._path} cannot be written."))
+        else:
+            self._turn(StoreTurned("up"))
+
+    def _turn(self, turned: StoreTurned) -> None:
+        if turned != self._turned:
+            self._turned = turned
+            self._tell(turned)
+            self._measure()
+
+    def _unanswer(self) -> None:
+        for ask, _ in list(self._asking.values()):
+            self._answer(ask, Unavailable())
+
+        self._unanswer_removals()
+
+    def _measure(self) -> None:
+        pending = self._pending
+        gauges = StoreGauges(
+            store_entries=self._sums[0],
+            store_bytes=self._sums[1],
+            store_pending=len(pending),
+            store_pending_bytes=pending.bytes,
+            store_written=self._written,
+            store_dropped=pending.dropped + self._given_up,
+            store_evicted=self._evicted,
+            store_faults=self._faults,
+        )
+        if gauges != self._measured:
+            self._measured = gauges
+            self._tell(StoreMeasured(gauges))
+
+    def _soon(self, action: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(action)
+
+
+def _nothing() -> None:
+    """A job that tells, by being done, that those before it are."""
+
+
+def _unheard(event: StoreEvent) -> None:
+    """Where events go before `DiskStore.run`: nothing has happened by then."""
