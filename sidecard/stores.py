@@ -71,7 +71,7 @@ def _redis(
     wall_clock: Callable[[], float],
     on_fault: Callable[[Exception], None],
 ) -> Opened:
-    from sidecard.store.redis_links import Access  # noqa: PLC0415 - see the module's text
+    from sidecard.store.redis_access import Access  # noqa: PLC0415 - see the module's text
     from sidecard.store.redis_sharing import Sharing  # noqa: PLC0415 - see the module's text
     from sidecard.store.redis_store import RedisStore  # noqa: PLC0415 - see the module's text
 

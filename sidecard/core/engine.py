@@ -28,7 +28,6 @@ from sidecard.core.events import (
     RequestReceived,
     SpentElsewhere,
     StoreAnswered,
-    StoreEvent,
     StoreMeasured,
     StoreTurned,
     Tick,
@@ -114,7 +113,12 @@ class Engine:
             wire.SetBreaker: switches.breaker,
         }
 
-        self._hear: dict[type[StoreEvent], Callable[[Any, float], list[Effect]]] = {
+        self._hear: dict[type[Happening], Callable[[Any, float], list[Effect]]] = {
+            PeerJoined: self._joined,
+            PeerLost: self._lost,
+            Tick: lambda _, now: calls.tick(now),
+            DrainRequested: lambda _, now: calls.drain(now),
+            DrainExpired: lambda _, now: calls.give_up_draining(now),
             StoreAnswered: lookups.answered,
             StoreTurned: lookups.turned,
             KeyChanged: lookups.key_changed,
@@ -130,26 +134,17 @@ class Engine:
         if isinstance(event, RequestReceived):
             effects = self._answer[type(event.request)](event.peer, event.request, now)
         else:
-            effects = self._happened(event, now)
+            effects = self._hear[type(event)](event, now)
 
         return effects + self._lookups.settle() if self._flights.given_up else effects
 
-    def _happened(self, event: Happening, now: float) -> "list[Effect]":
-        match event:
-            case PeerJoined():
-                self._overview.peers += 1
-                return []
-            case PeerLost(peer):
-                self._overview.peers -= 1
-                return self._calls.lose(peer, now)
-            case Tick():
-                return self._calls.tick(now)
-            case DrainRequested():
-                return self._calls.drain(now)
-            case DrainExpired():
-                return self._calls.give_up_draining(now)
-            case _:
-                return self._hear[type(event)](event, now)
+    def _joined(self, event: PeerJoined, now: float) -> "list[Effect]":  # noqa: ARG002 - as its siblings
+        self._overview.peers += 1
+        return []
+
+    def _lost(self, event: PeerLost, now: float) -> "list[Effect]":
+        self._overview.peers -= 1
+        return self._calls.lose(event.peer, now)
 
     def next_deadline(self) -> float | None:
         """Return the instant at which a `Tick` is due; None where nothing can become due.

@@ -1,8 +1,6 @@
 """The connection that asks: entries that are looked for, and the claims of this host."""
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,13 +10,10 @@ from redis.exceptions import ResponseError
 from sidecard.core.effects import StoreAsk, StoreRelease, StoreRemove, StoreWrite
 from sidecard.core.events import Absent, Elsewhere, Found, StoreAnswered, Unavailable
 from sidecard.store.redis_health import Health
-from sidecard.store.redis_links import Link, Run
+from sidecard.store.redis_links import Link, Run, Then
 from sidecard.store.redis_news import News
 from sidecard.store.redis_scripts import ASK, CHANNEL, RELEASE, RENEW, entry_name, opened
 from sidecard.store.redis_writing import Writing
-
-MAX_BATCH = 64
-"""Questions in one go."""
 
 _MAX_UNSURE = 10_000
 
@@ -35,8 +30,9 @@ class Asking:
         self._writing = writing
         self._host = host
         self._claim_milliseconds = max(1, int(claim_seconds * 1000))
-        self._to_say: deque[tuple[Run, Callable[[Any], None] | None]] = deque()
-        self._has_to_say = asyncio.Event()
+        self._link: Link | None = None
+        self._early: list[tuple[Run, Then]] = []
+        """What was to be said before the first session; there is one soon, or none for a while."""
         self._open: dict[int, tuple[StoreAsk, str]] = {}
         """Questions that are to be answered, each with the claim that it asks for, by ticket."""
         self._claims: dict[_Place, str] = {}
@@ -64,15 +60,24 @@ class Asking:
         """Give a claim back. Where it cannot be said, the claim expires."""
         self.used(release.scope, release.key)
         notice = self._news.of_key("unshared" if release.unshared else "released", release.scope, release.key)
-        self._say(Run(RELEASE, entry_name(release.scope, release.key), (release.claim, CHANNEL, notice)))
+        self._say(Run(RELEASE, entry_name(release.scope, release.key), (release.claim, CHANNEL, notice)), _ignore)
 
     def used(self, scope: str, key: str) -> None:
         """A key's claim need not be renewed any more: its entry is on its way."""
         self._claims.pop((scope, key), None)
 
+    def begin(self, link: Link) -> None:
+        """A session has begun."""
+        self._link = link
+        for run, then in self._early:
+            link.send(run, then)
+
+        self._early.clear()
+
     def give_up(self) -> None:
         """The session has ended: answer every question by `Unavailable`."""
-        self._to_say.clear()
+        self._link = None
+        self._early.clear()
         for ask, token in list(self._open.values()):
             if token:
                 self._unsure[ask.scope, ask.key] = token
@@ -81,22 +86,6 @@ class Asking:
 
         while len(self._unsure) > _MAX_UNSURE:
             del self._unsure[next(iter(self._unsure))]
-
-    async def serve(self, link: Link) -> None:
-        """Say what is to be said, until cancelled. Raises as `Link.exchange`."""
-        while True:
-            await self._has_to_say.wait()
-            self._has_to_say.clear()
-            await self.say(link)
-
-    async def say(self, link: Link) -> None:
-        """Say all that is to be said. Raises as `Link.exchange`."""
-        while self._to_say:
-            batch = [self._to_say.popleft() for _ in range(min(len(self._to_say), MAX_BATCH))]
-            replies = await link.exchange([run for run, _ in batch])
-            for (_, then), reply in zip(batch, replies, strict=True):
-                if then is not None:
-                    then(reply)
 
     async def keep_claims(self) -> None:
         """Renew the claims, until cancelled."""
@@ -115,10 +104,11 @@ class Asking:
 
         return token
 
-    def _say(self, run: Run, then: Callable[[Any], None] | None = None) -> None:
-        if self._health.connected is not False:
-            self._to_say.append((run, then))
-            self._has_to_say.set()
+    def _say(self, run: Run, then: Then) -> None:
+        if self._link is not None:
+            self._link.send(run, then)
+        elif self._health.connected is None:
+            self._early.append((run, then))
 
     def _soon(self, ask: StoreAsk, answer: Found | Absent | Unavailable) -> None:
         asyncio.get_running_loop().call_soon(self._answer, ask, answer)
@@ -153,3 +143,7 @@ class Asking:
         if reply == 0 and self._claims.get(place) == token:
             # Expired and passed on, or removed. The flight goes on, for its callers; its entry will be refused.
             del self._claims[place]
+
+
+def _ignore(reply: Any) -> None:
+    """A claim that was not ours any more needed no giving back."""

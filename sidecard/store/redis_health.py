@@ -6,7 +6,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sidecard.core.events import StoreTurned
 from sidecard.store.base import Tell
-from sidecard.store.redis_links import Access
+from sidecard.store.redis_access import Access
 
 _READ_ONLY = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "NOPERM")
 """Codes of errors by which a server takes no writes but answers questions. Those of scripts have them in their midst."""

@@ -8,18 +8,12 @@ Messages are lost with their connection. The session ends with it, and the next 
 
 from typing import Literal
 
-import anyio
 import msgspec
-from anyio.abc import TaskStatus
-from redis.asyncio.client import PubSub
 
 from sidecard.core.events import EntriesPurged, KeyChanged
 from sidecard.store.base import Tell
-from sidecard.store.redis_links import CLOSE_SECONDS, Link
+from sidecard.store.redis_links import Wire
 from sidecard.store.redis_scripts import CHANNEL
-
-PING_SECONDS = 0.5
-"""How long the server may say nothing before it is asked whether it lives, and then until it says so."""
 
 Change = Literal["stored", "removed", "released", "unshared"]
 
@@ -29,10 +23,9 @@ _unpack = msgspec.msgpack.Decoder(tuple[str, Change | Literal["purged"], str | N
 class News:
     """What this ``host`` says, and hears."""
 
-    def __init__(self, host: str, tell: Tell, confirm_seconds: float) -> None:
+    def __init__(self, host: str, tell: Tell) -> None:
         self._host = host
         self._tell = tell
-        self._confirm_seconds = confirm_seconds
 
     def of_key(self, change: Change, scope: str, key: str) -> bytes:
         """Return the message that tells a key's change."""
@@ -42,34 +35,9 @@ class News:
         """Return the message that tells a purge."""
         return msgspec.msgpack.encode((self._host, "purged", namespace, tag))
 
-    async def hear(self, link: Link, *, task_status: TaskStatus[None]) -> None:
-        """Hear what is said, until cancelled; started once the server has confirmed. Raises as `Link.exchange`."""
-        subscriber = link.news()
-        try:
-            with anyio.fail_after(self._confirm_seconds):
-                await subscriber.subscribe(CHANNEL)
-                while (message := await subscriber.get_message(timeout=1.0)) is None or message["type"] != "subscribe":
-                    pass
-
-            task_status.started()
-            await self._hear(subscriber)
-        finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS):
-                await subscriber.aclose()  # type: ignore[no-untyped-call]  # redis-py's
-
-    async def _hear(self, subscriber: PubSub) -> None:
-        asked = False
-        while True:
-            message = await subscriber.get_message(timeout=PING_SECONDS)
-            if message is not None:
-                asked = False
-                if message["type"] == "message":
-                    self._heard(message["data"])
-            elif asked:
-                raise TimeoutError
-            else:
-                asked = True
-                await subscriber.ping()
+    async def subscribe(self, wire: Wire) -> None:
+        """Hear what is said, from when this returns. Raises `FAULTS`."""
+        await wire.subscribe(CHANNEL, self._heard)
 
     def _heard(self, data: bytes) -> None:
         try:

@@ -66,12 +66,23 @@ class Script:
 
 
 ASK = Script(
-    NOW
+    # What is asked most, first: 10 us of a server's time, where the rest takes 20.
+    """
+if ARGV[3] == '1' then
+  local found = redis.pcall('HMGET', KEYS[1], 'value', 'until')
+  local ends = found[1] and tonumber(found[2])
+  if ends then
+    local clock = redis.call('TIME')
+    local left = ends - clock[1] * 1000 - math.floor(clock[2] / 1000)
+    if left > 0 then return {'found', found[1], left} end
+  end
+end
+"""
+    + NOW
     + _LOOK
     + _KEEP
     + """
-local token, claim_ms, look = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-if look == '1' and stored > 0 then return {'found', at[1], stored - now} end
+local token, claim_ms = ARGV[1], tonumber(ARGV[2])
 if kind ~= 'none' and not ours then return {'absent'} end
 if claimed > now and at[3] ~= token then return {'elsewhere', claimed - now} end
 if token == '' then return {'absent'} end
@@ -160,6 +171,9 @@ return stored > 0 and 1 or 0
 """
 )
 """tag between zero bytes, or '' for any -> 1 if there was an entry and it had the tag. Claims go in any case."""
+
+
+ALL = (ASK, WRITE, RENEW, RELEASE, REMOVE, PURGE)
 
 
 class _Envelope(Struct, array_like=True, frozen=True):

@@ -20,9 +20,10 @@ from sidecard.core.effects import ShareSpending, StoreAsk, StoreEffect, StoreRel
 from sidecard.core.events import NewsMissed, StoreEvent
 from sidecard.core.notes import Note
 from sidecard.store.base import Tell
+from sidecard.store.redis_access import FAULTS, Access
 from sidecard.store.redis_asking import Asking
 from sidecard.store.redis_health import Health
-from sidecard.store.redis_links import CLOSE_SECONDS, FAULTS, Access, Link, link_of
+from sidecard.store.redis_links import CLOSE_SECONDS, Link, Wire, link_of
 from sidecard.store.redis_news import News
 from sidecard.store.redis_sharing import Sharing
 from sidecard.store.redis_writing import MAX_PAUSE_SECONDS, MIN_PAUSE_SECONDS, Writing
@@ -52,7 +53,7 @@ class RedisStore:
         self._on_fault = on_fault
         self._tell: Tell = _unheard
         self._health = Health(access, self._told)
-        self._news = News(host, self._told, 4 * access.timeout_seconds)
+        self._news = News(host, self._told)
         self._writing = Writing(self._health, self._news, clock)
         self._sharing = None if sharing is None else sharing(self._told)
         self._asking = Asking(self._health, self._news, self._writing, host, claim_seconds)
@@ -103,7 +104,6 @@ class RedisStore:
             link = link_of(self._access)
             try:
                 await link.open()
-                await self._asking.say(link)
                 await self._writing.write_all(link)
             finally:
                 await _closed(link)
@@ -114,16 +114,20 @@ class RedisStore:
         faults: list[Exception] = []
         try:
             try:
-                links += [link_of(self._access) for _ in range(2 if self._sharing is None else 3)]
+                hearing = Wire(self._access)
+                links += [hearing, *(link_of(self._access) for _ in range(2 if self._sharing is None else 3))]
                 for link in links:
                     await link.open()
 
-                asking, writing, *further = links
+                _, asking, writing, *further = links
+                await self._news.subscribe(hearing)
+                self._tell(NewsMissed())
+                self._health.came_up()
+                self._asking.begin(asking)
                 async with anyio.create_task_group() as tasks:
-                    await tasks.start(self._news.hear, asking)
-                    self._tell(NewsMissed())
-                    self._health.came_up()
-                    tasks.start_soon(self._asking.serve, asking)
+                    for link in links:
+                        tasks.start_soon(link.watch)
+
                     tasks.start_soon(self._asking.keep_claims)
                     tasks.start_soon(self._writing.serve, writing)
                     for link in further:
