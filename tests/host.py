@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sidecard.core.effects import Send
+from sidecard.core.effects import Send, StoreEffect, Tell
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
     DrainExpired,
@@ -108,6 +108,8 @@ class Host:
         )
         self.actors: dict[int, Actor] = {}
         self.notes: list[Note] = []
+        self.wanted: list[StoreEffect] = []
+        """What the store is to do, that no test has looked at yet."""
         self._peers = 0
 
     def peer(self, uid: int = 1000, gid: int = 1000, *, pid: int = 0, operator: bool = False) -> Actor:
@@ -123,8 +125,10 @@ class Host:
         for effect in self.engine.handle(event, self.now):
             if isinstance(effect, Send):
                 self.actors[effect.peer].inbox.append(effect.reply)
-            else:
+            elif isinstance(effect, Tell):
                 self.notes.append(effect.note)
+            else:
+                self.wanted.append(effect)
 
     def passes(self, seconds: float) -> None:
         """Let time pass, with a tick at every instant that the engine asks for."""

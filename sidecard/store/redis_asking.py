@@ -116,7 +116,11 @@ class Asking:
     def _asked(self, ask: StoreAsk, token: str, reply: Any) -> None:
         if isinstance(reply, ResponseError):
             # An entry would have been returned before anything was to be written.
-            self._answer(ask, Absent() if self._health.refuses_writes(reply) else Unavailable())
+            refused = self._health.refuses_writes(reply)
+            if refused:
+                self._writing.wake()
+
+            self._answer(ask, Absent() if refused else Unavailable())
             return
 
         match reply:

@@ -1,7 +1,7 @@
 """How a Redis server is: what its errors mean, in which sentence they are told, and that each change is told once."""
 
 from msgspec import Struct
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
+from redis.exceptions import AuthenticationError, AuthorizationError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sidecard.core.events import StoreTurned
@@ -48,7 +48,8 @@ class Health(Struct):
         Raises `ConnectionError` where another server is to be found instead.
         """
         text = str(error)
-        if not isinstance(error, NoPermissionError) and not any(code in text for code in _READ_ONLY):
+        code = next((code for code in _READ_ONLY if code in text), None)
+        if code is None:
             self.faults += 1
             return False
 
@@ -59,7 +60,7 @@ class Health(Struct):
         if self.takes_writes:
             self.takes_writes = False
             self.faults += 1
-            self._turn(StoreTurned("read_only", f"{self._place} answers: {_shown(text)}."))
+            self._turn(StoreTurned("read_only", f"{self._place} answers: {_shown(text[text.index(code) :])}."))
 
         return True
 
@@ -76,7 +77,7 @@ class Health(Struct):
 
     def _sentence(self, fault: Exception) -> str:
         text = _shown(str(fault) or type(fault).__name__)
-        if isinstance(fault, AuthenticationError | AuthorizationError | NoPermissionError):
+        if isinstance(fault, AuthenticationError | AuthorizationError):
             return f"{self._place} does not let us in ({text}); see store.username and store.password_file."
 
         if isinstance(fault, TimeoutError | RedisTimeoutError):

@@ -70,6 +70,10 @@ class Writing:
         if isinstance(older, StoreRemove) and older.ticket in self._removing:
             asyncio.get_running_loop().call_soon(self._removed, older.ticket, Unavailable())
 
+    def wake(self) -> None:
+        """The server is found to take no writes: find out when it does again."""
+        self._wished.set()
+
     def find(self, scope: str, key: str) -> StoreWrite | StoreRemove | None:
         """Return what is to become of a key, as old as it is by now; None where nothing is to be written."""
         wish = self._pending.find(scope, key)
@@ -118,6 +122,9 @@ class Writing:
                 await self._wished.wait()
 
             self._wished.clear()
+            if not self._health.takes_writes:
+                continue
+
             if not await self._write_some(link):
                 pause_seconds = MIN_PAUSE_SECONDS
 

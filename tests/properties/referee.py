@@ -7,6 +7,8 @@ The referee knows neither the model's nor the engine's mind: it sees events, eff
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
+
 from sidecard.core import notes
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import DrainExpired, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
@@ -75,6 +77,8 @@ class Referee:
         for effect in effects:
             if isinstance(effect, Tell):
                 self._hear(effect.note)
+            elif not isinstance(effect, Send):
+                pytest.fail(f"an effect for a store that there is not: {effect}")
             elif asker is not None and effect.peer == asker.id and self._answers(asker, request, effect.reply):
                 self._direct.append(effect.reply)
                 self._granted_directly(asker, request, presented, effect.reply, now)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from sidecard.core import notes
 from sidecard.core.breakers import Verdict
-from sidecard.core.effects import Effect, Tell
+from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import DrainExpired, DrainRequested, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import BackendSettings, EngineSettings, settings_of_unnamed
 from sidecard_client import wire
@@ -119,6 +119,7 @@ class Witness:
             if isinstance(effect, Tell):
                 self._hear(effect.note, now)
             else:
+                assert isinstance(effect, Send), "an effect for a store that there is not"
                 assert effect.peer in self.peers, "an effect addresses a lost peer"
                 self._reply(effect.peer, effect.reply, asker, request, now)
 

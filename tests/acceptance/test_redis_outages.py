@@ -1,0 +1,257 @@
+"""A Redis server that is slow, down, hung, full, not ours to write to: no call fails, it is told, and it passes by itself."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sidecard_client import Client
+from tests.acceptance.host_worker import Plan
+from tests.daemons import Daemon, ask, poll
+from tests.many_hosts import Callers, Start, hosts, reasons, stat
+from tests.servers import RedisServer, any_program, ending
+
+
+@pytest.fixture
+def server(socket_directory: Path) -> Iterator[RedisServer]:
+    """A server of the test's own."""
+    one = RedisServer(socket_directory / "redis", any_program())
+    with ending(one):
+        yield one
+
+
+def turns(daemon: Daemon, state: str) -> None:
+    """Wait until a daemon says so of its store."""
+    poll(lambda: stat(daemon, "store") == state, f"the store is not {state}", 10.0)
+
+
+def entries(server: RedisServer) -> int:
+    """Count what the server has of ours."""
+    with server.client() as client:
+        return len(list(client.scan_iter("sidecard:1:*")))
+
+
+def put(daemon: Daemon, key: str, value: object = 1) -> None:
+    """Write an entry."""
+    assert ask(daemon.socket, {"op": "put", "key": key, "value": value})["stored"] is True
+
+
+def test_a_server_that_comes_later_gets_what_was_written_meanwhile(daemon: Start, server: RedisServer) -> None:
+    """The daemon starts without it, says so, serves from memory, and writes as soon as it can."""
+    server.kill()
+    one = daemon("--no-state", SIDECARD_STORE_URL=server.url)
+    turns(one, "down")
+    assert "cannot be reached" in reasons(one)
+    put(one, "k", "v")
+    assert ask(one.socket, {"op": "get", "key": "k"})["value"] == "v"
+    assert stat(one, "store_pending") in {0, 1}  # told with the next try
+    server.start()
+    turns(one, "up")
+    assert reasons(one) == ""
+    poll(lambda: entries(server) == 1, "the entry was not written")
+
+
+def test_a_server_that_was_restarted_empty_costs_nothing_but_its_entries(daemon: Start, server: RedisServer) -> None:
+    """What is in memory is doubted, asked for, and gone; calls go on."""
+    one, other = hosts(daemon, 2, server.url)
+    put(one, "k")
+    poll(lambda: ask(other.socket, {"op": "get", "key": "k"})["type"] == "hit", "the entry does not arrive")
+    server.kill()
+    for host in (one, other):
+        turns(host, "down")
+
+    # Doubted, but there is nobody to ask.
+    assert ask(other.socket, {"op": "get", "key": "k"})["type"] == "hit"
+    server.start()
+    for host in (one, other):
+        turns(host, "up")
+
+    put(one, "later")
+    poll(lambda: ask(other.socket, {"op": "get", "key": "later"})["type"] == "hit", "new entries do not arrive")
+    assert ask(other.socket, {"op": "get", "key": "k"})["type"] == "miss"
+
+
+def test_a_server_that_hangs_slows_no_hit(daemon: Start, server: RedisServer) -> None:
+    """Hits are served from memory, in the time that they always take; misses wait half a second, once."""
+    (one,) = hosts(daemon, 1, server.url)
+    with Client(one.socket) as sidecard:
+        sidecard.put("k", "v")
+
+        def slowest(count: int) -> float:
+            slow = 0.0
+            for _ in range(count):
+                began_at = time.perf_counter()
+                assert sidecard.get("k") == "v"
+                slow = max(slow, time.perf_counter() - began_at)
+
+            return slow
+
+        slowest(500)
+        server.pause()
+        began_at = time.monotonic()
+        assert sidecard.call(lambda: "made", name="made") == "made"
+        assert time.monotonic() - began_at < 2.0
+        assert slowest(2000) < 0.25
+        turns(one, "down")
+        assert "did not answer" in reasons(one)
+        assert slowest(2000) < 0.25
+        sidecard.put("meanwhile", 1)
+        server.resume()
+        turns(one, "up")
+        poll(lambda: entries(server) >= 2, "what was written meanwhile does not arrive")
+
+
+def test_a_server_that_is_full_is_read_and_told(daemon: Start, server: RedisServer) -> None:
+    """Out of memory: what it has is served, what it does not take waits, and arrives when there is room."""
+    one, other = hosts(daemon, 2, server.url)
+    put(one, "early", "v")
+    with server.client() as client:
+        poll(lambda: entries(server) == 1, "the entry was not written")
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 1)
+        put(one, "late", "v")
+        turns(one, "read_only")
+        assert "OOM" in reasons(one)
+        assert ask(other.socket, {"op": "get", "key": "early"})["value"] == "v"
+        assert ask(other.socket, {"op": "begin", "key": "new"})["type"] == "lease"
+        turns(other, "read_only")
+        client.config_set("maxmemory", 0)
+
+    for host in (one, other):
+        turns(host, "up")
+
+    poll(lambda: ask(other.socket, {"op": "get", "key": "late"}).get("value") == "v", "the late entry does not arrive")
+
+
+def test_a_replica_is_read_and_told(daemon: Start, server: RedisServer, socket_directory: Path) -> None:
+    """A store that may only be read serves what it has."""
+    replica = RedisServer(socket_directory / "replica", any_program())
+    with ending(replica):
+        one, other = hosts(daemon, 2, replica.url)
+        put(one, "k", "v")
+        poll(lambda: entries(replica) == 1, "the entry was not written")
+        with replica.client() as client:
+            # Of nobody who answers: it keeps what it has.
+            client.execute_command("REPLICAOF", "127.0.0.1", "1")
+            assert ask(other.socket, {"op": "get", "key": "k"})["value"] == "v"
+            put(one, "k2")
+            turns(one, "read_only")
+            assert "READONLY" in reasons(one)
+            assert ask(one.socket, {"op": "begin", "key": "new"})["type"] == "lease"
+            client.execute_command("REPLICAOF", "NO", "ONE")
+
+        turns(one, "up")
+        poll(lambda: entries(replica) == 2, "what was written meanwhile does not arrive")
+
+
+def test_what_others_have_put_at_our_keys_is_a_miss(daemon: Start, server: RedisServer) -> None:
+    """Strings, lists, other fields, later versions, garbage; and fifty thousand keys that are none of ours."""
+    (one,) = hosts(daemon, 1, server.url)
+    scope = f"sidecard:1:{os.getuid()}:default"
+    far = 10**15
+    with server.client() as client, client.pipeline(transaction=False) as pipe:
+        pipe.set(f"{scope}:string", "x")
+        pipe.rpush(f"{scope}:list", "x")
+        pipe.hset(f"{scope}:other", mapping={"a": "b"})
+        pipe.hset(f"{scope}:later", mapping={"value": b"\x02\x90", "until": far})
+        pipe.hset(f"{scope}:garbage", mapping={"value": b"\x01\xc1\xff", "until": far})
+        pipe.hset(f"{scope}:no number", mapping={"value": b"\x01", "until": "soon"})
+        for number in range(50_000):
+            pipe.set(f"other:{number}", number)
+
+        pipe.execute()
+
+    for key in ("string", "list", "other", "later", "garbage", "no number"):
+        assert ask(one.socket, {"op": "get", "key": key})["type"] == "miss", key
+        assert ask(one.socket, {"op": "begin", "key": key})["type"] == "lease", key
+        put(one, key, "ours")
+
+    put(one, "k")
+    poll(lambda: stat(one, "store_written") == 7, "what is ours was not written")
+    assert ask(one.socket, {"op": "purge"}, seconds=30.0)["count"] == 7
+    with server.client() as client:
+        assert client.dbsize() == 50_000
+        assert stat(one, "store") == "up"
+
+
+def test_connections_that_are_cut_again_and_again_fail_no_call(daemon: Start, server: RedisServer) -> None:
+    """Every 50 ms all connections are killed, and the whole server is emptied: answers are right, and calls go on."""
+    daemons = hosts(daemon, 2, server.url)
+    over = threading.Event()
+
+    def cut() -> None:
+        with server.client() as client:
+            while not over.wait(0.05):
+                client.client_kill_filter(skipme=True)
+                client.flushall()
+
+    cutter = threading.Thread(target=cut)
+    cutter.start()
+    wrong = []
+    try:
+        with Client(daemons[0].socket) as first, Client(daemons[1].socket) as second:
+            for number in range(400):
+                key = number % 50
+                for sidecard in (first, second):
+                    answer = sidecard.call(lambda key=key: f"answer {key}", name=f"upstream {key}")
+                    if answer != f"answer {key}":
+                        wrong.append((key, answer))
+    finally:
+        over.set()
+        cutter.join()
+
+    assert wrong == []
+    for one in daemons:
+        turns(one, "up")
+
+
+def cancelled_calls(daemon: Start, server: RedisServer, tmp_path: Path, calls: int) -> None:
+    """Let callers of two hosts give up at random instants, again and again."""
+    daemons = hosts(daemon, 2, server.url)
+    plans = [
+        Plan(
+            one.socket,
+            str(tmp_path / "ledger"),
+            callers=50,
+            work_seconds=0.005,
+            calls=calls // 100,
+            keys=400,
+            cancel_within_seconds=0.02,
+            seed=number,
+        )
+        for number, one in enumerate(daemons)
+    ]
+    with server.client() as client:
+        callers = [Callers(plan) for plan in plans]
+        before = len(client.client_list())
+        for crowd in callers:
+            crowd.go()
+
+        accounts = [crowd.account() for crowd in callers]
+        for crowd in callers:
+            crowd.close()
+
+        assert len(client.client_list()) == before
+
+    assert [account.wrong for account in accounts] == [[], []]
+    assert sum(sum(account.ends.values()) for account in accounts) == calls
+    assert all(account.ends["cancelled"] > calls / 100 for account in accounts)
+    for one in daemons:
+        poll(lambda one=one: stat(one, "claims") == stat(one, "flights") == 0, "claims are left")  # type: ignore[misc]
+        assert stat(one, "store") == "up"
+
+
+def test_callers_that_give_up_leave_nothing_behind(daemon: Start, server: RedisServer, tmp_path: Path) -> None:
+    """A thousand cancelled calls: no wrong answer, no further connection, no claim."""
+    cancelled_calls(daemon, server, tmp_path, 1000)
+
+
+@pytest.mark.slow
+def test_ten_thousand_callers_that_give_up_leave_nothing_behind(
+    daemon: Start, server: RedisServer, tmp_path: Path
+) -> None:
+    """The same, ten times as many."""
+    cancelled_calls(daemon, server, tmp_path, 10_000)
