@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "report": "inspect",
     "breakers": "inspect",
     "purge": "inspect",
+    "cache": "cache",
     "config": "inspect",
     "demo": "demo",
     "bench": "bench",

@@ -89,6 +89,10 @@ class BypassedError(SidecardError):
     """The file is not to be used, or cannot be at the moment, as the message says; it is left as it is."""
 
 
+class ForeignError(BypassedError):
+    """The file is somebody else's."""
+
+
 class About(Struct, array_like=True, frozen=True):
     """What an entry is, beside its value and its instants. A later version has another first number."""
 
@@ -163,17 +167,17 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> bool:
-    """Tell whether a file has our schema; False where it is empty yet. Raises `BypassedError` where it is another's."""
+    """Tell whether a file has our schema; False where it is empty yet. Raises `ForeignError` where it is another's."""
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if not application_id and not version and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
         return False
 
     if application_id != APPLICATION_ID:
-        raise BypassedError(f"{path} is the database of another program: choose another store.url")
+        raise ForeignError(f"{path} is the database of another program: choose another store.url")
 
     if version > SCHEMA_VERSION:
-        raise BypassedError(f"{path} was written by a later version of sidecard: move it away, or run that version")
+        raise ForeignError(f"{path} was written by a later version of sidecard: move it away, or run that version")
 
     return True
 
@@ -424,7 +428,7 @@ def _opened(path: Path) -> sqlite3.Connection:
 
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise BypassedError(f"{path} is not a regular file: choose another store.url")
+            raise ForeignError(f"{path} is not a regular file: choose another store.url")
     finally:
         os.close(descriptor)
 

@@ -7,7 +7,7 @@ a killed daemon may lose. Removals and purges are written at once.
 what is wrong with the file         what becomes of it
 ==================================  ===================================================================================
 not a store, damaged                set aside as ``NAME.corrupt``, and begun anew
-of another program, a later one's   left alone; looked at again every `BYPASS_PAUSE_SECONDS`
+of another program, a later one's   left alone; looked at again every `FOREIGN_PAUSE_SECONDS`
 locked, not to be opened            as above, every `MAX_PAUSE_SECONDS`
 full, read-only, failing to write   what it has is served; what is to be written waits, within a bound
 failing or hanging to read          not asked, until it answers again
@@ -45,6 +45,7 @@ from sidecard.store.disk_file import (
     BypassedError,
     DamagedError,
     FileLock,
+    ForeignError,
     Reader,
     Writer,
     is_damage,
@@ -65,7 +66,7 @@ ANSWER_SECONDS = 0.5
 MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 2.0
 """Between two tries of what the file refuses."""
 
-BYPASS_PAUSE_SECONDS = 15.0
+FOREIGN_PAUSE_SECONDS = 15.0
 """Between two looks at a file that is not ours to use."""
 
 TIDY_SECONDS = 5.0
@@ -149,10 +150,6 @@ class DiskStore:
         loop = asyncio.get_running_loop()
         self._reading: Worker[Any] = Worker("sidecard-store-reader", loop)
         self._writing: Worker[Any] = Worker("sidecard-store-writer", loop)
-        # Asks that came first: the file is about to be opened.
-        for ask, _ in list(self._asking.values()):
-            self._read(ask)
-
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch)
             while True:
@@ -175,6 +172,9 @@ class DiskStore:
 
             await self._let_go()
 
+        if self._lock is not None:
+            self._lock.close()
+
         self._reading.stop()
         self._writing.stop()
 
@@ -187,7 +187,7 @@ class DiskStore:
             self._soon(partial(self._answer, ask, self._found(pending)))
         elif self._usable is False:
             self._soon(partial(self._answer, ask, Unavailable()))
-        elif self._tell is not _unheard:
+        elif self._usable:
             self._read(ask)
 
     def _read(self, ask: StoreAsk) -> None:
@@ -383,7 +383,7 @@ class DiskStore:
             return self._begin_anew(error)
         except BypassedError as error:
             self._turn_down(f"{error}.")
-            return BYPASS_PAUSE_SECONDS if self._lock is not None else MAX_PAUSE_SECONDS
+            return FOREIGN_PAUSE_SECONDS if isinstance(error, ForeignError) else MAX_PAUSE_SECONDS
         except sqlite3.Error as error:
             self._turn_down(f"{self._path} cannot be opened ({error}).")
             return MAX_PAUSE_SECONDS
@@ -392,6 +392,10 @@ class DiskStore:
         self._writes = True
         self._broken.clear()
         self._judge()
+        # What was asked while the file was being opened.
+        for ask, _ in list(self._asking.values()):
+            self._read(ask)
+
         return None
 
     def _open_writer(self) -> None:
@@ -419,7 +423,7 @@ class DiskStore:
             kept_as = set_aside(self._path)
         except OSError as fault:
             self._turn_down(f"{error}, and cannot be renamed ({fault.strerror}).")
-            return BYPASS_PAUSE_SECONDS
+            return FOREIGN_PAUSE_SECONDS
 
         self._say("warning", "store begun anew", reason=str(error), kept_as=str(kept_as))
         return 0.0

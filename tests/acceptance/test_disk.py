@@ -1,0 +1,160 @@
+"""A cache that survives: the real daemon with a file on a real disk, killed, filled, made read-only."""
+
+import random
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from sidecard_client import Client
+from tests.daemons import Daemon, ask, poll
+from tests.many_hosts import reasons, stat
+
+Start = Callable[..., Daemon]
+
+WINDOW_SECONDS = 0.2
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Make a state directory."""
+    directory = tmp_path / "state"
+    directory.mkdir()
+    return directory
+
+
+def kill_again_and_again(daemon: Start, state: Path, times: int) -> None:
+    """Kill under load; each entry that was acknowledged before the window is there after the start, and the file is whole."""
+    chance = random.Random(7)
+    file = state / "store.db"
+    one = daemon(STATE_DIRECTORY=str(state), SIDECARD_STORE_WRITE_WINDOW_SECONDS=str(WINDOW_SECONDS))
+    for life in range(times):
+        acknowledged: list[tuple[float, str, str]] = []
+        dies_at = time.monotonic() + chance.uniform(0.05, 3 * WINDOW_SECONDS)
+        with Client(one.socket) as sidecard:
+            while time.monotonic() < dies_at:
+                key = f"{life}-{len(acknowledged)}"
+                sidecard.put(key, f"answer {key}" * chance.randrange(1, 200))
+                acknowledged.append((time.monotonic(), key, f"answer {key}"))
+
+            died_at = time.monotonic()
+            one.kill()
+
+        with sqlite3.connect(file) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",), life
+
+        connection.close()
+        one.start_again()
+        with Client(one.socket) as sidecard:
+            for at, key, answer in acknowledged:
+                found = sidecard.get(key)
+                if at < died_at - WINDOW_SECONDS:
+                    assert found is not None, f"{key} was lost, {died_at - at:.3f} s before the end of life {life}"
+
+                assert found is None or found.startswith(answer)
+
+
+def test_what_is_older_than_the_window_survives_a_kill(daemon: Start, state: Path) -> None:
+    """Three times over."""
+    kill_again_and_again(daemon, state, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_hundred_kills_leave_a_whole_file(daemon: Start, state: Path) -> None:
+    """The same, two hundred times, on the same file."""
+    kill_again_and_again(daemon, state, 200)
+
+
+def test_a_stopped_daemon_has_written_everything(daemon: Start, state: Path) -> None:
+    """However young it is; and a hundred callers who ask for it afterwards cost one look."""
+    one = daemon(STATE_DIRECTORY=str(state), SIDECARD_STORE_WRITE_WINDOW_SECONDS="60")
+    for number in range(300):
+        assert ask(one.socket, {"op": "put", "key": str(number), "value": number})["stored"] is True
+
+    assert one.terminate() == 0
+    one.start_again()
+    for number in range(300):
+        assert ask(one.socket, {"op": "begin", "key": str(number)})["value"] == number
+
+    assert (stat(one, "store_reads"), stat(one, "store_hits"), stat(one, "hits")) == (300, 300, 300)
+
+
+def test_without_a_state_directory_nothing_is_kept(daemon: Start, state: Path) -> None:
+    """Or with ``--no-state``, or where the store is said to be none."""
+    for flags, environ in ((("--no-state",), {}), ((), {"SIDECARD_STORE_URL": "none"})):
+        one = daemon(*flags, STATE_DIRECTORY=str(state), **environ)
+        assert stat(one, "store") == "none"
+        one.terminate()
+
+    assert not (state / "store.db").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of 2 MiB."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
+
+    yield directory
+    subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def calls(one: Daemon, first: int, count: int) -> None:
+    """Make calls whose answers are to be kept; none fails."""
+    with Client(one.socket) as sidecard:
+        for number in range(first, first + count):
+            outcome = sidecard.outcome(lambda number=number: f"{number}" * 200, name=f"call {number}")
+            assert outcome.value == f"{number}" * 200
+            assert outcome.source == "upstream"
+
+
+def test_a_full_disk_fails_no_call(daemon: Start, small_disk: Path) -> None:
+    """It is told; what was written is served; when there is room, what waited is written."""
+    ballast = small_disk / "ballast"
+    one = daemon(
+        "--no-state", SIDECARD_STORE_URL=f"sqlite:{small_disk}/store.db", SIDECARD_STORE_WRITE_WINDOW_SECONDS="0.1"
+    )
+    calls(one, 0, 20)
+    poll(lambda: stat(one, "store_written") == 20, "nothing is written")
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+
+    calls(one, 20, 300)
+    poll(lambda: stat(one, "store") == "read_only", "the disk is not full")
+    assert "cannot be written" in reasons(one)
+    assert ask(one.socket, {"op": "health"})["status"] == "ok"
+    calls(one, 320, 50)
+    ballast.unlink()
+    poll(lambda: stat(one, "store") == "up" and stat(one, "store_pending") == 0, "it does not recover")
+    assert stat(one, "store_written") == 370
+    assert reasons(one) == ""
+
+
+def test_a_disk_that_becomes_read_only_fails_no_call(daemon: Start, small_disk: Path) -> None:
+    """As one that is full."""
+    one = daemon(
+        "--no-state", SIDECARD_STORE_URL=f"sqlite:{small_disk}/store.db", SIDECARD_STORE_WRITE_WINDOW_SECONDS="0.1"
+    )
+    calls(one, 0, 20)
+    poll(lambda: stat(one, "store_written") == 20, "nothing is written")
+    one.kill()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    one.start_again()
+    poll(lambda: stat(one, "store") == "down", "the store is not down")
+    assert reasons(one)
+    calls(one, 20, 20)
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    poll(lambda: stat(one, "store") == "up" and stat(one, "store_pending") == 0, "it does not recover", 30.0)
+    assert stat(one, "store_written") == 20
+    assert stat(one, "store_entries") == 40

@@ -1,0 +1,507 @@
+"""The store on disk, with a real file and real threads."""
+
+import fcntl
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from sidecard.core.effects import StoreAsk, StoreEffect, StorePurge, StoreRemove, StoreWrite
+from sidecard.core.events import (
+    Absent,
+    Answer,
+    Found,
+    Removed,
+    StoreAnswered,
+    StoreEvent,
+    StoreMeasured,
+    StoreTurned,
+    Unavailable,
+)
+from sidecard.core.records import Record
+from sidecard.store import disk_store
+from sidecard.store.disk_store import DiskStore
+from sidecard_client.wire import Usage
+
+pytestmark = pytest.mark.anyio
+
+now = time.time  # noqa: TID251 - what is kept on disk has no other clock
+
+WINDOW_SECONDS = 0.05
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """As the daemon."""
+    return "asyncio"
+
+
+def record(value: bytes = b"v", ttl_seconds: float = 300.0, tags: tuple[str, ...] = ()) -> Record:
+    """Return something to keep."""
+    return Record(value, 1.5, ttl_seconds, 60.0, "cloud", Usage("m", 1, 2, 0.25), tags)
+
+
+class Running:
+    """A store, and what it has told."""
+
+    def __init__(self, path: Path, max_bytes: int, wall_clock: Callable[[], float]) -> None:
+        self.said: list[dict[str, object]] = []
+        self.told: list[StoreEvent] = []
+        self.faults: list[Exception] = []
+        self._tickets = 0
+        self.store = DiskStore(
+            path,
+            max_bytes=max_bytes,
+            write_window_seconds=WINDOW_SECONDS,
+            clock=time.monotonic,
+            wall_clock=wall_clock,
+            say=lambda level, event, **fields: self.said.append({"level": level, "event": event, **fields}),
+            on_fault=self.faults.append,
+        )
+
+    def write(self, key: str, kept: Record | None = None, scope: str = "1:default") -> None:
+        """Let an entry be kept."""
+        self.perform(StoreWrite(scope, key, kept or record(), made_at=time.monotonic()))
+
+    def perform(self, effect: StoreEffect) -> None:
+        """Let something be done."""
+        self.store.perform(effect)
+
+    async def look(self, key: str, scope: str = "1:default") -> Answer:
+        """Ask for an entry."""
+        self._tickets += 1
+        self.perform(StoreAsk(self._tickets, scope, key))
+        return await self._answer()
+
+    async def value(self, key: str) -> bytes | None:
+        """Ask for an entry's value; None where there is none."""
+        answer = await self.look(key)
+        assert not isinstance(answer, Unavailable), self.told
+        return answer.record.value if isinstance(answer, Found) else None
+
+    async def remove(self, key: str) -> Answer:
+        """Remove an entry."""
+        self._tickets += 1
+        self.perform(StoreRemove(self._tickets, "1:default", key))
+        return await self._answer()
+
+    async def purge(self, namespace: str | None = None, tag: str | None = None) -> Answer:
+        """Remove entries."""
+        self._tickets += 1
+        self.perform(StorePurge(self._tickets, namespace, tag))
+        return await self._answer()
+
+    async def _answer(self) -> Answer:
+        ticket = self._tickets
+        await until(lambda: any(isinstance(one, StoreAnswered) and one.ticket == ticket for one in self.told))
+        answers = [one.answer for one in self.told if isinstance(one, StoreAnswered) and one.ticket == ticket]
+        assert len(answers) == 1
+        return answers[0]
+
+    def turns(self) -> list[str]:
+        """Return how the store was, in order."""
+        return [one.state for one in self.told if isinstance(one, StoreTurned)]
+
+    def reason(self) -> str:
+        """Return why it is as it is."""
+        return [one.reason for one in self.told if isinstance(one, StoreTurned)][-1]
+
+    async def written(self, count: int) -> None:
+        """Wait until so many entries were written."""
+        await until(lambda: self.gauge("store_written") >= count)
+
+    def gauge(self, name: str) -> int:
+        """Return a number that was told last."""
+        told = [one.gauges for one in self.told if isinstance(one, StoreMeasured)]
+        return getattr(told[-1], name) if told else 0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something, but not for long."""
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110 - what a thread does sets no event
+            await anyio.sleep(0.002)
+
+
+@asynccontextmanager
+async def running(
+    path: Path, max_bytes: int = 1 << 30, wall_clock: Callable[[], float] = now
+) -> AsyncIterator[Running]:
+    """Run a store on a file, and close it."""
+    one = Running(path, max_bytes, wall_clock)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(one.store.run, one.told.append)
+        try:
+            yield one
+        finally:
+            tasks.cancel_scope.cancel()
+
+    await one.store.close()
+    assert one.faults == []
+
+
+def is_whole(path: Path) -> bool:
+    """Ask SQLite, and compare the sums with what they are of."""
+    with sqlite3.connect(path) as connection:
+        (verdict,) = connection.execute("PRAGMA integrity_check").fetchone()
+        sums = connection.execute("SELECT sum(entries), sum(bytes) FROM sums").fetchone()
+        found = connection.execute("SELECT count(*), ifnull(sum(bytes), 0) FROM entries").fetchone()
+
+    connection.close()
+    return bool(verdict == "ok" and sums == found)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Name a file that is not there yet."""
+    return tmp_path / "store.db"
+
+
+async def test_an_entry_survives_the_daemon(path: Path) -> None:
+    """With all that belongs to it, and older by the time that has passed."""
+    kept = record(b"value", tags=("a", "b"))
+    async with running(path) as one:
+        one.write("k", kept)
+
+    async with running(path, wall_clock=lambda: now() + 100) as one:
+        answer = await one.look("k")
+        assert isinstance(answer, Found)
+        assert 100 <= answer.record.age_seconds < 110
+        found = answer.record
+        assert (found.value, found.seconds, found.usage, found.tags) == (b"value", 1.5, kept.usage, ("a", "b"))
+
+    async with running(path, wall_clock=lambda: now() + 300) as one:
+        assert await one.look("k") == Absent()
+
+
+async def test_what_is_not_written_yet_is_found(path: Path) -> None:
+    """Read your writes, and your removals."""
+    async with running(path) as one:
+        one.write("k")
+        assert await one.value("k") == b"v"
+        one.perform(StoreRemove(0, "1:default", "k"))
+        assert await one.look("k") == Absent()
+
+
+async def test_a_removal_counts_what_it_has_removed(path: Path) -> None:
+    """On disk, or only meant to be there."""
+    async with running(path) as one:
+        one.write("disk")
+        await one.written(1)
+        one.write("pending")
+        assert await one.remove("disk") == Removed(1)
+        assert await one.remove("pending") == Removed(1)
+        assert await one.remove("nothing") == Removed(0)
+        assert await one.look("disk") == Absent()
+
+
+async def test_a_removal_that_a_write_overtakes_is_answered(path: Path) -> None:
+    """1. a key is to be removed; 2. before that is done it is written again; 3. who wanted it removed waits for an answer."""
+    async with running(path) as one:
+        one.perform(StoreRemove(77, "1:default", "k"))
+        one.write("k", record(b"new"))
+        await until(lambda: any(isinstance(told, StoreAnswered) and told.ticket == 77 for told in one.told))
+        assert await one.value("k") == b"new"
+
+
+@pytest.mark.parametrize(
+    ("namespace", "tag", "left"),
+    [
+        (None, None, []),
+        ("default", None, ["2:other"]),
+        ("1:default", None, ["2:default", "2:other"]),
+        (None, "t", ["2:other"]),
+        ("2:default", "t", ["1:default", "2:other"]),
+        ("default", "u", ["1:default", "2:default", "2:other"]),
+    ],
+)
+async def test_a_purge_takes_what_it_names(path: Path, namespace: str | None, tag: str | None, left: list[str]) -> None:
+    """By namespace, by tag, by both, or everything; and nothing of it is served from then on."""
+    scopes = {"1:default": ("t",), "2:default": ("s", "t"), "2:other": ()}
+    async with running(path) as one:
+        for scope, tags in scopes.items():
+            one.write("k", record(tags=tags), scope)
+
+        await one.written(3)
+        assert await one.purge(namespace, tag) == Removed(3 - len(left))
+        found = [scope for scope in scopes if isinstance(await one.look("k", scope), Found)]
+        assert found == left
+
+
+async def test_an_entry_that_is_purged_is_not_served_while_the_purge_waits(path: Path) -> None:
+    """The question overtakes the purge, since another thread answers it."""
+    async with running(path) as one:
+        one.write("k", record(tags=("t",)))
+        await one.written(1)
+        one.perform(StorePurge(0, None, "t"))
+        assert await one.look("k") == Absent()
+
+
+async def test_what_is_only_shared_for_a_while_is_not_for_the_disk(path: Path) -> None:
+    """But it replaces what was there."""
+    async with running(path) as one:
+        one.write("k")
+        await one.written(1)
+        one.write("k", record(ttl_seconds=0.0))
+        await until(lambda: one.gauge("store_entries") == 0)
+
+
+async def test_the_file_stays_within_its_limit(path: Path) -> None:
+    """Newcomers that nobody asks for twice leave first; what was asked for stays; sums stay true."""
+    limit = 200_000
+    async with running(path, max_bytes=limit) as one:
+        one.write("wanted", record(b"w" * 1000))
+        await one.written(1)
+        for _ in range(3):
+            assert await one.value("wanted") is not None
+
+        for number in range(600):
+            one.write(str(number), record(b"x" * 1000))
+
+        await one.written(601)
+        assert one.gauge("store_bytes") <= limit
+        assert one.gauge("store_evicted") > 400
+        assert await one.value("wanted") == b"w" * 1000
+        one.write("too large", record(b"x" * (limit // 8)))
+        one.write("behind it")
+        await one.written(602)
+        assert await one.look("too large") == Absent()
+
+    assert is_whole(path)
+
+
+async def test_expired_entries_leave_the_file(path: Path) -> None:
+    """With the next thing that is written, before anything that lives."""
+    instant = [now()]
+    async with running(path, wall_clock=lambda: instant[0]) as one:
+        for number in range(100):
+            one.write(str(number), record(ttl_seconds=10.0))
+
+        await one.written(100)
+        instant[0] += 11
+        one.write("live")
+        await one.written(101)
+        assert one.gauge("store_entries") == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"this is no database, and never was one" * 100, b"\0" * 8192, b"SQLite format 3\0" + b"\xff" * 8192],
+    ids=["text", "zeros", "a header alone"],
+)
+async def test_what_is_no_store_is_set_aside(path: Path, content: bytes) -> None:
+    """Told once; the store is begun anew, and what was there can be looked at."""
+    path.write_bytes(content)
+    async with running(path) as one:
+        await until(lambda: one.turns() == ["up"])
+        one.write("k")
+        assert await one.value("k") == b"v"
+
+    (said,) = one.said
+    assert said["event"] == "store begun anew"
+    assert Path(str(said["kept_as"])).read_bytes()[:100] == content[:100]
+    assert is_whole(path)
+
+
+async def test_a_file_that_was_cut_off_is_set_aside(path: Path) -> None:
+    """Wherever it was cut: at the start, or when the missing part is wanted."""
+    async with running(path) as one:
+        for number in range(300):
+            one.write(str(number), record(b"x" * 1000))
+
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.truncate(size // 2 + 100)
+
+    async with running(path) as one:
+        for number in range(300):
+            await one.look(str(number))
+
+        await until(lambda: one.turns()[-1:] == ["up"])
+        one.write("k")
+        await until(lambda: one.gauge("store_pending") == 0)
+        assert await one.value("k") == b"v"
+
+    assert is_whole(path)
+
+
+async def test_damage_under_way_is_noticed_and_mended(path: Path) -> None:
+    """Pages overwritten while the daemon runs: no answer is wrong, and the store is begun anew."""
+    async with running(path) as one:
+        for number in range(500):
+            one.write(str(number), record(str(number).encode() * 300))
+
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(path.stat().st_size - 8192))
+
+    async with running(path) as one:
+        for number in range(500):
+            answer = await one.look(str(number))
+            if isinstance(answer, Found):
+                assert answer.record.value == str(number).encode() * 300
+
+        one.write("k")
+        await until(lambda: one.turns()[-1:] == ["up"] and one.gauge("store_pending") == 0)
+        assert await one.value("k") == b"v"
+
+
+async def test_a_later_versions_file_is_left_alone(path: Path) -> None:
+    """It is worth more than what we would write over it."""
+    async with running(path) as one:
+        one.write("k")
+
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+
+    connection.close()
+    before = path.read_bytes()
+    async with running(path) as one:
+        await until(lambda: one.turns() == ["down"])
+        assert "later version" in one.reason()
+        one.write("k", record(b"new"))
+        assert await one.value("k") == b"new"
+
+    assert path.read_bytes() == before
+
+
+async def test_another_programs_database_is_left_alone(path: Path) -> None:
+    """Somebody has named the wrong file."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+
+    connection.close()
+    async with running(path) as one:
+        await until(lambda: one.turns() == ["down"])
+        assert "another program" in one.reason()
+
+
+@pytest.mark.parametrize("kind", ["directory", "fifo", "link", "nowhere"])
+async def test_what_is_no_file_is_left_alone(path: Path, kind: str) -> None:
+    """And nothing is waited for."""
+    make: dict[str, Callable[[], object]] = {
+        "directory": path.mkdir,
+        "fifo": lambda: os.mkfifo(path),
+        "link": lambda: path.symlink_to("/etc/passwd"),
+        "nowhere": list,
+    }
+    make[kind]()
+    async with running(path / "x" if kind == "nowhere" else path) as one:
+        await until(lambda: one.turns() == ["down"])
+        assert await one.look("k") == Unavailable()
+
+
+async def test_two_daemons_do_not_share_a_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second goes without, and has it when the first has gone."""
+    monkeypatch.setattr(disk_store, "MAX_PAUSE_SECONDS", 0.05)
+    async with running(path) as second_to_end:
+        second_to_end.write("k")
+        await second_to_end.written(1)
+        other = Running(path, 1 << 30, now)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(other.store.run, other.told.append)
+            await until(lambda: other.turns() == ["down"])
+            assert "another process uses" in other.reason()
+            tasks.cancel_scope.cancel()
+
+        await other.store.close()
+
+    lock = os.open(path.with_name("store.db.lock"), os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    async with running(path) as one:
+        await until(lambda: one.turns() == ["down"])
+        os.close(lock)
+        await until(lambda: one.turns() == ["down", "up"])
+        assert await one.value("k") == b"v"
+
+
+async def test_a_file_that_is_locked_for_long_is_written_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else writes to it: reads go on, writes wait and are told, and are done in the end."""
+    monkeypatch.setattr("sidecard.store.disk_file.WRITE_PATIENCE_MILLISECONDS", 50)
+    async with running(path) as one:
+        one.write("early")
+        await one.written(1)
+        locker = sqlite3.connect(path, isolation_level=None)
+        locker.execute("BEGIN IMMEDIATE")
+        one.write("late")
+        await until(lambda: one.turns()[-1] == "read_only")
+        assert "locked" in one.reason()
+        assert await one.value("early") == b"v"
+        assert await one.value("late") == b"v"
+        assert await one.remove("early") == Unavailable()
+        assert await one.look("early") == Absent()
+        locker.execute("ROLLBACK")
+        locker.close()
+        await until(lambda: one.turns()[-1] == "up")
+        await one.written(2)
+        assert one.gauge("store_entries") == 1
+
+
+async def test_a_disk_that_hangs_is_told_and_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question is answered in time; when the disk answers again, the store is up again."""
+    monkeypatch.setattr(disk_store, "ANSWER_SECONDS", 0.1)
+    async with running(path) as one:
+        one.write("k")
+        await one.written(1)
+        let_go = threading.Event()
+        one.store._reading.do(let_go.wait, lambda _: None)
+        assert await one.look("k") == Unavailable()
+        assert one.turns()[-1] == "down"
+        let_go.set()
+        await until(lambda: one.turns()[-1] == "up")
+        assert await one.value("k") == b"v"
+
+
+async def test_nobody_else_can_read_the_file(path: Path) -> None:
+    """Answers may be confidential."""
+    async with running(path) as one:
+        one.write("k")
+        await one.written(1)
+        for name in path.parent.iterdir():
+            assert stat.S_IMODE(name.stat().st_mode) == 0o600, name
+
+
+async def test_terms_of_a_later_version_are_a_miss(path: Path) -> None:
+    """And what is written anew is found."""
+    async with running(path) as one:
+        one.write("k")
+
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE entries SET about = x'9763'")
+
+    connection.close()
+    async with running(path) as one:
+        assert await one.look("k") == Absent()
+        one.write("k")
+        assert await one.value("k") == b"v"
+
+
+async def test_more_than_may_wait_is_given_up_without_old_entries_coming_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk takes nothing: the oldest writes are dropped and counted, and what they were to replace is gone."""
+    monkeypatch.setattr(disk_store, "PENDING_MAX_BYTES", 20_000)
+    monkeypatch.setattr("sidecard.store.disk_file.WRITE_PATIENCE_MILLISECONDS", 10)
+    async with running(path) as one:
+        one.write("k", record(b"old"))
+        await one.written(1)
+        locker = sqlite3.connect(path, isolation_level=None)
+        locker.execute("BEGIN IMMEDIATE")
+        one.perform(StoreWrite("1:default", "k", record(b"n" * 1000), replace=True, made_at=time.monotonic()))
+        for number in range(100):
+            one.write(str(number), record(b"x" * 1000))
+
+        await until(lambda: one.gauge("store_dropped") > 50)
+        assert one.gauge("store_pending_bytes") <= 20_000
+        locker.execute("ROLLBACK")
+        locker.close()
+        await until(lambda: one.gauge("store_pending") == 0 and one.turns()[-1] == "up")
+        assert await one.look("k") == Absent()
+        assert await one.value("99") == b"x" * 1000
