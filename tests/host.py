@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sidecard.core.effects import Send, StoreEffect, Tell
+from sidecard.core.effects import Send, StoreAsk, StoreEffect, Tell
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
+    Answer,
     DrainExpired,
     DrainRequested,
     Event,
@@ -22,6 +23,7 @@ from sidecard.core.events import (
     PeerJoined,
     PeerLost,
     RequestReceived,
+    StoreAnswered,
     Tick,
 )
 from sidecard.core.notes import Note
@@ -138,6 +140,21 @@ class Host:
             self.happens(Tick())
 
         self.now = end
+
+    def wants(self) -> list[StoreEffect]:
+        """Return, and forget, what the store is to do."""
+        wanted, self.wanted = self.wanted, []
+        return wanted
+
+    def asked(self) -> StoreAsk:
+        """Return the one question that the store was asked since the last time."""
+        (ask,) = self.wants()
+        assert isinstance(ask, StoreAsk), ask
+        return ask
+
+    def answers(self, ticket: int, answer: Answer) -> None:
+        """Let the store answer."""
+        self.happens(StoreAnswered(ticket, answer))
 
     def drains(self) -> None:
         """Ask the engine to drain."""
