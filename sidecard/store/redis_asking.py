@@ -46,14 +46,16 @@ class Asking:
         token = self._token(ask) if ask.claim else ""
         self._open[ask.ticket] = ask, token
         pending = self._writing.find(ask.scope, ask.key) if ask.look else None
+        removing = isinstance(pending, StoreRemove) or (ask.look and self._writing.purging(ask.scope))
         if isinstance(pending, StoreWrite):
             self._soon(ask, Found(pending.record))
-        elif isinstance(pending, StoreRemove) or (ask.look and self._writing.purging(ask.scope)):
-            self._soon(ask, Absent())
         elif self._health.connected is False:
-            self._soon(ask, Unavailable())
+            self._soon(ask, Absent() if removing else Unavailable())
+        elif removing and not token:
+            self._soon(ask, Absent())
         else:
-            arguments = (token, self._claim_milliseconds, int(ask.look))
+            # What is to be removed is not looked for; but who computes it is the server's to say.
+            arguments = (token, self._claim_milliseconds, int(ask.look and not removing))
             self._say(Run(ASK, entry_name(ask.scope, ask.key), arguments), partial(self._asked, ask, token))
 
     def release(self, release: StoreRelease) -> None:

@@ -69,7 +69,7 @@ class RedisStore:
                 if self._sharing is not None:
                     self._sharing.spend(effect)
             case _:
-                if isinstance(effect, StoreWrite):
+                if isinstance(effect, StoreWrite) and effect.claim:
                     self._asking.used(effect.scope, effect.key)
 
                 self._writing.add(effect)
