@@ -38,13 +38,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def measure(effort: "Effort") -> "list[Row]":
     """Measure everything that ``effort`` asks for, and say on standard error what is being measured."""
-    from sidecard.cli import bench_crowd, bench_daemon, bench_single  # noqa: PLC0415 - see `_run`
+    from sidecard.cli import bench_crowd, bench_daemon, bench_single, bench_stores  # noqa: PLC0415 - see `_run`
 
     parts = [
         bench_single.hits_and_misses,
         bench_crowd.rates,
         bench_crowd.waiters,
         bench_single.idle_peers,
+        bench_stores.stores,
         bench_daemon.memory,
         bench_daemon.starts,
     ]

@@ -153,14 +153,14 @@ def is_damage(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
-def connect(path: Path, mode: str) -> sqlite3.Connection:
+def connect(path: Path, mode: str, patience_seconds: float = 0.0) -> sqlite3.Connection:
     """Open an existing file. ``mode`` is ``ro`` or ``rw``. Raises `sqlite3.Error`."""
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
         isolation_level=None,
         check_same_thread=False,
-        timeout=WRITE_PATIENCE_MILLISECONDS / 1000,
+        timeout=patience_seconds,
     )
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
     return connection
@@ -434,7 +434,7 @@ def _opened(path: Path) -> sqlite3.Connection:
 
     connection: sqlite3.Connection | None = None
     try:
-        connection = connect(path, "rw")
+        connection = connect(path, "rw", WRITE_PATIENCE_MILLISECONDS / 1000)
         fresh = not check_version(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")

@@ -89,6 +89,7 @@ def test_a_host_that_dies_passes_its_claim_on(daemon: Start, server: RedisServer
     assert {end for account in accounts for end in account.ends} <= {"upstream", "shared", "cache"}
 
 
+@pytest.mark.slow
 def test_a_daemon_that_dies_leaves_its_callers_with_their_own_call(
     daemon: Start, server: RedisServer, ledger: Path
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_daemon_that_dies_leaves_its_callers_with_their_own_call(
     assert not any("Call" in end for account in accounts for end in account.ends)
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_during_a_flight_keeps_nobody(daemon: Start, server: RedisServer, ledger: Path) -> None:
     """Each host then makes its own call; afterwards the store is up again by itself."""
     daemons = hosts(daemon, HOSTS, server.url)

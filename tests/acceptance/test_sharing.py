@@ -23,6 +23,8 @@ CALLERS = 125
 pytestmark = pytest.mark.timeout(120)
 
 kinds = pytest.mark.parametrize("kind", ["sync", "async"])
+kinds_of_seconds = pytest.mark.parametrize("kind", ["sync", pytest.param("async", marks=pytest.mark.slow)])
+"""For tests that wait for clocks: what is proven of one client in the default run, the slow one proves of the other."""
 
 
 class Workers:
@@ -140,7 +142,7 @@ def test_a_holder_killed_in_mid_call_costs_one_more_upstream_call(
     assert len({call.value for call in calls}) == 1
 
 
-@kinds
+@kinds_of_seconds
 def test_a_holder_frozen_beyond_its_lease_is_succeeded_and_its_answer_refused(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
 ) -> None:
@@ -165,7 +167,7 @@ def test_a_holder_frozen_beyond_its_lease_is_succeeded_and_its_answer_refused(
     assert f"answered by {second} " in others.pop()
 
 
-@kinds
+@kinds_of_seconds
 def test_a_killed_daemon_fails_no_call_and_is_used_again_after_its_restart(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
 ) -> None:
@@ -212,7 +214,7 @@ def test_a_frozen_daemon_costs_no_call_more_than_a_second(
     assert "fallback" in {call.source for call in calls}
 
 
-@kinds
+@kinds_of_seconds
 def test_callers_that_wait_when_the_daemon_freezes_end_within_a_second(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
 ) -> None:

@@ -447,9 +447,11 @@ async def test_a_file_that_is_locked_for_long_is_written_later(path: Path, monke
 async def test_a_disk_that_hangs_is_told_and_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A question is answered in time; when the disk answers again, the store is up again."""
     monkeypatch.setattr(disk_store, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(disk_store, "SLOW_READ_SECONDS", -1.0)
     async with running(path) as one:
         one.write("k")
         await one.written(1)
+        assert await one.value("k") == b"v"  # slowly, as it seems: those after it are the thread's
         let_go = threading.Event()
         one.store._reading.do(let_go.wait, lambda _: None)
         assert await one.look("k") == Unavailable()
