@@ -11,7 +11,6 @@ half-read reply behind for the next (the fault that once showed people other peo
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, Never, Protocol
 
@@ -24,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, NoScriptError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from sidecard.store.redis_access import FAULTS, Access, Credentials
+from sidecard.store.redis_access import Access, Credentials
 from sidecard.store.redis_scripts import ALL, Script
 
 CLIENT_NAME = "sidecard"
@@ -188,8 +187,7 @@ class Wire(asyncio.Protocol):
     async def close(self) -> None:
         """See `Link`."""
         self._lose(ConnectionAbortedError("it was closed"))
-        with suppress(*FAULTS):
-            self._lost.result()  # known
+        self._lost.exception()  # known
 
     # -- what the transport says ---------------------------------------------------------------------------------------
 
@@ -207,8 +205,12 @@ class Wire(asyncio.Protocol):
                     self._pushed(reply)
                 elif isinstance(reply, BusyLoadingError):
                     raise reply
-                else:
+                elif self._waiting:
                     self._waiting.popleft()[0](reply)
+                elif not self._lost.done():
+                    raise ConnectionError("the server has answered what nobody has asked")
+        except hiredis.HiredisError as error:
+            self._lose(ConnectionError(f"the server does not speak the protocol ({error})"))
         except Exception as fault:  # noqa: BLE001 - whoever waits is to be told, whatever it was
             self._lose(fault)
 
