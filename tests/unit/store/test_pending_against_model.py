@@ -1,0 +1,144 @@
+"""What waits to be written, and what a store becomes of it, against the plainest model: every wish is done at once."""
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
+from sidecard.core.records import Record
+from sidecard.core.scopes import covers
+from sidecard.store.pending import UNANSWERED, Pending, Wish, _charge
+
+SCOPES, KEYS, TAGS = ("1:d", "2:d", "1:e"), ("a", "b"), ("t", "u")
+
+_names = st.tuples(st.sampled_from(SCOPES), st.sampled_from(KEYS))
+_tags = st.lists(st.sampled_from(TAGS), unique=True, max_size=2).map(tuple)
+_purges = st.tuples(st.just("purge"), st.sampled_from([None, "d", "e", *SCOPES]), st.sampled_from([None, *TAGS]))
+_steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), _names, _tags),
+        st.tuples(st.just("remove"), _names, st.none()),
+        _purges,
+        st.tuples(st.just("take"), st.integers(1, 4), st.none()),
+        st.tuples(st.just("done"), st.none(), st.none()),
+        st.tuples(st.just("give_back"), st.none(), st.none()),
+        st.tuples(st.just("give_some_back"), st.integers(0, 15), st.none()),
+    ),
+    max_size=40,
+)
+
+Entries = dict[tuple[str, str], tuple[bytes, tuple[str, ...]]]
+
+
+def do(entries: Entries, wish: Wish) -> None:
+    """Do a wish, as a store does."""
+    match wish:
+        case StoreWrite(scope, key, record):
+            entries[scope, key] = record.value, record.tags
+        case StoreRemove(_, scope, key):
+            entries.pop((scope, key), None)
+        case StorePurge(_, namespace, tag):
+            for scope, key in list(entries):
+                if covers(namespace, scope) and (tag is None or tag in entries[scope, key][1]):
+                    del entries[scope, key]
+
+
+class Trial:
+    """A store that is written behind, and beside it what it should look like."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.pending = Pending(max_bytes)
+        self.disk: Entries = {}
+        self.truth: Entries = {}
+        self.taken: list[Wish] = []
+        self.number = 0
+
+    def step(self, kind: str, first: Any, second: Any) -> None:
+        """Do one thing."""
+        if kind in {"write", "remove", "purge"}:
+            self.number += 1
+            wish: Wish
+            if kind == "write":
+                wish = StoreWrite(
+                    first[0], first[1], Record(b"%d" % self.number, 1.0, 300.0, 60.0, "", tags=second), replace=True
+                )
+            elif kind == "remove":
+                wish = StoreRemove(UNANSWERED, first[0], first[1])
+            else:
+                wish = StorePurge(UNANSWERED, first, second)
+
+            self.pending.add(wish)
+            do(self.truth, wish)
+        elif kind == "take":
+            if not self.taken:
+                self.taken = self.pending.take(first)
+        elif kind == "give_some_back":
+            # As Redis does: the connection breaks in mid-batch.
+            left = [wish for place, wish in enumerate(self.taken) if first >> place % 4 & 1]
+            self._write(wish for wish in self.taken if not any(wish is one for one in left))
+            self.pending.give_back(left)
+            self.taken = []
+        elif kind == "done":
+            self._write(self.taken)
+            self.pending.done()
+            self.taken = []
+        else:
+            self.pending.give_back()
+            self.taken = []
+
+    def _write(self, wishes: Any) -> None:
+        for wish in wishes:
+            do(self.disk, wish)
+
+    def seen(self, scope: str, key: str) -> tuple[bytes, tuple[str, ...]] | None:
+        """Return what somebody is served who asks now."""
+        wish = self.pending.find(scope, key)
+        if wish is not None:
+            return (wish.record.value, wish.record.tags) if isinstance(wish, StoreWrite) else None
+
+        entry = self.disk.get((scope, key))
+        return None if entry is None or self.pending.purged(scope, entry[1]) else entry
+
+    def check_charge(self) -> None:
+        """Compare the running sum with what it is of."""
+        wishes = [*self.pending._waiting.values(), *self.pending._taken.values()]
+        assert self.pending.bytes == sum(map(_charge, wishes))
+        purges = [wish for wish in wishes if isinstance(wish, StorePurge)]
+        assert sorted(map(id, self.pending._purges.values())) == sorted(map(id, purges))
+
+
+@settings(max_examples=400, deadline=None)
+@given(_steps)
+def test_what_is_written_behind_reads_as_if_it_were_written(steps: list[tuple[str, Any, Any]]) -> None:
+    """At each instant, and on disk in the end; wherever a batch fails, whole or in part."""
+    trial = Trial(1 << 20)
+    for step in steps:
+        trial.step(*step)
+        trial.check_charge()
+        for scope in SCOPES:
+            for key in KEYS:
+                assert trial.seen(scope, key) == trial.truth.get((scope, key)), step
+
+    trial.step("give_back", None, None)
+    trial.step("take", 1000, None)
+    trial.step("done", None, None)
+    assert trial.disk == trial.truth
+    assert (len(trial.pending), trial.pending.bytes) == (0, 0)
+
+
+@settings(max_examples=400, deadline=None)
+@given(_steps, st.integers(900, 2500))
+def test_what_is_given_up_is_a_miss_and_never_an_older_entry(steps: list[tuple[str, Any, Any]], max_bytes: int) -> None:
+    """Within the bound at each instant; nobody is served what was replaced or removed, unless the loss of track is told."""
+    trial = Trial(max_bytes)
+    for step in steps:
+        trial.step(*step)
+        trial.check_charge()
+        assert trial.pending.bytes <= max_bytes or not trial.pending._waiting
+        if trial.pending.lost_track:
+            return
+
+        for scope in SCOPES:
+            for key in KEYS:
+                assert trial.seen(scope, key) in (None, trial.truth.get((scope, key))), step
