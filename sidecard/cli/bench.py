@@ -64,10 +64,15 @@ def measure(effort: "Effort") -> "list[Row]":
 
 def hosts_of(part: "Callable[[Hosts, Effort], list[Row]]") -> "Hosts":
     """Return the servers that a part of the bench measures, not yet started."""
-    from sidecard.cli import bench_daemon, bench_single  # noqa: PLC0415 - see `_run`
+    from sidecard.cli import bench_daemon, bench_single, bench_stores  # noqa: PLC0415 - see `_run`
     from sidecard.cli.bench_hosts import Hosts  # noqa: PLC0415 - see `_run`
 
-    of_one_caller = {bench_single.hits_and_misses, bench_single.idle_peers, bench_daemon.many_entries}
+    of_one_caller = {
+        bench_single.hits_and_misses,
+        bench_single.idle_peers,
+        bench_stores.stores,
+        bench_daemon.many_entries,
+    }
     return Hosts(one_cpu=part in of_one_caller)
 
 

@@ -4,6 +4,7 @@ Everything here runs in the event loop's thread without an ``await``, so the eng
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +18,7 @@ from sidecard.core.events import (
     PeerJoined,
     PeerLost,
     RequestReceived,
+    StoreAnswered,
     StoreEvent,
     Tick,
 )
@@ -60,7 +62,7 @@ class Driver:
         *,
         on_note: Callable[[Note], None],
         on_bug: Callable[[SidecardBug], None],
-        store: Callable[[StoreEffect], None] | None = None,
+        store: Callable[[StoreEffect], StoreAnswered | None] | None = None,
     ) -> None:
         self._engine = engine
         self._loop = loop
@@ -68,6 +70,8 @@ class Driver:
         self._on_note = on_note
         self._on_bug = on_bug
         self._store = store
+        self._answers: deque[StoreAnswered] = deque()
+        """What the store knew at once, for when the event that made us ask is done with."""
         self._outboxes: dict[int, Outbox] = {}
         self._unflushed: list[Outbox] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -132,13 +136,15 @@ class Driver:
 
     def _happened(self, event: Event) -> None:
         now = self._clock()
+        self._handle(event, now)
+        self._settle(now)
+
+    def _handle(self, event: Event, now: float) -> None:
         try:
             for effect in self._engine.handle(event, now):
                 self._perform(effect)
         except Exception as fault:  # noqa: BLE001 - the same boundary, for events that are nobody's request
             self._bug(fault, type(event))
-
-        self._settle(now)
 
     def _perform(self, effect: Effect) -> None:
         if type(effect) is Send:
@@ -150,12 +156,17 @@ class Driver:
         elif type(effect) is Tell:
             self._on_note(effect.note)
         elif self._store is not None and isinstance(effect, StoreEffect):
-            self._store(effect)
+            answer = self._store(effect)
+            if answer is not None:
+                self._answers.append(answer)
         else:
             raise TypeError(f"unexpected effect: {type(effect).__name__}")
 
     def _settle(self, now: float) -> None:
         """After each event: hand the replies over, and be there when the engine next wants to be woken."""
+        while self._answers:
+            self._handle(self._answers.popleft(), now)
+
         if self._unflushed:
             self._flush()
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sidecard.core.effects import StoreEffect
-from sidecard.core.events import StoreEvent
+from sidecard.core.events import StoreAnswered, StoreEvent
 
 Tell = Callable[[StoreEvent], None]
 """Where a store's events go. To be called in the event loop's thread, and never from within `Store.perform`."""
@@ -16,8 +16,11 @@ class Store(Protocol):
     shared: bool
     """Whether other hosts use it too: then it grants claims, and has news."""
 
-    def perform(self, effect: StoreEffect) -> None:
-        """Begin to do what the engine wants. Every ticket is answered once, within a bounded time, by `StoreAnswered`."""
+    def perform(self, effect: StoreEffect) -> StoreAnswered | None:
+        """Begin to do what the engine wants, and return the answer where it is known at once.
+
+        Every ticket is answered once, here or, within a bounded time, by a `StoreAnswered` that is told.
+        """
 
     async def run(self, tell: Tell) -> None:
         """Do it, until cancelled. Where the store cannot be opened, this goes on trying."""

@@ -33,6 +33,7 @@ import anyio
 from sidecard.core.effects import StoreAsk, StoreEffect, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import (
     Absent,
+    Answer,
     Found,
     Removed,
     StoreAnswered,
@@ -138,23 +139,18 @@ class DiskStore:
         self._measured: StoreGauges | None = None
         self._tell: Tell = _unheard
 
-    def perform(self, effect: StoreEffect) -> None:
+    def perform(self, effect: StoreEffect) -> StoreAnswered | None:
         """See `Store`."""
         match effect:
             case StoreAsk():
-                self._ask(effect)
+                answer = self._ask(effect)
+                return None if answer is None else StoreAnswered(effect.ticket, answer)
             case StoreWrite():
-                self._wish(effect)
-            case StoreRemove(ticket) | StorePurge(ticket):
-                if ticket != UNANSWERED:
-                    unwritten = isinstance(effect, StoreRemove) and self._is_pending(effect)
-                    self._removing[ticket] = int(unwritten)
-
-                self._wish(effect)
-                if self._usable is False or not self._writes:
-                    self._soon(self._unanswer_removals)
-                else:
-                    self._urgent.set()
+                return self._wish(effect)
+            case StoreRemove() | StorePurge():
+                return self._remove(effect)
+            case _:
+                return None
 
     async def run(self, tell: Tell) -> None:
         """See `Store`."""
@@ -192,31 +188,38 @@ class DiskStore:
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
-    def _ask(self, ask: StoreAsk) -> None:
-        self._asking[ask.ticket] = ask, self._clock()
+    def _ask(self, ask: StoreAsk) -> Answer | None:
         pending = self._pending.find(ask.scope, ask.key)
         if pending is not None:
-            self._soon(partial(self._answer, ask, self._found(pending)))
-        elif self._usable is False:
-            self._soon(partial(self._answer, ask, Unavailable()))
-        elif self._usable:
+            return self._found(pending)
+
+        if self._usable is False:
+            return Unavailable()
+
+        now = self._clock()
+        if self._near_reader is not None and now >= self._slow_until and not self._hanging:
+            return self._read_at_once(self._near_reader, ask, now)
+
+        self._asking[ask.ticket] = ask, now
+        if self._usable:
             self._read(ask)
 
+        return None
+
+    def _read_at_once(self, reader: Reader, ask: StoreAsk, began_at: float) -> Answer:
+        try:
+            found = reader.look(ask.scope, ask.key)
+        except sqlite3.Error as error:
+            asyncio.get_running_loop().call_soon(self._failed_to_read, error)
+            return Unavailable()
+
+        ended_at = self._clock()
+        if ended_at - began_at > SLOW_READ_SECONDS:
+            self._slow_until = ended_at + SLOW_DISK_SECONDS
+
+        return self._judged(ask, found)
+
     def _read(self, ask: StoreAsk) -> None:
-        reader, began_at = self._near_reader, self._clock()
-        if reader is not None and began_at >= self._slow_until:
-            try:
-                result: Any = reader.look(ask.scope, ask.key)
-            except sqlite3.Error as error:
-                result = error
-
-            ended_at = self._clock()
-            if ended_at - began_at > SLOW_READ_SECONDS:
-                self._slow_until = ended_at + SLOW_DISK_SECONDS
-
-            self._soon(partial(self._looked, ask, result))
-            return
-
         self._reading.do(partial(self._look, ask.scope, ask.key), partial(self._looked, ask))
 
     def _look(self, scope: str, key: str) -> tuple[int, Record] | None:
@@ -238,13 +241,14 @@ class DiskStore:
 
         # 1. the thread reads the old entry; 2. we are told to replace or remove it; 3. what it has read arrives.
         pending = self._pending.find(ask.scope, ask.key)
-        if pending is not None:
-            self._answer(ask, self._found(pending))
-        elif result is None or self._pending.purged(ask.scope, result[1].tags):
-            self._answer(ask, Absent())
-        else:
-            self._touched.append(result[0])
-            self._answer(ask, Found(result[1]))
+        self._answer(ask, self._judged(ask, result) if pending is None else self._found(pending))
+
+    def _judged(self, ask: StoreAsk, found: tuple[int, Record] | None) -> Answer:
+        if found is None or self._pending.purged(ask.scope, found[1].tags):
+            return Absent()
+
+        self._touched.append(found[0])
+        return Found(found[1])
 
     def _found(self, pending: StoreWrite | StoreRemove) -> Found | Absent:
         if isinstance(pending, StoreRemove):
@@ -273,7 +277,7 @@ class DiskStore:
             self._faults += 1
             self._break(fault)
 
-    def _answer(self, ask: StoreAsk, answer: Found | Absent | Unavailable) -> None:
+    def _answer(self, ask: StoreAsk, answer: Answer) -> None:
         if self._asking.pop(ask.ticket, None) is not None:
             self._tell(StoreAnswered(ask.ticket, answer))
 
@@ -295,11 +299,28 @@ class DiskStore:
 
     # Writing ---------------------------------------------------------------------------------------------------------
 
-    def _wish(self, wish: Wish) -> None:
+    def _wish(self, wish: Wish) -> StoreAnswered | None:
         older = self._pending.add(wish)
         self._wished.set()
-        if isinstance(older, StoreRemove) and older.ticket in self._removing:
-            self._soon(partial(self._removed, older.ticket, Unavailable()))
+        if not isinstance(older, StoreRemove) or older.ticket not in self._removing:
+            return None
+
+        # Overtaken: it is not done by itself any more, but by what takes its place.
+        del self._removing[older.ticket]
+        return StoreAnswered(older.ticket, Unavailable())
+
+    def _remove(self, removal: StoreRemove | StorePurge) -> StoreAnswered | None:
+        unwritten = isinstance(removal, StoreRemove) and self._is_pending(removal)
+        overtaken = self._wish(removal)
+        if removal.ticket == UNANSWERED:
+            return overtaken
+
+        if self._usable is False or not self._writes:
+            return StoreAnswered(removal.ticket, Unavailable())
+
+        self._removing[removal.ticket] = int(unwritten)
+        self._urgent.set()
+        return overtaken
 
     def _is_pending(self, removal: StoreRemove) -> bool:
         return isinstance(self._pending.find(removal.scope, removal.key), StoreWrite)
@@ -512,9 +533,6 @@ class DiskStore:
         if gauges != self._measured:
             self._measured = gauges
             self._tell(StoreMeasured(gauges))
-
-    def _soon(self, action: Callable[[], None]) -> None:
-        asyncio.get_running_loop().call_soon(action)
 
 
 def _nothing() -> None:

@@ -1,6 +1,5 @@
 """The connection that asks: entries that are looked for, and the claims of this host."""
 
-import asyncio
 from functools import partial
 from typing import Any
 
@@ -8,7 +7,7 @@ import anyio
 from redis.exceptions import ResponseError
 
 from sidecard.core.effects import StoreAsk, StoreRelease, StoreRemove, StoreWrite
-from sidecard.core.events import Absent, Elsewhere, Found, StoreAnswered, Unavailable
+from sidecard.core.events import Absent, Answer, Elsewhere, Found, StoreAnswered, Unavailable
 from sidecard.store.redis_health import Health
 from sidecard.store.redis_links import Link, Run, Then
 from sidecard.store.redis_news import News
@@ -41,22 +40,25 @@ class Asking:
         """Claims that were asked for without an answer: asked for again, they are had if they were had then."""
         self._sequence = 0
 
-    def ask(self, ask: StoreAsk) -> None:
-        """Put a question. It is answered later, and once."""
+    def ask(self, ask: StoreAsk) -> Answer | None:
+        """Put a question; return its answer where it is known at once."""
         token = self._token(ask) if ask.claim else ""
-        self._open[ask.ticket] = ask, token
         pending = self._writing.find(ask.scope, ask.key) if ask.look else None
         removing = isinstance(pending, StoreRemove) or (ask.look and self._writing.purging(ask.scope))
         if isinstance(pending, StoreWrite):
-            self._soon(ask, Found(pending.record))
-        elif self._health.connected is False:
-            self._soon(ask, Absent() if removing else Unavailable())
-        elif removing and not token:
-            self._soon(ask, Absent())
-        else:
-            # What is to be removed is not looked for; but who computes it is the server's to say.
-            arguments = (token, self._claim_milliseconds, int(ask.look and not removing))
-            self._say(Run(ASK, entry_name(ask.scope, ask.key), arguments), partial(self._asked, ask, token))
+            return Found(pending.record)
+
+        if self._health.connected is False:
+            return Absent() if removing else Unavailable()
+
+        if removing and not token:
+            return Absent()
+
+        # What is to be removed is not looked for; but who computes it is the server's to say.
+        arguments = (token, self._claim_milliseconds, int(ask.look and not removing))
+        self._open[ask.ticket] = ask, token
+        self._say(Run(ASK, entry_name(ask.scope, ask.key), arguments), partial(self._asked, ask, token))
+        return None
 
     def release(self, release: StoreRelease) -> None:
         """Give a claim back. Where it cannot be said, the claim expires."""
@@ -112,9 +114,6 @@ class Asking:
         elif self._health.connected is None:
             self._early.append((run, then))
 
-    def _soon(self, ask: StoreAsk, answer: Found | Absent | Unavailable) -> None:
-        asyncio.get_running_loop().call_soon(self._answer, ask, answer)
-
     def _asked(self, ask: StoreAsk, token: str, reply: Any) -> None:
         if isinstance(reply, ResponseError):
             # An entry would have been returned before anything was to be written.
@@ -130,7 +129,9 @@ class Asking:
                 record = opened(envelope, milliseconds / 1000)
                 if ask.look and self._writing.find(ask.scope, ask.key) is not None:
                     # 1. the server reads the old entry; 2. we are told to replace or remove it; 3. its reply arrives.
-                    self.ask(ask)
+                    answer = self.ask(ask)
+                    if answer is not None:
+                        self._answer(ask, answer)
                 else:
                     self._answer(ask, Absent() if record is None else Found(record))
             case [b"elsewhere", int(milliseconds)]:
@@ -141,7 +142,7 @@ class Asking:
             case _:
                 self._answer(ask, Absent())
 
-    def _answer(self, ask: StoreAsk, answer: Found | Absent | Elsewhere | Unavailable) -> None:
+    def _answer(self, ask: StoreAsk, answer: Answer) -> None:
         if self._open.pop(ask.ticket, None) is not None:
             self._health.tell(StoreAnswered(ask.ticket, answer))
 

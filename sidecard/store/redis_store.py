@@ -17,7 +17,7 @@ from contextlib import suppress
 import anyio
 
 from sidecard.core.effects import ShareSpending, StoreAsk, StoreEffect, StoreRelease, StoreWrite
-from sidecard.core.events import NewsMissed, StoreEvent
+from sidecard.core.events import NewsMissed, StoreAnswered, StoreEvent
 from sidecard.core.notes import Note
 from sidecard.store.base import Tell
 from sidecard.store.redis_access import FAULTS, Access
@@ -58,11 +58,12 @@ class RedisStore:
         self._sharing = None if sharing is None else sharing(self._told)
         self._asking = Asking(self._health, self._news, self._writing, host, claim_seconds)
 
-    def perform(self, effect: StoreEffect) -> None:
+    def perform(self, effect: StoreEffect) -> StoreAnswered | None:
         """See `Store`."""
         match effect:
             case StoreAsk():
-                self._asking.ask(effect)
+                answer = self._asking.ask(effect)
+                return None if answer is None else StoreAnswered(effect.ticket, answer)
             case StoreRelease():
                 self._asking.release(effect)
             case ShareSpending():
@@ -72,7 +73,9 @@ class RedisStore:
                 if isinstance(effect, StoreWrite) and effect.claim:
                     self._asking.used(effect.scope, effect.key)
 
-                self._writing.add(effect)
+                return self._writing.add(effect)
+
+        return None
 
     def note(self, note: Note) -> None:
         """Hear what the core tells; see `Sharing.note`."""

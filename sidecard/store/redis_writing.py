@@ -58,17 +58,24 @@ class Writing:
         self._failures = 0
         self._measured: StoreGauges | None = None
 
-    def add(self, wish: Wish) -> None:
-        """Let something be written soon."""
-        if not isinstance(wish, StoreWrite) and wish.ticket != UNANSWERED:
-            self._removing[wish.ticket] = None
-            if self._health.connected is False:
-                asyncio.get_running_loop().call_soon(self.give_up)
-
+    def add(self, wish: Wish) -> StoreAnswered | None:
+        """Let something be written soon; return an answer that this makes known."""
         older = self._pending.add(wish)
         self._wished.set()
         if isinstance(older, StoreRemove) and older.ticket in self._removing:
-            asyncio.get_running_loop().call_soon(self._removed, older.ticket, Unavailable())
+            # Overtaken: it is not done by itself any more, but by what takes its place.
+            del self._removing[older.ticket]
+            overtaken = StoreAnswered(older.ticket, Unavailable())
+        else:
+            overtaken = None
+
+        if not isinstance(wish, StoreWrite) and wish.ticket != UNANSWERED:
+            if self._health.connected is False:
+                return StoreAnswered(wish.ticket, Unavailable())
+
+            self._removing[wish.ticket] = None
+
+        return overtaken
 
     def wake(self) -> None:
         """The server is found to take no writes: find out when it does again."""

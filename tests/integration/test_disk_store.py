@@ -72,7 +72,9 @@ class Running:
 
     def perform(self, effect: StoreEffect) -> None:
         """Let something be done."""
-        self.store.perform(effect)
+        answer = self.store.perform(effect)
+        if answer is not None:
+            self.told.append(answer)
 
     async def look(self, key: str, scope: str = "1:default") -> Answer:
         """Ask for an entry."""

@@ -225,10 +225,14 @@ def test_what_is_not_ours_is_told(path: Path, change: str, what: str, capsys: py
 
 def test_what_was_exported_is_imported(path: Path, tmp_path: Path) -> None:
     """With all that belongs to an entry; the store is made where there is none."""
-    fill(path, ("k", {"answer": ["ä", None, 1.5]}, 100, 300), ("gone", "v", 0, 0.001))
+    fill(path, ("k", {"answer": ["ä", None, 1.5]}, 100, 300), ("gone", "v", 400, 500))
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE entries SET expires_at = 1 WHERE key = 'gone'")
+
+    connection.close()
     out, copy = tmp_path / "out", tmp_path / "copy.db"
-    time.sleep(0.002)  # the entry's own lifetime
     assert run("export", out, "--store", path) == 0
+    assert [json.loads(line)["key"] for line in out.read_bytes().splitlines()] == ["k"]
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     assert run("import", out, "--store", copy) == 0
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600

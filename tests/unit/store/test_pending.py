@@ -142,6 +142,16 @@ def test_a_purge_that_was_taken_does_not_reach_what_came_after_it() -> None:
     assert isinstance(pending.find(SCOPE, "k"), StoreWrite)
 
 
+def test_a_purge_that_comes_back_does_not_reach_what_came_after_it() -> None:
+    """Where both were taken: the order of the wishes says which was first."""
+    pending = Pending(10_000)
+    pending.add(StorePurge(3, None, "t"))
+    pending.add(write("k", b"v", "t"))
+    pending.take(2)
+    pending.give_back()
+    assert isinstance(pending.find(SCOPE, "k"), StoreWrite)
+
+
 def test_a_removal_that_a_write_overtakes_is_not_forgotten() -> None:
     """1. a key is to be removed; 2. an entry of it is to be written, that would let another stay; 3. the old one stays."""
     pending = Pending(10_000)
@@ -228,10 +238,10 @@ def test_too_many_removals_are_told() -> None:
 def test_what_waits_at_the_limit_is_not_looked_through_for_each_wish() -> None:
     """A disk may be away for hours, and each answer that is stored meanwhile would cost milliseconds."""
     pending = Pending(200_000)
-    looks = 0
+    shrinkings = 0
     for number in range(3000):
-        before = pending.bytes
+        before = pending.dropped
         pending.add(write(str(number), b"x" * 100))
-        looks += pending.bytes < before
+        shrinkings += pending.dropped > before
 
-    assert 0 < looks < 3000 / 10
+    assert 0 < shrinkings < 3000 / 10
