@@ -610,3 +610,39 @@ def test_a_wall_clock_that_was_set_back_does_not_keep_a_breaker_open_for_years()
     later.breaker.restore(memory, later.now, wall_offset_seconds=1e9)
     retry_after_seconds = later.breaker.retry_after_seconds(later.now)
     assert retry_after_seconds == MAX_TOLD_SECONDS
+
+
+def test_a_breaker_opens_with_another_hosts() -> None:
+    """For as long as that one's; outcomes of calls from before change nothing."""
+    bench = Bench()
+    given = bench.admit()
+    (note,) = bench.breaker.open_elsewhere(7.0, bench.now)
+    assert isinstance(note, notes.BreakerOpened)
+    assert (note.cause, note.seconds) == ("elsewhere", 7.0)
+    bench.breaker.record(given, "success", bench.now)
+    assert not bench.breaker.admits()
+    bench.now += 7.0
+    assert [type(told) for told in bench.settle()] == [notes.BreakerProbing]
+
+
+def test_a_breaker_that_is_open_waits_for_whoever_waits_longer() -> None:
+    """And is told nothing; nor is one that an operator has set."""
+    bench = Bench()
+    bench.breaker.open_elsewhere(7.0, bench.now)
+    assert bench.breaker.open_elsewhere(3.0, bench.now) == []
+    assert bench.breaker.retry_after_seconds(bench.now) == 7.0
+    assert bench.breaker.open_elsewhere(9.0, bench.now) == []
+    assert bench.breaker.retry_after_seconds(bench.now) == 9.0
+    for action in ("open", "disable"):
+        other = Bench()
+        other.breaker.set(action, other.now)  # type: ignore[arg-type]  # one of its words
+        state = other.breaker.state
+        assert other.breaker.open_elsewhere(9.0, other.now) == []
+        assert other.breaker.state == state
+
+
+def test_what_another_host_says_is_believed_for_an_hour_at_most() -> None:
+    """As what a backend says."""
+    bench = Bench()
+    bench.breaker.open_elsewhere(1e6, bench.now)
+    assert bench.breaker.retry_after_seconds(bench.now) == MAX_TOLD_SECONDS
