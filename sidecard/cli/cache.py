@@ -60,7 +60,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     import msgspec  # noqa: PLC0415 - what a command needs is imported by that command
 
     from sidecard.cli.tables import count, size  # noqa: PLC0415 - as above
-    from sidecard.store.sqlite_upkeep import verify  # noqa: PLC0415 - as above
+    from sidecard.store.disk_upkeep import verify  # noqa: PLC0415 - as above
 
     path = _store_of(arguments)
     verdict = verify(path, _clock)
@@ -84,8 +84,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from sidecard.store.sqlite_exchange import Exported, export  # noqa: PLC0415 - as above
-    from sidecard.store.sqlite_upkeep import size_on_disk  # noqa: PLC0415 - as above
+    from sidecard.store.disk_exchange import Exported, export  # noqa: PLC0415 - as above
+    from sidecard.store.disk_upkeep import size_on_disk  # noqa: PLC0415 - as above
 
     path = _store_of(arguments)
     size_on_disk(path)  # before a file is made for what is not there
@@ -101,7 +101,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from sidecard.store.sqlite_exchange import Imported, check, import_into  # noqa: PLC0415 - as above
+    from sidecard.store.disk_exchange import Imported, check, import_into  # noqa: PLC0415 - as above
 
     path = _store_of(arguments)
     max_bytes = config_of(arguments, os.environ).store.max_bytes
@@ -123,7 +123,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 def _compact(arguments: argparse.Namespace) -> int:
     from sidecard.cli.tables import size  # noqa: PLC0415 - as above
-    from sidecard.store.sqlite_upkeep import compact  # noqa: PLC0415 - as above
+    from sidecard.store.disk_upkeep import compact  # noqa: PLC0415 - as above
 
     path = _store_of(arguments)
     done = compact(path, _clock)

@@ -635,7 +635,7 @@ def test_a_breaker_that_is_open_waits_for_whoever_waits_longer() -> None:
     assert bench.breaker.retry_after_seconds(bench.now) == 9.0
     for action in ("open", "disable"):
         other = Bench()
-        other.breaker.set(action, other.now)  # type: ignore[arg-type]  # one of its words
+        other.breaker.set(action, other.now)
         state = other.breaker.state
         assert other.breaker.open_elsewhere(9.0, other.now) == []
         assert other.breaker.state == state

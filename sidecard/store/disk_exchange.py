@@ -16,7 +16,7 @@ from sidecard.core.effects import StoreWrite
 from sidecard.core.records import Record
 from sidecard.errors import SidecardError
 from sidecard.store.disk_file import Writer, is_damage, record_of
-from sidecard.store.sqlite_upkeep import locked, opened
+from sidecard.store.disk_upkeep import locked, opened
 from sidecard_client.wire import Key, Tags, Usage
 
 BATCH_LINES = 1000
