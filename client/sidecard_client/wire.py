@@ -27,15 +27,15 @@ Requests and replies
 ====================
 A request carries ``op`` and ``id`` (any 64-bit integer, echoed in each of its replies); a reply carries ``type`` and ``id``.
 Replies may come in any order.
-A `begin` that must wait is answered `Pending` at once and later by exactly one of
-`Hit`, `Shared`, `Lease`, `Rejected`, `Failed`, `Timeout`, `Error`;
+A `begin` that must wait is answered `Pending` at once (while the daemon only looks into its store, after 20 ms, within which
+most looks have ended) and later by exactly one of `Hit`, `Shared`, `Lease`, `Rejected`, `Failed`, `Timeout`, `Error`;
 while it waits its ``id`` must not be used for another `begin` on the connection.
 A connection that ends gives back everything that it held: its leases count as lost, its waits are dropped.
 
 ``begin``
     "I am about to make this call. Must I?"
     `Hit`: no, here is the stored answer.
-    `Shared`: no, here is the answer that somebody else has just fetched.
+    `Shared`: no, here is the answer that somebody else has just fetched, on this host or on another with the same store.
     `Lease`: yes, make it on ``backend``, renew the lease every third of ``expires_in_seconds``, and say `complete` or `fail`.
     ``backends`` are tried in the order of ``route`` (``order``: as given); the lease says in ``passed_over`` why those before
     ``backend`` were not taken. Where none of them has room now but one will, the begin is `Pending` until a permit is free.
@@ -70,6 +70,8 @@ A connection that ends gives back everything that it held: its leases count as l
     Interleaving: 1. the daemon sends the lease; 2. the client, not yet having read it, sends ``cancel``; 3. the lease is void.
 ``get`` ``put`` ``delete``
     The stored entries, without flights. ``delete`` (and ``purge``) forbid a flight in progress to store its answer.
+    Where there is a store, ``get`` looks there too, and ``delete`` and ``purge`` are answered when the store has done it; one
+    that cannot now does it later, and the count is then what memory had.
 ``breakers`` ``breaker``
     Shows the backends; sets a breaker, for operators.
     ``open`` keeps it open and ``disable`` keeps it from tripping, until ``auto`` (which leaves ``open`` by way of probes) or

@@ -34,7 +34,7 @@ def kill_again_and_again(daemon: Start, state: Path, times: int) -> None:
     one = daemon(STATE_DIRECTORY=str(state), SIDECARD_STORE_WRITE_WINDOW_SECONDS=str(WINDOW_SECONDS))
     for life in range(times):
         acknowledged: list[tuple[float, str, str]] = []
-        dies_at = time.monotonic() + chance.uniform(0.05, 2 * WINDOW_SECONDS)
+        dies_at = time.monotonic() + chance.uniform(0.05, 1.5 * WINDOW_SECONDS)
         with Client(one.socket) as sidecard:
             while time.monotonic() < dies_at:
                 key = f"{life}-{len(acknowledged)}"
