@@ -70,8 +70,8 @@ A connection that ends gives back everything that it held: its leases count as l
     Interleaving: 1. the daemon sends the lease; 2. the client, not yet having read it, sends ``cancel``; 3. the lease is void.
 ``get`` ``put`` ``delete``
     The stored entries, without flights. ``delete`` (and ``purge``) forbid a flight in progress to store its answer.
-    Where there is a store, ``get`` looks there too, and ``delete`` and ``purge`` are answered when the store has done it; one
-    that cannot now does it later, and the count is then what memory had.
+    Where there is a store, ``get`` looks there too, and ``delete`` and ``purge`` are answered when the store has done it, or
+    after 300 ms: a store that takes longer does it later, and the count is then what memory had.
 ``breakers`` ``breaker``
     Shows the backends; sets a breaker, for operators.
     ``open`` keeps it open and ``disable`` keeps it from tripping, until ``auto`` (which leaves ``open`` by way of probes) or
@@ -410,7 +410,7 @@ class Stats(Reply, frozen=True, tag="stats"):
     peers: int
     """Connections open now."""
     flights: int
-    """Keys that are being computed now."""
+    """Keys that are being computed now, looked for in the store, or awaited from another host."""
     leases: int
     """Leases alive now, those without a key included."""
     waiters: int

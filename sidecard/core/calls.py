@@ -17,7 +17,7 @@ from sidecard.core.breakers import Verdict
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import Peer
-from sidecard.core.flights import Applicant, Flight, Flights, HeldLease, Waiter
+from sidecard.core.flights import Applicant, Flight, Flights, HeldLease, Removal, Waiter
 from sidecard.core.granting import DRAINING, NOT_CACHED, Granting
 from sidecard.core.lookups import Lookups
 from sidecard.core.scopes import Scopes
@@ -308,6 +308,8 @@ class Calls:
                     effects += self._granting.freed(due, now)
                 case Flight():
                     effects += self._lookups.due(due, now)
+                case Removal():
+                    effects += self._lookups.overdue(due)
                 case _:
                     self._count.expired += 1
                     silent_seconds = self._settings.lease_seconds

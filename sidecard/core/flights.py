@@ -27,7 +27,7 @@ from sidecard.core.backends import Backend, Permit
 from sidecard.core.events import Peer
 from sidecard.core.scopes import covers
 from sidecard.core.timers import Timers
-from sidecard_client.wire import Begin
+from sidecard_client.wire import Begin, Delete, Purge
 
 _REMEMBERED_LEASES = 1024
 """Ended leases whose late `complete` can still be billed to its task: the backend did that work."""
@@ -50,6 +50,18 @@ class Waiter:
         """Whether there is a stored answer is not known yet."""
         self.hasty = False
         """It waits for the store, but would for nobody's call."""
+
+
+class Removal:
+    """A delete or purge that waits for the store. ``removed`` entries are gone already."""
+
+    __slots__ = ("peer", "removed", "request", "ticket")
+
+    def __init__(self, ticket: int, peer: Peer, request: Delete | Purge, removed: int) -> None:
+        self.ticket = ticket
+        self.peer = peer
+        self.request = request
+        self.removed = removed
 
 
 class Applicant:
@@ -202,7 +214,7 @@ class Flights:
         self._peers: dict[int, _PeerTable] = {}
         self._applicants: dict[Applicant, None] = {}
         self._ended: OrderedDict[str, HeldLease] = OrderedDict()
-        self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight] = Timers()
+        self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | Removal] = Timers()
         self.given_up: list[Flight] = []
         """Those that are over and whose claim was not used."""
         self.waiter_count = 0

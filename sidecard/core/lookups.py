@@ -43,7 +43,7 @@ from sidecard.core.events import (
     StoreTurned,
     Unavailable,
 )
-from sidecard.core.flights import Flight, Flights, Waiter
+from sidecard.core.flights import Flight, Flights, Removal, Waiter
 from sidecard.core.granting import NOT_CACHED, Granting
 from sidecard.core.records import Record
 from sidecard.core.scopes import covers
@@ -54,6 +54,10 @@ from sidecard_client import wire
 
 PENDING_AFTER_SECONDS = 0.02
 """How long the store may take before those who wait are told so: far above a read, far below the clients' patience (0.5 s)."""
+
+PATIENCE_SECONDS = 0.3
+"""How long a get, a delete or a purge waits for the store: below the clients' patience, to whom a daemon that takes longer is
+as good as none."""
 
 NO_TICKET = 0
 """Of a removal that nobody waits for."""
@@ -85,7 +89,7 @@ class Lookups:
         self._asking: dict[int, Flight] = {}
         self._elsewhere: dict[Flight, None] = {}
         self._readers: dict[Flight, list[tuple[Peer, wire.Get]]] = {}
-        self._removals: dict[int, tuple[Peer, wire.Delete | wire.Purge, int]] = {}
+        self._removals: dict[int, Removal] = {}
 
     # What the rest of the engine asks -------------------------------------------------------------------------------
 
@@ -194,7 +198,7 @@ class Lookups:
         if self.state == "none":
             return [self._deleted(peer, request, removed)]
 
-        ticket = self._await_removal(peer, request, removed)
+        ticket = self._await_removal(peer, request, removed, now)
         effects: list[Effect] = [StoreRemove(ticket, scope, request.key)]
         if ticket == NO_TICKET:
             effects.append(self._deleted(peer, request, removed))
@@ -207,7 +211,7 @@ class Lookups:
         if self.state == "none":
             return [self._deleted(peer, request, removed)]
 
-        ticket = self._await_removal(peer, request, removed)
+        ticket = self._await_removal(peer, request, removed, now)
         effects: list[Effect] = [StorePurge(ticket, request.namespace, request.tag)]
         if ticket == NO_TICKET:
             effects.append(self._deleted(peer, request, removed))
@@ -219,17 +223,30 @@ class Lookups:
         for flight, readers in list(self._readers.items()):
             self._readers[flight] = [(reader, request) for reader, request in readers if reader.id != peer.id]
 
-        for ticket, (asker, _, _) in list(self._removals.items()):
-            if asker.id == peer.id:
-                del self._removals[ticket]
+        for removal in list(self._removals.values()):
+            if removal.peer.id == peer.id:
+                self._forget(removal)
 
     def due(self, flight: Flight, now: float) -> list[Effect]:
-        """A flight's time has come: its callers are to be told to wait, or the store is to be asked again."""
-        if flight.ticket in self._asking:
+        """A flight's time has come: who waits is to be told so, or can wait no longer, or the store is to be asked again."""
+        if flight.ticket not in self._asking:
+            return self._look_again(flight, now)
+
+        if not flight.slow:
             flight.slow = True
+            self._flights.timers.set(flight, now + PATIENCE_SECONDS - PENDING_AFTER_SECONDS)
             return self._tell_waiting(flight)
 
-        return self._look_again(flight, now)
+        entry = self._shelf.cache.get(flight.scope, flight.key, now)
+        return [
+            Send(peer.id, wire.Miss(request.id) if entry is None else hit(request, entry, now))
+            for peer, request in self._readers.pop(flight, ())
+        ]
+
+    def overdue(self, removal: Removal) -> list[Effect]:
+        """The store takes too long: it does it later, and what memory had is what can be told."""
+        del self._removals[removal.ticket]
+        return [self._deleted(removal.peer, removal.request, removal.removed)]
 
     def settle(self) -> list[Effect]:
         """Give the claims back of flights that are over."""
@@ -285,16 +302,14 @@ class Lookups:
                 return self._lead(flight, now)
 
     def _removed(self, event: StoreAnswered) -> list[Effect]:
-        removal = self._removals.pop(event.ticket, None)
+        removal = self._removals.get(event.ticket)
         if removal is None:
-            return []  # who has asked is gone
+            return []  # who has asked is gone, or was told
 
-        peer, request, removed = removal
+        self._forget(removal)
         # All that memory had, the store had, but for what it would not take.
-        if isinstance(event.answer, Removed):
-            removed = max(removed, event.answer.count)
-
-        return [self._deleted(peer, request, removed)]
+        counted = event.answer.count if isinstance(event.answer, Removed) else 0
+        return [self._deleted(removal.peer, removal.request, max(removal.removed, counted))]
 
     def turned(self, event: StoreTurned, now: float) -> list[Effect]:
         """Take note of how the store is."""
@@ -474,13 +489,18 @@ class Lookups:
         """Tell whether callers came, since the store was asked, of whom one is to compute the key, and nobody claimed it."""
         return self._shared and self.state == "up" and not flight.claiming and _leads(flight)
 
-    def _await_removal(self, peer: Peer, request: wire.Delete | wire.Purge, removed: int) -> int:
+    def _await_removal(self, peer: Peer, request: wire.Delete | wire.Purge, removed: int, now: float) -> int:
         if not self.answers:
             return NO_TICKET
 
         self._tickets += 1
-        self._removals[self._tickets] = peer, request, removed
+        removal = self._removals[self._tickets] = Removal(self._tickets, peer, request, removed)
+        self._flights.timers.set(removal, now + PATIENCE_SECONDS)
         return self._tickets
+
+    def _forget(self, removal: Removal) -> None:
+        del self._removals[removal.ticket]
+        self._flights.timers.clear(removal)
 
     def _deleted(self, peer: Peer, request: wire.Delete | wire.Purge, removed: int) -> Send:
         self._count.deleted += removed

@@ -95,6 +95,9 @@ def test_a_server_that_hangs_slows_no_hit(daemon: Start, server: RedisServer) ->
         assert sidecard.call(lambda: "made", name="made") == "made"
         assert time.monotonic() - began_at < 2.0
         assert slowest(2000) < 0.25
+        # As one that hangs is found out: nobody takes the daemon for dead meanwhile.
+        assert sidecard.delete("nothing") == 0
+        assert sidecard.get("nothing") is None
         turns(one, "down")
         assert "did not answer" in reasons(one)
         assert slowest(2000) < 0.25

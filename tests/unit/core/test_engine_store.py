@@ -549,6 +549,25 @@ def test_a_purge_counts_what_memory_had_where_the_store_does_not_say(answer: Ans
     assert operator.hears() == [Deleted(2, 1)]
 
 
+def test_a_store_that_takes_long_keeps_no_get_and_no_delete() -> None:
+    """Their clients would take the daemon for dead: a get is a miss, a delete counts what memory had, and both go on."""
+    host = own()
+    alice = host.peer()
+    alice.asks(Get("key", id=1))
+    ask = host.asked()
+    alice.asks(Delete("other", id=2))
+    (remove,) = host.wants()
+    assert isinstance(remove, StoreRemove)
+    host.passes(0.29)
+    assert alice.hears() == []
+    host.passes(0.02)
+    assert sorted(alice.hears(), key=lambda reply: reply.id) == [Miss(1), Deleted(2, 0)]
+    host.answers(remove.ticket, Removed(1))
+    host.answers(ask.ticket, Found(record()))
+    assert alice.hears() == []
+    assert host.stats().cache_entries == 1
+
+
 def test_who_is_gone_is_told_nothing() -> None:
     """Readers, callers and those who wait for a removal: an effect for a lost peer is a fault."""
     host = own()
