@@ -179,7 +179,8 @@ class Wire(asyncio.Protocol):
 
             now = self._loop.time()
             if self._waiting:
-                if now - self._waiting[0][1] >= timeout_seconds:
+                # A long answer that is on its way is an answer.
+                if now - max(self._waiting[0][1], self._heard_at) >= timeout_seconds:
                     self._lose(TimeoutError())
             elif now - self._heard_at >= PING_SECONDS:
                 self.send(("PING",), _ignore)
