@@ -211,6 +211,12 @@ def test_connections_that_are_cut_again_and_again_fail_no_call(daemon: Start, se
         turns(one, "up")
 
 
+def resident_bytes(daemon: Daemon) -> int:
+    """Return what a daemon has in memory."""
+    pages = int(Path(f"/proc/{daemon.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def cancelled_calls(daemon: Start, server: RedisServer, tmp_path: Path, calls: int) -> None:
     """Let callers of two hosts give up at random instants, again and again."""
     daemons = hosts(daemon, 2, server.url)
@@ -230,6 +236,7 @@ def cancelled_calls(daemon: Start, server: RedisServer, tmp_path: Path, calls: i
     with server.client() as client:
         callers = [Callers(plan) for plan in plans]
         before = len(client.client_list())
+        resident = [resident_bytes(one) for one in daemons]
         for crowd in callers:
             crowd.go()
 
@@ -239,6 +246,9 @@ def cancelled_calls(daemon: Start, server: RedisServer, tmp_path: Path, calls: i
 
         assert len(client.client_list()) == before
 
+    # Some hundred entries, and what Python keeps for the next.
+    grown = [resident_bytes(one) - was for one, was in zip(daemons, resident, strict=True)]
+    assert max(grown) < 20 * 2**20, grown
     assert [account.wrong for account in accounts] == [[], []]
     assert sum(sum(account.ends.values()) for account in accounts) == calls
     assert all(account.ends["cancelled"] > calls / 100 for account in accounts)
