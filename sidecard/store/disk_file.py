@@ -162,7 +162,12 @@ def connect(path: Path, mode: str, patience_seconds: float = 0.0) -> sqlite3.Con
         check_same_thread=False,
         timeout=patience_seconds,
     )
-    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
+    try:
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
+    except BaseException:
+        connection.close()  # the first that reads the file is the first that may find it damaged
+        raise
+
     return connection
 
 
@@ -239,9 +244,13 @@ class Writer:
         self._ghosts: dict[int, None] = {}
         self._connection = _opened(path)
         self._entries, self._bytes = [0, 0], [0, 0]
-        self._load_sums()
-        (self._turn,) = self._one("SELECT max(ifnull((SELECT max(turn) FROM entries WHERE queue = 0), 0),"
-                                  " ifnull((SELECT max(turn) FROM entries WHERE queue = 1), 0))")  # fmt: skip
+        try:
+            self._load_sums()
+            (self._turn,) = self._one("SELECT max(ifnull((SELECT max(turn) FROM entries WHERE queue = 0), 0),"
+                                      " ifnull((SELECT max(turn) FROM entries WHERE queue = 1), 0))")  # fmt: skip
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise _as_damage(path, error) from error
 
     def apply(
         self,
@@ -451,18 +460,28 @@ def _opened(path: Path) -> sqlite3.Connection:
         if connection is not None:
             connection.close()
 
-        if isinstance(error, sqlite3.Error) and (is_damage(error) or "no such" in str(error)):
-            raise DamagedError(f"{path} is damaged ({error})") from error
+        if isinstance(error, sqlite3.Error):
+            raise _as_damage(path, error) from error
 
         raise
 
     return connection
 
 
+def _as_damage(path: Path, error: sqlite3.Error) -> Exception:
+    """Return what is to be raised for what went wrong when a file of ours was opened."""
+    if is_damage(error) or "no such" in str(error):
+        return DamagedError(f"{path} is damaged ({error})")
+
+    return error
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged file and what belongs to it, so that it can be looked at. Raises `OSError`."""
     aside = path.with_name(f"{path.name}.corrupt")
     for suffix in ("-wal", "-shm"):
+        # Nor may what belonged to an earlier one stay: SQLite would take it for this one's.
+        aside.with_name(aside.name + suffix).unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).replace(aside.with_name(aside.name + suffix))
 

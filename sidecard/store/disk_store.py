@@ -44,6 +44,7 @@ from sidecard.core.events import (
     Unavailable,
 )
 from sidecard.core.records import Record
+from sidecard.core.scopes import covers
 from sidecard.store.base import Tell
 from sidecard.store.disk_file import (
     Applied,
@@ -120,8 +121,16 @@ class DiskStore:
         """The file is to be opened anew."""
         self._asking: dict[int, tuple[StoreAsk, float]] = {}
         """Questions that are to be answered yet, and when they were asked; the oldest first."""
-        self._removing: dict[int, int] = {}
-        """Tickets that are to be answered yet, and how many entries were removed before they were ever written."""
+        self._removing: dict[int, tuple[int, float]] = {}
+        """Tickets that are to be answered yet: how many entries were removed before they were ever written, and since when."""
+        self._overtaken: set[int] = set()
+        """Questions whose entry was changed on disk after they were asked: what was read of it may be older."""
+        self._heard_at = float("-inf")
+        """When the reader's thread has last answered anything."""
+        self._damage: sqlite3.Error | None = None
+        """What is wrong with a file that can be opened."""
+        self._reading: Worker[Any] | None = None
+        self._writing: Worker[Any] | None = None
         self._touched: deque[int] = deque(maxlen=_MAX_TOUCHED)
         self._lock: FileLock | None = None
         self._reader: Reader | None = None
@@ -156,8 +165,8 @@ class DiskStore:
         """See `Store`."""
         self._tell = tell
         loop = asyncio.get_running_loop()
-        self._reading: Worker[Any] = Worker("sidecard-store-reader", loop)
-        self._writing: Worker[Any] = Worker("sidecard-store-writer", loop)
+        self._reading = Worker("sidecard-store-reader", loop)
+        self._writing = Worker("sidecard-store-writer", loop)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch)
             while True:
@@ -171,6 +180,9 @@ class DiskStore:
 
     async def close(self) -> None:
         """See `Store`."""
+        if self._reading is None or self._writing is None:
+            return  # cancelled before it began
+
         with anyio.move_on_after(CLOSE_SECONDS):
             # What the writer is doing is done first: its result decides what is still to be written.
             await self._writing.done(_nothing)
@@ -220,7 +232,7 @@ class DiskStore:
         return self._judged(ask, found)
 
     def _read(self, ask: StoreAsk) -> None:
-        self._reading.do(partial(self._look, ask.scope, ask.key), partial(self._looked, ask))
+        self._reader_thread.do(partial(self._look, ask.scope, ask.key), partial(self._looked, ask))
 
     def _look(self, scope: str, key: str) -> tuple[int, Record] | None:
         """In the reader's thread: where the file is being opened, this waits behind that."""
@@ -230,6 +242,7 @@ class DiskStore:
         return self._reader.look(scope, key)
 
     def _looked(self, ask: StoreAsk, result: Any) -> None:
+        self._heard_at = self._clock()
         if self._hanging:
             self._hanging = False
             self._judge()
@@ -237,6 +250,12 @@ class DiskStore:
         if isinstance(result, Exception):
             self._answer(ask, Unavailable())
             self._failed_to_read(result)
+            return
+
+        if ask.ticket in self._overtaken:
+            # 1. the thread reads the old entry; 2. we are told to remove it; 3. that is done; 4. what was read arrives.
+            self._overtaken.discard(ask.ticket)
+            self._read(ask)
             return
 
         # 1. the thread reads the old entry; 2. we are told to replace or remove it; 3. what it has read arrives.
@@ -278,6 +297,7 @@ class DiskStore:
             self._break(fault)
 
     def _answer(self, ask: StoreAsk, answer: Answer) -> None:
+        self._overtaken.discard(ask.ticket)
         if self._asking.pop(ask.ticket, None) is not None:
             self._tell(StoreAnswered(ask.ticket, answer))
 
@@ -287,11 +307,17 @@ class DiskStore:
             await anyio.sleep(ANSWER_SECONDS / 4)
             now = self._clock()
             late = [ask for ask, asked_at in self._asking.values() if now - asked_at >= ANSWER_SECONDS]
-            if late and self._usable is not False and not self._hanging:
+            for ticket, (_, asked_at) in list(self._removing.items()):
+                if now - asked_at >= ANSWER_SECONDS:
+                    self._removed(ticket, Unavailable())
+
+            # One that waits in a queue that moves is late, and nothing hangs.
+            silent = now - self._heard_at >= ANSWER_SECONDS
+            if late and silent and self._usable is not False and not self._hanging:
                 self._hanging = True
                 self._faults += 1
                 # Behind what hangs: its answer is the news that it does no longer.
-                self._reading.do(_nothing, partial(self._looked, StoreAsk(UNANSWERED, "", "")))
+                self._reader_thread.do(_nothing, partial(self._looked, StoreAsk(UNANSWERED, "", "")))
                 self._judge()
 
             for ask in late:
@@ -310,7 +336,7 @@ class DiskStore:
         return StoreAnswered(older.ticket, Unavailable())
 
     def _remove(self, removal: StoreRemove | StorePurge) -> StoreAnswered | None:
-        unwritten = isinstance(removal, StoreRemove) and self._is_pending(removal)
+        unwritten = self._unwritten(removal)
         overtaken = self._wish(removal)
         if removal.ticket == UNANSWERED:
             return overtaken
@@ -318,16 +344,24 @@ class DiskStore:
         if self._usable is False or not self._writes:
             return StoreAnswered(removal.ticket, Unavailable())
 
-        self._removing[removal.ticket] = int(unwritten)
+        self._removing[removal.ticket] = unwritten, self._clock()
         self._urgent.set()
         return overtaken
 
-    def _is_pending(self, removal: StoreRemove) -> bool:
-        return isinstance(self._pending.find(removal.scope, removal.key), StoreWrite)
+    def _unwritten(self, removal: StoreRemove | StorePurge) -> int:
+        """Return how many entries go by a removal that are to be written yet, and are served already."""
+        if isinstance(removal, StorePurge):
+            return sum(isinstance(self._found(wish), Found) for wish in self._pending.within(removal))
+
+        wish = self._pending.find(removal.scope, removal.key)
+        return int(wish is not None and isinstance(self._found(wish), Found))
 
     async def _serve(self) -> None:
         """Write what is wanted, until the file is to be opened anew."""
         pause_seconds = MIN_PAUSE_SECONDS
+        if len(self._pending):
+            self._wished.set()  # what waited for the file to be opened
+
         while not self._broken.is_set():
             if not self._writes:
                 await anyio.sleep(pause_seconds)
@@ -358,15 +392,17 @@ class DiskStore:
         offset = self._wall_clock() - self._clock()
         batch = [(wish, wish.made_at + offset if isinstance(wish, StoreWrite) else 0.0) for wish in wishes]
         touched = [self._touched.popleft() for _ in range(len(self._touched))]
-        clear = self._pending.lost_track
+        clear, self._pending.lost_track = self._pending.lost_track, False
         settled = asyncio.Event()
 
         # Not by waiting for it: where this task is cancelled, what was written must still be known to be.
         def settle(result: Any) -> None:
             settled.set()
+            # Not where it was lost once more meanwhile.
+            self._pending.lost_track |= clear and isinstance(result, Exception)
             self._wrote(wishes, result)
 
-        self._writing.do(partial(writer.apply, batch, touched, clear=clear), settle)
+        self._writer_thread.do(partial(writer.apply, batch, touched, clear=clear), settle)
         await settled.wait()
         return self._writes
 
@@ -387,19 +423,32 @@ class DiskStore:
             self._on_fault(result)
             return
 
-        self._pending.lost_track = False
+        self._overtake(wishes)
         self._written += result.written
         self._evicted += result.evicted
         self._sums = result.entries, result.bytes
         for wish, count in zip(wishes, result.removed, strict=True):
             if not isinstance(wish, StoreWrite):
-                self._removed(wish.ticket, Removed(max(count, self._removing.get(wish.ticket, 0))))
+                unwritten, _ = self._removing.get(wish.ticket, (0, 0.0))
+                # A purge's were never on disk; a key's one entry was in one place or the other, or in both.
+                whole = count + unwritten if isinstance(wish, StorePurge) else max(count, unwritten)
+                self._removed(wish.ticket, Removed(whole))
 
         if not self._writes:
             self._writes = True
             self._judge()
 
         self._measure()
+
+    def _overtake(self, wishes: list[Wish]) -> None:
+        if not self._asking:
+            return
+
+        names = {(wish.scope, wish.key) for wish in wishes if not isinstance(wish, StorePurge)}
+        purges = [wish for wish in wishes if isinstance(wish, StorePurge)]
+        for ask, _ in self._asking.values():
+            if (ask.scope, ask.key) in names or any(covers(purge.namespace, ask.scope) for purge in purges):
+                self._overtaken.add(ask.ticket)
 
     def _failed_to_write(self, fault: sqlite3.Error) -> None:
         self._faults += 1
@@ -423,9 +472,12 @@ class DiskStore:
     async def _open(self) -> float | None:
         """Open the file; where that cannot be, return after how many seconds to try again."""
         await self._let_go()
+        if self._damage is not None:
+            return self._begin_anew(DamagedError(f"{self._path} is damaged ({self._damage})"))
+
         try:
-            await self._writing.done(self._open_writer)
-            await self._reading.done(self._open_reader)
+            await self._writer_thread.done(self._open_writer)
+            await self._reader_thread.done(self._open_reader)
             self._near_reader = Reader(self._path, self._wall_clock)
         except DamagedError as error:
             return self._begin_anew(error)
@@ -456,6 +508,14 @@ class DiskStore:
     def _open_reader(self) -> None:
         self._reader = Reader(self._path, self._wall_clock)
 
+    @property
+    def _reader_thread(self) -> Worker[Any]:
+        return _running(self._reading)
+
+    @property
+    def _writer_thread(self) -> Worker[Any]:
+        return _running(self._writing)
+
     async def _let_go(self) -> None:
         if self._near_reader is not None:
             self._near_reader.close()
@@ -463,11 +523,11 @@ class DiskStore:
 
         if self._reader is not None:
             reader, self._reader = self._reader, None
-            await self._reading.done(reader.close)
+            await self._reader_thread.done(reader.close)
 
         if self._writer is not None:
             writer, self._writer = self._writer, None
-            await self._writing.done(writer.close)
+            await self._writer_thread.done(writer.close)
 
     def _begin_anew(self, error: DamagedError) -> float:
         self._faults += 1
@@ -477,12 +537,15 @@ class DiskStore:
             self._turn_down(f"{error}, and cannot be renamed ({fault.strerror}).")
             return FOREIGN_PAUSE_SECONDS
 
+        self._damage = None
         self._say("warning", "store begun anew", reason=str(error), kept_as=str(kept_as))
         return 0.0
 
     def _break(self, fault: sqlite3.Error) -> None:
         """Open the file anew, and find out what it is then."""
         self._usable = False
+        # Opened anew it would be the same: only what is not damage may have passed.
+        self._damage = fault if is_damage(fault) else None
         self._broken.set()
         self._wished.set()
         self._urgent.set()
@@ -533,6 +596,13 @@ class DiskStore:
         if gauges != self._measured:
             self._measured = gauges
             self._tell(StoreMeasured(gauges))
+
+
+def _running(worker: Worker[Any] | None) -> Worker[Any]:
+    if worker is None:
+        raise RuntimeError("the store does not run")
+
+    return worker
 
 
 def _nothing() -> None:

@@ -4,12 +4,16 @@ import asyncio
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 MAX_BATCH = 64
 """Jobs whose results are handed over in one go, if so many wait: waking the event loop costs as much as a read."""
+
+MAX_DELAY_SECONDS = 0.001
+"""How long a result may wait for others: on a slow disk, sixty-four reads are a second."""
 
 
 class Worker(Generic[T]):
@@ -49,9 +53,10 @@ class Worker(Generic[T]):
         while True:
             results: list[tuple[Callable[[Any], None], T | Exception]] = []
             job = self._jobs.get()
+            hand_over_at = monotonic() + MAX_DELAY_SECONDS
             while job is not None:
                 results.append((job[1], _result(job[0])))
-                if self._jobs.empty() or len(results) >= MAX_BATCH:
+                if self._jobs.empty() or len(results) >= MAX_BATCH or monotonic() >= hand_over_at:
                     break
 
                 job = self._jobs.get()

@@ -5,7 +5,7 @@ replace must not come to life again after a restart, so in place of a write that
 which is small. Should even removals be too many, `Pending.lost_track` tells.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from msgspec import structs
@@ -83,6 +83,12 @@ class Pending:
         """Tell whether a purge is pending that may concern a scope."""
         return any(covers(purge.namespace, scope) for purge in self._purges.values())
 
+    def within(self, purge: StorePurge) -> Iterator[StoreWrite]:
+        """Go through the entries that wait to be written and that a purge would take."""
+        for wish in self._waiting.values():
+            if isinstance(wish, StoreWrite) and _takes(purge, wish.scope, wish.record.tags):
+                yield wish
+
     def take(self, count: int) -> list[Wish]:
         """Give the ``count`` oldest wishes away. Nobody may take more before these have come back or are done."""
         for name in list(islice(self._waiting, count)):
@@ -139,10 +145,9 @@ class Pending:
         self._purges.pop(name, None)
 
     def _purge(self, purge: StorePurge) -> None:
-        for name, wish in list(self._waiting.items()):
-            if isinstance(wish, StoreWrite) and _takes(purge, wish.scope, wish.record.tags):
-                # Not the wish alone: an older entry of the key, with other tags, must not come back in its place.
-                self._insert(name, StoreRemove(UNANSWERED, wish.scope, wish.key))
+        for wish in list(self.within(purge)):
+            # Not the wish alone: an older entry of the key, with other tags, must not come back in its place.
+            self._insert((wish.scope, wish.key), StoreRemove(UNANSWERED, wish.scope, wish.key))
 
     def _shrink(self) -> None:
         if self.bytes <= self.max_bytes:

@@ -455,7 +455,7 @@ async def test_a_disk_that_hangs_is_told_and_not_waited_for(path: Path, monkeypa
         await one.written(1)
         assert await one.value("k") == b"v"  # slowly, as it seems: those after it are the thread's
         let_go = threading.Event()
-        one.store._reading.do(let_go.wait, lambda _: None)
+        one.store._reader_thread.do(let_go.wait, lambda _: None)
         assert await one.look("k") == Unavailable()
         assert one.turns()[-1] == "down"
         let_go.set()
