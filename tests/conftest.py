@@ -1,5 +1,6 @@
 """What all tests share: short socket paths, real daemons, both async backends."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -8,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.daemons import Daemon
+
+# Hundreds of daemons and callers are started here: each would compile all of its modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -123,7 +123,7 @@ def test_a_thousand_callers_in_eight_processes_make_one_upstream_call(
     assert sum(call.source == "upstream" for call in calls) == 1
 
 
-@kinds
+@kinds_of_seconds
 def test_a_holder_killed_in_mid_call_costs_one_more_upstream_call(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
 ) -> None:
