@@ -142,6 +142,7 @@ def test_a_full_disk_fails_no_call(daemon: Start, small_disk: Path) -> None:
     assert reasons(one) == ""
 
 
+@pytest.mark.slow
 def test_a_disk_that_becomes_read_only_fails_no_call(daemon: Start, small_disk: Path) -> None:
     """As one that is full."""
     one = daemon(

@@ -72,6 +72,7 @@ def test_a_user_needs_only_our_keys_and_channel(daemon: Start, socket_directory:
         assert stat(one, "store") == stat(other, "store") == "up"
 
 
+@pytest.mark.slow
 def test_certificates_of_both_sides_are_checked(daemon: Start, socket_directory: Path) -> None:
     """With them the store is up; without the client's, or with another authority's, it is not, and it is said why."""
     files = certificates(socket_directory / "certificates")

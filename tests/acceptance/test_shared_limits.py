@@ -104,6 +104,7 @@ def pay(daemon: Daemon, dollars: float) -> None:
         one.asks(op="complete", lease=lease["lease"], value=1, usage={"cost_dollars": dollars})
 
 
+@pytest.mark.slow
 def test_a_budget_is_one_for_all_hosts(daemon: Start, server: RedisServer, tmp_path: Path) -> None:
     """What one spends the others have no longer; a restart counts nothing twice, and refills nothing."""
     states = [tmp_path / "one", tmp_path / "other"]

@@ -108,7 +108,7 @@ def calls_of(accounts: list[Account]) -> list[Call]:
     return [call for account in accounts for call in account.calls]
 
 
-@kinds
+@kinds_of_seconds
 def test_a_thousand_callers_in_eight_processes_make_one_upstream_call(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
 ) -> None:
@@ -214,7 +214,8 @@ def test_a_frozen_daemon_costs_no_call_more_than_a_second(
     assert "fallback" in {call.source for call in calls}
 
 
-@kinds_of_seconds
+@pytest.mark.slow
+@kinds
 def test_callers_that_wait_when_the_daemon_freezes_end_within_a_second(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
 ) -> None:

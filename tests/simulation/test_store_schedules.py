@@ -1,6 +1,6 @@
 """Many hosts and one store: random lives, and what must be true of them all.
 
-``SIDECARD_SIMULATION_STEPS`` sets how many steps in all (200,000), ``SIDECARD_SIMULATION_SEED`` which ones.
+``SIDECARD_SIMULATION_STEPS`` sets how many steps in all (100,000), ``SIDECARD_SIMULATION_SEED`` which ones.
 """
 
 import os
@@ -18,7 +18,7 @@ from tests.host import packed, unpacked
 from tests.simulation.lives import SEED
 from tests.simulation.naive_store import CLAIM_SECONDS, LONGEST_DELAY_SECONDS, Clock, Line, Server
 
-_STEPS = int(os.environ.get("SIDECARD_SIMULATION_STEPS", "200000"))
+_STEPS = int(os.environ.get("SIDECARD_SIMULATION_STEPS", "100000"))
 _STEPS_OF_A_LIFE = 400
 _WAIT_SECONDS = 5.0
 _SETTLED_SECONDS = 8 * LONGEST_DELAY_SECONDS
