@@ -116,6 +116,8 @@ class DiskStore:
         self._on_fault = on_fault
         self._pending = Pending(PENDING_MAX_BYTES)
         self._wished = asyncio.Event()
+        self._wished_at = 0.0
+        """When the oldest of what is wished since the last batch was wished."""
         self._urgent = asyncio.Event()
         self._broken = asyncio.Event()
         """The file is to be opened anew."""
@@ -327,7 +329,10 @@ class DiskStore:
 
     def _wish(self, wish: Wish) -> StoreAnswered | None:
         older = self._pending.add(wish)
-        self._wished.set()
+        if not self._wished.is_set():
+            self._wished_at = self._clock()
+            self._wished.set()
+
         if not isinstance(older, StoreRemove) or older.ticket not in self._removing:
             return None
 
@@ -368,9 +373,12 @@ class DiskStore:
                 pause_seconds = min(MAX_PAUSE_SECONDS, 2 * pause_seconds)
             else:
                 pause_seconds = MIN_PAUSE_SECONDS
-                # Half the window to collect, so that the other half is for the disk.
+                # A quarter of the window to collect, so that the rest is for the disk; from the oldest wish on, which may
+                # have waited for the file to be opened.
                 await self._wait(self._wished, TIDY_SECONDS)
-                await self._wait(self._urgent, self._window_seconds / 2)
+                if self._wished.is_set():
+                    write_at = self._wished_at + self._window_seconds / 4
+                    await self._wait(self._urgent, max(0.0, write_at - self._clock()))
 
             self._wished.clear()
             self._urgent.clear()
