@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from msgspec import structs
 
 from sidecard.core.effects import StoreAsk, StoreEffect, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import (
@@ -276,22 +277,10 @@ class DiskStore:
             return Absent()
 
         age_seconds = max(0.0, self._clock() - pending.made_at)
-        record = pending.record
-        if age_seconds >= record.ttl_seconds:
+        if age_seconds >= pending.record.ttl_seconds:
             return Absent()
 
-        return Found(
-            Record(
-                record.value,
-                record.seconds,
-                record.ttl_seconds,
-                record.window_seconds,
-                record.backend,
-                record.usage,
-                record.tags,
-                age_seconds,
-            )
-        )
+        return Found(structs.replace(pending.record, age_seconds=age_seconds))
 
     def _failed_to_read(self, fault: Exception) -> None:
         if isinstance(fault, sqlite3.Error) and self._usable:
