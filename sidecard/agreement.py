@@ -20,6 +20,8 @@ Path = tuple[str, ...]
 
 _BREAKER = "breaker."
 
+CALLS_SCHEMES = frozenset({"sqlite", "postgresql", "postgres"})
+
 
 def backend_settings(name: str, given: Mapping[str, Any]) -> BackendSettings:
     """Return what holds for a backend of which the configuration says ``given``, by key.
@@ -54,6 +56,8 @@ def disagreements(found: Found) -> Iterator[str]:
     """Say, one sentence each, what does not go together."""
     yield from _of_flights(found)
     yield from _of_retries(found)
+    yield from _of_calls(found)
+    yield from _of_http(found)
     for (table, name), where in found.tables.items():
         if table == "namespaces":
             if ":" in name or not name:
@@ -86,6 +90,41 @@ def _of_retries(found: Found) -> Iterator[str]:
     retries = RetrySettings(**found.given("retries"))
     least, most = ("retries", "backoff_seconds"), ("retries", "max_backoff_seconds")
     yield from _order(found, least, retries.backoff_seconds, most, retries.max_backoff_seconds)
+
+
+def _of_calls(found: Found) -> Iterator[str]:
+    url = ("calls", "url")
+    if not found.values.get(("calls", "enabled"), False) or not found.values.get(url):
+        return
+
+    scheme = found.values[url].partition(":")[0].lower()
+    if scheme not in CALLS_SCHEMES:
+        yield (
+            f"{found.where(url)}: calls.url begins with {scheme!r}, which the call log cannot be kept in; it should be "
+            "sqlite:PATH or postgresql://USER@HOST:PORT/DATABASE, or empty for the state directory"
+        )
+
+
+def _of_http(found: Found) -> Iterator[str]:
+    listen = found.values.get(("http", "listen"), "")
+    if not listen or "/" in listen or found.values.get(("http", "allow_remote"), False):
+        return
+
+    host = listen.rpartition(":")[0].strip("[]")
+    if host != "localhost" and not _is_loopback(host):
+        yield (
+            f"{found.where(('http', 'listen'))}: http.listen is {listen}, which other hosts may reach, and there is no password; "
+            "use 127.0.0.1, or set http.allow_remote = true if that is meant"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    from ipaddress import ip_address  # noqa: PLC0415 - few daemons listen so, and a start counts its milliseconds
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _of_backend(found: Found, name: str) -> Iterator[str]:

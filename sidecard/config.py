@@ -32,12 +32,14 @@ from sidecard.sections import (
     Cache,
     Calls,
     Flights,
+    Http,
     Limits,
     Log,
     Metrics,
     Namespace,
     Operators,
     Prices,
+    Push,
     Setting,
     Socket,
     Sovereign,
@@ -51,7 +53,7 @@ from sidecard_client.wire import DEFAULT_BACKEND
 DEFAULT_FILE = Path("/etc/sidecard/sidecard.toml")
 DEFAULT_ORIGIN = "default"
 
-ADDRESSES = (("store", "url"), ("calls", "url"))
+ADDRESSES = (("store", "url"), ("calls", "url"), ("push", "url"))
 """The settings that hold an address which the daemon itself opens."""
 
 
@@ -64,6 +66,8 @@ class Config(Struct, frozen=True):
     store: Store
     calls: Calls
     metrics: Metrics
+    http: Http
+    push: Push
     sovereign: Sovereign
     prices: Prices
     retries: RetrySettings
@@ -102,6 +106,10 @@ class Config(Struct, frozen=True):
             retries=self.retries,
             sovereign=self.sovereign.enabled,
             share_budgets=self.store.share_budgets,
+            metrics=self.metrics.enabled,
+            max_series=self.limits.max_series,
+            log_calls=self.calls.enabled,
+            log_prompts=self.calls.prompts,
         )
 
     def shown(self) -> dict[str, Any]:
@@ -122,11 +130,13 @@ class Config(Struct, frozen=True):
     def unmet(self) -> list[str]:
         """Say, one sentence each, what is set that this version cannot do, or does not do as far as one might think."""
         sentences = []
-        if self.calls.url:
-            sentences.append("calls.url is set, but this version keeps no log of calls.")
+        if self.calls.url and not self.calls.enabled:
+            sentences.append("calls.url is set: calls are logged there once calls.enabled is true.")
 
-        if self.metrics.enabled and self.origins["metrics.enabled"] != DEFAULT_ORIGIN:
-            sentences.append("metrics.enabled is set, but this version exports no metrics: ask with `sidecard stats`.")
+        if self.push.url and not self.metrics.enabled:
+            sentences.append(
+                "push.url is set, but metrics.enabled is false: the daemon pushes what apps tell and no more."
+            )
 
         if self.sovereign.enabled and self._of_unnamed_backend().locality == "local":
             sentences.append(

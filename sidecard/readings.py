@@ -27,6 +27,11 @@ MAX_NUMBER = 1e9
 MAX_NAME_CHARACTERS = 128
 """As `sidecard_client.wire.Name`."""
 
+MAX_PORT = 65535
+
+PUSH_PATHS = ("/api/v1/import", "/api/v1/import/prometheus", "/api/v1/write")
+"""What a target takes shows in its path, as these servers have it."""
+
 MAX_NAMES = 16
 """As `sidecard_client.wire.Begin.backends`."""
 
@@ -133,6 +138,39 @@ def _url(value: Any) -> str:
 def _store_url(value: Any) -> str:
     store_url.parse(_url(value))
     return str(value)
+
+
+def _push_url(value: Any) -> str:
+    path = _url(value).partition("?")[0]
+    if value and not (path.startswith(("http://", "https://")) and path.rstrip("/").endswith(PUSH_PATHS)):
+        raise ValueError
+
+    return str(value)
+
+
+def _listen(value: Any) -> str:
+    """Take a path, or a host and a port; which hosts may be meant is a question of more than one setting."""
+    if _url(value) and "/" not in value:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdecimal() or (":" in host and not (host.startswith("[") and host.endswith("]"))):
+            raise ValueError
+
+        _within(int(port), 0, MAX_PORT)
+
+    return str(value)
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError
+
+    for item in value:
+        try:
+            re.compile(item)
+        except re.error:
+            raise ValueError from None
+
+    return tuple(value)
 
 
 def _flag(value: Any) -> bool:
@@ -300,8 +338,23 @@ ADDRESSES = Reading(
 )
 RATE = number(0.0, 1.0, above=True)
 FLAG = Reading("true or false", _flag, _parse_flag)
-URL = Reading('text such as "redis://localhost:6379/0", or "" for none', _url, show=redacted, mask=lambda _: "***")
+CALLS_URL = Reading(
+    'sqlite:PATH, postgresql://USER@HOST:PORT/DATABASE, or "" for the state directory',
+    _url,
+    show=redacted,
+    mask=lambda _: "***",
+)
 STORE_URL = Reading(store_url.EXPECTS, _store_url, show=lambda url: url and redacted(url), mask=lambda _: "***")
+PUSH_URL = Reading(
+    f'http://HOST:PORT or https://HOST:PORT with a path that ends in {" or ".join(PUSH_PATHS)}, or "" for none',
+    _push_url,
+    show=redacted,
+    mask=lambda _: "***",
+)
+LISTEN = Reading('an address such as "127.0.0.1:9464" or "[::1]:9464", the path of a socket, or "" for none', _listen)
+PATTERNS = Reading(
+    'a list of regular expressions such as ["[0-9]{16}"]', _patterns, lambda text: _json(text) if text else [], list
+)
 WORD = Reading("text", _url)
 SECRET = Reading("text", _url, show=lambda text: "***" if text else "", mask=lambda _: "***")
 MODE = Reading('file permissions, as text "0660" or as the octal number 0o660', _mode, show=lambda mode: f"{mode:04o}")

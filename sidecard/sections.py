@@ -70,15 +70,56 @@ class Store(Struct, frozen=True):
 
 
 class Calls(Struct, frozen=True):
-    """The log of calls."""
+    """The call log: a row for each call."""
 
-    url: Annotated[str, readings.URL] = ""
+    enabled: Annotated[bool, readings.FLAG] = False
+    url: Annotated[str, readings.CALLS_URL] = ""
+    """Where nothing is said: a file in the state directory. Looked at where ``enabled`` alone: DATABASE_URL may be an app's."""
+    prompts: Annotated[bool, readings.FLAG] = False
+    """Whether what was asked and answered is kept too."""
+    redact: Annotated[tuple[str, ...], readings.PATTERNS] = ()
+    """Regular expressions of what is blotted out of prompts and answers before they are kept."""
+    retention_days: Annotated[float, readings.number()] = 30.0
+    """0 keeps rows whatever their age."""
+    max_bytes: Annotated[int, readings.byte_size(1024 * 1024)] = 1024 * 1024 * 1024
 
 
 class Metrics(Struct, frozen=True):
     """Whether metrics are collected."""
 
     enabled: Annotated[bool, readings.FLAG] = True
+
+
+class Http(Struct, frozen=True):
+    """The listener for people and scrapers; off where ``listen`` is empty."""
+
+    listen: Annotated[str, readings.LISTEN] = ""
+    """``127.0.0.1:9464``, ``[::1]:9464``, or the path of a Unix socket."""
+    allow_remote: Annotated[bool, readings.FLAG] = False
+    """Whether ``listen`` may be an address that other hosts reach: there is no password."""
+    allow_hosts: Annotated[tuple[str, ...], readings.NAMES] = ()
+    """Names, besides this host's own, that a request may ask for: a page elsewhere must not read through a browser here."""
+
+
+class Push(Struct, frozen=True):
+    """Where metrics are sent by hosts that nobody scrapes; off where ``url`` is empty."""
+
+    url: Annotated[str, readings.PUSH_URL] = ""
+    """Ends in ``/api/v1/import`` or ``/api/v1/import/prometheus`` (VictoriaMetrics), or in ``/api/v1/write`` (remote write)."""
+    interval_seconds: Annotated[float, readings.seconds(least=0.1)] = 15.0
+    """Precedent: Prometheus' own scrape interval in its example; vmagent's is a minute."""
+    timeout_seconds: Annotated[float, readings.seconds(least=0.1)] = 10.0
+    spool_max_bytes: Annotated[int, readings.byte_size()] = 256 * 1024 * 1024
+    """Of what waits while the target is away; the oldest goes first. A day of some 1,000 series."""
+    job: Annotated[str, readings.NAME] = "sidecard"
+    instance: Annotated[str, readings.WORD] = ""
+    """Where nothing is said: the host's name."""
+    username: Annotated[str, readings.WORD] = ""
+    password: Annotated[str, readings.SECRET] = ""
+    password_file: Annotated[str, readings.WORD] = ""
+    """Read at each request, so that the password may change."""
+    bearer_token_file: Annotated[str, readings.WORD] = ""
+    ca_file: Annotated[str, readings.WORD] = ""
 
 
 class Sovereign(Struct, frozen=True):
@@ -123,6 +164,8 @@ class Limits(Struct, frozen=True):
     stall_seconds: Annotated[float, readings.seconds(least=0.1)] = 30.0
     """How long a peer may leave replies unread before it is closed."""
     max_flights: Annotated[int, readings.count(1)] = 16384
+    max_series: Annotated[int, readings.count(1)] = 1000
+    """Label sets of one metric of the apps. What happens beyond is added up under the label ``overflow="true"``."""
     max_backends: Annotated[int, readings.count(1)] = 256
 
 
@@ -213,6 +256,8 @@ SECTIONS: dict[str, type[Struct]] = {
     "store": Store,
     "calls": Calls,
     "metrics": Metrics,
+    "http": Http,
+    "push": Push,
     "sovereign": Sovereign,
     "prices": Prices,
     "retries": RetrySettings,
@@ -248,9 +293,7 @@ NESTED = {
 
 OF_LATER_VERSIONS = frozenset(
     {
-        "http", "push",
-        "cache.stale_seconds", "limits.max_series",
-        "calls.enabled", "calls.prompts", "calls.retention_days", "calls.max_bytes",
+        "cache.stale_seconds",
         "tasks.stale_seconds", "namespaces.max_bytes",
     }
 )  # fmt: skip

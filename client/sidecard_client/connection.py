@@ -42,6 +42,9 @@ ANSWERS: dict[type[wire.Request], frozenset[type[wire.Reply]]] = {
     wire.GetConfig: _answered_by(wire.Settings),
     wire.GetBreakers: _answered_by(wire.Breakers),
     wire.SetBreaker: _answered_by(wire.Ok),
+    wire.RecordMetrics: _answered_by(wire.Recorded),
+    wire.GetMetrics: _answered_by(wire.Metrics),
+    wire.SetLog: _answered_by(wire.Ok),
 }
 """Which replies a request may get. Anything else is the daemon's fault."""
 

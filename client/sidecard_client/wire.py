@@ -119,6 +119,8 @@ Namespace = Annotated[str, Meta(min_length=1, max_length=160)]
 Key = Annotated[str, Meta(min_length=1, max_length=1024)]
 Tags = Annotated[tuple[Name, ...], Meta(max_length=16)]
 Text = Annotated[str, Meta(max_length=4096)]
+Trace = Annotated[str, Meta(max_length=128)]
+"""A span's name as W3C Trace Context writes it: ``00-<trace id>-<span id>-<flags>``; empty where nobody traces."""
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Dollars = Annotated[float, Meta(ge=0, le=1e9)]
 RequestId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -131,6 +133,9 @@ BreakerAction = Literal["open", "close", "auto", "disable"]
 BreakerState = Literal["closed", "open", "half_open", "forced_open", "disabled"]
 Locality = Literal["local", "remote"]
 StoreState = Literal["none", "up", "read_only", "down"]
+MetricKind = Literal["counter", "gauge", "histogram"]
+Aggregate = Literal["sum", "max", "min", "last", "each"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 ErrorCode = Literal["bad_request", "unknown_op", "too_large", "denied", "unavailable", "internal"]
 
 
@@ -171,6 +176,17 @@ class Begin(Request, frozen=True, tag="begin"):
     """How ``backends`` are ordered; None is the task's setting, else ``order``."""
     stream: bool = False
     vector: tuple[float, ...] | None = None
+    trace: Trace = ""
+    """The caller's span. Those who share the answer are told the holder's (`Shared.trace`)."""
+
+
+class Spoken(Struct, frozen=True, omit_defaults=True):
+    """What was said in a call, for the call log, in the form in which it may be kept."""
+
+    prompt: Raw
+    """The request: ``{"args": [...], "kwargs": {...}}``, or what the app's redaction made of it."""
+    answer: Raw | None = None
+    """Where it differs from the call's value, because the app redacts it."""
 
 
 class Complete(Request, frozen=True, tag="complete"):
@@ -182,6 +198,8 @@ class Complete(Request, frozen=True, tag="complete"):
     ttl_seconds: Seconds | None = None
     store: bool = True
     tags: Tags = ()
+    spoken: Spoken | None = None
+    """Only where the `Lease` asked for it."""
 
 
 class Fail(Request, frozen=True, tag="fail"):
@@ -259,6 +277,45 @@ class GetConfig(Request, frozen=True, tag="config"):
     """Asks for the running settings; operators only. Reply: `Settings`."""
 
 
+class Measurement(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What happened to one metric of an app since it was told last, under one set of labels."""
+
+    name: str
+    kind: MetricKind
+    value: float = 1.0
+    """Counter: what to add. Gauge: what it is now. Histogram: one observation; with ``counts``, the sum of all."""
+    labels: dict[str, str] = {}
+    help: str = ""
+    aggregate: Aggregate = "sum"
+    """Gauges: how the values of several workers become one; ``each`` keeps them apart by a label ``worker``, the pid."""
+    bounds: tuple[float, ...] = ()
+    """Histograms: upper bounds of the buckets, rising, without infinity. Empty is the daemon's own."""
+    counts: tuple[int, ...] = ()
+    """Histograms: observations per bucket, each counted once, with one more than there are ``bounds`` for the rest."""
+
+
+class RecordMetrics(Request, frozen=True, tag="record"):
+    """Brings measurements. No reply, unless ``acknowledge``: then `Recorded`."""
+
+    metrics: tuple[Measurement, ...] = ()
+    acknowledge: bool = False
+    session: Trace = ""
+    """Names the sender's buffer; with it, a ``sequence`` that is not above the last one taken changes nothing."""
+    sequence: Count = 0
+    dropped: Count = 0
+    """What the sender itself had to drop since it said so last."""
+
+
+class GetMetrics(Request, frozen=True, tag="metrics"):
+    """Asks for all metrics, the daemon's and the apps'. Reply: `Metrics`."""
+
+
+class SetLog(Request, frozen=True, tag="log"):
+    """Sets what the daemon's log says from now on; operators only. Reply: `Ok`."""
+
+    level: LogLevel
+
+
 class GetBreakers(Request, frozen=True, tag="breakers"):
     """Asks how the backends are. Reply: `Breakers`."""
 
@@ -287,9 +344,12 @@ AnyRequest = (
     | GetConfig
     | GetBreakers
     | SetBreaker
+    | RecordMetrics
+    | GetMetrics
+    | SetLog
 )
 
-OPS_OF_LATER_VERSIONS = frozenset({"append", "record", "watch"})
+OPS_OF_LATER_VERSIONS = frozenset({"append", "watch"})
 """Ops that the protocol reserves and this version answers with ``error: unavailable``."""
 
 
@@ -325,7 +385,7 @@ class Hit(Reply, frozen=True, tag="hit"):
     """The `Usage` that came with the answer, as a map; empty where none came."""
 
 
-class Shared(Reply, frozen=True, tag="shared"):
+class Shared(Reply, frozen=True, tag="shared", omit_defaults=True):
     """The answer of a flight that somebody else led. ``saved_seconds`` is that call's time less the time waited."""
 
     value: Any
@@ -335,6 +395,8 @@ class Shared(Reply, frozen=True, tag="shared"):
     saved_dollars: float
     backend: str
     meta: Any
+    trace: str = ""
+    """The holder's span, where it is traced."""
 
 
 class Lease(Reply, frozen=True, tag="lease", omit_defaults=True):
@@ -348,6 +410,8 @@ class Lease(Reply, frozen=True, tag="lease", omit_defaults=True):
     """By what the backend was chosen."""
     passed_over: dict[str, RejectionReason] = {}
     """The backends that the route preferred, and why they could not be called."""
+    log: bool = False
+    """The operator keeps what is said: send it along (`Complete.spoken`)."""
 
 
 class Rejected(Reply, frozen=True, tag="rejected"):
@@ -640,6 +704,45 @@ class Settings(Reply, frozen=True, tag="config"):
     origins: dict[str, str]
 
 
+class Recorded(Reply, frozen=True, tag="recorded"):
+    """The measurements were taken; ``dropped`` of them could not be kept (bad name or value, too many series)."""
+
+    dropped: int
+
+
+class Exemplar(Struct, frozen=True):
+    """One observation that stands for its bucket: where to look for a call that took so long."""
+
+    labels: dict[str, str]
+    value: float
+    at_seconds: float
+    """Of the Unix epoch."""
+
+
+class Sample(Struct, frozen=True, omit_defaults=True):
+    """One number of a metric, named as it is exposed (``_total``, ``_bucket``, ``_sum``, ``_count`` included)."""
+
+    name: str
+    value: float
+    labels: dict[str, str] = {}
+    exemplar: Exemplar | None = None
+
+
+class Family(Struct, frozen=True):
+    """One metric with all its samples. ``name`` is without the ``_total`` of counters, as OpenMetrics has it."""
+
+    name: str
+    kind: MetricKind
+    help: str
+    samples: list[Sample]
+
+
+class Metrics(Reply, frozen=True, tag="metrics"):
+    """Everything there is to expose."""
+
+    families: list[Family]
+
+
 class Error(Reply, frozen=True, tag="error"):
     """The request was not served. ``message`` says what to change."""
 
@@ -666,6 +769,8 @@ AnyReply = (
     | Health
     | Settings
     | Breakers
+    | Recorded
+    | Metrics
     | Error
 )
 

@@ -11,6 +11,7 @@ from sidecard.core.entries import NO_USAGE
 from sidecard.core.events import SpentElsewhere
 from sidecard.core.flights import HeldLease
 from sidecard.core.ledger import Books, LedgerSnapshot, SpendingBooks
+from sidecard.core.meters import Meters
 from sidecard_client.wire import Usage
 
 Price = Callable[[str, int, int], float | None]
@@ -30,6 +31,7 @@ class Accounts:
         tasks: Books,
         spending: SpendingBooks,
         budgets: Budgets,
+        meters: Meters,
         price: Price,
         wall_offset_seconds: float,
         now: float,
@@ -39,6 +41,7 @@ class Accounts:
         self.tasks = tasks
         self.spending = spending
         self.budgets = budgets
+        self._meters = meters
         self._price = price
         self._shares = shares_budgets
         self._offset_seconds = wall_offset_seconds
@@ -70,9 +73,11 @@ class Accounts:
         dollars = usage.cost_dollars or 0.0
         self.tasks.of(lease.request.task).bill(seconds, dollars)
         self.spending.bill(lease.backend, seconds, usage)
+        self._meters.answered(lease.permit.backend.name, seconds, lease.request.trace, now)
         if not dollars:
             return []
 
+        self._meters.billed(lease.permit.backend.name, usage.model, dollars)
         covering = self.budgets.covering(lease.request.task, lease.permit.backend.name)
         told = [budget.spend(dollars, now) for budget in covering]
         effects: list[Effect] = [Tell(note) for note in told if note is not None]

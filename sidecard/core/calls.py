@@ -5,6 +5,7 @@ Decides what the peers are told. Who holds and who waits is `sidecard.core.fligh
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 from msgspec import Raw
 
@@ -19,12 +20,16 @@ from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import Peer
 from sidecard.core.flights import Applicant, Flight, Flights, HeldLease, Removal, Waiter
 from sidecard.core.granting import DRAINING, NOT_CACHED, Granting
+from sidecard.core.journal import Journal
 from sidecard.core.lookups import Lookups
+from sidecard.core.meters import Meters
 from sidecard.core.scopes import Scopes
 from sidecard.core.serving import Serving
 from sidecard.core.settings import EngineSettings
 from sidecard.core.shelf import Shelf
 from sidecard_client import wire
+
+LeaseOutcome = Literal["done"] | notes.Outcome
 
 
 class Calls:
@@ -43,6 +48,8 @@ class Calls:
         serving: Serving,
         scopes: Scopes,
         count: Counters,
+        meters: Meters,
+        journal: Journal,
     ) -> None:
         self.flights = flights
         self._settings = settings
@@ -55,6 +62,8 @@ class Calls:
         self._serving = serving
         self._scopes = scopes
         self._count = count
+        self._meters = meters
+        self._journal = journal
 
     @property
     def draining(self) -> bool:
@@ -76,7 +85,7 @@ class Calls:
             entry = self._shelf.cache.get(scope, key, now)
             if entry is not None and not self._lookups.doubts(entry):
                 self._count.begins += 1
-                return [Send(peer.id, self._serving.entry(request, entry, now))]
+                return [Send(peer.id, self._serving.entry(peer, request, entry, now))]
 
         flight = None if key is None else self.flights.find(scope, key)
         self._count.begins += 1
@@ -84,13 +93,13 @@ class Calls:
             if self._lookups.concerns(flight, request):
                 return self._lookups.begin(scope, flight, peer, request, now)
 
-            self._count.misses += request.mode != "refresh"
+            self._serving.missed(request)
 
         if request.mode == "only_if_cached":
-            return [self._granting.rejection(peer, request.id, NOT_CACHED)]
+            return [self._granting.rejection(peer, request, NOT_CACHED)]
 
         if self._granting.draining:
-            return [self._granting.rejection(peer, request.id, DRAINING)]
+            return [self._granting.rejection(peer, request, DRAINING)]
 
         if flight is not None:
             return self._join(flight, peer, request, now)
@@ -106,7 +115,7 @@ class Calls:
     def _join(self, flight: Flight, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
         wait_seconds = self._granting.wait_seconds(request)
         if wait_seconds <= 0:
-            return [self._granting.timed_out(peer, request.id, 0.0)]
+            return [self._granting.timed_out(peer, request, 0.0)]
 
         if self.flights.waiter_count >= self._settings.max_waiters:
             return self._granting.busy(peer, request, "waiters", self._settings.max_waiters)
@@ -131,13 +140,15 @@ class Calls:
         backend = lease.permit.backend
         usage = self._accounts.priced(backend, request.usage)
         self._count.completed += 1
-        told = self._answered(lease, seconds, usage, now)
+        told = self._answered(lease, "done", seconds, usage, now)
         flight = lease.flight
         if flight is None:
+            self._journal.made(lease, seconds, usage, bytes(request.value), request.spoken)
             return [Send(peer.id, wire.Stored(request.id, stored=False)), *told, *self._granting.freed(backend, now)]
 
         stored, effects = False, list[Effect]()
         value = bytes(request.value)
+        self._journal.made(lease, seconds, usage, value, request.spoken)
         if request.store and flight.storable:
             stored, effects = self._store(flight, lease, value, seconds, usage, request, now)
 
@@ -146,7 +157,16 @@ class Calls:
         answer = Raw(value)
         for waiter in self.flights.finish(flight):
             waited_seconds = now - waiter.joined_at
-            shared = self._serving.answer(waiter.request, answer, seconds, lease.backend, usage, waited_seconds)
+            shared = self._serving.answer(
+                waiter.peer,
+                waiter.request,
+                answer,
+                seconds,
+                lease.backend,
+                usage,
+                waited_seconds=waited_seconds,
+                trace=lease.request.trace,
+            )
             effects.append(Send(waiter.peer.id, shared))
 
         return [*effects, *told, *self._granting.freed(backend, now)]
@@ -175,19 +195,29 @@ class Calls:
 
         return stored, effects
 
-    def _answered(self, lease: HeldLease, seconds: float, usage: wire.Usage, now: float) -> list[Effect]:
+    def _answered(
+        self, lease: HeldLease, outcome: LeaseOutcome, seconds: float, usage: wire.Usage, now: float
+    ) -> list[Effect]:
         """End a lease whose backend has answered; learn from it and bill it. Returns what is to be told."""
         backend = lease.permit.backend
         self._backends.learn(backend, seconds, usage, now)
-        notes_ = self._end(lease, backend.verdict(seconds, usage), now, answered=True)
+        notes_ = self._end(lease, outcome, backend.verdict(seconds, usage), now, answered=True)
         return notes_ + self._accounts.bill(lease, seconds, usage, now)
 
     def _end(
-        self, lease: HeldLease, verdict: Verdict, now: float, *, answered: bool = False, pause_seconds: float = 0.0
+        self,
+        lease: HeldLease,
+        outcome: LeaseOutcome,
+        verdict: Verdict,
+        now: float,
+        *,
+        answered: bool = False,
+        pause_seconds: float = 0.0,
     ) -> list[Effect]:
         """End a lease and give its permit back: the one place for both, whatever the outcome."""
         self.flights.end_lease(lease, answered=answered)
         self._admission.settle_budgets(lease.permit)
+        self._meters.ended(lease.permit.backend.name, outcome)
         return [Tell(note) for note in lease.permit.backend.give_back(lease.permit, verdict, now, pause_seconds)]
 
     def fail(self, peer: Peer, request: wire.Fail, now: float) -> list[Effect]:
@@ -204,10 +234,13 @@ class Calls:
         backend = lease.permit.backend
         if request.kind == "ignored" and request.answered:
             usage = self._accounts.priced(backend, request.usage)
-            effects += self._answered(lease, now - lease.granted_at, usage, now)
+            effects += self._answered(lease, request.kind, now - lease.granted_at, usage, now)
+            self._journal.made(lease, now - lease.granted_at, usage)
         else:
             pause_seconds = (request.retry_after_seconds or 0.0) if request.kind == "transient" else 0.0
-            effects += self._end(lease, backend.verdict_of_failure(request), now, pause_seconds=pause_seconds)
+            verdict = backend.verdict_of_failure(request)
+            effects += self._end(lease, request.kind, verdict, now, pause_seconds=pause_seconds)
+            self._journal.failed(lease, request.kind, request.message, now - lease.granted_at)
 
         # The queue first: a full one has room for those of this flight then.
         effects += self._granting.freed(backend, now)
@@ -239,7 +272,8 @@ class Calls:
         effects: list[Effect] = []
         for lease in leases:
             effects.append(_ended(lease, outcome, message))
-            effects += self._end(lease, "nothing", now)
+            effects += self._end(lease, outcome, "nothing", now)
+            self._journal.failed(lease, outcome, message, now - lease.granted_at)
 
         for lease in leases:
             effects += self._granting.freed(lease.permit.backend, now)
@@ -301,7 +335,7 @@ class Calls:
             match due:
                 case Waiter():
                     self.flights.leave(due)
-                    effects.append(self._granting.timed_out(due.peer, due.request.id, now - due.joined_at))
+                    effects.append(self._granting.timed_out(due.peer, due.request, now - due.joined_at))
                 case Applicant():
                     effects += self._granting.due(due, now)
                 case Backend():

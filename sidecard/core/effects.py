@@ -1,10 +1,12 @@
 """What to do: the only way for the engine to act on the world. The counterpart of `sidecard.core.events`."""
 
+from typing import Literal
+
 from msgspec import Struct
 
 from sidecard.core.notes import Note
 from sidecard.core.records import Record
-from sidecard_client.wire import AnyReply
+from sidecard_client.wire import AnyReply, Begin, LogLevel, Request
 
 
 class Send(Struct, frozen=True):
@@ -12,6 +14,14 @@ class Send(Struct, frozen=True):
 
     peer: int
     reply: AnyReply
+    late_answer_of: type[Request] = Begin
+    """What was asked, where the answer is not that of the event at hand."""
+
+
+class ChangeLog(Struct, frozen=True):
+    """Let the log say what is of ``level`` and above from now on."""
+
+    level: LogLevel
 
 
 class Tell(Struct, frozen=True):
@@ -87,5 +97,42 @@ class ShareSpending(Struct, frozen=True):
     dollars: float
 
 
+CallSource = Literal["upstream", "cache", "shared", "failed", "rejected", "timeout"]
+
+
+class CallRecord(Struct, frozen=True, omit_defaults=True):
+    """One call as it ended, for the call log. ``prompt`` and ``answer`` are msgpack, and there only where they are kept."""
+
+    source: CallSource
+    task: str
+    namespace: str
+    """With the uid it is private to: ``1000:default``."""
+    uid: int
+    pid: int
+    key: str | None = None
+    backend: str = ""
+    model: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    billed_dollars: float = 0.0
+    saved_dollars: float = 0.0
+    seconds: float = 0.0
+    """``upstream``, ``failed``: how long the backend took. Otherwise how long the caller waited."""
+    age_seconds: float = 0.0
+    reason: str = ""
+    """``failed``: the kind of failure. ``rejected``: why."""
+    error: str = ""
+    """The type of the exception, where there was one."""
+    trace: str = ""
+    prompt: bytes | None = None
+    answer: bytes | None = None
+
+
+class LogCall(Struct, frozen=True):
+    """Add a call to the call log."""
+
+    record: CallRecord
+
+
 StoreEffect = StoreAsk | StoreWrite | StoreRelease | StoreRemove | StorePurge | ShareSpending
-Effect = Send | Tell | StoreEffect
+Effect = Send | Tell | LogCall | ChangeLog | StoreEffect

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecard.core.accounts import Accounts, Price, no_price
 from sidecard.core.admission import Admission
+from sidecard.core.app_metrics import AppMetrics
 from sidecard.core.backends import Backends
 from sidecard.core.budgets import Budgets
 from sidecard.core.calls import Calls
@@ -32,10 +33,13 @@ from sidecard.core.events import (
     StoreTurned,
     Tick,
 )
+from sidecard.core.exposure import Exposure
 from sidecard.core.flights import Flights
 from sidecard.core.granting import Granting
+from sidecard.core.journal import Journal
 from sidecard.core.ledger import Books, LedgerSnapshot, SpendingBooks
 from sidecard.core.lookups import Lookups
+from sidecard.core.meters import Meters
 from sidecard.core.overview import Overview, Run
 from sidecard.core.retries import RetryBudget
 from sidecard.core.scopes import Scopes
@@ -57,6 +61,7 @@ class Engine:
     ``shown_settings`` and ``shown_origins`` are what `config` shows, by full name.
     ``jitter`` is uniform in [0, 1). ``price`` knows what models cost. ``wall_offset_seconds`` is what must be added to
     ``now`` for the wall clock's time, to which the periods of budgets are aligned; it is not adjusted while this runs.
+    ``meters`` is what the shell measures too, besides what the engine does.
     """
 
     def __init__(
@@ -73,6 +78,8 @@ class Engine:
         wall_offset_seconds: float = 0.0,
     ) -> None:
         self._count = count = Counters()
+        self.meters = meters = Meters(settings.max_backends, wall_offset_seconds)
+        self._journal = journal = Journal(enabled=settings.log_calls, prompts=settings.log_prompts)
         scopes = Scopes(settings.shared_namespaces)
         self._shelf = shelf = Shelf(settings, count)
         self._flights = flights = Flights(boot_id, settings.lease_seconds)
@@ -81,19 +88,44 @@ class Engine:
         books = Books(settings.max_tasks)
         spending = SpendingBooks(settings.max_backends)
         self._accounts = accounts = Accounts(
-            books, spending, budgets, price, wall_offset_seconds, now, shares_budgets=settings.share_budgets
+            books, spending, budgets, meters, price, wall_offset_seconds, now, shares_budgets=settings.share_budgets
         )
         admission = Admission(settings, backends, budgets)
-        granting = Granting(settings, flights, admission, backends, RetryBudget(settings.retries, jitter), books, count)
-        serving = Serving(accounts, count)
+        retries = RetryBudget(settings.retries, jitter)
+        granting = Granting(settings, flights, admission, backends, retries, books, count, journal)
+        serving = Serving(accounts, count, journal)
         self._lookups = lookups = Lookups(settings, flights, granting, shelf, serving, count)
         self._calls = calls = Calls(
-            settings, flights, granting, admission, backends, accounts, shelf, lookups, serving, scopes, count
+            settings,
+            flights,
+            granting,
+            admission,
+            backends,
+            accounts,
+            shelf,
+            lookups,
+            serving,
+            scopes,
+            count,
+            meters,
+            journal,
         )
         contents = Contents(shelf, flights, lookups, scopes)
         switches = Switches(backends, granting)
         run = Run(boot_id, version, now, shown_settings, shown_origins)
         self._overview = overview = Overview(run, shelf.cache, calls, lookups, backends, accounts, count)
+        self._exposure = exposure = Exposure(
+            overview=overview,
+            cache=shelf.cache,
+            calls=calls,
+            lookups=lookups,
+            backends=backends,
+            accounts=accounts,
+            count=count,
+            meters=meters,
+            apps=AppMetrics(settings.max_series, meters.dropped),
+            enabled=settings.metrics,
+        )
         self._answer: dict[type[wire.Request], Callable[[Peer, Any, float], list[Effect]]] = {
             wire.Ping: overview.ping,
             wire.Begin: calls.begin,
@@ -111,6 +143,9 @@ class Engine:
             wire.GetConfig: overview.config,
             wire.GetBreakers: switches.breakers,
             wire.SetBreaker: switches.breaker,
+            wire.RecordMetrics: exposure.record,
+            wire.GetMetrics: exposure.metrics,
+            wire.SetLog: exposure.set_log,
         }
 
         self._hear: dict[type[Happening], Callable[[Any, float], list[Effect]]] = {
@@ -136,7 +171,10 @@ class Engine:
         else:
             effects = self._hear[type(event)](event, now)
 
-        return effects + self._lookups.settle() if self._flights.given_up else effects
+        if self._flights.given_up:
+            effects = effects + self._lookups.settle()
+
+        return effects + self._journal.drain() if self._journal.pending else effects
 
     def _joined(self, event: PeerJoined, now: float) -> "list[Effect]":  # noqa: ARG002 - as its siblings
         self._overview.peers += 1
@@ -144,6 +182,7 @@ class Engine:
 
     def _lost(self, event: PeerLost, now: float) -> "list[Effect]":
         self._overview.peers -= 1
+        self._exposure.apps.lose(event.peer)
         return self._calls.lose(event.peer, now)
 
     def next_deadline(self) -> float | None:

@@ -15,6 +15,7 @@ from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import Peer
 from sidecard.core.flights import Applicant, Flight, Flights, HeldLease
+from sidecard.core.journal import Journal
 from sidecard.core.ledger import Books
 from sidecard.core.retries import RetryBudget
 from sidecard.core.settings import EngineSettings
@@ -51,6 +52,7 @@ class Granting:
         retries: RetryBudget,
         books: Books,
         count: Counters,
+        journal: Journal,
     ) -> None:
         self.draining = False
         self._settings = settings
@@ -60,6 +62,7 @@ class Granting:
         self._retries = retries
         self._books = books
         self._count = count
+        self._journal = journal
         # Clients renew every third of what they are told.
         renew_seconds = settings.renew_seconds or settings.lease_seconds / 3
         self._expires_in_seconds = min(settings.lease_seconds, 3 * renew_seconds)
@@ -80,7 +83,7 @@ class Granting:
         applicant = Applicant(flight, peer, request, request.id, now, now + self.wait_seconds(request))
         refusal, effects = self._seat(applicant, now)
         if refusal is not None:
-            effects.append(self.rejection(peer, request.id, refusal))
+            effects.append(self.rejection(peer, request, refusal))
             if flight is not None:
                 flights.finish(flight)
 
@@ -146,9 +149,13 @@ class Granting:
         """An applicant's time has come: that of its retry, or its last."""
         self._flights.withdraw(applicant)
         if now >= applicant.deadline:
-            self._count.timeouts += applicant.first
-            timeout = wire.Timeout(applicant.reply_id, now - applicant.joined_at)
-            return [Send(applicant.peer.id, timeout), *self.instead_of(applicant, now)]
+            waited_seconds = now - applicant.joined_at
+            if applicant.first:
+                timeout = self.timed_out(applicant.peer, applicant.request, waited_seconds)
+            else:
+                timeout = Send(applicant.peer.id, wire.Timeout(applicant.reply_id, waited_seconds))
+
+            return [timeout, *self.instead_of(applicant, now)]
 
         applicant.not_before = 0.0
         return self._seat_again(applicant, now)
@@ -279,9 +286,10 @@ class Granting:
         effects: list[Effect] = [Tell(notes.FlightFailed(flight.key, kind, message, len(waiters)))]
         for waiter in waiters:
             if waiter.deadline <= now:
-                effects.append(self.timed_out(waiter.peer, waiter.request.id, now - waiter.joined_at))
+                effects.append(self.timed_out(waiter.peer, waiter.request, now - waiter.joined_at))
             else:
                 self._count.failed += 1
+                self._waited(waiter.request, now - waiter.joined_at)
                 effects.append(Send(waiter.peer.id, wire.Failed(waiter.request.id, kind, message)))
 
         return effects
@@ -303,10 +311,10 @@ class Granting:
             if refusal is None:
                 return effects
 
-            effects.append(self.rejection(peer, request.id, refusal))
+            effects.append(self.rejection(peer, request, refusal))
 
         effects += [
-            self.timed_out(waiter.peer, waiter.request.id, now - waiter.joined_at)
+            self.timed_out(waiter.peer, waiter.request, now - waiter.joined_at)
             for waiter in self._flights.finish(flight)
         ]
         return effects
@@ -320,31 +328,37 @@ class Granting:
     def reject_waiters(self, flight: Flight, now: float) -> list[Effect]:
         """Refuse all who wait for a flight's end, because the daemon is about to stop."""
         return [
-            self.timed_out(waiter.peer, waiter.request.id, now - waiter.joined_at)
+            self.timed_out(waiter.peer, waiter.request, now - waiter.joined_at)
             if waiter.deadline <= now
-            else self.rejection(waiter.peer, waiter.request.id, DRAINING)
+            else self.rejection(waiter.peer, waiter.request, DRAINING)
             for waiter in self._flights.release(flight)
         ]
 
     # What is said ----------------------------------------------------------------------------------------------------
 
-    def rejection(self, peer: Peer, request_id: int, refusal: Refusal) -> Send:
+    def rejection(self, peer: Peer, request: wire.Begin, refusal: Refusal, reply_id: int | None = None) -> Send:
         """End a begin by a refusal."""
         self._count.reject(refusal.reason)
-        return refusal.sent(peer, request_id)
+        self._journal.refused(peer, request, refusal.reason)
+        return refusal.sent(peer, request.id if reply_id is None else reply_id)
 
     def busy(self, peer: Peer, request: wire.Begin, table: notes.Table, limit: int) -> list[Effect]:
         """Refuse a begin for want of room in a table of ours."""
-        return [self.rejection(peer, request.id, Refusal("busy")), *self._tell_full(table, limit)]
+        return [self.rejection(peer, request, Refusal("busy")), *self._tell_full(table, limit)]
 
     def has_room_for_waiters(self) -> None:
         """A waiter was taken in: that the table is full may be told again."""
         self._told_full.discard("waiters")
 
-    def timed_out(self, peer: Peer, request_id: int, waited_seconds: float) -> Send:
+    def timed_out(self, peer: Peer, request: wire.Begin, waited_seconds: float) -> Send:
         """End a begin by its own deadline."""
         self._count.timeouts += 1
-        return Send(peer.id, wire.Timeout(request_id, waited_seconds))
+        self._waited(request, waited_seconds)
+        self._journal.timed_out(peer, request, waited_seconds)
+        return Send(peer.id, wire.Timeout(request.id, waited_seconds))
+
+    def _waited(self, request: wire.Begin, waited_seconds: float) -> None:
+        self._books.of(request.task).waits.observe(waited_seconds)
 
     def _tell_full(self, table: notes.Table, limit: int) -> list[Effect]:
         # Said once per time that a table fills, not once per refused call.
@@ -422,7 +436,11 @@ class Granting:
         """Refuse an applicant that was withdrawn; its flight goes to the next."""
         peer, reply_id = applicant.peer, applicant.reply_id
         # Of one whose begin has had its end, no begin ends here.
-        said = self.rejection(peer, reply_id, refusal) if applicant.first else refusal.sent(peer, reply_id)
+        if applicant.first:
+            said = self.rejection(peer, applicant.request, refusal, reply_id)
+        else:
+            said = refusal.sent(peer, reply_id)
+
         return [said, *self.instead_of(applicant, now)]
 
     def instead_of(self, applicant: Applicant, now: float) -> list[Effect]:
@@ -441,6 +459,9 @@ class Granting:
         permit = self._admission.take(backend, request.task, now)
         lease = self._flights.grant(applicant, name, permit, now)
         count.leases_granted += 1
+        if applicant.pending:
+            self._waited(request, now - applicant.joined_at)
+
         effects: list[Effect] = []
         if applicant.first:
             count.leases_first += 1
@@ -464,6 +485,7 @@ class Granting:
             lease.attempt,
             decision.route,
             decision.obstacles,
+            self._journal.prompts,
         )
         effects.append(Send(lease.peer.id, reply))
         return effects

@@ -8,6 +8,7 @@ from msgspec import Struct
 from sidecard.core.breakers import BreakerMemory
 from sidecard.core.budgets import BudgetMemory
 from sidecard.core.entries import Entry
+from sidecard.core.histograms import CALL_BOUNDS, Histogram
 from sidecard_client.wire import BackendSpending, Ledger, Usage
 
 LEDGER_VERSION = 1
@@ -34,11 +35,12 @@ class LedgerSnapshot(Struct, frozen=True):
 class TaskBook:
     """The running sums of one task. Each attribute is defined by the method that raises it."""
 
-    __slots__ = (
+    SUMS = (
         "billed_dollars",
         "billed_seconds",
         "hits",
         "led",
+        "misses",
         "saved_by_cache_dollars",
         "saved_by_cache_seconds",
         "saved_by_sharing_dollars",
@@ -47,9 +49,15 @@ class TaskBook:
         "upstream_calls",
         "waited_seconds",
     )
+    __slots__ = (*SUMS, "restored", "waits")
 
     def __init__(self) -> None:
+        self.restored: dict[str, float] = {}
+        """What of the sums is of earlier runs."""
+        self.waits = Histogram(CALL_BOUNDS)
+        """Seconds that callers of this run waited, for an answer or for a permit, whatever they got in the end."""
         self.hits = 0
+        self.misses = 0
         self.shared = 0
         self.led = 0
         self.upstream_calls = 0
@@ -63,13 +71,27 @@ class TaskBook:
 
     def sums(self) -> dict[str, float]:
         """Return all sums by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in self.SUMS}
+
+    def sums_of_this_run(self) -> dict[str, float]:
+        """Return all sums without what was restored.
+
+        What a killed daemon booked last is lost, and a counter that went on from there would have gone back: to
+        Prometheus that is a restart from 0, and all of the ledger would be counted once more.
+        """
+        return {name: value - self.restored.get(name, 0) for name, value in self.sums().items()}
 
     def add(self, sums: dict[str, float]) -> None:
         """Add an earlier run's sums; names that are none of ours are passed by."""
-        for name in self.__slots__:
-            mine = getattr(self, name)
-            setattr(self, name, type(mine)(mine + sums.get(name, 0)))
+        for name in self.SUMS:
+            mine, more = getattr(self, name), sums.get(name, 0)
+            setattr(self, name, type(mine)(mine + more))
+            self.restored[name] = self.restored.get(name, 0) + more
+
+    @property
+    def used(self) -> bool:
+        """Whether there is more than waits and misses that led to nothing."""
+        return bool(self.hits or self.shared or self.led or self.upstream_calls)
 
     def hit(self, entry: Entry) -> None:
         """A stored answer was served: the cache saved all of its call."""
@@ -122,13 +144,17 @@ class Books:
         for task, task_sums in sums.items():
             self.of(task).add(task_sums)
 
+    def books(self) -> list[tuple[str, TaskBook]]:
+        """Return the books by task."""
+        return sorted(self._books.items())
+
     def total(self) -> Ledger:
         """Return the sums over all tasks."""
         return summarise(*self._books.values())
 
     def tasks(self) -> dict[str, Ledger]:
-        """Return the sums of each task."""
-        return {task: summarise(book) for task, book in sorted(self._books.items())}
+        """Return the sums of each task that has had an answer or a lease."""
+        return {task: summarise(book) for task, book in self.books() if book.used}
 
 
 class SpendingBook:

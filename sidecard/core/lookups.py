@@ -239,7 +239,7 @@ class Lookups:
 
         entry = self._shelf.cache.get(flight.scope, flight.key, now)
         return [
-            Send(peer.id, wire.Miss(request.id) if entry is None else hit(request, entry, now))
+            Send(peer.id, wire.Miss(request.id) if entry is None else hit(request, entry, now), wire.Get)
             for peer, request in self._readers.pop(flight, ())
         ]
 
@@ -409,17 +409,24 @@ class Lookups:
 
     def _serve(self, flight: Flight, entry: Entry, now: float) -> list[Effect]:
         effects: list[Effect] = [
-            Send(peer.id, hit(request, entry, now)) for peer, request in self._readers.pop(flight, ())
+            Send(peer.id, hit(request, entry, now), wire.Get) for peer, request in self._readers.pop(flight, ())
         ]
         terms = entry.terms
         for waiter in self._end(flight):
             if waiter.looking:
-                reply = self._serving.entry(waiter.request, entry, now)
+                reply = self._serving.entry(waiter.peer, waiter.request, entry, now)
             else:
                 waited_seconds, age_seconds = now - waiter.joined_at, now - entry.stored_at
                 answer = Raw(entry.value)
                 reply = self._serving.answer(
-                    waiter.request, answer, entry.seconds, terms.backend, terms.usage, waited_seconds, age_seconds
+                    waiter.peer,
+                    waiter.request,
+                    answer,
+                    entry.seconds,
+                    terms.backend,
+                    terms.usage,
+                    waited_seconds=waited_seconds,
+                    age_seconds=age_seconds,
                 )
 
             effects.append(Send(waiter.peer.id, reply))
@@ -452,14 +459,16 @@ class Lookups:
     def _miss(self, flight: Flight) -> list[Effect]:
         """Nothing is stored: say so to those who want nothing else."""
         effects: list[Effect] = [
-            Send(peer.id, wire.Miss(request.id)) for peer, request in self._readers.pop(flight, ())
+            Send(peer.id, wire.Miss(request.id), wire.Get) for peer, request in self._readers.pop(flight, ())
         ]
         for waiter in list(flight.waiters.values()):
-            self._count.misses += waiter.looking
-            waiter.looking = False
+            if waiter.looking:
+                self._serving.missed(waiter.request)
+                waiter.looking = False
+
             if waiter.request.mode == "only_if_cached":
                 self._flights.leave(waiter)
-                effects.append(self._granting.rejection(waiter.peer, waiter.request.id, NOT_CACHED))
+                effects.append(self._granting.rejection(waiter.peer, waiter.request, NOT_CACHED))
 
         return effects
 
@@ -467,7 +476,7 @@ class Lookups:
         effects: list[Effect] = []
         for waiter in [waiter for waiter in flight.waiters.values() if waiter.hasty]:
             self._flights.leave(waiter)
-            effects.append(self._granting.timed_out(waiter.peer, waiter.request.id, 0.0))
+            effects.append(self._granting.timed_out(waiter.peer, waiter.request, 0.0))
 
         return effects
 
@@ -504,7 +513,7 @@ class Lookups:
 
     def _deleted(self, peer: Peer, request: wire.Delete | wire.Purge, removed: int) -> Send:
         self._count.deleted += removed
-        return Send(peer.id, wire.Deleted(request.id, removed))
+        return Send(peer.id, wire.Deleted(request.id, removed), type(request))
 
 
 def _leads(flight: Flight) -> bool:

@@ -40,7 +40,7 @@ class Overview:
         count: Counters,
     ) -> None:
         self.peers = 0
-        self._run = run
+        self.run = run
         self._cache = cache
         self._calls = calls
         self._lookups = lookups
@@ -51,7 +51,7 @@ class Overview:
     def ping(self, peer: Peer, request: wire.Ping, now: float) -> list[Effect]:
         """Say that the daemon is there."""
         pong = wire.Pong(
-            request.id, self._run.version, wire.PROTOCOL_VERSION, self._run.boot_id, now - self._run.started_at
+            request.id, self.run.version, wire.PROTOCOL_VERSION, self.run.boot_id, now - self.run.started_at
         )
         return [Send(peer.id, pong)]
 
@@ -60,9 +60,9 @@ class Overview:
         told: list[Effect] = [Tell(note) for note in self._backends.settle(now)]
         stats = wire.Stats(
             request.id,
-            version=self._run.version,
-            boot_id=self._run.boot_id,
-            uptime_seconds=now - self._run.started_at,
+            version=self.run.version,
+            boot_id=self.run.boot_id,
+            uptime_seconds=now - self.run.started_at,
             draining=self._calls.draining,
             peers=self.peers,
             flights=len(self._calls.flights),
@@ -91,7 +91,7 @@ class Overview:
         told: list[Effect] = [Tell(note) for note in self._backends.settle(now)]
         report = wire.Report(
             request.id,
-            now - self._run.started_at,
+            now - self.run.started_at,
             accounts.tasks.total(),
             accounts.tasks.tasks(),
             accounts.spending.backends(),
@@ -104,7 +104,7 @@ class Overview:
 
     def health(self, peer: Peer, request: wire.GetHealth, now: float) -> list[Effect]:
         """Tell what is not fine."""
-        uptime_seconds = now - self._run.started_at
+        uptime_seconds = now - self.run.started_at
         reasons = ["The daemon is stopping: it grants no new leases."] if self._calls.draining else []
         reasons += [
             f"The table of {table} is full: calls are made without the daemon." for table in self._calls.full_tables()
@@ -128,8 +128,8 @@ class Overview:
             request.id,
             status,
             reasons,
-            self._run.version,
-            self._run.boot_id,
+            self.run.version,
+            self.run.boot_id,
             uptime_seconds,
             breakers,
             self._lookups.state,
@@ -141,4 +141,4 @@ class Overview:
         if not peer.operator:
             return [for_operators(peer, request, "config")]
 
-        return [Send(peer.id, wire.Settings(request.id, self._run.shown_settings, self._run.shown_origins))]
+        return [Send(peer.id, wire.Settings(request.id, self.run.shown_settings, self.run.shown_origins))]

@@ -6,18 +6,27 @@ from sidecard.core.accounts import Accounts
 from sidecard.core.answers import FRESH
 from sidecard.core.counters import Counters
 from sidecard.core.entries import Entry
+from sidecard.core.events import Peer
+from sidecard.core.journal import Journal
 from sidecard_client import wire
 
 
 class Serving:
     """Serves entries, and answers that have just come."""
 
-    def __init__(self, accounts: Accounts, count: Counters) -> None:
+    def __init__(self, accounts: Accounts, count: Counters, journal: Journal) -> None:
         self._spending = accounts.spending
         self._books = accounts.tasks
         self._count = count
+        self._journal = journal
 
-    def entry(self, request: wire.Begin, entry: Entry, now: float) -> wire.Hit | wire.Shared:
+    def missed(self, request: wire.Begin) -> None:
+        """Count that there is no stored answer, where one was looked for."""
+        if request.mode != "refresh":
+            self._count.misses += 1
+            self._books.of(request.task).misses += 1
+
+    def entry(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> wire.Hit | wire.Shared:
         """Serve an entry to a begin that has not waited for a call."""
         age = now - entry.stored_at
         book = self._books.of(request.task)
@@ -34,26 +43,39 @@ class Serving:
             self._count.shared += 1
             kind = wire.Shared
 
-        return kind(request.id, Raw(entry.value), age, FRESH, entry.seconds, dollars, terms.backend, terms.usage)
+        reply = kind(request.id, Raw(entry.value), age, FRESH, entry.seconds, dollars, terms.backend, terms.usage)
+        if self._journal.enabled:
+            self._journal.served(peer, request, reply, 0.0)
+
+        return reply
 
     def answer(
         self,
+        peer: Peer,
         request: wire.Begin,
         answer: Raw,
         seconds: float,
         backend: str,
         usage: wire.Usage,
+        *,
         waited_seconds: float,
         age_seconds: float = 0.0,
+        trace: str = "",
     ) -> wire.Shared:
         """Serve the answer of somebody else's call, which took ``seconds``, to a begin that has waited for it."""
         dollars = usage.cost_dollars or 0.0
-        saved_seconds = self._books.of(request.task).share(seconds, dollars, waited_seconds)
+        book = self._books.of(request.task)
+        saved_seconds = book.share(seconds, dollars, waited_seconds)
+        book.waits.observe(waited_seconds)
         self._count.shared += 1
         if dollars:
             self._spending.save(backend, usage.model, dollars)
 
-        return wire.Shared(request.id, answer, age_seconds, FRESH, saved_seconds, dollars, backend, usage)
+        reply = wire.Shared(request.id, answer, age_seconds, FRESH, saved_seconds, dollars, backend, usage, trace)
+        if self._journal.enabled:
+            self._journal.served(peer, request, reply, waited_seconds)
+
+        return reply
 
 
 def hit(request: wire.Get, entry: Entry, now: float) -> wire.Hit | wire.Miss:

@@ -139,3 +139,10 @@ class EngineSettings(Struct, frozen=True):
     """Whether budgets count what all hosts spend that use the same store."""
     store: StoreKind = "none"
     """``own``: on this host, only ours. ``shared``: other hosts' too; it grants claims, and has news."""
+    metrics: bool = True
+    """Whether the engine tells its own metrics; what apps tell is told in any case."""
+    max_series: int = 1000
+    """Label sets of one metric of the apps."""
+    log_calls: bool = False
+    log_prompts: bool = False
+    """Whether holders are asked to send what was said along."""

@@ -1,6 +1,5 @@
 """Log lines: readable on a terminal, JSON otherwise. No prompt and no answer is ever among them."""
 
-import re
 import sys
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -8,13 +7,11 @@ from typing import Any, TextIO
 from msgspec import json, structs
 
 from sidecard.core import notes
+from sidecard.core.journal import exception_of
 from sidecard.core.notes import Note
 
 SHOWN_KEY_CHARACTERS = 12
 """Enough to tell keys apart in a log; not enough to ask for the entry."""
-
-_EXCEPTION = re.compile(r"[A-Za-z_]\w{0,79}(?:\.[A-Za-z_]\w{0,79}){0,7}", re.ASCII)
-"""What the name of an exception's type looks like."""
 
 MAX_LINES_PER_SECOND = 20
 """Of one event. A peer that misbehaves must not be able to fill the disk, or to block the daemon on a slow terminal."""
@@ -70,7 +67,7 @@ class Log:
             fields["key"] = fields["key"][:SHOWN_KEY_CHARACTERS]
 
         if "message" in fields:
-            fields["error"] = _exception_of(fields.pop("message"))
+            fields["error"] = exception_of(fields.pop("message"))
 
         self.say(_LEVELS[type(note)], _words(type(note).__name__), **fields)
 
@@ -125,15 +122,6 @@ def _structlog() -> Any:
             del sys.modules["rich"]
 
     return structlog
-
-
-def _exception_of(message: str) -> str:
-    """Return the exception's type that a failure's message begins with, or nothing.
-
-    The rest is the text of an exception of another process, and exceptions quote what they were given: the prompt.
-    """
-    exception = message.partition(":")[0]
-    return exception if _EXCEPTION.fullmatch(exception) else ""
 
 
 def _words(name: str) -> str:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from sidecard.core.effects import Effect, Send, StoreEffect, Tell
+from sidecard.core.effects import CallRecord, ChangeLog, Effect, LogCall, Send, StoreEffect, Tell
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
     DrainExpired,
@@ -22,6 +22,7 @@ from sidecard.core.events import (
     StoreEvent,
     Tick,
 )
+from sidecard.core.meters import Meters
 from sidecard.core.notes import Note
 from sidecard.errors import SidecardBug
 from sidecard_client import wire
@@ -29,6 +30,9 @@ from sidecard_client.frames import BadMessage, Incoming
 
 if TYPE_CHECKING:
     import asyncio
+
+ITSELF = Peer(0, os.getuid(), os.getgid(), os.getpid(), operator=True)
+"""As whom the daemon asks its own engine. Ids of connections begin at 1."""
 
 TIMER_GRAIN_SECONDS = 0.001
 """uvloop's timers count whole milliseconds: a timer set for less would come early, again and again until its time."""
@@ -51,7 +55,9 @@ class Driver:
     """Turns what happens into events, and effects into what happens.
 
     ``clock`` is monotonic and of the loop's time base; ``on_note`` gets each note;
-    ``on_bug`` gets the mistakes of our own that the one boundary below has caught; ``store`` does what a store is to do.
+    ``on_bug`` gets the mistakes of our own that the one boundary below has caught; ``on_call`` what is for the call log;
+    ``on_level`` what the log is to say from now on; ``meters`` counts what is served, and how fast, where it is given;
+    ``store`` does what a store is to do.
     """
 
     def __init__(
@@ -62,6 +68,9 @@ class Driver:
         *,
         on_note: Callable[[Note], None],
         on_bug: Callable[[SidecardBug], None],
+        on_call: Callable[[CallRecord], None] | None = None,
+        on_level: Callable[[wire.LogLevel], None] | None = None,
+        meters: Meters | None = None,
         store: Callable[[StoreEffect], StoreAnswered | None] | None = None,
     ) -> None:
         self._engine = engine
@@ -69,6 +78,9 @@ class Driver:
         self._clock = clock
         self._on_note = on_note
         self._on_bug = on_bug
+        self._on_call = on_call
+        self._on_level = on_level
+        self._meters = meters
         self._store = store
         self._answers: deque[StoreAnswered] = deque()
         """What the store knew at once, for when the event that made us ask is done with."""
@@ -86,8 +98,8 @@ class Driver:
     def take(self, peer: Peer, outbox: Outbox, messages: Sequence[Incoming]) -> int:
         """Serve messages of one peer, in order, until its outbox is full. Returns how many were served."""
         now = self._clock()
-        handle, peer_id = self._engine.handle, peer.id
-        served = 0
+        handle, peer_id, meters = self._engine.handle, peer.id, self._meters
+        served, began_at = 0, now
         for message in messages:
             served += 1
             if type(message) is BadMessage:
@@ -97,9 +109,19 @@ class Driver:
                     for effect in handle(RequestReceived(peer, message), now):  # type: ignore[arg-type]  # no BadMessage
                         # Nearly always the one effect is the answer to who has asked.
                         if type(effect) is Send and effect.peer == peer_id:
-                            outbox.put(effect.reply)
+                            reply = effect.reply
+                            outbox.put(reply)
+                            if meters is not None:
+                                # Of a holder that waits for its own flight too, the second answer is to another request.
+                                asked = message.__class__ if reply.id == message.id else effect.late_answer_of
+                                meters.requests[asked, reply.__class__] += 1
                         else:
                             self._perform(effect)
+
+                    if meters is not None:
+                        ended_at = self._clock()
+                        meters.handled[message.__class__].observe(ended_at - began_at)
+                        began_at = ended_at
                 except Exception as fault:  # noqa: BLE001 - the one boundary: our own mistake costs one request, not all
                     outbox.put(wire.Error(message.id, "internal", str(self._bug(fault, type(message)))))
 
@@ -109,6 +131,19 @@ class Driver:
         outbox.flush()
         self._settle(now)
         return served
+
+    def ask(self, request: wire.AnyRequest) -> wire.AnyReply:
+        """Return the answer to a request of the daemon's own, which waits for nothing; it has all rights of an operator."""
+        answers = list[wire.AnyReply]()
+        now = self._clock()
+        for effect in self._engine.handle(RequestReceived(ITSELF, request), now):
+            if type(effect) is Send and effect.peer == ITSELF.id:
+                answers.append(effect.reply)
+            else:
+                self._perform(effect)
+
+        self._settle(now)
+        return answers[0]
 
     def refuse(self, outbox: Outbox, code: wire.ErrorCode, message: str) -> None:
         """Tell a peer that what it sent cannot be a request."""
@@ -153,12 +188,18 @@ class Driver:
             if outbox is not None:
                 outbox.put(effect.reply)
                 self._unflushed.append(outbox)
+                if self._meters is not None:
+                    self._meters.requests[effect.late_answer_of, effect.reply.__class__] += 1
         elif type(effect) is Tell:
             self._on_note(effect.note)
         elif self._store is not None and isinstance(effect, StoreEffect):
             answer = self._store(effect)
             if answer is not None:
                 self._answers.append(answer)
+        elif type(effect) is LogCall and self._on_call is not None:
+            self._on_call(effect.record)
+        elif type(effect) is ChangeLog and self._on_level is not None:
+            self._on_level(effect.level)
         else:
             raise TypeError(f"unexpected effect: {type(effect).__name__}")
 

@@ -212,7 +212,9 @@ class Connection(asyncio.Protocol):
                 return
 
             self._asked = asked = self._backlog.popleft()
-            self._unheard[asked.id] += 1
+            if not _is_unanswered(asked):
+                self._unheard[asked.id] += 1
+
             self._driver.take(self._peer, self, (asked,))
             if isinstance(asked, wire.Cancel):
                 self._waiting.discard(asked.target)
@@ -256,3 +258,8 @@ class Connection(asyncio.Protocol):
     def _abort(self, reason: str) -> None:
         self._roster.tell_closed(self._peer, reason)
         self.abort()
+
+
+def _is_unanswered(asked: Incoming) -> bool:
+    """Tell whether a request has no answer where nothing is wrong with it."""
+    return isinstance(asked, wire.RecordMetrics) and not asked.acknowledge

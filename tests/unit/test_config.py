@@ -228,9 +228,9 @@ def test_an_unknown_setting_is_told_with_the_nearest_known_one(
 
 def test_a_setting_of_a_later_version_is_told_so(file: Path) -> None:
     """It is not unknown, and naming a near one would mislead."""
-    text = '[http]\nlisten = "127.0.0.1:9464"\n[cache]\nstale_seconds = 5\n'
+    text = "[tasks.rag]\nstale_seconds = 5\n[cache]\nstale_seconds = 5\n"
     assert [problem.partition(": ")[2] for problem in problems_of(text, file=file)] == [
-        "http: http comes in a later version of sidecard; leave it out until then",
+        "tasks.rag.stale_seconds: tasks.stale_seconds comes in a later version of sidecard; leave it out until then",
         "cache.stale_seconds: cache.stale_seconds comes in a later version of sidecard; leave it out until then",
     ]
 
@@ -330,10 +330,13 @@ def test_a_wrong_url_is_told_without_its_text(file: Path) -> None:
     assert "secret" not in problem
 
 
-def test_what_is_set_and_cannot_be_done_yet_is_told() -> None:
+def test_what_is_set_and_does_less_than_one_might_think_is_told() -> None:
     """One sentence each."""
-    config = load(None, {"REDIS_URL": "redis://h", "DATABASE_URL": "x", "METRICS_ENABLED": "1"})
-    assert [sentence.split()[0] for sentence in config.unmet()] == ["calls.url", "metrics.enabled"]
+    config = load(
+        None,
+        {"DATABASE_URL": "x", "METRICS_ENABLED": "0", "SIDECARD_PUSH_URL": "http://localhost:8428/api/v1/import"},
+    )
+    assert [sentence.split()[0] for sentence in config.unmet()] == ["calls.url", "push.url"]
     assert load(None, {}).unmet() == []
 
 
@@ -648,3 +651,49 @@ def test_a_socket_path_that_is_too_long_is_a_problem() -> None:
     """The kernel's own error would not say by how much."""
     with pytest.raises(ConfigError, match="longer than 107 bytes"):
         load(None, {"SIDECARD_SOCKET": "/" + "x" * 120})
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:9464", "[::]:9464", "10.0.0.1:9464", "myhost:9464"])
+def test_an_address_that_others_reach_must_be_meant(listen: str, file: Path) -> None:
+    """The listener has no password."""
+    (problem,) = problems_of(f'[http]\nlisten = "{listen}"', file=file)
+    assert "set http.allow_remote = true" in problem
+    assert load(None, {"SIDECARD_HTTP_LISTEN": listen, "SIDECARD_HTTP_ALLOW_REMOTE": "1"}).http.listen == listen
+
+
+@pytest.mark.parametrize(
+    "listen", ["127.0.0.1:9464", "localhost:0", "[::1]:1", "/run/sidecard/http.sock", "127.3.2.1:80"]
+)
+def test_an_address_of_this_host_alone_needs_no_word(listen: str) -> None:
+    """The usual ones."""
+    assert load(None, {"SIDECARD_HTTP_LISTEN": listen}).http.listen == listen
+
+
+@pytest.mark.parametrize("listen", ["9464", ":9464", "localhost", "localhost:http", "localhost:65536", "::1:9464"])
+def test_what_is_no_address_is_told(listen: str, file: Path) -> None:
+    """With what one is."""
+    (problem,) = problems_of(f'[http]\nlisten = "{listen}"', file=file)
+    assert '"127.0.0.1:9464"' in problem
+
+
+def test_the_url_of_the_call_log_counts_once_there_is_one(file: Path) -> None:
+    """DATABASE_URL is the app's too, in whatever words its library has."""
+    assert load(None, {"DATABASE_URL": "mysql+aiomysql://h/db"}).calls.enabled is False
+    (problem,) = problems_of("[calls]\nenabled = true", {"DATABASE_URL": "mysql://user:secret@h/db"}, file=file)
+    assert "postgresql://" in problem
+    assert "secret" not in problem
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h:8428", "ftp://h/api/v1/write", "h/api/v1/write", "http://h/api/v1/import/csv"]
+)
+def test_a_target_of_push_says_by_its_path_what_it_takes(url: str, file: Path) -> None:
+    """Three forms there are."""
+    (problem,) = problems_of(f'[push]\nurl = "{url}"', file=file)
+    assert "/api/v1/import/prometheus" in problem
+
+
+def test_a_pattern_that_is_none_is_told(file: Path) -> None:
+    """Before a prompt meets it."""
+    (problem,) = problems_of('[calls]\nredact = ["[0-9"]', file=file)
+    assert "regular expressions" in problem

@@ -9,6 +9,7 @@ from sidecard.core.accounts import Accounts, Price, no_price
 from sidecard.core.backends import Backends
 from sidecard.core.budgets import Budgets
 from sidecard.core.ledger import LEDGER_VERSION, MAX_MODELS, OTHER, Books, LedgerSnapshot, SpendingBooks
+from sidecard.core.meters import Meters
 from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings
 from sidecard_client import wire
 from sidecard_client.wire import Usage
@@ -24,7 +25,7 @@ def table(model: str, prompt_tokens: int, completion_tokens: int) -> float | Non
 
 def accounts(price: Price = no_price) -> Accounts:
     """Return empty accounts."""
-    return Accounts(Books(8), SpendingBooks(8), Budgets({}, 0.0), price, 0.0, 0.0)
+    return Accounts(Books(8), SpendingBooks(8), Budgets({}, 0.0), Meters(8), price, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
