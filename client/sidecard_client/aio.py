@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, cast, overload
 
 import anyio
+import anyio.to_thread
 from msgspec import Raw
 
 from sidecard_client import calls, wire
@@ -21,6 +22,7 @@ from sidecard_client.aio_reach import Reach
 from sidecard_client.calls import Backends, Functions, Outcome, T
 from sidecard_client.errors import DaemonUnavailable, RequestRefused
 from sidecard_client.failures import Classify, default_classify
+from sidecard_client.instruments import Instruments
 from sidecard_client.options import OnUnavailable, Options, ReadUsage
 from sidecard_client.paths import StrPath, find_socket
 from sidecard_client.proxies import CachedFunction, Perform, SharedMethods
@@ -38,7 +40,7 @@ DAEMON_TIMEOUT_SECONDS = 0.5
 AsyncFunctions = Callable[..., Awaitable[T]] | Backends[Awaitable[T]]
 
 
-class AsyncClient:
+class AsyncClient(Instruments):
     """Calls made once for all processes of the host, on asyncio and trio.
 
     ::
@@ -83,7 +85,9 @@ class AsyncClient:
                 "sovereign": sovereign_by(os.environ) if sovereign is None else sovereign,
             }
         )
-        self._reach = Reach(None if path is None else find_socket(path), daemon_timeout)
+        place = None if path is None else find_socket(path)
+        self._reach = Reach(place, daemon_timeout)
+        self._measure_for(place, daemon_timeout)
         self._runner = AsyncRunner(self._reach)
         self._tasks: TaskGroup | None = None
 
@@ -107,6 +111,10 @@ class AsyncClient:
         assert tasks is not None  # noqa: S101 - left only after it was entered; for the type checker
         try:
             await self._reach.close()
+            if self._sender is not None:
+                # In a thread: its last words may take half a second where the daemon hangs.
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(self._end_measuring)
         finally:
             tasks.cancel_scope.cancel()
             # The task group is the client's own affair: the body's exceptions are not its, so they leave as they are and

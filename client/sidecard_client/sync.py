@@ -18,6 +18,7 @@ from sidecard_client.channel import ChannelError
 from sidecard_client.connection import ANSWERS
 from sidecard_client.errors import DaemonUnavailable, ProtocolError, RequestRefused
 from sidecard_client.failures import Classify, default_classify
+from sidecard_client.instruments import Instruments
 from sidecard_client.options import OnUnavailable, Options, ReadUsage
 from sidecard_client.paths import StrPath, find_socket
 from sidecard_client.pool import Pool
@@ -32,7 +33,7 @@ DAEMON_TIMEOUT_SECONDS = 0.5
 """Ten thousand times a hit's round trip: a daemon that needs longer does not work."""
 
 
-class Client:
+class Client(Instruments):
     """Calls made once for all processes of the host. Thread-safe, fork-safe, and reconnecting by itself.
 
     ``path`` is the daemon's socket, found by `paths.find_socket` at each connection where it is left out.
@@ -79,7 +80,9 @@ class Client:
                 "sovereign": sovereign_by(os.environ) if sovereign is None else sovereign,
             }
         )
-        self._pool = Pool(None if path is None else find_socket(path), daemon_timeout)
+        place = None if path is None else find_socket(path)
+        self._pool = Pool(place, daemon_timeout)
+        self._measure_for(place, daemon_timeout)
         self._runner = Runner(self._pool)
         _clients.add(self)
 
@@ -99,7 +102,11 @@ class Client:
         return self._options.sovereign
 
     def close(self) -> None:
-        """Close idle connections, and those of running calls when these end. Later requests raise `RuntimeError`."""
+        """Close idle connections, and those of running calls when these end. Later requests raise `RuntimeError`.
+
+        Metrics that were not sent yet are, for which it may take half a second where the daemon hangs.
+        """
+        self._end_measuring()
         self._pool.close()
 
     # Calls ---------------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from sidecard_client import calls, wire
 from sidecard_client.calls import Call, Functions, Outcome, T
 from sidecard_client.errors import CallRejected, UnshareableValue
 from sidecard_client.failures import kind_of
+from sidecard_client.instruments import Instruments
+from sidecard_client.metrics import Metrics
 from sidecard_client.options import Options
 from sidecard_client.proxies import CachedFunction, SharedMethods
 from sidecard_client.values import pack_value, unpack_value
@@ -57,12 +59,13 @@ class Entry(Struct, frozen=True):
     took_seconds: float
 
 
-class FakeClient:
+class FakeClient(Instruments):
     """Does what `Client` does, for one thread, in a dict. ``policy`` is every call's default, as the client's keywords are.
 
     ``asked`` records the calls. ``retries=`` calls again at once, without a pause.
     ``sovereign=True`` leaves out backends that may be remote, as `Client` does without a daemon; no environment is read.
     While ``force_miss`` is true every call runs its function, so that a test meets no answer of another test.
+    `measured` returns what the program has counted and observed.
     ``clock`` gives monotonic seconds; a test that lets entries expire brings its own.
     """
 
@@ -74,6 +77,15 @@ class FakeClient:
         self._entries: dict[tuple[str, str], Entry] = {}
         self._calls: dict[str, int] = {}
         self._failures: dict[str, int] = {}
+        self._measure_for(None, 0.0)
+        self._own_metrics = Metrics(lambda: None)
+
+    def measured(self) -> list[wire.Measurement]:
+        """Return what the program has measured since this was asked last, as the daemon would be told it."""
+        return self._own_metrics.take()[0]
+
+    def _metrics(self) -> Metrics:
+        return self._own_metrics
 
     def __repr__(self) -> str:
         """Show the counts."""

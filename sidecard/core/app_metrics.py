@@ -34,6 +34,8 @@ MAX_SESSIONS = 8192
 TOTAL_PER_METRIC = 20
 """How many times ``max_series`` all metrics together may have: 20,000 series are some 10 MB."""
 
+UNDESCRIBED = "Of an app, which has not said what it means."
+
 RESERVED_PREFIX = "sidecard_"
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,199}", re.ASCII)
@@ -89,7 +91,9 @@ class AppMetrics:
         if request.session and not self._is_news((peer.uid, request.session), request.sequence):
             return 0
 
-        self._dropped["client"] += request.dropped
+        if request.dropped:
+            self._dropped["client"] += request.dropped
+
         return sum(not self._take(peer, measurement) for measurement in request.metrics)
 
     def lose(self, peer: Peer) -> None:
@@ -109,7 +113,7 @@ class AppMetrics:
         for name, metric in sorted(self._metrics.items()):
             samples = list(_samples(metric))
             if samples:
-                yield Family(name, metric.kind, metric.help, samples)
+                yield Family(name, metric.kind, metric.help or UNDESCRIBED, samples)
 
     def overflows(self) -> Iterator[tuple[str, int]]:
         """Return the metrics whose label sets were too many, with how many measurements that concerned."""

@@ -24,6 +24,9 @@ from sidecard_client.wire import BreakerState, Family, MetricKind, RejectionReas
 _UNCOUNTED_REPLIES = frozenset({wire.Pending})
 """No outcomes: theirs follow."""
 
+DROPPED = ("series", "invalid", "client", "push_samples", "calls", "log_lines", "store")
+"""What may be thrown away. All of them are told from the beginning, so that the first one shows as a growth."""
+
 Values = Iterable[tuple[dict[str, str], float]]
 """For each label set, the value."""
 
@@ -145,7 +148,7 @@ class Exposure:
             "dropped",
             "counter",
             "What was thrown away because there was no room for it or it could not be understood.",
-            (({"what": what}, number) for what, number in meters.dropped.items()),
+            (({"what": what}, meters.dropped[what]) for what in DROPPED),
         )
         yield _family(
             "series_overflow",
