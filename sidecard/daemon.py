@@ -26,6 +26,7 @@ from sidecard.core.engine import Engine
 from sidecard.core.notes import Note
 from sidecard.errors import SidecardBug
 from sidecard.ledger_file import LedgerFile, LedgerKeeping
+from sidecard.observe.log_writer import LogWriter
 from sidecard.observe.logs import Log, open_log
 from sidecard.sections import Limits
 from sidecard.server import listener
@@ -40,6 +41,12 @@ from sidecard_client import __version__
 
 FLUSH_SECONDS = 2.0
 """How long peers may take to read their last replies when the daemon stops."""
+
+LAST_LINES_SECONDS = 1.0
+"""How long the log's stream may take the last lines, and a thread that hangs in it hold the end up."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""SIGUSR1 lets the log say everything, SIGUSR2 as configured."""
 
 SPARE_DESCRIPTORS = 64
 """Descriptors that are not for peers: listener, lock, log, the loop's own, late imports."""
@@ -58,11 +65,13 @@ def run(config: Config, environ: MutableMapping[str, str], *, state: bool = True
         listening = listener.adopt(adopted)
 
     try:
-        log = open_log(config.log.level, config.log.format, time.monotonic)
+        writer = LogWriter(sys.stderr)
+        log = open_log(config.log.level, config.log.format, time.monotonic, writer)
         with ExitStack() as held:
+            held.callback(writer.drain, LAST_LINES_SECONDS)
             directory = _lock_state(environ, log, held) if state else None
             notifier = systemd.Notifier(environ, os.getpid())
-            serving = _Serving(config, listening, notifier, log, time.monotonic, price, directory)
+            serving = _Serving(config, listening, notifier, log, writer, time.monotonic, price, directory)
             uvloop = importlib.util.find_spec("uvloop") is not None
             anyio.run(serving.run, backend_options={"use_uvloop": uvloop})
     finally:
@@ -101,6 +110,7 @@ class _Serving:
         listening: Listener,
         notifier: systemd.Notifier,
         log: Log,
+        writer: LogWriter,
         clock: Callable[[], float],
         price: Price,
         state: Path | None,
@@ -111,6 +121,7 @@ class _Serving:
         self._listener = listening
         self._notifier = notifier
         self._log = log
+        self._writer = writer
         self._clock = clock
         self._limits = _with_descriptors(config.limits, log)
         self._roster = Roster(
@@ -146,19 +157,22 @@ class _Serving:
         opened = self._open_store(boot_id)
         store = None if opened is None else opened.store
         engine = self._new_engine(boot_id, store)
+        engine.meters.dropped_by["log_lines"] = lambda: self._log.left_out + self._writer.dropped
         driver = Driver(
             engine,
             loop,
             self._clock,
             on_note=self._listeners(opened),
             on_bug=self._tell_bug,
+            on_level=self._set_level,
+            meters=engine.meters if self._config.metrics.enabled else None,
             store=None if store is None else store.perform,
         )
         ledger = None if self._state is None else LedgerKeeping(LedgerFile(self._state), engine, self._log.say)
         if ledger is not None:
             ledger.restore()
 
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with anyio.open_signal_receiver(*_SIGNALS) as signals:
             async with anyio.create_task_group() as tasks:
                 if store is not None:
                     tasks.start_soon(store.run, driver.hear)
@@ -271,12 +285,21 @@ class _Serving:
                 self._log.say(
                     "info", "reload ignored", reason="this version reads its settings at start only: restart it"
                 )
+            elif number == signal.SIGUSR1:
+                self._set_level("debug")
+            elif number == signal.SIGUSR2:
+                self._set_level(self._config.log.level)
             elif not self._stop.is_set():
                 self._stop.set()
             else:
                 self._hurried = True
                 if self._patience is not None:
                     self._patience.cancel()
+
+    def _set_level(self, level: str) -> None:
+        self._log.level = "info"
+        self._log.say("info", "log level set", now=level)
+        self._log.level = level
 
     async def _wait(self, event: anyio.Event, seconds: float) -> None:
         with anyio.move_on_after(0.0 if self._hurried else seconds) as self._patience:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sidecard.core.effects import Send, StoreAsk, StoreEffect, Tell
+from sidecard.core.effects import CallRecord, ChangeLog, LogCall, Send, StoreAsk, StoreEffect, Tell
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
     Answer,
@@ -112,6 +112,9 @@ class Host:
         self.notes: list[Note] = []
         self.wanted: list[StoreEffect] = []
         """What the store is to do, that no test has looked at yet."""
+        self.logged: list[CallRecord] = []
+        """What the call log was given."""
+        self.levels: list[wire.LogLevel] = []
         self._peers = 0
 
     def peer(self, uid: int = 1000, gid: int = 1000, *, pid: int = 0, operator: bool = False) -> Actor:
@@ -129,6 +132,10 @@ class Host:
                 self.actors[effect.peer].inbox.append(effect.reply)
             elif isinstance(effect, Tell):
                 self.notes.append(effect.note)
+            elif isinstance(effect, LogCall):
+                self.logged.append(effect.record)
+            elif isinstance(effect, ChangeLog):
+                self.levels.append(effect.level)
             else:
                 self.wanted.append(effect)
 
@@ -175,6 +182,15 @@ class Host:
     def breakers(self) -> dict[str, wire.BackendState]:
         """Ask how the backends are through a peer of its own."""
         return self._asks(wire.GetBreakers(), wire.Breakers).backends
+
+    def samples(self) -> dict[str, float]:
+        """Ask for all metrics through a peer of its own; return every sample by its name and labels, sorted."""
+        families = self._asks(wire.GetMetrics(), wire.Metrics).families
+        return {
+            sample.name + "".join(f" {label}={value}" for label, value in sorted(sample.labels.items())): sample.value
+            for family in families
+            for sample in family.samples
+        }
 
     def sets(self, backend: str, action: wire.BreakerAction) -> None:
         """Let an operator set a breaker."""

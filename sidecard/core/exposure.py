@@ -148,7 +148,7 @@ class Exposure:
             "dropped",
             "counter",
             "What was thrown away because there was no room for it or it could not be understood.",
-            (({"what": what}, meters.dropped[what]) for what in DROPPED),
+            (({"what": what}, self._dropped(what)) for what in DROPPED),
         )
         yield _family(
             "series_overflow",
@@ -156,6 +156,11 @@ class Exposure:
             "Measurements of apps whose label sets were too many, by metric.",
             (({"metric": name}, number) for name, number in self.apps.overflows()),
         )
+
+    def _dropped(self, what: str) -> int:
+        counted = self._meters.dropped_by.get(what)
+        of_store = self._lookups.gauges.store_dropped if what == "store" else 0
+        return self._meters.dropped[what] + of_store + (counted() if counted is not None else 0)
 
     def _of_savings(self) -> Iterator[Family]:
         sums = [(task, book.sums_of_this_run()) for task, book in self._accounts.tasks.books()]
@@ -202,8 +207,8 @@ class Exposure:
             pending = self._lookups.gauges.store_pending
             yield _family("store_pending", "gauge", "Entries and removals to be written.", [({}, pending)])
 
-        for name, value in sorted(self._meters.gauges.items()):
-            yield _family(name, "gauge", _GAUGES[name], [({}, value)])
+        for name, ask in sorted(self._meters.gauges.items()):
+            yield _family(name, "gauge", _GAUGES[name], [({}, ask())])
 
     def _of_backends(self) -> Iterator[Family]:
         backends = self._backends.all()

@@ -1,10 +1,14 @@
 """What the daemon measures of itself, besides counters and ledger: raised where it happens, told by `sidecard.core.exposure`."""
 
 from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
 
 from sidecard.core.histograms import CALL_BOUNDS, HANDLE_BOUNDS, Histogram
 from sidecard.core.ledger import MAX_MODELS, OTHER
 from sidecard_client.wire import Exemplar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _TRACE_ID = slice(3, 35)
 """Of a W3C ``traceparent``."""
@@ -13,7 +17,7 @@ _TRACE_ID = slice(3, 35)
 class Meters:
     """Counters, gauges and histograms by label.
 
-    The shell raises ``requests``, ``handled``, ``dropped`` and ``gauges`` itself; all else is the engine's.
+    The shell raises ``requests``, ``handled`` and ``dropped`` itself, and says what else can be asked; the rest is the engine's.
     Peers choose the names of backends and models, so their number is bounded; those beyond are `OTHER`.
     """
 
@@ -30,8 +34,10 @@ class Meters:
         """Dollars by backend and model."""
         self.dropped: Counter[str] = Counter()
         """Whatever was thrown away, by what it was."""
-        self.gauges: dict[str, float] = {}
+        self.gauges: dict[str, Callable[[], float]] = {}
         """Of the shell's parts, by name."""
+        self.dropped_by: dict[str, Callable[[], int]] = {}
+        """As ``dropped``, for what counts itself."""
         self._max_backends = max_backends
         self._backends: set[str] = set()
         self._offset_seconds = wall_offset_seconds

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 from msgspec import json, structs
 
@@ -37,10 +37,28 @@ _LEVELS: dict[type[Note], str] = {
 _WEIGHTS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-class Log:
-    """Writes log lines of ``level`` and above to ``stream``. ``clock`` is monotonic and only counts lines per second."""
+class LogStream(Protocol):
+    """Where lines go."""
 
-    def __init__(self, logger: Any, clock: Callable[[], float]) -> None:
+    def write(self, text: str, /) -> object:
+        """Take a line."""
+
+    def flush(self) -> object:
+        """Hand over what was taken."""
+
+    def isatty(self) -> bool:
+        """Tell whether people read it as it comes."""
+
+
+class Log:
+    """Writes log lines of ``level`` and above. ``clock`` is monotonic and only counts lines per second.
+
+    ``level`` may be changed at any time. ``left_out`` counts the lines that were too many.
+    """
+
+    def __init__(self, logger: Any, level: str, clock: Callable[[], float]) -> None:
+        self.level = level
+        self.left_out = 0
         self._logger = logger
         self._clock = clock
         self._windows: dict[str, tuple[float, int]] = {}
@@ -48,6 +66,9 @@ class Log:
 
     def say(self, level: str, event: str, **fields: object) -> None:
         """Write a line, unless the event has had its share of this second; the next that is written counts those left out."""
+        if _WEIGHTS[level] < _WEIGHTS[self.level]:
+            return
+
         now = self._clock()
         began_at, lines = self._windows.get(event, (now, 0))
         if now - began_at >= 1.0:
@@ -59,6 +80,8 @@ class Log:
         self._windows[event] = began_at, lines + 1
         if lines < MAX_LINES_PER_SECOND:
             getattr(self._logger, level)(event, **fields)
+        else:
+            self.left_out += 1
 
     def note(self, note: Note) -> None:
         """Write down what the core tells."""
@@ -76,7 +99,7 @@ class Log:
         self.say("error", event, exc_info=fault, **fields)
 
 
-def open_log(level: str, form: str, clock: Callable[[], float], stream: TextIO | None = None) -> Log:
+def open_log(level: str, form: str, clock: Callable[[], float], stream: LogStream | None = None) -> Log:
     """Return the log of a daemon. ``form`` is ``auto``, ``console`` or ``json``; ``stream`` is standard error."""
     stream = sys.stderr if stream is None else stream
     structlog = _structlog()
@@ -98,11 +121,11 @@ def open_log(level: str, form: str, clock: Callable[[], float], stream: TextIO |
     logger = structlog.wrap_logger(
         structlog.WriteLogger(stream),
         processors=[structlog.processors.add_log_level, *rendering],
-        wrapper_class=structlog.make_filtering_bound_logger(_WEIGHTS[level]),
+        wrapper_class=structlog.make_filtering_bound_logger(_WEIGHTS["debug"]),
         context_class=dict,
         cache_logger_on_first_use=True,
     )
-    return Log(logger, clock)
+    return Log(logger, level, clock)
 
 
 def _structlog() -> Any:

@@ -318,7 +318,7 @@ def test_the_version_is_one() -> None:
     assert serve("--version").stdout == f"sidecard {__version__}\n"
 
 
-def test_what_this_version_cannot_do_is_warned_about_once(daemon: Start) -> None:
+def test_what_does_less_than_one_might_think_is_warned_about_once(daemon: Start) -> None:
     """The daemon serves all the same."""
     running = daemon(DATABASE_URL="postgresql://:secret@host/0")
     assert ask(running.socket, {"op": "config"})["type"] == "config"
@@ -327,7 +327,7 @@ def test_what_this_version_cannot_do_is_warned_about_once(daemon: Start) -> None
     warnings = [line for line in map(json.loads, output.splitlines()) if line["level"] == "warning"]
 
     assert len(warnings) == 1
-    assert "keeps no log of calls" in warnings[0]["event"]
+    assert "once calls.enabled is true" in warnings[0]["event"]
     assert "secret" not in output
 
 
