@@ -7,6 +7,7 @@ daemon that is away for an hour costs nothing but the wait for the numbers. What
 What a killed worker had not yet sent is lost: at most the last `metrics_sender.FLUSH_SECONDS`.
 """
 
+import contextlib
 import functools
 import math
 import re
@@ -412,7 +413,8 @@ class Metrics:
     def before_fork(self) -> None:
         """Let the sources take note, in the parent of a fork."""
         for source in self._sources:
-            source.before_fork()
+            with contextlib.suppress(Exception):  # the app's own collectors: the child then tells what its parent told too
+                source.before_fork()
 
     def forget(self) -> None:
         """Begin at zero, in the child of a fork: what was counted before is the parent's to tell."""

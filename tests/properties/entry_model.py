@@ -42,6 +42,7 @@ class EntryModel(ABC):
         answer = self.live(now).get(place)
         if answer is None:
             self.counts["misses"] += 1
+            self.book(begin)
         elif answer.kind(now) is wire.Hit:
             self.counts["hits"] += 1
             self.book(begin).hit(answer)
@@ -130,7 +131,7 @@ class EntryModel(ABC):
         return said[0] if said else self.settings.task_ttl_seconds.get(task, self.settings.ttl_seconds)
 
     def book(self, begin: wire.Begin) -> Sums:
-        """Return the ledger of a begin's task."""
+        """Return the ledger of a begin's task, opening it: what had a miss or a wait has one too."""
         full = len(self.books) >= self.settings.max_tasks
         return self.books.setdefault(OTHER if full and begin.task not in self.books else begin.task, Sums())
 

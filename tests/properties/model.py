@@ -210,6 +210,7 @@ class Model(EntryModel):
                 self._reject(waiter.peer, waiter.begin, "draining")
             else:
                 self.counts["failed"] += 1
+                self.book(waiter.begin)
                 self.say(waiter.peer, wire.Failed(waiter.begin.id, kind, message))
 
     def _cancel(self, peer: Peer, request: wire.Cancel, now: float) -> None:
@@ -280,6 +281,7 @@ class Model(EntryModel):
 
     def _time_out(self, waiter: Waiter, now: float) -> None:
         self.counts["timeouts"] += 1
+        self.book(waiter.begin)
         self.say(waiter.peer, wire.Timeout(waiter.begin.id, now - waiter.since))
 
 

@@ -10,7 +10,7 @@ from sidecard.core.exposure import DROPPED
 from sidecard.core.ledger import OTHER
 from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings
 from sidecard_client import wire
-from tests.host import Host
+from tests.host import Host, packed
 
 USAGE = wire.Usage(model="m", cost_dollars=0.5)
 
@@ -148,8 +148,8 @@ def test_what_leaves_the_cache() -> None:
     """Deleted, and too old."""
     host = Host()
     alice = host.peer()
-    alice.asks(wire.Put("a", wire.Raw(b"\x01"), ttl_seconds=1.0))
-    alice.asks(wire.Put("b", wire.Raw(b"\x01")))
+    alice.asks(wire.Put("a", packed(1), ttl_seconds=1.0))
+    alice.asks(wire.Put("b", packed(1)))
     alice.asks(wire.Delete("b"))
     host.passes(5.0)
     samples = host.samples()

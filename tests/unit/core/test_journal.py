@@ -1,5 +1,7 @@
 """What the call log is given: one record for each call, as its caller saw it."""
 
+from typing import Any
+
 import pytest
 
 from sidecard.core.effects import CallRecord
@@ -33,7 +35,7 @@ def test_a_call_and_those_who_shared_it() -> None:
     host.passes(1.0)
     alice.asks(wire.Begin("key", task="rag", id=9))
 
-    common = {
+    common: dict[str, Any] = {
         "key": "key",
         "namespace": "1000:default",
         "backend": "cloud",
