@@ -1,0 +1,388 @@
+"""The call log in real SQLite files: what is wrong with them, what they may have, who reads meanwhile."""
+
+import os
+import random
+import sqlite3
+import stat
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from sidecard.observe.call_rows import CallsAbsentError, CallsError, Filter, Row, read
+from sidecard.observe.call_sqlite import DAY_SECONDS, SqliteCallWriter
+from sidecard.observe.call_sqlite_reader import SqliteCallReader
+from tests.call_rows import AT, row
+
+MEBI = 1024 * 1024
+
+
+def said(at: float = AT, text: str | None = None) -> Row:
+    """Return a row; with ``text`` for its prompt and its answer."""
+    return row(at, text, text)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Name a log that is not there yet."""
+    return tmp_path / "calls.sqlite"
+
+
+Open = Callable[..., SqliteCallWriter]
+
+
+@pytest.fixture
+def opened(path: Path) -> Iterator[Open]:
+    """Open the log for writing; it is closed with the test."""
+    writers = []
+
+    def open_it(max_bytes: int = 64 * MEBI, days: float = 30.0, now: float = AT) -> SqliteCallWriter:
+        writers.append(SqliteCallWriter(path, max_bytes=max_bytes, retention_days=days, wall_clock=lambda: now))
+        return writers[-1]
+
+    yield open_it
+    for writer in writers:
+        writer.close()
+
+
+def rows_in(path: Path, wanted: Filter | None = None) -> list[Row]:
+    """Read a log as the command does, the oldest row first."""
+    reader = SqliteCallReader(path)
+    try:
+        return list(read(reader, wanted or Filter(), newest_first=False))
+    finally:
+        reader.close()
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a log on the disk, with all that belongs to it."""
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+
+
+def test_what_is_written_is_read(path: Path, opened: Open) -> None:
+    """Field by field; by nobody else."""
+    rows = [row(AT + number, '{"args":["é"]}', key=f"k{number}", backend="b", model="m") for number in range(300)]
+    assert opened().write(rows) == 0
+    assert rows_in(path) == rows
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_what_is_there_already_is_not_written_twice(path: Path, opened: Open) -> None:
+    """A batch whose end was not heard is written again."""
+    rows = [row(), row(), row()]
+    writer = opened()
+    writer.write(rows[:2])
+    assert writer.write(rows) == 0
+    assert rows_in(path) == rows
+
+
+def test_a_row_that_the_file_cannot_have_goes_alone(path: Path, opened: Open) -> None:
+    """Its number is too large; those beside it stay."""
+    rows = [row(), structs.replace(row(), pid=2**70), row()]
+    assert opened().write(rows) == 1
+    assert rows_in(path) == [rows[0], rows[2]]
+
+
+def test_a_log_goes_on_after_a_restart(path: Path, opened: Open) -> None:
+    """What is there stays."""
+    first = row()
+    one = opened()
+    one.write([first])
+    one.close()
+    second = row()
+    opened().write([second])
+    assert rows_in(path) == [first, second]
+
+
+def test_a_killed_daemon_leaves_a_log(path: Path, opened: Open) -> None:
+    """What was committed is in the file beside it."""
+    writer = opened()
+    rows = [row()]
+    writer.write(rows)
+    for name in path.parent.iterdir():
+        (path.parent / f"copy-{name.name}").write_bytes(name.read_bytes())
+
+    copy = path.with_name("copy-calls.sqlite")
+    assert rows_in(copy) == rows
+
+
+# Retention -----------------------------------------------------------------------------------------------------------
+
+
+def test_old_rows_go_in_small_steps(path: Path, opened: Open) -> None:
+    """Those younger than the limit stay."""
+    old = [row(AT - 31 * DAY_SECONDS + number) for number in range(5000)]
+    young = [row(AT - 29 * DAY_SECONDS), row(AT)]
+    writer = opened()
+    writer.write(old + young)
+    assert writer.tidy() is True
+    assert len(rows_in(path)) > 2
+    while writer.tidy():
+        pass
+
+    assert rows_in(path) == young
+
+
+def test_without_a_limit_rows_stay_whatever_their_age(path: Path, opened: Open) -> None:
+    """That is what 0 days mean."""
+    rows = [row(1000.0)]
+    writer = opened(days=0.0)
+    writer.write(rows)
+    assert writer.tidy() is False
+    assert rows_in(path) == rows
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "text_bytes"),
+    [(MEBI, 0), (MEBI, 32 * 1024), (4 * MEBI, 3000), pytest.param(8 * MEBI, 200_000, marks=pytest.mark.slow)],
+)
+def test_the_file_stays_within_its_limit(path: Path, opened: Open, max_bytes: int, text_bytes: int) -> None:
+    """The oldest make room: with its log, also while somebody reads, and without wasting most of it."""
+    chance = random.Random(5)
+    writer = opened(max_bytes=max_bytes)
+    written: list[Row] = []
+    largest = 0
+    ended = threading.Event()
+    failures = []
+
+    def look() -> None:
+        while not ended.is_set():
+            try:
+                rows_in(path)
+            except CallsError as error:
+                failures.append(error)
+
+    writer.write([row()])
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        while sum(each.bytes for each in written) < 4 * max_bytes:
+            batch = [
+                said(text="x" * chance.randrange(text_bytes // 2, text_bytes + 1))
+                for _ in range(chance.randrange(1, 200))
+            ]
+            assert writer.write(batch) == 0
+            written += batch
+            largest = max(largest, size_of(path))
+    finally:
+        ended.set()
+        reader.join()
+
+    kept = rows_in(path)
+    assert failures == []
+    assert largest <= max_bytes
+    assert [each.id for each in kept] == [each.id for each in written[-len(kept) :]]
+    assert sum(each.bytes for each in kept) > 0.3 * max_bytes
+
+
+def test_a_lower_limit_gives_room_back(path: Path, opened: Open) -> None:
+    """In small steps."""
+    writer = opened(max_bytes=32 * MEBI)
+    rows = [said(text="x" * 10_000) for _ in range(500)]
+    writer.write(rows)
+    writer.close()
+    lower = opened(max_bytes=2 * MEBI)
+    steps = 1
+    while lower.tidy():
+        steps += 1
+
+    assert size_of(path) <= 2 * MEBI
+    assert steps > 10
+    kept = rows_in(path)
+    assert kept == rows[-len(kept) :]
+
+
+def test_what_is_removed_is_overwritten(path: Path, opened: Open) -> None:
+    """Retention is also a promise."""
+    secret = "xyzzy-secret-" * 10
+    writer = opened(days=1.0)
+    writer.write([said(AT - 10 * DAY_SECONDS, secret), said(AT, "young")])
+    while writer.tidy():
+        pass
+
+    writer.close()
+    assert secret.encode() not in b"".join(file.read_bytes() for file in path.parent.iterdir())
+
+
+# What is wrong with the file -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["text", "header", "middle", "table"])
+def test_a_damaged_file_is_set_aside(path: Path, opened: Open, damage: str) -> None:
+    """And begun anew, which is remarked."""
+    writer = opened()
+    writer.write([said(text="x" * 5000) for _ in range(50)])
+    writer.close()
+    content = bytearray(path.read_bytes())
+    if damage == "text":
+        content[:] = b"not a database" * 1000
+    elif damage == "header":
+        content[16:100] = b"\xff" * 84
+    elif damage == "middle":
+        content[4096 : 40 * 4096] = os.urandom(39 * 4096)
+
+    path.write_bytes(content)
+    if damage == "table":
+        with sqlite3.connect(path) as connection:
+            connection.execute("DROP TABLE calls")
+
+        connection.close()
+
+    late = row()
+    writer = opened()
+    with pytest.raises(CallsError):
+        writer.write([late])
+
+    assert writer.remark() == ""
+    writer.write([late])
+    assert rows_in(path) == [late]
+    assert path.with_name("calls.sqlite.corrupt").exists()
+    assert "calls.sqlite.corrupt" in writer.remark()
+    assert writer.remark() == ""
+
+
+def test_a_file_of_another_program_is_left_alone(path: Path, opened: Open) -> None:
+    """Nothing is written there, and nothing read."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE calls (id)")
+
+    connection.close()
+    content = path.read_bytes()
+    with pytest.raises(CallsError, match=r"another program: choose another calls\.url"):
+        opened().write([row()])
+
+    with pytest.raises(CallsAbsentError, match="another program"):
+        rows_in(path)
+
+    assert path.read_bytes() == content
+
+
+def test_a_file_of_a_later_version_is_left_alone(path: Path, opened: Open) -> None:
+    """Going back must not cost the log."""
+    writer = opened()
+    writer.write([row()])
+    writer.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 2")
+
+    connection.close()
+    with pytest.raises(CallsError, match="later version of sidecard"):
+        opened().write([row()])
+
+    with pytest.raises(CallsAbsentError, match="later version of sidecard"):
+        rows_in(path)
+
+
+def test_what_is_no_file_is_not_waited_for(path: Path, opened: Open) -> None:
+    """Nobody writes to a FIFO."""
+    os.mkfifo(path)
+    with pytest.raises(CallsError, match="not a regular file"):
+        opened().write([row()])
+
+    with pytest.raises(CallsAbsentError, match="not a regular file"):
+        rows_in(path)
+
+
+def test_a_link_is_not_followed(path: Path, opened: Open) -> None:
+    """It may lead to anything of the daemon's user."""
+    path.symlink_to(path.with_name("elsewhere"))
+    with pytest.raises(CallsError, match="cannot be used"):
+        opened().write([row()])
+
+    assert not path.with_name("elsewhere").exists()
+
+
+def test_a_file_that_was_removed_is_begun_anew(path: Path, opened: Open) -> None:
+    """Else rows would go where nobody can find them."""
+    writer = opened()
+    writer.write([row()])
+    for file in path.parent.iterdir():
+        file.unlink()
+
+    late = row()
+    writer.write([late])
+    assert rows_in(path) == [late]
+
+
+def test_a_file_that_somebody_holds_is_tried_again(path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows come once it is let go."""
+    monkeypatch.setattr("sidecard.observe.call_sqlite.PATIENCE_SECONDS", 0.05)
+    writer = opened()
+    writer.write([row()])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    late = row()
+    with pytest.raises(CallsError, match="locked"):
+        writer.write([late])
+
+    other.execute("ROLLBACK")
+    other.close()
+    writer.write([late])
+    assert rows_in(path)[-1] == late
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of 2 MiB."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
+
+    yield directory
+    subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def test_a_full_disk_is_tried_again(small_disk: Path) -> None:
+    """What was committed is whole, and rows come once there is room."""
+    path = small_disk / "calls.sqlite"
+    writer = SqliteCallWriter(path, max_bytes=64 * MEBI, retention_days=30.0, wall_clock=lambda: AT)
+    kept = []
+    (small_disk / "ballast").write_bytes(bytes(MEBI))
+    with pytest.raises(CallsError, match="cannot be written"):  # noqa: PT012 - which of them fails is the disk's matter
+        while True:
+            late = said(text="x" * 20_000)
+            writer.write([late])
+            kept.append(late)
+
+    with pytest.raises(CallsError):
+        writer.write([late])
+
+    (small_disk / "ballast").unlink()
+    writer.write([late])
+    assert rows_in(path) == [*kept, late]
+    writer.close()
+
+
+def test_a_read_only_disk_can_be_read(small_disk: Path) -> None:
+    """A log that was saved; and it cannot be written, which is told."""
+    path = small_disk / "calls.sqlite"
+    rows = [row()]
+    writer = SqliteCallWriter(path, max_bytes=MEBI, retention_days=30.0, wall_clock=lambda: AT)
+    writer.write(rows)
+    writer.close()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert rows_in(path) == rows
+    with pytest.raises(CallsError):
+        writer.write([row()])
+
+
+def test_a_reader_says_what_is_wrong(path: Path) -> None:
+    """No file, an empty one, a damaged one."""
+    with pytest.raises(CallsAbsentError, match=r"no call log at .* \(No such file or directory\)"):
+        rows_in(path)
+
+    assert not path.exists()
+    path.touch()
+    with pytest.raises(CallsAbsentError, match="no daemon has begun"):
+        rows_in(path)
+
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(CallsAbsentError, match="damaged"):
+        rows_in(path)

@@ -1,0 +1,114 @@
+"""The process that makes texts of what was said: real, with expressions that never end."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sidecard.observe.call_texts import TextMaker
+from tests.daemons import poll
+
+pack = msgspec.msgpack.Encoder().encode
+
+ENDLESS = r"(a+)+b"
+"""Tries 2^N ways through N letters."""
+
+
+@pytest.fixture
+def maker() -> Iterator[TextMaker]:
+    """Make texts with a pattern that is dear where there are many letters a."""
+    maker = TextMaker((r"\d{4}", ENDLESS))
+    yield maker
+    maker.close()
+
+
+def children() -> set[int]:
+    """Return the processes that this one has."""
+    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+
+
+def test_texts_are_made_and_redacted(maker: TextMaker) -> None:
+    """By one process."""
+    before = children()
+    for number in range(100):
+        assert maker.texts(pack({"n": number, "pin": "1234"}), None) == (f'{{"n":{number},"pin":"[redacted]"}}', None)
+
+    assert len(children() - before) == 1
+
+
+def test_a_large_text_comes_back(maker: TextMaker) -> None:
+    """Pipes hold less than it has."""
+    prompt, answer = maker.texts(pack("x" * 250_000), pack("y" * 250_000))
+    assert (len(str(prompt)), len(str(answer))) == (250_002, 250_002)
+
+
+def test_an_expression_that_never_ends_stops_nobody(maker: TextMaker) -> None:
+    """The interpreter of this process goes on meanwhile; the text is not to be had, and the next one is."""
+    done = threading.Event()
+    faults = []
+
+    def ask() -> None:
+        try:
+            maker.texts(pack("a" * 40), None)
+        except OSError as error:
+            faults.append(error.strerror)
+        finally:
+            done.set()
+
+    threading.Thread(target=ask).start()
+    turns = 0
+    while not done.wait(0.001):
+        turns += 1
+
+    assert turns > 100
+    assert faults == ["it takes more than 2 s of CPU time: simplify calls.redact"]
+    assert maker.texts(pack("12345"), None) == ('"[redacted]5"', None)
+
+
+def test_a_process_that_was_killed_is_started_again(maker: TextMaker) -> None:
+    """What it was asked is not to be had."""
+    before = children()
+    maker.texts(pack("a"), None)
+    (child,) = children() - before
+    os.kill(child, signal.SIGKILL)
+    with pytest.raises(OSError, match="ended with -9"):
+        maker.texts(pack("a"), None)
+
+    assert maker.texts(pack("a"), None) == ('"a"', None)
+
+
+def test_the_process_outlives_what_stops_the_daemon(maker: TextMaker) -> None:
+    """Who stops all of a group at once would otherwise lose the last texts."""
+    before = children()
+    maker.texts(pack("a"), None)
+    (child,) = children() - before
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(child, number)
+
+    assert maker.texts(pack("a"), None) == ('"a"', None)
+
+
+def test_the_process_ends_with_who_asks(maker: TextMaker) -> None:
+    """However that ends: its pipe does."""
+    before = children()
+    maker.texts(pack("a"), None)
+    (child,) = children() - before
+    process = maker._process
+    assert process is not None
+    assert process.stdin is not None
+    process.stdin.close()
+    process.stdin = None
+    poll(lambda: Path(f"/proc/{child}/stat").read_text().rpartition(") ")[2].startswith("Z"), "it goes on")
+
+
+def test_closing_leaves_no_process(maker: TextMaker) -> None:
+    """Nor a second time."""
+    before = children()
+    maker.texts(pack("a"), None)
+    maker.close()
+    maker.close()
+    assert children() <= before
