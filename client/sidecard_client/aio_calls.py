@@ -214,7 +214,7 @@ async def _ask_next(link: Link, call: Call, begin_id: int, request: wire.Fail) -
 
 async def _complete(link: Link, call: Call, function: Callable[..., Any], lease: wire.Lease, value: Any) -> None:
     try:
-        message = calls.complete(call, link.next_id(), lease.lease, value)
+        message = calls.complete(call, link.next_id(), lease, value)
     except UnshareableValue as error:
         link.tell(calls.refuse_to_share(call, link.next_id(), lease.lease, value, error))
         calls.warn_unshareable(function, error)

@@ -34,6 +34,7 @@ from sidecard_client.errors import (
 from sidecard_client.failures import message_of
 from sidecard_client.keys import fingerprint, name_of
 from sidecard_client.options import Options
+from sidecard_client.spoken import MAX_SPOKEN_BYTES, spoken
 from sidecard_client.values import pack_value
 from sidecard_client.wire import FailureKind
 
@@ -53,7 +54,8 @@ Backends = Mapping[str, Callable[..., T]]
 Functions = Callable[..., T] | Backends[T]
 
 MAX_VALUE_BYTES = wire.MAX_FRAME_BYTES - 64 * 1024
-"""Largest packed value that is sent; the rest of the frame is for lease, usage and tags."""
+"""Largest packed value that is sent; the rest of the frame is for lease, usage and tags.
+What is said is told of values that leave room for it, which are all but those within 2 MiB of this."""
 
 MAX_BACKENDS = 16
 """Of one call: the wire's limit of ``Begin.backends``."""
@@ -215,20 +217,22 @@ def resolve(call: Call, reply: Any, waited_seconds: float) -> Outcome[Any] | wir
             raise ProtocolError(f"The daemon answered a begin by {type(reply).__name__}.")
 
 
-def complete(call: Call, request_id: int, lease: str, value: Any) -> wire.Complete:
+def complete(call: Call, request_id: int, lease: wire.Lease, value: Any) -> wire.Complete:
     """Build the message that brings ``value`` to the daemon. Raises `UnshareableValue`."""
     packed = pack_value(value)
     if len(packed) > MAX_VALUE_BYTES:
         raise UnshareableValue(f"The value is too large to be shared: {len(packed)} bytes, at most {MAX_VALUE_BYTES}.")
 
     options = call.options
+    told = lease.log and len(packed) <= MAX_VALUE_BYTES - 2 * MAX_SPOKEN_BYTES
     return wire.Complete(
         id=request_id,
-        lease=lease,
+        lease=lease.lease,
         value=Raw(packed),
         usage=read_usage(options, value),
         ttl_seconds=options.ttl_seconds,
         tags=options.tags,
+        spoken=spoken(options, call.args, call.kwargs, value) if told else None,
     )
 
 

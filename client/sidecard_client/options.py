@@ -15,6 +15,8 @@ tags               names by which `purge` finds the answer                      
 ignore             names of arguments that are not part of the key                        ``()``
 usage              callable: value -> `Usage`, a dict of its fields, or None              None
 classify           callable: exception -> failure kind                                    `default_classify`
+redact             callable: (prompt, answer) -> (prompt, answer) for the daemon's call   None
+                   log, where that keeps what is said; None to keep it to oneself
 on_unavailable     ``"fallback"`` makes the call without the daemon, ``"raise"`` raises   the client's
 backend            the place where a single function's call goes; a dict names its own    the daemon's
 route              how backends are ordered: ``"order"``, ``"cheapest"``, ``"fastest"``,  the task's, else
@@ -46,6 +48,8 @@ from sidecard_client.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, Mode, Route, U
 
 OnUnavailable = Literal["fallback", "raise"]
 ReadUsage = Callable[[Any], Usage | Mapping[str, Any] | None]
+Redact = Callable[[Any, Any], tuple[Any, Any] | None]
+"""Takes the prompt, ``{"args": [...], "kwargs": {...}}``, and the value; both are the call's own, to be copied and not changed."""
 
 MAX_SECONDS = 366 * 86400.0
 MAX_TAGS = 16
@@ -75,6 +79,7 @@ class Options(Struct, frozen=True):
     ignore: tuple[str, ...] = ()
     usage: ReadUsage | None = None
     classify: Classify = default_classify
+    redact: Redact | None = None
     on_unavailable: OnUnavailable = "fallback"
     backend: str | None = None
     route: Route | None = None
@@ -286,6 +291,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "ignore": _names(MAX_KEY_CHARACTERS),
     "usage": _or_none(_hook),
     "classify": _hook,
+    "redact": _or_none(_hook),
     "on_unavailable": _one_of(_ON_UNAVAILABLE),
     "backend": _or_none(_text(MAX_NAME_CHARACTERS)),
     "route": _or_none(_one_of(_ROUTES)),

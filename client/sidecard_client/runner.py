@@ -112,7 +112,7 @@ class Runner:
 
     def _complete(self, call: Call, function: Any, channel: Channel, lease: wire.Lease, value: Any) -> None:
         try:
-            message = calls.complete(call, channel.next_id(), lease.lease, value)
+            message = calls.complete(call, channel.next_id(), lease, value)
         except UnshareableValue as error:
             self._tell(channel, calls.refuse_to_share(call, channel.next_id(), lease.lease, value, error))
             calls.warn_unshareable(function, error)

@@ -62,13 +62,19 @@ def kind(error: BaseException) -> Literal["transient", "fatal"]:
     return "fatal" if isinstance(error, ValueError) else "transient"
 
 
+def blot(prompt: Any, answer: Any) -> tuple[Any, Any]:
+    """Keep the answer alone."""
+    return "[redacted]", answer
+
+
 def blocking(llm: Llm) -> None:
     """Use the blocking client."""
     with Client() as sidecard:
         assert_type(sidecard, Client)
         assert_type(sidecard.call(llm.generate, "why?"), str)
         assert_type(
-            sidecard.call(llm.embed, "why?", task="rag", ttl=600, wait=30, usage=cost, classify=kind), list[float]
+            sidecard.call(llm.embed, "why?", task="rag", ttl=600, wait=30, usage=cost, classify=kind, redact=blot),
+            list[float],
         )
         assert_type(sidecard.call({"local": llm.generate, "cloud": llm.generate}, "why?", name="generate"), str)
 

@@ -25,6 +25,8 @@ from sidecard_client.options import Options
 
 DEFAULTS = Options()
 
+LEASE = wire.Lease(1, "l", "default", 30.0, 1)
+
 
 def small(prompt: str) -> str:
     """Answer cheaply."""
@@ -217,7 +219,7 @@ def test_resolve_nonsense() -> None:
 def test_complete_carries_value_and_policy() -> None:
     """The packed value, its price and its time to live."""
     call = prepared(small, "p", ttl=60, tags=["a"], model="m", usage=lambda value: {"prompt_tokens": len(value)})
-    assert calls.complete(call, 4, "l", "abc") == wire.Complete(
+    assert calls.complete(call, 4, LEASE, "abc") == wire.Complete(
         id=4,
         lease="l",
         value=Raw(msgspec.msgpack.encode("abc")),
@@ -227,13 +229,25 @@ def test_complete_carries_value_and_policy() -> None:
     )
 
 
+def test_what_was_said_is_told_where_the_operator_asks_for_it() -> None:
+    """And left out where there is hardly room for the value itself."""
+    asked = msgspec.structs.replace(LEASE, log=True)
+    said = calls.complete(prepared(small, "p"), 4, asked, "abc").spoken
+    assert said is not None
+    assert msgspec.msgpack.decode(said.prompt) == {"args": ["p"], "kwargs": {}}
+    assert calls.complete(prepared(small, "p"), 4, LEASE, "abc").spoken is None
+    large = calls.complete(prepared(small, "p"), 4, asked, b"x" * (calls.MAX_VALUE_BYTES - 2 * 1024 * 1024))
+    assert large.spoken is None
+    assert len(wire.pack(large)) < wire.MAX_FRAME_BYTES
+
+
 def test_complete_refuses_what_cannot_be_shared() -> None:
     """An object, and a text that no frame holds; the daemon is told why."""
     with pytest.raises(UnshareableValue, match="object"):
-        calls.complete(prepared(), 4, "l", object())
+        calls.complete(prepared(), 4, LEASE, object())
 
     with pytest.raises(UnshareableValue, match="too large") as caught:
-        calls.complete(prepared(), 4, "l", b"x" * calls.MAX_VALUE_BYTES)
+        calls.complete(prepared(), 4, LEASE, b"x" * calls.MAX_VALUE_BYTES)
 
     call = prepared(usage=lambda _: {"model": "m", "cost_dollars": 0.5})
     told = calls.refuse_to_share(call, 4, "l", object(), caught.value)

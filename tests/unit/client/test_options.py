@@ -60,6 +60,7 @@ def test_split_takes_every_policy_keyword() -> None:
         "ignore": ["trace"],
         "usage": len,
         "classify": default_classify,
+        "redact": max,
         "on_unavailable": "raise",
         "backend": "cloud",
         "route": "cheapest",
@@ -82,6 +83,7 @@ def test_split_takes_every_policy_keyword() -> None:
         ignore=("trace",),
         usage=len,  # type: ignore[arg-type]  # any callable will do here
         classify=default_classify,
+        redact=max,
         on_unavailable="raise",
         backend="cloud",
         route="cheapest",
