@@ -28,6 +28,7 @@ from sidecard.errors import SidecardBug
 from sidecard.ledger_file import LedgerFile, LedgerKeeping
 from sidecard.observe.log_writer import LogWriter
 from sidecard.observe.logs import Log, open_log
+from sidecard.outlets import Outlets
 from sidecard.sections import Limits
 from sidecard.server import listener
 from sidecard.server.driver import Driver
@@ -48,6 +49,8 @@ LAST_LINES_SECONDS = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """SIGUSR1 lets the log say everything, SIGUSR2 as configured."""
 
+_wall_clock = time.time  # noqa: TID251 - what outlives a run, or is told to another host, has no other clock
+
 SPARE_DESCRIPTORS = 64
 """Descriptors that are not for peers: listener, lock, log, the loop's own, late imports."""
 
@@ -55,7 +58,7 @@ SPARE_DESCRIPTORS = 64
 def run(config: Config, environ: MutableMapping[str, str], *, state: bool = True) -> None:
     """Serve until told to stop; ``state`` says whether a state directory is used, if there is one.
 
-    Raises `ListenError` where the socket cannot be had, `ConfigError` where a setting asks for what is not installed.
+    Raises `ListenError` where a socket cannot be had, `ConfigError` where a setting asks for what is not installed.
     """
     price = _price(config)
     adopted = systemd.adopt_socket(environ, os.getpid())
@@ -71,7 +74,17 @@ def run(config: Config, environ: MutableMapping[str, str], *, state: bool = True
             held.callback(writer.drain, LAST_LINES_SECONDS)
             directory = _lock_state(environ, log, held) if state else None
             notifier = systemd.Notifier(environ, os.getpid())
-            serving = _Serving(config, listening, notifier, log, writer, time.monotonic, price, directory)
+            serving = _Serving(
+                config,
+                listening,
+                notifier,
+                log,
+                writer,
+                clock=time.monotonic,
+                price=price,
+                state=directory,
+                held=held,
+            )
             uvloop = importlib.util.find_spec("uvloop") is not None
             anyio.run(serving.run, backend_options={"use_uvloop": uvloop})
     finally:
@@ -111,11 +124,14 @@ class _Serving:
         notifier: systemd.Notifier,
         log: Log,
         writer: LogWriter,
+        *,
         clock: Callable[[], float],
         price: Price,
         state: Path | None,
+        held: ExitStack,
     ) -> None:
         self._config = config
+        self._held = held
         self._price = price
         self._state = state
         self._listener = listening
@@ -144,10 +160,11 @@ class _Serving:
         5. give every waiter that is left its end (`DrainExpired`)
         6. close the peers once they have read their replies, waiting at most `FLUSH_SECONDS`
         7. abort the peers that are left
-        8. write what the store has not got yet
-        9. write the ledger, if something was booked since it was written last
-        10. let go of the state directory, and remove the socket if it was bound here (`sidecard.daemon.run` does)
-        11. exit with 0
+        8. write the calls that are not in the call log yet, and push the last metrics
+        9. write what the store has not got yet
+        10. write the ledger, if something was booked since it was written last
+        11. let go of the state directory, and remove the socket if it was bound here (`sidecard.daemon.run` does)
+        12. exit with 0
 
         A second signal ends the waits of 4 and 6.
         """
@@ -158,12 +175,16 @@ class _Serving:
         store = None if opened is None else opened.store
         engine = self._new_engine(boot_id, store)
         engine.meters.dropped_by["log_lines"] = lambda: self._log.left_out + self._writer.dropped
+        outlets = Outlets(
+            self._config, self._state, engine.meters, clock=self._clock, wall_clock=_wall_clock, say=self._log.say
+        )
         driver = Driver(
             engine,
             loop,
             self._clock,
             on_note=self._listeners(opened),
             on_bug=self._tell_bug,
+            on_call=outlets.on_call,
             on_level=self._set_level,
             meters=engine.meters if self._config.metrics.enabled else None,
             store=None if store is None else store.perform,
@@ -172,6 +193,7 @@ class _Serving:
         if ledger is not None:
             ledger.restore()
 
+        outlets.open(driver.ask, self._held)
         with anyio.open_signal_receiver(*_SIGNALS) as signals:
             async with anyio.create_task_group() as tasks:
                 if store is not None:
@@ -184,6 +206,7 @@ class _Serving:
                 if ledger is not None:
                     tasks.start_soon(ledger.run)
 
+                await outlets.start(tasks)
                 self._say_ready()
                 await self._stop.wait()
 
@@ -200,6 +223,7 @@ class _Serving:
                 self._roster.abort_all()
                 tasks.cancel_scope.cancel()
 
+            await outlets.close()
             if store is not None:
                 await store.close()
 
@@ -219,7 +243,7 @@ class _Serving:
             self._state,
             host=boot_id,
             clock=self._clock,
-            wall_clock=time.time,  # noqa: TID251 - what outlives a run, or is told to another host, has no other clock
+            wall_clock=_wall_clock,
             say=self._log.say,
             on_fault=partial(self._log.fault, "store failed"),
         )
@@ -248,7 +272,7 @@ class _Serving:
             shown_origins=self._config.origins,
             jitter=random.random,
             price=self._price,
-            wall_offset_seconds=time.time() - now,  # noqa: TID251 - read once, to know which day a budget's day is
+            wall_offset_seconds=_wall_clock() - now,  # read once, to know which day a budget's day is
         )
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, driver: Driver) -> asyncio.Server:

@@ -82,6 +82,11 @@ class CallLog:
         self._thread: CallThread | None = None
         self._failing = self._dropping = False
 
+    @property
+    def pending(self) -> int:
+        """How many calls wait to be written."""
+        return len(self._waiting)
+
     def add(self, record: CallRecord, at_seconds: float) -> None:
         """Keep a call that ended at ``at_seconds`` of the wall clock. Never waits; where the queue is full, it is dropped."""
         record = _bounded(record)

@@ -1,0 +1,142 @@
+// Asks the daemon how it is, every two seconds, and says so.
+
+import { Chart, minutes } from "./charts.js";
+import { say, show } from "./elements.js";
+import { count, dollars, seconds } from "./format.js";
+import { drawBackends, drawBudgets, drawLedger, drawNow, drawReasons, drawTasks } from "./parts.js";
+
+const POLL_MILLISECONDS = 2000;
+const HIDDEN_POLL_MILLISECONDS = 30000;
+const HISTORY_POLL_MILLISECONDS = 10000; // As often as there is a new step.
+const PATIENCE_MILLISECONDS = 4000;
+const SPAN_SECONDS = 3600;
+
+const OUTCOMES = [
+  { name: "hits", label: "from the cache" },
+  { name: "shared", label: "shared" },
+  { name: "upstream", label: "made upstream" },
+  { name: "unanswered", label: "not answered" },
+];
+const SAVED = [{ name: "hits", label: "saved" }];
+
+const place = (id) => document.getElementById(id);
+const callsChart = new Chart(place("calls-chart"), OUTCOMES);
+const savedChart = new Chart(place("saved-chart"), SAVED);
+
+let latest = null; // The latest summary.
+let steps = null; // The history, as far as it is known.
+let historyDue = 0;
+let seenAt = null; // When the daemon answered last, on this page's own clock.
+let silent = false;
+let timer = 0;
+let asking = false;
+
+async function get(path) {
+  const answer = await fetch(path, { signal: AbortSignal.timeout(PATIENCE_MILLISECONDS) });
+  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+  return answer.json();
+}
+
+async function poll() {
+  if (asking) return;
+  asking = true;
+  clearTimeout(timer);
+  try {
+    const summary = await get("/v1/summary");
+    if (performance.now() >= historyDue || steps?.boot_id !== summary.boot_id) {
+      steps = await historyAfter(steps, summary.boot_id);
+      historyDue = performance.now() + HISTORY_POLL_MILLISECONDS;
+    }
+
+    seenAt = performance.now();
+    announce(summary);
+    silent = false;
+    latest = summary;
+    draw();
+  } catch {
+    if (!silent) say(place("announcement"), "The daemon does not answer.");
+    silent = true;
+    drawState();
+  } finally {
+    asking = false;
+    timer = setTimeout(poll, document.hidden ? HIDDEN_POLL_MILLISECONDS : POLL_MILLISECONDS);
+  }
+}
+
+// Asks for what is new only, and for all of it where the run is another one.
+async function historyAfter(known, bootId) {
+  const same = known?.boot_id === bootId;
+  const news = await get(`/v1/history?after=${same ? known.last : 0}`);
+  if (!same || news.boot_id !== bootId) return news;
+  const columns = Object.keys(news).filter((name) => Array.isArray(news[name]));
+  const most = SPAN_SECONDS / news.step_seconds;
+  return { ...news, ...Object.fromEntries(columns.map((name) => [name, [...known[name], ...news[name]].slice(-most)])) };
+}
+
+// Said aloud is what a person would look up for; the numbers are not.
+function announce(summary) {
+  const sentences = [];
+  if (silent) sentences.push("The daemon answers again.");
+  if (latest && summary.status !== latest.status) sentences.push(`The daemon is ${stateOf(summary)}.`);
+  for (const reason of latest ? summary.reasons : []) {
+    if (!latest.reasons.some((known) => subject(known) === subject(reason))) sentences.push(reason);
+  }
+
+  if (sentences.length) say(place("announcement"), sentences.join(" "));
+}
+
+// Reasons count seconds and dollars: what is told apart is what they are about.
+const subject = (reason) => reason.split(/[.:]/, 1)[0];
+
+const stateOf = (summary) => (summary.status === "draining" ? "draining: it grants no new leases" : "serving");
+
+function draw() {
+  drawState();
+  drawReasons(latest.reasons);
+  show(place("empty"), latest.total_requests === 0);
+  drawLedger(latest);
+  drawNow(latest);
+  drawHistory();
+  drawBackends(latest.backends);
+  drawBudgets(latest.budgets);
+  drawTasks(latest.tasks);
+}
+
+function drawState() {
+  const kind = silent ? "bad" : !latest ? "waiting" : latest.status === "draining" ? "warn" : "good";
+  place("state").dataset.kind = kind;
+  say(place("state-words"), silent ? "not answering" : latest ? stateOf(latest) : "asking …");
+  show(place("silence"), silent);
+  if (silent) {
+    const seen = seenAt === null ? "Not seen yet" : `Last seen ${seconds(Math.round((performance.now() - seenAt) / 1000))} ago`;
+    say(place("silence-words"), `${seen}; asked again every ${POLL_MILLISECONDS / 1000} s.`);
+  }
+
+  if (latest) {
+    say(place("run"), `version ${latest.version}, up for ${seconds(Math.round(latest.uptime_seconds))}`);
+    document.title = silent ? "sidecard: not answering" : latest.status === "draining" ? "sidecard: draining" : "sidecard";
+  }
+}
+
+function drawHistory() {
+  const calls = minutes(steps, latest.uptime_seconds, OUTCOMES.map(({ name }) => name));
+  const total = (name) => calls.reduce((sum, minute) => sum + minute[name], 0);
+  const told = OUTCOMES.map(({ name, label }) => `${count(total(name))} ${label}`).join(", ");
+  callsChart.draw("Calls per minute", `In all ${told}.`, calls, count);
+
+  // Hosts whose models are their own save no money, but time.
+  const money = latest.served_dollars > 0;
+  const [column, write] = money ? ["saved_dollars", dollars] : ["saved_seconds", seconds];
+  const saved = minutes(steps, latest.uptime_seconds, [column]).map((minute) => ({ hits: minute[column] }));
+  const all = saved.reduce((sum, minute) => sum + minute.hits, 0);
+  const title = money ? "Money saved per minute" : "Time saved per minute";
+  savedChart.draw(title, `In all ${write(all)}, by the cache and by sharing.`, saved, write);
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) poll();
+});
+setInterval(() => {
+  if (silent) drawState();
+}, 1000);
+poll();

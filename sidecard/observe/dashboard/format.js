@@ -1,0 +1,48 @@
+// Numbers with their units, as people read them.
+
+const SPACE = "\u00a0"; // A unit stays with its number.
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const cents = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const digits = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+
+export const count = (number) => whole.format(number);
+
+export function percent(share) {
+  const points = share * 100;
+  // 100 % and 0 % are said of all and of none only.
+  if (points > 99.9 && points < 100) return `>${SPACE}99.9${SPACE}%`;
+  if (points > 0 && points < 0.1) return `<${SPACE}0.1${SPACE}%`;
+  return `${tenths.format(points)}${SPACE}%`;
+}
+
+export function dollars(amount) {
+  if (amount === 0 || amount >= 0.01) return `$${cents.format(amount)}`;
+  return `$${amount < 0.000001 ? amount.toExponential(0) : amount.toFixed(6)}`;
+}
+
+export function seconds(span) {
+  if (span === 0) return `0${SPACE}s`;
+  if (span < 0.001) return `${digits.format(span * 1e6)}${SPACE}µs`;
+  if (span < 1) return `${digits.format(span * 1e3)}${SPACE}ms`;
+  if (span < 60) return `${digits.format(span)}${SPACE}s`;
+  const rounded = Math.round(span);
+  if (rounded < 3600) return pair(rounded, 60, "min", 1, "s");
+  if (rounded < 86400) return pair(rounded, 3600, "h", 60, "min");
+  return pair(rounded, 86400, "d", 3600, "h");
+}
+
+function pair(span, large, largeUnit, small, smallUnit) {
+  const rest = Math.floor((span % large) / small);
+  const most = `${count(Math.floor(span / large))}${SPACE}${largeUnit}`;
+  return rest ? `${most} ${rest}${SPACE}${smallUnit}` : most;
+}
+
+export function bytes(number) {
+  if (number < 1024) return `${count(number)}${SPACE}B`;
+  for (const unit of ["KiB", "MiB", "GiB"]) {
+    number /= 1024;
+    if (number < 1024) return `${tenths.format(number)}${SPACE}${unit}`;
+  }
+  return `${tenths.format(number / 1024)}${SPACE}TiB`;
+}
