@@ -137,8 +137,11 @@ class MetricsSender:
             with self._sending:
                 self._look_whether_it_ended()
                 self._take()
-                if not self._closed:
-                    self._send(monotonic() + self._timeout_seconds)
+                deadline = monotonic() + self._timeout_seconds
+                if not self._closed and self._send(deadline) and self.metrics.stirred:
+                    # What came while something else was on its way, and what a new daemon must be told: nobody wakes us for it.
+                    self._take()
+                    self._send(deadline)
 
     def _gather(self, seconds: float) -> None:
         """Let what happens in the next moments go with what has woken us."""
