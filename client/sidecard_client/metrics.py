@@ -285,7 +285,10 @@ class _Metric:
             raise ValueError(f"A series has at most {MAX_LABELS} labels, not {len(labels)}.")
 
         for label in labels:
-            if label in _RESERVED_LABELS or not _LABEL.fullmatch(label):
+            if label in _RESERVED_LABELS:
+                raise ValueError(f"{label!r} cannot be a label's name: the daemon sets it by itself. Choose another.")
+
+            if not _LABEL.fullmatch(label):
                 raise ValueError(f"{label!r} cannot be a label's name: use letters, digits and underscores.")
 
         with self.registry.lock:
