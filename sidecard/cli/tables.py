@@ -15,6 +15,7 @@ PIPE_COLUMNS = 140
 """Width where standard output is no terminal and has none of its own."""
 
 _KIBI = 1024
+_MICRO = 1e-6
 _MILLI = 1e-3
 _MINUTE = 60
 _HOUR = 3600
@@ -49,6 +50,9 @@ def seconds(duration: float) -> str:
     """Write a time span in the unit that fits it."""
     if duration == 0:
         return "0 s"
+
+    if duration < _MICRO:
+        return f"{duration * 1e9:.0f} ns"
 
     if duration < _MILLI:
         return f"{duration * 1e6:.0f} us"

@@ -82,6 +82,7 @@ class Exposure:
         if not self._enabled:
             return
 
+        self._meters.settle()
         yield from self._of_calls()
         yield from self._of_savings()
         yield from self._of_state(now)

@@ -9,6 +9,7 @@ from sidecard.cli import tables
     ("duration", "text"),
     [
         (0, "0 s"),
+        (0.000_000_29, "290 ns"),
         (0.000027, "27 us"),
         (0.0042, "4.2 ms"),
         (0.25, "250 ms"),
@@ -19,7 +20,7 @@ from sidecard.cli import tables
     ],
 )
 def test_seconds_have_the_unit_that_fits(duration: float, text: str) -> None:
-    """Microseconds to days."""
+    """Nanoseconds to days."""
     assert tables.seconds(duration) == text
 
 

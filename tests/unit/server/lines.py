@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from sidecard.core.effects import CallRecord
 from sidecard.core.engine import Engine
 from sidecard.core.events import Peer
 from sidecard.core.notes import Note
@@ -192,6 +193,8 @@ class Switchboard:
         self.limits = limits or Limits()
         self.notes: list[Note] = []
         self.bugs: list[SidecardBug] = []
+        self.calls: list[CallRecord] = []
+        self.levels: list[str] = []
         self.refused: list[tuple[int, str]] = []
         self.closed: list[tuple[Peer, str]] = []
         self.engine = Engine(
@@ -203,6 +206,9 @@ class Switchboard:
             lambda: self.loop.now,
             on_note=self.notes.append,
             on_bug=self.bugs.append,
+            on_call=self.calls.append,
+            on_level=self.levels.append,
+            meters=self.engine.meters,
         )
         self.roster = Roster(
             self.limits,

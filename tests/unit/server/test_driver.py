@@ -5,7 +5,7 @@ from typing import cast
 import pytest
 
 from sidecard.core.notes import DrainStarted, LeaseEnded
-from sidecard.server.driver import TIMER_GRAIN_SECONDS
+from sidecard.server.driver import TIMER_GRAIN_SECONDS, UNCOUNTED_REQUESTS
 from sidecard_client import wire
 from tests.unit.server.lines import Switchboard, value_of
 
@@ -187,3 +187,56 @@ def test_the_end_of_a_drain_gives_every_waiter_its_end() -> None:
     board.driver.end_drain()
 
     assert bob.heard()[0].reason == "draining"
+
+
+def test_requests_are_counted_by_their_answers_and_timed() -> None:
+    """Also where the answer comes later, by what somebody else has said; who has waited is counted once."""
+    board = Switchboard()
+    alice, bob = board.phone(), board.phone()
+    alice.says(wire.Begin("key", id=1), wire.Ping(id=2))
+    bob.says(wire.Begin("key", id=3))
+    lease, _ = alice.heard()
+    alice.says(wire.Complete(lease.lease, value_of("answer"), id=4))
+    board.engine.meters.settle()
+
+    assert board.engine.meters.requests == {
+        (wire.Begin, wire.Lease): 1,
+        (wire.Ping, wire.Pong): 1,
+        (wire.Begin, wire.Pending): 1,
+        (wire.Begin, wire.Shared): 1,
+        (wire.Complete, wire.Stored): 1,
+    }
+    handled = {kind: sum(histogram.counts) for kind, histogram in board.engine.meters.handled.items()}
+    assert handled == {wire.Begin: 2, wire.Ping: 1, wire.Complete: 1}
+
+
+def test_what_waits_to_be_counted_is_bounded() -> None:
+    """And all of it is counted."""
+    board = Switchboard()
+    alice = board.phone()
+    for number in range(3 * UNCOUNTED_REQUESTS):
+        alice.says(wire.Ping(id=number))
+        assert len(board.engine.meters.taken) <= UNCOUNTED_REQUESTS
+
+    board.engine.meters.settle()
+    assert board.engine.meters.requests[wire.Ping, wire.Pong] == 3 * UNCOUNTED_REQUESTS
+
+
+def test_the_daemon_asks_itself_as_an_operator() -> None:
+    """And hears what it has asked for, while what else comes of it goes where it belongs."""
+    board = Switchboard()
+    assert isinstance(board.driver.ask(wire.GetStats()), wire.Stats)
+    assert board.driver.ask(wire.SetLog("debug")) == wire.Ok(0)
+    assert board.levels == ["debug"]
+
+
+def test_calls_reach_the_call_log() -> None:
+    """As they end."""
+    board = Switchboard(log_calls=True)
+    alice = board.phone()
+    alice.says(wire.Begin("key", id=1))
+    (lease,) = alice.heard()
+    assert board.calls == []
+    alice.says(wire.Complete(lease.lease, value_of("answer"), id=2))
+
+    assert [(call.key, call.source) for call in board.calls] == [("key", "upstream")]
