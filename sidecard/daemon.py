@@ -146,6 +146,7 @@ class _Serving:
             on_refused=lambda uid, reason: log.say("warning", "peer refused", uid=uid, reason=reason),
             on_closed=lambda peer, reason: log.say("warning", "peer closed", peer=peer.id, uid=peer.uid, reason=reason),
         )
+        self._driver: Driver | None = None
         self._stop = anyio.Event()
         self._patience: anyio.CancelScope | None = None
         self._hurried = False
@@ -178,7 +179,7 @@ class _Serving:
         outlets = Outlets(
             self._config, self._state, engine.meters, clock=self._clock, wall_clock=_wall_clock, say=self._log.say
         )
-        driver = Driver(
+        driver = self._driver = Driver(
             engine,
             loop,
             self._clock,
@@ -194,6 +195,7 @@ class _Serving:
             ledger.restore()
 
         outlets.open(driver.ask, self._held)
+        self._watch(self._log.level)
         with anyio.open_signal_receiver(*_SIGNALS) as signals:
             async with anyio.create_task_group() as tasks:
                 if store is not None:
@@ -324,6 +326,11 @@ class _Serving:
         self._log.level = "info"
         self._log.say("info", "log level set", now=level)
         self._log.level = level
+        self._watch(level)
+
+    def _watch(self, level: str) -> None:
+        if self._driver is not None:
+            self._driver.watch(self._log.traffic if level == "debug" else None)
 
     async def _wait(self, event: anyio.Event, seconds: float) -> None:
         with anyio.move_on_after(0.0 if self._hurried else seconds) as self._patience:

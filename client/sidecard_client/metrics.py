@@ -416,7 +416,9 @@ class Metrics:
     def before_fork(self) -> None:
         """Let the sources take note, in the parent of a fork."""
         for source in self._sources:
-            with contextlib.suppress(Exception):  # the app's own collectors: the child then tells what its parent told too
+            with contextlib.suppress(
+                Exception
+            ):  # the app's own collectors: the child then tells what its parent told too
                 source.before_fork()
 
     def forget(self) -> None:

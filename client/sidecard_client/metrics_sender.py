@@ -137,11 +137,8 @@ class MetricsSender:
             with self._sending:
                 self._look_whether_it_ended()
                 self._take()
-                deadline = monotonic() + self._timeout_seconds
-                if not self._closed and self._send(deadline) and self.metrics.stirred:
-                    # What came while something else was on its way, and what a new daemon must be told: nobody wakes us for it.
-                    self._take()
-                    self._send(deadline)
+                if not self._closed:
+                    self._send_all(monotonic() + self._timeout_seconds)
 
     def _gather(self, seconds: float) -> None:
         """Let what happens in the next moments go with what has woken us."""
@@ -166,6 +163,12 @@ class MetricsSender:
             self._sequence += 1
             batch = tuple(measurements[begin : begin + MAX_BATCH])
             self._on_its_way.append(_Batch(self._sequence, batch, 0 if begin else dropped))
+
+    def _send_all(self, deadline: float) -> None:
+        if self._send(deadline) and self.metrics.stirred:
+            # What came while something else was on its way, and what a new daemon must be told: nobody wakes us for it.
+            self._take()
+            self._send(deadline)
 
     def _send(self, deadline: float) -> bool:
         """Send what is on its way; False where the daemon has not acknowledged all of it."""

@@ -784,3 +784,8 @@ unpack_request: Callable[[bytes | memoryview], AnyRequest] = msgspec.msgpack.Dec
 
 unpack_reply: Callable[[bytes | memoryview], AnyReply] = msgspec.msgpack.Decoder(AnyReply).decode
 """Msgpack map to reply; ``value`` becomes plain objects. Raises as `unpack_request` does."""
+
+
+def tag_of(kind: type[Request] | type[Reply]) -> str:
+    """Return a message's name on the wire: its ``op``, or its ``type``."""
+    return str(kind.__struct_config__.tag)

@@ -19,7 +19,7 @@ from sidecard.core.lookups import Lookups
 from sidecard.core.meters import Meters
 from sidecard.core.overview import Overview
 from sidecard_client import wire
-from sidecard_client.wire import BreakerState, Family, MetricKind, RejectionReason, Sample
+from sidecard_client.wire import BreakerState, Family, MetricKind, RejectionReason, Sample, tag_of
 
 _UNCOUNTED_REPLIES = frozenset({wire.Pending})
 """No outcomes: theirs follow."""
@@ -99,7 +99,7 @@ class Exposure:
             "counter",
             "Requests by their op and the type of their answer.",
             (
-                ({"op": _tag(asked), "outcome": _tag(reply)}, number)
+                ({"op": tag_of(asked), "outcome": tag_of(reply)}, number)
                 for (asked, reply), number in meters.requests.items()
                 if reply not in _UNCOUNTED_REPLIES
             ),
@@ -257,7 +257,7 @@ class Exposure:
         for name, text, histograms in (
             ("upstream_seconds", "From a lease to its answer.", [({"backend": of}, it) for of, it in upstream.items()]),
             ("wait_seconds", "How long callers waited for an answer or for a permit.", waits),
-            ("handle_seconds", "How long the daemon took.", [({"op": _tag(of)}, it) for of, it in handled.items()]),
+            ("handle_seconds", "How long the daemon took.", [({"op": tag_of(of)}, it) for of, it in handled.items()]),
         ):
             full = RESERVED_PREFIX + name
             samples = [sample for labels, histogram in histograms for sample in histogram.samples(full, labels)]
@@ -275,9 +275,3 @@ def _family(name: str, kind: MetricKind, text: str, values: Values) -> Family:
     full = RESERVED_PREFIX + name
     sample = f"{full}_total" if kind == "counter" else full
     return Family(full, kind, text, [Sample(sample, float(value), labels) for labels, value in values])
-
-
-def _tag(kind: type) -> str:
-    """Return a message's name on the wire."""
-    tag: str = kind.__struct_config__.tag  # type: ignore[attr-defined]  # every message is a tagged Struct
-    return tag

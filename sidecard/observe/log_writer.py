@@ -18,9 +18,9 @@ class LogWriter:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._waiting: deque[str] = deque()
-        self._wake = threading.Event()
-        self._idle = threading.Event()
-        self._idle.set()
+        self._unwritten = 0
+        """Those waiting, and the one that is being written."""
+        self._changed = threading.Condition()  # guards both; never held while the stream is written to
         self.dropped = 0
         """Lines for which there was no room, or which the stream refused."""
         threading.Thread(target=self._run, name="sidecard-log", daemon=True).start()
@@ -31,12 +31,13 @@ class LogWriter:
 
     def write(self, text: str) -> int:
         """Take a line."""
-        if len(self._waiting) >= MAX_WAITING_LINES:
-            self.dropped += 1
-        else:
-            self._idle.clear()
-            self._waiting.append(text)
-            self._wake.set()
+        with self._changed:
+            if len(self._waiting) >= MAX_WAITING_LINES:
+                self.dropped += 1
+            else:
+                self._waiting.append(text)
+                self._unwritten += 1
+                self._changed.notify_all()
 
         return len(text)
 
@@ -45,20 +46,19 @@ class LogWriter:
 
     def drain(self, timeout_seconds: float) -> bool:
         """Wait until everything was written; False where the stream has not taken it in time."""
-        return self._idle.wait(timeout_seconds)
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._unwritten, timeout_seconds)
 
     def _run(self) -> None:
         while True:
-            self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                self._write(self._waiting.popleft())
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                text = self._waiting.popleft()
 
-            self._idle.set()
-            if self._waiting:
-                # 1. found empty; 2. a line came and found us awake; 3. we said that we are idle.
-                self._idle.clear()
-                self._wake.set()
+            self._write(text)
+            with self._changed:
+                self._unwritten -= 1
+                self._changed.notify_all()
 
     def _write(self, text: str) -> None:
         try:

@@ -1,14 +1,17 @@
 """Log lines: readable on a terminal, JSON otherwise. No prompt and no answer is ever among them."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from msgspec import json, structs
 
 from sidecard.core import notes
+from sidecard.core.effects import Effect, Send
+from sidecard.core.events import Event, RequestReceived
 from sidecard.core.journal import exception_of
 from sidecard.core.notes import Note
+from sidecard_client import wire
 
 SHOWN_KEY_CHARACTERS = 12
 """Enough to tell keys apart in a log; not enough to ask for the entry."""
@@ -93,6 +96,22 @@ class Log:
             fields["error"] = exception_of(fields.pop("message"))
 
         self.say(_LEVELS[type(note)], _words(type(note).__name__), **fields)
+
+    def traffic(self, event: Event, effects: Sequence[Effect]) -> None:
+        """Write down each answer and what it answers; to be asked for while everything is to be said."""
+        peer, request = (event.peer.id, event.request) if isinstance(event, RequestReceived) else (0, None)
+        for effect in effects:
+            if not isinstance(effect, Send):
+                continue
+
+            reply = effect.reply
+            asked = request if request is not None and (peer, request.id) == (effect.peer, reply.id) else None
+            op = wire.tag_of(effect.late_answer_of if asked is None else type(asked))
+            names = {name: getattr(asked, name, None) or getattr(reply, name, None) for name in ("key", "lease")}
+            if names["key"] is not None:
+                names["key"] = names["key"][:SHOWN_KEY_CHARACTERS]
+
+            self.say("debug", "answered", peer=effect.peer, op=op, reply=wire.tag_of(type(reply)), **names)
 
     def fault(self, event: str, fault: BaseException, **fields: object) -> None:
         """Write down a mistake of our own, with its traceback."""

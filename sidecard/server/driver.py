@@ -77,6 +77,7 @@ class Driver:
         store: Callable[[StoreEffect], StoreAnswered | None] | None = None,
     ) -> None:
         self._engine = engine
+        self._handle_event = engine.handle
         self._loop = loop
         self._clock = clock
         self._on_note = on_note
@@ -101,7 +102,7 @@ class Driver:
     def take(self, peer: Peer, outbox: Outbox, messages: Sequence[Incoming]) -> int:
         """Serve messages of one peer, in order, until its outbox is full. Returns how many were served."""
         now = self._clock()
-        handle, peer_id, meters = self._engine.handle, peer.id, self._meters
+        handle, peer_id, meters = self._handle_event, peer.id, self._meters
         served, began_at = 0, now
         for message in messages:
             served += 1
@@ -139,7 +140,7 @@ class Driver:
         """Return the answer to a request of the daemon's own, which waits for nothing; it has all rights of an operator."""
         answers = list[wire.AnyReply]()
         now = self._clock()
-        for effect in self._engine.handle(RequestReceived(ITSELF, request), now):
+        for effect in self._handle_event(RequestReceived(ITSELF, request), now):
             if type(effect) is Send and effect.peer == ITSELF.id:
                 answers.append(effect.reply)
             else:
@@ -147,6 +148,20 @@ class Driver:
 
         self._settle(now)
         return answers[0]
+
+    def watch(self, watcher: Callable[[Event, Sequence[Effect]], None] | None) -> None:
+        """Let ``watcher`` see what happens and what comes of it, from now on; with None nobody does, which costs nothing."""
+        handle = self._engine.handle
+        if watcher is None:
+            self._handle_event = handle
+            return
+
+        def watched(event: Event, now: float) -> list[Effect]:
+            effects = handle(event, now)
+            watcher(event, effects)
+            return effects
+
+        self._handle_event = watched
 
     def refuse(self, outbox: Outbox, code: wire.ErrorCode, message: str) -> None:
         """Tell a peer that what it sent cannot be a request."""
@@ -179,7 +194,7 @@ class Driver:
 
     def _handle(self, event: Event, now: float) -> None:
         try:
-            for effect in self._engine.handle(event, now):
+            for effect in self._handle_event(event, now):
                 self._perform(effect)
         except Exception as fault:  # noqa: BLE001 - the same boundary, for events that are nobody's request
             self._bug(fault, type(event))

@@ -7,7 +7,10 @@ import msgspec
 import pytest
 
 from sidecard.core import notes
+from sidecard.core.effects import Send
+from sidecard.core.events import Peer, RequestReceived, Tick
 from sidecard.observe.logs import _LEVELS, MAX_LINES_PER_SECOND, SHOWN_KEY_CHARACTERS, Log, open_log
+from sidecard_client import wire
 
 KEY = "1:" + "ab" * 32
 
@@ -195,3 +198,24 @@ def test_the_console_shows_tracebacks_too(clock: Clock) -> None:
     log.fault("bug", ZeroDivisionError("ours"))
 
     assert "ZeroDivisionError: ours" in stream.getvalue()
+
+
+def test_traffic_tells_what_was_asked_and_answered(log: Log, stream: io.StringIO) -> None:
+    """With what links lines: the peer, the beginning of the key, the lease; and nothing of what was said."""
+    log.level = "debug"
+    alice = Peer(1, 1000, 100, 7, operator=False)
+    value = wire.Raw(b"\xa6CANARY")
+    log.traffic(RequestReceived(alice, wire.Begin(KEY, id=4)), [Send(1, wire.Lease(4, "l-1", "local", 30.0, 1))])
+    shared = wire.Shared(4, value, 0.0, stale=False, saved_seconds=1.0, saved_dollars=0.0, backend="local", meta=None)
+    complete = RequestReceived(alice, wire.Complete("l-1", value, id=5))
+    log.traffic(complete, [Send(1, wire.Stored(5, stored=True)), Send(2, shared)])
+    log.traffic(Tick(), [Send(2, wire.Timeout(9, 1.0))])
+
+    told = [{name: line.get(name) for name in ("peer", "op", "reply", "key", "lease")} for line in lines(stream)]
+    assert told == [
+        {"peer": 1, "op": "begin", "reply": "lease", "key": KEY[:SHOWN_KEY_CHARACTERS], "lease": "l-1"},
+        {"peer": 1, "op": "complete", "reply": "stored", "key": None, "lease": "l-1"},
+        {"peer": 2, "op": "begin", "reply": "shared", "key": None, "lease": None},
+        {"peer": 2, "op": "begin", "reply": "timeout", "key": None, "lease": None},
+    ]
+    assert "CANARY" not in stream.getvalue()

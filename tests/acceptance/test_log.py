@@ -1,0 +1,90 @@
+"""The log of a real daemon: its level set while it runs, and a stream that nobody reads."""
+
+import fcntl
+import functools
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sidecard_client import Client
+from tests.daemons import Daemon, ask, poll
+from tests.metrics import samples
+
+Start = Callable[..., Daemon]
+
+PIPE_BYTES = 4096
+
+
+def lines(daemon: Daemon) -> list[dict[str, Any]]:
+    """Return what a daemon has logged so far."""
+    return [json.loads(line) for line in daemon.output().splitlines()]
+
+
+def said(daemon: Daemon, event: str) -> list[dict[str, Any]]:
+    """Return the lines of an event."""
+    return [line for line in lines(daemon) if line["event"] == event]
+
+
+def test_a_signal_lets_the_log_say_everything_and_another_as_much_as_before(daemon: Start, socket_path: str) -> None:
+    """SIGUSR1 and SIGUSR2; each call is then a line, with its peer, key and lease."""
+    one = daemon("--no-state")
+    with Client(socket_path) as client:
+        client.call(str, "before", name="f")
+        os.kill(one.pid, signal.SIGUSR1)
+        poll(lambda: said(one, "log level set") != [], "nothing said")
+        client.call(str, "meanwhile", name="f")
+        poll(lambda: len(said(one, "answered")) >= 2, "debug lines are missing")
+        os.kill(one.pid, signal.SIGUSR2)
+        poll(lambda: len(said(one, "log level set")) == 2, "nothing said")
+        client.call(str, "after", name="f")
+
+    assert [line["now"] for line in said(one, "log level set")] == ["debug", "info"]
+    begin, complete = said(one, "answered")
+    assert (begin["op"], begin["reply"], complete["op"], complete["reply"]) == ("begin", "lease", "complete", "stored")
+    assert (begin["lease"], begin["peer"]) == (complete["lease"], complete["peer"])
+    assert begin["key"].startswith("k1-")
+
+
+def test_an_operator_sets_the_level_over_the_socket(daemon: Start, socket_path: str) -> None:
+    """As ``sidecard log-level`` does."""
+    one = daemon("--no-state")
+    assert ask(socket_path, {"op": "log", "level": "error"})["type"] == "ok"
+    assert ask(socket_path, {"op": "log", "level": "loud"})["type"] == "error"
+    os.kill(one.pid, signal.SIGHUP)
+    assert one.terminate() == 0
+    assert [line["event"] for line in lines(one)] == ["serving", "log level set"]
+
+
+def test_a_log_that_nobody_reads_stops_no_call(socket_path: str, tmp_path: Path) -> None:
+    """A pipe that is full: calls go on, and what could not be kept is told as dropped."""
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SIDECARD_")}
+    command = [sys.executable, "-m", "sidecard", "serve", "--socket", socket_path, "--no-state", "--log-level", "debug"]
+    with subprocess.Popen(command, env=environ, stderr=write, cwd=tmp_path) as process:
+        try:
+            os.close(write)
+            poll(lambda: Path(socket_path).exists() and ask(socket_path, {"op": "ping"})["type"] == "pong", "no daemon")
+            with Client(socket_path) as client:
+                call = functools.partial(client.call, str, name="f", mode="refresh")
+
+                def full() -> bool:
+                    call("until it is full")
+                    waiting = struct.unpack("i", fcntl.ioctl(read, termios.FIONREAD, bytes(4)))[0]
+                    return bool(waiting > PIPE_BYTES - 200)
+
+                poll(full, "the pipe never filled")
+                for number in range(100):
+                    assert call(number) == str(number)
+
+                assert samples(socket_path)["sidecard_dropped_total what=log_lines"] > 0
+        finally:
+            process.kill()
+            os.close(read)
