@@ -204,7 +204,7 @@ def test_traffic_tells_what_was_asked_and_answered(log: Log, stream: io.StringIO
     """With what links lines: the peer, the beginning of the key, the lease; and nothing of what was said."""
     log.level = "debug"
     alice = Peer(1, 1000, 100, 7, operator=False)
-    value = wire.Raw(b"\xa6CANARY")
+    value = msgspec.Raw(b"\xa6CANARY")
     log.traffic(RequestReceived(alice, wire.Begin(KEY, id=4)), [Send(1, wire.Lease(4, "l-1", "local", 30.0, 1))])
     shared = wire.Shared(4, value, 0.0, stale=False, saved_seconds=1.0, saved_dollars=0.0, backend="local", meta=None)
     complete = RequestReceived(alice, wire.Complete("l-1", value, id=5))
