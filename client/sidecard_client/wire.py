@@ -78,6 +78,25 @@ A connection that ends gives back everything that it held: its leases count as l
     ``close`` (which closes it at once and forgets what was counted).
 ``purge``
     Operators only. Removes by namespace, by tag, by both, or, with neither, everything.
+``record``
+    Brings what an app measured: for counters and histograms what is new since the last time, for gauges what is.
+    There is no reply, unless ``acknowledge`` is set: then `Recorded` says how many measurements were dropped, because a name or
+    a label cannot be, or a metric is of another kind already.
+    Label sets beyond ``[limits] max_series`` of a metric are added up under the label ``overflow``, and gauges among them dropped.
+    A sender that cannot know whether its last message arrived repeats it with the same ``session`` and ``sequence``:
+    1. a batch is taken; 2. the connection ends before the reply; 3. the batch comes again and changes nothing.
+    Counts stay when the peer is gone; gauges vanish with its connection.
+``metrics``
+    All metrics, the daemon's own and the apps', as families of samples; any peer may ask.
+``log``
+    Operators only. Sets the level of the daemon's log until it is set again; with ``debug`` each answer is a line.
+
+What is told beside a call
+==========================
+``begin`` and `Shared` have ``trace``, a W3C ``traceparent``: the caller's span, and that of the holder whose answer it is.
+It is passed on, shown as exemplar and written to the call log; nothing depends on it.
+A `Lease` with ``log`` asks its holder for ``spoken`` in `complete`: the operator keeps what is said in a call log.
+A holder that does not tell it has its call logged without.
 
 Namespaces
 ==========

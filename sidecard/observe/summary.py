@@ -186,7 +186,9 @@ def summary(stats: Stats, report: Report, health: Health, breakers: Breakers) ->
 
 def _backends(states: dict[str, BackendState], spendings: dict[str, BackendSpending]) -> dict[str, BackendSummary]:
     """Return those of this run in their order, then those that only the ledger knows."""
-    return {name: _backend(states.get(name), spendings.get(name)) for name in [*states, *sorted(spendings.keys() - states)]}
+    return {
+        name: _backend(states.get(name), spendings.get(name)) for name in [*states, *sorted(spendings.keys() - states)]
+    }
 
 
 def _backend(state: BackendState | None, spending: BackendSpending | None) -> BackendSummary:
