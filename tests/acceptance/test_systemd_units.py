@@ -93,11 +93,11 @@ def test_service_leaves_the_daemon_what_its_defaults_need() -> None:
 def test_the_drop_in_for_redis_opens_the_network_and_nothing_else(units: list[str], tmp_path: Path) -> None:
     """It is of the unit's grammar, and the service stays confined."""
     service = next(Path(unit) for unit in units if unit.endswith("sidecard.service"))
-    dropped_in = tmp_path / f"{service.name}.d" / "redis.conf"
+    dropped_in = tmp_path / f"{service.name}.d" / "network.conf"
     dropped_in.parent.mkdir()
-    shutil.copy(UNITS / "sidecard-redis.conf", dropped_in)
+    shutil.copy(UNITS / "sidecard-network.conf", dropped_in)
     result = analyzed("verify", "--man=no", *units)
-    assert [line for line in result.stderr.splitlines() if "sidecard" in line or "redis.conf" in line] == []
+    assert [line for line in result.stderr.splitlines() if "sidecard" in line or "network.conf" in line] == []
     merged = service.read_text(encoding="utf-8").replace(
         "[Install]", dropped_in.read_text(encoding="utf-8").replace("[Service]", "") + "\n[Install]"
     )
