@@ -36,10 +36,7 @@ def spoken(options: Options, args: tuple[Any, ...], kwargs: dict[str, Any], valu
     """
     prompt: Any = {"args": list(args), "kwargs": kwargs}
     try:
-        if options.redact is None:
-            return wire.Spoken(_packed(prompt))
-
-        said = options.redact(prompt, value)
+        said = (prompt, value) if options.redact is None else options.redact(prompt, value)
         if said is None:
             return None
 

@@ -199,13 +199,13 @@ class Begin(Request, frozen=True, tag="begin"):
     """The caller's span. Those who share the answer are told the holder's (`Shared.trace`)."""
 
 
-class Spoken(Struct, frozen=True, omit_defaults=True):
+class Spoken(Struct, frozen=True):
     """What was said in a call, for the call log, in the form in which it may be kept."""
 
     prompt: Raw
     """The request: ``{"args": [...], "kwargs": {...}}``, or what the app's redaction made of it."""
-    answer: Raw | None = None
-    """Where it differs from the call's value, because the app redacts it."""
+    answer: Raw
+    """The call's value, or what the app's redaction made of it. Told once more, because msgspec has no optional `Raw`."""
 
 
 class Complete(Request, frozen=True, tag="complete"):

@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "breakers": "inspect",
     "purge": "inspect",
     "cache": "cache",
+    "calls": "calls",
     "config": "inspect",
     "demo": "demo",
     "bench": "bench",

@@ -143,12 +143,12 @@ class Calls:
         told = self._answered(lease, "done", seconds, usage, now)
         flight = lease.flight
         if flight is None:
-            self._journal.made(lease, seconds, usage, bytes(request.value), request.spoken)
+            self._journal.made(lease, seconds, usage, request.spoken)
             return [Send(peer.id, wire.Stored(request.id, stored=False)), *told, *self._granting.freed(backend, now)]
 
         stored, effects = False, list[Effect]()
         value = bytes(request.value)
-        self._journal.made(lease, seconds, usage, value, request.spoken)
+        self._journal.made(lease, seconds, usage, request.spoken)
         if request.store and flight.storable:
             stored, effects = self._store(flight, lease, value, seconds, usage, request, now)
 

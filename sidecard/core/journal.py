@@ -48,20 +48,13 @@ class Journal:
         lease: HeldLease,
         seconds: float,
         usage: wire.Usage,
-        answer: bytes | None = None,
         spoken: wire.Spoken | None = None,
     ) -> None:
         """A backend has answered."""
         if not self.enabled:
             return
 
-        prompt = None
-        if self.prompts and spoken is not None:
-            prompt = bytes(spoken.prompt)
-            answer = answer if spoken.answer is None else bytes(spoken.answer)
-        else:
-            answer = None
-
+        kept = spoken if self.prompts else None
         self._write(
             lease.peer,
             lease.request,
@@ -70,8 +63,8 @@ class Journal:
             usage,
             billed_dollars=usage.cost_dollars or 0.0,
             seconds=seconds,
-            prompt=prompt,
-            answer=answer,
+            prompt=None if kept is None else bytes(kept.prompt),
+            answer=None if kept is None else bytes(kept.answer),
         )
 
     def failed(self, lease: HeldLease, outcome: Outcome, message: str, seconds: float) -> None:

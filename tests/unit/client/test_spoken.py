@@ -16,12 +16,17 @@ def said(value: Any, *args: Any, redact: Any = None, **kwargs: Any) -> tuple[Any
     if told is None:
         return None
 
-    return msgspec.msgpack.decode(told.prompt), None if told.answer is None else msgspec.msgpack.decode(told.answer)
+    # As it travels: what is told must be what is read.
+    sent = wire.unpack_request(wire.pack(wire.Complete("lease", msgspec.Raw(b"\xc0"), spoken=told)))
+    assert isinstance(sent, wire.Complete)
+    assert sent.spoken is not None
+    told = sent.spoken
+    return msgspec.msgpack.decode(told.prompt), msgspec.msgpack.decode(told.answer)
 
 
-def test_arguments_are_the_prompt_and_the_value_is_not_told_twice() -> None:
-    """The daemon has it already."""
-    assert said("42", "why?", temperature=0) == ({"args": ["why?"], "kwargs": {"temperature": 0}}, None)
+def test_arguments_are_the_prompt_and_the_value_is_the_answer() -> None:
+    """Where no hook has anything against it."""
+    assert said("42", "why?", temperature=0) == ({"args": ["why?"], "kwargs": {"temperature": 0}}, "42")
 
 
 def test_what_has_no_form_is_told_by_its_type() -> None:

@@ -10,7 +10,7 @@ from sidecard_client import wire
 from tests.host import Host, packed
 
 USAGE = wire.Usage(model="m", prompt_tokens=3, completion_tokens=5, cost_dollars=0.5)
-SPOKEN = wire.Spoken(packed({"args": ["why?"], "kwargs": {}}))
+SPOKEN = wire.Spoken(packed({"args": ["why?"], "kwargs": {}}), packed("because"))
 
 
 def test_off_unless_wanted() -> None:
