@@ -1,4 +1,4 @@
-"""The commands that ask a running daemon: ``ping``, ``stats``, ``report``, ``breakers``, ``purge``; and ``config``."""
+"""The commands that ask a running daemon: ``ping``, ``stats``, ``report``, ``metrics``, ``breakers``, ``purge``, ``log-level``; and ``config``."""
 
 import argparse
 import os
@@ -28,6 +28,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     _add(commands, "ping", _ping, "tell whether a daemon answers")
     _add(commands, "stats", _stats, "show the daemon's gauges and counters")
     _add(commands, "report", _report, "show rates, savings and spending")
+    metrics = _add(commands, "metrics", _metrics, "write all metrics, the apps' too, as scrapers read them")
+    metrics.add_argument(
+        "--format",
+        choices=("text", "openmetrics"),
+        default="text",
+        help="Prometheus' text (the default), or OpenMetrics, which has exemplars",
+    )
     breakers = _add(commands, "breakers", _breakers, "show the backends and their breakers, or set one")
     breakers.add_argument(
         "action",
@@ -41,6 +48,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     purge.add_argument("--namespace", metavar="NAME", help="those of a namespace (of every uid, or UID:NAME)")
     purge.add_argument("--tag", metavar="TAG", help="those with a tag")
     purge.add_argument("--all", action="store_true", help="all there are")
+
+    level = _add(
+        commands, "log-level", _log_level, "set what the daemon's log says, until it is set again; for operators"
+    )
+    level.add_argument("level", choices=get_args(wire.LogLevel), help="debug: each answer is a line")
 
     config = commands.add_parser("config", help="show or check the settings", description="Shows or checks settings.")
     actions = config.add_subparsers(metavar="ACTION", required=True)
@@ -121,6 +133,25 @@ def _report(arguments: argparse.Namespace) -> int:
     from sidecard.cli import overviews  # noqa: PLC0415 - see above
 
     return _write(overviews.of_report(report))
+
+
+def _metrics(arguments: argparse.Namespace) -> int:
+    _, metrics = _ask(arguments, wire.GetMetrics(id=1), wire.Metrics)
+    if arguments.json:
+        return _write_json(_fields(metrics))
+
+    from sidecard.observe import exposition  # noqa: PLC0415 - see above
+
+    written = exposition.openmetrics if arguments.format == "openmetrics" else exposition.text
+    return _write(written(metrics.families).decode().rstrip("\n"))
+
+
+def _log_level(arguments: argparse.Namespace) -> int:
+    _, done = _ask(arguments, wire.SetLog(arguments.level, id=1), wire.Ok)
+    if arguments.json:
+        return _write_json(_fields(done))
+
+    return _write(f"the log says what is of level {arguments.level} and above")
 
 
 def _breakers(arguments: argparse.Namespace) -> int:

@@ -1,16 +1,21 @@
 """What ``stats``, ``report``, ``breakers`` and ``config show`` say to people, as text."""
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sidecard.cli import tables
+from sidecard.cli.charts import bar, marks_of
 from sidecard.cli.tables import count, dollars, percent, seconds, size
 from sidecard_client.wire import BackendSpending, BackendState, Breakers, Ledger, Report, Stats
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
 TOTAL = "all tasks"
+
+BAR_CHARACTERS = 40
 
 STORE = "Store"
 
@@ -109,11 +114,16 @@ def of_report(report: Report) -> str:
         return f"no calls yet, in {_ledger_time(report)}"
 
     tasks = [*sorted(report.tasks.items()), (TOTAL, report.total)]
-    parts = [
+    parts: list[RenderableType] = [
         tables.table(
             f"Calls, in {_ledger_time(report)}",
             ("task", "calls", "hits", "shared", "upstream", "hit rate", "de-duplicated", "latency reduced by"),
             [(task, *_rates(ledger)) for task, ledger in tasks],
+        ),
+        _bars(
+            "Where answers came from",
+            ("cache", "shared", "upstream"),
+            {task: (ledger.hit_rate, ledger.deduplication_rate) for task, ledger in tasks},
         ),
         tables.table(
             "Time: served = billed + saved by both + waited",
@@ -127,6 +137,13 @@ def of_report(report: Report) -> str:
                 "Cost: served = billed + saved by both",
                 ("task", "served", "billed", "saved by cache", "saved by sharing"),
                 [(task, *_costs(ledger)) for task, ledger in tasks],
+            )
+        )
+        parts.append(
+            _bars(
+                "Where dollars went",
+                ("saved by cache", "saved by sharing", "billed"),
+                {task: _saved_shares(ledger) for task, ledger in tasks},
             )
         )
         parts += [
@@ -200,6 +217,20 @@ def _costs(ledger: Ledger) -> Iterator[str]:
     yield dollars(ledger.billed_dollars)
     yield dollars(ledger.saved_by_cache_dollars)
     yield dollars(ledger.saved_by_sharing_dollars)
+
+
+def _bars(title: str, names: Sequence[str], shares: Mapping[str, Sequence[float]]) -> "Table":
+    """Return a bar for each task; the last line says which mark is what."""
+    marks = marks_of(sys.stdout.encoding)
+    legend = "  ".join(f"{mark} {name}" for mark, name in zip(marks.parts, names, strict=True))
+    rows = [(task, bar(of_task, BAR_CHARACTERS, marks)) for task, of_task in shares.items()]
+    return tables.table(title, (), [*rows, ("", legend)], align="ll")
+
+
+def _saved_shares(ledger: Ledger) -> tuple[float, ...]:
+    served = ledger.served_dollars
+    saved = (ledger.saved_by_cache_dollars, ledger.saved_by_sharing_dollars)
+    return tuple(dollars_saved / served for dollars_saved in saved) if served else (0.0, 0.0)
 
 
 def _ledger_time(report: Report) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from sidecard_client import Client
 from tests.daemons import Daemon, poll
@@ -49,7 +51,15 @@ def test_ping_finds_the_daemon_by_flag_and_by_environment(daemon: Start, socket_
 
 def test_every_asking_command_says_69_and_where_it_looked_without_a_daemon(socket_path: str) -> None:
     """What to start, and nothing on standard output that a program could take for an answer."""
-    for command in (["ping"], ["stats"], ["report"], ["purge", "--all"], ["config", "show", "--running"]):
+    for command in (
+        ["ping"],
+        ["stats"],
+        ["report"],
+        ["metrics"],
+        ["log-level", "debug"],
+        ["purge", "--all"],
+        ["config", "show", "--running"],
+    ):
         result = run(*command, "--socket", socket_path, "--json")
         assert (result.returncode, result.stdout) == (69, ""), command
         assert socket_path in result.stderr
@@ -78,6 +88,39 @@ def test_stats_agree_in_words_and_in_json(daemon: Start, socket_path: str) -> No
 
     assert json.loads(run("stats", "--socket", socket_path, "--json").stdout)["cache_entries"] == 1
     assert ["entries", "1"] in [line.split() for line in run("stats", "--socket", socket_path).stdout.split("\n")]
+
+
+def test_metrics_are_written_as_scrapers_read_them(daemon: Start, socket_path: str) -> None:
+    """In both formats, the apps' beside the daemon's own, and each passes Prometheus' own check."""
+    daemon()
+    with Client(socket_path) as client:
+        client.call(answer, "why?")
+        client.counter("pages", "Pages read.").labels(kind='a\n"b\\').inc(2)
+        assert client.flush_metrics(5.0)
+
+    text = run("metrics", "--socket", socket_path)
+    openmetrics = run("metrics", "--socket", socket_path, "--format", "openmetrics")
+    told = json.loads(run("metrics", "--socket", socket_path, "--json").stdout)
+    assert (text.returncode, openmetrics.returncode) == (0, 0)
+    assert 'pages_total{kind="a\\n\\"b\\\\"} 2.0' in text.stdout
+    assert openmetrics.stdout.endswith("# EOF\n")
+    assert {"pages", "sidecard_requests"} <= {family["name"] for family in told["families"]}
+    families = text_string_to_metric_families(openmetrics.stdout)  # type: ignore[no-untyped-call]  # it has no types
+    assert "pages" in {family.name for family in families}
+    if shutil.which("promtool") is not None:
+        checked = subprocess.run(
+            ["promtool", "check", "metrics"], input=text.stdout, capture_output=True, text=True, check=False
+        )
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_log_level_is_set_and_said(daemon: Start, socket_path: str) -> None:
+    """A level that is none is a mistake in usage."""
+    one = daemon()
+    done = run("log-level", "--socket", socket_path, "debug")
+    assert (done.returncode, done.stdout) == (0, "the log says what is of level debug and above\n")
+    poll(lambda: "log level set" in one.output(), "nothing said")
+    assert run("log-level", "--socket", socket_path, "loud").returncode == 2
 
 
 def test_purge_removes_what_it_is_told_to_and_nothing_by_default(daemon: Start, socket_path: str) -> None:
