@@ -139,6 +139,10 @@ class _Connection(H11Protocol):
 
         super().on_response_complete()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        # An offer (curl --http2 makes one) that may be left alone; uvicorn would log advice on what to install.
+        pass
+
     def _be_patient(self) -> None:
         if self._patience is not None:
             self._patience.cancel()

@@ -37,9 +37,6 @@ _SCRIPTS = ("dashboard.js", "parts.js", "charts.js", "elements.js", "format.js")
 ASSETS = {"style.css": "text/css", "icon.svg": "image/svg+xml"} | dict.fromkeys(_SCRIPTS, "text/javascript")
 """The dashboard's parts and what they are. Nothing else is ever read, whatever a path says."""
 
-_PREFERENCE = re.compile(r"\s*([^;,\s]+)((?:\s*;[^,;]*)*)\s*(?:,|$)")
-_QUALITY = re.compile(r";\s*q\s*=\s*([01](?:\.[0-9]{0,3})?)\s*(?:;|$)")
-
 _Reply = TypeVar("_Reply", bound=wire.Reply)
 
 
@@ -141,13 +138,24 @@ def prefers_openmetrics(accept: str) -> bool:
     Prometheus 2 names both, OpenMetrics first; a browser names neither.
     """
     best = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
-    for kind, parameters in _PREFERENCE.findall(accept):
-        quality = _QUALITY.search(parameters)
-        if kind.lower() in best:
-            best[kind.lower()] = max(best[kind.lower()], float(quality[1]) if quality else 1.0)
+    # Split and not matched: a header of white space would keep a pattern busy for seconds.
+    for preference in accept.lower().split(","):
+        kind, *parameters = (part.strip() for part in preference.split(";"))
+        if kind in best:
+            best[kind] = max(best[kind], _quality(parameters))
 
     openmetrics, text = best.values()
     return openmetrics > 0 and openmetrics >= text
+
+
+def _quality(parameters: list[str]) -> float:
+    """Return how much a kind is wanted, from 0 to 1; what says it wrongly has said nothing."""
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q" and re.fullmatch(r"\s*(0(\.[0-9]{0,3})?|1(\.0{0,3})?)", value):
+            return float(value)
+
+    return 1.0
 
 
 async def _body(request: Request) -> bytes:

@@ -21,7 +21,7 @@ export function minutes(steps, uptimeSeconds, names) {
 
 // A round number that is not below `most`, and that has a round half.
 export function ceiling(most) {
-  if (most <= 0) return 1;
+  if (most <= 0) return 2; // Whose half is a whole number too.
   const power = 10 ** Math.floor(Math.log10(most));
   return [1, 2, 4, 6, 8, 10].map((step) => step * power).find((step) => step >= most * 0.9999);
 }

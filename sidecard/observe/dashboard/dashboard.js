@@ -42,32 +42,41 @@ async function poll() {
   asking = true;
   clearTimeout(timer);
   try {
-    const summary = await get("/v1/summary");
-    if (performance.now() >= historyDue || steps?.boot_id !== summary.boot_id) {
-      steps = await historyAfter(steps, summary.boot_id);
-      historyDue = performance.now() + HISTORY_POLL_MILLISECONDS;
-    }
-
-    seenAt = performance.now();
-    announce(summary);
-    silent = false;
-    latest = summary;
-    draw();
-  } catch {
-    if (!silent) say(place("announcement"), "The daemon does not answer.");
-    silent = true;
-    drawState();
+    await look();
   } finally {
     asking = false;
     timer = setTimeout(poll, document.hidden ? HIDDEN_POLL_MILLISECONDS : POLL_MILLISECONDS);
   }
 }
 
+async function look() {
+  let summary;
+  try {
+    summary = await get("/v1/summary");
+    if (performance.now() >= historyDue || steps?.boot_id !== summary.boot_id) {
+      steps = await historyAfter(steps, summary.boot_id);
+      historyDue = performance.now() + HISTORY_POLL_MILLISECONDS;
+    }
+  } catch {
+    if (!silent) say(place("announcement"), "The daemon does not answer.");
+    silent = true;
+    drawState();
+    return;
+  }
+
+  seenAt = performance.now();
+  announce(summary);
+  silent = false;
+  latest = summary;
+  draw();
+}
+
 // Asks for what is new only, and for all of it where the run is another one.
 async function historyAfter(known, bootId) {
-  const same = known?.boot_id === bootId;
-  const news = await get(`/v1/history?after=${same ? known.last : 0}`);
-  if (!same || news.boot_id !== bootId) return news;
+  if (known?.boot_id !== bootId) return get("/v1/history");
+  const news = await get(`/v1/history?after=${known.last}`);
+  // The daemon was started again between two questions: what it left out is not what is known.
+  if (news.boot_id !== bootId) return get("/v1/history");
   const columns = Object.keys(news).filter((name) => Array.isArray(news[name]));
   const most = SPAN_SECONDS / news.step_seconds;
   return { ...news, ...Object.fromEntries(columns.map((name) => [name, [...known[name], ...news[name]].slice(-most)])) };

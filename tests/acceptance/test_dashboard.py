@@ -1,0 +1,218 @@
+"""The dashboard in a real browser: live, offline, on a phone, in the dark, by keyboard, and with names that are an attack."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from sidecard_client import Client
+from tests.acceptance.test_commands import run
+from tests.daemons import Daemon, ask
+from tests.servers import free_port
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: install Debian's"),
+]
+
+ATTACK = "<img src=x onerror=document.title='taken'>"
+WAIT_MILLISECONDS = 15_000
+LEAST_CONTRAST = 4.5
+"""Of text, by WCAG 2.2 AA."""
+
+CONTRASTS = """() => {
+    const channel = (value) => (value /= 255, value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+    const luminance = ([red, green, blue]) => 0.2126 * channel(red) + 0.7152 * channel(green) + 0.0722 * channel(blue);
+    const numbers = (color) => color.match(/[0-9.]+/g).map(Number);
+    const behind = (element) => {
+        for (; element; element = element.parentElement) {
+            const color = numbers(getComputedStyle(element).backgroundColor);
+            if (color.length === 3 || color[3] === 1) return color;
+        }
+        return [255, 255, 255];
+    };
+    const told = [];
+    for (const element of document.querySelectorAll('body *')) {
+        const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+        if (!own || !element.getClientRects().length || element.closest('svg, noscript')) continue;
+        const pair = [luminance(numbers(getComputedStyle(element).color)), luminance(behind(element))].sort((a, b) => b - a);
+        told.push([(pair[0] + 0.05) / (pair[1] + 0.05), element.tagName + ': ' + element.textContent.trim().slice(0, 40)]);
+    }
+    return told;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Start the system's browser, which may reach nothing but this host."""
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        with closing(playwright.chromium.launch(executable_path=CHROMIUM, args=options)) as started:
+            yield started
+
+
+@pytest.fixture
+def one(daemon: Callable[..., Daemon]) -> tuple[Daemon, str]:
+    """Start a daemon with a listener and a budget."""
+    port = free_port()
+    return (
+        daemon("--no-state", f"--set=http.listen=127.0.0.1:{port}", "--set=budgets.day.dollars=1"),
+        f"http://127.0.0.1:{port}/",
+    )
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open pages, and at the end find nothing that they complained about."""
+    pages: list[Page] = []
+    complaints: list[str] = []
+
+    def open_page(url: str, width: int = 1280, **options: Any) -> Page:
+        page = browser.new_page(viewport={"width": width, "height": 800}, **options)
+        page.set_default_timeout(WAIT_MILLISECONDS)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        pages.append(page)
+        page.goto(url)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+
+    assert complaints == []
+
+
+def fill(path: str) -> None:
+    """Make calls of several tasks and backends, one of which fails until its breaker opens."""
+
+    def fail(number: int) -> None:
+        raise TimeoutError(number)
+
+    with Client(path, usage=lambda _: {"model": "m", "cost_dollars": 0.25}) as client:
+        for task in ("rag", ATTACK):
+            for _ in range(3):
+                client.call(str, 1, name="f", task=task, backend="cloud")
+
+        for number in range(10):
+            with pytest.raises(TimeoutError):
+                client.call(fail, number, name="g", backend="flaky")
+
+
+def test_it_shows_calls_as_they_come(one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str) -> None:
+    """First what to do; then hit rate, money, backends, budgets, tasks, without a reload."""
+    page = opened(one[1])
+    expect(page.get_by_role("heading", name="No calls yet")).to_be_visible(timeout=WAIT_MILLISECONDS)
+    fill(socket_path)
+    expect(page.locator("#hit-rate")).to_have_text("25 %", timeout=WAIT_MILLISECONDS)
+    expect(page.locator("#saved-dollars")).to_have_text("$1.00")
+    expect(page.get_by_role("heading", name="No calls yet")).to_be_hidden()
+    expect(page.get_by_role("row", name="rag")).to_contain_text("66.7 %")
+    expect(page.locator("#backends")).to_contain_text("Breaker open: no calls")
+    expect(page.locator("#backends")).to_contain_text("Breaker closed: calls go through")
+    expect(page.locator("#budgets")).to_contain_text("$0.50 of $1.00")
+    expect(page.get_by_role("heading", name="What is not fine")).to_be_visible()
+
+
+def test_the_first_command_that_it_names_works(
+    one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str
+) -> None:
+    """Typed as it stands, by whoever has nothing else yet."""
+    page = opened(one[1])
+    expect(page.get_by_role("heading", name="No calls yet")).to_be_visible(timeout=WAIT_MILLISECONDS)
+    command = page.locator("#empty code").inner_text()
+    program = command.removeprefix("python -c '").removesuffix("'")
+    with pytest.MonkeyPatch.context() as environ:
+        environ.setenv("SIDECARD_SOCKET", socket_path)
+        exec(program, {})  # noqa: S102 - our own line, as it would be typed
+
+    assert ask(socket_path, {"op": "stats"})["begins"] == 1
+
+
+def test_names_are_text_and_nothing_else(
+    one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str
+) -> None:
+    """A task may have any name."""
+    fill(socket_path)
+    page = opened(one[1])
+    expect(page.get_by_role("rowheader", name=ATTACK)).to_be_visible(timeout=WAIT_MILLISECONDS)
+    assert page.title() == "sidecard"
+    assert page.locator("main img").count() == 0
+
+
+def test_a_daemon_that_is_gone_is_told_and_found_again(
+    one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str
+) -> None:
+    """Seen and, for those who do not see, said; the last numbers stay."""
+    fill(socket_path)
+    page = opened(one[1])
+    expect(page.locator("#hit-rate")).to_have_text("25 %", timeout=WAIT_MILLISECONDS)
+    one[0].kill()
+    expect(page.get_by_text("The daemon does not answer.", exact=True).first).to_be_visible(timeout=WAIT_MILLISECONDS)
+    expect(page.get_by_role("status")).to_have_text("The daemon does not answer.")
+    expect(page.locator("#hit-rate")).to_have_text("25 %")
+    one[0].start_again()
+    expect(page.locator("#state-words")).to_have_text("serving", timeout=WAIT_MILLISECONDS)
+    expect(page.get_by_role("status")).to_contain_text("answers again")
+    assert page.title() == "sidecard"
+
+
+@pytest.mark.parametrize("width", [320, 360, 768, 1280])
+def test_nothing_is_cut_off(one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str, width: int) -> None:
+    """Without sideways scrolling, on a small phone and on a desk."""
+    fill(socket_path)
+    page = opened(one[1], width)
+    expect(page.locator("#hit-rate")).to_have_text("25 %", timeout=WAIT_MILLISECONDS)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read(
+    one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str, scheme: str
+) -> None:
+    """Its contrast is at least what WCAG asks for, on light ground and on dark."""
+    fill(socket_path)
+    page = opened(one[1], color_scheme=scheme)
+    expect(page.locator("#budgets")).to_contain_text("$0.50 of $1.00", timeout=WAIT_MILLISECONDS)
+    told = page.evaluate(CONTRASTS)
+    assert len(told) > 30
+    assert [text for contrast, text in told if contrast < LEAST_CONTRAST] == []
+
+
+def test_it_can_be_used_without_a_mouse_and_without_eyes(
+    one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str
+) -> None:
+    """Landmarks, one first heading, a table with heads, charts that are described and have their numbers as a table."""
+    fill(socket_path)
+    page = opened(one[1])
+    expect(page.locator("#hit-rate")).to_have_text("25 %", timeout=WAIT_MILLISECONDS)
+    assert page.locator("h1").count() == page.get_by_role("main").count() == page.get_by_role("banner").count() == 1
+    assert page.evaluate("document.documentElement.lang") == "en"
+    assert page.get_by_role("columnheader", name="Hit rate").count() >= 1
+    assert page.locator("figure svg[role=img][aria-labelledby][aria-describedby]").count() == 2
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the numbers")).to_be_focused()
+    page.keyboard.press("Enter")
+    reached = set()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.textContent.trim()"))
+
+    assert {"As a table", "summary", "metrics", "health"} <= reached
+
+
+def test_nothing_is_asked_of_anybody_else(one: tuple[Daemon, str], opened: Callable[..., Page]) -> None:
+    """It works where there is no network."""
+    page = opened("about:blank")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(one[1])
+    expect(page.locator("#state-words")).to_have_text("serving", timeout=WAIT_MILLISECONDS)
+    assert len(asked) > 5
+    assert all(url.startswith(one[1]) for url in asked)
+    assert run("ping", "--socket", one[0].socket).returncode == 0

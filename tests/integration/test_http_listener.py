@@ -1,0 +1,363 @@
+"""The HTTP listener before an engine: what clients may cost it, what a fault costs them, and how it ends."""
+
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from sidecard.observe import http
+from sidecard.observe.http import HttpListener, HttpSettings
+from sidecard.observe.http_address import HttpListenError, TcpAddress, bind_tcp
+from sidecard_client import wire
+from tests.daemons import poll
+from tests.served_http import Served, served, served_at
+
+POST = b"POST /v1/metrics HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.fixture
+def one() -> Iterator[Served]:
+    """Serve an engine without any settings."""
+    with served() as listener:
+        yield listener
+
+
+def rest(connection: socket.socket) -> bytes:
+    """Return what comes until the other side ends the connection, however it does."""
+    received = b""
+    try:
+        while data := connection.recv(65536):
+            received += data
+    except ConnectionError:
+        pass
+
+    return received
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /health HTTP/1.1\r\nHost: lo", POST + b"Content-Length: 9\r\n\r\n{"])
+def test_a_client_that_does_not_end_its_request_is_cut(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it has said nothing, half a head or half a body."""
+    monkeypatch.setattr(http, "PATIENCE_SECONDS", 0.2)
+    with served() as one, one.connect() as connection:
+        connection.sendall(said)
+        assert rest(connection) == b""
+        poll(lambda: one.connections == 0, "it is still connected")
+
+
+def test_a_client_that_trickles_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then is no progress."""
+    monkeypatch.setattr(http, "PATIENCE_SECONDS", 0.2)
+    with served() as one, one.connect() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ")
+
+        def cut() -> bool:
+            try:
+                connection.sendall(b"x")
+            except ConnectionError:
+                return True
+
+            return False
+
+        poll(cut, "it may go on for ever")
+
+
+def test_a_client_that_reads_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers wait in memory, which is bounded: not for ever."""
+    monkeypatch.setattr(http, "PATIENCE_SECONDS", 0.5)
+    with served() as one, one.connect() as connection:
+        connection.setblocking(False)
+        asked = b"GET /assets/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+        def full() -> bool:
+            try:
+                connection.send(asked * 100)
+            except BlockingIOError:
+                return True
+            except ConnectionError:
+                return True
+
+            return False
+
+        poll(full, "it takes questions without end")
+        poll(lambda: one.connections == 0, "it is still connected")
+
+
+def test_an_idle_connection_is_kept_for_the_next_question(one: Served) -> None:
+    """The page asks every two seconds."""
+    with httpx.Client() as client, one.connect():
+        poll(lambda: one.connections == 1, "it is not connected")
+        for _ in range(3):
+            assert client.get(f"{one.url}/health").status_code == 200
+
+        assert one.connections == 2
+
+
+def test_connections_beyond_the_most_are_told_or_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who come first are served; when they go, others are."""
+    monkeypatch.setattr(http, "MAX_CONNECTIONS", 3)
+    with served() as one:
+        crowd = [one.connect() for _ in range(2)]
+        poll(lambda: one.connections == 2, "they are not connected")
+        assert httpx.get(f"{one.url}/health").status_code == 503
+
+        crowd += [one.connect() for _ in range(8)]
+        dropped = [connection for connection in crowd[2:] if _is_dropped(connection)]
+        assert len(dropped) == 4
+        assert one.connections == 6
+        for connection in crowd:
+            connection.close()
+
+        poll(lambda: one.connections == 0, "they are still connected")
+        assert httpx.get(f"{one.url}/health").status_code == 200
+
+
+def _is_dropped(connection: socket.socket) -> bool:
+    connection.settimeout(0.5)
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+
+
+@pytest.mark.parametrize("path", ["/", "/assets/dashboard.js", "/health", "/metrics", "/v1/summary", "/v1/history"])
+def test_head_is_get_without_the_body(one: Served, path: str) -> None:
+    """As health checks ask."""
+    got, headed = httpx.get(one.url + path), httpx.head(one.url + path)
+    assert headed.content == b""
+    assert (headed.status_code, headed.headers["content-type"]) == (200, got.headers["content-type"])
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/assets/style.css", "text/css; charset=utf-8"),
+        ("/assets/dashboard.js", "text/javascript; charset=utf-8"),
+        ("/assets/icon.svg", "image/svg+xml"),
+        ("/health", "application/json"),
+        ("/v1/history", "application/json"),
+    ],
+)
+def test_everything_says_what_it_is(one: Served, path: str, kind: str) -> None:
+    """Browsers are told not to guess."""
+    assert httpx.get(one.url + path).headers["content-type"] == kind
+
+
+def test_405_says_what_is_allowed(one: Served) -> None:
+    """As it must."""
+    assert httpx.get(f"{one.url}/v1/metrics").headers["allow"] == "POST"
+    assert set(httpx.delete(f"{one.url}/health").headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+def test_a_page_from_elsewhere_is_not_let_in_by_a_preflight(one: Served) -> None:
+    """JSON must be asked for first, and the answer is no."""
+    asking = {
+        "Origin": "https://evil.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type",
+    }
+    answer = httpx.options(f"{one.url}/v1/metrics", headers=asking)
+    assert answer.status_code == 405
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_the_history_is_told_as_far_as_it_is_not_known(one: Served) -> None:
+    """A step for each time that it was observed."""
+    peer = one.do(one.host.peer)
+    lease = one.do(peer.leads, "key")
+    one.passes(10)
+    one.do(lambda: peer.completes(lease, "answer"))
+    one.do(lambda: peer.asks(wire.Begin("key")))
+    one.passes(10)
+    curves = httpx.get(f"{one.url}/v1/history").json()
+    assert (curves["upstream"], curves["hits"], curves["at_seconds"]) == ([1, 0], [0, 1], [10.0, 20.0])
+    assert curves["saved_seconds"] == [0.0, 10.0]
+    news = httpx.get(f"{one.url}/v1/history", params={"after": curves["last"] - 1}).json()
+    assert (news["hits"], news["last"]) == ([1], curves["last"])
+
+
+def test_looking_changes_nothing(one: Served) -> None:
+    """No question of GET is counted as a call, or as a measurement."""
+    before = one.do(one.host.samples)
+    for path in ("/", "/health", "/metrics", "/v1/summary", "/v1/history"):
+        httpx.get(one.url + path)
+
+    assert one.do(one.host.samples) == before
+
+
+def test_a_mistake_of_ours_is_told_to_the_log_and_costs_one_answer(one: Served) -> None:
+    """The client hears where to look; the next one is served."""
+    one.reply = ZeroDivisionError("a mistake")
+    answer = httpx.get(f"{one.url}/v1/summary")
+    assert (answer.status_code, "its log says more" in answer.json()["error"]) == (500, True)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert [(level, type(fields["exc_info"])) for level, _, fields in one.said] == [("error", ZeroDivisionError)]
+    one.reply = None
+    assert httpx.get(f"{one.url}/v1/summary").status_code == 200
+
+
+def test_what_is_unavailable_is_503(one: Served) -> None:
+    """With the daemon's own sentence."""
+    one.reply = wire.Error(0, "unavailable", "Not now.")
+    answer = httpx.get(f"{one.url}/metrics")
+    assert (answer.status_code, answer.json()) == (503, {"error": "Not now."})
+
+
+def test_a_history_that_cannot_be_taken_does_not_end_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gap in a curve is told, and the next step is taken."""
+    monkeypatch.setattr(http, "STEP_SECONDS", 0.01)
+    with served() as one:
+        one.reply = ZeroDivisionError("a mistake")
+        poll(lambda: ("error", "http history failed") in [line[:2] for line in one.said], "it is not told")
+        one.reply = None
+        poll(lambda: httpx.get(f"{one.url}/v1/history").json()["last"] > 0, "no step is taken any more")
+
+
+@pytest.mark.parametrize("offered", ["websocket", "h2c"])
+def test_an_offer_to_speak_something_else_is_left_alone(one: Served, offered: str) -> None:
+    """It is no fault that an operator must read about."""
+    headers = {"Connection": "Upgrade", "Upgrade": offered}
+    assert httpx.get(f"{one.url}/health", headers=headers).status_code == 200
+    assert one.said == []
+
+
+def test_a_body_in_pieces_is_counted_too(one: Served) -> None:
+    """Also where nobody says beforehand how long it is."""
+
+    def pieces(number: int) -> Iterator[bytes]:
+        yield b'{"task_type":"rag","prompt":"'
+        for _ in range(number):
+            yield b"x" * 1024
+
+        yield b'"}'
+
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    assert httpx.post(f"{one.url}/v1/metrics", content=pieces(63), headers=headers).json()["recorded"] == 1
+    assert httpx.post(f"{one.url}/v1/metrics", content=pieces(64), headers=headers).status_code == 413
+    assert one.do(one.host.samples)["openpipe_calls_total success=true task=rag"] == 1.0
+
+
+def test_a_body_that_ends_early_is_not_counted(one: Served) -> None:
+    """Half of it might read as a whole."""
+    with one.connect() as connection:
+        connection.sendall(POST + b"Content-Length: 99\r\n\r\n{}")
+
+    poll(lambda: one.connections == 0, "it is still connected")
+    assert [name for name in one.do(one.host.samples) if name.startswith("openpipe")] == []
+    assert [line for line in one.said if line[0] == "error"] == []
+
+
+def test_any_name_will_do_on_a_unix_socket(socket_directory: Path) -> None:
+    """No browser reaches it."""
+    with served_at(socket_directory / "h.sock") as one, one.connect() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
+        assert rest(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_request_without_a_host_is_answered(one: Served) -> None:
+    """HTTP/1.0 has none, and no browser speaks it."""
+    with one.connect() as connection:
+        connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        assert rest(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_two_hosts_are_none(one: Served) -> None:
+    """Whoever checks the one might serve the other."""
+    with one.connect() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
+        assert rest(connection).startswith(b"HTTP/1.1 400 ")
+
+
+def test_ipv6_is_served_and_nothing_else_at_its_port() -> None:
+    """A socket for ``[::]`` that took IPv4 too would listen where nobody has asked for it."""
+    try:
+        listening = bind_tcp(TcpAddress("::1", 0))
+    except HttpListenError as error:
+        pytest.skip(str(error))
+
+    assert listening.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+    one = Served(listening, HttpSettings())
+    with one.serving():
+        assert httpx.get(f"{one.url}/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (TcpAddress("no-such-host.invalid", 80), "nothing is known of the host"),
+        (TcpAddress("192.0.2.1", 80), r"cannot listen at 192\.0\.2\.1:80 for HTTP"),
+    ],
+)
+def test_an_address_that_cannot_be_had_is_told_with_what_to_change(address: TcpAddress, said: str) -> None:
+    """By the setting's name."""
+    with pytest.raises(HttpListenError, match=said) as caught:
+        bind_tcp(address)
+
+    assert "change" in str(caught.value)
+
+
+def test_it_ends_whoever_is_connected() -> None:
+    """One that is idle, one in the middle of a request; the port is free again."""
+    with served() as one:
+        with httpx.Client() as client, one.connect() as half:
+            client.get(f"{one.url}/health")
+            half.sendall(b"GET /hea")
+            poll(lambda: one.connections == 2, "they are not connected")
+            one.stop()
+            assert rest(half) == b""
+
+        with pytest.raises(ConnectionRefusedError):
+            one.connect()
+
+        bind_tcp(TcpAddress(*one.address)).close()
+
+    assert one.said == []
+
+
+class TestInTheDaemonsThread:
+    """As the daemon runs it: in the main thread, in a task group of its own."""
+
+    pytestmark = pytest.mark.anyio
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        """Run on the daemon's own backend alone."""
+        return "asyncio"
+
+    async def test_signals_stay_the_daemons(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Which uvicorn would take, and raise again at its end."""
+        heard: list[Any] = []
+        handlers: list[Callable[..., Any]] = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]  # type: ignore[misc]  # those of pytest and Python
+        listener = HttpListener(
+            HttpSettings(),
+            bind_tcp(TcpAddress("127.0.0.1", 0)),
+            lambda _: wire.Error(0, "unavailable", "not asked"),
+            lambda *said, **_: heard.append(said),
+        )
+        monkeypatch.setattr(listener._app, "observe", lambda: None)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(listener.run)
+            during = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+            tasks.cancel_scope.cancel()
+
+        assert during == handlers
+        assert heard == []
+
+    async def test_an_end_before_the_beginning_closes_the_socket(self) -> None:
+        """The daemon may be told to stop at any moment."""
+        listening = bind_tcp(TcpAddress("127.0.0.1", 0))
+        listener = HttpListener(
+            HttpSettings(), listening, lambda _: wire.Error(0, "unavailable", ""), lambda *_, **__: None
+        )
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await listener.run()
+
+        assert listening.fileno() == -1

@@ -1,0 +1,118 @@
+"""An HTTP listener in this process, before a real engine whose clock a test moves."""
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from anyio.from_thread import start_blocking_portal
+
+from sidecard.observe.http import HttpListener, HttpSettings
+from sidecard.observe.http_address import TcpAddress, bind_tcp
+from sidecard_client import wire
+from tests.host import Host
+
+
+class Served:
+    """A host's engine, served at ``url``. What touches ``host`` goes through `do`, into the thread that serves."""
+
+    def __init__(self, listening: socket.socket, settings: HttpSettings, **engine: Any) -> None:
+        self.host = Host(**engine)
+        self.said: list[tuple[str, str, dict[str, Any]]] = []
+        """The log's lines."""
+        self.reply: wire.AnyReply | Exception | None = None
+        """What every question is answered by, instead of the engine."""
+        self.address = listening.getsockname()
+        self.listener = HttpListener(settings, listening, self._ask, self._say)
+        self._operator = self.host.peer(0, 0, operator=True)
+        self._portal: Any = None
+        self._running: Any = None
+
+    @property
+    def url(self) -> str:
+        """Where it is, without a slash at the end."""
+        host, port = self.address[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self.listener._server.server_state.connections)
+
+    def do(self, work: Any, *arguments: Any) -> Any:
+        """Call something in the thread that serves."""
+        return self._portal.call(work, *arguments)
+
+    def passes(self, seconds: float) -> None:
+        """Let the engine's time pass, and take a step of the history."""
+
+        def pass_time() -> None:
+            self.host.passes(seconds)
+            self.listener._app.observe()
+
+        self.do(pass_time)
+
+    def connect(self) -> socket.socket:
+        """Return a connection that says nothing yet."""
+        family = socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET
+        connection = socket.socket(family)
+        connection.settimeout(20)
+        try:
+            connection.connect(self.address)
+        except OSError:
+            connection.close()
+            raise
+
+        return connection
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Serve, in a thread of its own."""
+        with start_blocking_portal("asyncio") as self._portal:
+            self._running, _ = self._portal.start_task(self.listener.run)
+            try:
+                yield
+            finally:
+                self.stop()
+
+    def stop(self) -> None:
+        """Cancel it, and wait until it has ended."""
+        self._running.cancel()
+        wait([self._running], timeout=20)
+        assert self._running.cancelled()
+
+    def _ask(self, request: wire.AnyRequest) -> wire.AnyReply:
+        if isinstance(self.reply, Exception):
+            raise self.reply
+
+        if self.reply is not None:
+            return self.reply
+
+        self._operator.asks(request)
+        (reply,) = self._operator.hears()
+        return reply
+
+    def _say(self, level: str, event: str, **fields: Any) -> None:
+        self.said.append((level, event, fields))
+
+
+@contextmanager
+def served(*, allow_hosts: tuple[str, ...] = (), **engine: Any) -> Iterator[Served]:
+    """Serve an engine of those settings at a port of loopback."""
+    one = Served(bind_tcp(TcpAddress("127.0.0.1", 0)), HttpSettings(allow_hosts), **engine)
+    with one.serving():
+        yield one
+
+
+@contextmanager
+def served_at(path: Path) -> Iterator[Served]:
+    """Serve an engine at a Unix socket."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen()
+    listening.settimeout(0)
+    one = Served(listening, HttpSettings())
+    with one.serving():
+        yield one

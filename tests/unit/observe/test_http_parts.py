@@ -1,0 +1,86 @@
+"""What the HTTP listener decides without a socket: whom it answers, in which format, and what a posted call is."""
+
+import pytest
+
+from sidecard.observe.http_address import TcpAddress, parse
+from sidecard.observe.http_app import prefers_openmetrics
+from sidecard.observe.http_guard import Hosts
+from sidecard.observe.http_posted import measurements
+from sidecard.observe.http_posted import parse as parse_call
+
+
+@pytest.mark.parametrize(
+    ("host", "admitted"),
+    [
+        ("localhost", True),
+        ("LOCALHOST.:9464", True),
+        ("127.0.0.1:9464", True),
+        ("[::1]:9464", True),
+        ("10.1.2.3", True),
+        ("build-7:9464", True),
+        ("evil.example", False),
+        ("localhost.evil.example:9464", False),
+        ("127.0.0.1.evil.example", False),
+        ("", False),
+    ],
+)
+def test_names_are_admitted_if_they_are_known_and_addresses_always(host: str, admitted: bool) -> None:
+    """A name may be made to lead here by whoever owns it; an address cannot."""
+    assert Hosts(["Build-7"]).admit(host) is admitted
+
+
+@pytest.mark.parametrize(
+    ("accept", "openmetrics"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", False),
+        ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1", True),
+        ("text/plain;version=0.0.4;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5", False),
+        ("application/openmetrics-text; version=1.0.0; q=0", False),
+        ("application/openmetrics-text", True),
+    ],
+)
+def test_openmetrics_is_for_those_who_ask_for_it(accept: str, openmetrics: bool) -> None:
+    """Prometheus does, browsers do not."""
+    assert prefers_openmetrics(accept) is openmetrics
+
+
+@pytest.mark.parametrize(
+    ("listen", "place"),
+    [
+        ("127.0.0.1:9464", TcpAddress("127.0.0.1", 9464)),
+        ("[::1]:0", TcpAddress("::1", 0)),
+        ("localhost:80", TcpAddress("localhost", 80)),
+        ("/run/sidecard/http.sock", "/run/sidecard/http.sock"),
+    ],
+)
+def test_an_address_or_a_path(listen: str, place: TcpAddress | str) -> None:
+    """Whatever has a slash is a path."""
+    assert parse(listen) == place
+
+
+def test_a_posted_call_becomes_measurements() -> None:
+    """In seconds and dollars; the prompt is not even decoded."""
+    call = parse_call(
+        b'{"prompt":"CANARY","task_type":"rag","success":false,"latency_ms":250,"cost":"0.5","timestamp":1e9}'
+    )
+    record = measurements(call)
+    told = {(one.name, tuple(sorted(one.labels.items()))): one.value for one in record.metrics}
+    assert told == {
+        ("openpipe_calls", (("success", "false"), ("task", "rag"))): 1.0,
+        ("openpipe_latency_seconds", (("task", "rag"),)): 0.25,
+        ("openpipe_cost_dollars", (("task", "rag"),)): 0.5,
+    }
+    assert "CANARY" not in repr(record)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b'{"cost":-1}', b'{"cost":1e999}', b'{"task_type":5}', b"\xff", b"[" * 9999]
+)
+def test_what_is_no_call_is_refused_in_a_sentence(body: bytes) -> None:
+    """That does not repeat it."""
+    with pytest.raises(ValueError, match="The body is not") as caught:
+        parse_call(body)
+
+    assert str(caught.value).endswith(".")
