@@ -23,7 +23,7 @@ from sidecard_client.calls import Backends, Functions, Outcome, T
 from sidecard_client.errors import DaemonUnavailable, RequestRefused
 from sidecard_client.failures import Classify, default_classify
 from sidecard_client.instruments import Instruments
-from sidecard_client.options import OnUnavailable, Options, ReadUsage
+from sidecard_client.options import OnUnavailable, Options, ReadUsage, Redact
 from sidecard_client.paths import StrPath, find_socket
 from sidecard_client.proxies import CachedFunction, Perform, SharedMethods
 from sidecard_client.sovereign import sovereign_by
@@ -67,6 +67,7 @@ class AsyncClient(Instruments):
         wait: float | None = None,
         usage: ReadUsage | None = None,
         classify: Classify = default_classify,
+        redact: Redact | None = None,
         on_unavailable: OnUnavailable = "fallback",
         sovereign: bool | None = None,
     ) -> None:
@@ -81,6 +82,7 @@ class AsyncClient(Instruments):
                 "wait": wait,
                 "usage": usage,
                 "classify": classify,
+                "redact": redact,
                 "on_unavailable": on_unavailable,
                 "sovereign": sovereign_by(os.environ) if sovereign is None else sovereign,
             }

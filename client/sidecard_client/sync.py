@@ -19,7 +19,7 @@ from sidecard_client.connection import ANSWERS
 from sidecard_client.errors import DaemonUnavailable, ProtocolError, RequestRefused
 from sidecard_client.failures import Classify, default_classify
 from sidecard_client.instruments import Instruments
-from sidecard_client.options import OnUnavailable, Options, ReadUsage
+from sidecard_client.options import OnUnavailable, Options, ReadUsage, Redact
 from sidecard_client.paths import StrPath, find_socket
 from sidecard_client.pool import Pool
 from sidecard_client.proxies import CachedFunction, SharedMethods
@@ -62,6 +62,7 @@ class Client(Instruments):
         wait: float | None = None,
         usage: ReadUsage | None = None,
         classify: Classify = default_classify,
+        redact: Redact | None = None,
         on_unavailable: OnUnavailable = "fallback",
         sovereign: bool | None = None,
     ) -> None:
@@ -76,6 +77,7 @@ class Client(Instruments):
                 "wait": wait,
                 "usage": usage,
                 "classify": classify,
+                "redact": redact,
                 "on_unavailable": on_unavailable,
                 "sovereign": sovereign_by(os.environ) if sovereign is None else sovereign,
             }

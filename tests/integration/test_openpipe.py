@@ -1,0 +1,209 @@
+"""The names of the blueprint's integration on a real daemon: what its users call, and what they get now."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from sidecard_client import Client
+from sidecard_client.openpipe import (
+    OpenPipeClient,
+    OpenPipeIntegrationManager,
+    OpenPipeLLMWrapper,
+    get_performance_report,
+    openpipe_manager,
+)
+from tests.daemons import Daemon, poll
+from tests.metrics import samples
+
+Start = Callable[..., Daemon]
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run on asyncio, as the original."""
+    return "asyncio"
+
+
+class Llm:
+    """A model that counts its calls, and takes as long as it is told."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.calls = 0
+        self.seconds = seconds
+
+    async def generate(self, prompt: str) -> str:
+        """Answer."""
+        self.calls += 1
+        await asyncio.sleep(self.seconds)
+        if prompt == "bad":
+            raise ValueError(prompt)
+
+        return f"answer to {prompt}"
+
+
+def holding(path: str) -> "subprocess.Popen[bytes]":
+    """Start a process whose call never ends."""
+    program = (
+        "import asyncio, sys\n"
+        "from sidecard_client.openpipe import OpenPipeClient, OpenPipeLLMWrapper\n"
+        "class Llm:\n"
+        "    async def generate(self, prompt): await asyncio.sleep(600)\n"
+        "async def main():\n"
+        "    client = OpenPipeClient({'openpipe': {'socket': sys.argv[1]}})\n"
+        "    await client.initialize()\n"
+        "    await OpenPipeLLMWrapper(Llm(), client).generate('why?')\n"
+        "asyncio.run(main())"
+    )
+    return subprocess.Popen([sys.executable, "-c", program, path])
+
+
+class PlainLlm(Llm):
+    """One that is not asynchronous."""
+
+    def generate(self, prompt: str) -> str:  # type: ignore[override]  # as many are
+        """Answer."""
+        self.calls += 1
+        return f"answer to {prompt}"
+
+
+@pytest.fixture
+async def client(daemon: Start, socket_path: str) -> AsyncIterator[OpenPipeClient]:
+    """Open a client of a daemon."""
+    daemon("--no-state")
+    one = OpenPipeClient(
+        {"openpipe": {"socket": socket_path, "api_key": "x", "cache_ttl": 60}, "redis": {"host": "gone"}}
+    )
+    assert await one.initialize()
+    yield one
+    await one.shutdown()
+
+
+async def test_duplicates_await_the_real_answer(client: OpenPipeClient) -> None:
+    """Twenty at once, of which one is asked; then the cache."""
+    llm = Llm(0.1)
+    wrapper = OpenPipeLLMWrapper(llm, client, "rag")
+    assert set(await asyncio.gather(*(wrapper.generate("why?") for _ in range(20)))) == {"answer to why?"}
+    assert await wrapper.generate("why?") == "answer to why?"
+    assert llm.calls == 1
+    assert await client.get_cached_response("why?", task_type="rag") == "answer to why?"
+    summary = await client.get_performance_summary()
+    assert (summary["total_requests"], summary["shared_requests"], summary["cache_hits"]) == (21, 19, 1)
+    assert summary["cache_hit_rate"] == pytest.approx(1 / 21)
+
+
+async def test_a_failure_reaches_its_caller_and_blocks_no_key(client: OpenPipeClient) -> None:
+    """The next one asks again."""
+    llm = Llm()
+    wrapper = OpenPipeLLMWrapper(llm, client)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="bad"):
+            await wrapper.generate("bad")
+
+    assert llm.calls == 2
+
+
+async def test_prompt_context_and_task_tell_requests_apart(client: OpenPipeClient) -> None:
+    """And nothing else does, a plain model included."""
+    llm = PlainLlm()
+    for context in ({"language": "de"}, {"language": "en"}, None, {"language": "de"}):
+        assert await OpenPipeLLMWrapper(llm, client).generate("why?", context) == "answer to why?"
+
+    await OpenPipeLLMWrapper(llm, client, "rag").generate("why?")
+    assert llm.calls == 4
+
+
+async def test_the_originals_own_path_works_too(client: OpenPipeClient) -> None:
+    """Look, ask whether somebody is at it, fetch, store."""
+    assert await client.get_cached_response("why?") is None
+    assert await client.deduplicate_request("why?") is False
+    await client.cache_response("why?", "because")
+    assert await client.get_cached_response("why?") == "because"
+    assert await client.deduplicate_request("why?") is True
+
+
+async def test_who_asks_for_a_duplicate_waits_for_the_other_ones_answer(client: OpenPipeClient) -> None:
+    """And then it is there."""
+    wrapper = OpenPipeLLMWrapper(Llm(0.2), client)
+    fetching = asyncio.ensure_future(wrapper.generate("why?"))
+    while not (await client.sidecard.stats()).flights:  # noqa: ASYNC110 - of a daemon that tells nobody
+        await asyncio.sleep(0.005)
+
+    assert await client.deduplicate_request("why?") is True
+    assert await client.get_cached_response("why?") == await fetching
+
+
+async def test_metrics_are_counted(client: OpenPipeClient, socket_path: str) -> None:
+    """Under the names that the listener gives to what is posted."""
+    await client.record_metrics("why?", "because", 12.5, 0.25, success=True, task_type="rag")
+    await asyncio.to_thread(client.sidecard.flush_metrics, 5.0)
+    told = samples(socket_path)
+    assert told["openpipe_calls_total success=true task=rag"] == 1.0
+    assert told["openpipe_latency_seconds_sum task=rag"] == 0.0125
+    assert told["openpipe_cost_dollars_total task=rag"] == 0.25
+
+
+async def test_an_application_starts_and_ends_it(
+    daemon: Start, socket_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the module's own manager, from the environment, in different tasks."""
+    daemon("--no-state")
+    for name, value in {"SIDECARD_SOCKET": socket_path, "CACHE_TTL": "60", "SOVEREIGN_MODE": "true"}.items():
+        monkeypatch.setenv(name, value)
+
+    llm = Llm()
+    assert openpipe_manager.create_llm_wrapper(llm, "rag") is llm
+    assert await get_performance_report() == {"status": "disabled"}
+    assert await asyncio.ensure_future(openpipe_manager.initialize())
+    wrapper = openpipe_manager.create_llm_wrapper(llm, "rag", usage=lambda _: {"model": "m", "cost_dollars": 0.5})
+    for _ in range(2):
+        assert await wrapper.generate("why?") == "answer to why?"
+
+    report: dict[str, Any] = await get_performance_report()
+    assert report["integration_status"] == "active"
+    assert report["local_metrics"]["cache_hit_rate"] == 0.5
+    assert report["openpipe_summary"]["saved_dollars"] == 0.5
+    await asyncio.ensure_future(openpipe_manager.shutdown())
+    assert await get_performance_report() == {"status": "disabled"}
+
+
+async def test_without_a_daemon_calls_are_made_all_the_same(socket_path: str) -> None:
+    """Once per process and key; nothing is stored, and the report says why there is none."""
+    manager = OpenPipeIntegrationManager({"openpipe": {"socket": socket_path}})
+    assert await manager.initialize()
+    llm = Llm(0.05)
+    wrapper = manager.create_llm_wrapper(llm, "rag")
+    assert set(await asyncio.gather(*(wrapper.generate("why?") for _ in range(5)))) == {"answer to why?"}
+    assert llm.calls == 1
+    client = manager.openpipe_client
+    assert client is not None
+    assert await client.deduplicate_request("why?", task_type="rag") is False
+    await client.cache_response("why?", "because")
+    assert await client.get_cached_response("why?") is None
+    assert (await manager.get_performance_report())["integration_status"] == "no daemon answers"
+    await manager.shutdown()
+
+
+async def test_a_setting_that_cannot_be_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its name."""
+    monkeypatch.setenv("CACHE_TTL", "soon")
+    with pytest.raises(ValueError, match="CACHE_TTL should be a number of seconds, not 'soon'"):
+        await OpenPipeIntegrationManager().initialize()
+
+
+async def test_a_holder_that_is_killed_is_followed(client: OpenPipeClient, socket_path: str) -> None:
+    """In the original its key was blocked until a time-out, and the others had a placeholder."""
+    holder = holding(socket_path)
+    with Client(socket_path) as watching:
+        await asyncio.to_thread(poll, lambda: watching.stats().leases == 1, "no lease")
+        waiting = asyncio.ensure_future(OpenPipeLLMWrapper(Llm(), client).generate("why?"))
+        await asyncio.to_thread(poll, lambda: watching.stats().waiters == 1, "nobody waits")
+
+    holder.kill()
+    holder.wait()
+    assert await waiting == "answer to why?"
