@@ -5,6 +5,7 @@ Cancellation may come at every ``await``: each one leaves the lease given back a
 """
 
 import inspect
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -40,6 +41,19 @@ class AsyncRunner:
 
     async def run(self, call: Call) -> Outcome[Any]:
         """Return the call's outcome, from wherever it comes. Raises what `AsyncClient.call` does."""
+        if calls.TRACING not in sys.modules:
+            return await self._run(call)
+
+        from sidecard_client.tracing import traced  # noqa: PLC0415 - for apps that trace
+
+        with traced(call) as span:
+            outcome = await self._run(call)
+            if span is not None:
+                span.came(outcome)
+
+            return outcome
+
+    async def _run(self, call: Call) -> Outcome[Any]:
         started = monotonic()
         reach = self._reach
         try:
@@ -65,7 +79,7 @@ class AsyncRunner:
 
         if resolved is calls.OWN_CALL:
             if call.key is not None:
-                return await self.run(calls.unshared(call))
+                return await self._run(calls.unshared(call))
 
             return await self._run_here(call, "upstream", waited_seconds)
 

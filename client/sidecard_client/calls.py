@@ -41,6 +41,8 @@ from sidecard_client.wire import FailureKind
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultingTypeVar  # every type checker brings it along
 
+    from sidecard_client.tracing import Span
+
     # Mypy finds no common answer of functions whose signatures differ too much: then it is Any, and no error.
     T = DefaultingTypeVar("T", default=Any)
 else:
@@ -62,6 +64,9 @@ MAX_BACKENDS = 16
 
 MAX_WARNED_FUNCTIONS = 1000
 """How many functions are remembered as warned of; beyond, Python's own warning filter must do."""
+
+TRACING: Final = "opentelemetry.trace"
+"""The module that an app has imported if it traces; nobody else pays more for it than to look here."""
 
 _warned_of: set[str] = set()
 
@@ -107,6 +112,7 @@ class Call(Struct):
 
     ``backends`` is empty for a single function, or has the one name that ``backend=`` gave it.
     ``key`` is None where nothing may be shared.
+    ``span`` and ``trace``, its ``traceparent``, are there while the call is traced; see `tracing`.
     """
 
     functions: tuple[Callable[..., Any], ...]
@@ -115,6 +121,8 @@ class Call(Struct):
     kwargs: dict[str, Any]
     options: Options
     key: str | None
+    span: "Span | None" = None
+    trace: str = ""
 
     def backend_of(self, lease_backend: str) -> str:
         """Return the backend that a lease means: a name that is not among several means the preferred one."""
@@ -150,6 +158,7 @@ class Call(Struct):
             ttl_seconds=options.ttl_seconds,
             mode=options.mode,
             route=options.route,
+            trace=self.trace,
         )
 
 
@@ -202,6 +211,9 @@ def resolve(call: Call, reply: Any, waited_seconds: float) -> Outcome[Any] | wir
         case wire.Hit():
             return _outcome(reply, "stale" if reply.stale else "cache", waited_seconds)
         case wire.Shared():
+            if call.span is not None:
+                call.span.link(reply.trace)
+
             return _outcome(reply, "shared", waited_seconds)
         case wire.Lease():
             return reply
@@ -224,12 +236,16 @@ def complete(call: Call, request_id: int, lease: wire.Lease, value: Any) -> wire
         raise UnshareableValue(f"The value is too large to be shared: {len(packed)} bytes, at most {MAX_VALUE_BYTES}.")
 
     options = call.options
+    usage = read_usage(options, value)
+    if call.span is not None:
+        call.span.used(usage)
+
     told = lease.log and len(packed) <= MAX_VALUE_BYTES - 2 * MAX_SPOKEN_BYTES
     return wire.Complete(
         id=request_id,
         lease=lease.lease,
         value=Raw(packed),
-        usage=read_usage(options, value),
+        usage=usage,
         ttl_seconds=options.ttl_seconds,
         tags=options.tags,
         spoken=spoken(options, call.args, call.kwargs, value) if told else None,

@@ -3,6 +3,7 @@
 Whatever happens to the daemon, the function's value or exception reaches its own caller.
 """
 
+import sys
 import threading
 from time import monotonic
 from typing import Any, assert_never
@@ -30,6 +31,19 @@ class Runner:
 
     def run(self, call: Call) -> Outcome[Any]:
         """Return the call's outcome, from wherever it comes. Raises what `Client.call` does."""
+        if calls.TRACING not in sys.modules:
+            return self._run(call)
+
+        from sidecard_client.tracing import traced  # noqa: PLC0415 - for apps that trace
+
+        with traced(call) as span:
+            outcome = self._run(call)
+            if span is not None:
+                span.came(outcome)
+
+            return outcome
+
+    def _run(self, call: Call) -> Outcome[Any]:
         started = monotonic()
         try:
             channel, reply = self._pool.begin(call, started)
@@ -48,7 +62,7 @@ class Runner:
 
         if resolved is calls.OWN_CALL:
             if call.key is not None:
-                return self.run(calls.unshared(call))
+                return self._run(calls.unshared(call))
 
             return self._run_here(call, "upstream", waited_seconds)
 

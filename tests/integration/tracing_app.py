@@ -1,0 +1,154 @@
+"""An app that traces: ``tracing_app SOCKET SCENARIO`` prints its spans as JSON. A process of its own, because who traces does so for good."""
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from sidecard_client import AsyncClient, Client
+
+POLICY: dict[str, Any] = {
+    "model": "small",
+    "task": "rag",
+    "backend": "cloud",
+    "usage": lambda _: {"model": "small-7", "prompt_tokens": 3, "completion_tokens": 5, "cost_dollars": 0.25},
+}
+
+
+def generate(prompt: str) -> str:
+    """Stand for an SDK, which traces too."""
+    with trace.get_tracer("sdk").start_as_current_span("sdk call"):
+        return f"{prompt} SECRET"
+
+
+async def agenerate(prompt: str) -> str:
+    """As `generate`."""
+    return generate(prompt)
+
+
+def embed(prompt: str) -> str:
+    """Fail, quoting the prompt."""
+    raise ValueError(prompt)
+
+
+def blocking(path: str) -> None:
+    """Make a call, ask for it again, fail."""
+    with Client(path) as client:
+        client.call(generate, "PROMPT", **POLICY)
+        client.call(generate, "PROMPT", **POLICY)
+        with contextlib.suppress(ValueError):
+            client.call(embed, "PROMPT")
+
+
+async def asynchronous(path: str) -> None:
+    """As `blocking`."""
+    async with AsyncClient(path) as client:
+        await client.call(agenerate, "PROMPT", **POLICY)
+        await client.call(agenerate, "PROMPT", **POLICY)
+        with contextlib.suppress(ValueError):
+            await client.call(embed, "PROMPT")
+
+
+def sharing(path: str) -> None:
+    """Let one wait for another's call."""
+    entered, opened = threading.Event(), threading.Event()
+
+    def slow(prompt: str) -> str:
+        entered.set()
+        opened.wait(20)
+        return prompt
+
+    with Client(path) as client:
+        holder = threading.Thread(target=client.call, args=(slow, "PROMPT"), kwargs={"name": "slow"})
+        holder.start()
+        entered.wait(20)
+        waiter = threading.Thread(target=client.call, args=(slow, "PROMPT"), kwargs={"name": "slow"})
+        waiter.start()
+        while client.stats().waiters != 1:
+            time.sleep(0.005)
+
+        opened.set()
+        holder.join()
+        waiter.join()
+
+
+def broken(path: str) -> None:
+    """Trace with a library that fails at everything."""
+
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(name)
+
+    sys.modules["opentelemetry.trace"] = Broken()  # type: ignore[assignment]  # that is the point
+    with Client(path) as client:
+        assert client.call(str, 1, name="f") == "1"
+
+
+def half_broken(path: str) -> None:
+    """Trace with spans that fail at everything once they are begun."""
+
+    class Broken(trace.NonRecordingSpan):
+        def get_span_context(self) -> Any:
+            raise RuntimeError
+
+        set_attributes = set_attribute = set_status = add_link = end = get_span_context  # type: ignore[assignment]
+
+    class Provider(trace.NoOpTracer):
+        def start_span(self, *_: Any, **__: Any) -> Any:
+            return Broken(trace.INVALID_SPAN_CONTEXT)
+
+    trace.get_tracer = lambda *_, **__: Provider()
+    with Client(path) as client:
+        assert client.call(str, 1, name="f") == "1"
+        try:
+            client.call(embed, "x")
+        except ValueError:
+            return
+
+    raise AssertionError("the function's own exception did not arrive")
+
+
+def told(span: ReadableSpan) -> dict[str, Any]:
+    """Return what there is to see of a span."""
+    assert span.context is not None
+    return {
+        "name": span.name,
+        "kind": span.kind.name,
+        "id": f"{span.context.trace_id:032x}-{span.context.span_id:016x}",
+        "parent": None if span.parent is None else f"{span.parent.trace_id:032x}-{span.parent.span_id:016x}",
+        "links": [f"{link.context.trace_id:032x}-{link.context.span_id:016x}" for link in span.links],
+        "status": span.status.status_code.name,
+        "attributes": dict(span.attributes or {}),
+        "all": span.to_json(),
+    }
+
+
+def main(path: str, scenario: str) -> None:
+    """Run a scenario."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    scenarios: dict[str, Callable[[str], object]] = {
+        "blocking": blocking,
+        "sharing": sharing,
+        "broken": broken,
+        "half broken": half_broken,
+        "asynchronous": lambda path: anyio.run(asynchronous, path),
+        "on trio": lambda path: anyio.run(asynchronous, path, backend="trio"),
+    }
+    scenarios[scenario](path)
+    print(json.dumps([told(span) for span in exporter.get_finished_spans()]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
