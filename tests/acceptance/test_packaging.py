@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 ROOT_ENTRIES = {
     "Containerfile", "LICENSE", "README.md", "client", "pyproject.toml", "requirements.lock", "sidecard", "systemd", "tests",
 }  # fmt: skip
+SHIPPED = {"sidecard": {".html", ".css", ".js", ".svg", ".json", ".yml"}, "sidecard_client": set[str]()}
 BUILDS = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 CLIENT_ALONE = """
@@ -127,13 +129,14 @@ class TestWheel:
     pytestmark = BUILDS
 
     def test_wheel_holds_its_whole_package_and_nothing_else(self, wheels: dict[str, Path], package: str) -> None:
-        """Each module is in it, typed, and no test and no other file is."""
+        """Each module is in it, typed, with the dashboard and the files for other programs, and no test and nothing else is."""
         with zipfile.ZipFile(wheels[package]) as archive:
             packed = {name for name in archive.namelist() if ".dist-info/" not in name}
 
         source = ROOT / "client" if package == "sidecard_client" else ROOT
-        modules = {str(path.relative_to(source)) for path in (source / package).rglob("*.py")}
-        assert packed == modules | {f"{package}/py.typed"}
+        files = {path for path in (source / package).rglob("*") if path.is_file() and path.suffix != ".pyc"}
+        assert {path.suffix for path in files} <= {".py", ".typed", *SHIPPED[package]}
+        assert packed == {str(path.relative_to(source)) for path in files}
 
     def test_wheel_tells_version_python_and_licence(self, wheels: dict[str, Path], package: str) -> None:
         """The metadata agree with the one place that says the version."""
@@ -181,10 +184,17 @@ def test_daemon_serves_from_its_wheels_and_lock(wheels: dict[str, Path], tmp_pat
     assert metadata(wheels["sidecard"])["Version"] in ran(command, "--version")
 
     path = str(tmp_path / "s.sock") if len(str(tmp_path)) < 90 else f"/tmp/sidecard-wheel-{os.getpid()}.sock"
-    with subprocess.Popen([command, "serve", "--socket", path], cwd="/", stdin=subprocess.DEVNULL) as daemon:
+    page = f"{path}.http"
+    served: list[str | Path] = [command, "serve", "--no-state", "--socket", path, f"--set=http.listen={page}"]
+    with subprocess.Popen(served, cwd="/", stdin=subprocess.DEVNULL) as daemon:
         try:
             poll(lambda: os.path.exists(path), "no socket")  # noqa: PTH110 - a socket's path is a string everywhere
             ran(command, "ping", "--socket", path)
+            assert "# EOF" in ran(command, "metrics", "--socket", path, "--format", "openmetrics")
+            assert "groups:" in ran(command, "files", "alerts")
+            with httpx.Client(transport=httpx.HTTPTransport(uds=page)) as browser:
+                for name in ("/", "/assets/dashboard.js", "/metrics"):
+                    assert browser.get(f"http://localhost{name}").status_code == 200
         finally:
             daemon.terminate()
 
