@@ -129,7 +129,7 @@ class AsyncRunner:
                     self._flights.succeed(flight, value)
 
                 lease, held = held, None
-                await _complete(link, call, function, lease, value)
+                await _complete(link, call, function, begin_id, lease, value)
                 return attempts.outcome(value, waited_seconds)
 
             return await self._run_here(call, "upstream", waited_seconds, flight, attempts)
@@ -226,7 +226,9 @@ async def _ask_next(link: Link, call: Call, begin_id: int, request: wire.Fail) -
         return None
 
 
-async def _complete(link: Link, call: Call, function: Callable[..., Any], lease: wire.Lease, value: Any) -> None:
+async def _complete(
+    link: Link, call: Call, function: Callable[..., Any], begin_id: int, lease: wire.Lease, value: Any
+) -> None:
     try:
         message = calls.complete(call, link.next_id(), lease, value)
     except UnshareableValue as error:
@@ -237,7 +239,9 @@ async def _complete(link: Link, call: Call, function: Callable[..., Any], lease:
     # Not only told: once a call has returned, its answer is there for whoever asks next, in any process.
     # Where the link is lost, its end has voided the lease, and the caller has its value all the same.
     with suppress(LinkLost):
-        await link.ask(message)
+        if leaves_a_lease(await link.ask(message)):
+            # A daemon of another version, say: those who wait must not wait until the lease ends.
+            link.tell(wire.Cancel(target=begin_id))
 
 
 async def _perform(function: Callable[..., Any], call: Call) -> Any:

@@ -138,6 +138,18 @@ async def test_a_daemon_that_stops_during_the_function_does_not_keep_its_value(s
     assert monotonic() - began < CALL_SECONDS
 
 
+async def test_a_lease_whose_answer_the_daemon_cannot_take_is_given_back(scripted: ScriptedDaemon) -> None:
+    """Those who wait for it must not wait until it ends by itself."""
+    scripted.script(wire.Complete, wire.Error(0, "bad_request", "a field that this daemon does not know"))
+    async with AsyncClient(scripted.path) as sidecard:
+        outcome, _ = await timed(sidecard)
+        (begin,) = await came(scripted, wire.Begin)
+        (cancel,) = await came(scripted, wire.Cancel)
+
+    assert (outcome.value, outcome.source) == ("value", "upstream")
+    assert cancel.target == begin.id
+
+
 async def test_one_call_without_an_answer_does_not_end_the_others(scripted: ScriptedDaemon) -> None:
     """A daemon that answers others is overloaded: that call goes on alone, and its begin is taken back."""
     scripted.script(wire.Begin, HANG, PENDING)
