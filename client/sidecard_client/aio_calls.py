@@ -206,6 +206,9 @@ class AsyncRunner:
                 if flight is not None:
                     self._flights.succeed(flight, value)
 
+                if call.span is not None:
+                    calls.usage_of(call, value)
+
                 return Outcome(value, source, backend=backend, waited_seconds=waited_seconds, attempts=count)
         finally:
             if flight is not None:

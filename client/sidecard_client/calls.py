@@ -236,10 +236,7 @@ def complete(call: Call, request_id: int, lease: wire.Lease, value: Any) -> wire
         raise UnshareableValue(f"The value is too large to be shared: {len(packed)} bytes, at most {MAX_VALUE_BYTES}.")
 
     options = call.options
-    usage = read_usage(options, value)
-    if call.span is not None:
-        call.span.used(usage)
-
+    usage = usage_of(call, value)
     told = lease.log and len(packed) <= MAX_VALUE_BYTES - 2 * MAX_SPOKEN_BYTES
     return wire.Complete(
         id=request_id,
@@ -263,7 +260,7 @@ def refuse_to_share(call: Call, request_id: int, lease: str, value: Any, error: 
         kind="ignored",
         message=message_of(error),
         answered=True,
-        usage=read_usage(call.options, value),
+        usage=usage_of(call, value),
     )
 
 
@@ -283,6 +280,15 @@ def warn_unshareable(function: Callable[..., Any], error: UnshareableValue) -> N
             _warned_of.add(name)
 
         _warn(f"{name}: {error}")
+
+
+def usage_of(call: Call, value: Any) -> wire.Usage | None:
+    """Return what `read_usage` says of a call that was made, and tell the call's span, if it has one."""
+    usage = read_usage(call.options, value)
+    if call.span is not None:
+        call.span.used(usage)
+
+    return usage
 
 
 def read_usage(options: Options, value: Any) -> wire.Usage | None:

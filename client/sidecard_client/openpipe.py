@@ -68,6 +68,7 @@ class OpenPipeClient:
         self._path = settings.get("socket")
         self._sidecard: AsyncClient | None = None
         self._keeping: asyncio.Task[None] | None = None
+        self._opened = asyncio.Event()
         self._ending = asyncio.Event()
 
     @property
@@ -79,14 +80,21 @@ class OpenPipeClient:
         return self._sidecard
 
     async def initialize(self) -> bool:
-        """Open the client. True also where no daemon answers: calls are made without it then, and shared again once it is back."""
-        if self._keeping is None:
-            opened = asyncio.get_running_loop().create_future()
-            self._ending.clear()
-            # In a task of its own: whoever shuts it down need not be the task that has opened it.
-            self._keeping = asyncio.ensure_future(self._keep(opened))
-            await opened
+        """Open the client. True also where no daemon answers: calls are made without it then, and shared again once it is back.
 
+        Raises `ValueError` and `TypeError` for a setting that cannot be.
+        """
+        # One that is done has ended with its event loop.
+        if self._keeping is None or self._keeping.done():
+            sidecard = AsyncClient(
+                self._path, namespace=self._namespace, ttl=self.cache_ttl, sovereign=self.sovereign_mode
+            )
+            # Anew, because an event belongs to the loop in which it was awaited first.
+            self._opened, self._ending = asyncio.Event(), asyncio.Event()
+            # In a task of its own: whoever shuts it down need not be the task that has opened it.
+            self._keeping = asyncio.ensure_future(self._keep(sidecard, self._opened, self._ending))
+
+        await self._opened.wait()
         return True
 
     async def shutdown(self) -> None:
@@ -96,21 +104,16 @@ class OpenPipeClient:
             self._ending.set()
             await keeping
 
-    async def _keep(self, opened: "asyncio.Future[None]") -> None:
+    async def _keep(self, sidecard: AsyncClient, opened: asyncio.Event, ending: asyncio.Event) -> None:
         try:
-            async with AsyncClient(
-                self._path, namespace=self._namespace, ttl=self.cache_ttl, sovereign=self.sovereign_mode
-            ) as sidecard:
+            async with sidecard:
                 self._sidecard = sidecard
-                opened.set_result(None)
-                await self._ending.wait()
-        except Exception as error:
-            if opened.done():
-                raise
-
-            opened.set_exception(error)
+                opened.set()
+                await ending.wait()
         finally:
-            self._sidecard = None
+            # It may be open anew by now.
+            if self._sidecard is sidecard:
+                self._sidecard = None
 
     async def get_cached_response(
         self, prompt: str, context: Mapping[str, Any] | None = None, task_type: str = DEFAULT_TASK
@@ -138,14 +141,14 @@ class OpenPipeClient:
         True: `get_cached_response` has it. False: nobody was fetching it, or nobody succeeded, so it is this caller's to
         fetch. Nobody needs to ask: `OpenPipeLLMWrapper.generate` does all of it in one step, without a gap in between.
         """
+        sidecard, key = self.sidecard, key_of(prompt, context, task_type)
         try:
-            await self.sidecard.call(
-                _fetch_nothing, key=key_of(prompt, context, task_type), task=task_type, classify=_given_back
-            )
+            await sidecard.call(_fetch_nothing, key=key, task=task_type, classify=_given_back)
         except Exception:  # noqa: BLE001 - whatever became of the other's call, the answer is not there
             return False
-        else:
-            return True
+
+        # An answer that was shared need not be stored: not without a daemon, nor where it is too large.
+        return await self.get_cached_response(prompt, context, task_type) is not None
 
     async def record_metrics(
         self,
@@ -225,11 +228,13 @@ class OpenPipeIntegrationManager:
     async def initialize(self) -> bool:
         """Open the client; see `OpenPipeClient.initialize`. Raises `ValueError` for a setting that cannot be."""
         if self.openpipe_client is None:
-            client = OpenPipeClient(_of_environment(os.environ) if self.config is None else self.config)
-            await client.initialize()
-            self.openpipe_client = client
+            self.openpipe_client = OpenPipeClient(_of_environment(os.environ) if self.config is None else self.config)
 
-        return True
+        try:
+            return await self.openpipe_client.initialize()
+        except (TypeError, ValueError):
+            self.openpipe_client = None  # the settings may be others the next time
+            raise
 
     def create_llm_wrapper(
         self, llm_client: L, task_type: str, *, usage: ReadUsage | None = None, backend: str | None = None

@@ -114,14 +114,19 @@ class Span:
 @contextmanager
 def traced(call: Any) -> Iterator[Span | None]:
     """Trace ``call`` (`calls.Call`) while the body makes it; yield its span, None where there is none to be had."""
-    trace, context = sys.modules.get("opentelemetry.trace"), sys.modules.get("opentelemetry.context")
-    try:
+    trace: Any = sys.modules.get("opentelemetry.trace")
+    context: Any = sys.modules.get("opentelemetry.context")
+    started = None
+    with contextlib.suppress(Exception):
         started = _started(trace, call)
-        span = Span(trace, started)
-        token = context.attach(trace.set_span_in_context(started))  # type: ignore[union-attr]  # or it is an error
-    except Exception:  # noqa: BLE001 - see the module's text
+
+    if started is None:
         yield None
         return
+
+    span, token = Span(trace, started), None
+    with contextlib.suppress(Exception):
+        token = context.attach(trace.set_span_in_context(started))
 
     call.span, call.trace = span, span.parent
     try:
@@ -130,8 +135,9 @@ def traced(call: Any) -> Iterator[Span | None]:
         span.failed(error)
         raise
     finally:
-        with contextlib.suppress(Exception):
-            context.detach(token)  # type: ignore[union-attr]  # as above
+        if token is not None:
+            with contextlib.suppress(Exception):
+                context.detach(token)
 
         span.end()
 
@@ -146,6 +152,10 @@ def _started(trace: Any, call: Any) -> Any:
 
     if call.key is not None:
         attributes["sidecard.key"] = call.key[:SHOWN_KEY_CHARACTERS]
+
+    if len(call.backends) == 1:
+        # Known before anything can fail; of several it is told once one has answered.
+        attributes["gen_ai.provider.name"] = attributes["sidecard.backend"] = call.backends[0]
 
     return trace.get_tracer("sidecard_client", __version__).start_span(
         f"{operation} {options.model}" if options.model else operation,

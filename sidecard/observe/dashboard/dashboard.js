@@ -131,7 +131,8 @@ function drawHistory() {
   const calls = minutes(steps, latest.uptime_seconds, OUTCOMES.map(({ name }) => name));
   const total = (name) => calls.reduce((sum, minute) => sum + minute[name], 0);
   const told = OUTCOMES.map(({ name, label }) => `${count(total(name))} ${label}`).join(", ");
-  callsChart.draw("Calls per minute", `In all ${told}.`, calls, count);
+  const any = OUTCOMES.some(({ name }) => total(name) > 0);
+  callsChart.draw("Calls per minute", any ? `In all ${told}.` : "No calls.", calls, count);
 
   // Hosts whose models are their own save no money, but time.
   const money = latest.served_dollars > 0;
@@ -139,7 +140,7 @@ function drawHistory() {
   const saved = minutes(steps, latest.uptime_seconds, [column]).map((minute) => ({ hits: minute[column] }));
   const all = saved.reduce((sum, minute) => sum + minute.hits, 0);
   const title = money ? "Money saved per minute" : "Time saved per minute";
-  savedChart.draw(title, `In all ${write(all)}, by the cache and by sharing.`, saved, write);
+  savedChart.draw(title, all > 0 ? `In all ${write(all)}, by the cache and by sharing.` : "Nothing yet.", saved, write);
 }
 
 document.addEventListener("visibilitychange", () => {

@@ -4,6 +4,7 @@ const SPACE = "\u00a0"; // A unit stays with its number.
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const cents = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const oneTenth = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const digits = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
 export const count = (number) => whole.format(number);
@@ -13,7 +14,8 @@ export function percent(share) {
   // 100 % and 0 % are said of all and of none only.
   if (points > 99.9 && points < 100) return `>${SPACE}99.9${SPACE}%`;
   if (points > 0 && points < 0.1) return `<${SPACE}0.1${SPACE}%`;
-  return `${tenths.format(points)}${SPACE}%`;
+  // Those of a column stand below each other.
+  return `${(points % 100 ? oneTenth : whole).format(points)}${SPACE}%`;
 }
 
 export function dollars(amount) {
@@ -21,10 +23,11 @@ export function dollars(amount) {
   return `$${amount < 0.000001 ? amount.toExponential(0) : amount.toFixed(6)}`;
 }
 
+// The bounds are where rounding reaches the next unit.
 export function seconds(span) {
   if (span === 0) return `0${SPACE}s`;
-  if (span < 0.001) return `${digits.format(span * 1e6)}${SPACE}µs`;
-  if (span < 1) return `${digits.format(span * 1e3)}${SPACE}ms`;
+  if (span < 0.0009995) return `${digits.format(span * 1e6)}${SPACE}µs`;
+  if (span < 0.9995) return `${digits.format(span * 1e3)}${SPACE}ms`;
   if (span < 60) return `${digits.format(span)}${SPACE}s`;
   const rounded = Math.round(span);
   if (rounded < 3600) return pair(rounded, 60, "min", 1, "s");
@@ -42,7 +45,7 @@ export function bytes(number) {
   if (number < 1024) return `${count(number)}${SPACE}B`;
   for (const unit of ["KiB", "MiB", "GiB"]) {
     number /= 1024;
-    if (number < 1024) return `${tenths.format(number)}${SPACE}${unit}`;
+    if (number < 1023.95) return `${tenths.format(number)}${SPACE}${unit}`;
   }
   return `${tenths.format(number / 1024)}${SPACE}TiB`;
 }

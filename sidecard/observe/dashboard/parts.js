@@ -144,9 +144,12 @@ const COLUMNS = [
   ["Shared", (task) => percent(task.deduplication_rate)],
   ["Upstream", (task) => count(task.upstream_calls)],
   ["Saved time", (task) => seconds(task.saved_by_cache_seconds + task.saved_by_sharing_seconds)],
-  ["Billed", (task) => dollars(task.billed_dollars)],
-  ["Saved money", (task) => dollars(task.saved_by_cache_dollars + task.saved_by_sharing_dollars)],
+  ["Billed", (task) => costs(task, task.billed_dollars)],
+  ["Saved money", (task) => costs(task, task.saved_by_cache_dollars + task.saved_by_sharing_dollars)],
 ];
+
+// Where no cost was reported, no dollars would look like a measurement.
+const costs = (task, amount) => (task.served_dollars > 0 ? dollars(amount) : "–");
 
 export function drawTasks(tasks) {
   const named = Object.entries(tasks).sort(([a, x], [b, y]) => y.calls - x.calls || (a < b ? -1 : 1));

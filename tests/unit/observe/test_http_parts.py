@@ -39,11 +39,19 @@ def test_names_are_admitted_if_they_are_known_and_addresses_always(host: str, ad
         ("text/plain;version=0.0.4;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5", False),
         ("application/openmetrics-text; version=1.0.0; q=0", False),
         ("application/openmetrics-text", True),
+        ("Application/OpenMetrics-Text; Q=0.5, */*", True),
+        ("text/plain;q=nonsense,application/openmetrics-text;q=0.9", False),
     ],
 )
 def test_openmetrics_is_for_those_who_ask_for_it(accept: str, openmetrics: bool) -> None:
     """Prometheus does, browsers do not."""
     assert prefers_openmetrics(accept) is openmetrics
+
+
+@pytest.mark.parametrize("part", [" ", ";", ",", "a ", ";q=1", "text/plain;q= "])
+def test_a_header_of_any_length_is_read_in_passing(part: str) -> None:
+    """A pattern that tries again at each character would be busy for an hour, and with it the daemon."""
+    assert prefers_openmetrics(f"{part * 500_000}x, application/openmetrics-text") is True
 
 
 @pytest.mark.parametrize(
