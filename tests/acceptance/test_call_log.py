@@ -115,6 +115,7 @@ def test_a_stop_writes_what_waits(daemon: Start, socket_path: str, tmp_path: Pat
     assert len(calls(tmp_path, "export")) == 300
 
 
+@pytest.mark.slow
 def test_a_kill_loses_what_waits_and_nothing_else(daemon: Start, socket_path: str, tmp_path: Path) -> None:
     """What was written is there, and the next daemon goes on with the same file."""
     one = daemon(LOGGED, STATE_DIRECTORY=str(tmp_path))
@@ -144,6 +145,7 @@ def test_a_log_without_a_place_is_refused_at_the_start(socket_path: str) -> None
     assert "sqlite:PATH" in done.stderr
 
 
+@pytest.mark.slow
 def test_callers_who_were_served_by_one_call_have_rows_of_their_own(
     daemon: Start, socket_path: str, tmp_path: Path
 ) -> None:

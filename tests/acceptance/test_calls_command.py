@@ -176,6 +176,7 @@ def test_a_list_is_for_programs(state: Path, calls: Run) -> None:
     assert told == {name: getattr(one, name) for name in one.__struct_fields__ if name not in {"prompt", "answer"}}
 
 
+@pytest.mark.slow
 def test_filters_say_which_calls_are_meant(state: Path, calls: Run) -> None:
     """By name, by kind, by time; several of a kind are alternatives."""
     write(
@@ -298,6 +299,7 @@ def test_a_reader_that_has_had_enough_is_no_error(state: Path) -> None:
     process.stderr.close()
 
 
+@pytest.mark.slow
 def test_a_log_can_be_read_while_it_is_written(state: Path, calls: Run) -> None:
     """And an export ends, though rows go on coming."""
     write(state, [row()])

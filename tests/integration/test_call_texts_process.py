@@ -46,6 +46,7 @@ def test_a_large_text_comes_back(maker: TextMaker) -> None:
     assert (len(str(prompt)), len(str(answer))) == (250_002, 250_002)
 
 
+@pytest.mark.slow
 def test_an_expression_that_never_ends_stops_nobody(maker: TextMaker) -> None:
     """The interpreter of this process goes on meanwhile; the text is not to be had, and the next one is."""
     done = threading.Event()

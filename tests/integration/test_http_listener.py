@@ -61,6 +61,7 @@ def test_a_client_that_does_not_end_its_request_is_cut(said: bytes, monkeypatch:
         poll(lambda: one.connections == 0, "it is still connected")
 
 
+@pytest.mark.slow
 def test_a_client_that_trickles_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then is no progress."""
     monkeypatch.setattr(http, "PATIENCE_SECONDS", 0.2)
@@ -96,6 +97,7 @@ def ask_without_reading(connection: socket.socket) -> None:
     poll(full, "it takes questions without end")
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its answers wait in memory, which is bounded: not for ever."""
     monkeypatch.setattr(http, "PATIENCE_SECONDS", 0.5)
@@ -104,6 +106,7 @@ def test_a_client_that_reads_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
         poll(lambda: one.connections == 0, "it is still connected")
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_nothing_does_not_hold_the_end_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing would wait for it."""
     monkeypatch.setattr(http, "PATIENCE_SECONDS", 600.0)

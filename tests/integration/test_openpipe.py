@@ -207,3 +207,64 @@ async def test_a_holder_that_is_killed_is_followed(client: OpenPipeClient, socke
     holder.kill()
     holder.wait()
     assert await waiting == "answer to why?"
+
+
+def test_an_event_loop_may_follow_another(socket_path: str) -> None:
+    """After a shutdown, and also where the first loop just ended: a test runner has one for each test."""
+    one = OpenPipeClient({"openpipe": {"socket": socket_path}})
+    for shuts_down in (True, False, True):
+
+        async def use(*, shuts_down: bool = shuts_down) -> str:
+            await one.initialize()
+            await asyncio.sleep(0)
+            answer = await OpenPipeLLMWrapper(Llm(), one).generate("why?")
+            if shuts_down:
+                await one.shutdown()
+
+            return answer
+
+        assert asyncio.run(use()) == "answer to why?"
+
+
+async def test_all_who_initialize_at_once_find_it_open(socket_path: str) -> None:
+    """And there is one client, which one shutdown closes."""
+    before = asyncio.all_tasks()
+    manager = OpenPipeIntegrationManager({"openpipe": {"socket": socket_path}})
+
+    async def start() -> str:
+        assert await manager.initialize()
+        return await manager.create_llm_wrapper(Llm(), "rag").generate("why?")
+
+    assert set(await asyncio.gather(*(start() for _ in range(3)))) == {"answer to why?"}
+    await manager.shutdown()
+    assert asyncio.all_tasks() <= before
+
+
+async def test_a_client_with_a_setting_that_cannot_be_never_says_that_it_is_open(socket_path: str) -> None:
+    """Not at the second try either."""
+    one = OpenPipeClient({"openpipe": {"socket": socket_path, "cache_ttl": -1}})
+    manager = OpenPipeIntegrationManager(one.config)
+    llm = Llm()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="ttl="):
+            await one.initialize()
+
+        with pytest.raises(ValueError, match="ttl="):
+            await manager.initialize()
+
+    assert manager.create_llm_wrapper(llm, "rag") is llm
+
+
+async def test_a_duplicate_is_said_only_where_its_answer_can_be_had(socket_path: str) -> None:
+    """Without a daemon an answer is shared in the process but stored nowhere."""
+    one = OpenPipeClient({"openpipe": {"socket": socket_path}})
+    await one.initialize()
+    llm = Llm(0.1)
+    fetching = asyncio.ensure_future(OpenPipeLLMWrapper(llm, one).generate("why?"))
+    while not llm.calls:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0.001)
+
+    assert await one.deduplicate_request("why?") is False
+    assert await one.get_cached_response("why?") is None
+    assert await fetching == "answer to why?"
+    await one.shutdown()

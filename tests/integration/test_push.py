@@ -214,6 +214,7 @@ async def test_a_backlog_does_not_delay_what_is_new(target: ChosenTarget, tmp_pa
     assert values.index(backlog + 1) < 50
 
 
+@pytest.mark.slow
 async def test_prometheus_gets_all_in_order(
     target: ChosenTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,6 +383,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["full", "read-only"])
 async def test_a_disk_that_takes_nothing_costs_nothing(target: ChosenTarget, small_disk: Path, fault: str) -> None:
     """What it does not take stays in memory, which is said once; and what it has is sent first."""
@@ -436,6 +438,7 @@ async def test_a_spool_that_is_removed_begins_anew(target: ChosenTarget, tmp_pat
     assert len(set(target.values)) + pusher.dropped == pusher.number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_disk", [True, False])
 async def test_the_bound_drops_the_oldest_and_counts(target: ChosenTarget, tmp_path: Path, on_disk: bool) -> None:
     """On disk as in memory."""

@@ -78,6 +78,30 @@ def test_a_tracing_library_that_fails_fails_no_call(daemon: Start, socket_path: 
     assert spans(socket_path, scenario) == []
 
 
+def test_a_span_that_cannot_be_current_ends_all_the_same(daemon: Start, socket_path: str) -> None:
+    """It is exported, and the call is made."""
+    daemon("--no-state")
+    (span,) = spans(socket_path, "without context")
+    assert span["attributes"]["sidecard.source"] == "upstream"
+
+
+@pytest.mark.parametrize("scenario", ["unshared", "unshared asynchronous"])
+def test_what_a_call_used_and_where_it_failed_is_told_also_where_nothing_is_shared(
+    daemon: Start, socket_path: str, scenario: str
+) -> None:
+    """Of a value that stays with its caller, and without a daemon."""
+    daemon("--no-state")
+    made, failed, alone, failed_alone = spans(socket_path, scenario)
+    assert [span["attributes"]["sidecard.source"] for span in (made, alone)] == ["upstream", "fallback"]
+    for span in (made, alone):
+        assert span["attributes"]["gen_ai.usage.input_tokens"] == 3
+
+    for span in (failed, failed_alone):
+        assert span["status"] == "ERROR"
+        assert span["attributes"]["gen_ai.provider.name"] == "cloud"
+        assert "PROMPT" not in span["all"]
+
+
 def test_an_app_without_tracing_imports_nothing_of_it(daemon: Start, socket_path: str) -> None:
     """Though it is installed."""
     daemon("--no-state")

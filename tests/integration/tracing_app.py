@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -91,6 +92,14 @@ def broken(path: str) -> None:
     sys.modules["opentelemetry.trace"] = Broken()  # type: ignore[assignment]  # that is the point
     with Client(path) as client:
         assert client.call(str, 1, name="f") == "1"
+        failure = None
+        try:
+            client.call(embed, "x")
+        except ValueError as error:
+            failure = error
+
+    assert failure is not None
+    assert failure.__context__ is None, "it looks as if the library's failure had led to it"
 
 
 def half_broken(path: str) -> None:
@@ -115,6 +124,33 @@ def half_broken(path: str) -> None:
             return
 
     raise AssertionError("the function's own exception did not arrive")
+
+
+def without_context(path: str) -> None:
+    """Trace with a library that makes spans but cannot make them current."""
+    sys.modules["opentelemetry.context"] = None  # type: ignore[assignment]  # that is the point
+    with Client(path) as client:
+        assert client.call(str, 1, name="f") == "1"
+
+
+def unshared(path: str) -> None:
+    """Make a call whose value cannot be shared, and, on nobody's account, one that fails; then the same without a daemon."""
+    warnings.simplefilter("ignore")
+    for place in (path, f"{path}.gone"):
+        with Client(place) as client:
+            client.call(lambda _: object(), "PROMPT", name="f", **POLICY)
+            with contextlib.suppress(ValueError):
+                client.call(embed, "PROMPT", **POLICY)
+
+
+async def unshared_asynchronous(path: str) -> None:
+    """As `unshared`."""
+    warnings.simplefilter("ignore")
+    for place in (path, f"{path}.gone"):
+        async with AsyncClient(place) as client:
+            await client.call(lambda _: object(), "PROMPT", name="f", **POLICY)
+            with contextlib.suppress(ValueError):
+                await client.call(embed, "PROMPT", **POLICY)
 
 
 def told(span: ReadableSpan) -> dict[str, Any]:
@@ -143,6 +179,9 @@ def main(path: str, scenario: str) -> None:
         "sharing": sharing,
         "broken": broken,
         "half broken": half_broken,
+        "without context": without_context,
+        "unshared": unshared,
+        "unshared asynchronous": lambda path: anyio.run(unshared_asynchronous, path),
         "asynchronous": lambda path: anyio.run(asynchronous, path),
         "on trio": lambda path: anyio.run(asynchronous, path, backend="trio"),
     }
