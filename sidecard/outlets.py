@@ -150,7 +150,7 @@ class Outlets:
         address = parse(self._config.http.listen)
         if isinstance(address, str):
             socket_settings = self._config.socket
-            bound = listener.bind(address, socket_settings.mode, socket_settings.group)
+            bound = listener.bind(address, socket_settings.mode, socket_settings.group, "http.listen")
             held.callback(bound.close)
             listening, shown = bound.socket, address
         else:

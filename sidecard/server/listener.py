@@ -53,16 +53,19 @@ def adopt(listening: socket.socket) -> Listener:
     return Listener(listening, adopted=True)
 
 
-def bind(path: str, mode: int, group: str | int | None) -> Listener:
-    """Create the socket at ``path``. Raises `ListenError` with the reason, and leaves what is there as it was."""
+def bind(path: str, mode: int, group: str | int | None, setting: str = "--socket") -> Listener:
+    """Create the socket at ``path``, which ``setting`` names.
+
+    Raises `ListenError` with the reason, and leaves what is there as it was.
+    """
     try:
-        _prepare_directory(path)
-        lock = _lock(path)
+        _prepare_directory(path, setting)
+        lock = _lock(path, setting)
     except OSError as error:
-        raise ListenError(f"{error.filename or path}: {error.strerror}; choose another --socket") from error
+        raise ListenError(f"{error.filename or path}: {error.strerror}; choose another {setting}") from error
 
     try:
-        _remove_dead(path)
+        _remove_dead(path, setting)
         return Listener(_bound(path, mode, group), adopted=False, path=path, lock=lock)
     except OSError as error:
         os.close(lock)
@@ -72,7 +75,7 @@ def bind(path: str, mode: int, group: str | int | None) -> Listener:
         raise
 
 
-def _prepare_directory(path: str) -> None:
+def _prepare_directory(path: str, setting: str) -> None:
     directory = Path(path).parent
     uid = os.getuid()
     if str(directory) != paths.private_directory(uid):
@@ -86,11 +89,11 @@ def _prepare_directory(path: str) -> None:
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or stat.S_IMODE(found.st_mode) & 0o077:
         raise ListenError(
-            f"{directory} is not a directory that only uid {uid} can use: remove it, or choose another --socket"
+            f"{directory} is not a directory that only uid {uid} can use: remove it, or choose another {setting}"
         )
 
 
-def _lock(path: str) -> int:
+def _lock(path: str, setting: str) -> int:
     name = f"{path}.lock"
     lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -98,24 +101,24 @@ def _lock(path: str) -> int:
     except BlockingIOError as error:
         os.close(lock)
         raise ListenError(
-            f"another sidecard daemon serves at {path} (it holds {name}): stop it, or choose another --socket"
+            f"another sidecard daemon serves at {path} (it holds {name}): stop it, or choose another {setting}"
         ) from error
 
     return lock
 
 
-def _remove_dead(path: str) -> None:
+def _remove_dead(path: str, setting: str) -> None:
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return
 
     if not stat.S_ISSOCK(found.st_mode):
-        raise ListenError(f"{path} exists and is not a socket: remove it, or choose another --socket")
+        raise ListenError(f"{path} exists and is not a socket: remove it, or choose another {setting}")
 
     answer = _probe(path)
     if answer is not None:
-        raise ListenError(f"{path} is in use: {answer}; stop that process, or choose another --socket")
+        raise ListenError(f"{path} is in use: {answer}; stop that process, or choose another {setting}")
 
     Path(path).unlink()
 

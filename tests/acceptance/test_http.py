@@ -200,3 +200,28 @@ def test_a_posted_call_is_counted(serve: Serve) -> None:
     assert 'openpipe_calls_total{success="true",task="rag"} 1.0' in told
     assert 'openpipe_cost_dollars_total{task="rag"} 0.25' in told
     assert "CANARY" not in told
+
+
+def test_a_path_that_is_taken_names_the_setting_that_is_at_fault(socket_path: str, tmp_path: Path) -> None:
+    """Not the daemon's own socket."""
+    taken = tmp_path / "file"
+    taken.write_text("somebody's")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sidecard",
+            "serve",
+            "--no-state",
+            "--socket",
+            socket_path,
+            f"--set=http.listen={taken}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode != 0
+    assert f"{taken} exists and is not a socket: remove it, or choose another http.listen" in done.stderr
+    assert taken.read_text() == "somebody's"

@@ -1,4 +1,4 @@
-"""The ratios of the design, measured by the code of ``sidecard bench``; ``pytest -m bench -s`` shows the table."""
+"""The ratios of the design, measured by the code of ``sidecard bench``; ``pytest -m bench -n 0 -s`` shows the table."""
 
 from collections.abc import Callable
 

@@ -192,7 +192,6 @@ def decorated(*args: Any, **kwargs: Any) -> str:
         (print, set()),
         (dict, set()),
     ],
-    ids=repr,
 )
 def test_declared_policy_keywords(function: Any, declared: set[str]) -> None:
     """Functions of every kind, read once and remembered."""
