@@ -5,7 +5,6 @@ Cancellation may come at every ``await``: each one leaves the lease given back a
 """
 
 import inspect
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -41,7 +40,7 @@ class AsyncRunner:
 
     async def run(self, call: Call) -> Outcome[Any]:
         """Return the call's outcome, from wherever it comes. Raises what `AsyncClient.call` does."""
-        if calls.TRACING not in sys.modules:
+        if not calls.tracing():
             return await self._run(call)
 
         from sidecard_client.tracing import traced  # noqa: PLC0415 - for apps that trace

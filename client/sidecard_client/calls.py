@@ -12,6 +12,7 @@ A shell does this, and nothing else:
    (`local`).
 """
 
+import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
@@ -64,9 +65,6 @@ MAX_BACKENDS = 16
 
 MAX_WARNED_FUNCTIONS = 1000
 """How many functions are remembered as warned of; beyond, Python's own warning filter must do."""
-
-TRACING: Final = "opentelemetry.trace"
-"""The module that an app has imported if it traces; nobody else pays more for it than to look here."""
 
 _warned_of: set[str] = set()
 
@@ -314,6 +312,16 @@ def read_usage(options: Options, value: Any) -> wire.Usage | None:
         return None
     else:
         return usage
+
+
+def tracing() -> bool:
+    """Tell whether the app traces: OpenTelemetry is imported, as libraries do it too (redis-py), and has a provider.
+
+    Asked of each call, so it must cost nothing: the provider is looked up where the library keeps it, which is no part of
+    its interface. Where it is not found there, `tracing.traced` finds out.
+    """
+    library = sys.modules.get("opentelemetry.trace")
+    return library is not None and library.__dict__.get("_TRACER_PROVIDER", library) is not None
 
 
 def another_backend(call: Call, tried: Collection[str], kind: FailureKind) -> bool:

@@ -3,7 +3,6 @@
 Whatever happens to the daemon, the function's value or exception reaches its own caller.
 """
 
-import sys
 import threading
 from time import monotonic
 from typing import Any, assert_never
@@ -31,7 +30,7 @@ class Runner:
 
     def run(self, call: Call) -> Outcome[Any]:
         """Return the call's outcome, from wherever it comes. Raises what `Client.call` does."""
-        if calls.TRACING not in sys.modules:
+        if not calls.tracing():
             return self._run(call)
 
         from sidecard_client.tracing import traced  # noqa: PLC0415 - for apps that trace

@@ -257,7 +257,11 @@ class Exposure:
         for name, text, histograms in (
             ("upstream_seconds", "From a lease to its answer.", [({"backend": of}, it) for of, it in upstream.items()]),
             ("wait_seconds", "How long callers waited for an answer or for a permit.", waits),
-            ("handle_seconds", "How long the daemon took.", [({"op": tag_of(of)}, it) for of, it in handled.items()]),
+            (
+                "handle_seconds",
+                "How long the daemon took; of begins, some are timed.",
+                [({"op": tag_of(of)}, it) for of, it in handled.items()],
+            ),
         ):
             full = RESERVED_PREFIX + name
             samples = [sample for labels, histogram in histograms for sample in histogram.samples(full, labels)]

@@ -17,18 +17,18 @@ _TRACE_ID = slice(3, 35)
 class Meters:
     """Counters, gauges and histograms by label.
 
-    The shell fills ``taken``, raises ``requests`` and ``dropped`` itself, and says what else can be asked; the rest is the engine's.
+    The shell fills ``taken``, raises ``requests``, ``handled`` and ``dropped`` itself, and says what else can be asked; the rest is the engine's.
     Peers choose the names of backends and models, so their number is bounded; those beyond are `OTHER`.
     """
 
     def __init__(self, max_backends: int, wall_offset_seconds: float = 0.0) -> None:
-        self.taken: list[tuple[type, type | None, float]] = []
-        """Requests that are handled and not counted yet: their class, that of the reply to who has asked if there was one,
-        and seconds. Counting them many at a time, after the replies are out, keeps most of its cost out of a hit's time."""
+        self.taken: list[tuple[type, type | None]] = []
+        """Requests that are handled and not counted yet: their class, and that of the reply to who has asked if there was one.
+        Counting them many at a time, after the replies are out, keeps most of its cost out of a hit's time."""
         self.requests: Counter[tuple[type, type]] = Counter()
-        """By classes of request and reply; complete after `settle`, as ``handled`` is."""
+        """By classes of request and reply; complete after `settle`."""
         self.handled: defaultdict[type, Histogram] = defaultdict(lambda: Histogram(HANDLE_BOUNDS))
-        """Seconds by class of request."""
+        """Seconds by class of request; not of every begin."""
         self.leases: Counter[tuple[str, str]] = Counter()
         """By backend and outcome."""
         self.upstream: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(CALL_BOUNDS))
@@ -47,11 +47,9 @@ class Meters:
 
     def settle(self) -> None:
         """Count what is taken."""
-        requests, handled = self.requests, self.handled
-        for asked, reply, seconds in self.taken:
-            handled[asked].observe(seconds)
+        for (asked, reply), number in Counter(self.taken).items():
             if reply is not None:
-                requests[asked, reply] += 1
+                self.requests[asked, reply] += number
 
         self.taken.clear()
 

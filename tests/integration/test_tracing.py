@@ -114,3 +114,17 @@ def test_an_app_without_tracing_imports_nothing_of_it(daemon: Start, socket_path
         [sys.executable, "-c", program, socket_path], capture_output=True, text=True, check=True, timeout=30
     )
     assert done.stdout == "[]\n"
+
+
+def test_a_library_that_imports_it_makes_nobody_trace(daemon: Start, socket_path: str) -> None:
+    """redis-py does, and then each hit would take twice as long for spans that go nowhere."""
+    daemon("--no-state")
+    program = (
+        "import sys; import opentelemetry.trace; from sidecard_client import Client\n"
+        "with Client(sys.argv[1]) as client: client.call(str, 1, name='f'); client.call(str, 1, name='f')\n"
+        "print('sidecard_client.tracing' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, socket_path], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout == "False\n"
