@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 
 def poll(condition: Callable[[], bool], complaint: str, seconds: float = 20.0) -> None:
@@ -81,6 +82,14 @@ class Daemon:
         # Not by seek and read: the daemon writes at the same offset.
         printed = self._printed.fileno()
         return os.pread(printed, os.fstat(printed).st_size, 0).decode()
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return the lines of its log so far, whole ones only."""
+        return [json.loads(line) for line in self.output().splitlines(keepends=True) if line.endswith("\n")]
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """Return what its log has so far of one event. A thread writes it: all is there once the daemon has ended."""
+        return [line for line in self.log() if line["event"] == event]
 
     def close(self) -> None:
         """End it whatever its state."""

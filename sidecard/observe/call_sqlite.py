@@ -86,8 +86,11 @@ class SqliteCallWriter:
                 more = self._remove_some(connection) > 0 or more
             elif self._page_bytes * (pages := number(connection, "PRAGMA page_count")) > self._max_bytes:
                 # The limit is lower than it was.
-                connection.execute(f"PRAGMA incremental_vacuum({self._wal_bytes // self._page_bytes})").fetchall()
+                # As a script: the statement has a step for each page, of which Python 3.11's execute takes one.
+                connection.executescript(f"PRAGMA incremental_vacuum({self._wal_bytes // self._page_bytes})")
                 more = number(connection, "PRAGMA page_count") < pages or more
+                # The file is cut where the log is moved into it; nothing may be written for hours from here on.
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
             self._bound_log(connection)
             return more

@@ -100,12 +100,6 @@ def crew(socket_path: str, tmp_path: Path) -> Iterator[Crew]:
     crew.fire()
 
 
-def told(daemon: Daemon, event: str) -> list[dict[str, Any]]:
-    """Return what the daemon's log has of one event."""
-    lines = [json.loads(line) for line in daemon.output().splitlines()]
-    return [line for line in lines if line["event"] == event]
-
-
 def state_of(daemon: Daemon, backend: str = "b") -> dict[str, Any]:
     """Ask how a backend is."""
     breakers: Any = ask(daemon.socket, {"op": "breakers"})
@@ -122,11 +116,12 @@ def test_breaker_opens_once_for_sixteen_processes(kind: str, daemon: Start, crew
     accounts = crew.accounts()
     assert len(accounts) == 16
     assert all(account.ends.get("breaker_open", 0) >= 1 for account in accounts)
-    (opened,) = told(running, "breaker opened")
-    assert opened["calls"] == 10
     # Ten concluded, and at most the other fifteen had begun already.
     assert 10 <= crew.calls() <= 25
     assert state_of(running)["opened"] == 1
+    running.terminate()
+    (opened,) = running.said("breaker opened")
+    assert opened["calls"] == 10
 
 
 def probe_cycles(cycles: int, daemon: Start, crew: Crew) -> None:
@@ -299,7 +294,8 @@ def test_spent_budget_leaves_the_free_backend(daemon: Start) -> None:
         assert report.backends["cloud"].dollars == 2.0
         assert report.total.billed_dollars == 2.0
 
-    (note,) = told(running, "budget spent")
+    running.terminate()
+    (note,) = running.said("budget spent")
     assert note["hard"] is True
 
 
@@ -334,12 +330,12 @@ def test_damaged_ledger_stops_no_start(daemon: Start, tmp_path: Path) -> None:
     """It is kept aside, told of once, and a new one is begun."""
     (tmp_path / "ledger.json").write_bytes(b'{"version": 1, "tasks": [')
     running = daemon(STATE_DIRECTORY=str(tmp_path))
-    assert len(told(running, "ledger begun anew")) == 1
     assert (tmp_path / "ledger.json.corrupt").exists()
     with Client(running.socket) as client:
         client.call(small, "x")
 
     assert running.terminate() == 0
+    assert len(running.said("ledger begun anew")) == 1
     assert json.loads(read(tmp_path / "ledger.json"))["tasks"]["general"]["led"] == 1
 
 
@@ -347,8 +343,10 @@ def test_second_daemon_of_a_state_directory_runs_without(daemon: Start, tmp_path
     """Two that write one ledger would lose each other's."""
     first = daemon(STATE_DIRECTORY=str(tmp_path))
     second = daemon(STATE_DIRECTORY=str(tmp_path))
-    assert not told(first, "no state kept")
-    (note,) = told(second, "no state kept")
+    first.terminate()
+    second.terminate()
+    assert not first.said("no state kept")
+    (note,) = second.said("no state kept")
     assert "another daemon" in note["reason"]
 
 

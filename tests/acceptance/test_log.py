@@ -2,7 +2,6 @@
 
 import fcntl
 import functools
-import json
 import os
 import signal
 import struct
@@ -11,7 +10,6 @@ import sys
 import termios
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from sidecard_client import Client
 from tests.daemons import Daemon, ask, poll
@@ -22,31 +20,21 @@ Start = Callable[..., Daemon]
 PIPE_BYTES = 4096
 
 
-def lines(daemon: Daemon) -> list[dict[str, Any]]:
-    """Return what a daemon has logged so far."""
-    return [json.loads(line) for line in daemon.output().splitlines()]
-
-
-def said(daemon: Daemon, event: str) -> list[dict[str, Any]]:
-    """Return the lines of an event."""
-    return [line for line in lines(daemon) if line["event"] == event]
-
-
 def test_a_signal_lets_the_log_say_everything_and_another_as_much_as_before(daemon: Start, socket_path: str) -> None:
     """SIGUSR1 and SIGUSR2; each call is then a line, with its peer, key and lease."""
     one = daemon("--no-state")
     with Client(socket_path) as client:
         client.call(str, "before", name="f")
         os.kill(one.pid, signal.SIGUSR1)
-        poll(lambda: said(one, "log level set") != [], "nothing said")
+        poll(lambda: one.said("log level set") != [], "nothing said")
         client.call(str, "meanwhile", name="f")
-        poll(lambda: len(said(one, "answered")) >= 2, "debug lines are missing")
+        poll(lambda: len(one.said("answered")) >= 2, "debug lines are missing")
         os.kill(one.pid, signal.SIGUSR2)
-        poll(lambda: len(said(one, "log level set")) == 2, "nothing said")
+        poll(lambda: len(one.said("log level set")) == 2, "nothing said")
         client.call(str, "after", name="f")
 
-    assert [line["now"] for line in said(one, "log level set")] == ["debug", "info"]
-    begin, complete = said(one, "answered")
+    assert [line["now"] for line in one.said("log level set")] == ["debug", "info"]
+    begin, complete = one.said("answered")
     assert (begin["op"], begin["reply"], complete["op"], complete["reply"]) == ("begin", "lease", "complete", "stored")
     assert (begin["lease"], begin["peer"]) == (complete["lease"], complete["peer"])
     assert begin["key"].startswith("k1-")
@@ -59,7 +47,7 @@ def test_an_operator_sets_the_level_over_the_socket(daemon: Start, socket_path: 
     assert ask(socket_path, {"op": "log", "level": "loud"})["type"] == "error"
     os.kill(one.pid, signal.SIGHUP)
     assert one.terminate() == 0
-    assert [line["event"] for line in lines(one)] == ["serving", "log level set"]
+    assert [line["event"] for line in one.log()] == ["serving", "log level set"]
 
 
 def test_a_log_that_nobody_reads_stops_no_call(socket_path: str, tmp_path: Path) -> None:

@@ -115,11 +115,6 @@ def unnoticed(path: str) -> Iterator[Bystander]:
     assert len(bystander.seconds) > before
 
 
-def log_of(daemon: Daemon) -> list[dict[str, object]]:
-    """Return the log lines of a daemon that has ended."""
-    return [json.loads(line) for line in daemon.output().splitlines()]
-
-
 def serve(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a command that is expected to end by itself."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SIDECARD_")}
@@ -138,7 +133,7 @@ def test_a_signal_stops_it_with_0_and_nothing_left_but_the_lock_file(number: sig
 
     assert running.process.wait(timeout=10) == 0
     assert [entry.name for entry in Path(running.socket).parent.iterdir()] == ["s.sock.lock"]
-    assert [line["event"] for line in log_of(running)] == ["serving", "stopping", "drain started", "stopped"]
+    assert [line["event"] for line in running.log()] == ["serving", "stopping", "drain started", "stopped"]
 
 
 def test_after_a_kill_the_next_one_takes_the_stale_socket_over(daemon: Start) -> None:
@@ -218,7 +213,7 @@ def test_a_hangup_is_ignored_and_said_so(daemon: Start) -> None:
     running.process.send_signal(signal.SIGHUP)
     assert ask(running.socket, {"op": "ping"})["type"] == "pong"
     assert running.terminate() == 0
-    assert "reload ignored" in [line["event"] for line in log_of(running)]
+    assert len(running.said("reload ignored")) == 1
 
 
 # -- the drain ---------------------------------------------------------------------------------------------------------
@@ -323,12 +318,11 @@ def test_what_does_less_than_one_might_think_is_warned_about_once(daemon: Start)
     running = daemon(DATABASE_URL="postgresql://:secret@host/0")
     assert ask(running.socket, {"op": "config"})["type"] == "config"
     assert running.terminate() == 0
-    output = running.output()
-    warnings = [line for line in map(json.loads, output.splitlines()) if line["level"] == "warning"]
+    warnings = [line for line in running.log() if line["level"] == "warning"]
 
     assert len(warnings) == 1
     assert "once calls.enabled is true" in warnings[0]["event"]
-    assert "secret" not in output
+    assert "secret" not in running.output()
 
 
 def test_a_sovereign_daemon_does_not_start_with_an_address_that_may_lead_out(socket_path: str) -> None:
@@ -450,7 +444,7 @@ def test_garbage_gets_a_clear_error_and_nobody_else_notices(what: str, daemon: S
     assert error["type"] == "error"
     assert error["message"].endswith((".", ")", "`")) or ": " in error["message"]
     assert running.terminate() == 0
-    assert [line for line in log_of(running) if line["level"] == "error"] == []
+    assert [line for line in running.log() if line["level"] == "error"] == []
 
 
 def test_half_a_frame_holds_nobody_up(daemon: Start) -> None:
@@ -493,7 +487,7 @@ def test_random_bytes_harm_nobody(daemon: Start) -> None:
                 stranger.sendall(start + chance.randbytes(chance.randrange(2000)))
 
     assert running.terminate() == 0
-    assert [line for line in log_of(running) if line["level"] == "error"] == []
+    assert [line for line in running.log() if line["level"] == "error"] == []
 
 
 def test_a_peer_that_never_reads_is_closed_and_others_keep_their_pace(daemon: Start) -> None:
@@ -518,7 +512,7 @@ def test_a_peer_that_never_reads_is_closed_and_others_keep_their_pace(daemon: St
     assert after - before < 32_000_000
     assert sorted(bystander.seconds)[len(bystander.seconds) // 2] < 0.01
     assert running.terminate() == 0
-    (closed,) = (line for line in log_of(running) if line["event"] == "peer closed")
+    (closed,) = running.said("peer closed")
     assert "stall_seconds" in str(closed["reason"])
 
 
