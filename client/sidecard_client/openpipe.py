@@ -31,7 +31,7 @@ from sidecard_client.aio import AsyncClient
 from sidecard_client.errors import DaemonUnavailable, RequestRefused
 from sidecard_client.keys import fingerprint
 from sidecard_client.options import ReadUsage
-from sidecard_client.sovereign import sovereign_by
+from sidecard_client.sovereign import WORDS, sovereign_by
 from sidecard_client.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, FailureKind, Report
 
 CACHE_TTL_SECONDS: Final = 300.0
@@ -57,13 +57,14 @@ class OpenPipeClient:
     Of ``config``, ``openpipe`` may have ``cache_ttl`` (seconds), ``sovereign_mode``, ``namespace`` and ``socket`` (the daemon's
     path, else found as ever). What the original needed besides has no meaning here and is passed by: ``api_key``,
     ``base_url``, ``deduplication_window`` (the daemon's ``cache.sharing_window_seconds``), and all of ``redis``.
+    Raises `ValueError` where ``cache_ttl`` is no number, or ``sovereign_mode`` neither a flag nor a word for one.
     """
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         self.config = dict(config or {})
-        settings = self.config.get("openpipe", {})
+        settings = self.config.get("openpipe") or {}
         self.cache_ttl = float(settings.get("cache_ttl", CACHE_TTL_SECONDS))
-        self.sovereign_mode = bool(settings.get("sovereign_mode", True))
+        self.sovereign_mode = _flag(settings.get("sovereign_mode", True))
         self._namespace = settings.get("namespace", DEFAULT_NAMESPACE)
         self._path = settings.get("socket")
         self._sidecard: AsyncClient | None = None
@@ -300,6 +301,15 @@ def _summary(report: Report) -> dict[str, Any]:
         "saved_seconds": total.saved_by_cache_seconds + total.saved_by_sharing_seconds,
         "saved_dollars": total.saved_by_cache_dollars + total.saved_by_sharing_dollars,
     } | {name: value for name, value in msgspec.to_builtins(report).items() if name not in {"type", "id"}}
+
+
+def _flag(said: object) -> bool:
+    """Read a flag, which in a configuration made of the environment is a word: bool("false") would be true."""
+    flag = WORDS.get(said.strip().lower()) if isinstance(said, str) else said
+    if not isinstance(flag, bool):
+        raise ValueError(f"openpipe.sovereign_mode should be one of {', '.join(WORDS)}, not {said!r}.")  # noqa: TRY004 - a setting
+
+    return flag
 
 
 def _of_environment(environ: Mapping[str, str]) -> dict[str, Any]:

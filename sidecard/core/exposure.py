@@ -3,6 +3,7 @@
 Counters count this run: they begin at 0 with the daemon and never go back while it runs.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import get_args
 
@@ -82,7 +83,6 @@ class Exposure:
         if not self._enabled:
             return
 
-        self._meters.settle()
         yield from self._of_calls()
         yield from self._of_savings()
         yield from self._of_state(now)
@@ -94,13 +94,14 @@ class Exposure:
         count, meters = self._count, self._meters
         books = self._accounts.tasks.books()
         sums = [(task, book.sums_of_this_run()) for task, book in books]
+        requests = meters.requests | Counter({(wire.Begin, wire.Hit): count.hits})
         yield _family(
             "requests",
             "counter",
             "Requests by their op and the type of their answer.",
             (
                 ({"op": tag_of(asked), "outcome": tag_of(reply)}, number)
-                for (asked, reply), number in meters.requests.items()
+                for (asked, reply), number in requests.items()
                 if reply not in _UNCOUNTED_REPLIES
             ),
         )

@@ -17,16 +17,13 @@ _TRACE_ID = slice(3, 35)
 class Meters:
     """Counters, gauges and histograms by label.
 
-    The shell fills ``taken``, raises ``requests``, ``handled`` and ``dropped`` itself, and says what else can be asked; the rest is the engine's.
+    The shell raises ``requests``, ``handled`` and ``dropped`` itself, and says what else can be asked; the rest is the engine's.
     Peers choose the names of backends and models, so their number is bounded; those beyond are `OTHER`.
     """
 
     def __init__(self, max_backends: int, wall_offset_seconds: float = 0.0) -> None:
-        self.taken: list[tuple[type, type | None]] = []
-        """Requests that are handled and not counted yet: their class, and that of the reply to who has asked if there was one.
-        Counting them many at a time, after the replies are out, keeps most of its cost out of a hit's time."""
         self.requests: Counter[tuple[type, type]] = Counter()
-        """By classes of request and reply; complete after `settle`."""
+        """By classes of request and reply; but for begins that hit, whom `Counters.hits` counts already."""
         self.handled: defaultdict[type, Histogram] = defaultdict(lambda: Histogram(HANDLE_BOUNDS))
         """Seconds by class of request; not of every begin."""
         self.leases: Counter[tuple[str, str]] = Counter()
@@ -44,14 +41,6 @@ class Meters:
         self._max_backends = max_backends
         self._backends: set[str] = set()
         self._offset_seconds = wall_offset_seconds
-
-    def settle(self) -> None:
-        """Count what is taken."""
-        for (asked, reply), number in Counter(self.taken).items():
-            if reply is not None:
-                self.requests[asked, reply] += number
-
-        self.taken.clear()
 
     def ended(self, backend: str, outcome: str) -> None:
         """Take note of a lease's end."""

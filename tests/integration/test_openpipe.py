@@ -196,6 +196,16 @@ async def test_a_setting_that_cannot_be_is_said(monkeypatch: pytest.MonkeyPatch)
         await OpenPipeIntegrationManager().initialize()
 
 
+async def test_a_word_for_no_is_no() -> None:
+    """As configurations have it that are made of an environment; and no section is an empty one."""
+    for said, meant in (("false", False), ("On", True), (True, True)):
+        assert OpenPipeClient({"openpipe": {"sovereign_mode": said}}).sovereign_mode is meant
+
+    assert OpenPipeClient({"openpipe": None}).sovereign_mode is True
+    with pytest.raises(ValueError, match=r"sovereign_mode should be one of true, 1, .* not 'perhaps'"):
+        OpenPipeClient({"openpipe": {"sovereign_mode": "perhaps"}})
+
+
 async def test_a_holder_that_is_killed_is_followed(client: OpenPipeClient, socket_path: str) -> None:
     """In the original its key was blocked until a time-out, and the others had a placeholder."""
     holder = holding(socket_path)

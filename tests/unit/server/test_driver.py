@@ -5,7 +5,7 @@ from typing import cast
 import pytest
 
 from sidecard.core.notes import DrainStarted, LeaseEnded
-from sidecard.server.driver import TIMER_GRAIN_SECONDS, UNCOUNTED_REQUESTS
+from sidecard.server.driver import TIMED_BEGINS, TIMER_GRAIN_SECONDS
 from sidecard_client import wire
 from tests.unit.server.lines import Switchboard, value_of
 
@@ -197,7 +197,6 @@ def test_requests_are_counted_by_their_answers_and_timed() -> None:
     bob.says(wire.Begin("key", id=3))
     lease, _ = alice.heard()
     alice.says(wire.Complete(lease.lease, value_of("answer"), id=4))
-    board.engine.meters.settle()
 
     assert board.engine.meters.requests == {
         (wire.Begin, wire.Lease): 1,
@@ -210,16 +209,22 @@ def test_requests_are_counted_by_their_answers_and_timed() -> None:
     assert handled == {wire.Begin: 1, wire.Ping: 1, wire.Complete: 1}
 
 
-def test_what_waits_to_be_counted_is_bounded() -> None:
-    """And all of it is counted."""
+def test_of_begins_one_in_many_is_timed() -> None:
+    """And of all else each. Begins that hit are counted by the engine."""
     board = Switchboard()
     alice = board.phone()
-    for number in range(3 * UNCOUNTED_REQUESTS):
-        alice.says(wire.Ping(id=number))
-        assert len(board.engine.meters.taken) <= UNCOUNTED_REQUESTS
+    alice.says(wire.Put("key", value_of("answer"), id=0))
+    for number in range(TIMED_BEGINS + 1):
+        alice.says(wire.Begin("key", id=number))
 
-    board.engine.meters.settle()
-    assert board.engine.meters.requests[wire.Ping, wire.Pong] == 3 * UNCOUNTED_REQUESTS
+    handled = {kind: sum(histogram.counts) for kind, histogram in board.engine.meters.handled.items()}
+    assert handled == {wire.Put: 1, wire.Begin: 2}
+    assert board.engine.meters.requests == {(wire.Put, wire.Stored): 1}
+    metrics = board.driver.ask(wire.GetMetrics())
+    assert isinstance(metrics, wire.Metrics)
+    (requests,) = (family.samples for family in metrics.families if family.name == "sidecard_requests")
+    assert {"op": "begin", "outcome": "hit"} in [sample.labels for sample in requests]
+    assert sum(sample.value for sample in requests) == TIMED_BEGINS + 2
 
 
 def test_the_daemon_asks_itself_as_an_operator() -> None:
