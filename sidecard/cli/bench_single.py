@@ -1,4 +1,11 @@
-"""One client at a time: the time of a hit and of a miss, and what idle peers add to it."""
+"""One client at a time: the time of a hit and of a miss, and what idle peers add to it.
+
+Where a hit's 26 us go, warm: 11 are the kernel's (two wake-ups, four system calls), 2 the event loop's, 4 the daemon's
+Python (decode 0.4, engine 1.3, encode 0.3, the rest is moving bytes), 8 the client's (key 1.7, request and reply 1.2, policy
+and bookkeeping the rest). Woken from sleep, caches are cold and the Python parts cost up to twice that.
+A miss is two such round trips, and adds the tables of lease, flight, backend, books and entry: 20 us of engine, spread over
+some sixty small functions; breakers, limits and books are 8 us of them.
+"""
 
 import resource
 import socket

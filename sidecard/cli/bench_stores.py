@@ -1,4 +1,9 @@
-"""What a hit costs that memory has no room for: read from disk, and from Redis."""
+"""What a hit costs that memory has no room for: read from disk, and from Redis.
+
+A hit read from Redis is two round trips in a row, one of them redis-py's 31 us: beside those, and the hit's 24 us, 12 us are
+the engine's (flight, entry), some 15 the script's and the connection's, the rest is three more processes that wake up with
+cold caches.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
