@@ -1,4 +1,4 @@
-"""The units as systemd reads them, without booting one (test_containers does): their grammar, their confinement, their numbers."""
+"""The units as systemd reads them, without booting one (test_booted_systemd does): their grammar, their confinement, their numbers."""
 
 import configparser
 import shutil
