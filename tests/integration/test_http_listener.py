@@ -217,6 +217,7 @@ def test_a_mistake_of_ours_is_told_to_the_log_and_costs_one_answer(one: Served) 
     answer = httpx.get(f"{one.url}/v1/summary")
     assert (answer.status_code, "its log says more" in answer.json()["error"]) == (500, True)
     assert answer.headers["x-content-type-options"] == "nosniff"
+    poll(lambda: bool(one.said), "it is not told")
     assert [(level, type(fields["exc_info"])) for level, _, fields in one.said] == [("error", ZeroDivisionError)]
     one.reply = None
     assert httpx.get(f"{one.url}/v1/summary").status_code == 200
