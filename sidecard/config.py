@@ -150,6 +150,53 @@ class Config(Struct, frozen=True):
         return self.backends.get(DEFAULT_BACKEND) or settings_of_unnamed(DEFAULT_BACKEND)
 
 
+START_ONLY_SECTIONS = ("socket", "store", "calls", "metrics", "http", "push", "prices")
+START_ONLY_SETTINGS = {"log": ("format",), "limits": ("max_backends", "max_series")}
+"""What a running daemon cannot change: what was opened, or sized, with it."""
+
+
+class Reconfiguration(Struct, frozen=True):
+    """What comes of settings that a running daemon has read again."""
+
+    config: Config
+    """What holds from now on."""
+    changed: dict[str, Any]
+    """The settings among them that did not hold before, by full name, as shown; None for what is not set any more."""
+    needs_restart: list[str]
+    """Full names of those that were read and do not hold, because only a start can change them."""
+
+
+def reconfigured(running: Config, read: Config) -> Reconfiguration:
+    """Return what a running daemon goes by once it has read other settings.
+
+    Raises `ConfigError` where sovereign mode comes on and an address that is open may lead out.
+    """
+    kept: dict[str, Any] = {section: getattr(running, section) for section in START_ONLY_SECTIONS}
+    for section, keys in START_ONLY_SETTINGS.items():
+        older = {key: getattr(getattr(running, section), key) for key in keys}
+        kept[section] = structs.replace(getattr(read, section), **older)
+
+    config = structs.replace(read, **kept)
+    needs_restart = [
+        setting.name
+        for section, settings in FIXED.items()
+        for setting in settings.values()
+        if _value(read, section, setting.key) != _value(config, section, setting.key)
+    ]
+    origins = {
+        name: running.origins[name] if name in needs_restart else origin for name, origin in read.origins.items()
+    }
+    config = structs.replace(config, origins=origins)
+    if config.sovereign.enabled:
+        problems = _leading_out({path: _value(config, *path) or "" for path in ADDRESSES}, config.sovereign.allow)
+        if problems:
+            raise ConfigError([f"a restart is needed: {sentence}" for _, sentence in problems])
+
+    before, after = running.shown(), config.shown()
+    changed = {name: value for name, value in after.items() if name not in before or before[name] != value}
+    return Reconfiguration(config, changed | {name: None for name in before if name not in after}, needs_restart)
+
+
 def load(path: Path | None, environ: Mapping[str, str], overrides: Iterable[Override] = ()) -> Config:
     """Read all settings. ``path`` is the file of ``--config``; `None` leaves the choice to the environment.
 
@@ -217,16 +264,24 @@ def _exposures(values: Mapping[tuple[str, ...], Any], gathering: Gathering) -> l
     if not values.get(("sovereign", "enabled"), False):
         return []
 
+    addresses = {path: values.get(path) or "" for path in ADDRESSES}
+    complaints = _leading_out(addresses, values.get(("sovereign", "allow"), ()))
+    return [f"{gathering.origin(path)}: {sentence}" for path, sentence in complaints]
+
+
+def _leading_out(addresses: Mapping[tuple[str, str], str], allow: tuple[str, ...]) -> list[tuple[tuple[str, str], str]]:
     from sidecard.sovereignty import complaint  # noqa: PLC0415 - most daemons are not, and a start counts its milliseconds
 
-    allow = values.get(("sovereign", "allow"), ())
-    addresses = {path: values.get(path) or "" for path in ADDRESSES}
     complaints = [
         (path, complaint(".".join(path), address, allow))
         for path, address in addresses.items()
         if address.lower() not in NONE
     ]
-    return [f"{gathering.origin(path)}: {sentence}" for path, sentence in complaints if sentence]
+    return [(path, sentence) for path, sentence in complaints if sentence]
+
+
+def _value(config: Config, section: str, key: str) -> Any:
+    return attrgetter(key)(getattr(config, section))
 
 
 def _shown(entry: Struct, setting: Setting) -> Any:

@@ -9,22 +9,27 @@ import resource
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 from msgspec import structs
 
 from sidecard import systemd
-from sidecard.config import Config
+from sidecard.config import Config, reconfigured
 from sidecard.core.accounts import Price, no_price
+from sidecard.core.effects import ReadSettings
 from sidecard.core.engine import Engine
+from sidecard.core.events import SettingsRead
 from sidecard.core.notes import Note
-from sidecard.errors import SidecardBug
+from sidecard.core.settings import EngineSettings, StoreKind
+from sidecard.errors import ConfigError, SidecardBug
 from sidecard.ledger_file import LedgerFile, LedgerKeeping
 from sidecard.observe.log_writer import LogWriter
 from sidecard.observe.logs import Log, open_log
@@ -34,11 +39,11 @@ from sidecard.server import listener
 from sidecard.server.driver import Driver
 from sidecard.server.listener import Listener
 from sidecard.server.peer import Connection
-from sidecard.server.roster import Roster
+from sidecard.server.roster import Roster, unmapped_uid
 from sidecard.state import StateLock, StateUnusableError, state_directory
 from sidecard.store.base import Store
 from sidecard.stores import Opened, open_store
-from sidecard_client import __version__
+from sidecard_client import __version__, wire
 
 FLUSH_SECONDS = 2.0
 """How long peers may take to read their last replies when the daemon stops."""
@@ -55,9 +60,10 @@ SPARE_DESCRIPTORS = 64
 """Descriptors that are not for peers: listener, lock, log, the loop's own, late imports."""
 
 
-def run(config: Config, environ: MutableMapping[str, str], *, state: bool = True) -> None:
+def run(config: Config, environ: MutableMapping[str, str], *, reread: Callable[[], Config], state: bool = True) -> None:
     """Serve until told to stop; ``state`` says whether a state directory is used, if there is one.
 
+    ``reread`` reads the settings again, from where ``config`` is from; it is called in a thread.
     Raises `ListenError` where a socket cannot be had, `ConfigError` where a setting asks for what is not installed.
     """
     price = _price(config)
@@ -82,6 +88,7 @@ def run(config: Config, environ: MutableMapping[str, str], *, state: bool = True
                 writer,
                 clock=time.monotonic,
                 price=price,
+                reread=reread,
                 state=directory,
                 held=held,
             )
@@ -127,12 +134,17 @@ class _Serving:
         *,
         clock: Callable[[], float],
         price: Price,
+        reread: Callable[[], Config],
         state: Path | None,
         held: ExitStack,
     ) -> None:
         self._config = config
         self._held = held
         self._price = price
+        self._reread = reread
+        self._reloads: deque[ReadSettings | None] = deque()
+        """Who wants the settings read again; None is a signal."""
+        self._reload_asked = anyio.Event()
         self._state = state
         self._listener = listening
         self._notifier = notifier
@@ -145,11 +157,13 @@ class _Serving:
             self._is_operator,
             on_refused=lambda uid, reason: log.say("warning", "peer refused", uid=uid, reason=reason),
             on_closed=lambda peer, reason: log.say("warning", "peer closed", peer=peer.id, uid=peer.uid, reason=reason),
+            unmapped_uid=None if config.socket.admit_unmapped else unmapped_uid(),
         )
         self._driver: Driver | None = None
         self._stop = anyio.Event()
         self._patience: anyio.CancelScope | None = None
         self._hurried = False
+        self._store_kind: StoreKind = "none"
 
     async def run(self) -> None:
         """Serve until a signal says to stop, then stop.
@@ -187,6 +201,7 @@ class _Serving:
             on_bug=self._tell_bug,
             on_call=outlets.on_call,
             on_level=self._set_level,
+            on_reload=self._ask_reload,
             meters=engine.meters if self._config.metrics.enabled else None,
             store=None if store is None else store.perform,
         )
@@ -204,7 +219,8 @@ class _Serving:
 
                 server = await self._listen(loop, driver)
                 tasks.start_soon(self._obey, signals)
-                tasks.start_soon(self._feed_watchdog)
+                tasks.start_soon(self._reload_when_asked, driver)
+                tasks.start_soon(self._feed_watchdog, driver)
                 if ledger is not None:
                     tasks.start_soon(ledger.run)
 
@@ -212,7 +228,7 @@ class _Serving:
                 self._say_ready()
                 await self._stop.wait()
 
-                self._notifier.stopping("draining")
+                self._notifier.stopping("draining", self._drain_seconds + 2 * FLUSH_SECONDS)
                 server.close()
                 self._log.say("info", "stopping", peers=len(self._roster), drain_seconds=self._drain_seconds)
                 idle = anyio.Event()
@@ -264,9 +280,11 @@ class _Serving:
 
     def _new_engine(self, boot_id: str, store: Store | None) -> Engine:
         now = self._clock()
-        kind: Literal["none", "own", "shared"] = "none" if store is None else "shared" if store.shared else "own"
+        if store is not None:
+            self._store_kind = "shared" if store.shared else "own"
+
         return Engine(
-            structs.replace(self._config.engine_settings(), store=kind),
+            self._engine_settings(),
             boot_id=boot_id,
             version=__version__,
             now=now,
@@ -276,6 +294,9 @@ class _Serving:
             price=self._price,
             wall_offset_seconds=_wall_clock() - now,  # read once, to know which day a budget's day is
         )
+
+    def _engine_settings(self) -> EngineSettings:
+        return structs.replace(self._config.engine_settings(), store=self._store_kind)
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, driver: Driver) -> asyncio.Server:
         # From 3.13 on the loop would remove the socket's file by itself, also one that is not ours.
@@ -303,14 +324,16 @@ class _Serving:
             pid=os.getpid(),
             version=__version__,
         )
-        self._notifier.ready(f"serving on {self._listener.path}")
+        self._notifier.ready(self._status)
+
+    @property
+    def _status(self) -> str:
+        return f"serving on {self._listener.path}"
 
     async def _obey(self, signals: AsyncIterator[signal.Signals]) -> None:
         async for number in signals:
             if number == signal.SIGHUP:
-                self._log.say(
-                    "info", "reload ignored", reason="this version reads its settings at start only: restart it"
-                )
+                self._ask_reload(None)
             elif number == signal.SIGUSR1:
                 self._set_level("debug")
             elif number == signal.SIGUSR2:
@@ -321,6 +344,50 @@ class _Serving:
                 self._hurried = True
                 if self._patience is not None:
                     self._patience.cancel()
+
+    def _ask_reload(self, asked: ReadSettings | None) -> None:
+        self._reloads.append(asked)
+        self._reload_asked.set()
+
+    async def _reload_when_asked(self, driver: Driver) -> None:
+        """One after another: what is read last holds."""
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked = anyio.Event()
+            while self._reloads:
+                asked = self._reloads.popleft()
+                await self._reload(driver, None if asked is None else (asked.peer, asked.request_id))
+
+    async def _reload(self, driver: Driver, asked_by: tuple[int, int] | None) -> None:
+        self._notifier.reloading(self._clock())
+        try:
+            # In a thread: the file may be on a disk that hangs, and patterns and addresses take their time.
+            read = reconfigured(self._config, await anyio.to_thread.run_sync(self._reread))
+        except ConfigError as error:
+            self._log.say("error", "settings not changed", problems=list(error.problems))
+            driver.hear(SettingsRead(problems=list(error.problems), asked_by=asked_by))
+        except Exception as fault:  # noqa: BLE001 - our own mistake in reading must not end a daemon that serves
+            self._log.fault("settings not changed", fault)
+            driver.hear(SettingsRead(problems=[f"reading failed: {type(fault).__name__}"], asked_by=asked_by))
+        else:
+            before, self._config = self._config, read.config
+            self._limits = self._roster.limits = _with_descriptors(read.config.limits, self._log)
+            if read.config.log.level != before.log.level:
+                self._set_level(read.config.log.level)
+
+            self._log.say("info", "settings read", changed=sorted(read.changed), needs_restart=read.needs_restart)
+            driver.hear(
+                SettingsRead(
+                    self._engine_settings(),
+                    read.config.shown(),
+                    read.config.origins,
+                    read.changed,
+                    read.needs_restart,
+                    asked_by=asked_by,
+                )
+            )
+        finally:
+            self._notifier.ready(self._status)
 
     def _set_level(self, level: str) -> None:
         self._log.level = "info"
@@ -336,10 +403,11 @@ class _Serving:
         with anyio.move_on_after(0.0 if self._hurried else seconds) as self._patience:
             await event.wait()
 
-    async def _feed_watchdog(self) -> None:
-        """Vouch for this loop at twice the rate that systemd asks for, as sd_watchdog_enabled(3) advises."""
+    async def _feed_watchdog(self, driver: Driver) -> None:
+        """Vouch for this loop, and the engine, at twice the rate that systemd asks for, as sd_watchdog_enabled(3) advises."""
         if self._notifier.watchdog_seconds is not None:
             while True:
+                driver.ask(wire.Ping())
                 self._notifier.alive()
                 await anyio.sleep(self._notifier.watchdog_seconds / 2)
 

@@ -20,6 +20,9 @@ class Socket(Struct, frozen=True):
     """Where nothing is said: what `sidecard_client.paths` finds."""
     mode: Annotated[int, readings.MODE] = 0o660
     group: Annotated[str | int | None, readings.GROUP] = None
+    admit_unmapped: Annotated[bool, readings.FLAG] = False
+    """Whether peers may connect whose uid has no number in the daemon's user namespace: the kernel calls all of them 65534,
+    so they would share one private namespace."""
 
 
 class Cache(Struct, frozen=True):

@@ -32,9 +32,13 @@ class Notifier:
         """Say in one line what the service is doing."""
         self._send(f"STATUS={status}")
 
-    def stopping(self, status: str) -> None:
-        """Say that the service is on its way out."""
-        self._send(f"STOPPING=1\nSTATUS={status}")
+    def reloading(self, now: float) -> None:
+        """Say that the settings are read again, at ``now`` of the monotonic clock; `ready` says that they are."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={int(now * 1e6)}")
+
+    def stopping(self, status: str, seconds: float) -> None:
+        """Say that the service is on its way out, and may take ``seconds`` for it, also where the unit allows it less."""
+        self._send(f"STOPPING=1\nSTATUS={status}\nEXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def alive(self) -> None:
         """Feed the watchdog. To be called from the loop that serves: a helper thread would vouch for a loop that hangs."""

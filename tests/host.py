@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sidecard.core.effects import CallRecord, ChangeLog, LogCall, Send, StoreAsk, StoreEffect, Tell
+from sidecard.core.effects import CallRecord, ChangeLog, LogCall, ReadSettings, Send, StoreAsk, StoreEffect, Tell
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
     Answer,
@@ -23,6 +23,7 @@ from sidecard.core.events import (
     PeerJoined,
     PeerLost,
     RequestReceived,
+    SettingsRead,
     StoreAnswered,
     Tick,
 )
@@ -115,6 +116,8 @@ class Host:
         self.logged: list[CallRecord] = []
         """What the call log was given."""
         self.levels: list[wire.LogLevel] = []
+        self.reloads: list[ReadSettings] = []
+        """Who wants the settings read again."""
         self._peers = 0
 
     def peer(self, uid: int = 1000, gid: int = 1000, *, pid: int = 0, operator: bool = False) -> Actor:
@@ -136,6 +139,8 @@ class Host:
                 self.logged.append(effect.record)
             elif isinstance(effect, ChangeLog):
                 self.levels.append(effect.level)
+            elif isinstance(effect, ReadSettings):
+                self.reloads.append(effect)
             else:
                 self.wanted.append(effect)
 
@@ -162,6 +167,10 @@ class Host:
     def answers(self, ticket: int, answer: Answer) -> None:
         """Let the store answer."""
         self.happens(StoreAnswered(ticket, answer))
+
+    def reads(self, **settings: Any) -> None:
+        """Let the daemon have read these settings, and all else as it is by default."""
+        self.happens(SettingsRead(EngineSettings(**settings)))
 
     def drains(self) -> None:
         """Ask the engine to drain."""

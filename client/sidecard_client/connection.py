@@ -45,6 +45,7 @@ ANSWERS: dict[type[wire.Request], frozenset[type[wire.Reply]]] = {
     wire.RecordMetrics: _answered_by(wire.Recorded),
     wire.GetMetrics: _answered_by(wire.Metrics),
     wire.SetLog: _answered_by(wire.Ok),
+    wire.Reload: _answered_by(wire.Reloaded),
 }
 """Which replies a request may get. Anything else is the daemon's fault."""
 

@@ -88,6 +88,11 @@ A connection that ends gives back everything that it held: its leases count as l
     Counts stay when the peer is gone; gauges vanish with its connection.
 ``metrics``
     All metrics, the daemon's own and the apps', as families of samples; any peer may ask.
+``reload``
+    Operators only. Reads the file and the environment anew, as SIGHUP does. Either all of it is right and holds, but for what only
+    a restart can change and the reply names, or nothing changes and the reply says why.
+    Peers, calls in flight, entries, queues, breakers and what budgets have spent stay; who is an operator is looked up
+    when a peer connects.
 ``log``
     Operators only. Sets the level of the daemon's log until it is set again; with ``debug`` each answer is a line.
 
@@ -335,6 +340,10 @@ class SetLog(Request, frozen=True, tag="log"):
     level: LogLevel
 
 
+class Reload(Request, frozen=True, tag="reload"):
+    """Lets the daemon read its settings again; operators only. Reply: `Reloaded`."""
+
+
 class GetBreakers(Request, frozen=True, tag="breakers"):
     """Asks how the backends are. Reply: `Breakers`."""
 
@@ -366,6 +375,7 @@ AnyRequest = (
     | RecordMetrics
     | GetMetrics
     | SetLog
+    | Reload
 )
 
 OPS_OF_LATER_VERSIONS = frozenset({"append", "watch"})
@@ -723,6 +733,16 @@ class Settings(Reply, frozen=True, tag="config"):
     origins: dict[str, str]
 
 
+class Reloaded(Reply, frozen=True, tag="reloaded"):
+    """The settings were read again. With ``problems``, in sentences, all stays as it was."""
+
+    changed: dict[str, Any]
+    """What holds from now on and did not before, by full name; None for what is not set any more."""
+    needs_restart: list[str]
+    """Full names of settings that differ from the running ones, which hold until the daemon is restarted."""
+    problems: list[str]
+
+
 class Recorded(Reply, frozen=True, tag="recorded"):
     """The measurements were taken; ``dropped`` of them could not be kept (bad name or value, too many series)."""
 
@@ -788,6 +808,7 @@ AnyReply = (
     | Health
     | Settings
     | Breakers
+    | Reloaded
     | Recorded
     | Metrics
     | Error

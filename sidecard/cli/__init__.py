@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "breakers": "inspect",
     "purge": "inspect",
     "log-level": "inspect",
+    "reload": "inspect",
     "cache": "cache",
     "calls": "calls",
     "config": "inspect",

@@ -1,4 +1,4 @@
-"""The commands that ask a running daemon: ``ping``, ``stats``, ``report``, ``metrics``, ``breakers``, ``purge``, ``log-level``; and ``config``."""
+"""The commands that ask a running daemon, from ``ping`` to ``reload``; and ``config``."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ import msgspec
 
 from sidecard.cli import BAD_CONFIG, FINE, NOT_FINE, UNREACHABLE, USAGE
 from sidecard.cli.asking import ask
-from sidecard.cli.serve import add_config_arguments, config_of
+from sidecard.cli.serve import add_config_arguments, check, config_of
 from sidecard.errors import ConfigError
 from sidecard_client import DaemonUnavailable, RequestRefused, wire
 from sidecard_client.paths import find_socket
@@ -54,11 +54,18 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     level.add_argument("level", choices=get_args(wire.LogLevel), help="debug: each answer is a line")
 
+    _add(commands, "reload", _reload, "let the daemon read its settings again; for operators")
     config = commands.add_parser("config", help="show or check the settings", description="Shows or checks settings.")
     actions = config.add_subparsers(metavar="ACTION", required=True)
     shown = _add(actions, "show", _config_show, "show every setting and where its value came from", settings=True)
     shown.add_argument("--running", action="store_true", help="ask the running daemon instead; for operators")
     _add(actions, "check", _config_check, "tell what is wrong with the settings", settings=True)
+    example = actions.add_parser(
+        "example",
+        help="write a file with every setting, commented out, with its default and what it means",
+        description="Writes an annotated settings file: sidecard config example > /etc/sidecard/sidecard.toml",
+    )
+    example.set_defaults(run=_config_example)
 
 
 def _add(
@@ -154,6 +161,24 @@ def _log_level(arguments: argparse.Namespace) -> int:
     return _write(f"the log says what is of level {arguments.level} and above")
 
 
+def _reload(arguments: argparse.Namespace) -> int:
+    _, reloaded = _ask(arguments, wire.Reload(id=1), wire.Reloaded)
+    if arguments.json:
+        _write_json(_fields(reloaded))
+    elif reloaded.problems:
+        for problem in reloaded.problems:
+            sys.stderr.write(f"sidecard: {problem}\n")
+    else:
+        changes = [
+            f"{name} = {msgspec.json.encode(value).decode()}" for name, value in sorted(reloaded.changed.items())
+        ]
+        _write("\n".join(changes or ["No setting has changed."]))
+        if reloaded.needs_restart:
+            sys.stderr.write(f"sidecard: these need a restart: {', '.join(reloaded.needs_restart)}\n")
+
+    return BAD_CONFIG if reloaded.problems else FINE
+
+
 def _breakers(arguments: argparse.Namespace) -> int:
     if arguments.action is not None:
         if arguments.backend is None:
@@ -214,24 +239,23 @@ def _config_show(arguments: argparse.Namespace) -> int:
     return _write(overviews.of_settings(settings, origins))
 
 
-def _config_check(arguments: argparse.Namespace) -> int:
-    try:
-        config = config_of(arguments, os.environ)
-    except ConfigError as error:
-        if not arguments.json:
-            raise
+def _config_example(_: argparse.Namespace) -> int:
+    from importlib import resources  # noqa: PLC0415 - for this one command
 
+    return _write((resources.files("sidecard") / "example.toml").read_text(encoding="utf-8").rstrip("\n"))
+
+
+def _config_check(arguments: argparse.Namespace) -> int:
+    if not arguments.json:
+        return check(arguments)
+
+    try:
+        warnings = config_of(arguments, os.environ).unmet()
+    except ConfigError as error:
         _write_json({"fine": False, "problems": list(error.problems), "warnings": []})
         return BAD_CONFIG
 
-    warnings = config.unmet()
-    if arguments.json:
-        return _write_json({"fine": True, "problems": [], "warnings": warnings})
-
-    for warning in warnings:
-        sys.stderr.write(f"sidecard: {warning}\n")
-
-    return _write("The settings are fine.")
+    return _write_json({"fine": True, "problems": [], "warnings": warnings})
 
 
 # How it is asked, and told ------------------------------------------------------------------------------------------

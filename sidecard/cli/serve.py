@@ -3,6 +3,7 @@
 import argparse
 import gc
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         action="store_true",
         help="use no state directory, also where there is one: the ledger begins anew",
     )
+    parser.add_argument("--check", action="store_true", help="tell what is wrong with the settings, and do not serve")
     parser.set_defaults(run=_run)
 
 
@@ -67,11 +69,23 @@ def config_of(arguments: argparse.Namespace, environ: Mapping[str, str]) -> "Con
     return load(arguments.config, environ, overrides)
 
 
+def check(arguments: argparse.Namespace) -> int:
+    """Tell people whether the settings are fine. Raises as `config_of`."""
+    for warning in config_of(arguments, os.environ).unmet():
+        sys.stderr.write(f"sidecard: {warning}\n")
+
+    sys.stdout.write("The settings are fine.\n")
+    return FINE
+
+
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.check:
+        return check(arguments)
+
     # A tenth of the start would be the collector looking at modules; the daemon switches it on when it serves.
     gc.disable()
     config = config_of(arguments, os.environ)
     from sidecard import daemon  # noqa: PLC0415 - only after the settings are known to be right: it takes 0.1 s
 
-    daemon.run(config, os.environ, state=not arguments.no_state)
+    daemon.run(config, os.environ, reread=lambda: config_of(arguments, os.environ), state=not arguments.no_state)
     return FINE

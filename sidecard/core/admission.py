@@ -51,7 +51,8 @@ class Admission:
     """Decides about begins, and gives permits."""
 
     def __init__(self, settings: EngineSettings, backends: Backends, budgets: Budgets) -> None:
-        self._settings = settings
+        self.settings = settings
+        """May be replaced at any time."""
         self._backends = backends
         self._budgets = budgets
         self._rank: dict[Route, Callable[[Choice, float], float]] = {
@@ -63,12 +64,12 @@ class Admission:
 
     def names(self, request: Begin) -> tuple[str, ...]:
         """Return the backends that may answer a begin, in its order of preference, each once."""
-        names = request.backends or self._settings.task_backends.get(request.task) or (DEFAULT_BACKEND,)
+        names = request.backends or self.settings.task_backends.get(request.task) or (DEFAULT_BACKEND,)
         return names if len(names) == 1 else tuple(dict.fromkeys(names))
 
     def route(self, request: Begin) -> Route:
         """Return how a begin's backends are ordered."""
-        return request.route or self._settings.task_routes.get(request.task) or "order"
+        return request.route or self.settings.task_routes.get(request.task) or "order"
 
     def decide(self, request: Begin, names: Sequence[str], now: float) -> tuple[Decision, list[Effect]]:
         """Choose among ``names``; also return what is to be told of breakers whose time has come."""
@@ -111,7 +112,7 @@ class Admission:
 
     def refusal(self, task: str, backend: Backend, now: float) -> RejectionReason | None:
         """Return what forbids the call whoever else is calling: sovereignty or a budget."""
-        if self._settings.sovereign and backend.settings.locality == "remote":
+        if self.settings.sovereign and backend.settings.locality == "remote":
             return "sovereign"
 
         if self._budgets.by_name and backend.costs:

@@ -75,6 +75,17 @@ class Backend:
         self._minute_tokens = MinuteLimit(settings.tokens_per_minute)
         self._adaptive = AdaptiveLimit(settings.max_concurrent) if settings.adaptive else None
 
+    def reconfigure(self, settings: BackendSettings, now: float, *, configured: bool) -> list[BreakerNote]:
+        """Go by other settings: calls in progress, queue, breaker and everything learnt stay."""
+        if (settings.adaptive, settings.max_concurrent) != (self.settings.adaptive, self.settings.max_concurrent):
+            self._adaptive = AdaptiveLimit(settings.max_concurrent) if settings.adaptive else None
+
+        self.settings = settings
+        self.configured = configured
+        self._requests.per_minute = settings.requests_per_minute
+        self._minute_tokens.per_minute = settings.tokens_per_minute
+        return self.breaker.reconfigure(settings.breaker, now)
+
     @property
     def costs(self) -> bool:
         """Whether a call may cost: all do but those of a place that was declared local and has no price."""
@@ -268,6 +279,23 @@ class Backends:
         self._changes_of_forgotten = 0
         self.prompt_tokens = FadingMean()
         self.completion_tokens = FadingMean()
+
+    def reconfigure(self, settings: dict[str, BackendSettings], now: float) -> list[BreakerNote]:
+        """Go by other settings. A backend that is not named any more is one of those that nobody has configured."""
+        told: list[BreakerNote] = []
+        self._max = max(self._max, len(settings) + 2 * MAX_NAMED)
+        for name, given in settings.items():
+            backend = self._backends.get(name)
+            if backend is None:
+                self._backends[name] = Backend(name, given, configured=True, jitter=self._jitter)
+            elif (backend.settings, backend.configured) != (given, True):
+                told += backend.reconfigure(given, now, configured=True)
+
+        for name, backend in self._backends.items():
+            if backend.configured and name not in settings:
+                told += backend.reconfigure(settings_of_unnamed(name), now, configured=False)
+
+        return told
 
     def of(self, name: str) -> Backend:
         """Return the backend of that name; where the table is full and all of it in use, the one of all others."""

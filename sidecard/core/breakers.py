@@ -206,6 +206,17 @@ class Breaker:
 
         return [self._enter(state, now, "operator", None)]
 
+    def reconfigure(self, settings: BreakerSettings, now: float) -> list[BreakerNote]:
+        """Go by other settings; what was counted stays, and so does what an operator holds open."""
+        switched = settings.enabled != self._settings.enabled
+        self._settings = settings
+        # Fewer probes than have ended already would leave nobody to conclude.
+        self._probes_done.clear()
+        if not switched or self.state == "forced_open":
+            return []
+
+        return self.set("auto" if settings.enabled else "disable", now)
+
     def memory(self, wall_offset_seconds: float) -> BreakerMemory | None:
         """Return what is to be remembered over a restart; None where it is as it was in the beginning."""
         if self.state == ("closed" if self._settings.enabled else "disabled"):

@@ -33,6 +33,12 @@ class Budget:
         """What other hosts and earlier runs have spent, as far as is known: where budgets are shared."""
         self._told_period: int | None = None
 
+    def reconfigure(self, settings: BudgetSettings) -> None:
+        """Go by other settings, of the same period. That it is used up is told anew where it then is."""
+        if settings != self.settings:
+            self.settings = settings
+            self._told_period = None
+
     def covers(self, task: str, backend: str) -> bool:
         """Tell whether calls of ``task`` on ``backend`` count."""
         return self.settings.task in {None, task} and self.settings.backend in {None, backend}
@@ -114,7 +120,21 @@ class Budgets:
 
     def __init__(self, settings: dict[str, BudgetSettings], wall_offset_seconds: float) -> None:
         self.by_name = {name: Budget(name, given, wall_offset_seconds) for name, given in settings.items()}
+        self._offset_seconds = wall_offset_seconds
         self._covering: dict[tuple[str, str], tuple[Budget, ...]] = {}
+
+    def reconfigure(self, settings: dict[str, BudgetSettings]) -> None:
+        """Go by other budgets. What was spent stays where name and period do: in another period it means nothing."""
+        self._covering.clear()
+        older = self.by_name
+        self.by_name = {}
+        for name, given in settings.items():
+            budget = older.get(name)
+            if budget is None or budget.settings.period_seconds != given.period_seconds:
+                budget = Budget(name, given, self._offset_seconds)
+
+            budget.reconfigure(given)
+            self.by_name[name] = budget
 
     def covering(self, task: str, backend: str) -> tuple[Budget, ...]:
         """Return the budgets that calls of ``task`` on ``backend`` count for."""

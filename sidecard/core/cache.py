@@ -18,7 +18,7 @@ MAX_ENTRY_SHARE = 1 / 8
 Precedent: memcached's item limit is 1/64 of its default memory, Varnish's transient storage takes what is too large."""
 
 _EXPIRY_BATCH = 1000
-"""Expired entries removed in one go (about a millisecond), so that a flood of them never stalls the serving loop."""
+"""Entries removed in one go (about a millisecond), so that a flood of them never stalls the serving loop."""
 
 
 _SLACK = 64
@@ -58,6 +58,31 @@ class Cache:
         self._policy: EvictionPolicy = policy or S3Fifo()
         self._wheel: dict[int, _Bucket] = {}
         self._wheel_order: list[int] = []
+
+    def resize(self, max_bytes: int, now: float) -> None:
+        """Have another budget from now on; what is too much leaves by `shrink`. 0 empties the cache at once."""
+        self.max_bytes = max_bytes
+        self.caching = max_bytes > 0
+        if not self.caching:
+            self.purge(self.scopes(), None, now)
+
+        self.budget = max(self._wanted_bytes, self.bytes)
+        self.max_entry_bytes = int(self._wanted_bytes * MAX_ENTRY_SHARE)
+
+    def shrink(self, now: float) -> bool:
+        """Evict a batch of what is too much since `resize`; tell whether there is more."""
+        for _ in range(_EXPIRY_BATCH):
+            if self.bytes <= self._wanted_bytes:
+                break
+
+            self.evicted += self._evict(now)
+
+        self.budget = max(self._wanted_bytes, self.bytes)
+        return self.budget > self._wanted_bytes
+
+    @property
+    def _wanted_bytes(self) -> int:
+        return self.max_bytes or SHARING_ONLY_BYTES
 
     def get(self, scope: str, key: str, now: float) -> Entry | None:
         """Return the entry if anybody may still be served it; an expired one is removed on the way."""
@@ -161,16 +186,22 @@ class Cache:
             if self.expire(now):
                 continue
 
-            victim = self._policy.victim()
-            self._drop(victim)
-            self._bury(victim)
-            if now < victim.expires_at:
-                evicted += 1
-            else:  # within the second, to which expiry is sorted
-                self.expired += 1
+            evicted += self._evict(now)
 
         self.evicted += evicted
         return evicted
+
+    def _evict(self, now: float) -> bool:
+        """Remove the policy's victim; tell whether it was live."""
+        victim = self._policy.victim()
+        self._drop(victim)
+        self._bury(victim)
+        if now < victim.expires_at:
+            return True
+
+        # Within the second, to which expiry is sorted.
+        self.expired += 1
+        return False
 
     def _insert(self, entry: Entry) -> None:
         self._tables.setdefault(entry.terms.scope, {})[entry.key] = entry

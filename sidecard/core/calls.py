@@ -15,6 +15,7 @@ from sidecard.core.admission import Admission
 from sidecard.core.answers import error, not_yours
 from sidecard.core.backends import Backend, Backends
 from sidecard.core.breakers import Verdict
+from sidecard.core.cache import Cache
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import Peer
@@ -30,6 +31,9 @@ from sidecard.core.shelf import Shelf
 from sidecard_client import wire
 
 LeaseOutcome = Literal["done"] | notes.Outcome
+
+SHRINK_PAUSE_SECONDS = 0.005
+"""Between batches of a cache that becomes smaller, so that peers are served meanwhile."""
 
 
 class Calls:
@@ -52,7 +56,8 @@ class Calls:
         journal: Journal,
     ) -> None:
         self.flights = flights
-        self._settings = settings
+        self.settings = settings
+        """May be replaced at any time."""
         self._granting = granting
         self._admission = admission
         self._backends = backends
@@ -117,8 +122,8 @@ class Calls:
         if wait_seconds <= 0:
             return [self._granting.timed_out(peer, request, 0.0)]
 
-        if self.flights.waiter_count >= self._settings.max_waiters:
-            return self._granting.busy(peer, request, "waiters", self._settings.max_waiters)
+        if self.flights.waiter_count >= self.settings.max_waiters:
+            return self._granting.busy(peer, request, "waiters", self.settings.max_waiters)
 
         self.flights.join(flight, peer, request, now, wait_seconds).told = True
         self._granting.has_room_for_waiters()
@@ -183,7 +188,7 @@ class Calls:
     ) -> tuple[bool, list[Effect]]:
         """Store the answer of a flight in memory, and let the store keep it."""
         ttl_seconds = self._shelf.ttl_seconds(lease.request.task, request.ttl_seconds, lease.request.ttl_seconds)
-        window_seconds = self._settings.sharing_window_seconds
+        window_seconds = self.settings.sharing_window_seconds
         terms = self._shelf.terms(flight.scope, ttl_seconds, window_seconds, lease.backend, usage, request.tags)
         stored, effects = self._shelf.store(flight.key, value, now, terms, seconds)
         if stored:
@@ -344,9 +349,12 @@ class Calls:
                     effects += self._lookups.due(due, now)
                 case Removal():
                     effects += self._lookups.overdue(due)
+                case Cache():
+                    if due.shrink(now):
+                        self.flights.timers.set(due, now + SHRINK_PAUSE_SECONDS)
                 case _:
                     self._count.expired += 1
-                    silent_seconds = self._settings.lease_seconds
+                    silent_seconds = self.settings.lease_seconds
                     message = f"the process that made this call did not renew its lease for {silent_seconds:g} s"
                     effects += self._vanished([due], "expired", "transient", message, now)
 
@@ -361,9 +369,9 @@ class Calls:
     def full_tables(self) -> list[str]:
         """Name the tables that have no room now."""
         levels = {
-            "flights": (len(self.flights), self._settings.max_flights),
-            "leases": (self.flights.lease_count, self._settings.max_leases),
-            "waiters": (self.flights.waiter_count, self._settings.max_waiters),
+            "flights": (len(self.flights), self.settings.max_flights),
+            "leases": (self.flights.lease_count, self.settings.max_leases),
+            "waiters": (self.flights.waiter_count, self.settings.max_waiters),
         }
         return [table for table, (level, limit) in levels.items() if level >= limit]
 

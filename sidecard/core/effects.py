@@ -24,6 +24,13 @@ class ChangeLog(Struct, frozen=True):
     level: LogLevel
 
 
+class ReadSettings(Struct, frozen=True):
+    """Read the settings again, for a peer that has asked for it. Ends in `sidecard.core.events.SettingsRead`."""
+
+    peer: int
+    request_id: int
+
+
 class Tell(Struct, frozen=True):
     """Let the listeners of notes know a fact."""
 
@@ -135,4 +142,4 @@ class LogCall(Struct, frozen=True):
 
 
 StoreEffect = StoreAsk | StoreWrite | StoreRelease | StoreRemove | StorePurge | ShareSpending
-Effect = Send | Tell | LogCall | ChangeLog | StoreEffect
+Effect = Send | Tell | LogCall | ChangeLog | ReadSettings | StoreEffect

@@ -27,6 +27,7 @@ from sidecard.core.events import (
     PeerJoined,
     PeerLost,
     RequestReceived,
+    SettingsRead,
     SpentElsewhere,
     StoreAnswered,
     StoreMeasured,
@@ -41,6 +42,7 @@ from sidecard.core.ledger import Books, LedgerSnapshot, SpendingBooks
 from sidecard.core.lookups import Lookups
 from sidecard.core.meters import Meters
 from sidecard.core.overview import Overview, Run
+from sidecard.core.reloading import Reloading
 from sidecard.core.retries import RetryBudget
 from sidecard.core.scopes import Scopes
 from sidecard.core.serving import Serving
@@ -126,6 +128,17 @@ class Engine:
             apps=AppMetrics(settings.max_series, meters.dropped),
             enabled=settings.metrics,
         )
+        reloading = Reloading(
+            overview=overview,
+            calls=calls,
+            granting=granting,
+            admission=admission,
+            backends=backends,
+            budgets=budgets,
+            retries=retries,
+            shelf=shelf,
+            scopes=scopes,
+        )
         self._answer: dict[type[wire.Request], Callable[[Peer, Any, float], list[Effect]]] = {
             wire.Ping: overview.ping,
             wire.Begin: calls.begin,
@@ -146,6 +159,7 @@ class Engine:
             wire.RecordMetrics: exposure.record,
             wire.GetMetrics: exposure.metrics,
             wire.SetLog: exposure.set_log,
+            wire.Reload: reloading.ask,
         }
 
         self._hear: dict[type[Happening], Callable[[Any, float], list[Effect]]] = {
@@ -154,6 +168,7 @@ class Engine:
             Tick: lambda _, now: calls.tick(now),
             DrainRequested: lambda _, now: calls.drain(now),
             DrainExpired: lambda _, now: calls.give_up_draining(now),
+            SettingsRead: reloading.read,
             StoreAnswered: lookups.answered,
             StoreTurned: lookups.turned,
             KeyChanged: lookups.key_changed,

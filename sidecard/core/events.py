@@ -3,11 +3,12 @@
 The counterpart to events are effects (`sidecard.core.effects`).
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from sidecard.core.records import Record
+from sidecard.core.settings import EngineSettings
 from sidecard_client.wire import AnyRequest, StoreState
 
 
@@ -158,6 +159,20 @@ class SpentElsewhere(Struct, frozen=True):
     dollars: float
 
 
+class SettingsRead(Struct, frozen=True):
+    """The settings were read again: by `sidecard.core.effects.ReadSettings`, or because a signal said so."""
+
+    settings: EngineSettings | None = None
+    """What holds from now on; None where nothing changes, because of ``problems``."""
+    shown: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    changed: dict[str, Any] = {}
+    needs_restart: list[str] = []
+    problems: list[str] = []
+    asked_by: tuple[int, int] | None = None
+    """The peer and the id of its request."""
+
+
 StoreEvent = (
     StoreAnswered
     | StoreTurned
@@ -168,7 +183,7 @@ StoreEvent = (
     | BreakerOpenedElsewhere
     | SpentElsewhere
 )
-Happening = PeerJoined | PeerLost | Tick | DrainRequested | DrainExpired | StoreEvent
+Happening = PeerJoined | PeerLost | Tick | DrainRequested | DrainExpired | SettingsRead | StoreEvent
 """What is nobody's request."""
 
 Event = RequestReceived | Happening

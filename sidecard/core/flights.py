@@ -22,12 +22,16 @@ A lease that ended is not current: whatever comes with it later is refused. That
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING
 
 from sidecard.core.backends import Backend, Permit
 from sidecard.core.events import Peer
 from sidecard.core.scopes import covers
 from sidecard.core.timers import Timers
 from sidecard_client.wire import Begin, Delete, Purge
+
+if TYPE_CHECKING:
+    from sidecard.core.cache import Cache
 
 _REMEMBERED_LEASES = 1024
 """Ended leases whose late `complete` can still be billed to its task: the backend did that work."""
@@ -207,14 +211,15 @@ class Flights:
 
     def __init__(self, boot_id: str, lease_seconds: float) -> None:
         self._boot_id = boot_id
-        self._lease_seconds = lease_seconds
+        self.lease_seconds = lease_seconds
+        """May be changed at any time; a lease has what held when it was granted or renewed last."""
         self._sequence = 0
         self._flights: dict[tuple[str, str], Flight] = {}
         self._leases: dict[str, HeldLease] = {}
         self._peers: dict[int, _PeerTable] = {}
         self._applicants: dict[Applicant, None] = {}
         self._ended: OrderedDict[str, HeldLease] = OrderedDict()
-        self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | Removal] = Timers()
+        self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | Removal | Cache] = Timers()
         self.given_up: list[Flight] = []
         """Those that are over and whose claim was not used."""
         self.waiter_count = 0
@@ -289,7 +294,7 @@ class Flights:
 
         self._leases[lease.name] = lease
         self._table(lease.peer).leases[lease.name] = lease
-        self.timers.set(lease, now + self._lease_seconds)
+        self.timers.set(lease, now + self.lease_seconds)
         return lease
 
     def held(self, name: str, peer: Peer) -> HeldLease | None:
@@ -307,7 +312,7 @@ class Flights:
 
     def renew(self, lease: HeldLease, now: float) -> None:
         """Keep a lease."""
-        self.timers.set(lease, now + self._lease_seconds)
+        self.timers.set(lease, now + self.lease_seconds)
 
     def end_lease(self, lease: HeldLease, *, answered: bool) -> None:
         """Make a lease not current; where its call has not ``answered``, remember whom to bill should it still do so."""

@@ -55,7 +55,8 @@ class Granting:
         journal: Journal,
     ) -> None:
         self.draining = False
-        self._settings = settings
+        self.settings = settings
+        """May be replaced at any time."""
         self._flights = flights
         self._admission = admission
         self._backends = backends
@@ -63,9 +64,6 @@ class Granting:
         self._books = books
         self._count = count
         self._journal = journal
-        # Clients renew every third of what they are told.
-        renew_seconds = settings.renew_seconds or settings.lease_seconds / 3
-        self._expires_in_seconds = min(settings.lease_seconds, 3 * renew_seconds)
         self._told_full: set[notes.Table] = set()
         """Tables whose being full has been told, and which had no room since."""
 
@@ -91,7 +89,7 @@ class Granting:
 
     def start(self, scope: str, key: str) -> Flight | None:
         """Start a flight, where there is room for one."""
-        if len(self._flights) >= self._settings.max_flights:
+        if len(self._flights) >= self.settings.max_flights:
             return None
 
         self._told_full.discard("flights")
@@ -99,7 +97,7 @@ class Granting:
 
     def no_flight(self, peer: Peer, request: wire.Begin) -> list[Effect]:
         """Refuse a begin for whose flight there is no room."""
-        return self.busy(peer, request, "flights", self._settings.max_flights)
+        return self.busy(peer, request, "flights", self.settings.max_flights)
 
     def ask_next(self, lease: HeldLease, request: wire.Fail, now: float) -> tuple[bool, list[Effect]]:
         """Let a caller whose call has failed go on, on another backend or after a pause; tell whether it does."""
@@ -143,7 +141,7 @@ class Granting:
 
     def wait_seconds(self, request: wire.Begin) -> float:
         """Return how long a caller waits."""
-        return self._settings.wait_seconds if request.wait_seconds is None else request.wait_seconds
+        return self.settings.wait_seconds if request.wait_seconds is None else request.wait_seconds
 
     def due(self, applicant: Applicant, now: float) -> list[Effect]:
         """An applicant's time has come: that of its retry, or its last."""
@@ -165,7 +163,24 @@ class Granting:
         self._flights.withdraw(applicant)
         self._count.left += applicant.first
 
+    @property
+    def _expires_in_seconds(self) -> float:
+        # Clients renew every third of what they are told.
+        lease_seconds, renew_seconds = self.settings.lease_seconds, self.settings.renew_seconds
+        return lease_seconds if renew_seconds is None else min(lease_seconds, 3 * renew_seconds)
+
     # A backend -------------------------------------------------------------------------------------------------------
+
+    def reconsider(self, now: float) -> list[Effect]:
+        """Serve every queue anew, because what backends may be called, and how often, is no longer what it was."""
+        effects: list[Effect] = []
+        for backend in self._backends.all().values():
+            if self.settings.sovereign and backend.settings.locality == "remote":
+                effects += self._flush(backend, now)
+
+            effects += self.freed(backend, now)
+
+        return effects
 
     def freed(self, backend: Backend, now: float) -> list[Effect]:
         """Serve a backend's queue, as far as it has room; where its breaker has opened, send the queue elsewhere.
@@ -203,7 +218,7 @@ class Granting:
             backend.queue.serve(applicant.line, applicant)
             applicant.queues = tuple(other for other in applicant.queues if other is not choice)
             self._flights.withdraw(applicant)
-            if self._flights.lease_count >= self._settings.max_leases:
+            if self._flights.lease_count >= self.settings.max_leases:
                 effects += self.turn_away(applicant, Refusal("busy"), now)
                 continue
 
@@ -272,7 +287,7 @@ class Granting:
 
         if (
             may_pass
-            and flight.elections < self._settings.max_elections
+            and flight.elections < self.settings.max_elections
             and self._flights.next_willing(flight, now) is not None
         ):
             flight.elections += 1
@@ -373,8 +388,8 @@ class Granting:
     def _seat(self, applicant: Applicant, now: float) -> tuple[Refusal | None, list[Effect]]:
         """Give an applicant its lease, or let it wait for a permit; where neither can be, return why."""
         flights, request = self._flights, applicant.request
-        if flights.lease_count >= self._settings.max_leases:
-            return Refusal("busy"), self._tell_full("leases", self._settings.max_leases)
+        if flights.lease_count >= self.settings.max_leases:
+            return Refusal("busy"), self._tell_full("leases", self.settings.max_leases)
 
         self._told_full.discard("leases")
         names = self._admission.names(request)
@@ -386,8 +401,8 @@ class Granting:
             return None, effects + self._grant(applicant, decision.chosen, decision, now)
 
         if decision.queues and applicant.deadline > now:
-            if applicant.first and flights.waiter_count >= self._settings.max_waiters:
-                return Refusal("busy"), effects + self._tell_full("waiters", self._settings.max_waiters)
+            if applicant.first and flights.waiter_count >= self.settings.max_waiters:
+                return Refusal("busy"), effects + self._tell_full("waiters", self.settings.max_waiters)
 
             self._queue(applicant, decision.queues, now)
             if applicant.first:

@@ -79,7 +79,6 @@ class Lookups:
         self.reason = ""
         self.gauges = StoreGauges()
         self._shared = settings.store == "shared"
-        self._max_waiters = settings.max_waiters
         self._flights = flights
         self._granting = granting
         self._shelf = shelf
@@ -134,8 +133,8 @@ class Lookups:
 
     def begin(self, scope: str, flight: Flight | None, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
         """Let a caller wait for the store's answer."""
-        if self._flights.waiter_count >= self._max_waiters:
-            return self._granting.busy(peer, request, "waiters", self._max_waiters)
+        if self._flights.waiter_count >= self._granting.settings.max_waiters:
+            return self._granting.busy(peer, request, "waiters", self._granting.settings.max_waiters)
 
         assert request.key is not None  # noqa: S101 - for the type checker: calls without a key are no flights
         effects: list[Effect] = []

@@ -25,6 +25,10 @@ class Run(Struct, frozen=True):
     shown_settings: dict[str, Any]
     shown_origins: dict[str, str]
 
+    def showing(self, settings: dict[str, Any], origins: dict[str, str]) -> "Run":
+        """Return the same run with other settings."""
+        return structs.replace(self, shown_settings=settings, shown_origins=origins)
+
 
 class Overview:
     """Tells how the daemon is doing."""

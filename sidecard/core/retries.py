@@ -17,7 +17,8 @@ class RetryBudget:
     """Counts calls and retries of the last ``window_seconds``, to the second."""
 
     def __init__(self, settings: RetrySettings, jitter: Callable[[], float]) -> None:
-        self._settings = settings
+        self.settings = settings
+        """May be replaced at any time."""
         self._jitter = jitter
         self._seconds: deque[list[float]] = deque()
         """Triples of a second, its calls, and its retries; the oldest first."""
@@ -31,7 +32,7 @@ class RetryBudget:
 
     def withdraw(self, now: float) -> bool:
         """Ask for a retry; where there is one, it is taken."""
-        settings, second = self._settings, self._second(now)
+        settings, second = self.settings, self._second(now)
         allowed = settings.floor_per_second * settings.window_seconds + settings.share * self._calls
         if self._retries + 1 > allowed:
             return False
@@ -42,13 +43,13 @@ class RetryBudget:
 
     def backoff_seconds(self, retries: int) -> float:
         """Return how long a call waits before its retry number ``retries``, from 1 on: jittered exponential back-off."""
-        settings = self._settings
+        settings = self.settings
         longest = settings.backoff_seconds * math.exp2(min(retries - 1, _MAX_DOUBLINGS))
         return min(settings.max_backoff_seconds, longest) * (0.5 + 0.5 * self._jitter())
 
     def _second(self, now: float) -> list[float]:
         seconds, current = self._seconds, float(int(now))
-        while seconds and seconds[0][0] + self._settings.window_seconds <= current:
+        while seconds and seconds[0][0] + self.settings.window_seconds <= current:
             _, calls, retries = seconds.popleft()
             self._calls -= calls
             self._retries -= retries

@@ -20,6 +20,11 @@ class Scopes:
         self._shared = shared
         self._known: dict[tuple[int, int, str], str] = {}
 
+    def share(self, shared: dict[str, SharedWith]) -> None:
+        """Let other namespaces be shared from now on. What was stored under the earlier scopes stays there until it expires."""
+        self._shared = shared
+        self._known.clear()
+
     def find(self, peer: Peer, namespace: str) -> str | None:
         """Return the scope of a peer's namespace; None where the peer may not name it."""
         scope = self._known.get((peer.uid, peer.gid, namespace))

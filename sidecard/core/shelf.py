@@ -18,7 +18,8 @@ class Shelf:
 
     def __init__(self, settings: EngineSettings, count: Counters) -> None:
         self.cache = Cache(settings.cache_max_bytes)
-        self._settings = settings
+        self.settings = settings
+        """May be replaced at any time."""
         self._count = count
         self._terms: dict[tuple[str, float, float, str], Terms] = {}
         self.trust = 0
@@ -64,7 +65,7 @@ class Shelf:
             if ttl_seconds is not None:
                 return ttl_seconds
 
-        return self._settings.task_ttl_seconds.get(task, self._settings.ttl_seconds)
+        return self.settings.task_ttl_seconds.get(task, self.settings.ttl_seconds)
 
     def terms(
         self,

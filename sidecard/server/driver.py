@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Protocol
 
-from sidecard.core.effects import CallRecord, ChangeLog, Effect, LogCall, Send, StoreEffect, Tell
+from sidecard.core.effects import CallRecord, ChangeLog, Effect, LogCall, ReadSettings, Send, StoreEffect, Tell
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
     DrainExpired,
@@ -19,6 +19,7 @@ from sidecard.core.events import (
     PeerJoined,
     PeerLost,
     RequestReceived,
+    SettingsRead,
     StoreAnswered,
     StoreEvent,
     Tick,
@@ -60,7 +61,7 @@ class Driver:
 
     ``clock`` is monotonic and of the loop's time base; ``on_note`` gets each note;
     ``on_bug`` gets the mistakes of our own that the one boundary below has caught; ``on_call`` what is for the call log;
-    ``on_level`` what the log is to say from now on; ``meters`` counts what is served, and how fast, where it is given;
+    ``on_level`` what the log is to say from now on; ``on_reload`` who wants the settings read again; ``meters`` counts what is served, and how fast, where it is given;
     ``store`` does what a store is to do.
     """
 
@@ -74,6 +75,7 @@ class Driver:
         on_bug: Callable[[SidecardBug], None],
         on_call: Callable[[CallRecord], None] | None = None,
         on_level: Callable[[wire.LogLevel], None] | None = None,
+        on_reload: Callable[[ReadSettings], None] | None = None,
         meters: Meters | None = None,
         store: Callable[[StoreEffect], StoreAnswered | None] | None = None,
     ) -> None:
@@ -85,6 +87,7 @@ class Driver:
         self._on_bug = on_bug
         self._on_call = on_call
         self._on_level = on_level
+        self._on_reload = on_reload
         self._meters = meters
         self._store = store
         self._turn = cycle(range(TIMED_BEGINS)).__next__
@@ -179,8 +182,8 @@ class Driver:
         if self._outboxes.pop(peer.id, None) is not None:
             self._happened(PeerLost(peer))
 
-    def hear(self, event: StoreEvent) -> None:
-        """The store says something."""
+    def hear(self, event: StoreEvent | SettingsRead) -> None:
+        """The store says something, or the settings were read again."""
         self._happened(event)
 
     def drain(self, on_idle: Callable[[], None]) -> None:
@@ -224,6 +227,8 @@ class Driver:
             self._on_call(effect.record)
         elif type(effect) is ChangeLog and self._on_level is not None:
             self._on_level(effect.level)
+        elif type(effect) is ReadSettings and self._on_reload is not None:
+            self._on_reload(effect)
         else:
             raise TypeError(f"unexpected effect: {type(effect).__name__}")
 

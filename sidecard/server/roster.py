@@ -5,6 +5,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from sidecard.core.events import Peer
@@ -12,6 +13,26 @@ from sidecard.sections import Limits
 
 _CREDENTIALS = struct.Struct("3i")
 """``struct ucred`` of unix(7): pid, uid, gid."""
+
+
+_ALL_IDS = 2**32 - 1
+_USUAL_OVERFLOW_UID = 65534
+
+
+def unmapped_uid(proc: Path = Path("/proc")) -> int | None:
+    """Return the uid that the kernel shows for all who have none in our user namespace; None where everybody has one.
+
+    See user_namespaces(7). A container's ``nobody``, which may have the same number, cannot be told from them.
+    """
+    try:
+        ranges = [line.split() for line in (proc / "self" / "uid_map").read_text("ascii").splitlines()]
+        if sum(int(length) for _, _, length in ranges) >= _ALL_IDS:
+            return None
+
+        return int((proc / "sys" / "kernel" / "overflowuid").read_text("ascii"))
+    except (OSError, ValueError):
+        # A kernel that hides them (ProcSubset=pid does for the second) has not changed the number: hardly anybody does.
+        return _USUAL_OVERFLOW_UID
 
 
 class Line(Protocol):
@@ -25,7 +46,10 @@ class Line(Protocol):
 
 
 class Roster:
-    """Every connection that is open. ``operator`` tells by uid and gid who is one; the two callables tell the log."""
+    """Every connection that is open. ``operator`` tells by uid and gid who is one; the two other callables tell the log.
+
+    ``unmapped_uid`` is that of peers who are not to be admitted, because it is nobody's in particular (`unmapped_uid`).
+    """
 
     def __init__(
         self,
@@ -34,10 +58,13 @@ class Roster:
         *,
         on_refused: Callable[[int, str], None],
         on_closed: Callable[[Peer, str], None],
+        unmapped_uid: int | None = None,
     ) -> None:
-        self._limits = limits
+        self.limits = limits
+        """May be replaced at any time; who is connected stays so."""
         self._operator = operator
         self._on_refused = on_refused
+        self._unmapped_uid = unmapped_uid
         self._on_closed = on_closed
         self._ids = itertools.count(1)
         self._peers: dict[Line, Peer] = {}
@@ -58,10 +85,15 @@ class Roster:
         )
         # The kernel counts ids without sign.
         uid, gid = uid & 0xFFFFFFFF, gid & 0xFFFFFFFF
-        if len(self._peers) >= self._limits.max_peers:
-            reason = f"limits.max_peers ({self._limits.max_peers}) are connected"
-        elif self._per_uid[uid] >= self._limits.max_peers_per_uid:
-            reason = f"limits.max_peers_per_uid ({self._limits.max_peers_per_uid}) of this uid are connected"
+        if uid == self._unmapped_uid:
+            reason = (
+                "its uid has no number in this user namespace, so nobody can tell it from others: give both containers the same "
+                "UserNS=, or set socket.admit_unmapped"
+            )
+        elif len(self._peers) >= self.limits.max_peers:
+            reason = f"limits.max_peers ({self.limits.max_peers}) are connected"
+        elif self._per_uid[uid] >= self.limits.max_peers_per_uid:
+            reason = f"limits.max_peers_per_uid ({self.limits.max_peers_per_uid}) of this uid are connected"
         else:
             peer = Peer(next(self._ids), uid, gid, pid, self._operator(uid, gid))
             self._peers[line] = peer

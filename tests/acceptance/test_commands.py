@@ -57,6 +57,7 @@ def test_every_asking_command_says_69_and_where_it_looked_without_a_daemon(socke
         ["report"],
         ["metrics"],
         ["log-level", "debug"],
+        ["reload"],
         ["purge", "--all"],
         ["config", "show", "--running"],
     ):

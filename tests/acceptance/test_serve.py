@@ -207,15 +207,6 @@ def test_systemd_is_told_of_start_life_and_end(socket_directory: Path, daemon: S
         assert last == b"STOPPING=1"
 
 
-def test_a_hangup_is_ignored_and_said_so(daemon: Start) -> None:
-    """Settings are read at the start only, in this version."""
-    running = daemon()
-    running.process.send_signal(signal.SIGHUP)
-    assert ask(running.socket, {"op": "ping"})["type"] == "pong"
-    assert running.terminate() == 0
-    assert len(running.said("reload ignored")) == 1
-
-
 # -- the drain ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,11 +1,14 @@
 """Settings from flags, environment and file: which wins, and what is said of those that cannot be."""
 
+import re
+import tomllib
+from importlib import resources
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from sidecard.config import DEFAULT_ORIGIN, load
+from sidecard.config import DEFAULT_ORIGIN, START_ONLY_SECTIONS, START_ONLY_SETTINGS, load, reconfigured
 from sidecard.core.settings import (
     LOCAL_MAX_CONCURRENT,
     BackendSettings,
@@ -697,3 +700,84 @@ def test_a_pattern_that_is_none_is_told(file: Path) -> None:
     """Before a prompt meets it."""
     (problem,) = problems_of('[calls]\nredact = ["[0-9"]', file=file)
     assert "regular expressions" in problem
+
+
+def example(*, active: bool) -> str:
+    """Return the file that ships, as it is, or with everything in it switched on."""
+    text = (resources.files("sidecard") / "example.toml").read_text(encoding="utf-8")
+    return re.sub(r"^#(?=[a-z_]+ = |\[)", "", text, flags=re.MULTILINE) if active else text
+
+
+def test_the_example_has_every_setting_and_is_right(file: Path) -> None:
+    """Whoever takes a # off gets what the comment says."""
+    file.write_text(example(active=True))
+    given = load(file, {})
+    told = tomllib.loads(example(active=True))
+    for section, settings in FIXED.items():
+        assert {key.partition(".")[0] for key in settings} == set(told[section]), section
+
+    for table, settings in NAMED.items():
+        ((name, entry),) = told[table].items()
+        flat = {key for key, value in entry.items() if not isinstance(value, dict)}
+        nested = {f"{key}.{inner}" for key, value in entry.items() if isinstance(value, dict) for inner in value}
+        assert flat | nested == set(settings), (table, name)
+
+    assert given.cache == load(None, {}).cache
+
+
+def test_the_example_changes_nothing_as_it_is(file: Path) -> None:
+    """All of it is commented out, and each number in it is the default."""
+    file.write_text(example(active=False))
+    assert load(file, {}).engine_settings() == EngineSettings()
+    given, default = load(None, {}), load(None, {})
+    file.write_text(example(active=True))
+    told = load(file, {}).shown()
+    chosen = {
+        "flights.renew_seconds", "http.listen", "operators.gids", "operators.uids", "push.url", "socket.group", "store.url",
+        "sovereign.allow", "calls.redact", "calls.url",
+    }  # fmt: skip
+    differing = {name for name, value in default.shown().items() if told[name] != value}
+    assert differing == chosen
+    assert given == default
+
+
+def test_examples_mark_what_only_a_start_can_change() -> None:
+    """A section, or the setting itself."""
+    text = example(active=False)
+    for section in FIXED:
+        head = re.search(rf"^\[{section}\].*$", text, re.MULTILINE)
+        assert head is not None
+        assert head[0].endswith("# (start)") == (section in START_ONLY_SECTIONS)
+
+    marked = re.findall(r"^# .*\(start\)\n#(\w+) = ", text, re.MULTILINE)
+    assert sorted(marked) == sorted(key for keys in START_ONLY_SETTINGS.values() for key in keys)
+
+
+def test_what_was_read_again_holds_but_for_what_only_a_start_can_change(file: Path) -> None:
+    """And keeps the origin of what goes on holding."""
+    file.write_text("[cache]\nttl_seconds = 1\n[limits]\nmax_series = 5\nmax_peers = 5\n[tasks.old]\nttl_seconds = 1\n")
+    running = load(file, {"SIDECARD_STORE_PASSWORD": "a"})
+    file.write_text(
+        "[cache]\nttl_seconds = 2\n[limits]\nmax_series = 6\nmax_peers = 6\n[http]\nlisten = '127.0.0.1:1'\n[tasks.new]\nttl_seconds = 1\n"
+    )
+    result = reconfigured(running, load(file, {"SIDECARD_STORE_PASSWORD": "b"}))
+    config = result.config
+    assert (config.cache.ttl_seconds, config.limits.max_peers, config.limits.max_series) == (2.0, 6, 5)
+    assert (config.http.listen, config.store.password) == ("", "a")
+    assert sorted(result.needs_restart) == ["http.listen", "limits.max_series", "store.password"]
+    assert {name: value for name, value in result.changed.items() if not name.startswith("tasks.")} == {
+        "cache.ttl_seconds": 2.0,
+        "limits.max_peers": 6,
+    }
+    assert result.changed["tasks.old.ttl_seconds"] is None
+    assert result.changed["tasks.new.ttl_seconds"] == 1.0
+    assert config.origins["http.listen"] == DEFAULT_ORIGIN
+    assert set(config.origins) == set(config.shown())
+
+
+def test_nothing_new_is_no_change(file: Path) -> None:
+    """Also where passwords are not shown."""
+    file.write_text("[store]\npassword = 'x'\n")
+    running = load(file, {})
+    result = reconfigured(running, load(file, {}))
+    assert (result.config, result.changed, result.needs_restart) == (running, {}, [])

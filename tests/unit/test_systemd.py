@@ -23,13 +23,15 @@ def test_states_arrive_as_datagrams(abstract: bool, socket_directory: Path) -> N
         notifier.ready("serving")
         notifier.status("busy")
         notifier.alive()
-        notifier.stopping("draining")
+        notifier.reloading(12.5)
+        notifier.stopping("draining", 24.0)
 
-        assert [systemd.recv(100) for _ in range(4)] == [
+        assert [systemd.recv(100) for _ in range(5)] == [
             b"READY=1\nSTATUS=serving",
             b"STATUS=busy",
             b"WATCHDOG=1",
-            b"STOPPING=1\nSTATUS=draining",
+            b"RELOADING=1\nMONOTONIC_USEC=12500000",
+            b"STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=24000000",
         ]
 
 

@@ -1,0 +1,83 @@
+"""Other settings, while everything goes on: no connection, no call in progress, no entry and no count is lost by it."""
+
+from sidecard.core.admission import Admission
+from sidecard.core.answers import for_operators
+from sidecard.core.backends import Backends
+from sidecard.core.budgets import Budgets
+from sidecard.core.calls import Calls
+from sidecard.core.effects import Effect, ReadSettings, Send, Tell
+from sidecard.core.events import Peer, SettingsRead
+from sidecard.core.granting import Granting
+from sidecard.core.overview import Overview
+from sidecard.core.retries import RetryBudget
+from sidecard.core.scopes import Scopes
+from sidecard.core.settings import EngineSettings
+from sidecard.core.shelf import Shelf
+from sidecard_client import wire
+
+
+class Reloading:
+    """Has the settings read again when an operator asks for it, and lets every part go by them.
+
+    What can only be had at the start (addresses, the store, listeners) the shell keeps as it is, and says so.
+    """
+
+    def __init__(
+        self,
+        *,
+        overview: Overview,
+        calls: Calls,
+        granting: Granting,
+        admission: Admission,
+        backends: Backends,
+        budgets: Budgets,
+        retries: RetryBudget,
+        shelf: Shelf,
+        scopes: Scopes,
+    ) -> None:
+        self._overview = overview
+        self._calls = calls
+        self._granting = granting
+        self._admission = admission
+        self._backends = backends
+        self._budgets = budgets
+        self._retries = retries
+        self._shelf = shelf
+        self._scopes = scopes
+
+    def ask(self, peer: Peer, request: wire.Reload, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
+        """Have the settings read; the answer comes when they are."""
+        if not peer.operator:
+            return [for_operators(peer, request, "reload")]
+
+        return [ReadSettings(peer.id, request.id)]
+
+    def read(self, event: SettingsRead, now: float) -> list[Effect]:
+        """Go by what was read, and answer who has asked."""
+        effects: list[Effect] = []
+        if event.settings is not None:
+            effects = self._go_by(event.settings, now)
+            self._overview.run = self._overview.run.showing(event.shown, event.origins)
+
+        if event.asked_by is not None:
+            peer, request_id = event.asked_by
+            reply = wire.Reloaded(request_id, event.changed, event.needs_restart, event.problems)
+            effects.append(Send(peer, reply, late_answer_of=wire.Reload))
+
+        return effects
+
+    def _go_by(self, settings: EngineSettings, now: float) -> list[Effect]:
+        flights, cache = self._calls.flights, self._shelf.cache
+        for part in (self._calls, self._granting, self._admission, self._shelf):
+            part.settings = settings
+
+        flights.lease_seconds = settings.lease_seconds
+        self._retries.settings = settings.retries
+        self._scopes.share(settings.shared_namespaces)
+        self._budgets.reconfigure(settings.budgets)
+        if cache.max_bytes != settings.cache_max_bytes:
+            cache.resize(settings.cache_max_bytes, now)
+            flights.timers.set(cache, now)
+
+        told: list[Effect] = [Tell(note) for note in self._backends.reconfigure(settings.backends, now)]
+        return told + self._granting.reconsider(now)
