@@ -208,10 +208,14 @@ class Breaker:
 
     def reconfigure(self, settings: BreakerSettings, now: float) -> list[BreakerNote]:
         """Go by other settings; what was counted stays, and so does what an operator holds open."""
+        if settings == self._settings:
+            return []
+
         switched = settings.enabled != self._settings.enabled
         self._settings = settings
         # Fewer probes than have ended already would leave nobody to conclude.
         self._probes_done.clear()
+        self._trim()
         if not switched or self.state == "forced_open":
             return []
 
@@ -273,7 +277,14 @@ class Breaker:
         window.append(outcome)
         self.failures += outcome.failed
         self.slow += outcome.slow
-        while len(window) > self._settings.window_calls or window[0].at <= outcome.at - self._settings.window_seconds:
+        self._trim()
+
+    def _trim(self) -> None:
+        """Let go of what is out of the window that ends with the latest outcome."""
+        window, settings = self._window, self._settings
+        while window and (
+            len(window) > settings.window_calls or window[0].at <= window[-1].at - settings.window_seconds
+        ):
             oldest = window.popleft()
             self.failures -= oldest.failed
             self.slow -= oldest.slow

@@ -12,7 +12,7 @@ import msgspec
 from sidecard.core.backends import Backend
 from sidecard.core.effects import Send
 from sidecard.core.engine import Engine
-from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
+from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, SettingsRead, Tick
 from sidecard.core.settings import EngineSettings
 from sidecard_client import wire
 from tests.properties.witness import Witness
@@ -75,6 +75,11 @@ class BackendTrial:
     def operate(self, backend: str, action: wire.BreakerAction) -> None:
         """Let an operator set a breaker."""
         self.ask(self._observer, wire.SetBreaker(backend, action, id=self.next_id()))
+
+    def reload(self, settings: EngineSettings) -> None:
+        """Let the daemon have read other settings."""
+        self.settings = settings
+        self.happen(SettingsRead(settings))
 
     def complete(self, peer: Peer, lease: str, usage: wire.Usage | None = None) -> None:
         """Let a peer bring an answer, in time or not. It is not stored: what is cached is not what is on trial."""

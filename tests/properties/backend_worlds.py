@@ -29,6 +29,8 @@ _SHORT = BreakerSettings(
 )
 _NEVER = BreakerSettings(window_seconds=20.0, window_calls=6, min_calls=3, enabled=False)
 
+BREAKERS = (_TOUCHY, _PROBED, _SHORT, _NEVER)
+
 
 def _limited(permits: int, breaker: BreakerSettings = _TOUCHY, max_queue: int = 512) -> BackendSettings:
     return BackendSettings(max_concurrent=permits, max_queue=max_queue, breaker=breaker)

@@ -83,6 +83,19 @@ class NaiveBreaker:
             if self.state == "closed":
                 self.due = self._conclusion()
 
+    def reconfigure(self, settings: BreakerSettings) -> None:
+        """Other settings hold; what counted until now is all there is to count."""
+        if settings == self.settings:
+            return
+
+        counted = self.window()
+        self.outcomes = self.outcomes[len(self.outcomes) - len(counted) :]
+        switched = settings.enabled != self.settings.enabled
+        self.settings = settings
+        self.probes_done = []
+        if switched and self.state != "forced_open":
+            self.act("auto" if settings.enabled else "disable")
+
     def act(self, action: BreakerAction) -> None:
         """An operator does something."""
         match action, self.state:

@@ -10,7 +10,17 @@ from dataclasses import dataclass, field
 from sidecard.core import notes
 from sidecard.core.breakers import Verdict
 from sidecard.core.effects import Effect, Send, Tell
-from sidecard.core.events import DrainExpired, DrainRequested, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
+from sidecard.core.events import (
+    DrainExpired,
+    DrainRequested,
+    Event,
+    Peer,
+    PeerJoined,
+    PeerLost,
+    RequestReceived,
+    SettingsRead,
+    Tick,
+)
 from sidecard.core.settings import BackendSettings, EngineSettings, settings_of_unnamed
 from sidecard_client import wire
 from tests.properties.naive_breaker import NaiveBreaker
@@ -138,8 +148,19 @@ class Witness:
                     self._end(name, "nothing", now)
             case DrainRequested():
                 self.draining = True
+            case SettingsRead(settings) if settings is not None:
+                self._reconfigure(settings)
             case DrainExpired():
                 pass
+
+    def _reconfigure(self, settings: EngineSettings) -> None:
+        limited = [name for name in self.grants if self.backend(name).requests_per_minute]
+        self.settings = settings
+        for name, breaker in self.breakers.items():
+            breaker.reconfigure(self.backend(name).breaker)
+
+        # A limit that is new knows of no earlier calls.
+        self.grants = defaultdict(list, {name: self.grants[name] for name in limited})
 
     def _judge_rest(self, event: Event, now: float) -> None:
         """What must be so when an event is over."""

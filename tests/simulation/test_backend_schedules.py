@@ -8,11 +8,12 @@ import random
 from collections.abc import Callable
 
 import pytest
+from msgspec import structs
 
 from sidecard.core.events import DrainExpired, DrainRequested, Peer
 from sidecard_client import wire
 from tests.properties.backend_trial import BackendTrial
-from tests.properties.backend_worlds import BACKEND_WORLDS
+from tests.properties.backend_worlds import BACKEND_WORLDS, BREAKERS
 from tests.simulation.lives import live
 
 _STEPS = int(os.environ.get("SIDECARD_SIMULATION_STEPS", "24000"))
@@ -42,6 +43,7 @@ class Schedule:
             self.lose: 3,
             self.operate: 1,
             self.change_mood: 2,
+            self.reload: 1,
             self.trial.look: 1,
         }
 
@@ -153,6 +155,29 @@ class Schedule:
     def change_mood(self) -> None:
         """Backends get better or worse."""
         self.failing = self.chance.choice([0.02, 0.3, 0.6, 0.95])
+
+    def reload(self) -> None:
+        """An operator has changed limits, breakers, patience, and now and then whether anything may leave the host."""
+        chance, settings = self.chance, self.trial.settings
+        backends = {
+            name: structs.replace(
+                given,
+                max_concurrent=chance.randint(1, 3) if given.max_concurrent else 0,
+                requests_per_minute=chance.choice([0.0, 3.0, 8.0]) if given.requests_per_minute else 0.0,
+                breaker=chance.choice((given.breaker, *BREAKERS)),
+            )
+            for name, given in settings.backends.items()
+            if chance.random() < 0.9
+        }
+        self.trial.reload(
+            structs.replace(
+                settings,
+                backends=backends,
+                lease_seconds=chance.choice([2.0, 3.0, 15.0]),
+                wait_seconds=chance.choice([5.0, 90.0, 120.0]),
+                sovereign=settings.sovereign != (chance.random() < 0.2),
+            )
+        )
 
     def wait(self) -> None:
         """Time passes: a little, to the next deadline, or far; the tick comes on time, late, or not yet."""
