@@ -138,6 +138,22 @@ class CacheMachine(RuleBasedStateMachine):
         for place in meant:
             del self.kept[place]
 
+    @rule(max_bytes=st.sampled_from([3_000, 8_000, 100_000]))
+    def resize(self, max_bytes: int) -> None:
+        """Have another budget: what is too much goes, and nothing where there is room."""
+        evicted_before, held_before = self.cache.evicted, self._held()
+        fits = self.cache.bytes <= max_bytes
+        self.cache.resize(max_bytes, self.now)
+        while self.cache.shrink(self.now):
+            pass
+
+        assert self.cache.bytes <= self.cache.budget == max_bytes
+        gone = held_before - self._held()
+        assert len(self.live().keys() & gone) == self.cache.evicted - evicted_before
+        assert not (fits and gone)
+        for lost in gone:
+            del self.kept[lost]
+
     @rule(seconds=st.sampled_from([0.125, 0.5, 1.0, 4.0, 30.0]))
     def wait(self, seconds: float) -> None:
         """Time passes."""

@@ -1,0 +1,115 @@
+"""A daemon in a user namespace, as in a rootless container: who is who, and what becomes of those who have no number there."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.daemons import poll
+
+TOOLS = ("unshare", "setpriv", "socat")
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not all(map(shutil.which, TOOLS)),
+    reason=f"needs root, and {', '.join(TOOLS)}: peers of several uids are made here",
+)
+
+MAPPED, UNMAPPED = 5001, 5002
+"""Uids of the host: the first is 1 in the daemon's namespace, where root is root and nobody else is anybody."""
+
+Start = Callable[..., str]
+
+
+def asks(uid: int, path: str, **request: object) -> dict[str, object] | None:
+    """Let a process of ``uid``, outside of the daemon's namespace, ask; None where its connection is closed unheard."""
+    done = subprocess.run(
+        ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "socat", "-t10", "-", f"UNIX-CONNECT:{path}"],
+        input=json.dumps(request) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+        cwd="/",
+    )
+    reply: dict[str, object] | None = json.loads(done.stdout) if done.stdout else None
+    return reply
+
+
+@pytest.fixture
+def namespaced(socket_directory: Path) -> Iterator[Start]:
+    """Start a daemon in a user namespace; return its socket's path. What it logs is in the file ``log`` beside it."""
+    started: list[subprocess.Popen[bytes]] = []
+    socket_directory.chmod(0o755)
+    log = socket_directory / "log"
+
+    def start(*flags: str) -> str:
+        path = str(socket_directory / "u.sock")
+        serve = [sys.executable, "-m", "sidecard", "serve", "--socket", path, "--no-state", "--log-format", "json"]
+        become_root = ["setpriv", "--reuid=0", "--regid=0", "--clear-groups"]
+        mapped = ["unshare", "--user", "sh", "-c", 'read line && exec "$@"', "sh"]
+        with log.open("wb") as written:
+            command = [*mapped, *become_root, *serve, "--set", "socket.mode=0666", *flags]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=written, stderr=written)
+
+        started.append(process)
+        assert process.stdin is not None
+        try:
+            poll(
+                lambda: Path(f"/proc/{process.pid}/ns/user").readlink() != Path("/proc/self/ns/user").readlink(),
+                "no namespace",
+            )
+            for kind in ("uid", "gid"):
+                Path(f"/proc/{process.pid}/{kind}_map").write_text(f"0 0 1\n1 {MAPPED} 1\n", encoding="ascii")
+
+            process.stdin.write(b"\n")
+            process.stdin.close()
+        except (AssertionError, OSError) as error:
+            pytest.skip(f"this machine makes no user namespaces: {error}")
+
+        def serving() -> bool:
+            assert process.poll() is None, log.read_text()
+            return '"serving"' in log.read_text()
+
+        poll(serving, "no daemon")
+        return path
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_uid_with_a_number_in_the_namespace_is_who_it_is_there(namespaced: Start) -> None:
+    """Root is the daemon's own user, and an operator; the other is 1."""
+    path = namespaced("--set", "operators.uids=[1]")
+    assert asks(0, path, op="config") is not None
+    reply = asks(MAPPED, path, op="config")
+    assert reply is not None
+    assert reply["type"] == "config"
+
+
+def test_a_uid_without_a_number_is_closed_unheard_and_the_log_says_why(
+    namespaced: Start, socket_directory: Path
+) -> None:
+    """All such are one uid to the kernel, and would share what is private."""
+    path = namespaced()
+    assert asks(UNMAPPED, path, op="ping") is None
+    log = socket_directory / "log"
+    poll(lambda: "peer refused" in log.read_text(), "nothing said")
+    assert "give both containers the same UserNS=, or set socket.admit_unmapped" in log.read_text()
+    assert asks(MAPPED, path, op="ping") is not None
+
+
+def test_they_are_let_in_where_the_operator_says_so(namespaced: Start) -> None:
+    """As one uid, with a namespace that is theirs together."""
+    path = namespaced("--set", "socket.admit_unmapped=true")
+    assert asks(UNMAPPED, path, op="put", key="k", value="v") is not None
+    for uid, answer in ((UNMAPPED + 1, "hit"), (MAPPED, "miss"), (0, "miss")):
+        reply = asks(uid, path, op="get", key="k")
+        assert reply is not None
+        assert reply["type"] == answer
