@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BASE_IMAGE = "localhost/sidecard-test-base:1"
-BASE_PACKAGES = "python3,python3-venv,ca-certificates,dbus,socat,systemd,systemd-sysv"
+BASE_IMAGE = "localhost/sidecard-test-base:2"
+BASE_PACKAGES = "python3,python3-venv,ca-certificates,dbus,libpam-systemd,socat,systemd,systemd-sysv"
 NAME = f"sidecard-test-{os.getpid()}"
 IMAGE = f"localhost/{NAME}"
 BUILD = ("buildah", "bud", "--isolation", "chroot", "--network", "host", "--format", "docker")

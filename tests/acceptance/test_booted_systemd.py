@@ -1,8 +1,12 @@
 """The units, for real: systemd booted in a container around them. What that needs, `test_containers` tells."""
 
 import json
+import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -23,19 +27,28 @@ def machine(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Co
         f"""
         FROM {BASE_IMAGE}
         COPY --from={image} /opt/sidecard /opt/sidecard
-        COPY sidecard.service sidecard.socket /usr/local/lib/systemd/system/
-        COPY sidecard.sysusers.conf /etc/sysusers.d/
+        COPY systemd/*.service systemd/*.socket /usr/local/lib/systemd/system/
+        COPY systemd/sidecard.sysusers.conf /etc/sysusers.d/
+        COPY systemd/user/*.service systemd/user/*.socket /etc/systemd/user/
+        COPY tests/acceptance/steady_caller.py /opt/
         RUN ln -s /opt/sidecard/bin/sidecard /usr/local/bin/ && systemd-sysusers && useradd stranger
-        RUN useradd --groups sidecard app && useradd --groups sidecard other
+        RUN useradd --create-home --groups sidecard app && useradd --groups sidecard other
+        RUN mkdir -p /home/app/.local/bin && ln -s /opt/sidecard/bin/sidecard /home/app/.local/bin/
         """,
         encoding="utf-8",
     )
     booted, name = f"{IMAGE}-systemd", f"{NAME}-systemd"
-    must(*BUILD, "-t", booted, "-f", str(recipe), str(ROOT / "systemd"))
+    # Another context than the repository's: its .containerignore leaves the units out.
+    context = tmp_path_factory.mktemp("context")
+    shutil.copytree(ROOT / "systemd", context / "systemd")
+    (context / "tests" / "acceptance").mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "acceptance" / "steady_caller.py", context / "tests" / "acceptance")
+    must(*BUILD, "-t", booted, "-f", str(recipe), str(context))
     must(*RUN, "-d", f"--name={name}", "--systemd=always", "--privileged", booted, "/lib/systemd/systemd")
 
-    def on(*command: str, user: str = "root") -> subprocess.CompletedProcess[str]:
-        return run("podman", "exec", f"--user={user}", name, *command)
+    def on(*command: str, user: str = "root", **environ: str) -> subprocess.CompletedProcess[str]:
+        variables = [f"--env={name}={value}" for name, value in environ.items()]
+        return run("podman", "exec", f"--user={user}", *variables, name, *command)
 
     try:
         until(
@@ -64,9 +77,9 @@ def drop_in(machine: Command, setting: str) -> None:
     assert machine("sh", "-c", f"{write} && systemctl daemon-reload").returncode == 0
 
 
-def shown(machine: Command, name: str) -> str:
+def shown(machine: Command, name: str, unit: str = "sidecard.service") -> str:
     """Return one property of the service."""
-    value: str = machine("systemctl", "show", "sidecard.service", "--value", f"--property={name}").stdout.strip()
+    value: str = machine("systemctl", "show", unit, "--value", f"--property={name}").stdout.strip()
     return value
 
 
@@ -135,6 +148,200 @@ def test_watchdog_replaces_a_daemon_that_hangs(listening: Command) -> None:
     until(lambda: listening("sidecard", "ping", user="app").returncode == 0, "an answer of the new daemon")
     assert shown(listening, "MainPID") != hanging
     assert "watchdog" in journal(listening).lower()
+
+
+def write(machine: Command, path: str, text: str) -> None:
+    """Write a file on the machine."""
+    assert (
+        machine("sh", "-c", f"mkdir -p $(dirname {path}) && printf '%s' \"$TEXT\" > {path}", TEXT=text).returncode == 0
+    )
+
+
+class Load:
+    """200 calls a second of an app on the machine, while something else is done to it."""
+
+    def __init__(self, machine: Command, seconds: float) -> None:
+        self._machine = machine
+        self._result: subprocess.CompletedProcess[str] | None = None
+        self._thread = threading.Thread(target=self._call, args=(seconds,))
+        self._thread.start()
+        # The first answer is there once the daemon has begun.
+        until(lambda: shown(machine, "ActiveState") == "active", "a daemon under load")
+
+    def _call(self, seconds: float) -> None:
+        command = ("/opt/sidecard/bin/python", "/opt/steady_caller.py", SOCKET, "200", str(seconds))
+        self._result = self._machine(*command, user="app")
+
+    def ends(self) -> dict[str, Any]:
+        """Wait until all calls are made; return what came of them."""
+        self._thread.join(120)
+        assert self._result is not None
+        assert self._result.returncode == 0, self._result.stderr
+        told: dict[str, Any] = json.loads(self._result.stdout.splitlines()[-1])
+        return told
+
+
+def judge(told: dict[str, Any], what: str) -> None:
+    """Expect that no call has failed or hung, and that the daemon served again in the end."""
+    sources = told["sources"]
+    print(f"{what}: {sum(sources.values())} calls, {sources}, longest {told['longest_seconds']:.3f} s")
+    assert told["faults"] == []
+    assert "failed" not in sources
+    assert told["longest_seconds"] < 2.0
+    assert sources["cache"] > sum(sources.values()) / 3
+    assert told["last"] == "cache"
+
+
+def test_restarts_under_load_fail_no_call(listening: Command) -> None:
+    """Three restarts within 8 s of 200 calls a second: what was cached is there after each, from the store on disk."""
+    load = Load(listening, 8)
+    boots = set()
+    for _ in range(3):
+        time.sleep(1.5)
+        assert listening("systemctl", "restart", "sidecard.service").returncode == 0, journal(listening)
+        boots.add(shown(listening, "MainPID"))
+
+    judge(load.ends(), "three restarts")
+    assert len(boots) == 3
+    assert shown(listening, "Result") == "success"
+
+
+def test_kill_9_under_load_fails_no_call(listening: Command) -> None:
+    """Systemd starts another daemon on the very same socket."""
+    load = Load(listening, 6)
+    before = socket_inode(listening)
+    for turn in range(2):
+        time.sleep(1.5)
+        assert listening("systemctl", "kill", "--signal=KILL", "sidecard.service").returncode == 0
+        until(lambda turn=turn: shown(listening, "NRestarts") == str(turn + 1), "a new daemon")  # type: ignore[misc]
+
+    judge(load.ends(), "two kills")
+    assert socket_inode(listening) == before
+
+
+def test_a_loop_that_is_blocked_is_restarted_by_the_watchdog(listening: Command) -> None:
+    """The process lives, and so do its other threads: only what serves stands still."""
+    program = (
+        "import signal, time; signal.signal(signal.SIGALRM, lambda *_: time.sleep(600)); "
+        "from sidecard.cli import main; raise SystemExit(main(['serve']))"
+    )
+    folder = "/etc/systemd/system/sidecard.service.d"
+    start = f'ExecStart=\nExecStart=/opt/sidecard/bin/python -c "{program}"'
+    write(listening, f"{folder}/test.conf", f"[Service]\nWatchdogSec=2\n{start}\n")
+    assert listening("systemctl", "daemon-reload").returncode == 0
+    assert listening("systemctl", "start", "sidecard.service").returncode == 0, journal(listening)
+    assert listening("systemctl", "kill", "--kill-who=main", "--signal=ALRM", "sidecard.service").returncode == 0
+    until(lambda: shown(listening, "NRestarts") == "1", "a restart by the watchdog")
+    until(lambda: listening("sidecard", "ping", user="app").returncode == 0, "an answer of the new daemon")
+    assert "watchdog" in journal(listening).lower()
+
+
+def test_limits_are_applied(listening: Command) -> None:
+    """The unit's own, and those of the drop-in, without a restart."""
+    assert listening("sidecard", "ping", user="app").returncode == 0
+    assert (shown(listening, "MemoryMax"), shown(listening, "CPUQuotaPerSecUSec")) == (str(2**30), "infinity")
+    limits = (ROOT / "systemd" / "sidecard-limits.conf").read_text(encoding="utf-8")
+    write(listening, "/etc/systemd/system/sidecard.service.d/limits.conf", limits)
+    assert listening("systemctl", "daemon-reload").returncode == 0
+    told = {name: shown(listening, name) for name in ("MemoryMax", "MemoryHigh", "MemorySwapMax", "CPUQuotaPerSecUSec")}
+    assert told == {
+        "MemoryMax": str(2**30),
+        "MemoryHigh": str(896 * 2**20),
+        "MemorySwapMax": "0",
+        "CPUQuotaPerSecUSec": "500ms",
+    }
+    group = shown(listening, "ControlGroup")
+    applied = listening("sh", "-c", f"cat /sys/fs/cgroup{group}/memory.max /sys/fs/cgroup{group}/cpu.max")
+    if applied.returncode:
+        pytest.skip(
+            f"this machine's control groups cannot be limited from within a container: {applied.stderr.strip()}"
+        )
+
+    assert applied.stdout.split() == [str(2**30), "10000", "20000"]
+
+
+def test_a_reload_reads_the_settings_and_keeps_the_process(listening: Command) -> None:
+    """A file that cannot be is an error of systemctl's, and what held goes on holding."""
+    config = "/etc/sidecard/sidecard.toml"
+    write(listening, config, "[cache]\nttl_seconds = 100\n")
+    try:
+        assert listening("systemctl", "start", "sidecard.service").returncode == 0, journal(listening)
+        before = shown(listening, "MainPID")
+
+        def ttl_seconds() -> object:
+            told = listening("sidecard", "config", "show", "--running", "--json")
+            assert told.returncode == 0, told.stderr
+            return json.loads(told.stdout)["settings"]["cache.ttl_seconds"]
+
+        assert ttl_seconds() == 100.0
+        write(listening, config, "[cache]\nttl_seconds = 200\n")
+        reloaded = listening("systemctl", "reload", "sidecard.service")
+        assert reloaded.returncode == 0, reloaded.stderr + journal(listening)
+        assert ttl_seconds() == 200.0
+        write(listening, config, "[cache]\nttl_seconds = soon\n")
+        assert listening("systemctl", "reload", "sidecard.service").returncode != 0
+        assert "sidecard.toml" in journal(listening)
+        assert (ttl_seconds(), shown(listening, "MainPID")) == (200.0, before)
+        assert shown(listening, "ActiveState") == "active"
+    finally:
+        listening("rm", config)
+
+
+def test_instances_of_the_template_are_apart(machine: Command) -> None:
+    """Each with its socket, its settings, its entries and its state."""
+    units = [f"sidecard@{name}.{kind}" for name in ("one", "two") for kind in ("socket", "service")]
+    for number, name in enumerate(("one", "two"), start=1):
+        write(machine, f"/etc/sidecard/{name}.toml", f"[cache]\nttl_seconds = {number}00\n")
+
+    try:
+        started = machine("systemctl", "start", *units)
+        assert started.returncode == 0, started.stderr + machine("journalctl", "--no-pager").stdout[-3000:]
+        for number, name in enumerate(("one", "two"), start=1):
+            path = f"/run/sidecard-{name}/sidecard.sock"
+            told = machine("sidecard", "config", "show", "--running", "--json", SIDECARD_SOCKET=path)
+            assert json.loads(told.stdout)["settings"]["cache.ttl_seconds"] == number * 100.0
+            put = f"""echo '{{"op":"put","key":"k{number}","value":1}}' | socat -t 5 - UNIX-CONNECT:{path}"""
+            assert json.loads(machine("sh", "-c", put, user="app").stdout)["type"] == "stored"
+            assert machine("test", "-e", f"/var/lib/sidecard-{name}/store.db").returncode == 0
+
+        get = """echo '{"op":"get","key":"k1"}' | socat -t 5 - UNIX-CONNECT:/run/sidecard-two/sidecard.sock"""
+        assert json.loads(machine("sh", "-c", get, user="app").stdout)["type"] == "miss"
+    finally:
+        machine("systemctl", "stop", *units)
+
+
+@pytest.mark.parametrize("namespaces", [True, False], ids=["confined", "without namespaces"])
+def test_a_users_own_daemon(namespaces: bool, machine: Command) -> None:
+    """Under the manager of a user who is not logged in: started by its socket, found without being told where."""
+    uid = machine("id", "-u", "app").stdout.strip()
+    machine("loginctl", "enable-linger", "app")
+    home = {"user": "app", "XDG_RUNTIME_DIR": f"/run/user/{uid}", "HOME": "/home/app"}
+    try:
+        until(lambda: machine("systemctl", "is-active", f"user@{uid}.service").returncode == 0, "a user's systemd")
+    except AssertionError:
+        pytest.skip("this machine runs no systemd for users")
+
+    folder = "/home/app/.config/systemd/user/sidecard.service.d"
+    try:
+        if not namespaces:
+            drop_in = (ROOT / "systemd" / "user" / "no-namespaces.conf").read_text(encoding="utf-8")
+            write(machine, f"{folder}/no-namespaces.conf", drop_in)
+            assert machine("systemctl", "--user", "daemon-reload", **home).returncode == 0
+
+        started = machine("systemctl", "--user", "start", "sidecard.socket", **home)
+        assert started.returncode == 0, started.stderr
+        pinged = machine("sidecard", "ping", **home)
+        said = machine("journalctl", "--no-pager", "--user-unit=sidecard.service").stdout[-3000:]
+        assert f"/run/user/{uid}/sidecard.sock" in pinged.stdout, pinged.stderr + said
+        # The daemon's own user is an operator: inside the namespace, too, the user is who it is.
+        assert machine("sidecard", "config", "show", "--running", **home).returncode == 0
+        assert machine("systemctl", "--user", "reload", "sidecard.service", **home).returncode == 0
+        refused = machine("sidecard", "ping", "--socket", f"/run/user/{uid}/sidecard.sock", user="other")
+        assert refused.returncode == 69
+    finally:
+        machine("systemctl", "--user", "stop", "sidecard.socket", "sidecard.service", **home)
+        machine("rm", "-rf", folder)
+        machine("systemctl", "--user", "daemon-reload", **home)
 
 
 def test_service_without_the_socket_unit_binds_by_itself(machine: Command) -> None:
