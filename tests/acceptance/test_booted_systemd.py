@@ -236,8 +236,8 @@ def test_a_loop_that_is_blocked_is_restarted_by_the_watchdog(listening: Command)
     assert "watchdog" in journal(listening).lower()
 
 
-def test_limits_are_applied(listening: Command) -> None:
-    """The unit's own, and those of the drop-in, without a restart."""
+def test_limits_hold_without_a_restart(listening: Command) -> None:
+    """The unit's own, and then those of the drop-in."""
     assert listening("sidecard", "ping", user="app").returncode == 0
     assert (shown(listening, "MemoryMax"), shown(listening, "CPUQuotaPerSecUSec")) == (str(2**30), "infinity")
     limits = (ROOT / "systemd" / "sidecard-limits.conf").read_text(encoding="utf-8")
@@ -250,14 +250,19 @@ def test_limits_are_applied(listening: Command) -> None:
         "MemorySwapMax": "0",
         "CPUQuotaPerSecUSec": "500ms",
     }
-    group = shown(listening, "ControlGroup")
-    applied = listening("sh", "-c", f"cat /sys/fs/cgroup{group}/memory.max /sys/fs/cgroup{group}/cpu.max")
-    if applied.returncode:
-        pytest.skip(
-            f"this machine's control groups cannot be limited from within a container: {applied.stderr.strip()}"
-        )
 
-    assert applied.stdout.split() == [str(2**30), "10000", "20000"]
+
+def test_the_memory_limit_reaches_the_kernel(listening: Command) -> None:
+    """Where this machine lets a container limit its own control groups."""
+    assert listening("sidecard", "ping", user="app").returncode == 0
+    group = shown(listening, "ControlGroup")
+    # The unified hierarchy, and the older one.
+    places = (f"/sys/fs/cgroup{group}/memory.max", f"/sys/fs/cgroup/memory{group}/memory.limit_in_bytes")
+    limits = [told.stdout.strip() for place in places if (told := listening("cat", place)).returncode == 0]
+    if not limits:
+        pytest.skip("systemd in a container has no memory controller on this machine")
+
+    assert limits == [str(2**30)]
 
 
 def test_a_reload_reads_the_settings_and_keeps_the_process(listening: Command) -> None:
