@@ -19,7 +19,9 @@ NAME = f"sidecard-test-{os.getpid()}"
 IMAGE = f"localhost/{NAME}"
 BUILD = ("buildah", "bud", "--isolation", "chroot", "--network", "host", "--format", "docker")
 # The host's network and low limits: sandboxes have no bridge and refuse to raise limits to podman's defaults.
-RUN = ("podman", "--runtime", "runc", "run", "--network=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000")
+_RUN = ("podman", "--runtime", "runc", "run", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000")
+RUN = (*_RUN, "--network=host")
+RUN_ALONE = (*_RUN, "--network=none")
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
