@@ -13,7 +13,7 @@ An environment variable that is empty counts as not set.
 Nothing is guessed: what is unknown or unreadable is an error, and all errors are told at once.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,7 @@ def reconfigured(running: Config, read: Config) -> Reconfiguration:
     }
     config = structs.replace(config, origins=origins)
     if config.sovereign.enabled:
-        problems = _leading_out({path: _value(config, *path) or "" for path in ADDRESSES}, config.sovereign.allow)
+        problems = _leading_out(lambda *path: _value(config, *path), config.sovereign.allow)
         if problems:
             raise ConfigError([f"a restart is needed: {sentence}" for _, sentence in problems])
 
@@ -264,20 +264,24 @@ def _exposures(values: Mapping[tuple[str, ...], Any], gathering: Gathering) -> l
     if not values.get(("sovereign", "enabled"), False):
         return []
 
-    addresses = {path: values.get(path) or "" for path in ADDRESSES}
-    complaints = _leading_out(addresses, values.get(("sovereign", "allow"), ()))
+    complaints = _leading_out(lambda *path: values.get(path), values.get(("sovereign", "allow"), ()))
     return [f"{gathering.origin(path)}: {sentence}" for path, sentence in complaints]
 
 
-def _leading_out(addresses: Mapping[tuple[str, str], str], allow: tuple[str, ...]) -> list[tuple[tuple[str, str], str]]:
+def _leading_out(value: Callable[[str, str], Any], allow: tuple[str, ...]) -> list[tuple[tuple[str, str], str]]:
+    """Return the settings whose address a sovereign daemon must not open, each with why; ``value`` says what is set."""
     from sidecard.sovereignty import complaint  # noqa: PLC0415 - most daemons are not, and a start counts its milliseconds
 
-    complaints = [
-        (path, complaint(".".join(path), address, allow))
-        for path, address in addresses.items()
-        if address.lower() not in NONE
-    ]
-    return [(path, sentence) for path, sentence in complaints if sentence]
+    found = []
+    for path in ADDRESSES:
+        address = value(*path) or ""
+        # DATABASE_URL may be an app's: without calls.enabled nobody opens it.
+        opened = address.lower() not in NONE and (path[0] != "calls" or value("calls", "enabled"))
+        sentence = complaint(".".join(path), address, allow) if opened else None
+        if sentence:
+            found.append((path, sentence))
+
+    return found
 
 
 def _value(config: Config, section: str, key: str) -> Any:

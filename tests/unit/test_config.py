@@ -353,7 +353,8 @@ def test_a_sovereign_daemon_says_what_it_cannot_know_of() -> None:
 def test_a_sovereign_daemon_opens_nothing_outside(file: Path) -> None:
     """Whatever the setting, and each is told with its place; what is listed may be opened."""
     text = '[sovereign]\nenabled = true\n[store]\nurl = "redis://:secret@redis.example/0"\n'
-    problems = problems_of(text, {"DATABASE_URL": "postgresql://db.example/calls"}, file=file)
+    database = {"DATABASE_URL": "postgresql://db.example/calls", "SIDECARD_CALLS_ENABLED": "true"}
+    problems = problems_of(text, database, file=file)
 
     assert [problem.partition(" is on, and ")[2].partition(",")[0] for problem in problems] == [
         "store.url leads to redis.example",
@@ -367,6 +368,12 @@ def test_a_sovereign_daemon_opens_nothing_outside(file: Path) -> None:
     assert load(file, environ).store.url == "redis://:secret@redis.example/0"
     file.write_text(text.replace("true", "false"))
     assert load(file, {}).engine_settings().sovereign is False
+
+
+def test_an_address_that_nobody_opens_keeps_no_sovereign_daemon_from_starting() -> None:
+    """A stack gives DATABASE_URL to all of its containers."""
+    environ = {"SOVEREIGN_MODE": "true", "DATABASE_URL": "postgresql://db.example/app"}
+    assert load(None, environ).calls.enabled is False
 
 
 BACKENDS = """
