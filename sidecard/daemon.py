@@ -359,10 +359,13 @@ class _Serving:
                 await self._reload(driver, None if asked is None else (asked.peer, asked.request_id))
 
     async def _reload(self, driver: Driver, asked_by: tuple[int, int] | None) -> None:
-        self._notifier.reloading(self._clock())
+        if not self._stop.is_set():
+            self._notifier.reloading(self._clock())
+
         try:
             # In a thread: the file may be on a disk that hangs, and patterns and addresses take their time.
-            read = reconfigured(self._config, await anyio.to_thread.run_sync(self._reread))
+            fresh = await anyio.to_thread.run_sync(self._reread, abandon_on_cancel=True)
+            read = reconfigured(self._config, fresh)
         except ConfigError as error:
             self._log.say("error", "settings not changed", problems=list(error.problems))
             driver.hear(SettingsRead(problems=list(error.problems), asked_by=asked_by))
@@ -386,7 +389,9 @@ class _Serving:
                     asked_by=asked_by,
                 )
             )
-        finally:
+
+        # Once it has heard that the daemon stops, systemd is not to hear that it serves.
+        if not self._stop.is_set():
             self._notifier.ready(self._status)
 
     def _set_level(self, level: str) -> None:

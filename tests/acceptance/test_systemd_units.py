@@ -96,7 +96,9 @@ def _values(unit: dict[str, dict[str, list[str]]], name: str) -> list[str] | Non
 
 def drop_ins() -> list[Path]:
     """Return every drop-in there is."""
-    return [path for path in sorted(UNITS.rglob("*.conf")) if "sysusers" not in path.name]
+    return [
+        path for folder in MANAGERS.values() for path in sorted(folder.glob("*.conf")) if "sysusers" not in path.name
+    ]
 
 
 @needs_systemd_analyze
