@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 ROOT_ENTRIES = {
     "Containerfile", "LICENSE", "README.md", "client", "pyproject.toml", "requirements.lock", "sidecard", "systemd", "tests",
 }  # fmt: skip
-SHIPPED = {"sidecard": {".html", ".css", ".js", ".svg", ".json", ".yml"}, "sidecard_client": set[str]()}
+SHIPPED = {"sidecard": {".html", ".css", ".js", ".svg", ".json", ".toml", ".yml"}, "sidecard_client": set[str]()}
 BUILDS = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 CLIENT_ALONE = """
