@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.containers import BASE_IMAGE, BUILD, IMAGE, NAME, ROOT, RUN, must, run, until
+from tests.containers import BASE_IMAGE, BUILD, IMAGE, IN_CONTAINERS, NAME, ROOT, RUN, must, run, until
 
-pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
+pytestmark = IN_CONTAINERS
 
 SOCKET = "/run/sidecard/sidecard.sock"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers import BASE_IMAGE, BUILD, NAME, ROOT, RUN, RUN_ALONE, must, pip_options, run, until
+from tests.containers import BASE_IMAGE, BUILD, IN_CONTAINERS, NAME, ROOT, RUN, RUN_ALONE, must, pip_options, run, until
 
-pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
+pytestmark = IN_CONTAINERS
 
 
 @pytest.fixture
