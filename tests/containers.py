@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# One after another, wherever tests run side by side: they share an image.
-IN_CONTAINERS = [pytest.mark.container, pytest.mark.xdist_group("containers"), pytest.mark.timeout(900)]
+IN_CONTAINERS = [pytest.mark.container, pytest.mark.timeout(900)]
 BASE_IMAGE = "localhost/sidecard-test-base:2"
 BASE_PACKAGES = "python3,python3-venv,ca-certificates,dbus,libpam-systemd,socat,systemd,systemd-sysv"
 NAME = f"sidecard-test-{os.getpid()}"

@@ -149,7 +149,6 @@ def running(image: str) -> Iterator[str]:
 
 
 @pytest.mark.container
-@pytest.mark.xdist_group("containers")
 @pytest.mark.timeout(900)
 def test_what_the_unit_says_runs(running: str) -> None:
     """Healthy, as uid 1001 with nothing, on a read-only root, and it reads its settings again as the unit would have it."""
