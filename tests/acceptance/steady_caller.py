@@ -1,7 +1,7 @@
-"""Calls at a steady rate, on a machine of its own: ``steady_caller.py SOCKET CALLS_PER_SECOND SECONDS``.
+"""Calls at a steady rate, on a machine of its own: ``steady_caller.py SOCKET CALLS_PER_SECOND SECONDS PREFIX``.
 
 Prints ``{"ready": true}`` after the first answer and, at the end, what came of all calls. A quarter of the prompts is new,
-the rest repeats fifty. The model takes a millisecond.
+the rest repeats fifty; all begin with PREFIX, since a store remembers earlier ones. The model takes a millisecond.
 """
 
 import json
@@ -23,14 +23,14 @@ def model(prompt: str) -> str:
 
 def main() -> None:
     """Call, and tell."""
-    path, rate, seconds = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+    path, rate, seconds, prefix = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
     lock = threading.Lock()
     sources: Counter[str] = Counter()
     faults: list[str] = []
     longest = 0.0
 
     with Client(path) as sidecard:
-        print(json.dumps({"ready": sidecard.call(model, "0") == model("0")}), flush=True)
+        print(json.dumps({"ready": sidecard.call(model, f"{prefix}0") == model(f"{prefix}0")}), flush=True)
         began = time.monotonic()
 
         def work(worker: int) -> None:
@@ -38,7 +38,7 @@ def main() -> None:
             for turn in range(int(rate * seconds / WORKERS)):
                 due = began + turn * WORKERS / rate
                 time.sleep(max(0.0, due - time.monotonic()))
-                prompt = f"{worker}.{turn}" if turn % 4 == 0 else str(turn % 50)
+                prompt = prefix + (f"{worker}.{turn}" if turn % 4 == 0 else str(turn % 50))
                 started = time.monotonic()
                 try:
                     outcome = sidecard.outcome(model, prompt)
@@ -60,7 +60,7 @@ def main() -> None:
         for worker in workers:
             worker.join()
 
-        last = sidecard.outcome(model, "0").source
+        last = sidecard.outcome(model, f"{prefix}0").source
 
     print(json.dumps({"sources": sources, "faults": faults[:5], "longest_seconds": longest, "last": last}), flush=True)
 

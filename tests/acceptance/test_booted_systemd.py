@@ -169,7 +169,14 @@ class Load:
         until(lambda: shown(machine, "ActiveState") == "active", "a daemon under load")
 
     def _call(self, seconds: float) -> None:
-        command = ("/opt/sidecard/bin/python", "/opt/steady_caller.py", SOCKET, "200", str(seconds))
+        command = (
+            "/opt/sidecard/bin/python",
+            "/opt/steady_caller.py",
+            SOCKET,
+            "200",
+            str(seconds),
+            f"{time.monotonic()} ",
+        )
         self._result = self._machine(*command, user="app")
 
     def ends(self) -> dict[str, Any]:
@@ -187,6 +194,10 @@ def judge(told: dict[str, Any], what: str) -> None:
     print(f"{what}: {sum(sources.values())} calls, {sources}, longest {told['longest_seconds']:.3f} s")
     assert told["faults"] == []
     assert "failed" not in sources
+    # Connections wait in systemd's socket; a slow machine may make a client lose its patience for a moment.
+    assert sources.get("fallback", 0) < sum(sources.values()) / 5
+    # A quarter is new, and fifty are asked for again and again: without the store on disk each start would ask anew.
+    assert sources["upstream"] < sum(sources.values()) / 4 + 50 + 30
     assert told["longest_seconds"] < 2.0
     assert sources["cache"] > sum(sources.values()) / 3
     assert told["last"] == "cache"
