@@ -12,7 +12,17 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sidecard.core.effects import CallRecord, ChangeLog, LogCall, ReadSettings, Send, StoreAsk, StoreEffect, Tell
+from sidecard.core.effects import (
+    AskRoom,
+    CallRecord,
+    ChangeLog,
+    LogCall,
+    ReadSettings,
+    Send,
+    StoreAsk,
+    StoreEffect,
+    Tell,
+)
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
     Answer,
@@ -23,6 +33,7 @@ from sidecard.core.events import (
     PeerJoined,
     PeerLost,
     RequestReceived,
+    RoomForMore,
     SettingsRead,
     StoreAnswered,
     Tick,
@@ -89,6 +100,22 @@ class Actor:
         (reply,) = (reply for reply in self.hears() if reply.id == 99)
         assert isinstance(reply, wire.Stored), reply
 
+    def appends(self, lease: str, *chunks: Any) -> None:
+        """Bring pieces of an answer and expect that they are taken."""
+        for chunk in chunks:
+            self.asks(wire.Append(lease, packed(chunk), id=97))
+
+        assert not [reply for reply in self.inbox if reply.id == 97], self.inbox
+
+    def reads(self) -> tuple[list[Any], wire.AnyReply | None]:
+        """Return the pieces that have arrived since the last time, and what came after them."""
+        heard = self.hears()
+        pieces = [msgspec.msgpack.decode(reply.chunk) for reply in heard if isinstance(reply, wire.Chunk)]
+        rest = [reply for reply in heard if not isinstance(reply, wire.Chunk)]
+        assert len(rest) <= 1, rest
+        assert not rest or heard[-1] is rest[0], "nothing comes after the end"
+        return pieces, rest[0] if rest else None
+
     def dies(self) -> None:
         """Lose the connection."""
         del self.host.actors[self.peer.id]
@@ -118,6 +145,8 @@ class Host:
         self.levels: list[wire.LogLevel] = []
         self.reloads: list[ReadSettings] = []
         """Who wants the settings read again."""
+        self.behind: list[AskRoom] = []
+        """Who is sent no more before it has read."""
         self._peers = 0
 
     def peer(self, uid: int = 1000, gid: int = 1000, *, pid: int = 0, operator: bool = False) -> Actor:
@@ -141,8 +170,16 @@ class Host:
                 self.levels.append(effect.level)
             elif isinstance(effect, ReadSettings):
                 self.reloads.append(effect)
+            elif isinstance(effect, AskRoom):
+                self.behind.append(effect)
             else:
                 self.wanted.append(effect)
+
+    def all_have_read(self) -> None:
+        """Let all who are behind have room for more, once."""
+        behind, self.behind = self.behind, []
+        for ask in behind:
+            self.happens(RoomForMore(ask.peer, ask.request_id))
 
     def passes(self, seconds: float) -> None:
         """Let time pass, with a tick at every instant that the engine asks for."""

@@ -2,9 +2,11 @@
 
 A request is open from `Connection.send` until its last reply or `Connection.forget`::
 
-    send ----> unanswered ----- any last reply -----> (gone)
-                   |                                    ^
-                   +-- Pending --> pending -- last reply -+
+    send ----> unanswered ------------ any last reply -------------> (gone)
+                   |                                                   ^
+                   +-- Pending, Chunk --> pending -- last reply -------+
+                                          |     ^
+                                          +Chunk+
 
 Whoever owns the connection moves the bytes and watches the time; nothing here waits or knows a clock.
 """
@@ -27,9 +29,10 @@ def _answered_by(*kinds: type[wire.Reply]) -> frozenset[type[wire.Reply]]:
 
 ANSWERS: dict[type[wire.Request], frozenset[type[wire.Reply]]] = {
     wire.Ping: _answered_by(wire.Pong),
-    wire.Begin: _answered_by(Pending, *wire.FINAL_REPLIES_OF_BEGIN),
+    wire.Begin: _answered_by(Pending, wire.Chunk, *wire.FINAL_REPLIES_OF_BEGIN),
+    wire.Append: _answered_by(wire.StaleLease),
     wire.Complete: _answered_by(wire.Stored, wire.StaleLease),
-    wire.Fail: _answered_by(wire.Ok, wire.StaleLease, Pending, *wire.FINAL_REPLIES_OF_BEGIN),
+    wire.Fail: _answered_by(wire.Ok, wire.StaleLease, Pending, wire.Chunk, *wire.FINAL_REPLIES_OF_BEGIN),
     wire.Renew: _answered_by(wire.Ok, wire.StaleLease),
     wire.Cancel: _answered_by(wire.Ok),
     wire.Get: _answered_by(wire.Hit, wire.Miss),
@@ -50,6 +53,9 @@ ANSWERS: dict[type[wire.Request], frozenset[type[wire.Reply]]] = {
 """Which replies a request may get. Anything else is the daemon's fault."""
 
 
+_AFTER_PENDING = frozenset({wire.Chunk, *wire.FINAL_REPLIES_OF_BEGIN})
+
+
 class Connection:
     """One connection that carries any number of requests at once. After a `ProtocolError` it must be closed."""
 
@@ -57,7 +63,7 @@ class Connection:
 
     def __init__(self, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
         self.pending: set[int] = set()
-        """Ids of the requests whose first answer was `Pending`."""
+        """Ids of the requests whose first answer was `Pending` or a piece of a stream."""
         self._frames = FrameBuffer(max_reply_bytes)
         self._last_id = 0
         self._unanswered: dict[int, frozenset[type[wire.Reply]]] = {}
@@ -108,10 +114,12 @@ class Connection:
             expected = unanswered.get(request_id)
             if expected is not None and kind in expected:
                 del unanswered[request_id]
-                if kind is Pending:
+                if kind is Pending or kind is wire.Chunk:
                     self.pending.add(request_id)
-            elif request_id in self.pending and kind in wire.FINAL_REPLIES_OF_BEGIN:
-                self.pending.remove(request_id)
+            elif request_id in self.pending and kind in _AFTER_PENDING:
+                if kind is not wire.Chunk:
+                    self.pending.remove(request_id)
+
             elif expected is None and 0 < request_id <= self._last_id and request_id not in self.pending:
                 continue  # a late reply to a forgotten request
             else:

@@ -47,6 +47,10 @@ A connection that ends gives back everything that it held: its leases count as l
     A null ``key`` asks for permission and a backend only: nothing is cached and nothing is shared.
     ``mode`` ``refresh`` does not look at stored answers but joins a flight that is in progress;
     ``only_if_cached`` never waits and never leads: it gets a stored answer or ``rejected: not_cached``.
+    With ``stream`` the answer comes in pieces: see below.
+``append``
+    The next piece of the answer of a lease that was asked for with ``stream``; any value. There is no reply, unless it is
+    refused: `StaleLease`, or `Error` where the lease is not a stream's.
 ``complete``
     The answer of a lease. Every waiter gets it, and it is stored unless ``store`` is false.
     An answer that is not stored is given to those who wait now and to nobody later.
@@ -63,7 +67,8 @@ A connection that ends gives back everything that it held: its leases count as l
     ``answered`` says of an ``ignored`` call that its backend did well, and ``usage`` what it cost.
     ``timeout`` says that the caller's patience ended, not the backend's call; what that counts as is the backend's setting.
 ``renew``
-    Keeps a lease for another ``[flights] lease_seconds``.
+    Keeps a lease for another ``[flights] lease_seconds``. The `Ok` says in ``waiters`` who else wants the answer, so that
+    a holder whose own caller has left knows whether to finish the call.
 ``cancel``
     Ends the own waiting ``begin`` of id ``target``, which then gets no further reply,
     or, where its lease was just granted, gives that lease back.
@@ -95,6 +100,25 @@ A connection that ends gives back everything that it held: its leases count as l
     when a peer connects.
 ``log``
     Operators only. Sets the level of the daemon's log until it is set again; with ``debug`` each answer is a line.
+
+Streams
+=======
+A ``begin`` with ``stream`` that is not to make the call gets `Chunk` after `Chunk` and then `End`, where others get `Hit` or
+`Shared`: of a stored answer at once, of one in flight as it comes, after what it missed, having been told `Pending`.
+The first `Chunk` says where the answer is from, `End` says all of it. A stream is whole only with its `End`: any other end
+(`Failed`, `Timeout`, `Rejected`, that of the connection) after a `Chunk` is a broken stream, whose pieces are to be discarded.
+
+Its holder says ``append`` for each piece and then ``complete``, whose ``value`` is left out (and is not looked at): what is
+stored is the list of the pieces. So ``get`` of a stream is that list, and so is the answer to a ``begin`` without ``stream``;
+a ``begin`` with ``stream`` that meets another value gets the elements of a list one by one, and anything else as one piece.
+
+A stream that breaks (its holder fails, hangs or vanishes) ends in `Failed` for those who have had a piece of it; of those who
+have not one is elected, as ever. ``fail`` with ``next`` breaks it as well. Nothing of it is stored.
+``wait_seconds`` limits the wait for the first piece, and then for each further one.
+Pieces that are too many for the daemon (16 MiB a stream, half the cache's budget for all) end its sharing: its readers get
+`Failed` of kind ``ignored``, and the holder goes on alone.
+Who reads slowly is sent no more than some 256 KiB at a time, and is waited for by nobody.
+Streams are followed within a host. Hosts that share a store share the answer once it is whole.
 
 What is told beside a call
 ==========================
@@ -149,10 +173,14 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 Dollars = Annotated[float, Meta(ge=0, le=1e9)]
 RequestId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
+NO_VALUE = Raw(b"")
+"""Of a `Complete` that brings none."""
+
 Mode = Literal["use", "refresh", "only_if_cached"]
 FailureKind = Literal["transient", "fatal", "ignored", "cancelled"]
 RejectionReason = Literal["breaker_open", "saturated", "busy", "sovereign", "budget", "draining", "not_cached"]
 Route = Literal["order", "cheapest", "fastest", "least_busy", "weighted"]
+StreamSource = Literal["", "cache", "shared"]
 BreakerAction = Literal["open", "close", "auto", "disable"]
 BreakerState = Literal["closed", "open", "half_open", "forced_open", "disabled"]
 Locality = Literal["local", "remote"]
@@ -199,6 +227,7 @@ class Begin(Request, frozen=True, tag="begin"):
     route: Route | None = None
     """How ``backends`` are ordered; None is the task's setting, else ``order``."""
     stream: bool = False
+    """The answer is wanted piece by piece; the lease, if it comes to that, is for a call whose answer comes so."""
     vector: tuple[float, ...] | None = None
     trace: Trace = ""
     """The caller's span. Those who share the answer are told the holder's (`Shared.trace`)."""
@@ -213,11 +242,19 @@ class Spoken(Struct, frozen=True):
     """The call's value, or what the app's redaction made of it. Told once more, because msgspec has no optional `Raw`."""
 
 
+class Append(Request, frozen=True, tag="append"):
+    """Brings the next piece of the answer of a stream's lease. Replies: none, `StaleLease`, `Error`."""
+
+    lease: Name
+    chunk: Raw
+
+
 class Complete(Request, frozen=True, tag="complete"):
     """Brings the answer of a lease. Replies: `Stored`, `StaleLease`."""
 
     lease: Name
-    value: Raw
+    value: Raw = NO_VALUE
+    """To be left out of a stream's lease alone."""
     usage: Usage | None = None
     ttl_seconds: Seconds | None = None
     store: bool = True
@@ -358,6 +395,7 @@ class SetBreaker(Request, frozen=True, tag="breaker"):
 AnyRequest = (
     Ping
     | Begin
+    | Append
     | Complete
     | Fail
     | Renew
@@ -378,7 +416,7 @@ AnyRequest = (
     | Reload
 )
 
-OPS_OF_LATER_VERSIONS = frozenset({"append", "watch"})
+OPS_OF_LATER_VERSIONS = frozenset({"watch"})
 """Ops that the protocol reserves and this version answers with ``error: unavailable``."""
 
 
@@ -428,6 +466,30 @@ class Shared(Reply, frozen=True, tag="shared", omit_defaults=True):
     """The holder's span, where it is traced."""
 
 
+class Chunk(Reply, frozen=True, tag="chunk", omit_defaults=True):
+    """The next piece of an answer. What follows ``chunk`` is told with the first one."""
+
+    chunk: Any
+    source: StreamSource = ""
+    age_seconds: float = 0.0
+    backend: str = ""
+    saved_dollars: float = 0.0
+    """Where it is known already: of stored answers."""
+
+
+class End(Reply, frozen=True, tag="end", omit_defaults=True):
+    """The last `Chunk` was sent: the answer is whole. The fields are those of `Hit` and `Shared`."""
+
+    source: StreamSource
+    age_seconds: float
+    stale: bool
+    saved_seconds: float
+    saved_dollars: float
+    backend: str
+    meta: Any
+    trace: str = ""
+
+
 class Lease(Reply, frozen=True, tag="lease", omit_defaults=True):
     """Permission to make the call on ``backend``. ``attempt`` counts the leases of this flight, from 1."""
 
@@ -474,8 +536,11 @@ class StaleLease(Reply, frozen=True, tag="stale_lease"):
     """The lease is not current: it ended before, or belongs to another run or peer. Nothing changed."""
 
 
-class Ok(Reply, frozen=True, tag="ok"):
+class Ok(Reply, frozen=True, tag="ok", omit_defaults=True):
     """Done."""
+
+    waiters: int = 0
+    """To a `Renew`: how many wait for the lease's answer."""
 
 
 class Miss(Reply, frozen=True, tag="miss"):
@@ -516,6 +581,10 @@ class Stats(Reply, frozen=True, tag="stats"):
     cache_bytes: int
     """Keys, values and the fixed cost per entry."""
     cache_max_bytes: int
+    stream_bytes: int
+    """Of the streams in flight, and of those that somebody still reads; room that the cache does not have."""
+    streams: int
+    """Begins that are being sent the pieces of an answer now."""
     begins: int
     """`Begin` requests taken."""
     hits: int
@@ -569,6 +638,12 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Entries made."""
     refused_too_large: int
     """Answers not stored because they were larger than an entry may be."""
+    chunks_taken: int
+    """Pieces of streams that holders have brought."""
+    chunks_sent: int
+    """Pieces of streams that readers were sent."""
+    streams_broken: int
+    """Readers whose stream ended in a failure after its first piece. They are among ``failed``."""
     evicted: int
     """Live entries removed to make room."""
     expired_entries: int
@@ -794,6 +869,8 @@ AnyReply = (
     | Pending
     | Hit
     | Shared
+    | Chunk
+    | End
     | Lease
     | Rejected
     | Failed
@@ -814,7 +891,7 @@ AnyReply = (
     | Error
 )
 
-FINAL_REPLIES_OF_BEGIN = (Hit, Shared, Lease, Rejected, Failed, Timeout, Error)
+FINAL_REPLIES_OF_BEGIN = (Hit, Shared, End, Lease, Rejected, Failed, Timeout, Error)
 
 pack = msgspec.msgpack.Encoder().encode
 """Message to msgpack map, without its frame header."""

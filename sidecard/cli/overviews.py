@@ -53,6 +53,11 @@ _COUNTERS = {
         ("expired", "expired, their holder being silent"),
         ("stale_leases", "late messages refused"),
     ),
+    "Streams": (
+        ("chunks_taken", "pieces that holders have brought"),
+        ("chunks_sent", "pieces that readers were sent"),
+        ("streams_broken", "readers whose stream broke after its first piece"),
+    ),
     "Entries": (
         ("misses", "looked for in vain"),
         ("stored", "made"),
@@ -98,6 +103,7 @@ def of_stats(stats: Stats) -> str:
         ("breakers", _tripped(stats)),
         ("entries", count(stats.cache_entries)),
         ("store", stats.store.replace("_", " ")),
+        ("streams", f"{count(stats.streams)} being read, {size(stats.stream_bytes)}"),
         ("cache", f"{size(stats.cache_bytes)} of {size(stats.cache_max_bytes)} ({percent(full)})"),
     ]
     counters = [

@@ -51,6 +51,8 @@ class Cache:
         self.budget = max_bytes or SHARING_ONLY_BYTES
         self.max_entry_bytes = int(self.budget * MAX_ENTRY_SHARE)
         self.bytes = 0
+        self.reserved = 0
+        """Bytes of the budget that something else uses; at most half of it."""
         self.count = 0
         self.evicted = 0
         self.expired = 0
@@ -124,6 +126,11 @@ class Cache:
         self._insert(entry)
         return Stored(entry, evicted=evicted)
 
+    def give_way(self, now: float) -> None:
+        """Make room for what is reserved."""
+        if self.bytes + self.reserved > self.budget:
+            self._make_room(0, now)
+
     def delete(self, scope: str, key: str, now: float) -> bool:
         """Remove an entry; tell whether somebody could still have been served it."""
         entry = self._tables.get(scope, {}).get(key)
@@ -182,7 +189,7 @@ class Cache:
 
     def _make_room(self, charge: int, now: float) -> int:
         evicted = 0
-        while self.bytes + charge > self.budget:
+        while self.bytes + self.reserved + charge > self.budget and self.count:
             if self.expire(now):
                 continue
 

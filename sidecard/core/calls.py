@@ -18,7 +18,8 @@ from sidecard.core.breakers import Verdict
 from sidecard.core.cache import Cache
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
-from sidecard.core.events import Peer
+from sidecard.core.entries import Entry
+from sidecard.core.events import Peer, RoomForMore
 from sidecard.core.flights import Applicant, Flight, Flights, HeldLease, Removal, Waiter
 from sidecard.core.granting import DRAINING, NOT_CACHED, Granting
 from sidecard.core.journal import Journal
@@ -28,6 +29,7 @@ from sidecard.core.scopes import Scopes
 from sidecard.core.serving import Serving
 from sidecard.core.settings import EngineSettings
 from sidecard.core.shelf import Shelf
+from sidecard.core.streams import MAX_STREAM_BYTES, Stream, Streams
 from sidecard_client import wire
 
 LeaseOutcome = Literal["done"] | notes.Outcome
@@ -54,6 +56,7 @@ class Calls:
         count: Counters,
         meters: Meters,
         journal: Journal,
+        streams: Streams,
     ) -> None:
         self.flights = flights
         self.settings = settings
@@ -69,6 +72,7 @@ class Calls:
         self._count = count
         self._meters = meters
         self._journal = journal
+        self._streams = streams
 
     @property
     def draining(self) -> bool:
@@ -81,16 +85,15 @@ class Calls:
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        fault = self._fault(peer, request)
-        if fault is not None:
-            return [fault]
+        if self._id_in_use(peer, request.id):
+            return [_id_in_use(peer, request)]
 
         key = request.key
         if key is not None and request.mode != "refresh":
             entry = self._shelf.cache.get(scope, key, now)
             if entry is not None and not self._lookups.doubts(entry):
                 self._count.begins += 1
-                return [Send(peer.id, self._serving.entry(peer, request, entry, now))]
+                return self._hit(peer, request, entry, now)
 
         flight = None if key is None else self.flights.find(scope, key)
         self._count.begins += 1
@@ -111,11 +114,14 @@ class Calls:
 
         return self._granting.lead(scope, peer, request, now)
 
-    def _fault(self, peer: Peer, request: wire.Begin) -> Send | None:
-        if request.stream:
-            return error(peer, request, "unavailable", "this version shares no streams: begin without stream")
+    def _id_in_use(self, peer: Peer, request_id: int) -> bool:
+        return self.flights.waiting(peer, request_id) is not None or self._streams.find(peer, request_id) is not None
 
-        return None if self.flights.waiting(peer, request.id) is None else _id_in_use(peer, request)
+    def _hit(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
+        if request.stream and not self._streams.fits(entry.value):
+            return self._granting.busy(peer, request, "streams", self._streams.limit_bytes)
+
+        return self._serving.entry(peer, request, entry, now)
 
     def _join(self, flight: Flight, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
         wait_seconds = self._granting.wait_seconds(request)
@@ -125,9 +131,57 @@ class Calls:
         if self.flights.waiter_count >= self.settings.max_waiters:
             return self._granting.busy(peer, request, "waiters", self.settings.max_waiters)
 
-        self.flights.join(flight, peer, request, now, wait_seconds).told = True
+        waiter = self.flights.join(flight, peer, request, now, wait_seconds)
+        waiter.told = True
         self._granting.has_room_for_waiters()
-        return [Send(peer.id, wire.Pending(request.id))]
+        effects: list[Effect] = [Send(peer.id, wire.Pending(request.id))]
+        if flight.stream is not None and flight.lease is not None and request.stream:
+            effects += self._follow(waiter, flight.lease, flight.stream, now)
+
+        return effects
+
+    def append(self, peer: Peer, request: wire.Append, now: float) -> list[Effect]:
+        """Take the next piece of a stream and let all who read along have it."""
+        lease = self.flights.held(request.lease, peer)
+        if lease is None:
+            return self._stale(peer, request, request.lease)
+
+        if not lease.request.stream:
+            text = "append is for the lease of a begin with stream: bring this answer by complete"
+            return [error(peer, request, "bad_request", text)]
+
+        flight = lease.flight
+        if flight is None:
+            return []
+
+        if flight.stream is None:
+            flight.stream = self._streams.hold(Stream())
+
+        if not self._streams.append(flight.stream, bytes(request.chunk)):
+            return self._outgrown(lease, flight, now)
+
+        self._shelf.cache.give_way(now)
+        effects: list[Effect] = []
+        for waiter in flight.waiters.values():
+            if waiter.request.stream:
+                effects += self._follow(waiter, lease, flight.stream, now)
+
+        return effects
+
+    def _follow(self, waiter: Waiter, lease: HeldLease, stream: Stream, now: float) -> list[Effect]:
+        """Send a reader what it has not seen yet. Each piece gives it as much patience again as it came with."""
+        if waiter.feed is None:
+            first = wire.Chunk(0, None, "shared", 0.0, lease.backend)
+            waiter.feed = self._streams.open(waiter.peer, waiter.request.id, stream, first)
+
+        waiter.deadline = now + self._granting.wait_seconds(waiter.request)
+        return self._streams.pump(waiter.feed)
+
+    def _outgrown(self, lease: HeldLease, flight: Flight, now: float) -> list[Effect]:
+        """A stream is too large to be shared: its holder goes on alone, and those who have seen none of it ask on their own."""
+        message = f"the stream grew beyond what is shared: {MAX_STREAM_BYTES} bytes, or {self._streams.limit_bytes} of all streams"
+        self.flights.detach(lease)
+        return self._granting.land(flight, "ignored", message, now)
 
     def complete(self, peer: Peer, request: wire.Complete, now: float) -> list[Effect]:
         """Take the answer of a lease and give it to all who wait."""
@@ -141,6 +195,10 @@ class Calls:
 
             return self._stale(peer, request, request.lease) + effects
 
+        value = bytes(request.value)
+        if not value and not lease.request.stream:
+            return [error(peer, request, "bad_request", "complete: value is missing; only a stream's is left out")]
+
         seconds = now - lease.granted_at
         backend = lease.permit.backend
         usage = self._accounts.priced(backend, request.usage)
@@ -152,7 +210,9 @@ class Calls:
             return [Send(peer.id, wire.Stored(request.id, stored=False)), *told, *self._granting.freed(backend, now)]
 
         stored, effects = False, list[Effect]()
-        value = bytes(request.value)
+        if lease.request.stream:
+            value = (flight.stream or Stream()).packed()
+
         self._journal.made(lease, seconds, usage, request.spoken)
         if request.store and flight.storable:
             stored, effects = self._store(flight, lease, value, seconds, usage, request, now)
@@ -172,7 +232,13 @@ class Calls:
                 waited_seconds=waited_seconds,
                 trace=lease.request.trace,
             )
-            effects.append(Send(waiter.peer.id, shared))
+            if waiter.feed is None:
+                effects += self._serving.deliver(waiter.peer, waiter.request, shared)
+            else:
+                effects += self._streams.finish(waiter.feed, shared)
+
+        if flight.stream is not None:
+            self._streams.drop(flight.stream)
 
         return [*effects, *told, *self._granting.freed(backend, now)]
 
@@ -231,7 +297,7 @@ class Calls:
         if lease is None:
             return self._stale(peer, request, request.lease)
 
-        if request.next and self.flights.waiting(peer, request.id) is not None:
+        if request.next and self._id_in_use(peer, request.id):
             return [_id_in_use(peer, request)]
 
         self._count.fail_lease(request.kind)
@@ -246,6 +312,9 @@ class Calls:
             verdict = backend.verdict_of_failure(request)
             effects += self._end(lease, request.kind, verdict, now, pause_seconds=pause_seconds)
             self._journal.failed(lease, request.kind, request.message, now - lease.granted_at)
+
+        if lease.flight is not None:
+            effects += self._granting.interrupt(lease.flight, request.kind, request.message, now)
 
         # The queue first: a full one has room for those of this flight then.
         effects += self._granting.freed(backend, now)
@@ -299,7 +368,7 @@ class Calls:
             return self._stale(peer, request, request.lease)
 
         self.flights.renew(lease, now)
-        return [Send(peer.id, wire.Ok(request.id))]
+        return [Send(peer.id, wire.Ok(request.id, 0 if lease.flight is None else len(lease.flight.waiters)))]
 
     def cancel(self, peer: Peer, request: wire.Cancel, now: float) -> list[Effect]:
         """Take a waiting begin, or the lease that it has just led to, back."""
@@ -307,8 +376,13 @@ class Calls:
         waiting = self.flights.waiting(peer, request.target)
         if isinstance(waiting, Waiter):
             self.flights.leave(waiting)
+            self._streams.abandon(waiting.feed)
             self._count.left += 1
             return effects
+
+        if waiting is None:
+            # Of an answer that is whole, and was counted when it was found so.
+            self._streams.abandon(self._streams.find(peer, request.target))
 
         applicants = self.flights.applicants_of_request(peer, request.target) if waiting is None else [waiting]
         leases = self.flights.leases_of_request(peer, request.target)
@@ -330,6 +404,7 @@ class Calls:
         message = "the connection of the process that made this call has ended"
         effects = self._vanished(leases, "lost", "transient", message, now, applicants)
         self._lookups.lose(peer)
+        self._streams.lose(peer)
         self.flights.forget(peer)
         return effects
 
@@ -338,8 +413,12 @@ class Calls:
         effects: list[Effect] = []
         while (due := self.flights.timers.pop_due(now)) is not None:
             match due:
+                case Waiter() if due.deadline > now:
+                    # A piece came meanwhile.
+                    self.flights.timers.set(due, due.deadline)
                 case Waiter():
                     self.flights.leave(due)
+                    self._streams.abandon(due.feed)
                     effects.append(self._granting.timed_out(due.peer, due.request, now - due.joined_at))
                 case Applicant():
                     effects += self._granting.due(due, now)
@@ -361,7 +440,9 @@ class Calls:
         self._shelf.cache.expire(now)
         return effects
 
-    def _stale(self, peer: Peer, request: wire.Complete | wire.Fail | wire.Renew, lease: str) -> list[Effect]:
+    def _stale(
+        self, peer: Peer, request: wire.Append | wire.Complete | wire.Fail | wire.Renew, lease: str
+    ) -> list[Effect]:
         self._count.stale_leases += 1
         op = type(request).__name__.lower()
         return [Send(peer.id, wire.StaleLease(request.id)), Tell(notes.StaleLeaseRefused(op, lease, peer.id))]
@@ -386,8 +467,17 @@ class Calls:
         return effects
 
     def give_up_draining(self, now: float) -> list[Effect]:
-        """Give every waiter its end."""
-        return [effect for flight in self.flights for effect in self._granting.reject_waiters(flight, now)]
+        """Give every waiter its end, and every reader."""
+        effects = [effect for flight in self.flights for effect in self._granting.reject_waiters(flight, now)]
+        for feed in self._streams.detached():
+            self._streams.close(feed)
+            effects.append(DRAINING.sent(feed.peer, feed.request_id))
+
+        return effects
+
+    def room_for_more(self, event: RoomForMore, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
+        """A stream that its reader was behind with goes on."""
+        return self._streams.has_room(event.peer, event.request_id)
 
 
 def _id_in_use(peer: Peer, request: wire.Request) -> Send:

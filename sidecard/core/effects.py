@@ -18,6 +18,13 @@ class Send(Struct, frozen=True):
     """What was asked, where the answer is not that of the event at hand."""
 
 
+class AskRoom(Struct, frozen=True):
+    """Say by `sidecard.core.events.RoomForMore` when the peer has read most of what it was sent."""
+
+    peer: int
+    request_id: int
+
+
 class ChangeLog(Struct, frozen=True):
     """Let the log say what is of ``level`` and above from now on."""
 
@@ -142,4 +149,4 @@ class LogCall(Struct, frozen=True):
 
 
 StoreEffect = StoreAsk | StoreWrite | StoreRelease | StoreRemove | StorePurge | ShareSpending
-Effect = Send | Tell | LogCall | ChangeLog | ReadSettings | StoreEffect
+Effect = Send | Tell | AskRoom | LogCall | ChangeLog | ReadSettings | StoreEffect

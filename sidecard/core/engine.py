@@ -27,6 +27,7 @@ from sidecard.core.events import (
     PeerJoined,
     PeerLost,
     RequestReceived,
+    RoomForMore,
     SettingsRead,
     SpentElsewhere,
     StoreAnswered,
@@ -47,6 +48,7 @@ from sidecard.core.retries import RetryBudget
 from sidecard.core.scopes import Scopes
 from sidecard.core.serving import Serving
 from sidecard.core.shelf import Shelf
+from sidecard.core.streams import Streams
 from sidecard.core.switches import Switches
 from sidecard_client import wire
 
@@ -84,6 +86,7 @@ class Engine:
         self._journal = journal = Journal(enabled=settings.log_calls, prompts=settings.log_prompts)
         scopes = Scopes(settings.shared_namespaces)
         self._shelf = shelf = Shelf(settings, count)
+        self._streams = streams = Streams(shelf.cache)
         self._flights = flights = Flights(boot_id, settings.lease_seconds)
         self._backends = backends = Backends(settings.backends, settings.max_backends, jitter)
         budgets = Budgets(settings.budgets, wall_offset_seconds)
@@ -94,8 +97,8 @@ class Engine:
         )
         admission = Admission(settings, backends, budgets)
         retries = RetryBudget(settings.retries, jitter)
-        granting = Granting(settings, flights, admission, backends, retries, books, count, journal)
-        serving = Serving(accounts, count, journal)
+        granting = Granting(settings, flights, admission, backends, retries, books, count, journal, streams)
+        serving = Serving(accounts, count, journal, streams)
         self._lookups = lookups = Lookups(settings, flights, granting, shelf, serving, count)
         self._calls = calls = Calls(
             settings,
@@ -111,14 +114,16 @@ class Engine:
             count,
             meters,
             journal,
+            streams,
         )
         contents = Contents(shelf, flights, lookups, scopes)
         switches = Switches(backends, granting)
         run = Run(boot_id, version, now, shown_settings, shown_origins)
-        self._overview = overview = Overview(run, shelf.cache, calls, lookups, backends, accounts, count)
+        self._overview = overview = Overview(run, shelf.cache, streams, calls, lookups, backends, accounts, count)
         self._exposure = exposure = Exposure(
             overview=overview,
             cache=shelf.cache,
+            streams=streams,
             calls=calls,
             lookups=lookups,
             backends=backends,
@@ -142,6 +147,7 @@ class Engine:
         self._answer: dict[type[wire.Request], Callable[[Peer, Any, float], list[Effect]]] = {
             wire.Ping: overview.ping,
             wire.Begin: calls.begin,
+            wire.Append: calls.append,
             wire.Complete: calls.complete,
             wire.Fail: calls.fail,
             wire.Renew: calls.renew,
@@ -165,6 +171,7 @@ class Engine:
         self._hear: dict[type[Happening], Callable[[Any, float], list[Effect]]] = {
             PeerJoined: self._joined,
             PeerLost: self._lost,
+            RoomForMore: calls.room_for_more,
             Tick: lambda _, now: calls.tick(now),
             DrainRequested: lambda _, now: calls.drain(now),
             DrainExpired: lambda _, now: calls.give_up_draining(now),
@@ -214,9 +221,9 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        """No lease and no waiter is alive."""
+        """No lease and no waiter is alive, and nobody is behind with reading."""
         flights = self._flights
-        return not (flights.lease_count or flights.waiter_count or flights.applicant_count)
+        return not (flights.lease_count or flights.waiter_count or flights.applicant_count or self._streams)
 
     @property
     def ledger_changes(self) -> int:

@@ -45,6 +45,13 @@ class PeerLost(Struct, frozen=True):
     peer: Peer
 
 
+class RoomForMore(Struct, frozen=True):
+    """A peer has read most of what it was sent: the stream that answers its begin of that id may go on."""
+
+    peer: int
+    request_id: int
+
+
 class Tick(Struct, frozen=True):
     """The instant that `Engine.next_deadline` named has come."""
 
@@ -183,7 +190,7 @@ StoreEvent = (
     | BreakerOpenedElsewhere
     | SpentElsewhere
 )
-Happening = PeerJoined | PeerLost | Tick | DrainRequested | DrainExpired | SettingsRead | StoreEvent
+Happening = PeerJoined | PeerLost | RoomForMore | Tick | DrainRequested | DrainExpired | SettingsRead | StoreEvent
 """What is nobody's request."""
 
 Event = RequestReceived | Happening

@@ -19,10 +19,11 @@ from sidecard.core.events import Peer
 from sidecard.core.lookups import Lookups
 from sidecard.core.meters import Meters
 from sidecard.core.overview import Overview
+from sidecard.core.streams import Streams
 from sidecard_client import wire
 from sidecard_client.wire import BreakerState, Family, MetricKind, RejectionReason, Sample, tag_of
 
-_UNCOUNTED_REPLIES = frozenset({wire.Pending})
+_UNCOUNTED_REPLIES = frozenset({wire.Pending, wire.Chunk})
 """No outcomes: theirs follow."""
 
 DROPPED = ("series", "invalid", "client", "push_samples", "calls", "log_lines", "store")
@@ -40,6 +41,7 @@ class Exposure:
         *,
         overview: Overview,
         cache: Cache,
+        streams: Streams,
         calls: Calls,
         lookups: Lookups,
         backends: Backends,
@@ -52,6 +54,7 @@ class Exposure:
         self.apps = apps
         self._overview = overview
         self._cache = cache
+        self._streams = streams
         self._calls = calls
         self._lookups = lookups
         self._backends = backends
@@ -94,7 +97,8 @@ class Exposure:
         count, meters = self._count, self._meters
         books = self._accounts.tasks.books()
         sums = [(task, book.sums_of_this_run()) for task, book in books]
-        requests = meters.requests | Counter({(wire.Begin, wire.Hit): count.hits})
+        # Of streams it is their end that counts, as of those that are shared.
+        requests = meters.requests | Counter({(wire.Begin, wire.Hit): count.hits - self._streams.hits})
         yield _family(
             "requests",
             "counter",
@@ -128,6 +132,18 @@ class Exposure:
             "counter",
             "Leases by how they ended.",
             (({"backend": backend, "outcome": how}, number) for (backend, how), number in meters.leases.items()),
+        )
+        yield _family(
+            "chunks",
+            "counter",
+            "Pieces of streams: those that holders brought, and those that readers were sent.",
+            [({"way": "taken"}, self._streams.taken), ({"way": "sent"}, self._streams.sent)],
+        )
+        yield _family(
+            "streams_broken",
+            "counter",
+            "Readers whose stream failed after its first piece.",
+            [({}, self._streams.broken)],
         )
         yield _family("reelections", "counter", "Leases that passed to a waiter.", [({}, count.reelections)])
         yield _family(
@@ -189,7 +205,7 @@ class Exposure:
         )
 
     def _of_state(self, now: float) -> Iterator[Family]:
-        run, flights, cache = self._overview.run, self._calls.flights, self._cache
+        run, flights, cache, streams = self._overview.run, self._calls.flights, self._cache, self._streams
         build = {"version": run.version, "boot_id": run.boot_id}
         yield _family("build_info", "gauge", "Which daemon this is.", [(build, 1)])
         for name, text, value in (
@@ -201,6 +217,8 @@ class Exposure:
             ("cache_entries", "Entries in memory.", cache.count),
             ("cache_bytes", "Keys, values and the fixed cost of the entries.", cache.bytes),
             ("cache_max_bytes", "What they may be.", cache.max_bytes),
+            ("streams", "Begins that are being sent an answer in pieces.", len(streams)),
+            ("stream_bytes", "What streams in flight, or still being read, hold.", streams.bytes),
         ):
             yield _family(name, "gauge", text, [({}, value)])
 

@@ -8,8 +8,9 @@ what happens              what becomes of the flight
 begin, no flight          `Flights.start`, and a lease for the caller, or `Flights.apply`: it waits for a permit;
                           or first a look into the store (`sidecard.core.lookups`), for which it waits by `Flights.join`
 begin, flight             `Flights.join`: the caller waits
+append                    nothing; those who read along have a feed (`sidecard.core.streams`)
 complete                  `Flights.finish`: every waiter is released with the value
-fail transient/cancelled  the longest-waiting caller that still may (`Flights.next_willing`) gets a new lease, or applies;
+fail transient/cancelled  who has seen a chunk is released (`sidecard.core.granting.Granting.interrupt`); the longest-waiting caller that still may (`Flights.next_willing`) gets a new lease, or applies;
 lease lost or expired     after ``max_elections`` of them, or with nobody waiting, `Flights.finish`
 fail fatal/ignored        `Flights.finish`: every waiter is released without a value
 fail with next            the same caller gets another lease, or applies
@@ -32,6 +33,7 @@ from sidecard_client.wire import Begin, Delete, Purge
 
 if TYPE_CHECKING:
     from sidecard.core.cache import Cache
+    from sidecard.core.streams import Feed, Stream
 
 _REMEMBERED_LEASES = 1024
 """Ended leases whose late `complete` can still be billed to its task: the backend did that work."""
@@ -40,7 +42,7 @@ _REMEMBERED_LEASES = 1024
 class Waiter:
     """A begin that waits."""
 
-    __slots__ = ("deadline", "flight", "hasty", "joined_at", "looking", "peer", "request", "told")
+    __slots__ = ("deadline", "feed", "flight", "hasty", "joined_at", "looking", "peer", "request", "told")
 
     def __init__(self, flight: "Flight", peer: Peer, request: Begin, now: float, deadline: float) -> None:
         self.flight = flight
@@ -54,6 +56,8 @@ class Waiter:
         """Whether there is a stored answer is not known yet."""
         self.hasty = False
         """It waits for the store, but would for nobody's call."""
+        self.feed: Feed | None = None
+        """From the first chunk of a stream that it was sent; then ``deadline`` moves with each."""
 
 
 class Removal:
@@ -161,6 +165,7 @@ class Flight:
         "scope",
         "slow",
         "storable",
+        "stream",
         "ticket",
         "unshared",
         "waiters",
@@ -177,6 +182,8 @@ class Flight:
         self.attempts = 0
         self.storable = True
         """Cleared by a delete or purge that came meanwhile: what is being computed may be what was to be removed."""
+        self.stream: Stream | None = None
+        """What the holder has brought of an answer that comes in pieces, from the first one on."""
         self.unshared = False
         """There is an answer, which may be given to nobody who comes later."""
         # Of its look into the store, which `sidecard.core.lookups` tells.
@@ -326,6 +333,12 @@ class Flights:
             self._ended[lease.name] = lease
             if len(self._ended) > _REMEMBERED_LEASES:
                 self._ended.popitem(last=False)
+
+    def detach(self, lease: HeldLease) -> None:
+        """Let a holder go on alone, with nobody to share its answer with; its flight is over."""
+        if lease.flight is not None:
+            lease.flight.lease = None
+            lease.flight = None
 
     def join(self, flight: Flight, peer: Peer, request: Begin, now: float, wait_seconds: float) -> Waiter:
         """Let a caller wait for a flight's end."""

@@ -14,11 +14,12 @@ from sidecard.core.backends import Backend, Backends
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import Peer
-from sidecard.core.flights import Applicant, Flight, Flights, HeldLease
+from sidecard.core.flights import Applicant, Flight, Flights, HeldLease, Waiter
 from sidecard.core.journal import Journal
 from sidecard.core.ledger import Books
 from sidecard.core.retries import RetryBudget
 from sidecard.core.settings import EngineSettings
+from sidecard.core.streams import Streams
 from sidecard_client import wire
 
 _UNSAID: dict[str, wire.RejectionReason] = {}
@@ -43,7 +44,7 @@ NOT_CACHED = Refusal("not_cached")
 class Granting:
     """Grants leases, and finds the next caller for flights that have none."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what the engine is made of
         self,
         settings: EngineSettings,
         flights: Flights,
@@ -53,6 +54,7 @@ class Granting:
         books: Books,
         count: Counters,
         journal: Journal,
+        streams: Streams,
     ) -> None:
         self.draining = False
         self.settings = settings
@@ -64,6 +66,7 @@ class Granting:
         self._books = books
         self._count = count
         self._journal = journal
+        self._streams = streams
         self._told_full: set[notes.Table] = set()
         """Tables whose being full has been told, and which had no room since."""
 
@@ -281,9 +284,10 @@ class Granting:
         if flight is None:
             return []
 
+        effects = self.interrupt(flight, kind, message, now)
         may_pass = kind in {"transient", "cancelled"}
         if may_pass and self.draining:
-            return self._send_away(flight, now)
+            return effects + self._send_away(flight, now)
 
         if (
             may_pass
@@ -291,10 +295,30 @@ class Granting:
             and self._flights.next_willing(flight, now) is not None
         ):
             flight.elections += 1
-            return self.pass_on(flight, now, elected=True, hung=hung)
+            return effects + self.pass_on(flight, now, elected=True, hung=hung)
 
         flight.unshared = kind == "ignored"
-        waiters = self._flights.finish(flight)
+        return effects + self._fail(flight, self._flights.finish(flight), kind, message, now)
+
+    def interrupt(self, flight: Flight, kind: wire.FailureKind, message: str, now: float) -> list[Effect]:
+        """What a flight has of its stream is worth nothing: those who have seen some of it cannot have another's."""
+        if flight.stream is None:
+            return []
+
+        self._streams.drop(flight.stream)
+        flight.stream = None
+        readers = [waiter for waiter in flight.waiters.values() if waiter.feed is not None]
+        for reader in readers:
+            self._flights.leave(reader)
+            self._streams.abandon(reader.feed)
+
+        self._streams.broken += len(readers)
+        return self._fail(flight, readers, kind, message, now)
+
+    def _fail(
+        self, flight: Flight, waiters: list[Waiter], kind: wire.FailureKind, message: str, now: float
+    ) -> list[Effect]:
+        """Tell those who were taken out of a flight that it has failed."""
         if not waiters:
             return []
 
@@ -342,12 +366,16 @@ class Granting:
 
     def reject_waiters(self, flight: Flight, now: float) -> list[Effect]:
         """Refuse all who wait for a flight's end, because the daemon is about to stop."""
-        return [
-            self.timed_out(waiter.peer, waiter.request, now - waiter.joined_at)
-            if waiter.deadline <= now
-            else self.rejection(waiter.peer, waiter.request, DRAINING)
-            for waiter in self._flights.release(flight)
-        ]
+        effects: list[Effect] = []
+        for waiter in self._flights.release(flight):
+            self._streams.abandon(waiter.feed)
+            effects.append(
+                self.timed_out(waiter.peer, waiter.request, now - waiter.joined_at)
+                if waiter.deadline <= now
+                else self.rejection(waiter.peer, waiter.request, DRAINING)
+            )
+
+        return effects
 
     # What is said ----------------------------------------------------------------------------------------------------
 

@@ -413,7 +413,7 @@ class Lookups:
         terms = entry.terms
         for waiter in self._end(flight):
             if waiter.looking:
-                reply = self._serving.entry(waiter.peer, waiter.request, entry, now)
+                effects += self._serving.entry(waiter.peer, waiter.request, entry, now)
             else:
                 waited_seconds, age_seconds = now - waiter.joined_at, now - entry.stored_at
                 answer = Raw(entry.value)
@@ -427,8 +427,7 @@ class Lookups:
                     waited_seconds=waited_seconds,
                     age_seconds=age_seconds,
                 )
-
-            effects.append(Send(waiter.peer.id, reply))
+                effects += self._serving.deliver(waiter.peer, waiter.request, reply)
 
         return effects
 

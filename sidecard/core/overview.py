@@ -13,6 +13,7 @@ from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import Peer
 from sidecard.core.lookups import Lookups
+from sidecard.core.streams import Streams
 from sidecard_client import wire
 
 
@@ -37,6 +38,7 @@ class Overview:
         self,
         run: Run,
         cache: Cache,
+        streams: Streams,
         calls: Calls,
         lookups: Lookups,
         backends: Backends,
@@ -46,6 +48,7 @@ class Overview:
         self.peers = 0
         self.run = run
         self._cache = cache
+        self._streams = streams
         self._calls = calls
         self._lookups = lookups
         self._backends = backends
@@ -78,6 +81,11 @@ class Overview:
             cache_entries=self._cache.count,
             cache_bytes=self._cache.bytes,
             cache_max_bytes=self._cache.max_bytes,
+            stream_bytes=self._streams.bytes,
+            streams=len(self._streams),
+            chunks_taken=self._streams.taken,
+            chunks_sent=self._streams.sent,
+            streams_broken=self._streams.broken,
             evicted=self._cache.evicted,
             expired_entries=self._cache.expired,
             breakers=self._backends.states(),

@@ -5,20 +5,23 @@ from msgspec import Raw
 from sidecard.core.accounts import Accounts
 from sidecard.core.answers import FRESH
 from sidecard.core.counters import Counters
+from sidecard.core.effects import Effect, Send
 from sidecard.core.entries import Entry
 from sidecard.core.events import Peer
 from sidecard.core.journal import Journal
+from sidecard.core.streams import Streams
 from sidecard_client import wire
 
 
 class Serving:
     """Serves entries, and answers that have just come."""
 
-    def __init__(self, accounts: Accounts, count: Counters, journal: Journal) -> None:
+    def __init__(self, accounts: Accounts, count: Counters, journal: Journal, streams: Streams) -> None:
         self._spending = accounts.spending
         self._books = accounts.tasks
         self._count = count
         self._journal = journal
+        self._streams = streams
 
     def missed(self, request: wire.Begin) -> None:
         """Count that there is no stored answer, where one was looked for."""
@@ -26,7 +29,7 @@ class Serving:
             self._count.misses += 1
             self._books.of(request.task).misses += 1
 
-    def entry(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> wire.Hit | wire.Shared:
+    def entry(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
         """Serve an entry to a begin that has not waited for a call."""
         age = now - entry.stored_at
         book = self._books.of(request.task)
@@ -47,7 +50,11 @@ class Serving:
         if self._journal.enabled:
             self._journal.served(peer, request, reply, 0.0)
 
-        return reply
+        return self.deliver(peer, request, reply)
+
+    def deliver(self, peer: Peer, request: wire.Begin, reply: wire.Hit | wire.Shared) -> list[Effect]:
+        """Send a whole answer, in pieces to who wants it so."""
+        return self._streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
 
     def answer(
         self,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Protocol
 
-from sidecard.core.effects import CallRecord, ChangeLog, Effect, LogCall, ReadSettings, Send, StoreEffect, Tell
+from sidecard.core.effects import AskRoom, CallRecord, ChangeLog, Effect, LogCall, ReadSettings, Send, StoreEffect, Tell
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
     DrainExpired,
@@ -19,6 +19,7 @@ from sidecard.core.events import (
     PeerJoined,
     PeerLost,
     RequestReceived,
+    RoomForMore,
     SettingsRead,
     StoreAnswered,
     StoreEvent,
@@ -96,6 +97,8 @@ class Driver:
         """What the store knew at once, for when the event that made us ask is done with."""
         self._outboxes: dict[int, Outbox] = {}
         self._unflushed: list[Outbox] = []
+        self._wanting_room: dict[int, list[int]] = {}
+        """By peer that has not read enough yet, the begins whose streams wait for it."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
         self._on_idle: Callable[[], None] | None = None
@@ -179,8 +182,24 @@ class Driver:
 
     def lose(self, peer: Peer) -> None:
         """Nothing reaches the peer any more, and nothing comes from it."""
+        self._wanting_room.pop(peer.id, None)
         if self._outboxes.pop(peer.id, None) is not None:
             self._happened(PeerLost(peer))
+
+    def has_room(self, peer: Peer) -> None:
+        """The peer has read most of what it was sent."""
+        for request_id in self._wanting_room.pop(peer.id, ()):
+            self._happened(RoomForMore(peer.id, request_id))
+
+    def _look_for_room(self, ask: AskRoom) -> None:
+        outbox = self._outboxes.get(ask.peer)
+        if outbox is None:
+            return
+
+        if outbox.full:
+            self._wanting_room.setdefault(ask.peer, []).append(ask.request_id)
+        else:
+            self._happened(RoomForMore(ask.peer, ask.request_id))
 
     def hear(self, event: StoreEvent | SettingsRead) -> None:
         """The store says something, or the settings were read again."""
@@ -208,7 +227,7 @@ class Driver:
         except Exception as fault:  # noqa: BLE001 - the same boundary, for events that are nobody's request
             self._bug(fault, type(event))
 
-    def _perform(self, effect: Effect) -> None:
+    def _perform(self, effect: Effect) -> None:  # noqa: C901 - one branch for each kind of effect
         if type(effect) is Send:
             outbox = self._outboxes.get(effect.peer)
             # A peer may be lost between two effects of one event: its socket broke while we wrote the first.
@@ -219,6 +238,9 @@ class Driver:
                     self._meters.requests[effect.late_answer_of, type(effect.reply)] += 1
         elif type(effect) is Tell:
             self._on_note(effect.note)
+        elif type(effect) is AskRoom:
+            # After what was sent so far is handed over, and others have had their turn.
+            self._loop.call_soon(self._look_for_room, effect)
         elif self._store is not None and isinstance(effect, StoreEffect):
             answer = self._store(effect)
             if answer is not None:

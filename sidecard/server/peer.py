@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         if not self._closing:
             self._forget_deadline()
             # Not from in here: the transport is in the middle of its own write.
-            self._loop.call_soon(self._serve_backlog)
+            self._loop.call_soon(self._go_on)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """The connection has ended, whoever ended it."""
@@ -185,6 +185,13 @@ class Connection(asyncio.Protocol):
         queued.clear()
         self._queued_bytes = 0
 
+    def _go_on(self) -> None:
+        """Serve what waits for the peer's having read."""
+        if not self._closing:
+            self._driver.has_room(self._peer)
+
+        self._serve_backlog()
+
     def _serve_backlog(self) -> None:
         """Serve a batch of what has been read; come back for the rest, and read on after that."""
         if self._reader.json:
@@ -224,12 +231,15 @@ class Connection(asyncio.Protocol):
 
     def _follow(self, reply: wire.AnyReply) -> None:
         """Keep `_waiting` true. An id may be used by a begin that waits and by other requests, whose answers end no wait."""
+        if isinstance(reply, wire.Chunk) and reply.id in self._waiting:
+            return
+
         if self._unheard[reply.id] > 1:
             self._unheard[reply.id] -= 1
         else:
             del self._unheard[reply.id]
 
-        if isinstance(reply, wire.Pending):
+        if isinstance(reply, wire.Pending | wire.Chunk):
             self._waiting.add(reply.id)
         elif type(reply) in _ENDS_OF_BEGIN and (self._asked is None or isinstance(self._asked, _MAY_END_OWN_WAIT)):
             self._waiting.discard(reply.id)
@@ -262,4 +272,4 @@ class Connection(asyncio.Protocol):
 
 def _is_unanswered(asked: Incoming) -> bool:
     """Tell whether a request has no answer where nothing is wrong with it."""
-    return isinstance(asked, wire.RecordMetrics) and not asked.acknowledge
+    return isinstance(asked, wire.Append) or (isinstance(asked, wire.RecordMetrics) and not asked.acknowledge)

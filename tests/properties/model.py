@@ -147,7 +147,7 @@ class Model(EntryModel):
                     self.book(late.begin).bill(now - late.granted, _cost(request))
         elif isinstance(request, wire.Renew):
             lease.expires = now + self.settings.lease_seconds
-            self.say(peer, wire.Ok(request.id))
+            self.say(peer, wire.Ok(request.id, 0 if lease.flight is None else len(lease.flight.waiters)))
         elif isinstance(request, wire.Complete):
             self._complete(lease, request, now)
         elif request.next and request.kind != "cancelled" and lease.has_next and not self.draining:

@@ -41,7 +41,12 @@ def test_report_without_costs_says_how_to_have_them() -> None:
 def test_stats_show_every_field_of_the_wire() -> None:
     """A counter that is added to the protocol may not be missing here."""
     shown = {"version", "boot_id", "uptime_seconds", "draining", "peers", "flights", "leases", "waiters"}
-    shown |= {"cache_entries", "cache_bytes", "cache_max_bytes"}  # in words, in the table of this moment
+    shown |= {
+        "cache_entries",
+        "cache_bytes",
+        "cache_max_bytes",
+        "stream_bytes",
+    }  # in words, in the table of this moment
     text = overviews.of_stats(Host(store="own").stats())
     words = text.split()
     fields = {field.name for field in msgspec.structs.fields(wire.Stats)} - {"id"}

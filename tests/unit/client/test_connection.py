@@ -90,6 +90,7 @@ def test_every_final_reply_ends_a_wait(kind: type[wire.Reply]) -> None:
     fields: dict[str, Any] = {
         "id": 1,
         "value": 1,
+        "source": "cache",
         "age_seconds": 0.0,
         "stale": False,
         "saved_seconds": 0.0,

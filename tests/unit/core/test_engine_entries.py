@@ -168,16 +168,6 @@ def test_config_shows_settings_and_origins_to_operators() -> None:
     assert root.hears() == [wire.Settings(1, {"cache.max_bytes": 1}, {"cache.max_bytes": "default"})]
 
 
-def test_begin_with_stream_is_answered_clearly() -> None:
-    """An op of a later version is an error, not silence."""
-    alice = Host().peer()
-    alice.asks(Begin("key", id=1, stream=True))
-
-    (error,) = alice.hears()
-    assert isinstance(error, wire.Error)
-    assert error.code == "unavailable"
-
-
 def test_ping_tells_version_run_and_uptime() -> None:
     """Time is the engine's own, since it began."""
     host = Host()

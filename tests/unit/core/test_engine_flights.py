@@ -144,7 +144,7 @@ def test_renew_keeps_a_lease_as_long_as_the_holder_lives() -> None:
     for number in range(10):
         host.passes(5.0)
         alice.asks(Renew(lease, id=number))
-        assert alice.hears() == [wire.Ok(number)]
+        assert alice.hears() == [wire.Ok(number, waiters=1)]
 
     alice.completes(lease, "answer")
     assert unpacked(bob.hears()[0]) == "answer"
