@@ -7,7 +7,7 @@ What a call goes through is in `aio_calls`, the connection in `aio_link`, making
 import inspect
 import os
 import sys
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, cast, overload
 
@@ -19,13 +19,14 @@ from sidecard_client import calls, wire
 from sidecard_client.aio_calls import AsyncRunner
 from sidecard_client.aio_link import LinkLost
 from sidecard_client.aio_reach import Reach
-from sidecard_client.calls import Backends, Functions, Outcome, T
+from sidecard_client.aio_stream import AsyncStream
+from sidecard_client.calls import Backends, Call, Functions, Outcome, T
 from sidecard_client.errors import DaemonUnavailable, RequestRefused
 from sidecard_client.failures import Classify, default_classify
 from sidecard_client.instruments import Instruments
 from sidecard_client.options import OnUnavailable, Options, ReadUsage, Redact
 from sidecard_client.paths import StrPath, find_socket
-from sidecard_client.proxies import CachedFunction, Perform, SharedMethods
+from sidecard_client.proxies import CachedFunction, Perform, SharedMethods, generates
 from sidecard_client.sovereign import sovereign_by
 from sidecard_client.values import pack_value
 
@@ -36,6 +37,11 @@ P = ParamSpec("P")
 
 DAEMON_TIMEOUT_SECONDS = 0.5
 """Ten thousand times a hit's round trip: a daemon that needs longer does not work."""
+
+AsyncStreamFunctions = (
+    Callable[..., AsyncIterable[T] | Iterable[T] | Awaitable[AsyncIterable[T]]]
+    | Backends[AsyncIterable[T] | Iterable[T] | Awaitable[AsyncIterable[T]]]
+)
 
 AsyncFunctions = Callable[..., Awaitable[T]] | Backends[Awaitable[T]]
 
@@ -168,14 +174,38 @@ class AsyncClient(Instruments):
         """Do as `call` does, and return the value with where it came from."""
         return await self._runner.run(calls.prepare(self._options, function, args, kwargs))
 
+    def stream(self, function: AsyncStreamFunctions[T], /, *args: Any, **kwargs: Any) -> AsyncStream[T]:
+        """Return an asynchronous iterator over the pieces that ``function(*args, **kwargs)`` returns or generates.
+
+        The function runs only if nobody else has the answer or is just getting it; the pieces of a call in progress come as
+        they come to its own caller. ``function`` is an asynchronous generator function, or a coroutine function or a plain one
+        (in a thread) that returns something to iterate over, asynchronously or not. The arguments are `call`'s. It runs in a
+        task of this client's, at most one piece ahead of its caller.
+
+        ::
+
+            async with sidecard.stream(llm.stream, prompt) as pieces:
+                async for piece in pieces:
+                    ...
+
+        Raises what `call` does, when the first piece is asked for. After it, a stream of somebody else's call that breaks
+        raises `CallFailed` or `CallTimeout` (``wait=`` is the patience for each piece): what came before is to be discarded.
+        No stream ends before its end without an exception.
+
+        May be cancelled at any time. Where others wait for the call, it goes on for them.
+        """
+        call = calls.prepare(self._options, cast("Functions[Any]", function), args, kwargs, stream=True)
+        return AsyncStream(self._reach, call)
+
     def cached(self, **policy: Any) -> "AsyncDecorator":
         """Decorate a function or method so that each of its calls is a `call` with this policy, to be awaited.
 
-        All keywords of its calls go to the function.
+        All keywords of its calls go to the function. A generator function, asynchronous or not, becomes one whose calls are
+        `stream`'s.
         A method's key has its class and its arguments, not its instance:
         where the instance decides the answer, say ``model=`` or ``name=``.
         """
-        return AsyncDecorator(self._runner.perform, self._options.changed(policy))
+        return AsyncDecorator(self._perform, self._options.changed(policy))
 
     def wrap(self, llm_client: T, *, methods: Collection[str] | None = None, **policy: Any) -> T:
         """Return a proxy of ``llm_client`` whose public methods (or ``methods`` alone) are each a `call` with this policy.
@@ -184,7 +214,7 @@ class AsyncClient(Instruments):
         Everything else passes through. All keywords of a method's calls go to the method.
         Two objects of one class share: where the object decides the answer, say ``model=`` or ``name=``.
         """
-        return cast("T", SharedMethods(self._runner.perform, llm_client, self._options.changed(policy), methods))
+        return cast("T", SharedMethods(self._perform, llm_client, self._options.changed(policy), methods))
 
     # Entries -------------------------------------------------------------------------------------------------------
 
@@ -276,6 +306,9 @@ class AsyncClient(Instruments):
         """
         await self._ask(wire.SetBreaker(backend=backend, action=action))
 
+    def _perform(self, call: Call) -> Any:
+        return AsyncStream(self._reach, call) if call.stream else self._runner.perform(call)
+
     async def _ask(self, request: wire.AnyRequest) -> Any:
         try:
             reply = await self._reach.ask(request)
@@ -296,6 +329,11 @@ class AsyncDecorator:
         self._options = options
 
     @overload
+    def __call__(  # type: ignore[overload-overlap]  # the first that applies counts
+        self, function: Callable[P, AsyncIterator[T]]
+    ) -> Callable[P, AsyncIterator[T]]: ...
+
+    @overload
     def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]: ...
 
     @overload
@@ -304,7 +342,7 @@ class AsyncDecorator:
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Decorate ``function``."""
         decorated = CachedFunction(self._perform, function, self._options)
-        if sys.version_info >= (3, 12):
+        if sys.version_info >= (3, 12) and not generates(function):
             inspect.markcoroutinefunction(decorated)  # frameworks look whether a handler is to be awaited
 
         return cast("Callable[..., Any]", decorated)

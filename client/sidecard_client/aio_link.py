@@ -26,7 +26,7 @@ from sidecard_client.aio_outbox import Outbox
 from sidecard_client.connection import Connection
 from sidecard_client.errors import ProtocolError
 from sidecard_client.paths import impostor
-from sidecard_client.wire import AnyReply, AnyRequest, Begin, Cancel, Pending, Ping, Renew, Timeout
+from sidecard_client.wire import AnyReply, AnyRequest, Begin, Cancel, Chunk, Pending, Ping, Renew, Timeout
 
 TICKS_PER_TIMEOUT = 4
 SILENT_TICKS = TICKS_PER_TIMEOUT + 1
@@ -62,6 +62,35 @@ class Wait(NamedTuple):
     begin_id: int
 
 
+class Feed:
+    """The replies to one request that has many: pieces of a stream, and what they end in."""
+
+    __slots__ = ("answer", "new_answer", "replies")
+
+    def __init__(self, new_answer: Callable[[], Answer]) -> None:
+        self.replies: deque[AnyReply | None] = deque()
+        self.new_answer = new_answer
+        self.answer: Answer | None = None
+        """What its reader waits for, if it does."""
+
+    def put(self, reply: AnyReply | None) -> None:
+        """Add a reply, or None where no more will come."""
+        self.replies.append(reply)
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_result(reply)
+
+    async def get(self) -> AnyReply | None:
+        """Return the next reply."""
+        if not self.replies:
+            self.answer = self.new_answer()
+            try:
+                await self.answer
+            finally:
+                self.answer = None
+
+        return self.replies.popleft()
+
+
 class Link:
     """A connection to ``path``; `run` must be started in a task group. Raises `LinkLost` where it cannot be made.
 
@@ -73,6 +102,7 @@ class Link:
         "__weakref__",
         "_connection",
         "_ended",
+        "_feeds",
         "_heard",
         "_held",
         "_ids",
@@ -106,6 +136,7 @@ class Link:
         self._pending: dict[int, Answer] = {}
         self._waits: dict[int, Wait] = {}
         self._held: dict[str, Held] = {}
+        self._feeds: dict[int, Feed] = {}
         self._tick = 0
         self._ids = deque([0] * TICKS_PER_TIMEOUT, TICKS_PER_TIMEOUT)  # the next id at each of the last ticks
         self._tick_seconds = timeout_seconds / TICKS_PER_TIMEOUT
@@ -168,6 +199,36 @@ class Link:
 
         return reply
 
+    async def follow(
+        self, request: AnyRequest, wait_seconds: float | None = None, begin_id: int | None = None
+    ) -> tuple[AnyReply, Feed]:
+        """Do as `ask` does, where the reply may be the first piece of a stream; what follows it is in the feed.
+
+        Who has got a piece calls `unfollow` when it wants no more.
+        """
+        request_id = self._connection.next_id()
+        feed = self._feeds[request_id] = Feed(self._new_answer)
+        following = False
+        try:
+            reply = await self.ask(request, wait_seconds, begin_id)
+            following = isinstance(reply, Chunk)
+        finally:
+            if not following:
+                self._feeds.pop(request_id, None)
+
+        return reply, feed
+
+    def unfollow(self, request_id: int) -> None:
+        """Want no more of a stream."""
+        if self._feeds.pop(request_id, None) is not None:
+            self._forget(request_id)
+            self.tell(Cancel(target=request_id))
+
+    @property
+    def backlog_bytes(self) -> int:
+        """What was told and could not be sent yet."""
+        return self._outbox.backlog_bytes
+
     def tell(self, request: AnyRequest) -> None:
         """Send a request whose reply nobody needs. Never waits and never fails: without a link it is void anyway."""
         if self.reason is None:
@@ -197,6 +258,10 @@ class Link:
         anyio.notify_closing(self._socket)
         self._socket.close()
         answers = [*self._unanswered.values(), *self._pending.values()]
+        for feed in self._feeds.values():
+            feed.put(None)
+
+        self._feeds.clear()
         self._unanswered.clear()
         self._pending.clear()
         for answer in answers:
@@ -255,7 +320,7 @@ class Link:
 
     async def _watch(self) -> None:
         while self.reason is None:
-            if not (self._unanswered or self._pending or self._held):
+            if not (self._unanswered or self._pending or self._held or self._feeds):
                 self._resting = True
                 await self._stirred.wait()
                 continue
@@ -285,13 +350,24 @@ class Link:
             request_id = reply.id
             answer = self._unanswered.pop(request_id, None)
             if answer is None:
-                answer = self._pending.pop(request_id)
+                answer = self._pending.pop(request_id, None)
+                if answer is None:
+                    self._feed(request_id, reply)
+                    continue
+
             elif reply.__class__ is Pending:
                 self._pending[request_id] = answer
                 continue
 
             if not answer.done():
                 answer.set_result(reply)
+
+    def _feed(self, request_id: int, reply: AnyReply) -> None:
+        feed = self._feeds.get(request_id)
+        if feed is not None:
+            feed.put(reply)
+            if reply.__class__ is not Chunk:
+                del self._feeds[request_id]
 
     def _lost(self) -> LinkLost:
         return LinkLost(self.reason or "it did not answer in time")
@@ -324,7 +400,7 @@ class Link:
     def _judge(self) -> None:
         """Find out whether the daemon hangs; ping it where somebody waits and nothing else would tell."""
         if not self._unanswered:
-            if self._pending and self._heard < self._tick - 1:
+            if (self._pending or self._feeds) and self._heard < self._tick - 1:
                 self._ask_for_a_sign_of_life()
 
             return

@@ -27,6 +27,11 @@ class Outbox:
         self._has_some = anyio.Event()
         self._taken = anyio.Event()  # what had been refused
 
+    @property
+    def backlog_bytes(self) -> int:
+        """What the kernel has not taken yet."""
+        return len(self._refused) + sum(map(len, self._gathered)) if self._refused else 0
+
     def send(self, data: bytes, *, at_once: bool = False) -> None:
         """Send ``data`` at the end of the loop's turn, or at once: a caller who is alone gains a turn by that."""
         gathered = self._gathered

@@ -4,8 +4,10 @@ import logging
 import os
 import random
 from asyncio import _get_running_loop
+from collections.abc import Awaitable, Callable, Coroutine
 from threading import get_ident
 from time import monotonic
+from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -15,6 +17,8 @@ from sidecard_client.aio_link import Link, LinkLost
 from sidecard_client.availability import Availability
 from sidecard_client.paths import find_socket
 from sidecard_client.wire import AnyReply, AnyRequest
+
+Answered = TypeVar("Answered")
 
 _log = logging.getLogger("sidecard_client")
 
@@ -98,8 +102,12 @@ class Reach:
 
     async def ask_again(self, link: Link, request: AnyRequest, wait_seconds: float | None = None) -> AnyReply:
         """Make the second and last attempt. Raises `LinkLost` and `RuntimeError`."""
+        return await self.again(link, link.ask(request, wait_seconds))
+
+    async def again(self, link: Link, asking: Awaitable[Answered]) -> Answered:
+        """Await the second and last attempt, on ``link``. Raises `LinkLost` and `RuntimeError`."""
         try:
-            return await link.ask(request, wait_seconds)
+            return await asking
         except LinkLost as lost:
             if self.closed:
                 self._complain()
@@ -108,6 +116,12 @@ class Reach:
                 self._failed(lost.reason)
 
             raise
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Let ``work`` run in a task of the client's, which ends with it."""
+        tasks = self._tasks
+        assert tasks is not None  # noqa: S101 - who has a link is open; for the type checker
+        tasks.start_soon(work, name="sidecard call")
 
     def instead_of(self, link: Link, lost: LinkLost) -> Link:
         """Return the link to ask once more, where ``link`` has ended without the daemon hanging.

@@ -56,6 +56,9 @@ Backends = Mapping[str, Callable[..., T]]
 
 Functions = Callable[..., T] | Backends[T]
 
+STREAM_SUFFIX = "()*"
+"""Of a function's name in the key of its stream; nothing that a name can end in."""
+
 MAX_VALUE_BYTES = wire.MAX_FRAME_BYTES - 64 * 1024
 """Largest packed value that is sent; the rest of the frame is for lease, usage and tags.
 What is said is told of values that leave room for it, which are all but those within 2 MiB of this."""
@@ -121,6 +124,8 @@ class Call(Struct):
     key: str | None
     span: "Span | None" = None
     trace: str = ""
+    stream: bool = False
+    """The answer is wanted in pieces."""
 
     def backend_of(self, lease_backend: str) -> str:
         """Return the backend that a lease means: a name that is not among several means the preferred one."""
@@ -156,12 +161,20 @@ class Call(Struct):
             ttl_seconds=options.ttl_seconds,
             mode=options.mode,
             route=options.route,
+            stream=self.stream,
             trace=self.trace,
         )
 
 
-def prepare(defaults: Options, function: Functions[Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> Call:
-    """Make the call of ``call`` and ``outcome``: policy keywords are taken out of ``keywords``.
+def prepare(
+    defaults: Options,
+    function: Functions[Any],
+    args: tuple[Any, ...],
+    keywords: dict[str, Any],
+    *,
+    stream: bool = False,
+) -> Call:
+    """Make the call of ``call``, ``outcome`` and ``stream``: policy keywords are taken out of ``keywords``.
 
     Raises `TypeError` and `ValueError` for a wrong policy, and what `prepare_bound` raises.
     """
@@ -169,13 +182,20 @@ def prepare(defaults: Options, function: Functions[Any], args: tuple[Any, ...], 
         functions = (function,) if callable(function) else _functions_of(function)
         defaults, keywords = policies.split(defaults, functions, keywords)
 
-    return prepare_bound(defaults, function, args, keywords)
+    return prepare_bound(defaults, function, args, keywords, stream=stream)
 
 
-def prepare_bound(options: Options, function: Functions[Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> Call:
+def prepare_bound(
+    options: Options,
+    function: Functions[Any],
+    args: tuple[Any, ...],
+    keywords: dict[str, Any],
+    *,
+    stream: bool = False,
+) -> Call:
     """Make the call of ``cached`` and ``wrap``: all of ``keywords`` go to the function.
 
-    With several backends the first function names the key, unless ``name=`` does.
+    A call whose answer comes in pieces has another key than one whose answer does not. With several backends the first function names the key, unless ``name=`` does.
     Raises `UnkeyableRequest` for arguments or a function that no stable key can be made of,
     and `TypeError` for something that is not callable, or for ``backend=`` beside a dict.
     """
@@ -193,10 +213,10 @@ def prepare_bound(options: Options, function: Functions[Any], args: tuple[Any, .
 
     key = options.key
     if key is UNSET:
-        name = options.name or name_of(functions[0])
+        name = (options.name or name_of(functions[0])) + STREAM_SUFFIX * stream
         key = fingerprint(options.task, options.model, name, args, keywords, options.ignore)
 
-    return Call(functions, backends, args, keywords, options, key)
+    return Call(functions, backends, args, keywords, options, key, stream=stream)
 
 
 def resolve(call: Call, reply: Any, waited_seconds: float) -> Outcome[Any] | wire.Lease | Verdict:
@@ -233,15 +253,21 @@ def complete(call: Call, request_id: int, lease: wire.Lease, value: Any) -> wire
     if len(packed) > MAX_VALUE_BYTES:
         raise UnshareableValue(f"The value is too large to be shared: {len(packed)} bytes, at most {MAX_VALUE_BYTES}.")
 
+    return completion(call, request_id, lease, Raw(packed), value)
+
+
+def completion(call: Call, request_id: int, lease: wire.Lease, packed: Raw, value: Any) -> wire.Complete:
+    """Build the message that brings ``packed``, asking the hooks about ``value``."""
     options = call.options
     usage = usage_of(call, value)
-    told = lease.log and len(packed) <= MAX_VALUE_BYTES - 2 * MAX_SPOKEN_BYTES
+    told = lease.log and len(memoryview(packed)) <= MAX_VALUE_BYTES - 2 * MAX_SPOKEN_BYTES
     return wire.Complete(
         id=request_id,
         lease=lease.lease,
-        value=Raw(packed),
+        value=packed,
         usage=usage,
         ttl_seconds=options.ttl_seconds,
+        store=may_be_stored(options, value),
         tags=options.tags,
         spoken=spoken(options, call.args, call.kwargs, value) if told else None,
     )
@@ -312,6 +338,18 @@ def read_usage(options: Options, value: Any) -> wire.Usage | None:
         return None
     else:
         return usage
+
+
+def may_be_stored(options: Options, value: Any) -> bool:
+    """Ask the ``store`` hook. An answer of which it cannot say is not stored, with a warning: the boundary of `read_usage`."""
+    if options.store is None:
+        return True
+
+    try:
+        return bool(options.store(value))
+    except Exception as error:  # noqa: BLE001 - the boundary named above
+        _warn(f"store= failed, so the answer is not stored ({type(error).__name__}).")
+        return False
 
 
 def tracing() -> bool:

@@ -19,6 +19,7 @@ They never block: a message of that size is taken by the kernel whole or not at 
 
 import socket
 import struct
+import threading
 from typing import Any
 
 from msgspec import DecodeError
@@ -43,6 +44,10 @@ MAX_REPLY_BYTES = 2 * MAX_FRAME_BYTES - 1
 
 _timeval = struct.Struct("@ll")
 _unpack_length = struct.Struct(">I").unpack_from
+
+
+APPEND_ID = -(2**62)
+"""Of pieces, which have a reply only where they are refused: then `complete` is as well, and that one is heard."""
 
 
 class ChannelError(Exception):
@@ -74,6 +79,7 @@ class Channel:
         "abandoned",
         "last_beat_answered",
         "leading",
+        "sending",
         "socket",
         "usable",
     )
@@ -88,6 +94,7 @@ class Channel:
         self.usable = True  # False: close it after the call
         self.leading = False  # True: a lease was granted here and its end not yet told
         self.abandoned = False  # True: the heartbeat found the daemon unreachable
+        self.sending = threading.Lock()  # pieces of a stream are sent while the heartbeat may renew its lease
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval_of(timeout_seconds))
@@ -127,6 +134,17 @@ class Channel:
 
         return self.receive(request.id)
 
+    def send(self, request: Any) -> None:
+        """Send a request that has no reply, beside the heartbeat. Raises `ChannelError`, after which nothing can be sent."""
+        body = pack(request)
+        try:
+            with self.sending:
+                self.socket.sendall(len(body).to_bytes(4, "big") + body)
+        except BlockingIOError as error:
+            raise Silent("the daemon does not read") from error
+        except OSError as error:
+            raise Gone(error.strerror) from error
+
     def receive(self, request_id: int) -> Any:
         """Return the next reply to request ``request_id``. Raises `ChannelError`."""
         while True:
@@ -144,7 +162,9 @@ class Channel:
             return reply
 
         if reply.id < 0:
-            self.last_beat_answered = reply.id
+            if reply.id != APPEND_ID:
+                self.last_beat_answered = reply.id
+
             return None
 
         self.usable = False
@@ -174,8 +194,9 @@ class Channel:
         while len(rest) < end:
             rest += self._view[: self._receive_into_buffer()]
 
-        self._rest = rest[end:]
-        return _decode(rest[FRAME_HEADER_BYTES:end])
+        body = rest[FRAME_HEADER_BYTES:end]
+        del rest[:end]  # which moves nothing, where slicing would copy all the pieces that follow
+        return _decode(body)
 
     def _receive_into_buffer(self) -> int:
         try:
@@ -247,6 +268,9 @@ class Channel:
         return self._last_beat_id
 
     def _beat(self, request: Any) -> bool:
+        if not self.sending.acquire(blocking=False):
+            return True  # a piece is being sent: the next beat is soon enough
+
         body = pack(request)
         try:
             self.socket.send(len(body).to_bytes(4, "big") + body, socket.MSG_DONTWAIT)
@@ -254,6 +278,8 @@ class Channel:
             return True  # the daemon does not read just now: it may again by the next beat
         except OSError:
             return False
+        finally:
+            self.sending.release()
 
         return True
 

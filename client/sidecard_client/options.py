@@ -14,6 +14,9 @@ key                the whole key, in place of the computed one; None shares noth
 tags               names by which `purge` finds the answer                                ``()``
 ignore             names of arguments that are not part of the key                        ``()``
 usage              callable: value -> `Usage`, a dict of its fields, or None              None
+store              callable: value -> whether it may be stored; it is shared with those   always
+                   who wait in any case. Of a stream, ``value`` is the list of its
+                   pieces, for ``usage`` as well
 classify           callable: exception -> failure kind                                    `default_classify`
 redact             callable: (prompt, answer) -> (prompt, answer) for the daemon's call   None
                    log, where that keeps what is said; None to keep it to oneself
@@ -48,6 +51,7 @@ from sidecard_client.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, Mode, Route, U
 
 OnUnavailable = Literal["fallback", "raise"]
 ReadUsage = Callable[[Any], Usage | Mapping[str, Any] | None]
+MayBeStored = Callable[[Any], bool]
 Redact = Callable[[Any, Any], tuple[Any, Any] | None]
 """Takes the prompt, ``{"args": [...], "kwargs": {...}}``, and the value; both are the call's own, to be copied and not changed."""
 
@@ -78,6 +82,7 @@ class Options(Struct, frozen=True):
     tags: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     usage: ReadUsage | None = None
+    store: MayBeStored | None = None
     classify: Classify = default_classify
     redact: Redact | None = None
     on_unavailable: OnUnavailable = "fallback"
@@ -290,6 +295,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "tags": _names(MAX_TAGS),
     "ignore": _names(MAX_KEY_CHARACTERS),
     "usage": _or_none(_hook),
+    "store": _or_none(_hook),
     "classify": _hook,
     "redact": _or_none(_hook),
     "on_unavailable": _one_of(_ON_UNAVAILABLE),

@@ -22,7 +22,8 @@ MAX_IDLE_CHANNELS = 128
 LATE_SECONDS = 1.0
 """How long the daemon's own `wire.Timeout` is waited for, beyond the caller's ``wait``."""
 
-_FINAL = frozenset(wire.FINAL_REPLIES_OF_BEGIN)
+_FINAL = frozenset({wire.Chunk, *wire.FINAL_REPLIES_OF_BEGIN})
+"""What a wait ends in. After a `wire.Chunk` there is another one."""
 
 
 class Pool:
@@ -133,6 +134,22 @@ class Pool:
             return self._wait(channel, call, request.id, started)
         except ChannelError:
             return None
+
+    def next_piece(self, channel: Channel, call: Call, request_id: int, started: float) -> Any:
+        """Return what follows a piece of a stream. Raises `ChannelError`; the channel is thrown away then."""
+        return self._wait(channel, call, request_id, started)
+
+    def send(self, channel: Channel, request: wire.Append) -> bool:
+        """Send a piece of a stream; False where the daemon does not take it, and the channel is of no use any more."""
+        try:
+            channel.send(request)
+        except ChannelError as error:
+            if isinstance(error, Silent):
+                self._failed(error)
+
+            return False
+
+        return True
 
     def give_back(self, channel: Channel) -> None:
         """Keep ``channel`` for the next request. It must have no answer outstanding."""

@@ -20,6 +20,9 @@ Perform = Callable[[Call], Any]
 NEVER_SHARED = frozenset({"close", "aclose"})
 """Public methods that `wrap` passes through unless ``methods`` names them: what they do, each process must do."""
 
+_GENERATOR_FLAGS = 0x20 | 0x200
+"""``inspect.CO_GENERATOR`` and ``CO_ASYNC_GENERATOR``."""
+
 METHOD_TYPES = (MethodType, FunctionType, BuiltinMethodType)
 
 
@@ -35,10 +38,12 @@ class CachedFunction:
         self._perform = perform
         self._function = function
         self._options = options
+        self._stream = generates(function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the function's answer; the function runs only if nobody else has it."""
-        return self._perform(prepare_bound(self._options, self._function, args, kwargs))
+        call = prepare_bound(self._options, self._function, args, kwargs, stream=self._stream)
+        return self._perform(call)
 
     def __get__(self, instance: object | None, owner: type | None = None) -> Any:
         """Bind to an instance as a function does, so that ``self`` is no part of the key."""
@@ -104,13 +109,28 @@ class SharedMethods:
         return f"<shared {self._sidecard_target!r}>"
 
 
+def generates(function: Callable[..., Any]) -> bool:
+    """Tell whether a function or method is a generator function, asynchronous or not: its answer comes in pieces.
+
+    What ``inspect`` would tell, which takes longer to import than the rest of the client.
+    """
+    plain = getattr(function, "__func__", function)
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+
+    code = getattr(plain, "__code__", None)
+    return code is not None and bool(code.co_flags & _GENERATOR_FLAGS)
+
+
 def _refuse_key(options: Options) -> None:
     if isinstance(options.key, str):
         raise TypeError("key= is one call's: here it would make all arguments share one answer. Use name=.")
 
 
 def _shared(perform: Perform, function: Callable[..., Any], options: Options) -> Callable[..., Any]:
+    stream = generates(function)
+
     def shared(*args: Any, **kwargs: Any) -> Any:
-        return perform(prepare_bound(options, function, args, kwargs))
+        return perform(prepare_bound(options, function, args, kwargs, stream=stream))
 
     return functools.update_wrapper(shared, function)

@@ -5,7 +5,7 @@ Behind it, `runner` makes the calls, `pool` keeps the connections and knows whet
 """
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, ParamSpec, Self, cast
 from weakref import WeakSet
 
@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from sidecard_client import calls, wire
-from sidecard_client.calls import Call, Functions, Outcome, T
+from sidecard_client.calls import Backends, Call, Functions, Outcome, T
 from sidecard_client.channel import ChannelError
 from sidecard_client.connection import ANSWERS
 from sidecard_client.errors import DaemonUnavailable, ProtocolError, RequestRefused
@@ -25,9 +25,12 @@ from sidecard_client.pool import Pool
 from sidecard_client.proxies import CachedFunction, SharedMethods
 from sidecard_client.runner import Runner
 from sidecard_client.sovereign import sovereign_by
+from sidecard_client.sync_stream import Stream
 from sidecard_client.values import pack_value
 
 P = ParamSpec("P")
+
+StreamFunctions = Callable[..., Iterable[T]] | Backends[Iterable[T]]
 
 DAEMON_TIMEOUT_SECONDS = 0.5
 """Ten thousand times a hit's round trip: a daemon that needs longer does not work."""
@@ -131,10 +134,29 @@ class Client(Instruments):
         """Do as `call` does, and return the value with where it came from."""
         return self._runner.run(calls.prepare(self._options, function, args, kwargs))
 
+    def stream(self, function: StreamFunctions[T], /, *args: Any, **kwargs: Any) -> Stream[T]:
+        """Return an iterator over the pieces that ``function(*args, **kwargs)`` returns or generates.
+
+        The function runs only if nobody else has the answer or is just getting it; the pieces of a call in progress come as
+        they come to its own caller. The arguments are `call`'s.
+
+        ::
+
+            with sidecard.stream(llm.stream, prompt) as pieces:
+                for piece in pieces:
+                    ...
+
+        Raises what `call` does, when the first piece is asked for. After it, a stream of somebody else's call that breaks
+        raises `CallFailed` or `CallTimeout` (``wait=`` is the patience for each piece): what came before is to be discarded.
+        No stream ends before its end without an exception.
+        """
+        call = calls.prepare(self._options, cast("Functions[Any]", function), args, kwargs, stream=True)
+        return Stream(self._pool, call)
+
     def cached(self, **policy: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:
         """Decorate a function or method so that each of its calls is a `call` with this policy.
 
-        All keywords of its calls go to the function.
+        All keywords of its calls go to the function. A generator function becomes one whose calls are `stream`'s.
         A method's key has its class and its arguments, not its instance:
         where the instance decides the answer, say ``model=`` or ``name=``.
         """
@@ -246,6 +268,9 @@ class Client(Instruments):
     # What they all do ----------------------------------------------------------------------------------------------
 
     def _perform(self, call: Call) -> Any:
+        if call.stream:
+            return Stream(self._pool, call)
+
         return self._runner.run(call).value
 
     def _ask(self, request: wire.Request) -> Any:

@@ -12,7 +12,7 @@ Keys, policies, errors and the rules for values are the real client's, from the 
 what cannot be keyed or shared in production fails or warns here.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from time import monotonic
 from typing import Any, ParamSpec, Self, cast
 
@@ -26,6 +26,7 @@ from sidecard_client.instruments import Instruments
 from sidecard_client.metrics import Metrics
 from sidecard_client.options import Options
 from sidecard_client.proxies import CachedFunction, SharedMethods
+from sidecard_client.sync import StreamFunctions
 from sidecard_client.values import pack_value, unpack_value
 
 P = ParamSpec("P")
@@ -112,6 +113,11 @@ class FakeClient(Instruments):
     def outcome(self, function: Functions[T], /, *args: Any, **kwargs: Any) -> Outcome[T]:
         """As `Client.outcome`."""
         return self._run(calls.prepare(self._options, function, args, kwargs))
+
+    def stream(self, function: StreamFunctions[T], /, *args: Any, **kwargs: Any) -> Iterator[T]:
+        """As `Client.stream`; but the pieces are there all at once."""
+        call = calls.prepare(self._options, cast("Functions[Any]", function), args, kwargs, stream=True)
+        return cast("Iterator[T]", self._perform(call))
 
     def cached(self, **policy: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:
         """As `Client.cached`."""
@@ -226,7 +232,11 @@ class FakeClient(Instruments):
         )
 
     def _perform(self, call: Call) -> Any:
-        return self._run(call).value
+        return self._pieces(call) if call.stream else self._run(call).value
+
+    def _pieces(self, call: Call) -> Iterator[Any]:
+        # As `Client.stream`'s, whose call is not made before the first piece is asked for.
+        yield from self._run(call).value
 
     def _run(self, call: Call) -> Outcome[Any]:
         entry = None
@@ -254,6 +264,7 @@ class FakeClient(Instruments):
             began = self._clock()
             try:
                 value = function(*call.args, **call.kwargs)
+                value = list(value) if call.stream else value
             except BaseException as error:
                 self._failures[backend] = self._failures.get(backend, 0) + 1
                 if kind_of(error, call.options.classify) == "transient" and attempt < len(choices) * rounds:
@@ -267,7 +278,7 @@ class FakeClient(Instruments):
             except UnshareableValue as error:
                 calls.warn_unshareable(function, error)
             else:
-                if call.key is not None:
+                if call.key is not None and calls.may_be_stored(call.options, value):
                     self._store(call.options, call.key, packed, backend, self._clock() - began)
 
             return Outcome(value, "upstream", backend=backend, attempts=attempt)

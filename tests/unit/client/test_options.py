@@ -59,6 +59,7 @@ def test_split_takes_every_policy_keyword() -> None:
         "tags": ["a", "b"],
         "ignore": ["trace"],
         "usage": len,
+        "store": bool,
         "classify": default_classify,
         "redact": max,
         "on_unavailable": "raise",
@@ -81,6 +82,7 @@ def test_split_takes_every_policy_keyword() -> None:
         key="k",
         tags=("a", "b"),
         ignore=("trace",),
+        store=bool,
         usage=len,  # type: ignore[arg-type]  # any callable will do here
         classify=default_classify,
         redact=max,
