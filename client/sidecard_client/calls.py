@@ -145,7 +145,7 @@ class Call(Struct):
         return [
             (name, self.functions[index])
             for index, name in enumerate(names)
-            if name not in tried and (name in wire.LOCAL_BACKENDS or not sovereign)
+            if name not in tried and (wire.is_local(name) or not sovereign)
         ]
 
     def begin(self, request_id: int, wait_seconds: float | None = None) -> wire.Begin:

@@ -28,6 +28,7 @@ from sidecard_client.paths import impostor
 from sidecard_client.wire import (
     FRAME_HEADER_BYTES,
     MAX_FRAME_BYTES,
+    Cancel,
     Error,
     Ping,
     Renew,
@@ -144,6 +145,14 @@ class Channel:
             raise Silent("the daemon does not read") from error
         except OSError as error:
             raise Gone(error.strerror) from error
+
+    def cancel(self, target: int) -> None:
+        """Take back a request that has many replies, and skip those that are on their way. Raises `ChannelError`."""
+        request = Cancel(id=self.next_id(), target=target)
+        self.send(request)
+        while (reply := self._read_slowly() if self._rest else self._read()).id != request.id:
+            if reply.id not in {target, APPEND_ID} and reply.id >= 0:
+                raise Garbled(f"a {type(reply).__name__} of request {reply.id} came for request {target}")
 
     def receive(self, request_id: int) -> Any:
         """Return the next reply to request ``request_id``. Raises `ChannelError`."""

@@ -151,6 +151,15 @@ class Pool:
 
         return True
 
+    def cancel(self, channel: Channel, target: int) -> bool:
+        """Want no more of a stream; False where the channel is of no use any more."""
+        try:
+            channel.cancel(target)
+        except ChannelError:
+            channel.usable = False
+
+        return channel.usable
+
     def give_back(self, channel: Channel) -> None:
         """Keep ``channel`` for the next request. It must have no answer outstanding."""
         if channel.usable and not channel.abandoned and not self._closed and len(self._idle) < MAX_IDLE_CHANNELS:

@@ -1,7 +1,7 @@
 """Sovereign mode in the client: which backends may be called where no daemon decides.
 
 With a daemon the daemon decides, who knows the backends' localities.
-Without one, or on the caller's own account, every backend may be remote but those of `wire.LOCAL_BACKENDS`:
+Without one, or on the caller's own account, every backend may be remote but those that `wire.is_local` names:
 a name that nobody can look up is no proof.
 """
 

@@ -82,8 +82,11 @@ class Stream(Facts, Generic[T]):
         if self._step is None:
             return
 
-        channel, lease, telling = self._channel, self._lease, self._telling
-        if channel is None or lease is None or telling is None:
+        channel, lease = self._channel, self._lease
+        if channel is None or lease is None:
+            if channel is not None and self._pool.cancel(channel, self._request_id):
+                self._give_back()
+
             self._drop()
             return
 

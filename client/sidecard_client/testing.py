@@ -215,7 +215,7 @@ class FakeClient(Instruments):
     def _state(self, backend: str) -> wire.BackendState:
         return wire.BackendState(
             state="closed",
-            locality="local" if backend in wire.LOCAL_BACKENDS else "remote",
+            locality="local" if wire.is_local(backend) else "remote",
             generation=0,
             cause="",
             retry_after_seconds=None,

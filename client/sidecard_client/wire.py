@@ -138,6 +138,7 @@ A lease is an opaque string. It names the daemon's run and a sequence number (it
 loss it is not current any more, and whatever arrives with it changes nothing and is answered `StaleLease`.
 """
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -159,7 +160,16 @@ DEFAULT_TASK = "general"
 DEFAULT_BACKEND = "default"
 
 LOCAL_BACKENDS = frozenset({"local", DEFAULT_BACKEND})
-"""Backends that are local unless the daemon's config says otherwise; whatever else nobody has declared may be anywhere."""
+"""Backends that are local unless the daemon's config says otherwise, as are those named by a loopback address (`is_local`);
+whatever else nobody has declared may be anywhere."""
+
+_LOOPBACK = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d+)?(?:[/#].*)?", re.DOTALL)
+
+
+def is_local(backend: str) -> bool:
+    """Tell whether a backend that nobody has declared is on this host: by its name, or by its address (`http`)."""
+    return backend in LOCAL_BACKENDS or _LOOPBACK.fullmatch(backend) is not None
+
 
 Seconds = Annotated[float, Meta(ge=0, le=366 * 86400)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
