@@ -406,6 +406,8 @@ params.model.path, port, embedding = sys.argv[1], int(sys.argv[2]), sys.argv[3] 
 params.n_ctx, params.n_parallel, params.offline = 2048, 2, True
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
 params.port, params.embedding = port, embedding
+if embedding:
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
 server = xllamacpp.Server(params)
 sys.stdin.read()
 """

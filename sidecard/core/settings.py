@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from sidecard_client.wire import LOCAL_BACKENDS, Locality, Route
+from sidecard_client.wire import Locality, Route, is_local
 
 TimeoutsCount = Literal["failure", "slow", "nothing"]
 StoreKind = Literal["none", "own", "shared"]
@@ -76,7 +76,7 @@ def settings_of_unnamed(name: str) -> BackendSettings:
     if name == "local":
         return BackendSettings(locality="local", max_concurrent=LOCAL_MAX_CONCURRENT)
 
-    return BackendSettings(locality="local" if name in LOCAL_BACKENDS else "remote")
+    return BackendSettings(locality="local" if is_local(name) else "remote")
 
 
 class BudgetSettings(Struct, frozen=True):
