@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import anyio
+
 
 def poll(condition: Callable[[], bool], complaint: str, seconds: float = 20.0) -> None:
     """Wait until ``condition`` holds; fail with ``complaint`` after ``seconds``."""
@@ -18,6 +20,13 @@ def poll(condition: Callable[[], bool], complaint: str, seconds: float = 20.0) -
     while not condition():
         assert time.monotonic() < deadline, complaint
         time.sleep(0.01)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until ``condition`` holds, in an event loop; raise `TimeoutError` after ``seconds``."""
+    with anyio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110 - of another process, or thread, that sets no event here
+            await anyio.sleep(0.002)
 
 
 def ask(path: str, request: Mapping[str, object], seconds: float = 5.0) -> dict[str, object]:

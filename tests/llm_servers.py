@@ -106,7 +106,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - its signature
         """Keep what is a mistake of the server: that clients leave is what tests do."""
         error = sys.exception()
         if not isinstance(error, OSError):
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         model.asked.append(Question(self.path, headers, body))
         self._number = len(model.asked)
-        self._id = f"id-{next(model._ids)}"  # noqa: SLF001 - the server's own
+        self._id = f"id-{next(model._ids)}"
         self._model = body.get("model", "m")
         self._cut: Cut | None = None
         scripted = model.next.pop(0) if model.next else None
@@ -484,7 +484,7 @@ class _Proxy:
             threading.Thread(target=self._copy, args=(client, server, True), daemon=True).start()
             threading.Thread(target=self._copy, args=(server, client, False), daemon=True).start()
 
-    def _copy(self, source: socket.socket, sink: socket.socket, noted: bool) -> None:  # noqa: FBT001 - a thread's argument
+    def _copy(self, source: socket.socket, sink: socket.socket, noted: bool) -> None:
         try:
             while data := source.recv(65536):
                 if noted and data.startswith(b"POST "):

@@ -15,7 +15,7 @@ import pytest
 
 from sidecard_client import AsyncClient, Client
 from sidecard_client.http import AsyncSidecardTransport, SidecardTransport
-from tests.daemons import Daemon, ask, poll
+from tests.daemons import Daemon, ask, poll, until
 from tests.llm_servers import Cut, RealModel, Refusal, ScriptedModel, real_model
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
@@ -498,7 +498,7 @@ def test_followers_of_a_failure_get_it_as_a_response(model: ScriptedModel, clien
             thread.join(SECONDS)
 
     assert model.count == 1
-    assert [str(error.body["message"]) for error in seen] == ["no such thing"] * 3  # type: ignore[index,call-overload]  # as sent
+    assert [str(error.body["message"]) for error in seen] == ["no such thing"] * 3  # type: ignore[index]  # as sent
     assert sorted(error.response.headers["x-sidecard-source"] for error in seen) == ["shared", "shared", "upstream"]
 
 
@@ -520,13 +520,9 @@ async def test_a_cancelled_request_that_others_wait_for_goes_on(model: ScriptedM
             async with anyio.create_task_group() as tasks:
                 async with anyio.create_task_group() as holder:
                     holder.start_soon(read)
-                    while model.count < 1:
-                        await anyio.sleep(0.005)
-
+                    await until(lambda: model.count == 1)
                     tasks.start_soon(read)
-                    while ask(running.socket, {"op": "stats"})["waiters"] != 1:
-                        await anyio.sleep(0.005)
-
+                    await until(lambda: ask(running.socket, {"op": "stats"})["waiters"] == 1)
                     holder.cancel_scope.cancel()
 
                 texts.clear()

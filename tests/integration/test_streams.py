@@ -11,7 +11,7 @@ import pytest
 
 from sidecard_client import AsyncClient, CallFailed, CallRejected, CallTimeout, Client, SidecardWarning
 from sidecard_client.sync_stream import Stream
-from tests.daemons import Daemon, ask, poll
+from tests.daemons import Daemon, ask, poll, until
 
 SECONDS = 20.0
 
@@ -57,8 +57,8 @@ class Model:
         error = self.errors.pop(0) if self.errors else None
         try:
             for number in range(count):
-                while not self.free and not self.permits.acquire(blocking=False):
-                    await anyio.sleep(0.002)
+                if not self.free:
+                    await until(lambda: self.free or self.permits.acquire(blocking=False))
 
                 if error is not None and number == 2:
                     raise error
@@ -481,7 +481,7 @@ class TestAsync:
         async def read(client: AsyncClient, mine: list[str]) -> None:
             async with client.stream(model.astream, "p") as stream:
                 async for piece in stream:
-                    mine.append(piece)
+                    mine.append(piece)  # noqa: PERF401 - looked at while it grows
 
         async with AsyncClient(running.socket) as client, anyio.create_task_group() as tasks:
             for mine in got[:3]:
@@ -640,20 +640,12 @@ class TestAsync:
             except RuntimeError as error:
                 errors.append(error)
 
-        async with anyio.create_task_group() as tasks:
-            async with AsyncClient(running.socket) as client:
-                tasks.start_soon(read, client)
-                await until(lambda: model.asked == 1)
+        async with anyio.create_task_group() as tasks, AsyncClient(running.socket) as client:
+            tasks.start_soon(read, client)
+            await until(lambda: model.asked == 1)
 
         assert [str(error) for error in errors] == ["This client is closed: make a new one."]
         assert model.closed == 1
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until ``condition`` holds."""
-    with anyio.fail_after(SECONDS):
-        while not condition():
-            await anyio.sleep(0.005)
 
 
 def test_the_two_clients_share_streams(running: Daemon, model: Model) -> None:

@@ -35,6 +35,7 @@ def ends(holder: Actor, lease: str, **fields: Any) -> wire.Stored:
 
 
 def test_pieces_reach_a_follower_as_they_come() -> None:
+    """Each in an effect of its own append; the end after the last."""
     host = Host()
     holder, lease = stream_of(host)
     follower = follower_of(host)
@@ -51,6 +52,7 @@ def test_pieces_reach_a_follower_as_they_come() -> None:
 
 
 def test_the_first_piece_says_where_the_answer_is_from() -> None:
+    """The others are no larger than they must be."""
     host = Host(backends={"cloud": BackendSettings()})
     holder = host.peer()
     holder.asks(wire.Begin("key", id=1, stream=True, backends=("cloud",)))
@@ -65,6 +67,7 @@ def test_the_first_piece_says_where_the_answer_is_from() -> None:
 
 
 def test_a_late_joiner_gets_what_it_missed_and_then_what_comes() -> None:
+    """It is told to wait all the same, as everybody who must."""
     host = Host()
     holder, lease = stream_of(host)
     holder.appends(lease, 1, 2)
@@ -83,6 +86,7 @@ def test_a_late_joiner_gets_what_it_missed_and_then_what_comes() -> None:
 
 
 def test_a_stored_stream_is_replayed_piece_by_piece() -> None:
+    """A hit, booked as one."""
     host = Host()
     holder, lease = stream_of(host)
     holder.appends(lease, "a", "b")
@@ -103,6 +107,7 @@ def test_a_stored_stream_is_replayed_piece_by_piece() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 70_000])
 def test_streams_of_any_number_of_pieces_come_back_as_they_were(count: int) -> None:
+    """Also where msgpack writes the length of a list in another form."""
     host = Host()
     holder, lease = stream_of(host)
     holder.appends(lease, *range(count))
@@ -121,6 +126,7 @@ def test_streams_of_any_number_of_pieces_come_back_as_they_were(count: int) -> N
 
 
 def test_a_stream_is_read_as_a_list_by_those_who_want_no_pieces() -> None:
+    """Waiting, coming later, and by get."""
     host = Host()
     holder, lease = stream_of(host)
     waiter, reader = host.peer(), host.peer()
@@ -138,6 +144,7 @@ def test_a_stream_is_read_as_a_list_by_those_who_want_no_pieces() -> None:
 
 @pytest.mark.parametrize(("value", "pieces"), [("text", ["text"]), ([1, [2]], [1, [2]]), ([], []), (None, [None])])
 def test_another_value_is_read_in_the_pieces_that_it_has(value: Any, pieces: list[Any]) -> None:
+    """A list in its elements, all else as one."""
     host = Host()
     alice, follower, reader = host.peer(), host.peer(), host.peer()
     lease = alice.leads("key")
@@ -152,6 +159,7 @@ def test_another_value_is_read_in_the_pieces_that_it_has(value: Any, pieces: lis
 
 
 def test_a_broken_stream_fails_those_who_saw_a_piece_and_elects_one_of_the_others() -> None:
+    """What was seen cannot be taken back."""
     host = Host()
     holder, lease = stream_of(host)
     seer = follower_of(host)
@@ -175,6 +183,7 @@ def test_a_broken_stream_fails_those_who_saw_a_piece_and_elects_one_of_the_other
 @pytest.mark.parametrize("seen", [0, 1, 3])
 @pytest.mark.parametrize("how", ["dies", "expires", "transient", "cancelled", "fatal", "ignored", "cancels"])
 def test_nothing_of_a_broken_stream_is_stored_or_given_to_who_comes_later(how: str, seen: int) -> None:
+    """However it broke, and however much of it had come."""
     host = Host()
     holder, lease = stream_of(host)
     holder.appends(lease, *range(seen))
@@ -201,6 +210,7 @@ def test_nothing_of_a_broken_stream_is_stored_or_given_to_who_comes_later(how: s
 
 
 def test_the_late_pieces_and_the_late_end_of_a_lost_lease_change_nothing() -> None:
+    """The fence refuses both."""
     host = Host()
     holder, lease = stream_of(host)
     follower = follower_of(host)
@@ -216,6 +226,7 @@ def test_the_late_pieces_and_the_late_end_of_a_lost_lease_change_nothing() -> No
 
 
 def test_a_follower_that_has_seen_nothing_is_elected_when_the_holder_dies() -> None:
+    """As in any flight."""
     host = Host()
     holder, _ = stream_of(host)
     follower = follower_of(host)
@@ -226,6 +237,7 @@ def test_a_follower_that_has_seen_nothing_is_elected_when_the_holder_dies() -> N
 
 
 def test_fail_with_next_breaks_what_was_seen_and_begins_anew() -> None:
+    """The pieces of two backends are never mixed."""
     host = Host(backends={"a": BackendSettings(), "b": BackendSettings()})
     holder = host.peer()
     holder.asks(wire.Begin("key", id=1, stream=True, backends=("a", "b")))
@@ -247,6 +259,7 @@ def test_fail_with_next_breaks_what_was_seen_and_begins_anew() -> None:
 
 
 def test_patience_counts_from_the_last_piece() -> None:
+    """A stream may take as long as it likes, if it goes on."""
     host = Host()
     holder, lease = stream_of(host)
     follower = follower_of(host, wait_seconds=10.0)
@@ -267,6 +280,7 @@ def test_patience_counts_from_the_last_piece() -> None:
 
 
 def test_a_slow_reader_gets_a_window_at_a_time_and_nobody_waits_for_it() -> None:
+    """The fast one has it all, while the slow one has a window."""
     host = Host()
     holder, lease = stream_of(host)
     slow, fast = follower_of(host), follower_of(host)
@@ -298,6 +312,7 @@ def test_a_slow_reader_gets_a_window_at_a_time_and_nobody_waits_for_it() -> None
 
 
 def test_what_a_stuck_reader_holds_is_room_that_the_cache_does_not_have() -> None:
+    """Entries give way; all of it comes back when the reader is gone."""
     host = Host(cache_max_bytes=4 * 1024 * KIB)
     filler = host.peer()
     for number in range(30):
@@ -321,6 +336,7 @@ def test_what_a_stuck_reader_holds_is_room_that_the_cache_does_not_have() -> Non
 
 
 def test_a_stream_that_outgrows_its_room_goes_on_unshared() -> None:
+    """Readers are told; the holder's call is billed as ever."""
     host = Host(cache_max_bytes=1024 * KIB)
     holder, lease = stream_of(host)
     seer, blind = follower_of(host), host.peer()
@@ -338,6 +354,7 @@ def test_a_stream_that_outgrows_its_room_goes_on_unshared() -> None:
 
 
 def test_a_stream_larger_than_a_frame_is_not_shared() -> None:
+    """Nobody could read it as a whole."""
     host = Host(cache_max_bytes=1024 * 1024 * KIB)
     holder, lease = stream_of(host)
     seer = follower_of(host)
@@ -349,6 +366,7 @@ def test_a_stream_larger_than_a_frame_is_not_shared() -> None:
 
 
 def test_a_stored_stream_for_which_a_slow_reader_has_no_room_is_refused_as_busy() -> None:
+    """Which callers take for: make the call yourself."""
     host = Host(cache_max_bytes=4 * 1024 * KIB)
     holder, lease = stream_of(host)
     for _ in range(4):
@@ -368,6 +386,7 @@ def test_a_stored_stream_for_which_a_slow_reader_has_no_room_is_refused_as_busy(
 
 
 def test_append_is_refused_where_the_lease_is_no_streams() -> None:
+    """And where it is somebody else's."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     plain = alice.leads("plain")
@@ -378,6 +397,7 @@ def test_append_is_refused_where_the_lease_is_no_streams() -> None:
 
 
 def test_only_a_streams_value_may_be_left_out() -> None:
+    """A complete without a value is a mistake elsewhere; None is a value."""
     host = Host()
     alice = host.peer()
     lease = alice.leads("plain")
@@ -387,6 +407,7 @@ def test_only_a_streams_value_may_be_left_out() -> None:
 
 
 def test_a_stream_without_a_key_is_nobody_elses() -> None:
+    """Its pieces are taken and dropped."""
     host = Host()
     alice = host.peer()
     alice.asks(wire.Begin(None, id=1, stream=True))
@@ -398,6 +419,7 @@ def test_a_stream_without_a_key_is_nobody_elses() -> None:
 
 @pytest.mark.parametrize("when", ["waiting", "following", "replaying"])
 def test_a_reader_that_cancels_or_dies_gets_nothing_more_and_frees_what_it_held(when: str) -> None:
+    """Whether it waits, reads along, or is behind."""
     for how in ("cancels", "dies"):
         host = Host()
         holder, lease = stream_of(host)
@@ -427,6 +449,7 @@ def test_a_reader_that_cancels_or_dies_gets_nothing_more_and_frees_what_it_held(
 
 
 def test_an_id_whose_stream_is_still_being_read_cannot_be_used_again() -> None:
+    """Or its replies could not be told apart."""
     host = Host()
     holder, lease = stream_of(host)
     holder.appends(lease, *[b"x" * 100 * KIB] * 4)
@@ -441,6 +464,7 @@ def test_an_id_whose_stream_is_still_being_read_cannot_be_used_again() -> None:
 
 
 def test_renew_says_how_many_wait() -> None:
+    """So that a holder whose caller left knows whether to go on."""
     host = Host()
     holder, lease = stream_of(host)
     follower_of(host)
@@ -453,6 +477,7 @@ def test_renew_says_how_many_wait() -> None:
 
 
 def test_a_deleted_streams_followers_get_it_and_the_cache_does_not() -> None:
+    """What is being computed may be what was to be removed."""
     host = Host()
     holder, lease = stream_of(host)
     follower = follower_of(host)
@@ -465,6 +490,7 @@ def test_a_deleted_streams_followers_get_it_and_the_cache_does_not() -> None:
 
 
 def test_the_end_of_a_drain_ends_every_reader() -> None:
+    """Those who wait, and those who are behind."""
     host = Host()
     holder, lease = stream_of(host)
     follower = follower_of(host)
@@ -486,6 +512,7 @@ def test_the_end_of_a_drain_ends_every_reader() -> None:
 
 
 def test_metrics_of_streams() -> None:
+    """What was taken, sent, is held and broke."""
     host = Host()
     holder, lease = stream_of(host)
     follower_of(host)
