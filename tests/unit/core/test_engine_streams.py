@@ -301,11 +301,14 @@ def test_a_slow_reader_gets_a_window_at_a_time_and_nobody_waits_for_it() -> None
     assert sum(map(len, got_slow)) < WINDOW_BYTES + 100 * KIB
     assert end_slow is None
     assert host.stats().streams == 1
+    windows = 0
     while host.behind:
+        windows += 1
         host.all_have_read()
         more, end_slow = slow.reads()
         got_slow += more
 
+    assert windows == 3, "each time it gets a whole window"
     assert got_slow == pieces
     assert isinstance(end_slow, wire.End)
     assert host.stats().stream_bytes == 0
