@@ -182,6 +182,19 @@ class Channel:
 
         raise Garbled(f"a {type(reply).__name__} of request {reply.id} came for request {request_id}")
 
+    def received(self, request_id: int) -> Any | None:
+        """Return the next reply to request ``request_id`` if it is here already, without asking the kernel."""
+        while self._holds_a_frame():
+            reply = self.receive_or_beat(request_id)
+            if reply is not None:
+                return reply
+
+        return None
+
+    def _holds_a_frame(self) -> bool:
+        rest = self._rest
+        return len(rest) >= FRAME_HEADER_BYTES and len(rest) >= FRAME_HEADER_BYTES + _unpack_length(rest)[0]
+
     def _read(self) -> Any:
         size = self._receive_into_buffer()
         if size > FRAME_HEADER_BYTES and _unpack_length(self._buffer)[0] == size - FRAME_HEADER_BYTES:

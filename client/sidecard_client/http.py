@@ -78,18 +78,19 @@ the httpx that its OpenAI SDK uses. *LiteLLM*: ``litellm.client_session = httpx.
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast, get_args
 
-from msgspec import Struct
+import msgspec
+from msgspec import MsgspecError
 
 from sidecard_client.errors import CallFailed, CallRejected, CallTimeout
 from sidecard_client.http_asked import ENDPOINTS, Asked, Family, read_request
 from sidecard_client.http_reading import Reader, Reading, kind_of_status
 from sidecard_client.keys import fingerprint
-from sidecard_client.options import MAX_NAME_CHARACTERS
+from sidecard_client.options import MAX_NAME_CHARACTERS, Redact
 from sidecard_client.wire import DEFAULT_TASK, FailureKind, RejectionReason, Usage
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ else:
 Keep = Literal["always", "deterministic", "never"]
 """Which answers are stored: all; those of requests that are meant to have one answer (temperature 0, a seed, embeddings), the
 others being neither stored nor shared, because who asks again wants another; none, though calls in flight are shared."""
+
+_from_json = msgspec.json.Decoder().decode
 
 MAX_MESSAGE_CHARACTERS: Final = 1900
 """Of a failure's message, with which a response travels to those who wait: a message is cut at 2,000."""
@@ -150,16 +153,20 @@ class IncompleteAnswer(Exception):
         super().__init__(f"the answer is not whole: {reading.reason}")
 
 
-class _Plan(Struct):
+class _Plan:
     """How one request is made a call. ``reading`` is what its answer was, once it has ended."""
 
-    asked: Asked
-    request: Any
-    policy: dict[str, Any]
-    keep: bool
-    keep_length: bool
-    reader: Reader | None = None
-    reading: Reading | None = None
+    def __init__(
+        self, asked: Asked, request: "_Request", *, keep: bool, keep_length: bool, redact: Redact | None
+    ) -> None:
+        self.asked = asked
+        self.request = request
+        self.policy: dict[str, Any] = {"store": self.may_be_stored, "usage": self.usage, "redact": self.speak}
+        self.keep = keep
+        self.keep_length = keep_length
+        self.redact = redact
+        self.reader: Reader | None = None
+        self.reading: Reading | None = None
 
     def reader_of(self, response: Any) -> Reader:
         """Return what reads the answer: as a stream where it is one, whatever was asked for."""
@@ -180,6 +187,18 @@ class _Plan(Struct):
         """The ``usage`` hook."""
         return None if self.reading is None else self.reading.usage
 
+    def speak(self, prompt: Any, pieces: Any) -> tuple[Any, Any] | None:
+        """The ``redact`` hook: what the daemon's call log keeps is the request's body and the answer's, as the app's hook has it."""
+        head, *rest = pieces
+        body = head["body"] if "body" in head else b"".join(rest)
+        try:
+            answer = _from_json(body)
+        except (MsgspecError, RecursionError, UnicodeError, ValueError):
+            answer = body.decode("utf-8", "replace")
+
+        told = {"args": prompt["args"][:1], "kwargs": {}}
+        return (told, answer) if self.redact is None else self.redact(told, answer)
+
     def whole(self, reader: Reader, response: Any) -> dict[str, Any]:
         """Return the one piece that an answer is, judged before anybody sees it. Raises `UpstreamRefused`."""
         self.reading = reading = reader.finish()
@@ -197,6 +216,8 @@ class _Plan(Struct):
 
 class _Interception:
     """What both transports have in common: how a request becomes a call, and a failure a response."""
+
+    _sidecard: "Client | AsyncClient"
 
     def __init__(
         self,
@@ -244,7 +265,9 @@ class _Interception:
 
         task = request.headers.get("x-sidecard-task", self._task)
         rule = self._keep.get(task, self._keep.get("", "always"))
-        policy: dict[str, Any] = {
+        plan = _Plan(asked, request, keep=rule != "never", keep_length=self._keep_length, redact=self._sidecard.redact)
+        policy = plan.policy
+        policy |= {
             "task": task,
             "key": fingerprint(task, asked.model or None, f"http {asked.family}", (), asked.parts),
             "backend": self._backend or asked.backend,
@@ -268,8 +291,6 @@ class _Interception:
         if asked.model:
             policy["model"] = asked.model[:MAX_NAME_CHARACTERS]
 
-        plan = _Plan(asked, _sent_on(request), policy, rule != "never", self._keep_length)
-        policy["store"], policy["usage"] = plan.may_be_stored, plan.usage
         return plan
 
 
@@ -296,7 +317,7 @@ class SidecardTransport(_Interception, _BaseTransport):  # type: ignore[misc]  #
 
         self._inner = _default_module().HTTPTransport() if inner is None else inner
         self._own = None if sidecard is not None else Client()
-        self._sidecard = cast("Client", sidecard or self._own)
+        self._sidecard: Client = cast("Client", sidecard or self._own)
 
     def __enter__(self) -> Self:
         self._inner.__enter__()
@@ -324,7 +345,7 @@ class SidecardTransport(_Interception, _BaseTransport):  # type: ignore[misc]  #
             return self._inner.handle_request(request)
 
         httpx = _module_of(request)
-        stream = self._sidecard.stream(partial(self._fetch, plan), plan.asked.parts["body"], **plan.policy)
+        stream = self._sidecard.stream(self._fetch, plan.asked.parts["body"], plan, **plan.policy)
         try:
             head = next(stream)
         except Exception as error:
@@ -343,8 +364,8 @@ class SidecardTransport(_Interception, _BaseTransport):  # type: ignore[misc]  #
             head["status"], headers=_headers(head, stream), stream=_body_classes(httpx)[0](httpx, request, plan, stream)
         )
 
-    def _fetch(self, plan: _Plan, _body: object) -> Iterator[Any]:
-        response = self._inner.handle_request(plan.request)
+    def _fetch(self, _body: object, plan: _Plan) -> Iterator[Any]:
+        response = self._inner.handle_request(_sent_on(plan.request))
         kind = kind_of_status(response.status_code)
         try:
             if kind is not None:
@@ -380,7 +401,7 @@ class AsyncSidecardTransport(_Interception, _BaseTransport):  # type: ignore[mis
             raise TypeError(f"sidecard= must be an AsyncClient, not {type(sidecard).__name__}.")
 
         self._inner = _default_module().AsyncHTTPTransport() if inner is None else inner
-        self._sidecard = sidecard
+        self._sidecard: AsyncClient = sidecard
 
     async def __aenter__(self) -> Self:
         await self._inner.__aenter__()
@@ -402,7 +423,7 @@ class AsyncSidecardTransport(_Interception, _BaseTransport):  # type: ignore[mis
             return await self._inner.handle_async_request(request)
 
         httpx = _module_of(request)
-        stream = self._sidecard.stream(partial(self._fetch, plan), plan.asked.parts["body"], **plan.policy)
+        stream = self._sidecard.stream(self._fetch, plan.asked.parts["body"], plan, **plan.policy)
         try:
             head = await anext(stream)
         except Exception as error:
@@ -421,8 +442,8 @@ class AsyncSidecardTransport(_Interception, _BaseTransport):  # type: ignore[mis
             head["status"], headers=_headers(head, stream), stream=_body_classes(httpx)[1](httpx, request, plan, stream)
         )
 
-    async def _fetch(self, plan: _Plan, _body: object) -> AsyncIterator[Any]:
-        response = await self._inner.handle_async_request(plan.request)
+    async def _fetch(self, _body: object, plan: _Plan) -> AsyncIterator[Any]:
+        response = await self._inner.handle_async_request(_sent_on(plan.request))
         kind = kind_of_status(response.status_code)
         try:
             if kind is not None:

@@ -137,7 +137,14 @@ class Pool:
 
     def next_piece(self, channel: Channel, call: Call, request_id: int, started: float) -> Any:
         """Return what follows a piece of a stream. Raises `ChannelError`; the channel is thrown away then."""
-        return self._wait(channel, call, request_id, started)
+        try:
+            reply = channel.received(request_id)
+        except ChannelError:
+            self.throw_away(channel)
+            raise
+
+        # Most pieces of a stored answer come together: then nobody has to watch over a wait.
+        return self._wait(channel, call, request_id, started) if reply is None else reply
 
     def send(self, channel: Channel, request: wire.Append) -> bool:
         """Send a piece of a stream; False where the daemon does not take it, and the channel is of no use any more."""

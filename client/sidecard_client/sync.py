@@ -102,6 +102,11 @@ class Client(Instruments):
         self.close()
 
     @property
+    def redact(self) -> Redact | None:
+        """What lets prompts and answers pass to the daemon's call log."""
+        return self._options.redact
+
+    @property
     def sovereign(self) -> bool:
         """Backends that may be remote are left out where no daemon decides."""
         return self._options.sovereign

@@ -1,0 +1,37 @@
+"""LiteLLM's own caching, measured: takes a server's address and a number of rounds, prints seconds per call as JSON.
+
+Run with the Python that has LiteLLM, which need not be the tests' own.
+"""
+
+import json
+import sys
+import time
+
+import litellm
+from litellm.caching.caching import Cache
+
+
+def main(url: str, rounds: int) -> dict[str, list[float]]:
+    """Measure misses and hits of its cache in memory, in turn."""
+    litellm.cache = Cache(type="local")  # type: ignore[arg-type,unused-ignore]  # its enumeration's value
+    litellm.telemetry = False
+    times: dict[str, list[float]] = {"miss": [], "hit": []}
+    for number in range(rounds + 20):
+        for kind in ("miss", "hit"):
+            began = time.perf_counter()
+            litellm.completion(
+                model="openai/m",
+                api_base=f"{url}/v1",
+                api_key="k",
+                messages=[{"role": "user", "content": f"q {number}"}],
+                caching=True,
+                max_retries=0,
+            )
+            if number >= 20:
+                times[kind].append(time.perf_counter() - began)
+
+    return times
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], int(sys.argv[2]))))
