@@ -19,14 +19,17 @@ from sidecard_client.wire import Usage
 
 if TYPE_CHECKING:
     from sidecard_client.aio import AsyncClient
+    from sidecard_client.aio_stream import AsyncStream
     from sidecard_client.calls import Outcome
     from sidecard_client.failures import default_classify
     from sidecard_client.sync import Client
+    from sidecard_client.sync_stream import Stream
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",
+    "AsyncStream",
     "CallFailed",
     "CallRejected",
     "CallTimeout",
@@ -37,6 +40,7 @@ __all__ = [
     "RequestRefused",
     "SidecardError",
     "SidecardWarning",
+    "Stream",
     "UnkeyableRequest",
     "UnshareableValue",
     "Usage",
@@ -46,7 +50,14 @@ __all__ = [
 
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that this makes
-    _LATER = {"AsyncClient": "aio", "Client": "sync", "Outcome": "calls", "default_classify": "failures"}
+    _LATER = {
+        "AsyncClient": "aio",
+        "AsyncStream": "aio_stream",
+        "Client": "sync",
+        "Outcome": "calls",
+        "Stream": "sync_stream",
+        "default_classify": "failures",
+    }
 
     def __getattr__(name: str) -> Any:
         """Import a client when it is asked for: the daemon needs none, and the blocking one does without anyio."""

@@ -83,7 +83,7 @@ def test_a_hit_is_faster_than_the_call_and_a_miss_costs_little(
         f"(+{times['miss'] - times['direct']:.2f}), hit {times['hit']:.2f} ms"
     )
     assert times["hit"] < times["direct"]
-    assert times["miss"] < times["direct"] + 1.0
+    assert times["miss"] < 1.75 * times["direct"]
 
 
 def test_beside_litellms_own_cache(url: str, daemon: Callable[..., Daemon]) -> None:

@@ -1,5 +1,7 @@
 """The client for users' own tests behaves like the real one."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from sidecard_client import CallRejected, Client, SidecardWarning, UnshareableValue, wire
@@ -238,3 +240,21 @@ def test_it_has_every_public_method_of_the_client() -> None:
     """A program under test may use any."""
     public = {name for name in dir(Client) if not name.startswith("_")}
     assert public <= set(dir(FakeClient))
+
+
+def test_streams_are_recorded_and_replayed() -> None:
+    """A list at once, of which the rules are the real client's."""
+    sidecard = FakeClient()
+    calls = []
+
+    def pieces(prompt: str) -> Iterator[str]:
+        calls.append(prompt)
+        yield from prompt
+
+    assert list(sidecard.stream(pieces, "abc")) == ["a", "b", "c"]
+    assert list(sidecard.cached()(pieces)("abc")) == ["a", "b", "c"]
+    assert calls == ["abc"]
+    assert [asked.source for asked in sidecard.asked] == ["upstream", "cache"]
+    assert list(sidecard.stream(pieces, "de", store=lambda value: len(value) > 2)) == ["d", "e"]
+    assert list(sidecard.stream(pieces, "de")) == ["d", "e"]
+    assert calls == ["abc", "de", "de"]
