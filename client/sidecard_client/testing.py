@@ -24,7 +24,7 @@ from sidecard_client.errors import CallRejected, UnshareableValue
 from sidecard_client.failures import kind_of
 from sidecard_client.instruments import Instruments
 from sidecard_client.metrics import Metrics
-from sidecard_client.options import Options
+from sidecard_client.options import Options, Redact
 from sidecard_client.proxies import CachedFunction, SharedMethods
 from sidecard_client.sync import StreamFunctions
 from sidecard_client.values import pack_value, unpack_value
@@ -97,6 +97,11 @@ class FakeClient(Instruments):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def redact(self) -> Redact | None:
+        """As `Client.redact`."""
+        return self._options.redact
 
     @property
     def sovereign(self) -> bool:
