@@ -85,7 +85,9 @@ class Calls:
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        if self._id_in_use(peer, request.id):
+        if self.flights.waiting(peer, request.id) is not None or (
+            self._streams.feeds and self._streams.find(peer, request.id) is not None
+        ):
             return [_id_in_use(peer, request)]
 
         key = request.key
@@ -113,9 +115,6 @@ class Calls:
             return self._join(flight, peer, request, now)
 
         return self._granting.lead(scope, peer, request, now)
-
-    def _id_in_use(self, peer: Peer, request_id: int) -> bool:
-        return self.flights.waiting(peer, request_id) is not None or self._streams.find(peer, request_id) is not None
 
     def _hit(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
         if request.stream and not self._streams.fits(entry.value):
@@ -297,7 +296,8 @@ class Calls:
         if lease is None:
             return self._stale(peer, request, request.lease)
 
-        if request.next and self._id_in_use(peer, request.id):
+        in_use = self.flights.waiting(peer, request.id) is not None or self._streams.find(peer, request.id) is not None
+        if request.next and in_use:
             return [_id_in_use(peer, request)]
 
         self._count.fail_lease(request.kind)

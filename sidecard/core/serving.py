@@ -50,7 +50,7 @@ class Serving:
         if self._journal.enabled:
             self._journal.served(peer, request, reply, 0.0)
 
-        return self.deliver(peer, request, reply)
+        return self._streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
 
     def deliver(self, peer: Peer, request: wire.Begin, reply: wire.Hit | wire.Shared) -> list[Effect]:
         """Send a whole answer, in pieces to who wants it so."""

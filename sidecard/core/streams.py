@@ -88,7 +88,8 @@ class Streams:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._feeds: dict[tuple[int, int], Feed] = {}
+        self.feeds: dict[tuple[int, int], Feed] = {}
+        """By peer and request id."""
         self._of_peer: dict[int, set[int]] = {}
         self.bytes = 0
         self.taken = 0
@@ -100,7 +101,7 @@ class Streams:
         """Readers who had seen a chunk of a stream that failed."""
 
     def __len__(self) -> int:
-        return len(self._feeds)
+        return len(self.feeds)
 
     @property
     def limit_bytes(self) -> int:
@@ -109,7 +110,7 @@ class Streams:
 
     def find(self, peer: Peer, request_id: int) -> Feed | None:
         """Return the feed that answers a peer's begin of that id."""
-        return self._feeds.get((peer.id, request_id))
+        return self.feeds.get((peer.id, request_id))
 
     def hold(self, stream: Stream) -> Stream:
         """Keep a stream's chunks until `drop`."""
@@ -140,13 +141,13 @@ class Streams:
 
     def open(self, peer: Peer, request_id: int, stream: Stream, first: wire.Chunk) -> Feed:
         """Let a peer read a stream from its beginning."""
-        feed = self._feeds[peer.id, request_id] = Feed(peer, request_id, self.hold(stream), first)
+        feed = self.feeds[peer.id, request_id] = Feed(peer, request_id, self.hold(stream), first)
         self._of_peer.setdefault(peer.id, set()).add(request_id)
         return feed
 
     def close(self, feed: Feed) -> None:
         """A reader gets no more."""
-        del self._feeds[feed.peer.id, feed.request_id]
+        del self.feeds[feed.peer.id, feed.request_id]
         ids = self._of_peer[feed.peer.id]
         ids.remove(feed.request_id)
         if not ids:
@@ -189,7 +190,7 @@ class Streams:
 
     def has_room(self, peer_id: int, request_id: int) -> list[Effect]:
         """The peer has read most of what it was sent."""
-        feed = self._feeds.get((peer_id, request_id))
+        feed = self.feeds.get((peer_id, request_id))
         if feed is None or not feed.stuck:
             return []
 
@@ -218,11 +219,11 @@ class Streams:
     def lose(self, peer: Peer) -> None:
         """Forget a peer's feeds."""
         for request_id in list(self._of_peer.get(peer.id, ())):
-            self.close(self._feeds[peer.id, request_id])
+            self.close(self.feeds[peer.id, request_id])
 
     def detached(self) -> Sequence[Feed]:
         """Return the feeds of answers that are whole."""
-        return [feed for feed in self._feeds.values() if feed.end is not None]
+        return [feed for feed in self.feeds.values() if feed.end is not None]
 
     def _charge(self, charge: int) -> None:
         self.bytes += charge
