@@ -2,7 +2,7 @@
 
 A caller waits for one answer, set by the reader; there is no task and no cancel scope for a call.
 
-Time limits are the watcher's. It counts ticks of a quarter of ``timeout_seconds`` and remembers where the ids were:
+Time limits are the watcher's. It counts ticks, of a quarter of ``timeout_seconds`` at most, and remembers where the ids were:
 a request that was there so many ticks ago and has no answer is overdue. Ticks are counted and not measured: a loop that user code has
 blocked for seconds counts one, and the answer that lies in the kernel meanwhile is read before the next.
 
@@ -13,6 +13,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from math import ceil
 from time import monotonic
 from typing import NamedTuple
 from weakref import WeakSet
@@ -28,9 +29,9 @@ from sidecard_client.errors import ProtocolError
 from sidecard_client.paths import impostor
 from sidecard_client.wire import AnyReply, AnyRequest, Begin, Cancel, Chunk, Pending, Ping, Renew, Timeout
 
-TICKS_PER_TIMEOUT = 4
-SILENT_TICKS = TICKS_PER_TIMEOUT + 1
-"""One more than the timeout has, because the last reply may have come at any moment of its tick."""
+MIN_TICKS_PER_TIMEOUT = 4
+MAX_TICK_SECONDS = 0.125
+"""However patient a client is, its leases must be renewed in time."""
 
 LATE_SECONDS = 1.0
 """How long the daemon's own `wire.Timeout` is waited for, beyond the caller's ``wait``, as in the blocking client."""
@@ -111,10 +112,12 @@ class Link:
         "_pending",
         "_proved",
         "_resting",
+        "_silent_ticks",
         "_socket",
         "_stirred",
         "_tick",
         "_tick_seconds",
+        "_timeout_seconds",
         "_unanswered",
         "_waits",
         "gone",
@@ -138,8 +141,12 @@ class Link:
         self._held: dict[str, Held] = {}
         self._feeds: dict[int, Feed] = {}
         self._tick = 0
-        self._ids = deque([0] * TICKS_PER_TIMEOUT, TICKS_PER_TIMEOUT)  # the next id at each of the last ticks
-        self._tick_seconds = timeout_seconds / TICKS_PER_TIMEOUT
+        ticks = max(MIN_TICKS_PER_TIMEOUT, ceil(timeout_seconds / MAX_TICK_SECONDS))
+        self._timeout_seconds = timeout_seconds
+        self._tick_seconds = timeout_seconds / ticks
+        # One more than the timeout has, because the last reply may have come at any moment of its tick.
+        self._silent_ticks = ticks + 1
+        self._ids = deque([0] * ticks, ticks)  # the next id at each of the last ticks
         self._heard = 0  # the tick in which anything last came
         self._resting = False
         self._stirred = anyio.Event()
@@ -387,7 +394,7 @@ class Link:
 
     def _end_late_waits(self, now: float) -> None:
         """End waits that the daemon has forgotten, though it answers pings."""
-        grace_seconds = self._tick_seconds * TICKS_PER_TIMEOUT + LATE_SECONDS
+        grace_seconds = self._timeout_seconds + LATE_SECONDS
         for request_id, wait in list(self._waits.items()):
             waited_seconds = now - wait.since
             answer = self._pending.get(request_id)
@@ -406,7 +413,7 @@ class Link:
             return
 
         overdue = [request_id for request_id in self._unanswered if request_id < self._ids[0]]
-        if overdue and self._tick - self._heard >= SILENT_TICKS:
+        if overdue and self._tick - self._heard >= self._silent_ticks:
             self.end("it does not answer")
             return
 

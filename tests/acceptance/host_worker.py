@@ -14,6 +14,9 @@ import msgspec
 
 from sidecard_client import AsyncClient, CallFailed, CallTimeout
 
+PATIENCE_SECONDS = 10.0
+"""For the daemon's answers, on a machine that is busy."""
+
 
 class Plan(msgspec.Struct):
     """What the callers of one host do."""
@@ -53,7 +56,7 @@ async def main(plan: Plan) -> Account:
         await anyio.sleep(plan.work_seconds)
         return f"answer {key}"
 
-    async with AsyncClient(plan.socket) as sidecard:
+    async with AsyncClient(plan.socket, daemon_timeout=PATIENCE_SECONDS) as sidecard:
 
         async def caller() -> None:
             nonlocal longest_seconds

@@ -14,6 +14,9 @@ import msgspec
 
 from sidecard_client import AsyncClient, CallFailed, Client
 
+PATIENCE_SECONDS = 10.0
+"""For the daemon's answers, on a machine that is busy."""
+
 
 class Plan(msgspec.Struct):
     """What the consumers of one process read."""
@@ -97,7 +100,7 @@ def read(plan: Plan) -> list[Consumed]:
         mine.source = stream.source or ""
         consumed.append(mine)
 
-    with Client(plan.socket) as client:
+    with Client(plan.socket, daemon_timeout=PATIENCE_SECONDS) as client:
         threads = [threading.Thread(target=consume, args=(client,)) for _ in range(plan.consumers)]
         for thread in threads:
             thread.start()
@@ -128,7 +131,7 @@ async def aread(plan: Plan) -> list[Consumed]:
         mine.source = stream.source or ""
         consumed.append(mine)
 
-    async with AsyncClient(plan.socket) as client, anyio.create_task_group() as tasks:
+    async with AsyncClient(plan.socket, daemon_timeout=PATIENCE_SECONDS) as client, anyio.create_task_group() as tasks:
         for _ in range(plan.consumers):
             tasks.start_soon(consume, client)
 

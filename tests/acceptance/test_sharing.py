@@ -19,6 +19,8 @@ from tests.daemons import Daemon, poll
 CALLER = Path(__file__).with_name("caller.py")
 PROCESSES = 8
 CALLERS = 125
+DAEMON_TIMEOUT_SECONDS = 0.5
+"""The clients' own, for the tests that measure it."""
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -200,7 +202,16 @@ def test_a_frozen_daemon_costs_no_call_more_than_a_second(
     """For ten seconds it accepts and says nothing; every call ends within a second plus its own work."""
     running = daemon()
     prompts = [f"question {number}" for number in range(10)]
-    callers = workers(running.socket, kind, callers=4, prompts=prompts, seconds=13.0, upstream_seconds=0.2, ttl=0.1)
+    callers = workers(
+        running.socket,
+        kind,
+        callers=4,
+        prompts=prompts,
+        seconds=13.0,
+        upstream_seconds=0.2,
+        ttl=0.1,
+        patience_seconds=DAEMON_TIMEOUT_SECONDS,
+    )
     callers.go()
     callers.first_holder()
     time.sleep(1.0)  # calls under way when it freezes: what is tested, not waited for
@@ -221,7 +232,9 @@ def test_callers_that_wait_when_the_daemon_freezes_end_within_a_second(
 ) -> None:
     """A hundred waiters in each process notice it, and make one call per process."""
     running = daemon()
-    callers = workers(running.socket, kind, processes=2, callers=100, upstream_seconds=3.0)
+    callers = workers(
+        running.socket, kind, processes=2, callers=100, upstream_seconds=3.0, patience_seconds=DAEMON_TIMEOUT_SECONDS
+    )
     callers.go()
     callers.first_holder()
     time.sleep(0.5)  # all of them wait by now; those that do not fall back at their first answer

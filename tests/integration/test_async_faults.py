@@ -410,6 +410,19 @@ async def test_without_a_daemon_what_needs_one_says_so(socket_path: str) -> None
 # Leases and forks ------------------------------------------------------------------------------------------------------
 
 
+async def test_a_patient_client_renews_short_leases_in_time(scripted: ScriptedDaemon) -> None:
+    """How long it waits for the daemon's answers has nothing to do with how often the daemon wants to hear of it."""
+    scripted.script(wire.Begin, lease(expires_in_seconds=0.6))
+
+    async def slow() -> float:
+        began = monotonic()
+        await came(scripted, wire.Renew, 3)
+        return monotonic() - began
+
+    async with AsyncClient(scripted.path, daemon_timeout=60.0) as sidecard:
+        assert await sidecard.call(slow, name="f") < 1.5
+
+
 async def test_a_lease_is_renewed_every_third_of_its_life(scripted: ScriptedDaemon) -> None:
     """As long as the function runs, and no longer."""
     granted = lease(expires_in_seconds=0.3)
