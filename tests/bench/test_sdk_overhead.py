@@ -1,6 +1,6 @@
 """What the transport adds to a call of OpenAI's SDK, hit and miss, beside LiteLLM's own caching; ``pytest -m bench -n 0 -s``.
 
-LiteLLM is asked in a process of its own: of the Python that ``SIDECARD_LITELLM_PYTHON`` names, else of this one.
+LiteLLM is asked in a process of its own: of the Python that ``LITELLM_PYTHON`` names, else of this one.
 """
 
 import importlib.util
@@ -88,9 +88,9 @@ def test_a_hit_is_faster_than_the_call_and_a_miss_costs_little(
 
 def test_beside_litellms_own_cache(url: str, daemon: Callable[..., Daemon]) -> None:
     """Its memory cache is in the process, and of one process; a hit through our socket is of all of them."""
-    python = os.environ.get("SIDECARD_LITELLM_PYTHON")
+    python = os.environ.get("LITELLM_PYTHON")
     if python is None and importlib.util.find_spec("litellm") is None:
-        pytest.skip("LiteLLM is not installed: name a Python that has it with SIDECARD_LITELLM_PYTHON")
+        pytest.skip("LiteLLM is not installed: name a Python that has it with LITELLM_PYTHON")
 
     ours = {kind: median(taken) * 1e3 for kind, taken in measured(url, daemon().socket, stream=False).items()}
     command = [python or sys.executable, str(HERE / "litellm_worker.py"), url, str(ROUNDS)]
