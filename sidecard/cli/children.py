@@ -46,11 +46,18 @@ class Children:
     def __init__(self) -> None:
         self.directory = Path()
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._on_sigterm: Any = signal.SIG_DFL
+        self._before: dict[int, Any] = {}
+        """What signals did before."""
+        self._starting = False
+        self._interrupted = False
 
     def __enter__(self) -> Self:
         self.directory = Path(tempfile.mkdtemp(prefix="sidecard-"))
-        self._on_sigterm = signal.signal(signal.SIGTERM, _interrupt)
+        self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._interrupt)
+        # A shell's background job ignores Ctrl-C, and is to go on doing so.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
+
         return self
 
     def __exit__(
@@ -61,17 +68,30 @@ class Children:
                 end(process)
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
-            signal.signal(signal.SIGTERM, self._on_sigterm)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
     def start(self, *command: str, **popen: Any) -> subprocess.Popen[bytes]:
-        """Start a process; what it says on standard error goes to a file that `said` reads."""
-        with self._log(len(self._processes)).open("wb") as log:
-            # A group of its own: an interruption from the keyboard comes to us alone, and we end it in our order.
-            process = subprocess.Popen(  # noqa: S603 - our own programs
-                command, stderr=log, env=_environment(os.environ), process_group=0, **popen
-            )
+        """Start a process; what it says on standard error goes to a file that `said` reads.
 
-        self._processes.append(process)
+        1. the process runs; 2. we are interrupted; 3. it is put on our list. An interruption in 2 waits for 3, or nobody
+        would end that process.
+        """
+        self._starting = True
+        try:
+            with self._log(len(self._processes)).open("wb") as log:
+                # A group of its own: an interruption from the keyboard comes to us alone, and we end it in our order.
+                process = subprocess.Popen(  # noqa: S603 - our own programs
+                    command, stderr=log, env=_environment(os.environ), process_group=0, **popen
+                )
+
+            self._processes.append(process)
+        finally:
+            self._starting = False
+
+        if self._interrupted:
+            raise KeyboardInterrupt
+
         return process
 
     def start_daemon(self, name: str, *flags: str) -> tuple[str, subprocess.Popen[bytes]]:
@@ -99,6 +119,11 @@ class Children:
     def said(self, process: subprocess.Popen[bytes]) -> str:
         """Return the end of what a process has said on standard error."""
         return self._log(self._processes.index(process)).read_text(errors="replace")[-2000:]
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        self._interrupted = True
+        if not self._starting:
+            raise KeyboardInterrupt
 
     def _log(self, number: int) -> Path:
         return self.directory / f"{number}.log"
@@ -134,7 +159,3 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if not name.startswith(_ORDERS)}
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
