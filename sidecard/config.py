@@ -21,7 +21,14 @@ from typing import Any
 from msgspec import Struct, structs
 
 from sidecard.agreement import backend_settings
-from sidecard.core.settings import BackendSettings, BudgetSettings, EngineSettings, RetrySettings, settings_of_unnamed
+from sidecard.core.settings import (
+    BackendSettings,
+    BudgetSettings,
+    EngineSettings,
+    RetrySettings,
+    TaskSettings,
+    settings_of_unnamed,
+)
 from sidecard.errors import ConfigError
 from sidecard.gathering import Gathering, Override
 from sidecard.sections import (
@@ -44,7 +51,6 @@ from sidecard.sections import (
     Socket,
     Sovereign,
     Store,
-    Task,
 )
 from sidecard.store_url import NONE
 from sidecard_client import paths
@@ -74,7 +80,7 @@ class Config(Struct, frozen=True):
     operators: Operators
     log: Log
     limits: Limits
-    tasks: dict[str, Task]
+    tasks: dict[str, TaskSettings]
     namespaces: dict[str, Namespace]
     backends: dict[str, BackendSettings]
     budgets: dict[str, BudgetSettings]
@@ -85,10 +91,9 @@ class Config(Struct, frozen=True):
         return EngineSettings(
             cache_max_bytes=self.cache.max_bytes,
             ttl_seconds=self.cache.ttl_seconds,
+            stale_seconds=self.cache.stale_seconds,
             sharing_window_seconds=self.cache.sharing_window_seconds,
-            task_ttl_seconds={
-                name: task.ttl_seconds for name, task in self.tasks.items() if task.ttl_seconds is not None
-            },
+            tasks=self.tasks,
             shared_namespaces={name: namespace.shared_with for name, namespace in self.namespaces.items()},
             lease_seconds=self.flights.lease_seconds,
             renew_seconds=self.flights.renew_seconds,
@@ -100,8 +105,6 @@ class Config(Struct, frozen=True):
             max_leases=2 * self.limits.max_flights,
             backends=self.backends,
             max_backends=self.limits.max_backends,
-            task_backends={name: task.backends for name, task in self.tasks.items() if task.backends},
-            task_routes={name: task.route for name, task in self.tasks.items() if task.route is not None},
             budgets=self.budgets,
             retries=self.retries,
             sovereign=self.sovereign.enabled,

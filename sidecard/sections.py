@@ -5,7 +5,14 @@ from typing import Annotated, NamedTuple, get_args, get_type_hints
 from msgspec import Struct
 
 from sidecard import readings
-from sidecard.core.settings import BackendSettings, BudgetSettings, RetrySettings, SharedWith, TimeoutsCount
+from sidecard.core.settings import (
+    BackendSettings,
+    BudgetSettings,
+    RetrySettings,
+    SharedWith,
+    TaskSettings,
+    TimeoutsCount,
+)
 from sidecard.readings import Reading
 from sidecard_client.wire import MAX_FRAME_BYTES, MAX_LINE_BYTES, Locality, Route
 
@@ -31,6 +38,9 @@ class Cache(Struct, frozen=True):
     max_bytes: Annotated[int, readings.byte_size()] = 256 * 1024 * 1024
     """0 switches caching off; calls are still shared."""
     ttl_seconds: Annotated[float, readings.seconds()] = 300.0
+    stale_seconds: Annotated[float, readings.seconds()] = 0.0
+    """How long after its time an answer may still be served, while another is fetched or where none can be.
+    Precedents: RFC 5861's stale-while-revalidate and stale-if-error; Varnish's grace is 10 s."""
     sharing_window_seconds: Annotated[float, readings.seconds()] = 60.0
 
 
@@ -172,16 +182,6 @@ class Limits(Struct, frozen=True):
     max_backends: Annotated[int, readings.count(1)] = 256
 
 
-class Task(Struct, frozen=True):
-    """Policy of one kind of work."""
-
-    ttl_seconds: Annotated[float | None, readings.seconds()] = None
-    backends: Annotated[tuple[str, ...], readings.NAMES] = ()
-    """For calls that name none."""
-    route: Annotated[Route | None, readings.choice(*get_args(Route))] = None
-    """For calls that name none."""
-
-
 class Namespace(Struct, frozen=True):
     """Who uses a namespace together."""
 
@@ -220,6 +220,14 @@ _BACKENDS = {
     "breaker.probes": readings.count(1, 1000),
     "breaker.probe_seconds": readings.seconds(least=0.01),
     "breaker.enabled": readings.FLAG,
+}
+_TASKS = {
+    "ttl_seconds": readings.seconds(),
+    "stale_seconds": readings.seconds(),
+    "early_refresh": readings.number(0.0, 10.0),
+    "failure_ttl_seconds": readings.seconds(),
+    "backends": readings.NAMES,
+    "route": readings.choice(*get_args(Route)),
 }
 _BUDGETS = {
     "dollars": readings.number(),
@@ -269,14 +277,14 @@ SECTIONS: dict[str, type[Struct]] = {
     "limits": Limits,
 }
 TABLES: dict[str, type[Struct]] = {
-    "tasks": Task,
+    "tasks": TaskSettings,
     "namespaces": Namespace,
     "backends": BackendSettings,
     "budgets": BudgetSettings,
 }
 """Sections whose keys are names that the operator chooses, each with settings of its own."""
 
-_OF_THE_CORE = {"retries": _RETRIES, "backends": _BACKENDS, "budgets": _BUDGETS}
+_OF_THE_CORE = {"retries": _RETRIES, "tasks": _TASKS, "backends": _BACKENDS, "budgets": _BUDGETS}
 
 
 def _all_settings(shapes: dict[str, type[Struct]]) -> dict[str, dict[str, Setting]]:
@@ -296,8 +304,7 @@ NESTED = {
 
 OF_LATER_VERSIONS = frozenset(
     {
-        "cache.stale_seconds",
-        "tasks.stale_seconds", "namespaces.max_bytes",
+        "namespaces.max_bytes",
     }
 )  # fmt: skip
 """What the design names and this version cannot do."""

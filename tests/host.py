@@ -125,8 +125,10 @@ class Actor:
 class Host:
     """An engine, its peers, and a clock that moves only when told."""
 
-    def __init__(self, *, wall_offset_seconds: float = 0.0, **settings: Any) -> None:
+    def __init__(self, *, wall_offset_seconds: float = 0.0, jitter: float = 0.5, **settings: Any) -> None:
         self.now = 100.0
+        self.jitter = jitter
+        """What every draw comes to."""
         self.engine = Engine(
             EngineSettings(**settings),
             boot_id="boot",
@@ -135,6 +137,7 @@ class Host:
             shown_settings={"cache.max_bytes": 1},
             shown_origins={"cache.max_bytes": "default"},
             wall_offset_seconds=wall_offset_seconds,
+            jitter=lambda: self.jitter,
         )
         self.actors: dict[int, Actor] = {}
         self.notes: list[Note] = []

@@ -87,11 +87,23 @@ class AsyncRunner:
     async def _lead(
         self, link: Link, call: Call, begin_id: int, lease: wire.Lease, waited_seconds: float
     ) -> Outcome[Any]:
+        attempts = Attempts(call)
+        try:
+            return await self._make(link, call, begin_id, lease, waited_seconds, attempts)
+        except Exception as error:
+            old = attempts.old_outcome(error, waited_seconds)
+            if old is None:
+                raise
+
+            return old
+
+    async def _make(
+        self, link: Link, call: Call, begin_id: int, lease: wire.Lease, waited_seconds: float, attempts: Attempts
+    ) -> Outcome[Any]:
         """Make the call under ``lease``, on one backend after the other if need be, and tell the daemon how it went."""
         # Callers of this process who lose the daemon meanwhile join this call instead of making their own.
         flight = None if call.key is None else self._flights.lead((call.options.namespace, call.key))
         held: wire.Lease | None = lease
-        attempts = Attempts(call)
         try:
             while held is not None:
                 link.hold(held)

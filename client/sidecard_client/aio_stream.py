@@ -154,6 +154,9 @@ class AsyncStream(Facts, Generic[T]):
             calls.may_run_here(call, "it takes no more calls just now", reach.place)
             return await self._run(None, None, request_id=0, source="fallback")
 
+        if isinstance(resolved, calls.Outcome):
+            return await self._grow_old(resolved)
+
         raise ProtocolError(f"The daemon answered the begin of a stream by {type(reply).__name__}.")
 
     async def _follow(self) -> Any:
@@ -174,11 +177,29 @@ class AsyncStream(Facts, Generic[T]):
 
         raise broken(reply, monotonic() - started)
 
+    async def _grow_old(self, old: calls.Outcome[Any]) -> Any:
+        """Go on with an older answer, since there is no other."""
+        pieces = self.grew_old(old)
+
+        async def step() -> Any:
+            return next(pieces, _END)
+
+        self._step = step
+        return await step()
+
     async def _run(self, link: Link | None, lease: wire.Lease | None, request_id: int, source: Source) -> Any:
         self._upstream = upstream = _Upstream(self._reach, self._call, link, lease, request_id)
         self._reach.start(upstream.run)
         self._step = upstream.take
-        piece = await upstream.take()
+        try:
+            piece = await upstream.take()
+        except Exception as error:
+            old = upstream.attempts.old_outcome(error, self.waited_seconds)
+            if old is None:
+                raise
+
+            return await self._grow_old(old)
+
         self.source = "upstream" if upstream.leads else source
         self.backend = upstream.backend
         self.attempts = upstream.attempts.count

@@ -7,7 +7,7 @@ Pure, and the same for both clients::
          |                                 without ``next``: the exception is raised
          +------ "lease" <---------------- else the reply's `Attempts.verdict`
                  "alone": go on without a lease, on backends that were never tried
-                 "stands": the exception is raised
+                 "stands": the exception is raised, or `Attempts.old_outcome` takes its place
 
 A daemon that is lost, or whose lease was void, gives no permission to ask a backend again:
 backends that have failed in an earlier round are not called without it.
@@ -16,8 +16,10 @@ backends that have failed in an earlier round are not called without it.
 from collections.abc import Callable
 from typing import Any, Literal
 
+from msgspec import UNSET
+
 from sidecard_client import failures, wire
-from sidecard_client.calls import Call, Outcome, another_backend, another_here
+from sidecard_client.calls import Call, Outcome, another_backend, another_here, old_outcome
 from sidecard_client.wire import FailureKind
 
 Verdict = Literal["lease", "alone", "stands"]
@@ -26,10 +28,11 @@ Verdict = Literal["lease", "alone", "stands"]
 class Attempts:
     """``tried`` are the backends that this call has ever asked, ``count`` the leases that it has used."""
 
-    __slots__ = ("_call", "_retries", "_round", "backend", "count", "passed_over", "tried")
+    __slots__ = ("_call", "_old", "_retries", "_round", "backend", "count", "passed_over", "tried")
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        self._old: wire.Lease | None = None  # the lease that brought an older answer along
         self._retries = 0
         self._round: list[str] = []  # asked since the last retry
         self.tried: set[str] = set()
@@ -42,6 +45,9 @@ class Attempts:
         call = self._call
         self.backend = call.backend_of(lease.backend)
         self.passed_over = lease.passed_over
+        if lease.stale_value is not UNSET:
+            self._old = lease
+
         self.count += 1
         if self._is_retry(self.backend):
             self._retries += 1
@@ -56,7 +62,15 @@ class Attempts:
         call = self._call
         retry = kind == "transient" and self._retries < call.options.retries
         another = retry or another_backend(call, self._round, kind)
-        return failures.fail(request_id, lease.lease, error, kind, another=another, retry=retry)
+        return failures.fail(
+            request_id,
+            lease.lease,
+            error,
+            kind,
+            another=another,
+            retry=retry,
+            ttl_seconds=call.options.failure_ttl_seconds,
+        )
 
     def verdict(self, told: wire.Fail, reply: wire.AnyReply | None) -> Verdict:
         """Say what follows from the final reply to a `fail` with ``next``; None where the daemon was lost."""
@@ -79,6 +93,14 @@ class Attempts:
             passed_over={**self.passed_over},
             attempts=self.count,
         )
+
+    def old_outcome(self, error: Exception, waited_seconds: float) -> Outcome[Any] | None:
+        """Return the older answer in place of a failure that may pass; None where there is none, or the failure stands."""
+        old = self._old
+        if old is None or failures.kind_of(error, self._call.options.classify) != "transient":
+            return None
+
+        return old_outcome(old, waited_seconds, self.count)
 
     def _is_retry(self, backend: str) -> bool:
         # A single function without a backend answers for every name, so each further lease is its retry.

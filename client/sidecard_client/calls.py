@@ -69,6 +69,9 @@ MAX_BACKENDS = 16
 MAX_WARNED_FUNCTIONS = 1000
 """How many functions are remembered as warned of; beyond, Python's own warning filter must do."""
 
+_MAKE_IT_YOURSELF = frozenset({"busy", "draining"})
+"""Reasons for which a caller is rejected that it should make its call without the daemon."""
+
 _warned_of: set[str] = set()
 
 
@@ -159,6 +162,7 @@ class Call(Struct):
             backends=self.backends,
             wait_seconds=options.wait_seconds if wait_seconds is None else wait_seconds,
             ttl_seconds=options.ttl_seconds,
+            stale_seconds=options.stale_seconds,
             mode=options.mode,
             route=options.route,
             stream=self.stream,
@@ -241,10 +245,24 @@ def resolve(call: Call, reply: Any, waited_seconds: float) -> Outcome[Any] | wir
             raise CallFailed(reply.kind, reply.message)
         case wire.Timeout():
             raise CallTimeout(waited_seconds)
+        case wire.Rejected() if reply.stale_value is not UNSET and reply.reason not in _MAKE_IT_YOURSELF:
+            return old_outcome(reply, waited_seconds)
         case wire.Rejected() | wire.Error():
             return _turned_away(reply, fall_back=call.options.on_unavailable == "fallback")
         case _:
             raise ProtocolError(f"The daemon answered a begin by {type(reply).__name__}.")
+
+
+def old_outcome(reply: wire.Lease | wire.Rejected, waited_seconds: float, attempts: int = 0) -> Outcome[Any]:
+    """Return the outcome of a call that has no answer but the older one that came with ``reply``."""
+    return Outcome(
+        reply.stale_value,
+        "stale",
+        reply.stale_age_seconds,
+        reply.stale_backend,
+        waited_seconds=waited_seconds,
+        attempts=attempts,
+    )
 
 
 def complete(call: Call, request_id: int, lease: wire.Lease, value: Any) -> wire.Complete:
@@ -423,7 +441,7 @@ def _functions_of(functions: Any) -> tuple[Callable[..., Any], ...]:
 
 def _turned_away(reply: wire.Rejected | wire.Error, *, fall_back: bool) -> Verdict:
     if isinstance(reply, wire.Rejected):
-        if fall_back and reply.reason in {"busy", "draining"}:
+        if fall_back and reply.reason in _MAKE_IT_YOURSELF:
             return WITHOUT_DAEMON
 
         raise CallRejected(reply.reason, reply.retry_after_seconds, reply.backends)

@@ -120,10 +120,12 @@ def fail(
     *,
     another: bool = False,
     retry: bool = False,
+    ttl_seconds: float | None = None,
 ) -> Fail:
     """Build the `Fail` that tells the daemon of ``error``.
 
     ``another`` asks for the next backend; with ``retry`` one that has failed already may be it.
+    ``ttl_seconds`` asks that a ``fatal`` failure is remembered.
     """
     return Fail(
         id=request_id,
@@ -134,6 +136,7 @@ def fail(
         next=another,
         retry=retry,
         timeout=is_timeout(error),
+        ttl_seconds=ttl_seconds,
     )
 
 

@@ -6,6 +6,10 @@ keyword            meaning                                                      
 task               kind of work: the daemon's policy and accounting are per task          ``"general"``
 namespace          scope of the key; private to the uid unless the daemon shares it       ``"default"``
 ttl                seconds for which the answer may be stored                             the daemon's
+stale              seconds beyond ``ttl`` for which it may be served while another caller     the daemon's (0)
+                   fetches a new one, or where that fails in a way that may pass
+failure_ttl        seconds for which a ``fatal`` failure is given to whoever asks, with   the daemon's (0)
+                   no call made
 wait               seconds to wait for somebody else's call                               the daemon's (120)
 mode               ``"use"``, ``"refresh"`` (no stored answer) or ``"only_if_cached"``    ``"use"``
 model              model that will answer; part of the key                                None
@@ -74,6 +78,8 @@ class Options(Struct, frozen=True):
     task: str = DEFAULT_TASK
     namespace: str = DEFAULT_NAMESPACE
     ttl_seconds: float | None = None
+    stale_seconds: float | None = None
+    failure_ttl_seconds: float | None = None
     wait_seconds: float | None = None
     mode: Mode = "use"
     model: str | None = None
@@ -281,12 +287,19 @@ def _or_none(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
     return lambda keyword, value: None if value is None else check(keyword, value)
 
 
-_FIELDS = {"ttl": "ttl_seconds", "wait": "wait_seconds"}
+_FIELDS = {
+    "ttl": "ttl_seconds",
+    "stale": "stale_seconds",
+    "failure_ttl": "failure_ttl_seconds",
+    "wait": "wait_seconds",
+}
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "task": _text(MAX_NAME_CHARACTERS),
     "namespace": _text(MAX_NAMESPACE_CHARACTERS),
     "ttl": _seconds,
+    "stale": _seconds,
+    "failure_ttl": _seconds,
     "wait": _seconds,
     "mode": _one_of(_MODES),
     "model": _or_none(_text(MAX_NAME_CHARACTERS)),

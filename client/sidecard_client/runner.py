@@ -72,8 +72,15 @@ class Runner:
         # Callers of this process who lose the daemon meanwhile join this call instead of making their own.
         flight = None if call.key is None else self._flights.lead((call.options.namespace, call.key))
         channel.leading = True
+        attempts = Attempts(call)
         try:
-            return self._make(call, channel, lease, flight, waited_seconds)
+            return self._make(call, channel, lease, flight, waited_seconds, attempts)
+        except Exception as error:
+            old = attempts.old_outcome(error, waited_seconds)
+            if old is None:
+                raise
+
+            return old
         finally:
             if channel.leading:
                 # Nobody told the daemon, or an interruption came between any two lines:
@@ -87,9 +94,14 @@ class Runner:
                 self._pool.give_back(channel)
 
     def _make(
-        self, call: Call, channel: Channel, lease: wire.Lease, flight: LocalFlight | None, waited_seconds: float
+        self,
+        call: Call,
+        channel: Channel,
+        lease: wire.Lease,
+        flight: LocalFlight | None,
+        waited_seconds: float,
+        attempts: Attempts,
     ) -> Outcome[Any]:
-        attempts = Attempts(call)
         while True:
             self._pool.heartbeat.hold(channel, lease.lease, lease.expires_in_seconds)
             function = attempts.take(lease)

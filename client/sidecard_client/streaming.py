@@ -15,13 +15,14 @@ Before the first piece a call that fails goes on elsewhere as every call does (`
 what breaks then is the caller's exception, or the followers' `CallFailed`.
 """
 
+from collections.abc import Iterator
 from time import monotonic
 from typing import Any, Final
 
 from msgspec import Raw
 
 from sidecard_client import calls, wire
-from sidecard_client.calls import Call, Source
+from sidecard_client.calls import Call, Outcome, Source
 from sidecard_client.errors import CallFailed, CallTimeout, UnshareableValue
 from sidecard_client.values import pack_value
 
@@ -46,7 +47,7 @@ class Facts:
 
     def began(self, chunk: wire.Chunk, waited_seconds: float) -> None:
         """Take in what the first piece says."""
-        self.source = "cache" if chunk.source == "cache" else "shared"
+        self.source = chunk.source or "shared"
         self.age_seconds = chunk.age_seconds
         self.backend = chunk.backend
         self.saved_dollars = chunk.saved_dollars
@@ -55,16 +56,22 @@ class Facts:
     def ended(self, end: wire.End, waited_seconds: float) -> None:
         """Take in what the end says."""
         if self.source is None:
-            self.source = "cache" if end.source == "cache" else "shared"
+            self.source = end.source or "shared"
             self.waited_seconds = waited_seconds
-
-        if end.stale:
-            self.source = "stale"
 
         self.age_seconds = end.age_seconds
         self.backend = end.backend
         self.saved_seconds = end.saved_seconds
         self.saved_dollars = end.saved_dollars
+
+    def grew_old(self, old: Outcome[Any]) -> Iterator[Any]:
+        """Take in that there is an older answer alone, and return its pieces."""
+        self.source = old.source
+        self.age_seconds = old.age_seconds
+        self.backend = old.backend
+        self.waited_seconds = old.waited_seconds
+        self.attempts = old.attempts
+        return iter(old.value if isinstance(old.value, list) else [old.value])
 
 
 class Telling:

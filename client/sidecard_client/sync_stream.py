@@ -146,7 +146,16 @@ class Stream(Facts, Generic[T]):
         if resolved is calls.WITHOUT_DAEMON:
             return self._go_alone("fallback", "it takes no more calls just now")
 
+        if isinstance(resolved, calls.Outcome):
+            return self._grow_old(resolved)
+
         raise ProtocolError(f"The daemon answered the begin of a stream by {type(reply).__name__}.")
+
+    def _grow_old(self, old: calls.Outcome[Any]) -> Any:
+        """Go on with an older answer, since there is no other."""
+        pieces = self.grew_old(old)
+        self._step = lambda: next(pieces, _END)
+        return self._step()
 
     def _follow(self) -> Any:
         started = monotonic()
@@ -169,6 +178,16 @@ class Stream(Facts, Generic[T]):
         raise broken(reply, monotonic() - started)
 
     def _lead(self, channel: Channel, lease: wire.Lease) -> Any:
+        try:
+            return self._make(channel, lease)
+        except Exception as error:
+            old = self._attempts.old_outcome(error, self.waited_seconds)
+            if old is None:
+                raise
+
+            return self._grow_old(old)
+
+    def _make(self, channel: Channel, lease: wire.Lease) -> Any:
         """Make the call up to its first piece, on one backend after the other if need be."""
         call, attempts = self._call, self._attempts
         while True:

@@ -143,7 +143,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct
 
 PROTOCOL_VERSION = 1
 
@@ -190,7 +190,7 @@ Mode = Literal["use", "refresh", "only_if_cached"]
 FailureKind = Literal["transient", "fatal", "ignored", "cancelled"]
 RejectionReason = Literal["breaker_open", "saturated", "busy", "sovereign", "budget", "draining", "not_cached"]
 Route = Literal["order", "cheapest", "fastest", "least_busy", "weighted"]
-StreamSource = Literal["", "cache", "shared"]
+StreamSource = Literal["", "cache", "stale", "shared"]
 BreakerAction = Literal["open", "close", "auto", "disable"]
 BreakerState = Literal["closed", "open", "half_open", "forced_open", "disabled"]
 Locality = Literal["local", "remote"]
@@ -287,6 +287,8 @@ class Fail(Request, frozen=True, tag="fail"):
     """With ``ignored``: the backend did answer, and only the answer cannot be given to others."""
     usage: Usage | None = None
     """With ``answered``."""
+    ttl_seconds: Seconds | None = None
+    """Of a ``fatal`` failure: for how long the daemon is to give it to whoever asks. None is the task's setting, else 0."""
 
 
 class Renew(Request, frozen=True, tag="renew"):
@@ -513,6 +515,10 @@ class Lease(Reply, frozen=True, tag="lease", omit_defaults=True):
     """The backends that the route preferred, and why they could not be called."""
     log: bool = False
     """The operator keeps what is said: send it along (`Complete.spoken`)."""
+    stale_value: Any = UNSET
+    """An older answer, for a caller whose call fails in a way that may pass; left out where there is none."""
+    stale_age_seconds: float = 0.0
+    stale_backend: str = ""
 
 
 class Rejected(Reply, frozen=True, tag="rejected"):
@@ -521,6 +527,10 @@ class Rejected(Reply, frozen=True, tag="rejected"):
     reason: RejectionReason
     retry_after_seconds: float | None = None
     backends: dict[str, RejectionReason] = {}
+    stale_value: Any = UNSET
+    """An older answer, which is better than none; left out where there is none."""
+    stale_age_seconds: float = 0.0
+    stale_backend: str = ""
 
 
 class Failed(Reply, frozen=True, tag="failed"):
@@ -599,6 +609,12 @@ class Stats(Reply, frozen=True, tag="stats"):
     """`Begin` requests taken."""
     hits: int
     """Ended by a stored answer."""
+    stale_hits: int
+    """Of these, by one beyond its time, while another was fetched or waited for a permit."""
+    stale_given: int
+    """Leases and rejections that brought an answer beyond its time along."""
+    early_refreshes: int
+    """Leases for a call whose answer was stored and still in its time."""
     misses: int
     """Looked for a stored answer of their key and found none."""
     shared: int
@@ -631,6 +647,8 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Leases ended by `Fail`, by kind."""
     failed: int
     """Begins that ended in `Failed`."""
+    failed_again: int
+    """Of these, by a failure that was remembered."""
     rejected: int
     """Begins that ended in `Rejected`."""
     rejected_busy: int

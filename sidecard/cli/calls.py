@@ -27,7 +27,7 @@ STANDARD = "-"
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
-_SOURCES = ("upstream", "cache", "shared", "failed", "rejected", "timeout")
+_SOURCES = ("upstream", "cache", "stale", "shared", "failed", "rejected", "timeout")
 
 _clock = time.time  # noqa: TID251 - rows outlive the run that made them, and no other clock does
 

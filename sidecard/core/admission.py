@@ -64,12 +64,12 @@ class Admission:
 
     def names(self, request: Begin) -> tuple[str, ...]:
         """Return the backends that may answer a begin, in its order of preference, each once."""
-        names = request.backends or self.settings.task_backends.get(request.task) or (DEFAULT_BACKEND,)
+        names = request.backends or self.settings.task(request.task).backends or (DEFAULT_BACKEND,)
         return names if len(names) == 1 else tuple(dict.fromkeys(names))
 
     def route(self, request: Begin) -> Route:
         """Return how a begin's backends are ordered."""
-        return request.route or self.settings.task_routes.get(request.task) or "order"
+        return request.route or self.settings.task(request.task).route or "order"
 
     def decide(self, request: Begin, names: Sequence[str], now: float) -> tuple[Decision, list[Effect]]:
         """Choose among ``names``; also return what is to be told of breakers whose time has come."""

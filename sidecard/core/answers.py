@@ -4,9 +4,6 @@ from sidecard.core.effects import Send
 from sidecard.core.events import Peer
 from sidecard_client import wire
 
-FRESH = False
-"""The ``stale`` of every answer: this version serves none that is."""
-
 
 def error(peer: Peer, request: wire.Request, code: wire.ErrorCode, message: str) -> Send:
     """Refuse a request."""

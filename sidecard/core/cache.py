@@ -87,7 +87,7 @@ class Cache:
         return self.max_bytes or SHARING_ONLY_BYTES
 
     def get(self, scope: str, key: str, now: float) -> Entry | None:
-        """Return the entry if anybody may still be served it; an expired one is removed on the way."""
+        """Return the entry if anybody may still be served it, be it stale; an expired one is removed on the way."""
         table = self._tables.get(scope)
         if table is None:
             return None
@@ -96,8 +96,7 @@ class Cache:
         if entry is None:
             return None
 
-        age, terms = now - entry.stored_at, entry.terms
-        if age >= terms.ttl_seconds and age >= terms.window_seconds:
+        if now - entry.stored_at >= entry.terms.lifetime_seconds:
             self._remove(entry)
             self.expired += 1
             return None
@@ -115,7 +114,7 @@ class Cache:
         if older is not None:
             self._remove(older)
 
-        if terms.ttl_seconds <= 0 and terms.window_seconds <= 0:
+        if terms.lifetime_seconds <= 0:
             return Stored(None)
 
         entry = Entry(key, value, now - age_seconds, seconds, terms)

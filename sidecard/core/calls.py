@@ -20,6 +20,7 @@ from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.entries import Entry
 from sidecard.core.events import Peer, RoomForMore
+from sidecard.core.failures import Failures
 from sidecard.core.flights import Applicant, Flight, Flights, HeldLease, Removal, Waiter
 from sidecard.core.granting import DRAINING, NOT_CACHED, Granting
 from sidecard.core.journal import Journal
@@ -29,6 +30,7 @@ from sidecard.core.scopes import Scopes
 from sidecard.core.serving import Serving
 from sidecard.core.settings import EngineSettings
 from sidecard.core.shelf import Shelf
+from sidecard.core.staleness import Staleness
 from sidecard.core.streams import MAX_STREAM_BYTES, Stream, Streams
 from sidecard_client import wire
 
@@ -57,6 +59,8 @@ class Calls:
         meters: Meters,
         journal: Journal,
         streams: Streams,
+        staleness: Staleness,
+        failures: Failures,
     ) -> None:
         self.flights = flights
         self.settings = settings
@@ -73,6 +77,8 @@ class Calls:
         self._meters = meters
         self._journal = journal
         self._streams = streams
+        self._staleness = staleness
+        self._failures = failures
 
     @property
     def draining(self) -> bool:
@@ -90,16 +96,28 @@ class Calls:
         ):
             return [_id_in_use(peer, request)]
 
+        self._count.begins += 1
         key = request.key
+        old: Entry | None = None
         if key is not None and request.mode != "refresh":
             entry = self._shelf.cache.get(scope, key, now)
             if entry is not None and not self._lookups.doubts(entry):
-                self._count.begins += 1
-                return self._hit(peer, request, entry, now)
+                if now - entry.stored_at < entry.terms.calm_seconds:
+                    return self._granting.serve(peer, request, entry, now)
 
-        flight = None if key is None else self.flights.find(scope, key)
-        self._count.begins += 1
-        if key is not None:
+                old = entry
+
+        return self._begin(scope, peer, request, old, now)
+
+    def _begin(self, scope: str, peer: Peer, request: wire.Begin, old: Entry | None, now: float) -> list[Effect]:
+        """Answer a begin for which there is no stored answer, or an ``old`` one."""
+        flight = None
+        if request.key is not None:
+            flight = self.flights.find(scope, request.key)
+            effects = self._without_call(scope, request.key, flight, peer, request, old, now)
+            if effects is not None:
+                return effects
+
             if self._lookups.concerns(flight, request):
                 return self._lookups.begin(scope, flight, peer, request, now)
 
@@ -114,13 +132,43 @@ class Calls:
         if flight is not None:
             return self._join(flight, peer, request, now)
 
-        return self._granting.lead(scope, peer, request, now)
+        if old is not None and not self._staleness.allows(request, old, now):
+            old = None
 
-    def _hit(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
-        if request.stream and not self._streams.fits(entry.value):
-            return self._granting.busy(peer, request, "streams", self._streams.limit_bytes)
+        return self._granting.lead(scope, peer, request, now, old)
 
-        return self._serving.entry(peer, request, entry, now)
+    def _without_call(
+        self,
+        scope: str,
+        key: str,
+        flight: Flight | None,
+        peer: Peer,
+        request: wire.Begin,
+        old: Entry | None,
+        now: float,
+    ) -> list[Effect] | None:
+        """Answer a begin by an entry that is about to be too old, or is, or by a failure that is remembered.
+
+        None where neither does, and somebody has to make the call.
+        """
+        makes_calls = flight is None and request.mode == "use" and not self._granting.draining
+        if old is not None and old.is_fresh(now):
+            if makes_calls and self._staleness.is_due_early(old, now):
+                return self._granting.lead(scope, peer, request, now, old)
+
+            return self._granting.serve(peer, request, old, now)
+
+        if self._failures and request.mode != "refresh":
+            failure = self._failures.find(scope, key, now)
+            if failure is not None:
+                self._count.failed += 1
+                self._count.failed_again += 1
+                return [Send(peer.id, wire.Failed(request.id, "fatal", failure.message))]
+
+        if old is None or makes_calls or not self._staleness.allows(request, old, now):
+            return None
+
+        return self._granting.serve(peer, request, old, now)
 
     def _join(self, flight: Flight, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
         wait_seconds = self._granting.wait_seconds(request)
@@ -252,13 +300,22 @@ class Calls:
         now: float,
     ) -> tuple[bool, list[Effect]]:
         """Store the answer of a flight in memory, and let the store keep it."""
-        ttl_seconds = self._shelf.ttl_seconds(lease.request.task, request.ttl_seconds, lease.request.ttl_seconds)
-        window_seconds = self.settings.sharing_window_seconds
-        terms = self._shelf.terms(flight.scope, ttl_seconds, window_seconds, lease.backend, usage, request.tags)
+        begin = lease.request
+        terms = self._shelf.terms(
+            flight.scope,
+            self._shelf.ttl_seconds(begin.task, request.ttl_seconds, begin.ttl_seconds),
+            self.settings.sharing_window_seconds,
+            lease.backend,
+            usage,
+            request.tags,
+            self._shelf.stale_seconds(begin.task, begin.stale_seconds),
+            self.settings.task(begin.task).early_refresh,
+        )
+        self._failures.forget(flight.scope, flight.key)
         stored, effects = self._shelf.store(flight.key, value, now, terms, seconds)
         if stored:
             claim, flight.claim = flight.claim, ""
-            replace = lease.request.mode == "refresh"
+            replace = begin.mode == "refresh" or lease.early
             effects += self._lookups.write(flight.key, value, now, terms, seconds, claim=claim, replace=replace)
         else:
             effects += self._lookups.forget(flight.scope, flight.key)
@@ -314,6 +371,7 @@ class Calls:
             self._journal.failed(lease, request.kind, request.message, now - lease.granted_at)
 
         if lease.flight is not None:
+            self._remember(lease.flight, lease, request, now)
             effects += self._granting.interrupt(lease.flight, request.kind, request.message, now)
 
         # The queue first: a full one has room for those of this flight then.
@@ -325,6 +383,15 @@ class Calls:
             effects += self._granting.land(lease.flight, request.kind, request.message, now)
 
         return effects
+
+    def _remember(self, flight: Flight, lease: HeldLease, request: wire.Fail, now: float) -> None:
+        """Remember a failure that everybody would meet, where that was asked for."""
+        seconds = request.ttl_seconds
+        if seconds is None:
+            seconds = self.settings.task(lease.request.task).failure_ttl_seconds
+
+        if seconds > 0 and request.kind == "fatal" and flight.storable:
+            self._failures.remember(flight.scope, flight.key, request.message, seconds, now)
 
     def _vanished(
         self,

@@ -4,6 +4,7 @@ from sidecard.core.answers import error, not_yours
 from sidecard.core.effects import Effect, Send
 from sidecard.core.entries import NO_USAGE
 from sidecard.core.events import Peer
+from sidecard.core.failures import Failures
 from sidecard.core.flights import Flights
 from sidecard.core.lookups import Lookups
 from sidecard.core.scopes import Scopes
@@ -15,11 +16,12 @@ from sidecard_client import wire
 class Contents:
     """Reads and writes entries for those who may."""
 
-    def __init__(self, shelf: Shelf, flights: Flights, lookups: Lookups, scopes: Scopes) -> None:
+    def __init__(self, shelf: Shelf, flights: Flights, lookups: Lookups, scopes: Scopes, failures: Failures) -> None:
         self._shelf = shelf
         self._flights = flights
         self._lookups = lookups
         self._scopes = scopes
+        self._failures = failures
 
     def get(self, peer: Peer, request: wire.Get, now: float) -> list[Effect]:
         """Read an entry; what is only shared by the window was never stored as far as readers know."""
@@ -42,8 +44,10 @@ class Contents:
             return [not_yours(peer, request, request.namespace)]
 
         ttl_seconds = self._shelf.ttl_seconds(wire.DEFAULT_TASK, request.ttl_seconds)
-        terms = self._shelf.terms(scope, ttl_seconds, 0.0, wire.DEFAULT_BACKEND, NO_USAGE, request.tags)
+        stale_seconds = self._shelf.stale_seconds(wire.DEFAULT_TASK, None)
+        terms = self._shelf.terms(scope, ttl_seconds, 0.0, wire.DEFAULT_BACKEND, NO_USAGE, request.tags, stale_seconds)
         value = bytes(request.value)
+        self._failures.forget(scope, request.key)
         stored, effects = self._shelf.store(request.key, value, now, terms, 0.0)
         if stored:
             effects += self._lookups.write(request.key, value, now, terms, 0.0)
@@ -62,6 +66,7 @@ class Contents:
         if flight is not None:
             flight.storable = False
 
+        self._failures.forget(scope, request.key)
         deleted = self._shelf.cache.delete(scope, request.key, now)
         return self._lookups.delete(scope, peer, request, int(deleted), now)
 
@@ -71,5 +76,6 @@ class Contents:
             return [error(peer, request, "denied", "purge is for operators; delete removes single entries of your own")]
 
         self._flights.void(request.namespace)
+        self._failures.purge(request.namespace)
         removed = self._shelf.purge(request.namespace, request.tag, now)
         return self._lookups.purge(peer, request, removed, now)

@@ -6,8 +6,10 @@ _NAMES = (
     "begins",
     "completed",
     "deleted",
+    "early_refreshes",
     "expired",
     "failed",
+    "failed_again",
     "failed_cancelled",
     "failed_fatal",
     "failed_ignored",
@@ -32,6 +34,8 @@ _NAMES = (
     "retries",
     "retries_refused",
     "shared",
+    "stale_given",
+    "stale_hits",
     "stale_leases",
     "store_hits",
     "store_reads",
@@ -49,8 +53,10 @@ class Counters:
     begins: int
     completed: int
     deleted: int
+    early_refreshes: int
     expired: int
     failed: int
+    failed_again: int
     failed_cancelled: int
     failed_fatal: int
     failed_ignored: int
@@ -75,6 +81,8 @@ class Counters:
     retries: int
     retries_refused: int
     shared: int
+    stale_given: int
+    stale_hits: int
     stale_leases: int
     store_hits: int
     store_reads: int

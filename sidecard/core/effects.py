@@ -111,7 +111,7 @@ class ShareSpending(Struct, frozen=True):
     dollars: float
 
 
-CallSource = Literal["upstream", "cache", "shared", "failed", "rejected", "timeout"]
+CallSource = Literal["upstream", "cache", "stale", "shared", "failed", "rejected", "timeout"]
 
 
 class CallRecord(Struct, frozen=True, omit_defaults=True):

@@ -36,6 +36,7 @@ from sidecard.core.events import (
     Tick,
 )
 from sidecard.core.exposure import Exposure
+from sidecard.core.failures import Failures
 from sidecard.core.flights import Flights
 from sidecard.core.granting import Granting
 from sidecard.core.journal import Journal
@@ -48,6 +49,7 @@ from sidecard.core.retries import RetryBudget
 from sidecard.core.scopes import Scopes
 from sidecard.core.serving import Serving
 from sidecard.core.shelf import Shelf
+from sidecard.core.staleness import Staleness
 from sidecard.core.streams import Streams
 from sidecard.core.switches import Switches
 from sidecard_client import wire
@@ -97,8 +99,22 @@ class Engine:
         )
         admission = Admission(settings, backends, budgets)
         retries = RetryBudget(settings.retries, jitter)
-        granting = Granting(settings, flights, admission, backends, retries, books, count, journal, streams)
         serving = Serving(accounts, count, journal, streams)
+        staleness = Staleness(shelf.cache, jitter)
+        failures = Failures()
+        granting = Granting(
+            settings,
+            flights,
+            admission,
+            backends,
+            retries,
+            books,
+            count,
+            journal,
+            streams,
+            serving,
+            staleness,
+        )
         self._lookups = lookups = Lookups(settings, flights, granting, shelf, serving, count)
         self._calls = calls = Calls(
             settings,
@@ -115,8 +131,10 @@ class Engine:
             meters,
             journal,
             streams,
+            staleness,
+            failures,
         )
-        contents = Contents(shelf, flights, lookups, scopes)
+        contents = Contents(shelf, flights, lookups, scopes, failures)
         switches = Switches(backends, granting)
         run = Run(boot_id, version, now, shown_settings, shown_origins)
         self._overview = overview = Overview(run, shelf.cache, streams, calls, lookups, backends, accounts, count)

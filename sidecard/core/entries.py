@@ -1,6 +1,6 @@
 """A stored answer."""
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from sidecard_client.wire import Usage
 
@@ -50,6 +50,23 @@ class Terms(Struct, frozen=True):
     """What each entry on these terms is charged beside its key and value."""
     trust: int = 0
     """How often, when it was stored, news of other hosts had been missed: after the next time it is doubted."""
+    stale_seconds: float = 0.0
+    """For so long after ``ttl_seconds`` it may be served as stale."""
+    early_refresh: float = 0.0
+    """See `sidecard.core.settings.TaskSettings`."""
+    fresh_seconds: float = 0.0
+    """Derived: until this age it is a `Hit` or `Shared`."""
+    calm_seconds: float = 0.0
+    """Derived: until this age there is nothing to decide, it is served."""
+    lifetime_seconds: float = 0.0
+    """Derived: at this age it leaves."""
+
+    def __post_init__(self) -> None:
+        """Derive what every hit looks at."""
+        fresh_seconds = max(self.ttl_seconds, self.window_seconds)
+        structs.force_setattr(self, "fresh_seconds", fresh_seconds)
+        structs.force_setattr(self, "calm_seconds", 0.0 if self.early_refresh else fresh_seconds)
+        structs.force_setattr(self, "lifetime_seconds", max(fresh_seconds, self.ttl_seconds + self.stale_seconds))
 
 
 class Entry(Struct, gc=False):
@@ -76,7 +93,11 @@ class Entry(Struct, gc=False):
     @property
     def expires_at(self) -> float:
         """From this instant on nobody is served it."""
-        return self.stored_at + max(self.terms.ttl_seconds, self.terms.window_seconds)
+        return self.stored_at + self.terms.lifetime_seconds
+
+    def is_fresh(self, now: float) -> bool:
+        """It is no stale answer yet."""
+        return now - self.stored_at < self.terms.fresh_seconds
 
     @property
     def charge(self) -> int:

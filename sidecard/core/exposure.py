@@ -113,7 +113,11 @@ class Exposure:
             "cache_hits",
             "counter",
             "Begins ended by a stored answer.",
-            (({"task": task, "freshness": "fresh"}, of["hits"]) for task, of in sums),
+            (
+                ({"task": task, "freshness": freshness}, hits)
+                for task, of in sums
+                for freshness, hits in (("fresh", of["hits"] - of["stale_hits"]), ("stale", of["stale_hits"]))
+            ),
         )
         yield _family(
             "cache_misses",

@@ -33,6 +33,7 @@ from sidecard_client.wire import Begin, Delete, Purge
 
 if TYPE_CHECKING:
     from sidecard.core.cache import Cache
+    from sidecard.core.entries import Entry
     from sidecard.core.streams import Feed, Stream
 
 _REMEMBERED_LEASES = 1024
@@ -83,6 +84,7 @@ class Applicant:
         "flight",
         "joined_at",
         "not_before",
+        "old",
         "peer",
         "pending",
         "queues",
@@ -114,6 +116,8 @@ class Applicant:
         """Its turn came because a holder failed."""
         self.pending = False
         """It was told to wait."""
+        self.old: Entry | None = None
+        """A stored answer that it is to have where it gets no other (`sidecard.core.staleness`)."""
         self.failure = ""
         """Why its last call failed, where it is not the first."""
         self.tried: tuple[str, ...] = ()
@@ -131,7 +135,19 @@ class Applicant:
 class HeldLease:
     """Permission to make a call, held by one peer until it ends in one way or another."""
 
-    __slots__ = ("attempt", "backend", "flight", "granted_at", "name", "peer", "permit", "request", "retries", "tried")
+    __slots__ = (
+        "attempt",
+        "backend",
+        "early",
+        "flight",
+        "granted_at",
+        "name",
+        "peer",
+        "permit",
+        "request",
+        "retries",
+        "tried",
+    )
 
     def __init__(self, name: str, applicant: Applicant, backend: str, permit: Permit, attempt: int, now: float) -> None:
         self.name = name
@@ -144,6 +160,8 @@ class HeldLease:
         self.retries = applicant.retries
         self.attempt = attempt
         self.granted_at = now
+        self.early = applicant.old is not None and applicant.old.is_fresh(now)
+        """The answer that it is to replace is still in its time."""
 
 
 class Flight:

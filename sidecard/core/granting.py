@@ -6,23 +6,34 @@ is served (`Granting.freed`); whenever a flight loses its lease or its applicant
 (`Granting.land`, `Granting.pass_on`).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from msgspec import UNSET, Raw
 
 from sidecard.core import notes
 from sidecard.core.admission import Admission, Choice, Decision
 from sidecard.core.backends import Backend, Backends
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
+from sidecard.core.entries import Entry
 from sidecard.core.events import Peer
 from sidecard.core.flights import Applicant, Flight, Flights, HeldLease, Waiter
 from sidecard.core.journal import Journal
 from sidecard.core.ledger import Books
 from sidecard.core.retries import RetryBudget
+from sidecard.core.serving import Serving
 from sidecard.core.settings import EngineSettings
+from sidecard.core.staleness import Staleness
 from sidecard.core.streams import Streams
 from sidecard_client import wire
 
 _UNSAID: dict[str, wire.RejectionReason] = {}
+_NOTHING_BROUGHT = (UNSET, 0.0, "")
+
+
+def _brought(old: Entry, now: float) -> tuple[Any, float, str]:
+    """Return what a lease or a rejection says of an older answer: its value, its age in seconds, its backend."""
+    return Raw(old.value), now - old.stored_at, old.terms.backend
 
 
 class Refusal(NamedTuple):
@@ -36,6 +47,14 @@ class Refusal(NamedTuple):
         """Return the reply that says so."""
         return Send(peer.id, wire.Rejected(request_id, self.reason, self.retry_after_seconds, self.backends))
 
+    def sent_with(self, old: Entry, peer: Peer, request_id: int, now: float) -> Send:
+        """Return the reply that says so, with an older answer."""
+        rejected = wire.Rejected(request_id, self.reason, self.retry_after_seconds, self.backends, *_brought(old, now))
+        return Send(peer.id, rejected)
+
+
+_WOULD_WAIT = Refusal("saturated")
+"""Of a caller that would have to wait for a permit, and has something better."""
 
 DRAINING = Refusal("draining")
 NOT_CACHED = Refusal("not_cached")
@@ -55,6 +74,8 @@ class Granting:
         count: Counters,
         journal: Journal,
         streams: Streams,
+        serving: Serving,
+        staleness: Staleness,
     ) -> None:
         self.draining = False
         self.settings = settings
@@ -67,26 +88,47 @@ class Granting:
         self._count = count
         self._journal = journal
         self._streams = streams
+        self._serving = serving
+        self._staleness = staleness
         self._told_full: set[notes.Table] = set()
         """Tables whose being full has been told, and which had no room since."""
 
     # A caller --------------------------------------------------------------------------------------------------------
 
-    def lead(self, scope: str, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
-        """Let a caller make the call that nobody makes yet."""
+    def lead(self, scope: str, peer: Peer, request: wire.Begin, now: float, old: Entry | None = None) -> list[Effect]:
+        """Let a caller make the call that nobody makes yet; where it cannot, it has the ``old`` answer, if there is one."""
         flights = self._flights
         flight = None
         if request.key is not None:
             flight = self.start(scope, request.key)
             if flight is None:
-                return self.no_flight(peer, request)
+                return self.no_flight(peer, request) if old is None else self.serve(peer, request, old, now)
 
         applicant = Applicant(flight, peer, request, request.id, now, now + self.wait_seconds(request))
+        applicant.old = old
         refusal, effects = self._seat(applicant, now)
         if refusal is not None:
-            effects.append(self.rejection(peer, request, refusal))
+            effects += self._instead_of_lease(applicant, refusal, now)
             if flight is not None:
                 flights.finish(flight)
+
+        return effects
+
+    def serve(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
+        """Serve a stored answer."""
+        if request.stream and not self._streams.fits(entry.value):
+            return self.busy(peer, request, "streams", self._streams.limit_bytes)
+
+        return self._serving.entry(peer, request, entry, now)
+
+    def serve_stale(self, flight: Flight, now: float, but: Waiter | None = None) -> list[Effect]:
+        """Let those who wait for a flight have the stale answer, if there is one that they may; not ``but``, who is to lead."""
+        effects: list[Effect] = []
+        for waiter in [waiter for waiter in flight.waiters.values() if waiter is not but]:
+            old = self._staleness.find(flight.scope, waiter.request, now)
+            if old is not None:
+                self._flights.leave(waiter)
+                effects += self.serve(waiter.peer, waiter.request, old, now)
 
         return effects
 
@@ -345,12 +387,13 @@ class Granting:
             applicant = Applicant(flight, peer, request, request.id, waiter.joined_at, waiter.deadline)
             applicant.pending = waiter.told
             applicant.elected = elected
+            applicant.old = self._staleness.find(flight.scope, request, now)
             refusal, told = self._seat(applicant, now)
             effects += told
             if refusal is None:
                 return effects
 
-            effects.append(self.rejection(peer, request, refusal))
+            effects += self._instead_of_lease(applicant, refusal, now)
 
         effects += [
             self.timed_out(waiter.peer, waiter.request, now - waiter.joined_at)
@@ -381,9 +424,12 @@ class Granting:
 
     def rejection(self, peer: Peer, request: wire.Begin, refusal: Refusal, reply_id: int | None = None) -> Send:
         """End a begin by a refusal."""
+        self._refused(peer, request, refusal)
+        return refusal.sent(peer, request.id if reply_id is None else reply_id)
+
+    def _refused(self, peer: Peer, request: wire.Begin, refusal: Refusal) -> None:
         self._count.reject(refusal.reason)
         self._journal.refused(peer, request, refusal.reason)
-        return refusal.sent(peer, request.id if reply_id is None else reply_id)
 
     def busy(self, peer: Peer, request: wire.Begin, table: notes.Table, limit: int) -> list[Effect]:
         """Refuse a begin for want of room in a table of ours."""
@@ -429,6 +475,9 @@ class Granting:
             return None, effects + self._grant(applicant, decision.chosen, decision, now)
 
         if decision.queues and applicant.deadline > now:
+            if applicant.old is not None:
+                return _WOULD_WAIT, effects
+
             if applicant.first and flights.waiter_count >= self.settings.max_waiters:
                 return Refusal("busy"), effects + self._tell_full("waiters", self.settings.max_waiters)
 
@@ -474,6 +523,19 @@ class Granting:
             return effects
 
         return [*effects, *self.turn_away(applicant, refusal, now)]
+
+    def _instead_of_lease(self, applicant: Applicant, refusal: Refusal, now: float) -> list[Effect]:
+        """End the begin of an applicant that got no seat: by the older answer, or by a refusal."""
+        peer, request, old = applicant.peer, applicant.request, applicant.old
+        if old is None:
+            return [self.rejection(peer, request, refusal)]
+
+        if refusal is _WOULD_WAIT or old.is_fresh(now):
+            return self.serve(peer, request, old, now)
+
+        self._count.stale_given += 1
+        self._refused(peer, request, refusal)
+        return [refusal.sent_with(old, peer, request.id, now)]
 
     def turn_away(self, applicant: Applicant, refusal: Refusal, now: float) -> list[Effect]:
         """Refuse an applicant that was withdrawn; its flight goes to the next."""
@@ -529,6 +591,11 @@ class Granting:
             decision.route,
             decision.obstacles,
             self._journal.prompts,
+            *(_NOTHING_BROUGHT if applicant.old is None else _brought(applicant.old, now)),
         )
+        if applicant.old is not None:
+            count.early_refreshes += lease.early
+            count.stale_given += not lease.early
+
         effects.append(Send(lease.peer.id, reply))
         return effects

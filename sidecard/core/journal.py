@@ -35,7 +35,7 @@ class Journal:
         self._write(
             peer,
             request,
-            "cache" if isinstance(reply, wire.Hit) else "shared",
+            "stale" if reply.stale else "cache" if isinstance(reply, wire.Hit) else "shared",
             reply.backend,
             reply.meta,
             saved_dollars=reply.saved_dollars,

@@ -46,6 +46,7 @@ class TaskBook:
         "saved_by_sharing_dollars",
         "saved_by_sharing_seconds",
         "shared",
+        "stale_hits",
         "upstream_calls",
         "waited_seconds",
     )
@@ -59,6 +60,8 @@ class TaskBook:
         self.hits = 0
         self.misses = 0
         self.shared = 0
+        self.stale_hits = 0
+        """Of the hits, those of answers beyond their time."""
         self.led = 0
         self.upstream_calls = 0
         self.billed_seconds = 0.0

@@ -186,6 +186,10 @@ class Lookups:
             return []
 
         record = Record(value, seconds, terms.ttl_seconds, terms.window_seconds, terms.backend, terms.usage, terms.tags)
+        if record.remaining_seconds <= 0:
+            # Stale from the beginning, which is for this host's memory alone.
+            return self.forget(terms.scope, key)
+
         return [StoreWrite(terms.scope, key, record, claim, replace, now)]
 
     def forget(self, scope: str, key: str) -> list[Effect]:
@@ -276,9 +280,9 @@ class Lookups:
             self._count.store_unanswered += 1
 
         entry = self._shelf.cache.get(flight.scope, flight.key, now) if flight.looked else None
-        if entry is not None:
+        if entry is not None and (entry.is_fresh(now) or self.doubts(entry)):
             # Either it came meanwhile, or it is the one that is doubted.
-            if isinstance(answer, Unavailable) or not self.doubts(entry):
+            if entry.is_fresh(now) and (isinstance(answer, Unavailable) or not self.doubts(entry)):
                 return self._serve(flight, entry, now)
 
             if isinstance(answer, Absent):
@@ -432,7 +436,7 @@ class Lookups:
         return effects
 
     def _wait_elsewhere(self, flight: Flight, seconds: float, now: float) -> list[Effect]:
-        effects = self._miss(flight)
+        effects = self._granting.serve_stale(flight, now) + self._miss(flight)
         if not flight.waiters:
             self._end(flight)
             return effects
@@ -446,7 +450,8 @@ class Lookups:
         """Nobody has the answer: somebody is to fetch it."""
         self._elsewhere.pop(flight, None)
         self._flights.timers.clear(flight)
-        effects = self._miss(flight)
+        leader = next((waiter for waiter in flight.waiters.values() if _may_lead(waiter)), None)
+        effects = self._granting.serve_stale(flight, now, but=leader) + self._miss(flight)
         flight.slow = True
         effects += self._granting.pass_on(flight, now, elected=False)
         if self._flights.find(flight.scope, flight.key) is flight:
@@ -515,4 +520,8 @@ class Lookups:
 
 
 def _leads(flight: Flight) -> bool:
-    return any(waiter.request.mode != "only_if_cached" for waiter in flight.waiters.values())
+    return any(map(_may_lead, flight.waiters.values()))
+
+
+def _may_lead(waiter: Waiter) -> bool:
+    return waiter.request.mode != "only_if_cached"

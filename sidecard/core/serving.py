@@ -3,7 +3,6 @@
 from msgspec import Raw
 
 from sidecard.core.accounts import Accounts
-from sidecard.core.answers import FRESH
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send
 from sidecard.core.entries import Entry
@@ -11,6 +10,9 @@ from sidecard.core.events import Peer
 from sidecard.core.journal import Journal
 from sidecard.core.streams import Streams
 from sidecard_client import wire
+
+_FRESH = False
+"""The ``stale`` of what others have just fetched, and of what readers are given."""
 
 
 class Serving:
@@ -30,23 +32,30 @@ class Serving:
             self._books.of(request.task).misses += 1
 
     def entry(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
-        """Serve an entry to a begin that has not waited for a call."""
+        """Serve an entry, a stale one as that, to a begin that has not waited for a call."""
         age = now - entry.stored_at
         book = self._books.of(request.task)
         terms, dollars = entry.terms, entry.dollars
         if dollars:
             self._spending.save(terms.backend, terms.usage.model, dollars)
 
+        stale = False
+        kind: type[wire.Hit | wire.Shared] = wire.Hit
         if age < terms.ttl_seconds:
             book.hit(entry)
             self._count.hits += 1
-            kind: type[wire.Hit | wire.Shared] = wire.Hit
-        else:
+        elif age < terms.window_seconds:
             book.share(entry.seconds, dollars, 0.0)
             self._count.shared += 1
             kind = wire.Shared
+        else:
+            book.hit(entry)
+            book.stale_hits += 1
+            self._count.hits += 1
+            self._count.stale_hits += 1
+            stale = True
 
-        reply = kind(request.id, Raw(entry.value), age, FRESH, entry.seconds, dollars, terms.backend, terms.usage)
+        reply = kind(request.id, Raw(entry.value), age, stale, entry.seconds, dollars, terms.backend, terms.usage)
         if self._journal.enabled:
             self._journal.served(peer, request, reply, 0.0)
 
@@ -78,7 +87,7 @@ class Serving:
         if dollars:
             self._spending.save(backend, usage.model, dollars)
 
-        reply = wire.Shared(request.id, answer, age_seconds, FRESH, saved_seconds, dollars, backend, usage, trace)
+        reply = wire.Shared(request.id, answer, age_seconds, _FRESH, saved_seconds, dollars, backend, usage, trace)
         if self._journal.enabled:
             self._journal.served(peer, request, reply, waited_seconds)
 
@@ -91,4 +100,4 @@ def hit(request: wire.Get, entry: Entry, now: float) -> wire.Hit | wire.Miss:
     if age >= terms.ttl_seconds:
         return wire.Miss(request.id)
 
-    return wire.Hit(request.id, Raw(entry.value), age, FRESH, entry.seconds, entry.dollars, terms.backend, terms.usage)
+    return wire.Hit(request.id, Raw(entry.value), age, _FRESH, entry.seconds, entry.dollars, terms.backend, terms.usage)

@@ -91,6 +91,26 @@ class BudgetSettings(Struct, frozen=True):
     """Whether calls that would cost are refused beyond it, or only a note is made."""
 
 
+class TaskSettings(Struct, frozen=True):
+    """Policy of one kind of work. None means what holds for all tasks."""
+
+    ttl_seconds: float | None = None
+    stale_seconds: float | None = None
+    early_refresh: float = 0.0
+    """How early an answer is fetched anew that is still asked for, as a factor of the time that its call took. 0: never.
+    1 is the optimum of its inventors (`sidecard.core.staleness`)."""
+    failure_ttl_seconds: float = 0.0
+    """How long a failure that would come again (``fatal``) is answered without a call. 0: it is not remembered."""
+    backends: tuple[str, ...] = ()
+    """For begins that name none."""
+    route: Route | None = None
+    """For begins that name none."""
+
+
+ANY_TASK = TaskSettings()
+"""Of a task for which nothing is said."""
+
+
 class RetrySettings(Struct, frozen=True):
     """The retry budget of the host. Precedent: Finagle's 20 % of requests plus 10 a second, over 10 s."""
 
@@ -108,8 +128,10 @@ class EngineSettings(Struct, frozen=True):
     cache_max_bytes: int = 256 * 1024 * 1024
     """0 switches caching off; the sharing window then has `sidecard.core.cache.SHARING_ONLY_BYTES`."""
     ttl_seconds: float = 300.0
+    stale_seconds: float = 0.0
+    """How long after its time an answer may still be served while another is fetched, or where none can be."""
     sharing_window_seconds: float = 60.0
-    task_ttl_seconds: dict[str, float] = {}
+    tasks: dict[str, TaskSettings] = {}
     shared_namespaces: dict[str, SharedWith] = {}
     lease_seconds: float = 15.0
     """How long a holder may be silent. A dead holder is noticed at once; this is for one that hangs.
@@ -128,9 +150,6 @@ class EngineSettings(Struct, frozen=True):
     backends: dict[str, BackendSettings] = {}
     max_backends: int = 256
     """Those that no configuration names and that are not in use give way beyond it."""
-    task_backends: dict[str, tuple[str, ...]] = {}
-    """For begins that name none."""
-    task_routes: dict[str, Route] = {}
     budgets: dict[str, BudgetSettings] = {}
     retries: RetrySettings = RetrySettings()
     sovereign: bool = False
@@ -146,3 +165,7 @@ class EngineSettings(Struct, frozen=True):
     log_calls: bool = False
     log_prompts: bool = False
     """Whether holders are asked to send what was said along."""
+
+    def task(self, name: str) -> TaskSettings:
+        """Return the policy of a task."""
+        return self.tasks.get(name, ANY_TASK)

@@ -21,7 +21,7 @@ class Shelf:
         self.settings = settings
         """May be replaced at any time."""
         self._count = count
-        self._terms: dict[tuple[str, float, float, str], Terms] = {}
+        self._terms: dict[tuple[str, float, float, str, float, float], Terms] = {}
         self.trust = 0
         """See `Terms.trust`."""
 
@@ -33,7 +33,15 @@ class Shelf:
 
     def adopt(self, scope: str, key: str, record: Record, now: float) -> tuple[Entry, list[Effect]]:
         """Take an entry of the store into memory; return it, whether it found room or not, and what is to be told."""
-        terms = self.terms(scope, record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags)
+        terms = self.terms(
+            scope,
+            record.ttl_seconds,
+            record.window_seconds,
+            record.backend,
+            record.usage,
+            record.tags,
+            self.settings.stale_seconds,
+        )
         outcome = self.cache.put(key, record.value, now, terms, record.seconds, record.age_seconds)
         entry = outcome.entry or Entry(key, record.value, now - record.age_seconds, record.seconds, terms)
         return entry, self._told(outcome, key, record.value)
@@ -65,7 +73,15 @@ class Shelf:
             if ttl_seconds is not None:
                 return ttl_seconds
 
-        return self.settings.task_ttl_seconds.get(task, self.settings.ttl_seconds)
+        ttl_seconds = self.settings.task(task).ttl_seconds
+        return self.settings.ttl_seconds if ttl_seconds is None else ttl_seconds
+
+    def stale_seconds(self, task: str, asked: float | None) -> float:
+        """Return for how long after that it may be served as stale: as ``asked``, else the task's, else the default."""
+        if asked is None:
+            asked = self.settings.task(task).stale_seconds
+
+        return self.settings.stale_seconds if asked is None else asked
 
     def terms(
         self,
@@ -75,22 +91,43 @@ class Shelf:
         backend: str,
         usage: Usage,
         tags: tuple[str, ...],
+        stale_seconds: float = 0.0,
+        early_refresh: float = 0.0,
     ) -> Terms:
         """Return the terms of a new entry: one object for all entries that have the same and nothing of their own."""
         if not self.cache.caching:
-            ttl_seconds = 0.0
+            ttl_seconds = stale_seconds = early_refresh = 0.0
 
         if usage != NO_USAGE or tags:
             overhead_bytes = ENTRY_OVERHEAD_BYTES + own_bytes(backend, usage, tags)
-            return Terms(scope, ttl_seconds, window_seconds, backend, usage, tags, overhead_bytes, self.trust)
+            return Terms(
+                scope,
+                ttl_seconds,
+                window_seconds,
+                backend,
+                usage,
+                tags,
+                overhead_bytes,
+                self.trust,
+                stale_seconds,
+                early_refresh,
+            )
 
         # Peers may invent as many of these as they like, so remembering them is bounded.
-        names = (scope, ttl_seconds, window_seconds, backend)
+        names = (scope, ttl_seconds, window_seconds, backend, stale_seconds, early_refresh)
         terms = self._terms.get(names)
         if terms is None:
             if len(self._terms) >= _MAX_REMEMBERED:
                 self._terms.clear()
 
-            terms = self._terms[names] = Terms(*names, trust=self.trust)
+            terms = self._terms[names] = Terms(
+                scope,
+                ttl_seconds,
+                window_seconds,
+                backend,
+                trust=self.trust,
+                stale_seconds=stale_seconds,
+                early_refresh=early_refresh,
+            )
 
         return terms

@@ -232,8 +232,7 @@ class Streams:
 
 def first_of(reply: wire.Hit | wire.Shared) -> wire.Chunk:
     """Return what the first chunk says of a whole answer."""
-    source: wire.StreamSource = "cache" if isinstance(reply, wire.Hit) else "shared"
-    return wire.Chunk(reply.id, None, source, reply.age_seconds, reply.backend, reply.saved_dollars)
+    return wire.Chunk(reply.id, None, _source_of(reply), reply.age_seconds, reply.backend, reply.saved_dollars)
 
 
 def chunks_of(value: Raw) -> list[Raw]:
@@ -253,7 +252,7 @@ def chunks_of(value: Raw) -> list[Raw]:
 def _end_of(reply: wire.Hit | wire.Shared) -> wire.End:
     return wire.End(
         reply.id,
-        "cache" if isinstance(reply, wire.Hit) else "shared",
+        _source_of(reply),
         reply.age_seconds,
         reply.stale,
         reply.saved_seconds,
@@ -262,6 +261,13 @@ def _end_of(reply: wire.Hit | wire.Shared) -> wire.End:
         reply.meta,
         reply.trace if isinstance(reply, wire.Shared) else "",
     )
+
+
+def _source_of(reply: wire.Hit | wire.Shared) -> wire.StreamSource:
+    if reply.stale:
+        return "stale"
+
+    return "cache" if isinstance(reply, wire.Hit) else "shared"
 
 
 def _array_header(length: int) -> bytes:

@@ -21,6 +21,8 @@ class EntryModel(ABC):
         self.entries: dict[Place, Answer] = {}
         self.counts: Counter[str] = Counter()
         self.books: dict[str, Sums] = {}
+        self.failures: dict[Place, tuple[str, float]] = {}
+        """Those that are remembered: the message, and until when."""
         self.out: list[Sent] = []
         self.too_large = False
         """What is stored by the event to come is larger than an entry may be: what entries are charged, the cache knows."""
@@ -35,29 +37,35 @@ class EntryModel(ABC):
 
     def live(self, now: float) -> dict[Place, Answer]:
         """Return the entries that somebody may be served now."""
-        return {place: answer for place, answer in self.entries.items() if answer.kind(now)}
+        return {place: answer for place, answer in self.entries.items() if answer.is_there(now)}
 
-    def serve(self, place: Place, peer: Peer, begin: wire.Begin, now: float) -> bool:
-        """Answer a begin from the entries, if one is live."""
-        answer = self.live(now).get(place)
-        if answer is None:
-            self.counts["misses"] += 1
-            self.book(begin)
-        elif answer.kind(now) is wire.Hit:
-            self.counts["hits"] += 1
-            self.book(begin).hit(answer)
-            self.tell(wire.Hit, peer, begin, answer, now, answer.seconds)
-        else:
+    def serve(self, answer: Answer, peer: Peer, begin: wire.Begin, now: float) -> None:
+        """Answer a begin by an entry."""
+        if answer.kind(now) is wire.Shared:
             self.counts["shared"] += 1
             self.tell(wire.Shared, peer, begin, answer, now, self.book(begin).share(answer, 0.0))
+        else:
+            self.counts["hits"] += 1
+            self.counts["stale_hits"] += answer.kind(now) is None
+            self.book(begin).hit(answer)
+            self.tell(wire.Hit, peer, begin, answer, now, answer.seconds)
 
-        return answer is not None
+    def old(self, place: Place | None, begin: wire.Begin, now: float) -> Answer | None:
+        """Return the stale answer that a begin may have."""
+        answer = None if place is None else self.entries.get(place)
+        return answer if answer is not None and answer.old_for(begin, now) else None
+
+    def remembered(self, place: Place, now: float) -> str | None:
+        """Return how the call failed last, if that is remembered."""
+        message, until = self.failures.get(place, ("", now))
+        return message if now < until else None
 
     def store(self, place: Place, answer: Answer, now: float) -> bool:
         """Make an entry; tell whether one was made."""
         # What may not be stored still replaces what is there: the key means something else now.
         self.entries.pop(place, None)
-        if answer.kind(now) is None:
+        self.failures.pop(place, None)
+        if not answer.is_there(now):
             return False
 
         if self.too_large:
@@ -79,10 +87,12 @@ class EntryModel(ABC):
                     self.say(peer, wire.Miss(request.id))
             case wire.Put():
                 expires = now + self.ttl_seconds(wire.DEFAULT_TASK, request.ttl_seconds)
-                answer = Answer(bytes(request.value), now, expires, tags=request.tags)
+                stale_until = expires + self.stale_seconds(wire.DEFAULT_TASK, None)
+                answer = Answer(bytes(request.value), now, expires, tags=request.tags, stale_until=stale_until)
                 self.say(peer, wire.Stored(request.id, self.store(place, answer, now)))
             case wire.Delete():
                 self.forbid(place.__eq__)
+                self.failures.pop(place, None)
                 self.say(peer, wire.Deleted(request.id, self._remove([place], now)))
 
     def purge(self, peer: Peer, request: wire.Purge, now: float) -> None:
@@ -93,6 +103,9 @@ class EntryModel(ABC):
 
         # Which tags a flight's answer will bear is not known yet, so a purge by tag forbids them all.
         self.forbid(lambda place: means(request.namespace, place[0]))
+        self.failures = {
+            place: failure for place, failure in self.failures.items() if not means(request.namespace, place[0])
+        }
 
         meant = [
             place
@@ -120,7 +133,8 @@ class EntryModel(ABC):
     ) -> None:
         """Send an answer."""
         age, value, dollars = now - answer.made, Raw(answer.value), answer.dollars
-        self.say(peer, kind(request.id, value, age, False, saved_seconds, dollars, answer.backend, answer.usage))
+        stale = isinstance(request, wire.Begin) and kind is wire.Hit and answer.kind(now) is None
+        self.say(peer, kind(request.id, value, age, stale, saved_seconds, dollars, answer.backend, answer.usage))
 
     def ttl_seconds(self, task: str, *asked: float | None) -> float:
         """Return the first lifetime that was asked for, else the task's, else the default."""
@@ -128,7 +142,15 @@ class EntryModel(ABC):
             return 0.0
 
         said = [ttl_seconds for ttl_seconds in asked if ttl_seconds is not None]
-        return said[0] if said else self.settings.task_ttl_seconds.get(task, self.settings.ttl_seconds)
+        return said[0] if said else self.settings.task(task).ttl_seconds or self.settings.ttl_seconds
+
+    def stale_seconds(self, task: str, asked: float | None) -> float:
+        """Return for how long an answer of a task is kept beyond its lifetime."""
+        if self.settings.cache_max_bytes == 0:
+            return 0.0
+
+        said = [seconds for seconds in (asked, self.settings.task(task).stale_seconds) if seconds is not None]
+        return said[0] if said else self.settings.stale_seconds
 
     def book(self, begin: wire.Begin) -> Sums:
         """Return the ledger of a begin's task, opening it: what had a miss or a wait has one too."""

@@ -6,6 +6,9 @@ engine evicts (it is told by `Model.forget`).
 """
 
 from collections.abc import Callable
+from typing import Any
+
+from msgspec import Raw, structs
 
 from sidecard.core.events import DrainExpired, DrainRequested, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
@@ -105,25 +108,64 @@ class Model(EntryModel):
 
         self.counts["begins"] += 1
         place = None if begin.key is None else (scope, begin.key)
-        if place is not None and begin.mode != "refresh" and self.serve(place, peer, begin, now):
+        flight = next((flight for flight in self.flights if flight.place == place), None)
+        alone = flight is None and begin.mode == "use" and not self.draining
+        answered, answer = self._answer_stored(place, peer, begin, now, alone=alone)
+        if answered:
             return
 
-        flight = next((flight for flight in self.flights if flight.place == place), None)
-        if begin.mode == "only_if_cached":
+        if answer is not None and (len(self.flights) >= self.settings.max_flights or self._full(answer, now)):
+            self.serve(answer, peer, begin, now)
+        elif begin.mode == "only_if_cached":
             self._reject(peer, begin, "not_cached")
         elif self.draining:
             self._reject(peer, begin, "draining")
         elif flight is not None:
             self._join(flight, peer, begin, now)
         elif len(self.leases) >= self.settings.max_leases:
-            self._reject(peer, begin, "busy")
+            self._reject(peer, begin, "busy", answer, now)
         elif place is None:
             self._grant(peer, begin, None, now)
         elif len(self.flights) >= self.settings.max_flights:
             self._reject(peer, begin, "busy")
         else:
             self.flights.append(Flight(place))
-            self._grant(peer, begin, self.flights[-1], now)
+            self._grant(peer, begin, self.flights[-1], now, old=answer)
+
+    def _answer_stored(
+        self, place: Place | None, peer: Peer, begin: wire.Begin, now: float, *, alone: bool
+    ) -> tuple[bool, Answer | None]:
+        """Answer by what is stored or remembered, if it can be; else return what the caller may have if its call fails."""
+        if place is None or begin.mode == "refresh":
+            return False, None
+
+        answer = self.entries.get(place)
+        if answer is not None and answer.kind(now):
+            if alone and answer.drawn(now):
+                return False, answer
+
+            self.serve(answer, peer, begin, now)
+            return True, None
+
+        failure = self.remembered(place, now)
+        if failure is not None:
+            self.counts["failed"] += 1
+            self.counts["failed_again"] += 1
+            self.say(peer, wire.Failed(begin.id, "fatal", failure))
+            return True, None
+
+        old = self.old(place, begin, now)
+        if old is not None and not alone:
+            self.serve(old, peer, begin, now)
+            return True, None
+
+        self.counts["misses"] += 1
+        self.book(begin)
+        return False, old
+
+    def _full(self, answer: Answer, now: float) -> bool:
+        """Tell whether there is no lease left, and an answer that is in its time."""
+        return answer.kind(now) is not None and len(self.leases) >= self.settings.max_leases
 
     def _join(self, flight: Flight, peer: Peer, begin: wire.Begin, now: float) -> None:
         wait_seconds = self.settings.wait_seconds if begin.wait_seconds is None else begin.wait_seconds
@@ -152,12 +194,23 @@ class Model(EntryModel):
             self._complete(lease, request, now)
         elif request.next and request.kind != "cancelled" and lease.has_next and not self.draining:
             self._end(lease, f"failed_{request.kind}")
+            self._remember(lease, request, now)
             self.counts["next_backends"] += 1
             self._grant(peer, lease.begin, lease.flight, now, request.id, lease)
         else:
             self.say(peer, wire.Ok(request.id))
             self._end(lease, f"failed_{request.kind}")
+            self._remember(lease, request, now)
             self._land(lease.flight, request.kind, request.message, now)
+
+    def _remember(self, lease: Lease, request: wire.Fail, now: float) -> None:
+        """Remember that a call fails for everybody, if its holder or its task wants that."""
+        seconds = request.ttl_seconds
+        if seconds is None:
+            seconds = self.settings.task(lease.begin.task).failure_ttl_seconds
+
+        if lease.flight is not None and lease.flight.may_store and request.kind == "fatal" and seconds:
+            self.failures[lease.flight.place] = (request.message, now + seconds)
 
     def _complete(self, lease: Lease, request: wire.Complete, now: float) -> None:
         self.leases.remove(lease)
@@ -167,6 +220,8 @@ class Model(EntryModel):
         shared_until = now + self.settings.sharing_window_seconds
         seconds = now - lease.granted
         answer = Answer(bytes(request.value), now, expires, shared_until, seconds, lease.backend, usage, request.tags)
+        answer.stale_until = expires + self.stale_seconds(lease.begin.task, lease.begin.stale_seconds)
+        answer.early = self.settings.task(lease.begin.task).early_refresh
         self.book(lease.begin).bill(seconds, answer.dollars)
         flight = lease.flight
         may_store = request.store and flight is not None and flight.may_store
@@ -199,7 +254,8 @@ class Model(EntryModel):
             flight.waiters.remove(elected)
             flight.elections += 1
             self.counts["reelections"] += 1
-            self._grant(elected.peer, elected.begin, flight, now)
+            old = self.old(flight.place, elected.begin, now)
+            self._grant(elected.peer, elected.begin, flight, now, old=old)
             return
 
         self.flights.remove(flight)
@@ -256,6 +312,7 @@ class Model(EntryModel):
         now: float,
         reply_id: int | None = None,
         before: Lease | None = None,
+        old: Answer | None = None,
     ) -> None:
         """Grant a lease; ``before`` is the same caller's last one, whose begin has had its end already."""
         lease = Lease(peer, begin, begin.id, now, now + self.settings.lease_seconds, flight)
@@ -272,17 +329,39 @@ class Model(EntryModel):
 
         self.leases.append(lease)
         self.counts["leases_granted"] += 1
-        self.say(peer, wire.Lease(lease.reply_id, UNKNOWN, lease.backend, self.settings.lease_seconds, lease.attempt))
+        reply = wire.Lease(lease.reply_id, UNKNOWN, lease.backend, self.settings.lease_seconds, lease.attempt)
+        if old is not None:
+            self.counts["stale_given" if old.kind(now) is None else "early_refreshes"] += 1
+            reply = structs.replace(reply, **_brought(old, now))
 
-    def _reject(self, peer: Peer, begin: wire.Begin, reason: wire.RejectionReason) -> None:
+        self.say(peer, reply)
+
+    def _reject(
+        self,
+        peer: Peer,
+        begin: wire.Begin,
+        reason: wire.RejectionReason,
+        old: Answer | None = None,
+        now: float = 0.0,
+    ) -> None:
         self.counts["rejected"] += 1
         self.counts[f"rejected_{reason}"] += 1
-        self.say(peer, wire.Rejected(begin.id, reason))
+        reply = wire.Rejected(begin.id, reason)
+        if old is not None:
+            self.counts["stale_given"] += 1
+            reply = structs.replace(reply, **_brought(old, now))
+
+        self.say(peer, reply)
 
     def _time_out(self, waiter: Waiter, now: float) -> None:
         self.counts["timeouts"] += 1
         self.book(waiter.begin)
         self.say(waiter.peer, wire.Timeout(waiter.begin.id, now - waiter.since))
+
+
+def _brought(old: Answer, now: float) -> dict[str, Any]:
+    """Return what a lease or a rejection says of the answer that it brings along."""
+    return {"stale_value": Raw(old.value), "stale_age_seconds": now - old.made, "stale_backend": old.backend}
 
 
 def _cost(request: wire.Complete) -> float:

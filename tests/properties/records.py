@@ -1,7 +1,7 @@
 """What the naive model and the referee remember, as plain as can be."""
 
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, log
 
 from sidecard.core.cache import SHARING_ONLY_BYTES
 from sidecard.core.events import Peer
@@ -47,7 +47,7 @@ def same_process(one: Peer, other: Peer) -> bool:
 
 @dataclass(eq=False)
 class Answer:
-    """A finished answer: a hit before ``expires``, shared before ``shared_until``."""
+    """A finished answer: a hit before ``expires``, shared before ``shared_until``, then stale until ``stale_until``."""
 
     value: bytes
     made: float
@@ -57,6 +57,9 @@ class Answer:
     backend: str = wire.DEFAULT_BACKEND
     usage: wire.Usage = field(default_factory=wire.Usage)
     tags: tuple[str, ...] = ()
+    stale_until: float = -inf
+    early: float = 0.0
+    """How early it may be fetched anew (`TaskSettings.early_refresh`)."""
 
     @property
     def dollars(self) -> float:
@@ -69,6 +72,21 @@ class Answer:
             return wire.Hit
 
         return wire.Shared if now < self.shared_until else None
+
+    def is_there(self, now: float) -> bool:
+        """Tell whether anybody may have it, be it stale."""
+        return self.kind(now) is not None or now < self.stale_until
+
+    def old_for(self, begin: wire.Begin, now: float) -> bool:
+        """Tell whether a begin may have it as a stale answer."""
+        if begin.mode == "refresh" or self.kind(now) is not None or now >= self.stale_until:
+            return False
+
+        return begin.stale_seconds is None or now < self.expires + begin.stale_seconds
+
+    def drawn(self, now: float) -> bool:
+        """Tell whether it is to be fetched anew before its time, where all draws are one half."""
+        return now < self.expires and self.early > 0 and self.seconds * self.early * log(2) >= self.expires - now
 
 
 @dataclass(eq=False)

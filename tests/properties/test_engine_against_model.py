@@ -34,6 +34,7 @@ BEGINS = st.builds(
     backends=st.sampled_from([(), ("x",), ("x", "y")]),
     wait_seconds=st.sampled_from([None, None, None, 0.0, 3.0, 200.0]),
     ttl_seconds=TTLS,
+    stale_seconds=st.sampled_from([None, None, None, 0.0, 6.0]),
     mode=st.sampled_from(["use"] * 6 + ["refresh", "only_if_cached"]),
 )
 
@@ -115,11 +116,13 @@ class EngineMachine(RuleBasedStateMachine):
         who=WHO,
         kind=st.sampled_from(["transient", "cancelled", "fatal", "ignored"]),
         next_=st.booleans(),
+        ttl_seconds=st.sampled_from([None, None, 0.0, 12.0]),
     )
-    def fail(self, pick: int, who: str, kind: wire.FailureKind, next_: bool) -> None:
+    def fail(self, pick: int, who: str, kind: wire.FailureKind, next_: bool, ttl_seconds: float | None) -> None:
         """A failure comes, in time or late, from its holder or not."""
         peer, lease = self._lease(pick, who)
-        self.trial.ask(peer, wire.Fail(lease, kind, "why", id=self.trial.next_id(), next=next_))
+        fail = wire.Fail(lease, kind, "why", id=self.trial.next_id(), next=next_, ttl_seconds=ttl_seconds)
+        self.trial.ask(peer, fail)
 
     @_somebody
     @rule(pick=PICKS, who=WHO)

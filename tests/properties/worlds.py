@@ -2,12 +2,12 @@
 
 from msgspec import structs
 
-from sidecard.core.settings import BackendSettings, BreakerSettings, EngineSettings, SharedWith
+from sidecard.core.settings import BackendSettings, BreakerSettings, EngineSettings, SharedWith, TaskSettings
 
 TEAM = {"team": SharedWith(uids=frozenset({0, 1000}))}
 
 _WORLDS = {
-    "defaults": EngineSettings(shared_namespaces=TEAM, task_ttl_seconds={"rag": 20.0}),
+    "defaults": EngineSettings(shared_namespaces=TEAM, tasks={"rag": TaskSettings(ttl_seconds=20.0)}),
     "nothing cached, answers shared": EngineSettings(ttl_seconds=0.0, sharing_window_seconds=8.0, lease_seconds=10.0),
     "cached, not shared afterwards": EngineSettings(ttl_seconds=30.0, sharing_window_seconds=0.0, wait_seconds=20.0),
     "neither": EngineSettings(ttl_seconds=0.0, sharing_window_seconds=0.0, lease_seconds=30.0, wait_seconds=10.0),
@@ -20,6 +20,23 @@ _WORLDS = {
         max_waiters=2, max_flights=2, max_leases=4, ttl_seconds=2.0, sharing_window_seconds=1.0
     ),
     "one of each": EngineSettings(max_waiters=1, max_flights=1, max_leases=1, ttl_seconds=2.0),
+    "stale answers": EngineSettings(
+        ttl_seconds=4.0,
+        stale_seconds=20.0,
+        sharing_window_seconds=2.0,
+        tasks={
+            "rag": TaskSettings(stale_seconds=0.0),
+            "code": TaskSettings(early_refresh=4.0, failure_ttl_seconds=8.0),
+        },
+    ),
+    "stale from the beginning": EngineSettings(
+        ttl_seconds=0.0,
+        stale_seconds=30.0,
+        sharing_window_seconds=0.0,
+        max_leases=2,
+        max_flights=2,
+        tasks={"code": TaskSettings(ttl_seconds=16.0, early_refresh=8.0)},
+    ),
     "small cache": EngineSettings(cache_max_bytes=8_000, ttl_seconds=60.0, sharing_window_seconds=4.0),
 }
 

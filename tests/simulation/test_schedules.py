@@ -81,6 +81,7 @@ class Schedule:
             backends=chance.choice([(), (), ("local",), ("local", "cloud"), ("a", "b", "c")]),
             wait_seconds=chance.choice([None, None, None, 0.0, 1.0, 7.5, 40.0, 300.0]),
             ttl_seconds=chance.choice([None, None, None, 0.0, 3.5, 50.0]),
+            stale_seconds=chance.choice([None, None, None, 0.0, 6.5]),
             mode=chance.choices(_MODES, [10, 2, 1])[0],
         )
         self.trial.ask(self.peer(), request)
@@ -118,7 +119,14 @@ class Schedule:
         elif kind == "fail":
             failure = chance.choices(_FAILURES, [6, 2, 1, 1])[0]
             message = f"message {request_id}"
-            request = wire.Fail(lease, failure, message, id=request_id, next=chance.random() < 0.3)
+            request = wire.Fail(
+                lease,
+                failure,
+                message,
+                id=request_id,
+                next=chance.random() < 0.3,
+                ttl_seconds=chance.choice([None, None, None, 4.5, 60.0]),
+            )
         else:
             request = wire.Renew(lease, id=request_id)
 

@@ -231,10 +231,9 @@ def test_an_unknown_setting_is_told_with_the_nearest_known_one(
 
 def test_a_setting_of_a_later_version_is_told_so(file: Path) -> None:
     """It is not unknown, and naming a near one would mislead."""
-    text = "[tasks.rag]\nstale_seconds = 5\n[cache]\nstale_seconds = 5\n"
+    text = "[namespaces.team]\nmax_bytes = 5\n"
     assert [problem.partition(": ")[2] for problem in problems_of(text, file=file)] == [
-        "tasks.rag.stale_seconds: tasks.stale_seconds comes in a later version of sidecard; leave it out until then",
-        "cache.stale_seconds: cache.stale_seconds comes in a later version of sidecard; leave it out until then",
+        "namespaces.team.max_bytes: namespaces.max_bytes comes in a later version of sidecard; leave it out until then",
     ]
 
 
@@ -294,7 +293,10 @@ def test_tables_come_as_json_or_by_flag() -> None:
         ],
     )
 
-    assert config.engine_settings().task_ttl_seconds == {"rag": 60.0, "v1.chat": 5.0}
+    assert {name: task.ttl_seconds for name, task in config.engine_settings().tasks.items()} == {
+        "rag": 60.0,
+        "v1.chat": 5.0,
+    }
     assert config.engine_settings().shared_namespaces == {
         "team": SharedWith(everyone=True),
         "two": SharedWith(uids=frozenset({7}), gids=frozenset({8})),
@@ -489,8 +491,8 @@ def test_tasks_budgets_and_retries_reach_the_engine(file: Path) -> None:
     )
     settings = load(file, {"SIDECARD_RETRIES_FLOOR_PER_SECOND": "0.5"}).engine_settings()
 
-    assert settings.task_backends == {"rag": ("local", "7")}
-    assert settings.task_routes == {"rag": "weighted"}
+    assert settings.task("rag").backends == ("local", "7")
+    assert settings.task("rag").route == "weighted"
     assert settings.budgets == {
         "daily": BudgetSettings(dollars=5),
         "rag": BudgetSettings(dollars=0.5, period_seconds=3600, task="rag", backend="cloud", hard=True),

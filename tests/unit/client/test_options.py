@@ -51,6 +51,8 @@ def test_split_takes_every_policy_keyword() -> None:
         "task": "rag",
         "namespace": "team",
         "ttl": 600,
+        "stale": 60,
+        "failure_ttl": 5,
         "wait": 30,
         "mode": "refresh",
         "model": "m",
@@ -75,6 +77,8 @@ def test_split_takes_every_policy_keyword() -> None:
         task="rag",
         namespace="team",
         ttl_seconds=600.0,
+        stale_seconds=60.0,
+        failure_ttl_seconds=5.0,
         wait_seconds=30.0,
         mode="refresh",
         model="m",
@@ -234,7 +238,12 @@ def test_declared_policy_keywords(function: Any, declared: set[str]) -> None:
         ("retries", -1, ValueError, "0 to 10"),
         ("sovereign", 1, TypeError, "True or False, not int"),
         ("sovereign", None, TypeError, "True or False, not NoneType"),
-        ("timeout", 3, TypeError, "'timeout' is not a policy keyword; there are: backend, classify, ignore"),
+        (
+            "timeout",
+            3,
+            TypeError,
+            "'timeout' is not a policy keyword; there are: backend, classify, failure_ttl, ignore",
+        ),
     ],
 )
 def test_changed_refuses_what_cannot_be_meant(keyword: str, value: object, error: type[Exception], words: str) -> None:

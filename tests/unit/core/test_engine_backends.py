@@ -3,7 +3,7 @@
 import pytest
 
 from sidecard.core import notes
-from sidecard.core.settings import BackendSettings, BudgetSettings
+from sidecard.core.settings import BackendSettings, BudgetSettings, TaskSettings
 from sidecard_client import wire
 from sidecard_client.wire import Cancel, Complete, Ok, Rejected, Timeout, Usage
 from tests.backends import ONE, held, touchy
@@ -23,7 +23,7 @@ def test_a_lease_says_what_was_passed_over_and_why() -> None:
 
 def test_a_tasks_backends_and_route_hold_for_begins_that_say_nothing() -> None:
     """Policy is the operator's where the app has none."""
-    host = Host(task_backends={"rag": ("cloud", "local")}, task_routes={"rag": "cheapest"})
+    host = Host(tasks={"rag": TaskSettings(backends=("cloud", "local"), route="cheapest")})
     lease = host.peer().calls(task="rag")
 
     assert (lease.backend, lease.route) == ("local", "cheapest")

@@ -3,6 +3,7 @@
 import pytest
 
 from sidecard.core import notes
+from sidecard.core.settings import TaskSettings
 from sidecard_client import wire
 from sidecard_client.wire import Begin, Cancel, Complete, Failed, Lease, Pending, Rejected, Renew, StaleLease, Timeout
 from tests.host import Host, packed, unpacked
@@ -449,7 +450,7 @@ def test_the_sharing_window_works_with_caching_off(off: dict[str, float]) -> Non
 
 def test_the_callers_ttl_beats_the_tasks_and_the_tasks_beats_the_default() -> None:
     """Per call, per task, for all: the nearest wins."""
-    host = Host(ttl_seconds=300.0, sharing_window_seconds=0.0, task_ttl_seconds={"rag": 20.0})
+    host = Host(ttl_seconds=300.0, sharing_window_seconds=0.0, tasks={"rag": TaskSettings(ttl_seconds=20.0)})
     alice = host.peer()
     alice.completes(alice.leads("default"), 1)
     alice.completes(alice.leads("task", task="rag"), 1)

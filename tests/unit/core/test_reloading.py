@@ -14,6 +14,7 @@ from sidecard.core.settings import (
     EngineSettings,
     RetrySettings,
     SharedWith,
+    TaskSettings,
 )
 from sidecard_client import wire
 from tests.host import Actor, Host, packed, unpacked
@@ -71,7 +72,7 @@ def test_an_answer_lives_as_long_as_it_was_stored_for_and_the_next_as_long_as_is
     host = Host(ttl_seconds=100.0)
     alice = host.peer()
     alice.completes(alice.leads("old"), "1")
-    host.reads(ttl_seconds=1000.0, task_ttl_seconds={"brief": 10.0}, sharing_window_seconds=0.0)
+    host.reads(ttl_seconds=1000.0, tasks={"brief": TaskSettings(ttl_seconds=10.0)}, sharing_window_seconds=0.0)
     alice.completes(alice.leads("new"), "2")
     alice.completes(alice.leads("brief", task="brief"), "3")
     host.passes(20.0)
@@ -297,7 +298,7 @@ def test_the_rest_holds_at_once() -> None:
     alice, bob = host.peer(), host.peer()
     host.reads(
         wait_seconds=5.0,
-        task_backends={"rag": ("local",)},
+        tasks={"rag": TaskSettings(backends=("local",))},
         retries=RetrySettings(share=0.0, floor_per_second=0.0),
         max_waiters=1,
         max_flights=1,

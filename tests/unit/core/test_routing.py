@@ -8,7 +8,7 @@ import pytest
 from sidecard.core.admission import Admission, Decision
 from sidecard.core.backends import FORGET_SECONDS, MAX_NAMED, OTHER_BACKENDS, Backends
 from sidecard.core.budgets import Budgets
-from sidecard.core.settings import BackendSettings, BudgetSettings, EngineSettings
+from sidecard.core.settings import BackendSettings, BudgetSettings, EngineSettings, TaskSettings
 from sidecard_client.wire import Begin, RejectionReason, Route, Usage
 
 
@@ -72,7 +72,7 @@ def test_a_name_given_twice_is_one_backend() -> None:
 
 def test_who_names_none_gets_the_tasks_backends_and_else_the_default() -> None:
     """A begin's own come first."""
-    town = Town(task_backends={"rag": ("a", "b")})
+    town = Town(tasks={"rag": TaskSettings(backends=("a", "b"))})
 
     assert town.admission.names(Begin(None, task="rag")) == ("a", "b")
     assert town.admission.names(Begin(None, task="rag", backends=("c",))) == ("c",)
@@ -81,7 +81,7 @@ def test_who_names_none_gets_the_tasks_backends_and_else_the_default() -> None:
 
 def test_the_begins_route_comes_before_the_tasks() -> None:
     """And without either it is the caller's order."""
-    town = Town(task_routes={"rag": "cheapest"})
+    town = Town(tasks={"rag": TaskSettings(route="cheapest")})
 
     assert town.admission.route(Begin(None, task="rag", route="fastest")) == "fastest"
     assert town.admission.route(Begin(None, task="rag")) == "cheapest"
