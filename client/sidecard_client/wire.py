@@ -47,6 +47,7 @@ A connection that ends gives back everything that it held: its leases count as l
     A null ``key`` asks for permission and a backend only: nothing is cached and nothing is shared.
     ``mode`` ``refresh`` does not look at stored answers but joins a flight that is in progress;
     ``only_if_cached`` never waits and never leads: it gets a stored answer or ``rejected: not_cached``.
+    ``stale_seconds`` says for how long after its time the answer is kept, and how old a stored one may be: see below.
     With ``stream`` the answer comes in pieces: see below.
 ``append``
     The next piece of the answer of a lease that was asked for with ``stream``; any value. There is no reply, unless it is
@@ -64,6 +65,9 @@ A connection that ends gives back everything that it held: its leases count as l
     back-off, where none is left and the host's retry budget allows. Either may be answered `Pending` first, as a begin is,
     and then ends as a begin does; `Ok` says that there is no other lease, and that the failure stands.
     ``retry_after_seconds`` closes the backend to everybody for so long, and does not count as a failure of it.
+    ``ttl_seconds`` lets a ``fatal`` failure be remembered for so long (by this daemon, in memory): who asks meanwhile gets
+    `Failed` and no lease. Nothing is remembered unless this, or the task's setting, says so; ``delete``, ``purge``, ``put`` and
+    an answer end it.
     ``answered`` says of an ``ignored`` call that its backend did well, and ``usage`` what it cost.
     ``timeout`` says that the caller's patience ended, not the backend's call; what that counts as is the backend's setting.
 ``renew``
@@ -100,6 +104,17 @@ A connection that ends gives back everything that it held: its leases count as l
     when a peer connects.
 ``log``
     Operators only. Sets the level of the daemon's log until it is set again; with ``debug`` each answer is a line.
+
+Old answers
+===========
+An answer is *stale* from the end of its ``ttl_seconds`` for the ``stale_seconds`` that it was stored with: those of the begin
+whose lease it was, else the task's, else the daemon's. A begin with ``stale_seconds`` of its own takes none that is older; 0 is none
+at all, and so is ``mode`` ``refresh``. Where a stale answer is there:
+one caller gets the `Lease`, with ``stale_value`` in case that its call fails in a way that may pass;
+everybody else gets a `Hit` with ``stale`` meanwhile, and so does ``only_if_cached``, and who would wait for a permit;
+a `Rejected` brings it as ``stale_value`` too. Of a stream the value is the list of its pieces, and ``source`` is ``stale``.
+``get`` knows no stale answers, and no store keeps them: they are of this daemon's memory.
+A `Lease` may bring an answer that is not even stale: the task's ``early_refresh`` has one caller fetch it before its time.
 
 Streams
 =======

@@ -7,15 +7,12 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import pytest
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from sidecard_client import AsyncClient, CallRejected, CallTimeout, Client, Outcome, RequestRefused, wire
+from sidecard_client import CallRejected, CallTimeout, RequestRefused, wire
+from tests.callers import KINDS, Caller, connecting
 from tests.daemons import Daemon
 from tests.scripted_daemon import CLOSE, DIE, HANG, PENDING, After, ScriptedDaemon, lease, shared, wait_until
 
@@ -25,50 +22,10 @@ SECOND = 1.0
 FREEZE = "freeze"
 
 
-class Caller:
-    """A client of either kind, called by blocking."""
-
-    def __init__(self, sidecard: Any, portal: BlockingPortal | None) -> None:
-        self.sidecard = sidecard
-        self._portal = portal
-
-    def outcome(self, *args: Any, **kwargs: Any) -> Outcome[Any]:
-        """Make a call."""
-        outcome: Outcome[Any] = self.ask("outcome", *args, **kwargs)
-        return outcome
-
-    def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Call any method."""
-        bound = partial(getattr(self.sidecard, method), *args, **kwargs)
-        return bound() if self._portal is None else self._portal.call(bound)
-
-    def begin(self, *args: Any, **kwargs: Any) -> "Future[Outcome[Any]]":
-        """Start a call beside the test."""
-        future: Future[Outcome[Any]] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(self.outcome(*args, **kwargs))
-            except Exception as error:  # noqa: BLE001 - it is the future's
-                future.set_exception(error)
-
-        threading.Thread(target=run, daemon=True).start()
-        return future
-
-
-@pytest.fixture(params=["sync", "asyncio", "trio"])
+@pytest.fixture(params=KINDS)
 def connect(request: pytest.FixtureRequest, socket_path: str) -> Iterator[Callable[..., Caller]]:
     """Make clients of one kind: ``connect(**arguments)``."""
-    with ExitStack() as stack:
-
-        def make(**arguments: Any) -> Caller:
-            if request.param == "sync":
-                return Caller(stack.enter_context(Client(socket_path, **arguments)), None)
-
-            portal = stack.enter_context(start_blocking_portal(request.param))
-            sidecard = portal.call(partial(AsyncClient, socket_path, **arguments))
-            return Caller(stack.enter_context(portal.wrap_async_context_manager(sidecard)), portal)
-
+    with connecting(request.param, socket_path) as make:
         yield make
 
 
