@@ -98,16 +98,15 @@ class Calls:
 
         self._count.begins += 1
         key = request.key
-        old: Entry | None = None
         if key is not None and request.mode != "refresh":
             entry = self._shelf.cache.get(scope, key, now)
             if entry is not None and not self._lookups.doubts(entry):
                 if now - entry.stored_at < entry.terms.calm_seconds:
                     return self._granting.serve(peer, request, entry, now)
 
-                old = entry
+                return self._begin(scope, peer, request, entry, now)
 
-        return self._begin(scope, peer, request, old, now)
+        return self._begin(scope, peer, request, None, now)
 
     def _begin(self, scope: str, peer: Peer, request: wire.Begin, old: Entry | None, now: float) -> list[Effect]:
         """Answer a begin for which there is no stored answer, or an ``old`` one."""

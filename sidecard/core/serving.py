@@ -39,21 +39,20 @@ class Serving:
         if dollars:
             self._spending.save(terms.backend, terms.usage.model, dollars)
 
-        stale = False
+        stale = age >= terms.fresh_seconds
         kind: type[wire.Hit | wire.Shared] = wire.Hit
         if age < terms.ttl_seconds:
             book.hit(entry)
             self._count.hits += 1
-        elif age < terms.window_seconds:
-            book.share(entry.seconds, dollars, 0.0)
-            self._count.shared += 1
-            kind = wire.Shared
-        else:
+        elif stale:
             book.hit(entry)
             book.stale_hits += 1
             self._count.hits += 1
             self._count.stale_hits += 1
-            stale = True
+        else:
+            book.share(entry.seconds, dollars, 0.0)
+            self._count.shared += 1
+            kind = wire.Shared
 
         reply = kind(request.id, Raw(entry.value), age, stale, entry.seconds, dollars, terms.backend, terms.usage)
         if self._journal.enabled:
