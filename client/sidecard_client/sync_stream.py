@@ -79,7 +79,10 @@ class Stream(Facts, Generic[T]):
 
     def close(self) -> None:
         """Want no more of it. A call that runs here, and for which others wait, is finished for them by a thread."""
-        if self._step is None:
+        # From here on the step is this method's: 1. an SDK closes its response, and a thread goes on for others; 2. its
+        # `with` block closes it once more, and a second thread would ask the same generator.
+        step, self._step = self._step, None
+        if step is None:
             return
 
         channel, lease = self._channel, self._lease
@@ -95,18 +98,20 @@ class Stream(Facts, Generic[T]):
         if isinstance(reply, wire.Ok) and reply.waiters:
             self._pool.heartbeat.hold(channel, lease.lease, lease.expires_in_seconds)
             with suppress(RuntimeError):  # no thread can be started: then nobody finishes it
-                threading.Thread(target=self._finish, name="sidecard-stream", daemon=True).start()
+                threading.Thread(target=self._finish, args=(step,), name="sidecard-stream", daemon=True).start()
                 return
 
         message = wire.Fail(lease.lease, "cancelled", "the caller wanted no more of its stream", id=channel.next_id())
         self._tell_end(message)
         self._drop()
 
-    def _finish(self) -> None:
+    def _finish(self, step: Callable[[], Any]) -> None:
         # Its followers are told how it ends; here is nobody who could be.
         with suppress(BaseException):
-            while True:
-                next(self)
+            while step() is not _END:
+                pass
+
+        self._drop()
 
     # Steps: each returns a piece, or `_END` ---------------------------------------------------------------------------
 

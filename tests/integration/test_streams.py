@@ -249,6 +249,22 @@ def test_closing_early_hands_the_call_on_or_ends_it(running: Daemon, client: Cli
     assert list(client.stream(model.stream, "p")) == pieces("p", 2)
 
 
+def test_a_stream_that_is_closed_twice_is_finished_once(running: Daemon, client: Client, model: Model) -> None:
+    """SDKs close a response when it has ended and when its block does; nobody may then ask the same generator at once."""
+    model.lets(1)
+    shared = client.stream(model.stream, "p")
+    assert next(shared) == "p 1.0"
+    follower = Reader(client.stream(model.stream, "p"))
+    follower.has(1)
+    shared.close()
+    shared.close()
+    assert list(shared) == []
+    assert [thread.name for thread in threading.enumerate()].count("sidecard-stream") == 1
+    model.lets(3)
+    assert follower.ends() == pieces("p")
+    assert model.asked == model.closed == 1
+
+
 def test_a_stream_that_nobody_refers_to_any_more_gives_its_lease_back(
     running: Daemon, client: Client, model: Model
 ) -> None:
