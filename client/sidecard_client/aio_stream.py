@@ -67,6 +67,10 @@ class AsyncStream(Facts, Generic[T]):
         if step is None:
             raise StopAsyncIteration
 
+        pace_seconds = self._call.options.pace_seconds
+        if pace_seconds:
+            await anyio.sleep(self.pause_seconds(pace_seconds, monotonic()))
+
         try:
             piece = await step()
         except BaseException:

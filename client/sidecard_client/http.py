@@ -227,6 +227,7 @@ class _Interception:
         ttl: float | None = None,
         stale: float | None = None,
         wait: float | None = None,
+        pace: float | None = None,
         backend: str | None = None,
         keep_length: bool = False,
         share_credentials: bool = False,
@@ -242,6 +243,7 @@ class _Interception:
         self._ttl = ttl
         self._stale = stale
         self._wait = wait
+        self._pace = pace
         self._backend = backend
         self._keep_length = keep_length
         self._share_credentials = share_credentials
@@ -276,6 +278,7 @@ class _Interception:
             "ttl": self._ttl,
             "stale": self._stale,
             "wait": self._wait if self._wait is not None else _patience_of(request),
+            "pace": self._pace,
         }
         ttl = request.headers.get("x-sidecard-ttl")
         if ttl is not None:
@@ -302,7 +305,7 @@ class SidecardTransport(_Interception, _BaseTransport):  # type: ignore[misc]  #
 
     ``inner`` makes the calls; where it is left out it is httpx2's own, or httpx's where that one is not there.
     ``sidecard`` is the `Client`, of which any number of transports may share one; without it the transport has one of its own.
-    ``task``, ``ttl``, ``stale`` and ``wait`` are the policy's of every call; where ``wait`` is left out it is the request's read time-out.
+    ``task``, ``ttl``, ``stale``, ``wait`` and ``pace`` are the policy's of every call; where ``wait`` is left out it is the request's read time-out.
     ``keep`` says which answers are stored (`Keep`), for all tasks or by task. ``keep_length`` keeps those that were cut at
     their maximal length. ``backend`` replaces the computed name. ``share_credentials`` lets all API keys share answers.
     ``endpoints`` replaces the table of paths.

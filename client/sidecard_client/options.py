@@ -22,6 +22,8 @@ store              callable: value -> whether it may be stored; it is shared wit
                    who wait in any case. Of a stream, ``value`` is the list of its
                    pieces, for ``usage`` as well
 classify           callable: exception -> failure kind                                    `default_classify`
+pace               least seconds between the pieces of a stored stream, for those who look   0
+                   at it; one that is under way comes as it comes
 redact             callable: (prompt, answer) -> (prompt, answer) for the daemon's call   None
                    log, where that keeps what is said; None to keep it to oneself
 on_unavailable     ``"fallback"`` makes the call without the daemon, ``"raise"`` raises   the client's
@@ -90,6 +92,7 @@ class Options(Struct, frozen=True):
     usage: ReadUsage | None = None
     store: MayBeStored | None = None
     classify: Classify = default_classify
+    pace_seconds: float | None = None
     redact: Redact | None = None
     on_unavailable: OnUnavailable = "fallback"
     backend: str | None = None
@@ -292,6 +295,7 @@ _FIELDS = {
     "stale": "stale_seconds",
     "failure_ttl": "failure_ttl_seconds",
     "wait": "wait_seconds",
+    "pace": "pace_seconds",
 }
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
@@ -310,6 +314,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "usage": _or_none(_hook),
     "store": _or_none(_hook),
     "classify": _hook,
+    "pace": _seconds,
     "redact": _or_none(_hook),
     "on_unavailable": _one_of(_ON_UNAVAILABLE),
     "backend": _or_none(_text(MAX_NAME_CHARACTERS)),

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Final, Generic, Self, cast
 
@@ -50,6 +50,10 @@ class Stream(Facts, Generic[T]):
         step = self._step
         if step is None:
             raise StopIteration
+
+        pace_seconds = self._call.options.pace_seconds
+        if pace_seconds:
+            sleep(self.pause_seconds(pace_seconds, monotonic()))
 
         try:
             piece = step()

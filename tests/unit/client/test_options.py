@@ -63,6 +63,7 @@ def test_split_takes_every_policy_keyword() -> None:
         "usage": len,
         "store": bool,
         "classify": default_classify,
+        "pace": 0.1,
         "redact": max,
         "on_unavailable": "raise",
         "backend": "cloud",
@@ -89,6 +90,7 @@ def test_split_takes_every_policy_keyword() -> None:
         store=bool,
         usage=len,  # type: ignore[arg-type]  # any callable will do here
         classify=default_classify,
+        pace_seconds=0.1,
         redact=max,
         on_unavailable="raise",
         backend="cloud",
