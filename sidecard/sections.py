@@ -37,6 +37,9 @@ class Cache(Struct, frozen=True):
 
     max_bytes: Annotated[int, readings.byte_size()] = 256 * 1024 * 1024
     """0 switches caching off; calls are still shared."""
+    compress_min_bytes: Annotated[int, readings.byte_size()] = 0
+    """Answers as large as this are kept compressed, in memory and in the store, where that makes them smaller. 0 is off: what is
+    saved in memory is paid for at each hit (`sidecard.codec`), and most hosts have the memory."""
     ttl_seconds: Annotated[float, readings.seconds()] = 300.0
     stale_seconds: Annotated[float, readings.seconds()] = 0.0
     """How long after its time an answer may still be served, while another is fetched or where none can be.
