@@ -29,7 +29,7 @@ def test_another_size_than_the_value_has_is_damage(size: int) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda data: b"",
+        lambda data: data[:0],
         lambda data: data[:-1],
         lambda data: data[1:],
         lambda data: data + b"x",
