@@ -78,6 +78,9 @@ def test_compressing_must_save_an_eighth() -> None:
     just = [size for size in range(0, 4000, 10) if of.compressed(noise(4000 - size) + b"x" * size, 1) is not None]
     assert 500 <= just[0] <= 540
     assert just == list(range(just[0], 4000, 10))
+    for size in range(just[0] - 20, just[0] + 20):
+        data = of.compressed(noise(4000 - size) + b"x" * size, 1)
+        assert data is None or len(data) <= 4000 * (1 - MIN_SAVED_SHARE)
 
 
 def test_without_a_codec_nothing_is_compressed_and_what_is_cannot_be_read() -> None:

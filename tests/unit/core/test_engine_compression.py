@@ -297,6 +297,20 @@ def test_a_damaged_record_is_a_miss(store: str, value: bytes) -> None:
     assert (stats.store_reads, stats.store_hits, stats.misses, stats.cache_entries) == (1, 0, 2, 1)
 
 
+def test_a_caller_who_joins_readers_of_a_damaged_record_claims_the_key_first() -> None:
+    """As where there is none: readers have claimed nothing."""
+    host = Host(store="shared", **ON)
+    reader, caller = host.peer(), host.peer()
+    reader.asks(Get("key", id=1))
+    caller.asks(Begin("key", id=2))
+    host.answers(host.asked().ticket, Found(record(b"damaged")))
+    assert reader.hears() == [Miss(1)]
+    again = host.asked()
+    assert again.claim
+    host.answers(again.ticket, Found(record(b"damaged")))
+    caller.gets(Lease)
+
+
 def test_a_hundred_who_wait_for_the_store_cost_one_expansion() -> None:
     """And one more that finds out that the record is whole."""
     counted = []
