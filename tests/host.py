@@ -127,9 +127,10 @@ class Actor:
 class Host:
     """An engine, its peers, and a clock that moves only when told."""
 
-    def __init__(
-        self, *, wall_offset_seconds: float = 0.0, jitter: float = 0.5, codec: Codec | None = None, **settings: Any
-    ) -> None:
+    codec: Codec = Zstd()
+    """What compresses large answers, should the settings ask for it."""
+
+    def __init__(self, *, wall_offset_seconds: float = 0.0, jitter: float = 0.5, **settings: Any) -> None:
         self.now = 100.0
         self.jitter = jitter
         """What every draw comes to."""
@@ -142,7 +143,7 @@ class Host:
             shown_origins={"cache.max_bytes": "default"},
             wall_offset_seconds=wall_offset_seconds,
             jitter=lambda: self.jitter,
-            codec=codec or Zstd(),
+            codec=self.codec,
         )
         self.actors: dict[int, Actor] = {}
         self.notes: list[Note] = []

@@ -33,7 +33,7 @@ def answer(question: str) -> str:
 def asked(daemon: Daemon, *questions: str, stream: bool = False) -> list[str]:
     """Ask; return from where each answer came."""
     with Client(daemon.socket) as client:
-        sources = []
+        sources: list[str] = []
         for question in questions:
             outcome = client.outcome(answer, question)
             assert outcome.value == answer(question)

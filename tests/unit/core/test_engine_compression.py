@@ -179,12 +179,12 @@ def test_sums_of_what_is_compressed_come_and_go_with_the_entries() -> None:
     host = Host(cache_max_bytes=40_000, **ON)
     alice = host.peer()
     plain = wire.pack(TEXT)
-    for _ in range(2):
-        alice.asks(Put("key", packed(TEXT), id=1))
-        stats = host.stats()
-        assert (stats.cache_compressed_entries, stats.cache_uncompressed_bytes) == (1, len(plain))
-        assert stats.cache_compressed_bytes == len(entry_of(host).value)
+    for value in (OTHER, TEXT):
+        alice.asks(Put("key", packed(value), id=1))
 
+    stats = host.stats()
+    assert (stats.cache_compressed_entries, stats.cache_uncompressed_bytes) == (1, len(plain))
+    assert stats.cache_compressed_bytes == len(entry_of(host).value)
     samples = host.samples()
     assert samples["sidecard_cache_compressed_entries"] == 1
     assert samples["sidecard_cache_compressed_bytes"] == stats.cache_compressed_bytes
@@ -320,7 +320,10 @@ def test_a_hundred_who_wait_for_the_store_cost_one_expansion() -> None:
             counted.append(size)
             return super().decompress(data, size)
 
-    host = Host(store="own", codec=Counting(), **ON)
+    class CountingHost(Host):
+        codec = Counting()
+
+    host = CountingHost(store="own", **ON)
     actors = [host.peer() for _ in range(100)]
     for actor in actors:
         actor.asks(Begin("key", id=1))
