@@ -90,6 +90,7 @@ class Config(Struct, frozen=True):
         """Return the engine's share of the settings."""
         return EngineSettings(
             cache_max_bytes=self.cache.max_bytes,
+            compress_min_bytes=self.cache.compress_min_bytes,
             ttl_seconds=self.cache.ttl_seconds,
             stale_seconds=self.cache.stale_seconds,
             sharing_window_seconds=self.cache.sharing_window_seconds,

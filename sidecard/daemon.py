@@ -22,6 +22,7 @@ import anyio.to_thread
 from msgspec import structs
 
 from sidecard import systemd
+from sidecard.codec import Zstd
 from sidecard.config import Config, reconfigured
 from sidecard.core.accounts import Price, no_price
 from sidecard.core.effects import ReadSettings
@@ -292,6 +293,7 @@ class _Serving:
             shown_origins=self._config.origins,
             jitter=random.random,
             price=self._price,
+            codec=Zstd(),
             wall_offset_seconds=_wall_clock() - now,  # read once, to know which day a budget's day is
         )
 

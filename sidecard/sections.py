@@ -37,6 +37,10 @@ class Cache(Struct, frozen=True):
 
     max_bytes: Annotated[int, readings.byte_size()] = 256 * 1024 * 1024
     """0 switches caching off; calls are still shared."""
+    compress_min_bytes: Annotated[int, readings.byte_size()] = 0
+    """Answers as large as this are kept compressed, in memory and in the store, where that makes them smaller. 0 is off: what is
+    saved is paid for at each hit that is not asked for again soon (`sidecard.codec`), and most hosts have the memory. 4 KiB is
+    where it begins to pay. A 32nd of ``max_bytes`` beside it is for answers that were expanded lately."""
     ttl_seconds: Annotated[float, readings.seconds()] = 300.0
     stale_seconds: Annotated[float, readings.seconds()] = 0.0
     """How long after its time an answer may still be served, while another is fetched or where none can be.

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from sidecard.codec import Zstd
+from sidecard.core.compression import Codec
 from sidecard.core.effects import (
     AskRoom,
     CallRecord,
@@ -125,6 +127,9 @@ class Actor:
 class Host:
     """An engine, its peers, and a clock that moves only when told."""
 
+    codec: Codec = Zstd()
+    """What compresses large answers, should the settings ask for it."""
+
     def __init__(self, *, wall_offset_seconds: float = 0.0, jitter: float = 0.5, **settings: Any) -> None:
         self.now = 100.0
         self.jitter = jitter
@@ -138,6 +143,7 @@ class Host:
             shown_origins={"cache.max_bytes": "default"},
             wall_offset_seconds=wall_offset_seconds,
             jitter=lambda: self.jitter,
+            codec=self.codec,
         )
         self.actors: dict[int, Actor] = {}
         self.notes: list[Note] = []

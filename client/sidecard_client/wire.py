@@ -722,6 +722,12 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Keys that this host computes for all hosts now."""
     awaited: int = 0
     """Keys that are being computed by another host, as far as callers wait for them."""
+    cache_compressed_entries: int = 0
+    """Those of ``cache_entries`` whose answers are kept compressed."""
+    cache_compressed_bytes: int = 0
+    """Of these answers, as they are kept; they are in ``cache_bytes``. A `Hit` has them as they came."""
+    cache_uncompressed_bytes: int = 0
+    """Of the same answers, as they are served."""
 
 
 class Ledger(Struct, frozen=True):

@@ -38,7 +38,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def measure(effort: "Effort") -> "list[Row]":
     """Measure everything that ``effort`` asks for, and say on standard error what is being measured."""
-    from sidecard.cli import bench_crowd, bench_daemon, bench_metrics, bench_single, bench_stores  # noqa: PLC0415 - see `_run`
+    from sidecard.cli import (  # noqa: PLC0415 - see `_run`
+        bench_compression,
+        bench_crowd,
+        bench_daemon,
+        bench_metrics,
+        bench_single,
+        bench_stores,
+    )
 
     parts = [
         bench_single.hits_and_misses,
@@ -47,6 +54,7 @@ def measure(effort: "Effort") -> "list[Row]":
         bench_single.idle_peers,
         bench_stores.stores,
         bench_metrics.metrics,
+        bench_compression.compression,
         bench_daemon.memory,
         bench_daemon.starts,
     ]
@@ -65,7 +73,13 @@ def measure(effort: "Effort") -> "list[Row]":
 
 def hosts_of(part: "Callable[[Hosts, Effort], list[Row]]") -> "Hosts":
     """Return the servers that a part of the bench measures, not yet started."""
-    from sidecard.cli import bench_daemon, bench_metrics, bench_single, bench_stores  # noqa: PLC0415 - see `_run`
+    from sidecard.cli import (  # noqa: PLC0415 - see `_run`
+        bench_compression,
+        bench_daemon,
+        bench_metrics,
+        bench_single,
+        bench_stores,
+    )
     from sidecard.cli.bench_hosts import Hosts  # noqa: PLC0415 - see `_run`
 
     of_one_caller = {
@@ -73,6 +87,7 @@ def hosts_of(part: "Callable[[Hosts, Effort], list[Row]]") -> "Hosts":
         bench_single.idle_peers,
         bench_stores.stores,
         bench_metrics.metrics,
+        bench_compression.compression,
         bench_daemon.many_entries,
     }
     return Hosts(one_cpu=part in of_one_caller)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecard.cli import tables
 from sidecard.cli.charts import bar, marks_of
-from sidecard.cli.tables import count, dollars, percent, seconds, size
+from sidecard.cli.tables import count, dollars, percent, ratio, seconds, size
 from sidecard_client.wire import BackendSpending, BackendState, Breakers, Ledger, Report, Stats
 
 if TYPE_CHECKING:
@@ -110,6 +110,9 @@ def of_stats(stats: Stats) -> str:
         ("streams", f"{count(stats.streams)} being read, {size(stats.stream_bytes)}"),
         ("cache", f"{size(stats.cache_bytes)} of {size(stats.cache_max_bytes)} ({percent(full)})"),
     ]
+    if stats.cache_compressed_entries:
+        now.append(("compressed", _compressed(stats)))
+
     counters = [
         tables.table(title, (), [(name, count(getattr(stats, name)), words) for name, words in rows], align="lrl")
         for title, rows in _COUNTERS.items()
@@ -247,6 +250,12 @@ def _ledger_time(report: Report) -> str:
     # Beyond a second, part of the ledger is an earlier run's.
     kept = report.ledger_seconds > report.uptime_seconds + 1
     return seconds(report.ledger_seconds if kept else report.uptime_seconds)
+
+
+def _compressed(stats: Stats) -> str:
+    kept, served = stats.cache_compressed_bytes, stats.cache_uncompressed_bytes
+    entries = count(stats.cache_compressed_entries)
+    return f"{entries} entries, {size(kept)} instead of {size(served)} ({ratio(served / kept)} smaller)"
 
 
 def _tripped(stats: Stats) -> str:

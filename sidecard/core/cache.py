@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 
 from msgspec import Struct
 
-from sidecard.core.entries import Entry, Terms
+from sidecard.core.entries import COMPRESSED, Entry, Terms
 from sidecard.core.eviction import EvictionPolicy, S3Fifo
 
 SHARING_ONLY_BYTES = 16 * 1024 * 1024
@@ -54,6 +54,10 @@ class Cache:
         self.reserved = 0
         """Bytes of the budget that something else uses; at most half of it."""
         self.count = 0
+        self.compressed_count = 0
+        self.compressed_bytes = 0
+        """Of the values of these, as they are kept; ``uncompressed_bytes`` as they are served."""
+        self.uncompressed_bytes = 0
         self.evicted = 0
         self.expired = 0
         self._tables: dict[str, dict[str, Entry]] = {}
@@ -104,7 +108,17 @@ class Cache:
         entry.touch()
         return entry
 
-    def put(self, key: str, value: bytes, now: float, terms: Terms, seconds: float, age_seconds: float = 0.0) -> Stored:
+    def put(
+        self,
+        key: str,
+        value: bytes,
+        now: float,
+        terms: Terms,
+        seconds: float,
+        age_seconds: float = 0.0,
+        *,
+        compressed: bool = False,
+    ) -> Stored:
         """Store an answer in place of the key's older one, removing expired entries and then victims until it fits.
 
         An answer that may not be stored still removes the older one: what the key meant has changed.
@@ -117,7 +131,7 @@ class Cache:
         if terms.lifetime_seconds <= 0:
             return Stored(None)
 
-        entry = Entry(key, value, now - age_seconds, seconds, terms)
+        entry = Entry(key, value, now - age_seconds, seconds, terms, COMPRESSED if compressed else 0)
         if entry.charge > self.max_entry_bytes:
             return Stored(None, too_large=True)
 
@@ -213,6 +227,9 @@ class Cache:
         self._tables.setdefault(entry.terms.scope, {})[entry.key] = entry
         self.bytes += entry.charge
         self.count += 1
+        if entry.state & COMPRESSED:
+            self._count_compressed(entry, 1)
+
         self._policy.admit(entry)
         second = _expiry_second(entry)
         bucket = self._wheel.get(second)
@@ -240,6 +257,13 @@ class Cache:
 
         self.bytes -= entry.charge
         self.count -= 1
+        if entry.state & COMPRESSED:
+            self._count_compressed(entry, -1)
+
+    def _count_compressed(self, entry: Entry, by: int) -> None:
+        self.compressed_count += by
+        self.compressed_bytes += by * len(entry.value)
+        self.uncompressed_bytes += by * entry.answer_bytes
 
     def _bury(self, entry: Entry) -> None:
         """Free what a dead entry holds; its wheel's bucket, once half dead, is rebuilt without the dead."""

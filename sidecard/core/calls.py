@@ -311,15 +311,15 @@ class Calls:
             self.settings.task(begin.task).early_refresh,
         )
         self._failures.forget(flight.scope, flight.key)
-        stored, effects = self._shelf.store(flight.key, value, now, terms, seconds)
-        if stored:
+        entry, effects = self._shelf.store(flight.key, value, now, terms, seconds)
+        if entry is not None:
             claim, flight.claim = flight.claim, ""
             replace = begin.mode == "refresh" or lease.early
-            effects += self._lookups.write(flight.key, value, now, terms, seconds, claim=claim, replace=replace)
+            effects += self._lookups.write(entry, now, claim=claim, replace=replace)
         else:
             effects += self._lookups.forget(flight.scope, flight.key)
 
-        return stored, effects
+        return entry is not None, effects
 
     def _answered(
         self, lease: HeldLease, outcome: LeaseOutcome, seconds: float, usage: wire.Usage, now: float

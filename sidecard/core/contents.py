@@ -8,7 +8,7 @@ from sidecard.core.failures import Failures
 from sidecard.core.flights import Flights
 from sidecard.core.lookups import Lookups
 from sidecard.core.scopes import Scopes
-from sidecard.core.serving import hit
+from sidecard.core.serving import Serving
 from sidecard.core.shelf import Shelf
 from sidecard_client import wire
 
@@ -16,10 +16,13 @@ from sidecard_client import wire
 class Contents:
     """Reads and writes entries for those who may."""
 
-    def __init__(self, shelf: Shelf, flights: Flights, lookups: Lookups, scopes: Scopes, failures: Failures) -> None:
+    def __init__(
+        self, shelf: Shelf, flights: Flights, lookups: Lookups, serving: Serving, scopes: Scopes, failures: Failures
+    ) -> None:
         self._shelf = shelf
         self._flights = flights
         self._lookups = lookups
+        self._serving = serving
         self._scopes = scopes
         self._failures = failures
 
@@ -35,7 +38,7 @@ class Contents:
             if effects is not None:
                 return effects
 
-        return [Send(peer.id, wire.Miss(request.id) if entry is None else hit(request, entry, now))]
+        return [Send(peer.id, wire.Miss(request.id) if entry is None else self._serving.hit(request, entry, now))]
 
     def put(self, peer: Peer, request: wire.Put, now: float) -> list[Effect]:
         """Write an entry."""
@@ -48,13 +51,13 @@ class Contents:
         terms = self._shelf.terms(scope, ttl_seconds, 0.0, wire.DEFAULT_BACKEND, NO_USAGE, request.tags, stale_seconds)
         value = bytes(request.value)
         self._failures.forget(scope, request.key)
-        stored, effects = self._shelf.store(request.key, value, now, terms, 0.0)
-        if stored:
-            effects += self._lookups.write(request.key, value, now, terms, 0.0)
+        entry, effects = self._shelf.store(request.key, value, now, terms, 0.0)
+        if entry is not None:
+            effects += self._lookups.write(entry, now)
         else:
             effects += self._lookups.forget(scope, request.key)
 
-        return [Send(peer.id, wire.Stored(request.id, stored)), *effects]
+        return [Send(peer.id, wire.Stored(request.id, entry is not None)), *effects]
 
     def delete(self, peer: Peer, request: wire.Delete, now: float) -> list[Effect]:
         """Remove an entry and forbid a flight in progress to make one."""

@@ -57,6 +57,7 @@ from sidecard_client import wire
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sidecard.core.compression import Codec
     from sidecard.core.effects import Effect
     from sidecard.core.settings import EngineSettings
 
@@ -65,7 +66,8 @@ class Engine:
     """Answers one question, "I am about to make this call, must I?", for every peer of the host.
 
     ``shown_settings`` and ``shown_origins`` are what `config` shows, by full name.
-    ``jitter`` is uniform in [0, 1). ``price`` knows what models cost. ``wall_offset_seconds`` is what must be added to
+    ``jitter`` is uniform in [0, 1). ``price`` knows what models cost. ``codec`` is what compresses
+    large values, should the settings ask for it. ``wall_offset_seconds`` is what must be added to
     ``now`` for the wall clock's time, to which the periods of budgets are aligned; it is not adjusted while this runs.
     ``meters`` is what the shell measures too, besides what the engine does.
     """
@@ -81,13 +83,14 @@ class Engine:
         shown_origins: dict[str, str],
         jitter: "Callable[[], float]" = lambda: 0.5,
         price: Price = no_price,
+        codec: "Codec | None" = None,
         wall_offset_seconds: float = 0.0,
     ) -> None:
         self._count = count = Counters()
         self.meters = meters = Meters(settings.max_backends, wall_offset_seconds)
         self._journal = journal = Journal(enabled=settings.log_calls, prompts=settings.log_prompts)
         scopes = Scopes(settings.shared_namespaces)
-        self._shelf = shelf = Shelf(settings, count)
+        self._shelf = shelf = Shelf(settings, count, codec)
         self._streams = streams = Streams(shelf.cache)
         self._flights = flights = Flights(boot_id, settings.lease_seconds)
         self._backends = backends = Backends(settings.backends, settings.max_backends, jitter)
@@ -99,7 +102,7 @@ class Engine:
         )
         admission = Admission(settings, backends, budgets)
         retries = RetryBudget(settings.retries, jitter)
-        serving = Serving(accounts, count, journal, streams)
+        serving = Serving(accounts, count, journal, streams, shelf.compression)
         staleness = Staleness(shelf.cache, jitter)
         failures = Failures()
         granting = Granting(
@@ -134,7 +137,7 @@ class Engine:
             staleness,
             failures,
         )
-        contents = Contents(shelf, flights, lookups, scopes, failures)
+        contents = Contents(shelf, flights, lookups, serving, scopes, failures)
         switches = Switches(backends, granting)
         run = Run(boot_id, version, now, shown_settings, shown_origins)
         self._overview = overview = Overview(run, shelf.cache, streams, calls, lookups, backends, accounts, count)

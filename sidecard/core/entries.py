@@ -20,7 +20,17 @@ MAX_ASKED = 3
 """Saturation of the hit count: the two bits of the S3-FIFO paper."""
 
 _IN_MAIN = 4
-_DEAD = -1
+COMPRESSED = 8
+"""In `Entry.state`: the value is what `sidecard.core.compression` has made of it."""
+_DEAD = 16
+
+SIZE_BYTES = 4
+"""Of a compressed value, which begin it: how large it was."""
+
+
+def size_before(data: bytes) -> int:
+    """Return how large a value was before it was compressed."""
+    return int.from_bytes(data[:SIZE_BYTES], "big")
 
 
 def text_bytes(text: str) -> int:
@@ -82,8 +92,8 @@ class Entry(Struct, gc=False):
     seconds: float
     terms: Terms
     state: int = 0
-    """Hits since the policy last looked (two bits) and, above them, the queue; -1 where the entry is dead.
-    One small integer for three facts: at a million entries each further field is 8 MB."""
+    """Hits since the policy last looked (two bits) and, above them, the queue, whether the value is compressed, and whether
+    the entry is dead. One small integer for four facts: at a million entries each further field is 8 MB."""
 
     @property
     def dollars(self) -> float:
@@ -105,14 +115,24 @@ class Entry(Struct, gc=False):
         return text_bytes(self.key) + len(self.value) + self.terms.overhead_bytes
 
     @property
+    def compressed(self) -> bool:
+        """The value is not the answer itself."""
+        return self.state & COMPRESSED != 0
+
+    @property
+    def answer_bytes(self) -> int:
+        """How large the answer is that it serves."""
+        return size_before(self.value) if self.state & COMPRESSED else len(self.value)
+
+    @property
     def alive(self) -> bool:
         """In the cache."""
-        return self.state >= 0
+        return self.state < _DEAD
 
     @property
     def in_main(self) -> bool:
         """In the main queue of the eviction policy."""
-        return self.state >= _IN_MAIN
+        return self.state & _IN_MAIN != 0
 
     @property
     def asked(self) -> int:
@@ -126,8 +146,8 @@ class Entry(Struct, gc=False):
 
     def enter_main(self, asked: int) -> None:
         """Move to the main queue with this many hits left."""
-        self.state = _IN_MAIN + asked
+        self.state = (self.state & COMPRESSED) | _IN_MAIN | asked
 
     def die(self) -> None:
         """Leave the cache."""
-        self.state = _DEAD
+        self.state |= _DEAD

@@ -8,7 +8,7 @@ is served (`Granting.freed`); whenever a flight loses its lease or its applicant
 
 from typing import Any, NamedTuple
 
-from msgspec import UNSET, Raw
+from msgspec import UNSET
 
 from sidecard.core import notes
 from sidecard.core.admission import Admission, Choice, Decision
@@ -31,11 +31,6 @@ _UNSAID: dict[str, wire.RejectionReason] = {}
 _NOTHING_BROUGHT = (UNSET, 0.0, "")
 
 
-def _brought(old: Entry, now: float) -> tuple[Any, float, str]:
-    """Return what a lease or a rejection says of an older answer: its value, its age in seconds, its backend."""
-    return Raw(old.value), now - old.stored_at, old.terms.backend
-
-
 class Refusal(NamedTuple):
     """Why there is no lease."""
 
@@ -47,9 +42,9 @@ class Refusal(NamedTuple):
         """Return the reply that says so."""
         return Send(peer.id, wire.Rejected(request_id, self.reason, self.retry_after_seconds, self.backends))
 
-    def sent_with(self, old: Entry, peer: Peer, request_id: int, now: float) -> Send:
-        """Return the reply that says so, with an older answer."""
-        rejected = wire.Rejected(request_id, self.reason, self.retry_after_seconds, self.backends, *_brought(old, now))
+    def sent_with(self, brought: tuple[Any, float, str], peer: Peer, request_id: int) -> Send:
+        """Return the reply that says so, with what `Serving.brought` says of an older answer."""
+        rejected = wire.Rejected(request_id, self.reason, self.retry_after_seconds, self.backends, *brought)
         return Send(peer.id, rejected)
 
 
@@ -116,7 +111,7 @@ class Granting:
 
     def serve(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
         """Serve a stored answer."""
-        if request.stream and not self._streams.fits(entry.value):
+        if request.stream and not self._streams.fits(entry.answer_bytes):
             return self.busy(peer, request, "streams", self._streams.limit_bytes)
 
         return self._serving.entry(peer, request, entry, now)
@@ -535,7 +530,7 @@ class Granting:
 
         self._count.stale_given += 1
         self._refused(peer, request, refusal)
-        return [refusal.sent_with(old, peer, request.id, now)]
+        return [refusal.sent_with(self._serving.brought(old, now), peer, request.id)]
 
     def turn_away(self, applicant: Applicant, refusal: Refusal, now: float) -> list[Effect]:
         """Refuse an applicant that was withdrawn; its flight goes to the next."""
@@ -591,7 +586,7 @@ class Granting:
             decision.route,
             decision.obstacles,
             self._journal.prompts,
-            *(_NOTHING_BROUGHT if applicant.old is None else _brought(applicant.old, now)),
+            *(_NOTHING_BROUGHT if applicant.old is None else self._serving.brought(applicant.old, now)),
         )
         if applicant.old is not None:
             count.early_refreshes += lease.early

@@ -9,6 +9,7 @@ flight                  what happens                 what becomes of it
 none                    begin, get                   asking
 asking                  found                        over: the entry is in memory, everybody is served
 asking                  absent                       the longest-waiting caller gets the lease (`Granting.pass_on`)
+asking                  found, damaged               as absent
 asking                  elsewhere                    elsewhere: another host computes the key
 asking                  unavailable                  as absent, but what memory has and only doubts is served
 asking                  removal or news of the key   asking, and once more where the answer may be older than those
@@ -21,12 +22,10 @@ On one host the fence of a lease decides who may store. Over many hosts it is th
 them at a time: a lease of hosts. A claim that is lost costs a second call, never a wrong answer.
 """
 
-from msgspec import Raw
-
 from sidecard.core import notes
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, StoreAsk, StorePurge, StoreRelease, StoreRemove, StoreWrite, Tell
-from sidecard.core.entries import Entry, Terms
+from sidecard.core.entries import Entry
 from sidecard.core.events import (
     Absent,
     Answer,
@@ -47,7 +46,7 @@ from sidecard.core.flights import Flight, Flights, Removal, Waiter
 from sidecard.core.granting import NOT_CACHED, Granting
 from sidecard.core.records import Record
 from sidecard.core.scopes import covers
-from sidecard.core.serving import Serving, hit
+from sidecard.core.serving import Serving
 from sidecard.core.settings import EngineSettings
 from sidecard.core.shelf import Shelf
 from sidecard_client import wire
@@ -178,19 +177,27 @@ class Lookups:
         self._readers.setdefault(flight, []).append((peer, request))
         return effects
 
-    def write(
-        self, key: str, value: bytes, now: float, terms: Terms, seconds: float, *, claim: str = "", replace: bool = True
-    ) -> list[Effect]:
+    def write(self, entry: Entry, now: float, *, claim: str = "", replace: bool = True) -> list[Effect]:
         """Let the store keep what was just stored in memory; see `StoreWrite`."""
         if self.state == "none":
             return []
 
-        record = Record(value, seconds, terms.ttl_seconds, terms.window_seconds, terms.backend, terms.usage, terms.tags)
+        terms = entry.terms
+        record = Record(
+            entry.value,
+            entry.seconds,
+            terms.ttl_seconds,
+            terms.window_seconds,
+            terms.backend,
+            terms.usage,
+            terms.tags,
+            compressed=entry.compressed,
+        )
         if record.remaining_seconds <= 0:
             # Stale from the beginning, which is for this host's memory alone.
-            return self.forget(terms.scope, key)
+            return self.forget(terms.scope, entry.key)
 
-        return [StoreWrite(terms.scope, key, record, claim, replace, now)]
+        return [StoreWrite(terms.scope, entry.key, record, claim, replace, now)]
 
     def forget(self, scope: str, key: str) -> list[Effect]:
         """Let the store remove an entry whose newer answer was not stored."""
@@ -242,7 +249,7 @@ class Lookups:
 
         entry = self._shelf.cache.get(flight.scope, flight.key, now)
         return [
-            Send(peer.id, wire.Miss(request.id) if entry is None else hit(request, entry, now), wire.Get)
+            Send(peer.id, wire.Miss(request.id) if entry is None else self._serving.hit(request, entry, now), wire.Get)
             for peer, request in self._readers.pop(flight, ())
         ]
 
@@ -406,13 +413,17 @@ class Lookups:
         ]
 
     def _found(self, flight: Flight, record: Record, now: float) -> list[Effect]:
-        self._count.store_hits += 1
         entry, effects = self._shelf.adopt(flight.scope, flight.key, record, now)
+        if entry is None:
+            return self._conclude(flight, Absent(), now)
+
+        self._count.store_hits += 1
         return effects + self._serve(flight, entry, now)
 
     def _serve(self, flight: Flight, entry: Entry, now: float) -> list[Effect]:
         effects: list[Effect] = [
-            Send(peer.id, hit(request, entry, now), wire.Get) for peer, request in self._readers.pop(flight, ())
+            Send(peer.id, self._serving.hit(request, entry, now), wire.Get)
+            for peer, request in self._readers.pop(flight, ())
         ]
         terms = entry.terms
         for waiter in self._end(flight):
@@ -420,7 +431,7 @@ class Lookups:
                 effects += self._serving.entry(waiter.peer, waiter.request, entry, now)
             else:
                 waited_seconds, age_seconds = now - waiter.joined_at, now - entry.stored_at
-                answer = Raw(entry.value)
+                answer = self._shelf.compression.answer(entry)
                 reply = self._serving.answer(
                     waiter.peer,
                     waiter.request,

@@ -21,6 +21,8 @@ class Record(Struct, frozen=True):
     tags: tuple[str, ...] = ()
     age_seconds: float = 0.0
     """When it was read; 0 where it is just made."""
+    compressed: bool = False
+    """See `sidecard.core.compression`."""
 
     @property
     def remaining_seconds(self) -> float:

@@ -127,6 +127,8 @@ class EngineSettings(Struct, frozen=True):
 
     cache_max_bytes: int = 256 * 1024 * 1024
     """0 switches caching off; the sharing window then has `sidecard.core.cache.SHARING_ONLY_BYTES`."""
+    compress_min_bytes: int = 0
+    """Values as large as this are kept compressed, where that makes them smaller. 0: none is."""
     ttl_seconds: float = 300.0
     stale_seconds: float = 0.0
     """How long after its time an answer may still be served while another is fetched, or where none can be."""

@@ -2,9 +2,10 @@
 
 from sidecard.core import notes
 from sidecard.core.cache import Cache, Stored
+from sidecard.core.compression import Codec, Compression
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Tell
-from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, NO_USAGE, Entry, Terms, own_bytes
+from sidecard.core.entries import COMPRESSED, ENTRY_OVERHEAD_BYTES, NO_USAGE, Entry, Terms, own_bytes
 from sidecard.core.records import Record
 from sidecard.core.scopes import covers
 from sidecard.core.settings import EngineSettings
@@ -14,10 +15,11 @@ _MAX_REMEMBERED = 4096
 
 
 class Shelf:
-    """Stores answers."""
+    """Stores answers. ``codec`` is what compresses large ones, should the settings ask for it."""
 
-    def __init__(self, settings: EngineSettings, count: Counters) -> None:
+    def __init__(self, settings: EngineSettings, count: Counters, codec: Codec | None = None) -> None:
         self.cache = Cache(settings.cache_max_bytes)
+        self.compression = Compression(codec, self.cache)
         self.settings = settings
         """May be replaced at any time."""
         self._count = count
@@ -25,14 +27,43 @@ class Shelf:
         self.trust = 0
         """See `Terms.trust`."""
 
-    def store(self, key: str, value: bytes, now: float, terms: Terms, seconds: float) -> tuple[bool, list[Effect]]:
-        """Store an answer; return whether an entry was made of it, and what is to be told."""
-        outcome = self.cache.put(key, value, now, terms, seconds)
+    def store(
+        self, key: str, value: bytes, now: float, terms: Terms, seconds: float
+    ) -> tuple[Entry | None, list[Effect]]:
+        """Store an answer; return the entry that was made of it, if one was, and what is to be told."""
+        kept, compressed = self._kept(value)
+        outcome = self.cache.put(key, kept, now, terms, seconds, compressed=compressed)
         self._count.stored += outcome.entry is not None
-        return outcome.entry is not None, self._told(outcome, key, value)
+        return outcome.entry, self._told(outcome, key, kept)
 
-    def adopt(self, scope: str, key: str, record: Record, now: float) -> tuple[Entry, list[Effect]]:
-        """Take an entry of the store into memory; return it, whether it found room or not, and what is to be told."""
+    def _kept(self, value: bytes) -> tuple[bytes, bool]:
+        """Return what is kept of a value, and whether that is compressed."""
+        smaller = self.compression.compressed(value, self.settings.compress_min_bytes)
+        return (value, False) if smaller is None else (smaller, True)
+
+    def _kept_of(self, record: Record) -> tuple[bytes, bool] | None:
+        """Return what is kept of a record's value; None where that is damaged."""
+        if not record.compressed:
+            return self._kept(record.value)
+
+        value = self.compression.expanded(record.value)
+        if value is None:
+            return None
+
+        # Not compressed once more: what has made the record's value is this or another version of the same.
+        wanted = 0 < self.settings.compress_min_bytes <= len(value)
+        return (record.value, True) if wanted else (value, False)
+
+    def adopt(self, scope: str, key: str, record: Record, now: float) -> tuple[Entry | None, list[Effect]]:
+        """Take an entry of the store into memory; return it, whether it found room or not, and what is to be told.
+
+        None where its value is damaged.
+        """
+        found = self._kept_of(record)
+        if found is None:
+            return None, []
+
+        kept, compressed = found
         terms = self.terms(
             scope,
             record.ttl_seconds,
@@ -42,9 +73,13 @@ class Shelf:
             record.tags,
             self.settings.stale_seconds,
         )
-        outcome = self.cache.put(key, record.value, now, terms, record.seconds, record.age_seconds)
-        entry = outcome.entry or Entry(key, record.value, now - record.age_seconds, record.seconds, terms)
-        return entry, self._told(outcome, key, record.value)
+        outcome = self.cache.put(key, kept, now, terms, record.seconds, record.age_seconds, compressed=compressed)
+        entry = outcome.entry
+        if entry is None:
+            state = COMPRESSED if compressed else 0
+            entry = Entry(key, kept, now - record.age_seconds, record.seconds, terms, state)
+
+        return entry, self._told(outcome, key, kept)
 
     def purge(self, namespace: str | None, tag: str | None, now: float) -> int:
         """Remove entries by namespace and tag; return how many were live."""

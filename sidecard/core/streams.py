@@ -198,9 +198,9 @@ class Streams:
         feed.sent_bytes = 0
         return self.pump(feed)
 
-    def fits(self, value: bytes) -> bool:
-        """Tell whether a stored answer can be replayed now, however slowly it is read."""
-        return len(value) <= WINDOW_BYTES or self.bytes + len(value) <= self.limit_bytes
+    def fits(self, size: int) -> bool:
+        """Tell whether a stored answer of so many bytes can be replayed now, however slowly it is read."""
+        return size <= WINDOW_BYTES or self.bytes + size <= self.limit_bytes
 
     def replay(self, peer: Peer, reply: wire.Hit | wire.Shared) -> list[Effect]:
         """Serve a whole answer as a stream."""

@@ -1,7 +1,7 @@
 """Entries of the store on disk as lines of JSON, to be taken elsewhere and back: one object for each entry.
 
 A line has all that the store has of an entry, and says so by itself: lines may be sorted, filtered and joined by any tool.
-Instants are the wall clock's. ``value`` is base64 of the answer as it is stored.
+Instants are the wall clock's. ``value`` is base64 of the answer; one that is stored compressed is expanded for it.
 """
 
 import sqlite3
@@ -12,6 +12,8 @@ from typing import Annotated, BinaryIO, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from sidecard.codec import Zstd
+from sidecard.core.compression import expanded
 from sidecard.core.effects import StoreWrite
 from sidecard.core.records import Record
 from sidecard.errors import SidecardError
@@ -51,7 +53,7 @@ class Line(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Exported(Struct):
-    """What was written down. ``foreign`` entries, of another version, were not."""
+    """What was written down. ``foreign`` entries, of another version or with a damaged answer, were not."""
 
     entries: int = 0
     foreign: int = 0
@@ -91,10 +93,11 @@ def export(path: Path, write: Callable[[bytes], object], clock: Callable[[], flo
         ).fetchone():
             number, scope, key, stored_at, expires_at, about, value = row
             record = record_of(about, value, 0.0)
-            if record is None:
+            answer = None if record is None else _answer(record)
+            if record is None or answer is None:
                 done.foreign += 1
             else:
-                write(_encode(Line(scope, key, value, _terms(record), stored_at, expires_at)) + b"\n")
+                write(_encode(Line(scope, key, answer, _terms(record), stored_at, expires_at)) + b"\n")
                 done.entries += 1
 
             yield done
@@ -186,6 +189,10 @@ def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, Line]]:
             raise SidecardError(f"line {number} is no exported entry ({error}): nothing was imported") from error
 
         yield number, line
+
+
+def _answer(record: Record) -> bytes | None:
+    return expanded(Zstd(), record.value) if record.compressed else record.value
 
 
 def _terms(record: Record) -> Terms:

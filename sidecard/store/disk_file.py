@@ -106,6 +106,9 @@ class About(Struct, array_like=True, frozen=True):
 
 
 _ABOUT_VERSION = 1
+_COMPRESSED_VERSION = 2
+"""As 1, with a value that is compressed (`sidecard.core.compression`). Who knows only of 1 has a miss."""
+
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(About).decode
 
@@ -123,7 +126,8 @@ class Applied(NamedTuple):
 def about_of(record: Record) -> bytes:
     """Return a record's terms as they are kept."""
     terms = record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags
-    return _pack(About(_ABOUT_VERSION, record.seconds, *terms))
+    version = _COMPRESSED_VERSION if record.compressed else _ABOUT_VERSION
+    return _pack(About(version, record.seconds, *terms))
 
 
 def record_of(about: bytes, value: bytes, age_seconds: float) -> Record | None:
@@ -133,7 +137,7 @@ def record_of(about: bytes, value: bytes, age_seconds: float) -> Record | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
-    if terms.version != _ABOUT_VERSION:
+    if terms.version not in {_ABOUT_VERSION, _COMPRESSED_VERSION}:
         return None
 
     return Record(
@@ -145,6 +149,7 @@ def record_of(about: bytes, value: bytes, age_seconds: float) -> Record | None:
         terms.usage,
         terms.tags,
         max(0.0, age_seconds),
+        compressed=terms.version == _COMPRESSED_VERSION,
     )
 
 

@@ -33,6 +33,9 @@ LAYOUT = 1
 ENVELOPE = 1
 """The first byte of `sealed`."""
 
+COMPRESSED_ENVELOPE = 2
+"""As `ENVELOPE`, with a value that is compressed (`sidecard.core.compression`). Who knows only of that one has a miss."""
+
 GRACE_MILLISECONDS = 60_000
 """Far longer than a server hangs that is then called alive again, far shorter than anybody minds the memory."""
 
@@ -193,12 +196,14 @@ _unpack = msgspec.msgpack.Decoder(_Envelope).decode
 def sealed(record: Record) -> bytes:
     """Return a record as it lies in the server: one byte of version, then msgpack."""
     terms = record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags
-    return bytes((ENVELOPE,)) + _pack(_Envelope(record.seconds, *terms, record.value))
+    version = COMPRESSED_ENVELOPE if record.compressed else ENVELOPE
+    return bytes((version,)) + _pack(_Envelope(record.seconds, *terms, record.value))
 
 
 def opened(data: bytes, remaining_seconds: float) -> Record | None:
     """Return the record of an envelope; None where it is of another version, or none of ours at all."""
-    if data[:1] != bytes((ENVELOPE,)):
+    version = data[0] if data else None
+    if version not in {ENVELOPE, COMPRESSED_ENVELOPE}:
         return None
 
     try:
@@ -216,6 +221,7 @@ def opened(data: bytes, remaining_seconds: float) -> Record | None:
         found.usage,
         found.tags,
         max(0.0, lifetime_seconds - remaining_seconds),
+        compressed=version == COMPRESSED_ENVELOPE,
     )
 
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sidecard.core.cache import Cache
 from sidecard.core.counters import Counters
-from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, Entry, Terms
+from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, SIZE_BYTES, Entry, Terms
 from sidecard.core.eviction import S3Fifo
 from sidecard.core.settings import EngineSettings
 from sidecard.core.shelf import Shelf
@@ -43,6 +43,8 @@ class Kept:
     charge: int
     expires: float
     tags: tuple[str, ...]
+    before: int | None
+    """How large it was before it was compressed."""
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -59,10 +61,19 @@ class CacheMachine(RuleBasedStateMachine):
         self.left = 0
         """Entries that were deleted, purged or replaced."""
 
-    @rule(place=PLACES, size=SIZES, ttl_seconds=TTLS, window_seconds=WINDOWS, extras=EXTRAS)
-    def put(self, place: Place, size: int, ttl_seconds: float, window_seconds: float, extras: Extras) -> None:
-        """Store, and see that only what had to go went."""
-        self._put(place, size, ttl_seconds, window_seconds, extras)
+    @rule(
+        place=PLACES,
+        size=SIZES,
+        ttl_seconds=TTLS,
+        window_seconds=WINDOWS,
+        extras=EXTRAS,
+        before=st.sampled_from([None, None, 1000, 70_000]),
+    )
+    def put(
+        self, place: Place, size: int, ttl_seconds: float, window_seconds: float, extras: Extras, before: int | None
+    ) -> None:
+        """Store, and see that only what had to go went. ``before`` is the size of what was compressed."""
+        self._put(place, size, ttl_seconds, window_seconds, extras, before)
 
     @rule(
         places=st.lists(PLACES, min_size=6, max_size=16),
@@ -79,15 +90,24 @@ class CacheMachine(RuleBasedStateMachine):
             if reads:
                 self._get(place)
 
-    def _put(self, place: Place, size: int, ttl_seconds: float, window_seconds: float, extras: Extras) -> None:
+    def _put(
+        self,
+        place: Place,
+        size: int,
+        ttl_seconds: float,
+        window_seconds: float,
+        extras: Extras,
+        before: int | None = None,
+    ) -> None:
         usage, tags = extras
         self.made += 1
-        value = str(self.made).encode() + b"v" * size
+        header = b"" if before is None else before.to_bytes(SIZE_BYTES, "big")
+        value = header + str(self.made).encode() + b"v" * size
         terms = SHELF.terms(place[0], ttl_seconds, window_seconds, "default", usage, tags)
         charge = Entry(place[1], value, self.now, 1.0, terms).charge
         assert charge >= len(place[1]) + len(value) + ENTRY_OVERHEAD_BYTES
         evicted_before, held_before = self.cache.evicted, self._held()
-        outcome = self.cache.put(place[1], value, self.now, terms, 1.0)
+        outcome = self.cache.put(place[1], value, self.now, terms, 1.0, compressed=before is not None)
 
         self.left += place in held_before
         self.kept.pop(place, None)
@@ -107,7 +127,7 @@ class CacheMachine(RuleBasedStateMachine):
         if outcome.entry is not None:
             self.made_entries += 1
             assert (outcome.entry.value, outcome.entry.charge) == (value, charge)
-            self.kept[place] = Kept(value, charge, self.now + lifetime, tags)
+            self.kept[place] = Kept(value, charge, self.now + lifetime, tags, before)
 
     @rule(places=st.lists(PLACES, min_size=1, max_size=12))
     def get(self, places: list[Place]) -> None:
@@ -190,6 +210,15 @@ class CacheMachine(RuleBasedStateMachine):
         assert cache.bytes <= cache.budget
         assert cache.count == len(entries)
         assert self.made_entries == cache.count + cache.evicted + cache.expired + self.left
+
+    @invariant()
+    def what_is_compressed_is_counted(self) -> None:
+        """With what it takes, and what it would take."""
+        cache = self.cache
+        compressed = [kept for place, kept in self.kept.items() if place in self._held() and kept.before is not None]
+        assert cache.compressed_count == len(compressed)
+        assert cache.compressed_bytes == sum(len(kept.value) for kept in compressed)
+        assert cache.uncompressed_bytes == sum(kept.before or 0 for kept in compressed)
 
     @invariant()
     def what_is_live_is_there(self) -> None:

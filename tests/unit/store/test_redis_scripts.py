@@ -28,7 +28,7 @@ def test_an_envelope_gives_back_what_went_in_and_its_age() -> None:
     [
         b"",
         b"\x01",
-        b"\x02" + sealed(RECORD)[1:],
+        b"\x03" + sealed(RECORD)[1:],
         sealed(RECORD)[:-1],
         b"\x01\x97\xc0",
         b"x" * 100,
