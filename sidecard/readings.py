@@ -3,7 +3,6 @@
 A `Reading` says in ``expects`` what would be right, so that each error can.
 """
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -26,6 +25,9 @@ MAX_NUMBER = 1e9
 
 MAX_NAME_CHARACTERS = 128
 """As `sidecard_client.wire.Name`."""
+
+MAX_REAL = 1e300
+"""Above every bound here; what is larger, infinite or no number is refused before it is compared with one."""
 
 MAX_PORT = 65535
 
@@ -98,7 +100,8 @@ def byte_size(least: int = 0, most: int = MAX_COUNT) -> Reading:
                 raise ValueError
 
             unit = _UNITS[match[2].lower()]
-            value = int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+            size = float(match[1]) * unit if "." in match[1] else int(match[1]) * unit
+            value = int(size) if size <= most else most + 1
 
         return _within(_whole(value), least, most)
 
@@ -167,7 +170,7 @@ def _patterns(value: Any) -> tuple[str, ...]:
     for item in value:
         try:
             re.compile(item)
-        except re.error:
+        except (re.error, OverflowError, RecursionError):
             raise ValueError from None
 
     return tuple(value)
@@ -252,7 +255,7 @@ def _shared_with(value: Any) -> SharedWith:
 
 def _parse_list(text: str) -> Any:
     if text.strip().startswith("["):
-        return _json(text)
+        return parse_json(text)
 
     items = [item.strip() for item in text.split(",") if item.strip()]
     return [int(item) if item.isdecimal() else item for item in items]
@@ -260,7 +263,7 @@ def _parse_list(text: str) -> Any:
 
 def _parse_names(text: str) -> Any:
     if text.strip().startswith("["):
-        return _json(text)
+        return parse_json(text)
 
     # Not as `_parse_list`: a name may be all digits.
     return [item.strip() for item in text.split(",") if item.strip()]
@@ -270,10 +273,17 @@ def _parse_shared_with(text: str) -> Any:
     return "all" if text.strip().strip('"') == "all" else _parse_list(text)
 
 
-def _json(text: str) -> Any:
+def parse_json(text: str) -> Any:
+    """Return what JSON says. Raises `ValueError`, also for text in it that has no UTF-8 form: nobody could be told of it."""
     import json  # noqa: PLC0415 - rarely needed, and a start counts its milliseconds
 
-    return json.loads(text)  # its error is a ValueError
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError from None
+
+    return value
 
 
 def _number(text: str) -> int | float:
@@ -284,7 +294,8 @@ def _number(text: str) -> int | float:
 
 
 def _real(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # An integer may be larger than any float, which is no number of seconds either.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_REAL:
         raise ValueError
 
     return value
@@ -353,7 +364,7 @@ PUSH_URL = Reading(
 )
 LISTEN = Reading('an address such as "127.0.0.1:9464" or "[::1]:9464", the path of a socket, or "" for none', _listen)
 PATTERNS = Reading(
-    'a list of regular expressions such as ["[0-9]{16}"]', _patterns, lambda text: _json(text) if text else [], list
+    'a list of regular expressions such as ["[0-9]{16}"]', _patterns, lambda text: parse_json(text) if text else [], list
 )
 WORD = Reading("text", _url)
 SECRET = Reading("text", _url, show=lambda text: "***" if text else "", mask=lambda _: "***")

@@ -47,14 +47,16 @@ def _run(name: str, scratch: Path, seconds: int, seed: int, *, keeping: bool) ->
     for number, data in enumerate([*target.seeds(), *inputs(name)]):
         (begun / str(number)).write_bytes(data)
 
-    (scratch / "words").write_text("".join(f'"{_escaped(word)}"\n' for word in target.words), encoding="ascii")
+    # libFuzzer refuses a dictionary without words.
+    words = scratch / "words"
+    words.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words), encoding="ascii")
     command = [
         sys.executable, "-m", "tests.fuzz.guided", name, str(grown), str(begun),
         f"-max_total_time={seconds}", f"-timeout={TIMEOUT_SECONDS}", f"-rss_limit_mb={MEMORY_MEBIBYTES}",
         f"-malloc_limit_mb={MEMORY_MEBIBYTES // 4}", f"-max_len={target.max_bytes}", f"-seed={seed}",
-        f"-dict={scratch / 'words'}", f"-artifact_prefix={crashes}/", "-print_final_stats=1", "-verbosity=1",
+        f"-artifact_prefix={crashes}/", "-print_final_stats=1", "-verbosity=1",
     ]  # fmt: skip
-    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run([*command, *([f"-dict={words}"] if target.words else [])], check=False, stdin=subprocess.DEVNULL)
     for crash in sorted(crashes.iterdir()):
         print(f"{crash.name}: {base64.b64encode(crash.read_bytes()).decode()}")
 
