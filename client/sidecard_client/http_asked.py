@@ -134,7 +134,7 @@ def read_request(
     except ValueError:  # no URL, or a port that cannot be: whoever sends it will say so
         return None
 
-    family = family_of(method, place.path, endpoints)
+    family = family_of(method, place.path, endpoints) if place.hostname else None
     if family is None:
         return None
 

@@ -15,7 +15,8 @@ from msgspec import Meta, Struct
 from sidecard.core.effects import StoreWrite
 from sidecard.core.records import Record
 from sidecard.errors import SidecardError
-from sidecard.store.disk_file import Writer, is_damage, record_of
+from sidecard.store.disk_file import Writer, is_damage
+from sidecard.store.disk_rows import Row, is_damaged, record_of
 from sidecard.store.disk_upkeep import locked, opened
 from sidecard_client.wire import Key, Tags, Usage
 
@@ -51,10 +52,11 @@ class Line(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Exported(Struct):
-    """What was written down. ``foreign`` entries, of another version, were not."""
+    """What was written down. ``foreign`` entries, of another version, were not, nor were ``damaged`` ones."""
 
     entries: int = 0
     foreign: int = 0
+    damaged: int = 0
 
 
 class Imported(Struct):
@@ -89,13 +91,16 @@ def export(path: Path, write: Callable[[bytes], object], clock: Callable[[], flo
             " WHERE id > ? AND expires_at > ? ORDER BY id LIMIT 1",
             (number, clock()),
         ).fetchone():
-            number, scope, key, stored_at, expires_at, about, value = row
-            record = record_of(about, value, 0.0)
-            if record is None:
-                done.foreign += 1
-            else:
-                write(_encode(Line(scope, key, value, _terms(record), stored_at, expires_at)) + b"\n")
+            number, kept = row[0], Row(*row[1:])
+            record = record_of(kept, kept.stored_at)
+            if record is not None:
+                line = Line(kept.scope, kept.key, kept.value, _terms(record), kept.stored_at, kept.expires_at)
+                write(_encode(line) + b"\n")
                 done.entries += 1
+            elif is_damaged(kept):
+                done.damaged += 1
+            else:
+                done.foreign += 1
 
             yield done
 

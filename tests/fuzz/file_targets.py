@@ -4,6 +4,7 @@ Whoever can write to the state directory can do worse than damage; what is meant
 """
 
 import io
+import random
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -126,7 +127,7 @@ def exchange(data: bytes) -> None:
         assert len(list(disk_exchange.check(exported))) == len(exported)
 
 
-VALUES = {f"key-{number}": bytes([0xC5, 8, 0]) + bytes([number]) * 2048 for number in range(6)}
+VALUES = {f"key-{number}": b"\xc5\x08\0" + random.Random(number).randbytes(2048) for number in range(6)}
 
 
 @cache

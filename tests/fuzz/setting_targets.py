@@ -102,7 +102,7 @@ def addresses(data: bytes) -> None:
     try:
         parsed = store_url.parse(text)
     except ValueError as error:
-        assert "hunter2" not in str(error)
+        assert ":hunter2@" not in text or "hunter2" not in str(error), error
     else:
         # Nothing else than what was parsed decides about sovereignty than what is connected to.
         hosts = parsed.hosts if isinstance(parsed, store_url.RedisAddress) else ()
@@ -113,7 +113,9 @@ def addresses(data: bytes) -> None:
                 )
 
     sentence = complaint("push.url", text, ())
-    assert sentence is None or "hunter2" not in sentence
+    if ":hunter2@" in text and text.count("hunter2") == 1:
+        assert "hunter2" not in (sentence or ""), sentence
+
     try:
         allowed(text)
     except ValueError:
