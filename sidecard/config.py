@@ -30,7 +30,7 @@ from sidecard.core.settings import (
     settings_of_unnamed,
 )
 from sidecard.errors import ConfigError
-from sidecard.gathering import Gathering, Override
+from sidecard.gathering import Gathering, Override, is_utf8
 from sidecard.sections import (
     FIXED,
     NAMED,
@@ -240,6 +240,9 @@ def _assemble(gathering: Gathering, environ: Mapping[str, str]) -> Config:
         socket_path = paths.listening_socket(values.get(("socket", "path")), environ)
     except ValueError as error:
         gathering.problems.append(str(error))
+
+    if not is_utf8(socket_path):
+        gathering.problems.append(f"the socket's path {socket_path!r} is not UTF-8: choose another with --socket")
 
     gathering.problems += _exposures(values, gathering)
     if gathering.problems:

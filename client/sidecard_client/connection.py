@@ -11,12 +11,12 @@ A request is open from `Connection.send` until its last reply or `Connection.for
 Whoever owns the connection moves the bytes and watches the time; nothing here waits or knows a clock.
 """
 
-from msgspec import DecodeError
 from msgspec.structs import replace
 
 from sidecard_client import wire
 from sidecard_client.errors import ProtocolError
 from sidecard_client.frames import FrameBuffer, frame
+from sidecard_client.unreadable import PIECES, UNREADABLE, VALUES, instead_of
 from sidecard_client.wire import AnyReply, AnyRequest, Error, Pending, pack, unpack_reply
 
 MAX_REPLY_BYTES = 2 * wire.MAX_FRAME_BYTES - 1
@@ -35,7 +35,7 @@ ANSWERS: dict[type[wire.Request], frozenset[type[wire.Reply]]] = {
     wire.Fail: _answered_by(wire.Ok, wire.StaleLease, Pending, wire.Chunk, *wire.FINAL_REPLIES_OF_BEGIN),
     wire.Renew: _answered_by(wire.Ok, wire.StaleLease),
     wire.Cancel: _answered_by(wire.Ok),
-    wire.Get: _answered_by(wire.Hit, wire.Miss),
+    wire.Get: _answered_by(wire.Hit, wire.Miss, wire.Failed),  # the last where the value cannot be read (`unreadable`)
     wire.Put: _answered_by(wire.Stored),
     wire.Delete: _answered_by(wire.Deleted),
     wire.Purge: _answered_by(wire.Deleted),
@@ -106,8 +106,8 @@ class Connection:
         for payload in self._frames.feed(data):
             try:
                 reply = unpack_reply(payload)
-            except (DecodeError, RecursionError, ValueError) as fault:
-                raise ProtocolError(f"The daemon sent a frame that is no reply: {fault}") from fault
+            except UNREADABLE as fault:
+                reply = _instead_of(payload, fault)
 
             request_id = reply.id
             kind = reply.__class__
@@ -128,6 +128,15 @@ class Connection:
             replies.append(reply)
 
         return replies
+
+
+def _instead_of(payload: bytes | memoryview, fault: Exception) -> wire.Failed:
+    # What still comes of a stream after a piece that cannot be read is late by then, and dropped.
+    reply = instead_of(payload, VALUES | PIECES, fault)
+    if reply is None:
+        raise ProtocolError(f"The daemon sent a frame that is no reply: {fault}") from fault
+
+    return reply
 
 
 def _complaint(reply: wire.Reply) -> str:

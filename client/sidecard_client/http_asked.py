@@ -128,8 +128,13 @@ def read_request(
     share_credentials: bool = False,
 ) -> Asked | None:
     """Say what a request asks for; None where it is not to be intercepted, because nobody knows what it means."""
-    place = urlsplit(url)
-    family = family_of(method, place.path, endpoints)
+    try:
+        place = urlsplit(url)
+        port = place.port
+    except ValueError:  # no URL, or a port that cannot be: whoever sends it will say so
+        return None
+
+    family = family_of(method, place.path, endpoints) if place.hostname else None
     if family is None:
         return None
 
@@ -141,7 +146,7 @@ def read_request(
     identity = _identity_of(named)
     model = fields.get("model")
     model = model if isinstance(model, str) else _deployment_of(place.path)
-    host = _host_of(place.scheme, place.hostname or "", place.port)
+    host = _host_of(place.scheme, place.hostname or "", port)
     parts = {
         "url": f"{place.scheme}://{host}{place.path}?{place.query}",
         "body": {name: value for name, value in fields.items() if name not in IGNORED_FIELDS[family]},

@@ -212,7 +212,7 @@ class Reader:
 
         counts = [usage.get(name) for name in prompt]
         counted = [count for count in counts if _is_count(count)]
-        if counted:
+        if counted and _is_count(sum(counted)):
             self.prompt_tokens = sum(counted)
 
         count = usage.get(completion)

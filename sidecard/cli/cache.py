@@ -95,7 +95,8 @@ def _export(arguments: argparse.Namespace) -> int:
             export(path, file.write, _clock), done, lambda so_far: f"{_entries(so_far.entries)} exported so far"
         )
 
-    left = f"; {_entries(done.foreign)} of another version, or damaged, left out" if done.foreign else ""
+    left = f"; {_entries(done.foreign)} of another version left out" if done.foreign else ""
+    left += f"; {_entries(done.damaged)} left out that are not what was written" if done.damaged else ""
     print(f"{_entries(done.entries)} exported{left}", file=sys.stderr)
     return FINE
 

@@ -111,7 +111,7 @@ class Granting:
 
     def serve(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
         """Serve a stored answer."""
-        if request.stream and not self._streams.fits(entry.answer_bytes):
+        if request.stream and not self._streams.fits(self._serving.value(entry)):
             return self.busy(peer, request, "streams", self._streams.limit_bytes)
 
         return self._serving.entry(peer, request, entry, now)

@@ -67,6 +67,10 @@ class Serving:
 
         return self._streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
 
+    def value(self, entry: Entry) -> Raw:
+        """Return an entry's answer as it is sent."""
+        return self._compression.answer(entry)
+
     def deliver(self, peer: Peer, request: wire.Begin, reply: wire.Hit | wire.Shared) -> list[Effect]:
         """Send a whole answer, in pieces to who wants it so."""
         return self._streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
@@ -105,8 +109,9 @@ class Serving:
         if age >= terms.ttl_seconds:
             return wire.Miss(request.id)
 
-        answer = self._compression.answer(entry)
-        return wire.Hit(request.id, answer, age, _FRESH, entry.seconds, entry.dollars, terms.backend, terms.usage)
+        return wire.Hit(
+            request.id, self.value(entry), age, _FRESH, entry.seconds, entry.dollars, terms.backend, terms.usage
+        )
 
     def brought(self, old: Entry, now: float) -> tuple[Any, float, str]:
         """Return what a lease or a rejection says of an older answer: its value, its age in seconds, its backend."""

@@ -198,12 +198,19 @@ class Streams:
         feed.sent_bytes = 0
         return self.pump(feed)
 
-    def fits(self, size: int) -> bool:
-        """Tell whether a stored answer of so many bytes can be replayed now, however slowly it is read."""
-        return size <= WINDOW_BYTES or self.bytes + size <= self.limit_bytes
+    def fits(self, value: Raw) -> bool:
+        """Tell whether a stored answer can be replayed now, however slowly it is read.
+
+        Its elements count as those of a stream do: 16 MB of nothings would else take a gigabyte.
+        """
+        charge = len(memoryview(value)) + CHUNK_OVERHEAD_BYTES * _elements(value)
+        return charge <= WINDOW_BYTES or self.bytes + charge <= self.limit_bytes
 
     def replay(self, peer: Peer, reply: wire.Hit | wire.Shared) -> list[Effect]:
-        """Serve a whole answer as a stream."""
+        """Serve a whole answer as a stream; one that has too many pieces is not shared with who wants it so."""
+        if not self.fits(reply.value):
+            return [Send(peer.id, wire.Failed(reply.id, "ignored", "the answer has too many pieces to be shared"))]
+
         self.hits += isinstance(reply, wire.Hit)
         stream = Stream()
         stream.chunks.extend(chunks_of(reply.value))
@@ -235,6 +242,18 @@ def first_of(reply: wire.Hit | wire.Shared) -> wire.Chunk:
     return wire.Chunk(reply.id, None, _source_of(reply), reply.age_seconds, reply.backend, reply.saved_dollars)
 
 
+def _elements(value: Raw) -> int:
+    """Return how many elements the list has that a value is, as its header says; 0 where it is none."""
+    packed = memoryview(value)
+    first = packed[0] if packed else 0
+    if first & 0xF0 == _SHORT_ARRAY:
+        return first & 0x0F
+
+    size = {_ARRAY_16: 2, _ARRAY_32: 4}.get(first, 0)
+    # Of a header that lies, what can be there: each element is a byte at least.
+    return min(int.from_bytes(packed[1 : 1 + size], "big"), len(packed))
+
+
 def chunks_of(value: Raw) -> list[Raw]:
     """Return the chunks of a stored value: the elements of a list; any other value is one chunk."""
     first = memoryview(value)[:1]
@@ -244,7 +263,7 @@ def chunks_of(value: Raw) -> list[Raw]:
 
     try:
         return _split(memoryview(value))
-    except MsgspecError:
+    except (MsgspecError, RecursionError):
         # It came from a store that others write too, and is served as it is.
         return [value]
 

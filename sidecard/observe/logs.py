@@ -134,7 +134,7 @@ def open_log(level: str, form: str, clock: Callable[[], float], stream: LogStrea
         else [
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(lambda line, **_: json.encode(line, enc_hook=repr).decode()),
+            structlog.processors.JSONRenderer(lambda line, **_: _in_json(line)),
         ]
     )
     logger = structlog.wrap_logger(
@@ -145,6 +145,18 @@ def open_log(level: str, form: str, clock: Callable[[], float], stream: LogStrea
         cache_logger_on_first_use=True,
     )
     return Log(logger, level, clock)
+
+
+def _in_json(line: Any) -> str:
+    try:
+        return json.encode(line, enc_hook=repr).decode()
+    except UnicodeEncodeError:
+        # The name of a file may be any bytes, and to say so must not end the daemon.
+        return json.encode({name: _printable(value) for name, value in line.items()}, enc_hook=repr).decode()
+
+
+def _printable(value: Any) -> Any:
+    return value if isinstance(value, int | float | None) else str(value).encode(errors="backslashreplace").decode()
 
 
 def _structlog() -> Any:

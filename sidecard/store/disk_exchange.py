@@ -17,7 +17,8 @@ from sidecard.core.compression import expanded
 from sidecard.core.effects import StoreWrite
 from sidecard.core.records import Record
 from sidecard.errors import SidecardError
-from sidecard.store.disk_file import Writer, is_damage, record_of
+from sidecard.store.disk_file import Writer, is_damage
+from sidecard.store.disk_rows import Row, is_damaged, record_of
 from sidecard.store.disk_upkeep import locked, opened
 from sidecard_client.wire import Key, Tags, Usage
 
@@ -53,10 +54,11 @@ class Line(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Exported(Struct):
-    """What was written down. ``foreign`` entries, of another version or with a damaged answer, were not."""
+    """What was written down. ``foreign`` entries, of another version, were not, nor were ``damaged`` ones."""
 
     entries: int = 0
     foreign: int = 0
+    damaged: int = 0
 
 
 class Imported(Struct):
@@ -91,14 +93,17 @@ def export(path: Path, write: Callable[[bytes], object], clock: Callable[[], flo
             " WHERE id > ? AND expires_at > ? ORDER BY id LIMIT 1",
             (number, clock()),
         ).fetchone():
-            number, scope, key, stored_at, expires_at, about, value = row
-            record = record_of(about, value, 0.0)
+            number, kept = row[0], Row(*row[1:])
+            record = record_of(kept, kept.stored_at)
             answer = None if record is None else _answer(record)
-            if record is None or answer is None:
-                done.foreign += 1
-            else:
-                write(_encode(Line(scope, key, answer, _terms(record), stored_at, expires_at)) + b"\n")
+            if record is not None and answer is not None:
+                line = Line(kept.scope, kept.key, answer, _terms(record), kept.stored_at, kept.expires_at)
+                write(_encode(line) + b"\n")
                 done.entries += 1
+            elif record is not None or is_damaged(kept):
+                done.damaged += 1
+            else:
+                done.foreign += 1
 
             yield done
 

@@ -42,7 +42,7 @@ class News:
     def _heard(self, data: bytes) -> None:
         try:
             host, what, first, second = _unpack(data)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return  # another version's, or somebody else's
 
         if what == "purged":

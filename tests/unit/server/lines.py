@@ -3,6 +3,7 @@
 import socket
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -49,9 +50,9 @@ class HandLoop:
         self.timers.append(Timer(self.now + delay, callback))
         return self.timers[-1]
 
-    def call_soon(self, callback: Callable[[], None]) -> None:
+    def call_soon(self, callback: Callable[..., None], *arguments: Any) -> None:
         """Remember a callback for the next turn."""
-        self.soon.append(callback)
+        self.soon.append(partial(callback, *arguments))
 
     def turn(self) -> int:
         """Run what is ready. Returns how much that was."""
