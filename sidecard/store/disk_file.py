@@ -23,7 +23,7 @@ from sidecard.core.cache import MAX_ENTRY_SHARE
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
 from sidecard.core.entries import MAX_ASKED
 from sidecard.core.eviction import SMALL_SHARE
-from sidecard.core.records import Record
+from sidecard.core.records import Record, marks_of
 from sidecard.errors import SidecardError
 from sidecard.store.pending import Wish
 from sidecard_client.wire import Usage
@@ -103,6 +103,8 @@ class About(Struct, array_like=True, frozen=True):
     backend: str
     usage: Usage
     tags: tuple[str, ...]
+    task: str = ""
+    """Of rows that a version wrote which did not tell: empty. That version reads those of this one as if it were not there."""
 
 
 _ABOUT_VERSION = 1
@@ -122,7 +124,7 @@ class Applied(NamedTuple):
 
 def about_of(record: Record) -> bytes:
     """Return a record's terms as they are kept."""
-    terms = record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags
+    terms = record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags, record.task
     return _pack(About(_ABOUT_VERSION, record.seconds, *terms))
 
 
@@ -145,6 +147,7 @@ def record_of(about: bytes, value: bytes, age_seconds: float) -> Record | None:
         terms.usage,
         terms.tags,
         max(0.0, age_seconds),
+        terms.task,
     )
 
 
@@ -277,8 +280,8 @@ class Writer:
                 match wish:
                     case StoreRemove(_, scope, key):
                         removed.append(self._remove(scope, key, now))
-                    case StorePurge(_, namespace, tag):
-                        removed.append(self._purge(namespace, tag, now))
+                    case StorePurge(_, namespace, tag, task):
+                        removed.append(self._purge(namespace, marks_of(tag, task), now))
                     case StoreWrite():
                         removed.append(0)
                         count, stored = self._write(wish, made_at, now)
@@ -322,7 +325,7 @@ class Writer:
         ghost = hash((wish.scope, wish.key))
         queue = int(ghost in self._ghosts)
         self._ghosts.pop(ghost, None)
-        tags = msgspec.json.encode(record.tags).decode() if record.tags else None
+        tags = msgspec.json.encode(record.marks).decode() if record.marks else None
         self._turn += 1
         self._run(
             "INSERT INTO entries (scope, key, stored_at, expires_at, bytes, queue, turn, asked, tags, about, value)"
@@ -347,16 +350,16 @@ class Writer:
         self._entries[queue] -= 1
         self._bytes[queue] -= charge
 
-    def _purge(self, namespace: str | None, tag: str | None, now: float) -> int:
+    def _purge(self, namespace: str | None, marks: tuple[str, ...], now: float) -> int:
         # As `sidecard.core.scopes.covers`: a scope is an owner, a colon, and a name without one.
         where, values = ["1"], []
         if namespace is not None:
             where.append("(scope = ? OR substr(scope, instr(scope, ':') + 1) = ?)")
             values += [namespace, namespace]
 
-        if tag is not None:
+        for mark in marks:
             where.append("tags IS NOT NULL AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)")
-            values.append(tag)
+            values.append(mark)
 
         condition = " AND ".join(where)
         live = self._one(f"SELECT count(*) FROM entries WHERE expires_at > ? AND {condition}", now, *values)  # noqa: S608 - constants
