@@ -43,7 +43,9 @@ VERBATIM_NAMES: Final = frozenset(
         "encrypted_content",
         "file_data",
         "file_id",
+        "headers",
         "id",
+        "identity",
         "image_url",
         "images",
         "model",
@@ -53,8 +55,13 @@ VERBATIM_NAMES: Final = frozenset(
         "url",
     }
 )
-"""Names of arguments and fields whose values are identifiers or encoded bytes in the interfaces of language models: folding
-their case would make two images one."""
+"""Names of arguments and fields whose values are identifiers or encoded bytes in the interfaces of language models, or what
+`http_asked` tells of a request beside its body: folding their case would make two images one."""
+
+BY_TASK: Final = "task"
+"""In place of forms: those that the daemon has for the call's task."""
+
+Normalize = tuple[NormalForm, ...] | Literal["task"]
 
 
 def ordered(forms: Iterable[NormalForm]) -> tuple[NormalForm, ...]:
