@@ -124,6 +124,18 @@ def choice(*words: str) -> Reading:
     return Reading("one of " + ", ".join(f'"{word}"' for word in words), read)
 
 
+def choices(*words: str) -> Reading:
+    """Read a list of words, each one of ``words``, in any order and each once."""
+
+    def read(value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list) or not all(word in words for word in value):
+            raise ValueError
+
+        return tuple(word for word in words if word in value)
+
+    return Reading(f"a list of any of {', '.join(map(repr, words))}", read, _parse_names, list)
+
+
 def _bounds(least: float, most: float) -> str:
     return f"at least {least:g}" if most == MAX_COUNT else f"between {least:.15g} and {most:.15g}"
 

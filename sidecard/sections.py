@@ -8,12 +8,14 @@ from sidecard import readings
 from sidecard.core.settings import (
     BackendSettings,
     BudgetSettings,
+    Cacheability,
     RetrySettings,
     SharedWith,
     TaskSettings,
     TimeoutsCount,
 )
 from sidecard.readings import Reading
+from sidecard_client.normal import NORMAL_FORMS
 from sidecard_client.wire import MAX_FRAME_BYTES, MAX_LINE_BYTES, Locality, Route
 
 MAX_FRAME_BYTES_LIMIT = 2**25 - 1
@@ -228,6 +230,8 @@ _BACKENDS = {
 _TASKS = {
     "ttl_seconds": readings.seconds(),
     "stale_seconds": readings.seconds(),
+    "cache": readings.choice(*get_args(Cacheability)),
+    "normalize": readings.choices(*NORMAL_FORMS),
     "early_refresh": readings.number(0.0, 10.0),
     "failure_ttl_seconds": readings.seconds(),
     "backends": readings.NAMES,

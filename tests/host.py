@@ -31,6 +31,7 @@ from sidecard.core.events import (
     DrainExpired,
     DrainRequested,
     Event,
+    NoteMade,
     Peer,
     PeerJoined,
     PeerLost,
@@ -168,11 +169,13 @@ class Host:
 
     def happens(self, event: Event) -> None:
         """Give the engine an event and deliver what it says; an effect for a lost peer is a fault."""
+        made: list[Note] = []
         for effect in self.engine.handle(event, self.now):
             if isinstance(effect, Send):
                 self.actors[effect.peer].inbox.append(effect.reply)
             elif isinstance(effect, Tell):
                 self.notes.append(effect.note)
+                made.append(effect.note)
             elif isinstance(effect, LogCall):
                 self.logged.append(effect.record)
             elif isinstance(effect, ChangeLog):
@@ -183,6 +186,10 @@ class Host:
                 self.behind.append(effect)
             else:
                 self.wanted.append(effect)
+
+        if self.engine.watched:
+            for note in made:
+                self.happens(NoteMade(note))
 
     def all_have_read(self) -> None:
         """Let all who are behind have room for more, once."""

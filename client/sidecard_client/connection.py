@@ -6,7 +6,7 @@ A request is open from `Connection.send` until its last reply or `Connection.for
                    |                                                   ^
                    +-- Pending, Chunk --> pending -- last reply -------+
                                           |     ^
-                                          +Chunk+
+                                          +Chunk, Note
 
 Whoever owns the connection moves the bytes and watches the time; nothing here waits or knows a clock.
 """
@@ -39,6 +39,8 @@ ANSWERS: dict[type[wire.Request], frozenset[type[wire.Reply]]] = {
     wire.Put: _answered_by(wire.Stored),
     wire.Delete: _answered_by(wire.Deleted),
     wire.Purge: _answered_by(wire.Deleted),
+    wire.Explain: _answered_by(wire.Explained),
+    wire.Watch: _answered_by(Pending, wire.Note),
     wire.GetStats: _answered_by(wire.Stats),
     wire.GetReport: _answered_by(wire.Report),
     wire.GetHealth: _answered_by(wire.Health),
@@ -53,7 +55,7 @@ ANSWERS: dict[type[wire.Request], frozenset[type[wire.Reply]]] = {
 """Which replies a request may get. Anything else is the daemon's fault."""
 
 
-_AFTER_PENDING = frozenset({wire.Chunk, *wire.FINAL_REPLIES_OF_BEGIN})
+_AFTER_PENDING = frozenset({wire.Chunk, wire.Note, *wire.FINAL_REPLIES_OF_BEGIN})
 
 
 class Connection:
@@ -117,7 +119,7 @@ class Connection:
                 if kind is Pending or kind is wire.Chunk:
                     self.pending.add(request_id)
             elif request_id in self.pending and kind in _AFTER_PENDING:
-                if kind is not wire.Chunk:
+                if kind is not wire.Chunk and kind is not wire.Note:
                     self.pending.remove(request_id)
 
             elif expected is None and 0 < request_id <= self._last_id and request_id not in self.pending:

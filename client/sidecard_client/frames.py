@@ -273,9 +273,6 @@ def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
     if not isinstance(op, str):
         return BadMessage(request_id, "bad_request", f"The field op is missing; it is one of: {_KNOWN_OPS}.")
 
-    if op in wire.OPS_OF_LATER_VERSIONS:
-        return BadMessage(request_id, "unavailable", f"The op {op!r} is not in this version of the daemon.")
-
     if op not in _KNOWN_OPS.split(", "):
         return BadMessage(request_id, "unknown_op", f"There is no op {op[:64]!r}; there are: {_KNOWN_OPS}.")
 

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
+from sidecard_client.determinism import is_deterministic
+
 Family = Literal[
     "openai_chat",
     "openai_completions",
@@ -41,6 +43,9 @@ ENDPOINTS: Final[Mapping[str, Family]] = {
     "/api/embeddings": "ollama_embed",
 }
 """What a path ends in, and the interface that it is of. The longest end that fits counts."""
+
+KEY_NAME_PREFIX: Final = "http "
+"""Before the family, what stands in place of a function's name in the keys of requests."""
 
 CREDENTIAL_HEADERS: Final = frozenset(
     {"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"}
@@ -157,7 +162,7 @@ def read_request(
         family,
         model,
         _wants_stream(family, fields),
-        family in _ALWAYS_DETERMINISTIC or _is_deterministic(fields),
+        family in _ALWAYS_DETERMINISTIC or is_deterministic(fields),
         _choices_of(family, fields),
         _backend_name(host, model, identity),
         parts,
@@ -201,20 +206,6 @@ def _is_plain(value: Any) -> bool:
 
 def _wants_stream(family: Family, fields: Mapping[str, Any]) -> bool:
     return fields.get("stream", family in _STREAM_BY_DEFAULT) is True
-
-
-def _is_deterministic(fields: Mapping[str, Any]) -> bool:
-    """Tell whether temperature is 0 or a seed is given, on top or in Ollama's ``options``."""
-    options = fields.get("options")
-    for place in (fields, options if isinstance(options, dict) else {}):
-        temperature, seed = place.get("temperature"), place.get("seed")
-        if isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0:
-            return True
-
-        if isinstance(seed, int) and not isinstance(seed, bool):
-            return True
-
-    return False
 
 
 def _choices_of(family: Family, fields: Mapping[str, Any]) -> int:

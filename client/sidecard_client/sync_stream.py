@@ -29,7 +29,7 @@ class Stream(Facts, Generic[T]):
     def __init__(self, pool: Pool, call: Call) -> None:
         self._pool = pool
         self._call = call
-        self._step: Callable[[], Any] | None = self._begin
+        self._step: Callable[[], Any] | None = self._begin_unkeyed if call.key is calls.UNKEYED else self._begin
         self._channel: Channel | None = None
         self._request_id = 0
         self._pieces: Iterator[Any] = iter(())
@@ -118,6 +118,10 @@ class Stream(Facts, Generic[T]):
         self._drop()
 
     # Steps: each returns a piece, or `_END` ---------------------------------------------------------------------------
+
+    def _begin_unkeyed(self) -> Any:
+        self._call = calls.keyed(self._call, self._pool.normal_forms(self._call.options.task))
+        return self._begin()
 
     def _begin(self) -> Any:
         call, started = self._call, monotonic()

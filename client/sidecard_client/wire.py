@@ -55,7 +55,10 @@ A connection that ends gives back everything that it held: its leases count as l
 ``complete``
     The answer of a lease. Every waiter gets it, and it is stored unless ``store`` is false.
     An answer that is not stored is given to those who wait now and to nobody later.
-    `Stored` says in ``stored`` whether an entry was made (false: null key, ``store`` false, too large, or deleted meanwhile).
+    `Stored` says in ``stored`` whether an entry was made (false: null key, ``store`` false, too large, deleted meanwhile, or
+    the task's policy is not to store it). ``deterministic`` says that the same request is meant to have the same answer
+    (temperature 0, a seed, an embedding), which only the client knows: a task whose ``cache`` is ``deterministic`` stores no
+    other answers, one whose ``cache`` is ``never`` stores none at all; calls in flight are shared in any case.
     `StaleLease`: the lease had ended before (expired, lost); nothing changed.
 ``fail``
     The call of a lease failed. ``transient`` and ``cancelled`` pass the lease to the longest-waiting waiter;
@@ -79,6 +82,7 @@ A connection that ends gives back everything that it held: its leases count as l
     Interleaving: 1. the daemon sends the lease; 2. the client, not yet having read it, sends ``cancel``; 3. the lease is void.
 ``get`` ``put`` ``delete``
     The stored entries, without flights. ``delete`` (and ``purge``) forbid a flight in progress to store its answer.
+    A ``put`` is of a ``task``, whose time to live it has and whose ``cache`` ``never`` it obeys.
     Where there is a store, ``get`` looks there too, and ``delete`` and ``purge`` are answered when the store has done it, or
     after 300 ms: a store that takes longer does it later, and the count is then what memory had.
 ``breakers`` ``breaker``
@@ -86,7 +90,20 @@ A connection that ends gives back everything that it held: its leases count as l
     ``open`` keeps it open and ``disable`` keeps it from tripping, until ``auto`` (which leaves ``open`` by way of probes) or
     ``close`` (which closes it at once and forgets what was counted).
 ``purge``
-    Operators only. Removes by namespace, by tag, by both, or, with neither, everything.
+    Operators only. Removes by namespace, tag and task what is of all that are named, or, with none of them, everything.
+    An answer that is on its way meanwhile is not stored, where it is of what is removed: a call of that namespace and task that
+    was made before, or whose answer then comes with that tag.
+    Entries that were stored by versions before there was ``task`` have none.
+``explain``
+    What would be made of a begin, without making one. `Explained` tells the policy of ``task`` in ``namespace``, each value with
+    the setting that it is from (``origin`` is where that was said, for operators), and, of ``key``, what memory has of it now.
+    It counts nothing and asks no store.
+``watch``
+    Operators only. Answered `Pending` at once, and then by a `Note` for each fact that the daemon's log tells as well, or of
+    those named in ``notes`` alone, until ``cancel`` of its ``id`` or the end of the connection. The ``id`` is not to be used
+    for anything else meanwhile. Notes say no more than the log does: no prompt, no answer, no whole key.
+    Who reads slowly is sent no more than some 80 KiB ahead, and 1,024 notes wait for it; beyond that they are left out, and
+    a note ``left_out`` says how many. Nobody is closed for it. A half-closed JSON peer is told as long as it is connected.
 ``record``
     Brings what an app measured: for counters and histograms what is new since the last time, for gauges what is.
     There is no reply, unless ``acknowledge`` is set: then `Recorded` says how many measurements were dropped, because a name or
@@ -286,6 +303,8 @@ class Complete(Request, frozen=True, tag="complete"):
     tags: Tags = ()
     spoken: Spoken | None = None
     """Only where the `Lease` asked for it."""
+    deterministic: bool = False
+    """Whether the same request is meant to have the same answer, as far as the client knows."""
 
 
 class Fail(Request, frozen=True, tag="fail"):
@@ -333,6 +352,7 @@ class Put(Request, frozen=True, tag="put"):
     namespace: Namespace = DEFAULT_NAMESPACE
     ttl_seconds: Seconds | None = None
     tags: Tags = ()
+    task: Name = DEFAULT_TASK
 
 
 class Delete(Request, frozen=True, tag="delete"):
@@ -347,6 +367,22 @@ class Purge(Request, frozen=True, tag="purge"):
 
     namespace: Namespace | None = None
     tag: Name | None = None
+    task: Name | None = None
+
+
+class Explain(Request, frozen=True, tag="explain"):
+    """Asks for the policy of a task and, with ``key``, what is known of it. Reply: `Explained`."""
+
+    task: Name = DEFAULT_TASK
+    namespace: Namespace = DEFAULT_NAMESPACE
+    key: Key | None = None
+
+
+class Watch(Request, frozen=True, tag="watch"):
+    """Asks for notes as they are made; operators only. Replies: `Pending`, `Note` after `Note`."""
+
+    notes: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    """Names of those that are wanted; empty is all."""
 
 
 class GetStats(Request, frozen=True, tag="stats"):
@@ -431,6 +467,8 @@ AnyRequest = (
     | Put
     | Delete
     | Purge
+    | Explain
+    | Watch
     | GetStats
     | GetReport
     | GetHealth
@@ -442,9 +480,6 @@ AnyRequest = (
     | SetLog
     | Reload
 )
-
-OPS_OF_LATER_VERSIONS = frozenset({"watch"})
-"""Ops that the protocol reserves and this version answers with ``error: unavailable``."""
 
 
 class Reply(Struct, frozen=True, tag_field="type"):
@@ -586,6 +621,62 @@ class Deleted(Reply, frozen=True, tag="deleted"):
     """``count`` entries were removed."""
 
     count: int
+
+
+class PolicyValue(Struct, frozen=True):
+    """One value of a task's policy."""
+
+    value: Any
+    setting: str
+    """The full name of the setting that it is from: the task's own, or the one for all tasks."""
+    origin: str = ""
+    """Where that was said (``default``, a file, the environment, a flag); empty for who is no operator."""
+
+
+class EntryState(Struct, frozen=True):
+    """An entry as it lies in memory."""
+
+    age_seconds: float
+    ttl_left_seconds: float
+    """Until it is no `Hit` any more; 0 where it is none already."""
+    stale_left_seconds: float
+    """For so long it may still be served as stale, once it is no `Hit`."""
+    stale: bool
+    size_bytes: int
+    """As it counts against the cache."""
+    call_seconds: float
+    """How long the call took that made it."""
+    backend: str
+    task: str
+    """Empty of entries that a store kept for a version without it."""
+    tags: tuple[str, ...]
+    usage: Usage
+
+
+class Explained(Reply, frozen=True, tag="explained", omit_defaults=True):
+    """A task's policy, and what there is of a key."""
+
+    task: str
+    scope: str
+    """The namespace's real place: ``1000:default`` is private to uid 1000, ``*:team`` is shared."""
+    policy: dict[str, PolicyValue]
+    """By the names of ``[tasks.NAME]``."""
+    entry: EntryState | None = None
+    """None also where only a store has one, or where no ``key`` was asked for."""
+    waiters: int | None = None
+    """Of the flight in progress; None where there is none."""
+    failure: str | None = None
+    """The failure that is remembered of the key, as whoever asks would be told."""
+    store: StoreState = "none"
+
+
+class Note(Reply, frozen=True, tag="note"):
+    """A fact, by the name and with the fields of `sidecard.core.notes`, in small letters: ``breaker_opened``."""
+
+    note: str
+    at_seconds: float
+    """Of the Unix epoch."""
+    fields: dict[str, Any]
 
 
 class Stats(Reply, frozen=True, tag="stats"):
@@ -929,6 +1020,8 @@ AnyReply = (
     | Ok
     | Miss
     | Deleted
+    | Explained
+    | Note
     | Stats
     | Report
     | Health

@@ -157,13 +157,20 @@ class Cache:
 
         return True
 
-    def purge(self, scopes: list[str], tag: str | None, now: float) -> int:
-        """Remove the entries of ``scopes`` (those with ``tag`` if one is named); return how many were live."""
+    def peek(self, scope: str, key: str, now: float) -> Entry | None:
+        """Return what `get` would, and leave no trace of having looked."""
+        entry = self._tables.get(scope, {}).get(key)
+        return entry if entry is not None and now < entry.expires_at else None
+
+    def purge(self, scopes: list[str], tag: str | None, now: float, task: str | None = None) -> int:
+        """Remove the entries of ``scopes`` (those with ``tag``, of ``task``, if these are named); return how many were live."""
         removed = 0
         for scope in scopes:
             entries = list(self._tables.get(scope, {}).values())
             removed += sum(
-                self.delete(scope, entry.key, now) for entry in entries if tag is None or tag in entry.terms.tags
+                self.delete(scope, entry.key, now)
+                for entry in entries
+                if (tag is None or tag in entry.terms.tags) and (task is None or task == entry.terms.task)
             )
 
         return removed

@@ -7,7 +7,7 @@ Decides what the peers are told. Who holds and who waits is `sidecard.core.fligh
 from collections.abc import Sequence
 from typing import Literal
 
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from sidecard.core import notes
 from sidecard.core.accounts import Accounts
@@ -97,6 +97,9 @@ class Calls:
             return [_id_in_use(peer, request)]
 
         self._count.begins += 1
+        if self.settings.uncached_tasks and request.task in self.settings.uncached_tasks:
+            return self._begin_uncached(scope, peer, request, now)
+
         key = request.key
         if key is not None and request.mode != "refresh":
             entry = self._shelf.cache.get(scope, key, now)
@@ -107,6 +110,13 @@ class Calls:
                 return self._begin(scope, peer, request, entry, now)
 
         return self._begin(scope, peer, request, None, now)
+
+    def _begin_uncached(self, scope: str, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
+        """Answer a begin of a task of which nothing is stored: what was stored before that was so is not looked at."""
+        if request.mode == "only_if_cached":
+            return [self._granting.rejection(peer, request, NOT_CACHED)]
+
+        return self._begin(scope, peer, structs.replace(request, mode="refresh"), None, now)
 
     def _begin(self, scope: str, peer: Peer, request: wire.Begin, old: Entry | None, now: float) -> list[Effect]:
         """Answer a begin for which there is no stored answer, or an ``old`` one."""
@@ -260,7 +270,7 @@ class Calls:
             value = (flight.stream or Stream()).packed()
 
         self._journal.made(lease, seconds, usage, request.spoken)
-        if request.store and flight.storable:
+        if request.store and flight.may_store(request.tags) and self._is_cacheable(lease.request.task, request):
             stored, effects = self._store(flight, lease, value, seconds, usage, request, now)
 
         flight.unshared = not stored
@@ -288,6 +298,11 @@ class Calls:
 
         return [*effects, *told, *self._granting.freed(backend, now)]
 
+    def _is_cacheable(self, task: str, request: wire.Complete) -> bool:
+        """Tell whether the task's policy lets an answer be stored, whatever its holder wants."""
+        cache = self.settings.task(task).cache
+        return cache == "always" or (cache == "deterministic" and request.deterministic)
+
     def _store(
         self,
         flight: Flight,
@@ -309,6 +324,7 @@ class Calls:
             request.tags,
             self._shelf.stale_seconds(begin.task, begin.stale_seconds),
             self.settings.task(begin.task).early_refresh,
+            begin.task,
         )
         self._failures.forget(flight.scope, flight.key)
         entry, effects = self._shelf.store(flight.key, value, now, terms, seconds)
@@ -389,7 +405,8 @@ class Calls:
         if seconds is None:
             seconds = self.settings.task(lease.request.task).failure_ttl_seconds
 
-        if seconds > 0 and request.kind == "fatal" and flight.storable:
+        # Which tags the answer would have had nobody knows: a purge of any counts.
+        if seconds > 0 and request.kind == "fatal" and flight.storable and not flight.voided_tags:
             self._failures.remember(flight.scope, flight.key, request.message, seconds, now)
 
     def _vanished(

@@ -46,9 +46,21 @@ class Contents:
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        ttl_seconds = self._shelf.ttl_seconds(wire.DEFAULT_TASK, request.ttl_seconds)
-        stale_seconds = self._shelf.stale_seconds(wire.DEFAULT_TASK, None)
-        terms = self._shelf.terms(scope, ttl_seconds, 0.0, wire.DEFAULT_BACKEND, NO_USAGE, request.tags, stale_seconds)
+        if request.task in self._shelf.settings.uncached_tasks:
+            return [Send(peer.id, wire.Stored(request.id, stored=False))]
+
+        ttl_seconds = self._shelf.ttl_seconds(request.task, request.ttl_seconds)
+        stale_seconds = self._shelf.stale_seconds(request.task, None)
+        terms = self._shelf.terms(
+            scope,
+            ttl_seconds,
+            0.0,
+            wire.DEFAULT_BACKEND,
+            NO_USAGE,
+            request.tags,
+            stale_seconds,
+            task=request.task,
+        )
         value = bytes(request.value)
         self._failures.forget(scope, request.key)
         entry, effects = self._shelf.store(request.key, value, now, terms, 0.0)
@@ -74,11 +86,11 @@ class Contents:
         return self._lookups.delete(scope, peer, request, int(deleted), now)
 
     def purge(self, peer: Peer, request: wire.Purge, now: float) -> list[Effect]:
-        """Remove entries by namespace and tag, for operators."""
+        """Remove entries by namespace, tag and task, for operators."""
         if not peer.operator:
             return [error(peer, request, "denied", "purge is for operators; delete removes single entries of your own")]
 
-        self._flights.void(request.namespace)
+        self._flights.void(request.namespace, request.tag, request.task)
         self._failures.purge(request.namespace)
-        removed = self._shelf.purge(request.namespace, request.tag, now)
+        removed = self._shelf.purge(request.namespace, request.tag, now, request.task)
         return self._lookups.purge(peer, request, removed, now)

@@ -23,6 +23,7 @@ from sidecard.core.events import (
     Happening,
     KeyChanged,
     NewsMissed,
+    NoteMade,
     Peer,
     PeerJoined,
     PeerLost,
@@ -35,6 +36,7 @@ from sidecard.core.events import (
     StoreTurned,
     Tick,
 )
+from sidecard.core.explaining import Explaining
 from sidecard.core.exposure import Exposure
 from sidecard.core.failures import Failures
 from sidecard.core.flights import Flights
@@ -52,6 +54,7 @@ from sidecard.core.shelf import Shelf
 from sidecard.core.staleness import Staleness
 from sidecard.core.streams import Streams
 from sidecard.core.switches import Switches
+from sidecard.core.watching import Watching
 from sidecard_client import wire
 
 if TYPE_CHECKING:
@@ -139,8 +142,10 @@ class Engine:
         )
         contents = Contents(shelf, flights, lookups, serving, scopes, failures)
         switches = Switches(backends, granting)
+        self._watching = watching = Watching(wall_offset_seconds)
         run = Run(boot_id, version, now, shown_settings, shown_origins)
         self._overview = overview = Overview(run, shelf.cache, streams, calls, lookups, backends, accounts, count)
+        explaining = Explaining(shelf, flights, lookups, scopes, failures, overview)
         self._exposure = exposure = Exposure(
             overview=overview,
             cache=shelf.cache,
@@ -172,11 +177,13 @@ class Engine:
             wire.Complete: calls.complete,
             wire.Fail: calls.fail,
             wire.Renew: calls.renew,
-            wire.Cancel: calls.cancel,
+            wire.Cancel: self._cancel,
             wire.Get: contents.get,
             wire.Put: contents.put,
             wire.Delete: contents.delete,
             wire.Purge: contents.purge,
+            wire.Explain: explaining.explain,
+            wire.Watch: watching.watch,
             wire.GetStats: overview.stats,
             wire.GetReport: overview.report,
             wire.GetHealth: overview.health,
@@ -192,7 +199,8 @@ class Engine:
         self._hear: dict[type[Happening], Callable[[Any, float], list[Effect]]] = {
             PeerJoined: self._joined,
             PeerLost: self._lost,
-            RoomForMore: calls.room_for_more,
+            RoomForMore: self._has_room,
+            NoteMade: watching.made,
             Tick: lambda _, now: calls.tick(now),
             DrainRequested: lambda _, now: calls.drain(now),
             DrainExpired: lambda _, now: calls.give_up_draining(now),
@@ -226,7 +234,20 @@ class Engine:
     def _lost(self, event: PeerLost, now: float) -> "list[Effect]":
         self._overview.peers -= 1
         self._exposure.apps.lose(event.peer)
+        self._watching.lose(event.peer)
         return self._calls.lose(event.peer, now)
+
+    def _cancel(self, peer: Peer, request: wire.Cancel, now: float) -> "list[Effect]":
+        self._watching.cancel(peer, request.target)
+        return self._calls.cancel(peer, request, now)
+
+    def _has_room(self, event: RoomForMore, now: float) -> "list[Effect]":
+        return self._calls.room_for_more(event, now) + self._watching.has_room(event, now)
+
+    @property
+    def watched(self) -> bool:
+        """Some peer wants to hear of notes: they are to come back as `NoteMade`."""
+        return bool(self._watching)
 
     def next_deadline(self) -> float | None:
         """Return the instant at which a `Tick` is due; None where nothing can become due.

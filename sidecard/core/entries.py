@@ -38,9 +38,9 @@ def text_bytes(text: str) -> int:
     return len(text) if text.isascii() else 4 * len(text)
 
 
-def own_bytes(backend: str, usage: Usage, tags: tuple[str, ...]) -> int:
+def own_bytes(backend: str, usage: Usage, tags: tuple[str, ...], task: str = "") -> int:
     """Return what terms that no other entry shares are charged."""
-    texts = text_bytes(backend) + text_bytes(usage.model or "") + sum(map(text_bytes, tags))
+    texts = text_bytes(backend) + text_bytes(usage.model or "") + text_bytes(task) + sum(map(text_bytes, tags))
     return TERMS_OVERHEAD_BYTES + texts + TAG_OVERHEAD_BYTES * len(tags)
 
 
@@ -64,6 +64,8 @@ class Terms(Struct, frozen=True):
     """For so long after ``ttl_seconds`` it may be served as stale."""
     early_refresh: float = 0.0
     """See `sidecard.core.settings.TaskSettings`."""
+    task: str = ""
+    """Empty where an earlier version's store does not tell."""
     fresh_seconds: float = 0.0
     """Derived: until this age it is a `Hit` or `Shared`."""
     calm_seconds: float = 0.0

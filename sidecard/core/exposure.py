@@ -23,8 +23,8 @@ from sidecard.core.streams import Streams
 from sidecard_client import wire
 from sidecard_client.wire import BreakerState, Family, MetricKind, RejectionReason, Sample, tag_of
 
-_UNCOUNTED_REPLIES = frozenset({wire.Pending, wire.Chunk})
-"""No outcomes: theirs follow."""
+_UNCOUNTED_REPLIES = frozenset({wire.Pending, wire.Chunk, wire.Note})
+"""No outcomes: theirs follow, or there is none."""
 
 DROPPED = ("series", "invalid", "client", "push_samples", "calls", "log_lines", "store")
 """What may be thrown away. All of them are told from the beginning, so that the first one shows as a growth."""

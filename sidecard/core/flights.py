@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 _REMEMBERED_LEASES = 1024
 """Ended leases whose late `complete` can still be billed to its task: the backend did that work."""
 
+MAX_VOIDED_TAGS = 64
+"""Purged while one call is made; after more of them nothing of it is stored, whatever its tags."""
+
 
 class Waiter:
     """A begin that waits."""
@@ -186,6 +189,7 @@ class Flight:
         "stream",
         "ticket",
         "unshared",
+        "voided_tags",
         "waiters",
     )
 
@@ -200,6 +204,8 @@ class Flight:
         self.attempts = 0
         self.storable = True
         """Cleared by a delete or purge that came meanwhile: what is being computed may be what was to be removed."""
+        self.voided_tags: frozenset[str] = frozenset()
+        """Those that were purged meanwhile: an answer that comes with one of them is not stored."""
         self.stream: Stream | None = None
         """What the holder has brought of an answer that comes in pieces, from the first one on."""
         self.unshared = False
@@ -217,6 +223,15 @@ class Flight:
         """Who waits is to be told so."""
         self.claim = ""
         """The right, among all hosts, to compute the key; empty where there is none."""
+
+    def may_store(self, tags: tuple[str, ...]) -> bool:
+        """Tell whether an answer that bears ``tags`` may be stored, as far as what was removed meanwhile goes."""
+        return self.storable and self.voided_tags.isdisjoint(tags)
+
+    def concerns(self, task: str) -> bool:
+        """Tell whether anybody who may have made its call asks for ``task``. A key that callers choose may be of several."""
+        parties = (self.lease, self.applicant, *self.waiters.values())
+        return any(party is not None and party.request.task == task for party in parties)
 
 
 class _PeerTable:
@@ -421,14 +436,20 @@ class Flights:
         waiters = list(willing)
         return next((waiter for waiter in waiters if not _same_process(waiter.peer, hung)), next(iter(waiters), None))
 
-    def void(self, namespace: str | None) -> None:
-        """Forbid the flights in progress to store their answers, as far as a purge of ``namespace`` reaches.
+    def void(self, namespace: str | None, tag: str | None = None, task: str | None = None) -> None:
+        """Forbid the flights in progress to store what a purge of ``namespace``, ``tag`` and ``task`` reaches.
 
-        Whatever its tag is: which tags an answer bears is known only when it comes.
+        Which tags an answer bears is known only when it comes: 1. a call is made; 2. its tag is purged, because what it
+        was made of has changed; 3. the answer comes with that tag. So the flight remembers the tag, as long as it lasts.
         """
         for flight in self._flights.values():
-            if covers(namespace, flight.scope):
+            if not covers(namespace, flight.scope) or not (task is None or flight.concerns(task)):
+                continue
+
+            if tag is None or len(flight.voided_tags) >= MAX_VOIDED_TAGS:
                 flight.storable = False
+            else:
+                flight.voided_tags |= {tag}
 
     def applicants(self) -> list[Applicant]:
         """Return all applicants."""

@@ -191,6 +191,7 @@ class Lookups:
             terms.backend,
             terms.usage,
             terms.tags,
+            task=terms.task,
             compressed=entry.compressed,
         )
         if record.remaining_seconds <= 0:
@@ -222,7 +223,7 @@ class Lookups:
             return [self._deleted(peer, request, removed)]
 
         ticket = self._await_removal(peer, request, removed, now)
-        effects: list[Effect] = [StorePurge(ticket, request.namespace, request.tag)]
+        effects: list[Effect] = [StorePurge(ticket, request.namespace, request.tag, request.task)]
         if ticket == NO_TICKET:
             effects.append(self._deleted(peer, request, removed))
 
@@ -357,8 +358,8 @@ class Lookups:
 
     def purged(self, event: EntriesPurged, now: float) -> list[Effect]:
         """Another host purges."""
-        self._shelf.purge(event.namespace, event.tag, now)
-        self._flights.void(event.namespace)
+        self._shelf.purge(event.namespace, event.tag, now, event.task)
+        self._flights.void(event.namespace, event.tag, event.task)
         return self._look_again_within(event.namespace, now)
 
     def news_missed(self, event: NewsMissed, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings

@@ -2,12 +2,16 @@
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from sidecard_client.normal import NormalForm
 from sidecard_client.wire import Locality, Route, is_local
 
 TimeoutsCount = Literal["failure", "slow", "nothing"]
 StoreKind = Literal["none", "own", "shared"]
+Cacheability = Literal["always", "deterministic", "never"]
+"""Which answers of a task are stored: all; those of requests that are meant to have one answer, as far as their callers know;
+none. Calls in flight are shared whatever it is."""
 
 
 class SharedWith(Struct, frozen=True):
@@ -96,6 +100,10 @@ class TaskSettings(Struct, frozen=True):
 
     ttl_seconds: float | None = None
     stale_seconds: float | None = None
+    cache: Cacheability = "always"
+    """What may be stored, whatever callers say."""
+    normalize: tuple[NormalForm, ...] = ()
+    """In which form texts go into keys: told to clients that ask for it, who make the keys (`sidecard_client.normal`)."""
     early_refresh: float = 0.0
     """How early an answer is fetched anew that is still asked for, as a factor of the time that its call took. 0: never.
     1 is the optimum of its inventors (`sidecard.core.staleness`)."""
@@ -167,6 +175,13 @@ class EngineSettings(Struct, frozen=True):
     log_calls: bool = False
     log_prompts: bool = False
     """Whether holders are asked to send what was said along."""
+    uncached_tasks: frozenset[str] = frozenset()
+    """Derived: those of which nothing is stored, which every begin asks for."""
+
+    def __post_init__(self) -> None:
+        """Derive what every begin looks at."""
+        uncached = frozenset(name for name, task in self.tasks.items() if task.cache == "never")
+        structs.force_setattr(self, "uncached_tasks", uncached)
 
     def task(self, name: str) -> TaskSettings:
         """Return the policy of a task."""

@@ -23,7 +23,7 @@ class Shelf:
         self.settings = settings
         """May be replaced at any time."""
         self._count = count
-        self._terms: dict[tuple[str, float, float, str, float, float], Terms] = {}
+        self._terms: dict[tuple[str, float, float, str, float, float, str], Terms] = {}
         self.trust = 0
         """See `Terms.trust`."""
 
@@ -72,6 +72,7 @@ class Shelf:
             record.usage,
             record.tags,
             self.settings.stale_seconds,
+            task=record.task,
         )
         outcome = self.cache.put(key, kept, now, terms, record.seconds, record.age_seconds, compressed=compressed)
         entry = outcome.entry
@@ -81,10 +82,10 @@ class Shelf:
 
         return entry, self._told(outcome, key, kept)
 
-    def purge(self, namespace: str | None, tag: str | None, now: float) -> int:
-        """Remove entries by namespace and tag; return how many were live."""
+    def purge(self, namespace: str | None, tag: str | None, now: float, task: str | None = None) -> int:
+        """Remove entries by namespace, tag and task; return how many were live."""
         scopes = [scope for scope in self.cache.scopes() if covers(namespace, scope)]
-        return self.cache.purge(scopes, tag, now)
+        return self.cache.purge(scopes, tag, now, task)
 
     def distrust(self) -> None:
         """From now on, every entry that is here is doubted."""
@@ -118,7 +119,7 @@ class Shelf:
 
         return self.settings.stale_seconds if asked is None else asked
 
-    def terms(
+    def terms(  # noqa: PLR0917 - what entries differ in
         self,
         scope: str,
         ttl_seconds: float,
@@ -128,13 +129,14 @@ class Shelf:
         tags: tuple[str, ...],
         stale_seconds: float = 0.0,
         early_refresh: float = 0.0,
+        task: str = "",
     ) -> Terms:
         """Return the terms of a new entry: one object for all entries that have the same and nothing of their own."""
         if not self.cache.caching:
             ttl_seconds = stale_seconds = early_refresh = 0.0
 
         if usage != NO_USAGE or tags:
-            overhead_bytes = ENTRY_OVERHEAD_BYTES + own_bytes(backend, usage, tags)
+            overhead_bytes = ENTRY_OVERHEAD_BYTES + own_bytes(backend, usage, tags, task)
             return Terms(
                 scope,
                 ttl_seconds,
@@ -146,10 +148,11 @@ class Shelf:
                 self.trust,
                 stale_seconds,
                 early_refresh,
+                task,
             )
 
         # Peers may invent as many of these as they like, so remembering them is bounded.
-        names = (scope, ttl_seconds, window_seconds, backend, stale_seconds, early_refresh)
+        names = (scope, ttl_seconds, window_seconds, backend, stale_seconds, early_refresh, task)
         terms = self._terms.get(names)
         if terms is None:
             if len(self._terms) >= _MAX_REMEMBERED:
@@ -163,6 +166,7 @@ class Shelf:
                 trust=self.trust,
                 stale_seconds=stale_seconds,
                 early_refresh=early_refresh,
+                task=task,
             )
 
         return terms

@@ -15,6 +15,7 @@ from sidecard.core.events import (
     DrainExpired,
     DrainRequested,
     Event,
+    NoteMade,
     Peer,
     PeerJoined,
     PeerLost,
@@ -44,11 +45,19 @@ TIMER_GRAIN_SECONDS = 0.001
 """uvloop's timers count whole milliseconds: a timer set for less would come early, again and again until its time."""
 
 
+LOOK_AGAIN_SECONDS = 0.1
+"""How often it is looked whether who watches has read all: nothing tells of it below the mark where a transport is full."""
+
+
 class Outbox(Protocol):
     """Where a peer's replies go."""
 
     full: bool
     """Whether the peer should first read what it was sent."""
+
+    @property
+    def unread(self) -> bool:
+        """Whether something is left of what it was sent that not even the kernel has yet."""
 
     def put(self, reply: wire.AnyReply) -> None:
         """Queue a reply. Returns at once, also where the peer is lost."""
@@ -93,8 +102,8 @@ class Driver:
         self._store = store
         self._turn = cycle(range(TIMED_BEGINS)).__next__
         """0 for each begin that is timed."""
-        self._answers: deque[StoreAnswered] = deque()
-        """What the store knew at once, for when the event that made us ask is done with."""
+        self._next: deque[StoreAnswered | NoteMade] = deque()
+        """For when the event at hand is done with: what the store knew at once, and notes that somebody watches for."""
         self._outboxes: dict[int, Outbox] = {}
         self._unflushed: list[Outbox] = []
         self._wanting_room: dict[int, list[int]] = {}
@@ -196,7 +205,9 @@ class Driver:
         if outbox is None:
             return
 
-        if outbox.full:
+        if ask.all and outbox.unread:
+            self._loop.call_later(LOOK_AGAIN_SECONDS, self._look_for_room, ask)
+        elif outbox.full:
             self._wanting_room.setdefault(ask.peer, []).append(ask.request_id)
         else:
             self._happened(RoomForMore(ask.peer, ask.request_id))
@@ -238,13 +249,15 @@ class Driver:
                     self._meters.requests[effect.late_answer_of, type(effect.reply)] += 1
         elif type(effect) is Tell:
             self._on_note(effect.note)
+            if self._engine.watched:
+                self._next.append(NoteMade(effect.note))
         elif type(effect) is AskRoom:
             # After what was sent so far is handed over, and others have had their turn.
             self._loop.call_soon(self._look_for_room, effect)
         elif self._store is not None and isinstance(effect, StoreEffect):
             answer = self._store(effect)
             if answer is not None:
-                self._answers.append(answer)
+                self._next.append(answer)
         elif type(effect) is LogCall and self._on_call is not None:
             self._on_call(effect.record)
         elif type(effect) is ChangeLog and self._on_level is not None:
@@ -256,8 +269,8 @@ class Driver:
 
     def _settle(self, now: float) -> None:
         """After each event: hand the replies over, and be there when the engine next wants to be woken."""
-        while self._answers:
-            self._handle(self._answers.popleft(), now)
+        while self._next:
+            self._handle(self._next.popleft(), now)
 
         if self._unflushed:
             self._flush()

@@ -171,6 +171,11 @@ class Connection(asyncio.Protocol):
         self._closing = True
         self._transport.abort()
 
+    @property
+    def unread(self) -> bool:
+        """See `sidecard.server.driver.Outbox`."""
+        return bool(self._queued or self._transport.get_write_buffer_size())
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
@@ -231,7 +236,7 @@ class Connection(asyncio.Protocol):
 
     def _follow(self, reply: wire.AnyReply) -> None:
         """Keep `_waiting` true. An id may be used by a begin that waits and by other requests, whose answers end no wait."""
-        if isinstance(reply, wire.Chunk) and reply.id in self._waiting:
+        if isinstance(reply, wire.Chunk | wire.Note) and reply.id in self._waiting:
             return
 
         if self._unheard[reply.id] > 1:

@@ -30,7 +30,7 @@ _Scope = Annotated[str, Meta(pattern=r"^([0-9]+|\*):[^:]+$", max_length=200)]
 _Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 
 
-class Terms(Struct, frozen=True, forbid_unknown_fields=True):
+class Terms(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What an entry is, beside its value and its instants."""
 
     version: Literal[1]
@@ -40,6 +40,7 @@ class Terms(Struct, frozen=True, forbid_unknown_fields=True):
     backend: Annotated[str, Meta(max_length=4096)]
     usage: Usage
     tags: Tags
+    task: Annotated[str, Meta(max_length=128)] = ""
 
 
 class Line(Struct, frozen=True, forbid_unknown_fields=True):
@@ -202,10 +203,10 @@ def _answer(record: Record) -> bytes | None:
 
 def _terms(record: Record) -> Terms:
     seconds = record.seconds, record.ttl_seconds, record.window_seconds
-    return Terms(1, *seconds, record.backend, record.usage, record.tags)
+    return Terms(1, *seconds, record.backend, record.usage, record.tags, record.task)
 
 
 def _record(line: Line) -> Record:
     about = line.about
     seconds = about.seconds, about.ttl_seconds, about.window_seconds
-    return Record(line.value, *seconds, about.backend, about.usage, about.tags)
+    return Record(line.value, *seconds, about.backend, about.usage, about.tags, task=about.task)

@@ -22,7 +22,7 @@ from sidecard.core.cache import MAX_ENTRY_SHARE
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
 from sidecard.core.entries import MAX_ASKED
 from sidecard.core.eviction import SMALL_SHARE
-from sidecard.core.records import Record
+from sidecard.core.records import Record, marks_of
 from sidecard.errors import SidecardError
 from sidecard.store.disk_rows import Row, record_of, row_of
 from sidecard.store.pending import Wish
@@ -230,8 +230,8 @@ class Writer:
                 match wish:
                     case StoreRemove(_, scope, key):
                         removed.append(self._remove(scope, key, now))
-                    case StorePurge(_, namespace, tag):
-                        removed.append(self._purge(namespace, tag, now))
+                    case StorePurge(_, namespace, tag, task):
+                        removed.append(self._purge(namespace, marks_of(tag, task), now))
                     case StoreWrite():
                         removed.append(0)
                         count, stored = self._write(wish, made_at, now)
@@ -275,7 +275,7 @@ class Writer:
         ghost = hash((wish.scope, wish.key))
         queue = int(ghost in self._ghosts)
         self._ghosts.pop(ghost, None)
-        tags = msgspec.json.encode(record.tags).decode() if record.tags else None
+        tags = msgspec.json.encode(record.marks).decode() if record.marks else None
         row = row_of(wish.scope, wish.key, record, float(made_at), float(expires_at))
         self._turn += 1
         self._run(
@@ -303,16 +303,16 @@ class Writer:
         self._entries[queue] -= 1
         self._bytes[queue] -= charge
 
-    def _purge(self, namespace: str | None, tag: str | None, now: float) -> int:
+    def _purge(self, namespace: str | None, marks: tuple[str, ...], now: float) -> int:
         # As `sidecard.core.scopes.covers`: a scope is an owner, a colon, and a name without one.
         where, values = ["1"], []
         if namespace is not None:
             where.append("(scope = ? OR substr(scope, instr(scope, ':') + 1) = ?)")
             values += [namespace, namespace]
 
-        if tag is not None:
+        for mark in marks:
             where.append("tags IS NOT NULL AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)")
-            values.append(tag)
+            values.append(mark)
 
         condition = " AND ".join(where)
         live = self._one(f"SELECT count(*) FROM entries WHERE expires_at > ? AND {condition}", now, *values)  # noqa: S608 - constants

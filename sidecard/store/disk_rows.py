@@ -42,6 +42,7 @@ class About(Struct, array_like=True, frozen=True):
     backend: str
     usage: Usage
     tags: tuple[str, ...]
+    task: str = ""
 
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -61,7 +62,7 @@ class Row(NamedTuple):
 
 def row_of(scope: str, key: str, record: Record, stored_at: float, expires_at: float) -> Row:
     """Return a record as it is kept."""
-    shared = record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags
+    shared = record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags, record.task
     version = COMPRESSED_VERSION if record.compressed else ABOUT_VERSION
     terms = _pack(About(version, record.seconds, *shared))
     checksum = _checksum(scope, key, stored_at, expires_at, terms, record.value)
@@ -92,6 +93,7 @@ def record_of(row: Row, now: float) -> Record | None:
         found.usage,
         found.tags,
         max(0.0, now - stored_at),
+        found.task,
         compressed=found.version == COMPRESSED_VERSION,
     )
 

@@ -149,7 +149,6 @@ def test_reader_refuses_what_is_neither(data: bytes, word: str) -> None:
     ("line", "code", "request_id", "word"),
     [
         (b'{"op":"pong","id":5}', "unknown_op", 5, "there are: append, begin"),
-        (b'{"op":"watch","id":5}', "unavailable", 5, "not in this version"),
         (b'{"op":"begin","key":5,"id":6}', "bad_request", 6, r"\$\.key"),
         (b'{"op":"begin","key":""}', "bad_request", 0, "length"),
         (b'{"op":"begin","ttl_seconds":-1}', "bad_request", 0, "ttl_seconds"),
