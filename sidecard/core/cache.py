@@ -132,11 +132,12 @@ class Cache:
             return Stored(None)
 
         entry = Entry(key, value, now - age_seconds, seconds, terms, COMPRESSED if compressed else 0)
-        if entry.charge > self.max_entry_bytes:
+        charge = entry.charge
+        if charge > self.max_entry_bytes:
             return Stored(None, too_large=True)
 
-        evicted = self._make_room(entry.charge, now)
-        self._insert(entry)
+        evicted = self._make_room(charge, now)
+        self._insert(entry, charge)
         return Stored(entry, evicted=evicted)
 
     def give_way(self, now: float) -> None:
@@ -230,9 +231,9 @@ class Cache:
         self.expired += 1
         return False
 
-    def _insert(self, entry: Entry) -> None:
+    def _insert(self, entry: Entry, charge: int) -> None:
         self._tables.setdefault(entry.terms.scope, {})[entry.key] = entry
-        self.bytes += entry.charge
+        self.bytes += charge
         self.count += 1
         if entry.state & COMPRESSED:
             self._count_compressed(entry, 1)
