@@ -9,6 +9,7 @@ from sidecard.cli.asking import UsageError
 from sidecard.cli.explain import Answer
 from sidecard.cli.explain_requests import Flags, Question, header_of, read
 from sidecard.cli.explain_views import comparison_fields, comparison_text, fields_of, share, text_of
+from sidecard.cli.tables import seconds
 from sidecard.core.policies import policy_of
 from sidecard.core.settings import Cacheability, EngineSettings, TaskSettings
 from sidecard_client import calls
@@ -186,11 +187,20 @@ def test_what_the_daemon_has_is_told() -> None:
     now = Explained(1, "rag", "1000:default", {}, entry, 3, "bad prompt")
     text = text_of(answered({"name": "f"}, now=now))
     assert "namespace  default (1000:default)" in text
-    for words in ("30.0 s old, served for 1 min 10 s more", "$0.25", "on cloud", "t, u", "3 wait", "bad prompt"):
+    for words in (
+        f"{seconds(30.0)} old, served for {seconds(70.0)} more",
+        "$0.25",
+        "on cloud",
+        "t, u",
+        "3 wait",
+        "bad prompt",
+    ):
         assert words in text, words
 
     stale = EntryState(30.0, 0.0, 9.0, True, 1, 2.0, "cloud", "", (), Usage())
-    assert "as stale for 9.0 s more" in text_of(answered({"name": "f"}, now=Explained(1, "rag", "s", {}, stale)))
+    assert f"as stale for {seconds(9.0)} more" in text_of(
+        answered({"name": "f"}, now=Explained(1, "rag", "s", {}, stale))
+    )
     shared = EntryState(30.0, 0.0, 0.0, False, 1, 2.0, "cloud", "", (), Usage())
     assert "sharing window" in text_of(answered({"name": "f"}, now=Explained(1, "rag", "s", {}, shared)))
     assert "Nothing is stored" in text_of(answered({"name": "f"}, now=Explained(1, "rag", "s", {})))

@@ -223,14 +223,13 @@ def test_entries() -> None:
 def test_normal_forms_and_explanations_are_the_real_clients() -> None:
     """No task has any, since there are no settings; a call says its own."""
     sidecard = FakeClient(normalize="task")
-    upstream = Upstream()
     assert sidecard.normal_forms("rag") == ()
-    sidecard.call(upstream, "a  b", name="n")
-    sidecard.call(upstream, "a b", name="n", normalize=["space"])
-    sidecard.call(upstream, " a b", name="n", normalize=["space"])
+    sidecard.call(str, "a  b", name="n")
+    sidecard.call(str, "a b", name="n", normalize=["space"])
+    sidecard.call(str, " a b", name="n", normalize=["space"])
     assert [asked.source for asked in sidecard.asked] == ["upstream", "upstream", "cache"]
-    assert sidecard.explain(upstream, "a  b", name="n").key == sidecard.asked[0].key
-    assert sidecard.explain(upstream, "a b ", name="n", normalize=["space"]).key == sidecard.asked[1].key
+    assert sidecard.explain(str, "a  b", name="n").key == sidecard.asked[0].key
+    assert sidecard.explain(str, "a b ", name="n", normalize=["space"]).key == sidecard.asked[1].key
 
 
 def test_the_daemons_words() -> None:
