@@ -137,7 +137,7 @@ def _value(value: Any) -> str:
 
 
 def _source(value: wire.PolicyValue) -> str:
-    if value.setting == value.origin:
+    if value.setting in value.origin:
         return value.origin
 
     return f"{value.setting} ({value.origin})" if value.origin else value.setting

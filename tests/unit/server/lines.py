@@ -45,12 +45,12 @@ class HandLoop:
         self.timers: list[Timer] = []
         self.soon: list[Callable[[], None]] = []
 
-    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+    def call_later(self, delay: float, callback: Callable[..., None], *arguments: object) -> Timer:
         """Remember a callback for later."""
-        self.timers.append(Timer(self.now + delay, callback))
+        self.timers.append(Timer(self.now + delay, partial(callback, *arguments)))
         return self.timers[-1]
 
-    def call_soon(self, callback: Callable[..., None], *arguments: Any) -> None:
+    def call_soon(self, callback: Callable[..., None], *arguments: object) -> None:
         """Remember a callback for the next turn."""
         self.soon.append(partial(callback, *arguments))
 

@@ -107,6 +107,35 @@ def test_a_half_closed_json_peer_gets_its_outstanding_answer_and_is_then_closed(
     assert bob.transport.closed
 
 
+def test_a_half_closed_json_peer_that_watches_is_told_as_long_as_it_is_connected() -> None:
+    """As `echo '{"op":"watch"}' | socat -t 999` does; its begins end on the way."""
+    board = Switchboard()
+    root, alice = board.phone(uid=0), board.phone()
+    root.types('{"op":"watch","id":7}\n{"op":"get","key":"absent"}')
+    root.hangs_up()
+    assert [reply["type"] for reply in root.heard()] == ["pending", "miss"]
+    for request_id in (1, 2):
+        alice.says(wire.Begin("key", id=request_id))
+        (lease,) = alice.heard()
+        alice.says(wire.Fail(lease.lease, id=9))
+        alice.heard()
+        (note,) = root.heard()
+        assert (note["type"], note["id"], note["note"]) == ("note", 7, "lease_ended")
+
+    assert not root.transport.closed
+
+
+def test_a_half_closed_json_peer_that_has_cancelled_its_watch_is_closed() -> None:
+    """Nothing is outstanding then."""
+    board = Switchboard()
+    root = board.phone(uid=0)
+    root.types('{"op":"watch","id":7}\n{"op":"cancel","target":7,"id":8}')
+    root.hangs_up()
+    assert [reply["type"] for reply in root.heard()] == ["pending", "ok"]
+    assert root.transport.closed
+    assert not board.engine.watched
+
+
 def test_a_half_closed_json_peer_that_waits_for_nothing_is_closed() -> None:
     """After its answer."""
     board = Switchboard()
