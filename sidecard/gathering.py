@@ -72,7 +72,7 @@ class Gathering:
             if section not in FIXED and section not in NAMED:
                 self._unknown(where, section, [*FIXED, *NAMED])
             elif not isinstance(body, dict):
-                self.problems.append(f"{where} is {body!r}; it should be a table, written [{section}]")
+                self.problems.append(f"{where} is {_seen(body)}; it should be a table, written [{section}]")
             elif section in NAMED:
                 self._take_table(section, body, where)
             else:
@@ -127,12 +127,12 @@ class Gathering:
             self._take_table(table, body, where)
         else:
             example = f'{{"NAME": {{"{next(iter(NAMED[table]))}": ...}}}}'
-            self.problems.append(f"{where} is {text!r}; it should be a table as JSON, such as {example}")
+            self.problems.append(f"{where} is no table; it should be a table as JSON, such as {example}")
 
     def _take_table(self, table: str, body: dict[str, Any], where: str) -> None:
         for name, entry in body.items():
             if not isinstance(entry, dict):
-                self.problems.append(f"{where}: {table}.{name} is {entry!r}; it should be a table of settings")
+                self.problems.append(f"{where}: {table}.{name} is {_seen(entry)}; it should be a table of settings")
                 continue
 
             place = f"{where}.{name}"
@@ -147,7 +147,7 @@ class Gathering:
     def _take_nested(self, path: Path, body: Any, where: str) -> None:
         table, name, nested = path
         if not isinstance(body, dict):
-            self.problems.append(f"{where} is {body!r}; it should be a table, written [{table}.{name}.{nested}]")
+            self.problems.append(f"{where} is {_seen(body)}; it should be a table, written [{table}.{name}.{nested}]")
             return
 
         for key, value in body.items():
@@ -203,6 +203,11 @@ class Gathering:
     def origin(self, path: Path) -> str:
         """Say where the value of ``path`` was found."""
         return self._given[path].where
+
+
+def _seen(value: Any) -> str:
+    """Return what an error may show of a value whose place has none: text, and whatever may hold some, can be a secret."""
+    return repr(value) if isinstance(value, int | float) else "text" if isinstance(value, str) else "no table"
 
 
 def is_utf8(text: str) -> bool:

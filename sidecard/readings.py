@@ -43,6 +43,10 @@ _UNITS = {"": 1, "b": 1} | {
     for name, base in ((f"{letter}ib", 1024), (f"{letter}b", 1000))
 }
 _BYTE_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]*\]|[\w.%-]*)(?::\d*)?")
+"""One, with its port, which is a number: ``redis://me:secret/0`` lacks an ``@``, and what it shows must not be the rest."""
+_PATH = re.compile(r"[\w.~:/%,+-]*")
 _PERMISSION_BITS = 0o777
 
 
@@ -153,7 +157,10 @@ def _push_url(value: Any) -> str:
 
 def _listen(value: Any) -> str:
     """Take a path, or a host and a port; which hosts may be meant is a question of more than one setting."""
-    if _url(value) and "/" not in value:
+    if "://" in _url(value):
+        raise ValueError
+
+    if value and "/" not in value:
         host, _, port = value.rpartition(":")
         if not host or not port.isdecimal() or (":" in host and not (host.startswith("[") and host.endswith("]"))):
             raise ValueError
@@ -316,17 +323,30 @@ def _within(value: _Number, least: float, most: float) -> _Number:
 
 
 def redacted(url: str) -> str:
-    """Return a URL as it may be shown: scheme and place, without credentials and query.
+    """Return a URL as it may be shown: scheme and place, without credentials and query, and nothing of what may be neither.
 
-    Not parsed: a password with an unescaped ``/`` or ``?`` would be taken for a path.
+    Not parsed: a password with an unescaped ``/`` or ``?`` would be taken for a path. Nor is all that operators have in a
+    ``DATABASE_URL`` a URL: ``host=h password=p``, ``Server=h;Password=p``.
     """
+    if url.lower().startswith("sqlite:") or not url:
+        return url
+
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "", url
 
     _, at, place = rest.rpartition("@")
     place, question, _ = place.partition("?")
+    hosts, _, path = place.partition("/")
+    plain = all(map(_HOST.fullmatch, hosts.split(","))) and _PATH.fullmatch(path) and (_SCHEME.fullmatch(scheme) or at)
+    if not plain:
+        return "***"
+
     return f"{scheme}{separator}{'***@' if at else ''}{place}{'?***' if question else ''}"
+
+
+def _redacted_items(value: Any) -> Any:
+    return [redacted(item) if isinstance(item, str) else item for item in value] if isinstance(value, list) else "***"
 
 
 def _show_shared_with(value: SharedWith) -> Any:
@@ -346,6 +366,7 @@ ADDRESSES = Reading(
     _addresses,
     _parse_names,
     list,
+    _redacted_items,
 )
 RATE = number(0.0, 1.0, above=True)
 FLAG = Reading("true or false", _flag, _parse_flag)
@@ -362,7 +383,7 @@ PUSH_URL = Reading(
     show=redacted,
     mask=lambda _: "***",
 )
-LISTEN = Reading('an address such as "127.0.0.1:9464" or "[::1]:9464", the path of a socket, or "" for none', _listen)
+LISTEN = Reading('an address such as "127.0.0.1:9464" or "[::1]:9464", the path of a socket, or "" for none', _listen, mask=lambda _: "***")
 PATTERNS = Reading(
     'a list of regular expressions such as ["[0-9]{16}"]', _patterns, lambda text: parse_json(text) if text else [], list
 )
