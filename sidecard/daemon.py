@@ -41,7 +41,7 @@ from sidecard.server.driver import Driver
 from sidecard.server.listener import Listener
 from sidecard.server.peer import Connection
 from sidecard.server.roster import Roster, unmapped_uid
-from sidecard.state import StateLock, StateUnusableError, state_directory
+from sidecard.state import StateLock, StateUnusableError, open_to_others, state_directory
 from sidecard.store.base import Store
 from sidecard.stores import Opened, open_store
 from sidecard_client import __version__, wire
@@ -115,6 +115,9 @@ def _lock_state(environ: Mapping[str, str], log: Log, held: ExitStack) -> Path |
         directory = state_directory(environ)
         if directory is not None:
             held.enter_context(StateLock(directory))
+            if exposed := open_to_others(directory):
+                log.say("warning", "state not protected", reason=exposed)
+
     except StateUnusableError as error:
         log.say("warning", "no state kept", reason=str(error))
         return None
