@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,12 @@ class Apps:
         self.pieces = plan.pieces
         command = [sys.executable, str(WORKER), msgspec.json.encode(plan).decode()]
         self.processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
             for _ in range(processes)
         ]
         for process in self.processes:
@@ -118,6 +124,12 @@ class Scene:
         self.groups: list[Apps] = []
         self._descriptors = descriptors(daemon.pid)
 
+    def move(self, directory: Path) -> None:
+        """Have ledger and gates somewhere else."""
+        self.directory = directory
+        (directory / "ledger").touch()
+        (directory / "ledger").chmod(0o666)
+
     def apps(self, kind: str, shape: str, processes: int = 1, **plan: Any) -> Apps:
         """Start processes, and let them begin."""
         apps = Apps(Plan(kind, shape, self.daemon.socket, str(self.directory), **plan), processes)
@@ -133,6 +145,16 @@ class Scene:
         """Return the processes that noted a word, in order."""
         lines = [line.split() for line in (self.directory / "ledger").read_text().splitlines()]
         return [int(line[1]) for line in lines if line[0] == word and len(line) == 2]
+
+    def most_at_once(self) -> int:
+        """Return how many calls were made at the same time by one process, at most."""
+        running, most = Counter[str](), 0
+        for line in (self.directory / "ledger").read_text().splitlines():
+            word, _, pid = line.partition(" ")
+            running[pid] += {"start": 1, "done": -1}.get(word, 0)
+            most = max(most, running[pid])
+
+        return most
 
     def wait_for(self, word: str, count: int = 1) -> int:
         """Wait until a word was noted so often, and return the process that was last."""

@@ -34,6 +34,8 @@ class Plan(msgspec.Struct):
     pieces: int = 3
     key: str = "key"
     wait_seconds: float = 60.0
+    user: int = -1
+    """Whom the process is to be, once it has imported what it needs; -1 for whom it is."""
     forks: bool = False
     """Whether the process forks while it holds the lease; the child makes the same call, with the same client."""
     patience_seconds: float = 10.0
@@ -77,6 +79,7 @@ class Upstream:
             self.note(f"piece.{number}")
 
         yield "end"
+        self.note("done")
 
     def stream(self) -> Iterator[str]:
         """Be a streamed call."""
@@ -221,6 +224,14 @@ async def call_in_tasks(plan: Plan) -> list[End]:
 def main() -> None:
     """Follow the plan."""
     plan = msgspec.json.decode(sys.argv[1], type=Plan)
+    if plan.user >= 0:
+        if plan.kind != "sync":
+            anyio.run(anyio.sleep, 0, backend=plan.kind)  # which imports what the user might not be allowed to read
+
+        os.setgroups([])
+        os.setgid(plan.user)
+        os.setuid(plan.user)
+
     print("ready", flush=True)
     sys.stdin.readline()
     ends: list[End] = []
