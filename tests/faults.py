@@ -18,6 +18,7 @@ from tests.daemons import Daemon, ask, poll
 
 WORKER = Path(__file__).parent / "acceptance" / "fault_worker.py"
 
+
 class Injected(Protocol):
     """Book what a test did, for the table of ``pytest --faults``."""
 

@@ -20,9 +20,7 @@ LOOK_SECONDS = 5.0
 class Lookout:
     """Looks after ``listening``. ``bind_anew`` serves on a new socket, or raises `ListenError`; ``say`` is a log's."""
 
-    def __init__(
-        self, listening: Listener, bind_anew: Callable[[], Awaitable[None]], say: Callable[..., None]
-    ) -> None:
+    def __init__(self, listening: Listener, bind_anew: Callable[[], Awaitable[None]], say: Callable[..., None]) -> None:
         self._listener = listening
         self._bind_anew = bind_anew
         self._say = say

@@ -214,7 +214,10 @@ async def call_in_tasks(plan: Plan) -> list[End]:
         else:
             caller.ended(None)
 
-    async with AsyncClient(plan.socket, daemon_timeout=plan.patience_seconds) as client, anyio.create_task_group() as tasks:
+    async with (
+        AsyncClient(plan.socket, daemon_timeout=plan.patience_seconds) as client,
+        anyio.create_task_group() as tasks,
+    ):
         for caller in callers:
             tasks.start_soon(run, client, caller)
 
@@ -236,7 +239,9 @@ def main() -> None:
     sys.stdin.readline()
     ends: list[End] = []
     make: Callable[[], list[End]] = (
-        (lambda: call_in_threads(plan)) if plan.kind == "sync" else lambda: anyio.run(call_in_tasks, plan, backend=plan.kind)
+        (lambda: call_in_threads(plan))
+        if plan.kind == "sync"
+        else lambda: anyio.run(call_in_tasks, plan, backend=plan.kind)
     )
     try:
         ends = make()

@@ -107,9 +107,9 @@ def test_ids_in_any_order_are_answered_each_to_its_own(
     with Wire(scene.daemon.socket) as holder, Wire(scene.daemon.socket) as line:
         leases = []
         for number in ids:
-            lease = holder.ask(wire.Begin(str(number), id=7, stream=shape == "stream"))
-            assert isinstance(lease, wire.Lease)
-            leases.append((number, lease.lease))
+            granted = holder.ask(wire.Begin(str(number), id=7, stream=shape == "stream"))
+            assert isinstance(granted, wire.Lease)
+            leases.append((number, granted.lease))
 
         line.send(*(wire.Begin(str(number), id=number, stream=shape == "stream") for number in ids))
         pending = [line.hear() for _ in ids]

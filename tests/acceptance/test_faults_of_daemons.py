@@ -22,6 +22,8 @@ pytestmark = pytest.mark.timeout(120)
 
 NOBODY = 65534
 
+wall_clock = time.time  # noqa: TID251 - what the daemon's is compared with
+
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 
 
@@ -240,7 +242,7 @@ def test_a_wall_clock_that_jumps_moves_no_deadline(
         said.write_text(jump)
         days = {"+1d": 1, "-1d": -1, "+0": 0}[jump]
         ask(scene.daemon.socket, {"op": "log", "level": "info"})
-        poll(lambda days=days: abs(told_time(scene.daemon) - time.time() - days * 86400) < 3600, "no jump")  # type: ignore[misc]
+        poll(lambda days=days: abs(told_time(scene.daemon) - wall_clock() - days * 86400) < 3600, "no jump")  # type: ignore[misc]
         assert ask(scene.daemon.socket, {"op": "get", "key": "entry"})["type"] == "hit"
         assert (scene.stats()["waiters"], scene.stats()["leases"], scene.stats()["expired"]) == (1, 1, 0)
 
