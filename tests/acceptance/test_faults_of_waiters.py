@@ -251,6 +251,14 @@ async def test_a_holder_cancelled_at_each_await_leaves_nobody_without(
 # Interrupted at each step ---------------------------------------------------------------------------------------------
 
 
+def within_finalizer(frame: FrameType | None) -> bool:
+    """Tell whether a frame is of a ``__del__``, or was called by one."""
+    while frame is not None and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+
+    return frame is not None
+
+
 class Interruption:
     """A trace function that raises `KeyboardInterrupt` when the client's code enters a function for the nth time.
 
@@ -261,8 +269,9 @@ class Interruption:
         self._left = number
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
-        """See a function entered."""
-        if event == "call" and f"{os.sep}sidecard_client{os.sep}" in frame.f_code.co_filename:
+        """See a function entered. What is raised within a finalizer reaches nobody: those are left alone."""
+        ours = f"{os.sep}sidecard_client{os.sep}" in frame.f_code.co_filename
+        if event == "call" and ours and not within_finalizer(frame):
             self._left -= 1
             if not self._left:
                 raise KeyboardInterrupt
