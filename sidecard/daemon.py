@@ -39,6 +39,7 @@ from sidecard.sections import Limits
 from sidecard.server import listener
 from sidecard.server.driver import Driver
 from sidecard.server.listener import Listener
+from sidecard.server.lookout import Lookout
 from sidecard.server.peer import Connection
 from sidecard.server.roster import Roster, unmapped_uid
 from sidecard.state import StateLock, StateUnusableError, open_to_others, state_directory
@@ -164,6 +165,7 @@ class _Serving:
             unmapped_uid=None if config.socket.admit_unmapped else unmapped_uid(),
         )
         self._driver: Driver | None = None
+        self._server: asyncio.Server | None = None
         self._stop = anyio.Event()
         self._patience: anyio.CancelScope | None = None
         self._hurried = False
@@ -221,10 +223,11 @@ class _Serving:
                     tasks.start_soon(store.run, driver.hear)
                     await anyio.lowlevel.checkpoint()
 
-                server = await self._listen(loop, driver)
+                self._server = await self._listen(loop, driver)
                 tasks.start_soon(self._obey, signals)
                 tasks.start_soon(self._reload_when_asked, driver)
                 tasks.start_soon(self._feed_watchdog, driver)
+                tasks.start_soon(Lookout(self._listener, partial(self._bind_anew, loop, driver), self._log.say).run)
                 if ledger is not None:
                     tasks.start_soon(ledger.run)
 
@@ -233,7 +236,7 @@ class _Serving:
                 await self._stop.wait()
 
                 self._notifier.stopping("draining", self._drain_seconds + 2 * FLUSH_SECONDS)
-                server.close()
+                self._server.close()
                 self._log.say("info", "stopping", peers=len(self._roster), drain_seconds=self._drain_seconds)
                 idle = anyio.Event()
                 driver.drain(idle.set)
@@ -312,6 +315,15 @@ class _Serving:
             backlog=listener.BACKLOG,
             **options,
         )
+
+    async def _bind_anew(self, loop: asyncio.AbstractEventLoop, driver: Driver) -> None:
+        """Serve on a new socket at the same path. Who is connected stays so. Raises `ListenError`."""
+        settings = self._config.socket
+        # In a thread: who listens there by now is asked, and may take a second to answer.
+        await anyio.to_thread.run_sync(self._listener.bind_anew, settings.mode, settings.group)
+        before, self._server = self._server, await self._listen(loop, driver)
+        if before is not None:
+            before.close()
 
     def _say_ready(self) -> None:
         # What the start has made lives as long as the daemon: the collector need not look at it again.
