@@ -28,6 +28,7 @@ from sidecard.core.events import (
 from sidecard.core.meters import Meters
 from sidecard.core.notes import Note
 from sidecard.errors import SidecardBug
+from sidecard.server.turns import TURN_SECONDS
 from sidecard_client import wire
 from sidecard_client.frames import BadMessage, Incoming
 
@@ -83,7 +84,7 @@ class Driver:
         self._engine = engine
         self._handle_event = engine.handle
         self._loop = loop
-        self._clock = clock
+        self._clock = self.clock = clock
         self._on_note = on_note
         self._on_bug = on_bug
         self._on_call = on_call
@@ -109,7 +110,7 @@ class Driver:
         self._happened(PeerJoined(peer))
 
     def take(self, peer: Peer, outbox: Outbox, messages: Sequence[Incoming]) -> int:
-        """Serve messages of one peer, in order, until its outbox is full. Returns how many were served."""
+        """Serve messages of one peer, in order, until its outbox is full or its turn is over. Returns how many were served."""
         now = self._clock()
         peer_id, meters = peer.id, self._meters
         served = 0
@@ -134,6 +135,10 @@ class Driver:
                     outbox.put(wire.Error(message.id, "internal", str(self._bug(fault, type(message)))))
 
             if outbox.full:
+                break
+
+            # Hits are too many to look at the clock for, and too cheap.
+            if served < len(messages) and not _is_cheap(message) and self._clock() - now > TURN_SECONDS:
                 break
 
         outbox.flush()
@@ -291,3 +296,7 @@ class Driver:
         bug.__cause__ = fault
         self._on_bug(bug)
         return bug
+
+
+def _is_cheap(message: Incoming) -> bool:
+    return type(message) is wire.Begin and not message.stream

@@ -14,9 +14,11 @@ from sidecard.core.notes import Note
 from sidecard.core.settings import EngineSettings
 from sidecard.errors import SidecardBug
 from sidecard.sections import Limits
+from sidecard.server.buffers import Buffers
 from sidecard.server.driver import Driver
-from sidecard.server.peer import Connection
+from sidecard.server.peer import Commons, Connection
 from sidecard.server.roster import Roster
+from sidecard.server.turns import Turns
 from sidecard_client import wire
 from sidecard_client.frames import frame
 
@@ -144,7 +146,7 @@ class Phone:
 
     def __init__(self, board: "Switchboard", uid: int, gid: int) -> None:
         self.transport = HandTransport(uid, gid)
-        self.connection = Connection(board.driver, board.roster, board.limits, board.loop)  # type: ignore[arg-type]  # the part of a loop that is used
+        self.connection = Connection(board.commons, board.limits)
         self.transport.protocol = self.connection
         self.connection.connection_made(self.transport)  # type: ignore[arg-type]  # the part of a transport that is used
 
@@ -215,7 +217,11 @@ class Switchboard:
             lambda uid, gid: 0 in {uid, gid},
             on_refused=lambda uid, reason: self.refused.append((uid, reason)),
             on_closed=lambda peer, reason: self.closed.append((peer, reason)),
+            limited=self.engine.meters.limited,
         )
+        self.buffers = Buffers[Connection](self.limits.max_buffered_bytes)
+        turns = Turns(self.loop)  # type: ignore[arg-type]  # the part of a loop that is used
+        self.commons = Commons(self.driver, self.roster, turns, self.buffers, self.loop)  # type: ignore[arg-type]  # as above
 
     def phone(self, uid: int = UID, gid: int = GID) -> Phone:
         """Connect a peer."""
