@@ -186,6 +186,9 @@ class Limits(Struct, frozen=True):
     max_series: Annotated[int, readings.count(1)] = 1000
     """Label sets of one metric of the apps. What happens beyond is added up under the label ``overflow="true"``."""
     max_backends: Annotated[int, readings.count(1)] = 256
+    spare_share: Annotated[float, readings.number(0.0, 10.0)] = 0.25
+    """On top of ``max_flights``, ``max_waiters``, ``max_queue`` and the bounds of apps' metrics, for uids that have little there,
+    so that nobody can shut all others out (`sidecard.core.shares`). On a host where all is one uid it is never used."""
 
 
 class Namespace(Struct, frozen=True):
