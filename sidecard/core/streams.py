@@ -200,7 +200,8 @@ class Streams:
 
     def fits(self, value: bytes) -> bool:
         """Tell whether a stored answer can be replayed now, however slowly it is read."""
-        return len(value) <= WINDOW_BYTES or self.bytes + len(value) <= self.limit_bytes
+        weight = len(value) + CHUNK_OVERHEAD_BYTES * _count_of(memoryview(value))
+        return weight <= WINDOW_BYTES or self.bytes + weight <= self.limit_bytes
 
     def replay(self, peer: Peer, reply: wire.Hit | wire.Shared) -> list[Effect]:
         """Serve a whole answer as a stream."""
@@ -237,9 +238,7 @@ def first_of(reply: wire.Hit | wire.Shared) -> wire.Chunk:
 
 def chunks_of(value: Raw) -> list[Raw]:
     """Return the chunks of a stored value: the elements of a list; any other value is one chunk."""
-    first = memoryview(value)[:1]
-    is_array = first and (first[0] & 0xF0 == _SHORT_ARRAY or first[0] in {_ARRAY_16, _ARRAY_32})
-    if not is_array:
+    if not _is_array(memoryview(value)):
         return [value]
 
     try:
@@ -247,6 +246,21 @@ def chunks_of(value: Raw) -> list[Raw]:
     except MsgspecError:
         # It came from a store that others write too, and is served as it is.
         return [value]
+
+
+def _is_array(value: memoryview) -> bool:
+    return bool(value) and (value[0] & 0xF0 == _SHORT_ARRAY or value[0] in {_ARRAY_16, _ARRAY_32})
+
+
+def _count_of(value: memoryview) -> int:
+    """Return how many chunks a stored value has, without making them: a byte of it may be one, and each costs a hundred."""
+    if not _is_array(value):
+        return 1
+
+    if value[0] == _ARRAY_16:
+        return int.from_bytes(value[1:3], "big")
+
+    return int.from_bytes(value[1:5], "big") if value[0] == _ARRAY_32 else value[0] & _MAX_SHORT
 
 
 def _end_of(reply: wire.Hit | wire.Shared) -> wire.End:

@@ -54,6 +54,9 @@ class Outbox(Protocol):
     def put(self, reply: wire.AnyReply) -> None:
         """Queue a reply. Returns at once, also where the peer is lost."""
 
+    def deliver(self, reply: wire.AnyReply) -> None:
+        """Queue a reply of which others may be sent the same value in this moment."""
+
     def flush(self) -> None:
         """Hand the queued replies to the kernel."""
 
@@ -237,7 +240,7 @@ class Driver:
             outbox = self._outboxes.get(effect.peer)
             # A peer may be lost between two effects of one event: its socket broke while we wrote the first.
             if outbox is not None:
-                outbox.put(effect.reply)
+                outbox.deliver(effect.reply)
                 self._unflushed.append(outbox)
                 if self._meters is not None:
                     self._meters.requests[effect.late_answer_of, type(effect.reply)] += 1

@@ -19,12 +19,13 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from sidecard.core.events import Peer
 from sidecard.sections import Limits
 from sidecard.server.buffers import COUNTED_BYTES, Buffers
 from sidecard.server.driver import Driver
+from sidecard.server.large import LargeReply, around, large_value
 from sidecard.server.roster import Roster
 from sidecard.server.turns import MAX_BATCH, TURN_SECONDS, Turns
 from sidecard_client import wire
@@ -140,6 +141,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The peer has read most of it."""
         self._behind = self.full = False
+        self._buffers.take_back(self)
         if not self._closing:
             self._count()
             self._forget_deadline()
@@ -193,6 +195,21 @@ class Connection(asyncio.Protocol):
             # Now and not at the end of the batch, which could be thousands of large answers long.
             self._write()
 
+    def deliver(self, reply: wire.AnyReply) -> None:
+        """Queue a reply that may be one of many of the same value; see `sidecard.server.driver.Outbox`."""
+        value = None if self._reader.json else large_value(reply)
+        if value is None:
+            self.put(reply)
+        elif not self._closing:
+            before, after = around(cast("LargeReply", reply), value)
+            self._write()
+            if not self._transport.is_closing():
+                self._buffers.lend(self, value)
+                self._transport.writelines((before, value, after))
+                if not self._behind:
+                    # All of it has left.
+                    self._buffers.take_back(self)
+
     def flush(self) -> None:
         """Hand the queued replies over; see `sidecard.server.driver.Outbox`."""
         if self._queued:
@@ -231,7 +248,7 @@ class Connection(asyncio.Protocol):
                 "max_outbox_bytes",
                 f"it left more than limits.max_outbox_bytes ({self._limits.max_outbox_bytes}) unread",
             )
-        elif not self._transport.is_closing():
+        elif queued and not self._transport.is_closing():
             # Closing it is where the last write found nobody at the other end; `connection_lost` follows.
             self._transport.write(queued[0] if len(queued) == 1 else b"".join(queued))
 

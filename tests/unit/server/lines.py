@@ -2,7 +2,7 @@
 
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -123,6 +123,10 @@ class HandTransport:
             self.buffered += len(data)
             if self.buffered > self.high and not was_high:
                 self.protocol.pause_writing()
+
+    def writelines(self, parts: Iterable[Any]) -> None:
+        """As `write`."""
+        self.write(b"".join(parts))
 
     def pause_reading(self) -> None:
         """Stop reading."""
