@@ -233,8 +233,11 @@ class RequestReader:
             self._begun += 1
             self.partial = self._begun
 
-        self._left += whole
-        return self.more()
+        if self._left or (self._at_once is not None and len(whole) > self._at_once):
+            self._left += whole
+            return self.more()
+
+        return list(map(_request_of_line if self.json else _request_of_frame, whole))
 
     def more(self) -> list[Incoming]:
         """Return messages that are left, as many as one go may have."""

@@ -267,18 +267,18 @@ class Connection(asyncio.Protocol):
 
     def _serve_slowly(self, messages: Sequence[Incoming]) -> None:
         """Serve what is more than one whole frame, or less: a few messages at once, more in turns."""
-        self._backlog.extend(messages)
         if self._reader.partial:
             self._expect_rest()
 
-        if self._turns.may_skip(len(self._backlog) + self._reader.left):
-            self._serve_backlog()
-        elif self._has_more():
-            self._turns.want(self, self._peer.uid)
+        at_once = self._turns.may_skip(len(messages) + len(self._backlog) + self._reader.left)
+        if at_once and len(messages) <= MAX_BATCH and not (self._reader.json or self._backlog or self.full):
+            # Without the detour by the backlog, which a client with many calls at a time would pay for.
+            self._backlog.extend(messages[self._driver.take(self._peer, self, messages) :])
+        else:
+            self._backlog.extend(messages)
+            if at_once:
+                self._serve_batch()
 
-    def _serve_backlog(self) -> None:
-        """Serve a batch of what has been read; stand in for the rest, and read on after that."""
-        self._serve_batch()
         if self._has_more():
             self._turns.want(self, self._peer.uid)
 

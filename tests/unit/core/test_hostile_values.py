@@ -1,10 +1,12 @@
 """Values and names that peers choose so that they cost more than they are charged."""
 
+from msgspec import Raw
+
 from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES
 from sidecard.core.shelf import _MANY
 from sidecard.core.streams import CHUNK_OVERHEAD_BYTES
 from sidecard_client import wire
-from sidecard_client.wire import Begin, Put, Raw
+from sidecard_client.wire import Begin, Put
 from tests.host import Host, packed
 
 MIB = 1024 * 1024
