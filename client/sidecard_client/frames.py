@@ -20,6 +20,11 @@ _KNOWN_OPS = ", ".join(sorted(str(kind.__struct_config__.tag) for kind in wire.A
 _length_of = struct.Struct(">I").unpack_from
 
 _plain = msgspec.msgpack.Decoder().decode
+_shallow = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+
+_SMALL_BYTES = 64 * 1024
+"""Of a message that is wrong and may be looked at as a whole."""
+
 _to_json = msgspec.json.Encoder().encode
 _from_json = msgspec.json.Decoder().decode
 
@@ -314,7 +319,7 @@ def _request_of_line(line: bytes | memoryview) -> Incoming:
 def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
     """Say what is wrong with a message, with its id and op where they can still be read."""
     try:
-        fields = _plain(payload)
+        fields = _plain(payload) if len(payload) <= _SMALL_BYTES else _head_of(payload)
     except _DECODE_FAULTS:
         return BadMessage(0, "bad_request", f"The message is no msgpack map that can be read: {fault}")
 
@@ -340,6 +345,15 @@ def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
     choices = [words for field, words in _CHOICES.items() if str(fault).endswith(f"`$.{field}`")]
     instead = f"; there are: {', '.join(choices[0])}" if choices and "enum" in str(fault) else ""
     return BadMessage(request_id, "bad_request", f"{op}: {fault}{instead}")
+
+
+def _head_of(payload: bytes | memoryview) -> dict[str, Any]:
+    """Return id and op of a message without reading the rest, which would take seconds where it is as large as it may be."""
+    fields = _shallow(payload)
+    head = {
+        name: fields[name] for name in ("id", "op") if name in fields and len(memoryview(fields[name])) <= _SMALL_BYTES
+    }
+    return {name: _plain(value) for name, value in head.items()}
 
 
 def _with_bytes(value: Any) -> Any:
