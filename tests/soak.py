@@ -29,7 +29,7 @@ import msgspec
 from tests.daemons import Daemon, ask, poll
 from tests.servers import RedisServer, any_program, ending
 from tests.soak_picture import Curve, picture
-from tests.soak_worker import RECORD, Plan, Seen
+from tests.soak_worker import CALLERS, RECORD, Plan, Seen
 
 WORKERS = 4
 RESTARTS_SHARE = 0.4
@@ -40,6 +40,12 @@ WARM_UP_SHARE = 0.25
 
 PAUSE_SECONDS = (2.0, 6.0)
 """Between two things that are done."""
+
+STUCK_SECONDS = 8.0
+"""A Redis that hangs is known to after a second, and callers then go on without it."""
+
+CLAIM_SECONDS = 20.0
+"""So long, at most, the claims of a daemon that was killed stay in Redis."""
 
 GAUGES = ("cache_entries", "flights", "waiters", "leases", "peers", "stream_bytes")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -81,6 +87,7 @@ class Result(msgspec.Struct):
     ends: dict[str, int]
     faults: list[str]
     growing: list[str]
+    """What rises, and when nobody was served."""
     left: list[str]
     """What was not given back in the end."""
     logged: list[str]
@@ -152,7 +159,7 @@ class Soak:
             needed=len(set(made)),
             ends=dict(sum((Counter(one.ends) for one in seen), Counter[str]())),
             faults=[fault for one in seen for fault in one.faults],
-            growing=self.growing(),
+            growing=[*self.growing(), *self.stuck()],
             left=left,
             logged=self._logged(),
             samples=self.samples,
@@ -179,6 +186,20 @@ class Soak:
             rise = slope(points) * (steady[-1].at - steady[0].at)
             if rise > tolerance:
                 told.append(f"{name} rose by {rise:.0f} in {steady[-1].at - steady[0].at:.0f} s")
+
+        return told
+
+    def stuck(self) -> list[str]:
+        """Say when all waited for the last daemon and nobody made a call: a claim, or a permit, that is nobody's."""
+        told, since = list[str](), self.seconds
+        last = [sample for sample in self.samples if sample.pid == self.daemon.pid]
+        for sample in last:
+            # A daemon that was killed has left claims, which must expire first.
+            if sample.gauges["waiters"] < CALLERS or sample.gauges["leases"] or sample.at < last[0].at + CLAIM_SECONDS:
+                since = sample.at
+            elif sample.at - since > STUCK_SECONDS:
+                told.append(f"from {since:.0f} s on, for {sample.at - since:.0f} s, callers waited for nobody")
+                since = sample.at
 
         return told
 

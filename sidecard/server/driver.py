@@ -141,11 +141,8 @@ class Driver:
                 break
 
             # Hits are too many to look at the clock for, and too cheap.
-            if (
-                (kind is not wire.Begin or message.stream)
-                and served < len(messages)
-                and self._clock() - now > TURN_SECONDS
-            ):  # type: ignore[union-attr]  # a begin's
+            dear = type(message) is not wire.Begin or message.stream
+            if dear and served < len(messages) and self._clock() - now > TURN_SECONDS:
                 break
 
         outbox.flush()
