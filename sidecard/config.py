@@ -104,6 +104,7 @@ class Config(Struct, frozen=True):
             max_flights=self.limits.max_flights,
             # Leases without a key have no flight; they get as much room as those that have one.
             max_leases=2 * self.limits.max_flights,
+            spare_share=self.limits.spare_share,
             backends=self.backends,
             max_backends=self.limits.max_backends,
             budgets=self.budgets,

@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from contextlib import ExitStack
 from functools import partial
@@ -37,11 +37,13 @@ from sidecard.observe.logs import Log, open_log
 from sidecard.outlets import Outlets
 from sidecard.sections import Limits
 from sidecard.server import listener
+from sidecard.server.buffers import Buffers
 from sidecard.server.driver import Driver
 from sidecard.server.listener import Listener
 from sidecard.server.lookout import Lookout
-from sidecard.server.peer import Connection
+from sidecard.server.peer import Commons, Connection
 from sidecard.server.roster import Roster, unmapped_uid
+from sidecard.server.turns import Turns
 from sidecard.state import StateLock, StateUnusableError, open_to_others, state_directory
 from sidecard.store.base import Store
 from sidecard.stores import Opened, open_store
@@ -58,8 +60,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal
 
 _wall_clock = time.time  # noqa: TID251 - what outlives a run, or is told to another host, has no other clock
 
-SPARE_DESCRIPTORS = 64
-"""Descriptors that are not for peers: listener, lock, log, the loop's own, late imports."""
+SPARE_DESCRIPTORS = 128
+"""Descriptors that are not for peers: listener, lock, log, the loop's own, late imports, those to be told that they are too many."""
 
 
 def run(config: Config, environ: MutableMapping[str, str], *, reread: Callable[[], Config], state: bool = True) -> None:
@@ -157,11 +159,14 @@ class _Serving:
         self._writer = writer
         self._clock = clock
         self._limits = _with_descriptors(config.limits, log)
+        self._limited = Counter[str]()
+        self._buffers = Buffers[Connection](self._limits.max_buffered_bytes)
         self._roster = Roster(
             self._limits,
             self._is_operator,
             on_refused=lambda uid, reason: log.say("warning", "peer refused", uid=uid, reason=reason),
             on_closed=lambda peer, reason: log.say("warning", "peer closed", peer=peer.id, uid=peer.uid, reason=reason),
+            limited=self._limited,
             unmapped_uid=None if config.socket.admit_unmapped else unmapped_uid(),
         )
         self._driver: Driver | None = None
@@ -195,6 +200,8 @@ class _Serving:
         opened = self._open_store(boot_id)
         store = None if opened is None else opened.store
         engine = self._new_engine(boot_id, store)
+        engine.meters.limited = self._limited
+        engine.meters.gauges["buffered_bytes"] = lambda: self._buffers.bytes
         engine.meters.dropped_by["log_lines"] = lambda: self._log.left_out + self._writer.dropped
         outlets = Outlets(
             self._config, self._state, engine.meters, clock=self._clock, wall_clock=_wall_clock, say=self._log.say
@@ -309,8 +316,9 @@ class _Serving:
     async def _listen(self, loop: asyncio.AbstractEventLoop, driver: Driver) -> asyncio.Server:
         # From 3.13 on the loop would remove the socket's file by itself, also one that is not ours.
         options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        commons = Commons(driver, self._roster, Turns(loop), self._buffers, loop)
         return await loop.create_unix_server(
-            lambda: Connection(driver, self._roster, self._limits, loop),
+            lambda: Connection(commons, self._limits),
             sock=self._listener.socket,
             backlog=listener.BACKLOG,
             **options,
@@ -392,6 +400,7 @@ class _Serving:
         else:
             before, self._config = self._config, read.config
             self._limits = self._roster.limits = _with_descriptors(read.config.limits, self._log)
+            self._buffers.max_bytes = self._limits.max_buffered_bytes
             if read.config.log.level != before.log.level:
                 self._set_level(read.config.log.level)
 

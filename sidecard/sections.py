@@ -182,10 +182,19 @@ class Limits(Struct, frozen=True):
     """Replies that a peer has not read. Precedent: Redis client-output-buffer-limit pubsub 32 MiB."""
     stall_seconds: Annotated[float, readings.seconds(least=0.1)] = 30.0
     """How long a peer may leave replies unread before it is closed."""
+    max_buffered_bytes: Annotated[int, readings.byte_size(1024 * 1024)] = 256 * 1024 * 1024
+    """Of all peers together: replies unread, and messages that have come in part. Precedent: Redis' maxmemory-clients, which
+    is off by default; a quarter of the 1 GiB that the units give."""
+    message_seconds: Annotated[float, readings.seconds(least=0.1)] = 30.0
+    """How long a message may take from its first byte to its last; a peer that takes longer is closed, after twice as long at
+    the latest. Precedents: nginx' client_header_timeout 60 s, Apache's RequestReadTimeout 20 s."""
     max_flights: Annotated[int, readings.count(1)] = 16384
     max_series: Annotated[int, readings.count(1)] = 1000
     """Label sets of one metric of the apps. What happens beyond is added up under the label ``overflow="true"``."""
     max_backends: Annotated[int, readings.count(1)] = 256
+    spare_share: Annotated[float, readings.number(0.0, 10.0)] = 0.25
+    """On top of ``max_flights``, ``max_waiters``, ``max_queue`` and the bounds of apps' metrics, for uids that have little there,
+    so that nobody can shut all others out (`sidecard.core.shares`). On a host where all is one uid it is never used."""
 
 
 class Namespace(Struct, frozen=True):

@@ -19,6 +19,13 @@ The first byte that a client sends chooses the encoding for the whole connection
 
 Anything else is answered with one JSON ``error`` line and the connection is closed.
 
+A connection beyond ``[limits] max_peers`` or ``max_peers_per_uid`` is closed; one that speaks JSON lines is told so first by an
+``error`` of code ``unavailable`` and id 0.
+Connections may be idle for as long as they like, but a message must be whole ``[limits] message_seconds`` after its first byte.
+Who leaves more unread than ``max_outbox_bytes``, or reads too little for ``stall_seconds``, is closed; so is who holds most where
+replies unread and messages that are not whole come to more than ``max_buffered_bytes`` for all peers together.
+Many messages at once are served in turns with those of others, uids in turn: whoever sends few is not kept waiting.
+
 A message that is well framed but wrong (unknown op, wrong type) gets an ``error`` and the connection stays open;
 framing that is wrong gets an ``error`` and the connection is closed.
 Decoders ignore fields that they do not know, so fields may be added, always with defaults, never with another type.
@@ -108,6 +115,7 @@ A connection that ends gives back everything that it held: its leases count as l
     Brings what an app measured: for counters and histograms what is new since the last time, for gauges what is.
     There is no reply, unless ``acknowledge`` is set: then `Recorded` says how many measurements were dropped, because a name or
     a label cannot be, or a metric is of another kind already.
+    At most `MAX_MEASUREMENTS` in one message.
     Label sets beyond ``[limits] max_series`` of a metric are added up under the label ``overflow``, and gauges among them dropped.
     A sender that cannot know whether its last message arrived repeats it with the same ``session`` and ``sequence``:
     1. a batch is taken; 2. the connection ends before the reply; 3. the batch comes again and changes nothing.
@@ -159,6 +167,11 @@ It is passed on, shown as exemplar and written to the call log; nothing depends 
 A `Lease` with ``log`` asks its holder for ``spoken`` in `complete`: the operator keeps what is said in a call log.
 A holder that does not tell it has its call logged without.
 
+What one uid may have
+=====================
+The bounds of flights, leases, waiters, queues and apps' metrics are for all uids together; beyond them ``[limits] spare_share``
+of each is for uids that have little in it. Beyond that the answer is ``rejected`` with ``busy``, or ``saturated`` of a queue.
+
 Namespaces
 ==========
 A namespace is private to the peer's uid unless ``[namespaces.NAME] shared_with`` in the daemon's config says otherwise.
@@ -186,6 +199,12 @@ MAX_LINE_BYTES = 1024 * 1024
 """Limit of a JSON line. Lines are for people and scripts; larger values travel in msgpack."""
 
 FRAME_HEADER_BYTES = 4
+
+MAX_MEASUREMENTS = 2048
+"""Of one `RecordMetrics`: some 20 ms, in which nobody else is served. A frame would hold half a million, and take seconds."""
+
+MAX_DIMENSIONS = 4096
+"""Of a vector. Precedent: OpenAI's largest embedding has 3,072. A frame would hold two million, and a begin that waits keeps it."""
 
 DEFAULT_NAMESPACE = "default"
 DEFAULT_TASK = "general"
@@ -270,7 +289,7 @@ class Begin(Request, frozen=True, tag="begin"):
     """How ``backends`` are ordered; None is the task's setting, else ``order``."""
     stream: bool = False
     """The answer is wanted piece by piece; the lease, if it comes to that, is for a call whose answer comes so."""
-    vector: tuple[float, ...] | None = None
+    vector: Annotated[tuple[float, ...], Meta(max_length=MAX_DIMENSIONS)] | None = None
     trace: Trace = ""
     """The caller's span. Those who share the answer are told the holder's (`Shared.trace`)."""
 
@@ -408,20 +427,20 @@ class Measurement(Struct, frozen=True, omit_defaults=True, kw_only=True):
     kind: MetricKind
     value: float = 1.0
     """Counter: what to add. Gauge: what it is now. Histogram: one observation; with ``counts``, the sum of all."""
-    labels: dict[str, str] = {}
+    labels: Annotated[dict[str, str], Meta(max_length=32)] = {}
     help: str = ""
     aggregate: Aggregate = "sum"
     """Gauges: how the values of several workers become one; ``each`` keeps them apart by a label ``worker``, the pid."""
-    bounds: tuple[float, ...] = ()
+    bounds: Annotated[tuple[float, ...], Meta(max_length=256)] = ()
     """Histograms: upper bounds of the buckets, rising, without infinity. Empty is the daemon's own."""
-    counts: tuple[int, ...] = ()
+    counts: Annotated[tuple[int, ...], Meta(max_length=257)] = ()
     """Histograms: observations per bucket, each counted once, with one more than there are ``bounds`` for the rest."""
 
 
 class RecordMetrics(Request, frozen=True, tag="record"):
     """Brings measurements. No reply, unless ``acknowledge``: then `Recorded`."""
 
-    metrics: tuple[Measurement, ...] = ()
+    metrics: Annotated[tuple[Measurement, ...], Meta(max_length=MAX_MEASUREMENTS)] = ()
     acknowledge: bool = False
     session: Trace = ""
     """Names the sender's buffer; with it, a ``sequence`` that is not above the last one taken changes nothing."""

@@ -184,7 +184,7 @@ class Calls:
         if wait_seconds <= 0:
             return [self._granting.timed_out(peer, request, 0.0)]
 
-        if self.flights.waiter_count >= self.settings.max_waiters:
+        if not self._granting.has_place(peer.uid):
             return self._granting.busy(peer, request, "waiters", self.settings.max_waiters)
 
         waiter = self.flights.join(flight, peer, request, now, wait_seconds)

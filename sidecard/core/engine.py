@@ -120,6 +120,7 @@ class Engine:
             streams,
             serving,
             staleness,
+            meters,
         )
         self._lookups = lookups = Lookups(settings, flights, granting, shelf, serving, count)
         self._calls = calls = Calls(
@@ -156,7 +157,7 @@ class Engine:
             accounts=accounts,
             count=count,
             meters=meters,
-            apps=AppMetrics(settings.max_series, meters.dropped),
+            apps=AppMetrics(settings.max_series, meters.dropped, settings.spare_share),
             enabled=settings.metrics,
         )
         reloading = Reloading(

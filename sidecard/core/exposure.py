@@ -29,6 +29,22 @@ _UNCOUNTED_REPLIES = frozenset({wire.Pending, wire.Chunk, wire.Note})
 DROPPED = ("series", "invalid", "client", "push_samples", "calls", "log_lines", "store")
 """What may be thrown away. All of them are told from the beginning, so that the first one shows as a growth."""
 
+LIMITS = (
+    "max_peers",
+    "max_peers_per_uid",
+    "unmapped",
+    "stall_seconds",
+    "message_seconds",
+    "max_outbox_bytes",
+    "max_buffered_bytes",
+    "max_flights",
+    "max_leases",
+    "max_waiters",
+    "max_queue",
+    "streams",
+)
+"""What may refuse something or have a peer closed: settings of ``[limits]``, and what depends on others. All told from the start."""
+
 Values = Iterable[tuple[dict[str, str], float]]
 """For each label set, the value."""
 
@@ -173,6 +189,12 @@ class Exposure:
             (({"what": what}, self._dropped(what)) for what in DROPPED),
         )
         yield _family(
+            "limited",
+            "counter",
+            "Connections refused or closed, and begins refused, by the limit that did it.",
+            (({"limit": limit}, meters.limited[limit]) for limit in LIMITS),
+        )
+        yield _family(
             "series_overflow",
             "counter",
             "Measurements of apps whose label sets were too many, by metric.",
@@ -295,6 +317,7 @@ class Exposure:
 
 
 _GAUGES = {
+    "buffered_bytes": "Replies that peers have not read and messages that have come in part, of those who hold much.",
     "spool_bytes": "Metrics that wait on disk for the target of push.",
     "calls_pending": "Rows that are to be written to the call log.",
 }

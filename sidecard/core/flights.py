@@ -22,12 +22,13 @@ A lease that ended is not current: whatever comes with it later is refused. That
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sidecard.core.backends import Backend, Permit
 from sidecard.core.events import Peer
 from sidecard.core.scopes import covers
+from sidecard.core.shares import Share
 from sidecard.core.timers import Timers
 from sidecard_client.wire import Begin, Delete, Purge
 
@@ -130,9 +131,9 @@ class Applicant:
         self.queues: tuple[tuple[str, Backend], ...] = ()
 
     @property
-    def line(self) -> Hashable:
-        """Whose turn it takes in a queue: its process', or its connection's where nobody knows the process."""
-        return (self.peer.uid, self.peer.pid) if self.peer.pid else self.peer.id
+    def line(self) -> tuple[int, int]:
+        """Whose turn it takes in a queue: its uid's, and of that its process', or its connection's where nobody knows the process."""
+        return self.peer.uid, self.peer.pid or -self.peer.id
 
 
 class HeldLease:
@@ -188,14 +189,17 @@ class Flight:
         "storable",
         "stream",
         "ticket",
+        "uid",
         "unshared",
         "voided_tags",
         "waiters",
     )
 
-    def __init__(self, scope: str, key: str) -> None:
+    def __init__(self, scope: str, key: str, uid: int) -> None:
         self.scope = scope
         self.key = key
+        self.uid = uid
+        """Who has begun it."""
         self.lease: HeldLease | None = None
         self.applicant: Applicant | None = None
         self.waiters: dict[tuple[int, int], Waiter] = {}
@@ -262,14 +266,20 @@ class Flights:
         self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | Removal | Cache] = Timers()
         self.given_up: list[Flight] = []
         """Those that are over and whose claim was not used."""
-        self.waiter_count = 0
-        """Begins that wait, for an answer or for a permit."""
+        self.flights_by_uid = Share()
+        self.leases_by_uid = Share()
+        self.waiters_by_uid = Share()
 
     def __len__(self) -> int:
         return len(self._flights)
 
     def __iter__(self) -> Iterator[Flight]:
         return iter(list(self._flights.values()))
+
+    @property
+    def waiter_count(self) -> int:
+        """Begins that wait, for an answer or for a permit."""
+        return self.waiters_by_uid.total
 
     @property
     def lease_count(self) -> int:
@@ -290,9 +300,10 @@ class Flights:
         """Flights that this host computes for all hosts."""
         return sum(bool(flight.claim) for flight in self._flights.values())
 
-    def start(self, scope: str, key: str) -> Flight:
+    def start(self, scope: str, key: str, uid: int) -> Flight:
         """Begin a flight, which needs a lease or an applicant at once."""
-        flight = self._flights[scope, key] = Flight(scope, key)
+        flight = self._flights[scope, key] = Flight(scope, key, uid)
+        self.flights_by_uid.take(uid)
         return flight
 
     def apply(self, applicant: Applicant) -> None:
@@ -302,7 +313,9 @@ class Flights:
 
         self._applicants[applicant] = None
         self._table(applicant.peer).applicants[applicant.reply_id] = applicant
-        self.waiter_count += applicant.first
+        if applicant.first:
+            self.waiters_by_uid.take(applicant.peer.uid)
+
         self.timers.set(applicant, min(applicant.deadline, applicant.not_before or applicant.deadline))
 
     def withdraw(self, applicant: Applicant) -> None:
@@ -312,7 +325,9 @@ class Flights:
 
         del self._applicants[applicant]
         del self._peers[applicant.peer.id].applicants[applicant.reply_id]
-        self.waiter_count -= applicant.first
+        if applicant.first:
+            self.waiters_by_uid.give_back(applicant.peer.uid)
+
         self.timers.clear(applicant)
         for _, backend in applicant.queues:
             backend.queue.remove(applicant.line, applicant)
@@ -333,6 +348,7 @@ class Flights:
             flight.lease = lease
 
         self._leases[lease.name] = lease
+        self.leases_by_uid.take(lease.peer.uid)
         self._table(lease.peer).leases[lease.name] = lease
         self.timers.set(lease, now + self.lease_seconds)
         return lease
@@ -357,6 +373,7 @@ class Flights:
     def end_lease(self, lease: HeldLease, *, answered: bool) -> None:
         """Make a lease not current; where its call has not ``answered``, remember whom to bill should it still do so."""
         del self._leases[lease.name]
+        self.leases_by_uid.give_back(lease.peer.uid)
         if lease.flight is not None:
             lease.flight.lease = None
 
@@ -379,7 +396,7 @@ class Flights:
         flight.waiters[peer.id, request.id] = waiter
         self._table(peer).waiters[request.id] = waiter
         self.timers.set(waiter, waiter.deadline)
-        self.waiter_count += 1
+        self.waiters_by_uid.take(peer.uid)
         return waiter
 
     def waiting(self, peer: Peer, request_id: int) -> Waiter | Applicant | None:
@@ -402,7 +419,7 @@ class Flights:
         del waiter.flight.waiters[waiter.peer.id, waiter.request.id]
         del self._peers[waiter.peer.id].waiters[waiter.request.id]
         self.timers.clear(waiter)
-        self.waiter_count -= 1
+        self.waiters_by_uid.give_back(waiter.peer.uid)
 
     def release(self, flight: Flight) -> list[Waiter]:
         """Take all waiters out and return them, the longest-waiting first."""
@@ -415,6 +432,7 @@ class Flights:
     def finish(self, flight: Flight) -> list[Waiter]:
         """End a flight whose lease has ended; return who waited."""
         del self._flights[flight.scope, flight.key]
+        self.flights_by_uid.give_back(flight.uid)
         if flight.claim:
             self.given_up.append(flight)
 

@@ -20,6 +20,7 @@ from sidecard.core.events import Peer
 from sidecard.core.flights import Applicant, Flight, Flights, HeldLease, Waiter
 from sidecard.core.journal import Journal
 from sidecard.core.ledger import Books
+from sidecard.core.meters import Meters
 from sidecard.core.retries import RetryBudget
 from sidecard.core.serving import Serving
 from sidecard.core.settings import EngineSettings
@@ -71,6 +72,7 @@ class Granting:
         streams: Streams,
         serving: Serving,
         staleness: Staleness,
+        meters: Meters,
     ) -> None:
         self.draining = False
         self.settings = settings
@@ -85,6 +87,7 @@ class Granting:
         self._streams = streams
         self._serving = serving
         self._staleness = staleness
+        self._meters = meters
         self._told_full: set[notes.Table] = set()
         """Tables whose being full has been told, and which had no room since."""
 
@@ -95,7 +98,7 @@ class Granting:
         flights = self._flights
         flight = None
         if request.key is not None:
-            flight = self.start(scope, request.key)
+            flight = self.start(scope, request.key, peer.uid)
             if flight is None:
                 return self.no_flight(peer, request) if old is None else self.serve(peer, request, old, now)
 
@@ -127,13 +130,14 @@ class Granting:
 
         return effects
 
-    def start(self, scope: str, key: str) -> Flight | None:
-        """Start a flight, where there is room for one."""
-        if len(self._flights) >= self.settings.max_flights:
+    def start(self, scope: str, key: str, uid: int) -> Flight | None:
+        """Start a flight for a caller of ``uid``, where there is room for one."""
+        settings = self.settings
+        if not self._flights.flights_by_uid.has_room(uid, settings.max_flights, settings.spare_share):
             return None
 
         self._told_full.discard("flights")
-        return self._flights.start(scope, key)
+        return self._flights.start(scope, key, uid)
 
     def no_flight(self, peer: Peer, request: wire.Begin) -> list[Effect]:
         """Refuse a begin for whose flight there is no room."""
@@ -258,7 +262,8 @@ class Granting:
             backend.queue.serve(applicant.line, applicant)
             applicant.queues = tuple(other for other in applicant.queues if other is not choice)
             self._flights.withdraw(applicant)
-            if self._flights.lease_count >= self.settings.max_leases:
+            if not self._has_lease(applicant.peer.uid):
+                self._meters.limited["max_leases"] += 1
                 effects += self.turn_away(applicant, Refusal("busy"), now)
                 continue
 
@@ -281,7 +286,7 @@ class Granting:
             choice = next((choice for choice in named if choice[1] is backend), None)
             if (
                 choice is not None
-                and len(backend.queue) < backend.settings.max_queue
+                and self._admission.has_place(backend, applicant.line)
                 and self._admission.refusal(applicant.request.task, backend, now) is None
             ):
                 backend.queue.push(applicant.line, applicant)
@@ -428,7 +433,16 @@ class Granting:
 
     def busy(self, peer: Peer, request: wire.Begin, table: notes.Table, limit: int) -> list[Effect]:
         """Refuse a begin for want of room in a table of ours."""
-        return [self.rejection(peer, request, Refusal("busy")), *self._tell_full(table, limit)]
+        return [self.rejection(peer, request, Refusal("busy")), *self._full(table, limit)]
+
+    def has_place(self, uid: int) -> bool:
+        """Tell whether one more caller of ``uid`` may wait."""
+        settings = self.settings
+        return self._flights.waiters_by_uid.has_room(uid, settings.max_waiters, settings.spare_share)
+
+    def _has_lease(self, uid: int) -> bool:
+        settings = self.settings
+        return self._flights.leases_by_uid.has_room(uid, settings.max_leases, settings.spare_share)
 
     def has_room_for_waiters(self) -> None:
         """A waiter was taken in: that the table is full may be told again."""
@@ -444,7 +458,8 @@ class Granting:
     def _waited(self, request: wire.Begin, waited_seconds: float) -> None:
         self._books.of(request.task).waits.observe(waited_seconds)
 
-    def _tell_full(self, table: notes.Table, limit: int) -> list[Effect]:
+    def _full(self, table: notes.Table, limit: int) -> list[Effect]:
+        self._meters.limited["streams" if table == "streams" else f"max_{table}"] += 1
         # Said once per time that a table fills, not once per refused call.
         if table in self._told_full:
             return []
@@ -456,16 +471,16 @@ class Granting:
 
     def _seat(self, applicant: Applicant, now: float) -> tuple[Refusal | None, list[Effect]]:
         """Give an applicant its lease, or let it wait for a permit; where neither can be, return why."""
-        flights, request = self._flights, applicant.request
-        if flights.lease_count >= self.settings.max_leases:
-            return Refusal("busy"), self._tell_full("leases", self.settings.max_leases)
+        request = applicant.request
+        if not self._has_lease(applicant.peer.uid):
+            return Refusal("busy"), self._full("leases", self.settings.max_leases)
 
         self._told_full.discard("leases")
         names = self._admission.names(request)
         if applicant.tried:
             names = tuple(name for name in names if name not in applicant.tried)
 
-        decision, effects = self._admission.decide(request, names, now)
+        decision, effects = self._admission.decide(request, names, applicant.line, now)
         if decision.chosen is not None:
             return None, effects + self._grant(applicant, decision.chosen, decision, now)
 
@@ -473,8 +488,8 @@ class Granting:
             if applicant.old is not None:
                 return _WOULD_WAIT, effects
 
-            if applicant.first and flights.waiter_count >= self.settings.max_waiters:
-                return Refusal("busy"), effects + self._tell_full("waiters", self.settings.max_waiters)
+            if applicant.first and not self.has_place(applicant.peer.uid):
+                return Refusal("busy"), effects + self._full("waiters", self.settings.max_waiters)
 
             self._queue(applicant, decision.queues, now)
             if applicant.first:
@@ -485,6 +500,7 @@ class Granting:
 
             return None, effects
 
+        self._meters.limited["max_queue"] += decision.reason == "saturated" and not decision.queues
         for name in decision.obstacles:
             effects += self._tell_queue_full(self._backends.of(name))
 

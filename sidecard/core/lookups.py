@@ -132,13 +132,13 @@ class Lookups:
 
     def begin(self, scope: str, flight: Flight | None, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
         """Let a caller wait for the store's answer."""
-        if self._flights.waiter_count >= self._granting.settings.max_waiters:
+        if not self._granting.has_place(peer.uid):
             return self._granting.busy(peer, request, "waiters", self._granting.settings.max_waiters)
 
         assert request.key is not None  # noqa: S101 - for the type checker: calls without a key are no flights
         effects: list[Effect] = []
         if flight is None:
-            flight = self._granting.start(scope, request.key)
+            flight = self._granting.start(scope, request.key, peer.uid)
             if flight is None:
                 return self._granting.no_flight(peer, request)
 
@@ -168,7 +168,7 @@ class Lookups:
 
         effects: list[Effect] = []
         if flight is None:
-            flight = self._granting.start(scope, request.key)
+            flight = self._granting.start(scope, request.key, peer.uid)
             if flight is None:
                 return None
 

@@ -155,6 +155,8 @@ class EngineSettings(Struct, frozen=True):
     max_waiters: int = 16384
     max_flights: int = 16384
     max_leases: int = 32768
+    spare_share: float = 0.25
+    """Of the bounds of flights, leases, waiters, queues and apps' metrics, on top of them: see `sidecard.core.shares`."""
     max_tasks: int = 256
     """Tasks with a ledger of their own; the calls of further ones are booked under `sidecard.core.ledger.OTHER`."""
     backends: dict[str, BackendSettings] = {}

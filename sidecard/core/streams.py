@@ -203,7 +203,8 @@ class Streams:
 
         Its elements count as those of a stream do: 16 MB of nothings would else take a gigabyte.
         """
-        charge = len(memoryview(value)) + CHUNK_OVERHEAD_BYTES * _elements(value)
+        packed = memoryview(value)
+        charge = len(packed) + CHUNK_OVERHEAD_BYTES * _count_of(packed)
         return charge <= WINDOW_BYTES or self.bytes + charge <= self.limit_bytes
 
     def replay(self, peer: Peer, reply: wire.Hit | wire.Shared) -> list[Effect]:
@@ -242,23 +243,9 @@ def first_of(reply: wire.Hit | wire.Shared) -> wire.Chunk:
     return wire.Chunk(reply.id, None, _source_of(reply), reply.age_seconds, reply.backend, reply.saved_dollars)
 
 
-def _elements(value: Raw) -> int:
-    """Return how many elements the list has that a value is, as its header says; 0 where it is none."""
-    packed = memoryview(value)
-    first = packed[0] if packed else 0
-    if first & 0xF0 == _SHORT_ARRAY:
-        return first & 0x0F
-
-    size = {_ARRAY_16: 2, _ARRAY_32: 4}.get(first, 0)
-    # Of a header that lies, what can be there: each element is a byte at least.
-    return min(int.from_bytes(packed[1 : 1 + size], "big"), len(packed))
-
-
 def chunks_of(value: Raw) -> list[Raw]:
     """Return the chunks of a stored value: the elements of a list; any other value is one chunk."""
-    first = memoryview(value)[:1]
-    is_array = first and (first[0] & 0xF0 == _SHORT_ARRAY or first[0] in {_ARRAY_16, _ARRAY_32})
-    if not is_array:
+    if not _is_array(memoryview(value)):
         return [value]
 
     try:
@@ -266,6 +253,20 @@ def chunks_of(value: Raw) -> list[Raw]:
     except (MsgspecError, RecursionError):
         # It came from a store that others write too, and is served as it is.
         return [value]
+
+
+def _is_array(value: memoryview) -> bool:
+    return bool(value) and (value[0] & 0xF0 == _SHORT_ARRAY or value[0] in {_ARRAY_16, _ARRAY_32})
+
+
+def _count_of(value: memoryview) -> int:
+    """Return how many chunks a stored value has, without making them: a byte of it may be one, and each costs a hundred."""
+    if not _is_array(value):
+        return 1
+
+    size = {_ARRAY_16: 2, _ARRAY_32: 4}.get(value[0], 0)
+    count = int.from_bytes(value[1 : 1 + size], "big") if size else value[0] & _MAX_SHORT
+    return min(count, len(value))  # a header may lie, and each is a byte at least
 
 
 def _end_of(reply: wire.Hit | wire.Shared) -> wire.End:

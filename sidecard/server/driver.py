@@ -29,6 +29,7 @@ from sidecard.core.events import (
 from sidecard.core.meters import Meters
 from sidecard.core.notes import Note
 from sidecard.errors import SidecardBug
+from sidecard.server.turns import TURN_SECONDS
 from sidecard_client import wire
 from sidecard_client.frames import BadMessage, Incoming
 
@@ -62,6 +63,9 @@ class Outbox(Protocol):
     def put(self, reply: wire.AnyReply) -> None:
         """Queue a reply. Returns at once, also where the peer is lost."""
 
+    def deliver(self, reply: wire.AnyReply) -> None:
+        """Queue a reply of which others may be sent the same value in this moment."""
+
     def flush(self) -> None:
         """Hand the queued replies to the kernel."""
 
@@ -92,7 +96,7 @@ class Driver:
         self._engine = engine
         self._handle_event = engine.handle
         self._loop = loop
-        self._clock = clock
+        self._clock = self.clock = clock
         self._on_note = on_note
         self._on_bug = on_bug
         self._on_call = on_call
@@ -118,16 +122,16 @@ class Driver:
         self._happened(PeerJoined(peer))
 
     def take(self, peer: Peer, outbox: Outbox, messages: Sequence[Incoming]) -> int:
-        """Serve messages of one peer, in order, until its outbox is full. Returns how many were served."""
+        """Serve messages of one peer, in order, until its outbox is full or its turn is over. Returns how many were served."""
         now = self._clock()
         peer_id, meters = peer.id, self._meters
         served = 0
         for message in messages:
             served += 1
+            kind = type(message)
             if type(message) is BadMessage:
                 outbox.put(wire.Error(message.id, message.code, message.message))
             else:
-                kind = type(message)
                 timed = meters is not None and (kind is not wire.Begin or not self._turn())
                 handle = self._timed if timed else self._handle_event
                 try:
@@ -143,6 +147,11 @@ class Driver:
                     outbox.put(wire.Error(message.id, "internal", str(self._bug(fault, type(message)))))
 
             if outbox.full:
+                break
+
+            # Hits are too many to look at the clock for, and too cheap.
+            dear = type(message) is not wire.Begin or message.stream
+            if dear and served < len(messages) and self._clock() - now > TURN_SECONDS:
                 break
 
         outbox.flush()
@@ -243,7 +252,7 @@ class Driver:
             outbox = self._outboxes.get(effect.peer)
             # A peer may be lost between two effects of one event: its socket broke while we wrote the first.
             if outbox is not None:
-                outbox.put(effect.reply)
+                outbox.deliver(effect.reply)
                 self._unflushed.append(outbox)
                 if self._meters is not None:
                     self._meters.requests[effect.late_answer_of, type(effect.reply)] += 1
