@@ -21,7 +21,7 @@ import anyio.lowlevel
 import anyio.to_thread
 from msgspec import structs
 
-from sidecard import systemd
+from sidecard import systemd, vectors
 from sidecard.config import Config, reconfigured
 from sidecard.core.accounts import Price, no_price
 from sidecard.core.effects import ReadSettings
@@ -29,6 +29,7 @@ from sidecard.core.engine import Engine
 from sidecard.core.events import SettingsRead
 from sidecard.core.notes import Note
 from sidecard.core.settings import EngineSettings, StoreKind
+from sidecard.core.similar import NewIndex
 from sidecard.errors import ConfigError, SidecardBug
 from sidecard.ledger_file import LedgerFile, LedgerKeeping
 from sidecard.observe.log_writer import LogWriter
@@ -67,6 +68,7 @@ def run(config: Config, environ: MutableMapping[str, str], *, reread: Callable[[
     Raises `ListenError` where a socket cannot be had, `ConfigError` where a setting asks for what is not installed.
     """
     price = _price(config)
+    new_index = vectors.index_maker(config)
     adopted = systemd.adopt_socket(environ, os.getpid())
     if adopted is None:
         listening = listener.bind(config.socket.path, config.socket.mode, config.socket.group)
@@ -88,7 +90,8 @@ def run(config: Config, environ: MutableMapping[str, str], *, reread: Callable[[
                 writer,
                 clock=time.monotonic,
                 price=price,
-                reread=reread,
+                new_index=new_index,
+                reread=partial(_reread, reread),
                 state=directory,
                 held=held,
             )
@@ -106,6 +109,13 @@ def _price(config: Config) -> Price:
     from sidecard.prices import table_price  # noqa: PLC0415 - 0.4 s and 30 MB, for those who want it; see there
 
     return table_price()
+
+
+def _reread(reread: Callable[[], Config]) -> Config:
+    """Read the settings again, and load what they want that was not wanted before."""
+    config = reread()
+    vectors.require(config)
+    return config
 
 
 def _lock_state(environ: Mapping[str, str], log: Log, held: ExitStack) -> Path | None:
@@ -134,6 +144,7 @@ class _Serving:
         *,
         clock: Callable[[], float],
         price: Price,
+        new_index: NewIndex,
         reread: Callable[[], Config],
         state: Path | None,
         held: ExitStack,
@@ -141,6 +152,7 @@ class _Serving:
         self._config = config
         self._held = held
         self._price = price
+        self._new_index = new_index
         self._reread = reread
         self._reloads: deque[ReadSettings | None] = deque()
         """Who wants the settings read again; None is a signal."""
@@ -292,6 +304,7 @@ class _Serving:
             shown_origins=self._config.origins,
             jitter=random.random,
             price=self._price,
+            new_index=self._new_index,
             wall_offset_seconds=_wall_clock() - now,  # read once, to know which day a budget's day is
         )
 

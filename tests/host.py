@@ -41,6 +41,7 @@ from sidecard.core.events import (
 from sidecard.core.notes import Note
 from sidecard.core.settings import EngineSettings
 from sidecard_client import wire
+from tests.naive_index import NaiveIndex
 
 _Reply = TypeVar("_Reply", bound=wire.Reply)
 
@@ -138,6 +139,7 @@ class Host:
             shown_origins={"cache.max_bytes": "default"},
             wall_offset_seconds=wall_offset_seconds,
             jitter=lambda: self.jitter,
+            new_index=NaiveIndex,
         )
         self.actors: dict[int, Actor] = {}
         self.notes: list[Note] = []

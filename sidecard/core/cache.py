@@ -104,6 +104,10 @@ class Cache:
         entry.touch()
         return entry
 
+    def peek(self, scope: str, key: str) -> Entry | None:
+        """Return the entry as it is, without serving it to anybody."""
+        return self._tables.get(scope, {}).get(key)
+
     def put(self, key: str, value: bytes, now: float, terms: Terms, seconds: float, age_seconds: float = 0.0) -> Stored:
         """Store an answer in place of the key's older one, removing expired entries and then victims until it fits.
 
@@ -240,6 +244,8 @@ class Cache:
 
         self.bytes -= entry.charge
         self.count -= 1
+        if entry.terms.group is not None:
+            entry.terms.group.forget(entry)
 
     def _bury(self, entry: Entry) -> None:
         """Free what a dead entry holds; its wheel's bucket, once half dead, is rebuilt without the dead."""

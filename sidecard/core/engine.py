@@ -49,6 +49,7 @@ from sidecard.core.retries import RetryBudget
 from sidecard.core.scopes import Scopes
 from sidecard.core.serving import Serving
 from sidecard.core.shelf import Shelf
+from sidecard.core.similar import NewIndex, Similar
 from sidecard.core.staleness import Staleness
 from sidecard.core.streams import Streams
 from sidecard.core.switches import Switches
@@ -67,6 +68,7 @@ class Engine:
     ``shown_settings`` and ``shown_origins`` are what `config` shows, by full name.
     ``jitter`` is uniform in [0, 1). ``price`` knows what models cost. ``wall_offset_seconds`` is what must be added to
     ``now`` for the wall clock's time, to which the periods of budgets are aligned; it is not adjusted while this runs.
+    ``new_index`` finds vectors, for tasks that look for similar requests; it is not called as long as there is none.
     ``meters`` is what the shell measures too, besides what the engine does.
     """
 
@@ -82,6 +84,7 @@ class Engine:
         jitter: "Callable[[], float]" = lambda: 0.5,
         price: Price = no_price,
         wall_offset_seconds: float = 0.0,
+        new_index: NewIndex | None = None,
     ) -> None:
         self._count = count = Counters()
         self.meters = meters = Meters(settings.max_backends, wall_offset_seconds)
@@ -102,6 +105,7 @@ class Engine:
         serving = Serving(accounts, count, journal, streams)
         staleness = Staleness(shelf.cache, jitter)
         failures = Failures()
+        similar = Similar(settings, new_index, shelf, serving, streams, count)
         granting = Granting(
             settings,
             flights,
@@ -115,7 +119,7 @@ class Engine:
             serving,
             staleness,
         )
-        self._lookups = lookups = Lookups(settings, flights, granting, shelf, serving, count)
+        self._lookups = lookups = Lookups(settings, flights, granting, shelf, serving, similar, count)
         self._calls = calls = Calls(
             settings,
             flights,
@@ -133,6 +137,7 @@ class Engine:
             streams,
             staleness,
             failures,
+            similar,
         )
         contents = Contents(shelf, flights, lookups, scopes, failures)
         switches = Switches(backends, granting)

@@ -4,7 +4,7 @@ from sidecard.core import notes
 from sidecard.core.cache import Cache, Stored
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Tell
-from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, NO_USAGE, Entry, Terms, own_bytes
+from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, NO_USAGE, Entry, Kin, Terms, own_bytes
 from sidecard.core.records import Record
 from sidecard.core.scopes import covers
 from sidecard.core.settings import EngineSettings
@@ -93,13 +93,18 @@ class Shelf:
         tags: tuple[str, ...],
         stale_seconds: float = 0.0,
         early_refresh: float = 0.0,
+        group: Kin | None = None,
+        group_bytes: int = 0,
     ) -> Terms:
-        """Return the terms of a new entry: one object for all entries that have the same and nothing of their own."""
+        """Return the terms of a new entry: one object for all entries that have the same and nothing of their own.
+
+        ``group_bytes`` is what the entry costs there.
+        """
         if not self.cache.caching:
             ttl_seconds = stale_seconds = early_refresh = 0.0
 
-        if usage != NO_USAGE or tags:
-            overhead_bytes = ENTRY_OVERHEAD_BYTES + own_bytes(backend, usage, tags)
+        if usage != NO_USAGE or tags or group is not None:
+            overhead_bytes = ENTRY_OVERHEAD_BYTES + own_bytes(backend, usage, tags) + group_bytes
             return Terms(
                 scope,
                 ttl_seconds,
@@ -111,6 +116,7 @@ class Shelf:
                 self.trust,
                 stale_seconds,
                 early_refresh,
+                group,
             )
 
         # Peers may invent as many of these as they like, so remembering them is bounded.
