@@ -161,7 +161,12 @@ class _Plan:
     ) -> None:
         self.asked = asked
         self.request = request
-        self.policy: dict[str, Any] = {"store": self.may_be_stored, "usage": self.usage, "redact": self.speak}
+        self.policy: dict[str, Any] = {
+            "store": self.may_be_stored,
+            "usage": self.usage,
+            "redact": self.speak,
+            "embed": None,  # an answer to a similar request would have that one's ids and usage
+        }
         self.keep = keep
         self.keep_length = keep_length
         self.redact = redact

@@ -323,8 +323,8 @@ class Calls:
             request.tags,
             self._shelf.stale_seconds(begin.task, begin.stale_seconds),
             self.settings.task(begin.task).early_refresh,
-            None if keeping is None else keeping.group,
-            0 if keeping is None else keeping.charge,
+            group=None if keeping is None else keeping.group,
+            group_bytes=0 if keeping is None else keeping.charge,
         )
         self._failures.forget(flight.scope, flight.key)
         stored, effects = self._shelf.store(flight.key, value, now, terms, seconds)

@@ -93,6 +93,7 @@ class Shelf:
         tags: tuple[str, ...],
         stale_seconds: float = 0.0,
         early_refresh: float = 0.0,
+        *,
         group: Kin | None = None,
         group_bytes: int = 0,
     ) -> Terms:

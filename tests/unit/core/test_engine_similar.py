@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sidecard.core.entries import TERMS_OVERHEAD_BYTES
 from sidecard.core.effects import StoreAsk, StoreRelease
+from sidecard.core.entries import TERMS_OVERHEAD_BYTES
 from sidecard.core.events import Absent, Answer, Elsewhere, Found, NewsMissed, Unavailable
 from sidecard.core.records import Record
 from sidecard.core.settings import TaskSettings
