@@ -40,6 +40,7 @@ from sidecard.core.events import (
 )
 from sidecard.core.notes import Note
 from sidecard.core.settings import EngineSettings
+from sidecard.core.similar import NewIndex
 from sidecard_client import wire
 from tests.naive_index import NaiveIndex
 
@@ -127,6 +128,7 @@ class Host:
     """An engine, its peers, and a clock that moves only when told."""
 
     def __init__(self, *, wall_offset_seconds: float = 0.0, jitter: float = 0.5, **settings: Any) -> None:
+        new_index: NewIndex = settings.pop("new_index", NaiveIndex)
         self.now = 100.0
         self.jitter = jitter
         """What every draw comes to."""
@@ -139,7 +141,7 @@ class Host:
             shown_origins={"cache.max_bytes": "default"},
             wall_offset_seconds=wall_offset_seconds,
             jitter=lambda: self.jitter,
-            new_index=NaiveIndex,
+            new_index=new_index,
         )
         self.actors: dict[int, Actor] = {}
         self.notes: list[Note] = []
