@@ -3,13 +3,14 @@
 import math
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidecard_client import Client, RequestRefused, SidecardWarning, similar
 from tests.callers import KINDS, Caller, connecting
-from tests.daemons import Daemon
+from tests.daemons import Daemon, ask
 
 DEGREES = {"what is the time?": 0, "what time is it?": 5, "where is it?": 60, "where is this?": 64, "bad": 0}
 
@@ -210,6 +211,24 @@ def read(client: Caller, model: Model, prompt: str) -> tuple[list[str], Any, Any
 
     result: tuple[list[str], Any, Any] = client.portal.call(read_all)
     return result
+
+
+def test_settings_that_are_read_again_begin_it_and_end_it(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """The library is loaded then; no connection is lost by it."""
+    file, model = tmp_path / "sidecard.toml", Model()
+    file.write_text("[tasks.faq]\nttl_seconds = 60\n")
+    running = daemon("--config", str(file))
+    with Client(running.socket, task="faq") as sidecard:
+        sidecard.call(model.generate, "one", vector=[1.0, 0.0])
+        assert sidecard.outcome(model.generate, "two", vector=[1.0, 0.0]).source == "upstream"
+        file.write_text("[tasks.faq]\nttl_seconds = 60\nsimilar = true\n")
+        assert ask(running.socket, {"op": "reload"}, 20.0)["problems"] == []
+        sidecard.call(model.generate, "three", vector=[1.0, 0.0])
+        assert sidecard.outcome(model.generate, "four", vector=[1.0, 0.1]).similarity is not None
+        file.write_text("[tasks.faq]\nttl_seconds = 60\n")
+        assert ask(running.socket, {"op": "reload"}, 20.0)["problems"] == []
+        assert sidecard.stats().vectors == 0
+        assert sidecard.outcome(model.generate, "five", vector=[1.0, 0.0]).source == "upstream"
 
 
 def test_decorated_functions_and_wrapped_clients_do_the_same(running: Daemon) -> None:
