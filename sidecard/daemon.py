@@ -21,7 +21,7 @@ import anyio.lowlevel
 import anyio.to_thread
 from msgspec import structs
 
-from sidecard import systemd
+from sidecard import systemd, vectors
 from sidecard.codec import Zstd
 from sidecard.config import Config, reconfigured
 from sidecard.core.accounts import Price, no_price
@@ -30,6 +30,7 @@ from sidecard.core.engine import Engine
 from sidecard.core.events import SettingsRead
 from sidecard.core.notes import Note
 from sidecard.core.settings import EngineSettings, StoreKind
+from sidecard.core.similar import NewIndex
 from sidecard.errors import ConfigError, SidecardBug
 from sidecard.ledger_file import LedgerFile, LedgerKeeping
 from sidecard.observe.log_writer import LogWriter
@@ -71,6 +72,7 @@ def run(config: Config, environ: MutableMapping[str, str], *, reread: Callable[[
     Raises `ListenError` where a socket cannot be had, `ConfigError` where a setting asks for what is not installed.
     """
     price = _price(config)
+    new_index = vectors.index_maker(config)
     adopted = systemd.adopt_socket(environ, os.getpid())
     if adopted is None:
         listening = listener.bind(config.socket.path, config.socket.mode, config.socket.group)
@@ -92,7 +94,8 @@ def run(config: Config, environ: MutableMapping[str, str], *, reread: Callable[[
                 writer,
                 clock=time.monotonic,
                 price=price,
-                reread=reread,
+                new_index=new_index,
+                reread=partial(_reread, reread),
                 state=directory,
                 held=held,
             )
@@ -110,6 +113,13 @@ def _price(config: Config) -> Price:
     from sidecard.prices import table_price  # noqa: PLC0415 - 0.4 s and 30 MB, for those who want it; see there
 
     return table_price()
+
+
+def _reread(reread: Callable[[], Config]) -> Config:
+    """Read the settings again, and load what they want that was not wanted before."""
+    config = reread()
+    vectors.require(config)
+    return config
 
 
 def _lock_state(environ: Mapping[str, str], log: Log, held: ExitStack) -> Path | None:
@@ -141,6 +151,7 @@ class _Serving:
         *,
         clock: Callable[[], float],
         price: Price,
+        new_index: NewIndex,
         reread: Callable[[], Config],
         state: Path | None,
         held: ExitStack,
@@ -148,6 +159,7 @@ class _Serving:
         self._config = config
         self._held = held
         self._price = price
+        self._new_index = new_index
         self._reread = reread
         self._reloads: deque[ReadSettings | None] = deque()
         """Who wants the settings read again; None is a signal."""
@@ -307,6 +319,7 @@ class _Serving:
             jitter=random.random,
             price=self._price,
             codec=Zstd(),
+            new_index=self._new_index,
             wall_offset_seconds=_wall_clock() - now,  # read once, to know which day a budget's day is
         )
 

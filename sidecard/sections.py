@@ -243,6 +243,9 @@ _TASKS = {
     "normalize": readings.choices(*NORMAL_FORMS),
     "early_refresh": readings.number(0.0, 10.0),
     "failure_ttl_seconds": readings.seconds(),
+    "similar": readings.FLAG,
+    "similar_threshold": readings.number(0.0, 1.0, above=True),
+    "similar_max_entries": readings.count(1, 1_000_000),
     "backends": readings.NAMES,
     "route": readings.choice(*get_args(Route)),
 }

@@ -43,7 +43,9 @@ from sidecard.core.events import (
 )
 from sidecard.core.notes import Note
 from sidecard.core.settings import EngineSettings
+from sidecard.core.similar import NewIndex
 from sidecard_client import wire
+from tests.naive_index import NaiveIndex
 
 _Reply = TypeVar("_Reply", bound=wire.Reply)
 
@@ -132,6 +134,7 @@ class Host:
     """What compresses large answers, should the settings ask for it."""
 
     def __init__(self, *, wall_offset_seconds: float = 0.0, jitter: float = 0.5, **settings: Any) -> None:
+        new_index: NewIndex = settings.pop("new_index", NaiveIndex)
         self.now = 100.0
         self.jitter = jitter
         """What every draw comes to."""
@@ -145,6 +148,7 @@ class Host:
             wall_offset_seconds=wall_offset_seconds,
             jitter=lambda: self.jitter,
             codec=self.codec,
+            new_index=new_index,
         )
         self.actors: dict[int, Actor] = {}
         self.notes: list[Note] = []

@@ -31,6 +31,7 @@ from sidecard_client.paths import StrPath, find_socket
 from sidecard_client.proxies import CachedFunction, Perform, SharedMethods, generates
 from sidecard_client.sovereign import sovereign_by
 from sidecard_client.values import pack_value
+from sidecard_client.vectors import Embedder
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -77,6 +78,7 @@ class AsyncClient(Instruments):
         normalize: Collection[NormalForm] | Literal["task"] = (),
         usage: ReadUsage | None = None,
         classify: Classify = default_classify,
+        embed: Embedder | None = None,
         redact: Redact | None = None,
         on_unavailable: OnUnavailable = "fallback",
         sovereign: bool | None = None,
@@ -94,6 +96,7 @@ class AsyncClient(Instruments):
                 "normalize": normalize,
                 "usage": usage,
                 "classify": classify,
+                "embed": embed,
                 "redact": redact,
                 "on_unavailable": on_unavailable,
                 "sovereign": sovereign_by(os.environ) if sovereign is None else sovereign,

@@ -79,6 +79,9 @@ class AsyncRunner:
         if isinstance(resolved, wire.Lease):
             return await self._lead(link, call, request.id, resolved, waited_seconds)
 
+        if resolved is calls.VECTOR_WANTED:
+            return await self._run(await embedded(call))
+
         if resolved is calls.OWN_CALL:
             if call.key is not None:
                 return await self._run(calls.unshared(call))
@@ -233,6 +236,13 @@ class AsyncRunner:
     def _fail_here(self, flight: LocalFlight | None, kind: wire.FailureKind, error: BaseException) -> None:
         if flight is not None:
             self._flights.fail(flight, kind, message_of(error))
+
+
+async def embedded(call: Call) -> Call:
+    """Return the call with its vector, if it is to be had; an embedder that is no coroutine function runs in a thread."""
+    from sidecard_client.similar import embedded_by_async  # noqa: PLC0415 - for those who embed
+
+    return await embedded_by_async(call, to_thread.run_sync)
 
 
 async def _ask_next(link: Link, call: Call, begin_id: int, request: wire.Fail) -> wire.AnyReply | None:

@@ -18,6 +18,7 @@ import anyio
 from anyio import to_thread
 
 from sidecard_client import calls, wire
+from sidecard_client.aio_calls import embedded
 from sidecard_client.aio_link import Feed, Link, LinkLost
 from sidecard_client.aio_reach import Reach
 from sidecard_client.attempts import Attempts, leaves_a_lease
@@ -151,11 +152,11 @@ class AsyncStream(Facts, Generic[T]):
                 return _END
 
         resolved = calls.resolve(call, reply, waited_seconds)
-        if resolved is calls.OWN_CALL:
-            if call.key is None:
-                return await self._run(None, None, request_id=0, source="upstream")
+        if resolved is calls.OWN_CALL and call.key is None:
+            return await self._run(None, None, request_id=0, source="upstream")
 
-            self._call = calls.unshared(call)
+        if resolved is calls.OWN_CALL or resolved is calls.VECTOR_WANTED:
+            self._call = calls.unshared(call) if resolved is calls.OWN_CALL else await embedded(call)
             return await self._begin()
 
         if resolved is calls.WITHOUT_DAEMON:

@@ -4,10 +4,10 @@ Pure but for the user's own hooks (``usage``, ``classify``); sending, waiting an
 A shell does this, and nothing else:
 
 1. `prepare` (or `prepare_bound`) makes a `Call` of function and arguments; `begin` makes its request.
-2. `resolve` turns the final reply into an `Outcome`, a `wire.Lease`, `OWN_CALL` or `WITHOUT_DAEMON`, or raises.
+2. `resolve` turns the final reply into an `Outcome`, a `wire.Lease`, `VECTOR_WANTED`, `OWN_CALL` or `WITHOUT_DAEMON`, or raises.
 3. With a lease it runs the function of the lease's backend and sends `complete` of the value,
    or the `Fail` that `attempts.Attempts` makes of the exception, which also says what the reply to it means.
-4. `OWN_CALL` asks again, for permission alone (`unshared`), and makes the call where even that is said to be shared.
+4. `VECTOR_WANTED` asks again, with what `similar` makes of the call. `OWN_CALL` asks again, for permission alone (`unshared`), and makes the call where even that is said to be shared.
 5. `WITHOUT_DAEMON` runs the function here, on one of `choices_here` after the other, and shares it within the process
    (`local`).
 """
@@ -39,6 +39,7 @@ from sidecard_client.normal import BY_TASK, NormalForm
 from sidecard_client.options import Options
 from sidecard_client.spoken import MAX_SPOKEN_BYTES, spoken
 from sidecard_client.values import pack_value
+from sidecard_client.vectors import EMBEDS, Brought, Embeds
 from sidecard_client.wire import FailureKind
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Outcome(Struct, Generic[T], frozen=True):
     ``passed_over`` says of backends that the route preferred to this one why the daemon did not give them;
     it is empty where no lease led to the value.
     ``attempts`` counts the leases that this call has used, those whose calls failed included.
+    ``similarity`` is there where the value is the answer to a similar request: the cosine of both vectors.
     """
 
     value: T
@@ -101,6 +103,7 @@ class Outcome(Struct, Generic[T], frozen=True):
     waited_seconds: float = 0.0
     passed_over: dict[str, str] = {}
     attempts: int = 0
+    similarity: float | None = None
 
 
 class Verdict(Struct, frozen=True):
@@ -114,6 +117,10 @@ OWN_CALL: Final = Verdict("own_call")
 
 WITHOUT_DAEMON: Final = Verdict("without_daemon")
 """The daemon takes no more, or made no sense: go on as if it were not there."""
+
+
+VECTOR_WANTED: Final = Verdict("vector_wanted")
+"""A similar request may have been answered: ask again, with the vector (`similar.embedded`)."""
 
 
 class Call(Struct):
@@ -134,6 +141,8 @@ class Call(Struct):
     trace: str = ""
     stream: bool = False
     """The answer is wanted in pieces."""
+    similar: Embeds | Brought | None = None
+    """Whether it could bring a vector, or which it brings."""
 
     def backend_of(self, lease_backend: str) -> str:
         """Return the backend that a lease means: a name that is not among several means the preferred one."""
@@ -159,7 +168,7 @@ class Call(Struct):
     def begin(self, request_id: int, wait_seconds: float | None = None) -> wire.Begin:
         """Build the request; ``wait_seconds`` replaces the policy's where part of it has passed already."""
         options = self.options
-        return wire.Begin(
+        begin = wire.Begin(
             id=request_id,
             key=self.key,
             namespace=options.namespace,
@@ -173,6 +182,13 @@ class Call(Struct):
             stream=self.stream,
             trace=self.trace,
         )
+        if self.similar is None:
+            return begin
+
+        if isinstance(self.similar, Brought):
+            return msgspec.structs.replace(begin, vector=self.similar.vector, group=self.similar.group)
+
+        return msgspec.structs.replace(begin, embeds=True)
 
 
 def prepare(
@@ -228,7 +244,11 @@ def prepare_bound(
         else:
             key = fingerprint(options.task, options.model, name, args, keywords, options.ignore, options.normalize)
 
-    return Call(functions, backends, args, keywords, options, key, stream=stream)
+    call = Call(functions, backends, args, keywords, options, key, stream=stream)
+    if options.embed is not None and key is not None:
+        call.similar = EMBEDS
+
+    return call
 
 
 def keyed(call: Call, forms: tuple[NormalForm, ...]) -> Call:
@@ -273,7 +293,7 @@ def resolve(call: Call, reply: Any, waited_seconds: float) -> Outcome[Any] | wir
         case wire.Rejected() | wire.Error():
             return _turned_away(reply, fall_back=call.options.on_unavailable == "fallback")
         case _:
-            raise ProtocolError(f"The daemon answered a begin by {type(reply).__name__}.")
+            return _asked_for_vector(call, reply)
 
 
 def old_outcome(reply: wire.Lease | wire.Rejected, waited_seconds: float, attempts: int = 0) -> Outcome[Any]:
@@ -341,7 +361,7 @@ def unshared(call: Call) -> Call:
 
     All who waited for an answer that cannot be shared go on at once, which a local model must not get at once.
     """
-    return msgspec.structs.replace(call, key=None)
+    return msgspec.structs.replace(call, key=None, similar=None)
 
 
 def warn_unshareable(function: Callable[..., Any], error: UnshareableValue) -> None:
@@ -403,7 +423,7 @@ def may_be_stored(options: Options, value: Any) -> bool:
 def tracing() -> bool:
     """Tell whether the app traces: OpenTelemetry is imported, as libraries do it too (redis-py), and has a provider.
 
-    Asked of each call, so it must cost nothing: the provider is looked up where the library keeps it, which is no part of
+    Brought of each call, so it must cost nothing: the provider is looked up where the library keeps it, which is no part of
     its interface. Where it is not found there, `tracing.traced` finds out.
     """
     library = sys.modules.get("opentelemetry.trace")
@@ -483,9 +503,23 @@ def _turned_away(reply: wire.Rejected | wire.Error, *, fall_back: bool) -> Verdi
     return WITHOUT_DAEMON
 
 
+def _asked_for_vector(call: Call, reply: Any) -> Verdict:
+    if isinstance(reply, wire.VectorWanted) and call.similar is EMBEDS:
+        return VECTOR_WANTED
+
+    raise ProtocolError(f"The daemon answered a begin by {type(reply).__name__}.")
+
+
 def _outcome(reply: wire.Hit | wire.Shared, source: Source, waited_seconds: float) -> Outcome[Any]:
     return Outcome(
-        reply.value, source, reply.age_seconds, reply.backend, reply.saved_seconds, reply.saved_dollars, waited_seconds
+        reply.value,
+        source,
+        reply.age_seconds,
+        reply.backend,
+        reply.saved_seconds,
+        reply.saved_dollars,
+        waited_seconds,
+        similarity=reply.similarity if isinstance(reply, wire.Hit) else None,
     )
 
 

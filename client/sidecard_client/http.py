@@ -163,7 +163,12 @@ class _Plan:
     ) -> None:
         self.asked = asked
         self.request = request
-        self.policy: dict[str, Any] = {"store": self.may_be_stored, "usage": self.usage, "redact": self.speak}
+        self.policy: dict[str, Any] = {
+            "store": self.may_be_stored,
+            "usage": self.usage,
+            "redact": self.speak,
+            "embed": None,  # an answer to a similar request would have that one's ids and usage
+        }
         self.key_in: Callable[[tuple[NormalForm, ...]], str] = lambda _: ""
         """Makes the key, of texts in these forms."""
         self.keep = keep

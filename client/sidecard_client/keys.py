@@ -38,10 +38,21 @@ So requests whose callers want different forms never share, whatever they say; a
 Named arguments in `IGNORED_KWARGS`, and those that the caller names in ``ignore``, are left out;
 ``ignore`` also leaves out top-level fields of a dict that is a positional argument.
 The built-in list does not reach into such dicts, because there a field of that name may be data.
+
+The group of a request
+======================
+Requests that are equal but for the text that is embedded have one group (see `similar`)::
+
+    group = "g1-" + lower-case hex of SHA-256(canonical)
+
+where ``canonical`` is the array of a key with nil in the place of the text, and for ``args`` an array of four: the positional
+arguments, the text's place (``args[0]``, ``args[0].messages[-1].content``, ``kwargs.prompt``), the numbers in it, in order,
+each maximal run of decimal digits a string, and the embedder's name, a string or nil.
 """
 
 import functools
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,6 +66,10 @@ from sidecard_client.normal import NormalForm, normal_arguments, ordered
 
 KEY_VERSION = 1
 _PREFIX = f"k{KEY_VERSION}-"
+
+GROUP_VERSION = 1
+_GROUP_PREFIX = f"g{GROUP_VERSION}-"
+_NUMBERS = re.compile(r"\d+")
 
 IGNORED_KWARGS = frozenset({"timeout", "request_id", "idempotency_key"})
 """Named arguments that say how to ask, not what: they change no answer."""
@@ -95,6 +110,28 @@ def fingerprint(
 def key_of(encoded: bytes) -> str:
     """Return the key of what `canonical` has returned."""
     return _PREFIX + _sha256(encoded).hexdigest()
+
+
+def group_of(  # noqa: PLR0917 - the parts of a key, and those of the text
+    task: str,
+    model: str | None,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    ignore: tuple[str, ...] | frozenset[str],
+    place: str,
+    text: str,
+    embedder: str | None,
+) -> str:
+    """Return the group of a request whose ``args`` and ``kwargs`` have None in the place of ``text``.
+
+    Raises `UnkeyableRequest` where a part of it has no stable form.
+    """
+    if ignore:
+        args = tuple(_without(value, ignore) if isinstance(value, dict) else value for value in args)
+
+    parts = (list(args), place, _NUMBERS.findall(text), embedder)
+    return _GROUP_PREFIX + _sha256(canonical(task, model, name, parts, kwargs, ignore)).hexdigest()
 
 
 def canonical(

@@ -29,6 +29,9 @@ store              callable: value -> whether it may be stored; it is shared wit
 classify           callable: exception -> failure kind                                    `default_classify`
 pace               least seconds between the pieces of a stored stream, for those who look   0
                    at it; one that is under way comes as it comes
+embed              callable: text -> vector, or {name: callable}; where the task looks for    the client's
+                   similar requests, the answer to one may be served (`similar`)
+vector             the vector itself, in place of ``embed``                                   None
 redact             callable: (prompt, answer) -> (prompt, answer) for the daemon's call   None
                    log, where that keeps what is said; None to keep it to oneself
 on_unavailable     ``"fallback"`` makes the call without the daemon, ``"raise"`` raises   the client's
@@ -59,6 +62,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.failures import Classify, default_classify
 from sidecard_client.normal import BY_TASK, NORMAL_FORMS, Normalize, ordered
+from sidecard_client.vectors import Embedding
 from sidecard_client.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, Mode, Route, Usage
 
 OnUnavailable = Literal["fallback", "raise"]
@@ -101,6 +105,8 @@ class Options(Struct, frozen=True):
     store: MayBeStored | None = None
     classify: Classify = default_classify
     pace_seconds: float | None = None
+    embed: Embedding | None = None
+    """Of ``embed`` or ``vector``."""
     redact: Redact | None = None
     on_unavailable: OnUnavailable = "fallback"
     backend: str | None = None
@@ -122,7 +128,11 @@ class Options(Struct, frozen=True):
             if check is None:
                 raise TypeError(f"{keyword!r} is not a policy keyword; there are: {', '.join(sorted(_CHECKS))}.")
 
-            fields[_FIELDS.get(keyword, keyword)] = check(keyword, value)
+            field = _FIELDS.get(keyword, keyword)
+            if field in fields:
+                raise TypeError("embed= and vector= are two ways to one vector: give one of them.")
+
+            fields[field] = check(keyword, value)
 
         return msgspec.structs.replace(self, **fields)
 
@@ -306,6 +316,18 @@ def _hook(keyword: str, value: Any) -> Any:
     return value
 
 
+def _embedding(keyword: str, value: Any) -> Embedding:
+    from sidecard_client.similar import embedding_by, packed  # noqa: PLC0415 - for those who embed
+
+    if keyword == "embed":
+        return embedding_by(value)
+
+    try:
+        return Embedding(None, None, packed(value))
+    except TypeError:
+        raise TypeError(f"vector= must be numbers, or their bytes, not {type(value).__name__}.") from None
+
+
 def _or_none(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
     return lambda keyword, value: None if value is None else check(keyword, value)
 
@@ -316,6 +338,7 @@ _FIELDS = {
     "failure_ttl": "failure_ttl_seconds",
     "wait": "wait_seconds",
     "pace": "pace_seconds",
+    "vector": "embed",
 }
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
@@ -336,6 +359,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "usage": _or_none(_hook),
     "store": _or_none(_hook),
     "classify": _hook,
+    "embed": _or_none(_embedding),
+    "vector": _or_none(_embedding),
     "pace": _seconds,
     "redact": _or_none(_hook),
     "on_unavailable": _one_of(_ON_UNAVAILABLE),

@@ -123,6 +123,9 @@ def generates(function: Callable[..., Any]) -> bool:
 
 
 def _refuse_key(options: Options) -> None:
+    if options.embed is not None and options.embed.vector is not None:
+        raise TypeError("vector= is one call's: here it would be that of all arguments. Use embed=.")
+
     if isinstance(options.key, str):
         raise TypeError("key= is one call's: here it would make all arguments share one answer. Use name=.")
 

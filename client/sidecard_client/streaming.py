@@ -46,6 +46,8 @@ class Facts:
     """Of stored answers from the first piece on, else with the end."""
     attempts: int = 0
     """Leases that the call has used."""
+    similarity: float | None = None
+    """Of an answer to a similar request, as `calls.Outcome.similarity`; from the first piece on."""
     _next_at: float = 0.0
 
     def pause_seconds(self, pace_seconds: float, now: float) -> float:
@@ -63,6 +65,7 @@ class Facts:
         self.age_seconds = chunk.age_seconds
         self.backend = chunk.backend
         self.saved_dollars = chunk.saved_dollars
+        self.similarity = chunk.similarity
         self.waited_seconds = waited_seconds
 
     def ended(self, end: wire.End, waited_seconds: float) -> None:
@@ -75,6 +78,7 @@ class Facts:
         self.backend = end.backend
         self.saved_seconds = end.saved_seconds
         self.saved_dollars = end.saved_dollars
+        self.similarity = end.similarity
 
     def grew_old(self, old: Outcome[Any]) -> Iterator[Any]:
         """Take in that there is an older answer alone, and return its pieces."""

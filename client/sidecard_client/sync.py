@@ -29,6 +29,7 @@ from sidecard_client.runner import Runner
 from sidecard_client.sovereign import sovereign_by
 from sidecard_client.sync_stream import Stream
 from sidecard_client.values import pack_value
+from sidecard_client.vectors import Embedder
 
 P = ParamSpec("P")
 
@@ -69,6 +70,7 @@ class Client(Instruments):
         normalize: Collection[NormalForm] | Literal["task"] = (),
         usage: ReadUsage | None = None,
         classify: Classify = default_classify,
+        embed: Embedder | None = None,
         redact: Redact | None = None,
         on_unavailable: OnUnavailable = "fallback",
         sovereign: bool | None = None,
@@ -86,6 +88,7 @@ class Client(Instruments):
                 "normalize": normalize,
                 "usage": usage,
                 "classify": classify,
+                "embed": embed,
                 "redact": redact,
                 "on_unavailable": on_unavailable,
                 "sovereign": sovereign_by(os.environ) if sovereign is None else sovereign,

@@ -148,13 +148,16 @@ class Stream(Facts, Generic[T]):
 
         self._give_back()
         resolved = calls.resolve(call, reply, waited_seconds)
+        if resolved is calls.VECTOR_WANTED:
+            from sidecard_client.similar import embedded  # noqa: PLC0415 - for those who embed
+
+            return self._begin_as(embedded(call))
+
         if resolved is calls.OWN_CALL:
             if call.key is None:
                 return self._go_alone("upstream")
 
-            self._call = calls.unshared(call)
-            self._attempts = Attempts(self._call)
-            return self._begin()
+            return self._begin_as(calls.unshared(call))
 
         if resolved is calls.WITHOUT_DAEMON:
             return self._go_alone("fallback", "it takes no more calls just now")
@@ -163,6 +166,11 @@ class Stream(Facts, Generic[T]):
             return self._grow_old(resolved)
 
         raise ProtocolError(f"The daemon answered the begin of a stream by {type(reply).__name__}.")
+
+    def _begin_as(self, call: Call) -> Any:
+        self._call = call
+        self._attempts = Attempts(call)
+        return self._begin()
 
     def _grow_old(self, old: calls.Outcome[Any]) -> Any:
         """Go on with an older answer, since there is no other."""

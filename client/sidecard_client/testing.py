@@ -12,7 +12,9 @@ Keys, policies, errors and the rules for values are the real client's, from the 
 what cannot be keyed or shared in production fails or warns here.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterator
+from operator import mul
 from time import monotonic
 from typing import Any, ParamSpec, Self, cast
 
@@ -28,8 +30,10 @@ from sidecard_client.metrics import Metrics
 from sidecard_client.normal import NormalForm
 from sidecard_client.options import Options, Redact
 from sidecard_client.proxies import CachedFunction, SharedMethods, generates
+from sidecard_client.similar import embedded
 from sidecard_client.sync import StreamFunctions
 from sidecard_client.values import pack_value, unpack_value
+from sidecard_client.vectors import EMBEDS, Brought
 
 P = ParamSpec("P")
 
@@ -49,6 +53,7 @@ class Asked(Struct, frozen=True):
     source: calls.Source
     backend: str
     value: Any
+    similarity: float | None = None
 
 
 class Entry(Struct, frozen=True):
@@ -61,6 +66,8 @@ class Entry(Struct, frozen=True):
     backend: str
     took_seconds: float
     task: str
+    similar: Brought | None = None
+    """By what similar requests find it."""
 
 
 class FakeClient(Instruments):
@@ -71,10 +78,19 @@ class FakeClient(Instruments):
     While ``force_miss`` is true every call runs its function, so that a test meets no answer of another test.
     `measured` returns what the program has counted and observed.
     ``clock`` gives monotonic seconds; a test that lets entries expire brings its own.
+    With ``similar_threshold`` every task looks for similar requests, of calls that have ``embed=`` or ``vector=``.
     """
 
-    def __init__(self, *, force_miss: bool = False, clock: Callable[[], float] = monotonic, **policy: Any) -> None:
+    def __init__(
+        self,
+        *,
+        force_miss: bool = False,
+        clock: Callable[[], float] = monotonic,
+        similar_threshold: float | None = None,
+        **policy: Any,
+    ) -> None:
         self.force_miss = force_miss
+        self.similar_threshold = similar_threshold
         self.asked: list[Asked] = []
         self._clock = clock
         self._options = Options().changed(policy)
@@ -206,6 +222,7 @@ class FakeClient(Instruments):
             "cache_entries": len(self._entries),
             "begins": len(self.asked),
             "hits": hits,
+            "similar_hits": sum(asked.similarity is not None for asked in self.asked),
             "misses": len(self.asked) - hits,
         }
         return wire.Stats(**(zeros | known))
@@ -265,17 +282,32 @@ class FakeClient(Instruments):
         if call.key is not None and not self.force_miss and call.options.mode != "refresh":
             entry = self._find(call.options.namespace, call.key)
 
+        similarity = None
+        if entry is None and call.similar is EMBEDS and self.similar_threshold is not None:
+            call = embedded(call)
+            entry, similarity = self._find_similar(call)
+
         if entry is not None:
             age_seconds = self._clock() - entry.stored_at
             value = unpack_value(entry.packed)
-            outcome = Outcome(value, "cache", age_seconds, entry.backend, entry.took_seconds)
+            outcome = Outcome(value, "cache", age_seconds, entry.backend, entry.took_seconds, similarity=similarity)
         elif call.options.mode == "only_if_cached":
             raise CallRejected("not_cached")
         else:
             outcome = self._make(call)
 
-        asked = Asked(call.key, call.args, call.kwargs, call.options, outcome.source, outcome.backend, outcome.value)
-        self.asked.append(asked)
+        self.asked.append(
+            Asked(
+                call.key,
+                call.args,
+                call.kwargs,
+                call.options,
+                outcome.source,
+                outcome.backend,
+                outcome.value,
+                outcome.similarity,
+            )
+        )
         return outcome
 
     def _make(self, call: Call) -> Outcome[Any]:
@@ -301,7 +333,8 @@ class FakeClient(Instruments):
                 calls.warn_unshareable(function, error)
             else:
                 if call.key is not None and calls.may_be_stored(call.options, value):
-                    self._store(call.options, call.key, packed, backend, self._clock() - began)
+                    similar = call.similar if isinstance(call.similar, Brought) else None
+                    self._store(call.options, call.key, packed, backend, self._clock() - began, similar)
 
             return Outcome(value, "upstream", backend=backend, attempts=attempt)
 
@@ -311,15 +344,53 @@ class FakeClient(Instruments):
         entry = self._entries.get((namespace, key))
         return None if entry is None or entry.expires_at <= self._clock() else entry
 
-    def _store(self, options: Options, key: str, packed: bytes, backend: str, took_seconds: float) -> bool:
+    def _find_similar(self, call: Call) -> tuple[Entry | None, float | None]:
+        options, brought = call.options, call.similar
+        if not isinstance(brought, Brought) or options.mode == "refresh" or self.force_miss:
+            return None, None
+
+        found = [
+            (_cosine(entry.similar.vector, brought.vector), key)
+            for namespace, key in self._entries
+            if namespace == options.namespace
+            and (entry := self._find(namespace, key)) is not None
+            and entry.similar is not None
+            and entry.similar.group == brought.group
+        ]
+        similarity, key = max(found, default=(-1.0, ""))
+        if self.similar_threshold is None or similarity < self.similar_threshold:
+            return None, None
+
+        return self._entries[options.namespace, key], similarity
+
+    def _store(
+        self,
+        options: Options,
+        key: str,
+        packed: bytes,
+        backend: str,
+        took_seconds: float,
+        similar: Brought | None = None,
+    ) -> bool:
         ttl_seconds = TTL_SECONDS if options.ttl_seconds is None else options.ttl_seconds
         if ttl_seconds == 0:
             return False
 
         now = self._clock()
         place = (options.namespace, key)
-        self._entries[place] = Entry(packed, now, now + ttl_seconds, options.tags, backend, took_seconds, options.task)
+        until = now + ttl_seconds
+        self._entries[place] = Entry(packed, now, until, options.tags, backend, took_seconds, options.task, similar)
         return True
+
+
+def _cosine(one: bytes, other: bytes) -> float:
+    """Return the cosine of two vectors; of two that are no vectors of one embedder, -1."""
+    a, b = memoryview(one).cast("f").tolist(), memoryview(other).cast("f").tolist()
+    if len(a) != len(b):
+        return -1.0
+
+    dot: float = sum(map(mul, a, b))
+    return min(1.0, dot / (math.hypot(*a) * math.hypot(*b)))
 
 
 def _ledger(group: Collection[Asked]) -> wire.Ledger:

@@ -19,6 +19,7 @@ sidecar knows (``sidecard.*``):
 ``sidecard.saved_dollars``
 ``sidecard.waited_seconds``
 ``sidecard.attempts``
+``sidecard.similarity``              of an answer to a similar request
 =================================  ===================================================================================
 
 The span is current while the function runs, so that what an SDK traces becomes its child. A caller who is served somebody
@@ -93,6 +94,8 @@ class Span:
                 "sidecard.attempts": outcome.attempts,
             }
         )
+        if outcome.similarity is not None:
+            self._tell({"sidecard.similarity": outcome.similarity})
 
     def failed(self, error: BaseException) -> None:
         """Tell that the call raised."""

@@ -35,7 +35,8 @@ Requests and replies
 A request carries ``op`` and ``id`` (any 64-bit integer, echoed in each of its replies); a reply carries ``type`` and ``id``.
 Replies may come in any order.
 A `begin` that must wait is answered `Pending` at once (while the daemon only looks into its store, after 20 ms, within which
-most looks have ended) and later by exactly one of `Hit`, `Shared`, `Lease`, `Rejected`, `Failed`, `Timeout`, `Error`;
+most looks have ended) and later by exactly one of `Hit`, `Shared`, `Lease`, `Rejected`, `Failed`, `Timeout`, `VectorWanted`,
+`Error`;
 while it waits its ``id`` must not be used for another `begin` on the connection.
 A connection that ends gives back everything that it held: its leases count as lost, its waits are dropped.
 
@@ -56,6 +57,7 @@ A connection that ends gives back everything that it held: its leases count as l
     ``only_if_cached`` never waits and never leads: it gets a stored answer or ``rejected: not_cached``.
     ``stale_seconds`` says for how long after its time the answer is kept, and how old a stored one may be: see below.
     With ``stream`` the answer comes in pieces: see below.
+    With ``embeds``, or with ``vector`` and ``group``, the answer to a similar request may do: see below.
 ``append``
     The next piece of the answer of a lease that was asked for with ``stream``; any value. There is no reply, unless it is
     refused: `StaleLease`, or `Error` where the lease is not a stream's.
@@ -141,6 +143,28 @@ a `Rejected` brings it as ``stale_value`` too. Of a stream the value is the list
 ``get`` knows no stale answers, and no store keeps them: they are of this daemon's memory.
 A `Lease` may bring an answer that is not even stale: the task's ``early_refresh`` has one caller fetch it before its time.
 
+Similar requests
+================
+Where ``[tasks.NAME] similar`` is set, the answer to another request may be served whose text says nearly the same.
+A *vector* is what an embedding model made of a request's text, a *group* names all requests that are equal but for it (by
+the recipe in ``keys.py``, or anything else that is a `Key`).
+A ``begin`` with ``embeds`` says that its caller could bring both. `VectorWanted` is the answer where that would help: there is
+no stored answer, nobody makes the call, and the task looks for similar ones. It ends the begin; the caller sends another one
+with ``vector`` and ``group``, or with neither where it has none. Who has them anyway may send them at once.
+
+A ``vector`` is an array of numbers, or their bytes as little-endian float 32; 1 to `MAX_DIMENSIONS` of them, all finite and
+not all 0. All vectors of a group have as many as its first one; where that is not so, or there is no ``group``, the answer is
+``error: bad_request``. A begin that finds its own answer, or joins a call, has its vector not looked at; nor has any begin of
+a task that does not look for similar ones.
+
+What is looked for is the answer whose vector is nearest by the cosine, at least ``similar_threshold``, among the answers of
+the same namespace (of the same uid, unless it is shared), task, group, and ``stream`` or not, that are in their time.
+A `Hit` of it, or the pieces of it, have the cosine as ``similarity``; no entry is made under the key that was asked for, so
+nothing is ever served that is similar to something that is similar. ``mode`` ``refresh`` looks for none.
+Calls in flight are shared by those of the same key alone.
+The answer to a begin with a vector, once it is complete, may be found by it, until it leaves the memory of this daemon:
+no store keeps vectors.
+
 Streams
 =======
 A ``begin`` with ``stream`` that is not to make the call gets `Chunk` after `Chunk` and then `End`, where others get `Hit` or
@@ -204,7 +228,8 @@ MAX_MEASUREMENTS = 2048
 """Of one `RecordMetrics`: some 20 ms, in which nobody else is served. A frame would hold half a million, and take seconds."""
 
 MAX_DIMENSIONS = 4096
-"""Of a vector. Precedent: OpenAI's largest embedding has 3,072. A frame would hold two million, and a begin that waits keeps it."""
+"""Of a vector. Precedents: OpenAI's text-embedding-3-large has 3072, the largest open models 4096, small ones 384.
+A frame would hold two million, and a begin that waits keeps it."""
 
 DEFAULT_NAMESPACE = "default"
 DEFAULT_TASK = "general"
@@ -233,6 +258,11 @@ Trace = Annotated[str, Meta(max_length=128)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Dollars = Annotated[float, Meta(ge=0, le=1e9)]
 RequestId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+VectorBytes = Annotated[bytes, Meta(min_length=4, max_length=4 * MAX_DIMENSIONS)]
+"""A vector as little-endian float 32: 384 numbers are 1.5 KB so, 3.5 KB as an array, and take the daemon
+0.2 us to read, not 18."""
+VectorNumbers = Annotated[tuple[float, ...], Meta(min_length=1, max_length=MAX_DIMENSIONS)]
 
 NO_VALUE = Raw(b"")
 """Of a `Complete` that brings none."""
@@ -289,9 +319,14 @@ class Begin(Request, frozen=True, tag="begin"):
     """How ``backends`` are ordered; None is the task's setting, else ``order``."""
     stream: bool = False
     """The answer is wanted piece by piece; the lease, if it comes to that, is for a call whose answer comes so."""
-    vector: Annotated[tuple[float, ...], Meta(max_length=MAX_DIMENSIONS)] | None = None
+    vector: VectorBytes | VectorNumbers | None = None
+    """What the request's text means, for the answers of its ``group`` that are similar."""
     trace: Trace = ""
     """The caller's span. Those who share the answer are told the holder's (`Shared.trace`)."""
+    embeds: bool = False
+    """The caller can bring a vector, should one be wanted."""
+    group: Key | None = None
+    """The requests among which a similar one may be looked for; together with ``vector``."""
 
 
 class Spoken(Struct, frozen=True):
@@ -520,7 +555,11 @@ class Pending(Reply, frozen=True, tag="pending"):
     """The `Begin` waits; its end follows. Sent at once, so that a hanging daemon differs from a long wait."""
 
 
-class Hit(Reply, frozen=True, tag="hit"):
+class VectorWanted(Reply, frozen=True, tag="vector_wanted"):
+    """There is no answer under the begin's key, but maybe a similar one: ask again, with a vector, or without ``embeds``."""
+
+
+class Hit(Reply, frozen=True, tag="hit", omit_defaults=True):
     """A stored answer. ``saved_seconds`` and ``saved_dollars`` are what the entry's own call took."""
 
     value: Any
@@ -531,6 +570,8 @@ class Hit(Reply, frozen=True, tag="hit"):
     backend: str
     meta: Any
     """The `Usage` that came with the answer, as a map; empty where none came."""
+    similarity: float | None = None
+    """Of an answer to a similar request: the cosine of both vectors. None where it is the request's own."""
 
 
 class Shared(Reply, frozen=True, tag="shared", omit_defaults=True):
@@ -556,6 +597,8 @@ class Chunk(Reply, frozen=True, tag="chunk", omit_defaults=True):
     backend: str = ""
     saved_dollars: float = 0.0
     """Where it is known already: of stored answers."""
+    similarity: float | None = None
+    """As `Hit.similarity`."""
 
 
 class End(Reply, frozen=True, tag="end", omit_defaults=True):
@@ -569,6 +612,7 @@ class End(Reply, frozen=True, tag="end", omit_defaults=True):
     backend: str
     meta: Any
     trace: str = ""
+    similarity: float | None = None
 
 
 class Lease(Reply, frozen=True, tag="lease", omit_defaults=True):
@@ -702,7 +746,7 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Gauges of this moment and counters since the daemon began.
 
     Every `Begin` ends in exactly one of the counters, so at any moment
-    ``begins = hits + shared + leases_first + failed + rejected + timeouts + left + waiters``.
+    ``begins = hits + shared + leases_first + failed + rejected + timeouts + left + waiters + vectors_wanted``.
     (A caller that gets a further lease after a failure has had the end of its begin with the first one.)
     """
 
@@ -736,6 +780,8 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Ended by a stored answer."""
     stale_hits: int
     """Of these, by one beyond its time, while another was fetched or waited for a permit."""
+    similar_hits: int
+    """Of the hits, by the answer to a similar request."""
     stale_given: int
     """Leases and rejections that brought an answer beyond its time along."""
     early_refreshes: int
@@ -797,6 +843,10 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Pieces of streams that readers were sent."""
     streams_broken: int
     """Readers whose stream ended in a failure after its first piece. They are among ``failed``."""
+    vectors_wanted: int
+    """Begins that ended in `VectorWanted`; each is followed by another one."""
+    vectors: int
+    """Entries that may be served to similar requests now."""
     evicted: int
     """Live entries removed to make room."""
     expired_entries: int
@@ -871,6 +921,13 @@ class Ledger(Struct, frozen=True):
     billed_dollars: float
     saved_by_cache_dollars: float
     saved_by_sharing_dollars: float
+    similar_hits: int = 0
+    """Of the hits, by the answer to a similar request. What they saved is in ``saved_by_cache``: what that request's call took,
+    which is not known of this one's."""
+    saved_by_similar_seconds: float = 0.0
+    """Of ``saved_by_cache_seconds``, what these saved."""
+    saved_by_similar_dollars: float = 0.0
+    """Of ``saved_by_cache_dollars``."""
 
 
 class BackendSpending(Struct, frozen=True):
@@ -1026,6 +1083,7 @@ class Error(Reply, frozen=True, tag="error"):
 AnyReply = (
     Pong
     | Pending
+    | VectorWanted
     | Hit
     | Shared
     | Chunk
@@ -1052,7 +1110,7 @@ AnyReply = (
     | Error
 )
 
-FINAL_REPLIES_OF_BEGIN = (Hit, Shared, End, Lease, Rejected, Failed, Timeout, Error)
+FINAL_REPLIES_OF_BEGIN = (Hit, Shared, End, Lease, Rejected, Failed, Timeout, VectorWanted, Error)
 
 pack = msgspec.msgpack.Encoder().encode
 """Message to msgpack map, without its frame header."""

@@ -24,6 +24,7 @@ _COUNTERS = {
         ("begins", "asked whether they must be made"),
         ("hits", "answered from the cache"),
         ("stale_hits", "  by an answer beyond its time"),
+        ("similar_hits", "  by the answer to a similar request"),
         ("shared", "answered by another caller's call"),
         ("leases_first", "made by their caller"),
         ("failed", "failed with the call that they waited for"),
@@ -37,6 +38,7 @@ _COUNTERS = {
         ("rejected_budget", "  because a budget was spent"),
         ("rejected_sovereign", "  because they would have left the host"),
         ("timeouts", "waited in vain"),
+        ("vectors_wanted", "asked for the vector of their text, to be asked again"),
         ("left", "left while they waited"),
     ),
     "Leases": (
@@ -106,6 +108,7 @@ def of_stats(stats: Stats) -> str:
         ("permits", count(stats.permits)),
         ("breakers", _tripped(stats)),
         ("entries", count(stats.cache_entries)),
+        ("vectors", f"{count(stats.vectors)} of them, for similar requests"),
         ("store", stats.store.replace("_", " ")),
         ("streams", f"{count(stats.streams)} being read, {size(stats.stream_bytes)}"),
         ("cache", f"{size(stats.cache_bytes)} of {size(stats.cache_max_bytes)} ({percent(full)})"),

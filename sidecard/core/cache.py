@@ -108,6 +108,10 @@ class Cache:
         entry.touch()
         return entry
 
+    def peek(self, scope: str, key: str) -> Entry | None:
+        """Return the entry as it is, without serving it to anybody."""
+        return self._tables.get(scope, {}).get(key)
+
     def put(
         self,
         key: str,
@@ -157,11 +161,6 @@ class Cache:
             return False
 
         return True
-
-    def peek(self, scope: str, key: str, now: float) -> Entry | None:
-        """Return what `get` would, and leave no trace of having looked."""
-        entry = self._tables.get(scope, {}).get(key)
-        return entry if entry is not None and now < entry.expires_at else None
 
     def purge(self, scopes: list[str], tag: str | None, now: float, task: str | None = None) -> int:
         """Remove the entries of ``scopes`` (those with ``tag``, of ``task``, if these are named); return how many were live."""
@@ -267,6 +266,9 @@ class Cache:
         self.count -= 1
         if entry.state & COMPRESSED:
             self._count_compressed(entry, -1)
+
+        if entry.terms.group is not None:
+            entry.terms.group.forget(entry)
 
     def _count_compressed(self, entry: Entry, by: int) -> None:
         self.compressed_count += by

@@ -30,6 +30,7 @@ from sidecard.core.scopes import Scopes
 from sidecard.core.serving import Serving
 from sidecard.core.settings import EngineSettings
 from sidecard.core.shelf import Shelf
+from sidecard.core.similar import Similar
 from sidecard.core.staleness import Staleness
 from sidecard.core.streams import MAX_STREAM_BYTES, Stream, Streams
 from sidecard_client import wire
@@ -61,6 +62,7 @@ class Calls:
         streams: Streams,
         staleness: Staleness,
         failures: Failures,
+        similar: Similar,
     ) -> None:
         self.flights = flights
         self.settings = settings
@@ -79,6 +81,7 @@ class Calls:
         self._streams = streams
         self._staleness = staleness
         self._failures = failures
+        self.similar = similar
 
     @property
     def draining(self) -> bool:
@@ -95,6 +98,11 @@ class Calls:
             self._streams.feeds and self._streams.find(peer, request.id) is not None
         ):
             return [_id_in_use(peer, request)]
+
+        if request.vector is not None:
+            wrong = self.similar.complaint(scope, request)
+            if wrong is not None:
+                return [error(peer, request, "bad_request", wrong)]
 
         self._count.begins += 1
         if self.settings.uncached_tasks and request.task in self.settings.uncached_tasks:
@@ -129,6 +137,11 @@ class Calls:
 
             if self._lookups.concerns(flight, request):
                 return self._lookups.begin(scope, flight, peer, request, now)
+
+            if (request.embeds or request.vector is not None) and flight is None and old is None:
+                effects = self.similar.answer(scope, peer, request, now)
+                if effects is not None:
+                    return effects
 
             self._serving.missed(request)
 
@@ -315,6 +328,7 @@ class Calls:
     ) -> tuple[bool, list[Effect]]:
         """Store the answer of a flight in memory, and let the store keep it."""
         begin = lease.request
+        keeping = self.similar.keeping(flight.scope, flight.key, begin)
         terms = self._shelf.terms(
             flight.scope,
             self._shelf.ttl_seconds(begin.task, request.ttl_seconds, begin.ttl_seconds),
@@ -325,10 +339,15 @@ class Calls:
             self._shelf.stale_seconds(begin.task, begin.stale_seconds),
             self.settings.task(begin.task).early_refresh,
             begin.task,
+            group=None if keeping is None else keeping.group,
+            group_bytes=0 if keeping is None else keeping.charge,
         )
         self._failures.forget(flight.scope, flight.key)
         entry, effects = self._shelf.store(flight.key, value, now, terms, seconds)
         if entry is not None:
+            if keeping is not None:
+                self.similar.keep(keeping, flight.key)
+
             claim, flight.claim = flight.claim, ""
             replace = begin.mode == "refresh" or lease.early
             effects += self._lookups.write(entry, now, claim=claim, replace=replace)

@@ -34,6 +34,7 @@ _NAMES = (
     "retries",
     "retries_refused",
     "shared",
+    "similar_hits",
     "stale_given",
     "stale_hits",
     "stale_leases",
@@ -42,6 +43,7 @@ _NAMES = (
     "store_unanswered",
     "stored",
     "timeouts",
+    "vectors_wanted",
 )
 
 
@@ -81,6 +83,7 @@ class Counters:
     retries: int
     retries_refused: int
     shared: int
+    similar_hits: int
     stale_given: int
     stale_hits: int
     stale_leases: int
@@ -89,6 +92,7 @@ class Counters:
     store_unanswered: int
     stored: int
     timeouts: int
+    vectors_wanted: int
 
     def __init__(self) -> None:
         for name in _NAMES:

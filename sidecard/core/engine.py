@@ -51,6 +51,7 @@ from sidecard.core.retries import RetryBudget
 from sidecard.core.scopes import Scopes
 from sidecard.core.serving import Serving
 from sidecard.core.shelf import Shelf
+from sidecard.core.similar import NewIndex, Similar
 from sidecard.core.staleness import Staleness
 from sidecard.core.streams import Streams
 from sidecard.core.switches import Switches
@@ -72,6 +73,7 @@ class Engine:
     ``jitter`` is uniform in [0, 1). ``price`` knows what models cost. ``codec`` is what compresses
     large values, should the settings ask for it. ``wall_offset_seconds`` is what must be added to
     ``now`` for the wall clock's time, to which the periods of budgets are aligned; it is not adjusted while this runs.
+    ``new_index`` finds vectors, for tasks that look for similar requests; it is not called as long as there is none.
     ``meters`` is what the shell measures too, besides what the engine does.
     """
 
@@ -88,6 +90,7 @@ class Engine:
         price: Price = no_price,
         codec: "Codec | None" = None,
         wall_offset_seconds: float = 0.0,
+        new_index: NewIndex | None = None,
     ) -> None:
         self._count = count = Counters()
         self.meters = meters = Meters(settings.max_backends, wall_offset_seconds)
@@ -108,6 +111,7 @@ class Engine:
         serving = Serving(accounts, count, journal, streams, shelf.compression)
         staleness = Staleness(shelf.cache, jitter)
         failures = Failures()
+        similar = Similar(settings, new_index, shelf, serving, streams, count)
         granting = Granting(
             settings,
             flights,
@@ -122,7 +126,7 @@ class Engine:
             staleness,
             meters,
         )
-        self._lookups = lookups = Lookups(settings, flights, granting, shelf, serving, count)
+        self._lookups = lookups = Lookups(settings, flights, granting, shelf, serving, similar, count)
         self._calls = calls = Calls(
             settings,
             flights,
@@ -140,6 +144,7 @@ class Engine:
             streams,
             staleness,
             failures,
+            similar,
         )
         contents = Contents(shelf, flights, lookups, serving, scopes, failures)
         switches = Switches(backends, granting)

@@ -1,5 +1,7 @@
 """A stored answer."""
 
+from typing import Protocol
+
 from msgspec import Struct, structs
 
 from sidecard_client.wire import Usage
@@ -44,6 +46,14 @@ def own_bytes(backend: str, usage: Usage, tags: tuple[str, ...], task: str = "")
     return TERMS_OVERHEAD_BYTES + texts + TAG_OVERHEAD_BYTES * len(tags)
 
 
+class Kin(Protocol):
+    """Entries that are found together (`sidecard.core.similar.Group`)."""
+
+    def forget(self, entry: "Entry") -> None:
+        """Learn that an entry has left the cache. Called before it is emptied."""
+        ...
+
+
 class Terms(Struct, frozen=True):
     """On what terms an answer is kept: what many entries have in common, so that they share one object."""
 
@@ -66,6 +76,8 @@ class Terms(Struct, frozen=True):
     """See `sidecard.core.settings.TaskSettings`."""
     task: str = ""
     """Empty where an earlier version's store does not tell."""
+    group: Kin | None = None
+    """Those among which it is found by similar requests."""
     fresh_seconds: float = 0.0
     """Derived: until this age it is a `Hit` or `Shared`."""
     calm_seconds: float = 0.0

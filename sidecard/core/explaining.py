@@ -44,7 +44,10 @@ class Explaining:
         if request.key is None:
             return [Send(peer.id, wire.Explained(request.id, request.task, scope, policy, store=self._lookups.state))]
 
-        entry = self._shelf.cache.peek(scope, request.key, now)
+        entry = self._shelf.cache.peek(scope, request.key)
+        if entry is not None and now >= entry.expires_at:
+            entry = None
+
         flight = self._flights.find(scope, request.key)
         failure = self._failures.find(scope, request.key, now)
         explained = wire.Explained(

@@ -132,7 +132,11 @@ class Exposure:
             (
                 ({"task": task, "freshness": freshness}, hits)
                 for task, of in sums
-                for freshness, hits in (("fresh", of["hits"] - of["stale_hits"]), ("stale", of["stale_hits"]))
+                for freshness, hits in (
+                    ("fresh", of["hits"] - of["stale_hits"] - of["similar_hits"]),
+                    ("stale", of["stale_hits"]),
+                    ("similar", of["similar_hits"]),
+                )
             ),
         )
         yield _family(

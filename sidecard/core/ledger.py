@@ -45,7 +45,10 @@ class TaskBook:
         "saved_by_cache_seconds",
         "saved_by_sharing_dollars",
         "saved_by_sharing_seconds",
+        "saved_by_similar_dollars",
+        "saved_by_similar_seconds",
         "shared",
+        "similar_hits",
         "stale_hits",
         "upstream_calls",
         "waited_seconds",
@@ -62,12 +65,16 @@ class TaskBook:
         self.shared = 0
         self.stale_hits = 0
         """Of the hits, those of answers beyond their time."""
+        self.similar_hits = 0
+        """Of the hits, those of answers to similar requests; ``saved_by_similar`` is what they saved."""
         self.led = 0
         self.upstream_calls = 0
         self.billed_seconds = 0.0
         self.billed_dollars = 0.0
         self.saved_by_cache_seconds = 0.0
         self.saved_by_cache_dollars = 0.0
+        self.saved_by_similar_seconds = 0.0
+        self.saved_by_similar_dollars = 0.0
         self.saved_by_sharing_seconds = 0.0
         self.saved_by_sharing_dollars = 0.0
         self.waited_seconds = 0.0
@@ -101,6 +108,13 @@ class TaskBook:
         self.hits += 1
         self.saved_by_cache_seconds += entry.seconds
         self.saved_by_cache_dollars += entry.dollars
+
+    def hit_similar(self, entry: Entry) -> None:
+        """The stored answer to a similar request was served: that request's call stands for the one that was saved."""
+        self.hit(entry)
+        self.similar_hits += 1
+        self.saved_by_similar_seconds += entry.seconds
+        self.saved_by_similar_dollars += entry.dollars
 
     def share(self, seconds: float, dollars: float, waited_seconds: float) -> float:
         """Another caller's answer was served: sharing saved its cost, and its time less the time waited for it.
@@ -268,6 +282,9 @@ def summarise(*books: TaskBook) -> Ledger:
         billed_dollars=billed_dollars,
         saved_by_cache_dollars=cache_dollars,
         saved_by_sharing_dollars=sharing_dollars,
+        similar_hits=sum(book.similar_hits for book in books),
+        saved_by_similar_seconds=sum(book.saved_by_similar_seconds for book in books),
+        saved_by_similar_dollars=sum(book.saved_by_similar_dollars for book in books),
     )
 
 

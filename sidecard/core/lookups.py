@@ -49,6 +49,7 @@ from sidecard.core.scopes import covers
 from sidecard.core.serving import Serving
 from sidecard.core.settings import EngineSettings
 from sidecard.core.shelf import Shelf
+from sidecard.core.similar import Similar
 from sidecard_client import wire
 
 PENDING_AFTER_SECONDS = 0.02
@@ -72,6 +73,7 @@ class Lookups:
         granting: Granting,
         shelf: Shelf,
         serving: Serving,
+        similar: Similar,
         count: Counters,
     ) -> None:
         self.state: wire.StoreState = "none" if settings.store == "none" else "up"
@@ -82,6 +84,7 @@ class Lookups:
         self._granting = granting
         self._shelf = shelf
         self._serving = serving
+        self._similar = similar
         self._count = count
         self._tickets = NO_TICKET
         self._asking: dict[int, Flight] = {}
@@ -462,12 +465,29 @@ class Lookups:
         """Nobody has the answer: somebody is to fetch it."""
         self._elsewhere.pop(flight, None)
         self._flights.timers.clear(flight)
+        effects = self._serve_similar(flight, now)
         leader = next((waiter for waiter in flight.waiters.values() if _may_lead(waiter)), None)
-        effects = self._granting.serve_stale(flight, now, but=leader) + self._miss(flight)
+        effects += self._granting.serve_stale(flight, now, but=leader) + self._miss(flight)
         flight.slow = True
         effects += self._granting.pass_on(flight, now, elected=False)
         if self._flights.find(flight.scope, flight.key) is flight:
             effects += self._dismiss_hasty(flight) + self._tell_waiting(flight)
+
+        return effects
+
+    def _serve_similar(self, flight: Flight, now: float) -> list[Effect]:
+        """Let those who have just learned that nothing is stored have the answer to a similar request, or be asked for a vector."""
+        effects: list[Effect] = []
+        if self._shelf.cache.peek(flight.scope, flight.key) is not None:
+            return effects  # a stale one, which one of them is to replace
+
+        for waiter in list(flight.waiters.values()):
+            request = waiter.request
+            if (request.embeds or request.vector is not None) and (waiter.looking or request.mode == "refresh"):
+                answered = self._similar.answer(flight.scope, waiter.peer, request, now)
+                if answered is not None:
+                    self._flights.leave(waiter)
+                    effects += answered
 
         return effects
 

@@ -89,6 +89,7 @@ class Overview:
             chunks_taken=self._streams.taken,
             chunks_sent=self._streams.sent,
             streams_broken=self._streams.broken,
+            vectors=self._calls.similar.count,
             evicted=self._cache.evicted,
             expired_entries=self._cache.expired,
             breakers=self._backends.states(),

@@ -70,6 +70,21 @@ class Serving:
     def value(self, entry: Entry) -> Raw:
         """Return an entry's answer as it is sent."""
         return self._compression.answer(entry)
+    def similar(self, peer: Peer, request: wire.Begin, entry: Entry, similarity: float, now: float) -> list[Effect]:
+        """Serve the entry of a similar request, which is in its time."""
+        terms, dollars = entry.terms, entry.dollars
+        self._books.of(request.task).hit_similar(entry)
+        self._count.hits += 1
+        self._count.similar_hits += 1
+        if dollars:
+            self._spending.save(terms.backend, terms.usage.model, dollars)
+
+        age, value = now - entry.stored_at, self.value(entry)
+        reply = wire.Hit(request.id, value, age, _FRESH, entry.seconds, dollars, terms.backend, terms.usage, similarity)
+        if self._journal.enabled:
+            self._journal.served(peer, request, reply, 0.0)
+
+        return self.deliver(peer, request, reply)
 
     def deliver(self, peer: Peer, request: wire.Begin, reply: wire.Hit | wire.Shared) -> list[Effect]:
         """Send a whole answer, in pieces to who wants it so."""

@@ -109,6 +109,12 @@ class TaskSettings(Struct, frozen=True):
     1 is the optimum of its inventors (`sidecard.core.staleness`)."""
     failure_ttl_seconds: float = 0.0
     """How long a failure that would come again (``fatal``) is answered without a call. 0: it is not remembered."""
+    similar: bool = False
+    """Whether the answer to a similar request may be served (`sidecard.core.similar`)."""
+    similar_threshold: float = 0.95
+    """The least cosine of two vectors whose requests are similar."""
+    similar_max_entries: int = 10_000
+    """Answers that may be found so, of the requests that are equal but for their text; beyond it the oldest are found no more."""
     backends: tuple[str, ...] = ()
     """For begins that name none."""
     route: Route | None = None

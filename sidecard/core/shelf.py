@@ -11,6 +11,7 @@ from sidecard.core.entries import (
     NO_USAGE,
     TERMS_OVERHEAD_BYTES,
     Entry,
+    Kin,
     Terms,
     own_bytes,
 )
@@ -142,13 +143,19 @@ class Shelf:
         stale_seconds: float = 0.0,
         early_refresh: float = 0.0,
         task: str = "",
+        *,
+        group: Kin | None = None,
+        group_bytes: int = 0,
     ) -> Terms:
-        """Return the terms of a new entry: one object for all entries that have the same and nothing of their own."""
+        """Return the terms of a new entry: one object for all entries that have the same and nothing of their own.
+
+        ``group_bytes`` is what the entry costs there.
+        """
         if not self.cache.caching:
             ttl_seconds = stale_seconds = early_refresh = 0.0
 
-        if usage != NO_USAGE or tags:
-            overhead_bytes = ENTRY_OVERHEAD_BYTES + own_bytes(backend, usage, tags, task)
+        if usage != NO_USAGE or tags or group is not None:
+            overhead_bytes = ENTRY_OVERHEAD_BYTES + own_bytes(backend, usage, tags, task) + group_bytes
             return Terms(
                 scope,
                 ttl_seconds,
@@ -161,6 +168,7 @@ class Shelf:
                 stale_seconds,
                 early_refresh,
                 task,
+                group,
             )
 
         # Peers may invent as many of these as they like, so remembering them is bounded.

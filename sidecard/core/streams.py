@@ -171,7 +171,13 @@ class Streams:
                 wire.Chunk(feed.request_id, chunk)
                 if feed.position
                 else wire.Chunk(
-                    feed.request_id, chunk, first.source, first.age_seconds, first.backend, first.saved_dollars
+                    feed.request_id,
+                    chunk,
+                    first.source,
+                    first.age_seconds,
+                    first.backend,
+                    first.saved_dollars,
+                    first.similarity,
                 )
             )
             effects.append(Send(peer_id, reply))
@@ -240,7 +246,8 @@ class Streams:
 
 def first_of(reply: wire.Hit | wire.Shared) -> wire.Chunk:
     """Return what the first chunk says of a whole answer."""
-    return wire.Chunk(reply.id, None, _source_of(reply), reply.age_seconds, reply.backend, reply.saved_dollars)
+    source, similarity = _source_of(reply), reply.similarity if isinstance(reply, wire.Hit) else None
+    return wire.Chunk(reply.id, None, source, reply.age_seconds, reply.backend, reply.saved_dollars, similarity)
 
 
 def chunks_of(value: Raw) -> list[Raw]:
@@ -280,6 +287,7 @@ def _end_of(reply: wire.Hit | wire.Shared) -> wire.End:
         reply.backend,
         reply.meta,
         reply.trace if isinstance(reply, wire.Shared) else "",
+        reply.similarity if isinstance(reply, wire.Hit) else None,
     )
 
 

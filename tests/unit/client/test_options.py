@@ -1,12 +1,15 @@
 """Whose keyword is it, and what may it hold: the table of policies."""
 
 import functools
+import struct
 from typing import Any
 
 import pytest
 
+from sidecard_client.errors import UnkeyableRequest
 from sidecard_client.failures import default_classify
 from sidecard_client.options import POLICY_KEYWORDS, Options, declared_policy_keywords, split
+from sidecard_client.vectors import Embedding
 
 DEFAULTS = Options()
 
@@ -65,6 +68,7 @@ def test_split_takes_every_policy_keyword() -> None:
         "usage": len,
         "store": bool,
         "classify": default_classify,
+        "embed": {"model": len},
         "pace": 0.1,
         "redact": max,
         "on_unavailable": "raise",
@@ -73,7 +77,7 @@ def test_split_takes_every_policy_keyword() -> None:
         "retries": 2,
         "sovereign": True,
     }
-    assert policy.keys() == POLICY_KEYWORDS
+    assert policy.keys() == POLICY_KEYWORDS - {"vector"}  # which is another way to the field of ``embed``
     options, own = split(DEFAULTS, [plain], policy | {"temperature": 1})
     assert own == {"temperature": 1}
     assert options == Options(
@@ -94,6 +98,7 @@ def test_split_takes_every_policy_keyword() -> None:
         store=bool,
         usage=len,  # type: ignore[arg-type]  # any callable will do here
         classify=default_classify,
+        embed=Embedding("model", len),  # type: ignore[arg-type]  # any callable will do here
         pace_seconds=0.1,
         redact=max,
         on_unavailable="raise",
@@ -247,11 +252,24 @@ def test_declared_policy_keywords(function: Any, declared: set[str]) -> None:
         ("normalize", ["nfkc"], ValueError, "'nfc', 'space', 'case', or 'task', not 'nfkc'"),
         ("deterministic", 1, TypeError, "True or False, not int"),
         ("sovereign", None, TypeError, "True or False, not NoneType"),
+        ("embed", "text", TypeError, "must be callable"),
+        ("embed", {}, TypeError, "one embedder"),
+        ("embed", {"a": len, "b": len}, TypeError, "one embedder"),
+        ("embed", {"a": 1}, TypeError, "must be callable"),
+        ("embed", lambda text: [len(text)], UnkeyableRequest, "name the model"),
+        ("vector", [], ValueError, "1 to 4096 numbers, not 0"),
+        ("vector", [1.0] * 4097, ValueError, "1 to 4096 numbers, not 4097"),
+        ("vector", [0.0, 0.0], ValueError, "not all 0"),
+        ("vector", [1.0, float("nan")], ValueError, "finite"),
+        ("vector", [1.0, 1e300], ValueError, "finite"),
+        ("vector", b"12345", ValueError, "not a multiple of item size"),
+        ("vector", 3, TypeError, "numbers, or their bytes, not int"),
+        ("vector", ["x"], ValueError, "could not convert"),
         (
             "timeout",
             3,
             TypeError,
-            "'timeout' is not a policy keyword; there are: backend, classify, deterministic, failure_ttl",
+            "'timeout' is not a policy keyword; there are: backend, classify, deterministic, embed, failure_ttl",
         ),
     ],
 )
@@ -266,6 +284,17 @@ def test_changed_takes_none_back_to_the_default(keyword: str) -> None:
     """None undoes the client's default; for ``key`` it means: share nothing."""
     field = {"ttl": "ttl_seconds", "wait": "wait_seconds"}.get(keyword, keyword)
     assert getattr(DEFAULTS.changed({keyword: None}), field) is None
+
+
+def test_embed_and_vector_are_one_or_the_other() -> None:
+    """The nearest wins; both at once cannot be meant."""
+    embeds = DEFAULTS.changed({"embed": {"model": len}})
+    assert embeds.embed == Embedding("model", len)  # type: ignore[arg-type]  # any callable will do here
+    ready = embeds.changed({"vector": [1.0, 0.5]})
+    assert ready.embed == Embedding(None, None, struct.pack("<2f", 1.0, 0.5))
+    assert embeds.changed({"vector": None}).embed is None
+    with pytest.raises(TypeError, match="give one of them"):
+        DEFAULTS.changed({"embed": {"model": len}, "vector": [1.0]})
 
 
 def test_changed_by_nothing_is_the_same() -> None:

