@@ -145,6 +145,7 @@ A holder that does not tell it has its call logged without.
 Namespaces
 ==========
 A namespace is private to the peer's uid unless ``[namespaces.NAME] shared_with`` in the daemon's config says otherwise.
+With ``max_bytes`` there, each scope of that name holds so much in memory at most; what is too much is evicted within it.
 Operators may name one uid's namespace as ``UID:NAME``; for ``purge`` a plain ``NAME`` means that name of every uid.
 
 Leases and fences
@@ -688,7 +689,7 @@ class Stats(Reply, frozen=True, tag="stats"):
     streams_broken: int
     """Readers whose stream ended in a failure after its first piece. They are among ``failed``."""
     evicted: int
-    """Live entries removed to make room."""
+    """Live entries removed to make room, be it in the cache or in a namespace that has a limit of its own."""
     expired_entries: int
     """Entries removed because their time had passed."""
     deleted: int
@@ -722,6 +723,8 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Keys that this host computes for all hosts now."""
     awaited: int = 0
     """Keys that are being computed by another host, as far as callers wait for them."""
+    evicted_by_limits: int = 0
+    """Of ``evicted``, those that left because their namespace may hold no more (``[namespaces.NAME] max_bytes``)."""
 
 
 class Ledger(Struct, frozen=True):

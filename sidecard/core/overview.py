@@ -87,6 +87,7 @@ class Overview:
             chunks_sent=self._streams.sent,
             streams_broken=self._streams.broken,
             evicted=self._cache.evicted,
+            evicted_by_limits=self._cache.evicted_within,
             expired_entries=self._cache.expired,
             breakers=self._backends.states(),
             store=self._lookups.state,

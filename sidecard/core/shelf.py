@@ -18,6 +18,7 @@ class Shelf:
 
     def __init__(self, settings: EngineSettings, count: Counters) -> None:
         self.cache = Cache(settings.cache_max_bytes)
+        self.cache.limit(settings.namespace_max_bytes)
         self.settings = settings
         """May be replaced at any time."""
         self._count = count
@@ -29,7 +30,7 @@ class Shelf:
         """Store an answer; return whether an entry was made of it, and what is to be told."""
         outcome = self.cache.put(key, value, now, terms, seconds)
         self._count.stored += outcome.entry is not None
-        return outcome.entry is not None, self._told(outcome, key, value)
+        return outcome.entry is not None, self._told(outcome, key, value, terms)
 
     def adopt(self, scope: str, key: str, record: Record, now: float) -> tuple[Entry, list[Effect]]:
         """Take an entry of the store into memory; return it, whether it found room or not, and what is to be told."""
@@ -44,7 +45,7 @@ class Shelf:
         )
         outcome = self.cache.put(key, record.value, now, terms, record.seconds, record.age_seconds)
         entry = outcome.entry or Entry(key, record.value, now - record.age_seconds, record.seconds, terms)
-        return entry, self._told(outcome, key, record.value)
+        return entry, self._told(outcome, key, record.value, terms)
 
     def purge(self, namespace: str | None, tag: str | None, now: float) -> int:
         """Remove entries by namespace and tag; return how many were live."""
@@ -56,14 +57,14 @@ class Shelf:
         self.trust += 1
         self._terms.clear()
 
-    def _told(self, outcome: Stored, key: str, value: bytes) -> list[Effect]:
+    def _told(self, outcome: Stored, key: str, value: bytes, terms: Terms) -> list[Effect]:
         effects: list[Effect] = []
         if outcome.evicted:
             effects.append(Tell(notes.Evicted(outcome.evicted)))
 
         if outcome.too_large:
             self._count.refused_too_large += 1
-            effects.append(Tell(notes.EntryRefused(key, len(value), self.cache.max_entry_bytes)))
+            effects.append(Tell(notes.EntryRefused(key, len(value), self.cache.max_entry_bytes_in(terms.scope))))
 
         return effects
 
