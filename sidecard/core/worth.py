@@ -23,33 +23,48 @@ MOST_WORTH = 256.0
 LEAST_WORTH = 1 / 64
 """What costs less than this share of the usual counts as this."""
 
-_STEP = 1 / 256
-"""How far one newcomer moves the median, in relation to it."""
+_LEAST_STEP = 1 / 256
+"""How far one newcomer moves the median, in relation to it, where newcomers are as often above as below."""
+
+_MOST_STEP = 1 / 16
+"""And where it is far off. So a scale that began at a billion times what is usual is right after some 500 newcomers,
+and one that a hundred in a row lie to is off by some hundred times, not by what they say."""
+
+_FASTER = 1.2
+_SLOWER = 1 / 2
 
 
 class _Scale:
     """A running median, by the smallest of stochastic approximations: a step up for what is above, down for what is below.
 
-    The first steps are larger, so that the first entry of a run has no say for long.
+    Steps grow while they lead in one direction, and shrink when they turn (as in Rprop, Riedmiller and Braun 1993).
     """
 
-    __slots__ = ("median", "seen")
+    __slots__ = ("_step", "_upwards", "median")
 
     def __init__(self) -> None:
         self.median = 0.0
-        self.seen = 0
+        self._step = _LEAST_STEP
+        self._upwards = True
 
     def learn(self, amount: float) -> None:
-        self.seen += 1
-        if self.seen == 1:
+        if self.median == 0:
             self.median = amount
+
+        if amount == self.median:
             return
 
-        step = 1 + max(_STEP, 1 / self.seen)
-        if amount > self.median:
-            self.median *= step
-        elif amount < self.median:
-            self.median /= step
+        upwards = amount > self.median
+        if upwards == self._upwards:
+            self._step = min(_MOST_STEP, self._step * _FASTER)
+        else:
+            self._step = max(_LEAST_STEP, self._step * _SLOWER)
+
+        self._upwards = upwards
+        if upwards:
+            self.median *= 1 + self._step
+        else:
+            self.median /= 1 + self._step
 
 
 class Worth:
