@@ -96,6 +96,9 @@ class Config(Struct, frozen=True):
             sharing_window_seconds=self.cache.sharing_window_seconds,
             tasks=self.tasks,
             shared_namespaces={name: namespace.shared_with for name, namespace in self.namespaces.items()},
+            namespace_max_bytes={
+                name: namespace.max_bytes for name, namespace in self.namespaces.items() if namespace.max_bytes
+            },
             lease_seconds=self.flights.lease_seconds,
             renew_seconds=self.flights.renew_seconds,
             wait_seconds=self.flights.wait_seconds,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from sidecard.agreement import Found, Path, disagreements
 from sidecard.readings import parse_json
-from sidecard.sections import FIXED, NAMED, NESTED, OF_LATER_VERSIONS, Setting
+from sidecard.sections import FIXED, NAMED, NESTED, Setting
 
 OLDER_NAMES = {
     "REDIS_URL": "store.url",
@@ -168,10 +168,6 @@ class Gathering:
             self._unknown(given.where, f"{section}.{key}", [setting.name for setting in known.values()] + _NAMES)
 
     def _unknown(self, where: str, name: str, known: Iterable[str]) -> None:
-        if name in OF_LATER_VERSIONS:
-            self.problems.append(f"{where}: {name} comes in a later version of sidecard; leave it out until then")
-            return
-
         import difflib  # noqa: PLC0415 - as tomllib
 
         # A unit that was left off is the commonest slip. Cut-off 0: whatever is nearest is named, however far.

@@ -198,9 +198,11 @@ class Limits(Struct, frozen=True):
 
 
 class Namespace(Struct, frozen=True):
-    """Who uses a namespace together."""
+    """Who uses a namespace together, and how much it may hold."""
 
     shared_with: Annotated[SharedWith, readings.SHARED_WITH] = SharedWith()
+    max_bytes: Annotated[int, readings.byte_size()] = 0
+    """Of the cache: what one scope of this name may hold, a uid's private one or the shared one. 0 is no limit but the cache's."""
 
 
 # How the settings are read that the core defines, with their defaults, and that are not told twice.
@@ -321,10 +323,3 @@ NESTED = {
     for table, settings in NAMED.items()
 }
 """For each of `TABLES`, the tables within its tables."""
-
-OF_LATER_VERSIONS = frozenset(
-    {
-        "namespaces.max_bytes",
-    }
-)  # fmt: skip
-"""What the design names and this version cannot do."""

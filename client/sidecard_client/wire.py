@@ -199,6 +199,7 @@ of each is for uids that have little in it. Beyond that the answer is ``rejected
 Namespaces
 ==========
 A namespace is private to the peer's uid unless ``[namespaces.NAME] shared_with`` in the daemon's config says otherwise.
+With ``max_bytes`` there, each scope of that name holds so much in memory at most; what is too much is evicted within it.
 Operators may name one uid's namespace as ``UID:NAME``; for ``purge`` a plain ``NAME`` means that name of every uid.
 
 Leases and fences
@@ -848,7 +849,7 @@ class Stats(Reply, frozen=True, tag="stats"):
     vectors: int
     """Entries that may be served to similar requests now."""
     evicted: int
-    """Live entries removed to make room."""
+    """Live entries removed to make room, be it in the cache or in a namespace that has a limit of its own."""
     expired_entries: int
     """Entries removed because their time had passed."""
     deleted: int
@@ -888,6 +889,8 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Of these answers, as they are kept; they are in ``cache_bytes``. A `Hit` has them as they came."""
     cache_uncompressed_bytes: int = 0
     """Of the same answers, as they are served."""
+    evicted_by_limits: int = 0
+    """Of ``evicted``, those that left because their namespace may hold no more (``[namespaces.NAME] max_bytes``)."""
 
 
 class Ledger(Struct, frozen=True):

@@ -69,6 +69,7 @@ _COUNTERS = {
         ("stored", "made"),
         ("refused_too_large", "refused, being too large"),
         ("evicted", "evicted to make room"),
+        ("evicted_by_limits", "  of these, in a namespace with a limit"),
         ("expired_entries", "expired"),
         ("deleted", "deleted"),
     ),

@@ -19,15 +19,30 @@ TAG_OVERHEAD_BYTES = 60
 NO_USAGE = Usage()
 
 MAX_ASKED = 3
-"""Saturation of the hit count: the two bits of the S3-FIFO paper."""
+"""Saturation of the hits between two looks of the policy: the two bits of the S3-FIFO paper."""
 
-_IN_MAIN = 4
-COMPRESSED = 8
-"""In `Entry.state`: the value is what `sidecard.core.compression` has made of it."""
-_DEAD = 16
+MAX_TIMES = 14
+"""Saturation of the hits in all: what a ghost can remember (`sidecard.core.ghosts`)."""
+
+_ASKED_BITS = 2
+_TIMES_BITS = 4
+_LEVEL_SHIFT = _ASKED_BITS + _TIMES_BITS
+LEVELS = 64
+"""Of the policy (`sidecard.core.levels`)."""
 
 SIZE_BYTES = 4
 """Of a compressed value, which begin it: how large it was."""
+
+COMPRESSED = LEVELS << _LEVEL_SHIFT
+"""In `Entry.state`: the value is what `sidecard.core.compression` has made of it."""
+
+_DEAD = 2 * COMPRESSED
+
+_STATES = tuple(range(_DEAD))
+"""Each living state's one integer: a million entries share these, where Python would make a new one for each."""
+
+_AFTER_HIT = tuple(_STATES[state + (state & MAX_ASKED < MAX_ASKED)] for state in _STATES)
+"""By state, that after one more hit. Only what is in the cache is hit."""
 
 
 def size_before(data: bytes) -> int:
@@ -106,8 +121,8 @@ class Entry(Struct, gc=False):
     seconds: float
     terms: Terms
     state: int = 0
-    """Hits since the policy last looked (two bits) and, above them, the queue, whether the value is compressed, and whether
-    the entry is dead. One small integer for four facts: at a million entries each further field is 8 MB."""
+    """Hits since the policy last looked (two bits), those before (four), the level of the policy (six), and whether the value
+    is compressed, and the entry dead. One small integer for five facts: at a million entries each further field is 8 MB."""
 
     @property
     def dollars(self) -> float:
@@ -144,24 +159,29 @@ class Entry(Struct, gc=False):
         return self.state < _DEAD
 
     @property
-    def in_main(self) -> bool:
-        """In the main queue of the eviction policy."""
-        return self.state & _IN_MAIN != 0
+    def level(self) -> int:
+        """Where the policy has it (`sidecard.core.eviction`)."""
+        return self.state >> _LEVEL_SHIFT & LEVELS - 1
+
+    @property
+    def times(self) -> int:
+        """Hits before the policy last looked, at most `MAX_TIMES`."""
+        return self.state >> _ASKED_BITS & (1 << _TIMES_BITS) - 1
 
     @property
     def asked(self) -> int:
-        """Hits since the policy last looked, at most `MAX_ASKED`."""
+        """Hits since then, at most `MAX_ASKED`."""
         return self.state & MAX_ASKED
 
     def touch(self) -> None:
         """Count a hit."""
-        if self.state & MAX_ASKED < MAX_ASKED:
-            self.state += 1
+        self.state = _AFTER_HIT[self.state]
 
-    def enter_main(self, asked: int) -> None:
-        """Move to the main queue with this many hits left."""
-        self.state = (self.state & COMPRESSED) | _IN_MAIN | asked
+    def settle(self, times: int, level: int) -> None:
+        """Be looked at: so many hits until now, and another level."""
+        looked_at = level << _LEVEL_SHIFT | min(times, MAX_TIMES) << _ASKED_BITS
+        self.state = _STATES[self.state & COMPRESSED | looked_at]
 
     def die(self) -> None:
         """Leave the cache."""
-        self.state |= _DEAD
+        self.state = self.state & COMPRESSED | _DEAD

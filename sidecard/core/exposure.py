@@ -179,12 +179,20 @@ class Exposure:
         yield _family(
             "evicted",
             "counter",
-            "Entries that left the cache: live ones to make room, those whose time had passed, those deleted.",
+            "Entries that left the cache: live ones to make room, in all or in their namespace, those whose time had passed, "
+            "those deleted.",
             [
-                ({"reason": "room"}, self._cache.evicted),
+                ({"reason": "room"}, self._cache.evicted - self._cache.evicted_within),
+                ({"reason": "namespace"}, self._cache.evicted_within),
                 ({"reason": "expired"}, self._cache.expired),
                 ({"reason": "deleted"}, count.deleted),
             ],
+        )
+        yield _family(
+            "refused_too_large",
+            "counter",
+            "Answers that were not stored, being larger than an entry may be.",
+            [({}, count.refused_too_large)],
         )
         yield _family(
             "dropped",

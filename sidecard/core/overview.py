@@ -91,6 +91,7 @@ class Overview:
             streams_broken=self._streams.broken,
             vectors=self._calls.similar.count,
             evicted=self._cache.evicted,
+            evicted_by_limits=self._cache.evicted_within,
             expired_entries=self._cache.expired,
             breakers=self._backends.states(),
             store=self._lookups.state,

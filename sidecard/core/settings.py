@@ -149,6 +149,8 @@ class EngineSettings(Struct, frozen=True):
     sharing_window_seconds: float = 60.0
     tasks: dict[str, TaskSettings] = {}
     shared_namespaces: dict[str, SharedWith] = {}
+    namespace_max_bytes: dict[str, int] = {}
+    """Of namespaces that have a limit of their own: what each of their scopes may hold in memory."""
     lease_seconds: float = 15.0
     """How long a holder may be silent. A dead holder is noticed at once; this is for one that hangs.
     Precedents: nginx proxy_cache_lock_age 5 s, Facebook's leases 10 s, etcd's sessions 60 s."""

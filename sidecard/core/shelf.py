@@ -32,6 +32,7 @@ class Shelf:
 
     def __init__(self, settings: EngineSettings, count: Counters, codec: Codec | None = None) -> None:
         self.cache = Cache(settings.cache_max_bytes)
+        self.cache.limit(settings.namespace_max_bytes)
         self.compression = Compression(codec, self.cache)
         self.settings = settings
         """May be replaced at any time."""
@@ -47,7 +48,7 @@ class Shelf:
         kept, compressed = self._kept(value)
         outcome = self.cache.put(key, kept, now, terms, seconds, compressed=compressed)
         self._count.stored += outcome.entry is not None
-        return outcome.entry, self._told(outcome, key, kept)
+        return outcome.entry, self._told(outcome, key, kept, terms)
 
     def _kept(self, value: bytes) -> tuple[bytes, bool]:
         """Return what is kept of a value, and whether that is compressed."""
@@ -93,7 +94,7 @@ class Shelf:
             state = COMPRESSED if compressed else 0
             entry = Entry(key, kept, now - record.age_seconds, record.seconds, terms, state)
 
-        return entry, self._told(outcome, key, kept)
+        return entry, self._told(outcome, key, kept, terms)
 
     def purge(self, namespace: str | None, tag: str | None, now: float, task: str | None = None) -> int:
         """Remove entries by namespace, tag and task; return how many were live."""
@@ -105,14 +106,14 @@ class Shelf:
         self.trust += 1
         self._terms.clear()
 
-    def _told(self, outcome: Stored, key: str, value: bytes) -> list[Effect]:
+    def _told(self, outcome: Stored, key: str, value: bytes, terms: Terms) -> list[Effect]:
         effects: list[Effect] = []
         if outcome.evicted:
             effects.append(Tell(notes.Evicted(outcome.evicted)))
 
         if outcome.too_large:
             self._count.refused_too_large += 1
-            effects.append(Tell(notes.EntryRefused(key, len(value), self.cache.max_entry_bytes)))
+            effects.append(Tell(notes.EntryRefused(key, len(value), self.cache.max_entry_bytes_in(terms.scope))))
 
         return effects
 

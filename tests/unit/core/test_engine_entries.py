@@ -65,6 +65,17 @@ def test_put_of_too_large_a_value_is_refused_and_noted() -> None:
     assert alice.hears() == [Stored(1, stored=False)]
     assert host.notes == [notes.EntryRefused("key", 2003, 1000)]
     assert host.stats().refused_too_large == 1
+    assert host.samples()["sidecard_refused_too_large_total"] == 1
+
+
+def test_put_of_too_large_a_value_for_its_namespace_is_noted_with_what_would_fit() -> None:
+    """A namespace that has a limit takes answers in proportion to that."""
+    host = Host(namespace_max_bytes={"team": 8000})
+    alice = host.peer()
+    alice.asks(Put("key", packed("x" * 2000), id=1, namespace="team"))
+
+    assert alice.hears() == [Stored(1, stored=False)]
+    assert host.notes == [notes.EntryRefused("key", 2003, 1000)]
 
 
 def test_namespaces_are_private_to_a_uid() -> None:
