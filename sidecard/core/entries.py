@@ -10,7 +10,7 @@ ENTRY_OVERHEAD_BYTES = 300
 """What an entry costs beside its key's and value's own bytes: this Struct, two string headers, two floats, its slots in
 the table, the queue and the expiry wheel. Measured against the resident set by `sidecard bench --full`."""
 
-TERMS_OVERHEAD_BYTES = 400
+TERMS_OVERHEAD_BYTES = 500
 """What terms of its own (a usage, tags) cost an entry on top, beside their texts."""
 
 TAG_OVERHEAD_BYTES = 60

@@ -34,6 +34,9 @@ def test_without_settings_a_policy_is_the_defaults() -> None:
         "failure_ttl_seconds": 0.0,
         "backends": ("default",),
         "route": "order",
+        "similar": False,
+        "similar_threshold": 0.95,
+        "similar_max_entries": 10_000,
         "sharing_window_seconds": 60.0,
     }
     assert policy["ttl_seconds"] == PolicyValue(300.0, "cache.ttl_seconds", "default")

@@ -4,7 +4,7 @@ from msgspec import Raw
 
 from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES
 from sidecard.core.shelf import _MANY
-from sidecard.core.streams import CHUNK_OVERHEAD_BYTES
+from sidecard.core.streams import CHUNK_OVERHEAD_BYTES, chunks_of
 from sidecard_client import wire
 from sidecard_client.wire import Begin, Put
 from tests.host import Host, packed
@@ -56,13 +56,11 @@ def test_a_value_of_as_many_pieces_as_fit_is_replayed_and_charged_for_all_of_the
         assert isinstance(end, wire.End)
 
 
-def test_a_value_that_lies_about_its_pieces_is_refused_as_if_it_had_them() -> None:
-    """It is its own caller's alone."""
-    host = Host()
-    put(host, "lie", Raw(b"\xdd\xff\xff\xff\xff\xc0"))
-    reader = host.peer()
-    reader.asks(Begin("lie", id=1, stream=True))
-    assert reader.gets(wire.Rejected).reason == "busy"
+def test_a_value_that_lies_about_its_pieces_is_one_piece() -> None:
+    """It is served as it is, and charged for no more than can be in it."""
+    lie = Raw(b"\xdd\xff\xff\xff\xff\xc0")
+    assert chunks_of(lie) == [lie]
+    assert Host(cache_max_bytes=MIB).engine._streams.fits(lie)
 
 
 def test_entries_that_share_nothing_with_others_are_charged_for_that() -> None:
