@@ -287,6 +287,17 @@ def test_a_failure_told_after_any_tag_was_purged_is_not_remembered() -> None:
     alice.leads("key", 2)
 
 
+def test_another_hosts_purge_by_task_removes_what_memory_has_of_it() -> None:
+    """And nothing else."""
+    host = Host(store="shared")
+    alice = host.peer()
+    for key, task in (("a", "rag"), ("b", "general")):
+        alice.asks(Put(key, packed(1), task=task))
+
+    host.happens(EntriesPurged(None, None, "rag"))
+    assert host.stats().cache_entries == 1
+
+
 def test_another_hosts_purge_reaches_calls_in_flight_as_ones_own() -> None:
     """By tag, and by task."""
     host = Host(store="shared")
