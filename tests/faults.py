@@ -32,6 +32,9 @@ EMPTY = ("flights", "leases", "waiters", "queued", "permits", "streams", "stream
 KINDS = ("sync", "asyncio", "trio")
 SHAPES = ("plain", "stream")
 
+PATIENT = ("--set=flights.lease_seconds=600", "--set=flights.renew_seconds=200")
+"""Settings for holders that are no client and renew nothing, on a machine that is busy."""
+
 DEFAULT = {("sync", "stream"), ("asyncio", "plain")}
 """Of all clients and shapes, those of the default run, which has each once; the slow one has all."""
 

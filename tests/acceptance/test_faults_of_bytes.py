@@ -17,7 +17,7 @@ from sidecard_client.frames import frame
 from tests.acceptance.test_serve import Wire, unnoticed
 from tests.callers import KINDS, Caller, connecting
 from tests.daemons import Daemon, ask
-from tests.faults import SHAPES, Injected, Scene
+from tests.faults import PATIENT, SHAPES, Injected, Scene
 
 Start = Callable[..., Daemon]
 
@@ -101,7 +101,7 @@ def test_ids_in_any_order_are_answered_each_to_its_own(
     shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
     """A hundred calls wait on one connection, under ids of all sizes, and end in another order."""
-    scene = scenes()
+    scene = scenes(*PATIENT)
     chance = random.Random(25)
     ids = chance.sample([0, 1, -1, 2**63 - 1, -(2**63), *range(1000, 1200)], 100)
     with Wire(scene.daemon.socket) as holder, Wire(scene.daemon.socket) as line:

@@ -12,7 +12,7 @@ from sidecard_client import AsyncClient, wire
 from tests.acceptance.test_faults_of_waiters import IDLE, Upstream, calm, read, waits
 from tests.acceptance.test_serve import Wire
 from tests.daemons import Daemon
-from tests.faults import SHAPES, Injected, Scene, resident_bytes
+from tests.faults import PATIENT, SHAPES, Injected, Scene, resident_bytes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -40,7 +40,7 @@ def test_a_hundred_thousand_waiters_that_give_up_leave_nothing_in_the_daemon(
     shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
     """It has as much memory after the last as after the first few thousand; the flight they waited for goes on."""
-    scene = scenes()
+    scene = scenes(*PATIENT)
     with Wire(scene.daemon.socket) as holder, Wire(scene.daemon.socket) as line:
         lease = holder.ask(wire.Begin("key", id=1, stream=shape == "stream"))
         assert isinstance(lease, wire.Lease)

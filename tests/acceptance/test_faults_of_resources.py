@@ -17,6 +17,7 @@ from sidecard_client import wire
 from tests.acceptance.test_serve import Wire, is_served
 from tests.daemons import poll, until
 from tests.faults import (
+    PATIENT,
     Injected,
     Scene,
     clients_and_shapes,
@@ -141,7 +142,7 @@ def test_memory_that_is_full_of_streams_in_flight_keeps_no_call_from_being_made(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
     """What is in flight cannot be evicted; what does not fit is not shared, nothing is cut short, and the limit holds."""
-    scene = scenes("--set=cache.max_bytes=1000000")
+    scene = scenes("--set=cache.max_bytes=1000000", *PATIENT)
     piece = msgspec.Raw(msgspec.msgpack.encode(b"p" * 100_000))
     with contextlib.ExitStack() as stack:
         holders = [stack.enter_context(Wire(scene.daemon.socket)) for _ in range(8)]
