@@ -288,7 +288,9 @@ class Writer:
         return evicted, True
 
     def _remove(self, scope: str, key: str, now: float) -> int:
-        row = self._one("SELECT expires_at > ?, id, queue, bytes FROM entries WHERE scope = ? AND key = ?", now, scope, key)
+        row = self._one(
+            "SELECT expires_at > ?, id, queue, bytes FROM entries WHERE scope = ? AND key = ?", now, scope, key
+        )
         if row is None:
             return 0
 
@@ -341,7 +343,9 @@ class Writer:
 
             small_is_full = self._bytes[0] > SMALL_SHARE * sum(self._bytes)
             queue = 0 if self._entries[0] and (small_is_full or not self._entries[1]) else 1
-            row = self._one("SELECT id, bytes, asked, scope, key FROM entries WHERE queue = ? ORDER BY turn LIMIT 1", queue)
+            row = self._one(
+                "SELECT id, bytes, asked, scope, key FROM entries WHERE queue = ? ORDER BY turn LIMIT 1", queue
+            )
             if row is None:
                 raise _damage("its sums count entries that are not there")
 

@@ -195,7 +195,9 @@ def test_bodies_that_mean_nothing_here_go_straight_on(body: bytes) -> None:
     assert read_request("POST", URL, [], body) is None
 
 
-@pytest.mark.parametrize("url", ["http://[::1/v1/messages", "http://h:99999/v1/messages", "http:/v1/messages", "/v1/messages"])
+@pytest.mark.parametrize(
+    "url", ["http://[::1/v1/messages", "http://h:99999/v1/messages", "http:/v1/messages", "/v1/messages"]
+)
 def test_a_url_that_leads_nowhere_is_let_pass(url: str) -> None:
     """Whoever is to send it says what is wrong with it, in the words that the app expects."""
     assert read_request("POST", url, [KEY], b"{}") is None
