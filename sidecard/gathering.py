@@ -156,7 +156,9 @@ class Gathering:
     def _take(self, path: Path, given: _Given) -> None:
         section, key = path[0], path[-1]
         if given.is_text and not is_utf8(given.value):
-            self.problems.append(f"{given.where}: {section}.{key} is not UTF-8, as all that is logged and shown must be")
+            self.problems.append(
+                f"{given.where}: {section}.{key} is not UTF-8, as all that is logged and shown must be"
+            )
             return
 
         known = FIXED.get(section) or NAMED[section]

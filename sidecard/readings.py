@@ -395,9 +395,16 @@ PUSH_URL = Reading(
     show=redacted,
     mask=lambda _: "***",
 )
-LISTEN = Reading('an address such as "127.0.0.1:9464" or "[::1]:9464", the path of a socket, or "" for none', _listen, mask=lambda _: "***")
+LISTEN = Reading(
+    'an address such as "127.0.0.1:9464" or "[::1]:9464", the path of a socket, or "" for none',
+    _listen,
+    mask=lambda _: "***",
+)
 PATTERNS = Reading(
-    'a list of regular expressions such as ["[0-9]{16}"]', _patterns, lambda text: parse_json(text) if text else [], list
+    'a list of regular expressions such as ["[0-9]{16}"]',
+    _patterns,
+    lambda text: parse_json(text) if text else [],
+    list,
 )
 WORD = Reading("text", _url)
 SECRET = Reading("text", _url, show=lambda text: "***" if text else "", mask=lambda _: "***")

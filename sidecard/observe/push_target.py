@@ -123,7 +123,9 @@ class Target:
             return Away(f"no answer within {self._access.timeout_seconds:g} s")
         except (httpx.LocalProtocolError, httpx.InvalidURL):
             # What these say has the header or the address in it, and so what is secret there.
-            return Away("the request cannot be written: look at push.url, push.username, and what the files of push hold")
+            return Away(
+                "the request cannot be written: look at push.url, push.username, and what the files of push hold"
+            )
         except (httpx.HTTPError, OSError) as error:
             return Away(str(error) or type(error).__name__)
 

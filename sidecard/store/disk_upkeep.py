@@ -185,11 +185,18 @@ def _unserved(connection: sqlite3.Connection, now: float) -> tuple[int, int]:
     for columns in connection.execute("SELECT scope, key, stored_at, expires_at, about, value FROM entries"):
         row = Row(*columns)
         if is_damaged(row):
-            damaged += isinstance(row.expires_at, float) and now < row.expires_at
+            damaged += _lives(row, now)
         else:
             foreign += record_of(row, now) is None
 
     return damaged, foreign
+
+
+def _lives(row: Row, now: float) -> bool:
+    try:
+        return now < row.expires_at
+    except TypeError:
+        return False
 
 
 def _total(sums: dict[int, tuple[int, int]]) -> str:

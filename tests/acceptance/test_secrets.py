@@ -144,7 +144,9 @@ def test_an_api_key_in_an_intercepted_request_goes_to_the_model_and_nowhere_else
     daemon: Start, socket_path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not even into a call log that keeps prompts, where the prompt is; nor where the model refuses the key."""
-    running = daemon("--set=calls.enabled=true", "--set=calls.prompts=true", "--log-level=debug", STATE_DIRECTORY=str(tmp_path))
+    running = daemon(
+        "--set=calls.enabled=true", "--set=calls.prompts=true", "--log-level=debug", STATE_DIRECTORY=str(tmp_path)
+    )
     caplog.set_level("DEBUG")
     headers = {"Authorization": "Bearer canary-api-key", "X-Api-Key": "canary-x-api-key", "Cookie": "canary-cookie"}
     body: dict[str, object] = {"model": "m", "messages": [{"role": "user", "content": "what was asked"}]}

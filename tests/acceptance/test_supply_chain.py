@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.markers import default_environment
@@ -54,8 +55,12 @@ def declared() -> list[Requirement]:
 
 def holds(wanted: Requirement, python: str, extra: str = "") -> bool:
     """Tell whether a requirement is one on that Python."""
-    environment = default_environment() | {"python_version": python, "python_full_version": f"{python}.9", "extra": extra}
-    return wanted.marker is None or wanted.marker.evaluate(dict(environment))
+    environment: dict[str, Any] = {**default_environment()} | {
+        "python_version": python,
+        "python_full_version": f"{python}.9",
+        "extra": extra,
+    }
+    return wanted.marker is None or wanted.marker.evaluate(environment)
 
 
 @pytest.mark.parametrize("python", PYTHONS)
@@ -88,7 +93,7 @@ def test_what_is_pinned_may_be_used_by_anybody() -> None:
     unknown = {}
     for entry in lock():
         try:
-            told = importlib.metadata.metadata(entry.name)
+            told: Any = importlib.metadata.metadata(entry.name)
         except importlib.metadata.PackageNotFoundError:
             continue  # not for this Python
 
@@ -105,7 +110,18 @@ def test_what_is_pinned_may_be_used_by_anybody() -> None:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_all_that_is_pinned_comes_as_wheels(python: str, tmp_path: Path) -> None:
     """Nothing is built where it is installed: no compiler in the image, and no code of a build run on the host."""
-    versions = ["--python-version", python, "--implementation", "cp", "--abi", f"cp{python.replace('.', '')}", "--abi", "abi3", "--abi", "none"]
+    versions = [
+        "--python-version",
+        python,
+        "--implementation",
+        "cp",
+        "--abi",
+        f"cp{python.replace('.', '')}",
+        "--abi",
+        "abi3",
+        "--abi",
+        "none",
+    ]
     platforms = [f"--platform=manylinux{tag}_x86_64" for tag in ("2014", "_2_17", "_2_28")] + ["--platform=any"]
     done = subprocess.run(
         [

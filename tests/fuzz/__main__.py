@@ -24,7 +24,7 @@ MEMORY_MEBIBYTES = 1024
 
 def main() -> int:
     """Run one target in a process of its own: libFuzzer ends the process that it runs in."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])  # type: ignore[union-attr]  # it is above
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
     parser.add_argument("target", nargs="?", choices=sorted(TARGETS))
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0, help="of libFuzzer; 0 takes another each time")
@@ -56,7 +56,9 @@ def _run(name: str, scratch: Path, seconds: int, seed: int, *, keeping: bool) ->
         f"-malloc_limit_mb={MEMORY_MEBIBYTES // 4}", f"-max_len={target.max_bytes}", f"-seed={seed}",
         f"-artifact_prefix={crashes}/", "-print_final_stats=1", "-verbosity=1",
     ]  # fmt: skip
-    done = subprocess.run([*command, *([f"-dict={words}"] if target.words else [])], check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [*command, *([f"-dict={words}"] if target.words else [])], check=False, stdin=subprocess.DEVNULL
+    )
     for crash in sorted(crashes.iterdir()):
         print(f"{crash.name}: {base64.b64encode(crash.read_bytes()).decode()}")
 

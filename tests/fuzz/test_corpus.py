@@ -35,7 +35,9 @@ def test_the_corpus_is_small_and_each_file_is_a_targets() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed: the extra `fuzz` has it")
+@pytest.mark.skipif(
+    importlib.util.find_spec("atheris") is None, reason="atheris is not installed: the extra `fuzz` has it"
+)
 @pytest.mark.parametrize("name", TARGETS)
 def test_some_seconds_of_guided_fuzzing_find_nothing(name: str) -> None:
     """Minutes find more: ``python -m tests.fuzz TARGET --seconds N``."""

@@ -193,3 +193,11 @@ def test_streams_determinism_and_choices_are_read(
 def test_bodies_that_mean_nothing_here_go_straight_on(body: bytes) -> None:
     """Nobody knows what their answers would depend on."""
     assert read_request("POST", URL, [], body) is None
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1/v1/messages", "http://h:99999/v1/messages", "http:/v1/messages", "/v1/messages"]
+)
+def test_a_url_that_leads_nowhere_is_let_pass(url: str) -> None:
+    """Whoever is to send it says what is wrong with it, in the words that the app expects."""
+    assert read_request("POST", url, [KEY], b"{}") is None

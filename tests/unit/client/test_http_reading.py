@@ -303,3 +303,25 @@ def test_no_json_makes_a_reader_raise(family: Family, value: Any, stream: bool) 
 def test_statuses(status: int, kind: str | None) -> None:
     """As the SDKs' own retries see them."""
     assert kind_of_status(status) == kind
+
+
+def test_tokens_beyond_what_the_daemon_takes_are_not_told() -> None:
+    """Each count may be, and their sum may not: the daemon would refuse the whole answer for it."""
+    most = 2**53
+    body = b'{"usage":{"input_tokens":%d,"cache_read_input_tokens":%d,"output_tokens":5}}' % (most, most)
+    reader = Reader("anthropic_messages", stream=False)
+    reader.feed(body)
+    usage = reader.finish().usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens) == (None, 5)
+
+
+def test_nothing_counts_after_what_cannot_be_read() -> None:
+    """However the stream was cut on its way."""
+    body = b'{"done": fal\n{"done":true,"done_reason":"stop","eval_count":5}\n'
+    whole, cut_up = (Reader("ollama_chat", stream=True) for _ in range(2))
+    whole.feed(body)
+    for at in range(len(body)):
+        cut_up.feed(body[at : at + 1])
+
+    assert whole.finish() == cut_up.finish()

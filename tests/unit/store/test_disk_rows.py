@@ -1,5 +1,7 @@
 """Rows of the store on disk: whole, damaged, or of another version."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -29,7 +31,8 @@ def test_a_row_with_any_bit_changed_is_no_record(field: str) -> None:
     """Neither the answer nor the terms on which it is served can be others."""
     data: bytes = getattr(ROW, field)
     for bit in range(8 * len(data)):
-        assert record_of(ROW._replace(**{field: flipped(data, bit)}), 1010.0) is None
+        changed: dict[str, Any] = {field: flipped(data, bit)}
+        assert record_of(ROW._replace(**changed), 1010.0) is None
 
 
 @pytest.mark.parametrize(
