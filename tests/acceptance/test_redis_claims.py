@@ -29,13 +29,22 @@ def turns(daemon: Daemon, state: str) -> None:
     poll(lambda: stat(daemon, "store") == state, f"the store is not {state}")
 
 
+def leads(caller: Wire) -> wire.Lease:
+    """Begin, and return the lease; the store may take its time."""
+    reply = caller.asks(wire.Begin("k", id=1))
+    while isinstance(reply, wire.Pending):
+        (reply,) = caller.hears()
+
+    assert isinstance(reply, wire.Lease)
+    return reply
+
+
 def test_a_claim_that_could_not_be_given_back_keeps_nobody_waiting(daemon: Start, server: RedisServer) -> None:
     """The next caller on this host has the lease at once, and need not wait until the claim expires."""
     running = daemon("--no-state", SIDECARD_STORE_URL=server.url)
     turns(running, "up")
     alice, bob = Wire(running.socket), Wire(running.socket)
-    lease = alice.asks(wire.Begin("k", id=1))
-    assert isinstance(lease, wire.Lease)
+    lease = leads(alice)
     server.pause()
     alice.sends(wire.Get("other", id=2))
     turns(running, "down")
@@ -44,9 +53,5 @@ def test_a_claim_that_could_not_be_given_back_keeps_nobody_waiting(daemon: Start
     server.resume()
     turns(running, "up")
     began_at = time.monotonic()
-    reply = bob.asks(wire.Begin("k", id=1))
-    while isinstance(reply, wire.Pending):
-        (reply,) = bob.hears()
-
-    assert isinstance(reply, wire.Lease)
+    leads(bob)
     assert time.monotonic() - began_at < CLAIM_SECONDS / 2
