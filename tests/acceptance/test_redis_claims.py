@@ -97,3 +97,38 @@ def test_a_claim_that_was_granted_unheard_keeps_nobody_waiting_once_its_entry_ha
     began_at = time.monotonic()
     leads(bob)
     assert time.monotonic() - began_at < CLAIM_SECONDS / 2
+
+
+def test_a_claim_whose_entry_was_overtaken_before_it_was_written_keeps_nobody_waiting(
+    daemon: Start, server: RedisServer
+) -> None:
+    """What takes a write's place takes over its claim.
+
+    1. A call is made under a claim; 2. the server hangs, and its answer waits to be written; 3. it expires; 4. another one is
+    made without a claim and takes its place; 5. the server is there again, and has the claim of the first.
+    """
+    running = daemon("--no-state", "--set", "cache.sharing_window_seconds=0", SIDECARD_STORE_URL=server.url)
+    turns(running, "up")
+    alice, bob = Wire(running.socket), Wire(running.socket)
+    first = leads(alice)
+    server.pause()
+    alice.sends(wire.Get("other", id=2))
+    turns(running, "down")
+    alice.hears()
+
+    def expires() -> None:
+        poll(lambda: ask(running.socket, {"op": "get", "key": "k"})["type"] == "miss", "the entry does not expire")
+
+    for lease in (first.lease, None):
+        held = leads(alice).lease if lease is None else lease
+        answer = wire.Complete(held, Raw(b"\xa1x"), ttl_seconds=0.5, id=2)
+        assert alice.asks(answer) == wire.Stored(2, stored=True)
+        expires()
+
+    server.resume()
+    turns(running, "up")
+    poll(lambda: stat(running, "store_pending") == 0, "the entry is not written")
+    expires()
+    began_at = time.monotonic()
+    leads(bob)
+    assert time.monotonic() - began_at < CLAIM_SECONDS / 2
