@@ -61,7 +61,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal
 
 _wall_clock = time.time  # noqa: TID251 - what outlives a run, or is told to another host, has no other clock
 
-SPARE_DESCRIPTORS = 128
+SPARE_DESCRIPTORS = 64
 """Descriptors that are not for peers: listener, lock, log, the loop's own, late imports, those to be told that they are too many."""
 
 

@@ -38,7 +38,7 @@ def unmapped_uid(proc: Path = Path("/proc")) -> int | None:
 REFUSAL_SECONDS: Final = 1.0
 """How long a connection that is not admitted may take to show in which encoding it is to be told so."""
 
-MAX_REFUSED: Final = 64
+MAX_REFUSED: Final = 16
 """Connections at a time for which that is waited; further ones are closed at once. Each has a descriptor."""
 
 

@@ -37,7 +37,8 @@ class Asking:
         self._claims: dict[_Place, str] = {}
         """Claims that are to be renewed."""
         self._unsure: dict[_Place, str] = {}
-        """Claims that were asked for, or given back, without an answer: asked for again, they are had if they were had then."""
+        """Claims that were asked for, or given back, without an answer: asked for again, they are had if they were had then.
+        An entry that is found says nothing of them: they outlive it."""
         self._releasing: dict[_Place, str] = {}
         """Claims that are being given back."""
         self._sequence = 0
@@ -123,7 +124,7 @@ class Asking:
             await anyio.sleep(self._claim_milliseconds / 3000)
 
     def _token(self, ask: StoreAsk) -> str:
-        token = self._unsure.pop((ask.scope, ask.key), None)
+        token = self._unsure.get((ask.scope, ask.key))
         if token is None:
             self._sequence += 1
             token = f"{self._host}-{self._sequence}"
@@ -157,8 +158,12 @@ class Asking:
                 else:
                     self._answer(ask, Absent() if record is None else Found(record))
             case [b"elsewhere", int(milliseconds)]:
+                if token:
+                    self._unsure.pop((ask.scope, ask.key), None)
+
                 self._answer(ask, Elsewhere(milliseconds / 1000))
             case [b"claimed"]:
+                self._unsure.pop((ask.scope, ask.key), None)
                 self._claims[ask.scope, ask.key] = token
                 self._answer(ask, Absent(token))
             case _:

@@ -61,7 +61,7 @@ class Writing:
 
     def add(self, wish: Wish) -> StoreAnswered | None:
         """Let something be written soon; return an answer that this makes known."""
-        older = self._pending.add(wish)
+        older = self._pending.add(self._heir(wish))
         self._wished.set()
         if isinstance(older, StoreRemove) and older.ticket in self._removing:
             # Overtaken: it is not done by itself any more, but by what takes its place.
@@ -77,6 +77,14 @@ class Writing:
             self._removing[wish.ticket] = None
 
         return overtaken
+
+    def _heir(self, wish: Wish) -> Wish:
+        """Let a write without a claim take over that of the write whose place it takes: nobody else would give it back."""
+        if not isinstance(wish, StoreWrite) or wish.claim or wish.replace:
+            return wish
+
+        older = self._pending.find(wish.scope, wish.key)
+        return structs.replace(wish, claim=older.claim) if isinstance(older, StoreWrite) and older.claim else wish
 
     def wake(self) -> None:
         """The server is found to take no writes: find out when it does again."""
