@@ -172,7 +172,9 @@ def _run_eviction(traces: "Sequence[str]", picture: str | None, *, as_json: bool
         workloads += bench_eviction_traces.read(Path(trace))
 
     try:
-        found = bench_eviction.measure(workloads, policies, say=lambda what: sys.stderr.write(f"measuring {what} ...\n"))
+        found = bench_eviction.measure(
+            workloads, policies, say=lambda what: sys.stderr.write(f"measuring {what} ...\n")
+        )
     except KeyboardInterrupt:
         sys.stderr.write("sidecard: interrupted\n")
         return INTERRUPTED

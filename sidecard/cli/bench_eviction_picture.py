@@ -11,7 +11,18 @@ _LEFT, _TOP, _GAP_X, _GAP_Y = 60, 50, 60, 80
 _LEGEND_WIDTH = 200
 _TICKS = 4
 
-_COLOURS = ("#7f8c8d", "#2980b9", "#16a085", "#8e44ad", "#c0a000", "#2c3e50", "#d35400", "#27ae60", "#7d5a3c", "#5dade2")
+_COLOURS = (
+    "#7f8c8d",
+    "#2980b9",
+    "#16a085",
+    "#8e44ad",
+    "#c0a000",
+    "#2c3e50",
+    "#d35400",
+    "#27ae60",
+    "#7d5a3c",
+    "#5dade2",
+)
 """Of the others, in order; ours is red and thick, the bound black and dashed."""
 
 _HEADS: dict[Measure, str] = {"hits": "hits, answers alike", "dollars": "dollars saved"}
@@ -25,8 +36,7 @@ def picture(found: Sequence[Found]) -> str:
     width = _LEFT + len(workloads) * (_PANEL_WIDTH + _GAP_X) + _LEGEND_WIDTH
     height = _TOP + len(measures) * (_PANEL_HEIGHT + _GAP_Y)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        'font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="12">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
     for row, measure in enumerate(measures):
@@ -74,7 +84,10 @@ def _legend(policies: Sequence[str], x: int, y: int) -> list[str]:
         parts.append(f'<path d="M{x} {height}h28" fill="none" {_stroke(policy, policies)}/>')
         parts.append(f'<text x="{x + 36}" y="{height + 4}">{escape(policy)}</text>')
 
-    return [*parts, f'<text x="{x}" y="{y + 20 * len(policies) + 10}" fill="#555">across: bytes, of the footprint</text>']
+    return [
+        *parts,
+        f'<text x="{x}" y="{y + 20 * len(policies) + 10}" fill="#555">across: bytes, of the footprint</text>',
+    ]
 
 
 def _stroke(policy: str, policies: Sequence[str]) -> str:

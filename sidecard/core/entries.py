@@ -26,6 +26,7 @@ MAX_TIMES = 14
 
 _ASKED_BITS = 2
 _TIMES_BITS = 4
+_TIMES_MASK = (1 << _TIMES_BITS) - 1
 _LEVEL_SHIFT = _ASKED_BITS + _TIMES_BITS
 LEVELS = 64
 """Of the policy (`sidecard.core.levels`)."""
@@ -166,7 +167,7 @@ class Entry(Struct, gc=False):
     @property
     def times(self) -> int:
         """Hits before the policy last looked, at most `MAX_TIMES`."""
-        return self.state >> _ASKED_BITS & (1 << _TIMES_BITS) - 1
+        return self.state >> _ASKED_BITS & _TIMES_MASK
 
     @property
     def asked(self) -> int:

@@ -18,12 +18,12 @@ of their hits from the second and the third."""
 _WAYS = 4
 _HASH_BITS = 32
 _TIMES_BITS = 4
-_MOST_TIMES = 2**_TIMES_BITS - 1
+_MOST_TIMES = (1 << _TIMES_BITS) - 1
 _TURN_BITS = 28
-_TURN_MASK = 2**_TURN_BITS - 1
+_TURN_MASK = (1 << _TURN_BITS) - 1
 _HASH_SHIFT = _TIMES_BITS
 _TURN_SHIFT = _TIMES_BITS + _HASH_BITS
-_HASH_MASK = 2**_HASH_BITS - 1
+_HASH_MASK = (1 << _HASH_BITS) - 1
 
 
 class Ghosts:
