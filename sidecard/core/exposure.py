@@ -225,6 +225,7 @@ class Exposure:
             ("cache_entries", "Entries in memory.", cache.count),
             ("cache_bytes", "Keys, values and the fixed cost of the entries.", cache.bytes),
             ("cache_max_bytes", "What they may be.", cache.max_bytes),
+            ("vectors", "Entries that may be served to similar requests.", self._calls.similar.count),
             ("streams", "Begins that are being sent an answer in pieces.", len(streams)),
             ("stream_bytes", "What streams in flight, or still being read, hold.", streams.bytes),
         ):
