@@ -97,10 +97,12 @@ def _of_calls(found: Found) -> Iterator[str]:
     if not found.values.get(("calls", "enabled"), False) or not found.values.get(url):
         return
 
-    scheme = found.values[url].partition(":")[0].lower()
+    scheme, colon, _ = found.values[url].lower().partition(":")
     if scheme not in CALLS_SCHEMES:
+        # `host=h password=p` is no URL, and what it begins with may be anything.
+        shown = repr(scheme) if colon and scheme.isalnum() else "no scheme"
         yield (
-            f"{found.where(url)}: calls.url begins with {scheme!r}, which the call log cannot be kept in; it should be "
+            f"{found.where(url)}: calls.url begins with {shown}, which the call log cannot be kept in; it should be "
             "sqlite:PATH or postgresql://USER@HOST:PORT/DATABASE, or empty for the state directory"
         )
 

@@ -30,7 +30,7 @@ from sidecard.core.settings import (
     settings_of_unnamed,
 )
 from sidecard.errors import ConfigError
-from sidecard.gathering import Gathering, Override
+from sidecard.gathering import Gathering, Override, is_utf8
 from sidecard.sections import (
     FIXED,
     NAMED,
@@ -90,11 +90,15 @@ class Config(Struct, frozen=True):
         """Return the engine's share of the settings."""
         return EngineSettings(
             cache_max_bytes=self.cache.max_bytes,
+            compress_min_bytes=self.cache.compress_min_bytes,
             ttl_seconds=self.cache.ttl_seconds,
             stale_seconds=self.cache.stale_seconds,
             sharing_window_seconds=self.cache.sharing_window_seconds,
             tasks=self.tasks,
             shared_namespaces={name: namespace.shared_with for name, namespace in self.namespaces.items()},
+            namespace_max_bytes={
+                name: namespace.max_bytes for name, namespace in self.namespaces.items() if namespace.max_bytes
+            },
             lease_seconds=self.flights.lease_seconds,
             renew_seconds=self.flights.renew_seconds,
             wait_seconds=self.flights.wait_seconds,
@@ -103,6 +107,7 @@ class Config(Struct, frozen=True):
             max_flights=self.limits.max_flights,
             # Leases without a key have no flight; they get as much room as those that have one.
             max_leases=2 * self.limits.max_flights,
+            spare_share=self.limits.spare_share,
             backends=self.backends,
             max_backends=self.limits.max_backends,
             budgets=self.budgets,
@@ -239,6 +244,9 @@ def _assemble(gathering: Gathering, environ: Mapping[str, str]) -> Config:
         socket_path = paths.listening_socket(values.get(("socket", "path")), environ)
     except ValueError as error:
         gathering.problems.append(str(error))
+
+    if not is_utf8(socket_path):
+        gathering.problems.append(f"the socket's path {socket_path!r} is not UTF-8: choose another with --socket")
 
     gathering.problems += _exposures(values, gathering)
     if gathering.problems:

@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from contextlib import ExitStack
 from functools import partial
@@ -22,6 +22,7 @@ import anyio.to_thread
 from msgspec import structs
 
 from sidecard import systemd, vectors
+from sidecard.codec import Zstd
 from sidecard.config import Config, reconfigured
 from sidecard.core.accounts import Price, no_price
 from sidecard.core.effects import ReadSettings
@@ -37,11 +38,14 @@ from sidecard.observe.logs import Log, open_log
 from sidecard.outlets import Outlets
 from sidecard.sections import Limits
 from sidecard.server import listener
+from sidecard.server.buffers import Buffers
 from sidecard.server.driver import Driver
 from sidecard.server.listener import Listener
-from sidecard.server.peer import Connection
+from sidecard.server.lookout import Lookout
+from sidecard.server.peer import Commons, Connection
 from sidecard.server.roster import Roster, unmapped_uid
-from sidecard.state import StateLock, StateUnusableError, state_directory
+from sidecard.server.turns import Turns
+from sidecard.state import StateLock, StateUnusableError, open_to_others, state_directory
 from sidecard.store.base import Store
 from sidecard.stores import Opened, open_store
 from sidecard_client import __version__, wire
@@ -57,8 +61,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal
 
 _wall_clock = time.time  # noqa: TID251 - what outlives a run, or is told to another host, has no other clock
 
-SPARE_DESCRIPTORS = 64
-"""Descriptors that are not for peers: listener, lock, log, the loop's own, late imports."""
+SPARE_DESCRIPTORS = 128
+"""Descriptors that are not for peers: listener, lock, log, the loop's own, late imports, those to be told that they are too many."""
 
 
 def run(config: Config, environ: MutableMapping[str, str], *, reread: Callable[[], Config], state: bool = True) -> None:
@@ -124,6 +128,9 @@ def _lock_state(environ: Mapping[str, str], log: Log, held: ExitStack) -> Path |
         directory = state_directory(environ)
         if directory is not None:
             held.enter_context(StateLock(directory))
+            if exposed := open_to_others(directory):
+                log.say("warning", "state not protected", reason=exposed)
+
     except StateUnusableError as error:
         log.say("warning", "no state kept", reason=str(error))
         return None
@@ -164,14 +171,18 @@ class _Serving:
         self._writer = writer
         self._clock = clock
         self._limits = _with_descriptors(config.limits, log)
+        self._limited = Counter[str]()
+        self._buffers = Buffers[Connection](self._limits.max_buffered_bytes)
         self._roster = Roster(
             self._limits,
             self._is_operator,
             on_refused=lambda uid, reason: log.say("warning", "peer refused", uid=uid, reason=reason),
             on_closed=lambda peer, reason: log.say("warning", "peer closed", peer=peer.id, uid=peer.uid, reason=reason),
+            limited=self._limited,
             unmapped_uid=None if config.socket.admit_unmapped else unmapped_uid(),
         )
         self._driver: Driver | None = None
+        self._server: asyncio.Server | None = None
         self._stop = anyio.Event()
         self._patience: anyio.CancelScope | None = None
         self._hurried = False
@@ -201,6 +212,8 @@ class _Serving:
         opened = self._open_store(boot_id)
         store = None if opened is None else opened.store
         engine = self._new_engine(boot_id, store)
+        engine.meters.limited = self._limited
+        engine.meters.gauges["buffered_bytes"] = lambda: self._buffers.bytes
         engine.meters.dropped_by["log_lines"] = lambda: self._log.left_out + self._writer.dropped
         outlets = Outlets(
             self._config, self._state, engine.meters, clock=self._clock, wall_clock=_wall_clock, say=self._log.say
@@ -229,10 +242,11 @@ class _Serving:
                     tasks.start_soon(store.run, driver.hear)
                     await anyio.lowlevel.checkpoint()
 
-                server = await self._listen(loop, driver)
+                self._server = await self._listen(loop, driver)
                 tasks.start_soon(self._obey, signals)
                 tasks.start_soon(self._reload_when_asked, driver)
                 tasks.start_soon(self._feed_watchdog, driver)
+                tasks.start_soon(Lookout(self._listener, partial(self._bind_anew, loop, driver), self._log.say).run)
                 if ledger is not None:
                     tasks.start_soon(ledger.run)
 
@@ -241,7 +255,7 @@ class _Serving:
                 await self._stop.wait()
 
                 self._notifier.stopping("draining", self._drain_seconds + 2 * FLUSH_SECONDS)
-                server.close()
+                self._server.close()
                 self._log.say("info", "stopping", peers=len(self._roster), drain_seconds=self._drain_seconds)
                 idle = anyio.Event()
                 driver.drain(idle.set)
@@ -304,6 +318,7 @@ class _Serving:
             shown_origins=self._config.origins,
             jitter=random.random,
             price=self._price,
+            codec=Zstd(),
             new_index=self._new_index,
             wall_offset_seconds=_wall_clock() - now,  # read once, to know which day a budget's day is
         )
@@ -314,12 +329,22 @@ class _Serving:
     async def _listen(self, loop: asyncio.AbstractEventLoop, driver: Driver) -> asyncio.Server:
         # From 3.13 on the loop would remove the socket's file by itself, also one that is not ours.
         options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        commons = Commons(driver, self._roster, Turns(loop), self._buffers, loop)
         return await loop.create_unix_server(
-            lambda: Connection(driver, self._roster, self._limits, loop),
+            lambda: Connection(commons, self._limits),
             sock=self._listener.socket,
             backlog=listener.BACKLOG,
             **options,
         )
+
+    async def _bind_anew(self, loop: asyncio.AbstractEventLoop, driver: Driver) -> None:
+        """Serve on a new socket at the same path. Who is connected stays so. Raises `ListenError`."""
+        settings = self._config.socket
+        # In a thread: who listens there by now is asked, and may take a second to answer.
+        await anyio.to_thread.run_sync(self._listener.bind_anew, settings.mode, settings.group)
+        before, self._server = self._server, await self._listen(loop, driver)
+        if before is not None:
+            before.close()
 
     def _say_ready(self) -> None:
         # What the start has made lives as long as the daemon: the collector need not look at it again.
@@ -388,6 +413,7 @@ class _Serving:
         else:
             before, self._config = self._config, read.config
             self._limits = self._roster.limits = _with_descriptors(read.config.limits, self._log)
+            self._buffers.max_bytes = self._limits.max_buffered_bytes
             if read.config.log.level != before.log.level:
                 self._set_level(read.config.log.level)
 

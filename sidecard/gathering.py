@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from sidecard.agreement import Found, Path, disagreements
-from sidecard.sections import FIXED, NAMED, NESTED, OF_LATER_VERSIONS, Setting
+from sidecard.readings import parse_json
+from sidecard.sections import FIXED, NAMED, NESTED, Setting
 
 OLDER_NAMES = {
     "REDIS_URL": "store.url",
@@ -59,7 +60,10 @@ class Gathering:
 
         try:
             tree = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except RecursionError:
+            self.problems.append(f"{source}: is nested too deep to be read")
+            return
+        except ValueError as error:  # TOML's own, and Python's of a number with thousands of digits
             self.problems.append(f"{source}: is not TOML: {error}")
             return
 
@@ -68,7 +72,7 @@ class Gathering:
             if section not in FIXED and section not in NAMED:
                 self._unknown(where, section, [*FIXED, *NAMED])
             elif not isinstance(body, dict):
-                self.problems.append(f"{where} is {body!r}; it should be a table, written [{section}]")
+                self.problems.append(f"{where} is {_seen(body)}; it should be a table, written [{section}]")
             elif section in NAMED:
                 self._take_table(section, body, where)
             else:
@@ -114,10 +118,8 @@ class Gathering:
             self._unknown(where, override.name, _NAMES)
 
     def _take_json(self, table: str, text: str, where: str) -> None:
-        import json  # noqa: PLC0415 - as tomllib
-
         try:
-            body = json.loads(text)
+            body = parse_json(text)
         except ValueError:
             body = None
 
@@ -125,12 +127,12 @@ class Gathering:
             self._take_table(table, body, where)
         else:
             example = f'{{"NAME": {{"{next(iter(NAMED[table]))}": ...}}}}'
-            self.problems.append(f"{where} is {text!r}; it should be a table as JSON, such as {example}")
+            self.problems.append(f"{where} is no table; it should be a table as JSON, such as {example}")
 
     def _take_table(self, table: str, body: dict[str, Any], where: str) -> None:
         for name, entry in body.items():
             if not isinstance(entry, dict):
-                self.problems.append(f"{where}: {table}.{name} is {entry!r}; it should be a table of settings")
+                self.problems.append(f"{where}: {table}.{name} is {_seen(entry)}; it should be a table of settings")
                 continue
 
             place = f"{where}.{name}"
@@ -145,7 +147,7 @@ class Gathering:
     def _take_nested(self, path: Path, body: Any, where: str) -> None:
         table, name, nested = path
         if not isinstance(body, dict):
-            self.problems.append(f"{where} is {body!r}; it should be a table, written [{table}.{name}.{nested}]")
+            self.problems.append(f"{where} is {_seen(body)}; it should be a table, written [{table}.{name}.{nested}]")
             return
 
         for key, value in body.items():
@@ -153,6 +155,10 @@ class Gathering:
 
     def _take(self, path: Path, given: _Given) -> None:
         section, key = path[0], path[-1]
+        if given.is_text and not is_utf8(given.value):
+            self.problems.append(f"{given.where}: {section}.{key} is not UTF-8, as all that is logged and shown must be")
+            return
+
         known = FIXED.get(section) or NAMED[section]
         if key in known:
             self._given[path] = given
@@ -162,10 +168,6 @@ class Gathering:
             self._unknown(given.where, f"{section}.{key}", [setting.name for setting in known.values()] + _NAMES)
 
     def _unknown(self, where: str, name: str, known: Iterable[str]) -> None:
-        if name in OF_LATER_VERSIONS:
-            self.problems.append(f"{where}: {name} comes in a later version of sidecard; leave it out until then")
-            return
-
         import difflib  # noqa: PLC0415 - as tomllib
 
         # A unit that was left off is the commonest slip. Cut-off 0: whatever is nearest is named, however far.
@@ -197,6 +199,21 @@ class Gathering:
     def origin(self, path: Path) -> str:
         """Say where the value of ``path`` was found."""
         return self._given[path].where
+
+
+def _seen(value: Any) -> str:
+    """Return what an error may show of a value whose place has none: text, and whatever may hold some, can be a secret."""
+    return repr(value) if isinstance(value, int | float) else "text" if isinstance(value, str) else "no table"
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether text has a UTF-8 form; what the kernel hands over may be any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+
+    return True
 
 
 def _setting(path: Path) -> Setting:

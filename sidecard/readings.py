@@ -3,7 +3,6 @@
 A `Reading` says in ``expects`` what would be right, so that each error can.
 """
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -27,6 +26,9 @@ MAX_NUMBER = 1e9
 MAX_NAME_CHARACTERS = 128
 """As `sidecard_client.wire.Name`."""
 
+MAX_REAL = 1e300
+"""Above every bound here; what is larger, infinite or no number is refused before it is compared with one."""
+
 MAX_PORT = 65535
 
 PUSH_PATHS = ("/api/v1/import", "/api/v1/import/prometheus", "/api/v1/write")
@@ -41,6 +43,10 @@ _UNITS = {"": 1, "b": 1} | {
     for name, base in ((f"{letter}ib", 1024), (f"{letter}b", 1000))
 }
 _BYTE_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]*\]|[\w.%-]*)(?::\d*)?")
+"""One, with its port, which is a number: ``redis://me:secret/0`` lacks an ``@``, and what it shows must not be the rest."""
+_PATH = re.compile(r"[\w.~:/%,+-]*")
 _PERMISSION_BITS = 0o777
 
 
@@ -98,7 +104,8 @@ def byte_size(least: int = 0, most: int = MAX_COUNT) -> Reading:
                 raise ValueError
 
             unit = _UNITS[match[2].lower()]
-            value = int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+            size = float(match[1]) * unit if "." in match[1] else int(match[1]) * unit
+            value = int(size) if size <= most else most + 1
 
         return _within(_whole(value), least, most)
 
@@ -115,6 +122,18 @@ def choice(*words: str) -> Reading:
         return str(value)
 
     return Reading("one of " + ", ".join(f'"{word}"' for word in words), read)
+
+
+def choices(*words: str) -> Reading:
+    """Read a list of words, each one of ``words``, in any order and each once."""
+
+    def read(value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list) or not all(word in words for word in value):
+            raise ValueError
+
+        return tuple(word for word in words if word in value)
+
+    return Reading(f"a list of any of {', '.join(map(repr, words))}", read, _parse_names, list)
 
 
 def _bounds(least: float, most: float) -> str:
@@ -150,7 +169,10 @@ def _push_url(value: Any) -> str:
 
 def _listen(value: Any) -> str:
     """Take a path, or a host and a port; which hosts may be meant is a question of more than one setting."""
-    if _url(value) and "/" not in value:
+    if "://" in _url(value):
+        raise ValueError
+
+    if value and "/" not in value:
         host, _, port = value.rpartition(":")
         if not host or not port.isdecimal() or (":" in host and not (host.startswith("[") and host.endswith("]"))):
             raise ValueError
@@ -167,7 +189,7 @@ def _patterns(value: Any) -> tuple[str, ...]:
     for item in value:
         try:
             re.compile(item)
-        except re.error:
+        except (re.error, OverflowError, RecursionError):
             raise ValueError from None
 
     return tuple(value)
@@ -252,7 +274,7 @@ def _shared_with(value: Any) -> SharedWith:
 
 def _parse_list(text: str) -> Any:
     if text.strip().startswith("["):
-        return _json(text)
+        return parse_json(text)
 
     items = [item.strip() for item in text.split(",") if item.strip()]
     return [int(item) if item.isdecimal() else item for item in items]
@@ -260,7 +282,7 @@ def _parse_list(text: str) -> Any:
 
 def _parse_names(text: str) -> Any:
     if text.strip().startswith("["):
-        return _json(text)
+        return parse_json(text)
 
     # Not as `_parse_list`: a name may be all digits.
     return [item.strip() for item in text.split(",") if item.strip()]
@@ -270,10 +292,17 @@ def _parse_shared_with(text: str) -> Any:
     return "all" if text.strip().strip('"') == "all" else _parse_list(text)
 
 
-def _json(text: str) -> Any:
+def parse_json(text: str) -> Any:
+    """Return what JSON says. Raises `ValueError`, also for text in it that has no UTF-8 form: nobody could be told of it."""
     import json  # noqa: PLC0415 - rarely needed, and a start counts its milliseconds
 
-    return json.loads(text)  # its error is a ValueError
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError from None
+
+    return value
 
 
 def _number(text: str) -> int | float:
@@ -284,7 +313,8 @@ def _number(text: str) -> int | float:
 
 
 def _real(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # An integer may be larger than any float, which is no number of seconds either.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_REAL:
         raise ValueError
 
     return value
@@ -305,17 +335,30 @@ def _within(value: _Number, least: float, most: float) -> _Number:
 
 
 def redacted(url: str) -> str:
-    """Return a URL as it may be shown: scheme and place, without credentials and query.
+    """Return a URL as it may be shown: scheme and place, without credentials and query, and nothing of what may be neither.
 
-    Not parsed: a password with an unescaped ``/`` or ``?`` would be taken for a path.
+    Not parsed: a password with an unescaped ``/`` or ``?`` would be taken for a path. Nor is all that operators have in a
+    ``DATABASE_URL`` a URL: ``host=h password=p``, ``Server=h;Password=p``.
     """
+    if url.lower().startswith("sqlite:") or not url:
+        return url
+
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "", url
 
     _, at, place = rest.rpartition("@")
     place, question, _ = place.partition("?")
+    hosts, _, path = place.partition("/")
+    plain = all(map(_HOST.fullmatch, hosts.split(","))) and _PATH.fullmatch(path) and (_SCHEME.fullmatch(scheme) or at)
+    if not plain:
+        return "***"
+
     return f"{scheme}{separator}{'***@' if at else ''}{place}{'?***' if question else ''}"
+
+
+def _redacted_items(value: Any) -> Any:
+    return [redacted(item) if isinstance(item, str) else item for item in value] if isinstance(value, list) else "***"
 
 
 def _show_shared_with(value: SharedWith) -> Any:
@@ -335,6 +378,7 @@ ADDRESSES = Reading(
     _addresses,
     _parse_names,
     list,
+    _redacted_items,
 )
 RATE = number(0.0, 1.0, above=True)
 FLAG = Reading("true or false", _flag, _parse_flag)
@@ -351,9 +395,9 @@ PUSH_URL = Reading(
     show=redacted,
     mask=lambda _: "***",
 )
-LISTEN = Reading('an address such as "127.0.0.1:9464" or "[::1]:9464", the path of a socket, or "" for none', _listen)
+LISTEN = Reading('an address such as "127.0.0.1:9464" or "[::1]:9464", the path of a socket, or "" for none', _listen, mask=lambda _: "***")
 PATTERNS = Reading(
-    'a list of regular expressions such as ["[0-9]{16}"]', _patterns, lambda text: _json(text) if text else [], list
+    'a list of regular expressions such as ["[0-9]{16}"]', _patterns, lambda text: parse_json(text) if text else [], list
 )
 WORD = Reading("text", _url)
 SECRET = Reading("text", _url, show=lambda text: "***" if text else "", mask=lambda _: "***")

@@ -8,12 +8,14 @@ from sidecard import readings
 from sidecard.core.settings import (
     BackendSettings,
     BudgetSettings,
+    Cacheability,
     RetrySettings,
     SharedWith,
     TaskSettings,
     TimeoutsCount,
 )
 from sidecard.readings import Reading
+from sidecard_client.normal import NORMAL_FORMS
 from sidecard_client.wire import MAX_FRAME_BYTES, MAX_LINE_BYTES, Locality, Route
 
 MAX_FRAME_BYTES_LIMIT = 2**25 - 1
@@ -37,6 +39,10 @@ class Cache(Struct, frozen=True):
 
     max_bytes: Annotated[int, readings.byte_size()] = 256 * 1024 * 1024
     """0 switches caching off; calls are still shared."""
+    compress_min_bytes: Annotated[int, readings.byte_size()] = 0
+    """Answers as large as this are kept compressed, in memory and in the store, where that makes them smaller. 0 is off: what is
+    saved is paid for at each hit that is not asked for again soon (`sidecard.codec`), and most hosts have the memory. 4 KiB is
+    where it begins to pay. A 32nd of ``max_bytes`` beside it is for answers that were expanded lately."""
     ttl_seconds: Annotated[float, readings.seconds()] = 300.0
     stale_seconds: Annotated[float, readings.seconds()] = 0.0
     """How long after its time an answer may still be served, while another is fetched or where none can be.
@@ -176,16 +182,27 @@ class Limits(Struct, frozen=True):
     """Replies that a peer has not read. Precedent: Redis client-output-buffer-limit pubsub 32 MiB."""
     stall_seconds: Annotated[float, readings.seconds(least=0.1)] = 30.0
     """How long a peer may leave replies unread before it is closed."""
+    max_buffered_bytes: Annotated[int, readings.byte_size(1024 * 1024)] = 256 * 1024 * 1024
+    """Of all peers together: replies unread, and messages that have come in part. Precedent: Redis' maxmemory-clients, which
+    is off by default; a quarter of the 1 GiB that the units give."""
+    message_seconds: Annotated[float, readings.seconds(least=0.1)] = 30.0
+    """How long a message may take from its first byte to its last; a peer that takes longer is closed, after twice as long at
+    the latest. Precedents: nginx' client_header_timeout 60 s, Apache's RequestReadTimeout 20 s."""
     max_flights: Annotated[int, readings.count(1)] = 16384
     max_series: Annotated[int, readings.count(1)] = 1000
     """Label sets of one metric of the apps. What happens beyond is added up under the label ``overflow="true"``."""
     max_backends: Annotated[int, readings.count(1)] = 256
+    spare_share: Annotated[float, readings.number(0.0, 10.0)] = 0.25
+    """On top of ``max_flights``, ``max_waiters``, ``max_queue`` and the bounds of apps' metrics, for uids that have little there,
+    so that nobody can shut all others out (`sidecard.core.shares`). On a host where all is one uid it is never used."""
 
 
 class Namespace(Struct, frozen=True):
-    """Who uses a namespace together."""
+    """Who uses a namespace together, and how much it may hold."""
 
     shared_with: Annotated[SharedWith, readings.SHARED_WITH] = SharedWith()
+    max_bytes: Annotated[int, readings.byte_size()] = 0
+    """Of the cache: what one scope of this name may hold, a uid's private one or the shared one. 0 is no limit but the cache's."""
 
 
 # How the settings are read that the core defines, with their defaults, and that are not told twice.
@@ -224,6 +241,8 @@ _BACKENDS = {
 _TASKS = {
     "ttl_seconds": readings.seconds(),
     "stale_seconds": readings.seconds(),
+    "cache": readings.choice(*get_args(Cacheability)),
+    "normalize": readings.choices(*NORMAL_FORMS),
     "early_refresh": readings.number(0.0, 10.0),
     "failure_ttl_seconds": readings.seconds(),
     "similar": readings.FLAG,
@@ -304,10 +323,3 @@ NESTED = {
     for table, settings in NAMED.items()
 }
 """For each of `TABLES`, the tables within its tables."""
-
-OF_LATER_VERSIONS = frozenset(
-    {
-        "namespaces.max_bytes",
-    }
-)  # fmt: skip
-"""What the design names and this version cannot do."""

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -42,6 +43,15 @@ def state_directory(environ: Mapping[str, str]) -> Path | None:
 
     directory = Path(home) / "sidecard"
     return directory if directory.is_dir() else None
+
+
+def open_to_others(directory: Path) -> str | None:
+    """Say that anybody may put other files in the place of those that are kept here; None where nobody may."""
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    if not mode & stat.S_IWOTH or mode & stat.S_ISVTX:
+        return None
+
+    return f"the state directory {directory} can be written to by every user of this host: chmod it to 0700"
 
 
 class StateLock:

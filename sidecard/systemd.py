@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Mapping, MutableMapping
 
@@ -9,6 +10,9 @@ from sidecard.errors import ListenError
 
 LISTEN_FDS_START = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
+
+_NUMBER = re.compile(r"[0-9]{1,20}")
+"""As a 64-bit integer is written; anything else nobody has said who knows what it means."""
 
 
 class Notifier:
@@ -57,7 +61,7 @@ class Notifier:
 def _watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
     microseconds = environ.get("WATCHDOG_USEC", "")
     # Where WATCHDOG_PID names somebody else, the variables were inherited from a parent that is watched.
-    if not microseconds.isdecimal() or environ.get("WATCHDOG_PID", str(pid)) != str(pid):
+    if not _NUMBER.fullmatch(microseconds) or environ.get("WATCHDOG_PID", str(pid)) != str(pid):
         return None
 
     return int(microseconds) / 1e6 or None

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from sidecard.codec import Zstd
+from sidecard.core.compression import Codec
 from sidecard.core.effects import (
     AskRoom,
     CallRecord,
@@ -29,6 +31,7 @@ from sidecard.core.events import (
     DrainExpired,
     DrainRequested,
     Event,
+    NoteMade,
     Peer,
     PeerJoined,
     PeerLost,
@@ -127,6 +130,9 @@ class Actor:
 class Host:
     """An engine, its peers, and a clock that moves only when told."""
 
+    codec: Codec = Zstd()
+    """What compresses large answers, should the settings ask for it."""
+
     def __init__(self, *, wall_offset_seconds: float = 0.0, jitter: float = 0.5, **settings: Any) -> None:
         new_index: NewIndex = settings.pop("new_index", NaiveIndex)
         self.now = 100.0
@@ -141,6 +147,7 @@ class Host:
             shown_origins={"cache.max_bytes": "default"},
             wall_offset_seconds=wall_offset_seconds,
             jitter=lambda: self.jitter,
+            codec=self.codec,
             new_index=new_index,
         )
         self.actors: dict[int, Actor] = {}
@@ -166,11 +173,13 @@ class Host:
 
     def happens(self, event: Event) -> None:
         """Give the engine an event and deliver what it says; an effect for a lost peer is a fault."""
+        made: list[Note] = []
         for effect in self.engine.handle(event, self.now):
             if isinstance(effect, Send):
                 self.actors[effect.peer].inbox.append(effect.reply)
             elif isinstance(effect, Tell):
                 self.notes.append(effect.note)
+                made.append(effect.note)
             elif isinstance(effect, LogCall):
                 self.logged.append(effect.record)
             elif isinstance(effect, ChangeLog):
@@ -181,6 +190,10 @@ class Host:
                 self.behind.append(effect)
             else:
                 self.wanted.append(effect)
+
+        if self.engine.watched:
+            for note in made:
+                self.happens(NoteMade(note))
 
     def all_have_read(self) -> None:
         """Let all who are behind have room for more, once."""

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, cast, overload
 
 import anyio
 import anyio.to_thread
@@ -22,8 +22,10 @@ from sidecard_client.aio_reach import Reach
 from sidecard_client.aio_stream import AsyncStream
 from sidecard_client.calls import Backends, Call, Functions, Outcome, T
 from sidecard_client.errors import DaemonUnavailable, RequestRefused
+from sidecard_client.explanations import Explanation, explanation_of
 from sidecard_client.failures import Classify, default_classify
 from sidecard_client.instruments import Instruments
+from sidecard_client.normal import NormalForm
 from sidecard_client.options import OnUnavailable, Options, ReadUsage, Redact
 from sidecard_client.paths import StrPath, find_socket
 from sidecard_client.proxies import CachedFunction, Perform, SharedMethods, generates
@@ -73,6 +75,7 @@ class AsyncClient(Instruments):
         ttl: float | None = None,
         stale: float | None = None,
         wait: float | None = None,
+        normalize: Collection[NormalForm] | Literal["task"] = (),
         usage: ReadUsage | None = None,
         classify: Classify = default_classify,
         embed: Embedder | None = None,
@@ -90,6 +93,7 @@ class AsyncClient(Instruments):
                 "ttl": ttl,
                 "stale": stale,
                 "wait": wait,
+                "normalize": normalize,
                 "usage": usage,
                 "classify": classify,
                 "embed": embed,
@@ -260,6 +264,7 @@ class AsyncClient(Instruments):
             namespace=options.namespace,
             ttl_seconds=options.ttl_seconds,
             tags=options.tags,
+            task=options.task,
         )
         try:
             reply = await self._ask(request)
@@ -279,9 +284,37 @@ class AsyncClient(Instruments):
         reply = await self._ask(wire.Delete(key=key, namespace=namespace or self._options.namespace))
         return cast("wire.Deleted", reply).count
 
-    async def purge(self, *, namespace: str | None = None, tag: str | None = None) -> int:
-        """Remove entries by namespace, tag or both, or all, and return how many. For operators. Raises as `delete`."""
-        return cast("wire.Deleted", await self._ask(wire.Purge(namespace=namespace, tag=tag))).count
+    async def purge(self, *, namespace: str | None = None, tag: str | None = None, task: str | None = None) -> int:
+        """Remove the entries of a namespace, tag and task, as far as they are given, and return how many.
+
+        For operators. Raises as `delete`.
+        """
+        return cast("wire.Deleted", await self._ask(wire.Purge(namespace=namespace, tag=tag, task=task))).count
+
+    # Keys ----------------------------------------------------------------------------------------------------------
+
+    async def explain(self, function: Functions[Any], /, *args: Any, **kwargs: Any) -> Explanation:
+        """Return what the key of ``call(function, *args, **kwargs)`` is made of. Nothing is called, begun or stored.
+
+        ::
+
+            one, other = await sidecard.explain(ask, "why?"), await sidecard.explain(ask, "why")
+            for difference in one.differences(other):
+                print(difference)  # kwargs.messages[1].content: 'why?' / 'why'
+
+        Of a stream it is the key where ``function`` is a generator function, as `cached` has it.
+        Raises what `call` does before it asks the daemon.
+        """
+        stream = generates(function) if callable(function) else False
+        call = calls.prepare(self._options, function, args, kwargs, stream=stream)
+        return explanation_of(call, await self.normal_forms(call.options.task) if call.key is calls.UNKEYED else None)
+
+    async def normal_forms(self, task: str) -> tuple[NormalForm, ...]:
+        """Return the normal forms that the daemon has for a task, which ``normalize="task"`` goes by.
+
+        Where it cannot be asked, what it said last, or none.
+        """
+        return await self._reach.normal_forms(task)
 
     # The daemon ----------------------------------------------------------------------------------------------------
 

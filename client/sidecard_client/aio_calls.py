@@ -40,6 +40,9 @@ class AsyncRunner:
 
     async def run(self, call: Call) -> Outcome[Any]:
         """Return the call's outcome, from wherever it comes. Raises what `AsyncClient.call` does."""
+        if call.key is calls.UNKEYED:
+            call = calls.keyed(call, await self._reach.normal_forms(call.options.task))
+
         if not calls.tracing():
             return await self._run(call)
 

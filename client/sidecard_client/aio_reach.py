@@ -15,8 +15,10 @@ from msgspec.structs import replace
 
 from sidecard_client.aio_link import Link, LinkLost
 from sidecard_client.availability import Availability
+from sidecard_client.normal import NormalForm
 from sidecard_client.paths import find_socket
-from sidecard_client.wire import AnyReply, AnyRequest
+from sidecard_client.task_forms import TaskForms
+from sidecard_client.wire import AnyReply, AnyRequest, Explain
 
 Answered = TypeVar("Answered")
 
@@ -32,6 +34,7 @@ class Reach:
         self._timeout_seconds = timeout_seconds
         self._availability = Availability(random.random, probe_seconds=2 * timeout_seconds)
         self._reason = ""
+        self._forms = TaskForms()
         self._link: Link | None = None
         self._tasks: TaskGroup | None = None
         self._thread = 0
@@ -99,6 +102,19 @@ class Reach:
             link = self.instead_of(link, lost)
 
         return await self.ask_again(link, replace(request, id=link.next_id()))
+
+    async def normal_forms(self, task: str) -> tuple[NormalForm, ...]:
+        """Return the normal forms of a task, as the daemon has them now, or had them when it was last heard."""
+        forms = self._forms.current(task, monotonic())
+        if forms is not None:
+            return forms
+
+        try:
+            reply = await self.ask(Explain(task=task))
+        except LinkLost:
+            return self._forms.last(task)
+
+        return self._forms.learn(task, reply, monotonic())
 
     async def ask_again(self, link: Link, request: AnyRequest, wait_seconds: float | None = None) -> AnyReply:
         """Make the second and last attempt. Raises `LinkLost` and `RuntimeError`."""

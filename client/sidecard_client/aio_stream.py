@@ -49,7 +49,7 @@ class AsyncStream(Facts, Generic[T]):
     def __init__(self, reach: Reach, call: Call) -> None:
         self._reach = reach
         self._call = call
-        self._step: Callable[[], Any] | None = self._begin
+        self._step: Callable[[], Any] | None = self._begin_unkeyed if call.key is calls.UNKEYED else self._begin
         self._link: Link | None = None
         self._feed: Feed | None = None
         self._request_id = 0
@@ -67,6 +67,10 @@ class AsyncStream(Facts, Generic[T]):
         step = self._step
         if step is None:
             raise StopAsyncIteration
+
+        pace_seconds = self._call.options.pace_seconds
+        if pace_seconds:
+            await anyio.sleep(self.pause_seconds(pace_seconds, monotonic()))
 
         try:
             piece = await step()
@@ -111,6 +115,10 @@ class AsyncStream(Facts, Generic[T]):
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.leave()
+
+    async def _begin_unkeyed(self) -> Any:
+        self._call = calls.keyed(self._call, await self._reach.normal_forms(self._call.options.task))
+        return await self._begin()
 
     async def _begin(self) -> Any:
         call, started, reach = self._call, monotonic(), self._reach

@@ -22,6 +22,7 @@ from msgspec import UNSET, Raw, Struct
 
 from sidecard_client import options as policies
 from sidecard_client import wire
+from sidecard_client.determinism import asks_for_one_answer
 from sidecard_client.errors import (
     CallFailed,
     CallRejected,
@@ -34,6 +35,7 @@ from sidecard_client.errors import (
 )
 from sidecard_client.failures import message_of
 from sidecard_client.keys import fingerprint, name_of
+from sidecard_client.normal import BY_TASK, NormalForm
 from sidecard_client.options import Options
 from sidecard_client.spoken import MAX_SPOKEN_BYTES, spoken
 from sidecard_client.values import pack_value
@@ -56,6 +58,9 @@ Backends = Mapping[str, Callable[..., T]]
 """Backends' names and functions, in order of preference."""
 
 Functions = Callable[..., T] | Backends[T]
+
+UNKEYED: Final = ""
+"""The key of a call that goes by its task's normal forms, until the daemon has told them. No key is empty."""
 
 STREAM_SUFFIX = "()*"
 """Of a function's name in the key of its stream; nothing that a name can end in."""
@@ -122,7 +127,7 @@ class Call(Struct):
     """A function (or one for each backend) with its arguments, its policy and its key.
 
     ``backends`` is empty for a single function, or has the one name that ``backend=`` gave it.
-    ``key`` is None where nothing may be shared.
+    ``key`` is None where nothing may be shared, and `UNKEYED` until `keyed` has made it.
     ``span`` and ``trace``, its ``traceparent``, are there while the call is traced; see `tracing`.
     """
 
@@ -234,13 +239,31 @@ def prepare_bound(
     key = options.key
     if key is UNSET:
         name = (options.name or name_of(functions[0])) + STREAM_SUFFIX * stream
-        key = fingerprint(options.task, options.model, name, args, keywords, options.ignore)
+        if options.normalize == BY_TASK:
+            key = UNKEYED
+        else:
+            key = fingerprint(options.task, options.model, name, args, keywords, options.ignore, options.normalize)
 
     call = Call(functions, backends, args, keywords, options, key, stream=stream)
     if options.embed is not None and key is not None:
         call.similar = EMBEDS
 
     return call
+
+
+def keyed(call: Call, forms: tuple[NormalForm, ...]) -> Call:
+    """Return a call whose key was `UNKEYED` with it, now that the normal ``forms`` of its task are known.
+
+    Raises `UnkeyableRequest`.
+    """
+    options = call.options
+    key = fingerprint(options.task, options.model, key_name(call), call.args, call.kwargs, options.ignore, forms)
+    return msgspec.structs.replace(call, key=key)
+
+
+def key_name(call: Call) -> str:
+    """Return the name that stands in a call's key. Raises `UnkeyableRequest`."""
+    return (call.options.name or name_of(call.functions[0])) + STREAM_SUFFIX * call.stream
 
 
 def resolve(call: Call, reply: Any, waited_seconds: float) -> Outcome[Any] | wire.Lease | Verdict:
@@ -309,8 +332,15 @@ def completion(call: Call, request_id: int, lease: wire.Lease, packed: Raw, valu
         ttl_seconds=options.ttl_seconds,
         store=may_be_stored(options, value),
         tags=options.tags,
+        deterministic=is_deterministic(call),
         spoken=spoken(options, call.args, call.kwargs, value) if told else None,
     )
+
+
+def is_deterministic(call: Call) -> bool:
+    """Tell whether a call is meant to have one answer: as its caller says, else as its arguments do."""
+    said = call.options.deterministic
+    return asks_for_one_answer(call.args, call.kwargs) if said is None else said
 
 
 def refuse_to_share(call: Call, request_id: int, lease: str, value: Any, error: UnshareableValue) -> wire.Fail:

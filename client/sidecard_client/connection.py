@@ -6,17 +6,17 @@ A request is open from `Connection.send` until its last reply or `Connection.for
                    |                                                   ^
                    +-- Pending, Chunk --> pending -- last reply -------+
                                           |     ^
-                                          +Chunk+
+                                          +Chunk, Note
 
 Whoever owns the connection moves the bytes and watches the time; nothing here waits or knows a clock.
 """
 
-from msgspec import DecodeError
 from msgspec.structs import replace
 
 from sidecard_client import wire
 from sidecard_client.errors import ProtocolError
 from sidecard_client.frames import FrameBuffer, frame
+from sidecard_client.unreadable import PIECES, UNREADABLE, VALUES, instead_of
 from sidecard_client.wire import AnyReply, AnyRequest, Error, Pending, pack, unpack_reply
 
 MAX_REPLY_BYTES = 2 * wire.MAX_FRAME_BYTES - 1
@@ -35,10 +35,12 @@ ANSWERS: dict[type[wire.Request], frozenset[type[wire.Reply]]] = {
     wire.Fail: _answered_by(wire.Ok, wire.StaleLease, Pending, wire.Chunk, *wire.FINAL_REPLIES_OF_BEGIN),
     wire.Renew: _answered_by(wire.Ok, wire.StaleLease),
     wire.Cancel: _answered_by(wire.Ok),
-    wire.Get: _answered_by(wire.Hit, wire.Miss),
+    wire.Get: _answered_by(wire.Hit, wire.Miss, wire.Failed),  # the last where the value cannot be read (`unreadable`)
     wire.Put: _answered_by(wire.Stored),
     wire.Delete: _answered_by(wire.Deleted),
     wire.Purge: _answered_by(wire.Deleted),
+    wire.Explain: _answered_by(wire.Explained),
+    wire.Watch: _answered_by(Pending, wire.Note),
     wire.GetStats: _answered_by(wire.Stats),
     wire.GetReport: _answered_by(wire.Report),
     wire.GetHealth: _answered_by(wire.Health),
@@ -53,7 +55,7 @@ ANSWERS: dict[type[wire.Request], frozenset[type[wire.Reply]]] = {
 """Which replies a request may get. Anything else is the daemon's fault."""
 
 
-_AFTER_PENDING = frozenset({wire.Chunk, *wire.FINAL_REPLIES_OF_BEGIN})
+_AFTER_PENDING = frozenset({wire.Chunk, wire.Note, *wire.FINAL_REPLIES_OF_BEGIN})
 
 
 class Connection:
@@ -106,8 +108,8 @@ class Connection:
         for payload in self._frames.feed(data):
             try:
                 reply = unpack_reply(payload)
-            except (DecodeError, RecursionError, ValueError) as fault:
-                raise ProtocolError(f"The daemon sent a frame that is no reply: {fault}") from fault
+            except UNREADABLE as fault:
+                reply = _instead_of(payload, fault)
 
             request_id = reply.id
             kind = reply.__class__
@@ -117,7 +119,7 @@ class Connection:
                 if kind is Pending or kind is wire.Chunk:
                     self.pending.add(request_id)
             elif request_id in self.pending and kind in _AFTER_PENDING:
-                if kind is not wire.Chunk:
+                if kind is not wire.Chunk and kind is not wire.Note:
                     self.pending.remove(request_id)
 
             elif expected is None and 0 < request_id <= self._last_id and request_id not in self.pending:
@@ -128,6 +130,15 @@ class Connection:
             replies.append(reply)
 
         return replies
+
+
+def _instead_of(payload: bytes | memoryview, fault: Exception) -> wire.Failed:
+    # What still comes of a stream after a piece that cannot be read is late by then, and dropped.
+    reply = instead_of(payload, VALUES | PIECES, fault)
+    if reply is None:
+        raise ProtocolError(f"The daemon sent a frame that is no reply: {fault}") from fault
+
+    return reply
 
 
 def _complaint(reply: wire.Reply) -> str:

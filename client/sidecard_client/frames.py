@@ -3,6 +3,7 @@
 import base64
 import binascii
 import struct
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -19,6 +20,11 @@ _KNOWN_OPS = ", ".join(sorted(str(kind.__struct_config__.tag) for kind in wire.A
 _length_of = struct.Struct(">I").unpack_from
 
 _plain = msgspec.msgpack.Decoder().decode
+_shallow = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+
+_SMALL_BYTES = 64 * 1024
+"""Of a message that is wrong and may be looked at as a whole."""
+
 _to_json = msgspec.json.Encoder().encode
 _from_json = msgspec.json.Decoder().decode
 
@@ -48,6 +54,11 @@ class FrameBuffer:
         self._buffer = bytearray()
         self._wanted = _HEADER
         """Bytes that the buffer must hold before looking at it again is worth while."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What is here of a frame that is not whole."""
+        return len(self._buffer)
 
     def holds_just(self, data: bytes) -> bool:
         """Tell whether ``data``, with what came before it, is exactly one frame that may be."""
@@ -113,6 +124,11 @@ class LineBuffer:
         self._max_line_bytes = max_line_bytes
         self._rest = bytearray()
 
+    @property
+    def held_bytes(self) -> int:
+        """What is here of a line that is not whole."""
+        return len(self._rest)
+
     def feed(self, data: bytes) -> list[bytes]:
         """Take bytes in and return the lines that are whole now.
 
@@ -159,45 +175,92 @@ Incoming = wire.AnyRequest | BadMessage
 
 
 class RequestReader:
-    """The daemon's side of a connection: finds out the encoding and reads requests."""
+    """The daemon's side of a connection: finds out the encoding and reads requests, at most ``at_once`` of them in one go."""
 
-    def __init__(self, max_frame_bytes: int = wire.MAX_FRAME_BYTES, max_line_bytes: int = wire.MAX_LINE_BYTES) -> None:
+    def __init__(
+        self,
+        max_frame_bytes: int = wire.MAX_FRAME_BYTES,
+        max_line_bytes: int = wire.MAX_LINE_BYTES,
+        at_once: int | None = None,
+    ) -> None:
         self.json: bool | None = None
         """Whether the peer speaks JSON lines; None before its first byte."""
+        self.calm = False
+        """Each read has been one whole frame since `settle` found nothing left to look at."""
+        self.partial = 0
+        """Not 0 while a message has come in part: a number that each such message has for itself."""
+        self._begun = 0
+        self._at_once = at_once
         self._frames = FrameBuffer(max_frame_bytes)
         self._holds_just = self._frames.holds_just
         self._lines = LineBuffer(max_line_bytes)
+        self._left: deque[bytes | memoryview] = deque()
+
+    @property
+    def left(self) -> int:
+        """Messages that are whole and have not been returned: decoding is most of what a cheap one costs."""
+        return len(self._left)
+
+    @property
+    def held_bytes(self) -> int:
+        """What the peer has sent and nobody has got."""
+        return self._frames.held_bytes + self._lines.held_bytes + sum(map(len, self._left))
 
     def feed(self, data: bytes) -> list[Incoming]:
-        """Take bytes in and return the messages that are whole now.
+        """Take bytes in and return the messages that are whole now, as far as they fit in one go; `more` has the rest.
 
-        Raises `FramingError` with the messages ``before`` the fault, which are to be served; nothing can be read after it.
+        Raises `FramingError` with all messages ``before`` the fault, which are to be served; nothing can be read after it.
         """
         # Nearly always one whole frame comes alone, and what follows costs more than decoding it.
-        if self.json is False and self._holds_just(data):
+        if self.calm and self._holds_just(data):
             try:
                 return [wire.unpack_request(memoryview(data)[_HEADER:])]
             except _DECODE_FAULTS as fault:
                 return [_explain(memoryview(data)[_HEADER:], fault)]
 
+        self.calm = False
         if self.json is None:
             if not data:
                 return []
 
             self._recognise(data)
 
-        read = _request_of_line if self.json else _request_of_frame
         try:
             whole = self._lines.feed(data) if self.json else self._frames.feed(data)
         except FramingError as fault:
-            fault.before = tuple(map(read, fault.before))
+            fault.before = tuple(map(self._read, (*self._left, *fault.before)))
+            self._left.clear()
             raise
 
-        return list(map(read, whole))
+        if not self._lines.held_bytes + self._frames.held_bytes:
+            self.partial = 0
+        elif whole or not self.partial:
+            self._begun += 1
+            self.partial = self._begun
+
+        if self._left or (self._at_once is not None and len(whole) > self._at_once):
+            self._left += whole
+            return self.more()
+
+        return list(map(_request_of_line if self.json else _request_of_frame, whole))
+
+    def more(self) -> list[Incoming]:
+        """Return messages that are left, as many as one go may have."""
+        count = len(self._left) if self._at_once is None else min(self._at_once, len(self._left))
+        return [self._read(self._left.popleft()) for _ in range(count)]
+
+    def settle(self) -> None:
+        """All that was returned is served: whole frames, where the next ones are that, are read the short way again."""
+        self.calm = self.json is False and not self.partial and not self._left
 
     def finish(self) -> list[Incoming]:
-        """Return what the end of the stream makes whole: a last line without its line feed."""
-        return [_request_of_line(line) for line in self._lines.finish()] if self.json else []
+        """Return what is left, with what the end of the stream makes whole: a last line without its line feed."""
+        self._left += self._lines.finish() if self.json else ()
+        self.partial = 0
+        return self.more()
+
+    def _read(self, whole: bytes | memoryview) -> Incoming:
+        return _request_of_line(whole) if self.json else _request_of_frame(whole)
 
     def _recognise(self, data: bytes) -> None:
         first = data[:1]
@@ -256,7 +319,7 @@ def _request_of_line(line: bytes | memoryview) -> Incoming:
 def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
     """Say what is wrong with a message, with its id and op where they can still be read."""
     try:
-        fields = _plain(payload)
+        fields = _plain(payload) if len(payload) <= _SMALL_BYTES else _head_of(payload)
     except _DECODE_FAULTS:
         return BadMessage(0, "bad_request", f"The message is no msgpack map that can be read: {fault}")
 
@@ -273,15 +336,21 @@ def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
     if not isinstance(op, str):
         return BadMessage(request_id, "bad_request", f"The field op is missing; it is one of: {_KNOWN_OPS}.")
 
-    if op in wire.OPS_OF_LATER_VERSIONS:
-        return BadMessage(request_id, "unavailable", f"The op {op!r} is not in this version of the daemon.")
-
     if op not in _KNOWN_OPS.split(", "):
         return BadMessage(request_id, "unknown_op", f"There is no op {op[:64]!r}; there are: {_KNOWN_OPS}.")
 
     choices = [words for field, words in _CHOICES.items() if str(fault).endswith(f"`$.{field}`")]
     instead = f"; there are: {', '.join(choices[0])}" if choices and "enum" in str(fault) else ""
     return BadMessage(request_id, "bad_request", f"{op}: {fault}{instead}")
+
+
+def _head_of(payload: bytes | memoryview) -> dict[str, Any]:
+    """Return id and op of a message without reading the rest, which would take seconds where it is as large as it may be."""
+    fields = _shallow(payload)
+    head = {
+        name: fields[name] for name in ("id", "op") if name in fields and len(memoryview(fields[name])) <= _SMALL_BYTES
+    }
+    return {name: _plain(value) for name, value in head.items()}
 
 
 def _with_bytes(value: Any) -> Any:

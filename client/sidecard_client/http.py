@@ -76,9 +76,9 @@ the httpx that its OpenAI SDK uses. *LiteLLM*: ``litellm.client_session = httpx.
 """
 
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast, get_args
@@ -86,11 +86,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast, get_args
 import msgspec
 from msgspec import MsgspecError
 
+from sidecard_client.calls import UNKEYED
 from sidecard_client.errors import CallFailed, CallRejected, CallTimeout
-from sidecard_client.http_asked import ENDPOINTS, Asked, Family, read_request
+from sidecard_client.http_asked import ENDPOINTS, KEY_NAME_PREFIX, Asked, Family, read_request
 from sidecard_client.http_reading import Reader, Reading, kind_of_status
 from sidecard_client.keys import fingerprint
-from sidecard_client.options import MAX_NAME_CHARACTERS, Redact
+from sidecard_client.normal import BY_TASK, NormalForm
+from sidecard_client.options import MAX_NAME_CHARACTERS, Options, Redact
 from sidecard_client.wire import DEFAULT_TASK, FailureKind, RejectionReason, Usage
 
 if TYPE_CHECKING:
@@ -167,6 +169,8 @@ class _Plan:
             "redact": self.speak,
             "embed": None,  # an answer to a similar request would have that one's ids and usage
         }
+        self.key_in: Callable[[tuple[NormalForm, ...]], str] = lambda _: ""
+        """Makes the key, of texts in these forms."""
         self.keep = keep
         self.keep_length = keep_length
         self.redact = redact
@@ -232,10 +236,12 @@ class _Interception:
         ttl: float | None = None,
         stale: float | None = None,
         wait: float | None = None,
+        pace: float | None = None,
         backend: str | None = None,
         keep_length: bool = False,
         share_credentials: bool = False,
         endpoints: Mapping[str, Family] = ENDPOINTS,
+        normalize: Collection[NormalForm] | Literal["task"] = (),
     ) -> None:
         by_task = {"": keep} if isinstance(keep, str) else dict(keep)
         wrong = [rule for rule in by_task.values() if rule not in get_args(Keep)]
@@ -247,10 +253,12 @@ class _Interception:
         self._ttl = ttl
         self._stale = stale
         self._wait = wait
+        self._pace = pace
         self._backend = backend
         self._keep_length = keep_length
         self._share_credentials = share_credentials
         self._endpoints = endpoints
+        self._normalize = Options().changed({"normalize": normalize}).normalize
 
     def plan(self, request: "_Request", body: bytes) -> _Plan | None:
         """Say how a request is made a call; None where it goes straight on."""
@@ -273,14 +281,19 @@ class _Interception:
         task = request.headers.get("x-sidecard-task", self._task)
         rule = self._keep.get(task, self._keep.get("", "always"))
         plan = _Plan(asked, request, keep=rule != "never", keep_length=self._keep_length, redact=self._sidecard.redact)
+        plan.key_in = partial(
+            fingerprint, task, asked.model or None, f"{KEY_NAME_PREFIX}{asked.family}", (), asked.parts, ()
+        )
         policy = plan.policy
         policy |= {
             "task": task,
-            "key": fingerprint(task, asked.model or None, f"http {asked.family}", (), asked.parts),
+            "key": UNKEYED if self._normalize == BY_TASK else plan.key_in(self._normalize),
+            "deterministic": asked.deterministic,
             "backend": self._backend or asked.backend,
             "ttl": self._ttl,
             "stale": self._stale,
             "wait": self._wait if self._wait is not None else _patience_of(request),
+            "pace": self._pace,
         }
         ttl = request.headers.get("x-sidecard-ttl")
         if ttl is not None:
@@ -307,10 +320,10 @@ class SidecardTransport(_Interception, _BaseTransport):  # type: ignore[misc]  #
 
     ``inner`` makes the calls; where it is left out it is httpx2's own, or httpx's where that one is not there.
     ``sidecard`` is the `Client`, of which any number of transports may share one; without it the transport has one of its own.
-    ``task``, ``ttl``, ``stale`` and ``wait`` are the policy's of every call; where ``wait`` is left out it is the request's read time-out.
+    ``task``, ``ttl``, ``stale``, ``wait`` and ``pace`` are the policy's of every call; where ``wait`` is left out it is the request's read time-out.
     ``keep`` says which answers are stored (`Keep`), for all tasks or by task. ``keep_length`` keeps those that were cut at
     their maximal length. ``backend`` replaces the computed name. ``share_credentials`` lets all API keys share answers.
-    ``endpoints`` replaces the table of paths.
+    ``endpoints`` replaces the table of paths. ``normalize`` says in which form the body's texts go into keys (`normal`).
 
     Raises what ``inner`` raises, for this caller's own call; a ``ReadTimeout`` where waiting for somebody else's took too long,
     and a ``ReadError`` where somebody else's stream broke.
@@ -351,6 +364,9 @@ class SidecardTransport(_Interception, _BaseTransport):  # type: ignore[misc]  #
         plan = self.plan(request, request.read())
         if plan is None:
             return self._inner.handle_request(request)
+
+        if plan.policy["key"] == UNKEYED:
+            plan.policy["key"] = plan.key_in(self._sidecard.normal_forms(plan.policy["task"]))
 
         httpx = _module_of(request)
         stream = self._sidecard.stream(self._fetch, plan.asked.parts["body"], plan, **plan.policy)
@@ -429,6 +445,9 @@ class AsyncSidecardTransport(_Interception, _BaseTransport):  # type: ignore[mis
         plan = self.plan(request, await request.aread())
         if plan is None:
             return await self._inner.handle_async_request(request)
+
+        if plan.policy["key"] == UNKEYED:
+            plan.policy["key"] = plan.key_in(await self._sidecard.normal_forms(plan.policy["task"]))
 
         httpx = _module_of(request)
         stream = self._sidecard.stream(self._fetch, plan.asked.parts["body"], plan, **plan.policy)

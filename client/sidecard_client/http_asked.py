@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
+from sidecard_client.determinism import is_deterministic
+
 Family = Literal[
     "openai_chat",
     "openai_completions",
@@ -41,6 +43,9 @@ ENDPOINTS: Final[Mapping[str, Family]] = {
     "/api/embeddings": "ollama_embed",
 }
 """What a path ends in, and the interface that it is of. The longest end that fits counts."""
+
+KEY_NAME_PREFIX: Final = "http "
+"""Before the family, what stands in place of a function's name in the keys of requests."""
 
 CREDENTIAL_HEADERS: Final = frozenset(
     {"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"}
@@ -128,8 +133,13 @@ def read_request(
     share_credentials: bool = False,
 ) -> Asked | None:
     """Say what a request asks for; None where it is not to be intercepted, because nobody knows what it means."""
-    place = urlsplit(url)
-    family = family_of(method, place.path, endpoints)
+    try:
+        place = urlsplit(url)
+        port = place.port
+    except ValueError:  # no URL, or a port that cannot be: whoever sends it will say so
+        return None
+
+    family = family_of(method, place.path, endpoints) if place.hostname else None
     if family is None:
         return None
 
@@ -141,7 +151,7 @@ def read_request(
     identity = _identity_of(named)
     model = fields.get("model")
     model = model if isinstance(model, str) else _deployment_of(place.path)
-    host = _host_of(place.scheme, place.hostname or "", place.port)
+    host = _host_of(place.scheme, place.hostname or "", port)
     parts = {
         "url": f"{place.scheme}://{host}{place.path}?{place.query}",
         "body": {name: value for name, value in fields.items() if name not in IGNORED_FIELDS[family]},
@@ -152,7 +162,7 @@ def read_request(
         family,
         model,
         _wants_stream(family, fields),
-        family in _ALWAYS_DETERMINISTIC or _is_deterministic(fields),
+        family in _ALWAYS_DETERMINISTIC or is_deterministic(fields),
         _choices_of(family, fields),
         _backend_name(host, model, identity),
         parts,
@@ -196,20 +206,6 @@ def _is_plain(value: Any) -> bool:
 
 def _wants_stream(family: Family, fields: Mapping[str, Any]) -> bool:
     return fields.get("stream", family in _STREAM_BY_DEFAULT) is True
-
-
-def _is_deterministic(fields: Mapping[str, Any]) -> bool:
-    """Tell whether temperature is 0 or a seed is given, on top or in Ollama's ``options``."""
-    options = fields.get("options")
-    for place in (fields, options if isinstance(options, dict) else {}):
-        temperature, seed = place.get("temperature"), place.get("seed")
-        if isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0:
-            return True
-
-        if isinstance(seed, int) and not isinstance(seed, bool):
-            return True
-
-    return False
 
 
 def _choices_of(family: Family, fields: Mapping[str, Any]) -> int:

@@ -175,17 +175,18 @@ class Reader:
                 self._event(data)
 
     def _event(self, data: bytes) -> None:
-        if not data.strip():
+        # After what cannot be read nothing counts, wherever the pieces are cut.
+        if self._unreadable or not data.strip():
             return
 
         try:
             event = _from_json(data)
         except (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError):
-            self._unreadable = self._unreadable or "it is no JSON"
+            self._unreadable = "it is no JSON"
             return
 
         if not isinstance(event, dict):
-            self._unreadable = self._unreadable or "it is no JSON object"
+            self._unreadable = "it is no JSON object"
             return
 
         error = event.get("error")
@@ -212,7 +213,7 @@ class Reader:
 
         counts = [usage.get(name) for name in prompt]
         counted = [count for count in counts if _is_count(count)]
-        if counted:
+        if counted and _is_count(sum(counted)):
             self.prompt_tokens = sum(counted)
 
         count = usage.get(completion)

@@ -26,6 +26,15 @@ Everything else counts: ``1`` is not ``1.0``, ``True`` is not ``1``, ``"x"`` is 
 A request may hold None, bool, int (64 bit), float (not NaN), str, bytes, list, tuple and dict.
 Anything else has no stable form and is refused with the place where it stands.
 
+Normal form
+===========
+Where ``normalize`` names forms (`normal`), the texts among ``args`` and ``kwargs`` are brought into them first, and the array
+has an eighth element: the names of the forms, each once, in alphabetical order::
+
+    ["sidecard", 1, task, model, name, args, kwargs, ["case", "nfc", "space"]]
+
+So requests whose callers want different forms never share, whatever they say; and without any, the array is the one above.
+
 Named arguments in `IGNORED_KWARGS`, and those that the caller names in ``ignore``, are left out;
 ``ignore`` also leaves out top-level fields of a dict that is a positional argument.
 The built-in list does not reach into such dicts, because there a field of that name may be data.
@@ -53,6 +62,7 @@ from typing import Any
 import msgspec
 
 from sidecard_client.errors import UnkeyableRequest
+from sidecard_client.normal import NormalForm, normal_arguments, ordered
 
 KEY_VERSION = 1
 _PREFIX = f"k{KEY_VERSION}-"
@@ -91,9 +101,15 @@ def fingerprint(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     ignore: tuple[str, ...] | frozenset[str] = _NOTHING,
+    normalize: tuple[NormalForm, ...] = (),
 ) -> str:
     """Return the key of a request. Raises `UnkeyableRequest` where a part of it has no stable form."""
-    return _PREFIX + _sha256(canonical(task, model, name, args, kwargs, ignore)).hexdigest()
+    return _PREFIX + _sha256(canonical(task, model, name, args, kwargs, ignore, normalize)).hexdigest()
+
+
+def key_of(encoded: bytes) -> str:
+    """Return the key of what `canonical` has returned."""
+    return _PREFIX + _sha256(encoded).hexdigest()
 
 
 def group_of(  # noqa: PLR0917 - the parts of a key, and those of the text
@@ -125,6 +141,7 @@ def canonical(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     ignore: tuple[str, ...] | frozenset[str] = _NOTHING,
+    normalize: tuple[NormalForm, ...] = (),
 ) -> bytes:
     """Return the bytes that are hashed. Raises `UnkeyableRequest` where a part of the request has no stable form."""
     if kwargs:
@@ -133,7 +150,15 @@ def canonical(
     if ignore:
         args = tuple(_without(value, ignore) if isinstance(value, dict) else value for value in args)
 
-    parts = ("sidecard", KEY_VERSION, task, model, name, args, kwargs)
+    parts: tuple[Any, ...] = ("sidecard", KEY_VERSION, task, model, name, args, kwargs)
+    if normalize:
+        try:
+            args, kwargs = normal_arguments(args, kwargs, normalize)
+        except RecursionError as error:
+            raise _too_deep() from error
+
+        parts = (*parts[:5], args, kwargs, ordered(normalize))
+
     try:
         encoded = _encode(parts)
         # A prompt and nothing else, the most frequent request, is what it looks like. The encoder also takes objects that
@@ -152,11 +177,14 @@ def canonical(
         heads = [_scalar(part, "the request") for part in parts[:5]]
         body = [_walk(list(args), "args", 0), _walk(kwargs, "kwargs", 0)]
     except RecursionError as error:  # the caller's own stack is nearly used up
-        raise UnkeyableRequest(
-            "The arguments are nested too deep for the stack: pass less of them, or give key=."
-        ) from error
+        raise _too_deep() from error
 
-    return b"\x97" + b"".join(heads + body)
+    forms = [_encode(part) for part in parts[7:]]
+    return bytes((0x90 + len(parts),)) + b"".join(heads + body + forms)
+
+
+def _too_deep() -> UnkeyableRequest:
+    return UnkeyableRequest("The arguments are nested too deep for the stack: pass less of them, or give key=.")
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -17,11 +17,18 @@ name               stable name of the function, in place of its qualified name  
 key                the whole key, in place of the computed one; None shares nothing       computed
 tags               names by which `purge` finds the answer                                ``()``
 ignore             names of arguments that are not part of the key                        ``()``
+normalize          in which form texts go into the key: any of ``"nfc"``, ``"space"``,    the client's,
+                   ``"case"`` (`normal` says what each may break), or ``"task"``: those   else ``()``
+                   that the daemon has for the task
+deterministic      whether the same request is meant to have the same answer, for tasks   temperature 0,
+                   that store no other answers                                            or a seed
 usage              callable: value -> `Usage`, a dict of its fields, or None              None
 store              callable: value -> whether it may be stored; it is shared with those   always
                    who wait in any case. Of a stream, ``value`` is the list of its
                    pieces, for ``usage`` as well
 classify           callable: exception -> failure kind                                    `default_classify`
+pace               least seconds between the pieces of a stored stream, for those who look   0
+                   at it; one that is under way comes as it comes
 embed              callable: text -> vector, or {name: callable}; where the task looks for    the client's
                    similar requests, the answer to one may be served (`similar`)
 vector             the vector itself, in place of ``embed``                                   None
@@ -54,6 +61,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.failures import Classify, default_classify
+from sidecard_client.normal import BY_TASK, NORMAL_FORMS, Normalize, ordered
 from sidecard_client.vectors import Embedding
 from sidecard_client.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, Mode, Route, Usage
 
@@ -91,9 +99,12 @@ class Options(Struct, frozen=True):
     key: str | UnsetType | None = UNSET
     tags: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    normalize: Normalize = ()
+    deterministic: bool | None = None
     usage: ReadUsage | None = None
     store: MayBeStored | None = None
     classify: Classify = default_classify
+    pace_seconds: float | None = None
     embed: Embedding | None = None
     """Of ``embed`` or ``vector``."""
     redact: Redact | None = None
@@ -286,6 +297,18 @@ def _names(max_count: int) -> Callable[[str, Any], tuple[str, ...]]:
     return check
 
 
+def _normalize(keyword: str, value: Any) -> Normalize:
+    if value is None or value == BY_TASK:
+        return value or ()
+
+    forms = _names(len(NORMAL_FORMS))(keyword, value)
+    for form in forms:
+        if form not in NORMAL_FORMS:
+            raise ValueError(f"{keyword}= takes any of {', '.join(map(repr, NORMAL_FORMS))}, or 'task', not {form!r}.")
+
+    return ordered(form for form in NORMAL_FORMS if form in forms)
+
+
 def _hook(keyword: str, value: Any) -> Any:
     if not callable(value):
         raise TypeError(f"{keyword}= must be callable, not {type(value).__name__}.")
@@ -314,6 +337,7 @@ _FIELDS = {
     "stale": "stale_seconds",
     "failure_ttl": "failure_ttl_seconds",
     "wait": "wait_seconds",
+    "pace": "pace_seconds",
     "vector": "embed",
 }
 
@@ -330,11 +354,14 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "key": _or_none(_text(MAX_KEY_CHARACTERS)),
     "tags": _names(MAX_TAGS),
     "ignore": _names(MAX_KEY_CHARACTERS),
+    "normalize": _normalize,
+    "deterministic": _or_none(_flag),
     "usage": _or_none(_hook),
     "store": _or_none(_hook),
     "classify": _hook,
     "embed": _or_none(_embedding),
     "vector": _or_none(_embedding),
+    "pace": _seconds,
     "redact": _or_none(_hook),
     "on_unavailable": _one_of(_ON_UNAVAILABLE),
     "backend": _or_none(_text(MAX_NAME_CHARACTERS)),

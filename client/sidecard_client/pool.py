@@ -14,7 +14,9 @@ from sidecard_client.availability import Availability
 from sidecard_client.calls import Call, remaining_seconds
 from sidecard_client.channel import Channel, ChannelError, Garbled, Gone, Silent
 from sidecard_client.heartbeat import Heartbeat
+from sidecard_client.normal import NormalForm
 from sidecard_client.paths import find_socket
+from sidecard_client.task_forms import TaskForms
 
 MAX_IDLE_CHANNELS = 128
 """Connections kept for later. A process with more threads than that opens more and closes them again."""
@@ -42,6 +44,7 @@ class Pool:
         self._lock = threading.Lock()  # guards _availability, _reason and _closed
         self._availability = Availability(_jitter, probe_seconds=2 * self._timeout_seconds)
         self._reason = ""
+        self._forms = TaskForms()
         self._idle: list[Channel] = []  # last in, first out; append and pop are atomic
         self._open: set[Channel] = set()  # in use or idle; add and discard are atomic
         self.heartbeat = Heartbeat(self._timeout_seconds, self._hangs)
@@ -106,6 +109,20 @@ class Pool:
             return channel, self._exchange(channel, make)
         except ChannelError as error:
             raise self._failed(error) from None
+
+    def normal_forms(self, task: str) -> tuple[NormalForm, ...]:
+        """Return the normal forms of a task, as the daemon has them now, or had them when it was last heard."""
+        forms = self._forms.current(task, monotonic())
+        if forms is not None:
+            return forms
+
+        try:
+            channel, reply = self.first_reply(lambda request_id: wire.Explain(id=request_id, task=task))
+        except ChannelError:
+            return self._forms.last(task)
+
+        self.give_back(channel)
+        return self._forms.learn(task, reply, monotonic())
 
     def tell(self, channel: Channel, request: Any) -> Any | None:
         """Send what the daemon should know and return its answer, or None: a call never fails for want of telling."""

@@ -30,6 +30,9 @@ class Runner:
 
     def run(self, call: Call) -> Outcome[Any]:
         """Return the call's outcome, from wherever it comes. Raises what `Client.call` does."""
+        if call.key is calls.UNKEYED:
+            call = calls.keyed(call, self._pool.normal_forms(call.options.task))
+
         if not calls.tracing():
             return self._run(call)
 

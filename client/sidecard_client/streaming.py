@@ -28,6 +28,8 @@ from sidecard_client.values import pack_value
 
 MAX_CHUNK_BYTES: Final = calls.MAX_VALUE_BYTES
 
+_STORED: Final = frozenset({"cache", "stale"})
+
 
 class Facts:
     """Where a stream is from. What is not known yet is None."""
@@ -46,6 +48,16 @@ class Facts:
     """Leases that the call has used."""
     similarity: float | None = None
     """Of an answer to a similar request, as `calls.Outcome.similarity`; from the first piece on."""
+    _next_at: float = 0.0
+
+    def pause_seconds(self, pace_seconds: float, now: float) -> float:
+        """Return how long to wait before a piece is taken, so that a stored stream's come ``pace_seconds`` apart.
+
+        Before and not after: a caller that is cancelled while it waits has lost no piece.
+        """
+        at = max(self._next_at, now) if self.source in _STORED else now
+        self._next_at = at + pace_seconds
+        return at - now
 
     def began(self, chunk: wire.Chunk, waited_seconds: float) -> None:
         """Take in what the first piece says."""

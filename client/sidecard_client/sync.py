@@ -6,7 +6,7 @@ Behind it, `runner` makes the calls, `pool` keeps the connections and knows whet
 
 import os
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, ParamSpec, Self, cast
+from typing import Any, Literal, ParamSpec, Self, cast
 from weakref import WeakSet
 
 import msgspec
@@ -17,12 +17,14 @@ from sidecard_client.calls import Backends, Call, Functions, Outcome, T
 from sidecard_client.channel import ChannelError
 from sidecard_client.connection import ANSWERS
 from sidecard_client.errors import DaemonUnavailable, ProtocolError, RequestRefused
+from sidecard_client.explanations import Explanation, explanation_of
 from sidecard_client.failures import Classify, default_classify
 from sidecard_client.instruments import Instruments
+from sidecard_client.normal import NormalForm
 from sidecard_client.options import OnUnavailable, Options, ReadUsage, Redact
 from sidecard_client.paths import StrPath, find_socket
 from sidecard_client.pool import Pool
-from sidecard_client.proxies import CachedFunction, SharedMethods
+from sidecard_client.proxies import CachedFunction, SharedMethods, generates
 from sidecard_client.runner import Runner
 from sidecard_client.sovereign import sovereign_by
 from sidecard_client.sync_stream import Stream
@@ -65,6 +67,7 @@ class Client(Instruments):
         ttl: float | None = None,
         stale: float | None = None,
         wait: float | None = None,
+        normalize: Collection[NormalForm] | Literal["task"] = (),
         usage: ReadUsage | None = None,
         classify: Classify = default_classify,
         embed: Embedder | None = None,
@@ -82,6 +85,7 @@ class Client(Instruments):
                 "ttl": ttl,
                 "stale": stale,
                 "wait": wait,
+                "normalize": normalize,
                 "usage": usage,
                 "classify": classify,
                 "embed": embed,
@@ -219,6 +223,7 @@ class Client(Instruments):
             namespace=options.namespace,
             ttl_seconds=options.ttl_seconds,
             tags=options.tags,
+            task=options.task,
         )
         try:
             reply = self._ask(request)
@@ -238,9 +243,37 @@ class Client(Instruments):
         reply = self._ask(wire.Delete(key=key, namespace=namespace or self._options.namespace))
         return cast("wire.Deleted", reply).count
 
-    def purge(self, *, namespace: str | None = None, tag: str | None = None) -> int:
-        """Remove entries by namespace, tag or both, or all, and return how many. For operators. Raises as `delete`."""
-        return cast("wire.Deleted", self._ask(wire.Purge(namespace=namespace, tag=tag))).count
+    def purge(self, *, namespace: str | None = None, tag: str | None = None, task: str | None = None) -> int:
+        """Remove the entries of a namespace, tag and task, as far as they are given, and return how many.
+
+        For operators. Raises as `delete`.
+        """
+        return cast("wire.Deleted", self._ask(wire.Purge(namespace=namespace, tag=tag, task=task))).count
+
+    # Keys ----------------------------------------------------------------------------------------------------------
+
+    def explain(self, function: Functions[Any], /, *args: Any, **kwargs: Any) -> Explanation:
+        """Return what the key of ``call(function, *args, **kwargs)`` is made of. Nothing is called, begun or stored.
+
+        ::
+
+            one, other = sidecard.explain(ask, "why?"), sidecard.explain(ask, "why")
+            for difference in one.differences(other):
+                print(difference)  # kwargs.messages[1].content: 'why?' / 'why'
+
+        Of a stream it is the key where ``function`` is a generator function, as `cached` has it.
+        Raises what `call` does before it asks the daemon.
+        """
+        stream = generates(function) if callable(function) else False
+        call = calls.prepare(self._options, function, args, kwargs, stream=stream)
+        return explanation_of(call, self.normal_forms(call.options.task) if call.key is calls.UNKEYED else None)
+
+    def normal_forms(self, task: str) -> tuple[NormalForm, ...]:
+        """Return the normal forms that the daemon has for a task, which ``normalize="task"`` goes by.
+
+        Where it cannot be asked, what it said last, or none.
+        """
+        return self._pool.normal_forms(task)
 
     # The daemon ----------------------------------------------------------------------------------------------------
 

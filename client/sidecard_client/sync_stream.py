@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Final, Generic, Self, cast
 
@@ -29,7 +29,7 @@ class Stream(Facts, Generic[T]):
     def __init__(self, pool: Pool, call: Call) -> None:
         self._pool = pool
         self._call = call
-        self._step: Callable[[], Any] | None = self._begin
+        self._step: Callable[[], Any] | None = self._begin_unkeyed if call.key is calls.UNKEYED else self._begin
         self._channel: Channel | None = None
         self._request_id = 0
         self._pieces: Iterator[Any] = iter(())
@@ -50,6 +50,10 @@ class Stream(Facts, Generic[T]):
         step = self._step
         if step is None:
             raise StopIteration
+
+        pace_seconds = self._call.options.pace_seconds
+        if pace_seconds:
+            sleep(self.pause_seconds(pace_seconds, monotonic()))
 
         try:
             piece = step()
@@ -79,7 +83,10 @@ class Stream(Facts, Generic[T]):
 
     def close(self) -> None:
         """Want no more of it. A call that runs here, and for which others wait, is finished for them by a thread."""
-        if self._step is None:
+        # From here on the step is this method's: 1. an SDK closes its response, and a thread goes on for others; 2. its
+        # `with` block closes it once more, and a second thread would ask the same generator.
+        step, self._step = self._step, None
+        if step is None:
             return
 
         channel, lease = self._channel, self._lease
@@ -95,20 +102,26 @@ class Stream(Facts, Generic[T]):
         if isinstance(reply, wire.Ok) and reply.waiters:
             self._pool.heartbeat.hold(channel, lease.lease, lease.expires_in_seconds)
             with suppress(RuntimeError):  # no thread can be started: then nobody finishes it
-                threading.Thread(target=self._finish, name="sidecard-stream", daemon=True).start()
+                threading.Thread(target=self._finish, args=(step,), name="sidecard-stream", daemon=True).start()
                 return
 
         message = wire.Fail(lease.lease, "cancelled", "the caller wanted no more of its stream", id=channel.next_id())
         self._tell_end(message)
         self._drop()
 
-    def _finish(self) -> None:
+    def _finish(self, step: Callable[[], Any]) -> None:
         # Its followers are told how it ends; here is nobody who could be.
         with suppress(BaseException):
-            while True:
-                next(self)
+            while step() is not _END:
+                pass
+
+        self._drop()
 
     # Steps: each returns a piece, or `_END` ---------------------------------------------------------------------------
+
+    def _begin_unkeyed(self) -> Any:
+        self._call = calls.keyed(self._call, self._pool.normal_forms(self._call.options.task))
+        return self._begin()
 
     def _begin(self) -> Any:
         call, started = self._call, monotonic()

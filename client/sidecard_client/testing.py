@@ -23,11 +23,13 @@ from msgspec import Struct, structs
 from sidecard_client import calls, wire
 from sidecard_client.calls import Call, Functions, Outcome, T
 from sidecard_client.errors import CallRejected, UnshareableValue
+from sidecard_client.explanations import Explanation, explanation_of
 from sidecard_client.failures import kind_of
 from sidecard_client.instruments import Instruments
 from sidecard_client.metrics import Metrics
+from sidecard_client.normal import NormalForm
 from sidecard_client.options import Options, Redact
-from sidecard_client.proxies import CachedFunction, SharedMethods
+from sidecard_client.proxies import CachedFunction, SharedMethods, generates
 from sidecard_client.similar import embedded
 from sidecard_client.sync import StreamFunctions
 from sidecard_client.values import pack_value, unpack_value
@@ -63,6 +65,7 @@ class Entry(Struct, frozen=True):
     tags: tuple[str, ...]
     backend: str
     took_seconds: float
+    task: str
     similar: Brought | None = None
     """By what similar requests find it."""
 
@@ -175,17 +178,28 @@ class FakeClient(Instruments):
         """As `Client.delete`."""
         return int(self._entries.pop((namespace or self._options.namespace, key), None) is not None)
 
-    def purge(self, *, namespace: str | None = None, tag: str | None = None) -> int:
+    def purge(self, *, namespace: str | None = None, tag: str | None = None, task: str | None = None) -> int:
         """As `Client.purge`."""
         doomed = [
             place
             for place, entry in self._entries.items()
-            if (namespace is None or place[0] == namespace) and (tag is None or tag in entry.tags)
+            if (namespace is None or place[0] == namespace)
+            and (tag is None or tag in entry.tags)
+            and (task is None or task == entry.task)
         ]
         for place in doomed:
             del self._entries[place]
 
         return len(doomed)
+
+    def explain(self, function: Functions[Any], /, *args: Any, **kwargs: Any) -> Explanation:
+        """As `Client.explain`."""
+        stream = generates(function) if callable(function) else False
+        return explanation_of(calls.prepare(self._options, function, args, kwargs, stream=stream))
+
+    def normal_forms(self, task: str) -> tuple[NormalForm, ...]:  # noqa: ARG002 - as `Client`'s
+        """As `Client.normal_forms`: no task has any."""
+        return ()
 
     def report(self) -> wire.Report:
         """Count calls and hits as the daemon does; seconds and dollars are 0."""
@@ -261,6 +275,9 @@ class FakeClient(Instruments):
         yield from self._run(call).value
 
     def _run(self, call: Call) -> Outcome[Any]:
+        if call.key is calls.UNKEYED:
+            call = calls.keyed(call, self.normal_forms(call.options.task))
+
         entry = None
         if call.key is not None and not self.force_miss and call.options.mode != "refresh":
             entry = self._find(call.options.namespace, call.key)
@@ -361,7 +378,8 @@ class FakeClient(Instruments):
 
         now = self._clock()
         place = (options.namespace, key)
-        self._entries[place] = Entry(packed, now, now + ttl_seconds, options.tags, backend, took_seconds, similar)
+        until = now + ttl_seconds
+        self._entries[place] = Entry(packed, now, until, options.tags, backend, took_seconds, options.task, similar)
         return True
 
 

@@ -19,6 +19,13 @@ The first byte that a client sends chooses the encoding for the whole connection
 
 Anything else is answered with one JSON ``error`` line and the connection is closed.
 
+A connection beyond ``[limits] max_peers`` or ``max_peers_per_uid`` is closed; one that speaks JSON lines is told so first by an
+``error`` of code ``unavailable`` and id 0.
+Connections may be idle for as long as they like, but a message must be whole ``[limits] message_seconds`` after its first byte.
+Who leaves more unread than ``max_outbox_bytes``, or reads too little for ``stall_seconds``, is closed; so is who holds most where
+replies unread and messages that are not whole come to more than ``max_buffered_bytes`` for all peers together.
+Many messages at once are served in turns with those of others, uids in turn: whoever sends few is not kept waiting.
+
 A message that is well framed but wrong (unknown op, wrong type) gets an ``error`` and the connection stays open;
 framing that is wrong gets an ``error`` and the connection is closed.
 Decoders ignore fields that they do not know, so fields may be added, always with defaults, never with another type.
@@ -57,7 +64,10 @@ A connection that ends gives back everything that it held: its leases count as l
 ``complete``
     The answer of a lease. Every waiter gets it, and it is stored unless ``store`` is false.
     An answer that is not stored is given to those who wait now and to nobody later.
-    `Stored` says in ``stored`` whether an entry was made (false: null key, ``store`` false, too large, or deleted meanwhile).
+    `Stored` says in ``stored`` whether an entry was made (false: null key, ``store`` false, too large, deleted meanwhile, or
+    the task's policy is not to store it). ``deterministic`` says that the same request is meant to have the same answer
+    (temperature 0, a seed, an embedding), which only the client knows: a task whose ``cache`` is ``deterministic`` stores no
+    other answers, one whose ``cache`` is ``never`` stores none at all; calls in flight are shared in any case.
     `StaleLease`: the lease had ended before (expired, lost); nothing changed.
 ``fail``
     The call of a lease failed. ``transient`` and ``cancelled`` pass the lease to the longest-waiting waiter;
@@ -81,6 +91,7 @@ A connection that ends gives back everything that it held: its leases count as l
     Interleaving: 1. the daemon sends the lease; 2. the client, not yet having read it, sends ``cancel``; 3. the lease is void.
 ``get`` ``put`` ``delete``
     The stored entries, without flights. ``delete`` (and ``purge``) forbid a flight in progress to store its answer.
+    A ``put`` is of a ``task``, whose time to live it has and whose ``cache`` ``never`` it obeys.
     Where there is a store, ``get`` looks there too, and ``delete`` and ``purge`` are answered when the store has done it, or
     after 300 ms: a store that takes longer does it later, and the count is then what memory had.
 ``breakers`` ``breaker``
@@ -88,11 +99,25 @@ A connection that ends gives back everything that it held: its leases count as l
     ``open`` keeps it open and ``disable`` keeps it from tripping, until ``auto`` (which leaves ``open`` by way of probes) or
     ``close`` (which closes it at once and forgets what was counted).
 ``purge``
-    Operators only. Removes by namespace, by tag, by both, or, with neither, everything.
+    Operators only. Removes by namespace, tag and task what is of all that are named, or, with none of them, everything.
+    An answer that is on its way meanwhile is not stored, where it is of what is removed: a call of that namespace and task that
+    was made before, or whose answer then comes with that tag.
+    Entries that were stored by versions before there was ``task`` have none.
+``explain``
+    What would be made of a begin, without making one. `Explained` tells the policy of ``task`` in ``namespace``, each value with
+    the setting that it is from (``origin`` is where that was said, for operators), and, of ``key``, what memory has of it now.
+    It counts nothing and asks no store.
+``watch``
+    Operators only. Answered `Pending` at once, and then by a `Note` for each fact that the daemon's log tells as well, or of
+    those named in ``notes`` alone, until ``cancel`` of its ``id`` or the end of the connection. The ``id`` is not to be used
+    for anything else meanwhile. Notes say no more than the log does: no prompt, no answer, no whole key.
+    Who reads slowly is sent no more than some 80 KiB ahead, and 1,024 notes wait for it; beyond that they are left out, and
+    a note ``left_out`` says how many. Nobody is closed for it. A half-closed JSON peer is told as long as it is connected.
 ``record``
     Brings what an app measured: for counters and histograms what is new since the last time, for gauges what is.
     There is no reply, unless ``acknowledge`` is set: then `Recorded` says how many measurements were dropped, because a name or
     a label cannot be, or a metric is of another kind already.
+    At most `MAX_MEASUREMENTS` in one message.
     Label sets beyond ``[limits] max_series`` of a metric are added up under the label ``overflow``, and gauges among them dropped.
     A sender that cannot know whether its last message arrived repeats it with the same ``session`` and ``sequence``:
     1. a batch is taken; 2. the connection ends before the reply; 3. the batch comes again and changes nothing.
@@ -166,9 +191,15 @@ It is passed on, shown as exemplar and written to the call log; nothing depends 
 A `Lease` with ``log`` asks its holder for ``spoken`` in `complete`: the operator keeps what is said in a call log.
 A holder that does not tell it has its call logged without.
 
+What one uid may have
+=====================
+The bounds of flights, leases, waiters, queues and apps' metrics are for all uids together; beyond them ``[limits] spare_share``
+of each is for uids that have little in it. Beyond that the answer is ``rejected`` with ``busy``, or ``saturated`` of a queue.
+
 Namespaces
 ==========
 A namespace is private to the peer's uid unless ``[namespaces.NAME] shared_with`` in the daemon's config says otherwise.
+With ``max_bytes`` there, each scope of that name holds so much in memory at most; what is too much is evicted within it.
 Operators may name one uid's namespace as ``UID:NAME``; for ``purge`` a plain ``NAME`` means that name of every uid.
 
 Leases and fences
@@ -193,6 +224,13 @@ MAX_LINE_BYTES = 1024 * 1024
 """Limit of a JSON line. Lines are for people and scripts; larger values travel in msgpack."""
 
 FRAME_HEADER_BYTES = 4
+
+MAX_MEASUREMENTS = 2048
+"""Of one `RecordMetrics`: some 20 ms, in which nobody else is served. A frame would hold half a million, and take seconds."""
+
+MAX_DIMENSIONS = 4096
+"""Of a vector. Precedents: OpenAI's text-embedding-3-large has 3072, the largest open models 4096, small ones 384.
+A frame would hold two million, and a begin that waits keeps it."""
 
 DEFAULT_NAMESPACE = "default"
 DEFAULT_TASK = "general"
@@ -221,9 +259,6 @@ Trace = Annotated[str, Meta(max_length=128)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Dollars = Annotated[float, Meta(ge=0, le=1e9)]
 RequestId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-
-MAX_DIMENSIONS = 4096
-"""Of a vector. Precedents: OpenAI's text-embedding-3-large has 3072, the largest open models 4096, small ones 384."""
 
 VectorBytes = Annotated[bytes, Meta(min_length=4, max_length=4 * MAX_DIMENSIONS)]
 """A vector as little-endian float 32: 384 numbers are 1.5 KB so, 3.5 KB as an array, and take the daemon
@@ -323,6 +358,8 @@ class Complete(Request, frozen=True, tag="complete"):
     tags: Tags = ()
     spoken: Spoken | None = None
     """Only where the `Lease` asked for it."""
+    deterministic: bool = False
+    """Whether the same request is meant to have the same answer, as far as the client knows."""
 
 
 class Fail(Request, frozen=True, tag="fail"):
@@ -370,6 +407,7 @@ class Put(Request, frozen=True, tag="put"):
     namespace: Namespace = DEFAULT_NAMESPACE
     ttl_seconds: Seconds | None = None
     tags: Tags = ()
+    task: Name = DEFAULT_TASK
 
 
 class Delete(Request, frozen=True, tag="delete"):
@@ -384,6 +422,22 @@ class Purge(Request, frozen=True, tag="purge"):
 
     namespace: Namespace | None = None
     tag: Name | None = None
+    task: Name | None = None
+
+
+class Explain(Request, frozen=True, tag="explain"):
+    """Asks for the policy of a task and, with ``key``, what is known of it. Reply: `Explained`."""
+
+    task: Name = DEFAULT_TASK
+    namespace: Namespace = DEFAULT_NAMESPACE
+    key: Key | None = None
+
+
+class Watch(Request, frozen=True, tag="watch"):
+    """Asks for notes as they are made; operators only. Replies: `Pending`, `Note` after `Note`."""
+
+    notes: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    """Names of those that are wanted; empty is all."""
 
 
 class GetStats(Request, frozen=True, tag="stats"):
@@ -409,20 +463,20 @@ class Measurement(Struct, frozen=True, omit_defaults=True, kw_only=True):
     kind: MetricKind
     value: float = 1.0
     """Counter: what to add. Gauge: what it is now. Histogram: one observation; with ``counts``, the sum of all."""
-    labels: dict[str, str] = {}
+    labels: Annotated[dict[str, str], Meta(max_length=32)] = {}
     help: str = ""
     aggregate: Aggregate = "sum"
     """Gauges: how the values of several workers become one; ``each`` keeps them apart by a label ``worker``, the pid."""
-    bounds: tuple[float, ...] = ()
+    bounds: Annotated[tuple[float, ...], Meta(max_length=256)] = ()
     """Histograms: upper bounds of the buckets, rising, without infinity. Empty is the daemon's own."""
-    counts: tuple[int, ...] = ()
+    counts: Annotated[tuple[int, ...], Meta(max_length=257)] = ()
     """Histograms: observations per bucket, each counted once, with one more than there are ``bounds`` for the rest."""
 
 
 class RecordMetrics(Request, frozen=True, tag="record"):
     """Brings measurements. No reply, unless ``acknowledge``: then `Recorded`."""
 
-    metrics: tuple[Measurement, ...] = ()
+    metrics: Annotated[tuple[Measurement, ...], Meta(max_length=MAX_MEASUREMENTS)] = ()
     acknowledge: bool = False
     session: Trace = ""
     """Names the sender's buffer; with it, a ``sequence`` that is not above the last one taken changes nothing."""
@@ -468,6 +522,8 @@ AnyRequest = (
     | Put
     | Delete
     | Purge
+    | Explain
+    | Watch
     | GetStats
     | GetReport
     | GetHealth
@@ -479,9 +535,6 @@ AnyRequest = (
     | SetLog
     | Reload
 )
-
-OPS_OF_LATER_VERSIONS = frozenset({"watch"})
-"""Ops that the protocol reserves and this version answers with ``error: unavailable``."""
 
 
 class Reply(Struct, frozen=True, tag_field="type"):
@@ -634,6 +687,62 @@ class Deleted(Reply, frozen=True, tag="deleted"):
     count: int
 
 
+class PolicyValue(Struct, frozen=True):
+    """One value of a task's policy."""
+
+    value: Any
+    setting: str
+    """The full name of the setting that it is from: the task's own, or the one for all tasks."""
+    origin: str = ""
+    """Where that was said (``default``, a file, the environment, a flag); empty for who is no operator."""
+
+
+class EntryState(Struct, frozen=True):
+    """An entry as it lies in memory."""
+
+    age_seconds: float
+    ttl_left_seconds: float
+    """Until it is no `Hit` any more; 0 where it is none already."""
+    stale_left_seconds: float
+    """For so long it may still be served as stale, once it is no `Hit`."""
+    stale: bool
+    size_bytes: int
+    """As it counts against the cache."""
+    call_seconds: float
+    """How long the call took that made it."""
+    backend: str
+    task: str
+    """Empty of entries that a store kept for a version without it."""
+    tags: tuple[str, ...]
+    usage: Usage
+
+
+class Explained(Reply, frozen=True, tag="explained", omit_defaults=True):
+    """A task's policy, and what there is of a key."""
+
+    task: str
+    scope: str
+    """The namespace's real place: ``1000:default`` is private to uid 1000, ``*:team`` is shared."""
+    policy: dict[str, PolicyValue]
+    """By the names of ``[tasks.NAME]``."""
+    entry: EntryState | None = None
+    """None also where only a store has one, or where no ``key`` was asked for."""
+    waiters: int | None = None
+    """Of the flight in progress; None where there is none."""
+    failure: str | None = None
+    """The failure that is remembered of the key, as whoever asks would be told."""
+    store: StoreState = "none"
+
+
+class Note(Reply, frozen=True, tag="note"):
+    """A fact, by the name and with the fields of `sidecard.core.notes`, in small letters: ``breaker_opened``."""
+
+    note: str
+    at_seconds: float
+    """Of the Unix epoch."""
+    fields: dict[str, Any]
+
+
 class Stats(Reply, frozen=True, tag="stats"):
     """Gauges of this moment and counters since the daemon began.
 
@@ -740,7 +849,7 @@ class Stats(Reply, frozen=True, tag="stats"):
     vectors: int
     """Entries that may be served to similar requests now."""
     evicted: int
-    """Live entries removed to make room."""
+    """Live entries removed to make room, be it in the cache or in a namespace that has a limit of its own."""
     expired_entries: int
     """Entries removed because their time had passed."""
     deleted: int
@@ -774,6 +883,14 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Keys that this host computes for all hosts now."""
     awaited: int = 0
     """Keys that are being computed by another host, as far as callers wait for them."""
+    cache_compressed_entries: int = 0
+    """Those of ``cache_entries`` whose answers are kept compressed."""
+    cache_compressed_bytes: int = 0
+    """Of these answers, as they are kept; they are in ``cache_bytes``. A `Hit` has them as they came."""
+    cache_uncompressed_bytes: int = 0
+    """Of the same answers, as they are served."""
+    evicted_by_limits: int = 0
+    """Of ``evicted``, those that left because their namespace may hold no more (``[namespaces.NAME] max_bytes``)."""
 
 
 class Ledger(Struct, frozen=True):
@@ -983,6 +1100,8 @@ AnyReply = (
     | Ok
     | Miss
     | Deleted
+    | Explained
+    | Note
     | Stats
     | Report
     | Health

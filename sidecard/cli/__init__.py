@@ -29,6 +29,8 @@ COMMANDS: Final = {
     "stats": "inspect",
     "report": "inspect",
     "top": "top",
+    "watch": "watch",
+    "explain": "explain",
     "metrics": "inspect",
     "breakers": "inspect",
     "purge": "inspect",

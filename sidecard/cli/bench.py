@@ -4,10 +4,11 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from sidecard.cli import FINE, NOT_FINE
+from sidecard.cli import FINE, NOT_FINE, USAGE
+from sidecard.errors import SidecardError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sidecard.cli.bench_hosts import Hosts
     from sidecard.cli.bench_rows import Effort, Row
@@ -31,6 +32,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         action="store_true",
         help="instead, what a mixed workload costs: always remote, with sidecard, and at least",
     )
+    parser.add_argument(
+        "--eviction",
+        nargs="*",
+        metavar="TRACE",
+        help="instead, how good eviction is, beside libraries: on a workload that is made here, and on traces in files "
+        "(JSON lines as Mooncake's, or CSV with a column key, obj_id or lbn, and perhaps bytes and dollars; also .gz)",
+    )
+    parser.add_argument("--picture", metavar="FILE", help="with --eviction: draw what was found, as SVG")
     parser.add_argument("--rounds", type=_rounds, metavar="N", help="rounds of each measurement (7)")
     parser.add_argument("--json", action="store_true", help="write JSON, for programs")
     parser.set_defaults(run=_run)
@@ -38,7 +47,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def measure(effort: "Effort") -> "list[Row]":
     """Measure everything that ``effort`` asks for, and say on standard error what is being measured."""
-    from sidecard.cli import bench_crowd, bench_daemon, bench_metrics, bench_single, bench_stores  # noqa: PLC0415 - see `_run`
+    from sidecard.cli import (  # noqa: PLC0415 - see `_run`
+        bench_compression,
+        bench_crowd,
+        bench_daemon,
+        bench_metrics,
+        bench_single,
+        bench_stores,
+    )
 
     parts = [
         bench_single.hits_and_misses,
@@ -47,6 +63,7 @@ def measure(effort: "Effort") -> "list[Row]":
         bench_single.idle_peers,
         bench_stores.stores,
         bench_metrics.metrics,
+        bench_compression.compression,
         bench_daemon.memory,
         bench_daemon.starts,
     ]
@@ -65,7 +82,13 @@ def measure(effort: "Effort") -> "list[Row]":
 
 def hosts_of(part: "Callable[[Hosts, Effort], list[Row]]") -> "Hosts":
     """Return the servers that a part of the bench measures, not yet started."""
-    from sidecard.cli import bench_daemon, bench_metrics, bench_single, bench_stores  # noqa: PLC0415 - see `_run`
+    from sidecard.cli import (  # noqa: PLC0415 - see `_run`
+        bench_compression,
+        bench_daemon,
+        bench_metrics,
+        bench_single,
+        bench_stores,
+    )
     from sidecard.cli.bench_hosts import Hosts  # noqa: PLC0415 - see `_run`
 
     of_one_caller = {
@@ -73,6 +96,7 @@ def hosts_of(part: "Callable[[Hosts, Effort], list[Row]]") -> "Hosts":
         bench_single.idle_peers,
         bench_stores.stores,
         bench_metrics.metrics,
+        bench_compression.compression,
         bench_daemon.many_entries,
     }
     return Hosts(one_cpu=part in of_one_caller)
@@ -84,8 +108,15 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from sidecard.cli.bench_rows import QUICK, Effort, draw  # noqa: PLC0415 - see above
 
+    if arguments.picture and arguments.eviction is None:
+        sys.stderr.write("sidecard: --picture is of what --eviction finds: give both\n")
+        return USAGE
+
     if arguments.cost:
         return _run_cost(as_json=arguments.json)
+
+    if arguments.eviction is not None:
+        return _run_eviction(arguments.eviction, arguments.picture, as_json=arguments.json)
 
     effort = QUICK if arguments.quick else Effort()
     rounds = arguments.rounds or effort.rounds
@@ -121,6 +152,45 @@ def _run_cost(*, as_json: bool) -> int:
     text = msgspec.json.format(msgspec.json.encode(ways)).decode() if as_json else bench_cost.draw(ways)
     sys.stdout.write(f"{text}\n")
     return FINE
+
+
+def _run_eviction(traces: "Sequence[str]", picture: str | None, *, as_json: bool) -> int:
+    from pathlib import Path  # noqa: PLC0415 - see `_run`
+
+    import msgspec  # noqa: PLC0415 - see `_run`
+
+    from sidecard.cli import bench_eviction, bench_eviction_picture, bench_eviction_traces  # noqa: PLC0415 - see `_run`
+    from sidecard.cli.bench_rows import INSTALL  # noqa: PLC0415 - see `_run`
+
+    try:
+        policies = bench_eviction.peers()
+    except ImportError as error:
+        raise SidecardError(f"The bench of eviction compares with {error.name}: {INSTALL}") from error
+
+    workloads = [bench_eviction_traces.made()]
+    for trace in traces:
+        workloads += bench_eviction_traces.read(Path(trace))
+
+    try:
+        found = bench_eviction.measure(workloads, policies, say=lambda what: sys.stderr.write(f"measuring {what} ...\n"))
+    except KeyboardInterrupt:
+        sys.stderr.write("sidecard: interrupted\n")
+        return INTERRUPTED
+
+    if picture:
+        try:
+            Path(picture).write_text(bench_eviction_picture.picture(found), encoding="utf-8")
+        except OSError as error:
+            raise SidecardError(f"The picture cannot be written: {error}") from error
+
+    missed = bench_eviction.missed(found)
+    if as_json:
+        text = msgspec.json.format(msgspec.json.encode({"found": found, "missed": missed})).decode()
+    else:
+        text = "\n".join([bench_eviction.draw(found), *(f"missed: {sentence}" for sentence in missed)])
+
+    sys.stdout.write(f"{text}\n")
+    return NOT_FINE if missed else FINE
 
 
 def _rounds(text: str) -> int:

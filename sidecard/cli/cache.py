@@ -96,6 +96,7 @@ def _export(arguments: argparse.Namespace) -> int:
         )
 
     left = f"; {_entries(done.foreign)} of another version left out" if done.foreign else ""
+    left += f"; {_entries(done.damaged)} left out that are not what was written" if done.damaged else ""
     print(f"{_entries(done.entries)} exported{left}", file=sys.stderr)
     return FINE
 

@@ -9,18 +9,13 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from sidecard.cli import BAD_CONFIG, FINE, NOT_FINE, UNREACHABLE, USAGE
-from sidecard.cli.asking import ask
+from sidecard.cli import BAD_CONFIG, FINE, NOT_FINE
+from sidecard.cli.asking import UsageError, ask, socket_of, with_exit_code
 from sidecard.cli.serve import add_config_arguments, check, config_of
 from sidecard.errors import ConfigError
-from sidecard_client import DaemonUnavailable, RequestRefused, wire
-from sidecard_client.paths import find_socket
+from sidecard_client import wire
 
 _Answer = TypeVar("_Answer", bound=wire.Reply)
-
-
-class _UsageError(Exception):
-    """The command cannot be meant as it was written."""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -47,6 +42,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     purge = _add(commands, "purge", _purge, "remove entries; for operators")
     purge.add_argument("--namespace", metavar="NAME", help="those of a namespace (of every uid, or UID:NAME)")
     purge.add_argument("--tag", metavar="TAG", help="those with a tag")
+    purge.add_argument("--task", metavar="NAME", help="those of a task")
     purge.add_argument("--all", action="store_true", help="all there are")
 
     level = _add(
@@ -83,25 +79,8 @@ def _add(
         parser.add_argument("--socket", metavar="PATH", help="where the daemon listens")
 
     parser.add_argument("--json", action="store_true", help="write JSON, for programs")
-    parser.set_defaults(run=lambda arguments: _with_exit_code(run, arguments))
+    parser.set_defaults(run=lambda arguments: with_exit_code(run, arguments))
     return parser
-
-
-def _with_exit_code(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
-    """Run a command; where it cannot be done, say why in a sentence and return the exit code of it."""
-    try:
-        return run(arguments)
-    except _UsageError as error:
-        return _complain(error, USAGE)
-    except DaemonUnavailable as error:
-        return _complain(error, UNREACHABLE)
-    except RequestRefused as error:
-        return _complain(error, NOT_FINE)
-
-
-def _complain(error: Exception, exit_code: int) -> int:
-    sys.stderr.write(f"sidecard: {error}\n")
-    return exit_code
 
 
 # What is asked -----------------------------------------------------------------------------------------------------
@@ -182,7 +161,7 @@ def _reload(arguments: argparse.Namespace) -> int:
 def _breakers(arguments: argparse.Namespace) -> int:
     if arguments.action is not None:
         if arguments.backend is None:
-            raise _UsageError(f"say whose breaker: sidecard breakers {arguments.action} BACKEND")
+            raise UsageError(f"say whose breaker: sidecard breakers {arguments.action} BACKEND")
 
         _, done = _ask(arguments, wire.SetBreaker(arguments.backend, arguments.action, id=1), wire.Ok)
         if arguments.json:
@@ -212,11 +191,13 @@ _DONE = {
 
 
 def _purge(arguments: argparse.Namespace) -> int:
-    some = arguments.namespace is not None or arguments.tag is not None
-    if some == arguments.all:
-        raise _UsageError("say which entries: --namespace NAME, --tag TAG or both, or else --all")
+    chosen = {"namespace": arguments.namespace, "tag": arguments.tag, "task": arguments.task}
+    if arguments.all == any(choice is not None for choice in chosen.values()):
+        raise UsageError(
+            "say which entries: --namespace NAME, --tag TAG, --task NAME or several of these, or else --all"
+        )
 
-    _, deleted = _ask(arguments, wire.Purge(id=1, namespace=arguments.namespace, tag=arguments.tag), wire.Deleted)
+    _, deleted = _ask(arguments, wire.Purge(id=1, **chosen), wire.Deleted)
     if arguments.json:
         return _write_json(_fields(deleted))
 
@@ -263,11 +244,7 @@ def _config_check(arguments: argparse.Namespace) -> int:
 
 def _ask(arguments: argparse.Namespace, request: wire.AnyRequest, answer: type[_Answer]) -> tuple[str, _Answer]:
     """Return the socket's path and what the daemon answers. Raises as `ask` does."""
-    try:
-        path = find_socket(arguments.socket)
-    except ValueError as error:
-        raise _UsageError(str(error)) from error
-
+    path = socket_of(arguments)
     return path, ask(path, request, answer)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecard.cli import tables
 from sidecard.cli.charts import bar, marks_of
-from sidecard.cli.tables import count, dollars, percent, seconds, size
+from sidecard.cli.tables import count, dollars, percent, ratio, seconds, size
 from sidecard_client.wire import BackendSpending, BackendState, Breakers, Ledger, Report, Stats
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ _COUNTERS = {
         ("stored", "made"),
         ("refused_too_large", "refused, being too large"),
         ("evicted", "evicted to make room"),
+        ("evicted_by_limits", "  of these, in a namespace with a limit"),
         ("expired_entries", "expired"),
         ("deleted", "deleted"),
     ),
@@ -113,6 +114,9 @@ def of_stats(stats: Stats) -> str:
         ("streams", f"{count(stats.streams)} being read, {size(stats.stream_bytes)}"),
         ("cache", f"{size(stats.cache_bytes)} of {size(stats.cache_max_bytes)} ({percent(full)})"),
     ]
+    if stats.cache_compressed_entries:
+        now.append(("compressed", _compressed(stats)))
+
     counters = [
         tables.table(title, (), [(name, count(getattr(stats, name)), words) for name, words in rows], align="lrl")
         for title, rows in _COUNTERS.items()
@@ -265,6 +269,12 @@ def _ledger_time(report: Report) -> str:
     # Beyond a second, part of the ledger is an earlier run's.
     kept = report.ledger_seconds > report.uptime_seconds + 1
     return seconds(report.ledger_seconds if kept else report.uptime_seconds)
+
+
+def _compressed(stats: Stats) -> str:
+    kept, served = stats.cache_compressed_bytes, stats.cache_uncompressed_bytes
+    entries = count(stats.cache_compressed_entries)
+    return f"{entries} entries, {size(kept)} instead of {size(served)} ({ratio(served / kept)} smaller)"
 
 
 def _tripped(stats: Stats) -> str:

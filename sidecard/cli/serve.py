@@ -61,7 +61,8 @@ def config_of(arguments: argparse.Namespace, environ: Mapping[str, str]) -> "Con
     for pair in arguments.set:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise ConfigError([f"flag --set: {pair!r} has no value; write --set SECTION.KEY=VALUE"])
+            # Not what it says: it may be `--set store.password:SECRET`.
+            raise ConfigError(["flag --set: one has no value; write --set SECTION.KEY=VALUE"])
 
         overrides.append(Override(name.strip(), text.strip(), "--set"))
 

@@ -13,6 +13,7 @@ from sidecard.core.backends import FORGET_SECONDS, Backend, Backends, Permit
 from sidecard.core.budgets import Budgets
 from sidecard.core.effects import Effect, Tell
 from sidecard.core.settings import EngineSettings
+from sidecard.core.shares import in_spare
 from sidecard_client.wire import DEFAULT_BACKEND, Begin, RejectionReason, Route
 
 Choice = tuple[str, Backend]
@@ -42,11 +43,6 @@ class Decision(Struct):
         return next(reason for reason in _SOONEST if reason in self.obstacles.values())
 
 
-def _may_wait(backend: Backend, waits: list[Choice]) -> bool:
-    """Tell whether a queue has room. Two names may share the backend of all others: nobody stands in one queue twice."""
-    return len(backend.queue) < backend.settings.max_queue and all(waiting is not backend for _, waiting in waits)
-
-
 class Admission:
     """Decides about begins, and gives permits."""
 
@@ -71,8 +67,15 @@ class Admission:
         """Return how a begin's backends are ordered."""
         return request.route or self.settings.task(request.task).route or "order"
 
-    def decide(self, request: Begin, names: Sequence[str], now: float) -> tuple[Decision, list[Effect]]:
-        """Choose among ``names``; also return what is to be told of breakers whose time has come."""
+    def has_place(self, backend: Backend, line: tuple[int, int]) -> bool:
+        """Tell whether one more may stand in a line of a backend's queue; the first of its numbers is the uid."""
+        limit, waiting = backend.settings.max_queue, len(backend.queue)
+        return waiting < limit or in_spare(backend.queue.of_group(line), waiting, limit, self.settings.spare_share)
+
+    def decide(
+        self, request: Begin, names: Sequence[str], line: tuple[int, int], now: float
+    ) -> tuple[Decision, list[Effect]]:
+        """Choose among ``names`` for a caller of ``line``; also return what is to be told of breakers whose time has come."""
         effects: list[Effect] = []
         choices = [(name, self._backends.of(name)) for name in names]
         for _, backend in choices:
@@ -90,7 +93,9 @@ class Admission:
         for choice in choices:
             name, backend = choice
             reason = self.obstacle(request.task, backend, now)
-            if reason == "saturated" and _may_wait(backend, waits):
+            # Two names may share the backend of all others: nobody stands in one queue twice.
+            twice = any(waiting is backend for _, waiting in waits)
+            if reason == "saturated" and not twice and self.has_place(backend, line):
                 waits.append(choice)
 
             if reason is None:

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from sidecard.core.events import Peer
 from sidecard.core.histograms import DEFAULT_BOUNDS, Histogram
+from sidecard.core.shares import Share
 from sidecard_client.wire import Aggregate, Family, Measurement, MetricKind, RecordMetrics, Sample
 
 Labels = tuple[tuple[str, str], ...]
@@ -52,10 +53,12 @@ _SUFFIXES: dict[MetricKind, tuple[str, ...]] = {
 class _Metric:
     """One metric: its series by label set; a gauge's by worker and label set."""
 
-    __slots__ = ("aggregate", "bounds", "gauges", "help", "histograms", "kind", "name", "overflowed", "workers")
+    __slots__ = ("aggregate", "bounds", "gauges", "help", "histograms", "kind", "name", "overflowed", "uid", "workers")
 
-    def __init__(self, name: str, first: Measurement) -> None:
+    def __init__(self, name: str, first: Measurement, uid: int) -> None:
         self.name = name
+        self.uid = uid
+        """Who told of it first, and so has its series."""
         self.kind = first.kind
         self.help = first.help[:MAX_HELP_CHARACTERS]
         self.aggregate: Aggregate = first.aggregate
@@ -71,14 +74,16 @@ class _Metric:
 class AppMetrics:
     """All metrics of all apps; ``max_series`` bounds the label sets of each."""
 
-    def __init__(self, max_series: int, dropped: Counter[str]) -> None:
+    def __init__(self, max_series: int, dropped: Counter[str], spare_share: float = 0.0) -> None:
         self._max_series = max_series
         self._max_total = max_series * TOTAL_PER_METRIC
+        self._spare_share = spare_share
         self._dropped = dropped
         self._metrics: dict[str, _Metric] = {}
         self._taken: dict[str, str] = {}
         """Every name that is exposed or kept, with the metric that it belongs to."""
-        self._series = 0
+        self._named = Share()
+        self._series = Share()
         self._peers: dict[int, set[str]] = {}
         """Names of the metrics in which a peer has gauges."""
         self._sessions: OrderedDict[tuple[int, str], int] = OrderedDict()
@@ -103,7 +108,7 @@ class AppMetrics:
             del metric.workers[peer.id]
             for labels, values in list(metric.gauges.items()):
                 if values.pop(peer.id, None) is not None:
-                    self._series -= 1
+                    self._series.give_back(metric.uid)
 
                 if not values:
                     del metric.gauges[labels]
@@ -137,14 +142,14 @@ class AppMetrics:
             self._dropped["invalid"] += 1
             return False
 
-        metric = self._metrics.get(name) or self._open(name, measurement)
+        metric = self._metrics.get(name) or self._open(peer.uid, name, measurement)
         if metric is None or metric.kind != measurement.kind:
             self._dropped["invalid"] += 1
             return False
 
         series: dict[Labels, dict[int, float]] | dict[Labels, Histogram]
         series = metric.histograms if metric.kind == "histogram" else metric.gauges
-        if labels not in series and (len(series) >= self._max_series or self._series >= self._max_total):
+        if labels not in series and (len(series) >= self._max_series or not self._has_room(metric)):
             metric.overflowed += 1
             if metric.kind == "gauge":
                 # Those that are added up would tell of nothing.
@@ -157,7 +162,7 @@ class AppMetrics:
             self._observe(metric, labels, measurement)
         elif metric.kind == "counter":
             self._add(metric, labels, 0, measurement.value, adds=True)
-        elif peer.id not in metric.gauges.get(labels, ()) and self._series >= self._max_total:
+        elif peer.id not in metric.gauges.get(labels, ()) and not self._has_room(metric):
             metric.overflowed += 1
             self._dropped["series"] += 1
             return False
@@ -168,11 +173,14 @@ class AppMetrics:
 
         return True
 
-    def _open(self, name: str, measurement: Measurement) -> _Metric | None:
+    def _has_room(self, metric: _Metric) -> bool:
+        return self._series.has_room(metric.uid, self._max_total, self._spare_share)
+
+    def _open(self, uid: int, name: str, measurement: Measurement) -> _Metric | None:
         """Begin a metric; None where its name cannot be had."""
         names = [name + suffix for suffix in _SUFFIXES[measurement.kind]]
         if (
-            len(self._metrics) >= MAX_METRICS
+            not self._named.has_room(uid, MAX_METRICS, self._spare_share)
             or not _NAME.fullmatch(name)
             or name.startswith(RESERVED_PREFIX)
             or any(taken in self._taken for taken in names)
@@ -180,14 +188,15 @@ class AppMetrics:
             return None
 
         self._taken |= dict.fromkeys(names, name)
-        metric = self._metrics[name] = _Metric(name, measurement)
+        self._named.take(uid)
+        metric = self._metrics[name] = _Metric(name, measurement, uid)
         return metric
 
     def _observe(self, metric: _Metric, labels: Labels, measurement: Measurement) -> None:
         histogram = metric.histograms.get(labels)
         if histogram is None:
             histogram = metric.histograms[labels] = Histogram(metric.bounds)
-            self._series += 1
+            self._series.take(metric.uid)
 
         if measurement.counts:
             histogram.add(measurement.bounds or DEFAULT_BOUNDS, measurement.counts, measurement.value)
@@ -197,7 +206,7 @@ class AppMetrics:
     def _add(self, metric: _Metric, labels: Labels, worker: int, value: float, *, adds: bool) -> None:
         values = metric.gauges.setdefault(labels, {})
         if worker not in values:
-            self._series += 1
+            self._series.take(metric.uid)
             values[worker] = value
         elif adds:
             values[worker] += value

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from sidecard.core.breakers import Breaker, BreakerMemory, Pass, Verdict
@@ -62,7 +63,7 @@ class Backend:
         self.configured = configured
         self.breaker = Breaker(name, settings.breaker, jitter)
         self.permits = 0
-        self.queue: FairQueue[Applicant] = FairQueue()
+        self.queue: FairQueue[Applicant] = FairQueue(itemgetter(0))
         self._closed_generation = 0
         self.told_full = False
         """That the queue is full has been told, and it had no room since."""

@@ -7,8 +7,9 @@ from heapq import heappop, heappush
 
 from msgspec import Struct
 
-from sidecard.core.entries import Entry, Terms
-from sidecard.core.eviction import EvictionPolicy, S3Fifo
+from sidecard.core.entries import COMPRESSED, Entry, Terms
+from sidecard.core.eviction import EvictionPolicy, GreedyDual
+from sidecard.core.scopes import namespace_of
 
 SHARING_ONLY_BYTES = 16 * 1024 * 1024
 """Budget for finished answers inside the sharing window where caching is off (``max_bytes`` 0)."""
@@ -54,12 +55,44 @@ class Cache:
         self.reserved = 0
         """Bytes of the budget that something else uses; at most half of it."""
         self.count = 0
+        self.compressed_count = 0
+        self.compressed_bytes = 0
+        """Of the values of these, as they are kept; ``uncompressed_bytes`` as they are served."""
+        self.uncompressed_bytes = 0
         self.evicted = 0
+        self.evicted_within = 0
+        """Of these, those that left for the limit of their own namespace."""
         self.expired = 0
         self._tables: dict[str, dict[str, Entry]] = {}
-        self._policy: EvictionPolicy = policy or S3Fifo()
+        self._policy: EvictionPolicy = policy or GreedyDual()
         self._wheel: dict[int, _Bucket] = {}
         self._wheel_order: list[int] = []
+        self._limits: dict[str, int] = {}
+        """By namespace. None is the rule, and costs an insertion one look at an empty dict."""
+        self._held: dict[str, int] = {}
+        """Bytes by scope, of those that have a limit."""
+
+    def limit(self, limits: dict[str, int]) -> None:
+        """Have other limits for single namespaces; what is too much leaves by `shrink`.
+
+        ``limits`` are bytes by namespace: each of its scopes, the private one of a uid or the shared one, may hold so much.
+        Where they change, all entries are sorted anew, a few microseconds each.
+        """
+        if limits == self._limits:
+            return
+
+        self._limits = limits
+        self._policy.set_apart(self._is_limited)
+        self._held = {
+            scope: sum(entry.charge for entry in table.values())
+            for scope, table in self._tables.items()
+            if self._is_limited(scope)
+        }
+
+    def max_entry_bytes_in(self, scope: str) -> int:
+        """Return how large an entry of a scope may be."""
+        limit = self._limits.get(namespace_of(scope)) if self._limits else None
+        return self.max_entry_bytes if limit is None else min(self.max_entry_bytes, int(limit * MAX_ENTRY_SHARE))
 
     def resize(self, max_bytes: int, now: float) -> None:
         """Have another budget from now on; what is too much leaves by `shrink`. 0 empties the cache at once."""
@@ -72,7 +105,7 @@ class Cache:
         self.max_entry_bytes = int(self._wanted_bytes * MAX_ENTRY_SHARE)
 
     def shrink(self, now: float) -> bool:
-        """Evict a batch of what is too much since `resize`; tell whether there is more."""
+        """Evict a batch of what is too much since `resize` or `limit`; tell whether there is more."""
         for _ in range(_EXPIRY_BATCH):
             if self.bytes <= self._wanted_bytes:
                 break
@@ -80,7 +113,10 @@ class Cache:
             self.evicted += self._evict(now)
 
         self.budget = max(self._wanted_bytes, self.bytes)
-        return self.budget > self._wanted_bytes
+        for scope in list(self._held):
+            self._make_room_within(scope, 0, now)
+
+        return self.budget > self._wanted_bytes or any(self._excess(scope) > 0 for scope in self._held)
 
     @property
     def _wanted_bytes(self) -> int:
@@ -108,7 +144,17 @@ class Cache:
         """Return the entry as it is, without serving it to anybody."""
         return self._tables.get(scope, {}).get(key)
 
-    def put(self, key: str, value: bytes, now: float, terms: Terms, seconds: float, age_seconds: float = 0.0) -> Stored:
+    def put(
+        self,
+        key: str,
+        value: bytes,
+        now: float,
+        terms: Terms,
+        seconds: float,
+        age_seconds: float = 0.0,
+        *,
+        compressed: bool = False,
+    ) -> Stored:
         """Store an answer in place of the key's older one, removing expired entries and then victims until it fits.
 
         An answer that may not be stored still removes the older one: what the key meant has changed.
@@ -121,12 +167,14 @@ class Cache:
         if terms.lifetime_seconds <= 0:
             return Stored(None)
 
-        entry = Entry(key, value, now - age_seconds, seconds, terms)
-        if entry.charge > self.max_entry_bytes:
+        entry = Entry(key, value, now - age_seconds, seconds, terms, COMPRESSED if compressed else 0)
+        charge = entry.charge
+        if charge > self.max_entry_bytes_in(terms.scope):
             return Stored(None, too_large=True)
 
-        evicted = self._make_room(entry.charge, now)
-        self._insert(entry)
+        evicted = self._make_room_within(terms.scope, charge, now) if self._limits else 0
+        evicted += self._make_room(charge, now)
+        self._insert(entry, charge)
         return Stored(entry, evicted=evicted)
 
     def give_way(self, now: float) -> None:
@@ -147,13 +195,15 @@ class Cache:
 
         return True
 
-    def purge(self, scopes: list[str], tag: str | None, now: float) -> int:
-        """Remove the entries of ``scopes`` (those with ``tag`` if one is named); return how many were live."""
+    def purge(self, scopes: list[str], tag: str | None, now: float, task: str | None = None) -> int:
+        """Remove the entries of ``scopes`` (those with ``tag``, of ``task``, if these are named); return how many were live."""
         removed = 0
         for scope in scopes:
             entries = list(self._tables.get(scope, {}).values())
             removed += sum(
-                self.delete(scope, entry.key, now) for entry in entries if tag is None or tag in entry.terms.tags
+                self.delete(scope, entry.key, now)
+                for entry in entries
+                if (tag is None or tag in entry.terms.tags) and (task is None or task == entry.terms.task)
             )
 
         return removed
@@ -201,9 +251,31 @@ class Cache:
         self.evicted += evicted
         return evicted
 
-    def _evict(self, now: float) -> bool:
-        """Remove the policy's victim; tell whether it was live."""
-        victim = self._policy.victim()
+    def _make_room_within(self, scope: str, charge: int, now: float) -> int:
+        """Make room in a scope that has a limit. A batch at most: what a lower limit has left over goes by `shrink`."""
+        evicted = 0
+        for _ in range(_EXPIRY_BATCH):
+            if self._excess(scope) + charge <= 0 or scope not in self._held:
+                break
+
+            if not self.expire(now):
+                evicted += self._evict(now, scope)
+
+        self.evicted += evicted
+        self.evicted_within += evicted
+        return evicted
+
+    def _excess(self, scope: str) -> int:
+        """Return what a scope has too much of; below 0 it is room that is left."""
+        limit = self._limits.get(namespace_of(scope))
+        return -self.budget if limit is None else self._held.get(scope, 0) - limit
+
+    def _is_limited(self, scope: str) -> bool:
+        return namespace_of(scope) in self._limits
+
+    def _evict(self, now: float, scope: str | None = None) -> bool:
+        """Remove the policy's victim, of a scope or of all; tell whether it was live."""
+        victim = self._policy.victim(scope)
         self._drop(victim)
         self._bury(victim)
         if now < victim.expires_at:
@@ -213,10 +285,16 @@ class Cache:
         self.expired += 1
         return False
 
-    def _insert(self, entry: Entry) -> None:
+    def _insert(self, entry: Entry, charge: int) -> None:
         self._tables.setdefault(entry.terms.scope, {})[entry.key] = entry
-        self.bytes += entry.charge
+        self.bytes += charge
         self.count += 1
+        if self._limits and self._is_limited(entry.terms.scope):
+            self._held[entry.terms.scope] = self._held.get(entry.terms.scope, 0) + charge
+
+        if entry.state & COMPRESSED:
+            self._count_compressed(entry, 1)
+
         self._policy.admit(entry)
         second = _expiry_second(entry)
         bucket = self._wheel.get(second)
@@ -237,15 +315,28 @@ class Cache:
         self._drop(entry)
 
     def _drop(self, entry: Entry) -> None:
-        table = self._tables[entry.terms.scope]
+        scope = entry.terms.scope
+        table = self._tables[scope]
         del table[entry.key]
+        if self._held and scope in self._held:
+            self._held[scope] -= entry.charge
+
         if not table:
-            del self._tables[entry.terms.scope]
+            del self._tables[scope]
+            self._held.pop(scope, None)
 
         self.bytes -= entry.charge
         self.count -= 1
+        if entry.state & COMPRESSED:
+            self._count_compressed(entry, -1)
+
         if entry.terms.group is not None:
             entry.terms.group.forget(entry)
+
+    def _count_compressed(self, entry: Entry, by: int) -> None:
+        self.compressed_count += by
+        self.compressed_bytes += by * len(entry.value)
+        self.uncompressed_bytes += by * entry.answer_bytes
 
     def _bury(self, entry: Entry) -> None:
         """Free what a dead entry holds; its wheel's bucket, once half dead, is rebuilt without the dead."""

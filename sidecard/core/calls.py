@@ -7,7 +7,7 @@ Decides what the peers are told. Who holds and who waits is `sidecard.core.fligh
 from collections.abc import Sequence
 from typing import Literal
 
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from sidecard.core import notes
 from sidecard.core.accounts import Accounts
@@ -105,6 +105,9 @@ class Calls:
                 return [error(peer, request, "bad_request", wrong)]
 
         self._count.begins += 1
+        if self.settings.uncached_tasks and request.task in self.settings.uncached_tasks:
+            return self._begin_uncached(scope, peer, request, now)
+
         key = request.key
         if key is not None and request.mode != "refresh":
             entry = self._shelf.cache.get(scope, key, now)
@@ -115,6 +118,13 @@ class Calls:
                 return self._begin(scope, peer, request, entry, now)
 
         return self._begin(scope, peer, request, None, now)
+
+    def _begin_uncached(self, scope: str, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
+        """Answer a begin of a task of which nothing is stored: what was stored before that was so is not looked at."""
+        if request.mode == "only_if_cached":
+            return [self._granting.rejection(peer, request, NOT_CACHED)]
+
+        return self._begin(scope, peer, structs.replace(request, mode="refresh"), None, now)
 
     def _begin(self, scope: str, peer: Peer, request: wire.Begin, old: Entry | None, now: float) -> list[Effect]:
         """Answer a begin for which there is no stored answer, or an ``old`` one."""
@@ -187,7 +197,7 @@ class Calls:
         if wait_seconds <= 0:
             return [self._granting.timed_out(peer, request, 0.0)]
 
-        if self.flights.waiter_count >= self.settings.max_waiters:
+        if not self._granting.has_place(peer.uid):
             return self._granting.busy(peer, request, "waiters", self.settings.max_waiters)
 
         waiter = self.flights.join(flight, peer, request, now, wait_seconds)
@@ -273,7 +283,7 @@ class Calls:
             value = (flight.stream or Stream()).packed()
 
         self._journal.made(lease, seconds, usage, request.spoken)
-        if request.store and flight.storable:
+        if request.store and flight.may_store(request.tags) and self._is_cacheable(lease.request.task, request):
             stored, effects = self._store(flight, lease, value, seconds, usage, request, now)
 
         flight.unshared = not stored
@@ -301,6 +311,11 @@ class Calls:
 
         return [*effects, *told, *self._granting.freed(backend, now)]
 
+    def _is_cacheable(self, task: str, request: wire.Complete) -> bool:
+        """Tell whether the task's policy lets an answer be stored, whatever its holder wants."""
+        cache = self.settings.task(task).cache
+        return cache == "always" or (cache == "deterministic" and request.deterministic)
+
     def _store(
         self,
         flight: Flight,
@@ -323,22 +338,23 @@ class Calls:
             request.tags,
             self._shelf.stale_seconds(begin.task, begin.stale_seconds),
             self.settings.task(begin.task).early_refresh,
+            begin.task,
             group=None if keeping is None else keeping.group,
             group_bytes=0 if keeping is None else keeping.charge,
         )
         self._failures.forget(flight.scope, flight.key)
-        stored, effects = self._shelf.store(flight.key, value, now, terms, seconds)
-        if stored:
+        entry, effects = self._shelf.store(flight.key, value, now, terms, seconds)
+        if entry is not None:
             if keeping is not None:
                 self.similar.keep(keeping, flight.key)
 
             claim, flight.claim = flight.claim, ""
             replace = begin.mode == "refresh" or lease.early
-            effects += self._lookups.write(flight.key, value, now, terms, seconds, claim=claim, replace=replace)
+            effects += self._lookups.write(entry, now, claim=claim, replace=replace)
         else:
             effects += self._lookups.forget(flight.scope, flight.key)
 
-        return stored, effects
+        return entry is not None, effects
 
     def _answered(
         self, lease: HeldLease, outcome: LeaseOutcome, seconds: float, usage: wire.Usage, now: float
@@ -408,7 +424,8 @@ class Calls:
         if seconds is None:
             seconds = self.settings.task(lease.request.task).failure_ttl_seconds
 
-        if seconds > 0 and request.kind == "fatal" and flight.storable:
+        # Which tags the answer would have had nobody knows: a purge of any counts.
+        if seconds > 0 and request.kind == "fatal" and flight.storable and not flight.voided_tags:
             self._failures.remember(flight.scope, flight.key, request.message, seconds, now)
 
     def _vanished(

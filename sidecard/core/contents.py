@@ -8,7 +8,7 @@ from sidecard.core.failures import Failures
 from sidecard.core.flights import Flights
 from sidecard.core.lookups import Lookups
 from sidecard.core.scopes import Scopes
-from sidecard.core.serving import hit
+from sidecard.core.serving import Serving
 from sidecard.core.shelf import Shelf
 from sidecard_client import wire
 
@@ -16,10 +16,13 @@ from sidecard_client import wire
 class Contents:
     """Reads and writes entries for those who may."""
 
-    def __init__(self, shelf: Shelf, flights: Flights, lookups: Lookups, scopes: Scopes, failures: Failures) -> None:
+    def __init__(
+        self, shelf: Shelf, flights: Flights, lookups: Lookups, serving: Serving, scopes: Scopes, failures: Failures
+    ) -> None:
         self._shelf = shelf
         self._flights = flights
         self._lookups = lookups
+        self._serving = serving
         self._scopes = scopes
         self._failures = failures
 
@@ -35,7 +38,7 @@ class Contents:
             if effects is not None:
                 return effects
 
-        return [Send(peer.id, wire.Miss(request.id) if entry is None else hit(request, entry, now))]
+        return [Send(peer.id, wire.Miss(request.id) if entry is None else self._serving.hit(request, entry, now))]
 
     def put(self, peer: Peer, request: wire.Put, now: float) -> list[Effect]:
         """Write an entry."""
@@ -43,18 +46,30 @@ class Contents:
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        ttl_seconds = self._shelf.ttl_seconds(wire.DEFAULT_TASK, request.ttl_seconds)
-        stale_seconds = self._shelf.stale_seconds(wire.DEFAULT_TASK, None)
-        terms = self._shelf.terms(scope, ttl_seconds, 0.0, wire.DEFAULT_BACKEND, NO_USAGE, request.tags, stale_seconds)
+        if request.task in self._shelf.settings.uncached_tasks:
+            return [Send(peer.id, wire.Stored(request.id, stored=False))]
+
+        ttl_seconds = self._shelf.ttl_seconds(request.task, request.ttl_seconds)
+        stale_seconds = self._shelf.stale_seconds(request.task, None)
+        terms = self._shelf.terms(
+            scope,
+            ttl_seconds,
+            0.0,
+            wire.DEFAULT_BACKEND,
+            NO_USAGE,
+            request.tags,
+            stale_seconds,
+            task=request.task,
+        )
         value = bytes(request.value)
         self._failures.forget(scope, request.key)
-        stored, effects = self._shelf.store(request.key, value, now, terms, 0.0)
-        if stored:
-            effects += self._lookups.write(request.key, value, now, terms, 0.0)
+        entry, effects = self._shelf.store(request.key, value, now, terms, 0.0)
+        if entry is not None:
+            effects += self._lookups.write(entry, now)
         else:
             effects += self._lookups.forget(scope, request.key)
 
-        return [Send(peer.id, wire.Stored(request.id, stored)), *effects]
+        return [Send(peer.id, wire.Stored(request.id, entry is not None)), *effects]
 
     def delete(self, peer: Peer, request: wire.Delete, now: float) -> list[Effect]:
         """Remove an entry and forbid a flight in progress to make one."""
@@ -71,11 +86,11 @@ class Contents:
         return self._lookups.delete(scope, peer, request, int(deleted), now)
 
     def purge(self, peer: Peer, request: wire.Purge, now: float) -> list[Effect]:
-        """Remove entries by namespace and tag, for operators."""
+        """Remove entries by namespace, tag and task, for operators."""
         if not peer.operator:
             return [error(peer, request, "denied", "purge is for operators; delete removes single entries of your own")]
 
-        self._flights.void(request.namespace)
+        self._flights.void(request.namespace, request.tag, request.task)
         self._failures.purge(request.namespace)
-        removed = self._shelf.purge(request.namespace, request.tag, now)
+        removed = self._shelf.purge(request.namespace, request.tag, now, request.task)
         return self._lookups.purge(peer, request, removed, now)

@@ -19,10 +19,11 @@ class Send(Struct, frozen=True):
 
 
 class AskRoom(Struct, frozen=True):
-    """Say by `sidecard.core.events.RoomForMore` when the peer has read most of what it was sent."""
+    """Say by `sidecard.core.events.RoomForMore` when the peer has read most of what it was sent, or ``all`` of it."""
 
     peer: int
     request_id: int
+    all: bool = False
 
 
 class ChangeLog(Struct, frozen=True):
@@ -92,7 +93,7 @@ class StoreRemove(Struct, frozen=True):
 
 
 class StorePurge(Struct, frozen=True):
-    """Remove the entries that `sidecard.core.scopes.covers` by ``namespace`` and that have ``tag``; None is any.
+    """Remove the entries that `sidecard.core.scopes.covers` by ``namespace``, that have ``tag`` and are of ``task``; None is any.
 
     A `StoreAnswered` follows.
     """
@@ -100,6 +101,7 @@ class StorePurge(Struct, frozen=True):
     ticket: int
     namespace: str | None
     tag: str | None
+    task: str | None = None
 
 
 class ShareSpending(Struct, frozen=True):

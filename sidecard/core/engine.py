@@ -23,6 +23,7 @@ from sidecard.core.events import (
     Happening,
     KeyChanged,
     NewsMissed,
+    NoteMade,
     Peer,
     PeerJoined,
     PeerLost,
@@ -35,6 +36,7 @@ from sidecard.core.events import (
     StoreTurned,
     Tick,
 )
+from sidecard.core.explaining import Explaining
 from sidecard.core.exposure import Exposure
 from sidecard.core.failures import Failures
 from sidecard.core.flights import Flights
@@ -53,11 +55,13 @@ from sidecard.core.similar import NewIndex, Similar
 from sidecard.core.staleness import Staleness
 from sidecard.core.streams import Streams
 from sidecard.core.switches import Switches
+from sidecard.core.watching import Watching
 from sidecard_client import wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sidecard.core.compression import Codec
     from sidecard.core.effects import Effect
     from sidecard.core.settings import EngineSettings
 
@@ -66,7 +70,8 @@ class Engine:
     """Answers one question, "I am about to make this call, must I?", for every peer of the host.
 
     ``shown_settings`` and ``shown_origins`` are what `config` shows, by full name.
-    ``jitter`` is uniform in [0, 1). ``price`` knows what models cost. ``wall_offset_seconds`` is what must be added to
+    ``jitter`` is uniform in [0, 1). ``price`` knows what models cost. ``codec`` is what compresses
+    large values, should the settings ask for it. ``wall_offset_seconds`` is what must be added to
     ``now`` for the wall clock's time, to which the periods of budgets are aligned; it is not adjusted while this runs.
     ``new_index`` finds vectors, for tasks that look for similar requests; it is not called as long as there is none.
     ``meters`` is what the shell measures too, besides what the engine does.
@@ -83,6 +88,7 @@ class Engine:
         shown_origins: dict[str, str],
         jitter: "Callable[[], float]" = lambda: 0.5,
         price: Price = no_price,
+        codec: "Codec | None" = None,
         wall_offset_seconds: float = 0.0,
         new_index: NewIndex | None = None,
     ) -> None:
@@ -90,7 +96,7 @@ class Engine:
         self.meters = meters = Meters(settings.max_backends, wall_offset_seconds)
         self._journal = journal = Journal(enabled=settings.log_calls, prompts=settings.log_prompts)
         scopes = Scopes(settings.shared_namespaces)
-        self._shelf = shelf = Shelf(settings, count)
+        self._shelf = shelf = Shelf(settings, count, codec)
         self._streams = streams = Streams(shelf.cache)
         self._flights = flights = Flights(boot_id, settings.lease_seconds)
         self._backends = backends = Backends(settings.backends, settings.max_backends, jitter)
@@ -102,7 +108,7 @@ class Engine:
         )
         admission = Admission(settings, backends, budgets)
         retries = RetryBudget(settings.retries, jitter)
-        serving = Serving(accounts, count, journal, streams)
+        serving = Serving(accounts, count, journal, streams, shelf.compression)
         staleness = Staleness(shelf.cache, jitter)
         failures = Failures()
         similar = Similar(settings, new_index, shelf, serving, streams, count)
@@ -118,6 +124,7 @@ class Engine:
             streams,
             serving,
             staleness,
+            meters,
         )
         self._lookups = lookups = Lookups(settings, flights, granting, shelf, serving, similar, count)
         self._calls = calls = Calls(
@@ -139,10 +146,12 @@ class Engine:
             failures,
             similar,
         )
-        contents = Contents(shelf, flights, lookups, scopes, failures)
+        contents = Contents(shelf, flights, lookups, serving, scopes, failures)
         switches = Switches(backends, granting)
+        self._watching = watching = Watching(wall_offset_seconds)
         run = Run(boot_id, version, now, shown_settings, shown_origins)
         self._overview = overview = Overview(run, shelf.cache, streams, calls, lookups, backends, accounts, count)
+        explaining = Explaining(shelf, flights, lookups, scopes, failures, overview)
         self._exposure = exposure = Exposure(
             overview=overview,
             cache=shelf.cache,
@@ -153,7 +162,7 @@ class Engine:
             accounts=accounts,
             count=count,
             meters=meters,
-            apps=AppMetrics(settings.max_series, meters.dropped),
+            apps=AppMetrics(settings.max_series, meters.dropped, settings.spare_share),
             enabled=settings.metrics,
         )
         reloading = Reloading(
@@ -174,11 +183,13 @@ class Engine:
             wire.Complete: calls.complete,
             wire.Fail: calls.fail,
             wire.Renew: calls.renew,
-            wire.Cancel: calls.cancel,
+            wire.Cancel: self._cancel,
             wire.Get: contents.get,
             wire.Put: contents.put,
             wire.Delete: contents.delete,
             wire.Purge: contents.purge,
+            wire.Explain: explaining.explain,
+            wire.Watch: watching.watch,
             wire.GetStats: overview.stats,
             wire.GetReport: overview.report,
             wire.GetHealth: overview.health,
@@ -194,7 +205,8 @@ class Engine:
         self._hear: dict[type[Happening], Callable[[Any, float], list[Effect]]] = {
             PeerJoined: self._joined,
             PeerLost: self._lost,
-            RoomForMore: calls.room_for_more,
+            RoomForMore: self._has_room,
+            NoteMade: watching.made,
             Tick: lambda _, now: calls.tick(now),
             DrainRequested: lambda _, now: calls.drain(now),
             DrainExpired: lambda _, now: calls.give_up_draining(now),
@@ -228,7 +240,20 @@ class Engine:
     def _lost(self, event: PeerLost, now: float) -> "list[Effect]":
         self._overview.peers -= 1
         self._exposure.apps.lose(event.peer)
+        self._watching.lose(event.peer)
         return self._calls.lose(event.peer, now)
+
+    def _cancel(self, peer: Peer, request: wire.Cancel, now: float) -> "list[Effect]":
+        self._watching.cancel(peer, request.target)
+        return self._calls.cancel(peer, request, now)
+
+    def _has_room(self, event: RoomForMore, now: float) -> "list[Effect]":
+        return self._calls.room_for_more(event, now) + self._watching.has_room(event, now)
+
+    @property
+    def watched(self) -> bool:
+        """Some peer wants to hear of notes: they are to come back as `NoteMade`."""
+        return bool(self._watching)
 
     def next_deadline(self) -> float | None:
         """Return the instant at which a `Tick` is due; None where nothing can become due.

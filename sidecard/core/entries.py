@@ -19,10 +19,35 @@ TAG_OVERHEAD_BYTES = 60
 NO_USAGE = Usage()
 
 MAX_ASKED = 3
-"""Saturation of the hit count: the two bits of the S3-FIFO paper."""
+"""Saturation of the hits between two looks of the policy: the two bits of the S3-FIFO paper."""
 
-_IN_MAIN = 4
-_DEAD = -1
+MAX_TIMES = 14
+"""Saturation of the hits in all: what a ghost can remember (`sidecard.core.ghosts`)."""
+
+_ASKED_BITS = 2
+_TIMES_BITS = 4
+_LEVEL_SHIFT = _ASKED_BITS + _TIMES_BITS
+LEVELS = 64
+"""Of the policy (`sidecard.core.levels`)."""
+
+SIZE_BYTES = 4
+"""Of a compressed value, which begin it: how large it was."""
+
+COMPRESSED = LEVELS << _LEVEL_SHIFT
+"""In `Entry.state`: the value is what `sidecard.core.compression` has made of it."""
+
+_DEAD = 2 * COMPRESSED
+
+_STATES = tuple(range(_DEAD))
+"""Each living state's one integer: a million entries share these, where Python would make a new one for each."""
+
+_AFTER_HIT = tuple(_STATES[state + (state & MAX_ASKED < MAX_ASKED)] for state in _STATES)
+"""By state, that after one more hit. Only what is in the cache is hit."""
+
+
+def size_before(data: bytes) -> int:
+    """Return how large a value was before it was compressed."""
+    return int.from_bytes(data[:SIZE_BYTES], "big")
 
 
 def text_bytes(text: str) -> int:
@@ -30,9 +55,9 @@ def text_bytes(text: str) -> int:
     return len(text) if text.isascii() else 4 * len(text)
 
 
-def own_bytes(backend: str, usage: Usage, tags: tuple[str, ...]) -> int:
+def own_bytes(backend: str, usage: Usage, tags: tuple[str, ...], task: str = "") -> int:
     """Return what terms that no other entry shares are charged."""
-    texts = text_bytes(backend) + text_bytes(usage.model or "") + sum(map(text_bytes, tags))
+    texts = text_bytes(backend) + text_bytes(usage.model or "") + text_bytes(task) + sum(map(text_bytes, tags))
     return TERMS_OVERHEAD_BYTES + texts + TAG_OVERHEAD_BYTES * len(tags)
 
 
@@ -64,6 +89,8 @@ class Terms(Struct, frozen=True):
     """For so long after ``ttl_seconds`` it may be served as stale."""
     early_refresh: float = 0.0
     """See `sidecard.core.settings.TaskSettings`."""
+    task: str = ""
+    """Empty where an earlier version's store does not tell."""
     group: Kin | None = None
     """Those among which it is found by similar requests."""
     fresh_seconds: float = 0.0
@@ -94,8 +121,8 @@ class Entry(Struct, gc=False):
     seconds: float
     terms: Terms
     state: int = 0
-    """Hits since the policy last looked (two bits) and, above them, the queue; -1 where the entry is dead.
-    One small integer for three facts: at a million entries each further field is 8 MB."""
+    """Hits since the policy last looked (two bits), those before (four), the level of the policy (six), and whether the value
+    is compressed, and the entry dead. One small integer for five facts: at a million entries each further field is 8 MB."""
 
     @property
     def dollars(self) -> float:
@@ -117,29 +144,44 @@ class Entry(Struct, gc=False):
         return text_bytes(self.key) + len(self.value) + self.terms.overhead_bytes
 
     @property
-    def alive(self) -> bool:
-        """In the cache."""
-        return self.state >= 0
+    def compressed(self) -> bool:
+        """The value is not the answer itself."""
+        return self.state & COMPRESSED != 0
 
     @property
-    def in_main(self) -> bool:
-        """In the main queue of the eviction policy."""
-        return self.state >= _IN_MAIN
+    def answer_bytes(self) -> int:
+        """How large the answer is that it serves."""
+        return size_before(self.value) if self.state & COMPRESSED else len(self.value)
+
+    @property
+    def alive(self) -> bool:
+        """In the cache."""
+        return self.state < _DEAD
+
+    @property
+    def level(self) -> int:
+        """Where the policy has it (`sidecard.core.eviction`)."""
+        return self.state >> _LEVEL_SHIFT & LEVELS - 1
+
+    @property
+    def times(self) -> int:
+        """Hits before the policy last looked, at most `MAX_TIMES`."""
+        return self.state >> _ASKED_BITS & (1 << _TIMES_BITS) - 1
 
     @property
     def asked(self) -> int:
-        """Hits since the policy last looked, at most `MAX_ASKED`."""
+        """Hits since then, at most `MAX_ASKED`."""
         return self.state & MAX_ASKED
 
     def touch(self) -> None:
         """Count a hit."""
-        if self.state & MAX_ASKED < MAX_ASKED:
-            self.state += 1
+        self.state = _AFTER_HIT[self.state]
 
-    def enter_main(self, asked: int) -> None:
-        """Move to the main queue with this many hits left."""
-        self.state = _IN_MAIN + asked
+    def settle(self, times: int, level: int) -> None:
+        """Be looked at: so many hits until now, and another level."""
+        looked_at = level << _LEVEL_SHIFT | min(times, MAX_TIMES) << _ASKED_BITS
+        self.state = _STATES[self.state & COMPRESSED | looked_at]
 
     def die(self) -> None:
         """Leave the cache."""
-        self.state = _DEAD
+        self.state = self.state & COMPRESSED | _DEAD

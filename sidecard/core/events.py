@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from sidecard.core.notes import Note
 from sidecard.core.records import Record
 from sidecard.core.settings import EngineSettings
 from sidecard_client.wire import AnyRequest, StoreState
@@ -50,6 +51,12 @@ class RoomForMore(Struct, frozen=True):
 
     peer: int
     request_id: int
+
+
+class NoteMade(Struct, frozen=True):
+    """A note was told, while some peer wants to hear of notes."""
+
+    note: Note
 
 
 class Tick(Struct, frozen=True):
@@ -125,6 +132,7 @@ class EntriesPurged(Struct, frozen=True):
 
     namespace: str | None
     tag: str | None
+    task: str | None = None
 
 
 class NewsMissed(Struct, frozen=True):
@@ -190,7 +198,9 @@ StoreEvent = (
     | BreakerOpenedElsewhere
     | SpentElsewhere
 )
-Happening = PeerJoined | PeerLost | RoomForMore | Tick | DrainRequested | DrainExpired | SettingsRead | StoreEvent
+Happening = (
+    PeerJoined | PeerLost | RoomForMore | NoteMade | Tick | DrainRequested | DrainExpired | SettingsRead | StoreEvent
+)
 """What is nobody's request."""
 
 Event = RequestReceived | Happening

@@ -23,11 +23,27 @@ from sidecard.core.streams import Streams
 from sidecard_client import wire
 from sidecard_client.wire import BreakerState, Family, MetricKind, RejectionReason, Sample, tag_of
 
-_UNCOUNTED_REPLIES = frozenset({wire.Pending, wire.Chunk})
-"""No outcomes: theirs follow."""
+_UNCOUNTED_REPLIES = frozenset({wire.Pending, wire.Chunk, wire.Note})
+"""No outcomes: theirs follow, or there is none."""
 
 DROPPED = ("series", "invalid", "client", "push_samples", "calls", "log_lines", "store")
 """What may be thrown away. All of them are told from the beginning, so that the first one shows as a growth."""
+
+LIMITS = (
+    "max_peers",
+    "max_peers_per_uid",
+    "unmapped",
+    "stall_seconds",
+    "message_seconds",
+    "max_outbox_bytes",
+    "max_buffered_bytes",
+    "max_flights",
+    "max_leases",
+    "max_waiters",
+    "max_queue",
+    "streams",
+)
+"""What may refuse something or have a peer closed: settings of ``[limits]``, and what depends on others. All told from the start."""
 
 Values = Iterable[tuple[dict[str, str], float]]
 """For each label set, the value."""
@@ -163,18 +179,32 @@ class Exposure:
         yield _family(
             "evicted",
             "counter",
-            "Entries that left the cache: live ones to make room, those whose time had passed, those deleted.",
+            "Entries that left the cache: live ones to make room, in all or in their namespace, those whose time had passed, "
+            "those deleted.",
             [
-                ({"reason": "room"}, self._cache.evicted),
+                ({"reason": "room"}, self._cache.evicted - self._cache.evicted_within),
+                ({"reason": "namespace"}, self._cache.evicted_within),
                 ({"reason": "expired"}, self._cache.expired),
                 ({"reason": "deleted"}, count.deleted),
             ],
+        )
+        yield _family(
+            "refused_too_large",
+            "counter",
+            "Answers that were not stored, being larger than an entry may be.",
+            [({}, count.refused_too_large)],
         )
         yield _family(
             "dropped",
             "counter",
             "What was thrown away because there was no room for it or it could not be understood.",
             (({"what": what}, self._dropped(what)) for what in DROPPED),
+        )
+        yield _family(
+            "limited",
+            "counter",
+            "Connections refused or closed, and begins refused, by the limit that did it.",
+            (({"limit": limit}, meters.limited[limit]) for limit in LIMITS),
         )
         yield _family(
             "series_overflow",
@@ -226,6 +256,9 @@ class Exposure:
             ("cache_bytes", "Keys, values and the fixed cost of the entries.", cache.bytes),
             ("cache_max_bytes", "What they may be.", cache.max_bytes),
             ("vectors", "Entries that may be served to similar requests.", self._calls.similar.count),
+            ("cache_compressed_entries", "Entries whose answers are kept compressed.", cache.compressed_count),
+            ("cache_compressed_bytes", "Those answers, as they are kept.", cache.compressed_bytes),
+            ("cache_uncompressed_bytes", "The same answers, as they are served.", cache.uncompressed_bytes),
             ("streams", "Begins that are being sent an answer in pieces.", len(streams)),
             ("stream_bytes", "What streams in flight, or still being read, hold.", streams.bytes),
         ):
@@ -297,6 +330,7 @@ class Exposure:
 
 
 _GAUGES = {
+    "buffered_bytes": "Replies that peers have not read and messages that have come in part, of those who hold much.",
     "spool_bytes": "Metrics that wait on disk for the target of push.",
     "calls_pending": "Rows that are to be written to the call log.",
 }

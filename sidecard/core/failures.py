@@ -48,6 +48,6 @@ class Failures:
         self._known.pop((scope, key), None)
 
     def purge(self, namespace: str | None) -> None:
-        """Forget what a purge of ``namespace`` reaches, whatever its tag is: failures have none."""
+        """Forget what a purge of ``namespace`` reaches, whatever its tag and task: failures have none."""
         for scope, key in [place for place in self._known if covers(namespace, place[0])]:
             del self._known[scope, key]

@@ -22,12 +22,13 @@ A lease that ended is not current: whatever comes with it later is refused. That
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sidecard.core.backends import Backend, Permit
 from sidecard.core.events import Peer
 from sidecard.core.scopes import covers
+from sidecard.core.shares import Share
 from sidecard.core.timers import Timers
 from sidecard_client.wire import Begin, Delete, Purge
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 _REMEMBERED_LEASES = 1024
 """Ended leases whose late `complete` can still be billed to its task: the backend did that work."""
+
+MAX_VOIDED_TAGS = 64
+"""Purged while one call is made; after more of them nothing of it is stored, whatever its tags."""
 
 
 class Waiter:
@@ -127,9 +131,9 @@ class Applicant:
         self.queues: tuple[tuple[str, Backend], ...] = ()
 
     @property
-    def line(self) -> Hashable:
-        """Whose turn it takes in a queue: its process', or its connection's where nobody knows the process."""
-        return (self.peer.uid, self.peer.pid) if self.peer.pid else self.peer.id
+    def line(self) -> tuple[int, int]:
+        """Whose turn it takes in a queue: its uid's, and of that its process', or its connection's where nobody knows the process."""
+        return self.peer.uid, self.peer.pid or -self.peer.id
 
 
 class HeldLease:
@@ -185,13 +189,17 @@ class Flight:
         "storable",
         "stream",
         "ticket",
+        "uid",
         "unshared",
+        "voided_tags",
         "waiters",
     )
 
-    def __init__(self, scope: str, key: str) -> None:
+    def __init__(self, scope: str, key: str, uid: int) -> None:
         self.scope = scope
         self.key = key
+        self.uid = uid
+        """Who has begun it."""
         self.lease: HeldLease | None = None
         self.applicant: Applicant | None = None
         self.waiters: dict[tuple[int, int], Waiter] = {}
@@ -200,6 +208,8 @@ class Flight:
         self.attempts = 0
         self.storable = True
         """Cleared by a delete or purge that came meanwhile: what is being computed may be what was to be removed."""
+        self.voided_tags: frozenset[str] = frozenset()
+        """Those that were purged meanwhile: an answer that comes with one of them is not stored."""
         self.stream: Stream | None = None
         """What the holder has brought of an answer that comes in pieces, from the first one on."""
         self.unshared = False
@@ -217,6 +227,15 @@ class Flight:
         """Who waits is to be told so."""
         self.claim = ""
         """The right, among all hosts, to compute the key; empty where there is none."""
+
+    def may_store(self, tags: tuple[str, ...]) -> bool:
+        """Tell whether an answer that bears ``tags`` may be stored, as far as what was removed meanwhile goes."""
+        return self.storable and self.voided_tags.isdisjoint(tags)
+
+    def concerns(self, task: str) -> bool:
+        """Tell whether anybody who may have made its call asks for ``task``. A key that callers choose may be of several."""
+        parties = (self.lease, self.applicant, *self.waiters.values())
+        return any(party is not None and party.request.task == task for party in parties)
 
 
 class _PeerTable:
@@ -247,14 +266,20 @@ class Flights:
         self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | Removal | Cache] = Timers()
         self.given_up: list[Flight] = []
         """Those that are over and whose claim was not used."""
-        self.waiter_count = 0
-        """Begins that wait, for an answer or for a permit."""
+        self.flights_by_uid = Share()
+        self.leases_by_uid = Share()
+        self.waiters_by_uid = Share()
 
     def __len__(self) -> int:
         return len(self._flights)
 
     def __iter__(self) -> Iterator[Flight]:
         return iter(list(self._flights.values()))
+
+    @property
+    def waiter_count(self) -> int:
+        """Begins that wait, for an answer or for a permit."""
+        return self.waiters_by_uid.total
 
     @property
     def lease_count(self) -> int:
@@ -275,9 +300,10 @@ class Flights:
         """Flights that this host computes for all hosts."""
         return sum(bool(flight.claim) for flight in self._flights.values())
 
-    def start(self, scope: str, key: str) -> Flight:
+    def start(self, scope: str, key: str, uid: int) -> Flight:
         """Begin a flight, which needs a lease or an applicant at once."""
-        flight = self._flights[scope, key] = Flight(scope, key)
+        flight = self._flights[scope, key] = Flight(scope, key, uid)
+        self.flights_by_uid.take(uid)
         return flight
 
     def apply(self, applicant: Applicant) -> None:
@@ -287,7 +313,9 @@ class Flights:
 
         self._applicants[applicant] = None
         self._table(applicant.peer).applicants[applicant.reply_id] = applicant
-        self.waiter_count += applicant.first
+        if applicant.first:
+            self.waiters_by_uid.take(applicant.peer.uid)
+
         self.timers.set(applicant, min(applicant.deadline, applicant.not_before or applicant.deadline))
 
     def withdraw(self, applicant: Applicant) -> None:
@@ -297,7 +325,9 @@ class Flights:
 
         del self._applicants[applicant]
         del self._peers[applicant.peer.id].applicants[applicant.reply_id]
-        self.waiter_count -= applicant.first
+        if applicant.first:
+            self.waiters_by_uid.give_back(applicant.peer.uid)
+
         self.timers.clear(applicant)
         for _, backend in applicant.queues:
             backend.queue.remove(applicant.line, applicant)
@@ -318,6 +348,7 @@ class Flights:
             flight.lease = lease
 
         self._leases[lease.name] = lease
+        self.leases_by_uid.take(lease.peer.uid)
         self._table(lease.peer).leases[lease.name] = lease
         self.timers.set(lease, now + self.lease_seconds)
         return lease
@@ -342,6 +373,7 @@ class Flights:
     def end_lease(self, lease: HeldLease, *, answered: bool) -> None:
         """Make a lease not current; where its call has not ``answered``, remember whom to bill should it still do so."""
         del self._leases[lease.name]
+        self.leases_by_uid.give_back(lease.peer.uid)
         if lease.flight is not None:
             lease.flight.lease = None
 
@@ -364,7 +396,7 @@ class Flights:
         flight.waiters[peer.id, request.id] = waiter
         self._table(peer).waiters[request.id] = waiter
         self.timers.set(waiter, waiter.deadline)
-        self.waiter_count += 1
+        self.waiters_by_uid.take(peer.uid)
         return waiter
 
     def waiting(self, peer: Peer, request_id: int) -> Waiter | Applicant | None:
@@ -387,7 +419,7 @@ class Flights:
         del waiter.flight.waiters[waiter.peer.id, waiter.request.id]
         del self._peers[waiter.peer.id].waiters[waiter.request.id]
         self.timers.clear(waiter)
-        self.waiter_count -= 1
+        self.waiters_by_uid.give_back(waiter.peer.uid)
 
     def release(self, flight: Flight) -> list[Waiter]:
         """Take all waiters out and return them, the longest-waiting first."""
@@ -400,6 +432,7 @@ class Flights:
     def finish(self, flight: Flight) -> list[Waiter]:
         """End a flight whose lease has ended; return who waited."""
         del self._flights[flight.scope, flight.key]
+        self.flights_by_uid.give_back(flight.uid)
         if flight.claim:
             self.given_up.append(flight)
 
@@ -421,14 +454,20 @@ class Flights:
         waiters = list(willing)
         return next((waiter for waiter in waiters if not _same_process(waiter.peer, hung)), next(iter(waiters), None))
 
-    def void(self, namespace: str | None) -> None:
-        """Forbid the flights in progress to store their answers, as far as a purge of ``namespace`` reaches.
+    def void(self, namespace: str | None, tag: str | None = None, task: str | None = None) -> None:
+        """Forbid the flights in progress to store what a purge of ``namespace``, ``tag`` and ``task`` reaches.
 
-        Whatever its tag is: which tags an answer bears is known only when it comes.
+        Which tags an answer bears is known only when it comes: 1. a call is made; 2. its tag is purged, because what it
+        was made of has changed; 3. the answer comes with that tag. So the flight remembers the tag, as long as it lasts.
         """
         for flight in self._flights.values():
-            if covers(namespace, flight.scope):
+            if not covers(namespace, flight.scope) or not (task is None or flight.concerns(task)):
+                continue
+
+            if tag is None or len(flight.voided_tags) >= MAX_VOIDED_TAGS:
                 flight.storable = False
+            else:
+                flight.voided_tags |= {tag}
 
     def applicants(self) -> list[Applicant]:
         """Return all applicants."""

@@ -8,7 +8,7 @@ is served (`Granting.freed`); whenever a flight loses its lease or its applicant
 
 from typing import Any, NamedTuple
 
-from msgspec import UNSET, Raw
+from msgspec import UNSET
 
 from sidecard.core import notes
 from sidecard.core.admission import Admission, Choice, Decision
@@ -20,6 +20,7 @@ from sidecard.core.events import Peer
 from sidecard.core.flights import Applicant, Flight, Flights, HeldLease, Waiter
 from sidecard.core.journal import Journal
 from sidecard.core.ledger import Books
+from sidecard.core.meters import Meters
 from sidecard.core.retries import RetryBudget
 from sidecard.core.serving import Serving
 from sidecard.core.settings import EngineSettings
@@ -29,11 +30,6 @@ from sidecard_client import wire
 
 _UNSAID: dict[str, wire.RejectionReason] = {}
 _NOTHING_BROUGHT = (UNSET, 0.0, "")
-
-
-def _brought(old: Entry, now: float) -> tuple[Any, float, str]:
-    """Return what a lease or a rejection says of an older answer: its value, its age in seconds, its backend."""
-    return Raw(old.value), now - old.stored_at, old.terms.backend
 
 
 class Refusal(NamedTuple):
@@ -47,9 +43,9 @@ class Refusal(NamedTuple):
         """Return the reply that says so."""
         return Send(peer.id, wire.Rejected(request_id, self.reason, self.retry_after_seconds, self.backends))
 
-    def sent_with(self, old: Entry, peer: Peer, request_id: int, now: float) -> Send:
-        """Return the reply that says so, with an older answer."""
-        rejected = wire.Rejected(request_id, self.reason, self.retry_after_seconds, self.backends, *_brought(old, now))
+    def sent_with(self, brought: tuple[Any, float, str], peer: Peer, request_id: int) -> Send:
+        """Return the reply that says so, with what `Serving.brought` says of an older answer."""
+        rejected = wire.Rejected(request_id, self.reason, self.retry_after_seconds, self.backends, *brought)
         return Send(peer.id, rejected)
 
 
@@ -76,6 +72,7 @@ class Granting:
         streams: Streams,
         serving: Serving,
         staleness: Staleness,
+        meters: Meters,
     ) -> None:
         self.draining = False
         self.settings = settings
@@ -90,6 +87,7 @@ class Granting:
         self._streams = streams
         self._serving = serving
         self._staleness = staleness
+        self._meters = meters
         self._told_full: set[notes.Table] = set()
         """Tables whose being full has been told, and which had no room since."""
 
@@ -100,7 +98,7 @@ class Granting:
         flights = self._flights
         flight = None
         if request.key is not None:
-            flight = self.start(scope, request.key)
+            flight = self.start(scope, request.key, peer.uid)
             if flight is None:
                 return self.no_flight(peer, request) if old is None else self.serve(peer, request, old, now)
 
@@ -116,7 +114,7 @@ class Granting:
 
     def serve(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
         """Serve a stored answer."""
-        if request.stream and not self._streams.fits(entry.value):
+        if request.stream and not self._streams.fits(self._serving.value(entry)):
             return self.busy(peer, request, "streams", self._streams.limit_bytes)
 
         return self._serving.entry(peer, request, entry, now)
@@ -132,13 +130,14 @@ class Granting:
 
         return effects
 
-    def start(self, scope: str, key: str) -> Flight | None:
-        """Start a flight, where there is room for one."""
-        if len(self._flights) >= self.settings.max_flights:
+    def start(self, scope: str, key: str, uid: int) -> Flight | None:
+        """Start a flight for a caller of ``uid``, where there is room for one."""
+        settings = self.settings
+        if not self._flights.flights_by_uid.has_room(uid, settings.max_flights, settings.spare_share):
             return None
 
         self._told_full.discard("flights")
-        return self._flights.start(scope, key)
+        return self._flights.start(scope, key, uid)
 
     def no_flight(self, peer: Peer, request: wire.Begin) -> list[Effect]:
         """Refuse a begin for whose flight there is no room."""
@@ -263,7 +262,8 @@ class Granting:
             backend.queue.serve(applicant.line, applicant)
             applicant.queues = tuple(other for other in applicant.queues if other is not choice)
             self._flights.withdraw(applicant)
-            if self._flights.lease_count >= self.settings.max_leases:
+            if not self._has_lease(applicant.peer.uid):
+                self._meters.limited["max_leases"] += 1
                 effects += self.turn_away(applicant, Refusal("busy"), now)
                 continue
 
@@ -286,7 +286,7 @@ class Granting:
             choice = next((choice for choice in named if choice[1] is backend), None)
             if (
                 choice is not None
-                and len(backend.queue) < backend.settings.max_queue
+                and self._admission.has_place(backend, applicant.line)
                 and self._admission.refusal(applicant.request.task, backend, now) is None
             ):
                 backend.queue.push(applicant.line, applicant)
@@ -433,7 +433,16 @@ class Granting:
 
     def busy(self, peer: Peer, request: wire.Begin, table: notes.Table, limit: int) -> list[Effect]:
         """Refuse a begin for want of room in a table of ours."""
-        return [self.rejection(peer, request, Refusal("busy")), *self._tell_full(table, limit)]
+        return [self.rejection(peer, request, Refusal("busy")), *self._full(table, limit)]
+
+    def has_place(self, uid: int) -> bool:
+        """Tell whether one more caller of ``uid`` may wait."""
+        settings = self.settings
+        return self._flights.waiters_by_uid.has_room(uid, settings.max_waiters, settings.spare_share)
+
+    def _has_lease(self, uid: int) -> bool:
+        settings = self.settings
+        return self._flights.leases_by_uid.has_room(uid, settings.max_leases, settings.spare_share)
 
     def has_room_for_waiters(self) -> None:
         """A waiter was taken in: that the table is full may be told again."""
@@ -449,7 +458,8 @@ class Granting:
     def _waited(self, request: wire.Begin, waited_seconds: float) -> None:
         self._books.of(request.task).waits.observe(waited_seconds)
 
-    def _tell_full(self, table: notes.Table, limit: int) -> list[Effect]:
+    def _full(self, table: notes.Table, limit: int) -> list[Effect]:
+        self._meters.limited["streams" if table == "streams" else f"max_{table}"] += 1
         # Said once per time that a table fills, not once per refused call.
         if table in self._told_full:
             return []
@@ -461,16 +471,16 @@ class Granting:
 
     def _seat(self, applicant: Applicant, now: float) -> tuple[Refusal | None, list[Effect]]:
         """Give an applicant its lease, or let it wait for a permit; where neither can be, return why."""
-        flights, request = self._flights, applicant.request
-        if flights.lease_count >= self.settings.max_leases:
-            return Refusal("busy"), self._tell_full("leases", self.settings.max_leases)
+        request = applicant.request
+        if not self._has_lease(applicant.peer.uid):
+            return Refusal("busy"), self._full("leases", self.settings.max_leases)
 
         self._told_full.discard("leases")
         names = self._admission.names(request)
         if applicant.tried:
             names = tuple(name for name in names if name not in applicant.tried)
 
-        decision, effects = self._admission.decide(request, names, now)
+        decision, effects = self._admission.decide(request, names, applicant.line, now)
         if decision.chosen is not None:
             return None, effects + self._grant(applicant, decision.chosen, decision, now)
 
@@ -478,8 +488,8 @@ class Granting:
             if applicant.old is not None:
                 return _WOULD_WAIT, effects
 
-            if applicant.first and flights.waiter_count >= self.settings.max_waiters:
-                return Refusal("busy"), effects + self._tell_full("waiters", self.settings.max_waiters)
+            if applicant.first and not self.has_place(applicant.peer.uid):
+                return Refusal("busy"), effects + self._full("waiters", self.settings.max_waiters)
 
             self._queue(applicant, decision.queues, now)
             if applicant.first:
@@ -490,6 +500,7 @@ class Granting:
 
             return None, effects
 
+        self._meters.limited["max_queue"] += decision.reason == "saturated" and not decision.queues
         for name in decision.obstacles:
             effects += self._tell_queue_full(self._backends.of(name))
 
@@ -535,7 +546,7 @@ class Granting:
 
         self._count.stale_given += 1
         self._refused(peer, request, refusal)
-        return [refusal.sent_with(old, peer, request.id, now)]
+        return [refusal.sent_with(self._serving.brought(old, now), peer, request.id)]
 
     def turn_away(self, applicant: Applicant, refusal: Refusal, now: float) -> list[Effect]:
         """Refuse an applicant that was withdrawn; its flight goes to the next."""
@@ -591,7 +602,7 @@ class Granting:
             decision.route,
             decision.obstacles,
             self._journal.prompts,
-            *(_NOTHING_BROUGHT if applicant.old is None else _brought(applicant.old, now)),
+            *(_NOTHING_BROUGHT if applicant.old is None else self._serving.brought(applicant.old, now)),
         )
         if applicant.old is not None:
             count.early_refreshes += lease.early

@@ -9,6 +9,7 @@ flight                  what happens                 what becomes of it
 none                    begin, get                   asking
 asking                  found                        over: the entry is in memory, everybody is served
 asking                  absent                       the longest-waiting caller gets the lease (`Granting.pass_on`)
+asking                  found, damaged               as absent
 asking                  elsewhere                    elsewhere: another host computes the key
 asking                  unavailable                  as absent, but what memory has and only doubts is served
 asking                  removal or news of the key   asking, and once more where the answer may be older than those
@@ -21,12 +22,10 @@ On one host the fence of a lease decides who may store. Over many hosts it is th
 them at a time: a lease of hosts. A claim that is lost costs a second call, never a wrong answer.
 """
 
-from msgspec import Raw
-
 from sidecard.core import notes
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, StoreAsk, StorePurge, StoreRelease, StoreRemove, StoreWrite, Tell
-from sidecard.core.entries import Entry, Terms
+from sidecard.core.entries import Entry
 from sidecard.core.events import (
     Absent,
     Answer,
@@ -47,7 +46,7 @@ from sidecard.core.flights import Flight, Flights, Removal, Waiter
 from sidecard.core.granting import NOT_CACHED, Granting
 from sidecard.core.records import Record
 from sidecard.core.scopes import covers
-from sidecard.core.serving import Serving, hit
+from sidecard.core.serving import Serving
 from sidecard.core.settings import EngineSettings
 from sidecard.core.shelf import Shelf
 from sidecard.core.similar import Similar
@@ -136,13 +135,13 @@ class Lookups:
 
     def begin(self, scope: str, flight: Flight | None, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
         """Let a caller wait for the store's answer."""
-        if self._flights.waiter_count >= self._granting.settings.max_waiters:
+        if not self._granting.has_place(peer.uid):
             return self._granting.busy(peer, request, "waiters", self._granting.settings.max_waiters)
 
         assert request.key is not None  # noqa: S101 - for the type checker: calls without a key are no flights
         effects: list[Effect] = []
         if flight is None:
-            flight = self._granting.start(scope, request.key)
+            flight = self._granting.start(scope, request.key, peer.uid)
             if flight is None:
                 return self._granting.no_flight(peer, request)
 
@@ -172,7 +171,7 @@ class Lookups:
 
         effects: list[Effect] = []
         if flight is None:
-            flight = self._granting.start(scope, request.key)
+            flight = self._granting.start(scope, request.key, peer.uid)
             if flight is None:
                 return None
 
@@ -181,19 +180,28 @@ class Lookups:
         self._readers.setdefault(flight, []).append((peer, request))
         return effects
 
-    def write(
-        self, key: str, value: bytes, now: float, terms: Terms, seconds: float, *, claim: str = "", replace: bool = True
-    ) -> list[Effect]:
+    def write(self, entry: Entry, now: float, *, claim: str = "", replace: bool = True) -> list[Effect]:
         """Let the store keep what was just stored in memory; see `StoreWrite`."""
         if self.state == "none":
             return []
 
-        record = Record(value, seconds, terms.ttl_seconds, terms.window_seconds, terms.backend, terms.usage, terms.tags)
+        terms = entry.terms
+        record = Record(
+            entry.value,
+            entry.seconds,
+            terms.ttl_seconds,
+            terms.window_seconds,
+            terms.backend,
+            terms.usage,
+            terms.tags,
+            task=terms.task,
+            compressed=entry.compressed,
+        )
         if record.remaining_seconds <= 0:
             # Stale from the beginning, which is for this host's memory alone.
-            return self.forget(terms.scope, key)
+            return self.forget(terms.scope, entry.key)
 
-        return [StoreWrite(terms.scope, key, record, claim, replace, now)]
+        return [StoreWrite(terms.scope, entry.key, record, claim, replace, now)]
 
     def forget(self, scope: str, key: str) -> list[Effect]:
         """Let the store remove an entry whose newer answer was not stored."""
@@ -218,7 +226,7 @@ class Lookups:
             return [self._deleted(peer, request, removed)]
 
         ticket = self._await_removal(peer, request, removed, now)
-        effects: list[Effect] = [StorePurge(ticket, request.namespace, request.tag)]
+        effects: list[Effect] = [StorePurge(ticket, request.namespace, request.tag, request.task)]
         if ticket == NO_TICKET:
             effects.append(self._deleted(peer, request, removed))
 
@@ -245,7 +253,7 @@ class Lookups:
 
         entry = self._shelf.cache.get(flight.scope, flight.key, now)
         return [
-            Send(peer.id, wire.Miss(request.id) if entry is None else hit(request, entry, now), wire.Get)
+            Send(peer.id, wire.Miss(request.id) if entry is None else self._serving.hit(request, entry, now), wire.Get)
             for peer, request in self._readers.pop(flight, ())
         ]
 
@@ -353,8 +361,8 @@ class Lookups:
 
     def purged(self, event: EntriesPurged, now: float) -> list[Effect]:
         """Another host purges."""
-        self._shelf.purge(event.namespace, event.tag, now)
-        self._flights.void(event.namespace)
+        self._shelf.purge(event.namespace, event.tag, now, event.task)
+        self._flights.void(event.namespace, event.tag, event.task)
         return self._look_again_within(event.namespace, now)
 
     def news_missed(self, event: NewsMissed, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
@@ -409,13 +417,17 @@ class Lookups:
         ]
 
     def _found(self, flight: Flight, record: Record, now: float) -> list[Effect]:
-        self._count.store_hits += 1
         entry, effects = self._shelf.adopt(flight.scope, flight.key, record, now)
+        if entry is None:
+            return self._conclude(flight, Absent(), now)
+
+        self._count.store_hits += 1
         return effects + self._serve(flight, entry, now)
 
     def _serve(self, flight: Flight, entry: Entry, now: float) -> list[Effect]:
         effects: list[Effect] = [
-            Send(peer.id, hit(request, entry, now), wire.Get) for peer, request in self._readers.pop(flight, ())
+            Send(peer.id, self._serving.hit(request, entry, now), wire.Get)
+            for peer, request in self._readers.pop(flight, ())
         ]
         terms = entry.terms
         for waiter in self._end(flight):
@@ -423,7 +435,7 @@ class Lookups:
                 effects += self._serving.entry(waiter.peer, waiter.request, entry, now)
             else:
                 waited_seconds, age_seconds = now - waiter.joined_at, now - entry.stored_at
-                answer = Raw(entry.value)
+                answer = self._shelf.compression.answer(entry)
                 reply = self._serving.answer(
                     waiter.peer,
                     waiter.request,

@@ -17,7 +17,7 @@ _TRACE_ID = slice(3, 35)
 class Meters:
     """Counters, gauges and histograms by label.
 
-    The shell raises ``requests``, ``handled`` and ``dropped`` itself, and says what else can be asked; the rest is the engine's.
+    The shell raises ``requests``, ``handled``, ``dropped`` and ``limited`` itself, and says what else can be asked; the rest is the engine's.
     Peers choose the names of backends and models, so their number is bounded; those beyond are `OTHER`.
     """
 
@@ -34,6 +34,8 @@ class Meters:
         """Dollars by backend and model."""
         self.dropped: Counter[str] = Counter()
         """Whatever was thrown away, by what it was."""
+        self.limited: Counter[str] = Counter()
+        """How often a limit has refused something, or had a peer closed, by the limit's name."""
         self.gauges: dict[str, Callable[[], float]] = {}
         """Of the shell's parts, by name."""
         self.dropped_by: dict[str, Callable[[], int]] = {}

@@ -1,7 +1,7 @@
 """Facts worth telling, as data. Logs and metrics listen to notes; the core knows neither.
 
 A note is for what an operator may want to read. What happens on every call is counted in the ledger instead.
-``key`` is cut to its first 12 characters by who prints it, not here.
+``key`` is cut, and ``message`` left out but for its exception, by `sidecard.core.watching.fields_of` and not here.
 """
 
 from typing import Literal

@@ -68,6 +68,7 @@ class Reloading:
 
     def _go_by(self, settings: EngineSettings, now: float) -> list[Effect]:
         flights, cache = self._calls.flights, self._shelf.cache
+        before = self._shelf.settings
         for part in (self._calls, self._granting, self._admission, self._shelf):
             part.settings = settings
 
@@ -78,6 +79,10 @@ class Reloading:
         self._budgets.reconfigure(settings.budgets)
         if cache.max_bytes != settings.cache_max_bytes:
             cache.resize(settings.cache_max_bytes, now)
+            flights.timers.set(cache, now)
+
+        if before.namespace_max_bytes != settings.namespace_max_bytes:
+            cache.limit(settings.namespace_max_bytes)
             flights.timers.set(cache, now)
 
         told: list[Effect] = [Tell(note) for note in self._backends.reconfigure(settings.backends, now)]

@@ -46,4 +46,9 @@ class Scopes:
 
 def covers(namespace: str | None, scope: str) -> bool:
     """Tell whether a purge's namespace means ``scope``: None means all, ``NAME`` that name of every uid."""
-    return namespace is None or scope == namespace or scope.partition(":")[2] == namespace
+    return namespace is None or scope == namespace or namespace_of(scope) == namespace
+
+
+def namespace_of(scope: str) -> str:
+    """Return the name that peers call a scope by."""
+    return scope.partition(":")[2]

@@ -1,11 +1,14 @@
 """Answers that nobody had to fetch again: their replies, and how they are booked."""
 
+from typing import Any
+
 from msgspec import Raw
 
 from sidecard.core.accounts import Accounts
+from sidecard.core.compression import Compression
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send
-from sidecard.core.entries import Entry
+from sidecard.core.entries import COMPRESSED, Entry
 from sidecard.core.events import Peer
 from sidecard.core.journal import Journal
 from sidecard.core.streams import Streams
@@ -18,12 +21,15 @@ _FRESH = False
 class Serving:
     """Serves entries, and answers that have just come."""
 
-    def __init__(self, accounts: Accounts, count: Counters, journal: Journal, streams: Streams) -> None:
+    def __init__(
+        self, accounts: Accounts, count: Counters, journal: Journal, streams: Streams, compression: Compression
+    ) -> None:
         self._spending = accounts.spending
         self._books = accounts.tasks
         self._count = count
         self._journal = journal
         self._streams = streams
+        self._compression = compression
 
     def missed(self, request: wire.Begin) -> None:
         """Count that there is no stored answer, where one was looked for."""
@@ -54,12 +60,16 @@ class Serving:
             self._count.shared += 1
             kind = wire.Shared
 
-        reply = kind(request.id, Raw(entry.value), age, stale, entry.seconds, dollars, terms.backend, terms.usage)
+        answer = self._compression.answer(entry) if entry.state & COMPRESSED else Raw(entry.value)
+        reply = kind(request.id, answer, age, stale, entry.seconds, dollars, terms.backend, terms.usage)
         if self._journal.enabled:
             self._journal.served(peer, request, reply, 0.0)
 
         return self._streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
 
+    def value(self, entry: Entry) -> Raw:
+        """Return an entry's answer as it is sent."""
+        return self._compression.answer(entry)
     def similar(self, peer: Peer, request: wire.Begin, entry: Entry, similarity: float, now: float) -> list[Effect]:
         """Serve the entry of a similar request, which is in its time."""
         terms, dollars = entry.terms, entry.dollars
@@ -69,7 +79,7 @@ class Serving:
         if dollars:
             self._spending.save(terms.backend, terms.usage.model, dollars)
 
-        age, value = now - entry.stored_at, Raw(entry.value)
+        age, value = now - entry.stored_at, self.value(entry)
         reply = wire.Hit(request.id, value, age, _FRESH, entry.seconds, dollars, terms.backend, terms.usage, similarity)
         if self._journal.enabled:
             self._journal.served(peer, request, reply, 0.0)
@@ -108,11 +118,16 @@ class Serving:
 
         return reply
 
+    def hit(self, request: wire.Get, entry: Entry, now: float) -> wire.Hit | wire.Miss:
+        """Serve an entry to a reader; what is only shared by the window was never stored as far as readers know."""
+        age, terms = now - entry.stored_at, entry.terms
+        if age >= terms.ttl_seconds:
+            return wire.Miss(request.id)
 
-def hit(request: wire.Get, entry: Entry, now: float) -> wire.Hit | wire.Miss:
-    """Serve an entry to a reader; what is only shared by the window was never stored as far as readers know."""
-    age, terms = now - entry.stored_at, entry.terms
-    if age >= terms.ttl_seconds:
-        return wire.Miss(request.id)
+        return wire.Hit(
+            request.id, self.value(entry), age, _FRESH, entry.seconds, entry.dollars, terms.backend, terms.usage
+        )
 
-    return wire.Hit(request.id, Raw(entry.value), age, _FRESH, entry.seconds, entry.dollars, terms.backend, terms.usage)
+    def brought(self, old: Entry, now: float) -> tuple[Any, float, str]:
+        """Return what a lease or a rejection says of an older answer: its value, its age in seconds, its backend."""
+        return self._compression.answer(old), now - old.stored_at, old.terms.backend

@@ -2,12 +2,16 @@
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from sidecard_client.normal import NormalForm
 from sidecard_client.wire import Locality, Route, is_local
 
 TimeoutsCount = Literal["failure", "slow", "nothing"]
 StoreKind = Literal["none", "own", "shared"]
+Cacheability = Literal["always", "deterministic", "never"]
+"""Which answers of a task are stored: all; those of requests that are meant to have one answer, as far as their callers know;
+none. Calls in flight are shared whatever it is."""
 
 
 class SharedWith(Struct, frozen=True):
@@ -96,6 +100,10 @@ class TaskSettings(Struct, frozen=True):
 
     ttl_seconds: float | None = None
     stale_seconds: float | None = None
+    cache: Cacheability = "always"
+    """What may be stored, whatever callers say."""
+    normalize: tuple[NormalForm, ...] = ()
+    """In which form texts go into keys: told to clients that ask for it, who make the keys (`sidecard_client.normal`)."""
     early_refresh: float = 0.0
     """How early an answer is fetched anew that is still asked for, as a factor of the time that its call took. 0: never.
     1 is the optimum of its inventors (`sidecard.core.staleness`)."""
@@ -133,12 +141,16 @@ class EngineSettings(Struct, frozen=True):
 
     cache_max_bytes: int = 256 * 1024 * 1024
     """0 switches caching off; the sharing window then has `sidecard.core.cache.SHARING_ONLY_BYTES`."""
+    compress_min_bytes: int = 0
+    """Values as large as this are kept compressed, where that makes them smaller. 0: none is."""
     ttl_seconds: float = 300.0
     stale_seconds: float = 0.0
     """How long after its time an answer may still be served while another is fetched, or where none can be."""
     sharing_window_seconds: float = 60.0
     tasks: dict[str, TaskSettings] = {}
     shared_namespaces: dict[str, SharedWith] = {}
+    namespace_max_bytes: dict[str, int] = {}
+    """Of namespaces that have a limit of their own: what each of their scopes may hold in memory."""
     lease_seconds: float = 15.0
     """How long a holder may be silent. A dead holder is noticed at once; this is for one that hangs.
     Precedents: nginx proxy_cache_lock_age 5 s, Facebook's leases 10 s, etcd's sessions 60 s."""
@@ -151,6 +163,8 @@ class EngineSettings(Struct, frozen=True):
     max_waiters: int = 16384
     max_flights: int = 16384
     max_leases: int = 32768
+    spare_share: float = 0.25
+    """Of the bounds of flights, leases, waiters, queues and apps' metrics, on top of them: see `sidecard.core.shares`."""
     max_tasks: int = 256
     """Tasks with a ledger of their own; the calls of further ones are booked under `sidecard.core.ledger.OTHER`."""
     backends: dict[str, BackendSettings] = {}
@@ -171,6 +185,13 @@ class EngineSettings(Struct, frozen=True):
     log_calls: bool = False
     log_prompts: bool = False
     """Whether holders are asked to send what was said along."""
+    uncached_tasks: frozenset[str] = frozenset()
+    """Derived: those of which nothing is stored, which every begin asks for."""
+
+    def __post_init__(self) -> None:
+        """Derive what every begin looks at."""
+        uncached = frozenset(name for name, task in self.tasks.items() if task.cache == "never")
+        structs.force_setattr(self, "uncached_tasks", uncached)
 
     def task(self, name: str) -> TaskSettings:
         """Return the policy of a task."""

@@ -238,7 +238,7 @@ class Similar:
             if (
                 now - entry.stored_at < entry.terms.ttl_seconds
                 and entry.terms.trust == self._shelf.trust
-                and (not request.stream or self._streams.fits(entry.value))
+                and (not request.stream or self._streams.fits(self._serving.value(entry)))
             ):
                 return entry, similarity
 

@@ -204,12 +204,20 @@ class Streams:
         feed.sent_bytes = 0
         return self.pump(feed)
 
-    def fits(self, value: bytes) -> bool:
-        """Tell whether a stored answer can be replayed now, however slowly it is read."""
-        return len(value) <= WINDOW_BYTES or self.bytes + len(value) <= self.limit_bytes
+    def fits(self, value: Raw) -> bool:
+        """Tell whether a stored answer can be replayed now, however slowly it is read.
+
+        Its elements count as those of a stream do: 16 MB of nothings would else take a gigabyte.
+        """
+        packed = memoryview(value)
+        charge = len(packed) + CHUNK_OVERHEAD_BYTES * _count_of(packed)
+        return charge <= WINDOW_BYTES or self.bytes + charge <= self.limit_bytes
 
     def replay(self, peer: Peer, reply: wire.Hit | wire.Shared) -> list[Effect]:
-        """Serve a whole answer as a stream."""
+        """Serve a whole answer as a stream; one that has too many pieces is not shared with who wants it so."""
+        if not self.fits(reply.value):
+            return [Send(peer.id, wire.Failed(reply.id, "ignored", "the answer has too many pieces to be shared"))]
+
         self.hits += isinstance(reply, wire.Hit)
         stream = Stream()
         stream.chunks.extend(chunks_of(reply.value))
@@ -244,16 +252,28 @@ def first_of(reply: wire.Hit | wire.Shared) -> wire.Chunk:
 
 def chunks_of(value: Raw) -> list[Raw]:
     """Return the chunks of a stored value: the elements of a list; any other value is one chunk."""
-    first = memoryview(value)[:1]
-    is_array = first and (first[0] & 0xF0 == _SHORT_ARRAY or first[0] in {_ARRAY_16, _ARRAY_32})
-    if not is_array:
+    if not _is_array(memoryview(value)):
         return [value]
 
     try:
         return _split(memoryview(value))
-    except MsgspecError:
+    except (MsgspecError, RecursionError):
         # It came from a store that others write too, and is served as it is.
         return [value]
+
+
+def _is_array(value: memoryview) -> bool:
+    return bool(value) and (value[0] & 0xF0 == _SHORT_ARRAY or value[0] in {_ARRAY_16, _ARRAY_32})
+
+
+def _count_of(value: memoryview) -> int:
+    """Return how many chunks a stored value has, without making them: a byte of it may be one, and each costs a hundred."""
+    if not _is_array(value):
+        return 1
+
+    size = {_ARRAY_16: 2, _ARRAY_32: 4}.get(value[0], 0)
+    count = int.from_bytes(value[1 : 1 + size], "big") if size else value[0] & _MAX_SHORT
+    return min(count, len(value))  # a header may lie, and each is a byte at least
 
 
 def _end_of(reply: wire.Hit | wire.Shared) -> wire.End:

@@ -4,17 +4,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from msgspec import json, structs
+from msgspec import json
 
 from sidecard.core import notes
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Event, RequestReceived
-from sidecard.core.journal import exception_of
 from sidecard.core.notes import Note
+from sidecard.core.watching import SHOWN_KEY_CHARACTERS, fields_of, name_of
 from sidecard_client import wire
-
-SHOWN_KEY_CHARACTERS = 12
-"""Enough to tell keys apart in a log; not enough to ask for the entry."""
 
 MAX_LINES_PER_SECOND = 20
 """Of one event. A peer that misbehaves must not be able to fill the disk, or to block the daemon on a slow terminal."""
@@ -88,14 +85,7 @@ class Log:
 
     def note(self, note: Note) -> None:
         """Write down what the core tells."""
-        fields = structs.asdict(note)
-        if fields.get("key") is not None:
-            fields["key"] = fields["key"][:SHOWN_KEY_CHARACTERS]
-
-        if "message" in fields:
-            fields["error"] = exception_of(fields.pop("message"))
-
-        self.say(_LEVELS[type(note)], _words(type(note).__name__), **fields)
+        self.say(_LEVELS[type(note)], name_of(type(note)).replace("_", " "), **fields_of(note))
 
     def traffic(self, event: Event, effects: Sequence[Effect]) -> None:
         """Write down each answer and what it answers; to be asked for while everything is to be said."""
@@ -134,7 +124,7 @@ def open_log(level: str, form: str, clock: Callable[[], float], stream: LogStrea
         else [
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(lambda line, **_: json.encode(line, enc_hook=repr).decode()),
+            structlog.processors.JSONRenderer(lambda line, **_: _in_json(line)),
         ]
     )
     logger = structlog.wrap_logger(
@@ -145,6 +135,18 @@ def open_log(level: str, form: str, clock: Callable[[], float], stream: LogStrea
         cache_logger_on_first_use=True,
     )
     return Log(logger, level, clock)
+
+
+def _in_json(line: Any) -> str:
+    try:
+        return json.encode(line, enc_hook=repr).decode()
+    except UnicodeEncodeError:
+        # The name of a file may be any bytes, and to say so must not end the daemon.
+        return json.encode({name: _printable(value) for name, value in line.items()}, enc_hook=repr).decode()
+
+
+def _printable(value: Any) -> Any:
+    return value if isinstance(value, int | float | None) else str(value).encode(errors="backslashreplace").decode()
 
 
 def _structlog() -> Any:
@@ -164,7 +166,3 @@ def _structlog() -> Any:
             del sys.modules["rich"]
 
     return structlog
-
-
-def _words(name: str) -> str:
-    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name).strip()

@@ -170,8 +170,11 @@ class Push:
                 # What was collected is not lost because the daemon stops at this moment.
                 await self._take_new(await self._collected())
 
-            # What was missed while the host slept is missed; the pace stays.
-            missed = max(0.0, self._clock() - collect_at) // self._interval_seconds
+            # What was missed while the host slept is missed; the pace stays. A gap in a graph has its reason in the log.
+            missed = int(max(0.0, self._clock() - collect_at) // self._interval_seconds)
+            if missed:
+                self._say("info", "metrics collected late", missed=missed)
+
             collect_at += (missed + 1) * self._interval_seconds
 
     async def _collected(self) -> list[Block]:

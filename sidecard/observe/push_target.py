@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -28,6 +27,7 @@ from anyio import to_thread
 from msgspec import Struct
 
 from sidecard.errors import SidecardError
+from sidecard.readings import redacted
 
 MAX_RETRY_AFTER_SECONDS = 3600.0
 """A target that asks for more is asked again after an hour."""
@@ -94,7 +94,7 @@ class Target:
     def __init__(self, access: Access, headers: Mapping[str, str], *, wall: Callable[[], float]) -> None:
         self._access = access
         self._wall = wall
-        self.shown_url = _without_secrets(access.url)
+        self.shown_url = redacted(access.url)
         """For logs."""
         self._client = httpx.AsyncClient(
             verify=_trusted(access),
@@ -121,7 +121,10 @@ class Target:
                     return outcome_of(answer.status_code, answer.headers, text, self._wall())
         except TimeoutError:
             return Away(f"no answer within {self._access.timeout_seconds:g} s")
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx.LocalProtocolError, httpx.InvalidURL):
+            # What these say has the header or the address in it, and so what is secret there.
+            return Away("the request cannot be written: look at push.url, push.username, and what the files of push hold")
+        except (httpx.HTTPError, OSError) as error:
             return Away(str(error) or type(error).__name__)
 
     async def close(self) -> None:
@@ -152,7 +155,7 @@ def outcome_of(status: int, headers: Mapping[str, str], text: str, wall_seconds:
     reason = f"answered {status}{': ' if text else ''}{text}"
     if status in _REDIRECTS:
         there = headers.get("Location", "elsewhere")
-        return Away(f"answered {status}, a redirect to {_without_secrets(there)}: set push.url to where it leads")
+        return Away(f"answered {status}, a redirect to {redacted(there)}: set push.url to where it leads")
 
     if status in _USERS_MISTAKES and status not in _WAITED_FOR:
         return Refused(reason)
@@ -205,17 +208,7 @@ def _secret(name: str) -> bytes:
     except OSError as error:
         raise SecretError(f"{name} cannot be read ({error.strerror})") from error
 
-    if not secret or b"\n" in secret or b"\r" in secret or b"\0" in secret:
-        raise SecretError(f"{name} must hold one line")
+    if not secret or any(byte < 0x20 or byte == 0x7F for byte in secret):  # noqa: PLR2004 - ASCII's control characters
+        raise SecretError(f"{name} must hold one line, of characters that can be sent")
 
     return secret
-
-
-def _without_secrets(url: str) -> str:
-    """Return an address without its user, password and query, for logs."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "an address that cannot be read"
-
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

@@ -15,6 +15,7 @@ from sidecard.core.events import (
     DrainExpired,
     DrainRequested,
     Event,
+    NoteMade,
     Peer,
     PeerJoined,
     PeerLost,
@@ -28,6 +29,7 @@ from sidecard.core.events import (
 from sidecard.core.meters import Meters
 from sidecard.core.notes import Note
 from sidecard.errors import SidecardBug
+from sidecard.server.turns import TURN_SECONDS
 from sidecard_client import wire
 from sidecard_client.frames import BadMessage, Incoming
 
@@ -44,14 +46,25 @@ TIMER_GRAIN_SECONDS = 0.001
 """uvloop's timers count whole milliseconds: a timer set for less would come early, again and again until its time."""
 
 
+LOOK_AGAIN_SECONDS = 0.1
+"""How often it is looked whether who watches has read all: nothing tells of it below the mark where a transport is full."""
+
+
 class Outbox(Protocol):
     """Where a peer's replies go."""
 
     full: bool
     """Whether the peer should first read what it was sent."""
 
+    @property
+    def unread(self) -> bool:
+        """Whether something is left of what it was sent that not even the kernel has yet."""
+
     def put(self, reply: wire.AnyReply) -> None:
         """Queue a reply. Returns at once, also where the peer is lost."""
+
+    def deliver(self, reply: wire.AnyReply) -> None:
+        """Queue a reply of which others may be sent the same value in this moment."""
 
     def flush(self) -> None:
         """Hand the queued replies to the kernel."""
@@ -83,7 +96,7 @@ class Driver:
         self._engine = engine
         self._handle_event = engine.handle
         self._loop = loop
-        self._clock = clock
+        self._clock = self.clock = clock
         self._on_note = on_note
         self._on_bug = on_bug
         self._on_call = on_call
@@ -93,8 +106,8 @@ class Driver:
         self._store = store
         self._turn = cycle(range(TIMED_BEGINS)).__next__
         """0 for each begin that is timed."""
-        self._answers: deque[StoreAnswered] = deque()
-        """What the store knew at once, for when the event that made us ask is done with."""
+        self._next: deque[StoreAnswered | NoteMade] = deque()
+        """For when the event at hand is done with: what the store knew at once, and notes that somebody watches for."""
         self._outboxes: dict[int, Outbox] = {}
         self._unflushed: list[Outbox] = []
         self._wanting_room: dict[int, list[int]] = {}
@@ -109,16 +122,16 @@ class Driver:
         self._happened(PeerJoined(peer))
 
     def take(self, peer: Peer, outbox: Outbox, messages: Sequence[Incoming]) -> int:
-        """Serve messages of one peer, in order, until its outbox is full. Returns how many were served."""
+        """Serve messages of one peer, in order, until its outbox is full or its turn is over. Returns how many were served."""
         now = self._clock()
         peer_id, meters = peer.id, self._meters
         served = 0
         for message in messages:
             served += 1
+            kind = type(message)
             if type(message) is BadMessage:
                 outbox.put(wire.Error(message.id, message.code, message.message))
             else:
-                kind = type(message)
                 timed = meters is not None and (kind is not wire.Begin or not self._turn())
                 handle = self._timed if timed else self._handle_event
                 try:
@@ -134,6 +147,11 @@ class Driver:
                     outbox.put(wire.Error(message.id, "internal", str(self._bug(fault, type(message)))))
 
             if outbox.full:
+                break
+
+            # Hits are too many to look at the clock for, and too cheap.
+            dear = type(message) is not wire.Begin or message.stream
+            if dear and served < len(messages) and self._clock() - now > TURN_SECONDS:
                 break
 
         outbox.flush()
@@ -196,7 +214,9 @@ class Driver:
         if outbox is None:
             return
 
-        if outbox.full:
+        if ask.all and outbox.unread:
+            self._loop.call_later(LOOK_AGAIN_SECONDS, self._look_for_room, ask)
+        elif outbox.full:
             self._wanting_room.setdefault(ask.peer, []).append(ask.request_id)
         else:
             self._happened(RoomForMore(ask.peer, ask.request_id))
@@ -232,19 +252,21 @@ class Driver:
             outbox = self._outboxes.get(effect.peer)
             # A peer may be lost between two effects of one event: its socket broke while we wrote the first.
             if outbox is not None:
-                outbox.put(effect.reply)
+                outbox.deliver(effect.reply)
                 self._unflushed.append(outbox)
                 if self._meters is not None:
                     self._meters.requests[effect.late_answer_of, type(effect.reply)] += 1
         elif type(effect) is Tell:
             self._on_note(effect.note)
+            if self._engine.watched:
+                self._next.append(NoteMade(effect.note))
         elif type(effect) is AskRoom:
             # After what was sent so far is handed over, and others have had their turn.
             self._loop.call_soon(self._look_for_room, effect)
         elif self._store is not None and isinstance(effect, StoreEffect):
             answer = self._store(effect)
             if answer is not None:
-                self._answers.append(answer)
+                self._next.append(answer)
         elif type(effect) is LogCall and self._on_call is not None:
             self._on_call(effect.record)
         elif type(effect) is ChangeLog and self._on_level is not None:
@@ -256,8 +278,8 @@ class Driver:
 
     def _settle(self, now: float) -> None:
         """After each event: hand the replies over, and be there when the engine next wants to be woken."""
-        while self._answers:
-            self._handle(self._answers.popleft(), now)
+        while self._next:
+            self._handle(self._next.popleft(), now)
 
         if self._unflushed:
             self._flush()

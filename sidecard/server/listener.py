@@ -34,6 +34,38 @@ class Listener:
         self._lock = lock
         self._inode = None if adopted else _inode(path)
 
+    @property
+    def gone(self) -> bool:
+        """Whether the file of a socket that was bound here is not there any more, so that nobody can connect."""
+        return not self.adopted and _inode(self.path) != self._inode
+
+    def bind_anew(self, mode: int, group: str | int | None, setting: str = "--socket") -> None:
+        """Create the socket again where its file is gone; the one from before is the caller's to close.
+
+        Raises `ListenError` with the reason, and changes nothing, where that cannot be: another daemon may be there by now.
+        """
+        try:
+            _prepare_directory(self.path, setting)
+            name = f"{self.path}.lock"
+            # The lock's file may have gone along, and a second daemon have locked another one of its name.
+            lock = self._lock if self._lock is not None and _is_open_at(self._lock, name) else _lock(self.path, setting)
+        except OSError as error:
+            raise ListenError(f"{error.filename or self.path}: {error.strerror}") from error
+
+        try:
+            _remove_dead(self.path, setting)
+            bound = _bound(self.path, mode, group)
+        except (OSError, ListenError) as error:
+            if lock != self._lock:
+                os.close(lock)
+
+            raise ListenError(f"cannot listen at {self.path}: {error}") from error
+
+        if self._lock is not None and lock != self._lock:
+            os.close(self._lock)
+
+        self.socket, self._lock, self._inode = bound, lock, _inode(self.path)
+
     def close(self) -> None:
         """Remove the socket's file if it is still the one bound here, and let the lock go. An adopted socket stays."""
         self.socket.close()
@@ -153,11 +185,9 @@ def _bound(path: str, mode: int, group: str | int | None) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # Born without any permission, then given to its group, then opened: at no moment may more than ``mode`` connect.
-        umask = os.umask(0o777)
-        try:
-            listening.bind(path)
-        finally:
-            os.umask(umask)
+        # Linux gives the file the socket's own mode; a umask would be that of all threads.
+        os.fchmod(listening.fileno(), 0)
+        listening.bind(path)
     except OSError:
         listening.close()
         raise
@@ -185,6 +215,11 @@ def _gid(group: str | int | None) -> int | None:
         return grp.getgrnam(group).gr_gid
     except KeyError as error:
         raise ListenError(f"there is no group {group!r}: create it, or change socket.group") from error
+
+
+def _is_open_at(descriptor: int, path: str) -> bool:
+    found = os.fstat(descriptor)
+    return _inode(path) == (found.st_dev, found.st_ino)
 
 
 def _inode(path: str) -> tuple[int, int] | None:

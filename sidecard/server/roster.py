@@ -6,7 +6,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 from sidecard.core.events import Peer
 from sidecard.sections import Limits
@@ -35,6 +35,20 @@ def unmapped_uid(proc: Path = Path("/proc")) -> int | None:
         return _USUAL_OVERFLOW_UID
 
 
+REFUSAL_SECONDS: Final = 1.0
+"""How long a connection that is not admitted may take to show in which encoding it is to be told so."""
+
+MAX_REFUSED: Final = 64
+"""Connections at a time for which that is waited; further ones are closed at once. Each has a descriptor."""
+
+
+class Refusal(NamedTuple):
+    """Why a connection is not admitted, and how long its first word may be waited for."""
+
+    reason: str
+    seconds: float
+
+
 class Line(Protocol):
     """A connection, as far as the roster ends it."""
 
@@ -48,6 +62,7 @@ class Line(Protocol):
 class Roster:
     """Every connection that is open. ``operator`` tells by uid and gid who is one; the two other callables tell the log.
 
+    ``limited`` counts, by limit, whom one of them kept out or had closed.
     ``unmapped_uid`` is that of peers who are not to be admitted, because it is nobody's in particular (`unmapped_uid`).
     """
 
@@ -58,6 +73,7 @@ class Roster:
         *,
         on_refused: Callable[[int, str], None],
         on_closed: Callable[[Peer, str], None],
+        limited: Counter[str],
         unmapped_uid: int | None = None,
     ) -> None:
         self.limits = limits
@@ -66,33 +82,34 @@ class Roster:
         self._on_refused = on_refused
         self._unmapped_uid = unmapped_uid
         self._on_closed = on_closed
+        self._limited = limited
         self._ids = itertools.count(1)
         self._peers: dict[Line, Peer] = {}
         self._per_uid: Counter[int] = Counter()
+        self._refused: set[Line] = set()
         self._on_empty: Callable[[], None] | None = None
-        self.refused = 0
 
     def __len__(self) -> int:
         return len(self._peers)
 
-    def admit(self, line: Line, connected: socket.socket) -> Peer | None:
-        """Take a connection in. None where that would exceed a limit: then it is to be closed unheard.
-
-        A refusal cannot be said, because what a peer speaks is known only when it has spoken.
-        """
+    def admit(self, line: Line, connected: socket.socket) -> Peer | Refusal:
+        """Take a connection in, unless that would exceed a limit."""
         pid, uid, gid = _CREDENTIALS.unpack(
             connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
         # The kernel counts ids without sign.
         uid, gid = uid & 0xFFFFFFFF, gid & 0xFFFFFFFF
         if uid == self._unmapped_uid:
+            limit = "unmapped"
             reason = (
                 "its uid has no number in this user namespace, so nobody can tell it from others: give both containers the same "
                 "UserNS=, or set socket.admit_unmapped"
             )
         elif len(self._peers) >= self.limits.max_peers:
+            limit = "max_peers"
             reason = f"limits.max_peers ({self.limits.max_peers}) are connected"
         elif self._per_uid[uid] >= self.limits.max_peers_per_uid:
+            limit = "max_peers_per_uid"
             reason = f"limits.max_peers_per_uid ({self.limits.max_peers_per_uid}) of this uid are connected"
         else:
             peer = Peer(next(self._ids), uid, gid, pid, self._operator(uid, gid))
@@ -100,12 +117,17 @@ class Roster:
             self._per_uid[uid] += 1
             return peer
 
-        self.refused += 1
+        self._limited[limit] += 1
         self._on_refused(uid, reason)
-        return None
+        if len(self._refused) >= MAX_REFUSED:
+            return Refusal(reason, 0.0)
+
+        self._refused.add(line)
+        return Refusal(reason, REFUSAL_SECONDS)
 
     def dismiss(self, line: Line) -> bool:
         """Strike a connection off; False where it was never admitted."""
+        self._refused.discard(line)
         peer = self._peers.pop(line, None)
         if peer is None:
             return False
@@ -119,8 +141,9 @@ class Roster:
 
         return True
 
-    def tell_closed(self, peer: Peer, reason: str) -> None:
-        """Let the log know that a peer is closed for its own behaviour."""
+    def tell_closed(self, peer: Peer, limit: str, reason: str) -> None:
+        """Take note, and let the log know, that a peer is closed for its own behaviour."""
+        self._limited[limit] += 1
         self._on_closed(peer, reason)
 
     def close_all(self, on_empty: Callable[[], None]) -> None:

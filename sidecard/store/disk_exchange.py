@@ -1,7 +1,7 @@
 """Entries of the store on disk as lines of JSON, to be taken elsewhere and back: one object for each entry.
 
 A line has all that the store has of an entry, and says so by itself: lines may be sorted, filtered and joined by any tool.
-Instants are the wall clock's. ``value`` is base64 of the answer as it is stored.
+Instants are the wall clock's. ``value`` is base64 of the answer; one that is stored compressed is expanded for it.
 """
 
 import sqlite3
@@ -12,10 +12,13 @@ from typing import Annotated, BinaryIO, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from sidecard.codec import Zstd
+from sidecard.core.compression import expanded
 from sidecard.core.effects import StoreWrite
 from sidecard.core.records import Record
 from sidecard.errors import SidecardError
-from sidecard.store.disk_file import Writer, is_damage, record_of
+from sidecard.store.disk_file import Writer, is_damage
+from sidecard.store.disk_rows import Row, is_damaged, record_of
 from sidecard.store.disk_upkeep import locked, opened
 from sidecard_client.wire import Key, Tags, Usage
 
@@ -27,7 +30,7 @@ _Scope = Annotated[str, Meta(pattern=r"^([0-9]+|\*):[^:]+$", max_length=200)]
 _Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 
 
-class Terms(Struct, frozen=True, forbid_unknown_fields=True):
+class Terms(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What an entry is, beside its value and its instants."""
 
     version: Literal[1]
@@ -37,6 +40,7 @@ class Terms(Struct, frozen=True, forbid_unknown_fields=True):
     backend: Annotated[str, Meta(max_length=4096)]
     usage: Usage
     tags: Tags
+    task: Annotated[str, Meta(max_length=128)] = ""
 
 
 class Line(Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,10 +55,11 @@ class Line(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Exported(Struct):
-    """What was written down. ``foreign`` entries, of another version, were not."""
+    """What was written down. ``foreign`` entries, of another version, were not, nor were ``damaged`` ones."""
 
     entries: int = 0
     foreign: int = 0
+    damaged: int = 0
 
 
 class Imported(Struct):
@@ -89,13 +94,17 @@ def export(path: Path, write: Callable[[bytes], object], clock: Callable[[], flo
             " WHERE id > ? AND expires_at > ? ORDER BY id LIMIT 1",
             (number, clock()),
         ).fetchone():
-            number, scope, key, stored_at, expires_at, about, value = row
-            record = record_of(about, value, 0.0)
-            if record is None:
-                done.foreign += 1
-            else:
-                write(_encode(Line(scope, key, value, _terms(record), stored_at, expires_at)) + b"\n")
+            number, kept = row[0], Row(*row[1:])
+            record = record_of(kept, kept.stored_at)
+            answer = None if record is None else _answer(record)
+            if record is not None and answer is not None:
+                line = Line(kept.scope, kept.key, answer, _terms(record), kept.stored_at, kept.expires_at)
+                write(_encode(line) + b"\n")
                 done.entries += 1
+            elif record is not None or is_damaged(kept):
+                done.damaged += 1
+            else:
+                done.foreign += 1
 
             yield done
 
@@ -188,12 +197,16 @@ def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, Line]]:
         yield number, line
 
 
+def _answer(record: Record) -> bytes | None:
+    return expanded(Zstd(), record.value) if record.compressed else record.value
+
+
 def _terms(record: Record) -> Terms:
     seconds = record.seconds, record.ttl_seconds, record.window_seconds
-    return Terms(1, *seconds, record.backend, record.usage, record.tags)
+    return Terms(1, *seconds, record.backend, record.usage, record.tags, record.task)
 
 
 def _record(line: Line) -> Record:
     about = line.about
     seconds = about.seconds, about.ttl_seconds, about.window_seconds
-    return Record(line.value, *seconds, about.backend, about.usage, about.tags)
+    return Record(line.value, *seconds, about.backend, about.usage, about.tags, task=about.task)

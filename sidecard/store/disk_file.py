@@ -3,8 +3,9 @@
 Write-ahead log, one writer, ``synchronous=NORMAL``: a killed daemon loses nothing that was committed, a host that loses power
 may lose the last commits, and neither leaves anything but a whole file.
 
-The policy is that of memory (`sidecard.core.eviction`), in two columns: ``queue`` 0 is the small one, 1 the main one, and
-``turn`` is the place in it. What is hit in memory is not hit here, so an entry's hits are those that memory had no room for.
+The policy is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023), in two columns: ``queue`` 0 is
+the small one, 1 the main one, and ``turn`` is the place in it. What is hit in memory is not hit here, so an entry's hits are
+those that memory had no room for. Memory's own policy would have every row's worth in an index, for a disk that is rarely full.
 """
 
 import contextlib
@@ -17,16 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import Struct
 
 from sidecard.core.cache import MAX_ENTRY_SHARE
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
 from sidecard.core.entries import MAX_ASKED
-from sidecard.core.eviction import SMALL_SHARE
-from sidecard.core.records import Record
+from sidecard.core.records import Record, marks_of
 from sidecard.errors import SidecardError
+from sidecard.store.disk_rows import Row, record_of, row_of
 from sidecard.store.pending import Wish
-from sidecard_client.wire import Usage
 
 APPLICATION_ID = 0x5344_4344
 """In the header of every file of ours, so that nobody else's is taken for one."""
@@ -35,6 +34,9 @@ SCHEMA_VERSION = 1
 
 ROW_BYTES = 250
 """What a row costs beside its texts and its value: its columns, and its places in three indexes."""
+
+SMALL_SHARE = 0.1
+"""Share of the bytes for newcomers: the paper's value, which its authors found flat between 5 and 20 %."""
 
 EXPIRY_BATCH = 1000
 """Rows removed in one go, so that a commit stays short."""
@@ -93,23 +95,6 @@ class ForeignError(BypassedError):
     """The file is somebody else's."""
 
 
-class About(Struct, array_like=True, frozen=True):
-    """What an entry is, beside its value and its instants. A later version has another first number."""
-
-    version: int
-    seconds: float
-    ttl_seconds: float
-    window_seconds: float
-    backend: str
-    usage: Usage
-    tags: tuple[str, ...]
-
-
-_ABOUT_VERSION = 1
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(About).decode
-
-
 class Applied(NamedTuple):
     """What came of a batch: for each wish, how many live entries it removed; and what was done on the way."""
 
@@ -118,34 +103,6 @@ class Applied(NamedTuple):
     evicted: int
     entries: int
     bytes: int
-
-
-def about_of(record: Record) -> bytes:
-    """Return a record's terms as they are kept."""
-    terms = record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags
-    return _pack(About(_ABOUT_VERSION, record.seconds, *terms))
-
-
-def record_of(about: bytes, value: bytes, age_seconds: float) -> Record | None:
-    """Return the record of a row; None where its terms are another version's, or unreadable."""
-    try:
-        terms = _unpack(about)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-
-    if terms.version != _ABOUT_VERSION:
-        return None
-
-    return Record(
-        value,
-        terms.seconds,
-        terms.ttl_seconds,
-        terms.window_seconds,
-        terms.backend,
-        terms.usage,
-        terms.tags,
-        max(0.0, age_seconds),
-    )
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -164,8 +121,11 @@ def connect(path: Path, mode: str, patience_seconds: float = 0.0) -> sqlite3.Con
     )
     try:
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
-    except BaseException:
+    except BaseException as error:
         connection.close()  # the first that reads the file is the first that may find it damaged
+        if isinstance(error, UnicodeDecodeError):
+            raise _damage("what it says of its tables is not UTF-8") from error
+
         raise
 
     return connection
@@ -221,13 +181,9 @@ class Reader:
         if row is None:
             return None
 
-        number, stored_at, expires_at, about, value = row
         now = self._clock()
-        if now >= expires_at:
-            return None
-
-        record = record_of(about, value, now - stored_at)
-        return None if record is None else (number, record)
+        record = record_of(Row(scope, key, *row[1:]), now)
+        return None if record is None or now >= row[2] else (row[0], record)
 
     def close(self) -> None:
         """Disconnect."""
@@ -246,7 +202,7 @@ class Writer:
         self._entries, self._bytes = [0, 0], [0, 0]
         try:
             self._load_sums()
-            (self._turn,) = self._one("SELECT max(ifnull((SELECT max(turn) FROM entries WHERE queue = 0), 0),"
+            (self._turn,) = self._ints("SELECT max(ifnull((SELECT max(turn) FROM entries WHERE queue = 0), 0),"
                                       " ifnull((SELECT max(turn) FROM entries WHERE queue = 1), 0))")  # fmt: skip
         except sqlite3.Error as error:
             self._connection.close()
@@ -277,8 +233,8 @@ class Writer:
                 match wish:
                     case StoreRemove(_, scope, key):
                         removed.append(self._remove(scope, key, now))
-                    case StorePurge(_, namespace, tag):
-                        removed.append(self._purge(namespace, tag, now))
+                    case StorePurge(_, namespace, tag, task):
+                        removed.append(self._purge(namespace, marks_of(tag, task), now))
                     case StoreWrite():
                         removed.append(0)
                         count, stored = self._write(wish, made_at, now)
@@ -322,41 +278,44 @@ class Writer:
         ghost = hash((wish.scope, wish.key))
         queue = int(ghost in self._ghosts)
         self._ghosts.pop(ghost, None)
-        tags = msgspec.json.encode(record.tags).decode() if record.tags else None
+        tags = msgspec.json.encode(record.marks).decode() if record.marks else None
+        row = row_of(wish.scope, wish.key, record, float(made_at), float(expires_at))
         self._turn += 1
         self._run(
             "INSERT INTO entries (scope, key, stored_at, expires_at, bytes, queue, turn, asked, tags, about, value)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)",
-            wish.scope, wish.key, made_at, expires_at, charge, queue, self._turn, tags, about_of(record), record.value,
+            row.scope, row.key, row.stored_at, row.expires_at, charge, queue, self._turn, tags, row.about, row.value,
         )  # fmt: skip
         self._entries[queue] += 1
         self._bytes[queue] += charge
         return evicted, True
 
     def _remove(self, scope: str, key: str, now: float) -> int:
-        row = self._one("SELECT id, queue, bytes, expires_at FROM entries WHERE scope = ? AND key = ?", scope, key)
+        row = self._one(
+            "SELECT expires_at > ?, id, queue, bytes FROM entries WHERE scope = ? AND key = ?", now, scope, key
+        )
         if row is None:
             return 0
 
-        number, queue, charge, expires_at = row
+        live, number, queue, charge = _whole(row, queue_at=2)
         self._delete(number, queue, charge)
-        return int(now < expires_at)
+        return live
 
     def _delete(self, number: int, queue: int, charge: int) -> None:
         self._run("DELETE FROM entries WHERE id = ?", number)
         self._entries[queue] -= 1
         self._bytes[queue] -= charge
 
-    def _purge(self, namespace: str | None, tag: str | None, now: float) -> int:
+    def _purge(self, namespace: str | None, marks: tuple[str, ...], now: float) -> int:
         # As `sidecard.core.scopes.covers`: a scope is an owner, a colon, and a name without one.
         where, values = ["1"], []
         if namespace is not None:
             where.append("(scope = ? OR substr(scope, instr(scope, ':') + 1) = ?)")
             values += [namespace, namespace]
 
-        if tag is not None:
+        for mark in marks:
             where.append("tags IS NOT NULL AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)")
-            values.append(tag)
+            values.append(mark)
 
         condition = " AND ".join(where)
         live = self._one(f"SELECT count(*) FROM entries WHERE expires_at > ? AND {condition}", now, *values)  # noqa: S608 - constants
@@ -387,9 +346,13 @@ class Writer:
 
             small_is_full = self._bytes[0] > SMALL_SHARE * sum(self._bytes)
             queue = 0 if self._entries[0] and (small_is_full or not self._entries[1]) else 1
-            number, size, asked, scope, key = self._one(
+            row = self._one(
                 "SELECT id, bytes, asked, scope, key FROM entries WHERE queue = ? ORDER BY turn LIMIT 1", queue
             )
+            if row is None:
+                raise _damage("its sums count entries that are not there")
+
+            (number, size, asked), (scope, key) = _whole(row[:3]), row[3:]
             if asked > (1 - queue):
                 self._move_to_main(number, queue, size, asked - 1 if queue else 0)
                 continue
@@ -415,11 +378,15 @@ class Writer:
             del self._ghosts[next(iter(self._ghosts))]
 
     def _load_sums(self) -> None:
-        for queue, entries, size in self._connection.execute("SELECT queue, entries, bytes FROM sums"):
+        for row in self._connection.execute("SELECT queue, entries, bytes FROM sums WHERE queue IN (0, 1)"):
+            queue, entries, size = _whole(row)
             self._entries[queue], self._bytes[queue] = entries, size
 
     def _run(self, statement: str, *values: Any) -> sqlite3.Cursor:
         return self._connection.execute(statement, values)
+
+    def _ints(self, statement: str, *values: Any) -> list[int]:
+        return _whole(self._one(statement, *values))
 
     def _one(self, statement: str, *values: Any) -> Any:
         return self._connection.execute(statement, values).fetchone()
@@ -466,6 +433,20 @@ def _opened(path: Path) -> sqlite3.Connection:
         raise
 
     return connection
+
+
+def _whole(columns: Sequence[Any], queue_at: int | None = None) -> list[int]:
+    """Return what must be whole numbers. Raises `sqlite3.DatabaseError`: in a damaged row any column may be of any type."""
+    if not all(type(column) is int for column in columns) or (queue_at is not None and columns[queue_at] not in {0, 1}):
+        raise _damage("a row has columns that were never written so")
+
+    return list(columns)
+
+
+def _damage(what: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(what)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
 
 
 def _as_damage(path: Path, error: sqlite3.Error) -> Exception:

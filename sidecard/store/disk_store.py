@@ -266,7 +266,7 @@ class DiskStore:
         self._answer(ask, self._judged(ask, result) if pending is None else self._found(pending))
 
     def _judged(self, ask: StoreAsk, found: tuple[int, Record] | None) -> Answer:
-        if found is None or self._pending.purged(ask.scope, found[1].tags):
+        if found is None or self._pending.purged(ask.scope, found[1]):
             return Absent()
 
         self._touched.append(found[0])

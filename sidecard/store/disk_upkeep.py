@@ -19,8 +19,8 @@ from sidecard.store.disk_file import (
     check_version,
     connect,
     is_damage,
-    record_of,
 )
+from sidecard.store.disk_rows import Row, is_damaged, record_of
 
 MAX_PROBLEMS = 20
 """Of a damaged file there may be as many as it has pages, and the first few say all."""
@@ -155,17 +155,41 @@ def _judged(connection: sqlite3.Connection, now: float, file_bytes: int) -> Verd
     found = [text for (text,) in connection.execute(f"PRAGMA integrity_check({MAX_PROBLEMS})")]
     problems = [] if found == ["ok"] else [" ".join(text.split()) for text in found]
     sums = dict.fromkeys((0, 1), (0, 0))
-    for queue, count, size in connection.execute("SELECT queue, count(*), sum(bytes) FROM entries GROUP BY queue"):
+    # In a damaged row any column may be of any type, and is told as wrong sums.
+    for queue, count, size in connection.execute(
+        "SELECT queue, count(*), CAST(total(bytes) AS INTEGER) FROM entries GROUP BY queue"
+    ):
         sums[queue] = count, size
 
-    kept = {queue: (count, size) for queue, count, size in connection.execute("SELECT queue, entries, bytes FROM sums")}
+    kept = {
+        queue: (count, size)
+        for queue, count, size in connection.execute(
+            "SELECT queue, CAST(entries AS INTEGER), CAST(bytes AS INTEGER) FROM sums WHERE typeof(bytes) = 'integer'"
+        )
+    }
     if kept != sums:
         problems.append(f"its sums say {_total(kept)}, and its entries are {_total(sums)}")
 
     (expired,) = connection.execute("SELECT count(*) FROM entries WHERE expires_at <= ?", (now,)).fetchone()
-    foreign = sum(record_of(about, b"", 0.0) is None for (about,) in connection.execute("SELECT about FROM entries"))
+    damaged, foreign = _unserved(connection, now)
+    if damaged:
+        problems.append(f"{damaged} entries are not what was written: each is a miss, until it expires")
+
     entries, size = (sum(column) for column in zip(*sums.values(), strict=True))
     return Verdict(problems, entries, expired, foreign, size, file_bytes)
+
+
+def _unserved(connection: sqlite3.Connection, now: float) -> tuple[int, int]:
+    """Count the live entries that are damaged, and all that are of another version."""
+    damaged = foreign = 0
+    for columns in connection.execute("SELECT scope, key, stored_at, expires_at, about, value FROM entries"):
+        row = Row(*columns)
+        if is_damaged(row):
+            damaged += isinstance(row.expires_at, float) and now < row.expires_at
+        else:
+            foreign += record_of(row, now) is None
+
+    return damaged, foreign
 
 
 def _total(sums: dict[int, tuple[int, int]]) -> str:

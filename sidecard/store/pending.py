@@ -12,6 +12,7 @@ from msgspec import structs
 
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
 from sidecard.core.entries import text_bytes
+from sidecard.core.records import Record
 from sidecard.core.scopes import covers
 
 Wish = StoreWrite | StoreRemove | StorePurge
@@ -75,9 +76,9 @@ class Pending:
 
         return wish if isinstance(wish, StoreWrite | StoreRemove) else None
 
-    def purged(self, scope: str, tags: tuple[str, ...]) -> bool:
+    def purged(self, scope: str, record: Record) -> bool:
         """Tell whether an entry that the store still has is to go by a purge that is pending."""
-        return any(_takes(purge, scope, tags) for purge in self._purges.values())
+        return any(_takes(purge, scope, record) for purge in self._purges.values())
 
     def purging(self, scope: str) -> bool:
         """Tell whether a purge is pending that may concern a scope."""
@@ -86,7 +87,7 @@ class Pending:
     def within(self, purge: StorePurge) -> Iterator[StoreWrite]:
         """Go through the entries that wait to be written and that a purge would take."""
         for wish in self._waiting.values():
-            if isinstance(wish, StoreWrite) and _takes(purge, wish.scope, wish.record.tags):
+            if isinstance(wish, StoreWrite) and _takes(purge, wish.scope, wish.record):
                 yield wish
 
     def take(self, count: int) -> list[Wish]:
@@ -116,7 +117,7 @@ class Pending:
             elif newer is not None:
                 self._forget(name, wish)
                 waiting[name] = _heir(wish, newer)
-            elif isinstance(wish, StoreWrite) and any(_takes(purge, wish.scope, wish.record.tags) for purge in later):
+            elif isinstance(wish, StoreWrite) and any(_takes(purge, wish.scope, wish.record) for purge in later):
                 # As in `_purge`, which came while this was taken.
                 self._forget(name, wish)
                 self._insert(name, StoreRemove(UNANSWERED, wish.scope, wish.key))
@@ -128,8 +129,7 @@ class Pending:
 
     def _purged_since(self, taken: StoreWrite) -> bool:
         return any(
-            name in self._waiting and _takes(purge, taken.scope, taken.record.tags)
-            for name, purge in self._purges.items()
+            name in self._waiting and _takes(purge, taken.scope, taken.record) for name, purge in self._purges.items()
         )
 
     def _insert(self, name: object, wish: Wish) -> None:
@@ -185,8 +185,12 @@ def _heir(older: Wish | None, wish: Wish) -> Wish:
     return wish
 
 
-def _takes(purge: StorePurge, scope: str, tags: tuple[str, ...]) -> bool:
-    return covers(purge.namespace, scope) and (purge.tag is None or purge.tag in tags)
+def _takes(purge: StorePurge, scope: str, record: Record) -> bool:
+    return (
+        covers(purge.namespace, scope)
+        and (purge.tag is None or purge.tag in record.tags)
+        and (purge.task is None or purge.task == record.task)
+    )
 
 
 def _charge(wish: Wish) -> int:

@@ -35,7 +35,7 @@ class Access(Struct, frozen=True):
         """Return user and password. Read afresh for each connection, so that a password may be changed. Raises `OSError`."""
         password = self.password or self.address.password
         if self.password_file:
-            password = Path(self.password_file).read_text(encoding="utf-8").strip()
+            password = _secret(self.password_file)
 
         username = self.username or self.address.username
         return (username or "default", password) if password else None
@@ -60,6 +60,14 @@ class Access(Struct, frozen=True):
             )
 
         return address
+
+
+def _secret(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        # Not from its own sentence, which has a byte of it.
+        raise OSError(0, f"store.password_file {name} is not UTF-8") from None
 
 
 class Credentials(CredentialProvider):

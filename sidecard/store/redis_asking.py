@@ -37,7 +37,9 @@ class Asking:
         self._claims: dict[_Place, str] = {}
         """Claims that are to be renewed."""
         self._unsure: dict[_Place, str] = {}
-        """Claims that were asked for without an answer: asked for again, they are had if they were had then."""
+        """Claims that were asked for, or given back, without an answer: asked for again, they are had if they were had then."""
+        self._releasing: dict[_Place, str] = {}
+        """Claims that are being given back."""
         self._sequence = 0
 
     def ask(self, ask: StoreAsk) -> Answer | None:
@@ -61,10 +63,23 @@ class Asking:
         return None
 
     def release(self, release: StoreRelease) -> None:
-        """Give a claim back. Where it cannot be said, the claim expires."""
+        """Give a claim back. Where it cannot be said, the claim expires, unless the key is asked for here before that.
+
+        Otherwise 1. a server hangs; 2. a call fails, and its claim cannot be given back; 3. the server is there again;
+        4. the next callers wait for whom the claim belongs to, which is nobody.
+        """
         self.used(release.scope, release.key)
+        place = release.scope, release.key
+        if self._link is None:
+            self._doubt(place, release.claim)
+            return
+
+        self._releasing[place] = release.claim
         notice = self._news.of_key("unshared" if release.unshared else "released", release.scope, release.key)
-        self._say(Run(RELEASE, entry_name(release.scope, release.key), (release.claim, CHANNEL, notice)), _ignore)
+        self._say(
+            Run(RELEASE, entry_name(release.scope, release.key), (release.claim, CHANNEL, notice)),
+            partial(self._released, place),
+        )
 
     def used(self, scope: str, key: str) -> None:
         """A key's claim need not be renewed any more: its entry is on its way."""
@@ -84,11 +99,18 @@ class Asking:
         self._early.clear()
         for ask, token in list(self._open.values()):
             if token:
-                self._unsure[ask.scope, ask.key] = token
+                self._doubt((ask.scope, ask.key), token)
 
             self._answer(ask, Unavailable())
 
-        while len(self._unsure) > _MAX_UNSURE:
+        for place, token in self._releasing.items():
+            self._doubt(place, token)
+
+        self._releasing.clear()
+
+    def _doubt(self, place: _Place, token: str) -> None:
+        self._unsure[place] = token
+        if len(self._unsure) > _MAX_UNSURE:
             del self._unsure[next(iter(self._unsure))]
 
     async def keep_claims(self) -> None:
@@ -146,11 +168,10 @@ class Asking:
         if self._open.pop(ask.ticket, None) is not None:
             self._health.tell(StoreAnswered(ask.ticket, answer))
 
+    def _released(self, place: _Place, reply: Any) -> None:  # noqa: ARG002 - one that was not ours any more needed no giving back
+        self._releasing.pop(place, None)
+
     def _renewed(self, place: _Place, token: str, reply: Any) -> None:
         if reply == 0 and self._claims.get(place) == token:
             # Expired and passed on, or removed. The flight goes on, for its callers; its entry will be refused.
             del self._claims[place]
-
-
-def _ignore(reply: Any) -> None:
-    """A claim that was not ours any more needed no giving back."""

@@ -8,7 +8,7 @@ field                what it is
 ===================  ================================================================================================
 ``value``            the entry, in the versioned envelope of `sealed`
 ``until``            when it expires, in milliseconds of the server's clock (hosts' clocks are never compared)
-``tags``             its tags, each between two zero bytes
+``tags``             `sidecard.core.records.Record.marks`, each between two zero bytes
 ``claim``            the host and flight that compute the key: a fence, since it is never used twice
 ``claimed_until``    when that claim expires unless it is renewed, as ``until``
 ===================  ================================================================================================
@@ -32,6 +32,9 @@ LAYOUT = 1
 
 ENVELOPE = 1
 """The first byte of `sealed`."""
+
+COMPRESSED_ENVELOPE = 2
+"""As `ENVELOPE`, with a value that is compressed (`sidecard.core.compression`). Who knows only of that one has a miss."""
 
 GRACE_MILLISECONDS = 60_000
 """Far longer than a server hangs that is then called alive again, far shorter than anybody minds the memory."""
@@ -161,7 +164,11 @@ PURGE = Script(
     + _LOOK
     + """
 if not ours then return 0 end
-if stored > 0 and ARGV[1] ~= '' and not string.find(at[5] or '', ARGV[1], 1, true) then
+local meant = true
+for _, mark in ipairs(ARGV) do
+  meant = meant and string.find(at[5] or '', mark, 1, true)
+end
+if stored > 0 and not meant then
   redis.call('HDEL', KEYS[1], 'claim', 'claimed_until')
   redis.call('PEXPIREAT', KEYS[1], stored)
   return 0
@@ -170,7 +177,7 @@ redis.call('DEL', KEYS[1])
 return stored > 0 and 1 or 0
 """
 )
-"""tag between zero bytes, or '' for any -> 1 if there was an entry and it had the tag. Claims go in any case."""
+"""marks, each between zero bytes, none for any entry -> 1 if there was an entry and it had all. Claims go in any case."""
 
 
 ALL = (ASK, WRITE, RENEW, RELEASE, REMOVE, PURGE)
@@ -184,6 +191,8 @@ class _Envelope(Struct, array_like=True, frozen=True):
     usage: Usage
     tags: tuple[str, ...]
     value: bytes
+    task: str = ""
+    """Of envelopes of versions that did not tell: empty. Those read ours as if it were not there."""
 
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -193,12 +202,14 @@ _unpack = msgspec.msgpack.Decoder(_Envelope).decode
 def sealed(record: Record) -> bytes:
     """Return a record as it lies in the server: one byte of version, then msgpack."""
     terms = record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags
-    return bytes((ENVELOPE,)) + _pack(_Envelope(record.seconds, *terms, record.value))
+    version = COMPRESSED_ENVELOPE if record.compressed else ENVELOPE
+    return bytes((version,)) + _pack(_Envelope(record.seconds, *terms, record.value, record.task))
 
 
 def opened(data: bytes, remaining_seconds: float) -> Record | None:
     """Return the record of an envelope; None where it is of another version, or none of ours at all."""
-    if data[:1] != bytes((ENVELOPE,)):
+    version = data[0] if data else None
+    if version not in {ENVELOPE, COMPRESSED_ENVELOPE}:
         return None
 
     try:
@@ -216,12 +227,14 @@ def opened(data: bytes, remaining_seconds: float) -> Record | None:
         found.usage,
         found.tags,
         max(0.0, lifetime_seconds - remaining_seconds),
+        found.task,
+        compressed=version == COMPRESSED_ENVELOPE,
     )
 
 
-def marked(tags: tuple[str, ...]) -> bytes:
-    """Return tags as `PURGE` finds them."""
-    return b"".join(b"\0%b\0" % tag.encode() for tag in tags)
+def marked(marks: tuple[str, ...]) -> bytes:
+    """Return marks as `PURGE` finds them."""
+    return b"".join(b"\0%b\0" % mark.encode() for mark in marks)
 
 
 def entry_name(scope: str, key: str) -> bytes:

@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import Removed, StoreAnswered, StoreGauges, StoreMeasured, Unavailable
+from sidecard.core.records import marks_of
 from sidecard.core.scopes import covers
 from sidecard.store.pending import UNANSWERED, Pending, Wish
 from sidecard.store.redis_health import Health
@@ -190,7 +191,7 @@ class Writing:
         record = self._aged(wish).record
         milliseconds = max(1, int(record.remaining_seconds * 1000))
         notice = self._news.of_key("stored", wish.scope, wish.key)
-        return Run(WRITE, name, (how, wish.claim, sealed(record), milliseconds, marked(record.tags), CHANNEL, notice))
+        return Run(WRITE, name, (how, wish.claim, sealed(record), milliseconds, marked(record.marks), CHANNEL, notice))
 
     def _aged(self, write: StoreWrite) -> StoreWrite:
         age_seconds = max(0.0, self._clock() - write.made_at)
@@ -198,14 +199,14 @@ class Writing:
 
     async def _purge(self, link: Link, purge: StorePurge) -> list[Wish]:
         # Told before, so that flights in progress anywhere store nothing; and after, for what was read in between.
-        news = ("PUBLISH", CHANNEL, self._news.of_purge(purge.namespace, purge.tag))
+        news = ("PUBLISH", CHANNEL, self._news.of_purge(purge.namespace, purge.tag, purge.task))
         await link.exchange([news])
-        mark = b"" if purge.tag is None else marked((purge.tag,))
+        marks = tuple(marked((mark,)) for mark in marks_of(purge.tag, purge.task))
         count = 0
         async for page in link.names(pattern(purge.namespace)):
             places = [(name, scope_and_key(name)) for name in page]
             runs = [
-                Run(PURGE, name, (mark,))
+                Run(PURGE, name, marks)
                 for name, place in places
                 if place is not None and covers(purge.namespace, place[0])
             ]

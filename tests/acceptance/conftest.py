@@ -1,12 +1,51 @@
-"""The image that several modules run: built once."""
+"""The image that several modules run, built once; and what tests of faults have."""
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.acceptance.fault_index import table
 from tests.containers import BASE_IMAGE, BUILD, IMAGE, ROOT, RUN, make_base_image, must, pip_options, run
+from tests.daemons import Daemon
+from tests.faults import Injected, Scene
+
+
+@pytest.fixture
+def scenes(daemon: Callable[..., Daemon], tmp_path: Path) -> Iterator[Callable[..., Scene]]:
+    """Make scenes: ``scenes(*flags, **environ)`` has a daemon of these settings."""
+    made: list[Scene] = []
+
+    def make(*flags: str, **environ: str) -> Scene:
+        directory = tmp_path / str(len(made))
+        directory.mkdir()
+        made.append(Scene(daemon(*flags, **environ), directory))
+        return made[-1]
+
+    yield make
+    for scene in made:
+        scene.close()
+
+
+@pytest.fixture
+def injected(record_property: Callable[[str, object], None]) -> Injected:
+    """Book what a test did."""
+
+    def book(times: int, *, callers: int = 0, told: int = 0, lost: int = 0) -> None:
+        record_property("injected", (times, callers, told, lost))
+
+    return book
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what was injected and what was lost, where that is asked for."""
+    if config.getoption("--faults"):
+        passed = terminalreporter.stats.get("passed", [])
+        terminalreporter.section("faults")
+        for line in table((report.nodeid, dict(report.user_properties)) for report in passed):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

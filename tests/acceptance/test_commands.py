@@ -59,6 +59,7 @@ def test_every_asking_command_says_69_and_where_it_looked_without_a_daemon(socke
         ["log-level", "debug"],
         ["reload"],
         ["purge", "--all"],
+        ["watch"],
         ["config", "show", "--running"],
     ):
         result = run(*command, "--socket", socket_path, "--json")
@@ -133,6 +134,7 @@ def test_purge_removes_what_it_is_told_to_and_nothing_by_default(daemon: Start, 
         assert run("purge", "--socket", socket_path).returncode == 2
         assert run("purge", "--socket", socket_path, "--all", "--tag", "odd").returncode == 2
         assert (client.get("one"), client.get("two")) == (1, 2)
+        assert run("purge", "--socket", socket_path, "--tag", "odd", "--task", "rag").stdout == "0 entries removed\n"
         assert run("purge", "--socket", socket_path, "--tag", "odd").stdout == "1 entry removed\n"
         assert (client.get("one"), client.get("two")) == (None, 2)
         assert json.loads(run("purge", "--socket", socket_path, "--all", "--json").stdout) == {"count": 1}

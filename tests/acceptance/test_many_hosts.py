@@ -135,7 +135,9 @@ def test_a_released_claim_is_taken_up_at_once(daemon: Start, server: RedisServer
     assert time.monotonic() - began_at < 5.0
 
 
-@pytest.mark.parametrize("change", ["put", "delete", "purge by tag", "purge by namespace"])
+@pytest.mark.parametrize(
+    "change", ["put", "delete", "purge by tag", "purge by namespace", "purge by task", "purge by tag and task"]
+)
 def test_what_one_host_changes_no_host_serves(daemon: Start, server: RedisServer, change: str) -> None:
     """Within the time that the news takes."""
     one, other = hosts(daemon, 2, server.url)
@@ -146,6 +148,8 @@ def test_what_one_host_changes_no_host_serves(daemon: Start, server: RedisServer
         "delete": {"op": "delete", "key": "k"},
         "purge by tag": {"op": "purge", "tag": "t"},
         "purge by namespace": {"op": "purge", "namespace": "default"},
+        "purge by task": {"op": "purge", "task": "general"},
+        "purge by tag and task": {"op": "purge", "tag": "t", "task": "general"},
     }[change]
     ask(one.socket, request)
     expected = "new" if change == "put" else None

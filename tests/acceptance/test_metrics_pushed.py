@@ -11,9 +11,11 @@ import pytest
 from sidecard_client import Client
 from tests.daemons import Daemon, poll
 from tests.metrics import samples
-from tests.push_servers import VictoriaMetrics, running
+from tests.push_servers import Points, VictoriaMetrics, running
 
 INTERVAL_SECONDS = 0.2
+BLOCKS = 6
+"""That are waited for, before each fault."""
 
 
 def counting(path: str, stop: threading.Event) -> None:
@@ -27,13 +29,38 @@ def counting(path: str, stop: threading.Event) -> None:
                 return
 
 
+def spooled(path: str, blocks: int) -> None:
+    """Wait until about so many blocks wait: one that goes from memory to the disk is in both for a moment."""
+    sizes: set[float] = set()
+
+    def enough() -> bool:
+        sizes.add(samples(path)["sidecard_spool_bytes"])
+        held = sizes - {0.0}
+        return bool(held) and max(held) >= blocks * min(held)
+
+    poll(enough, "nothing was put aside")
+
+
+def lost(life: Points, missed: int) -> float:
+    """Tell how many samples of one daemon's life are not there, of those that it has not said it missed.
+
+    The last one may be late by one interval, and by those that it then missed: on a busy machine up to 1 is none.
+    """
+    intervals = (life[-1][0] - life[0][0]) / 1000 / INTERVAL_SECONDS
+    return intervals - (len(life) - 1) - missed
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("format_path", ["/api/v1/import", "/api/v1/import/prometheus", "/api/v1/write"])
 def test_an_outage_and_a_kill_leave_no_gap_and_no_duplicate(
     daemon: Callable[..., Daemon], socket_path: str, tmp_path: Path, format_path: str
 ) -> None:
-    """What was collected while the target was away is there with its own instants, those before the kill too."""
+    """What was collected while the target was away is there with its own instants, those before the kill too.
+
+    Which of the two daemons a sample is from, its instant tells: what the apps have counted without a daemon is in the
+    second one's first sample, which may be more than all that the first one had.
+    """
     target = VictoriaMetrics(tmp_path / "metrics")
     with running(target):
         one = daemon(
@@ -44,18 +71,22 @@ def test_an_outage_and_a_kill_leave_no_gap_and_no_duplicate(
         stop = threading.Event()
         load = threading.Thread(target=counting, args=(socket_path, stop))
         load.start()
-        poll(lambda: len(target.points("work_total")) > 5, "nothing pushed")
-        target.stop()
-        time.sleep(2.0)
-        one.kill()
-        killed_at, restarted_at = time.time_ns() // 1_000_000, 0
-        one.start_again()
-        restarted_at = time.time_ns() // 1_000_000
-        time.sleep(2.0)
-        target.start()
-        poll(lambda: samples(socket_path)["sidecard_spool_bytes"] == 0, "the spool did not empty")
-        stop.set()
-        load.join()
+        try:
+            poll(lambda: len(target.points("work_total")) > BLOCKS, "nothing pushed")
+            stopped_at = time.time_ns() // 1_000_000
+            target.stop()
+            spooled(socket_path, BLOCKS)
+            one.kill()
+            killed_at = time.time_ns() // 1_000_000
+            missed_before = missed(one)
+            one.start_again()
+            spooled(socket_path, BLOCKS)
+            target.start()
+            poll(lambda: samples(socket_path)["sidecard_spool_bytes"] == 0, "the spool did not empty", seconds=60.0)
+        finally:
+            stop.set()
+            load.join()
+
         counted = samples(socket_path)["work_total"]
         poll(lambda: target.points("work_total")[-1][1] == counted, "the last value did not arrive")
         points = target.points("work_total")
@@ -63,13 +94,14 @@ def test_an_outage_and_a_kill_leave_no_gap_and_no_duplicate(
 
     instants = [at for at, _ in points]
     assert len(set(instants)) == len(instants), "a sample is there twice"
-    late = [
-        (earlier, later)
-        for earlier, later in itertools.pairwise(instants)
-        if later - earlier > 2.5 * INTERVAL_SECONDS * 1000 and not earlier <= killed_at <= restarted_at <= later
-    ]
-    assert not late, f"samples are missing between {late}"
-    resets = [later for (_, low), (later, high) in itertools.pairwise(points) if high < low]
-    assert len(resets) == 1
-    assert resets[0] >= killed_at
-    assert sum(instant < killed_at for instant in instants) > 10
+    before = [point for point in points if point[0] <= killed_at]
+    after = [point for point in points if point[0] > killed_at]
+    assert sum(instant > stopped_at for instant, _ in before) >= BLOCKS - 2
+    for life, missed_then in [(before, missed_before), (after, missed(one) - missed_before)]:
+        assert all(low <= high for (_, low), (_, high) in itertools.pairwise(life))
+        assert lost(life, missed_then) < 1.5, f"samples are missing in {life}"
+
+
+def missed(one: Daemon) -> int:
+    """Tell how many collections the daemon came too late for, by its log."""
+    return sum(int(line["missed"]) for line in one.said("metrics collected late"))

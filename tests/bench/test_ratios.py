@@ -4,7 +4,15 @@ from collections.abc import Callable
 
 import pytest
 
-from sidecard.cli import bench_cost, bench_crowd, bench_daemon, bench_metrics, bench_single, bench_stores
+from sidecard.cli import (
+    bench_compression,
+    bench_cost,
+    bench_crowd,
+    bench_daemon,
+    bench_metrics,
+    bench_single,
+    bench_stores,
+)
 from sidecard.cli.bench import hosts_of
 from sidecard.cli.bench_hosts import Hosts
 from sidecard.cli.bench_rows import Effort, Row, draw
@@ -37,6 +45,7 @@ def check(part: Part, effort: Effort) -> None:
         bench_single.idle_peers,
         bench_stores.stores,
         bench_metrics.metrics,
+        bench_compression.compression,
         bench_daemon.memory,
         bench_daemon.starts,
     ],

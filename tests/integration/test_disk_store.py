@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 from sidecard.core.effects import StoreAsk, StoreEffect, StorePurge, StoreRemove, StoreWrite
@@ -43,9 +44,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def record(value: bytes = b"v", ttl_seconds: float = 300.0, tags: tuple[str, ...] = ()) -> Record:
+def record(value: bytes = b"v", ttl_seconds: float = 300.0, tags: tuple[str, ...] = (), task: str = "") -> Record:
     """Return something to keep."""
-    return Record(value, 1.5, ttl_seconds, 60.0, "cloud", Usage("m", 1, 2, 0.25), tags)
+    return Record(value, 1.5, ttl_seconds, 60.0, "cloud", Usage("m", 1, 2, 0.25), tags, task=task)
 
 
 class Running:
@@ -94,10 +95,10 @@ class Running:
         self.perform(StoreRemove(self._tickets, "1:default", key))
         return await self._answer()
 
-    async def purge(self, namespace: str | None = None, tag: str | None = None) -> Answer:
+    async def purge(self, namespace: str | None = None, tag: str | None = None, task: str | None = None) -> Answer:
         """Remove entries."""
         self._tickets += 1
-        self.perform(StorePurge(self._tickets, namespace, tag))
+        self.perform(StorePurge(self._tickets, namespace, tag, task))
         return await self._answer()
 
     async def _answer(self) -> Answer:
@@ -235,6 +236,56 @@ async def test_a_purge_takes_what_it_names(path: Path, namespace: str | None, ta
         assert await one.purge(namespace, tag) == Removed(3 - len(left))
         found = [scope for scope in scopes if isinstance(await one.look("k", scope), Found)]
         assert found == left
+
+
+@pytest.mark.parametrize(
+    ("namespace", "tag", "task", "left"),
+    [
+        (None, None, "rag", ["general", "none"]),
+        ("default", None, "rag", ["general", "none"]),
+        ("other", None, "rag", ["rag", "tagged", "general", "none"]),
+        (None, "t", "rag", ["rag", "general", "none"]),
+        (None, "rag", None, ["rag", "tagged", "general", "none"]),
+        (None, "t", "other", ["rag", "tagged", "general", "none"]),
+    ],
+)
+async def test_a_purge_by_task_takes_what_is_of_it(
+    path: Path, namespace: str | None, tag: str | None, task: str | None, left: list[str]
+) -> None:
+    """With a tag as well, what is of both; a tag of that name is none, and what an earlier version wrote has no task."""
+    kept = {
+        "rag": record(task="rag"),
+        "tagged": record(task="rag", tags=("t", "s")),
+        "general": record(task="general", tags=("t",)),
+        "none": record(),
+    }
+    async with running(path) as one:
+        for key, entry in kept.items():
+            one.write(key, entry)
+
+        await one.written(len(kept))
+        assert await one.purge(namespace, tag, task) == Removed(len(kept) - len(left))
+        assert [key for key in kept if isinstance(await one.look(key), Found)] == left
+
+
+async def test_an_entrys_task_comes_back_and_an_older_files_entries_have_none(path: Path) -> None:
+    """The file's layout is what it was: an earlier version reads this one's, and this one that one's."""
+    async with running(path) as one:
+        one.write("new", record(task="rag", tags=("t",)))
+        one.write("old", record(tags=("t",)))
+        await one.written(2)
+
+    with sqlite3.connect(path) as connection:
+        (about,) = connection.execute("SELECT about FROM entries WHERE key = 'old'").fetchone()
+        fields = msgspec.msgpack.decode(about)
+        assert (len(fields), fields[7:]) == (8, [""])
+        connection.execute("UPDATE entries SET about = ? WHERE key = 'old'", (msgspec.msgpack.encode(fields[:7]),))
+
+    connection.close()
+    async with running(path) as one:
+        found = {key: await one.look(key) for key in ("new", "old")}
+        tasks = {key: answer.record.task for key, answer in found.items() if isinstance(answer, Found)}
+        assert tasks == {"new": "rag", "old": ""}
 
 
 async def test_an_entry_that_is_purged_is_not_served_while_the_purge_waits(path: Path) -> None:

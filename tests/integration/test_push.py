@@ -52,6 +52,7 @@ class Pusher:
         self.dropped = 0
         self.said: list[tuple[str, str, dict[str, Any]]] = []
         self.fault: Exception | None = None
+        self.blocking_seconds = 0.0
         self.push = Push(
             PushSettings(url, "host", **{"interval_seconds": 0.05, "timeout_seconds": 5.0} | settings),
             self._collect,
@@ -67,6 +68,7 @@ class Pusher:
         if self.fault is not None:
             raise self.fault
 
+        time.sleep(self.blocking_seconds)
         self.number += 1
         return [Family("tests", "counter", "Counts.", [Sample("tests_total", self.number)])]
 
@@ -248,6 +250,21 @@ async def test_prometheus_gets_all_in_order(
     assert arrived == bodies
     headers = target.received[0].headers
     assert (headers["Content-Encoding"], headers["X-Prometheus-Remote-Write-Version"]) == ("snappy", "0.1.0")
+
+
+async def test_collections_that_were_missed_are_told(target: ChosenTarget) -> None:
+    """Where the loop, or the host, stood still for longer than the interval: that is why the graph has a gap."""
+    pusher = Pusher(target.url + IMPORT)
+    async with pusher.running():
+        await pusher.goes_on(2)
+        pusher.blocking_seconds = 0.2
+        await pusher.goes_on(1)
+        pusher.blocking_seconds = 0.0
+        await until(lambda: "metrics collected late" in pusher.events)
+        await pusher.goes_on(2)
+
+    assert max(fields["missed"] for _, event, fields in pusher.said if event == "metrics collected late") >= 3
+    assert target.values == list(range(1, pusher.number + 1))
 
 
 async def test_a_redirect_leads_nowhere(target: ChosenTarget) -> None:

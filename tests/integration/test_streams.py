@@ -4,6 +4,7 @@ import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, suppress
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -247,6 +248,35 @@ def test_closing_early_hands_the_call_on_or_ends_it(running: Daemon, client: Cli
     poll(lambda: stats(running)["leases"] == 0, "the lease was not ended")
     model.free = True
     assert list(client.stream(model.stream, "p")) == pieces("p", 2)
+
+
+def test_a_stored_stream_comes_at_the_pace_that_was_asked_for(client: Client, model: Model) -> None:
+    """At least so many seconds apart; the call itself is not held up."""
+    model.free = True
+    seconds = {}
+    for round_number in range(2):
+        began = monotonic()
+        assert list(client.stream(model.stream, "p", pace=0.2)) == pieces("p")
+        seconds[round_number] = monotonic() - began
+
+    assert model.asked == 1
+    assert seconds[1] >= 0.6  # three pauses
+
+
+def test_a_stream_that_is_closed_twice_is_finished_once(running: Daemon, client: Client, model: Model) -> None:
+    """SDKs close a response when it has ended and when its block does; nobody may then ask the same generator at once."""
+    model.lets(1)
+    shared = client.stream(model.stream, "p")
+    assert next(shared) == "p 1.0"
+    follower = Reader(client.stream(model.stream, "p"))
+    follower.has(1)
+    shared.close()
+    shared.close()
+    assert list(shared) == []
+    assert [thread.name for thread in threading.enumerate()].count("sidecard-stream") == 1
+    model.lets(3)
+    assert follower.ends() == pieces("p")
+    assert model.asked == model.closed == 1
 
 
 def test_a_stream_that_nobody_refers_to_any_more_gives_its_lease_back(
@@ -498,6 +528,23 @@ class TestAsync:
 
         assert got == [pieces("p")] * 6
         assert model.asked == 1
+
+    async def test_a_caller_that_is_cancelled_between_two_paced_pieces_loses_none(
+        self, running: Daemon, model: Model
+    ) -> None:
+        """The pause is before a piece is taken."""
+        model.free = True
+        async with AsyncClient(running.socket) as client:
+            assert [piece async for piece in client.stream(model.astream, "p")] == pieces("p")
+            stream = client.stream(model.astream, "p", pace=0.3)
+            read = [await anext(stream)]
+            with anyio.move_on_after(0.01):
+                read.append(await anext(stream))
+
+            began = monotonic()
+            read += [piece async for piece in stream]
+            assert read == pieces("p")
+            assert monotonic() - began >= 0.3
 
     async def test_a_cancelled_holder_finishes_for_its_followers(self, running: Daemon, model: Model) -> None:
         """Wherever it was cancelled: here while it waited for a piece."""

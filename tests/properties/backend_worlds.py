@@ -74,7 +74,11 @@ BACKEND_WORLDS = {
         }
     ),
     "small tables": EngineSettings(
-        backends={"a": _limited(1), "b": _limited(2, _SHORT)}, max_waiters=2, max_leases=3, max_flights=2
+        backends={"a": _limited(1), "b": _limited(2, _SHORT)},
+        max_waiters=2,
+        max_leases=3,
+        max_flights=2,
+        spare_share=0.0,
     ),
     "few retries": EngineSettings(
         backends={"a": _limited(1, _SHORT), "b": BackendSettings(breaker=_NEVER, timeouts="nothing")},

@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sidecard.core.cache import Cache
 from sidecard.core.counters import Counters
-from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, Entry, Terms
-from sidecard.core.eviction import S3Fifo
+from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, SIZE_BYTES, Entry, Terms
+from sidecard.core.eviction import GreedyDual
 from sidecard.core.settings import EngineSettings
 from sidecard.core.shelf import Shelf
 from sidecard_client.wire import Usage
@@ -43,6 +43,8 @@ class Kept:
     charge: int
     expires: float
     tags: tuple[str, ...]
+    before: int | None
+    """How large it was before it was compressed."""
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -53,16 +55,26 @@ class CacheMachine(RuleBasedStateMachine):
         """Start empty."""
         self.cache = Cache(max_bytes)
         self.kept: dict[Place, Kept] = {}
+        self.limits: dict[str, int] = {}
         self.now = 50.0
         self.made = 0
         self.made_entries = 0
         self.left = 0
         """Entries that were deleted, purged or replaced."""
 
-    @rule(place=PLACES, size=SIZES, ttl_seconds=TTLS, window_seconds=WINDOWS, extras=EXTRAS)
-    def put(self, place: Place, size: int, ttl_seconds: float, window_seconds: float, extras: Extras) -> None:
-        """Store, and see that only what had to go went."""
-        self._put(place, size, ttl_seconds, window_seconds, extras)
+    @rule(
+        place=PLACES,
+        size=SIZES,
+        ttl_seconds=TTLS,
+        window_seconds=WINDOWS,
+        extras=EXTRAS,
+        before=st.sampled_from([None, None, 1000, 70_000]),
+    )
+    def put(
+        self, place: Place, size: int, ttl_seconds: float, window_seconds: float, extras: Extras, before: int | None
+    ) -> None:
+        """Store, and see that only what had to go went. ``before`` is the size of what was compressed."""
+        self._put(place, size, ttl_seconds, window_seconds, extras, before)
 
     @rule(
         places=st.lists(PLACES, min_size=6, max_size=16),
@@ -79,35 +91,50 @@ class CacheMachine(RuleBasedStateMachine):
             if reads:
                 self._get(place)
 
-    def _put(self, place: Place, size: int, ttl_seconds: float, window_seconds: float, extras: Extras) -> None:
+    def _put(
+        self,
+        place: Place,
+        size: int,
+        ttl_seconds: float,
+        window_seconds: float,
+        extras: Extras,
+        before: int | None = None,
+    ) -> None:
         usage, tags = extras
         self.made += 1
-        value = str(self.made).encode() + b"v" * size
+        header = b"" if before is None else before.to_bytes(SIZE_BYTES, "big")
+        value = header + str(self.made).encode() + b"v" * size
         terms = SHELF.terms(place[0], ttl_seconds, window_seconds, "default", usage, tags)
         charge = Entry(place[1], value, self.now, 1.0, terms).charge
         assert charge >= len(place[1]) + len(value) + ENTRY_OVERHEAD_BYTES
         evicted_before, held_before = self.cache.evicted, self._held()
-        outcome = self.cache.put(place[1], value, self.now, terms, 1.0)
+        outcome = self.cache.put(place[1], value, self.now, terms, 1.0, compressed=before is not None)
 
         self.left += place in held_before
         self.kept.pop(place, None)
         lifetime = max(ttl_seconds, window_seconds)
-        assert outcome.too_large == (lifetime > 0 and charge > self.cache.budget // 8)
+        limit = self.limits.get(place[0].partition(":")[2], self.cache.budget)
+        assert outcome.too_large == (lifetime > 0 and charge > min(self.cache.budget, limit) // 8)
         assert (outcome.entry is not None) == (lifetime > 0 and not outcome.too_large)
         assert outcome.evicted == self.cache.evicted - evicted_before
 
         gone = self.kept.keys() - self._held()
         victims = self.live().keys() & gone
         assert len(victims) == outcome.evicted, "only live entries are evicted, and all that are gone were"
-        needed = sum(kept.charge for kept in self.kept.values() if not self._swept(kept)) + charge
-        assert not victims or needed > self.cache.budget, "a live entry left where expired ones would have made room"
+        there = [(of, kept.charge) for of, kept in self.kept.items() if not self._swept(kept)]
+        needed = sum(size for _, size in there) + charge
+        within = sum(size for of, size in there if of[0] == place[0]) + charge
+        assert not victims or needed > self.cache.budget or within > limit, "expired ones would have made room"
+        assert needed <= self.cache.budget or within <= limit or victims
+        if needed <= self.cache.budget:
+            assert all(of[0] == place[0] for of in victims), "another scope gave way for a limit that is not its own"
         for lost in gone:
             del self.kept[lost]
 
         if outcome.entry is not None:
             self.made_entries += 1
             assert (outcome.entry.value, outcome.entry.charge) == (value, charge)
-            self.kept[place] = Kept(value, charge, self.now + lifetime, tags)
+            self.kept[place] = Kept(value, charge, self.now + lifetime, tags, before)
 
     @rule(places=st.lists(PLACES, min_size=1, max_size=12))
     def get(self, places: list[Place]) -> None:
@@ -192,6 +219,15 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.made_entries == cache.count + cache.evicted + cache.expired + self.left
 
     @invariant()
+    def what_is_compressed_is_counted(self) -> None:
+        """With what it takes, and what it would take."""
+        cache = self.cache
+        compressed = [kept for place, kept in self.kept.items() if place in self._held() and kept.before is not None]
+        assert cache.compressed_count == len(compressed)
+        assert cache.compressed_bytes == sum(len(kept.value) for kept in compressed)
+        assert cache.uncompressed_bytes == sum(kept.before or 0 for kept in compressed)
+
+    @invariant()
     def what_is_live_is_there(self) -> None:
         """Nothing leaves but by eviction, removal or expiry."""
         assert self.live().keys() <= self._held()
@@ -206,13 +242,54 @@ class CacheMachine(RuleBasedStateMachine):
         assert len(cache._wheel_order) <= 2 * cache.count + 100
         assert sum(len(bucket.entries) for bucket in cache._wheel.values()) <= 2 * cache.count
 
+    @rule(limits=st.dictionaries(st.sampled_from(["default", "team"]), st.sampled_from([4_000, 9_000]), max_size=2))
+    def limit(self, limits: dict[str, int]) -> None:
+        """Have other limits for namespaces: what is too much there goes, and nothing elsewhere."""
+        evicted_before, held_before = self.cache.evicted, self._held()
+        self.cache.limit(limits)
+        self.limits = limits
+        while self.cache.shrink(self.now):
+            pass
+
+        gone = held_before - self._held()
+        assert {scope.partition(":")[2] for scope, _ in gone} <= limits.keys() | {
+            place[0].partition(":")[2] for place, kept in self.kept.items() if self._swept(kept)
+        }
+        assert len(self.live().keys() & gone) == self.cache.evicted - evicted_before
+        for lost in gone:
+            self.kept.pop(lost, None)
+
+    @invariant()
+    def limits_of_namespaces_hold(self) -> None:
+        """In each scope of their name; what the cache counts of them is what is there."""
+        for scope, table in self.cache._tables.items():
+            limit = self.limits.get(scope.partition(":")[2])
+            charge = sum(entry.charge for entry in table.values())
+            assert limit is None or charge <= limit
+            assert self.cache._held.get(scope) == (None if limit is None else charge)
+
+        assert self.cache._held.keys() <= self.cache._tables.keys()
+
     @invariant()
     def the_policy_knows_who_is_there(self) -> None:
-        """Its two queues count the same entries and bytes as the cache, or tombstones would never be tidied."""
+        """Its rooms have the same entries as the cache, each in its own, and tombstones that are bounded."""
         policy = self.cache._policy
-        assert isinstance(policy, S3Fifo)
-        assert policy._small.count + policy._main.count == self.cache.count
-        assert policy._small.charge + policy._main.charge == self.cache.bytes
+        assert isinstance(policy, GreedyDual)
+        assert policy._count == self.cache.count
+        rooms = {"": policy._common, **policy._rooms}
+        for name, room in rooms.items():
+            for number, level in room.levels.items():
+                inside = [entry for run in level.runs for entry in run.entries]
+                alive = [entry for entry in inside if entry.alive]
+                assert len(alive) == level.alive > 0
+                assert len(inside) - len(alive) == level.dead
+                assert all(entry.level == number for entry in alive)
+                assert all((entry.terms.scope if name else "") == name for entry in alive)
+                dues = [run.due for run in level.runs]
+                assert dues == sorted(dues)
+
+        assert sum(len(room) for room in rooms.values()) == self.cache.count
+        assert all(room.levels for room in policy._rooms.values())
 
     def live(self) -> dict[Place, Kept]:
         """Return what somebody may be served now."""

@@ -3,6 +3,7 @@
 from typing import Any, Literal, assert_type
 
 from sidecard_client import AsyncClient, CallFailed, CallRejected, Client, Outcome, Usage, wire
+from sidecard_client.explanations import Difference
 from sidecard_client.testing import FakeClient
 
 
@@ -89,7 +90,12 @@ def blocking(llm: Llm) -> None:
         assert_type(shared.generate("why?", temperature=1), str)
 
         assert_type(sidecard.put("k", {"a": 1}, ttl=5, tags=["t"]), bool)
-        assert_type(sidecard.delete("k") + sidecard.purge(tag="t"), int)
+        assert_type(sidecard.delete("k") + sidecard.purge(tag="t", task="rag"), int)
+        assert_type(sidecard.call(llm.generate, "why?", normalize=("nfc", "space"), deterministic=True), str)
+        explanation = Client(normalize=["nfc"]).explain(llm.generate, "why?")
+        assert_type(explanation.key, str | None)
+        assert_type(explanation.differences(Client(normalize="task").explain(llm.generate, "why")), list[Difference])
+        assert_type(sidecard.normal_forms("rag"), tuple[Literal["nfc", "space", "case"], ...])
         assert_type(sidecard.report().total.hit_rate, float)
         assert_type(sidecard.stats().hits, int)
         assert_type(sidecard.health().reasons, list[str])

@@ -1,8 +1,9 @@
 """The asynchronous client as its users write it: checked by mypy, never run."""
 
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 from sidecard_client import AsyncClient, Outcome, wire
+from sidecard_client.explanations import Explanation
 from sidecard_client.wire import FailureKind
 
 
@@ -85,7 +86,9 @@ async def the_rest(sidecard: AsyncClient) -> None:
     """Entries and the daemon's own words."""
     assert_type(await sidecard.put("k", {"a": [1, 2]}, ttl=5, tags=["t"], namespace="n"), bool)
     assert_type(await sidecard.delete("k"), int)
-    assert_type(await sidecard.purge(tag="t"), int)
+    assert_type(await sidecard.purge(tag="t", task="rag"), int)
+    assert_type(await AsyncClient(normalize="task").explain(str, 1), Explanation)
+    assert_type(await sidecard.normal_forms("rag"), tuple[Literal["nfc", "space", "case"], ...])
     assert_type(await sidecard.report(), wire.Report)
     assert_type(await sidecard.stats(), wire.Stats)
     assert_type(await sidecard.health(), wire.Health)

@@ -76,7 +76,9 @@ async def asynchronous(sidecard: AsyncClient) -> None:
 
 def sdks(sidecard: Client) -> None:
     """Transports go where the SDKs' own go."""
-    transport = SidecardTransport(httpx2.HTTPTransport(), sidecard, task="rag", keep={"rag": "deterministic"})
+    transport = SidecardTransport(
+        httpx2.HTTPTransport(), sidecard, task="rag", keep={"rag": "deterministic"}, normalize=("nfc",)
+    )
     openai.OpenAI(http_client=httpx2.Client(transport=transport))
     anthropic.Anthropic(http_client=httpx2.Client(transport=SidecardTransport()))
     ollama.Client(host="http://127.0.0.1:11434", transport=SidecardTransport(httpx.HTTPTransport(), sidecard))

@@ -229,12 +229,13 @@ def test_an_unknown_setting_is_told_with_the_nearest_known_one(
     assert problem.endswith(f"the nearest known one is {nearest}")
 
 
-def test_a_setting_of_a_later_version_is_told_so(file: Path) -> None:
-    """It is not unknown, and naming a near one would mislead."""
-    text = "[namespaces.team]\nmax_bytes = 5\n"
-    assert [problem.partition(": ")[2] for problem in problems_of(text, file=file)] == [
-        "namespaces.team.max_bytes: namespaces.max_bytes comes in a later version of sidecard; leave it out until then",
-    ]
+def test_limits_of_namespaces(file: Path) -> None:
+    """The engine hears of those that there are: 0 is none."""
+    file.write_text('[namespaces.team]\nmax_bytes = "2 MiB"\n[namespaces.other]\nshared_with = "all"\n')
+    config = load(file, {"SIDECARD_NAMESPACES": '{"third": {"max_bytes": 0}}'})
+
+    assert config.engine_settings().namespace_max_bytes == {"team": 2 * 1024 * 1024}
+    assert config.shown()["namespaces.other.max_bytes"] == 0
 
 
 def test_all_problems_are_told_at_once(file: Path) -> None:

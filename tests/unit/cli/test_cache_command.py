@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from sidecard.cli import cache, main
+from sidecard.codec import Zstd
 from sidecard.core.effects import StoreWrite
 from sidecard.core.records import Record
 from sidecard.store.disk_file import Reader, Writer
@@ -255,6 +256,31 @@ def test_each_line_says_all_by_itself(path: Path, capfdbinary: pytest.CaptureFix
     assert base64.b64decode(lines[1]["value"]) == packed("w")
     assert lines[0]["about"]["tags"] == ["a", "b"]
     assert lines[0]["expires_at"] == lines[0]["stored_at"] + 300
+
+
+def test_compressed_answers_are_exported_as_they_came(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For any tool, and for a daemon that does not compress; one that is damaged is left out, and told."""
+    value = packed("The capital of France is Paris. " * 100)
+    kept = len(value).to_bytes(4, "big") + Zstd().compress(value)
+    writer = Writer(path, MAX_BYTES, lambda: 0.0)
+    for key, data in (("whole", kept), ("damaged", kept[:-1])):
+        compressed = msgspec.structs.replace(record(), value=data, compressed=True)
+        writer.apply([(StoreWrite("1:default", key, compressed), wall_clock())])
+
+    writer.close()
+    file = tmp_path / "exported"
+    assert run("export", file, "--store", path) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("1 entry exported; 1 entry ")
+    assert "left out" in told
+    assert base64.b64decode(json.loads(file.read_text())["value"]) == value
+    other = tmp_path / "other.db"
+    assert run("import", file, "--store", other) == 0
+    taken_in = found(other, "whole")
+    assert taken_in is not None
+    assert (taken_in.value, taken_in.compressed) == (value, False)
 
 
 def test_export_does_not_mind_a_daemon_and_import_and_compact_do(

@@ -60,6 +60,9 @@ def test_stats_show_every_field_of_the_wire() -> None:
         "cache_entries",
         "cache_bytes",
         "cache_max_bytes",
+        "cache_compressed_entries",
+        "cache_compressed_bytes",
+        "cache_uncompressed_bytes",
         "stream_bytes",
     }  # in words, in the table of this moment
     text = overviews.of_stats(Host(store="own").stats())

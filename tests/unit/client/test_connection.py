@@ -111,6 +111,17 @@ def test_every_request_of_the_wire_has_its_answers() -> None:
     assert set(ANSWERS) == set(wire.AnyRequest.__args__)
 
 
+def test_a_watch_is_open_through_any_number_of_notes() -> None:
+    """Until it is forgotten."""
+    connection = Connection()
+    request_id, _ = connection.send(wire.Watch())
+    note = wire.Note(request_id, "evicted", 1.0, {"count": 1})
+    assert connection.receive(framed(wire.Pending(request_id), note, note)) == [wire.Pending(request_id), note, note]
+    assert len(connection) == 1
+    connection.forget(request_id)
+    assert connection.receive(framed(note)) == []
+
+
 def test_a_late_reply_to_a_forgotten_request_is_dropped() -> None:
     """1. the daemon answers; 2. the client forgets; 3. the answer comes."""
     connection = Connection()

@@ -149,7 +149,6 @@ def test_reader_refuses_what_is_neither(data: bytes, word: str) -> None:
     ("line", "code", "request_id", "word"),
     [
         (b'{"op":"pong","id":5}', "unknown_op", 5, "there are: append, begin"),
-        (b'{"op":"watch","id":5}', "unavailable", 5, "not in this version"),
         (b'{"op":"begin","key":5,"id":6}', "bad_request", 6, r"\$\.key"),
         (b'{"op":"begin","key":""}', "bad_request", 0, "length"),
         (b'{"op":"begin","ttl_seconds":-1}', "bad_request", 0, "ttl_seconds"),
@@ -227,3 +226,49 @@ def test_a_value_that_json_cannot_say_becomes_an_error_with_the_same_id(value: b
 
     assert (reply["type"], reply["id"], reply["code"]) == ("error", 3, "bad_request")
     assert "msgpack" in reply["message"]
+
+
+def test_only_so_many_messages_are_read_at_once_and_the_rest_is_left() -> None:
+    """In order, with what comes later behind it, in both encodings."""
+    for data in (
+        b"".join(frame(wire.pack(wire.Ping(id=number))) for number in range(1, 10)),
+        b"".join(b'{"op":"ping","id":%d}\n' % number for number in range(1, 10)),
+    ):
+        reader = RequestReader(at_once=4)
+        assert [message.id for message in reader.feed(data)] == [1, 2, 3, 4]
+        assert reader.left == 5
+        assert [message.id for message in reader.feed(data[: len(data) // 9])] == [5, 6, 7, 8]
+        assert [message.id for message in reader.more()] == [9, 1]
+        assert (reader.left, reader.held_bytes) == (0, 0)
+
+
+def test_a_message_in_parts_has_one_number_until_it_is_whole() -> None:
+    """The next one has another, also where its beginning came with the end of the one before."""
+    one = frame(wire.pack(wire.Ping(id=1)))
+    reader = RequestReader()
+    reader.feed(one[:3])
+    first = reader.partial
+    reader.feed(one[3:6])
+    assert reader.partial == first != 0
+    reader.feed(one[6:] + one[:1])
+    assert reader.partial not in {first, 0}
+    assert reader.held_bytes == 1
+    reader.feed(one[1:])
+    assert reader.partial == 0
+
+
+def test_whole_frames_are_read_the_short_way_once_all_is_settled() -> None:
+    """And not while something is left that came before them."""
+    one = frame(wire.pack(wire.Ping(id=1)))
+    reader = RequestReader(at_once=1)
+    reader.feed(one * 3)
+    reader.settle()
+    assert not reader.calm
+    reader.more()
+    reader.more()
+    reader.settle()
+    assert reader.calm
+    assert [message.id for message in reader.feed(one)] == [1]
+    assert reader.calm
+    reader.feed(one[:5])
+    assert not reader.calm

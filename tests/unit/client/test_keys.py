@@ -20,6 +20,7 @@ import pytest
 from sidecard_client import keys
 from sidecard_client.errors import UnkeyableRequest
 from sidecard_client.keys import canonical, fingerprint, name_of
+from sidecard_client.normal import normal_arguments
 
 VECTORS = json.loads(Path(__file__).with_name("key_vectors.json").read_text())
 
@@ -47,6 +48,8 @@ def test_golden_vectors(vector: dict[str, Any]) -> None:
         vector["name"],
         tuple(with_bytes(vector["args"])),
         with_bytes(vector["kwargs"]),
+        (),
+        tuple(vector.get("normalize", ())),
     )
 
     assert canonical(*request).hex() == vector["canonical_hex"]
@@ -232,6 +235,42 @@ def test_a_request_that_meets_a_full_stack_is_refused() -> None:
     used = len(inspect.stack(0))
     with pytest.raises(UnkeyableRequest, match="nested too deep"):
         call_from(sys.getrecursionlimit() - used - 150)
+
+
+def test_requests_in_different_normal_forms_never_share() -> None:
+    """Whatever they say: who wants no form must not get an answer to another spelling."""
+    forms: list[tuple[Any, ...]] = [(), ("nfc",), ("space",), ("case",), ("case", "nfc"), ("case", "nfc", "space")]
+    keys_ = [fingerprint("t", None, "n", ("plain",), {}, (), form) for form in forms]
+    assert len(set(keys_)) == len(forms)
+
+
+def test_the_order_of_forms_does_not_count() -> None:
+    """Nor that one is named twice."""
+    one = fingerprint("t", None, "n", ("A  b",), {}, (), ("space", "case"))
+    assert fingerprint("t", None, "n", (" a B",), {}, (), ("case", "space", "case")) == one
+
+
+@pytest.mark.parametrize("value", [(1, ("A ",)), {"x": {1: "A "}}, b"A ", OrderedDict(a=["A ", None, 1.5, True])])
+def test_the_walk_and_the_encoder_agree_on_normal_forms(value: Any) -> None:
+    """What only the walk takes has the same canonical form with its texts in form beforehand."""
+    normal = canonical("t", None, "n", (value,), {"k": value}, (), ("case", "space"))
+    args, kwargs = normal_arguments((value,), {"k": value}, ("case", "space"))
+    assert normal[1:] == canonical("t", None, "n", args, kwargs)[1:] + bytes.fromhex("92a463617365a57370616365")
+    assert normal[0] == 0x98
+
+
+def test_what_has_no_stable_form_is_refused_in_normal_form_as_well() -> None:
+    """With its place."""
+    with pytest.raises(UnkeyableRequest, match=r"args\[0\]\['a'\]"):
+        fingerprint("t", None, "n", ({"a": object()},), {}, (), ("nfc",))
+
+
+def test_a_request_without_end_is_refused_in_normal_form_as_well() -> None:
+    """As without."""
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(UnkeyableRequest, match="nested too deep"):
+        fingerprint("t", None, "n", (endless,), {}, (), ("nfc",))
 
 
 def function() -> None:

@@ -216,7 +216,20 @@ def test_entries() -> None:
     sidecard.put("b", 1, namespace="other")
     assert sidecard.purge(tag="t") == 1
     assert sidecard.purge(namespace="default") == 0
-    assert sidecard.purge() == 1
+    assert sidecard.purge(task="rag") == 0
+    assert sidecard.purge(task="general") == 1
+
+
+def test_normal_forms_and_explanations_are_the_real_clients() -> None:
+    """No task has any, since there are no settings; a call says its own."""
+    sidecard = FakeClient(normalize="task")
+    assert sidecard.normal_forms("rag") == ()
+    sidecard.call(str, "a  b", name="n")
+    sidecard.call(str, "a b", name="n", normalize=["space"])
+    sidecard.call(str, " a b", name="n", normalize=["space"])
+    assert [asked.source for asked in sidecard.asked] == ["upstream", "upstream", "cache"]
+    assert sidecard.explain(str, "a  b", name="n").key == sidecard.asked[0].key
+    assert sidecard.explain(str, "a b ", name="n", normalize=["space"]).key == sidecard.asked[1].key
 
 
 def test_the_daemons_words() -> None:

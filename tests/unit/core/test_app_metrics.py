@@ -257,12 +257,12 @@ def test_all_series_together_are_bounded() -> None:
     counters = sum(name.startswith("c") for name in metrics.samples())
     gauges = sum(len(values) for metric in metrics._metrics.values() for values in metric.gauges.values()) - counters
     assert gauges + counters <= 2 * TOTAL_PER_METRIC + counters
-    assert metrics._series <= 2 * TOTAL_PER_METRIC + len(metrics._metrics)
+    assert metrics._series.total <= 2 * TOTAL_PER_METRIC + len(metrics._metrics)
     for number in range(3 * TOTAL_PER_METRIC):
         metrics.lose(peer(number))
 
     assert not metrics._peers
-    assert metrics._series == counters + 1
+    assert metrics._series.total == counters + 1
 
 
 def test_names_are_bounded() -> None:

@@ -65,6 +65,17 @@ def test_put_of_too_large_a_value_is_refused_and_noted() -> None:
     assert alice.hears() == [Stored(1, stored=False)]
     assert host.notes == [notes.EntryRefused("key", 2003, 1000)]
     assert host.stats().refused_too_large == 1
+    assert host.samples()["sidecard_refused_too_large_total"] == 1
+
+
+def test_put_of_too_large_a_value_for_its_namespace_is_noted_with_what_would_fit() -> None:
+    """A namespace that has a limit takes answers in proportion to that."""
+    host = Host(namespace_max_bytes={"team": 8000})
+    alice = host.peer()
+    alice.asks(Put("key", packed("x" * 2000), id=1, namespace="team"))
+
+    assert alice.hears() == [Stored(1, stored=False)]
+    assert host.notes == [notes.EntryRefused("key", 2003, 1000)]
 
 
 def test_namespaces_are_private_to_a_uid() -> None:
@@ -134,18 +145,16 @@ def test_purge_by_namespace_means_that_name_of_every_uid() -> None:
     assert host.stats().cache_bytes == 0
 
 
-def test_purge_by_tag_voids_flights_in_reach() -> None:
-    """What is being computed may be what was to be removed."""
+def test_purge_by_tag_counts_what_it_removed() -> None:
+    """What has the tag, and nothing else; of calls in flight see the policies of tasks."""
     host = Host()
     alice, root = host.peer(), host.peer(uid=0, operator=True)
     put(alice, "tagged", 1, tags=("weather",))
     put(alice, "plain", 1)
-    lease = alice.leads("key")
     root.asks(wire.Purge(tag="weather", id=1))
-    assert root.hears() == [Deleted(1, 1)]
-    alice.asks(wire.Complete(lease, packed("answer"), id=2))
 
-    assert alice.hears() == [Stored(2, stored=False)]
+    assert root.hears() == [Deleted(1, 1)]
+    assert host.stats().cache_entries == 1
 
 
 def test_purge_and_config_are_for_operators() -> None:
@@ -234,8 +243,8 @@ def test_an_entry_with_a_usage_or_tags_of_its_own_is_charged_for_them() -> None:
     put(alice, "key", 1, tags=("weather",))
 
     assert plain == len("key") + 1 + ENTRY_OVERHEAD_BYTES
-    assert host.stats().cache_bytes == plain + TERMS_OVERHEAD_BYTES + TAG_OVERHEAD_BYTES + len("weather") + len(
-        "default"
+    assert host.stats().cache_bytes == plain + TERMS_OVERHEAD_BYTES + TAG_OVERHEAD_BYTES + sum(
+        map(len, ("weather", "default", "general"))
     )
 
 

@@ -117,6 +117,30 @@ def test_a_cache_that_shrinks_takes_new_entries_meanwhile() -> None:
     assert unpacked(alice.hears()[0]) == "answer"
 
 
+def test_a_namespace_can_be_given_a_limit_and_lose_it() -> None:
+    """What is too much there goes in batches; nobody else loses an entry."""
+    host = Host(cache_max_bytes=100_000_000)
+    alice = host.peer()
+    for number in range(3000):
+        alice.asks(wire.Put(f"k{number}", packed("x" * 500), namespace="large"))
+        alice.asks(wire.Put(f"k{number}", packed("x" * 500)))
+
+    host.reads(cache_max_bytes=100_000_000, namespace_max_bytes={"large": 100_000})
+    for _ in range(5):
+        host.passes(1.0)
+
+    stats = host.stats()
+    assert 3000 < stats.cache_entries < 3200
+    assert stats.evicted == stats.evicted_by_limits == 6000 - stats.cache_entries
+    assert host.samples()["sidecard_evicted_total reason=namespace"] == stats.evicted
+    assert host.samples()["sidecard_evicted_total reason=room"] == 0
+    host.reads(cache_max_bytes=100_000_000)
+    for number in range(1000):
+        alice.asks(wire.Put(f"k{number}", packed("x" * 500), namespace="large"))
+
+    assert host.stats().evicted == stats.evicted
+
+
 def test_a_cache_that_is_switched_off_serves_nothing_it_had() -> None:
     """And can be switched on again."""
     host = Host()

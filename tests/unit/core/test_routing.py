@@ -25,7 +25,7 @@ class Town:
     def decide(self, *names: str, route: Route | None = None, task: str = "general") -> Decision:
         """Ask, without taking anything."""
         request = Begin(None, backends=names, route=route, task=task)
-        return self.admission.decide(request, self.admission.names(request), self.now)[0]
+        return self.admission.decide(request, self.admission.names(request), (1000, 1), self.now)[0]
 
     def chooses(self, *names: str, route: Route | None = None) -> str | None:
         """Ask, and return the chosen backend's name."""

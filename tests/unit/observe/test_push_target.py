@@ -46,7 +46,7 @@ def test_a_redirect_is_not_followed(status: int) -> None:
     """And the log does not get the secrets of where it leads."""
     outcome = outcome_of(status, {"Location": "http://user:secret@elsewhere/x?key=secret"}, "", NOW)
     assert isinstance(outcome, Away)
-    assert "http://elsewhere/x: set push.url" in outcome.reason
+    assert "http://***@elsewhere/x?***: set push.url" in outcome.reason
     assert "secret" not in outcome.reason
 
 
@@ -87,7 +87,7 @@ def test_a_pause_is_seconds_or_a_date(asked: str, seconds: float | None) -> None
 def test_the_address_in_logs_has_no_secrets() -> None:
     """User, password, query."""
     target = Target(Access("http://user:secret@vm:8428/api/v1/import?key=secret"), {}, wall=lambda: NOW)
-    assert target.shown_url == "http://vm:8428/api/v1/import"
+    assert target.shown_url == "http://***@vm:8428/api/v1/import?***"
 
 
 def test_certificates_that_cannot_be_used_are_told_at_once(tmp_path: object) -> None:

@@ -1,5 +1,6 @@
 """The queue on disk: what others may leave in its directory never stops it, and never comes out of it."""
 
+import errno
 import os
 import struct
 import zlib
@@ -320,7 +321,8 @@ def test_a_directory_that_is_removed_is_told_and_counted(directory: Path) -> Non
     queue.spool.close()
 
 
-def test_a_write_that_fails_leaves_what_was_there(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO, errno.EROFS], ids=os.strerror)
+def test_a_write_that_fails_leaves_what_was_there(directory: Path, monkeypatch: pytest.MonkeyPatch, fault: int) -> None:
     """A disk that takes half of a record and then no more: the half is taken back, and the next one has a file of its own."""
     queue = Queue(directory)
     queue.spool.append(block(0))
@@ -328,16 +330,16 @@ def test_a_write_that_fails_leaves_what_was_there(directory: Path, monkeypatch: 
 
     def halved(descriptor: int, data: bytes) -> int:
         if full[0]:
-            raise OSError(28, "No space left on device")
+            raise OSError(fault, os.strerror(fault))
 
         full[0] = True
         return write(descriptor, data[: len(data) // 2])
 
     monkeypatch.setattr(os, "write", halved)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=os.strerror(fault)):
         queue.spool.append(block(1))
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=os.strerror(fault)):
         queue.spool.append(block(1))
 
     monkeypatch.undo()

@@ -2,7 +2,8 @@
 
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,9 +15,11 @@ from sidecard.core.notes import Note
 from sidecard.core.settings import EngineSettings
 from sidecard.errors import SidecardBug
 from sidecard.sections import Limits
+from sidecard.server.buffers import Buffers
 from sidecard.server.driver import Driver
-from sidecard.server.peer import Connection
+from sidecard.server.peer import Commons, Connection
 from sidecard.server.roster import Roster
+from sidecard.server.turns import Turns
 from sidecard_client import wire
 from sidecard_client.frames import frame
 
@@ -44,14 +47,14 @@ class HandLoop:
         self.timers: list[Timer] = []
         self.soon: list[Callable[[], None]] = []
 
-    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+    def call_later(self, delay: float, callback: Callable[..., None], *arguments: object) -> Timer:
         """Remember a callback for later."""
-        self.timers.append(Timer(self.now + delay, callback))
+        self.timers.append(Timer(self.now + delay, partial(callback, *arguments)))
         return self.timers[-1]
 
-    def call_soon(self, callback: Callable[[], None]) -> None:
+    def call_soon(self, callback: Callable[..., None], *arguments: object) -> None:
         """Remember a callback for the next turn."""
-        self.soon.append(callback)
+        self.soon.append(partial(callback, *arguments))
 
     def turn(self) -> int:
         """Run what is ready. Returns how much that was."""
@@ -122,6 +125,10 @@ class HandTransport:
             if self.buffered > self.high and not was_high:
                 self.protocol.pause_writing()
 
+    def writelines(self, parts: Iterable[Any]) -> None:
+        """As `write`."""
+        self.write(b"".join(parts))
+
     def pause_reading(self) -> None:
         """Stop reading."""
         self.reading = False
@@ -144,7 +151,7 @@ class Phone:
 
     def __init__(self, board: "Switchboard", uid: int, gid: int) -> None:
         self.transport = HandTransport(uid, gid)
-        self.connection = Connection(board.driver, board.roster, board.limits, board.loop)  # type: ignore[arg-type]  # the part of a loop that is used
+        self.connection = Connection(board.commons, board.limits)
         self.transport.protocol = self.connection
         self.connection.connection_made(self.transport)  # type: ignore[arg-type]  # the part of a transport that is used
 
@@ -215,7 +222,11 @@ class Switchboard:
             lambda uid, gid: 0 in {uid, gid},
             on_refused=lambda uid, reason: self.refused.append((uid, reason)),
             on_closed=lambda peer, reason: self.closed.append((peer, reason)),
+            limited=self.engine.meters.limited,
         )
+        self.buffers = Buffers[Connection](self.limits.max_buffered_bytes)
+        turns = Turns(self.loop)  # type: ignore[arg-type]  # the part of a loop that is used
+        self.commons = Commons(self.driver, self.roster, turns, self.buffers, self.loop)  # type: ignore[arg-type]  # as above
 
     def phone(self, uid: int = UID, gid: int = GID) -> Phone:
         """Connect a peer."""

@@ -5,7 +5,8 @@ from typing import cast
 import pytest
 
 from sidecard.core.notes import DrainStarted, LeaseEnded
-from sidecard.server.driver import TIMED_BEGINS, TIMER_GRAIN_SECONDS
+from sidecard.core.watching import MAX_WAITING, WINDOW_NOTES
+from sidecard.server.driver import LOOK_AGAIN_SECONDS, TIMED_BEGINS, TIMER_GRAIN_SECONDS
 from sidecard_client import wire
 from tests.unit.server.lines import Switchboard, value_of
 
@@ -94,6 +95,57 @@ def test_notes_reach_their_listener() -> None:
     (note,) = board.notes
     assert isinstance(note, LeaseEnded)
     assert note.outcome == "lost"
+
+
+def test_notes_reach_those_who_watch_before_anything_else_happens() -> None:
+    """And the listener as ever; who has stopped watching hears nothing more."""
+    board = Switchboard()
+    root, alice = board.phone(uid=0), board.phone()
+    root.says(wire.Watch(id=1))
+    assert root.heard() == [wire.Pending(1)]
+    alice.says(wire.Begin("key", id=1))
+    alice.hangs_up()
+    (note,) = root.heard()
+    assert (note.id, note.note, note.fields["outcome"]) == (1, "lease_ended", "lost")
+
+    root.says(wire.Cancel(1, id=2))
+    assert root.heard() == [wire.Ok(2)]
+    bob = board.phone()
+    bob.says(wire.Begin("key", id=1))
+    bob.hangs_up()
+    assert root.heard() == []
+    assert len(board.notes) == 2
+
+
+def test_a_watcher_who_does_not_read_is_sent_no_more_and_is_not_closed() -> None:
+    """It is looked at from time to time; once it has read, it gets what waited, and how much was left out."""
+    board = Switchboard()
+    root = board.phone(uid=0)
+    root.says(wire.Watch(id=1))
+    root.heard()
+    root.transport.reads = False
+    count = WINDOW_NOTES + MAX_WAITING + 5
+    for number in range(count):
+        alice = board.phone()
+        alice.says(wire.Begin(f"k{number}", id=1))
+        alice.hangs_up()
+        board.loop.turn()
+
+    assert len(root.heard()) == WINDOW_NOTES
+    board.loop.pass_time(100 * board.limits.stall_seconds)
+    assert not root.transport.aborted
+    assert root.heard() == []
+
+    root.transport.reads = True
+    root.transport.buffered = 0
+    heard: list[wire.Note] = []
+    while len(heard) <= MAX_WAITING:
+        board.loop.pass_time(LOOK_AGAIN_SECONDS)
+        board.loop.turn()
+        heard += [reply for reply in root.heard() if isinstance(reply, wire.Note)]
+
+    assert [note.note for note in heard] == ["lease_ended"] * MAX_WAITING + ["left_out"]
+    assert heard[-1].fields == {"count": 5}
 
 
 def test_a_peer_that_is_lost_is_lost_once() -> None:

@@ -3,7 +3,9 @@
 import pytest
 
 from sidecard.sections import Limits
-from sidecard.server.peer import HIGH_WATER_BYTES, MAX_BATCH
+from sidecard.server.peer import HIGH_WATER_BYTES
+from sidecard.server.roster import MAX_REFUSED, REFUSAL_SECONDS
+from sidecard.server.turns import MAX_BATCH
 from sidecard_client import wire
 from tests.unit.server.lines import Phone, Switchboard, value_of
 
@@ -27,23 +29,55 @@ def test_the_kernel_says_who_a_peer_is() -> None:
     assert (peer.uid, peer.gid, peer.pid, peer.operator) == (2**32 - 2, 5, 77, False)
 
 
-@pytest.mark.parametrize("limits", [Limits(max_peers=2), Limits(max_peers_per_uid=2)])
-def test_a_peer_too_many_is_closed_unheard(limits: Limits) -> None:
-    """Until one of those before it leaves."""
+@pytest.mark.parametrize(
+    ("limits", "name"), [(Limits(max_peers=2), "max_peers"), (Limits(max_peers_per_uid=2), "max_peers_per_uid")]
+)
+def test_a_peer_too_many_is_closed(limits: Limits, name: str) -> None:
+    """Until one of those before it leaves. A client hears nothing, which it takes for a daemon that is away."""
     board = Switchboard(limits)
     first, _ = board.phone(), board.phone()
     third = board.phone()
     third.says(wire.Ping(id=1))
 
-    assert third.transport.aborted
+    assert third.transport.closed
     assert third.heard() == []
     assert board.refused[0][0] == 1000
+    assert board.engine.meters.limited == {name: 1}
 
     third.connection.connection_lost(None)
     first.hangs_up()
     fourth = board.phone()
     fourth.says(wire.Ping(id=1))
     assert len(fourth.heard()) == 1
+
+
+def test_a_person_too_many_is_told_why() -> None:
+    """Only who speaks JSON lines can be: what a peer speaks is known when it has spoken."""
+    board = Switchboard(Limits(max_peers=1))
+    board.phone()
+    second = board.phone()
+    second.types('{"op":"ping"}\n')
+
+    (error,) = second.heard()
+    assert (error["type"], error["code"]) == ("error", "unavailable")
+    assert "limits.max_peers (1)" in error["message"]
+    assert second.transport.closed
+
+
+def test_a_peer_too_many_that_says_nothing_is_not_waited_for() -> None:
+    """Nor are more than a few of them at all, since each has a descriptor."""
+    board = Switchboard(Limits(max_peers=1))
+    board.phone()
+    waited_for = [board.phone() for _ in range(MAX_REFUSED)]
+    assert board.phone().transport.aborted
+    assert not any(phone.transport.aborted for phone in waited_for)
+
+    board.loop.pass_time(REFUSAL_SECONDS)
+    assert all(phone.transport.aborted for phone in waited_for)
+    for phone in waited_for:
+        phone.connection.connection_lost(None)
+
+    assert not board.phone().transport.aborted
 
 
 def test_the_bound_per_uid_is_per_uid() -> None:
@@ -105,6 +139,35 @@ def test_a_half_closed_json_peer_gets_its_outstanding_answer_and_is_then_closed(
     alice.says(wire.Complete(lease.lease, value_of("answer"), id=3))
     assert [reply["type"] for reply in bob.heard()] == ["shared"]
     assert bob.transport.closed
+
+
+def test_a_half_closed_json_peer_that_watches_is_told_as_long_as_it_is_connected() -> None:
+    """As `echo '{"op":"watch"}' | socat -t 999` does; its begins end on the way."""
+    board = Switchboard()
+    root, alice = board.phone(uid=0), board.phone()
+    root.types('{"op":"watch","id":7}\n{"op":"get","key":"absent"}')
+    root.hangs_up()
+    assert [reply["type"] for reply in root.heard()] == ["pending", "miss"]
+    for request_id in (1, 2):
+        alice.says(wire.Begin("key", id=request_id))
+        (lease,) = alice.heard()
+        alice.says(wire.Fail(lease.lease, id=9))
+        alice.heard()
+        (note,) = root.heard()
+        assert (note["type"], note["id"], note["note"]) == ("note", 7, "lease_ended")
+
+    assert not root.transport.closed
+
+
+def test_a_half_closed_json_peer_that_has_cancelled_its_watch_is_closed() -> None:
+    """Nothing is outstanding then."""
+    board = Switchboard()
+    root = board.phone(uid=0)
+    root.types('{"op":"watch","id":7}\n{"op":"cancel","target":7,"id":8}')
+    root.hangs_up()
+    assert [reply["type"] for reply in root.heard()] == ["pending", "ok"]
+    assert root.transport.closed
+    assert not board.engine.watched
 
 
 def test_a_half_closed_json_peer_that_waits_for_nothing_is_closed() -> None:
@@ -196,8 +259,8 @@ def test_a_slow_peer_gets_everything_in_the_end() -> None:
     while len(ids) < 100:
         alice.reads_again()
         alice.transport.reads = False
-        assert board.loop.turn() == 1
-        ids += [reply.id for reply in alice.heard()]
+        while board.loop.turn():
+            ids += [reply.id for reply in alice.heard()]
 
     assert ids == list(range(100))
     alice.reads_again()

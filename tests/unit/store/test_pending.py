@@ -12,6 +12,11 @@ def write(key: str, value: bytes = b"v", *tags: str, replace: bool = False, clai
     return StoreWrite(SCOPE, key, Record(value, 1.0, 300.0, 60.0, "cloud", tags=tags), claim, replace)
 
 
+def record(*tags: str, task: str = "") -> Record:
+    """Return an entry."""
+    return Record(b"v", 1.0, 300.0, 60.0, "cloud", tags=tags, task=task)
+
+
 def remove(key: str, ticket: int = UNANSWERED) -> StoreRemove:
     """Return the wish to remove an entry."""
     return StoreRemove(ticket, SCOPE, key)
@@ -92,19 +97,37 @@ def test_a_purge_takes_what_waits_and_leaves_a_removal() -> None:
 def test_a_purge_is_pending_until_it_is_done() -> None:
     """While it waits, while it is taken, and again when it comes back."""
     pending = Pending(10_000)
-    assert not pending.purged(SCOPE, ("t",))
+    assert not pending.purged(SCOPE, record("t"))
     pending.add(StorePurge(3, "d", "t"))
     for step in (lambda: None, lambda: pending.take(1), pending.give_back, lambda: pending.take(1)):
         step()
-        assert pending.purged(SCOPE, ("s", "t"))
+        assert pending.purged(SCOPE, record("s", "t"))
         assert pending.purging(SCOPE)
-        assert not pending.purged(SCOPE, ("s",))
-        assert not pending.purged("1:other", ("t",))
+        assert not pending.purged(SCOPE, record("s"))
+        assert not pending.purged("1:other", record("t"))
         assert not pending.purging("1:other")
 
     pending.done()
-    assert not pending.purged(SCOPE, ("t",))
+    assert not pending.purged(SCOPE, record("t"))
     assert not pending.purging(SCOPE)
+
+
+def test_a_purge_by_task_takes_what_is_of_it() -> None:
+    """Of what waits and of what the store has; with a tag as well, only what is of both."""
+    pending = Pending(10_000)
+    pending.add(StoreWrite(SCOPE, "rag", record("t", task="rag")))
+    pending.add(StoreWrite(SCOPE, "other", record("t", task="general")))
+    pending.add(StorePurge(3, None, None, "rag"))
+    assert pending.find(SCOPE, "rag") == remove("rag")
+    assert isinstance(pending.find(SCOPE, "other"), StoreWrite)
+    assert pending.purged(SCOPE, record(task="rag"))
+    assert not pending.purged(SCOPE, record("rag"))
+    pending.take(9)
+    pending.done()
+    pending.add(StorePurge(4, None, "t", "rag"))
+    assert pending.purged(SCOPE, record("t", task="rag"))
+    assert not pending.purged(SCOPE, record(task="rag"))
+    assert not pending.purged(SCOPE, record("t", task="general"))
 
 
 def test_what_is_purged_while_it_is_being_written_is_not_found() -> None:
@@ -232,7 +255,7 @@ def test_too_many_removals_are_told() -> None:
 
     assert pending.lost_track
     assert pending.dropped == 0
-    assert not pending.purged(SCOPE, ())
+    assert not pending.purged(SCOPE, record())
 
 
 def test_what_waits_at_the_limit_is_not_looked_through_for_each_wish() -> None:

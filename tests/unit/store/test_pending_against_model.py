@@ -111,7 +111,11 @@ class Trial:
             return (wish.record.value, wish.record.tags) if isinstance(wish, StoreWrite) else None
 
         entry = self.disk.get((scope, key))
-        return None if entry is None or self.pending.purged(scope, entry[1]) else entry
+        return (
+            None
+            if entry is None or self.pending.purged(scope, Record(entry[0], 1.0, 300.0, 60.0, "", tags=entry[1]))
+            else entry
+        )
 
     def check_charge(self) -> None:
         """Compare the running sum with what it is of."""

@@ -1,15 +1,16 @@
 """How an entry lies in Redis."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecard.core.records import Record
+from sidecard.core.records import Record, marks_of
 from sidecard.core.scopes import covers
 from sidecard.store.redis_scripts import entry_name, marked, opened, pattern, scope_and_key, sealed
 from sidecard_client.wire import Usage
 
-RECORD = Record(b"\x00value", 1.5, 300.0, 60.0, "cloud", Usage("m", 1, 2, 0.25), ("a", "b"))
+RECORD = Record(b"\x00value", 1.5, 300.0, 60.0, "cloud", Usage("m", 1, 2, 0.25), ("a", "b"), task="rag")
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 namespaces = texts.filter(lambda text: ":" not in text)
 
@@ -20,7 +21,27 @@ def test_an_envelope_gives_back_what_went_in_and_its_age() -> None:
     assert found is not None
     assert found.age_seconds == 10.0
     assert (found.value, found.seconds, found.ttl_seconds, found.window_seconds) == (b"\x00value", 1.5, 300.0, 60.0)
-    assert (found.backend, found.usage, found.tags) == ("cloud", RECORD.usage, ("a", "b"))
+    assert (found.backend, found.usage, found.tags, found.task) == ("cloud", RECORD.usage, ("a", "b"), "rag")
+
+
+def test_an_envelope_of_a_version_without_tasks_has_none() -> None:
+    """And that version reads ours, since what follows its fields is nothing to it."""
+    fields = msgspec.msgpack.decode(sealed(RECORD)[1:])
+    assert fields.pop() == "rag"
+    found = opened(sealed(RECORD)[:1] + msgspec.msgpack.encode(fields), 290.0)
+    assert found is not None
+    assert (found.value, found.task) == (RECORD.value, "")
+
+
+@pytest.mark.parametrize(
+    ("tag", "task", "taken"),
+    [(None, None, True), ("a", None, True), (None, "rag", True), ("b", "rag", True), ("rag", None, False),
+     ("a", "general", False), ("c", "rag", False)],
+)  # fmt: skip
+def test_marks_find_what_a_purge_takes(tag: str | None, task: str | None, taken: bool) -> None:
+    """Tags and task, all that are named; a task is no tag."""
+    lying = marked(RECORD.marks)
+    assert all(marked((mark,)) in lying for mark in marks_of(tag, task)) is taken
 
 
 @pytest.mark.parametrize(
@@ -28,7 +49,7 @@ def test_an_envelope_gives_back_what_went_in_and_its_age() -> None:
     [
         b"",
         b"\x01",
-        b"\x02" + sealed(RECORD)[1:],
+        b"\x03" + sealed(RECORD)[1:],
         sealed(RECORD)[:-1],
         b"\x01\x97\xc0",
         b"x" * 100,

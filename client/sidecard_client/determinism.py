@@ -1,0 +1,26 @@
+"""Whether a request is meant to have one answer, as far as can be seen from it.
+
+What tasks whose ``cache`` is ``deterministic`` go by: temperature 0 or a seed. That a backend keeps to it nobody can know.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def is_deterministic(fields: Mapping[str, Any]) -> bool:
+    """Tell whether temperature is 0 or a seed is given, on top or in Ollama's ``options``."""
+    options = fields.get("options")
+    for place in (fields, options if isinstance(options, dict) else {}):
+        temperature, seed = place.get("temperature"), place.get("seed")
+        if isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0:
+            return True
+
+        if isinstance(seed, int) and not isinstance(seed, bool):
+            return True
+
+    return False
+
+
+def asks_for_one_answer(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Tell whether a call says so: in its named arguments, or in a dict that is a positional one."""
+    return is_deterministic(kwargs) or any(isinstance(value, dict) and is_deterministic(value) for value in args)

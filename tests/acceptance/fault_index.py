@@ -1,0 +1,337 @@
+"""The faults that sidecard must stand, and the tests that inject each: by either client, plain and streamed.
+
+`FAULTS` is checked against the tests that there are, so that none is renamed or removed unnoticed. What they inject, and what
+that costs, is counted: ``pytest --faults -m "not bench and not model and not container" tests`` prints it.
+
+What must hold in each: every caller has exactly one end by its deadline; upstream calls of a key are no more than one and the
+elections; no part of a stream is taken for the whole, or kept; the daemon and all others go on; nothing is left behind.
+"""
+
+import ast
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[2]
+
+A = "tests/acceptance/"
+I = "tests/integration/"  # noqa: E741 - beside A and U, and as long
+U = "tests/unit/"
+
+CLIENTS_AND_SHAPES = ("sync plain", "sync stream", "async plain", "async stream")
+
+HOLDERS = A + "test_faults_of_holders.py::"
+WAITERS = A + "test_faults_of_waiters.py::"
+DAEMONS = A + "test_faults_of_daemons.py::"
+BYTES = A + "test_faults_of_bytes.py::"
+MULTITUDES = A + "test_faults_of_multitudes.py::"
+RESOURCES = A + "test_faults_of_resources.py::"
+
+
+class Fault(NamedTuple):
+    """A fault, and its tests: those that take the client and the shape as parameters or are about neither, and others."""
+
+    what: str
+    everybody: tuple[str, ...] = ()
+    only: Mapping[str, tuple[str, ...]] = {}
+    """By one of `CLIENTS_AND_SHAPES`, where a test is of that one alone."""
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.everybody, *(test for tests in self.only.values() for test in tests))
+
+
+FAULTS = {
+    1: Fault(
+        "holder SIGKILL before, within and after its pieces",
+        (
+            HOLDERS + "test_a_killed_holder_costs_one_more_call_and_nobody_takes_a_stump",
+            A + "test_sharing.py::test_a_holder_killed_in_mid_call_costs_one_more_upstream_call",
+            A + "test_streams_shared.py::test_a_holder_that_is_killed_leaves_no_stump",
+        ),
+    ),
+    2: Fault(
+        "holder SIGSTOP beyond its lease, SIGCONT, commit",
+        (
+            HOLDERS + "test_a_holder_frozen_beyond_its_lease_commits_in_vain",
+            A + "test_sharing.py::test_a_holder_frozen_beyond_its_lease_is_succeeded_and_its_answer_refused",
+        ),
+    ),
+    3: Fault(
+        "holder cancelled",
+        (
+            HOLDERS + "test_an_interrupted_holder_hands_the_call_on",
+            WAITERS + "test_a_holder_cancelled_at_each_await_leaves_nobody_without",
+        ),
+    ),
+    4: Fault(
+        "waiter cancelled at each await",
+        (),
+        {
+            "sync plain": (WAITERS + "test_a_blocking_waiter_interrupted_at_each_step_touches_nobody",),
+            "sync stream": (WAITERS + "test_a_blocking_waiter_interrupted_at_each_step_touches_nobody",),
+            "async plain": (
+                WAITERS + "test_a_waiter_cancelled_at_each_await_touches_nobody",
+                I + "test_async_cancellation.py::test_a_call_cancelled_while_it_waits_takes_its_begin_back",
+            ),
+            "async stream": (WAITERS + "test_a_waiter_cancelled_at_each_await_touches_nobody",),
+        },
+    ),
+    5: Fault(
+        "waiter SIGKILL",
+        (
+            WAITERS + "test_killed_waiters_touch_nobody",
+            A + "test_streams_shared.py::test_followers_that_are_killed_touch_nobody",
+        ),
+    ),
+    6: Fault(
+        "daemon SIGKILL with 100 waiters",
+        (
+            DAEMONS + "test_a_killed_daemon_fails_none_of_a_hundred_waiters",
+            A + "test_sharing.py::test_a_killed_daemon_fails_no_call_and_is_used_again_after_its_restart",
+            A + "test_streams_shared.py::test_a_daemon_that_is_killed_leaves_no_stump",
+        ),
+    ),
+    7: Fault(
+        "daemon SIGTERM in the middle of a call",
+        (
+            DAEMONS + "test_a_daemon_that_is_told_to_stop_lets_the_call_in_progress_end",
+            A + "test_serve.py::test_a_drain_lets_the_holder_complete_and_the_waiter_have_it",
+            A + "test_serve.py::test_a_drain_that_lasts_too_long_gives_waiters_their_end",
+        ),
+    ),
+    8: Fault(
+        "daemon restarted, old fence used",
+        (HOLDERS + "test_what_a_holder_says_to_the_next_daemon_changes_nothing",),
+    ),
+    9: Fault(
+        "half a frame, then the end",
+        (BYTES + "test_half_of_a_begin_holds_nothing", A + "test_serve.py::test_half_a_frame_holds_nobody_up"),
+        {
+            "sync plain": (I + "test_sync_client.py::test_nonsense_falls_back",),
+            "async plain": (I + "test_async_faults.py::test_nonsense_is_done_without",),
+        },
+    ),
+    10: Fault(
+        "frames of 2^32-1, 0 and -2^31 bytes",
+        (A + "test_serve.py::test_garbage_gets_a_clear_error_and_nobody_else_notices",),
+        {
+            "sync plain": (I + "test_sync_client.py::test_nonsense_falls_back",),
+            "async plain": (I + "test_async_faults.py::test_nonsense_is_done_without",),
+        },
+    ),
+    11: Fault(
+        "msgpack bombs: depth, huge maps",
+        (A + "test_serve.py::test_garbage_gets_a_clear_error_and_nobody_else_notices",),
+    ),
+    12: Fault(
+        "a JSON line of 10 MB without its end",
+        (A + "test_serve.py::test_garbage_gets_a_clear_error_and_nobody_else_notices",),
+    ),
+    13: Fault(
+        "ids interleaved, ids used twice",
+        (
+            BYTES + "test_ids_in_any_order_are_answered_each_to_its_own",
+            BYTES + "test_ids_in_any_order_in_lines",
+            A + "test_serve.py::test_an_id_used_twice_is_refused_and_the_first_still_answered",
+            U + "core/test_engine_streams.py::test_an_id_whose_stream_is_still_being_read_cannot_be_used_again",
+        ),
+        {
+            "sync plain": (I + "test_sync_client.py::test_many_threads_never_get_anothers_answer",),
+            "async plain": (I + "test_async_client.py::test_a_thousand_calls_share_one_connection",),
+        },
+    ),
+    14: Fault(
+        "a reader that never reads",
+        (
+            A + "test_serve.py::test_a_peer_that_never_reads_is_closed_and_others_keep_their_pace",
+            I + "test_slow_readers.py::test_a_reader_that_never_reads_is_closed_and_frees_what_it_held",
+            I + "test_slow_readers.py::test_a_slow_follower_does_not_slow_the_holder",
+        ),
+    ),
+    15: Fault(
+        "no descriptors left in accept",
+        (
+            RESOURCES + "test_without_descriptors_left_peers_are_served_and_others_go_on_alone",
+            I + "test_lookout.py::test_a_want_of_descriptors_is_told_once_and_so_is_its_end",
+            A + "test_serve.py::test_fewer_descriptors_than_peers_are_warned_about_and_survived",
+        ),
+    ),
+    16: Fault(
+        "10,000 connections",
+        (
+            RESOURCES + "test_ten_thousand_connections_are_admitted_up_to_the_limit_and_cost_nothing_afterwards",
+            U + "server/test_peer.py::test_a_peer_too_many_is_closed_unheard",
+        ),
+    ),
+    17: Fault(
+        "fork with an open connection",
+        (),
+        {
+            "sync plain": (
+                HOLDERS + "test_a_fork_during_a_call_takes_nothing_from_either",
+                I + "test_sync_client.py::test_a_fork_while_others_wait_and_hold",
+                I + "test_sync_client.py::test_a_real_daemon_shares_between_threads_and_forks",
+            ),
+            "sync stream": (HOLDERS + "test_a_fork_during_a_call_takes_nothing_from_either",),
+            "async plain": (
+                I + "test_async_faults.py::test_a_forked_child_is_refused_and_does_not_keep_the_connection",
+            ),
+            "async stream": (
+                I + "test_async_faults.py::test_a_forked_child_is_refused_and_does_not_keep_the_connection",
+            ),
+        },
+    ),
+    18: Fault("wall clock set by a day", (DAEMONS + "test_a_wall_clock_that_jumps_moves_no_deadline",)),
+    19: Fault(
+        "ENOSPC, EIO, EROFS under the spool and the store",
+        (
+            I + "test_push.py::test_a_disk_that_takes_nothing_costs_nothing",
+            U + "observe/test_spool.py::test_a_write_that_fails_leaves_what_was_there",
+            A + "test_disk.py::test_a_full_disk_fails_no_call",
+            A + "test_disk.py::test_a_disk_that_becomes_read_only_fails_no_call",
+        ),
+    ),
+    20: Fault(
+        "spool truncated, bits flipped",
+        (
+            U + "observe/test_spool.py::test_a_torn_end_costs_what_was_not_whole",
+            U + "observe/test_spool.py::test_a_damaged_record_costs_its_file_and_no_other",
+            U + "observe/test_spool_against_model.py::test_no_crash_loses_repeats_or_reorders_a_block",
+            U + "observe/test_spool_against_model.py::test_no_damage_stops_it_or_brings_forth_what_was_never_written",
+        ),
+    ),
+    21: Fault(
+        "Redis down, slow, reset, failing over, read-only, full, moving, restarted",
+        (
+            A + "test_redis_outages.py::test_a_server_that_comes_later_gets_what_was_written_meanwhile",
+            A + "test_redis_outages.py::test_a_server_that_was_restarted_empty_costs_nothing_but_its_entries",
+            A + "test_redis_outages.py::test_a_server_that_hangs_slows_no_hit",
+            A + "test_redis_outages.py::test_a_server_that_is_full_is_read_and_told",
+            A + "test_redis_outages.py::test_a_replica_is_read_and_told",
+            A + "test_redis_outages.py::test_connections_that_are_cut_again_and_again_fail_no_call",
+            A + "test_redis_addresses.py::test_a_failover_of_sentinels_fails_no_call",
+            A + "test_redis_addresses.py::test_slots_that_move_fail_no_call",
+            A + "test_many_hosts.py::test_a_server_that_hangs_during_a_flight_keeps_nobody",
+            I + "test_redis_wire.py::test_a_connection_that_ends_fails_what_was_asked",
+            I + "test_redis_wire.py::test_a_forgotten_script_is_sent_whole",
+        ),
+    ),
+    22: Fault("a message of Redis lost", (A + "test_many_hosts.py::test_news_that_were_missed_are_made_up_for",)),
+    23: Fault(
+        "target of pushes: 400, 429, 500, time-out, half-close, outage",
+        (
+            RESOURCES + "test_a_target_that_hangs_up_gets_each_sample_once_it_answers",
+            I + "test_push.py::test_what_a_target_does_not_take_for_now_arrives_later",
+            I + "test_push.py::test_a_block_that_is_refused_is_dropped_alone",
+            I + "test_push.py::test_a_close_does_not_wait_for_a_target_that_hangs",
+            I + "test_push_servers.py::test_victoria_metrics_has_what_an_unbroken_run_has",
+            A + "test_metrics_pushed.py::test_an_outage_and_a_kill_leave_no_gap_and_no_duplicate",
+        ),
+    ),
+    24: Fault(
+        "memory full of what is in flight",
+        (
+            RESOURCES + "test_memory_that_is_full_of_streams_in_flight_keeps_no_call_from_being_made",
+            U + "core/test_engine_streams.py::test_a_stream_that_outgrows_its_room_goes_on_unshared",
+            U + "core/test_cache.py::test_put_of_too_large_a_value_is_refused_and_the_older_one_is_gone",
+        ),
+    ),
+    25: Fault(
+        "keys of 64 KiB, of nothing, of no UTF-8",
+        (
+            BYTES + "test_keys_that_cannot_be_are_their_callers_mistake",
+            BYTES + "test_keys_that_cannot_be_are_refused_and_the_connection_stays",
+        ),
+    ),
+    26: Fault(
+        "a uid that is not allowed",
+        (
+            DAEMONS + "test_a_uid_that_may_not_connect_makes_its_own_calls",
+            A + "test_user_namespaces.py::test_a_uid_without_a_number_is_closed_unheard_and_the_log_says_why",
+            U + "core/test_engine_entries.py::test_another_uids_namespace_is_denied_by_every_op",
+        ),
+    ),
+    27: Fault(
+        "the socket's file deleted",
+        (
+            DAEMONS + "test_a_socket_whose_file_is_deleted_is_there_again_and_who_was_connected_stays",
+            I + "test_lookout.py::test_a_socket_whose_file_is_removed_is_bound_anew",
+            I + "test_lookout.py::test_another_daemons_socket_in_its_place_is_left_alone",
+        ),
+    ),
+    28: Fault(
+        "two daemons at one path",
+        (
+            A + "test_serve.py::test_a_second_daemon_on_one_path_says_why_and_leaves_the_first_alone",
+            A + "test_backends.py::test_second_daemon_of_a_state_directory_runs_without",
+            I + "test_daemon_socket.py::test_two_listeners_exclude_each_other_by_the_lock",
+        ),
+    ),
+    29: Fault(
+        "delete racing with the commit",
+        (
+            HOLDERS + "test_a_delete_that_races_with_the_commit_keeps_the_answer_from_the_cache",
+            A + "test_many_hosts.py::test_a_delete_voids_what_another_host_computes",
+        ),
+    ),
+    30: Fault(
+        "a breaker's probe dies",
+        (
+            HOLDERS + "test_a_probe_that_dies_lets_the_next_one_probe",
+            A + "test_backends.py::test_next_probe_goes_out_as_soon_as_the_holder_of_the_last_is_dead",
+        ),
+    ),
+    31: Fault(
+        "100,000 waiters give up",
+        (MULTITUDES + "test_a_hundred_thousand_waiters_that_give_up_leave_nothing_in_the_daemon",),
+        {
+            "async plain": (
+                MULTITUDES + "test_waiters_that_are_cancelled_leave_nothing_in_the_client",
+                I + "test_async_cancellation.py::test_cancelled_waits_leave_nothing_behind",
+            ),
+            "async stream": (MULTITUDES + "test_waiters_that_are_cancelled_leave_nothing_in_the_client",),
+        },
+    ),
+    32: Fault(
+        "event loop stalls, watchdog",
+        (
+            DAEMONS + "test_a_loop_that_stalls_is_ended_by_the_watchdog_and_fails_no_call",
+            A + "test_booted_systemd.py::test_a_loop_that_is_blocked_is_restarted_by_the_watchdog",
+            A + "test_sharing.py::test_callers_that_wait_when_the_daemon_freezes_end_within_a_second",
+        ),
+    ),
+}
+
+
+@cache
+def names_of(path: str) -> frozenset[str]:
+    """Return the tests of a file."""
+    tree = ast.parse((ROOT / path).read_text("utf-8"))
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def table(passed: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Say for each fault how often those tests that passed have injected it, and what became of the callers it met."""
+    sums: dict[str, Counter[str]] = {}
+    for node, properties in passed:
+        counts = sums.setdefault(node.partition("[")[0], Counter())
+        # A test that does not count injects its fault once at least.
+        injected, callers, told, lost = properties.get("injected", (1, 0, 0, 0))
+        counts.update(tests=1, injected=injected, callers=callers, told=told, lost=lost)
+
+    lines = [f"{'':2}  {'fault':<74} {'tests':>5} {'injected':>9} {'callers':>8} {'told':>5} {'lost':>5}"]
+    for number, fault in FAULTS.items():
+        total = Counter[str]()
+        for test in dict.fromkeys(fault.tests):
+            total.update(sums.get(test, Counter()))
+
+        columns = (
+            f"{total['tests']:>5} {total['injected']:>9} {total['callers']:>8} {total['told']:>5} {total['lost']:>5}"
+        )
+        lines.append(f"{number:>2}  {fault.what:<74} {columns}")
+
+    return lines

@@ -1,0 +1,103 @@
+"""Waiters that give up in great numbers, and what is left of them: nothing. See `tests.acceptance.fault_index`."""
+
+import gc
+import tracemalloc
+from collections.abc import Callable
+
+import anyio
+import msgspec
+import pytest
+
+from sidecard_client import AsyncClient, wire
+from tests.acceptance.test_faults_of_waiters import IDLE, Upstream, calm, read, waits
+from tests.acceptance.test_serve import Wire
+from tests.daemons import Daemon
+from tests.faults import SHAPES, Injected, Scene, resident_bytes
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+Start = Callable[..., Daemon]
+
+CANCELS = 100_000
+AT_ONCE = 500
+
+
+def give_up(line: Wire, rounds: int, *, stream: bool) -> None:
+    """Begin and take back, `AT_ONCE` at a time."""
+    for number in range(rounds):
+        ids = range(number * 2 * AT_ONCE + 10, (number * 2 + 2) * AT_ONCE + 10, 2)
+        line.send(*(wire.Begin("key", id=one, stream=stream) for one in ids))
+        for _ in ids:
+            assert isinstance(line.hear(), wire.Pending)
+
+        line.send(*(wire.Cancel(one, id=one + 1) for one in ids))
+        for _ in ids:
+            assert isinstance(line.hear(), wire.Ok)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_hundred_thousand_waiters_that_give_up_leave_nothing_in_the_daemon(
+    shape: str, scenes: Callable[..., Scene], injected: Injected
+) -> None:
+    """It has as much memory after the last as after the first few thousand; the flight they waited for goes on."""
+    scene = scenes()
+    with Wire(scene.daemon.socket) as holder, Wire(scene.daemon.socket) as line:
+        lease = holder.ask(wire.Begin("key", id=1, stream=shape == "stream"))
+        assert isinstance(lease, wire.Lease)
+        give_up(line, 10, stream=shape == "stream")
+        before = resident_bytes(scene.daemon.pid)
+        give_up(line, CANCELS // AT_ONCE, stream=shape == "stream")
+        growth = resident_bytes(scene.daemon.pid) - before
+        stats = scene.stats()
+        assert (stats["waiters"], stats["leases"], stats["left"]) == (0, 1, CANCELS + 10 * AT_ONCE)
+        holder.send(wire.Complete(lease.lease, msgspec.Raw(b"\x91\x01"), id=3))
+        assert isinstance(holder.hear(), wire.Stored)
+
+    print(f"\n{shape}: {CANCELS} waiters gave up, the daemon grew by {growth / 1024:.0f} KiB")
+    injected(CANCELS, callers=CANCELS)
+    # A few arenas of the allocator; one reference kept of each would be ten times that.
+    assert growth < 2_000_000
+    scene.calm()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_waiters_that_are_cancelled_leave_nothing_in_the_client(
+    shape: str, daemon: Start, injected: Injected
+) -> None:
+    """Five thousand, by tracemalloc, after as many."""
+    path = daemon().socket
+    upstream = Upstream()
+
+    async def rounds(client: AsyncClient, number: int) -> None:
+        for _ in range(number):
+            async with anyio.create_task_group() as waiting:
+                for _ in range(AT_ONCE):
+                    waiting.start_soon(read, client, shape, upstream, "key")
+
+                await waits(client, number=AT_ONCE)
+
+                waiting.cancel_scope.cancel()
+
+    async with AsyncClient(path, daemon_timeout=10) as client, AsyncClient(path) as theirs:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read, theirs, shape, upstream, "key")
+            await upstream.running.wait()
+            await rounds(client, 2)
+            tracemalloc.start()
+            await rounds(client, 10)
+            gc.collect()
+            before, _ = tracemalloc.get_traced_memory()
+            await rounds(client, 10)
+            gc.collect()
+            after, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            upstream.joined.set()
+            upstream.may_end.set()
+
+        await calm(theirs)
+        assert repr(client._reach._link) == IDLE
+
+    injected(20 * AT_ONCE, callers=20 * AT_ONCE)
+    # One reference kept of each would be eight bytes; what is kept is the same buffers.
+    assert after - before < 10 * AT_ONCE * 8, f"{after - before} bytes of {10 * AT_ONCE} waiters are kept"

@@ -1,0 +1,74 @@
+"""Guided fuzzing of one target: ``python -m tests.fuzz TARGET --seconds N``; without a target, says which there are.
+
+Needs the extra ``fuzz`` (atheris, which is libFuzzer). It begins with the target's seeds and its corpus. What breaks the contract
+ends the run with exit code 1, the traceback, and a line of base64 to be added to the corpus once it is understood.
+With ``--keep`` the shortest inputs that reach further than the corpus did are added to it.
+"""
+
+import argparse
+import base64
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.fuzz.corpus import inputs, keep
+from tests.fuzz.targets import TARGETS
+
+TIMEOUT_SECONDS = 10
+"""For one input: none of them has more than a few KiB."""
+
+MEMORY_MEBIBYTES = 1024
+"""Of the process, and a quarter of it of any one allocation: a length prefix must not allocate."""
+
+
+def main() -> int:
+    """Run one target in a process of its own: libFuzzer ends the process that it runs in."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])  # type: ignore[union-attr]  # it is above
+    parser.add_argument("target", nargs="?", choices=sorted(TARGETS))
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0, help="of libFuzzer; 0 takes another each time")
+    parser.add_argument("--keep", action="store_true", help="add what reaches further to the corpus")
+    arguments = parser.parse_args()
+    if arguments.target is None:
+        print("\n".join(sorted(TARGETS)))
+        return 0
+
+    with tempfile.TemporaryDirectory(prefix="sc-fuzz-") as name:
+        return _run(arguments.target, Path(name), arguments.seconds, arguments.seed, keeping=arguments.keep)
+
+
+def _run(name: str, scratch: Path, seconds: int, seed: int, *, keeping: bool) -> int:
+    target = TARGETS[name]
+    begun, grown, crashes = scratch / "begun", scratch / "grown", scratch / "crashes"
+    for folder in (begun, grown, crashes):
+        folder.mkdir()
+
+    for number, data in enumerate([*target.seeds(), *inputs(name)]):
+        (begun / str(number)).write_bytes(data)
+
+    # libFuzzer refuses a dictionary without words.
+    words = scratch / "words"
+    words.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words), encoding="ascii")
+    command = [
+        sys.executable, "-m", "tests.fuzz.guided", name, str(grown), str(begun),
+        f"-max_total_time={seconds}", f"-timeout={TIMEOUT_SECONDS}", f"-rss_limit_mb={MEMORY_MEBIBYTES}",
+        f"-malloc_limit_mb={MEMORY_MEBIBYTES // 4}", f"-max_len={target.max_bytes}", f"-seed={seed}",
+        f"-artifact_prefix={crashes}/", "-print_final_stats=1", "-verbosity=1",
+    ]  # fmt: skip
+    done = subprocess.run([*command, *([f"-dict={words}"] if target.words else [])], check=False, stdin=subprocess.DEVNULL)
+    for crash in sorted(crashes.iterdir()):
+        print(f"{crash.name}: {base64.b64encode(crash.read_bytes()).decode()}")
+
+    if keeping and not done.returncode:
+        print(f"{keep(name, [file.read_bytes() for file in grown.iterdir()])} inputs were added to the corpus")
+
+    return int(done.returncode != 0)
+
+
+def _escaped(word: bytes) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in word)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

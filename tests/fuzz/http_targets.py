@@ -1,0 +1,161 @@
+"""Targets in HTTP: what is posted, what SDKs ask and are answered, what a target of metrics answers, who asks for which host."""
+
+import msgspec
+
+from sidecard.observe import call_chat, http_posted
+from sidecard.observe.call_texts import kept_text
+from sidecard.observe.http_guard import Hosts
+from sidecard.observe.push_target import Away, Refused, Sent, outcome_of
+from sidecard_client import wire
+from sidecard_client.frames import RequestReader, frame
+from sidecard_client.http_asked import ENDPOINTS, read_request
+from sidecard_client.http_reading import Reader
+from sidecard_client.keys import fingerprint
+from tests.fuzz.target import Target, fields, pieces
+
+FAMILIES = sorted(set(ENDPOINTS.values()))
+URL = b"https://api.openai.com/v1/chat/completions"
+BODY = b'{"model":"m","messages":[{"role":"user","content":"hi"}],"temperature":0,"n":2,"stream":true,"user":"u"}'
+
+
+def posted(data: bytes) -> None:
+    """One call, or a sentence that does not repeat it; what comes of it the daemon takes as it takes a peer's."""
+    try:
+        call = http_posted.parse(data)
+    except ValueError:
+        return
+
+    request = http_posted.measurements(call)
+    assert RequestReader().feed(frame(wire.pack(request))) == [request]
+
+
+def asked(data: bytes) -> None:
+    """A request that is to be intercepted has a key and a backend that the daemon takes; any other is let pass."""
+    url, header, body = fields(data, 3)
+    name, _, value = header.decode("latin-1").partition(":")
+    request = read_request("POST", url.decode("latin-1"), [(name, value)], body)
+    if request is None:
+        return
+
+    key = fingerprint("general", request.model or None, "http", (), request.parts, ())
+    begin = wire.Begin(key, id=1, backends=(request.backend,))
+    assert RequestReader().feed(frame(wire.pack(begin))) == [begin]
+
+
+def answered(data: bytes) -> None:
+    """Whatever a model's server sends: nothing is raised, however it is cut, and what was used the daemon takes."""
+    which, cut, body = data[:1], data[1:2], data[2:]
+    number = which[0] if which else 0
+    read = []
+    for parts in ([body], pieces(body, cut[0] if cut else 1)):
+        reader = Reader(FAMILIES[number % len(FAMILIES)], stream=number >= 128, choices=1 + number % 2)
+        for part in parts:
+            reader.feed(part)
+
+        read.append(reader.finish())
+
+    whole, cut_up = read
+    assert whole == cut_up
+    assert whole.complete or not whole.keep
+    complete = wire.Complete("boot-1", msgspec.Raw(b"\xc0"), id=1, usage=whole.usage)
+    assert RequestReader().feed(frame(wire.pack(complete))) == [complete]
+
+
+def push_answers(data: bytes) -> None:
+    """Whatever a target of metrics answers: it has arrived, it is refused, or it waits, for an hour at most."""
+    status, retry, location, text = fields(data, 4)
+    headers = {"Retry-After": retry.decode("latin-1"), "Location": location.decode("latin-1")}
+    number = int.from_bytes(status, "big") % 1000
+    outcome = outcome_of(number, headers, text.decode("utf-8", "replace"), 1.7e9)
+    assert isinstance(outcome, Sent | Refused | Away)
+    if isinstance(outcome, Away) and outcome.retry_after_seconds is not None:
+        assert 0 <= outcome.retry_after_seconds <= 3600
+
+
+def hosts(data: bytes) -> None:
+    """A browser's page from elsewhere is never admitted, however its name is written."""
+    text = data.decode("latin-1")
+    if Hosts(["known.example"]).admit(text):
+        name = text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0]
+        # Python's addresses have a zone, which may be anything.
+        assert all(letter in "0123456789abcdef.:" for letter in name.lower().partition("%")[0]) or name.lower().rstrip(
+            "."
+        ) in {"localhost", "known.example"}
+
+
+def texts(data: bytes) -> None:
+    """What was said, as JSON to be kept; and what is kept, as an example, or left out."""
+    text = kept_text(data, [])
+    assert msgspec.json.decode(text) is not None or text == "null"
+    answer = kept_text(msgspec.msgpack.encode("an answer"), [])
+    for prompt, said in ((text, answer), (answer, text)):
+        try:
+            call_chat.example(prompt, said)
+        except call_chat.LeftOutError:
+            pass
+
+
+def _answers() -> list[bytes]:
+    bodies = [
+        b'{"model":"m","choices":[{"index":0,"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}',
+        b'data: {"choices":[{"index":0,"finish_reason":"stop"}]}\r\n\r\ndata: [DONE]\n\n',
+        b'data: {"type":"response.completed","response":{"status":"completed","usage":{"input_tokens":1}}}\n\n',
+        b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":1}}\ndata: {"type":"message_stop"}\n',
+        b'{"model":"m","message":{"content":"hi"},"done":false}\n{"done":true,"done_reason":"stop","eval_count":5}\n',
+        b'{"data":[{"embedding":[1.0]}]}', b'{"error":{"type":"invalid_request_error"}}',
+        b'{"usage":{"input_tokens":5,"cache_read_input_tokens":6,"cache_creation_input_tokens":7}}',
+    ]  # fmt: skip
+    return [bytes((kind, 3)) + body for body in bodies for kind in (0, 1, 2, 3, 5, 128, 129, 131, 133)]
+
+
+def _texts() -> list[bytes]:
+    said = [
+        {"args": ["a prompt"], "kwargs": {"system": "be brief"}},
+        {"args": [], "kwargs": {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], "tools": [{}]}},
+        {"choices": [{"message": {"role": "assistant", "content": "hi", "tool_calls": [{"function": {}}]}}]},
+        {"content": [{"type": "text", "text": "hi"}], "role": "assistant"}, {"message": {"content": "hi"}}, b"bytes",
+    ]  # fmt: skip
+    return [msgspec.msgpack.encode(one) for one in said]
+
+
+_DATE = b"Wed, 21 Oct 2026 07:28:00 GMT"
+_FIELDS = tuple(
+    f'"{name}":'.encode()
+    for name in (
+        "model", "choices", "index", "finish_reason", "usage", "prompt_tokens", "completion_tokens", "error", "type", "delta",
+        "stop_reason", "message", "done", "done_reason", "response", "status", "input_tokens", "cache_read_input_tokens",
+    )
+)  # fmt: skip
+
+HTTP_TARGETS = (
+    Target(
+        "posted",
+        posted,
+        lambda: [b'{"task_type":"rag","success":true,"latency_ms":12.5,"cost":"0.1","response_length":9}'],
+        (b'"task_type":', b'"success":', b'"latency_ms":', b"1e308", b"NaN"),
+    ),
+    Target(
+        "asked",
+        asked,
+        lambda: [
+            URL + b"\0authorization: Bearer x\0" + BODY,
+            b"http://h:1/api/chat\0a: b\0{}",
+            b"https://[::1]:99/v1/messages\0\0" + BODY,
+        ],
+        (b"/deployments/", b"/chat/completions", b"/api/chat", b"[::1]", b":99999", b"\0"),
+    ),
+    Target("answered", answered, _answers, (*_FIELDS, b"data: ", b"[DONE]", b"9007199254740992")),
+    Target(
+        "push_answers",
+        push_answers,
+        lambda: [b"\xc8", b"\x01\xad\x0030\0\0slow down", b"\x01\xf7\0" + _DATE, b"\x01\x2e\0\0http://u:p@h/?q"],
+        (_DATE, b"http://u:p@h/", b"[", b"+0000"),
+    ),
+    Target(
+        "hosts",
+        hosts,
+        lambda: [b"localhost:80", b"127.0.0.1:80", b"[::1]:80", b"known.example.", b"evil.example"],
+        (b"localhost", b"127.0.0.1", b"known.example"),
+    ),
+    Target("texts", texts, _texts),
+)

@@ -1,0 +1,31 @@
+"""What a fuzz target is: bytes in, nothing out, and an exception where a contract does not hold."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+
+class Target(NamedTuple):
+    """One thing that reads what others wrote. ``check`` raises for what must not be, and for nothing else."""
+
+    name: str
+    check: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+    """Inputs that are right, from which others are made."""
+    words: tuple[bytes, ...] = ()
+    """What its format is made of, for the fuzzer to put in."""
+    max_bytes: int = 4096
+
+
+def fields(data: bytes, count: int) -> list[bytes]:
+    """Cut an input into ``count`` parts at its zero bytes; the last part has the rest, missing ones are empty."""
+    found = data.split(b"\0", count - 1)
+    return found + [b""] * (count - len(found))
+
+
+def pieces(data: bytes, cut: int) -> Iterator[bytes]:
+    """Cut bytes as a kernel might, into pieces of ``cut`` bytes and a growing number more."""
+    at, size = 0, max(1, cut)
+    while at < len(data):
+        yield data[at : at + size]
+        at += size
+        size += 1

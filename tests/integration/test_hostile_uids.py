@@ -1,0 +1,175 @@
+"""Peers of other uids: what they cannot reach, cannot do, and cannot keep others from."""
+
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Raw
+
+from sidecard_client import wire
+from tests.daemons import Daemon, ask, poll
+from tests.hostile import ALICE, BOB, MALLORY, Wire, ask_as, being, limited, needs_root
+
+pytestmark = needs_root
+
+Start = Callable[..., Daemon]
+
+
+@pytest.fixture
+def open_to_all(socket_directory: Path, daemon: Start) -> Start:
+    """Start daemons that everybody on the host may connect to."""
+    socket_directory.chmod(0o755)
+    return lambda *flags, **environ: daemon("--set", "socket.mode=0666", *flags, **environ)
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Let this process open ten thousand connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 12_000:
+        pytest.skip(f"this host allows {hard} descriptors")
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (12_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_who_may_not_write_to_the_socket_cannot_connect(socket_directory: Path, daemon: Start) -> None:
+    """By default that is everybody but the daemon's user and the socket's group."""
+    socket_directory.chmod(0o755)
+    path = daemon("--set", f"socket.group={BOB}").socket
+    with being(MALLORY), pytest.raises(PermissionError):
+        ask(path, {"op": "ping"})
+
+    with being(MALLORY, BOB):
+        assert ask(path, {"op": "ping"})["type"] == "pong"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"op": "get", "key": "k"},
+        {"op": "begin", "key": "k"},
+        {"op": "begin", "key": "k", "mode": "only_if_cached"},
+        {"op": "put", "key": "k", "value": "poison"},
+        {"op": "delete", "key": "k"},
+    ],
+    ids=lambda request: "-".join(request.values()),
+)
+def test_another_uids_namespace_can_be_neither_read_nor_written(open_to_all: Start, request_: dict[str, Any]) -> None:
+    """Nor by its full name: that is for operators."""
+    path = open_to_all().socket
+    assert ask_as(ALICE, path, op="put", key="k", value="secret")["stored"]
+    denied = ask_as(MALLORY, path, **request_, namespace=f"{ALICE}:default")
+    assert (denied["type"], denied["code"]) == ("error", "denied")
+    assert ask_as(MALLORY, path, **request_).get("value") is None
+
+    assert ask_as(ALICE, path, op="get", key="k")["value"] == "secret"
+    assert ask(path, {"op": "get", "key": "k", "namespace": f"{ALICE}:default"})["value"] == "secret"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"op": "purge"},
+        {"op": "purge", "namespace": "default"},
+        {"op": "purge", "tag": "t"},
+        {"op": "breaker", "backend": "cloud", "action": "open"},
+        {"op": "config"},
+        {"op": "reload"},
+        {"op": "log", "level": "debug"},
+    ],
+    ids=lambda request: "-".join(request.values()),
+)
+def test_what_is_for_operators_is_denied_to_others_and_changes_nothing(
+    open_to_all: Start, request_: dict[str, Any]
+) -> None:
+    """And granted to whom the configuration names."""
+    path = open_to_all("--set", f"operators.uids={BOB}").socket
+    ask_as(ALICE, path, op="put", key="k", value="v", tags=["t"])
+    denied = ask_as(MALLORY, path, **request_)
+    assert (denied["type"], denied["code"]) == ("error", "denied")
+    assert ask_as(ALICE, path, op="get", key="k")["value"] == "v"
+    states: Any = ask(path, {"op": "breakers"})["backends"]
+    assert all(backend["state"] == "closed" for backend in states.values())
+    assert ask_as(BOB, path, **request_)["type"] != "error"
+
+
+def test_leases_are_of_the_connection_that_got_them(open_to_all: Start) -> None:
+    """A name that was guessed, or seen in a log, completes, renews and fails nothing."""
+    path = open_to_all().socket
+    alice, mallory = Wire(path, ALICE), Wire(path, MALLORY)
+    lease = alice.asks(wire.Begin("k", id=1)).lease
+    for request in (
+        wire.Complete(lease, Raw(b"\xa1x"), id=2),
+        wire.Fail(lease, id=2),
+        wire.Renew(lease, id=2),
+        wire.Append(lease, Raw(b"\xa1x"), id=2),
+    ):
+        assert mallory.asks(request) == wire.StaleLease(2)
+
+    assert isinstance(alice.asks(wire.Complete(lease, Raw(b"\xa1y"), id=2)), wire.Stored)
+
+
+def test_ten_thousand_connections_of_one_uid_leave_room_for_others(open_to_all: Start, many_descriptors: None) -> None:
+    """Those beyond its bound are closed; when it has gone, so is its share."""
+    running = open_to_all("--set", "limits.max_peers_per_uid=500")
+    path = running.socket
+    mallory = [Wire(path, MALLORY) for _ in range(10_000)]
+    poll(lambda: limited(path).get("max_peers_per_uid", 0) == 9_500, "not all were refused")
+    assert ask(path, {"op": "stats"})["peers"] == 501
+    assert ask_as(ALICE, path, op="ping")["type"] == "pong"
+    poll(lambda: sum(one.is_closed() for one in mallory) == 9_500, "refused connections stay open")
+    assert len(list(Path(f"/proc/{running.pid}/fd").iterdir())) < 600
+    told = ask_as(MALLORY, path, op="ping")
+    assert (told["type"], told["code"]) == ("error", "unavailable")
+    assert "limits.max_peers_per_uid (500)" in str(told["message"])
+    for one in mallory:
+        one.close()
+
+    poll(lambda: ask(path, {"op": "stats"})["peers"] == 1, "closed connections are still counted")
+    assert ask_as(MALLORY, path, op="ping")["type"] == "pong"
+
+
+def test_a_uid_that_floods_keys_waits_and_metrics_leaves_room_for_others(open_to_all: Start) -> None:
+    """It has all there is, and another one still gets leases, waits, and is counted."""
+    running = open_to_all("--set", "limits.max_flights=200", "--set", "flights.max_waiters=200")
+    path = running.socket
+    mallory, alice, other = Wire(path, MALLORY), Wire(path, ALICE), Wire(path, ALICE)
+    mallory.sends(*(wire.Begin(f"key {number}", id=number) for number in range(1000)))
+    replies = mallory.hears(1000)
+    assert sum(isinstance(reply, wire.Lease) for reply in replies) == 200
+    assert {reply.reason for reply in replies if isinstance(reply, wire.Rejected)} == {"busy"}
+    mallory.sends(*(wire.Begin("key 0", id=number) for number in range(1000, 2000)))
+    assert sum(isinstance(reply, wire.Pending) for reply in mallory.hears(1000)) == 200
+    names = [wire.Measurement(name=f"m{number}", kind="counter") for number in range(1000)]
+    assert mallory.asks(wire.RecordMetrics(metrics=tuple(names), acknowledge=True, id=1)).dropped == 1000 - 512
+
+    lease = alice.asks(wire.Begin("key 0", id=1))
+    assert isinstance(lease, wire.Lease)
+    assert other.asks(wire.Begin("key 0", id=1)) == wire.Pending(1)
+    assert isinstance(alice.asks(wire.Complete(lease.lease, Raw(b"\xa1x"), id=2)), wire.Stored)
+    assert isinstance(other.hears()[0], wire.Shared)
+    mine = (wire.Measurement(name="mine", kind="counter"),)
+    assert other.asks(wire.RecordMetrics(metrics=mine, acknowledge=True, id=2)).dropped == 0
+
+    assert limited(path) == {"max_flights": 800, "max_waiters": 800}
+    mallory.close()
+    poll(lambda: ask(path, {"op": "stats"})["flights"] == 0, "flights of one who has gone are left")
+
+
+def test_what_a_uid_asks_for_again_survives_a_flood_of_another_ones_keys(open_to_all: Start) -> None:
+    """S3-FIFO lets what nobody asks for twice pass through a tenth of the cache."""
+    path = open_to_all("--set", "cache.max_bytes=1MiB").socket
+    alice, mallory = Wire(path, ALICE), Wire(path, MALLORY)
+    for number in range(50):
+        alice.asks(wire.Put(f"mine {number}", Raw(b"\xc4\xc8" + b"x" * 200), id=1))
+
+    for number in range(20_000):
+        mallory.sends(wire.Put(f"flood {number}", Raw(b"\xc4\xc8" + b"x" * 200), id=1))
+        mallory.hears()
+        if number % 400 == 0:
+            for mine in range(50):
+                assert isinstance(alice.asks(wire.Get(f"mine {mine}", id=2)), wire.Hit), (number, mine)

@@ -1,0 +1,333 @@
+"""Large answers kept compressed: nobody who asks can tell. One sentence a test."""
+
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from sidecard.codec import Zstd
+from sidecard.core import notes
+from sidecard.core.compression import MAX_BYTES
+from sidecard.core.effects import StoreWrite
+from sidecard.core.entries import SIZE_BYTES, Entry
+from sidecard.core.events import Absent, Found
+from sidecard.core.records import Record
+from sidecard.core.settings import BackendSettings, BreakerSettings
+from sidecard_client import wire
+from sidecard_client.wire import Begin, Get, Hit, Lease, Miss, Put, Rejected, Shared
+from tests.host import Host, packed, unpacked
+
+ON: dict[str, Any] = {"compress_min_bytes": 1000}
+TEXT = "The capital of France is Paris, and the capital of Spain is Madrid. " * 100
+OTHER = "A parcel that is not there after ten days is sent once more. " * 100
+STALE = {"ttl_seconds": 10.0, "stale_seconds": 30.0, "sharing_window_seconds": 0.0}
+SCOPE = "1000:default"
+
+
+def filled(value: Any = TEXT, **settings: Any) -> Host:
+    """Return a host that has an answer to ``key``."""
+    host = Host(**settings)
+    alice = host.peer()
+    alice.completes(alice.leads("key"), value)
+    return host
+
+
+def entry_of(host: Host, key: str = "key") -> Entry:
+    """Return an entry as it is kept."""
+    entry = host.engine._shelf.cache.get(SCOPE, key, host.now)
+    assert entry is not None
+    return entry
+
+
+def compressed(value: Any) -> bytes:
+    """Return a value as it is kept."""
+    plain = wire.pack(value)
+    return len(plain).to_bytes(SIZE_BYTES, "big") + Zstd().compress(plain)
+
+
+def record(value: bytes, *, is_compressed: bool = True) -> Record:
+    """Return an entry of the store."""
+    return Record(value, 2.0, 300.0, 60.0, "cloud", age_seconds=10.0, compressed=is_compressed)
+
+
+def test_off_nothing_is_compressed() -> None:
+    """In memory and in the store are the bytes that came; that is the default."""
+    host = Host(store="own")
+    alice = host.peer()
+    alice.asks(Put("key", packed(TEXT), id=1))
+    (write,) = host.wants()
+    assert isinstance(write, StoreWrite)
+    assert (write.record.value, write.record.compressed) == (wire.pack(TEXT), False)
+    assert (entry_of(host).value, entry_of(host).compressed) == (wire.pack(TEXT), False)
+    stats = host.stats()
+    assert stats.cache_compressed_entries == stats.cache_compressed_bytes == stats.cache_uncompressed_bytes == 0
+
+
+def test_a_hit_and_a_get_have_what_came() -> None:
+    """Byte for byte, though a tenth of it is kept."""
+    host = filled(**ON)
+    assert entry_of(host).compressed
+    assert len(entry_of(host).value) < len(TEXT) / 10
+    alice = host.peer()
+    alice.asks(Begin("key", id=1))
+    assert bytes(alice.gets(Hit).value) == wire.pack(TEXT)
+    alice.asks(Get("key", id=2))
+    assert bytes(alice.gets(Hit).value) == wire.pack(TEXT)
+
+
+def test_what_was_put_is_compressed_too() -> None:
+    """And what replaces it is what is served."""
+    host = filled(**ON)
+    alice = host.peer()
+    alice.asks(Put("key", packed(OTHER), id=1))
+    alice.hears()
+    alice.asks(Begin("key", id=2))
+    assert unpacked(alice.gets(Hit)) == OTHER
+    assert host.stats().cache_compressed_entries == 1
+
+
+def test_those_who_wait_have_what_came() -> None:
+    """The answer goes to them before and beside its being kept."""
+    host = Host(**ON)
+    alice, bob = host.peer(), host.peer()
+    lease = alice.leads("key")
+    bob.waits("key", 2)
+    alice.completes(lease, TEXT)
+    assert unpacked(bob.gets(Shared)) == TEXT
+
+
+def test_an_answer_within_the_sharing_window_is_expanded() -> None:
+    """With caching off, too."""
+    host = filled(cache_max_bytes=0, **ON)
+    assert entry_of(host).compressed
+    alice = host.peer()
+    alice.asks(Begin("key", id=1))
+    assert unpacked(alice.gets(Shared)) == TEXT
+
+
+def test_a_stale_answer_is_expanded() -> None:
+    """With the lease, as a hit for the others, and with the refusal where the breaker is open."""
+    host = filled(backends={"default": BackendSettings(breaker=BreakerSettings(min_calls=1))}, **STALE, **ON)
+    host.passes(15.0)
+    alice, bob = host.peer(), host.peer()
+    alice.asks(Begin("key", id=1))
+    lease = alice.gets(Lease)
+    assert msgspec.msgpack.decode(lease.stale_value) == TEXT
+    bob.asks(Begin("key", id=2))
+    hit = bob.gets(Hit)
+    assert (unpacked(hit), hit.stale) == (TEXT, True)
+    alice.fails(lease.lease)
+    host.sets("default", "open")
+    bob.asks(Begin("key", id=3))
+    assert msgspec.msgpack.decode(bob.gets(Rejected).stale_value) == TEXT
+
+
+def test_a_stored_stream_is_replayed_in_its_pieces() -> None:
+    """And read as a whole by who asks for one."""
+    host = Host(**ON)
+    holder = host.peer()
+    lease = holder.leads("key", stream=True)
+    pieces = [TEXT, {"n": 1}, OTHER]
+    holder.appends(lease, *pieces)
+    holder.asks(wire.Complete(lease, id=99))
+    holder.hears()
+    assert entry_of(host).compressed
+    reader = host.peer()
+    reader.asks(Begin("key", id=1, stream=True))
+    read, end = reader.reads()
+    assert read == pieces
+    assert isinstance(end, wire.End)
+    reader.asks(Begin("key", id=2))
+    assert unpacked(reader.gets(Hit)) == pieces
+
+
+def test_whether_a_stream_can_be_replayed_is_judged_by_what_it_expands_to() -> None:
+    """While it is read, that is what it takes."""
+    host = Host(store="own", cache_max_bytes=4 * MAX_BYTES, **ON)
+    alice = host.peer()
+    alice.asks(Get("key", id=1))
+    host.answers(host.asked().ticket, Found(record(compressed("x" * 4 * MAX_BYTES))))
+    alice.gets(Hit)
+    alice.asks(Begin("key", id=2, stream=True))
+    assert alice.gets(Rejected).reason == "busy"
+
+
+def test_the_cache_is_charged_what_is_kept_and_refuses_what_is_kept_too_large() -> None:
+    """The same answer finds room where it is compressed, and none where it is not."""
+    for settings, stored in (({}, False), (ON, True)):
+        host = Host(cache_max_bytes=16_000, **settings)
+        alice = host.peer()
+        alice.asks(Put("key", packed(TEXT), id=1))
+        assert alice.gets(wire.Stored).stored is stored
+        if stored:
+            assert host.stats().cache_bytes < 1000
+        else:
+            assert [type(note) for note in host.notes] == [notes.EntryRefused]
+
+
+def test_what_is_small_or_saves_too_little_is_kept_as_it_is() -> None:
+    """Floats of an embedding are the example."""
+    chance = random.Random(1)
+    floats = [chance.gauss(0.0, 0.05) for _ in range(1000)]
+    for value in ("short", floats, "x" * (MAX_BYTES + 1)):
+        assert entry_of(filled(value, **ON)).value == wire.pack(value)
+
+
+def test_sums_of_what_is_compressed_come_and_go_with_the_entries() -> None:
+    """Replaced, deleted, expired, driven out: nothing is left of any of them."""
+    host = Host(cache_max_bytes=40_000, **ON)
+    alice = host.peer()
+    plain = wire.pack(TEXT)
+    for value in (OTHER, TEXT):
+        alice.asks(Put("key", packed(value), id=1))
+
+    stats = host.stats()
+    assert (stats.cache_compressed_entries, stats.cache_uncompressed_bytes) == (1, len(plain))
+    assert stats.cache_compressed_bytes == len(entry_of(host).value)
+    samples = host.samples()
+    assert samples["sidecard_cache_compressed_entries"] == 1
+    assert samples["sidecard_cache_compressed_bytes"] == stats.cache_compressed_bytes
+    assert samples["sidecard_cache_uncompressed_bytes"] == len(plain)
+    alice.asks(wire.Delete("key", id=2))
+    assert host.stats().cache_compressed_entries == 0
+    for number in range(200):
+        alice.asks(Put(f"key-{number}", packed(f"{number} {TEXT}"), id=1))
+        for _ in range(3):  # so that some of them reach the main queue
+            alice.asks(Get(f"key-{number // 2}", id=1))
+
+    stats = host.stats()
+    assert stats.evicted > 0
+    assert stats.cache_compressed_entries == stats.cache_entries > 0
+    host.passes(1000.0)
+    stats = host.stats()
+    assert (stats.cache_entries, stats.cache_compressed_entries) == (0, 0)
+    assert (stats.cache_compressed_bytes, stats.cache_uncompressed_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(("before", "after"), [(ON, {}), ({}, ON)])
+def test_other_settings_leave_the_entries_that_there_are(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """They are served as ever; what comes from then on is kept as is now asked for."""
+    host = filled(**before)
+    host.reads(**after)
+    alice = host.peer()
+    alice.asks(Begin("key", id=1))
+    assert unpacked(alice.gets(Hit)) == TEXT
+    alice.completes(alice.leads("other"), OTHER)
+    assert (entry_of(host).compressed, entry_of(host, "other").compressed) == (bool(before), bool(after))
+    alice.asks(Begin("other", id=2))
+    assert unpacked(alice.gets(Hit)) == OTHER
+
+
+def test_the_store_is_given_what_memory_keeps() -> None:
+    """By `complete` and by `put`."""
+    host = Host(store="own", **ON)
+    alice = host.peer()
+    alice.asks(Begin("key", id=1))
+    host.answers(host.asked().ticket, Absent())
+    alice.completes(alice.gets(Lease).lease, TEXT)
+    alice.asks(Put("other", packed(TEXT), id=1))
+    for write in host.wants():
+        assert isinstance(write, StoreWrite)
+        assert (write.record.value, write.record.compressed) == (compressed(TEXT), True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "found", "kept"),
+    [
+        ({}, record(compressed(TEXT)), wire.pack(TEXT)),
+        (ON, record(compressed(TEXT)), compressed(TEXT)),
+        ({"compress_min_bytes": 10_000_000}, record(compressed(TEXT)), wire.pack(TEXT)),
+        (ON, record(wire.pack(TEXT), is_compressed=False), compressed(TEXT)),
+        ({}, record(wire.pack(TEXT), is_compressed=False), wire.pack(TEXT)),
+    ],
+)
+def test_a_record_is_read_in_either_form_and_kept_as_is_asked_for(
+    settings: dict[str, Any], found: Record, kept: bytes
+) -> None:
+    """Daemons with and without compression use one store."""
+    host = Host(store="own", **settings)
+    alice, bob, reader = host.peer(), host.peer(), host.peer()
+    alice.asks(Begin("key", id=1))
+    bob.asks(Begin("key", id=2, mode="refresh"))
+    reader.asks(Get("key", id=3))
+    host.answers(host.asked().ticket, Found(found))
+    assert unpacked(alice.gets(Hit)) == TEXT
+    assert unpacked(bob.gets(Shared)) == TEXT
+    assert unpacked(reader.gets(Hit)) == TEXT
+    assert entry_of(host).value == kept
+    assert host.stats().store_hits == 1
+
+
+def test_a_record_that_finds_no_room_is_served_all_the_same() -> None:
+    """Expanded, from no place in the cache."""
+    host = Host(store="own", cache_max_bytes=2000, **ON)
+    alice = host.peer()
+    alice.asks(Begin("key", id=1))
+    host.answers(host.asked().ticket, Found(record(compressed(TEXT))))
+    assert unpacked(alice.gets(Hit)) == TEXT
+    assert host.stats().cache_entries == 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        compressed(TEXT)[:-1],
+        b"\xff\xff\xff\xff" + compressed(TEXT)[SIZE_BYTES:],
+        b"\x00\x00\x00\x10" + compressed(TEXT)[SIZE_BYTES:],
+        wire.pack(TEXT),
+    ],
+)
+@pytest.mark.parametrize("store", ["own", "shared"])
+def test_a_damaged_record_is_a_miss(store: str, value: bytes) -> None:
+    """The longest-waiting caller makes the call, who only reads is told that there is nothing."""
+    host = Host(store=store, **ON)
+    alice, bob, reader = host.peer(), host.peer(), host.peer()
+    alice.asks(Begin("key", id=1))
+    bob.asks(Begin("key", id=2))
+    reader.asks(Get("key", id=3))
+    host.answers(host.asked().ticket, Found(record(value)))
+    assert reader.hears() == [Miss(3)]
+    lease = alice.gets(Lease).lease
+    bob.hears()
+    alice.completes(lease, OTHER)
+    assert unpacked(bob.gets(Shared)) == OTHER
+    stats = host.stats()
+    assert (stats.store_reads, stats.store_hits, stats.misses, stats.cache_entries) == (1, 0, 2, 1)
+
+
+def test_a_caller_who_joins_readers_of_a_damaged_record_claims_the_key_first() -> None:
+    """As where there is none: readers have claimed nothing."""
+    host = Host(store="shared", **ON)
+    reader, caller = host.peer(), host.peer()
+    reader.asks(Get("key", id=1))
+    caller.asks(Begin("key", id=2))
+    host.answers(host.asked().ticket, Found(record(b"damaged")))
+    assert reader.hears() == [Miss(1)]
+    again = host.asked()
+    assert again.claim
+    host.answers(again.ticket, Found(record(b"damaged")))
+    caller.gets(Lease)
+
+
+def test_a_hundred_who_wait_for_the_store_cost_one_expansion() -> None:
+    """And one more that finds out that the record is whole."""
+    counted = []
+
+    class Counting(Zstd):
+        def decompress(self, data: memoryview, size: int) -> bytes:
+            counted.append(size)
+            return super().decompress(data, size)
+
+    class CountingHost(Host):
+        codec = Counting()
+
+    host = CountingHost(store="own", **ON)
+    actors = [host.peer() for _ in range(100)]
+    for actor in actors:
+        actor.asks(Begin("key", id=1))
+
+    host.answers(host.asked().ticket, Found(record(compressed(TEXT))))
+    assert all(unpacked(actor.gets(Hit)) == TEXT for actor in actors)
+    assert len(counted) == 2

@@ -1,0 +1,69 @@
+"""Values of very many very small elements, asked for as streams: what they cost the daemon is bounded, as all is."""
+
+import msgspec
+import pytest
+
+from sidecard.core.streams import CHUNK_OVERHEAD_BYTES
+from sidecard_client import wire
+from tests.host import Host
+
+MEBI = 1024 * 1024
+NOTHINGS = 200_000
+"""Elements of one byte, which as pieces count for twenty megabytes."""
+
+
+def nothings(count: int) -> msgspec.Raw:
+    """Pack a list of nothings."""
+    return msgspec.Raw(b"\xdd" + count.to_bytes(4, "big") + b"\xc0" * count)
+
+
+def test_a_stored_list_of_too_many_elements_is_not_cut_into_pieces() -> None:
+    """16 MB of nothings would take a gigabyte of the daemon, and a second of everybody's time: its caller makes the call."""
+    host = Host(cache_max_bytes=16 * MEBI)
+    peer = host.peer()
+    peer.asks(wire.Put("key", nothings(NOTHINGS), id=1))
+    peer.hears()
+
+    peer.asks(wire.Begin("key", id=2, stream=True))
+    refused = peer.gets(wire.Rejected)
+    peer.asks(wire.Begin("key", id=3))
+
+    assert NOTHINGS * CHUNK_OVERHEAD_BYTES > 8 * MEBI
+    assert refused.reason == "busy"
+    assert isinstance(peer.gets(wire.Hit), wire.Hit)
+    assert host.engine.idle
+
+
+def test_an_answer_of_too_many_elements_is_not_cut_into_pieces_for_those_who_wait() -> None:
+    """They make their own calls, and nothing is held for them; who wants it whole gets it."""
+    host = Host(cache_max_bytes=16 * MEBI)
+    holder, reader, other = host.peer(), host.peer(), host.peer()
+    lease = holder.leads("key")
+    reader.waits("key", stream=True)
+    other.waits("key")
+
+    holder.asks(wire.Complete(lease, nothings(NOTHINGS), id=9))
+
+    failed = reader.gets(wire.Failed)
+    assert failed.kind == "ignored"
+    assert isinstance(other.gets(wire.Shared), wire.Shared)
+    holder.asks(wire.GetStats(id=10))
+    stats = holder.hears()[-1]
+    assert isinstance(stats, wire.Stats)
+    assert (stats.streams, stats.stream_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("value", [b"\xdd\xff\xff\xff\xff\xc0", b"\xdc\xff", b"\xdd", b"\x9f\xc0"])
+def test_a_list_that_is_shorter_than_it_says_is_one_piece(value: bytes) -> None:
+    """It can come from a store that others write too; no header makes the daemon count on what is not there."""
+    host = Host()
+    peer = host.peer()
+    peer.asks(wire.Put("key", msgspec.Raw(value), id=1))
+    peer.hears()
+
+    peer.asks(wire.Begin("key", id=2, stream=True))
+
+    piece, end = peer.hears()
+    assert isinstance(piece, wire.Chunk)
+    assert bytes(piece.chunk) == value
+    assert isinstance(end, wire.End)

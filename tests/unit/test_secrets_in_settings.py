@@ -1,0 +1,134 @@
+"""Secrets among the settings, right and wrong: no sentence about them shows one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sidecard import config
+from sidecard.cli import BAD_CONFIG, main
+from sidecard.observe import push_target
+from sidecard.readings import redacted
+from sidecard.store import redis_access
+from sidecard.store_url import RedisAddress
+
+CANARY = "canary-7f3a9c"
+
+WRONG_FILES = [
+    f'store = "redis://u:{CANARY}@h"',
+    f'push = ["{CANARY}"]',
+    f'[store]\nurl = "redis://u:{CANARY}"',
+    f'[store]\nurl = ["redis://u:{CANARY}@h"]',
+    f'[store]\nurl = "http://u:{CANARY}@h"',
+    f'[store]\npasswort = "{CANARY}"',
+    f'[store]\npassword = ["{CANARY}"]',
+    f'[store]\npassword = {{ file = "{CANARY}" }}',
+    f'[store]\npassword = "{CANARY}',
+    f'[store]\npassword = "{CANARY}"\npassword = "{CANARY}"',
+    f'[store.password]\nvalue = "{CANARY}"',
+    f'[backends]\napi_key = "{CANARY}"',
+    f'[backends.cloud]\napi_key = "{CANARY}"',
+    f'[backends.cloud]\nbreaker = "{CANARY}"',
+    f'[tasks]\nrag = ["{CANARY}"]',
+    f'[push]\nurl = "ftp://u:{CANARY}@h/api/v1/write"',
+    f'[push]\nurl = "http://u:{CANARY}@h/nowhere"',
+    f'[push]\npassword = ["{CANARY}"]',
+    f'[calls]\nenabled = true\nurl = "mysql://u:{CANARY}@h/db"',
+    f'[calls]\nenabled = true\nurl = "host=h password={CANARY}"',
+    f'[http]\nlisten = "http://u:{CANARY}@127.0.0.1:9464"',
+    f'[sovereign]\nallow = ["redis://u:{CANARY}@h"]',
+    f'[sovereign]\nenabled = true\n[store]\nurl = "redis://u:{CANARY}@example.com"',
+    f'[sovereign]\nenabled = true\n[push]\nurl = "http://u:a/{CANARY}@example.com/api/v1/write"',
+]
+WRONG_VARIABLES = [
+    {"REDIS_URL": f"redis//u:{CANARY}@h"},
+    {"SIDECARD_STORE_PASWORD": CANARY},
+    {"SIDECARD_BACKENDS": f"https://u:{CANARY}@h"},
+    {"SIDECARD_BACKENDS": json.dumps({"cloud": CANARY})},
+    {"SIDECARD_PUSH": json.dumps({"password": CANARY})},
+    {"SIDECARD_PUSH_URL": f"h/{CANARY}"},
+    {"SIDECARD_API_KEY": CANARY},
+]
+WRONG_FLAGS = [f"store.password:{CANARY}", f"store.pasword={CANARY}", f"store.url=redis//{CANARY}@h", CANARY]
+ADDRESSES = {
+    f"redis://:{CANARY}@host/0": "redis://***@host/0",
+    f"redis://user:a/{CANARY}@host": "redis://***@host",
+    f"redis://user:{CANARY}/0": "***",
+    f"postgresql://u:{CANARY}@[::1]:5,h2:6/db?sslmode=x": "postgresql://***@[::1]:5,h2:6/db?***",
+    f"http://h/api/v1/write?key={CANARY}": "http://h/api/v1/write?***",
+    f"http://h/api/v1/write#{CANARY}": "***",
+    f"host=h password={CANARY}": "***",
+    f"password={CANARY} url=http://h": "***",
+    f"Server=h;Password={CANARY}": "***",
+    CANARY: "***",
+}
+
+
+@pytest.mark.parametrize("text", WRONG_FILES)
+def test_a_secret_in_a_file_that_is_wrong_is_not_told(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it stands in the wrong place, has the wrong type, or the line before it is wrong."""
+    file = tmp_path / "sidecard.toml"
+    file.write_text(text, encoding="utf-8")
+    assert main(["serve", "--check", "--config", str(file)]) == BAD_CONFIG
+    told = "".join(capsys.readouterr())
+    assert told.startswith("sidecard: ")
+    assert CANARY not in told
+
+
+@pytest.mark.parametrize("environ", WRONG_VARIABLES, ids=lambda environ: next(iter(environ)))
+def test_a_secret_in_a_variable_that_is_wrong_is_not_told(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The variable is named, and what it holds is not."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    assert main(["config", "check"]) == BAD_CONFIG
+    told = "".join(capsys.readouterr())
+    assert next(iter(environ)) in told
+    assert CANARY not in told
+
+
+@pytest.mark.parametrize("text", WRONG_FLAGS)
+def test_a_secret_in_a_flag_that_is_wrong_is_not_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A unit's flags are in its log, but what is said of them need not be."""
+    assert main(["serve", "--check", "--set", text]) == BAD_CONFIG
+    assert CANARY not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(("url", "shown"), ADDRESSES.items())
+def test_an_address_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
+    """Also one that is not written as an address: `DATABASE_URL` may be that of an app in another language."""
+    assert redacted(url) == shown
+    assert CANARY not in json.dumps(config.load(None, {"DATABASE_URL": url}).shown())
+
+
+def test_very_long_addresses_are_shown_at_once() -> None:
+    """What is shown is matched against patterns, which must not try all ways to read it."""
+    assert redacted("http://" + "a," * 50_000 + "!") == "***"
+
+
+@pytest.mark.parametrize("content", [f"{CANARY}\x01", f"{CANARY}\tx", f"{CANARY}\nx", f"{CANARY}\x7f"])
+def test_a_token_that_cannot_be_sent_is_not_told(content: str, tmp_path: Path) -> None:
+    """What HTTP's library says of such a header has all of it."""
+    file = tmp_path / "token"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(push_target.SecretError) as refused:
+        push_target._secret(str(file))
+
+    assert CANARY not in str(refused.value)
+    assert str(file) in str(refused.value)
+
+
+def test_a_password_file_that_is_no_text_is_told_by_its_name(tmp_path: Path) -> None:
+    """And as a fault of the store, which is tried again."""
+    file = tmp_path / "password"
+    file.write_bytes(CANARY.encode() + b"\xff")
+    access = redis_access.Access(RedisAddress("single", (("h", 1),)), "", "", str(file), "", "", "", 1.0, lambda _: True)
+    with pytest.raises(redis_access.FAULTS) as refused:
+        access.credentials()
+
+    assert CANARY not in repr(refused.value)
+    assert str(file) in refused.value.strerror  # type: ignore[union-attr]  # an `OSError`
