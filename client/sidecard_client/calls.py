@@ -274,7 +274,9 @@ def resolve(call: Call, reply: Any, waited_seconds: float) -> Outcome[Any] | wir
     """
     match reply:
         case wire.Hit():
-            return _outcome(reply, "stale" if reply.stale else "cache", waited_seconds)
+            outcome = _outcome(reply, "stale" if reply.stale else "cache", waited_seconds)
+            similarity = reply.similarity
+            return outcome if similarity is None else msgspec.structs.replace(outcome, similarity=similarity)
         case wire.Shared():
             if call.span is not None:
                 call.span.link(reply.trace)
@@ -519,7 +521,6 @@ def _outcome(reply: wire.Hit | wire.Shared, source: Source, waited_seconds: floa
         reply.saved_seconds,
         reply.saved_dollars,
         waited_seconds,
-        similarity=reply.similarity if isinstance(reply, wire.Hit) else None,
     )
 
 

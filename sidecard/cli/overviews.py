@@ -148,6 +148,15 @@ def of_report(report: Report) -> str:
             [(task, *_times(ledger)) for task, ledger in tasks],
         ),
     ]
+    if report.total.similar_hits:
+        parts.append(
+            tables.table(
+                "Of the hits, by answers to similar requests: saved is what their calls took",
+                ("task", "hits", "time saved", "dollars saved"),
+                [(task, *_similar(ledger)) for task, ledger in tasks if ledger.similar_hits],
+            )
+        )
+
     if report.total.served_dollars:
         parts.append(
             tables.table(
@@ -234,6 +243,12 @@ def _costs(ledger: Ledger) -> Iterator[str]:
     yield dollars(ledger.billed_dollars)
     yield dollars(ledger.saved_by_cache_dollars)
     yield dollars(ledger.saved_by_sharing_dollars)
+
+
+def _similar(ledger: Ledger) -> Iterator[str]:
+    yield count(ledger.similar_hits)
+    yield seconds(ledger.saved_by_similar_seconds)
+    yield dollars(ledger.saved_by_similar_dollars) if ledger.served_dollars else "-"
 
 
 def _bars(title: str, names: Sequence[str], shares: Mapping[str, Sequence[float]]) -> "Table":

@@ -255,6 +255,7 @@ class Exposure:
             ("cache_entries", "Entries in memory.", cache.count),
             ("cache_bytes", "Keys, values and the fixed cost of the entries.", cache.bytes),
             ("cache_max_bytes", "What they may be.", cache.max_bytes),
+            ("vectors", "Entries that may be served to similar requests.", self._calls.similar.count),
             ("cache_compressed_entries", "Entries whose answers are kept compressed.", cache.compressed_count),
             ("cache_compressed_bytes", "Those answers, as they are kept.", cache.compressed_bytes),
             ("cache_uncompressed_bytes", "The same answers, as they are served.", cache.uncompressed_bytes),

@@ -3,7 +3,7 @@
 import msgspec
 
 from sidecard.cli import overviews
-from sidecard.core.settings import BudgetSettings
+from sidecard.core.settings import BudgetSettings, TaskSettings
 from sidecard_client import wire
 from tests.host import Host
 
@@ -36,6 +36,21 @@ def test_report_without_costs_says_how_to_have_them() -> None:
     text = overviews.of_report(host.report())
     assert "usage=" in text
     assert "$" not in text
+
+
+def test_report_tells_hits_by_answers_to_similar_requests_apart() -> None:
+    """With what their calls took; a task that has none has no row, and dollars that nobody reported are none."""
+    host = Host(tasks={"faq": TaskSettings(similar=True)})
+    peer = host.peer()
+    lease = peer.leads("key", task="faq", vector=(1.0, 0.0), group="g")
+    host.passes(2)
+    peer.completes(lease, "answer")
+    peer.completes(peer.leads("other"), "answer")
+    assert "similar" not in overviews.of_report(host.report())
+    peer.asks(wire.Begin("near", task="faq", vector=(1.0, 0.1), group="g"))
+    rows = [line.split() for line in overviews.of_report(host.report()).split("\n")]
+    assert ["faq", "1", "2", "s", "-"] in rows
+    assert ["general", "1", "2", "s", "-"] not in rows
 
 
 def test_stats_show_every_field_of_the_wire() -> None:

@@ -68,6 +68,7 @@ def test_the_answer_to_a_similar_request_is_served_with_its_similarity() -> None
     samples = host.samples()
     assert samples["sidecard_cache_hits_total freshness=similar task=general"] == 1
     assert samples["sidecard_cache_hits_total freshness=fresh task=general"] == 0
+    assert samples["sidecard_vectors"] == 1
 
 
 def test_below_the_threshold_there_is_a_lease() -> None:
