@@ -1,0 +1,66 @@
+"""Puts the clients' modules on the stage: their clock, sockets and threads are the simulated world's for a while."""
+
+import gc
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from sidecard_client import (
+    aio_calls,
+    aio_link,
+    aio_reach,
+    aio_stream,
+    channel,
+    heartbeat,
+    instruments,
+    local,
+    pool,
+    runner,
+    streaming,
+    sync_stream,
+)
+from sidecard_client.errors import SidecardWarning
+from tests.simulation.whole.threads import THREADING_MODULE
+from tests.simulation.whole.turns import monotonic
+from tests.simulation.whole.wires import SOCKET_MODULE
+
+
+def _no_impostor(*_: object) -> None:
+    """There is none here."""
+
+
+def _even() -> float:
+    """Stand for what is drawn of the system's randomness."""
+    return 0.5
+
+
+_PLACES: list[tuple[Any, str, Any]] = [
+    *((module, "monotonic", monotonic) for module in (aio_calls, aio_link, aio_reach, aio_stream, streaming)),
+    *((module, "monotonic", monotonic) for module in (heartbeat, pool, runner, sync_stream)),
+    *((module, "threading", THREADING_MODULE) for module in (channel, heartbeat, instruments, local, pool, runner, sync_stream)),
+    *((module, "socket", SOCKET_MODULE) for module in (aio_link, channel)),
+    *((module, "impostor", _no_impostor) for module in (aio_link, channel)),
+    (pool, "_jitter", _even),
+    (aio_reach.random, "random", _even),
+]
+
+
+@contextmanager
+def simulated() -> Iterator[None]:
+    """Have the clients simulated. Garbage is not looked for meanwhile: its finalizers would run at moments that nobody chose."""
+    logger = logging.getLogger("sidecard_client")
+    was_disabled, logger.disabled = logger.disabled, True
+    gc.disable()
+    try:
+        with ExitStack() as stack, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=SidecardWarning)
+            for module, name, value in _PLACES:
+                stack.enter_context(patch.object(module, name, value))
+
+            yield
+    finally:
+        logger.disabled = was_disabled
+        gc.enable()
