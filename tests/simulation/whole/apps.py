@@ -220,7 +220,7 @@ class AsyncApp(App, LoopProcess):
         self._calls: list[asyncio.Task[None]] = []
         Process.current = self
         self._client = AsyncClient(PATH)
-        self.soon(lambda: self._start(self._serve()))
+        self.soon(lambda: self._start(self._serve))
 
     def calls(self, fields: Fields) -> None:
         """Start a call in a task of its own."""
@@ -232,7 +232,7 @@ class AsyncApp(App, LoopProcess):
                 return
 
             self._calls = [task for task in self._calls if not task.done()]
-            self._calls.append(self._start(work(call, fields)))
+            self._calls.append(self._start(lambda: work(call, fields)))
 
         self.soon(start)
 
@@ -253,30 +253,31 @@ class AsyncApp(App, LoopProcess):
 
             then()
 
-        self.soon(lambda: self._start(work()))
+        self.soon(lambda: self._start(work))
 
     def die(self, kept: int) -> None:
         """End at once. The tasks' ends reach nobody, but without them Python would complain of them."""
         self.bury(kept)
         Process.current = self
-        for task in self.loop.tasks():
-            task.cancel()
-
         for _ in range(100):
+            tasks = self.loop.tasks().copy()
+            # Those that have not begun begin first: a coroutine that never ran is one that somebody forgot, Python says.
+            self.run_ready()
+            for task in tasks:
+                task.cancel()
+
             self._ready.extend(timer.action for _, _, timer in sorted(self._timers) if timer.action is not None)
             self._timers.clear()
             if not self._ready:
                 break
 
-            self.run_ready()
-
         self.alive = False
         self.forget_everything()
 
-    def _start(self, work: Any) -> asyncio.Task[None]:
+    def _start(self, work: Callable[[], Any]) -> asyncio.Task[None]:
         async def guarded() -> None:
             try:
-                await work
+                await work()
             except Interrupted:
                 pass
             except Exception as fault:  # noqa: BLE001 - whatever it is, no task may end so

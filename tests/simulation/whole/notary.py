@@ -70,14 +70,19 @@ class Kept:
 
 
 class Notary:
-    """Watches one run of the daemon. ``stores`` says that there is a store, whose entries outlive it."""
+    """Watches one run of the daemon. ``stores`` says that there is a store, whose entries outlive it.
 
-    def __init__(self, settings: EngineSettings, *, stores: bool) -> None:
+    ``is_app`` tells by its pid whether a process uses our clients, which never present a lease but on its own connection.
+    """
+
+    def __init__(self, settings: EngineSettings, *, stores: bool, is_app: Callable[[int], bool]) -> None:
         self.settings = settings
+        self._is_app = is_app
         self.asked: dict[Who, Asked] = {}
         self.held: dict[str, Held] = {}
         self._stores = stores
-        self._names: set[str] = set()
+        self._names: dict[str, int] = {}
+        """Of all leases that there ever were, with the peer that got each."""
         self._peers: dict[int, Peer] = {}
         self._courses: dict[Place, Course] = {}
         self._kept: dict[Place, list[Kept]] = {}
@@ -158,12 +163,16 @@ class Notary:
         if not isinstance(request, wire.Append | wire.Complete | wire.Fail | wire.Renew):
             return None
 
+        if self._is_app(asker.pid):
+            assert self._names.get(request.lease) == asker.id, f"a client presents a lease that its connection never had: {request}"
+
         held = self.held.get(request.lease)
         return held if held is not None and held.peer == asker else None
 
     def _grow_patient(self, place: Place | None, now: float) -> None:
         for asked in self.asked.values():
-            if asked.place == place and asked.begin.stream and asked.deadline > now:
+            if asked.place == place and asked.begin.stream:
+                # Also where it has just passed: a piece that comes before the tick is in time.
                 asked.deadline = now + asked.wait_seconds
 
     # What goes out ----------------------------------------------------------------------------------------------------
@@ -239,7 +248,7 @@ class Notary:
         place = asked.place
         assert reply.lease not in self._names, "a lease's name was used twice"
         assert place is None or all(held.place != place for held in self.held.values()), "two live leases of one key"
-        self._names.add(reply.lease)
+        self._names[reply.lease] = asked.peer.id
         self.held[reply.lease] = Held(asked.peer, asked.begin, place, now + self.settings.lease_seconds)
         if place is not None:
             course = self._courses.setdefault(place, Course())

@@ -107,6 +107,17 @@ SETTINGS: dict[str, Setting] = {
         calls=_CALLS | {"stale": [None, None, None, 0.0, 1.0]},
         reloads=({}, {"stale_seconds": 0.0}, {"ttl_seconds": 0.3}),
     ),
+    "impatient": Setting(
+        structs.replace(_PLAIN, ttl_seconds=0.3, sharing_window_seconds=0.0, max_elections=4),
+        _ORDERLY | {"call": 60} | {"interrupt": 25, "pause daemon": 5, "cut": 5, "kill": 3, "delete": 3, "say": 2},
+        calls=_CALLS
+        | {
+            "key": ["hot", "hot", "warm"],
+            "wait": [0.05, 0.1, 0.1, 0.2],
+            "seconds": [0.05, 0.1, 0.1, 0.2],
+            "ends": ["ok", "transient", "transient"],
+        },
+    ),
     "scarce": Setting(
         _SCARCE,
         _ORDERLY | _FAULTS | {"break": 5},

@@ -83,6 +83,8 @@ class World:
         self._faults: list[BaseException] = []
         self._boots = count(1)
         self._pids = count(1)
+        self._apps: set[int] = set()
+        """Pids of all who use our clients."""
         self.steps: dict[str, Callable[..., None]] = {
             "boot": self.boot,
             "break": self.set_breaker,
@@ -241,7 +243,11 @@ class World:
             return
 
         pid = next(self._pids)
-        name = f"{'app' if kind in {'blocking', 'async'} else 'stranger'}-{slot}-{pid}"
+        is_app = kind in {"blocking", "async"}
+        name = f"{'app' if is_app else 'stranger'}-{slot}-{pid}"
+        if is_app:
+            self._apps.add(pid)
+
         clock = {"offset_seconds": 17.0 * pid, "rate": rate}
         if kind == "blocking":
             self.slots[slot] = BlockingApp(self, name, uid, pid, **clock)
@@ -249,8 +255,11 @@ class World:
             self.slots[slot] = AsyncApp(self, name, uid, pid, **clock)
         else:
             self.slots[slot] = Stranger(
-                self, name, uid, pid, lines=kind == "lines", leases=lambda: list(self.notary.held), **clock
+                self, name, uid, pid, lines=kind == "lines", leases=lambda: self._leases_of_others(pid), **clock
             )
+
+    def _leases_of_others(self, pid: int) -> list[str]:
+        return [name for name, held in self.notary.held.items() if held.peer.pid != pid]
 
     def kill(self, slot: int, kept: int) -> None:
         """End a process at once; of what it had sent and is on its way so many bytes arrive."""
@@ -354,7 +363,7 @@ class World:
     def boot(self) -> Daemon:
         """Start the daemon, if it does not run."""
         if self.daemon is None:
-            self.notary = Notary(self._settings, stores=self._store is not None)
+            self.notary = Notary(self._settings, stores=self._store is not None, is_app=self._apps.__contains__)
             self.daemon = Daemon(
                 self,
                 f"boot{next(self._boots)}",
