@@ -13,11 +13,10 @@ import time
 import traceback
 from itertools import count, cycle
 
-from tests.simulation.whole.scripts import Found, live, shorten, told
+from tests.simulation.whole.scripts import STEPS_OF_A_LIFE, Found, live, shorten, told
 from tests.simulation.whole.settings import SETTINGS
 from tests.simulation.whole.stage import simulated
 
-STEPS_OF_A_LIFE = 600
 _SECONDS_BETWEEN_WORDS = 60.0
 
 

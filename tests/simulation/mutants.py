@@ -19,6 +19,7 @@ from sidecard.core.granting import Granting
 from sidecard.core.scopes import Scopes
 from sidecard.core.streams import Streams
 from sidecard_client import sync_stream, wire
+from sidecard_client.aio_link import Link
 from sidecard_client.channel import ChannelError, Gone
 from sidecard_client.connection import Connection
 from sidecard_client.pool import Pool
@@ -167,12 +168,12 @@ def _answer_once_more(finish: Original) -> Original:
     return mutant
 
 
-def _reuse_forgotten_id(forget: Original) -> Original:
-    def mutant(self: Connection, request_id: int) -> None:
-        was_open = request_id in self._unanswered or request_id in self.pending
-        forget(self, request_id)
-        if was_open and request_id == self._last_id:
-            self._last_id -= 1
+def _deliver_to_the_first(deliver: Original) -> Original:
+    def mutant(self: Link, replies: list[Any]) -> None:
+        known = {*self._unanswered, *self._pending, *self._feeds}
+        for reply in replies:
+            first = next(iter(self._unanswered), reply.id)
+            deliver(self, [reply if reply.id in known else wire_with_id(reply, first)])
 
     return mutant
 
@@ -227,7 +228,9 @@ MUTANTS: dict[str, Mutant] = {
     "namespaces are not told apart by uid": Mutant("plain", 20_000, ((Scopes, "find", _same_scope_for_all),)),
     "what is left of a broken stream goes before the next one": Mutant("streams", 20_000, ((Granting, "interrupt", _no_effects),)),
     "the last of several waiters is forgotten": Mutant("calm", 20_000, ((Flights, "finish", _answer_once_more),)),
-    "client: the id of a request that was taken back is used again": Mutant("impatient", 200_000, ((Connection, "forget", _reuse_forgotten_id),)),
+    "client: the reply to a request that was taken back goes to another": Mutant(
+        "impatient", 200_000, ((Connection, "forget", _nothing), (Link, "_deliver", _deliver_to_the_first))
+    ),
     "client: an answer is told again on another connection": Mutant("plain", 200_000, ((Pool, "tell", _tell_again),)),
     "client: a broken stream ends as a whole one does": Mutant("streams", 50_000, ((sync_stream.Stream, "_follow", _broken_is_whole),)),
 }

@@ -6,6 +6,7 @@ As FoundationDB has it, not every fault is possible in every life: one that is w
 import random
 import traceback
 from collections.abc import Callable, Sequence
+from itertools import count
 from pprint import pformat
 from typing import Any, NamedTuple
 
@@ -36,6 +37,8 @@ _SAID: tuple[dict[str, Any], ...] = (
     {"op": "stats"},
     {"op": "complete"},
 )
+
+STEPS_OF_A_LIFE = 600
 
 Fails = Callable[[Sequence[Step]], bool]
 
@@ -150,6 +153,18 @@ def live(name: str, seed: str, steps: int) -> tuple[int, Found | None]:
         world.close()
 
     return world.happenings, None
+
+
+def live_on(name: str, seed: int, happenings: int) -> tuple[int, Found | None]:
+    """Live one life after the other until so much has happened, or something was found; return as `live` does."""
+    happened, found = 0, None
+    for number in count():
+        more, found = live(name, f"{seed} {name} {number}", STEPS_OF_A_LIFE)
+        happened += more
+        if found is not None or happened >= happenings:
+            break
+
+    return happened, found
 
 
 def replay(name: str, script: Sequence[Step]) -> World:
