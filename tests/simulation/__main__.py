@@ -22,12 +22,16 @@ _SECONDS_BETWEEN_WORDS = 60.0
 
 def main() -> int:
     """Simulate until time is up, or something is found."""
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulation", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
     parser.add_argument("--hours", type=float, default=0.1, help="how long (default: 0.1)")
     parser.add_argument("--seed", type=int, default=1, help="which lives (default: 1)")
     parser.add_argument("--world", choices=list(SETTINGS), help="one kind of world alone (default: all in turn)")
     arguments = parser.parse_args()
-    found = _simulate(arguments.hours * 3600.0, arguments.seed, [arguments.world] if arguments.world else list(SETTINGS))
+    found = _simulate(
+        arguments.hours * 3600.0, arguments.seed, [arguments.world] if arguments.world else list(SETTINGS)
+    )
     if found is None:
         return 0
 
@@ -48,7 +52,9 @@ def _simulate(seconds: float, seed: int, names: list[str]) -> Found | None:
             if now - said_at > _SECONDS_BETWEEN_WORDS or now - began_at > seconds:
                 said_at = now
                 each_us = (now - began_at) / max(1, happenings) * 1e6
-                print(f"{now - began_at:.0f} s: {life} lives, {happenings} happenings, {each_us:.0f} us each", flush=True)
+                print(
+                    f"{now - began_at:.0f} s: {life} lives, {happenings} happenings, {each_us:.0f} us each", flush=True
+                )
 
             if now - began_at > seconds:
                 break

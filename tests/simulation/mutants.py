@@ -18,7 +18,7 @@ from sidecard.core.flights import Flights, HeldLease
 from sidecard.core.granting import Granting
 from sidecard.core.scopes import Scopes
 from sidecard.core.streams import Streams
-from sidecard_client import sync_stream, wire
+from sidecard_client import CallFailed, sync_stream, wire
 from sidecard_client.aio_link import Link
 from sidecard_client.channel import ChannelError, Gone
 from sidecard_client.connection import Connection
@@ -105,7 +105,9 @@ def _purge_what_is_fresh(_: Original) -> Original:
     def mutant(self: Cache, scopes: list[str], tag: str | None, now: float) -> int:
         entries = [entry for scope in scopes for entry in self._tables.get(scope, {}).values() if entry.is_fresh(now)]
         return sum(
-            self.delete(entry.terms.scope, entry.key, now) for entry in entries if tag is None or tag in entry.terms.tags
+            self.delete(entry.terms.scope, entry.key, now)
+            for entry in entries
+            if tag is None or tag in entry.terms.tags
         )
 
     return mutant
@@ -148,7 +150,7 @@ def _record_of_any_generation(record: Original) -> Original:
 
 def _same_scope_for_all(find: Original) -> Original:
     def mutant(self: Scopes, peer: Peer, namespace: str) -> Any:
-        known: dict[Any, str] = self._known  # type: ignore[assignment]  # a key that is too short is the bug
+        known: dict[Any, str] = self._known  # a key that is too short is the bug
         scope = known.get(namespace)
         if scope is None:
             scope = find(self, peer, namespace)
@@ -207,30 +209,44 @@ def _broken_is_whole(follow: Original) -> Original:
     def mutant(self: sync_stream.Stream[Any]) -> Any:
         try:
             return follow(self)
-        except sync_stream.broken(wire.Failed(0, "transient", ""), 0.0).__class__:
+        except CallFailed:
             return sync_stream._END
 
     return mutant
 
 
 MUTANTS: dict[str, Mutant] = {
-    "append looks at the lease and not at who holds it": Mutant("streams", 100_000, ((Calls, "append", _append_of_anybody),)),
+    "append looks at the lease and not at who holds it": Mutant(
+        "streams", 100_000, ((Calls, "append", _append_of_anybody),)
+    ),
     "the permit of a cancelled call stays out": Mutant("scarce", 20_000, ((Calls, "_end", _keep_permit_of_cancelled),)),
-    "a waiter that timed out stays on its flight's list": Mutant("plain", 50_000, ((Calls, "tick", _tick_without_leaving),)),
-    "who is elected may have stopped waiting": Mutant("impatient", 200_000, ((Flights, "next_willing", _first_who_waits),)),
+    "a waiter that timed out stays on its flight's list": Mutant(
+        "plain", 50_000, ((Calls, "tick", _tick_without_leaving),)
+    ),
+    "who is elected may have stopped waiting": Mutant(
+        "impatient", 200_000, ((Flights, "next_willing", _first_who_waits),)
+    ),
     "a purge lets flights in progress store": Mutant("plain", 200_000, ((Flights, "void", _nothing),)),
     "who joins a stream late misses a piece": Mutant("streams", 20_000, ((Streams, "open", _open_too_late),)),
     "a purge leaves what is stale": Mutant("stale", 200_000, ((Cache, "purge", _purge_what_is_fresh),)),
     "the timer of a waiter that leaves goes on": Mutant("plain", 20_000, ((Flights, "leave", _leave_with_timer),)),
-    "a holder that hangs keeps its lease where nobody waits": Mutant("plain", 50_000, ((Calls, "_vanished", _forgive_silence),)),
+    "a holder that hangs keeps its lease where nobody waits": Mutant(
+        "plain", 50_000, ((Calls, "_vanished", _forgive_silence),)
+    ),
     "a drain forgets who waits for a permit": Mutant("scarce", 200_000, ((Calls, "drain", _drain_without_applicants),)),
-    "a breaker hears calls of its earlier generations": Mutant("scarce", 200_000, ((Breaker, "record", _record_of_any_generation),)),
+    "a breaker hears calls of its earlier generations": Mutant(
+        "scarce", 200_000, ((Breaker, "record", _record_of_any_generation),)
+    ),
     "namespaces are not told apart by uid": Mutant("plain", 20_000, ((Scopes, "find", _same_scope_for_all),)),
-    "what is left of a broken stream goes before the next one": Mutant("streams", 20_000, ((Granting, "interrupt", _no_effects),)),
+    "what is left of a broken stream goes before the next one": Mutant(
+        "streams", 20_000, ((Granting, "interrupt", _no_effects),)
+    ),
     "the last of several waiters is forgotten": Mutant("calm", 20_000, ((Flights, "finish", _answer_once_more),)),
     "client: the reply to a request that was taken back goes to another": Mutant(
         "impatient", 200_000, ((Connection, "forget", _nothing), (Link, "_deliver", _deliver_to_the_first))
     ),
     "client: an answer is told again on another connection": Mutant("plain", 200_000, ((Pool, "tell", _tell_again),)),
-    "client: a broken stream ends as a whole one does": Mutant("streams", 50_000, ((sync_stream.Stream, "_follow", _broken_is_whole),)),
+    "client: a broken stream ends as a whole one does": Mutant(
+        "streams", 50_000, ((sync_stream.Stream, "_follow", _broken_is_whole),)
+    ),
 }

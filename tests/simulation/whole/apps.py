@@ -73,10 +73,8 @@ class App:
 
     def policy(self, fields: Fields) -> Fields:
         """Return the policy keywords of a call."""
-        keywords = {
-            name: fields[name] for name in ("wait", "mode", "ttl", "stale", "retries", "tags", "failure_ttl") if name in fields
-        }
-        return {"key": fields["key"], **keywords}
+        names = ("wait", "mode", "ttl", "stale", "retries", "tags", "failure_ttl")
+        return {"key": fields["key"]} | {name: fields[name] for name in names if name in fields}
 
     def result(self, call: Call, outcome: Callable[[], tuple[object, str | None]]) -> None:
         """Tell the judge how a call ended."""
@@ -306,7 +304,7 @@ class AsyncApp(App, LoopProcess):
 
         try:
             result = await self._client.outcome(_functions(function, fields), **self.policy(fields))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again, where all ends are told apart
             fault = error
             self.result(call, lambda: _raise(fault))
         else:
@@ -335,14 +333,14 @@ class AsyncApp(App, LoopProcess):
                 async for piece in stream:
                     self.world.judge.call_sees(call, piece)
                     if len(call.seen) == fields.get("leave"):
-                        raise Interrupted  # noqa: TRY301 - as an app's own exception would leave the block
+                        raise Interrupted
 
                     pause = fields.get("reads", 0.0)
                     if pause:
                         call.excused_seconds += 2 * pause
                         await anyio.sleep(pause)
 
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again, where all ends are told apart
             fault = error
             self.result(call, lambda: _raise(fault))
         else:

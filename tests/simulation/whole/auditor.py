@@ -85,7 +85,9 @@ def _audit_tables(engine: Engine) -> None:
         waiting += len(flight.waiters)
         held, applying = flight.lease is not None, flight.applicant is not None
         looking = flight.ticket in engine._lookups._asking or flight in engine._lookups._elsewhere
-        assert held + applying + looking == 1, f"a flight of {key} has a lease {held}, an applicant {applying}, asks {looking}"
+        assert held + applying + looking == 1, (
+            f"a flight of {key} has a lease {held}, an applicant {applying}, asks {looking}"
+        )
         assert not held or flight.lease in flights._leases.values()
 
     assert waiting == waiters, "a waiter waits for a flight that is over"
@@ -98,7 +100,9 @@ def _audit_timers(engine: Engine, event: Event, now: float) -> None:
             case HeldLease():
                 assert flights._leases.get(item.name) is item, "a timer of a lease that has ended"
             case Waiter():
-                assert item.flight.waiters.get((item.peer.id, item.request.id)) is item, "a timer of one who waits no more"
+                assert item.flight.waiters.get((item.peer.id, item.request.id)) is item, (
+                    "a timer of one who waits no more"
+                )
             case Applicant():
                 assert item in flights._applicants, "a timer of one who applies no more"
             case Flight():

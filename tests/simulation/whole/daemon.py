@@ -6,7 +6,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from sidecard.core.engine import Engine
-from sidecard.core.events import Event, Peer, SettingsRead
+from sidecard.core.events import Event, Peer, SettingsRead, StoreEvent
 from sidecard.core.settings import EngineSettings
 from sidecard.sections import Limits
 from sidecard.server.driver import Driver
@@ -206,7 +206,7 @@ class Store:
 
         self._server.clock = clock
         self._server.lines.clear()
-        line = self.line = Line(self._server, name, self._chance, lambda event: daemon.driver.hear(event))
+        line = self.line = Line(self._server, name, self._chance, daemon.hear)
 
         def renew() -> None:
             line.renew()
@@ -283,6 +283,10 @@ class Daemon(LoopProcess):
                 ends.close()
 
         self.soon(accept)
+
+    def hear(self, event: StoreEvent) -> None:
+        """Let the store say something."""
+        self.driver.hear(event)
 
     def reload(self, settings: EngineSettings, asked_by: tuple[int, int] | None = None) -> None:
         """Go by other settings."""

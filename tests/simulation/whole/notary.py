@@ -112,7 +112,9 @@ class Notary:
 
     # What comes in ----------------------------------------------------------------------------------------------------
 
-    def _take_in(self, event: Event, asker: Peer | None, request: wire.Request | None, now: float) -> Held | None:
+    def _take_in(  # noqa: C901, PLR0912 - one case for each thing that comes in
+        self, event: Event, asker: Peer | None, request: wire.Request | None, now: float
+    ) -> Held | None:
         match event:
             case PeerJoined(peer):
                 assert peer.id not in self._peers
@@ -164,7 +166,9 @@ class Notary:
             return None
 
         if self._is_app(asker.pid):
-            assert self._names.get(request.lease) == asker.id, f"a client presents a lease that its connection never had: {request}"
+            assert self._names.get(request.lease) == asker.id, (
+                f"a client presents a lease that its connection never had: {request}"
+            )
 
         held = self.held.get(request.lease)
         return held if held is not None and held.peer == asker else None
@@ -223,7 +227,9 @@ class Notary:
         if isinstance(request, wire.Begin):
             return request is asked.begin and not (isinstance(reply, wire.Error) and asked.pending)
 
-        return request is asked.failed or (isinstance(reply, wire.FINAL_REPLIES_OF_BEGIN) and not isinstance(reply, wire.Error))
+        return request is asked.failed or (
+            isinstance(reply, wire.FINAL_REPLIES_OF_BEGIN) and not isinstance(reply, wire.Error)
+        )
 
     def _judge_end(
         self, asked: Asked, reply: wire.AnyReply, request: wire.Request | None, presented: Held | None, now: float
@@ -237,7 +243,9 @@ class Notary:
                 assert asked.wait_seconds <= 0 or now >= asked.deadline, "sent away before its time"
             case wire.Hit():
                 self._judge_served(asked.place, bytes(reply.value), reply, now)
-            case wire.Shared() if isinstance(request, wire.Complete) and presented is not None and not presented.begin.stream:
+            case wire.Shared() if (
+                isinstance(request, wire.Complete) and presented is not None and not presented.begin.stream
+            ):
                 assert bytes(reply.value) == bytes(request.value) or asked.place != presented.place, "another answer"
             case wire.Ok() | wire.StaleLease():
                 assert asked.failed is not None
@@ -285,7 +293,9 @@ class Notary:
         replies = [reply for reply in direct if not isinstance(reply, wire.Chunk | wire.End)]
         match request:
             case wire.Append() | wire.Complete() | wire.Fail() | wire.Renew() if presented is None:
-                assert [type(reply) for reply in replies] == [wire.StaleLease], f"a lease that is not current: {replies}"
+                assert [type(reply) for reply in replies] == [wire.StaleLease], (
+                    f"a lease that is not current: {replies}"
+                )
                 others = [effect for effect in effects if isinstance(effect, Send)]
                 assert len(others) == 1, "a lease that is not current changed something"
             case wire.Append():
@@ -300,7 +310,9 @@ class Notary:
             case wire.Purge() if asker.operator:
                 self._remove(lambda other: means(request.namespace, other[0]), request.tag)
             case wire.Put() if replies and isinstance(replies[0], wire.Stored):
-                self._keep(self._place(asker, request), bytes(request.value), request.tags, request.ttl_seconds, None, now)
+                self._keep(
+                    self._place(asker, request), bytes(request.value), request.tags, request.ttl_seconds, None, now
+                )
             case wire.RecordMetrics() | wire.Begin():
                 pass
             case _:
@@ -326,7 +338,9 @@ class Notary:
 
         for asked in self.asked.values():
             if asked.place == place:
-                assert asked.seen or asked.pending is False or asked.begin.stream, "a waiter outlived the end of its flight"
+                assert asked.seen or asked.pending is False or asked.begin.stream, (
+                    "a waiter outlived the end of its flight"
+                )
                 asked.deadline = inf
 
     def _keep(
@@ -385,5 +399,5 @@ class Notary:
 
 def _listed(pieces: list[bytes]) -> bytes:
     """Return the list of pieces, as msgpack has it."""
-    assert len(pieces) < 16  # noqa: PLR2004 - those that a short array's header can say
+    assert len(pieces) < 16
     return bytes((0x90 + len(pieces),)) + b"".join(pieces)

@@ -6,6 +6,7 @@ As FoundationDB has it, not every fault is possible in every life: one that is w
 import random
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from pprint import pformat
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ _PASS_SECONDS = (0.0005, 0.001, 0.002, 0.01, 0.05, 0.2, 0.7)
 _ARRIVING_BYTES = (0, 0, 0, 0, 1, 3, 7, 40)
 _PAUSE_SECONDS = (0.2, 0.7, 2.5)
 _KEPT_BYTES = (0, 0, 5, 1 << 30)
+_ACTIONS = ("open", "close", "auto", "auto", "disable")
 _SAID: tuple[dict[str, Any], ...] = (
     {"op": "complete", "lease": 0, "value": ["stolen"]},
     {"op": "complete", "lease": 1, "value": ["stolen"]},
@@ -73,6 +75,30 @@ class Writer:
         self._words = list(weights)
         self._weights = list(weights.values())
         self._first = list(range(SLOTS))
+        slot, kept = partial(chance.randrange, SLOTS), partial(chance.choice, _KEPT_BYTES)
+        few, one_of, operator = partial(chance.randrange, 4), chance.choice, SLOTS - 1
+        keys = setting.calls["key"]
+        self._about: dict[str, Callable[[], tuple[Any, ...]]] = {
+            "go": lambda: (chance.randrange(12), one_of(_ARRIVING_BYTES)),
+            "pass": lambda: (one_of(_PASS_SECONDS),),
+            "call": lambda: (slot(), self._fields()),
+            "start": lambda: self._start(slot())[1:],
+            "get": lambda: (slot(), one_of(keys)),
+            "delete": lambda: (slot(), one_of(keys)),
+            "interrupt": lambda: (slot(), few()),
+            "kill": lambda: (slot(), kept()),
+            "cut": lambda: (slot(), few(), kept()),
+            "pause": lambda: (slot(), one_of(_PAUSE_SECONDS)),
+            "purge": lambda: (operator, one_of([None, "default", "1000:default"])),
+            "break": lambda: (operator, one_of(["default", "local", "cloud"]), one_of(_ACTIONS)),
+            "say": lambda: (slot(), one_of(_SAID)),
+            "half-close": lambda: (slot(),),
+            "reload": lambda: (chance.randrange(len(setting.reloads)),),
+            "crash": lambda: (kept(),),
+            "stop": lambda: (one_of([0.1, 1.0]),),
+            "boot": lambda: (),
+        }
+        """What a step of each word is about; of those that are not here, for how long."""
 
     def step(self) -> Step:
         """Return the next step."""
@@ -81,45 +107,8 @@ class Writer:
             return self._start(self._first.pop())
 
         (word,) = chance.choices(self._words, self._weights)
-        slot = chance.randrange(SLOTS)
-        match word:
-            case "go":
-                return word, chance.randrange(12), chance.choice(_ARRIVING_BYTES)
-            case "pass":
-                return word, chance.choice(_PASS_SECONDS)
-            case "call":
-                return word, slot, self._fields()
-            case "start":
-                return self._start(slot)
-            case "get" | "delete":
-                return word, slot, chance.choice(self._setting.calls["key"])
-            case "interrupt":
-                return word, slot, chance.randrange(4)
-            case "kill":
-                return word, slot, chance.choice(_KEPT_BYTES)
-            case "cut":
-                return word, slot, chance.randrange(4), chance.choice(_KEPT_BYTES)
-            case "pause":
-                return word, slot, chance.choice(_PAUSE_SECONDS)
-            case "purge":
-                return word, SLOTS - 1, chance.choice([None, "default", "1000:default"])
-            case "break":
-                actions = ["open", "close", "auto", "auto", "disable"]
-                return word, SLOTS - 1, chance.choice(["default", "local", "cloud"]), chance.choice(actions)
-            case "say":
-                return word, slot, chance.choice(_SAID)
-            case "half-close":
-                return word, slot
-            case "reload":
-                return word, chance.randrange(len(self._setting.reloads))
-            case "crash":
-                return word, chance.choice(_KEPT_BYTES)
-            case "stop":
-                return word, chance.choice([0.1, 1.0])
-            case "boot":
-                return (word,)
-            case _:  # of the daemon, or of its store
-                return word, chance.choice(_PAUSE_SECONDS)
+        about = self._about.get(word, lambda: (chance.choice(_PAUSE_SECONDS),))
+        return (word, *about())
 
     def _start(self, slot: int) -> Step:
         return "start", slot, self._setting.kinds[slot], self._setting.uids[slot], self._chance.choice(_RATES)

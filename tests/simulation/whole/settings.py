@@ -85,7 +85,14 @@ SETTINGS: dict[str, Setting] = {
     "calm": Setting(
         _PLAIN,
         _ORDERLY,
-        calls=_CALLS | {"wait": [None], "mode": [None, None, "refresh"], "seconds": [0.0, 0.02, 0.1, 0.4], "ends": ["ok"], "leave": [None]},
+        calls=_CALLS
+        | {
+            "wait": [None],
+            "mode": [None, None, "refresh"],
+            "seconds": [0.0, 0.02, 0.1, 0.4],
+            "ends": ["ok"],
+            "leave": [None],
+        },
         kinds=("blocking", "async", "blocking", "async", "blocking", "async"),
         calm=True,
     ),

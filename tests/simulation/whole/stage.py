@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -40,11 +41,14 @@ def _even() -> float:
 _PLACES: list[tuple[Any, str, Any]] = [
     *((module, "monotonic", monotonic) for module in (aio_calls, aio_link, aio_reach, aio_stream, streaming)),
     *((module, "monotonic", monotonic) for module in (heartbeat, pool, runner, sync_stream)),
-    *((module, "threading", THREADING_MODULE) for module in (channel, heartbeat, instruments, local, pool, runner, sync_stream)),
+    *(
+        (module, "threading", THREADING_MODULE)
+        for module in (channel, heartbeat, instruments, local, pool, runner, sync_stream)
+    ),
     *((module, "socket", SOCKET_MODULE) for module in (aio_link, channel)),
     *((module, "impostor", _no_impostor) for module in (aio_link, channel)),
     (pool, "_jitter", _even),
-    (aio_reach.random, "random", _even),
+    (aio_reach, "random", SimpleNamespace(random=_even)),
 ]
 
 

@@ -42,7 +42,15 @@ class Stranger(LoopProcess):
     world: Stage
 
     def __init__(
-        self, world: Surroundings, name: str, uid: int, pid: int, *, lines: bool, leases: Callable[[], list[str]], **clock: float
+        self,
+        world: Surroundings,
+        name: str,
+        uid: int,
+        pid: int,
+        *,
+        lines: bool,
+        leases: Callable[[], list[str]],
+        **clock: float,
     ) -> None:
         super().__init__(world, name, **clock)
         self.uid, self.pid = uid, pid
@@ -78,7 +86,12 @@ class Stranger(LoopProcess):
             self._ids += 1
             self._begun[self._ids] = Begun(call, fields)
             request = {"op": "begin", "id": self._ids, "key": fields["key"], "stream": bool(fields.get("stream"))}
-            for field, name in (("wait", "wait_seconds"), ("mode", "mode"), ("backends", "backends"), ("ttl", "ttl_seconds")):
+            for field, name in (
+                ("wait", "wait_seconds"),
+                ("mode", "mode"),
+                ("backends", "backends"),
+                ("ttl", "ttl_seconds"),
+            ):
                 if fields.get(field) is not None:
                     request[name] = fields[field]
 
@@ -246,7 +259,15 @@ class Stranger(LoopProcess):
                 self.world.judge.run_ends(run, "left")
             elif end in {"transient", "fatal", "ignored"} and index >= size // 2:
                 self.world.judge.run_ends(run, end)
-                self._say({"op": "fail", "id": -1, "lease": name, "kind": end, "message": f"UpstreamFailed: run {run.number} fails"})
+                self._say(
+                    {
+                        "op": "fail",
+                        "id": -1,
+                        "lease": name,
+                        "kind": end,
+                        "message": f"UpstreamFailed: run {run.number} fails",
+                    }
+                )
             elif index < size:
                 if fields.get("stream"):
                     self._say({"op": "append", "id": -2, "lease": name, "chunk": run.piece(index)})

@@ -123,7 +123,7 @@ class Lock:
         self._locked = False
         self._waiting: list[Waiter] = []
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - threading's
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take it."""
         process = Process.current
         if not process.alive:
@@ -192,7 +192,7 @@ class Event:
 class Thread:
     """A `threading.Thread`."""
 
-    def __init__(self, target: Callable[[], object], name: str = "", daemon: bool = False) -> None:  # noqa: FBT001, FBT002 - threading's
+    def __init__(self, target: Callable[[], object], name: str = "", daemon: bool = False) -> None:
         del name, daemon
         self._target = target
 

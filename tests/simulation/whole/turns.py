@@ -10,12 +10,13 @@ from collections.abc import Callable
 from contextvars import Context
 from heapq import heappop, heappush
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVarTuple
 
 _EARLY_SECONDS = 1e-9
 """What rounding may make a timer early by, as in asyncio's ``_clock_resolution``."""
 
 Action = Callable[[], object]
+Arguments = TypeVarTuple("Arguments")
 
 
 class Surroundings(Protocol):
@@ -160,21 +161,30 @@ class Loop(asyncio.AbstractEventLoop):
         return self._process.clock()
 
     def call_soon(  # noqa: D102 - asyncio's
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        callback: Callable[[*Arguments], object],
+        *args: *Arguments,
+        context: Context | None = None,
     ) -> asyncio.Handle:
         handle = _Handle(callback, args, self, context)
         self._process.soon(handle)
         return handle
 
-    call_soon_threadsafe = call_soon  # there are no threads
-
     def call_later(  # noqa: D102 - asyncio's
-        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        delay: float,
+        callback: Callable[[*Arguments], object],
+        *args: *Arguments,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
     def call_at(  # noqa: D102 - asyncio's
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        when: float,
+        callback: Callable[[*Arguments], object],
+        *args: *Arguments,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         handle = _TimerHandle(when, callback, args, self, context)
         self._process.at(when, handle)
@@ -212,14 +222,14 @@ class Loop(asyncio.AbstractEventLoop):
         if self._process.alive:
             self._process.world.fault(context.get("exception") or RuntimeError(str(context)))
 
-    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # noqa: D102 - asyncio's
+    def add_reader(self, fd: Any, callback: Callable[[*Arguments], object], *args: *Arguments) -> None:  # noqa: D102 - asyncio's
         self._readers[fd] = _Handle(callback, args, self, None)
         self.look(fd)
 
     def remove_reader(self, fd: Any) -> bool:  # noqa: D102 - asyncio's
         return self._readers.pop(fd, None) is not None
 
-    def add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # noqa: D102 - asyncio's
+    def add_writer(self, fd: Any, callback: Callable[[*Arguments], object], *args: *Arguments) -> None:  # noqa: D102 - asyncio's
         self._writers[fd] = _Handle(callback, args, self, None)
         self.look(fd)
 
@@ -247,7 +257,7 @@ class LoopProcess(Process):
 
     def __init__(self, world: Surroundings, name: str, *, offset_seconds: float = 0.0, rate: float = 1.0) -> None:
         super().__init__(world, name, offset_seconds=offset_seconds, rate=rate)
-        self.loop = Loop(self)
+        self.loop = Loop(self)  # type: ignore[abstract]  # what is not implemented is not needed here
 
     def run_ready(self) -> None:
         """Do what is ready by now, as the loop that is running."""

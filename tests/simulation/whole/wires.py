@@ -302,7 +302,11 @@ class Socket:
 
 SOCKET_MODULE: Any = SimpleNamespace(
     socket=Socket,
-    **{name: getattr(socket, name) for name in dir(socket) if name.startswith(("AF_", "SOCK_", "SO_", "SOL_", "MSG_", "SHUT_"))},
+    **{
+        name: getattr(socket, name)
+        for name in dir(socket)
+        if name.startswith(("AF_", "SOCK_", "SO_", "SOL_", "MSG_", "SHUT_"))
+    },
 )
 """What stands in place of ``socket`` in modules under simulation."""
 

@@ -85,7 +85,7 @@ class World:
         self._pids = count(1)
         self._apps: set[int] = set()
         """Pids of all who use our clients."""
-        self.steps: dict[str, Callable[..., None]] = {
+        self.steps: dict[str, Callable[..., object]] = {
             "boot": self.boot,
             "break": self.set_breaker,
             "call": self.call,
@@ -124,7 +124,7 @@ class World:
             self.pass_time(0.25)
 
         self.close()
-        self._check()
+        self.pass_time(0.25)
         assert not self.judge.calls, f"calls without an end: {list(self.judge.calls)}"
         while self.daemon is not None and self.daemon.stopping:
             self.pass_time(1.0)
