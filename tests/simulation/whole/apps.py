@@ -15,6 +15,10 @@ from tests.simulation.whole.wires import Socket
 
 PATH = "/simulated/sidecard.sock"
 
+TEAM = "team"
+TEAM_UIDS = frozenset({1000, 1001})
+"""Who shares a namespace."""
+
 Fields = dict[str, Any]
 """What a step says of a call: see `plan_of`."""
 
@@ -44,7 +48,7 @@ class App:
         """Take note that a call begins."""
         wait_seconds = fields.get("wait")
         return self.world.judge.call_begins(
-            (f"{self.uid}:default", fields["key"]),
+            (scope_of(self.uid, fields.get("namespace")), fields["key"]),
             self.name,
             self.world.wait_seconds if wait_seconds is None else wait_seconds,
             may_refresh=fields.get("mode") == "refresh",
@@ -73,7 +77,7 @@ class App:
 
     def policy(self, fields: Fields) -> Fields:
         """Return the policy keywords of a call."""
-        names = ("wait", "mode", "ttl", "stale", "retries", "tags", "failure_ttl")
+        names = ("wait", "mode", "ttl", "stale", "retries", "namespace", "failure_ttl")
         return {"key": fields["key"]} | {name: fields[name] for name in names if name in fields}
 
     def result(self, call: Call, outcome: Callable[[], tuple[object, str | None]]) -> None:
@@ -345,6 +349,14 @@ class AsyncApp(App, LoopProcess):
             self.result(call, lambda: _raise(fault))
         else:
             self.result(call, lambda: (call.seen, stream.source))
+
+
+def scope_of(uid: int, namespace: str | None) -> str:
+    """Return whose answers a process may share."""
+    if namespace == TEAM and uid in TEAM_UIDS:
+        return f"*:{TEAM}"
+
+    return f"{uid}:{namespace or 'default'}"
 
 
 def _functions(function: Callable[[str], Any], fields: Fields) -> Any:

@@ -5,8 +5,11 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, NamedTuple
 
+from sidecard.core.effects import StoreAsk, StoreRelease, StoreWrite
 from sidecard.core.engine import Engine
-from sidecard.core.events import Event, Peer, SettingsRead, StoreEvent
+from sidecard.core.entries import NO_USAGE
+from sidecard.core.events import Absent, Event, Peer, SettingsRead, StoreEvent
+from sidecard.core.records import Record
 from sidecard.core.settings import EngineSettings
 from sidecard.sections import Limits
 from sidecard.server.driver import Driver
@@ -20,7 +23,7 @@ RECEIVE_BYTES = 64 * 1024
 FLUSH_SECONDS = 2.0
 """As `sidecard.daemon`: how long peers may take to read their last replies."""
 
-LIMITS = Limits(stall_seconds=5.0)
+LIMITS = Limits(stall_seconds=5.0, max_outbox_bytes=6000)
 
 
 class Credentials(NamedTuple):
@@ -195,8 +198,38 @@ class Store:
 
     def __init__(self, chance: Any) -> None:
         self._chance = chance
+        self._tokens = count(1)
         self._server: Server | None = None
         self.line: Line | None = None
+
+    def slow(self, seconds: float) -> None:
+        """Let nothing through for a while, in either direction."""
+        if self.line is not None and self._server is not None:
+            for way in self.line._busy:
+                self.line._busy[way] = self._server.clock.now + seconds
+
+    def computes(
+        self, daemon: "Daemon", place: tuple[str, str], seconds: float, answer: Callable[[], bytes | None]
+    ) -> None:
+        """Let another host compute a key, if it gets the claim; ``answer`` is asked when it is done. It dies with the daemon."""
+        server = self._server
+        if server is None:
+            return
+
+        token = f"elsewhere-{next(self._tokens)}"
+        other: Any = None  # its own line, from which nobody hears
+        if not isinstance(server.ask(StoreAsk(0, *place, claim=True, look=True), token), Absent):
+            return
+
+        def end() -> None:
+            value = answer()
+            if value is None:
+                server.release(other, StoreRelease(*place, token))
+            else:
+                record = Record(value, seconds, 3.0, 0.0, "default", NO_USAGE, ())
+                server.write(other, StoreWrite(*place, record, token, made_at=server.clock.now))
+
+        daemon.at(daemon.clock() + seconds, end)
 
     def open(self, daemon: "Daemon", name: str) -> Callable[[Any], None]:
         """Connect a daemon; returns what performs its wishes."""

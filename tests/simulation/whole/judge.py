@@ -191,6 +191,13 @@ class Judge:
         run.call.quiet_since = self.now
         self._running[run.place].remove(run)
 
+    def brought(self, place: Place, process: str) -> Run:
+        """An answer comes from elsewhere: it is put, or another host has computed it."""
+        call = Call(next(self._numbers), place, process, self.now, 0.0)
+        run = Run(len(self.runs) + 1, place, call, 1, self.now, end="ok")
+        self.runs.append(run)
+        return run
+
     # Operators --------------------------------------------------------------------------------------------------------
 
     def removal_begins(self, namespace: str | None, key: str | None) -> Removal:

@@ -38,6 +38,9 @@ _SAID: tuple[dict[str, Any], ...] = (
     {"op": "nonsense"},
     {"op": "stats"},
     {"op": "complete"},
+    {"raw": b"\x00\x00\x00\x00"},
+    {"raw": b"\x7f"},
+    {"raw": b"{]\n"},
 )
 
 STEPS_OF_A_LIFE = 600
@@ -85,11 +88,13 @@ class Writer:
             "start": lambda: self._start(slot())[1:],
             "get": lambda: (slot(), one_of(keys)),
             "delete": lambda: (slot(), one_of(keys)),
+            "put": lambda: (slot(), one_of(keys)),
+            "elsewhere": lambda: (one_of(keys), one_of(_PAUSE_SECONDS), one_of(["ok", "ok", "released"])),
             "interrupt": lambda: (slot(), few()),
             "kill": lambda: (slot(), kept()),
             "cut": lambda: (slot(), few(), kept()),
             "pause": lambda: (slot(), one_of(_PAUSE_SECONDS)),
-            "purge": lambda: (operator, one_of([None, "default", "1000:default"])),
+            "purge": lambda: (operator, one_of([None, "default", "1000:default", "team"])),
             "break": lambda: (operator, one_of(["default", "local", "cloud"]), one_of(_ACTIONS)),
             "say": lambda: (slot(), one_of(_SAID)),
             "half-close": lambda: (slot(),),

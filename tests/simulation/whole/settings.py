@@ -4,7 +4,15 @@ from typing import Any
 
 from msgspec import structs
 
-from sidecard.core.settings import BackendSettings, BreakerSettings, EngineSettings, RetrySettings, TaskSettings
+from sidecard.core.settings import (
+    BackendSettings,
+    BreakerSettings,
+    EngineSettings,
+    RetrySettings,
+    SharedWith,
+    TaskSettings,
+)
+from tests.simulation.whole.apps import TEAM, TEAM_UIDS
 from tests.simulation.whole.world import Setting
 
 _ALWAYS = BackendSettings(locality="local", breaker=BreakerSettings(enabled=False))
@@ -23,6 +31,7 @@ _PLAIN = EngineSettings(
     lease_seconds=2.0,
     wait_seconds=3.0,
     cache_max_bytes=40_000,
+    shared_namespaces={TEAM: SharedWith(uids=TEAM_UIDS)},
     backends={"default": _ALWAYS, "local": _ALWAYS, "cloud": _ALWAYS},
 )
 
@@ -37,6 +46,7 @@ _FAULTS = {
     "boot": 3,
     "stop": 1,
     "delete": 3,
+    "put": 2,
     "purge": 2,
     "break": 1,
     "reload": 1,
@@ -59,6 +69,7 @@ _CALLS: dict[str, Any] = {
     "backends": [None],
     "retries": [None],
     "stale": [None],
+    "namespace": [None] * 5 + [TEAM],
 }
 
 _STALE = structs.replace(
@@ -150,12 +161,12 @@ SETTINGS: dict[str, Setting] = {
     ),
     "own store": Setting(
         structs.replace(_PLAIN, store="own", ttl_seconds=10.0),
-        _ORDERLY | _FAULTS | {"cut store": 3, "crash": 2},
+        _ORDERLY | _FAULTS | {"cut store": 3, "slow store": 2, "crash": 2},
         calls=_CALLS,
     ),
     "shared store": Setting(
         structs.replace(_PLAIN, store="shared", ttl_seconds=3.0),
-        _ORDERLY | _FAULTS | {"cut store": 3},
+        _ORDERLY | _FAULTS | {"cut store": 3, "slow store": 2, "elsewhere": 8},
         calls=_CALLS,
     ),
 }

@@ -1,4 +1,4 @@
-"""Puts the clients' modules on the stage: their clock, sockets and threads are the simulated world's for a while."""
+"""Puts the clients' modules, and the sizes of buffers, on the stage: clock, sockets and threads are a world's for a while."""
 
 import gc
 import logging
@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+from sidecard.core import streams
+from sidecard.server import peer
 from sidecard_client import (
     aio_calls,
     aio_link,
@@ -48,6 +50,10 @@ _PLACES: list[tuple[Any, str, Any]] = [
     *((module, "socket", SOCKET_MODULE) for module in (aio_link, channel)),
     *((module, "impostor", _no_impostor) for module in (aio_link, channel)),
     (pool, "_jitter", _even),
+    # Small, as the pipes are: who reads slowly is to be met often.
+    (peer, "HIGH_WATER_BYTES", 1000),
+    (peer, "LOW_WATER_BYTES", 250),
+    (streams, "WINDOW_BYTES", 200),
     (aio_reach, "random", SimpleNamespace(random=_even)),
 ]
 

@@ -11,13 +11,15 @@ from typing import Any
 
 import msgspec
 
+from sidecard_client.errors import FramingError
 from sidecard_client.frames import FrameBuffer, LineBuffer, frame
-from tests.simulation.whole.apps import Fields, Stage
+from tests.simulation.whole.apps import Fields, Stage, scope_of
 from tests.simulation.whole.judge import Call, Run
 from tests.simulation.whole.turns import LoopProcess, Surroundings
 from tests.simulation.whole.wires import Socket
 
 _RECEIVE_BYTES = 4096
+_NONSENSE_SECONDS = 0.5
 
 _to_frame = msgspec.msgpack.Encoder().encode
 _of_frame = msgspec.msgpack.Decoder().decode
@@ -65,6 +67,8 @@ class Stranger(LoopProcess):
         self._begun: dict[int, Begun] = {}
         self._then: dict[int, Callable[[], None]] = {}
         self._half_closed = False
+        self._spoke_nonsense = False
+        """Then what it is answered may be in the other encoding."""
         self._ids = 0
 
     # What a script tells it
@@ -78,7 +82,7 @@ class Stranger(LoopProcess):
 
             wait_seconds = fields.get("wait")
             call = self.world.judge.call_begins(
-                (f"{self.uid}:default", fields["key"]),
+                (scope_of(self.uid, fields.get("namespace")), fields["key"]),
                 self.name,
                 self.world.wait_seconds if wait_seconds is None else wait_seconds,
                 may_refresh=fields.get("mode") == "refresh",
@@ -91,6 +95,7 @@ class Stranger(LoopProcess):
                 ("mode", "mode"),
                 ("backends", "backends"),
                 ("ttl", "ttl_seconds"),
+                ("namespace", "namespace"),
             ):
                 if fields.get(field) is not None:
                     request[name] = fields[field]
@@ -119,7 +124,14 @@ class Stranger(LoopProcess):
 
         def say() -> None:
             leases = self._leases()
-            if self._connect():
+            if self._connect() and "raw" in request:
+                # What it had asked for may be lost with it, and it hangs up soon.
+                self._spoke_nonsense = True
+                self._all_leave()
+                self._unsent += request["raw"]
+                self._flush()
+                self.at(self.clock() + _NONSENSE_SECONDS, self._lose)
+            elif self._connect():
                 stolen = {"lease": leases[request["lease"] % len(leases)]} if leases and "lease" in request else {}
                 self._say({"id": -8, **request, **stolen})
 
@@ -153,7 +165,7 @@ class Stranger(LoopProcess):
 
     def _connect(self) -> bool:
         if self._socket is not None and self._socket.is_open:
-            return not self._half_closed
+            return not (self._half_closed or self._spoke_nonsense)
 
         fresh = Socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
@@ -162,7 +174,7 @@ class Stranger(LoopProcess):
             return False
 
         self._socket = fresh
-        self._half_closed = False
+        self._half_closed = self._spoke_nonsense = False
         self._reader = LineBuffer() if self._lines else FrameBuffer()
         self._unsent = b""
         self.loop.add_reader(fresh.fileno(), self._read)
@@ -170,7 +182,7 @@ class Stranger(LoopProcess):
         return True
 
     def _say(self, request: Fields) -> None:
-        if self._half_closed:
+        if self._half_closed or self._spoke_nonsense:
             return
 
         self._unsent += _to_line(_lined(request)) + b"\n" if self._lines else frame(_to_frame(request))
@@ -199,7 +211,14 @@ class Stranger(LoopProcess):
                 self._lose()
                 return
 
-            for message in self._reader.feed(data):
+            try:
+                messages = self._reader.feed(data)
+            except FramingError:
+                assert self._spoke_nonsense, "the daemon sends what is no frame"
+                self._lose()
+                return
+
+            for message in messages:
                 self._hear(_of_line(message) if self._lines else _of_frame(message))
 
     def _lose(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from tests.simulation.whole.turns import LoopProcess, Process
 
-CAPACITY_BYTES = 4096
+CAPACITY_BYTES = 1500
 """Of one direction. Small, so that writers meet a full one."""
 
 _DESCRIPTORS = count(1_000_000)

@@ -20,6 +20,7 @@ from msgspec import structs
 from sidecard.core.effects import Effect
 from sidecard.core.events import Event
 from sidecard.core.settings import EngineSettings
+from sidecard_client import wire
 from tests.simulation.whole.apps import App, AsyncApp, BlockingApp, Fields
 from tests.simulation.whole.auditor import audit, audit_emptiness
 from tests.simulation.whole.daemon import Credentials, Daemon, Store
@@ -38,6 +39,9 @@ DAEMON_OFFSET_SECONDS = 1000.0
 
 _SETTLE_SECONDS = 60.0
 """Longer than any call may take."""
+
+_SLOWEST_SECONDS = 3.0
+"""Longer than a store may take."""
 
 _FORGET_SECONDS = 400.0
 """Longer than anything is kept."""
@@ -93,6 +97,7 @@ class World:
             "cut": self.cut,
             "cut store": self.cut_store,
             "delete": self.delete,
+            "elsewhere": self.elsewhere,
             "get": self.get,
             "go": self.go,
             "half-close": self.half_close,
@@ -102,8 +107,10 @@ class World:
             "pause": self.pause,
             "pause daemon": self.pause_daemon,
             "purge": self.purge,
+            "put": self.put,
             "reload": self.reload,
             "say": self.say,
+            "slow store": self.slow_store,
             "start": self.start,
             "stop": self.stop,
         }
@@ -130,6 +137,7 @@ class World:
             self.pass_time(1.0)
 
         daemon = self.boot()
+        self.pass_time(_SLOWEST_SECONDS)
         until = self.now + _FORGET_SECONDS
         while self.now < until and daemon.engine.next_deadline() is not None:
             self.pass_time(5.0)
@@ -336,6 +344,13 @@ class World:
         """Let a process read an entry."""
         self._does(slot, lambda client: client.get(key), lambda: None)
 
+    def put(self, slot: int, key: str) -> None:
+        """Let a process write an entry."""
+        process = self.slots[slot]
+        if isinstance(process, App):
+            answer = self.judge.brought((f"{process.uid}:default", key), process.name).answer()
+            self._does(slot, lambda client: client.put(key, answer), lambda: None)
+
     def delete(self, slot: int, key: str) -> None:
         """Let a process remove an entry."""
         process = self.slots[slot]
@@ -406,3 +421,20 @@ class World:
             line = store.line
             daemon.soon(line.cut)
             daemon.at(daemon.clock() + seconds, line.mend)
+
+    def slow_store(self, seconds: float) -> None:
+        """Let the store do nothing for a while."""
+        if self._store is not None:
+            self._store.slow(seconds)
+
+    def elsewhere(self, key: str, seconds: float, end: str) -> None:
+        """Let another host, which uses the same store, compute a key."""
+        if self.daemon is None or self._store is None:
+            return
+
+        place = ("1000:default", key)
+
+        def answer() -> bytes | None:
+            return wire.pack(self.judge.brought(place, "elsewhere").answer()) if end == "ok" else None
+
+        self._store.computes(self.daemon, place, seconds, answer)
