@@ -226,7 +226,7 @@ MUTANTS: dict[str, Mutant] = {
     "who is elected may have stopped waiting": Mutant(
         "impatient", 200_000, ((Flights, "next_willing", _first_who_waits),)
     ),
-    "a purge lets flights in progress store": Mutant("plain", 200_000, ((Flights, "void", _nothing),)),
+    "a purge lets flights in progress store": Mutant("stale", 200_000, ((Flights, "void", _nothing),)),
     "who joins a stream late misses a piece": Mutant("streams", 20_000, ((Streams, "open", _open_too_late),)),
     "a purge leaves what is stale": Mutant("stale", 200_000, ((Cache, "purge", _purge_what_is_fresh),)),
     "the timer of a waiter that leaves goes on": Mutant("plain", 20_000, ((Flights, "leave", _leave_with_timer),)),

@@ -104,7 +104,7 @@ SETTINGS: dict[str, Setting] = {
             "ends": ["ok"],
             "leave": [None],
         },
-        kinds=("blocking", "async", "blocking", "async", "blocking", "async"),
+        kinds=("blocking", "async", "blocking", "async", "blocking", "async", "async"),
         calm=True,
     ),
     "plain": Setting(
@@ -121,8 +121,8 @@ SETTINGS: dict[str, Setting] = {
     ),
     "stale": Setting(
         _STALE,
-        _ORDERLY | _FAULTS,
-        calls=_CALLS | {"stale": [None, None, None, 0.0, 1.0]},
+        _ORDERLY | _FAULTS | {"purge": 6},
+        calls=_CALLS | {"stale": [None, None, None, 0.0, 1.0], "key": ["hot", "warm"]},
         reloads=({}, {"stale_seconds": 0.0}, {"ttl_seconds": 0.3}),
     ),
     "impatient": Setting(

@@ -32,7 +32,7 @@ from tests.simulation.whole.wires import Pipe
 
 Step = tuple[Any, ...]
 
-SLOTS = 6
+SLOTS = 7
 """Processes at a time, beside the daemon."""
 
 DAEMON_OFFSET_SECONDS = 1000.0
@@ -57,8 +57,8 @@ class Setting:
     """What settings may become; the first is what they are."""
     calls: dict[str, Sequence[Any]] = field(default_factory=dict)
     """For each field of a call, what may be in it."""
-    kinds: Sequence[str] = ("blocking", "async", "blocking", "async", "frames", "lines")
-    uids: Sequence[int] = (1000, 1000, 1000, 1000, 1001, 0)
+    kinds: Sequence[str] = ("blocking", "async", "blocking", "frames", "lines", "async", "blocking")
+    uids: Sequence[int] = (1000, 1000, 1000, 1000, 1000, 1001, 0)
     calm: bool = False
     """Nothing goes wrong: then no key is ever computed twice at a time."""
 
