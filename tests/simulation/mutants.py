@@ -162,7 +162,7 @@ def _same_scope_for_all(find: Original) -> Original:
     return mutant
 
 
-def _answer_once_more(finish: Original) -> Original:
+def _finish_without_the_last(finish: Original) -> Original:
     def mutant(self: Flights, flight: Any) -> Any:
         waiters = finish(self, flight)
         return waiters[:-1] if len(waiters) > 1 else waiters
@@ -175,7 +175,7 @@ def _deliver_to_the_first(deliver: Original) -> Original:
         known = {*self._unanswered, *self._pending, *self._feeds}
         for reply in replies:
             first = next(iter(self._unanswered), reply.id)
-            deliver(self, [reply if reply.id in known else wire_with_id(reply, first)])
+            deliver(self, [reply if reply.id in known else _under_id(reply, first)])
 
     return mutant
 
@@ -187,7 +187,7 @@ def _tell_again(_: Original) -> Original:
         except Gone:
             channel.usable = False
             try:
-                again, reply = self.first_reply(lambda request_id: wire_with_id(request, request_id))
+                again, reply = self.first_reply(lambda request_id: _under_id(request, request_id))
             except ChannelError:
                 return None
 
@@ -200,7 +200,7 @@ def _tell_again(_: Original) -> Original:
     return mutant
 
 
-def wire_with_id(request: Any, request_id: int) -> Any:
+def _under_id(request: Any, request_id: int) -> Any:
     """Return a request under another id."""
     return type(request)(**{**{name: getattr(request, name) for name in request.__struct_fields__}, "id": request_id})
 
@@ -217,35 +217,37 @@ def _broken_is_whole(follow: Original) -> Original:
 
 MUTANTS: dict[str, Mutant] = {
     "append looks at the lease and not at who holds it": Mutant(
-        "streams", 100_000, ((Calls, "append", _append_of_anybody),)
+        "streams", 30_000, ((Calls, "append", _append_of_anybody),)
     ),
-    "the permit of a cancelled call stays out": Mutant("scarce", 20_000, ((Calls, "_end", _keep_permit_of_cancelled),)),
+    "the permit of a cancelled call stays out": Mutant("scarce", 10_000, ((Calls, "_end", _keep_permit_of_cancelled),)),
     "a waiter that timed out stays on its flight's list": Mutant(
-        "plain", 50_000, ((Calls, "tick", _tick_without_leaving),)
+        "plain", 10_000, ((Calls, "tick", _tick_without_leaving),)
     ),
     "who is elected may have stopped waiting": Mutant(
-        "impatient", 200_000, ((Flights, "next_willing", _first_who_waits),)
+        "impatient", 20_000, ((Flights, "next_willing", _first_who_waits),)
     ),
-    "a purge lets flights in progress store": Mutant("stale", 200_000, ((Flights, "void", _nothing),)),
-    "who joins a stream late misses a piece": Mutant("streams", 20_000, ((Streams, "open", _open_too_late),)),
-    "a purge leaves what is stale": Mutant("stale", 200_000, ((Cache, "purge", _purge_what_is_fresh),)),
-    "the timer of a waiter that leaves goes on": Mutant("plain", 20_000, ((Flights, "leave", _leave_with_timer),)),
+    "a purge lets flights in progress store": Mutant("stale", 20_000, ((Flights, "void", _nothing),)),
+    "who joins a stream late misses a piece": Mutant("streams", 10_000, ((Streams, "open", _open_too_late),)),
+    "a purge leaves what is stale": Mutant("stale", 20_000, ((Cache, "purge", _purge_what_is_fresh),)),
+    "the timer of a waiter that leaves goes on": Mutant("plain", 10_000, ((Flights, "leave", _leave_with_timer),)),
     "a holder that hangs keeps its lease where nobody waits": Mutant(
-        "plain", 50_000, ((Calls, "_vanished", _forgive_silence),)
+        "plain", 30_000, ((Calls, "_vanished", _forgive_silence),)
     ),
-    "a drain forgets who waits for a permit": Mutant("scarce", 200_000, ((Calls, "drain", _drain_without_applicants),)),
+    "a drain forgets who waits for a permit": Mutant("scarce", 150_000, ((Calls, "drain", _drain_without_applicants),)),
     "a breaker hears calls of its earlier generations": Mutant(
-        "scarce", 200_000, ((Breaker, "record", _record_of_any_generation),)
+        "scarce", 100_000, ((Breaker, "record", _record_of_any_generation),)
     ),
-    "namespaces are not told apart by uid": Mutant("plain", 20_000, ((Scopes, "find", _same_scope_for_all),)),
+    "namespaces are not told apart by uid": Mutant("plain", 10_000, ((Scopes, "find", _same_scope_for_all),)),
     "what is left of a broken stream goes before the next one": Mutant(
-        "streams", 20_000, ((Granting, "interrupt", _no_effects),)
+        "streams", 10_000, ((Granting, "interrupt", _no_effects),)
     ),
-    "the last of several waiters is forgotten": Mutant("calm", 20_000, ((Flights, "finish", _answer_once_more),)),
+    "the last of several waiters is forgotten": Mutant(
+        "calm", 10_000, ((Flights, "finish", _finish_without_the_last),)
+    ),
     "client: the reply to a request that was taken back goes to another": Mutant(
-        "impatient", 200_000, ((Connection, "forget", _nothing), (Link, "_deliver", _deliver_to_the_first))
+        "impatient", 30_000, ((Connection, "forget", _nothing), (Link, "_deliver", _deliver_to_the_first))
     ),
-    "client: an answer is told again on another connection": Mutant("plain", 200_000, ((Pool, "tell", _tell_again),)),
+    "client: an answer is told again on another connection": Mutant("plain", 20_000, ((Pool, "tell", _tell_again),)),
     "client: a broken stream ends as a whole one does": Mutant(
         "streams", 50_000, ((sync_stream.Stream, "_follow", _broken_is_whole),)
     ),

@@ -51,7 +51,6 @@ class App:
             (scope_of(self.uid, fields.get("namespace")), fields["key"]),
             self.name,
             self.world.wait_seconds if wait_seconds is None else wait_seconds,
-            may_refresh=fields.get("mode") == "refresh",
         )
 
     def run(self, call: Call, fields: Fields, backend: str) -> tuple[Run, float, str]:

@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from sidecard.core.cache import Cache
 from sidecard.core.effects import Effect, Send
 from sidecard.core.engine import Engine
-from sidecard.core.events import Event, SettingsRead, Tick
+from sidecard.core.events import Event, Tick
 from sidecard.core.flights import Applicant, Flight, HeldLease, Waiter
 from sidecard_client import wire
 
@@ -119,5 +118,3 @@ def _audit_timers(engine: Engine, event: Event, now: float) -> None:
     if isinstance(event, Tick):
         deadline = engine.next_deadline()
         assert deadline is None or deadline > now, "the next deadline has passed already"
-    elif isinstance(event, SettingsRead):
-        assert isinstance(engine._shelf.cache, Cache)

@@ -10,8 +10,13 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
 
+from sidecard_client import CallTimeout
+
 End = Literal["", "ok", "transient", "fatal", "ignored", "unshareable", "left", "dead"]
 """How a run ended: `left` where its caller went before its end, `dead` with its process."""
+
+_SLOWEST_CLOCK = 0.95
+"""Who has a clock that is faster than the real time's waits less of that."""
 
 Place = tuple[str, str]
 """Scope and key, as those who ask mean them."""
@@ -60,7 +65,6 @@ class Call:
     process: str
     started_at: float
     wait_seconds: float
-    may_refresh: bool = False
     quiet_since: float = 0.0
     """When anything of it happened last that its caller could see."""
     runs: list[Run] = field(default_factory=list)
@@ -102,9 +106,9 @@ class Judge:
 
     # Calls ------------------------------------------------------------------------------------------------------------
 
-    def call_begins(self, place: Place, process: str, wait_seconds: float, *, may_refresh: bool) -> Call:
+    def call_begins(self, place: Place, process: str, wait_seconds: float) -> Call:
         """An app asks."""
-        call = Call(next(self._numbers), place, process, self.now, wait_seconds, may_refresh, self.now)
+        call = Call(next(self._numbers), place, process, self.now, wait_seconds, self.now)
         self.calls[call] = None
         return call
 
@@ -144,6 +148,10 @@ class Judge:
         if isinstance(fault, UpstreamFailed):
             assert fault.run in call.runs, f"the exception of somebody else's {fault.run}"
             return
+
+        if isinstance(fault, CallTimeout):
+            waited_seconds = self.now - call.started_at
+            assert waited_seconds >= _SLOWEST_CLOCK * call.wait_seconds, f"sent away after {waited_seconds} s"
 
         words = str(fault).split("UpstreamFailed: run ")
         if len(words) > 1:

@@ -88,7 +88,6 @@ class Notary:
         self._kept: dict[Place, list[Kept]] = {}
         self._later: set[Who] = set()
         self._max_elections = settings.max_elections
-        self._longest_window_seconds = 0.0
 
     def watch(self, event: Event, effects: Sequence[Effect], now: float) -> None:
         """Judge one event's effects."""
@@ -313,8 +312,9 @@ class Notary:
                 self._keep(
                     self._place(asker, request), bytes(request.value), request.tags, request.ttl_seconds, None, now
                 )
-            case wire.RecordMetrics() | wire.Begin():
-                pass
+            case wire.Begin():
+                asked = self.asked.get((asker.id, request.id))
+                assert asked is None or asked.pending or asked.seen or self._stores, "neither an end nor pending"
             case _:
                 late = (asker.id, request.id) in self._later
                 assert len(replies) + late == 1, f"{request} was answered {replies}"

@@ -54,7 +54,6 @@ class Found(NamedTuple):
     setting: str
     script: list[Step]
     fault: BaseException
-    happenings: int
 
     @property
     def where(self) -> tuple[str, str]:
@@ -142,7 +141,7 @@ def live(name: str, seed: str, steps: int) -> tuple[int, Found | None]:
 
         world.end()
     except Exception as fault:  # noqa: BLE001 - whatever it is, it is what was looked for
-        return world.happenings, Found(name, script, fault, world.happenings)
+        return world.happenings, Found(name, script, fault)
     finally:
         world.close()
 
@@ -186,7 +185,7 @@ def outcome(name: str, script: Sequence[Step]) -> Found | None:
     try:
         relive(name, script)
     except Exception as fault:  # noqa: BLE001 - as in `live`
-        return Found(name, list(script), fault, 0)
+        return Found(name, list(script), fault)
 
     return None
 

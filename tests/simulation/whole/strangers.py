@@ -85,7 +85,6 @@ class Stranger(LoopProcess):
                 (scope_of(self.uid, fields.get("namespace")), fields["key"]),
                 self.name,
                 self.world.wait_seconds if wait_seconds is None else wait_seconds,
-                may_refresh=fields.get("mode") == "refresh",
             )
             self._ids += 1
             self._begun[self._ids] = Begun(call, fields)
