@@ -365,6 +365,9 @@ class Connection(asyncio.Protocol):
 
         if isinstance(reply, wire.Pending | wire.Chunk):
             self._waiting.add(reply.id)
+        elif isinstance(reply, wire.End):
+            # Of a stored answer it comes with the begin itself.
+            self._waiting.discard(reply.id)
         elif type(reply) in _ENDS_OF_BEGIN and (self._asked is None or isinstance(self._asked, _MAY_END_OWN_WAIT)):
             self._waiting.discard(reply.id)
 

@@ -193,6 +193,18 @@ def test_a_half_closed_json_peer_whose_wait_was_taken_back_is_closed() -> None:
     assert alice.transport.closed
 
 
+def test_a_half_closed_json_peer_that_reads_a_stored_answer_in_pieces_is_closed_after_its_end() -> None:
+    """Pieces and end come at once, with the begin itself."""
+    board = Switchboard()
+    board.phone().types('{"op":"put","key":"key","value":["a","b"]}\n')
+    alice = board.phone()
+    alice.types('{"op":"begin","key":"key","stream":true}')
+    alice.hangs_up()
+
+    assert [reply["type"] for reply in alice.heard()] == ["chunk", "chunk", "end"]
+    assert alice.transport.closed
+
+
 def test_an_answer_of_the_same_id_does_not_end_a_wait() -> None:
     """Ids may be left out in JSON, so all of them are 0."""
     board = Switchboard()

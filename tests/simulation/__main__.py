@@ -1,0 +1,75 @@
+"""Simulates for as long as you like: ``python -m tests.simulation --hours 8 --seed 1``.
+
+Lives follow each other, a kind of world each in turn (``--world`` for one kind alone), all of them decided by the seed. Each
+minute says how far it is. At the first fault it stops with 1, having written the shortest script it could find, as a test to be
+pasted. Several of them may run at a time, with seeds of their own: ``for seed in 1 2; do python -m tests.simulation --seed
+$seed & done``. What is simulated and judged is told in `tests.simulation.whole.world`.
+"""
+
+import argparse
+import gc
+import sys
+import time
+import traceback
+from itertools import count, cycle
+
+from tests.simulation.whole.scripts import STEPS_OF_A_LIFE, Found, live, shorten, told
+from tests.simulation.whole.settings import SETTINGS
+from tests.simulation.whole.stage import simulated
+
+_SECONDS_BETWEEN_WORDS = 60.0
+
+
+def main() -> int:
+    """Simulate until time is up, or something is found."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulation", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
+    parser.add_argument("--hours", type=float, default=0.1, help="how long (default: 0.1)")
+    parser.add_argument("--seed", type=int, default=1, help="which lives (default: 1)")
+    parser.add_argument("--world", choices=list(SETTINGS), help="one kind of world alone (default: all in turn)")
+    arguments = parser.parse_args()
+    found = _simulate(
+        arguments.hours * 3600.0, arguments.seed, [arguments.world] if arguments.world else list(SETTINGS)
+    )
+    if found is None:
+        return 0
+
+    traceback.print_exception(found.fault)
+    print("Making the script shorter ...", file=sys.stderr)
+    with simulated():
+        print(told(shorten(found)))
+
+    return 1
+
+
+def _simulate(seconds: float, seed: int, names: list[str]) -> Found | None:
+    began_at = said_at = time.monotonic()
+    happenings = 0
+    with simulated():
+        for life, name in zip(count(), cycle(names), strict=False):
+            now = time.monotonic()
+            if now - said_at > _SECONDS_BETWEEN_WORDS or now - began_at > seconds:
+                said_at = now
+                each_us = (now - began_at) / max(1, happenings) * 1e6
+                print(
+                    f"{now - began_at:.0f} s: {life} lives, {happenings} happenings, {each_us:.0f} us each", flush=True
+                )
+
+            if now - began_at > seconds:
+                break
+
+            happened, found = live(name, f"{seed} {name} {life}", STEPS_OF_A_LIFE)
+            happenings += happened
+            if found is not None:
+                print(f"Life {life} in the world {name!r} of the seed {seed} has ended badly.", file=sys.stderr)
+                return found
+
+            # Not within a life, where finalizers would run at moments that no script has chosen.
+            gc.collect()
+
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""Bugs on purpose: each breaks one thing in engine or clients as a person might, and the simulation must notice.
+
+A mutant replaces methods for as long as its context lasts. ``setting`` is the world in which it matters most, ``happenings``
+how much may happen in lives of it, one after the other from the seed 1, until the mutant is found: five times and more what it
+took when it was written.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from sidecard.core.breakers import Breaker, Pass
+from sidecard.core.cache import Cache
+from sidecard.core.calls import Calls
+from sidecard.core.events import Peer
+from sidecard.core.flights import Flights, HeldLease
+from sidecard.core.granting import Granting
+from sidecard.core.scopes import Scopes
+from sidecard.core.streams import Streams
+from sidecard_client import CallFailed, sync_stream, wire
+from sidecard_client.aio_link import Link
+from sidecard_client.channel import ChannelError, Gone
+from sidecard_client.connection import Connection
+from sidecard_client.pool import Pool
+
+Original = Callable[..., Any]
+
+
+class Mutant(NamedTuple):
+    """One bug."""
+
+    setting: str
+    happenings: int
+    replacements: tuple[tuple[Any, str, Callable[[Original], Original]], ...]
+    """Of which class which method, and what makes its replacement of it."""
+
+    @contextmanager
+    def let_loose(self) -> Iterator[None]:
+        """Have the bug."""
+        with ExitStack() as stack:
+            for owner, name, replace in self.replacements:
+                stack.enter_context(patch.object(owner, name, replace(getattr(owner, name))))
+
+            yield
+
+
+def _append_of_anybody(append: Original) -> Original:
+    def mutant(self: Calls, peer: Peer, request: wire.Append, now: float) -> Any:
+        lease = self.flights._leases.get(request.lease)
+        return append(self, peer if lease is None else lease.peer, request, now)
+
+    return mutant
+
+
+def _keep_permit_of_cancelled(end: Original) -> Original:
+    def mutant(self: Calls, lease: HeldLease, outcome: str, *rest: Any, **options: Any) -> Any:
+        if outcome == "cancelled":
+            self.flights.end_lease(lease, answered=False)
+            return []
+
+        return end(self, lease, outcome, *rest, **options)
+
+    return mutant
+
+
+def _tick_without_leaving(tick: Original) -> Original:
+    def mutant(self: Calls, now: float) -> Any:
+        def leave(flights: Flights, waiter: Any) -> None:
+            del flights._peers[waiter.peer.id].waiters[waiter.request.id]
+            flights.timers.clear(waiter)
+            flights.waiter_count -= 1
+
+        with patch.object(Flights, "leave", leave):
+            return tick(self, now)
+
+    return mutant
+
+
+def _first_who_waits(_: Original) -> Original:
+    def mutant(_self: Flights, flight: Any, _now: float, _hung: Any = None) -> Any:
+        return next(iter(flight.waiters.values()), None)
+
+    return mutant
+
+
+def _nothing(_: Original) -> Original:
+    return lambda *_, **__: None
+
+
+def _no_effects(_: Original) -> Original:
+    return lambda *_, **__: []
+
+
+def _open_too_late(open_: Original) -> Original:
+    def mutant(self: Streams, *arguments: Any) -> Any:
+        feed = open_(self, *arguments)
+        feed.position = min(1, max(0, len(feed.stream.chunks) - 1))
+        return feed
+
+    return mutant
+
+
+def _purge_what_is_fresh(_: Original) -> Original:
+    def mutant(self: Cache, scopes: list[str], tag: str | None, now: float) -> int:
+        entries = [entry for scope in scopes for entry in self._tables.get(scope, {}).values() if entry.is_fresh(now)]
+        return sum(
+            self.delete(entry.terms.scope, entry.key, now)
+            for entry in entries
+            if tag is None or tag in entry.terms.tags
+        )
+
+    return mutant
+
+
+def _leave_with_timer(_: Original) -> Original:
+    def mutant(self: Flights, waiter: Any) -> None:
+        del waiter.flight.waiters[waiter.peer.id, waiter.request.id]
+        del self._peers[waiter.peer.id].waiters[waiter.request.id]
+        self.waiter_count -= 1
+
+    return mutant
+
+
+def _forgive_silence(vanished: Original) -> Original:
+    def mutant(self: Calls, leases: list[HeldLease], outcome: str, *rest: Any) -> Any:
+        if outcome == "expired" and leases[0].flight is not None and not leases[0].flight.waiters:
+            self.flights.renew(leases[0], rest[2])
+            return []
+
+        return vanished(self, leases, outcome, *rest)
+
+    return mutant
+
+
+def _drain_without_applicants(drain: Original) -> Original:
+    def mutant(self: Calls, now: float) -> Any:
+        with patch.object(Flights, "applicants", lambda _: []):
+            return drain(self, now)
+
+    return mutant
+
+
+def _record_of_any_generation(record: Original) -> Original:
+    def mutant(self: Breaker, given: Pass, *rest: Any) -> Any:
+        return record(self, Pass(self.generation, given.given_at), *rest)
+
+    return mutant
+
+
+def _same_scope_for_all(find: Original) -> Original:
+    def mutant(self: Scopes, peer: Peer, namespace: str) -> Any:
+        known: dict[Any, str] = self._known  # a key that is too short is the bug
+        scope = known.get(namespace)
+        if scope is None:
+            scope = find(self, peer, namespace)
+            if scope is not None:
+                known[namespace] = scope
+
+        return scope
+
+    return mutant
+
+
+def _finish_without_the_last(finish: Original) -> Original:
+    def mutant(self: Flights, flight: Any) -> Any:
+        waiters = finish(self, flight)
+        return waiters[:-1] if len(waiters) > 1 else waiters
+
+    return mutant
+
+
+def _deliver_to_the_first(deliver: Original) -> Original:
+    def mutant(self: Link, replies: list[Any]) -> None:
+        known = {*self._unanswered, *self._pending, *self._feeds}
+        for reply in replies:
+            first = next(iter(self._unanswered), reply.id)
+            deliver(self, [reply if reply.id in known else _under_id(reply, first)])
+
+    return mutant
+
+
+def _tell_again(_: Original) -> Original:
+    def mutant(self: Pool, channel: Any, request: Any) -> Any:
+        try:
+            return channel.exchange(request)
+        except Gone:
+            channel.usable = False
+            try:
+                again, reply = self.first_reply(lambda request_id: _under_id(request, request_id))
+            except ChannelError:
+                return None
+
+            self.give_back(again)
+            return reply
+        except ChannelError:
+            channel.usable = False
+            return None
+
+    return mutant
+
+
+def _under_id(request: Any, request_id: int) -> Any:
+    """Return a request under another id."""
+    return type(request)(**{**{name: getattr(request, name) for name in request.__struct_fields__}, "id": request_id})
+
+
+def _broken_is_whole(follow: Original) -> Original:
+    def mutant(self: sync_stream.Stream[Any]) -> Any:
+        try:
+            return follow(self)
+        except CallFailed:
+            return sync_stream._END
+
+    return mutant
+
+
+MUTANTS: dict[str, Mutant] = {
+    "append looks at the lease and not at who holds it": Mutant(
+        "streams", 30_000, ((Calls, "append", _append_of_anybody),)
+    ),
+    "the permit of a cancelled call stays out": Mutant("scarce", 10_000, ((Calls, "_end", _keep_permit_of_cancelled),)),
+    "a waiter that timed out stays on its flight's list": Mutant(
+        "plain", 10_000, ((Calls, "tick", _tick_without_leaving),)
+    ),
+    "who is elected may have stopped waiting": Mutant(
+        "impatient", 20_000, ((Flights, "next_willing", _first_who_waits),)
+    ),
+    "a purge lets flights in progress store": Mutant("stale", 20_000, ((Flights, "void", _nothing),)),
+    "who joins a stream late misses a piece": Mutant("streams", 10_000, ((Streams, "open", _open_too_late),)),
+    "a purge leaves what is stale": Mutant("stale", 20_000, ((Cache, "purge", _purge_what_is_fresh),)),
+    "the timer of a waiter that leaves goes on": Mutant("plain", 10_000, ((Flights, "leave", _leave_with_timer),)),
+    "a holder that hangs keeps its lease where nobody waits": Mutant(
+        "plain", 30_000, ((Calls, "_vanished", _forgive_silence),)
+    ),
+    "a drain forgets who waits for a permit": Mutant("scarce", 150_000, ((Calls, "drain", _drain_without_applicants),)),
+    "a breaker hears calls of its earlier generations": Mutant(
+        "scarce", 100_000, ((Breaker, "record", _record_of_any_generation),)
+    ),
+    "namespaces are not told apart by uid": Mutant("plain", 10_000, ((Scopes, "find", _same_scope_for_all),)),
+    "what is left of a broken stream goes before the next one": Mutant(
+        "streams", 10_000, ((Granting, "interrupt", _no_effects),)
+    ),
+    "the last of several waiters is forgotten": Mutant(
+        "calm", 10_000, ((Flights, "finish", _finish_without_the_last),)
+    ),
+    "client: the reply to a request that was taken back goes to another": Mutant(
+        "impatient", 30_000, ((Connection, "forget", _nothing), (Link, "_deliver", _deliver_to_the_first))
+    ),
+    "client: an answer is told again on another connection": Mutant("plain", 20_000, ((Pool, "tell", _tell_again),)),
+    "client: a broken stream ends as a whole one does": Mutant(
+        "streams", 50_000, ((sync_stream.Stream, "_follow", _broken_is_whole),)
+    ),
+}

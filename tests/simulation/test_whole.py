@@ -1,0 +1,105 @@
+"""The whole in one process: real daemon, real clients, no kernel, and a script that decides everything.
+
+``SIDECARD_SIMULATION_SEED`` sets which lives. For hours of it: ``python -m tests.simulation``.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.simulation.lives import SEED
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.whole.scripts import Writer, live_on, relive, replay, shorten, told
+from tests.simulation.whole.settings import SETTINGS
+from tests.simulation.whole.stage import simulated
+from tests.simulation.whole.world import World
+
+_FEW = 1_500
+_MANY = 60_000
+"""Happenings. With nine kinds of worlds and two parts of each, 1,080,000."""
+
+_TRIALS = 300
+
+
+@pytest.fixture(autouse=True)
+def _stage() -> Iterator[None]:
+    with simulated():
+        yield
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_nothing_goes_wrong_in_a_few_lives(name: str) -> None:
+    """Whatever happens in whatever order, nobody sees what may not be seen, and nothing is left."""
+    _live(name, SEED, _FEW)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("name", SETTINGS)
+def test_nothing_goes_wrong_in_a_million_happenings(name: str, part: int) -> None:
+    """As above, longer; with other lives than those."""
+    _live(name, 1_000 * SEED + part + 1, _MANY)
+
+
+def test_a_script_is_lived_the_same_each_time() -> None:
+    """Also where strings have other hashes: nothing depends on the order of a set."""
+    here = digest("plain", 400)
+    command = [sys.executable, "-c", f"from {__spec__.name} import digest; print(digest('plain', 400))"]
+    there = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "4711"}
+    )
+
+    assert digest("plain", 400) == here
+    assert there.stdout.strip() == here
+
+
+def test_what_is_found_is_told_as_a_short_test_that_fails_until_it_is_right() -> None:
+    """With a bug that was put in, the text of the test is run with it and without it."""
+    mutant = MUTANTS["who joins a stream late misses a piece"]
+    with mutant.let_loose():
+        _, found = live_on(mutant.setting, 1, mutant.happenings)
+        assert found is not None
+        short = shorten(found, _TRIALS)
+        names: dict[str, object] = {}
+        exec(told(short), names)  # noqa: S102 - the text that a developer would paste
+        test = names["test_what_went_wrong_is_right_now"]
+        assert callable(test)
+        with pytest.raises(AssertionError):
+            test()
+
+    test()
+    assert len(short.script) <= 12 < len(found.script)
+
+
+def test_a_part_of_a_script_means_something_too() -> None:
+    """What a step is about may be missing: then it does nothing."""
+    writer = Writer(SETTINGS["scarce"], "any")
+    script = [writer.step() for _ in range(300)]
+    for start in range(0, 300, 60):
+        replay("scarce", script[start::2])
+
+
+def digest(name: str, steps: int) -> str:
+    """Live one life, and return what has come of it in a few letters."""
+    with simulated():
+        writer = Writer(SETTINGS[name], "digest")
+        world = relive(name, [writer.step() for _ in range(steps)])
+
+    return hashlib.sha256(repr(_traces(world)).encode()).hexdigest()
+
+
+def _traces(world: World) -> object:
+    runs = [(run.place, run.started_at, run.end, run.backend, run.call.process) for run in world.judge.runs]
+    return world.happenings, world.now, sorted(world.judge.ends.items()), runs
+
+
+def _live(name: str, seed: int, happenings: int) -> None:
+    _, found = live_on(name, seed, happenings)
+    if found is not None:
+        found.fault.add_note(f"seed {seed} of {name!r}; to be lived again as\n\n{told(shorten(found, _TRIALS))}")
+        raise found.fault

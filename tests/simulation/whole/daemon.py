@@ -1,0 +1,370 @@
+"""The daemon without a kernel: its own listener's connections, driver and engine, on a loop that the world turns."""
+
+import struct
+from collections.abc import Callable
+from itertools import count
+from typing import Any, NamedTuple
+
+from sidecard.core.effects import StoreAsk, StoreRelease, StoreWrite
+from sidecard.core.engine import Engine
+from sidecard.core.entries import NO_USAGE
+from sidecard.core.events import Absent, Event, Peer, SettingsRead, StoreEvent
+from sidecard.core.records import Record
+from sidecard.core.settings import EngineSettings
+from sidecard.sections import Limits
+from sidecard.server.driver import Driver
+from sidecard.server.peer import HIGH_WATER_BYTES, LOW_WATER_BYTES, Connection
+from sidecard.server.roster import Roster
+from tests.simulation.naive_store import Line, Server
+from tests.simulation.whole.turns import LoopProcess, Surroundings, Timer
+from tests.simulation.whole.wires import Ends, Pipe
+
+RECEIVE_BYTES = 64 * 1024
+FLUSH_SECONDS = 2.0
+"""As `sidecard.daemon`: how long peers may take to read their last replies."""
+
+LIMITS = Limits(stall_seconds=5.0, max_outbox_bytes=6000)
+
+
+class Credentials(NamedTuple):
+    """What the kernel knows of a peer; stands for its socket."""
+
+    pid: int
+    uid: int
+
+    def getsockopt(self, *_: object) -> bytes:
+        """Return a ``struct ucred``."""
+        return struct.pack("3i", self.pid, self.uid, self.uid)
+
+
+class Transport:
+    """What asyncio puts between a protocol and its socket."""
+
+    def __init__(self, daemon: "Daemon", ends: Ends, credentials: Credentials) -> None:
+        self._loop = daemon.loop
+        self._ends = ends
+        self._credentials = credentials
+        self._buffer = bytearray()
+        self._reading = True
+        self._read_scheduled = False
+        self._write_scheduled = False
+        self._closing = False
+        self._lost = False
+        self._full = False
+        self._high, self._low = HIGH_WATER_BYTES, LOW_WATER_BYTES
+        ends.incoming.on_arrival = self._wake_reader
+        ends.outgoing.on_room = self._wake_writer
+        self._protocol = daemon.new_connection()
+        self._protocol.connection_made(self)  # type: ignore[arg-type]  # all that a connection uses of a transport
+        self._wake_reader()
+
+    # What a protocol asks
+
+    def get_extra_info(self, _: str) -> Credentials:
+        """Return what stands for the socket."""
+        return self._credentials
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None:
+        """Take limits."""
+        self._high, self._low = high, low
+
+    def get_write_buffer_size(self) -> int:
+        """Return what the kernel has not taken."""
+        return len(self._buffer)
+
+    def is_closing(self) -> bool:
+        """Tell whether it is being closed."""
+        return self._closing
+
+    def pause_reading(self) -> None:
+        """Read no more for now."""
+        self._reading = False
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        self._reading = True
+        self._wake_reader()
+
+    def write(self, data: bytes) -> None:
+        """Send, now or later."""
+        if self._lost:
+            return
+
+        self._buffer += data
+        self._send()
+
+    def close(self) -> None:
+        """End it once everything is sent."""
+        if not self._closing:
+            self._closing = True
+            self._reading = False
+            if not self._buffer:
+                self._loop.call_soon(self._lose, None)
+
+    def abort(self) -> None:
+        """End it now."""
+        self._fail(None)
+
+    # What happens
+
+    def die(self, kept: int) -> None:
+        """End it as the daemon's end does."""
+        self._ends.close(kept)
+
+    def _wake_reader(self) -> None:
+        if self._reading and not self._read_scheduled and self._ends.incoming.is_readable:
+            self._read_scheduled = True
+            self._loop.call_soon(self._read)
+
+    def _read(self) -> None:
+        self._read_scheduled = False
+        if not self._reading or self._lost or self._closing:
+            return
+
+        try:
+            data = self._ends.incoming.read(RECEIVE_BYTES)
+        except OSError as error:
+            self._fail(error)
+            return
+
+        if data:
+            self._protocol.data_received(data)
+            self._wake_reader()
+        elif not self._ends.incoming.arrived and self._ends.incoming.end_arrived:
+            self._reading = False
+            if not self._protocol.eof_received():
+                self.close()
+
+    def _wake_writer(self) -> None:
+        if self._buffer and not self._write_scheduled:
+            self._write_scheduled = True
+            self._loop.call_soon(self._write_on)
+
+    def _write_on(self) -> None:
+        self._write_scheduled = False
+        if not self._lost:
+            self._send()
+            if self._full and len(self._buffer) <= self._low:
+                self._full = False
+                self._protocol.resume_writing()
+
+            if self._closing and not self._buffer:
+                self._lose(None)
+
+    def _send(self) -> None:
+        try:
+            sent = self._ends.outgoing.send(self._buffer) if self._buffer else 0
+        except OSError as error:
+            self._fail(error)
+            return
+
+        del self._buffer[:sent]
+        if len(self._buffer) > self._high and not self._full:
+            self._full = True
+            self._protocol.pause_writing()
+
+    def _fail(self, error: OSError | None) -> None:
+        self._buffer.clear()
+        self._reading = False
+        if not self._lost:
+            self._closing = True
+            self._loop.call_soon(self._lose, error)
+
+    def _lose(self, error: OSError | None) -> None:
+        if not self._lost:
+            self._lost = True
+            self._ends.close()
+            self._protocol.connection_lost(error)
+
+
+class _StoreClock:
+    """The daemon's clock, as the store's model has it."""
+
+    def __init__(self, daemon: "Daemon") -> None:
+        self._daemon = daemon
+
+    @property
+    def now(self) -> float:
+        """The time."""
+        return self._daemon.clock()
+
+    def at(self, instant: float, action: Callable[[], None]) -> None:
+        """Do something later."""
+        self._daemon.at(instant, action)
+
+
+class Store:
+    """A model of a store that outlives daemons, and the line of the daemon that lives."""
+
+    def __init__(self, chance: Any) -> None:
+        self._chance = chance
+        self._tokens = count(1)
+        self._server: Server | None = None
+        self.line: Line | None = None
+
+    def slow(self, seconds: float) -> None:
+        """Let nothing through for a while, in either direction."""
+        if self.line is not None and self._server is not None:
+            for way in self.line._busy:
+                self.line._busy[way] = self._server.clock.now + seconds
+
+    def computes(
+        self, daemon: "Daemon", place: tuple[str, str], seconds: float, answer: Callable[[], bytes | None]
+    ) -> None:
+        """Let another host compute a key, if it gets the claim; ``answer`` is asked when it is done. It dies with the daemon."""
+        server = self._server
+        if server is None:
+            return
+
+        token = f"elsewhere-{next(self._tokens)}"
+        other: Any = None  # its own line, from which nobody hears
+        if not isinstance(server.ask(StoreAsk(0, *place, claim=True, look=True), token), Absent):
+            return
+
+        def end() -> None:
+            value = answer()
+            if value is None:
+                server.release(other, StoreRelease(*place, token))
+            else:
+                record = Record(value, seconds, 3.0, 0.0, "default", NO_USAGE, ())
+                server.write(other, StoreWrite(*place, record, token, made_at=server.clock.now))
+
+        daemon.at(daemon.clock() + seconds, end)
+
+    def open(self, daemon: "Daemon", name: str) -> Callable[[Any], None]:
+        """Connect a daemon; returns what performs its wishes."""
+        clock: Any = _StoreClock(daemon)
+        if self._server is None:
+            self._server = Server(clock)
+
+        self._server.clock = clock
+        self._server.lines.clear()
+        line = self.line = Line(self._server, name, self._chance, daemon.hear)
+
+        def renew() -> None:
+            line.renew()
+            daemon.at(daemon.clock() + 1.0, renew)
+
+        renew()
+        return line.perform
+
+
+class Daemon(LoopProcess):
+    """One run of the daemon. ``watchers`` see every event with its effects, ``on_bug`` mistakes that the driver has caught."""
+
+    def __init__(
+        self,
+        world: Surroundings,
+        boot_id: str,
+        settings: EngineSettings,
+        *,
+        offset_seconds: float,
+        rate: float,
+        jitter: Callable[[], float],
+        store: Store | None,
+        watchers: list[Callable[["Daemon", Event, Any], None]],
+    ) -> None:
+        super().__init__(world, "daemon", offset_seconds=offset_seconds, rate=rate)
+        self.settings = settings
+        self.stopping = False
+        self.accepting = True
+        self.transports: list[Transport] = []
+        self._backlog: list[Ends] = []
+        self.engine = Engine(
+            settings,
+            boot_id=boot_id,
+            version="0",
+            now=self.clock(),
+            shown_settings={},
+            shown_origins={},
+            jitter=jitter,
+        )
+        self.roster = Roster(LIMITS, lambda uid, _: uid == 0, on_refused=_ignore, on_closed=_ignore)
+        self.driver = Driver(
+            self.engine,
+            self.loop,
+            self.clock,
+            on_note=_ignore,
+            on_bug=lambda bug: world.fault(bug.__cause__ or bug),
+            on_reload=lambda asked: self.soon(lambda: self.reload(self.settings, (asked.peer, asked.request_id))),
+            meters=self.engine.meters,
+            store=None if store is None else store.open(self, boot_id),
+        )
+
+        def watch(event: Event, effects: Any) -> None:
+            for watcher in watchers:
+                watcher(self, event, effects)
+
+        self.driver.watch(watch)
+        self._connections = count(1)
+        self._patience: Timer | None = None
+
+    def new_connection(self) -> Connection:
+        """Make the protocol of a connection."""
+        return Connection(self.driver, self.roster, LIMITS, self.loop)
+
+    def connect(self, ours: Pipe, theirs: Pipe, credentials: Credentials) -> None:
+        """Let a connection wait to be accepted: ``theirs`` is what the peer writes."""
+        ends = Ends(theirs, ours)
+        self._backlog.append(ends)
+
+        def accept() -> None:
+            self._backlog.remove(ends)
+            if self.accepting:
+                self.transports.append(Transport(self, ends, credentials))
+            else:
+                ends.close()
+
+        self.soon(accept)
+
+    def hear(self, event: StoreEvent) -> None:
+        """Let the store say something."""
+        self.driver.hear(event)
+
+    def reload(self, settings: EngineSettings, asked_by: tuple[int, int] | None = None) -> None:
+        """Go by other settings."""
+        self.settings = settings
+        self.driver.hear(SettingsRead(settings, asked_by=asked_by))
+
+    def stop(self, drain_seconds: float, on_end: Callable[[], None]) -> None:
+        """Stop in the order of `sidecard.daemon.Daemon.run`."""
+        if self.stopping:
+            return
+
+        self.stopping = True
+        self.accepting = False
+
+        def flush() -> None:
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = self.at(self.clock() + FLUSH_SECONDS, leave)
+                self.driver.end_drain()
+                self.roster.close_all(leave)
+
+        def leave() -> None:
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
+                self.roster.abort_all()
+                self.soon(on_end)
+
+        self._patience = self.at(self.clock() + drain_seconds, flush)
+        self.driver.drain(flush)
+
+    def die(self, kept: int) -> None:
+        """End at once: of what is on its way to each peer so many bytes arrive."""
+        self.alive = False
+        self.forget_everything()
+        for transport in self.transports:
+            transport.die(kept)
+
+        for ends in self._backlog:
+            ends.close(0)
+
+    def peers(self) -> list[Peer]:
+        """Return who is connected."""
+        return list(self.roster._peers.values())
+
+
+def _ignore(*_: object) -> None:
+    """Nobody reads it here."""

@@ -1,0 +1,76 @@
+"""Puts the clients' modules, and the sizes of buffers, on the stage: clock, sockets and threads are a world's for a while."""
+
+import gc
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from sidecard.core import streams
+from sidecard.server import peer
+from sidecard_client import (
+    aio_calls,
+    aio_link,
+    aio_reach,
+    aio_stream,
+    channel,
+    heartbeat,
+    instruments,
+    local,
+    pool,
+    runner,
+    streaming,
+    sync_stream,
+)
+from sidecard_client.errors import SidecardWarning
+from tests.simulation.whole.threads import THREADING_MODULE
+from tests.simulation.whole.turns import monotonic
+from tests.simulation.whole.wires import SOCKET_MODULE
+
+
+def _no_impostor(*_: object) -> None:
+    """There is none here."""
+
+
+def _even() -> float:
+    """Stand for what is drawn of the system's randomness."""
+    return 0.5
+
+
+_PLACES: list[tuple[Any, str, Any]] = [
+    *((module, "monotonic", monotonic) for module in (aio_calls, aio_link, aio_reach, aio_stream, streaming)),
+    *((module, "monotonic", monotonic) for module in (heartbeat, pool, runner, sync_stream)),
+    *(
+        (module, "threading", THREADING_MODULE)
+        for module in (channel, heartbeat, instruments, local, pool, runner, sync_stream)
+    ),
+    *((module, "socket", SOCKET_MODULE) for module in (aio_link, channel)),
+    *((module, "impostor", _no_impostor) for module in (aio_link, channel)),
+    (pool, "_jitter", _even),
+    # Small, as the pipes are: who reads slowly is to be met often.
+    (peer, "HIGH_WATER_BYTES", 1000),
+    (peer, "LOW_WATER_BYTES", 250),
+    (streams, "WINDOW_BYTES", 200),
+    (aio_reach, "random", SimpleNamespace(random=_even)),
+]
+
+
+@contextmanager
+def simulated() -> Iterator[None]:
+    """Have the clients simulated. Garbage is not looked for meanwhile: its finalizers would run at moments that nobody chose."""
+    logger = logging.getLogger("sidecard_client")
+    was_disabled, logger.disabled = logger.disabled, True
+    gc.disable()
+    try:
+        with ExitStack() as stack, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=SidecardWarning)
+            for module, name, value in _PLACES:
+                stack.enter_context(patch.object(module, name, value))
+
+            yield
+    finally:
+        logger.disabled = was_disabled
+        gc.enable()

@@ -1,0 +1,440 @@
+"""The world: a daemon, processes, the wires between them, and the time. Everything in it is decided by a script.
+
+A script is a list of steps, each a tuple of a word and what it is about (`World.steps` has them all). Any list of steps means
+something: what a step is about is found by its number among what there is, and a step about nothing does nothing. So parts of a
+script can be left out, and what happens is the same each time.
+
+Nothing takes time by itself. What is possible now (a turn of a process, bytes that can arrive) is done when a step ``go`` says so,
+or, as in every fair system, before it has been possible for `World.LAG_SECONDS`.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any
+
+from msgspec import structs
+
+from sidecard.core.effects import Effect
+from sidecard.core.events import Event
+from sidecard.core.settings import EngineSettings
+from sidecard_client import wire
+from tests.simulation.whole.apps import App, AsyncApp, BlockingApp, Fields
+from tests.simulation.whole.auditor import audit, audit_emptiness
+from tests.simulation.whole.daemon import Credentials, Daemon, Store
+from tests.simulation.whole.judge import Judge
+from tests.simulation.whole.notary import Notary
+from tests.simulation.whole.strangers import Stranger
+from tests.simulation.whole.turns import Process
+from tests.simulation.whole.wires import Pipe
+
+Step = tuple[Any, ...]
+
+SLOTS = 7
+"""Processes at a time, beside the daemon."""
+
+DAEMON_OFFSET_SECONDS = 1000.0
+
+_SETTLE_SECONDS = 60.0
+"""Longer than any call may take."""
+
+_SLOWEST_SECONDS = 3.0
+"""Longer than a store may take."""
+
+_FORGET_SECONDS = 400.0
+"""Longer than anything is kept."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A kind of world: the daemon's settings, and what may happen. ``weights`` are those of the steps in random scripts."""
+
+    settings: EngineSettings
+    weights: dict[str, int]
+    reloads: Sequence[dict[str, Any]] = ({},)
+    """What settings may become; the first is what they are."""
+    calls: dict[str, Sequence[Any]] = field(default_factory=dict)
+    """For each field of a call, what may be in it."""
+    kinds: Sequence[str] = ("blocking", "async", "blocking", "frames", "lines", "async", "blocking")
+    uids: Sequence[int] = (1000, 1000, 1000, 1000, 1000, 1001, 0)
+    calm: bool = False
+    """Nothing goes wrong: then no key is ever computed twice at a time."""
+
+
+class World:
+    """One world, from its beginning to its end."""
+
+    LAG_SECONDS = 0.004
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.now = 0.0
+        self.happenings = 0
+        stores = setting.settings.store != "none"
+        self.judge = Judge(calm=setting.calm, exact_removals=not stores)
+        self.wait_seconds = setting.settings.wait_seconds
+        self.slots: list[Any] = [None] * SLOTS
+        self.daemon: Daemon | None = None
+        self.notary: Notary
+        self._settings = setting.settings
+        self._chance = random.Random(1)
+        self._store = Store(random.Random(2)) if stores else None
+        self._possible: dict[Process | Pipe, float] = {}
+        """What can happen now, and since when; the longest first."""
+        self._paused: dict[Process, float] = {}
+        self._faults: list[BaseException] = []
+        self._boots = count(1)
+        self._pids = count(1)
+        self._apps: set[int] = set()
+        """Pids of all who use our clients."""
+        self.steps: dict[str, Callable[..., object]] = {
+            "boot": self.boot,
+            "break": self.set_breaker,
+            "call": self.call,
+            "crash": self.crash,
+            "cut": self.cut,
+            "cut store": self.cut_store,
+            "delete": self.delete,
+            "elsewhere": self.elsewhere,
+            "get": self.get,
+            "go": self.go,
+            "half-close": self.half_close,
+            "interrupt": self.interrupt,
+            "kill": self.kill,
+            "pass": self.pass_time,
+            "pause": self.pause,
+            "pause daemon": self.pause_daemon,
+            "purge": self.purge,
+            "put": self.put,
+            "reload": self.reload,
+            "say": self.say,
+            "slow store": self.slow_store,
+            "start": self.start,
+            "stop": self.stop,
+        }
+        self.boot()
+
+    def do(self, step: Step) -> None:
+        """Do one step of a script. Raises the first thing that is wrong."""
+        self.steps[step[0]](*step[1:])
+        self._check()
+
+    def end(self) -> None:
+        """Let everything come to its end: every call has one, and then nothing is left of anything."""
+        for process in list(self._paused):
+            self._resume(process)
+
+        until = self.now + _SETTLE_SECONDS
+        while self.now < until and any(call.process.startswith("app") for call in self.judge.calls):
+            self.pass_time(0.25)
+
+        self.close()
+        self.pass_time(0.25)
+        assert not self.judge.calls, f"calls without an end: {list(self.judge.calls)}"
+        while self.daemon is not None and self.daemon.stopping:
+            self.pass_time(1.0)
+
+        daemon = self.boot()
+        self.pass_time(_SLOWEST_SECONDS)
+        until = self.now + _FORGET_SECONDS
+        while self.now < until and daemon.engine.next_deadline() is not None:
+            self.pass_time(5.0)
+
+        self.pass_time(1.0)
+        audit_emptiness(daemon.engine)
+
+    def close(self) -> None:
+        """End all processes but the daemon."""
+        for slot in range(SLOTS):
+            self.kill(slot, 0)
+
+    # What processes and pipes need ------------------------------------------------------------------------------------
+
+    def stir(self, process: Process) -> None:
+        """The process has something to do."""
+        if process.alive and not process.paused:
+            self._possible.setdefault(process, self.now)
+
+    def moves(self, pipe: Pipe) -> None:
+        """Something is on its way."""
+        self._possible.setdefault(pipe, self.now)
+
+    def fault(self, fault: BaseException) -> None:
+        """Something happened that must not."""
+        self._faults.append(fault)
+
+    def connect(self, process: Process, ours: Pipe, theirs: Pipe) -> None:
+        """Connect a process to the daemon."""
+        daemon = self.daemon
+        if daemon is None or not daemon.accepting or process.dying:  # type: ignore[attr-defined]  # all who connect have it
+            raise ConnectionRefusedError(111, "Connection refused")
+
+        daemon.connect(ours, theirs, Credentials(process.pid, process.uid))  # type: ignore[attr-defined]  # as above
+
+    def watch(self, daemon: Daemon, event: Event, effects: Sequence[Effect]) -> None:
+        """See what the engine has done."""
+        if daemon.alive:
+            now = daemon.clock()
+            self.notary.watch(event, effects, now)
+            audit(daemon.engine, event, effects, now)
+
+    # Steps: what can happen by itself ---------------------------------------------------------------------------------
+
+    def go(self, number: int, size: int) -> None:
+        """Let one of the things happen that can; of bytes that arrive ``size`` (0: all)."""
+        if self._possible:
+            possible = list(self._possible)
+            self._happen(possible[number % len(possible)], size)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, and what must happen in it."""
+        end = self.now + seconds
+        while True:
+            instant, what = self._next()
+            if what is None or instant > end:
+                break
+
+            self.now = max(self.now, instant)
+            what()
+            self._check()
+
+        self.now = end
+
+    def _next(self) -> tuple[float, Callable[[], None] | None]:
+        """Return what is next to happen, and when: what must, who wakes, whose timer goes off."""
+        instant, what = float("inf"), None
+        first = next(iter(self._possible), None)
+        if first is not None:
+            instant, what = self._possible[first] + self.LAG_SECONDS, partial(self._happen, first, 0)
+
+        for process in self._processes():
+            if process.paused:
+                until = self._paused[process]
+                if until < instant:
+                    instant, what = until, partial(self._resume, process)
+            elif process not in self._possible and (due := process.due) is not None and due < instant:
+                instant, what = due, partial(self.stir, process)
+
+        return instant, what
+
+    def _happen(self, what: Process | Pipe, size: int) -> None:
+        self.happenings += 1
+        self.judge.now = self.now
+        del self._possible[what]
+        if isinstance(what, Pipe):
+            what.deliver(size)
+            if what.moving:
+                self.moves(what)
+        else:
+            what.turn()
+            if what.alive and what.has_something:
+                self.stir(what)
+
+    def _processes(self) -> list[Process]:
+        processes = [process for process in self.slots if process is not None]
+        return processes if self.daemon is None else [*processes, self.daemon]
+
+    def _check(self) -> None:
+        if self._faults:
+            raise self._faults[0]
+
+        self.judge.now = self.now
+        self.judge.look()
+
+    # Steps: processes -------------------------------------------------------------------------------------------------
+
+    def start(self, slot: int, kind: str, uid: int, rate: float) -> None:
+        """Start a process."""
+        if self.slots[slot] is not None:
+            return
+
+        pid = next(self._pids)
+        is_app = kind in {"blocking", "async"}
+        name = f"{'app' if is_app else 'stranger'}-{slot}-{pid}"
+        if is_app:
+            self._apps.add(pid)
+
+        clock = {"offset_seconds": 17.0 * pid, "rate": rate}
+        if kind == "blocking":
+            self.slots[slot] = BlockingApp(self, name, uid, pid, **clock)
+        elif kind == "async":
+            self.slots[slot] = AsyncApp(self, name, uid, pid, **clock)
+        else:
+            self.slots[slot] = Stranger(
+                self, name, uid, pid, lines=kind == "lines", leases=lambda: self._leases_of_others(pid), **clock
+            )
+
+    def _leases_of_others(self, pid: int) -> list[str]:
+        return [name for name, held in self.notary.held.items() if held.peer.pid != pid]
+
+    def kill(self, slot: int, kept: int) -> None:
+        """End a process at once; of what it had sent and is on its way so many bytes arrive."""
+        process = self.slots[slot]
+        if process is None:
+            return
+
+        self.slots[slot] = None
+        self._possible.pop(process, None)
+        self._paused.pop(process, None)
+        process.die(kept)
+        self._possible.pop(process, None)
+        for call in [call for call in self.judge.calls if call.process == process.name]:
+            self.judge.call_leaves(call)
+
+    def pause(self, slot: int, seconds: float) -> None:
+        """Stop a process, as SIGSTOP does; it goes on with what it had."""
+        process = self.slots[slot]
+        if process is not None:
+            self.judge.excuse(seconds, process.name)
+            self._pause(process, seconds)
+
+    def pause_daemon(self, seconds: float) -> None:
+        """Stop the daemon."""
+        if self.daemon is not None:
+            self.judge.excuse(seconds)
+            self._pause(self.daemon, seconds)
+
+    def _pause(self, process: Process, seconds: float) -> None:
+        if not process.paused:
+            process.paused = True
+            self._possible.pop(process, None)
+            self._paused[process] = self.now + seconds
+
+    def _resume(self, process: Process) -> None:
+        process.paused = False
+        del self._paused[process]
+        if process.has_something:
+            self.stir(process)
+
+    def cut(self, slot: int, number: int, kept: int) -> None:
+        """Lose a connection of a process."""
+        process = self.slots[slot]
+        if process is not None and process.open_sockets:
+            process.open_sockets[number % len(process.open_sockets)].cut(kept)
+
+    def half_close(self, slot: int) -> None:
+        """Let a stranger send no more."""
+        process = self.slots[slot]
+        if isinstance(process, Stranger):
+            process.half_closes()
+
+    # Steps: what processes do -----------------------------------------------------------------------------------------
+
+    def call(self, slot: int, fields: Fields) -> None:
+        """Let a process ask for an answer."""
+        process = self.slots[slot]
+        if process is not None:
+            process.calls(fields)
+
+    def interrupt(self, slot: int, number: int) -> None:
+        """Interrupt, or cancel, a call of a process."""
+        process = self.slots[slot]
+        if process is not None:
+            process.interrupts(number)
+
+    def say(self, slot: int, request: Fields) -> None:
+        """Let a stranger say something that it should not."""
+        process = self.slots[slot]
+        if isinstance(process, Stranger):
+            process.says(request)
+
+    def get(self, slot: int, key: str) -> None:
+        """Let a process read an entry."""
+        self._does(slot, lambda client: client.get(key), lambda: None)
+
+    def put(self, slot: int, key: str) -> None:
+        """Let a process write an entry."""
+        process = self.slots[slot]
+        if isinstance(process, App):
+            answer = self.judge.brought((f"{process.uid}:default", key), process.name).answer()
+            self._does(slot, lambda client: client.put(key, answer), lambda: None)
+
+    def delete(self, slot: int, key: str) -> None:
+        """Let a process remove an entry."""
+        process = self.slots[slot]
+        if isinstance(process, App):
+            removal = self.judge.removal_begins(f"{process.uid}:default", key)
+            self._does(slot, lambda client: client.delete(key), lambda: self.judge.removal_ends(removal))
+
+    def purge(self, slot: int, namespace: str | None) -> None:
+        """Let a process purge, if it may."""
+        process = self.slots[slot]
+        if isinstance(process, App):
+            removal = self.judge.removal_begins(namespace, None)
+            self._does(slot, lambda client: client.purge(namespace=namespace), lambda: self.judge.removal_ends(removal))
+
+    def set_breaker(self, slot: int, backend: str, action: Any) -> None:
+        """Let a process set a breaker, if it may."""
+        self._does(slot, lambda client: client.breaker(backend, action), lambda: None)
+
+    def _does(self, slot: int, action: Callable[[Any], Any], then: Callable[[], None]) -> None:
+        if self.slots[slot] is not None:
+            self.slots[slot].does(action, then)
+
+    # Steps: the daemon ------------------------------------------------------------------------------------------------
+
+    def boot(self) -> Daemon:
+        """Start the daemon, if it does not run."""
+        if self.daemon is None:
+            self.notary = Notary(self._settings, stores=self._store is not None, is_app=self._apps.__contains__)
+            self.daemon = Daemon(
+                self,
+                f"boot{next(self._boots)}",
+                self._settings,
+                offset_seconds=DAEMON_OFFSET_SECONDS,
+                rate=1.0,
+                jitter=self._chance.random,
+                store=self._store,
+                watchers=[self.watch],
+            )
+
+        return self.daemon
+
+    def crash(self, kept: int) -> None:
+        """End the daemon at once."""
+        daemon, self.daemon = self.daemon, None
+        if daemon is not None:
+            self._possible.pop(daemon, None)
+            self._paused.pop(daemon, None)
+            daemon.die(kept)
+
+    def stop(self, drain_seconds: float) -> None:
+        """Stop the daemon as SIGTERM does."""
+        daemon = self.daemon
+        if daemon is not None:
+            daemon.soon(lambda: daemon.stop(drain_seconds, lambda: self.crash(1 << 30)))
+
+    def reload(self, number: int) -> None:
+        """Let the daemon go by other settings."""
+        self._settings = structs.replace(self.setting.settings, **self.setting.reloads[number])
+        daemon = self.daemon
+        if daemon is not None:
+            settings = self._settings
+            daemon.soon(lambda: daemon.reload(settings))
+
+    def cut_store(self, seconds: float) -> None:
+        """Cut the daemon off from its store."""
+        daemon, store = self.daemon, self._store
+        if daemon is not None and store is not None and store.line is not None and store.line._up:
+            line = store.line
+            daemon.soon(line.cut)
+            daemon.at(daemon.clock() + seconds, line.mend)
+
+    def slow_store(self, seconds: float) -> None:
+        """Let the store do nothing for a while."""
+        if self._store is not None:
+            self._store.slow(seconds)
+
+    def elsewhere(self, key: str, seconds: float, end: str) -> None:
+        """Let another host, which uses the same store, compute a key."""
+        if self.daemon is None or self._store is None:
+            return
+
+        place = ("1000:default", key)
+
+        def answer() -> bytes | None:
+            return wire.pack(self.judge.brought(place, "elsewhere").answer()) if end == "ok" else None
+
+        self._store.computes(self.daemon, place, seconds, answer)
