@@ -69,7 +69,7 @@ def _tick_without_leaving(tick: Original) -> Original:
         def leave(flights: Flights, waiter: Any) -> None:
             del flights._peers[waiter.peer.id].waiters[waiter.request.id]
             flights.timers.clear(waiter)
-            flights.waiter_count -= 1
+            flights.waiters_by_uid.give_back(waiter.peer.uid)
 
         with patch.object(Flights, "leave", leave):
             return tick(self, now)
@@ -102,7 +102,7 @@ def _open_too_late(open_: Original) -> Original:
 
 
 def _purge_what_is_fresh(_: Original) -> Original:
-    def mutant(self: Cache, scopes: list[str], tag: str | None, now: float) -> int:
+    def mutant(self: Cache, scopes: list[str], tag: str | None, now: float, _task: str | None = None) -> int:
         entries = [entry for scope in scopes for entry in self._tables.get(scope, {}).values() if entry.is_fresh(now)]
         return sum(
             self.delete(entry.terms.scope, entry.key, now)
@@ -117,7 +117,7 @@ def _leave_with_timer(_: Original) -> Original:
     def mutant(self: Flights, waiter: Any) -> None:
         del waiter.flight.waiters[waiter.peer.id, waiter.request.id]
         del self._peers[waiter.peer.id].waiters[waiter.request.id]
-        self.waiter_count -= 1
+        self.waiters_by_uid.give_back(waiter.peer.uid)
 
     return mutant
 

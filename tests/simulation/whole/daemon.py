@@ -1,7 +1,7 @@
 """The daemon without a kernel: its own listener's connections, driver and engine, on a loop that the world turns."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -12,9 +12,11 @@ from sidecard.core.events import Absent, Event, Peer, SettingsRead, StoreEvent
 from sidecard.core.records import Record
 from sidecard.core.settings import EngineSettings
 from sidecard.sections import Limits
+from sidecard.server.buffers import Buffers
 from sidecard.server.driver import Driver
-from sidecard.server.peer import HIGH_WATER_BYTES, LOW_WATER_BYTES, Connection
+from sidecard.server.peer import Commons, Connection
 from sidecard.server.roster import Roster
+from sidecard.server.turns import Turns
 from tests.simulation.naive_store import Line, Server
 from tests.simulation.whole.turns import LoopProcess, Surroundings, Timer
 from tests.simulation.whole.wires import Ends, Pipe
@@ -51,7 +53,7 @@ class Transport:
         self._closing = False
         self._lost = False
         self._full = False
-        self._high, self._low = HIGH_WATER_BYTES, LOW_WATER_BYTES
+        self._high, self._low = 64 * 1024, 16 * 1024  # asyncio's own, which connections change
         ends.incoming.on_arrival = self._wake_reader
         ends.outgoing.on_room = self._wake_writer
         self._protocol = daemon.new_connection()
@@ -92,6 +94,10 @@ class Transport:
 
         self._buffer += data
         self._send()
+
+    def writelines(self, parts: Iterable[bytes | memoryview]) -> None:
+        """As `write`."""
+        self.write(b"".join(parts))
 
     def close(self) -> None:
         """End it once everything is sent."""
@@ -279,7 +285,9 @@ class Daemon(LoopProcess):
             shown_origins={},
             jitter=jitter,
         )
-        self.roster = Roster(LIMITS, lambda uid, _: uid == 0, on_refused=_ignore, on_closed=_ignore)
+        self.roster = Roster(
+            LIMITS, lambda uid, _: uid == 0, on_refused=_ignore, on_closed=_ignore, limited=self.engine.meters.limited
+        )
         self.driver = Driver(
             self.engine,
             self.loop,
@@ -296,12 +304,14 @@ class Daemon(LoopProcess):
                 watcher(self, event, effects)
 
         self.driver.watch(watch)
+        buffers = Buffers[Connection](LIMITS.max_buffered_bytes)
+        self._commons = Commons(self.driver, self.roster, Turns(self.loop), buffers, self.loop)
         self._connections = count(1)
         self._patience: Timer | None = None
 
     def new_connection(self) -> Connection:
         """Make the protocol of a connection."""
-        return Connection(self.driver, self.roster, LIMITS, self.loop)
+        return Connection(self._commons, LIMITS)
 
     def connect(self, ours: Pipe, theirs: Pipe, credentials: Credentials) -> None:
         """Let a connection wait to be accepted: ``theirs`` is what the peer writes."""

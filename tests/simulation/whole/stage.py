@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from sidecard.core import streams
-from sidecard.server import peer
+from sidecard.server import buffers, peer
 from sidecard_client import (
     aio_calls,
     aio_link,
@@ -52,7 +52,9 @@ _PLACES: list[tuple[Any, str, Any]] = [
     (pool, "_jitter", _even),
     # Small, as the pipes are: who reads slowly is to be met often.
     (peer, "HIGH_WATER_BYTES", 1000),
-    (peer, "LOW_WATER_BYTES", 250),
+    (peer, "COUNTED_BYTES", 500),
+    (peer, "RESUMED_BYTES", 125),
+    (buffers, "COUNTED_BYTES", 500),
     (streams, "WINDOW_BYTES", 200),
     (aio_reach, "random", SimpleNamespace(random=_even)),
 ]

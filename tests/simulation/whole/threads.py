@@ -5,6 +5,7 @@ Threads are not interrupted between two lines, as real ones are: that is what th
 """
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -192,9 +193,11 @@ class Event:
 class Thread:
     """A `threading.Thread`."""
 
-    def __init__(self, target: Callable[[], object], name: str = "", daemon: bool = False) -> None:
+    def __init__(
+        self, target: Callable[..., object], name: str = "", args: tuple[object, ...] = (), daemon: bool = False
+    ) -> None:
         del name, daemon
-        self._target = target
+        self._target = partial(target, *args)
 
     def start(self) -> None:
         """Start it."""

@@ -18,7 +18,7 @@ def test_changes_and_purges_of_other_hosts_are_told() -> None:
     """Both of them."""
     there = News("there", lambda _: None)
     assert heard(there.of_key("stored", "1:default", "key")) == [KeyChanged("1:default", "key", "stored")]
-    assert heard(there.of_purge("default", None)) == [EntriesPurged("default", None)]
+    assert heard(there.of_purge("default", None, None)) == [EntriesPurged("default", None)]
 
 
 @pytest.mark.parametrize(
