@@ -34,7 +34,7 @@ half a percent more hits, with 0.25 chats and dollars gain as much; at 0.4 scans
 
 MOST_UNASKED = 64.0
 """The most that a newcomer's worth counts until it is asked for. All that it may be worth (`sidecard.core.worth`) would save
-1 % more dollars, and let a cache full of answers with invented costs last four times as long; 32 would save 2 to 7 % less."""
+up to 2 % more dollars, and let a cache full of answers with invented costs last four times as long; 32 would save 2 to 7 % less."""
 
 
 class EvictionPolicy(Protocol):

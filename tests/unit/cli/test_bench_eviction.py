@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecard.cli import NOT_FINE, USAGE, main
 from sidecard.cli import bench_eviction as bench
 from sidecard.cli import bench_eviction_peers as peers
 from sidecard.cli import bench_eviction_traces as traces
@@ -194,3 +195,16 @@ def test_picture_is_whole_xml_with_a_line_for_each_policy() -> None:
     assert len(lines) == 4
     assert {OURS, "<lib> & co", BOUND, "work: dollars saved"} <= texts
     assert lines[2].get("stroke-width") == "3.5"
+
+
+def test_a_picture_of_nothing_is_a_slip_of_the_pen(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said which option is missing, before anything is measured."""
+    assert main(["bench", "--picture", "x.svg"]) == USAGE
+    assert "--eviction" in capsys.readouterr().err
+
+
+def test_a_trace_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is measured."""
+    pytest.importorskip("theine")
+    assert main(["bench", "--eviction", str(tmp_path / "none.csv")]) == NOT_FINE
+    assert "none.csv cannot be read as a trace" in capsys.readouterr().err
