@@ -10,6 +10,7 @@ not a store, damaged                set aside as ``NAME.corrupt``, and begun ane
 of another program, a later one's   left alone; looked at again every `FOREIGN_PAUSE_SECONDS`
 locked, not to be opened            as above, every `MAX_PAUSE_SECONDS`
 full, read-only, failing to write   what it has is served; what is to be written waits, within a bound
+an entry is not what was written    a miss, until it expires or is written anew (`disk_rows`)
 failing or hanging to read          not asked, until it answers again
 ==================================  ===================================================================================
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.fuzz.file_targets import VALUES, store_file, whole_store
 
-SEEDS = range(40)
+SEEDS = range(12)
 STORES_PER_SEED = 12
 
 
