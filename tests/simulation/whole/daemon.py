@@ -25,6 +25,9 @@ RECEIVE_BYTES = 64 * 1024
 FLUSH_SECONDS = 2.0
 """As `sidecard.daemon`: how long peers may take to read their last replies."""
 
+STORE_SECONDS = 0.7
+"""Somewhat more than the time in which a store answers, if only that it cannot: see `sidecard.store.disk_store.ANSWER_SECONDS`."""
+
 LIMITS = Limits(stall_seconds=5.0, max_outbox_bytes=6000)
 
 
@@ -209,10 +212,12 @@ class Store:
         self.line: Line | None = None
 
     def slow(self, seconds: float) -> None:
-        """Let nothing through for a while, in either direction."""
+        """Let nothing through for a while, in either direction; no longer than stores let one wait for a look."""
         if self.line is not None and self._server is not None:
-            for way in self.line._busy:
-                self.line._busy[way] = self._server.clock.now + seconds
+            now = self._server.clock.now
+            if max(self.line._busy.values()) <= now:
+                for way in self.line._busy:
+                    self.line._busy[way] = now + min(seconds, STORE_SECONDS)
 
     def computes(
         self, daemon: "Daemon", place: tuple[str, str], seconds: float, answer: Callable[[], bytes | None]

@@ -8,6 +8,7 @@ given.
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from typing import Literal
 
 from sidecard_client import CallTimeout
@@ -202,7 +203,8 @@ class Judge:
     def brought(self, place: Place, process: str) -> Run:
         """An answer comes from elsewhere: it is put, or another host has computed it."""
         call = Call(next(self._numbers), place, process, self.now, 0.0)
-        run = Run(len(self.runs) + 1, place, call, 1, self.now, end="ok")
+        # When it comes nobody here knows: it may be after a removal that was asked for later.
+        run = Run(len(self.runs) + 1, place, call, 1, inf, end="ok")
         self.runs.append(run)
         return run
 

@@ -333,7 +333,8 @@ class Notary:
         ttl_seconds = begin.ttl_seconds if request.ttl_seconds is None else request.ttl_seconds
         if reply.stored:
             self._keep(place, value, request.tags, ttl_seconds, begin, now)
-        else:
+        elif request.store and course.may_store:
+            # It was too large, or dead at once: what the key means has changed all the same.
             self._kept.pop(place, None)
 
         for asked in self.asked.values():
