@@ -70,6 +70,7 @@ class Serving:
     def value(self, entry: Entry) -> Raw:
         """Return an entry's answer as it is sent."""
         return self._compression.answer(entry)
+
     def similar(self, peer: Peer, request: wire.Begin, entry: Entry, similarity: float, now: float) -> list[Effect]:
         """Serve the entry of a similar request, which is in its time."""
         terms, dollars = entry.terms, entry.dollars
