@@ -496,3 +496,48 @@ def test_what_is_doubted_is_not_served_to_similar_requests() -> None:
     store_says(host, Unavailable())
 
     assert isinstance(alice.gets(Lease), Lease)
+
+
+def test_a_stale_answer_of_ones_own_is_replaced_though_a_similar_one_is_there() -> None:
+    """With a store or without: the caller leads with it, as it would without a vector."""
+    host, alice = similar_host(store="own", ttl_seconds=10.0, stale_seconds=100.0, sharing_window_seconds=0.0)
+    alice.asks(Begin("a", id=1, vector=angle(0), group="g"))
+    store_says(host, Absent())
+    alice.completes(alice.gets(Lease).lease, "a")
+    host.passes(11.0)
+    alice.asks(Begin("b", id=2, vector=angle(0), group="g"))
+    store_says(host, Absent())
+    alice.completes(alice.gets(Lease).lease, "b")
+    alice.asks(Begin("a", id=3, vector=angle(0), group="g"))
+    store_says(host, Absent())
+
+    assert alice.gets(Lease).stale_age_seconds == 11.0
+
+
+def test_who_has_waited_for_another_host_in_vain_makes_the_call() -> None:
+    """That there is no answer of its own was known, and counted, before."""
+    host, alice = similar_host(store="shared")
+    alice.asks(Begin("b", id=2, vector=angle(0), group="g"))
+    store_says(host, Elsewhere(5.0))
+    assert alice.hears() == [Pending(2)]
+    alice.asks(Begin("a", id=1, vector=angle(0), group="g"))
+    store_says(host, Absent("one"))
+    alice.completes(alice.gets(Lease).lease, "a")
+    host.passes(6.0)
+    store_says(host, Absent("two"))
+
+    assert isinstance(alice.gets(Lease), Lease)
+    assert (host.stats().misses, host.stats().similar_hits) == (2, 0)
+
+
+def test_a_similar_hit_keeps_its_entry_as_its_own_hits_do() -> None:
+    """Eviction looks at who was asked for."""
+    host, alice = similar_host()
+    learns(alice, "a", 0)
+    cache = host.engine._shelf.cache
+    entry = cache.peek(cache.scopes()[0], "a")
+    assert entry is not None
+    assert entry.asked == 0
+    asks(alice, "b", NEAR)
+
+    assert entry.asked == 1
