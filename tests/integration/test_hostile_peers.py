@@ -27,27 +27,28 @@ def raw(count: int) -> Raw:
     return Raw(wire.pack(b"x" * count))
 
 
-@pytest.mark.parametrize(
-    "beginning",
-    [b"\x00", b"\x00\x00\x10", b"\x00\x00\x10\x00\x82\xa2op", b'{"op":"pi', b" ", b'{"op":"ping"}\n{"op'],
-    ids=["a byte", "half a header", "half a frame", "half a line", "a space", "a line and a half"],
-)
-def test_who_says_a_byte_at_a_time_is_closed(daemon: Start, beginning: bytes) -> None:
-    """However it goes on, in either encoding."""
+def test_who_says_a_byte_at_a_time_is_closed(daemon: Start) -> None:
+    """However a message begins and goes on, in either encoding."""
     path = daemon("--set", "limits.message_seconds=0.5").socket
-    slow = Wire(path)
-    slow.socket.sendall(beginning)
+    beginnings = b"\x00", b"\x00\x00\x10", b"\x00\x00\x10\x00\x82\xa2op", b'{"op":"pi', b" ", b'{"op":"ping"}\n{"op'
+    slow = {beginning: Wire(path) for beginning in beginnings}
+    for beginning, one in slow.items():
+        one.socket.sendall(beginning)
 
     def closed() -> bool:
-        try:
-            slow.socket.sendall(b"\x01" if beginning[0] < 2 else b" ")
-        except BrokenPipeError:
-            return True
+        for beginning, one in list(slow.items()):
+            try:
+                one.socket.sendall(b"\x01" if beginning[0] < 2 else b" ")
+            except (BrokenPipeError, ConnectionResetError):
+                del slow[beginning]
+            else:
+                if one.is_closed():
+                    del slow[beginning]
 
-        return slow.is_closed()
+        return not slow
 
-    poll(closed, "it is still connected")
-    assert limited(path) == {"message_seconds": 1}
+    poll(closed, "some are still connected")
+    assert limited(path) == {"message_seconds": len(beginnings)}
 
 
 def test_half_messages_of_many_peers_are_bounded_together(daemon: Start) -> None:
@@ -200,7 +201,7 @@ def test_floods_of_names_stay_within_the_memory_that_they_are_given(daemon: Star
     path = running.socket
     mallory = Wire(path)
     before = resident_bytes(running.pid)
-    for start in range(0, 16_000, 500):
+    for start in range(0, 8_000, 500):
         names = range(start, start + 500)
         mallory.sends(
             *(
