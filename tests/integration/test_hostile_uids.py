@@ -74,6 +74,8 @@ def test_what_is_for_operators_is_denied_to_others_and_changes_nothing(open_to_a
         {"op": "purge"},
         {"op": "purge", "namespace": "default"},
         {"op": "purge", "tag": "t"},
+        {"op": "purge", "task": "general"},
+        {"op": "watch"},
         {"op": "breaker", "backend": "cloud", "action": "open"},
         {"op": "config"},
         {"op": "reload"},
