@@ -7,7 +7,6 @@ $seed & done``. What is simulated and judged is told in `tests.simulation.whole.
 """
 
 import argparse
-import gc
 import sys
 import time
 import traceback
@@ -64,9 +63,6 @@ def _simulate(seconds: float, seed: int, names: list[str]) -> Found | None:
             if found is not None:
                 print(f"Life {life} in the world {name!r} of the seed {seed} has ended badly.", file=sys.stderr)
                 return found
-
-            # Not within a life, where finalizers would run at moments that no script has chosen.
-            gc.collect()
 
     return None
 

@@ -3,6 +3,7 @@
 As FoundationDB has it, not every fault is possible in every life: one that is would drown the others.
 """
 
+import gc
 import random
 import traceback
 from collections.abc import Callable, Sequence
@@ -133,7 +134,7 @@ def live(name: str, seed: str, steps: int) -> tuple[int, Found | None]:
     setting = SETTINGS[name]
     writer = Writer(setting, seed)
     script: list[Step] = []
-    world = World(setting)
+    world = _new_world(setting)
     try:
         for _ in range(steps):
             script.append(writer.step())
@@ -168,7 +169,7 @@ def replay(name: str, script: Sequence[Step]) -> World:
 
 def relive(name: str, script: Sequence[Step]) -> World:
     """Live a script again, on a stage that is set."""
-    world = World(SETTINGS[name])
+    world = _new_world(SETTINGS[name])
     try:
         for step in script:
             world.do(step)
@@ -178,6 +179,12 @@ def relive(name: str, script: Sequence[Step]) -> World:
         world.close()
 
     return world
+
+
+def _new_world(setting: Setting) -> World:
+    """Make a world. What is left of earlier ones goes now: no finalizer may run within a life, when no script has said so."""
+    gc.collect()
+    return World(setting)
 
 
 def outcome(name: str, script: Sequence[Step]) -> Found | None:

@@ -66,6 +66,7 @@ def simulated() -> Iterator[None]:
     logger = logging.getLogger("sidecard_client")
     was_disabled, logger.disabled = logger.disabled, True
     gc.disable()
+    gc.freeze()  # what is there by now need not be looked at between two lives
     try:
         with ExitStack() as stack, warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=SidecardWarning)
@@ -75,4 +76,5 @@ def simulated() -> Iterator[None]:
             yield
     finally:
         logger.disabled = was_disabled
+        gc.unfreeze()
         gc.enable()
