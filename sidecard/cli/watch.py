@@ -36,6 +36,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=lambda arguments: with_exit_code(_watch, arguments))
 
 
+_BEGUN = "watching; each note is a line as it is made, Ctrl-C ends it"
+
+
 def _watch(arguments: argparse.Namespace) -> int:
     path = socket_of(arguments)
     try:
@@ -45,6 +48,7 @@ def _watch(arguments: argparse.Namespace) -> int:
             if isinstance(reply, wire.Error):
                 raise RequestRefused(reply.code, reply.message)
 
+            print(_BEGUN, file=sys.stderr, flush=True)
             while True:
                 note = _next(channel)
                 sys.stdout.write(

@@ -173,7 +173,7 @@ FAULTS = {
         "10,000 connections",
         (
             RESOURCES + "test_ten_thousand_connections_are_admitted_up_to_the_limit_and_cost_nothing_afterwards",
-            U + "server/test_peer.py::test_a_peer_too_many_is_closed_unheard",
+            U + "server/test_peer.py::test_a_peer_too_many_is_closed",
         ),
     ),
     17: Fault(
@@ -260,7 +260,7 @@ FAULTS = {
         "a uid that is not allowed",
         (
             DAEMONS + "test_a_uid_that_may_not_connect_makes_its_own_calls",
-            A + "test_user_namespaces.py::test_a_uid_without_a_number_is_closed_unheard_and_the_log_says_why",
+            A + "test_user_namespaces.py::test_a_uid_without_a_number_is_not_admitted_and_is_told_why_as_the_log_is",
             U + "core/test_engine_entries.py::test_another_uids_namespace_is_denied_by_every_op",
         ),
     ),

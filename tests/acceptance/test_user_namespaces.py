@@ -93,12 +93,15 @@ def test_a_uid_with_a_number_in_the_namespace_is_who_it_is_there(namespaced: Sta
     assert reply["type"] == "config"
 
 
-def test_a_uid_without_a_number_is_closed_unheard_and_the_log_says_why(
+def test_a_uid_without_a_number_is_not_admitted_and_is_told_why_as_the_log_is(
     namespaced: Start, socket_directory: Path
 ) -> None:
     """All such are one uid to the kernel, and would share what is private."""
     path = namespaced()
-    assert asks(UNMAPPED, path, op="ping") is None
+    reply = asks(UNMAPPED, path, op="ping")
+    assert reply is not None
+    assert reply["code"] == "unavailable"
+    assert "its uid has no number in this user namespace" in str(reply["message"])
     log = socket_directory / "log"
     poll(lambda: "peer refused" in log.read_text(), "nothing said")
     assert "give both containers the same UserNS=, or set socket.admit_unmapped" in log.read_text()

@@ -28,16 +28,17 @@ def down(_: str) -> str:
 
 
 @contextmanager
-def watching(path: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run the command until the end of the block at the latest."""
+def watching(path: str, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Run the command until the end of the block at the latest; yield it, and the first thing that it says on the side."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SIDECARD_")}
     command = [sys.executable, "-m", "sidecard", "watch", "--socket", path, *arguments]
     with subprocess.Popen(
         command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            poll(lambda: ask(path, {"op": "stats"})["peers"] == 2 or process.poll() is not None, "it does not watch")
-            yield process
+            assert process.stderr is not None
+            # It says so once the daemon has, or why it does not.
+            yield process, process.stderr.readline()
         finally:
             process.kill()
 
@@ -57,7 +58,7 @@ def line_of(process: "subprocess.Popen[str]") -> str:
 def test_notes_are_lines_as_they_are_made_until_an_interrupt(daemon: Start) -> None:
     """Which is its ordinary end."""
     path = daemon().socket
-    with watching(path) as process:
+    with watching(path) as (process, began_by):
         for _ in range(2):
             fail_once(path)
             line = line_of(process)
@@ -68,6 +69,7 @@ def test_notes_are_lines_as_they_are_made_until_an_interrupt(daemon: Start) -> N
 
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
+        assert began_by.startswith("watching")
         assert process.stderr is not None
         assert process.stderr.read() == ""
 
@@ -75,7 +77,7 @@ def test_notes_are_lines_as_they_are_made_until_an_interrupt(daemon: Start) -> N
 def test_only_what_is_named_and_in_json_where_that_is_asked_for(daemon: Start) -> None:
     """An object a line. The end of the daemon is none of the command's: 69."""
     one = daemon()
-    with watching(one.socket, "--json", "--note", "drain_started") as process:
+    with watching(one.socket, "--json", "--note", "drain_started") as (process, _):
         fail_once(one.socket)
         one.process.terminate()
         note = json.loads(line_of(process))
@@ -87,10 +89,10 @@ def test_only_what_is_named_and_in_json_where_that_is_asked_for(daemon: Start) -
 def test_a_name_that_no_note_has_is_a_mistake_in_usage(daemon: Start) -> None:
     """With those that there are."""
     path = daemon().socket
-    with watching(path, "--note", "breaker_open") as process:
+    with watching(path, "--note", "breaker_open") as (process, began_by):
         assert process.wait(20) == 2
         assert process.stderr is not None
-        assert "breaker_opened" in process.stderr.read()
+        assert "breaker_opened" in began_by + process.stderr.read()
 
 
 def test_a_half_closed_peer_that_speaks_json_is_told(daemon: Start) -> None:

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
-import msgspec
 import pytest
 
 from sidecard.core.effects import StoreAsk, StoreEffect, StorePurge, StoreRemove, StoreWrite
@@ -268,24 +267,17 @@ async def test_a_purge_by_task_takes_what_is_of_it(
         assert [key for key in kept if isinstance(await one.look(key), Found)] == left
 
 
-async def test_an_entrys_task_comes_back_and_an_older_files_entries_have_none(path: Path) -> None:
-    """The file's layout is what it was: an earlier version reads this one's, and this one that one's."""
+async def test_an_entrys_task_comes_back(path: Path) -> None:
+    """After a restart, and none where none was said."""
     async with running(path) as one:
-        one.write("new", record(task="rag", tags=("t",)))
-        one.write("old", record(tags=("t",)))
+        one.write("of a task", record(task="rag", tags=("t",)))
+        one.write("of none", record(tags=("t",)))
         await one.written(2)
 
-    with sqlite3.connect(path) as connection:
-        (about,) = connection.execute("SELECT about FROM entries WHERE key = 'old'").fetchone()
-        fields = msgspec.msgpack.decode(about)
-        assert (len(fields), fields[7:]) == (8, [""])
-        connection.execute("UPDATE entries SET about = ? WHERE key = 'old'", (msgspec.msgpack.encode(fields[:7]),))
-
-    connection.close()
     async with running(path) as one:
-        found = {key: await one.look(key) for key in ("new", "old")}
+        found = {key: await one.look(key) for key in ("of a task", "of none")}
         tasks = {key: answer.record.task for key, answer in found.items() if isinstance(answer, Found)}
-        assert tasks == {"new": "rag", "old": ""}
+        assert tasks == {"of a task": "rag", "of none": ""}
 
 
 async def test_an_entry_that_is_purged_is_not_served_while_the_purge_waits(path: Path) -> None:

@@ -28,8 +28,8 @@ class EntryModel(ABC):
         """What is stored by the event to come is larger than an entry may be: what entries are charged, the cache knows."""
 
     @abstractmethod
-    def forbid(self, reaches: Callable[[Place], bool]) -> None:
-        """Forbid the flights of some places to store their answers."""
+    def forbid(self, reaches: Callable[[Place], bool], tag: str | None = None) -> None:
+        """Forbid the flights of some places to store their answers, or such as bear ``tag``."""
 
     def forget(self, place: Place) -> None:
         """Tell that the engine has evicted an entry."""
@@ -101,8 +101,8 @@ class EntryModel(ABC):
             self.say(peer, wire.Error(request.id, "denied", UNKNOWN))
             return
 
-        # Which tags a flight's answer will bear is not known yet, so a purge by tag forbids them all.
-        self.forbid(lambda place: means(request.namespace, place[0]))
+        # Which tags a flight's answer will bear is known when it comes.
+        self.forbid(lambda place: means(request.namespace, place[0]), request.tag)
         self.failures = {
             place: failure for place, failure in self.failures.items() if not means(request.namespace, place[0])
         }

@@ -77,10 +77,13 @@ class Model(EntryModel):
         """Return all waiters."""
         return [waiter for flight in self.flights for waiter in flight.waiters]
 
-    def forbid(self, reaches: Callable[[Place], bool]) -> None:
-        """Let the flights of some places end without an entry."""
+    def forbid(self, reaches: Callable[[Place], bool], tag: str | None = None) -> None:
+        """Let the flights of some places end without an entry, or without one that bears ``tag``."""
         for flight in self.flights:
-            flight.may_store &= not reaches(flight.place)
+            if reaches(flight.place) and tag is not None:
+                flight.purged_tags |= {tag}
+            elif reaches(flight.place):
+                flight.may_store = False
 
     def _answer(self, peer: Peer, request: wire.AnyRequest, now: float) -> None:
         match request:
@@ -209,8 +212,10 @@ class Model(EntryModel):
         if seconds is None:
             seconds = self.settings.task(lease.begin.task).failure_ttl_seconds
 
-        if lease.flight is not None and lease.flight.may_store and request.kind == "fatal" and seconds:
-            self.failures[lease.flight.place] = (request.message, now + seconds)
+        flight = lease.flight
+        unvoided = flight is not None and flight.may_store and not flight.purged_tags
+        if flight is not None and unvoided and request.kind == "fatal" and seconds:
+            self.failures[flight.place] = (request.message, now + seconds)
 
     def _complete(self, lease: Lease, request: wire.Complete, now: float) -> None:
         self.leases.remove(lease)
@@ -224,8 +229,11 @@ class Model(EntryModel):
         answer.early = self.settings.task(lease.begin.task).early_refresh
         self.book(lease.begin).bill(seconds, answer.dollars)
         flight = lease.flight
-        may_store = request.store and flight is not None and flight.may_store
-        stored = flight is not None and may_store and self.store(flight.place, answer, now)
+        stored = (
+            flight is not None
+            and (request.store and flight.may_store and flight.purged_tags.isdisjoint(request.tags))
+            and self.store(flight.place, answer, now)
+        )
         self.say(lease.peer, wire.Stored(request.id, stored))
         if flight is not None:
             self.flights.remove(flight)

@@ -108,6 +108,8 @@ class Flight:
     elections: int = 0
     leases: int = 0
     may_store: bool = True
+    purged_tags: frozenset[str] = frozenset()
+    """What its answer must not bear, or it is not stored."""
 
 
 @dataclass(eq=False)

@@ -41,6 +41,8 @@ class Course:
 
     elections: int = 0
     may_store: bool = True
+    purged_tags: frozenset[str] = frozenset()
+    """What that answer must not bear, if it is to be stored."""
 
 
 @dataclass(eq=False)
@@ -234,7 +236,9 @@ class Referee:
     def _completed(self, request: wire.Complete, presented: Held, reply: wire.AnyReply) -> None:
         assert isinstance(reply, wire.Stored)
         course = None if presented.place is None else self.courses[presented.place]
-        allowed = request.store and course is not None and course.may_store
+        allowed = course is not None and (
+            request.store and course.may_store and course.purged_tags.isdisjoint(request.tags)
+        )
         assert allowed or not reply.stored, "an answer was stored that may not be"
         del self.held[request.lease]
         assert not self._waiting(presented.place), "a waiter outlived the end of its flight"
@@ -248,7 +252,10 @@ class Referee:
 
     def _forbid(self, reaches: Callable[[Place | None], bool], tag: str | None) -> None:
         for place, course in self.courses.items():
-            course.may_store &= not reaches(place)
+            if reaches(place) and tag is not None:
+                course.purged_tags |= {tag}
+            elif reaches(place):
+                course.may_store = False
 
         for origin in self.origins.values():
             origin.servable &= not reaches(origin.place) or (tag is not None and tag not in origin.tags)

@@ -125,7 +125,7 @@ class CacheMachine(RuleBasedStateMachine):
         needed = sum(size for _, size in there) + charge
         within = sum(size for of, size in there if of[0] == place[0]) + charge
         assert not victims or needed > self.cache.budget or within > limit, "expired ones would have made room"
-        assert needed <= self.cache.budget or within <= limit or victims
+        assert outcome.entry is None or needed <= self.cache.budget or within <= limit or victims
         if needed <= self.cache.budget:
             assert all(of[0] == place[0] for of in victims), "another scope gave way for a limit that is not its own"
         for lost in gone:

@@ -38,6 +38,8 @@ class World:
         self.made: list[Block] = []
         self.taken: list[Block] = []
         self.dropped = 0
+        self.on_its_way = 0
+        """Samples that were being sent when a process died, of a file that had to go meanwhile: nobody knows what became of them."""
         self.damaged: list[Path] = []
         self.lives = 0
         self.spool = self._open()
@@ -71,6 +73,9 @@ class World:
     def crash(self) -> None:
         """Go on with a copy of the directory, as it is at this moment."""
         self.lives += 1
+        if self.spool._lent is not None and self.spool._lent_gone:
+            self.on_its_way += self.spool._lent[1].samples
+
         copy = self.directory.with_name(f"spool-{self.lives}")
         shutil.copytree(self.directory, copy)
         self.spool.close()
@@ -127,7 +132,8 @@ def test_no_crash_loses_repeats_or_reorders_a_block(steps: list[Step]) -> None:
         numbers = [block.at_milliseconds for block in world.taken]
         assert world.taken == [world.made[number] for number in numbers]
         assert numbers == sorted(set(numbers))
-        assert sum(block.samples for block in world.taken) + world.dropped == sum(block.samples for block in world.made)
+        told = sum(block.samples for block in world.taken) + world.dropped + world.on_its_way
+        assert told == sum(block.samples for block in world.made)
         assert world.damaged == []
 
 
