@@ -90,7 +90,7 @@ def test_a_namespaces_limit_counts_what_is_kept_of_an_answer() -> None:
 
     stats = host.stats()
     assert stats.evicted_by_limits == 1010 - stats.cache_entries > 0
-    assert stats.cache_bytes <= 8 * len(TEXT)
+    assert 0.9 < stats.cache_bytes / (8 * len(TEXT)) <= 1
     assert stats.cache_compressed_entries == stats.cache_entries
     host.reads(namespace_max_bytes={"team": len(TEXT)}, **COMPRESSED)
     for _ in range(5):
