@@ -169,7 +169,7 @@ def test_what_comes_after_a_restart_is_added() -> None:
 
 def test_what_similar_requests_saved_survives_a_restart() -> None:
     """And a ledger of a version that knew of none is one without."""
-    similar = {"tasks": {"general": TaskSettings(similar=True)}}
+    similar: dict[str, Any] = {"tasks": {"general": TaskSettings(similar=True)}}
     host = Host(**similar)
     alice = host.peer()
     lease = alice.leads("a", vector=(1.0, 0.0), group="g")
