@@ -21,6 +21,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from sidecard.agreement import backend_settings
+from sidecard.core.policies import DEFAULT_ORIGIN
 from sidecard.core.settings import (
     BackendSettings,
     BudgetSettings,
@@ -57,7 +58,6 @@ from sidecard_client import paths
 from sidecard_client.wire import DEFAULT_BACKEND
 
 DEFAULT_FILE = Path("/etc/sidecard/sidecard.toml")
-DEFAULT_ORIGIN = "default"
 
 ADDRESSES = (("store", "url"), ("calls", "url"), ("push", "url"))
 """The settings that hold an address which the daemon itself opens."""

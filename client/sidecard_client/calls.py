@@ -425,7 +425,7 @@ def may_be_stored(options: Options, value: Any) -> bool:
 def tracing() -> bool:
     """Tell whether the app traces: OpenTelemetry is imported, as libraries do it too (redis-py), and has a provider.
 
-    Brought of each call, so it must cost nothing: the provider is looked up where the library keeps it, which is no part of
+    Asked of each call, so it must cost nothing: the provider is looked up where the library keeps it, which is no part of
     its interface. Where it is not found there, `tracing.traced` finds out.
     """
     library = sys.modules.get("opentelemetry.trace")
@@ -514,13 +514,7 @@ def _asked_for_vector(call: Call, reply: Any) -> Verdict:
 
 def _outcome(reply: wire.Hit | wire.Shared, source: Source, waited_seconds: float) -> Outcome[Any]:
     return Outcome(
-        reply.value,
-        source,
-        reply.age_seconds,
-        reply.backend,
-        reply.saved_seconds,
-        reply.saved_dollars,
-        waited_seconds,
+        reply.value, source, reply.age_seconds, reply.backend, reply.saved_seconds, reply.saved_dollars, waited_seconds
     )
 
 

@@ -39,7 +39,7 @@ from typing import Any, Final
 from msgspec import Struct, structs
 
 from sidecard_client import wire
-from sidecard_client.calls import STREAM_SUFFIX, Call
+from sidecard_client.calls import Call, key_name
 from sidecard_client.errors import SidecardWarning, UnkeyableRequest
 from sidecard_client.keys import group_of, name_of
 from sidecard_client.vectors import Brought, Embedding
@@ -208,7 +208,7 @@ def _question(call: Call) -> tuple[Embedding, str, str] | None:
         group = group_of(
             options.task,
             options.model,
-            (options.name or name_of(call.functions[0])) + STREAM_SUFFIX * call.stream,
+            key_name(call),
             found.args,
             found.kwargs,
             options.ignore,

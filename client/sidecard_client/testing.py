@@ -222,7 +222,7 @@ class FakeClient(Instruments):
             "cache_entries": len(self._entries),
             "begins": len(self.asked),
             "hits": hits,
-            "similar_hits": sum(asked.similarity is not None for asked in self.asked),
+            "similar_hits": _similar_hits(self.asked),
             "misses": len(self.asked) - hits,
         }
         return wire.Stats(**(zeros | known))
@@ -399,7 +399,12 @@ def _ledger(group: Collection[Asked]) -> wire.Ledger:
     known: dict[str, Any] = {
         "calls": len(group),
         "hits": hits,
+        "similar_hits": _similar_hits(group),
         "upstream_calls": len(group) - hits,
         "hit_rate": hits / len(group) if group else 0.0,
     }
     return wire.Ledger(**(zeros | known))
+
+
+def _similar_hits(group: Collection[Asked]) -> int:
+    return sum(asked.similarity is not None for asked in group)

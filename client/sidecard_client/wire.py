@@ -149,8 +149,8 @@ Where ``[tasks.NAME] similar`` is set, the answer to another request may be serv
 A *vector* is what an embedding model made of a request's text, a *group* names all requests that are equal but for it (by
 the recipe in ``keys.py``, or anything else that is a `Key`).
 A ``begin`` with ``embeds`` says that its caller could bring both. `VectorWanted` is the answer where that would help: there is
-no stored answer, nobody makes the call, and the task looks for similar ones. It ends the begin; the caller sends another one
-with ``vector`` and ``group``, or with neither where it has none. Who has them anyway may send them at once.
+no stored answer, nobody makes the call, and the task looks for similar ones and stores answers. It ends the begin; the caller
+sends another one with ``vector`` and ``group``, or with neither where it has none. Who has them anyway may send them at once.
 
 A ``vector`` is an array of numbers, or their bytes as little-endian float 32; 1 to `MAX_DIMENSIONS` of them, all finite and
 not all 0. All vectors of a group have as many as its first one; where that is not so, or there is no ``group``, the answer is

@@ -25,7 +25,6 @@ from sidecard_client.options import Options
 from sidecard_client.wire import DEFAULT_BACKEND
 
 FROM_CALL = "call"
-FROM_FLAG = "flag"
 
 _POLICY = {
     "ttl": "ttl_seconds",

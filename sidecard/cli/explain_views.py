@@ -151,6 +151,10 @@ def _of_now(answer: "Answer") -> list[str]:
     lines = []
     if now.entry is not None:
         lines += _of_entry(now.entry)
+        if answer.policy["cache"].value == "never":
+            lines.append(
+                "Its task is served none of that: nothing of it is stored, and what was before is not looked at."
+            )
 
     if now.waiters is not None:
         lines.append(f"It is being computed, and {now.waiters} wait for it.")

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sidecard.cli import FINE, UNREACHABLE, USAGE
-from sidecard.cli.asking import ask
+from sidecard.cli import FINE
+from sidecard.cli.asking import ask, socket_of, with_exit_code
 from sidecard.cli.charts import marks_of
 from sidecard.cli.tables import PIPE_COLUMNS, seconds
 from sidecard_client import DaemonUnavailable, RequestRefused, wire
-from sidecard_client.paths import find_socket
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,7 +58,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--once", action="store_true", help="show one picture; the way where standard output is no terminal"
     )
     parser.add_argument("--json", action="store_true", help="write a line of JSON for each look, for programs")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=lambda arguments: with_exit_code(_run, arguments))
 
 
 def _interval(text: str) -> float:
@@ -75,18 +74,8 @@ def _interval(text: str) -> float:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    try:
-        path = find_socket(arguments.socket)
-    except ValueError as error:
-        sys.stderr.write(f"sidecard: {error}\n")
-        return USAGE
-
-    try:
-        first = _look(path)
-    except (DaemonUnavailable, RequestRefused) as error:
-        sys.stderr.write(f"sidecard: {error}\n")
-        return UNREACHABLE
-
+    path = socket_of(arguments)
+    first = _look(path)
     with contextlib.suppress(KeyboardInterrupt):
         if arguments.json:
             _write_json(path, first, arguments)

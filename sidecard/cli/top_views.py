@@ -49,7 +49,9 @@ def rates_of(before: Look | None, now: Look) -> Rates:
     def rate(name: str) -> float:
         return float((getattr(now.stats, name) - getattr(before.stats, name)) / passed_seconds)
 
-    return Rates(rate("begins"), rate("hits"), rate("shared"), rate("leases_first"))
+    # Who is asked for a vector begins the same call once more.
+    calls = rate("begins") - rate("vectors_wanted")
+    return Rates(calls, rate("hits"), rate("shared"), rate("leases_first"))
 
 
 def lines(

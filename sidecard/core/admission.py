@@ -93,9 +93,12 @@ class Admission:
         for choice in choices:
             name, backend = choice
             reason = self.obstacle(request.task, backend, now)
-            # Two names may share the backend of all others: nobody stands in one queue twice.
-            twice = any(waiting is backend for _, waiting in waits)
-            if reason == "saturated" and not twice and self.has_place(backend, line):
+            if (
+                reason == "saturated"
+                and self.has_place(backend, line)
+                # Two names may share the backend of all others: nobody stands in one queue twice.
+                and all(waiting is not backend for _, waiting in waits)
+            ):
                 waits.append(choice)
 
             if reason is None:

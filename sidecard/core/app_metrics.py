@@ -77,7 +77,8 @@ class AppMetrics:
     def __init__(self, max_series: int, dropped: Counter[str], spare_share: float = 0.0) -> None:
         self._max_series = max_series
         self._max_total = max_series * TOTAL_PER_METRIC
-        self._spare_share = spare_share
+        self.spare_share = spare_share
+        """May be changed at any time; see `sidecard.core.shares`."""
         self._dropped = dropped
         self._metrics: dict[str, _Metric] = {}
         self._taken: dict[str, str] = {}
@@ -174,13 +175,13 @@ class AppMetrics:
         return True
 
     def _has_room(self, metric: _Metric) -> bool:
-        return self._series.has_room(metric.uid, self._max_total, self._spare_share)
+        return self._series.has_room(metric.uid, self._max_total, self.spare_share)
 
     def _open(self, uid: int, name: str, measurement: Measurement) -> _Metric | None:
         """Begin a metric; None where its name cannot be had."""
         names = [name + suffix for suffix in _SUFFIXES[measurement.kind]]
         if (
-            not self._named.has_room(uid, MAX_METRICS, self._spare_share)
+            not self._named.has_room(uid, MAX_METRICS, self.spare_share)
             or not _NAME.fullmatch(name)
             or name.startswith(RESERVED_PREFIX)
             or any(taken in self._taken for taken in names)

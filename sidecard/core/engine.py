@@ -152,6 +152,7 @@ class Engine:
         run = Run(boot_id, version, now, shown_settings, shown_origins)
         self._overview = overview = Overview(run, shelf.cache, streams, calls, lookups, backends, accounts, count)
         explaining = Explaining(shelf, flights, lookups, scopes, failures, overview)
+        apps = AppMetrics(settings.max_series, meters.dropped, settings.spare_share)
         self._exposure = exposure = Exposure(
             overview=overview,
             cache=shelf.cache,
@@ -162,7 +163,7 @@ class Engine:
             accounts=accounts,
             count=count,
             meters=meters,
-            apps=AppMetrics(settings.max_series, meters.dropped, settings.spare_share),
+            apps=apps,
             enabled=settings.metrics,
         )
         reloading = Reloading(
@@ -175,6 +176,7 @@ class Engine:
             retries=retries,
             shelf=shelf,
             scopes=scopes,
+            apps=apps,
         )
         self._answer: dict[type[wire.Request], Callable[[Peer, Any, float], list[Effect]]] = {
             wire.Ping: overview.ping,

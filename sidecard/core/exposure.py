@@ -103,6 +103,7 @@ class Exposure:
             return
 
         yield from self._of_calls()
+        yield from self._of_bounds()
         yield from self._of_savings()
         yield from self._of_state(now)
         yield from self._of_backends()
@@ -176,6 +177,9 @@ class Exposure:
             "Begins ended in a rejection.",
             (({"reason": reason}, getattr(count, f"rejected_{reason}")) for reason in get_args(RejectionReason)),
         )
+
+    def _of_bounds(self) -> Iterator[Family]:
+        count, meters = self._count, self._meters
         yield _family(
             "evicted",
             "counter",

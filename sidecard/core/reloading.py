@@ -2,6 +2,7 @@
 
 from sidecard.core.admission import Admission
 from sidecard.core.answers import for_operators
+from sidecard.core.app_metrics import AppMetrics
 from sidecard.core.backends import Backends
 from sidecard.core.budgets import Budgets
 from sidecard.core.calls import Calls
@@ -34,6 +35,7 @@ class Reloading:
         retries: RetryBudget,
         shelf: Shelf,
         scopes: Scopes,
+        apps: AppMetrics,
     ) -> None:
         self._overview = overview
         self._calls = calls
@@ -44,6 +46,7 @@ class Reloading:
         self._retries = retries
         self._shelf = shelf
         self._scopes = scopes
+        self._apps = apps
 
     def ask(self, peer: Peer, request: wire.Reload, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
         """Have the settings read; the answer comes when they are."""
@@ -76,6 +79,7 @@ class Reloading:
         flights.lease_seconds = settings.lease_seconds
         self._retries.settings = settings.retries
         self._scopes.share(settings.shared_namespaces)
+        self._apps.spare_share = settings.spare_share
         self._budgets.reconfigure(settings.budgets)
         if cache.max_bytes != settings.cache_max_bytes:
             cache.resize(settings.cache_max_bytes, now)

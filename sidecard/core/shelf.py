@@ -26,6 +26,9 @@ _MANY = 256
 """Terms that are shared from the first entry on. Where there are more, the first entry on new ones is charged for them, and
 for the table of its namespace, which they may have to themselves: 700 bytes resident, measured, of an entry charged with 300."""
 
+_Names = tuple[str, float, float, str, float, float, str]
+"""Scope, time to live, sharing window, backend, stale time, early refresh and task of terms that entries share."""
+
 
 class Shelf:
     """Stores answers. ``codec`` is what compresses large ones, should the settings ask for it."""
@@ -37,7 +40,7 @@ class Shelf:
         self.settings = settings
         """May be replaced at any time."""
         self._count = count
-        self._terms: dict[tuple[str, float, float, str, float, float, str], Terms] = {}
+        self._terms: dict[_Names, Terms] = {}
         self.trust = 0
         """See `Terms.trust`."""
 
@@ -172,20 +175,25 @@ class Shelf:
                 group,
             )
 
-        # Peers may invent as many of these as they like, so remembering them is bounded.
         names = (scope, ttl_seconds, window_seconds, backend, stale_seconds, early_refresh, task)
         terms = self._terms.get(names)
         if terms is not None and terms.overhead_bytes == ENTRY_OVERHEAD_BYTES:
             return terms
 
+        return self._shared(names, are_new=terms is None)
+
+    def _shared(self, names: _Names, *, are_new: bool) -> Terms:
+        """Return terms that the entries to come share; the first one on new terms may have to pay for them."""
         overhead_bytes = ENTRY_OVERHEAD_BYTES
-        if terms is None:
+        if are_new:
+            # Peers may invent as many of these as they like, so remembering them is bounded.
             if len(self._terms) >= _MAX_REMEMBERED:
                 self._terms.clear()
 
             if len(self._terms) >= _MANY:
                 overhead_bytes += TERMS_OVERHEAD_BYTES
 
+        scope, ttl_seconds, window_seconds, backend, stale_seconds, early_refresh, task = names
         terms = self._terms[names] = Terms(
             scope,
             ttl_seconds,

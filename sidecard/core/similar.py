@@ -13,6 +13,7 @@ its answer is stale      as without: it leads, and what it brings is found by th
 neither, ``embeds``      `VectorWanted`
 neither, a vector        the nearest answer that may be served, else as without
 ``mode`` refresh         as without: nothing is looked for, but its answer is kept with its vector
+``cache`` is ``never``   as without, and no vector is wanted: there would be no answer to keep it with
 =======================  ==============================================================================================
 
 A vector lives as long as its entry: `Cache` tells the entry's group when it leaves, by whatever way. Its bytes are part of the
@@ -176,7 +177,7 @@ class Similar:
         """Have other settings from now on: the vectors of tasks that look for nothing any more are dropped."""
         self._settings = settings
         for place, group in list(self.groups.items()):
-            if not settings.task(place.task).similar:
+            if not self._looks_for(place.task):
                 group.close()
 
     def complaint(self, scope: str, request: wire.Begin) -> str | None:
@@ -285,7 +286,11 @@ class Similar:
         return None if vector is None else Keeping(group, vector)
 
     def _looks(self, request: wire.Begin) -> bool:
-        return self._new_index is not None and self._settings.task(request.task).similar
+        return self._new_index is not None and self._looks_for(request.task)
+
+    def _looks_for(self, task: str) -> bool:
+        # Of a task of which nothing is stored there is nothing to be found, and a vector would be made for nobody.
+        return self._settings.task(task).similar and task not in self._settings.uncached_tasks
 
 
 def packed(vector: bytes | tuple[float, ...] | None) -> bytes:

@@ -43,6 +43,10 @@ class Buffers(Generic[T]):
 
     def hold(self, line: T, uid: int, count: int) -> list[T]:
         """Take note of what a connection holds now; return those that are to be closed, where that is too much for all."""
+        if count <= COUNTED_BYTES and line not in self._held and self.bytes <= self.max_bytes:
+            # Nearly always: it held nothing that counts, and does not now.
+            return []
+
         count -= self._borrowed_bytes(line)
         self._set(line, uid, count if count > COUNTED_BYTES else 0)
         victims: list[T] = []

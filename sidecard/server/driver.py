@@ -96,7 +96,7 @@ class Driver:
         self._engine = engine
         self._handle_event = engine.handle
         self._loop = loop
-        self._clock = self.clock = clock
+        self.clock = clock
         self._on_note = on_note
         self._on_bug = on_bug
         self._on_call = on_call
@@ -123,7 +123,7 @@ class Driver:
 
     def take(self, peer: Peer, outbox: Outbox, messages: Sequence[Incoming]) -> int:
         """Serve messages of one peer, in order, until its outbox is full or its turn is over. Returns how many were served."""
-        now = self._clock()
+        now = self.clock()
         peer_id, meters = peer.id, self._meters
         served = 0
         for message in messages:
@@ -150,8 +150,8 @@ class Driver:
                 break
 
             # Hits are too many to look at the clock for, and too cheap.
-            dear = type(message) is not wire.Begin or message.stream
-            if dear and served < len(messages) and self._clock() - now > TURN_SECONDS:
+            waits = served < len(messages)
+            if waits and (type(message) is not wire.Begin or message.stream) and self.clock() - now > TURN_SECONDS:
                 break
 
         outbox.flush()
@@ -159,17 +159,17 @@ class Driver:
         return served
 
     def _timed(self, event: Event, now: float) -> list[Effect]:
-        began_at = self._clock()
+        began_at = self.clock()
         effects = self._handle_event(event, now)
         if self._meters is not None and isinstance(event, RequestReceived):
-            self._meters.handled[type(event.request)].observe(self._clock() - began_at)
+            self._meters.handled[type(event.request)].observe(self.clock() - began_at)
 
         return effects
 
     def ask(self, request: wire.AnyRequest) -> wire.AnyReply:
         """Return the answer to a request of the daemon's own, which waits for nothing; it has all rights of an operator."""
         answers = list[wire.AnyReply]()
-        now = self._clock()
+        now = self.clock()
         for effect in self._handle_event(RequestReceived(ITSELF, request), now):
             if type(effect) is Send and effect.peer == ITSELF.id:
                 answers.append(effect.reply)
@@ -236,7 +236,7 @@ class Driver:
         self._happened(DrainExpired())
 
     def _happened(self, event: Event) -> None:
-        now = self._clock()
+        now = self.clock()
         self._handle(event, now)
         self._settle(now)
 

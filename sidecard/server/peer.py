@@ -58,7 +58,6 @@ class Connection(asyncio.Protocol):
     """One accepted connection; also the outbox that the driver puts its replies in."""
 
     def __init__(self, commons: Commons, limits: Limits) -> None:
-        self._commons = commons
         self._driver, self._roster, self._turns, self._buffers, self._loop = commons
         self._limits = limits
         self._reader = RequestReader(limits.max_frame_bytes, limits.max_line_bytes, MAX_BATCH)

@@ -110,6 +110,16 @@ def test_what_is_shown_and_watched_is_what_a_daemon_tells(dashboard: Any, alerts
     assert unshown - watched == set()
 
 
+def test_a_share_of_all_calls_counts_no_call_twice(dashboard: Any, alerts: Path) -> None:
+    """A call that is asked for its vector begins once more."""
+    shares = [
+        text for text in (*expressions(dashboard), alerts.read_text()) if re.search(r"/[^/]*requests_total", text)
+    ]
+    begins = [begin for text in shares for begin in re.findall(r'requests_total\{[^}]*op="begin"[^}]*\}', text)]
+    assert len(shares) == 3
+    assert all('outcome!="vector_wanted"' in begin for begin in begins)
+
+
 @needs_promtool
 def test_the_rules_are_rules(alerts: Path) -> None:
     """As Prometheus sees them; each says what it means and where to begin."""

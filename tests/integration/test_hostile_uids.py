@@ -157,7 +157,7 @@ def test_a_uid_that_floods_keys_waits_and_metrics_leaves_room_for_others(open_to
 
 
 def test_what_a_uid_asks_for_again_survives_a_flood_of_another_ones_keys(open_to_all: Start) -> None:
-    """S3-FIFO lets what nobody asks for twice pass through a tenth of the cache."""
+    """Who leaves first is what nobody asks for twice, however much of it there is."""
     path = open_to_all("--set", "cache.max_bytes=1MiB").socket
     alice, mallory = Wire(path, ALICE), Wire(path, MALLORY)
     for number in range(50):

@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidecard.config import DEFAULT_ORIGIN, START_ONLY_SECTIONS, START_ONLY_SETTINGS, load, reconfigured
+from sidecard.config import START_ONLY_SECTIONS, START_ONLY_SETTINGS, load, reconfigured
+from sidecard.core.policies import DEFAULT_ORIGIN
 from sidecard.core.settings import (
     LOCAL_MAX_CONCURRENT,
     BackendSettings,

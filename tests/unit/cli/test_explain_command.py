@@ -206,6 +206,14 @@ def test_what_the_daemon_has_is_told() -> None:
     assert "Nothing is stored" in text_of(answered({"name": "f"}, now=Explained(1, "rag", "s", {})))
 
 
+def test_an_entry_of_a_task_that_stores_nothing_is_told_as_served_to_nobody() -> None:
+    """It was stored before that was so, or by another task."""
+    settings = EngineSettings(tasks={"rag": TaskSettings(cache="never")})
+    now = Explained(1, "rag", "s", {}, EntryState(30.0, 70.0, 0.0, False, 1, 2.0, "cloud", "rag", (), Usage()))
+    assert "served none of that" in text_of(answered({"name": "f", "task": "rag"}, settings, now))
+    assert "served none of that" not in text_of(answered({"name": "f"}, settings, now))
+
+
 def test_programs_are_told_the_same() -> None:
     """In fields of their own."""
     told = answered({"name": "f", "args": ["q  r"], "task": "rag", "normalize": "task"})

@@ -105,3 +105,11 @@ def test_rates_are_of_one_run(busy: Host) -> None:
     assert rates_of(None, now) == Rates()
     restarted = msgspec.structs.replace(now, stats=msgspec.structs.replace(now.stats, boot_id="another", begins=0))
     assert rates_of(before, restarted) == Rates()
+
+
+def test_a_call_that_is_asked_for_its_vector_is_one_call(busy: Host) -> None:
+    """It begins twice."""
+    before = look(busy)
+    busy.passes(2.0)
+    stats = msgspec.structs.replace(before.stats, begins=before.stats.begins + 20, vectors_wanted=10)
+    assert rates_of(before, msgspec.structs.replace(look(busy), stats=stats)).calls == 5.0

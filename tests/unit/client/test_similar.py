@@ -245,7 +245,7 @@ def test_the_fake_client_serves_similar_requests_by_the_same_rules() -> None:
     assert fake.outcome(answer, "hi", temperature=1.0).source == "upstream"
     assert fake.outcome(answer, "hi", mode="refresh").source == "upstream"
     assert fake.outcome(answer, "hi").similarity is None
-    assert fake.stats().similar_hits == 1
+    assert fake.stats().similar_hits == fake.report().total.similar_hits == 1
     assert [asked.similarity is not None for asked in fake.asked].count(True) == 1
 
 

@@ -10,7 +10,7 @@ from sidecard.core.backends import Backends
 from sidecard.core.budgets import Budgets
 from sidecard.core.ledger import LEDGER_VERSION, MAX_MODELS, OTHER, Books, LedgerSnapshot, SpendingBooks
 from sidecard.core.meters import Meters
-from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings
+from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings, TaskSettings
 from sidecard_client import wire
 from sidecard_client.wire import Usage
 from tests.host import Host
@@ -165,6 +165,27 @@ def test_what_comes_after_a_restart_is_added() -> None:
     assert last.report().total.billed_dollars == 3.5
     assert last.report().backends["cloud"].calls == 2
     assert last.report().budgets["daily"].spent_dollars == 3.5
+
+
+def test_what_similar_requests_saved_survives_a_restart() -> None:
+    """And a ledger of a version that knew of none is one without."""
+    similar: dict[str, Any] = {"tasks": {"general": TaskSettings(similar=True)}}
+    host = Host(**similar)
+    alice = host.peer()
+    lease = alice.leads("a", vector=(1.0, 0.0), group="g")
+    host.passes(2.0)
+    alice.completes(lease, 1, usage=Usage(model="m", cost_dollars=0.5))
+    alice.asks(wire.Begin("b", id=2, vector=(1.0, 0.0), group="g"))
+    assert alice.gets(wire.Hit).similarity == 1.0
+    total = restarted(host, **similar).report().total
+    assert (total.similar_hits, total.saved_by_similar_seconds, total.saved_by_similar_dollars) == (1, 2.0, 0.5)
+
+    snapshot = host.engine.ledger_snapshot()
+    older = {name: value for name, value in snapshot.tasks["general"].items() if "similar" not in name}
+    later = Host(**similar)
+    later.engine.restore_ledger(msgspec.structs.replace(snapshot, tasks={"general": older}))
+    assert (later.report().total.hits, later.report().total.similar_hits) == (1, 0)
+    assert later.samples()["sidecard_cache_hits_total freshness=similar task=general"] == 0
 
 
 def test_a_restart_in_the_next_period_begins_a_budget_anew() -> None:

@@ -193,7 +193,7 @@ def test_sums_of_what_is_compressed_come_and_go_with_the_entries() -> None:
     assert host.stats().cache_compressed_entries == 0
     for number in range(200):
         alice.asks(Put(f"key-{number}", packed(f"{number} {TEXT}"), id=1))
-        for _ in range(3):  # so that some of them reach the main queue
+        for _ in range(3):  # so that some of them outlive others
             alice.asks(Get(f"key-{number // 2}", id=1))
 
     stats = host.stats()

@@ -404,6 +404,19 @@ def test_settings_that_are_read_again_end_it_and_begin_it() -> None:
     assert isinstance(asks(alice, "a", 0), Hit)
 
 
+def test_of_a_task_that_stores_nothing_no_vector_is_wanted() -> None:
+    """Its callers would embed each request, for nobody. What was found by its vector before is found no more."""
+    host, alice = similar_host()
+    learns(alice, "a", 0)
+    host.reads(tasks={"general": TaskSettings(similar=True, cache="never")})
+
+    assert host.stats().vectors == 0
+    alice.asks(Begin("b", id=7, embeds=True))
+    assert isinstance(alice.gets(Lease), Lease)
+    assert isinstance(asks(alice, "c", 0), Lease)
+    assert host.stats().vectors_wanted == 0
+
+
 def test_a_vector_that_nobody_looked_at_is_not_kept_when_its_answer_comes() -> None:
     """The task began to look for similar requests in between."""
     host, alice = similar_host(tasks={})

@@ -3,6 +3,7 @@
 import pytest
 
 from sidecard.core import notes
+from sidecard.core.app_metrics import MAX_METRICS
 from sidecard.core.settings import BackendSettings, SharedWith
 from sidecard.core.shares import Share, in_spare
 from sidecard_client import wire
@@ -171,3 +172,22 @@ def test_a_uid_that_took_all_names_of_metrics_does_not_shut_another_out() -> Non
 
     polite.asks(RecordMetrics(metrics=(Measurement(name="polite", kind="counter", labels={"n": "1"}),)))
     assert host.samples()["polite_total n=1"] == 1
+
+
+def test_a_spare_share_that_is_read_again_holds_for_all_tables_at_once() -> None:
+    """Flights and the apps' metrics alike; what is there already stays."""
+    host = Host(max_flights=16, max_series=26, spare_share=0.0)
+    greedy, polite = host.peer(GREEDY), host.peer(POLITE)
+    fills(greedy, 16)
+    for number in range(MAX_METRICS):
+        greedy.asks(RecordMetrics(metrics=(Measurement(name=f"greedy_{number}", kind="counter"),)))
+
+    told = RecordMetrics(metrics=(Measurement(name="polite", kind="counter"),), acknowledge=True)
+    assert is_busy(polite, Begin("key", id=99))
+    polite.asks(told)
+    assert polite.gets(wire.Recorded).dropped == 1
+
+    host.reads(max_flights=16, max_series=26, **SIXTEEN)
+    polite.leads("key")
+    polite.asks(told)
+    assert polite.gets(wire.Recorded).dropped == 0

@@ -168,7 +168,7 @@ def test_a_batch_of_dear_requests_ends_when_its_time_is_over(encode: str) -> Non
     """All metrics of a host take a hundred times as long to tell as a hit."""
     board = Switchboard()
     alice = board.phone()
-    board.driver._clock = board.driver.clock = iter(range(10_000)).__next__
+    board.driver.clock = iter(range(10_000)).__next__
     if encode == "frames":
         alice.says(*(wire.GetMetrics(id=number) for number in range(20)))
     else:
