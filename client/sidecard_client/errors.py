@@ -25,10 +25,9 @@ from typing import Any
 
 from sidecard_client.wire import ErrorCode, FailureKind, RejectionReason
 
+_DENIED = os.strerror(errno.EACCES)
 _ADVICE_OF_REASON = {
-    os.strerror(
-        errno.EACCES
-    ): "Its settings socket.group and socket.mode, and its directory's mode, say who may connect.",
+    _DENIED: "Its settings socket.group and socket.mode, and its directory's mode, say who may connect.",
 }
 """What to do where another daemon would not help. Both clients give the kernel's reason in strerror's words."""
 
