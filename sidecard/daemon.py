@@ -21,7 +21,7 @@ import anyio.lowlevel
 import anyio.to_thread
 from msgspec import structs
 
-from sidecard import systemd, vectors
+from sidecard import outlets, systemd, vectors
 from sidecard.codec import Zstd
 from sidecard.config import Config, reconfigured
 from sidecard.core.accounts import Price, no_price
@@ -104,6 +104,19 @@ def run(config: Config, environ: MutableMapping[str, str], *, reread: Callable[[
     finally:
         # However serving ended.
         listening.close()
+
+
+def require(config: Config) -> None:
+    """Load what the settings want that is not always installed. Raises `ConfigError` with all that cannot be had."""
+    problems: list[str] = []
+    for load in (_price, vectors.require, outlets.require):
+        try:
+            load(config)
+        except ConfigError as error:
+            problems += error.problems
+
+    if problems:
+        raise ConfigError(problems)
 
 
 def _price(config: Config) -> Price:

@@ -167,7 +167,8 @@ class Gathering:
             if section in NAMED:
                 self._tables.setdefault(path[:2], given.where)
         else:
-            self._unknown(given.where, f"{section}.{key}", [setting.name for setting in known.values()] + _NAMES)
+            own = path[:-1]
+            self._unknown(given.where, ".".join(path), [".".join((*own, name)) for name in known] + _NAMES)
 
     def _unknown(self, where: str, name: str, known: Iterable[str]) -> None:
         import difflib  # noqa: PLC0415 - as tomllib
@@ -176,7 +177,7 @@ class Gathering:
         known = list(known)
         longer = [candidate for candidate in known if candidate.startswith(name)]
         nearest = difflib.get_close_matches(name, longer or known, n=1, cutoff=0.0)[0]
-        self.problems.append(f"{where}: there is no setting {name}; the nearest known one is {nearest}")
+        self.problems.append(f"{_place(where, name)}: there is no setting {name}; the nearest known one is {nearest}")
 
     def values(self) -> dict[Path, Any]:
         """Read everything that was taken. What cannot be read is added to ``problems`` and left out."""
@@ -189,9 +190,10 @@ class Gathering:
             except ValueError:
                 unreadable.add(path)
                 name, shown = ".".join(path), reading.mask(given.value)
-                self.problems.append(f"{given.where}: {name} is {shown!r}; it should be {reading.expects}")
+                place = _place(given.where, name)
+                self.problems.append(f"{place}: {name} is {shown!r}; it should be {reading.expects}")
 
-        self.problems += disagreements(Found(values, unreadable, self._tables, self.origin))
+        self.problems += disagreements(Found(values, unreadable, self._tables, self.place))
         return values
 
     def tables(self, table: str) -> list[str]:
@@ -201,6 +203,15 @@ class Gathering:
     def origin(self, path: Path) -> str:
         """Say where the value of ``path`` was found."""
         return self._given[path].where
+
+    def place(self, path: Path) -> str:
+        """Say the same at the head of a sentence that begins with the setting."""
+        return _place(self._given[path].where, ".".join(path))
+
+
+def _place(where: str, name: str) -> str:
+    """Return ``where`` without the setting's name, in which the place of what is in a file ends: the sentence has it."""
+    return where.removesuffix(f": {name}")
 
 
 def _seen(value: Any) -> str:

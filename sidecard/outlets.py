@@ -33,6 +33,14 @@ Ask = Callable[[wire.AnyRequest], wire.AnyReply]
 """Asks the engine as an operator; waits for nothing."""
 
 
+def require(config: Config) -> None:
+    """Load what the call log's place needs. Raises `ConfigError` where it is not installed."""
+    if config.calls.enabled:
+        from sidecard.observe import call_places  # noqa: PLC0415 - see the module's text
+
+        call_places.require(config.calls.url)
+
+
 class Outlets:
     """Those of one daemon: `open` before it serves, `start` when it does, `close` after it has.
 

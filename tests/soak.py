@@ -413,7 +413,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.soak", description="See whether a daemon under trouble grows."
     )
-    parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--hours", type=float, default=1.0, help="how long (default: 1)")
     parser.add_argument("--seed", type=int, default=None, help="of all chance; one that is told where none is given")
     parser.add_argument("--picture", type=Path, default=None, help="an SVG is written there")
     parsed = parser.parse_args()

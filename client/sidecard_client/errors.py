@@ -18,10 +18,18 @@
 All of them survive pickling, because they cross process pools.
 """
 
+import errno
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from sidecard_client.wire import ErrorCode, FailureKind, RejectionReason
+
+_DENIED = os.strerror(errno.EACCES)
+_ADVICE_OF_REASON = {
+    _DENIED: "Its settings socket.group and socket.mode, and its directory's mode, say who may connect.",
+}
+"""What to do where another daemon would not help. Both clients give the kernel's reason in strerror's words."""
 
 _REJECTIONS: dict[RejectionReason, tuple[str, str]] = {
     "breaker_open": (
@@ -119,7 +127,9 @@ class DaemonUnavailable(SidecardError, ConnectionError):
     """No daemon answers at ``path``."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"No sidecard answers at {path} ({reason}). Start one: sidecard serve --socket {path}")
+        reason = reason.removeprefix(f"{path}: ")
+        advice = _ADVICE_OF_REASON.get(reason, f"Start one: sidecard serve --socket {path}")
+        super().__init__(f"No sidecard answers at {path} ({reason}). {advice}")
         self.path = path
         self.reason = reason
 

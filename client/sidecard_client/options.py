@@ -249,7 +249,7 @@ def _seconds(keyword: str, value: Any) -> float | None:
         raise TypeError(f"{keyword}= must be a number of seconds or None, not {type(value).__name__}.")
 
     if not 0 <= value <= MAX_SECONDS:
-        raise ValueError(f"{keyword}= must be 0 to {MAX_SECONDS:g} seconds, not {value}.")
+        raise ValueError(f"{keyword}= must be 0 to {MAX_SECONDS:.0f} seconds, not {value}.")
 
     return float(value)
 

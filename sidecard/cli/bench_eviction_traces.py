@@ -75,7 +75,10 @@ def read(path: Path) -> list[Workload]:
             first = file.readline()
             lines = _again(first, file)
             return _of_json_lines(name, lines) if first.startswith("{") else [_of_csv(name, lines)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        # Gzip's own has no errno.
+        raise SidecardError(f"{path} cannot be read ({error.strerror or error})") from error
+    except (EOFError, ValueError, KeyError, TypeError) as error:
         raise SidecardError(
             f"{path} cannot be read as a trace ({type(error).__name__}: {error}); it should be JSON lines with "
             f"input_length, output_length and hash_ids, or CSV with a column {', '.join(KEY_COLUMNS)}"

@@ -133,7 +133,8 @@ def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
 
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    # True and False as TOML has them.
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _source(value: wire.PolicyValue) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from sidecard.cli import BAD_CONFIG, FINE, NOT_FINE
 from sidecard.cli.asking import UsageError, ask, socket_of, with_exit_code
-from sidecard.cli.serve import add_config_arguments, check, config_of
+from sidecard.cli.serve import add_config_arguments, check, config_of, servable
 from sidecard.errors import ConfigError
 from sidecard_client import wire
 
@@ -231,7 +231,7 @@ def _config_check(arguments: argparse.Namespace) -> int:
         return check(arguments)
 
     try:
-        warnings = config_of(arguments, os.environ).unmet()
+        warnings = servable(arguments, os.environ).unmet()
     except ConfigError as error:
         _write_json({"fine": False, "problems": list(error.problems), "warnings": []})
         return BAD_CONFIG

@@ -324,4 +324,5 @@ def _backend(state: BackendState) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
-    return "-" if value in (None, "", []) else str(value)
+    # As TOML has it.
+    return "-" if value in (None, "", []) else str(value).lower() if isinstance(value, bool) else str(value)

@@ -62,7 +62,7 @@ def config_of(arguments: argparse.Namespace, environ: Mapping[str, str]) -> "Con
         name, equals, text = pair.partition("=")
         if not equals:
             # Not what it says: it may be `--set store.password:SECRET`.
-            raise ConfigError(["flag --set: one has no value; write --set SECTION.KEY=VALUE"])
+            raise ConfigError(["flag --set: one has no = between name and value; write --set SECTION.KEY=VALUE"])
 
         overrides.append(Override(name.strip(), text.strip(), "--set"))
 
@@ -70,9 +70,21 @@ def config_of(arguments: argparse.Namespace, environ: Mapping[str, str]) -> "Con
     return load(arguments.config, environ, overrides)
 
 
+def servable(arguments: argparse.Namespace, environ: Mapping[str, str]) -> "Config":
+    """Load the settings, and what they want that is optional: what is fine must not keep a daemon from starting.
+
+    Raises as `config_of`.
+    """
+    config = config_of(arguments, environ)
+    from sidecard import daemon  # noqa: PLC0415 - as in `_run`
+
+    daemon.require(config)
+    return config
+
+
 def check(arguments: argparse.Namespace) -> int:
-    """Tell people whether the settings are fine. Raises as `config_of`."""
-    for warning in config_of(arguments, os.environ).unmet():
+    """Tell people whether the settings are fine. Raises as `servable`."""
+    for warning in servable(arguments, os.environ).unmet():
         sys.stderr.write(f"sidecard: {warning}\n")
 
     sys.stdout.write("The settings are fine.\n")

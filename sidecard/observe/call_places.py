@@ -51,6 +51,17 @@ def open_log(
     return CallLog(writer, host=host, say=say, count=count, redact=redact, max_text_bytes=max_text_bytes)
 
 
+def require(url: str) -> None:
+    """Load what the log at ``url`` needs. Raises `ConfigError` where it is not installed, or the path cannot be."""
+    if not url or _path(url, None) is not None:
+        return
+
+    try:
+        import sidecard.observe.call_postgres  # noqa: F401, PLC0415 - see the module's text
+    except ImportError as error:
+        raise ConfigError([_NO_PSYCOPG.format(error)]) from error
+
+
 def open_writer(
     url: str,
     state: Path | None,
@@ -74,10 +85,8 @@ def open_writer(
     if not url:
         raise ConfigError([f"calls.enabled is true, but {_NOWHERE}"])
 
-    try:
-        from sidecard.observe.call_postgres import PostgresCallWriter  # noqa: PLC0415 - see the module's text
-    except ImportError as error:
-        raise ConfigError([_NO_PSYCOPG.format(error)]) from error
+    require(url)
+    from sidecard.observe.call_postgres import PostgresCallWriter  # noqa: PLC0415 - see the module's text
 
     return PostgresCallWriter(
         url,
@@ -103,10 +112,8 @@ def open_reader(url: str, state: Path | None, *, shown_url: str) -> CallReader:
     if not url:
         raise CallsAbsentError(_NOWHERE)
 
-    try:
-        from sidecard.observe.call_postgres import PostgresCallReader  # noqa: PLC0415 - see the module's text
-    except ImportError as error:
-        raise ConfigError([_NO_PSYCOPG.format(error)]) from error
+    require(url)
+    from sidecard.observe.call_postgres import PostgresCallReader  # noqa: PLC0415 - see the module's text
 
     return PostgresCallReader(url, place=shown_url)
 

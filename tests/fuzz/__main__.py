@@ -26,7 +26,7 @@ def main() -> int:
     """Run one target in a process of its own: libFuzzer ends the process that it runs in."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
     parser.add_argument("target", nargs="?", choices=sorted(TARGETS))
-    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--seconds", type=int, default=60, help="how long (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="of libFuzzer; 0 takes another each time")
     parser.add_argument("--keep", action="store_true", help="add what reaches further to the corpus")
     arguments = parser.parse_args()

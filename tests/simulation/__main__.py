@@ -56,6 +56,7 @@ def _simulate(seconds: float, seed: int, names: list[str]) -> Found | None:
                 )
 
             if now - began_at > seconds:
+                print("Nothing went wrong.")
                 break
 
             happened, found = live(name, f"{seed} {name} {life}", STEPS_OF_A_LIFE)

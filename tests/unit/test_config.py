@@ -186,7 +186,7 @@ def test_a_wrong_value_is_told_with_its_place_name_and_what_would_be_right(
 ) -> None:
     """One sentence has all that is needed to mend it."""
     (problem,) = problems_of(line, file=file)
-    assert problem.startswith(f"{file}: {name}: {name} is {value}; it should be ")
+    assert problem.startswith(f"{file}: {name} is {value}; it should be ")
     assert expected in problem
 
 
@@ -215,7 +215,7 @@ def test_a_wrong_value_of_the_environment_is_told_with_its_variable(
     [
         ("[cahce]", {}, [], "cache"),
         ("[cache]\nmax_byte = 1", {}, [], "cache.max_bytes"),
-        ("[tasks.rag]\nttl = 1", {}, [], "tasks.ttl_seconds"),
+        ("[tasks.rag]\nttl = 1", {}, [], "tasks.rag.ttl_seconds"),
         ("", {"SIDECARD_CACHE_MAXBYTES": "1"}, [], "SIDECARD_CACHE_MAX_BYTES"),
         ("", {"SIDECARD_SOKET": "1"}, [], "SIDECARD_SOCKET"),
         ("", {}, [Override("cache.ttl", "1", "--set")], "cache.ttl_seconds"),
@@ -228,6 +228,17 @@ def test_an_unknown_setting_is_told_with_the_nearest_known_one(
     """Most are slips of the pen."""
     (problem,) = problems_of(text, environ, *flags, file=file)
     assert problem.endswith(f"the nearest known one is {nearest}")
+
+
+def test_a_setting_in_a_file_is_named_once_by_its_sentence(file: Path) -> None:
+    """Whether it is unknown, unreadable, or disagrees with another."""
+    for text, sentence in (
+        ("[tasks.rag]\nsimilar = 'yes'", "tasks.rag.similar is 'yes'; it should be true or false"),
+        ("[tasks.rag]\nsim = 1", "there is no setting tasks.rag.sim; the nearest known one is tasks.rag.similar"),
+        ("[http]\nlisten = '0.0.0.0:1'", "http.listen is 0.0.0.0:1, which other hosts may reach"),
+    ):
+        (problem,) = problems_of(text, file=file)
+        assert problem.startswith(f"{file}: {sentence}")
 
 
 def test_limits_of_namespaces(file: Path) -> None:
@@ -520,10 +531,10 @@ def test_a_list_of_names_by_flag_is_text_between_commas() -> None:
         ("[backends.x]\nlocality = 'near'", 'one of "local", "remote"'),
         ("[backends.x]\ntimeouts = 'success'", 'one of "failure", "slow", "nothing"'),
         ("[backends.x]\nbreaker = 5", "backends.x.breaker is 5; it should be a table, written [backends.x.breaker]"),
-        ("[backends.x.breaker]\nprobe = 1", "the nearest known one is backends.breaker.probes"),
+        ("[backends.x.breaker]\nprobe = 1", "the nearest known one is backends.x.breaker.probes"),
         (
             "[backends.x.breakers]\nprobes = 1",
-            "there is no setting backends.breakers; the nearest known one is backends.",
+            "there is no setting backends.x.breakers; the nearest known one is backends.x.",
         ),
         ("[backends]\nmax_queue = 1", "backends.max_queue is 1; it should be a table of settings"),
         ("[retries]\nshare = 1.5", "a number, between 0 and 1"),
@@ -550,51 +561,42 @@ def test_a_wrong_setting_of_a_backend_and_its_like_is_told(text: str, said: str,
         (
             "[backends.x.breaker]\nopen_seconds = 20\nmax_open_seconds = 10",
             (
-                "backends.x.breaker.open_seconds: backends.x.breaker.open_seconds is 20; it should be at most "
+                "backends.x.breaker.open_seconds is 20; it should be at most "
                 "backends.x.breaker.max_open_seconds, which is 10"
             ),
         ),
         (
             "[backends.x.breaker]\nmax_open_seconds = 5",
             (
-                "backends.x.breaker.max_open_seconds: backends.x.breaker.max_open_seconds is 5; it should be at least "
+                "backends.x.breaker.max_open_seconds is 5; it should be at least "
                 "backends.x.breaker.open_seconds, which is 10"
             ),
         ),
         (
             "[backends.x.breaker]\nmin_calls = 101",
-            (
-                "backends.x.breaker.min_calls: backends.x.breaker.min_calls is 101; it should be at most "
-                "backends.x.breaker.window_calls, which is 100"
-            ),
+            ("backends.x.breaker.min_calls is 101; it should be at most backends.x.breaker.window_calls, which is 100"),
         ),
         (
             "[retries]\nbackoff_seconds = 9",
-            (
-                "retries.backoff_seconds: retries.backoff_seconds is 9; it should be at most retries.max_backoff_seconds, "
-                "which is 8"
-            ),
+            ("retries.backoff_seconds is 9; it should be at most retries.max_backoff_seconds, which is 8"),
         ),
         (
             "[backends.x]\ninput_dollars_per_million_tokens = 1",
             (
-                "backends.x.input_dollars_per_million_tokens: backends.x.input_dollars_per_million_tokens is set without "
+                "backends.x.input_dollars_per_million_tokens is set without "
                 "backends.x.output_dollars_per_million_tokens; set both, 0 being a price, or neither"
             ),
         ),
         (
             "[backends.x]\nrequests_per_minute = 0.5",
             (
-                "backends.x.requests_per_minute: backends.x.requests_per_minute is 0.5, which lets no call through; "
+                "backends.x.requests_per_minute is 0.5, which lets no call through; "
                 "it should be 1 or more, or 0 for no limit"
             ),
         ),
         (
             "[backends.x]\nadaptive = true",
-            (
-                "backends.x.adaptive: backends.x.adaptive is true, but there is no limit to move below; "
-                "set backends.x.max_concurrent"
-            ),
+            ("backends.x.adaptive is true, but there is no limit to move below; set backends.x.max_concurrent"),
         ),
         (
             "[budgets.x]\nhard = true",

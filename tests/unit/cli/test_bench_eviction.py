@@ -207,4 +207,4 @@ def test_a_trace_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.Captur
     """Before anything is measured."""
     pytest.importorskip("theine")
     assert main(["bench", "--eviction", str(tmp_path / "none.csv")]) == NOT_FINE
-    assert "none.csv cannot be read as a trace" in capsys.readouterr().err
+    assert "none.csv cannot be read (No such file or directory)" in capsys.readouterr().err

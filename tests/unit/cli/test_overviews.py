@@ -28,6 +28,12 @@ def test_report_has_a_row_per_task_and_the_total() -> None:
     assert ["all", "tasks", "$1.00", "$0.50", "$0.50", "$0.00"] in rows
 
 
+def test_a_setting_is_true_or_false_as_in_a_file() -> None:
+    """What is shown can be written down."""
+    rows = overviews.of_settings({"a.b": True, "c.d": False}, {}).split("\n")
+    assert [row.split() for row in rows[1:]] == [["a.b", "true"], ["c.d", "false"]]
+
+
 def test_report_without_costs_says_how_to_have_them() -> None:
     """Zero dollars would look like a measurement."""
     host = Host()

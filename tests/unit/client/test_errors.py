@@ -1,3 +1,5 @@
+import errno
+import os
 import pickle
 from typing import get_args
 
@@ -80,3 +82,12 @@ def test_unavailable_says_what_to_do() -> None:
 
     assert "/run/x.sock" in text
     assert "sidecard serve" in text
+
+
+def test_a_socket_that_is_closed_to_its_caller_is_told_by_who_may_connect() -> None:
+    """Another daemon would not help."""
+    text = str(errors.DaemonUnavailable("/run/x.sock", f"/run/x.sock: {os.strerror(errno.EACCES)}"))
+
+    assert text.count("/run/x.sock") == 1
+    assert "socket.group" in text
+    assert "sidecard serve" not in text
