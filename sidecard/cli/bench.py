@@ -36,7 +36,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--eviction",
         nargs="*",
         metavar="TRACE",
-        help="instead, how good eviction is, beside libraries: on a workload that is made here, and on traces in files "
+        help="instead, how good eviction is, beside libraries, in minutes: on a workload that is made here, and on traces in files "
         "(JSON lines as Mooncake's, or CSV with a column key, obj_id or lbn, and perhaps bytes and dollars; also .gz)",
     )
     parser.add_argument("--picture", metavar="FILE", help="with --eviction: draw what was found, as SVG")

@@ -152,7 +152,10 @@ def _store_of(arguments: argparse.Namespace) -> Path:
     if config.store.url is None:
         directory = state_directory(os.environ)
         if directory is None:
-            raise SidecardError("there is no state directory, and store.url says nothing: name a store with --store")
+            raise SidecardError(
+                "there is no state directory, and store.url says nothing: name a store with --store, "
+                "or give STATE_DIRECTORY as the daemon has it"
+            )
 
         return directory / DEFAULT_NAME
 

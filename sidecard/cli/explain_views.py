@@ -119,7 +119,7 @@ def _of_policy(answer: "Answer") -> list[str]:
     lines = [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows]
     stored, why = answer.stored
     lines.append("")
-    lines.append("Its answer is stored." if stored else f"Its answer is not stored: {why}.")
+    lines.append("Its answer may be stored." if stored else f"Its answer is not stored: {why}.")
     has = answer.policy["normalize"].value if "normalize" in answer.policy else ()
     if has and not answer.explanation.normalize:
         lines.append(

@@ -30,7 +30,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default="text",
         help="Prometheus' text (the default), or OpenMetrics, which has exemplars",
     )
-    breakers = _add(commands, "breakers", _breakers, "show the backends and their breakers, or set one")
+    breakers = _add(
+        commands,
+        "breakers",
+        _breakers,
+        "show the backends and their breakers, or set one; exit code 1 where one has tripped",
+    )
     breakers.add_argument(
         "action",
         nargs="?",

@@ -110,7 +110,7 @@ def open_reader(url: str, state: Path | None, *, shown_url: str) -> CallReader:
         return SqliteCallReader(path)
 
     if not url:
-        raise CallsAbsentError(_NOWHERE)
+        raise CallsAbsentError(f"{_NOWHERE}, or give STATE_DIRECTORY as the daemon has it")
 
     require(url)
     from sidecard.observe.call_postgres import PostgresCallReader  # noqa: PLC0415 - see the module's text

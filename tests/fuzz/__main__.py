@@ -7,6 +7,7 @@ With ``--keep`` the shortest inputs that reach further than the corpus did are a
 
 import argparse
 import base64
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ MEMORY_MEBIBYTES = 1024
 def main() -> int:
     """Run one target in a process of its own: libFuzzer ends the process that it runs in."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
-    parser.add_argument("target", nargs="?", choices=sorted(TARGETS))
+    parser.add_argument("target", nargs="?", choices=sorted(TARGETS), help="left out: tells which there are")
     parser.add_argument("--seconds", type=int, default=60, help="how long (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="of libFuzzer; 0 takes another each time")
     parser.add_argument("--keep", action="store_true", help="add what reaches further to the corpus")
@@ -33,6 +34,9 @@ def main() -> int:
     if arguments.target is None:
         print("\n".join(sorted(TARGETS)))
         return 0
+
+    if importlib.util.find_spec("atheris") is None:
+        parser.error("atheris, which is libFuzzer, is not installed: pip install -e '.[fuzz]'")
 
     with tempfile.TemporaryDirectory(prefix="sc-fuzz-") as name:
         return _run(arguments.target, Path(name), arguments.seconds, arguments.seed, keeping=arguments.keep)

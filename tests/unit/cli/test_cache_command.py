@@ -130,7 +130,13 @@ def test_the_store_is_the_daemons_own(
 
 
 @pytest.mark.parametrize(
-    ("url", "what"), [("none", "no store"), ("redis://:hunter2@127.0.0.1/0", "Redis"), (None, "no state directory")]
+    ("url", "what"),
+    [
+        ("none", "no store"),
+        ("redis://:hunter2@127.0.0.1/0", "Redis"),
+        (None, "no state directory"),
+        (None, "STATE_DIRECTORY as the daemon has it"),
+    ],
 )
 def test_where_there_is_no_store_on_disk_the_flag_is_named(
     url: str | None, what: str, capsys: pytest.CaptureFixture[str]

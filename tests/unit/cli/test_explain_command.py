@@ -152,7 +152,7 @@ def test_one_request_is_told_with_key_form_and_policy() -> None:
     assert "name       app.f" in lines
     assert [line.split() for line in lines if line.startswith("ttl_seconds")] == [["ttl_seconds", "5", "call:", "ttl"]]
     assert "cache.stale_seconds (default)" in text
-    assert "Its answer is stored." in lines
+    assert "Its answer may be stored." in lines
     assert "No daemon was asked: none is there" in lines
     assert 'normal form nfc, space, for clients with normalize="task"' in text
 
@@ -177,7 +177,7 @@ def test_whether_an_answer_is_stored_is_told(
     told = answered({"name": "f", "task": "rag", **fields}, settings)
     assert told.stored[0] is stored
     assert why in told.stored[1]
-    assert ("Its answer is stored." in text_of(told)) is stored
+    assert ("Its answer may be stored." in text_of(told)) is stored
 
 
 def test_what_the_daemon_has_is_told() -> None:
