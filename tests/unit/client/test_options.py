@@ -300,3 +300,9 @@ def test_embed_and_vector_are_one_or_the_other() -> None:
 def test_changed_by_nothing_is_the_same() -> None:
     """No copy without a change."""
     assert DEFAULTS.changed({}) is DEFAULTS
+
+
+def test_a_number_of_seconds_that_cannot_be_is_told_with_its_bounds_written_out() -> None:
+    """31622400 is a year that one can read; 3.16224e+07 is not."""
+    with pytest.raises(ValueError, match=r"^ttl= must be 0 to 31622400 seconds, not -1\.$"):
+        split(DEFAULTS, [plain], {"ttl": -1})
