@@ -332,15 +332,9 @@ def completion(call: Call, request_id: int, lease: wire.Lease, packed: Raw, valu
         ttl_seconds=options.ttl_seconds,
         store=may_be_stored(options, value),
         tags=options.tags,
-        deterministic=is_deterministic(call),
+        deterministic=asks_for_one_answer(call.args, call.kwargs, said=options.deterministic),
         spoken=spoken(options, call.args, call.kwargs, value) if told else None,
     )
-
-
-def is_deterministic(call: Call) -> bool:
-    """Tell whether a call is meant to have one answer: as its caller says, else as its arguments do."""
-    said = call.options.deterministic
-    return asks_for_one_answer(call.args, call.kwargs) if said is None else said
 
 
 def refuse_to_share(call: Call, request_id: int, lease: str, value: Any, error: UnshareableValue) -> wire.Fail:

@@ -21,6 +21,9 @@ def is_deterministic(fields: Mapping[str, Any]) -> bool:
     return False
 
 
-def asks_for_one_answer(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Tell whether a call says so: in its named arguments, or in a dict that is a positional one."""
+def asks_for_one_answer(args: tuple[Any, ...], kwargs: Mapping[str, Any], *, said: bool | None) -> bool:
+    """Tell whether a call does: as its caller ``said``, else as its named arguments do, or a dict that is a positional one."""
+    if said is not None:
+        return said
+
     return is_deterministic(kwargs) or any(isinstance(value, dict) and is_deterministic(value) for value in args)

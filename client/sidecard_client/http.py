@@ -76,9 +76,9 @@ the httpx that its OpenAI SDK uses. *LiteLLM*: ``litellm.client_session = httpx.
 """
 
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast, get_args
@@ -159,23 +159,29 @@ class _Plan:
     """How one request is made a call. ``reading`` is what its answer was, once it has ended."""
 
     def __init__(
-        self, asked: Asked, request: "_Request", *, keep: bool, keep_length: bool, redact: Redact | None
+        self, asked: Asked, request: "_Request", task: str, *, keep: bool, keep_length: bool, redact: Redact | None
     ) -> None:
         self.asked = asked
         self.request = request
+        self.task = task
         self.policy: dict[str, Any] = {
+            "task": task,
             "store": self.may_be_stored,
             "usage": self.usage,
             "redact": self.speak,
             "embed": None,  # an answer to a similar request would have that one's ids and usage
         }
-        self.key_in: Callable[[tuple[NormalForm, ...]], str] = lambda _: ""
-        """Makes the key, of texts in these forms."""
         self.keep = keep
         self.keep_length = keep_length
         self.redact = redact
         self.reader: Reader | None = None
         self.reading: Reading | None = None
+
+    def key_in(self, forms: tuple[NormalForm, ...]) -> str:
+        """Return the key, of texts in these forms."""
+        asked = self.asked
+        name = f"{KEY_NAME_PREFIX}{asked.family}"
+        return fingerprint(self.task, asked.model or None, name, (), asked.parts, normalize=forms)
 
     def reader_of(self, response: Any) -> Reader:
         """Return what reads the answer: as a stream where it is one, whatever was asked for."""
@@ -280,13 +286,10 @@ class _Interception:
 
         task = request.headers.get("x-sidecard-task", self._task)
         rule = self._keep.get(task, self._keep.get("", "always"))
-        plan = _Plan(asked, request, keep=rule != "never", keep_length=self._keep_length, redact=self._sidecard.redact)
-        plan.key_in = partial(
-            fingerprint, task, asked.model or None, f"{KEY_NAME_PREFIX}{asked.family}", (), asked.parts, ()
-        )
+        keep, redact = rule != "never", self._sidecard.redact
+        plan = _Plan(asked, request, task, keep=keep, keep_length=self._keep_length, redact=redact)
         policy = plan.policy
         policy |= {
-            "task": task,
             "key": UNKEYED if self._normalize == BY_TASK else plan.key_in(self._normalize),
             "deterministic": asked.deterministic,
             "backend": self._backend or asked.backend,
@@ -366,7 +369,7 @@ class SidecardTransport(_Interception, _BaseTransport):  # type: ignore[misc]  #
             return self._inner.handle_request(request)
 
         if plan.policy["key"] == UNKEYED:
-            plan.policy["key"] = plan.key_in(self._sidecard.normal_forms(plan.policy["task"]))
+            plan.policy["key"] = plan.key_in(self._sidecard.normal_forms(plan.task))
 
         httpx = _module_of(request)
         stream = self._sidecard.stream(self._fetch, plan.asked.parts["body"], plan, **plan.policy)
@@ -447,7 +450,7 @@ class AsyncSidecardTransport(_Interception, _BaseTransport):  # type: ignore[mis
             return await self._inner.handle_async_request(request)
 
         if plan.policy["key"] == UNKEYED:
-            plan.policy["key"] = plan.key_in(await self._sidecard.normal_forms(plan.policy["task"]))
+            plan.policy["key"] = plan.key_in(await self._sidecard.normal_forms(plan.task))
 
         httpx = _module_of(request)
         stream = self._sidecard.stream(self._fetch, plan.asked.parts["body"], plan, **plan.policy)

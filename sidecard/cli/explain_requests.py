@@ -149,8 +149,8 @@ def _of_call(form: _CallForm, flags: Flags) -> Question:
     if form.backends:
         policy["backends"] = form.backends, f"{FROM_CALL}: backends"
 
-    args, said = tuple(form.args), form.deterministic
-    deterministic = asks_for_one_answer(args, form.kwargs) if said is None else said
+    args = tuple(form.args)
+    deterministic = asks_for_one_answer(args, form.kwargs, said=form.deterministic)
     name = form.name + STREAM_SUFFIX * form.stream
     return Question(options, form.model, name, args, form.kwargs, deterministic, policy)
 
