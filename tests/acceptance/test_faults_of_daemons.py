@@ -18,7 +18,7 @@ import pytest
 from tests.daemons import Daemon, ask, poll
 from tests.faults import Injected, Scene, clients_and_shapes, judge, whole
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 NOBODY = 65534
 
@@ -108,7 +108,6 @@ def test_a_uid_that_may_not_connect_makes_its_own_calls(
         scene.calm()
 
 
-@pytest.mark.slow
 @clients_and_shapes()
 def test_a_socket_whose_file_is_deleted_is_there_again_and_who_was_connected_stays(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
@@ -185,7 +184,6 @@ def supervisor(socket_directory: Path) -> Iterator[Supervisor]:
     one.join()
 
 
-@pytest.mark.slow
 @clients_and_shapes()
 def test_a_loop_that_stalls_is_ended_by_the_watchdog_and_fails_no_call(
     kind: str, shape: str, scenes: Callable[..., Scene], supervisor: Supervisor, injected: Injected

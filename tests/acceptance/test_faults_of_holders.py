@@ -14,7 +14,7 @@ from tests.acceptance.fault_worker import End
 from tests.daemons import Daemon, ask, poll
 from tests.faults import Injected, Scene, clients_and_shapes, frozen, judge, whole
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 Start = Callable[..., Daemon]
 

@@ -19,7 +19,7 @@ from sidecard_client import AsyncClient, Client
 from tests.daemons import Daemon, poll, until
 from tests.faults import EMPTY, SHAPES, Injected, Scene, clients_and_shapes, judge
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 Start = Callable[..., Daemon]
 

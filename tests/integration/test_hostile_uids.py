@@ -109,6 +109,7 @@ def test_leases_are_of_the_connection_that_got_them(open_to_all: Start) -> None:
     assert isinstance(alice.asks(wire.Complete(lease, Raw(b"\xa1y"), id=2)), wire.Stored)
 
 
+@pytest.mark.slow
 def test_ten_thousand_connections_of_one_uid_leave_room_for_others(open_to_all: Start, many_descriptors: None) -> None:
     """Those beyond its bound are closed; when it has gone, so is its share."""
     running = open_to_all("--set", "limits.max_peers_per_uid=500")
