@@ -378,18 +378,21 @@ class Writer:
             del self._ghosts[next(iter(self._ghosts))]
 
     def _load_sums(self) -> None:
-        for row in self._connection.execute("SELECT queue, entries, bytes FROM sums WHERE queue IN (0, 1)"):
+        for row in self._run("SELECT queue, entries, bytes FROM sums WHERE queue IN (0, 1)"):
             queue, entries, size = _whole(row)
             self._entries[queue], self._bytes[queue] = entries, size
 
     def _run(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        return self._connection.execute(statement, values)
+        try:
+            return self._connection.execute(statement, values)
+        except UnicodeDecodeError as error:  # of the text of SQLite's own complaint, which quotes the damaged file
+            raise _damage("what it says of its tables is not UTF-8") from error
 
     def _ints(self, statement: str, *values: Any) -> list[int]:
         return _whole(self._one(statement, *values))
 
     def _one(self, statement: str, *values: Any) -> Any:
-        return self._connection.execute(statement, values).fetchone()
+        return self._run(statement, *values).fetchone()
 
 
 def _opened(path: Path) -> sqlite3.Connection:
