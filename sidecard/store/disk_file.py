@@ -120,12 +120,9 @@ def connect(path: Path, mode: str, patience_seconds: float = 0.0) -> sqlite3.Con
         timeout=patience_seconds,
     )
     try:
-        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
-    except BaseException as error:
+        _execute(connection, f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
+    except BaseException:
         connection.close()  # the first that reads the file is the first that may find it damaged
-        if isinstance(error, UnicodeDecodeError):
-            raise _damage("what it says of its tables is not UTF-8") from error
-
         raise
 
     return connection
@@ -177,7 +174,7 @@ class Reader:
 
     def look(self, scope: str, key: str) -> tuple[int, Record] | None:
         """Return an entry with its row's number; None where there is none that lives."""
-        row = self._connection.execute(_LOOK, (scope, key)).fetchone()
+        row = _execute(self._connection, _LOOK, scope, key).fetchone()
         if row is None:
             return None
 
@@ -383,10 +380,7 @@ class Writer:
             self._entries[queue], self._bytes[queue] = entries, size
 
     def _run(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        try:
-            return self._connection.execute(statement, values)
-        except UnicodeDecodeError as error:  # of the text of SQLite's own complaint, which quotes the damaged file
-            raise _damage("what it says of its tables is not UTF-8") from error
+        return _execute(self._connection, statement, *values)
 
     def _ints(self, statement: str, *values: Any) -> list[int]:
         return _whole(self._one(statement, *values))
@@ -444,6 +438,13 @@ def _whole(columns: Sequence[Any], queue_at: int | None = None) -> list[int]:
         raise _damage("a row has columns that were never written so")
 
     return list(columns)
+
+
+def _execute(connection: sqlite3.Connection, statement: str, *values: Any) -> sqlite3.Cursor:
+    try:
+        return connection.execute(statement, values)
+    except UnicodeDecodeError as error:  # of the text of SQLite's own complaint, which quotes the damaged file
+        raise _damage("what it says of its tables is not UTF-8") from error
 
 
 def _damage(what: str) -> sqlite3.DatabaseError:
