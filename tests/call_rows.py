@@ -3,7 +3,7 @@
 from typing import Any
 
 from sidecard.core.effects import CallRecord
-from sidecard.observe.call_rows import Ids, Row, row_of
+from sidecard.observe.call_log.rows import Ids, Row, row_of
 
 AT = 1_800_000_000.0
 """Some instant of the wall clock."""

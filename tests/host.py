@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sidecard.codec import Zstd
-from sidecard.core.compression import Codec
+from sidecard.adapters.zstd import Zstd
+from sidecard.core.cache.compression import Codec
+from sidecard.core.cache.similarity import NewIndex
 from sidecard.core.effects import (
     AskRoom,
     CallRecord,
@@ -43,8 +44,7 @@ from sidecard.core.events import (
 )
 from sidecard.core.notes import Note
 from sidecard.core.settings import EngineSettings
-from sidecard.core.similar import NewIndex
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.naive_index import NaiveIndex
 
 _Reply = TypeVar("_Reply", bound=wire.Reply)

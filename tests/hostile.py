@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sidecard_client import wire
-from sidecard_client.frames import FrameBuffer, frame
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import FrameBuffer, frame
 from tests.daemons import ask
 
 ALICE, BOB, MALLORY = 61001, 61002, 61003

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from msgspec import Struct
 
-from sidecard.cli.demo_model import find_model
+from sidecard.cli.demo.model import find_model
 from tests.daemons import poll
 
 SECONDS = 20.0

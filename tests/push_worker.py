@@ -9,8 +9,8 @@ from pathlib import Path
 
 import anyio
 
-from sidecard.observe.push import Push, PushSettings
-from sidecard_client.wire import Family, Sample
+from sidecard.observe.push.push import Push, PushSettings
+from sidecard_client.protocol.wire import Family, Sample
 
 INTERVAL_SECONDS = 0.05
 

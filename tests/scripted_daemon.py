@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 
 BOOT_ID = "scripted"
 DEADLINE_SECONDS = 10.0

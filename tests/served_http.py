@@ -9,9 +9,9 @@ from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 
-from sidecard.observe.http import HttpListener, HttpSettings
-from sidecard.observe.http_address import TcpAddress, bind_tcp
-from sidecard_client import wire
+from sidecard.observe.http.address import TcpAddress, bind_tcp
+from sidecard.observe.http.listener import HttpListener, HttpSettings
+from sidecard_client.protocol import wire
 from tests.host import Host
 
 

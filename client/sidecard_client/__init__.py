@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sidecard_client.errors import (
+from sidecard_client.protocol.errors import (
     CallFailed,
     CallRejected,
     CallTimeout,
@@ -15,15 +15,15 @@ from sidecard_client.errors import (
     UnkeyableRequest,
     UnshareableValue,
 )
-from sidecard_client.wire import Usage
+from sidecard_client.protocol.wire import Usage
 
 if TYPE_CHECKING:
-    from sidecard_client.aio import AsyncClient
-    from sidecard_client.aio_stream import AsyncStream
-    from sidecard_client.calls import Outcome
-    from sidecard_client.failures import default_classify
-    from sidecard_client.sync import Client
-    from sidecard_client.sync_stream import Stream
+    from sidecard_client._async.client import AsyncClient
+    from sidecard_client._async.streams import AsyncStream
+    from sidecard_client._sync.client import Client
+    from sidecard_client._sync.streams import Stream
+    from sidecard_client.call.call import Outcome
+    from sidecard_client.call.failures import default_classify
 
 __version__ = "0.1.0"
 
@@ -51,12 +51,12 @@ __all__ = [
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that this makes
     _LATER = {
-        "AsyncClient": "aio",
-        "AsyncStream": "aio_stream",
-        "Client": "sync",
-        "Outcome": "calls",
-        "Stream": "sync_stream",
-        "default_classify": "failures",
+        "AsyncClient": "_async.client",
+        "AsyncStream": "_async.streams",
+        "Client": "_sync.client",
+        "Outcome": "call.call",
+        "Stream": "_sync.streams",
+        "default_classify": "call.failures",
     }
 
     def __getattr__(name: str) -> Any:

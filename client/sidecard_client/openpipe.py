@@ -27,12 +27,12 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from sidecard_client.aio import AsyncClient
-from sidecard_client.errors import DaemonUnavailable, RequestRefused
-from sidecard_client.keys import fingerprint
-from sidecard_client.options import ReadUsage
-from sidecard_client.sovereign import WORDS, sovereign_by
-from sidecard_client.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, FailureKind, Report
+from sidecard_client._async.client import AsyncClient
+from sidecard_client.call.keys import fingerprint
+from sidecard_client.call.options import ReadUsage
+from sidecard_client.call.sovereign import WORDS, sovereign_by
+from sidecard_client.protocol.errors import DaemonUnavailable, RequestRefused
+from sidecard_client.protocol.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, FailureKind, Report
 
 CACHE_TTL_SECONDS: Final = 300.0
 """The original's default, and the daemon's."""

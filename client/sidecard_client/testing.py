@@ -20,20 +20,21 @@ from typing import Any, ParamSpec, Self, cast
 
 from msgspec import Struct, structs
 
-from sidecard_client import calls, wire
-from sidecard_client.calls import Call, Functions, Outcome, T
-from sidecard_client.errors import CallRejected, UnshareableValue
-from sidecard_client.explanations import Explanation, explanation_of
-from sidecard_client.failures import kind_of
-from sidecard_client.instruments import Instruments
-from sidecard_client.metrics import Metrics
-from sidecard_client.normal import NormalForm
-from sidecard_client.options import Options, Redact
-from sidecard_client.proxies import CachedFunction, SharedMethods, generates
-from sidecard_client.similar import embedded
-from sidecard_client.sync import StreamFunctions
-from sidecard_client.values import pack_value, unpack_value
-from sidecard_client.vectors import EMBEDS, Brought
+from sidecard_client._sync.client import StreamFunctions
+from sidecard_client.call import call as calls
+from sidecard_client.call.call import Call, Functions, Outcome, T
+from sidecard_client.call.explanation import Explanation, explanation_of
+from sidecard_client.call.failures import kind_of
+from sidecard_client.call.normal_form import NormalForm
+from sidecard_client.call.options import Options, Redact
+from sidecard_client.call.similarity import embedded
+from sidecard_client.call.values import pack_value, unpack_value
+from sidecard_client.call.vectors import EMBEDS, Brought
+from sidecard_client.call.wrapping import CachedFunction, SharedMethods, generates
+from sidecard_client.metrics.client_metrics import Instruments
+from sidecard_client.metrics.instruments import Metrics
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.errors import CallRejected, UnshareableValue
 
 P = ParamSpec("P")
 

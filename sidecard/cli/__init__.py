@@ -40,8 +40,8 @@ COMMANDS: Final = {
     "calls": "calls",
     "config": "inspect",
     "files": "files",
-    "demo": "demo",
-    "bench": "bench",
+    "demo": "demo.command",
+    "bench": "bench.command",
 }
 """The module of each command."""
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sidecard.cli import NOT_FINE, UNREACHABLE, USAGE
-from sidecard_client import DaemonUnavailable, RequestRefused, wire
-from sidecard_client.channel import Channel, ChannelError
-from sidecard_client.paths import find_socket
+from sidecard_client import DaemonUnavailable, RequestRefused
+from sidecard_client._sync.connection import Channel, ChannelError
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.socket_path import find_socket
 
 ANSWER_SECONDS = 3.0
 """How long a daemon may take for an answer: below the 5 s that a container's health command gets."""

@@ -15,7 +15,7 @@ from sidecard.cli.serve import add_config_arguments, config_of
 from sidecard.errors import SidecardError
 
 if TYPE_CHECKING:
-    from sidecard.config import Config
+    from sidecard.config.config import Config
 
 PROGRESS_SECONDS = 2.0
 """Between two lines that say how far a long command is."""
@@ -60,7 +60,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     import msgspec  # noqa: PLC0415 - what a command needs is imported by that command
 
     from sidecard.cli.tables import count, size  # noqa: PLC0415 - as above
-    from sidecard.store.disk_upkeep import verify  # noqa: PLC0415 - as above
+    from sidecard.store.sqlite.maintenance import verify  # noqa: PLC0415 - as above
 
     path = _store_of(arguments)
     verdict = verify(path, _clock)
@@ -84,8 +84,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from sidecard.store.disk_exchange import Exported, export  # noqa: PLC0415 - as above
-    from sidecard.store.disk_upkeep import size_on_disk  # noqa: PLC0415 - as above
+    from sidecard.store.sqlite.exchange import Exported, export  # noqa: PLC0415 - as above
+    from sidecard.store.sqlite.maintenance import size_on_disk  # noqa: PLC0415 - as above
 
     path = _store_of(arguments)
     size_on_disk(path)  # before a file is made for what is not there
@@ -102,7 +102,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from sidecard.store.disk_exchange import Imported, check, import_into  # noqa: PLC0415 - as above
+    from sidecard.store.sqlite.exchange import Imported, check, import_into  # noqa: PLC0415 - as above
 
     path = _store_of(arguments)
     max_bytes = config_of(arguments, os.environ).store.max_bytes
@@ -124,7 +124,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 def _compact(arguments: argparse.Namespace) -> int:
     from sidecard.cli.tables import size  # noqa: PLC0415 - as above
-    from sidecard.store.disk_upkeep import compact  # noqa: PLC0415 - as above
+    from sidecard.store.sqlite.maintenance import compact  # noqa: PLC0415 - as above
 
     path = _store_of(arguments)
     done = compact(path, _clock)
@@ -145,9 +145,9 @@ def _store_of(arguments: argparse.Namespace) -> Path:
         return named
 
     config: Config = config_of(arguments, os.environ)
-    from sidecard.state import state_directory  # noqa: PLC0415 - as above
-    from sidecard.store_url import SqliteAddress, parse  # noqa: PLC0415 - as above
-    from sidecard.stores import DEFAULT_NAME  # noqa: PLC0415 - as above
+    from sidecard.config.store_url import SqliteAddress, parse  # noqa: PLC0415 - as above
+    from sidecard.daemon.state import state_directory  # noqa: PLC0415 - as above
+    from sidecard.daemon.stores import DEFAULT_NAME  # noqa: PLC0415 - as above
 
     if config.store.url is None:
         directory = state_directory(os.environ)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from sidecard.observe.call_rows import Row
+from sidecard.observe.call_log.rows import Row
 
 SHOWN_ID_CHARACTERS = 16
 """Enough to tell the rows of a daemon apart."""

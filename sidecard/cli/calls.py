@@ -19,7 +19,7 @@ from sidecard.cli.serve import add_config_arguments, config_of
 from sidecard.errors import SidecardError
 
 if TYPE_CHECKING:
-    from sidecard.observe.call_rows import CallReader, Filter, Row
+    from sidecard.observe.call_log.rows import CallReader, Filter, Row
 
 SHOWN_ROWS = 50
 STANDARD = "-"
@@ -90,7 +90,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 
 def _with_exit_code(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
     """Run a command; where the database does not answer, say so and return the exit code of it."""
-    from sidecard.observe.call_rows import CallsError  # noqa: PLC0415 - what a command needs is imported by that command
+    from sidecard.observe.call_log.rows import CallsError  # noqa: PLC0415 - what a command needs is imported by that command
 
     try:
         return run(arguments)
@@ -131,7 +131,7 @@ def _id(text: str) -> str:
 
 
 def _wanted(arguments: argparse.Namespace) -> "Filter":
-    from sidecard.observe.call_rows import Filter  # noqa: PLC0415 - as above
+    from sidecard.observe.call_log.rows import Filter  # noqa: PLC0415 - as above
 
     return Filter(
         tasks=tuple(arguments.task),
@@ -147,10 +147,10 @@ def _wanted(arguments: argparse.Namespace) -> "Filter":
 def _opened(arguments: argparse.Namespace) -> Iterator["CallReader"]:
     """Open the log that a daemon with these settings writes. Raises `SidecardError`."""
     config = config_of(arguments, os.environ)
-    from sidecard.observe.call_places import open_reader  # noqa: PLC0415 - as above
-    from sidecard.observe.call_rows import CallsAbsentError  # noqa: PLC0415 - as above
-    from sidecard.readings import redacted  # noqa: PLC0415 - as above
-    from sidecard.state import state_directory  # noqa: PLC0415 - as above
+    from sidecard.config.parsers import redacted  # noqa: PLC0415 - as above
+    from sidecard.daemon.state import state_directory  # noqa: PLC0415 - as above
+    from sidecard.observe.call_log.places import open_reader  # noqa: PLC0415 - as above
+    from sidecard.observe.call_log.rows import CallsAbsentError  # noqa: PLC0415 - as above
 
     url = config.calls.url
     try:
@@ -172,7 +172,7 @@ def _opened(arguments: argparse.Namespace) -> Iterator["CallReader"]:
 
 def _list(arguments: argparse.Namespace) -> int:
     from sidecard.cli.call_views import fields, line, table_of  # noqa: PLC0415 - as above
-    from sidecard.observe.call_rows import read  # noqa: PLC0415 - as above
+    from sidecard.observe.call_log.rows import read  # noqa: PLC0415 - as above
 
     with _opened(arguments) as reader:
         rows = read(reader, _wanted(arguments), newest_first=True, limit=arguments.limit, texts=False)
@@ -191,7 +191,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     from sidecard.cli.call_views import described, fields, line  # noqa: PLC0415 - as above
-    from sidecard.observe.call_rows import Filter, read  # noqa: PLC0415 - as above
+    from sidecard.observe.call_log.rows import Filter, read  # noqa: PLC0415 - as above
 
     with _opened(arguments) as reader:
         rows = list(read(reader, Filter(id_prefix=arguments.id), newest_first=True, limit=2))
@@ -214,7 +214,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from msgspec import structs  # noqa: PLC0415 - as above
 
     from sidecard.cli.call_views import fields, line  # noqa: PLC0415 - as above
-    from sidecard.observe.call_rows import read  # noqa: PLC0415 - as above
+    from sidecard.observe.call_log.rows import read  # noqa: PLC0415 - as above
 
     # Up to now: an export of a log that goes on being written shall end.
     until = _clock() if arguments.until is None else arguments.until
@@ -254,7 +254,7 @@ class _Counted:
 def _examples(rows: Iterable["Row"], left_out: "Counter[str]") -> Iterator[bytes]:
     """Yield the conversations among calls, the newest of each key; count why others are none."""
     from sidecard.cli.call_views import line  # noqa: PLC0415 - as above
-    from sidecard.observe.call_chat import LeftOutError, example  # noqa: PLC0415 - as above
+    from sidecard.observe.call_log.chat import LeftOutError, example  # noqa: PLC0415 - as above
 
     seen: set[int] = set()
     for row in rows:

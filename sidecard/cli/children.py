@@ -15,7 +15,8 @@ from typing import Any, Self
 
 from sidecard.cli.asking import ask
 from sidecard.errors import SidecardError
-from sidecard_client import DaemonUnavailable, RequestRefused, wire
+from sidecard_client import DaemonUnavailable, RequestRefused
+from sidecard_client.protocol import wire
 
 READY_SECONDS = 30.0
 """A daemon needs a third of a second; a machine that is busy with something else gets a hundred times that."""

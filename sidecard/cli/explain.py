@@ -14,9 +14,10 @@ from sidecard.cli.asking import UsageError, ask, socket_of, with_exit_code
 from sidecard.cli.explain_requests import Flags, Question, header_of, read
 from sidecard.cli.serve import add_config_arguments, config_of
 from sidecard.errors import SidecardError
-from sidecard_client import DaemonUnavailable, RequestRefused, UnkeyableRequest, wire
-from sidecard_client.explanations import Explanation
-from sidecard_client.normal import NORMAL_FORMS, NormalForm, ordered
+from sidecard_client import DaemonUnavailable, RequestRefused, UnkeyableRequest
+from sidecard_client.call.explanation import Explanation
+from sidecard_client.call.normal_form import NORMAL_FORMS, NormalForm, ordered
+from sidecard_client.protocol import wire
 
 STANDARD = "-"
 """The name of standard input."""
@@ -183,7 +184,7 @@ def _look(path: str, request: wire.Explain) -> wire.Explained:
 
 def _policy_of_settings(task: str, arguments: argparse.Namespace) -> dict[str, wire.PolicyValue]:
     """Return the policy that a daemon with the settings of this command would have. Raises `ConfigError`."""
-    from sidecard.core.policies import policy_of  # noqa: PLC0415 - as above
+    from sidecard.core.operations.policies import policy_of  # noqa: PLC0415 - as above
 
     config = config_of(arguments, os.environ)
     return policy_of(config.engine_settings(), task, config.origins)

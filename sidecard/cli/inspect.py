@@ -13,7 +13,7 @@ from sidecard.cli import BAD_CONFIG, FINE, NOT_FINE
 from sidecard.cli.asking import UsageError, ask, socket_of, with_exit_code
 from sidecard.cli.serve import add_config_arguments, check, config_of, servable
 from sidecard.errors import ConfigError
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 
 _Answer = TypeVar("_Answer", bound=wire.Reply)
 

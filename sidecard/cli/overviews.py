@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sidecard.cli import tables
 from sidecard.cli.charts import bar, marks_of
 from sidecard.cli.tables import count, dollars, percent, ratio, seconds, size
-from sidecard_client.wire import BackendSpending, BackendState, Breakers, Ledger, Report, Stats
+from sidecard_client.protocol.wire import BackendSpending, BackendState, Breakers, Ledger, Report, Stats
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

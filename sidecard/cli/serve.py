@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sidecard.cli import FINE
 
 if TYPE_CHECKING:
-    from sidecard.config import Config
+    from sidecard.config.config import Config
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -48,9 +48,9 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def config_of(arguments: argparse.Namespace, environ: Mapping[str, str]) -> "Config":
     """Load the settings that ``arguments`` and the environment say. Raises `sidecard.errors.ConfigError`."""
-    from sidecard.config import load  # noqa: PLC0415 - other commands need no settings
+    from sidecard.config.config import load  # noqa: PLC0415 - other commands need no settings
+    from sidecard.config.sources import Override  # noqa: PLC0415 - as above
     from sidecard.errors import ConfigError  # noqa: PLC0415 - with its only user
-    from sidecard.gathering import Override  # noqa: PLC0415 - as above
 
     flags: dict[str, Any] = {
         "socket.path": ("--socket", arguments.socket),
@@ -76,7 +76,7 @@ def servable(arguments: argparse.Namespace, environ: Mapping[str, str]) -> "Conf
     Raises as `config_of`.
     """
     config = config_of(arguments, environ)
-    from sidecard import daemon  # noqa: PLC0415 - as in `_run`
+    from sidecard.daemon import daemon  # noqa: PLC0415 - as in `_run`
 
     daemon.require(config)
     return config
@@ -98,7 +98,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # A tenth of the start would be the collector looking at modules; the daemon switches it on when it serves.
     gc.disable()
     config = config_of(arguments, os.environ)
-    from sidecard import daemon  # noqa: PLC0415 - only after the settings are known to be right: it takes 0.1 s
+    from sidecard.daemon import daemon  # noqa: PLC0415 - only after the settings are known to be right: it takes 0.1 s
 
     daemon.run(config, os.environ, reread=lambda: config_of(arguments, os.environ), state=not arguments.no_state)
     return FINE

@@ -19,7 +19,8 @@ from sidecard.cli import FINE
 from sidecard.cli.asking import ask, socket_of, with_exit_code
 from sidecard.cli.charts import marks_of
 from sidecard.cli.tables import PIPE_COLUMNS, seconds
-from sidecard_client import DaemonUnavailable, RequestRefused, wire
+from sidecard_client import DaemonUnavailable, RequestRefused
+from sidecard_client.protocol import wire
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

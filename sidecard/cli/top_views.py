@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from sidecard.cli.charts import Marks, bar, curve
 from sidecard.cli.tables import count, dollars, percent, plain, seconds, size
-from sidecard_client.wire import BackendState, Breakers, Report, Stats
+from sidecard_client.protocol.wire import BackendState, Breakers, Report, Stats
 
 if TYPE_CHECKING:
     from rich.text import Text

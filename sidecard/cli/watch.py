@@ -9,9 +9,10 @@ import msgspec
 
 from sidecard.cli import FINE
 from sidecard.cli.asking import ANSWER_SECONDS, socket_of, with_exit_code
-from sidecard.core.watching import NAMES
-from sidecard_client import DaemonUnavailable, RequestRefused, wire
-from sidecard_client.channel import Channel, ChannelError, Silent
+from sidecard.core.operations.watch import NAMES
+from sidecard_client import DaemonUnavailable, RequestRefused
+from sidecard_client._sync.connection import Channel, ChannelError, Silent
+from sidecard_client.protocol import wire
 
 _REQUEST_ID = 1
 

@@ -6,14 +6,20 @@ Nothing here raises for a peer's fault; it answers.
 
 from typing import TYPE_CHECKING, Any
 
-from sidecard.core.accounts import Accounts, Price, no_price
-from sidecard.core.admission import Admission
-from sidecard.core.app_metrics import AppMetrics
-from sidecard.core.backends import Backends
-from sidecard.core.budgets import Budgets
-from sidecard.core.calls import Calls
-from sidecard.core.contents import Contents
-from sidecard.core.counters import Counters
+from sidecard.core.accounts.accounts import Accounts, Price, no_price
+from sidecard.core.accounts.app_metrics import AppMetrics
+from sidecard.core.accounts.call_records import Journal
+from sidecard.core.accounts.counters import Counters
+from sidecard.core.accounts.families import Exposure
+from sidecard.core.accounts.ledger import Books, LedgerSnapshot, SpendingBooks
+from sidecard.core.accounts.meters import Meters
+from sidecard.core.backends.admission import Admission
+from sidecard.core.backends.backends import Backends
+from sidecard.core.backends.budgets import Budgets
+from sidecard.core.backends.retry_budget import RetryBudget
+from sidecard.core.cache.freshness import Staleness
+from sidecard.core.cache.policy import Shelf
+from sidecard.core.cache.similarity import NewIndex, Similar
 from sidecard.core.events import (
     BreakerOpenedElsewhere,
     DrainExpired,
@@ -36,32 +42,26 @@ from sidecard.core.events import (
     StoreTurned,
     Tick,
 )
-from sidecard.core.explaining import Explaining
-from sidecard.core.exposure import Exposure
-from sidecard.core.failures import Failures
-from sidecard.core.flights import Flights
-from sidecard.core.granting import Granting
-from sidecard.core.journal import Journal
-from sidecard.core.ledger import Books, LedgerSnapshot, SpendingBooks
-from sidecard.core.lookups import Lookups
-from sidecard.core.meters import Meters
-from sidecard.core.overview import Overview, Run
-from sidecard.core.reloading import Reloading
-from sidecard.core.retries import RetryBudget
+from sidecard.core.flights.calls import Calls
+from sidecard.core.flights.failures import Failures
+from sidecard.core.flights.flights import Flights
+from sidecard.core.flights.grant import Granting
+from sidecard.core.flights.lookups import Lookups
+from sidecard.core.flights.serving import Serving
+from sidecard.core.flights.streams import Streams
+from sidecard.core.operations.breakers import Switches
+from sidecard.core.operations.entries import Contents
+from sidecard.core.operations.explain import Explaining
+from sidecard.core.operations.reload import Reloading
+from sidecard.core.operations.status import Overview, Run
+from sidecard.core.operations.watch import Watching
 from sidecard.core.scopes import Scopes
-from sidecard.core.serving import Serving
-from sidecard.core.shelf import Shelf
-from sidecard.core.similar import NewIndex, Similar
-from sidecard.core.staleness import Staleness
-from sidecard.core.streams import Streams
-from sidecard.core.switches import Switches
-from sidecard.core.watching import Watching
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sidecard.core.compression import Codec
+    from sidecard.core.cache.compression import Codec
     from sidecard.core.effects import Effect
     from sidecard.core.settings import EngineSettings
 

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from sidecard.core.cache.records import Record
 from sidecard.core.notes import Note
-from sidecard.core.records import Record
 from sidecard.core.settings import EngineSettings
-from sidecard_client.wire import AnyRequest, StoreState
+from sidecard_client.protocol.wire import AnyRequest, StoreState
 
 
 class Peer(Struct, frozen=True, gc=False):
@@ -140,7 +140,7 @@ class NewsMissed(Struct, frozen=True):
 
 
 class StoreGauges(Struct, frozen=True):
-    """What a store has to show; each as `sidecard_client.wire.Stats` has it."""
+    """What a store has to show; each as `sidecard_client.protocol.wire.Stats` has it."""
 
     store_entries: int = 0
     store_bytes: int = 0

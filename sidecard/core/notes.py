@@ -1,14 +1,14 @@
 """Facts worth telling, as data. Logs and metrics listen to notes; the core knows neither.
 
 A note is for what an operator may want to read. What happens on every call is counted in the ledger instead.
-``key`` is cut, and ``message`` left out but for its exception, by `sidecard.core.watching.fields_of` and not here.
+``key`` is cut, and ``message`` left out but for its exception, by `sidecard.core.operations.watch.fields_of` and not here.
 """
 
 from typing import Literal
 
 from msgspec import Struct
 
-from sidecard_client.wire import StoreState
+from sidecard_client.protocol.wire import StoreState
 
 Outcome = Literal["transient", "fatal", "ignored", "cancelled", "lost", "expired"]
 Table = Literal["flights", "waiters", "leases", "streams"]

@@ -4,8 +4,8 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
-from sidecard_client.normal import NormalForm
-from sidecard_client.wire import Locality, Route, is_local
+from sidecard_client.call.normal_form import NormalForm
+from sidecard_client.protocol.wire import Locality, Route, is_local
 
 TimeoutsCount = Literal["failure", "slow", "nothing"]
 StoreKind = Literal["none", "own", "shared"]
@@ -103,14 +103,14 @@ class TaskSettings(Struct, frozen=True):
     cache: Cacheability = "always"
     """What may be stored, whatever callers say."""
     normalize: tuple[NormalForm, ...] = ()
-    """In which form texts go into keys: told to clients that ask for it, who make the keys (`sidecard_client.normal`)."""
+    """In which form texts go into keys: told to clients that ask for it, who make the keys (`sidecard_client.call.normal_form`)."""
     early_refresh: float = 0.0
     """How early an answer is fetched anew that is still asked for, as a factor of the time that its call took. 0: never.
-    1 is the optimum of its inventors (`sidecard.core.staleness`)."""
+    1 is the optimum of its inventors (`sidecard.core.cache.freshness`)."""
     failure_ttl_seconds: float = 0.0
     """How long a failure that would come again (``fatal``) is answered without a call. 0: it is not remembered."""
     similar: bool = False
-    """Whether the answer to a similar request may be served (`sidecard.core.similar`)."""
+    """Whether the answer to a similar request may be served (`sidecard.core.cache.similarity`)."""
     similar_threshold: float = 0.95
     """The least cosine of two vectors whose requests are similar."""
     similar_max_entries: int = 10_000
@@ -140,7 +140,7 @@ class EngineSettings(Struct, frozen=True):
     """The engine's numbers. All seconds are of the monotonic clock."""
 
     cache_max_bytes: int = 256 * 1024 * 1024
-    """0 switches caching off; the sharing window then has `sidecard.core.cache.SHARING_ONLY_BYTES`."""
+    """0 switches caching off; the sharing window then has `sidecard.core.cache.cache.SHARING_ONLY_BYTES`."""
     compress_min_bytes: int = 0
     """Values as large as this are kept compressed, where that makes them smaller. 0: none is."""
     ttl_seconds: float = 300.0
@@ -166,7 +166,7 @@ class EngineSettings(Struct, frozen=True):
     spare_share: float = 0.25
     """Of the bounds of flights, leases, waiters, queues and apps' metrics, on top of them: see `sidecard.core.shares`."""
     max_tasks: int = 256
-    """Tasks with a ledger of their own; the calls of further ones are booked under `sidecard.core.ledger.OTHER`."""
+    """Tasks with a ledger of their own; the calls of further ones are booked under `sidecard.core.accounts.ledger.OTHER`."""
     backends: dict[str, BackendSettings] = {}
     max_backends: int = 256
     """Those that no configuration names and that are not in use give way beyond it."""

@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -4,7 +4,7 @@ from collections import deque
 
 from msgspec import Struct, structs
 
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 
 STEP_SECONDS = 10.0
 """How often the listener takes a `Moment`."""

@@ -10,8 +10,8 @@ from sidecard.core import notes
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Event, RequestReceived
 from sidecard.core.notes import Note
-from sidecard.core.watching import SHOWN_KEY_CHARACTERS, fields_of, name_of
-from sidecard_client import wire
+from sidecard.core.operations.watch import SHOWN_KEY_CHARACTERS, fields_of, name_of
+from sidecard_client.protocol import wire
 
 MAX_LINES_PER_SECOND = 20
 """Of one event. A peer that misbehaves must not be able to fill the disk, or to block the daemon on a slow terminal."""

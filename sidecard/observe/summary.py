@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
-from sidecard_client.wire import (
+from sidecard_client.protocol.wire import (
     BackendSpending,
     BackendState,
     Breakers,

@@ -4,7 +4,7 @@ Each connection has bounds of its own, which a peer with thousands of connection
 are closed that hold most, of the uid that holds most, until the rest fits. Precedent: Redis' ``maxmemory-clients``.
 A client that is closed makes its calls without the daemon.
 
-A large value that many wait for is one object, to which all their frames refer (`sidecard.server.large`): it counts once.
+A large value that many wait for is one object, to which all their frames refer (`sidecard.server.large_replies`): it counts once.
 """
 
 from collections import Counter

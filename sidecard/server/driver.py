@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Protocol
 
+from sidecard.core.accounts.meters import Meters
 from sidecard.core.effects import AskRoom, CallRecord, ChangeLog, Effect, LogCall, ReadSettings, Send, StoreEffect, Tell
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
@@ -26,12 +27,11 @@ from sidecard.core.events import (
     StoreEvent,
     Tick,
 )
-from sidecard.core.meters import Meters
 from sidecard.core.notes import Note
 from sidecard.errors import SidecardBug
-from sidecard.server.turns import TURN_SECONDS
-from sidecard_client import wire
-from sidecard_client.frames import BadMessage, Incoming
+from sidecard.server.scheduler import TURN_SECONDS
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import BadMessage, Incoming
 
 if TYPE_CHECKING:
     import asyncio

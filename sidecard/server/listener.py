@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 
 from sidecard.errors import ListenError
-from sidecard_client import paths
+from sidecard_client.protocol import socket_path as paths
 
 BACKLOG = 4096
 """Workers of a whole host may connect in one moment; the kernel cuts it to net.core.somaxconn."""

@@ -173,7 +173,7 @@ FAULTS = {
         "10,000 connections",
         (
             RESOURCES + "test_ten_thousand_connections_are_admitted_up_to_the_limit_and_cost_nothing_afterwards",
-            U + "server/test_peer.py::test_a_peer_too_many_is_closed",
+            U + "server/test_connection.py::test_a_peer_too_many_is_closed",
         ),
     ),
     17: Fault(
@@ -199,7 +199,7 @@ FAULTS = {
         "ENOSPC, EIO, EROFS under the spool and the store",
         (
             I + "test_push.py::test_a_disk_that_takes_nothing_costs_nothing",
-            U + "observe/test_spool.py::test_a_write_that_fails_leaves_what_was_there",
+            U + "observe/push/test_spool.py::test_a_write_that_fails_leaves_what_was_there",
             A + "test_disk.py::test_a_full_disk_fails_no_call",
             A + "test_disk.py::test_a_disk_that_becomes_read_only_fails_no_call",
         ),
@@ -207,10 +207,10 @@ FAULTS = {
     20: Fault(
         "spool truncated, bits flipped",
         (
-            U + "observe/test_spool.py::test_a_torn_end_costs_what_was_not_whole",
-            U + "observe/test_spool.py::test_a_damaged_record_costs_its_file_and_no_other",
-            U + "observe/test_spool_against_model.py::test_no_crash_loses_repeats_or_reorders_a_block",
-            U + "observe/test_spool_against_model.py::test_no_damage_stops_it_or_brings_forth_what_was_never_written",
+            U + "observe/push/test_spool.py::test_a_torn_end_costs_what_was_not_whole",
+            U + "observe/push/test_spool.py::test_a_damaged_record_costs_its_file_and_no_other",
+            U + "observe/push/test_spool_against_model.py::test_no_crash_loses_repeats_or_reorders_a_block",
+            U + "observe/push/test_spool_against_model.py::test_no_damage_stops_it_or_brings_forth_what_was_never_written",
         ),
     ),
     21: Fault(
@@ -246,7 +246,7 @@ FAULTS = {
         (
             RESOURCES + "test_memory_that_is_full_of_streams_in_flight_keeps_no_call_from_being_made",
             U + "core/test_engine_streams.py::test_a_stream_that_outgrows_its_room_goes_on_unshared",
-            U + "core/test_cache.py::test_put_of_too_large_a_value_is_refused_and_the_older_one_is_gone",
+            U + "core/cache/test_cache.py::test_put_of_too_large_a_value_is_refused_and_the_older_one_is_gone",
         ),
     ),
     25: Fault(

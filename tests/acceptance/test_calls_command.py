@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from sidecard.observe.call_postgres import PostgresCallWriter
-from sidecard.observe.call_rows import Row
-from sidecard.observe.call_sqlite import SqliteCallWriter
+from sidecard.observe.call_log.postgres import PostgresCallWriter
+from sidecard.observe.call_log.rows import Row
+from sidecard.observe.call_log.sqlite import SqliteCallWriter
 from tests import call_rows
 from tests.postgres_server import PostgresServer
 

@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecard_client import Client, wire
-from sidecard_client.frames import frame
+from sidecard_client import Client
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import frame
 from tests.acceptance.test_serve import Wire, unnoticed
 from tests.callers import KINDS, Caller, connecting
 from tests.daemons import Daemon, ask

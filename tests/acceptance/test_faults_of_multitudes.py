@@ -8,7 +8,8 @@ import anyio
 import msgspec
 import pytest
 
-from sidecard_client import AsyncClient, wire
+from sidecard_client import AsyncClient
+from sidecard_client.protocol import wire
 from tests.acceptance.test_faults_of_waiters import IDLE, Upstream, calm, read, waits
 from tests.acceptance.test_serve import Wire
 from tests.daemons import Daemon

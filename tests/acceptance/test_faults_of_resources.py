@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.acceptance.test_serve import Wire, is_served
 from tests.daemons import poll, until
 from tests.faults import (

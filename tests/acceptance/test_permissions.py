@@ -11,7 +11,8 @@ import pytest
 
 from sidecard.errors import ListenError
 from sidecard.server import listener
-from sidecard_client import Client, paths
+from sidecard_client import Client
+from sidecard_client.protocol import socket_path as paths
 from tests.daemons import Daemon, poll
 
 Start = Callable[..., Daemon]

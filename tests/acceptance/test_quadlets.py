@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecard.sections import Flights
-from sidecard_client.paths import SYSTEM_SOCKET
+from sidecard.config.schema import Flights
+from sidecard_client.protocol.socket_path import SYSTEM_SOCKET
 from tests.acceptance.test_containers import MAPPING
 from tests.acceptance.test_systemd_units import sections
 from tests.containers import NAME, RUN_ALONE, must, run, until

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from msgspec import Raw
 
-from sidecard.store.redis_scripts import entry_name
-from sidecard_client import wire
+from sidecard.store.redis.scripts import entry_name
+from sidecard_client.protocol import wire
 from tests.daemons import Daemon, ask, poll
 from tests.hostile import Wire
 from tests.many_hosts import Start, stat

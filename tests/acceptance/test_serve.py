@@ -19,9 +19,10 @@ from typing import Self
 import msgspec
 import pytest
 
-from sidecard.daemon import SPARE_DESCRIPTORS
-from sidecard_client import __version__, wire
-from sidecard_client.frames import frame
+from sidecard.daemon.daemon import SPARE_DESCRIPTORS
+from sidecard_client import __version__
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import frame
 from tests.daemons import Daemon, ask, poll
 
 Start = Callable[..., Daemon]

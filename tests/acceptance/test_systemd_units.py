@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecard.sections import Cache, Flights, Limits, Socket
-from sidecard_client.paths import SYSTEM_SOCKET, find_socket
+from sidecard.config.schema import Cache, Flights, Limits, Socket
+from sidecard_client.protocol.socket_path import SYSTEM_SOCKET, find_socket
 
 UNITS = Path(__file__).parents[2] / "systemd"
 MAX_EXPOSURE = 1.0

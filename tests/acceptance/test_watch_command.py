@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import pytest
 
 from sidecard_client import Client
-from sidecard_client.frames import frame
-from sidecard_client.wire import Watch, pack
+from sidecard_client.protocol.frames import frame
+from sidecard_client.protocol.wire import Watch, pack
 from tests.daemons import Daemon, ask, poll
 
 Start = Callable[..., Daemon]

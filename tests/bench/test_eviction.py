@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sidecard.cli import bench_eviction as bench
-from sidecard.cli import bench_eviction_traces as traces
-from sidecard.cli.bench_eviction_traces import Workload
+from sidecard.cli.bench import eviction as bench
+from sidecard.cli.bench import eviction_traces as traces
+from sidecard.cli.bench.eviction_traces import Workload
 
 pytestmark = pytest.mark.bench
 

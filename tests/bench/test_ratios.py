@@ -4,18 +4,16 @@ from collections.abc import Callable
 
 import pytest
 
-from sidecard.cli import (
-    bench_compression,
-    bench_cost,
-    bench_crowd,
-    bench_daemon,
-    bench_metrics,
-    bench_single,
-    bench_stores,
-)
-from sidecard.cli.bench import hosts_of
-from sidecard.cli.bench_hosts import Hosts
-from sidecard.cli.bench_rows import Effort, Row, draw
+from sidecard.cli.bench import compression as bench_compression
+from sidecard.cli.bench import cost as bench_cost
+from sidecard.cli.bench import crowd as bench_crowd
+from sidecard.cli.bench import daemon as bench_daemon
+from sidecard.cli.bench import metrics as bench_metrics
+from sidecard.cli.bench import single as bench_single
+from sidecard.cli.bench import stores as bench_stores
+from sidecard.cli.bench.command import hosts_of
+from sidecard.cli.bench.hosts import Hosts
+from sidecard.cli.bench.rows import Effort, Row, draw
 
 Part = Callable[[Hosts, Effort], list[Row]]
 

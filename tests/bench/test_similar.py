@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidecard.core.cache.similarity import BYTES_PER_NUMBER, GROUP_OVERHEAD_BYTES, VECTOR_OVERHEAD_BYTES
 from sidecard.core.settings import TaskSettings
-from sidecard.core.similar import BYTES_PER_NUMBER, GROUP_OVERHEAD_BYTES, VECTOR_OVERHEAD_BYTES
 from sidecard_client import Client
 from tests.bench import similar_quality
 from tests.bench.minilm import Floats, MiniLM, find_model
@@ -150,8 +150,8 @@ grow({count}, {groups}, {embeds})
 
 def grow(count: int, groups: int, embeds: int) -> None:
     """Store ``count`` answers in ``groups`` groups, with vectors or without; print by how much this process has grown."""
-    from sidecard.vectors import NearestVectors  # noqa: PLC0415 - in the measured process alone
-    from sidecard_client import wire  # noqa: PLC0415 - as above
+    from sidecard.adapters.vectors import NearestVectors  # noqa: PLC0415 - in the measured process alone
+    from sidecard_client.protocol import wire  # noqa: PLC0415 - as above
     from tests.host import Host  # noqa: PLC0415 - as above
 
     tasks = {"general": TaskSettings(similar=True, similar_max_entries=1_000_000)}

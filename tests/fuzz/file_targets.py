@@ -14,22 +14,22 @@ from pathlib import Path
 
 import msgspec
 
+from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreWrite
 from sidecard.core.engine import Engine
 from sidecard.core.events import EntriesPurged, KeyChanged
-from sidecard.core.records import Record
 from sidecard.core.settings import EngineSettings
+from sidecard.daemon.ledger_file import LedgerFile
+from sidecard.daemon.state import StateUnusableError
 from sidecard.errors import SidecardError
-from sidecard.ledger_file import LedgerFile
-from sidecard.observe.spool import Spool
-from sidecard.observe.spool_records import FILE_MAGIC, Block, record, records
-from sidecard.state import StateUnusableError
-from sidecard.store import disk_exchange
-from sidecard.store.disk_file import BypassedError, DamagedError, Reader, Writer
-from sidecard.store.disk_upkeep import verify
-from sidecard.store.redis_news import News
-from sidecard.store.redis_scripts import opened, scope_and_key, sealed
-from sidecard_client.wire import Usage
+from sidecard.observe.push.spool import Spool
+from sidecard.observe.push.spool_records import FILE_MAGIC, Block, record, records
+from sidecard.store.redis.invalidations import News
+from sidecard.store.redis.scripts import opened, scope_and_key, sealed
+from sidecard.store.sqlite import exchange as disk_exchange
+from sidecard.store.sqlite.file import BypassedError, DamagedError, Reader, Writer
+from sidecard.store.sqlite.maintenance import verify
+from sidecard_client.protocol.wire import Usage
 from tests.fuzz.target import Target
 
 NOW_SECONDS = 1_700_000_000.0

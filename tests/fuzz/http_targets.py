@@ -4,15 +4,16 @@ from contextlib import suppress
 
 import msgspec
 
-from sidecard.observe import call_chat, http_posted
-from sidecard.observe.call_texts import kept_text
-from sidecard.observe.http_guard import Hosts
-from sidecard.observe.push_target import Away, Refused, Sent, outcome_of
-from sidecard_client import wire
-from sidecard_client.frames import RequestReader, frame
-from sidecard_client.http_asked import ENDPOINTS, read_request
-from sidecard_client.http_reading import Reader
-from sidecard_client.keys import fingerprint
+from sidecard.observe.call_log import chat as call_chat
+from sidecard.observe.call_log.texts import kept_text
+from sidecard.observe.http import posted as http_posted
+from sidecard.observe.http.guard import Hosts
+from sidecard.observe.push.target import Away, Refused, Sent, outcome_of
+from sidecard_client.call.keys import fingerprint
+from sidecard_client.http.request import ENDPOINTS, read_request
+from sidecard_client.http.response import Reader
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import RequestReader, frame
 from tests.fuzz.target import Target, fields, pieces
 
 FAMILIES = sorted(set(ENDPOINTS.values()))

@@ -5,14 +5,14 @@ from contextlib import suppress
 
 import msgspec
 
-from sidecard import config, store_url
+from sidecard.config import config, store_url
+from sidecard.config.schema import FIXED, NAMED
+from sidecard.config.sources import Gathering, Override
+from sidecard.config.sovereignty import allowed, complaint
+from sidecard.daemon.state import StateUnusableError, state_directory
+from sidecard.daemon.systemd import Notifier, adopt_socket
 from sidecard.errors import ConfigError, ListenError
-from sidecard.gathering import Gathering, Override
-from sidecard.sections import FIXED, NAMED
-from sidecard.sovereignty import allowed, complaint
-from sidecard.state import StateUnusableError, state_directory
-from sidecard.systemd import Notifier, adopt_socket
-from sidecard_client import paths
+from sidecard_client.protocol import socket_path as paths
 from tests.fuzz.target import Target
 
 SETTINGS = [*FIXED.values(), *NAMED.values()]

@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
-from sidecard.sections import Limits
-from sidecard_client import wire
-from sidecard_client.connection import Connection
-from sidecard_client.errors import FramingError, ProtocolError
-from sidecard_client.frames import BadMessage, FrameBuffer, Incoming, LineBuffer, RequestReader, frame, line
+from sidecard.config.schema import Limits
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import Connection
+from sidecard_client.protocol.errors import FramingError, ProtocolError
+from sidecard_client.protocol.frames import BadMessage, FrameBuffer, Incoming, LineBuffer, RequestReader, frame, line
 from tests.fuzz.target import Target, pieces
 from tests.unit.server.lines import Phone, Switchboard
 

@@ -11,9 +11,10 @@ import pytest
 from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
-from sidecard_client import AsyncClient, CallFailed, DaemonUnavailable, wire
-from sidecard_client.aio_link import Link
-from sidecard_client.frames import frame
+from sidecard_client import AsyncClient, CallFailed, DaemonUnavailable
+from sidecard_client._async.connection import Link
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import frame
 from tests.daemons import Daemon
 from tests.scripted_daemon import HANG, PENDING, ScriptedDaemon, hit, lease
 

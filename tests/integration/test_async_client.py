@@ -16,8 +16,8 @@ from sidecard_client import (
     SidecardWarning,
     UnkeyableRequest,
     UnshareableValue,
-    wire,
 )
+from sidecard_client.protocol import wire
 from tests.daemons import Daemon
 from tests.scripted_daemon import PENDING, After, ScriptedDaemon, hit, lease, shared
 

@@ -10,7 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
-from sidecard_client import AsyncClient, CallRejected, CallTimeout, DaemonUnavailable, Outcome, wire
+from sidecard_client import AsyncClient, CallRejected, CallTimeout, DaemonUnavailable, Outcome
+from sidecard_client.protocol import wire
 from tests.daemons import Daemon, poll
 from tests.scripted_daemon import CLOSE, DIE, HANG, PENDING, ScriptedDaemon, hit, lease
 

@@ -8,8 +8,8 @@ import pytest
 from msgspec import structs
 
 from sidecard.errors import ConfigError
-from sidecard.observe.call_postgres import DAY_SECONDS, PostgresCallReader, PostgresCallWriter
-from sidecard.observe.call_rows import CallsAbsentError, CallsError, Filter, Row, read
+from sidecard.observe.call_log.postgres import DAY_SECONDS, PostgresCallReader, PostgresCallWriter
+from sidecard.observe.call_log.rows import CallsAbsentError, CallsError, Filter, Row, read
 from tests.call_rows import AT, row
 from tests.postgres_server import PASSWORD, PostgresServer
 
@@ -213,7 +213,7 @@ def test_a_table_that_somebody_holds_is_tried_again(
     server: PostgresServer, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No statement waits for ever."""
-    monkeypatch.setattr("sidecard.observe.call_postgres.STATEMENT_SECONDS", 1)
+    monkeypatch.setattr("sidecard.observe.call_log.postgres.STATEMENT_SECONDS", 1)
     writer = opened()
     writer.write([row()])
     with server.connect() as other, other.transaction():

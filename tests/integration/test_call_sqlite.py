@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from sidecard.observe.call_rows import CallsAbsentError, CallsError, Filter, Row, read
-from sidecard.observe.call_sqlite import DAY_SECONDS, SqliteCallWriter
-from sidecard.observe.call_sqlite_reader import SqliteCallReader
+from sidecard.observe.call_log.rows import CallsAbsentError, CallsError, Filter, Row, read
+from sidecard.observe.call_log.sqlite import DAY_SECONDS, SqliteCallWriter
+from sidecard.observe.call_log.sqlite_reader import SqliteCallReader
 from tests.call_rows import AT, row
 
 MEBI = 1024 * 1024
@@ -309,7 +309,7 @@ def test_a_file_that_was_removed_is_begun_anew(path: Path, opened: Open) -> None
 
 def test_a_file_that_somebody_holds_is_tried_again(path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows come once it is let go."""
-    monkeypatch.setattr("sidecard.observe.call_sqlite.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("sidecard.observe.call_log.sqlite.PATIENCE_SECONDS", 0.05)
     writer = opened()
     writer.write([row()])
     other = sqlite3.connect(path, isolation_level=None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidecard.observe.call_texts import TextMaker
+from sidecard.observe.call_log.texts import TextMaker
 from tests.daemons import poll
 
 pack = msgspec.msgpack.Encoder().encode

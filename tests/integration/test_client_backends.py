@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from sidecard_client import CallRejected, CallTimeout, RequestRefused, wire
+from sidecard_client import CallRejected, CallTimeout, RequestRefused
+from sidecard_client.protocol import wire
 from tests.callers import KINDS, Caller, connecting
 from tests.daemons import Daemon
 from tests.scripted_daemon import CLOSE, DIE, HANG, PENDING, After, ScriptedDaemon, lease, shared, wait_until
@@ -263,8 +264,8 @@ def test_no_retries_without_a_daemon(client: Caller) -> None:
 @pytest.fixture
 def hasty(connect: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch) -> Caller:
     """A client that gives the daemon no extra time to end a wait."""
-    monkeypatch.setattr("sidecard_client.pool.LATE_SECONDS", 0.0)
-    monkeypatch.setattr("sidecard_client.aio_link.LATE_SECONDS", 0.0)
+    monkeypatch.setattr("sidecard_client._sync.connector.LATE_SECONDS", 0.0)
+    monkeypatch.setattr("sidecard_client._async.connection.LATE_SECONDS", 0.0)
     return connect(daemon_timeout=0.2)
 
 

@@ -175,7 +175,7 @@ def test_after_a_failure_the_lock_is_free(socket_path: str) -> None:
 def private(socket_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put the directory of the last resort where the test can make it."""
     directory = socket_directory / "private"
-    monkeypatch.setattr("sidecard_client.paths.private_directory", lambda _: str(directory))
+    monkeypatch.setattr("sidecard_client.protocol.socket_path.private_directory", lambda _: str(directory))
     return directory
 
 

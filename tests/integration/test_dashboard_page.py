@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.host import Actor
 from tests.served_http import Served, served
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreAsk, StoreEffect, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import (
     Absent,
@@ -25,10 +26,9 @@ from sidecard.core.events import (
     StoreTurned,
     Unavailable,
 )
-from sidecard.core.records import Record
-from sidecard.store import disk_store
-from sidecard.store.disk_store import DiskStore
-from sidecard_client.wire import Usage
+from sidecard.store.sqlite import store as disk_store
+from sidecard.store.sqlite.store import DiskStore
+from sidecard_client.protocol.wire import Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -469,7 +469,7 @@ async def test_two_daemons_do_not_share_a_file(path: Path, monkeypatch: pytest.M
 
 async def test_a_file_that_is_locked_for_long_is_written_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else writes to it: reads go on, writes wait and are told, and are done in the end."""
-    monkeypatch.setattr("sidecard.store.disk_file.WRITE_PATIENCE_MILLISECONDS", 50)
+    monkeypatch.setattr("sidecard.store.sqlite.file.WRITE_PATIENCE_MILLISECONDS", 50)
     async with running(path) as one:
         one.write("early")
         await one.written(1)
@@ -535,7 +535,7 @@ async def test_more_than_may_wait_is_given_up_without_old_entries_coming_back(
 ) -> None:
     """The disk takes nothing: the oldest writes are dropped and counted, and what they were to replace is gone."""
     monkeypatch.setattr(disk_store, "PENDING_MAX_BYTES", 20_000)
-    monkeypatch.setattr("sidecard.store.disk_file.WRITE_PATIENCE_MILLISECONDS", 10)
+    monkeypatch.setattr("sidecard.store.sqlite.file.WRITE_PATIENCE_MILLISECONDS", 10)
     async with running(path) as one:
         one.write("k", record(b"old"))
         await one.written(1)

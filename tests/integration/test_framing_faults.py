@@ -4,8 +4,8 @@ import json
 import socket
 from collections.abc import Callable
 
-from sidecard_client import wire
-from sidecard_client.frames import FrameBuffer, frame
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import FrameBuffer, frame
 from tests.daemons import Daemon
 
 

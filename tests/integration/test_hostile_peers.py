@@ -12,8 +12,9 @@ from threading import Thread
 import pytest
 from msgspec import Raw
 
-from sidecard_client import Client, wire
-from sidecard_client.frames import frame
+from sidecard_client import Client
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import frame
 from tests.daemons import Daemon, ask, poll
 from tests.hostile import Wire, limited, resident_bytes
 

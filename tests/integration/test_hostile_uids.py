@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.daemons import Daemon, ask, poll
 from tests.hostile import ALICE, BOB, MALLORY, Wire, ask_as, being, limited, needs_root
 

@@ -11,10 +11,10 @@ import anyio
 import httpx
 import pytest
 
-from sidecard.observe import http
-from sidecard.observe.http import HttpListener, HttpSettings
-from sidecard.observe.http_address import HttpListenError, TcpAddress, bind_tcp
-from sidecard_client import wire
+from sidecard.observe.http import listener as http
+from sidecard.observe.http.address import HttpListenError, TcpAddress, bind_tcp
+from sidecard.observe.http.listener import HttpListener, HttpSettings
+from sidecard_client.protocol import wire
 from tests.daemons import poll
 from tests.served_http import Served, served, served_at
 

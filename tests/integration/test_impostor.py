@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from sidecard_client import AsyncClient, Client, DaemonUnavailable
-from sidecard_client.paths import SOCKET_NAME, private_directory
+from sidecard_client.protocol.socket_path import SOCKET_NAME, private_directory
 from tests.daemons import Daemon
 
 STRANGER = 65534

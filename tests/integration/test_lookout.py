@@ -11,7 +11,7 @@ import pytest
 from sidecard.errors import ListenError
 from sidecard.server import listener
 from sidecard.server.listener import Listener
-from sidecard.server.lookout import Lookout
+from sidecard.server.socket_monitor import Lookout
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from sidecard_client import AsyncClient, Client
-from sidecard_client.wire import FRAME_HEADER_BYTES
+from sidecard_client.protocol.wire import FRAME_HEADER_BYTES
 from tests.daemons import Daemon, ask, poll
 from tests.metrics import samples
 

@@ -11,9 +11,9 @@ from typing import Any
 import anyio
 import pytest
 
-from sidecard.observe.push import Push, PushSettings
-from sidecard.observe.push_formats import Format
-from sidecard_client.wire import Family, Sample
+from sidecard.observe.push.formats import Format
+from sidecard.observe.push.push import Push, PushSettings
+from sidecard_client.protocol.wire import Family, Sample
 from tests.push_servers import Answer, ChosenTarget, Received
 
 pytestmark = pytest.mark.anyio

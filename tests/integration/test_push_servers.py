@@ -10,8 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
-from sidecard.observe.push import Push, PushSettings
-from sidecard_client.wire import Family, Sample
+from sidecard.observe.push.push import Push, PushSettings
+from sidecard_client.protocol.wire import Family, Sample
 from tests.daemons import poll
 from tests.push_servers import MetricsServer, Points, Prometheus, VictoriaMetrics, running
 

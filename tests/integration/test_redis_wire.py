@@ -13,10 +13,10 @@ import anyio.lowlevel
 import pytest
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
-from sidecard.store.redis_access import FAULTS, Access, NotAdmittedError
-from sidecard.store.redis_links import Run, Wire
-from sidecard.store.redis_scripts import ALL, RENEW
-from sidecard.store_url import RedisAddress
+from sidecard.config.store_url import RedisAddress
+from sidecard.store.redis.access import FAULTS, Access, NotAdmittedError
+from sidecard.store.redis.connections import Run, Wire
+from sidecard.store.redis.scripts import ALL, RENEW
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sidecard_client import Client, RequestRefused, SidecardWarning, similar
+from sidecard_client import Client, RequestRefused, SidecardWarning
+from sidecard_client.call import similarity as similar
 from tests.callers import KINDS, Caller, connecting
 from tests.daemons import Daemon, ask
 

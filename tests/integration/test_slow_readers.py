@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from sidecard_client import Client, wire
-from sidecard_client.frames import FrameBuffer, frame
+from sidecard_client import Client
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import FrameBuffer, frame
 from tests.daemons import Daemon, ask, poll
 
 PIECES = [bytes([number]) * 100_000 for number in range(100)]

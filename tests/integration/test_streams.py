@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from sidecard_client import AsyncClient, CallFailed, CallRejected, CallTimeout, Client, SidecardWarning
-from sidecard_client.sync_stream import Stream
+from sidecard_client._sync.streams import Stream
 from tests.daemons import Daemon, ask, poll, until
 
 SECONDS = 20.0

@@ -28,8 +28,8 @@ from sidecard_client import (
     ProtocolError,
     RequestRefused,
     SidecardWarning,
-    wire,
 )
+from sidecard_client.protocol import wire
 from tests.daemons import Daemon
 from tests.scripted_daemon import (
     CLOSE,
@@ -211,7 +211,7 @@ def test_timeout_that_the_daemon_forgets(
     daemon: ScriptedDaemon, hasty: Client, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every wait ends by its own deadline, whatever the daemon does."""
-    monkeypatch.setattr("sidecard_client.pool.LATE_SECONDS", 0.0)
+    monkeypatch.setattr("sidecard_client._sync.connector.LATE_SECONDS", 0.0)
     daemon.script(wire.Begin, PENDING)
     with pytest.raises(CallTimeout):
         hasty.call(upstream.generate, "p", wait=0.1)

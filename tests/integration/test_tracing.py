@@ -122,7 +122,7 @@ def test_a_library_that_imports_it_makes_nobody_trace(daemon: Start, socket_path
     program = (
         "import sys; import opentelemetry.trace; from sidecard_client import Client\n"
         "with Client(sys.argv[1]) as client: client.call(str, 1, name='f'); client.call(str, 1, name='f')\n"
-        "print('sidecard_client.tracing' in sys.modules)"
+        "print('sidecard_client.metrics.tracing' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, socket_path], capture_output=True, text=True, check=True, timeout=30

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import anyio
 import msgspec
 
-from sidecard_client import AsyncClient, Client, wire
-from sidecard_client.frames import FrameBuffer, frame
+from sidecard_client import AsyncClient, Client
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import FrameBuffer, frame
 from tests.daemons import Daemon, ask
 
 NO_TEXT = b"\xa1\xff"

@@ -9,12 +9,12 @@ from typing import TypeVar
 
 import msgspec
 
-from sidecard.core.backends import Backend
+from sidecard.core.backends.backends import Backend
 from sidecard.core.effects import Send
 from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, SettingsRead, Tick
 from sidecard.core.settings import EngineSettings
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.properties.witness import Witness
 
 _Reply = TypeVar("_Reply", bound=wire.Reply)

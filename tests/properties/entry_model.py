@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from msgspec import Raw
 
+from sidecard.core.accounts.ledger import OTHER
 from sidecard.core.events import Peer
-from sidecard.core.ledger import OTHER
 from sidecard.core.settings import EngineSettings
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.properties.records import UNKNOWN, Answer, Place, Sent, Sums, means
 
 

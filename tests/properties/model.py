@@ -1,6 +1,6 @@
 """The law of flights, told a second time and as naively as possible: lists, linear searches, no timers, no eviction.
 
-It is written from the law and from the text of `sidecard_client.wire`, not from the engine, so that a disagreement
+It is written from the law and from the text of `sidecard_client.protocol.wire`, not from the engine, so that a disagreement
 between the two is a finding. It knows neither the names of leases (it is told them by `Model.name_lease`) nor what the
 engine evicts (it is told by `Model.forget`).
 """
@@ -12,7 +12,7 @@ from msgspec import Raw, structs
 
 from sidecard.core.events import DrainExpired, DrainRequested, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.properties.entry_model import EntryModel
 from tests.properties.records import (
     UNKNOWN,

@@ -6,9 +6,9 @@ It hears from the engine only that its state changed (a note), and says whether 
 from dataclasses import dataclass, field
 
 from sidecard.core import notes
-from sidecard.core.breakers import JITTER, MAX_TOLD_SECONDS, Verdict
+from sidecard.core.backends.breaker import JITTER, MAX_TOLD_SECONDS, Verdict
 from sidecard.core.settings import BreakerSettings
-from sidecard_client.wire import BreakerAction, BreakerState
+from sidecard_client.protocol.wire import BreakerAction, BreakerState
 
 
 @dataclass(eq=False)

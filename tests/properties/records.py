@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from math import inf, log
 
-from sidecard.core.cache import SHARING_ONLY_BYTES
+from sidecard.core.cache.cache import SHARING_ONLY_BYTES
 from sidecard.core.events import Peer
 from sidecard.core.settings import EngineSettings
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 
 UNKNOWN = ""
 """Stands in a predicted reply for what only the engine can know: a lease's name, the wording of a message."""

@@ -13,7 +13,7 @@ from sidecard.core import notes
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import DrainExpired, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.properties.records import Place, means, same_process, scope_of
 
 

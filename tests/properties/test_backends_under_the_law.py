@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from sidecard.core.events import DrainExpired, DrainRequested, Peer
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.properties.backend_trial import BackendTrial
 from tests.properties.backend_worlds import BACKEND_WORLDS
 

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sidecard.core.cache import Cache
-from sidecard.core.counters import Counters
-from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, SIZE_BYTES, Entry, Terms
-from sidecard.core.eviction import GreedyDual
+from sidecard.core.accounts.counters import Counters
+from sidecard.core.cache.cache import Cache
+from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES, SIZE_BYTES, Entry, Terms
+from sidecard.core.cache.eviction import GreedyDual
+from sidecard.core.cache.policy import Shelf
 from sidecard.core.settings import EngineSettings
-from sidecard.core.shelf import Shelf
-from sidecard_client.wire import Usage
+from sidecard_client.protocol.wire import Usage
 
 Place = tuple[str, str]
 

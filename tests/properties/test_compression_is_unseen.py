@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec import structs
 
+from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreAsk, StoreWrite
 from sidecard.core.events import Absent, Found
-from sidecard.core.records import Record
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.host import Host, packed
 
 KEYS = st.sampled_from(["a", "b", "c"])

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecard.core.settings import BackendSettings
-from sidecard_client.wire import Begin, Cancel, Complete, Lease
+from sidecard_client.protocol.wire import Begin, Cancel, Complete, Lease
 from tests.host import Actor, Host, packed
 
 PROCESSES = 3

@@ -7,10 +7,10 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecard_client import wire
-from sidecard_client.errors import FramingError
-from sidecard_client.frames import RequestReader, frame
-from sidecard_client.wire import AnyRequest, Begin, Cancel, Ping
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.errors import FramingError
+from sidecard_client.protocol.frames import RequestReader, frame
+from sidecard_client.protocol.wire import AnyRequest, Begin, Cancel, Ping
 
 REQUESTS = st.one_of(
     st.builds(Ping, id=st.integers(-(2**63), 2**63 - 1)),

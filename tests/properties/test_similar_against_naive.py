@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from sidecard.adapters.vectors import NearestVectors
+from sidecard.core.cache.similarity import NEAREST, NewIndex
 from sidecard.core.settings import TaskSettings
-from sidecard.core.similar import NEAREST, NewIndex
-from sidecard.vectors import NearestVectors
-from sidecard_client import wire
-from sidecard_client.wire import Begin, Hit, Lease
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import Begin, Hit, Lease
 from tests.host import Actor, Host, packed, unpacked
 from tests.naive_index import NaiveIndex
 

@@ -14,7 +14,7 @@ from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.properties.model import Model
 from tests.properties.records import UNKNOWN, Sent, budget_bytes
 from tests.properties.referee import Referee

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from sidecard.core import notes
-from sidecard.core.breakers import Verdict
+from sidecard.core.backends.breaker import Verdict
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import (
     DrainExpired,
@@ -22,7 +22,7 @@ from sidecard.core.events import (
     Tick,
 )
 from sidecard.core.settings import BackendSettings, EngineSettings, settings_of_unnamed
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.properties.naive_breaker import NaiveBreaker
 
 _FINAL = (*wire.FINAL_REPLIES_OF_BEGIN, wire.Ok, wire.StaleLease)

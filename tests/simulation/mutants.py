@@ -10,19 +10,21 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from sidecard.core.breakers import Breaker, Pass
-from sidecard.core.cache import Cache
-from sidecard.core.calls import Calls
+from sidecard.core.backends.breaker import Breaker, Pass
+from sidecard.core.cache.cache import Cache
 from sidecard.core.events import Peer
-from sidecard.core.flights import Flights, HeldLease
-from sidecard.core.granting import Granting
+from sidecard.core.flights.calls import Calls
+from sidecard.core.flights.flights import Flights, HeldLease
+from sidecard.core.flights.grant import Granting
+from sidecard.core.flights.streams import Streams
 from sidecard.core.scopes import Scopes
-from sidecard.core.streams import Streams
-from sidecard_client import CallFailed, sync_stream, wire
-from sidecard_client.aio_link import Link
-from sidecard_client.channel import ChannelError, Gone
-from sidecard_client.connection import Connection
-from sidecard_client.pool import Pool
+from sidecard_client import CallFailed
+from sidecard_client._async.connection import Link
+from sidecard_client._sync import streams as sync_stream
+from sidecard_client._sync.connection import ChannelError, Gone
+from sidecard_client._sync.connector import Pool
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import Connection
 
 Original = Callable[..., Any]
 

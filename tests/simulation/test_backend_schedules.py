@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 
 from sidecard.core.events import DrainExpired, DrainRequested, Peer
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.properties.backend_trial import BackendTrial
 from tests.properties.backend_worlds import BACKEND_WORLDS, BREAKERS
 from tests.simulation.lives import live

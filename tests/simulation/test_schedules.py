@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from sidecard.core.events import DrainExpired, DrainRequested, Peer
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.properties.trial import Trial
 from tests.properties.worlds import WORLDS
 from tests.simulation.lives import live

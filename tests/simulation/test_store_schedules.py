@@ -13,7 +13,7 @@ from sidecard.core.effects import AskRoom, ChangeLog, LogCall, ReadSettings, Sen
 from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.host import packed, unpacked
 from tests.simulation.lives import SEED
 from tests.simulation.naive_store import CLAIM_SECONDS, LONGEST_DELAY_SECONDS, Clock, Line, Server

@@ -16,7 +16,7 @@ import pytest
 
 from sidecard.core.notes import LeaseEnded
 from sidecard.core.settings import BackendSettings, BreakerSettings
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.host import Actor, Host, packed
 from tests.simulation.lives import live
 

@@ -2,8 +2,9 @@
 
 from typing import Any, Literal, assert_type
 
-from sidecard_client import AsyncClient, CallFailed, CallRejected, Client, Outcome, Usage, wire
-from sidecard_client.explanations import Difference
+from sidecard_client import AsyncClient, CallFailed, CallRejected, Client, Outcome, Usage
+from sidecard_client.call.explanation import Difference
+from sidecard_client.protocol import wire
 from sidecard_client.testing import FakeClient
 
 

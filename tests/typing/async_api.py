@@ -2,9 +2,10 @@
 
 from typing import Any, Literal, assert_type
 
-from sidecard_client import AsyncClient, Outcome, wire
-from sidecard_client.explanations import Explanation
-from sidecard_client.wire import FailureKind
+from sidecard_client import AsyncClient, Outcome
+from sidecard_client.call.explanation import Explanation
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import FailureKind
 
 
 class Llm:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from sidecard import config
 from sidecard.cli import BAD_CONFIG, main
-from sidecard.observe import push_target
-from sidecard.readings import redacted
-from sidecard.store import redis_access
-from sidecard.store_url import RedisAddress
+from sidecard.config import config
+from sidecard.config.parsers import redacted
+from sidecard.config.store_url import RedisAddress
+from sidecard.observe.push import target as push_target
+from sidecard.store.redis import access as redis_access
 
 CANARY = "canary-7f3a9c"
 

@@ -6,8 +6,9 @@ from typing import Any, Protocol
 
 import anyio
 
-from sidecard_client import AsyncClient, CallFailed, CallRejected, CallTimeout, Client, wire
-from sidecard_client.errors import DaemonUnavailable, RequestRefused
+from sidecard_client import AsyncClient, CallFailed, CallRejected, CallTimeout, Client
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.errors import DaemonUnavailable, RequestRefused
 from tests.simulation.whole.judge import Call, Judge, Run, UpstreamFailed
 from tests.simulation.whole.threads import Interrupted, Killed, ThreadedProcess
 from tests.simulation.whole.turns import LoopProcess, Process, Surroundings

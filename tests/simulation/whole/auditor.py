@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from sidecard.core.effects import Effect, Send
 from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Tick
-from sidecard.core.flights import Applicant, Flight, HeldLease, Waiter
-from sidecard_client import wire
+from sidecard.core.flights.flights import Applicant, Flight, HeldLease, Waiter
+from sidecard_client.protocol import wire
 
 
 def audit(engine: Engine, event: Event, effects: Sequence[Effect], now: float) -> None:

@@ -5,28 +5,28 @@ from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any, NamedTuple
 
+from sidecard.config.schema import Limits
+from sidecard.core.cache.entry import NO_USAGE
+from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreAsk, StoreRelease, StoreWrite
 from sidecard.core.engine import Engine
-from sidecard.core.entries import NO_USAGE
 from sidecard.core.events import Absent, Event, Peer, SettingsRead, StoreEvent
-from sidecard.core.records import Record
 from sidecard.core.settings import EngineSettings
-from sidecard.sections import Limits
 from sidecard.server.buffers import Buffers
+from sidecard.server.connection import Commons, Connection
+from sidecard.server.connections import Roster
 from sidecard.server.driver import Driver
-from sidecard.server.peer import Commons, Connection
-from sidecard.server.roster import Roster
-from sidecard.server.turns import Turns
+from sidecard.server.scheduler import Turns
 from tests.simulation.naive_store import Line, Server
 from tests.simulation.whole.turns import LoopProcess, Surroundings, Timer
 from tests.simulation.whole.wires import Ends, Pipe
 
 RECEIVE_BYTES = 64 * 1024
 FLUSH_SECONDS = 2.0
-"""As `sidecard.daemon`: how long peers may take to read their last replies."""
+"""As `sidecard.daemon.daemon`: how long peers may take to read their last replies."""
 
 STORE_SECONDS = 0.7
-"""Somewhat more than the time in which a store answers, if only that it cannot: see `sidecard.store.disk_store.ANSWER_SECONDS`."""
+"""Somewhat more than the time in which a store answers, if only that it cannot: see `sidecard.store.sqlite.store.ANSWER_SECONDS`."""
 
 LIMITS = Limits(stall_seconds=5.0, max_outbox_bytes=6000)
 
@@ -342,7 +342,7 @@ class Daemon(LoopProcess):
         self.driver.hear(SettingsRead(settings, asked_by=asked_by))
 
     def stop(self, drain_seconds: float, on_end: Callable[[], None]) -> None:
-        """Stop in the order of `sidecard.daemon.Daemon.run`."""
+        """Stop in the order of `sidecard.daemon.daemon.Daemon.run`."""
         if self.stopping:
             return
 

@@ -23,7 +23,7 @@ Place = tuple[str, str]
 """Scope and key, as those who ask mean them."""
 
 LATE_SECONDS = 4.0
-"""Beyond its ``wait`` a call may take so long for a daemon that hangs, is gone, or forgets; see `sidecard_client.pool`."""
+"""Beyond its ``wait`` a call may take so long for a daemon that hangs, is gone, or forgets; see `sidecard_client._sync.connector`."""
 
 
 class UpstreamFailed(Exception):

@@ -12,7 +12,7 @@ from sidecard.core import notes
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import DrainExpired, Event, Peer, PeerJoined, PeerLost, RequestReceived, SettingsRead, Tick
 from sidecard.core.settings import EngineSettings
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.properties.records import Place, means, scope_of
 
 _FINAL = (*wire.FINAL_REPLIES_OF_BEGIN, wire.Ok, wire.StaleLease)

@@ -9,23 +9,22 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from sidecard.core import streams
-from sidecard.server import buffers, peer
-from sidecard_client import (
-    aio_calls,
-    aio_link,
-    aio_reach,
-    aio_stream,
-    channel,
-    heartbeat,
-    instruments,
-    local,
-    pool,
-    runner,
-    streaming,
-    sync_stream,
-)
-from sidecard_client.errors import SidecardWarning
+from sidecard.core.flights import streams
+from sidecard.server import buffers
+from sidecard.server import connection as peer
+from sidecard_client._async import calls as aio_calls
+from sidecard_client._async import connection as aio_link
+from sidecard_client._async import connector as aio_reach
+from sidecard_client._async import streams as aio_stream
+from sidecard_client._sync import calls as runner
+from sidecard_client._sync import connection as channel
+from sidecard_client._sync import connector as pool
+from sidecard_client._sync import heartbeat
+from sidecard_client._sync import streams as sync_stream
+from sidecard_client.call import local_flights as local
+from sidecard_client.call import streams as streaming
+from sidecard_client.metrics import client_metrics as instruments
+from sidecard_client.protocol.errors import SidecardWarning
 from tests.simulation.whole.threads import THREADING_MODULE
 from tests.simulation.whole.turns import monotonic
 from tests.simulation.whole.wires import SOCKET_MODULE

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from sidecard_client.errors import FramingError
-from sidecard_client.frames import FrameBuffer, LineBuffer, frame
+from sidecard_client.protocol.errors import FramingError
+from sidecard_client.protocol.frames import FrameBuffer, LineBuffer, frame
 from tests.simulation.whole.apps import Fields, Stage, scope_of
 from tests.simulation.whole.judge import Call, Run
 from tests.simulation.whole.turns import LoopProcess, Surroundings

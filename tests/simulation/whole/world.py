@@ -20,7 +20,7 @@ from msgspec import structs
 from sidecard.core.effects import Effect
 from sidecard.core.events import Event
 from sidecard.core.settings import EngineSettings
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.simulation.whole.apps import App, AsyncApp, BlockingApp, Fields
 from tests.simulation.whole.auditor import audit, audit_emptiness
 from tests.simulation.whole.daemon import Credentials, Daemon, Store

@@ -21,7 +21,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     for library in WANTED:
         monkeypatch.setitem(sys.modules, library, None)
 
-    monkeypatch.delitem(sys.modules, "sidecard.observe.call_postgres", raising=False)
+    monkeypatch.delitem(sys.modules, "sidecard.observe.call_log.postgres", raising=False)
 
 
 @pytest.mark.parametrize("command", [["serve", "--check"], ["config", "check"]])

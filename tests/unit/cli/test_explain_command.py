@@ -10,13 +10,13 @@ from sidecard.cli.explain import Answer
 from sidecard.cli.explain_requests import Flags, Question, header_of, read
 from sidecard.cli.explain_views import comparison_fields, comparison_text, fields_of, share, text_of
 from sidecard.cli.tables import seconds
-from sidecard.core.policies import policy_of
+from sidecard.core.operations.policies import policy_of
 from sidecard.core.settings import Cacheability, EngineSettings, TaskSettings
-from sidecard_client import calls
-from sidecard_client.http_asked import read_request
-from sidecard_client.keys import fingerprint
-from sidecard_client.options import Options
-from sidecard_client.wire import EntryState, Explained, PolicyValue, Usage
+from sidecard_client.call import call as calls
+from sidecard_client.call.keys import fingerprint
+from sidecard_client.call.options import Options
+from sidecard_client.http.request import read_request
+from sidecard_client.protocol.wire import EntryState, Explained, PolicyValue, Usage
 
 CHAT = "https://api.openai.com/v1/chat/completions"
 BODY = {"model": "gpt", "messages": [{"role": "user", "content": "Why  not?"}], "user": "u"}

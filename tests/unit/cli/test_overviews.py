@@ -4,7 +4,7 @@ import msgspec
 
 from sidecard.cli import overviews
 from sidecard.core.settings import BudgetSettings, TaskSettings
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.host import Host
 
 

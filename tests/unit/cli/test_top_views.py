@@ -6,7 +6,7 @@ import pytest
 from sidecard.cli.charts import ASCII
 from sidecard.cli.top_views import MAX_BACKENDS, Look, Rates, lines, rates_of
 from sidecard.core.settings import BackendSettings, BudgetSettings
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.host import Host
 
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from sidecard.cli.watch import line_of
-from sidecard_client.wire import Note
+from sidecard_client.protocol.wire import Note
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecard_client import wire
-from sidecard_client.frames import BadMessage, RequestReader, frame
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import BadMessage, RequestReader, frame
 
 MEASUREMENT = {"name": "m", "kind": "counter"}
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from sidecard.observe.spool_records import FILE_MAGIC, MAX_BODY_BYTES, records
-from sidecard_client import wire
-from sidecard_client.connection import Connection
-from sidecard_client.frames import BadMessage, FrameBuffer, RequestReader, frame
+from sidecard.observe.push.spool_records import FILE_MAGIC, MAX_BODY_BYTES, records
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import Connection
+from sidecard_client.protocol.frames import BadMessage, FrameBuffer, RequestReader, frame
 
 FEW_BYTES = 100_000
 

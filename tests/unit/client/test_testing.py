@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from sidecard_client import CallRejected, Client, SidecardWarning, UnshareableValue, wire
-from sidecard_client.calls import prepare
-from sidecard_client.options import Options
+from sidecard_client import CallRejected, Client, SidecardWarning, UnshareableValue
+from sidecard_client.call.call import prepare
+from sidecard_client.call.options import Options
+from sidecard_client.protocol import wire
 from sidecard_client.testing import TTL_SECONDS, FakeClient
 
 

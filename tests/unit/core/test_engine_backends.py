@@ -4,8 +4,8 @@ import pytest
 
 from sidecard.core import notes
 from sidecard.core.settings import BackendSettings, BudgetSettings, TaskSettings
-from sidecard_client import wire
-from sidecard_client.wire import Cancel, Complete, Ok, Rejected, Timeout, Usage
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import Cancel, Complete, Ok, Rejected, Timeout, Usage
 from tests.backends import ONE, held, touchy
 from tests.host import Host, packed
 

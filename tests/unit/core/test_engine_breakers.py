@@ -6,8 +6,8 @@ import pytest
 
 from sidecard.core import notes
 from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings
-from sidecard_client import wire
-from sidecard_client.wire import Cancel, Lease, Ok, Rejected, Timeout, Usage
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import Cancel, Lease, Ok, Rejected, Timeout, Usage
 from tests.backends import ONE, TOUCHY, held, limited, opened, touchy
 from tests.host import Host
 

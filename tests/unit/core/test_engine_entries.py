@@ -3,10 +3,10 @@
 import pytest
 
 from sidecard.core import notes
-from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, TAG_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES
+from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES, TAG_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES
 from sidecard.core.settings import SharedWith
-from sidecard_client import wire
-from sidecard_client.wire import Begin, Deleted, Get, Miss, Put, Stored
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import Begin, Deleted, Get, Miss, Put, Stored
 from tests.host import Actor, Host, packed, unpacked
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from sidecard.core.settings import BackendSettings, BreakerSettings, RetrySettings
-from sidecard_client import wire
-from sidecard_client.wire import Cancel, Failed, Lease, Ok, Pending, Rejected, Shared, Timeout
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import Cancel, Failed, Lease, Ok, Pending, Rejected, Shared, Timeout
 from tests.backends import ONE, held, limited, touchy
 from tests.host import Host
 

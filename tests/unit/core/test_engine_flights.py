@@ -4,8 +4,19 @@ import pytest
 
 from sidecard.core import notes
 from sidecard.core.settings import TaskSettings
-from sidecard_client import wire
-from sidecard_client.wire import Begin, Cancel, Complete, Failed, Lease, Pending, Rejected, Renew, StaleLease, Timeout
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import (
+    Begin,
+    Cancel,
+    Complete,
+    Failed,
+    Lease,
+    Pending,
+    Rejected,
+    Renew,
+    StaleLease,
+    Timeout,
+)
 from tests.host import Host, packed, unpacked
 
 

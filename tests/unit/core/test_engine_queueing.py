@@ -4,8 +4,8 @@ import pytest
 
 from sidecard.core import notes
 from sidecard.core.settings import BackendSettings
-from sidecard_client import wire
-from sidecard_client.wire import Begin, Cancel, Complete, Lease, Ok, Pending, Rejected, Shared, Timeout, Usage
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import Begin, Cancel, Complete, Lease, Ok, Pending, Rejected, Shared, Timeout, Usage
 from tests.backends import ONE, TOUCHY, held, limited, opened
 from tests.host import Host, packed
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
+from sidecard.core.cache.entry import TERMS_OVERHEAD_BYTES
+from sidecard.core.cache.records import Record
+from sidecard.core.cache.similarity import GROUP_OVERHEAD_BYTES, NEAREST, VECTOR_OVERHEAD_BYTES
 from sidecard.core.effects import StoreAsk, StoreRelease
-from sidecard.core.entries import TERMS_OVERHEAD_BYTES
 from sidecard.core.events import Absent, Answer, Elsewhere, Found, NewsMissed, Unavailable
-from sidecard.core.records import Record
 from sidecard.core.settings import TaskSettings
-from sidecard.core.similar import GROUP_OVERHEAD_BYTES, NEAREST, VECTOR_OVERHEAD_BYTES
-from sidecard_client import wire
-from sidecard_client.wire import Begin, Chunk, End, Error, Hit, Lease, Pending, Rejected, VectorWanted
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import Begin, Chunk, End, Error, Hit, Lease, Pending, Rejected, VectorWanted
 from tests.host import Actor, Host, packed, unpacked
 
 SIMILAR = TaskSettings(similar=True, similar_threshold=0.95)

@@ -5,12 +5,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from sidecard.core.cache.records import Record
 from sidecard.core.events import Absent, Elsewhere, Found, KeyChanged, NewsMissed, Unavailable
-from sidecard.core.failures import MAX_REMEMBERED
-from sidecard.core.records import Record
+from sidecard.core.flights.failures import MAX_REMEMBERED
 from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings, TaskSettings
-from sidecard_client import wire
-from sidecard_client.wire import Begin, Delete, Failed, Get, Hit, Lease, Miss, Pending, Purge, Put, Rejected
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import Begin, Delete, Failed, Get, Hit, Lease, Miss, Pending, Purge, Put, Rejected
 from tests.host import Actor, Host, packed, unpacked
 
 STALE = {"ttl_seconds": 10.0, "stale_seconds": 30.0, "sharing_window_seconds": 0.0}

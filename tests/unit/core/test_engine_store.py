@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sidecard.core import notes
+from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreAsk, StorePurge, StoreRelease, StoreRemove, StoreWrite
 from sidecard.core.events import (
     Absent,
@@ -20,9 +21,20 @@ from sidecard.core.events import (
     StoreTurned,
     Unavailable,
 )
-from sidecard.core.records import Record
-from sidecard_client import wire
-from sidecard_client.wire import Begin, Cancel, Delete, Deleted, Get, Miss, Pending, Purge, Put, Rejected, Timeout
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import (
+    Begin,
+    Cancel,
+    Delete,
+    Deleted,
+    Get,
+    Miss,
+    Pending,
+    Purge,
+    Put,
+    Rejected,
+    Timeout,
+)
 from tests.host import Actor, Host, packed, unpacked
 
 SCOPE = "1000:default"

@@ -7,9 +7,9 @@ import pytest
 
 from sidecard.core import notes
 from sidecard.core.events import RoomForMore
+from sidecard.core.flights.streams import MAX_STREAM_BYTES, WINDOW_BYTES
 from sidecard.core.settings import BackendSettings
-from sidecard.core.streams import MAX_STREAM_BYTES, WINDOW_BYTES
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.host import Actor, Host, packed
 
 KIB = 1024

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
+from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreAsk, StorePurge, StoreWrite
 from sidecard.core.events import Absent, EntriesPurged, Found
-from sidecard.core.flights import MAX_VOIDED_TAGS
-from sidecard.core.records import Record
+from sidecard.core.flights.flights import MAX_VOIDED_TAGS
 from sidecard.core.settings import Cacheability, TaskSettings
-from sidecard_client import wire
-from sidecard_client.wire import Begin, Complete, Deleted, Miss, Purge, Put, Rejected, Stored
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import Begin, Complete, Deleted, Miss, Purge, Put, Rejected, Stored
 from tests.host import Actor, Host, packed, unpacked
 
 

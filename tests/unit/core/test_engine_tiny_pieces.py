@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from sidecard.core.streams import CHUNK_OVERHEAD_BYTES
-from sidecard_client import wire
+from sidecard.core.flights.streams import CHUNK_OVERHEAD_BYTES
+from sidecard_client.protocol import wire
 from tests.host import Host
 
 MEBI = 1024 * 1024

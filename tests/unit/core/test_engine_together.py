@@ -3,11 +3,11 @@
 import struct
 from typing import Any
 
-from sidecard.core.entries import ENTRY_OVERHEAD_BYTES
+from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES
+from sidecard.core.cache.similarity import GROUP_OVERHEAD_BYTES, VECTOR_OVERHEAD_BYTES
 from sidecard.core.settings import TaskSettings
-from sidecard.core.similar import GROUP_OVERHEAD_BYTES, VECTOR_OVERHEAD_BYTES
-from sidecard_client import wire
-from sidecard_client.wire import Begin, Hit, Lease
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import Begin, Hit, Lease
 from tests.host import Actor, Host, packed, unpacked
 
 TEXT = "The capital of France is Paris, and the capital of Spain is Madrid. " * 100

@@ -2,11 +2,11 @@
 
 from msgspec import Raw
 
-from sidecard.core.entries import ENTRY_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES
-from sidecard.core.shelf import _MANY
-from sidecard.core.streams import CHUNK_OVERHEAD_BYTES, chunks_of
-from sidecard_client import wire
-from sidecard_client.wire import Begin, Put
+from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES
+from sidecard.core.cache.policy import _MANY
+from sidecard.core.flights.streams import CHUNK_OVERHEAD_BYTES, chunks_of
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import Begin, Put
 from tests.host import Host, packed
 
 MIB = 1024 * 1024

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from sidecard.core.admission import Admission, Decision
-from sidecard.core.backends import FORGET_SECONDS, MAX_NAMED, OTHER_BACKENDS, Backends
-from sidecard.core.budgets import Budgets
+from sidecard.core.backends.admission import Admission, Decision
+from sidecard.core.backends.backends import FORGET_SECONDS, MAX_NAMED, OTHER_BACKENDS, Backends
+from sidecard.core.backends.budgets import Budgets
 from sidecard.core.settings import BackendSettings, BudgetSettings, EngineSettings, TaskSettings
-from sidecard_client.wire import Begin, RejectionReason, Route, Usage
+from sidecard_client.protocol.wire import Begin, RejectionReason, Route, Usage
 
 
 class Town:

@@ -3,11 +3,11 @@
 import pytest
 
 from sidecard.core import notes
-from sidecard.core.app_metrics import MAX_METRICS
+from sidecard.core.accounts.app_metrics import MAX_METRICS
 from sidecard.core.settings import BackendSettings, SharedWith
 from sidecard.core.shares import Share, in_spare
-from sidecard_client import wire
-from sidecard_client.wire import Begin, Lease, Measurement, Pending, RecordMetrics, Rejected
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import Begin, Lease, Measurement, Pending, RecordMetrics, Rejected
 from tests.host import Actor, Host, packed
 
 GREEDY, POLITE, THIRD = 1000, 1001, 1002

@@ -2,11 +2,11 @@
 
 import pytest
 
-from sidecard.observe.http_address import TcpAddress, parse
-from sidecard.observe.http_app import prefers_openmetrics
-from sidecard.observe.http_guard import Hosts
-from sidecard.observe.http_posted import measurements
-from sidecard.observe.http_posted import parse as parse_call
+from sidecard.observe.http.address import TcpAddress, parse
+from sidecard.observe.http.app import prefers_openmetrics
+from sidecard.observe.http.guard import Hosts
+from sidecard.observe.http.posted import measurements
+from sidecard.observe.http.posted import parse as parse_call
 
 
 @pytest.mark.parametrize(

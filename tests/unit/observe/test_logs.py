@@ -9,9 +9,9 @@ import pytest
 from sidecard.core import notes
 from sidecard.core.effects import Send
 from sidecard.core.events import Peer, RequestReceived, Tick
-from sidecard.core.watching import SHOWN_KEY_CHARACTERS
+from sidecard.core.operations.watch import SHOWN_KEY_CHARACTERS
 from sidecard.observe.logs import _LEVELS, MAX_LINES_PER_SECOND, Log, open_log
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 
 KEY = "1:" + "ab" * 32
 

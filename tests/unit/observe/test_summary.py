@@ -5,7 +5,7 @@ import pytest
 
 from sidecard.core.settings import BudgetSettings
 from sidecard.observe.summary import Summary, summary
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.host import Host
 
 

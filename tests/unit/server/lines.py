@@ -8,20 +8,20 @@ from typing import Any
 
 import msgspec
 
+from sidecard.config.schema import Limits
 from sidecard.core.effects import CallRecord
 from sidecard.core.engine import Engine
 from sidecard.core.events import Peer
 from sidecard.core.notes import Note
 from sidecard.core.settings import EngineSettings
 from sidecard.errors import SidecardBug
-from sidecard.sections import Limits
 from sidecard.server.buffers import Buffers
+from sidecard.server.connection import Commons, Connection
+from sidecard.server.connections import Roster
 from sidecard.server.driver import Driver
-from sidecard.server.peer import Commons, Connection
-from sidecard.server.roster import Roster
-from sidecard.server.turns import Turns
-from sidecard_client import wire
-from sidecard_client.frames import frame
+from sidecard.server.scheduler import Turns
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import frame
 
 UID, GID, PID = 1000, 100, 77
 

@@ -5,9 +5,9 @@ from typing import cast
 import pytest
 
 from sidecard.core.notes import DrainStarted, LeaseEnded
-from sidecard.core.watching import MAX_WAITING, WINDOW_NOTES
+from sidecard.core.operations.watch import MAX_WAITING, WINDOW_NOTES
 from sidecard.server.driver import LOOK_AGAIN_SECONDS, TIMED_BEGINS, TIMER_GRAIN_SECONDS
-from sidecard_client import wire
+from sidecard_client.protocol import wire
 from tests.unit.server.lines import Switchboard, value_of
 
 

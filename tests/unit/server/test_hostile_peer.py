@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from sidecard.sections import Limits
+from sidecard.config.schema import Limits
 from sidecard.server.buffers import COUNTED_BYTES
-from sidecard.server.turns import MAX_BATCH, MAX_BESIDE
-from sidecard_client import wire
-from sidecard_client.frames import frame
+from sidecard.server.scheduler import MAX_BATCH, MAX_BESIDE
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.frames import frame
 from tests.unit.server.lines import Phone, Switchboard, value_of
 
 MIB = 1024 * 1024

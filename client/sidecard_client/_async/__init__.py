@@ -1,0 +1,1 @@
+"""The awaiting client, on asyncio and trio."""

@@ -1,0 +1,192 @@
+"""The heartbeat: one thread per client that keeps leases alive and notices a daemon that hangs.
+
+It runs only while a call holds a lease or waits, and never blocks: it sends, and others read.
+
+- A lease is renewed every third of its life over its holder's own connection,
+  which the holder's thread does not use while its function runs.
+- While calls wait, one of their connections is pinged every `PING_SECONDS`;
+  its pong wakes the thread that waits there, which takes note of it.
+  Where neither it nor any other answer comes within ``timeout_seconds``, the daemon is unreachable:
+  every waiting channel is abandoned, which wakes its thread at once.
+
+So 125 waiting threads cost five small messages a second, and all of them learn of a stopped daemon together,
+at most `QUIET_SECONDS` + `PING_SECONDS` + ``timeout_seconds`` (0.8 s) after it has said its last word.
+"""
+
+import math
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+from msgspec import Struct
+
+from sidecard_client._sync.connection import Channel
+
+PING_SECONDS = 0.2
+QUIET_SECONDS = 0.1
+"""A daemon that was heard this recently is not pinged."""
+
+RENEWALS_PER_LEASE = 3
+"""As the protocol says: two renewals may be late before a lease expires."""
+
+MIN_RENEWAL_SECONDS = 0.05
+
+LINGER_SECONDS = 10.0
+"""How long the thread outlives its last work: starting one costs more than a miss."""
+
+
+class Held(Struct):
+    """A lease that is being held: renewed every ``every_seconds``, next at ``renew_at``."""
+
+    lease: str
+    every_seconds: float
+    renew_at: float
+
+
+class Heartbeat:
+    """The thread, started when there is something to keep alive and ended when there is not.
+
+    ``unreachable`` is called from the thread, before the waiting channels are abandoned.
+    ``heard`` is the monotonic instant at which anything last came from the daemon; whoever receives sets it.
+    """
+
+    def __init__(self, timeout_seconds: float, unreachable: Callable[[], object]) -> None:
+        self.heard = 0.0
+        self._timeout_seconds = timeout_seconds
+        self._unreachable = unreachable
+        self._lock = threading.Lock()  # guards all below, and the channels in _held and _waiting
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
+        self._wakes_at = math.inf
+        self._held: dict[Channel, Held] = {}
+        self._waiting: dict[Channel, None] = {}  # ordered, so that the longest-waiting one is pinged
+        self._pinged: Channel | None = None
+        self._pinged_at = 0.0
+        self._ping_id = 0
+        self._ends_at = 0.0
+        self._shortest_seconds = math.inf
+        self._closed = False
+
+    def hold(self, channel: Channel, lease: str, expires_in_seconds: float) -> None:
+        """Keep ``lease`` alive until `release`."""
+        every_seconds = max(expires_in_seconds / RENEWALS_PER_LEASE, MIN_RENEWAL_SECONDS)
+        renew_at = monotonic() + every_seconds
+        with self._lock:
+            self._shortest_seconds = min(self._shortest_seconds, every_seconds)
+            self._held[channel] = Held(lease, every_seconds, renew_at)
+            self._be_awake_at(renew_at)
+
+    def release(self, channel: Channel) -> None:
+        """Stop renewing; from here on the channel is the caller's alone. Does nothing where it holds nothing."""
+        with self._lock:
+            self._held.pop(channel, None)
+
+    def watch(self, channel: Channel) -> bool:
+        """Take ``channel`` for one that waits, until `unwatch`. False where no thread could be started."""
+        with self._lock:
+            self._waiting[channel] = None
+            self._be_awake_at(monotonic() + PING_SECONDS)
+            return self._thread is not None
+
+    def unwatch(self, channel: Channel) -> None:
+        """Stop watching; from here on the channel is the caller's alone."""
+        with self._lock:
+            self._waiting.pop(channel, None)
+
+    def close(self) -> None:
+        """End the thread as soon as nothing is held and nothing waits."""
+        with self._lock:
+            self._closed = True
+            self._wake.set()
+
+    def _be_awake_at(self, instant: float) -> None:
+        """Start the thread, or wake it if it sleeps beyond ``instant``."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="sidecard-heartbeat", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:  # the interpreter is shutting down, or the process may have no more threads
+                self._thread = None  # a call that is shorter than a lease needs no heartbeat
+        elif instant < self._wakes_at:
+            self._wakes_at = instant
+            self._wake.set()
+
+    def _run(self) -> None:
+        self._ends_at = monotonic() + LINGER_SECONDS
+        while True:
+            with self._lock:
+                self._wake.clear()
+                now = monotonic()
+                # Who was not given a turn in time cannot judge the daemon's punctuality: it gets as much more time.
+                self._pinged_at += max(0.0, now - self._wakes_at)
+                self._wakes_at = self._beat(now)
+                if self._wakes_at <= now:
+                    self._thread = None
+                    return
+
+                sleep_seconds = self._wakes_at - now
+
+            self._wake.wait(sleep_seconds)
+
+    def _beat(self, now: float) -> float:
+        """Do what is due and return when to look again; ``now`` where the thread may end."""
+        wakes_at = min(self._renew(now), self._ping(now))
+        if wakes_at < math.inf:
+            self._ends_at = now + LINGER_SECONDS
+            return wakes_at
+
+        if self._closed or now >= self._ends_at:
+            return now
+
+        # Not beyond the next lease's first renewal, or each short call would have to wake the thread.
+        return min(self._ends_at, now + self._shortest_seconds)
+
+    def _renew(self, now: float) -> float:
+        earliest = math.inf
+        for channel, held in list(self._held.items()):
+            if held.renew_at <= now:
+                held.renew_at = now + held.every_seconds
+                if not channel.renew(held.lease):
+                    del self._held[channel]  # lost: the holder goes on, and its late answer changes nothing
+                    continue
+
+            earliest = min(earliest, held.renew_at)
+
+        return earliest
+
+    def _ping(self, now: float) -> float:
+        """Ping, or judge the last ping. `_pinged` is None while none is out."""
+        if not self._waiting:
+            self._pinged = None
+            return math.inf
+
+        if self._pinged is not None:
+            answered = self._pinged.last_beat_answered <= self._ping_id or self.heard >= self._pinged_at
+            if answered or self._pinged not in self._waiting:
+                self._pinged = None
+            elif now < self._pinged_at + self._timeout_seconds:
+                return min(now + PING_SECONDS, self._pinged_at + self._timeout_seconds)
+            elif self._pinged.has_something():
+                # The answer is here and the thread that waits for it has not had its turn yet.
+                self._pinged = None
+            else:
+                self._give_up()
+                return math.inf
+
+        if now - self.heard < QUIET_SECONDS:
+            return now + PING_SECONDS
+
+        channel = next(iter(self._waiting))
+        ping_id = channel.ping()
+        if ping_id is not None:  # else its thread is about to see the end of the connection
+            self._pinged, self._pinged_at, self._ping_id = channel, now, ping_id
+
+        return now + min(PING_SECONDS, self._timeout_seconds)
+
+    def _give_up(self) -> None:
+        self._pinged = None
+        self._unreachable()
+        for channel in list(self._waiting):
+            channel.abandon()
+
+        self._waiting.clear()

@@ -1,0 +1,1 @@
+"""What a call is: key, policy, values and failures. Sans-I/O."""

@@ -1,0 +1,184 @@
+"""What a key is made of, and what makes two keys differ: for whoever wonders why two calls do not share.
+
+Pure. `Client.explain` makes an `Explanation` of a call, ``sidecard explain`` of requests in files.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from sidecard_client.call.call import Call, key_name
+from sidecard_client.call.keys import canonical, key_of
+from sidecard_client.call.normal_form import NormalForm, ordered
+from sidecard_client.protocol import wire
+
+PARTS: Final = ("task", "model", "name", "args", "kwargs")
+"""What the canonical form is an array of, in its order, after its own name and version."""
+
+SHOWN_CHARACTERS: Final = 60
+"""Of a text in a difference; of longer ones as much around the first place where they differ."""
+
+_decode = msgspec.msgpack.Decoder().decode
+_encode = msgspec.msgpack.Encoder(order="sorted").encode
+
+
+class _Absent:
+    """Stands for what one of two requests does not have."""
+
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+ABSENT: Final = _Absent()
+
+
+class Difference(Struct, frozen=True):
+    """A place where two requests differ; ``one`` or ``other`` is `ABSENT` where only the other has it."""
+
+    path: str
+    one: Any
+    other: Any
+    same_in_normal_form: bool = False
+    """As they are written they differ, and yet not in the form that goes into the keys."""
+
+    def __str__(self) -> str:
+        """Show it as a line."""
+        one, other = _shown(self.one, self.other)
+        return f"{self.path}: {one} / {other}{' (the same in normal form)' * self.same_in_normal_form}"
+
+
+class Explanation(Struct, frozen=True):
+    """The key of a request, and what it is made of."""
+
+    key: str | None
+    """None where ``key=None`` has it that nothing is shared."""
+    namespace: str = wire.DEFAULT_NAMESPACE
+    """No part of the key: the same key in another namespace is another entry."""
+    normalize: tuple[NormalForm, ...] = ()
+    parts: Mapping[str, Any] = {}
+    """`PARTS` by name, as they go into the key: what is ignored is left out, texts are in normal form. Empty for a given key."""
+    as_written: Mapping[str, Any] = {}
+    """The same, before texts were brought into normal form."""
+    canonical: bytes = b""
+    """The bytes that were hashed; see `keys`."""
+
+    def __str__(self) -> str:
+        """Show key and canonical form, as JSON is written."""
+        lines = [f"key: {self.key}", f"namespace: {self.namespace}"]
+        if self.normalize:
+            lines.append(f"normalize: {', '.join(self.normalize)}")
+
+        return "\n".join([*lines, *(f"{name}: {text_of(value)}" for name, value in self.parts.items())])
+
+    def differences(self, other: "Explanation") -> list[Difference]:
+        """Return what makes two keys differ, or entries of one key; empty where the two requests share.
+
+        Of what differs as it is written and not in normal form, if that is all, there is what to look at, and the keys are one.
+        """
+        found = list(_between(self.parts, other.parts, ""))
+        places = {difference.path for difference in found}
+        found += [
+            Difference(difference.path, difference.one, difference.other, same_in_normal_form=True)
+            for difference in _between(self.as_written, other.as_written, "")
+            if difference.path not in places and (self.normalize or other.normalize)
+        ]
+        if self.normalize != other.normalize:
+            found.append(Difference("normalize", list(self.normalize), list(other.normalize)))
+
+        if self.namespace != other.namespace:
+            found.append(Difference("namespace", self.namespace, other.namespace))
+
+        if not found and self.key != other.key:
+            found.append(Difference("key", self.key, other.key))
+
+        return found
+
+
+def explain(
+    task: str,
+    model: str | None,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    ignore: tuple[str, ...] = (),
+    normalize: tuple[NormalForm, ...] = (),
+    namespace: str = wire.DEFAULT_NAMESPACE,
+) -> Explanation:
+    """Return what the key of a request is made of. Raises `UnkeyableRequest`."""
+    encoded = canonical(task, model, name, args, kwargs, ignore, normalize)
+    written = canonical(task, model, name, args, kwargs, ignore) if normalize else encoded
+    return Explanation(key_of(encoded), namespace, ordered(normalize), _parts(encoded), _parts(written), encoded)
+
+
+def explanation_of(call: Call, forms: tuple[NormalForm, ...] | None = None) -> Explanation:
+    """Return what the key of a call is made of; ``forms`` are its task's, where it goes by those. Raises `UnkeyableRequest`."""
+    options = call.options
+    if options.key is not UNSET:
+        return Explanation(options.key, options.namespace)
+
+    normalize = options.normalize if forms is None and not isinstance(options.normalize, str) else forms or ()
+    return explain(
+        options.task,
+        options.model,
+        key_name(call),
+        call.args,
+        call.kwargs,
+        options.ignore,
+        normalize,
+        options.namespace,
+    )
+
+
+def text_of(value: Any) -> str:
+    """Return a value as JSON is written, and what JSON has no word for as Python does."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def _parts(encoded: bytes) -> dict[str, Any]:
+    return dict(zip(PARTS, _decode(encoded)[2:7], strict=True))
+
+
+def _between(one: Any, other: Any, path: str) -> Iterator[Difference]:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for name in dict.fromkeys([*one, *other]):
+            yield from _between(one.get(name, ABSENT), other.get(name, ABSENT), _below(path, name))
+    elif isinstance(one, list) and isinstance(other, list):
+        for index in range(max(len(one), len(other))):
+            yield from _between(_at(one, index), _at(other, index), f"{path}[{index}]")
+    elif one is ABSENT or other is ABSENT or _encode(one) != _encode(other):
+        # By their bytes: 1 is not 1.0, and True is not 1.
+        yield Difference(path, one, other)
+
+
+def _below(path: str, name: Any) -> str:
+    if isinstance(name, str) and name.isidentifier():
+        return f"{path}.{name}" if path else name
+
+    return f"{path}[{name!r}]"
+
+
+def _at(items: list[Any], index: int) -> Any:
+    return items[index] if index < len(items) else ABSENT
+
+
+def _shown(one: Any, other: Any) -> tuple[str, str]:
+    if not isinstance(one, str) or not isinstance(other, str):
+        return _cut(repr(one), 0), _cut(repr(other), 0)
+
+    pairs = enumerate(zip(one, other, strict=False))
+    first = next((index for index, (left, right) in pairs if left != right), min(len(one), len(other)))
+    return repr(_cut(one, first)), repr(_cut(other, first))
+
+
+def _cut(text: str, around: int) -> str:
+    if len(text) <= SHOWN_CHARACTERS:
+        return text
+
+    start = max(0, min(around - SHOWN_CHARACTERS // 2, len(text) - SHOWN_CHARACTERS))
+    end = start + SHOWN_CHARACTERS
+    return f"{'…' * (start > 0)}{text[start:end]}{'…' * (end < len(text))}"

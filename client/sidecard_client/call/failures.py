@@ -1,0 +1,223 @@
+"""What the exception of an upstream call means for those who wait for the same answer."""
+
+from collections.abc import Callable
+from typing import Any, cast, get_args
+
+from sidecard_client.protocol.wire import Fail, FailureKind
+
+MAX_MESSAGE_CHARACTERS = 2000
+"""Of a failure's message. The wire allows 4096; a stack of nested causes says nothing new after that."""
+
+MAX_RETRY_AFTER_SECONDS = 86400.0
+
+FAILURE_KINDS = frozenset(get_args(FailureKind))
+
+TRANSIENT_STATUSES = frozenset({408, 409, 425, 429})
+"""HTTP statuses below 500 that may pass. The OpenAI and Anthropic SDKs retry 408, 409, 429 and >= 500 too."""
+
+FATAL_TYPES = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    NameError,
+    AssertionError,
+    NotImplementedError,
+    ArithmeticError,
+    ImportError,
+)
+"""Faults of the program or of the request: the next caller would meet the same."""
+
+TIMEOUTS = frozenset(
+    {
+        ("anthropic", "APITimeoutError"),
+        ("httpcore", "TimeoutException"),
+        ("httpcore2", "TimeoutException"),
+        ("httpx", "TimeoutException"),
+        ("httpx2", "TimeoutException"),
+        ("openai", "APITimeoutError"),
+        ("requests", "Timeout"),
+        ("trio", "TooSlowError"),
+        ("urllib3", "TimeoutError"),
+    }
+)
+"""Package and name of exceptions that are time-outs but no `TimeoutError`. Their subclasses are as well."""
+
+Classify = Callable[[BaseException], FailureKind]
+
+
+def default_classify(error: BaseException) -> FailureKind:
+    """Name the kind of a failed call. The first row that applies counts.
+
+    ==============================================================  ===========
+    exception                                                       kind
+    ==============================================================  ===========
+    not an `Exception` (`KeyboardInterrupt`, cancellation), or
+    named ``CancelledError``                                        cancelled
+    has a ``kind`` of these (a nested call's `CallFailed`)          that kind
+    carries an HTTP status 408, 409, 425, 429 or >= 500             transient
+    carries another HTTP status >= 400                              fatal
+    `OSError`, with `TimeoutError` and `ConnectionError`            transient
+    `FATAL_TYPES`                                                   fatal
+    any other                                                       transient
+    ==============================================================  ===========
+
+    The status is an int in ``status_code``, ``status`` or ``response.status_code``,
+    which covers the OpenAI, Anthropic and Ollama SDKs, httpx, requests, aiohttp and urllib.
+    """
+    if not isinstance(error, Exception) or type(error).__name__ == "CancelledError":
+        return "cancelled"
+
+    kind = getattr(error, "kind", None)
+    if isinstance(kind, str) and kind in FAILURE_KINDS:
+        return cast("FailureKind", kind)
+
+    status = _status_of(error)
+    if status is not None and status >= 400:  # noqa: PLR2004 - the HTTP class of client errors
+        return "transient" if status >= 500 or status in TRANSIENT_STATUSES else "fatal"  # noqa: PLR2004 - as above
+
+    if isinstance(error, OSError):
+        return "transient"
+
+    return "fatal" if isinstance(error, FATAL_TYPES) else "transient"
+
+
+def kind_of(error: BaseException, classify: Classify) -> FailureKind:
+    """Ask ``classify``; where it raises or answers nonsense, `default_classify` decides.
+
+    This is the boundary to the user's hook: the upstream's own exception is on its way to its caller,
+    and a faulty hook must not take its place.
+    """
+    if classify is not default_classify and isinstance(error, Exception):
+        try:
+            kind: object = classify(error)
+        except Exception:  # noqa: BLE001 - the boundary named above
+            return default_classify(error)
+
+        if isinstance(kind, str) and kind in FAILURE_KINDS:
+            return cast("FailureKind", kind)
+
+    return default_classify(error)
+
+
+def message_of(error: BaseException) -> str:
+    """Return ``Type: text``, shortened; a ``__str__`` that raises leaves the type alone."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - foreign code again, and its own fault must not hide the first one
+        return name
+
+    message = f"{name}: {text}"[:MAX_MESSAGE_CHARACTERS] if text else name
+    return message.encode("utf-8", "replace").decode()  # lone surrogates (os.fsdecode makes them) have no UTF-8 form
+
+
+def fail(
+    request_id: int,
+    lease: str,
+    error: BaseException,
+    kind: FailureKind,
+    *,
+    another: bool = False,
+    retry: bool = False,
+    ttl_seconds: float | None = None,
+) -> Fail:
+    """Build the `Fail` that tells the daemon of ``error``.
+
+    ``another`` asks for the next backend; with ``retry`` one that has failed already may be it.
+    ``ttl_seconds`` asks that a ``fatal`` failure is remembered.
+    """
+    return Fail(
+        id=request_id,
+        lease=lease,
+        kind=kind,
+        message=message_of(error),
+        retry_after_seconds=retry_after_seconds_of(error),
+        next=another,
+        retry=retry,
+        timeout=is_timeout(error),
+        ttl_seconds=ttl_seconds,
+    )
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Tell whether the caller's own patience ended, so that nobody knows how the backend is.
+
+    A `TimeoutError` (asyncio's and socket's are the same), an exception of `TIMEOUTS`, or urllib's of such a reason.
+    An HTTP status, 408 and 504 included, is the backend's word and no time-out of the caller.
+    """
+    if _status_of(error) is not None:
+        return False
+
+    if isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError):
+        return True
+
+    return any((kind.__module__.partition(".")[0], kind.__name__) in TIMEOUTS for kind in type(error).__mro__)
+
+
+def retry_after_seconds_of(error: BaseException) -> float | None:
+    """Read from the headers of ``error.response``, or of ``error``, when to come again; None where they do not say.
+
+    ``Retry-After-Ms`` (milliseconds, of OpenAI and Azure) is more precise than ``Retry-After`` and counts first.
+    The latter is a number of seconds or a date, which is compared with the response's own ``Date``,
+    so that neither host's clock matters; with this host's where there is none.
+    """
+    for carrier in (getattr(error, "response", None), error):
+        headers = getattr(carrier, "headers", None)
+        for seconds in (
+            _number_in(headers, "retry-after-ms", 1000),
+            _number_in(headers, "retry-after"),
+            _date_in(headers),
+        ):
+            # NaN compares false with everything.
+            if seconds is not None and 0 <= seconds <= MAX_RETRY_AFTER_SECONDS:
+                return seconds
+
+    return None
+
+
+def _header(headers: Any, name: str) -> str | None:
+    try:
+        text = headers.get(name) or headers.get(name.title())
+    except (AttributeError, TypeError, ValueError):  # no headers, or something else by that name
+        return None
+
+    return text if isinstance(text, str) else None
+
+
+def _number_in(headers: Any, name: str, per_second: int = 1) -> float | None:
+    text = _header(headers, name)
+    try:
+        return None if text is None else float(text) / per_second
+    except ValueError:
+        return None
+
+
+def _date_in(headers: Any) -> float | None:
+    text = _header(headers, "retry-after")
+    if text is None:
+        return None
+
+    from datetime import UTC, datetime  # noqa: PLC0415 - most programs never meet such a date, and all would pay
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - as above
+
+    def instant(date: str) -> datetime:
+        parsed = parsedate_to_datetime(date)
+        return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
+
+    try:
+        now_text = _header(headers, "date")
+        now = datetime.now(UTC) if now_text is None else instant(now_text)
+        return (instant(text) - now).total_seconds()
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
+
+
+def _status_of(error: BaseException) -> int | None:
+    for carrier in (error, getattr(error, "response", None)):
+        for name in ("status_code", "status"):
+            status = getattr(carrier, name, None)
+            if isinstance(status, int) and not isinstance(status, bool):
+                return status
+
+    return None

@@ -1,0 +1,308 @@
+"""The key of a request: what would make the answer differ, and nothing else.
+
+One key serves the cache, the sharing and the log, so they can never disagree.
+
+The recipe, so that another language can compute it
+===================================================
+``key = "k1-" + lower-case hex of SHA-256(canonical)``, where ``canonical`` is the msgpack array of seven elements::
+
+    ["sidecard", 1, task, model, name, args, kwargs]
+
+* ``"sidecard"`` and the version ``1`` keep other hashes and later recipes apart.
+* ``task`` and ``name`` are strings; ``model`` is a string or nil.
+* ``args`` is an array of the positional arguments, ``kwargs`` a map of the named ones.
+
+msgpack allows several spellings of a value; canonical is the one with
+
+* the shortest form of each integer (positive ones unsigned), string, binary, array and map header,
+* every float as float 64,
+* the entries of each map in the order of their keys: first nil, then false, true, then integers by value, then floats by
+  value, then strings by their UTF-8 bytes, then binaries by their bytes.
+
+What is equal and what is not
+=============================
+The order of a map's entries does not count, and a tuple is the list of its elements, as in JSON.
+Everything else counts: ``1`` is not ``1.0``, ``True`` is not ``1``, ``"x"`` is not ``b"x"``, a missing argument is not None.
+A request may hold None, bool, int (64 bit), float (not NaN), str, bytes, list, tuple and dict.
+Anything else has no stable form and is refused with the place where it stands.
+
+Normal form
+===========
+Where ``normalize`` names forms (`normal`), the texts among ``args`` and ``kwargs`` are brought into them first, and the array
+has an eighth element: the names of the forms, each once, in alphabetical order::
+
+    ["sidecard", 1, task, model, name, args, kwargs, ["case", "nfc", "space"]]
+
+So requests whose callers want different forms never share, whatever they say; and without any, the array is the one above.
+
+Named arguments in `IGNORED_KWARGS`, and those that the caller names in ``ignore``, are left out;
+``ignore`` also leaves out top-level fields of a dict that is a positional argument.
+The built-in list does not reach into such dicts, because there a field of that name may be data.
+
+The group of a request
+======================
+Requests that are equal but for the text that is embedded have one group (see `similar`)::
+
+    group = "g1-" + lower-case hex of SHA-256(canonical)
+
+where ``canonical`` is the array of a key with nil in the place of the text, and for ``args`` an array of four: the positional
+arguments, the text's place (``args[0]``, ``args[0].messages[-1].content``, ``kwargs.prompt``), the numbers in it, in order,
+each maximal run of decimal digits a string, and the embedder's name, a string or nil.
+"""
+
+import functools
+import hashlib
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from sidecard_client.call.normal_form import NormalForm, normal_arguments, ordered
+from sidecard_client.protocol.errors import UnkeyableRequest
+
+KEY_VERSION = 1
+_PREFIX = f"k{KEY_VERSION}-"
+
+GROUP_VERSION = 1
+_GROUP_PREFIX = f"g{GROUP_VERSION}-"
+_NUMBERS = re.compile(r"\d+")
+
+IGNORED_KWARGS = frozenset({"timeout", "request_id", "idempotency_key"})
+"""Named arguments that say how to ask, not what: they change no answer."""
+
+MAX_DEPTH = 200
+"""Nesting that a request may always have. JSON parsers of other languages stop between 100 and 1,000.
+Plain lists and dicts may go deeper, as far as the encoder goes; beyond it a request is refused, never keyed otherwise."""
+
+_TIMESTAMP_HEADS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
+"""How msgpack begins a timestamp, the one extension that the encoder makes by itself: a datetime would come back equal.
+These bytes may stand in a string as well; then the strict walk finds nothing wrong and gives the same result."""
+
+_NOTHING: frozenset[str] = frozenset()
+_encode = msgspec.msgpack.Encoder(order="sorted").encode
+
+
+def _refuse_extension(code: int, _data: memoryview) -> None:
+    raise TypeError(f"extension {code} has no place in the recipe")
+
+
+_decode = msgspec.msgpack.Decoder(ext_hook=_refuse_extension).decode
+_sha256 = hashlib.sha256
+
+
+def fingerprint(
+    task: str,
+    model: str | None,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    ignore: tuple[str, ...] | frozenset[str] = _NOTHING,
+    normalize: tuple[NormalForm, ...] = (),
+) -> str:
+    """Return the key of a request. Raises `UnkeyableRequest` where a part of it has no stable form."""
+    return _PREFIX + _sha256(canonical(task, model, name, args, kwargs, ignore, normalize)).hexdigest()
+
+
+def key_of(encoded: bytes) -> str:
+    """Return the key of what `canonical` has returned."""
+    return _PREFIX + _sha256(encoded).hexdigest()
+
+
+def group_of(  # noqa: PLR0917 - the parts of a key, and those of the text
+    task: str,
+    model: str | None,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    ignore: tuple[str, ...] | frozenset[str],
+    place: str,
+    text: str,
+    embedder: str | None,
+) -> str:
+    """Return the group of a request whose ``args`` and ``kwargs`` have None in the place of ``text``.
+
+    Raises `UnkeyableRequest` where a part of it has no stable form.
+    """
+    if ignore:
+        args = tuple(_without(value, ignore) if isinstance(value, dict) else value for value in args)
+
+    parts = (list(args), place, _NUMBERS.findall(text), embedder)
+    return _GROUP_PREFIX + _sha256(canonical(task, model, name, parts, kwargs, ignore)).hexdigest()
+
+
+def canonical(
+    task: str,
+    model: str | None,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    ignore: tuple[str, ...] | frozenset[str] = _NOTHING,
+    normalize: tuple[NormalForm, ...] = (),
+) -> bytes:
+    """Return the bytes that are hashed. Raises `UnkeyableRequest` where a part of the request has no stable form."""
+    if kwargs:
+        kwargs = {name: value for name, value in kwargs.items() if name not in IGNORED_KWARGS and name not in ignore}
+
+    if ignore:
+        args = tuple(_without(value, ignore) if isinstance(value, dict) else value for value in args)
+
+    parts: tuple[Any, ...] = ("sidecard", KEY_VERSION, task, model, name, args, kwargs)
+    if normalize:
+        try:
+            args, kwargs = normal_arguments(args, kwargs, normalize)
+        except RecursionError as error:
+            raise _too_deep() from error
+
+        parts = (*parts[:5], args, kwargs, ordered(normalize))
+
+    try:
+        encoded = _encode(parts)
+        # A prompt and nothing else, the most frequent request, is what it looks like. The encoder also takes objects that
+        # would come back as something plain (a dataclass, a UUID): those have no stable form, and comparing finds them.
+        if not kwargs and all(type(value) is str for value in args):
+            return encoded
+
+        decoded = _decode(encoded)
+        if decoded[5] == list(args) and decoded[6] == kwargs and not any(head in encoded for head in _TIMESTAMP_HEADS):
+            return encoded
+
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass  # the walk below finds the place, or a way
+
+    try:
+        heads = [_scalar(part, "the request") for part in parts[:5]]
+        body = [_walk(list(args), "args", 0), _walk(kwargs, "kwargs", 0)]
+    except RecursionError as error:  # the caller's own stack is nearly used up
+        raise _too_deep() from error
+
+    forms = [_encode(part) for part in parts[7:]]
+    return bytes((0x90 + len(parts),)) + b"".join(heads + body + forms)
+
+
+def _too_deep() -> UnkeyableRequest:
+    return UnkeyableRequest("The arguments are nested too deep for the stack: pass less of them, or give key=.")
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return ``module.qualified_name`` of a function, the same in every process that runs the same program.
+
+    A method's name has the class that it is called on, so that subclasses do not share what they inherit.
+    The main program's module is named after its file, because every script's is called ``__main__``.
+    Raises `UnkeyableRequest` for what has no stable name: lambdas, partials, instances.
+    """
+    try:
+        qualified_name = function.__qualname__
+        module = function.__module__
+    except AttributeError:
+        qualified_name = "<nameless>"
+        module = ""
+
+    if qualified_name[-1:] == ">" or "<lambda>" in qualified_name:
+        raise UnkeyableRequest(
+            f"{function!r} has no stable name: give it one with name=, the same in every process and for this function alone."
+        )
+
+    bound_to = getattr(function, "__self__", None)
+    if bound_to is not None and not isinstance(bound_to, ModuleType):
+        kind = bound_to if isinstance(bound_to, type) else type(bound_to)
+        module = kind.__module__
+        qualified_name = f"{kind.__qualname__}.{function.__name__}"
+
+    if module in {"__main__", "__mp_main__"}:  # the latter is what multiprocessing calls its parent's main module
+        module = _main_module()
+
+    return f"{module}.{qualified_name}"
+
+
+@functools.cache
+def _main_module() -> str:
+    main = sys.modules.get("__mp_main__") or sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name not in {"__main__", "__mp_main__"}:
+        return str(spec.name)
+
+    file = getattr(main, "__file__", None)
+    return "__main__" if file is None else f"main:{Path(file).resolve()}"
+
+
+def _without(fields: dict[Any, Any], ignore: tuple[str, ...] | frozenset[str]) -> dict[Any, Any]:
+    return {name: value for name, value in fields.items() if name not in ignore}
+
+
+def _walk(value: Any, path: str, depth: int) -> bytes:
+    """Encode canonically what the fast way does not take, or say which part of it nobody can."""
+    if depth > MAX_DEPTH:
+        raise UnkeyableRequest(f"{path} is nested deeper than {MAX_DEPTH} levels: pass less of it, or give key=.")
+
+    if isinstance(value, list | tuple):
+        items = [_walk(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+        return _header(len(items), 0x90, 0xDC) + b"".join(items)
+
+    if isinstance(value, dict):
+        entries = sorted(
+            (_rank(name, path), _scalar(name, f"a key of {path}"), _walk(item, f"{path}[{name!r}]", depth + 1))
+            for name, item in value.items()
+        )
+        return _header(len(entries), 0x80, 0xDE) + b"".join(name + item for _, name, item in entries)
+
+    return _scalar(value, path)
+
+
+def _scalar(value: Any, path: str) -> bytes:
+    if value is not None and not isinstance(value, bool | int | float | str | bytes | bytearray | memoryview):
+        kind = type(value)
+        raise UnkeyableRequest(
+            f"{path} is a {kind.__module__}.{kind.__qualname__}, which has no stable form: "
+            "pass str, bytes, numbers, None, lists or dicts, leave it out with ignore=, or give key=."
+        )
+
+    if value != value:  # noqa: PLR0124 - the one value that differs from itself
+        raise UnkeyableRequest(f"{path} is NaN, which equals nothing: pass a number or None.")
+
+    try:
+        return _encode(_plain(value))
+    except (OverflowError, ValueError) as error:
+        raise UnkeyableRequest(f"{path} cannot be encoded: {error}.") from error
+
+
+def _plain(value: Any) -> Any:
+    """Return what a subclass of a plain class holds, past any method that it overrides: the encoder takes plain ones only."""
+    if isinstance(value, str):
+        return str.__str__(value)
+
+    if isinstance(value, bool):
+        return value
+
+    if isinstance(value, int):
+        return int.__int__(value)
+
+    if isinstance(value, float):
+        return float.__float__(value)
+
+    return b"".join((value,)) if isinstance(value, bytes) else value
+
+
+def _rank(name: Any, path: str) -> tuple[int, Any]:
+    """Order the keys of a map: by class first, because values of different classes cannot be compared."""
+    if name is None:
+        return 0, 0
+
+    for rank, kind in enumerate((bool, int, float, str, bytes), start=1):
+        if isinstance(name, kind):
+            return rank, name
+
+    raise UnkeyableRequest(f"{path} has a key of type {type(name).__qualname__}: use str keys.")
+
+
+def _header(length: int, short: int, long: int) -> bytes:
+    if length < 16:  # noqa: PLR2004 - msgpack's fixarray and fixmap
+        return bytes((short | length,))
+
+    if length < 1 << 16:
+        return bytes((long,)) + length.to_bytes(2, "big")
+
+    return bytes((long + 1,)) + length.to_bytes(4, "big")

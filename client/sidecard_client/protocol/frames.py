@@ -1,0 +1,384 @@
+"""Framing, both encodings; sans-I/O: bytes in, messages out, and back. The rules are in `sidecard_client.protocol.wire`."""
+
+import base64
+import binascii
+import struct
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import msgspec
+from msgspec import Struct
+
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.errors import FramingError
+
+_WHITE_SPACE = b" \t\r\n"
+_HEADER = wire.FRAME_HEADER_BYTES
+_KNOWN_OPS = ", ".join(sorted(str(kind.__struct_config__.tag) for kind in wire.AnyRequest.__args__))
+
+_length_of = struct.Struct(">I").unpack_from
+
+_plain = msgspec.msgpack.Decoder().decode
+_shallow = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+
+_SMALL_BYTES = 64 * 1024
+"""Of a message that is wrong and may be looked at as a whole."""
+
+_to_json = msgspec.json.Encoder().encode
+_from_json = msgspec.json.Decoder().decode
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "action": get_args(wire.BreakerAction),
+    "kind": get_args(wire.FailureKind),
+    "mode": get_args(wire.Mode),
+    "route": get_args(wire.Route),
+}
+"""Fields that hold one of a few words."""
+
+_DECODE_FAULTS = (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError, TypeError, OverflowError)
+"""What decoding a peer's bytes may raise: malformed, of a wrong type, nested too deep, not UTF-8, out of range."""
+
+
+def frame(payload: bytes) -> bytes:
+    """Return a msgpack message with its length before it."""
+    return len(payload).to_bytes(_HEADER, "big") + payload
+
+
+class FrameBuffer:
+    """Cuts a stream of bytes into frames, however it was split on its way."""
+
+    def __init__(self, max_frame_bytes: int = wire.MAX_FRAME_BYTES) -> None:
+        self._max_frame_bytes = max_frame_bytes
+        self._max_bytes = max_frame_bytes + _HEADER
+        self._buffer = bytearray()
+        self._wanted = _HEADER
+        """Bytes that the buffer must hold before looking at it again is worth while."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What is here of a frame that is not whole."""
+        return len(self._buffer)
+
+    def holds_just(self, data: bytes) -> bool:
+        """Tell whether ``data``, with what came before it, is exactly one frame that may be."""
+        return (
+            _HEADER < len(data) <= self._max_bytes and not self._buffer and _length_of(data)[0] == len(data) - _HEADER
+        )
+
+    def feed(self, data: bytes) -> list[bytes | memoryview]:
+        """Take bytes in and return the payloads that are whole now.
+
+        Raises `FramingError` for a length of 0 or above the limit, with the payloads ``before`` it.
+        """
+        if self.holds_just(data):
+            return [memoryview(data)[_HEADER:]]
+
+        buffer = self._buffer
+        buffer += data
+        if len(buffer) < self._wanted:
+            return []
+
+        frames: list[bytes | memoryview] = []
+        start = 0
+        whole = bytes(buffer)
+        while True:
+            if len(whole) - start < _HEADER:
+                self._wanted = _HEADER
+                break
+
+            length = int.from_bytes(whole[start : start + _HEADER], "big")
+            self._check(length, frames)
+            end = start + _HEADER + length
+            if end > len(whole):
+                self._wanted = _HEADER + length
+                break
+
+            frames.append(whole[start + _HEADER : end])
+            start = end
+
+        if start:
+            del buffer[:start]
+
+        return frames
+
+    def _check(self, length: int, before: Sequence[bytes | memoryview] = ()) -> None:
+        if length == 0:
+            raise FramingError(
+                "bad_request", "A frame has length 0: send a msgpack map after the 4-byte length.", tuple(before)
+            )
+
+        if length > self._max_frame_bytes:
+            raise FramingError(
+                "too_large",
+                f"A frame of {length} bytes is larger than the limit of {self._max_frame_bytes}: "
+                "send less, or raise limits.max_frame_bytes.",
+                tuple(before),
+            )
+
+
+class LineBuffer:
+    """Cuts a stream of bytes into lines; blank ones are skipped."""
+
+    def __init__(self, max_line_bytes: int = wire.MAX_LINE_BYTES) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._rest = bytearray()
+
+    @property
+    def held_bytes(self) -> int:
+        """What is here of a line that is not whole."""
+        return len(self._rest)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take bytes in and return the lines that are whole now.
+
+        Raises `FramingError` for a line above the limit, with the lines ``before`` it.
+        """
+        if b"\n" not in data:
+            self._rest += data
+            self._check(len(self._rest))
+            return []
+
+        first, *others = data.split(b"\n")
+        lines = [bytes(self._rest) + first, *others[:-1]]
+        self._rest = bytearray(others[-1])
+        for index, line in enumerate((*lines, self._rest)):
+            if len(line) > self._max_line_bytes:
+                self._check(len(line), [line for line in lines[:index] if line.strip()])
+
+        return [line for line in lines if line.strip()]
+
+    def finish(self) -> list[bytes]:
+        """Return the last line where it lacks its line feed."""
+        line, self._rest = bytes(self._rest), bytearray()
+        return [line] if line.strip() else []
+
+    def _check(self, length: int, before: Sequence[bytes] = ()) -> None:
+        if length > self._max_line_bytes:
+            raise FramingError(
+                "too_large",
+                f"A line of more than {self._max_line_bytes} bytes: send larger values in msgpack frames, "
+                "or raise limits.max_line_bytes.",
+                tuple(before),
+            )
+
+
+class BadMessage(Struct, frozen=True):
+    """A message that was well framed and is wrong; the connection goes on."""
+
+    id: int
+    code: wire.ErrorCode
+    message: str
+
+
+Incoming = wire.AnyRequest | BadMessage
+
+
+class RequestReader:
+    """The daemon's side of a connection: finds out the encoding and reads requests, at most ``at_once`` of them in one go."""
+
+    def __init__(
+        self,
+        max_frame_bytes: int = wire.MAX_FRAME_BYTES,
+        max_line_bytes: int = wire.MAX_LINE_BYTES,
+        at_once: int | None = None,
+    ) -> None:
+        self.json: bool | None = None
+        """Whether the peer speaks JSON lines; None before its first byte."""
+        self.calm = False
+        """Each read has been one whole frame since `settle` found nothing left to look at."""
+        self.partial = 0
+        """Not 0 while a message has come in part: a number that each such message has for itself."""
+        self._begun = 0
+        self._at_once = at_once
+        self._frames = FrameBuffer(max_frame_bytes)
+        self._holds_just = self._frames.holds_just
+        self._lines = LineBuffer(max_line_bytes)
+        self._left: deque[bytes | memoryview] = deque()
+
+    @property
+    def left(self) -> int:
+        """Messages that are whole and have not been returned: decoding is most of what a cheap one costs."""
+        return len(self._left)
+
+    @property
+    def held_bytes(self) -> int:
+        """What the peer has sent and nobody has got."""
+        return self._frames.held_bytes + self._lines.held_bytes + sum(map(len, self._left))
+
+    def feed(self, data: bytes) -> list[Incoming]:
+        """Take bytes in and return the messages that are whole now, as far as they fit in one go; `more` has the rest.
+
+        Raises `FramingError` with all messages ``before`` the fault, which are to be served; nothing can be read after it.
+        """
+        # Nearly always one whole frame comes alone, and what follows costs more than decoding it.
+        if self.calm and self._holds_just(data):
+            try:
+                return [wire.unpack_request(memoryview(data)[_HEADER:])]
+            except _DECODE_FAULTS as fault:
+                return [_explain(memoryview(data)[_HEADER:], fault)]
+
+        self.calm = False
+        if self.json is None:
+            if not data:
+                return []
+
+            self._recognise(data)
+
+        try:
+            whole = self._lines.feed(data) if self.json else self._frames.feed(data)
+        except FramingError as fault:
+            fault.before = tuple(map(self._read, (*self._left, *fault.before)))
+            self._left.clear()
+            raise
+
+        if not self._lines.held_bytes + self._frames.held_bytes:
+            self.partial = 0
+        elif whole or not self.partial:
+            self._begun += 1
+            self.partial = self._begun
+
+        if self._left or (self._at_once is not None and len(whole) > self._at_once):
+            self._left += whole
+            return self.more()
+
+        return list(map(_request_of_line if self.json else _request_of_frame, whole))
+
+    def more(self) -> list[Incoming]:
+        """Return messages that are left, as many as one go may have."""
+        count = len(self._left) if self._at_once is None else min(self._at_once, len(self._left))
+        return [self._read(self._left.popleft()) for _ in range(count)]
+
+    def settle(self) -> None:
+        """All that was returned is served: whole frames, where the next ones are that, are read the short way again."""
+        self.calm = self.json is False and not self.partial and not self._left
+
+    def finish(self) -> list[Incoming]:
+        """Return what is left, with what the end of the stream makes whole: a last line without its line feed."""
+        self._left += self._lines.finish() if self.json else ()
+        self.partial = 0
+        return self.more()
+
+    def _read(self, whole: bytes | memoryview) -> Incoming:
+        return _request_of_line(whole) if self.json else _request_of_frame(whole)
+
+    def _recognise(self, data: bytes) -> None:
+        first = data[:1]
+        if first in {b"\x00", b"\x01"}:
+            self.json = False
+            return
+
+        self.json = True
+        if first == b"{" or first in _WHITE_SPACE:
+            return
+
+        if not 0x20 <= first[0] < 0x80:  # noqa: PLR2004 - no text, so it is meant as a frame's length
+            self.json = False
+            raise FramingError(
+                "too_large",
+                f"A frame's length begins with byte 0x{first[0]:02x}, which makes it larger than any limit: "
+                "send the length as 4 bytes, big-endian.",
+            )
+
+        raise FramingError(
+            "bad_request",
+            'This socket speaks JSON lines, such as {"op":"ping"}, and msgpack maps behind a 4-byte length: '
+            f"a connection cannot begin with {first!r}.",
+        )
+
+
+def line(reply: wire.AnyReply) -> bytes:
+    """Return a reply as one line of JSON.
+
+    A value that JSON cannot say (a map with keys that are not strings, NaN) becomes an `Error` that names msgpack.
+    """
+    try:
+        return _to_json(_without_bytes(_plain(wire.pack(reply)))) + b"\n"
+    except _DECODE_FAULTS as fault:
+        text = f"The value cannot be written as JSON ({fault}): read it with msgpack."
+        return _to_json(wire.Error(reply.id, "bad_request", text)) + b"\n"
+
+
+def _request_of_frame(payload: bytes | memoryview) -> Incoming:
+    try:
+        return wire.unpack_request(payload)
+    except _DECODE_FAULTS as fault:
+        return _explain(payload, fault)
+
+
+def _request_of_line(line: bytes | memoryview) -> Incoming:
+    try:
+        fields = _from_json(line)
+        payload = wire.pack(_with_bytes(fields))
+    except _DECODE_FAULTS as fault:
+        return BadMessage(0, "bad_request", f"The line is no JSON object that a request can be: {fault}")
+
+    return _request_of_frame(payload)
+
+
+def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
+    """Say what is wrong with a message, with its id and op where they can still be read."""
+    try:
+        fields = _plain(payload) if len(payload) <= _SMALL_BYTES else _head_of(payload)
+    except _DECODE_FAULTS:
+        return BadMessage(0, "bad_request", f"The message is no msgpack map that can be read: {fault}")
+
+    if not isinstance(fields, dict):
+        return BadMessage(
+            0, "bad_request", f"A message is a map with the fields op and id, not a {type(fields).__name__}."
+        )
+
+    request_id = fields.get("id", 0)
+    if type(request_id) is not int or not -(2**63) <= request_id < 2**63:
+        return BadMessage(0, "bad_request", "id must be an integer of 64 bits.")
+
+    op = fields.get("op")
+    if not isinstance(op, str):
+        return BadMessage(request_id, "bad_request", f"The field op is missing; it is one of: {_KNOWN_OPS}.")
+
+    if op not in _KNOWN_OPS.split(", "):
+        return BadMessage(request_id, "unknown_op", f"There is no op {op[:64]!r}; there are: {_KNOWN_OPS}.")
+
+    choices = [words for field, words in _CHOICES.items() if str(fault).endswith(f"`$.{field}`")]
+    instead = f"; there are: {', '.join(choices[0])}" if choices and "enum" in str(fault) else ""
+    return BadMessage(request_id, "bad_request", f"{op}: {fault}{instead}")
+
+
+def _head_of(payload: bytes | memoryview) -> dict[str, Any]:
+    """Return id and op of a message without reading the rest, which would take seconds where it is as large as it may be."""
+    fields = _shallow(payload)
+    head = {
+        name: fields[name] for name in ("id", "op") if name in fields and len(memoryview(fields[name])) <= _SMALL_BYTES
+    }
+    return {name: _plain(value) for name, value in head.items()}
+
+
+def _with_bytes(value: Any) -> Any:
+    """Turn each ``{"$bytes": base64}`` into bytes."""
+    if isinstance(value, dict):
+        if len(value) == 1 and isinstance(text := value.get("$bytes"), str):
+            try:
+                return base64.b64decode(text, validate=True)
+            except binascii.Error as fault:
+                raise ValueError(f"$bytes is no base64: {fault}") from fault
+
+        return {name: _with_bytes(item) for name, item in value.items()}
+
+    return [_with_bytes(item) for item in value] if isinstance(value, list) else value
+
+
+def _without_bytes(value: Any) -> Any:
+    """Turn bytes into ``{"$bytes": base64}``, and refuse what JSON has no word for."""
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+
+    if isinstance(value, dict):
+        if not all(isinstance(name, str) for name in value):
+            raise TypeError("a map has keys that are not strings")
+
+        return {name: _without_bytes(item) for name, item in value.items()}
+
+    if isinstance(value, float) and (value != value or value in {float("inf"), float("-inf")}):  # noqa: PLR0124 - NaN
+        raise ValueError(f"{value} is no JSON number")
+
+    return [_without_bytes(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""Optional libraries behind the interfaces that the core defines."""

@@ -1,0 +1,1 @@
+"""``sidecard bench``: ratios to other software that does the same work."""

@@ -1,0 +1,1 @@
+"""``sidecard demo``: several workers, one daemon and a real model."""

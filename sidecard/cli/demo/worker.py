@@ -1,0 +1,115 @@
+"""A worker of the demo: an app process that asks its questions through sidecard, as any app would.
+
+``python -m sidecard.cli.demo.worker`` takes a `Plan` as a line of JSON, and then an empty line for each burst
+that it may begin. It writes lines of JSON: `Waiting` before a burst, `Asked` after each question.
+"""
+
+import sys
+from time import sleep
+from typing import IO, Any, Final
+from urllib.request import ProxyHandler, Request, build_opener
+
+import msgspec
+from msgspec import Struct
+
+from sidecard.cli.demo.model import Question, Reply
+from sidecard.cli.demo.workload import Turn
+from sidecard_client import Client, Usage
+
+TASK: Final = "demo"
+
+PROMPT_DOLLARS_PER_MILLION_TOKENS: Final = 0.15
+COMPLETION_DOLLARS_PER_MILLION_TOKENS: Final = 0.60
+"""A local model has no price: what small hosted models cost, as an assumption that the demo prints beside its numbers."""
+
+PATIENCE_SECONDS: Final = 3600.0
+"""Of a worker with the model, and of the cache with its answers: a large model may be slow, and the demo counts calls."""
+
+DAEMON_TIMEOUT_SECONDS: Final = 10.0
+"""Twenty times the default: the model keeps the processors busy, and no call is to go on without the daemon."""
+
+opener = build_opener(ProxyHandler({}))
+"""Asks the model, which is on this host, whatever the environment says of proxies."""
+
+
+class Plan(Struct, frozen=True):
+    """What a worker is to do."""
+
+    socket: str
+    model_url: str
+    model_name: str
+    turns: list[Turn]
+
+
+class Waiting(Struct, frozen=True, tag="waiting"):
+    """The worker is ready for the next burst."""
+
+
+class Asked(Struct, frozen=True, tag="asked"):
+    """One question, as its asker saw it."""
+
+    question: str
+    source: str
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def cost_dollars(prompt_tokens: int, completion_tokens: int) -> float:
+    """Return what a call is assumed to cost."""
+    prompt_dollars = prompt_tokens * PROMPT_DOLLARS_PER_MILLION_TOKENS
+    return (prompt_dollars + completion_tokens * COMPLETION_DOLLARS_PER_MILLION_TOKENS) / 1e6
+
+
+def usage_of(reply: dict[str, Any]) -> Usage:
+    """Tell sidecard what a call used."""
+    prompt_tokens, completion_tokens = reply["prompt_tokens"], reply["completion_tokens"]
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        cost_dollars=cost_dollars(prompt_tokens, completion_tokens),
+    )
+
+
+def work(plan: Plan, lines: IO[bytes], output: IO[bytes]) -> None:
+    """Ask the plan's questions in turn."""
+
+    def say(message: Waiting | Asked) -> None:
+        output.write(msgspec.json.encode(message) + b"\n")
+        output.flush()
+
+    def ask_model(question: str) -> dict[str, Any]:
+        request = Request(plan.model_url, msgspec.json.encode(Question(question)))  # noqa: S310 - the demo's own address
+        with opener.open(request, timeout=PATIENCE_SECONDS) as response:
+            reply: dict[str, Any] = msgspec.to_builtins(msgspec.json.decode(response.read(), type=Reply))
+            return reply
+
+    with Client(
+        plan.socket,
+        task=TASK,
+        daemon_timeout=DAEMON_TIMEOUT_SECONDS,
+        ttl=PATIENCE_SECONDS,
+        wait=PATIENCE_SECONDS,
+        usage=usage_of,
+        on_unavailable="raise",
+    ) as client:
+        for turn in plan.turns:
+            if turn.burst:
+                say(Waiting())
+                if not lines.readline():
+                    return  # the demo has ended
+            else:
+                sleep(turn.pause_seconds)
+
+            outcome = client.outcome(ask_model, turn.question, name="demo.ask_model", model=plan.model_name)
+            say(Asked(turn.question, outcome.source, **outcome.value))
+
+
+def main() -> None:
+    """Follow the plan on standard input."""
+    plan = msgspec.json.decode(sys.stdin.buffer.readline(), type=Plan)
+    work(plan, sys.stdin.buffer, sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    main()

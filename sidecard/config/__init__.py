@@ -1,0 +1,1 @@
+"""Settings: what exists, where values come from, and how they are checked."""

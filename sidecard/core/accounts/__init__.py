@@ -1,0 +1,1 @@
+"""Counts, costs and metrics of calls."""

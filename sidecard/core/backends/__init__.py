@@ -1,0 +1,1 @@
+"""Backends: breakers, limits, queues, budgets and admission."""

@@ -1,0 +1,1 @@
+"""The memory cache: entries, eviction, freshness, similarity."""

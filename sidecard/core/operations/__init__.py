@@ -1,0 +1,1 @@
+"""Operations on entries, breakers and settings, and the status replies."""

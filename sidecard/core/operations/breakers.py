@@ -1,0 +1,45 @@
+"""The breakers, for those who look at them and those who may set them."""
+
+from sidecard.core.backends.backends import Backends
+from sidecard.core.effects import Effect, Send, Tell
+from sidecard.core.events import BreakerOpenedElsewhere, Peer
+from sidecard.core.flights.grant import Granting
+from sidecard.core.replies import error, for_operators
+from sidecard_client.protocol import wire
+
+
+class Switches:
+    """Shows and sets breakers."""
+
+    def __init__(self, backends: Backends, granting: Granting) -> None:
+        self._backends = backends
+        self._granting = granting
+
+    def breakers(self, peer: Peer, request: wire.GetBreakers, now: float) -> list[Effect]:
+        """Tell how every backend is."""
+        effects: list[Effect] = [Tell(note) for note in self._backends.settle(now)]
+        states = {name: backend.state(now) for name, backend in self._backends.all().items()}
+        return [*effects, Send(peer.id, wire.Breakers(request.id, states))]
+
+    def breaker(self, peer: Peer, request: wire.SetBreaker, now: float) -> list[Effect]:
+        """Do what an operator says of one backend, which need not have been asked for before."""
+        if not peer.operator:
+            return [for_operators(peer, request, "breaker")]
+
+        backend = self._backends.of(request.backend)
+        if backend.name != request.backend:
+            text = f"there is no room for a backend {request.backend!r}: name it in the config, or raise limits.max_backends"
+            return [error(peer, request, "unavailable", text)]
+
+        notes = [*backend.breaker.settle(now), *backend.breaker.set(request.action, now)]
+        effects: list[Effect] = [Send(peer.id, wire.Ok(request.id)), *map(Tell, notes)]
+        return effects + self._granting.freed(backend, now)
+
+    def opened_elsewhere(self, event: BreakerOpenedElsewhere, now: float) -> list[Effect]:
+        """Open a breaker because another host's has opened. What is local there is not what is local here."""
+        backend = self._backends.of(event.backend)
+        if backend.name != event.backend or backend.settings.locality == "local":
+            return []
+
+        notes = [*backend.breaker.settle(now), *backend.breaker.open_elsewhere(event.seconds, now)]
+        return [*map(Tell, notes), *self._granting.freed(backend, now)]

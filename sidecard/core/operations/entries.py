@@ -1,0 +1,96 @@
+"""The entries themselves, without flights: `get`, `put`, `delete`, `purge`."""
+
+from sidecard.core.cache.entry import NO_USAGE
+from sidecard.core.cache.policy import Shelf
+from sidecard.core.effects import Effect, Send
+from sidecard.core.events import Peer
+from sidecard.core.flights.failures import Failures
+from sidecard.core.flights.flights import Flights
+from sidecard.core.flights.lookups import Lookups
+from sidecard.core.flights.serving import Serving
+from sidecard.core.replies import error, not_yours
+from sidecard.core.scopes import Scopes
+from sidecard_client.protocol import wire
+
+
+class Contents:
+    """Reads and writes entries for those who may."""
+
+    def __init__(
+        self, shelf: Shelf, flights: Flights, lookups: Lookups, serving: Serving, scopes: Scopes, failures: Failures
+    ) -> None:
+        self._shelf = shelf
+        self._flights = flights
+        self._lookups = lookups
+        self._serving = serving
+        self._scopes = scopes
+        self._failures = failures
+
+    def get(self, peer: Peer, request: wire.Get, now: float) -> list[Effect]:
+        """Read an entry; what is only shared by the window was never stored as far as readers know."""
+        scope = self._scopes.find(peer, request.namespace)
+        if scope is None:
+            return [not_yours(peer, request, request.namespace)]
+
+        entry = self._shelf.cache.get(scope, request.key, now)
+        if entry is None or self._lookups.doubts(entry):
+            effects = self._lookups.read(scope, peer, request, now)
+            if effects is not None:
+                return effects
+
+        return [Send(peer.id, wire.Miss(request.id) if entry is None else self._serving.hit(request, entry, now))]
+
+    def put(self, peer: Peer, request: wire.Put, now: float) -> list[Effect]:
+        """Write an entry."""
+        scope = self._scopes.find(peer, request.namespace)
+        if scope is None:
+            return [not_yours(peer, request, request.namespace)]
+
+        if request.task in self._shelf.settings.uncached_tasks:
+            return [Send(peer.id, wire.Stored(request.id, stored=False))]
+
+        ttl_seconds = self._shelf.ttl_seconds(request.task, request.ttl_seconds)
+        stale_seconds = self._shelf.stale_seconds(request.task, None)
+        terms = self._shelf.terms(
+            scope,
+            ttl_seconds,
+            0.0,
+            wire.DEFAULT_BACKEND,
+            NO_USAGE,
+            request.tags,
+            stale_seconds,
+            task=request.task,
+        )
+        value = bytes(request.value)
+        self._failures.forget(scope, request.key)
+        entry, effects = self._shelf.store(request.key, value, now, terms, 0.0)
+        if entry is not None:
+            effects += self._lookups.write(entry, now)
+        else:
+            effects += self._lookups.forget(scope, request.key)
+
+        return [Send(peer.id, wire.Stored(request.id, entry is not None)), *effects]
+
+    def delete(self, peer: Peer, request: wire.Delete, now: float) -> list[Effect]:
+        """Remove an entry and forbid a flight in progress to make one."""
+        scope = self._scopes.find(peer, request.namespace)
+        if scope is None:
+            return [not_yours(peer, request, request.namespace)]
+
+        flight = self._flights.find(scope, request.key)
+        if flight is not None:
+            flight.storable = False
+
+        self._failures.forget(scope, request.key)
+        deleted = self._shelf.cache.delete(scope, request.key, now)
+        return self._lookups.delete(scope, peer, request, int(deleted), now)
+
+    def purge(self, peer: Peer, request: wire.Purge, now: float) -> list[Effect]:
+        """Remove entries by namespace, tag and task, for operators."""
+        if not peer.operator:
+            return [error(peer, request, "denied", "purge is for operators; delete removes single entries of your own")]
+
+        self._flights.void(request.namespace, request.tag, request.task)
+        self._failures.purge(request.namespace)
+        removed = self._shelf.purge(request.namespace, request.tag, now, request.task)
+        return self._lookups.purge(peer, request, removed, now)

@@ -1,0 +1,93 @@
+"""Other settings, while everything goes on: no connection, no call in progress, no entry and no count is lost by it."""
+
+from sidecard.core.accounts.app_metrics import AppMetrics
+from sidecard.core.backends.admission import Admission
+from sidecard.core.backends.backends import Backends
+from sidecard.core.backends.budgets import Budgets
+from sidecard.core.backends.retry_budget import RetryBudget
+from sidecard.core.cache.policy import Shelf
+from sidecard.core.effects import Effect, ReadSettings, Send, Tell
+from sidecard.core.events import Peer, SettingsRead
+from sidecard.core.flights.calls import Calls
+from sidecard.core.flights.grant import Granting
+from sidecard.core.operations.status import Overview
+from sidecard.core.replies import for_operators
+from sidecard.core.scopes import Scopes
+from sidecard.core.settings import EngineSettings
+from sidecard_client.protocol import wire
+
+
+class Reloading:
+    """Has the settings read again when an operator asks for it, and lets every part go by them.
+
+    What can only be had at the start (addresses, the store, listeners) the shell keeps as it is, and says so.
+    """
+
+    def __init__(
+        self,
+        *,
+        overview: Overview,
+        calls: Calls,
+        granting: Granting,
+        admission: Admission,
+        backends: Backends,
+        budgets: Budgets,
+        retries: RetryBudget,
+        shelf: Shelf,
+        scopes: Scopes,
+        apps: AppMetrics,
+    ) -> None:
+        self._overview = overview
+        self._calls = calls
+        self._granting = granting
+        self._admission = admission
+        self._backends = backends
+        self._budgets = budgets
+        self._retries = retries
+        self._shelf = shelf
+        self._scopes = scopes
+        self._apps = apps
+
+    def ask(self, peer: Peer, request: wire.Reload, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
+        """Have the settings read; the answer comes when they are."""
+        if not peer.operator:
+            return [for_operators(peer, request, "reload")]
+
+        return [ReadSettings(peer.id, request.id)]
+
+    def read(self, event: SettingsRead, now: float) -> list[Effect]:
+        """Go by what was read, and answer who has asked."""
+        effects: list[Effect] = []
+        if event.settings is not None:
+            effects = self._go_by(event.settings, now)
+            self._overview.run = self._overview.run.showing(event.shown, event.origins)
+
+        if event.asked_by is not None:
+            peer, request_id = event.asked_by
+            reply = wire.Reloaded(request_id, event.changed, event.needs_restart, event.problems)
+            effects.append(Send(peer, reply, late_answer_of=wire.Reload))
+
+        return effects
+
+    def _go_by(self, settings: EngineSettings, now: float) -> list[Effect]:
+        flights, cache = self._calls.flights, self._shelf.cache
+        before = self._shelf.settings
+        for part in (self._calls, self._granting, self._admission, self._shelf):
+            part.settings = settings
+
+        self._calls.similar.go_by(settings)
+        flights.lease_seconds = settings.lease_seconds
+        self._retries.settings = settings.retries
+        self._scopes.share(settings.shared_namespaces)
+        self._apps.spare_share = settings.spare_share
+        self._budgets.reconfigure(settings.budgets)
+        if cache.max_bytes != settings.cache_max_bytes:
+            cache.resize(settings.cache_max_bytes, now)
+            flights.timers.set(cache, now)
+
+        if before.namespace_max_bytes != settings.namespace_max_bytes:
+            cache.limit(settings.namespace_max_bytes)
+            flights.timers.set(cache, now)
+
+        told: list[Effect] = [Tell(note) for note in self._backends.reconfigure(settings.backends, now)]
+        return told + self._granting.reconsider(now)

@@ -1,0 +1,1 @@
+"""The call log: one row per call, in SQLite or PostgreSQL."""

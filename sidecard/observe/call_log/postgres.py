@@ -1,0 +1,276 @@
+"""The call log in PostgreSQL: one table, ``sidecard_calls``, which any number of hosts may share.
+
+The table is made where there is none, which takes the right to create in the schema that comes first; after that, a daemon needs
+SELECT, INSERT, UPDATE and DELETE (no row is changed, but UPDATE is what PostgreSQL asks of who locks rows). Retention is the table's: where hosts differ, the shortest wins. ``max_bytes`` is of the rows as they
+are charged (`sidecard.observe.call_log.rows.Row.bytes`), of all hosts together; what the table takes on the disk is up to
+PostgreSQL, which compresses long texts and reuses the room of removed rows once it has vacuumed.
+
+Nothing here depends on a session: a pooler such as PgBouncer may be in between.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final
+
+import psycopg
+from psycopg import conninfo, errors
+
+from sidecard.errors import ConfigError
+from sidecard.observe.call_log.rows import (
+    COLUMNS,
+    CallsAbsentError,
+    CallsError,
+    Filter,
+    Row,
+    add_all,
+    first_id,
+    insertion,
+    page_query,
+)
+
+TABLE: Final = "sidecard_calls"
+
+SCHEMA_NOTE: Final = "sidecard call log, schema 1"
+"""The table's comment, so that nobody else's is taken for it."""
+
+_UNREADABLE: Final = (
+    "calls.url cannot be read: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE,"
+    " with %40, %2F and so on for what is special in the password"
+)
+
+CONNECT_SECONDS: Final = 5
+STATEMENT_SECONDS: Final = 15
+READ_SECONDS: Final = 60
+"""A page of a filter that few rows pass is looked for in the whole table."""
+
+SIZE_PAUSE_SECONDS: Final = 600.0
+"""Between two looks at how much there is in all: each reads the table's rows once, without their texts."""
+
+DAY_SECONDS: Final = 86400.0
+
+_STEP_ROWS: Final = 1000
+_SCHEMA_RIGHT: Final = 0x5344_4341
+"""Of the advisory kind: hosts that start at once make one table."""
+
+_DEFAULTS: Final[dict[str, Any]] = {
+    "application_name": "sidecard",
+    "connect_timeout": CONNECT_SECONDS,
+    # A server that is gone without a word is noticed within these seconds.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+_TYPES: Final = {
+    "at_seconds": "double precision",
+    "uid": "bigint",
+    "pid": "bigint",
+    "prompt_tokens": "bigint",
+    "completion_tokens": "bigint",
+    "billed_dollars": "double precision",
+    "saved_dollars": "double precision",
+    "seconds": "double precision",
+    "age_seconds": "double precision",
+    "bytes": "bigint",
+    "id": 'text COLLATE "C" PRIMARY KEY',
+}
+_INSERT: Final = insertion(TABLE, "%s")
+_NEVER_KEPT: Final = (errors.DataError, errors.IntegrityError, UnicodeError)
+"""What is raised for a row that the table cannot have."""
+
+
+def _schema() -> str:
+    columns = [
+        f"{name} {_TYPES.get(name, 'text')}{'' if name in {'key', 'prompt', 'answer'} else ' NOT NULL'}"
+        for name in COLUMNS
+    ]
+    return f"CREATE TABLE {TABLE} ({', '.join(columns)})"
+
+
+class PostgresCallWriter:
+    """See `sidecard.observe.call_log.rows.CallWriter`. ``place`` is the URL as it may be shown; the clocks are the wall's and a steady one.
+
+    ``retention_days`` 0 keeps rows whatever their age. Raises `ConfigError` where the URL cannot be read.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        place: str,
+        max_bytes: int,
+        retention_days: float,
+        wall_clock: Callable[[], float],
+        clock: Callable[[], float],
+    ) -> None:
+        self._parameters = _parameters(url)
+        self._place = place
+        self._max_bytes = max_bytes
+        self._retention_seconds = retention_days * DAY_SECONDS
+        self._wall_clock = wall_clock
+        self._clock = clock
+        self._connection: psycopg.Connection[Any] | None = None
+        self._oldest_kept = ""
+        """Rows with ids below are more than ``max_bytes``."""
+        self._look_at = float("-inf")
+
+    @property
+    def place(self) -> str:
+        """See `CallWriter`."""
+        return self._place
+
+    def write(self, rows: Sequence[Row]) -> int:
+        """See `CallWriter`."""
+        with self._used() as connection:
+            return add_all(rows, partial(_add, connection), _NEVER_KEPT)
+
+    def tidy(self) -> bool:
+        """See `CallWriter`."""
+        with self._used() as connection:
+            self._look(connection)
+            bounds = [self._oldest_kept]
+            if self._retention_seconds:
+                bounds.append(first_id(self._wall_clock() - self._retention_seconds))
+
+            # In steps, past rows that another host is removing.
+            with _transaction(connection, STATEMENT_SECONDS):
+                removed = connection.execute(
+                    f"DELETE FROM {TABLE} WHERE id IN (SELECT id FROM {TABLE} WHERE id < %s ORDER BY id LIMIT %s"  # noqa: S608 - constants
+                    " FOR UPDATE SKIP LOCKED)",
+                    (max(bounds), _STEP_ROWS),
+                ).rowcount
+
+            return removed == _STEP_ROWS
+
+    def remark(self) -> str:
+        """See `CallWriter`."""
+        return ""
+
+    def close(self) -> None:
+        """See `CallWriter`."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            with contextlib.suppress(psycopg.Error):
+                connection.close()
+
+    def _look(self, connection: psycopg.Connection[Any]) -> None:
+        now = self._clock()
+        if now < self._look_at:
+            return
+
+        self._look_at = now + SIZE_PAUSE_SECONDS
+        with _transaction(connection, STATEMENT_SECONDS):
+            ((newest_removed,),) = connection.execute(
+                f"SELECT max(id) FROM (SELECT id, sum(bytes) OVER (ORDER BY id DESC) AS newer FROM {TABLE}) AS sums"  # noqa: S608 - constants
+                " WHERE newer > %s",
+                (self._max_bytes,),
+            ).fetchall()
+
+        # What is kept begins right after it.
+        self._oldest_kept = "" if newest_removed is None else f"{newest_removed}0"
+
+    @contextlib.contextmanager
+    def _used(self) -> Iterator[psycopg.Connection[Any]]:
+        """Connect where that is not done. Raises `CallsError` for what psycopg raises within, and disconnects."""
+        try:
+            if self._connection is None:
+                self._connection = _connected(self._parameters)
+                _make_table(self._connection)
+
+            yield self._connection
+        except psycopg.Error as error:
+            self.close()
+            raise CallsError(f"{self._place} cannot be written ({_reason(error)})") from error
+        except CallsError:
+            self.close()
+            raise
+
+
+class PostgresCallReader:
+    """See `sidecard.observe.call_log.rows.CallReader`. ``place`` is the URL as it may be shown.
+
+    Raises `ConfigError` where the URL cannot be read, `CallsError` where the server cannot be reached.
+    """
+
+    def __init__(self, url: str, *, place: str) -> None:
+        self._place = place
+        parameters = _parameters(url)
+        with self._told():
+            self._connection = _connected(parameters)
+            self._connection.read_only = True
+
+    def page(self, wanted: Filter, *, after: str, newest_first: bool, limit: int, texts: bool) -> list[Row]:
+        """See `CallReader`."""
+        sql, values = page_query(TABLE, "%s", wanted, after=after, newest_first=newest_first, limit=limit, texts=texts)
+        with self._told(), _transaction(self._connection, READ_SECONDS):
+            return [Row(*values) for values in self._connection.execute(sql.encode(), values)]
+
+    def close(self) -> None:
+        """See `CallReader`."""
+        with contextlib.suppress(psycopg.Error):
+            self._connection.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (errors.UndefinedTable, errors.UndefinedColumn) as error:
+            raise CallsAbsentError(f"there is no call log at {self._place} ({_reason(error)})") from error
+        except psycopg.Error as error:
+            raise CallsError(f"{self._place} cannot be read now ({_reason(error)})") from error
+
+
+def _parameters(url: str) -> dict[str, Any]:
+    """Read a URL. Raises `ConfigError`, without the URL: what cannot be read may be its password."""
+    try:
+        parameters: dict[str, Any] = conninfo.conninfo_to_dict(url)
+    except psycopg.Error:
+        raise ConfigError([_UNREADABLE]) from None
+
+    host, port, database = (str(parameters.get(name) or "") for name in ("host", "port", "dbname"))
+    ports = port.replace(",", "")
+    # A "@" or "/" in a password ends it early, and the rest of it would be told as a host that cannot be found.
+    if "@" in f"{host}{port}{database}" or (ports and not ports.isdecimal()):
+        raise ConfigError([_UNREADABLE])
+
+    return _DEFAULTS | parameters
+
+
+def _connected(parameters: dict[str, Any]) -> psycopg.Connection[Any]:
+    # Statements that are prepared belong to a session.
+    return psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
+
+
+@contextlib.contextmanager
+def _transaction(connection: psycopg.Connection[Any], seconds: int) -> Iterator[None]:
+    with connection.transaction():
+        connection.execute(f"SET LOCAL statement_timeout = '{seconds}s'")
+        connection.execute(f"SET LOCAL lock_timeout = '{seconds}s'")
+        yield
+
+
+def _make_table(connection: psycopg.Connection[Any]) -> None:
+    with _transaction(connection, STATEMENT_SECONDS):
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_RIGHT,))
+        ((note, table),) = connection.execute(
+            "SELECT obj_description(to_regclass(%s)), to_regclass(%s)", (TABLE, TABLE)
+        ).fetchall()
+        if table is None:
+            connection.execute(_schema().encode())
+            connection.execute(f"COMMENT ON TABLE {TABLE} IS '{SCHEMA_NOTE}'")
+        elif note != SCHEMA_NOTE:
+            raise CallsError(
+                f"the table {TABLE} is not this version's call log (its comment is not {SCHEMA_NOTE!r}):"
+                " choose another database in calls.url, or rename that table"
+            )
+
+
+def _add(connection: psycopg.Connection[Any], rows: Sequence[Row]) -> None:
+    with _transaction(connection, STATEMENT_SECONDS), connection.cursor() as cursor:
+        cursor.executemany(_INSERT.encode(), [tuple(getattr(row, name) for name in COLUMNS) for row in rows])
+
+
+def _reason(error: psycopg.Error) -> str:
+    # Not the details: they quote the row.
+    return " ".join((error.diag.message_primary or str(error) or type(error).__name__).split())

@@ -1,0 +1,1 @@
+"""The HTTP listener: dashboard, health, metrics and summary."""

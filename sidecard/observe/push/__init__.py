@@ -1,0 +1,1 @@
+"""Pushed metrics: collection, a spool for outages, and delivery."""

@@ -1,0 +1,81 @@
+"""How to get into a Redis server: address, credentials, certificates, and whether one may go there at all."""
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+from redis.credentials import CredentialProvider
+from redis.exceptions import RedisError
+
+from sidecard.config.store_url import RedisAddress
+
+FAULTS = (RedisError, OSError, TimeoutError)
+"""What goes wrong with a server, as opposed to mistakes of our own."""
+
+
+class NotAdmittedError(ConnectionError):
+    """A sentinel or a cluster leads to where a sovereign daemon may not go."""
+
+
+class Access(Struct, frozen=True):
+    """How to get in. ``admits`` says whether a host may be connected to, of those that sentinels and clusters name."""
+
+    address: RedisAddress
+    username: str
+    password: str
+    password_file: str
+    ca_file: str
+    cert_file: str
+    key_file: str
+    timeout_seconds: float
+    admits: Callable[[str], bool]
+
+    def credentials(self) -> tuple[str, str] | None:
+        """Return user and password. Read afresh for each connection, so that a password may be changed. Raises `OSError`."""
+        password = self.password or self.address.password
+        if self.password_file:
+            password = _secret(self.password_file)
+
+        username = self.username or self.address.username
+        return (username or "default", password) if password else None
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Return what a connection is encrypted by; None where it is not to be. Raises `OSError`."""
+        if not self.address.tls:
+            return None
+
+        context = ssl.create_default_context(cafile=self.ca_file or None)
+        if self.cert_file:
+            context.load_cert_chain(self.cert_file, self.key_file or None)
+
+        return context
+
+    def admitted(self, address: tuple[str, int]) -> tuple[str, int]:
+        """Return an address that a sentinel or a cluster has named. Raises `NotAdmittedError`."""
+        host = address[0]
+        if not self.admits(host):
+            raise NotAdmittedError(
+                f"it leads to {host}, which is neither this host nor a private network; add it to sovereign.allow"
+            )
+
+        return address
+
+
+def _secret(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        # Not from its own sentence, which has a byte of it.
+        raise OSError(0, f"store.password_file {name} is not UTF-8") from None
+
+
+class Credentials(CredentialProvider):
+    """The same for redis-py."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """Return user and password."""
+        return self._access.credentials() or ("",)

@@ -1,0 +1,267 @@
+"""What runs within a Redis server, and how an entry lies there.
+
+All that concerns a key of ours is one Redis hash, so that every script is a single-key operation: a cluster may move it from
+node to node at any time, and nothing of it is ever apart.
+
+===================  ================================================================================================
+field                what it is
+===================  ================================================================================================
+``value``            the entry, in the versioned envelope of `sealed`
+``until``            when it expires, in milliseconds of the server's clock (hosts' clocks are never compared)
+``tags``             `sidecard.core.cache.records.Record.marks`, each between two zero bytes
+``claim``            the host and flight that compute the key: a fence, since it is never used twice
+``claimed_until``    when that claim expires unless it is renewed, as ``until``
+===================  ================================================================================================
+
+Redis expires the whole hash when the later of both has passed. A claim outlives its time in the hash for a while
+(`GRACE_MILLISECONDS`): whoever was merely late, and was followed by nobody, may still store and renew.
+
+Every change is published on one channel, by the script that makes it: whoever hears of it finds it done.
+"""
+
+from hashlib import sha1
+
+import msgspec
+from msgspec import Struct
+
+from sidecard.core.cache.records import Record
+from sidecard_client.protocol.wire import Usage
+
+LAYOUT = 1
+"""In every name here; another layout is another set of keys, and a miss."""
+
+ENVELOPE = 1
+"""The first byte of `sealed`."""
+
+COMPRESSED_ENVELOPE = 2
+"""As `ENVELOPE`, with a value that is compressed (`sidecard.core.cache.compression`). Who knows only of that one has a miss."""
+
+GRACE_MILLISECONDS = 60_000
+"""Far longer than a server hangs that is then called alive again, far shorter than anybody minds the memory."""
+
+NOW = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+"""
+
+_LOOK = """
+local kind = redis.call('TYPE', KEYS[1])['ok']
+local ours = kind == 'hash'
+local at = ours and redis.call('HMGET', KEYS[1], 'value', 'until', 'claim', 'claimed_until', 'tags') or {}
+local stored = at[1] and at[2] and tonumber(at[2]) and tonumber(at[2]) > now and tonumber(at[2]) or 0
+local claimed = at[3] and at[4] and tonumber(at[4]) or 0
+"""
+
+_KEEP = """
+local function keep(stored, claimed)
+  local last = math.max(stored, claimed > 0 and claimed + GRACE or 0)
+  redis.call('PEXPIREAT', KEYS[1], last)
+end
+""".replace("GRACE", str(GRACE_MILLISECONDS))
+
+
+class Script:
+    """One script: its text and the name that a server knows it by."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+ASK = Script(
+    # What is asked most, first: 10 us of a server's time, where the rest takes 20.
+    """
+if ARGV[3] == '1' then
+  local found = redis.pcall('HMGET', KEYS[1], 'value', 'until')
+  local ends = found[1] and tonumber(found[2])
+  if ends then
+    local clock = redis.call('TIME')
+    local left = ends - clock[1] * 1000 - math.floor(clock[2] / 1000)
+    if left > 0 then return {'found', found[1], left} end
+  end
+end
+"""
+    + NOW
+    + _LOOK
+    + _KEEP
+    + """
+local token, claim_ms = ARGV[1], tonumber(ARGV[2])
+if kind ~= 'none' and not ours then return {'absent'} end
+if claimed > now and at[3] ~= token then return {'elsewhere', claimed - now} end
+if token == '' then return {'absent'} end
+redis.call('HSET', KEYS[1], 'claim', token, 'claimed_until', now + claim_ms)
+keep(stored, now + claim_ms)
+return {'claimed'}
+"""
+)
+"""token or '', milliseconds, '1' to look -> found with envelope and remaining milliseconds, absent, elsewhere, claimed."""
+
+WRITE = Script(
+    NOW
+    + _LOOK
+    + _KEEP
+    + """
+local how, token, value, ttl_ms, tags = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+if how == 'claimed' and at[3] ~= token then return 0 end
+if how == 'absent' and stored > 0 then return 0 end
+if kind ~= 'none' and not ours then redis.call('DEL', KEYS[1]) end
+redis.call('HSET', KEYS[1], 'value', value, 'until', now + ttl_ms, 'tags', tags)
+if at[3] == token then
+  redis.call('HDEL', KEYS[1], 'claim', 'claimed_until')
+  claimed = 0
+end
+keep(now + ttl_ms, claimed)
+redis.call('PUBLISH', ARGV[6], ARGV[7])
+return 1
+"""
+)
+"""claimed|absent|always, token, envelope, milliseconds, tags, channel, notice -> 1 if it was taken."""
+
+RENEW = Script(
+    NOW
+    + _LOOK
+    + _KEEP
+    + """
+if at[3] ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'claimed_until', now + tonumber(ARGV[2]))
+keep(stored, now + tonumber(ARGV[2]))
+return 1
+"""
+)
+"""token, milliseconds -> 1 if the claim is still that one's."""
+
+RELEASE = Script(
+    NOW
+    + _LOOK
+    + """
+if at[3] ~= ARGV[1] then return 0 end
+if stored > 0 then
+  redis.call('HDEL', KEYS[1], 'claim', 'claimed_until')
+  redis.call('PEXPIREAT', KEYS[1], stored)
+else
+  redis.call('DEL', KEYS[1])
+end
+redis.call('PUBLISH', ARGV[2], ARGV[3])
+return 1
+"""
+)
+"""token, channel, notice -> 1 if the claim was that one's."""
+
+REMOVE = Script(
+    NOW
+    + _LOOK
+    + """
+if kind ~= 'none' and not ours then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+return stored > 0 and 1 or 0
+"""
+)
+"""channel, notice -> 1 if there was an entry. A claim goes with it, so that what is being computed is not stored."""
+
+PURGE = Script(
+    NOW
+    + _LOOK
+    + """
+if not ours then return 0 end
+local meant = true
+for _, mark in ipairs(ARGV) do
+  meant = meant and string.find(at[5] or '', mark, 1, true)
+end
+if stored > 0 and not meant then
+  redis.call('HDEL', KEYS[1], 'claim', 'claimed_until')
+  redis.call('PEXPIREAT', KEYS[1], stored)
+  return 0
+end
+redis.call('DEL', KEYS[1])
+return stored > 0 and 1 or 0
+"""
+)
+"""marks, each between zero bytes, none for any entry -> 1 if there was an entry and it had all. Claims go in any case."""
+
+
+ALL = (ASK, WRITE, RENEW, RELEASE, REMOVE, PURGE)
+
+
+class _Envelope(Struct, array_like=True, frozen=True):
+    seconds: float
+    ttl_seconds: float
+    window_seconds: float
+    backend: str
+    usage: Usage
+    tags: tuple[str, ...]
+    value: bytes
+    task: str = ""
+    """Of envelopes of versions that did not tell: empty. Those read ours as if it were not there."""
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(_Envelope).decode
+
+
+def sealed(record: Record) -> bytes:
+    """Return a record as it lies in the server: one byte of version, then msgpack."""
+    terms = record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags
+    version = COMPRESSED_ENVELOPE if record.compressed else ENVELOPE
+    return bytes((version,)) + _pack(_Envelope(record.seconds, *terms, record.value, record.task))
+
+
+def opened(data: bytes, remaining_seconds: float) -> Record | None:
+    """Return the record of an envelope; None where it is of another version, or none of ours at all."""
+    version = data[0] if data else None
+    if version not in {ENVELOPE, COMPRESSED_ENVELOPE}:
+        return None
+
+    try:
+        found = _unpack(memoryview(data)[1:])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+    lifetime_seconds = max(found.ttl_seconds, found.window_seconds)
+    return Record(
+        found.value,
+        found.seconds,
+        found.ttl_seconds,
+        found.window_seconds,
+        found.backend,
+        found.usage,
+        found.tags,
+        max(0.0, lifetime_seconds - remaining_seconds),
+        found.task,
+        compressed=version == COMPRESSED_ENVELOPE,
+    )
+
+
+def marked(marks: tuple[str, ...]) -> bytes:
+    """Return marks as `PURGE` finds them."""
+    return b"".join(b"\0%b\0" % mark.encode() for mark in marks)
+
+
+def entry_name(scope: str, key: str) -> bytes:
+    """Return the Redis key of a key of ours. A scope has exactly one colon, so no two are the same."""
+    return f"sidecard:{LAYOUT}:{scope}:{key}".encode()
+
+
+def scope_and_key(name: bytes) -> tuple[str, str] | None:
+    """Return what `entry_name` was made of; None for names of others."""
+    parts = name.decode(errors="replace").split(":", 4)
+    if len(parts) != 5 or parts[:2] != ["sidecard", str(LAYOUT)]:  # noqa: PLR2004 - sidecard, layout, uid, namespace, key
+        return None
+
+    return f"{parts[2]}:{parts[3]}", parts[4]
+
+
+def pattern(namespace: str | None) -> str:
+    """Return what `SCAN` matches for a purge's namespace, and a few more: `sidecard.core.scopes.covers` decides."""
+    if namespace is None:
+        scope = "*"
+    else:
+        name = namespace.translate(_GLOB)
+        scope = name if ":" in namespace else f"*:{name}"
+
+    return f"sidecard:{LAYOUT}:{scope}:*"
+
+
+_GLOB = str.maketrans({letter: f"\\{letter}" for letter in "*?[]\\"})
+
+CHANNEL = f"sidecard:{LAYOUT}:news"

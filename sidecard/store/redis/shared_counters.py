@@ -1,0 +1,177 @@
+"""Breakers that open on all hosts, and budgets that all hosts spend, where that is asked for.
+
+One Redis hash has the breakers that are open: of each backend, until when. One hash for each budget and period has what each
+run of each daemon has spent in it, in all, so that saying it twice counts once. Whoever starts reads both: no restart closes
+an open breaker, or refills a budget.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from redis.exceptions import ResponseError
+
+from sidecard.core import notes
+from sidecard.core.effects import ShareSpending
+from sidecard.core.events import BreakerOpenedElsewhere, SpentElsewhere
+from sidecard.store.base import Tell
+from sidecard.store.redis.connections import Command, Link, Run
+from sidecard.store.redis.scripts import LAYOUT, NOW, Script
+
+POLL_SECONDS = 0.5
+"""How often breakers and budgets are looked at: an opening spreads within a second, a budget is overspent by what all hosts
+spend meanwhile."""
+
+_KEPT_PERIODS = 2
+"""How long what was spent is remembered, in periods: hosts' clocks differ."""
+
+_BREAKERS = f"sidecard-breakers:{LAYOUT}".encode()
+
+_OPEN = Script(
+    NOW
+    + """
+local ends = now + tonumber(ARGV[2])
+redis.call('HSET', KEYS[1], ARGV[1], math.max(ends, tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or 0)))
+redis.call('PEXPIREAT', KEYS[1], math.max(ends, now + redis.call('PTTL', KEYS[1])))
+return 1
+"""
+)
+"""backend, milliseconds"""
+
+_CLOSE = Script("return redis.call('HDEL', KEYS[1], ARGV[1])")
+"""backend"""
+
+_OPEN_NOW = Script(
+    NOW
+    + """
+local open = {}
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local left = tonumber(all[i + 1]) - now
+  if left > 0 then
+    open[#open + 1] = all[i]
+    open[#open + 1] = left
+  end
+end
+return open
+"""
+)
+"""-> backend, milliseconds left, ..."""
+
+_SPEND = Script(
+    """
+if tonumber(ARGV[2]) > 0 then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+end
+local sum = 0
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  if all[i] ~= ARGV[1] then sum = sum + tonumber(all[i + 1]) end
+end
+return tostring(sum)
+"""
+)
+"""host, dollars, milliseconds -> what the others have spent"""
+
+
+class Sharing:
+    """What this ``host`` tells the others, and hears from them.
+
+    ``budgets`` are the names of the budgets with their periods in seconds; ``wall_clock`` says which period it is.
+    """
+
+    def __init__(
+        self,
+        tell: Tell,
+        *,
+        host: str,
+        breakers: bool,
+        budgets: dict[str, float],
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._host = host
+        self._tell = tell
+        self._breakers = breakers
+        self._budgets = budgets
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._open: dict[str, float] = {}
+        """Breakers that have opened here, and until when."""
+        self._closed: set[str] = set()
+        """Breakers that have closed here since that was said last."""
+        self._unsaid: set[str] = set()
+        self._heard: dict[str, float] = {}
+        self._spent: dict[str, ShareSpending] = {}
+
+    def note(self, note: notes.Note) -> None:
+        """Hear what the core tells."""
+        if not self._breakers:
+            return
+
+        if isinstance(note, notes.BreakerOpened) and note.cause not in {"operator", "elsewhere"}:
+            self._open[note.backend] = self._clock() + (note.seconds or 0.0)
+            self._unsaid.add(note.backend)
+            self._closed.discard(note.backend)
+        elif isinstance(note, notes.BreakerClosed):
+            self._open.pop(note.backend, None)
+            self._unsaid.discard(note.backend)
+            self._closed.add(note.backend)
+
+    def spend(self, spending: ShareSpending) -> None:
+        """Take note of what this run has spent."""
+        self._spent[spending.budget] = spending
+
+    async def serve(self, link: Link) -> None:
+        """Tell and hear, until cancelled. Raises as `Link.exchange`."""
+        self._heard.clear()
+        # The server may have lost what it was told.
+        self._unsaid |= {backend for backend, until in self._open.items() if until > self._clock()}
+        while True:
+            if self._breakers:
+                await self._share_breakers(link)
+
+            for budget, period_seconds in self._budgets.items():
+                await self._share_budget(link, budget, period_seconds)
+
+            await anyio.sleep(POLL_SECONDS)
+
+    async def _share_breakers(self, link: Link) -> None:
+        now = self._clock()
+        opened = {backend: self._open[backend] - now for backend in self._unsaid if self._open[backend] > now}
+        closed = set(self._closed)
+        commands: list[Command] = [
+            Run(_OPEN, _BREAKERS, (backend, int(1000 * seconds) + 1)) for backend, seconds in opened.items()
+        ]
+        commands += [Run(_CLOSE, _BREAKERS, (backend,)) for backend in closed]
+        *said, listed = await link.exchange([*commands, Run(_OPEN_NOW, _BREAKERS)])
+        if not any(isinstance(reply, ResponseError) for reply in said):
+            self._unsaid -= opened.keys()
+            self._closed -= closed
+
+        for backend, milliseconds in _pairs(listed):
+            until = now + milliseconds / 1000
+            # The same opening is heard each time; a later end is another one.
+            if backend not in self._open and until > self._heard.get(backend, 0.0) + 2 * POLL_SECONDS:
+                self._heard[backend] = until
+                self._tell(BreakerOpenedElsewhere(backend, milliseconds / 1000))
+
+        self._open = {backend: until for backend, until in self._open.items() if until > now}
+
+    async def _share_budget(self, link: Link, budget: str, period_seconds: float) -> None:
+        period = int(self._wall_clock() // period_seconds)
+        spending = self._spent.get(budget)
+        dollars = spending.dollars if spending is not None and spending.period == period else 0.0
+        name = f"sidecard-budget:{LAYOUT}:{budget}:{period}".encode()
+        milliseconds = int(1000 * _KEPT_PERIODS * period_seconds)
+        (reply,) = await link.exchange([Run(_SPEND, name, (self._host, repr(dollars), milliseconds))])
+        if isinstance(reply, bytes):
+            self._tell(SpentElsewhere(budget, period, float(reply)))
+
+
+def _pairs(listed: Any) -> list[tuple[str, int]]:
+    if not isinstance(listed, list):
+        return []
+
+    return [(name.decode(errors="replace"), left) for name, left in zip(listed[::2], listed[1::2], strict=True)]

@@ -1,0 +1,111 @@
+"""What a row of the store on disk says of an entry, and whether it is still what was written.
+
+SQLite notices damage to its own pages' structure, and none to what is in them: a disk that gives back another byte would
+give an app another answer. So each row has a checksum over all that is served of it, its scope and key included: a damaged
+index leads to whole rows of other keys. A row whose checksum does not hold is a miss, until it expires or is written anew.
+The checksum is CRC-32, as in ZIP and in the spool: against accidents, of which it misses one in four billion, and not against
+whoever may write to the file. Of a row of 1 KiB it costs 2 us to make and to check.
+"""
+
+import struct
+import zlib
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from sidecard.core.cache.records import Record
+from sidecard_client.protocol.wire import Usage
+
+ABOUT_VERSION = 2
+"""1 had no checksum."""
+
+COMPRESSED_VERSION = 3
+"""As 2, with a value that is compressed (`sidecard.core.cache.compression`). Who knows only of 2 has a miss."""
+
+_VERSIONS = ABOUT_VERSION, COMPRESSED_VERSION
+
+_INSTANTS = struct.Struct("<dd")
+CHECKSUM_BYTES = 4
+
+_FAULTS = (msgspec.MsgspecError, UnicodeError, RecursionError, TypeError, struct.error)
+"""What comes of columns that are no terms, or not even of their type, as in a damaged row they may be."""
+
+
+class About(Struct, array_like=True, frozen=True):
+    """What an entry is, beside its value and its instants. A later version has another first number."""
+
+    version: int
+    seconds: float
+    ttl_seconds: float
+    window_seconds: float
+    backend: str
+    usage: Usage
+    tags: tuple[str, ...]
+    task: str = ""
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(About).decode
+
+
+class Row(NamedTuple):
+    """An entry as it is kept. ``about`` is its terms and the row's checksum; the instants are the wall clock's."""
+
+    scope: str
+    key: str
+    stored_at: float
+    expires_at: float
+    about: bytes
+    value: bytes
+
+
+def row_of(scope: str, key: str, record: Record, stored_at: float, expires_at: float) -> Row:
+    """Return a record as it is kept."""
+    shared = record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags, record.task
+    version = COMPRESSED_VERSION if record.compressed else ABOUT_VERSION
+    terms = _pack(About(version, record.seconds, *shared))
+    checksum = _checksum(scope, key, stored_at, expires_at, terms, record.value)
+    return Row(scope, key, stored_at, expires_at, terms + checksum, record.value)
+
+
+def record_of(row: Row, now: float) -> Record | None:
+    """Return the record of a row; None where it is damaged, or its terms are another version's. ``now`` is the wall clock's."""
+    scope, key, stored_at, expires_at, about, value = row
+    try:
+        terms = about[:-CHECKSUM_BYTES]
+        if _checksum(scope, key, stored_at, expires_at, terms, value) != about[-CHECKSUM_BYTES:]:
+            return None
+
+        found = _unpack(terms)
+    except _FAULTS:
+        return None
+
+    if found.version not in _VERSIONS:
+        return None
+
+    return Record(
+        value,
+        found.seconds,
+        found.ttl_seconds,
+        found.window_seconds,
+        found.backend,
+        found.usage,
+        found.tags,
+        max(0.0, now - stored_at),
+        found.task,
+        compressed=found.version == COMPRESSED_VERSION,
+    )
+
+
+def is_damaged(row: Row) -> bool:
+    """Tell whether a row is of these versions, and not what was written."""
+    try:
+        return record_of(row, 0.0) is None and _unpack(row.about[:-CHECKSUM_BYTES]).version in _VERSIONS
+    except _FAULTS:
+        return False
+
+
+def _checksum(scope: str, key: str, stored_at: float, expires_at: float, terms: bytes, value: bytes) -> bytes:
+    head = f"{scope}\0{key}\0".encode() + _INSTANTS.pack(stored_at, expires_at)
+    return zlib.crc32(value, zlib.crc32(head + terms)).to_bytes(CHECKSUM_BYTES, "little")

@@ -1,0 +1,134 @@
+"""The attempts of one call: what it asks for after a failure, and what the daemon's word on that means."""
+
+from typing import Any
+
+import pytest
+
+from sidecard_client.call import call as calls
+from sidecard_client.call.attempts import Attempts, leaves_a_lease
+from sidecard_client.call.options import Options
+from sidecard_client.protocol import wire
+
+DOWN = ConnectionError("down")
+
+
+def small(prompt: str) -> str:
+    """Answer cheaply."""
+    return prompt
+
+
+def big(prompt: str) -> str:
+    """Answer dearly."""
+    return prompt
+
+
+def lease(backend: str = "default", **fields: Any) -> wire.Lease:
+    """Build a lease."""
+    return wire.Lease(id=1, lease=f"l.{backend}", backend=backend, expires_in_seconds=15, attempt=1, **fields)
+
+
+def attempts_at(*backends: str, **policy: Any) -> Attempts:
+    """Prepare a call on ``backends``, or of a single function where there are none."""
+    function: Any = {name: big if name == "cloud" else small for name in backends} or small
+    return Attempts(calls.prepare(Options(), function, ("p",), policy))
+
+
+def asks(attempts: Attempts, backend: str, kind: wire.FailureKind = "transient") -> tuple[bool, bool]:
+    """Take a lease and fail under it; return whether another one is asked for, and whether a retry will do."""
+    attempts.take(lease(backend))
+    message = attempts.fail(7, lease(backend), DOWN, kind)
+    assert (message.id, message.lease, message.kind) == (7, f"l.{backend}", kind)
+    return message.next, message.retry
+
+
+def test_take_returns_the_leases_function() -> None:
+    """And counts it."""
+    attempts = attempts_at("local", "cloud")
+    assert attempts.take(lease("cloud", passed_over={"local": "saturated"})) is big
+    outcome = attempts.outcome("v", 0.5)
+    assert (outcome.value, outcome.source, outcome.backend, outcome.waited_seconds) == ("v", "upstream", "cloud", 0.5)
+    assert (outcome.passed_over, outcome.attempts) == ({"local": "saturated"}, 1)
+
+
+def test_fail_asks_for_each_backend_once() -> None:
+    """Without retries, as long as one is left."""
+    attempts = attempts_at("local", "cloud")
+    assert asks(attempts, "local") == (True, False)
+    assert asks(attempts, "cloud") == (False, False)
+
+
+def test_fail_asks_for_as_many_retries_as_the_policy_has() -> None:
+    """Each of them goes over all backends again."""
+    attempts = attempts_at("local", "cloud", retries=1)
+    assert [asks(attempts, name) for name in ("local", "cloud", "local", "cloud")] == [
+        (True, True),
+        (True, True),
+        (True, False),
+        (False, False),
+    ]
+    assert attempts.count == 4
+
+
+@pytest.mark.parametrize("names", [("default",) * 3, ("local", "cloud", "near")])
+def test_each_further_lease_of_a_single_function_is_a_retry(names: tuple[str, ...]) -> None:
+    """Also where the daemon's config gives it several backends: it is the same function."""
+    attempts = attempts_at(retries=2)
+    assert [asks(attempts, name) for name in names] == [(True, True), (True, True), (False, False)]
+
+
+@pytest.mark.parametrize("kind", ["fatal", "ignored", "cancelled"])
+def test_fail_asks_for_nothing_where_nothing_would_help(kind: wire.FailureKind) -> None:
+    """Retries are for what may pass."""
+    assert asks(attempts_at("local", "cloud", retries=3), "local", kind) == (False, False)
+
+
+STANDS = [
+    wire.Ok(id=7),
+    wire.Rejected(id=7, reason="breaker_open"),
+    wire.Timeout(id=7, waited_seconds=1.0),
+    wire.Failed(id=7, kind="transient", message=""),
+    wire.Failed(id=7, kind="ignored", message=""),
+    wire.Shared(id=7, value=1, age_seconds=0, stale=False, saved_seconds=0, saved_dollars=0, backend="local", meta={}),
+    wire.Hit(id=7, value=1, age_seconds=0, stale=False, saved_seconds=0, saved_dollars=0, backend="local", meta={}),
+]
+VOID = [None, wire.StaleLease(id=7), wire.Error(id=7, code="internal", message="")]
+
+
+def verdict(attempts: Attempts, reply: wire.AnyReply | None, backend: str = "local") -> str:
+    """Fail on ``backend`` and ask what ``reply`` means."""
+    attempts.take(lease(backend))
+    return attempts.verdict(attempts.fail(7, lease(backend), DOWN, "transient"), reply)
+
+
+@pytest.mark.parametrize("reply", STANDS, ids=lambda reply: type(reply).__name__)
+def test_the_daemons_no_is_final(reply: wire.AnyReply) -> None:
+    """Even where a backend is left: there is a reason why it may not be called."""
+    assert verdict(attempts_at("local", "cloud"), reply) == "stands"
+    assert not leaves_a_lease(reply)
+
+
+@pytest.mark.parametrize("reply", VOID, ids=lambda reply: type(reply).__name__)
+def test_a_lost_daemon_is_no_reason_to_give_up_a_backend(reply: wire.AnyReply | None) -> None:
+    """But no permission to ask one again either, or one that may be remote."""
+    assert verdict(attempts_at("local", "cloud"), reply) == "alone"
+    assert verdict(attempts_at("local", retries=1), reply) == "stands"
+    assert verdict(attempts_at(retries=1), reply) == "stands"
+    assert verdict(attempts_at("local", "cloud", sovereign=True), reply) == "stands"
+    assert leaves_a_lease(reply) == (not isinstance(reply, wire.StaleLease))
+
+
+def test_a_lost_daemon_leaves_only_backends_that_were_never_asked() -> None:
+    """1. both fail; 2. a retry on the first fails too; 3. the daemon is lost: the second has had its chance."""
+    attempts = attempts_at("local", "cloud", retries=1)
+    asks(attempts, "local")
+    asks(attempts, "cloud")
+    assert verdict(attempts, None) == "stands"
+
+
+def test_a_lease_is_taken_where_it_was_asked_for() -> None:
+    """On another backend always, on one that has failed after a retry."""
+    assert verdict(attempts_at("local", "cloud"), lease("cloud")) == "lease"
+    assert verdict(attempts_at("local", "cloud", retries=1), lease("local")) == "lease"
+    assert verdict(attempts_at("local", "cloud"), lease("local")) == "alone"
+    assert verdict(attempts_at(retries=1), lease("elsewhere")) == "lease"
+    assert leaves_a_lease(lease("local"))

@@ -1,0 +1,200 @@
+"""The law of flights within one process."""
+
+import pytest
+
+from sidecard_client.call.local_flights import (
+    MAX_ELECTIONS,
+    Answered,
+    Broken,
+    Elected,
+    LocalFlight,
+    LocalFlights,
+    LocalWaiter,
+    Released,
+)
+from sidecard_client.call.values import unpack_value
+
+KEY = ("default", "k")
+
+
+@pytest.fixture
+def flights() -> LocalFlights:
+    """No call is running."""
+    return LocalFlights()
+
+
+def lead(flights: LocalFlights) -> LocalFlight:
+    """Enter as the first."""
+    flight = flights.enter(KEY, lambda: None)
+    assert isinstance(flight, LocalFlight)
+    return flight
+
+
+def wait(flights: LocalFlights, woken: list[str] | None = None, name: str = "") -> LocalWaiter:
+    """Enter as a later one."""
+    waiter = flights.enter(KEY, lambda: None if woken is None else woken.append(name))
+    assert isinstance(waiter, LocalWaiter)
+    return waiter
+
+
+def test_enter_the_first_leads_and_the_next_wait(flights: LocalFlights) -> None:
+    """One call runs for a key, and another key is another call."""
+    lead(flights)
+    wait(flights)
+    assert isinstance(flights.enter(("other", "k"), lambda: None), LocalFlight)
+    assert len(flights) == 2
+
+
+def test_succeed_gives_each_waiter_its_own_copy(flights: LocalFlights) -> None:
+    """Nobody's changes show in another's answer, as with the daemon."""
+    woken: list[str] = []
+    flight = lead(flights)
+    waiters = [wait(flights, woken, name) for name in "ab"]
+    value = {"text": ["x"]}
+    flights.succeed(flight, value)
+    assert woken == ["a", "b"]
+    for waiter in waiters:
+        assert isinstance(waiter.end, Answered)
+        copy = unpack_value(waiter.end.packed)
+        assert copy == value
+        assert copy is not value
+
+    assert len(flights) == 0
+
+
+def test_succeed_forgets_the_answer(flights: LocalFlights) -> None:
+    """Nothing is cached in the client: who comes later leads."""
+    flights.succeed(lead(flights), "x")
+    lead(flights)
+
+
+def test_succeed_with_a_value_that_cannot_be_shared_releases_all(flights: LocalFlights) -> None:
+    """Waiters make their own calls, all at once."""
+    flight = lead(flights)
+    waiters = [wait(flights) for _ in range(3)]
+    flights.succeed(flight, object())
+    assert [waiter.end for waiter in waiters] == [Released()] * 3
+
+
+@pytest.mark.parametrize("kind", ["transient", "cancelled"])
+def test_fail_that_may_pass_elects_the_longest_waiting(flights: LocalFlights, kind: str) -> None:
+    """The next one runs the function itself, and the others go on waiting."""
+    flight = lead(flights)
+    first, second = wait(flights), wait(flights)
+    flights.fail(flight, kind, "m")  # type: ignore[arg-type]  # a parameter's str
+    assert first.end == Elected()
+    assert second.end is None
+    assert isinstance(flights.enter(KEY, lambda: None), LocalWaiter)
+
+
+def test_fail_after_the_last_election_fails_all(flights: LocalFlights) -> None:
+    """A backend that is down is asked three times, not once for each waiting thread."""
+    flight = lead(flights)
+    waiters = [wait(flights) for _ in range(4)]
+    for number in range(MAX_ELECTIONS):
+        flights.fail(flight, "transient", f"m{number}")
+
+    flights.fail(flight, "transient", "last")
+    assert [waiter.end for waiter in waiters] == [
+        Elected(),
+        Elected(),
+        Broken("transient", "last"),
+        Broken("transient", "last"),
+    ]
+    assert len(flights) == 0
+
+
+def test_fail_fatal_fails_all_at_once_and_is_not_remembered(flights: LocalFlights) -> None:
+    """What is wrong for one is wrong for all who wait, and for nobody later."""
+    flight = lead(flights)
+    waiters = [wait(flights), wait(flights)]
+    flights.fail(flight, "fatal", "bad prompt")
+    assert [waiter.end for waiter in waiters] == [Broken("fatal", "bad prompt")] * 2
+    lead(flights)
+
+
+def test_fail_ignored_releases_all(flights: LocalFlights) -> None:
+    """As with the daemon."""
+    flight = lead(flights)
+    waiter = wait(flights)
+    flights.fail(flight, "ignored", "")
+    assert waiter.end == Released()
+
+
+def test_fail_with_nobody_waiting_ends_the_flight(flights: LocalFlights) -> None:
+    """Nobody is elected who is not there."""
+    flights.fail(lead(flights), "transient", "")
+    assert len(flights) == 0
+
+
+def test_leave_while_waiting_touches_nobody_else(flights: LocalFlights) -> None:
+    """A waiter that has left is not elected."""
+    flight = lead(flights)
+    gone, there = wait(flights), wait(flights)
+    flights.leave(gone)
+    flights.fail(flight, "transient", "")
+    assert gone.end is None
+    assert there.end == Elected()
+
+
+def test_leave_after_an_election_passes_the_turn_on(flights: LocalFlights) -> None:
+    """1. elected; 2. interrupted before it looked; 3. the next leads, or nobody ever would."""
+    flight = lead(flights)
+    elected, there = wait(flights), wait(flights)
+    flights.fail(flight, "transient", "")
+    flights.leave(elected)
+    assert there.end == Elected()
+
+
+def test_leave_after_the_answer_does_nothing(flights: LocalFlights) -> None:
+    """An interrupted caller does not need its answer."""
+    flight = lead(flights)
+    waiter = wait(flights)
+    flights.succeed(flight, 1)
+    flights.leave(waiter)
+    assert len(flights) == 0
+
+
+def test_lead_announces_a_call_that_others_may_join(flights: LocalFlights) -> None:
+    """A lease's holder is joined by callers who lose the daemon."""
+    flight = flights.lead(KEY)
+    assert flight is not None
+    waiter = wait(flights)
+    flights.succeed(flight, "x")
+    assert isinstance(waiter.end, Answered)
+
+
+def test_lead_while_another_call_of_the_key_runs(flights: LocalFlights) -> None:
+    """The second makes its call all the same, and nobody joins it."""
+    lead(flights)
+    assert flights.lead(KEY) is None
+
+
+def test_drop_ends_the_turn_of_an_interrupted_leader(flights: LocalFlights) -> None:
+    """An interruption that nobody could catch does not leave a flight without a leader."""
+    flight = lead(flights)
+    waiter = wait(flights)
+    flights.drop(flight, 0)
+    assert waiter.end == Elected()
+    assert flight.elections == 1
+
+
+def test_drop_after_the_turn_has_ended_does_nothing(flights: LocalFlights) -> None:
+    """The elected one's turn is not its predecessor's to end, nor is a later flight of the key."""
+    flight = lead(flights)
+    waiter = wait(flights)
+    flights.fail(flight, "transient", "")
+    flights.drop(flight, 0)
+    assert waiter.end == Elected()
+    assert len(flights) == 1
+    flights.succeed(flight, 1)
+    lead(flights)
+    flights.drop(flight, 1)
+    assert len(flights) == 1
+
+
+def test_repr_counts(flights: LocalFlights) -> None:
+    """Keys are long and say nothing."""
+    flight = lead(flights)
+    wait(flights)
+    assert repr(flight) == "<LocalFlight 1 waiting, 0 elections>"

@@ -1,0 +1,267 @@
+"""Which text of a request is embedded, what its group is, and what a faulty embedder costs."""
+
+import hashlib
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import UNSET
+
+from sidecard_client import SidecardWarning
+from sidecard_client.call import similarity as similar
+from sidecard_client.call.call import VECTOR_WANTED, Call, Outcome, prepare, prepare_bound, resolve, unshared
+from sidecard_client.call.options import Options
+from sidecard_client.call.similarity import embedded, text_of
+from sidecard_client.call.vectors import EMBEDS, Brought
+from sidecard_client.protocol.errors import ProtocolError
+from sidecard_client.protocol.wire import Hit, VectorWanted
+from sidecard_client.testing import FakeClient
+
+DIRECTIONS = {"hello": [1.0, 0.0], "hi": [0.99, 0.1], "bye": [0.0, 1.0], "hello 2023": [1.0, 0.0]}
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
+
+
+def embed(text: str) -> list[float]:
+    """Embed what this module knows; anything else is a `KeyError`."""
+    return DIRECTIONS[text]
+
+
+def answer(prompt: Any, temperature: float = 0.0) -> str:
+    """Answer."""
+    return f"{prompt} {temperature}"
+
+
+@pytest.fixture(autouse=True)
+def unwarned() -> Iterator[None]:
+    """Let each test be the first that warns."""
+    similar._warned_of.clear()
+    yield
+    similar._warned_of.clear()
+
+
+def brought(*args: Any, function: Any = answer, stream: bool = False, **policy: Any) -> Brought:
+    """Return what a call of ``function`` brings when it is asked for its vector."""
+    keywords = policy.pop("keywords", {})
+    options = Options().changed({"embed": embed}).changed(policy)
+    asked = embedded(prepare_bound(options, function, args, keywords, stream=stream)).similar
+    assert isinstance(asked, Brought)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "text", "place"),
+    [
+        (("hello", 3), {}, "hello", "args[0]"),
+        ((CHAT,), {"prompt": "no"}, "hello", "args[0][-1].content"),
+        (({"prompt": "hello", "max_tokens": 5},), {}, "hello", "args[0].prompt"),
+        (({"model": "m", "messages": CHAT},), {}, "hello", "args[0].messages[-1].content"),
+        ((), {"temperature": 0, "question": "hello"}, "hello", "kwargs.question"),
+        ((), {"text": "no", "prompt": "hello"}, "hello", "kwargs.prompt"),
+        ((), {"messages": tuple(CHAT)}, "hello", "kwargs.messages[-1].content"),
+    ],
+)
+def test_the_text_is_found_where_the_rules_say(
+    args: tuple[Any, ...], kwargs: dict[str, Any], text: str, place: str
+) -> None:
+    """Positional before named ones, messages by their last."""
+    found = text_of(args, kwargs)
+
+    assert found is not None
+    assert (found.text, found.place) == (text, place)
+    assert text not in repr((found.args, {**found.kwargs, "text": 0} if args == () else found.args))
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((), {}),
+        ((3, "hello"), {}),
+        (([],), {}),
+        ((["hello"],), {}),
+        (([{"role": "user", "content": [{"type": "image"}]}],), {}),
+        (({"system": "hello"},), {}),
+        ((), {"system": "hello"}),
+        ((), {"prompt": {"prompt": "hello"}}),
+        ((3,), {"prompt": "hello"}),
+    ],
+)
+def test_nothing_else_is_taken_for_the_text(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Guessing would make of unequal requests one group."""
+    assert text_of(args, kwargs) is None
+
+
+def test_finding_the_text_leaves_the_request_as_it_is() -> None:
+    """The function is still to get it."""
+    request = {"messages": [dict(message) for message in CHAT]}
+    text_of((request,), {})
+
+    assert request == {"messages": CHAT}
+
+
+def test_requests_that_differ_in_their_text_alone_have_one_group() -> None:
+    """Whatever the text is; by the recipe of `keys`, written out here."""
+    assert brought("hello").group == brought("bye").group
+    group = brought("hello 2023", 1, name="n", task="t", embed={"m": embed}).group
+    canonical = msgspec.msgpack.encode(["sidecard", 1, "t", None, "n", [[None, 1], "args[0]", ["2023"], "m"], {}])
+    assert group == "g1-" + hashlib.sha256(canonical).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        brought("hello", 0.5),
+        brought("hello", keywords={"temperature": 0.5}),
+        brought("hello", task="other"),
+        brought("hello", model="other"),
+        brought("hello", name="other"),
+        brought("hello", stream=True),
+        brought("hello", embed={"other": embed}),
+        brought("hello", vector=[1.0, 0.0]),
+        brought("hello 2023"),
+        brought({"prompt": "hello"}),
+        brought(CHAT),
+        brought(keywords={"prompt": "hello"}),
+    ],
+)
+def test_whatever_else_differs_makes_another_group(other: Brought) -> None:
+    """Arguments, task, model, function, pieces or not, embedder, numbers in the text, and where the text stands."""
+    assert other.group != brought("hello").group
+
+
+def test_earlier_messages_are_part_of_the_group() -> None:
+    """The same last question means something else after another one."""
+    other = [{"role": "system", "content": "Be long."}, CHAT[1]]
+
+    assert brought(CHAT).group != brought(other).group
+
+
+def test_what_the_key_ignores_the_group_ignores() -> None:
+    """One deny-list for both."""
+    assert brought({"prompt": "hello", "trace": 1}, ignore=["trace"]).group == (
+        brought({"prompt": "hello", "trace": 2}, ignore=["trace"]).group
+    )
+    assert brought("hello", keywords={"timeout": 1}).group == brought("hello").group
+
+
+def test_calls_with_keys_of_their_own_have_groups_by_their_functions() -> None:
+    """A key says nothing of which requests are alike."""
+    assert brought("hello", key="one").group == brought("bye", key="two").group == brought("hello").group
+
+
+def test_a_call_brings_a_vector_only_where_it_can_be_shared() -> None:
+    """Not without an embedder, not with a null key, and not when it is its caller's own."""
+    assert prepare(Options(), answer, ("hello",), {}).similar is None
+    assert prepare(Options(), answer, ("hello",), {"embed": embed, "key": None}).similar is None
+    call = prepare(Options(), answer, ("hello",), {"embed": embed})
+    assert call.similar is EMBEDS
+    assert unshared(embedded(call)).similar is None
+
+
+def test_a_begin_says_that_there_could_be_a_vector_and_then_has_it() -> None:
+    """As little-endian float 32."""
+    call = prepare(Options(), answer, ("hello",), {"embed": embed})
+    first = call.begin(1)
+    assert (first.embeds, first.vector, first.group) == (True, None, None)
+    second = embedded(call).begin(2)
+
+    assert (second.embeds, second.vector) == (False, struct.pack("<2f", 1.0, 0.0))
+    assert second.group == brought("hello").group
+
+
+def test_a_vector_is_wanted_at_most_once() -> None:
+    """A daemon that asks again is at fault."""
+    call = prepare(Options(), answer, ("hello",), {"embed": embed})
+    assert resolve(call, VectorWanted(1), 0.0) is VECTOR_WANTED
+    for asked in (embedded(call), prepare(Options(), answer, ("hello",), {})):
+        with pytest.raises(ProtocolError, match="by VectorWanted"):
+            resolve(asked, VectorWanted(1), 0.0)
+
+
+def test_an_outcome_says_how_similar() -> None:
+    """None where the answer is the call's own."""
+    call = prepare(Options(), answer, ("hello",), {})
+    for similarity in (None, 0.97):
+        outcome = resolve(call, Hit(1, "v", 0.0, False, 0.0, 0.0, "b", {}, similarity), 0.0)
+        assert isinstance(outcome, Outcome)
+        assert (outcome.source, outcome.similarity) == ("cache", similarity)
+
+
+def faulty(text: str) -> Any:
+    """Raise."""
+    raise ConnectionError(text)
+
+
+@pytest.mark.parametrize("embedder", [faulty, {"zero": lambda _: [0.0]}, {"none": lambda _: None}, {"words": str}])
+def test_a_faulty_embedder_costs_one_warning_and_not_the_call(embedder: Any) -> None:
+    """It goes on by its key alone."""
+    call = prepare(Options(), answer, ("hello",), {"embed": embedder})
+    with pytest.warns(SidecardWarning, match="embed= failed .* no similar request is looked for"):
+        assert embedded(call).similar is None
+
+    again: Call = embedded(call)
+    assert (again.similar, again.key) == (None, call.key)
+
+
+def test_a_request_without_a_text_is_shared_by_its_key_alone() -> None:
+    """With one warning that names the function."""
+    call = prepare(Options(), answer, (3,), {"embed": embed})
+    with pytest.warns(SidecardWarning, match="finds no text in the arguments of answer"):
+        assert embedded(call).similar is None
+
+    assert embedded(call).similar is None
+
+
+def test_a_request_that_has_no_group_is_shared_by_its_key_alone() -> None:
+    """With a key of its own it may have arguments that have no stable form."""
+    call = prepare(Options(), answer, ("hello", object()), {"embed": embed, "key": "k"})
+    with pytest.warns(SidecardWarning, match="finds no group for answer"):
+        assert embedded(call).similar is None
+
+
+def test_a_ready_vector_is_one_calls() -> None:
+    """In ``cached`` and ``wrap`` it would be that of all arguments."""
+    fake = FakeClient()
+    with pytest.raises(TypeError, match="vector= is one call's"):
+        fake.cached(vector=[1.0])(answer)
+
+    with pytest.raises(TypeError, match="vector= is one call's"):
+        fake.wrap(fake, vector=[1.0])
+
+
+# The client for tests -----------------------------------------------------------------------------------------------
+
+
+def test_the_fake_client_serves_similar_requests_by_the_same_rules() -> None:
+    """Namespaces and groups apart, and only above the threshold it was given."""
+    fake = FakeClient(similar_threshold=0.9, embed=embed)
+    assert fake.outcome(answer, "hello").source == "upstream"
+    hit = fake.outcome(answer, "hi")
+    assert (hit.value, hit.source) == ("hello 0.0", "cache")
+    assert hit.similarity == pytest.approx(0.9949, abs=1e-3)
+    assert fake.outcome(answer, "hello").similarity is None
+    assert fake.outcome(answer, "bye").source == "upstream"
+    assert fake.outcome(answer, "hi", namespace="other").source == "upstream"
+    assert fake.outcome(answer, "hi", temperature=1.0).source == "upstream"
+    assert fake.outcome(answer, "hi", mode="refresh").source == "upstream"
+    assert fake.outcome(answer, "hi").similarity is None
+    assert fake.stats().similar_hits == fake.report().total.similar_hits == 1
+    assert [asked.similarity is not None for asked in fake.asked].count(True) == 1
+
+
+def test_the_fake_client_looks_for_nothing_similar_unless_it_is_told() -> None:
+    """As a daemon does; the embedder does not even run."""
+    fake = FakeClient(embed=faulty)
+
+    assert fake.outcome(answer, "hello").source == "upstream"
+    assert fake.outcome(answer, "hi").source == "upstream"
+
+
+def test_the_fake_client_compares_no_vectors_of_different_lengths() -> None:
+    """Which a daemon refuses."""
+    fake = FakeClient(similar_threshold=0.1)
+    fake.outcome(answer, "hello", vector=[1.0, 0.0])
+
+    assert fake.outcome(answer, "hi", vector=[1.0, 0.0, 0.0]).source == "upstream"
+    assert Options().key is UNSET

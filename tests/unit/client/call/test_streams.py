@@ -1,0 +1,24 @@
+"""What both clients' streams have in common."""
+
+import pytest
+
+from sidecard_client.call.streams import Facts
+
+
+@pytest.mark.parametrize("source", ["cache", "stale"])
+def test_pieces_of_a_stored_stream_are_spaced(source: str) -> None:
+    """From when the one before was taken; a reader that takes longer itself waits no more."""
+    facts = Facts()
+    assert facts.pause_seconds(2.0, 100.0) == 0.0  # the first piece says where it is from
+    facts.source = source  # type: ignore[assignment]  # one of its literals
+    assert facts.pause_seconds(2.0, 100.5) == 1.5
+    assert facts.pause_seconds(2.0, 102.0) == 2.0
+    assert facts.pause_seconds(2.0, 110.0) == 0.0
+
+
+@pytest.mark.parametrize("source", ["upstream", "shared", "fallback"])
+def test_pieces_of_a_call_in_progress_are_not_held_up(source: str) -> None:
+    """They come as they come."""
+    facts = Facts()
+    facts.source = source  # type: ignore[assignment]  # one of its literals
+    assert [facts.pause_seconds(2.0, now) for now in (100.0, 100.1, 100.2)] == [0.0, 0.0, 0.0]

@@ -1,0 +1,51 @@
+"""What a client remembers of the daemon's normal forms."""
+
+from sidecard_client.call.task_forms import KEEP_SECONDS, MAX_TASKS, TaskForms
+from sidecard_client.protocol import wire
+
+
+def told(*forms: str) -> wire.Explained:
+    """Return the daemon's answer."""
+    value = wire.PolicyValue(list(forms), "tasks.rag.normalize")
+    return wire.Explained(1, "rag", "1:default", {"normalize": value})
+
+
+def test_what_is_not_known_is_to_be_asked_for_and_is_none_meanwhile() -> None:
+    """Off until the daemon says otherwise."""
+    forms = TaskForms()
+    assert forms.current("rag", 0.0) is None
+    assert forms.last("rag") == ()
+
+
+def test_what_was_told_holds_for_its_time_and_is_then_asked_for_again() -> None:
+    """But is what counts as long as nobody answers."""
+    forms = TaskForms()
+    assert forms.learn("rag", told("space", "nfc"), 10.0) == ("nfc", "space")
+    assert forms.current("rag", 10.0 + KEEP_SECONDS - 0.1) == ("nfc", "space")
+    assert forms.current("rag", 10.0 + KEEP_SECONDS) is None
+    assert forms.last("rag") == ("nfc", "space")
+    assert forms.current("other", 10.0) is None
+
+
+def test_a_daemon_that_explains_nothing_has_no_forms() -> None:
+    """Of an earlier version: known as well, or it would be asked at each call."""
+    forms = TaskForms()
+    forms.learn("rag", wire.Error(1, "unknown_op", "there is no op 'explain'"), 0.0)
+    assert forms.current("rag", 0.0) == ()
+    forms.learn("rag", wire.Explained(1, "rag", "1:default", {}), 0.0)
+    assert forms.current("rag", 0.0) == ()
+
+
+def test_a_form_that_this_client_does_not_know_is_left_out() -> None:
+    """Of a later version."""
+    assert TaskForms().learn("rag", told("nfc", "stemmed"), 0.0) == ("nfc",)
+
+
+def test_tasks_have_a_bound() -> None:
+    """They are then asked for anew."""
+    forms = TaskForms()
+    for number in range(MAX_TASKS + 1):
+        forms.learn(str(number), told("nfc"), 0.0)
+
+    assert forms.current(str(MAX_TASKS), 0.0) == ("nfc",)
+    assert forms.current("0", 0.0) is None

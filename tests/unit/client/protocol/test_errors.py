@@ -1,0 +1,93 @@
+import errno
+import os
+import pickle
+from typing import get_args
+
+import pytest
+
+from sidecard_client.protocol import errors
+from sidecard_client.protocol.errors import SidecardError
+from sidecard_client.protocol.wire import RejectionReason
+
+ALL: list[SidecardError] = [
+    errors.CallFailed("transient", "TimeoutError: slow"),
+    errors.CallRejected("saturated", 2.5, {"local": "saturated", "cloud": "breaker_open"}),
+    errors.CallTimeout(30.0),
+    errors.RequestRefused("denied", "for operators"),
+    errors.UnkeyableRequest("args[0] is an object"),
+    errors.UnshareableValue("a tuple"),
+    errors.DaemonUnavailable("/run/x.sock", "connection refused"),
+    errors.ProtocolError("no such id"),
+    errors.FramingError("too_large", "a frame of 9 bytes", (b"before",)),
+]
+
+
+@pytest.mark.parametrize("error", ALL, ids=lambda error: type(error).__name__)
+def test_errors_survive_pickling(error: SidecardError) -> None:
+    """Process pools hand them over: type, sentence and attributes stay."""
+    back = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+
+    assert type(back) is type(error)
+    assert str(back) == str(error)
+    assert back.__dict__ == error.__dict__
+
+
+def test_every_error_of_the_package_is_in_the_tree() -> None:
+    """The tree at the top of the module is the whole tree."""
+    kinds = {
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Warning | SidecardError)
+    }
+
+    assert errors.__doc__ is not None
+    assert all(kind.__name__ in errors.__doc__ for kind in kinds)
+    assert {type(error) for error in ALL} == kinds - {SidecardError, errors.SidecardWarning}
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (errors.CallTimeout(1.0), TimeoutError),
+        (errors.UnkeyableRequest(""), TypeError),
+        (errors.DaemonUnavailable("", ""), ConnectionError),
+    ],
+)
+def test_errors_are_what_programs_catch_already(error: SidecardError, builtin: type[Exception]) -> None:
+    """A time-out is a `TimeoutError`."""
+    assert isinstance(error, builtin)
+
+
+@pytest.mark.parametrize("reason", get_args(RejectionReason))
+def test_a_rejection_says_what_happened_and_what_to_change(reason: RejectionReason) -> None:
+    """For every reason there is; without a time and without backends it is a sentence as well."""
+    text = str(errors.CallRejected(reason))
+
+    assert text.startswith(f"The call was rejected ({reason}): ")
+    assert "; " in text
+    assert text.endswith(".")
+
+
+def test_a_rejection_names_each_backend_and_the_time() -> None:
+    """As attributes too."""
+    error = errors.CallRejected("breaker_open", 12.345, {"local": "saturated", "cloud": "breaker_open"})
+
+    assert "(local: saturated, cloud: breaker_open); try again in 12.3 s, or" in str(error)
+    assert (error.reason, error.retry_after_seconds) == ("breaker_open", 12.345)
+    assert error.backends == {"local": "saturated", "cloud": "breaker_open"}
+    assert errors.CallRejected("busy").backends == {}
+
+
+def test_unavailable_says_what_to_do() -> None:
+    """A sentence with the path and the command."""
+    text = str(errors.DaemonUnavailable("/run/x.sock", "connection refused"))
+
+    assert "/run/x.sock" in text
+    assert "sidecard serve" in text
+
+
+def test_a_socket_that_is_closed_to_its_caller_is_told_by_who_may_connect() -> None:
+    """Another daemon would not help."""
+    text = str(errors.DaemonUnavailable("/run/x.sock", f"/run/x.sock: {os.strerror(errno.EACCES)}"))
+
+    assert text.count("/run/x.sock") == 1
+    assert "socket.group" in text
+    assert "sidecard serve" not in text

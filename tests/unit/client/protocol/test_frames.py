@@ -1,0 +1,274 @@
+import json
+import re
+
+import msgspec
+import pytest
+
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.errors import FramingError
+from sidecard_client.protocol.frames import BadMessage, FrameBuffer, LineBuffer, RequestReader, frame, line
+from sidecard_client.protocol.wire import Begin, Ping
+
+PING = frame(wire.pack(Ping(id=7)))
+
+
+def hit(value: bytes) -> wire.Hit:
+    """Return a hit whose value is these msgpack bytes."""
+    return wire.Hit(3, msgspec.Raw(value), 1.0, False, 2.0, 0.0, "default", wire.Usage())
+
+
+def test_frame_is_length_and_payload() -> None:
+    """Four bytes, big-endian."""
+    assert frame(b"abc") == b"\x00\x00\x00\x03abc"
+
+
+def test_feed_of_one_whole_frame_gives_its_payload() -> None:
+    """The usual case."""
+    assert [bytes(payload) for payload in FrameBuffer().feed(frame(b"abc"))] == [b"abc"]
+
+
+def test_feed_of_a_frame_in_many_pieces_gives_it_once_whole() -> None:
+    """Every split is fine."""
+    buffer = FrameBuffer()
+    pieces = [frame(b"abc")[index : index + 1] for index in range(7)]
+
+    assert [[bytes(payload) for payload in buffer.feed(piece)] for piece in pieces] == [[]] * 6 + [[b"abc"]]
+
+
+def test_feed_of_many_frames_and_a_half_keeps_the_half() -> None:
+    """What is not whole waits for the rest."""
+    buffer = FrameBuffer()
+    data = frame(b"a") + frame(b"bc") + frame(b"def")
+
+    assert [bytes(payload) for payload in buffer.feed(data[:-1])] == [b"a", b"bc"]
+    assert [bytes(payload) for payload in buffer.feed(data[-1:])] == [b"def"]
+
+
+@pytest.mark.parametrize("length", [101, 2**32 - 1])
+def test_a_length_above_the_limit_is_refused_before_its_payload_comes(length: int) -> None:
+    """No memory is set aside for a claim."""
+    with pytest.raises(FramingError, match="max_frame_bytes") as caught:
+        FrameBuffer(100).feed(length.to_bytes(4, "big"))
+
+    assert caught.value.code == "too_large"
+
+
+def test_a_whole_frame_above_the_limit_is_refused() -> None:
+    """Coming in one piece is no way around the limit."""
+    with pytest.raises(FramingError):
+        FrameBuffer(100).feed(frame(b"x" * 101))
+
+
+def test_a_length_of_zero_is_refused() -> None:
+    """There is no empty message."""
+    with pytest.raises(FramingError, match="length 0"):
+        FrameBuffer().feed(b"\x00\x00\x00\x00\x00")
+
+
+@pytest.mark.parametrize(
+    ("data", "served"),
+    [
+        (PING + b"\x00\x00\x00\x00", (Ping(id=7),)),
+        (PING + PING + b"\x01\x00\x00\x00", (Ping(id=7), Ping(id=7))),
+        (b'{"op":"ping"}\n\n{"op":1}\n' + b"x" * 101, (Ping(), BadMessage)),
+        (b'{"op":"ping"}\n' + b"x" * 101 + b'\n{"op":"ping"}\n', (Ping(),)),
+    ],
+)
+def test_messages_before_a_fault_in_the_same_bytes_come_with_it(data: bytes, served: tuple[object, ...]) -> None:
+    """The kernel chose to deliver them together; they were whole and are to be answered."""
+    with pytest.raises(FramingError) as caught:
+        RequestReader(max_frame_bytes=100, max_line_bytes=100).feed(data)
+
+    got = caught.value.before
+    assert len(got) == len(served)
+    assert all(
+        isinstance(one, want) if isinstance(want, type) else one == want for one, want in zip(got, served, strict=True)
+    )
+
+
+def test_no_bytes_choose_no_encoding() -> None:
+    """The first byte does."""
+    reader = RequestReader()
+
+    assert reader.feed(b"") == []
+    assert reader.json is None
+    assert reader.feed(PING) == [Ping(id=7)]
+
+
+def test_lines_are_cut_and_blank_ones_skipped() -> None:
+    """However they arrive; the last may lack its line feed."""
+    buffer = LineBuffer()
+
+    assert buffer.feed(b'{"a"') == []
+    assert buffer.feed(b':1}\n\r\n{"b":2}\n{"c"') == [b'{"a":1}', b'{"b":2}']
+    assert buffer.finish() == [b'{"c"']
+    assert buffer.finish() == []
+
+
+@pytest.mark.parametrize("data", [b"x" * 101, b"x" * 101 + b"\n", b"ok\n" + b"x" * 101])
+def test_a_line_above_the_limit_is_refused_before_it_ends(data: bytes) -> None:
+    """Ten megabytes without a line feed are not collected."""
+    with pytest.raises(FramingError, match="max_line_bytes"):
+        LineBuffer(100).feed(data)
+
+
+def test_reader_tells_msgpack_by_the_first_byte() -> None:
+    """A length below 16 MiB begins with 0 or 1."""
+    reader = RequestReader()
+
+    assert reader.feed(PING[:2]) == []
+    assert reader.feed(PING[2:]) == [Ping(id=7)]
+    assert reader.json is False
+
+
+@pytest.mark.parametrize("start", [b"", b" ", b"\t", b"\n", b"\r\n"])
+def test_reader_tells_json_by_the_first_byte(start: bytes) -> None:
+    """A brace or white space."""
+    reader = RequestReader()
+
+    assert reader.feed(start + b'{"op":"begin","key":"k"}\n') == [Begin("k")]
+    assert reader.json is True
+
+
+def test_reader_takes_the_last_line_without_its_line_feed() -> None:
+    """As ``printf`` writes it."""
+    reader = RequestReader()
+
+    assert reader.feed(b'{"op":"ping"}') == []
+    assert reader.finish() == [Ping()]
+
+
+@pytest.mark.parametrize(("data", "word"), [(b"GET / HTTP/1.1\r\n", "JSON lines"), (b"\xff\xff\xff\xff", "length")])
+def test_reader_refuses_what_is_neither(data: bytes, word: str) -> None:
+    """It says what the socket speaks."""
+    with pytest.raises(FramingError, match=word):
+        RequestReader().feed(data)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "request_id", "word"),
+    [
+        (b'{"op":"pong","id":5}', "unknown_op", 5, "there are: append, begin"),
+        (b'{"op":"begin","key":5,"id":6}', "bad_request", 6, r"\$\.key"),
+        (b'{"op":"begin","key":""}', "bad_request", 0, "length"),
+        (b'{"op":"begin","ttl_seconds":-1}', "bad_request", 0, "ttl_seconds"),
+        (b'{"op":"begin","route":"nearest"}', "bad_request", 0, "there are: order, cheapest"),
+        (b'{"id":3}', "bad_request", 3, "op is missing"),
+        (b'{"op":"ping","id":"x"}', "bad_request", 0, "id must be an integer"),
+        (b'{"op":"ping","id":true}', "bad_request", 0, "id must be an integer"),
+        (b"{nonsense", "bad_request", 0, "JSON"),
+        (b'{"op":"put","key":"k","value":{"$bytes":"!"}}', "bad_request", 0, "base64"),
+        (b'{"a":' * 5000, "bad_request", 0, "JSON"),
+        (b'{"op":"ping","id":99999999999999999999999}', "bad_request", 0, "JSON"),
+        (b'{"op":"put","key":"\xff"}', "bad_request", 0, "JSON"),
+    ],
+)
+def test_a_wrong_line_is_explained_and_the_connection_goes_on(
+    line: bytes, code: str, request_id: int, word: str
+) -> None:
+    """Code, id where it can be read, and what would be right."""
+    reader = RequestReader()
+    (bad,) = reader.feed(line + b"\n")
+
+    assert isinstance(bad, BadMessage)
+    assert (bad.code, bad.id) == (code, request_id)
+    assert re.search(word, bad.message)
+    assert reader.feed(b'{"op":"ping"}\n') == [Ping()]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\xc1",
+        b"\x91" * 100_000,
+        b"\x82\xa2op\xa8complete\xa5value" + b"\x91" * 100_000 + b"\xc0",
+        b"\xdf\xff\xff\xff\xff",
+        b"\x82\xa2op\xa5begin\xa8backends\xdd\xff\xff\xff\xff",
+        b"\x81\xa2op\xa2\xff\xfe",
+        b"\xc0",
+    ],
+)
+def test_a_wrong_frame_is_explained_and_the_connection_goes_on(payload: bytes) -> None:
+    """Malformed, nested too deep, claiming huge sizes, not UTF-8, no map."""
+    reader = RequestReader()
+    (bad,) = reader.feed(frame(payload))
+
+    assert isinstance(bad, BadMessage)
+    assert bad.code == "bad_request"
+    assert reader.feed(PING) == [Ping(id=7)]
+
+
+def test_bytes_travel_through_json() -> None:
+    """As base64 under ``$bytes``, in and out, at any depth."""
+    (request,) = RequestReader().feed(b'{"op":"put","key":"k","value":[{"$bytes":"AP8="}]}\n')
+    assert isinstance(request, wire.Put)
+    assert msgspec.msgpack.decode(request.value) == [b"\x00\xff"]
+
+    written = line(hit(bytes(request.value)))
+    assert json.loads(written)["value"] == [{"$bytes": "AP8="}]
+    assert written.endswith(b"}\n")
+
+
+def test_a_framed_reply_carries_the_value_as_it_was() -> None:
+    """Opaque bytes in, the same bytes out."""
+    encoded = frame(wire.pack(hit(b"\x93\x01\x02\x03")))
+
+    assert encoded[:4] == (len(encoded) - 4).to_bytes(4, "big")
+    assert wire.unpack_reply(encoded[4:]).value == [1, 2, 3]  # type: ignore[union-attr]  # it is a hit
+
+
+@pytest.mark.parametrize(
+    "value", [b"\x81\x01\x02", b"\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00", b"\x91" * 2000 + b"\xc0", b"\xa1\xff"]
+)
+def test_a_value_that_json_cannot_say_becomes_an_error_with_the_same_id(value: bytes) -> None:
+    """Integer keys, NaN, too deep, not UTF-8: the reader is told to use msgpack."""
+    reply = json.loads(line(hit(value)))
+
+    assert (reply["type"], reply["id"], reply["code"]) == ("error", 3, "bad_request")
+    assert "msgpack" in reply["message"]
+
+
+def test_only_so_many_messages_are_read_at_once_and_the_rest_is_left() -> None:
+    """In order, with what comes later behind it, in both encodings."""
+    for data in (
+        b"".join(frame(wire.pack(wire.Ping(id=number))) for number in range(1, 10)),
+        b"".join(b'{"op":"ping","id":%d}\n' % number for number in range(1, 10)),
+    ):
+        reader = RequestReader(at_once=4)
+        assert [message.id for message in reader.feed(data)] == [1, 2, 3, 4]
+        assert reader.left == 5
+        assert [message.id for message in reader.feed(data[: len(data) // 9])] == [5, 6, 7, 8]
+        assert [message.id for message in reader.more()] == [9, 1]
+        assert (reader.left, reader.held_bytes) == (0, 0)
+
+
+def test_a_message_in_parts_has_one_number_until_it_is_whole() -> None:
+    """The next one has another, also where its beginning came with the end of the one before."""
+    one = frame(wire.pack(wire.Ping(id=1)))
+    reader = RequestReader()
+    reader.feed(one[:3])
+    first = reader.partial
+    reader.feed(one[3:6])
+    assert reader.partial == first != 0
+    reader.feed(one[6:] + one[:1])
+    assert reader.partial not in {first, 0}
+    assert reader.held_bytes == 1
+    reader.feed(one[1:])
+    assert reader.partial == 0
+
+
+def test_whole_frames_are_read_the_short_way_once_all_is_settled() -> None:
+    """And not while something is left that came before them."""
+    one = frame(wire.pack(wire.Ping(id=1)))
+    reader = RequestReader(at_once=1)
+    reader.feed(one * 3)
+    reader.settle()
+    assert not reader.calm
+    reader.more()
+    reader.more()
+    reader.settle()
+    assert reader.calm
+    assert [message.id for message in reader.feed(one)] == [1]
+    assert reader.calm
+    reader.feed(one[:5])
+    assert not reader.calm

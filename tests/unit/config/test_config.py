@@ -1,0 +1,796 @@
+"""Settings from flags, environment and file: which wins, and what is said of those that cannot be."""
+
+import re
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sidecard.config.config import START_ONLY_SECTIONS, START_ONLY_SETTINGS, load, reconfigured
+from sidecard.config.schema import FIXED, NAMED
+from sidecard.config.sources import Override
+from sidecard.core.operations.policies import DEFAULT_ORIGIN
+from sidecard.core.settings import (
+    LOCAL_MAX_CONCURRENT,
+    BackendSettings,
+    BreakerSettings,
+    BudgetSettings,
+    EngineSettings,
+    RetrySettings,
+    SharedWith,
+)
+from sidecard.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _no_file_of_this_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever is in /etc is not the tests' business."""
+    monkeypatch.setattr("sidecard.config.config.DEFAULT_FILE", tmp_path / "none.toml")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Name a settings file."""
+    return tmp_path / "sidecard.toml"
+
+
+def problems_of(text: str = "", environ: dict[str, str] | None = None, *flags: Override, file: Path) -> tuple[str, ...]:
+    """Load what must not load, and return what is said."""
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file, environ or {}, flags)
+
+    return caught.value.problems
+
+
+def test_without_any_setting_the_engine_gets_its_own_defaults() -> None:
+    """Two places name defaults; they must agree."""
+    assert load(None, {}).engine_settings() == EngineSettings()
+
+
+def test_flags_win_over_environment_over_older_names_over_file(file: Path) -> None:
+    """Each layer hides the one below."""
+    file.write_text(
+        "[cache]\nttl_seconds = 1\nmax_bytes = 1\nsharing_window_seconds = 1\n[flights]\nwait_seconds = 1\n"
+    )
+    environ = {
+        "CACHE_TTL": "2",
+        "DEDUPLICATION_WINDOW": "2",
+        "SIDECARD_CACHE_TTL_SECONDS": "3",
+        "SIDECARD_CACHE_MAX_BYTES": "3",
+    }
+    config = load(file, environ, [Override("cache.max_bytes", "4", "--set")])
+
+    assert config.flights.wait_seconds == 1
+    assert config.cache.sharing_window_seconds == 2
+    assert config.cache.ttl_seconds == 3
+    assert config.cache.max_bytes == 4
+
+
+def test_each_value_says_where_it_came_from(file: Path) -> None:
+    """As `config show` prints it."""
+    file.write_text("[flights]\nwait_seconds = 1\n[tasks.rag]\nttl_seconds = 2\n")
+    origins = load(file, {"CACHE_TTL": "2"}, [Override("cache.max_bytes", "4", "--set")]).origins
+
+    assert origins["flights.wait_seconds"] == f"{file}: flights.wait_seconds"
+    assert origins["tasks.rag.ttl_seconds"] == f"{file}: tasks.rag.ttl_seconds"
+    assert origins["cache.ttl_seconds"] == "environment variable CACHE_TTL"
+    assert origins["cache.max_bytes"] == "flag --set"
+    assert origins["log.level"] == DEFAULT_ORIGIN
+
+
+def test_every_value_shown_has_an_origin_and_is_a_setting() -> None:
+    """None is forgotten in either."""
+    tables = {
+        "SIDECARD_TASKS": '{"rag": {"ttl_seconds": 5}}',
+        "SIDECARD_BACKENDS": '{"cloud": {"breaker": {"probes": 2}}}',
+        "SIDECARD_BUDGETS": '{"daily": {"dollars": 1}}',
+        "SIDECARD_NAMESPACES": '{"team": {}}',
+    }
+    names = {"tasks": "rag", "backends": "cloud", "budgets": "daily", "namespaces": "team"}
+    config = load(None, tables)
+    fixed = {setting.name for settings in FIXED.values() for setting in settings.values()}
+    named = {f"{table}.{names[table]}.{key}" for table, settings in NAMED.items() for key in settings}
+
+    assert set(config.shown()) == set(config.origins) == fixed | named
+    assert config.origins["backends.cloud.breaker.probes"].endswith("SIDECARD_BACKENDS.cloud.breaker.probes")
+    assert config.origins["backends.cloud.breaker.min_calls"] == DEFAULT_ORIGIN
+
+
+def test_what_is_shown_is_plain() -> None:
+    """It crosses the wire and is printed as JSON."""
+    config = load(
+        None,
+        {
+            "SIDECARD_TASKS": '{"rag": {"backends": ["a", "b"], "route": "weighted"}}',
+            "SIDECARD_BACKENDS": '{"cloud": {"locality": "local"}}',
+            "SIDECARD_SOVEREIGN_ALLOW": "redis.internal, 100.64.0.0/10",
+        },
+    )
+    shown = config.shown()
+
+    assert msgspec.json.decode(msgspec.json.encode(shown)) == shown
+    assert shown["tasks.rag.backends"] == ["a", "b"]
+    assert shown["sovereign.allow"] == ["redis.internal", "100.64.0.0/10"]
+
+
+@pytest.mark.parametrize(
+    ("section", "shape"), [("retries", RetrySettings), ("budgets", BudgetSettings), ("backends", BackendSettings)]
+)
+def test_every_setting_of_the_core_can_be_said(section: str, shape: type[msgspec.Struct]) -> None:
+    """The core names its settings, and the sections say how each is read: none is left out by either."""
+    fields = set(shape.__struct_fields__)
+    if section == "backends":
+        fields = fields - {"breaker"} | {f"breaker.{name}" for name in BreakerSettings.__struct_fields__}
+
+    assert fields == set((FIXED | NAMED)[section])
+
+
+@pytest.mark.parametrize("setting", [setting for settings in FIXED.values() for setting in settings.values()])
+def test_every_default_is_a_value_that_could_be_written(setting: object, file: Path) -> None:
+    """What `config show` prints for a default reads back as that default."""
+    shown = load(None, {}).shown()[setting.name]  # type: ignore[attr-defined]  # a parameter
+    if shown is None or shown == "":
+        return
+
+    text = ",".join(map(str, shown)) if isinstance(shown, list) else str(shown)
+    again = load(None, {}, [Override(setting.name, text, "--set")])  # type: ignore[attr-defined]  # a parameter
+    assert again.shown() == load(None, {}).shown()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1024", 1024), ('"1024"', 1024), ('"256MiB"', 2**28), ('"1.5 GiB"', 3 * 2**29), ('"2kb"', 2000), ("0", 0)],
+)
+def test_byte_sizes_are_numbers_or_have_a_unit(text: str, expected: int, file: Path) -> None:
+    """Both the thousands and the powers of two."""
+    file.write_text(f"[cache]\nmax_bytes = {text}\n")
+    assert load(file, {}).cache.max_bytes == expected
+
+
+@pytest.mark.parametrize("text", ['"0660"', "0o660", "432"])
+def test_a_mode_is_octal(text: str, file: Path) -> None:
+    """TOML has octal numbers; 432 is what the loader makes of 0o660."""
+    file.write_text(f"[socket]\nmode = {text}\n")
+    assert load(file, {}).socket.mode == 0o660
+    assert load(file, {}).shown()["socket.mode"] == "0660"
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value", "expected"),
+    [
+        ('cache.ttl_seconds = "soon"', "cache.ttl_seconds", "'soon'", "a number of seconds"),
+        ("cache.ttl_seconds = -1", "cache.ttl_seconds", "-1", "between 0 and 31622400"),
+        ("cache.ttl_seconds = nan", "cache.ttl_seconds", "nan", "a number of seconds"),
+        ("cache.ttl_seconds = true", "cache.ttl_seconds", "True", "a number of seconds"),
+        ('cache.max_bytes = "12 potatoes"', "cache.max_bytes", "'12 potatoes'", '"256MiB"'),
+        ("cache.max_bytes = 1.5", "cache.max_bytes", "1.5", "a number of bytes"),
+        ("flights.max_elections = 1.5", "flights.max_elections", "1.5", "a whole number"),
+        ("socket.mode = 660", "socket.mode", "660", 'as text "0660"'),
+        ('socket.mode = "rw"', "socket.mode", "'rw'", 'as text "0660"'),
+        ('socket.path = ""', "socket.path", "''", "text that is not empty"),
+        ('log.level = "loud"', "log.level", "'loud'", 'one of "debug", "info", "warning", "error"'),
+        ('operators.uids = "root"', "operators.uids", "'root'", "a list of whole numbers"),
+        ("operators.uids = [-1]", "operators.uids", "[-1]", "a list of whole numbers"),
+        ('namespaces.a.shared_with = "some"', "namespaces.a.shared_with", "'some'", '"all", or a list of uids'),
+        ('namespaces.a.shared_with = ["pid:1"]', "namespaces.a.shared_with", "['pid:1']", '"all", or a list of uids'),
+        ("tasks.rag.ttl_seconds = []", "tasks.rag.ttl_seconds", "[]", "a number of seconds"),
+        ("limits.max_frame_bytes = 33554432", "limits.max_frame_bytes", "33554432", "between 1024 and 33554431"),
+        ('sovereign.enabled = "yes"', "sovereign.enabled", "'yes'", "true or false"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_place_name_and_what_would_be_right(
+    line: str, name: str, value: str, expected: str, file: Path
+) -> None:
+    """One sentence has all that is needed to mend it."""
+    (problem,) = problems_of(line, file=file)
+    assert problem.startswith(f"{file}: {name} is {value}; it should be ")
+    assert expected in problem
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "expected"),
+    [
+        ("SIDECARD_CACHE_TTL_SECONDS", "soon", "cache.ttl_seconds is 'soon'"),
+        ("CACHE_TTL", "soon", "cache.ttl_seconds is 'soon'"),
+        ("SOVEREIGN_MODE", "maybe", "sovereign.enabled is 'maybe'"),
+        ("SIDECARD_TASKS", "[1]", "should be a table as JSON"),
+        ("SIDECARD_TASKS", '{"rag": 5}', "tasks.rag is 5"),
+        ("SIDECARD_OPERATORS_UIDS", "[1", "operators.uids is '[1'"),
+    ],
+)
+def test_a_wrong_value_of_the_environment_is_told_with_its_variable(
+    variable: str, text: str, expected: str, file: Path
+) -> None:
+    """Whoever reads it knows where to look."""
+    (problem,) = problems_of("", {variable: text}, file=file)
+    assert problem.startswith(f"environment variable {variable}")
+    assert expected in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "flags", "nearest"),
+    [
+        ("[cahce]", {}, [], "cache"),
+        ("[cache]\nmax_byte = 1", {}, [], "cache.max_bytes"),
+        ("[tasks.rag]\nttl = 1", {}, [], "tasks.rag.ttl_seconds"),
+        ("", {"SIDECARD_CACHE_MAXBYTES": "1"}, [], "SIDECARD_CACHE_MAX_BYTES"),
+        ("", {"SIDECARD_SOKET": "1"}, [], "SIDECARD_SOCKET"),
+        ("", {}, [Override("cache.ttl", "1", "--set")], "cache.ttl_seconds"),
+        ("", {}, [Override("ttl_seconds", "1", "--set")], "cache.ttl_seconds"),
+    ],
+)
+def test_an_unknown_setting_is_told_with_the_nearest_known_one(
+    text: str, environ: dict[str, str], flags: list[Override], nearest: str, file: Path
+) -> None:
+    """Most are slips of the pen."""
+    (problem,) = problems_of(text, environ, *flags, file=file)
+    assert problem.endswith(f"the nearest known one is {nearest}")
+
+
+def test_a_setting_in_a_file_is_named_once_by_its_sentence(file: Path) -> None:
+    """Whether it is unknown, unreadable, or disagrees with another."""
+    for text, sentence in (
+        ("[tasks.rag]\nsimilar = 'yes'", "tasks.rag.similar is 'yes'; it should be true or false"),
+        ("[tasks.rag]\nsim = 1", "there is no setting tasks.rag.sim; the nearest known one is tasks.rag.similar"),
+        ("[http]\nlisten = '0.0.0.0:1'", "http.listen is 0.0.0.0:1, which other hosts may reach"),
+    ):
+        (problem,) = problems_of(text, file=file)
+        assert problem.startswith(f"{file}: {sentence}")
+
+
+def test_limits_of_namespaces(file: Path) -> None:
+    """The engine hears of those that there are: 0 is none."""
+    file.write_text('[namespaces.team]\nmax_bytes = "2 MiB"\n[namespaces.other]\nshared_with = "all"\n')
+    config = load(file, {"SIDECARD_NAMESPACES": '{"third": {"max_bytes": 0}}'})
+
+    assert config.engine_settings().namespace_max_bytes == {"team": 2 * 1024 * 1024}
+    assert config.shown()["namespaces.other.max_bytes"] == 0
+
+
+def test_all_problems_are_told_at_once(file: Path) -> None:
+    """Nobody likes to meet them one by one."""
+    assert len(problems_of("[cache]\nttl_seconds = []\nsize = 1", {"SIDECARD_X": "1"}, file=file)) == 3
+
+
+@pytest.mark.parametrize("text", ["[cache", "cache = 5", "tasks = 5"])
+def test_a_file_that_is_no_table_of_tables_is_told(text: str, file: Path) -> None:
+    """By its name."""
+    (problem,) = problems_of(text, file=file)
+    assert problem.startswith(str(file))
+
+
+def test_a_file_that_is_named_and_not_there_is_a_problem(tmp_path: Path) -> None:
+    """Whether by flag or by variable."""
+    missing = tmp_path / "missing.toml"
+    with pytest.raises(ConfigError, match=r"missing\.toml: cannot be read"):
+        load(missing, {})
+    with pytest.raises(ConfigError, match=r"missing\.toml: cannot be read"):
+        load(None, {"SIDECARD_CONFIG": str(missing)})
+
+
+def test_the_default_file_is_read_if_it_is_there(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    """Nothing needs to be said then; a file that is named replaces it."""
+    file.write_text("[cache]\nttl_seconds = 7")
+    monkeypatch.setattr("sidecard.config.config.DEFAULT_FILE", file)
+    other = file.with_name("other.toml")
+    other.write_text("")
+
+    assert load(None, {}).cache.ttl_seconds == 7
+    assert load(None, {"SIDECARD_CONFIG": str(other)}).cache.ttl_seconds == 300
+
+
+def test_a_file_that_is_not_utf8_is_a_problem(file: Path) -> None:
+    """And no traceback."""
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load(file, {})
+
+
+def test_empty_variables_count_as_not_set() -> None:
+    """Compose files and unit files set them so."""
+    empty = dict.fromkeys(("REDIS_URL", "CACHE_TTL", "SIDECARD_CACHE_MAX_BYTES", "SIDECARD_CONFIG"), "")
+    assert load(None, empty) == load(None, {})
+
+
+def test_tables_come_as_json_or_by_flag() -> None:
+    """Names of tasks may have dots."""
+    config = load(
+        None,
+        {"SIDECARD_TASKS": '{"rag": {"ttl_seconds": 60}}', "SIDECARD_NAMESPACES": '{"team": {"shared_with": "all"}}'},
+        [
+            Override("tasks.v1.chat.ttl_seconds", "5", "--set"),
+            Override("namespaces.two.shared_with", "7,gid:8", "--set"),
+        ],
+    )
+
+    assert {name: task.ttl_seconds for name, task in config.engine_settings().tasks.items()} == {
+        "rag": 60.0,
+        "v1.chat": 5.0,
+    }
+    assert config.engine_settings().shared_namespaces == {
+        "team": SharedWith(everyone=True),
+        "two": SharedWith(uids=frozenset({7}), gids=frozenset({8})),
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("redis://:secret@host/0", "redis://***@host/0"),
+        ("redis://user:sec/ret@host", "redis://***@host"),
+        ("redis://host?password=secret", "redis://host?***"),
+        ("user:secret@host", "***@host"),
+        ("sqlite:/var/lib/x.db", "sqlite:/var/lib/x.db"),
+    ],
+)
+def test_passwords_are_never_shown(url: str, shown: str) -> None:
+    """Not even those that the URL's grammar would hide."""
+    config = load(None, {"DATABASE_URL": url})
+    assert config.calls.url == url
+    assert config.shown()["calls.url"] == shown
+
+
+def test_the_password_of_the_store_is_never_shown() -> None:
+    """Wherever it stands."""
+    config = load(None, {"REDIS_URL": "redis://user:secret@host/1", "SIDECARD_STORE_PASSWORD": "secret"})
+    shown = config.shown()
+    assert (shown["store.url"], shown["store.password"]) == ("redis://***@host/1", "***")
+    assert load(None, {}).shown()["store.password"] == ""
+
+
+def test_a_wrong_url_is_told_without_its_text(file: Path) -> None:
+    """An error goes to a log."""
+    (problem,) = problems_of('[store]\nurl = ["redis://:secret@host"]', file=file)
+    assert "secret" not in problem
+
+
+def test_what_is_set_and_does_less_than_one_might_think_is_told() -> None:
+    """One sentence each."""
+    config = load(
+        None,
+        {"DATABASE_URL": "x", "METRICS_ENABLED": "0", "SIDECARD_PUSH_URL": "http://localhost:8428/api/v1/import"},
+    )
+    assert [sentence.split()[0] for sentence in config.unmet()] == ["calls.url", "push.url"]
+    assert load(None, {}).unmet() == []
+
+
+def test_a_sovereign_daemon_says_what_it_cannot_know_of() -> None:
+    """A call that names no backend may go anywhere; whoever minds says that such calls are remote."""
+    (sentence,) = load(None, {"SOVEREIGN_MODE": "1"}).unmet()
+    assert sentence.endswith('set backends.default.locality = "remote".')
+    assert load(None, {"SOVEREIGN_MODE": "1"}, [Override("backends.default.locality", "remote", "--set")]).unmet() == []
+
+
+def test_a_sovereign_daemon_opens_nothing_outside(file: Path) -> None:
+    """Whatever the setting, and each is told with its place; what is listed may be opened."""
+    text = '[sovereign]\nenabled = true\n[store]\nurl = "redis://:secret@redis.example/0"\n'
+    database = {"DATABASE_URL": "postgresql://db.example/calls", "SIDECARD_CALLS_ENABLED": "true"}
+    problems = problems_of(text, database, file=file)
+
+    assert [problem.partition(" is on, and ")[2].partition(",")[0] for problem in problems] == [
+        "store.url leads to redis.example",
+        "calls.url leads to db.example",
+    ]
+    assert problems[0].startswith(f"{file}: store.url: ")
+    assert problems[1].startswith("environment variable DATABASE_URL: ")
+    assert "secret" not in "".join(problems)
+
+    environ = {"DATABASE_URL": "sqlite:/x.db", "SIDECARD_SOVEREIGN_ALLOW": "REDIS.example."}
+    assert load(file, environ).store.url == "redis://:secret@redis.example/0"
+    file.write_text(text.replace("true", "false"))
+    assert load(file, {}).engine_settings().sovereign is False
+
+
+def test_an_address_that_nobody_opens_keeps_no_sovereign_daemon_from_starting() -> None:
+    """A stack gives DATABASE_URL to all of its containers."""
+    environ = {"SOVEREIGN_MODE": "true", "DATABASE_URL": "postgresql://db.example/app"}
+    assert load(None, environ).calls.enabled is False
+
+
+BACKENDS = """
+[backends.cloud]
+max_concurrent = 8
+adaptive = true
+timeouts = "slow"
+input_dollars_per_million_tokens = 3
+output_dollars_per_million_tokens = 15
+[backends.cloud.breaker]
+failure_rate = 0.25
+[backends."gpt-4.1".breaker]
+probes = 3
+[backends.ollama]
+locality = "local"
+[backends.local]
+weight = 2
+[backends.plain]
+"""
+
+
+def test_a_backend_has_what_is_said_and_what_it_would_have_unnamed(file: Path) -> None:
+    """Also one of which nothing is said but its name."""
+    file.write_text(BACKENDS)
+    backends = load(file, {}).engine_settings().backends
+
+    assert backends == {
+        "cloud": BackendSettings(
+            max_concurrent=8,
+            adaptive=True,
+            timeouts="slow",
+            input_dollars_per_million_tokens=3,
+            output_dollars_per_million_tokens=15,
+            breaker=BreakerSettings(failure_rate=0.25),
+        ),
+        "gpt-4.1": BackendSettings(breaker=BreakerSettings(probes=3)),
+        "ollama": BackendSettings(locality="local", max_concurrent=LOCAL_MAX_CONCURRENT),
+        "local": BackendSettings(locality="local", max_concurrent=LOCAL_MAX_CONCURRENT, weight=2),
+        "plain": BackendSettings(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "locality", "max_concurrent"),
+    [
+        ("local", {}, "local", LOCAL_MAX_CONCURRENT),
+        ("local", {"locality": "remote"}, "remote", 0),
+        ("local", {"max_concurrent": 0}, "local", 0),
+        ("default", {}, "local", 0),
+        ("default", {"locality": "local"}, "local", LOCAL_MAX_CONCURRENT),
+        ("default", {"locality": "remote"}, "remote", 0),
+        ("x", {}, "remote", 0),
+        ("x", {"locality": "local"}, "local", LOCAL_MAX_CONCURRENT),
+        ("x", {"locality": "local", "max_concurrent": 1}, "local", 1),
+        ("x", {"locality": "remote", "max_concurrent": 9}, "remote", 9),
+    ],
+)
+def test_where_a_backend_is_decides_its_limit_unless_that_is_said(
+    name: str, given: dict[str, object], locality: str, max_concurrent: int
+) -> None:
+    """A local one has few slots; what a remote one bears, this host cannot know."""
+    settings = load(None, {"SIDECARD_BACKENDS": msgspec.json.encode({name: given}).decode()}).backends[name]
+    assert (settings.locality, settings.max_concurrent) == (locality, max_concurrent)
+
+
+def test_backends_come_by_flag_too() -> None:
+    """Their names may have dots, or be that of a nested table."""
+    flags = {
+        "backends.gpt-4.1.max_queue": "7",
+        "backends.gpt-4.1.breaker.open_seconds": "5",
+        "backends.breaker.weight": "3",
+        "backends.breaker.breaker.probes": "2",
+    }
+    config = load(None, {}, [Override(name, text, "--set") for name, text in flags.items()])
+
+    assert config.backends == {
+        "gpt-4.1": BackendSettings(max_queue=7, breaker=BreakerSettings(open_seconds=5)),
+        "breaker": BackendSettings(weight=3, breaker=BreakerSettings(probes=2)),
+    }
+    assert {name: config.origins[name] for name in flags} == dict.fromkeys(flags, "flag --set")
+
+
+def test_tables_of_the_environment_change_single_settings_of_the_file(file: Path) -> None:
+    """Below a nested table, too."""
+    file.write_text(BACKENDS)
+    cloud = load(file, {"SIDECARD_BACKENDS": '{"cloud": {"breaker": {"failure_rate": 1}}}'}).backends["cloud"]
+    assert (cloud.breaker.failure_rate, cloud.max_concurrent) == (1, 8)
+
+
+def test_tasks_budgets_and_retries_reach_the_engine(file: Path) -> None:
+    """By name, and as the engine has them."""
+    file.write_text(
+        """
+        [tasks.rag]
+        backends = ["local", "7"]
+        route = "weighted"
+        [tasks.chat]
+        ttl_seconds = 1
+        [budgets.daily]
+        dollars = 5
+        [budgets.rag]
+        dollars = 0.5
+        task = "rag"
+        backend = "cloud"
+        period_seconds = 3600
+        hard = true
+        [retries]
+        share = 0
+        backoff_seconds = 1
+        [limits]
+        max_backends = 9
+        """
+    )
+    settings = load(file, {"SIDECARD_RETRIES_FLOOR_PER_SECOND": "0.5"}).engine_settings()
+
+    assert settings.task("rag").backends == ("local", "7")
+    assert settings.task("rag").route == "weighted"
+    assert settings.budgets == {
+        "daily": BudgetSettings(dollars=5),
+        "rag": BudgetSettings(dollars=0.5, period_seconds=3600, task="rag", backend="cloud", hard=True),
+    }
+    assert settings.retries == RetrySettings(share=0, backoff_seconds=1, floor_per_second=0.5)
+    assert settings.max_backends == 9
+
+
+def test_a_list_of_names_by_flag_is_text_between_commas() -> None:
+    """Or JSON; a name may be a number."""
+    for text in ("a, 7", '["a", "7"]'):
+        assert load(None, {}, [Override("tasks.rag.backends", text, "--set")]).tasks["rag"].backends == ("a", "7")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[backends.x.breaker]\nfailure_rate = 0", "a number, above 0 and at most 1"),
+        ("[backends.x.breaker]\nfailure_rate = 1.1", "a number, above 0 and at most 1"),
+        ("[backends.x.breaker]\nslow_rate = 0", "a number, above 0 and at most 1"),
+        ("[backends.x.breaker]\nprobes = 0", "a whole number, between 1 and 1000"),
+        ("[backends.x]\nweight = 0", "a number, above 0 and at most 1000000000"),
+        ("[backends.x]\nlocality = 'near'", 'one of "local", "remote"'),
+        ("[backends.x]\ntimeouts = 'success'", 'one of "failure", "slow", "nothing"'),
+        ("[backends.x]\nbreaker = 5", "backends.x.breaker is 5; it should be a table, written [backends.x.breaker]"),
+        ("[backends.x.breaker]\nprobe = 1", "the nearest known one is backends.x.breaker.probes"),
+        (
+            "[backends.x.breakers]\nprobes = 1",
+            "there is no setting backends.x.breakers; the nearest known one is backends.x.",
+        ),
+        ("[backends]\nmax_queue = 1", "backends.max_queue is 1; it should be a table of settings"),
+        ("[retries]\nshare = 1.5", "a number, between 0 and 1"),
+        ("[tasks.x]\nroute = 'shortest'", 'one of "order", "cheapest", "fastest", "least_busy", "weighted"'),
+        ("[tasks.x]\nbackends = 'a'", "a list of at most 16 names"),
+        ("[tasks.x]\nbackends = ['']", "a list of at most 16 names"),
+        (f"[tasks.x]\nbackends = {['a'] * 17}", "a list of at most 16 names"),
+        ("[sovereign]\nallow = ['redis.internal:6379']", "a list of host names, IP addresses and networks"),
+        ("[sovereign]\nallow = ['10.0.0.1/8']", "a list of host names, IP addresses and networks"),
+        ("[sovereign]\nallow = ['0x7f.1']", "a list of host names, IP addresses and networks"),
+        ("[sovereign]\nallow = 'localhost'", "a list of host names, IP addresses and networks"),
+        ("[budgets.x]\ndollars = -1", "a number, between 0 and 1000000000"),
+    ],
+)
+def test_a_wrong_setting_of_a_backend_and_its_like_is_told(text: str, said: str, file: Path) -> None:
+    """With what would be right."""
+    (problem,) = problems_of(text, file=file)
+    assert said in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "[backends.x.breaker]\nopen_seconds = 20\nmax_open_seconds = 10",
+            (
+                "backends.x.breaker.open_seconds is 20; it should be at most "
+                "backends.x.breaker.max_open_seconds, which is 10"
+            ),
+        ),
+        (
+            "[backends.x.breaker]\nmax_open_seconds = 5",
+            (
+                "backends.x.breaker.max_open_seconds is 5; it should be at least "
+                "backends.x.breaker.open_seconds, which is 10"
+            ),
+        ),
+        (
+            "[backends.x.breaker]\nmin_calls = 101",
+            ("backends.x.breaker.min_calls is 101; it should be at most backends.x.breaker.window_calls, which is 100"),
+        ),
+        (
+            "[retries]\nbackoff_seconds = 9",
+            ("retries.backoff_seconds is 9; it should be at most retries.max_backoff_seconds, which is 8"),
+        ),
+        (
+            "[backends.x]\ninput_dollars_per_million_tokens = 1",
+            (
+                "backends.x.input_dollars_per_million_tokens is set without "
+                "backends.x.output_dollars_per_million_tokens; set both, 0 being a price, or neither"
+            ),
+        ),
+        (
+            "[backends.x]\nrequests_per_minute = 0.5",
+            (
+                "backends.x.requests_per_minute is 0.5, which lets no call through; "
+                "it should be 1 or more, or 0 for no limit"
+            ),
+        ),
+        (
+            "[backends.x]\nadaptive = true",
+            ("backends.x.adaptive is true, but there is no limit to move below; set backends.x.max_concurrent"),
+        ),
+        (
+            "[budgets.x]\nhard = true",
+            "budgets.x: budget 'x' does not say how much may be spent; add budgets.x.dollars",
+        ),
+        ("[budgets.x]", "budgets.x: budget 'x' does not say how much may be spent; add budgets.x.dollars"),
+        ('[backends.""]', "backends.: '' can name none of backends; choose a name of 1 to 128 characters"),
+    ],
+)
+def test_what_does_not_go_together_is_told_once(text: str, said: str, file: Path) -> None:
+    """With the setting that was said, and the other one."""
+    assert problems_of(text, file=file) == (f"{file}: {said}",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[backends.x.breaker]\nmin_calls = 5000\nwindow_calls = 'many'",
+        "[backends.x]\nadaptive = true\nmax_concurrent = 'few'",
+        "[backends.x]\ninput_dollars_per_million_tokens = 1\noutput_dollars_per_million_tokens = 'one'",
+        "[budgets.x]\ndollars = 'five'",
+        "[flights]\nrenew_seconds = 20\nlease_seconds = 'long'",
+    ],
+)
+def test_what_cannot_be_read_is_not_held_against_its_neighbour(text: str, file: Path) -> None:
+    """One mistake is one problem."""
+    (problem,) = problems_of(text, file=file)
+    assert "it should be a " in problem
+
+
+@pytest.mark.parametrize(
+    "text", ["[backends.local]\nadaptive = true", "[backends.x.breaker]\nmin_calls = 5\nwindow_calls = 5"]
+)
+def test_what_goes_together_is_taken(text: str, file: Path) -> None:
+    """A local backend has a limit without being told; a window may be just as long as it must."""
+    file.write_text(text)
+    assert load(file, {}).backends
+
+
+def test_a_renewal_later_than_the_lease_is_a_problem(file: Path) -> None:
+    """The lease would end before every renewal."""
+    (problem,) = problems_of("[flights]\nlease_seconds = 3\nrenew_seconds = 3", file=file)
+    assert "it should be less than flights.lease_seconds, which is 3" in problem
+    file.write_text("[flights]\nlease_seconds = 3")
+    assert load(file, {}).flights.lease_seconds == 3
+
+
+def test_a_namespace_with_a_colon_is_a_problem(file: Path) -> None:
+    """A colon stands between a uid and a name."""
+    (problem,) = problems_of('[namespaces."1000:team"]\nshared_with = "all"', file=file)
+    assert "choose a name without one" in problem
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"SIDECARD_SOCKET": "/a", "SIDECARD_SOCKET_PATH": "/b", "RUNTIME_DIRECTORY": "/c"}, "/a"),
+        ({"SIDECARD_SOCKET_PATH": "/b", "RUNTIME_DIRECTORY": "/c"}, "/b"),
+        ({"RUNTIME_DIRECTORY": "/c"}, "/c/sidecard.sock"),
+    ],
+)
+def test_the_socket_is_where_the_first_word_says(environ: dict[str, str], expected: str) -> None:
+    """`SIDECARD_SOCKET` is what clients read too, so it comes first."""
+    assert load(None, environ).socket.path == expected
+
+
+def test_a_socket_path_that_is_too_long_is_a_problem() -> None:
+    """The kernel's own error would not say by how much."""
+    with pytest.raises(ConfigError, match="longer than 107 bytes"):
+        load(None, {"SIDECARD_SOCKET": "/" + "x" * 120})
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:9464", "[::]:9464", "10.0.0.1:9464", "myhost:9464"])
+def test_an_address_that_others_reach_must_be_meant(listen: str, file: Path) -> None:
+    """The listener has no password."""
+    (problem,) = problems_of(f'[http]\nlisten = "{listen}"', file=file)
+    assert "set http.allow_remote = true" in problem
+    assert load(None, {"SIDECARD_HTTP_LISTEN": listen, "SIDECARD_HTTP_ALLOW_REMOTE": "1"}).http.listen == listen
+
+
+@pytest.mark.parametrize(
+    "listen", ["127.0.0.1:9464", "localhost:0", "[::1]:1", "/run/sidecard/http.sock", "127.3.2.1:80"]
+)
+def test_an_address_of_this_host_alone_needs_no_word(listen: str) -> None:
+    """The usual ones."""
+    assert load(None, {"SIDECARD_HTTP_LISTEN": listen}).http.listen == listen
+
+
+@pytest.mark.parametrize("listen", ["9464", ":9464", "localhost", "localhost:http", "localhost:65536", "::1:9464"])
+def test_what_is_no_address_is_told(listen: str, file: Path) -> None:
+    """With what one is."""
+    (problem,) = problems_of(f'[http]\nlisten = "{listen}"', file=file)
+    assert '"127.0.0.1:9464"' in problem
+
+
+def test_the_url_of_the_call_log_counts_once_there_is_one(file: Path) -> None:
+    """DATABASE_URL is the app's too, in whatever words its library has."""
+    assert load(None, {"DATABASE_URL": "mysql+aiomysql://h/db"}).calls.enabled is False
+    (problem,) = problems_of("[calls]\nenabled = true", {"DATABASE_URL": "mysql://user:secret@h/db"}, file=file)
+    assert "postgresql://" in problem
+    assert "secret" not in problem
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h:8428", "ftp://h/api/v1/write", "h/api/v1/write", "http://h/api/v1/import/csv"]
+)
+def test_a_target_of_push_says_by_its_path_what_it_takes(url: str, file: Path) -> None:
+    """Three forms there are."""
+    (problem,) = problems_of(f'[push]\nurl = "{url}"', file=file)
+    assert "/api/v1/import/prometheus" in problem
+
+
+def test_a_pattern_that_is_none_is_told(file: Path) -> None:
+    """Before a prompt meets it."""
+    (problem,) = problems_of('[calls]\nredact = ["[0-9"]', file=file)
+    assert "regular expressions" in problem
+
+
+def example(*, active: bool) -> str:
+    """Return the file that ships, as it is, or with everything in it switched on."""
+    text = (resources.files("sidecard") / "example.toml").read_text(encoding="utf-8")
+    return re.sub(r"^#(?=[a-z_]+ = |\[)", "", text, flags=re.MULTILINE) if active else text
+
+
+def test_the_example_has_every_setting_and_is_right(file: Path) -> None:
+    """Whoever takes a # off gets what the comment says."""
+    file.write_text(example(active=True))
+    given = load(file, {})
+    told = tomllib.loads(example(active=True))
+    for section, settings in FIXED.items():
+        assert {key.partition(".")[0] for key in settings} == set(told[section]), section
+
+    for table, settings in NAMED.items():
+        ((name, entry),) = told[table].items()
+        flat = {key for key, value in entry.items() if not isinstance(value, dict)}
+        nested = {f"{key}.{inner}" for key, value in entry.items() if isinstance(value, dict) for inner in value}
+        assert flat | nested == set(settings), (table, name)
+
+    assert given.cache == load(None, {}).cache
+
+
+def test_the_example_changes_nothing_as_it_is(file: Path) -> None:
+    """All of it is commented out, and each number in it is the default."""
+    file.write_text(example(active=False))
+    assert load(file, {}).engine_settings() == EngineSettings()
+    given, default = load(None, {}), load(None, {})
+    file.write_text(example(active=True))
+    told = load(file, {}).shown()
+    chosen = {
+        "flights.renew_seconds", "http.listen", "operators.gids", "operators.uids", "push.url", "socket.group", "store.url",
+        "sovereign.allow", "calls.redact", "calls.url",
+    }  # fmt: skip
+    differing = {name for name, value in default.shown().items() if told[name] != value}
+    assert differing == chosen
+    assert given == default
+
+
+def test_examples_mark_what_only_a_start_can_change() -> None:
+    """A section, or the setting itself."""
+    text = example(active=False)
+    for section in FIXED:
+        head = re.search(rf"^\[{section}\].*$", text, re.MULTILINE)
+        assert head is not None
+        assert head[0].endswith("# (start)") == (section in START_ONLY_SECTIONS)
+
+    marked = re.findall(r"^# .*\(start\)\n#(\w+) = ", text, re.MULTILINE)
+    assert sorted(marked) == sorted(key for keys in START_ONLY_SETTINGS.values() for key in keys)
+
+
+def test_what_was_read_again_holds_but_for_what_only_a_start_can_change(file: Path) -> None:
+    """And keeps the origin of what goes on holding."""
+    file.write_text("[cache]\nttl_seconds = 1\n[limits]\nmax_series = 5\nmax_peers = 5\n[tasks.old]\nttl_seconds = 1\n")
+    running = load(file, {"SIDECARD_STORE_PASSWORD": "a"})
+    file.write_text(
+        "[cache]\nttl_seconds = 2\n[limits]\nmax_series = 6\nmax_peers = 6\n[http]\nlisten = '127.0.0.1:1'\n[tasks.new]\nttl_seconds = 1\n"
+    )
+    result = reconfigured(running, load(file, {"SIDECARD_STORE_PASSWORD": "b"}))
+    config = result.config
+    assert (config.cache.ttl_seconds, config.limits.max_peers, config.limits.max_series) == (2.0, 6, 5)
+    assert (config.http.listen, config.store.password) == ("", "a")
+    assert sorted(result.needs_restart) == ["http.listen", "limits.max_series", "store.password"]
+    assert {name: value for name, value in result.changed.items() if not name.startswith("tasks.")} == {
+        "cache.ttl_seconds": 2.0,
+        "limits.max_peers": 6,
+    }
+    assert result.changed["tasks.old.ttl_seconds"] is None
+    assert result.changed["tasks.new.ttl_seconds"] == 1.0
+    assert config.origins["http.listen"] == DEFAULT_ORIGIN
+    assert set(config.origins) == set(config.shown())
+
+
+def test_nothing_new_is_no_change(file: Path) -> None:
+    """Also where passwords are not shown."""
+    file.write_text("[store]\npassword = 'x'\n")
+    running = load(file, {})
+    result = reconfigured(running, load(file, {}))
+    assert (result.config, result.changed, result.needs_restart) == (running, {}, [])

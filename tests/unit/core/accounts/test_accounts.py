@@ -1,0 +1,234 @@
+"""Prices, bills, and what survives a restart."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from sidecard.core.accounts.accounts import Accounts, Price, no_price
+from sidecard.core.accounts.ledger import LEDGER_VERSION, MAX_MODELS, OTHER, Books, LedgerSnapshot, SpendingBooks
+from sidecard.core.accounts.meters import Meters
+from sidecard.core.backends.backends import Backends
+from sidecard.core.backends.budgets import Budgets
+from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings, TaskSettings
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import Usage
+from tests.host import Host
+
+PRICED = BackendSettings(input_dollars_per_million_tokens=2.0, output_dollars_per_million_tokens=10.0)
+
+
+def table(model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
+    """Know one model, at a dollar a token."""
+    return float(prompt_tokens + completion_tokens) if model == "known" else None
+
+
+def accounts(price: Price = no_price) -> Accounts:
+    """Return empty accounts."""
+    return Accounts(Books(8), SpendingBooks(8), Budgets({}, 0.0), Meters(8), price, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("backend", "usage", "dollars"),
+    [
+        ("mine", Usage(prompt_tokens=1000, completion_tokens=100), 0.003),
+        ("mine", Usage(model="known", prompt_tokens=1000), 0.002),
+        ("mine", Usage(prompt_tokens=1000, cost_dollars=0.5), 0.5),
+        ("mine", Usage(prompt_tokens=1000, cost_dollars=0.0), 0.0),
+        ("mine", Usage(model="known"), None),
+        ("mine", None, None),
+        ("cloud", Usage(model="known", prompt_tokens=3, completion_tokens=4), 7.0),
+        ("cloud", Usage(model="other", prompt_tokens=3), None),
+        ("cloud", Usage(prompt_tokens=3), None),
+        ("default", Usage(model="known", prompt_tokens=3), 3.0),
+        ("local", Usage(model="known", prompt_tokens=3), None),
+    ],
+)
+def test_what_a_call_cost(backend: str, usage: Usage | None, dollars: float | None) -> None:
+    """What the caller said, else the backend's price, else the model's: but never a remote model's for a local one."""
+    backends = Backends({"mine": PRICED}, 40, lambda: 0.5)
+    priced = accounts(table).priced(backends.of(backend), usage)
+
+    assert priced.cost_dollars == (None if dollars is None else pytest.approx(dollars))
+
+
+def test_a_priced_usage_is_what_came_with_its_cost() -> None:
+    """Nothing else of it changes."""
+    backends = Backends({"mine": PRICED}, 40, lambda: 0.5)
+    usage = Usage(model="m", prompt_tokens=500_000, completion_tokens=0, first_chunk_seconds=0.5)
+
+    assert accounts().priced(backends.of("mine"), usage) == msgspec.structs.replace(usage, cost_dollars=1.0)
+
+
+def billed(host: Host, **usage: Any) -> None:
+    """Make one call of two seconds on ``cloud``."""
+    alice = host.peer()
+    lease = alice.calls("cloud", task="rag").lease
+    host.passes(2.0)
+    alice.completes(lease, "answer", usage=Usage(**usage))
+    alice.dies()
+
+
+def test_an_answer_is_booked_to_its_task_its_backend_and_its_model() -> None:
+    """With its time, its cost and its tokens."""
+    host = Host()
+    billed(host, model="m", prompt_tokens=10, completion_tokens=5, cost_dollars=0.5)
+    billed(host, model="n", prompt_tokens=1, cost_dollars=0.25)
+    report = host.report()
+
+    assert report.tasks["rag"].billed_dollars == 0.75
+    assert report.backends == {"cloud": wire.BackendSpending(2, 4.0, 0.75, 11, 5, 0.0)}
+    assert report.models == {
+        "cloud/m": wire.BackendSpending(1, 2.0, 0.5, 10, 5, 0.0),
+        "cloud/n": wire.BackendSpending(1, 2.0, 0.25, 1, 0, 0.0),
+    }
+
+
+def test_what_a_hit_and_a_shared_answer_saved_is_booked_to_who_gave_it() -> None:
+    """Each who did not have to ask saved what the call cost."""
+    host = Host()
+    alice, bob = host.peer(), host.peer()
+    lease = alice.leads("key", backends=("cloud",))
+    bob.waits("key")
+    alice.completes(lease, "answer", usage=Usage(model="m", cost_dollars=0.5))
+    bob.asks(wire.Begin("key", id=2))
+    report = host.report()
+
+    assert report.backends["cloud"].saved_dollars == 1.0
+    assert report.models["cloud/m"].saved_dollars == 1.0
+    assert (report.total.saved_by_cache_dollars, report.total.saved_by_sharing_dollars) == (0.5, 0.5)
+
+
+def test_the_books_are_bounded() -> None:
+    """Peers choose the names of backends and models."""
+    books = SpendingBooks(4)
+    for number in range(2000):
+        books.bill(f"backend{number}", 1.0, Usage(model=f"model{number}", cost_dollars=1.0))
+
+    assert len(books.backends()) == 5
+    assert len(books.models()) == MAX_MODELS + 1
+    assert books.backends()[OTHER].calls == 1996
+    assert sum(book.dollars for book in books.models().values()) == 2000.0
+
+
+BREAKERS = BreakerSettings(min_calls=1)
+SETTINGS: dict[str, Any] = {
+    "backends": {"cloud": BackendSettings(breaker=BREAKERS), "flaky": BackendSettings(breaker=BREAKERS)},
+    "budgets": {"daily": BudgetSettings(10.0)},
+}
+
+
+def restarted(host: Host, *, after_seconds: float = 0.0, **settings: Any) -> Host:
+    """Return a host whose engine goes on from another's snapshot, by way of JSON, on a clock that began elsewhere."""
+    data = msgspec.json.encode(host.engine.ledger_snapshot())
+    later = Host(wall_offset_seconds=host.now + 50_000.0 + after_seconds - 100.0, **(settings or SETTINGS))
+    later.engine.restore_ledger(msgspec.json.decode(data, type=LedgerSnapshot))
+    return later
+
+
+def running() -> Host:
+    """Return a host that has something to remember."""
+    host = Host(wall_offset_seconds=50_000.0, **SETTINGS)
+    billed(host, model="m", prompt_tokens=10, completion_tokens=5, cost_dollars=2.5)
+    alice = host.peer()
+    alice.fails(alice.calls("flaky").lease)
+    host.sets("held", "open")
+    alice.dies()
+    return host
+
+
+def test_sums_budgets_and_breakers_survive_a_restart() -> None:
+    """By way of what is written."""
+    host = running()
+    later = restarted(host, after_seconds=4.0)
+    report, before = later.report(), host.report()
+
+    assert report.total == before.total
+    assert report.tasks == before.tasks
+    assert (report.backends, report.models) == (before.backends, before.models)
+    assert report.budgets["daily"].spent_dollars == 2.5
+    assert report.ledger_seconds == pytest.approx(before.ledger_seconds + 4.0)
+    assert {name: state for name, state in report.breakers.items() if state != "closed"} == {
+        "flaky": "open",
+        "held": "forced_open",
+    }
+    assert later.breakers()["flaky"].retry_after_seconds == pytest.approx(6.0)
+    assert host.engine.ledger_snapshot().version == LEDGER_VERSION
+
+
+def test_what_comes_after_a_restart_is_added() -> None:
+    """Sums go on, and the next snapshot has both."""
+    later = restarted(running())
+    billed(later, cost_dollars=1.0)
+    last = restarted(later)
+
+    assert last.report().total.billed_dollars == 3.5
+    assert last.report().backends["cloud"].calls == 2
+    assert last.report().budgets["daily"].spent_dollars == 3.5
+
+
+def test_what_similar_requests_saved_survives_a_restart() -> None:
+    """And a ledger of a version that knew of none is one without."""
+    similar: dict[str, Any] = {"tasks": {"general": TaskSettings(similar=True)}}
+    host = Host(**similar)
+    alice = host.peer()
+    lease = alice.leads("a", vector=(1.0, 0.0), group="g")
+    host.passes(2.0)
+    alice.completes(lease, 1, usage=Usage(model="m", cost_dollars=0.5))
+    alice.asks(wire.Begin("b", id=2, vector=(1.0, 0.0), group="g"))
+    assert alice.gets(wire.Hit).similarity == 1.0
+    total = restarted(host, **similar).report().total
+    assert (total.similar_hits, total.saved_by_similar_seconds, total.saved_by_similar_dollars) == (1, 2.0, 0.5)
+
+    snapshot = host.engine.ledger_snapshot()
+    older = {name: value for name, value in snapshot.tasks["general"].items() if "similar" not in name}
+    later = Host(**similar)
+    later.engine.restore_ledger(msgspec.structs.replace(snapshot, tasks={"general": older}))
+    assert (later.report().total.hits, later.report().total.similar_hits) == (1, 0)
+    assert later.samples()["sidecard_cache_hits_total freshness=similar task=general"] == 0
+
+
+def test_a_restart_in_the_next_period_begins_a_budget_anew() -> None:
+    """What was spent yesterday is yesterday's."""
+    later = restarted(running(), after_seconds=86400.0)
+
+    assert later.report().budgets["daily"].spent_dollars == 0.0
+    assert later.report().total.billed_dollars == 2.5
+
+
+def test_a_restart_with_another_configuration_takes_what_fits() -> None:
+    """Budgets that are gone are gone; backends that nobody configures any more are still remembered."""
+    later = restarted(running(), budgets={"other": BudgetSettings(1.0)})
+
+    assert later.report().budgets["other"].spent_dollars == 0.0
+    assert later.report().backends["cloud"].dollars == 2.5
+    assert later.breakers()["held"].state == "forced_open"
+
+
+def test_ledger_changes_tell_whether_there_is_something_to_write() -> None:
+    """Equal means that the snapshot is the same; each booking and each breaker moves it."""
+    host = Host(**SETTINGS)
+    snapshots = {host.engine.ledger_changes: host.engine.ledger_snapshot()}
+    alice = host.peer()
+
+    def changed() -> None:
+        changes = host.engine.ledger_changes
+        assert changes not in snapshots
+        snapshots[changes] = host.engine.ledger_snapshot()
+
+    lease = alice.leads("key", backends=("cloud",))
+    changed()
+    alice.asks(wire.Renew(lease, id=2))
+    host.stats()
+    assert host.engine.ledger_changes in snapshots
+    alice.completes(lease, "answer", usage=Usage(cost_dollars=1.0))
+    changed()
+    alice.asks(wire.Begin("key", id=3))
+    alice.gets(wire.Hit)
+    changed()
+    lease = alice.leads("other", 4, backends=("cloud",))
+    changed()
+    alice.fails(lease, "ignored", answered=True, usage=Usage(cost_dollars=1.0))
+    changed()
+    host.sets("flaky", "open")
+    changed()

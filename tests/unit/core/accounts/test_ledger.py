@@ -1,0 +1,52 @@
+import pytest
+
+from sidecard.core.accounts.ledger import OTHER, Books
+from sidecard.core.cache.entry import Entry, Terms
+from sidecard_client.protocol.wire import Usage
+
+ENTRY = Entry("key", b"v", 0.0, 4.0, Terms("1:default", 300.0, 60.0, "default", Usage(cost_dollars=0.02)))
+
+
+def test_an_empty_ledger_has_rates_of_zero() -> None:
+    """Nothing divided by nothing is nothing."""
+    total = Books(4).total()
+
+    assert (total.hit_rate, total.deduplication_rate, total.average_latency_reduction) == (0.0, 0.0, 0.0)
+
+
+def test_four_sums_add_up() -> None:
+    """Served is billed plus what the cache and sharing saved, plus the time waited."""
+    books = Books(4)
+    book = books.of("rag")
+    book.led += 1
+    book.bill(4.0, 0.02)
+    book.hit(ENTRY)
+    assert book.share(4.0, 0.02, 1.0) == 3.0
+    total = books.total()
+
+    assert total.served_dollars == pytest.approx(0.06)
+    assert (total.billed_dollars, total.saved_by_cache_dollars, total.saved_by_sharing_dollars) == (0.02, 0.02, 0.02)
+    assert total.served_seconds == 12.0
+    assert (total.billed_seconds, total.saved_by_cache_seconds, total.saved_by_sharing_seconds) == (4.0, 4.0, 3.0)
+    assert total.waited_seconds == 1.0
+    assert total.calls == 3
+    assert total.hit_rate == total.deduplication_rate == pytest.approx(1 / 3)
+    assert total.average_latency_reduction == pytest.approx(7 / 12)
+
+
+def test_share_after_a_wait_longer_than_the_call_saves_no_time() -> None:
+    """A first holder was lost: the second call's time is all that this caller could have saved."""
+    books = Books(4)
+
+    assert books.of("rag").share(4.0, 0.0, 30.0) == 0.0
+    assert books.total().served_seconds == 4.0
+
+
+def test_tasks_beyond_the_bound_share_one_book() -> None:
+    """A peer that invents tasks cannot fill the memory."""
+    books = Books(2)
+    for number in range(100):
+        books.of(f"task{number}").led += 1
+
+    assert sorted(books.tasks()) == [OTHER, "task0", "task1"]
+    assert books.tasks()[OTHER].calls == 98

@@ -1,0 +1,188 @@
+"""Budgets: periods, reservations, notes."""
+
+import pytest
+
+from sidecard.core import notes
+from sidecard.core.backends.budgets import Budget, BudgetMemory, Budgets
+from sidecard.core.settings import BudgetSettings
+
+DAY = 86400.0
+START = 1_700_000_000.0
+"""An instant of the wall clock: 22:13:20 UTC."""
+
+
+def budget(dollars: float = 10.0, offset: float = START, *, hard: bool = True, period: float = DAY) -> Budget:
+    """Return a budget whose monotonic clock began at ``offset``."""
+    return Budget("daily", BudgetSettings(dollars, period_seconds=period, hard=hard), offset)
+
+
+def test_a_day_ends_at_midnight_utc() -> None:
+    """Whenever the daemon began."""
+    midnight = (START // DAY + 1) * DAY - START
+    daily = budget()
+    assert daily.resets_in_seconds(0.0) == midnight
+    daily.spend(9.0, midnight - 0.5)
+
+    assert daily.spent_dollars(midnight - 0.5) == 9.0
+    assert daily.spent_dollars(midnight) == 0.0
+    assert daily.resets_in_seconds(midnight) == DAY
+
+
+def test_periods_follow_one_another_without_a_gap() -> None:
+    """What is spent in one does not reach into the next, however many lie between."""
+    hourly = budget(1.0, 0.0, period=3600.0)
+    for hour in (0, 1, 2, 50):
+        assert hourly.spent_dollars(3600.0 * hour) == 0.0
+        hourly.spend(0.75, 3600.0 * hour + 3599.0)
+        assert hourly.spent_dollars(3600.0 * hour + 3599.5) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("spent", "reserved", "expected", "admits"),
+    [
+        (0.0, 0.0, 0.0, True),
+        (0.0, 0.0, 10.0, True),
+        (0.0, 0.0, 10.5, False),
+        (9.0, 0.0, 1.0, True),
+        (9.0, 0.5, 1.0, False),
+        (9.0, 1.0, 0.0, False),
+        (10.0, 0.0, 0.0, False),
+        (12.0, 0.0, 0.0, False),
+    ],
+)
+def test_admits(spent: float, reserved: float, expected: float, admits: bool) -> None:
+    """What was spent, what calls in progress will cost, and this one's: within the budget; a spent one takes nothing."""
+    daily = budget()
+    daily.spend(spent, 0.0)
+    daily.reserved_dollars = reserved
+
+    assert daily.admits(expected, 0.0) is admits
+
+
+def test_a_budget_of_nothing_admits_nothing() -> None:
+    """0 dollars: nothing that costs, not even what costs nobody knows how little."""
+    assert not budget(0.0).admits(0.0, 0.0)
+
+
+def test_it_tells_once_in_a_period_that_it_is_spent() -> None:
+    """At the call that reaches it, not at those before and after; and again in the next period."""
+    daily = budget(hard=False)
+    assert daily.spend(9.5, 0.0) is None
+    assert daily.spend(1.0, 10.0) == notes.BudgetSpent(
+        "daily", 10.0, 10.5, hard=False, resets_in_seconds=daily.resets_in_seconds(10.0)
+    )
+    assert daily.spend(5.0, 20.0) is None
+    tomorrow = 20.0 + DAY
+    assert daily.spend(2.0, tomorrow) is None
+    assert daily.spend(8.0, tomorrow) is not None
+
+
+def test_state_shows_the_current_period() -> None:
+    """With what is reserved, which outlives a period."""
+    daily = budget(period=100.0, offset=30.0)
+    daily.spend(2.0, 0.0)
+    daily.reserved_dollars = 0.5
+    state = daily.state(10.0)
+    assert (state.dollars, state.spent_dollars, state.reserved_dollars) == (10.0, 2.0, 0.5)
+    assert (state.period_seconds, state.resets_in_seconds, state.hard) == (100.0, 60.0, True)
+
+    assert (daily.state(70.0).spent_dollars, daily.state(70.0).reserved_dollars) == (0.0, 0.5)
+
+
+def test_it_survives_a_restart_within_its_period_only() -> None:
+    """The clock of the next run begins elsewhere; the period is the wall's."""
+    daily = budget()
+    daily.spend(7.0, 50.0)
+    memory = daily.memory()
+    later = budget(offset=START + 100.0)
+    later.restore(memory)
+
+    assert later.spent_dollars(0.0) == 7.0
+    assert later.spent_dollars(DAY) == 0.0
+    assert memory == BudgetMemory(int(START // DAY), 7.0)
+
+
+BUDGETS = {
+    "all": BudgetSettings(100.0),
+    "rag": BudgetSettings(10.0, task="rag", hard=True),
+    "cloud": BudgetSettings(5.0, backend="cloud", hard=True, period_seconds=3600.0),
+    "rag on cloud": BudgetSettings(1.0, task="rag", backend="cloud", hard=True, period_seconds=60.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "backend", "covering"),
+    [
+        ("rag", "cloud", ["all", "rag", "cloud", "rag on cloud"]),
+        ("rag", "local", ["all", "rag"]),
+        ("code", "cloud", ["all", "cloud"]),
+        ("code", "local", ["all"]),
+    ],
+)
+def test_covering(task: str, backend: str, covering: list[str]) -> None:
+    """A call counts for each budget that names its task, its backend, both, or neither."""
+    budgets = Budgets(BUDGETS, 0.0)
+
+    for _ in range(2):
+        assert [one.name for one in budgets.covering(task, backend)] == covering
+
+
+def test_the_one_that_resets_last_refuses() -> None:
+    """A caller that comes back before would be refused again."""
+    budgets = Budgets(BUDGETS, 0.0)
+    assert budgets.refusing("rag", "cloud", 0.5, 0.0) is None
+    budgets.by_name["rag on cloud"].spend(1.0, 0.0)
+    assert budgets.refusing("rag", "cloud", 0.5, 0.0) is budgets.by_name["rag on cloud"]
+    budgets.by_name["cloud"].spend(5.0, 0.0)
+
+    assert budgets.refusing("rag", "cloud", 0.5, 0.0) is budgets.by_name["cloud"]
+    assert budgets.refusing("rag", "local", 0.5, 0.0) is None
+
+
+def test_a_soft_one_refuses_nothing() -> None:
+    """It only tells."""
+    budgets = Budgets({"all": BudgetSettings(1.0)}, 0.0)
+    budgets.by_name["all"].spend(50.0, 0.0)
+
+    assert budgets.refusing("rag", "cloud", 1.0, 0.0) is None
+
+
+def test_names_that_peers_invent_do_not_fill_the_memory() -> None:
+    """Which budgets cover what is remembered for a bounded number of pairs."""
+    budgets = Budgets(BUDGETS, 0.0)
+    for number in range(10_000):
+        budgets.covering(f"task{number}", "cloud")
+
+    assert len(budgets._covering) <= 4096
+
+
+def test_what_others_spend_counts() -> None:
+    """In the period in which they have; and is told when it uses the budget up."""
+    daily = budget(10.0)
+    daily.spend(4.0, 0.0)
+    period, dollars = daily.share(0.0)
+    assert dollars == 4.0
+    assert daily.spent_elsewhere(period, 5.0, 0.0) is None
+    assert daily.spent_dollars(0.0) == 9.0
+    assert daily.spent_elsewhere(period - 1, 100.0, 0.0) is None
+    assert daily.spent_dollars(0.0) == 4.0
+    note = daily.spent_elsewhere(period, 6.0, 0.0)
+    assert isinstance(note, notes.BudgetSpent)
+    assert note.spent_dollars == 10.0
+    assert daily.spent_elsewhere(period, 7.0, 0.0) is None
+
+
+def test_what_an_earlier_run_has_spent_counts_once() -> None:
+    """1. a run spends and tells the others; 2. it ends; 3. the next reads its own ledger, and hears of it from the others."""
+    daily = budget(10.0)
+    period, _ = daily.share(0.0)
+    daily.restore(BudgetMemory(period, 3.0))
+    assert daily.spent_dollars(0.0) == 3.0
+    assert daily.share(0.0) == (period, 0.0)
+    daily.spent_elsewhere(period, 3.0, 0.0)
+    assert daily.spent_dollars(0.0) == 3.0
+    daily.spent_elsewhere(period, 5.0, 0.0)
+    daily.spend(1.0, 0.0)
+    assert daily.spent_dollars(0.0) == 6.0
+    assert daily.share(0.0) == (period, 1.0)
+    assert daily.memory() == BudgetMemory(period, 4.0)

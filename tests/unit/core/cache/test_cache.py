@@ -1,0 +1,331 @@
+import pytest
+
+from sidecard.core.cache.cache import SHARING_ONLY_BYTES, Cache, Stored
+from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES, Terms
+from sidecard.core.cache.eviction import GreedyDual
+
+
+def terms(ttl: float = 100.0, window: float = 0.0, tags: tuple[str, ...] = ()) -> Terms:
+    """Return terms that differ in what these tests are about."""
+    return Terms("1000:default", ttl, window, "default", tags=tags)
+
+
+def put(cache: Cache, key: str, now: float = 0.0, size: int = 10, ttl: float = 100.0) -> Stored:
+    """Store ``size`` bytes under ``key``."""
+    return cache.put(key, b"v" * size, now, terms(ttl), 1.0)
+
+
+def get(cache: Cache, key: str, now: float = 0.0) -> bytes | None:
+    """Read a value."""
+    entry = cache.get("1000:default", key, now)
+    return None if entry is None else entry.value
+
+
+def test_get_before_and_at_the_end_of_its_time() -> None:
+    """An entry lives for its time and not an instant longer."""
+    cache = Cache(10_000_000)
+    put(cache, "key", now=10.0, ttl=5.0)
+
+    assert get(cache, "key", 14.999) == b"v" * 10
+    assert get(cache, "key", 15.0) is None
+    assert (cache.count, cache.bytes, cache.expired) == (0, 0, 1)
+
+
+def test_get_of_another_scope_is_a_miss() -> None:
+    """Scopes share nothing but the budget."""
+    cache = Cache(10_000_000)
+    put(cache, "key")
+
+    assert cache.get("1001:default", "key", 0.0) is None
+
+
+def test_put_charges_key_value_and_overhead() -> None:
+    """The sum of bytes is exact."""
+    cache = Cache(10_000_000)
+    put(cache, "key", size=100)
+    put(cache, "other", size=1)
+
+    assert cache.bytes == len("key") + 100 + len("other") + 1 + 2 * ENTRY_OVERHEAD_BYTES
+
+
+def test_put_again_with_a_larger_value_replaces_the_charge() -> None:
+    """Overwriting does not count the old value."""
+    cache = Cache(10_000_000)
+    put(cache, "key", size=10)
+    put(cache, "key", size=1000)
+
+    assert cache.count == 1
+    assert cache.bytes == len("key") + 1000 + ENTRY_OVERHEAD_BYTES
+    assert get(cache, "key") == b"v" * 1000
+
+
+def test_put_of_too_large_a_value_is_refused_and_the_older_one_is_gone() -> None:
+    """One answer does not drive out all others, and what it would have replaced is not served any more."""
+    cache = Cache(80_000)
+    put(cache, "key", size=10)
+
+    assert put(cache, "key", size=10_000).too_large
+    assert get(cache, "key") is None
+    assert (cache.count, cache.bytes) == (0, 0)
+
+
+def test_put_with_no_time_at_all_stores_nothing() -> None:
+    """Neither time to live nor sharing window: nobody could be served it."""
+    cache = Cache(10_000_000)
+
+    assert put(cache, "key", ttl=0.0).entry is None
+    assert cache.count == 0
+
+
+def test_put_evicts_until_it_fits() -> None:
+    """The budget holds after every insertion."""
+    cache = Cache(80_000)
+    for number in range(1000):
+        put(cache, f"key{number}", size=1000)
+        assert cache.bytes <= 80_000
+
+    assert cache.evicted == 1000 - cache.count
+
+
+def test_expired_entries_go_before_live_ones() -> None:
+    """Room is made from what nobody can be served any more."""
+    cache = Cache(80_000)
+    for number in range(30):
+        put(cache, f"old{number}", now=0.0, size=1000, ttl=5.0)
+    for number in range(30):
+        put(cache, f"young{number}", now=1.0, size=1000, ttl=500.0)
+    for number in range(30):
+        put(cache, f"new{number}", now=7.0, size=1000, ttl=500.0)
+
+    assert cache.evicted == 0
+    assert cache.expired == 30
+    assert get(cache, "young0", 7.0) is not None
+
+
+def test_a_victim_that_had_just_expired_counts_as_expired() -> None:
+    """Expiry is sorted by whole seconds; what leaves in between was dead all the same."""
+    cache = Cache(8_000)
+    for number in range(8):
+        put(cache, f"old{number}", now=0.0, size=500, ttl=5.25)
+    for number in range(8):
+        put(cache, f"new{number}", now=5.5, size=500, ttl=500.0)
+
+    assert cache.evicted == 0
+    assert cache.expired == 16 - cache.count
+
+
+def test_a_scan_of_keys_asked_once_leaves_the_asked_ones() -> None:
+    """What is asked for again survives ten times the cache's size of what is not."""
+    cache = Cache(800_000)
+    for number in range(100):
+        put(cache, f"hot{number}", size=1000)
+    for _ in range(3):
+        for number in range(100):
+            get(cache, f"hot{number}")
+    for number in range(6000):
+        put(cache, f"scan{number}", size=1000)
+
+    assert sum(get(cache, f"hot{number}") is not None for number in range(100)) == 100
+
+
+def test_a_key_that_comes_back_soon_after_its_eviction_is_admitted_to_the_main_queue() -> None:
+    """The ghost list remembers it, so that it survives the next scan."""
+    cache = Cache(800_000)
+    for number in range(500):
+        put(cache, f"fill{number}", size=1000)
+        get(cache, f"fill{number}")
+        get(cache, f"fill{number}")
+    for number in range(500):
+        put(cache, f"more{number}", size=1000)
+    assert get(cache, "more300") is None
+    put(cache, "more300", size=1000)
+    for number in range(200):
+        put(cache, f"scan{number}", size=1000)
+
+    assert get(cache, "more300") is not None
+
+
+def test_delete_tells_whether_a_live_entry_was_there() -> None:
+    """Deleting twice, or what has expired, deletes nothing."""
+    cache = Cache(10_000_000)
+    put(cache, "key", ttl=5.0)
+    put(cache, "dead", ttl=5.0)
+
+    assert cache.delete("1000:default", "key", 1.0)
+    assert not cache.delete("1000:default", "key", 1.0)
+    assert not cache.delete("1000:default", "dead", 6.0)
+    assert (cache.count, cache.bytes) == (0, 0)
+
+
+def test_purge_by_tag_leaves_the_rest() -> None:
+    """Only entries that bear the tag go."""
+    cache = Cache(10_000_000)
+    cache.put("tagged", b"v", 0.0, terms(tags=("weather",)), 1.0)
+    put(cache, "plain")
+
+    assert cache.purge(cache.scopes(), "weather", 0.0) == 1
+    assert get(cache, "plain") is not None
+
+
+def test_expire_frees_a_flood_in_batches() -> None:
+    """A flood of expiries is spread over several ticks, and the next is due at once until it is worked off."""
+    cache = Cache(100_000_000)
+    for number in range(2500):
+        put(cache, f"key{number}", ttl=5.0)
+
+    assert cache.next_expiry() == 6.0
+    assert cache.expire(5.9) == 0
+    assert [cache.expire(6.0), cache.expire(6.0), cache.expire(6.0)] == [1000, 1000, 500]
+    assert cache.next_expiry() is None
+    assert (cache.count, cache.bytes, cache.expired) == (0, 0, 2500)
+
+
+def test_churn_of_one_key_leaves_no_dead_entries() -> None:
+    """Overwriting a long-lived key again and again keeps tables as small as one entry needs."""
+    cache = Cache(10_000_000)
+    for _ in range(10_000):
+        put(cache, "key", ttl=86_400.0)
+
+    assert sum(len(bucket.entries) for bucket in cache._wheel.values()) <= 2
+    assert isinstance(cache._policy, GreedyDual)
+    assert sum(len(run.entries) for level in cache._policy._common.levels.values() for run in level.runs) < 200
+
+
+def test_entries_of_many_lifetimes_that_leave_early_leave_nothing_behind() -> None:
+    """A peer that puts and deletes with another lifetime each time fills no table."""
+    cache = Cache(10_000_000)
+    put(cache, "stays", ttl=1000.0)
+    for number in range(10_000):
+        put(cache, "key", ttl=2000.0 + number)
+        cache.delete("1000:default", "key", 0.0)
+
+    assert len(cache._wheel) == 1
+    assert len(cache._wheel_order) < 100
+    assert cache.next_expiry() == 1001.0
+    cache.delete("1000:default", "stays", 0.0)
+    assert cache.next_expiry() is None
+
+
+@pytest.mark.parametrize("age", [0.0, 4.0])
+def test_a_cache_of_no_bytes_keeps_answers_for_the_sharing_window(age: float) -> None:
+    """With caching off, a finished answer can still be shared for a moment, within a budget of its own."""
+    cache = Cache(0)
+    cache.put("key", b"v", 0.0, terms(ttl=0.0, window=5.0), 1.0)
+
+    assert not cache.caching
+    assert cache.budget == SHARING_ONLY_BYTES
+    assert get(cache, "key", age) is not None
+    assert get(cache, "key", 5.0) is None
+
+
+def fill(cache: Cache, scope: str, count: int, now: float = 0.0, room: str = "") -> None:
+    """Store so many entries of 1,000 bytes in a scope."""
+    for number in range(count):
+        cache.put(f"{room}{number:05d}", b"v" * 1000, now, Terms(scope, 100.0, 0.0, "default"), 1.0)
+
+
+def held(cache: Cache, scope: str) -> int:
+    """Return the bytes of a scope, counted one by one."""
+    return sum(entry.charge for entry in cache._tables.get(scope, {}).values())
+
+
+def test_a_limited_namespace_evicts_within_itself() -> None:
+    """What is too much there goes there; nobody else loses an entry."""
+    cache = Cache(10_000_000)
+    cache.limit({"team": 100_000})
+    fill(cache, "1000:default", 500)
+    fill(cache, "*:team", 500)
+
+    assert len(cache._tables["1000:default"]) == 500
+    assert 90_000 < held(cache, "*:team") <= 100_000
+    assert cache.evicted == cache.evicted_within == 500 - len(cache._tables["*:team"])
+
+
+def test_a_limit_is_of_each_scope_of_that_name() -> None:
+    """Two uids have a private namespace of one name each: one cannot fill the other's."""
+    cache = Cache(10_000_000)
+    cache.limit({"default": 100_000})
+    fill(cache, "1000:default", 50)
+    fill(cache, "1001:default", 500)
+
+    assert len(cache._tables["1000:default"]) == 50
+    assert held(cache, "1001:default") <= 100_000
+
+
+def test_a_limited_namespace_keeps_what_is_asked_for() -> None:
+    """Within its limit it is a cache like any other."""
+    cache = Cache(10_000_000)
+    cache.limit({"team": 100_000})
+    fill(cache, "*:team", 20, room="hot")
+    for number in range(20):
+        assert cache.get("*:team", f"hot{number:05d}", 0.0) is not None
+
+    fill(cache, "*:team", 200)
+    assert sum(cache.get("*:team", f"hot{number:05d}", 0.0) is not None for number in range(20)) == 20
+
+
+def test_a_limited_namespace_reserves_nothing() -> None:
+    """Where the whole cache is full, it gives way like all others."""
+    cache = Cache(200_000)
+    cache.limit({"team": 150_000})
+    fill(cache, "*:team", 200)
+    assert held(cache, "*:team") > 140_000
+    fill(cache, "1000:default", 1000)
+
+    assert cache.bytes <= 200_000
+    assert held(cache, "*:team") < 50_000
+    assert cache.evicted > cache.evicted_within > 0
+
+
+def test_an_answer_too_large_for_its_namespace_is_refused() -> None:
+    """By the share that holds for the whole cache."""
+    cache = Cache(10_000_000)
+    cache.limit({"team": 80_000})
+    large = Terms("*:team", 100.0, 0.0, "default")
+
+    assert cache.max_entry_bytes_in("*:team") == 10_000
+    assert cache.put("large", b"v" * 10_000, 0.0, large, 1.0).too_large
+    assert not cache.put("large", b"v" * 9_000, 0.0, large, 1.0).too_large
+    assert put(cache, "large", size=10_000).entry is not None
+
+
+def test_expired_entries_of_a_limited_namespace_go_before_live_ones() -> None:
+    """As in the whole cache."""
+    cache = Cache(10_000_000)
+    cache.limit({"team": 100_000})
+    for number in range(60):
+        cache.put(f"old{number}", b"v" * 1000, 0.0, Terms("*:team", 5.0, 0.0, "default"), 1.0)
+
+    fill(cache, "*:team", 60, now=10.0)
+    assert (cache.evicted, cache.expired) == (0, 60)
+
+
+def test_a_new_limit_holds_after_a_few_batches() -> None:
+    """What is too much leaves batch by batch, so that nobody waits for it; other namespaces lose nothing."""
+    cache = Cache(10_000_000)
+    fill(cache, "*:team", 3000)
+    fill(cache, "1000:default", 1000)
+    cache.limit({"team": 100_000})
+    assert cache.shrink(0.0)
+    assert held(cache, "*:team") > 100_000
+    fill(cache, "*:team", 1, room="put meanwhile")
+    while cache.shrink(0.0):
+        pass
+
+    assert held(cache, "*:team") <= 100_000
+    assert len(cache._tables["1000:default"]) == 1000
+    assert cache.evicted == cache.evicted_within
+
+
+def test_a_limit_that_is_taken_away_is_none() -> None:
+    """And the order in which entries leave is the same as before."""
+    cache = Cache(10_000_000)
+    cache.limit({"team": 100_000})
+    fill(cache, "*:team", 500)
+    kept = len(cache._tables["*:team"])
+    cache.limit({})
+    fill(cache, "*:team", 1000, room="more")
+
+    assert len(cache._tables["*:team"]) == kept + 1000
+    assert cache.max_entry_bytes_in("*:team") == cache.max_entry_bytes
+    assert not cache.shrink(0.0)

@@ -1,0 +1,161 @@
+"""Which values are compressed, what is remembered of those that were expanded, and what damage is."""
+
+import random
+
+import pytest
+
+from sidecard.adapters.zstd import Zstd
+from sidecard.core.cache.cache import Cache
+from sidecard.core.cache.compression import MAX_BYTES, MIN_SAVED_SHARE, RECENT_SHARE, Compression, expanded
+from sidecard.core.cache.entry import COMPRESSED, SIZE_BYTES, Entry, Terms, size_before
+from sidecard_client.protocol.wire import MAX_FRAME_BYTES
+
+TERMS = Terms("1000:default", 300.0, 60.0, "default")
+TEXT = b"The capital of France is Paris, and the capital of Spain is Madrid. " * 100
+
+
+class CountingZstd(Zstd):
+    """Counts how often something is expanded."""
+
+    def __init__(self) -> None:
+        self.expanded = 0
+
+    def decompress(self, data: memoryview, size: int) -> bytes:
+        """Count, and expand."""
+        self.expanded += 1
+        return super().decompress(data, size)
+
+
+def noise(size: int) -> bytes:
+    """Return bytes that nothing makes smaller."""
+    return random.Random(size).randbytes(size)
+
+
+def compression(max_bytes: int = 64 * 1024 * 1024) -> tuple[Compression, CountingZstd]:
+    """Return a compression and its codec."""
+    codec = CountingZstd()
+    return Compression(codec, Cache(max_bytes)), codec
+
+
+def kept(of: Compression, value: bytes) -> Entry:
+    """Return an entry of a value that is compressed."""
+    data = of.compressed(value, 1)
+    assert data is not None
+    return Entry("key", data, 0.0, 1.0, TERMS, COMPRESSED)
+
+
+@pytest.mark.parametrize(
+    ("value", "min_bytes"),
+    [
+        (TEXT, 0),
+        (TEXT, len(TEXT) + 1),
+        (b"", 1),
+        (b"\x01", 1),
+        (noise(5000), 1),
+        (b"x" * (MAX_BYTES + 1), 1),
+    ],
+)
+def test_what_is_off_small_huge_or_noise_is_kept_as_it_is(value: bytes, min_bytes: int) -> None:
+    """And 0 is off, however large the value."""
+    assert compression()[0].compressed(value, min_bytes) is None
+
+
+@pytest.mark.parametrize("value", [TEXT, b"x" * MAX_BYTES])
+def test_what_is_compressed_begins_with_its_size_and_comes_back(value: bytes) -> None:
+    """At both ends of what is compressed at all."""
+    of, codec = compression()
+    data = of.compressed(value, len(value))
+    assert data is not None
+    assert size_before(data) == len(value)
+    assert len(data) <= len(value) * (1 - MIN_SAVED_SHARE)
+    assert expanded(codec, data) == value
+    assert of.expanded(data) == value
+
+
+def test_compressing_must_save_an_eighth() -> None:
+    """Noise with so much text that it does, and with a little less."""
+    of, _ = compression()
+    just = [size for size in range(0, 4000, 10) if of.compressed(noise(4000 - size) + b"x" * size, 1) is not None]
+    assert 500 <= just[0] <= 540
+    assert just == list(range(just[0], 4000, 10))
+    for size in range(just[0] - 20, just[0] + 20):
+        data = of.compressed(noise(4000 - size) + b"x" * size, 1)
+        assert data is None or len(data) <= 4000 * (1 - MIN_SAVED_SHARE)
+
+
+def test_without_a_codec_nothing_is_compressed_and_what_is_cannot_be_read() -> None:
+    """A store may have it from who has one."""
+    of = Compression(None, Cache(1000))
+    assert of.compressed(TEXT, 1) is None
+    data = compression()[0].compressed(TEXT, 1)
+    assert data is not None
+    assert of.expanded(data) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00" * SIZE_BYTES,
+        b"\x00" * 20,
+        len(TEXT).to_bytes(SIZE_BYTES, "big") + Zstd().compress(TEXT)[:-1],
+        (len(TEXT) - 1).to_bytes(SIZE_BYTES, "big") + Zstd().compress(TEXT),
+        (len(TEXT) + 1).to_bytes(SIZE_BYTES, "big") + Zstd().compress(TEXT),
+        (MAX_FRAME_BYTES + 1).to_bytes(SIZE_BYTES, "big") + Zstd().compress(b"\x00" * (MAX_FRAME_BYTES + 1)),
+        b"\xff\xff\xff\xff" + Zstd().compress(TEXT),
+        len(TEXT).to_bytes(SIZE_BYTES, "big") + Zstd().compress(b"\x00" * 50_000_000),
+    ],
+)
+def test_what_a_store_has_may_be_damaged_or_a_bomb(data: bytes) -> None:
+    """It is never given more room than it says, nor more than a value may have."""
+    assert expanded(Zstd(), data) is None
+
+
+def test_an_answer_is_the_value_compressed_or_not() -> None:
+    """Equal bytes, of equal size."""
+    of, _ = compression()
+    for entry in (Entry("key", TEXT, 0.0, 1.0, TERMS), kept(of, TEXT)):
+        assert bytes(of.answer(entry)) == TEXT
+        assert entry.answer_bytes == len(TEXT)
+
+
+def test_what_is_asked_for_again_is_expanded_once() -> None:
+    """Also through another entry with the same value."""
+    of, codec = compression()
+    for _ in range(10):
+        assert bytes(of.answer(kept(of, TEXT))) == TEXT
+
+    assert codec.expanded == 1
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    """The oldest leave; what is larger than all that may be remembered is not."""
+    size = 20_000
+    of, codec = compression(int(3.5 * size / RECENT_SHARE))
+    entries = [kept(of, bytes([letter]) * size) for letter in b"abcd"]
+    for entry in entries[:3] * 3:
+        of.answer(entry)
+
+    assert codec.expanded == 3
+    of.answer(entries[3])
+    of.answer(entries[1])
+    assert codec.expanded == 4
+    of.answer(entries[0])
+    assert codec.expanded == 5
+    assert of._recent_size == sum(len(memoryview(answer)) for answer in of._recent.values()) == 3 * size
+    large = kept(of, b"x" * 5 * size)
+    of.answer(large)
+    of.answer(large)
+    assert codec.expanded == 7
+    assert len(of._recent) == 3
+
+
+def test_a_smaller_cache_remembers_less() -> None:
+    """From the next value on."""
+    of, _ = compression(int(3.5 * 20_000 / RECENT_SHARE))
+    for letter in b"abc":
+        of.answer(kept(of, bytes([letter]) * 20_000))
+
+    of._cache.resize(int(1.5 * 20_000 / RECENT_SHARE), 0.0)
+    of.answer(kept(of, b"d" * 20_000))
+    assert of._recent_size == 20_000

@@ -1,0 +1,60 @@
+from sidecard.core.cache.ghost_queue import GHOSTS_PER_ENTRY, MIN_GHOSTS, Ghosts
+
+
+def test_recall_tells_the_hits_once() -> None:
+    """Who comes back is no ghost any more."""
+    ghosts = Ghosts()
+    ghosts.remember("scope", "key", 5, 0)
+
+    assert ghosts.recall("scope", "key") == 5
+    assert ghosts.recall("scope", "key") is None
+
+
+def test_a_ghost_is_of_one_scope() -> None:
+    """The same key of another uid never left."""
+    ghosts = Ghosts()
+    ghosts.remember("1000:default", "key", 0, 0)
+
+    assert ghosts.recall("1001:default", "key") is None
+    assert ghosts.recall("1000:default", "key") == 0
+
+
+def test_the_youngest_are_remembered() -> None:
+    """As many as there is room for, but for a few whose sets were full; of older ones none."""
+    ghosts = Ghosts()
+    for number in range(5000):
+        ghosts.remember("scope", str(number), number % 3, 100)
+
+    limit = GHOSTS_PER_ENTRY * 100
+    young = [number for number in range(5000 - limit, 5000) if ghosts.recall("scope", str(number)) == number % 3]
+    assert len(young) > 0.8 * limit
+    assert not [number for number in range(5000 - limit) if ghosts.recall("scope", str(number)) is not None]
+
+
+def test_turns_may_wrap() -> None:
+    """After a quarter of a billion evictions, the young are still young and the old gone."""
+    ghosts = Ghosts()
+    ghosts._turn = 2**28 - 10
+    for number in range(2 * MIN_GHOSTS):
+        ghosts.remember("scope", str(number), 1, 0)
+
+    assert 0 < ghosts._turn < 2 * MIN_GHOSTS
+    assert ghosts.recall("scope", str(2 * MIN_GHOSTS - 1)) == 1
+    assert ghosts.recall("scope", "0") is None
+
+
+def test_a_table_grows_with_the_cache_and_stays_in_proportion() -> None:
+    """Eight bytes a word, and at most six words for each entry."""
+    ghosts = Ghosts()
+    for entries in (10, 1000, 100_000, 50):
+        ghosts.remember("scope", "key", 1, entries)
+        assert ghosts.recall("scope", "key") == 1
+
+    assert 300_000 <= len(ghosts._words) <= 600_000
+
+
+def test_a_key_that_no_encoding_has_is_remembered_too() -> None:
+    """JSON can name half of a surrogate pair."""
+    ghosts = Ghosts()
+    ghosts.remember("scope", "\ud800", 1, 0)
+    assert ghosts.recall("scope", "\ud800") == 1

@@ -1,0 +1,59 @@
+import pytest
+
+from sidecard.core.cache.entry import LEVELS, Entry, Terms
+from sidecard.core.cache.eviction import PROBATION
+from sidecard.core.cache.levels import LEVELS_PER_DOUBLING, Room, level_of
+from sidecard.core.cache.priority import LEAST_WORTH, MOST_WORTH
+
+TERMS = Terms("scope", 300.0, 0.0, "default")
+
+
+def at(level: int, name: str = "key") -> Entry:
+    """Return an entry of a level."""
+    entry = Entry(name, b"", 0.0, 1.0, TERMS)
+    entry.settle(0, level)
+    return entry
+
+
+def test_level_of_rises_with_the_value() -> None:
+    """By as many levels as a doubling has."""
+    assert level_of(2.0) - level_of(1.0) == LEVELS_PER_DOUBLING
+    assert level_of(1.0) - level_of(0.25) == 2 * LEVELS_PER_DOUBLING
+
+
+@pytest.mark.parametrize("value", [1e-30, PROBATION * LEAST_WORTH, 14 * MOST_WORTH, 1e30])
+def test_all_values_have_a_level(value: float) -> None:
+    """The ends take what is beyond; what can come is not."""
+    assert 0 <= level_of(value) < LEVELS
+    possible = PROBATION * LEAST_WORTH <= value <= 14 * MOST_WORTH
+    assert (0 < level_of(value) < LEVELS - 1) == possible
+
+
+def test_the_first_due_is_found_among_all_levels() -> None:
+    """A valuable one that has been there for long is due before one that just came."""
+    room = Room()
+    room.push(at(level_of(4.0), "valuable"), 0.0)
+    room.push(at(level_of(1.0), "late"), 10.0)
+    due, number = room.next_due()
+    assert due == pytest.approx(4.0, rel=0.2)
+    assert room.pop(number).key == "valuable"
+    assert room.pop(room.next_due()[1]).key == "late"
+    assert not room.levels
+
+
+def test_entries_that_come_together_share_a_run() -> None:
+    """In order, and due with the first of them: a little early."""
+    room = Room()
+    number = level_of(1.0)
+    for position in range(100):
+        room.push(at(number, str(position)), position / 100)
+
+    assert 10 < len(room.levels[number].runs) < 20
+    dues = []
+    for position in range(100):
+        due, _ = room.next_due()
+        assert position / 100 - 1 / 16 <= due - 1.0 <= position / 100 + 1e-9
+        dues.append(due)
+        assert room.pop(number).key == str(position)
+
+    assert dues == sorted(dues)

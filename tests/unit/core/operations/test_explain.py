@@ -1,0 +1,185 @@
+"""What would be made of a begin, told without making one."""
+
+from typing import Any
+
+import pytest
+
+from sidecard.core.operations.policies import policy_of
+from sidecard.core.settings import EngineSettings, SharedWith, TaskSettings
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import Begin, Explain, Explained, PolicyValue, Usage
+from tests.host import Actor, Host
+
+
+def explained(actor: Actor, key: str | None = None, **fields: Any) -> Explained:
+    """Ask, and return the answer."""
+    actor.asks(Explain(id=1, key=key, **fields))
+    return actor.gets(Explained)
+
+
+def values(policy: dict[str, PolicyValue]) -> dict[str, Any]:
+    """Return a policy without where it is from."""
+    return {name: value.value for name, value in policy.items()}
+
+
+def test_without_settings_a_policy_is_the_defaults() -> None:
+    """By the names of the settings, each with the one that it is from."""
+    policy = policy_of(EngineSettings(), "rag", {"cache.ttl_seconds": "default"})
+    assert values(policy) == {
+        "ttl_seconds": 300.0,
+        "stale_seconds": 0.0,
+        "cache": "always",
+        "normalize": (),
+        "early_refresh": 0.0,
+        "failure_ttl_seconds": 0.0,
+        "backends": ("default",),
+        "route": "order",
+        "similar": False,
+        "similar_threshold": 0.95,
+        "similar_max_entries": 10_000,
+        "sharing_window_seconds": 60.0,
+    }
+    assert policy["ttl_seconds"] == PolicyValue(300.0, "cache.ttl_seconds", "default")
+    assert policy["cache"] == PolicyValue("always", "tasks.rag.cache", "default")
+
+
+def test_a_value_of_the_task_wins_and_says_where_it_was_said() -> None:
+    """Zero is a value as well."""
+    settings = EngineSettings(
+        ttl_seconds=60.0, tasks={"rag": TaskSettings(ttl_seconds=0.0, cache="never", backends=("local",))}
+    )
+    origins = {"tasks.rag.ttl_seconds": "/etc/file:3", "cache.ttl_seconds": "SIDECARD_CACHE_TTL_SECONDS"}
+    policy = policy_of(settings, "rag", origins)
+    assert policy["ttl_seconds"] == PolicyValue(0.0, "tasks.rag.ttl_seconds", "/etc/file:3")
+    assert policy["cache"].value == "never"
+    assert policy["backends"].value == ("local",)
+    assert policy_of(settings, "other", origins)["ttl_seconds"] == PolicyValue(
+        60.0, "cache.ttl_seconds", "SIDECARD_CACHE_TTL_SECONDS"
+    )
+
+
+def test_without_a_cache_no_time_of_a_task_counts() -> None:
+    """And what says so is the cache's size."""
+    policy = policy_of(EngineSettings(cache_max_bytes=0, tasks={"rag": TaskSettings(ttl_seconds=9.0)}), "rag", {})
+    assert policy["ttl_seconds"] == PolicyValue(0.0, "cache.max_bytes")
+    assert policy["stale_seconds"] == PolicyValue(0.0, "cache.max_bytes")
+
+
+def test_origins_are_for_operators() -> None:
+    """They name files of the host; the values are anybody's who is bound by them."""
+    host = Host()
+    origins = {value.origin for value in explained(host.peer()).policy.values()}
+    assert origins == {""}
+    origins = {value.origin for value in explained(host.peer(0, 0, operator=True)).policy.values()}
+    assert origins == {"default"}
+
+
+def test_the_policy_is_that_of_the_settings_that_were_read_last() -> None:
+    """As begins are."""
+    host = Host()
+    alice = host.peer()
+    host.reads(tasks={"rag": TaskSettings(normalize=("nfc",))})
+    assert explained(alice, task="rag").policy["normalize"].value == ("nfc",)
+
+
+def test_the_scope_is_that_of_the_peer() -> None:
+    """Private, or shared; another's is denied."""
+    host = Host(shared_namespaces={"team": SharedWith(everyone=True)})
+    alice = host.peer(uid=1000)
+    assert explained(alice).scope == "1000:default"
+    assert explained(alice, namespace="team").scope == "*:team"
+    alice.asks(Explain(id=1, namespace="1001:default"))
+    assert alice.gets(wire.Error).code == "denied"
+
+
+def test_an_entry_is_told_as_it_lies_there() -> None:
+    """With what is left of its time, its cost and its tags."""
+    host = Host(ttl_seconds=100.0, stale_seconds=50.0)
+    alice = host.peer()
+    lease = alice.leads("key", task="rag")
+    host.passes(2.0)
+    usage = Usage(model="m", cost_dollars=0.25)
+    alice.completes(lease, "answer", usage=usage, tags=("t",))
+    host.passes(30.0)
+
+    entry = explained(alice, "key", task="rag").entry
+    assert entry is not None
+    assert (entry.age_seconds, entry.ttl_left_seconds, entry.stale_left_seconds) == (30.0, 70.0, 50.0)
+    assert (entry.stale, entry.call_seconds, entry.backend, entry.task) == (False, 2.0, "default", "rag")
+    assert (entry.tags, entry.usage) == (("t",), usage)
+    assert entry.size_bytes == host.stats().cache_bytes
+
+
+def test_a_stale_entry_is_told_as_stale() -> None:
+    """With what is left of that; and after it there is none."""
+    host = Host(ttl_seconds=100.0, stale_seconds=50.0)
+    alice = host.peer()
+    alice.completes(alice.leads("key"), "answer")
+    host.passes(120.0)
+    entry = explained(alice, "key").entry
+    assert entry is not None
+    assert (entry.ttl_left_seconds, entry.stale_left_seconds, entry.stale) == (0.0, 30.0, True)
+    host.now += 30.0
+    assert explained(alice, "key").entry is None
+
+
+def test_an_entry_within_the_sharing_window_alone_has_no_time_left() -> None:
+    """It is no hit, and not stale either: whoever begins shares it."""
+    host = Host(ttl_seconds=0.0)
+    alice = host.peer()
+    alice.completes(alice.leads("key"), "answer")
+    entry = explained(alice, "key").entry
+    assert entry is not None
+    assert (entry.ttl_left_seconds, entry.stale) == (0.0, False)
+
+
+def test_looking_leaves_no_trace() -> None:
+    """Neither a count nor a hit that would keep the entry from being evicted."""
+    host = Host(cache_max_bytes=20_000)
+    alice = host.peer()
+    alice.completes(alice.leads("key"), "answer")
+    before = host.stats()
+    for _ in range(3):
+        explained(alice, "key")
+
+    assert host.stats() == before
+    (entry,) = host.engine._shelf.cache._tables["1000:default"].values()
+    assert entry.asked == 0
+
+
+def test_another_uids_entry_is_not_there() -> None:
+    """The namespace of the same name is another place."""
+    host = Host()
+    alice, mallory = host.peer(uid=1000), host.peer(uid=1001)
+    alice.completes(alice.leads("key"), "answer")
+    assert explained(mallory, "key").entry is None
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_flight_is_told_with_those_who_wait(others: int) -> None:
+    """The holder is none of them."""
+    host = Host()
+    alice = host.peer()
+    alice.leads("key", 7)
+    for number in range(others):
+        alice.waits("key", 20 + number)
+
+    told = explained(alice, "key")
+    assert (told.entry, told.waiters) == (None, others)
+    assert explained(alice, "other").waiters is None
+
+
+def test_a_failure_that_is_remembered_is_told() -> None:
+    """As a begin would be."""
+    host = Host()
+    alice = host.peer()
+    alice.fails(alice.leads("key"), "fatal", message="bad prompt", ttl_seconds=60.0)
+    alice.hears()
+    assert explained(alice, "key").failure == "bad prompt"
+    alice.asks(Begin("key", id=2))
+    assert alice.gets(wire.Failed).message == "bad prompt"
+
+
+def test_the_state_of_the_store_is_told() -> None:
+    """What memory has not, a store may have."""
+    assert explained(Host(store="own").peer(), "key").store == "up"

@@ -1,0 +1,86 @@
+"""The state directory: which one it is, and whose."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sidecard.daemon.state import LOCK, StateLock, StateUnusableError, state_directory
+
+
+def test_the_directory_is_the_first_that_applies(tmp_path: Path) -> None:
+    """Systemd's, the user's configured one, the user's usual one."""
+    first, second, xdg, home = (tmp_path / name for name in ("first", "second", "xdg", "home"))
+    for directory in (first, second, xdg / "sidecard", home / ".local/state/sidecard"):
+        directory.mkdir(parents=True)
+
+    environ = {"STATE_DIRECTORY": f"{first}:{second}", "XDG_STATE_HOME": str(xdg), "HOME": str(home)}
+    assert state_directory(environ) == first
+    assert state_directory(environ | {"STATE_DIRECTORY": ""}) == xdg / "sidecard"
+    assert state_directory({"HOME": str(home)}) == home / ".local/state/sidecard"
+    assert state_directory({"HOME": str(home), "XDG_STATE_HOME": "relative"}) == home / ".local/state/sidecard"
+    assert state_directory({"HOME": str(home), "XDG_STATE_HOME": str(second)}) is None
+    assert state_directory({}) is None
+    assert state_directory({"HOME": "relative"}) is None
+
+
+def test_a_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    """Whoever wants no state does without; one that was named and is missing is a mistake."""
+    assert state_directory({"HOME": str(tmp_path)}) is None
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for name in ("missing", "file"):
+        with pytest.raises(StateUnusableError, match=f"{name}, which is no directory: make it, or run with --no-state"):
+            state_directory({"STATE_DIRECTORY": str(tmp_path / name)})
+
+
+def test_one_at_a_time_has_the_lock(tmp_path: Path) -> None:
+    """The second is told; once the first has let go, it may."""
+    with StateLock(tmp_path):
+        with pytest.raises(StateUnusableError, match=f"another daemon keeps its state in {tmp_path}"):
+            StateLock(tmp_path)
+        with pytest.raises(StateUnusableError):
+            StateLock(tmp_path)
+
+    with StateLock(tmp_path):
+        assert (tmp_path / LOCK).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_lock_ends_with_its_process_and_is_not_inherited(tmp_path: Path) -> None:
+    """A daemon that was killed leaves a lock file and no lock; nor does a child keep it that outlives the daemon."""
+    program = (
+        "import sys, os; from pathlib import Path; from sidecard.daemon.state import StateLock; "
+        "lock = StateLock(Path(sys.argv[1])); "
+        "import subprocess; subprocess.Popen(['sleep', '20'], stdin=-3, stdout=-3, stderr=-3); os.kill(os.getpid(), 9)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False, timeout=20)
+    assert ended.returncode == -9
+    assert (tmp_path / LOCK).exists()
+    with StateLock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("obstacle", ["directory", "symlink", "missing"])
+def test_a_lock_that_cannot_be_had_is_told(obstacle: str, tmp_path: Path) -> None:
+    """In a sentence, and never waited for."""
+    directory = tmp_path / "state"
+    if obstacle != "missing":
+        directory.mkdir()
+
+    if obstacle == "symlink":
+        (directory / LOCK).symlink_to("/dev/null")
+    elif obstacle == "directory":
+        (directory / LOCK).mkdir()
+
+    with pytest.raises(StateUnusableError, match="cannot be used"):
+        StateLock(directory)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_of_somebody_else_is_told(tmp_path: Path) -> None:
+    """The daemon's user must own it."""
+    tmp_path.chmod(0o500)
+    with pytest.raises(StateUnusableError, match=r"Permission denied.*let it belong to the daemon's user"):
+        StateLock(tmp_path)

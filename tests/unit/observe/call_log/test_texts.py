@@ -1,0 +1,96 @@
+"""What is kept of what was said."""
+
+import io
+import json
+import re
+from typing import Any
+
+import msgspec
+import pytest
+
+from sidecard.observe.call_log.texts import MAX_PACKED_BYTES, kept_text, serve, too_large
+
+pack = msgspec.msgpack.Encoder().encode
+
+
+def kept(value: Any, *patterns: str, max_bytes: int = 10_000) -> Any:
+    """Return what is kept of a value."""
+    return json.loads(kept_text(pack(value), [re.compile(pattern) for pattern in patterns], max_bytes))
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 1, -1.5, "é\0\n", [], {}, {"args": ["a", [1]], "kwargs": {"b": {"c": None}}}]
+)
+def test_plain_values_are_kept_as_they_are(value: Any) -> None:
+    """As JSON has them."""
+    assert kept(value) == value
+
+
+def test_bytes_are_told_from_texts() -> None:
+    """By a name that says so."""
+    assert kept([b"\xff\0"]) == [{"$bytes": "/wA="}]
+    assert kept(msgspec.msgpack.Ext(3, b"\xff\0")) == {"$bytes": "/wA="}
+
+
+def test_names_that_are_no_texts_become_texts() -> None:
+    """JSON has no others."""
+    assert kept({1: "a", None: "b", b"c": "d"}) == {"1": "a", "None": "b", "c": "d"}
+
+
+def test_patterns_are_blotted_out_wherever_they_are() -> None:
+    """In each text, in names, and in bytes that are text."""
+    said = {"args": ["call 0151-2345", ["0151-2345"]], "kwargs": {"0151-1": b"x 0151-9"}}
+    assert kept(said, r"0151-\d+") == {
+        "args": ["call [redacted]", ["[redacted]"]],
+        "kwargs": {"[redacted]": {"$bytes": "eCBbcmVkYWN0ZWRd"}},
+    }
+
+
+def test_what_is_redacted_is_the_text_and_not_its_json() -> None:
+    """A line's end is one character, and quotes have no backslash."""
+    assert kept('a "b"\nc', '"b"\n') == "a [redacted]c"
+
+
+def test_a_pattern_that_matches_nothing_at_all_blots_nothing_out() -> None:
+    """Between all characters there is an empty text."""
+    assert kept("abc", "x*") == "abc"
+
+
+def test_what_is_too_long_is_cut_and_says_so() -> None:
+    """After it was redacted: half a secret would not be found."""
+    secret = "s3cr3t"
+    for length in range(20):
+        cut = kept("a" * length + secret + "b" * 100, secret, max_bytes=20)
+        assert cut["bytes"] == length + 100 + len("[redacted]") + 2
+        assert "s3" not in cut["$truncated"]
+
+
+def test_a_cut_within_a_character_leaves_text() -> None:
+    """Half of one is none."""
+    assert kept("€" * 100, max_bytes=10)["$truncated"] == '"€€€'
+
+
+@pytest.mark.parametrize("packed", [b"", b"\xc1", b"\xd9\xff", b"\xa1\xff", b"\x91" * 5000 + b"\xc0"])
+def test_what_is_no_message_is_told(packed: bytes) -> None:
+    """Also one that is nested deeper than any stack."""
+    assert json.loads(kept_text(packed, [])) == {"$unreadable": len(packed)}
+
+
+def test_what_is_too_large_to_be_looked_at_is_told() -> None:
+    """With its size."""
+    assert json.loads(kept_text(too_large(b"x" * (MAX_PACKED_BYTES + 1)), [])) == {
+        "$truncated": "",
+        "bytes": MAX_PACKED_BYTES + 1,
+    }
+
+
+def test_the_process_serves_until_nobody_asks() -> None:
+    """One answer for each question."""
+    messages = [pack((["x"], 100)), pack((pack("axb"), None)), pack((None, pack(1)))]
+    source = io.BytesIO(b"".join(len(message).to_bytes(4, "big") + message for message in messages))
+    target = io.BytesIO()
+    serve(source, target)
+    written = target.getvalue()
+    first = int.from_bytes(written[:4], "big")
+    assert msgspec.msgpack.decode(written[4 : 4 + first]) == ['"a[redacted]b"', None]
+    assert msgspec.msgpack.decode(written[8 + first :]) == [None, "1"]

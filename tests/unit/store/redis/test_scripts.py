@@ -1,0 +1,107 @@
+"""How an entry lies in Redis."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecard.core.cache.records import Record, marks_of
+from sidecard.core.scopes import covers
+from sidecard.store.redis.scripts import entry_name, marked, opened, pattern, scope_and_key, sealed
+from sidecard_client.protocol.wire import Usage
+
+RECORD = Record(b"\x00value", 1.5, 300.0, 60.0, "cloud", Usage("m", 1, 2, 0.25), ("a", "b"), task="rag")
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+namespaces = texts.filter(lambda text: ":" not in text)
+
+
+def test_an_envelope_gives_back_what_went_in_and_its_age() -> None:
+    """Of the longer of its two lives, what is left says how old it is."""
+    found = opened(sealed(RECORD), 290.0)
+    assert found is not None
+    assert found.age_seconds == 10.0
+    assert (found.value, found.seconds, found.ttl_seconds, found.window_seconds) == (b"\x00value", 1.5, 300.0, 60.0)
+    assert (found.backend, found.usage, found.tags, found.task) == ("cloud", RECORD.usage, ("a", "b"), "rag")
+
+
+def test_an_envelope_of_a_version_without_tasks_has_none() -> None:
+    """And that version reads ours, since what follows its fields is nothing to it."""
+    fields = msgspec.msgpack.decode(sealed(RECORD)[1:])
+    assert fields.pop() == "rag"
+    found = opened(sealed(RECORD)[:1] + msgspec.msgpack.encode(fields), 290.0)
+    assert found is not None
+    assert (found.value, found.task) == (RECORD.value, "")
+
+
+@pytest.mark.parametrize(
+    ("tag", "task", "taken"),
+    [(None, None, True), ("a", None, True), (None, "rag", True), ("b", "rag", True), ("rag", None, False),
+     ("a", "general", False), ("c", "rag", False)],
+)  # fmt: skip
+def test_marks_find_what_a_purge_takes(tag: str | None, task: str | None, taken: bool) -> None:
+    """Tags and task, all that are named; a task is no tag."""
+    lying = marked(RECORD.marks)
+    assert all(marked((mark,)) in lying for mark in marks_of(tag, task)) is taken
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x01",
+        b"\x03" + sealed(RECORD)[1:],
+        sealed(RECORD)[:-1],
+        b"\x01\x97\xc0",
+        b"x" * 100,
+        b"\x01" + b"\x91" * 5000,
+    ],
+)
+def test_what_is_no_envelope_of_ours_is_a_miss(data: bytes) -> None:
+    """Of another version, cut off, or never one."""
+    assert opened(data, 10.0) is None
+
+
+@given(data=st.binary(max_size=200))
+def test_no_bytes_are_a_fault(data: bytes) -> None:
+    """Whatever somebody has put there."""
+    opened(data, 1.0)
+    opened(b"\x01" + data, 1.0)
+
+
+@given(uid=st.integers(0, 2**32), namespace=namespaces, key=texts)
+def test_a_name_tells_scope_and_key(uid: int, namespace: str, key: str) -> None:
+    """No two have the same, whatever characters they are of."""
+    assert scope_and_key(entry_name(f"{uid}:{namespace}", key)) == (f"{uid}:{namespace}", key)
+
+
+@pytest.mark.parametrize(
+    "name", [b"", b"sidecard", b"sidecard:1", b"sidecard:2:1:default:k", b"other:1:1:default:k", b"\xff"]
+)
+def test_other_names_are_of_others(name: bytes) -> None:
+    """A purge leaves them alone."""
+    assert scope_and_key(name) is None
+
+
+def test_a_tag_is_found_whole() -> None:
+    """Not as a part of another."""
+    marks = marked(("weather", "news"))
+    assert marked(("weather",)) in marks
+    assert marked(("weat",)) not in marks
+    assert marked(("other",)) not in marks
+    assert marked(()) == b""
+
+
+@pytest.mark.parametrize(
+    ("namespace", "expected"),
+    [
+        (None, "sidecard:1:*:*"),
+        ("default", "sidecard:1:*:default:*"),
+        ("1000:default", "sidecard:1:1000:default:*"),
+        ("*:team", "sidecard:1:\\*:team:*"),
+        ("a[b]?", "sidecard:1:*:a\\[b\\]\\?:*"),
+    ],
+)
+def test_a_pattern_matches_what_a_purge_covers(namespace: str | None, expected: str) -> None:
+    """And what it may match beside that, `covers` leaves out."""
+    assert pattern(namespace) == expected
+    assert not covers("default", "1000:default:x")
