@@ -210,7 +210,8 @@ FAULTS = {
             U + "observe/push/test_spool.py::test_a_torn_end_costs_what_was_not_whole",
             U + "observe/push/test_spool.py::test_a_damaged_record_costs_its_file_and_no_other",
             U + "observe/push/test_spool_against_model.py::test_no_crash_loses_repeats_or_reorders_a_block",
-            U + "observe/push/test_spool_against_model.py::test_no_damage_stops_it_or_brings_forth_what_was_never_written",
+            U
+            + "observe/push/test_spool_against_model.py::test_no_damage_stops_it_or_brings_forth_what_was_never_written",
         ),
     ),
     21: Fault(

@@ -15,6 +15,8 @@ probing      one caller asks, the others go on without   `succeeded` -> up, `fai
 
 from collections.abc import Callable
 
+from sidecard_client.protocol.backoff import Backoff
+
 FIRST_BACK_OFF_SECONDS = 0.1
 """Short enough that a daemon restarted by systemd (``RestartSec=100ms``) is used again at once."""
 
@@ -31,14 +33,12 @@ class Availability:
     a prober can be killed, or be a thread that a fork left behind.
     """
 
-    __slots__ = ("_back_off_seconds", "_jitter", "_probe_ends_at", "_probe_seconds", "_retry_at", "up")
+    __slots__ = ("_backoff", "_probe_ends_at", "_probe_seconds", "up")
 
     def __init__(self, jitter: Callable[[], float], *, probe_seconds: float) -> None:
         self.up = True
-        self._jitter = jitter
+        self._backoff = Backoff(FIRST_BACK_OFF_SECONDS, MAX_BACK_OFF_SECONDS, jitter=jitter, jitter_share=0.25)
         self._probe_seconds = probe_seconds
-        self._back_off_seconds = 0.0
-        self._retry_at = 0.0
         self._probe_ends_at: float | None = None
 
     def __repr__(self) -> str:
@@ -49,7 +49,7 @@ class Availability:
         if self._probe_ends_at is not None:
             return "<Availability probing>"
 
-        return f"<Availability down, back-off {self._back_off_seconds:g} s>"
+        return f"<Availability down, {self._backoff.failures} failures>"
 
     def admit(self, now: float) -> bool:
         """Say whether this caller asks the daemon; the first one after the back-off becomes the prober."""
@@ -59,7 +59,7 @@ class Availability:
         if self._probe_ends_at is not None:
             if now < self._probe_ends_at:
                 return False
-        elif now < self._retry_at:
+        elif now < self._backoff.retry_at:
             return False
 
         self._probe_ends_at = now + self._probe_seconds
@@ -69,7 +69,7 @@ class Availability:
         """Take note of an answer. Returns whether the daemon was down before it."""
         was_down = not self.up
         self.up = True
-        self._back_off_seconds = 0.0
+        self._backoff.reset()
         self._probe_ends_at = None
         return was_down
 
@@ -81,16 +81,11 @@ class Availability:
         """
         if self.up:
             self.up = False
-            self._back_off_seconds = FIRST_BACK_OFF_SECONDS
-            self._retry_at = now + self._jittered()
+            self._backoff.failed(now)
             return True
 
         if self._probe_ends_at is not None:
             self._probe_ends_at = None
-            self._back_off_seconds = min(2 * self._back_off_seconds, MAX_BACK_OFF_SECONDS)
-            self._retry_at = now + self._jittered()
+            self._backoff.failed(now)
 
         return False
-
-    def _jittered(self) -> float:
-        return self._back_off_seconds * (1 - self._jitter() / 4)

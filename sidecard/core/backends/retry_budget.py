@@ -4,13 +4,11 @@ Finagle's: a share of the calls made plus a floor, over a sliding window. Where 
 together then add at most that share to its load, instead of multiplying it.
 """
 
-import math
 from collections import deque
 from collections.abc import Callable
 
 from sidecard.core.settings import RetrySettings
-
-_MAX_DOUBLINGS = 32
+from sidecard_client.protocol.backoff import backoff_seconds
 
 
 class RetryBudget:
@@ -44,8 +42,8 @@ class RetryBudget:
     def backoff_seconds(self, retries: int) -> float:
         """Return how long a call waits before its retry number ``retries``, from 1 on: jittered exponential back-off."""
         settings = self.settings
-        longest = settings.backoff_seconds * math.exp2(min(retries - 1, _MAX_DOUBLINGS))
-        return min(settings.max_backoff_seconds, longest) * (0.5 + 0.5 * self._jitter())
+        longest = backoff_seconds(retries, settings.backoff_seconds, settings.max_backoff_seconds)
+        return longest * (0.5 + 0.5 * self._jitter())
 
     def _second(self, now: float) -> list[float]:
         seconds, current = self._seconds, float(int(now))

@@ -77,7 +77,7 @@ def test_failed_probes_double_the_back_off_up_to_its_bound(availability: Availab
         expected = min(2 * expected, MAX_BACK_OFF_SECONDS)
 
     assert seen == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0])
-    assert repr(availability) == "<Availability down, back-off 5 s>"
+    assert repr(availability) == "<Availability down, 10 failures>"
 
 
 def test_failed_shortens_the_back_off_by_jitter() -> None:
