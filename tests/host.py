@@ -14,7 +14,7 @@ import msgspec
 
 from sidecard.adapters.zstd import Zstd
 from sidecard.core.cache.compression import Codec
-from sidecard.core.cache.similarity import NewIndex
+from sidecard.core.cache.similarity import IndexFactory
 from sidecard.core.effects import (
     AskRoom,
     CallRecord,
@@ -134,7 +134,7 @@ class Host:
     """What compresses large answers, should the settings ask for it."""
 
     def __init__(self, *, wall_offset_seconds: float = 0.0, jitter: float = 0.5, **settings: Any) -> None:
-        new_index: NewIndex = settings.pop("new_index", NaiveIndex)
+        new_index: IndexFactory = settings.pop("new_index", NaiveIndex)
         self.now = 100.0
         self.jitter = jitter
         """What every draw comes to."""

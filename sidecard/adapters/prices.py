@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sidecard.core.accounts.accounts import Price
+from sidecard.core.accounts.billing import Price
 from sidecard.errors import ConfigError
 
 if TYPE_CHECKING:

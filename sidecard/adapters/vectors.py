@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from sidecard.config.config import Config
-from sidecard.core.cache.similarity import NewIndex
+from sidecard.core.cache.similarity import IndexFactory
 from sidecard.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ EXPANSION_SEARCH = 64
 vector is taken in while the loop waits."""
 
 
-def index_maker(config: Config) -> NewIndex:
+def index_maker(config: Config) -> IndexFactory:
     """Return what makes indexes; the libraries are loaded only if a task of ``config`` wants them.
 
     Raises `ConfigError` where they are not installed.

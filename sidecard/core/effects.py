@@ -4,8 +4,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from sidecard.core.cache.records import Record
 from sidecard.core.notes import Note
+from sidecard.core.records import Record
 from sidecard_client.protocol.wire import AnyReply, Begin, LogLevel, Request
 
 

@@ -6,20 +6,19 @@ Nothing here raises for a peer's fault; it answers.
 
 from typing import TYPE_CHECKING, Any
 
-from sidecard.core.accounts.accounts import Accounts, Price, no_price
 from sidecard.core.accounts.app_metrics import AppMetrics
-from sidecard.core.accounts.call_records import Journal
-from sidecard.core.accounts.counters import Counters
-from sidecard.core.accounts.families import Exposure
-from sidecard.core.accounts.ledger import Books, LedgerSnapshot, SpendingBooks
-from sidecard.core.accounts.meters import Meters
+from sidecard.core.accounts.billing import Billing, Price, no_price
+from sidecard.core.accounts.call_records import CallRecorder
+from sidecard.core.accounts.daemon_metrics import DaemonMetrics
+from sidecard.core.accounts.ledger import BackendLedgers, LedgerSnapshot, TaskLedgers
 from sidecard.core.backends.admission import Admission
 from sidecard.core.backends.backends import Backends
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.retry_budget import RetryBudget
-from sidecard.core.cache.freshness import Staleness
-from sidecard.core.cache.policy import Shelf
-from sidecard.core.cache.similarity import NewIndex, Similar
+from sidecard.core.cache.freshness import FreshnessPolicy
+from sidecard.core.cache.policy import CachePolicy
+from sidecard.core.cache.similarity import IndexFactory, SimilarAnswers
+from sidecard.core.counters import Counters
 from sidecard.core.events import (
     BreakerOpenedElsewhere,
     DrainExpired,
@@ -49,12 +48,13 @@ from sidecard.core.flights.grant import Granting
 from sidecard.core.flights.lookups import Lookups
 from sidecard.core.flights.serving import Serving
 from sidecard.core.flights.streams import Streams
-from sidecard.core.operations.breakers import Switches
-from sidecard.core.operations.entries import Contents
-from sidecard.core.operations.explain import Explaining
-from sidecard.core.operations.reload import Reloading
-from sidecard.core.operations.status import Overview, Run
-from sidecard.core.operations.watch import Watching
+from sidecard.core.operations.breakers import BreakerOperations
+from sidecard.core.operations.entries import EntryOperations
+from sidecard.core.operations.explain import ExplainOperation
+from sidecard.core.operations.metrics import MetricsOperations
+from sidecard.core.operations.reload import ReloadOperation
+from sidecard.core.operations.status import RunInfo, StatusOperations
+from sidecard.core.operations.watch import Watches
 from sidecard.core.scopes import Scopes
 from sidecard_client.protocol import wire
 
@@ -90,28 +90,28 @@ class Engine:
         price: Price = no_price,
         codec: "Codec | None" = None,
         wall_offset_seconds: float = 0.0,
-        new_index: NewIndex | None = None,
+        new_index: IndexFactory | None = None,
     ) -> None:
         self._count = count = Counters()
-        self.meters = meters = Meters(settings.max_backends, wall_offset_seconds)
-        self._journal = journal = Journal(enabled=settings.log_calls, prompts=settings.log_prompts)
+        self.meters = meters = DaemonMetrics(settings.max_backends, wall_offset_seconds)
+        self._journal = journal = CallRecorder(enabled=settings.log_calls, prompts=settings.log_prompts)
         scopes = Scopes(settings.shared_namespaces)
-        self._shelf = shelf = Shelf(settings, count, codec)
+        self._shelf = shelf = CachePolicy(settings, count, codec)
         self._streams = streams = Streams(shelf.cache)
         self._flights = flights = Flights(boot_id, settings.lease_seconds)
         self._backends = backends = Backends(settings.backends, settings.max_backends, jitter)
         budgets = Budgets(settings.budgets, wall_offset_seconds)
-        books = Books(settings.max_tasks)
-        spending = SpendingBooks(settings.max_backends)
-        self._accounts = accounts = Accounts(
+        books = TaskLedgers(settings.max_tasks)
+        spending = BackendLedgers(settings.max_backends)
+        self._accounts = accounts = Billing(
             books, spending, budgets, meters, price, wall_offset_seconds, now, shares_budgets=settings.share_budgets
         )
         admission = Admission(settings, backends, budgets)
         retries = RetryBudget(settings.retries, jitter)
         serving = Serving(accounts, count, journal, streams, shelf.compression)
-        staleness = Staleness(shelf.cache, jitter)
+        staleness = FreshnessPolicy(shelf.cache, jitter)
         failures = Failures()
-        similar = Similar(settings, new_index, shelf, serving, streams, count)
+        similar = SimilarAnswers(settings, new_index, shelf, serving, streams, count)
         granting = Granting(
             settings,
             flights,
@@ -146,14 +146,16 @@ class Engine:
             failures,
             similar,
         )
-        contents = Contents(shelf, flights, lookups, serving, scopes, failures)
-        switches = Switches(backends, granting)
-        self._watching = watching = Watching(wall_offset_seconds)
-        run = Run(boot_id, version, now, shown_settings, shown_origins)
-        self._overview = overview = Overview(run, shelf.cache, streams, calls, lookups, backends, accounts, count)
-        explaining = Explaining(shelf, flights, lookups, scopes, failures, overview)
+        contents = EntryOperations(shelf, flights, lookups, serving, scopes, failures)
+        switches = BreakerOperations(backends, granting)
+        self._watching = watching = Watches(wall_offset_seconds)
+        run = RunInfo(boot_id, version, now, shown_settings, shown_origins)
+        self._overview = overview = StatusOperations(
+            run, shelf.cache, streams, calls, lookups, backends, accounts, count
+        )
+        explaining = ExplainOperation(shelf, flights, lookups, scopes, failures, overview)
         apps = AppMetrics(settings.max_series, meters.dropped, settings.spare_share)
-        self._exposure = exposure = Exposure(
+        self._exposure = exposure = MetricsOperations(
             overview=overview,
             cache=shelf.cache,
             streams=streams,
@@ -166,7 +168,7 @@ class Engine:
             apps=apps,
             enabled=settings.metrics,
         )
-        reloading = Reloading(
+        reloading = ReloadOperation(
             overview=overview,
             calls=calls,
             granting=granting,

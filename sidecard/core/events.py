@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from sidecard.core.cache.records import Record
 from sidecard.core.notes import Note
+from sidecard.core.records import Record
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol.wire import AnyRequest, StoreState
 

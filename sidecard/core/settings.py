@@ -140,7 +140,7 @@ class EngineSettings(Struct, frozen=True):
     """The engine's numbers. All seconds are of the monotonic clock."""
 
     cache_max_bytes: int = 256 * 1024 * 1024
-    """0 switches caching off; the sharing window then has `sidecard.core.cache.cache.SHARING_ONLY_BYTES`."""
+    """0 switches caching off; the sharing window then has `sidecard.core.cache.memory.SHARING_ONLY_BYTES`."""
     compress_min_bytes: int = 0
     """Values as large as this are kept compressed, where that makes them smaller. 0: none is."""
     ttl_seconds: float = 300.0

@@ -25,8 +25,8 @@ from sidecard.adapters import vectors
 from sidecard.adapters.zstd import Zstd
 from sidecard.config.config import Config, reconfigured
 from sidecard.config.schema import Limits
-from sidecard.core.accounts.accounts import Price, no_price
-from sidecard.core.cache.similarity import NewIndex
+from sidecard.core.accounts.billing import Price, no_price
+from sidecard.core.cache.similarity import IndexFactory
 from sidecard.core.effects import ReadSettings
 from sidecard.core.engine import Engine
 from sidecard.core.events import SettingsRead
@@ -167,7 +167,7 @@ class _Serving:
         *,
         clock: Callable[[], float],
         price: Price,
-        new_index: NewIndex,
+        new_index: IndexFactory,
         reread: Callable[[], Config],
         state: Path | None,
         held: ExitStack,

@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 
 from sidecard.config.config import Config
 from sidecard.config.parsers import redacted
-from sidecard.core.accounts.meters import Meters
+from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.effects import CallRecord
 from sidecard.errors import ConfigError
 from sidecard.server import listener
@@ -54,7 +54,7 @@ class Outlets:
         self,
         config: Config,
         state: Path | None,
-        meters: Meters,
+        meters: DaemonMetrics,
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],

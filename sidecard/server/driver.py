@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Protocol
 
-from sidecard.core.accounts.meters import Meters
+from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.effects import AskRoom, CallRecord, ChangeLog, Effect, LogCall, ReadSettings, Send, StoreEffect, Tell
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
@@ -90,7 +90,7 @@ class Driver:
         on_call: Callable[[CallRecord], None] | None = None,
         on_level: Callable[[wire.LogLevel], None] | None = None,
         on_reload: Callable[[ReadSettings], None] | None = None,
-        meters: Meters | None = None,
+        meters: DaemonMetrics | None = None,
         store: Callable[[StoreEffect], StoreAnswered | None] | None = None,
     ) -> None:
         self._engine = engine

@@ -11,8 +11,8 @@ from itertools import islice
 from msgspec import structs
 
 from sidecard.core.cache.entry import text_bytes
-from sidecard.core.cache.records import Record
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
+from sidecard.core.records import Record
 from sidecard.core.scopes import covers
 
 Wish = StoreWrite | StoreRemove | StorePurge

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreWrite
 from sidecard.core.engine import Engine
 from sidecard.core.events import EntriesPurged, KeyChanged
+from sidecard.core.records import Record
 from sidecard.core.settings import EngineSettings
 from sidecard.daemon.ledger_file import LedgerFile
 from sidecard.daemon.state import StateUnusableError

@@ -13,7 +13,6 @@ from pathlib import Path
 import anyio
 import pytest
 
-from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreAsk, StoreEffect, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import (
     Absent,
@@ -26,6 +25,7 @@ from sidecard.core.events import (
     StoreTurned,
     Unavailable,
 )
+from sidecard.core.records import Record
 from sidecard.store.sqlite import store as disk_store
 from sidecard.store.sqlite.store import DiskStore
 from sidecard_client.protocol.wire import Usage

@@ -11,9 +11,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreAsk, StoreEffect, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import Absent, Answer, Found, Removed, StoreAnswered, StoreEvent, StoreTurned, Unavailable
+from sidecard.core.records import Record
 from sidecard.store.sqlite import store as disk_store
 from sidecard.store.sqlite.store import DiskStore
 

@@ -6,7 +6,7 @@ It hears from the engine only that its state changed (a note), and says whether 
 from dataclasses import dataclass, field
 
 from sidecard.core import notes
-from sidecard.core.backends.breaker import JITTER, MAX_TOLD_SECONDS, Verdict
+from sidecard.core.backends.breaker import JITTER, MAX_RETRY_AFTER_SECONDS, CallResult
 from sidecard.core.settings import BreakerSettings
 from sidecard_client.protocol.wire import BreakerAction, BreakerState
 
@@ -19,12 +19,12 @@ class NaiveBreaker:
     state: BreakerState = "closed"
     generation: int = 0
     opened: int = 0
-    outcomes: list[tuple[float, Verdict]] = field(default_factory=list)
+    outcomes: list[tuple[float, CallResult]] = field(default_factory=list)
     """All since it was last closed."""
     until: float = 0.0
     probes_out: dict[str, float] = field(default_factory=dict)
     """By lease: when it was let through."""
-    probes_done: list[Verdict] = field(default_factory=list)
+    probes_done: list[CallResult] = field(default_factory=list)
     due: str | None = None
     """The change that the engine has to tell within this event."""
     allowed: set[str] = field(default_factory=set)
@@ -60,7 +60,7 @@ class NaiveBreaker:
         if self.state == "half_open":
             self.probes_out[lease] = now
 
-    def end(self, lease: str, generation: int, verdict: Verdict, now: float, told_off: float = 0.0) -> None:
+    def end(self, lease: str, generation: int, verdict: CallResult, now: float, told_off: float = 0.0) -> None:
         """A lease has ended."""
         probing = self.probes_out.pop(lease, None) is not None
         assert probing == (self.state == "half_open" and generation == self.generation)
@@ -71,7 +71,7 @@ class NaiveBreaker:
             self.due = "probes"
         elif told_off and self.state in {"closed", "half_open"}:
             self.due = "retry_after"
-            self.until = now + min(told_off, MAX_TOLD_SECONDS)
+            self.until = now + min(told_off, MAX_RETRY_AFTER_SECONDS)
         elif told_off or verdict == "nothing":
             pass
         elif self.state == "half_open":
@@ -155,7 +155,7 @@ class NaiveBreaker:
 
         assert self.until == now + seconds or abs(self.until - now - seconds) < 1e-6
 
-    def window(self) -> list[Verdict]:
+    def window(self) -> list[CallResult]:
         """Return the verdicts that counted when the last one came."""
         latest = self.outcomes[-self.settings.window_calls :]
         return [verdict for at, verdict in latest if at > latest[-1][0] - self.settings.window_seconds]
@@ -170,7 +170,7 @@ class NaiveBreaker:
 
         return "slow" if latest.count("slow") >= self.settings.slow_rate * len(latest) else None
 
-    def _is_bad(self, verdicts: list[Verdict]) -> bool:
+    def _is_bad(self, verdicts: list[CallResult]) -> bool:
         return verdicts.count("failure") >= self.settings.failure_rate * len(verdicts) or verdicts.count(
             "slow"
         ) >= self.settings.slow_rate * len(verdicts)

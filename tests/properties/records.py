@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from math import inf, log
 
-from sidecard.core.cache.cache import SHARING_ONLY_BYTES
+from sidecard.core.cache.memory import SHARING_ONLY_BYTES
 from sidecard.core.events import Peer
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sidecard.core.accounts.counters import Counters
-from sidecard.core.cache.cache import Cache
 from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES, SIZE_BYTES, Entry, Terms
 from sidecard.core.cache.eviction import GreedyDual
-from sidecard.core.cache.policy import Shelf
+from sidecard.core.cache.memory import MemoryCache
+from sidecard.core.cache.policy import CachePolicy
+from sidecard.core.counters import Counters
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol.wire import Usage
 
@@ -21,7 +21,7 @@ Place = tuple[str, str]
 
 SCOPES = ["1000:default", "1001:default", "*:team"]
 PLACES = st.tuples(st.sampled_from(SCOPES), st.sampled_from([f"key-{number}" for number in range(12)]))
-SHELF = Shelf(EngineSettings(cache_max_bytes=2_000_000), Counters())
+SHELF = CachePolicy(EngineSettings(cache_max_bytes=2_000_000), Counters())
 """Makes terms as the engine makes them."""
 PLAIN = (Usage(), ())
 COSTLY = (Usage(cost_dollars=0.5), ())
@@ -53,7 +53,7 @@ class CacheMachine(RuleBasedStateMachine):
     @initialize(max_bytes=st.sampled_from([3_000, 8_000, 100_000]))
     def start(self, max_bytes: int) -> None:
         """Start empty."""
-        self.cache = Cache(max_bytes)
+        self.cache = MemoryCache(max_bytes)
         self.kept: dict[Place, Kept] = {}
         self.limits: dict[str, int] = {}
         self.now = 50.0
@@ -309,7 +309,7 @@ TestCacheAgainstModel.settings = settings(max_examples=150, stateful_step_count=
 
 def test_lifetimes_of_the_dead_leave_nothing_behind() -> None:
     """A peer that writes one key again and again, each time for another number of seconds, fills no table."""
-    cache = Cache(100_000)
+    cache = MemoryCache(100_000)
     for seconds in range(1, 2000):
         cache.put("key", b"value", 0.0, SHELF.terms("scope", float(seconds), 0.0, "default", Usage(), ()), 0.0)
 
@@ -323,7 +323,7 @@ def test_lifetimes_of_the_dead_leave_nothing_behind() -> None:
 def test_expired_entries_leave_before_live_ones(live: int, dead: int, newcomers: int) -> None:
     """As many newcomers as there are dead entries find room at no live entry's cost."""
     brief, lasting = (SHELF.terms("scope", ttl_seconds, 0.0, "default", Usage(), ()) for ttl_seconds in (1.0, 100.0))
-    cache = Cache((live + dead) * Entry("live-00", b"value", 0.0, 0.0, lasting).charge)
+    cache = MemoryCache((live + dead) * Entry("live-00", b"value", 0.0, 0.0, lasting).charge)
     for number in range(live):
         cache.put(f"live-{number:02d}", b"value", 0.0, lasting, 0.0)
 
@@ -353,7 +353,7 @@ def _metered(number: int) -> tuple[str, Terms]:
 @pytest.mark.parametrize("shape", [_wide, _tagged, _metered])
 def test_entries_take_no_more_memory_than_they_are_charged(shape: Callable[[int], tuple[str, Terms]]) -> None:
     """A peer that sends the costliest keys, tags and usages that the protocol allows fills the budget, not the machine."""
-    cache = Cache(2_000_000)
+    cache = MemoryCache(2_000_000)
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec import structs
 
-from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreAsk, StoreWrite
 from sidecard.core.events import Absent, Found
+from sidecard.core.records import Record
 from sidecard_client.protocol import wire
 from tests.host import Host, packed
 

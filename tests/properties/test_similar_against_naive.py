@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sidecard.adapters.vectors import NearestVectors
-from sidecard.core.cache.similarity import NEAREST, NewIndex
+from sidecard.core.cache.similarity import NEAREST, IndexFactory
 from sidecard.core.settings import TaskSettings
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Begin, Hit, Lease
@@ -75,7 +75,7 @@ STEPS = st.lists(
 class World:
     """A host, and the list of what it has stored."""
 
-    def __init__(self, new_index: NewIndex) -> None:
+    def __init__(self, new_index: IndexFactory) -> None:
         self.host = Host(
             new_index=new_index,
             ttl_seconds=TTL_SECONDS,
@@ -215,7 +215,9 @@ FAQ = Kind(1000, "default", "faq", "g", stream=False)
     steps=[("call", FAQ, "a", 0, ()), ("call", FAQ, "b", 10, ()), ("delete", FAQ, "a"), ("call", FAQ, "c", 10, ())]
 )
 @example(steps=[("call", FAQ, "a", 0, ()), ("pass", 55.0), ("call", FAQ, "b", 10, ()), ("call", FAQ, "a", 0, ())])
-def test_only_what_is_alive_and_of_the_same_kind_is_served(new_index: NewIndex, steps: list[tuple[Any, ...]]) -> None:
+def test_only_what_is_alive_and_of_the_same_kind_is_served(
+    new_index: IndexFactory, steps: list[tuple[Any, ...]]
+) -> None:
     """Whatever comes, goes and expires in between."""
     world = World(new_index)
     for step in steps:

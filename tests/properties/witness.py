@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from sidecard.core import notes
-from sidecard.core.backends.breaker import Verdict
+from sidecard.core.backends.breaker import CallResult
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import (
     DrainExpired,
@@ -219,7 +219,7 @@ class Witness:
     def _fail(self, peer: Peer, request: wire.Fail, now: float) -> None:
         held = self.held[request.lease]
         settings = self.backend(held.backend)
-        verdict: Verdict = "nothing"
+        verdict: CallResult = "nothing"
         told_off = 0.0
         answered = request.kind == "ignored" and request.answered
         if answered:
@@ -246,7 +246,7 @@ class Witness:
                 maybe_tried=held.maybe_tried,
             )
 
-    def _verdict_of_answer(self, held: Held, usage: wire.Usage | None, now: float) -> Verdict:
+    def _verdict_of_answer(self, held: Held, usage: wire.Usage | None, now: float) -> CallResult:
         breaker = self.backend(held.backend).breaker
         first_chunk = (usage and usage.first_chunk_seconds) or 0.0
         slow = breaker.slow_seconds and now - held.granted > breaker.slow_seconds
@@ -257,7 +257,9 @@ class Witness:
         self.counts["billed"] += 1
         self.billed_dollars[backend] += (usage and usage.cost_dollars) or 0.0
 
-    def _end(self, name: str, verdict: Verdict, now: float, told_off: float = 0.0, *, answered: bool = False) -> None:
+    def _end(
+        self, name: str, verdict: CallResult, now: float, told_off: float = 0.0, *, answered: bool = False
+    ) -> None:
         held = self.held.pop(name)
         self.breaker(held.backend).end(name, held.generation, verdict, now, told_off)
         if not answered:

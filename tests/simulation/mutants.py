@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from sidecard.core.backends.breaker import Breaker, Pass
-from sidecard.core.cache.cache import Cache
+from sidecard.core.backends.breaker import Breaker, BreakerPass
+from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.events import Peer
 from sidecard.core.flights.calls import Calls
 from sidecard.core.flights.flights import Flights, HeldLease
@@ -104,7 +104,7 @@ def _open_too_late(open_: Original) -> Original:
 
 
 def _purge_what_is_fresh(_: Original) -> Original:
-    def mutant(self: Cache, scopes: list[str], tag: str | None, now: float, _task: str | None = None) -> int:
+    def mutant(self: MemoryCache, scopes: list[str], tag: str | None, now: float, _task: str | None = None) -> int:
         entries = [entry for scope in scopes for entry in self._tables.get(scope, {}).values() if entry.is_fresh(now)]
         return sum(
             self.delete(entry.terms.scope, entry.key, now)
@@ -144,8 +144,8 @@ def _drain_without_applicants(drain: Original) -> Original:
 
 
 def _record_of_any_generation(record: Original) -> Original:
-    def mutant(self: Breaker, given: Pass, *rest: Any) -> Any:
-        return record(self, Pass(self.generation, given.given_at), *rest)
+    def mutant(self: Breaker, given: BreakerPass, *rest: Any) -> Any:
+        return record(self, BreakerPass(self.generation, given.given_at), *rest)
 
     return mutant
 
@@ -230,7 +230,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a purge lets flights in progress store": Mutant("stale", 20_000, ((Flights, "void", _nothing),)),
     "who joins a stream late misses a piece": Mutant("streams", 10_000, ((Streams, "open", _open_too_late),)),
-    "a purge leaves what is stale": Mutant("stale", 20_000, ((Cache, "purge", _purge_what_is_fresh),)),
+    "a purge leaves what is stale": Mutant("stale", 20_000, ((MemoryCache, "purge", _purge_what_is_fresh),)),
     "the timer of a waiter that leaves goes on": Mutant("plain", 10_000, ((Flights, "leave", _leave_with_timer),)),
     "a holder that hangs keeps its lease where nobody waits": Mutant(
         "plain", 30_000, ((Calls, "_vanished", _forgive_silence),)

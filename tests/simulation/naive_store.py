@@ -6,7 +6,6 @@ from heapq import heappop, heappush
 
 from msgspec import structs
 
-from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreAsk, StoreEffect, StorePurge, StoreRelease, StoreRemove, StoreWrite
 from sidecard.core.events import (
     Absent,
@@ -22,6 +21,7 @@ from sidecard.core.events import (
     StoreTurned,
     Unavailable,
 )
+from sidecard.core.records import Record
 from sidecard.core.scopes import covers
 
 CLAIM_SECONDS = 3.0

@@ -11,8 +11,8 @@ from heapq import heappop, heappush
 from typing import Any
 
 from sidecard.cli.bench.eviction_traces import Call
-from sidecard.core.cache.cache import Cache
 from sidecard.core.cache.entry import Terms
+from sidecard.core.cache.memory import MemoryCache
 from sidecard_client.protocol.wire import Usage
 
 Ask = Callable[[Call], bool]
@@ -25,7 +25,7 @@ _FOR_EVER = 1e9
 
 def ours(budget_bytes: int, middle_bytes: int) -> Ask:  # noqa: ARG001 - as its siblings
     """Return the daemon's own cache."""
-    cache = Cache(budget_bytes)
+    cache = MemoryCache(budget_bytes)
 
     def ask(call: Call) -> bool:
         if cache.get(_SCOPE, call.key, 0.0) is not None:

@@ -1,6 +1,6 @@
 """Calls as they end, for the call log: gathered while an event is handled, handed out at its end.
 
-Off unless the operator wants it: a hit pays for one look at `Journal.enabled`.
+Off unless the operator wants it: a hit pays for one look at `CallRecorder.enabled`.
 """
 
 import re
@@ -17,7 +17,7 @@ _EXCEPTION = re.compile(r"[A-Za-z_]\w{0,79}(?:\.[A-Za-z_]\w{0,79}){0,7}", re.ASC
 """What the name of an exception's type looks like."""
 
 
-class Journal:
+class CallRecorder:
     """Writes records of calls. With ``prompts`` they have what was said, where the app sent it along."""
 
     def __init__(self, *, enabled: bool, prompts: bool) -> None:

@@ -32,7 +32,7 @@ class LedgerSnapshot(Struct, frozen=True):
     version: int = LEDGER_VERSION
 
 
-class TaskBook:
+class TaskLedger:
     """The running sums of one task. Each attribute is defined by the method that raises it."""
 
     SUMS = (
@@ -136,19 +136,19 @@ class TaskBook:
         self.billed_dollars += dollars
 
 
-class Books:
+class TaskLedgers:
     """A book per task, bounded in number."""
 
     def __init__(self, max_tasks: int) -> None:
         self._max_tasks = max_tasks
-        self._books: dict[str, TaskBook] = {}
+        self._books: dict[str, TaskLedger] = {}
 
-    def of(self, task: str) -> TaskBook:
+    def of(self, task: str) -> TaskLedger:
         """Return the task's book, opening it; beyond the bound, the book of `OTHER`."""
         book = self._books.get(task)
         if book is None:
             name = task if len(self._books) < self._max_tasks else OTHER
-            book = self._books.setdefault(name, TaskBook())
+            book = self._books.setdefault(name, TaskLedger())
 
         return book
 
@@ -161,7 +161,7 @@ class Books:
         for task, task_sums in sums.items():
             self.of(task).add(task_sums)
 
-    def books(self) -> list[tuple[str, TaskBook]]:
+    def books(self) -> list[tuple[str, TaskLedger]]:
         """Return the books by task."""
         return sorted(self._books.items())
 
@@ -174,7 +174,7 @@ class Books:
         return {task: summarise(book) for task, book in self.books() if book.used}
 
 
-class SpendingBook:
+class BackendLedger:
     """The running sums of a backend, or of a model of it."""
 
     __slots__ = ("calls", "completion_tokens", "dollars", "prompt_tokens", "saved_dollars", "seconds")
@@ -205,13 +205,13 @@ class SpendingBook:
         return BackendSpending(**{name: getattr(self, name) for name in self.__slots__})
 
 
-class SpendingBooks:
+class BackendLedgers:
     """A book per backend and one per backend and model, both bounded in number."""
 
     def __init__(self, max_backends: int) -> None:
         self._max_backends = max_backends
-        self._backends: dict[str, SpendingBook] = {}
-        self._models: dict[str, SpendingBook] = {}
+        self._backends: dict[str, BackendLedger] = {}
+        self._models: dict[str, BackendLedger] = {}
 
     def bill(self, backend: str, seconds: float, usage: Usage) -> None:
         """A backend has answered."""
@@ -242,15 +242,15 @@ class SpendingBooks:
             self._book(self._models, name, MAX_MODELS).add(spending)
 
     @staticmethod
-    def _book(books: dict[str, SpendingBook], name: str, most: int) -> SpendingBook:
+    def _book(books: dict[str, BackendLedger], name: str, most: int) -> BackendLedger:
         book = books.get(name)
         if book is None:
-            book = books.setdefault(name if len(books) < most else OTHER, SpendingBook())
+            book = books.setdefault(name if len(books) < most else OTHER, BackendLedger())
 
         return book
 
 
-def summarise(*books: TaskBook) -> Ledger:
+def summarise(*books: TaskLedger) -> Ledger:
     """Add books up. Rates of nothing are 0."""
     hits = sum(book.hits for book in books)
     shared = sum(book.shared for book in books)

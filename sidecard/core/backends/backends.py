@@ -6,9 +6,9 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from sidecard.core.backends.breaker import Breaker, BreakerMemory, Pass, Verdict
+from sidecard.core.backends.breaker import Breaker, BreakerMemory, BreakerPass, CallResult
 from sidecard.core.backends.limits import AdaptiveLimit, MinuteLimit
-from sidecard.core.backends.moving_average import FadingMean
+from sidecard.core.backends.moving_average import MovingAverage
 from sidecard.core.backends.queue import FairQueue
 from sidecard.core.notes import BreakerNote
 from sidecard.core.settings import BackendSettings, settings_of_unnamed
@@ -47,7 +47,7 @@ class Permit:
 
     __slots__ = ("backend", "given", "reserved", "reserved_dollars")
 
-    def __init__(self, backend: "Backend", given: Pass) -> None:
+    def __init__(self, backend: "Backend", given: BreakerPass) -> None:
         self.backend = backend
         self.given = given
         self.reserved: tuple[Budget, ...] = ()
@@ -67,11 +67,11 @@ class Backend:
         self._closed_generation = 0
         self.told_full = False
         """That the queue is full has been told, and it had no room since."""
-        self.latency = FadingMean()
-        self.dollars = FadingMean()
+        self.latency = MovingAverage()
+        self.dollars = MovingAverage()
         self.credit = 0.0
         """Under the route ``weighted``: what it has earned and not been called for."""
-        self._tokens = FadingMean()
+        self._tokens = MovingAverage()
         self._requests = MinuteLimit(settings.requests_per_minute)
         self._minute_tokens = MinuteLimit(settings.tokens_per_minute)
         self._adaptive = AdaptiveLimit(settings.max_concurrent) if settings.adaptive else None
@@ -148,7 +148,9 @@ class Backend:
         self._requests.spend(1.0, now)
         return Permit(self, self.breaker.admit(now))
 
-    def give_back(self, permit: Permit, verdict: Verdict, now: float, pause_seconds: float = 0.0) -> list[BreakerNote]:
+    def give_back(
+        self, permit: Permit, verdict: CallResult, now: float, pause_seconds: float = 0.0
+    ) -> list[BreakerNote]:
         """Take a permit back, with what the call says of the backend, or for how long it wants no further ones."""
         self.permits -= 1
         told = self.breaker.settle(now)
@@ -157,7 +159,7 @@ class Backend:
 
         return told + self.breaker.record(permit.given, verdict, now)
 
-    def verdict(self, seconds: float, usage: Usage) -> Verdict:
+    def verdict(self, seconds: float, usage: Usage) -> CallResult:
         """Judge an answer that took ``seconds``."""
         slow, slow_first = self.settings.breaker.slow_seconds, self.settings.breaker.slow_first_chunk_seconds
         if slow and seconds > slow:
@@ -165,7 +167,7 @@ class Backend:
 
         return "slow" if slow_first and (usage.first_chunk_seconds or 0.0) > slow_first else "success"
 
-    def verdict_of_failure(self, failure: Fail) -> Verdict:
+    def verdict_of_failure(self, failure: Fail) -> CallResult:
         """Judge a call that failed. One that would fail for everybody says that the backend is there."""
         if failure.kind == "fatal":
             return "success"
@@ -278,8 +280,8 @@ class Backends:
         self._other: Backend | None = None
         self._opened_by_forgotten = 0
         self._changes_of_forgotten = 0
-        self.prompt_tokens = FadingMean()
-        self.completion_tokens = FadingMean()
+        self.prompt_tokens = MovingAverage()
+        self.completion_tokens = MovingAverage()
 
     def reconfigure(self, settings: dict[str, BackendSettings], now: float) -> list[BreakerNote]:
         """Go by other settings. A backend that is not named any more is one of those that nobody has configured."""

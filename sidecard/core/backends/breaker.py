@@ -36,13 +36,13 @@ from sidecard.core.notes import BreakerNote, OpenCause
 from sidecard.core.settings import BreakerSettings
 from sidecard_client.protocol.wire import BreakerAction, BreakerState
 
-Verdict = Literal["success", "slow", "failure", "nothing"]
+CallResult = Literal["success", "slow", "failure", "nothing"]
 """What a call's end says of its backend."""
 
 JITTER = 0.1
 """Cool-downs are lengthened or shortened by up to this share, so that the daemons of many hosts do not probe together."""
 
-MAX_TOLD_SECONDS = 3600.0
+MAX_RETRY_AFTER_SECONDS = 3600.0
 """Longest time that a backend's own ``retry_after`` is believed: it comes from any worker, and a slip must not last a week."""
 
 PROBING_RETRY_SECONDS = 1.0
@@ -50,9 +50,9 @@ PROBING_RETRY_SECONDS = 1.0
 
 _MAX_DOUBLINGS = 32
 
-Happening = Literal["tripped", "told_off", "cooled", "passed", "failed"]
+BreakerEvent = Literal["tripped", "told_off", "cooled", "passed", "failed"]
 
-_NEXT: dict[tuple[BreakerState, Happening], BreakerState] = {
+_NEXT: dict[tuple[BreakerState, BreakerEvent], BreakerState] = {
     ("closed", "tripped"): "open",
     ("closed", "told_off"): "open",
     ("open", "cooled"): "half_open",
@@ -68,7 +68,7 @@ _BY_OPERATOR: dict[BreakerAction, dict[BreakerState, BreakerState]] = {
 }
 
 
-class Pass(NamedTuple):
+class BreakerPass(NamedTuple):
     """A breaker's leave to make one call; comes back exactly once, by `Breaker.record`."""
 
     generation: int
@@ -111,7 +111,7 @@ class Breaker:
         self._closed_at = float("-inf")
         self._probes_out: list[float] = []
         """While half-open: when each probe that has no outcome was let through."""
-        self._probes_done: list[Verdict] = []
+        self._probes_done: list[CallResult] = []
 
     @property
     def calls(self) -> int:
@@ -145,12 +145,12 @@ class Breaker:
 
         return self.state in {"closed", "disabled"}
 
-    def admit(self, now: float) -> Pass:
+    def admit(self, now: float) -> BreakerPass:
         """Let a call through, which `admits` has allowed."""
         if self.state == "half_open":
             self._probes_out.append(now)
 
-        return Pass(self.generation, now)
+        return BreakerPass(self.generation, now)
 
     def retry_after_seconds(self, now: float) -> float | None:
         """Return when the next call may get through, where that is known; None where an operator decides, or now."""
@@ -159,7 +159,7 @@ class Breaker:
 
         return PROBING_RETRY_SECONDS if self.state == "half_open" and not self.admits() else None
 
-    def record(self, given: Pass, verdict: Verdict, now: float) -> list[BreakerNote]:
+    def record(self, given: BreakerPass, verdict: CallResult, now: float) -> list[BreakerNote]:
         """Take a pass back, with what its call says of the backend."""
         if given.generation != self.generation:
             return []
@@ -173,7 +173,7 @@ class Breaker:
         self._count(_Outcome(now, verdict == "failure", verdict == "slow"))
         return self._judge_window(now)
 
-    def tell_off(self, given: Pass, seconds: float, now: float) -> list[BreakerNote]:
+    def tell_off(self, given: BreakerPass, seconds: float, now: float) -> list[BreakerNote]:
         """Take a pass back whose backend said to come again in ``seconds``: nobody calls it before. No failure.
 
         A breaker that may not trip stays as it is.
@@ -181,12 +181,12 @@ class Breaker:
         if given.generation != self.generation or self.state not in {"closed", "half_open"}:
             return []
 
-        self._until = now + min(seconds, MAX_TOLD_SECONDS)
+        self._until = now + min(seconds, MAX_RETRY_AFTER_SECONDS)
         return [self._happen("told_off", now, "retry_after", self._until - now)]
 
     def open_elsewhere(self, seconds: float, now: float) -> list[BreakerNote]:
         """Do as the breaker of another host has done. One that is open probes when it had meant to, or when the other does."""
-        until = now + min(seconds, MAX_TOLD_SECONDS)
+        until = now + min(seconds, MAX_RETRY_AFTER_SECONDS)
         if self.state == "open":
             self._until = max(self._until, until)
         elif self.state in {"closed", "half_open"}:
@@ -237,11 +237,11 @@ class Breaker:
         self.cause = memory.cause
         self.generation = 1
         # The wall clock may have been set meanwhile.
-        longest_seconds = max(MAX_TOLD_SECONDS, (1 + JITTER) * self._settings.max_open_seconds)
+        longest_seconds = max(MAX_RETRY_AFTER_SECONDS, (1 + JITTER) * self._settings.max_open_seconds)
         self._until = min(memory.until - wall_offset_seconds, now + longest_seconds)
         self._doublings = memory.doublings
 
-    def _record_probe(self, given: Pass, verdict: Verdict, now: float) -> list[BreakerNote]:
+    def _record_probe(self, given: BreakerPass, verdict: CallResult, now: float) -> list[BreakerNote]:
         self._probes_out.remove(given.given_at)
         if verdict == "nothing":
             return []
@@ -293,7 +293,7 @@ class Breaker:
         self._window.clear()
         self.failures = self.slow = 0
 
-    def _open(self, happening: Happening, cause: OpenCause, now: float) -> BreakerNote:
+    def _open(self, happening: BreakerEvent, cause: OpenCause, now: float) -> BreakerNote:
         settings = self._settings
         calm = self.state == "closed" and now - self._closed_at >= settings.window_seconds
         self._doublings = 0 if calm else min(self._doublings + 1, _MAX_DOUBLINGS)
@@ -303,7 +303,7 @@ class Breaker:
         return self._happen(happening, now, cause, seconds)
 
     def _happen(
-        self, happening: Happening, now: float, cause: OpenCause | None = None, seconds: float | None = None
+        self, happening: BreakerEvent, now: float, cause: OpenCause | None = None, seconds: float | None = None
     ) -> BreakerNote:
         return self._enter(_NEXT[self.state, happening], now, cause, seconds)
 

@@ -3,7 +3,7 @@
 HALF_LIFE_SECONDS = 60.0
 
 
-class FadingMean:
+class MovingAverage:
     """The mean of samples, each of which counts half as much after every `HALF_LIFE_SECONDS`."""
 
     __slots__ = ("_at", "_mean", "_weight")

@@ -21,8 +21,8 @@ from typing import Protocol
 
 from msgspec import Raw
 
-from sidecard.core.cache.cache import Cache
 from sidecard.core.cache.entry import COMPRESSED, SIZE_BYTES, Entry, size_before
+from sidecard.core.cache.memory import MemoryCache
 from sidecard_client.protocol.wire import MAX_FRAME_BYTES
 
 MAX_BYTES = 256 * 1024
@@ -63,7 +63,7 @@ def expanded(codec: Codec, data: bytes) -> bytes | None:
 class Compression:
     """Compresses and expands."""
 
-    def __init__(self, codec: Codec | None, cache: Cache) -> None:
+    def __init__(self, codec: Codec | None, cache: MemoryCache) -> None:
         self._codec = codec
         self._cache = cache
         self._recent: dict[bytes, Raw] = {}

@@ -62,8 +62,8 @@ def own_bytes(backend: str, usage: Usage, tags: tuple[str, ...], task: str = "")
     return TERMS_OVERHEAD_BYTES + texts + TAG_OVERHEAD_BYTES * len(tags)
 
 
-class Kin(Protocol):
-    """Entries that are found together (`sidecard.core.cache.similarity.Group`)."""
+class RemovalListener(Protocol):
+    """Entries that are found together (`sidecard.core.cache.similarity.SimilarityGroup`)."""
 
     def forget(self, entry: "Entry") -> None:
         """Learn that an entry has left the cache. Called before it is emptied."""
@@ -92,7 +92,7 @@ class Terms(Struct, frozen=True):
     """See `sidecard.core.settings.TaskSettings`."""
     task: str = ""
     """Empty where an earlier version's store does not tell."""
-    group: Kin | None = None
+    group: RemovalListener | None = None
     """Those among which it is found by similar requests."""
     fresh_seconds: float = 0.0
     """Derived: until this age it is a `Hit` or `Shared`."""

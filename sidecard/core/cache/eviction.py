@@ -14,7 +14,7 @@ An entry's value is its worth (`sidecard.core.cache.priority`) times how often i
 - Who comes back soon after leaving is a ghost (`sidecard.core.cache.ghost_queue`), and goes on from the hits that it had.
 
 Where all entries cost and take the same, that is a policy of hits alone: `sidecard bench --eviction` compares.
-Entries of scopes with a limit of their own (``namespaces.NAME.max_bytes``) have a `Room` each, with one L between all
+Entries of scopes with a limit of their own (``namespaces.NAME.max_bytes``) have a `Partition` each, with one L between all
 rooms: for the whole cache, the first that is due in any room leaves; for one scope's limit, the first in its own.
 
 The seam is `EvictionPolicy`.
@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from sidecard.core.cache.entry import Entry
-from sidecard.core.cache.ghost_queue import Ghosts
-from sidecard.core.cache.levels import Room, level_of
-from sidecard.core.cache.priority import Worth
+from sidecard.core.cache.ghost_queue import GhostQueue
+from sidecard.core.cache.levels import Partition, level_of
+from sidecard.core.cache.priority import Priorities
 
 PROBATION = 0.2
 """Share of its worth that a newcomer has until it is asked for. Measured: with 0.15 a power law and disk blocks have up to
@@ -64,12 +64,12 @@ class GreedyDual:
     """Rooms of levels, ghosts, and one inflation."""
 
     def __init__(self) -> None:
-        self._common = Room()
-        self._rooms: dict[str, Room] = {}
+        self._common = Partition()
+        self._rooms: dict[str, Partition] = {}
         self._apart: Callable[[str], bool] | None = None
         self._inflation = 0.0
-        self._worth = Worth()
-        self._ghosts = Ghosts()
+        self._worth = Priorities()
+        self._ghosts = GhostQueue()
         self._count = 0
 
     def admit(self, entry: Entry) -> None:
@@ -111,9 +111,9 @@ class GreedyDual:
 
     def set_apart(self, apart: Callable[[str], bool]) -> None:
         """Sort all entries into rooms anew, each with the time that it had left."""
-        left: dict[tuple[Room, int], list[tuple[float, Entry]]] = {}
+        left: dict[tuple[Partition, int], list[tuple[float, Entry]]] = {}
         older = [self._common, *self._rooms.values()]
-        self._common, self._rooms, self._apart = Room(), {}, apart
+        self._common, self._rooms, self._apart = Partition(), {}, apart
         for number, seconds_left, entry in _with_what_is_left(older):
             left.setdefault((self._room(entry.terms.scope), number), []).append((seconds_left, entry))
 
@@ -122,7 +122,7 @@ class GreedyDual:
             for due, entry in sorted(entries, key=lambda pair: pair[0]):
                 level.add(entry, due)
 
-    def _first_due(self, scope: str | None) -> tuple[Room, int]:
+    def _first_due(self, scope: str | None) -> tuple[Partition, int]:
         """Return where who leaves next is, and let L rise to it: for all, or within the scope's room if one is named."""
         if scope is not None:
             room = self._rooms.get(scope)
@@ -147,7 +147,7 @@ class GreedyDual:
         self._inflation = max(self._inflation, due - room.inflation)
         return room, level
 
-    def _room(self, scope: str) -> Room:
+    def _room(self, scope: str) -> Partition:
         if self._apart is None:
             return self._common
 
@@ -156,7 +156,7 @@ class GreedyDual:
             if not self._apart(scope):
                 return self._common
 
-            room = self._rooms[scope] = Room()
+            room = self._rooms[scope] = Partition()
 
         return room
 
@@ -172,7 +172,7 @@ def _level(times: int, worth: float) -> int:
     return level_of(times * worth if times else PROBATION * min(worth, MOST_UNASKED))
 
 
-def _with_what_is_left(rooms: list[Room]) -> Iterator[tuple[int, float, Entry]]:
+def _with_what_is_left(rooms: list[Partition]) -> Iterator[tuple[int, float, Entry]]:
     """Yield the level of each entry, when it is due by the L of all rooms, and the entry."""
     for room in rooms:
         for number, level in room.levels.items():

@@ -28,15 +28,15 @@ beyond, doubted,       as if there were no entry                    wait
 import math
 from collections.abc import Callable
 
-from sidecard.core.cache.cache import Cache
 from sidecard.core.cache.entry import Entry
+from sidecard.core.cache.memory import MemoryCache
 from sidecard_client.protocol.wire import Begin
 
 
-class Staleness:
+class FreshnessPolicy:
     """Decides which old answers may be served. ``jitter`` is uniform in [0, 1)."""
 
-    def __init__(self, cache: Cache, jitter: Callable[[], float]) -> None:
+    def __init__(self, cache: MemoryCache, jitter: Callable[[], float]) -> None:
         self._cache = cache
         self._jitter = jitter
 

@@ -26,7 +26,7 @@ _TURN_SHIFT = _TIMES_BITS + _HASH_BITS
 _HASH_MASK = (1 << _HASH_BITS) - 1
 
 
-class Ghosts:
+class GhostQueue:
     """Remembers the last leavers, by scope and key. A word is the turn it left in, 32 bits of hash, and times plus 1."""
 
     def __init__(self) -> None:

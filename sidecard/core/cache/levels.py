@@ -97,7 +97,7 @@ class _Level:
             runs.popleft()
 
 
-class Room:
+class Partition:
     """Entries among which a victim is chosen. ``inflation`` is what was given up within this room alone."""
 
     def __init__(self) -> None:

@@ -1,8 +1,6 @@
 """The cache as the engine uses it: on which terms an answer is kept, and what is counted and told of it."""
 
 from sidecard.core import notes
-from sidecard.core.accounts.counters import Counters
-from sidecard.core.cache.cache import Cache, Stored
 from sidecard.core.cache.compression import Codec, Compression
 from sidecard.core.cache.entry import (
     COMPRESSED,
@@ -10,12 +8,14 @@ from sidecard.core.cache.entry import (
     NO_USAGE,
     TERMS_OVERHEAD_BYTES,
     Entry,
-    Kin,
+    RemovalListener,
     Terms,
     own_bytes,
 )
-from sidecard.core.cache.records import Record
+from sidecard.core.cache.memory import Insertion, MemoryCache
+from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Tell
+from sidecard.core.records import Record
 from sidecard.core.scopes import covers
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol.wire import Usage
@@ -30,11 +30,11 @@ _Names = tuple[str, float, float, str, float, float, str]
 """Scope, time to live, sharing window, backend, stale time, early refresh and task of terms that entries share."""
 
 
-class Shelf:
+class CachePolicy:
     """Stores answers. ``codec`` is what compresses large ones, should the settings ask for it."""
 
     def __init__(self, settings: EngineSettings, count: Counters, codec: Codec | None = None) -> None:
-        self.cache = Cache(settings.cache_max_bytes)
+        self.cache = MemoryCache(settings.cache_max_bytes)
         self.cache.limit(settings.namespace_max_bytes)
         self.compression = Compression(codec, self.cache)
         self.settings = settings
@@ -109,7 +109,7 @@ class Shelf:
         self.trust += 1
         self._terms.clear()
 
-    def _told(self, outcome: Stored, key: str, value: bytes, terms: Terms) -> list[Effect]:
+    def _told(self, outcome: Insertion, key: str, value: bytes, terms: Terms) -> list[Effect]:
         effects: list[Effect] = []
         if outcome.evicted:
             effects.append(Tell(notes.Evicted(outcome.evicted)))
@@ -148,7 +148,7 @@ class Shelf:
         early_refresh: float = 0.0,
         task: str = "",
         *,
-        group: Kin | None = None,
+        group: RemovalListener | None = None,
         group_bytes: int = 0,
     ) -> Terms:
         """Return the terms of a new entry: one object for all entries that have the same and nothing of their own.

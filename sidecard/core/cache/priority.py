@@ -11,16 +11,16 @@ for each byte. An answer's worth is how many times that median it costs. So the 
 usual dear one, and where all cost and take the same, each is worth exactly 1 and hits alone decide.
 
 The median, and no mean: whoever reports costs that are none moves it by one step a report, whatever the number,
-and `MOST_WORTH` is all that an answer gains by one. The median is of newcomers, not of what is in the cache: it follows them.
+and `MAX_PRIORITY` is all that an answer gains by one. The median is of newcomers, not of what is in the cache: it follows them.
 """
 
 from sidecard.core.cache.entry import Entry
 
-MOST_WORTH = 256.0
+MAX_PRIORITY = 256.0
 """What costs more times the usual counts as this. On the workloads of `sidecard bench --eviction`, where costs are lognormal,
 64 instead saves 1 to 2 % fewer dollars."""
 
-LEAST_WORTH = 1 / 64
+MIN_PRIORITY = 1 / 64
 """What costs less than this share of the usual counts as this."""
 
 _LEAST_STEP = 1 / 256
@@ -67,7 +67,7 @@ class _Scale:
             self.median /= 1 + self._step
 
 
-class Worth:
+class Priorities:
     """Weighs entries against those that came before."""
 
     def __init__(self) -> None:
@@ -98,4 +98,4 @@ class Worth:
 
 
 def _within(worth: float) -> float:
-    return min(MOST_WORTH, max(LEAST_WORTH, worth))
+    return min(MAX_PRIORITY, max(MIN_PRIORITY, worth))

@@ -2,7 +2,7 @@
 
 A *group* are the requests of one scope and task that are equal but for their text. It holds the answers that came with a
 vector, and finds those that are nearest to another vector. How they are found is the index's, which the shell brings along
-(`Index`); a daemon none of whose tasks looks for similar requests makes none.
+(`VectorIndex`); a daemon none of whose tasks looks for similar requests makes none.
 
 =======================  ==============================================================================================
 begin                    with ``embeds`` or a vector, of a task that looks for similar requests
@@ -27,9 +27,9 @@ from math import isfinite
 from operator import mul
 from typing import NamedTuple, Protocol
 
-from sidecard.core.accounts.counters import Counters
 from sidecard.core.cache.entry import Entry
-from sidecard.core.cache.policy import Shelf
+from sidecard.core.cache.policy import CachePolicy
+from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
 from sidecard.core.flights.serving import Serving
@@ -50,7 +50,7 @@ GROUP_OVERHEAD_BYTES = 1500
 """What a group costs beside its vectors. Each entry is charged for it: a group may have no other one."""
 
 
-class Index(Protocol):
+class VectorIndex(Protocol):
     """Vectors of one number of dimensions, by label. A vector is its numbers' bytes, float 32, in the host's order."""
 
     def add(self, label: int, vector: bytes) -> None:
@@ -70,11 +70,11 @@ class Index(Protocol):
         ...
 
 
-NewIndex = Callable[[int], Index]
+IndexFactory = Callable[[int], VectorIndex]
 """Makes an index for vectors of so many dimensions."""
 
 
-class Place(NamedTuple):
+class GroupKey(NamedTuple):
     """What all requests of a group have in common."""
 
     scope: str
@@ -83,10 +83,10 @@ class Place(NamedTuple):
     stream: bool
 
 
-class Group:
+class SimilarityGroup:
     """The answers to requests that differ in their text alone."""
 
-    def __init__(self, similar: "Similar", place: Place, dimensions: int, index: Index) -> None:
+    def __init__(self, similar: "SimilarAnswers", place: GroupKey, dimensions: int, index: VectorIndex) -> None:
         self.dimensions = dimensions
         self._similar = similar
         self.place = place
@@ -139,10 +139,10 @@ class Group:
             yield self._entries[label], min(1.0, cosine)
 
 
-class Keeping(NamedTuple):
+class Placement(NamedTuple):
     """How an answer that is about to be stored is to be found."""
 
-    group: Group
+    group: SimilarityGroup
     vector: bytes
 
     @property
@@ -151,21 +151,21 @@ class Keeping(NamedTuple):
         return BYTES_PER_NUMBER * self.group.dimensions + VECTOR_OVERHEAD_BYTES + GROUP_OVERHEAD_BYTES
 
 
-class Similar:
+class SimilarAnswers:
     """All groups. Without ``new_index`` nothing is looked for, whatever the settings say."""
 
     def __init__(
         self,
         settings: EngineSettings,
-        new_index: NewIndex | None,
-        shelf: Shelf,
+        new_index: IndexFactory | None,
+        shelf: CachePolicy,
         serving: Serving,
         streams: Streams,
         count: Counters,
     ) -> None:
         self.count = 0
         """Vectors of all groups."""
-        self.groups: dict[Place, Group] = {}
+        self.groups: dict[GroupKey, SimilarityGroup] = {}
         self._settings = settings
         self._new_index = new_index
         self._shelf = shelf
@@ -245,7 +245,7 @@ class Similar:
 
         return None
 
-    def keeping(self, scope: str, key: str, request: wire.Begin) -> Keeping | None:
+    def keeping(self, scope: str, key: str, request: wire.Begin) -> Placement | None:
         """Return how the answer to a begin is to be found by similar requests; None where it is not.
 
         A caller that replaces an answer was not asked for a vector: its key is the same, and so are its text and its vector.
@@ -264,26 +264,26 @@ class Similar:
         group = self.groups.get(place)
         if group is None:
             assert self._new_index is not None  # noqa: S101 - for the type checker: `_looks` has asked
-            group = Group(self, place, dimensions, self._new_index(dimensions))
+            group = SimilarityGroup(self, place, dimensions, self._new_index(dimensions))
 
         # 1. two callers begin with vectors of different lengths; 2. the first answer comes; 3. so does the second.
-        return Keeping(group, vector) if group.dimensions == dimensions else None
+        return Placement(group, vector) if group.dimensions == dimensions else None
 
-    def keep(self, keeping: Keeping, key: str) -> None:
+    def keep(self, keeping: Placement, key: str) -> None:
         """Let the answer be found that has just been stored."""
         place = keeping.group.place
         entry = self._shelf.cache.peek(place.scope, key)
         if entry is not None:
             keeping.group.add(entry, keeping.vector, self._settings.task(place.task).similar_max_entries)
 
-    def _inherited(self, scope: str, key: str) -> Keeping | None:
+    def _inherited(self, scope: str, key: str) -> Placement | None:
         older = self._shelf.cache.peek(scope, key) if self.count else None
         group = None if older is None else older.terms.group
-        if older is None or not isinstance(group, Group):
+        if older is None or not isinstance(group, SimilarityGroup):
             return None
 
         vector = group.vector(older)
-        return None if vector is None else Keeping(group, vector)
+        return None if vector is None else Placement(group, vector)
 
     def _looks(self, request: wire.Begin) -> bool:
         return self._new_index is not None and self._looks_for(request.task)
@@ -314,5 +314,5 @@ def _wrong(vector: bytes) -> str | None:
     return None
 
 
-def _place(scope: str, request: wire.Begin) -> Place:
-    return Place(scope, request.task, request.group or "", request.stream)
+def _place(scope: str, request: wire.Begin) -> GroupKey:
+    return GroupKey(scope, request.task, request.group or "", request.stream)

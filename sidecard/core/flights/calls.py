@@ -10,18 +10,18 @@ from typing import Literal
 from msgspec import Raw, structs
 
 from sidecard.core import notes
-from sidecard.core.accounts.accounts import Accounts
-from sidecard.core.accounts.call_records import Journal
-from sidecard.core.accounts.counters import Counters
-from sidecard.core.accounts.meters import Meters
+from sidecard.core.accounts.billing import Billing
+from sidecard.core.accounts.call_records import CallRecorder
+from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.backends.admission import Admission
 from sidecard.core.backends.backends import Backend, Backends
-from sidecard.core.backends.breaker import Verdict
-from sidecard.core.cache.cache import Cache
+from sidecard.core.backends.breaker import CallResult
 from sidecard.core.cache.entry import Entry
-from sidecard.core.cache.freshness import Staleness
-from sidecard.core.cache.policy import Shelf
-from sidecard.core.cache.similarity import Similar
+from sidecard.core.cache.freshness import FreshnessPolicy
+from sidecard.core.cache.memory import MemoryCache
+from sidecard.core.cache.policy import CachePolicy
+from sidecard.core.cache.similarity import SimilarAnswers
+from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import Peer, RoomForMore
 from sidecard.core.flights.failures import Failures
@@ -51,18 +51,18 @@ class Calls:
         granting: Granting,
         admission: Admission,
         backends: Backends,
-        accounts: Accounts,
-        shelf: Shelf,
+        accounts: Billing,
+        shelf: CachePolicy,
         lookups: Lookups,
         serving: Serving,
         scopes: Scopes,
         count: Counters,
-        meters: Meters,
-        journal: Journal,
+        meters: DaemonMetrics,
+        journal: CallRecorder,
         streams: Streams,
-        staleness: Staleness,
+        staleness: FreshnessPolicy,
         failures: Failures,
-        similar: Similar,
+        similar: SimilarAnswers,
     ) -> None:
         self.flights = flights
         self.settings = settings
@@ -369,7 +369,7 @@ class Calls:
         self,
         lease: HeldLease,
         outcome: LeaseOutcome,
-        verdict: Verdict,
+        verdict: CallResult,
         now: float,
         *,
         answered: bool = False,
@@ -530,7 +530,7 @@ class Calls:
                     effects += self._lookups.due(due, now)
                 case Removal():
                     effects += self._lookups.overdue(due)
-                case Cache():
+                case MemoryCache():
                     if due.shrink(now):
                         self.flights.timers.set(due, now + SHRINK_PAUSE_SECONDS)
                 case _:

@@ -33,8 +33,8 @@ from sidecard.core.timers import Timers
 from sidecard_client.protocol.wire import Begin, Delete, Purge
 
 if TYPE_CHECKING:
-    from sidecard.core.cache.cache import Cache
     from sidecard.core.cache.entry import Entry
+    from sidecard.core.cache.memory import MemoryCache
     from sidecard.core.flights.streams import Feed, Stream
 
 _REMEMBERED_LEASES = 1024
@@ -263,7 +263,7 @@ class Flights:
         self._peers: dict[int, _PeerTable] = {}
         self._applicants: dict[Applicant, None] = {}
         self._ended: OrderedDict[str, HeldLease] = OrderedDict()
-        self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | Removal | Cache] = Timers()
+        self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | Removal | MemoryCache] = Timers()
         self.given_up: list[Flight] = []
         """Those that are over and whose claim was not used."""
         self.flights_by_uid = Share()

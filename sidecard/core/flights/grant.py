@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 from msgspec import UNSET
 
 from sidecard.core import notes
-from sidecard.core.accounts.call_records import Journal
-from sidecard.core.accounts.counters import Counters
-from sidecard.core.accounts.ledger import Books
-from sidecard.core.accounts.meters import Meters
+from sidecard.core.accounts.call_records import CallRecorder
+from sidecard.core.accounts.daemon_metrics import DaemonMetrics
+from sidecard.core.accounts.ledger import TaskLedgers
 from sidecard.core.backends.admission import Admission, Choice, Decision
 from sidecard.core.backends.backends import Backend, Backends
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.cache.entry import Entry
-from sidecard.core.cache.freshness import Staleness
+from sidecard.core.cache.freshness import FreshnessPolicy
+from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import Peer
 from sidecard.core.flights.flights import Applicant, Flight, Flights, HeldLease, Waiter
@@ -66,13 +66,13 @@ class Granting:
         admission: Admission,
         backends: Backends,
         retries: RetryBudget,
-        books: Books,
+        books: TaskLedgers,
         count: Counters,
-        journal: Journal,
+        journal: CallRecorder,
         streams: Streams,
         serving: Serving,
-        staleness: Staleness,
-        meters: Meters,
+        staleness: FreshnessPolicy,
+        meters: DaemonMetrics,
     ) -> None:
         self.draining = False
         self.settings = settings

@@ -23,11 +23,10 @@ them at a time: a lease of hosts. A claim that is lost costs a second call, neve
 """
 
 from sidecard.core import notes
-from sidecard.core.accounts.counters import Counters
 from sidecard.core.cache.entry import Entry
-from sidecard.core.cache.policy import Shelf
-from sidecard.core.cache.records import Record
-from sidecard.core.cache.similarity import Similar
+from sidecard.core.cache.policy import CachePolicy
+from sidecard.core.cache.similarity import SimilarAnswers
+from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, StoreAsk, StorePurge, StoreRelease, StoreRemove, StoreWrite, Tell
 from sidecard.core.events import (
     Absent,
@@ -48,6 +47,7 @@ from sidecard.core.events import (
 from sidecard.core.flights.flights import Flight, Flights, Removal, Waiter
 from sidecard.core.flights.grant import NOT_CACHED, Granting
 from sidecard.core.flights.serving import Serving
+from sidecard.core.records import Record
 from sidecard.core.scopes import covers
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
@@ -71,9 +71,9 @@ class Lookups:
         settings: EngineSettings,
         flights: Flights,
         granting: Granting,
-        shelf: Shelf,
+        shelf: CachePolicy,
         serving: Serving,
-        similar: Similar,
+        similar: SimilarAnswers,
         count: Counters,
     ) -> None:
         self.state: wire.StoreState = "none" if settings.store == "none" else "up"

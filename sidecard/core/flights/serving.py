@@ -4,11 +4,11 @@ from typing import Any
 
 from msgspec import Raw
 
-from sidecard.core.accounts.accounts import Accounts
-from sidecard.core.accounts.call_records import Journal
-from sidecard.core.accounts.counters import Counters
+from sidecard.core.accounts.billing import Billing
+from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.cache.compression import Compression
 from sidecard.core.cache.entry import COMPRESSED, Entry
+from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
 from sidecard.core.flights.streams import Streams
@@ -22,7 +22,7 @@ class Serving:
     """Serves entries, and answers that have just come."""
 
     def __init__(
-        self, accounts: Accounts, count: Counters, journal: Journal, streams: Streams, compression: Compression
+        self, accounts: Billing, count: Counters, journal: CallRecorder, streams: Streams, compression: Compression
     ) -> None:
         self._spending = accounts.spending
         self._books = accounts.tasks

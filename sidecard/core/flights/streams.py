@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from msgspec import MsgspecError, Raw
 from msgspec.msgpack import Decoder
 
-from sidecard.core.cache.cache import Cache
+from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.effects import AskRoom, Effect, Send
 from sidecard.core.events import Peer
 from sidecard_client.protocol import wire
@@ -86,7 +86,7 @@ class Feed:
 class Streams:
     """All feeds, and what all streams hold."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: MemoryCache) -> None:
         self._cache = cache
         self.feeds: dict[tuple[int, int], Feed] = {}
         """By peer and request id."""

@@ -8,7 +8,7 @@ from sidecard.core.replies import error, for_operators
 from sidecard_client.protocol import wire
 
 
-class Switches:
+class BreakerOperations:
     """Shows and sets breakers."""
 
     def __init__(self, backends: Backends, granting: Granting) -> None:

@@ -1,7 +1,7 @@
 """The entries themselves, without flights: `get`, `put`, `delete`, `purge`."""
 
 from sidecard.core.cache.entry import NO_USAGE
-from sidecard.core.cache.policy import Shelf
+from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
 from sidecard.core.flights.failures import Failures
@@ -13,11 +13,17 @@ from sidecard.core.scopes import Scopes
 from sidecard_client.protocol import wire
 
 
-class Contents:
+class EntryOperations:
     """Reads and writes entries for those who may."""
 
     def __init__(
-        self, shelf: Shelf, flights: Flights, lookups: Lookups, serving: Serving, scopes: Scopes, failures: Failures
+        self,
+        shelf: CachePolicy,
+        flights: Flights,
+        lookups: Lookups,
+        serving: Serving,
+        scopes: Scopes,
+        failures: Failures,
     ) -> None:
         self._shelf = shelf
         self._flights = flights

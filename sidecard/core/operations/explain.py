@@ -1,30 +1,30 @@
 """What would be made of a begin, told without making one: the policy of its task, and what there is of its key."""
 
 from sidecard.core.cache.entry import Entry
-from sidecard.core.cache.policy import Shelf
+from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
 from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.flights import Flights
 from sidecard.core.flights.lookups import Lookups
 from sidecard.core.operations.policies import policy_of
-from sidecard.core.operations.status import Overview
+from sidecard.core.operations.status import StatusOperations
 from sidecard.core.replies import not_yours
 from sidecard.core.scopes import Scopes
 from sidecard_client.protocol import wire
 
 
-class Explaining:
+class ExplainOperation:
     """Looks, and changes nothing: neither a count nor what the eviction policy knows."""
 
     def __init__(
         self,
-        shelf: Shelf,
+        shelf: CachePolicy,
         flights: Flights,
         lookups: Lookups,
         scopes: Scopes,
         failures: Failures,
-        overview: Overview,
+        overview: StatusOperations,
     ) -> None:
         self._shelf = shelf
         self._flights = flights

@@ -5,19 +5,19 @@ from sidecard.core.backends.admission import Admission
 from sidecard.core.backends.backends import Backends
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.retry_budget import RetryBudget
-from sidecard.core.cache.policy import Shelf
+from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect, ReadSettings, Send, Tell
 from sidecard.core.events import Peer, SettingsRead
 from sidecard.core.flights.calls import Calls
 from sidecard.core.flights.grant import Granting
-from sidecard.core.operations.status import Overview
+from sidecard.core.operations.status import StatusOperations
 from sidecard.core.replies import for_operators
 from sidecard.core.scopes import Scopes
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 
 
-class Reloading:
+class ReloadOperation:
     """Has the settings read again when an operator asks for it, and lets every part go by them.
 
     What can only be had at the start (addresses, the store, listeners) the shell keeps as it is, and says so.
@@ -26,14 +26,14 @@ class Reloading:
     def __init__(
         self,
         *,
-        overview: Overview,
+        overview: StatusOperations,
         calls: Calls,
         granting: Granting,
         admission: Admission,
         backends: Backends,
         budgets: Budgets,
         retries: RetryBudget,
-        shelf: Shelf,
+        shelf: CachePolicy,
         scopes: Scopes,
         apps: AppMetrics,
     ) -> None:

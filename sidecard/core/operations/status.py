@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from msgspec import Struct, structs
 
-from sidecard.core.accounts.accounts import Accounts
-from sidecard.core.accounts.counters import Counters
+from sidecard.core.accounts.billing import Billing
 from sidecard.core.backends.backends import Backends
-from sidecard.core.cache.cache import Cache
+from sidecard.core.cache.memory import MemoryCache
+from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import Peer
 from sidecard.core.flights.calls import Calls
@@ -17,7 +17,7 @@ from sidecard.core.replies import for_operators
 from sidecard_client.protocol import wire
 
 
-class Run(Struct, frozen=True):
+class RunInfo(Struct, frozen=True):
     """What a daemon's run is known by."""
 
     boot_id: str
@@ -26,23 +26,23 @@ class Run(Struct, frozen=True):
     shown_settings: dict[str, Any]
     shown_origins: dict[str, str]
 
-    def showing(self, settings: dict[str, Any], origins: dict[str, str]) -> "Run":
+    def showing(self, settings: dict[str, Any], origins: dict[str, str]) -> "RunInfo":
         """Return the same run with other settings."""
         return structs.replace(self, shown_settings=settings, shown_origins=origins)
 
 
-class Overview:
+class StatusOperations:
     """Tells how the daemon is doing."""
 
     def __init__(
         self,
-        run: Run,
-        cache: Cache,
+        run: RunInfo,
+        cache: MemoryCache,
         streams: Streams,
         calls: Calls,
         lookups: Lookups,
         backends: Backends,
-        accounts: Accounts,
+        accounts: Billing,
         count: Counters,
     ) -> None:
         self.peers = 0

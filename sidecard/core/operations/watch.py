@@ -112,7 +112,7 @@ class _Watch:
         return [send, AskRoom(self.peer.id, self.request_id, all=True)] if self.stuck else [send]
 
 
-class Watching:
+class Watches:
     """All watches. ``wall_offset_seconds`` is as `sidecard.core.engine.Engine` has it."""
 
     def __init__(self, wall_offset_seconds: float) -> None:

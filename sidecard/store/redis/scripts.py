@@ -8,7 +8,7 @@ field                what it is
 ===================  ================================================================================================
 ``value``            the entry, in the versioned envelope of `sealed`
 ``until``            when it expires, in milliseconds of the server's clock (hosts' clocks are never compared)
-``tags``             `sidecard.core.cache.records.Record.marks`, each between two zero bytes
+``tags``             `sidecard.core.records.Record.marks`, each between two zero bytes
 ``claim``            the host and flight that compute the key: a fence, since it is never used twice
 ``claimed_until``    when that claim expires unless it is renewed, as ``until``
 ===================  ================================================================================================
@@ -24,7 +24,7 @@ from hashlib import sha1
 import msgspec
 from msgspec import Struct
 
-from sidecard.core.cache.records import Record
+from sidecard.core.records import Record
 from sidecard_client.protocol.wire import Usage
 
 LAYOUT = 1

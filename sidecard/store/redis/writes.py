@@ -8,9 +8,9 @@ import anyio
 from msgspec import structs
 from redis.exceptions import ResponseError
 
-from sidecard.core.cache.records import marks_of
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import Removed, StoreAnswered, StoreGauges, StoreMeasured, Unavailable
+from sidecard.core.records import marks_of
 from sidecard.core.scopes import covers
 from sidecard.store.pending import UNANSWERED, Pending, Wish
 from sidecard.store.redis.connections import Link, Run

@@ -14,8 +14,8 @@ from msgspec import Meta, Struct
 
 from sidecard.adapters.zstd import Zstd
 from sidecard.core.cache.compression import expanded
-from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreWrite
+from sidecard.core.records import Record
 from sidecard.errors import SidecardError
 from sidecard.store.sqlite.file import Writer, is_damage
 from sidecard.store.sqlite.maintenance import locked, opened

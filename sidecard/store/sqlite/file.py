@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from sidecard.core.cache.cache import MAX_ENTRY_SHARE
 from sidecard.core.cache.entry import MAX_ASKED
-from sidecard.core.cache.records import Record, marks_of
+from sidecard.core.cache.memory import MAX_ENTRY_SHARE
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
+from sidecard.core.records import Record, marks_of
 from sidecard.errors import SidecardError
 from sidecard.store.pending import Wish
 from sidecard.store.sqlite.rows import Row, record_of, row_of

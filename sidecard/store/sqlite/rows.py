@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from sidecard.core.cache.records import Record
+from sidecard.core.records import Record
 from sidecard_client.protocol.wire import Usage
 
 ABOUT_VERSION = 2

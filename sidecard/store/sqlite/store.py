@@ -32,7 +32,6 @@ from typing import Any
 import anyio
 from msgspec import structs
 
-from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreAsk, StoreEffect, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import (
     Absent,
@@ -46,6 +45,7 @@ from sidecard.core.events import (
     StoreTurned,
     Unavailable,
 )
+from sidecard.core.records import Record
 from sidecard.core.scopes import covers
 from sidecard.store.base import Tell
 from sidecard.store.pending import UNANSWERED, Pending, Wish

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from sidecard.config.schema import Limits
 from sidecard.core.cache.entry import NO_USAGE
-from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreAsk, StoreRelease, StoreWrite
 from sidecard.core.engine import Engine
 from sidecard.core.events import Absent, Event, Peer, SettingsRead, StoreEvent
+from sidecard.core.records import Record
 from sidecard.core.settings import EngineSettings
 from sidecard.server.buffers import Buffers
 from sidecard.server.connection import Commons, Connection

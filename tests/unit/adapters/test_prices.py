@@ -8,7 +8,7 @@ import pytest
 
 from sidecard.adapters import prices
 from sidecard.adapters.prices import MAX_MODEL_CHARACTERS, table_price
-from sidecard.core.accounts.accounts import Price
+from sidecard.core.accounts.billing import Price
 from sidecard.errors import ConfigError
 
 

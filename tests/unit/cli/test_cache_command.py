@@ -16,8 +16,8 @@ import pytest
 
 from sidecard.adapters.zstd import Zstd
 from sidecard.cli import cache, main
-from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreWrite
+from sidecard.core.records import Record
 from sidecard.store.sqlite.file import Reader, Writer
 from sidecard_client.protocol.wire import Usage
 

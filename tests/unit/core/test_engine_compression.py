@@ -10,9 +10,9 @@ from sidecard.adapters.zstd import Zstd
 from sidecard.core import notes
 from sidecard.core.cache.compression import MAX_BYTES
 from sidecard.core.cache.entry import SIZE_BYTES, Entry
-from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreWrite
 from sidecard.core.events import Absent, Found
+from sidecard.core.records import Record
 from sidecard.core.settings import BackendSettings, BreakerSettings
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Begin, Get, Hit, Lease, Miss, Put, Rejected, Shared

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from sidecard.core.cache.entry import TERMS_OVERHEAD_BYTES
-from sidecard.core.cache.records import Record
 from sidecard.core.cache.similarity import GROUP_OVERHEAD_BYTES, NEAREST, VECTOR_OVERHEAD_BYTES
 from sidecard.core.effects import StoreAsk, StoreRelease
 from sidecard.core.events import Absent, Answer, Elsewhere, Found, NewsMissed, Unavailable
+from sidecard.core.records import Record
 from sidecard.core.settings import TaskSettings
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Begin, Chunk, End, Error, Hit, Lease, Pending, Rejected, VectorWanted

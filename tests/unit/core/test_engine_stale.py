@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecard.core.cache.records import Record
 from sidecard.core.events import Absent, Elsewhere, Found, KeyChanged, NewsMissed, Unavailable
 from sidecard.core.flights.failures import MAX_REMEMBERED
+from sidecard.core.records import Record
 from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings, TaskSettings
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Begin, Delete, Failed, Get, Hit, Lease, Miss, Pending, Purge, Put, Rejected

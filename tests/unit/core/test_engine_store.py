@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from sidecard.core import notes
-from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreAsk, StorePurge, StoreRelease, StoreRemove, StoreWrite
 from sidecard.core.events import (
     Absent,
@@ -21,6 +20,7 @@ from sidecard.core.events import (
     StoreTurned,
     Unavailable,
 )
+from sidecard.core.records import Record
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import (
     Begin,

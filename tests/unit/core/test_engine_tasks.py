@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from sidecard.core.cache.records import Record
 from sidecard.core.effects import StoreAsk, StorePurge, StoreWrite
 from sidecard.core.events import Absent, EntriesPurged, Found
 from sidecard.core.flights.flights import MAX_VOIDED_TAGS
+from sidecard.core.records import Record
 from sidecard.core.settings import Cacheability, TaskSettings
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Begin, Complete, Deleted, Miss, Purge, Put, Rejected, Stored

@@ -1,7 +1,7 @@
 """What is still to be written, as a conversation; the races by their interleaving."""
 
-from sidecard.core.cache.records import Record
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
+from sidecard.core.records import Record
 from sidecard.store.pending import OVERHEAD_BYTES, UNANSWERED, Pending
 
 SCOPE = "1:d"

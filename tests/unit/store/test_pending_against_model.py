@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecard.core.cache.records import Record
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
+from sidecard.core.records import Record
 from sidecard.core.scopes import covers
 from sidecard.store.pending import UNANSWERED, Pending, Wish, _charge
 

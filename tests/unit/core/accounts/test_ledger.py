@@ -1,6 +1,6 @@
 import pytest
 
-from sidecard.core.accounts.ledger import OTHER, Books
+from sidecard.core.accounts.ledger import OTHER, TaskLedgers
 from sidecard.core.cache.entry import Entry, Terms
 from sidecard_client.protocol.wire import Usage
 
@@ -9,14 +9,14 @@ ENTRY = Entry("key", b"v", 0.0, 4.0, Terms("1:default", 300.0, 60.0, "default", 
 
 def test_an_empty_ledger_has_rates_of_zero() -> None:
     """Nothing divided by nothing is nothing."""
-    total = Books(4).total()
+    total = TaskLedgers(4).total()
 
     assert (total.hit_rate, total.deduplication_rate, total.average_latency_reduction) == (0.0, 0.0, 0.0)
 
 
 def test_four_sums_add_up() -> None:
     """Served is billed plus what the cache and sharing saved, plus the time waited."""
-    books = Books(4)
+    books = TaskLedgers(4)
     book = books.of("rag")
     book.led += 1
     book.bill(4.0, 0.02)
@@ -36,7 +36,7 @@ def test_four_sums_add_up() -> None:
 
 def test_share_after_a_wait_longer_than_the_call_saves_no_time() -> None:
     """A first holder was lost: the second call's time is all that this caller could have saved."""
-    books = Books(4)
+    books = TaskLedgers(4)
 
     assert books.of("rag").share(4.0, 0.0, 30.0) == 0.0
     assert books.total().served_seconds == 4.0
@@ -44,7 +44,7 @@ def test_share_after_a_wait_longer_than_the_call_saves_no_time() -> None:
 
 def test_tasks_beyond_the_bound_share_one_book() -> None:
     """A peer that invents tasks cannot fill the memory."""
-    books = Books(2)
+    books = TaskLedgers(2)
     for number in range(100):
         books.of(f"task{number}").led += 1
 

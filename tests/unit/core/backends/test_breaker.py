@@ -9,12 +9,12 @@ from msgspec import structs
 from sidecard.core import notes
 from sidecard.core.backends.breaker import (
     JITTER,
-    MAX_TOLD_SECONDS,
+    MAX_RETRY_AFTER_SECONDS,
     PROBING_RETRY_SECONDS,
     Breaker,
     BreakerMemory,
-    Pass,
-    Verdict,
+    BreakerPass,
+    CallResult,
 )
 from sidecard.core.notes import BreakerNote
 from sidecard.core.settings import BreakerSettings
@@ -23,7 +23,7 @@ from sidecard_client.protocol.wire import BreakerAction, BreakerState
 PLAIN = BreakerSettings(min_calls=4, open_seconds=10.0, max_open_seconds=300.0)
 TOUCHY = BreakerSettings(min_calls=1, slow_rate=0.5, open_seconds=10.0, probe_seconds=60.0, slow_seconds=60.0)
 STATES: tuple[BreakerState, ...] = get_args(BreakerState)
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+VERDICTS: tuple[CallResult, ...] = get_args(CallResult)
 ACTIONS: tuple[BreakerAction, ...] = get_args(BreakerAction)
 NOTE_OF: dict[BreakerState, type[BreakerNote]] = {
     "closed": notes.BreakerClosed,
@@ -32,7 +32,7 @@ NOTE_OF: dict[BreakerState, type[BreakerNote]] = {
     "forced_open": notes.BreakerOpened,
     "disabled": notes.BreakerDisabled,
 }
-Event = Verdict | BreakerAction | Literal["told_off", "cooled", "overdue"]
+Event = CallResult | BreakerAction | Literal["told_off", "cooled", "overdue"]
 
 
 class Bench:
@@ -44,7 +44,7 @@ class Bench:
         self.breaker = Breaker("cloud", settings, lambda: self.jitter)
         self.told: list[BreakerNote] = []
 
-    def admit(self) -> Pass:
+    def admit(self) -> BreakerPass:
         """Let a call through."""
         self.settle()
         assert self.breaker.admits()
@@ -56,13 +56,13 @@ class Bench:
         self.told += told
         return told
 
-    def record(self, given: Pass, verdict: Verdict) -> list[BreakerNote]:
+    def record(self, given: BreakerPass, verdict: CallResult) -> list[BreakerNote]:
         """Bring a pass back."""
         told = self.breaker.record(given, verdict, self.now)
         self.told += told
         return told
 
-    def calls(self, *verdicts: Verdict) -> list[BreakerNote]:
+    def calls(self, *verdicts: CallResult) -> list[BreakerNote]:
         """Make calls, one after the other, that end like this; return what the last one led to."""
         told: list[BreakerNote] = []
         for verdict in verdicts:
@@ -70,7 +70,7 @@ class Bench:
 
         return told
 
-    def times(self, verdict: Verdict, count: int) -> list[BreakerNote]:
+    def times(self, verdict: CallResult, count: int) -> list[BreakerNote]:
         """Make so many calls that end like this."""
         return self.calls(*[verdict for _ in range(count)])
 
@@ -96,7 +96,7 @@ class Bench:
         assert self.breaker.state == "half_open"
 
 
-def in_state(state: BreakerState) -> tuple[Bench, Pass]:
+def in_state(state: BreakerState) -> tuple[Bench, BreakerPass]:
     """Return a touchy breaker in a state, with a pass of the present generation where there is one, else an older one."""
     bench = Bench(TOUCHY)
     given = bench.admit()
@@ -150,7 +150,7 @@ CHANGES: dict[tuple[BreakerState, Event], BreakerState] = {
 EVENTS: tuple[Event, ...] = (*VERDICTS, *ACTIONS, "told_off", "cooled", "overdue")
 
 
-def happen(bench: Bench, given: Pass, event: Event) -> list[BreakerNote]:
+def happen(bench: Bench, given: BreakerPass, event: Event) -> list[BreakerNote]:
     """Let an event happen to a breaker, of the call that ``given`` let through where it is one of a call."""
     match event:
         case "told_off":
@@ -185,7 +185,7 @@ def test_table(state: BreakerState, event: Event) -> None:
 def test_an_outcome_of_an_older_generation_changes_nothing(state: BreakerState, verdict: Event) -> None:
     """Neither a late success closes an open or half-open breaker, nor a late failure opens a closed one."""
     bench, _ = in_state(state)
-    stale = Pass(bench.breaker.generation - 1, 100.0)
+    stale = BreakerPass(bench.breaker.generation - 1, 100.0)
     counted = (bench.breaker.calls, bench.breaker.failures, bench.breaker.slow)
 
     assert happen(bench, stale, verdict) == []
@@ -255,7 +255,7 @@ def test_low_traffic_concludes_nothing() -> None:
         (["failure", "nothing", "nothing", "failure", "nothing", "failure"], None),
     ],
 )
-def test_rates(verdicts: list[Verdict], cause: str | None) -> None:
+def test_rates(verdicts: list[CallResult], cause: str | None) -> None:
     """Half of the calls failed, or four fifths were slow; what says nothing of the backend counts in neither."""
     bench = Bench()
     bench.calls(*verdicts)
@@ -316,7 +316,7 @@ def test_an_operators_close_forgets_what_was_counted() -> None:
     assert (bench.breaker.state, bench.breaker.calls) == ("closed", 1)
 
 
-def probing(probes: int, failure_rate: float = 0.5) -> tuple[Bench, list[Pass]]:
+def probing(probes: int, failure_rate: float = 0.5) -> tuple[Bench, list[BreakerPass]]:
     """Return a half-open breaker with all its probes out."""
     bench = Bench(structs.replace(PLAIN, probes=probes, failure_rate=failure_rate))
     bench.trip()
@@ -368,7 +368,7 @@ def test_probes_that_end_without_an_outcome_leak_no_permit() -> None:
         (["failure", "slow", "slow"], "closed"),
     ],
 )
-def test_all_probes_decide(verdicts: list[Verdict], state: BreakerState) -> None:
+def test_all_probes_decide(verdicts: list[CallResult], state: BreakerState) -> None:
     """Neither the first success closes nor the first failure opens: the rates are those of the window."""
     bench, probes = probing(3)
     for probe, verdict in zip(probes[:2], verdicts, strict=False):
@@ -440,7 +440,7 @@ def test_retry_after_is_believed_for_an_hour() -> None:
     bench = Bench()
     bench.breaker.tell_off(bench.admit(), 7 * 86400.0, bench.now)
 
-    assert bench.breaker.retry_after_seconds(bench.now) == MAX_TOLD_SECONDS
+    assert bench.breaker.retry_after_seconds(bench.now) == MAX_RETRY_AFTER_SECONDS
 
 
 def test_retry_after_of_one_probe_opens_at_once() -> None:
@@ -595,7 +595,7 @@ def test_what_is_remembered_over_a_restart(state: BreakerState) -> None:
         later.calls("failure")
         assert later.breaker.retry_after_seconds(later.now) == 20.0, "the cool-down goes on growing"
 
-    assert later.breaker.record(Pass(0, 3.0), "success", later.now) == []
+    assert later.breaker.record(BreakerPass(0, 3.0), "success", later.now) == []
 
 
 def test_one_that_is_not_enabled_has_nothing_to_remember() -> None:
@@ -609,7 +609,7 @@ def test_a_wall_clock_that_was_set_back_does_not_keep_a_breaker_open_for_years()
     memory = BreakerMemory("open", "failures", until=2e9, doublings=0)
     later.breaker.restore(memory, later.now, wall_offset_seconds=1e9)
     retry_after_seconds = later.breaker.retry_after_seconds(later.now)
-    assert retry_after_seconds == MAX_TOLD_SECONDS
+    assert retry_after_seconds == MAX_RETRY_AFTER_SECONDS
 
 
 def test_a_breaker_opens_with_another_hosts() -> None:
@@ -645,4 +645,4 @@ def test_what_another_host_says_is_believed_for_an_hour_at_most() -> None:
     """As what a backend says."""
     bench = Bench()
     bench.breaker.open_elsewhere(1e6, bench.now)
-    assert bench.breaker.retry_after_seconds(bench.now) == MAX_TOLD_SECONDS
+    assert bench.breaker.retry_after_seconds(bench.now) == MAX_RETRY_AFTER_SECONDS

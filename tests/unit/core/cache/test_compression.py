@@ -5,9 +5,9 @@ import random
 import pytest
 
 from sidecard.adapters.zstd import Zstd
-from sidecard.core.cache.cache import Cache
 from sidecard.core.cache.compression import MAX_BYTES, MIN_SAVED_SHARE, RECENT_SHARE, Compression, expanded
 from sidecard.core.cache.entry import COMPRESSED, SIZE_BYTES, Entry, Terms, size_before
+from sidecard.core.cache.memory import MemoryCache
 from sidecard_client.protocol.wire import MAX_FRAME_BYTES
 
 TERMS = Terms("1000:default", 300.0, 60.0, "default")
@@ -34,7 +34,7 @@ def noise(size: int) -> bytes:
 def compression(max_bytes: int = 64 * 1024 * 1024) -> tuple[Compression, CountingZstd]:
     """Return a compression and its codec."""
     codec = CountingZstd()
-    return Compression(codec, Cache(max_bytes)), codec
+    return Compression(codec, MemoryCache(max_bytes)), codec
 
 
 def kept(of: Compression, value: bytes) -> Entry:
@@ -85,7 +85,7 @@ def test_compressing_must_save_an_eighth() -> None:
 
 def test_without_a_codec_nothing_is_compressed_and_what_is_cannot_be_read() -> None:
     """A store may have it from who has one."""
-    of = Compression(None, Cache(1000))
+    of = Compression(None, MemoryCache(1000))
     assert of.compressed(TEXT, 1) is None
     data = compression()[0].compressed(TEXT, 1)
     assert data is not None

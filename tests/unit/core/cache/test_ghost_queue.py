@@ -1,9 +1,9 @@
-from sidecard.core.cache.ghost_queue import GHOSTS_PER_ENTRY, MIN_GHOSTS, Ghosts
+from sidecard.core.cache.ghost_queue import GHOSTS_PER_ENTRY, MIN_GHOSTS, GhostQueue
 
 
 def test_recall_tells_the_hits_once() -> None:
     """Who comes back is no ghost any more."""
-    ghosts = Ghosts()
+    ghosts = GhostQueue()
     ghosts.remember("scope", "key", 5, 0)
 
     assert ghosts.recall("scope", "key") == 5
@@ -12,7 +12,7 @@ def test_recall_tells_the_hits_once() -> None:
 
 def test_a_ghost_is_of_one_scope() -> None:
     """The same key of another uid never left."""
-    ghosts = Ghosts()
+    ghosts = GhostQueue()
     ghosts.remember("1000:default", "key", 0, 0)
 
     assert ghosts.recall("1001:default", "key") is None
@@ -21,7 +21,7 @@ def test_a_ghost_is_of_one_scope() -> None:
 
 def test_the_youngest_are_remembered() -> None:
     """As many as there is room for, but for a few whose sets were full; of older ones none."""
-    ghosts = Ghosts()
+    ghosts = GhostQueue()
     for number in range(5000):
         ghosts.remember("scope", str(number), number % 3, 100)
 
@@ -33,7 +33,7 @@ def test_the_youngest_are_remembered() -> None:
 
 def test_turns_may_wrap() -> None:
     """After a quarter of a billion evictions, the young are still young and the old gone."""
-    ghosts = Ghosts()
+    ghosts = GhostQueue()
     ghosts._turn = 2**28 - 10
     for number in range(2 * MIN_GHOSTS):
         ghosts.remember("scope", str(number), 1, 0)
@@ -45,7 +45,7 @@ def test_turns_may_wrap() -> None:
 
 def test_a_table_grows_with_the_cache_and_stays_in_proportion() -> None:
     """Eight bytes a word, and at most six words for each entry."""
-    ghosts = Ghosts()
+    ghosts = GhostQueue()
     for entries in (10, 1000, 100_000, 50):
         ghosts.remember("scope", "key", 1, entries)
         assert ghosts.recall("scope", "key") == 1
@@ -55,6 +55,6 @@ def test_a_table_grows_with_the_cache_and_stays_in_proportion() -> None:
 
 def test_a_key_that_no_encoding_has_is_remembered_too() -> None:
     """JSON can name half of a surrogate pair."""
-    ghosts = Ghosts()
+    ghosts = GhostQueue()
     ghosts.remember("scope", "\ud800", 1, 0)
     assert ghosts.recall("scope", "\ud800") == 1

@@ -2,8 +2,8 @@ import pytest
 
 from sidecard.core.cache.entry import LEVELS, Entry, Terms
 from sidecard.core.cache.eviction import PROBATION
-from sidecard.core.cache.levels import LEVELS_PER_DOUBLING, Room, level_of
-from sidecard.core.cache.priority import LEAST_WORTH, MOST_WORTH
+from sidecard.core.cache.levels import LEVELS_PER_DOUBLING, Partition, level_of
+from sidecard.core.cache.priority import MAX_PRIORITY, MIN_PRIORITY
 
 TERMS = Terms("scope", 300.0, 0.0, "default")
 
@@ -21,17 +21,17 @@ def test_level_of_rises_with_the_value() -> None:
     assert level_of(1.0) - level_of(0.25) == 2 * LEVELS_PER_DOUBLING
 
 
-@pytest.mark.parametrize("value", [1e-30, PROBATION * LEAST_WORTH, 14 * MOST_WORTH, 1e30])
+@pytest.mark.parametrize("value", [1e-30, PROBATION * MIN_PRIORITY, 14 * MAX_PRIORITY, 1e30])
 def test_all_values_have_a_level(value: float) -> None:
     """The ends take what is beyond; what can come is not."""
     assert 0 <= level_of(value) < LEVELS
-    possible = PROBATION * LEAST_WORTH <= value <= 14 * MOST_WORTH
+    possible = PROBATION * MIN_PRIORITY <= value <= 14 * MAX_PRIORITY
     assert (0 < level_of(value) < LEVELS - 1) == possible
 
 
 def test_the_first_due_is_found_among_all_levels() -> None:
     """A valuable one that has been there for long is due before one that just came."""
-    room = Room()
+    room = Partition()
     room.push(at(level_of(4.0), "valuable"), 0.0)
     room.push(at(level_of(1.0), "late"), 10.0)
     due, number = room.next_due()
@@ -43,7 +43,7 @@ def test_the_first_due_is_found_among_all_levels() -> None:
 
 def test_entries_that_come_together_share_a_run() -> None:
     """In order, and due with the first of them: a little early."""
-    room = Room()
+    room = Partition()
     number = level_of(1.0)
     for position in range(100):
         room.push(at(number, str(position)), position / 100)

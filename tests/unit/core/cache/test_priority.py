@@ -3,7 +3,7 @@ import random
 import pytest
 
 from sidecard.core.cache.entry import Entry, Terms
-from sidecard.core.cache.priority import LEAST_WORTH, MOST_WORTH, Worth
+from sidecard.core.cache.priority import MAX_PRIORITY, MIN_PRIORITY, Priorities
 from sidecard_client.protocol.wire import Usage
 
 
@@ -15,13 +15,13 @@ def entry(dollars: float | None = None, seconds: float = 0.0, size: int = 700) -
 
 def test_equal_entries_are_worth_exactly_one() -> None:
     """Then hits alone decide."""
-    worth = Worth()
+    worth = Priorities()
     assert {worth.learn(entry(0.02, 3.0)) for _ in range(100)} == {1.0}
 
 
 def test_worth_is_by_bytes() -> None:
     """The same cost in half the bytes is twice the worth."""
-    worth = Worth()
+    worth = Priorities()
     worth.learn(entry(0.02))
     assert worth.of(entry(0.02, size=200)) == 2.0
     assert worth.of(entry(0.06)) == pytest.approx(3.0)
@@ -29,7 +29,7 @@ def test_worth_is_by_bytes() -> None:
 
 def test_currencies_have_scales_of_their_own() -> None:
     """The usual local call weighs as much as the usual dear one, and as what somebody just put."""
-    worth = Worth()
+    worth = Priorities()
     for _ in range(10):
         worth.learn(entry(dollars=0.02, seconds=9.0))
         worth.learn(entry(seconds=2.0))
@@ -41,7 +41,7 @@ def test_currencies_have_scales_of_their_own() -> None:
 
 def test_dollars_of_nothing_are_not_known() -> None:
     """A free call is worth the time that it took."""
-    worth = Worth()
+    worth = Priorities()
     worth.learn(entry(seconds=2.0))
     assert worth.of(entry(dollars=0.0, seconds=4.0)) == 2.0
 
@@ -49,7 +49,7 @@ def test_dollars_of_nothing_are_not_known() -> None:
 def test_the_scale_is_the_median_of_what_came() -> None:
     """Of costs over six orders of magnitude, after a first that is far off."""
     chance = random.Random(1)
-    worth = Worth()
+    worth = Priorities()
     worth.learn(entry(1e6))
     costs = [chance.lognormvariate(-5, 2) for _ in range(5000)]
     for cost in costs:
@@ -61,21 +61,21 @@ def test_the_scale_is_the_median_of_what_came() -> None:
 
 def test_one_in_ten_who_lies_does_not_move_the_scale_far() -> None:
     """By how much depends on how many lie, not on what they say."""
-    worth = Worth()
+    worth = Priorities()
     for number in range(5000):
         worth.learn(entry(1e9 if number % 10 == 0 else 0.01 * (1 + number % 7)))
 
     assert 0.5 < worth.of(entry(0.04)) < 1.5
-    assert worth.of(entry(1e9)) == MOST_WORTH
-    assert worth.of(entry(1e-12)) == LEAST_WORTH
+    assert worth.of(entry(1e9)) == MAX_PRIORITY
+    assert worth.of(entry(1e-12)) == MIN_PRIORITY
 
 
 def test_a_flood_of_lies_passes() -> None:
     """It moves the scale by steps; a few hundred usual newcomers move it back."""
-    worth = Worth()
+    worth = Priorities()
     for number in range(1500):
         worth.learn(entry(1e9 if 500 <= number < 600 else 0.01 * (1 + number % 7)))
         if number == 600:
-            assert LEAST_WORTH < worth.of(entry(1.0)) < MOST_WORTH
+            assert MIN_PRIORITY < worth.of(entry(1.0)) < MAX_PRIORITY
 
     assert 0.5 < worth.of(entry(0.04)) < 2.0

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecard.core.cache.records import Record, marks_of
+from sidecard.core.records import Record, marks_of
 from sidecard.core.scopes import covers
 from sidecard.store.redis.scripts import entry_name, marked, opened, pattern, scope_and_key, sealed
 from sidecard_client.protocol.wire import Usage

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecard.core.cache.records import Record
+from sidecard.core.records import Record
 from sidecard.store.sqlite.rows import Row, is_damaged, record_of, row_of
 from sidecard_client.protocol.wire import Usage
 

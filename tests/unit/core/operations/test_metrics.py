@@ -4,10 +4,10 @@ from typing import get_args
 
 import pytest
 
-from sidecard.core.accounts.families import DROPPED
 from sidecard.core.accounts.ledger import OTHER
 from sidecard.core.backends.backends import OTHER_BACKENDS
 from sidecard.core.events import Absent, StoreGauges, StoreMeasured
+from sidecard.core.operations.metrics import DROPPED
 from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings
 from sidecard_client.protocol import wire
 from tests.host import Host, packed

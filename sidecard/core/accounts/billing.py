@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from msgspec import structs
 
-from sidecard.core.accounts.ledger import Books, LedgerSnapshot, SpendingBooks
-from sidecard.core.accounts.meters import Meters
+from sidecard.core.accounts.daemon_metrics import DaemonMetrics
+from sidecard.core.accounts.ledger import BackendLedgers, LedgerSnapshot, TaskLedgers
 from sidecard.core.backends.backends import Backend, Backends
 from sidecard.core.backends.budgets import Budget, Budgets
 from sidecard.core.cache.entry import NO_USAGE
@@ -23,15 +23,15 @@ def no_price(_model: str, _prompt_tokens: int, _completion_tokens: int) -> float
     return None
 
 
-class Accounts:
+class Billing:
     """All books."""
 
     def __init__(
         self,
-        tasks: Books,
-        spending: SpendingBooks,
+        tasks: TaskLedgers,
+        spending: BackendLedgers,
         budgets: Budgets,
-        meters: Meters,
+        meters: DaemonMetrics,
         price: Price,
         wall_offset_seconds: float,
         now: float,

@@ -1,6 +1,6 @@
 """The memory cache: entries under a byte budget, expired ones removed before live ones.
 
-Everything that adds or removes an entry goes through `Cache._insert` and `Cache._remove`; the sums are kept there.
+Everything that adds or removes an entry goes through `MemoryCache._insert` and `MemoryCache._remove`; the sums are kept there.
 """
 
 from heapq import heappop, heappush
@@ -26,7 +26,7 @@ _SLACK = 64
 """Seconds without entries that the order may name before it is rebuilt."""
 
 
-class Stored(Struct, frozen=True):
+class Insertion(Struct, frozen=True):
     """What came of an insertion."""
 
     entry: Entry | None
@@ -43,7 +43,7 @@ class _Bucket:
         self.dead = 0
 
 
-class Cache:
+class MemoryCache:
     """Entries by scope and key. ``now`` is an instant of the monotonic clock, in seconds, and never steps back."""
 
     def __init__(self, max_bytes: int, policy: EvictionPolicy | None = None) -> None:
@@ -154,7 +154,7 @@ class Cache:
         age_seconds: float = 0.0,
         *,
         compressed: bool = False,
-    ) -> Stored:
+    ) -> Insertion:
         """Store an answer in place of the key's older one, removing expired entries and then victims until it fits.
 
         An answer that may not be stored still removes the older one: what the key meant has changed.
@@ -165,17 +165,17 @@ class Cache:
             self._remove(older)
 
         if terms.lifetime_seconds <= 0:
-            return Stored(None)
+            return Insertion(None)
 
         entry = Entry(key, value, now - age_seconds, seconds, terms, COMPRESSED if compressed else 0)
         charge = entry.charge
         if charge > self.max_entry_bytes_in(terms.scope):
-            return Stored(None, too_large=True)
+            return Insertion(None, too_large=True)
 
         evicted = self._make_room_within(terms.scope, charge, now) if self._limits else 0
         evicted += self._make_room(charge, now)
         self._insert(entry, charge)
-        return Stored(entry, evicted=evicted)
+        return Insertion(entry, evicted=evicted)
 
     def give_way(self, now: float) -> None:
         """Make room for what is reserved."""

@@ -7,18 +7,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import get_args
 
-from sidecard.core.accounts.accounts import Accounts
 from sidecard.core.accounts.app_metrics import RESERVED_PREFIX, AppMetrics
-from sidecard.core.accounts.counters import Counters
-from sidecard.core.accounts.meters import Meters
+from sidecard.core.accounts.billing import Billing
+from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.backends.backends import Backends
-from sidecard.core.cache.cache import Cache
+from sidecard.core.cache.memory import MemoryCache
+from sidecard.core.counters import Counters
 from sidecard.core.effects import ChangeLog, Effect, Send, Tell
 from sidecard.core.events import Peer
 from sidecard.core.flights.calls import Calls
 from sidecard.core.flights.lookups import Lookups
 from sidecard.core.flights.streams import Streams
-from sidecard.core.operations.status import Overview
+from sidecard.core.operations.status import StatusOperations
 from sidecard.core.replies import for_operators
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import BreakerState, Family, MetricKind, RejectionReason, Sample, tag_of
@@ -49,21 +49,21 @@ Values = Iterable[tuple[dict[str, str], float]]
 """For each label set, the value."""
 
 
-class Exposure:
+class MetricsOperations:
     """Takes what apps tell, and tells everything. ``enabled`` is whether the daemon measures itself."""
 
     def __init__(
         self,
         *,
-        overview: Overview,
-        cache: Cache,
+        overview: StatusOperations,
+        cache: MemoryCache,
         streams: Streams,
         calls: Calls,
         lookups: Lookups,
         backends: Backends,
-        accounts: Accounts,
+        accounts: Billing,
         count: Counters,
-        meters: Meters,
+        meters: DaemonMetrics,
         apps: AppMetrics,
         enabled: bool,
     ) -> None:

@@ -1,4 +1,4 @@
-"""What the daemon measures of itself, besides counters and ledger: raised where it happens, told by `sidecard.core.accounts.families`."""
+"""What the daemon measures of itself, besides counters and ledger: raised where it happens, told by `sidecard.core.operations.metrics`."""
 
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ _TRACE_ID = slice(3, 35)
 """Of a W3C ``traceparent``."""
 
 
-class Meters:
+class DaemonMetrics:
     """Counters, gauges and histograms by label.
 
     The shell raises ``requests``, ``handled``, ``dropped`` and ``limited`` itself, and says what else can be asked; the rest is the engine's.

@@ -1,8 +1,8 @@
 import pytest
 
-from sidecard.core.cache.cache import SHARING_ONLY_BYTES, Cache, Stored
 from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES, Terms
 from sidecard.core.cache.eviction import GreedyDual
+from sidecard.core.cache.memory import SHARING_ONLY_BYTES, Insertion, MemoryCache
 
 
 def terms(ttl: float = 100.0, window: float = 0.0, tags: tuple[str, ...] = ()) -> Terms:
@@ -10,12 +10,12 @@ def terms(ttl: float = 100.0, window: float = 0.0, tags: tuple[str, ...] = ()) -
     return Terms("1000:default", ttl, window, "default", tags=tags)
 
 
-def put(cache: Cache, key: str, now: float = 0.0, size: int = 10, ttl: float = 100.0) -> Stored:
+def put(cache: MemoryCache, key: str, now: float = 0.0, size: int = 10, ttl: float = 100.0) -> Insertion:
     """Store ``size`` bytes under ``key``."""
     return cache.put(key, b"v" * size, now, terms(ttl), 1.0)
 
 
-def get(cache: Cache, key: str, now: float = 0.0) -> bytes | None:
+def get(cache: MemoryCache, key: str, now: float = 0.0) -> bytes | None:
     """Read a value."""
     entry = cache.get("1000:default", key, now)
     return None if entry is None else entry.value
@@ -23,7 +23,7 @@ def get(cache: Cache, key: str, now: float = 0.0) -> bytes | None:
 
 def test_get_before_and_at_the_end_of_its_time() -> None:
     """An entry lives for its time and not an instant longer."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
     put(cache, "key", now=10.0, ttl=5.0)
 
     assert get(cache, "key", 14.999) == b"v" * 10
@@ -33,7 +33,7 @@ def test_get_before_and_at_the_end_of_its_time() -> None:
 
 def test_get_of_another_scope_is_a_miss() -> None:
     """Scopes share nothing but the budget."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
     put(cache, "key")
 
     assert cache.get("1001:default", "key", 0.0) is None
@@ -41,7 +41,7 @@ def test_get_of_another_scope_is_a_miss() -> None:
 
 def test_put_charges_key_value_and_overhead() -> None:
     """The sum of bytes is exact."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
     put(cache, "key", size=100)
     put(cache, "other", size=1)
 
@@ -50,7 +50,7 @@ def test_put_charges_key_value_and_overhead() -> None:
 
 def test_put_again_with_a_larger_value_replaces_the_charge() -> None:
     """Overwriting does not count the old value."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
     put(cache, "key", size=10)
     put(cache, "key", size=1000)
 
@@ -61,7 +61,7 @@ def test_put_again_with_a_larger_value_replaces_the_charge() -> None:
 
 def test_put_of_too_large_a_value_is_refused_and_the_older_one_is_gone() -> None:
     """One answer does not drive out all others, and what it would have replaced is not served any more."""
-    cache = Cache(80_000)
+    cache = MemoryCache(80_000)
     put(cache, "key", size=10)
 
     assert put(cache, "key", size=10_000).too_large
@@ -71,7 +71,7 @@ def test_put_of_too_large_a_value_is_refused_and_the_older_one_is_gone() -> None
 
 def test_put_with_no_time_at_all_stores_nothing() -> None:
     """Neither time to live nor sharing window: nobody could be served it."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
 
     assert put(cache, "key", ttl=0.0).entry is None
     assert cache.count == 0
@@ -79,7 +79,7 @@ def test_put_with_no_time_at_all_stores_nothing() -> None:
 
 def test_put_evicts_until_it_fits() -> None:
     """The budget holds after every insertion."""
-    cache = Cache(80_000)
+    cache = MemoryCache(80_000)
     for number in range(1000):
         put(cache, f"key{number}", size=1000)
         assert cache.bytes <= 80_000
@@ -89,7 +89,7 @@ def test_put_evicts_until_it_fits() -> None:
 
 def test_expired_entries_go_before_live_ones() -> None:
     """Room is made from what nobody can be served any more."""
-    cache = Cache(80_000)
+    cache = MemoryCache(80_000)
     for number in range(30):
         put(cache, f"old{number}", now=0.0, size=1000, ttl=5.0)
     for number in range(30):
@@ -104,7 +104,7 @@ def test_expired_entries_go_before_live_ones() -> None:
 
 def test_a_victim_that_had_just_expired_counts_as_expired() -> None:
     """Expiry is sorted by whole seconds; what leaves in between was dead all the same."""
-    cache = Cache(8_000)
+    cache = MemoryCache(8_000)
     for number in range(8):
         put(cache, f"old{number}", now=0.0, size=500, ttl=5.25)
     for number in range(8):
@@ -116,7 +116,7 @@ def test_a_victim_that_had_just_expired_counts_as_expired() -> None:
 
 def test_a_scan_of_keys_asked_once_leaves_the_asked_ones() -> None:
     """What is asked for again survives ten times the cache's size of what is not."""
-    cache = Cache(800_000)
+    cache = MemoryCache(800_000)
     for number in range(100):
         put(cache, f"hot{number}", size=1000)
     for _ in range(3):
@@ -130,7 +130,7 @@ def test_a_scan_of_keys_asked_once_leaves_the_asked_ones() -> None:
 
 def test_a_key_that_comes_back_soon_after_its_eviction_is_admitted_to_the_main_queue() -> None:
     """The ghost list remembers it, so that it survives the next scan."""
-    cache = Cache(800_000)
+    cache = MemoryCache(800_000)
     for number in range(500):
         put(cache, f"fill{number}", size=1000)
         get(cache, f"fill{number}")
@@ -147,7 +147,7 @@ def test_a_key_that_comes_back_soon_after_its_eviction_is_admitted_to_the_main_q
 
 def test_delete_tells_whether_a_live_entry_was_there() -> None:
     """Deleting twice, or what has expired, deletes nothing."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
     put(cache, "key", ttl=5.0)
     put(cache, "dead", ttl=5.0)
 
@@ -159,7 +159,7 @@ def test_delete_tells_whether_a_live_entry_was_there() -> None:
 
 def test_purge_by_tag_leaves_the_rest() -> None:
     """Only entries that bear the tag go."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
     cache.put("tagged", b"v", 0.0, terms(tags=("weather",)), 1.0)
     put(cache, "plain")
 
@@ -169,7 +169,7 @@ def test_purge_by_tag_leaves_the_rest() -> None:
 
 def test_expire_frees_a_flood_in_batches() -> None:
     """A flood of expiries is spread over several ticks, and the next is due at once until it is worked off."""
-    cache = Cache(100_000_000)
+    cache = MemoryCache(100_000_000)
     for number in range(2500):
         put(cache, f"key{number}", ttl=5.0)
 
@@ -182,7 +182,7 @@ def test_expire_frees_a_flood_in_batches() -> None:
 
 def test_churn_of_one_key_leaves_no_dead_entries() -> None:
     """Overwriting a long-lived key again and again keeps tables as small as one entry needs."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
     for _ in range(10_000):
         put(cache, "key", ttl=86_400.0)
 
@@ -193,7 +193,7 @@ def test_churn_of_one_key_leaves_no_dead_entries() -> None:
 
 def test_entries_of_many_lifetimes_that_leave_early_leave_nothing_behind() -> None:
     """A peer that puts and deletes with another lifetime each time fills no table."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
     put(cache, "stays", ttl=1000.0)
     for number in range(10_000):
         put(cache, "key", ttl=2000.0 + number)
@@ -209,7 +209,7 @@ def test_entries_of_many_lifetimes_that_leave_early_leave_nothing_behind() -> No
 @pytest.mark.parametrize("age", [0.0, 4.0])
 def test_a_cache_of_no_bytes_keeps_answers_for_the_sharing_window(age: float) -> None:
     """With caching off, a finished answer can still be shared for a moment, within a budget of its own."""
-    cache = Cache(0)
+    cache = MemoryCache(0)
     cache.put("key", b"v", 0.0, terms(ttl=0.0, window=5.0), 1.0)
 
     assert not cache.caching
@@ -218,20 +218,20 @@ def test_a_cache_of_no_bytes_keeps_answers_for_the_sharing_window(age: float) ->
     assert get(cache, "key", 5.0) is None
 
 
-def fill(cache: Cache, scope: str, count: int, now: float = 0.0, room: str = "") -> None:
+def fill(cache: MemoryCache, scope: str, count: int, now: float = 0.0, room: str = "") -> None:
     """Store so many entries of 1,000 bytes in a scope."""
     for number in range(count):
         cache.put(f"{room}{number:05d}", b"v" * 1000, now, Terms(scope, 100.0, 0.0, "default"), 1.0)
 
 
-def held(cache: Cache, scope: str) -> int:
+def held(cache: MemoryCache, scope: str) -> int:
     """Return the bytes of a scope, counted one by one."""
     return sum(entry.charge for entry in cache._tables.get(scope, {}).values())
 
 
 def test_a_limited_namespace_evicts_within_itself() -> None:
     """What is too much there goes there; nobody else loses an entry."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
     cache.limit({"team": 100_000})
     fill(cache, "1000:default", 500)
     fill(cache, "*:team", 500)
@@ -243,7 +243,7 @@ def test_a_limited_namespace_evicts_within_itself() -> None:
 
 def test_a_limit_is_of_each_scope_of_that_name() -> None:
     """Two uids have a private namespace of one name each: one cannot fill the other's."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
     cache.limit({"default": 100_000})
     fill(cache, "1000:default", 50)
     fill(cache, "1001:default", 500)
@@ -254,7 +254,7 @@ def test_a_limit_is_of_each_scope_of_that_name() -> None:
 
 def test_a_limited_namespace_keeps_what_is_asked_for() -> None:
     """Within its limit it is a cache like any other."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
     cache.limit({"team": 100_000})
     fill(cache, "*:team", 20, room="hot")
     for number in range(20):
@@ -266,7 +266,7 @@ def test_a_limited_namespace_keeps_what_is_asked_for() -> None:
 
 def test_a_limited_namespace_reserves_nothing() -> None:
     """Where the whole cache is full, it gives way like all others."""
-    cache = Cache(200_000)
+    cache = MemoryCache(200_000)
     cache.limit({"team": 150_000})
     fill(cache, "*:team", 200)
     assert held(cache, "*:team") > 140_000
@@ -279,7 +279,7 @@ def test_a_limited_namespace_reserves_nothing() -> None:
 
 def test_an_answer_too_large_for_its_namespace_is_refused() -> None:
     """By the share that holds for the whole cache."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
     cache.limit({"team": 80_000})
     large = Terms("*:team", 100.0, 0.0, "default")
 
@@ -291,7 +291,7 @@ def test_an_answer_too_large_for_its_namespace_is_refused() -> None:
 
 def test_expired_entries_of_a_limited_namespace_go_before_live_ones() -> None:
     """As in the whole cache."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
     cache.limit({"team": 100_000})
     for number in range(60):
         cache.put(f"old{number}", b"v" * 1000, 0.0, Terms("*:team", 5.0, 0.0, "default"), 1.0)
@@ -302,7 +302,7 @@ def test_expired_entries_of_a_limited_namespace_go_before_live_ones() -> None:
 
 def test_a_new_limit_holds_after_a_few_batches() -> None:
     """What is too much leaves batch by batch, so that nobody waits for it; other namespaces lose nothing."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
     fill(cache, "*:team", 3000)
     fill(cache, "1000:default", 1000)
     cache.limit({"team": 100_000})
@@ -319,7 +319,7 @@ def test_a_new_limit_holds_after_a_few_batches() -> None:
 
 def test_a_limit_that_is_taken_away_is_none() -> None:
     """And the order in which entries leave is the same as before."""
-    cache = Cache(10_000_000)
+    cache = MemoryCache(10_000_000)
     cache.limit({"team": 100_000})
     fill(cache, "*:team", 500)
     kept = len(cache._tables["*:team"])

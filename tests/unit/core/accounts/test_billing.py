@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecard.core.accounts.accounts import Accounts, Price, no_price
-from sidecard.core.accounts.ledger import LEDGER_VERSION, MAX_MODELS, OTHER, Books, LedgerSnapshot, SpendingBooks
-from sidecard.core.accounts.meters import Meters
+from sidecard.core.accounts.billing import Billing, Price, no_price
+from sidecard.core.accounts.daemon_metrics import DaemonMetrics
+from sidecard.core.accounts.ledger import LEDGER_VERSION, MAX_MODELS, OTHER, BackendLedgers, LedgerSnapshot, TaskLedgers
 from sidecard.core.backends.backends import Backends
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings, TaskSettings
@@ -23,9 +23,9 @@ def table(model: str, prompt_tokens: int, completion_tokens: int) -> float | Non
     return float(prompt_tokens + completion_tokens) if model == "known" else None
 
 
-def accounts(price: Price = no_price) -> Accounts:
+def accounts(price: Price = no_price) -> Billing:
     """Return empty accounts."""
-    return Accounts(Books(8), SpendingBooks(8), Budgets({}, 0.0), Meters(8), price, 0.0, 0.0)
+    return Billing(TaskLedgers(8), BackendLedgers(8), Budgets({}, 0.0), DaemonMetrics(8), price, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_what_a_hit_and_a_shared_answer_saved_is_booked_to_who_gave_it() -> None
 
 def test_the_books_are_bounded() -> None:
     """Peers choose the names of backends and models."""
-    books = SpendingBooks(4)
+    books = BackendLedgers(4)
     for number in range(2000):
         books.bill(f"backend{number}", 1.0, Usage(model=f"model{number}", cost_dollars=1.0))
 
