@@ -45,7 +45,7 @@ from sidecard.core.events import (
 from sidecard.core.notes import Note
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
-from tests.naive_index import NaiveIndex
+from tests.reference_index import ReferenceIndex
 
 _Reply = TypeVar("_Reply", bound=wire.Reply)
 
@@ -134,7 +134,7 @@ class Host:
     """What compresses large answers, should the settings ask for it."""
 
     def __init__(self, *, wall_offset_seconds: float = 0.0, jitter: float = 0.5, **settings: Any) -> None:
-        new_index: IndexFactory = settings.pop("new_index", NaiveIndex)
+        new_index: IndexFactory = settings.pop("new_index", ReferenceIndex)
         self.now = 100.0
         self.jitter = jitter
         """What every draw comes to."""

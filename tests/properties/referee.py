@@ -14,7 +14,7 @@ from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import DrainExpired, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
-from tests.properties.records import Place, means, same_process, scope_of
+from tests.laws.records import Place, means, same_process, scope_of
 
 
 @dataclass(eq=False)

@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from sidecard.core.events import DrainExpired, DrainRequested, Peer
 from sidecard_client.protocol import wire
-from tests.properties.trial import Trial
-from tests.properties.worlds import WORLDS
+from tests.laws.model_trial import Trial
+from tests.laws.model_worlds import WORLDS
 
 PICKS = st.integers(0, 40)
 """An index into whatever there is to choose from, taken modulo its length."""

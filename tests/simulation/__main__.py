@@ -3,7 +3,7 @@
 Lives follow each other, a kind of world each in turn (``--world`` for one kind alone), all of them decided by the seed. Each
 minute says how far it is. At the first fault it stops with 1, having written the shortest script it could find, as a test to be
 pasted. Several of them may run at a time, with seeds of their own: ``for seed in 1 2; do python -m tests.simulation --seed
-$seed & done``. What is simulated and judged is told in `tests.simulation.whole.world`.
+$seed & done``. What is simulated and judged is told in `tests.simulation.host.world`.
 """
 
 import argparse
@@ -12,9 +12,9 @@ import time
 import traceback
 from itertools import count, cycle
 
-from tests.simulation.whole.scripts import STEPS_OF_A_LIFE, Found, live, shorten, told
-from tests.simulation.whole.settings import SETTINGS
-from tests.simulation.whole.stage import simulated
+from tests.simulation.host.patches import simulated
+from tests.simulation.host.scripts import STEPS_OF_A_LIFE, Found, live, shorten, told
+from tests.simulation.host.worlds import SETTINGS
 
 _SECONDS_BETWEEN_WORDS = 60.0
 

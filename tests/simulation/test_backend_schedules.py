@@ -12,8 +12,8 @@ from msgspec import structs
 
 from sidecard.core.events import DrainExpired, DrainRequested, Peer
 from sidecard_client.protocol import wire
-from tests.properties.backend_trial import BackendTrial
-from tests.properties.backend_worlds import BACKEND_WORLDS, BREAKERS
+from tests.laws.backend_trial import BackendTrial
+from tests.laws.backend_worlds import BACKEND_WORLDS, BREAKERS
 from tests.simulation.lives import live
 
 _STEPS = int(os.environ.get("SIDECARD_SIMULATION_STEPS", "24000"))

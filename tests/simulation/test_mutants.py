@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.simulation.host.patches import simulated
+from tests.simulation.host.scripts import live_on
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.whole.scripts import live_on
-from tests.simulation.whole.stage import simulated
 
 _QUICK = ("namespaces are not told apart by uid", "client: an answer is told again on another connection")
 """One of the engine and one of a client, which are found in a second."""

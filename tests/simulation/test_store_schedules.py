@@ -16,7 +16,7 @@ from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 from tests.host import packed, unpacked
 from tests.simulation.lives import SEED
-from tests.simulation.naive_store import CLAIM_SECONDS, LONGEST_DELAY_SECONDS, Clock, Line, Server
+from tests.simulation.reference_store import CLAIM_SECONDS, LONGEST_DELAY_SECONDS, Clock, Line, Server
 
 _STEPS = int(os.environ.get("SIDECARD_SIMULATION_STEPS", "100000"))
 _STEPS_OF_A_LIFE = 400

@@ -11,7 +11,7 @@ from sidecard.adapters import vectors
 from sidecard.adapters.vectors import FLAT_VECTORS, NearestVectors, index_maker, require
 from sidecard.config.config import Config, load
 from sidecard.errors import ConfigError
-from tests.naive_index import NaiveIndex, cosine, numbers_of
+from tests.reference_index import ReferenceIndex, cosine, numbers_of
 
 TOLERANCE = 2e-3
 """Of a cosine, where one vector is kept at half precision."""
@@ -57,7 +57,7 @@ def test_the_nearest_are_the_naive_indexs(monkeypatch: pytest.MonkeyPatch, seed:
     print(f"seed {seed}")
     monkeypatch.setattr(vectors, "FLAT_VECTORS", flat_vectors)
     topics = Topics(seed, 16)
-    real, naive = NearestVectors(16), NaiveIndex(16)
+    real, naive = NearestVectors(16), ReferenceIndex(16)
     missed = 0
     for label in range(200):
         vector = topics.draw()

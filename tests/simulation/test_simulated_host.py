@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.simulation.host.patches import simulated
+from tests.simulation.host.scripts import Writer, live_on, relive, replay, shorten, told
+from tests.simulation.host.world import World
+from tests.simulation.host.worlds import SETTINGS
 from tests.simulation.lives import SEED
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.whole.scripts import Writer, live_on, relive, replay, shorten, told
-from tests.simulation.whole.settings import SETTINGS
-from tests.simulation.whole.stage import simulated
-from tests.simulation.whole.world import World
 
 _FEW = 1_500
 _MANY = 60_000

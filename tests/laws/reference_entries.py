@@ -10,10 +10,10 @@ from sidecard.core.accounts.ledger import OTHER
 from sidecard.core.events import Peer
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
-from tests.properties.records import UNKNOWN, Answer, Place, Sent, Sums, means
+from tests.laws.records import UNKNOWN, Answer, Place, Sent, Sums, means
 
 
-class EntryModel(ABC):
+class ReferenceEntries(ABC):
     """Entries in a dict; nothing is ever evicted unless `forget` says so."""
 
     def __init__(self, settings: EngineSettings) -> None:

@@ -9,10 +9,10 @@ import anyio
 from sidecard_client import AsyncClient, CallFailed, CallRejected, CallTimeout, Client
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import DaemonUnavailable, RequestRefused
-from tests.simulation.whole.judge import Call, Judge, Run, UpstreamFailed
-from tests.simulation.whole.threads import Interrupted, Killed, ThreadedProcess
-from tests.simulation.whole.turns import LoopProcess, Process, Surroundings
-from tests.simulation.whole.wires import Socket
+from tests.laws.answer_checker import AnswerChecker, Call, Run, UpstreamFailed
+from tests.simulation.host.processes import LoopProcess, Process, Surroundings
+from tests.simulation.host.sockets import Socket
+from tests.simulation.host.threads import Interrupted, Killed, ThreadedProcess
 
 PATH = "/simulated/sidecard.sock"
 
@@ -30,7 +30,7 @@ _MAY_BE = (CallFailed, CallRejected, CallTimeout, UpstreamFailed)
 class Stage(Surroundings, Protocol):
     """What an app needs of the world."""
 
-    judge: Judge
+    judge: AnswerChecker
     wait_seconds: float
     """How long the daemon lets wait who does not say."""
 

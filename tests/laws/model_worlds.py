@@ -49,4 +49,4 @@ WORLDS = {
     )
     for name, world in _WORLDS.items()
 }
-"""With backends that take every call: what happens where they do not is `tests.properties.test_backends_under_the_law`'s."""
+"""With backends that take every call: what happens where they do not is `tests.properties.test_backend_laws`'s."""

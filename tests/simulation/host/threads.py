@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from greenlet import getcurrent, greenlet
 
-from tests.simulation.whole.turns import Process, Surroundings, Timer
+from tests.simulation.host.processes import Process, Surroundings, Timer
 
 
 class Killed(BaseException):

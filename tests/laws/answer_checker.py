@@ -89,7 +89,7 @@ class Removal:
         return self.key in {None, place[1]} and self.namespace in {None, place[0], place[0].partition(":")[2]}
 
 
-class Judge:
+class AnswerChecker:
     """Raises `AssertionError` at the first thing that may not be. ``now`` is the real time."""
 
     def __init__(self, *, calm: bool = False, exact_removals: bool = True) -> None:

@@ -12,9 +12,9 @@ from itertools import count
 from pprint import pformat
 from typing import Any, NamedTuple
 
-from tests.simulation.whole.settings import SETTINGS
-from tests.simulation.whole.stage import simulated
-from tests.simulation.whole.world import SLOTS, Setting, Step, World
+from tests.simulation.host.patches import simulated
+from tests.simulation.host.world import SLOTS, Setting, Step, World
+from tests.simulation.host.worlds import SETTINGS
 
 _SHARE_OF_FAULTS = 0.4
 """Of all faults, in one life. FoundationDB activates 25 % of its sections in a run."""
@@ -261,7 +261,7 @@ def told(found: Found) -> str:
     steps = "\n".join(f"            {pformat(step, width=100_000, sort_dicts=False)}," for step in found.script)
     doc = says.replace("\\", "").replace('"""', "'''")[:100].replace('"', "'")
     return (
-        "from tests.simulation.whole.scripts import replay\n\n\n"
+        "from tests.simulation.host.scripts import replay\n\n\n"
         "def test_what_went_wrong_is_right_now() -> None:\n"
         f'    """It ended in: {doc}."""\n'
         f"    replay(\n        {found.setting!r},\n        [\n{steps}\n        ],\n    )\n"

@@ -13,10 +13,10 @@ import msgspec
 
 from sidecard_client.protocol.errors import FramingError
 from sidecard_client.protocol.frames import FrameBuffer, LineBuffer, frame
-from tests.simulation.whole.apps import Fields, Stage, scope_of
-from tests.simulation.whole.judge import Call, Run
-from tests.simulation.whole.turns import LoopProcess, Surroundings
-from tests.simulation.whole.wires import Socket
+from tests.laws.answer_checker import Call, Run
+from tests.simulation.host.apps import Fields, Stage, scope_of
+from tests.simulation.host.processes import LoopProcess, Surroundings
+from tests.simulation.host.sockets import Socket
 
 _RECEIVE_BYTES = 4096
 _NONSENSE_SECONDS = 0.5
@@ -38,7 +38,7 @@ class Begun:
         self.pieces: list[str] = []
 
 
-class Stranger(LoopProcess):
+class RawPeer(LoopProcess):
     """One connection of its own; another one where it has ended."""
 
     world: Stage

@@ -17,7 +17,7 @@ def numbers_of(vector: bytes) -> list[float]:
     return array("f", vector).tolist()
 
 
-class NaiveIndex:
+class ReferenceIndex:
     """An `Index` that is right because there is nothing to it. It refuses labels that are in use, or are not."""
 
     def __init__(self, dimensions: int) -> None:

@@ -15,7 +15,7 @@ from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, SettingsRead, Tick
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
-from tests.properties.witness import Witness
+from tests.laws.backend_checker import BackendChecker
 
 _Reply = TypeVar("_Reply", bound=wire.Reply)
 _VALUE = msgspec.Raw(wire.pack("answer"))
@@ -36,7 +36,7 @@ class BackendTrial:
         self.engine = Engine(
             settings, boot_id="boot", version="0", now=self.now, shown_settings={}, shown_origins={}, jitter=_jitter()
         )
-        self.witness = Witness(settings)
+        self.witness = BackendChecker(settings)
         self.peers: list[Peer] = []
         self.granted: list[tuple[Peer, str]] = []
         """Every lease there ever was, with who got it."""

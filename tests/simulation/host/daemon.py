@@ -17,9 +17,9 @@ from sidecard.server.connection import Commons, Connection
 from sidecard.server.connections import Roster
 from sidecard.server.driver import Driver
 from sidecard.server.scheduler import Turns
-from tests.simulation.naive_store import Line, Server
-from tests.simulation.whole.turns import LoopProcess, Surroundings, Timer
-from tests.simulation.whole.wires import Ends, Pipe
+from tests.simulation.host.processes import LoopProcess, Surroundings, Timer
+from tests.simulation.host.sockets import Ends, Pipe
+from tests.simulation.reference_store import Line, Server
 
 RECEIVE_BYTES = 64 * 1024
 FLUSH_SECONDS = 2.0

@@ -12,8 +12,8 @@ from sidecard.core.settings import (
     SharedWith,
     TaskSettings,
 )
-from tests.simulation.whole.apps import TEAM, TEAM_UIDS
-from tests.simulation.whole.world import Setting
+from tests.simulation.host.apps import TEAM, TEAM_UIDS
+from tests.simulation.host.world import Setting
 
 _ALWAYS = BackendSettings(locality="local", breaker=BreakerSettings(enabled=False))
 _BREAKER = BreakerSettings(

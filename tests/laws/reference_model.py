@@ -13,8 +13,7 @@ from msgspec import Raw, structs
 from sidecard.core.events import DrainExpired, DrainRequested, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
-from tests.properties.entry_model import EntryModel
-from tests.properties.records import (
+from tests.laws.records import (
     UNKNOWN,
     Answer,
     Flight,
@@ -25,9 +24,10 @@ from tests.properties.records import (
     same_process,
     scope_of,
 )
+from tests.laws.reference_entries import ReferenceEntries
 
 
-class Model(EntryModel):
+class Model(ReferenceEntries):
     """Predicts every reply to every event."""
 
     def __init__(self, settings: EngineSettings) -> None:

@@ -21,14 +21,14 @@ from sidecard.core.effects import Effect
 from sidecard.core.events import Event
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
-from tests.simulation.whole.apps import App, AsyncApp, BlockingApp, Fields
-from tests.simulation.whole.auditor import audit, audit_emptiness
-from tests.simulation.whole.daemon import Credentials, Daemon, Store
-from tests.simulation.whole.judge import Judge
-from tests.simulation.whole.notary import Notary
-from tests.simulation.whole.strangers import Stranger
-from tests.simulation.whole.turns import Process
-from tests.simulation.whole.wires import Pipe
+from tests.laws.answer_checker import AnswerChecker
+from tests.laws.event_checker import EventChecker
+from tests.laws.table_checker import audit, audit_emptiness
+from tests.simulation.host.apps import App, AsyncApp, BlockingApp, Fields
+from tests.simulation.host.daemon import Credentials, Daemon, Store
+from tests.simulation.host.processes import Process
+from tests.simulation.host.raw_peers import RawPeer
+from tests.simulation.host.sockets import Pipe
 
 Step = tuple[Any, ...]
 
@@ -73,11 +73,11 @@ class World:
         self.now = 0.0
         self.happenings = 0
         stores = setting.settings.store != "none"
-        self.judge = Judge(calm=setting.calm, exact_removals=not stores)
+        self.judge = AnswerChecker(calm=setting.calm, exact_removals=not stores)
         self.wait_seconds = setting.settings.wait_seconds
         self.slots: list[Any] = [None] * SLOTS
         self.daemon: Daemon | None = None
-        self.notary: Notary
+        self.notary: EventChecker
         self._settings = setting.settings
         self._chance = random.Random(1)
         self._store = Store(random.Random(2)) if stores else None
@@ -262,7 +262,7 @@ class World:
         elif kind == "async":
             self.slots[slot] = AsyncApp(self, name, uid, pid, **clock)
         else:
-            self.slots[slot] = Stranger(
+            self.slots[slot] = RawPeer(
                 self, name, uid, pid, lines=kind == "lines", leases=lambda: self._leases_of_others(pid), **clock
             )
 
@@ -317,7 +317,7 @@ class World:
     def half_close(self, slot: int) -> None:
         """Let a stranger send no more."""
         process = self.slots[slot]
-        if isinstance(process, Stranger):
+        if isinstance(process, RawPeer):
             process.half_closes()
 
     # Steps: what processes do -----------------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ class World:
     def say(self, slot: int, request: Fields) -> None:
         """Let a stranger say something that it should not."""
         process = self.slots[slot]
-        if isinstance(process, Stranger):
+        if isinstance(process, RawPeer):
             process.says(request)
 
     def get(self, slot: int, key: str) -> None:
@@ -378,7 +378,7 @@ class World:
     def boot(self) -> Daemon:
         """Start the daemon, if it does not run."""
         if self.daemon is None:
-            self.notary = Notary(self._settings, stores=self._store is not None, is_app=self._apps.__contains__)
+            self.notary = EventChecker(self._settings, stores=self._store is not None, is_app=self._apps.__contains__)
             self.daemon = Daemon(
                 self,
                 f"boot{next(self._boots)}",

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.simulation.whole.threads import Event, Interrupted, Lock, ThreadedProcess
-from tests.simulation.whole.turns import LoopProcess, Process
-from tests.simulation.whole.wires import CAPACITY_BYTES, Ends, Pipe
+from tests.simulation.host.processes import LoopProcess, Process
+from tests.simulation.host.sockets import CAPACITY_BYTES, Ends, Pipe
+from tests.simulation.host.threads import Event, Interrupted, Lock, ThreadedProcess
 
 
 class Ground:

@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from sidecard.core.events import DrainExpired, DrainRequested, Peer
 from sidecard_client.protocol import wire
-from tests.properties.backend_trial import BackendTrial
-from tests.properties.backend_worlds import BACKEND_WORLDS
+from tests.laws.backend_trial import BackendTrial
+from tests.laws.backend_worlds import BACKEND_WORLDS
 
 PICKS = st.integers(0, 40)
 """An index into whatever there is to choose from, taken modulo its length."""

@@ -7,7 +7,7 @@ from itertools import count
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-from tests.simulation.whole.turns import LoopProcess, Process
+from tests.simulation.host.processes import LoopProcess, Process
 
 CAPACITY_BYTES = 1500
 """Of one direction. Small, so that writers meet a full one."""

@@ -12,7 +12,7 @@ from sidecard_client.protocol.wire import BreakerAction, BreakerState
 
 
 @dataclass(eq=False)
-class NaiveBreaker:
+class ReferenceBreaker:
     """One backend's."""
 
     settings: BreakerSettings

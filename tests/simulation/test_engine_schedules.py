@@ -11,8 +11,8 @@ import pytest
 
 from sidecard.core.events import DrainExpired, DrainRequested, Peer
 from sidecard_client.protocol import wire
-from tests.properties.trial import Trial
-from tests.properties.worlds import WORLDS
+from tests.laws.model_trial import Trial
+from tests.laws.model_worlds import WORLDS
 from tests.simulation.lives import live
 
 _STEPS = int(os.environ.get("SIDECARD_SIMULATION_STEPS", "50000"))

@@ -18,7 +18,7 @@ from sidecard.core.settings import TaskSettings
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Begin, Hit, Lease
 from tests.host import Actor, Host, packed, unpacked
-from tests.naive_index import NaiveIndex
+from tests.reference_index import ReferenceIndex
 
 THRESHOLD = 0.9
 TTL_SECONDS = 50.0
@@ -208,7 +208,7 @@ def unpacked_chunk(chunk: wire.Chunk) -> Any:
 FAQ = Kind(1000, "default", "faq", "g", stream=False)
 
 
-@pytest.mark.parametrize("new_index", [NaiveIndex, NearestVectors], ids=["naive", "real"])
+@pytest.mark.parametrize("new_index", [ReferenceIndex, NearestVectors], ids=["naive", "real"])
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 @example(

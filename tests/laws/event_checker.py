@@ -1,7 +1,7 @@
 """The law of flights at the daemon's edge: what goes into the engine and what comes out, held against each other.
 
 As `tests.properties.referee` for worlds without them, but for streams, stores, stale answers, permits and several backends.
-The notary knows nothing of the engine's mind; what it must not be in any state is `tests.simulation.whole.auditor`'s.
+The notary knows nothing of the engine's mind; what it must not be in any state is `tests.laws.table_checker`'s.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from sidecard.core.effects import Effect, Send, Tell
 from sidecard.core.events import DrainExpired, Event, Peer, PeerJoined, PeerLost, RequestReceived, SettingsRead, Tick
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
-from tests.properties.records import Place, means, scope_of
+from tests.laws.records import Place, means, scope_of
 
 _FINAL = (*wire.FINAL_REPLIES_OF_BEGIN, wire.Ok, wire.StaleLease)
 _LATER = (wire.Get, wire.Delete, wire.Purge, wire.Reload)
@@ -69,7 +69,7 @@ class Kept:
     servable: bool = True
 
 
-class Notary:
+class EventChecker:
     """Watches one run of the daemon. ``stores`` says that there is a store, whose entries outlive it.
 
     ``is_app`` tells by its pid whether a process uses our clients, which never present a lease but on its own connection.

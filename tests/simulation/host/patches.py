@@ -25,9 +25,9 @@ from sidecard_client.call import local_flights as local
 from sidecard_client.call import streams as streaming
 from sidecard_client.metrics import client_metrics as instruments
 from sidecard_client.protocol.errors import SidecardWarning
-from tests.simulation.whole.threads import THREADING_MODULE
-from tests.simulation.whole.turns import monotonic
-from tests.simulation.whole.wires import SOCKET_MODULE
+from tests.simulation.host.processes import monotonic
+from tests.simulation.host.sockets import SOCKET_MODULE
+from tests.simulation.host.threads import THREADING_MODULE
 
 
 def _no_impostor(*_: object) -> None:

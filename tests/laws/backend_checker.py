@@ -23,7 +23,7 @@ from sidecard.core.events import (
 )
 from sidecard.core.settings import BackendSettings, EngineSettings, settings_of_unnamed
 from sidecard_client.protocol import wire
-from tests.properties.naive_breaker import NaiveBreaker
+from tests.laws.reference_breaker import ReferenceBreaker
 
 _FINAL = (*wire.FINAL_REPLIES_OF_BEGIN, wire.Ok, wire.StaleLease)
 _COUNTER = {
@@ -77,7 +77,7 @@ class Held:
 
 
 @dataclass(eq=False)
-class Witness:
+class BackendChecker:
     """Watches one engine."""
 
     settings: EngineSettings
@@ -86,7 +86,7 @@ class Witness:
     held: dict[str, Held] = field(default_factory=dict)
     unanswered: dict[str, Held] = field(default_factory=dict)
     """Leases that ended before their call did, whose late answer is still to be billed."""
-    breakers: dict[str, NaiveBreaker] = field(default_factory=dict)
+    breakers: dict[str, ReferenceBreaker] = field(default_factory=dict)
     grants: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     counts: Counter[str] = field(default_factory=Counter)
     billed_dollars: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -103,10 +103,10 @@ class Witness:
         """Return what holds for a backend."""
         return self.settings.backends.get(name) or settings_of_unnamed(name)
 
-    def breaker(self, name: str) -> NaiveBreaker:
+    def breaker(self, name: str) -> ReferenceBreaker:
         """Return a backend's breaker."""
         if name not in self.breakers:
-            self.breakers[name] = NaiveBreaker(self.backend(name).breaker)
+            self.breakers[name] = ReferenceBreaker(self.backend(name).breaker)
 
         return self.breakers[name]
 

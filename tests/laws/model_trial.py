@@ -15,8 +15,8 @@ from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
-from tests.properties.model import Model
-from tests.properties.records import UNKNOWN, Sent, budget_bytes
+from tests.laws.records import UNKNOWN, Sent, budget_bytes
+from tests.laws.reference_model import Model
 from tests.properties.referee import Referee
 
 _Reply = TypeVar("_Reply", bound=wire.Reply)
