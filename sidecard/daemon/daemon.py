@@ -42,13 +42,13 @@ from sidecard.errors import ConfigError, SidecardBug
 from sidecard.observe.log_writer import LogWriter
 from sidecard.observe.logs import Log, open_log
 from sidecard.server import listener
-from sidecard.server.buffers import Buffers
-from sidecard.server.connection import Commons, Connection
-from sidecard.server.connections import Roster, unmapped_uid
+from sidecard.server.buffers import BufferBudget
+from sidecard.server.connection import PeerConnection, ServerContext
+from sidecard.server.connections import ConnectionTable, unmapped_uid
 from sidecard.server.driver import Driver
 from sidecard.server.listener import Listener
-from sidecard.server.scheduler import Turns
-from sidecard.server.socket_monitor import Lookout
+from sidecard.server.scheduler import FairScheduler
+from sidecard.server.socket_monitor import SocketMonitor
 from sidecard.store.base import Store
 from sidecard_client import __version__
 from sidecard_client.protocol import wire
@@ -188,11 +188,11 @@ class _Serving:
         self._clock = clock
         self._limits = _with_descriptors(config.limits, log)
         self._limited = Counter[str]()
-        self._buffers = Buffers[Connection](self._limits.max_buffered_bytes)
-        self._roster = Roster(
+        self._buffers = BufferBudget[PeerConnection](self._limits.max_buffered_bytes)
+        self._connections = ConnectionTable(
             self._limits,
             self._is_operator,
-            on_refused=lambda uid, reason: log.say("warning", "peer refused", uid=uid, reason=reason),
+            on_denied=lambda uid, reason: log.say("warning", "peer denied", uid=uid, reason=reason),
             on_closed=lambda peer, reason: log.say("warning", "peer closed", peer=peer.id, uid=peer.uid, reason=reason),
             limited=self._limited,
             unmapped_uid=None if config.socket.admit_unmapped else unmapped_uid(),
@@ -262,7 +262,7 @@ class _Serving:
                 tasks.start_soon(self._obey, signals)
                 tasks.start_soon(self._reload_when_asked, driver)
                 tasks.start_soon(self._feed_watchdog, driver)
-                tasks.start_soon(Lookout(self._listener, partial(self._bind_anew, loop, driver), self._log.say).run)
+                tasks.start_soon(SocketMonitor(self._listener, partial(self._rebind, loop, driver), self._log.say).run)
                 if ledger is not None:
                     tasks.start_soon(ledger.run)
 
@@ -272,15 +272,15 @@ class _Serving:
 
                 self._notifier.stopping("draining", self._drain_seconds + 2 * FLUSH_SECONDS)
                 self._server.close()
-                self._log.say("info", "stopping", peers=len(self._roster), drain_seconds=self._drain_seconds)
+                self._log.say("info", "stopping", peers=len(self._connections), drain_seconds=self._drain_seconds)
                 idle = anyio.Event()
                 driver.drain(idle.set)
                 await self._wait(idle, self._drain_seconds)
                 driver.end_drain()
                 empty = anyio.Event()
-                self._roster.close_all(empty.set)
+                self._connections.close_all(empty.set)
                 await self._wait(empty, FLUSH_SECONDS)
-                self._roster.abort_all()
+                self._connections.abort_all()
                 tasks.cancel_scope.cancel()
 
             await outlets.close()
@@ -345,19 +345,19 @@ class _Serving:
     async def _listen(self, loop: asyncio.AbstractEventLoop, driver: Driver) -> asyncio.Server:
         # From 3.13 on the loop would remove the socket's file by itself, also one that is not ours.
         options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-        commons = Commons(driver, self._roster, Turns(loop), self._buffers, loop)
+        commons = ServerContext(driver, self._connections, FairScheduler(loop), self._buffers, loop)
         return await loop.create_unix_server(
-            lambda: Connection(commons, self._limits),
+            lambda: PeerConnection(commons, self._limits),
             sock=self._listener.socket,
             backlog=listener.BACKLOG,
             **options,
         )
 
-    async def _bind_anew(self, loop: asyncio.AbstractEventLoop, driver: Driver) -> None:
+    async def _rebind(self, loop: asyncio.AbstractEventLoop, driver: Driver) -> None:
         """Serve on a new socket at the same path. Who is connected stays so. Raises `ListenError`."""
         settings = self._config.socket
         # In a thread: who listens there by now is asked, and may take a second to answer.
-        await anyio.to_thread.run_sync(self._listener.bind_anew, settings.mode, settings.group)
+        await anyio.to_thread.run_sync(self._listener.rebind, settings.mode, settings.group)
         before, self._server = self._server, await self._listen(loop, driver)
         if before is not None:
             before.close()
@@ -428,7 +428,7 @@ class _Serving:
             driver.hear(SettingsRead(problems=[f"reading failed: {type(fault).__name__}"], asked_by=asked_by))
         else:
             before, self._config = self._config, read.config
-            self._limits = self._roster.limits = _with_descriptors(read.config.limits, self._log)
+            self._limits = self._connections.limits = _with_descriptors(read.config.limits, self._log)
             self._buffers.max_bytes = self._limits.max_buffered_bytes
             if read.config.log.level != before.log.level:
                 self._set_level(read.config.log.level)

@@ -1,1 +1,1 @@
-"""The shell around the engine: bytes in, bytes out, and no decision of its own."""
+"""The socket server around the engine: it moves bytes and takes no decisions about calls."""

@@ -1,10 +1,10 @@
-"""What all connections together hold in memory: replies that nobody has read, and messages that have come in part.
+"""Bound the memory of all connections together: unread replies, and messages that are incomplete.
 
-Each connection has bounds of its own, which a peer with thousands of connections multiplies. Beyond `Buffers.max_bytes` those
-are closed that hold most, of the uid that holds most, until the rest fits. Precedent: Redis' ``maxmemory-clients``.
-A client that is closed makes its calls without the daemon.
+Each connection has bounds of its own, which a peer with thousands of connections multiplies. Above `BufferBudget.max_bytes`,
+the connections that hold most are closed, first those of the uid that holds most, until the rest fits. Precedent: Redis'
+``maxmemory-clients``. A client whose connection is closed makes its calls without the daemon.
 
-A large value that many wait for is one object, to which all their frames refer (`sidecard.server.large_replies`): it counts once.
+A large value with many waiters is one object that all their frames refer to (`sidecard.server.large_replies`). It counts once.
 """
 
 from collections import Counter
@@ -12,43 +12,43 @@ from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
 COUNTED_BYTES: Final = 64 * 1024
-"""What a connection holds below this is not counted: looking at it would cost every hit."""
+"""Smaller amounts of one connection are not counted: accounting for them would slow down every hit."""
 
 T = TypeVar("T", bound=Hashable)
 
 
-class _Lent:
-    """A value to which the frames of ``borrowers`` refer."""
+class _SharedValue:
+    """A value that unsent frames of ``users`` connections refer to."""
 
-    __slots__ = ("borrowers", "value")
+    __slots__ = ("users", "value")
 
     def __init__(self, value: memoryview) -> None:
         self.value = value
-        self.borrowers = 0
+        self.users = 0
 
 
-class Buffers(Generic[T]):
-    """What connections hold, as far as it is more than `COUNTED_BYTES` each."""
+class BufferBudget(Generic[T]):
+    """The bytes that connections hold. Amounts up to `COUNTED_BYTES` of one connection are ignored."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         """May be changed at any time."""
         self.bytes = 0
         self._held: dict[T, tuple[int, int]] = {}
-        """Uid and bytes, without what was lent."""
-        self._of_uid: Counter[int] = Counter()
-        self._lent: dict[int, _Lent] = {}
-        """By the identity of the object that has the bytes, which lives as long as it is lent."""
-        self._borrowed: dict[T, list[int]] = {}
+        """Uid and bytes of each connection, without shared values."""
+        self._per_uid: Counter[int] = Counter()
+        self._values: dict[int, _SharedValue] = {}
+        """By the identity of the object that holds the bytes, which lives at least as long as its item."""
+        self._used: dict[T, list[int]] = {}
 
-    def hold(self, line: T, uid: int, count: int) -> list[T]:
-        """Take note of what a connection holds now; return those that are to be closed, where that is too much for all."""
-        if count <= COUNTED_BYTES and line not in self._held and self.bytes <= self.max_bytes:
-            # Nearly always: it held nothing that counts, and does not now.
+    def update(self, connection: T, uid: int, count: int) -> list[T]:
+        """Set what a connection holds now. Return the connections to close because the sum is above the bound."""
+        if count <= COUNTED_BYTES and connection not in self._held and self.bytes <= self.max_bytes:
+            # The common case: the connection held nothing that counts, and still does not.
             return []
 
-        count -= self._borrowed_bytes(line)
-        self._set(line, uid, count if count > COUNTED_BYTES else 0)
+        count -= self._shared_bytes(connection)
+        self._set(connection, uid, count if count > COUNTED_BYTES else 0)
         victims: list[T] = []
         while self.bytes > self.max_bytes:
             victims.append(self._largest())
@@ -56,50 +56,50 @@ class Buffers(Generic[T]):
 
         return victims
 
-    def lend(self, line: T, value: memoryview) -> None:
-        """A frame that the connection has not sent yet refers to a value."""
-        place = id(value.obj)
-        lent = self._lent.get(place)
-        if lent is None:
-            lent = self._lent[place] = _Lent(value)
+    def share(self, connection: T, value: memoryview) -> None:
+        """Count a value that an unsent frame of the connection refers to."""
+        identity = id(value.obj)
+        shared = self._values.get(identity)
+        if shared is None:
+            shared = self._values[identity] = _SharedValue(value)
             self.bytes += len(value)
 
-        lent.borrowers += 1
-        self._borrowed.setdefault(line, []).append(place)
+        shared.users += 1
+        self._used.setdefault(connection, []).append(identity)
 
-    def take_back(self, line: T) -> None:
-        """All that the connection was to send has left."""
-        for place in self._borrowed.pop(line, ()):
-            lent = self._lent[place]
-            lent.borrowers -= 1
-            if not lent.borrowers:
-                self.bytes -= len(lent.value)
-                del self._lent[place]
+    def unshare(self, connection: T) -> None:
+        """Forget the connection's shared values: all its frames have been sent."""
+        for identity in self._used.pop(connection, ()):
+            shared = self._values[identity]
+            shared.users -= 1
+            if not shared.users:
+                self.bytes -= len(shared.value)
+                del self._values[identity]
 
-    def release(self, line: T) -> None:
-        """A connection holds nothing any more."""
-        self.take_back(line)
-        if line in self._held:
-            self._set(line, self._held[line][0], 0)
+    def release(self, connection: T) -> None:
+        """Forget a connection, which holds nothing any more."""
+        self.unshare(connection)
+        if connection in self._held:
+            self._set(connection, self._held[connection][0], 0)
 
-    def _set(self, line: T, uid: int, count: int) -> None:
-        growth = count - self._held.pop(line, (uid, 0))[1]
+    def _set(self, connection: T, uid: int, count: int) -> None:
+        growth = count - self._held.pop(connection, (uid, 0))[1]
         if count:
-            self._held[line] = uid, count
+            self._held[connection] = uid, count
 
         self.bytes += growth
-        self._of_uid[uid] += growth
-        if not self._of_uid[uid]:
-            del self._of_uid[uid]
+        self._per_uid[uid] += growth
+        if not self._per_uid[uid]:
+            del self._per_uid[uid]
 
-    def _borrowed_bytes(self, line: T) -> int:
-        return sum(len(self._lent[place].value) for place in self._borrowed.get(line, ()))
+    def _shared_bytes(self, connection: T) -> int:
+        return sum(len(self._values[identity].value) for identity in self._used.get(connection, ()))
 
     def _largest(self) -> T:
-        if not self._of_uid:
-            # There is nothing but values that were lent: whoever borrows most.
-            return max(self._borrowed, key=self._borrowed_bytes)
+        if not self._per_uid:
+            # Only shared values are left: the connection that refers to most of them.
+            return max(self._used, key=self._shared_bytes)
 
-        greedy = max(self._of_uid, key=self._of_uid.__getitem__)
-        lines = (line for line, (uid, _) in self._held.items() if uid == greedy)
-        return max(lines, key=lambda line: self._held[line][1])
+        largest_uid = max(self._per_uid, key=self._per_uid.__getitem__)
+        connections = (connection for connection, (uid, _) in self._held.items() if uid == largest_uid)
+        return max(connections, key=lambda connection: self._held[connection][1])

@@ -1,116 +1,110 @@
-"""One connection: bytes to messages, replies to bytes, and what happens when the other end does not do its part.
+"""One connection of a peer: bytes to messages, replies to bytes, and limits on peers that read or send too slowly.
 
 Back-pressure, in order of severity:
 
-1. More than `HIGH_WATER_BYTES` unread: nothing more of this peer is read or served until it has read most of that.
-2. So for ``stall_seconds``, or more than ``max_outbox_bytes`` unread (answers of other peers' calls): it is closed.
-3. More than ``max_buffered_bytes`` held for all peers together: those are closed that hold most (`sidecard.server.buffers`).
+1. More than `HIGH_WATER_BYTES` unread: the peer is not read or served further until it has read most of that.
+2. More than that for ``stall_seconds``, or more than ``max_outbox_bytes`` unread (replies to other peers' calls): closed.
+3. More than ``max_buffered_bytes`` held for all peers together: those that hold most are closed (`sidecard.server.buffers`).
 
-A message that has come in part for ``message_seconds`` closes its peer too, however its bytes trickle in.
+A peer whose message stays incomplete for ``message_seconds`` is closed too, even if bytes keep arriving.
 
-More than a few messages at once are served in turns (`sidecard.server.scheduler`). Others never notice, because nothing here waits.
-Measured, a peer that asks every 5 ms for a hit has its answer, median, on two cores that all of them share, after 0.3 ms alone,
-0.5 ms beside 4 peers that ping without pause, 0.5 ms beside 16, 6 ms beside 16 that have hits, 3 ms beside 16 that ask for all
-metrics; before there were turns after 2, 8, 24 and 7,400 ms.
+More than a few messages at once are served in turns (`sidecard.server.scheduler`). Median time of a hit for a peer that asks
+every 5 ms, two cores shared by all, with turns (and before there were any): 0.3 ms alone; 0.5 ms (2) beside 4 peers that
+ping without pause; 0.5 ms (8) beside 16; 6 ms (24) beside 16 that have hits; 3 ms (7,400) beside 16 that read all metrics.
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 from sidecard.config.schema import Limits
 from sidecard.core.events import Peer
-from sidecard.server.buffers import COUNTED_BYTES, Buffers
-from sidecard.server.connections import Roster
+from sidecard.server.buffers import COUNTED_BYTES, BufferBudget
+from sidecard.server.connections import ConnectionTable
 from sidecard.server.driver import Driver
-from sidecard.server.large_replies import LargeReply, around, large_value
-from sidecard.server.scheduler import MAX_BATCH, TURN_SECONDS, Turns
+from sidecard.server.json_replies import UnansweredRequests
+from sidecard.server.large_replies import around_value, shared_value
+from sidecard.server.scheduler import MAX_BATCH, TURN_SECONDS, FairScheduler
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
-from sidecard_client.protocol.frames import Incoming, RequestReader, frame, line
+from sidecard_client.protocol.frames import Incoming, RequestReader, line
 
 HIGH_WATER_BYTES: Final = 1024 * 1024
 
-RESUMED_BYTES: Final = COUNTED_BYTES // 4
-"""Unread bytes at which a peer that was behind is so no more."""
+LOW_WATER_BYTES: Final = COUNTED_BYTES // 4
+"""Unread bytes at which a peer has caught up."""
 
 MESSAGE_OVERHEAD_BYTES: Final = 200
-"""Of a request that waits to be served, beside its own bytes."""
-
-_ENDS_OF_BEGIN = frozenset(wire.FINAL_REPLIES_OF_BEGIN)
-_MAY_END_OWN_WAIT = (wire.Complete, wire.Fail, wire.Cancel)
+"""Memory of a decoded request that waits to be served, besides its own bytes."""
 
 
-class Commons(NamedTuple):
-    """What the connections of a daemon have in common."""
+class ServerContext(NamedTuple):
+    """What all connections of a daemon share."""
 
     driver: Driver
-    roster: Roster
-    turns: Turns
-    buffers: "Buffers[Connection]"
+    connections: ConnectionTable
+    scheduler: FairScheduler
+    buffers: "BufferBudget[PeerConnection]"
     loop: asyncio.AbstractEventLoop
 
 
-class Connection(asyncio.Protocol):
-    """One accepted connection; also the outbox that the driver puts its replies in."""
+class PeerConnection(asyncio.Protocol):
+    """One accepted connection, and the `sidecard.server.driver.ReplyWriter` of its peer."""
 
-    def __init__(self, commons: Commons, limits: Limits) -> None:
-        self._driver, self._roster, self._turns, self._buffers, self._loop = commons
+    def __init__(self, context: ServerContext, limits: Limits) -> None:
+        self._driver, self._connections, self._scheduler, self._buffers, self._loop = context
         self._limits = limits
         self._reader = RequestReader(limits.max_frame_bytes, limits.max_line_bytes, MAX_BATCH)
         self._feed = self._reader.feed
         self._backlog: deque[Incoming] = deque()
         self._fault: FramingError | None = None
-        """What comes after the backlog, and ends the connection."""
+        """Ends the connection once the backlog has been served."""
         self._queued: list[bytes] = []
         self._queued_bytes = 0
         self._closing = False
-        self._refusal: str | None = None
-        """Why it was not admitted, to be said in the encoding that it will show."""
+        self._denial: str | None = None
+        """Why the connection was not admitted, to be sent once its encoding is known."""
         self._half_closed = False
-        self._waiting: set[int] = set()
-        """Ids of begins that wait. Kept for JSON lines only: their senders may half-close and still be answered."""
-        self._unheard: Counter[int] = Counter()
-        """By id, requests that were served and have had no word in return, because the store is asked; for JSON lines only."""
-        self._asked: Incoming | None = None
-        self._deadline: asyncio.TimerHandle | None = None
-        self._rest_expected: asyncio.TimerHandle | None = None
+        self._unanswered = UnansweredRequests()
+        """Maintained for JSON lines only: their senders may half-close and still get their replies."""
+        self._progress_timer: asyncio.TimerHandle | None = None
+        self._message_timer: asyncio.TimerHandle | None = None
         self._behind = False
-        """So much is unread that it is counted."""
-        self.full = False
+        """The peer has left so much unread that it is counted."""
+        self.congested = False
 
-    # -- what the transport says ---------------------------------------------------------------------------------------
+    # -- called by the transport ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream's is no less
-        """Find out who it is, and admit it or not."""
+        """Identify the peer and admit it, or arrange to send it the reason why not."""
         self._transport = transport
-        admitted = self._roster.admit(self, transport.get_extra_info("socket"))
+        admitted = self._connections.admit(self, transport.get_extra_info("socket"))
         if isinstance(admitted, Peer):
             self._peer = admitted
-            transport.set_write_buffer_limits(COUNTED_BYTES, RESUMED_BYTES)
+            transport.set_write_buffer_limits(COUNTED_BYTES, LOW_WATER_BYTES)
             self._driver.join(admitted, self)
             return
 
         self._closing = True
         if admitted.seconds:
-            self._refusal = admitted.reason
-            self._deadline = self._loop.call_later(admitted.seconds, transport.abort)
+            self._denial = admitted.reason
+            self._progress_timer = self._loop.call_later(admitted.seconds, transport.abort)
         else:
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Serve what is whole now. The hot path: nothing here that is not needed each time."""
+        """Serve the messages that are complete now. The hot path: only what each read needs."""
         if self._closing:
-            self._say_refusal(data)
+            self._send_denial(data)
             return
 
         try:
             messages = self._feed(data)
         except FramingError as fault:
-            # What was well said before the fault is served first, as it would be had it come in a chunk of its own.
+            # Valid messages before the fault are served first, as if they had arrived in a chunk of their own.
             self._fault = fault
             self._serve_slowly(fault.before)
             return
@@ -119,11 +113,11 @@ class Connection(asyncio.Protocol):
             self._serve_slowly(messages)
             return
 
-        # It is one, then.
+        # Exactly one message.
         self._driver.take(self._peer, self, messages)
 
     def eof_received(self) -> bool:
-        """The peer sends no more. Only one that speaks JSON lines may still listen: `socat` users half-close."""
+        """Handle the end of input. Only a JSON-lines peer may still read replies: `socat` half-closes."""
         if self._closing or not self._reader.json:
             self.close()
             return False
@@ -133,92 +127,95 @@ class Connection(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
-        """The peer does not read: from now on, what it leaves unread is counted."""
+        """Start to count the peer's unread bytes: it does not keep up."""
         self._behind = True
-        self._count()
+        self._update_buffered()
 
     def resume_writing(self) -> None:
-        """The peer has read most of it."""
-        self._behind = self.full = False
-        self._buffers.take_back(self)
+        """Continue to serve the peer, which has read most of its replies."""
+        self._behind = self.congested = False
+        self._buffers.unshare(self)
         if not self._closing:
-            self._count()
-            self._forget_deadline()
-            # Not from in here: the transport is in the middle of its own write.
-            self._loop.call_soon(self._go_on)
+            self._update_buffered()
+            self._cancel_progress_timer()
+            # Deferred: the transport is in the middle of its own write.
+            self._loop.call_soon(self._resume)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """The connection has ended, whoever ended it."""
+        """Forget the connection, whichever side ended it."""
         self._closing = True
-        self._forget_deadline()
-        if self._rest_expected is not None:
-            self._rest_expected.cancel()
+        self._cancel_progress_timer()
+        if self._message_timer is not None:
+            self._message_timer.cancel()
 
         self._backlog.clear()
         self._queued.clear()
-        self._turns.forget(self)
+        self._scheduler.remove(self)
         self._buffers.release(self)
-        if self._roster.dismiss(self):
+        if self._connections.remove(self):
             self._driver.lose(self._peer)
 
-    # -- what others say -----------------------------------------------------------------------------------------------
+    # -- called by the driver: `sidecard.server.driver.ReplyWriter` ----------------------------------------------------
 
-    def serve_turn(self) -> bool:
-        """See `sidecard.server.scheduler.Turn`."""
-        self._serve_batch()
-        return self._has_more()
-
-    def overflow(self) -> None:
-        """All connections together hold too much, and this one most."""
-        self._abort(
-            "max_buffered_bytes",
-            f"all peers left more than limits.max_buffered_bytes ({self._buffers.max_bytes}) unread, or unfinished, and it most",
-        )
-
-    # -- what the driver says ------------------------------------------------------------------------------------------
-
-    def put(self, reply: wire.AnyReply) -> None:
-        """Queue a reply; see `sidecard.server.driver.Outbox`."""
+    def queue(self, reply: wire.AnyReply) -> None:
+        """Encode a reply and queue it."""
         if self._closing:
             return
 
         if self._reader.json:
-            self._follow(reply)
+            self._unanswered.reply(reply)
             data = line(reply)
         else:
-            data = frame(wire.pack(reply))
+            # `sidecard_client.protocol.frames.frame`, without its call: every hit passes here.
+            data = wire.pack(reply)
+            data = len(data).to_bytes(wire.FRAME_HEADER_BYTES, "big") + data
 
         self._queued.append(data)
         self._queued_bytes += len(data)
         if self._queued_bytes > HIGH_WATER_BYTES:
-            # Now and not at the end of the batch, which could be thousands of large answers long.
+            # Not at the end of the batch, which may be thousands of large replies long.
             self._write()
 
-    def deliver(self, reply: wire.AnyReply) -> None:
-        """Queue a reply that may be one of many of the same value; see `sidecard.server.driver.Outbox`."""
-        value = None if self._reader.json else large_value(reply)
+    def queue_shared(self, reply: wire.AnyReply) -> None:
+        """Queue a reply. A large value that other peers get too is sent without copying it."""
+        value = None if self._reader.json else shared_value(reply)
         if value is None:
-            self.put(reply)
+            self.queue(reply)
         elif not self._closing:
-            before, after = around(cast("LargeReply", reply), value)
+            before, after = around_value(reply, value)
             self._write()
             if not self._transport.is_closing():
-                self._buffers.lend(self, value)
+                self._buffers.share(self, value)
                 self._transport.writelines((before, value, after))
                 if not self._behind:
-                    # All of it has left.
-                    self._buffers.take_back(self)
+                    # The kernel has taken all of it.
+                    self._buffers.unshare(self)
 
     def flush(self) -> None:
-        """Hand the queued replies over; see `sidecard.server.driver.Outbox`."""
-        if self._queued:
+        """Pass the queued replies to the transport."""
+        queued = self._queued
+        if len(queued) == 1 and not self._behind:
+            # `_write`, without its call: every hit passes here.
+            if not self._transport.is_closing():
+                self._transport.write(queued[0])
+
+            queued.clear()
+            self._queued_bytes = 0
+        elif queued:
             self._write()
 
         if self._half_closed:
             self._close_if_answered()
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether some of the replies have not reached the kernel yet."""
+        return bool(self._queued or self._transport.get_write_buffer_size())
+
+    # -- called by the connection table, the scheduler and other connections -------------------------------------------
+
     def close(self) -> None:
-        """End the connection: the engine forgets the peer at once, replies on their way may still arrive."""
+        """End the connection: the engine forgets the peer at once, replies in the send buffer may still arrive."""
         if self._closing:
             return
 
@@ -227,64 +224,39 @@ class Connection(asyncio.Protocol):
 
         self._closing = True
         self._backlog.clear()
-        self._turns.forget(self)
+        self._scheduler.remove(self)
         self._driver.lose(self._peer)
         self._transport.close()
-        self._expect_progress()
+        self._start_progress_timer()
 
     def abort(self) -> None:
         """End the connection now."""
         self._closing = True
         self._transport.abort()
 
-    @property
-    def unread(self) -> bool:
-        """See `sidecard.server.driver.Outbox`."""
-        return bool(self._queued or self._transport.get_write_buffer_size())
+    def serve_turn(self) -> bool:
+        """Serve one batch. Return whether another one waits."""
+        self._serve_batch()
+        return self._has_more()
 
-    # -- inside --------------------------------------------------------------------------------------------------------
-
-    def _write(self) -> None:
-        queued = self._queued
-        # Looked at before and not after writing: one answer that is larger than the bound can still be delivered.
-        if self._behind and self._transport.get_write_buffer_size() > self._limits.max_outbox_bytes:
-            self._abort(
-                "max_outbox_bytes",
-                f"it left more than limits.max_outbox_bytes ({self._limits.max_outbox_bytes}) unread",
-            )
-        elif queued and not self._transport.is_closing():
-            # Closing it is where the last write found nobody at the other end; `connection_lost` follows.
-            self._transport.write(queued[0] if len(queued) == 1 else b"".join(queued))
-
-        queued.clear()
-        self._queued_bytes = 0
-        if self._behind:
-            self._count()
-
-    def _go_on(self) -> None:
-        """Serve what waits for the peer's having read."""
-        if not self._closing:
-            self._driver.has_room(self._peer)
-
-        if self._has_more():
-            self._turns.want(self, self._peer.uid)
+    # -- serving -------------------------------------------------------------------------------------------------------
 
     def _serve_slowly(self, messages: Sequence[Incoming]) -> None:
-        """Serve what is more than one whole frame, or less: a few messages at once, more in turns."""
+        """Serve anything but exactly one whole frame: a few messages immediately, more of them in turns."""
         if self._reader.partial:
-            self._expect_rest()
+            self._start_message_timer()
 
-        at_once = self._turns.may_skip(len(messages) + len(self._backlog) + self._reader.left)
-        if at_once and len(messages) <= MAX_BATCH and not (self._reader.json or self._backlog or self.full):
-            # Without the detour by the backlog, which a client with many calls at a time would pay for.
+        now = self._scheduler.may_serve_now(len(messages) + len(self._backlog) + self._reader.left)
+        if now and len(messages) <= MAX_BATCH and not (self._reader.json or self._backlog or self.congested):
+            # Bypasses the backlog, which would slow down a client with many concurrent calls.
             self._backlog.extend(messages[self._driver.take(self._peer, self, messages) :])
         else:
             self._backlog.extend(messages)
-            if at_once:
+            if now:
                 self._serve_batch()
 
         if self._has_more():
-            self._turns.want(self, self._peer.uid)
+            self._scheduler.enqueue(self, self._peer.uid)
 
     def _serve_batch(self) -> None:
         if not self._backlog:
@@ -292,18 +264,32 @@ class Connection(asyncio.Protocol):
 
         if self._reader.json:
             self._serve_lines()
-        elif self._backlog and not self._closing and not self.full:
+        elif self._backlog and not self._closing and not self.congested:
             batch = [self._backlog.popleft() for _ in range(min(len(self._backlog), MAX_BATCH))]
             served = self._driver.take(self._peer, self, batch)
             self._backlog.extendleft(reversed(batch[served:]))
 
+    def _serve_lines(self) -> None:
+        """Serve a batch one request at a time: `UnansweredRequests` must know which one is being served."""
+        until = self._driver.clock() + TURN_SECONDS
+        for _ in range(min(len(self._backlog), MAX_BATCH)):
+            if self._closing or self.congested:
+                return
+
+            request = self._backlog.popleft()
+            self._unanswered.begin(request)
+            self._driver.take(self._peer, self, (request,))
+            self._unanswered.end(request)
+            if self._driver.clock() > until:
+                return
+
     def _has_more(self) -> bool:
-        """Tell whether another batch waits that may be served; where none waits at all, read on, or end."""
+        """Return whether another batch may be served now. If no message is left, read on, or end the connection."""
         if self._closing:
             return False
 
-        self._count()
-        if self.full:
+        self._update_buffered()
+        if self.congested:
             return False
 
         if self._backlog or self._reader.left:
@@ -311,7 +297,8 @@ class Connection(asyncio.Protocol):
             return True
 
         if self._fault is not None:
-            self._refuse(self._fault)
+            self._driver.refuse(self, self._fault.code, self._fault.message)
+            self.close()
         elif self._half_closed:
             self._close_if_answered()
         else:
@@ -320,116 +307,100 @@ class Connection(asyncio.Protocol):
 
         return False
 
-    def _count(self) -> None:
-        """Take note of what is held for this peer, and of what follows from it."""
-        unread = self._transport.get_write_buffer_size()
-        if unread > HIGH_WATER_BYTES and not self.full and not self._closing:
-            self.full = True
-            self._transport.pause_reading()
-            self._expect_progress()
+    def _resume(self) -> None:
+        """Serve what waited until the peer had read its replies."""
+        if not self._closing:
+            self._driver.has_room(self._peer)
 
-        unserved = self._reader.held_bytes + MESSAGE_OVERHEAD_BYTES * (len(self._backlog) + self._reader.left)
-        for victim in self._buffers.hold(self, self._peer.uid, unread + unserved):
-            victim.overflow()
-
-    def _serve_lines(self) -> None:
-        """As a batch, but one by one, since `_follow` must know what was asked."""
-        until = self._driver.clock() + TURN_SECONDS
-        for _ in range(min(len(self._backlog), MAX_BATCH)):
-            if self._closing or self.full:
-                return
-
-            self._asked = asked = self._backlog.popleft()
-            if not _is_unanswered(asked):
-                self._unheard[asked.id] += 1
-
-            self._driver.take(self._peer, self, (asked,))
-            if isinstance(asked, wire.Cancel):
-                self._waiting.discard(asked.target)
-                del self._unheard[asked.target]
-
-            self._asked = None
-            if self._driver.clock() > until:
-                return
-
-    def _follow(self, reply: wire.AnyReply) -> None:
-        """Keep `_waiting` true. An id may be used by a begin that waits and by other requests, whose answers end no wait."""
-        if isinstance(reply, wire.Chunk | wire.Note) and reply.id in self._waiting:
-            return
-
-        if self._unheard[reply.id] > 1:
-            self._unheard[reply.id] -= 1
-        else:
-            del self._unheard[reply.id]
-
-        if isinstance(reply, wire.Pending | wire.Chunk):
-            self._waiting.add(reply.id)
-        elif isinstance(reply, wire.End):
-            # Of a stored answer it comes with the begin itself.
-            self._waiting.discard(reply.id)
-        elif type(reply) in _ENDS_OF_BEGIN and (self._asked is None or isinstance(self._asked, _MAY_END_OWN_WAIT)):
-            self._waiting.discard(reply.id)
+        if self._has_more():
+            self._scheduler.enqueue(self, self._peer.uid)
 
     def _close_if_answered(self) -> None:
-        if not self._waiting and not self._unheard and not self._backlog and not self._reader.left:
+        if not self._unanswered and not self._backlog and not self._reader.left:
             self.close()
 
-    def _refuse(self, fault: FramingError) -> None:
-        self._driver.refuse(self, fault.code, fault.message)
-        self.close()
-
-    def _say_refusal(self, data: bytes) -> None:
-        """Tell people why they are not admitted. Clients find the connection closed, and make their calls themselves."""
-        if self._refusal is None:
+    def _send_denial(self, data: bytes) -> None:
+        """Send the reason to a JSON-lines peer, usually a person. Clients see a closed connection and make their own calls."""
+        if self._denial is None:
             return
 
         with suppress(FramingError):
             self._feed(data)
 
         if self._reader.json and not self._transport.is_closing():
-            self._transport.write(
-                line(wire.Error(0, "unavailable", f"This connection is not admitted: {self._refusal}"))
-            )
+            self._transport.write(line(wire.Error(0, "unavailable", f"This connection is denied: {self._denial}")))
 
-        self._refusal = None
+        self._denial = None
         self._transport.close()
 
-    def _expect_rest(self) -> None:
-        # Looked at only then, whatever comes meanwhile: large answers come in parts as well.
-        if self._rest_expected is None:
-            look = partial(self._look_for_rest, self._reader.partial)
-            self._rest_expected = self._loop.call_later(self._limits.message_seconds, look)
+    # -- limits --------------------------------------------------------------------------------------------------------
 
-    def _look_for_rest(self, message: int) -> None:
-        self._rest_expected = None
-        if self._closing or not self._reader.partial:
-            return
+    def _write(self) -> None:
+        """Pass the queued replies to the transport, unless the peer has left too much unread."""
+        queued = self._queued
+        # Checked before and not after writing: one reply larger than the bound can still be delivered.
+        if self._behind and self._transport.get_write_buffer_size() > self._limits.max_outbox_bytes:
+            max_bytes = self._limits.max_outbox_bytes
+            self._abort_for("max_outbox_bytes", f"it left more than limits.max_outbox_bytes ({max_bytes}) unread")
+        elif queued and not self._transport.is_closing():
+            # A transport whose last write failed is closing already; `connection_lost` follows.
+            self._transport.write(queued[0] if len(queued) == 1 else b"".join(queued))
 
-        if self._reader.partial == message and not self.full:
-            seconds = self._limits.message_seconds
-            self._abort("message_seconds", f"a message of it took longer than limits.message_seconds ({seconds:g})")
-        else:
-            self._expect_rest()
+        queued.clear()
+        self._queued_bytes = 0
+        if self._behind:
+            self._update_buffered()
 
-    def _expect_progress(self) -> None:
-        self._forget_deadline()
-        self._deadline = self._loop.call_later(self._limits.stall_seconds, self._stalled)
+    def _update_buffered(self) -> None:
+        """Update what is held for this peer, and apply the limits on it."""
+        unread = self._transport.get_write_buffer_size()
+        if unread > HIGH_WATER_BYTES and not self.congested and not self._closing:
+            self.congested = True
+            self._transport.pause_reading()
+            self._start_progress_timer()
 
-    def _forget_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        unserved = self._reader.held_bytes + MESSAGE_OVERHEAD_BYTES * (len(self._backlog) + self._reader.left)
+        max_bytes = self._buffers.max_bytes
+        for victim in self._buffers.update(self, self._peer.uid, unread + unserved):
+            victim._abort_for(  # noqa: SLF001 - of the same class
+                "max_buffered_bytes",
+                f"all peers together exceeded limits.max_buffered_bytes ({max_bytes}) of unread and incomplete messages, "
+                "and it held the most",
+            )
 
-    def _stalled(self) -> None:
-        self._deadline = None
-        self._abort("stall_seconds", f"it read too little for limits.stall_seconds ({self._limits.stall_seconds:g})")
-
-    def _abort(self, limit: str, reason: str) -> None:
-        self._roster.tell_closed(self._peer, limit, reason)
+    def _abort_for(self, limit: str, reason: str) -> None:
+        self._connections.report_closed(self._peer, limit, reason)
         self._buffers.release(self)
         self.abort()
 
+    def _start_message_timer(self) -> None:
+        # Checked only when it fires, whatever arrives meanwhile: large messages arrive in parts too.
+        if self._message_timer is None:
+            check = partial(self._check_message, self._reader.partial)
+            self._message_timer = self._loop.call_later(self._limits.message_seconds, check)
 
-def _is_unanswered(asked: Incoming) -> bool:
-    """Tell whether a request has no answer where nothing is wrong with it."""
-    return isinstance(asked, wire.Append) or (isinstance(asked, wire.RecordMetrics) and not asked.acknowledge)
+    def _check_message(self, incomplete: int) -> None:
+        """Close the peer if the message that was incomplete when the timer started still is."""
+        self._message_timer = None
+        if self._closing or not self._reader.partial:
+            return
+
+        if self._reader.partial == incomplete and not self.congested:
+            seconds = self._limits.message_seconds
+            self._abort_for("message_seconds", f"a message took longer than limits.message_seconds ({seconds:g})")
+        else:
+            self._start_message_timer()
+
+    def _start_progress_timer(self) -> None:
+        self._cancel_progress_timer()
+        self._progress_timer = self._loop.call_later(self._limits.stall_seconds, self._stalled)
+
+    def _cancel_progress_timer(self) -> None:
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
+            self._progress_timer = None
+
+    def _stalled(self) -> None:
+        self._progress_timer = None
+        seconds = self._limits.stall_seconds
+        self._abort_for("stall_seconds", f"it read too little for limits.stall_seconds ({seconds:g})")

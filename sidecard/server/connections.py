@@ -1,4 +1,4 @@
-"""Who is connected: admission, the bounds on it, and what the kernel says about each."""
+"""The table of open connections: who is admitted, within which limits, and with which kernel-verified credentials."""
 
 import itertools
 import socket
@@ -14,15 +14,20 @@ from sidecard.core.events import Peer
 _CREDENTIALS = struct.Struct("3i")
 """``struct ucred`` of unix(7): pid, uid, gid."""
 
-
 _ALL_IDS = 2**32 - 1
 _USUAL_OVERFLOW_UID = 65534
 
+DENIAL_SECONDS: Final = 1.0
+"""How long a denied connection may take to show its encoding, so that the reason can be sent in it."""
+
+MAX_DENIED: Final = 16
+"""Denied connections kept open for that at a time; more are closed at once. Each occupies a descriptor."""
+
 
 def unmapped_uid(proc: Path = Path("/proc")) -> int | None:
-    """Return the uid that the kernel shows for all who have none in our user namespace; None where everybody has one.
+    """Return the uid that the kernel reports for every user not mapped into our user namespace; None if all are mapped.
 
-    See user_namespaces(7). A container's ``nobody``, which may have the same number, cannot be told from them.
+    See user_namespaces(7). A container's ``nobody``, which may have the same number, cannot be distinguished from them.
     """
     try:
         ranges = [line.split() for line in (proc / "self" / "uid_map").read_text("ascii").splitlines()]
@@ -31,79 +36,72 @@ def unmapped_uid(proc: Path = Path("/proc")) -> int | None:
 
         return int((proc / "sys" / "kernel" / "overflowuid").read_text("ascii"))
     except (OSError, ValueError):
-        # A kernel that hides them (ProcSubset=pid does for the second) has not changed the number: hardly anybody does.
+        # A kernel that hides these files (ProcSubset=pid hides the second) almost certainly uses the default number.
         return _USUAL_OVERFLOW_UID
 
 
-REFUSAL_SECONDS: Final = 1.0
-"""How long a connection that is not admitted may take to show in which encoding it is to be told so."""
-
-MAX_REFUSED: Final = 16
-"""Connections at a time for which that is waited; further ones are closed at once. Each has a descriptor."""
-
-
-class Refusal(NamedTuple):
-    """Why a connection is not admitted, and how long its first word may be waited for."""
+class AdmissionDenied(NamedTuple):
+    """Why a connection is not admitted, and how many seconds to wait for its first bytes before closing it."""
 
     reason: str
     seconds: float
 
 
-class Line(Protocol):
-    """A connection, as far as the roster ends it."""
+class Closable(Protocol):
+    """A connection, as the table sees it."""
 
     def close(self) -> None:
-        """End it once its replies have left."""
+        """End it once its replies have been sent."""
 
     def abort(self) -> None:
         """End it now."""
 
 
-class Roster:
-    """Every connection that is open. ``operator`` tells by uid and gid who is one; the two other callables tell the log.
+class ConnectionTable:
+    """All open connections. ``is_operator`` decides by uid and gid.
 
-    ``limited`` counts, by limit, whom one of them kept out or had closed.
-    ``unmapped_uid`` is that of peers who are not to be admitted, because it is nobody's in particular (`unmapped_uid`).
+    ``on_denied(uid, reason)`` and ``on_closed(peer, reason)`` are called for connections denied or closed by a limit;
+    ``limited`` counts both by the limit's name. Peers with ``unmapped_uid`` are denied (see `unmapped_uid`).
     """
 
     def __init__(
         self,
         limits: Limits,
-        operator: Callable[[int, int], bool],
+        is_operator: Callable[[int, int], bool],
         *,
-        on_refused: Callable[[int, str], None],
+        on_denied: Callable[[int, str], None],
         on_closed: Callable[[Peer, str], None],
         limited: Counter[str],
         unmapped_uid: int | None = None,
     ) -> None:
         self.limits = limits
-        """May be replaced at any time; who is connected stays so."""
-        self._operator = operator
-        self._on_refused = on_refused
-        self._unmapped_uid = unmapped_uid
+        """May be replaced at any time; open connections stay."""
+        self._is_operator = is_operator
+        self._on_denied = on_denied
         self._on_closed = on_closed
         self._limited = limited
+        self._unmapped_uid = unmapped_uid
         self._ids = itertools.count(1)
-        self._peers: dict[Line, Peer] = {}
+        self._peers: dict[Closable, Peer] = {}
         self._per_uid: Counter[int] = Counter()
-        self._refused: set[Line] = set()
+        self._denied: set[Closable] = set()
         self._on_empty: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         return len(self._peers)
 
-    def admit(self, line: Line, connected: socket.socket) -> Peer | Refusal:
-        """Take a connection in, unless that would exceed a limit."""
+    def admit(self, connection: Closable, connected: socket.socket) -> Peer | AdmissionDenied:
+        """Add a connection unless a limit forbids it."""
         pid, uid, gid = _CREDENTIALS.unpack(
             connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
-        # The kernel counts ids without sign.
+        # Kernel ids are unsigned.
         uid, gid = uid & 0xFFFFFFFF, gid & 0xFFFFFFFF
         if uid == self._unmapped_uid:
             limit = "unmapped"
             reason = (
-                "its uid has no number in this user namespace, so nobody can tell it from others: give both containers the same "
-                "UserNS=, or set socket.admit_unmapped"
+                "its uid is not mapped into this user namespace, so it cannot be distinguished from other unmapped users: "
+                "give both containers the same UserNS=, or set socket.admit_unmapped"
             )
         elif len(self._peers) >= self.limits.max_peers:
             limit = "max_peers"
@@ -112,23 +110,23 @@ class Roster:
             limit = "max_peers_per_uid"
             reason = f"limits.max_peers_per_uid ({self.limits.max_peers_per_uid}) of this uid are connected"
         else:
-            peer = Peer(next(self._ids), uid, gid, pid, self._operator(uid, gid))
-            self._peers[line] = peer
+            peer = Peer(next(self._ids), uid, gid, pid, self._is_operator(uid, gid))
+            self._peers[connection] = peer
             self._per_uid[uid] += 1
             return peer
 
         self._limited[limit] += 1
-        self._on_refused(uid, reason)
-        if len(self._refused) >= MAX_REFUSED:
-            return Refusal(reason, 0.0)
+        self._on_denied(uid, reason)
+        if len(self._denied) >= MAX_DENIED:
+            return AdmissionDenied(reason, 0.0)
 
-        self._refused.add(line)
-        return Refusal(reason, REFUSAL_SECONDS)
+        self._denied.add(connection)
+        return AdmissionDenied(reason, DENIAL_SECONDS)
 
-    def dismiss(self, line: Line) -> bool:
-        """Strike a connection off; False where it was never admitted."""
-        self._refused.discard(line)
-        peer = self._peers.pop(line, None)
+    def remove(self, connection: Closable) -> bool:
+        """Remove a connection that has ended. Return whether it had been admitted."""
+        self._denied.discard(connection)
+        peer = self._peers.pop(connection, None)
         if peer is None:
             return False
 
@@ -141,21 +139,21 @@ class Roster:
 
         return True
 
-    def tell_closed(self, peer: Peer, limit: str, reason: str) -> None:
-        """Take note, and let the log know, that a peer is closed for its own behaviour."""
+    def report_closed(self, peer: Peer, limit: str, reason: str) -> None:
+        """Count and report a peer that is closed for its own behavior."""
         self._limited[limit] += 1
         self._on_closed(peer, reason)
 
     def close_all(self, on_empty: Callable[[], None]) -> None:
-        """Close every connection once its replies have left; call ``on_empty`` when the last has gone."""
+        """Close every connection once its replies have been sent; call ``on_empty`` after the last one has ended."""
         self._on_empty = on_empty
-        for line in tuple(self._peers):
-            line.close()
+        for connection in tuple(self._peers):
+            connection.close()
 
         if not self._peers:
             on_empty()
 
     def abort_all(self) -> None:
-        """End every connection that is still there."""
-        for line in tuple(self._peers):
-            line.abort()
+        """End every remaining connection now."""
+        for connection in tuple(self._peers):
+            connection.abort()

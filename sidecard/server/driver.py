@@ -50,24 +50,24 @@ LOOK_AGAIN_SECONDS = 0.1
 """How often it is looked whether who watches has read all: nothing tells of it below the mark where a transport is full."""
 
 
-class Outbox(Protocol):
-    """Where a peer's replies go."""
+class ReplyWriter(Protocol):
+    """Sends a peer its replies. None of its methods waits, or fails where the peer is gone."""
 
-    full: bool
+    congested: bool
     """Whether the peer should first read what it was sent."""
 
     @property
-    def unread(self) -> bool:
-        """Whether something is left of what it was sent that not even the kernel has yet."""
+    def has_unread(self) -> bool:
+        """Whether some of the replies have not reached the kernel yet."""
 
-    def put(self, reply: wire.AnyReply) -> None:
-        """Queue a reply. Returns at once, also where the peer is lost."""
+    def queue(self, reply: wire.AnyReply) -> None:
+        """Queue a reply."""
 
-    def deliver(self, reply: wire.AnyReply) -> None:
-        """Queue a reply of which others may be sent the same value in this moment."""
+    def queue_shared(self, reply: wire.AnyReply) -> None:
+        """Queue a reply whose value other peers may get at the same time."""
 
     def flush(self) -> None:
-        """Hand the queued replies to the kernel."""
+        """Pass the queued replies to the kernel."""
 
 
 class Driver:
@@ -108,21 +108,21 @@ class Driver:
         """0 for each begin that is timed."""
         self._next: deque[StoreAnswered | NoteMade] = deque()
         """For when the event at hand is done with: what the store knew at once, and notes that somebody watches for."""
-        self._outboxes: dict[int, Outbox] = {}
-        self._unflushed: list[Outbox] = []
+        self._writers: dict[int, ReplyWriter] = {}
+        self._unflushed: list[ReplyWriter] = []
         self._wanting_room: dict[int, list[int]] = {}
         """By peer that has not read enough yet, the begins whose streams wait for it."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
         self._on_idle: Callable[[], None] | None = None
 
-    def join(self, peer: Peer, outbox: Outbox) -> None:
+    def join(self, peer: Peer, writer: ReplyWriter) -> None:
         """A connection was accepted."""
-        self._outboxes[peer.id] = outbox
+        self._writers[peer.id] = writer
         self._happened(PeerJoined(peer))
 
-    def take(self, peer: Peer, outbox: Outbox, messages: Sequence[Incoming]) -> int:
-        """Serve messages of one peer, in order, until its outbox is full or its turn is over. Returns how many were served."""
+    def take(self, peer: Peer, writer: ReplyWriter, messages: Sequence[Incoming]) -> int:
+        """Serve messages of one peer, in order, until its writer is full or its turn is over. Returns how many were served."""
         now = self.clock()
         peer_id, meters = peer.id, self._meters
         served = 0
@@ -130,7 +130,7 @@ class Driver:
             served += 1
             kind = type(message)
             if type(message) is BadMessage:
-                outbox.put(wire.Error(message.id, message.code, message.message))
+                writer.queue(wire.Error(message.id, message.code, message.message))
             else:
                 timed = meters is not None and (kind is not wire.Begin or not self._turn())
                 handle = self._timed if timed else self._handle_event
@@ -138,15 +138,15 @@ class Driver:
                     for effect in handle(RequestReceived(peer, message), now):  # type: ignore[arg-type]  # no BadMessage
                         # Nearly always the one effect is the answer to who has asked.
                         if type(effect) is Send and effect.peer == peer_id and effect.reply.id == message.id:
-                            outbox.put(effect.reply)
+                            writer.queue(effect.reply)
                             if meters is not None and (type(effect.reply) is not wire.Hit or kind is not wire.Begin):
                                 meters.requests[kind, type(effect.reply)] += 1
                         else:
                             self._perform(effect)
                 except Exception as fault:  # noqa: BLE001 - the one boundary: our own mistake costs one request, not all
-                    outbox.put(wire.Error(message.id, "internal", str(self._bug(fault, type(message)))))
+                    writer.queue(wire.Error(message.id, "internal", str(self._bug(fault, type(message)))))
 
-            if outbox.full:
+            if writer.congested:
                 break
 
             # Hits are too many to look at the clock for, and too cheap.
@@ -154,7 +154,7 @@ class Driver:
             if waits and (type(message) is not wire.Begin or message.stream) and self.clock() - now > TURN_SECONDS:
                 break
 
-        outbox.flush()
+        writer.flush()
         self._settle(now)
         return served
 
@@ -193,15 +193,15 @@ class Driver:
 
         self._handle_event = watched
 
-    def refuse(self, outbox: Outbox, code: wire.ErrorCode, message: str) -> None:
+    def refuse(self, writer: ReplyWriter, code: wire.ErrorCode, message: str) -> None:
         """Tell a peer that what it sent cannot be a request."""
-        outbox.put(wire.Error(0, code, message))
-        outbox.flush()
+        writer.queue(wire.Error(0, code, message))
+        writer.flush()
 
     def lose(self, peer: Peer) -> None:
         """Nothing reaches the peer any more, and nothing comes from it."""
         self._wanting_room.pop(peer.id, None)
-        if self._outboxes.pop(peer.id, None) is not None:
+        if self._writers.pop(peer.id, None) is not None:
             self._happened(PeerLost(peer))
 
     def has_room(self, peer: Peer) -> None:
@@ -210,13 +210,13 @@ class Driver:
             self._happened(RoomForMore(peer.id, request_id))
 
     def _look_for_room(self, ask: AskRoom) -> None:
-        outbox = self._outboxes.get(ask.peer)
-        if outbox is None:
+        writer = self._writers.get(ask.peer)
+        if writer is None:
             return
 
-        if ask.all and outbox.unread:
+        if ask.all and writer.has_unread:
             self._loop.call_later(LOOK_AGAIN_SECONDS, self._look_for_room, ask)
-        elif outbox.full:
+        elif writer.congested:
             self._wanting_room.setdefault(ask.peer, []).append(ask.request_id)
         else:
             self._happened(RoomForMore(ask.peer, ask.request_id))
@@ -249,11 +249,11 @@ class Driver:
 
     def _perform(self, effect: Effect) -> None:  # noqa: C901 - one branch for each kind of effect
         if type(effect) is Send:
-            outbox = self._outboxes.get(effect.peer)
+            writer = self._writers.get(effect.peer)
             # A peer may be lost between two effects of one event: its socket broke while we wrote the first.
-            if outbox is not None:
-                outbox.deliver(effect.reply)
-                self._unflushed.append(outbox)
+            if writer is not None:
+                writer.queue_shared(effect.reply)
+                self._unflushed.append(writer)
                 if self._meters is not None:
                     self._meters.requests[effect.late_answer_of, type(effect.reply)] += 1
         elif type(effect) is Tell:
@@ -300,8 +300,8 @@ class Driver:
 
     def _flush(self) -> None:
         unflushed, self._unflushed = self._unflushed, []
-        for outbox in unflushed:
-            outbox.flush()
+        for writer in unflushed:
+            writer.flush()
 
     def _tick(self) -> None:
         self._timer = None

@@ -1,4 +1,4 @@
-"""Large values that many peers get in the same moment: each frame refers to the one value in memory, and copies nothing of it."""
+"""Send one large value to many peers without copying it: each frame refers to the one object in memory."""
 
 from typing import Final
 
@@ -8,14 +8,11 @@ from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import pack
 
 LARGE_BYTES: Final = 64 * 1024
-"""Below it, one copy is cheaper than a frame of three parts."""
-
-LargeReply = wire.Shared | wire.Chunk
-"""Replies that others get as well, with the field of the value right after the id."""
+"""Below this size, one copy is cheaper than a frame of three parts."""
 
 
-def large_value(reply: wire.AnyReply) -> memoryview | None:
-    """Return the value of a reply that others get too, where it is large."""
+def shared_value(reply: wire.AnyReply) -> memoryview | None:
+    """Return the value of a reply if other peers get it too and it is large."""
     if type(reply) is wire.Shared:
         value = memoryview(reply.value)
     elif type(reply) is wire.Chunk:
@@ -26,8 +23,8 @@ def large_value(reply: wire.AnyReply) -> memoryview | None:
     return value if len(value) >= LARGE_BYTES else None
 
 
-def around(reply: LargeReply, value: memoryview) -> tuple[bytes, bytes]:
-    """Return what a frame has before and after its ``value``."""
+def around_value(reply: wire.AnyReply, value: memoryview) -> tuple[bytes, bytes]:
+    """Return the parts of a reply's frame before and after its ``value``, the field right after the id."""
     name = "value" if type(reply) is wire.Shared else "chunk"
     rest = pack(structs.replace(reply, **{name: wire.NO_VALUE}))
     before = sum(map(len, map(pack, ("type", wire.tag_of(type(reply)), "id", reply.id, name)))) + 1

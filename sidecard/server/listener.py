@@ -1,9 +1,8 @@
-"""The daemon's socket: bound here, or adopted from whoever started the daemon.
+"""The daemon's Unix socket: bound by the daemon itself, or adopted from the process that started it.
 
-Binding a path in a file system is a race between siblings, which a lock file beside the socket closes.
-Interleaving without it: 1. A and B find a dead socket; 2. A removes it and binds; 3. B removes A's live socket and binds;
-A serves on, found by nobody.
-The lock is held as long as the daemon lives, and the kernel drops it however the daemon ends.
+Binding a path is a race between two daemons, which a lock file beside the socket prevents. Interleaving without it:
+1. A and B find a dead socket. 2. A removes it and binds. 3. B removes A's live socket and binds. A serves on, unreachable.
+The lock is held as long as the daemon lives; the kernel releases it however the daemon ends.
 """
 
 import contextlib
@@ -18,14 +17,14 @@ from sidecard.errors import ListenError
 from sidecard_client.protocol import socket_path as paths
 
 BACKLOG = 4096
-"""Workers of a whole host may connect in one moment; the kernel cuts it to net.core.somaxconn."""
+"""All workers of a host may connect at once. The kernel limits it to net.core.somaxconn."""
 
 PROBE_SECONDS = 1.0
-"""How long a sibling may take to answer a ping."""
+"""How long a process behind an existing socket may take to reply to a ping."""
 
 
 class Listener:
-    """A listening socket, and what is to be tidied up after it."""
+    """A listening socket, and the files to remove after it."""
 
     def __init__(self, listening: socket.socket, *, adopted: bool, path: str = "", lock: int | None = None) -> None:
         self.socket = listening
@@ -36,18 +35,18 @@ class Listener:
 
     @property
     def gone(self) -> bool:
-        """Whether the file of a socket that was bound here is not there any more, so that nobody can connect."""
+        """Whether the file of the socket bound here was removed or replaced, so that no client can connect."""
         return not self.adopted and _inode(self.path) != self._inode
 
-    def bind_anew(self, mode: int, group: str | int | None, setting: str = "--socket") -> None:
-        """Create the socket again where its file is gone; the one from before is the caller's to close.
+    def rebind(self, mode: int, group: str | int | None, setting: str = "--socket") -> None:
+        """Create the socket file again after it was removed. The caller closes the previous socket.
 
-        Raises `ListenError` with the reason, and changes nothing, where that cannot be: another daemon may be there by now.
+        Raises `ListenError`, and changes nothing, where that fails: another daemon may have bound the path meanwhile.
         """
         try:
             _prepare_directory(self.path, setting)
             name = f"{self.path}.lock"
-            # The lock's file may have gone along, and a second daemon have locked another one of its name.
+            # The lock file may have been removed too, and a second daemon may have locked a new one of its name.
             lock = self._lock if self._lock is not None and _is_open_at(self._lock, name) else _lock(self.path, setting)
         except OSError as error:
             raise ListenError(f"{error.filename or self.path}: {error.strerror}") from error
@@ -59,7 +58,7 @@ class Listener:
             if lock != self._lock:
                 os.close(lock)
 
-            raise ListenError(f"cannot listen at {self.path}: {error}") from error
+            raise ListenError(f"cannot listen on {self.path}: {error}") from error
 
         if self._lock is not None and lock != self._lock:
             os.close(self._lock)
@@ -67,28 +66,28 @@ class Listener:
         self.socket, self._lock, self._inode = bound, lock, _inode(self.path)
 
     def close(self) -> None:
-        """Remove the socket's file if it is still the one bound here, and let the lock go. An adopted socket stays."""
+        """Remove the socket's file if it is still the one bound here, and release the lock. Keep an adopted socket's file."""
         self.socket.close()
         if self._inode is not None and _inode(self.path) == self._inode:
             with contextlib.suppress(FileNotFoundError):
                 Path(self.path).unlink()
 
         if self._lock is not None:
-            # The lock's file stays: removing it would let a third daemon lock a new file while a second waits on this one.
+            # The lock file stays: removing it would let a third daemon lock a new file while a second waits on this one.
             os.close(self._lock)
             self._lock = None
 
 
 def adopt(listening: socket.socket) -> Listener:
-    """Serve on a socket that somebody else has bound; its mode, group and end are theirs."""
+    """Serve on a socket that another process has bound, and that remains responsible for its mode, group and removal."""
     listening.settimeout(0)
     return Listener(listening, adopted=True)
 
 
 def bind(path: str, mode: int, group: str | int | None, setting: str = "--socket") -> Listener:
-    """Create the socket at ``path``, which ``setting`` names.
+    """Create the socket at ``path``, which the user chose by ``setting``.
 
-    Raises `ListenError` with the reason, and leaves what is there as it was.
+    Raises `ListenError` with the reason, and leaves existing files unchanged.
     """
     try:
         _prepare_directory(path, setting)
@@ -101,7 +100,7 @@ def bind(path: str, mode: int, group: str | int | None, setting: str = "--socket
         return Listener(_bound(path, mode, group), adopted=False, path=path, lock=lock)
     except OSError as error:
         os.close(lock)
-        raise ListenError(f"cannot listen at {path}: {error.strerror or error}") from error
+        raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from error
     except ListenError:
         os.close(lock)
         raise
@@ -117,7 +116,7 @@ def _prepare_directory(path: str, setting: str) -> None:
     with contextlib.suppress(FileExistsError):
         directory.mkdir(mode=0o700)
 
-    # Anybody may have made it first in /tmp, and whoever owns it could put another socket in our socket's place.
+    # In /tmp any user may have created it first, and its owner could replace our socket.
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or stat.S_IMODE(found.st_mode) & 0o077:
         raise ListenError(
@@ -148,25 +147,25 @@ def _remove_dead(path: str, setting: str) -> None:
     if not stat.S_ISSOCK(found.st_mode):
         raise ListenError(f"{path} exists and is not a socket: remove it, or choose another {setting}")
 
-    answer = _probe(path)
-    if answer is not None:
-        raise ListenError(f"{path} is in use: {answer}; stop that process, or choose another {setting}")
+    in_use = _probe(path)
+    if in_use is not None:
+        raise ListenError(f"{path} is in use: {in_use}; stop that process, or choose another {setting}")
 
     Path(path).unlink()
 
 
 def _probe(path: str) -> str | None:
-    """Say what is alive behind a socket; None where nothing is.
+    """Describe the process behind a socket; None if there is none.
 
-    A connect alone tells too little: a process that hangs or has stopped still accepts.
+    A successful connect is not enough: the kernel accepts for a process that hangs or is stopped.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(PROBE_SECONDS)
         try:
             probe.connect(path)
             probe.sendall(b'{"op":"ping"}\n')
-            answer = probe.recv(4096)
-            if not answer:
+            reply = probe.recv(4096)
+            if not reply:
                 return "a process accepts connections there and drops them"
         except (ConnectionRefusedError, FileNotFoundError):
             return None
@@ -175,17 +174,17 @@ def _probe(path: str) -> str | None:
         except (TimeoutError, BlockingIOError):
             return f"a process accepts connections there and did not answer a ping within {PROBE_SECONDS:g} s"
         except PermissionError:
-            return "it belongs to another user, who does not let this one connect"
+            return "it belongs to another user and denies this one to connect"
 
-    return "a sidecard daemon answers there" if b'"pong"' in answer else "another program answers there"
+    return "a sidecard daemon answers there" if b'"pong"' in reply else "another program answers there"
 
 
 def _bound(path: str, mode: int, group: str | int | None) -> socket.socket:
     gid = _gid(group)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # Born without any permission, then given to its group, then opened: at no moment may more than ``mode`` connect.
-        # Linux gives the file the socket's own mode; a umask would be that of all threads.
+        # Created without any permission, then given its group, then its mode: never can more users connect than ``mode``
+        # allows. Linux gives the file the mode of the socket's descriptor; a umask would affect all threads.
         os.fchmod(listening.fileno(), 0)
         listening.bind(path)
     except OSError:

@@ -1,7 +1,8 @@
-"""Whose messages are served next, where peers have sent more than is served in one go.
+"""Decide whose messages are served next when peers have sent more than is served at once.
 
-One batch a turn of the loop, and uids in turn, then the connections of each: so whoever sends one request waits for one batch
-of somebody else's at most, however many flood. Measured beside 16 peers that flood, in `sidecard.server.connection`.
+One batch is served per iteration of the event loop: uids in turn, and the connections of each uid in turn. A peer that
+sends one request therefore waits for at most one batch of another peer. Measurements beside 16 flooding peers:
+`sidecard.server.connection`.
 """
 
 from typing import TYPE_CHECKING, Final, Protocol
@@ -13,72 +14,72 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_BATCH: Final = 64
-"""Messages of one peer served in a row: some 1 ms of cheap ones. As many as an `AsyncClient` has calls at a time."""
+"""Messages of one peer served in a row: about 1 ms of cheap ones. As many as an `AsyncClient` has concurrent calls."""
 
-MAX_BESIDE: Final = 8
-"""Messages that a peer may send in one go and have served at once while others wait for their turns."""
+MAX_UNSCHEDULED: Final = 8
+"""Messages that a peer may send at once and have served immediately while other connections wait for their turns."""
 
 TURN_SECONDS: Final = 0.002
-"""After so long a batch ends, whatever its messages are: all metrics of a busy host take 30 ms to tell."""
+"""A batch ends after this time whatever its messages are: all metrics of a busy host take 30 ms."""
 
 
-class Turn(Protocol):
-    """A connection, as far as it waits for its turn."""
+class Schedulable(Protocol):
+    """A connection that waits for its turn."""
 
     def __hash__(self) -> int: ...
 
     def serve_turn(self) -> bool:
-        """Serve a batch; tell whether another one waits."""
+        """Serve one batch. Return whether another one waits."""
 
 
-class Turns:
-    """Those who wait for their turn."""
+class FairScheduler:
+    """Gives turns to connections that have messages to be served."""
 
     def __init__(self, loop: "asyncio.AbstractEventLoop") -> None:
         self._call_soon: Callable[[Callable[[], None]], object] = loop.call_soon
-        self._queue: FairQueue[Turn] = FairQueue()
-        self._waiting: dict[Turn, int] = {}
-        """With their uids."""
-        self._called = False
-        """Somebody has had, or will have, this turn of the loop."""
+        self._queue: FairQueue[Schedulable] = FairQueue()
+        self._waiting: dict[Schedulable, int] = {}
+        """Connections and their uids."""
+        self._busy = False
+        """This iteration of the event loop has had, or will have, a batch."""
 
-    def may_skip(self, count: int) -> bool:
-        """Tell whether a peer may have its ``count`` messages, or a batch of them, served without standing in."""
-        if count <= MAX_BESIDE:
+    def may_serve_now(self, count: int) -> bool:
+        """Return whether a peer's ``count`` messages, or a first batch of them, may be served without waiting for a turn."""
+        if count <= MAX_UNSCHEDULED:
             return True
 
-        if self._called:
+        if self._busy:
             return False
 
-        self._call()
+        self._schedule()
         return True
 
-    def want(self, turn: Turn, uid: int) -> None:
-        """Let a connection of ``uid`` stand in, unless it does already."""
-        if turn not in self._waiting:
-            self._waiting[turn] = uid
-            self._queue.push(uid, turn)
-            self._call()
+    def enqueue(self, connection: Schedulable, uid: int) -> None:
+        """Queue a connection of ``uid``, unless it is queued already."""
+        if connection not in self._waiting:
+            self._waiting[connection] = uid
+            self._queue.push(uid, connection)
+            self._schedule()
 
-    def forget(self, turn: Turn) -> None:
-        """A connection has nothing to be served any more."""
-        uid = self._waiting.pop(turn, None)
+    def remove(self, connection: Schedulable) -> None:
+        """Take a connection out of the queue, if it is in it."""
+        uid = self._waiting.pop(connection, None)
         if uid is not None:
-            self._queue.remove(uid, turn)
+            self._queue.remove(uid, connection)
 
-    def _call(self) -> None:
-        if not self._called:
-            self._called = True
-            self._call_soon(self._next)
+    def _schedule(self) -> None:
+        if not self._busy:
+            self._busy = True
+            self._call_soon(self._serve_next)
 
-    def _next(self) -> None:
-        self._called = False
+    def _serve_next(self) -> None:
+        self._busy = False
         if self._waiting:
-            turn = self._queue.first()
-            uid = self._waiting.pop(turn)
-            self._queue.serve(uid, turn)
-            if turn.serve_turn():
-                self.want(turn, uid)
+            connection = self._queue.first()
+            uid = self._waiting.pop(connection)
+            self._queue.serve(uid, connection)
+            if connection.serve_turn():
+                self.enqueue(connection, uid)
 
         if self._waiting:
-            self._call()
+            self._schedule()

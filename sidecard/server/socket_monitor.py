@@ -1,7 +1,7 @@
-"""Looks every few seconds for what the kernel tells nobody: that the socket's file is gone, that no descriptor is left.
+"""Check every few seconds for what the kernel does not report: a removed socket file, and exhausted file descriptors.
 
-Both are silent otherwise. Clients that find no socket, or are cut off at once, make their calls themselves, so nothing fails:
-it only costs what it cost before there was a daemon.
+Both are silent otherwise. Clients that find no socket, or whose connection is closed at once, make their own calls, so
+nothing fails; the calls are just not shared.
 """
 
 import errno
@@ -13,48 +13,48 @@ import anyio
 from sidecard.errors import ListenError
 from sidecard.server.listener import Listener
 
-LOOK_SECONDS = 5.0
-"""Between two looks, which take a few microseconds."""
+CHECK_SECONDS = 5.0
+"""Between two checks, which take a few microseconds."""
 
 
-class Lookout:
-    """Looks after ``listening``. ``bind_anew`` serves on a new socket, or raises `ListenError`; ``say`` is a log's."""
+class SocketMonitor:
+    """Watches ``listening``. ``rebind`` serves on a new socket, or raises `ListenError`; ``log`` writes a log line."""
 
-    def __init__(self, listening: Listener, bind_anew: Callable[[], Awaitable[None]], say: Callable[..., None]) -> None:
+    def __init__(self, listening: Listener, rebind: Callable[[], Awaitable[None]], log: Callable[..., None]) -> None:
         self._listener = listening
-        self._bind_anew = bind_anew
-        self._say = say
+        self._rebind = rebind
+        self._log = log
         self._lost = False
         self._exhausted = False
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         while True:
-            await anyio.sleep(LOOK_SECONDS)
-            await self.look()
+            await anyio.sleep(CHECK_SECONDS)
+            await self.check()
 
-    async def look(self) -> None:
-        """Look once. What is wrong is told once, until it is well again."""
-        self._look_for_descriptors()
+    async def check(self) -> None:
+        """Check once. A problem is logged when it begins and when it ends."""
+        self._check_descriptors()
         if self._listener.gone:
-            await self._look_for_socket()
+            await self._replace_socket()
         elif self._lost:
             self._lost = False
-            self._say("info", "socket found again", path=self._listener.path)
+            self._log("info", "socket file reappeared", path=self._listener.path)
 
-    async def _look_for_socket(self) -> None:
+    async def _replace_socket(self) -> None:
         try:
-            await self._bind_anew()
+            await self._rebind()
         except ListenError as error:
             if not self._lost:
                 self._lost = True
-                self._say("error", "socket lost", path=self._listener.path, reason=str(error))
+                self._log("error", "socket file lost", path=self._listener.path, reason=str(error))
         else:
             self._lost = False
-            self._say("warning", "socket bound anew", path=self._listener.path, reason="its file was removed")
+            self._log("warning", "socket recreated", path=self._listener.path, reason="its file was removed")
 
-    def _look_for_descriptors(self) -> None:
-        """The event loop closes what it cannot accept, and says nothing of it."""
+    def _check_descriptors(self) -> None:
+        """Detect that no descriptor is left: the event loop then closes new connections without reporting it."""
         try:
             os.close(os.dup(self._listener.socket.fileno()))
         except OSError as error:
@@ -63,12 +63,12 @@ class Lookout:
             exhausted = False
 
         if exhausted and not self._exhausted:
-            self._say(
+            self._log(
                 "error",
-                "no descriptors left",
-                reason="new peers are closed at once: raise LimitNOFILE= or `ulimit -n`, or lower limits.max_peers",
+                "file descriptors exhausted",
+                reason="new connections are closed at once: raise LimitNOFILE= or `ulimit -n`, or lower limits.max_peers",
             )
         elif self._exhausted and not exhausted:
-            self._say("info", "descriptors are left again")
+            self._log("info", "file descriptors available again")
 
         self._exhausted = exhausted

@@ -165,7 +165,7 @@ FAULTS = {
         "no descriptors left in accept",
         (
             RESOURCES + "test_without_descriptors_left_peers_are_served_and_others_go_on_alone",
-            I + "test_lookout.py::test_a_want_of_descriptors_is_told_once_and_so_is_its_end",
+            I + "test_socket_monitor.py::test_exhausted_descriptors_are_logged_at_begin_and_end",
             A + "test_serve.py::test_fewer_descriptors_than_peers_are_warned_about_and_survived",
         ),
     ),
@@ -269,8 +269,8 @@ FAULTS = {
         "the socket's file deleted",
         (
             DAEMONS + "test_a_socket_whose_file_is_deleted_is_there_again_and_who_was_connected_stays",
-            I + "test_lookout.py::test_a_socket_whose_file_is_removed_is_bound_anew",
-            I + "test_lookout.py::test_another_daemons_socket_in_its_place_is_left_alone",
+            I + "test_socket_monitor.py::test_a_removed_socket_file_is_recreated",
+            I + "test_socket_monitor.py::test_the_socket_of_another_daemon_is_left_alone",
         ),
     ),
     28: Fault(

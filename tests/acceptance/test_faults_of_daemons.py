@@ -129,7 +129,7 @@ def test_a_socket_whose_file_is_deleted_is_there_again_and_who_was_connected_sta
 
     assert len({tuple(got.pieces) for got in ends}) == 1
     assert len(ends) == 3
-    assert len(scene.daemon.said("socket bound anew")) == 1
+    assert len(scene.daemon.said("socket recreated")) == 1
     assert len(scene.noted("start")) <= 2
     scene.calm()
     assert scene.daemon.terminate() == 0

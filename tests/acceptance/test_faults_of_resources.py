@@ -61,7 +61,7 @@ def test_without_descriptors_left_peers_are_served_and_others_go_on_alone(
 
         alone = scene.apps(kind, shape)
         scene.wait_for("start", count=2)
-        poll(lambda: any(line["event"] == "no descriptors left" for line in daemon.log()), "nothing was said")
+        poll(lambda: any(line["event"] == "file descriptors exhausted" for line in daemon.log()), "nothing was said")
         busy = (cpu_seconds(daemon.pid) - began_cpu) / (time.monotonic() - began_at)
         assert is_served(before)
         resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (soft, hard))
@@ -74,9 +74,9 @@ def test_without_descriptors_left_peers_are_served_and_others_go_on_alone(
     assert len({tuple(got.pieces) for got in ends}) == 1
     assert (own[0].source, whole(own[0])) == ("fallback", True)
     assert scene.apps(kind, shape).ends()[0].source == "cache"
-    poll(lambda: bool(daemon.said("descriptors are left again")), "its end was not said")
-    assert len(daemon.said("no descriptors left")) == 1
-    scene.calm("no descriptors left")
+    poll(lambda: bool(daemon.said("file descriptors available again")), "its end was not said")
+    assert len(daemon.said("file descriptors exhausted")) == 1
+    scene.calm("file descriptors exhausted")
 
 
 def highest_descriptor(pid: int) -> int:
@@ -114,7 +114,7 @@ def test_ten_thousand_connections_are_admitted_up_to_the_limit_and_cost_nothing_
     scene.calm()
     # Of some 3 KB for each connection the allocator keeps a part.
     assert resident_bytes(scene.daemon.pid) - before < 5000 * 4096
-    assert 1 <= len(scene.daemon.said("peer refused")) <= CONNECTIONS - 5000 + 1
+    assert 1 <= len(scene.daemon.said("peer denied")) <= CONNECTIONS - 5000 + 1
 
 
 def patient(path: str) -> Wire:

@@ -349,7 +349,7 @@ def test_fewer_descriptors_than_peers_are_warned_about_and_survived(socket_path:
 
     assert process.returncode == 0
     events = [json.loads(line)["event"] for line in errors.splitlines()]
-    assert {"fewer peers than configured", "peer refused"} <= set(events)
+    assert {"fewer peers than configured", "peer denied"} <= set(events)
 
 
 def is_served(line: Wire) -> bool:

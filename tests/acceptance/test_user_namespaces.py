@@ -103,7 +103,7 @@ def test_a_uid_without_a_number_is_not_admitted_and_is_told_why_as_the_log_is(
     assert reply["code"] == "unavailable"
     assert "its uid has no number in this user namespace" in str(reply["message"])
     log = socket_directory / "log"
-    poll(lambda: "peer refused" in log.read_text(), "nothing said")
+    poll(lambda: "peer denied" in log.read_text(), "nothing said")
     assert "give both containers the same UserNS=, or set socket.admit_unmapped" in log.read_text()
     assert asks(MAPPED, path, op="ping") is not None
 

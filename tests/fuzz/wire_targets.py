@@ -11,7 +11,7 @@ from sidecard_client.protocol.connection import Connection
 from sidecard_client.protocol.errors import FramingError, ProtocolError
 from sidecard_client.protocol.frames import BadMessage, FrameBuffer, Incoming, LineBuffer, RequestReader, frame, line
 from tests.fuzz.target import Target, pieces
-from tests.unit.server.lines import Phone, Switchboard
+from tests.unit.server.harness import FakePeer, ServerHarness
 
 MAX_FRAME_BYTES = 2048
 """Small, so that a fuzzer reaches it."""
@@ -129,33 +129,33 @@ def conversation(data: bytes) -> None:
 
     Each line is a step. Its first byte says what comes: a line of JSON, the same as a frame, raw bytes for a frame, or time.
     """
-    board = Switchboard(LIMITS, max_flights=4, max_waiters=8, cache_max_bytes=65536, max_series=4, max_backends=4)
-    phones: dict[int, Phone] = {}
+    server = ServerHarness(LIMITS, max_flights=4, max_waiters=8, cache_max_bytes=65536, max_series=4, max_backends=4)
+    peers: dict[int, FakePeer] = {}
     for step in data.split(b"\n")[:64]:
-        _step(board, phones, step)
-        assert not board.bugs, board.bugs
+        _step(server, peers, step)
+        assert not server.bugs, server.bugs
 
-    for phone in phones.values():
-        _heard(phone)
-        if not phone.transport.closed and not phone.transport.aborted:
-            phone.hangs_up()
+    for peer in peers.values():
+        _heard(peer)
+        if not peer.transport.closed and not peer.transport.aborted:
+            peer.disconnect()
 
-        while board.loop.turn():
+        while server.loop.turn():
             pass
 
-        if phone.transport.closed or phone.transport.aborted:
-            phone.connection.connection_lost(None)
+        if peer.transport.closed or peer.transport.aborted:
+            peer.connection.connection_lost(None)
 
     # Timers that were armed go off, and find nobody.
-    board.loop.pass_time(400 * 86400.0)
-    assert not board.bugs, [bug.__cause__ for bug in board.bugs]
-    assert board.engine.idle
-    assert len(board.roster) == 0
+    server.loop.pass_time(400 * 86400.0)
+    assert not server.bugs, [bug.__cause__ for bug in server.bugs]
+    assert server.engine.idle
+    assert len(server.connections) == 0
 
 
-def _heard(phone: Phone) -> None:
+def _heard(peer: FakePeer) -> None:
     """Whatever was sent is well framed, and names a reply and a request; values are passed on as peers gave them."""
-    sent = phone.transport.sent
+    sent = peer.transport.sent
     if sent[:1] == b"{":
         assert all(isinstance(msgspec.json.decode(one), dict) for one in sent.splitlines())
         return
@@ -172,47 +172,47 @@ class _Head(msgspec.Struct):
 _HEAD = msgspec.msgpack.Decoder(_Head)
 
 
-def _step(board: Switchboard, phones: dict[int, Phone], step: bytes) -> None:
+def _step(server: ServerHarness, peers: dict[int, FakePeer], step: bytes) -> None:
     if not step:
         return
 
     kind, said = step[0] % 4, step[1:]
     if kind == 3:
-        board.loop.pass_time(said[0] / 10 if said else 60.0)
+        server.loop.pass_time(said[0] / 10 if said else 60.0)
         return
 
-    if kind not in phones or phones[kind].transport.closed or phones[kind].transport.aborted:
-        old = phones.pop(kind, None)
+    if kind not in peers or peers[kind].transport.closed or peers[kind].transport.aborted:
+        old = peers.pop(kind, None)
         if old is not None:
             old.connection.connection_lost(None)
 
-        phones[kind] = board.phone(uid=1000 if kind else 0)
+        peers[kind] = server.connect(uid=1000 if kind else 0)
 
-    _TALKS[kind](phones[kind], said)
-    while board.loop.turn():
+    _TALKS[kind](peers[kind], said)
+    while server.loop.turn():
         pass
 
 
-def _as_line(phone: Phone, said: bytes) -> None:
-    phone.connection.data_received(b"{" + said.removeprefix(b"{") + b"\n")
+def _as_line(peer: FakePeer, said: bytes) -> None:
+    peer.connection.data_received(b"{" + said.removeprefix(b"{") + b"\n")
 
 
-def _as_frame(phone: Phone, said: bytes) -> None:
+def _as_frame(peer: FakePeer, said: bytes) -> None:
     try:
         payload = wire.pack(msgspec.json.decode(said))
     except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError):
         payload = said
 
     if 0 < len(payload) <= LIMITS.max_frame_bytes:
-        phone.connection.data_received(frame(payload))
+        peer.connection.data_received(frame(payload))
 
 
-def _as_bytes(phone: Phone, said: bytes) -> None:
+def _as_bytes(peer: FakePeer, said: bytes) -> None:
     if said:
-        phone.connection.data_received(frame(said[: LIMITS.max_frame_bytes]))
+        peer.connection.data_received(frame(said[: LIMITS.max_frame_bytes]))
 
 
-_TALKS: tuple[Callable[[Phone, bytes], None], ...] = (_as_line, _as_frame, _as_bytes)
+_TALKS: tuple[Callable[[FakePeer, bytes], None], ...] = (_as_line, _as_frame, _as_bytes)
 
 
 def _in_json(request: wire.AnyRequest) -> bytes:

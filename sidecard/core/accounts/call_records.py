@@ -48,7 +48,7 @@ class CallRecorder:
         lease: HeldLease,
         seconds: float,
         usage: wire.Usage,
-        spoken: wire.Transcript | None = None,
+        spoken: wire.Spoken | None = None,
     ) -> None:
         """A backend has answered."""
         if not self.enabled:

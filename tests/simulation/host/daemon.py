@@ -12,11 +12,11 @@ from sidecard.core.engine import Engine
 from sidecard.core.events import Absent, Event, Peer, SettingsRead, StoreEvent
 from sidecard.core.records import Record
 from sidecard.core.settings import EngineSettings
-from sidecard.server.buffers import Buffers
-from sidecard.server.connection import Commons, Connection
-from sidecard.server.connections import Roster
+from sidecard.server.buffers import BufferBudget
+from sidecard.server.connection import PeerConnection, ServerContext
+from sidecard.server.connections import ConnectionTable
 from sidecard.server.driver import Driver
-from sidecard.server.scheduler import Turns
+from sidecard.server.scheduler import FairScheduler
 from tests.simulation.host.processes import LoopProcess, Surroundings, Timer
 from tests.simulation.host.sockets import Ends, Pipe
 from tests.simulation.reference_store import Line, Server
@@ -290,8 +290,8 @@ class Daemon(LoopProcess):
             shown_origins={},
             jitter=jitter,
         )
-        self.roster = Roster(
-            LIMITS, lambda uid, _: uid == 0, on_refused=_ignore, on_closed=_ignore, limited=self.engine.meters.limited
+        self.connections = ConnectionTable(
+            LIMITS, lambda uid, _: uid == 0, on_denied=_ignore, on_closed=_ignore, limited=self.engine.meters.limited
         )
         self.driver = Driver(
             self.engine,
@@ -309,14 +309,14 @@ class Daemon(LoopProcess):
                 watcher(self, event, effects)
 
         self.driver.watch(watch)
-        buffers = Buffers[Connection](LIMITS.max_buffered_bytes)
-        self._commons = Commons(self.driver, self.roster, Turns(self.loop), buffers, self.loop)
+        buffers = BufferBudget[PeerConnection](LIMITS.max_buffered_bytes)
+        self._context = ServerContext(self.driver, self.connections, FairScheduler(self.loop), buffers, self.loop)
         self._connections = count(1)
         self._patience: Timer | None = None
 
-    def new_connection(self) -> Connection:
+    def new_connection(self) -> PeerConnection:
         """Make the protocol of a connection."""
-        return Connection(self._commons, LIMITS)
+        return PeerConnection(self._context, LIMITS)
 
     def connect(self, ours: Pipe, theirs: Pipe, credentials: Credentials) -> None:
         """Let a connection wait to be accepted: ``theirs`` is what the peer writes."""
@@ -354,13 +354,13 @@ class Daemon(LoopProcess):
                 self._patience.cancel()
                 self._patience = self.at(self.clock() + FLUSH_SECONDS, leave)
                 self.driver.end_drain()
-                self.roster.close_all(leave)
+                self.connections.close_all(leave)
 
         def leave() -> None:
             if self._patience is not None:
                 self._patience.cancel()
                 self._patience = None
-                self.roster.abort_all()
+                self.connections.abort_all()
                 self.soon(on_end)
 
         self._patience = self.at(self.clock() + drain_seconds, flush)
@@ -378,7 +378,7 @@ class Daemon(LoopProcess):
 
     def peers(self) -> list[Peer]:
         """Return who is connected."""
-        return list(self.roster._peers.values())
+        return list(self.connections._peers.values())
 
 
 def _ignore(*_: object) -> None:

@@ -5,129 +5,129 @@ import pytest
 
 from sidecard.config.schema import Limits
 from sidecard.server.buffers import COUNTED_BYTES
-from sidecard.server.scheduler import MAX_BATCH, MAX_BESIDE
+from sidecard.server.scheduler import MAX_BATCH, MAX_UNSCHEDULED
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import frame
-from tests.unit.server.lines import Phone, Switchboard, value_of
+from tests.unit.server.harness import FakePeer, ServerHarness, value_of
 
 MIB = 1024 * 1024
 
 
-def begun(phone: Phone, count: int, size: int = MIB) -> None:
+def begun(peer: FakePeer, count: int, size: int = MIB) -> None:
     """Send so many bytes of a larger frame."""
-    phone.connection.data_received(size.to_bytes(4, "big") + b"x" * count)
+    peer.connection.data_received(size.to_bytes(4, "big") + b"x" * count)
 
 
 @pytest.mark.parametrize("data", [b"\x00", b"\x00\x00\x10", b"\x00\x00\x10\x00\x81", b'{"op":', b" "])
 def test_a_message_that_never_ends_closes_its_peer(data: bytes) -> None:
     """In either encoding, whatever it begins with, however often a byte comes."""
-    board = Switchboard(Limits(message_seconds=30))
-    alice = board.phone()
+    server = ServerHarness(Limits(message_seconds=30))
+    alice = server.connect()
     alice.connection.data_received(data)
-    board.loop.pass_time(29)
+    server.loop.pass_time(29)
     alice.connection.data_received(b" ")
     assert not alice.transport.aborted
 
-    board.loop.pass_time(1)
+    server.loop.pass_time(1)
     assert alice.transport.aborted
-    assert "message_seconds" in board.closed[0][1]
-    assert board.engine.meters.limited == {"message_seconds": 1}
+    assert "message_seconds" in server.closed[0][1]
+    assert server.engine.meters.limited == {"message_seconds": 1}
 
 
 def test_messages_that_come_in_parts_and_in_time_are_served() -> None:
     """The time is one message's, not the connection's: some part of one is always here."""
-    board = Switchboard(Limits(message_seconds=30))
-    alice = board.phone()
+    server = ServerHarness(Limits(message_seconds=30))
+    alice = server.connect()
     data = b"".join(frame(wire.pack(wire.Ping(id=number))) for number in range(10))
     whole = len(data) // 10
     alice.connection.data_received(data[:5])
     for number in range(9):
-        board.loop.pass_time(29)
+        server.loop.pass_time(29)
         alice.connection.data_received(data[5 + whole * number : 5 + whole * (number + 1)])
 
-    assert [reply.id for reply in alice.heard()] == list(range(9))
+    assert [reply.id for reply in alice.received()] == list(range(9))
     assert not alice.transport.aborted
 
 
 def test_a_peer_that_says_nothing_may_stay() -> None:
     """Between messages, and before the first: pools of clients do."""
-    board = Switchboard(Limits(message_seconds=30))
-    silent, idle = board.phone(), board.phone()
-    idle.says(wire.Ping(id=1))
-    board.loop.pass_time(86400)
-    silent.says(wire.Ping(id=1))
+    server = ServerHarness(Limits(message_seconds=30))
+    silent, idle = server.connect(), server.connect()
+    idle.send(wire.Ping(id=1))
+    server.loop.pass_time(86400)
+    silent.send(wire.Ping(id=1))
 
-    assert len(silent.heard()) == 1
+    assert len(silent.received()) == 1
     assert not idle.transport.aborted
 
 
 def test_beyond_the_bound_of_all_buffers_who_holds_most_is_closed() -> None:
     """Of the uid that holds most: one with many connections of little each is no better than one with one."""
-    board = Switchboard(Limits(max_buffered_bytes=MIB))
-    large = board.phone(uid=1)
+    server = ServerHarness(Limits(max_buffered_bytes=MIB))
+    large = server.connect(uid=1)
     begun(large, 450_000)
-    many = [board.phone(uid=2) for _ in range(5)]
-    for number, phone in enumerate(many):
-        begun(phone, 110_000 + number)
+    many = [server.connect(uid=2) for _ in range(5)]
+    for number, peer in enumerate(many):
+        begun(peer, 110_000 + number)
 
-    assert [phone.transport.aborted for phone in many] == [False] * 5
-    begun(late := board.phone(uid=2), 80_000)
+    assert [peer.transport.aborted for peer in many] == [False] * 5
+    begun(late := server.connect(uid=2), 80_000)
     assert many[4].transport.aborted
     assert not large.transport.aborted
     assert not late.transport.aborted
-    assert board.buffers.bytes <= MIB
-    assert board.engine.meters.limited == {"max_buffered_bytes": 1}
+    assert server.buffers.bytes <= MIB
+    assert server.engine.meters.limited == {"max_buffered_bytes": 1}
 
 
 def test_replies_that_nobody_reads_count_for_all_peers_together() -> None:
     """Each of them is within its own bounds."""
-    board = Switchboard(Limits(max_buffered_bytes=4 * MIB))
-    phones = [board.phone() for _ in range(9)]
-    phones[0].says(wire.Put("large", value_of("x" * 500_000), id=1))
-    for phone in phones[1:]:
-        phone.transport.reads = False
-        phone.says(wire.Get("large", id=2))
+    server = ServerHarness(Limits(max_buffered_bytes=4 * MIB))
+    peers = [server.connect() for _ in range(9)]
+    peers[0].send(wire.Put("large", value_of("x" * 500_000), id=1))
+    for peer in peers[1:]:
+        peer.transport.reads = False
+        peer.send(wire.Get("large", id=2))
 
-    assert board.buffers.bytes == pytest.approx(4_000_000, rel=0.01)
-    phones[1].says(wire.Get("large", id=2))
-    assert [phone.transport.aborted for phone in phones] == [False, True] + [False] * 7
+    assert server.buffers.bytes == pytest.approx(4_000_000, rel=0.01)
+    peers[1].send(wire.Get("large", id=2))
+    assert [peer.transport.aborted for peer in peers] == [False, True] + [False] * 7
 
 
 def test_what_was_read_served_or_lost_is_held_no_more() -> None:
     """The sum is back at nothing."""
-    board = Switchboard()
-    alice, bob, carol = board.phone(), board.phone(), board.phone()
+    server = ServerHarness()
+    alice, bob, carol = server.connect(), server.connect(), server.connect()
     request = frame(wire.pack(wire.Put("large", value_of("x" * 500_000), id=1)))
     alice.connection.data_received(request[:400_000])
-    assert board.buffers.bytes == 400_000
+    assert server.buffers.bytes == 400_000
     alice.connection.data_received(request[400_000:])
-    assert isinstance(alice.heard()[0], wire.Stored)
-    assert board.buffers.bytes == 0
+    assert isinstance(alice.received()[0], wire.Stored)
+    assert server.buffers.bytes == 0
 
     bob.transport.reads = False
-    bob.says(wire.Get("large", id=1))
+    bob.send(wire.Get("large", id=1))
     begun(carol, 2 * COUNTED_BYTES)
-    assert board.buffers.bytes > 500_000
-    bob.reads_again()
-    carol.hangs_up()
-    assert (board.buffers.bytes, len(board.buffers._of_uid), len(board.buffers._held)) == (0, 0, 0)
+    assert server.buffers.bytes > 500_000
+    bob.read_all()
+    carol.disconnect()
+    assert (server.buffers.bytes, len(server.buffers._per_uid), len(server.buffers._held)) == (0, 0, 0)
 
 
 def test_who_asks_little_is_served_before_the_second_batch_of_who_asks_much() -> None:
     """However many of those there are, each turn of the loop serves one batch of one of them."""
-    board = Switchboard()
-    floods, polite = [board.phone() for _ in range(8)], board.phone()
+    server = ServerHarness()
+    floods, polite = [server.connect() for _ in range(8)], server.connect()
     for flood in floods:
-        flood.says(*(wire.Ping(id=number) for number in range(5 * MAX_BATCH)))
+        flood.send(*(wire.Ping(id=number) for number in range(5 * MAX_BATCH)))
 
-    served = [len(flood.heard()) for flood in floods]
+    served = [len(flood.received()) for flood in floods]
     assert served == [MAX_BATCH] + [0] * 7
-    polite.says(*(wire.Ping(id=number) for number in range(MAX_BESIDE)))
-    assert len(polite.heard()) == MAX_BESIDE
-    board.loop.turn()
-    assert sum(len(flood.heard()) for flood in floods) == MAX_BATCH
+    polite.send(*(wire.Ping(id=number) for number in range(MAX_UNSCHEDULED)))
+    assert len(polite.received()) == MAX_UNSCHEDULED
+    server.loop.turn()
+    assert sum(len(flood.received()) for flood in floods) == MAX_BATCH
 
-    while board.loop.turn():
+    while server.loop.turn():
         pass
 
     assert all(flood.transport.reading for flood in floods)
@@ -135,63 +135,63 @@ def test_who_asks_little_is_served_before_the_second_batch_of_who_asks_much() ->
 
 def test_uids_take_turns_whatever_the_number_of_their_connections() -> None:
     """So that one with a thousand is served as often as one with one."""
-    board = Switchboard()
-    many, one = [board.phone(uid=1) for _ in range(10)], board.phone(uid=2)
-    for phone in (*many, one):
-        phone.says(*(wire.Ping(id=number) for number in range(5 * MAX_BATCH)))
+    server = ServerHarness()
+    many, one = [server.connect(uid=1) for _ in range(10)], server.connect(uid=2)
+    for peer in (*many, one):
+        peer.send(*(wire.Ping(id=number) for number in range(5 * MAX_BATCH)))
 
     for _ in range(10):
-        board.loop.turn()
+        server.loop.turn()
 
-    assert len(one.heard()) == 5 * MAX_BATCH
+    assert len(one.received()) == 5 * MAX_BATCH
 
 
 def test_a_connection_that_ends_while_it_waits_for_its_turn_has_none() -> None:
     """Those behind it have theirs."""
-    board = Switchboard()
-    gone, closed, last = (board.phone() for _ in range(3))
-    for phone in (gone, closed, last):
-        phone.says(*(wire.Ping(id=number) for number in range(2 * MAX_BATCH)))
+    server = ServerHarness()
+    gone, closed, last = (server.connect() for _ in range(3))
+    for peer in (gone, closed, last):
+        peer.send(*(wire.Ping(id=number) for number in range(2 * MAX_BATCH)))
 
-    gone.hangs_up()
+    gone.disconnect()
     gone.connection.connection_lost(None)
     closed.connection.close()
-    while board.loop.turn():
+    while server.loop.turn():
         pass
 
-    assert len(last.heard()) == 2 * MAX_BATCH
-    assert closed.heard() == []
+    assert len(last.received()) == 2 * MAX_BATCH
+    assert closed.received() == []
 
 
 @pytest.mark.parametrize("encode", ["frames", "lines"])
 def test_a_batch_of_dear_requests_ends_when_its_time_is_over(encode: str) -> None:
     """All metrics of a host take a hundred times as long to tell as a hit."""
-    board = Switchboard()
-    alice = board.phone()
-    board.driver.clock = iter(range(10_000)).__next__
+    server = ServerHarness()
+    alice = server.connect()
+    server.driver.clock = iter(range(10_000)).__next__
     if encode == "frames":
-        alice.says(*(wire.GetMetrics(id=number) for number in range(20)))
+        alice.send(*(wire.GetMetrics(id=number) for number in range(20)))
     else:
-        alice.types("".join(f'{{"op":"metrics","id":{number}}}\n' for number in range(20)))
+        alice.send_text("".join(f'{{"op":"metrics","id":{number}}}\n' for number in range(20)))
 
-    first = alice.heard()
+    first = alice.received()
     assert 1 <= len(first) <= 2
-    while board.loop.turn():
-        first += alice.heard()
+    while server.loop.turn():
+        first += alice.received()
 
     assert [reply["id"] if encode == "lines" else reply.id for reply in first] == list(range(20))
 
 
 def test_what_came_before_a_fault_is_served_in_turns_and_the_fault_told_last() -> None:
     """A connection that ends so must not be served out of turn."""
-    board = Switchboard()
-    alice = board.phone()
+    server = ServerHarness()
+    alice = server.connect()
     pings = b"".join(frame(wire.pack(wire.Ping(id=number))) for number in range(3 * MAX_BATCH))
     alice.connection.data_received(pings + b"\xff\xff\xff\xff")
-    heard = alice.heard()
+    heard = alice.received()
     assert len(heard) == MAX_BATCH
-    while board.loop.turn():
-        heard += alice.heard()
+    while server.loop.turn():
+        heard += alice.received()
 
     assert [reply.id for reply in heard] == [*range(3 * MAX_BATCH), 0]
     assert heard[-1].code == "too_large"
@@ -200,15 +200,15 @@ def test_what_came_before_a_fault_is_served_in_turns_and_the_fault_told_last() -
 
 def test_many_lines_of_a_half_closed_peer_are_all_served_before_it_is_closed() -> None:
     """Also those that wait for their turn."""
-    board = Switchboard()
-    alice = board.phone()
-    alice.types(
+    server = ServerHarness()
+    alice = server.connect()
+    alice.send_text(
         "".join(f'{{"op":"ping","id":{number}}}\n' for number in range(3 * MAX_BATCH)) + '{"op":"ping","id":-1}'
     )
-    alice.hangs_up()
-    heard = alice.heard()
-    while board.loop.turn():
-        heard += alice.heard()
+    alice.disconnect()
+    heard = alice.received()
+    while server.loop.turn():
+        heard += alice.received()
 
     assert [reply["id"] for reply in heard] == [*range(3 * MAX_BATCH), -1]
     assert alice.transport.closed
@@ -216,11 +216,11 @@ def test_many_lines_of_a_half_closed_peer_are_all_served_before_it_is_closed() -
 
 def test_a_value_of_the_size_limit_passes() -> None:
     """In and out: it is one message, and not too many."""
-    board = Switchboard()
-    alice = board.phone()
+    server = ServerHarness()
+    alice = server.connect()
     value = msgspec.Raw(msgspec.msgpack.encode(b"x" * (16 * MIB - 100)))
-    alice.says(wire.Put("large", value, id=1))
-    assert alice.heard() == [wire.Stored(1, stored=True)]
-    alice.says(wire.Get("large", id=2))
-    (hit,) = alice.heard()
+    alice.send(wire.Put("large", value, id=1))
+    assert alice.received() == [wire.Stored(1, stored=True)]
+    alice.send(wire.Get("large", id=2))
+    (hit,) = alice.received()
     assert len(hit.value) == 16 * MIB - 100

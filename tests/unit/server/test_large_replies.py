@@ -3,12 +3,12 @@
 import msgspec
 import pytest
 
-from sidecard.server.buffers import Buffers
+from sidecard.server.buffers import BufferBudget
 from sidecard.server.connection import HIGH_WATER_BYTES
-from sidecard.server.large_replies import LARGE_BYTES, around, large_value
+from sidecard.server.large_replies import LARGE_BYTES, around_value, shared_value
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import frame
-from tests.unit.server.lines import Switchboard, value_of
+from tests.unit.server.harness import ServerHarness, value_of
 
 LARGE = msgspec.Raw(wire.pack(b"value" * LARGE_BYTES))
 HOSTILE_ID = int.from_bytes(b"\x01\xa5value\x00", "big")
@@ -25,9 +25,9 @@ def test_the_parts_of_a_frame_are_the_frame(request_id: int) -> None:
         wire.Chunk(request_id, LARGE),
         wire.Chunk(request_id, LARGE, "shared", 0.0, "b"),
     ):
-        value = large_value(reply)
+        value = shared_value(reply)
         assert value is not None
-        before, after = around(reply, value)
+        before, after = around_value(reply, value)
         assert before + bytes(value) + after == frame(wire.pack(reply))
         assert value.obj is not None
 
@@ -35,57 +35,57 @@ def test_the_parts_of_a_frame_are_the_frame(request_id: int) -> None:
 def test_what_is_small_or_of_one_peer_alone_goes_the_short_way() -> None:
     """Hits are held back by what their peer reads."""
     small = msgspec.Raw(wire.pack("x"))
-    assert large_value(wire.Chunk(1, small)) is None
-    assert large_value(wire.Hit(1, LARGE, 0.0, False, 0.0, 0.0, "b", {})) is None
-    assert large_value(wire.Pending(1)) is None
+    assert shared_value(wire.Chunk(1, small)) is None
+    assert shared_value(wire.Hit(1, LARGE, 0.0, False, 0.0, 0.0, "b", {})) is None
+    assert shared_value(wire.Pending(1)) is None
 
 
 def test_a_value_that_many_wait_for_counts_once_until_the_last_has_read_it() -> None:
     """Also where one of them goes away with it."""
-    board = Switchboard()
-    holder, waiters = board.phone(), [board.phone() for _ in range(10)]
-    holder.says(wire.Begin("k", id=1))
-    (lease,) = holder.heard()
-    for phone in waiters:
-        phone.transport.reads = False
-        phone.says(wire.Begin("k", id=1))
-        phone.heard()
+    server = ServerHarness()
+    holder, waiters = server.connect(), [server.connect() for _ in range(10)]
+    holder.send(wire.Begin("k", id=1))
+    (lease,) = holder.received()
+    for peer in waiters:
+        peer.transport.reads = False
+        peer.send(wire.Begin("k", id=1))
+        peer.received()
 
     size = 2 * HIGH_WATER_BYTES
-    holder.says(wire.Complete(lease.lease, value_of("x" * size), id=2))
-    assert board.buffers.bytes == pytest.approx(size, rel=0.01)
-    assert all(len(phone.heard()[0].value) == size for phone in waiters)
+    holder.send(wire.Complete(lease.lease, value_of("x" * size), id=2))
+    assert server.buffers.bytes == pytest.approx(size, rel=0.01)
+    assert all(len(peer.received()[0].value) == size for peer in waiters)
     waiters[0].transport.aborted = True
     waiters[0].connection.connection_lost(None)
-    for phone in waiters[1:]:
-        assert board.buffers.bytes == pytest.approx(size, rel=0.01)
-        phone.reads_again()
+    for peer in waiters[1:]:
+        assert server.buffers.bytes == pytest.approx(size, rel=0.01)
+        peer.read_all()
 
-    assert board.buffers.bytes == 0
-    assert (len(board.buffers._lent), len(board.buffers._borrowed)) == (0, 0)
+    assert server.buffers.bytes == 0
+    assert (len(server.buffers._values), len(server.buffers._used)) == (0, 0)
 
 
 def test_who_reads_at_once_borrows_nothing() -> None:
     """The frame has left when it was written."""
-    board = Switchboard()
-    holder, waiter = board.phone(), board.phone()
-    holder.says(wire.Begin("k", id=1))
-    (lease,) = holder.heard()
-    waiter.says(wire.Begin("k", id=1))
-    holder.says(wire.Complete(lease.lease, value_of("x" * 100_000), id=2))
+    server = ServerHarness()
+    holder, waiter = server.connect(), server.connect()
+    holder.send(wire.Begin("k", id=1))
+    (lease,) = holder.received()
+    waiter.send(wire.Begin("k", id=1))
+    holder.send(wire.Complete(lease.lease, value_of("x" * 100_000), id=2))
 
-    assert isinstance(waiter.heard()[1], wire.Shared)
-    assert board.buffers.bytes == 0
+    assert isinstance(waiter.received()[1], wire.Shared)
+    assert server.buffers.bytes == 0
 
 
 def test_where_nothing_but_lent_values_is_too_much_who_borrows_most_is_closed() -> None:
     """Values that differ are each in memory, whoever made them."""
-    buffers = Buffers[str](1000)
+    buffers = BufferBudget[str](1000)
     values = [memoryview(bytes([number]) * 400) for number in range(3)]
     for name, value in zip("abc", values, strict=True):
-        buffers.lend(name, value)
+        buffers.share(name, value)
 
-    buffers.lend("b", values[0])
+    buffers.share("b", values[0])
     assert buffers.bytes == 1200
-    assert buffers.hold("c", 1, 0) == ["b"]
+    assert buffers.update("c", 1, 0) == ["b"]
     assert buffers.bytes == 800

@@ -15,11 +15,11 @@ from sidecard.core.events import Peer
 from sidecard.core.notes import Note
 from sidecard.core.settings import EngineSettings
 from sidecard.errors import SidecardBug
-from sidecard.server.buffers import Buffers
-from sidecard.server.connection import Commons, Connection
-from sidecard.server.connections import Roster
+from sidecard.server.buffers import BufferBudget
+from sidecard.server.connection import PeerConnection, ServerContext
+from sidecard.server.connections import ConnectionTable
 from sidecard.server.driver import Driver
-from sidecard.server.scheduler import Turns
+from sidecard.server.scheduler import FairScheduler
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import frame
 
@@ -39,7 +39,7 @@ class Timer:
         self.cancelled = True
 
 
-class HandLoop:
+class FakeLoop:
     """The part of an event loop that the server uses; its time passes only by `pass_time`."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class HandLoop:
                 timer.callback()
 
 
-class HandTransport:
+class FakeTransport:
     """A transport whose other end reads when the test says so."""
 
     def __init__(self, uid: int, gid: int) -> None:
@@ -91,9 +91,9 @@ class HandTransport:
         self.aborted = False
         self.broken = False
         self.high = 0
-        self.protocol: Connection
+        self.protocol: PeerConnection
 
-    def get_extra_info(self, name: str) -> "HandTransport":
+    def get_extra_info(self, name: str) -> "FakeTransport":
         """Stand for the socket too."""
         assert name == "socket"
         return self
@@ -146,24 +146,24 @@ class HandTransport:
         self.aborted = True
 
 
-class Phone:
-    """One peer of a `Switchboard`, and its connection."""
+class FakePeer:
+    """One peer of a `ServerHarness`, and its connection."""
 
-    def __init__(self, board: "Switchboard", uid: int, gid: int) -> None:
-        self.transport = HandTransport(uid, gid)
-        self.connection = Connection(board.commons, board.limits)
+    def __init__(self, server: "ServerHarness", uid: int, gid: int) -> None:
+        self.transport = FakeTransport(uid, gid)
+        self.connection = PeerConnection(server.context, server.limits)
         self.transport.protocol = self.connection
         self.connection.connection_made(self.transport)  # type: ignore[arg-type]  # the part of a transport that is used
 
-    def says(self, *requests: wire.Request) -> None:
+    def send(self, *requests: wire.Request) -> None:
         """Send msgpack frames in one piece."""
         self.connection.data_received(b"".join(frame(wire.pack(request)) for request in requests))
 
-    def types(self, text: str) -> None:
+    def send_text(self, text: str) -> None:
         """Send JSON lines."""
         self.connection.data_received(text.encode())
 
-    def hangs_up(self) -> None:
+    def disconnect(self) -> None:
         """End the connection, as a process does that dies: end of file, then the transport's last word."""
         if not self.connection.eof_received():
             self.transport.close()
@@ -171,13 +171,13 @@ class Phone:
         if self.transport.closed or self.transport.aborted:
             self.connection.connection_lost(None)
 
-    def reads_again(self) -> None:
+    def read_all(self) -> None:
         """Read everything that was kept."""
         self.transport.reads = True
         self.transport.buffered = 0
         self.connection.resume_writing()
 
-    def heard(self) -> list[Any]:
+    def received(self) -> list[Any]:
         """Return, and forget, the replies that were sent: Structs from frames, dicts from lines."""
         data, self.transport.sent = self.transport.sent, b""
         if data[:1] == b"{":
@@ -192,11 +192,11 @@ class Phone:
         return replies
 
 
-class Switchboard:
+class ServerHarness:
     """A real engine behind a real driver, with connections that have no kernel."""
 
     def __init__(self, limits: Limits | None = None, **settings: Any) -> None:
-        self.loop = HandLoop()
+        self.loop = FakeLoop()
         self.limits = limits or Limits()
         self.notes: list[Note] = []
         self.bugs: list[SidecardBug] = []
@@ -217,20 +217,20 @@ class Switchboard:
             on_level=self.levels.append,
             meters=self.engine.meters,
         )
-        self.roster = Roster(
+        self.connections = ConnectionTable(
             self.limits,
             lambda uid, gid: 0 in {uid, gid},
-            on_refused=lambda uid, reason: self.refused.append((uid, reason)),
+            on_denied=lambda uid, reason: self.refused.append((uid, reason)),
             on_closed=lambda peer, reason: self.closed.append((peer, reason)),
             limited=self.engine.meters.limited,
         )
-        self.buffers = Buffers[Connection](self.limits.max_buffered_bytes)
-        turns = Turns(self.loop)  # type: ignore[arg-type]  # the part of a loop that is used
-        self.commons = Commons(self.driver, self.roster, turns, self.buffers, self.loop)  # type: ignore[arg-type]  # as above
+        self.buffers = BufferBudget[PeerConnection](self.limits.max_buffered_bytes)
+        scheduler = FairScheduler(self.loop)  # type: ignore[arg-type]  # the part of a loop that is used
+        self.context = ServerContext(self.driver, self.connections, scheduler, self.buffers, self.loop)  # type: ignore[arg-type]  # as above
 
-    def phone(self, uid: int = UID, gid: int = GID) -> Phone:
+    def connect(self, uid: int = UID, gid: int = GID) -> FakePeer:
         """Connect a peer."""
-        return Phone(self, uid, gid)
+        return FakePeer(self, uid, gid)
 
 
 def value_of(text: str) -> msgspec.Raw:
