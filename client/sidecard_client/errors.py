@@ -1,3 +1,3 @@
-"""The errors of the client, under the public name of 0.1.0; see `sidecard_client.protocol.errors`."""
+"""The errors of the client, under their public path; they are defined in `sidecard_client.protocol.errors`."""
 
-from sidecard_client.protocol.errors import *  # noqa: F403 - the same names, whatever they are
+from sidecard_client.protocol.errors import *  # noqa: F403 - exactly its names

@@ -1,3 +1,7 @@
-"""The protocol's messages, under the public name of 0.1.0; see `sidecard_client.protocol.wire`."""
+"""The protocol's messages, under their public path; they are defined in `sidecard_client.protocol`."""
 
-from sidecard_client.protocol.wire import *  # noqa: F403 - the same names, whatever they are
+from sidecard_client.protocol.requests import Transcript
+from sidecard_client.protocol.wire import *  # noqa: F403 - exactly its names
+
+Spoken = Transcript
+"""Its name in 0.1.0."""

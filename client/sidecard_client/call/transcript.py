@@ -29,7 +29,7 @@ _pack = msgspec.msgpack.Encoder(enc_hook=_kind).encode
 """What has no form in msgpack is told by its type alone: a ``repr`` may hold a secret."""
 
 
-def spoken(options: Options, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> wire.Spoken | None:
+def spoken(options: Options, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> wire.Transcript | None:
     """Return what is told of a call that was given ``args`` and ``kwargs`` and returned ``value``; None for nothing.
 
     The prompt is ``{"args": [...], "kwargs": {...}}``. Never raises: a hook that fails is warned of by its exception's type.
@@ -41,7 +41,7 @@ def spoken(options: Options, args: tuple[Any, ...], kwargs: dict[str, Any], valu
             return None
 
         prompt, answer = said
-        return wire.Spoken(_packed(prompt), _packed(answer))
+        return wire.Transcript(_packed(prompt), _packed(answer))
     except Exception as error:  # noqa: BLE001 - the boundary to the user's hook, as with `calls.read_usage`
         warnings.warn(
             f"The call is logged without what was said ({type(error).__name__}): redact= should return "

@@ -48,7 +48,7 @@ class CallRecorder:
         lease: HeldLease,
         seconds: float,
         usage: wire.Usage,
-        spoken: wire.Spoken | None = None,
+        spoken: wire.Transcript | None = None,
     ) -> None:
         """A backend has answered."""
         if not self.enabled:

@@ -85,4 +85,4 @@ def test_a_hook_is_a_callable() -> None:
     with pytest.raises(TypeError, match="redact= must be callable"):
         Options().changed({"redact": "no"})
 
-    assert isinstance(spoken(Options(), (), {}, None), wire.Spoken)
+    assert isinstance(spoken(Options(), (), {}, None), wire.Transcript)

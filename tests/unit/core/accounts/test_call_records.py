@@ -10,7 +10,7 @@ from sidecard_client.protocol import wire
 from tests.host import Host, packed
 
 USAGE = wire.Usage(model="m", prompt_tokens=3, completion_tokens=5, cost_dollars=0.5)
-SPOKEN = wire.Spoken(packed({"args": ["why?"], "kwargs": {}}), packed("because"))
+SPOKEN = wire.Transcript(packed({"args": ["why?"], "kwargs": {}}), packed("because"))
 
 
 def test_off_unless_wanted() -> None:
@@ -65,7 +65,7 @@ def test_what_was_said_is_kept_where_it_is_asked_for() -> None:
     alice = host.peer()
     assert alice.calls("cloud").log
     alice.completes(alice.leads("a"), "because", spoken=SPOKEN)
-    alice.completes(alice.leads("b"), "secret", spoken=wire.Spoken(SPOKEN.prompt, packed("blotted out")))
+    alice.completes(alice.leads("b"), "secret", spoken=wire.Transcript(SPOKEN.prompt, packed("blotted out")))
     alice.completes(alice.leads("c"), "because")
     assert [(record.prompt, record.answer) for record in host.logged] == [
         (bytes(SPOKEN.prompt), bytes(packed("because"))),

@@ -1,0 +1,164 @@
+"""What the daemon replies to calls and entry operations; `reports` has the replies about its state."""
+
+from typing import Any
+
+from msgspec import UNSET, Struct
+
+from sidecard_client.protocol.values import ErrorCode, FailureKind, RejectionReason, Route, StreamSource
+
+
+class Reply(Struct, frozen=True, tag_field="type"):
+    """Base of all replies. ``id`` is the request's."""
+
+    id: int
+
+
+class Pong(Reply, frozen=True, tag="pong"):
+    """The daemon replies. ``uptime_seconds`` counts from when it began to listen."""
+
+    version: str
+    protocol: int
+    boot_id: str
+    uptime_seconds: float
+
+
+class Pending(Reply, frozen=True, tag="pending"):
+    """The `Begin` waits and another reply follows. Sent at once, so that a hung daemon differs from a long wait."""
+
+
+class VectorWanted(Reply, frozen=True, tag="vector_wanted"):
+    """No stored answer, but a similar one may exist: repeat the begin with a vector, or without ``embeds``."""
+
+
+class Hit(Reply, frozen=True, tag="hit", omit_defaults=True):
+    """A stored answer. ``saved_seconds`` and ``saved_dollars`` are what the entry's own call took."""
+
+    value: Any
+    age_seconds: float
+    stale: bool
+    saved_seconds: float
+    saved_dollars: float
+    backend: str
+    meta: Any
+    """The `Usage` reported with the answer, as a map; empty if there was none."""
+    similarity: float | None = None
+    """Cosine of the two vectors, if this is the answer to a similar request; None for an exact match."""
+
+
+class Shared(Reply, frozen=True, tag="shared", omit_defaults=True):
+    """The answer of another caller's flight. ``saved_seconds`` is that call's time less the time waited."""
+
+    value: Any
+    age_seconds: float
+    stale: bool
+    saved_seconds: float
+    saved_dollars: float
+    backend: str
+    meta: Any
+    trace: str = ""
+    """The holder's span, if it is traced."""
+
+
+class Chunk(Reply, frozen=True, tag="chunk", omit_defaults=True):
+    """The next piece of an answer. Only the first one carries the fields after ``chunk``."""
+
+    chunk: Any
+    source: StreamSource = ""
+    age_seconds: float = 0.0
+    backend: str = ""
+    saved_dollars: float = 0.0
+    """Known already for stored answers only."""
+    similarity: float | None = None
+    """As `Hit.similarity`."""
+
+
+class End(Reply, frozen=True, tag="end", omit_defaults=True):
+    """The answer is complete: its last `Chunk` was sent. The fields are those of `Hit` and `Shared`."""
+
+    source: StreamSource
+    age_seconds: float
+    stale: bool
+    saved_seconds: float
+    saved_dollars: float
+    backend: str
+    meta: Any
+    trace: str = ""
+    similarity: float | None = None
+
+
+class Lease(Reply, frozen=True, tag="lease", omit_defaults=True):
+    """Permission to make the call on ``backend``. ``attempt`` counts the leases of this flight, from 1."""
+
+    lease: str
+    backend: str
+    expires_in_seconds: float
+    attempt: int
+    route: Route = "order"
+    """How the backend was chosen."""
+    passed_over: dict[str, RejectionReason] = {}
+    """Backends that the route preferred, each with the reason why it could not be called."""
+    log: bool = False
+    """Send the prompt and the answer for the call log (`Complete.spoken`)."""
+    stale_value: Any = UNSET
+    """An expired answer to return if the call fails transiently; left out if there is none."""
+    stale_age_seconds: float = 0.0
+    stale_backend: str = ""
+
+
+class Rejected(Reply, frozen=True, tag="rejected"):
+    """No answer and no permission, for ``reason``. ``backends`` has the reason of each, if they are the cause."""
+
+    reason: RejectionReason
+    retry_after_seconds: float | None = None
+    backends: dict[str, RejectionReason] = {}
+    stale_value: Any = UNSET
+    """An expired answer, if the caller may use one; left out if there is none."""
+    stale_age_seconds: float = 0.0
+    stale_backend: str = ""
+
+
+class Failed(Reply, frozen=True, tag="failed"):
+    """The flight that this caller waited for failed. ``kind`` and ``message`` are the last holder's."""
+
+    kind: FailureKind
+    message: str
+
+
+class Timeout(Reply, frozen=True, tag="timeout"):
+    """``wait_seconds`` passed before the flight ended."""
+
+    waited_seconds: float
+
+
+class Stored(Reply, frozen=True, tag="stored"):
+    """The answer or entry was accepted; ``stored`` is whether an entry was made of it."""
+
+    stored: bool
+
+
+class StaleLease(Reply, frozen=True, tag="stale_lease"):
+    """The lease is not current: it ended, or belongs to another run or peer. Nothing changed."""
+
+
+class Ok(Reply, frozen=True, tag="ok", omit_defaults=True):
+    """The request was carried out."""
+
+    waiters: int = 0
+    """In reply to `Renew`: how many callers wait for the lease's answer."""
+
+
+class Miss(Reply, frozen=True, tag="miss"):
+    """No live entry has this key."""
+
+
+class Deleted(Reply, frozen=True, tag="deleted"):
+    """``count`` entries were removed."""
+
+    count: int
+
+
+class Error(Reply, frozen=True, tag="error"):
+    """The request was not served. ``message`` says what to change."""
+
+    code: ErrorCode
+    message: str

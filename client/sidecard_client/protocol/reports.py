@@ -1,0 +1,400 @@
+"""What the daemon replies about its own state: statistics, ledger, backends, health, settings, metrics."""
+
+# ruff: noqa: RUF012 - msgspec copies the mutable defaults of its Structs
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from sidecard_client.protocol.replies import Reply
+from sidecard_client.protocol.requests import Usage
+from sidecard_client.protocol.values import BreakerState, Locality, MetricKind, StoreState
+
+
+class Stats(Reply, frozen=True, tag="stats"):
+    """Gauges of this moment and counters since the daemon started.
+
+    Every `Begin` ends in exactly one of the counters, so at any moment
+    ``begins = hits + shared + leases_first + failed + rejected + timeouts + left + waiters + vectors_wanted``.
+    A caller that gets a further lease after a failure ended its begin with the first lease.
+    """
+
+    version: str
+    boot_id: str
+    uptime_seconds: float
+    draining: bool
+    peers: int
+    """Open connections."""
+    flights: int
+    """Keys being computed here, read from the store, or awaited from another host."""
+    leases: int
+    """Live leases, including those without a key."""
+    waiters: int
+    """Begins that wait for an answer or for a permit."""
+    queued: int
+    """Callers that wait for a backend's permit or for a retry's back-off, including those that failed before."""
+    permits: int
+    """Permits in use of all backends: one for each lease."""
+    cache_entries: int
+    cache_bytes: int
+    """Keys, values and the fixed cost per entry."""
+    cache_max_bytes: int
+    stream_bytes: int
+    """Of streams in flight or still being read; they reduce the cache's room."""
+    streams: int
+    """Begins that are receiving the pieces of an answer."""
+    begins: int
+    """`Begin` requests accepted."""
+    hits: int
+    """Begins that ended with a stored answer."""
+    stale_hits: int
+    """Of ``hits``, answers past their lifetime, served during a refresh or a wait for a permit."""
+    similar_hits: int
+    """Of ``hits``, answers to a similar request."""
+    stale_given: int
+    """Leases and rejections that carried an answer past its lifetime."""
+    early_refreshes: int
+    """Leases that refresh an answer within its lifetime."""
+    misses: int
+    """Reads of a stored answer that found none."""
+    shared: int
+    """Begins that ended with the answer of another caller's flight."""
+    leases_first: int
+    """Begins that ended with a `Lease`."""
+    leases_granted: int
+    """Leases of all kinds: first ones, elections, next backends."""
+    reelections: int
+    """Leases passed to a waiter because the holder failed, hung or disconnected."""
+    completed: int
+    """Leases ended by `Complete`."""
+    next_backends: int
+    """Leases granted to a caller whose call on another backend failed."""
+    retries: int
+    """Leases granted to a caller on a backend that failed it before."""
+    retries_refused: int
+    """Retries denied because the retry budget was spent."""
+    breakers_opened: int
+    stale_leases: int
+    """Messages rejected because their lease was not current."""
+    lost: int
+    """Leases ended because the holder disconnected."""
+    expired: int
+    """Leases ended because the holder did not renew."""
+    failed_transient: int
+    failed_fatal: int
+    failed_ignored: int
+    failed_cancelled: int
+    """Leases ended by `Fail`, by kind."""
+    failed: int
+    """Begins that ended in `Failed`."""
+    failed_again: int
+    """Of ``failed``, those that met a remembered failure."""
+    rejected: int
+    """Begins that ended in `Rejected`."""
+    rejected_busy: int
+    rejected_draining: int
+    rejected_not_cached: int
+    rejected_breaker_open: int
+    rejected_saturated: int
+    rejected_sovereign: int
+    rejected_budget: int
+    timeouts: int
+    """Begins that ended in `Timeout`."""
+    left: int
+    """Waiting begins that were canceled or whose connection ended."""
+    stored: int
+    """Entries made."""
+    refused_too_large: int
+    """Answers not stored because they exceed the size limit of an entry."""
+    chunks_taken: int
+    """Pieces of streams received from holders."""
+    chunks_sent: int
+    """Pieces of streams sent to readers."""
+    streams_broken: int
+    """Of ``failed``, readers whose stream failed after its first piece."""
+    vectors_wanted: int
+    """Begins that ended in `VectorWanted`; each is followed by another one."""
+    vectors: int
+    """Entries that similar requests can find."""
+    evicted: int
+    """Live entries removed to make room, in the cache or in a namespace with a limit of its own."""
+    expired_entries: int
+    """Entries removed at the end of their lifetime."""
+    deleted: int
+    """Entries removed by `Delete` and `Purge`."""
+    breakers: dict[str, BreakerState] = {}
+    """By backend."""
+    store: StoreState = "none"
+    """``read_only``: the store answers reads but accepts no writes. The fields below are 0 without a store."""
+    store_reads: int = 0
+    """Keys read from the store."""
+    store_hits: int = 0
+    """Of ``store_reads``, those that found an entry."""
+    store_unanswered: int = 0
+    """Of ``store_reads``, those that failed or timed out."""
+    store_entries: int = 0
+    """Entries on disk; 0 for a shared store, whose entries are not this host's alone."""
+    store_bytes: int = 0
+    store_pending: int = 0
+    """Pending writes: entries and removals."""
+    store_pending_bytes: int = 0
+    store_written: int = 0
+    store_dropped: int = 0
+    """Entries not written because too many writes were pending."""
+    store_refused: int = 0
+    """Entries that a shared store refused: their claim passed to another host, or another entry has the key."""
+    store_evicted: int = 0
+    """Live entries removed from disk to make room."""
+    store_faults: int = 0
+    """Failures of the store, of all kinds."""
+    claims: int = 0
+    """Keys that this host is computing for all hosts."""
+    awaited: int = 0
+    """Keys that another host is computing and callers here wait for."""
+    cache_compressed_entries: int = 0
+    """Of ``cache_entries``, those with a compressed answer."""
+    cache_compressed_bytes: int = 0
+    """Compressed size of these answers, included in ``cache_bytes``. A `Hit` carries them uncompressed."""
+    cache_uncompressed_bytes: int = 0
+    """Uncompressed size of the same answers."""
+    evicted_by_limits: int = 0
+    """Of ``evicted``, those that exceeded their namespace's ``[namespaces.NAME] max_bytes``."""
+
+
+class Ledger(Struct, frozen=True):
+    """What the calls of one task cost and saved.
+
+    ``served = billed + saved_by_cache + saved_by_sharing`` in dollars, and the same in seconds except for
+    ``waited_seconds``, the time that sharing callers waited.
+    Seconds are measured from the lease to its `Complete`, of the entries actually served.
+    """
+
+    calls: int
+    """Begins with a key that ended in an answer or in a lease."""
+    hits: int
+    shared: int
+    upstream_calls: int
+    """Leases whose backend answered, including answers that were late or could not be shared."""
+    hit_rate: float
+    """``hits / calls``"""
+    deduplication_rate: float
+    """``shared / calls``"""
+    average_latency_reduction: float
+    """``(saved_by_cache_seconds + saved_by_sharing_seconds) / served_seconds``: 0.4 means 40 % less time."""
+    average_saved_seconds: float
+    """Seconds saved per call."""
+    served_seconds: float
+    billed_seconds: float
+    saved_by_cache_seconds: float
+    saved_by_sharing_seconds: float
+    waited_seconds: float
+    served_dollars: float
+    billed_dollars: float
+    saved_by_cache_dollars: float
+    saved_by_sharing_dollars: float
+    similar_hits: int = 0
+    """Of ``hits``, answers to a similar request; their savings are what that request's call took."""
+    saved_by_similar_seconds: float = 0.0
+    """Of ``saved_by_cache_seconds``, the share of ``similar_hits``."""
+    saved_by_similar_dollars: float = 0.0
+    """Of ``saved_by_cache_dollars``, the share of ``similar_hits``."""
+
+
+class BackendSpending(Struct, frozen=True):
+    """Calls and cost of one backend, or of one model of it."""
+
+    calls: int
+    seconds: float
+    dollars: float
+    prompt_tokens: int
+    completion_tokens: int
+    saved_dollars: float
+    """What reusing its answers saved."""
+
+
+class BudgetState(Struct, frozen=True):
+    """A budget in its current period. Periods are aligned to the epoch: a day ends at midnight UTC."""
+
+    dollars: float
+    spent_dollars: float
+    reserved_dollars: float
+    """Expected cost of the calls in progress."""
+    period_seconds: float
+    resets_in_seconds: float
+    hard: bool
+
+
+class Report(Reply, frozen=True, tag="report"):
+    """The ledger, in total and per task, since the daemon started or the ledger of its state directory was created."""
+
+    uptime_seconds: float
+    total: Ledger
+    tasks: dict[str, Ledger]
+    backends: dict[str, BackendSpending] = {}
+    models: dict[str, BackendSpending] = {}
+    """By ``backend/model``."""
+    budgets: dict[str, BudgetState] = {}
+    ledger_seconds: float = 0.0
+    """Age of the ledger, by the wall clock."""
+    breakers: dict[str, BreakerState] = {}
+    """Current state, by backend."""
+
+
+class BackendState(Struct, frozen=True):
+    """One backend: its breaker, permits and queue."""
+
+    state: BreakerState
+    locality: Locality
+    generation: int
+    """Counts the breaker's state changes. Outcomes of calls from an older generation are ignored."""
+    cause: str
+    """Why the breaker is not closed, as a sentence; empty if it is."""
+    retry_after_seconds: float | None
+    """Until the next call is allowed; None if one is allowed now."""
+    calls: int
+    """In the window, as ``failures`` and ``slow``."""
+    failures: int
+    slow: int
+    opened: int
+    """How often the breaker opened."""
+    permits: int
+    """Calls in progress."""
+    limit: int | None
+    """Maximum of calls in progress; None is no limit. An adaptive limit moves."""
+    queued: int
+    """Callers that wait for a permit."""
+    max_queue: int
+    latency_seconds: float | None
+    """Exponential moving average; None before the first answer."""
+    dollars_per_call: float | None
+
+
+class Breakers(Reply, frozen=True, tag="breakers"):
+    """Every backend that is configured or in use."""
+
+    backends: dict[str, BackendState]
+
+
+class Health(Reply, frozen=True, tag="health"):
+    """``reasons`` lists the problems, one sentence each; empty if there are none."""
+
+    status: Literal["ok", "draining"]
+    reasons: list[str]
+    version: str
+    boot_id: str
+    uptime_seconds: float
+    breakers: dict[str, BreakerState] = {}
+    store: StoreState = "none"
+
+
+class Settings(Reply, frozen=True, tag="config"):
+    """Every setting by its full name (``cache.max_bytes``), with its value and its origin."""
+
+    settings: dict[str, Any]
+    origins: dict[str, str]
+
+
+class Reloaded(Reply, frozen=True, tag="reloaded"):
+    """The settings were read again. If ``problems`` is not empty, nothing changed."""
+
+    changed: dict[str, Any]
+    """Values that took effect, by full name; None for settings that are no longer set."""
+    needs_restart: list[str]
+    """Full names of settings whose new value takes effect at the next start."""
+    problems: list[str]
+    """One sentence each."""
+
+
+class PolicyValue(Struct, frozen=True):
+    """One value of a task's policy."""
+
+    value: Any
+    setting: str
+    """Full name of the setting that it comes from: the task's own, or the one for all tasks."""
+    origin: str = ""
+    """Where the setting is set (``default``, a file, the environment, a flag); operators only, else empty."""
+
+
+class EntryState(Struct, frozen=True):
+    """An entry in memory."""
+
+    age_seconds: float
+    ttl_left_seconds: float
+    """Remaining lifetime; 0 if it has expired."""
+    stale_left_seconds: float
+    """How long it may be served as stale after its lifetime."""
+    stale: bool
+    size_bytes: int
+    """Its share of the cache's limit."""
+    call_seconds: float
+    """Duration of the call that made it."""
+    backend: str
+    task: str
+    """Empty for entries stored by a version that did not record it."""
+    tags: tuple[str, ...]
+    usage: Usage
+
+
+class Explained(Reply, frozen=True, tag="explained", omit_defaults=True):
+    """A task's policy, and the state of a key."""
+
+    task: str
+    scope: str
+    """The resolved namespace: ``1000:default`` is private to uid 1000, ``*:team`` is shared."""
+    policy: dict[str, PolicyValue]
+    """By the names of ``[tasks.NAME]``."""
+    entry: EntryState | None = None
+    """None without a ``key``, and if only the store has an entry."""
+    waiters: int | None = None
+    """Of the flight in progress; None if there is none."""
+    failure: str | None = None
+    """The remembered failure of the key, as the next caller would receive it."""
+    store: StoreState = "none"
+
+
+class Note(Reply, frozen=True, tag="note"):
+    """A fact of the daemon's log: a class of `sidecard.core.notes` in snake case (``breaker_opened``), with its fields."""
+
+    note: str
+    at_seconds: float
+    """Unix time."""
+    fields: dict[str, Any]
+
+
+class Recorded(Reply, frozen=True, tag="recorded"):
+    """The measurements were accepted, except for ``dropped`` of them (invalid name or value, too many series)."""
+
+    dropped: int
+
+
+class Exemplar(Struct, frozen=True):
+    """One traced observation of a histogram bucket."""
+
+    labels: dict[str, str]
+    value: float
+    at_seconds: float
+    """Unix time."""
+
+
+class Sample(Struct, frozen=True, omit_defaults=True):
+    """One number of a metric, by its exposed name (including ``_total``, ``_bucket``, ``_sum``, ``_count``)."""
+
+    name: str
+    value: float
+    labels: dict[str, str] = {}
+    exemplar: Exemplar | None = None
+
+
+class Family(Struct, frozen=True):
+    """One metric with all its samples. ``name`` lacks the ``_total`` of counters, as in OpenMetrics."""
+
+    name: str
+    kind: MetricKind
+    help: str
+    samples: list[Sample]
+
+
+class Metrics(Reply, frozen=True, tag="metrics"):
+    """All metrics, the daemon's and the apps'."""
+
+    families: list[Family]

@@ -1,0 +1,290 @@
+"""What a client sends. `sidecard docs protocol` describes each operation in full."""
+
+from typing import Annotated
+
+from msgspec import Meta, Raw, Struct
+
+from sidecard_client.protocol.values import (
+    DEFAULT_NAMESPACE,
+    DEFAULT_TASK,
+    MAX_MEASUREMENTS,
+    NO_VALUE,
+    Aggregate,
+    BreakerAction,
+    Count,
+    Dollars,
+    FailureKind,
+    Key,
+    LogLevel,
+    MetricKind,
+    Mode,
+    Name,
+    Namespace,
+    RequestId,
+    Route,
+    Seconds,
+    Tags,
+    Text,
+    Trace,
+    VectorBytes,
+    VectorNumbers,
+)
+
+
+class Usage(Struct, frozen=True, omit_defaults=True):
+    """What a call used, as its caller reports it. Replies return it as the entry's ``meta``."""
+
+    model: Name | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    cost_dollars: Dollars | None = None
+    """None lets the daemon compute it from its prices, if it has one for the backend and model."""
+    first_chunk_seconds: Seconds | None = None
+    """From the call's start to the answer's first piece: a measure of load that ignores the answer's length."""
+
+
+class Request(Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="op"):
+    """Base of all requests. Each reply echoes ``id``."""
+
+    id: RequestId = 0
+
+
+class Ping(Request, frozen=True, tag="ping"):
+    """Check that the daemon replies. Reply: `Pong`."""
+
+
+class Begin(Request, frozen=True, tag="begin"):
+    """Ask whether a call must be made. Replies: `Pending`, `Chunk`, then one of `FINAL_REPLIES_OF_BEGIN`."""
+
+    key: Key | None = None
+    """None asks for a permit and a backend only: nothing is cached or shared."""
+    namespace: Namespace = DEFAULT_NAMESPACE
+    task: Name = DEFAULT_TASK
+    backends: Annotated[tuple[Name, ...], Meta(max_length=16)] = ()
+    wait_seconds: Seconds | None = None
+    ttl_seconds: Seconds | None = None
+    stale_seconds: Seconds | None = None
+    mode: Mode = "use"
+    route: Route | None = None
+    """How ``backends`` are ordered; None is the task's setting, else ``order``."""
+    stream: bool = False
+    """Ask for the answer piece by piece, or for a lease of a call that answers piece by piece."""
+    vector: VectorBytes | VectorNumbers | None = None
+    """Embedding of the request's text, to find similar answers in ``group``."""
+    trace: Trace = ""
+    """The caller's span. Callers that share the answer receive the holder's (`Shared.trace`)."""
+    embeds: bool = False
+    """The caller can compute a vector if the daemon replies `VectorWanted`."""
+    group: Key | None = None
+    """Key of all requests that differ in their text alone; required with ``vector``."""
+
+
+class Transcript(Struct, frozen=True):
+    """Prompt and answer of a call for the call log, as redacted by the app."""
+
+    prompt: Raw
+    """``{"args": [...], "kwargs": {...}}``, or what the app's redaction returned."""
+    answer: Raw
+    """The call's value, or what the app's redaction returned. Repeats ``value``: msgspec has no optional `Raw`."""
+
+
+class Append(Request, frozen=True, tag="append"):
+    """Send the next piece of a stream's answer. Replies: none, `StaleLease`, `Error`."""
+
+    lease: Name
+    chunk: Raw
+
+
+class Complete(Request, frozen=True, tag="complete"):
+    """Send the answer of a lease. Replies: `Stored`, `StaleLease`."""
+
+    lease: Name
+    value: Raw = NO_VALUE
+    """Required, except for a stream."""
+    usage: Usage | None = None
+    ttl_seconds: Seconds | None = None
+    store: bool = True
+    tags: Tags = ()
+    spoken: Transcript | None = None
+    """Only if the `Lease` asked for it with ``log``."""
+    deterministic: bool = False
+    """The same request is meant to get the same answer (temperature 0, a seed, an embedding)."""
+
+
+class Fail(Request, frozen=True, tag="fail"):
+    """Report that the call of a lease failed. Replies: `Ok`, `StaleLease`; with ``next`` also those of a `Begin`."""
+
+    lease: Name
+    kind: FailureKind = "transient"
+    message: Text = ""
+    retry_after_seconds: Seconds | None = None
+    """Closes the backend to all callers for so long, without counting as its failure."""
+    next: bool = False
+    """Ask for a lease on another of the call's backends."""
+    retry: bool = False
+    """With ``next``: allow a backend that already failed, after a back-off."""
+    timeout: bool = False
+    """The caller gave up; the backend's call did not end."""
+    answered: bool = False
+    """With ``ignored``: the backend did answer, but the answer cannot be shared."""
+    usage: Usage | None = None
+    """With ``answered``."""
+    ttl_seconds: Seconds | None = None
+    """How long a ``fatal`` failure is remembered for the key. None is the task's setting, else 0."""
+
+
+class Renew(Request, frozen=True, tag="renew"):
+    """Keep a lease alive. Replies: `Ok`, `StaleLease`."""
+
+    lease: Name
+
+
+class Cancel(Request, frozen=True, tag="cancel"):
+    """Withdraw an own waiting `Begin`. Reply: `Ok`, also if no request of that id waits."""
+
+    target: RequestId
+
+
+class Get(Request, frozen=True, tag="get"):
+    """Read an entry. Replies: `Hit`, `Miss`."""
+
+    key: Key
+    namespace: Namespace = DEFAULT_NAMESPACE
+
+
+class Put(Request, frozen=True, tag="put"):
+    """Write an entry. Reply: `Stored`."""
+
+    key: Key
+    value: Raw
+    namespace: Namespace = DEFAULT_NAMESPACE
+    ttl_seconds: Seconds | None = None
+    tags: Tags = ()
+    task: Name = DEFAULT_TASK
+
+
+class Delete(Request, frozen=True, tag="delete"):
+    """Remove an entry. Reply: `Deleted` (0 or 1)."""
+
+    key: Key
+    namespace: Namespace = DEFAULT_NAMESPACE
+
+
+class Purge(Request, frozen=True, tag="purge"):
+    """Remove all entries that match every given field; operators only. Reply: `Deleted`."""
+
+    namespace: Namespace | None = None
+    tag: Name | None = None
+    task: Name | None = None
+
+
+class Explain(Request, frozen=True, tag="explain"):
+    """Ask for a task's policy and the state of ``key`` in memory. Reply: `Explained`."""
+
+    task: Name = DEFAULT_TASK
+    namespace: Namespace = DEFAULT_NAMESPACE
+    key: Key | None = None
+
+
+class Watch(Request, frozen=True, tag="watch"):
+    """Subscribe to notes; operators only. Replies: `Pending`, then one `Note` after another."""
+
+    notes: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    """Names of the wanted notes; empty is all."""
+
+
+class GetStats(Request, frozen=True, tag="stats"):
+    """Ask for counters and gauges. Reply: `Stats`."""
+
+
+class GetReport(Request, frozen=True, tag="report"):
+    """Ask for rates, savings and spending. Reply: `Report`."""
+
+
+class GetHealth(Request, frozen=True, tag="health"):
+    """Ask for the daemon's status and problems. Reply: `Health`."""
+
+
+class GetConfig(Request, frozen=True, tag="config"):
+    """Ask for the running settings; operators only. Reply: `Settings`."""
+
+
+class Measurement(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The change of one metric of an app, under one set of labels, since the last report."""
+
+    name: str
+    kind: MetricKind
+    value: float = 1.0
+    """Counter: the increment. Gauge: the current value. Histogram: one observation; with ``counts``, their sum."""
+    labels: Annotated[dict[str, str], Meta(max_length=32)] = {}
+    help: str = ""
+    aggregate: Aggregate = "sum"
+    """Gauges: how the workers' values are combined; ``each`` keeps them apart by a label ``worker``, the pid."""
+    bounds: Annotated[tuple[float, ...], Meta(max_length=256)] = ()
+    """Histograms: upper bounds of the buckets, ascending, without infinity. Empty is the daemon's default."""
+    counts: Annotated[tuple[int, ...], Meta(max_length=257)] = ()
+    """Histograms: observations per bucket, not cumulative; one more than ``bounds``, for the rest."""
+
+
+class RecordMetrics(Request, frozen=True, tag="record"):
+    """Send measurements. No reply, unless ``acknowledge``: then `Recorded`."""
+
+    metrics: Annotated[tuple[Measurement, ...], Meta(max_length=MAX_MEASUREMENTS)] = ()
+    acknowledge: bool = False
+    session: Trace = ""
+    """Names the sender. The daemon ignores a ``sequence`` of a session that is not above its last one."""
+    sequence: Count = 0
+    dropped: Count = 0
+    """Updates that the sender itself dropped since its last message."""
+
+
+class GetMetrics(Request, frozen=True, tag="metrics"):
+    """Ask for all metrics, the daemon's and the apps'. Reply: `Metrics`."""
+
+
+class SetLog(Request, frozen=True, tag="log"):
+    """Set the level of the daemon's log; operators only. Reply: `Ok`."""
+
+    level: LogLevel
+
+
+class Reload(Request, frozen=True, tag="reload"):
+    """Read the settings again; operators only. Reply: `Reloaded`."""
+
+
+class GetBreakers(Request, frozen=True, tag="breakers"):
+    """Ask for the state of all backends. Reply: `Breakers`."""
+
+
+class SetBreaker(Request, frozen=True, tag="breaker"):
+    """Set the breaker of one backend; operators only. Reply: `Ok`."""
+
+    backend: Name
+    action: BreakerAction
+
+
+AnyRequest = (
+    Ping
+    | Begin
+    | Append
+    | Complete
+    | Fail
+    | Renew
+    | Cancel
+    | Get
+    | Put
+    | Delete
+    | Purge
+    | Explain
+    | Watch
+    | GetStats
+    | GetReport
+    | GetHealth
+    | GetConfig
+    | GetBreakers
+    | SetBreaker
+    | RecordMetrics
+    | GetMetrics
+    | SetLog
+    | Reload
+)

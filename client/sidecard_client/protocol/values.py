@@ -1,0 +1,70 @@
+"""Limits and field types that the messages are made of."""
+
+import re
+from typing import Annotated, Literal
+
+from msgspec import Meta, Raw
+
+PROTOCOL_VERSION = 1
+
+MAX_FRAME_BYTES = 16 * 1024 * 1024
+"""Default limit of a msgpack frame. Precedents: Redis 512 MB bulk, memcached 1 MB item, gRPC 4 MiB message, Kafka 1 MiB."""
+
+MAX_LINE_BYTES = 1024 * 1024
+"""Default limit of a JSON line. Lines are for people and scripts; larger values travel in msgpack."""
+
+FRAME_HEADER_BYTES = 4
+
+MAX_MEASUREMENTS = 2048
+"""Of one `RecordMetrics`: they take 20 ms, during which nobody else is served. A full frame would take seconds."""
+
+MAX_DIMENSIONS = 4096
+"""Of a vector. Precedents: OpenAI's text-embedding-3-large has 3072, the largest open models 4096, small ones 384."""
+
+DEFAULT_NAMESPACE = "default"
+DEFAULT_TASK = "general"
+DEFAULT_BACKEND = "default"
+
+LOCAL_BACKENDS = frozenset({"local", DEFAULT_BACKEND})
+"""Backends that count as local unless configured otherwise. Loopback addresses do too (`is_local`)."""
+
+_LOOPBACK = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d+)?(?:[/#].*)?", re.DOTALL)
+
+
+def is_local(backend: str) -> bool:
+    """Return whether a backend without configuration runs on this host, judged by its name or loopback address."""
+    return backend in LOCAL_BACKENDS or _LOOPBACK.fullmatch(backend) is not None
+
+
+Seconds = Annotated[float, Meta(ge=0, le=366 * 86400)]
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Namespace = Annotated[str, Meta(min_length=1, max_length=160)]
+Key = Annotated[str, Meta(min_length=1, max_length=1024)]
+Tags = Annotated[tuple[Name, ...], Meta(max_length=16)]
+Text = Annotated[str, Meta(max_length=4096)]
+Trace = Annotated[str, Meta(max_length=128)]
+"""A span as W3C Trace Context writes it: ``00-<trace id>-<span id>-<flags>``; empty without tracing."""
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Dollars = Annotated[float, Meta(ge=0, le=1e9)]
+RequestId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+VectorBytes = Annotated[bytes, Meta(min_length=4, max_length=4 * MAX_DIMENSIONS)]
+"""A vector as little-endian float 32. 384 numbers take 1.5 KB and 0.2 us to decode; as an array 3.5 KB and 18 us."""
+VectorNumbers = Annotated[tuple[float, ...], Meta(min_length=1, max_length=MAX_DIMENSIONS)]
+
+NO_VALUE = Raw(b"")
+"""The ``value`` of a `Complete` that carries none."""
+
+Mode = Literal["use", "refresh", "only_if_cached"]
+FailureKind = Literal["transient", "fatal", "ignored", "cancelled"]
+RejectionReason = Literal["breaker_open", "saturated", "busy", "sovereign", "budget", "draining", "not_cached"]
+Route = Literal["order", "cheapest", "fastest", "least_busy", "weighted"]
+StreamSource = Literal["", "cache", "stale", "shared"]
+BreakerAction = Literal["open", "close", "auto", "disable"]
+BreakerState = Literal["closed", "open", "half_open", "forced_open", "disabled"]
+Locality = Literal["local", "remote"]
+StoreState = Literal["none", "up", "read_only", "down"]
+MetricKind = Literal["counter", "gauge", "histogram"]
+Aggregate = Literal["sum", "max", "min", "last", "each"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+ErrorCode = Literal["bad_request", "unknown_op", "too_large", "denied", "unavailable", "internal"]
