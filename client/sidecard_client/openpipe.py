@@ -28,9 +28,9 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 
 from sidecard_client._async.client import AsyncClient
-from sidecard_client.call.keys import fingerprint
 from sidecard_client.call.options import ReadUsage
 from sidecard_client.call.sovereign import WORDS, sovereign_by
+from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.protocol.errors import DaemonUnavailable, RequestRefused
 from sidecard_client.protocol.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, FailureKind, Report
 

@@ -23,14 +23,14 @@ from msgspec import Struct, structs
 from sidecard_client._sync.client import StreamFunctions
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Call, Functions, Outcome, T
-from sidecard_client.call.explanation import Explanation, explanation_of
+from sidecard_client.call.embedding import embedded
 from sidecard_client.call.failures import kind_of
-from sidecard_client.call.normal_form import NormalForm
 from sidecard_client.call.options import Options, Redact
-from sidecard_client.call.similarity import embedded
 from sidecard_client.call.values import pack_value, unpack_value
-from sidecard_client.call.vectors import EMBEDS, Brought
 from sidecard_client.call.wrapping import CachedFunction, SharedMethods, generates
+from sidecard_client.keys.explanation import Explanation
+from sidecard_client.keys.normal_form import NormalForm
+from sidecard_client.keys.vectors import EMBEDS, Brought
 from sidecard_client.metrics.client_metrics import Instruments
 from sidecard_client.metrics.instruments import Metrics
 from sidecard_client.protocol import wire
@@ -196,7 +196,7 @@ class FakeClient(Instruments):
     def explain(self, function: Functions[Any], /, *args: Any, **kwargs: Any) -> Explanation:
         """As `Client.explain`."""
         stream = generates(function) if callable(function) else False
-        return explanation_of(calls.prepare(self._options, function, args, kwargs, stream=stream))
+        return calls.explanation_of(calls.prepare(self._options, function, args, kwargs, stream=stream))
 
     def normal_forms(self, task: str) -> tuple[NormalForm, ...]:  # noqa: ARG002 - as `Client`'s
         """As `Client.normal_forms`: no task has any."""

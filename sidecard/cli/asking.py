@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from sidecard.cli import NOT_FINE, UNREACHABLE, USAGE
 from sidecard_client import DaemonUnavailable, RequestRefused
-from sidecard_client._sync.connection import Channel, ChannelError
+from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import ConnectionLost
 from sidecard_client.protocol.socket_path import find_socket
 
 ANSWER_SECONDS = 3.0
@@ -53,12 +54,12 @@ def socket_of(arguments: argparse.Namespace) -> str:
 def ask(path: str, request: wire.AnyRequest, answer: type[_Answer], seconds: float = ANSWER_SECONDS) -> _Answer:
     """Return what the daemon at ``path`` answers. Raises `DaemonUnavailable` and `RequestRefused`."""
     try:
-        channel = Channel(path, seconds)
+        connection = BlockingConnection(path, seconds)
         try:
-            reply = channel.exchange(request)
+            reply = connection.exchange(request)
         finally:
-            channel.close()
-    except ChannelError as error:
+            connection.close()
+    except ConnectionLost as error:
         raise DaemonUnavailable(path, str(error)) from error
 
     if isinstance(reply, wire.Error):

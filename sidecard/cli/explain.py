@@ -15,8 +15,8 @@ from sidecard.cli.explain_requests import Flags, Question, header_of, read
 from sidecard.cli.serve import add_config_arguments, config_of
 from sidecard.errors import SidecardError
 from sidecard_client import DaemonUnavailable, RequestRefused, UnkeyableRequest
-from sidecard_client.call.explanation import Explanation
-from sidecard_client.call.normal_form import NORMAL_FORMS, NormalForm, ordered
+from sidecard_client.keys.explanation import Explanation
+from sidecard_client.keys.normal_form import NORMAL_FORMS, NormalForm, ordered
 from sidecard_client.protocol import wire
 
 STANDARD = "-"

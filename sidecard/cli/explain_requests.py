@@ -18,10 +18,10 @@ from msgspec import Raw, Struct
 from sidecard.cli.asking import UsageError
 from sidecard_client.call.call import STREAM_SUFFIX
 from sidecard_client.call.determinism import asks_for_one_answer
-from sidecard_client.call.explanation import Explanation, explain
-from sidecard_client.call.normal_form import BY_TASK, NormalForm
 from sidecard_client.call.options import Options
 from sidecard_client.http.request import ENDPOINTS, KEY_NAME_PREFIX, read_request
+from sidecard_client.keys.explanation import Explanation, explain
+from sidecard_client.keys.normal_form import BY_TASK, NormalForm
 from sidecard_client.protocol.wire import DEFAULT_BACKEND
 
 FROM_CALL = "call"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sidecard.cli.tables import dollars, seconds, size
-from sidecard_client.call.explanation import ABSENT, Difference
-from sidecard_client.call.explanation import text_of as written
+from sidecard_client.keys.explanation import ABSENT, Difference
+from sidecard_client.keys.explanation import text_of as written
 from sidecard_client.protocol import wire
 
 if TYPE_CHECKING:

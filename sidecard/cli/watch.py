@@ -11,8 +11,9 @@ from sidecard.cli import FINE
 from sidecard.cli.asking import ANSWER_SECONDS, socket_of, with_exit_code
 from sidecard.core.operations.watch import NAMES
 from sidecard_client import DaemonUnavailable, RequestRefused
-from sidecard_client._sync.connection import Channel, ChannelError, Silent
+from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import ConnectionLost, DaemonUnresponsive
 
 _REQUEST_ID = 1
 
@@ -43,37 +44,37 @@ _BEGUN = "watching; each note is a line as it is made, Ctrl-C ends it"
 def _watch(arguments: argparse.Namespace) -> int:
     path = socket_of(arguments)
     try:
-        channel = Channel(path, ANSWER_SECONDS)
+        connection = BlockingConnection(path, ANSWER_SECONDS)
         try:
-            reply = channel.exchange(wire.Watch(tuple(arguments.note), id=_REQUEST_ID))
+            reply = connection.exchange(wire.Watch(tuple(arguments.note), id=_REQUEST_ID))
             if isinstance(reply, wire.Error):
                 raise RequestRefused(reply.code, reply.message)
 
             print(_BEGUN, file=sys.stderr, flush=True)
             while True:
-                note = _next(channel)
+                note = _next(connection)
                 sys.stdout.write(
                     f"{msgspec.json.encode(_fields(note)).decode() if arguments.json else line_of(note)}\n"
                 )
                 # Each as it comes: who pipes this into something else waits for none.
                 sys.stdout.flush()
         finally:
-            channel.close()
+            connection.close()
     except KeyboardInterrupt:
         return FINE
-    except ChannelError as error:
+    except ConnectionLost as error:
         raise DaemonUnavailable(path, str(error)) from error
 
 
-def _next(channel: Channel) -> wire.Note:
+def _next(connection: BlockingConnection) -> wire.Note:
     while True:
         try:
-            note = channel.receive(_REQUEST_ID)
-        except Silent:
+            note = connection.receive(_REQUEST_ID)
+        except DaemonUnresponsive:
             continue  # nothing has happened
 
         if not isinstance(note, wire.Note):
-            raise ChannelError(f"it answered a watch by {type(note).__name__}")
+            raise ConnectionLost(f"it answered a watch by {type(note).__name__}")
 
         return note
 

@@ -15,7 +15,7 @@ from sidecard.core.settings import (
     TaskSettings,
     TimeoutsCount,
 )
-from sidecard_client.call.normal_form import NORMAL_FORMS
+from sidecard_client.keys.normal_form import NORMAL_FORMS
 from sidecard_client.protocol.wire import MAX_FRAME_BYTES, MAX_LINE_BYTES, Locality, Route
 
 MAX_FRAME_BYTES_LIMIT = 2**25 - 1

@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
-from sidecard_client.call.normal_form import NormalForm
+from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.protocol.wire import Locality, Route, is_local
 
 TimeoutsCount = Literal["failure", "slow", "nothing"]
@@ -103,7 +103,7 @@ class TaskSettings(Struct, frozen=True):
     cache: Cacheability = "always"
     """What may be stored, whatever callers say."""
     normalize: tuple[NormalForm, ...] = ()
-    """In which form texts go into keys: told to clients that ask for it, who make the keys (`sidecard_client.call.normal_form`)."""
+    """In which form texts go into keys: told to clients that ask for it, who make the keys (`sidecard_client.keys.normal_form`)."""
     early_refresh: float = 0.0
     """How early an answer is fetched anew that is still asked for, as a factor of the time that its call took. 0: never.
     1 is the optimum of its inventors (`sidecard.core.cache.freshness`)."""

@@ -97,7 +97,7 @@ async def test_waiters_that_are_cancelled_leave_nothing_in_the_client(
             upstream.may_end.set()
 
         await calm(theirs)
-        assert repr(client._reach._link) == IDLE
+        assert repr(client._connector._connection) == IDLE
 
     injected(20 * AT_ONCE, callers=20 * AT_ONCE)
     # One reference kept of each would be eight bytes; what is kept is the same buffers.

@@ -25,7 +25,7 @@ Start = Callable[..., Daemon]
 
 PIECES = ["a", "b", "c"]
 
-IDLE = "<Link 0 unanswered, 0 pending, 0 held>"
+IDLE = "<AsyncConnection 0 unanswered, 0 pending, 0 held>"
 
 
 # Killed ---------------------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ async def test_a_waiter_cancelled_at_each_await_touches_nobody(shape: str, daemo
             await calm(theirs)
 
         assert victim.value == PIECES
-        assert repr(ours._reach._link) == IDLE
+        assert repr(ours._connector._connection) == IDLE
 
     assert number > 1
     injected(number - 1, callers=number)
@@ -253,7 +253,7 @@ async def test_a_holder_cancelled_at_each_await_leaves_nobody_without(
             await calm(theirs)
 
         assert victim.value == PIECES
-        assert repr(ours._reach._link) == IDLE
+        assert repr(ours._connector._connection) == IDLE
 
     assert number > 2
     injected(number - 1, callers=number)

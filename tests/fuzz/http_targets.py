@@ -9,9 +9,9 @@ from sidecard.observe.call_log.texts import kept_text
 from sidecard.observe.http import posted as http_posted
 from sidecard.observe.http.guard import Hosts
 from sidecard.observe.push.target import Away, Refused, Sent, outcome_of
-from sidecard_client.call.keys import fingerprint
 from sidecard_client.http.request import ENDPOINTS, read_request
 from sidecard_client.http.response import Reader
+from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import RequestReader, frame
 from tests.fuzz.target import Target, fields, pieces

@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
 from sidecard_client import AsyncClient, CallFailed, DaemonUnavailable
-from sidecard_client._async.connection import Link
+from sidecard_client._async.connection import AsyncConnection
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import frame
 from tests.daemons import Daemon
@@ -20,7 +20,7 @@ from tests.scripted_daemon import HANG, PENDING, ScriptedDaemon, hit, lease
 
 pytestmark = pytest.mark.anyio
 
-IDLE = "<Link 0 unanswered, 0 pending, 0 held>"
+IDLE = "<AsyncConnection 0 unanswered, 0 pending, 0 held>"
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def scripted(socket_path: str) -> Iterator[ScriptedDaemon]:
 
 def link_of(sidecard: AsyncClient) -> str:
     """Show what the client's connection still has open."""
-    return repr(sidecard._reach._link)
+    return repr(sidecard._connector._connection)
 
 
 async def came(scripted: ScriptedDaemon, op: type[wire.Request], count: int = 1) -> list[Any]:
@@ -114,18 +114,18 @@ async def test_a_lease_that_arrives_in_the_turn_of_the_cancel_is_given_back(
 ) -> None:
     """1. the reader has the lease; 2. its caller, not yet having run, is cancelled; 3. another caller must lead."""
     path = daemon().socket
-    deliver = Link._deliver
+    deliver = AsyncConnection._deliver
     async with AsyncClient(path) as sidecard, AsyncClient(path) as other:
         async with anyio.create_task_group() as tasks:
 
-            def deliver_and_cancel(link: Link, replies: list[wire.AnyReply]) -> None:
+            def deliver_and_cancel(link: AsyncConnection, replies: list[wire.AnyReply]) -> None:
                 if first == "cancel":
                     tasks.cancel_scope.cancel()
 
                 deliver(link, replies)
                 tasks.cancel_scope.cancel()
 
-            monkeypatch.setattr(Link, "_deliver", deliver_and_cancel)
+            monkeypatch.setattr(AsyncConnection, "_deliver", deliver_and_cancel)
             tasks.start_soon(lambda: sidecard.call(never, name="f"))
 
         monkeypatch.undo()
@@ -265,13 +265,13 @@ async def test_cancelled_waits_leave_nothing_behind(daemon: Callable[..., Daemon
                     waiting.cancel_scope.cancel()
 
             stats = await sidecard.stats()
-            assert link_of(sidecard) == "<Link 0 unanswered, 0 pending, 1 held>"
+            assert link_of(sidecard) == "<AsyncConnection 0 unanswered, 0 pending, 1 held>"
             tasks.cancel_scope.cancel()
 
         assert (stats.waiters, stats.left) == (0, 10_000)
-        link = sidecard._reach._link
+        link = sidecard._connector._connection
         assert link is not None
-        assert len(link._connection) == 0
+        assert len(link._protocol) == 0
 
 
 # Without a daemon ------------------------------------------------------------------------------------------------------
@@ -473,7 +473,7 @@ async def test_calls_with_a_limit_leave_no_deadline_behind(scripted: ScriptedDae
             await sidecard.call(at_once, name="f", wait=30)
 
         await cancelled_when(lambda: came(scripted, wire.Begin, 4), lambda: sidecard.call(at_once, name="f", wait=30))
-        link = sidecard._reach._link
+        link = sidecard._connector._connection
         assert link is not None
         assert link._waits == {}
 

@@ -465,7 +465,7 @@ def test_an_interruption_in_the_wait_after_a_failure_leaves_nothing(
 
     interrupter.join()
     wait_until(lambda: daemon.ended == [0])
-    assert client._runner._flights._flights == {}
+    assert client._interpreter._flights._flights == {}
 
 
 def test_an_error_instead_of_another_lease_gives_the_first_one_back(
@@ -550,7 +550,7 @@ def test_threads_share_one_call_without_a_daemon(client: Client, upstream: Upstr
 
 def waiting(client: Client) -> int:
     """Count the threads that wait for another thread's call."""
-    flights = client._runner._flights
+    flights = client._interpreter._flights
     return sum(len(flight.waiters) for flight in list(flights._flights.values()))
 
 
@@ -904,7 +904,7 @@ def test_a_client_is_collected(daemon: ScriptedDaemon, path: str, upstream: Upst
     client = Client(path)
     client.call(upstream.generate, "p")
     client.close()
-    heartbeat = client._pool.heartbeat
+    heartbeat = client._connector.heartbeat
     wait_until(lambda: heartbeat._thread is None)
     trace = weakref.ref(client)
     del client

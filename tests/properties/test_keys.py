@@ -7,8 +7,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecard_client.call import keys
-from sidecard_client.call.keys import canonical, fingerprint
+from sidecard_client.keys import fingerprint as keys
+from sidecard_client.keys.fingerprint import canonical, fingerprint
 
 SCALARS = (
     st.none()

@@ -19,12 +19,11 @@ from sidecard.core.flights.grant import Granting
 from sidecard.core.flights.streams import Streams
 from sidecard.core.scopes import Scopes
 from sidecard_client import CallFailed
-from sidecard_client._async.connection import Link
+from sidecard_client._async.connection import AsyncConnection
 from sidecard_client._sync import streams as sync_stream
-from sidecard_client._sync.connection import ChannelError, Gone
-from sidecard_client._sync.connector import Pool
+from sidecard_client._sync.connector import Connector
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.connection import Connection
+from sidecard_client.protocol.connection import Connection, ConnectionEnded, ConnectionLost
 
 Original = Callable[..., Any]
 
@@ -173,7 +172,7 @@ def _finish_without_the_last(finish: Original) -> Original:
 
 
 def _deliver_to_the_first(deliver: Original) -> Original:
-    def mutant(self: Link, replies: list[Any]) -> None:
+    def mutant(self: AsyncConnection, replies: list[Any]) -> None:
         known = {*self._unanswered, *self._pending, *self._feeds}
         for reply in replies:
             first = next(iter(self._unanswered), reply.id)
@@ -183,19 +182,19 @@ def _deliver_to_the_first(deliver: Original) -> Original:
 
 
 def _tell_again(_: Original) -> Original:
-    def mutant(self: Pool, channel: Any, request: Any) -> Any:
+    def mutant(self: Connector, channel: Any, request: Any) -> Any:
         try:
             return channel.exchange(request)
-        except Gone:
+        except ConnectionEnded:
             channel.usable = False
             try:
                 again, reply = self.first_reply(lambda request_id: _under_id(request, request_id))
-            except ChannelError:
+            except ConnectionLost:
                 return None
 
             self.give_back(again)
             return reply
-        except ChannelError:
+        except ConnectionLost:
             channel.usable = False
             return None
 
@@ -247,9 +246,11 @@ MUTANTS: dict[str, Mutant] = {
         "calm", 10_000, ((Flights, "finish", _finish_without_the_last),)
     ),
     "client: the reply to a request that was taken back goes to another": Mutant(
-        "impatient", 30_000, ((Connection, "forget", _nothing), (Link, "_deliver", _deliver_to_the_first))
+        "impatient", 30_000, ((Connection, "forget", _nothing), (AsyncConnection, "_deliver", _deliver_to_the_first))
     ),
-    "client: an answer is told again on another connection": Mutant("plain", 20_000, ((Pool, "tell", _tell_again),)),
+    "client: an answer is told again on another connection": Mutant(
+        "plain", 20_000, ((Connector, "tell", _tell_again),)
+    ),
     "client: a broken stream ends as a whole one does": Mutant(
         "streams", 50_000, ((sync_stream.Stream, "_follow", _broken_is_whole),)
     ),

@@ -3,7 +3,7 @@
 from typing import Any, Literal, assert_type
 
 from sidecard_client import AsyncClient, CallFailed, CallRejected, Client, Outcome, Usage
-from sidecard_client.call.explanation import Difference
+from sidecard_client.keys.explanation import Difference
 from sidecard_client.protocol import wire
 from sidecard_client.testing import FakeClient
 

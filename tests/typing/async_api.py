@@ -3,7 +3,7 @@
 from typing import Any, Literal, assert_type
 
 from sidecard_client import AsyncClient, Outcome
-from sidecard_client.call.explanation import Explanation
+from sidecard_client.keys.explanation import Explanation
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import FailureKind
 

@@ -13,8 +13,8 @@ from typing import Any, cast
 import anyio
 from anyio import to_thread
 
-from sidecard_client._async.connection import Link, LinkLost
-from sidecard_client._async.connector import Reach
+from sidecard_client._async.connection import AsyncConnection
+from sidecard_client._async.connector import AsyncConnector
 from sidecard_client.call import call as calls
 from sidecard_client.call.attempts import Attempts, leaves_a_lease
 from sidecard_client.call.call import Call, Outcome, Source
@@ -22,17 +22,18 @@ from sidecard_client.call.failures import kind_of, message_of
 from sidecard_client.call.local_flights import Answered, Broken, Elected, LocalFlight, LocalFlights
 from sidecard_client.call.values import unpack_value
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import ConnectionLost
 from sidecard_client.protocol.errors import CallFailed, CallTimeout, UnshareableValue
 
 LOCAL_WAIT_SECONDS = 120.0
 """How long a call waits for another task's where its policy says nothing: the daemon's own default."""
 
 
-class AsyncRunner:
-    """Runs the calls of one client over ``reach``."""
+class AsyncInterpreter:
+    """Runs the calls of one client over ``connector``."""
 
-    def __init__(self, reach: Reach) -> None:
-        self._reach = reach
+    def __init__(self, connector: AsyncConnector) -> None:
+        self._connector = connector
         self._flights = LocalFlights()
 
     async def perform(self, call: Call) -> Any:
@@ -42,7 +43,7 @@ class AsyncRunner:
     async def run(self, call: Call) -> Outcome[Any]:
         """Return the call's outcome, from wherever it comes. Raises what `AsyncClient.call` does."""
         if call.key is calls.UNKEYED:
-            call = calls.keyed(call, await self._reach.normal_forms(call.options.task))
+            call = calls.keyed(call, await self._connector.normal_forms(call.options.task))
 
         if not calls.tracing():
             return await self._run(call)
@@ -58,18 +59,18 @@ class AsyncRunner:
 
     async def _run(self, call: Call) -> Outcome[Any]:
         started = monotonic()
-        reach = self._reach
+        connector = self._connector
         try:
-            link = reach.link()
-            request = call.begin(link.next_id())
+            connection = connector.connection()
+            request = call.begin(connection.next_id())
             try:
-                reply = await link.ask(request, request.wait_seconds)
-            except LinkLost as lost:
-                link = reach.instead_of(link, lost)
-                request = call.begin(link.next_id(), calls.remaining_seconds(call, monotonic() - started))
-                reply = await reach.ask_again(link, request, request.wait_seconds)
+                reply = await connection.ask(request, request.wait_seconds)
+            except ConnectionLost as lost:
+                connection = connector.instead_of(connection, lost)
+                request = call.begin(connection.next_id(), calls.remaining_seconds(call, monotonic() - started))
+                reply = await connector.ask_again(connection, request, request.wait_seconds)
 
-        except LinkLost as lost:
+        except ConnectionLost as lost:
             return await self._run_without_daemon(call, lost.reason, started)
 
         waited_seconds = monotonic() - started
@@ -78,7 +79,7 @@ class AsyncRunner:
             return resolved
 
         if isinstance(resolved, wire.Lease):
-            return await self._lead(link, call, request.id, resolved, waited_seconds)
+            return await self._lead(connection, call, request.id, resolved, waited_seconds)
 
         if resolved is calls.VECTOR_WANTED:
             return await self._run(await embedded(call))
@@ -92,11 +93,11 @@ class AsyncRunner:
         return await self._run_without_daemon(call, "it takes no more calls just now", started)
 
     async def _lead(
-        self, link: Link, call: Call, begin_id: int, lease: wire.Lease, waited_seconds: float
+        self, connection: AsyncConnection, call: Call, begin_id: int, lease: wire.Lease, waited_seconds: float
     ) -> Outcome[Any]:
         attempts = Attempts(call)
         try:
-            return await self._make(link, call, begin_id, lease, waited_seconds, attempts)
+            return await self._make(connection, call, begin_id, lease, waited_seconds, attempts)
         except Exception as error:
             old = attempts.old_outcome(error, waited_seconds)
             if old is None:
@@ -105,7 +106,13 @@ class AsyncRunner:
             return old
 
     async def _make(
-        self, link: Link, call: Call, begin_id: int, lease: wire.Lease, waited_seconds: float, attempts: Attempts
+        self,
+        connection: AsyncConnection,
+        call: Call,
+        begin_id: int,
+        lease: wire.Lease,
+        waited_seconds: float,
+        attempts: Attempts,
     ) -> Outcome[Any]:
         """Make the call under ``lease``, on one backend after the other if need be, and tell the daemon how it went."""
         # Callers of this process who lose the daemon meanwhile join this call instead of making their own.
@@ -113,28 +120,28 @@ class AsyncRunner:
         held: wire.Lease | None = lease
         try:
             while held is not None:
-                link.hold(held)
+                connection.hold(held)
                 function = attempts.take(held)
                 try:
                     value = await _perform(function, call)
                 except BaseException as error:
-                    link.release(held.lease)
+                    connection.release(held.lease)
                     kind = kind_of(error, call.options.classify)
-                    message = attempts.fail(link.next_id(), held, error, kind)
+                    message = attempts.fail(connection.next_id(), held, error, kind)
                     if not message.next:
                         held = None
-                        link.tell(message)
+                        connection.tell(message)
                         self._fail_here(flight, kind, error)
                         raise
 
-                    reply = await _ask_next(link, call, begin_id, message)
+                    reply = await _ask_next(connection, call, begin_id, message)
                     held, verdict = None, attempts.verdict(message, reply)
                     if verdict == "lease":
                         held = cast("wire.Lease", reply)
                         continue
 
                     if leaves_a_lease(reply):
-                        link.tell(wire.Cancel(target=begin_id))
+                        connection.tell(wire.Cancel(target=begin_id))
 
                     if verdict == "alone":
                         break
@@ -142,27 +149,27 @@ class AsyncRunner:
                     self._fail_here(flight, kind, error)
                     raise
 
-                link.release(held.lease)
+                connection.release(held.lease)
                 if flight is not None:
                     self._flights.succeed(flight, value)
 
                 lease, held = held, None
-                await _complete(link, call, function, begin_id, lease, value)
+                await _complete(connection, call, function, begin_id, lease, value)
                 return attempts.outcome(value, waited_seconds)
 
             return await self._run_here(call, "upstream", waited_seconds, flight, attempts)
         finally:
             # A lease that nobody works for any more, because its caller was cancelled between two backends.
             if held is not None:
-                link.release(held.lease)
-                link.tell(wire.Cancel(target=begin_id))
+                connection.release(held.lease)
+                connection.tell(wire.Cancel(target=begin_id))
 
             if flight is not None:
                 self._flights.drop(flight, 0)
 
     async def _run_without_daemon(self, call: Call, reason: str, started: float) -> Outcome[Any]:
         """Make the call, or join the same call of another task: single-flight within the process."""
-        calls.may_run_here(call, reason, self._reach.place)
+        calls.may_run_here(call, reason, self._connector.place)
         if call.key is None:
             return await self._run_here(call, "fallback", monotonic() - started)
 
@@ -241,35 +248,35 @@ class AsyncRunner:
 
 async def embedded(call: Call) -> Call:
     """Return the call with its vector, if it is to be had; an embedder that is no coroutine function runs in a thread."""
-    from sidecard_client.call.similarity import embedded_by_async  # noqa: PLC0415 - for those who embed
+    from sidecard_client.call.embedding import embedded_by_async  # noqa: PLC0415 - for those who embed
 
     return await embedded_by_async(call, to_thread.run_sync)
 
 
-async def _ask_next(link: Link, call: Call, begin_id: int, request: wire.Fail) -> wire.AnyReply | None:
+async def _ask_next(connection: AsyncConnection, call: Call, begin_id: int, request: wire.Fail) -> wire.AnyReply | None:
     """Tell a failure of ``call`` and return the final reply, or None where the daemon was lost before it."""
     try:
-        return await link.ask(request, call.options.wait_seconds, begin_id)
-    except LinkLost:
+        return await connection.ask(request, call.options.wait_seconds, begin_id)
+    except ConnectionLost:
         return None
 
 
 async def _complete(
-    link: Link, call: Call, function: Callable[..., Any], begin_id: int, lease: wire.Lease, value: Any
+    connection: AsyncConnection, call: Call, function: Callable[..., Any], begin_id: int, lease: wire.Lease, value: Any
 ) -> None:
     try:
-        message = calls.complete(call, link.next_id(), lease, value)
+        message = calls.complete(call, connection.next_id(), lease, value)
     except UnshareableValue as error:
-        link.tell(calls.refuse_to_share(call, link.next_id(), lease.lease, value, error))
+        connection.tell(calls.refuse_to_share(call, connection.next_id(), lease.lease, value, error))
         calls.warn_unshareable(function, error)
         return
 
     # Not only told: once a call has returned, its answer is there for whoever asks next, in any process.
-    # Where the link is lost, its end has voided the lease, and the caller has its value all the same.
-    with suppress(LinkLost):
-        if leaves_a_lease(await link.ask(message)):
+    # Where the connection is lost, its end has voided the lease, and the caller has its value all the same.
+    with suppress(ConnectionLost):
+        if leaves_a_lease(await connection.ask(message)):
             # A daemon of another version, say: those who wait must not wait until the lease ends.
-            link.tell(wire.Cancel(target=begin_id))
+            connection.tell(wire.Cancel(target=begin_id))
 
 
 async def _perform(function: Callable[..., Any], call: Call) -> Any:

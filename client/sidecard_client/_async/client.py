@@ -15,22 +15,22 @@ import anyio
 import anyio.to_thread
 from msgspec import Raw
 
-from sidecard_client._async.calls import AsyncRunner
-from sidecard_client._async.connection import LinkLost
-from sidecard_client._async.connector import Reach
+from sidecard_client._async.calls import AsyncInterpreter
+from sidecard_client._async.connector import AsyncConnector
 from sidecard_client._async.streams import AsyncStream
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Backends, Call, Functions, Outcome, T
-from sidecard_client.call.explanation import Explanation, explanation_of
 from sidecard_client.call.failures import Classify, default_classify
-from sidecard_client.call.normal_form import NormalForm
 from sidecard_client.call.options import OnUnavailable, Options, ReadUsage, Redact
 from sidecard_client.call.sovereign import sovereign_by
 from sidecard_client.call.values import pack_value
-from sidecard_client.call.vectors import Embedder
 from sidecard_client.call.wrapping import CachedFunction, Perform, SharedMethods, generates
+from sidecard_client.keys.explanation import Explanation
+from sidecard_client.keys.normal_form import NormalForm
+from sidecard_client.keys.vectors import Embedder
 from sidecard_client.metrics.client_metrics import Instruments
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import ConnectionLost
 from sidecard_client.protocol.errors import DaemonUnavailable, RequestRefused
 from sidecard_client.protocol.socket_path import StrPath, find_socket
 
@@ -104,14 +104,14 @@ class AsyncClient(Instruments):
             }
         )
         place = None if path is None else find_socket(path)
-        self._reach = Reach(place, daemon_timeout)
+        self._connector = AsyncConnector(place, daemon_timeout)
         self._measure_for(place, daemon_timeout)
-        self._runner = AsyncRunner(self._reach)
+        self._interpreter = AsyncInterpreter(self._connector)
         self._tasks: TaskGroup | None = None
 
     def __repr__(self) -> str:
         """Show what is known of the daemon, and the connection."""
-        return f"<AsyncClient {self._reach!r}>"
+        return f"<AsyncClient {self._connector!r}>"
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
@@ -119,7 +119,7 @@ class AsyncClient(Instruments):
 
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        self._reach.open(self._tasks)
+        self._connector.open(self._tasks)
         return self
 
     async def __aexit__(
@@ -128,7 +128,7 @@ class AsyncClient(Instruments):
         tasks = self._tasks
         assert tasks is not None  # noqa: S101 - left only after it was entered; for the type checker
         try:
-            await self._reach.close()
+            await self._connector.close()
             if self._sender is not None:
                 # In a thread: its last words may take half a second where the daemon hangs.
                 with anyio.CancelScope(shield=True):
@@ -177,7 +177,7 @@ class AsyncClient(Instruments):
         May be cancelled at any time: one that waits leaves the others waiting,
         and one whose function runs hands the call to the next who waits.
         """
-        return (await self._runner.run(calls.prepare(self._options, function, args, kwargs))).value
+        return (await self._interpreter.run(calls.prepare(self._options, function, args, kwargs))).value
 
     @overload
     async def outcome(self, function: AsyncFunctions[T], /, *args: Any, **kwargs: Any) -> Outcome[T]: ...
@@ -187,7 +187,7 @@ class AsyncClient(Instruments):
 
     async def outcome(self, function: Functions[Any], /, *args: Any, **kwargs: Any) -> Outcome[Any]:
         """Do as `call` does, and return the value with where it came from."""
-        return await self._runner.run(calls.prepare(self._options, function, args, kwargs))
+        return await self._interpreter.run(calls.prepare(self._options, function, args, kwargs))
 
     def stream(self, function: AsyncStreamFunctions[T], /, *args: Any, **kwargs: Any) -> AsyncStream[T]:
         """Return an asynchronous iterator over the pieces that ``function(*args, **kwargs)`` returns or generates.
@@ -210,7 +210,7 @@ class AsyncClient(Instruments):
         May be cancelled at any time. Where others wait for the call, it goes on for them.
         """
         call = calls.prepare(self._options, cast("Functions[Any]", function), args, kwargs, stream=True)
-        return AsyncStream(self._reach, call)
+        return AsyncStream(self._connector, call)
 
     def cached(self, **policy: Any) -> "AsyncDecorator":
         """Decorate a function or method so that each of its calls is a `call` with this policy, to be awaited.
@@ -308,14 +308,16 @@ class AsyncClient(Instruments):
         """
         stream = generates(function) if callable(function) else False
         call = calls.prepare(self._options, function, args, kwargs, stream=stream)
-        return explanation_of(call, await self.normal_forms(call.options.task) if call.key is calls.UNKEYED else None)
+        return calls.explanation_of(
+            call, await self.normal_forms(call.options.task) if call.key is calls.UNKEYED else None
+        )
 
     async def normal_forms(self, task: str) -> tuple[NormalForm, ...]:
         """Return the normal forms that the daemon has for a task, which ``normalize="task"`` goes by.
 
         Where it cannot be asked, what it said last, or none.
         """
-        return await self._reach.normal_forms(task)
+        return await self._connector.normal_forms(task)
 
     # The daemon ----------------------------------------------------------------------------------------------------
 
@@ -351,13 +353,13 @@ class AsyncClient(Instruments):
         await self._ask(wire.SetBreaker(backend=backend, action=action))
 
     def _perform(self, call: Call) -> Any:
-        return AsyncStream(self._reach, call) if call.stream else self._runner.perform(call)
+        return AsyncStream(self._connector, call) if call.stream else self._interpreter.perform(call)
 
     async def _ask(self, request: wire.AnyRequest) -> Any:
         try:
-            reply = await self._reach.ask(request)
-        except LinkLost as lost:
-            raise DaemonUnavailable(self._reach.place, lost.reason) from None
+            reply = await self._connector.ask(request)
+        except ConnectionLost as lost:
+            raise DaemonUnavailable(self._connector.place, lost.reason) from None
 
         if isinstance(reply, wire.Error):
             raise RequestRefused(reply.code, reply.message)

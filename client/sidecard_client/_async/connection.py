@@ -6,7 +6,7 @@ Time limits are the watcher's. It counts ticks, of a quarter of ``timeout_second
 a request that was there so many ticks ago and has no answer is overdue. Ticks are counted and not measured: a loop that user code has
 blocked for seconds counts one, and the answer that lies in the kernel meanwhile is read before the next.
 
-A link ends once, with a reason, and is not used again.
+A connection ends once, with a reason, and is not used again.
 """
 
 import os
@@ -21,10 +21,10 @@ from weakref import WeakSet
 import anyio
 from msgspec import Struct
 
-from sidecard_client._async.answers import Answer, answers_of_this_loop
-from sidecard_client._async.outbox import Outbox
+from sidecard_client._async.reply_futures import ReplyFuture, reply_future_factory
+from sidecard_client._async.send_buffer import SendBuffer
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.connection import Connection
+from sidecard_client.protocol.connection import Connection, ConnectionLost
 from sidecard_client.protocol.errors import ProtocolError
 from sidecard_client.protocol.socket_path import impostor
 from sidecard_client.protocol.wire import AnyReply, AnyRequest, Begin, Cancel, Chunk, Pending, Ping, Renew, Timeout
@@ -38,14 +38,6 @@ LATE_SECONDS = 1.0
 
 RECEIVE_BYTES = 128 * 1024
 RENEWALS_PER_LEASE = 3
-
-
-class LinkLost(Exception):
-    """No answer will come; ``reason`` says why. Never leaves the package."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class Held(Struct):
@@ -63,15 +55,15 @@ class Wait(NamedTuple):
     begin_id: int
 
 
-class Feed:
+class ReplyQueue:
     """The replies to one request that has many: pieces of a stream, and what they end in."""
 
     __slots__ = ("answer", "new_answer", "replies")
 
-    def __init__(self, new_answer: Callable[[], Answer]) -> None:
+    def __init__(self, new_answer: Callable[[], ReplyFuture]) -> None:
         self.replies: deque[AnyReply | None] = deque()
         self.new_answer = new_answer
-        self.answer: Answer | None = None
+        self.answer: ReplyFuture | None = None
         """What its reader waits for, if it does."""
 
     def put(self, reply: AnyReply | None) -> None:
@@ -92,8 +84,8 @@ class Feed:
         return self.replies.popleft()
 
 
-class Link:
-    """A connection to ``path``; `run` must be started in a task group. Raises `LinkLost` where it cannot be made.
+class AsyncConnection:
+    """A connection to ``path``; `run` must be started in a task group. Raises `ConnectionLost` where it cannot be made.
 
     ``proven`` is true from the first reply until the end; ``proved`` is called when it becomes so, ``ended`` at the end.
     ``reason`` is None until the end; ``gone`` says then that the daemon closed the connection, and not that it failed to answer.
@@ -101,7 +93,6 @@ class Link:
 
     __slots__ = (
         "__weakref__",
-        "_connection",
         "_ended",
         "_feeds",
         "_heard",
@@ -110,6 +101,7 @@ class Link:
         "_new_answer",
         "_outbox",
         "_pending",
+        "_protocol",
         "_proved",
         "_resting",
         "_silent_ticks",
@@ -126,20 +118,25 @@ class Link:
     )
 
     def __init__(
-        self, path: str, timeout_seconds: float, *, proved: Callable[[], object], ended: Callable[["Link"], object]
+        self,
+        path: str,
+        timeout_seconds: float,
+        *,
+        proved: Callable[[], object],
+        ended: Callable[["AsyncConnection"], object],
     ) -> None:
         self.reason: str | None = None
         self.gone = False
         self.proven = False
         self._proved = proved
         self._ended = ended
-        self._connection = Connection()
-        self._new_answer = answers_of_this_loop()
-        self._unanswered: dict[int, Answer] = {}  # in order of asking
-        self._pending: dict[int, Answer] = {}
+        self._protocol = Connection()
+        self._new_answer = reply_future_factory()
+        self._unanswered: dict[int, ReplyFuture] = {}  # in order of asking
+        self._pending: dict[int, ReplyFuture] = {}
         self._waits: dict[int, Wait] = {}
         self._held: dict[str, Held] = {}
-        self._feeds: dict[int, Feed] = {}
+        self._feeds: dict[int, ReplyQueue] = {}
         self._tick = 0
         ticks = max(MIN_TICKS_PER_TIMEOUT, ceil(timeout_seconds / MAX_TICK_SECONDS))
         self._timeout_seconds = timeout_seconds
@@ -151,26 +148,26 @@ class Link:
         self._resting = False
         self._stirred = anyio.Event()
         self._socket = _connect(path)
-        self._outbox = Outbox(self._socket, lambda reason: self.end(reason, gone=True))
-        _links.add(self)
+        self._outbox = SendBuffer(self._socket, lambda reason: self.end(reason, gone=True))
+        _connections.add(self)
 
     def __repr__(self) -> str:
         """Show the counts, or the reason of the end."""
         if self.reason is not None:
-            return f"<Link ended: {self.reason}>"
+            return f"<AsyncConnection ended: {self.reason}>"
 
-        return f"<Link {len(self._unanswered)} unanswered, {len(self._pending)} pending, {len(self._held)} held>"
+        return f"<AsyncConnection {len(self._unanswered)} unanswered, {len(self._pending)} pending, {len(self._held)} held>"
 
     # For callers ---------------------------------------------------------------------------------------------------
 
     def next_id(self) -> int:
         """Return the id that the next request gets."""
-        return self._connection.next_id()
+        return self._protocol.next_id()
 
     async def ask(
         self, request: AnyRequest, wait_seconds: float | None = None, begin_id: int | None = None
     ) -> AnyReply:
-        """Send a request and return its last reply. Raises `LinkLost`.
+        """Send a request and return its last reply. Raises `ConnectionLost`.
 
         A wait that the daemon does not end `LATE_SECONDS` after ``wait_seconds`` ends in a `Timeout` of the client's own,
         and the begin of ``begin_id`` (the request's own where it is None) is taken back.
@@ -179,7 +176,7 @@ class Link:
         if self.reason is not None:
             raise self._lost()
 
-        request_id, data = self._connection.send(request)
+        request_id, data = self._protocol.send(request)
         answer = self._unanswered[request_id] = self._new_answer()
         if wait_seconds is not None:
             self._waits[request_id] = Wait(monotonic(), wait_seconds, request_id if begin_id is None else begin_id)
@@ -208,13 +205,13 @@ class Link:
 
     async def follow(
         self, request: AnyRequest, wait_seconds: float | None = None, begin_id: int | None = None
-    ) -> tuple[AnyReply, Feed]:
+    ) -> tuple[AnyReply, ReplyQueue]:
         """Do as `ask` does, where the reply may be the first piece of a stream; what follows it is in the feed.
 
         Who has got a piece calls `unfollow` when it wants no more.
         """
-        request_id = self._connection.next_id()
-        feed = self._feeds[request_id] = Feed(self._new_answer)
+        request_id = self._protocol.next_id()
+        feed = self._feeds[request_id] = ReplyQueue(self._new_answer)
         following = False
         try:
             reply = await self.ask(request, wait_seconds, begin_id)
@@ -237,10 +234,10 @@ class Link:
         return self._outbox.backlog_bytes
 
     def tell(self, request: AnyRequest) -> None:
-        """Send a request whose reply nobody needs. Never waits and never fails: without a link it is void anyway."""
+        """Send a request whose reply nobody needs. Never waits and never fails: without a connection it is void anyway."""
         if self.reason is None:
-            request_id, data = self._connection.send(request)
-            self._connection.forget(request_id)
+            request_id, data = self._protocol.send(request)
+            self._protocol.forget(request_id)
             self._outbox.send(data)
 
     def hold(self, lease: wire.Lease) -> None:
@@ -255,7 +252,7 @@ class Link:
         self._held.pop(lease, None)
 
     def end(self, reason: str, *, gone: bool = False) -> None:
-        """Close the connection; whoever waits gets `LinkLost`. Does nothing where it has ended."""
+        """Close the connection; whoever waits gets `ConnectionLost`. Does nothing where it has ended."""
         if self.reason is not None:
             return
 
@@ -280,7 +277,7 @@ class Link:
         self._ended(self)
 
     async def drain(self) -> None:
-        """Wait until the kernel has taken everything that was to be sent, or the link has ended."""
+        """Wait until the kernel has taken everything that was to be sent, or the connection has ended."""
         await self._outbox.drain()
 
     def abandon(self) -> None:
@@ -318,7 +315,7 @@ class Link:
 
             self._heard = self._tick
             try:
-                replies = self._connection.receive(data)
+                replies = self._protocol.receive(data)
             except ProtocolError as fault:
                 self.end(str(fault))
                 return
@@ -339,7 +336,7 @@ class Link:
                 self._renew(now)
                 self._end_late_waits(now)
                 self._judge()
-                self._ids.append(self._connection.next_id())
+                self._ids.append(self._protocol.next_id())
 
     # Decisions, none of which waits --------------------------------------------------------------------------------
 
@@ -376,11 +373,11 @@ class Link:
             if reply.__class__ is not Chunk:
                 del self._feeds[request_id]
 
-    def _lost(self) -> LinkLost:
-        return LinkLost(self.reason or "it did not answer in time")
+    def _lost(self) -> ConnectionLost:
+        return ConnectionLost(self.reason or "it did not answer in time")
 
     def _forget(self, request_id: int) -> None:
-        self._connection.forget(request_id)
+        self._protocol.forget(request_id)
         self._unanswered.pop(request_id, None)
         self._pending.pop(request_id, None)
         self._waits.pop(request_id, None)
@@ -426,7 +423,7 @@ class Link:
                 answer.set_result(None)
 
     def _ask_for_a_sign_of_life(self) -> None:
-        request_id, data = self._connection.send(Ping(id=self._connection.next_id()))
+        request_id, data = self._protocol.send(Ping(id=self._protocol.next_id()))
         self._unanswered[request_id] = self._new_answer()
         self._outbox.send(data)
 
@@ -438,20 +435,20 @@ def _connect(path: str) -> socket.socket:
         connection.connect(path)
     except OSError as error:
         connection.close()
-        raise LinkLost(str(error.strerror or error)) from error
+        raise ConnectionLost(str(error.strerror or error)) from error
 
     stranger = impostor(connection, path)
     if stranger is not None:
         connection.close()
-        raise LinkLost(stranger)
+        raise ConnectionLost(stranger)
 
     return connection
 
 
 def _abandon_inherited() -> None:
-    for link in list(_links):
-        link.abandon()
+    for connection in list(_connections):
+        connection.abandon()
 
 
-_links: WeakSet[Link] = WeakSet()
+_connections: WeakSet[AsyncConnection] = WeakSet()
 os.register_at_fork(after_in_child=_abandon_inherited)

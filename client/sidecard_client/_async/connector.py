@@ -1,4 +1,4 @@
-"""The async client's way to the daemon: one link, made and remade as `availability` allows, from one event loop."""
+"""The async client's way to the daemon: one connection, made and remade as `availability` allows, from one event loop."""
 
 import logging
 import os
@@ -13,10 +13,11 @@ import anyio
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
-from sidecard_client._async.connection import Link, LinkLost
+from sidecard_client._async.connection import AsyncConnection
 from sidecard_client.call.availability import Availability
-from sidecard_client.call.normal_form import NormalForm
-from sidecard_client.call.task_forms import TaskForms
+from sidecard_client.keys.normal_form import NormalForm
+from sidecard_client.keys.task_forms import TaskForms
+from sidecard_client.protocol.connection import ConnectionLost
 from sidecard_client.protocol.socket_path import find_socket
 from sidecard_client.protocol.wire import AnyReply, AnyRequest, Explain
 
@@ -25,8 +26,8 @@ Answered = TypeVar("Answered")
 _log = logging.getLogger("sidecard_client")
 
 
-class Reach:
-    """The link to ``path`` (found at each connection where it is None); usable between `open` and `close`."""
+class AsyncConnector:
+    """The connection to ``path`` (found at each connection where it is None); usable between `open` and `close`."""
 
     def __init__(self, path: str | None, timeout_seconds: float) -> None:
         self.closed = False
@@ -35,15 +36,15 @@ class Reach:
         self._availability = Availability(random.random, probe_seconds=2 * timeout_seconds)
         self._reason = ""
         self._forms = TaskForms()
-        self._link: Link | None = None
+        self._connection: AsyncConnection | None = None
         self._tasks: TaskGroup | None = None
         self._thread = 0
         self._process = 0
         self._loop: object = None
 
     def __repr__(self) -> str:
-        """Show what is known of the daemon, and the link."""
-        return f"<Reach {self._availability!r} {self._link!r}>"
+        """Show what is known of the daemon, and the connection."""
+        return f"<AsyncConnector {self._availability!r} {self._connection!r}>"
 
     @property
     def place(self) -> str:
@@ -57,51 +58,51 @@ class Reach:
         return self._given_path or find_socket()
 
     def open(self, tasks: TaskGroup) -> None:
-        """Belong to the running event loop; links are served in ``tasks``."""
+        """Belong to the running event loop; connections are served in ``tasks``."""
         self._tasks = tasks
         self._thread = get_ident()
         self._process = os.getpid()
-        # Trio has no asyncio loop: None here, and None again in `link`.
+        # Trio has no asyncio loop: None here, and None again in `connection`.
         self._loop = _get_running_loop()
 
     async def close(self) -> None:
-        """End the link after what callers have already said is sent; whoever still waits gets `RuntimeError`."""
+        """End the connection after what callers have already said is sent; whoever still waits gets `RuntimeError`."""
         self.closed = True
-        link = self._link
-        if link is not None:
+        connection = self._connection
+        if connection is not None:
             try:
                 with anyio.move_on_after(self._timeout_seconds, shield=True):
-                    await link.drain()
+                    await connection.drain()
             finally:
                 # No shield holds against asyncio's own cancellation.
-                link.end("the client was closed")
+                connection.end("the client was closed")
 
-    def link(self) -> Link:
-        """Return the link, connecting where there is none.
+    def connection(self) -> AsyncConnection:
+        """Return the connection, connecting where there is none.
 
-        Raises `LinkLost` where the daemon is not worth asking now, and `RuntimeError` in a wrong place.
+        Raises `ConnectionLost` where the daemon is not worth asking now, and `RuntimeError` in a wrong place.
         """
         if get_ident() != self._thread or _get_running_loop() is not self._loop:
             self._complain()
 
-        link = self._link
-        if link is not None and link.proven:
-            return link
+        connection = self._connection
+        if connection is not None and connection.proven:
+            return connection
 
         return self._admitted()
 
     async def ask(self, request: AnyRequest) -> AnyReply:
-        """Send a request and return its last reply; once more on a new link where the old one had ended.
+        """Send a request and return its last reply; once more on a new connection where the old one had ended.
 
-        Raises `LinkLost` and `RuntimeError`.
+        Raises `ConnectionLost` and `RuntimeError`.
         """
-        link = self.link()
+        connection = self.connection()
         try:
-            return await link.ask(replace(request, id=link.next_id()))
-        except LinkLost as lost:
-            link = self.instead_of(link, lost)
+            return await connection.ask(replace(request, id=connection.next_id()))
+        except ConnectionLost as lost:
+            connection = self.instead_of(connection, lost)
 
-        return await self.ask_again(link, replace(request, id=link.next_id()))
+        return await self.ask_again(connection, replace(request, id=connection.next_id()))
 
     async def normal_forms(self, task: str) -> tuple[NormalForm, ...]:
         """Return the normal forms of a task, as the daemon has them now, or had them when it was last heard."""
@@ -111,24 +112,26 @@ class Reach:
 
         try:
             reply = await self.ask(Explain(task=task))
-        except LinkLost:
+        except ConnectionLost:
             return self._forms.last(task)
 
         return self._forms.learn(task, reply, monotonic())
 
-    async def ask_again(self, link: Link, request: AnyRequest, wait_seconds: float | None = None) -> AnyReply:
-        """Make the second and last attempt. Raises `LinkLost` and `RuntimeError`."""
-        return await self.again(link, link.ask(request, wait_seconds))
+    async def ask_again(
+        self, connection: AsyncConnection, request: AnyRequest, wait_seconds: float | None = None
+    ) -> AnyReply:
+        """Make the second and last attempt. Raises `ConnectionLost` and `RuntimeError`."""
+        return await self.again(connection, connection.ask(request, wait_seconds))
 
-    async def again(self, link: Link, asking: Awaitable[Answered]) -> Answered:
-        """Await the second and last attempt, on ``link``. Raises `LinkLost` and `RuntimeError`."""
+    async def again(self, connection: AsyncConnection, asking: Awaitable[Answered]) -> Answered:
+        """Await the second and last attempt, on ``connection``. Raises `ConnectionLost` and `RuntimeError`."""
         try:
             return await asking
-        except LinkLost as lost:
+        except ConnectionLost as lost:
             if self.closed:
                 self._complain()
 
-            if link.gone:
+            if connection.gone:
                 self._failed(lost.reason)
 
             raise
@@ -136,11 +139,11 @@ class Reach:
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Let ``work`` run in a task of the client's, which ends with it."""
         tasks = self._tasks
-        assert tasks is not None  # noqa: S101 - who has a link is open; for the type checker
+        assert tasks is not None  # noqa: S101 - who has a connection is open; for the type checker
         tasks.start_soon(work, name="sidecard call")
 
-    def instead_of(self, link: Link, lost: LinkLost) -> Link:
-        """Return the link to ask once more, where ``link`` has ended without the daemon hanging.
+    def instead_of(self, connection: AsyncConnection, lost: ConnectionLost) -> AsyncConnection:
+        """Return the connection to ask once more, where ``connection`` has ended without the daemon hanging.
 
         The daemon was restarted, or has closed an idle connection: what it granted to the old one is void,
         so asking again is safe. Raises ``lost`` otherwise, and `RuntimeError` where this client was closed meanwhile.
@@ -148,42 +151,44 @@ class Reach:
         if self.closed:
             self._complain()
 
-        if not link.gone:
+        if not connection.gone:
             raise lost
 
-        return self.link()
+        return self.connection()
 
-    def _admitted(self) -> Link:
+    def _admitted(self) -> AsyncConnection:
         if self.closed or self._tasks is None or os.getpid() != self._process:
             self._complain()
 
-        # While a probe is out its link is nobody else's: a hanging daemon costs one caller its time, not all.
+        # While a probe is out its connection is nobody else's: a hanging daemon costs one caller its time, not all.
         if not self._availability.admit(monotonic()):
-            raise LinkLost(self._reason)
+            raise ConnectionLost(self._reason)
 
-        link = self._link
-        if link is None or link.reason is not None:
+        connection = self._connection
+        if connection is None or connection.reason is not None:
             try:
-                link = Link(self._path(), self._timeout_seconds, proved=self._proved, ended=self._ended)
-            except (LinkLost, ValueError) as error:
+                connection = AsyncConnection(
+                    self._path(), self._timeout_seconds, proved=self._proved, ended=self._ended
+                )
+            except (ConnectionLost, ValueError) as error:
                 self._failed(str(error))
-                raise LinkLost(str(error)) from None
+                raise ConnectionLost(str(error)) from None
 
-            self._link = link
+            self._connection = connection
             tasks = self._tasks
             assert tasks is not None  # noqa: S101 - checked above; for the type checker
-            tasks.start_soon(link.run, name="sidecard link")
+            tasks.start_soon(connection.run, name="sidecard connection")
 
-        return link
+        return connection
 
     def _proved(self) -> None:
         if self._availability.succeeded():
             _log.info("sidecard answers again")
 
-    def _ended(self, link: Link) -> None:
+    def _ended(self, connection: AsyncConnection) -> None:
         # That a connection ended says nothing yet: the next attempt to connect tells whether the daemon has.
-        if not link.gone and not self.closed:
-            self._failed(link.reason or "")
+        if not connection.gone and not self.closed:
+            self._failed(connection.reason or "")
 
     def _failed(self, reason: str) -> None:
         self._reason = reason

@@ -18,14 +18,15 @@ import anyio
 from anyio import to_thread
 
 from sidecard_client._async.calls import embedded
-from sidecard_client._async.connection import Feed, Link, LinkLost
-from sidecard_client._async.connector import Reach
+from sidecard_client._async.connection import AsyncConnection, ReplyQueue
+from sidecard_client._async.connector import AsyncConnector
 from sidecard_client.call import call as calls
 from sidecard_client.call.attempts import Attempts, leaves_a_lease
 from sidecard_client.call.call import Call, Source, T
 from sidecard_client.call.failures import fail, kind_of
 from sidecard_client.call.streams import Facts, Telling, broken, lost, no_pieces
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import ConnectionLost
 from sidecard_client.protocol.errors import ProtocolError, UnshareableValue
 
 _END: Final[Any] = object()
@@ -47,12 +48,12 @@ class AsyncStream(Facts, Generic[T]):
     without one, say ``await stream.aclose()`` when you leave it before its end.
     """
 
-    def __init__(self, reach: Reach, call: Call) -> None:
-        self._reach = reach
+    def __init__(self, connector: AsyncConnector, call: Call) -> None:
+        self._connector = connector
         self._call = call
         self._step: Callable[[], Any] | None = self._begin_unkeyed if call.key is calls.UNKEYED else self._begin
-        self._link: Link | None = None
-        self._feed: Feed | None = None
+        self._connection: AsyncConnection | None = None
+        self._feed: ReplyQueue | None = None
         self._request_id = 0
         self._upstream: _Upstream | None = None
 
@@ -110,39 +111,39 @@ class AsyncStream(Facts, Generic[T]):
     def _leave(self) -> None:
         self._step = None
         feed, self._feed = self._feed, None
-        if feed is not None and self._link is not None:
-            self._link.unfollow(self._request_id)
+        if feed is not None and self._connection is not None:
+            self._connection.unfollow(self._request_id)
 
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.leave()
 
     async def _begin_unkeyed(self) -> Any:
-        self._call = calls.keyed(self._call, await self._reach.normal_forms(self._call.options.task))
+        self._call = calls.keyed(self._call, await self._connector.normal_forms(self._call.options.task))
         return await self._begin()
 
     async def _begin(self) -> Any:
-        call, started, reach = self._call, monotonic(), self._reach
+        call, started, connector = self._call, monotonic(), self._connector
         try:
-            link = reach.link()
-            request = call.begin(link.next_id())
+            connection = connector.connection()
+            request = call.begin(connection.next_id())
             try:
-                reply, feed = await link.follow(request, request.wait_seconds)
-            except LinkLost as gone:
-                link = reach.instead_of(link, gone)
-                request = call.begin(link.next_id(), calls.remaining_seconds(call, monotonic() - started))
-                reply, feed = await reach.again(link, link.follow(request, request.wait_seconds))
+                reply, feed = await connection.follow(request, request.wait_seconds)
+            except ConnectionLost as gone:
+                connection = connector.instead_of(connection, gone)
+                request = call.begin(connection.next_id(), calls.remaining_seconds(call, monotonic() - started))
+                reply, feed = await connector.again(connection, connection.follow(request, request.wait_seconds))
 
-        except LinkLost as gone:
-            calls.may_run_here(call, gone.reason, reach.place)
+        except ConnectionLost as gone:
+            calls.may_run_here(call, gone.reason, connector.place)
             return await self._run(None, None, request_id=0, source="fallback")
 
         waited_seconds = monotonic() - started
-        self._link, self._request_id = link, request.id
+        self._connection, self._request_id = connection, request.id
         match reply:
             case wire.Lease():
                 self.waited_seconds = waited_seconds
-                return await self._run(link, reply, request.id, "upstream")
+                return await self._run(connection, reply, request.id, "upstream")
             case wire.Chunk():
                 self._feed = feed
                 self._step = self._follow
@@ -161,7 +162,7 @@ class AsyncStream(Facts, Generic[T]):
             return await self._begin()
 
         if resolved is calls.WITHOUT_DAEMON:
-            calls.may_run_here(call, "it takes no more calls just now", reach.place)
+            calls.may_run_here(call, "it takes no more calls just now", connector.place)
             return await self._run(None, None, request_id=0, source="fallback")
 
         if isinstance(resolved, calls.Outcome):
@@ -170,16 +171,16 @@ class AsyncStream(Facts, Generic[T]):
         raise ProtocolError(f"The daemon answered the begin of a stream by {type(reply).__name__}.")
 
     async def _follow(self) -> Any:
-        feed, link, started = self._feed, self._link, monotonic()
+        feed, connection, started = self._feed, self._connection, monotonic()
         assert feed is not None  # noqa: S101 - both are there from the first piece to the last; for the type checker
-        assert link is not None  # noqa: S101 - as above
+        assert connection is not None  # noqa: S101 - as above
         reply = await feed.get()
         if isinstance(reply, wire.Chunk):
             return reply.chunk
 
         self._feed = None
         if reply is None:
-            raise lost(link.reason or "it did not answer in time")
+            raise lost(connection.reason or "it did not answer in time")
 
         if isinstance(reply, wire.End):
             self.ended(reply, self.waited_seconds)
@@ -197,9 +198,11 @@ class AsyncStream(Facts, Generic[T]):
         self._step = step
         return await step()
 
-    async def _run(self, link: Link | None, lease: wire.Lease | None, request_id: int, source: Source) -> Any:
-        self._upstream = upstream = _Upstream(self._reach, self._call, link, lease, request_id)
-        self._reach.start(upstream.run)
+    async def _run(
+        self, connection: AsyncConnection | None, lease: wire.Lease | None, request_id: int, source: Source
+    ) -> Any:
+        self._upstream = upstream = _Upstream(self._connector, self._call, connection, lease, request_id)
+        self._connector.start(upstream.run)
         self._step = upstream.take
         try:
             piece = await upstream.take()
@@ -219,10 +222,17 @@ class AsyncStream(Facts, Generic[T]):
 class _Upstream:
     """The function of one stream, in a task of the client's."""
 
-    def __init__(self, reach: Reach, call: Call, link: Link | None, lease: wire.Lease | None, begin_id: int) -> None:
-        self._reach = reach
+    def __init__(
+        self,
+        connector: AsyncConnector,
+        call: Call,
+        connection: AsyncConnection | None,
+        lease: wire.Lease | None,
+        begin_id: int,
+    ) -> None:
+        self._connector = connector
         self._call = call
-        self._link = link
+        self._connection = connection
         self._lease = lease
         self._begin_id = begin_id
         self._telling: Telling | None = None
@@ -261,16 +271,16 @@ class _Upstream:
 
         self._left = True
         self._taken.set()
-        if self._lease is None or self._link is None or self._link.reason is not None:
+        if self._lease is None or self._connection is None or self._connection.reason is not None:
             self._scope.cancel()
         else:
-            self._reach.start(self._ask_whether_others_wait)
+            self._connector.start(self._ask_whether_others_wait)
 
     async def _ask_whether_others_wait(self) -> None:
-        link, lease, reply = self._link, self._lease, None
-        if link is not None and lease is not None:
-            with suppress(LinkLost):
-                reply = await link.ask(wire.Renew(id=link.next_id(), lease=lease.lease))
+        connection, lease, reply = self._connection, self._lease, None
+        if connection is not None and lease is not None:
+            with suppress(ConnectionLost):
+                reply = await connection.ask(wire.Renew(id=connection.next_id(), lease=lease.lease))
 
         if isinstance(reply, wire.Ok) and reply.waiters:
             self.settled.set()
@@ -291,7 +301,7 @@ class _Upstream:
                     await self._close_source()
         except BaseException as error:
             # Of another kind than an `Exception`: the caller's, as where the function runs in the caller's own task.
-            closed = RuntimeError("This client is closed: make a new one.") if self._reach.closed else None
+            closed = RuntimeError("This client is closed: make a new one.") if self._connector.closed else None
             self._give(_END, closed or error)
             if isinstance(error, anyio.get_cancelled_exc_class()):
                 raise
@@ -317,32 +327,32 @@ class _Upstream:
 
     async def _first(self) -> Any:
         """Return the first piece, of one backend after the other if need be."""
-        call, attempts, link = self._call, self.attempts, self._link
-        while self._lease is not None and link is not None:
+        call, attempts, connection = self._call, self.attempts, self._connection
+        while self._lease is not None and connection is not None:
             lease = self._lease
-            link.hold(lease)
+            connection.hold(lease)
             function = attempts.take(lease)
             self.backend = attempts.backend
             self._telling = Telling(call, lease)
             try:
                 return await self._open(function)
             except BaseException as error:
-                link.release(lease.lease)
+                connection.release(lease.lease)
                 kind = kind_of(error, call.options.classify)
-                message = attempts.fail(link.next_id(), lease, error, kind)
+                message = attempts.fail(connection.next_id(), lease, error, kind)
                 if not message.next:
                     self._lease = None
-                    link.tell(message)
+                    connection.tell(message)
                     raise
 
-                reply = await _ask_next(link, call, self._begin_id, message)
+                reply = await _ask_next(connection, call, self._begin_id, message)
                 self._lease, verdict = None, attempts.verdict(message, reply)
                 if verdict == "lease":
                     self._lease = cast("wire.Lease", reply)
                     continue
 
                 if leaves_a_lease(reply):
-                    link.tell(wire.Cancel(target=self._begin_id))
+                    connection.tell(wire.Cancel(target=self._begin_id))
 
                 if verdict != "alone":
                     raise
@@ -373,40 +383,40 @@ class _Upstream:
         return await anext(self._iterator, _END)
 
     async def _tell(self, piece: Any) -> None:
-        link, lease, telling = self._link, self._lease, self._telling
-        if link is None or lease is None or telling is None:
+        connection, lease, telling = self._connection, self._lease, self._telling
+        if connection is None or lease is None or telling is None:
             return
 
         if piece is _END:
             self._lease = None
-            link.release(lease.lease)
-            with suppress(LinkLost):
+            connection.release(lease.lease)
+            with suppress(ConnectionLost):
                 # Awaited, so that who has seen the end finds the answer there, in any process.
-                if leaves_a_lease(await link.ask(telling.complete(link.next_id()))):
-                    link.tell(wire.Cancel(target=self._begin_id))
+                if leaves_a_lease(await connection.ask(telling.complete(connection.next_id()))):
+                    connection.tell(wire.Cancel(target=self._begin_id))
 
             return
 
         try:
-            message = telling.append(link.next_id(), piece)
+            message = telling.append(connection.next_id(), piece)
         except UnshareableValue as error:
             self._lease = None
-            link.release(lease.lease)
-            link.tell(telling.refuse(link.next_id(), error))
+            connection.release(lease.lease)
+            connection.tell(telling.refuse(connection.next_id(), error))
             calls.warn_unshareable(self._call.function_of(self.backend), error)
             return
 
-        link.tell(message)
-        if link.backlog_bytes > MAX_BACKLOG_BYTES:
+        connection.tell(message)
+        if connection.backlog_bytes > MAX_BACKLOG_BYTES:
             self._give_back()
 
     def _failed(self, error: BaseException) -> None:
         """The function has failed after its first piece."""
-        link, lease = self._link, self._lease
-        if link is not None and lease is not None:
+        connection, lease = self._connection, self._lease
+        if connection is not None and lease is not None:
             self._lease = None
-            link.release(lease.lease)
-            link.tell(fail(link.next_id(), lease.lease, error, kind_of(error, self._call.options.classify)))
+            connection.release(lease.lease)
+            connection.tell(fail(connection.next_id(), lease.lease, error, kind_of(error, self._call.options.classify)))
 
     def _give(self, piece: Any, error: BaseException | None = None) -> None:
         self._piece = piece
@@ -426,11 +436,11 @@ class _Upstream:
 
     def _give_back(self) -> None:
         """Let the daemon have a lease back of which nothing more will come."""
-        link, lease = self._link, self._lease
+        connection, lease = self._connection, self._lease
         self._lease = None
-        if link is not None and lease is not None:
-            link.release(lease.lease)
-            link.tell(wire.Cancel(target=self._begin_id))
+        if connection is not None and lease is not None:
+            connection.release(lease.lease)
+            connection.tell(wire.Cancel(target=self._begin_id))
 
     async def _close_source(self) -> None:
         close = getattr(self._source, "aclose", None) or getattr(self._source, "close", None)
@@ -443,10 +453,10 @@ class _Upstream:
                 await closing
 
 
-async def _ask_next(link: Link, call: Call, begin_id: int, request: wire.Fail) -> wire.AnyReply | None:
+async def _ask_next(connection: AsyncConnection, call: Call, begin_id: int, request: wire.Fail) -> wire.AnyReply | None:
     try:
-        return await link.ask(request, call.options.wait_seconds, begin_id)
-    except LinkLost:
+        return await connection.ask(request, call.options.wait_seconds, begin_id)
+    except ConnectionLost:
         return None
 
 

@@ -7,8 +7,8 @@ import threading
 from time import monotonic
 from typing import Any, assert_never
 
-from sidecard_client._sync.connection import Channel, ChannelError
-from sidecard_client._sync.connector import Pool
+from sidecard_client._sync.connection import BlockingConnection
+from sidecard_client._sync.connector import Connector
 from sidecard_client.call import call as calls
 from sidecard_client.call.attempts import Attempts, leaves_a_lease
 from sidecard_client.call.call import Call, Outcome, Source
@@ -25,23 +25,24 @@ from sidecard_client.call.local_flights import (
 )
 from sidecard_client.call.values import unpack_value
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import ConnectionLost
 from sidecard_client.protocol.errors import CallFailed, CallTimeout, UnshareableValue
 
 LOCAL_WAIT_SECONDS = 120.0
 """How long a call waits for another thread's where its policy says nothing: the daemon's own default."""
 
 
-class Runner:
-    """Runs the calls of one client over ``pool``. Thread-safe."""
+class Interpreter:
+    """Runs the calls of one client over ``connector``. Thread-safe."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
         self._flights = LocalFlights()
 
     def run(self, call: Call) -> Outcome[Any]:
         """Return the call's outcome, from wherever it comes. Raises what `Client.call` does."""
         if call.key is calls.UNKEYED:
-            call = calls.keyed(call, self._pool.normal_forms(call.options.task))
+            call = calls.keyed(call, self._connector.normal_forms(call.options.task))
 
         if not calls.tracing():
             return self._run(call)
@@ -58,16 +59,16 @@ class Runner:
     def _run(self, call: Call) -> Outcome[Any]:
         started = monotonic()
         try:
-            channel, reply = self._pool.begin(call, started)
-        except ChannelError as error:
+            connection, reply = self._connector.begin(call, started)
+        except ConnectionLost as error:
             return self._run_without_daemon(call, started, str(error))
 
-        now = self._pool.heartbeat.heard = monotonic()
+        now = self._connector.heartbeat.heard = monotonic()
         waited_seconds = now - started
         if type(reply) is wire.Lease:
-            return self._lead(call, channel, reply, waited_seconds)
+            return self._lead(call, connection, reply, waited_seconds)
 
-        self._pool.give_back(channel)
+        self._connector.give_back(connection)
         resolved = calls.resolve(call, reply, waited_seconds)
         if type(resolved) is Outcome:
             return resolved
@@ -83,14 +84,16 @@ class Runner:
 
         return self._run_without_daemon(call, started, "it takes no more calls just now")
 
-    def _lead(self, call: Call, channel: Channel, lease: wire.Lease, waited_seconds: float) -> Outcome[Any]:
+    def _lead(
+        self, call: Call, connection: BlockingConnection, lease: wire.Lease, waited_seconds: float
+    ) -> Outcome[Any]:
         """Make the call under ``lease``, on one backend after the other if need be, and tell the daemon how it went."""
         # Callers of this process who lose the daemon meanwhile join this call instead of making their own.
         flight = None if call.key is None else self._flights.lead((call.options.namespace, call.key))
-        channel.leading = True
+        connection.leading = True
         attempts = Attempts(call)
         try:
-            return self._make(call, channel, lease, flight, waited_seconds, attempts)
+            return self._make(call, connection, lease, flight, waited_seconds, attempts)
         except Exception as error:
             old = attempts.old_outcome(error, waited_seconds)
             if old is None:
@@ -98,41 +101,41 @@ class Runner:
 
             return old
         finally:
-            if channel.leading:
+            if connection.leading:
                 # Nobody told the daemon, or an interruption came between any two lines:
                 # a lease that nobody works for must not be renewed, nor a flight without a leader be joined.
-                self._pool.heartbeat.release(channel)
+                self._connector.heartbeat.release(connection)
                 if flight is not None:
                     self._flights.drop(flight, 0)
 
-                self._pool.throw_away(channel)
+                self._connector.throw_away(connection)
             else:
-                self._pool.give_back(channel)
+                self._connector.give_back(connection)
 
     def _make(
         self,
         call: Call,
-        channel: Channel,
+        connection: BlockingConnection,
         lease: wire.Lease,
         flight: LocalFlight | None,
         waited_seconds: float,
         attempts: Attempts,
     ) -> Outcome[Any]:
         while True:
-            self._pool.heartbeat.hold(channel, lease.lease, lease.expires_in_seconds)
+            self._connector.heartbeat.hold(connection, lease.lease, lease.expires_in_seconds)
             function = attempts.take(lease)
             try:
                 value = function(*call.args, **call.kwargs)
             except BaseException as error:
-                self._pool.heartbeat.release(channel)
+                self._connector.heartbeat.release(connection)
                 kind = kind_of(error, call.options.classify)
-                message = attempts.fail(channel.next_id(), lease, error, kind)
+                message = attempts.fail(connection.next_id(), lease, error, kind)
                 if not message.next:
                     self._fail_here(flight, kind, error)
-                    self._tell(channel, message)
+                    self._tell(connection, message)
                     raise
 
-                reply = self._ask_next(channel, call, message)
+                reply = self._ask_next(connection, call, message)
                 verdict = attempts.verdict(message, reply)
                 if verdict == "lease":
                     lease = reply
@@ -144,33 +147,35 @@ class Runner:
                 self._fail_here(flight, kind, error)
                 raise
 
-            self._pool.heartbeat.release(channel)
+            self._connector.heartbeat.release(connection)
             if flight is not None:
                 self._flights.succeed(flight, value)
 
-            self._complete(call, function, channel, lease, value)
+            self._complete(call, function, connection, lease, value)
             return attempts.outcome(value, waited_seconds)
 
-    def _complete(self, call: Call, function: Any, channel: Channel, lease: wire.Lease, value: Any) -> None:
+    def _complete(
+        self, call: Call, function: Any, connection: BlockingConnection, lease: wire.Lease, value: Any
+    ) -> None:
         try:
-            message = calls.complete(call, channel.next_id(), lease, value)
+            message = calls.complete(call, connection.next_id(), lease, value)
         except UnshareableValue as error:
-            self._tell(channel, calls.refuse_to_share(call, channel.next_id(), lease.lease, value, error))
+            self._tell(connection, calls.refuse_to_share(call, connection.next_id(), lease.lease, value, error))
             calls.warn_unshareable(function, error)
         else:
-            self._tell(channel, message)
+            self._tell(connection, message)
 
-    def _tell(self, channel: Channel, request: wire.Complete | wire.Fail) -> None:
-        channel.leading = leaves_a_lease(self._pool.tell(channel, request))
+    def _tell(self, connection: BlockingConnection, request: wire.Complete | wire.Fail) -> None:
+        connection.leading = leaves_a_lease(self._connector.tell(connection, request))
 
-    def _ask_next(self, channel: Channel, call: Call, request: wire.Fail) -> Any:
-        reply = self._pool.ask_next(channel, call, request)
-        channel.leading = leaves_a_lease(reply)
+    def _ask_next(self, connection: BlockingConnection, call: Call, request: wire.Fail) -> Any:
+        reply = self._connector.ask_next(connection, call, request)
+        connection.leading = leaves_a_lease(reply)
         return reply
 
     def _run_without_daemon(self, call: Call, started: float, reason: str) -> Outcome[Any]:
         """Make the call, or join the same call of another thread: single-flight within the process."""
-        calls.may_run_here(call, reason, self._pool.place)
+        calls.may_run_here(call, reason, self._connector.place)
         if call.key is None:
             return self._run_here(call, "fallback", monotonic() - started)
 
@@ -252,6 +257,6 @@ class Runner:
 
 
 def _embedded(call: Call) -> Call:
-    from sidecard_client.call.similarity import embedded  # noqa: PLC0415 - for those who embed
+    from sidecard_client.call.embedding import embedded  # noqa: PLC0415 - for those who embed
 
     return embedded(call)

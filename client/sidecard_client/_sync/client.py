@@ -1,6 +1,6 @@
 """The blocking client: calls run in their callers' threads, each over a connection of its own.
 
-Behind it, `runner` makes the calls, `pool` keeps the connections and knows whether the daemon is worth asking,
+Behind it, `runner` makes the calls, `connector` keeps the connections and knows whether the daemon is worth asking,
 `heartbeat` keeps leases and waits alive, and `local` shares calls within the process where the daemon is away.
 """
 
@@ -12,23 +12,22 @@ from weakref import WeakSet
 import msgspec
 from msgspec import Raw
 
-from sidecard_client._sync.calls import Runner
-from sidecard_client._sync.connection import ChannelError
-from sidecard_client._sync.connector import Pool
+from sidecard_client._sync.calls import Interpreter
+from sidecard_client._sync.connector import Connector
 from sidecard_client._sync.streams import Stream
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Backends, Call, Functions, Outcome, T
-from sidecard_client.call.explanation import Explanation, explanation_of
 from sidecard_client.call.failures import Classify, default_classify
-from sidecard_client.call.normal_form import NormalForm
 from sidecard_client.call.options import OnUnavailable, Options, ReadUsage, Redact
 from sidecard_client.call.sovereign import sovereign_by
 from sidecard_client.call.values import pack_value
-from sidecard_client.call.vectors import Embedder
 from sidecard_client.call.wrapping import CachedFunction, SharedMethods, generates
+from sidecard_client.keys.explanation import Explanation
+from sidecard_client.keys.normal_form import NormalForm
+from sidecard_client.keys.vectors import Embedder
 from sidecard_client.metrics.client_metrics import Instruments
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.connection import ANSWERS
+from sidecard_client.protocol.connection import ANSWERS, ConnectionLost
 from sidecard_client.protocol.errors import DaemonUnavailable, ProtocolError, RequestRefused
 from sidecard_client.protocol.socket_path import StrPath, find_socket
 
@@ -96,14 +95,14 @@ class Client(Instruments):
             }
         )
         place = None if path is None else find_socket(path)
-        self._pool = Pool(place, daemon_timeout)
+        self._connector = Connector(place, daemon_timeout)
         self._measure_for(place, daemon_timeout)
-        self._runner = Runner(self._pool)
+        self._interpreter = Interpreter(self._connector)
         _clients.add(self)
 
     def __repr__(self) -> str:
         """Show what is known of the daemon, and the connections."""
-        return f"<Client {self._pool!r}>"
+        return f"<Client {self._connector!r}>"
 
     def __enter__(self) -> Self:
         return self
@@ -127,7 +126,7 @@ class Client(Instruments):
         Metrics that were not sent yet are, for which it may take half a second where the daemon hangs.
         """
         self._end_measuring()
-        self._pool.close()
+        self._connector.close()
 
     # Calls ---------------------------------------------------------------------------------------------------------
 
@@ -143,11 +142,11 @@ class Client(Instruments):
         `CallRejected` and `CallTimeout` as the policy has it; `UnkeyableRequest` for arguments without a stable form;
         `DaemonUnavailable` where ``on_unavailable`` is ``"raise"`` and no daemon answers.
         """
-        return cast("T", self._runner.run(calls.prepare(self._options, function, args, kwargs)).value)
+        return cast("T", self._interpreter.run(calls.prepare(self._options, function, args, kwargs)).value)
 
     def outcome(self, function: Functions[T], /, *args: Any, **kwargs: Any) -> Outcome[T]:
         """Do as `call` does, and return the value with where it came from."""
-        return self._runner.run(calls.prepare(self._options, function, args, kwargs))
+        return self._interpreter.run(calls.prepare(self._options, function, args, kwargs))
 
     def stream(self, function: StreamFunctions[T], /, *args: Any, **kwargs: Any) -> Stream[T]:
         """Return an iterator over the pieces that ``function(*args, **kwargs)`` returns or generates.
@@ -166,7 +165,7 @@ class Client(Instruments):
         No stream ends before its end without an exception.
         """
         call = calls.prepare(self._options, cast("Functions[Any]", function), args, kwargs, stream=True)
-        return Stream(self._pool, call)
+        return Stream(self._connector, call)
 
     def cached(self, **policy: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:
         """Decorate a function or method so that each of its calls is a `call` with this policy.
@@ -267,14 +266,14 @@ class Client(Instruments):
         """
         stream = generates(function) if callable(function) else False
         call = calls.prepare(self._options, function, args, kwargs, stream=stream)
-        return explanation_of(call, self.normal_forms(call.options.task) if call.key is calls.UNKEYED else None)
+        return calls.explanation_of(call, self.normal_forms(call.options.task) if call.key is calls.UNKEYED else None)
 
     def normal_forms(self, task: str) -> tuple[NormalForm, ...]:
         """Return the normal forms that the daemon has for a task, which ``normalize="task"`` goes by.
 
         Where it cannot be asked, what it said last, or none.
         """
-        return self._pool.normal_forms(task)
+        return self._connector.normal_forms(task)
 
     # The daemon ----------------------------------------------------------------------------------------------------
 
@@ -313,29 +312,31 @@ class Client(Instruments):
 
     def _perform(self, call: Call) -> Any:
         if call.stream:
-            return Stream(self._pool, call)
+            return Stream(self._connector, call)
 
-        return self._runner.run(call).value
+        return self._interpreter.run(call).value
 
     def _ask(self, request: wire.Request) -> Any:
         try:
-            channel, reply = self._pool.first_reply(lambda request_id: msgspec.structs.replace(request, id=request_id))
-        except ChannelError as error:
-            raise DaemonUnavailable(self._pool.place, str(error)) from None
+            connection, reply = self._connector.first_reply(
+                lambda request_id: msgspec.structs.replace(request, id=request_id)
+            )
+        except ConnectionLost as error:
+            raise DaemonUnavailable(self._connector.place, str(error)) from None
 
         if type(reply) not in ANSWERS[type(request)]:
-            self._pool.throw_away(channel)
+            self._connector.throw_away(connection)
             raise ProtocolError(f"The daemon answered {type(request).__name__} by {type(reply).__name__}.")
 
-        self._pool.give_back(channel)
+        self._connector.give_back(connection)
         if isinstance(reply, wire.Error):
             raise RequestRefused(reply.code, reply.message)
 
         return reply
 
     def _leave_to_parent(self) -> None:
-        self._pool.leave_to_parent()
-        self._runner = Runner(self._pool)
+        self._connector.leave_to_parent()
+        self._interpreter = Interpreter(self._connector)
 
 
 _clients: WeakSet[Client] = WeakSet()

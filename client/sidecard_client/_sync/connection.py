@@ -5,13 +5,13 @@ and no ``poll``; each receiving may take ``timeout_seconds``, each sending a qua
 
 Whatever goes wrong is one of three things:
 
-`Gone`      the connection has ended, or could not be made: nothing of it is left at the daemon
-`Silent`    no answer in time: the daemon hangs, or the host is overloaded
-`Garbled`   what came is not an answer to what was asked
+`ConnectionEnded`      the connection has ended, or could not be made: nothing of it is left at the daemon
+`DaemonUnresponsive`    no answer in time: the daemon hangs, or the host is overloaded
+`InvalidReply`   what came is not an answer to what was asked
 
-After any of them, and after an interruption (`KeyboardInterrupt` between send and receive), a channel must be closed:
+After any of them, and after an interruption (`KeyboardInterrupt` between send and receive), a connection must be closed:
 an answer that arrives late would be taken for the next call's.
-Ids guard against that as well: a reply with an id that was not asked for is `Garbled`, never somebody's value.
+Ids guard against that as well: a reply with an id that was not asked for is `InvalidReply`, never somebody's value.
 
 Requests of the heartbeat thread (`renew`, `ping`) have negative ids and their replies are skipped.
 They never block: a message of that size is taken by the kernel whole or not at all.
@@ -22,6 +22,7 @@ import struct
 import threading
 from typing import Any
 
+from sidecard_client.protocol.connection import ConnectionEnded, DaemonUnresponsive, InvalidReply
 from sidecard_client.protocol.socket_path import impostor
 from sidecard_client.protocol.undecodable import UNREADABLE, VALUES, instead_of
 from sidecard_client.protocol.wire import (
@@ -50,24 +51,8 @@ APPEND_ID = -(2**62)
 """Of pieces, which have a reply only where they are refused: then `complete` is as well, and that one is heard."""
 
 
-class ChannelError(Exception):
-    """The connection did not bring an answer. Never leaves the package."""
-
-
-class Gone(ChannelError):
-    """The connection has ended, or could not be made."""
-
-
-class Silent(ChannelError):
-    """No answer came in time."""
-
-
-class Garbled(ChannelError):
-    """What came is not an answer."""
-
-
-class Channel:
-    """A connection to ``path``. Raises `Gone` or `Silent` where it cannot be made."""
+class BlockingConnection:
+    """A connection to ``path``. Raises `ConnectionEnded` or `DaemonUnresponsive` where it cannot be made."""
 
     __slots__ = (
         "__weakref__",
@@ -104,10 +89,10 @@ class Channel:
             self.socket.connect(path)
         except BlockingIOError as error:  # the queue of connections to be accepted is full
             self.close()
-            raise Silent(f"{path} did not accept a connection") from error
+            raise DaemonUnresponsive(f"{path} did not accept a connection") from error
         except OSError as error:
             self.close()
-            raise Gone(f"{path}: {error.strerror or error}") from error
+            raise ConnectionEnded(f"{path}: {error.strerror or error}") from error
         except BaseException:
             self.close()
             raise
@@ -115,46 +100,46 @@ class Channel:
         stranger = impostor(self.socket, path)
         if stranger is not None:
             self.close()
-            raise Gone(stranger)
+            raise ConnectionEnded(stranger)
 
     def next_id(self) -> int:
-        """Return an id that no request of this channel has had."""
+        """Return an id that no request of this connection has had."""
         self._last_id += 1
         return self._last_id
 
     def exchange(self, request: Any) -> Any:
-        """Send ``request`` and return the first reply to it. Raises `ChannelError`."""
+        """Send ``request`` and return the first reply to it. Raises `ConnectionLost`."""
         body = pack(request)
         try:
             self.socket.sendall(len(body).to_bytes(4, "big") + body)
         except BlockingIOError as error:
-            raise Silent("the daemon does not read") from error
+            raise DaemonUnresponsive("the daemon does not read") from error
         except OSError as error:
-            raise Gone(error.strerror) from error
+            raise ConnectionEnded(error.strerror) from error
 
         return self.receive(request.id)
 
     def send(self, request: Any) -> None:
-        """Send a request that has no reply, beside the heartbeat. Raises `ChannelError`, after which nothing can be sent."""
+        """Send a request that has no reply, beside the heartbeat. Raises `ConnectionLost`, after which nothing can be sent."""
         body = pack(request)
         try:
             with self.sending:
                 self.socket.sendall(len(body).to_bytes(4, "big") + body)
         except BlockingIOError as error:
-            raise Silent("the daemon does not read") from error
+            raise DaemonUnresponsive("the daemon does not read") from error
         except OSError as error:
-            raise Gone(error.strerror) from error
+            raise ConnectionEnded(error.strerror) from error
 
     def cancel(self, target: int) -> None:
-        """Take back a request that has many replies, and skip those that are on their way. Raises `ChannelError`."""
+        """Take back a request that has many replies, and skip those that are on their way. Raises `ConnectionLost`."""
         request = Cancel(id=self.next_id(), target=target)
         self.send(request)
         while (reply := self._read_slowly() if self._rest else self._read()).id != request.id:
             if reply.id not in {target, APPEND_ID} and reply.id >= 0:
-                raise Garbled(f"a {type(reply).__name__} of request {reply.id} came for request {target}")
+                raise InvalidReply(f"a {type(reply).__name__} of request {reply.id} came for request {target}")
 
     def receive(self, request_id: int) -> Any:
-        """Return the next reply to request ``request_id``. Raises `ChannelError`."""
+        """Return the next reply to request ``request_id``. Raises `ConnectionLost`."""
         while True:
             reply = self.receive_or_beat(request_id)
             if reply is not None:
@@ -163,7 +148,7 @@ class Channel:
     def receive_or_beat(self, request_id: int) -> Any | None:
         """Return the next reply to request ``request_id``, or None for an answer to a beat.
 
-        Raises `ChannelError`; after `Silent` it may be called again.
+        Raises `ConnectionLost`; after `DaemonUnresponsive` it may be called again.
         """
         reply = self._read_slowly() if self._rest else self._read()
         if reply.id == request_id:
@@ -179,7 +164,7 @@ class Channel:
         if reply.id == 0 and type(reply) is Error:  # of the connection as a whole, before the daemon closes it
             return reply
 
-        raise Garbled(f"a {type(reply).__name__} of request {reply.id} came for request {request_id}")
+        raise InvalidReply(f"a {type(reply).__name__} of request {reply.id} came for request {request_id}")
 
     def received(self, request_id: int) -> Any | None:
         """Return the next reply to request ``request_id`` if it is here already, without asking the kernel."""
@@ -210,7 +195,7 @@ class Channel:
 
         end = FRAME_HEADER_BYTES + _unpack_length(rest)[0]
         if end > MAX_REPLY_BYTES:
-            raise Garbled(f"a frame of {end} bytes was announced")
+            raise InvalidReply(f"a frame of {end} bytes was announced")
 
         while len(rest) < end:
             rest += self._view[: self._receive_into_buffer()]
@@ -225,10 +210,10 @@ class Channel:
         except BlockingIOError:
             size = self._look_once_more()
         except OSError as error:
-            raise Gone(error.strerror) from error
+            raise ConnectionEnded(error.strerror) from error
 
         if not size:
-            raise Gone("the daemon closed the connection")
+            raise ConnectionEnded("the daemon closed the connection")
 
         return size
 
@@ -241,12 +226,12 @@ class Channel:
         try:
             return self.socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
         except BlockingIOError as error:
-            raise Silent("the daemon does not answer") from error
+            raise DaemonUnresponsive("the daemon does not answer") from error
         except OSError as error:
-            raise Gone(error.strerror) from error
+            raise ConnectionEnded(error.strerror) from error
 
     def renew(self, lease: str) -> bool:
-        """Renew ``lease`` without waiting. Heartbeat thread only, while the call's own thread does not use the channel.
+        """Renew ``lease`` without waiting. Heartbeat thread only, while the call's own thread does not use the connection.
 
         Returns False where renewing it again is useless: the connection has ended, or an earlier answer said so.
         """
@@ -324,7 +309,7 @@ class Channel:
 
             try:
                 reply = _decode(rest[FRAME_HEADER_BYTES:end])
-            except Garbled:
+            except InvalidReply:
                 return False
 
             del rest[:end]
@@ -343,9 +328,9 @@ def _decode(body: bytearray | memoryview) -> Any:
     try:
         return unpack_reply(body)  # type: ignore[arg-type]  # its stub names bytes; it takes any buffer
     except UNREADABLE as error:
-        # Not in place of a piece: what follows it on this channel would be taken for the next call's.
+        # Not in place of a piece: what follows it on this connection would be taken for the next call's.
         reply = instead_of(body, VALUES, error)
         if reply is None:
-            raise Garbled("the daemon sent something that is no reply") from error
+            raise InvalidReply("the daemon sent something that is no reply") from error
 
         return reply

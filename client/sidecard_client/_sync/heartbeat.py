@@ -7,7 +7,7 @@ It runs only while a call holds a lease or waits, and never blocks: it sends, an
 - While calls wait, one of their connections is pinged every `PING_SECONDS`;
   its pong wakes the thread that waits there, which takes note of it.
   Where neither it nor any other answer comes within ``timeout_seconds``, the daemon is unreachable:
-  every waiting channel is abandoned, which wakes its thread at once.
+  every waiting connection is abandoned, which wakes its thread at once.
 
 So 125 waiting threads cost five small messages a second, and all of them learn of a stopped daemon together,
 at most `QUIET_SECONDS` + `PING_SECONDS` + ``timeout_seconds`` (0.8 s) after it has said its last word.
@@ -20,7 +20,7 @@ from time import monotonic
 
 from msgspec import Struct
 
-from sidecard_client._sync.connection import Channel
+from sidecard_client._sync.connection import BlockingConnection
 
 PING_SECONDS = 0.2
 QUIET_SECONDS = 0.1
@@ -46,7 +46,7 @@ class Held(Struct):
 class Heartbeat:
     """The thread, started when there is something to keep alive and ended when there is not.
 
-    ``unreachable`` is called from the thread, before the waiting channels are abandoned.
+    ``unreachable`` is called from the thread, before the waiting connections are abandoned.
     ``heard`` is the monotonic instant at which anything last came from the daemon; whoever receives sets it.
     """
 
@@ -54,44 +54,44 @@ class Heartbeat:
         self.heard = 0.0
         self._timeout_seconds = timeout_seconds
         self._unreachable = unreachable
-        self._lock = threading.Lock()  # guards all below, and the channels in _held and _waiting
+        self._lock = threading.Lock()  # guards all below, and the connections in _held and _waiting
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._wakes_at = math.inf
-        self._held: dict[Channel, Held] = {}
-        self._waiting: dict[Channel, None] = {}  # ordered, so that the longest-waiting one is pinged
-        self._pinged: Channel | None = None
+        self._held: dict[BlockingConnection, Held] = {}
+        self._waiting: dict[BlockingConnection, None] = {}  # ordered, so that the longest-waiting one is pinged
+        self._pinged: BlockingConnection | None = None
         self._pinged_at = 0.0
         self._ping_id = 0
         self._ends_at = 0.0
         self._shortest_seconds = math.inf
         self._closed = False
 
-    def hold(self, channel: Channel, lease: str, expires_in_seconds: float) -> None:
+    def hold(self, connection: BlockingConnection, lease: str, expires_in_seconds: float) -> None:
         """Keep ``lease`` alive until `release`."""
         every_seconds = max(expires_in_seconds / RENEWALS_PER_LEASE, MIN_RENEWAL_SECONDS)
         renew_at = monotonic() + every_seconds
         with self._lock:
             self._shortest_seconds = min(self._shortest_seconds, every_seconds)
-            self._held[channel] = Held(lease, every_seconds, renew_at)
+            self._held[connection] = Held(lease, every_seconds, renew_at)
             self._be_awake_at(renew_at)
 
-    def release(self, channel: Channel) -> None:
-        """Stop renewing; from here on the channel is the caller's alone. Does nothing where it holds nothing."""
+    def release(self, connection: BlockingConnection) -> None:
+        """Stop renewing; from here on the connection is the caller's alone. Does nothing where it holds nothing."""
         with self._lock:
-            self._held.pop(channel, None)
+            self._held.pop(connection, None)
 
-    def watch(self, channel: Channel) -> bool:
-        """Take ``channel`` for one that waits, until `unwatch`. False where no thread could be started."""
+    def watch(self, connection: BlockingConnection) -> bool:
+        """Take ``connection`` for one that waits, until `unwatch`. False where no thread could be started."""
         with self._lock:
-            self._waiting[channel] = None
+            self._waiting[connection] = None
             self._be_awake_at(monotonic() + PING_SECONDS)
             return self._thread is not None
 
-    def unwatch(self, channel: Channel) -> None:
-        """Stop watching; from here on the channel is the caller's alone."""
+    def unwatch(self, connection: BlockingConnection) -> None:
+        """Stop watching; from here on the connection is the caller's alone."""
         with self._lock:
-            self._waiting.pop(channel, None)
+            self._waiting.pop(connection, None)
 
     def close(self) -> None:
         """End the thread as soon as nothing is held and nothing waits."""
@@ -143,11 +143,11 @@ class Heartbeat:
 
     def _renew(self, now: float) -> float:
         earliest = math.inf
-        for channel, held in list(self._held.items()):
+        for connection, held in list(self._held.items()):
             if held.renew_at <= now:
                 held.renew_at = now + held.every_seconds
-                if not channel.renew(held.lease):
-                    del self._held[channel]  # lost: the holder goes on, and its late answer changes nothing
+                if not connection.renew(held.lease):
+                    del self._held[connection]  # lost: the holder goes on, and its late answer changes nothing
                     continue
 
             earliest = min(earliest, held.renew_at)
@@ -176,17 +176,17 @@ class Heartbeat:
         if now - self.heard < QUIET_SECONDS:
             return now + PING_SECONDS
 
-        channel = next(iter(self._waiting))
-        ping_id = channel.ping()
+        connection = next(iter(self._waiting))
+        ping_id = connection.ping()
         if ping_id is not None:  # else its thread is about to see the end of the connection
-            self._pinged, self._pinged_at, self._ping_id = channel, now, ping_id
+            self._pinged, self._pinged_at, self._ping_id = connection, now, ping_id
 
         return now + min(PING_SECONDS, self._timeout_seconds)
 
     def _give_up(self) -> None:
         self._pinged = None
         self._unreachable()
-        for channel in list(self._waiting):
-            channel.abandon()
+        for connection in list(self._waiting):
+            connection.abandon()
 
         self._waiting.clear()

@@ -7,14 +7,15 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Final, Generic, Self, cast
 
-from sidecard_client._sync.connection import APPEND_ID, Channel, ChannelError
-from sidecard_client._sync.connector import Pool
+from sidecard_client._sync.connection import APPEND_ID, BlockingConnection
+from sidecard_client._sync.connector import Connector
 from sidecard_client.call import call as calls
 from sidecard_client.call.attempts import Attempts, leaves_a_lease
 from sidecard_client.call.call import Call, Source, T
 from sidecard_client.call.failures import fail, kind_of
 from sidecard_client.call.streams import Facts, Telling, broken, lost, no_pieces
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import ConnectionLost
 from sidecard_client.protocol.errors import ProtocolError, UnshareableValue
 
 _END: Final[Any] = object()
@@ -27,11 +28,11 @@ class Stream(Facts, Generic[T]):
     that is no longer referred to, but then nobody finishes the call for others.
     """
 
-    def __init__(self, pool: Pool, call: Call) -> None:
-        self._pool = pool
+    def __init__(self, connector: Connector, call: Call) -> None:
+        self._connector = connector
         self._call = call
         self._step: Callable[[], Any] | None = self._begin_unkeyed if call.key is calls.UNKEYED else self._begin
-        self._channel: Channel | None = None
+        self._connection: BlockingConnection | None = None
         self._request_id = 0
         self._pieces: Iterator[Any] = iter(())
         self._close_source: Callable[[], object] | None = None
@@ -78,9 +79,9 @@ class Stream(Facts, Generic[T]):
 
     def __del__(self) -> None:
         # No lock may be taken here, since this may run anywhere. The daemon sees the connection's end and passes the call on.
-        channel = getattr(self, "_channel", None)
-        if channel is not None:
-            self._pool.throw_away(channel)
+        connection = getattr(self, "_connection", None)
+        if connection is not None:
+            self._connector.throw_away(connection)
 
     def close(self) -> None:
         """Want no more of it. A call that runs here, and for which others wait, is finished for them by a thread."""
@@ -90,23 +91,25 @@ class Stream(Facts, Generic[T]):
         if step is None:
             return
 
-        channel, lease = self._channel, self._lease
-        if channel is None or lease is None:
-            if channel is not None and self._pool.cancel(channel, self._request_id):
+        connection, lease = self._connection, self._lease
+        if connection is None or lease is None:
+            if connection is not None and self._connector.cancel(connection, self._request_id):
                 self._give_back()
 
             self._drop()
             return
 
-        self._pool.heartbeat.release(channel)
-        reply = self._pool.tell(channel, wire.Renew(id=channel.next_id(), lease=lease.lease))
+        self._connector.heartbeat.release(connection)
+        reply = self._connector.tell(connection, wire.Renew(id=connection.next_id(), lease=lease.lease))
         if isinstance(reply, wire.Ok) and reply.waiters:
-            self._pool.heartbeat.hold(channel, lease.lease, lease.expires_in_seconds)
+            self._connector.heartbeat.hold(connection, lease.lease, lease.expires_in_seconds)
             with suppress(RuntimeError):  # no thread can be started: then nobody finishes it
                 threading.Thread(target=self._finish, args=(step,), name="sidecard-stream", daemon=True).start()
                 return
 
-        message = wire.Fail(lease.lease, "cancelled", "the caller wanted no more of its stream", id=channel.next_id())
+        message = wire.Fail(
+            lease.lease, "cancelled", "the caller wanted no more of its stream", id=connection.next_id()
+        )
         self._tell_end(message)
         self._drop()
 
@@ -121,23 +124,23 @@ class Stream(Facts, Generic[T]):
     # Steps: each returns a piece, or `_END` ---------------------------------------------------------------------------
 
     def _begin_unkeyed(self) -> Any:
-        self._call = calls.keyed(self._call, self._pool.normal_forms(self._call.options.task))
+        self._call = calls.keyed(self._call, self._connector.normal_forms(self._call.options.task))
         return self._begin()
 
     def _begin(self) -> Any:
         call, started = self._call, monotonic()
         try:
-            channel, reply = self._pool.begin(call, started)
-        except ChannelError as error:
+            connection, reply = self._connector.begin(call, started)
+        except ConnectionLost as error:
             return self._go_alone("fallback", str(error))
 
-        now = self._pool.heartbeat.heard = monotonic()
-        self._channel = channel
+        now = self._connector.heartbeat.heard = monotonic()
+        self._connection = connection
         waited_seconds = now - started
         match reply:
             case wire.Lease():
                 self.waited_seconds = waited_seconds
-                return self._lead(channel, reply)
+                return self._lead(connection, reply)
             case wire.Chunk():
                 self._request_id = reply.id
                 self._step = self._follow
@@ -150,7 +153,7 @@ class Stream(Facts, Generic[T]):
         self._give_back()
         resolved = calls.resolve(call, reply, waited_seconds)
         if resolved is calls.VECTOR_WANTED:
-            from sidecard_client.call.similarity import embedded  # noqa: PLC0415 - for those who embed
+            from sidecard_client.call.embedding import embedded  # noqa: PLC0415 - for those who embed
 
             return self._begin_as(embedded(call))
 
@@ -181,14 +184,14 @@ class Stream(Facts, Generic[T]):
 
     def _follow(self) -> Any:
         started = monotonic()
-        channel = self._channel
-        assert channel is not None  # noqa: S101 - it is there from the first piece to the last; for the type checker
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - it is there from the first piece to the last; for the type checker
         try:
-            reply = self._pool.next_piece(channel, self._call, self._request_id, started)
-        except ChannelError as error:
+            reply = self._connector.next_piece(connection, self._call, self._request_id, started)
+        except ConnectionLost as error:
             raise lost(str(error)) from None
 
-        self._pool.heartbeat.heard = monotonic()
+        self._connector.heartbeat.heard = monotonic()
         if isinstance(reply, wire.Chunk):
             return reply.chunk
 
@@ -199,9 +202,9 @@ class Stream(Facts, Generic[T]):
 
         raise broken(reply, monotonic() - started)
 
-    def _lead(self, channel: Channel, lease: wire.Lease) -> Any:
+    def _lead(self, connection: BlockingConnection, lease: wire.Lease) -> Any:
         try:
-            return self._make(channel, lease)
+            return self._make(connection, lease)
         except Exception as error:
             old = self._attempts.old_outcome(error, self.waited_seconds)
             if old is None:
@@ -209,28 +212,28 @@ class Stream(Facts, Generic[T]):
 
             return self._grow_old(old)
 
-    def _make(self, channel: Channel, lease: wire.Lease) -> Any:
+    def _make(self, connection: BlockingConnection, lease: wire.Lease) -> Any:
         """Make the call up to its first piece, on one backend after the other if need be."""
         call, attempts = self._call, self._attempts
         while True:
-            channel.leading = True
+            connection.leading = True
             self._lease = lease
-            self._pool.heartbeat.hold(channel, lease.lease, lease.expires_in_seconds)
+            self._connector.heartbeat.hold(connection, lease.lease, lease.expires_in_seconds)
             function = attempts.take(lease)
             self._telling = Telling(call, lease)
             try:
                 piece = self._first_of(function)
             except BaseException as error:
-                self._pool.heartbeat.release(channel)
+                self._connector.heartbeat.release(connection)
                 kind = kind_of(error, call.options.classify)
-                message = attempts.fail(channel.next_id(), lease, error, kind)
+                message = attempts.fail(connection.next_id(), lease, error, kind)
                 self._lease = self._telling = None
                 if not message.next:
                     self._tell_end(message)
                     raise
 
-                reply = self._pool.ask_next(channel, call, message)
-                channel.leading = leaves_a_lease(reply)
+                reply = self._connector.ask_next(connection, call, message)
+                connection.leading = leaves_a_lease(reply)
                 verdict = attempts.verdict(message, reply)
                 if verdict == "lease":
                     lease = cast("wire.Lease", reply)
@@ -252,11 +255,11 @@ class Stream(Facts, Generic[T]):
         try:
             piece = next(self._pieces, _END)
         except BaseException as error:
-            channel, lease = self._channel, self._lease
-            if channel is not None and lease is not None:
-                self._pool.heartbeat.release(channel)
+            connection, lease = self._connection, self._lease
+            if connection is not None and lease is not None:
+                self._connector.heartbeat.release(connection)
                 kind = kind_of(error, self._call.options.classify)
-                self._tell_end(fail(channel.next_id(), lease.lease, error, kind))
+                self._tell_end(fail(connection.next_id(), lease.lease, error, kind))
 
             raise
 
@@ -264,24 +267,24 @@ class Stream(Facts, Generic[T]):
 
     def _told(self, piece: Any) -> Any:
         """Tell a piece, or the end, to the daemon; return it."""
-        channel, lease, telling = self._channel, self._lease, self._telling
-        if channel is None or lease is None or telling is None:
+        connection, lease, telling = self._connection, self._lease, self._telling
+        if connection is None or lease is None or telling is None:
             return piece  # the daemon was lost, or what came before could not be shared
 
         if piece is _END:
-            self._pool.heartbeat.release(channel)
-            self._tell_end(telling.complete(channel.next_id()))
+            self._connector.heartbeat.release(connection)
+            self._tell_end(telling.complete(connection.next_id()))
             return piece
 
         try:
             message = telling.append(APPEND_ID, piece)
         except UnshareableValue as error:
-            self._pool.heartbeat.release(channel)
-            self._tell_end(telling.refuse(channel.next_id(), error))
+            self._connector.heartbeat.release(connection)
+            self._tell_end(telling.refuse(connection.next_id(), error))
             calls.warn_unshareable(self._call.function_of(self._attempts.backend), error)
         else:
-            if not self._pool.send(channel, message):
-                self._drop_channel()
+            if not self._connector.send(connection, message):
+                self._drop_connection()
 
         return piece
 
@@ -289,7 +292,7 @@ class Stream(Facts, Generic[T]):
         """Make the call without the daemon, up to its first piece, on one backend after the other."""
         call = self._call
         if source == "fallback":
-            calls.may_run_here(call, reason, self._pool.place)
+            calls.may_run_here(call, reason, self._connector.place)
 
         tried = self._attempts.tried
         for backend, function in calls.choices_here(call, tried):
@@ -320,33 +323,33 @@ class Stream(Facts, Generic[T]):
     # What is left behind ----------------------------------------------------------------------------------------------
 
     def _tell_end(self, message: wire.Complete | wire.Fail) -> None:
-        channel = self._channel
-        if channel is not None:
-            channel.leading = leaves_a_lease(self._pool.tell(channel, message))
+        connection = self._connection
+        if connection is not None:
+            connection.leading = leaves_a_lease(self._connector.tell(connection, message))
             self._give_back()
 
     def _give_back(self) -> Any:
-        channel, self._channel = self._channel, None
+        connection, self._connection = self._connection, None
         self._lease = self._telling = None
-        if channel is not None:
-            if channel.leading:
-                self._pool.throw_away(channel)
+        if connection is not None:
+            if connection.leading:
+                self._connector.throw_away(connection)
             else:
-                self._pool.give_back(channel)
+                self._connector.give_back(connection)
 
         return _END
 
-    def _drop_channel(self) -> None:
-        channel, self._channel = self._channel, None
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
         self._lease = self._telling = None
-        if channel is not None:
-            self._pool.heartbeat.release(channel)
-            self._pool.throw_away(channel)
+        if connection is not None:
+            self._connector.heartbeat.release(connection)
+            self._connector.throw_away(connection)
 
     def _drop(self) -> None:
         """End it here and now; what it held at the daemon is void."""
         self._step = None
-        self._drop_channel()
+        self._drop_connection()
         close, self._close_source = self._close_source, None
         self._pieces = iter(())
         if close is not None:

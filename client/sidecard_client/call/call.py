@@ -23,12 +23,14 @@ from msgspec import UNSET, Raw, Struct
 from sidecard_client.call import options as policies
 from sidecard_client.call.determinism import asks_for_one_answer
 from sidecard_client.call.failures import message_of
-from sidecard_client.call.keys import fingerprint, name_of
-from sidecard_client.call.normal_form import BY_TASK, NormalForm
 from sidecard_client.call.options import Options
 from sidecard_client.call.transcript import MAX_SPOKEN_BYTES, spoken
 from sidecard_client.call.values import pack_value
-from sidecard_client.call.vectors import EMBEDS, Brought, Embeds
+from sidecard_client.keys.explanation import Explanation, explain
+from sidecard_client.keys.fingerprint import fingerprint
+from sidecard_client.keys.naming import name_of
+from sidecard_client.keys.normal_form import BY_TASK, NormalForm
+from sidecard_client.keys.vectors import EMBEDS, Brought, Embeds
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import (
     CallFailed,
@@ -264,6 +266,25 @@ def keyed(call: Call, forms: tuple[NormalForm, ...]) -> Call:
 def key_name(call: Call) -> str:
     """Return the name that stands in a call's key. Raises `UnkeyableRequest`."""
     return (call.options.name or name_of(call.functions[0])) + STREAM_SUFFIX * call.stream
+
+
+def explanation_of(call: Call, forms: tuple[NormalForm, ...] | None = None) -> Explanation:
+    """Return what the key of a call is made of; ``forms`` are its task's, where it goes by those. Raises `UnkeyableRequest`."""
+    options = call.options
+    if options.key is not UNSET:
+        return Explanation(options.key, options.namespace)
+
+    normalize = options.normalize if forms is None and not isinstance(options.normalize, str) else forms or ()
+    return explain(
+        options.task,
+        options.model,
+        key_name(call),
+        call.args,
+        call.kwargs,
+        options.ignore,
+        normalize,
+        options.namespace,
+    )
 
 
 def resolve(call: Call, reply: Any, waited_seconds: float) -> Outcome[Any] | wire.Lease | Verdict:

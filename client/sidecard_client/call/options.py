@@ -61,8 +61,8 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from sidecard_client.call.failures import Classify, default_classify
-from sidecard_client.call.normal_form import BY_TASK, NORMAL_FORMS, Normalize, ordered
-from sidecard_client.call.vectors import Embedding
+from sidecard_client.keys.normal_form import BY_TASK, NORMAL_FORMS, Normalize, ordered
+from sidecard_client.keys.vectors import Embedding
 from sidecard_client.protocol.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, Mode, Route, Usage
 
 OnUnavailable = Literal["fallback", "raise"]
@@ -317,7 +317,7 @@ def _hook(keyword: str, value: Any) -> Any:
 
 
 def _embedding(keyword: str, value: Any) -> Embedding:
-    from sidecard_client.call.similarity import embedding_by, packed  # noqa: PLC0415 - for those who embed
+    from sidecard_client.keys.similarity import embedding_by, packed  # noqa: PLC0415 - for those who embed
 
     if keyword == "embed":
         return embedding_by(value)

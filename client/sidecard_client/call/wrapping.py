@@ -12,8 +12,8 @@ from typing import Any
 from msgspec import UNSET
 
 from sidecard_client.call.call import Call, prepare_bound
-from sidecard_client.call.keys import name_of
 from sidecard_client.call.options import Options
+from sidecard_client.keys.naming import name_of
 
 Perform = Callable[[Call], Any]
 

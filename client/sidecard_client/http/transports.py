@@ -87,11 +87,11 @@ import msgspec
 from msgspec import MsgspecError
 
 from sidecard_client.call.call import UNKEYED
-from sidecard_client.call.keys import fingerprint
-from sidecard_client.call.normal_form import BY_TASK, NormalForm
 from sidecard_client.call.options import MAX_NAME_CHARACTERS, Options, Redact
 from sidecard_client.http.request import ENDPOINTS, KEY_NAME_PREFIX, Asked, Family, read_request
 from sidecard_client.http.response import Reader, Reading, kind_of_status
+from sidecard_client.keys.fingerprint import fingerprint
+from sidecard_client.keys.normal_form import BY_TASK, NormalForm
 from sidecard_client.protocol.errors import CallFailed, CallRejected, CallTimeout
 from sidecard_client.protocol.wire import DEFAULT_TASK, FailureKind, RejectionReason, Usage
 

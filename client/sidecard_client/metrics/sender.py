@@ -19,9 +19,10 @@ from weakref import WeakSet
 
 from msgspec import Struct
 
-from sidecard_client._sync.connection import Channel, ChannelError
+from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client.call.availability import Availability
 from sidecard_client.metrics.instruments import Metrics
+from sidecard_client.protocol.connection import ConnectionLost
 from sidecard_client.protocol.wire import Error, Measurement, Recorded, RecordMetrics
 
 FLUSH_SECONDS = 1.0
@@ -57,7 +58,7 @@ class MetricsSender:
         self._session = os.urandom(16).hex()
         self._sequence = 0
         self._on_its_way: deque[_Batch] = deque()
-        self._channel: Channel | None = None
+        self._connection: BlockingConnection | None = None
         self._availability = Availability(lambda: os.urandom(1)[0] / 256, probe_seconds=2 * self._timeout_seconds)
         self._lock = threading.Lock()  # guards _thread
         self._sending = threading.Lock()  # held by who sends: the thread, or `flush`
@@ -98,8 +99,8 @@ class MetricsSender:
 
     def leave_to_parent(self) -> None:
         """Begin anew in the child of a fork."""
-        if self._channel is not None:
-            self._channel.close()
+        if self._connection is not None:
+            self._connection.close()
 
         closed = self._closed
         self._start_over()
@@ -180,7 +181,7 @@ class MetricsSender:
             batch = self._on_its_way[0]
             try:
                 reply = self._exchange(batch)
-            except (ChannelError, ValueError):  # a path that cannot be is a ValueError
+            except (ConnectionLost, ValueError):  # a path that cannot be is a ValueError
                 self._hang_up()
                 self._availability.failed(monotonic())
                 return False
@@ -199,31 +200,31 @@ class MetricsSender:
         return True
 
     def _exchange(self, batch: _Batch) -> object:
-        if self._channel is None:
-            self._channel = Channel(self._path(), self._timeout_seconds)
+        if self._connection is None:
+            self._connection = BlockingConnection(self._path(), self._timeout_seconds)
             if self._sequence > 1:
                 self.metrics.retell()
 
         request = RecordMetrics(
-            id=self._channel.next_id(),
+            id=self._connection.next_id(),
             metrics=batch.measurements,
             acknowledge=True,
             session=self._session,
             sequence=batch.sequence,
             dropped=batch.dropped,
         )
-        return self._channel.exchange(request)
+        return self._connection.exchange(request)
 
     def _look_whether_it_ended(self) -> None:
-        if self._channel is not None and self._channel.has_something():
+        if self._connection is not None and self._connection.has_something():
             # Nothing is outstanding, so it can only be the connection's end.
             self._hang_up()
             self.metrics.retell()
 
     def _hang_up(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 _senders: WeakSet[MetricsSender] = WeakSet()

@@ -23,6 +23,27 @@ MAX_REPLY_BYTES = 2 * wire.MAX_FRAME_BYTES - 1
 """The first byte of a frame is 0 or 1, whatever limit a daemon is configured to."""
 
 
+class ConnectionLost(Exception):
+    """No reply will arrive over this connection. Never leaves the package; its text is the reason."""
+
+    @property
+    def reason(self) -> str:
+        """Say why."""
+        return str(self)
+
+
+class ConnectionEnded(ConnectionLost):
+    """The connection has ended or could not be made, so the daemon holds nothing for it."""
+
+
+class DaemonUnresponsive(ConnectionLost):
+    """No reply came in time: the daemon hangs, or the host is overloaded."""
+
+
+class InvalidReply(ConnectionLost):
+    """The received bytes are no reply to any open request."""
+
+
 def _answered_by(*kinds: type[wire.Reply]) -> frozenset[type[wire.Reply]]:
     return frozenset((*kinds, Error))
 

@@ -11,7 +11,7 @@ from sidecard.cli.bench.load import VALUE, Order, Upstream
 from sidecard.cli.bench.rows import Effort, Row, ratio_of
 from sidecard.errors import SidecardError
 from sidecard_client import Client
-from sidecard_client.call.keys import name_of
+from sidecard_client.keys.naming import name_of
 from sidecard_client.protocol import wire
 
 PROCESSES = 4

@@ -19,7 +19,7 @@ from sidecard.cli.bench.load import VALUE, Order
 from sidecard.cli.bench.rows import Effort, Row, ratio_of
 from sidecard.cli.children import end
 from sidecard.errors import SidecardError
-from sidecard_client.call.keys import fingerprint
+from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import FrameBuffer, frame
 

@@ -13,9 +13,9 @@ from sidecard.cli.tables import seconds
 from sidecard.core.operations.policies import policy_of
 from sidecard.core.settings import Cacheability, EngineSettings, TaskSettings
 from sidecard_client.call import call as calls
-from sidecard_client.call.keys import fingerprint
 from sidecard_client.call.options import Options
 from sidecard_client.http.request import read_request
+from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.protocol.wire import EntryState, Explained, PolicyValue, Usage
 
 CHAT = "https://api.openai.com/v1/chat/completions"

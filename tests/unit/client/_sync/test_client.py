@@ -26,7 +26,7 @@ def test_arguments_are_checked_at_once() -> None:
 def test_making_a_client_connects_to_nothing() -> None:
     """It says so."""
     with Client("/nowhere/at.all") as client:
-        assert repr(client) == "<Client <Pool <Availability up> 0 open, 0 idle>>"
+        assert repr(client) == "<Client <Connector <Availability up> 0 open, 0 idle>>"
 
 
 def test_the_decorators_check_their_policy_at_once() -> None:

@@ -9,8 +9,9 @@ from msgspec import Raw
 
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import OWN_CALL, WITHOUT_DAEMON, Call, Outcome
-from sidecard_client.call.keys import fingerprint, name_of
 from sidecard_client.call.options import Options
+from sidecard_client.keys.fingerprint import fingerprint
+from sidecard_client.keys.naming import name_of
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import (
     CallFailed,

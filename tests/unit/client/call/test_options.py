@@ -8,7 +8,7 @@ import pytest
 
 from sidecard_client.call.failures import default_classify
 from sidecard_client.call.options import POLICY_KEYWORDS, Options, declared_policy_keywords, split
-from sidecard_client.call.vectors import Embedding
+from sidecard_client.keys.vectors import Embedding
 from sidecard_client.protocol.errors import UnkeyableRequest
 
 DEFAULTS = Options()

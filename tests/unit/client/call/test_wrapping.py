@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from sidecard_client.call.call import Call
-from sidecard_client.call.keys import fingerprint
 from sidecard_client.call.options import Options
 from sidecard_client.call.wrapping import CachedFunction, SharedMethods
+from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.protocol.errors import UnkeyableRequest
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sidecard_client.call.keys import fingerprint
 from sidecard_client.http.request import MAX_BACKEND_CHARACTERS, Asked, family_of, read_request
+from sidecard_client.keys.fingerprint import fingerprint
 
 URL = "https://api.example.com/v1/chat/completions"
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hé"}], "temperature": 1.0}

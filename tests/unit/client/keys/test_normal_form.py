@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecard_client.call.normal_form import NORMAL_FORMS, VERBATIM_NAMES, NormalForm, normal_arguments, ordered
+from sidecard_client.keys.normal_form import NORMAL_FORMS, VERBATIM_NAMES, NormalForm, normal_arguments, ordered
 
 SPACES = (
     "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"

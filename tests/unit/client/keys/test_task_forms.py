@@ -1,6 +1,6 @@
 """What a client remembers of the daemon's normal forms."""
 
-from sidecard_client.call.task_forms import KEEP_SECONDS, MAX_TASKS, TaskForms
+from sidecard_client.keys.task_forms import KEEP_SECONDS, MAX_TASKS, TaskForms
 from sidecard_client.protocol import wire
 
 

@@ -10,11 +10,12 @@ import pytest
 from msgspec import UNSET
 
 from sidecard_client import SidecardWarning
-from sidecard_client.call import similarity as similar
+from sidecard_client.call import embedding
 from sidecard_client.call.call import VECTOR_WANTED, Call, Outcome, prepare, prepare_bound, resolve, unshared
+from sidecard_client.call.embedding import embedded
 from sidecard_client.call.options import Options
-from sidecard_client.call.similarity import embedded, text_of
-from sidecard_client.call.vectors import EMBEDS, Brought
+from sidecard_client.keys.similarity import text_of
+from sidecard_client.keys.vectors import EMBEDS, Brought
 from sidecard_client.protocol.errors import ProtocolError
 from sidecard_client.protocol.wire import Hit, VectorWanted
 from sidecard_client.testing import FakeClient
@@ -36,9 +37,9 @@ def answer(prompt: Any, temperature: float = 0.0) -> str:
 @pytest.fixture(autouse=True)
 def unwarned() -> Iterator[None]:
     """Let each test be the first that warns."""
-    similar._warned_of.clear()
+    embedding._warned_of.clear()
     yield
-    similar._warned_of.clear()
+    embedding._warned_of.clear()
 
 
 def brought(*args: Any, function: Any = answer, stream: bool = False, **policy: Any) -> Brought:

@@ -12,7 +12,7 @@ import anyio
 from sidecard_client.protocol.wire import AnyReply
 
 
-class Answer(Protocol):
+class ReplyFuture(Protocol):
     """What a caller waits for: the last reply to its request, or None where none will come."""
 
     def done(self) -> bool:
@@ -24,8 +24,8 @@ class Answer(Protocol):
     def __await__(self) -> Generator[Any, None, AnyReply | None]: ...
 
 
-class EventAnswer:
-    """The `Answer` of any backend. On asyncio its own future does the same and makes a hit a sixth cheaper."""
+class EventReplyFuture:
+    """The `ReplyFuture` of any backend. On asyncio its own future does the same and makes a hit a sixth cheaper."""
 
     __slots__ = ("_event", "_reply")
 
@@ -48,7 +48,7 @@ class EventAnswer:
         return self._reply
 
 
-def answers_of_this_loop() -> Callable[[], Answer]:
+def reply_future_factory() -> Callable[[], ReplyFuture]:
     """Return what makes answers in the running event loop."""
     loop = _get_running_loop()
-    return EventAnswer if loop is None else loop.create_future
+    return EventReplyFuture if loop is None else loop.create_future

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
-from sidecard_client.call.call import Call, key_name
-from sidecard_client.call.keys import canonical, key_of
-from sidecard_client.call.normal_form import NormalForm, ordered
+from sidecard_client.keys.fingerprint import canonical, key_of
+from sidecard_client.keys.normal_form import NormalForm, ordered
 from sidecard_client.protocol import wire
 
 PARTS: Final = ("task", "model", "name", "args", "kwargs")
@@ -110,25 +109,6 @@ def explain(
     encoded = canonical(task, model, name, args, kwargs, ignore, normalize)
     written = canonical(task, model, name, args, kwargs, ignore) if normalize else encoded
     return Explanation(key_of(encoded), namespace, ordered(normalize), _parts(encoded), _parts(written), encoded)
-
-
-def explanation_of(call: Call, forms: tuple[NormalForm, ...] | None = None) -> Explanation:
-    """Return what the key of a call is made of; ``forms`` are its task's, where it goes by those. Raises `UnkeyableRequest`."""
-    options = call.options
-    if options.key is not UNSET:
-        return Explanation(options.key, options.namespace)
-
-    normalize = options.normalize if forms is None and not isinstance(options.normalize, str) else forms or ()
-    return explain(
-        options.task,
-        options.model,
-        key_name(call),
-        call.args,
-        call.kwargs,
-        options.ignore,
-        normalize,
-        options.namespace,
-    )
 
 
 def text_of(value: Any) -> str:

@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecard_client.call import keys
-from sidecard_client.call.keys import canonical, fingerprint, name_of
-from sidecard_client.call.normal_form import normal_arguments
+from sidecard_client.keys import fingerprint as keys
+from sidecard_client.keys.fingerprint import canonical, fingerprint
+from sidecard_client.keys.naming import name_of
+from sidecard_client.keys.normal_form import normal_arguments
 from sidecard_client.protocol.errors import UnkeyableRequest
 
 VECTORS = json.loads(Path(__file__).with_name("key_vectors.json").read_text())
@@ -320,7 +321,7 @@ def test_name_of_what_has_none_asks_for_one(nameless: Any) -> None:
 
 SCRIPT = """
 import multiprocessing, sys
-from sidecard_client.call.keys import name_of
+from sidecard_client.keys.naming import name_of
 def answer(): pass
 def tell(): print(name_of(answer), flush=True)
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Where the daemon cannot say, what it said last counts, and before it has said an
 
 from typing import Any, Final
 
-from sidecard_client.call.normal_form import NORMAL_FORMS, NormalForm, ordered
+from sidecard_client.keys.normal_form import NORMAL_FORMS, NormalForm, ordered
 from sidecard_client.protocol import wire
 
 KEEP_SECONDS: Final = 60.0

@@ -31,26 +31,18 @@ or of the dict's one key, ``embed={"all-MiniLM-L6-v2": model.encode}``. Two mode
 A failing embedder costs one warning and never the call, which goes on by its key alone.
 """
 
-import inspect
-import warnings
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
-from sidecard_client.call.call import Call, key_name
-from sidecard_client.call.keys import group_of, name_of
-from sidecard_client.call.vectors import Brought, Embedding
+from sidecard_client.keys.naming import name_of
+from sidecard_client.keys.vectors import Embedding
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.errors import SidecardWarning, UnkeyableRequest
+from sidecard_client.protocol.errors import UnkeyableRequest
 
 TEXT_NAMES: Final = ("prompt", "messages", "question", "query", "input", "text")
 """Arguments, and fields of a request, that hold what is asked, in the order in which they are looked for."""
-
-MAX_WARNED: Final = 1000
-"""How many functions are remembered as warned of."""
-
-_warned_of: set[str] = set()
 
 
 class Text(Struct, frozen=True):
@@ -144,93 +136,3 @@ def _field(fields: Mapping[str, Any], place: str) -> tuple[str, str, dict[str, A
 
     found = _within(fields[name], f"{place}.{name}")
     return None if found is None else (found[0], found[1], {**fields, name: found[2]})
-
-
-def embedded(call: Call) -> Call:
-    """Return the call with its vector, from an embedder that blocks; where there is none to be had, without."""
-    question = _question(call)
-    if question is None:
-        return plain(call)
-
-    embedding, text, group = question
-    try:
-        vector: Any = embedding.vector
-        if embedding.function is not None:
-            vector = embedding.function(text)
-
-        asked = Brought(packed(vector), group)
-    except Exception as error:  # noqa: BLE001 - the boundary to the user's embedder, which must not break the call
-        return _without(call, embedding, error)
-    else:
-        return structs.replace(call, similar=asked)
-
-
-async def embedded_by_async(call: Call, in_thread: Callable[[Callable[[], Any]], Awaitable[Any]]) -> Call:
-    """As `embedded`, where the embedder may be asynchronous; one that is not runs ``in_thread``."""
-    question = _question(call)
-    if question is None:
-        return plain(call)
-
-    embedding, text, group = question
-    function = embedding.function
-    try:
-        vector: Any = embedding.vector
-        if function is not None:
-            if inspect.iscoroutinefunction(function):
-                vector = await function(text)
-            else:
-                vector = await in_thread(lambda: function(text))
-
-        asked = Brought(packed(vector), group)
-    except Exception as error:  # noqa: BLE001 - the boundary to the user's embedder, which must not break the call
-        return _without(call, embedding, error)
-    else:
-        return structs.replace(call, similar=asked)
-
-
-def plain(call: Call) -> Call:
-    """Return the call as one that is shared by its key alone."""
-    return structs.replace(call, similar=None)
-
-
-def _question(call: Call) -> tuple[Embedding, str, str] | None:
-    """Return what is to be embedded, by what, and the group; None, with a warning, for a request that has no such parts."""
-    options = call.options
-    embedding = options.embed
-    assert embedding is not None  # noqa: S101 - only calls that have one are asked; for the type checker
-    found = text_of(call.args, call.kwargs)
-    name = getattr(call.functions[0], "__qualname__", type(call.functions[0]).__qualname__)
-    if found is None:
-        _warn_once(name, f"embed= finds no text in the arguments of {name} (see sidecard_client.call.similarity)")
-        return None
-
-    try:
-        group = group_of(
-            options.task,
-            options.model,
-            key_name(call),
-            found.args,
-            found.kwargs,
-            options.ignore,
-            found.place,
-            found.text,
-            embedding.name,
-        )
-    except UnkeyableRequest as error:
-        _warn_once(name, f"embed= finds no group for {name}: {error}")
-        return None
-
-    return embedding, found.text, group
-
-
-def _without(call: Call, embedding: Embedding, error: Exception) -> Call:
-    _warn_once(f"{embedding.name}", f"embed= failed ({type(error).__name__}: {error})")
-    return plain(call)
-
-
-def _warn_once(name: str, message: str) -> None:
-    if name not in _warned_of:
-        if len(_warned_of) < MAX_WARNED:
-            _warned_of.add(name)
-
-        warnings.warn(f"{message}, so no similar request is looked for.", SidecardWarning, stacklevel=4)

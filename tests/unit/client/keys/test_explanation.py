@@ -6,10 +6,10 @@ import pytest
 
 from sidecard_client import UnkeyableRequest
 from sidecard_client.call import call as calls
-from sidecard_client.call.explanation import ABSENT, SHOWN_CHARACTERS, Difference, Explanation, explain, explanation_of
-from sidecard_client.call.keys import canonical, fingerprint
-from sidecard_client.call.normal_form import NormalForm
 from sidecard_client.call.options import Options
+from sidecard_client.keys.explanation import ABSENT, SHOWN_CHARACTERS, Difference, Explanation, explain
+from sidecard_client.keys.fingerprint import canonical, fingerprint
+from sidecard_client.keys.normal_form import NormalForm
 
 
 def of(*args: Any, normalize: tuple[NormalForm, ...] = (), **kwargs: Any) -> Explanation:
@@ -120,9 +120,9 @@ def test_a_call_is_explained_as_it_would_be_keyed() -> None:
     """By the same options; a stream's name differs."""
     options = Options().changed({"task": "rag", "namespace": "team", "normalize": ["space"]})
     call = calls.prepare(options, generate, ("q ",), {})
-    explained = explanation_of(call)
+    explained = calls.explanation_of(call)
     assert (explained.key, explained.namespace, explained.normalize) == (call.key, "team", ("space",))
-    streamed = explanation_of(calls.prepare(options, generate, ("q ",), {}, stream=True))
+    streamed = calls.explanation_of(calls.prepare(options, generate, ("q ",), {}, stream=True))
     assert lines(explained, streamed)[0].startswith("name: ")
 
 
@@ -132,7 +132,7 @@ def test_a_call_that_goes_by_its_tasks_forms_is_keyed_by_those() -> None:
     call = calls.prepare(options, generate, ("q ",), {})
     assert call.key is calls.UNKEYED
     keyed = calls.keyed(call, ("space",))
-    assert explanation_of(call, ("space",)).key == keyed.key
+    assert calls.explanation_of(call, ("space",)).key == keyed.key
     assert keyed.key == calls.prepare(Options().changed({"normalize": ["space"]}), generate, ("q",), {}).key
     with pytest.raises(UnkeyableRequest):
         calls.keyed(calls.prepare(options, generate, (object(),), {}), ())
@@ -142,4 +142,4 @@ def test_a_call_that_goes_by_its_tasks_forms_is_keyed_by_those() -> None:
 def test_a_given_key_is_all_there_is_to_explain(key: str | None) -> None:
     """None shares nothing."""
     call = calls.prepare(Options().changed({"key": key}), generate, ("q",), {})
-    assert explanation_of(call) == Explanation(key)
+    assert calls.explanation_of(call) == Explanation(key)

@@ -13,13 +13,13 @@ MESSAGES_PER_SEND = 16
 Measured with 64 tasks: 8 to 32 are alike, one send a turn is a third slower."""
 
 
-class Outbox:
-    """The sending half of ``connection``; `run` must run beside it. ``broke`` is told why nothing more can be sent."""
+class SendBuffer:
+    """The sending half of ``sock``; `run` must run beside it. ``broke`` is told why nothing more can be sent."""
 
-    __slots__ = ("_broke", "_closed", "_connection", "_gathered", "_has_some", "_refused", "_taken")
+    __slots__ = ("_broke", "_closed", "_gathered", "_has_some", "_refused", "_socket", "_taken")
 
-    def __init__(self, connection: socket.socket, broke: Callable[[str], object]) -> None:
-        self._connection = connection
+    def __init__(self, sock: socket.socket, broke: Callable[[str], object]) -> None:
+        self._socket = sock
         self._broke = broke
         self._closed = False
         self._gathered: list[bytes] = []
@@ -69,7 +69,7 @@ class Outbox:
             self.flush()
             while self._refused and not self._closed:
                 try:
-                    await anyio.wait_writable(self._connection)
+                    await anyio.wait_writable(self._socket)
                 except (OSError, anyio.ClosedResourceError):
                     return  # the reader finds the end, with what came before it
 
@@ -81,7 +81,7 @@ class Outbox:
 
     def _hand_over(self, data: memoryview) -> None:
         try:
-            sent = self._connection.send(data)
+            sent = self._socket.send(data)
         except BlockingIOError:
             sent = 0
         except OSError as error:

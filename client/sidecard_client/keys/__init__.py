@@ -1,0 +1,1 @@
+"""Keys of requests: the recipe, names of functions, normal forms, and what makes two keys differ."""
