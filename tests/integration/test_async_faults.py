@@ -396,7 +396,7 @@ async def test_without_a_daemon_what_needs_one_says_so(socket_path: str) -> None
         assert await sidecard.get("k", "nothing") == "nothing"
         assert await sidecard.put("k", 1) is False
         for ask in (sidecard.ping, sidecard.stats, sidecard.report, sidecard.health, sidecard.purge):
-            with pytest.raises(DaemonUnavailable, match=f"No sidecard answers at {socket_path}"):
+            with pytest.raises(DaemonUnavailable, match=f"Cannot reach a daemon at {socket_path}"):
                 await ask()
 
         with pytest.raises(CallRejected, match="not_cached"):

@@ -1,19 +1,19 @@
-"""What can go wrong, by whose fault.
+"""All exceptions of the client, grouped by fault.
 
     Exception
     └── SidecardError
-        ├── CallFailed                        the backend's: the call that this one waited for has failed
-        ├── CallRejected                      the policy's: the daemon may not let this call happen
-        ├── CallTimeout (TimeoutError)        the caller's: ``wait`` passed
-        ├── RequestRefused                    the caller's: the daemon does not serve such a request
-        ├── UnkeyableRequest (TypeError)      the caller's: no stable key can be made of the request
-        ├── UnshareableValue (TypeError)      the caller's: the value would not come back equal
-        ├── DaemonUnavailable (ConnectionError)  the host's: no daemon answers
-        └── ProtocolError                     the daemon's: it said something that makes no sense
-            └── FramingError                  either side's: the bytes are no frames (sans-I/O)
+        ├── CallFailed                          the backend: the call that this one waited for failed
+        ├── CallRejected                        the policy: the daemon does not permit the call
+        ├── CallTimeout (TimeoutError)          the caller: ``wait`` passed
+        ├── RequestRefused                      the caller: the daemon does not serve the request
+        ├── UnkeyableRequest (TypeError)        the caller: the request has no stable key
+        ├── UnshareableValue (TypeError)        the caller: msgpack would change the value
+        ├── DaemonUnavailable (ConnectionError)  the host: no daemon replies
+        └── ProtocolError                       the daemon: its reply violates the protocol
+            └── FramingError                    either side: its bytes violate the framing
 
     UserWarning
-    └── SidecardWarning                       something works, but not as well as it could
+    └── SidecardWarning                         the call works, but is not shared or stored as it could be
 
 All of them survive pickling, because they cross process pools.
 """
@@ -25,58 +25,59 @@ from typing import Any
 
 from sidecard_client.protocol.wire import ErrorCode, FailureKind, RejectionReason
 
-_DENIED = os.strerror(errno.EACCES)
-_ADVICE_OF_REASON = {
-    _DENIED: "Its settings socket.group and socket.mode, and its directory's mode, say who may connect.",
+_ADVICE_ON_ERRNO = {
+    os.strerror(
+        errno.EACCES
+    ): "The settings socket.group and socket.mode, and the mode of its directory, decide who may connect.",
 }
-"""What to do where another daemon would not help. Both clients give the kernel's reason in strerror's words."""
+"""What to change if another daemon would not help, by the kernel's reason."""
 
 _REJECTIONS: dict[RejectionReason, tuple[str, str]] = {
     "breaker_open": (
         "the breakers of its backends are open, because calls to them fail or are slow",
-        "give it another backend, or have an operator look at `sidecard breakers`",
+        "add another backend, or ask an operator to check `sidecard breakers`",
     ),
     "saturated": (
-        "its backends have no room, and their queues are full",
-        "give it another backend, or raise max_concurrent, max_queue or the rate limits of these",
+        "its backends and their queues are full",
+        "add another backend, or raise their max_concurrent, max_queue or rate limits",
     ),
     "sovereign": (
-        "sovereign mode is on, and each of its backends is remote or may be",
-        'give it one that is local: named "local", or with locality = "local" in the daemon\'s config',
+        "sovereign mode is on, and none of its backends is known to be local",
+        'add a backend named "local", or one with locality = "local" in the daemon\'s config',
     ),
     "budget": (
         "the budget of its task or backends is spent",
-        "raise the budget, or give it a backend that costs nothing",
+        "raise the budget, or add a backend without cost",
     ),
     "busy": ("the daemon's tables are full", 'raise its [limits], or use on_unavailable="fallback"'),
-    "draining": ("the daemon is ending", 'start it again, or use on_unavailable="fallback"'),
+    "draining": ("the daemon is shutting down", 'restart it, or use on_unavailable="fallback"'),
     "not_cached": ("no answer is stored, and mode= is only_if_cached", 'use mode="use" to make the call'),
 }
-"""What happened, and what to change."""
+"""Why a call is rejected, and what to change."""
 
 
 class SidecardError(Exception):
-    """Anything that this package raises."""
+    """Base of all exceptions of this package."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception pickles by its args, which here are the finished sentence and not the constructor's.
+        # Exception pickles its args, which are the finished sentence here, not the constructor's arguments.
         return _restore, (type(self), self.args, self.__dict__)
 
 
 class CallFailed(SidecardError):
-    """The call that this one waited for failed, with ``kind`` and ``message`` as its own caller reported them."""
+    """The call that this one waited for failed; its holder reported ``kind`` and ``message``."""
 
     def __init__(self, kind: FailureKind, message: str) -> None:
-        super().__init__(f"The shared call failed ({kind}): {message or 'no reason was given'}")
+        super().__init__(f"The shared call failed ({kind}): {message or 'its holder gave no reason'}")
         self.kind = kind
         self.message = message
 
 
 class CallRejected(SidecardError):
-    """The call may not be made, for ``reason``; after ``retry_after_seconds``, where known, it may.
+    """The daemon does not permit the call, for ``reason``, until ``retry_after_seconds`` if that is known.
 
-    ``backends`` says why for each of the call's backends; it is empty where the reason is none of theirs.
-    Of several reasons ``reason`` is the one that passes soonest.
+    ``backends`` has the reason of each of the call's backends, and is empty if they are not the cause.
+    Of several reasons, ``reason`` is the one that passes soonest.
     """
 
     def __init__(
@@ -97,17 +98,17 @@ class CallRejected(SidecardError):
 
 
 class CallTimeout(SidecardError, TimeoutError):
-    """Somebody else's call, or a place in a backend's queue, took longer than this caller would wait."""
+    """Another caller's call, or a backend's queue, took longer than ``wait``."""
 
     def __init__(self, waited_seconds: float) -> None:
         super().__init__(
-            f"Waited {waited_seconds:.3g} s for somebody else's call, or for room at a backend; wait= says how long to."
+            f"No answer within {waited_seconds:.3g} s from another caller's call or a backend's queue. Raise wait= to wait longer."
         )
         self.waited_seconds = waited_seconds
 
 
 class RequestRefused(SidecardError):
-    """The daemon answered with an error; ``message`` says what to change."""
+    """The daemon replied with an error; ``message`` says what to change."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(f"The daemon refused the request ({code}): {message}")
@@ -116,30 +117,30 @@ class RequestRefused(SidecardError):
 
 
 class UnkeyableRequest(SidecardError, TypeError):
-    """No stable key can be made of a function or its arguments."""
+    """A function or its arguments have no stable key."""
 
 
 class UnshareableValue(SidecardError, TypeError):
-    """A value would not come back equal from msgpack, so it cannot be given to others."""
+    """msgpack would change a value, so other callers cannot receive it."""
 
 
 class DaemonUnavailable(SidecardError, ConnectionError):
-    """No daemon answers at ``path``."""
+    """No daemon replies at ``path``, for ``reason``."""
 
     def __init__(self, path: str, reason: str) -> None:
         reason = reason.removeprefix(f"{path}: ")
-        advice = _ADVICE_OF_REASON.get(reason, f"Start one: sidecard serve --socket {path}")
-        super().__init__(f"No sidecard answers at {path} ({reason}). {advice}")
+        advice = _ADVICE_ON_ERRNO.get(reason, f"Start one: sidecard serve --socket {path}")
+        super().__init__(f"Cannot reach a daemon at {path}: {reason}. {advice}")
         self.path = path
         self.reason = reason
 
 
 class ProtocolError(SidecardError):
-    """The other side said something that makes no sense."""
+    """The other side violated the protocol; the connection is unusable."""
 
 
 class FramingError(ProtocolError):
-    """Bytes that are no frames. ``code`` is the wire's; ``before`` is what the same bytes held that was still whole."""
+    """Bytes that are not frames. ``code`` is the wire's; ``before`` holds the valid messages that precede them."""
 
     def __init__(self, code: ErrorCode, message: str, before: tuple[Any, ...] = ()) -> None:
         super().__init__(message)
@@ -149,7 +150,7 @@ class FramingError(ProtocolError):
 
 
 class SidecardWarning(UserWarning):
-    """Something works, but not as well as it could."""
+    """The call works, but is not shared or stored as it could be."""
 
 
 def _restore(kind: type[SidecardError], args: tuple[Any, ...], attributes: dict[str, Any]) -> SidecardError:

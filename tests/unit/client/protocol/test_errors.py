@@ -24,7 +24,7 @@ ALL: list[SidecardError] = [
 
 @pytest.mark.parametrize("error", ALL, ids=lambda error: type(error).__name__)
 def test_errors_survive_pickling(error: SidecardError) -> None:
-    """Process pools hand them over: type, sentence and attributes stay."""
+    """A process pool passes an error on with its type, sentence and attributes."""
     back = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
 
     assert type(back) is type(error)
@@ -33,7 +33,7 @@ def test_errors_survive_pickling(error: SidecardError) -> None:
 
 
 def test_every_error_of_the_package_is_in_the_tree() -> None:
-    """The tree at the top of the module is the whole tree."""
+    """The module's docstring names every exception class."""
     kinds = {
         kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Warning | SidecardError)
     }
@@ -51,14 +51,14 @@ def test_every_error_of_the_package_is_in_the_tree() -> None:
         (errors.DaemonUnavailable("", ""), ConnectionError),
     ],
 )
-def test_errors_are_what_programs_catch_already(error: SidecardError, builtin: type[Exception]) -> None:
-    """A time-out is a `TimeoutError`."""
+def test_errors_derive_from_the_builtin_that_programs_catch(error: SidecardError, builtin: type[Exception]) -> None:
+    """A `CallTimeout` is a `TimeoutError`, and so on."""
     assert isinstance(error, builtin)
 
 
 @pytest.mark.parametrize("reason", get_args(RejectionReason))
-def test_a_rejection_says_what_happened_and_what_to_change(reason: RejectionReason) -> None:
-    """For every reason there is; without a time and without backends it is a sentence as well."""
+def test_a_rejection_says_why_and_what_to_change(reason: RejectionReason) -> None:
+    """Every reason yields a complete sentence, also without a time and without backends."""
     text = str(errors.CallRejected(reason))
 
     assert text.startswith(f"The call was rejected ({reason}): ")
@@ -67,7 +67,7 @@ def test_a_rejection_says_what_happened_and_what_to_change(reason: RejectionReas
 
 
 def test_a_rejection_names_each_backend_and_the_time() -> None:
-    """As attributes too."""
+    """A rejection has each backend's reason and the time in its text and its attributes."""
     error = errors.CallRejected("breaker_open", 12.345, {"local": "saturated", "cloud": "breaker_open"})
 
     assert "(local: saturated, cloud: breaker_open); try again in 12.3 s, or" in str(error)
@@ -76,16 +76,16 @@ def test_a_rejection_names_each_backend_and_the_time() -> None:
     assert errors.CallRejected("busy").backends == {}
 
 
-def test_unavailable_says_what_to_do() -> None:
-    """A sentence with the path and the command."""
+def test_daemon_unavailable_names_path_and_command() -> None:
+    """The text has the path, and the command that starts a daemon."""
     text = str(errors.DaemonUnavailable("/run/x.sock", "connection refused"))
 
     assert "/run/x.sock" in text
     assert "sidecard serve" in text
 
 
-def test_a_socket_that_is_closed_to_its_caller_is_told_by_who_may_connect() -> None:
-    """Another daemon would not help."""
+def test_permission_denied_names_the_settings_that_grant_access() -> None:
+    """If permission is denied, the text names the settings, not a command to start another daemon."""
     text = str(errors.DaemonUnavailable("/run/x.sock", f"/run/x.sock: {os.strerror(errno.EACCES)}"))
 
     assert text.count("/run/x.sock") == 1
