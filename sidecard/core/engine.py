@@ -111,7 +111,7 @@ class Engine:
         serving = Serving(accounts, count, journal, streams, shelf.compression)
         staleness = FreshnessPolicy(shelf.cache, jitter)
         failures = Failures()
-        similar = SimilarAnswers(settings, new_index, shelf, serving, streams, count)
+        similar = SimilarAnswers(settings, new_index, shelf)
         granting = Granting(
             settings,
             flights,

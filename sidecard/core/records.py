@@ -1,19 +1,20 @@
-"""An entry as a store keeps it, and by what a store finds those that a purge is to take."""
+"""Entries as a store keeps them, and the tags by which a store finds them."""
 
 from msgspec import Struct
 
-from sidecard.core.cache.entry import NO_USAGE
 from sidecard_client.protocol.wire import Usage
 
-TASK_MARK = "\x01"
-"""What a task begins with where a store looks for it among an entry's tags: it has an index for both, or none. Entries of
-versions that did not tell lack it, so no store's layout is another one for it."""
+NO_USAGE = Usage()
+
+TASK_TAG_PREFIX = "\x01"
+"""Prefix of the tag under which a store indexes an entry's task. A store has one index for tags and tasks, so a record of a
+version that kept no task needs no other layout."""
 
 
 class Record(Struct, frozen=True):
-    """A stored answer without its key, and without instants: clocks of other runs and other hosts are not ours.
+    """A stored answer without its key and without instants: clocks of other runs and hosts differ from ours.
 
-    ``seconds`` is how long the call took that made it; the other fields are those of `sidecard.core.cache.entry.Terms`.
+    ``seconds`` is the duration of the call that made it; the other fields are those of `sidecard.core.cache.entry.Terms`.
     """
 
     value: bytes
@@ -24,23 +25,23 @@ class Record(Struct, frozen=True):
     usage: Usage = NO_USAGE
     tags: tuple[str, ...] = ()
     age_seconds: float = 0.0
-    """When it was read; 0 where it is just made."""
+    """Age when it was read; 0 if it was just made."""
     task: str = ""
-    """Empty where a version wrote it that did not tell."""
+    """Empty in a record of a version that kept no task."""
     compressed: bool = False
     """See `sidecard.core.cache.compression`."""
 
     @property
-    def marks(self) -> tuple[str, ...]:
-        """By what a store finds the entries of a purge: the tags, and the task."""
-        return (*self.tags, TASK_MARK + self.task) if self.task else self.tags
+    def index_tags(self) -> tuple[str, ...]:
+        """The tags under which a store indexes the entry: its own, and one for its task."""
+        return (*self.tags, TASK_TAG_PREFIX + self.task) if self.task else self.tags
 
     @property
     def remaining_seconds(self) -> float:
-        """How much longer somebody may be served it."""
+        """How much longer the entry may be served."""
         return max(self.ttl_seconds, self.window_seconds) - self.age_seconds
 
 
-def marks_of(tag: str | None, task: str | None) -> tuple[str, ...]:
-    """Return which `Record.marks` an entry must have, all of them, for a purge to take it."""
-    return (*(() if tag is None else (tag,)), *(() if task is None else (TASK_MARK + task,)))
+def index_tags_of_purge(tag: str | None, task: str | None) -> tuple[str, ...]:
+    """Return the `Record.index_tags` that an entry must have, all of them, for a purge to remove it."""
+    return (*(() if tag is None else (tag,)), *(() if task is None else (TASK_TAG_PREFIX + task,)))

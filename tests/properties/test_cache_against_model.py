@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES, SIZE_BYTES, Entry, Terms
+from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES, SIZE_PREFIX_BYTES, Entry, Terms
 from sidecard.core.cache.eviction import GreedyDual
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.cache.policy import CachePolicy
@@ -102,7 +102,7 @@ class CacheMachine(RuleBasedStateMachine):
     ) -> None:
         usage, tags = extras
         self.made += 1
-        header = b"" if before is None else before.to_bytes(SIZE_BYTES, "big")
+        header = b"" if before is None else before.to_bytes(SIZE_PREFIX_BYTES, "big")
         value = header + str(self.made).encode() + b"v" * size
         terms = SHELF.terms(place[0], ttl_seconds, window_seconds, "default", usage, tags)
         charge = Entry(place[1], value, self.now, 1.0, terms).charge
@@ -239,7 +239,7 @@ class CacheMachine(RuleBasedStateMachine):
         cache = self.cache
         assert (cache.next_expiry() is None) == (cache.count == 0)
         assert len(cache._wheel) <= cache.count
-        assert len(cache._wheel_order) <= 2 * cache.count + 100
+        assert len(cache._wheel_heap) <= 2 * cache.count + 100
         assert sum(len(bucket.entries) for bucket in cache._wheel.values()) <= 2 * cache.count
 
     @rule(limits=st.dictionaries(st.sampled_from(["default", "team"]), st.sampled_from([4_000, 9_000]), max_size=2))
@@ -266,30 +266,30 @@ class CacheMachine(RuleBasedStateMachine):
             limit = self.limits.get(scope.partition(":")[2])
             charge = sum(entry.charge for entry in table.values())
             assert limit is None or charge <= limit
-            assert self.cache._held.get(scope) == (None if limit is None else charge)
+            assert self.cache._limited_bytes.get(scope) == (None if limit is None else charge)
 
-        assert self.cache._held.keys() <= self.cache._tables.keys()
+        assert self.cache._limited_bytes.keys() <= self.cache._tables.keys()
 
     @invariant()
     def the_policy_knows_who_is_there(self) -> None:
-        """Its rooms have the same entries as the cache, each in its own, and tombstones that are bounded."""
+        """Its partitions have the same entries as the cache, each in its own, and tombstones that are bounded."""
         policy = self.cache._policy
         assert isinstance(policy, GreedyDual)
         assert policy._count == self.cache.count
-        rooms = {"": policy._common, **policy._rooms}
-        for name, room in rooms.items():
-            for number, level in room.levels.items():
-                inside = [entry for run in level.runs for entry in run.entries]
+        partitions = {"": policy._common, **policy._partitions}
+        for name, partition in partitions.items():
+            for number, level in partition.levels.items():
+                inside = [entry for batch in level.batches for entry in batch.entries]
                 alive = [entry for entry in inside if entry.alive]
                 assert len(alive) == level.alive > 0
                 assert len(inside) - len(alive) == level.dead
                 assert all(entry.level == number for entry in alive)
                 assert all((entry.terms.scope if name else "") == name for entry in alive)
-                dues = [run.due for run in level.runs]
+                dues = [batch.due for batch in level.batches]
                 assert dues == sorted(dues)
 
-        assert sum(len(room) for room in rooms.values()) == self.cache.count
-        assert all(room.levels for room in policy._rooms.values())
+        assert sum(len(partition) for partition in partitions.values()) == self.cache.count
+        assert all(partition.levels for partition in policy._partitions.values())
 
     def live(self) -> dict[Place, Kept]:
         """Return what somebody may be served now."""
@@ -314,7 +314,7 @@ def test_lifetimes_of_the_dead_leave_nothing_behind() -> None:
         cache.put("key", b"value", 0.0, SHELF.terms("scope", float(seconds), 0.0, "default", Usage(), ()), 0.0)
 
     assert (cache.count, len(cache._wheel)) == (1, 1)
-    assert len(cache._wheel_order) < 200
+    assert len(cache._wheel_heap) < 200
     assert cache.next_expiry() == 2000.0
 
 

@@ -8,10 +8,10 @@ from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.ledger import BackendLedgers, LedgerSnapshot, TaskLedgers
 from sidecard.core.backends.backends import Backend, Backends
 from sidecard.core.backends.budgets import Budget, Budgets
-from sidecard.core.cache.entry import NO_USAGE
 from sidecard.core.effects import Effect, ShareSpending, Tell
 from sidecard.core.events import SpentElsewhere
 from sidecard.core.flights.flights import HeldLease
+from sidecard.core.records import NO_USAGE
 from sidecard_client.protocol.wire import Usage
 
 Price = Callable[[str, int, int], float | None]

@@ -6,11 +6,11 @@ Off unless the operator wants it: a hit pays for one look at `CallRecorder.enabl
 import re
 from typing import Any
 
-from sidecard.core.cache.entry import NO_USAGE
 from sidecard.core.effects import CallRecord, CallSource, Effect, LogCall
 from sidecard.core.events import Peer
 from sidecard.core.flights.flights import HeldLease
 from sidecard.core.notes import Outcome
+from sidecard.core.records import NO_USAGE
 from sidecard_client.protocol import wire
 
 _EXCEPTION = re.compile(r"[A-Za-z_]\w{0,79}(?:\.[A-Za-z_]\w{0,79}){0,7}", re.ASCII)

@@ -1,23 +1,23 @@
-"""Who leaves when there is no room: the answer whose bytes earn least, by what it cost to fetch and how often it is asked for.
+"""Eviction: the entry with the lowest refetch cost x hits / size leaves first.
 
 GreedyDual (Young 1994; with sizes Cao and Irani, "Cost-aware WWW proxy caching algorithms", USITS 1997; with frequency
-Cherkasova, "GDSF", 1998): an entry is due at L plus its value, the one due first leaves, and L becomes what that one was due
-at. So L rises for ever, and what nobody asks for is due some day, however dear it is said to have been: it outlives usual
-newcomers at the most `MOST_UNASKED` times.
+Cherkasova, "GDSF", 1998): an entry is due at L plus its value, the entry due first is evicted, and L becomes the instant at
+which that one was due. L only rises, so every entry without hits is due some day, whatever cost was reported for it: it
+outlives usual new entries at most `MAX_UNUSED_PRIORITY` times.
 
-An entry's value is its worth (`sidecard.core.cache.priority`) times how often it was asked for. Three things are not as in those papers:
+The value of an entry is its priority (`sidecard.core.cache.priority`) times its hits. Three differences from those papers:
 
-- Nothing happens at a hit but the counting of it. Only when an entry is due is it looked at: if it was asked for meanwhile,
-  it stays, at its new value from now. (As S3-FIFO, SIEVE and all of the CLOCK family.)
-- A newcomer has but a part of its worth, `PROBATION`, until it is asked for: a scan of keys that nobody asks for twice
-  leaves the rest alone, as S3-FIFO's small queue does. It needs no size of its own: how much room newcomers have follows.
-- Who comes back soon after leaving is a ghost (`sidecard.core.cache.ghost_queue`), and goes on from the hits that it had.
+- A hit only increments a counter. An entry with hits that becomes due stays, at a new value from now on. (As in S3-FIFO,
+  SIEVE and the rest of the CLOCK family.)
+- A new entry has only a part of its priority, `PROBATION`, until its first hit: a scan of keys that are requested once
+  leaves the rest alone, as with S3-FIFO's small queue. That queue's size needs no setting here.
+- A key that returns soon after its eviction is a ghost (`sidecard.core.cache.ghost_queue`) and keeps the hits that it had.
 
-Where all entries cost and take the same, that is a policy of hits alone: `sidecard bench --eviction` compares.
-Entries of scopes with a limit of their own (``namespaces.NAME.max_bytes``) have a `Partition` each, with one L between all
-rooms: for the whole cache, the first that is due in any room leaves; for one scope's limit, the first in its own.
+If all entries have equal cost and size, this is a policy of hits alone: `sidecard bench --eviction` compares.
+Scopes with a limit of their own (``namespaces.NAME.max_bytes``) have a `Partition` each; all partitions share one L. An
+eviction for the whole cache takes the first due of any partition, one for a scope's limit the first due in its own.
 
-The seam is `EvictionPolicy`.
+Other policies implement `EvictionPolicy`.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,154 +29,154 @@ from sidecard.core.cache.levels import Partition, level_of
 from sidecard.core.cache.priority import Priorities
 
 PROBATION = 0.2
-"""Share of its worth that a newcomer has until it is asked for. Measured: with 0.15 a power law and disk blocks have up to
-half a percent more hits, with 0.25 chats and dollars gain as much; at 0.4 scans are felt."""
+"""Share of its priority that a new entry has until its first hit. Measured: with 0.15 a power law and disk blocks have up to
+half a percent more hits, with 0.25 chats and dollars gain as much; at 0.4 scans hurt."""
 
-MOST_UNASKED = 64.0
-"""The most that a newcomer's worth counts until it is asked for. All that it may be worth (`sidecard.core.cache.priority`) would save
-up to 2 % more dollars, and let a cache full of answers with invented costs last four times as long; 32 would save 2 to 7 % less."""
+MAX_UNUSED_PRIORITY = 64.0
+"""Highest priority of an entry without hits. Without this bound, up to 2 % more dollars would be saved, and a cache filled
+with invented costs would last four times as long; 32 would save 2 to 7 % less."""
 
 
 class EvictionPolicy(Protocol):
     """What the cache needs of a policy."""
 
     def admit(self, entry: Entry) -> None:
-        """Take a new entry in."""
+        """Add a new entry."""
         ...
 
     def forget(self, entry: Entry) -> None:
-        """Learn that an entry left otherwise than as a victim. Called before the entry is emptied."""
+        """Drop an entry that left for another reason than eviction. Called before the entry is emptied."""
         ...
 
     def victim(self, scope: str | None = None) -> Entry:
-        """Choose a live entry to leave, of that scope if one is named, and forget it. Raises `LookupError` where there is none.
-
-        A scope that is named must be among those set apart.
-        """
+        """Choose and drop a live entry, of a scope if given, which must have a partition. Raises `LookupError` if none."""
         ...
 
-    def set_apart(self, apart: Callable[[str], bool]) -> None:
-        """Be ready to choose among the entries of any one scope of which ``apart`` is true."""
+    def partition(self, has_own: Callable[[str], bool]) -> None:
+        """Give each scope for which ``has_own`` is true a partition of its own."""
         ...
 
 
 class GreedyDual:
-    """Rooms of levels, ghosts, and one inflation."""
+    """Partitions of levels, ghosts, and one inflation L."""
 
     def __init__(self) -> None:
         self._common = Partition()
-        self._rooms: dict[str, Partition] = {}
-        self._apart: Callable[[str], bool] | None = None
+        self._partitions: dict[str, Partition] = {}
+        self._has_own: Callable[[str], bool] | None = None
         self._inflation = 0.0
-        self._worth = Priorities()
+        self._priorities = Priorities()
         self._ghosts = GhostQueue()
         self._count = 0
 
     def admit(self, entry: Entry) -> None:
-        """Take a new entry in, with the hits that it had where it is a ghost come back."""
+        """Add a new entry, with its earlier hits if it is a ghost."""
         self._count += 1
-        worth = self._worth.learn(entry)
-        times = self._ghosts.recall(entry.terms.scope, entry.key)
-        # That it came back is one more.
-        times = 0 if times is None else times + 1
-        entry.settle(times, _level(times, worth))
-        self._room(entry.terms.scope).push(entry, self._inflation)
+        priority = self._priorities.learn(entry)
+        hits = self._ghosts.recall(entry.terms.scope, entry.key)
+        # The return of a ghost is one more hit.
+        hits = 0 if hits is None else hits + 1
+        entry.set_level(hits, _level(hits, priority))
+        self._partition(entry.terms.scope).push(entry, self._inflation)
 
     def forget(self, entry: Entry) -> None:
-        """Learn that an entry left; its place in the queue becomes a tombstone."""
+        """Drop an entry that left for another reason; its place in the queue becomes a tombstone."""
         scope, level = entry.terms.scope, entry.level
-        entry.die()
+        entry.mark_dead()
         self._count -= 1
-        self._room(scope).leave(level)
-        self._close(scope)
+        self._partition(scope).count_dead(level)
+        self._drop_empty(scope)
 
     def victim(self, scope: str | None = None) -> Entry:
-        """Choose the entry to leave. Ends: each entry that is passed over has lost its hits, and nobody counts any meanwhile."""
+        """Choose and drop the entry to evict.
+
+        The loop ends: an entry that is passed over loses its recent hits, and no hits are counted meanwhile.
+        """
         while True:
-            room, level = self._first_due(scope)
-            entry = room.pop(level)
-            asked = entry.asked
-            if not asked:
+            partition, level = self._first_due(scope)
+            entry = partition.pop(level)
+            recent_hits = entry.recent_hits
+            if not recent_hits:
                 break
 
-            times = entry.times + asked
-            entry.settle(times, _level(times, self._worth.of(entry)))
-            room.push(entry, self._inflation)
+            hits = entry.earlier_hits + recent_hits
+            entry.set_level(hits, _level(hits, self._priorities.of(entry)))
+            partition.push(entry, self._inflation)
 
         self._count -= 1
-        self._ghosts.remember(entry.terms.scope, entry.key, entry.times, self._count)
-        entry.die()
-        self._close(entry.terms.scope)
+        self._ghosts.remember(entry.terms.scope, entry.key, entry.earlier_hits, self._count)
+        entry.mark_dead()
+        self._drop_empty(entry.terms.scope)
         return entry
 
-    def set_apart(self, apart: Callable[[str], bool]) -> None:
-        """Sort all entries into rooms anew, each with the time that it had left."""
-        left: dict[tuple[Partition, int], list[tuple[float, Entry]]] = {}
-        older = [self._common, *self._rooms.values()]
-        self._common, self._rooms, self._apart = Partition(), {}, apart
-        for number, seconds_left, entry in _with_what_is_left(older):
-            left.setdefault((self._room(entry.terms.scope), number), []).append((seconds_left, entry))
+    def partition(self, has_own: Callable[[str], bool]) -> None:
+        """Regroup all entries into partitions; each keeps the time that it had left."""
+        regrouped: dict[tuple[Partition, int], list[tuple[float, Entry]]] = {}
+        older = [self._common, *self._partitions.values()]
+        self._common, self._partitions, self._has_own = Partition(), {}, has_own
+        for number, due, entry in _by_common_inflation(older):
+            regrouped.setdefault((self._partition(entry.terms.scope), number), []).append((due, entry))
 
-        for (room, number), entries in left.items():
-            level = room.at(number)
+        for (partition, number), entries in regrouped.items():
+            level = partition.at(number)
             for due, entry in sorted(entries, key=lambda pair: pair[0]):
                 level.add(entry, due)
 
     def _first_due(self, scope: str | None) -> tuple[Partition, int]:
-        """Return where who leaves next is, and let L rise to it: for all, or within the scope's room if one is named."""
+        """Return where the next victim is, and raise L to its due: for all, or within the scope's partition alone."""
         if scope is not None:
-            room = self._rooms.get(scope)
-            if room is None:
+            partition = self._partitions.get(scope)
+            if partition is None:
                 raise LookupError(scope)
 
-            due, level = room.next_due()
-            room.inflation += max(0.0, due - room.inflation - self._inflation)
-            return room, level
+            due, level = partition.next_due()
+            partition.inflation += max(0.0, due - partition.inflation - self._inflation)
+            return partition, level
 
         if not self._count:
             raise LookupError
 
-        if not self._rooms:
-            room = self._common
-            due, level = room.next_due()
+        if not self._partitions:
+            partition = self._common
+            due, level = partition.next_due()
         else:
-            rooms = [room for room in (self._common, *self._rooms.values()) if room.levels]
-            nexts = [(room.next_due(), room) for room in rooms]
-            (due, level), room = min(nexts, key=lambda pair: pair[0][0] - pair[1].inflation)
+            partitions = [each for each in (self._common, *self._partitions.values()) if each.levels]
+            nexts = [(each.next_due(), each) for each in partitions]
+            (due, level), partition = min(nexts, key=lambda pair: pair[0][0] - pair[1].inflation)
 
-        self._inflation = max(self._inflation, due - room.inflation)
-        return room, level
+        self._inflation = max(self._inflation, due - partition.inflation)
+        return partition, level
 
-    def _room(self, scope: str) -> Partition:
-        if self._apart is None:
+    def _partition(self, scope: str) -> Partition:
+        if self._has_own is None:
             return self._common
 
-        room = self._rooms.get(scope)
-        if room is None:
-            if not self._apart(scope):
+        partition = self._partitions.get(scope)
+        if partition is None:
+            if not self._has_own(scope):
                 return self._common
 
-            room = self._rooms[scope] = Partition()
+            partition = self._partitions[scope] = Partition()
 
-        return room
+        return partition
 
-    def _close(self, scope: str) -> None:
-        """Forget the room of a scope that has no entry any more."""
-        room = self._rooms.get(scope)
-        if room is not None and not room.levels:
-            del self._rooms[scope]
-
-
-def _level(times: int, worth: float) -> int:
-    """Return the level of an entry that was asked for so many times."""
-    return level_of(times * worth if times else PROBATION * min(worth, MOST_UNASKED))
+    def _drop_empty(self, scope: str) -> None:
+        """Drop the partition of a scope that has no entry any more."""
+        partition = self._partitions.get(scope)
+        if partition is not None and not partition.levels:
+            del self._partitions[scope]
 
 
-def _with_what_is_left(rooms: list[Partition]) -> Iterator[tuple[int, float, Entry]]:
-    """Yield the level of each entry, when it is due by the L of all rooms, and the entry."""
-    for room in rooms:
-        for number, level in room.levels.items():
-            for run in level.runs:
-                for entry in run.entries:
+def _level(hits: int, priority: float) -> int:
+    """Return the level of an entry with so many hits."""
+    return level_of(hits * priority if hits else PROBATION * min(priority, MAX_UNUSED_PRIORITY))
+
+
+def _by_common_inflation(partitions: list[Partition]) -> Iterator[tuple[int, float, Entry]]:
+    """Yield each live entry with its level and its due, as measured by the L of all partitions."""
+    for partition in partitions:
+        for number, level in partition.levels.items():
+            for batch in level.batches:
+                for entry in batch.entries:
                     if entry.alive:
-                        yield number, run.due - room.inflation, entry
+                        yield number, batch.due - partition.inflation, entry

@@ -1,26 +1,26 @@
-"""Answers beyond their time, and shortly before it.
+"""Stale answers, and refreshing shortly before an answer becomes stale.
 
-An entry is a hit until its ``ttl_seconds``. Then it is *stale* for the ``stale_seconds`` that it was stored with, or fewer
-where a begin says so itself: one caller gets a lease, with the stale answer in case that its call fails, and all others are
-served the stale answer meanwhile. A caller that would have to wait for a permit is served it too, and one that is refused
-is given it with the refusal. Precedents: RFC 5861 (stale-while-revalidate, stale-if-error), Varnish's grace, nginx'
-``proxy_cache_use_stale``, Facebook's leases with stale values (memcache, NSDI 2013).
+An entry is a hit until its ``ttl_seconds``. Then it is *stale* for its ``stale_seconds``, or fewer if the begin says so:
+one caller gets a lease, with the stale answer in case its call fails, and all others are served the stale answer meanwhile.
+A caller that would have to wait for a permit is served it too, and a rejected one gets it with the rejection. Precedents:
+RFC 5861 (stale-while-revalidate, stale-if-error), Varnish's grace, nginx' ``proxy_cache_use_stale``, Facebook's leases with
+stale values (memcache, NSDI 2013).
 
-With ``early_refresh`` an answer may be fetched anew before its time. When is decided by probability: Vattani, Chierichetti,
-Lowenstein, "Optimal probabilistic cache stampede prevention", VLDB 2015. A call that took long is begun early, and an entry
-that is asked for often is refreshed for certain, one that nobody asks for not at all. Who does it is decided by the lease.
+With ``early_refresh`` an answer may be refreshed early, by a random draw at each hit: Vattani, Chierichetti, Lowenstein,
+"Optimal probabilistic cache stampede prevention", VLDB 2015. A slow call is repeated earlier; a popular entry is certainly
+refreshed, an unpopular one never. The lease makes sure that one caller does it.
 
 =====================  ==========================================  =======================================================
 entry                  no flight of its key                        a flight of its key
 =====================  ==========================================  =======================================================
 fresh                  hit                                         hit
-fresh, drawn           lease with the answer; hit where that        hit
-                       would wait or is refused
-stale                  lease with the answer; hit (stale) where     hit (stale)
-                       that would wait; rejection with the answer
+fresh, drawn           lease with the answer; hit if the caller     hit
+                       would wait or be rejected
+stale                  lease with the answer; hit (stale) if the    hit (stale)
+                       caller would wait; rejection with the answer
 stale, the store may   as the store says; then one lease with the   hit (stale)
 have it                answer, hit (stale) for the others
-beyond, doubted,       as if there were no entry                    wait
+expired, doubted,      as without an entry                         wait
 ``mode`` refresh
 =====================  ==========================================  =======================================================
 """
@@ -34,14 +34,14 @@ from sidecard_client.protocol.wire import Begin
 
 
 class FreshnessPolicy:
-    """Decides which old answers may be served. ``jitter`` is uniform in [0, 1)."""
+    """Decide which stale answers are served and when to refresh early. ``jitter`` is uniform in [0, 1)."""
 
     def __init__(self, cache: MemoryCache, jitter: Callable[[], float]) -> None:
         self._cache = cache
         self._jitter = jitter
 
     def find(self, scope: str, request: Begin, now: float) -> Entry | None:
-        """Return the stale answer that a begin may be served; None where there is none, or a fresh one."""
+        """Return the stale answer that a begin may be served; None if there is none, or a fresh one."""
         if request.key is None or request.mode == "refresh":
             return None
 
@@ -50,12 +50,12 @@ class FreshnessPolicy:
 
     @staticmethod
     def allows(request: Begin, entry: Entry, now: float) -> bool:
-        """Tell whether a stale entry is young enough for a begin. That it is for the entry itself goes without saying: it is there."""
-        asked = request.stale_seconds
-        return asked is None or now - entry.stored_at < entry.terms.ttl_seconds + asked
+        """Return whether the entry is within the request's own stale limit."""
+        limit = request.stale_seconds
+        return limit is None or now - entry.stored_at < entry.terms.ttl_seconds + limit
 
     def is_due_early(self, entry: Entry, now: float) -> bool:
-        """Draw whether a fresh entry is to be fetched anew by who asks for it now."""
+        """Draw whether the caller is to refresh a fresh entry now."""
         terms = entry.terms
         left_seconds = entry.stored_at + terms.ttl_seconds - now
         if terms.early_refresh <= 0 or left_seconds <= 0:

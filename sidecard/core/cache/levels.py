@@ -1,9 +1,9 @@
-"""Entries sorted by when they are due to leave, without a number for each and without a sort.
+"""Entries ordered by when they are due to leave, without a number per entry and without sorting.
 
 The idea of CAMP (Ghandeharizadeh et al., "CAMP: a cost adaptive multi-queue eviction policy for key-value stores",
-Middleware 2014): worths are rounded to a few levels, and within a level who came first is due first, so a queue for each
-level does, and the next to leave is at the head of one of them. What is new here is that entries which are due within a
-sixteenth of a level's span share one number, a `_Run`'s: so an entry needs none of its own.
+Middleware 2014): priorities are rounded to a few levels. Within a level, entries are due in the order of insertion, so one
+queue per level suffices and the next victim is at the head of one of them. New here: entries that are due within a
+sixteenth of a level's value share one number, that of their `_Batch`, so an entry needs none of its own.
 """
 
 from collections import deque
@@ -12,27 +12,27 @@ from math import log2
 from sidecard.core.cache.entry import LEVELS, Entry
 
 LEVELS_PER_DOUBLING = 3
-"""A level's value is 26 % above the one's below it. Measured: two to a doubling lose nothing that could be told, nor did CAMP's
-authors lose anything by one."""
+"""Each level's value is 26 % above the previous one's. Measured: two levels a doubling lose nothing noticeable, and CAMP's
+authors lost nothing with one."""
 
-_ZERO = 27
-"""The level of the value 1. The ends, 1/512 and 4096, are beyond what worths and hits come to."""
+_LEVEL_OF_ONE = 27
+"""The level of the value 1. The lowest and highest values, 1/512 and 4096, exceed what priorities and hits reach."""
 
-_VALUES = tuple(2 ** ((level - _ZERO) / LEVELS_PER_DOUBLING) for level in range(LEVELS))
+_VALUES = tuple(2 ** ((level - _LEVEL_OF_ONE) / LEVELS_PER_DOUBLING) for level in range(LEVELS))
 
 _GRAIN = 1 / 16
-"""What entries may be apart that are due together, of their level's value."""
+"""How far apart entries of one batch may be due, as a share of their level's value."""
 
 _SLACK = 64
-"""Dead entries that a level may hold beyond half its living ones before it is rebuilt."""
+"""Dead entries, beyond half the live ones, that a level may hold before it is rebuilt."""
 
 
 def level_of(value: float) -> int:
-    """Return the level that is nearest to a value."""
-    return min(LEVELS - 1, max(0, round(LEVELS_PER_DOUBLING * log2(value)) + _ZERO))
+    """Return the level nearest to a value."""
+    return min(LEVELS - 1, max(0, round(LEVELS_PER_DOUBLING * log2(value)) + _LEVEL_OF_ONE))
 
 
-class _Run:
+class _Batch:
     """Entries of one level that are due together."""
 
     __slots__ = ("due", "entries")
@@ -43,13 +43,13 @@ class _Run:
 
 
 class _Level:
-    """A FIFO with tombstones: an entry that left from the middle stays, dead, until it reaches the head."""
+    """A FIFO with tombstones: an entry removed from the middle stays, dead, until it reaches the head."""
 
-    __slots__ = ("_value", "alive", "dead", "runs")
+    __slots__ = ("_value", "alive", "batches", "dead")
 
     def __init__(self, value: float) -> None:
         self._value = value
-        self.runs: deque[_Run] = deque()
+        self.batches: deque[_Batch] = deque()
         self.alive = 0
         self.dead = 0
 
@@ -57,36 +57,36 @@ class _Level:
         self.add(entry, inflation + self._value)
 
     def add(self, entry: Entry, due: float) -> None:
-        runs = self.runs
-        if not runs or due > runs[-1].due + _GRAIN * self._value:
-            runs.append(_Run(due))
+        batches = self.batches
+        if not batches or due > batches[-1].due + _GRAIN * self._value:
+            batches.append(_Batch(due))
 
-        runs[-1].entries.append(entry)
+        batches[-1].entries.append(entry)
         self.alive += 1
 
     def pop(self) -> Entry:
         self._clear_head()
         self.alive -= 1
-        entry = self.runs[0].entries.popleft()
+        entry = self.batches[0].entries.popleft()
         self._clear_head()
         return entry
 
-    def leave(self) -> None:
-        """Learn that one of them is dead. Drop those at the head at once (most expire in the order they came), others in bulk."""
+    def count_dead(self) -> None:
+        """Account for an entry that died. Most expire in order and are dropped at the head at once, others in bulk."""
         self.alive -= 1
         self.dead += 1
         self._clear_head()
         if self.dead > self.alive // 2 + _SLACK:
-            for run in self.runs:
-                run.entries = deque(entry for entry in run.entries if entry.alive)
+            for batch in self.batches:
+                batch.entries = deque(entry for entry in batch.entries if entry.alive)
 
-            self.runs = deque(run for run in self.runs if run.entries)
+            self.batches = deque(batch for batch in self.batches if batch.entries)
             self.dead = 0
 
     def _clear_head(self) -> None:
-        runs = self.runs
-        while runs:
-            entries = runs[0].entries
+        batches = self.batches
+        while batches:
+            entries = batches[0].entries
             while entries and not entries[0].alive:
                 entries.popleft()
                 self.dead -= 1
@@ -94,26 +94,26 @@ class _Level:
             if entries:
                 return
 
-            runs.popleft()
+            batches.popleft()
 
 
 class Partition:
-    """Entries among which a victim is chosen. ``inflation`` is what was given up within this room alone."""
+    """Entries among which a victim is chosen. ``inflation`` is what evictions within this partition alone added to L."""
 
     def __init__(self) -> None:
         self.levels: dict[int, _Level] = {}
         self.inflation = 0.0
 
     def __len__(self) -> int:
-        """Count the entries."""
+        """Return the number of live entries."""
         return sum(level.alive for level in self.levels.values())
 
     def push(self, entry: Entry, inflation: float) -> None:
-        """Take an entry into its level."""
+        """Add an entry to its level."""
         self.at(entry.level).push(entry, self.inflation + inflation)
 
     def at(self, number: int) -> _Level:
-        """Return a level, new where it had no entry."""
+        """Return a level, creating it if it is empty."""
         level = self.levels.get(number)
         if level is None:
             level = self.levels[number] = _Level(_VALUES[number])
@@ -121,22 +121,22 @@ class Partition:
         return level
 
     def next_due(self) -> tuple[float, int]:
-        """Return when who leaves next is due, and its level. There must be somebody."""
-        return min((level.runs[0].due, number) for number, level in self.levels.items())
+        """Return when the next victim is due, and its level. The partition must not be empty."""
+        return min((level.batches[0].due, number) for number, level in self.levels.items())
 
     def pop(self, number: int) -> Entry:
-        """Take the head of a level out."""
+        """Remove and return the head of a level."""
         level = self.levels[number]
         entry = level.pop()
-        self._close(level, number)
+        self._drop_empty(level, number)
         return entry
 
-    def leave(self, number: int) -> None:
-        """Learn that an entry of a level is dead."""
+    def count_dead(self, number: int) -> None:
+        """Account for an entry of a level that died."""
         level = self.levels[number]
-        level.leave()
-        self._close(level, number)
+        level.count_dead()
+        self._drop_empty(level, number)
 
-    def _close(self, level: _Level, number: int) -> None:
+    def _drop_empty(self, level: _Level, number: int) -> None:
         if not level.alive:
             del self.levels[number]

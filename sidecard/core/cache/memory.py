@@ -1,6 +1,6 @@
-"""The memory cache: entries under a byte budget, expired ones removed before live ones.
+"""The memory cache: entries under a byte budget. Expired entries are removed before live ones.
 
-Everything that adds or removes an entry goes through `MemoryCache._insert` and `MemoryCache._remove`; the sums are kept there.
+Only `MemoryCache._insert` and `MemoryCache._unlink` add and remove entries, so the sums are kept there.
 """
 
 from heapq import heappop, heappush
@@ -12,25 +12,24 @@ from sidecard.core.cache.eviction import EvictionPolicy, GreedyDual
 from sidecard.core.scopes import namespace_of
 
 SHARING_ONLY_BYTES = 16 * 1024 * 1024
-"""Budget for finished answers inside the sharing window where caching is off (``max_bytes`` 0)."""
+"""Budget for finished answers inside the sharing window if caching is off (``max_bytes`` 0)."""
 
 MAX_ENTRY_SHARE = 1 / 8
-"""An entry larger than this share of the budget is refused: one answer must not drive out all others.
+"""Largest share of the budget for one entry; a larger one is refused, since one answer must not evict all others.
 Precedent: memcached's item limit is 1/64 of its default memory, Varnish's transient storage takes what is too large."""
 
-_EXPIRY_BATCH = 1000
-"""Entries removed in one go (about a millisecond), so that a flood of them never stalls the serving loop."""
-
+_BATCH = 1000
+"""Entries removed at a time (about a millisecond), so that mass expiry never stalls the serving loop."""
 
 _SLACK = 64
-"""Seconds without entries that the order may name before it is rebuilt."""
+"""Seconds without entries that the heap may hold before it is rebuilt."""
 
 
 class Insertion(Struct, frozen=True):
-    """What came of an insertion."""
+    """Result of `MemoryCache.put`."""
 
     entry: Entry | None
-    """None where the answer was too large, or would have been dead at once."""
+    """None if the answer was too large, or its lifetime was 0."""
     too_large: bool = False
     evicted: int = 0
 
@@ -53,37 +52,37 @@ class MemoryCache:
         self.max_entry_bytes = int(self.budget * MAX_ENTRY_SHARE)
         self.bytes = 0
         self.reserved = 0
-        """Bytes of the budget that something else uses; at most half of it."""
+        """Bytes of the budget that streams use; at most half of it."""
         self.count = 0
         self.compressed_count = 0
         self.compressed_bytes = 0
-        """Of the values of these, as they are kept; ``uncompressed_bytes`` as they are served."""
+        """Size of the compressed values as kept; ``uncompressed_bytes`` is their size as served."""
         self.uncompressed_bytes = 0
         self.evicted = 0
         self.evicted_within = 0
-        """Of these, those that left for the limit of their own namespace."""
+        """Those of ``evicted`` that left because of their own namespace's limit."""
         self.expired = 0
         self._tables: dict[str, dict[str, Entry]] = {}
         self._policy: EvictionPolicy = policy or GreedyDual()
         self._wheel: dict[int, _Bucket] = {}
-        self._wheel_order: list[int] = []
+        self._wheel_heap: list[int] = []
         self._limits: dict[str, int] = {}
-        """By namespace. None is the rule, and costs an insertion one look at an empty dict."""
-        self._held: dict[str, int] = {}
-        """Bytes by scope, of those that have a limit."""
+        """Bytes by namespace. Usually empty, which costs an insertion one check."""
+        self._limited_bytes: dict[str, int] = {}
+        """Bytes in use, by scope with a limit."""
 
     def limit(self, limits: dict[str, int]) -> None:
-        """Have other limits for single namespaces; what is too much leaves by `shrink`.
+        """Set limits for single namespaces; `shrink` removes the excess.
 
-        ``limits`` are bytes by namespace: each of its scopes, the private one of a uid or the shared one, may hold so much.
-        Where they change, all entries are sorted anew, a few microseconds each.
+        ``limits`` are bytes by namespace, for each of its scopes (the private one of a uid, or the shared one). A change
+        regroups all entries, which takes a few microseconds each.
         """
         if limits == self._limits:
             return
 
         self._limits = limits
-        self._policy.set_apart(self._is_limited)
-        self._held = {
+        self._policy.partition(self._is_limited)
+        self._limited_bytes = {
             scope: sum(entry.charge for entry in table.values())
             for scope, table in self._tables.items()
             if self._is_limited(scope)
@@ -95,35 +94,35 @@ class MemoryCache:
         return self.max_entry_bytes if limit is None else min(self.max_entry_bytes, int(limit * MAX_ENTRY_SHARE))
 
     def resize(self, max_bytes: int, now: float) -> None:
-        """Have another budget from now on; what is too much leaves by `shrink`. 0 empties the cache at once."""
+        """Set another budget; `shrink` removes the excess. 0 empties the cache at once."""
         self.max_bytes = max_bytes
         self.caching = max_bytes > 0
         if not self.caching:
             self.purge(self.scopes(), None, now)
 
-        self.budget = max(self._wanted_bytes, self.bytes)
-        self.max_entry_bytes = int(self._wanted_bytes * MAX_ENTRY_SHARE)
+        self.budget = max(self._target_bytes, self.bytes)
+        self.max_entry_bytes = int(self._target_bytes * MAX_ENTRY_SHARE)
 
     def shrink(self, now: float) -> bool:
-        """Evict a batch of what is too much since `resize` or `limit`; tell whether there is more."""
-        for _ in range(_EXPIRY_BATCH):
-            if self.bytes <= self._wanted_bytes:
+        """Evict a batch of the excess after `resize` or `limit`; return whether more remains."""
+        for _ in range(_BATCH):
+            if self.bytes <= self._target_bytes:
                 break
 
             self.evicted += self._evict(now)
 
-        self.budget = max(self._wanted_bytes, self.bytes)
-        for scope in list(self._held):
+        self.budget = max(self._target_bytes, self.bytes)
+        for scope in list(self._limited_bytes):
             self._make_room_within(scope, 0, now)
 
-        return self.budget > self._wanted_bytes or any(self._excess(scope) > 0 for scope in self._held)
+        return self.budget > self._target_bytes or any(self._excess(scope) > 0 for scope in self._limited_bytes)
 
     @property
-    def _wanted_bytes(self) -> int:
+    def _target_bytes(self) -> int:
         return self.max_bytes or SHARING_ONLY_BYTES
 
     def get(self, scope: str, key: str, now: float) -> Entry | None:
-        """Return the entry if anybody may still be served it, be it stale; an expired one is removed on the way."""
+        """Return an entry, fresh or stale, and count a hit; an expired one is removed."""
         table = self._tables.get(scope)
         if table is None:
             return None
@@ -141,7 +140,7 @@ class MemoryCache:
         return entry
 
     def peek(self, scope: str, key: str) -> Entry | None:
-        """Return the entry as it is, without serving it to anybody."""
+        """Return an entry, expired or not, without counting a hit."""
         return self._tables.get(scope, {}).get(key)
 
     def put(
@@ -155,10 +154,10 @@ class MemoryCache:
         *,
         compressed: bool = False,
     ) -> Insertion:
-        """Store an answer in place of the key's older one, removing expired entries and then victims until it fits.
+        """Replace the key's entry, removing expired entries and then victims until the new one fits.
 
-        An answer that may not be stored still removes the older one: what the key meant has changed.
-        ``age_seconds`` is how old the answer is already.
+        An answer that may not be stored still removes the older one: the older one is out of date. ``age_seconds`` is the
+        age that the answer already has.
         """
         older = self._tables.get(terms.scope, {}).get(key)
         if older is not None:
@@ -178,12 +177,12 @@ class MemoryCache:
         return Insertion(entry, evicted=evicted)
 
     def give_way(self, now: float) -> None:
-        """Make room for what is reserved."""
+        """Evict entries until the reserved bytes fit into the budget."""
         if self.bytes + self.reserved > self.budget:
             self._make_room(0, now)
 
     def delete(self, scope: str, key: str, now: float) -> bool:
-        """Remove an entry; tell whether somebody could still have been served it."""
+        """Remove an entry; return whether it was still live."""
         entry = self._tables.get(scope, {}).get(key)
         if entry is None:
             return False
@@ -196,7 +195,7 @@ class MemoryCache:
         return True
 
     def purge(self, scopes: list[str], tag: str | None, now: float, task: str | None = None) -> int:
-        """Remove the entries of ``scopes`` (those with ``tag``, of ``task``, if these are named); return how many were live."""
+        """Remove the entries of ``scopes``, only those with ``tag`` and of ``task`` if given; return how many were live."""
         removed = 0
         for scope in scopes:
             entries = list(self._tables.get(scope, {}).values())
@@ -213,22 +212,23 @@ class MemoryCache:
         return list(self._tables)
 
     def next_expiry(self) -> float | None:
-        """Return the instant at which some entry will have expired, to the second; None for an empty cache."""
-        order = self._wheel_order
-        while order and order[0] not in self._wheel:
-            heappop(order)
+        """Return the instant, to the second, at which the next entry will have expired; None if the cache is empty."""
+        heap = self._wheel_heap
+        while heap and heap[0] not in self._wheel:
+            heappop(heap)
 
-        return float(order[0]) if order else None
+        return float(heap[0]) if heap else None
 
     def expire(self, now: float) -> int:
-        """Remove entries that have expired, at most a batch of them; return how many."""
+        """Remove a batch of expired entries; return how many."""
         removed = 0
-        while removed < _EXPIRY_BATCH and (second := self.next_expiry()) is not None and second <= now:
+        while removed < _BATCH and (second := self.next_expiry()) is not None and second <= now:
             bucket = self._wheel[int(second)]
-            while bucket.entries and removed < _EXPIRY_BATCH:
+            while bucket.entries and removed < _BATCH:
                 entry = bucket.entries.pop()
                 if entry.alive:
-                    self._leave_table(entry)
+                    self._policy.forget(entry)
+                    self._unlink(entry)
                     entry.value = b""
                     removed += 1
                 else:
@@ -252,10 +252,10 @@ class MemoryCache:
         return evicted
 
     def _make_room_within(self, scope: str, charge: int, now: float) -> int:
-        """Make room in a scope that has a limit. A batch at most: what a lower limit has left over goes by `shrink`."""
+        """Make room in a scope with a limit: at most one batch. `shrink` removes the rest after a limit was lowered."""
         evicted = 0
-        for _ in range(_EXPIRY_BATCH):
-            if self._excess(scope) + charge <= 0 or scope not in self._held:
+        for _ in range(_BATCH):
+            if self._excess(scope) + charge <= 0 or scope not in self._limited_bytes:
                 break
 
             if not self.expire(now):
@@ -266,22 +266,22 @@ class MemoryCache:
         return evicted
 
     def _excess(self, scope: str) -> int:
-        """Return what a scope has too much of; below 0 it is room that is left."""
+        """Return the bytes that a scope holds above its limit; negative if there is room."""
         limit = self._limits.get(namespace_of(scope))
-        return -self.budget if limit is None else self._held.get(scope, 0) - limit
+        return -self.budget if limit is None else self._limited_bytes.get(scope, 0) - limit
 
     def _is_limited(self, scope: str) -> bool:
         return namespace_of(scope) in self._limits
 
     def _evict(self, now: float, scope: str | None = None) -> bool:
-        """Remove the policy's victim, of a scope or of all; tell whether it was live."""
+        """Remove the policy's victim, of a scope or of all; return whether it was live."""
         victim = self._policy.victim(scope)
-        self._drop(victim)
-        self._bury(victim)
+        self._unlink(victim)
+        self._discard(victim)
         if now < victim.expires_at:
             return True
 
-        # Within the second, to which expiry is sorted.
+        # The wheel sorts by whole seconds, so it had not expired this one yet.
         self.expired += 1
         return False
 
@@ -290,7 +290,7 @@ class MemoryCache:
         self.bytes += charge
         self.count += 1
         if self._limits and self._is_limited(entry.terms.scope):
-            self._held[entry.terms.scope] = self._held.get(entry.terms.scope, 0) + charge
+            self._limited_bytes[entry.terms.scope] = self._limited_bytes.get(entry.terms.scope, 0) + charge
 
         if entry.state & COMPRESSED:
             self._count_compressed(entry, 1)
@@ -300,30 +300,28 @@ class MemoryCache:
         bucket = self._wheel.get(second)
         if bucket is None:
             bucket = self._wheel[second] = _Bucket()
-            heappush(self._wheel_order, second)
-            if len(self._wheel_order) > 2 * len(self._wheel) + _SLACK:
-                self._wheel_order = sorted(self._wheel)
+            heappush(self._wheel_heap, second)
+            if len(self._wheel_heap) > 2 * len(self._wheel) + _SLACK:
+                self._wheel_heap = sorted(self._wheel)
 
         bucket.entries.append(entry)
 
     def _remove(self, entry: Entry) -> None:
-        self._leave_table(entry)
-        self._bury(entry)
-
-    def _leave_table(self, entry: Entry) -> None:
         self._policy.forget(entry)
-        self._drop(entry)
+        self._unlink(entry)
+        self._discard(entry)
 
-    def _drop(self, entry: Entry) -> None:
+    def _unlink(self, entry: Entry) -> None:
+        """Take an entry out of its table, the sums and its group."""
         scope = entry.terms.scope
         table = self._tables[scope]
         del table[entry.key]
-        if self._held and scope in self._held:
-            self._held[scope] -= entry.charge
+        if self._limited_bytes and scope in self._limited_bytes:
+            self._limited_bytes[scope] -= entry.charge
 
         if not table:
             del self._tables[scope]
-            self._held.pop(scope, None)
+            self._limited_bytes.pop(scope, None)
 
         self.bytes -= entry.charge
         self.count -= 1
@@ -331,15 +329,15 @@ class MemoryCache:
             self._count_compressed(entry, -1)
 
         if entry.terms.group is not None:
-            entry.terms.group.forget(entry)
+            entry.terms.group.entry_removed(entry)
 
     def _count_compressed(self, entry: Entry, by: int) -> None:
         self.compressed_count += by
         self.compressed_bytes += by * len(entry.value)
         self.uncompressed_bytes += by * entry.answer_bytes
 
-    def _bury(self, entry: Entry) -> None:
-        """Free what a dead entry holds; its wheel's bucket, once half dead, is rebuilt without the dead."""
+    def _discard(self, entry: Entry) -> None:
+        """Free a dead entry's value, and rebuild its bucket of the wheel once half of it is dead."""
         second = _expiry_second(entry)
         bucket = self._wheel[second]
         bucket.dead += 1
@@ -347,7 +345,7 @@ class MemoryCache:
         if 2 * bucket.dead > len(bucket.entries):
             bucket.entries = [other for other in bucket.entries if other.alive]
             bucket.dead = 0
-            # Peers choose lifetimes as they like, so buckets of the dead must not wait for their second to come.
+            # Peers choose lifetimes freely, so an empty bucket must not wait for its second.
             if not bucket.entries:
                 del self._wheel[second]
 

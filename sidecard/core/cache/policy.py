@@ -1,37 +1,36 @@
-"""The cache as the engine uses it: on which terms an answer is kept, and what is counted and told of it."""
+"""Cache policy: what may be stored, for how long, and what is counted and noted about it."""
 
 from sidecard.core import notes
 from sidecard.core.cache.compression import Codec, Compression
 from sidecard.core.cache.entry import (
     COMPRESSED,
     ENTRY_OVERHEAD_BYTES,
-    NO_USAGE,
     TERMS_OVERHEAD_BYTES,
     Entry,
     RemovalListener,
     Terms,
-    own_bytes,
+    unshared_terms_bytes,
 )
 from sidecard.core.cache.memory import Insertion, MemoryCache
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Tell
-from sidecard.core.records import Record
+from sidecard.core.records import NO_USAGE, Record
 from sidecard.core.scopes import covers
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol.wire import Usage
 
-_MAX_REMEMBERED = 4096
+_MAX_SHARED_TERMS = 4096
 
-_MANY = 256
-"""Terms that are shared from the first entry on. Where there are more, the first entry on new ones is charged for them, and
-for the table of its namespace, which they may have to themselves: 700 bytes resident, measured, of an entry charged with 300."""
+_FREE_TERMS = 256
+"""Shared terms that cost nothing. Beyond them, the first entry on new terms is charged for them and for the table of its
+namespace, which may serve it alone: 700 bytes resident, measured, for an entry charged with 300."""
 
-_Names = tuple[str, float, float, str, float, float, str]
+_TermsKey = tuple[str, float, float, str, float, float, str]
 """Scope, time to live, sharing window, backend, stale time, early refresh and task of terms that entries share."""
 
 
 class CachePolicy:
-    """Stores answers. ``codec`` is what compresses large ones, should the settings ask for it."""
+    """Store answers. ``codec`` compresses large ones if the settings ask for it."""
 
     def __init__(self, settings: EngineSettings, count: Counters, codec: Codec | None = None) -> None:
         self.cache = MemoryCache(settings.cache_max_bytes)
@@ -40,43 +39,25 @@ class CachePolicy:
         self.settings = settings
         """May be replaced at any time."""
         self._count = count
-        self._terms: dict[_Names, Terms] = {}
+        self._shared_terms: dict[_TermsKey, Terms] = {}
         self.trust = 0
-        """See `Terms.trust`."""
+        """How often invalidations of other hosts may have been missed; see `Terms.trust`."""
 
     def store(
         self, key: str, value: bytes, now: float, terms: Terms, seconds: float
     ) -> tuple[Entry | None, list[Effect]]:
-        """Store an answer; return the entry that was made of it, if one was, and what is to be told."""
-        kept, compressed = self._kept(value)
-        outcome = self.cache.put(key, kept, now, terms, seconds, compressed=compressed)
-        self._count.stored += outcome.entry is not None
-        return outcome.entry, self._told(outcome, key, kept, terms)
-
-    def _kept(self, value: bytes) -> tuple[bytes, bool]:
-        """Return what is kept of a value, and whether that is compressed."""
-        smaller = self.compression.compressed(value, self.settings.compress_min_bytes)
-        return (value, False) if smaller is None else (smaller, True)
-
-    def _kept_of(self, record: Record) -> tuple[bytes, bool] | None:
-        """Return what is kept of a record's value; None where that is damaged."""
-        if not record.compressed:
-            return self._kept(record.value)
-
-        value = self.compression.expanded(record.value)
-        if value is None:
-            return None
-
-        # Not compressed once more: what has made the record's value is this or another version of the same.
-        wanted = 0 < self.settings.compress_min_bytes <= len(value)
-        return (record.value, True) if wanted else (value, False)
+        """Store an answer; return its entry, or None if it was not stored, and the notes."""
+        kept, compressed = self._compressed(value)
+        insertion = self.cache.put(key, kept, now, terms, seconds, compressed=compressed)
+        self._count.stored += insertion.entry is not None
+        return insertion.entry, self._notes(insertion, key, kept, terms)
 
     def adopt(self, scope: str, key: str, record: Record, now: float) -> tuple[Entry | None, list[Effect]]:
-        """Take an entry of the store into memory; return it, whether it found room or not, and what is to be told.
+        """Copy a store's record into memory; return its entry, even if it was too large to keep, and the notes.
 
-        None where its value is damaged.
+        The entry is None if the record's value is damaged.
         """
-        found = self._kept_of(record)
+        found = self._compressed_of(record)
         if found is None:
             return None, []
 
@@ -91,13 +72,31 @@ class CachePolicy:
             self.settings.stale_seconds,
             task=record.task,
         )
-        outcome = self.cache.put(key, kept, now, terms, record.seconds, record.age_seconds, compressed=compressed)
-        entry = outcome.entry
+        insertion = self.cache.put(key, kept, now, terms, record.seconds, record.age_seconds, compressed=compressed)
+        entry = insertion.entry
         if entry is None:
             state = COMPRESSED if compressed else 0
             entry = Entry(key, kept, now - record.age_seconds, record.seconds, terms, state)
 
-        return entry, self._told(outcome, key, kept, terms)
+        return entry, self._notes(insertion, key, kept, terms)
+
+    def _compressed(self, value: bytes) -> tuple[bytes, bool]:
+        """Return the value to keep, and whether it is compressed."""
+        smaller = self.compression.compress(value, self.settings.compress_min_bytes)
+        return (value, False) if smaller is None else (smaller, True)
+
+    def _compressed_of(self, record: Record) -> tuple[bytes, bool] | None:
+        """Return the value of a record to keep, and whether it is compressed; None if it is damaged."""
+        if not record.compressed:
+            return self._compressed(record.value)
+
+        value = self.compression.decompress(record.value)
+        if value is None:
+            return None
+
+        # Reused as it is: the same codec, perhaps of another version, made the record's value.
+        wanted = 0 < self.settings.compress_min_bytes <= len(value)
+        return (record.value, True) if wanted else (value, False)
 
     def purge(self, namespace: str | None, tag: str | None, now: float, task: str | None = None) -> int:
         """Remove entries by namespace, tag and task; return how many were live."""
@@ -105,38 +104,38 @@ class CachePolicy:
         return self.cache.purge(scopes, tag, now, task)
 
     def distrust(self) -> None:
-        """From now on, every entry that is here is doubted."""
+        """Doubt every entry that is in memory now."""
         self.trust += 1
-        self._terms.clear()
+        self._shared_terms.clear()
 
-    def _told(self, outcome: Insertion, key: str, value: bytes, terms: Terms) -> list[Effect]:
+    def _notes(self, insertion: Insertion, key: str, value: bytes, terms: Terms) -> list[Effect]:
         effects: list[Effect] = []
-        if outcome.evicted:
-            effects.append(Tell(notes.Evicted(outcome.evicted)))
+        if insertion.evicted:
+            effects.append(Tell(notes.Evicted(insertion.evicted)))
 
-        if outcome.too_large:
+        if insertion.too_large:
             self._count.refused_too_large += 1
             effects.append(Tell(notes.EntryRefused(key, len(value), self.cache.max_entry_bytes_in(terms.scope))))
 
         return effects
 
-    def ttl_seconds(self, task: str, *asked: float | None) -> float:
-        """Return how long an answer lives: the first of ``asked`` that says so, else the task's, else the default."""
-        for ttl_seconds in asked:
+    def ttl_seconds(self, task: str, *requested: float | None) -> float:
+        """Return an answer's time to live: the first of ``requested`` that is set, else the task's, else the default."""
+        for ttl_seconds in requested:
             if ttl_seconds is not None:
                 return ttl_seconds
 
         ttl_seconds = self.settings.task(task).ttl_seconds
         return self.settings.ttl_seconds if ttl_seconds is None else ttl_seconds
 
-    def stale_seconds(self, task: str, asked: float | None) -> float:
-        """Return for how long after that it may be served as stale: as ``asked``, else the task's, else the default."""
-        if asked is None:
-            asked = self.settings.task(task).stale_seconds
+    def stale_seconds(self, task: str, requested: float | None) -> float:
+        """Return how long it may be served as stale: ``requested`` if set, else the task's, else the default."""
+        if requested is None:
+            requested = self.settings.task(task).stale_seconds
 
-        return self.settings.stale_seconds if asked is None else asked
+        return self.settings.stale_seconds if requested is None else requested
 
-    def terms(  # noqa: PLR0917 - what entries differ in
+    def terms(  # noqa: PLR0917 - the facts in which entries differ
         self,
         scope: str,
         ttl_seconds: float,
@@ -151,58 +150,54 @@ class CachePolicy:
         group: RemovalListener | None = None,
         group_bytes: int = 0,
     ) -> Terms:
-        """Return the terms of a new entry: one object for all entries that have the same and nothing of their own.
+        """Return the terms of a new entry: one shared object unless it has usage, tags or a group of its own.
 
-        ``group_bytes`` is what the entry costs there.
+        ``group_bytes`` is the entry's charge for its place in the group.
         """
         if not self.cache.caching:
             ttl_seconds = stale_seconds = early_refresh = 0.0
 
+        key = (scope, ttl_seconds, window_seconds, backend, stale_seconds, early_refresh, task)
         if usage != NO_USAGE or tags or group is not None:
-            overhead_bytes = ENTRY_OVERHEAD_BYTES + own_bytes(backend, usage, tags, task) + group_bytes
-            return Terms(
-                scope,
-                ttl_seconds,
-                window_seconds,
-                backend,
-                usage,
-                tags,
-                overhead_bytes,
-                self.trust,
-                stale_seconds,
-                early_refresh,
-                task,
-                group,
-            )
+            extra_bytes = unshared_terms_bytes(backend, usage, tags, task) + group_bytes
+            return self._terms(key, extra_bytes, usage, tags, group)
 
-        names = (scope, ttl_seconds, window_seconds, backend, stale_seconds, early_refresh, task)
-        terms = self._terms.get(names)
+        terms = self._shared_terms.get(key)
         if terms is not None and terms.overhead_bytes == ENTRY_OVERHEAD_BYTES:
             return terms
 
-        return self._shared(names, are_new=terms is None)
+        extra_bytes = 0
+        if terms is None:
+            # Peers may invent any number of terms, so the table is bounded.
+            if len(self._shared_terms) >= _MAX_SHARED_TERMS:
+                self._shared_terms.clear()
 
-    def _shared(self, names: _Names, *, are_new: bool) -> Terms:
-        """Return terms that the entries to come share; the first one on new terms may have to pay for them."""
-        overhead_bytes = ENTRY_OVERHEAD_BYTES
-        if are_new:
-            # Peers may invent as many of these as they like, so remembering them is bounded.
-            if len(self._terms) >= _MAX_REMEMBERED:
-                self._terms.clear()
+            if len(self._shared_terms) >= _FREE_TERMS:
+                extra_bytes = TERMS_OVERHEAD_BYTES
 
-            if len(self._terms) >= _MANY:
-                overhead_bytes += TERMS_OVERHEAD_BYTES
+        terms = self._shared_terms[key] = self._terms(key, extra_bytes)
+        return terms
 
-        scope, ttl_seconds, window_seconds, backend, stale_seconds, early_refresh, task = names
-        terms = self._terms[names] = Terms(
+    def _terms(
+        self,
+        key: _TermsKey,
+        extra_bytes: int,
+        usage: Usage = NO_USAGE,
+        tags: tuple[str, ...] = (),
+        group: RemovalListener | None = None,
+    ) -> Terms:
+        scope, ttl_seconds, window_seconds, backend, stale_seconds, early_refresh, task = key
+        return Terms(
             scope,
             ttl_seconds,
             window_seconds,
             backend,
-            overhead_bytes=overhead_bytes,
-            trust=self.trust,
-            stale_seconds=stale_seconds,
-            early_refresh=early_refresh,
-            task=task,
+            usage,
+            tags,
+            ENTRY_OVERHEAD_BYTES + extra_bytes,
+            self.trust,
+            stale_seconds,
+            early_refresh,
+            task,
+            group,
         )
-        return terms

@@ -1,92 +1,91 @@
-"""What a byte of the cache earns by an answer: what it would cost to fetch it anew, for each byte that it takes.
+"""Eviction priority: what it would cost to fetch an answer again, per byte of memory, relative to what is usual.
 
-An answer's cost is counted in the first of these currencies that is known of it:
+The cost of an answer is counted in the first of these currencies that is known:
 
-- dollars, where its call cost some;
-- seconds, where the call was free or nobody said what it cost;
-- calls, where it was put by somebody who made no call: each is one.
+- dollars, if its call cost some;
+- seconds, if the call was free or its cost was not reported;
+- calls, if a peer put it without making a call: each counts as one.
 
-Currencies do not convert into each other, so each has a scale of its own: the running median of what newcomers cost in it
-for each byte. An answer's worth is how many times that median it costs. So the usual local answer weighs as much as the
-usual dear one, and where all cost and take the same, each is worth exactly 1 and hits alone decide.
+Currencies do not convert into each other, so each has its own scale: the running median of the cost per byte of new entries.
+An answer's priority is its cost per byte divided by that median. So the usual local answer weighs as much as the usual
+expensive one, and if all answers have equal cost and size, each has priority 1 and hits alone decide.
 
-The median, and no mean: whoever reports costs that are none moves it by one step a report, whatever the number,
-and `MAX_PRIORITY` is all that an answer gains by one. The median is of newcomers, not of what is in the cache: it follows them.
+Why a median and not a mean: a false report of any size moves the median by one step, and `MAX_PRIORITY` is all that an answer
+gains by it. Why of new entries and not of all: the median follows the workload.
 """
 
 from sidecard.core.cache.entry import Entry
 
 MAX_PRIORITY = 256.0
-"""What costs more times the usual counts as this. On the workloads of `sidecard bench --eviction`, where costs are lognormal,
-64 instead saves 1 to 2 % fewer dollars."""
+"""Upper bound. On the workloads of `sidecard bench --eviction`, with lognormal costs, 64 saves 1 to 2 % fewer dollars."""
 
 MIN_PRIORITY = 1 / 64
-"""What costs less than this share of the usual counts as this."""
+"""Lower bound."""
 
-_LEAST_STEP = 1 / 256
-"""How far one newcomer moves the median, in relation to it, where newcomers are as often above as below."""
+_MIN_STEP = 1 / 256
+"""Relative step of the median per new entry while entries above and below alternate."""
 
-_MOST_STEP = 1 / 16
-"""And where it is far off. So a scale that began at a billion times what is usual is right after some 500 newcomers,
-and one that a hundred in a row lie to is off by some hundred times, not by what they say."""
+_MAX_STEP = 1 / 16
+"""Relative step while the median is far off. A scale that starts a billion times too high is right after some 500 new
+entries, and a hundred false reports in a row move it by a factor of some hundred, not by what they claim."""
 
 _FASTER = 1.2
 _SLOWER = 1 / 2
 
 
-class _Scale:
-    """A running median, by the smallest of stochastic approximations: a step up for what is above, down for what is below.
+class _RunningMedian:
+    """A median by stochastic approximation: one step up for a sample above it, one step down for a sample below.
 
-    Steps grow while they lead in one direction, and shrink when they turn (as in Rprop, Riedmiller and Braun 1993).
+    Steps grow while the direction stays and shrink when it turns (as in Rprop, Riedmiller and Braun 1993).
     """
 
-    __slots__ = ("_step", "_upwards", "median")
+    __slots__ = ("_step", "_upwards", "value")
 
     def __init__(self) -> None:
-        self.median = 0.0
-        self._step = _LEAST_STEP
+        self.value = 0.0
+        self._step = _MIN_STEP
         self._upwards = True
 
-    def learn(self, amount: float) -> None:
-        if self.median == 0:
-            self.median = amount
+    def add(self, sample: float) -> None:
+        if self.value == 0:
+            self.value = sample
 
-        if amount == self.median:
+        if sample == self.value:
             return
 
-        upwards = amount > self.median
+        upwards = sample > self.value
         if upwards == self._upwards:
-            self._step = min(_MOST_STEP, self._step * _FASTER)
+            self._step = min(_MAX_STEP, self._step * _FASTER)
         else:
-            self._step = max(_LEAST_STEP, self._step * _SLOWER)
+            self._step = max(_MIN_STEP, self._step * _SLOWER)
 
         self._upwards = upwards
         if upwards:
-            self.median *= 1 + self._step
+            self.value *= 1 + self._step
         else:
-            self.median /= 1 + self._step
+            self.value /= 1 + self._step
 
 
 class Priorities:
-    """Weighs entries against those that came before."""
+    """Compute priorities against the medians of the entries seen so far."""
 
     def __init__(self) -> None:
-        self._dollars = _Scale()
-        self._seconds = _Scale()
-        self._calls = _Scale()
+        self._dollars = _RunningMedian()
+        self._seconds = _RunningMedian()
+        self._calls = _RunningMedian()
 
     def learn(self, entry: Entry) -> float:
-        """Take a newcomer into account; return what it is worth."""
-        scale, amount = self._counted(entry)
-        scale.learn(amount)
-        return _within(amount / scale.median)
+        """Add a new entry to its median; return the entry's priority."""
+        median, cost = self._cost_per_byte(entry)
+        median.add(cost)
+        return _bounded(cost / median.value)
 
     def of(self, entry: Entry) -> float:
-        """Return what an entry is worth by now."""
-        scale, amount = self._counted(entry)
-        return _within(amount / scale.median)
+        """Return the current priority of an entry."""
+        median, cost = self._cost_per_byte(entry)
+        return _bounded(cost / median.value)
 
-    def _counted(self, entry: Entry) -> tuple[_Scale, float]:
+    def _cost_per_byte(self, entry: Entry) -> tuple[_RunningMedian, float]:
         dollars = entry.dollars
         if dollars > 0:
             return self._dollars, dollars / entry.charge
@@ -97,5 +96,5 @@ class Priorities:
         return self._calls, 1 / entry.charge
 
 
-def _within(worth: float) -> float:
-    return min(MAX_PRIORITY, max(MIN_PRIORITY, worth))
+def _bounded(priority: float) -> float:
+    return min(MAX_PRIORITY, max(MIN_PRIORITY, priority))

@@ -100,7 +100,7 @@ class Calls:
             return [_id_in_use(peer, request)]
 
         if request.vector is not None:
-            wrong = self.similar.complaint(scope, request)
+            wrong = self.similar.validate(scope, request)
             if wrong is not None:
                 return [error(peer, request, "bad_request", wrong)]
 
@@ -139,7 +139,7 @@ class Calls:
                 return self._lookups.begin(scope, flight, peer, request, now)
 
             if (request.embeds or request.vector is not None) and flight is None and old is None:
-                effects = self.similar.answer(scope, peer, request, now)
+                effects = self._serving.similar(self.similar, scope, peer, request, now)
                 if effects is not None:
                     return effects
 
@@ -328,7 +328,7 @@ class Calls:
     ) -> tuple[bool, list[Effect]]:
         """Store the answer of a flight in memory, and let the store keep it."""
         begin = lease.request
-        keeping = self.similar.keeping(flight.scope, flight.key, begin)
+        placement = self.similar.placement(flight.scope, flight.key, begin)
         terms = self._shelf.terms(
             flight.scope,
             self._shelf.ttl_seconds(begin.task, request.ttl_seconds, begin.ttl_seconds),
@@ -339,14 +339,14 @@ class Calls:
             self._shelf.stale_seconds(begin.task, begin.stale_seconds),
             self.settings.task(begin.task).early_refresh,
             begin.task,
-            group=None if keeping is None else keeping.group,
-            group_bytes=0 if keeping is None else keeping.charge,
+            group=None if placement is None else placement.group,
+            group_bytes=0 if placement is None else placement.charge,
         )
         self._failures.forget(flight.scope, flight.key)
         entry, effects = self._shelf.store(flight.key, value, now, terms, seconds)
         if entry is not None:
-            if keeping is not None:
-                self.similar.keep(keeping, flight.key)
+            if placement is not None:
+                self.similar.index(placement, flight.key)
 
             claim, flight.claim = flight.claim, ""
             replace = begin.mode == "refresh" or lease.early

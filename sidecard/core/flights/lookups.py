@@ -484,7 +484,7 @@ class Lookups:
         for waiter in list(flight.waiters.values()):
             request = waiter.request
             if (request.embeds or request.vector is not None) and (waiter.looking or request.mode == "refresh"):
-                answered = self._similar.answer(flight.scope, waiter.peer, request, now)
+                answered = self._serving.similar(self._similar, flight.scope, waiter.peer, request, now)
                 if answered is not None:
                     self._flights.leave(waiter)
                     effects += answered

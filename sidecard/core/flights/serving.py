@@ -8,6 +8,7 @@ from sidecard.core.accounts.billing import Billing
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.cache.compression import Compression
 from sidecard.core.cache.entry import COMPRESSED, Entry
+from sidecard.core.cache.similarity import SimilarAnswers
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
@@ -71,8 +72,36 @@ class Serving:
         """Return an entry's answer as it is sent."""
         return self._compression.answer(entry)
 
-    def similar(self, peer: Peer, request: wire.Begin, entry: Entry, similarity: float, now: float) -> list[Effect]:
-        """Serve the entry of a similar request, which is in its time."""
+    def similar(
+        self, answers: SimilarAnswers, scope: str, peer: Peer, request: wire.Begin, now: float
+    ) -> list[Effect] | None:
+        """Answer a begin that has neither entry nor flight by a similar request's entry, or by asking for the vector.
+
+        None if similarity does not apply or nothing similar is stored; the begin then goes on as without it.
+        """
+        if not answers.applies(request):
+            return None
+
+        if request.vector is None:
+            if not request.embeds:
+                return None
+
+            self._count.vectors_wanted += 1
+            return [Send(peer.id, wire.VectorWanted(request.id))]
+
+        if request.mode == "refresh":
+            return None
+
+        for entry, similarity in answers.candidates(scope, request, now):
+            if not request.stream or self._streams.fits(self.value(entry)):
+                entry.touch()
+                return self._similar_hit(peer, request, entry, similarity, now)
+
+        return None
+
+    def _similar_hit(
+        self, peer: Peer, request: wire.Begin, entry: Entry, similarity: float, now: float
+    ) -> list[Effect]:
         terms, dollars = entry.terms, entry.dollars
         self._books.of(request.task).hit_similar(entry)
         self._count.hits += 1

@@ -1,6 +1,5 @@
 """The entries themselves, without flights: `get`, `put`, `delete`, `purge`."""
 
-from sidecard.core.cache.entry import NO_USAGE
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
@@ -8,6 +7,7 @@ from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.flights import Flights
 from sidecard.core.flights.lookups import Lookups
 from sidecard.core.flights.serving import Serving
+from sidecard.core.records import NO_USAGE
 from sidecard.core.replies import error, not_yours
 from sidecard.core.scopes import Scopes
 from sidecard_client.protocol import wire

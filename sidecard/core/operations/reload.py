@@ -75,7 +75,7 @@ class ReloadOperation:
         for part in (self._calls, self._granting, self._admission, self._shelf):
             part.settings = settings
 
-        self._calls.similar.go_by(settings)
+        self._calls.similar.reconfigure(settings)
         flights.lease_seconds = settings.lease_seconds
         self._retries.settings = settings.retries
         self._scopes.share(settings.shared_namespaces)

@@ -8,7 +8,7 @@ field                what it is
 ===================  ================================================================================================
 ``value``            the entry, in the versioned envelope of `sealed`
 ``until``            when it expires, in milliseconds of the server's clock (hosts' clocks are never compared)
-``tags``             `sidecard.core.records.Record.marks`, each between two zero bytes
+``tags``             `sidecard.core.records.Record.index_tags`, each between two zero bytes
 ``claim``            the host and flight that compute the key: a fence, since it is never used twice
 ``claimed_until``    when that claim expires unless it is renewed, as ``until``
 ===================  ================================================================================================

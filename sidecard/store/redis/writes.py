@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import Removed, StoreAnswered, StoreGauges, StoreMeasured, Unavailable
-from sidecard.core.records import marks_of
+from sidecard.core.records import index_tags_of_purge
 from sidecard.core.scopes import covers
 from sidecard.store.pending import UNANSWERED, Pending, Wish
 from sidecard.store.redis.connections import Link, Run
@@ -199,7 +199,9 @@ class Writing:
         record = self._aged(wish).record
         milliseconds = max(1, int(record.remaining_seconds * 1000))
         notice = self._news.of_key("stored", wish.scope, wish.key)
-        return Run(WRITE, name, (how, wish.claim, sealed(record), milliseconds, marked(record.marks), CHANNEL, notice))
+        return Run(
+            WRITE, name, (how, wish.claim, sealed(record), milliseconds, marked(record.index_tags), CHANNEL, notice)
+        )
 
     def _aged(self, write: StoreWrite) -> StoreWrite:
         age_seconds = max(0.0, self._clock() - write.made_at)
@@ -209,7 +211,7 @@ class Writing:
         # Told before, so that flights in progress anywhere store nothing; and after, for what was read in between.
         news = ("PUBLISH", CHANNEL, self._news.of_purge(purge.namespace, purge.tag, purge.task))
         await link.exchange([news])
-        marks = tuple(marked((mark,)) for mark in marks_of(purge.tag, purge.task))
+        marks = tuple(marked((mark,)) for mark in index_tags_of_purge(purge.tag, purge.task))
         count = 0
         async for page in link.names(pattern(purge.namespace)):
             places = [(name, scope_and_key(name)) for name in page]

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from sidecard.adapters.zstd import Zstd
-from sidecard.core.cache.compression import expanded
+from sidecard.core.cache.compression import decompress
 from sidecard.core.effects import StoreWrite
 from sidecard.core.records import Record
 from sidecard.errors import SidecardError
@@ -198,7 +198,7 @@ def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, Line]]:
 
 
 def _answer(record: Record) -> bytes | None:
-    return expanded(Zstd(), record.value) if record.compressed else record.value
+    return decompress(Zstd(), record.value) if record.compressed else record.value
 
 
 def _terms(record: Record) -> Terms:

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from sidecard.core.cache.entry import MAX_ASKED
+from sidecard.core.cache.entry import MAX_RECENT_HITS
 from sidecard.core.cache.memory import MAX_ENTRY_SHARE
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
-from sidecard.core.records import Record, marks_of
+from sidecard.core.records import Record, index_tags_of_purge
 from sidecard.errors import SidecardError
 from sidecard.store.pending import Wish
 from sidecard.store.sqlite.rows import Row, record_of, row_of
@@ -231,7 +231,7 @@ class Writer:
                     case StoreRemove(_, scope, key):
                         removed.append(self._remove(scope, key, now))
                     case StorePurge(_, namespace, tag, task):
-                        removed.append(self._purge(namespace, marks_of(tag, task), now))
+                        removed.append(self._purge(namespace, index_tags_of_purge(tag, task), now))
                     case StoreWrite():
                         removed.append(0)
                         count, stored = self._write(wish, made_at, now)
@@ -275,7 +275,7 @@ class Writer:
         ghost = hash((wish.scope, wish.key))
         queue = int(ghost in self._ghosts)
         self._ghosts.pop(ghost, None)
-        tags = msgspec.json.encode(record.marks).decode() if record.marks else None
+        tags = msgspec.json.encode(record.index_tags).decode() if record.index_tags else None
         row = row_of(wish.scope, wish.key, record, float(made_at), float(expires_at))
         self._turn += 1
         self._run(
@@ -332,7 +332,7 @@ class Writer:
     def _touch(self, touched: Iterable[int]) -> None:
         self._connection.executemany(
             "UPDATE entries SET asked = asked + 1 WHERE id = ? AND asked < ?",
-            [(number, MAX_ASKED) for number in touched],
+            [(number, MAX_RECENT_HITS) for number in touched],
         )
 
     def _make_room(self, charge: int, now: float) -> int:

@@ -6,11 +6,10 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from sidecard.config.schema import Limits
-from sidecard.core.cache.entry import NO_USAGE
 from sidecard.core.effects import StoreAsk, StoreRelease, StoreWrite
 from sidecard.core.engine import Engine
 from sidecard.core.events import Absent, Event, Peer, SettingsRead, StoreEvent
-from sidecard.core.records import Record
+from sidecard.core.records import NO_USAGE, Record
 from sidecard.core.settings import EngineSettings
 from sidecard.server.buffers import BufferBudget
 from sidecard.server.connection import PeerConnection, ServerContext

@@ -9,7 +9,7 @@ import pytest
 from sidecard.adapters.zstd import Zstd
 from sidecard.core import notes
 from sidecard.core.cache.compression import MAX_BYTES
-from sidecard.core.cache.entry import SIZE_BYTES, Entry
+from sidecard.core.cache.entry import SIZE_PREFIX_BYTES, Entry
 from sidecard.core.effects import StoreWrite
 from sidecard.core.events import Absent, Found
 from sidecard.core.records import Record
@@ -43,7 +43,7 @@ def entry_of(host: Host, key: str = "key") -> Entry:
 def compressed(value: Any) -> bytes:
     """Return a value as it is kept."""
     plain = wire.pack(value)
-    return len(plain).to_bytes(SIZE_BYTES, "big") + Zstd().compress(plain)
+    return len(plain).to_bytes(SIZE_PREFIX_BYTES, "big") + Zstd().compress(plain)
 
 
 def record(value: bytes, *, is_compressed: bool = True) -> Record:
@@ -274,8 +274,8 @@ def test_a_record_that_finds_no_room_is_served_all_the_same() -> None:
     [
         b"",
         compressed(TEXT)[:-1],
-        b"\xff\xff\xff\xff" + compressed(TEXT)[SIZE_BYTES:],
-        b"\x00\x00\x00\x10" + compressed(TEXT)[SIZE_BYTES:],
+        b"\xff\xff\xff\xff" + compressed(TEXT)[SIZE_PREFIX_BYTES:],
+        b"\x00\x00\x00\x10" + compressed(TEXT)[SIZE_PREFIX_BYTES:],
         wire.pack(TEXT),
     ],
 )

@@ -200,9 +200,9 @@ def test_refresh_looks_for_nothing_similar_and_leaves_its_answer_to_others() -> 
     ("vector", "said"),
     [
         (b"12345", "5 bytes are not a whole count"),
-        (struct.pack("<2f", 1.0, math.nan), "infinite, or none"),
-        (struct.pack("<2f", 1.0, math.inf), "infinite, or none"),
-        ((1.0, 1e300), "infinite, or none"),
+        (struct.pack("<2f", 1.0, math.nan), "infinite or not a number"),
+        (struct.pack("<2f", 1.0, math.inf), "infinite or not a number"),
+        ((1.0, 1e300), "infinite or not a number"),
         ((0.0, 0.0), "all of its numbers are 0"),
         (struct.pack("<3f", 1.0, 2.0, 3.0), "has 3 dimensions, and those of its group have 2"),
     ],
@@ -550,7 +550,7 @@ def test_a_similar_hit_keeps_its_entry_as_its_own_hits_do() -> None:
     cache = host.engine._shelf.cache
     entry = cache.peek(cache.scopes()[0], "a")
     assert entry is not None
-    assert entry.asked == 0
+    assert entry.recent_hits == 0
     asks(alice, "b", NEAR)
 
-    assert entry.asked == 1
+    assert entry.recent_hits == 1

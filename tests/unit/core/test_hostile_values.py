@@ -3,7 +3,7 @@
 from msgspec import Raw
 
 from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES
-from sidecard.core.cache.policy import _MANY
+from sidecard.core.cache.policy import _FREE_TERMS
 from sidecard.core.flights.streams import CHUNK_OVERHEAD_BYTES, chunks_of
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Begin, Put
@@ -67,9 +67,9 @@ def test_entries_that_share_nothing_with_others_are_charged_for_that() -> None:
     """A namespace, or a lifetime, for each entry would else hold more than twice what the cache may."""
     host = Host()
     usual = put(host, "k")
-    for number in range(2 * _MANY):
+    for number in range(2 * _FREE_TERMS):
         charge = put(host, "k", namespace=f"n{number}", ttl_seconds=1000 + number / 7)
-        assert charge == usual + TERMS_OVERHEAD_BYTES * (number >= _MANY - 1), number
+        assert charge == usual + TERMS_OVERHEAD_BYTES * (number >= _FREE_TERMS - 1), number
 
     assert usual == 1 + 1 + ENTRY_OVERHEAD_BYTES
 
@@ -77,9 +77,9 @@ def test_entries_that_share_nothing_with_others_are_charged_for_that() -> None:
 def test_from_the_second_entry_on_terms_are_shared_however_many_there_are() -> None:
     """A host may have a thousand namespaces that are really used."""
     host = Host()
-    for number in range(2 * _MANY):
+    for number in range(2 * _FREE_TERMS):
         put(host, "first", namespace=f"n{number}")
 
-    second, third = (put(host, key, namespace=f"n{2 * _MANY - 1}") for key in ("second", "third"))
+    second, third = (put(host, key, namespace=f"n{2 * _FREE_TERMS - 1}") for key in ("second", "third"))
     assert second == len("second") + 1 + ENTRY_OVERHEAD_BYTES
     assert third == second - 1

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from sidecard.adapters.zstd import Zstd
-from sidecard.core.cache.compression import MAX_BYTES, MIN_SAVED_SHARE, RECENT_SHARE, Compression, expanded
-from sidecard.core.cache.entry import COMPRESSED, SIZE_BYTES, Entry, Terms, size_before
+from sidecard.core.cache.compression import MAX_BYTES, MIN_SAVED_SHARE, RECENT_SHARE, Compression, decompress
+from sidecard.core.cache.entry import COMPRESSED, SIZE_PREFIX_BYTES, Entry, Terms, original_size
 from sidecard.core.cache.memory import MemoryCache
 from sidecard_client.protocol.wire import MAX_FRAME_BYTES
 
@@ -39,7 +39,7 @@ def compression(max_bytes: int = 64 * 1024 * 1024) -> tuple[Compression, Countin
 
 def kept(of: Compression, value: bytes) -> Entry:
     """Return an entry of a value that is compressed."""
-    data = of.compressed(value, 1)
+    data = of.compress(value, 1)
     assert data is not None
     return Entry("key", data, 0.0, 1.0, TERMS, COMPRESSED)
 
@@ -57,58 +57,58 @@ def kept(of: Compression, value: bytes) -> Entry:
 )
 def test_what_is_off_small_huge_or_noise_is_kept_as_it_is(value: bytes, min_bytes: int) -> None:
     """And 0 is off, however large the value."""
-    assert compression()[0].compressed(value, min_bytes) is None
+    assert compression()[0].compress(value, min_bytes) is None
 
 
 @pytest.mark.parametrize("value", [TEXT, b"x" * MAX_BYTES])
 def test_what_is_compressed_begins_with_its_size_and_comes_back(value: bytes) -> None:
     """At both ends of what is compressed at all."""
     of, codec = compression()
-    data = of.compressed(value, len(value))
+    data = of.compress(value, len(value))
     assert data is not None
-    assert size_before(data) == len(value)
+    assert original_size(data) == len(value)
     assert len(data) <= len(value) * (1 - MIN_SAVED_SHARE)
-    assert expanded(codec, data) == value
-    assert of.expanded(data) == value
+    assert decompress(codec, data) == value
+    assert of.decompress(data) == value
 
 
 def test_compressing_must_save_an_eighth() -> None:
     """Noise with so much text that it does, and with a little less."""
     of, _ = compression()
-    just = [size for size in range(0, 4000, 10) if of.compressed(noise(4000 - size) + b"x" * size, 1) is not None]
+    just = [size for size in range(0, 4000, 10) if of.compress(noise(4000 - size) + b"x" * size, 1) is not None]
     assert 500 <= just[0] <= 540
     assert just == list(range(just[0], 4000, 10))
     for size in range(just[0] - 20, just[0] + 20):
-        data = of.compressed(noise(4000 - size) + b"x" * size, 1)
+        data = of.compress(noise(4000 - size) + b"x" * size, 1)
         assert data is None or len(data) <= 4000 * (1 - MIN_SAVED_SHARE)
 
 
 def test_without_a_codec_nothing_is_compressed_and_what_is_cannot_be_read() -> None:
     """A store may have it from who has one."""
     of = Compression(None, MemoryCache(1000))
-    assert of.compressed(TEXT, 1) is None
-    data = compression()[0].compressed(TEXT, 1)
+    assert of.compress(TEXT, 1) is None
+    data = compression()[0].compress(TEXT, 1)
     assert data is not None
-    assert of.expanded(data) is None
+    assert of.decompress(data) is None
 
 
 @pytest.mark.parametrize(
     "data",
     [
         b"",
-        b"\x00" * SIZE_BYTES,
+        b"\x00" * SIZE_PREFIX_BYTES,
         b"\x00" * 20,
-        len(TEXT).to_bytes(SIZE_BYTES, "big") + Zstd().compress(TEXT)[:-1],
-        (len(TEXT) - 1).to_bytes(SIZE_BYTES, "big") + Zstd().compress(TEXT),
-        (len(TEXT) + 1).to_bytes(SIZE_BYTES, "big") + Zstd().compress(TEXT),
-        (MAX_FRAME_BYTES + 1).to_bytes(SIZE_BYTES, "big") + Zstd().compress(b"\x00" * (MAX_FRAME_BYTES + 1)),
+        len(TEXT).to_bytes(SIZE_PREFIX_BYTES, "big") + Zstd().compress(TEXT)[:-1],
+        (len(TEXT) - 1).to_bytes(SIZE_PREFIX_BYTES, "big") + Zstd().compress(TEXT),
+        (len(TEXT) + 1).to_bytes(SIZE_PREFIX_BYTES, "big") + Zstd().compress(TEXT),
+        (MAX_FRAME_BYTES + 1).to_bytes(SIZE_PREFIX_BYTES, "big") + Zstd().compress(b"\x00" * (MAX_FRAME_BYTES + 1)),
         b"\xff\xff\xff\xff" + Zstd().compress(TEXT),
-        len(TEXT).to_bytes(SIZE_BYTES, "big") + Zstd().compress(b"\x00" * 50_000_000),
+        len(TEXT).to_bytes(SIZE_PREFIX_BYTES, "big") + Zstd().compress(b"\x00" * 50_000_000),
     ],
 )
 def test_what_a_store_has_may_be_damaged_or_a_bomb(data: bytes) -> None:
     """It is never given more room than it says, nor more than a value may have."""
-    assert expanded(Zstd(), data) is None
+    assert decompress(Zstd(), data) is None
 
 
 def test_an_answer_is_the_value_compressed_or_not() -> None:
@@ -142,7 +142,7 @@ def test_what_is_remembered_is_bounded() -> None:
     assert codec.expanded == 4
     of.answer(entries[0])
     assert codec.expanded == 5
-    assert of._recent_size == sum(len(memoryview(answer)) for answer in of._recent.values()) == 3 * size
+    assert of._recent_bytes == sum(len(memoryview(answer)) for answer in of._recent.values()) == 3 * size
     large = kept(of, b"x" * 5 * size)
     of.answer(large)
     of.answer(large)
@@ -158,4 +158,4 @@ def test_a_smaller_cache_remembers_less() -> None:
 
     of._cache.resize(int(1.5 * 20_000 / RECENT_SHARE), 0.0)
     of.answer(kept(of, b"d" * 20_000))
-    assert of._recent_size == 20_000
+    assert of._recent_bytes == 20_000

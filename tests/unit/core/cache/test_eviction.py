@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sidecard.core.cache.entry import MAX_ASKED, MAX_TIMES, Entry, Terms
-from sidecard.core.cache.eviction import MOST_UNASKED, GreedyDual
+from sidecard.core.cache.entry import MAX_EARLIER_HITS, MAX_RECENT_HITS, Entry, Terms
+from sidecard.core.cache.eviction import MAX_UNUSED_PRIORITY, GreedyDual
 from sidecard_client.protocol.wire import Usage
 
 TERMS = Terms("1000:default", 300.0, 60.0, "default")
@@ -22,7 +22,7 @@ def entry(name: str, asked: int = 0, dollars: float | None = None, scope: str = 
 def admitted(policy: GreedyDual, *entries: Entry) -> None:
     """Take entries in, in order, and then the hits that they had before."""
     for one in entries:
-        asked = one.asked
+        asked = one.recent_hits
         policy.admit(one)
         for _ in range(asked):
             one.touch()
@@ -72,7 +72,7 @@ def test_hits_add_up_over_the_looks_and_no_further_than_can_be_kept() -> None:
         for _ in range(5):
             favourite.touch()
 
-        assert favourite.asked == MAX_ASKED
+        assert favourite.recent_hits == MAX_RECENT_HITS
         admitted(policy, entry(f"x{look}"))
         while policy.victim().key != f"x{look}":
             pass
@@ -80,9 +80,9 @@ def test_hits_add_up_over_the_looks_and_no_further_than_can_be_kept() -> None:
         admitted(policy, entry(f"y{look}", asked=3))
         assert favourite.alive
         # It is looked at when it is due, which is not in each round.
-        assert favourite.times <= MAX_TIMES
+        assert favourite.earlier_hits <= MAX_EARLIER_HITS
 
-    assert 3 <= favourite.times <= MAX_TIMES
+    assert 3 <= favourite.earlier_hits <= MAX_EARLIER_HITS
 
 
 def test_a_dear_answer_stays_longer_than_a_cheap_one() -> None:
@@ -110,7 +110,7 @@ def test_a_ghost_that_comes_back_goes_on_from_its_hits() -> None:
     back = entry("a")
     admitted(policy, back, entry("b"))
 
-    assert back.times == 1
+    assert back.earlier_hits == 1
     assert leaving(policy, 2) == ["b", "a"]
 
 
@@ -118,7 +118,7 @@ def test_a_ghost_that_comes_back_goes_on_from_its_hits() -> None:
 def test_what_nobody_asks_for_leaves_whatever_it_is_said_to_have_cost(dollars: float) -> None:
     """A peer that reports huge costs fills the cache for a while, and not for ever: usual newcomers push it out.
 
-    The bound is the one that `MOST_UNASKED` promises: so many lives of a newcomer, here of 100 entries each.
+    The bound is the one that `MAX_UNUSED_PRIORITY` promises: so many lives of a newcomer, here of 100 entries each.
     """
     policy = GreedyDual()
     for number in range(1000):
@@ -137,7 +137,7 @@ def test_what_nobody_asks_for_leaves_whatever_it_is_said_to_have_cost(dollars: f
         turns += 1
         admitted(policy, entry(f"later{turns}", dollars=0.01))
         policy.victim()
-        assert turns < 1.3 * MOST_UNASKED * 100
+        assert turns < 1.3 * MAX_UNUSED_PRIORITY * 100
 
     assert turns > 100
 
@@ -173,7 +173,7 @@ def test_tombstones_in_the_middle_are_tidied_in_bulk() -> None:
         admitted(policy, one)
         policy.forget(one)
 
-    kept = [one for level in policy._common.levels.values() for run in level.runs for one in run.entries]
+    kept = [one for level in policy._common.levels.values() for batch in level.batches for one in batch.entries]
     assert len(kept) < 100
     assert leaving(policy, 1) == ["head"]
 
@@ -188,7 +188,7 @@ def test_levels_have_few_runs_however_many_entries_come() -> None:
 
     levels = policy._common.levels.values()
     assert sum(level.alive for level in levels) == 1000
-    assert max(len(level.runs) for level in levels) <= 20
+    assert max(len(level.batches) for level in levels) <= 20
 
 
 def of_scope(name: str) -> Callable[[str], bool]:
@@ -197,9 +197,9 @@ def of_scope(name: str) -> Callable[[str], bool]:
 
 
 def test_a_scope_that_is_set_apart_has_victims_of_its_own() -> None:
-    """And the first that is due in any room is the victim of all: in the room whose limit was met, time has passed already."""
+    """And the first that is due in any partition is the victim of all: in the partition whose limit was met, time has passed already."""
     policy = GreedyDual()
-    policy.set_apart(of_scope("team"))
+    policy.partition(of_scope("team"))
     admitted(policy, entry("a"), entry("b", scope="team"), entry("c"), entry("d", scope="team"))
 
     assert leaving(policy, 1, "team") == ["b"]
@@ -211,7 +211,7 @@ def test_a_scope_that_is_set_apart_has_victims_of_its_own() -> None:
 def test_a_room_of_its_own_ages_by_itself() -> None:
     """Where only its own limit is met, nobody else's leaving lets a dear answer become due."""
     policy = GreedyDual()
-    policy.set_apart(of_scope("team"))
+    policy.partition(of_scope("team"))
     admitted(policy, *(entry(f"usual{number}", scope="team", dollars=0.01) for number in range(20)))
     dear = entry("dear", dollars=1.0, scope="team")
     elsewhere = entry("elsewhere", dollars=0.01)
@@ -231,13 +231,13 @@ def test_a_room_of_its_own_ages_by_itself() -> None:
 def test_setting_apart_loses_nobody_and_keeps_the_order(apart: str) -> None:
     """Entries move to other rooms, and leave when they would have."""
     usual, moved = GreedyDual(), GreedyDual()
-    moved.set_apart(of_scope("other"))
+    moved.partition(of_scope("other"))
     for policy in (usual, moved):
         for number in range(200):
             scope = ("team", "other", "third")[number % 3]
             admitted(policy, entry(f"entry{number}", number % 3, 0.01 * (1 + number % 5), scope))
 
-    moved.set_apart(of_scope(apart))
+    moved.partition(of_scope(apart))
     gone, as_usual = leaving(moved, 200), leaving(usual, 200)
     assert sorted(gone) == sorted(as_usual)
     assert len(set(gone)) == 200

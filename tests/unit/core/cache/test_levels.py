@@ -11,7 +11,7 @@ TERMS = Terms("scope", 300.0, 0.0, "default")
 def at(level: int, name: str = "key") -> Entry:
     """Return an entry of a level."""
     entry = Entry(name, b"", 0.0, 1.0, TERMS)
-    entry.settle(0, level)
+    entry.set_level(0, level)
     return entry
 
 
@@ -31,29 +31,29 @@ def test_all_values_have_a_level(value: float) -> None:
 
 def test_the_first_due_is_found_among_all_levels() -> None:
     """A valuable one that has been there for long is due before one that just came."""
-    room = Partition()
-    room.push(at(level_of(4.0), "valuable"), 0.0)
-    room.push(at(level_of(1.0), "late"), 10.0)
-    due, number = room.next_due()
+    partition = Partition()
+    partition.push(at(level_of(4.0), "valuable"), 0.0)
+    partition.push(at(level_of(1.0), "late"), 10.0)
+    due, number = partition.next_due()
     assert due == pytest.approx(4.0, rel=0.2)
-    assert room.pop(number).key == "valuable"
-    assert room.pop(room.next_due()[1]).key == "late"
-    assert not room.levels
+    assert partition.pop(number).key == "valuable"
+    assert partition.pop(partition.next_due()[1]).key == "late"
+    assert not partition.levels
 
 
 def test_entries_that_come_together_share_a_run() -> None:
     """In order, and due with the first of them: a little early."""
-    room = Partition()
+    partition = Partition()
     number = level_of(1.0)
     for position in range(100):
-        room.push(at(number, str(position)), position / 100)
+        partition.push(at(number, str(position)), position / 100)
 
-    assert 10 < len(room.levels[number].runs) < 20
+    assert 10 < len(partition.levels[number].batches) < 20
     dues = []
     for position in range(100):
-        due, _ = room.next_due()
+        due, _ = partition.next_due()
         assert position / 100 - 1 / 16 <= due - 1.0 <= position / 100 + 1e-9
         dues.append(due)
-        assert room.pop(number).key == str(position)
+        assert partition.pop(number).key == str(position)
 
     assert dues == sorted(dues)

@@ -188,7 +188,7 @@ def test_churn_of_one_key_leaves_no_dead_entries() -> None:
 
     assert sum(len(bucket.entries) for bucket in cache._wheel.values()) <= 2
     assert isinstance(cache._policy, GreedyDual)
-    assert sum(len(run.entries) for level in cache._policy._common.levels.values() for run in level.runs) < 200
+    assert sum(len(batch.entries) for level in cache._policy._common.levels.values() for batch in level.batches) < 200
 
 
 def test_entries_of_many_lifetimes_that_leave_early_leave_nothing_behind() -> None:
@@ -200,7 +200,7 @@ def test_entries_of_many_lifetimes_that_leave_early_leave_nothing_behind() -> No
         cache.delete("1000:default", "key", 0.0)
 
     assert len(cache._wheel) == 1
-    assert len(cache._wheel_order) < 100
+    assert len(cache._wheel_heap) < 100
     assert cache.next_expiry() == 1001.0
     cache.delete("1000:default", "stays", 0.0)
     assert cache.next_expiry() is None

@@ -144,7 +144,7 @@ def test_looking_leaves_no_trace() -> None:
 
     assert host.stats() == before
     (entry,) = host.engine._shelf.cache._tables["1000:default"].values()
-    assert entry.asked == 0
+    assert entry.recent_hits == 0
 
 
 def test_another_uids_entry_is_not_there() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecard.core.records import Record, marks_of
+from sidecard.core.records import Record, index_tags_of_purge
 from sidecard.core.scopes import covers
 from sidecard.store.redis.scripts import entry_name, marked, opened, pattern, scope_and_key, sealed
 from sidecard_client.protocol.wire import Usage
@@ -40,8 +40,8 @@ def test_an_envelope_of_a_version_without_tasks_has_none() -> None:
 )  # fmt: skip
 def test_marks_find_what_a_purge_takes(tag: str | None, task: str | None, taken: bool) -> None:
     """Tags and task, all that are named; a task is no tag."""
-    lying = marked(RECORD.marks)
-    assert all(marked((mark,)) in lying for mark in marks_of(tag, task)) is taken
+    lying = marked(RECORD.index_tags)
+    assert all(marked((mark,)) in lying for mark in index_tags_of_purge(tag, task)) is taken
 
 
 @pytest.mark.parametrize(
