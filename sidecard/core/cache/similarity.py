@@ -179,9 +179,7 @@ class SimilarAnswers:
             return wrong
 
         if request.group is None:
-            return (
-                "vector: group is missing; name the requests among which to search, as sidecard_client.keys.fingerprint does"
-            )
+            return "vector: group is missing; name the requests among which to search, as sidecard_client.keys.fingerprint does"
 
         dimensions, group = len(vector) // BYTES_PER_NUMBER, self.groups.get(_key(scope, request))
         if group is not None and group.dimensions != dimensions:
