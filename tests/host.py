@@ -16,28 +16,28 @@ from sidecard.adapters.zstd import Zstd
 from sidecard.core.cache.compression import Codec
 from sidecard.core.cache.similarity import IndexFactory
 from sidecard.core.effects import (
-    AskRoom,
+    AwaitRead,
     CallRecord,
-    ChangeLog,
+    EmitNote,
     LogCall,
     ReadSettings,
     Send,
-    StoreAsk,
+    SetLogLevel,
     StoreEffect,
-    Tell,
+    StoreRead,
 )
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
     Answer,
+    BacklogRead,
     DrainExpired,
     DrainRequested,
     Event,
-    NoteMade,
+    NoteEmitted,
     Peer,
     PeerJoined,
     PeerLost,
     RequestReceived,
-    RoomForMore,
     SettingsRead,
     StoreAnswered,
     Tick,
@@ -159,7 +159,7 @@ class Host:
         self.levels: list[wire.LogLevel] = []
         self.reloads: list[ReadSettings] = []
         """Who wants the settings read again."""
-        self.behind: list[AskRoom] = []
+        self.behind: list[AwaitRead] = []
         """Who is sent no more before it has read."""
         self._peers = 0
 
@@ -177,29 +177,29 @@ class Host:
         for effect in self.engine.handle(event, self.now):
             if isinstance(effect, Send):
                 self.actors[effect.peer].inbox.append(effect.reply)
-            elif isinstance(effect, Tell):
+            elif isinstance(effect, EmitNote):
                 self.notes.append(effect.note)
                 made.append(effect.note)
             elif isinstance(effect, LogCall):
                 self.logged.append(effect.record)
-            elif isinstance(effect, ChangeLog):
+            elif isinstance(effect, SetLogLevel):
                 self.levels.append(effect.level)
             elif isinstance(effect, ReadSettings):
                 self.reloads.append(effect)
-            elif isinstance(effect, AskRoom):
+            elif isinstance(effect, AwaitRead):
                 self.behind.append(effect)
             else:
                 self.wanted.append(effect)
 
         if self.engine.watched:
             for note in made:
-                self.happens(NoteMade(note))
+                self.happens(NoteEmitted(note))
 
     def all_have_read(self) -> None:
         """Let all who are behind have room for more, once."""
         behind, self.behind = self.behind, []
         for ask in behind:
-            self.happens(RoomForMore(ask.peer, ask.request_id))
+            self.happens(BacklogRead(ask.peer, ask.request_id))
 
     def passes(self, seconds: float) -> None:
         """Let time pass, with a tick at every instant that the engine asks for."""
@@ -215,10 +215,10 @@ class Host:
         wanted, self.wanted = self.wanted, []
         return wanted
 
-    def asked(self) -> StoreAsk:
+    def asked(self) -> StoreRead:
         """Return the one question that the store was asked since the last time."""
         (ask,) = self.wants()
-        assert isinstance(ask, StoreAsk), ask
+        assert isinstance(ask, StoreRead), ask
         return ask
 
     def answers(self, ticket: int, answer: Answer) -> None:

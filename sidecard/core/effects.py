@@ -1,4 +1,4 @@
-"""What to do: the only way for the engine to act on the world. The counterpart of `sidecard.core.events`."""
+"""Effects: the only way for the engine to act on the world. The counterpart of `sidecard.core.events`."""
 
 from typing import Literal
 
@@ -14,57 +14,57 @@ class Send(Struct, frozen=True):
 
     peer: int
     reply: AnyReply
-    late_answer_of: type[Request] = Begin
-    """What was asked, where the answer is not that of the event at hand."""
+    answer_to: type[Request] = Begin
+    """Class of the answered request, where an earlier event carried it."""
 
 
-class AskRoom(Struct, frozen=True):
-    """Say by `sidecard.core.events.RoomForMore` when the peer has read most of what it was sent, or ``all`` of it."""
+class AwaitRead(Struct, frozen=True):
+    """Report by `sidecard.core.events.BacklogRead` when the peer has read most of its backlog, or ``all`` of it."""
 
     peer: int
     request_id: int
     all: bool = False
 
 
-class ChangeLog(Struct, frozen=True):
-    """Let the log say what is of ``level`` and above from now on."""
+class SetLogLevel(Struct, frozen=True):
+    """Log events of ``level`` and above from now on."""
 
     level: LogLevel
 
 
 class ReadSettings(Struct, frozen=True):
-    """Read the settings again, for a peer that has asked for it. Ends in `sidecard.core.events.SettingsRead`."""
+    """Reread the settings at a peer's request. Ends in `sidecard.core.events.SettingsRead`."""
 
     peer: int
     request_id: int
 
 
-class Tell(Struct, frozen=True):
-    """Let the listeners of notes know a fact."""
+class EmitNote(Struct, frozen=True):
+    """Pass a note to its listeners: log, metrics and watchers."""
 
     note: Note
 
 
-class StoreAsk(Struct, frozen=True):
-    """Ask the store for a key's entry; one `StoreAnswered` follows, whatever happens.
+class StoreRead(Struct, frozen=True):
+    """Read a key's entry from the store; exactly one `StoreAnswered` follows.
 
-    Where the store is shared, ``claim`` asks in the same breath for the right to compute the key, should there be no entry.
-    Without ``look``, entries are passed by (a refresh): only who computes the key is of interest.
+    ``claim`` also requests the claim of the key from a shared store, in the same round trip, in case there is no entry.
+    Without ``read_entry`` only the claim is requested, as a refresh does.
     """
 
     ticket: int
     scope: str
     key: str
     claim: bool = False
-    look: bool = True
+    read_entry: bool = True
 
 
 class StoreWrite(Struct, frozen=True):
-    """Keep an entry, soon.
+    """Write an entry to the store, soon.
 
-    ``claim`` is the claim under which it was computed: if that is no longer current, a shared store refuses.
-    Without one, an entry that a shared store has meanwhile got from another host stays, unless this is to ``replace`` it.
-    ``made_at`` is the instant from which the record's age counts, on the engine's clock: a write may wait for long.
+    ``claim`` is the claim under which the entry was computed; a shared store rejects the write if it is no longer current.
+    Without a claim, an entry that another host has written meanwhile stays, unless ``replace`` is set.
+    ``made_at`` is the instant, on the engine's clock, from which the record's age counts: writes may be delayed.
     """
 
     scope: str
@@ -76,7 +76,7 @@ class StoreWrite(Struct, frozen=True):
 
 
 class StoreRelease(Struct, frozen=True):
-    """Give a claim back, of which no entry came. ``unshared``: there is an answer, which may be given to nobody else."""
+    """Release a claim that led to no entry. ``unshared``: there is an answer, but other callers may not have it."""
 
     scope: str
     key: str
@@ -85,7 +85,7 @@ class StoreRelease(Struct, frozen=True):
 
 
 class StoreRemove(Struct, frozen=True):
-    """Remove a key's entry, and void its claim; a `StoreAnswered` follows."""
+    """Remove a key's entry and void its claim; a `StoreAnswered` follows."""
 
     ticket: int
     scope: str
@@ -93,7 +93,7 @@ class StoreRemove(Struct, frozen=True):
 
 
 class StorePurge(Struct, frozen=True):
-    """Remove the entries that `sidecard.core.scopes.covers` by ``namespace``, that have ``tag`` and are of ``task``; None is any.
+    """Remove the entries that match ``namespace`` (see `sidecard.core.scopes.covers`), ``tag`` and ``task``; None is any.
 
     A `StoreAnswered` follows.
     """
@@ -105,7 +105,7 @@ class StorePurge(Struct, frozen=True):
 
 
 class ShareSpending(Struct, frozen=True):
-    """Let other hosts know what this run has spent of a budget within a period, in all."""
+    """Publish this run's total spending of a budget in one period to other hosts."""
 
     budget: str
     period: int
@@ -117,12 +117,12 @@ CallSource = Literal["upstream", "cache", "stale", "shared", "failed", "rejected
 
 
 class CallRecord(Struct, frozen=True, omit_defaults=True):
-    """One call as it ended, for the call log. ``prompt`` and ``answer`` are msgpack, and there only where they are kept."""
+    """One ended call, for the call log. ``prompt`` and ``answer`` are msgpack; both are optional."""
 
     source: CallSource
     task: str
     namespace: str
-    """With the uid it is private to: ``1000:default``."""
+    """With the uid that it is private to: ``1000:default``."""
     uid: int
     pid: int
     key: str | None = None
@@ -133,12 +133,12 @@ class CallRecord(Struct, frozen=True, omit_defaults=True):
     billed_dollars: float = 0.0
     saved_dollars: float = 0.0
     seconds: float = 0.0
-    """``upstream``, ``failed``: how long the backend took. Otherwise how long the caller waited."""
+    """``upstream``, ``failed``: the backend's time. Otherwise the caller's waiting time."""
     age_seconds: float = 0.0
     reason: str = ""
-    """``failed``: the kind of failure. ``rejected``: why."""
+    """``failed``: the kind of failure. ``rejected``: the reason."""
     error: str = ""
-    """The type of the exception, where there was one."""
+    """The exception's type, if there was one."""
     trace: str = ""
     prompt: bytes | None = None
     answer: bytes | None = None
@@ -150,5 +150,5 @@ class LogCall(Struct, frozen=True):
     record: CallRecord
 
 
-StoreEffect = StoreAsk | StoreWrite | StoreRelease | StoreRemove | StorePurge | ShareSpending
-Effect = Send | Tell | AskRoom | LogCall | ChangeLog | ReadSettings | StoreEffect
+StoreEffect = StoreRead | StoreWrite | StoreRelease | StoreRemove | StorePurge | ShareSpending
+Effect = Send | EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings | StoreEffect

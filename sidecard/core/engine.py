@@ -20,25 +20,24 @@ from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.cache.similarity import IndexFactory, SimilarAnswers
 from sidecard.core.counters import Counters
 from sidecard.core.events import (
-    BreakerOpenedElsewhere,
+    BacklogRead,
     DrainExpired,
     DrainRequested,
     EntriesPurged,
     Event,
-    Happening,
+    InvalidationsMissed,
     KeyChanged,
-    NewsMissed,
-    NoteMade,
+    NoteEmitted,
     Peer,
     PeerJoined,
     PeerLost,
+    RemoteBreakerOpened,
+    RemoteSpending,
     RequestReceived,
-    RoomForMore,
     SettingsRead,
-    SpentElsewhere,
     StoreAnswered,
     StoreMeasured,
-    StoreTurned,
+    StoreStateChanged,
     Tick,
 )
 from sidecard.core.flights.calls import Calls
@@ -206,23 +205,23 @@ class Engine:
             wire.Reload: reloading.ask,
         }
 
-        self._hear: dict[type[Happening], Callable[[Any, float], list[Effect]]] = {
+        self._hear: dict[type[Any], Callable[[Any, float], list[Effect]]] = {
             PeerJoined: self._joined,
             PeerLost: self._lost,
-            RoomForMore: self._has_room,
-            NoteMade: watching.made,
+            BacklogRead: self._has_room,
+            NoteEmitted: watching.made,
             Tick: lambda _, now: calls.tick(now),
             DrainRequested: lambda _, now: calls.drain(now),
             DrainExpired: lambda _, now: calls.give_up_draining(now),
             SettingsRead: reloading.read,
             StoreAnswered: lookups.answered,
-            StoreTurned: lookups.turned,
+            StoreStateChanged: lookups.turned,
             KeyChanged: lookups.key_changed,
             EntriesPurged: lookups.purged,
-            NewsMissed: lookups.news_missed,
+            InvalidationsMissed: lookups.news_missed,
             StoreMeasured: lookups.measured,
-            BreakerOpenedElsewhere: switches.opened_elsewhere,
-            SpentElsewhere: accounts.spent_elsewhere,
+            RemoteBreakerOpened: switches.opened_elsewhere,
+            RemoteSpending: accounts.spent_elsewhere,
         }
 
     def handle(self, event: Event, now: float) -> "list[Effect]":
@@ -251,12 +250,12 @@ class Engine:
         self._watching.cancel(peer, request.target)
         return self._calls.cancel(peer, request, now)
 
-    def _has_room(self, event: RoomForMore, now: float) -> "list[Effect]":
+    def _has_room(self, event: BacklogRead, now: float) -> "list[Effect]":
         return self._calls.room_for_more(event, now) + self._watching.has_room(event, now)
 
     @property
     def watched(self) -> bool:
-        """Some peer wants to hear of notes: they are to come back as `NoteMade`."""
+        """Some peer wants to hear of notes: they are to come back as `NoteEmitted`."""
         return bool(self._watching)
 
     def next_deadline(self) -> float | None:

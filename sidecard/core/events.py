@@ -1,7 +1,4 @@
-"""What happened: the only way for the engine to learn anything.
-
-The counterpart to events are effects (`sidecard.core.effects`).
-"""
+"""Events: the only way for the engine to learn anything. The counterpart of `sidecard.core.effects`."""
 
 from typing import Any, Literal
 
@@ -14,13 +11,13 @@ from sidecard_client.protocol.wire import AnyRequest, StoreState
 
 
 class Peer(Struct, frozen=True, gc=False):
-    """One connection and whom the kernel says is at its other end, as of ``connect()``.
+    """One connection, with the credentials that the kernel recorded at ``connect()``.
 
-    ``pid`` is 0 where the peer lives in another pid namespace, so nothing is ever keyed on it.
+    ``pid`` is 0 if the peer lives in another pid namespace, so no table is keyed on it.
     """
 
     id: int
-    """Never used twice in one run of the daemon."""
+    """Never reused within a run of the daemon."""
     uid: int
     gid: int
     pid: int
@@ -41,34 +38,34 @@ class PeerJoined(Struct, frozen=True):
 
 
 class PeerLost(Struct, frozen=True):
-    """A peer's connection has ended, for whatever reason; nothing reaches it any more."""
+    """A peer's connection has ended, for any reason; replies no longer reach it."""
 
     peer: Peer
 
 
-class RoomForMore(Struct, frozen=True):
-    """A peer has read most of what it was sent: the stream that answers its begin of that id may go on."""
+class BacklogRead(Struct, frozen=True):
+    """A peer has read most of its backlog, as `sidecard.core.effects.AwaitRead` requested for one of its requests."""
 
     peer: int
     request_id: int
 
 
-class NoteMade(Struct, frozen=True):
-    """A note was told, while some peer wants to hear of notes."""
+class NoteEmitted(Struct, frozen=True):
+    """A note was emitted while at least one peer watches notes."""
 
     note: Note
 
 
 class Tick(Struct, frozen=True):
-    """The instant that `Engine.next_deadline` named has come."""
+    """The instant of `Engine.next_deadline` has passed."""
 
 
 class DrainRequested(Struct, frozen=True):
-    """The daemon is about to stop: no new leases, the flights in progress may end."""
+    """The daemon is stopping: no new leases, flights in progress may end."""
 
 
 class DrainExpired(Struct, frozen=True):
-    """The time to drain is over: every waiter gets its end now."""
+    """The time to drain has passed: every waiter is answered now."""
 
 
 class Found(Struct, frozen=True):
@@ -78,48 +75,48 @@ class Found(Struct, frozen=True):
 
 
 class Absent(Struct, frozen=True):
-    """The store has no entry; ``claim``, where it is not empty, is the right to compute one, over all hosts."""
+    """The store has no entry. A non-empty ``claim`` is the right, among all hosts, to compute one."""
 
     claim: str = ""
 
 
-class Elsewhere(Struct, frozen=True):
-    """Another host computes the key. It is to be asked for again after so long, or when there are news of it."""
+class ClaimedRemotely(Struct, frozen=True):
+    """Another host holds the key's claim. Read again after ``ask_again_seconds``, or when the key changes."""
 
     ask_again_seconds: float
 
 
 class Removed(Struct, frozen=True):
-    """So many entries, which somebody could still have been served, were removed."""
+    """The store has removed ``count`` entries that could still have been served."""
 
     count: int
 
 
 class Unavailable(Struct, frozen=True):
-    """The store did not do it. What was to be removed is removed later, should the store come back."""
+    """The store did not execute the request. Removals are retried once the store is back."""
 
 
-Answer = Found | Absent | Elsewhere | Removed | Unavailable
+Answer = Found | Absent | ClaimedRemotely | Removed | Unavailable
 
 
 class StoreAnswered(Struct, frozen=True):
-    """The store's one answer to a question."""
+    """The store's one answer to the request with this ticket."""
 
     ticket: int
     answer: Answer
 
 
-class StoreTurned(Struct, frozen=True):
-    """How the store is from now on: never ``none``. ``reason`` is a sentence; empty where it is up."""
+class StoreStateChanged(Struct, frozen=True):
+    """The store's new state, never ``none``. ``reason`` is a sentence, empty while the store is up."""
 
     state: StoreState
     reason: str = ""
 
 
 class KeyChanged(Struct, frozen=True):
-    """Another host has ended its computation of a key, or has changed its entry otherwise.
+    """Another host has ended its computation of a key or has changed its entry.
 
-    ``released``: it has no answer; ``unshared``: it has one that it may give to nobody.
+    ``released``: without an answer; ``unshared``: with an answer that it may not share.
     """
 
     scope: str
@@ -128,19 +125,19 @@ class KeyChanged(Struct, frozen=True):
 
 
 class EntriesPurged(Struct, frozen=True):
-    """Another host purges."""
+    """Another host has purged entries."""
 
     namespace: str | None
     tag: str | None
     task: str | None = None
 
 
-class NewsMissed(Struct, frozen=True):
-    """News of other hosts may have been lost: what the memory has of the store's entries may no longer be so."""
+class InvalidationsMissed(Struct, frozen=True):
+    """Invalidations of other hosts may have been lost: entries in memory may be outdated."""
 
 
 class StoreGauges(Struct, frozen=True):
-    """What a store has to show; each as `sidecard_client.protocol.wire.Stats` has it."""
+    """A store's gauges; each is defined in `sidecard_client.protocol.wire.Stats`."""
 
     store_entries: int = 0
     store_bytes: int = 0
@@ -154,20 +151,20 @@ class StoreGauges(Struct, frozen=True):
 
 
 class StoreMeasured(Struct, frozen=True):
-    """How much the store has done and has to do."""
+    """The store's gauges have new values."""
 
     gauges: StoreGauges
 
 
-class BreakerOpenedElsewhere(Struct, frozen=True):
-    """The breaker of another host has opened, and stays so for ``seconds``."""
+class RemoteBreakerOpened(Struct, frozen=True):
+    """The breaker of another host has opened, for ``seconds``."""
 
     backend: str
     seconds: float
 
 
-class SpentElsewhere(Struct, frozen=True):
-    """Other hosts, or earlier runs of this one, have spent so much of a budget in this ``period``, in all."""
+class RemoteSpending(Struct, frozen=True):
+    """Total spending of a budget in ``period`` by other hosts and by earlier runs of this one."""
 
     budget: str
     period: int
@@ -175,32 +172,30 @@ class SpentElsewhere(Struct, frozen=True):
 
 
 class SettingsRead(Struct, frozen=True):
-    """The settings were read again: by `sidecard.core.effects.ReadSettings`, or because a signal said so."""
+    """The settings were reread, because of `sidecard.core.effects.ReadSettings` or of a signal."""
 
     settings: EngineSettings | None = None
-    """What holds from now on; None where nothing changes, because of ``problems``."""
+    """The settings from now on; None if ``problems`` prevent a change."""
     shown: dict[str, Any] = {}
     origins: dict[str, str] = {}
     changed: dict[str, Any] = {}
     needs_restart: list[str] = []
     problems: list[str] = []
     asked_by: tuple[int, int] | None = None
-    """The peer and the id of its request."""
+    """Peer id and request id of the requester."""
 
 
 StoreEvent = (
     StoreAnswered
-    | StoreTurned
+    | StoreStateChanged
     | KeyChanged
     | EntriesPurged
-    | NewsMissed
+    | InvalidationsMissed
     | StoreMeasured
-    | BreakerOpenedElsewhere
-    | SpentElsewhere
+    | RemoteBreakerOpened
+    | RemoteSpending
 )
-Happening = (
-    PeerJoined | PeerLost | RoomForMore | NoteMade | Tick | DrainRequested | DrainExpired | SettingsRead | StoreEvent
-)
-"""What is nobody's request."""
+PeerEvent = PeerJoined | PeerLost | BacklogRead
+LifecycleEvent = Tick | DrainRequested | DrainExpired | SettingsRead | NoteEmitted
 
-Event = RequestReceived | Happening
+Event = RequestReceived | PeerEvent | StoreEvent | LifecycleEvent

@@ -1,7 +1,7 @@
-"""Facts worth telling, as data. Logs and metrics listen to notes; the core knows neither.
+"""Notes: facts for operators, as data. Log, metrics and watchers listen to them; the core knows neither.
 
-A note is for what an operator may want to read. What happens on every call is counted in the ledger instead.
-``key`` is cut, and ``message`` left out but for its exception, by `sidecard.core.operations.watch.fields_of` and not here.
+What happens on every call is no note; the ledger counts it.
+`sidecard.core.operations.watch.fields_of` truncates ``key`` and reduces ``message`` to the exception's type.
 """
 
 from typing import Literal
@@ -16,7 +16,7 @@ OpenCause = Literal["failures", "slow", "retry_after", "probes", "operator", "el
 
 
 class LeaseEnded(Struct, frozen=True):
-    """A lease ended otherwise than by `complete`; ``outcome`` says how."""
+    """A lease ended without `complete`; ``outcome`` is the cause."""
 
     outcome: Outcome
     key: str | None
@@ -27,7 +27,7 @@ class LeaseEnded(Struct, frozen=True):
 
 
 class Reelected(Struct, frozen=True):
-    """A waiter became the holder. ``elections`` counts those of the flight."""
+    """A waiter became the holder. ``elections`` counts the elections of the flight."""
 
     key: str
     lease: str
@@ -36,7 +36,7 @@ class Reelected(Struct, frozen=True):
 
 
 class FlightFailed(Struct, frozen=True):
-    """A flight ended without an answer; ``waiters`` were told."""
+    """A flight ended without an answer; ``waiters`` is how many callers were notified."""
 
     key: str
     kind: str
@@ -45,7 +45,7 @@ class FlightFailed(Struct, frozen=True):
 
 
 class StaleLeaseRefused(Struct, frozen=True):
-    """A message came with a lease that is not current, and changed nothing."""
+    """A message named a lease that is not current; it was ignored."""
 
     op: str
     lease: str
@@ -53,7 +53,7 @@ class StaleLeaseRefused(Struct, frozen=True):
 
 
 class EntryRefused(Struct, frozen=True):
-    """An answer was larger than an entry may be and was not stored."""
+    """An answer above the entry size limit was not stored."""
 
     key: str
     size_bytes: int
@@ -61,27 +61,27 @@ class EntryRefused(Struct, frozen=True):
 
 
 class Evicted(Struct, frozen=True):
-    """Live entries were removed to make room, ``count`` of them in one go."""
+    """One insertion removed ``count`` live entries to make room."""
 
     count: int
 
 
 class Saturated(Struct, frozen=True):
-    """A table has reached its bound, so a begin was answered ``rejected: busy``."""
+    """A table has reached its limit, so a begin was rejected as ``busy``."""
 
     table: Table
     limit: int
 
 
 class DrainStarted(Struct, frozen=True):
-    """No new leases from now on."""
+    """The daemon grants no new leases from now on."""
 
     flights: int
     waiters: int
 
 
 class BreakerOpened(Struct, frozen=True):
-    """A backend gets no calls for ``seconds`` (None: until an operator says so). Counts are those of the window."""
+    """A backend receives no calls for ``seconds`` (None: until an operator acts). Counts are of the window."""
 
     backend: str
     cause: OpenCause
@@ -93,7 +93,7 @@ class BreakerOpened(Struct, frozen=True):
 
 
 class BreakerProbing(Struct, frozen=True):
-    """A breaker lets ``probes`` calls through."""
+    """A half-open breaker admits ``probes`` calls."""
 
     backend: str
     probes: int
@@ -101,28 +101,28 @@ class BreakerProbing(Struct, frozen=True):
 
 
 class BreakerClosed(Struct, frozen=True):
-    """A backend gets calls again."""
+    """A backend receives calls again."""
 
     backend: str
     generation: int
 
 
 class BreakerDisabled(Struct, frozen=True):
-    """An operator keeps a breaker from tripping."""
+    """An operator has disabled a breaker: it never opens."""
 
     backend: str
     generation: int
 
 
 class QueueFull(Struct, frozen=True):
-    """As many callers wait for a backend's permit as may, so a begin was answered ``rejected: saturated``."""
+    """The queue for a backend's permits is full, so a begin was rejected as ``saturated``."""
 
     backend: str
     limit: int
 
 
 class BudgetSpent(Struct, frozen=True):
-    """A budget is used up for the rest of its period; where it is hard, calls that cost are refused."""
+    """A budget is spent for the rest of its period; if it is hard, paid calls are rejected."""
 
     budget: str
     dollars: float
@@ -132,14 +132,14 @@ class BudgetSpent(Struct, frozen=True):
 
 
 class StoreFailed(Struct, frozen=True):
-    """The store is as ``state`` says from now on, ``down`` or ``read_only``, for ``reason``."""
+    """The store became ``down`` or ``read_only``, for ``reason``."""
 
     state: StoreState
     reason: str
 
 
 class StoreRecovered(Struct, frozen=True):
-    """The store is up again. ``pending`` entries and removals are written now."""
+    """The store is up again; ``pending`` entries and removals are being written."""
 
     pending: int
 

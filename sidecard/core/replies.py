@@ -1,4 +1,4 @@
-"""Replies that more than one part of the engine gives."""
+"""Error replies that several parts of the engine send."""
 
 from sidecard.core.effects import Send
 from sidecard.core.events import Peer
@@ -6,17 +6,22 @@ from sidecard_client.protocol import wire
 
 
 def error(peer: Peer, request: wire.Request, code: wire.ErrorCode, message: str) -> Send:
-    """Refuse a request."""
+    """Reply to a request with an error."""
     return Send(peer.id, wire.Error(request.id, code, message))
 
 
 def for_operators(peer: Peer, request: wire.Request, op: str) -> Send:
-    """Refuse what only operators may do."""
+    """Deny an operation that only operators may use."""
     return error(peer, request, "denied", f"{op} is for operators: root, the daemon's own uid, or [operators]")
 
 
 def not_yours(peer: Peer, request: wire.Request, namespace: str) -> Send:
-    """Refuse a namespace."""
-    return error(
-        peer, request, "denied", f"namespace {namespace!r} is not yours to name: leave the part before the colon out"
-    )
+    """Deny a namespace that belongs to another uid."""
+    text = f"namespace {namespace!r} belongs to another uid: leave the part before the colon out"
+    return error(peer, request, "denied", text)
+
+
+def id_in_use(peer: Peer, request: wire.Request) -> Send:
+    """Reject a request whose id an unanswered request of the same connection uses."""
+    text = f"id {request.id} is already waiting on this connection: use an id once, or cancel it first"
+    return error(peer, request, "bad_request", text)

@@ -1,4 +1,4 @@
-"""What the engine may be told, each with its default and where the default comes from."""
+"""The engine's settings, with their defaults and where the defaults come from."""
 
 from typing import Literal
 
@@ -10,19 +10,19 @@ from sidecard_client.protocol.wire import Locality, Route, is_local
 TimeoutsCount = Literal["failure", "slow", "nothing"]
 StoreKind = Literal["none", "own", "shared"]
 Cacheability = Literal["always", "deterministic", "never"]
-"""Which answers of a task are stored: all; those of requests that are meant to have one answer, as far as their callers know;
-none. Calls in flight are shared whatever it is."""
+"""Which answers of a task are stored: all, only those of requests that their callers declare deterministic, or none.
+Calls in flight are shared in any case."""
 
 
 class SharedWith(Struct, frozen=True):
-    """Who may use a namespace that is not private to one uid."""
+    """The users of a shared namespace."""
 
     everyone: bool = False
     uids: frozenset[int] = frozenset()
     gids: frozenset[int] = frozenset()
 
     def admits(self, uid: int, gid: int) -> bool:
-        """Tell whether a peer of these credentials shares the namespace."""
+        """Tell whether a peer with these credentials may use the namespace."""
         return self.everyone or uid in self.uids or gid in self.gids
 
 
@@ -31,52 +31,52 @@ class BreakerSettings(Struct, frozen=True):
 
     window_seconds: float = 60.0
     window_calls: int = 100
-    """At most so many of the latest outcomes count, however young."""
+    """Most outcomes in the window; the latest count."""
     min_calls: int = 10
-    """With fewer outcomes in the window nothing is concluded: one failure of one call is no outage."""
+    """Fewest outcomes for a decision: one failure of one call is no outage."""
     failure_rate: float = 0.5
     slow_rate: float = 0.8
     slow_seconds: float = 60.0
-    """A call that took longer is slow. 0: none is."""
+    """A longer call is slow. 0: no call is."""
     slow_first_chunk_seconds: float = 0.0
-    """A call whose first piece took longer is slow. 0: none is."""
+    """A call with a later first chunk is slow. 0: no call is."""
     open_seconds: float = 10.0
-    """Doubled each time that the breaker opens again, without having been closed for a window between."""
+    """Doubled at each further opening, until the breaker has stayed closed for one window."""
     max_open_seconds: float = 300.0
     probes: int = 1
-    """Calls that are let through to learn whether to close: their outcomes, all of them, decide."""
+    """Calls that a half-open breaker admits; all of their outcomes decide whether it closes."""
     probe_seconds: float = 60.0
-    """A probe without an outcome for so long counts as failed; at least ``slow_seconds``."""
+    """A probe without an outcome after this time counts as failed; at least ``slow_seconds``."""
     enabled: bool = True
-    """False: measured, never trips."""
+    """False: the breaker measures but never opens."""
 
 
 class BackendSettings(Struct, frozen=True):
-    """What is known of a backend beforehand. 0 means no limit, None means not known."""
+    """Configuration of one backend. 0 means no limit, None means unknown."""
 
     locality: Locality = "remote"
     max_concurrent: int = 0
     max_queue: int = 512
-    """Callers that may wait for a permit. Precedent: Ollama's queue of 512."""
+    """Most callers that wait for a permit. Precedent: Ollama's queue of 512."""
     adaptive: bool = False
-    """Whether the limit moves below ``max_concurrent`` with the time to the first chunk, or per token."""
+    """Adapt the limit, up to ``max_concurrent``, to the time to the first chunk or per token."""
     requests_per_minute: float = 0.0
     tokens_per_minute: float = 0.0
     input_dollars_per_million_tokens: float | None = None
     output_dollars_per_million_tokens: float | None = None
     weight: float = 1.0
-    """Its share under the route ``weighted``."""
+    """Relative share of calls under the route ``weighted``."""
     timeouts: TimeoutsCount = "failure"
-    """What it counts as that a caller's patience ended."""
+    """How a caller's own timeout is scored: failure, slow, or nothing."""
     breaker: BreakerSettings = BreakerSettings()
 
 
 LOCAL_MAX_CONCURRENT = 4
-"""Permits of a local backend for which nothing is said. Precedent: llama.cpp's server with 4 slots."""
+"""Default permits of a local backend. Precedent: llama.cpp's server with 4 slots."""
 
 
 def settings_of_unnamed(name: str) -> BackendSettings:
-    """Return what holds for a backend of which the configuration says nothing."""
+    """Return the settings of a backend that the configuration does not name."""
     if name == "local":
         return BackendSettings(locality="local", max_concurrent=LOCAL_MAX_CONCURRENT)
 
@@ -84,45 +84,45 @@ def settings_of_unnamed(name: str) -> BackendSettings:
 
 
 class BudgetSettings(Struct, frozen=True):
-    """What calls may cost within a period. Periods are aligned to the epoch: 86400 s are days that end at midnight UTC."""
+    """Most dollars per period. Periods are aligned to the epoch: 86400 s are days that end at midnight UTC."""
 
     dollars: float
     period_seconds: float = 86400.0
     task: str | None = None
-    """None is all tasks."""
+    """None: all tasks."""
     backend: str | None = None
     hard: bool = False
-    """Whether calls that would cost are refused beyond it, or only a note is made."""
+    """Reject paid calls once the budget is spent; otherwise only emit a note."""
 
 
 class TaskSettings(Struct, frozen=True):
-    """Policy of one kind of work. None means what holds for all tasks."""
+    """Policy of one task. None means the default of all tasks."""
 
     ttl_seconds: float | None = None
     stale_seconds: float | None = None
     cache: Cacheability = "always"
-    """What may be stored, whatever callers say."""
+    """What may be stored, whatever callers request."""
     normalize: tuple[NormalForm, ...] = ()
-    """In which form texts go into keys: told to clients that ask for it, who make the keys (`sidecard_client.keys.normal_form`)."""
+    """Normal form of texts in keys. Clients make the keys and request this (`sidecard_client.keys.normal_form`)."""
     early_refresh: float = 0.0
-    """How early an answer is fetched anew that is still asked for, as a factor of the time that its call took. 0: never.
-    1 is the optimum of its inventors (`sidecard.core.cache.freshness`)."""
+    """How early a requested answer is refreshed, as a factor of its call's duration. 0: never.
+    1 is the optimum according to its inventors (`sidecard.core.cache.freshness`)."""
     failure_ttl_seconds: float = 0.0
-    """How long a failure that would come again (``fatal``) is answered without a call. 0: it is not remembered."""
+    """How long a ``fatal`` failure is served without a call. 0: failures are not remembered."""
     similar: bool = False
-    """Whether the answer to a similar request may be served (`sidecard.core.cache.similarity`)."""
+    """Serve answers to similar requests (`sidecard.core.cache.similarity`)."""
     similar_threshold: float = 0.95
-    """The least cosine of two vectors whose requests are similar."""
+    """Smallest cosine of the vectors of two similar requests."""
     similar_max_entries: int = 10_000
-    """Answers that may be found so, of the requests that are equal but for their text; beyond it the oldest are found no more."""
+    """Most answers that one group (requests equal but for their text) can find; the oldest leave first."""
     backends: tuple[str, ...] = ()
-    """For begins that name none."""
+    """Backends of begins that name none."""
     route: Route | None = None
-    """For begins that name none."""
+    """Route of begins that name none."""
 
 
 ANY_TASK = TaskSettings()
-"""Of a task for which nothing is said."""
+"""Policy of a task that the configuration does not name."""
 
 
 class RetrySettings(Struct, frozen=True):
@@ -132,67 +132,76 @@ class RetrySettings(Struct, frozen=True):
     floor_per_second: float = 10.0
     window_seconds: float = 10.0
     backoff_seconds: float = 0.5
-    """Doubled with each retry of a call, then jittered down to between half and all of it. As the OpenAI SDK."""
+    """Doubled with each retry of a call, then multiplied by a random factor from 0.5 to 1, as in the OpenAI SDK."""
     max_backoff_seconds: float = 8.0
 
 
 class EngineSettings(Struct, frozen=True):
-    """The engine's numbers. All seconds are of the monotonic clock."""
+    """All settings of the engine. Seconds are of the monotonic clock."""
 
     cache_max_bytes: int = 256 * 1024 * 1024
-    """0 switches caching off; the sharing window then has `sidecard.core.cache.memory.SHARING_ONLY_BYTES`."""
+    """0 disables caching; the sharing window then uses `sidecard.core.cache.memory.SHARING_ONLY_BYTES`."""
     compress_min_bytes: int = 0
-    """Values as large as this are kept compressed, where that makes them smaller. 0: none is."""
+    """Values of at least this size are kept compressed, if that makes them smaller. 0: none are."""
     ttl_seconds: float = 300.0
     stale_seconds: float = 0.0
-    """How long after its time an answer may still be served while another is fetched, or where none can be."""
+    """How long after its lifetime an answer may be served while it is refreshed, or if no call is possible."""
     sharing_window_seconds: float = 60.0
     tasks: dict[str, TaskSettings] = {}
     shared_namespaces: dict[str, SharedWith] = {}
     namespace_max_bytes: dict[str, int] = {}
-    """Of namespaces that have a limit of their own: what each of their scopes may hold in memory."""
+    """Memory limit of each scope of a namespace, for namespaces with a limit of their own."""
     lease_seconds: float = 15.0
-    """How long a holder may be silent. A dead holder is noticed at once; this is for one that hangs.
+    """Lifetime of a lease that is not renewed. A dead holder is noticed at once; this is for one that hangs.
     Precedents: nginx proxy_cache_lock_age 5 s, Facebook's leases 10 s, etcd's sessions 60 s."""
     renew_seconds: float | None = None
-    """How often holders are to renew, where not every third of the lease: they are then told that it is three times this."""
+    """How often holders renew; by default every third of the lease. Holders are sent three times this as the lifetime."""
     wait_seconds: float = 120.0
-    """How long a waiter waits that names no time itself."""
+    """Waiting time of a begin that names none."""
     max_elections: int = 2
-    """Holders that may fail a flight before its waiters share the failure."""
+    """Most holders elected for one flight; after that its waiters share the failure."""
     max_waiters: int = 16384
     max_flights: int = 16384
     max_leases: int = 32768
     spare_share: float = 0.25
-    """Of the bounds of flights, leases, waiters, queues and apps' metrics, on top of them: see `sidecard.core.shares`."""
+    """Spare room beyond the limits of flights, leases, waiters, queues and app metrics (`sidecard.core.shares`)."""
     max_tasks: int = 256
-    """Tasks with a ledger of their own; the calls of further ones are booked under `sidecard.core.accounts.ledger.OTHER`."""
+    """Most tasks with a ledger of their own; further ones share `sidecard.core.accounts.ledger.OTHER`."""
     backends: dict[str, BackendSettings] = {}
     max_backends: int = 256
-    """Those that no configuration names and that are not in use give way beyond it."""
+    """Most backends; beyond it, unconfigured ones that are not in use are dropped."""
     budgets: dict[str, BudgetSettings] = {}
     retries: RetrySettings = RetrySettings()
     sovereign: bool = False
-    """No leases on remote backends."""
+    """Grant no leases on remote backends."""
     share_budgets: bool = False
-    """Whether budgets count what all hosts spend that use the same store."""
+    """Budgets count the spending of all hosts that use the same store."""
     store: StoreKind = "none"
-    """``own``: on this host, only ours. ``shared``: other hosts' too; it grants claims, and has news."""
+    """``own``: used by this daemon alone. ``shared``: used by several hosts; it grants claims and sends invalidations."""
     metrics: bool = True
-    """Whether the engine tells its own metrics; what apps tell is told in any case."""
+    """Report the daemon's own metrics; app metrics are reported in any case."""
     max_series: int = 1000
-    """Label sets of one metric of the apps."""
+    """Most label sets of one app metric."""
     log_calls: bool = False
     log_prompts: bool = False
-    """Whether holders are asked to send what was said along."""
+    """Ask holders to send prompts and answers for the call log."""
     uncached_tasks: frozenset[str] = frozenset()
-    """Derived: those of which nothing is stored, which every begin asks for."""
+    """Derived, because every begin needs it: tasks whose answers are never stored."""
 
     def __post_init__(self) -> None:
-        """Derive what every begin looks at."""
+        """Derive ``uncached_tasks``."""
         uncached = frozenset(name for name, task in self.tasks.items() if task.cache == "never")
         structs.force_setattr(self, "uncached_tasks", uncached)
 
     def task(self, name: str) -> TaskSettings:
         """Return the policy of a task."""
         return self.tasks.get(name, ANY_TASK)
+
+
+class LiveSettings:
+    """The settings in effect. A reload replaces ``now``, so readers keep this object and no copy of a value."""
+
+    __slots__ = ("now",)
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.now = settings

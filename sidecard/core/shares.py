@@ -1,28 +1,28 @@
-"""Who has how much of a table that all use.
+"""Fair shares: how much of a common table each uid uses.
 
-A table's bound is for all uids together, so one of them could fill it. Therefore some room beyond the bound is spare, for uids
-that have little in the table:
+A table's limit holds for all uids together, so one uid could fill it. Therefore spare room exists beyond the limit, for
+uids that use little of the table:
 
 ==================  ==================================  =============================================================
-the table           a uid has                           is there room for more of it?
+the table is        the uid uses                        may the uid add one more?
 ==================  ==================================  =============================================================
-below its bound     whatever                            yes: where only one uid is active, all is its own
+below its limit     any number                          yes: a single active uid may use all of it
 full                less than a quarter of the spare    yes, until the spare is used up as well
 full                more                                no
 ==================  ==================================  =============================================================
 
-So whoever comes late finds room at once, nobody loses what it has, and the memory is bounded by the bound and the spare.
-Precedent for guaranteeing some to each and sharing the rest: Linux' TCP memory accounting, with its minimum for each socket.
+So a latecomer finds room at once, no uid loses what it has, and memory is bounded by the limit plus the spare.
+Precedent for a guaranteed minimum plus a shared rest: Linux' TCP memory accounting, with its minimum for each socket.
 """
 
 from collections import Counter
 
 LITTLE_SHARE = 1 / 4
-"""Of the spare: so many uids at a time can be kept from being shut out."""
+"""Of the spare room: so many uids at a time can be protected from being shut out."""
 
 
 class Share:
-    """How much of one table each uid has."""
+    """How much of one table each uid uses."""
 
     __slots__ = ("_of_uid", "total")
 
@@ -31,20 +31,20 @@ class Share:
         self._of_uid: Counter[int] = Counter()
 
     def of(self, uid: int) -> int:
-        """Return how much a uid has."""
+        """Return how much a uid uses."""
         return self._of_uid.get(uid, 0)
 
     def has_room(self, uid: int, limit: int, spare_share: float) -> bool:
-        """Tell whether a uid may have one more, where ``limit`` bounds all and ``spare_share`` of it is spare."""
+        """Tell whether a uid may add one more. ``limit`` is for all uids; ``spare_share`` of it is the spare."""
         return self.total < limit or in_spare(self.of(uid), self.total, limit, spare_share)
 
     def take(self, uid: int) -> None:
-        """A uid has one more."""
+        """Add one to a uid's use."""
         self.total += 1
         self._of_uid[uid] += 1
 
     def give_back(self, uid: int) -> None:
-        """A uid has one less."""
+        """Subtract one from a uid's use."""
         self.total -= 1
         self._of_uid[uid] -= 1
         if not self._of_uid[uid]:
@@ -52,6 +52,6 @@ class Share:
 
 
 def in_spare(own: int, total: int, limit: int, spare_share: float) -> bool:
-    """Tell whether a uid that has ``own`` of ``total`` may have one more in a table that is full."""
+    """Tell whether a uid that uses ``own`` of ``total`` may add one more to a full table."""
     spare = limit * spare_share
     return own < spare * LITTLE_SHARE and total < limit + spare

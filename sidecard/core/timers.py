@@ -1,4 +1,4 @@
-"""Deadlines as data: who is due when. The one who sleeps is the driver."""
+"""Deadlines as data. The driver sleeps; this module only orders the deadlines."""
 
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
@@ -6,14 +6,14 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _SLACK = 64
-"""Dead heap entries that are tolerated before the heap is rebuilt, so that small tables never rebuild."""
+"""Tolerated dead heap entries before a rebuild, so that small tables never rebuild."""
 
 
 class Timers(Generic[T]):
-    """One deadline per item. Setting again replaces; clearing is cheap and leaves no garbage behind for long.
+    """One deadline per item.
 
-    A cleared deadline stays in the heap as a dead entry until it is popped or until dead entries outnumber live ones:
-    100,000 waiters that come and go within their two minutes must not leave 100,000 entries.
+    A cleared or replaced deadline stays in the heap as a dead entry until it is popped, or until dead entries outnumber
+    live ones: 100,000 waiters that come and go within their two minutes must not leave 100,000 entries behind.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Timers(Generic[T]):
         return len(self._live)
 
     def set(self, item: T, deadline: float) -> None:
-        """Make ``item`` due at ``deadline`` and no longer at an earlier set one."""
+        """Make ``item`` due at ``deadline``, instead of any deadline set before."""
         self._sequence += 1
         self._live[item] = self._sequence
         heappush(self._heap, (deadline, self._sequence, item))
@@ -34,11 +34,11 @@ class Timers(Generic[T]):
             heapify(self._heap)
 
     def clear(self, item: T) -> None:
-        """Forget ``item``; unknown items are fine."""
+        """Remove an item's deadline, if it has one."""
         self._live.pop(item, None)
 
     def next_deadline(self) -> float | None:
-        """Return the earliest deadline, or None where nothing is due ever."""
+        """Return the earliest deadline; None if there is none."""
         heap = self._heap
         while heap and self._live.get(heap[0][2]) != heap[0][1]:
             heappop(heap)
@@ -46,7 +46,7 @@ class Timers(Generic[T]):
         return heap[0][0] if heap else None
 
     def pop_due(self, now: float) -> T | None:
-        """Remove and return one item whose deadline is at or before ``now``, the earliest first; None where there is none."""
+        """Remove and return the item with the earliest deadline, if that is at or before ``now``."""
         deadline = self.next_deadline()
         if deadline is None or deadline > now:
             return None

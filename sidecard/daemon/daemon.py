@@ -243,19 +243,19 @@ class _Serving:
             on_call=outlets.on_call,
             on_level=self._set_level,
             on_reload=self._ask_reload,
-            meters=engine.meters if self._config.metrics.enabled else None,
+            metrics=engine.meters if self._config.metrics.enabled else None,
             store=None if store is None else store.perform,
         )
         ledger = None if self._state is None else LedgerKeeping(LedgerFile(self._state), engine, self._log.say)
         if ledger is not None:
             ledger.restore()
 
-        outlets.open(driver.ask, self._held)
+        outlets.open(driver.query, self._held)
         self._watch(self._log.level)
         with anyio.open_signal_receiver(*_SIGNALS) as signals:
             async with anyio.create_task_group() as tasks:
                 if store is not None:
-                    tasks.start_soon(store.run, driver.hear)
+                    tasks.start_soon(store.run, driver.handle)
                     await anyio.lowlevel.checkpoint()
 
                 self._server = await self._listen(loop, driver)
@@ -422,10 +422,10 @@ class _Serving:
             read = reconfigured(self._config, fresh)
         except ConfigError as error:
             self._log.say("error", "settings not changed", problems=list(error.problems))
-            driver.hear(SettingsRead(problems=list(error.problems), asked_by=asked_by))
+            driver.handle(SettingsRead(problems=list(error.problems), asked_by=asked_by))
         except Exception as fault:  # noqa: BLE001 - our own mistake in reading must not end a daemon that serves
             self._log.fault("settings not changed", fault)
-            driver.hear(SettingsRead(problems=[f"reading failed: {type(fault).__name__}"], asked_by=asked_by))
+            driver.handle(SettingsRead(problems=[f"reading failed: {type(fault).__name__}"], asked_by=asked_by))
         else:
             before, self._config = self._config, read.config
             self._limits = self._connections.limits = _with_descriptors(read.config.limits, self._log)
@@ -434,7 +434,7 @@ class _Serving:
                 self._set_level(read.config.log.level)
 
             self._log.say("info", "settings read", changed=sorted(read.changed), needs_restart=read.needs_restart)
-            driver.hear(
+            driver.handle(
                 SettingsRead(
                     self._engine_settings(),
                     read.config.shown(),
@@ -457,7 +457,7 @@ class _Serving:
 
     def _watch(self, level: str) -> None:
         if self._driver is not None:
-            self._driver.watch(self._log.traffic if level == "debug" else None)
+            self._driver.trace(self._log.traffic if level == "debug" else None)
 
     async def _wait(self, event: anyio.Event, seconds: float) -> None:
         with anyio.move_on_after(0.0 if self._hurried else seconds) as self._patience:
@@ -467,7 +467,7 @@ class _Serving:
         """Vouch for this loop, and the engine, at twice the rate that systemd asks for, as sd_watchdog_enabled(3) advises."""
         if self._notifier.watchdog_seconds is not None:
             while True:
-                driver.ask(wire.Ping())
+                driver.query(wire.Ping())
                 self._notifier.alive()
                 await anyio.sleep(self._notifier.watchdog_seconds / 2)
 

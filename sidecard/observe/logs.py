@@ -96,7 +96,7 @@ class Log:
 
             reply = effect.reply
             asked = request if request is not None and (peer, request.id) == (effect.peer, reply.id) else None
-            op = wire.tag_of(effect.late_answer_of if asked is None else type(asked))
+            op = wire.tag_of(effect.answer_to if asked is None else type(asked))
             names = {name: getattr(asked, name, None) or getattr(reply, name, None) for name in ("key", "lease")}
             if names["key"] is not None:
                 names["key"] = names["key"][:SHOWN_KEY_CHARACTERS]

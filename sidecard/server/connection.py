@@ -85,7 +85,7 @@ class PeerConnection(asyncio.Protocol):
         if isinstance(admitted, Peer):
             self._peer = admitted
             transport.set_write_buffer_limits(COUNTED_BYTES, LOW_WATER_BYTES)
-            self._driver.join(admitted, self)
+            self._driver.peer_joined(admitted, self)
             return
 
         self._closing = True
@@ -114,7 +114,7 @@ class PeerConnection(asyncio.Protocol):
             return
 
         # Exactly one message.
-        self._driver.take(self._peer, self, messages)
+        self._driver.serve(self._peer, self, messages)
 
     def eof_received(self) -> bool:
         """Handle the end of input. Only a JSON-lines peer may still read replies: `socat` half-closes."""
@@ -153,7 +153,7 @@ class PeerConnection(asyncio.Protocol):
         self._scheduler.remove(self)
         self._buffers.release(self)
         if self._connections.remove(self):
-            self._driver.lose(self._peer)
+            self._driver.peer_lost(self._peer)
 
     # -- called by the driver: `sidecard.server.driver.ReplyWriter` ----------------------------------------------------
 
@@ -225,7 +225,7 @@ class PeerConnection(asyncio.Protocol):
         self._closing = True
         self._backlog.clear()
         self._scheduler.remove(self)
-        self._driver.lose(self._peer)
+        self._driver.peer_lost(self._peer)
         self._transport.close()
         self._start_progress_timer()
 
@@ -249,7 +249,7 @@ class PeerConnection(asyncio.Protocol):
         now = self._scheduler.may_serve_now(len(messages) + len(self._backlog) + self._reader.left)
         if now and len(messages) <= MAX_BATCH and not (self._reader.json or self._backlog or self.congested):
             # Bypasses the backlog, which would slow down a client with many concurrent calls.
-            self._backlog.extend(messages[self._driver.take(self._peer, self, messages) :])
+            self._backlog.extend(messages[self._driver.serve(self._peer, self, messages) :])
         else:
             self._backlog.extend(messages)
             if now:
@@ -266,7 +266,7 @@ class PeerConnection(asyncio.Protocol):
             self._serve_lines()
         elif self._backlog and not self._closing and not self.congested:
             batch = [self._backlog.popleft() for _ in range(min(len(self._backlog), MAX_BATCH))]
-            served = self._driver.take(self._peer, self, batch)
+            served = self._driver.serve(self._peer, self, batch)
             self._backlog.extendleft(reversed(batch[served:]))
 
     def _serve_lines(self) -> None:
@@ -278,7 +278,7 @@ class PeerConnection(asyncio.Protocol):
 
             request = self._backlog.popleft()
             self._unanswered.begin(request)
-            self._driver.take(self._peer, self, (request,))
+            self._driver.serve(self._peer, self, (request,))
             self._unanswered.end(request)
             if self._driver.clock() > until:
                 return
@@ -297,7 +297,7 @@ class PeerConnection(asyncio.Protocol):
             return True
 
         if self._fault is not None:
-            self._driver.refuse(self, self._fault.code, self._fault.message)
+            self._driver.reject(self, self._fault.code, self._fault.message)
             self.close()
         elif self._half_closed:
             self._close_if_answered()
@@ -310,7 +310,7 @@ class PeerConnection(asyncio.Protocol):
     def _resume(self) -> None:
         """Serve what waited until the peer had read its replies."""
         if not self._closing:
-            self._driver.has_room(self._peer)
+            self._driver.peer_read_backlog(self._peer)
 
         if self._has_more():
             self._scheduler.enqueue(self, self._peer.uid)

@@ -1,6 +1,6 @@
-"""Owns the engine: the only caller of `Engine.handle`, and the only performer of its effects.
+"""The driver: the only caller of `Engine.handle`, and the only executor of its effects.
 
-Everything here runs in the event loop's thread without an ``await``, so the engine needs no lock and no state is ever torn.
+Everything runs in the event loop's thread without an ``await``, so the engine needs no lock and no state is ever torn.
 """
 
 import os
@@ -10,21 +10,29 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Protocol
 
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
-from sidecard.core.effects import AskRoom, CallRecord, ChangeLog, Effect, LogCall, ReadSettings, Send, StoreEffect, Tell
+from sidecard.core.effects import (
+    AwaitRead,
+    CallRecord,
+    Effect,
+    EmitNote,
+    LogCall,
+    ReadSettings,
+    Send,
+    SetLogLevel,
+    StoreEffect,
+)
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
+    BacklogRead,
     DrainExpired,
     DrainRequested,
     Event,
-    NoteMade,
+    NoteEmitted,
     Peer,
     PeerJoined,
     PeerLost,
     RequestReceived,
-    RoomForMore,
-    SettingsRead,
     StoreAnswered,
-    StoreEvent,
     Tick,
 )
 from sidecard.core.notes import Note
@@ -36,47 +44,45 @@ from sidecard_client.protocol.frames import BadMessage, Incoming
 if TYPE_CHECKING:
     import asyncio
 
-ITSELF = Peer(0, os.getuid(), os.getgid(), os.getpid(), operator=True)
-"""As whom the daemon asks its own engine. Ids of connections begin at 1."""
+DAEMON_PEER = Peer(0, os.getuid(), os.getgid(), os.getpid(), operator=True)
+"""The sender of the daemon's own requests. Ids of connections start at 1."""
 
 TIMED_BEGINS = 64
-"""Of so many begins one is timed, and of all else each: timing takes a microsecond, of a hit's twenty-five."""
+"""One of so many begins is timed, and every other request: timing takes 1 us, a hit 25 us."""
 
 TIMER_GRAIN_SECONDS = 0.001
-"""uvloop's timers count whole milliseconds: a timer set for less would come early, again and again until its time."""
+"""uvloop's timers count whole milliseconds: without this a timer fires early, again and again until its time."""
 
-
-LOOK_AGAIN_SECONDS = 0.1
-"""How often it is looked whether who watches has read all: nothing tells of it below the mark where a transport is full."""
+POLL_SECONDS = 0.1
+"""Poll interval for a watcher's unread buffer: a transport reports nothing below its high-water mark."""
 
 
 class ReplyWriter(Protocol):
-    """Sends a peer its replies. None of its methods waits, or fails where the peer is gone."""
+    """Sends a peer its replies. No method waits or fails, even if the peer is lost."""
 
     congested: bool
-    """Whether the peer should first read what it was sent."""
+    """Whether the peer must first read its backlog."""
 
     @property
     def has_unread(self) -> bool:
-        """Whether some of the replies have not reached the kernel yet."""
+        """Whether some replies have not even reached the kernel yet."""
 
     def queue(self, reply: wire.AnyReply) -> None:
         """Queue a reply."""
 
     def queue_shared(self, reply: wire.AnyReply) -> None:
-        """Queue a reply whose value other peers may get at the same time."""
+        """Queue a reply whose value may be sent to several peers at once."""
 
     def flush(self) -> None:
         """Pass the queued replies to the kernel."""
 
 
 class Driver:
-    """Turns what happens into events, and effects into what happens.
+    """Passes events to the engine and executes the effects.
 
-    ``clock`` is monotonic and of the loop's time base; ``on_note`` gets each note;
-    ``on_bug`` gets the mistakes of our own that the one boundary below has caught; ``on_call`` what is for the call log;
-    ``on_level`` what the log is to say from now on; ``on_reload`` who wants the settings read again; ``meters`` counts what is served, and how fast, where it is given;
-    ``store`` does what a store is to do.
+    ``clock`` is monotonic, with the loop's time base. ``on_note`` receives each note, ``on_bug`` each internal error,
+    ``on_call`` the rows of the call log, ``on_level`` the new log level, ``on_reload`` requests to reread the settings.
+    ``metrics``, if given, counts and times requests. ``store`` executes store effects; it may return an answer at once.
     """
 
     def __init__(
@@ -90,7 +96,7 @@ class Driver:
         on_call: Callable[[CallRecord], None] | None = None,
         on_level: Callable[[wire.LogLevel], None] | None = None,
         on_reload: Callable[[ReadSettings], None] | None = None,
-        meters: DaemonMetrics | None = None,
+        metrics: DaemonMetrics | None = None,
         store: Callable[[StoreEffect], StoreAnswered | None] | None = None,
     ) -> None:
         self._engine = engine
@@ -102,29 +108,29 @@ class Driver:
         self._on_call = on_call
         self._on_level = on_level
         self._on_reload = on_reload
-        self._meters = meters
+        self._metrics = metrics
         self._store = store
-        self._turn = cycle(range(TIMED_BEGINS)).__next__
+        self._begin_number = cycle(range(TIMED_BEGINS)).__next__
         """0 for each begin that is timed."""
-        self._next: deque[StoreAnswered | NoteMade] = deque()
-        """For when the event at hand is done with: what the store knew at once, and notes that somebody watches for."""
+        self._next: deque[StoreAnswered | NoteEmitted] = deque()
+        """Events that the current one has caused: immediate answers of the store, and notes for watchers."""
         self._writers: dict[int, ReplyWriter] = {}
         self._unflushed: list[ReplyWriter] = []
-        self._wanting_room: dict[int, list[int]] = {}
-        """By peer that has not read enough yet, the begins whose streams wait for it."""
+        self._awaiting_read: dict[int, list[int]] = {}
+        """Ids of begins whose streams wait until their peer has read its backlog, by peer id."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
         self._on_idle: Callable[[], None] | None = None
 
-    def join(self, peer: Peer, writer: ReplyWriter) -> None:
-        """A connection was accepted."""
+    def peer_joined(self, peer: Peer, writer: ReplyWriter) -> None:
+        """Register an accepted connection."""
         self._writers[peer.id] = writer
-        self._happened(PeerJoined(peer))
+        self.handle(PeerJoined(peer))
 
-    def take(self, peer: Peer, writer: ReplyWriter, messages: Sequence[Incoming]) -> int:
-        """Serve messages of one peer, in order, until its writer is full or its turn is over. Returns how many were served."""
+    def serve(self, peer: Peer, writer: ReplyWriter, messages: Sequence[Incoming]) -> int:
+        """Serve messages of one peer, in order, until its writer is full or its turn is over; return how many."""
         now = self.clock()
-        peer_id, meters = peer.id, self._meters
+        peer_id, metrics = peer.id, self._metrics
         served = 0
         for message in messages:
             served += 1
@@ -132,24 +138,24 @@ class Driver:
             if type(message) is BadMessage:
                 writer.queue(wire.Error(message.id, message.code, message.message))
             else:
-                timed = meters is not None and (kind is not wire.Begin or not self._turn())
+                timed = metrics is not None and (kind is not wire.Begin or not self._begin_number())
                 handle = self._timed if timed else self._handle_event
                 try:
                     for effect in handle(RequestReceived(peer, message), now):  # type: ignore[arg-type]  # no BadMessage
-                        # Nearly always the one effect is the answer to who has asked.
+                        # Nearly always the one effect is the reply to the sender.
                         if type(effect) is Send and effect.peer == peer_id and effect.reply.id == message.id:
                             writer.queue(effect.reply)
-                            if meters is not None and (type(effect.reply) is not wire.Hit or kind is not wire.Begin):
-                                meters.requests[kind, type(effect.reply)] += 1
+                            if metrics is not None and (type(effect.reply) is not wire.Hit or kind is not wire.Begin):
+                                metrics.requests[kind, type(effect.reply)] += 1
                         else:
-                            self._perform(effect)
-                except Exception as fault:  # noqa: BLE001 - the one boundary: our own mistake costs one request, not all
+                            self._execute(effect)
+                except Exception as fault:  # noqa: BLE001 - the one boundary: an internal error costs one request, not all
                     writer.queue(wire.Error(message.id, "internal", str(self._bug(fault, type(message)))))
 
             if writer.congested:
                 break
 
-            # Hits are too many to look at the clock for, and too cheap.
+            # Reading the clock costs too much per hit, and hits are cheap.
             waits = served < len(messages)
             if waits and (type(message) is not wire.Begin or message.stream) and self.clock() - now > TURN_SECONDS:
                 break
@@ -158,135 +164,134 @@ class Driver:
         self._settle(now)
         return served
 
-    def _timed(self, event: Event, now: float) -> list[Effect]:
-        began_at = self.clock()
-        effects = self._handle_event(event, now)
-        if self._meters is not None and isinstance(event, RequestReceived):
-            self._meters.handled[type(event.request)].observe(self.clock() - began_at)
-
-        return effects
-
-    def ask(self, request: wire.AnyRequest) -> wire.AnyReply:
-        """Return the answer to a request of the daemon's own, which waits for nothing; it has all rights of an operator."""
-        answers = list[wire.AnyReply]()
+    def query(self, request: wire.AnyRequest) -> wire.AnyReply:
+        """Return the reply to a request of the daemon's own, with an operator's rights. It must not have to wait."""
+        replies = list[wire.AnyReply]()
         now = self.clock()
-        for effect in self._handle_event(RequestReceived(ITSELF, request), now):
-            if type(effect) is Send and effect.peer == ITSELF.id:
-                answers.append(effect.reply)
+        for effect in self._handle_event(RequestReceived(DAEMON_PEER, request), now):
+            if type(effect) is Send and effect.peer == DAEMON_PEER.id:
+                replies.append(effect.reply)
             else:
-                self._perform(effect)
+                self._execute(effect)
 
         self._settle(now)
-        return answers[0]
+        return replies[0]
 
-    def watch(self, watcher: Callable[[Event, Sequence[Effect]], None] | None) -> None:
-        """Let ``watcher`` see what happens and what comes of it, from now on; with None nobody does, which costs nothing."""
+    def trace(self, tracer: Callable[[Event, Sequence[Effect]], None] | None) -> None:
+        """Show every event and its effects to ``tracer`` from now on; None ends that, and costs nothing."""
         handle = self._engine.handle
-        if watcher is None:
+        if tracer is None:
             self._handle_event = handle
             return
 
-        def watched(event: Event, now: float) -> list[Effect]:
+        def traced(event: Event, now: float) -> list[Effect]:
             effects = handle(event, now)
-            watcher(event, effects)
+            tracer(event, effects)
             return effects
 
-        self._handle_event = watched
+        self._handle_event = traced
 
-    def refuse(self, writer: ReplyWriter, code: wire.ErrorCode, message: str) -> None:
-        """Tell a peer that what it sent cannot be a request."""
+    def reject(self, writer: ReplyWriter, code: wire.ErrorCode, message: str) -> None:
+        """Reply to bytes that cannot be a request."""
         writer.queue(wire.Error(0, code, message))
         writer.flush()
 
-    def lose(self, peer: Peer) -> None:
-        """Nothing reaches the peer any more, and nothing comes from it."""
-        self._wanting_room.pop(peer.id, None)
+    def peer_lost(self, peer: Peer) -> None:
+        """Forget a connection that has ended."""
+        self._awaiting_read.pop(peer.id, None)
         if self._writers.pop(peer.id, None) is not None:
-            self._happened(PeerLost(peer))
+            self.handle(PeerLost(peer))
 
-    def has_room(self, peer: Peer) -> None:
-        """The peer has read most of what it was sent."""
-        for request_id in self._wanting_room.pop(peer.id, ()):
-            self._happened(RoomForMore(peer.id, request_id))
-
-    def _look_for_room(self, ask: AskRoom) -> None:
-        writer = self._writers.get(ask.peer)
-        if writer is None:
-            return
-
-        if ask.all and writer.has_unread:
-            self._loop.call_later(LOOK_AGAIN_SECONDS, self._look_for_room, ask)
-        elif writer.congested:
-            self._wanting_room.setdefault(ask.peer, []).append(ask.request_id)
-        else:
-            self._happened(RoomForMore(ask.peer, ask.request_id))
-
-    def hear(self, event: StoreEvent | SettingsRead) -> None:
-        """The store says something, or the settings were read again."""
-        self._happened(event)
+    def peer_read_backlog(self, peer: Peer) -> None:
+        """Continue the streams that waited until the peer had read most of its backlog."""
+        for request_id in self._awaiting_read.pop(peer.id, ()):
+            self.handle(BacklogRead(peer.id, request_id))
 
     def drain(self, on_idle: Callable[[], None]) -> None:
-        """Grant no new leases from now on; call ``on_idle`` once nobody holds a lease or waits."""
+        """Grant no new leases from now on; call ``on_idle`` once no lease and no waiter is left."""
         self._on_idle = on_idle
-        self._happened(DrainRequested())
+        self.handle(DrainRequested())
 
     def end_drain(self) -> None:
-        """Give every waiter its end now."""
+        """Answer every waiter now."""
         self._on_idle = None
-        self._happened(DrainExpired())
+        self.handle(DrainExpired())
 
-    def _happened(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
+        """Handle an event that is no peer's request: of the store, of the settings, of a connection, of time."""
         now = self.clock()
         self._handle(event, now)
         self._settle(now)
 
+    def _timed(self, event: Event, now: float) -> list[Effect]:
+        began_at = self.clock()
+        effects = self._handle_event(event, now)
+        if self._metrics is not None and isinstance(event, RequestReceived):
+            self._metrics.handled[type(event.request)].observe(self.clock() - began_at)
+
+        return effects
+
     def _handle(self, event: Event, now: float) -> None:
         try:
             for effect in self._handle_event(event, now):
-                self._perform(effect)
-        except Exception as fault:  # noqa: BLE001 - the same boundary, for events that are nobody's request
+                self._execute(effect)
+        except Exception as fault:  # noqa: BLE001 - the same boundary, for events that are no requests
             self._bug(fault, type(event))
 
-    def _perform(self, effect: Effect) -> None:  # noqa: C901 - one branch for each kind of effect
+    def _execute(self, effect: Effect) -> None:  # noqa: C901 - one branch for each kind of effect
         if type(effect) is Send:
             writer = self._writers.get(effect.peer)
-            # A peer may be lost between two effects of one event: its socket broke while we wrote the first.
+            # A peer may be lost between two effects of one event: its socket broke while the first was written.
             if writer is not None:
                 writer.queue_shared(effect.reply)
                 self._unflushed.append(writer)
-                if self._meters is not None:
-                    self._meters.requests[effect.late_answer_of, type(effect.reply)] += 1
-        elif type(effect) is Tell:
+                if self._metrics is not None:
+                    self._metrics.requests[effect.answer_to, type(effect.reply)] += 1
+        elif type(effect) is EmitNote:
             self._on_note(effect.note)
             if self._engine.watched:
-                self._next.append(NoteMade(effect.note))
-        elif type(effect) is AskRoom:
-            # After what was sent so far is handed over, and others have had their turn.
-            self._loop.call_soon(self._look_for_room, effect)
+                self._next.append(NoteEmitted(effect.note))
+        elif type(effect) is AwaitRead:
+            # Later, so that the replies so far are flushed first and other peers get their turn.
+            self._loop.call_soon(self._await_read, effect)
         elif self._store is not None and isinstance(effect, StoreEffect):
             answer = self._store(effect)
             if answer is not None:
                 self._next.append(answer)
         elif type(effect) is LogCall and self._on_call is not None:
             self._on_call(effect.record)
-        elif type(effect) is ChangeLog and self._on_level is not None:
+        elif type(effect) is SetLogLevel and self._on_level is not None:
             self._on_level(effect.level)
         elif type(effect) is ReadSettings and self._on_reload is not None:
             self._on_reload(effect)
         else:
             raise TypeError(f"unexpected effect: {type(effect).__name__}")
 
+    def _await_read(self, effect: AwaitRead) -> None:
+        writer = self._writers.get(effect.peer)
+        if writer is None:
+            return
+
+        if effect.all and writer.has_unread:
+            self._loop.call_later(POLL_SECONDS, self._await_read, effect)
+        elif writer.congested:
+            self._awaiting_read.setdefault(effect.peer, []).append(effect.request_id)
+        else:
+            self.handle(BacklogRead(effect.peer, effect.request_id))
+
     def _settle(self, now: float) -> None:
-        """After each event: hand the replies over, and be there when the engine next wants to be woken."""
+        """After an event: handle what it caused, flush the replies, and set the timer."""
         while self._next:
             self._handle(self._next.popleft(), now)
 
         if self._unflushed:
-            self._flush()
+            unflushed, self._unflushed = self._unflushed, []
+            for writer in unflushed:
+                writer.flush()
 
         due = self._engine.next_deadline()
-        # A timer that is too early is left to fire: leases end long before their time, and moving the timer each time
-        # costs more than one idle tick.
+        # A timer that is too early is left to fire: most leases end long before their deadline, and moving the timer each
+        # time costs more than one idle tick.
         if due is not None and due < self._timer_due:
             if self._timer is not None:
                 self._timer.cancel()
@@ -298,15 +303,10 @@ class Driver:
             on_idle, self._on_idle = self._on_idle, None
             on_idle()
 
-    def _flush(self) -> None:
-        unflushed, self._unflushed = self._unflushed, []
-        for writer in unflushed:
-            writer.flush()
-
     def _tick(self) -> None:
         self._timer = None
         self._timer_due = float("inf")
-        self._happened(Tick())
+        self.handle(Tick())
 
     def _bug(self, fault: Exception, kind: type) -> SidecardBug:
         bug = SidecardBug(os.urandom(4).hex(), kind.__name__)

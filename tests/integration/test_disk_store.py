@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from sidecard.core.effects import StoreAsk, StoreEffect, StorePurge, StoreRemove, StoreWrite
+from sidecard.core.effects import StoreEffect, StorePurge, StoreRead, StoreRemove, StoreWrite
 from sidecard.core.events import (
     Absent,
     Answer,
@@ -22,7 +22,7 @@ from sidecard.core.events import (
     StoreAnswered,
     StoreEvent,
     StoreMeasured,
-    StoreTurned,
+    StoreStateChanged,
     Unavailable,
 )
 from sidecard.core.records import Record
@@ -79,7 +79,7 @@ class Running:
     async def look(self, key: str, scope: str = "1:default") -> Answer:
         """Ask for an entry."""
         self._tickets += 1
-        self.perform(StoreAsk(self._tickets, scope, key))
+        self.perform(StoreRead(self._tickets, scope, key))
         return await self._answer()
 
     async def value(self, key: str) -> bytes | None:
@@ -109,11 +109,11 @@ class Running:
 
     def turns(self) -> list[str]:
         """Return how the store was, in order."""
-        return [one.state for one in self.told if isinstance(one, StoreTurned)]
+        return [one.state for one in self.told if isinstance(one, StoreStateChanged)]
 
     def reason(self) -> str:
         """Return why it is as it is."""
-        return [one.reason for one in self.told if isinstance(one, StoreTurned)][-1]
+        return [one.reason for one in self.told if isinstance(one, StoreStateChanged)][-1]
 
     async def written(self, count: int) -> None:
         """Wait until so many entries were written."""

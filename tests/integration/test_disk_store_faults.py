@@ -11,8 +11,17 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from sidecard.core.effects import StoreAsk, StoreEffect, StorePurge, StoreRemove, StoreWrite
-from sidecard.core.events import Absent, Answer, Found, Removed, StoreAnswered, StoreEvent, StoreTurned, Unavailable
+from sidecard.core.effects import StoreEffect, StorePurge, StoreRead, StoreRemove, StoreWrite
+from sidecard.core.events import (
+    Absent,
+    Answer,
+    Found,
+    Removed,
+    StoreAnswered,
+    StoreEvent,
+    StoreStateChanged,
+    Unavailable,
+)
 from sidecard.core.records import Record
 from sidecard.store.sqlite import store as disk_store
 from sidecard.store.sqlite.store import DiskStore
@@ -66,7 +75,7 @@ class Running:
         if isinstance(event, StoreAnswered):
             assert event.ticket not in self.answers, "answered twice"
             self.answers[event.ticket] = event.answer
-        elif isinstance(event, StoreTurned):
+        elif isinstance(event, StoreStateChanged):
             self.turns.append(event.state)
 
     def perform(self, effect: StoreEffect) -> None:
@@ -81,7 +90,7 @@ class Running:
     def ask(self, key: str) -> int:
         """Ask for an entry; return the ticket."""
         self._tickets += 1
-        self.perform(StoreAsk(self._tickets, SCOPE, key))
+        self.perform(StoreRead(self._tickets, SCOPE, key))
         return self._tickets
 
     async def answer(self, ticket: int) -> Answer:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from sidecard.core import notes
 from sidecard.core.backends.breaker import CallResult
-from sidecard.core.effects import Effect, Send, Tell
+from sidecard.core.effects import Effect, EmitNote, Send
 from sidecard.core.events import (
     DrainExpired,
     DrainRequested,
@@ -126,7 +126,7 @@ class BackendChecker:
         self._exact = before == len(self.held) or not isinstance(event, Tick)
         asker, request = (event.peer, event.request) if isinstance(event, RequestReceived) else (None, None)
         for effect in effects:
-            if isinstance(effect, Tell):
+            if isinstance(effect, EmitNote):
                 self._hear(effect.note, now)
             else:
                 assert isinstance(effect, Send), "an effect for a store that there is not"

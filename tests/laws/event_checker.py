@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from sidecard.core import notes
-from sidecard.core.effects import Effect, Send, Tell
+from sidecard.core.effects import Effect, EmitNote, Send
 from sidecard.core.events import DrainExpired, Event, Peer, PeerJoined, PeerLost, RequestReceived, SettingsRead, Tick
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
@@ -96,7 +96,7 @@ class EventChecker:
         presented = self._take_in(event, asker, request, now)
         direct: list[wire.AnyReply] = []
         for effect in effects:
-            if isinstance(effect, Tell):
+            if isinstance(effect, EmitNote):
                 if isinstance(effect.note, notes.LeaseEnded):
                     assert effect.note.lease in self.held, "a lease ended twice"
                     del self.held[effect.note.lease]

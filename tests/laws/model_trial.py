@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from sidecard.core import notes
-from sidecard.core.effects import Effect, Send, Tell
+from sidecard.core.effects import Effect, EmitNote, Send
 from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
@@ -202,7 +202,7 @@ class Trial:
 
     def _follow_entries(self, effects: list[Effect]) -> None:
         """Tell the model what the cache alone decides: which entries were evicted, and whether one is too large."""
-        told = [effect.note for effect in effects if isinstance(effect, Tell)]
+        told = [effect.note for effect in effects if isinstance(effect, EmitNote)]
         refused = [note for note in told if isinstance(note, notes.EntryRefused)]
         assert all(note.size_bytes + _MOST_CHARGED_BYTES > note.max_bytes for note in refused)
         self.model.too_large = bool(refused)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from sidecard.core import notes
-from sidecard.core.effects import Effect, Send, Tell
+from sidecard.core.effects import Effect, EmitNote, Send
 from sidecard.core.events import DrainExpired, Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
@@ -77,7 +77,7 @@ class Referee:
         self._leave(event)
         presented = self._presented(asker, request)
         for effect in effects:
-            if isinstance(effect, Tell):
+            if isinstance(effect, EmitNote):
                 self._hear(effect.note)
             elif not isinstance(effect, Send):
                 pytest.fail(f"an effect for a store that there is not: {effect}")
@@ -204,7 +204,7 @@ class Referee:
                     self.waits[asker.id, request.id] = Wait(asker, place, now + seconds)
                 self._judge_served(asker, request, reply)
             case wire.Complete() | wire.Fail() | wire.Renew() if presented is None:
-                others = [effect for effect in effects if not isinstance(effect, Tell)]
+                others = [effect for effect in effects if not isinstance(effect, EmitNote)]
                 assert isinstance(reply, wire.StaleLease)
                 assert len(others) == 1, "a lease that is not current changed something"
             case wire.Complete():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec import structs
 
-from sidecard.core.effects import StoreAsk, StoreWrite
+from sidecard.core.effects import StoreRead, StoreWrite
 from sidecard.core.events import Absent, Found
 from sidecard.core.records import Record
 from sidecard_client.protocol import wire
@@ -166,8 +166,8 @@ class TwinHosts(RuleBasedStateMachine):
                 if isinstance(plain, StoreWrite) and isinstance(small, StoreWrite):
                     assert not plain.record.compressed
                     self.kept[plain.key] = plain.record, small.record
-                elif isinstance(plain, StoreAsk):
-                    kept = self.kept.get(plain.key) if plain.look else None
+                elif isinstance(plain, StoreRead):
+                    kept = self.kept.get(plain.key) if plain.read_entry else None
                     for number, host in enumerate((self.plain, self.small)):
                         host.answers(plain.ticket, Absent() if kept is None else Found(kept[number]))
 

@@ -6,19 +6,19 @@ from heapq import heappop, heappush
 
 from msgspec import structs
 
-from sidecard.core.effects import StoreAsk, StoreEffect, StorePurge, StoreRelease, StoreRemove, StoreWrite
+from sidecard.core.effects import StoreEffect, StorePurge, StoreRead, StoreRelease, StoreRemove, StoreWrite
 from sidecard.core.events import (
     Absent,
     Answer,
-    Elsewhere,
+    ClaimedRemotely,
     EntriesPurged,
     Found,
+    InvalidationsMissed,
     KeyChanged,
-    NewsMissed,
     Removed,
     StoreAnswered,
     StoreEvent,
-    StoreTurned,
+    StoreStateChanged,
     Unavailable,
 )
 from sidecard.core.records import Record
@@ -63,15 +63,15 @@ class Server:
         self.claims: dict[Place, tuple[str, float]] = {}
         self.lines: list[Line] = []
 
-    def ask(self, ask: StoreAsk, token: str) -> Answer:
+    def ask(self, ask: StoreRead, token: str) -> Answer:
         """Look, and claim."""
         place, now = (ask.scope, ask.key), self.clock.now
-        if ask.look and (record := self._live(place)) is not None:
+        if ask.read_entry and (record := self._live(place)) is not None:
             return Found(record)
 
         claim, until = self.claims.get(place, ("", 0.0))
         if until > now and claim != token:
-            return Elsewhere(until - now)
+            return ClaimedRemotely(until - now)
 
         if token:
             self.claims[place] = token, now + CLAIM_SECONDS
@@ -148,7 +148,7 @@ class Line:
         self._cuts = 0
         self._sequence = 0
         self._busy = {"ask": 0.0, "answer": 0.0, "write": 0.0, "news": 0.0}
-        self._open: dict[int, StoreAsk | StoreRemove | StorePurge] = {}
+        self._open: dict[int, StoreRead | StoreRemove | StorePurge] = {}
         self._unwritten: list[StoreWrite | StoreRemove | StorePurge] = []
         self._claims: dict[Place, str] = {}
         server.lines.append(self)
@@ -156,7 +156,7 @@ class Line:
     def perform(self, effect: StoreEffect) -> None:
         """Do what the engine wants."""
         match effect:
-            case StoreAsk():
+            case StoreRead():
                 self._ask(effect)
             case StoreRelease(scope, key):
                 self._claims.pop((scope, key), None)
@@ -174,15 +174,15 @@ class Line:
         """Lose the connection: what is under way is lost, what was asked is not answered."""
         self._up = False
         self._cuts += 1
-        self._tell(StoreTurned("down", "It is cut."))
+        self._tell(StoreStateChanged("down", "It is cut."))
         for ticket in list(self._open):
             self._answer(ticket, Unavailable())
 
     def mend(self) -> None:
         """Connect again."""
         self._up = True
-        self._tell(NewsMissed())
-        self._tell(StoreTurned("up"))
+        self._tell(InvalidationsMissed())
+        self._tell(StoreStateChanged("up"))
         self._write()
 
     def renew(self) -> None:
@@ -195,10 +195,10 @@ class Line:
         """Hear what another host has done."""
         self._later("news", lambda: self._tell(news))
 
-    def _ask(self, ask: StoreAsk) -> None:
+    def _ask(self, ask: StoreRead) -> None:
         self._open[ask.ticket] = ask
         place = ask.scope, ask.key
-        pending = self._pending(place) if ask.look else None
+        pending = self._pending(place) if ask.read_entry else None
         if isinstance(pending, Found) or (pending is not None and not (ask.claim and self._up)):
             self._clock.at(self._clock.now, lambda: self._answer(ask.ticket, pending))
             return
@@ -208,7 +208,7 @@ class Line:
             return
 
         if pending is not None:
-            ask = structs.replace(ask, look=False)
+            ask = structs.replace(ask, read_entry=False)
 
         token = ""
         if ask.claim:
@@ -221,7 +221,7 @@ class Line:
 
         self._later("ask", reach)
 
-    def _asked(self, ask: StoreAsk, answer: Answer) -> None:
+    def _asked(self, ask: StoreRead, answer: Answer) -> None:
         place = ask.scope, ask.key
         if isinstance(answer, Absent) and answer.claim:
             self._claims[place] = answer.claim

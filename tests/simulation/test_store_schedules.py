@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from sidecard.core.effects import AskRoom, ChangeLog, LogCall, ReadSettings, Send, StoreEffect, Tell
+from sidecard.core.effects import AwaitRead, EmitNote, LogCall, ReadSettings, Send, SetLogLevel, StoreEffect
 from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
@@ -102,7 +102,7 @@ class OneHost:
         for effect in self.engine.handle(event, self.clock.now):
             if isinstance(effect, Send):
                 self.hears(self.callers[effect.peer], effect.reply)
-            elif not isinstance(effect, Tell | AskRoom | LogCall | ChangeLog | ReadSettings):
+            elif not isinstance(effect, EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings):
                 wanted.append(effect)
 
         for effect in wanted:

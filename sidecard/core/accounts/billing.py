@@ -8,8 +8,8 @@ from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.ledger import BackendLedgers, LedgerSnapshot, TaskLedgers
 from sidecard.core.backends.backends import Backend, Backends
 from sidecard.core.backends.budgets import Budget, Budgets
-from sidecard.core.effects import Effect, ShareSpending, Tell
-from sidecard.core.events import SpentElsewhere
+from sidecard.core.effects import Effect, EmitNote, ShareSpending
+from sidecard.core.events import RemoteSpending
 from sidecard.core.flights.flights import HeldLease
 from sidecard.core.records import NO_USAGE
 from sidecard_client.protocol.wire import Usage
@@ -80,14 +80,14 @@ class Billing:
         self._meters.billed(lease.permit.backend.name, usage.model, dollars)
         covering = self.budgets.covering(lease.request.task, lease.permit.backend.name)
         told = [budget.spend(dollars, now) for budget in covering]
-        effects: list[Effect] = [Tell(note) for note in told if note is not None]
+        effects: list[Effect] = [EmitNote(note) for note in told if note is not None]
         return effects + [self._share(budget, now) for budget in covering] if self._shares else effects
 
-    def spent_elsewhere(self, event: SpentElsewhere, now: float) -> list[Effect]:
+    def spent_elsewhere(self, event: RemoteSpending, now: float) -> list[Effect]:
         """Take note of what other hosts have spent of a budget."""
         budget = self.budgets.by_name.get(event.budget)
         note = None if budget is None else budget.spent_elsewhere(event.period, event.dollars, now)
-        return [] if note is None else [Tell(note)]
+        return [] if note is None else [EmitNote(note)]
 
     def _share(self, budget: Budget, now: float) -> ShareSpending:
         period, dollars = budget.share(now)

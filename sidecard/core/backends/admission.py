@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from sidecard.core.backends.backends import FORGET_SECONDS, Backend, Backends, Permit
 from sidecard.core.backends.budgets import Budgets
-from sidecard.core.effects import Effect, Tell
+from sidecard.core.effects import Effect, EmitNote
 from sidecard.core.settings import EngineSettings
 from sidecard.core.shares import in_spare
 from sidecard_client.protocol.wire import DEFAULT_BACKEND, Begin, RejectionReason, Route
@@ -80,7 +80,7 @@ class Admission:
         choices = [(name, self._backends.of(name)) for name in names]
         for _, backend in choices:
             if backend.breaker.state != "closed":  # time alone does nothing to a closed one
-                effects += map(Tell, backend.breaker.settle(now))
+                effects += map(EmitNote, backend.breaker.settle(now))
 
         route = self.route(request)
         if route != "order" and len(choices) > 1:

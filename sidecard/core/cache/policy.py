@@ -13,7 +13,7 @@ from sidecard.core.cache.entry import (
 )
 from sidecard.core.cache.memory import Insertion, MemoryCache
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, Tell
+from sidecard.core.effects import Effect, EmitNote
 from sidecard.core.records import NO_USAGE, Record
 from sidecard.core.scopes import covers
 from sidecard.core.settings import EngineSettings
@@ -111,11 +111,11 @@ class CachePolicy:
     def _notes(self, insertion: Insertion, key: str, value: bytes, terms: Terms) -> list[Effect]:
         effects: list[Effect] = []
         if insertion.evicted:
-            effects.append(Tell(notes.Evicted(insertion.evicted)))
+            effects.append(EmitNote(notes.Evicted(insertion.evicted)))
 
         if insertion.too_large:
             self._count.refused_too_large += 1
-            effects.append(Tell(notes.EntryRefused(key, len(value), self.cache.max_entry_bytes_in(terms.scope))))
+            effects.append(EmitNote(notes.EntryRefused(key, len(value), self.cache.max_entry_bytes_in(terms.scope))))
 
         return effects
 

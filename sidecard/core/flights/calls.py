@@ -22,8 +22,8 @@ from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.cache.similarity import SimilarAnswers
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, Send, Tell
-from sidecard.core.events import Peer, RoomForMore
+from sidecard.core.effects import Effect, EmitNote, Send
+from sidecard.core.events import BacklogRead, Peer
 from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.flights import Applicant, Flight, Flights, HeldLease, Removal, Waiter
 from sidecard.core.flights.grant import DRAINING, NOT_CACHED, Granting
@@ -379,7 +379,7 @@ class Calls:
         self.flights.end_lease(lease, answered=answered)
         self._admission.settle_budgets(lease.permit)
         self._meters.ended(lease.permit.backend.name, outcome)
-        return [Tell(note) for note in lease.permit.backend.give_back(lease.permit, verdict, now, pause_seconds)]
+        return [EmitNote(note) for note in lease.permit.backend.give_back(lease.permit, verdict, now, pause_seconds)]
 
     def fail(self, peer: Peer, request: wire.Fail, now: float) -> list[Effect]:
         """Take the failure of a lease: the next backend, the next holder, or the end."""
@@ -547,7 +547,7 @@ class Calls:
     ) -> list[Effect]:
         self._count.stale_leases += 1
         op = type(request).__name__.lower()
-        return [Send(peer.id, wire.StaleLease(request.id)), Tell(notes.StaleLeaseRefused(op, lease, peer.id))]
+        return [Send(peer.id, wire.StaleLease(request.id)), EmitNote(notes.StaleLeaseRefused(op, lease, peer.id))]
 
     def full_tables(self) -> list[str]:
         """Name the tables that have no room now."""
@@ -560,7 +560,7 @@ class Calls:
 
     def drain(self, now: float) -> list[Effect]:
         """Grant no new leases from now on; who waits for one is sent away."""
-        effects: list[Effect] = [Tell(notes.DrainStarted(len(self.flights), self.flights.waiter_count))]
+        effects: list[Effect] = [EmitNote(notes.DrainStarted(len(self.flights), self.flights.waiter_count))]
         self._granting.draining = True
         for applicant in self.flights.applicants():
             self.flights.withdraw(applicant)
@@ -577,7 +577,7 @@ class Calls:
 
         return effects
 
-    def room_for_more(self, event: RoomForMore, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
+    def room_for_more(self, event: BacklogRead, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
         """A stream that its reader was behind with goes on."""
         return self._streams.has_room(event.peer, event.request_id)
 
@@ -587,6 +587,6 @@ def _id_in_use(peer: Peer, request: wire.Request) -> Send:
     return error(peer, request, "bad_request", text)
 
 
-def _ended(lease: HeldLease, outcome: notes.Outcome, message: str) -> Tell:
+def _ended(lease: HeldLease, outcome: notes.Outcome, message: str) -> EmitNote:
     key = None if lease.flight is None else lease.flight.key
-    return Tell(notes.LeaseEnded(outcome, key, lease.name, lease.backend, lease.peer.id, message))
+    return EmitNote(notes.LeaseEnded(outcome, key, lease.name, lease.backend, lease.peer.id, message))

@@ -20,7 +20,7 @@ from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.freshness import FreshnessPolicy
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, Send, Tell
+from sidecard.core.effects import Effect, EmitNote, Send
 from sidecard.core.events import Peer
 from sidecard.core.flights.flights import Applicant, Flight, Flights, HeldLease, Waiter
 from sidecard.core.flights.serving import Serving
@@ -237,7 +237,7 @@ class Granting:
         if not backend.queue:
             return []
 
-        effects: list[Effect] = [Tell(note) for note in backend.breaker.settle(now)]
+        effects: list[Effect] = [EmitNote(note) for note in backend.breaker.settle(now)]
         while backend.queue:
             obstacle = backend.obstacle(now)
             if obstacle == "breaker_open":
@@ -364,7 +364,7 @@ class Granting:
         if not waiters:
             return []
 
-        effects: list[Effect] = [Tell(notes.FlightFailed(flight.key, kind, message, len(waiters)))]
+        effects: list[Effect] = [EmitNote(notes.FlightFailed(flight.key, kind, message, len(waiters)))]
         for waiter in waiters:
             if waiter.deadline <= now:
                 effects.append(self.timed_out(waiter.peer, waiter.request, now - waiter.joined_at))
@@ -465,7 +465,7 @@ class Granting:
             return []
 
         self._told_full.add(table)
-        return [Tell(notes.Saturated(table, limit))]
+        return [EmitNote(notes.Saturated(table, limit))]
 
     # Seats -----------------------------------------------------------------------------------------------------------
 
@@ -525,7 +525,7 @@ class Granting:
             return []
 
         backend.told_full = True
-        return [Tell(notes.QueueFull(backend.name, backend.settings.max_queue))]
+        return [EmitNote(notes.QueueFull(backend.name, backend.settings.max_queue))]
 
     def _seat_again(self, applicant: Applicant, now: float) -> list[Effect]:
         """Seat an applicant that has waited; where that cannot be, turn it away."""
@@ -587,7 +587,7 @@ class Granting:
                 if applicant.elected:
                     count.reelections += 1
                     flight = applicant.flight
-                    effects.append(Tell(notes.Reelected(flight.key, lease.name, lease.peer.id, flight.elections)))
+                    effects.append(EmitNote(notes.Reelected(flight.key, lease.name, lease.peer.id, flight.elections)))
         elif applicant.tried:
             count.next_backends += 1
         else:

@@ -27,21 +27,21 @@ from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.cache.similarity import SimilarAnswers
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, Send, StoreAsk, StorePurge, StoreRelease, StoreRemove, StoreWrite, Tell
+from sidecard.core.effects import Effect, EmitNote, Send, StorePurge, StoreRead, StoreRelease, StoreRemove, StoreWrite
 from sidecard.core.events import (
     Absent,
     Answer,
-    Elsewhere,
+    ClaimedRemotely,
     EntriesPurged,
     Found,
+    InvalidationsMissed,
     KeyChanged,
-    NewsMissed,
     Peer,
     Removed,
     StoreAnswered,
     StoreGauges,
     StoreMeasured,
-    StoreTurned,
+    StoreStateChanged,
     Unavailable,
 )
 from sidecard.core.flights.flights import Flight, Flights, Removal, Waiter
@@ -303,11 +303,11 @@ class Lookups:
 
     def _conclude(self, flight: Flight, answer: Answer, now: float) -> list[Effect]:
         match answer:
-            case Found() | Elsewhere() if flight.outdated:
+            case Found() | ClaimedRemotely() if flight.outdated:
                 return self._ask_or_end(flight, now)
             case Found(record) if record.remaining_seconds > 0:
                 return self._found(flight, record, now)
-            case Elsewhere(seconds):
+            case ClaimedRemotely(seconds):
                 return self._wait_elsewhere(flight, seconds, now)
             case Absent() if self._claim_missing(flight):
                 # Only readers were there when the question was put.
@@ -325,7 +325,7 @@ class Lookups:
         counted = event.answer.count if isinstance(event.answer, Removed) else 0
         return [self._deleted(removal.peer, removal.request, max(removal.removed, counted))]
 
-    def turned(self, event: StoreTurned, now: float) -> list[Effect]:
+    def turned(self, event: StoreStateChanged, now: float) -> list[Effect]:
         """Take note of how the store is."""
         before, self.state, self.reason = self.state, event.state, event.reason
         if before == event.state:
@@ -336,7 +336,7 @@ class Lookups:
             if event.state == "up"
             else notes.StoreFailed(event.state, event.reason)
         )
-        effects: list[Effect] = [Tell(note)]
+        effects: list[Effect] = [EmitNote(note)]
         if event.state == "down":
             for flight in list(self._elsewhere):
                 effects += self._lead(flight, now)
@@ -365,7 +365,7 @@ class Lookups:
         self._flights.void(event.namespace, event.tag, event.task)
         return self._look_again_within(event.namespace, now)
 
-    def news_missed(self, event: NewsMissed, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
+    def news_missed(self, event: InvalidationsMissed, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
         """What memory has may be old."""
         self._shelf.distrust()
         return self._look_again_within(None, now)
@@ -377,7 +377,7 @@ class Lookups:
 
     # Inside ----------------------------------------------------------------------------------------------------------
 
-    def _ask(self, flight: Flight, now: float, *, look: bool) -> StoreAsk:
+    def _ask(self, flight: Flight, now: float, *, look: bool) -> StoreRead:
         self._tickets += 1
         self._count.store_reads += look
         flight.ticket = self._tickets
@@ -386,7 +386,7 @@ class Lookups:
         flight.claiming = self._shared and self.state == "up" and not self._granting.draining and _leads(flight)
         self._asking[flight.ticket] = flight
         self._flights.timers.set(flight, now + PENDING_AFTER_SECONDS)
-        return StoreAsk(flight.ticket, flight.scope, flight.key, flight.claiming, look)
+        return StoreRead(flight.ticket, flight.scope, flight.key, flight.claiming, look)
 
     def _look_again(self, flight: Flight, now: float) -> list[Effect]:
         """What the store answers to an earlier question may be older than what has just become known: put it anew.

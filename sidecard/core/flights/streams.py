@@ -8,7 +8,7 @@ what happens             what becomes of the feed
 append                   the chunk is sent at once to every feed that is not stuck
 begin, stream in flight  a new feed at position 0: it gets what it missed, then what comes
 begin, stream stored     a new feed at position 0 of a stream that has ended
-`WINDOW_BYTES` sent      the feed is stuck: nothing more until the peer has read most of it (`AskRoom`, `RoomForMore`)
+`WINDOW_BYTES` sent      the feed is stuck: nothing more until the peer has read most of it (`AwaitRead`, `BacklogRead`)
 complete                 `Feed.end` is set; it is sent after the last chunk, and the feed is over
 the stream breaks        feeds that have seen a chunk end in a failure; the others wait for the next holder's stream
 the reader leaves        the feed is over
@@ -25,7 +25,7 @@ from msgspec import MsgspecError, Raw
 from msgspec.msgpack import Decoder
 
 from sidecard.core.cache.memory import MemoryCache
-from sidecard.core.effects import AskRoom, Effect, Send
+from sidecard.core.effects import AwaitRead, Effect, Send
 from sidecard.core.events import Peer
 from sidecard_client.protocol import wire
 
@@ -186,7 +186,7 @@ class Streams:
             feed.sent_bytes += len(memoryview(chunk)) + CHUNK_OVERHEAD_BYTES
             if feed.sent_bytes >= WINDOW_BYTES:
                 feed.stuck = True
-                effects.append(AskRoom(peer_id, feed.request_id))
+                effects.append(AwaitRead(peer_id, feed.request_id))
 
         if feed.end is not None and feed.position == len(chunks):
             effects.append(Send(peer_id, feed.end))

@@ -1,8 +1,8 @@
 """The breakers, for those who look at them and those who may set them."""
 
 from sidecard.core.backends.backends import Backends
-from sidecard.core.effects import Effect, Send, Tell
-from sidecard.core.events import BreakerOpenedElsewhere, Peer
+from sidecard.core.effects import Effect, EmitNote, Send
+from sidecard.core.events import Peer, RemoteBreakerOpened
 from sidecard.core.flights.grant import Granting
 from sidecard.core.replies import error, for_operators
 from sidecard_client.protocol import wire
@@ -17,7 +17,7 @@ class BreakerOperations:
 
     def breakers(self, peer: Peer, request: wire.GetBreakers, now: float) -> list[Effect]:
         """Tell how every backend is."""
-        effects: list[Effect] = [Tell(note) for note in self._backends.settle(now)]
+        effects: list[Effect] = [EmitNote(note) for note in self._backends.settle(now)]
         states = {name: backend.state(now) for name, backend in self._backends.all().items()}
         return [*effects, Send(peer.id, wire.Breakers(request.id, states))]
 
@@ -32,14 +32,14 @@ class BreakerOperations:
             return [error(peer, request, "unavailable", text)]
 
         notes = [*backend.breaker.settle(now), *backend.breaker.set(request.action, now)]
-        effects: list[Effect] = [Send(peer.id, wire.Ok(request.id)), *map(Tell, notes)]
+        effects: list[Effect] = [Send(peer.id, wire.Ok(request.id)), *map(EmitNote, notes)]
         return effects + self._granting.freed(backend, now)
 
-    def opened_elsewhere(self, event: BreakerOpenedElsewhere, now: float) -> list[Effect]:
+    def opened_elsewhere(self, event: RemoteBreakerOpened, now: float) -> list[Effect]:
         """Open a breaker because another host's has opened. What is local there is not what is local here."""
         backend = self._backends.of(event.backend)
         if backend.name != event.backend or backend.settings.locality == "local":
             return []
 
         notes = [*backend.breaker.settle(now), *backend.breaker.open_elsewhere(event.seconds, now)]
-        return [*map(Tell, notes), *self._granting.freed(backend, now)]
+        return [*map(EmitNote, notes), *self._granting.freed(backend, now)]

@@ -13,7 +13,7 @@ from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.backends.backends import Backends
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.counters import Counters
-from sidecard.core.effects import ChangeLog, Effect, Send, Tell
+from sidecard.core.effects import Effect, EmitNote, Send, SetLogLevel
 from sidecard.core.events import Peer
 from sidecard.core.flights.calls import Calls
 from sidecard.core.flights.lookups import Lookups
@@ -86,7 +86,7 @@ class MetricsOperations:
 
     def metrics(self, peer: Peer, request: wire.GetMetrics, now: float) -> list[Effect]:
         """Tell everything there is to expose."""
-        told: list[Effect] = [Tell(note) for note in self._backends.settle(now)]
+        told: list[Effect] = [EmitNote(note) for note in self._backends.settle(now)]
         families = [*self.families(now), *self.apps.families()]
         return [*told, Send(peer.id, wire.Metrics(request.id, families))]
 
@@ -95,7 +95,7 @@ class MetricsOperations:
         if not peer.operator:
             return [for_operators(peer, request, "log")]
 
-        return [Send(peer.id, wire.Ok(request.id)), ChangeLog(request.level)]
+        return [Send(peer.id, wire.Ok(request.id)), SetLogLevel(request.level)]
 
     def families(self, now: float) -> Iterator[Family]:
         """Return the daemon's own metrics; of those that have labels, the ones that something has happened to."""

@@ -6,7 +6,7 @@ from sidecard.core.backends.backends import Backends
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.cache.policy import CachePolicy
-from sidecard.core.effects import Effect, ReadSettings, Send, Tell
+from sidecard.core.effects import Effect, EmitNote, ReadSettings, Send
 from sidecard.core.events import Peer, SettingsRead
 from sidecard.core.flights.calls import Calls
 from sidecard.core.flights.grant import Granting
@@ -65,7 +65,7 @@ class ReloadOperation:
         if event.asked_by is not None:
             peer, request_id = event.asked_by
             reply = wire.Reloaded(request_id, event.changed, event.needs_restart, event.problems)
-            effects.append(Send(peer, reply, late_answer_of=wire.Reload))
+            effects.append(Send(peer, reply, answer_to=wire.Reload))
 
         return effects
 
@@ -89,5 +89,5 @@ class ReloadOperation:
             cache.limit(settings.namespace_max_bytes)
             flights.timers.set(cache, now)
 
-        told: list[Effect] = [Tell(note) for note in self._backends.reconfigure(settings.backends, now)]
+        told: list[Effect] = [EmitNote(note) for note in self._backends.reconfigure(settings.backends, now)]
         return told + self._granting.reconsider(now)

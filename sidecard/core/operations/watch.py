@@ -22,8 +22,8 @@ from typing import Any, Final, get_args
 from msgspec import structs
 
 from sidecard.core.accounts.call_records import exception_of
-from sidecard.core.effects import AskRoom, Effect, Send
-from sidecard.core.events import NoteMade, Peer, RoomForMore
+from sidecard.core.effects import AwaitRead, Effect, Send
+from sidecard.core.events import BacklogRead, NoteEmitted, Peer
 from sidecard.core.notes import Note
 from sidecard.core.replies import error, for_operators
 from sidecard_client.protocol import wire
@@ -108,8 +108,8 @@ class _Watch:
 
     def _send(self, note: wire.Note) -> list[Effect]:
         self.ahead += 1
-        send = Send(self.peer.id, note, late_answer_of=wire.Watch)
-        return [send, AskRoom(self.peer.id, self.request_id, all=True)] if self.stuck else [send]
+        send = Send(self.peer.id, note, answer_to=wire.Watch)
+        return [send, AwaitRead(self.peer.id, self.request_id, all=True)] if self.stuck else [send]
 
 
 class Watches:
@@ -144,7 +144,7 @@ class Watches:
         self._watches[peer.id, request.id] = _Watch(peer, request)
         return [Send(peer.id, wire.Pending(request.id))]
 
-    def made(self, event: NoteMade, now: float) -> list[Effect]:
+    def made(self, event: NoteEmitted, now: float) -> list[Effect]:
         """Tell a note to all who want it."""
         name = name_of(type(event.note))
         wanting = [watch for watch in self._watches.values() if name in watch.names]
@@ -157,7 +157,7 @@ class Watches:
             effect for watch in wanting for effect in watch.offer(wire.Note(watch.request_id, name, at_seconds, fields))
         ]
 
-    def has_room(self, event: RoomForMore, now: float) -> list[Effect]:
+    def has_room(self, event: BacklogRead, now: float) -> list[Effect]:
         """A peer has read all that it was sent."""
         watch = self._watches.get((event.peer, event.request_id))
         return [] if watch is None else watch.has_room(now + self._wall_offset_seconds)

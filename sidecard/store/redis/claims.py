@@ -6,8 +6,8 @@ from typing import Any
 import anyio
 from redis.exceptions import ResponseError
 
-from sidecard.core.effects import StoreAsk, StoreRelease, StoreRemove, StoreWrite
-from sidecard.core.events import Absent, Answer, Elsewhere, Found, StoreAnswered, Unavailable
+from sidecard.core.effects import StoreRead, StoreRelease, StoreRemove, StoreWrite
+from sidecard.core.events import Absent, Answer, ClaimedRemotely, Found, StoreAnswered, Unavailable
 from sidecard.store.redis.connections import Link, Run, Then
 from sidecard.store.redis.health import Health
 from sidecard.store.redis.invalidations import News
@@ -32,7 +32,7 @@ class Asking:
         self._link: Link | None = None
         self._early: list[tuple[Run, Then]] = []
         """What was to be said before the first session; there is one soon, or none for a while."""
-        self._open: dict[int, tuple[StoreAsk, str]] = {}
+        self._open: dict[int, tuple[StoreRead, str]] = {}
         """Questions that are to be answered, each with the claim that it asks for, by ticket."""
         self._claims: dict[_Place, str] = {}
         """Claims that are to be renewed."""
@@ -43,11 +43,11 @@ class Asking:
         """Claims that are being given back."""
         self._sequence = 0
 
-    def ask(self, ask: StoreAsk) -> Answer | None:
+    def ask(self, ask: StoreRead) -> Answer | None:
         """Put a question; return its answer where it is known at once."""
         token = self._token(ask) if ask.claim else ""
-        pending = self._writing.find(ask.scope, ask.key) if ask.look else None
-        removing = isinstance(pending, StoreRemove) or (ask.look and self._writing.purging(ask.scope))
+        pending = self._writing.find(ask.scope, ask.key) if ask.read_entry else None
+        removing = isinstance(pending, StoreRemove) or (ask.read_entry and self._writing.purging(ask.scope))
         if isinstance(pending, StoreWrite):
             return Found(pending.record)
 
@@ -58,7 +58,7 @@ class Asking:
             return Absent()
 
         # What is to be removed is not looked for; but who computes it is the server's to say.
-        arguments = (token, self._claim_milliseconds, int(ask.look and not removing))
+        arguments = (token, self._claim_milliseconds, int(ask.read_entry and not removing))
         self._open[ask.ticket] = ask, token
         self._say(Run(ASK, entry_name(ask.scope, ask.key), arguments), partial(self._asked, ask, token))
         return None
@@ -123,7 +123,7 @@ class Asking:
 
             await anyio.sleep(self._claim_milliseconds / 3000)
 
-    def _token(self, ask: StoreAsk) -> str:
+    def _token(self, ask: StoreRead) -> str:
         token = self._unsure.get((ask.scope, ask.key))
         if token is None:
             self._sequence += 1
@@ -137,7 +137,7 @@ class Asking:
         elif self._health.connected is None:
             self._early.append((run, then))
 
-    def _asked(self, ask: StoreAsk, token: str, reply: Any) -> None:
+    def _asked(self, ask: StoreRead, token: str, reply: Any) -> None:
         if isinstance(reply, ResponseError):
             # An entry would have been returned before anything was to be written.
             refused = self._health.refuses_writes(reply)
@@ -150,7 +150,7 @@ class Asking:
         match reply:
             case [b"found", bytes(envelope), int(milliseconds)]:
                 record = opened(envelope, milliseconds / 1000)
-                if ask.look and self._writing.find(ask.scope, ask.key) is not None:
+                if ask.read_entry and self._writing.find(ask.scope, ask.key) is not None:
                     # 1. the server reads the old entry; 2. we are told to replace or remove it; 3. its reply arrives.
                     answer = self.ask(ask)
                     if answer is not None:
@@ -161,7 +161,7 @@ class Asking:
                 if token:
                     self._unsure.pop((ask.scope, ask.key), None)
 
-                self._answer(ask, Elsewhere(milliseconds / 1000))
+                self._answer(ask, ClaimedRemotely(milliseconds / 1000))
             case [b"claimed"]:
                 self._unsure.pop((ask.scope, ask.key), None)
                 self._claims[ask.scope, ask.key] = token
@@ -169,7 +169,7 @@ class Asking:
             case _:
                 self._answer(ask, Absent())
 
-    def _answer(self, ask: StoreAsk, answer: Answer) -> None:
+    def _answer(self, ask: StoreRead, answer: Answer) -> None:
         if self._open.pop(ask.ticket, None) is not None:
             self._health.tell(StoreAnswered(ask.ticket, answer))
 

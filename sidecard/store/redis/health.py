@@ -4,7 +4,7 @@ from msgspec import Struct
 from redis.exceptions import AuthenticationError, AuthorizationError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from sidecard.core.events import StoreTurned
+from sidecard.core.events import StoreStateChanged
 from sidecard.store.base import Tell
 from sidecard.store.redis.access import Access
 
@@ -23,24 +23,24 @@ class Health(Struct):
     """None until the first try to connect has ended."""
     takes_writes: bool = True
     faults: int = 0
-    turned: StoreTurned | None = None
+    turned: StoreStateChanged | None = None
 
     def came_up(self) -> None:
         """A session has begun."""
         self.connected = True
         self.takes_writes = True
-        self._turn(StoreTurned("up"))
+        self._turn(StoreStateChanged("up"))
 
     def went_down(self, fault: Exception) -> None:
         """A session has ended."""
         self.connected = False
         self.faults += 1
-        self._turn(StoreTurned("down", self._sentence(fault)))
+        self._turn(StoreStateChanged("down", self._sentence(fault)))
 
     def writes_again(self) -> None:
         """The server takes writes again."""
         self.takes_writes = True
-        self._turn(StoreTurned("up"))
+        self._turn(StoreStateChanged("up"))
 
     def refuses_writes(self, error: ResponseError) -> bool:
         """Tell whether an error says that the server takes no writes now; from then on that is how it is.
@@ -60,7 +60,7 @@ class Health(Struct):
         if self.takes_writes:
             self.takes_writes = False
             self.faults += 1
-            self._turn(StoreTurned("read_only", f"{self._place} answers: {_shown(text[text.index(code) :])}."))
+            self._turn(StoreStateChanged("read_only", f"{self._place} answers: {_shown(text[text.index(code) :])}."))
 
         return True
 
@@ -70,7 +70,7 @@ class Health(Struct):
         address = self.access.address
         return address.path or ",".join(f"{host}:{port}" for host, port in address.hosts)
 
-    def _turn(self, turned: StoreTurned) -> None:
+    def _turn(self, turned: StoreStateChanged) -> None:
         if turned != self.turned:
             self.turned = turned
             self.tell(turned)

@@ -3,7 +3,7 @@
 One connection hears it, for all callers of the host. It is subscribed, and the server has confirmed that, before the first
 question is asked: 1. a key is asked for, and another host computes it; 2. that host stores it, and says so; 3. whoever
 subscribed only now would wait for what has been said.
-Messages are lost with their connection. The session ends with it, and the next begins with `NewsMissed`.
+Messages are lost with their connection. The session ends with it, and the next begins with `InvalidationsMissed`.
 """
 
 from typing import Literal

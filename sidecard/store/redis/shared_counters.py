@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 
 from sidecard.core import notes
 from sidecard.core.effects import ShareSpending
-from sidecard.core.events import BreakerOpenedElsewhere, SpentElsewhere
+from sidecard.core.events import RemoteBreakerOpened, RemoteSpending
 from sidecard.store.base import Tell
 from sidecard.store.redis.connections import Command, Link, Run
 from sidecard.store.redis.scripts import LAYOUT, NOW, Script
@@ -155,7 +155,7 @@ class Sharing:
             # The same opening is heard each time; a later end is another one.
             if backend not in self._open and until > self._heard.get(backend, 0.0) + 2 * POLL_SECONDS:
                 self._heard[backend] = until
-                self._tell(BreakerOpenedElsewhere(backend, milliseconds / 1000))
+                self._tell(RemoteBreakerOpened(backend, milliseconds / 1000))
 
         self._open = {backend: until for backend, until in self._open.items() if until > now}
 
@@ -167,7 +167,7 @@ class Sharing:
         milliseconds = int(1000 * _KEPT_PERIODS * period_seconds)
         (reply,) = await link.exchange([Run(_SPEND, name, (self._host, repr(dollars), milliseconds))])
         if isinstance(reply, bytes):
-            self._tell(SpentElsewhere(budget, period, float(reply)))
+            self._tell(RemoteSpending(budget, period, float(reply)))
 
 
 def _pairs(listed: Any) -> list[tuple[str, int]]:

@@ -16,8 +16,8 @@ from contextlib import suppress
 
 import anyio
 
-from sidecard.core.effects import ShareSpending, StoreAsk, StoreEffect, StoreRelease, StoreWrite
-from sidecard.core.events import NewsMissed, StoreAnswered, StoreEvent
+from sidecard.core.effects import ShareSpending, StoreEffect, StoreRead, StoreRelease, StoreWrite
+from sidecard.core.events import InvalidationsMissed, StoreAnswered, StoreEvent
 from sidecard.core.notes import Note
 from sidecard.store.base import Tell
 from sidecard.store.redis.access import FAULTS, Access
@@ -61,7 +61,7 @@ class RedisStore:
     def perform(self, effect: StoreEffect) -> StoreAnswered | None:
         """See `Store`."""
         match effect:
-            case StoreAsk():
+            case StoreRead():
                 answer = self._asking.ask(effect)
                 return None if answer is None else StoreAnswered(effect.ticket, answer)
             case StoreRelease():
@@ -124,7 +124,7 @@ class RedisStore:
 
                 _, asking, writing, *further = links
                 await self._news.subscribe(hearing)
-                self._tell(NewsMissed())
+                self._tell(InvalidationsMissed())
                 self._health.came_up()
                 self._asking.begin(asking)
                 async with anyio.create_task_group() as tasks:

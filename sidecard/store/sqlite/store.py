@@ -32,7 +32,7 @@ from typing import Any
 import anyio
 from msgspec import structs
 
-from sidecard.core.effects import StoreAsk, StoreEffect, StorePurge, StoreRemove, StoreWrite
+from sidecard.core.effects import StoreEffect, StorePurge, StoreRead, StoreRemove, StoreWrite
 from sidecard.core.events import (
     Absent,
     Answer,
@@ -42,7 +42,7 @@ from sidecard.core.events import (
     StoreEvent,
     StoreGauges,
     StoreMeasured,
-    StoreTurned,
+    StoreStateChanged,
     Unavailable,
 )
 from sidecard.core.records import Record
@@ -123,7 +123,7 @@ class DiskStore:
         self._urgent = asyncio.Event()
         self._broken = asyncio.Event()
         """The file is to be opened anew."""
-        self._asking: dict[int, tuple[StoreAsk, float]] = {}
+        self._asking: dict[int, tuple[StoreRead, float]] = {}
         """Questions that are to be answered yet, and when they were asked; the oldest first."""
         self._removing: dict[int, tuple[int, float]] = {}
         """Tickets that are to be answered yet: how many entries were removed before they were ever written, and since when."""
@@ -146,7 +146,7 @@ class DiskStore:
         """None until the file was tried to be opened for the first time."""
         self._hanging = False
         self._writes = True
-        self._turned: StoreTurned | None = None
+        self._turned: StoreStateChanged | None = None
         self._written = self._evicted = self._given_up = self._faults = 0
         self._sums = 0, 0
         self._measured: StoreGauges | None = None
@@ -155,7 +155,7 @@ class DiskStore:
     def perform(self, effect: StoreEffect) -> StoreAnswered | None:
         """See `Store`."""
         match effect:
-            case StoreAsk():
+            case StoreRead():
                 answer = self._ask(effect)
                 return None if answer is None else StoreAnswered(effect.ticket, answer)
             case StoreWrite():
@@ -204,7 +204,7 @@ class DiskStore:
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
-    def _ask(self, ask: StoreAsk) -> Answer | None:
+    def _ask(self, ask: StoreRead) -> Answer | None:
         pending = self._pending.find(ask.scope, ask.key)
         if pending is not None:
             return self._found(pending)
@@ -222,7 +222,7 @@ class DiskStore:
 
         return None
 
-    def _read_at_once(self, reader: Reader, ask: StoreAsk, began_at: float) -> Answer:
+    def _read_at_once(self, reader: Reader, ask: StoreRead, began_at: float) -> Answer:
         try:
             found = reader.look(ask.scope, ask.key)
         except sqlite3.Error as error:
@@ -235,7 +235,7 @@ class DiskStore:
 
         return self._judged(ask, found)
 
-    def _read(self, ask: StoreAsk) -> None:
+    def _read(self, ask: StoreRead) -> None:
         self._reader_thread.do(partial(self._look, ask.scope, ask.key), partial(self._looked, ask))
 
     def _look(self, scope: str, key: str) -> tuple[int, Record] | None:
@@ -245,7 +245,7 @@ class DiskStore:
 
         return self._reader.look(scope, key)
 
-    def _looked(self, ask: StoreAsk, result: Any) -> None:
+    def _looked(self, ask: StoreRead, result: Any) -> None:
         self._heard_at = self._clock()
         if self._hanging:
             self._hanging = False
@@ -266,7 +266,7 @@ class DiskStore:
         pending = self._pending.find(ask.scope, ask.key)
         self._answer(ask, self._judged(ask, result) if pending is None else self._found(pending))
 
-    def _judged(self, ask: StoreAsk, found: tuple[int, Record] | None) -> Answer:
+    def _judged(self, ask: StoreRead, found: tuple[int, Record] | None) -> Answer:
         if found is None or self._pending.purged(ask.scope, found[1]):
             return Absent()
 
@@ -288,7 +288,7 @@ class DiskStore:
             self._faults += 1
             self._break(fault)
 
-    def _answer(self, ask: StoreAsk, answer: Answer) -> None:
+    def _answer(self, ask: StoreRead, answer: Answer) -> None:
         self._overtaken.discard(ask.ticket)
         if self._asking.pop(ask.ticket, None) is not None:
             self._tell(StoreAnswered(ask.ticket, answer))
@@ -309,7 +309,7 @@ class DiskStore:
                 self._hanging = True
                 self._faults += 1
                 # Behind what hangs: its answer is the news that it does no longer.
-                self._reader_thread.do(_nothing, partial(self._looked, StoreAsk(UNANSWERED, "", "")))
+                self._reader_thread.do(_nothing, partial(self._looked, StoreRead(UNANSWERED, "", "")))
                 self._judge()
 
             for ask in late:
@@ -547,13 +547,13 @@ class DiskStore:
         self._broken.set()
         self._wished.set()
         self._urgent.set()
-        self._turn(StoreTurned("down", f"{self._path} cannot be read ({fault})."))
+        self._turn(StoreStateChanged("down", f"{self._path} cannot be read ({fault})."))
         self._unanswer()
 
     def _turn_down(self, reason: str) -> None:
         self._usable = False
         self._faults += 1
-        self._turn(StoreTurned("down", reason))
+        self._turn(StoreStateChanged("down", reason))
 
     def _judge(self, reason: str = "") -> None:
         """Say how the store is, if that is something new."""
@@ -561,13 +561,13 @@ class DiskStore:
             return
 
         if self._hanging:
-            self._turn(StoreTurned("down", f"{self._path} did not answer within {ANSWER_SECONDS:g} s."))
+            self._turn(StoreStateChanged("down", f"{self._path} did not answer within {ANSWER_SECONDS:g} s."))
         elif not self._writes:
-            self._turn(StoreTurned("read_only", reason or f"{self._path} cannot be written."))
+            self._turn(StoreStateChanged("read_only", reason or f"{self._path} cannot be written."))
         else:
-            self._turn(StoreTurned("up"))
+            self._turn(StoreStateChanged("up"))
 
-    def _turn(self, turned: StoreTurned) -> None:
+    def _turn(self, turned: StoreStateChanged) -> None:
         if turned != self._turned:
             self._turned = turned
             self._tell(turned)

@@ -6,7 +6,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from sidecard.config.schema import Limits
-from sidecard.core.effects import StoreAsk, StoreRelease, StoreWrite
+from sidecard.core.effects import StoreRead, StoreRelease, StoreWrite
 from sidecard.core.engine import Engine
 from sidecard.core.events import Absent, Event, Peer, SettingsRead, StoreEvent
 from sidecard.core.records import NO_USAGE, Record
@@ -228,7 +228,7 @@ class Store:
 
         token = f"elsewhere-{next(self._tokens)}"
         other: Any = None  # its own line, from which nobody hears
-        if not isinstance(server.ask(StoreAsk(0, *place, claim=True, look=True), token), Absent):
+        if not isinstance(server.ask(StoreRead(0, *place, claim=True, read_entry=True), token), Absent):
             return
 
         def end() -> None:
@@ -299,7 +299,7 @@ class Daemon(LoopProcess):
             on_note=_ignore,
             on_bug=lambda bug: world.fault(bug.__cause__ or bug),
             on_reload=lambda asked: self.soon(lambda: self.reload(self.settings, (asked.peer, asked.request_id))),
-            meters=self.engine.meters,
+            metrics=self.engine.meters,
             store=None if store is None else store.open(self, boot_id),
         )
 
@@ -307,7 +307,7 @@ class Daemon(LoopProcess):
             for watcher in watchers:
                 watcher(self, event, effects)
 
-        self.driver.watch(watch)
+        self.driver.trace(watch)
         buffers = BufferBudget[PeerConnection](LIMITS.max_buffered_bytes)
         self._context = ServerContext(self.driver, self.connections, FairScheduler(self.loop), buffers, self.loop)
         self._connections = count(1)
@@ -333,12 +333,12 @@ class Daemon(LoopProcess):
 
     def hear(self, event: StoreEvent) -> None:
         """Let the store say something."""
-        self.driver.hear(event)
+        self.driver.handle(event)
 
     def reload(self, settings: EngineSettings, asked_by: tuple[int, int] | None = None) -> None:
         """Go by other settings."""
         self.settings = settings
-        self.driver.hear(SettingsRead(settings, asked_by=asked_by))
+        self.driver.handle(SettingsRead(settings, asked_by=asked_by))
 
     def stop(self, drain_seconds: float, on_end: Callable[[], None]) -> None:
         """Stop in the order of `sidecard.daemon.daemon.Daemon.run`."""

@@ -8,8 +8,8 @@ import pytest
 
 from sidecard.core.cache.entry import TERMS_OVERHEAD_BYTES
 from sidecard.core.cache.similarity import GROUP_OVERHEAD_BYTES, NEAREST, VECTOR_OVERHEAD_BYTES
-from sidecard.core.effects import StoreAsk, StoreRelease
-from sidecard.core.events import Absent, Answer, Elsewhere, Found, NewsMissed, Unavailable
+from sidecard.core.effects import StoreRead, StoreRelease
+from sidecard.core.events import Absent, Answer, ClaimedRemotely, Found, InvalidationsMissed, Unavailable
 from sidecard.core.records import Record
 from sidecard.core.settings import TaskSettings
 from sidecard_client.protocol import wire
@@ -431,7 +431,7 @@ def test_a_vector_that_nobody_looked_at_is_not_kept_when_its_answer_comes() -> N
 
 def store_says(host: Host, answer: Answer) -> None:
     """Let the store answer the question that is open."""
-    (ask,) = (effect for effect in host.wants() if isinstance(effect, StoreAsk))
+    (ask,) = (effect for effect in host.wants() if isinstance(effect, StoreRead))
     host.answers(ask.ticket, answer)
 
 
@@ -493,7 +493,7 @@ def test_another_hosts_call_is_waited_for() -> None:
     store_says(host, Absent("one"))
     alice.completes(alice.gets(Lease).lease, "a")
     alice.asks(Begin("b", id=2, vector=angle(0), group="g"))
-    store_says(host, Elsewhere(5.0))
+    store_says(host, ClaimedRemotely(5.0))
 
     assert alice.hears() == [Pending(2)]
 
@@ -504,7 +504,7 @@ def test_what_is_doubted_is_not_served_to_similar_requests() -> None:
     alice.asks(Begin("a", id=1, vector=angle(0), group="g"))
     store_says(host, Absent("one"))
     alice.completes(alice.gets(Lease).lease, "a")
-    host.happens(NewsMissed())
+    host.happens(InvalidationsMissed())
     alice.asks(Begin("b", id=2, vector=angle(0), group="g"))
     store_says(host, Unavailable())
 
@@ -531,7 +531,7 @@ def test_who_has_waited_for_another_host_in_vain_makes_the_call() -> None:
     """That there is no answer of its own was known, and counted, before."""
     host, alice = similar_host(store="shared")
     alice.asks(Begin("b", id=2, vector=angle(0), group="g"))
-    store_says(host, Elsewhere(5.0))
+    store_says(host, ClaimedRemotely(5.0))
     assert alice.hears() == [Pending(2)]
     alice.asks(Begin("a", id=1, vector=angle(0), group="g"))
     store_says(host, Absent("one"))

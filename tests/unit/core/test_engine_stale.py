@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecard.core.events import Absent, Elsewhere, Found, KeyChanged, NewsMissed, Unavailable
+from sidecard.core.events import Absent, ClaimedRemotely, Found, InvalidationsMissed, KeyChanged, Unavailable
 from sidecard.core.flights.failures import MAX_REMEMBERED
 from sidecard.core.records import Record
 from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings, TaskSettings
@@ -249,7 +249,7 @@ def test_what_another_host_computes_nobody_waits_for_who_may_have_the_old_answer
     host.wants()
     alice.hears()
     alice.asks(Begin("key", id=2))
-    host.answers(host.asked().ticket, Elsewhere(5.0))
+    host.answers(host.asked().ticket, ClaimedRemotely(5.0))
     assert alice.gets(Hit).stale
 
     bob.asks(Begin("key", id=3))
@@ -266,7 +266,7 @@ def test_an_old_answer_that_is_doubted_is_not_served_before_the_store_was_asked(
         host.passes(15.0)
         host.wants()
         alice.hears()
-        host.happens(NewsMissed())
+        host.happens(InvalidationsMissed())
         alice.asks(Begin("key", id=2))
         bob.asks(Begin("key", id=3))
         host.answers(host.asked().ticket, answer)

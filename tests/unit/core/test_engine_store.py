@@ -5,19 +5,19 @@ from typing import Any
 import pytest
 
 from sidecard.core import notes
-from sidecard.core.effects import StoreAsk, StorePurge, StoreRelease, StoreRemove, StoreWrite
+from sidecard.core.effects import StorePurge, StoreRead, StoreRelease, StoreRemove, StoreWrite
 from sidecard.core.events import (
     Absent,
     Answer,
-    Elsewhere,
+    ClaimedRemotely,
     EntriesPurged,
     Found,
+    InvalidationsMissed,
     KeyChanged,
-    NewsMissed,
     Removed,
     StoreGauges,
     StoreMeasured,
-    StoreTurned,
+    StoreStateChanged,
     Unavailable,
 )
 from sidecard.core.records import Record
@@ -55,7 +55,7 @@ def shared(**settings: Any) -> Host:
     return Host(store="shared", **settings)
 
 
-def begun(host: Host, request_id: int = 1, **fields: Any) -> tuple[Actor, StoreAsk]:
+def begun(host: Host, request_id: int = 1, **fields: Any) -> tuple[Actor, StoreRead]:
     """Let a new peer begin, and the store be asked."""
     actor = host.peer()
     actor.asks(Begin("key", id=request_id, **fields))
@@ -77,7 +77,7 @@ def test_a_hundred_askers_cost_one_look() -> None:
         actor.asks(Begin("key", id=1))
 
     ask = host.asked()
-    assert ask == StoreAsk(1, SCOPE, "key", claim=False, look=True)
+    assert ask == StoreRead(1, SCOPE, "key", claim=False, read_entry=True)
     assert all(actor.hears() == [] for actor in actors)
     host.answers(ask.ticket, Found(record()))
     for actor in actors:
@@ -190,7 +190,7 @@ def test_a_refresh_does_not_look() -> None:
     assert host.wants() == []
     host = shared()
     bob, ask = begun(host, mode="refresh")
-    assert (ask.claim, ask.look) == (True, False)
+    assert (ask.claim, ask.read_entry) == (True, False)
     host.answers(ask.ticket, Absent(""))
     bob.completes(bob.gets(wire.Lease).lease, "new")
     (write,) = host.wants()
@@ -267,9 +267,9 @@ def test_an_answer_that_may_be_old_is_asked_for_again(change: str) -> None:
         case "purged elsewhere":
             host.happens(EntriesPurged("default", None))
         case _:
-            host.happens(NewsMissed())
+            host.happens(InvalidationsMissed())
 
-    assert not any(isinstance(wanted, StoreAsk) for wanted in host.wants())
+    assert not any(isinstance(wanted, StoreRead) for wanted in host.wants())
     host.answers(ask.ticket, Found(record("old")))
     assert alice.hears() == []
     again = host.asked()
@@ -292,7 +292,7 @@ def test_what_another_host_computes_is_waited_for() -> None:
     """Its answer is shared, with the time waited; the store is asked again when there are news."""
     host = shared()
     alice, ask = begun(host)
-    host.answers(ask.ticket, Elsewhere(15.0))
+    host.answers(ask.ticket, ClaimedRemotely(15.0))
     assert alice.hears() == [Pending(1)]
     host.peer().waits("key", 2)
     assert host.stats().awaited == 1
@@ -310,7 +310,7 @@ def test_a_host_that_dies_is_followed_when_its_claim_expires() -> None:
     """Nobody tells: the store is asked again when the time is up, and grants the claim."""
     host = shared()
     alice, ask = begun(host)
-    host.answers(ask.ticket, Elsewhere(2.0))
+    host.answers(ask.ticket, ClaimedRemotely(2.0))
     alice.hears()
     host.passes(1.9)
     assert host.wants() == []
@@ -324,9 +324,11 @@ def test_who_need_not_wait_for_another_host_goes_on_alone(how: str) -> None:
     """Its answer is for nobody else; or the store is gone, and nobody would tell."""
     host = shared()
     alice, ask = begun(host)
-    host.answers(ask.ticket, Elsewhere(15.0))
+    host.answers(ask.ticket, ClaimedRemotely(15.0))
     alice.hears()
-    host.happens(KeyChanged(SCOPE, "key", "unshared") if how == "unshared" else StoreTurned("down", "It is gone."))
+    host.happens(
+        KeyChanged(SCOPE, "key", "unshared") if how == "unshared" else StoreStateChanged("down", "It is gone.")
+    )
     alice.gets(wire.Lease)
     assert host.wants() == []
     assert host.stats().claims == 0
@@ -336,7 +338,7 @@ def test_a_claim_that_ends_elsewhere_is_asked_for() -> None:
     """The other host's call has failed: it is our turn."""
     host = shared()
     alice, ask = begun(host)
-    host.answers(ask.ticket, Elsewhere(15.0))
+    host.answers(ask.ticket, ClaimedRemotely(15.0))
     alice.hears()
     host.happens(KeyChanged(SCOPE, "key", "released"))
     assert host.asked().claim is True
@@ -346,7 +348,7 @@ def test_waiting_for_another_host_ends_by_the_callers_own_deadline() -> None:
     """And when nobody waits any more, nobody asks any more."""
     host = shared()
     alice, ask = begun(host, wait_seconds=1.0)
-    host.answers(ask.ticket, Elsewhere(5.0))
+    host.answers(ask.ticket, ClaimedRemotely(5.0))
     host.passes(2.0)
     assert alice.hears() == [Pending(1), Timeout(1, 1.0)]
     host.passes(5.0)
@@ -461,7 +463,7 @@ def test_an_entry_that_news_may_have_missed_is_asked_for_before_it_is_served() -
     alice.asks(Put("key", packed("mine"), id=1))
     host.wants()
     alice.hears()
-    host.happens(NewsMissed())
+    host.happens(InvalidationsMissed())
     alice.asks(Begin("key", id=2))
     host.answers(host.asked().ticket, Found(record("theirs")))
     assert unpacked(alice.gets(wire.Hit)) == "theirs"
@@ -478,11 +480,11 @@ def test_a_doubted_entry_is_served_where_nobody_can_say_better(get: bool) -> Non
     alice.asks(Put("key", packed("mine"), id=1))
     host.wants()
     alice.hears()
-    host.happens(NewsMissed())
+    host.happens(InvalidationsMissed())
     alice.asks(Get("key", id=2) if get else Begin("key", id=2))
     host.answers(host.asked().ticket, Unavailable())
     assert unpacked(alice.gets(wire.Hit)) == "mine"
-    host.happens(StoreTurned("down", "It is gone."))
+    host.happens(StoreStateChanged("down", "It is gone."))
     alice.asks(Get("key", id=3) if get else Begin("key", id=3))
     assert unpacked(alice.gets(wire.Hit)) == "mine"
     assert host.wants() == []
@@ -495,7 +497,7 @@ def test_a_doubted_entry_that_the_store_has_not_is_gone() -> None:
     alice.asks(Put("key", packed("mine"), id=1))
     host.wants()
     alice.hears()
-    host.happens(NewsMissed())
+    host.happens(InvalidationsMissed())
     alice.asks(Begin("key", id=2))
     host.answers(host.asked().ticket, Absent("c1"))
     alice.gets(wire.Lease)
@@ -549,7 +551,7 @@ def test_a_purge_counts_what_memory_had_where_the_store_does_not_say(answer: Ans
     operator.hears()
     host.wants()
     if answer is None:
-        host.happens(StoreTurned("down", "It is gone."))
+        host.happens(StoreStateChanged("down", "It is gone."))
 
     operator.asks(Purge(namespace="default", tag=None, id=2))
     (purge,) = host.wants()
@@ -622,7 +624,7 @@ def test_a_put_that_is_not_kept_removes_what_the_store_has() -> None:
 def test_a_store_that_is_down_is_not_asked_but_told() -> None:
     """What is written now it gets when it is back."""
     host = shared()
-    host.happens(StoreTurned("down", "It is gone."))
+    host.happens(StoreStateChanged("down", "It is gone."))
     alice = host.peer()
     alice.asks(Begin("key", id=1))
     alice.completes(alice.gets(wire.Lease).lease, "new")
@@ -634,7 +636,7 @@ def test_a_store_that_is_down_is_not_asked_but_told() -> None:
 def test_a_store_that_takes_no_writes_is_asked_without_a_claim() -> None:
     """It could not grant one."""
     host = shared()
-    host.happens(StoreTurned("read_only", "It is full."))
+    host.happens(StoreStateChanged("read_only", "It is full."))
     alice, ask = begun(host)
     assert ask.claim is False
     host.answers(ask.ticket, Absent())
@@ -644,20 +646,20 @@ def test_a_store_that_takes_no_writes_is_asked_without_a_claim() -> None:
 def test_turns_of_the_store_are_told_once() -> None:
     """And health says what they mean, with what waits."""
     host = shared()
-    host.happens(StoreTurned("up"))
+    host.happens(StoreStateChanged("up"))
     host.happens(StoreMeasured(StoreGauges(store_pending=3)))
-    host.happens(StoreTurned("down", "It is gone."))
-    host.happens(StoreTurned("down", "It is still gone."))
+    host.happens(StoreStateChanged("down", "It is gone."))
+    host.happens(StoreStateChanged("down", "It is still gone."))
     alice = host.peer()
     alice.asks(wire.GetHealth(id=1))
     health = alice.gets(wire.Health)
     assert health.store == "down"
     assert "It is still gone." in health.reasons[0]
     assert health.reasons[1].startswith("3 entries and removals wait")
-    host.happens(StoreTurned("read_only", "It is full."))
+    host.happens(StoreStateChanged("read_only", "It is full."))
     alice.asks(wire.GetHealth(id=2))
     assert alice.gets(wire.Health).reasons[0].startswith("The store takes no entries: It is full.")
-    host.happens(StoreTurned("up"))
+    host.happens(StoreStateChanged("up"))
     told = [note for note in host.notes if isinstance(note, notes.StoreFailed | notes.StoreRecovered)]
     assert told == [
         notes.StoreFailed("down", "It is gone."),

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from sidecard.core import notes
-from sidecard.core.events import RoomForMore
+from sidecard.core.events import BacklogRead
 from sidecard.core.flights.streams import MAX_STREAM_BYTES, WINDOW_BYTES
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol import wire
@@ -289,7 +289,7 @@ def test_a_slow_reader_gets_a_window_at_a_time_and_nobody_waits_for_it() -> None
         holder.appends(lease, piece)
         for ask in [ask for ask in host.behind if ask.peer == fast.peer.id]:
             host.behind.remove(ask)
-            host.happens(RoomForMore(ask.peer, ask.request_id))
+            host.happens(BacklogRead(ask.peer, ask.request_id))
 
     ends(holder, lease)
     got_fast, end_fast = fast.reads()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sidecard.core.effects import StoreAsk, StorePurge, StoreWrite
+from sidecard.core.effects import StorePurge, StoreRead, StoreWrite
 from sidecard.core.events import Absent, EntriesPurged, Found
 from sidecard.core.flights.flights import MAX_VOIDED_TAGS
 from sidecard.core.records import Record
@@ -113,7 +113,7 @@ def test_a_task_that_is_not_stored_claims_its_keys_over_hosts_and_writes_nothing
     alice = host.peer()
     alice.asks(Begin("key", id=1, task="rag"))
     ask = host.asked()
-    assert (ask.claim, ask.look) == (True, False)
+    assert (ask.claim, ask.read_entry) == (True, False)
     host.answers(ask.ticket, Absent("claim"))
     lease = next(reply for reply in alice.hears() if isinstance(reply, wire.Lease))
     assert not completed(alice, lease.lease)
@@ -306,7 +306,7 @@ def test_another_hosts_purge_reaches_calls_in_flight_as_ones_own() -> None:
     for key, task in (("a", "rag"), ("b", "general"), ("c", "general")):
         alice.asks(Begin(key, id=1, task=task))
         ask = host.asked()
-        assert isinstance(ask, StoreAsk)
+        assert isinstance(ask, StoreRead)
         host.answers(ask.ticket, Absent("claim"))
         leases[key] = next(reply for reply in alice.hears() if isinstance(reply, wire.Lease)).lease
 

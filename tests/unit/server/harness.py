@@ -215,7 +215,7 @@ class ServerHarness:
             on_bug=self.bugs.append,
             on_call=self.calls.append,
             on_level=self.levels.append,
-            meters=self.engine.meters,
+            metrics=self.engine.meters,
         )
         self.connections = ConnectionTable(
             self.limits,

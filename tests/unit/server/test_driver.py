@@ -6,7 +6,7 @@ import pytest
 
 from sidecard.core.notes import DrainStarted, LeaseEnded
 from sidecard.core.operations.watch import MAX_WAITING, WINDOW_NOTES
-from sidecard.server.driver import LOOK_AGAIN_SECONDS, TIMED_BEGINS, TIMER_GRAIN_SECONDS
+from sidecard.server.driver import POLL_SECONDS, TIMED_BEGINS, TIMER_GRAIN_SECONDS
 from sidecard_client.protocol import wire
 from tests.unit.server.harness import ServerHarness, value_of
 
@@ -140,7 +140,7 @@ def test_a_watcher_who_does_not_read_is_sent_no_more_and_is_not_closed() -> None
     root.transport.buffered = 0
     heard: list[wire.Note] = []
     while len(heard) <= MAX_WAITING:
-        server.loop.pass_time(LOOK_AGAIN_SECONDS)
+        server.loop.pass_time(POLL_SECONDS)
         server.loop.turn()
         heard += [reply for reply in root.received() if isinstance(reply, wire.Note)]
 
@@ -272,7 +272,7 @@ def test_of_begins_one_in_many_is_timed() -> None:
     handled = {kind: sum(histogram.counts) for kind, histogram in server.engine.meters.handled.items()}
     assert handled == {wire.Put: 1, wire.Begin: 2}
     assert server.engine.meters.requests == {(wire.Put, wire.Stored): 1}
-    metrics = server.driver.ask(wire.GetMetrics())
+    metrics = server.driver.query(wire.GetMetrics())
     assert isinstance(metrics, wire.Metrics)
     (requests,) = (family.samples for family in metrics.families if family.name == "sidecard_requests")
     assert {"op": "begin", "outcome": "hit"} in [sample.labels for sample in requests]
@@ -282,8 +282,8 @@ def test_of_begins_one_in_many_is_timed() -> None:
 def test_the_daemon_asks_itself_as_an_operator() -> None:
     """And hears what it has asked for, while what else comes of it goes where it belongs."""
     server = ServerHarness()
-    assert isinstance(server.driver.ask(wire.GetStats()), wire.Stats)
-    assert server.driver.ask(wire.SetLog("debug")) == wire.Ok(0)
+    assert isinstance(server.driver.query(wire.GetStats()), wire.Stats)
+    assert server.driver.query(wire.SetLog("debug")) == wire.Ok(0)
     assert server.levels == ["debug"]
 
 

@@ -5,8 +5,8 @@ from typing import Any, get_args
 import pytest
 
 from sidecard.core import notes
-from sidecard.core.effects import AskRoom
-from sidecard.core.events import NoteMade
+from sidecard.core.effects import AwaitRead
+from sidecard.core.events import NoteEmitted
 from sidecard.core.notes import Note
 from sidecard.core.operations.watch import LEFT_OUT, MAX_WAITING, MAX_WATCHES, NAMES, WINDOW_NOTES, fields_of, name_of
 from sidecard_client.protocol import wire
@@ -34,7 +34,7 @@ def told(actor: Actor) -> list[tuple[str, dict[str, Any]]]:
 def evicts(host: Host, *counts: int) -> None:
     """Let notes be made."""
     for count in counts:
-        host.happens(NoteMade(notes.Evicted(count)))
+        host.happens(NoteEmitted(notes.Evicted(count)))
 
 
 def test_notes_are_told_as_they_are_made() -> None:
@@ -141,7 +141,7 @@ def test_a_slow_watcher_gets_what_waits_once_it_has_read() -> None:
     root = watcher(host)
     evicts(host, *range(3 * WINDOW_NOTES))
     first = told(root)
-    assert host.behind == [AskRoom(root.peer.id, 5, all=True)]
+    assert host.behind == [AwaitRead(root.peer.id, 5, all=True)]
     host.all_have_read()
     second = told(root)
     host.all_have_read()
