@@ -137,20 +137,30 @@ def conversation(data: bytes) -> None:
 
     for peer in peers.values():
         _heard(peer)
-        if not peer.transport.closed and not peer.transport.aborted:
+        if not _is_closed(peer):
             peer.disconnect()
 
-        while server.loop.turn():
-            pass
+        _run(server)
 
-        if peer.transport.closed or peer.transport.aborted:
+    # Armed timers fire and find nobody. A peer that half-closed while a begin of it waited is answered, and closed, only now.
+    server.loop.pass_time(400 * 86400.0)
+    _run(server)
+    for peer in peers.values():
+        if _is_closed(peer):
             peer.connection.connection_lost(None)
 
-    # Timers that were armed go off, and find nobody.
-    server.loop.pass_time(400 * 86400.0)
     assert not server.bugs, [bug.__cause__ for bug in server.bugs]
     assert server.engine.idle
     assert len(server.connections) == 0
+
+
+def _is_closed(peer: FakePeer) -> bool:
+    return peer.transport.closed or peer.transport.aborted
+
+
+def _run(server: ServerHarness) -> None:
+    while server.loop.turn():
+        pass
 
 
 def _heard(peer: FakePeer) -> None:
@@ -181,7 +191,7 @@ def _step(server: ServerHarness, peers: dict[int, FakePeer], step: bytes) -> Non
         server.loop.pass_time(said[0] / 10 if said else 60.0)
         return
 
-    if kind not in peers or peers[kind].transport.closed or peers[kind].transport.aborted:
+    if kind not in peers or _is_closed(peers[kind]):
         old = peers.pop(kind, None)
         if old is not None:
             old.connection.connection_lost(None)
@@ -189,8 +199,7 @@ def _step(server: ServerHarness, peers: dict[int, FakePeer], step: bytes) -> Non
         peers[kind] = server.connect(uid=1000 if kind else 0)
 
     _TALKS[kind](peers[kind], said)
-    while server.loop.turn():
-        pass
+    _run(server)
 
 
 def _as_line(peer: FakePeer, said: bytes) -> None:
