@@ -52,7 +52,7 @@ _PLACES: list[tuple[Any, str, Any]] = [
     # Small, as the pipes are: who reads slowly is to be met often.
     (peer, "HIGH_WATER_BYTES", 1000),
     (peer, "COUNTED_BYTES", 500),
-    (peer, "RESUMED_BYTES", 125),
+    (peer, "LOW_WATER_BYTES", 125),
     (buffers, "COUNTED_BYTES", 500),
     (streams, "WINDOW_BYTES", 200),
     (aio_reach, "random", SimpleNamespace(random=_even)),
