@@ -19,7 +19,7 @@ from sidecard.cli.asking import UsageError
 from sidecard_client.call.call import STREAM_SUFFIX
 from sidecard_client.call.determinism import asks_for_one_answer
 from sidecard_client.call.options import Options
-from sidecard_client.http.request import ENDPOINTS, KEY_NAME_PREFIX, read_request
+from sidecard_client.http.request import ENDPOINTS, KEY_NAME_PREFIX, parse_request
 from sidecard_client.keys.explanation import Explanation, explain
 from sidecard_client.keys.normal_form import BY_TASK, NormalForm
 from sidecard_client.protocol.wire import DEFAULT_BACKEND
@@ -156,7 +156,7 @@ def _of_call(form: _CallForm, flags: Flags) -> Question:
 
 
 def _of_http(method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes, flags: Flags) -> Question:
-    asked = read_request(method, url, headers, body, share_credentials=flags.share_credentials)
+    asked = parse_request(method, url, headers, body, share_credentials=flags.share_credentials)
     if asked is None:
         ends = ", ".join(sorted(ENDPOINTS))
         raise ValueError(f"{method} {url} is not shared: that are POSTs of a JSON object to a path that ends in {ends}")

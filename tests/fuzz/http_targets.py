@@ -9,8 +9,8 @@ from sidecard.observe.call_log.texts import kept_text
 from sidecard.observe.http import posted as http_posted
 from sidecard.observe.http.guard import Hosts
 from sidecard.observe.push.target import Away, Refused, Sent, outcome_of
-from sidecard_client.http.request import ENDPOINTS, read_request
-from sidecard_client.http.response import Reader
+from sidecard_client.http.request import ENDPOINTS, parse_request
+from sidecard_client.http.response import AnswerParser
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import RequestReader, frame
@@ -36,7 +36,7 @@ def asked(data: bytes) -> None:
     """A request that is to be intercepted has a key and a backend that the daemon takes; any other is let pass."""
     url, header, body = fields(data, 3)
     name, _, value = header.decode("latin-1").partition(":")
-    request = read_request("POST", url.decode("latin-1"), [(name, value)], body)
+    request = parse_request("POST", url.decode("latin-1"), [(name, value)], body)
     if request is None:
         return
 
@@ -51,7 +51,7 @@ def answered(data: bytes) -> None:
     number = which[0] if which else 0
     read = []
     for parts in ([body], pieces(body, cut[0] if cut else 1)):
-        reader = Reader(FAMILIES[number % len(FAMILIES)], stream=number >= 128, choices=1 + number % 2)
+        reader = AnswerParser(FAMILIES[number % len(FAMILIES)], stream=number >= 128, choices=1 + number % 2)
         for part in parts:
             reader.feed(part)
 

@@ -1,13 +1,13 @@
-"""What an intercepted HTTP request asks for: which interface it speaks, what its answer depends on, where it goes. Pure.
+"""Parse an intercepted HTTP request: its API, its key's parts, its backend. Pure.
 
-The key of a request is made of
+The key of a request consists of
 
-* its URL, query included,
-* its JSON body, but for `IGNORED_FIELDS` (the order of fields and white space do not count),
-* its headers, but for `IGNORED_HEADERS` and those that begin with one of `IGNORED_PREFIXES`,
-* the *identity* of its credentials, a hash: two API keys never share an answer unless ``share_credentials`` says so.
+* its URL with the query,
+* its JSON body without `IGNORED_FIELDS` (field order and white space do not count),
+* its headers without `IGNORED_HEADERS` and those that begin with one of `IGNORED_PREFIXES`,
+* a hash of its credentials, its *identity*: API keys share answers only with ``share_credentials``.
 
-All of these are lists of what is left out. What nobody has thought of counts, because a wrong answer costs more than a miss.
+These lists name what is left out. Anything unknown counts, because a wrong answer costs more than a miss.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from sidecard_client.call.determinism import is_deterministic
 
-Family = Literal[
+ApiFamily = Literal[
     "openai_chat",
     "openai_completions",
     "openai_responses",
@@ -31,7 +31,7 @@ Family = Literal[
     "ollama_embed",
 ]
 
-ENDPOINTS: Final[Mapping[str, Family]] = {
+ENDPOINTS: Final[Mapping[str, ApiFamily]] = {
     "/chat/completions": "openai_chat",
     "/completions": "openai_completions",
     "/responses": "openai_responses",
@@ -42,10 +42,10 @@ ENDPOINTS: Final[Mapping[str, Family]] = {
     "/api/embed": "ollama_embed",
     "/api/embeddings": "ollama_embed",
 }
-"""What a path ends in, and the interface that it is of. The longest end that fits counts."""
+"""The API of a path, by its ending. The longest matching one wins."""
 
 KEY_NAME_PREFIX: Final = "http "
-"""Before the family, what stands in place of a function's name in the keys of requests."""
+"""With the API family, it replaces the function's name in the key."""
 
 CREDENTIAL_HEADERS: Final = frozenset(
     {"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"}
@@ -78,12 +78,12 @@ IGNORED_HEADERS: Final = frozenset(
         "x-request-id",
     }
 )
-"""Say who asks, how often, and how the bytes travel; none of them changes an answer."""
+"""They describe the caller, the attempt and the transport; none of them changes an answer."""
 
 IGNORED_PREFIXES: Final = ("x-stainless-", "x-sidecard-", "x-b3-", "x-datadog-")
-"""The first are of the SDKs that Stainless generates (OpenAI's, Anthropic's): platform, retries so far, time-outs."""
+"""``x-stainless-`` is sent by the SDKs of OpenAI and Anthropic: platform, number of retries, time-outs."""
 
-IGNORED_FIELDS: Final[Mapping[Family, frozenset[str]]] = {
+IGNORED_FIELDS: Final[Mapping[ApiFamily, frozenset[str]]] = {
     "openai_chat": frozenset({"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}),
     "openai_completions": frozenset({"user"}),
     "openai_responses": frozenset({"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "user"}),
@@ -93,7 +93,7 @@ IGNORED_FIELDS: Final[Mapping[Family, frozenset[str]]] = {
     "ollama_chat": frozenset({"keep_alive"}),
     "ollama_embed": frozenset({"keep_alive"}),
 }
-"""Fields of the body that say for whom, how soon, and how long the model is kept, and nothing of the answer."""
+"""Fields of the body that do not change the answer: the user, the priority, how long the model stays loaded."""
 
 _STREAM_BY_DEFAULT: Final = frozenset({"ollama_generate", "ollama_chat"})
 _ALWAYS_DETERMINISTIC: Final = frozenset({"openai_embeddings", "ollama_embed"})
@@ -101,45 +101,45 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 MAX_BACKEND_CHARACTERS: Final = 128
 IDENTITY_DIGITS: Final = 12
-"""Of the credentials' SHA-256: enough to keep keys of one place apart, far too few to find one by."""
+"""Of the credentials' SHA-256: enough to tell the API keys of one host apart, too few to find one by trying."""
 
 _from_json = msgspec.json.Decoder().decode
 _MAX_INTEGER: Final = 2**63
 
 
-class Asked(Struct, frozen=True):
-    """One request. ``parts`` is what its key is made of; no credential is in any field."""
+class LlmRequest(Struct, frozen=True):
+    """A parsed request. ``parts`` make its key; no field contains a credential."""
 
-    family: Family
+    family: ApiFamily
     model: str
-    """Empty where neither the body nor the path names one."""
+    """Empty if neither the body nor the path names one."""
     stream: bool
     deterministic: bool
-    """The same request is meant to have the same answer: temperature 0, a seed, or embeddings."""
+    """The same request is meant to get the same answer: temperature 0, a seed, or embeddings."""
     choices: int
-    """How many answers are asked for in one."""
+    """How many answers the request asks for."""
     backend: str
-    """``host:port/model#identity``: the outage of one place, model or account is nobody else's."""
+    """``host:port/model#identity``: each host, model and account has a breaker of its own."""
     parts: dict[str, Any]
 
 
-def read_request(
+def parse_request(
     method: str,
     url: str,
     headers: Sequence[tuple[str, str]],
     body: bytes,
-    endpoints: Mapping[str, Family] = ENDPOINTS,
+    endpoints: Mapping[str, ApiFamily] = ENDPOINTS,
     *,
     share_credentials: bool = False,
-) -> Asked | None:
-    """Say what a request asks for; None where it is not to be intercepted, because nobody knows what it means."""
+) -> LlmRequest | None:
+    """Return the parsed request; None if it must pass through, because its meaning is unknown."""
     try:
-        place = urlsplit(url)
-        port = place.port
-    except ValueError:  # no URL, or a port that cannot be: whoever sends it will say so
+        parsed = urlsplit(url)
+        port = parsed.port
+    except ValueError:  # not a URL, or an invalid port: the inner transport raises the library's own error
         return None
 
-    family = family_of(method, place.path, endpoints) if place.hostname else None
+    family = family_of(method, parsed.path, endpoints) if parsed.hostname else None
     if family is None:
         return None
 
@@ -150,15 +150,15 @@ def read_request(
     named = [(name.lower(), value) for name, value in headers]
     identity = _identity_of(named)
     model = fields.get("model")
-    model = model if isinstance(model, str) else _deployment_of(place.path)
-    host = _host_of(place.scheme, place.hostname or "", port)
+    model = model if isinstance(model, str) else _deployment_of(parsed.path)
+    host = _host_of(parsed.scheme, parsed.hostname or "", port)
     parts = {
-        "url": f"{place.scheme}://{host}{place.path}?{place.query}",
+        "url": f"{parsed.scheme}://{host}{parsed.path}?{parsed.query}",
         "body": {name: value for name, value in fields.items() if name not in IGNORED_FIELDS[family]},
         "headers": sorted(f"{name}: {value}" for name, value in named if not _is_ignored(name)),
         "identity": "" if share_credentials else identity,
     }
-    return Asked(
+    return LlmRequest(
         family,
         model,
         _wants_stream(family, fields),
@@ -169,8 +169,8 @@ def read_request(
     )
 
 
-def family_of(method: str, path: str, endpoints: Mapping[str, Family] = ENDPOINTS) -> Family | None:
-    """Name the interface of a request; None where it is none of ``endpoints``."""
+def family_of(method: str, path: str, endpoints: Mapping[str, ApiFamily] = ENDPOINTS) -> ApiFamily | None:
+    """Return the API of a request; None if ``endpoints`` does not list it."""
     if method.upper() != "POST":
         return None
 
@@ -180,7 +180,7 @@ def family_of(method: str, path: str, endpoints: Mapping[str, Family] = ENDPOINT
 
 
 def _fields_of(body: bytes) -> dict[str, Any] | None:
-    """Return the JSON object that a body is; None where it is none that a key can be made of."""
+    """Return the body as a JSON object; None if it is not one, or has no stable form."""
     try:
         fields = _from_json(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError):
@@ -190,25 +190,25 @@ def _fields_of(body: bytes) -> dict[str, Any] | None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether msgpack has a form for all of a value: JSON's integers have no end."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            waiting.extend(one.values())
-        elif isinstance(one, list):
-            waiting.extend(one)
-        elif isinstance(one, int) and not -_MAX_INTEGER <= one < 2 * _MAX_INTEGER:
+    """Return whether msgpack can express the value: JSON's integers are unbounded."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+        elif isinstance(item, int) and not -_MAX_INTEGER <= item < 2 * _MAX_INTEGER:
             return False
 
     return True
 
 
-def _wants_stream(family: Family, fields: Mapping[str, Any]) -> bool:
+def _wants_stream(family: ApiFamily, fields: Mapping[str, Any]) -> bool:
     return fields.get("stream", family in _STREAM_BY_DEFAULT) is True
 
 
-def _choices_of(family: Family, fields: Mapping[str, Any]) -> int:
+def _choices_of(family: ApiFamily, fields: Mapping[str, Any]) -> int:
     number = fields.get("n")
     choices = number if isinstance(number, int) and not isinstance(number, bool) and number > 0 else 1
     prompt = fields.get("prompt")
@@ -236,7 +236,7 @@ def _host_of(scheme: str, host: str, port: int | None) -> str:
 
 
 def _deployment_of(path: str) -> str:
-    """Return the model that Azure's paths name: ``/deployments/NAME/chat/completions``."""
+    """Return the model in Azure's paths: ``/deployments/NAME/chat/completions``."""
     _, found, rest = path.partition("/deployments/")
     return rest.partition("/")[0] if found else ""
 

@@ -1,23 +1,21 @@
-"""What an answer says while it goes by: whether it is whole, whether it may be kept, what it has used. Pure.
+"""Parse an answer while it passes through: is it complete, may it be stored, what did it use. Pure.
 
-An answer is whole when every choice has its finish reason; a closing ``[DONE]`` alone is not enough, because servers and
-proxies send it after a stump as well. Whether a whole answer is kept goes by its reasons:
+An answer is complete when every choice has its finish reason. ``[DONE]`` alone does not suffice: servers and proxies send it
+after a truncated answer too. The finish reasons decide whether a complete answer is stored:
 
-====================================================================================  =========================================
-reason                                                                                kept
-====================================================================================  =========================================
-``stop``, ``end_turn``, ``stop_sequence``, ``completed``, none for embeddings         yes
-``tool_calls``, ``function_call``, ``tool_use``                                       yes: the same request asks for the same
-                                                                                      calls; making them is the app's affair
-``length``, ``max_tokens``, ``max_output_tokens``                                     only with ``keep_length``: who asks again
-                                                                                      may have better luck
-``content_filter``, ``refusal``, ``pause_turn``, and any that is not known here       no
-====================================================================================  =========================================
+===========================================================================  ==================================================
+finish reason                                                                stored
+===========================================================================  ==================================================
+``stop``, ``end_turn``, ``stop_sequence``, ``completed``, embeddings         yes
+``tool_calls``, ``function_call``, ``tool_use``                              yes: the same request asks for the same tool calls
+``length``, ``max_tokens``, ``max_output_tokens``                            with ``keep_length`` only: a repetition may succeed
+``content_filter``, ``refusal``, ``pause_turn``, unknown ones                no
+===========================================================================  ==================================================
 
-All of them are shared with those who wait at that moment; an answer that is not whole is nobody's but its own caller's.
-An error that comes inside of an answer of status 200 makes it not whole.
+Current waiters receive every complete answer. Only its own caller receives an incomplete one.
+An error inside an answer of status 200 makes it incomplete.
 
-Nothing here raises, whatever bytes come, and no byte is looked at twice.
+No input makes this module raise, and no byte is parsed twice.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,38 +24,40 @@ from typing import Any, Final, TypeGuard
 import msgspec
 from msgspec import Struct
 
-from sidecard_client.http.request import Family
+from sidecard_client.http.request import ApiFamily
 from sidecard_client.protocol.wire import FailureKind, Usage
 
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024
-"""Of a stream. A line that is longer is no event of a language model."""
+"""Of a stream. A longer line is not an event of a language model."""
 
 MAX_BODY_BYTES: Final = 15 * 1024 * 1024
-"""Of an answer that is no stream; larger ones are not shared."""
+"""Of an answer that is not a stream. Larger ones are not shared."""
 
-_KEPT: Final = frozenset({"stop", "end_turn", "stop_sequence", "completed", "tool_calls", "function_call", "tool_use"})
+_STORED: Final = frozenset(
+    {"stop", "end_turn", "stop_sequence", "completed", "tool_calls", "function_call", "tool_use"}
+)
 _LENGTH: Final = frozenset({"length", "max_tokens", "max_output_tokens"})
 _FATAL_ERRORS: Final = ("invalid", "not_found", "permission", "authentication", "unsupported")
-"""What the type of an error begins with that would come again."""
+"""Prefixes of the error types that a repetition would meet again."""
 
 _from_json = msgspec.json.Decoder().decode
 
 TRANSIENT_STATUSES: Final = frozenset({408, 409, 425, 429})
 
 
-class Reading(Struct, frozen=True):
-    """What an answer was. ``reason`` says why it is not whole, or not kept; empty where it is both."""
+class AnswerSummary(Struct, frozen=True):
+    """What an answer was. ``reason`` says why it is incomplete or not stored, else it is empty."""
 
     complete: bool
     keep: bool
     reason: str
     usage: Usage | None = None
     failure: FailureKind | None = None
-    """Of an error that came inside of the answer."""
+    """Of an error inside the answer."""
 
 
 def kind_of_status(status: int) -> FailureKind | None:
-    """Say what an HTTP status means for others who ask the same; None where it is an answer."""
+    """Return how an HTTP status affects others that wait for the answer; None if it is an answer."""
     if 200 <= status < 300:  # noqa: PLR2004 - HTTP's class of successes
         return None
 
@@ -67,34 +67,33 @@ def kind_of_status(status: int) -> FailureKind | None:
     return "transient" if status >= 500 or status in TRANSIENT_STATUSES else "fatal"  # noqa: PLR2004 - server errors
 
 
-class Reader:
-    """Reads one answer of ``family``. ``stream``: it comes as events or JSON lines. ``choices`` were asked for."""
+class AnswerParser:
+    """Parse one answer of ``family``, as events or JSON lines if it is a ``stream``. ``choices`` were requested."""
 
-    def __init__(self, family: Family, *, stream: bool, keep_length: bool = False, choices: int = 1) -> None:
-        self._family: Family = family
+    def __init__(self, family: ApiFamily, *, stream: bool, keep_length: bool = False, choices: int = 1) -> None:
+        self._family: ApiFamily = family
         self._stream = stream
         self._keep_length = keep_length
         self._choices = choices
-        self._lines = _Lines() if stream else None
+        self._lines = _LineSplitter() if stream else None
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._unreadable = ""
-        self._take: Callable[[Mapping[str, Any]], None] = _TAKERS[family].__get__(self)
+        self._read_event: Callable[[Mapping[str, Any]], None] = _EVENT_READERS[family].__get__(self)
         self.reasons: dict[int, str] = {}
-        """By choice, how it ended."""
+        """Finish reasons, by choice."""
         self.over = False
-        """The event that ends a stream has come, where its interface has one."""
-        self.said_done = False
-        """OpenAI's ``[DONE]`` has come."""
+        """The event that ends a stream was received, if its API has one."""
+        self.received_done = False
+        """OpenAI's ``[DONE]`` was received."""
         self.failure: FailureKind | None = None
-        self.said = ""
-        """The type of the error that came."""
+        self.error_type = ""
         self.model: str | None = None
         self.prompt_tokens: int | None = None
         self.completion_tokens: int | None = None
 
     def feed(self, data: bytes) -> None:
-        """Take bytes of the body in, in whatever pieces."""
+        """Parse bytes of the body, split anywhere."""
         if self._unreadable:
             return
 
@@ -109,51 +108,49 @@ class Reader:
             return
 
         for line in self._lines.feed(data):
-            self._line(line)
+            self._read_line(line)
 
         if self._lines.too_long:
             self._unreadable = f"it has a line of more than {MAX_LINE_BYTES} bytes"
 
     @property
     def terminal(self) -> bool:
-        """Nothing that means anything follows in a stream: SDKs close it here, without having read its end."""
-        return self.over or self.said_done
+        """The rest of the stream has no meaning. SDKs close it here, without reading to its end."""
+        return self.over or self.received_done
 
-    def finish(self) -> Reading:
-        """Say what the answer was, now that its body has ended."""
+    def finish(self) -> AnswerSummary:
+        """Return what the answer was, after the end of its body."""
         if self._lines is not None:
-            self._line(self._lines.rest())
+            self._read_line(self._lines.rest())
         elif not self._unreadable:
-            self._event(b"".join(self._body))
+            self._read_json(b"".join(self._body))
 
         usage = self._usage()
         if self._unreadable:
-            return Reading(complete=False, keep=False, reason=f"it cannot be read: {self._unreadable}", usage=usage)
+            problem = f"it cannot be read: {self._unreadable}"
+        elif self.failure is not None:
+            problem = f"it contains an error ({self.error_type})"
+        else:
+            problem = self._missing()
 
-        if self.failure is not None:
-            reason = f"an error came in it ({self.said})"
-            return Reading(complete=False, keep=False, reason=reason, usage=usage, failure=self.failure)
+        if problem:
+            failure = None if self._unreadable else self.failure
+            return AnswerSummary(complete=False, keep=False, reason=problem, usage=usage, failure=failure)
 
-        missing = self._missing()
-        if missing:
-            return Reading(complete=False, keep=False, reason=missing, usage=usage)
-
-        against = self._against_keeping()
-        return Reading(complete=True, keep=not against, reason=against, usage=usage)
+        objection = self._objection_to_storing()
+        return AnswerSummary(complete=True, keep=not objection, reason=objection, usage=usage)
 
     def _missing(self) -> str:
-        without = [choice for choice in range(self._choices) if choice not in self.reasons]
-        if without:
-            return f"choice {without[0]} has no finish reason"
+        unfinished = [choice for choice in range(self._choices) if choice not in self.reasons]
+        if unfinished:
+            return f"choice {unfinished[0]} has no finish reason"
 
         return "its last event is missing" if self._stream and self._family in _HAVE_AN_END and not self.over else ""
 
-    def _against_keeping(self) -> str:
+    def _objection_to_storing(self) -> str:
         for reason in self.reasons.values():
-            if reason in _KEPT or (reason in _LENGTH and self._keep_length):
-                continue
-
-            return f"it ended by {reason!r}"
+            if reason not in _STORED and not (reason in _LENGTH and self._keep_length):
+                return f"its finish reason is {reason!r}"
 
         return ""
 
@@ -163,67 +160,66 @@ class Reader:
 
         return Usage(self.model, self.prompt_tokens, self.completion_tokens)
 
-    def _line(self, line: bytes) -> None:
+    def _read_line(self, line: bytes) -> None:
         if self._family in _JSON_LINES:
-            self._event(line)
+            self._read_json(line)
         elif line.startswith(b"data:"):
-            # An event's data may be several lines; that of language models is one JSON object, which has no line feeds.
+            # An event's data may span several lines; language models send one JSON object without line feeds.
             data = line[5:].strip()
             if data == b"[DONE]":
-                self.said_done = True
+                self.received_done = True
             else:
-                self._event(data)
+                self._read_json(data)
 
-    def _event(self, data: bytes) -> None:
-        # After what cannot be read nothing counts, wherever the pieces are cut.
+    def _read_json(self, data: bytes) -> None:
+        # After an unreadable event nothing counts, so that the result does not depend on how the bytes were split.
         if self._unreadable or not data.strip():
             return
 
         try:
             event = _from_json(data)
         except (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError):
-            self._unreadable = "it is no JSON"
+            self._unreadable = "it is not JSON"
             return
 
         if not isinstance(event, dict):
-            self._unreadable = "it is no JSON object"
+            self._unreadable = "it is not a JSON object"
             return
 
         error = event.get("error")
         if error is not None and error is not False:
             self._fail(error)
 
-        self._take(event)
+        self._read_event(event)
 
     def _fail(self, error: Any) -> None:
-        said = error.get("type") or error.get("code") or error.get("message") if isinstance(error, dict) else error
-        self.said = str(said)[:80]
-        self.failure = "fatal" if self.said.startswith(_FATAL_ERRORS) else "transient"
+        kind = error.get("type") or error.get("code") or error.get("message") if isinstance(error, dict) else error
+        self.error_type = str(kind)[:80]
+        self.failure = "fatal" if self.error_type.startswith(_FATAL_ERRORS) else "transient"
 
-    # What each interface says ------------------------------------------------------------------------------------------
+    # One method for each API -------------------------------------------------------------------------------------------
 
-    def _named(self, fields: Any) -> None:
+    def _read_model(self, fields: Any) -> None:
         model = fields.get("model") if isinstance(fields, dict) else None
-        if isinstance(model, str) and 0 < len(model) <= 128:  # noqa: PLR2004 - the wire's limit of names
+        if isinstance(model, str) and 0 < len(model) <= 128:  # noqa: PLR2004 - the protocol's limit of names
             self.model = model
 
-    def _counted(self, usage: Any, prompt: tuple[str, ...], completion: str) -> None:
+    def _read_tokens(self, usage: Any, prompt: tuple[str, ...], completion: str) -> None:
         if not isinstance(usage, dict):
             return
 
-        counts = [usage.get(name) for name in prompt]
-        counted = [count for count in counts if _is_count(count)]
-        if counted and _is_count(sum(counted)):
-            self.prompt_tokens = sum(counted)
+        counts = [count for count in map(usage.get, prompt) if _is_count(count)]
+        if counts and _is_count(sum(counts)):
+            self.prompt_tokens = sum(counts)
 
         count = usage.get(completion)
         if _is_count(count):
             self.completion_tokens = count
 
     def openai_choices(self, event: Mapping[str, Any]) -> None:
-        """Chat and plain completions, whole or as events."""
-        self._named(event)
-        self._counted(event.get("usage"), ("prompt_tokens",), "completion_tokens")
+        """Read a chat or plain completion, or an event of one."""
+        self._read_model(event)
+        self._read_tokens(event.get("usage"), ("prompt_tokens",), "completion_tokens")
         choices = event.get("choices")
         for place, choice in enumerate(choices if isinstance(choices, list) else ()):
             if isinstance(choice, dict):
@@ -232,7 +228,7 @@ class Reader:
                     self.reasons[index] = reason
 
     def openai_response(self, event: Mapping[str, Any]) -> None:
-        """The Responses interface: the whole is an object with a status, each event may carry it."""
+        """Read a response: an object with a status, which each event of a stream may carry."""
         response = event.get("response") if self._stream else event
         kind = event.get("type") if self._stream else None
         if kind == "error":
@@ -241,8 +237,8 @@ class Reader:
         if not isinstance(response, dict):
             return
 
-        self._named(response)
-        self._counted(response.get("usage"), ("input_tokens",), "output_tokens")
+        self._read_model(response)
+        self._read_tokens(response.get("usage"), ("input_tokens",), "output_tokens")
         status = response.get("status")
         if self._stream and kind not in {"response.completed", "response.incomplete", "response.failed"}:
             return
@@ -256,19 +252,19 @@ class Reader:
             self.reasons[0] = "completed"
 
     def openai_embedding(self, event: Mapping[str, Any]) -> None:
-        """A list of embeddings."""
-        self._named(event)
-        self._counted(event.get("usage"), ("prompt_tokens",), "completion_tokens")
+        """Read a list of embeddings."""
+        self._read_model(event)
+        self._read_tokens(event.get("usage"), ("prompt_tokens",), "completion_tokens")
         if isinstance(event.get("data"), list) and event["data"]:
             self.reasons[0] = "stop"
 
     def anthropic_message(self, event: Mapping[str, Any]) -> None:
-        """A message, or the events that it is made of."""
+        """Read a message, or an event of one."""
         inner = event.get("message")
         message = inner if isinstance(inner, dict) else event
-        self._named(message)
+        self._read_model(message)
         inputs = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-        self._counted(message.get("usage"), inputs, "output_tokens")
+        self._read_tokens(message.get("usage"), inputs, "output_tokens")
         delta = event.get("delta")
         reason = delta.get("stop_reason") if isinstance(delta, dict) else event.get("stop_reason")
         if isinstance(reason, str) and reason:
@@ -277,39 +273,39 @@ class Reader:
         self.over = self.over or event.get("type") == "message_stop"
 
     def ollama(self, event: Mapping[str, Any]) -> None:
-        """One object, or a line for each piece, the last of which is done."""
-        self._named(event)
-        self._counted(event, ("prompt_eval_count",), "eval_count")
+        """Read an answer, or a line of one; the last line is ``done``."""
+        self._read_model(event)
+        self._read_tokens(event, ("prompt_eval_count",), "eval_count")
         if event.get("done") is True:
             reason = event.get("done_reason", "stop")
             self.over = True
             self.reasons[0] = reason if isinstance(reason, str) else "unknown"
 
     def ollama_embedding(self, event: Mapping[str, Any]) -> None:
-        """A list of embeddings, or one."""
-        self._named(event)
-        self._counted(event, ("prompt_eval_count",), "eval_count")
+        """Read one embedding, or a list of them."""
+        self._read_model(event)
+        self._read_tokens(event, ("prompt_eval_count",), "eval_count")
         if event.get("embeddings") or event.get("embedding"):
             self.reasons[0] = "stop"
 
 
-_TAKERS: Final[Mapping[Family, Callable[..., None]]] = {
-    "openai_chat": Reader.openai_choices,
-    "openai_completions": Reader.openai_choices,
-    "openai_responses": Reader.openai_response,
-    "openai_embeddings": Reader.openai_embedding,
-    "anthropic_messages": Reader.anthropic_message,
-    "ollama_generate": Reader.ollama,
-    "ollama_chat": Reader.ollama,
-    "ollama_embed": Reader.ollama_embedding,
+_EVENT_READERS: Final[Mapping[ApiFamily, Callable[..., None]]] = {
+    "openai_chat": AnswerParser.openai_choices,
+    "openai_completions": AnswerParser.openai_choices,
+    "openai_responses": AnswerParser.openai_response,
+    "openai_embeddings": AnswerParser.openai_embedding,
+    "anthropic_messages": AnswerParser.anthropic_message,
+    "ollama_generate": AnswerParser.ollama,
+    "ollama_chat": AnswerParser.ollama,
+    "ollama_embed": AnswerParser.ollama_embedding,
 }
 _JSON_LINES: Final = frozenset({"ollama_generate", "ollama_chat", "ollama_embed"})
 _HAVE_AN_END: Final = frozenset({"openai_responses", "anthropic_messages", "ollama_generate", "ollama_chat"})
-"""Interfaces whose streams have an event that is the last. OpenAI's ``[DONE]`` is left out by some servers, and says nothing."""
+"""APIs whose streams have a last event. OpenAI's ``[DONE]`` is none: some servers leave it out."""
 
 
-class _Lines:
-    """Cuts a stream into lines, which end in CR, LF or both, wherever the pieces are cut."""
+class _LineSplitter:
+    """Split a stream into lines that end in CR, LF or both, however the bytes arrive."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -317,11 +313,11 @@ class _Lines:
         self.too_long = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take a piece in and return the lines that are whole now."""
+        """Add bytes, and return the lines that they complete."""
         if self.too_long:
             return []
 
-        # A CR and its LF make one empty line more, which means nothing here.
+        # A CR and its LF make an additional empty line, which has no meaning.
         first, *others = data.replace(b"\r", b"\n").split(b"\n")
         self._parts.append(first)
         self._size += len(first)
@@ -335,7 +331,7 @@ class _Lines:
         return [line.removeprefix(b"\xef\xbb\xbf") for line in lines if line]
 
     def rest(self) -> bytes:
-        """Return the last line where it has no end."""
+        """Return the last line if it has no line feed."""
         return b"" if self.too_long else b"".join(self._parts)
 
 

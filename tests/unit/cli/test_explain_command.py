@@ -14,7 +14,7 @@ from sidecard.core.operations.policies import policy_of
 from sidecard.core.settings import Cacheability, EngineSettings, TaskSettings
 from sidecard_client.call import call as calls
 from sidecard_client.call.options import Options
-from sidecard_client.http.request import read_request
+from sidecard_client.http.request import parse_request
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.protocol.wire import EntryState, Explained, PolicyValue, Usage
 
@@ -71,7 +71,7 @@ def test_a_call_has_the_key_that_the_client_makes() -> None:
 @pytest.mark.parametrize("whole", [True, False])
 def test_an_http_request_has_the_key_that_the_transport_makes(whole: bool) -> None:
     """As a body with an URL, or with both in one object."""
-    asked = read_request("POST", CHAT, [("Authorization", "Bearer x"), ("X-Org", "o")], json.dumps(BODY).encode())
+    asked = parse_request("POST", CHAT, [("Authorization", "Bearer x"), ("X-Org", "o")], json.dumps(BODY).encode())
     assert asked is not None
     headers = {"Authorization": "Bearer x", "X-Org": "o"}
     said = (

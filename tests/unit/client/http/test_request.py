@@ -1,11 +1,11 @@
-"""What intercepted requests ask for: what counts, what does not, and what is none of ours."""
+"""Parsing intercepted requests: what belongs to the key, what does not, and what passes through."""
 
 import json
 from typing import Any
 
 import pytest
 
-from sidecard_client.http.request import MAX_BACKEND_CHARACTERS, Asked, family_of, read_request
+from sidecard_client.http.request import MAX_BACKEND_CHARACTERS, LlmRequest, family_of, parse_request
 from sidecard_client.keys.fingerprint import fingerprint
 
 URL = "https://api.example.com/v1/chat/completions"
@@ -13,14 +13,14 @@ BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "
 KEY = ("Authorization", "Bearer sk-canary")
 
 
-def read(url: str = URL, headers: list[tuple[str, str]] | None = None, **changes: Any) -> Asked:
+def read(url: str = URL, headers: list[tuple[str, str]] | None = None, **changes: Any) -> LlmRequest:
     """Read a request whose body differs from `BODY` by ``changes``."""
-    asked = read_request("POST", url, [KEY] if headers is None else headers, json.dumps(BODY | changes).encode())
+    asked = parse_request("POST", url, [KEY] if headers is None else headers, json.dumps(BODY | changes).encode())
     assert asked is not None
     return asked
 
 
-def key(asked: Asked) -> str:
+def key(asked: LlmRequest) -> str:
     """Return the key that its parts make."""
     return fingerprint("t", None, "n", (), asked.parts)
 
@@ -45,17 +45,17 @@ def key(asked: Asked) -> str:
         ("/v1/models", None),
     ],
 )
-def test_paths_name_the_interface(path: str, family: str | None) -> None:
-    """By their ends, the longest that fits."""
+def test_the_path_names_the_api(path: str, family: str | None) -> None:
+    """The longest matching ending of a POST path decides."""
     assert family_of("POST", path) == family
     assert family_of("GET", path) is None
 
 
-def test_what_changes_no_answer_changes_no_key() -> None:
-    """Order and white space of the body, who asks, how often, and how the bytes travel."""
+def test_what_cannot_change_an_answer_does_not_change_the_key() -> None:
+    """Field order, white space, and headers about the caller, the attempt and the transport do not count."""
     same = read()
     body = b' {"temperature":1.0, "messages": [{"content": "h\\u00e9", "role":"user"}],\n"model": "m"}'
-    other = read_request("post", URL, [KEY], body)
+    other = parse_request("post", URL, [KEY], body)
     assert other is not None
     assert key(other) == key(same)
     headers = [
@@ -86,7 +86,7 @@ def test_what_changes_no_answer_changes_no_key() -> None:
     ],
 )
 def test_everything_else_in_the_body_counts(changes: dict[str, Any]) -> None:
-    """What nobody has thought of as well."""
+    """Every other field of the body changes the key, unknown ones included."""
     assert key(read(**changes)) != key(read())
 
 
@@ -104,24 +104,24 @@ def test_everything_else_in_the_body_counts(changes: dict[str, Any]) -> None:
         (URL, []),
     ],
 )
-def test_place_headers_and_account_count(url: str, headers: list[tuple[str, str]]) -> None:
-    """Tenants never share."""
+def test_url_headers_and_account_change_the_key(url: str, headers: list[tuple[str, str]]) -> None:
+    """Another URL, header or credential is another key, so tenants never share."""
     assert key(read(url, headers)) != key(read())
 
 
-def test_accounts_share_only_where_they_are_told_to() -> None:
-    """Their backends stay apart."""
+def test_accounts_share_only_with_share_credentials() -> None:
+    """With ``share_credentials`` two accounts have one key, and still two backends."""
     body = json.dumps(BODY).encode()
-    one = read_request("POST", URL, [KEY], body, share_credentials=True)
-    two = read_request("POST", URL, [("api-key", "x")], body, share_credentials=True)
+    one = parse_request("POST", URL, [KEY], body, share_credentials=True)
+    two = parse_request("POST", URL, [("api-key", "x")], body, share_credentials=True)
     assert one is not None
     assert two is not None
     assert key(one) == key(two)
     assert one.backend != two.backend
 
 
-def test_no_credential_is_in_anything_that_leaves() -> None:
-    """Nor enough of its hash to try keys by."""
+def test_a_parsed_request_contains_no_credential() -> None:
+    """It has 12 digits of the credentials' hash, too few to find a key by trying."""
     asked = read(headers=[KEY, ("Cookie", "c=canary"), ("X-Api-Key", "canary")])
     assert "canary" not in repr(asked)
     assert len(asked.backend.partition("#")[2]) == 12
@@ -139,14 +139,14 @@ def test_no_credential_is_in_anything_that_leaves() -> None:
         (URL, 5, "api.example.com"),
     ],
 )
-def test_the_backend_is_place_and_model_and_account(url: str, model: Any, name: str) -> None:
-    """So one's outage is nobody else's."""
+def test_the_backend_is_named_by_host_model_and_account(url: str, model: Any, name: str) -> None:
+    """The backend is ``host:port/model``, with ``#identity`` if there are credentials."""
     assert read(url, [], model=model).backend == name
     assert read(url, model=model).backend.startswith(f"{name}#")
 
 
-def test_long_models_make_names_that_fit_and_differ() -> None:
-    """A name has 128 characters at most."""
+def test_long_model_names_are_shortened_and_stay_distinct() -> None:
+    """A backend's name has at most 128 characters, and a hash of what was cut."""
     one, two = read(model="m" * 300 + "1").backend, read(model="m" * 300 + "2").backend
     assert one != two
     assert len(one) <= MAX_BACKEND_CHARACTERS
@@ -171,7 +171,7 @@ def test_long_models_make_names_that_fit_and_differ() -> None:
 def test_streams_determinism_and_choices_are_read(
     family_url: str, changes: dict[str, Any], stream: bool, deterministic: bool, choices: int
 ) -> None:
-    """Each where its interface says it."""
+    """Each API has its own fields for them."""
     asked = read(family_url, **changes)
     assert (asked.stream, asked.deterministic, asked.choices) == (stream, deterministic, choices)
 
@@ -190,14 +190,14 @@ def test_streams_determinism_and_choices_are_read(
         b"--x",
     ],
 )
-def test_bodies_that_mean_nothing_here_go_straight_on(body: bytes) -> None:
-    """Nobody knows what their answers would depend on."""
-    assert read_request("POST", URL, [], body) is None
+def test_bodies_without_a_stable_form_pass_through(body: bytes) -> None:
+    """A body that is not a JSON object, or has numbers beyond msgpack, is not intercepted."""
+    assert parse_request("POST", URL, [], body) is None
 
 
 @pytest.mark.parametrize(
     "url", ["http://[::1/v1/messages", "http://h:99999/v1/messages", "http:/v1/messages", "/v1/messages"]
 )
-def test_a_url_that_leads_nowhere_is_let_pass(url: str) -> None:
-    """Whoever is to send it says what is wrong with it, in the words that the app expects."""
-    assert read_request("POST", url, [KEY], b"{}") is None
+def test_an_invalid_url_passes_through(url: str) -> None:
+    """The inner transport raises the error that the app expects."""
+    assert parse_request("POST", url, [KEY], b"{}") is None

@@ -1,4 +1,4 @@
-"""What answers say while they go by: nothing that is cut anywhere is ever taken for whole."""
+"""Parsing answers in passing: a truncated answer is never taken for a complete one."""
 
 import json
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecard_client.http.request import Family
-from sidecard_client.http.response import MAX_BODY_BYTES, MAX_LINE_BYTES, Reader, Reading, kind_of_status
+from sidecard_client.http.request import ApiFamily
+from sidecard_client.http.response import MAX_BODY_BYTES, MAX_LINE_BYTES, AnswerParser, AnswerSummary, kind_of_status
 from sidecard_client.protocol.wire import Usage
 
 
@@ -64,13 +64,13 @@ OLLAMA = b"".join(
         {"model": "m", "done": True, "done_reason": "stop", "prompt_eval_count": 7, "eval_count": 2},
     )
 )
-STREAMS: dict[Family, bytes] = {
+STREAMS: dict[ApiFamily, bytes] = {
     "openai_chat": CHAT,
     "openai_responses": RESPONSES,
     "anthropic_messages": MESSAGES,
     "ollama_chat": OLLAMA,
 }
-WHOLE: dict[Family, dict[str, Any]] = {
+WHOLE: dict[ApiFamily, dict[str, Any]] = {
     "openai_chat": {
         "model": "m",
         "choices": [{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}],
@@ -95,12 +95,12 @@ _NAMES = [
     "choices", "index", "finish_reason", "usage", "prompt_tokens", "completion_tokens", "model", "error", "type", "response",
     "status", "incomplete_details", "reason", "message", "delta", "stop_reason", "data", "done", "done_reason", "embeddings",
 ]  # fmt: skip
-KEPT = Reading(complete=True, keep=True, reason="", usage=USED)
+KEPT = AnswerSummary(complete=True, keep=True, reason="", usage=USED)
 
 
-def read(family: Family, *pieces: bytes, stream: bool = True, **fields: Any) -> Reading:
+def read(family: ApiFamily, *pieces: bytes, stream: bool = True, **fields: Any) -> AnswerSummary:
     """Read an answer in these pieces."""
-    reader = Reader(family, stream=stream, **fields)
+    reader = AnswerParser(family, stream=stream, **fields)
     for piece in pieces:
         reader.feed(piece)
 
@@ -108,8 +108,8 @@ def read(family: Family, *pieces: bytes, stream: bool = True, **fields: Any) -> 
 
 
 @pytest.mark.parametrize("family", STREAMS)
-def test_a_stream_is_read_however_it_is_cut_into_pieces(family: Family) -> None:
-    """In two at every byte, byte by byte, with other line ends, with a mark before it and comments in it."""
+def test_a_stream_is_parsed_however_it_is_split(family: ApiFamily) -> None:
+    """The result is the same for every split, line end, byte order mark and comment."""
     data = STREAMS[family]
     assert read(family, data) == KEPT
     for cut in range(len(data)):
@@ -125,8 +125,8 @@ def test_a_stream_is_read_however_it_is_cut_into_pieces(family: Family) -> None:
 
 
 @pytest.mark.parametrize("family", STREAMS)
-def test_a_stream_that_ends_anywhere_before_its_end_is_not_whole(family: Family) -> None:
-    """At whatever byte; what may be missing at last is what says nothing."""
+def test_a_truncated_stream_is_incomplete(family: ApiFamily) -> None:
+    """A stream cut at any byte is incomplete; only its meaningless tail may be missing."""
     data = STREAMS[family]
     finished = data.find(b'"finish_reason": "stop"}]}')
     last = len(data.rstrip()) if finished < 0 else finished + 26
@@ -137,8 +137,8 @@ def test_a_stream_that_ends_anywhere_before_its_end_is_not_whole(family: Family)
 
 
 @pytest.mark.parametrize("family", WHOLE)
-def test_an_answer_that_is_no_stream_is_whole_or_not(family: Family) -> None:
-    """Cut at any byte it is not."""
+def test_a_truncated_body_is_incomplete(family: ApiFamily) -> None:
+    """A body that is not a stream is complete as a whole, and incomplete if cut at any byte."""
     data = json.dumps(WHOLE[family]).encode()
     assert read(family, data, stream=False) == KEPT
     assert read(family, data[:5], data[5:], stream=False) == KEPT
@@ -146,15 +146,15 @@ def test_an_answer_that_is_no_stream_is_whole_or_not(family: Family) -> None:
         assert not read(family, data[:end], stream=False).complete
 
 
-def test_done_alone_makes_nothing_whole() -> None:
-    """Proxies send it after a stump as well."""
+def test_done_alone_does_not_complete_an_answer() -> None:
+    """Proxies send ``[DONE]`` after a truncated answer too."""
     reading = read("openai_chat", events(chunk("hel"), done=True))
     assert not reading.complete
     assert reading.reason == "choice 0 has no finish reason"
 
 
-def test_all_choices_must_have_ended() -> None:
-    """Each of those that were asked for."""
+def test_an_answer_is_complete_when_all_choices_have_ended() -> None:
+    """Each requested choice needs its finish reason."""
     one = events(chunk("a", index=0), chunk("b", index=1), chunk("", "stop", 0), done=True)
     two = events(chunk("a", index=0), chunk("", "stop", 1), chunk("", "stop", 0))
     assert not read("openai_chat", one, choices=2).complete
@@ -173,8 +173,8 @@ def test_all_choices_must_have_ended() -> None:
         ("never_heard_of", False, False),
     ],
 )
-def test_what_is_kept_goes_by_the_reason(finish: str, kept: bool, kept_with_length: bool) -> None:
-    """A whole answer is shared in any case."""
+def test_the_finish_reason_decides_what_is_stored(finish: str, kept: bool, kept_with_length: bool) -> None:
+    """An answer with any finish reason is complete, and some reasons allow to store it."""
     data = events(chunk("a"), chunk("", finish))
     assert read("openai_chat", data).complete
     assert read("openai_chat", data).keep is kept
@@ -191,8 +191,8 @@ def test_what_is_kept_goes_by_the_reason(finish: str, kept: bool, kept_with_leng
         ("anthropic_messages", None, False, False),
     ],
 )
-def test_anthropics_reasons(family: Family, reason: str | None, complete: bool, keep: bool) -> None:
-    """By the same rules."""
+def test_the_stop_reasons_of_anthropic(family: ApiFamily, reason: str | None, complete: bool, keep: bool) -> None:
+    """Anthropic's stop reasons follow the same rules."""
     body = json.dumps({"model": "m", "stop_reason": reason}).encode()
     reading = read(family, body, stream=False)
     assert (reading.complete, reading.keep) == (complete, keep)
@@ -209,8 +209,8 @@ def test_anthropics_reasons(family: Family, reason: str | None, complete: bool, 
         ("in_progress", None, False, False),
     ],
 )
-def test_responses_that_are_not_completed(status: str, details: Any, complete: bool, keep: bool) -> None:
-    """Whole, as far as they will ever be, or not."""
+def test_responses_of_other_statuses(status: str, details: Any, complete: bool, keep: bool) -> None:
+    """An ``incomplete`` response is final and not stored; other statuses are not answers."""
     body = {"model": "m", "status": status, "incomplete_details": details, "error": None}
     reading = read("openai_responses", json.dumps(body).encode(), stream=False)
     assert (reading.complete, reading.keep) == (complete, keep)
@@ -230,15 +230,15 @@ def test_responses_that_are_not_completed(status: str, details: Any, complete: b
         ("ollama_chat", b'{"message":{"content":"x"},"done":false}\n{"error":"unexpected EOF"}\n', "transient"),
     ],
 )
-def test_an_error_in_an_answer_makes_it_none(family: Family, data: bytes, failure: str) -> None:
-    """Though its status was 200."""
+def test_an_error_inside_an_answer_makes_it_incomplete(family: ApiFamily, data: bytes, failure: str) -> None:
+    """An error event counts as a failure, although the status was 200."""
     reading = read(family, data)
     assert not reading.complete
     assert reading.failure == failure
 
 
-def test_embeddings_have_no_reason_to_end() -> None:
-    """One that is there is whole."""
+def test_embeddings_need_no_finish_reason() -> None:
+    """An answer with an embedding is complete."""
     data = {"data": [{"embedding": [1.0]}], "model": "m", "usage": {"prompt_tokens": 3}}
     reading = read("openai_embeddings", json.dumps(data).encode(), stream=False)
     assert (reading.keep, reading.usage) == (True, Usage("m", 3))
@@ -248,9 +248,9 @@ def test_embeddings_have_no_reason_to_end() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_is_too_large_is_not_whole_and_not_kept_in_memory(stream: bool) -> None:
-    """Whatever comes after it."""
-    reader = Reader("openai_chat", stream=stream)
+def test_an_oversized_answer_is_incomplete(stream: bool) -> None:
+    """It stays incomplete, whatever follows."""
+    reader = AnswerParser("openai_chat", stream=stream)
     piece = b"data: " + b"x" * 1_000_000
     for _ in range(1 + max(MAX_LINE_BYTES, MAX_BODY_BYTES) // len(piece)):
         reader.feed(piece)
@@ -263,8 +263,8 @@ def test_what_is_too_large_is_not_whole_and_not_kept_in_memory(stream: bool) -> 
 
 @settings(max_examples=200)
 @given(st.sampled_from([*STREAMS, *WHOLE]), st.lists(st.binary(max_size=60), max_size=6), st.booleans())
-def test_no_bytes_make_a_reader_raise(family: Family, pieces: list[bytes], stream: bool) -> None:
-    """Nor are they taken for an answer."""
+def test_random_bytes_raise_nothing(family: ApiFamily, pieces: list[bytes], stream: bool) -> None:
+    """Random bytes are not an answer, and do not raise."""
     assert not read(family, *pieces, stream=stream).complete
 
 
@@ -278,8 +278,8 @@ def test_no_bytes_make_a_reader_raise(family: Family, pieces: list[bytes], strea
     ),
     st.booleans(),
 )
-def test_no_json_makes_a_reader_raise(family: Family, value: Any, stream: bool) -> None:
-    """However the fields that it looks at are filled."""
+def test_random_json_raises_nothing(family: ApiFamily, value: Any, stream: bool) -> None:
+    """Known fields may hold any JSON value."""
     data = json.dumps(value).encode()
     read(family, b"data: " + data + b"\n\n" if stream and not family.startswith("ollama") else data, stream=stream)
 
@@ -300,26 +300,26 @@ def test_no_json_makes_a_reader_raise(family: Family, value: Any, stream: bool) 
         (529, "transient"),
     ],
 )
-def test_statuses(status: int, kind: str | None) -> None:
-    """As the SDKs' own retries see them."""
+def test_the_status_decides_the_failure_kind(status: int, kind: str | None) -> None:
+    """Statuses that SDKs retry are transient."""
     assert kind_of_status(status) == kind
 
 
-def test_tokens_beyond_what_the_daemon_takes_are_not_told() -> None:
-    """Each count may be, and their sum may not: the daemon would refuse the whole answer for it."""
+def test_token_counts_above_the_protocols_limit_are_left_out() -> None:
+    """Each count is valid but their sum is not; the daemon would reject the whole answer for it."""
     most = 2**53
     body = b'{"usage":{"input_tokens":%d,"cache_read_input_tokens":%d,"output_tokens":5}}' % (most, most)
-    reader = Reader("anthropic_messages", stream=False)
+    reader = AnswerParser("anthropic_messages", stream=False)
     reader.feed(body)
     usage = reader.finish().usage
     assert usage is not None
     assert (usage.prompt_tokens, usage.completion_tokens) == (None, 5)
 
 
-def test_nothing_counts_after_what_cannot_be_read() -> None:
-    """However the stream was cut on its way."""
+def test_nothing_counts_after_an_unreadable_event() -> None:
+    """The summary is the same for a stream in one piece and byte by byte."""
     body = b'{"done": fal\n{"done":true,"done_reason":"stop","eval_count":5}\n'
-    whole, cut_up = (Reader("ollama_chat", stream=True) for _ in range(2))
+    whole, cut_up = (AnswerParser("ollama_chat", stream=True) for _ in range(2))
     whole.feed(body)
     for at in range(len(body)):
         cut_up.feed(body[at : at + 1])

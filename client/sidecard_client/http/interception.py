@@ -1,0 +1,228 @@
+"""Turn an HTTP request into a call: its policy, and the hooks that judge its answer."""
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+import msgspec
+from msgspec import MsgspecError
+
+from sidecard_client.call.call import UNKEYED
+from sidecard_client.call.options import MAX_NAME_CHARACTERS, Options, Redact
+from sidecard_client.http.request import ENDPOINTS, KEY_NAME_PREFIX, ApiFamily, LlmRequest, parse_request
+from sidecard_client.http.response import AnswerParser, AnswerSummary
+from sidecard_client.http.translation import UpstreamRefused, head_of, read_timeout_of
+from sidecard_client.keys.fingerprint import fingerprint
+from sidecard_client.keys.normal_form import BY_TASK, NormalForm
+from sidecard_client.protocol.wire import DEFAULT_TASK, FailureKind, Usage
+
+if TYPE_CHECKING:
+    from sidecard_client._async.client import AsyncClient
+    from sidecard_client._sync.client import Client
+    from sidecard_client.http.translation import Request, Response
+
+Keep = Literal["always", "deterministic", "never"]
+"""Which answers are stored.
+
+``deterministic``: only those of requests that are meant to have one answer (temperature 0, a seed, embeddings); the others are
+not shared either, because a repetition asks for another answer. ``never``: none, but flights are shared.
+"""
+
+_from_json = msgspec.json.Decoder().decode
+
+_CONTROLS: Final = frozenset({"", "refresh", "off", "only"})
+_STREAM_TYPES: Final = ("text/event-stream", "application/x-ndjson", "application/jsonl", "application/stream+json")
+
+
+class IncompleteAnswer(Exception):
+    """An answer ended before it was complete. Never reaches the app: it raises in the shared stream only."""
+
+    def __init__(self, summary: AnswerSummary) -> None:
+        self.kind: FailureKind = summary.failure or "transient"
+        super().__init__(f"the answer is incomplete: {summary.reason}")
+
+
+class Plan:
+    """The call that one request becomes. ``summary`` is set when its answer has ended."""
+
+    def __init__(
+        self,
+        asked: LlmRequest,
+        request: "Request",
+        task: str,
+        *,
+        keep: bool,
+        keep_length: bool,
+        redact: Redact | None,
+    ) -> None:
+        self.asked = asked
+        self.request = request
+        self.task = task
+        self.policy: dict[str, Any] = {
+            "task": task,
+            "store": self.may_be_stored,
+            "usage": self.usage,
+            "redact": self.transcript,
+            "embed": None,  # the answer to a similar request would carry that request's ids and usage
+        }
+        self._keep = keep
+        self._keep_length = keep_length
+        self._redact = redact
+        self._parser: AnswerParser | None = None
+        self._summary: AnswerSummary | None = None
+
+    @property
+    def needs_normal_forms(self) -> bool:
+        """The key depends on the daemon's settings of the task; `set_key` completes it."""
+        return bool(self.policy["key"] == UNKEYED)
+
+    def set_key(self, forms: tuple[NormalForm, ...]) -> None:
+        """Make the key from texts in these normal forms."""
+        asked = self.asked
+        name = f"{KEY_NAME_PREFIX}{asked.family}"
+        self.policy["key"] = fingerprint(self.task, asked.model or None, name, (), asked.parts, normalize=forms)
+
+    def parser_of(self, response: "Response") -> AnswerParser:
+        """Return the parser of the answer, as a stream if it is one, whatever was requested."""
+        stream = response.headers.get("content-type", "").lower().startswith(_STREAM_TYPES)
+        self._parser = AnswerParser(
+            self.asked.family, stream=stream, keep_length=self._keep_length, choices=self.asked.choices
+        )
+        return self._parser
+
+    @property
+    def is_over(self) -> bool:
+        """This caller makes the call, and has received all of its answer that has a meaning."""
+        return self._parser is not None and self._parser.terminal
+
+    def may_be_stored(self, _pieces: Any) -> bool:
+        """The ``store`` hook."""
+        return self._keep and self._summary is not None and self._summary.keep
+
+    def usage(self, _pieces: Any) -> Usage | None:
+        """The ``usage`` hook."""
+        return None if self._summary is None else self._summary.usage
+
+    def transcript(self, prompt: Any, pieces: Any) -> tuple[Any, Any] | None:
+        """The ``redact`` hook: the call log keeps the bodies of request and answer, after the app's own redaction."""
+        head, *rest = pieces
+        body = head["body"] if "body" in head else b"".join(rest)
+        try:
+            answer = _from_json(body)
+        except (MsgspecError, RecursionError, UnicodeError, ValueError):
+            answer = body.decode("utf-8", "replace")
+
+        arguments = {"args": prompt["args"][:1], "kwargs": {}}
+        return (arguments, answer) if self._redact is None else self._redact(arguments, answer)
+
+    def single_piece(self, parser: AnswerParser, response: "Response") -> dict[str, Any]:
+        """Return an answer that is not a stream. Raises `UpstreamRefused` if it is incomplete."""
+        self._summary = summary = parser.finish()
+        if not summary.complete:
+            raise UpstreamRefused(response, summary.failure or "ignored", response.content)
+
+        return head_of(response) | {"body": response.content}
+
+    def end_stream(self, parser: AnswerParser) -> None:
+        """Judge a stream that has ended. Raises `IncompleteAnswer`."""
+        self._summary = summary = parser.finish()
+        if not summary.complete:
+            raise IncompleteAnswer(summary)
+
+
+class Interception:
+    """The policy of a transport. Its parameters are described in `SidecardTransport`."""
+
+    _sidecard: "Client | AsyncClient"
+
+    def __init__(
+        self,
+        *,
+        task: str = DEFAULT_TASK,
+        keep: Keep | Mapping[str, Keep] = "always",
+        ttl: float | None = None,
+        stale: float | None = None,
+        wait: float | None = None,
+        pace: float | None = None,
+        backend: str | None = None,
+        keep_length: bool = False,
+        share_credentials: bool = False,
+        endpoints: Mapping[str, ApiFamily] = ENDPOINTS,
+        normalize: Collection[NormalForm] | Literal["task"] = (),
+    ) -> None:
+        by_task = {"": keep} if isinstance(keep, str) else dict(keep)
+        wrong = [rule for rule in by_task.values() if rule not in get_args(Keep)]
+        if wrong:
+            raise ValueError(f"keep= must be {' or '.join(map(repr, get_args(Keep)))}, not {wrong[0]!r}.")
+
+        self._task = task
+        self._keep = by_task
+        self._ttl = ttl
+        self._wait = wait
+        self._policy = {"stale": stale, "pace": pace}
+        self._backend = backend
+        self._keep_length = keep_length
+        self._share_credentials = share_credentials
+        self._endpoints = endpoints
+        self._normalize = Options().changed({"normalize": normalize}).normalize
+
+    def plan(self, request: "Request", body: bytes) -> Plan | None:
+        """Return how a request becomes a call; None if it must pass through. Raises `ValueError` for a wrong header."""
+        headers = [(name, value) for name, value in request.headers.items() if isinstance(value, str)]
+        asked = parse_request(
+            request.method,
+            str(request.url),
+            headers,
+            body,
+            self._endpoints,
+            share_credentials=self._share_credentials,
+        )
+        if asked is None:
+            return None
+
+        control = request.headers.get("x-sidecard-cache", "").lower()
+        if control not in _CONTROLS:
+            raise ValueError(f"x-sidecard-cache must be refresh, off or only, not {control!r}.")
+
+        task = request.headers.get("x-sidecard-task", self._task)
+        rule = self._keep.get(task, self._keep.get("", "always"))
+        plan = Plan(
+            asked,
+            request,
+            task,
+            keep=rule != "never",
+            keep_length=self._keep_length,
+            redact=self._sidecard.redact,
+        )
+        plan.policy |= self._policy | {
+            "deterministic": asked.deterministic,
+            "backend": self._backend or asked.backend,
+            "ttl": self._ttl_of(request),
+            "wait": self._wait if self._wait is not None else read_timeout_of(request),
+        }
+        shared = control != "off" and (rule != "deterministic" or asked.deterministic)
+        if not shared:
+            plan.policy["key"] = None
+        elif self._normalize == BY_TASK:
+            plan.policy["key"] = UNKEYED
+        else:
+            plan.set_key(self._normalize)
+
+        if shared and control == "only":
+            plan.policy["mode"] = "only_if_cached"
+        elif shared and (control == "refresh" or rule == "never"):
+            plan.policy["mode"] = "refresh"
+
+        if asked.model:
+            plan.policy["model"] = asked.model[:MAX_NAME_CHARACTERS]
+
+        return plan
+
+    def _ttl_of(self, request: "Request") -> float | None:
+        ttl = request.headers.get("x-sidecard-ttl")
+        if ttl is None:
+            return self._ttl
+
+        try:
+            return float(ttl)
+        except ValueError:
+            raise ValueError(f"x-sidecard-ttl must be a number of seconds, not {ttl!r}.") from None
