@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from sidecard.config.config import Config
+from sidecard.config.model import Config
 from sidecard.core.cache.similarity import IndexFactory
 from sidecard.errors import ConfigError
 

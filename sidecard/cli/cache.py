@@ -15,7 +15,7 @@ from sidecard.cli.serve import add_config_arguments, config_of
 from sidecard.errors import SidecardError
 
 if TYPE_CHECKING:
-    from sidecard.config.config import Config
+    from sidecard.config.model import Config
 
 PROGRESS_SECONDS = 2.0
 """Between two lines that say how far a long command is."""

@@ -147,7 +147,7 @@ def _wanted(arguments: argparse.Namespace) -> "Filter":
 def _opened(arguments: argparse.Namespace) -> Iterator["CallReader"]:
     """Open the log that a daemon with these settings writes. Raises `SidecardError`."""
     config = config_of(arguments, os.environ)
-    from sidecard.config.parsers import redacted  # noqa: PLC0415 - as above
+    from sidecard.config.redaction import redacted  # noqa: PLC0415 - as above
     from sidecard.daemon.state import state_directory  # noqa: PLC0415 - as above
     from sidecard.observe.call_log.places import open_reader  # noqa: PLC0415 - as above
     from sidecard.observe.call_log.rows import CallsAbsentError  # noqa: PLC0415 - as above

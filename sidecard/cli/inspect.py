@@ -236,7 +236,7 @@ def _config_check(arguments: argparse.Namespace) -> int:
         return check(arguments)
 
     try:
-        warnings = servable(arguments, os.environ).unmet()
+        warnings = servable(arguments, os.environ).warnings()
     except ConfigError as error:
         _write_json({"fine": False, "problems": list(error.problems), "warnings": []})
         return BAD_CONFIG

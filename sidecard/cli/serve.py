@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sidecard.cli import FINE
 
 if TYPE_CHECKING:
-    from sidecard.config.config import Config
+    from sidecard.config.model import Config
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -48,7 +48,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def config_of(arguments: argparse.Namespace, environ: Mapping[str, str]) -> "Config":
     """Load the settings that ``arguments`` and the environment say. Raises `sidecard.errors.ConfigError`."""
-    from sidecard.config.config import load  # noqa: PLC0415 - other commands need no settings
+    from sidecard.config.load import load  # noqa: PLC0415 - other commands need no settings
     from sidecard.config.sources import Override  # noqa: PLC0415 - as above
     from sidecard.errors import ConfigError  # noqa: PLC0415 - with its only user
 
@@ -84,7 +84,7 @@ def servable(arguments: argparse.Namespace, environ: Mapping[str, str]) -> "Conf
 
 def check(arguments: argparse.Namespace) -> int:
     """Tell people whether the settings are fine. Raises as `servable`."""
-    for warning in servable(arguments, os.environ).unmet():
+    for warning in servable(arguments, os.environ).warnings():
         sys.stderr.write(f"sidecard: {warning}\n")
 
     sys.stdout.write("The settings are fine.\n")

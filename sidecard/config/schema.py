@@ -1,11 +1,15 @@
-"""The sections of the configuration: each setting with its type, how it is read, its default, and where that comes from."""
+"""All sections of the configuration: each setting with its type, its parser, its default and its description.
+
+The docstring of a setting is its description in the documentation and in ``sidecard config example``
+(`sidecard.config.reference`); its first sentence must make sense alone.
+"""
 
 from typing import Annotated, NamedTuple, get_args, get_type_hints
 
 from msgspec import Struct
 
-from sidecard.config import parsers as readings
-from sidecard.config.parsers import Reading
+from sidecard.config import parsers
+from sidecard.config.parsers import Parser
 from sidecard.core.settings import (
     BackendSettings,
     BudgetSettings,
@@ -19,267 +23,304 @@ from sidecard_client.keys.normal_form import NORMAL_FORMS
 from sidecard_client.protocol.wire import MAX_FRAME_BYTES, MAX_LINE_BYTES, Locality, Route
 
 MAX_FRAME_BYTES_LIMIT = 2**25 - 1
-"""Above this a frame's first byte could not be told from a JSON line's."""
+"""Above this, a frame's first byte could not be distinguished from that of a JSON line."""
+
+MIB = 1024 * 1024
 
 
 class Socket(Struct, frozen=True):
-    """Where apps find the daemon, and who may open it."""
+    """The Unix socket for apps. A socket passed in by systemd takes precedence."""
 
-    path: Annotated[str, readings.TEXT] = ""
-    """Where nothing is said: what `sidecard_client.protocol.socket_path` finds."""
-    mode: Annotated[int, readings.MODE] = 0o660
-    group: Annotated[str | int | None, readings.GROUP] = None
-    admit_unmapped: Annotated[bool, readings.FLAG] = False
-    """Whether peers may connect whose uid has no number in the daemon's user namespace: the kernel calls all of them 65534,
-    so they would share one private namespace."""
+    path: Annotated[str, parsers.NONEMPTY_TEXT] = ""
+    """Path of the socket. Default: ``$RUNTIME_DIRECTORY/sidecard.sock``, for root ``/run/sidecard/sidecard.sock``, else
+    ``$XDG_RUNTIME_DIR/sidecard.sock``, else ``/tmp/sidecard-UID/sidecard.sock``."""
+    mode: Annotated[int, parsers.MODE] = 0o660
+    """File permissions of the socket."""
+    group: Annotated[str | int | None, parsers.GROUP] = None
+    """Group whose members may connect, by name or number."""
+    admit_unmapped: Annotated[bool, parsers.FLAG] = False
+    """Whether peers may connect whose uid is not mapped into the daemon's user namespace. The kernel reports uid 65534 for
+    all of them, so they share one private namespace."""
 
 
 class Cache(Struct, frozen=True):
-    """What is kept, and how long."""
+    """The memory cache."""
 
-    max_bytes: Annotated[int, readings.byte_size()] = 256 * 1024 * 1024
-    """0 switches caching off; calls are still shared."""
-    compress_min_bytes: Annotated[int, readings.byte_size()] = 0
-    """Answers as large as this are kept compressed, in memory and in the store, where that makes them smaller. 0 is off: what is
-    saved is paid for at each hit that is not asked for again soon (`sidecard.adapters.zstd`), and most hosts have the memory. 4 KiB is
-    where it begins to pay. A 32nd of ``max_bytes`` beside it is for answers that were expanded lately."""
-    ttl_seconds: Annotated[float, readings.seconds()] = 300.0
-    stale_seconds: Annotated[float, readings.seconds()] = 0.0
-    """How long after its time an answer may still be served, while another is fetched or where none can be.
-    Precedents: RFC 5861's stale-while-revalidate and stale-if-error; Varnish's grace is 10 s."""
-    sharing_window_seconds: Annotated[float, readings.seconds()] = 60.0
+    max_bytes: Annotated[int, parsers.byte_size()] = 256 * MIB
+    """Memory for keys, values and the measured overhead of each entry. 0 disables caching; calls are still shared."""
+    compress_min_bytes: Annotated[int, parsers.byte_size()] = 0
+    """Compress answers of at least this size, in memory and in the store, if that makes them smaller. 0 disables compression,
+    whose cost is paid by hits on entries that are not hot. It begins to pay at 4 KiB. A 32nd of ``max_bytes`` is used in
+    addition for recently expanded answers."""
+    ttl_seconds: Annotated[float, parsers.seconds()] = 300.0
+    """How long an answer is served, unless its task or its call sets another time."""
+    stale_seconds: Annotated[float, parsers.seconds()] = 0.0
+    """How much longer an expired answer may be served while another is fetched, or if none can be fetched. Precedents: RFC
+    5861's stale-while-revalidate and stale-if-error; Varnish's grace is 10 s."""
+    sharing_window_seconds: Annotated[float, parsers.seconds()] = 60.0
+    """How long a finished answer is shared even if nothing is cached."""
 
 
 class Flights(Struct, frozen=True):
-    """How long who may hold or wait."""
+    """Calls in progress: leases and waiters."""
 
-    lease_seconds: Annotated[float, readings.seconds(least=0.1)] = 15.0
-    renew_seconds: Annotated[float | None, readings.seconds(least=0.01)] = None
-    """Where not a third of the lease; below ``lease_seconds``."""
-    wait_seconds: Annotated[float, readings.seconds()] = 120.0
-    max_elections: Annotated[int, readings.count()] = 2
-    max_waiters: Annotated[int, readings.count()] = 16384
-    drain_seconds: Annotated[float, readings.seconds()] = 20.0
-    """How long the flights in progress may go on after SIGTERM. Below systemd's own 90 s, above most calls."""
+    lease_seconds: Annotated[float, parsers.seconds(least=0.1)] = 15.0
+    """A holder that does not renew its lease for this time loses it. A holder that dies loses it at once."""
+    renew_seconds: Annotated[float | None, parsers.seconds(least=0.01)] = None
+    """How often holders renew their leases. Default: a third of ``lease_seconds``."""
+    wait_seconds: Annotated[float, parsers.seconds()] = 120.0
+    """How long a caller without a deadline of its own waits."""
+    max_elections: Annotated[int, parsers.count()] = 2
+    """How many holders of a flight may fail before its waiters share the failure."""
+    max_waiters: Annotated[int, parsers.count()] = 16384
+    """Callers that may wait at once, for answers or permits."""
+    drain_seconds: Annotated[float, parsers.seconds()] = 20.0
+    """How long calls in progress may continue after SIGTERM. Longer than most calls, and below systemd's own 90 s."""
 
 
 class Store(Struct, frozen=True):
-    """The durable second tier."""
+    """The durable second tier behind the memory cache."""
 
-    url: Annotated[str | None, readings.STORE_URL] = None
-    """Where nothing is said: a file in the state directory, if there is one."""
-    max_bytes: Annotated[int, readings.byte_size(1024 * 1024)] = 1024 * 1024 * 1024
-    """Of entries on disk. What a Redis server may hold is its own ``maxmemory``."""
-    write_window_seconds: Annotated[float, readings.seconds(least=0.01)] = 1.0
-    """How much a killed daemon may lose. Precedent: Redis' ``appendfsync everysec``."""
-    username: Annotated[str, readings.WORD] = ""
-    password: Annotated[str, readings.SECRET] = ""
-    password_file: Annotated[str, readings.WORD] = ""
-    """Read at each connection, so that the password may change."""
-    ca_file: Annotated[str, readings.WORD] = ""
-    """Whose certificates are believed; where nothing is said, the system's."""
-    cert_file: Annotated[str, readings.WORD] = ""
-    key_file: Annotated[str, readings.WORD] = ""
-    timeout_seconds: Annotated[float, readings.seconds(least=0.01)] = 0.5
-    """How long a Redis server may take, after which it counts as down. Below the clients' own patience."""
-    share_breakers: Annotated[bool, readings.FLAG] = False
-    """Whether a breaker that opens on one host opens on all that use the same Redis."""
-    share_budgets: Annotated[bool, readings.FLAG] = False
-    """Whether budgets count what all hosts spend that use the same Redis."""
+    url: Annotated[str | None, parsers.STORE_URL] = None
+    """Address of the store. Default: the file store.db in the state directory, if there is one."""
+    max_bytes: Annotated[int, parsers.byte_size(MIB)] = 1024 * MIB
+    """Size limit of the entries in a store file. A Redis server has its own ``maxmemory``."""
+    write_window_seconds: Annotated[float, parsers.seconds(least=0.01)] = 1.0
+    """How many seconds of writes a killed daemon may lose. Precedent: Redis' ``appendfsync everysec``."""
+    username: Annotated[str, parsers.TEXT] = ""
+    """Redis user."""
+    password: Annotated[str, parsers.SECRET] = ""
+    """Redis password."""
+    password_file: Annotated[str, parsers.TEXT] = ""
+    """File with the Redis password, read at each connection, so that the password may change."""
+    ca_file: Annotated[str, parsers.TEXT] = ""
+    """Certificates of trusted authorities for ``rediss://``. Default: the system's."""
+    cert_file: Annotated[str, parsers.TEXT] = ""
+    """Client certificate for ``rediss://``."""
+    key_file: Annotated[str, parsers.TEXT] = ""
+    """Private key of the client certificate."""
+    timeout_seconds: Annotated[float, parsers.seconds(least=0.01)] = 0.5
+    """A Redis server that takes longer counts as down. Below the clients' own ``daemon_timeout``."""
+    share_breakers: Annotated[bool, parsers.FLAG] = False
+    """Whether a breaker that opens on one host opens on all hosts with the same Redis."""
+    share_budgets: Annotated[bool, parsers.FLAG] = False
+    """Whether budgets count the spending of all hosts with the same Redis."""
 
 
 class Calls(Struct, frozen=True):
-    """The call log: a row for each call."""
+    """The call log: one row per call."""
 
-    enabled: Annotated[bool, readings.FLAG] = False
-    url: Annotated[str, readings.CALLS_URL] = ""
-    """Where nothing is said: a file in the state directory. Looked at where ``enabled`` alone: DATABASE_URL may be an app's."""
-    prompts: Annotated[bool, readings.FLAG] = False
-    """Whether what was asked and answered is kept too."""
-    redact: Annotated[tuple[str, ...], readings.PATTERNS] = ()
-    """Regular expressions of what is blotted out of prompts and answers before they are kept."""
-    retention_days: Annotated[float, readings.number()] = 30.0
-    """0 keeps rows whatever their age."""
-    max_bytes: Annotated[int, readings.byte_size(1024 * 1024)] = 1024 * 1024 * 1024
+    enabled: Annotated[bool, parsers.FLAG] = False
+    """Whether calls are logged."""
+    url: Annotated[str, parsers.CALLS_URL] = ""
+    """Database of the call log, used only if ``enabled``. Default: the file calls.sqlite in the state directory."""
+    prompts: Annotated[bool, parsers.FLAG] = False
+    """Whether prompts and answers are logged too."""
+    redact: Annotated[tuple[str, ...], parsers.PATTERNS] = ()
+    """Regular expressions of texts that are removed from logged prompts and answers."""
+    retention_days: Annotated[float, parsers.number()] = 30.0
+    """Rows older than this are deleted. 0 keeps all rows."""
+    max_bytes: Annotated[int, parsers.byte_size(MIB)] = 1024 * MIB
+    """Size limit of the call log; the oldest rows are deleted first."""
 
 
 class Metrics(Struct, frozen=True):
-    """Whether metrics are collected."""
+    """The daemon's own metrics."""
 
-    enabled: Annotated[bool, readings.FLAG] = True
+    enabled: Annotated[bool, parsers.FLAG] = True
+    """Whether the daemon measures itself. Metrics of apps are exposed in any case."""
 
 
 class Http(Struct, frozen=True):
-    """The listener for people and scrapers; off where ``listen`` is empty."""
+    """The HTTP listener with dashboard, metrics, health and summary. It has no password."""
 
-    listen: Annotated[str, readings.LISTEN] = ""
-    """``127.0.0.1:9464``, ``[::1]:9464``, or the path of a Unix socket."""
-    allow_remote: Annotated[bool, readings.FLAG] = False
-    """Whether ``listen`` may be an address that other hosts reach: there is no password."""
-    allow_hosts: Annotated[tuple[str, ...], readings.NAMES] = ()
-    """Names, besides this host's own, that a request may ask for: a page elsewhere must not read through a browser here."""
+    listen: Annotated[str, parsers.LISTEN] = ""
+    """Address or socket path to listen on; empty disables HTTP."""
+    allow_remote: Annotated[bool, parsers.FLAG] = False
+    """Whether ``listen`` may be an address that other hosts can reach."""
+    allow_hosts: Annotated[tuple[str, ...], parsers.NAMES] = ()
+    """Host names, besides this host's own, that requests may use. Others are rejected, so that a foreign web page cannot read
+    through a browser."""
 
 
 class Push(Struct, frozen=True):
-    """Where metrics are sent by hosts that nobody scrapes; off where ``url`` is empty."""
+    """Pushing metrics, for hosts that no server scrapes."""
 
-    url: Annotated[str, readings.PUSH_URL] = ""
-    """Ends in ``/api/v1/import`` or ``/api/v1/import/prometheus`` (VictoriaMetrics), or in ``/api/v1/write`` (remote write)."""
-    interval_seconds: Annotated[float, readings.seconds(least=0.1)] = 15.0
-    """Precedent: Prometheus' own scrape interval in its example; vmagent's is a minute."""
-    timeout_seconds: Annotated[float, readings.seconds(least=0.1)] = 10.0
-    spool_max_bytes: Annotated[int, readings.byte_size()] = 256 * 1024 * 1024
-    """Of what waits while the target is away; the oldest goes first. A day of some 1,000 series."""
-    job: Annotated[str, readings.NAME] = "sidecard"
-    instance: Annotated[str, readings.WORD] = ""
-    """Where nothing is said: the host's name."""
-    username: Annotated[str, readings.WORD] = ""
-    password: Annotated[str, readings.SECRET] = ""
-    password_file: Annotated[str, readings.WORD] = ""
-    """Read at each request, so that the password may change."""
-    bearer_token_file: Annotated[str, readings.WORD] = ""
-    ca_file: Annotated[str, readings.WORD] = ""
+    url: Annotated[str, parsers.PUSH_URL] = ""
+    """Where metrics are sent: a path that ends in ``/api/v1/import`` or ``/api/v1/import/prometheus`` (VictoriaMetrics), or in
+    ``/api/v1/write`` (Prometheus remote write). Empty disables pushing."""
+    interval_seconds: Annotated[float, parsers.seconds(least=0.1)] = 15.0
+    """Time between two pushes. Precedents: Prometheus' example scrapes every 15 s, vmagent every minute."""
+    timeout_seconds: Annotated[float, parsers.seconds(least=0.1)] = 10.0
+    """How long the target may take to reply."""
+    spool_max_bytes: Annotated[int, parsers.byte_size()] = 256 * MIB
+    """Size limit of metrics kept on disk while the target is unreachable; the oldest are dropped first. A day of about 1,000
+    series."""
+    job: Annotated[str, parsers.NAME] = "sidecard"
+    """Label ``job`` of pushed metrics."""
+    instance: Annotated[str, parsers.TEXT] = ""
+    """Label ``instance`` of pushed metrics. Default: the host's name."""
+    username: Annotated[str, parsers.TEXT] = ""
+    """User for HTTP basic authentication."""
+    password: Annotated[str, parsers.SECRET] = ""
+    """Password for HTTP basic authentication."""
+    password_file: Annotated[str, parsers.TEXT] = ""
+    """File with the password, read at each request, so that the password may change."""
+    bearer_token_file: Annotated[str, parsers.TEXT] = ""
+    """File with a bearer token, read at each request."""
+    ca_file: Annotated[str, parsers.TEXT] = ""
+    """Certificates of trusted authorities. Default: the system's."""
 
 
 class Sovereign(Struct, frozen=True):
-    """Whether anything may leave this host."""
+    """Sovereign mode: no lease on a remote backend, and no connection of the daemon's own outside this host and private networks."""
 
-    enabled: Annotated[bool, readings.FLAG] = False
-    allow: Annotated[tuple[str, ...], readings.ADDRESSES] = ()
-    """Where the daemon's own connections may lead, besides this host and private networks."""
+    enabled: Annotated[bool, parsers.FLAG] = False
+    """Whether sovereign mode is on."""
+    allow: Annotated[tuple[str, ...], parsers.ADDRESSES] = ()
+    """Names, addresses and networks that the daemon may connect to in addition."""
 
 
 class Prices(Struct, frozen=True):
-    """What calls cost whose cost nobody reports, on backends that have no price."""
+    """Prices of calls whose cost no client reports, on backends without a configured price."""
 
-    table: Annotated[bool, readings.FLAG] = False
-    """Whether `sidecard.adapters.prices` knows it, by the model's name: 0.4 s of the start and 30 MB."""
+    table: Annotated[bool, parsers.FLAG] = False
+    """Whether public prices of models are used (``pip install 'sidecard[prices]'``). Costs 0.4 s of the start and 30 MB."""
 
 
 class Operators(Struct, frozen=True):
-    """Who may purge and look at everything, besides root and the daemon's own user."""
+    """Who may purge, set breakers and read everything, besides root and the daemon's own user. Applied when a peer connects."""
 
-    uids: Annotated[tuple[int, ...], readings.IDS] = ()
-    gids: Annotated[tuple[int, ...], readings.IDS] = ()
+    uids: Annotated[tuple[int, ...], parsers.IDS] = ()
+    """User ids of operators."""
+    gids: Annotated[tuple[int, ...], parsers.IDS] = ()
+    """Group ids of operators."""
 
 
 class Log(Struct, frozen=True):
-    """What is said, and in which form. ``auto`` is ``console`` on a terminal and ``json`` otherwise."""
+    """The daemon's log on standard error."""
 
-    level: Annotated[str, readings.choice("debug", "info", "warning", "error")] = "info"
-    format: Annotated[str, readings.choice("auto", "console", "json")] = "auto"
+    level: Annotated[str, parsers.choice("debug", "info", "warning", "error")] = "info"
+    """Lowest level that is logged. ``sidecard log-level``, SIGUSR1 (debug) and SIGUSR2 (back to this) change it until the next
+    reload."""
+    format: Annotated[str, parsers.choice("auto", "console", "json")] = "auto"
+    """Format of log lines; ``auto`` is ``console`` on a terminal and ``json`` otherwise."""
 
 
 class Limits(Struct, frozen=True):
-    """Bounds on what peers may cost."""
+    """Bounds on the resources that peers may use. Sizes and times apply to connections made afterwards."""
 
-    max_frame_bytes: Annotated[int, readings.byte_size(1024, MAX_FRAME_BYTES_LIMIT)] = MAX_FRAME_BYTES
-    max_line_bytes: Annotated[int, readings.byte_size(1024, 2**30)] = MAX_LINE_BYTES
-    max_peers: Annotated[int, readings.count(1)] = 4096
-    max_peers_per_uid: Annotated[int, readings.count(1)] = 4096
-    """As ``max_peers``: on most hosts all workers are one user. Precedent: Redis maxclients 10000, memcached -c 1024."""
-    max_outbox_bytes: Annotated[int, readings.byte_size(65536)] = 32 * 1024 * 1024
-    """Replies that a peer has not read. Precedent: Redis client-output-buffer-limit pubsub 32 MiB."""
-    stall_seconds: Annotated[float, readings.seconds(least=0.1)] = 30.0
+    max_frame_bytes: Annotated[int, parsers.byte_size(1024, MAX_FRAME_BYTES_LIMIT)] = MAX_FRAME_BYTES
+    """Size limit of one msgpack message."""
+    max_line_bytes: Annotated[int, parsers.byte_size(1024, 2**30)] = MAX_LINE_BYTES
+    """Size limit of one JSON line."""
+    max_peers: Annotated[int, parsers.count(1)] = 4096
+    """Connections at a time."""
+    max_peers_per_uid: Annotated[int, parsers.count(1)] = 4096
+    """Connections of one uid at a time. As ``max_peers``, because all workers of most hosts run as one user. Precedents: Redis
+    maxclients 10000, memcached -c 1024."""
+    max_outbox_bytes: Annotated[int, parsers.byte_size(65536)] = 32 * MIB
+    """Unread replies of one peer; a peer with more is closed. Precedent: Redis client-output-buffer-limit pubsub 32 MiB."""
+    stall_seconds: Annotated[float, parsers.seconds(least=0.1)] = 30.0
     """How long a peer may leave replies unread before it is closed."""
-    max_buffered_bytes: Annotated[int, readings.byte_size(1024 * 1024)] = 256 * 1024 * 1024
-    """Of all peers together: replies unread, and messages that have come in part. Precedent: Redis' maxmemory-clients, which
-    is off by default; a quarter of the 1 GiB that the units give."""
-    message_seconds: Annotated[float, readings.seconds(least=0.1)] = 30.0
-    """How long a message may take from its first byte to its last; a peer that takes longer is closed, after twice as long at
-    the latest. Precedents: nginx' client_header_timeout 60 s, Apache's RequestReadTimeout 20 s."""
-    max_flights: Annotated[int, readings.count(1)] = 16384
-    max_series: Annotated[int, readings.count(1)] = 1000
-    """Label sets of one metric of the apps. What happens beyond is added up under the label ``overflow="true"``."""
-    max_backends: Annotated[int, readings.count(1)] = 256
-    spare_share: Annotated[float, readings.number(0.0, 10.0)] = 0.25
-    """On top of ``max_flights``, ``max_waiters``, ``max_queue`` and the bounds of apps' metrics, for uids that have little there,
-    so that nobody can shut all others out (`sidecard.core.shares`). On a host where all is one uid it is never used."""
+    max_buffered_bytes: Annotated[int, parsers.byte_size(MIB)] = 256 * MIB
+    """Unread replies and incomplete messages of all peers together; above it, the peers that hold most are closed. Precedent:
+    Redis' maxmemory-clients, off by default. A quarter of the 1 GiB that the systemd units grant."""
+    message_seconds: Annotated[float, parsers.seconds(least=0.1)] = 30.0
+    """How long a message may take from its first byte to its last. A slower peer is closed, at the latest after twice this
+    time. Precedents: nginx' client_header_timeout 60 s, Apache's RequestReadTimeout 20 s."""
+    max_flights: Annotated[int, parsers.count(1)] = 16384
+    """Keys computed at a time."""
+    max_series: Annotated[int, parsers.count(1)] = 1000
+    """Label sets of one app metric. Further ones are added up under the label ``overflow="true"``."""
+    max_backends: Annotated[int, parsers.count(1)] = 256
+    """Backends known at a time. Unused backends without configuration are forgotten first."""
+    spare_share: Annotated[float, parsers.number(0.0, 10.0)] = 0.25
+    """Additional room above ``max_flights``, ``max_waiters``, ``max_queue`` and the bounds of app metrics, as a share, for uids
+    that use little. It prevents one uid from excluding all others; 0 is none. Never used on a host with one uid."""
 
 
 class Namespace(Struct, frozen=True):
-    """Who uses a namespace together, and how much it may hold."""
+    """A namespace. Namespaces are private to a uid unless shared."""
 
-    shared_with: Annotated[SharedWith, readings.SHARED_WITH] = SharedWith()
-    max_bytes: Annotated[int, readings.byte_size()] = 0
-    """Of the cache: what one scope of this name may hold, a uid's private one or the shared one. 0 is no limit but the cache's."""
+    shared_with: Annotated[SharedWith, parsers.SHARED_WITH] = SharedWith()
+    """Who shares the namespace."""
+    max_bytes: Annotated[int, parsers.byte_size()] = 0
+    """Memory for the namespace's entries (for a private one, of each uid). 0 is no limit but the cache's. An answer larger than
+    an eighth of it is not stored."""
 
 
-# How the settings are read that the core defines, with their defaults, and that are not told twice.
+# The core defines the settings below, with their defaults and descriptions; only their parsers are listed here.
 
 _RETRIES = {
-    "share": readings.number(0.0, 1.0),
-    "floor_per_second": readings.number(),
-    "window_seconds": readings.seconds(least=1.0),
-    "backoff_seconds": readings.seconds(),
-    "max_backoff_seconds": readings.seconds(),
+    "share": parsers.number(0.0, 1.0),
+    "floor_per_second": parsers.number(),
+    "window_seconds": parsers.seconds(least=1.0),
+    "backoff_seconds": parsers.seconds(),
+    "max_backoff_seconds": parsers.seconds(),
 }
 _BACKENDS = {
-    "locality": readings.choice(*get_args(Locality)),
-    "max_concurrent": readings.count(),
-    "max_queue": readings.count(),
-    "adaptive": readings.FLAG,
-    "requests_per_minute": readings.number(),
-    "tokens_per_minute": readings.number(),
-    "input_dollars_per_million_tokens": readings.number(),
-    "output_dollars_per_million_tokens": readings.number(),
-    "weight": readings.number(above=True),
-    "timeouts": readings.choice(*get_args(TimeoutsCount)),
-    "breaker.window_seconds": readings.seconds(least=0.01),
-    "breaker.window_calls": readings.count(1, 100_000),
-    "breaker.min_calls": readings.count(1),
-    "breaker.failure_rate": readings.RATE,
-    "breaker.slow_rate": readings.RATE,
-    "breaker.slow_seconds": readings.seconds(),
-    "breaker.slow_first_chunk_seconds": readings.seconds(),
-    "breaker.open_seconds": readings.seconds(least=0.01),
-    "breaker.max_open_seconds": readings.seconds(least=0.01),
-    "breaker.probes": readings.count(1, 1000),
-    "breaker.probe_seconds": readings.seconds(least=0.01),
-    "breaker.enabled": readings.FLAG,
+    "locality": parsers.choice(*get_args(Locality)),
+    "max_concurrent": parsers.count(),
+    "max_queue": parsers.count(),
+    "adaptive": parsers.FLAG,
+    "requests_per_minute": parsers.number(),
+    "tokens_per_minute": parsers.number(),
+    "input_dollars_per_million_tokens": parsers.number(),
+    "output_dollars_per_million_tokens": parsers.number(),
+    "weight": parsers.number(above=True),
+    "timeouts": parsers.choice(*get_args(TimeoutsCount)),
+    "breaker.window_seconds": parsers.seconds(least=0.01),
+    "breaker.window_calls": parsers.count(1, 100_000),
+    "breaker.min_calls": parsers.count(1),
+    "breaker.failure_rate": parsers.RATE,
+    "breaker.slow_rate": parsers.RATE,
+    "breaker.slow_seconds": parsers.seconds(),
+    "breaker.slow_first_chunk_seconds": parsers.seconds(),
+    "breaker.open_seconds": parsers.seconds(least=0.01),
+    "breaker.max_open_seconds": parsers.seconds(least=0.01),
+    "breaker.probes": parsers.count(1, 1000),
+    "breaker.probe_seconds": parsers.seconds(least=0.01),
+    "breaker.enabled": parsers.FLAG,
 }
 _TASKS = {
-    "ttl_seconds": readings.seconds(),
-    "stale_seconds": readings.seconds(),
-    "cache": readings.choice(*get_args(Cacheability)),
-    "normalize": readings.choices(*NORMAL_FORMS),
-    "early_refresh": readings.number(0.0, 10.0),
-    "failure_ttl_seconds": readings.seconds(),
-    "similar": readings.FLAG,
-    "similar_threshold": readings.number(0.0, 1.0, above=True),
-    "similar_max_entries": readings.count(1, 1_000_000),
-    "backends": readings.NAMES,
-    "route": readings.choice(*get_args(Route)),
+    "ttl_seconds": parsers.seconds(),
+    "stale_seconds": parsers.seconds(),
+    "cache": parsers.choice(*get_args(Cacheability)),
+    "normalize": parsers.choices(*NORMAL_FORMS),
+    "early_refresh": parsers.number(0.0, 10.0),
+    "failure_ttl_seconds": parsers.seconds(),
+    "similar": parsers.FLAG,
+    "similar_threshold": parsers.number(0.0, 1.0, above=True),
+    "similar_max_entries": parsers.count(1, 1_000_000),
+    "backends": parsers.NAMES,
+    "route": parsers.choice(*get_args(Route)),
 }
 _BUDGETS = {
-    "dollars": readings.number(),
-    "period_seconds": readings.seconds(least=1.0),
-    "task": readings.NAME,
-    "backend": readings.NAME,
-    "hard": readings.FLAG,
+    "dollars": parsers.number(),
+    "period_seconds": parsers.seconds(least=1.0),
+    "task": parsers.NAME,
+    "backend": parsers.NAME,
+    "hard": parsers.FLAG,
 }
 
 
 class Setting(NamedTuple):
-    """One setting: its section, its key there, and how it is read. The key of a nested table's has a dot."""
+    """One setting: its section, its key there, and its parser. The key of a setting in a nested table contains a dot."""
 
     section: str
     key: str
-    reading: Reading
+    parser: Parser
 
     @property
     def name(self) -> str:
-        """The full name, as errors and ``config show`` have it."""
+        """The full name, as in errors and ``config show``."""
         return f"{self.section}.{self.key}"
 
-
-def _settings_of(section: str, shape: type[Struct]) -> dict[str, Setting]:
-    hints = get_type_hints(shape, include_extras=True)
-    return _settings(section, {key: get_args(hint)[1] for key, hint in hints.items()})
-
-
-def _settings(section: str, read: dict[str, Reading]) -> dict[str, Setting]:
-    return {key: Setting(section, key, reading) for key, reading in read.items()}
+    @property
+    def variable(self) -> str:
+        """The environment variable of a setting in a section with fixed keys."""
+        return f"SIDECARD_{self.section}_{self.key}".upper()
 
 
 SECTIONS: dict[str, type[Struct]] = {
@@ -306,18 +347,22 @@ TABLES: dict[str, type[Struct]] = {
 }
 """Sections whose keys are names that the operator chooses, each with settings of its own."""
 
-_OF_THE_CORE = {"retries": _RETRIES, "tasks": _TASKS, "backends": _BACKENDS, "budgets": _BUDGETS}
+START_ONLY_SECTIONS = ("socket", "store", "calls", "metrics", "http", "push", "prices")
+START_ONLY_SETTINGS = {"log": ("format",), "limits": ("max_backends", "max_series")}
+"""Settings that a running daemon cannot change, because it was opened or sized with them."""
+
+_PARSERS_OF_CORE = {"retries": _RETRIES, "tasks": _TASKS, "backends": _BACKENDS, "budgets": _BUDGETS}
 
 
-def _all_settings(shapes: dict[str, type[Struct]]) -> dict[str, dict[str, Setting]]:
-    return {
-        section: _settings(section, _OF_THE_CORE[section]) if section in _OF_THE_CORE else _settings_of(section, shape)
-        for section, shape in shapes.items()
+def _settings(section: str, shape: type[Struct]) -> dict[str, Setting]:
+    section_parsers = _PARSERS_OF_CORE.get(section) or {
+        key: get_args(hint)[1] for key, hint in get_type_hints(shape, include_extras=True).items()
     }
+    return {key: Setting(section, key, parser) for key, parser in section_parsers.items()}
 
 
-FIXED = _all_settings(SECTIONS)
-NAMED = _all_settings(TABLES)
+FIXED = {section: _settings(section, shape) for section, shape in SECTIONS.items()}
+NAMED = {table: _settings(table, shape) for table, shape in TABLES.items()}
 NESTED = {
     table: frozenset(nested for nested, dot, _ in (key.partition(".") for key in settings) if dot)
     for table, settings in NAMED.items()

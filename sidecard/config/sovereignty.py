@@ -1,13 +1,12 @@
-"""Whether an address that the daemon is to open stays on this host or in its private networks.
+"""Decide whether an address of the daemon's own connections stays on this host or in private networks.
 
-Decided from the text alone, before anything is opened. A name says nothing about where it leads, and looking it up would
-itself leave the host, so every name but ``localhost`` must have been listed.
+The decision uses the text alone, before anything is opened. Resolving a name would itself leave the host, so every name
+except ``localhost`` must be listed by the operator.
 
-Programs read URLs differently: what is one host to one parser is a password to the next, and libpq takes hosts from the
-query, too. So an address is read strictly, every host that any of them could find in it is judged, and what could be read
-in two ways is refused.
+Programs parse URLs differently: one parser's host is another parser's password, and libpq also takes hosts from the query.
+So addresses are parsed strictly, every host that any parser could find is checked, and ambiguous addresses are rejected.
 
-What a Redis Sentinel or Cluster answers leads on to other places: whoever opens those asks `stays` of each.
+A Redis Sentinel or Cluster names further hosts; `is_permitted` is called for each of them.
 """
 
 import re
@@ -23,13 +22,13 @@ from ipaddress import (
 )
 from urllib.parse import unquote
 
-Place = IPv4Address | IPv6Address | str
-"""Where an address leads: an IP address, or a name in lower case without a dot at its end."""
+Destination = IPv4Address | IPv6Address | str
+"""Where an address leads: an IP address, or a name in lower case without a trailing dot."""
 
 Allowed = IPv4Network | IPv6Network | str
-"""What an operator lists: networks, a single address being one, and names."""
+"""An entry of ``sovereign.allow``: a network (a single address is one), or a name."""
 
-HOME = tuple(
+PRIVATE_NETWORKS = tuple(
     ip_network(text)
     for text in (
         "127.0.0.0/8",  # loopback, RFC 1122
@@ -42,14 +41,14 @@ HOME = tuple(
         "fe80::/10",
     )
 )
-"""Not ``is_private``, which holds for many other ranges and differs between patch releases of Python."""
+"""Not Python's ``is_private``, which includes many other ranges and differs between patch releases."""
 
 _FILES = frozenset({"sqlite", "unix"})
 """Schemes that name a file or a Unix socket, whatever follows."""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
 _FORBIDDEN = re.compile(r"[^!-~]|[\\\"#<>^`{|}]")
-"""What no URL holds as it is, and ``#``, which some parsers end at and others do not."""
+"""Characters that are invalid in a URL, and ``#``, where some parsers end and others do not."""
 _HOST = re.compile(r"(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<plain>[^\[\]:]*))(?::(?P<port>\d{0,5}))?", re.ASCII)
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*", re.ASCII)
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]*", re.ASCII)
@@ -58,20 +57,20 @@ _SOCKET_PATH = re.compile(r"/[A-Za-z0-9._/-]+", re.ASCII)
 _MAX_NAME_CHARACTERS = 253
 
 _HOSTS_IN_QUERY = frozenset({"host", "hostaddr"})
-_ELSEWHERE_IN_QUERY = frozenset({"service", "servicefile"})
-"""By which libpq finds the host in a file."""
+_FILES_IN_QUERY = frozenset({"service", "servicefile"})
+"""With these, libpq reads the host from a file."""
 
 
-def complaint(setting: str, address: str, allow: Collection[str]) -> str | None:
-    """Say why ``address`` may not be opened and what to change; None where it may. Never shows more of it than a host.
+def outbound_problem(setting: str, address: str, allow: Collection[str]) -> str | None:
+    """Return why ``address`` is forbidden and what to change; None if it is permitted. Shows no more of it than a host.
 
-    ``allow`` is what the operator listed; each must be such that `allowed` takes it.
+    ``allow`` is the operator's list, whose entries `parse_allowed` accepts.
     """
     try:
-        outside = [place for place in places(address) if not stays(place, allow)]
+        outside = [place for place in destinations(address) if not is_permitted(place, allow)]
     except ValueError as error:
         return (
-            f"sovereign.enabled is on, and {setting} does not say plainly where it leads: {error}; write it such as "
+            f"sovereign.enabled is on, and the destination of {setting} is ambiguous: {error}; write it such as "
             "redis://127.0.0.1:6379/0, unix:///run/redis/redis.sock or sqlite:/var/lib/sidecard/store.db"
         )
 
@@ -82,24 +81,24 @@ def complaint(setting: str, address: str, allow: Collection[str]) -> str | None:
     listing = ", ".join(dict.fromkeys(f'"{place}"' for place in outside))
     return (
         f"sovereign.enabled is on, and {setting} leads to {hosts}, which is not known to be this host or a private network; "
-        f"add {listing} to sovereign.allow, or point {setting} elsewhere"
+        f"add {listing} to sovereign.allow, or change {setting}"
     )
 
 
-def stays(place: Place, allow: Collection[str]) -> bool:
-    """Tell whether a connection to ``place`` stays here, or leads to what the operator listed."""
-    listed = [allowed(text) for text in allow]
+def is_permitted(place: Destination, allow: Collection[str]) -> bool:
+    """Return whether ``place`` is on this host, in a private network, or listed by the operator."""
+    listed = [parse_allowed(text) for text in allow]
     if isinstance(place, str):
         return place == "localhost" or place in listed
 
-    networks = [*HOME, *(network for network in listed if not isinstance(network, str))]
+    networks = [*PRIVATE_NETWORKS, *(network for network in listed if not isinstance(network, str))]
     return any(place in network for network in networks)
 
 
-def places(address: str) -> list[Place]:
-    """Return every place that opening ``address`` may lead to; none for files and Unix sockets.
+def destinations(address: str) -> list[Destination]:
+    """Return every destination that opening ``address`` may connect to; none for files and Unix sockets.
 
-    Raises `ValueError`, whose text is a part of a sentence, where that cannot be told.
+    Raises `ValueError`, whose text is part of a sentence, if the address is ambiguous.
     """
     if not address or re.match(r"/(?!/)", address):
         return []
@@ -118,8 +117,8 @@ def places(address: str) -> list[Place]:
     authority, beyond = (rest[2:], "") if end is None else (rest[2:][: end.start()], rest[2:][end.start() :])
     credentials, at, hosts = authority.rpartition("@")
     if "@" in beyond or "@" in credentials:
-        # A password with an unescaped "/" or "@": where the host begins is then anybody's guess.
-        raise ValueError('it has an "@" that does not stand before the host; write those of a password as %40')
+        # A password with an unescaped "/" or "@": parsers disagree where the host begins.
+        raise ValueError('it has an "@" that is not right before the host; write those of a password as %40')
 
     in_query = _hosts_in_query(beyond.partition("?")[2])
     further = [place for text in in_query for place in _of_query(text)]
@@ -129,8 +128,8 @@ def places(address: str) -> list[Place]:
     return [place for text in hosts.split(",") for place in _of_host(text)] + further
 
 
-def allowed(text: str) -> Allowed:
-    """Read one entry of ``sovereign.allow``. Raises `ValueError` where it is no name, IP address or network."""
+def parse_allowed(text: str) -> Allowed:
+    """Parse one entry of ``sovereign.allow``. Raises `ValueError` if it is not a name, IP address or network."""
     if "/" not in text:
         place = _place(text)
         if isinstance(place, str):
@@ -141,18 +140,18 @@ def allowed(text: str) -> Allowed:
     return ip_network(text)
 
 
-def _of_host(text: str) -> Iterator[Place]:
+def _of_host(text: str) -> Iterator[Destination]:
     match = _HOST.fullmatch(text)
     if match is None:
-        raise ValueError("what should be HOST or HOST:PORT is neither")
+        raise ValueError("its host is not HOST or HOST:PORT")
 
     plain: str | None = match["plain"]
     if plain is None:
         yield _ipv6(match["bracketed"])
     elif not plain:
-        raise ValueError("it names no host; localhost is one")
+        raise ValueError("it has no host; write localhost for this host")
     elif "%" in plain:
-        # libpq's way to name the directory of a Unix socket. It splits at commas once more after decoding.
+        # libpq's notation for the directory of a Unix socket. It splits at commas once more after decoding.
         if not _SOCKET_PATH.fullmatch(unquote(plain)):
             raise ValueError("its host is percent-encoded")
     else:
@@ -163,8 +162,8 @@ def _hosts_in_query(query: str) -> list[str]:
     hosts = []
     for pair in re.split(r"[&;]", query):
         key, _, value = (unquote(part) for part in pair.partition("="))
-        if key.lower() in _ELSEWHERE_IN_QUERY:
-            raise ValueError(f'"{key.lower()}" in its query names a file that says it')
+        if key.lower() in _FILES_IN_QUERY:
+            raise ValueError(f'"{key.lower()}" in its query names a file with the host')
 
         if key.lower() in _HOSTS_IN_QUERY:
             hosts += value.split(",")
@@ -172,13 +171,13 @@ def _hosts_in_query(query: str) -> list[str]:
     return hosts
 
 
-def _of_query(text: str) -> Iterator[Place]:
+def _of_query(text: str) -> Iterator[Destination]:
     if not _SOCKET_PATH.fullmatch(text):
         yield _place(text)
 
 
-def _place(text: str) -> Place:
-    """Read a host without port or brackets."""
+def _place(text: str) -> Destination:
+    """Parse a host without port or brackets."""
     if ":" in text:
         return _ipv6(text)
 
@@ -194,15 +193,15 @@ def _place(text: str) -> Place:
     return name
 
 
-def _ipv6(text: str) -> Place:
+def _ipv6(text: str) -> Destination:
     literal, percent, zone = text.partition("%")
     try:
         ip = IPv6Address(literal)
     except (AddressValueError, NetmaskValueError):
-        raise ValueError("what stands for an IPv6 address is none") from None
+        raise ValueError("its IPv6 address is invalid") from None
 
     if percent and not _ZONE.fullmatch(zone):
-        raise ValueError("the zone of its IPv6 address is no interface's name")
+        raise ValueError("the zone of its IPv6 address is not the name of an interface")
 
     # ::ffff:8.8.8.8 is 8.8.8.8.
     return ip if ip.ipv4_mapped is None else ip.ipv4_mapped

@@ -1,4 +1,4 @@
-"""What ``store.url`` may be, read strictly: what cannot be meant is said at the start, not met at the first call."""
+"""Parse ``store.url``, strictly: a wrong address is an error at the start, not at the first call."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from msgspec import Struct
 
 NONE = frozenset({"", "none"})
-"""Words for no store; an empty environment variable counts as not set, so there must be another."""
+"""Values for no store. An empty environment variable counts as not set, so there is a word for it."""
 
 DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
@@ -29,13 +29,13 @@ _KINDS: dict[str, tuple[Literal["single", "sentinel", "cluster"], bool]] = {
 
 
 class SqliteAddress(Struct, frozen=True):
-    """A file."""
+    """A SQLite file."""
 
     path: Path
 
 
 class RedisAddress(Struct, frozen=True):
-    """One server, the sentinels that know it, or nodes of a cluster. ``hosts`` is empty where ``path`` is a Unix socket."""
+    """One Redis server, its sentinels, or nodes of a cluster. ``hosts`` is empty if ``path`` is a Unix socket."""
 
     kind: Literal["single", "sentinel", "cluster"]
     hosts: tuple[tuple[str, int], ...]
@@ -48,7 +48,7 @@ class RedisAddress(Struct, frozen=True):
 
 
 def parse(url: str) -> SqliteAddress | RedisAddress | None:
-    """Read an address; None is no store. Raises `ValueError`, whose text is a sentence without the URL's secrets."""
+    """Parse an address; None is no store. Raises `ValueError`, whose text is part of a sentence without the URL's secrets."""
     if url.lower() in NONE:
         return None
 
@@ -63,13 +63,13 @@ def parse(url: str) -> SqliteAddress | RedisAddress | None:
     if scheme not in _KINDS or not rest.startswith("//"):
         raise ValueError(f"it should be {EXPECTS}")
 
-    from urllib.parse import unquote, urlsplit  # noqa: PLC0415 - for Redis alone, and a start counts its milliseconds
+    from urllib.parse import unquote, urlsplit  # noqa: PLC0415 - for Redis only, and it would slow down every start
 
     kind, tls = _KINDS[scheme]
     parts = urlsplit(f"redis:{rest}")
     credentials, _, hosts = parts.netloc.rpartition("@")
     if parts.query or parts.fragment:
-        raise ValueError("it has a query; what is asked for there has settings of its own, such as store.ca_file")
+        raise ValueError("it has a query; use settings such as store.ca_file instead")
 
     default = DEFAULT_SENTINEL_PORT if kind == "sentinel" else DEFAULT_PORT
     username, _, password = credentials.partition(":")
@@ -77,13 +77,13 @@ def parse(url: str) -> SqliteAddress | RedisAddress | None:
     service = ""
     if kind == "sentinel":
         if not names:
-            raise ValueError("it names no service; write redis+sentinel://HOST:PORT/SERVICE")
+            raise ValueError("it has no service name; write redis+sentinel://HOST:PORT/SERVICE")
 
         service = unquote(names.pop(0))
     elif kind == "single" and "," in hosts:
-        raise ValueError("it names several hosts; write redis+cluster:// or redis+sentinel:// for what they are")
+        raise ValueError("it has several hosts; write redis+cluster:// or redis+sentinel://")
     elif kind == "cluster" and names not in ([], ["0"]):
-        raise ValueError("it names a database, and a cluster has none but 0")
+        raise ValueError("it has a database number, and a cluster has only database 0")
 
     return RedisAddress(
         kind,
@@ -100,7 +100,7 @@ def _path(rest: str) -> Path:
     # sqlite:///var/lib/x is the same file as sqlite:/var/lib/x.
     text = rest.removeprefix("//")
     if not text.startswith("/") or text.endswith("/"):
-        raise ValueError("what follows sqlite: should be the absolute path of a file")
+        raise ValueError("the part after sqlite: should be the absolute path of a file")
 
     return Path(text)
 
@@ -111,11 +111,11 @@ def _unix(rest: str) -> RedisAddress:
     credentials, at, place = rest.removeprefix("//").rpartition("@")
     path, _, query = place.partition("?")
     if not path.startswith("/"):
-        raise ValueError("what follows unix:// should be the absolute path of a socket")
+        raise ValueError("the part after unix:// should be the absolute path of a socket")
 
     key, _, db = query.partition("=")
     if query and key != "db":
-        raise ValueError("its query has more than db=N")
+        raise ValueError("its query should be db=N at most")
 
     username, _, password = credentials.partition(":") if at else ("", "", "")
     return RedisAddress("single", (), path, db=_db(db), username=unquote(username), password=unquote(password))
@@ -131,13 +131,13 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
         host, port = None, None
 
     if not host:
-        raise ValueError("what should be HOST or HOST:PORT is neither")
+        raise ValueError("its host is not HOST or HOST:PORT")
 
     return host, port or default_port
 
 
 def _db(text: str) -> int:
     if text and not text.isdecimal():
-        raise ValueError("what should be the number of a database is none")
+        raise ValueError("its database is not a number")
 
     return int(text or 0)

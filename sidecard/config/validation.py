@@ -1,4 +1,4 @@
-"""What settings must be together, each being right by itself; and what a backend's are where only some are said."""
+"""Check settings that are valid one by one against each other, and complete those of a backend."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from sidecard.core.settings import (
 )
 
 Path = tuple[str, ...]
-"""Where a value belongs: ``(section, key)``, or ``(table, name, key)``."""
+"""The place of a value: ``(section, key)``, or ``(table, name, key)``."""
 
 _BREAKER = "breaker."
 
@@ -24,10 +24,9 @@ CALLS_SCHEMES = frozenset({"sqlite", "postgresql", "postgres"})
 
 
 def backend_settings(name: str, given: Mapping[str, Any]) -> BackendSettings:
-    """Return what holds for a backend of which the configuration says ``given``, by key.
+    """Return the settings of a backend for which the configuration has ``given``, by key.
 
-    Whoever only says where a backend is gets the limit that belongs there: a local one has few slots, a remote one none
-    that this host could know.
+    A configured locality implies a default limit: a local backend has few slots; this host cannot know a remote one's.
     """
     plain = {key: value for key, value in given.items() if not key.startswith(_BREAKER)}
     breaker = {key.removeprefix(_BREAKER): value for key, value in given.items() if key.startswith(_BREAKER)}
@@ -37,91 +36,95 @@ def backend_settings(name: str, given: Mapping[str, Any]) -> BackendSettings:
     return structs.replace(settings_of_unnamed(name), **plain, breaker=BreakerSettings(**breaker))
 
 
-class Found(NamedTuple):
-    """What there is to look at: values that could be read, paths of those that could not, tables, and where each is."""
+class Values(NamedTuple):
+    """Collected settings: the valid values, the paths of invalid ones, the declared tables, and where each was found."""
 
-    values: Mapping[Path, Any]
-    unreadable: Collection[Path]
+    valid: Mapping[Path, Any]
+    invalid: Collection[Path]
     tables: Mapping[Path, str]
-    """For each table with a name, ``(table, name)``, its place in the words of an error."""
+    """The place of each named table, ``(table, name)``, in the words of an error."""
     where: Callable[[Path], str]
 
-    def given(self, *prefix: str) -> dict[str, Any]:
-        """Return what was said below ``prefix``, by key."""
+    def below(self, *prefix: str) -> dict[str, Any]:
+        """Return the valid values below ``prefix``, by key."""
         depth = len(prefix)
-        return {path[depth]: value for path, value in self.values.items() if path[:depth] == prefix}
+        return {path[depth]: value for path, value in self.valid.items() if path[:depth] == prefix}
+
+    def has(self, path: Path) -> bool:
+        """Return whether a value was given, valid or not."""
+        return path in self.valid or path in self.invalid
 
 
-def disagreements(found: Found) -> Iterator[str]:
-    """Say, one sentence each, what does not go together."""
-    yield from _of_flights(found)
-    yield from _of_retries(found)
-    yield from _of_calls(found)
-    yield from _of_http(found)
-    for (table, name), where in found.tables.items():
+def conflicts(values: Values) -> Iterator[str]:
+    """Yield a sentence for each pair of settings that contradict each other."""
+    yield from _of_flights(values)
+    yield from _of_retries(values)
+    yield from _of_calls(values)
+    yield from _of_http(values)
+    for (table, name), where in values.tables.items():
         if table == "namespaces":
             if ":" in name or not name:
                 yield (
-                    f"{where}: namespace {name!r} has a colon, which stands between a uid and a name; "
+                    f"{where}: namespace {name!r} contains a colon, which separates a uid from a name; "
                     "choose a name without one"
                 )
         elif not 1 <= len(name) <= MAX_NAME_CHARACTERS:
-            yield f"{where}: {name!r} can name none of {table}; choose a name of 1 to {MAX_NAME_CHARACTERS} characters"
+            yield f"{where}: {name!r} is no valid name in {table}; choose a name of 1 to {MAX_NAME_CHARACTERS} characters"
         elif table == "backends":
-            yield from _of_backend(found, name)
-        elif table == "budgets" and not _said(found, (table, name, "dollars")):
-            yield f"{where}: budget {name!r} does not say how much may be spent; add budgets.{name}.dollars"
+            yield from _of_backend(values, name)
+        elif table == "budgets" and not values.has((table, name, "dollars")):
+            yield f"{where}: budget {name!r} has no limit; add budgets.{name}.dollars"
 
 
-def _of_flights(found: Found) -> Iterator[str]:
+def _of_flights(values: Values) -> Iterator[str]:
     renew, lease = ("flights", "renew_seconds"), ("flights", "lease_seconds")
-    if renew not in found.values or lease in found.unreadable:
+    if renew not in values.valid or lease in values.invalid:
         return
 
-    lease_seconds = found.values.get(lease, Flights().lease_seconds)
-    if found.values[renew] >= lease_seconds:
+    lease_seconds = values.valid.get(lease, Flights().lease_seconds)
+    if values.valid[renew] >= lease_seconds:
         yield (
-            f"{found.where(renew)}: flights.renew_seconds is {found.values[renew]:g}; it should be less than "
+            f"{values.where(renew)}: flights.renew_seconds is {values.valid[renew]:g}; it should be less than "
             f"flights.lease_seconds, which is {lease_seconds:g}, or left out"
         )
 
 
-def _of_retries(found: Found) -> Iterator[str]:
-    retries = RetrySettings(**found.given("retries"))
+def _of_retries(values: Values) -> Iterator[str]:
+    retries = RetrySettings(**values.below("retries"))
     least, most = ("retries", "backoff_seconds"), ("retries", "max_backoff_seconds")
-    yield from _order(found, least, retries.backoff_seconds, most, retries.max_backoff_seconds)
+    yield from _order(values, least, retries.backoff_seconds, most, retries.max_backoff_seconds)
 
 
-def _of_calls(found: Found) -> Iterator[str]:
+def _of_calls(values: Values) -> Iterator[str]:
     url = ("calls", "url")
-    if not found.values.get(("calls", "enabled"), False) or not found.values.get(url):
+    if not values.valid.get(("calls", "enabled"), False) or not values.valid.get(url):
         return
 
-    scheme, colon, _ = found.values[url].lower().partition(":")
+    scheme, colon, _ = values.valid[url].lower().partition(":")
     if scheme not in CALLS_SCHEMES:
-        # `host=h password=p` is no URL, and what it begins with may be anything.
+        # `host=h password=p` is not a URL, and its beginning may be a secret.
         shown = repr(scheme) if colon and scheme.isalnum() else "no scheme"
         yield (
-            f"{found.where(url)}: calls.url begins with {shown}, which the call log cannot be kept in; it should be "
+            f"{values.where(url)}: calls.url begins with {shown}, which the call log does not support; it should be "
             "sqlite:PATH or postgresql://USER@HOST:PORT/DATABASE, or empty for the state directory"
         )
 
 
-def _of_http(found: Found) -> Iterator[str]:
-    listen = found.values.get(("http", "listen"), "")
-    if not listen or "/" in listen or found.values.get(("http", "allow_remote"), False):
+def _of_http(values: Values) -> Iterator[str]:
+    listen = values.valid.get(("http", "listen"), "")
+    if not listen or "/" in listen or values.valid.get(("http", "allow_remote"), False):
         return
 
     host = listen.rpartition(":")[0].strip("[]")
     if host != "localhost" and not _is_loopback(host):
         yield (
-            f"{found.where(('http', 'listen'))}: http.listen is {listen}, which other hosts may reach, and there is no password; "
-            "use 127.0.0.1, or set http.allow_remote = true if that is meant"
+            f"{values.where(('http', 'listen'))}: http.listen is {listen}, which other hosts may reach without a password; "
+            "use 127.0.0.1, or set http.allow_remote = true to allow that"
         )
 
 
 def _is_loopback(host: str) -> bool:
-    from ipaddress import ip_address  # noqa: PLC0415 - few daemons listen so, and a start counts its milliseconds
+    from ipaddress import ip_address  # noqa: PLC0415 - rarely needed, and it would slow down every start
 
     try:
         return ip_address(host).is_loopback
@@ -129,58 +132,48 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _of_backend(found: Found, name: str) -> Iterator[str]:
-    settings = backend_settings(name, found.given("backends", name))
+def _of_backend(values: Values, name: str) -> Iterator[str]:
+    settings = backend_settings(name, values.below("backends", name))
     breaker = settings.breaker
 
     def path(key: str) -> Path:
         return ("backends", name, key)
 
-    # With fewer calls in the window than it takes to conclude anything, the breaker could never open.
-    yield from _order(
-        found, path("breaker.min_calls"), breaker.min_calls, path("breaker.window_calls"), breaker.window_calls
-    )
-    yield from _order(
-        found,
-        path("breaker.open_seconds"),
-        breaker.open_seconds,
-        path("breaker.max_open_seconds"),
-        breaker.max_open_seconds,
-    )
+    # With a window shorter than min_calls, the breaker could never open.
+    for lower, upper in (("min_calls", "window_calls"), ("open_seconds", "max_open_seconds")):
+        lower_path, upper_path = path(_BREAKER + lower), path(_BREAKER + upper)
+        yield from _order(values, lower_path, getattr(breaker, lower), upper_path, getattr(breaker, upper))
+
     prices = [path("input_dollars_per_million_tokens"), path("output_dollars_per_million_tokens")]
     for one, other in (prices, prices[::-1]):
-        if one in found.values and not _said(found, other):
+        if one in values.valid and not values.has(other):
             yield (
-                f"{found.where(one)}: {'.'.join(one)} is set without {'.'.join(other)}; set both, 0 being a price, "
+                f"{values.where(one)}: {'.'.join(one)} is set without {'.'.join(other)}; set both (0 is a valid price), "
                 "or neither"
             )
 
     requests = path("requests_per_minute")
     if 0 < settings.requests_per_minute < 1:
         yield (
-            f"{found.where(requests)}: {'.'.join(requests)} is {settings.requests_per_minute:g}, which lets no call through; "
+            f"{values.where(requests)}: {'.'.join(requests)} is {settings.requests_per_minute:g}, which lets no call through; "
             "it should be 1 or more, or 0 for no limit"
         )
 
-    if settings.adaptive and not settings.max_concurrent and path("max_concurrent") not in found.unreadable:
+    if settings.adaptive and not settings.max_concurrent and path("max_concurrent") not in values.invalid:
         yield (
-            f"{found.where(path('adaptive'))}: backends.{name}.adaptive is true, but there is no limit to move below; "
+            f"{values.where(path('adaptive'))}: backends.{name}.adaptive is true, but there is no limit to stay below; "
             f"set backends.{name}.max_concurrent"
         )
 
 
-def _order(found: Found, lower: Path, least: float, upper: Path, most: float) -> Iterator[str]:
-    """Check that ``least`` is not above ``most``; the one that was said is to blame, or the lower where both were."""
-    if least <= most or lower in found.unreadable or upper in found.unreadable:
+def _order(values: Values, lower: Path, least: float, upper: Path, most: float) -> Iterator[str]:
+    """Check that ``least`` is not above ``most``. The error names the configured one, or the lower one if both are."""
+    if least <= most or lower in values.invalid or upper in values.invalid:
         return
 
-    if lower in found.values:
+    if lower in values.valid:
         path, value, should = lower, least, f"at most {'.'.join(upper)}, which is {most:g}"
     else:
         path, value, should = upper, most, f"at least {'.'.join(lower)}, which is {least:g}"
 
-    yield f"{found.where(path)}: {'.'.join(path)} is {value:g}; it should be {should}"
-
-
-def _said(found: Found, path: Path) -> bool:
-    return path in found.values or path in found.unreadable
+    yield f"{values.where(path)}: {'.'.join(path)} is {value:g}; it should be {should}"

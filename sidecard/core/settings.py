@@ -1,4 +1,7 @@
-"""The engine's settings, with their defaults and where the defaults come from."""
+"""The engine's settings, with their defaults and where the defaults come from.
+
+Docstrings of backends, budgets, tasks and retries are their documentation (`sidecard.config.reference`).
+"""
 
 from typing import Literal
 
@@ -30,40 +33,53 @@ class BreakerSettings(Struct, frozen=True):
     """When a breaker opens and for how long. Defaults from resilience4j, Polly and Envoy, which differ (README)."""
 
     window_seconds: float = 60.0
+    """Age of the oldest outcome that counts."""
     window_calls: int = 100
-    """Most outcomes in the window; the latest count."""
+    """Most outcomes that count; the latest do."""
     min_calls: int = 10
     """Fewest outcomes for a decision: one failure of one call is no outage."""
     failure_rate: float = 0.5
+    """Share of failed calls at which the breaker opens."""
     slow_rate: float = 0.8
+    """Share of slow calls at which the breaker opens."""
     slow_seconds: float = 60.0
     """A longer call is slow. 0: no call is."""
     slow_first_chunk_seconds: float = 0.0
     """A call with a later first chunk is slow. 0: no call is."""
     open_seconds: float = 10.0
-    """Doubled at each further opening, until the breaker has stayed closed for one window."""
+    """How long the breaker stays open; doubled at each further opening, until it has stayed closed for one window."""
     max_open_seconds: float = 300.0
+    """Longest time that the breaker stays open at once."""
     probes: int = 1
     """Calls that a half-open breaker admits; all of their outcomes decide whether it closes."""
     probe_seconds: float = 60.0
     """A probe without an outcome after this time counts as failed; at least ``slow_seconds``."""
     enabled: bool = True
-    """False: the breaker measures but never opens."""
+    """Whether the breaker may open; otherwise it only measures."""
 
 
 class BackendSettings(Struct, frozen=True):
-    """Configuration of one backend. 0 means no limit, None means unknown."""
+    """One backend: a place that can answer, by the name that callers give it.
+
+    Backends without configuration are remote, except ``local`` and ``default``.
+    """
 
     locality: Locality = "remote"
+    """Whether calls stay on this host or in its private networks."""
     max_concurrent: int = 0
+    """Most calls in progress. 0 is no limit; a local backend has a limit of 4 by default."""
     max_queue: int = 512
     """Most callers that wait for a permit. Precedent: Ollama's queue of 512."""
     adaptive: bool = False
-    """Adapt the limit, up to ``max_concurrent``, to the time to the first chunk or per token."""
+    """Whether the limit adapts, up to ``max_concurrent``, to the time to the first chunk or per token."""
     requests_per_minute: float = 0.0
+    """Most calls per minute. 0 is no limit."""
     tokens_per_minute: float = 0.0
+    """Most tokens per minute. 0 is no limit."""
     input_dollars_per_million_tokens: float | None = None
+    """Price of prompt tokens."""
     output_dollars_per_million_tokens: float | None = None
+    """Price of completion tokens."""
     weight: float = 1.0
     """Relative share of calls under the route ``weighted``."""
     timeouts: TimeoutsCount = "failure"
@@ -84,33 +100,42 @@ def settings_of_unnamed(name: str) -> BackendSettings:
 
 
 class BudgetSettings(Struct, frozen=True):
-    """Most dollars per period. Periods are aligned to the epoch: 86400 s are days that end at midnight UTC."""
+    """What calls may cost within a period. Periods are aligned to the epoch: 86400 s are days that end at midnight UTC."""
 
     dollars: float
+    """Limit per period."""
     period_seconds: float = 86400.0
+    """Length of a period."""
     task: str | None = None
-    """None: all tasks."""
+    """Task whose calls count; unset: all tasks."""
     backend: str | None = None
+    """Backend whose calls count; unset: all backends."""
     hard: bool = False
-    """Reject paid calls once the budget is spent; otherwise only emit a note."""
+    """Whether paid calls are rejected once the budget is spent; otherwise it is only logged."""
 
 
 class TaskSettings(Struct, frozen=True):
-    """Policy of one task. None means the default of all tasks."""
+    """Policy of one task: a kind of work, by the name that callers give it (``task="rag"``)."""
 
     ttl_seconds: float | None = None
+    """How long answers are served; unset: ``cache.ttl_seconds``."""
     stale_seconds: float | None = None
+    """How much longer expired answers may be served; unset: ``cache.stale_seconds``."""
     cache: Cacheability = "always"
-    """What may be stored, whatever callers request."""
+    """Which answers may be stored, whatever callers request: all, those of requests that callers declare deterministic
+    (temperature 0, a seed), or none. Calls in flight are shared in any case. Entries stored before stay until they expire or
+    ``sidecard purge --task NAME``."""
     normalize: tuple[NormalForm, ...] = ()
-    """Normal form of texts in keys. Clients make the keys and request this (`sidecard_client.keys.normal_form`)."""
+    """Normal forms of texts in keys, for clients with ``normalize="task"``. Requests that differ in nothing else share an
+    answer: wrong for code, and wherever layout or case matter. A change changes the keys of all clients."""
     early_refresh: float = 0.0
-    """How early a requested answer is refreshed, as a factor of its call's duration. 0: never.
+    """How early before its expiry a requested answer is refreshed, as a factor of its call's duration. 0: never.
     1 is the optimum according to its inventors (`sidecard.core.cache.freshness`)."""
     failure_ttl_seconds: float = 0.0
     """How long a ``fatal`` failure is served without a call. 0: failures are not remembered."""
     similar: bool = False
-    """Serve answers to similar requests (`sidecard.core.cache.similarity`)."""
+    """Whether answers to similar requests are served, where callers embed their requests (``pip install
+    'sidecard[similar]'``). Embeddings hardly distinguish "is" from "is not": read ``sidecard docs operations`` first."""
     similar_threshold: float = 0.95
     """Smallest cosine of the vectors of two similar requests."""
     similar_max_entries: int = 10_000
@@ -129,11 +154,16 @@ class RetrySettings(Struct, frozen=True):
     """The retry budget of the host. Precedent: Finagle's 20 % of requests plus 10 a second, over 10 s."""
 
     share: float = 0.2
+    """Retries allowed within the window, as a share of the calls in it."""
     floor_per_second: float = 10.0
+    """Retries per second allowed in any case."""
     window_seconds: float = 10.0
+    """Length of the window."""
     backoff_seconds: float = 0.5
-    """Doubled with each retry of a call, then multiplied by a random factor from 0.5 to 1, as in the OpenAI SDK."""
+    """Wait before the first retry. Doubled with each retry of a call, then multiplied by a random factor from 0.5 to 1, as in
+    the OpenAI SDK."""
     max_backoff_seconds: float = 8.0
+    """Longest wait before a retry."""
 
 
 class EngineSettings(Struct, frozen=True):

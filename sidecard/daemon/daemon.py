@@ -23,7 +23,8 @@ from msgspec import structs
 
 from sidecard.adapters import vectors
 from sidecard.adapters.zstd import Zstd
-from sidecard.config.config import Config, reconfigured
+from sidecard.config.model import Config
+from sidecard.config.reload import reconfigure
 from sidecard.config.schema import Limits
 from sidecard.core.accounts.billing import Price, no_price
 from sidecard.core.cache.similarity import IndexFactory
@@ -366,7 +367,7 @@ class _Serving:
         # What the start has made lives as long as the daemon: the collector need not look at it again.
         gc.freeze()
         gc.enable()
-        for sentence in self._config.unmet():
+        for sentence in self._config.warnings():
             self._log.say("warning", sentence)
 
         self._log.say(
@@ -419,7 +420,7 @@ class _Serving:
         try:
             # In a thread: the file may be on a disk that hangs, and patterns and addresses take their time.
             fresh = await anyio.to_thread.run_sync(self._reread, abandon_on_cancel=True)
-            read = reconfigured(self._config, fresh)
+            read = reconfigure(self._config, fresh)
         except ConfigError as error:
             self._log.say("error", "settings not changed", problems=list(error.problems))
             driver.handle(SettingsRead(problems=list(error.problems), asked_by=asked_by))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import TaskGroup
 
-from sidecard.config.config import Config
-from sidecard.config.parsers import redacted
+from sidecard.config.model import Config
+from sidecard.config.redaction import redacted
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.effects import CallRecord
 from sidecard.errors import ConfigError

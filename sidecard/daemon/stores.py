@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from sidecard.config.config import Config
+from sidecard.config.model import Config
 from sidecard.config.store_url import RedisAddress, SqliteAddress, parse
 from sidecard.core.notes import Note
 from sidecard.store.base import Store
@@ -109,10 +109,10 @@ def _admission(config: Config) -> Callable[[str], bool]:
     if not config.sovereign.enabled:
         return lambda _: True
 
-    from sidecard.config.sovereignty import places, stays  # noqa: PLC0415 - most daemons are not
+    from sidecard.config.sovereignty import destinations, is_permitted  # noqa: PLC0415 - most daemons are not
 
     def admits(host: str) -> bool:
         name = f"[{host}]" if ":" in host else host
-        return all(stays(place, config.sovereign.allow) for place in places(f"redis://{name}"))
+        return all(is_permitted(place, config.sovereign.allow) for place in destinations(f"redis://{name}"))
 
     return admits

@@ -5,10 +5,12 @@ from contextlib import suppress
 
 import msgspec
 
-from sidecard.config import config, store_url
+from sidecard.config import load as loading
+from sidecard.config import store_url
+from sidecard.config.reload import reconfigure
 from sidecard.config.schema import FIXED, NAMED
-from sidecard.config.sources import Gathering, Override
-from sidecard.config.sovereignty import allowed, complaint
+from sidecard.config.sources import Override, SettingsCollector
+from sidecard.config.sovereignty import outbound_problem, parse_allowed
 from sidecard.daemon.state import StateUnusableError, state_directory
 from sidecard.daemon.systemd import Notifier, adopt_socket
 from sidecard.errors import ConfigError, ListenError
@@ -44,10 +46,10 @@ redact = ["[0-9]{16}"]
 """
 
 
-def _settings(gathering: Gathering) -> None:
+def _settings(collector: SettingsCollector) -> None:
     """All that is wrong is a sentence; what is right can be shown, and makes an engine's settings."""
     try:
-        loaded = config._assemble(gathering, {})
+        loaded = loading.assemble(collector, {})
     except ConfigError as error:
         wrong = error.problems
     else:
@@ -55,8 +57,8 @@ def _settings(gathering: Gathering) -> None:
         # As operators ask for them, and as they are logged.
         msgspec.json.encode(loaded.shown())
         loaded.engine_settings()
-        loaded.unmet()
-        config.reconfigured(loaded, loaded)
+        loaded.warnings()
+        reconfigure(loaded, loaded)
 
     assert all(wrong)
 
@@ -68,18 +70,18 @@ def toml(data: bytes) -> None:
     except UnicodeDecodeError:
         return
 
-    gathering = Gathering()
-    gathering.take_toml("file", text)
-    _settings(gathering)
+    collector = SettingsCollector()
+    collector.add_toml("file", text)
+    _settings(collector)
 
 
 def environment(data: bytes) -> None:
     """Variables, one a line, as the kernel hands them over; and all else that is read from there."""
     pairs = (line.partition(b"=") for line in data.split(b"\n"))
     environ = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs if name and b"\0" not in name + value}
-    gathering = Gathering()
-    gathering.take_environment(environ)
-    _settings(gathering)
+    collector = SettingsCollector()
+    collector.add_environment(environ)
+    _settings(collector)
     Notifier(environ, 1)
     with suppress(ListenError, StateUnusableError, ValueError):
         # As nobody's: what is passed in for this process is no file of ours.
@@ -89,13 +91,13 @@ def environment(data: bytes) -> None:
         paths.listening_socket(None, environ, uid=1)
 
 
-def readings(data: bytes) -> None:
+def values(data: bytes) -> None:
     """The text of one setting, as a flag has it: a value or a `ValueError`, which becomes a sentence."""
     which, text = data[:1], data[1:]
     number = which[0] if which else 0
-    gathering = Gathering()
-    gathering.take_override(Override(NAMES[number % len(NAMES)], os.fsdecode(text), "--set"))
-    _settings(gathering)
+    collector = SettingsCollector()
+    collector.add_override(Override(NAMES[number % len(NAMES)], os.fsdecode(text), "--set"))
+    _settings(collector)
 
 
 def addresses(data: bytes) -> None:
@@ -109,19 +111,19 @@ def addresses(data: bytes) -> None:
         said = ""
         # Nothing else than what was parsed decides about sovereignty than what is connected to.
         hosts = parsed.hosts if isinstance(parsed, store_url.RedisAddress) else ()
-        if hosts and complaint("store.url", text, ()) is None:
+        if hosts and outbound_problem("store.url", text, ()) is None:
             for host, _ in hosts:
-                assert complaint("store.url", f"redis://[{host}]" if ":" in host else f"redis://{host}", ()) is None, (
-                    host
-                )
+                assert (
+                    outbound_problem("store.url", f"redis://[{host}]" if ":" in host else f"redis://{host}", ()) is None
+                ), host
 
     assert ":hunter2@" not in text or "hunter2" not in said, said
-    sentence = complaint("push.url", text, ())
+    sentence = outbound_problem("push.url", text, ())
     if ":hunter2@" in text and text.count("hunter2") == 1:
         assert "hunter2" not in (sentence or ""), sentence
 
     with suppress(ValueError):
-        allowed(text)
+        parse_allowed(text)
 
 
 def _environment_seeds() -> list[bytes]:
@@ -134,7 +136,7 @@ def _environment_seeds() -> list[bytes]:
     ]
 
 
-def _reading_seeds() -> list[bytes]:
+def _value_seeds() -> list[bytes]:
     texts = (
         b"1",
         b"1.5GiB",
@@ -182,7 +184,7 @@ _WORDS = (
 SETTING_TARGETS = (
     Target("toml", toml, lambda: [EXAMPLE], (*(name.partition(b".")[2] for name in _NAMES), *_WORDS)),
     Target("environment", environment, _environment_seeds, (*_VARIABLES, *_WORDS)),
-    Target("readings", readings, _reading_seeds, _WORDS, 600),
+    Target("values", values, _value_seeds, _WORDS, 600),
     Target(
         "addresses",
         addresses,

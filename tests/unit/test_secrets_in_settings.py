@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sidecard.cli import BAD_CONFIG, main
-from sidecard.config import config
-from sidecard.config.parsers import redacted
+from sidecard.config.load import load
+from sidecard.config.redaction import redacted
 from sidecard.config.store_url import RedisAddress
 from sidecard.observe.push import target as push_target
 from sidecard.store.redis import access as redis_access
@@ -102,7 +102,7 @@ def test_a_secret_in_a_flag_that_is_wrong_is_not_told(text: str, capsys: pytest.
 def test_an_address_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
     """Also one that is not written as an address: `DATABASE_URL` may be that of an app in another language."""
     assert redacted(url) == shown
-    assert CANARY not in json.dumps(config.load(None, {"DATABASE_URL": url}).shown())
+    assert CANARY not in json.dumps(load(None, {"DATABASE_URL": url}).shown())
 
 
 def test_very_long_addresses_are_shown_at_once() -> None:

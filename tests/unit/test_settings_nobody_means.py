@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sidecard.cli import BAD_CONFIG, main
-from sidecard.config.config import load
+from sidecard.config.load import load
 from sidecard.daemon.systemd import Notifier
 from sidecard.errors import ConfigError
 from sidecard.observe.logs import open_log

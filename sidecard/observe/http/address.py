@@ -24,7 +24,7 @@ class TcpAddress(Struct, frozen=True):
 def parse(listen: str) -> TcpAddress | str:
     """Return what ``http.listen`` names: an address, or the path of a Unix socket as it stands.
 
-    Whatever has a slash is a path; all else is ``HOST:PORT``, as `sidecard.config.config` has checked.
+    Whatever has a slash is a path; all else is ``HOST:PORT``, as `sidecard.config.parsers` has checked.
     """
     if "/" in listen:
         return listen

@@ -26,7 +26,7 @@ import httpx
 from anyio import to_thread
 from msgspec import Struct
 
-from sidecard.config.parsers import redacted
+from sidecard.config.redaction import redacted
 from sidecard.errors import SidecardError
 
 MAX_RETRY_AFTER_SECONDS = 3600.0

@@ -9,7 +9,8 @@ import pytest
 
 from sidecard.adapters import vectors
 from sidecard.adapters.vectors import FLAT_VECTORS, NearestVectors, index_maker, require
-from sidecard.config.config import Config, load
+from sidecard.config.load import load
+from sidecard.config.model import Config
 from sidecard.errors import ConfigError
 from tests.reference_index import ReferenceIndex, cosine, numbers_of
 

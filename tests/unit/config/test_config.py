@@ -1,14 +1,11 @@
 """Settings from flags, environment and file: which wins, and what is said of those that cannot be."""
 
-import re
-import tomllib
-from importlib import resources
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from sidecard.config.config import START_ONLY_SECTIONS, START_ONLY_SETTINGS, load, reconfigured
+from sidecard.config.load import load
 from sidecard.config.schema import FIXED, NAMED
 from sidecard.config.sources import Override
 from sidecard.core.operations.policies import DEFAULT_ORIGIN
@@ -27,7 +24,7 @@ from sidecard.errors import ConfigError
 @pytest.fixture(autouse=True)
 def _no_file_of_this_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever is in /etc is not the tests' business."""
-    monkeypatch.setattr("sidecard.config.config.DEFAULT_FILE", tmp_path / "none.toml")
+    monkeypatch.setattr("sidecard.config.load.DEFAULT_FILE", tmp_path / "none.toml")
 
 
 @pytest.fixture
@@ -235,7 +232,7 @@ def test_a_setting_in_a_file_is_named_once_by_its_sentence(file: Path) -> None:
     for text, sentence in (
         ("[tasks.rag]\nsimilar = 'yes'", "tasks.rag.similar is 'yes'; it should be true or false"),
         ("[tasks.rag]\nsim = 1", "there is no setting tasks.rag.sim; the nearest known one is tasks.rag.similar"),
-        ("[http]\nlisten = '0.0.0.0:1'", "http.listen is 0.0.0.0:1, which other hosts may reach"),
+        ("[http]\nlisten = '0.0.0.0:1'", "http.listen is 0.0.0.0:1, which other hosts may reach without a password"),
     ):
         (problem,) = problems_of(text, file=file)
         assert problem.startswith(f"{file}: {sentence}")
@@ -274,7 +271,7 @@ def test_a_file_that_is_named_and_not_there_is_a_problem(tmp_path: Path) -> None
 def test_the_default_file_is_read_if_it_is_there(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     """Nothing needs to be said then; a file that is named replaces it."""
     file.write_text("[cache]\nttl_seconds = 7")
-    monkeypatch.setattr("sidecard.config.config.DEFAULT_FILE", file)
+    monkeypatch.setattr("sidecard.config.load.DEFAULT_FILE", file)
     other = file.with_name("other.toml")
     other.write_text("")
 
@@ -354,15 +351,17 @@ def test_what_is_set_and_does_less_than_one_might_think_is_told() -> None:
         None,
         {"DATABASE_URL": "x", "METRICS_ENABLED": "0", "SIDECARD_PUSH_URL": "http://localhost:8428/api/v1/import"},
     )
-    assert [sentence.split()[0] for sentence in config.unmet()] == ["calls.url", "push.url"]
-    assert load(None, {}).unmet() == []
+    assert [sentence.split()[0] for sentence in config.warnings()] == ["calls.url", "push.url"]
+    assert load(None, {}).warnings() == []
 
 
 def test_a_sovereign_daemon_says_what_it_cannot_know_of() -> None:
     """A call that names no backend may go anywhere; whoever minds says that such calls are remote."""
-    (sentence,) = load(None, {"SOVEREIGN_MODE": "1"}).unmet()
+    (sentence,) = load(None, {"SOVEREIGN_MODE": "1"}).warnings()
     assert sentence.endswith('set backends.default.locality = "remote".')
-    assert load(None, {"SOVEREIGN_MODE": "1"}, [Override("backends.default.locality", "remote", "--set")]).unmet() == []
+    assert (
+        load(None, {"SOVEREIGN_MODE": "1"}, [Override("backends.default.locality", "remote", "--set")]).warnings() == []
+    )
 
 
 def test_a_sovereign_daemon_opens_nothing_outside(file: Path) -> None:
@@ -584,7 +583,7 @@ def test_a_wrong_setting_of_a_backend_and_its_like_is_told(text: str, said: str,
             "[backends.x]\ninput_dollars_per_million_tokens = 1",
             (
                 "backends.x.input_dollars_per_million_tokens is set without "
-                "backends.x.output_dollars_per_million_tokens; set both, 0 being a price, or neither"
+                "backends.x.output_dollars_per_million_tokens; set both (0 is a valid price), or neither"
             ),
         ),
         (
@@ -596,14 +595,14 @@ def test_a_wrong_setting_of_a_backend_and_its_like_is_told(text: str, said: str,
         ),
         (
             "[backends.x]\nadaptive = true",
-            ("backends.x.adaptive is true, but there is no limit to move below; set backends.x.max_concurrent"),
+            ("backends.x.adaptive is true, but there is no limit to stay below; set backends.x.max_concurrent"),
         ),
         (
             "[budgets.x]\nhard = true",
-            "budgets.x: budget 'x' does not say how much may be spent; add budgets.x.dollars",
+            "budgets.x: budget 'x' has no limit; add budgets.x.dollars",
         ),
-        ("[budgets.x]", "budgets.x: budget 'x' does not say how much may be spent; add budgets.x.dollars"),
-        ('[backends.""]', "backends.: '' can name none of backends; choose a name of 1 to 128 characters"),
+        ("[budgets.x]", "budgets.x: budget 'x' has no limit; add budgets.x.dollars"),
+        ('[backends.""]', "backends.: '' is no valid name in backends; choose a name of 1 to 128 characters"),
     ],
 )
 def test_what_does_not_go_together_is_told_once(text: str, said: str, file: Path) -> None:
@@ -713,84 +712,3 @@ def test_a_pattern_that_is_none_is_told(file: Path) -> None:
     """Before a prompt meets it."""
     (problem,) = problems_of('[calls]\nredact = ["[0-9"]', file=file)
     assert "regular expressions" in problem
-
-
-def example(*, active: bool) -> str:
-    """Return the file that ships, as it is, or with everything in it switched on."""
-    text = (resources.files("sidecard") / "example.toml").read_text(encoding="utf-8")
-    return re.sub(r"^#(?=[a-z_]+ = |\[)", "", text, flags=re.MULTILINE) if active else text
-
-
-def test_the_example_has_every_setting_and_is_right(file: Path) -> None:
-    """Whoever takes a # off gets what the comment says."""
-    file.write_text(example(active=True))
-    given = load(file, {})
-    told = tomllib.loads(example(active=True))
-    for section, settings in FIXED.items():
-        assert {key.partition(".")[0] for key in settings} == set(told[section]), section
-
-    for table, settings in NAMED.items():
-        ((name, entry),) = told[table].items()
-        flat = {key for key, value in entry.items() if not isinstance(value, dict)}
-        nested = {f"{key}.{inner}" for key, value in entry.items() if isinstance(value, dict) for inner in value}
-        assert flat | nested == set(settings), (table, name)
-
-    assert given.cache == load(None, {}).cache
-
-
-def test_the_example_changes_nothing_as_it_is(file: Path) -> None:
-    """All of it is commented out, and each number in it is the default."""
-    file.write_text(example(active=False))
-    assert load(file, {}).engine_settings() == EngineSettings()
-    given, default = load(None, {}), load(None, {})
-    file.write_text(example(active=True))
-    told = load(file, {}).shown()
-    chosen = {
-        "flights.renew_seconds", "http.listen", "operators.gids", "operators.uids", "push.url", "socket.group", "store.url",
-        "sovereign.allow", "calls.redact", "calls.url",
-    }  # fmt: skip
-    differing = {name for name, value in default.shown().items() if told[name] != value}
-    assert differing == chosen
-    assert given == default
-
-
-def test_examples_mark_what_only_a_start_can_change() -> None:
-    """A section, or the setting itself."""
-    text = example(active=False)
-    for section in FIXED:
-        head = re.search(rf"^\[{section}\].*$", text, re.MULTILINE)
-        assert head is not None
-        assert head[0].endswith("# (start)") == (section in START_ONLY_SECTIONS)
-
-    marked = re.findall(r"^# .*\(start\)\n#(\w+) = ", text, re.MULTILINE)
-    assert sorted(marked) == sorted(key for keys in START_ONLY_SETTINGS.values() for key in keys)
-
-
-def test_what_was_read_again_holds_but_for_what_only_a_start_can_change(file: Path) -> None:
-    """And keeps the origin of what goes on holding."""
-    file.write_text("[cache]\nttl_seconds = 1\n[limits]\nmax_series = 5\nmax_peers = 5\n[tasks.old]\nttl_seconds = 1\n")
-    running = load(file, {"SIDECARD_STORE_PASSWORD": "a"})
-    file.write_text(
-        "[cache]\nttl_seconds = 2\n[limits]\nmax_series = 6\nmax_peers = 6\n[http]\nlisten = '127.0.0.1:1'\n[tasks.new]\nttl_seconds = 1\n"
-    )
-    result = reconfigured(running, load(file, {"SIDECARD_STORE_PASSWORD": "b"}))
-    config = result.config
-    assert (config.cache.ttl_seconds, config.limits.max_peers, config.limits.max_series) == (2.0, 6, 5)
-    assert (config.http.listen, config.store.password) == ("", "a")
-    assert sorted(result.needs_restart) == ["http.listen", "limits.max_series", "store.password"]
-    assert {name: value for name, value in result.changed.items() if not name.startswith("tasks.")} == {
-        "cache.ttl_seconds": 2.0,
-        "limits.max_peers": 6,
-    }
-    assert result.changed["tasks.old.ttl_seconds"] is None
-    assert result.changed["tasks.new.ttl_seconds"] == 1.0
-    assert config.origins["http.listen"] == DEFAULT_ORIGIN
-    assert set(config.origins) == set(config.shown())
-
-
-def test_nothing_new_is_no_change(file: Path) -> None:
-    """Also where passwords are not shown."""
-    file.write_text("[store]\npassword = 'x'\n")
-    running = load(file, {})
-    result = reconfigured(running, load(file, {}))
-    assert (result.config, result.changed, result.needs_restart) == (running, {}, [])

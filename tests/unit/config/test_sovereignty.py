@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from sidecard.config.sovereignty import allowed, complaint, places, stays
+from sidecard.config.sovereignty import destinations, is_permitted, outbound_problem, parse_allowed
 
 CANARY = "zebra4711"
 
@@ -148,42 +148,42 @@ UNCLEAR = [
 @pytest.mark.parametrize("address", AT_HOME)
 def test_what_stays_here_may_be_opened(address: str) -> None:
     """Files, Unix sockets, loopback, private networks."""
-    assert complaint("store.url", address, ()) is None
+    assert outbound_problem("store.url", address, ()) is None
 
 
 @pytest.mark.parametrize(("address", "host"), OUTSIDE)
 def test_what_leads_elsewhere_may_not(address: str, host: str) -> None:
     """The sentence names the setting, the host, and what to do."""
-    sentence = complaint("store.url", address, ())
+    sentence = outbound_problem("store.url", address, ())
 
     assert sentence is not None
     assert sentence.startswith("sovereign.enabled is on, and store.url leads to ")
     assert f'{host}"' in sentence
-    assert "to sovereign.allow, or point store.url elsewhere" in sentence
+    assert "to sovereign.allow, or change store.url" in sentence
     assert CANARY not in sentence
 
 
 @pytest.mark.parametrize(("address", "host"), OUTSIDE)
 def test_what_is_listed_may_be_opened(address: str, host: str) -> None:
     """What the sentence says to add is enough."""
-    listed = [str(place) for place in places(address)]
+    listed = [str(place) for place in destinations(address)]
     assert any(place.endswith(host) for place in listed)
-    assert complaint("store.url", address, listed) is None
+    assert outbound_problem("store.url", address, listed) is None
 
 
 @pytest.mark.parametrize("address", UNCLEAR)
 def test_what_could_be_read_in_two_ways_may_not_be_opened(address: str) -> None:
     """Also where everything is listed: nobody knows what to look for."""
-    sentence = complaint("calls.url", address, ["0.0.0.0/0", "::/0", "evil.example"])
+    sentence = outbound_problem("calls.url", address, ["0.0.0.0/0", "::/0", "evil.example"])
 
     assert sentence is not None
-    assert sentence.startswith("sovereign.enabled is on, and calls.url does not say plainly where it leads: ")
+    assert sentence.startswith("sovereign.enabled is on, and the destination of calls.url is ambiguous: ")
     assert CANARY not in sentence
 
 
 def test_every_host_outside_is_named_once() -> None:
     """In its order."""
-    sentence = complaint("store.url", "redis://b.example,127.0.0.1,a.example,b.example", ())
+    sentence = outbound_problem("store.url", "redis://b.example,127.0.0.1,a.example,b.example", ())
     assert sentence is not None
     assert "leads to b.example and a.example, which" in sentence
     assert 'add "b.example", "a.example" to sovereign.allow' in sentence
@@ -209,7 +209,7 @@ def test_every_host_outside_is_named_once() -> None:
 )
 def test_an_entry_of_the_list_allows_what_it_names(address: str, entry: str, *, is_here: bool) -> None:
     """Names as they are, addresses alone or by network."""
-    assert (complaint("store.url", address, [entry]) is None) == is_here
+    assert (outbound_problem("store.url", address, [entry]) is None) == is_here
 
 
 @pytest.mark.parametrize(
@@ -232,14 +232,14 @@ def test_an_entry_of_the_list_allows_what_it_names(address: str, entry: str, *, 
 def test_what_is_no_name_address_or_network_cannot_be_listed(text: str) -> None:
     """It would allow something else than it looks like, or nothing."""
     with pytest.raises(ValueError, match=r"."):
-        allowed(text)
+        parse_allowed(text)
 
 
 def test_places_that_others_answer_can_be_asked_of() -> None:
     """As a Sentinel's are."""
-    assert stays(IPv4Address("10.0.0.1"), ())
-    assert stays(IPv6Address("::1"), ())
-    assert not stays("elsewhere", ["there"])
+    assert is_permitted(IPv4Address("10.0.0.1"), ())
+    assert is_permitted(IPv6Address("::1"), ())
+    assert not is_permitted("elsewhere", ["there"])
 
 
 @pytest.mark.parametrize("character", sorted(set(map(chr, range(0x250))) - set(string.ascii_letters + string.digits)))
@@ -251,4 +251,4 @@ def test_no_odd_character_smuggles_a_host_past(character: str) -> None:
         f"redis://evil.example{character}@127.0.0.1{character}.evil.example",
     ):
         harmless = character in "/?" and "@" not in address
-        assert (complaint("store.url", address, ()) is None) == harmless, address
+        assert (outbound_problem("store.url", address, ()) is None) == harmless, address
