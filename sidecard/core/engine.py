@@ -12,8 +12,8 @@ from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.ledger import BackendLedgers, LedgerSnapshot, TaskLedgers
 from sidecard.core.backends.admission import Admission
-from sidecard.core.backends.backends import Backends
 from sidecard.core.backends.budgets import Budgets
+from sidecard.core.backends.registry import Backends
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.cache.freshness import FreshnessPolicy
 from sidecard.core.cache.policy import CachePolicy

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from sidecard.core.backends.backends import Backend
+from sidecard.core.backends.backend import Backend
 from sidecard.core.effects import Send
 from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, SettingsRead, Tick

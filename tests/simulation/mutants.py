@@ -144,7 +144,7 @@ def _drain_without_applicants(drain: Original) -> Original:
 
 def _record_of_any_generation(record: Original) -> Original:
     def mutant(self: Breaker, given: BreakerPass, *rest: Any) -> Any:
-        return record(self, BreakerPass(self.generation, given.given_at), *rest)
+        return record(self, BreakerPass(self.generation, given.issued_at), *rest)
 
     return mutant
 

@@ -6,8 +6,9 @@ from msgspec import structs
 
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.ledger import BackendLedgers, LedgerSnapshot, TaskLedgers
-from sidecard.core.backends.backends import Backend, Backends
+from sidecard.core.backends.backend import Backend
 from sidecard.core.backends.budgets import Budget, Budgets
+from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote, ShareSpending
 from sidecard.core.events import RemoteSpending
 from sidecard.core.flights.flights import HeldLease
@@ -86,11 +87,11 @@ class Billing:
     def spent_elsewhere(self, event: RemoteSpending, now: float) -> list[Effect]:
         """Take note of what other hosts have spent of a budget."""
         budget = self.budgets.by_name.get(event.budget)
-        note = None if budget is None else budget.spent_elsewhere(event.period, event.dollars, now)
+        note = None if budget is None else budget.set_remote(event.period, event.dollars, now)
         return [] if note is None else [EmitNote(note)]
 
     def _share(self, budget: Budget, now: float) -> ShareSpending:
-        period, dollars = budget.share(now)
+        period, dollars = budget.own_spending(now)
         return ShareSpending(budget.name, period, budget.settings.period_seconds, dollars)
 
     def ledger_seconds(self, now: float) -> float:

@@ -1,7 +1,7 @@
-"""Which backend gets a call: the one place where resilience, limits, cost and sovereignty are decided.
+"""Routing and admission: which backend gets a call, by resilience, limits, cost and sovereignty.
 
-`Admission.decide` orders the backends by the route and takes the first that admits. What does not admit is either worth
-waiting for (all its permits are out, or its minute's share is used up), or refuses.
+`Admission.decide` orders the backends by the route and takes the first that admits the call. The others are either worth
+waiting for (all permits are out, or the minute's limit is used up) or reject it.
 """
 
 import math
@@ -9,15 +9,19 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from sidecard.core.backends.backends import FORGET_SECONDS, Backend, Backends, Permit
+from sidecard.core.backends.backend import Backend, Permit
 from sidecard.core.backends.budgets import Budgets
+from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote
 from sidecard.core.settings import EngineSettings
 from sidecard.core.shares import in_spare
 from sidecard_client.protocol.wire import DEFAULT_BACKEND, Begin, RejectionReason, Route
 
+LATENCY_HALF_LIFE_SECONDS = 300.0
+"""Half-life of an unused backend's latency under the route ``fastest``, so that one that was slow once is tried again."""
+
 Choice = tuple[str, Backend]
-"""A backend under the name that the caller gave it, which is not its own where it shares the one of all others."""
+"""A backend with the name that the caller used, which differs from its own if it is `OTHER_BACKENDS`."""
 
 _SOONEST: tuple[RejectionReason, ...] = ("saturated", "breaker_open", "budget", "sovereign")
 """Reasons, by how soon they may pass."""
@@ -26,9 +30,9 @@ _NO_OBSTACLES: dict[str, RejectionReason] = {}
 
 
 class Decision(Struct):
-    """What became of a begin's backends.
+    """Result of `Admission.decide`.
 
-    ``chosen`` admits; else ``queues`` are worth waiting for; else the call is refused for ``reason``.
+    ``chosen`` admits the call; else ``queues`` are worth waiting for; else the call is rejected for ``reason``.
     """
 
     route: Route
@@ -44,7 +48,7 @@ class Decision(Struct):
 
 
 class Admission:
-    """Decides about begins, and gives permits."""
+    """Choose backends for begins, and issue permits."""
 
     def __init__(self, settings: EngineSettings, backends: Backends, budgets: Budgets) -> None:
         self.settings = settings
@@ -59,7 +63,7 @@ class Admission:
         }
 
     def names(self, request: Begin) -> tuple[str, ...]:
-        """Return the backends that may answer a begin, in its order of preference, each once."""
+        """Return the backends that may answer a begin, in its order of preference, without duplicates."""
         names = request.backends or self.settings.task(request.task).backends or (DEFAULT_BACKEND,)
         return names if len(names) == 1 else tuple(dict.fromkeys(names))
 
@@ -67,25 +71,25 @@ class Admission:
         """Return how a begin's backends are ordered."""
         return request.route or self.settings.task(request.task).route or "order"
 
-    def has_place(self, backend: Backend, line: tuple[int, int]) -> bool:
-        """Tell whether one more may stand in a line of a backend's queue; the first of its numbers is the uid."""
+    def has_queue_room(self, backend: Backend, flow: tuple[int, int]) -> bool:
+        """Return whether a flow may queue one more caller; its first number is the uid."""
         limit, waiting = backend.settings.max_queue, len(backend.queue)
-        return waiting < limit or in_spare(backend.queue.of_group(line), waiting, limit, self.settings.spare_share)
+        return waiting < limit or in_spare(backend.queue.of_group(flow), waiting, limit, self.settings.spare_share)
 
     def decide(
-        self, request: Begin, names: Sequence[str], line: tuple[int, int], now: float
+        self, request: Begin, names: Sequence[str], flow: tuple[int, int], now: float
     ) -> tuple[Decision, list[Effect]]:
-        """Choose among ``names`` for a caller of ``line``; also return what is to be told of breakers whose time has come."""
+        """Choose among ``names`` for a caller of ``flow``; also return notes of breakers that changed with time."""
         effects: list[Effect] = []
         choices = [(name, self._backends.of(name)) for name in names]
         for _, backend in choices:
-            if backend.breaker.state != "closed":  # time alone does nothing to a closed one
-                effects += map(EmitNote, backend.breaker.settle(now))
+            if backend.breaker.state != "closed":  # time alone does not change a closed one
+                effects += map(EmitNote, backend.breaker.advance(now))
 
         route = self.route(request)
         if route != "order" and len(choices) > 1:
             rank = self._rank[route]
-            choices.sort(key=lambda choice: rank(choice, now))  # stable: among equals the caller's order holds
+            choices.sort(key=lambda choice: rank(choice, now))  # stable: equals keep the caller's order
 
         decision = Decision(route)
         waits: list[Choice] = []
@@ -95,8 +99,8 @@ class Admission:
             reason = self.obstacle(request.task, backend, now)
             if (
                 reason == "saturated"
-                and self.has_place(backend, line)
-                # Two names may share the backend of all others: nobody stands in one queue twice.
+                and self.has_queue_room(backend, flow)
+                # Two names may share `OTHER_BACKENDS`; a caller is in a queue at most once.
                 and all(waiting is not backend for _, waiting in waits)
             ):
                 waits.append(choice)
@@ -118,8 +122,8 @@ class Admission:
 
         return decision, effects
 
-    def refusal(self, task: str, backend: Backend, now: float) -> RejectionReason | None:
-        """Return what forbids the call whoever else is calling: sovereignty or a budget."""
+    def policy_obstacle(self, task: str, backend: Backend, now: float) -> RejectionReason | None:
+        """Return what forbids the call regardless of load: sovereignty or a budget."""
         if self.settings.sovereign and backend.settings.locality == "remote":
             return "sovereign"
 
@@ -131,12 +135,13 @@ class Admission:
         return None
 
     def obstacle(self, task: str, backend: Backend, now: float) -> RejectionReason | None:
-        """Return what keeps a newcomer from a backend. Who waits already comes first, also where there is room just now."""
-        return self.refusal(task, backend, now) or backend.obstacle(now) or ("saturated" if backend.queue else None)
+        """Return why a new caller cannot have a permit. Queued callers come first, even if there is room now."""
+        reason = self.policy_obstacle(task, backend, now) or backend.obstacle(now)
+        return reason or ("saturated" if backend.queue else None)
 
-    def take(self, backend: Backend, task: str, now: float) -> Permit:
-        """Give the permit of a backend that admits."""
-        permit = backend.take(now)
+    def acquire(self, backend: Backend, task: str, now: float) -> Permit:
+        """Issue a permit of a backend that admits the call, and reserve its expected cost."""
+        permit = backend.acquire(now)
         if self._budgets.by_name:
             permit.reserved = self._budgets.covering(task, backend.name)
             permit.reserved_dollars = self._backends.expected_dollars(backend) or 0.0
@@ -145,8 +150,8 @@ class Admission:
 
         return permit
 
-    def settle_budgets(self, permit: Permit) -> None:
-        """Give back what a permit had reserved: the call has ended."""
+    def release_reservation(self, permit: Permit) -> None:
+        """Return what a permit had reserved, at the end of its call."""
         for budget in permit.reserved:
             budget.reserved_dollars -= permit.reserved_dollars
 
@@ -155,7 +160,7 @@ class Admission:
     def _retry_after_seconds(
         self, task: str, choices: list[Choice], obstacles: dict[str, RejectionReason], now: float
     ) -> float | None:
-        """Return when, as far as is known, the first of the backends may admit again."""
+        """Return when, if known, the first of the backends may admit calls again."""
         times = [
             seconds
             for name, backend in choices
@@ -172,7 +177,7 @@ class Admission:
             refusing = self._budgets.refusing(task, backend.name, expected, now)
             return None if refusing is None else refusing.resets_in_seconds(now)
 
-        # A queue is as long as it is; one place in it is free after about one call.
+        # One place in a queue becomes free after about one call.
         return backend.latency.value if reason == "saturated" and backend.latency.known else None
 
     def _dollars(self, choice: Choice, _: float) -> float:
@@ -181,18 +186,18 @@ class Admission:
 
     @staticmethod
     def _latency(choice: Choice, now: float) -> float:
-        """Unmeasured ones first, or they would stay so; but one call at a time, for they may never answer."""
+        """Prefer unmeasured backends, or they would stay so; but one call at a time, for they may never answer."""
         latency = choice[1].latency
         if not latency.known and choice[1].permits:
             return float("inf")
 
-        return latency.value * math.exp2(-latency.idle_seconds(now) / FORGET_SECONDS)
+        return latency.value * math.exp2(-latency.idle_seconds(now) / LATENCY_HALF_LIFE_SECONDS)
 
     @staticmethod
     def _load(choice: Choice, _: float) -> float:
         backend = choice[1]
-        waiting = backend.permits + len(backend.queue)
-        return waiting / backend.limit if backend.limit else waiting / max(1, waiting + 1)
+        calls = backend.permits + len(backend.queue)
+        return calls / backend.limit if backend.limit else calls / max(1, calls + 1)
 
     @staticmethod
     def _credit(choice: Choice, _: float) -> float:
@@ -200,10 +205,10 @@ class Admission:
         return -(backend.credit + backend.settings.weight)
 
     def _charge(self, chosen: Choice, choices: list[Choice], task: str, now: float) -> None:
-        """Smooth weighted round robin, as nginx has it: all that could have been chosen earn, and who was pays for all.
+        """Smooth weighted round robin, as in nginx: all eligible backends earn their weight, the chosen one pays the total.
 
-        Without randomness, and without bursts: 3 to 1 is AABA and not AAAB. Those that cannot be called earn nothing,
-        or they would get all calls at once when they come back.
+        Without randomness and without bursts: 3 to 1 is AABA and not AAAB. Backends that cannot be called earn nothing, or
+        they would get all calls at once when they recover.
         """
         total = 0.0
         for choice in choices:

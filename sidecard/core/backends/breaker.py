@@ -1,27 +1,27 @@
-"""A circuit breaker: one backend's, shared by all workers of the host.
+"""A circuit breaker: one per backend, shared by all workers of the host.
 
-    state         event      next          what happens
-    closed        tripped    open          too many of the window's calls failed or were slow
-    closed        told_off   open          the backend, or another host's breaker, said when to come back
-    open          cooled     half_open     its time has passed
-    half_open     passed     closed        all probes have their outcome, and few enough were bad
-    half_open     failed     open          all have, and too many were bad; or one has none for too long
-    half_open     told_off   open
-    any           open       forced_open   ┐
-    any           close      closed        │ an operator's actions
-    any           disable    disabled      │
-    forced_open   auto       half_open     │ not closed: nobody knows how the backend is
-    disabled      auto       closed        ┘
+    state         event           next          cause
+    closed        tripped         open          too many of the window's calls failed or were slow
+    closed        paused          open          the backend, or another host's breaker, requested a pause
+    open          cooled_down     half_open     its open time has passed
+    half_open     probes_passed   closed        all probes have ended, and few enough were bad
+    half_open     probes_failed   open          all have ended, and too many were bad; or one is overdue
+    half_open     paused          open
+    any           open            forced_open   ┐
+    any           close           closed        │ an operator's actions
+    any           disable         disabled      │
+    forced_open   auto            half_open     │ not closed: the backend's condition is unknown
+    disabled      auto            closed        ┘
 
-Each change of state begins a new *generation*. A pass carries the generation that gave it, and an outcome of an older one
+Each change of state begins a new *generation*. A pass carries the generation that issued it, and the result of an older one
 changes nothing: 1. a call begins while closed; 2. the breaker opens and probes; 3. the call of 1 succeeds. Without
 generations, 3 closes the breaker (published breakers do that, and the reverse).
 
-A probe's pass that comes back without an outcome (its holder died, gave up, or the answer says nothing of the backend) is
-free again at once, so probing cannot get stuck on it; one that never comes back is overdue after `probe_seconds`.
+A probe's pass that is returned without a result (its holder died or gave up, or the answer says nothing about the backend)
+is free again at once, so probing cannot get stuck on it; one that is never returned is overdue after `probe_seconds`.
 
-Windows and rates as resilience4j has them, minimum calls as every one that survived low traffic, probes decided by all of
-their outcomes as resilience4j does, cool-down that grows with each opening and forgets after a quiet window as Envoy's
+Windows and rates as in resilience4j; a minimum of calls as in every breaker that survived low traffic; probes judged by all
+of their results as in resilience4j; an open time that doubles with each opening and is reset by a quiet window as in Envoy's
 outlier ejection.
 """
 
@@ -37,28 +37,28 @@ from sidecard.core.settings import BreakerSettings
 from sidecard_client.protocol.wire import BreakerAction, BreakerState
 
 CallResult = Literal["success", "slow", "failure", "nothing"]
-"""What a call's end says of its backend."""
+"""How a call is scored; ``nothing`` says nothing about the backend."""
 
 JITTER = 0.1
-"""Cool-downs are lengthened or shortened by up to this share, so that the daemons of many hosts do not probe together."""
+"""Open times are lengthened or shortened by up to this share, so that the daemons of many hosts do not probe together."""
 
 MAX_RETRY_AFTER_SECONDS = 3600.0
-"""Longest time that a backend's own ``retry_after`` is believed: it comes from any worker, and a slip must not last a week."""
+"""Longest ``retry_after`` that is honored: any worker reports it, and a mistake must not last a week."""
 
 PROBING_RETRY_SECONDS = 1.0
-"""What a caller is told to wait while all probes are out: about a short call's time."""
+"""The ``retry_after_seconds`` of callers that are rejected while all probes are out: about the time of a short call."""
 
 _MAX_DOUBLINGS = 32
 
-BreakerEvent = Literal["tripped", "told_off", "cooled", "passed", "failed"]
+BreakerEvent = Literal["tripped", "paused", "cooled_down", "probes_passed", "probes_failed"]
 
 _NEXT: dict[tuple[BreakerState, BreakerEvent], BreakerState] = {
     ("closed", "tripped"): "open",
-    ("closed", "told_off"): "open",
-    ("open", "cooled"): "half_open",
-    ("half_open", "passed"): "closed",
-    ("half_open", "failed"): "open",
-    ("half_open", "told_off"): "open",
+    ("closed", "paused"): "open",
+    ("open", "cooled_down"): "half_open",
+    ("half_open", "probes_passed"): "closed",
+    ("half_open", "probes_failed"): "open",
+    ("half_open", "paused"): "open",
 }
 _BY_OPERATOR: dict[BreakerAction, dict[BreakerState, BreakerState]] = {
     "open": dict.fromkeys(("closed", "open", "half_open", "disabled"), "forced_open"),
@@ -69,14 +69,14 @@ _BY_OPERATOR: dict[BreakerAction, dict[BreakerState, BreakerState]] = {
 
 
 class BreakerPass(NamedTuple):
-    """A breaker's leave to make one call; comes back exactly once, by `Breaker.record`."""
+    """A breaker's permission for one call; returned exactly once, by `Breaker.record`."""
 
     generation: int
-    given_at: float
+    issued_at: float
 
 
 class BreakerMemory(Struct, frozen=True):
-    """What a breaker remembers over a restart, where it was not closed. ``until`` is an instant of the wall clock."""
+    """What a breaker keeps over a restart unless it is in its initial state. ``until`` is an instant of the wall clock."""
 
     state: BreakerState
     cause: OpenCause | None
@@ -110,93 +110,89 @@ class Breaker:
         self._doublings = -1
         self._closed_at = float("-inf")
         self._probes_out: list[float] = []
-        """While half-open: when each probe that has no outcome was let through."""
-        self._probes_done: list[CallResult] = []
+        """While half-open: when each probe without a result was admitted."""
+        self._probe_results: list[CallResult] = []
 
     @property
     def calls(self) -> int:
-        """Outcomes in the window."""
+        """Calls in the window."""
         return len(self._window)
 
-    def settle(self, now: float) -> list[BreakerNote]:
-        """Do what time alone does; to be called before anything else is asked."""
+    def advance(self, now: float) -> list[BreakerNote]:
+        """Make the changes that depend on time alone. Call this before any other method."""
         if self.state == "closed":
             return []
 
         if self.state == "open" and now >= self._until:
-            return [self._happen("cooled", now)]
+            return [self._apply("cooled_down", now)]
 
         if self.state == "half_open" and now >= self.overdue_at():
-            return [self._open("failed", "probes", now)]
+            return [self._open("probes_failed", "probes", now)]
 
         return []
 
     def overdue_at(self) -> float:
-        """Return when the oldest probe counts as failed; infinity where none is out."""
+        """Return when the oldest probe counts as failed; infinity if none is out."""
         if self.state != "half_open" or not self._probes_out:
             return float("inf")
 
         return self._probes_out[0] + max(self._settings.probe_seconds, self._settings.slow_seconds)
 
     def admits(self) -> bool:
-        """Tell whether a call may be made now."""
+        """Return whether a call may be made now."""
         if self.state == "half_open":
-            return len(self._probes_out) + len(self._probes_done) < self._settings.probes
+            return len(self._probes_out) + len(self._probe_results) < self._settings.probes
 
         return self.state in {"closed", "disabled"}
 
     def admit(self, now: float) -> BreakerPass:
-        """Let a call through, which `admits` has allowed."""
+        """Issue a pass, which `admits` has allowed."""
         if self.state == "half_open":
             self._probes_out.append(now)
 
         return BreakerPass(self.generation, now)
 
     def retry_after_seconds(self, now: float) -> float | None:
-        """Return when the next call may get through, where that is known; None where an operator decides, or now."""
+        """Return when the next call may be admitted; None if it may be now, or if an operator decides."""
         if self.state == "open":
             return max(0.0, self._until - now)
 
         return PROBING_RETRY_SECONDS if self.state == "half_open" and not self.admits() else None
 
-    def record(self, given: BreakerPass, verdict: CallResult, now: float) -> list[BreakerNote]:
-        """Take a pass back, with what its call says of the backend."""
-        if given.generation != self.generation:
+    def record(self, breaker_pass: BreakerPass, result: CallResult, now: float) -> list[BreakerNote]:
+        """Take a pass back with the result of its call."""
+        if breaker_pass.generation != self.generation:
             return []
 
         if self.state == "half_open":
-            return self._record_probe(given, verdict, now)
+            return self._record_probe(breaker_pass, result, now)
 
-        if verdict == "nothing":
+        if result == "nothing":
             return []
 
-        self._count(_Outcome(now, verdict == "failure", verdict == "slow"))
+        self._count(_Outcome(now, result == "failure", result == "slow"))
         return self._judge_window(now)
 
-    def tell_off(self, given: BreakerPass, seconds: float, now: float) -> list[BreakerNote]:
-        """Take a pass back whose backend said to come again in ``seconds``: nobody calls it before. No failure.
+    def honor_retry_after(self, breaker_pass: BreakerPass, seconds: float, now: float) -> list[BreakerNote]:
+        """Take a pass back whose backend requested a pause: no calls for ``seconds``. Not a failure.
 
-        A breaker that may not trip stays as it is.
+        A disabled breaker stays as it is.
         """
-        if given.generation != self.generation or self.state not in {"closed", "half_open"}:
+        if breaker_pass.generation != self.generation or self.state not in {"closed", "half_open"}:
             return []
 
-        self._until = now + min(seconds, MAX_RETRY_AFTER_SECONDS)
-        return [self._happen("told_off", now, "retry_after", self._until - now)]
+        return [self._pause(seconds, "retry_after", now)]
 
-    def open_elsewhere(self, seconds: float, now: float) -> list[BreakerNote]:
-        """Do as the breaker of another host has done. One that is open probes when it had meant to, or when the other does."""
-        until = now + min(seconds, MAX_RETRY_AFTER_SECONDS)
+    def open_as_remote(self, seconds: float, now: float) -> list[BreakerNote]:
+        """Follow the breaker of another host, which opened for ``seconds``. One that is open probes at the later instant."""
         if self.state == "open":
-            self._until = max(self._until, until)
-        elif self.state in {"closed", "half_open"}:
-            self._until = until
-            return [self._happen("told_off", now, "elsewhere", until - now)]
+            self._until = max(self._until, now + min(seconds, MAX_RETRY_AFTER_SECONDS))
+            return []
 
-        return []
+        return [self._pause(seconds, "elsewhere", now)] if self.state in {"closed", "half_open"} else []
 
     def set(self, action: BreakerAction, now: float) -> list[BreakerNote]:
-        """Do what an operator says. What makes no difference is no change."""
+        """Apply an operator's action; one that makes no difference is no change."""
         state = _BY_OPERATOR[action].get(self.state)
         if state is None:
             return []
@@ -207,14 +203,14 @@ class Breaker:
         return [self._enter(state, now, "operator", None)]
 
     def reconfigure(self, settings: BreakerSettings, now: float) -> list[BreakerNote]:
-        """Go by other settings; what was counted stays, and so does what an operator holds open."""
+        """Apply other settings; counts stay, and so does an operator's ``open``."""
         if settings == self._settings:
             return []
 
         switched = settings.enabled != self._settings.enabled
         self._settings = settings
-        # Fewer probes than have ended already would leave nobody to conclude.
-        self._probes_done.clear()
+        # With fewer probes than have ended already, no further result would conclude the probing.
+        self._probe_results.clear()
         self._trim()
         if not switched or self.state == "forced_open":
             return []
@@ -222,16 +218,16 @@ class Breaker:
         return self.set("auto" if settings.enabled else "disable", now)
 
     def memory(self, wall_offset_seconds: float) -> BreakerMemory | None:
-        """Return what is to be remembered over a restart; None where it is as it was in the beginning."""
+        """Return what to keep over a restart; None in the initial state."""
         if self.state == ("closed" if self._settings.enabled else "disabled"):
             return None
 
         return BreakerMemory(self.state, self.cause, self._until + wall_offset_seconds, self._doublings)
 
     def restore(self, memory: BreakerMemory, now: float, wall_offset_seconds: float) -> None:
-        """Go on from where an earlier run was: a restart closes no open circuit, and ends no operator's hold.
+        """Continue from an earlier run's state: a restart closes no open breaker and ends no operator's hold.
 
-        Half-open it begins anew, since the probes of then are gone.
+        A half-open one starts probing again, since the earlier probes are gone.
         """
         self.state = memory.state
         self.cause = memory.cause
@@ -241,23 +237,23 @@ class Breaker:
         self._until = min(memory.until - wall_offset_seconds, now + longest_seconds)
         self._doublings = memory.doublings
 
-    def _record_probe(self, given: BreakerPass, verdict: CallResult, now: float) -> list[BreakerNote]:
-        self._probes_out.remove(given.given_at)
-        if verdict == "nothing":
+    def _record_probe(self, breaker_pass: BreakerPass, result: CallResult, now: float) -> list[BreakerNote]:
+        self._probes_out.remove(breaker_pass.issued_at)
+        if result == "nothing":
             return []
 
-        self._probes_done.append(verdict)
-        count, settings = len(self._probes_done), self._settings
+        self._probe_results.append(result)
+        count, settings = len(self._probe_results), self._settings
         if count < settings.probes:
             return []
 
         if (
-            self._probes_done.count("failure") >= settings.failure_rate * count
-            or self._probes_done.count("slow") >= settings.slow_rate * count
+            self._probe_results.count("failure") >= settings.failure_rate * count
+            or self._probe_results.count("slow") >= settings.slow_rate * count
         ):
-            return [self._open("failed", "probes", now)]
+            return [self._open("probes_failed", "probes", now)]
 
-        return [self._happen("passed", now)]
+        return [self._apply("probes_passed", now)]
 
     def _judge_window(self, now: float) -> list[BreakerNote]:
         calls, settings = len(self._window), self._settings
@@ -273,14 +269,13 @@ class Breaker:
         return []
 
     def _count(self, outcome: _Outcome) -> None:
-        window = self._window
-        window.append(outcome)
+        self._window.append(outcome)
         self.failures += outcome.failed
         self.slow += outcome.slow
         self._trim()
 
     def _trim(self) -> None:
-        """Let go of what is out of the window that ends with the latest outcome."""
+        """Drop what is outside the window, which ends with the latest outcome."""
         window, settings = self._window, self._settings
         while window and (
             len(window) > settings.window_calls or window[0].at <= window[-1].at - settings.window_seconds
@@ -289,30 +284,30 @@ class Breaker:
             self.failures -= oldest.failed
             self.slow -= oldest.slow
 
-    def _forget(self) -> None:
-        self._window.clear()
-        self.failures = self.slow = 0
-
-    def _open(self, happening: BreakerEvent, cause: OpenCause, now: float) -> BreakerNote:
+    def _open(self, event: BreakerEvent, cause: OpenCause, now: float) -> BreakerNote:
         settings = self._settings
         calm = self.state == "closed" and now - self._closed_at >= settings.window_seconds
         self._doublings = 0 if calm else min(self._doublings + 1, _MAX_DOUBLINGS)
         seconds = min(settings.max_open_seconds, settings.open_seconds * 2**self._doublings)
         seconds *= 1 + JITTER * (2 * self._jitter() - 1)
         self._until = now + seconds
-        return self._happen(happening, now, cause, seconds)
+        return self._apply(event, now, cause, seconds)
 
-    def _happen(
-        self, happening: BreakerEvent, now: float, cause: OpenCause | None = None, seconds: float | None = None
+    def _pause(self, seconds: float, cause: OpenCause, now: float) -> BreakerNote:
+        self._until = now + min(seconds, MAX_RETRY_AFTER_SECONDS)
+        return self._apply("paused", now, cause, self._until - now)
+
+    def _apply(
+        self, event: BreakerEvent, now: float, cause: OpenCause | None = None, seconds: float | None = None
     ) -> BreakerNote:
-        return self._enter(_NEXT[self.state, happening], now, cause, seconds)
+        return self._enter(_NEXT[self.state, event], now, cause, seconds)
 
     def _enter(self, state: BreakerState, now: float, cause: OpenCause | None, seconds: float | None) -> BreakerNote:
         self.state = state
         self.generation += 1
         self.cause = cause if state in {"open", "forced_open"} else None
         self._probes_out.clear()
-        self._probes_done.clear()
+        self._probe_results.clear()
         match state:
             case "open" | "forced_open":
                 self.opened += 1
@@ -324,7 +319,8 @@ class Breaker:
             case "disabled":
                 return notes.BreakerDisabled(self._name, self.generation)
             case _:
-                # What was counted has had its effect. Until now it tells those who look why there are no calls.
-                self._forget()
+                # The counts have had their effect. Until now they explained to operators why there are no calls.
+                self._window.clear()
+                self.failures = self.slow = 0
                 self._closed_at = now
                 return notes.BreakerClosed(self._name, self.generation)

@@ -1,10 +1,10 @@
-"""A mean of which older samples fade."""
+"""An exponentially weighted moving average over time."""
 
 HALF_LIFE_SECONDS = 60.0
 
 
 class MovingAverage:
-    """The mean of samples, each of which counts half as much after every `HALF_LIFE_SECONDS`."""
+    """The mean of samples, each of which weighs half as much after every `HALF_LIFE_SECONDS`."""
 
     __slots__ = ("_at", "_mean", "_weight")
 
@@ -15,7 +15,7 @@ class MovingAverage:
 
     @property
     def known(self) -> bool:
-        """There has been a sample."""
+        """Whether there has been a sample."""
         return self._weight > 0
 
     @property
@@ -24,12 +24,12 @@ class MovingAverage:
         return self._mean
 
     def add(self, sample: float, now: float) -> None:
-        """Take a sample."""
+        """Add a sample."""
         weight = self._weight * 0.5 ** ((now - self._at) / HALF_LIFE_SECONDS) + 1.0
         self._mean += (sample - self._mean) / weight
         self._weight = weight
         self._at = now
 
     def idle_seconds(self, now: float) -> float:
-        """Return how long ago the last sample came."""
+        """Return the time since the last sample."""
         return now - self._at

@@ -1,7 +1,8 @@
-"""Who is next: first come, first served within a line, the lines of a group in turn, and the groups in turn.
+"""Fair queueing: round robin among groups, within a group round robin among flows, within a flow first in, first out.
 
-Each process has its line, so that one that asks for a thousand permits at once delays another's first by one turn and not
-by a thousand; and each uid is a group, so that one with a thousand processes delays another's no more. Precedent: fair queueing as in nginx's and Kubernetes' request queues.
+Each process is a flow and each uid a group. A process that requests a thousand permits at once delays another's first
+request by one turn, not by a thousand, and neither does a uid with a thousand processes delay another uid any more.
+Precedent: the fair queueing of nginx's and Kubernetes' request queues.
 """
 
 from collections import OrderedDict
@@ -12,7 +13,7 @@ T = TypeVar("T", bound=Hashable)
 
 
 class FairQueue(Generic[T]):
-    """A queue of queues of queues. An item is in it at most once. Without ``group_of`` all lines are of one group."""
+    """Items by group and flow, each item at most once. Without ``group_of`` all flows are in one group."""
 
     def __init__(self, group_of: Callable[[Any], Hashable] = lambda _: None) -> None:
         self._group_of = group_of
@@ -23,42 +24,42 @@ class FairQueue(Generic[T]):
         return self._count
 
     def __iter__(self) -> Iterator[T]:
-        return iter([item for lines in self._groups.values() for line in lines.values() for item in line])
+        return iter([item for flows in self._groups.values() for items in flows.values() for item in items])
 
-    def push(self, line: Hashable, item: T) -> None:
-        """Let ``item`` stand in at the end of a line."""
-        lines = self._groups.setdefault(self._group_of(line), OrderedDict())
-        lines.setdefault(line, OrderedDict())[item] = None
+    def push(self, flow: Hashable, item: T) -> None:
+        """Append an item to a flow."""
+        flows = self._groups.setdefault(self._group_of(flow), OrderedDict())
+        flows.setdefault(flow, OrderedDict())[item] = None
         self._count += 1
 
-    def of_group(self, line: Hashable) -> int:
-        """Return how many stand in the lines of a line's group."""
-        return sum(map(len, self._groups.get(self._group_of(line), {}).values()))
+    def of_group(self, flow: Hashable) -> int:
+        """Return the number of items in all flows of the flow's group."""
+        return sum(map(len, self._groups.get(self._group_of(flow), {}).values()))
 
     def first(self) -> T:
-        """Return who is next. Raises `StopIteration` where nobody is."""
+        """Return the next item. Raises `StopIteration` if the queue is empty."""
         return next(iter(next(iter(next(iter(self._groups.values())).values()))))
 
-    def remove(self, line: Hashable, item: T) -> None:
-        """Take ``item`` out, wherever it stands; its line keeps its turn."""
-        group = self._group_of(line)
-        lines = self._groups[group]
-        del lines[line][item]
+    def remove(self, flow: Hashable, item: T) -> None:
+        """Remove an item from any position; its flow keeps its turn."""
+        group = self._group_of(flow)
+        flows = self._groups[group]
+        del flows[flow][item]
         self._count -= 1
-        if not lines[line]:
-            del lines[line]
+        if not flows[flow]:
+            del flows[flow]
 
-        if not lines:
+        if not flows:
             del self._groups[group]
 
-    def serve(self, line: Hashable, item: T) -> None:
-        """Take ``item`` out because it got what it stood in for; its line goes behind the others, and so does its group."""
-        self.remove(line, item)
-        group = self._group_of(line)
-        lines = self._groups.get(group)
-        if lines is None:
+    def serve(self, flow: Hashable, item: T) -> None:
+        """Remove an item that was served; its flow and its group move to the end of their rounds."""
+        self.remove(flow, item)
+        group = self._group_of(flow)
+        flows = self._groups.get(group)
+        if flows is None:
             return
 
         self._groups.move_to_end(group)
-        if line in lines:
-            lines.move_to_end(line)
+        if flow in flows:
+            flows.move_to_end(flow)

@@ -14,8 +14,9 @@ from sidecard.core.accounts.billing import Billing
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.backends.admission import Admission
-from sidecard.core.backends.backends import Backend, Backends
+from sidecard.core.backends.backend import Backend
 from sidecard.core.backends.breaker import CallResult
+from sidecard.core.backends.registry import Backends
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.freshness import FreshnessPolicy
 from sidecard.core.cache.memory import MemoryCache
@@ -362,7 +363,7 @@ class Calls:
         """End a lease whose backend has answered; learn from it and bill it. Returns what is to be told."""
         backend = lease.permit.backend
         self._backends.learn(backend, seconds, usage, now)
-        notes_ = self._end(lease, outcome, backend.verdict(seconds, usage), now, answered=True)
+        notes_ = self._end(lease, outcome, backend.result_of_answer(seconds, usage), now, answered=True)
         return notes_ + self._accounts.bill(lease, seconds, usage, now)
 
     def _end(
@@ -377,9 +378,9 @@ class Calls:
     ) -> list[Effect]:
         """End a lease and give its permit back: the one place for both, whatever the outcome."""
         self.flights.end_lease(lease, answered=answered)
-        self._admission.settle_budgets(lease.permit)
+        self._admission.release_reservation(lease.permit)
         self._meters.ended(lease.permit.backend.name, outcome)
-        return [EmitNote(note) for note in lease.permit.backend.give_back(lease.permit, verdict, now, pause_seconds)]
+        return [EmitNote(note) for note in lease.permit.backend.release(lease.permit, verdict, now, pause_seconds)]
 
     def fail(self, peer: Peer, request: wire.Fail, now: float) -> list[Effect]:
         """Take the failure of a lease: the next backend, the next holder, or the end."""
@@ -400,7 +401,7 @@ class Calls:
             self._journal.made(lease, now - lease.granted_at, usage)
         else:
             pause_seconds = (request.retry_after_seconds or 0.0) if request.kind == "transient" else 0.0
-            verdict = backend.verdict_of_failure(request)
+            verdict = backend.result_of_failure(request)
             effects += self._end(lease, request.kind, verdict, now, pause_seconds=pause_seconds)
             self._journal.failed(lease, request.kind, request.message, now - lease.granted_at)
 

@@ -25,7 +25,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sidecard.core.backends.backends import Backend, Permit
+from sidecard.core.backends.backend import Backend, Permit
 from sidecard.core.events import Peer
 from sidecard.core.scopes import covers
 from sidecard.core.shares import Share
@@ -131,7 +131,7 @@ class Applicant:
         self.queues: tuple[tuple[str, Backend], ...] = ()
 
     @property
-    def line(self) -> tuple[int, int]:
+    def flow(self) -> tuple[int, int]:
         """Whose turn it takes in a queue: its uid's, and of that its process', or its connection's where nobody knows the process."""
         return self.peer.uid, self.peer.pid or -self.peer.id
 
@@ -330,7 +330,7 @@ class Flights:
 
         self.timers.clear(applicant)
         for _, backend in applicant.queues:
-            backend.queue.remove(applicant.line, applicant)
+            backend.queue.remove(applicant.flow, applicant)
 
         applicant.queues = ()
 

@@ -15,7 +15,8 @@ from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.ledger import TaskLedgers
 from sidecard.core.backends.admission import Admission, Choice, Decision
-from sidecard.core.backends.backends import Backend, Backends
+from sidecard.core.backends.backend import Backend
+from sidecard.core.backends.registry import Backends
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.freshness import FreshnessPolicy
@@ -231,13 +232,13 @@ class Granting:
 
         To be called whenever a permit came back or a breaker may have changed.
         """
-        if backend.closed_again:
+        if backend.take_reclosed():
             self._invite(backend, now)
 
         if not backend.queue:
             return []
 
-        effects: list[Effect] = [EmitNote(note) for note in backend.breaker.settle(now)]
+        effects: list[Effect] = [EmitNote(note) for note in backend.breaker.advance(now)]
         while backend.queue:
             obstacle = backend.obstacle(now)
             if obstacle == "breaker_open":
@@ -253,13 +254,13 @@ class Granting:
                 effects += self.due(applicant, now)
                 continue
 
-            if self._admission.refusal(applicant.request.task, backend, now) is not None:
+            if self._admission.policy_obstacle(applicant.request.task, backend, now) is not None:
                 # A budget was used up while it waited.
                 effects += self._unqueue(applicant, backend, now)
                 continue
 
             choice = next(choice for choice in applicant.queues if choice[1] is backend)
-            backend.queue.serve(applicant.line, applicant)
+            backend.queue.serve(applicant.flow, applicant)
             applicant.queues = tuple(other for other in applicant.queues if other is not choice)
             self._flights.withdraw(applicant)
             if not self._has_lease(applicant.peer.uid):
@@ -286,10 +287,10 @@ class Granting:
             choice = next((choice for choice in named if choice[1] is backend), None)
             if (
                 choice is not None
-                and self._admission.has_place(backend, applicant.line)
-                and self._admission.refusal(applicant.request.task, backend, now) is None
+                and self._admission.has_queue_room(backend, applicant.flow)
+                and self._admission.policy_obstacle(applicant.request.task, backend, now) is None
             ):
-                backend.queue.push(applicant.line, applicant)
+                backend.queue.push(applicant.flow, applicant)
                 applicant.queues += (choice,)
 
     def _flush(self, backend: Backend, now: float) -> list[Effect]:
@@ -303,7 +304,7 @@ class Granting:
 
     def _unqueue(self, applicant: Applicant, backend: Backend, now: float) -> list[Effect]:
         """Take an applicant out of one queue; where it was the last, look for a backend afresh."""
-        backend.queue.remove(applicant.line, applicant)
+        backend.queue.remove(applicant.flow, applicant)
         applicant.queues = tuple(choice for choice in applicant.queues if choice[1] is not backend)
         if applicant.queues:
             return []
@@ -480,7 +481,7 @@ class Granting:
         if applicant.tried:
             names = tuple(name for name in names if name not in applicant.tried)
 
-        decision, effects = self._admission.decide(request, names, applicant.line, now)
+        decision, effects = self._admission.decide(request, names, applicant.flow, now)
         if decision.chosen is not None:
             return None, effects + self._grant(applicant, decision.chosen, decision, now)
 
@@ -509,8 +510,8 @@ class Granting:
     def _queue(self, applicant: Applicant, choices: tuple[Choice, ...], now: float) -> None:
         applicant.queues = choices
         for _, backend in choices:
-            backend.told_full = False
-            backend.queue.push(applicant.line, applicant)
+            backend.queue_full_noted = False
+            backend.queue.push(applicant.flow, applicant)
 
         self._flights.apply(applicant)
         for _, backend in choices:
@@ -521,10 +522,10 @@ class Granting:
         return Send(applicant.peer.id, wire.Pending(applicant.reply_id))
 
     def _tell_queue_full(self, backend: Backend) -> list[Effect]:
-        if backend.told_full or len(backend.queue) < max(1, backend.settings.max_queue):
+        if backend.queue_full_noted or len(backend.queue) < max(1, backend.settings.max_queue):
             return []
 
-        backend.told_full = True
+        backend.queue_full_noted = True
         return [EmitNote(notes.QueueFull(backend.name, backend.settings.max_queue))]
 
     def _seat_again(self, applicant: Applicant, now: float) -> list[Effect]:
@@ -572,7 +573,7 @@ class Granting:
     def _grant(self, applicant: Applicant, choice: Choice, decision: Decision, now: float) -> list[Effect]:
         name, backend = choice
         count, request = self._count, applicant.request
-        permit = self._admission.take(backend, request.task, now)
+        permit = self._admission.acquire(backend, request.task, now)
         lease = self._flights.grant(applicant, name, permit, now)
         count.leases_granted += 1
         if applicant.pending:

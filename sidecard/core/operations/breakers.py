@@ -1,6 +1,6 @@
 """The breakers, for those who look at them and those who may set them."""
 
-from sidecard.core.backends.backends import Backends
+from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote, Send
 from sidecard.core.events import Peer, RemoteBreakerOpened
 from sidecard.core.flights.grant import Granting
@@ -17,7 +17,7 @@ class BreakerOperations:
 
     def breakers(self, peer: Peer, request: wire.GetBreakers, now: float) -> list[Effect]:
         """Tell how every backend is."""
-        effects: list[Effect] = [EmitNote(note) for note in self._backends.settle(now)]
+        effects: list[Effect] = [EmitNote(note) for note in self._backends.advance(now)]
         states = {name: backend.state(now) for name, backend in self._backends.all().items()}
         return [*effects, Send(peer.id, wire.Breakers(request.id, states))]
 
@@ -31,7 +31,7 @@ class BreakerOperations:
             text = f"there is no room for a backend {request.backend!r}: name it in the config, or raise limits.max_backends"
             return [error(peer, request, "unavailable", text)]
 
-        notes = [*backend.breaker.settle(now), *backend.breaker.set(request.action, now)]
+        notes = [*backend.breaker.advance(now), *backend.breaker.set(request.action, now)]
         effects: list[Effect] = [Send(peer.id, wire.Ok(request.id)), *map(EmitNote, notes)]
         return effects + self._granting.freed(backend, now)
 
@@ -41,5 +41,5 @@ class BreakerOperations:
         if backend.name != event.backend or backend.settings.locality == "local":
             return []
 
-        notes = [*backend.breaker.settle(now), *backend.breaker.open_elsewhere(event.seconds, now)]
+        notes = [*backend.breaker.advance(now), *backend.breaker.open_as_remote(event.seconds, now)]
         return [*map(EmitNote, notes), *self._granting.freed(backend, now)]

@@ -10,7 +10,7 @@ from typing import get_args
 from sidecard.core.accounts.app_metrics import RESERVED_PREFIX, AppMetrics
 from sidecard.core.accounts.billing import Billing
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
-from sidecard.core.backends.backends import Backends
+from sidecard.core.backends.registry import Backends
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, EmitNote, Send, SetLogLevel
@@ -86,7 +86,7 @@ class MetricsOperations:
 
     def metrics(self, peer: Peer, request: wire.GetMetrics, now: float) -> list[Effect]:
         """Tell everything there is to expose."""
-        told: list[Effect] = [EmitNote(note) for note in self._backends.settle(now)]
+        told: list[Effect] = [EmitNote(note) for note in self._backends.advance(now)]
         families = [*self.families(now), *self.apps.families()]
         return [*told, Send(peer.id, wire.Metrics(request.id, families))]
 

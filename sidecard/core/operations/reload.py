@@ -2,8 +2,8 @@
 
 from sidecard.core.accounts.app_metrics import AppMetrics
 from sidecard.core.backends.admission import Admission
-from sidecard.core.backends.backends import Backends
 from sidecard.core.backends.budgets import Budgets
+from sidecard.core.backends.registry import Backends
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect, EmitNote, ReadSettings, Send

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from msgspec import Struct, structs
 
 from sidecard.core.accounts.billing import Billing
-from sidecard.core.backends.backends import Backends
+from sidecard.core.backends.registry import Backends
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, EmitNote, Send
@@ -64,7 +64,7 @@ class StatusOperations:
 
     def stats(self, peer: Peer, request: wire.GetStats, now: float) -> list[Effect]:
         """Tell counters and gauges."""
-        told: list[Effect] = [EmitNote(note) for note in self._backends.settle(now)]
+        told: list[Effect] = [EmitNote(note) for note in self._backends.advance(now)]
         stats = wire.Stats(
             request.id,
             version=self.run.version,
@@ -105,7 +105,7 @@ class StatusOperations:
     def report(self, peer: Peer, request: wire.GetReport, now: float) -> list[Effect]:
         """Tell rates, savings and spending."""
         accounts = self._accounts
-        told: list[Effect] = [EmitNote(note) for note in self._backends.settle(now)]
+        told: list[Effect] = [EmitNote(note) for note in self._backends.advance(now)]
         report = wire.Report(
             request.id,
             now - self.run.started_at,
@@ -127,7 +127,7 @@ class StatusOperations:
             f"The table of {table} is full: calls are made without the daemon." for table in self._calls.full_tables()
         ]
         backends = self._backends.all()
-        told: list[Effect] = [EmitNote(note) for note in self._backends.settle(now)]
+        told: list[Effect] = [EmitNote(note) for note in self._backends.advance(now)]
         reasons += [
             f"The breaker of backend {name!r} is {backend.breaker.state.replace('_', ' ')}. {backend.cause(now)}"
             for name, backend in backends.items()

@@ -95,7 +95,7 @@ def test_breakers_show_each_backend_and_why_one_is_open() -> None:
     text = overviews.of_breakers(breakers)
     assert ["cloud", "forced", "open", "remote", "0"] in [row.split()[:5] for row in text.split("\n")]
     assert ["local", "closed", "local", "1"] in [row.split()[:4] for row in text.split("\n")]
-    assert "cloud: An operator keeps it open" in text
+    assert "cloud: Opened by an operator" in text
     assert "local:" not in text
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from sidecard.core.backends.admission import Admission, Decision
-from sidecard.core.backends.backends import FORGET_SECONDS, MAX_NAMED, OTHER_BACKENDS, Backends
+from sidecard.core.backends.admission import LATENCY_HALF_LIFE_SECONDS, Admission, Decision
 from sidecard.core.backends.budgets import Budgets
+from sidecard.core.backends.registry import MAX_NAMED, OTHER_BACKENDS, Backends
 from sidecard.core.settings import BackendSettings, BudgetSettings, EngineSettings, TaskSettings
 from sidecard_client.protocol.wire import Begin, RejectionReason, Route, Usage
 
@@ -35,7 +35,7 @@ class Town:
     def takes(self, name: str, count: int = 1) -> None:
         """Take permits of a backend, and keep them."""
         for _ in range(count):
-            self.admission.take(self.backends.of(name), "general", self.now)
+            self.admission.acquire(self.backends.of(name), "general", self.now)
 
     def answers(self, name: str, seconds: float, **usage: Any) -> None:
         """A backend has answered."""
@@ -168,7 +168,7 @@ def test_fastest_revisits_one_that_was_slow_once() -> None:
 
         town.now += 10.0
 
-    assert town.now == pytest.approx(1000.0 + 3 * FORGET_SECONDS, abs=20.0)
+    assert town.now == pytest.approx(1000.0 + 3 * LATENCY_HALF_LIFE_SECONDS, abs=20.0)
 
 
 def test_least_busy_compares_with_the_limit() -> None:
@@ -264,11 +264,11 @@ def test_calls_in_progress_count_for_a_budget() -> None:
     town.answers("cloud", 1.0, cost_dollars=0.25)
     permits = []
     while (chosen := town.decide("cloud").chosen) is not None:
-        permits.append(town.admission.take(chosen[1], "general", town.now))
+        permits.append(town.admission.acquire(chosen[1], "general", town.now))
 
     assert len(permits) == 4
-    town.admission.settle_budgets(permits[0])
-    town.admission.settle_budgets(permits[0])
+    town.admission.release_reservation(permits[0])
+    town.admission.release_reservation(permits[0])
     assert town.budgets.by_name["daily"].reserved_dollars == 0.75, "given back once"
     assert town.chooses("cloud") == "cloud"
 
@@ -329,7 +329,7 @@ def test_retry_after_is_the_first_that_may_admit_again() -> None:
     assert town.backends.of("held").breaker.set("open", town.now)
     for name, seconds in (("a", 40.0), ("b", 15.0)):
         breaker = town.backends.of(name).breaker
-        breaker.tell_off(breaker.admit(town.now), seconds, town.now)
+        breaker.honor_retry_after(breaker.admit(town.now), seconds, town.now)
 
     assert town.decide("held", "a", "b").retry_after_seconds == 15.0
     assert town.decide("held").retry_after_seconds is None

@@ -8,8 +8,8 @@ import pytest
 from sidecard.core.accounts.billing import Billing, Price, no_price
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.ledger import LEDGER_VERSION, MAX_MODELS, OTHER, BackendLedgers, LedgerSnapshot, TaskLedgers
-from sidecard.core.backends.backends import Backends
 from sidecard.core.backends.budgets import Budgets
+from sidecard.core.backends.registry import Backends
 from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings, TaskSettings
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Usage

@@ -32,7 +32,7 @@ NOTE_OF: dict[BreakerState, type[BreakerNote]] = {
     "forced_open": notes.BreakerOpened,
     "disabled": notes.BreakerDisabled,
 }
-Event = CallResult | BreakerAction | Literal["told_off", "cooled", "overdue"]
+Event = CallResult | BreakerAction | Literal["paused", "cooled_down", "overdue"]
 
 
 class Bench:
@@ -46,13 +46,13 @@ class Bench:
 
     def admit(self) -> BreakerPass:
         """Let a call through."""
-        self.settle()
+        self.advance()
         assert self.breaker.admits()
         return self.breaker.admit(self.now)
 
-    def settle(self) -> list[BreakerNote]:
+    def advance(self) -> list[BreakerNote]:
         """Let time do what it does."""
-        told = self.breaker.settle(self.now)
+        told = self.breaker.advance(self.now)
         self.told += told
         return told
 
@@ -92,7 +92,7 @@ class Bench:
     def wait_for_probes(self) -> None:
         """Let the cool-down pass."""
         self.now += self.breaker.retry_after_seconds(self.now) or 0.0
-        self.settle()
+        self.advance()
         assert self.breaker.state == "half_open"
 
 
@@ -122,11 +122,11 @@ def in_state(state: BreakerState) -> tuple[Bench, BreakerPass]:
 CHANGES: dict[tuple[BreakerState, Event], BreakerState] = {
     ("closed", "failure"): "open",
     ("closed", "slow"): "open",
-    ("closed", "told_off"): "open",
+    ("closed", "paused"): "open",
     ("closed", "open"): "forced_open",
     ("closed", "close"): "closed",
     ("closed", "disable"): "disabled",
-    ("open", "cooled"): "half_open",
+    ("open", "cooled_down"): "half_open",
     ("open", "overdue"): "half_open",
     ("open", "open"): "forced_open",
     ("open", "close"): "closed",
@@ -134,7 +134,7 @@ CHANGES: dict[tuple[BreakerState, Event], BreakerState] = {
     ("half_open", "success"): "closed",
     ("half_open", "failure"): "open",
     ("half_open", "slow"): "open",
-    ("half_open", "told_off"): "open",
+    ("half_open", "paused"): "open",
     ("half_open", "overdue"): "open",
     ("half_open", "open"): "forced_open",
     ("half_open", "close"): "closed",
@@ -147,20 +147,20 @@ CHANGES: dict[tuple[BreakerState, Event], BreakerState] = {
     ("disabled", "auto"): "closed",
 }
 """All that changes anything. ``close`` of a closed one forgets what was counted, so it is a change too."""
-EVENTS: tuple[Event, ...] = (*VERDICTS, *ACTIONS, "told_off", "cooled", "overdue")
+EVENTS: tuple[Event, ...] = (*VERDICTS, *ACTIONS, "paused", "cooled_down", "overdue")
 
 
 def happen(bench: Bench, given: BreakerPass, event: Event) -> list[BreakerNote]:
     """Let an event happen to a breaker, of the call that ``given`` let through where it is one of a call."""
     match event:
-        case "told_off":
-            return bench.breaker.tell_off(given, 5.0, bench.now)
-        case "cooled":
+        case "paused":
+            return bench.breaker.honor_retry_after(given, 5.0, bench.now)
+        case "cooled_down":
             bench.now += 10.0
-            return bench.settle()
+            return bench.advance()
         case "overdue":
             bench.now += 60.0
-            return bench.settle()
+            return bench.advance()
         case "open" | "close" | "auto" | "disable":
             return bench.set(event)
         case _:
@@ -181,7 +181,7 @@ def test_table(state: BreakerState, event: Event) -> None:
     assert all(note.generation == bench.breaker.generation for note in told)
 
 
-@pytest.mark.parametrize(("state", "verdict"), list(product(STATES, [*VERDICTS, "told_off"])))
+@pytest.mark.parametrize(("state", "verdict"), list(product(STATES, [*VERDICTS, "paused"])))
 def test_an_outcome_of_an_older_generation_changes_nothing(state: BreakerState, verdict: Event) -> None:
     """Neither a late success closes an open or half-open breaker, nor a late failure opens a closed one."""
     bench, _ = in_state(state)
@@ -384,10 +384,10 @@ def test_an_overdue_probe_counts_as_failed() -> None:
     bench, (probe, other) = probing(2)
     bench.record(other, "success")
     bench.now += 59.9
-    assert bench.settle() == []
+    assert bench.advance() == []
     assert bench.breaker.overdue_at() == pytest.approx(bench.now + 0.1)
     bench.now += 0.2
-    (note,) = bench.settle()
+    (note,) = bench.advance()
 
     assert isinstance(note, notes.BreakerOpened)
     assert note.cause == "probes"
@@ -424,12 +424,12 @@ def test_retry_after_opens_for_so_long_and_is_no_failure() -> None:
     """What a backend asks for is done, without growing its cool-down."""
     bench = Bench()
     bench.calls("failure")
-    (note,) = bench.breaker.tell_off(bench.admit(), 42.0, bench.now)
+    (note,) = bench.breaker.honor_retry_after(bench.admit(), 42.0, bench.now)
 
     assert note == notes.BreakerOpened("cloud", "retry_after", 42.0, 1, 1, 0, 1)
     assert bench.breaker.retry_after_seconds(bench.now) == 42.0
     bench.now += 41.9
-    assert bench.settle() == []
+    assert bench.advance() == []
     bench.wait_for_probes()
     bench.calls("failure")
     assert bench.breaker.retry_after_seconds(bench.now) == 10.0
@@ -438,7 +438,7 @@ def test_retry_after_opens_for_so_long_and_is_no_failure() -> None:
 def test_retry_after_is_believed_for_an_hour() -> None:
     """A worker's slip must not last a week."""
     bench = Bench()
-    bench.breaker.tell_off(bench.admit(), 7 * 86400.0, bench.now)
+    bench.breaker.honor_retry_after(bench.admit(), 7 * 86400.0, bench.now)
 
     assert bench.breaker.retry_after_seconds(bench.now) == MAX_RETRY_AFTER_SECONDS
 
@@ -446,7 +446,7 @@ def test_retry_after_is_believed_for_an_hour() -> None:
 def test_retry_after_of_one_probe_opens_at_once() -> None:
     """The other probes' outcomes are of an older generation then."""
     bench, probes = probing(3)
-    bench.breaker.tell_off(probes[0], 30.0, bench.now)
+    bench.breaker.honor_retry_after(probes[0], 30.0, bench.now)
     for probe in probes[1:]:
         assert bench.record(probe, "success") == []
 
@@ -539,7 +539,7 @@ def test_one_that_is_not_enabled_measures_and_never_trips() -> None:
     """What it would have said can be seen."""
     bench = Bench(structs.replace(PLAIN, enabled=False))
     bench.times("failure", 50)
-    bench.breaker.tell_off(bench.admit(), 60.0, bench.now)
+    bench.breaker.honor_retry_after(bench.admit(), 60.0, bench.now)
 
     assert (bench.breaker.state, bench.breaker.failures, bench.breaker.opened) == ("disabled", 50, 0)
     assert bench.told == []
@@ -563,7 +563,7 @@ def test_forced_open_stays_so_whatever_time_passes() -> None:
     bench = Bench()
     bench.set("open")
     bench.now += 1e6
-    assert bench.settle() == []
+    assert bench.advance() == []
     assert not bench.breaker.admits()
     bench.set("auto")
 
@@ -616,33 +616,33 @@ def test_a_breaker_opens_with_another_hosts() -> None:
     """For as long as that one's; outcomes of calls from before change nothing."""
     bench = Bench()
     given = bench.admit()
-    (note,) = bench.breaker.open_elsewhere(7.0, bench.now)
+    (note,) = bench.breaker.open_as_remote(7.0, bench.now)
     assert isinstance(note, notes.BreakerOpened)
     assert (note.cause, note.seconds) == ("elsewhere", 7.0)
     bench.breaker.record(given, "success", bench.now)
     assert not bench.breaker.admits()
     bench.now += 7.0
-    assert [type(told) for told in bench.settle()] == [notes.BreakerProbing]
+    assert [type(told) for told in bench.advance()] == [notes.BreakerProbing]
 
 
 def test_a_breaker_that_is_open_waits_for_whoever_waits_longer() -> None:
     """And is told nothing; nor is one that an operator has set."""
     bench = Bench()
-    bench.breaker.open_elsewhere(7.0, bench.now)
-    assert bench.breaker.open_elsewhere(3.0, bench.now) == []
+    bench.breaker.open_as_remote(7.0, bench.now)
+    assert bench.breaker.open_as_remote(3.0, bench.now) == []
     assert bench.breaker.retry_after_seconds(bench.now) == 7.0
-    assert bench.breaker.open_elsewhere(9.0, bench.now) == []
+    assert bench.breaker.open_as_remote(9.0, bench.now) == []
     assert bench.breaker.retry_after_seconds(bench.now) == 9.0
     for action in ("open", "disable"):
         other = Bench()
         other.breaker.set(action, other.now)
         state = other.breaker.state
-        assert other.breaker.open_elsewhere(9.0, other.now) == []
+        assert other.breaker.open_as_remote(9.0, other.now) == []
         assert other.breaker.state == state
 
 
 def test_what_another_host_says_is_believed_for_an_hour_at_most() -> None:
     """As what a backend says."""
     bench = Bench()
-    bench.breaker.open_elsewhere(1e6, bench.now)
+    bench.breaker.open_as_remote(1e6, bench.now)
     assert bench.breaker.retry_after_seconds(bench.now) == MAX_RETRY_AFTER_SECONDS

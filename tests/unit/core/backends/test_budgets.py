@@ -160,29 +160,29 @@ def test_what_others_spend_counts() -> None:
     """In the period in which they have; and is told when it uses the budget up."""
     daily = budget(10.0)
     daily.spend(4.0, 0.0)
-    period, dollars = daily.share(0.0)
+    period, dollars = daily.own_spending(0.0)
     assert dollars == 4.0
-    assert daily.spent_elsewhere(period, 5.0, 0.0) is None
+    assert daily.set_remote(period, 5.0, 0.0) is None
     assert daily.spent_dollars(0.0) == 9.0
-    assert daily.spent_elsewhere(period - 1, 100.0, 0.0) is None
+    assert daily.set_remote(period - 1, 100.0, 0.0) is None
     assert daily.spent_dollars(0.0) == 4.0
-    note = daily.spent_elsewhere(period, 6.0, 0.0)
+    note = daily.set_remote(period, 6.0, 0.0)
     assert isinstance(note, notes.BudgetSpent)
     assert note.spent_dollars == 10.0
-    assert daily.spent_elsewhere(period, 7.0, 0.0) is None
+    assert daily.set_remote(period, 7.0, 0.0) is None
 
 
 def test_what_an_earlier_run_has_spent_counts_once() -> None:
     """1. a run spends and tells the others; 2. it ends; 3. the next reads its own ledger, and hears of it from the others."""
     daily = budget(10.0)
-    period, _ = daily.share(0.0)
+    period, _ = daily.own_spending(0.0)
     daily.restore(BudgetMemory(period, 3.0))
     assert daily.spent_dollars(0.0) == 3.0
-    assert daily.share(0.0) == (period, 0.0)
-    daily.spent_elsewhere(period, 3.0, 0.0)
+    assert daily.own_spending(0.0) == (period, 0.0)
+    daily.set_remote(period, 3.0, 0.0)
     assert daily.spent_dollars(0.0) == 3.0
-    daily.spent_elsewhere(period, 5.0, 0.0)
+    daily.set_remote(period, 5.0, 0.0)
     daily.spend(1.0, 0.0)
     assert daily.spent_dollars(0.0) == 6.0
-    assert daily.share(0.0) == (period, 1.0)
+    assert daily.own_spending(0.0) == (period, 1.0)
     assert daily.memory() == BudgetMemory(period, 4.0)

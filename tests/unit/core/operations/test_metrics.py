@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from sidecard.core.accounts.ledger import OTHER
-from sidecard.core.backends.backends import OTHER_BACKENDS
+from sidecard.core.backends.registry import OTHER_BACKENDS
 from sidecard.core.events import Absent, StoreGauges, StoreMeasured
 from sidecard.core.operations.metrics import DROPPED
 from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings

@@ -1,0 +1,248 @@
+"""One backend: its breaker, limits, queue and measurements, shared by all workers of the host."""
+
+from collections.abc import Callable
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from sidecard.core.backends.breaker import Breaker, BreakerPass, CallResult
+from sidecard.core.backends.limits import AdaptiveLimit, MinuteLimit
+from sidecard.core.backends.moving_average import MovingAverage
+from sidecard.core.backends.queue import FairQueue
+from sidecard.core.notes import BreakerNote
+from sidecard.core.settings import BackendSettings
+from sidecard_client.protocol.wire import DEFAULT_BACKEND, BackendState, Fail, RejectionReason, Usage
+
+if TYPE_CHECKING:
+    from sidecard.core.backends.budgets import Budget
+
+TYPICAL_PROMPT_TOKENS = 1000.0
+TYPICAL_COMPLETION_TOKENS = 250.0
+"""Tokens of a call, for estimates before the first call has ended."""
+
+_PER_MILLION = 1e-6
+
+_CAUSES = {
+    "failures": "Too many calls failed",
+    "slow": "Too many calls were slow",
+    "retry_after": "The backend requested a pause",
+    "probes": "Its probes failed",
+    "elsewhere": "Its breaker opened on another host",
+}
+
+
+class Permit:
+    """A lease's share of a backend's breaker and limit. Returned exactly once, by `Backend.release`."""
+
+    __slots__ = ("backend", "breaker_pass", "reserved", "reserved_dollars")
+
+    def __init__(self, backend: "Backend", breaker_pass: BreakerPass) -> None:
+        self.backend = backend
+        self.breaker_pass = breaker_pass
+        self.reserved: tuple[Budget, ...] = ()
+        self.reserved_dollars = 0.0
+
+
+class Backend:
+    """One backend."""
+
+    def __init__(self, name: str, settings: BackendSettings, *, configured: bool, jitter: Callable[[], float]) -> None:
+        self.name = name
+        self.settings = settings
+        self.configured = configured
+        self.breaker = Breaker(name, settings.breaker, jitter)
+        self.permits = 0
+        self.queue: FairQueue[Any] = FairQueue(itemgetter(0))
+        """Applicants (`sidecard.core.flights`); only their number matters to this package."""
+        self.queue_full_noted = False
+        """Whether the full queue has been noted since it last had room."""
+        self.latency = MovingAverage()
+        self.dollars = MovingAverage()
+        self.credit = 0.0
+        """Under the route ``weighted``: weight earned and not spent on calls."""
+        self._seen_generation = 0
+        self._tokens = MovingAverage()
+        self._requests = MinuteLimit(settings.requests_per_minute)
+        self._minute_tokens = MinuteLimit(settings.tokens_per_minute)
+        self._adaptive = AdaptiveLimit(settings.max_concurrent) if settings.adaptive else None
+
+    def reconfigure(self, settings: BackendSettings, now: float, *, configured: bool) -> list[BreakerNote]:
+        """Apply other settings; calls in progress, queue, breaker and measurements stay."""
+        if (settings.adaptive, settings.max_concurrent) != (self.settings.adaptive, self.settings.max_concurrent):
+            self._adaptive = AdaptiveLimit(settings.max_concurrent) if settings.adaptive else None
+
+        self.settings = settings
+        self.configured = configured
+        self._requests.per_minute = settings.requests_per_minute
+        self._minute_tokens.per_minute = settings.tokens_per_minute
+        return self.breaker.reconfigure(settings.breaker, now)
+
+    @property
+    def costs(self) -> bool:
+        """Whether calls may cost dollars: all but those of a backend that is declared local and has no price."""
+        settings = self.settings
+        declared_local = settings.locality == "local" and (self.configured or self.name != DEFAULT_BACKEND)
+        return not declared_local or self.priced or self.dollars.value > 0
+
+    @property
+    def priced(self) -> bool:
+        """Whether it has a configured price."""
+        return self.settings.input_dollars_per_million_tokens is not None
+
+    @property
+    def limit(self) -> int:
+        """Most permits at a time; 0 means no limit."""
+        return self.settings.max_concurrent if self._adaptive is None else self._adaptive.limit
+
+    @property
+    def in_use(self) -> bool:
+        """Whether dropping it would lose something."""
+        return bool(self.configured or self.permits or self.queue or self.breaker.state != "closed")
+
+    def take_reclosed(self) -> bool:
+        """Return whether the breaker has closed since the last call of this method."""
+        if self.breaker.generation == self._seen_generation or self.breaker.state != "closed":
+            return False
+
+        self._seen_generation = self.breaker.generation
+        return True
+
+    def obstacle(self, now: float) -> RejectionReason | None:
+        """Return why the next caller in the queue cannot get a permit. Call `Breaker.advance` first."""
+        if not self.breaker.admits():
+            return "breaker_open"
+
+        limit = self.limit
+        if limit and self.permits >= limit:
+            return "saturated"
+
+        if self.settings.requests_per_minute and not self._requests.has_room(1.0, now):
+            return "saturated"
+
+        if self.settings.tokens_per_minute and not self._has_tokens(now):
+            return "saturated"
+
+        return None
+
+    def _has_tokens(self, now: float) -> bool:
+        if self._minute_tokens.has_room(self._expected_tokens(), now):
+            return True
+
+        # A call that takes more than a minute's tokens must not wait forever.
+        return not self.permits and self._minute_tokens.untouched(now)
+
+    def acquire(self, now: float) -> Permit:
+        """Issue a permit; `obstacle` must be None."""
+        self.permits += 1
+        self._requests.spend(1.0, now)
+        return Permit(self, self.breaker.admit(now))
+
+    def release(self, permit: Permit, result: CallResult, now: float, pause_seconds: float = 0.0) -> list[BreakerNote]:
+        """Take a permit back with its call's result, or with the pause that the backend requested."""
+        self.permits -= 1
+        notes = self.breaker.advance(now)
+        if pause_seconds:
+            return notes + self.breaker.honor_retry_after(permit.breaker_pass, pause_seconds, now)
+
+        return notes + self.breaker.record(permit.breaker_pass, result, now)
+
+    def result_of_answer(self, seconds: float, usage: Usage) -> CallResult:
+        """Score an answer that took ``seconds``."""
+        slow, slow_first = self.settings.breaker.slow_seconds, self.settings.breaker.slow_first_chunk_seconds
+        if slow and seconds > slow:
+            return "slow"
+
+        return "slow" if slow_first and (usage.first_chunk_seconds or 0.0) > slow_first else "success"
+
+    def result_of_failure(self, failure: Fail) -> CallResult:
+        """Score a failed call. A failure that every caller would meet shows that the backend is up."""
+        if failure.kind == "fatal":
+            return "success"
+
+        if failure.kind != "transient":
+            return "nothing"
+
+        return self.settings.timeouts if failure.timeout else "failure"
+
+    def learn(self, seconds: float, usage: Usage, now: float) -> None:
+        """Add an answer's numbers to the measurements, before its permit is released."""
+        self.latency.add(seconds, now)
+        if usage.cost_dollars is not None:
+            self.dollars.add(usage.cost_dollars, now)
+
+        tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+        if tokens:
+            self._tokens.add(tokens, now)
+            self._minute_tokens.spend(tokens, now)
+
+        if self._adaptive is not None:
+            sample = usage.first_chunk_seconds
+            if sample is None and usage.completion_tokens:
+                sample = seconds / usage.completion_tokens
+
+            if sample is not None:
+                self._adaptive.sample(sample, self.permits)
+
+    def wakes_at(self, now: float) -> float | None:
+        """Return when time alone may admit or reject the next caller in the queue; None if it cannot."""
+        if not self.queue:
+            return None
+
+        if self.obstacle(now) is None:
+            return now  # the tick that admits it is late, and another caller has queued behind it meanwhile
+
+        limit = self.limit
+        overdue_at = self.breaker.overdue_at()
+        if limit and self.permits >= limit:
+            return overdue_at if overdue_at < float("inf") else None
+
+        room_at = max(self._requests.room_at(1.0, now), self._minute_tokens.room_at(self._expected_tokens(), now))
+        return min(room_at if room_at > now else float("inf"), overdue_at)
+
+    def price_dollars(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """Return the cost of a call by the configured price."""
+        settings = self.settings
+        return _PER_MILLION * (
+            prompt_tokens * (settings.input_dollars_per_million_tokens or 0.0)
+            + completion_tokens * (settings.output_dollars_per_million_tokens or 0.0)
+        )
+
+    def state(self, now: float) -> BackendState:
+        """Return its state for `breakers`."""
+        breaker = self.breaker
+        return BackendState(
+            state=breaker.state,
+            locality=self.settings.locality,
+            generation=breaker.generation,
+            cause=self.cause(now),
+            retry_after_seconds=breaker.retry_after_seconds(now),
+            calls=breaker.calls,
+            failures=breaker.failures,
+            slow=breaker.slow,
+            opened=breaker.opened,
+            permits=self.permits,
+            limit=self.limit or None,
+            queued=len(self.queue),
+            max_queue=self.settings.max_queue,
+            latency_seconds=self.latency.value if self.latency.known else None,
+            dollars_per_call=self.dollars.value if self.dollars.known else None,
+        )
+
+    def cause(self, now: float) -> str:
+        """Return a sentence that says why the breaker is not closed; empty if it is."""
+        match self.breaker.state:
+            case "closed":
+                return ""
+            case "forced_open":
+                return f"Opened by an operator. Re-enable with `sidecard breakers auto {self.name}`."
+            case "disabled":
+                return f"Disabled by an operator or by settings. Re-enable with `sidecard breakers auto {self.name}`."
+            case "half_open":
+                return "Probes decide whether it closes."
+
+        seconds = self.breaker.retry_after_seconds(now) or 0.0
+        return f"{_CAUSES[self.breaker.cause or 'failures']}. The next probe may be sent in {seconds:.3g} s."
+
+    def _expected_tokens(self) -> float:
+        # Tokens are known when a call ends, so calls in progress count with the mean.
+        tokens = self._tokens.value if self._tokens.known else TYPICAL_PROMPT_TOKENS + TYPICAL_COMPLETION_TOKENS
+        return tokens * (self.permits + 1)

@@ -1,0 +1,143 @@
+"""All backends by name: the configured ones, and a bounded number of others that callers have named."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import islice
+
+from sidecard.core.backends.backend import TYPICAL_COMPLETION_TOKENS, TYPICAL_PROMPT_TOKENS, Backend
+from sidecard.core.backends.breaker import BreakerMemory
+from sidecard.core.backends.moving_average import MovingAverage
+from sidecard.core.notes import BreakerNote
+from sidecard.core.settings import BackendSettings, settings_of_unnamed
+from sidecard_client.protocol.wire import LOCAL_BACKENDS, BreakerState, Usage
+
+OTHER_BACKENDS = "(other)"
+"""The backend whose breaker and numbers are shared by all names beyond the bound."""
+
+MAX_NAMED = 16
+"""Most backends of one begin. They are looked up one after the other, and none of them may evict another."""
+
+
+class Backends:
+    """Find, create and drop backends."""
+
+    def __init__(self, settings: dict[str, BackendSettings], max_backends: int, jitter: Callable[[], float]) -> None:
+        self._max = max(max_backends, len(settings) + 2 * MAX_NAMED)
+        self._jitter = jitter
+        self._backends: OrderedDict[str, Backend] = OrderedDict(
+            (name, Backend(name, given, configured=True, jitter=jitter)) for name, given in settings.items()
+        )
+        self._other: Backend | None = None
+        self._opened_by_dropped = 0
+        self._changes_of_dropped = 0
+        self.prompt_tokens = MovingAverage()
+        self.completion_tokens = MovingAverage()
+
+    def reconfigure(self, settings: dict[str, BackendSettings], now: float) -> list[BreakerNote]:
+        """Apply other settings. A backend that is no longer configured gets the settings of an unnamed one."""
+        notes: list[BreakerNote] = []
+        self._max = max(self._max, len(settings) + 2 * MAX_NAMED)
+        for name, given in settings.items():
+            backend = self._backends.get(name)
+            if backend is None:
+                self._backends[name] = Backend(name, given, configured=True, jitter=self._jitter)
+            elif (backend.settings, backend.configured) != (given, True):
+                notes += backend.reconfigure(given, now, configured=True)
+
+        for name, backend in self._backends.items():
+            if backend.configured and name not in settings:
+                notes += backend.reconfigure(settings_of_unnamed(name), now, configured=False)
+
+        return notes
+
+    def of(self, name: str) -> Backend:
+        """Return the backend of that name, or `OTHER_BACKENDS` if the table is full of backends in use."""
+        backend = self._backends.get(name)
+        if backend is None:
+            return self._create(name)
+
+        self._backends.move_to_end(name)
+        return backend
+
+    def all(self) -> dict[str, Backend]:
+        """Return all backends, sorted by name."""
+        backends = dict(sorted(self._backends.items()))
+        if self._other is not None:
+            backends[OTHER_BACKENDS] = self._other
+
+        return backends
+
+    @property
+    def opened(self) -> int:
+        """How often breakers have opened."""
+        return self._opened_by_dropped + sum(backend.breaker.opened for backend in self.all().values())
+
+    @property
+    def changes(self) -> int:
+        """How often breakers have changed their state."""
+        return self._changes_of_dropped + sum(backend.breaker.generation for backend in self._backends.values())
+
+    def advance(self, now: float) -> list[BreakerNote]:
+        """Make the changes of all breakers that depend on time alone, so that their states are current."""
+        return [note for backend in self.all().values() for note in backend.breaker.advance(now)]
+
+    def memory(self, wall_offset_seconds: float) -> dict[str, BreakerMemory]:
+        """Return what breakers keep over a restart."""
+        memories = {name: backend.breaker.memory(wall_offset_seconds) for name, backend in self._backends.items()}
+        return {name: memory for name, memory in memories.items() if memory is not None}
+
+    def restore(self, memories: dict[str, BreakerMemory], now: float, wall_offset_seconds: float) -> None:
+        """Continue from what the breakers of an earlier run kept."""
+        for name, memory in memories.items():
+            backend = self.of(name)
+            if backend.name == name:
+                backend.breaker.restore(memory, now, wall_offset_seconds)
+
+    def states(self) -> dict[str, BreakerState]:
+        """Return the state of each breaker. Call `advance` first."""
+        return {name: backend.breaker.state for name, backend in self.all().items()}
+
+    def learn(self, backend: Backend, seconds: float, usage: Usage, now: float) -> None:
+        """Add an answer's numbers to the measurements."""
+        backend.learn(seconds, usage, now)
+        if usage.prompt_tokens is not None:
+            self.prompt_tokens.add(usage.prompt_tokens, now)
+
+        if usage.completion_tokens is not None:
+            self.completion_tokens.add(usage.completion_tokens, now)
+
+    def expected_dollars(self, backend: Backend) -> float | None:
+        """Return the expected cost of a backend's next call; None if unknown.
+
+        Backends with a price are compared by the mean tokens of *all* backends' calls: a cheap backend gets the easy calls,
+        whose tokens would make it look cheaper still.
+        """
+        if backend.priced:
+            prompts = self.prompt_tokens.value if self.prompt_tokens.known else TYPICAL_PROMPT_TOKENS
+            completions = self.completion_tokens.value if self.completion_tokens.known else TYPICAL_COMPLETION_TOKENS
+            return backend.price_dollars(prompts, completions)
+
+        if backend.dollars.known:
+            return backend.dollars.value
+
+        return None if backend.costs else 0.0
+
+    def _create(self, name: str) -> Backend:
+        if len(self._backends) >= self._max and name not in LOCAL_BACKENDS:
+            older = islice(self._backends.items(), len(self._backends) - MAX_NAMED)
+            idle = next((old for old, backend in older if not backend.in_use), None)
+            if idle is None:
+                if self._other is None:
+                    self._other = self._unnamed(OTHER_BACKENDS)
+
+                return self._other
+
+            dropped = self._backends.pop(idle).breaker
+            self._opened_by_dropped += dropped.opened
+            self._changes_of_dropped += dropped.generation
+
+        backend = self._backends[name] = self._unnamed(name)
+        return backend
+
+    def _unnamed(self, name: str) -> Backend:
+        return Backend(name, settings_of_unnamed(name), configured=False, jitter=self._jitter)
