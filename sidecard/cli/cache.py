@@ -84,7 +84,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from sidecard.store.sqlite.exchange import Exported, export  # noqa: PLC0415 - as above
+    from sidecard.store.sqlite.export_import import Exported, export  # noqa: PLC0415 - as above
     from sidecard.store.sqlite.maintenance import size_on_disk  # noqa: PLC0415 - as above
 
     path = _store_of(arguments)
@@ -102,7 +102,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from sidecard.store.sqlite.exchange import Imported, check, import_into  # noqa: PLC0415 - as above
+    from sidecard.store.sqlite.export_import import Imported, check, import_into  # noqa: PLC0415 - as above
 
     path = _store_of(arguments)
     max_bytes = config_of(arguments, os.environ).store.max_bytes

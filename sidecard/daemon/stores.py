@@ -55,7 +55,7 @@ def open_store(
                     write_window_seconds=config.store.write_window_seconds,
                     clock=clock,
                     wall_clock=wall_clock,
-                    say=say,
+                    log=say,
                     on_fault=on_fault,
                 )
             )

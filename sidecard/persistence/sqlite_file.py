@@ -88,8 +88,8 @@ class SqliteFormat(Struct, frozen=True):
             if connection is not None:
                 connection.close()
 
-            if isinstance(error, sqlite3.Error) and is_damage(error, schema_too=True):
-                raise DamagedError(f"{path} is damaged ({error})") from error
+            if isinstance(error, sqlite3.Error):
+                raise as_damaged(path, error) from error
 
             raise
 
@@ -144,6 +144,11 @@ def is_damage(error: sqlite3.Error, *, schema_too: bool = False) -> bool:
     """Return whether an error means that the file is not whole, or with ``schema_too`` lacks a table or column."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} or (schema_too and "no such" in str(error))
+
+
+def as_damaged(path: Path, error: sqlite3.Error) -> Exception:
+    """Return `DamagedError` for damage that is found while a file is opened, else the error itself."""
+    return DamagedError(f"{path} is damaged ({error})") if is_damage(error, schema_too=True) else error
 
 
 def set_aside(path: Path) -> Path:

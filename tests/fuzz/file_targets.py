@@ -24,11 +24,13 @@ from sidecard.daemon.state import StateUnusableError
 from sidecard.errors import SidecardError
 from sidecard.observe.push.spool import Spool
 from sidecard.observe.push.spool_records import FILE_MAGIC, Block, record, records
+from sidecard.persistence.sqlite_file import DamagedError, UnusableError
 from sidecard.store.redis.invalidations import News
 from sidecard.store.redis.scripts import opened, scope_and_key, sealed
-from sidecard.store.sqlite import exchange as disk_exchange
-from sidecard.store.sqlite.file import BypassedError, DamagedError, Reader, Writer
+from sidecard.store.sqlite import export_import
+from sidecard.store.sqlite.format import Reader
 from sidecard.store.sqlite.maintenance import verify
+from sidecard.store.sqlite.writer import Writer
 from sidecard_client.protocol.wire import Usage
 from tests.fuzz.target import Target
 
@@ -110,21 +112,21 @@ def exchange(data: bytes) -> None:
     """What is imported is checked first: lines that pass are taken in, and come out again as they were."""
     lines = data.split(b"\n")
     try:
-        numbers = list(disk_exchange.check(lines))
+        numbers = list(export_import.check(lines))
     except SidecardError:
         return
 
     assert len(numbers) <= len(lines)
     with scratch() as directory:
         path = directory / "store.db"
-        for imported in disk_exchange.import_into(path, io.BytesIO(data), 1 << 20, lambda: NOW_SECONDS):
+        for imported in export_import.import_into(path, io.BytesIO(data), 1 << 20, lambda: NOW_SECONDS):
             assert imported.entries + imported.expired + imported.older + imported.refused <= len(numbers)
 
         exported: list[bytes] = []
-        for _ in disk_exchange.export(path, exported.append, lambda: NOW_SECONDS) if path.exists() else ():
+        for _ in export_import.export(path, exported.append, lambda: NOW_SECONDS) if path.exists() else ():
             pass
 
-        assert len(list(disk_exchange.check(exported))) == len(exported)
+        assert len(list(export_import.check(exported))) == len(exported)
 
 
 VALUES = {f"key-{number}": b"\xc5\x08\0" + random.Random(number).randbytes(2048) for number in range(6)}
@@ -172,7 +174,7 @@ def damaged_store(path: Path) -> None:
 
     try:
         writer = Writer(path, 1 << 30, lambda: NOW_SECONDS)
-    except (DamagedError, BypassedError, sqlite3.Error):
+    except (DamagedError, UnusableError, sqlite3.Error):
         return
 
     try:
@@ -205,8 +207,9 @@ def _ledger_seeds() -> list[bytes]:
 
 
 def _exported() -> list[bytes]:
-    line = disk_exchange.Line("1:default", "key", b"\xa1v", disk_exchange._terms(RECORD), NOW_SECONDS, NOW_SECONDS + 60)
-    text = msgspec.json.encode(line)
+    terms = export_import._terms(RECORD)
+    entry = export_import.ExportedEntry("1:default", "key", b"\xa1v", terms, NOW_SECONDS, NOW_SECONDS + 60)
+    text = msgspec.json.encode(entry)
     return [text, text + b"\n\n" + text.replace(b'"key"', b'"other"'), text.replace(b"1:default", b"*:all")]
 
 

@@ -62,7 +62,7 @@ class Running:
             write_window_seconds=WINDOW_SECONDS,
             clock=time.monotonic,
             wall_clock=wall_clock,
-            say=lambda level, event, **fields: self.said.append({"level": level, "event": event, **fields}),
+            log=lambda level, event, **fields: self.said.append({"level": level, "event": event, **fields}),
             on_fault=self.faults.append,
         )
 
@@ -350,7 +350,7 @@ async def test_what_is_no_store_is_set_aside(path: Path, content: bytes) -> None
         assert await one.value("k") == b"v"
 
     (said,) = one.said
-    assert said["event"] == "store begun anew"
+    assert said["event"] == "store recreated"
     assert Path(str(said["kept_as"])).read_bytes()[:100] == content[:100]
     assert is_whole(path)
 
@@ -469,7 +469,7 @@ async def test_two_daemons_do_not_share_a_file(path: Path, monkeypatch: pytest.M
 
 async def test_a_file_that_is_locked_for_long_is_written_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else writes to it: reads go on, writes wait and are told, and are done in the end."""
-    monkeypatch.setattr("sidecard.store.sqlite.file.WRITE_PATIENCE_MILLISECONDS", 50)
+    monkeypatch.setattr("sidecard.store.sqlite.writer.WRITE_PATIENCE_SECONDS", 0.05)
     async with running(path) as one:
         one.write("early")
         await one.written(1)
@@ -491,14 +491,16 @@ async def test_a_file_that_is_locked_for_long_is_written_later(path: Path, monke
 
 async def test_a_disk_that_hangs_is_told_and_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A question is answered in time; when the disk answers again, the store is up again."""
-    monkeypatch.setattr(disk_store, "ANSWER_SECONDS", 0.1)
-    monkeypatch.setattr(disk_store, "SLOW_READ_SECONDS", -1.0)
+    monkeypatch.setattr("sidecard.store.sqlite.health.ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr("sidecard.store.sqlite.reads.SLOW_READ_SECONDS", -1.0)
     async with running(path) as one:
         one.write("k")
         await one.written(1)
         assert await one.value("k") == b"v"  # slowly, as it seems: those after it are the thread's
         let_go = threading.Event()
-        one.store._reader_thread.do(let_go.wait, lambda _: None)
+        worker = one.store._reads.worker
+        assert worker is not None
+        worker.do(let_go.wait, lambda _: None)
         assert await one.look("k") == Unavailable()
         assert one.turns()[-1] == "down"
         let_go.set()
@@ -535,7 +537,7 @@ async def test_more_than_may_wait_is_given_up_without_old_entries_coming_back(
 ) -> None:
     """The disk takes nothing: the oldest writes are dropped and counted, and what they were to replace is gone."""
     monkeypatch.setattr(disk_store, "PENDING_MAX_BYTES", 20_000)
-    monkeypatch.setattr("sidecard.store.sqlite.file.WRITE_PATIENCE_MILLISECONDS", 10)
+    monkeypatch.setattr("sidecard.store.sqlite.writer.WRITE_PATIENCE_SECONDS", 0.01)
     async with running(path) as one:
         one.write("k", record(b"old"))
         await one.written(1)

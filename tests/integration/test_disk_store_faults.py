@@ -23,8 +23,9 @@ from sidecard.core.events import (
     Unavailable,
 )
 from sidecard.core.records import Record
-from sidecard.store.sqlite import store as disk_store
+from sidecard.store.sqlite.health import ANSWER_SECONDS
 from sidecard.store.sqlite.store import DiskStore
+from sidecard.store.sqlite.writes import TIDY_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -62,7 +63,7 @@ class Running:
             write_window_seconds=window_seconds,
             clock=time.monotonic,
             wall_clock=wall_clock,
-            say=self.say,
+            log=self.say,
             on_fault=self.faults.append,
         )
 
@@ -112,13 +113,13 @@ class Running:
 
     async def written(self) -> None:
         """Wait until nothing is to be written any more."""
-        await until(lambda: not len(self.store._pending))
+        await until(lambda: not len(self.store._writes.pending))
 
     def read_by_thread(self, look: Callable[[str, str], object]) -> None:
         """Let the disk be slow, so that its own thread reads, and let it read so."""
-        assert self.store._reader is not None
-        self.store._slow_until = float("inf")
-        self.store._reader.look = look  # type: ignore[method-assign,assignment]  # the disk, as slow as wanted
+        assert self.store._reads.reader is not None
+        self.store._reads.slow_until = float("inf")
+        self.store._reads.reader.look = look  # type: ignore[method-assign,assignment]  # the disk, as slow as wanted
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -178,7 +179,7 @@ async def test_damage_that_opening_does_not_show_is_set_aside(path: Path) -> Non
             await one.answer(one.ask(str(number)))
             await anyio.lowlevel.checkpoint()
 
-        await until(lambda: one.said == ["store begun anew"] and one.turns[-1] == "up")
+        await until(lambda: one.said == ["store recreated"] and one.turns[-1] == "up")
         assert one.turns == ["up", "down", "up"]
         one.write("k")
         await one.written()
@@ -193,7 +194,7 @@ async def test_sums_that_cannot_be_read_are_damage(path: Path) -> None:
     spoil(path, "SELECT rootpage FROM sqlite_master WHERE name = 'sums'")
     async with running(path) as one:
         await until(lambda: one.turns[-1] == "up")
-        assert one.said == ["store begun anew"]
+        assert one.said == ["store recreated"]
 
 
 async def test_the_log_of_an_earlier_damaged_file_is_not_left_beside_a_later_one(path: Path) -> None:
@@ -201,7 +202,7 @@ async def test_the_log_of_an_earlier_damaged_file_is_not_left_beside_a_later_one
     path.with_name("store.db.corrupt-wal").write_bytes(b"an earlier one's")
     path.write_bytes(b"no database" * 1000)
     async with running(path) as one:
-        assert one.said == ["store begun anew"]
+        assert one.said == ["store recreated"]
 
     assert not path.with_name("store.db.corrupt-wal").exists()
 
@@ -210,9 +211,9 @@ async def test_what_waited_for_the_file_is_written_within_the_window(path: Path)
     """1. the file cannot be read; 2. an entry is stored; 3. the file is opened anew; 4. nothing else is stored."""
     async with running(path) as one:
         one.write("k")
-        one.store._break(sqlite3.OperationalError("disk I/O error"))
-        one.store._wished.clear()
-        with anyio.fail_after(disk_store.TIDY_SECONDS / 2):
+        one.store._health.broken(sqlite3.OperationalError("disk I/O error"))
+        one.store._writes.changed.clear()
+        with anyio.fail_after(TIDY_SECONDS / 2):
             await one.written()
 
 
@@ -225,7 +226,7 @@ async def test_a_removal_is_answered_in_time_while_the_disk_takes_nothing(path: 
         locker.execute("BEGIN IMMEDIATE")
         began_at = time.monotonic()
         assert await one.remove("k") == Unavailable()
-        assert time.monotonic() - began_at < 2 * disk_store.ANSWER_SECONDS
+        assert time.monotonic() - began_at < 2 * ANSWER_SECONDS
         assert await one.answer(one.ask("k")) == Absent()
         locker.execute("ROLLBACK")
         locker.close()
@@ -261,7 +262,7 @@ async def test_what_was_read_before_it_was_removed_is_not_served(path: Path) -> 
             one.write(key, b"v", 300.0, key)
 
         await one.written()
-        reader = one.store._reader
+        reader = one.store._reads.reader
         assert reader is not None
         look, began, go_on = reader.look, threading.Semaphore(0), threading.Event()
 
@@ -291,14 +292,14 @@ async def test_a_slow_disk_answers_each_question_when_it_has_read_it(path: Path)
     async with running(path) as one:
         one.write("k")
         await one.written()
-        reader = one.store._reader
+        reader = one.store._reads.reader
         assert reader is not None
         look, reads = reader.look, 0
 
         def slow(scope: str, key: str) -> object:
             nonlocal reads
             reads += 1
-            time.sleep(disk_store.ANSWER_SECONDS / 20)
+            time.sleep(ANSWER_SECONDS / 20)
             return look(scope, key)
 
         one.read_by_thread(slow)
@@ -321,22 +322,22 @@ async def test_track_that_is_lost_while_a_batch_is_written_stays_lost(path: Path
     async with running(path, NEVER_SECONDS) as one:
         one.write("to be removed")
         go_on = threading.Event()
-        writing = one.store._writing
+        writing = one.store._writes.worker
         assert writing is not None
         writing.do(lambda: go_on.wait(5), lambda _: None)
-        one.store._urgent.set()
-        await until(lambda: bool(one.store._pending._taken))
-        one.store._pending.lost_track = True
+        one.store._writes.urgent.set()
+        await until(lambda: bool(one.store._writes.pending._taken))
+        one.store._writes.pending.lost_track = True
         go_on.set()
         await one.written()
-        assert one.store._pending.lost_track
+        assert one.store._writes.pending.lost_track
         one.write("later")
-        one.store._urgent.set()
+        one.store._writes.urgent.set()
         await one.written()
         assert await one.answer(one.ask("to be removed")) == Absent()
         assert isinstance(await one.answer(one.ask("later")), Found)
-        assert not one.store._pending.lost_track
+        assert not one.store._writes.pending.lost_track
         one.write("last")
-        one.store._urgent.set()
+        one.store._writes.urgent.set()
         await one.written()
         assert isinstance(await one.answer(one.ask("later")), Found)

@@ -5,7 +5,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, ResponseEr
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sidecard.core.events import StoreStateChanged
-from sidecard.store.base import Tell
+from sidecard.store.base import StoreListener as Tell
 from sidecard.store.redis.access import Access
 
 _READ_ONLY = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "NOPERM")

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from sidecard.core.events import EntriesPurged, KeyChanged
-from sidecard.store.base import Tell
+from sidecard.store.base import StoreListener as Tell
 from sidecard.store.redis.connections import Wire
 from sidecard.store.redis.scripts import CHANNEL
 

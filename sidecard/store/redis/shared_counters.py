@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 from sidecard.core import notes
 from sidecard.core.effects import ShareSpending
 from sidecard.core.events import RemoteBreakerOpened, RemoteSpending
-from sidecard.store.base import Tell
+from sidecard.store.base import StoreListener as Tell
 from sidecard.store.redis.connections import Command, Link, Run
 from sidecard.store.redis.scripts import LAYOUT, NOW, Script
 

@@ -19,7 +19,7 @@ import anyio
 from sidecard.core.effects import ShareSpending, StoreEffect, StoreRead, StoreRelease, StoreWrite
 from sidecard.core.events import InvalidationsMissed, StoreAnswered, StoreEvent
 from sidecard.core.notes import Note
-from sidecard.store.base import Tell
+from sidecard.store.base import StoreListener as Tell
 from sidecard.store.redis.access import FAULTS, Access
 from sidecard.store.redis.claims import Asking
 from sidecard.store.redis.connections import CLOSE_SECONDS, Link, Wire, link_of

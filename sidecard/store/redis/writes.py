@@ -12,7 +12,9 @@ from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import Removed, StoreAnswered, StoreGauges, StoreMeasured, Unavailable
 from sidecard.core.records import index_tags_of_purge
 from sidecard.core.scopes import covers
-from sidecard.store.pending import UNANSWERED, Pending, Wish
+from sidecard.store.base import UNANSWERED
+from sidecard.store.base import StoreChange as Wish
+from sidecard.store.pending_writes import PendingWrites as Pending
 from sidecard.store.redis.connections import Link, Run
 from sidecard.store.redis.health import Health
 from sidecard.store.redis.invalidations import News

@@ -1,4 +1,4 @@
-"""The file of the store on disk as its operator sees it: whether it is whole, and how small it can be."""
+"""Maintenance of a store's file by an operator: verify it, compact it."""
 
 import contextlib
 import os
@@ -11,88 +11,78 @@ from pathlib import Path
 from msgspec import Struct
 
 from sidecard.errors import SidecardError
-from sidecard.store.sqlite.file import (
-    EXPIRY_BATCH,
-    BypassedError,
-    DamagedError,
-    FileLock,
-    check_version,
-    connect,
-    is_damage,
-)
+from sidecard.persistence.sqlite_file import DamagedError, UnusableError, is_damage
+from sidecard.store.sqlite.format import EXPIRE, EXPIRY_BATCH, STORE_FORMAT, connect_store, lock_store
 from sidecard.store.sqlite.rows import Row, is_damaged, record_of
 
 MAX_PROBLEMS = 20
-"""Of a damaged file there may be as many as it has pages, and the first few say all."""
+"""A damaged file may have as many problems as it has pages; the first few suffice."""
 
 
-class Verdict(Struct, frozen=True):
-    """What a file is found to be. ``bytes`` is what its entries are charged, ``file_bytes`` what the disk has of it."""
+class Verification(Struct, frozen=True):
+    """The state of a file. ``bytes`` is what its entries are charged, ``file_bytes`` its size on disk."""
 
     problems: list[str]
     entries: int = 0
     expired: int = 0
     foreign: int = 0
-    """Entries whose terms are another version's: each is a miss, and none of them does harm."""
+    """Entries of another version: each is a miss, and harmless."""
     bytes: int = 0
     file_bytes: int = 0
 
 
-class Compacted(Struct, frozen=True):
-    """What a file was and has become, in bytes on the disk."""
+class Compaction(Struct, frozen=True):
+    """The result of `compact`, in bytes on disk."""
 
     expired: int
     bytes_before: int
     bytes_after: int
 
 
-def verify(path: Path, clock: Callable[[], float]) -> Verdict:
-    """Look whether a store is whole. A daemon may use it meanwhile: all is read as of one instant. ``clock`` is the wall's.
+def verify(path: Path, clock: Callable[[], float]) -> Verification:
+    """Check a store, while a daemon may use it: all is read as of one instant. ``clock`` is the wall's.
 
-    Raises `SidecardError` where there is no file, and where it cannot be read for now.
+    Raises `SidecardError` where there is no file, or where it cannot be read now.
     """
     file_bytes = size_on_disk(path)
     try:
         with opened(path, "ro") as connection:
             connection.execute("BEGIN")
-            return _judged(connection, clock(), file_bytes)
+            return _verified(connection, clock(), file_bytes)
     except DamagedError as error:
-        return Verdict([str(error)], file_bytes=file_bytes)
+        return Verification([str(error)], file_bytes=file_bytes)
 
 
-def compact(path: Path, clock: Callable[[], float]) -> Compacted:
-    """Remove what has expired, and give back to the disk what the file does not need. ``clock`` is the wall's.
+def compact(path: Path, clock: Callable[[], float]) -> Compaction:
+    """Remove expired entries and return unused pages to the disk. ``clock`` is the wall's.
 
-    Raises `SidecardError` where there is no file, where a daemon uses it, and where it cannot be written.
+    Raises `SidecardError` where there is no file, where a daemon uses it, or where it cannot be written.
     """
     before = size_on_disk(path)
     expired = 0
     with locked(path), opened(path, "rw") as connection:
         now = clock()
         while True:
-            done = connection.execute(
-                "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expires_at <= ? LIMIT ?)",
-                (now, EXPIRY_BATCH),
-            ).rowcount
-            expired += done
-            if done < EXPIRY_BATCH:
+            removed = connection.execute(EXPIRE, (now, EXPIRY_BATCH)).rowcount
+            expired += removed
+            if removed < EXPIRY_BATCH:
                 break
 
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    return Compacted(expired, before, size_on_disk(path))
+    return Compaction(expired, before, size_on_disk(path))
 
 
 def size_on_disk(path: Path) -> int:
-    """Return the bytes of a store and its log. Raises `SidecardError` where there is none."""
+    """Return the bytes of a store and its write-ahead log. Raises `SidecardError` where there is none."""
     try:
         status = path.stat()
     except OSError as error:
         raise SidecardError(f"there is no store at {path} ({error.strerror}): name another with --store") from error
 
     if not stat.S_ISREG(status.st_mode):
-        # Not left to SQLite, which would wait for somebody to write to a FIFO.
+        # SQLite would wait for a writer to open a FIFO.
         raise SidecardError(f"{path} is not a regular file: name another with --store")
 
     with contextlib.suppress(FileNotFoundError):
@@ -103,17 +93,17 @@ def size_on_disk(path: Path) -> int:
 
 @contextmanager
 def opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
-    """Open a store that is there; ``mode`` is ``ro`` or ``rw``. What SQLite raises within becomes a `SidecardError`."""
-    connection: sqlite3.Connection | None = None
+    """Open an existing store; ``mode`` is ``ro`` or ``rw``. SQLite's errors within become `SidecardError`."""
+    connection = None
     try:
-        connection = connect(path, mode)
-        if not check_version(connection, path):
-            raise BypassedError(f"{path} is empty: no daemon has begun a store in it yet")
+        connection = connect_store(path, mode)
+        if not STORE_FORMAT.recognizes(connection, path):
+            raise UnusableError(f"{path} is empty: no daemon has created a store in it yet")
 
         yield connection
     except sqlite3.Error as error:
         if is_damage(error) or "no such table" in str(error):
-            raise DamagedError(f"{path} is damaged ({error}): a daemon sets it aside and begins anew") from error
+            raise DamagedError(f"{path} is damaged ({error}): a daemon sets it aside and recreates it") from error
 
         raise SidecardError(f"{path} cannot be used now ({error})") from error
     finally:
@@ -123,10 +113,10 @@ def opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep daemons from a store meanwhile. Raises `SidecardError` where one uses it."""
+    """Keep daemons from a store. Raises `SidecardError` where one uses it."""
     try:
-        lock = FileLock(path)
-    except BypassedError as error:
+        lock = lock_store(path)
+    except UnusableError as error:
         if isinstance(error.__cause__, BlockingIOError):
             raise SidecardError(f"another process uses {path}: stop the daemon first") from error
 
@@ -140,7 +130,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _give_to_owner(path: Path) -> None:
-    """Where root has made these files, the daemon must be able to open them: whose the directory is, is whose they are."""
+    """Give files that root created to the directory's owner: the daemon must be able to open them."""
     if os.geteuid() != 0:
         return
 
@@ -151,48 +141,48 @@ def _give_to_owner(path: Path) -> None:
                 os.chown(name, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
-def _judged(connection: sqlite3.Connection, now: float, file_bytes: int) -> Verdict:
+def _verified(connection: sqlite3.Connection, now: float, file_bytes: int) -> Verification:
     found = [text for (text,) in connection.execute(f"PRAGMA integrity_check({MAX_PROBLEMS})")]
     problems = [] if found == ["ok"] else [" ".join(text.split()) for text in found]
-    sums = dict.fromkeys((0, 1), (0, 0))
-    # In a damaged row any column may be of any type, and is told as wrong sums.
+    counted = dict.fromkeys((0, 1), (0, 0))
+    # In a damaged row any column may have any type; it is reported as wrong sums.
     for queue, count, size in connection.execute(
         "SELECT queue, count(*), CAST(total(bytes) AS INTEGER) FROM entries GROUP BY queue"
     ):
-        sums[queue] = count, size
+        counted[queue] = count, size
 
-    kept = {
+    sums = {
         queue: (count, size)
         for queue, count, size in connection.execute(
             "SELECT queue, CAST(entries AS INTEGER), CAST(bytes AS INTEGER) FROM sums WHERE typeof(bytes) = 'integer'"
         )
     }
-    if kept != sums:
-        problems.append(f"its sums say {_total(kept)}, and its entries are {_total(sums)}")
+    if sums != counted:
+        problems.append(f"its sums say {_total(sums)}, and its entries are {_total(counted)}")
 
     (expired,) = connection.execute("SELECT count(*) FROM entries WHERE expires_at <= ?", (now,)).fetchone()
-    damaged, foreign = _unserved(connection, now)
+    damaged, foreign = _count_misses(connection, now)
     if damaged:
         problems.append(f"{damaged} entries are not what was written: each is a miss, until it expires")
 
-    entries, size = (sum(column) for column in zip(*sums.values(), strict=True))
-    return Verdict(problems, entries, expired, foreign, size, file_bytes)
+    entries, size = (sum(column) for column in zip(*counted.values(), strict=True))
+    return Verification(problems, entries, expired, foreign, size, file_bytes)
 
 
-def _unserved(connection: sqlite3.Connection, now: float) -> tuple[int, int]:
+def _count_misses(connection: sqlite3.Connection, now: float) -> tuple[int, int]:
     """Count the live entries that are damaged, and all that are of another version."""
     damaged = foreign = 0
     for columns in connection.execute("SELECT scope, key, stored_at, expires_at, about, value FROM entries"):
         row = Row(*columns)
         if is_damaged(row):
-            damaged += _lives(row, now)
+            damaged += _is_live(row, now)
         else:
             foreign += record_of(row, now) is None
 
     return damaged, foreign
 
 
-def _lives(row: Row, now: float) -> bool:
+def _is_live(row: Row, now: float) -> bool:
     try:
         return now < row.expires_at
     except TypeError:

@@ -1,10 +1,11 @@
-"""What a row of the store on disk says of an entry, and whether it is still what was written.
+"""Rows of the store on disk: encoding, and the checksum that shows whether a row is what was written.
 
-SQLite notices damage to its own pages' structure, and none to what is in them: a disk that gives back another byte would
-give an app another answer. So each row has a checksum over all that is served of it, its scope and key included: a damaged
-index leads to whole rows of other keys. A row whose checksum does not hold is a miss, until it expires or is written anew.
-The checksum is CRC-32, as in ZIP and in the spool: against accidents, of which it misses one in four billion, and not against
-whoever may write to the file. Of a row of 1 KiB it costs 2 us to make and to check.
+SQLite notices damage to its pages' structure but not to their content: a disk that returns another byte would give an app
+another answer. So each row has a checksum over all that is served of it, including scope and key, since a damaged index leads
+to whole rows of other keys. A row whose checksum does not match is a miss, until it expires or is replaced.
+
+The checksum is CRC-32, as in ZIP and in the spool: against accidents, of which it misses one in four billion, not against
+whoever may write to the file. For a row of 1 KiB it costs 2 us to make and to check.
 """
 
 import struct
@@ -18,10 +19,10 @@ from sidecard.core.records import Record
 from sidecard_client.protocol.wire import Usage
 
 ABOUT_VERSION = 2
-"""1 had no checksum."""
+"""Version 1 had no checksum."""
 
 COMPRESSED_VERSION = 3
-"""As 2, with a value that is compressed (`sidecard.core.cache.compression`). Who knows only of 2 has a miss."""
+"""As 2, with a compressed value (`sidecard.core.cache.compression`). Programs that know only version 2 have a miss."""
 
 _VERSIONS = ABOUT_VERSION, COMPRESSED_VERSION
 
@@ -29,11 +30,11 @@ _INSTANTS = struct.Struct("<dd")
 CHECKSUM_BYTES = 4
 
 _FAULTS = (msgspec.MsgspecError, UnicodeError, RecursionError, TypeError, struct.error)
-"""What comes of columns that are no terms, or not even of their type, as in a damaged row they may be."""
+"""Raised for columns with the wrong content or type, as a damaged row may have them."""
 
 
 class About(Struct, array_like=True, frozen=True):
-    """What an entry is, beside its value and its instants. A later version has another first number."""
+    """An entry's terms, without its value and its instants. A later layout has another first number."""
 
     version: int
     seconds: float
@@ -50,7 +51,7 @@ _unpack = msgspec.msgpack.Decoder(About).decode
 
 
 class Row(NamedTuple):
-    """An entry as it is kept. ``about`` is its terms and the row's checksum; the instants are the wall clock's."""
+    """A stored entry. ``about`` has its terms and the checksum; the instants are the wall clock's."""
 
     scope: str
     key: str
@@ -61,7 +62,7 @@ class Row(NamedTuple):
 
 
 def row_of(scope: str, key: str, record: Record, stored_at: float, expires_at: float) -> Row:
-    """Return a record as it is kept."""
+    """Return the row of a record."""
     shared = record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags, record.task
     version = COMPRESSED_VERSION if record.compressed else ABOUT_VERSION
     terms = _pack(About(version, record.seconds, *shared))
@@ -70,7 +71,7 @@ def row_of(scope: str, key: str, record: Record, stored_at: float, expires_at: f
 
 
 def record_of(row: Row, now: float) -> Record | None:
-    """Return the record of a row; None where it is damaged, or its terms are another version's. ``now`` is the wall clock's."""
+    """Return the record of a row; None where it is damaged or of another version. ``now`` is the wall clock's."""
     scope, key, stored_at, expires_at, about, value = row
     try:
         terms = about[:-CHECKSUM_BYTES]
@@ -99,7 +100,7 @@ def record_of(row: Row, now: float) -> Record | None:
 
 
 def is_damaged(row: Row) -> bool:
-    """Tell whether a row is of these versions, and not what was written."""
+    """Return whether a row has one of these versions and is not what was written."""
     try:
         return record_of(row, 0.0) is None and _unpack(row.about[:-CHECKSUM_BYTES]).version in _VERSIONS
     except _FAULTS:

@@ -18,7 +18,8 @@ from sidecard.adapters.zstd import Zstd
 from sidecard.cli import cache, main
 from sidecard.core.effects import StoreWrite
 from sidecard.core.records import Record
-from sidecard.store.sqlite.file import Reader, Writer
+from sidecard.store.sqlite.format import Reader
+from sidecard.store.sqlite.writer import Writer
 from sidecard_client.protocol.wire import Usage
 
 MAX_BYTES = 1 << 30
@@ -351,7 +352,7 @@ def test_of_a_file_with_a_wrong_line_nothing_is_imported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The line is named, however many were right before it."""
-    monkeypatch.setattr("sidecard.store.sqlite.exchange.BATCH_LINES", 1)
+    monkeypatch.setattr("sidecard.store.sqlite.export_import.BATCH_LINES", 1)
     fill(path, ("k", "v", 0, 300), ("l", "w", 0, 300))
     good, other = lines_of(path, tmp_path)
     source, copy = tmp_path / "in", tmp_path / "copy.db"
@@ -375,7 +376,7 @@ def test_the_newer_one_of_two_wins(
     path: Path, tmp_path: Path, batch: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the other is in the store, or in the same file; in whatever order they come."""
-    monkeypatch.setattr("sidecard.store.sqlite.exchange.BATCH_LINES", batch)
+    monkeypatch.setattr("sidecard.store.sqlite.export_import.BATCH_LINES", batch)
     fill(path, ("k", "middle", 100, 300))
     (line,) = lines_of(path, tmp_path)
     older, newer, expired = ({**line, "value": base64.b64encode(packed(value)).decode()} for value in ("o", "n", "e"))

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
 from sidecard.core.records import Record
 from sidecard.core.scopes import covers
-from sidecard.store.pending import UNANSWERED, Pending, Wish, _charge
+from sidecard.store.base import UNANSWERED, StoreChange
+from sidecard.store.pending_writes import PendingWrites, _size
 
 SCOPES, KEYS, TAGS = ("1:d", "2:d", "1:e"), ("a", "b"), ("t", "u")
 
@@ -32,7 +33,7 @@ _steps = st.lists(
 Entries = dict[tuple[str, str], tuple[bytes, tuple[str, ...]]]
 
 
-def do(entries: Entries, wish: Wish) -> None:
+def do(entries: Entries, wish: StoreChange) -> None:
     """Do a wish, as a store does."""
     match wish:
         case StoreWrite(scope, key, record):
@@ -45,7 +46,7 @@ def do(entries: Entries, wish: Wish) -> None:
                     del entries[scope, key]
 
 
-def _is_purge(wish: Wish) -> bool:
+def _is_purge(wish: StoreChange) -> bool:
     return isinstance(wish, StorePurge)
 
 
@@ -55,17 +56,17 @@ class Trial:
     def __init__(self, max_bytes: int, *, in_order: bool) -> None:
         self.in_order = in_order
         """A purge that is left over leaves what came after it over as well; a later entry is else purged with the earlier."""
-        self.pending = Pending(max_bytes)
+        self.pending = PendingWrites(max_bytes)
         self.disk: Entries = {}
         self.truth: Entries = {}
-        self.taken: list[Wish] = []
+        self.taken: list[StoreChange] = []
         self.number = 0
 
     def step(self, kind: str, first: Any, second: Any) -> None:
         """Do one thing."""
         if kind in {"write", "remove", "purge"}:
             self.number += 1
-            wish: Wish
+            wish: StoreChange
             if kind == "write":
                 wish = StoreWrite(
                     first[0], first[1], Record(b"%d" % self.number, 1.0, 300.0, 60.0, "", tags=second), replace=True
@@ -120,7 +121,7 @@ class Trial:
     def check_charge(self) -> None:
         """Compare the running sum with what it is of."""
         wishes = [*self.pending._waiting.values(), *self.pending._taken.values()]
-        assert self.pending.bytes == sum(map(_charge, wishes))
+        assert self.pending.bytes == sum(map(_size, wishes))
         purges = [wish for wish in wishes if isinstance(wish, StorePurge)]
         assert sorted(map(id, self.pending._purges.values())) == sorted(map(id, purges))
 

@@ -2,7 +2,8 @@
 
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
 from sidecard.core.records import Record
-from sidecard.store.pending import OVERHEAD_BYTES, UNANSWERED, Pending
+from sidecard.store.base import UNANSWERED
+from sidecard.store.pending_writes import OVERHEAD_BYTES, PendingWrites
 
 SCOPE = "1:d"
 
@@ -24,7 +25,7 @@ def remove(key: str, ticket: int = UNANSWERED) -> StoreRemove:
 
 def test_the_latest_wish_of_a_key_is_the_one() -> None:
     """The older one is handed back: somebody may wait for its answer."""
-    pending = Pending(10_000)
+    pending = PendingWrites(10_000)
     first, second = remove("k", 7), write("k")
     assert pending.add(first) is None
     assert pending.find(SCOPE, "k") == first
@@ -39,7 +40,7 @@ def test_the_latest_wish_of_a_key_is_the_one() -> None:
 
 def test_wishes_are_taken_in_order_and_found_until_they_are_done() -> None:
     """Oldest first; one that is wished anew goes to the end."""
-    pending = Pending(10_000)
+    pending = PendingWrites(10_000)
     for key in "abc":
         pending.add(write(key))
 
@@ -56,7 +57,7 @@ def test_wishes_are_taken_in_order_and_found_until_they_are_done() -> None:
 
 def test_what_could_not_be_written_waits_again_before_what_is_newer() -> None:
     """But not where its key has a newer wish by now."""
-    pending = Pending(10_000)
+    pending = PendingWrites(10_000)
     pending.add(write("a", b"old"))
     pending.add(write("b"))
     pending.take(2)
@@ -71,7 +72,7 @@ def test_what_could_not_be_written_waits_again_before_what_is_newer() -> None:
 
 def test_only_what_is_named_comes_back() -> None:
     """The rest of what was taken is done."""
-    pending = Pending(10_000)
+    pending = PendingWrites(10_000)
     for key in "abc":
         pending.add(write(key))
 
@@ -82,7 +83,7 @@ def test_only_what_is_named_comes_back() -> None:
 
 def test_a_purge_takes_what_waits_and_leaves_a_removal() -> None:
     """An older entry of the key, with other tags, must not come back in its place."""
-    pending = Pending(10_000)
+    pending = PendingWrites(10_000)
     pending.add(write("tagged", b"v", "t"))
     pending.add(write("other", b"v", "u"))
     pending.add(StorePurge(3, None, "t"))
@@ -96,7 +97,7 @@ def test_a_purge_takes_what_waits_and_leaves_a_removal() -> None:
 
 def test_a_purge_is_pending_until_it_is_done() -> None:
     """While it waits, while it is taken, and again when it comes back."""
-    pending = Pending(10_000)
+    pending = PendingWrites(10_000)
     assert not pending.purged(SCOPE, record("t"))
     pending.add(StorePurge(3, "d", "t"))
     for step in (lambda: None, lambda: pending.take(1), pending.give_back, lambda: pending.take(1)):
@@ -114,7 +115,7 @@ def test_a_purge_is_pending_until_it_is_done() -> None:
 
 def test_a_purge_by_task_takes_what_is_of_it() -> None:
     """Of what waits and of what the store has; with a tag as well, only what is of both."""
-    pending = Pending(10_000)
+    pending = PendingWrites(10_000)
     pending.add(StoreWrite(SCOPE, "rag", record("t", task="rag")))
     pending.add(StoreWrite(SCOPE, "other", record("t", task="general")))
     pending.add(StorePurge(3, None, None, "rag"))
@@ -132,7 +133,7 @@ def test_a_purge_by_task_takes_what_is_of_it() -> None:
 
 def test_what_is_purged_while_it_is_being_written_is_not_found() -> None:
     """1. an entry is taken, to be written; 2. it is purged; 3. it is asked for: that it is about to be written is the past."""
-    pending = Pending(10_000)
+    pending = PendingWrites(10_000)
     pending.add(write("k", b"v", "t"))
     pending.add(write("other", b"v", "u"))
     pending.take(2)
@@ -143,7 +144,7 @@ def test_what_is_purged_while_it_is_being_written_is_not_found() -> None:
 
 def test_what_was_purged_while_it_could_not_be_written_does_not_come_back() -> None:
     """1. an entry is taken; 2. it is purged; 3. it could not be written; 4. it is asked for, long before the purge is done."""
-    pending = Pending(10_000)
+    pending = PendingWrites(10_000)
     pending.add(write("k", b"v", "t"))
     pending.take(1)
     pending.add(StorePurge(3, None, "t"))
@@ -156,7 +157,7 @@ def test_what_was_purged_while_it_could_not_be_written_does_not_come_back() -> N
 
 def test_a_purge_that_was_taken_does_not_reach_what_came_after_it() -> None:
     """Whether or not it comes back."""
-    pending = Pending(10_000)
+    pending = PendingWrites(10_000)
     pending.add(StorePurge(3, None, "t"))
     pending.take(1)
     pending.add(write("k", b"v", "t"))
@@ -167,7 +168,7 @@ def test_a_purge_that_was_taken_does_not_reach_what_came_after_it() -> None:
 
 def test_a_purge_that_comes_back_does_not_reach_what_came_after_it() -> None:
     """Where both were taken: the order of the wishes says which was first."""
-    pending = Pending(10_000)
+    pending = PendingWrites(10_000)
     pending.add(StorePurge(3, None, "t"))
     pending.add(write("k", b"v", "t"))
     pending.take(2)
@@ -177,7 +178,7 @@ def test_a_purge_that_comes_back_does_not_reach_what_came_after_it() -> None:
 
 def test_a_removal_that_a_write_overtakes_is_not_forgotten() -> None:
     """1. a key is to be removed; 2. an entry of it is to be written, that would let another stay; 3. the old one stays."""
-    pending = Pending(10_000)
+    pending = PendingWrites(10_000)
     pending.add(remove("k"))
     pending.add(write("k"))
     found = pending.find(SCOPE, "k")
@@ -187,7 +188,7 @@ def test_a_removal_that_a_write_overtakes_is_not_forgotten() -> None:
 
 def test_a_removal_that_could_not_be_written_is_not_forgotten() -> None:
     """1. a removal is taken; 2. an entry of the key is to be written; 3. the removal could not be done; 4. the old one stays."""
-    pending = Pending(10_000)
+    pending = PendingWrites(10_000)
     pending.add(remove("k"))
     pending.take(1)
     pending.add(write("k"))
@@ -199,7 +200,7 @@ def test_a_removal_that_could_not_be_written_is_not_forgotten() -> None:
 
 def test_a_write_that_replaces_nothing_goes_on_to_replace_nothing() -> None:
     """Another host's entry may stay; and who has a claim is asked for that."""
-    pending = Pending(10_000)
+    pending = PendingWrites(10_000)
     for key, older, newer in (
         ("a", None, write("a")),
         ("b", write("b"), write("b")),
@@ -214,7 +215,7 @@ def test_a_write_that_replaces_nothing_goes_on_to_replace_nothing() -> None:
 
 def test_too_much_gives_the_oldest_entries_up_and_says_how_many() -> None:
     """Never more than may wait; the newest are there."""
-    pending = Pending(20_000)
+    pending = PendingWrites(20_000)
     for number in range(100):
         pending.add(write(str(number), b"x" * 1000))
         assert pending.bytes <= 20_000
@@ -227,7 +228,7 @@ def test_too_much_gives_the_oldest_entries_up_and_says_how_many() -> None:
 
 def test_of_a_write_that_is_given_up_the_removal_stays() -> None:
     """What it was to replace must not come to life again: also where it has taken a removal's place."""
-    pending = Pending(20_000)
+    pending = PendingWrites(20_000)
     pending.add(write("replacing", b"x" * 1000, replace=True))
     pending.add(write("claimed", b"x" * 1000, claim="c"))
     pending.add(remove("removed"))
@@ -247,7 +248,7 @@ def test_of_a_write_that_is_given_up_the_removal_stays() -> None:
 
 def test_too_many_removals_are_told() -> None:
     """Of what the store has, nothing can be trusted then: a purge that is forgotten is no longer pending."""
-    pending = Pending(20 * OVERHEAD_BYTES)
+    pending = PendingWrites(20 * OVERHEAD_BYTES)
     pending.add(StorePurge(UNANSWERED, None, None))
     for number in range(100):
         pending.add(remove(str(number)))
@@ -260,7 +261,7 @@ def test_too_many_removals_are_told() -> None:
 
 def test_what_waits_at_the_limit_is_not_looked_through_for_each_wish() -> None:
     """A disk may be away for hours, and each answer that is stored meanwhile would cost milliseconds."""
-    pending = Pending(200_000)
+    pending = PendingWrites(200_000)
     shrinkings = 0
     for number in range(3000):
         before = pending.dropped

@@ -1,0 +1,152 @@
+"""Changes that are still to be written to a store: the latest of each key, in order, within a bound.
+
+While the store is unavailable, reads are answered from here. Beyond the bound the oldest entries are dropped.
+An entry that a dropped one was to replace must not reappear after a restart, so its removal stays, which is small.
+If even removals are too many, `PendingWrites.lost_track` is set, and the store must be cleared.
+"""
+
+from collections.abc import Hashable, Iterable, Iterator
+
+from msgspec import structs
+
+from sidecard.core.cache.entry import text_bytes
+from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
+from sidecard.core.records import Record
+from sidecard.core.scopes import covers
+from sidecard.persistence.write_behind import WriteBehindQueue
+from sidecard.store.base import UNANSWERED, StoreChange
+
+OVERHEAD_BYTES = 400
+"""Memory of a change beside its texts and its value."""
+
+SLACK_SHARE = 1 / 16
+"""Share of the bound that is freed at once: freeing scans all changes, which must not happen for each further one."""
+
+
+class PendingWrites(WriteBehindQueue[StoreChange]):
+    """Changes by scope and key, and purges. `take` starts a batch, `done` or `give_back` ends it."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(_size, max_bytes=max_bytes)
+        self.dropped = 0
+        self.lost_track = False
+        """Removals were dropped: nothing that the store has can be trusted until it is cleared."""
+        self._purges: dict[Hashable, StorePurge] = {}
+        """All purges, waiting or taken: each read checks them, among possibly very many other changes."""
+
+    def add(self, change: StoreChange) -> StoreChange | None:
+        """Add a change; return the waiting one of its key that it replaces. A purge also takes waiting entries."""
+        replaced = None
+        if isinstance(change, StorePurge):
+            for write in list(self.within(change)):
+                # The removal stays: an older entry of the key in the store, with other tags, must not reappear.
+                self.put((write.scope, write.key), StoreRemove(UNANSWERED, write.scope, write.key))
+
+            self._purges[self.append(change)] = change
+        else:
+            name = change.scope, change.key
+            replaced = self.put(name, _merged(self._waiting.get(name), change))
+
+        self._shrink()
+        return replaced
+
+    def find(self, scope: str, key: str) -> StoreWrite | StoreRemove | None:
+        """Return the pending change of a key; None where there is none."""
+        name = (scope, key)
+        change = self._waiting.get(name)
+        if change is None:
+            change = self._taken.get(name)
+            # 1. An entry is taken, to be written. 2. It is purged. 3. It is looked up.
+            if isinstance(change, StoreWrite) and any(
+                name in self._waiting and _purges(purge, change.scope, change.record)
+                for name, purge in self._purges.items()
+            ):
+                return StoreRemove(UNANSWERED, scope, key)
+
+        return change if isinstance(change, StoreWrite | StoreRemove) else None
+
+    def purged(self, scope: str, record: Record) -> bool:
+        """Return whether a pending purge removes an entry that the store still has."""
+        return any(_purges(purge, scope, record) for purge in self._purges.values())
+
+    def purging(self, scope: str) -> bool:
+        """Return whether a pending purge may concern a scope."""
+        return any(covers(purge.namespace, scope) for purge in self._purges.values())
+
+    def within(self, purge: StorePurge) -> Iterator[StoreWrite]:
+        """Yield the waiting entries that a purge removes."""
+        for change in self._waiting.values():
+            if isinstance(change, StoreWrite) and _purges(purge, change.scope, change.record):
+                yield change
+
+    def give_back(self, changes: Iterable[StoreChange] | None = None) -> None:
+        """End the batch: all of it, or only ``changes`` of it, could not be written and wait again."""
+        kept = None if changes is None else {id(change) for change in changes}
+        newer, self._waiting = self._waiting, {}
+        taken, self._taken = self._taken, {}
+        later = [purge for name, purge in self._purges.items() if name in newer]
+        for name, change in taken.items():
+            if kept is not None and id(change) not in kept:
+                self._forget(name, change)
+            elif name in newer:
+                self._forget(name, change)
+                newer[name] = _merged(change, newer[name])
+            elif isinstance(change, StoreWrite) and any(_purges(purge, change.scope, change.record) for purge in later):
+                # As in `add`, for a purge that arrived while this was taken.
+                self._forget(name, change)
+                self.put(name, StoreRemove(UNANSWERED, change.scope, change.key))
+            else:
+                self._waiting[name] = change
+
+        self._waiting |= newer
+        self._shrink()
+
+    def _forget(self, name: Hashable, item: StoreChange) -> None:
+        super()._forget(name, item)
+        self._purges.pop(name, None)
+
+    def _shrink(self) -> None:
+        if self.bytes <= self.max_bytes:
+            return
+
+        enough = self.max_bytes * (1 - SLACK_SHARE)
+        for entries_only in (True, False):
+            for name, change in self.waiting:
+                if self.bytes <= enough:
+                    return
+
+                if not entries_only:
+                    self.discard(name)
+                    self.lost_track = True
+                elif isinstance(change, StoreWrite):
+                    self.dropped += 1
+                    self.discard(name)
+                    if change.claim or change.replace:
+                        self.put(name, StoreRemove(UNANSWERED, change.scope, change.key))
+
+
+def _merged(older: StoreChange | None, change: StoreChange) -> StoreChange:
+    """Return what replaces an older change: what that was to remove from the store must be removed in any case."""
+    removes = isinstance(older, StoreRemove) or (isinstance(older, StoreWrite) and older.replace)
+    if removes and isinstance(change, StoreWrite) and not change.claim and not change.replace:
+        # 1. A key is to be removed. 2. An entry of it is to be written, which would let another host's stay, or is
+        # dropped for want of room. 3. The entry that was to be removed is served.
+        return structs.replace(change, replace=True)
+
+    return change
+
+
+def _purges(purge: StorePurge, scope: str, record: Record) -> bool:
+    return (
+        covers(purge.namespace, scope)
+        and (purge.tag is None or purge.tag in record.tags)
+        and (purge.task is None or purge.task == record.task)
+    )
+
+
+def _size(change: StoreChange) -> int:
+    if isinstance(change, StorePurge):
+        return OVERHEAD_BYTES
+
+    value_bytes = len(change.record.value) if isinstance(change, StoreWrite) else 0
+    return OVERHEAD_BYTES + value_bytes + text_bytes(change.scope) + text_bytes(change.key)

@@ -1,0 +1,222 @@
+"""Writes to the store on disk, behind the requests that cause them.
+
+Entries are written at most ``write_window_seconds`` after they were made, as long as the disk keeps up: that is what a killed
+daemon may lose. Removals and purges are written at once.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import anyio
+
+from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
+from sidecard.core.events import Found, Removed, StoreAnswered, StoreGauges, Unavailable
+from sidecard.persistence.worker import Worker
+from sidecard.store.base import UNANSWERED, OpenRemovals, StoreChange, StoreReporter
+from sidecard.store.pending_writes import PendingWrites
+from sidecard.store.sqlite.health import DiskHealth
+from sidecard.store.sqlite.reads import DiskReads
+from sidecard.store.sqlite.writer import Applied, Writer
+from sidecard_client.protocol.backoff import Backoff
+
+MAX_BATCH = 1000
+"""Changes in one transaction: a commit takes milliseconds, and reads of the file go on meanwhile."""
+
+MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 2.0
+"""Between two tries of what the file refuses."""
+
+TIDY_SECONDS = 5.0
+"""How often expired entries are removed and hits are written where nothing else is written."""
+
+
+class DiskWrites:
+    """Changes on their way to the file. ``clock`` is the engine's, ``wall_clock`` the wall's."""
+
+    def __init__(
+        self,
+        health: DiskHealth,
+        reporter: StoreReporter,
+        pending: PendingWrites,
+        reads: DiskReads,
+        *,
+        window_seconds: float,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        on_fault: Callable[[Exception], None],
+    ) -> None:
+        self._health = health
+        self._reporter = reporter
+        reporter.measure = self.measure
+        self._reads = reads
+        self._window_seconds = window_seconds
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._on_fault = on_fault
+        self.pending = pending
+        self.removals = OpenRemovals(reporter)
+        self.worker: Worker | None = None
+        self.writer: Writer | None = None
+        self.changed = asyncio.Event()
+        """There is something to write, or the file must be reopened."""
+        self.urgent = asyncio.Event()
+        """Do not wait for the window to end."""
+        self._changed_at = 0.0
+        """When the oldest change since the last batch was made."""
+        self._written = self._evicted = self._given_up = 0
+        self._sums = 0, 0
+
+    def add(self, change: StoreChange) -> StoreAnswered | None:
+        """Write a change soon; return the answer to a removal that it replaces."""
+        replaced = self.pending.add(change)
+        if not self.changed.is_set():
+            self._changed_at = self._clock()
+            self.changed.set()
+
+        return self.removals.replaced(replaced)
+
+    def remove(self, removal: StoreRemove | StorePurge) -> StoreAnswered | None:
+        """Write a removal at once; return an answer that is known already."""
+        unwritten = self._count_unwritten(removal)
+        replaced = self.add(removal)
+        if removal.ticket == UNANSWERED:
+            return replaced
+
+        if self._health.usable is False or not self._health.takes_writes:
+            return StoreAnswered(removal.ticket, Unavailable())
+
+        self.removals.add(removal.ticket, unwritten, self._clock())
+        self.urgent.set()
+        return replaced
+
+    def wake(self) -> None:
+        """Let `serve` notice that the file must be reopened."""
+        self.changed.set()
+        self.urgent.set()
+
+    async def serve(self) -> None:
+        """Write until the file must be reopened."""
+        backoff = Backoff(MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
+        must_reopen = self._health.must_reopen
+        if len(self.pending):
+            self.changed.set()  # what waited for the file to be opened
+
+        while not must_reopen.is_set():
+            if not self._health.takes_writes:
+                await anyio.sleep(backoff.failed(self._clock()))
+            else:
+                backoff.reset()
+                await _wait(self.changed, TIDY_SECONDS)
+                if self.changed.is_set():
+                    # Collect for a quarter of the window, so that the rest is for the disk. It began with the oldest
+                    # change, which may have waited for the file to be opened.
+                    write_at = self._changed_at + self._window_seconds / 4
+                    await _wait(self.urgent, max(0.0, write_at - self._clock()))
+
+            self.changed.clear()
+            self.urgent.clear()
+            while not must_reopen.is_set():
+                if not await self.write_some() or not len(self.pending):
+                    break
+
+    async def write_all(self, worker: Worker) -> None:
+        """Write all pending changes, as far as the file takes them."""
+        # The result of a batch that is being written decides what is still to be written.
+        await worker.run(lambda: None)
+        while len(self.pending) and self.writer is not None and not self._health.must_reopen.is_set():
+            if not await self.write_some():
+                break
+
+    async def write_some(self) -> bool:
+        """Write a batch; return whether the file took it."""
+        if self.writer is None or self.worker is None:
+            return False
+
+        changes = self.pending.take(MAX_BATCH)
+        offset = self._wall_clock() - self._clock()
+        batch = [(change, change.made_at + offset if isinstance(change, StoreWrite) else 0.0) for change in changes]
+        hit_rows = [self._reads.hit_rows.popleft() for _ in range(len(self._reads.hit_rows))]
+        clear, self.pending.lost_track = self.pending.lost_track, False
+        settled = asyncio.Event()
+
+        # In a callback: where this task is cancelled, it must still be known that the batch was written.
+        def settle(result: Any) -> None:
+            settled.set()
+            # Also where track was lost again meanwhile.
+            self.pending.lost_track |= clear and isinstance(result, Exception)
+            self._wrote(changes, result)
+
+        self.worker.do(partial(self.writer.apply, batch, hit_rows, clear=clear), settle)
+        await settled.wait()
+        return self._health.takes_writes
+
+    def measure(self) -> None:
+        """Report the gauges."""
+        self._reporter.gauges(
+            StoreGauges(
+                store_entries=self._sums[0],
+                store_bytes=self._sums[1],
+                store_pending=len(self.pending),
+                store_pending_bytes=self.pending.bytes,
+                store_written=self._written,
+                store_dropped=self.pending.dropped + self._given_up,
+                store_evicted=self._evicted,
+                store_faults=self._reporter.faults,
+            )
+        )
+
+    def opened(self, writer: Writer) -> None:
+        """Write over ``writer`` from now on."""
+        self.writer = writer
+        self._sums = writer.sums()
+
+    def _count_unwritten(self, removal: StoreRemove | StorePurge) -> int:
+        """Count the pending entries, served already, that a removal takes."""
+        if isinstance(removal, StorePurge):
+            found = [self._reads.pending_answer(write) for write in self.pending.within(removal)]
+        else:
+            change = self.pending.find(removal.scope, removal.key)
+            found = [] if change is None else [self._reads.pending_answer(change)]
+
+        return sum(isinstance(answer, Found) for answer in found)
+
+    def _wrote(self, changes: list[StoreChange], result: Applied | Exception) -> None:
+        if isinstance(result, sqlite3.Error):
+            self.pending.give_back()
+            self.removals.give_up()
+            self._health.refuses_writes(result)
+            self.measure()
+            return
+
+        self.pending.done()
+        if isinstance(result, Exception):
+            # A mistake of our own would only be repeated.
+            self._reporter.faults += 1
+            self._given_up += len(changes)
+            self.removals.give_up()
+            self._on_fault(result)
+            return
+
+        self._reads.written(changes)
+        self._written += result.written
+        self._evicted += result.evicted
+        self._sums = result.entries, result.bytes
+        for change, count in zip(changes, result.removed, strict=True):
+            if not isinstance(change, StoreWrite):
+                unwritten = self.removals.unwritten(change.ticket)
+                # A purge's unwritten entries were never on disk; a key's one entry was pending, on disk, or both.
+                whole = count + unwritten if isinstance(change, StorePurge) else max(count, unwritten)
+                self.removals.answer(change.ticket, Removed(whole))
+
+        if not self._health.takes_writes:
+            self._health.takes_writes = True
+            self._health.report()
+
+        self.measure()
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with anyio.move_on_after(seconds):
+        await event.wait()
