@@ -31,8 +31,8 @@ from sidecard_client.call.wrapping import CachedFunction, SharedMethods, generat
 from sidecard_client.keys.explanation import Explanation
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.keys.vectors import EMBEDS, Brought
-from sidecard_client.metrics.client_metrics import Instruments
-from sidecard_client.metrics.instruments import Metrics
+from sidecard_client.metrics.client_metrics import ClientMetrics
+from sidecard_client.metrics.registry import MetricRegistry
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import CallRejected, UnshareableValue
 
@@ -71,7 +71,7 @@ class Entry(Struct, frozen=True):
     """By what similar requests find it."""
 
 
-class FakeClient(Instruments):
+class FakeClient(ClientMetrics):
     """Does what `Client` does, for one thread, in a dict. ``policy`` is every call's default, as the client's keywords are.
 
     ``asked`` records the calls. ``retries=`` calls again at once, without a pause.
@@ -98,14 +98,14 @@ class FakeClient(Instruments):
         self._entries: dict[tuple[str, str], Entry] = {}
         self._calls: dict[str, int] = {}
         self._failures: dict[str, int] = {}
-        self._measure_for(None, 0.0)
-        self._own_metrics = Metrics(lambda: None)
+        self._init_metrics(None, 0.0)
+        self._own_metrics = MetricRegistry(lambda: None)
 
     def measured(self) -> list[wire.Measurement]:
         """Return what the program has measured since this was asked last, as the daemon would be told it."""
-        return self._own_metrics.take()[0]
+        return self._own_metrics.take_changes()[0]
 
-    def _metrics(self) -> Metrics:
+    def _metric_registry(self) -> MetricRegistry:
         return self._own_metrics
 
     def __repr__(self) -> str:

@@ -53,7 +53,7 @@ class AsyncInterpreter:
         with traced(call) as span:
             outcome = await self._run(call)
             if span is not None:
-                span.came(outcome)
+                span.set_outcome(outcome)
 
             return outcome
 

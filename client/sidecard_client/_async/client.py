@@ -28,7 +28,7 @@ from sidecard_client.call.wrapping import CachedFunction, Perform, SharedMethods
 from sidecard_client.keys.explanation import Explanation
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.keys.vectors import Embedder
-from sidecard_client.metrics.client_metrics import Instruments
+from sidecard_client.metrics.client_metrics import ClientMetrics
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionLost
 from sidecard_client.protocol.errors import DaemonUnavailable, RequestRefused
@@ -50,7 +50,7 @@ AsyncStreamFunctions = (
 AsyncFunctions = Callable[..., Awaitable[T]] | Backends[Awaitable[T]]
 
 
-class AsyncClient(Instruments):
+class AsyncClient(ClientMetrics):
     """Calls made once for all processes of the host, on asyncio and trio.
 
     ::
@@ -105,7 +105,7 @@ class AsyncClient(Instruments):
         )
         place = None if path is None else find_socket(path)
         self._connector = AsyncConnector(place, daemon_timeout)
-        self._measure_for(place, daemon_timeout)
+        self._init_metrics(place, daemon_timeout)
         self._interpreter = AsyncInterpreter(self._connector)
         self._tasks: TaskGroup | None = None
 
@@ -129,10 +129,10 @@ class AsyncClient(Instruments):
         assert tasks is not None  # noqa: S101 - left only after it was entered; for the type checker
         try:
             await self._connector.close()
-            if self._sender is not None:
+            if self._metrics_sender is not None:
                 # In a thread: its last words may take half a second where the daemon hangs.
                 with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(self._end_measuring)
+                    await anyio.to_thread.run_sync(self._close_metrics)
         finally:
             tasks.cancel_scope.cancel()
             # The task group is the client's own affair: the body's exceptions are not its, so they leave as they are and

@@ -52,7 +52,7 @@ class Interpreter:
         with traced(call) as span:
             outcome = self._run(call)
             if span is not None:
-                span.came(outcome)
+                span.set_outcome(outcome)
 
             return outcome
 

@@ -25,7 +25,7 @@ from sidecard_client.call.wrapping import CachedFunction, SharedMethods, generat
 from sidecard_client.keys.explanation import Explanation
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.keys.vectors import Embedder
-from sidecard_client.metrics.client_metrics import Instruments
+from sidecard_client.metrics.client_metrics import ClientMetrics
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ANSWERS, ConnectionLost
 from sidecard_client.protocol.errors import DaemonUnavailable, ProtocolError, RequestRefused
@@ -39,7 +39,7 @@ DAEMON_TIMEOUT_SECONDS = 0.5
 """Ten thousand times a hit's round trip: a daemon that needs longer does not work."""
 
 
-class Client(Instruments):
+class Client(ClientMetrics):
     """Calls made once for all processes of the host. Thread-safe, fork-safe, and reconnecting by itself.
 
     ``path`` is the daemon's socket, found by `paths.find_socket` at each connection where it is left out.
@@ -96,7 +96,7 @@ class Client(Instruments):
         )
         place = None if path is None else find_socket(path)
         self._connector = Connector(place, daemon_timeout)
-        self._measure_for(place, daemon_timeout)
+        self._init_metrics(place, daemon_timeout)
         self._interpreter = Interpreter(self._connector)
         _clients.add(self)
 
@@ -125,7 +125,7 @@ class Client(Instruments):
 
         Metrics that were not sent yet are, for which it may take half a second where the daemon hangs.
         """
-        self._end_measuring()
+        self._close_metrics()
         self._connector.close()
 
     # Calls ---------------------------------------------------------------------------------------------------------

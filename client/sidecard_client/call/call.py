@@ -395,7 +395,7 @@ def usage_of(call: Call, value: Any) -> wire.Usage | None:
     """Return what `read_usage` says of a call that was made, and tell the call's span, if it has one."""
     usage = read_usage(call.options, value)
     if call.span is not None:
-        call.span.used(usage)
+        call.span.set_usage(usage)
 
     return usage
 

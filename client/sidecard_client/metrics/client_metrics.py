@@ -1,4 +1,4 @@
-"""The part of both clients that an app measures itself with."""
+"""The metric methods of both clients."""
 
 import os
 import threading
@@ -10,108 +10,98 @@ from sidecard_client.protocol.socket_path import find_socket
 from sidecard_client.protocol.wire import Aggregate
 
 if TYPE_CHECKING:
-    from sidecard_client.metrics.forwarding import Registry
-    from sidecard_client.metrics.instruments import Counter, Gauge, Histogram, Metrics, Timer
+    from sidecard_client.metrics.forwarding import PrometheusRegistry
+    from sidecard_client.metrics.instruments import Counter, Gauge, Histogram, Timer
+    from sidecard_client.metrics.registry import MetricRegistry
     from sidecard_client.metrics.sender import MetricsSender
 
 
-class Instruments:
-    """Counters, gauges, histograms and timers that are added up over all workers of the host, in the daemon.
+class ClientMetrics:
+    """Counters, gauges, histograms and timers, which the daemon combines over all workers of the host.
 
-    No method waits for the daemon; see `metrics` for what is bounded and `metrics_sender` for how it gets there.
+    No method waits for the daemon; `registry` describes the limits, and `sender` the transmission.
     """
 
-    def _measure_for(self, path: str | None, timeout_seconds: float) -> None:
+    def _init_metrics(self, path: str | None, timeout_seconds: float) -> None:
         self._metrics_path = path
         self._metrics_timeout_seconds = timeout_seconds
-        self._sender: MetricsSender | None = None
-        self._making = threading.Lock()
-        _measuring.add(self)
+        self._metrics_sender: MetricsSender | None = None
+        self._metrics_lock = threading.Lock()  # guards the making of _metrics_sender
+        _clients.add(self)
 
     def counter(self, name: str, description: str = "") -> "Counter":
-        """Return the counter ``name``, made where there is none: a number that only grows, over all workers.
+        """Return the counter ``name``, created if needed: a number that only grows, summed over all workers.
 
         It is exposed as ``name_total``. ``labels(kind="pdf")`` returns one of its series.
-        Raises `ValueError` for a name that cannot be a metric's, or that is one of another kind.
+        Raises `ValueError` if the name is invalid or belongs to a metric of another kind.
         """
-        return self._metrics().counter(name, description)
+        return self._metric_registry().counter(name, description)
 
     def gauge(self, name: str, description: str = "", *, aggregate: Aggregate = "sum") -> "Gauge":
-        """Return the gauge ``name``: a number that moves, and vanishes with its worker.
+        """Return the gauge ``name``: a number that goes up and down, and disappears with its worker.
 
-        What several workers say is added up, or as ``aggregate`` has it: ``"max"``, ``"min"``, ``"last"`` (who spoke last),
-        or ``"each"`` (one series per worker, under the label ``worker``, its pid). Raises as `counter`.
+        ``aggregate`` combines the values of several workers: ``"sum"``, ``"max"``, ``"min"``, ``"last"`` (most recent), or
+        ``"each"`` (one series per worker, with the pid as label ``worker``). Raises as `counter`.
         """
-        return self._metrics().gauge(name, description, aggregate=aggregate)
+        return self._metric_registry().gauge(name, description, aggregate=aggregate)
 
     def histogram(self, name: str, description: str = "", *, buckets: Sequence[float] | None = None) -> "Histogram":
-        """Return the histogram ``name``: observations by size. ``buckets`` are upper bounds, at most 64. Raises as `counter`."""
-        metrics = self._metrics()
-        return (
-            metrics.histogram(name, description)
-            if buckets is None
-            else metrics.histogram(name, description, buckets=buckets)
-        )
+        """Return the histogram ``name``. ``buckets`` are ascending upper bounds, at most 64. Raises as `counter`."""
+        return self._metric_registry().histogram(name, description, buckets=buckets)
 
     def timer(self, name: str, description: str = "", *, buckets: Sequence[float] | None = None) -> "Timer":
-        """Return what measures a ``with`` block, or decorates a function: its seconds go into the histogram ``name``."""
+        """Return a context manager and decorator whose seconds go into the histogram ``name``."""
         return self.histogram(name, description, buckets=buckets).time()
 
-    def forward(self, registry: "Registry | None" = None, *, gauges: Aggregate = "each") -> None:
-        """Tell the daemon what a prometheus_client registry has, its default one where none is given, from now on.
+    def forward(self, registry: "PrometheusRegistry | None" = None, *, gauges: Aggregate = "each") -> None:
+        """Send the metrics of a prometheus_client registry (its default one if None) to the daemon from now on.
 
-        ``gauges`` says how those of several workers become one; see `forwarding`.
+        ``gauges`` combines the gauges of several workers, as ``aggregate`` of `gauge`; see `forwarding`.
         """
-        from sidecard_client.metrics.forwarding import Forwarded  # noqa: PLC0415 - for those who have a registry
+        from sidecard_client.metrics.forwarding import ForwardedRegistry  # noqa: PLC0415 - for apps with a registry
 
         if registry is None:
-            from prometheus_client import REGISTRY  # noqa: PLC0415 - who has no registry of its own has this one
+            from prometheus_client import REGISTRY  # noqa: PLC0415 - installed in apps that leave the registry out
 
             registry = REGISTRY
 
-        self._metrics().add_source(Forwarded(registry, gauges))
+        self._metric_registry().add_source(ForwardedRegistry(registry, gauges))
 
     def flush_metrics(self, timeout: float = 1.0) -> bool:
-        """Send what was measured until now, and tell whether the daemon has all of it. Blocks for ``timeout`` seconds at most.
+        """Send all measurements now; return whether the daemon acknowledged them. Blocks for ``timeout`` seconds at most.
 
-        Nobody needs it: metrics are sent each second, and at the end of client and process.
+        Calling it is optional: metrics are sent every second, and at the end of client and process.
         """
-        return self._sender is None or self._sender.flush(timeout)
+        return self._metrics_sender is None or self._metrics_sender.flush(timeout)
 
-    def _metrics(self) -> "Metrics":
-        if self._sender is None:
-            from sidecard_client.metrics.sender import MetricsSender  # noqa: PLC0415 - for apps that measure
+    def _metric_registry(self) -> "MetricRegistry":
+        if self._metrics_sender is None:
+            from sidecard_client.metrics.sender import MetricsSender  # noqa: PLC0415 - for apps with metrics
 
-            with self._making:
-                if self._sender is None:
+            with self._metrics_lock:
+                if self._metrics_sender is None:
                     path = self._metrics_path
-                    self._sender = MetricsSender(lambda: path or find_socket(), self._metrics_timeout_seconds)
+                    self._metrics_sender = MetricsSender(lambda: path or find_socket(), self._metrics_timeout_seconds)
 
-        return self._sender.metrics
+        return self._metrics_sender.registry
 
-    def _end_measuring(self) -> None:
-        if self._sender is not None:
-            self._sender.close()
-
-    def _before_fork(self) -> None:
-        if self._sender is not None:
-            self._sender.before_fork()
-
-    def _measure_in_child(self) -> None:
-        self._making = threading.Lock()
-        if self._sender is not None:
-            self._sender.leave_to_parent()
+    def _close_metrics(self) -> None:
+        if self._metrics_sender is not None:
+            self._metrics_sender.close()
 
 
 def _before_fork() -> None:
-    for client in list(_measuring):
-        client._before_fork()  # noqa: SLF001 - this module's own class
+    for client in list(_clients):
+        if client._metrics_sender is not None:  # noqa: SLF001 - this module's own class
+            client._metrics_sender.before_fork()  # noqa: SLF001
 
 
-def _in_child() -> None:
-    for client in list(_measuring):
-        client._measure_in_child()  # noqa: SLF001 - this module's own class
+def _start_in_child() -> None:
+    for client in list(_clients):
+        client._metrics_lock = threading.Lock()  # noqa: SLF001 - as above
+        if client._metrics_sender is not None:  # noqa: SLF001
+            client._metrics_sender.start_in_child()  # noqa: SLF001
 
 
-_measuring: WeakSet[Instruments] = WeakSet()
-os.register_at_fork(before=_before_fork, after_in_child=_in_child)
+_clients: WeakSet[ClientMetrics] = WeakSet()
+os.register_at_fork(before=_before_fork, after_in_child=_start_in_child)

@@ -1,16 +1,16 @@
-"""A worker's existing prometheus_client registry, told to the daemon as if its metrics had been made here.
+"""Forward a worker's prometheus_client registry to the daemon, as if the app had used the client's own metrics.
 
-Replaces prometheus_client's multiprocess mode: no directory, no files of dead processes, and metrics of custom collectors too.
-Nothing of prometheus_client is imported: a registry is whatever has its ``collect``.
+It replaces prometheus_client's multiprocess mode: no directory, no files of dead processes, and custom collectors work too.
+Nothing is imported from prometheus_client: any object with its ``collect`` will do.
 
 =================  =================================================================================================
 kind               becomes
 =================  =================================================================================================
 counter            a counter
 histogram          a histogram
-summary            a histogram without sizes: its count and sum, which can be added up, and none of its quantiles
-gauge, unknown     a gauge by worker (``gauges="each"``), or of all workers together
-info, stateset     a gauge of all workers together, the largest
+summary            a histogram of one bucket: its count and sum can be added up, its quantiles cannot
+gauge, unknown     a gauge per worker (``gauges="each"``), or combined over all workers
+info, stateset     a gauge, the maximum over all workers
 =================  =================================================================================================
 """
 
@@ -18,15 +18,18 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
-from sidecard_client.metrics.instruments import MAX_BUCKETS
+from sidecard_client.metrics.registry import MAX_BUCKETS
 from sidecard_client.protocol.wire import Aggregate, Measurement
 
 _Labels = tuple[tuple[str, str], ...]
-_Place = tuple[str, _Labels]
+_Series = tuple[str, _Labels]
+"""Kind and name, and labels."""
+_Values = tuple[float, ...]
+"""A counter's or gauge's value; a histogram's counts and its sum."""
 
 
-class Registry(Protocol):
-    """What prometheus_client's ``CollectorRegistry`` is, as far as it matters here."""
+class PrometheusRegistry(Protocol):
+    """The part of prometheus_client's ``CollectorRegistry`` that is used."""
 
     def collect(self) -> Iterable[Any]:
         """Return metrics with ``name``, ``documentation``, ``type`` and ``samples``."""
@@ -43,125 +46,120 @@ class _Buckets:
         self.sum = 0.0
 
 
-class Forwarded:
-    """Tells what changes in ``registry``; see `sidecard_client.metrics.instruments.Source`."""
+class ForwardedRegistry:
+    """Measure the changes of ``registry``; implements `registry.Source`."""
 
-    def __init__(self, registry: Registry, gauges: Aggregate) -> None:
+    def __init__(self, registry: PrometheusRegistry, gauges: Aggregate) -> None:
         self._registry = registry
         self._gauges = gauges
-        self._last: dict[_Place, tuple[float, ...]] = {}
-        """What was told of each series: a counter's or gauge's value, a histogram's counts and sum."""
-        self._noted: dict[_Place, tuple[float, ...]] = {}
+        self._taken: dict[_Series, _Values] = {}
+        self._at_fork: dict[_Series, _Values] = {}
 
-    def take(self) -> Iterable[Measurement]:
-        """Return what has changed since this was asked last."""
-        told = self._last
-        self._last = {}
-        return [
-            measurement
-            for metric in self._registry.collect()
-            for place, values, measurement in self._measured(metric, told)
-            if self._is_news(place, values, told)
-        ]
+    def take_changes(self) -> Iterable[Measurement]:
+        """Return what changed since the last call."""
+        taken, changed = {}, []
+        for series, values, measurement in self._measure(self._taken):
+            taken[series] = values
+            unchanged = None if _is_gauge(series) else (0.0,) * len(values)
+            if values != self._taken.get(series, unchanged):
+                changed.append(measurement)
+
+        # Only now: a collector that raises must not make everything count again.
+        self._taken = taken
+        return changed
 
     def before_fork(self) -> None:
-        """Take note of what is: the parent will tell it."""
-        self._noted = {
-            place: values for metric in self._registry.collect() for place, values, _ in self._measured(metric, {})
-        }
+        """Record the current values, which the parent sends."""
+        self._at_fork = {series: values for series, values, _ in self._measure({})}
 
-    def forget(self) -> None:
-        """Count anew from what was noted; gauges are told as they are."""
-        self._last = self._noted
+    def reset(self) -> None:
+        """Count from the recorded values, in the child."""
+        self._taken = self._at_fork
 
-    def retell(self) -> None:
-        """Tell every gauge again."""
-        self._last = {place: values for place, values in self._last.items() if not place[0].startswith("gauge ")}
+    def resend(self) -> None:
+        """Take every gauge again."""
+        self._taken = {series: values for series, values in self._taken.items() if not _is_gauge(series)}
 
-    def _is_news(self, place: _Place, values: tuple[float, ...], told: dict[_Place, tuple[float, ...]]) -> bool:
-        self._last[place] = values
-        if place[0].startswith("gauge "):
-            return told.get(place) != values
+    def _measure(self, before: dict[_Series, _Values]) -> Iterator[tuple[_Series, _Values, Measurement]]:
+        """Yield each series with its values and its change since ``before``."""
+        for metric in self._registry.collect():
+            match metric.type:
+                case "counter":
+                    yield from _counters(metric, before)
+                case "histogram" | "summary":
+                    yield from _histograms(metric, before)
+                case "gauge" | "unknown" | "untyped":
+                    yield from _gauges(metric, self._gauges)
+                case "info" | "stateset":
+                    yield from _gauges(metric, "max")
 
-        return values != told.get(place, (0.0,) * len(values))
 
-    def _measured(
-        self, metric: Any, told: dict[_Place, tuple[float, ...]]
-    ) -> Iterator[tuple[_Place, tuple[float, ...], Measurement]]:
-        match metric.type:
-            case "counter":
-                yield from self._counters(metric, told)
-            case "histogram" | "summary":
-                yield from self._histograms(metric, told)
-            case "gauge" | "unknown" | "untyped":
-                yield from self._gauges_of(metric, self._gauges)
-            case "info" | "stateset":
-                yield from self._gauges_of(metric, "max")
+def _is_gauge(series: _Series) -> bool:
+    return series[0].startswith("gauge ")
 
-    def _counters(
-        self, metric: Any, told: dict[_Place, tuple[float, ...]]
-    ) -> Iterator[tuple[_Place, tuple[float, ...], Measurement]]:
-        for sample in metric.samples:
-            if sample.name.endswith("_created"):
-                continue
 
-            place = (f"counter {metric.name}", _key(sample.labels))
-            (before,) = told.get(place, (0.0,))
-            # One that has become smaller was cleared and has counted anew.
-            grown = sample.value - before if sample.value >= before else sample.value
-            yield (
-                place,
-                (sample.value,),
-                Measurement(
-                    name=metric.name, kind="counter", value=grown, labels=dict(sample.labels), help=metric.documentation
-                ),
-            )
+def _counters(metric: Any, before: dict[_Series, _Values]) -> Iterator[tuple[_Series, _Values, Measurement]]:
+    for sample in metric.samples:
+        if sample.name.endswith("_created"):
+            continue
 
-    def _gauges_of(self, metric: Any, aggregate: Aggregate) -> Iterator[tuple[_Place, tuple[float, ...], Measurement]]:
-        for sample in metric.samples:
-            yield (
-                (f"gauge {sample.name}", _key(sample.labels)),
-                (sample.value,),
-                Measurement(
-                    name=sample.name,
-                    kind="gauge",
-                    value=sample.value,
-                    labels=dict(sample.labels),
-                    help=metric.documentation,
-                    aggregate=aggregate,
-                ),
-            )
+        series = (f"counter {metric.name}", _key(sample.labels))
+        (old,) = before.get(series, (0.0,))
+        # A smaller value means that the counter was cleared and started from zero.
+        delta = sample.value - old if sample.value >= old else sample.value
+        yield (
+            series,
+            (sample.value,),
+            Measurement(
+                name=metric.name, kind="counter", value=delta, labels=dict(sample.labels), help=metric.documentation
+            ),
+        )
 
-    @staticmethod
-    def _histograms(
-        metric: Any, told: dict[_Place, tuple[float, ...]]
-    ) -> Iterator[tuple[_Place, tuple[float, ...], Measurement]]:
-        for labels, buckets in _buckets(metric):
-            bounds = tuple(sorted(bound for bound in buckets.by_bound if bound != math.inf)) or (0.0,)
-            if len(bounds) > MAX_BUCKETS:
-                continue
 
-            below = [buckets.by_bound.get(bound, 0.0) for bound in bounds]
-            counts = [upper - lower for lower, upper in zip([0.0, *below], [*below, buckets.count], strict=True)]
-            place = (f"histogram {metric.name}", labels)
-            now = (*counts, buckets.sum)
-            before = told.get(place, (0.0,) * len(now))
-            if len(before) != len(now) or any(old > new for old, new in zip(before[:-1], counts, strict=True)):
-                before = (0.0,) * len(now)
+def _gauges(metric: Any, aggregate: Aggregate) -> Iterator[tuple[_Series, _Values, Measurement]]:
+    for sample in metric.samples:
+        yield (
+            (f"gauge {sample.name}", _key(sample.labels)),
+            (sample.value,),
+            Measurement(
+                name=sample.name,
+                kind="gauge",
+                value=sample.value,
+                labels=dict(sample.labels),
+                help=metric.documentation,
+                aggregate=aggregate,
+            ),
+        )
 
-            yield (
-                place,
-                now,
-                Measurement(
-                    name=metric.name,
-                    kind="histogram",
-                    value=buckets.sum - before[-1],
-                    labels=dict(labels),
-                    help=metric.documentation,
-                    bounds=bounds,
-                    counts=tuple(round(new - old) for new, old in zip(counts, before[:-1], strict=True)),
-                ),
-            )
+
+def _histograms(metric: Any, before: dict[_Series, _Values]) -> Iterator[tuple[_Series, _Values, Measurement]]:
+    for labels, buckets in _buckets(metric):
+        bounds = tuple(sorted(bound for bound in buckets.by_bound if bound != math.inf)) or (0.0,)
+        if len(bounds) > MAX_BUCKETS:
+            continue
+
+        cumulative = [buckets.by_bound.get(bound, 0.0) for bound in bounds]
+        counts = [upper - lower for lower, upper in zip([0.0, *cumulative], [*cumulative, buckets.count], strict=True)]
+        series = (f"histogram {metric.name}", labels)
+        values = (*counts, buckets.sum)
+        zero = (0.0,) * len(values)
+        old = before.get(series, zero)
+        if len(old) != len(values) or any(o > n for o, n in zip(old[:-1], counts, strict=True)):
+            old = zero
+
+        yield (
+            series,
+            values,
+            Measurement(
+                name=metric.name,
+                kind="histogram",
+                value=buckets.sum - old[-1],
+                labels=dict(labels),
+                help=metric.documentation,
+                bounds=bounds,
+                counts=tuple(round(n - o) for n, o in zip(counts, old[:-1], strict=True)),
+            ),
+        )
 
 
 def _buckets(metric: Any) -> Iterable[tuple[_Labels, _Buckets]]:

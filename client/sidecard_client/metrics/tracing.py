@@ -1,31 +1,29 @@
-"""Spans of calls, for apps that trace with OpenTelemetry; imported where ``opentelemetry.trace`` is already, and nowhere else.
+"""Spans of calls, for apps that use OpenTelemetry. Imported only if the app has imported ``opentelemetry.trace``.
 
-One CLIENT span a call, by the GenAI semantic conventions (``gen_ai.*``, as of their version 1.38) and with what only the
-sidecar knows (``sidecard.*``):
+Each call is one CLIENT span, by the GenAI semantic conventions 1.38 (``gen_ai.*``) plus ``sidecard.*``:
 
 =================================  ===================================================================================
-``gen_ai.operation.name``          ``embeddings`` where the function's name has "embed" in it, else ``chat``
+``gen_ai.operation.name``          ``embeddings`` if the function's name contains "embed", else ``chat``
 ``gen_ai.provider.name``           the backend
-``gen_ai.request.model``           ``model=``, where it is said
-``gen_ai.response.model``          what ``usage=`` said, of a call that was made, as are the two that follow:
-``gen_ai.usage.input_tokens``      an answer that was handed on has used no tokens
+``gen_ai.request.model``           ``model=``
+``gen_ai.response.model``          from ``usage=``, as the next two, and only of calls that were made:
+``gen_ai.usage.input_tokens``      a shared or stored answer has used no tokens
 ``gen_ai.usage.output_tokens``
-``error.type``                     the exception's class, where the call raised one
+``error.type``                     class of the exception that the call raised
 ``sidecard.source``                ``upstream``, ``cache``, ``stale``, ``shared``, ``fallback``
 ``sidecard.task``
-``sidecard.key``                   the first characters, as the daemon's log has them
+``sidecard.key``                   the first characters, as in the daemon's log
 ``sidecard.backend``
 ``sidecard.age_seconds``
 ``sidecard.saved_dollars``
 ``sidecard.waited_seconds``
 ``sidecard.attempts``
-``sidecard.similarity``              of an answer to a similar request
+``sidecard.similarity``            of an answer to a similar request
 =================================  ===================================================================================
 
-The span is current while the function runs, so that what an SDK traces becomes its child. A caller who is served somebody
-else's call links to that one's span. No prompt, no answer and no exception's text is ever in a span.
-
-Whatever goes wrong with the tracing library, the call goes on without it.
+The span is current while the function runs, so an SDK's own spans become its children. A caller that shares another call
+links to that call's span. Spans contain no prompt, no answer and no exception text.
+Failures of the tracing library never affect the call.
 """
 
 import contextlib
@@ -52,7 +50,7 @@ class Span:
 
     @property
     def parent(self) -> str:
-        """What others need to point at it, as W3C's ``traceparent``; empty where it points nowhere."""
+        """The span's W3C ``traceparent``, for links of other spans; empty if it is not valid."""
         with contextlib.suppress(Exception):
             context = self._span.get_span_context()
             if context.is_valid:
@@ -61,7 +59,7 @@ class Span:
         return ""
 
     def link(self, parent: str) -> None:
-        """Point at the span whose answer this call was served."""
+        """Link to the span whose answer this call received."""
         parts = parent.split("-")
         with contextlib.suppress(Exception):
             if len(parts) == _PARENT_PARTS:
@@ -70,10 +68,10 @@ class Span:
                 if context.is_valid:
                     self._span.add_link(context)
 
-    def used(self, usage: Usage | None) -> None:
-        """Tell what the call used, as far as somebody said so."""
+    def set_usage(self, usage: Usage | None) -> None:
+        """Record what the call used, if that is known."""
         if usage is not None:
-            self._tell(
+            self._set(
                 {
                     "gen_ai.response.model": usage.model,
                     "gen_ai.usage.input_tokens": usage.prompt_tokens,
@@ -81,9 +79,9 @@ class Span:
                 }
             )
 
-    def came(self, outcome: Any) -> None:
-        """Tell where the value came from."""
-        self._tell(
+    def set_outcome(self, outcome: Any) -> None:
+        """Record where the value came from."""
+        self._set(
             {
                 "gen_ai.provider.name": outcome.backend,
                 "sidecard.source": outcome.source,
@@ -92,36 +90,35 @@ class Span:
                 "sidecard.saved_dollars": outcome.saved_dollars,
                 "sidecard.waited_seconds": outcome.waited_seconds,
                 "sidecard.attempts": outcome.attempts,
+                "sidecard.similarity": outcome.similarity,
             }
         )
-        if outcome.similarity is not None:
-            self._tell({"sidecard.similarity": outcome.similarity})
 
-    def failed(self, error: BaseException) -> None:
-        """Tell that the call raised."""
+    def set_error(self, error: BaseException) -> None:
+        """Record the exception that the call raised."""
         name = type(error).__qualname__
         with contextlib.suppress(Exception):
             self._span.set_attribute("error.type", name)
             self._span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, name))
 
     def end(self) -> None:
-        """Let it be exported."""
+        """Release the span for export."""
         with contextlib.suppress(Exception):
             self._span.end()
 
-    def _tell(self, attributes: dict[str, Any]) -> None:
+    def _set(self, attributes: dict[str, Any]) -> None:
         with contextlib.suppress(Exception):
             self._span.set_attributes({name: value for name, value in attributes.items() if value not in (None, "")})
 
 
 @contextmanager
 def traced(call: Any) -> Iterator[Span | None]:
-    """Trace ``call`` (`calls.Call`) while the body makes it; yield its span, None where there is none to be had."""
+    """Trace ``call`` (`call.Call`) while the body makes it; yield its span, or None if tracing fails."""
     trace: Any = sys.modules.get("opentelemetry.trace")
     context: Any = sys.modules.get("opentelemetry.context")
     started = None
     with contextlib.suppress(Exception):
-        started = _started(trace, call)
+        started = _start_span(trace, call)
 
     if started is None:
         yield None
@@ -135,7 +132,7 @@ def traced(call: Any) -> Iterator[Span | None]:
     try:
         yield span
     except BaseException as error:
-        span.failed(error)
+        span.set_error(error)
         raise
     finally:
         if token is not None:
@@ -145,7 +142,7 @@ def traced(call: Any) -> Iterator[Span | None]:
         span.end()
 
 
-def _started(trace: Any, call: Any) -> Any:
+def _start_span(trace: Any, call: Any) -> Any:
     name = getattr(call.functions[0], "__qualname__", "")
     operation = "embeddings" if "embed" in name.lower() else "chat"
     options = call.options
@@ -157,7 +154,7 @@ def _started(trace: Any, call: Any) -> Any:
         attributes["sidecard.key"] = call.key[:SHOWN_KEY_CHARACTERS]
 
     if len(call.backends) == 1:
-        # Known before anything can fail; of several it is told once one has answered.
+        # With one backend, a failed call's span names it too; with several, `set_outcome` does once one has answered.
         attributes["gen_ai.provider.name"] = attributes["sidecard.backend"] = call.backends[0]
 
     return trace.get_tracer("sidecard_client", __version__).start_span(
