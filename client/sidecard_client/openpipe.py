@@ -1,4 +1,4 @@
-"""The names of an OpenPipe integration, on the sidecar: a stack that has them changes one import line.
+"""The names of an OpenPipe integration on top of sidecard: its users change one import line.
 
 ::
 
@@ -8,15 +8,15 @@
     llm = openpipe_manager.create_llm_wrapper(llm_client, "rag")
     text = await llm.generate(prompt, context)
 
-What is different from the integration that the names come from:
+Differences from that integration:
 
-* Callers who ask for the same at the same moment await the one real answer, in all processes of the host.
-  A caller that dies or fails passes the call on; no key stays blocked, and no table grows.
-* Breakers, limits, routes and budgets are the daemon's, for all workers together.
-* Rates and savings are measured; nothing is estimated. What a call costs says ``usage``, or the daemon's prices.
-* Where the daemon is away, calls are made all the same, and what it would have stored or counted is not.
+* Concurrent duplicates await the one real answer, in all processes of the host. If its caller fails or dies, another one makes
+  the call; no key stays blocked, and no table grows.
+* The daemon keeps breakers, limits, routes and budgets for all workers together.
+* Rates and savings are measured, never estimated. The cost of a call comes from ``usage``, or from the daemon's prices.
+* Without a daemon, calls are made but neither stored nor counted.
 
-For asyncio alone, as the original. Needs the ``async`` extra.
+For asyncio only, as the original. Requires the ``async`` extra.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ from sidecard_client.protocol.errors import DaemonUnavailable, RequestRefused
 from sidecard_client.protocol.wire import DEFAULT_NAMESPACE, DEFAULT_TASK, FailureKind, Report
 
 CACHE_TTL_SECONDS: Final = 300.0
-"""The original's default, and the daemon's."""
+"""The default of the original, and of the daemon."""
 
-_AWAY = (DaemonUnavailable, RequestRefused)
+_UNAVAILABLE = (DaemonUnavailable, RequestRefused)
 
 
 class Llm(Protocol):
-    """What is wrapped: ``generate`` may be asynchronous, or plain, which then runs in a thread."""
+    """The wrapped client: ``generate`` is a coroutine function, or a plain one that runs in a thread."""
 
     @property
     def generate(self) -> Callable[[str], Any]:
@@ -52,12 +52,12 @@ L = TypeVar("L", bound=Llm)
 
 
 class OpenPipeClient:
-    """A connection to the daemon under the original's names.
+    """A client of the daemon under the original's names.
 
-    Of ``config``, ``openpipe`` may have ``cache_ttl`` (seconds), ``sovereign_mode``, ``namespace`` and ``socket`` (the daemon's
-    path, else found as ever). What the original needed besides has no meaning here and is passed by: ``api_key``,
-    ``base_url``, ``deduplication_window`` (the daemon's ``cache.sharing_window_seconds``), and all of ``redis``.
-    Raises `ValueError` where ``cache_ttl`` is no number, or ``sovereign_mode`` neither a flag nor a word for one.
+    ``config["openpipe"]`` may contain ``cache_ttl`` (seconds), ``sovereign_mode``, ``namespace`` and ``socket`` (the daemon's
+    path). The original's other settings have no effect: ``api_key``, ``base_url``, ``deduplication_window`` (now the daemon's
+    ``cache.sharing_window_seconds``), and ``config["redis"]``.
+    Raises `ValueError` if ``cache_ttl`` is not a number, or ``sovereign_mode`` not a flag or a word for one.
     """
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
@@ -68,87 +68,86 @@ class OpenPipeClient:
         self._namespace = settings.get("namespace", DEFAULT_NAMESPACE)
         self._path = settings.get("socket")
         self._sidecard: AsyncClient | None = None
-        self._keeping: asyncio.Task[None] | None = None
+        self._holder: asyncio.Task[None] | None = None
         self._opened = asyncio.Event()
-        self._ending = asyncio.Event()
+        self._closing = asyncio.Event()
 
     @property
     def sidecard(self) -> AsyncClient:
-        """The client of this name's own world, for all that the original could not. Raises `RuntimeError` before `initialize`."""
+        """The underlying client, with all that the original lacks. Raises `RuntimeError` before `initialize`."""
         if self._sidecard is None:
             raise RuntimeError("This client is not open: await initialize() first.")
 
         return self._sidecard
 
     async def initialize(self) -> bool:
-        """Open the client. True also where no daemon answers: calls are made without it then, and shared again once it is back.
+        """Open the client. Return True, also without a daemon: calls are shared once it is back.
 
-        Raises `ValueError` and `TypeError` for a setting that cannot be.
+        Raises `ValueError` and `TypeError` for an invalid setting.
         """
-        # One that is done has ended with its event loop.
-        if self._keeping is None or self._keeping.done():
+        # A task that is done ended with its event loop.
+        if self._holder is None or self._holder.done():
             sidecard = AsyncClient(
                 self._path, namespace=self._namespace, ttl=self.cache_ttl, sovereign=self.sovereign_mode
             )
-            # Anew, because an event belongs to the loop in which it was awaited first.
-            self._opened, self._ending = asyncio.Event(), asyncio.Event()
-            # In a task of its own: whoever shuts it down need not be the task that has opened it.
-            self._keeping = asyncio.ensure_future(self._keep(sidecard, self._opened, self._ending))
+            # New ones, because an event belongs to the loop that first awaited it.
+            self._opened, self._closing = asyncio.Event(), asyncio.Event()
+            # A task of its own, because another task than this one may shut the client down.
+            self._holder = asyncio.ensure_future(self._hold_open(sidecard, self._opened, self._closing))
 
         await self._opened.wait()
         return True
 
     async def shutdown(self) -> None:
-        """Close the client; it may be opened again."""
-        keeping, self._keeping = self._keeping, None
-        if keeping is not None:
-            self._ending.set()
-            await keeping
+        """Close the client. It can be opened again."""
+        holder, self._holder = self._holder, None
+        if holder is not None:
+            self._closing.set()
+            await holder
 
-    async def _keep(self, sidecard: AsyncClient, opened: asyncio.Event, ending: asyncio.Event) -> None:
+    async def _hold_open(self, sidecard: AsyncClient, opened: asyncio.Event, closing: asyncio.Event) -> None:
         try:
             async with sidecard:
                 self._sidecard = sidecard
                 opened.set()
-                await ending.wait()
+                await closing.wait()
         finally:
-            # It may be open anew by now.
+            # The client may have been opened again meanwhile.
             if self._sidecard is sidecard:
                 self._sidecard = None
 
     async def get_cached_response(
         self, prompt: str, context: Mapping[str, Any] | None = None, task_type: str = DEFAULT_TASK
     ) -> str | None:
-        """Return the stored answer; None where there is none, or no daemon."""
-        try:
+        """Return the stored answer; None if there is none, or no daemon."""
+        with contextlib.suppress(*_UNAVAILABLE):
             answer: str | None = await self.sidecard.get(key_of(prompt, context, task_type))
-        except _AWAY:
-            return None
-        else:
             return answer
+
+        return None
 
     async def cache_response(
         self, prompt: str, response: str, context: Mapping[str, Any] | None = None, task_type: str = DEFAULT_TASK
     ) -> None:
-        """Store an answer that was fetched otherwise; `OpenPipeLLMWrapper.generate` does so by itself."""
-        with contextlib.suppress(*_AWAY):
+        """Store an answer that was fetched by other means; `OpenPipeLLMWrapper.generate` stores its own."""
+        with contextlib.suppress(*_UNAVAILABLE):
             await self.sidecard.put(key_of(prompt, context, task_type), response, ttl=self.cache_ttl)
 
     async def deduplicate_request(
         self, prompt: str, context: Mapping[str, Any] | None = None, task_type: str = DEFAULT_TASK
     ) -> bool:
-        """Wait for the answer if somebody is fetching it, in any process; tell whether there is one now.
+        """Wait while any process fetches the answer; return whether there is one now.
 
-        True: `get_cached_response` has it. False: nobody was fetching it, or nobody succeeded, so it is this caller's to
-        fetch. Nobody needs to ask: `OpenPipeLLMWrapper.generate` does all of it in one step, without a gap in between.
+        True: `get_cached_response` returns it. False: nobody fetched it, or the fetch failed, so this caller makes the call.
+        `OpenPipeLLMWrapper.generate` does all of this in one step, without a gap in between.
         """
         sidecard, key = self.sidecard, key_of(prompt, context, task_type)
         try:
-            await sidecard.call(_fetch_nothing, key=key, task=task_type, classify=_given_back)
-        except Exception:  # noqa: BLE001 - whatever became of the other's call, the answer is not there
+            await sidecard.call(_decline, key=key, task=task_type, classify=_canceled)
+        except Exception:  # noqa: BLE001 - however the other call failed, there is no answer
             return False
 
-        # An answer that was shared need not be stored: not without a daemon, nor where it is too large.
+        # A shared answer may not be stored: without a daemon, or if it is too large.
         return await self.get_cached_response(prompt, context, task_type) is not None
 
     async def record_metrics(
@@ -160,9 +159,9 @@ class OpenPipeClient:
         success: bool,  # noqa: FBT001 - as above
         task_type: str,
     ) -> None:
-        """Count a call that was made otherwise: ``latency`` in milliseconds, ``cost`` in dollars. The prompt is not kept.
+        """Count a call that was made by other means: ``latency`` in milliseconds, ``cost`` in dollars. The prompt is not kept.
 
-        The daemon measures calls through `OpenPipeLLMWrapper` itself. The names are those of ``POST /v1/metrics``.
+        The daemon measures the calls of `OpenPipeLLMWrapper` itself. The metrics' names are those of ``POST /v1/metrics``.
         """
         sidecard = self.sidecard
         sidecard.counter("openpipe_calls").labels(task=task_type, success=str(success).lower()).inc()
@@ -171,21 +170,17 @@ class OpenPipeClient:
         sidecard.counter("openpipe_response_characters").labels(task=task_type).inc(len(response))
 
     async def get_performance_summary(self) -> dict[str, Any]:
-        """Return what was measured, of all processes of the host: rates as shares of 1, times in seconds, money in dollars.
-
-        Empty where no daemon answers.
-        """
+        """Return the measurements of all processes of the host: rates from 0 to 1, seconds, dollars. Empty without a daemon."""
         try:
             return _summary(await self.sidecard.report())
-        except _AWAY:
+        except _UNAVAILABLE:
             return {}
 
 
 class OpenPipeLLMWrapper:
     """An LLM client whose ``generate`` makes each call once for all processes of the host.
 
-    ``usage`` is a callable that says what an answer cost, and ``backend`` the name of the place that it comes from:
-    as `AsyncClient.call` takes them.
+    ``usage`` returns what an answer cost, and ``backend`` names its origin, as in `AsyncClient.call`.
     """
 
     def __init__(
@@ -205,8 +200,8 @@ class OpenPipeLLMWrapper:
     async def generate(self, prompt: str, context: Mapping[str, Any] | None = None) -> str:
         """Return the answer: stored, another caller's, or that of ``llm_client.generate(prompt)``.
 
-        ``context`` is part of what tells requests apart, and not given to the model. Raises what ``generate`` raises, and
-        `CallFailed` and `CallRejected` as `AsyncClient.call` does.
+        ``context`` distinguishes requests, and is not passed to the model. Raises what ``generate`` raises, and `CallFailed`
+        and `CallRejected` as `AsyncClient.call`.
         """
         key = key_of(prompt, context, self.task_type)
         answer: str = await self.openpipe_client.sidecard.call(
@@ -218,7 +213,7 @@ class OpenPipeLLMWrapper:
 class OpenPipeIntegrationManager:
     """One client and its wrappers, for an application's start and end.
 
-    Without ``config`` the environment says what there is to say: ``CACHE_TTL`` (seconds) and ``SOVEREIGN_MODE``.
+    Without ``config``, the environment sets ``CACHE_TTL`` (seconds) and ``SOVEREIGN_MODE``.
     """
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
@@ -227,14 +222,15 @@ class OpenPipeIntegrationManager:
         self.llm_wrappers: dict[str, OpenPipeLLMWrapper] = {}
 
     async def initialize(self) -> bool:
-        """Open the client; see `OpenPipeClient.initialize`. Raises `ValueError` for a setting that cannot be."""
+        """Open the client, as `OpenPipeClient.initialize`. Raises `ValueError` for an invalid setting."""
         if self.openpipe_client is None:
-            self.openpipe_client = OpenPipeClient(_of_environment(os.environ) if self.config is None else self.config)
+            config = _config_from_environment(os.environ) if self.config is None else self.config
+            self.openpipe_client = OpenPipeClient(config)
 
         try:
             return await self.openpipe_client.initialize()
         except (TypeError, ValueError):
-            self.openpipe_client = None  # the settings may be others the next time
+            self.openpipe_client = None  # the settings may have changed at the next attempt
             raise
 
     def create_llm_wrapper(
@@ -249,17 +245,15 @@ class OpenPipeIntegrationManager:
         return wrapper
 
     async def get_performance_report(self) -> dict[str, Any]:
-        """Return the summary, the three rates that the original names, and a status: ``active``, or why there are none."""
+        """Return the summary, the original's three rates, and a status: ``active``, or why there are none."""
         if self.openpipe_client is None:
             return {"status": "disabled"}
 
         summary = await self.openpipe_client.get_performance_summary()
-        rates = {
-            name: summary.get(name, 0.0) for name in ("cache_hit_rate", "deduplication_rate", "avg_latency_reduction")
-        }
+        names = ("cache_hit_rate", "deduplication_rate", "avg_latency_reduction")
         return {
             "openpipe_summary": summary,
-            "local_metrics": rates,
+            "local_metrics": {name: summary.get(name, 0.0) for name in names},
             "integration_status": "active" if summary else "no daemon answers",
         }
 
@@ -272,19 +266,19 @@ class OpenPipeIntegrationManager:
 
 
 def key_of(prompt: str, context: Mapping[str, Any] | None, task_type: str) -> str:
-    """Return the key of a request. Raises `UnkeyableRequest` for a context that has no stable form."""
+    """Return the key of a request. Raises `UnkeyableRequest` for a context without a stable form."""
     return fingerprint(task_type, None, "openpipe", (prompt, dict(context or {})), {})
 
 
-class _NobodyFetchesItError(Exception):
-    """There is no answer, and nobody is fetching one."""
+class _NotFetchedError(Exception):
+    """Nobody fetches the answer."""
 
 
-def _fetch_nothing() -> str:
-    raise _NobodyFetchesItError
+def _decline() -> str:
+    raise _NotFetchedError
 
 
-def _given_back(_: BaseException) -> FailureKind:
+def _canceled(_: BaseException) -> FailureKind:
     return "cancelled"
 
 
@@ -303,29 +297,29 @@ def _summary(report: Report) -> dict[str, Any]:
     } | {name: value for name, value in msgspec.to_builtins(report).items() if name not in {"type", "id"}}
 
 
-def _flag(said: object) -> bool:
-    """Read a flag, which in a configuration made of the environment is a word: bool("false") would be true."""
-    flag = WORDS.get(said.strip().lower()) if isinstance(said, str) else said
+def _flag(value: object) -> bool:
+    """Return a flag, or that of a word: a configuration made of the environment has "false", and bool("false") is true."""
+    flag = WORDS.get(value.strip().lower()) if isinstance(value, str) else value
     if not isinstance(flag, bool):
-        raise ValueError(f"openpipe.sovereign_mode should be one of {', '.join(WORDS)}, not {said!r}.")  # noqa: TRY004 - a setting
+        raise ValueError(f"openpipe.sovereign_mode should be one of {', '.join(WORDS)}, not {value!r}.")  # noqa: TRY004 - a setting
 
     return flag
 
 
-def _of_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    said = environ.get("CACHE_TTL", "").strip()
+def _config_from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    text = environ.get("CACHE_TTL", "").strip()
     try:
-        cache_ttl = float(said) if said else CACHE_TTL_SECONDS
+        cache_ttl = float(text) if text else CACHE_TTL_SECONDS
     except ValueError:
-        raise ValueError(f"CACHE_TTL should be a number of seconds, not {said!r}.") from None
+        raise ValueError(f"CACHE_TTL should be a number of seconds, not {text!r}.") from None
 
     return {"openpipe": {"cache_ttl": cache_ttl, "sovereign_mode": sovereign_by(environ)}}
 
 
 openpipe_manager: Final = OpenPipeIntegrationManager()
-"""The application's own; whoever needs another makes one."""
+"""The application's manager; further ones may be made."""
 
 
 async def get_performance_report() -> dict[str, Any]:
-    """Return that of `openpipe_manager`."""
+    """Return the report of `openpipe_manager`."""
     return await openpipe_manager.get_performance_report()

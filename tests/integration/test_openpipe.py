@@ -1,4 +1,4 @@
-"""The names of the blueprint's integration on a real daemon: what its users call, and what they get now."""
+"""The names of the blueprint's integration on a real daemon."""
 
 import asyncio
 import subprocess
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Run on asyncio, as the original."""
+    """Run on asyncio, like the original."""
     return "asyncio"
 
 
 class Llm:
-    """A model that counts its calls, and takes as long as it is told."""
+    """A model that counts its calls, each of which takes ``seconds``."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.calls = 0
@@ -64,7 +64,7 @@ def holding(path: str) -> "subprocess.Popen[bytes]":
 
 
 class PlainLlm(Llm):
-    """One that is not asynchronous."""
+    """A model that is not asynchronous."""
 
     def generate(self, prompt: str) -> str:  # type: ignore[override]  # as many are
         """Answer."""
@@ -85,7 +85,7 @@ async def client(daemon: Start, socket_path: str) -> AsyncIterator[OpenPipeClien
 
 
 async def test_duplicates_await_the_real_answer(client: OpenPipeClient) -> None:
-    """Twenty at once, of which one is asked; then the cache."""
+    """Twenty concurrent callers make one call; the next one gets a hit."""
     llm = Llm(0.1)
     wrapper = OpenPipeLLMWrapper(llm, client, "rag")
     assert set(await asyncio.gather(*(wrapper.generate("why?") for _ in range(20)))) == {"answer to why?"}
@@ -98,7 +98,7 @@ async def test_duplicates_await_the_real_answer(client: OpenPipeClient) -> None:
 
 
 async def test_a_failure_reaches_its_caller_and_blocks_no_key(client: OpenPipeClient) -> None:
-    """The next one asks again."""
+    """The next caller of the key makes its own call."""
     llm = Llm()
     wrapper = OpenPipeLLMWrapper(llm, client)
     for _ in range(2):
@@ -108,8 +108,8 @@ async def test_a_failure_reaches_its_caller_and_blocks_no_key(client: OpenPipeCl
     assert llm.calls == 2
 
 
-async def test_prompt_context_and_task_tell_requests_apart(client: OpenPipeClient) -> None:
-    """And nothing else does, a plain model included."""
+async def test_prompt_context_and_task_make_the_key(client: OpenPipeClient) -> None:
+    """Requests that differ in one of them are not shared, with a plain model too."""
     llm = PlainLlm()
     for context in ({"language": "de"}, {"language": "en"}, None, {"language": "de"}):
         assert await OpenPipeLLMWrapper(llm, client).generate("why?", context) == "answer to why?"
@@ -118,8 +118,8 @@ async def test_prompt_context_and_task_tell_requests_apart(client: OpenPipeClien
     assert llm.calls == 4
 
 
-async def test_the_originals_own_path_works_too(client: OpenPipeClient) -> None:
-    """Look, ask whether somebody is at it, fetch, store."""
+async def test_the_originals_separate_steps_work_too(client: OpenPipeClient) -> None:
+    """Get, deduplicate, fetch and store, each by its own method."""
     assert await client.get_cached_response("why?") is None
     assert await client.deduplicate_request("why?") is False
     await client.cache_response("why?", "because")
@@ -127,11 +127,11 @@ async def test_the_originals_own_path_works_too(client: OpenPipeClient) -> None:
     assert await client.deduplicate_request("why?") is True
 
 
-async def test_who_asks_for_a_duplicate_waits_for_the_other_ones_answer(client: OpenPipeClient) -> None:
-    """And then it is there."""
+async def test_deduplicate_request_waits_for_the_other_callers_answer(client: OpenPipeClient) -> None:
+    """It returns when the answer is stored."""
     wrapper = OpenPipeLLMWrapper(Llm(0.2), client)
     fetching = asyncio.ensure_future(wrapper.generate("why?"))
-    while not (await client.sidecard.stats()).flights:  # noqa: ASYNC110 - of a daemon that tells nobody
+    while not (await client.sidecard.stats()).flights:  # noqa: ASYNC110 - of a daemon that sets no event here
         await asyncio.sleep(0.005)
 
     assert await client.deduplicate_request("why?") is True
@@ -139,19 +139,19 @@ async def test_who_asks_for_a_duplicate_waits_for_the_other_ones_answer(client: 
 
 
 async def test_metrics_are_counted(client: OpenPipeClient, socket_path: str) -> None:
-    """Under the names that the listener gives to what is posted."""
+    """The metrics have the names of ``POST /v1/metrics``."""
     await client.record_metrics("why?", "because", 12.5, 0.25, success=True, task_type="rag")
     await asyncio.to_thread(client.sidecard.flush_metrics, 5.0)
-    told = samples(socket_path)
-    assert told["openpipe_calls_total success=true task=rag"] == 1.0
-    assert told["openpipe_latency_seconds_sum task=rag"] == 0.0125
-    assert told["openpipe_cost_dollars_total task=rag"] == 0.25
+    exposed = samples(socket_path)
+    assert exposed["openpipe_calls_total success=true task=rag"] == 1.0
+    assert exposed["openpipe_latency_seconds_sum task=rag"] == 0.0125
+    assert exposed["openpipe_cost_dollars_total task=rag"] == 0.25
 
 
-async def test_an_application_starts_and_ends_it(
+async def test_an_application_starts_and_ends_the_manager(
     daemon: Start, socket_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the module's own manager, from the environment, in different tasks."""
+    """`openpipe_manager` takes its settings from the environment; start and end may run in different tasks."""
     daemon("--no-state")
     for name, value in {"SIDECARD_SOCKET": socket_path, "CACHE_TTL": "60", "SOVEREIGN_MODE": "true"}.items():
         monkeypatch.setenv(name, value)
@@ -172,8 +172,8 @@ async def test_an_application_starts_and_ends_it(
     assert await get_performance_report() == {"status": "disabled"}
 
 
-async def test_without_a_daemon_calls_are_made_all_the_same(socket_path: str) -> None:
-    """Once per process and key; nothing is stored, and the report says why there is none."""
+async def test_without_a_daemon_calls_are_made(socket_path: str) -> None:
+    """They are made once per process and key and not stored, and the report says why it is empty."""
     manager = OpenPipeIntegrationManager({"openpipe": {"socket": socket_path}})
     assert await manager.initialize()
     llm = Llm(0.05)
@@ -189,38 +189,38 @@ async def test_without_a_daemon_calls_are_made_all_the_same(socket_path: str) ->
     await manager.shutdown()
 
 
-async def test_a_setting_that_cannot_be_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its name."""
+async def test_an_invalid_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the variable and its value."""
     monkeypatch.setenv("CACHE_TTL", "soon")
     with pytest.raises(ValueError, match="CACHE_TTL should be a number of seconds, not 'soon'"):
         await OpenPipeIntegrationManager().initialize()
 
 
-async def test_a_word_for_no_is_no() -> None:
-    """As configurations have it that are made of an environment; and no section is an empty one."""
-    for said, meant in (("false", False), ("On", True), (True, True)):
-        assert OpenPipeClient({"openpipe": {"sovereign_mode": said}}).sovereign_mode is meant
+async def test_sovereign_mode_accepts_words() -> None:
+    """A configuration made of the environment has words for flags; a missing section is an empty one."""
+    for word, flag in (("false", False), ("On", True), (True, True)):
+        assert OpenPipeClient({"openpipe": {"sovereign_mode": word}}).sovereign_mode is flag
 
     assert OpenPipeClient({"openpipe": None}).sovereign_mode is True
     with pytest.raises(ValueError, match=r"sovereign_mode should be one of true, 1, .* not 'perhaps'"):
         OpenPipeClient({"openpipe": {"sovereign_mode": "perhaps"}})
 
 
-async def test_a_holder_that_is_killed_is_followed(client: OpenPipeClient, socket_path: str) -> None:
-    """In the original its key was blocked until a time-out, and the others had a placeholder."""
+async def test_a_waiter_replaces_a_killed_holder(client: OpenPipeClient, socket_path: str) -> None:
+    """In the original the key stayed blocked until a time-out, and the others got a placeholder."""
     holder = holding(socket_path)
     with Client(socket_path) as watching:
         await asyncio.to_thread(poll, lambda: watching.stats().leases == 1, "no lease")
         waiting = asyncio.ensure_future(OpenPipeLLMWrapper(Llm(), client).generate("why?"))
-        await asyncio.to_thread(poll, lambda: watching.stats().waiters == 1, "nobody waits")
+        await asyncio.to_thread(poll, lambda: watching.stats().waiters == 1, "no waiter")
 
     holder.kill()
     holder.wait()
     assert await waiting == "answer to why?"
 
 
-def test_an_event_loop_may_follow_another(socket_path: str) -> None:
-    """After a shutdown, and also where the first loop just ended: a test runner has one for each test."""
+def test_a_client_works_in_one_event_loop_after_another(socket_path: str) -> None:
+    """Also without a shutdown in between: a test runner has one loop per test."""
     one = OpenPipeClient({"openpipe": {"socket": socket_path}})
     for shuts_down in (True, False, True):
 
@@ -236,8 +236,8 @@ def test_an_event_loop_may_follow_another(socket_path: str) -> None:
         assert asyncio.run(use()) == "answer to why?"
 
 
-async def test_all_who_initialize_at_once_find_it_open(socket_path: str) -> None:
-    """And there is one client, which one shutdown closes."""
+async def test_concurrent_initialize_opens_one_client(socket_path: str) -> None:
+    """All callers find it open, and one shutdown closes it."""
     before = asyncio.all_tasks()
     manager = OpenPipeIntegrationManager({"openpipe": {"socket": socket_path}})
 
@@ -250,8 +250,8 @@ async def test_all_who_initialize_at_once_find_it_open(socket_path: str) -> None
     assert asyncio.all_tasks() <= before
 
 
-async def test_a_client_with_a_setting_that_cannot_be_never_says_that_it_is_open(socket_path: str) -> None:
-    """Not at the second try either."""
+async def test_initialize_raises_for_an_invalid_setting_every_time(socket_path: str) -> None:
+    """The second attempt raises too, and `create_llm_wrapper` returns the model itself."""
     one = OpenPipeClient({"openpipe": {"socket": socket_path, "cache_ttl": -1}})
     manager = OpenPipeIntegrationManager(one.config)
     llm = Llm()
@@ -265,8 +265,8 @@ async def test_a_client_with_a_setting_that_cannot_be_never_says_that_it_is_open
     assert manager.create_llm_wrapper(llm, "rag") is llm
 
 
-async def test_a_duplicate_is_said_only_where_its_answer_can_be_had(socket_path: str) -> None:
-    """Without a daemon an answer is shared in the process but stored nowhere."""
+async def test_deduplicate_request_is_true_only_if_the_answer_is_stored(socket_path: str) -> None:
+    """Without a daemon, the answer is shared within the process but not stored."""
     one = OpenPipeClient({"openpipe": {"socket": socket_path}})
     await one.initialize()
     llm = Llm(0.1)
