@@ -1,80 +1,79 @@
 """The command ``sidecard``.
 
-Each command lives in a module of this package that has ``add_parser(commands)``:
-it adds its parser and sets ``run``, which takes the parsed arguments and returns an exit code.
-Only the module of the command that is asked for is imported, so that each starts as fast as it can.
+Each command's module has ``add_parser(commands)``, which adds the command's parser and sets ``run``: a function that takes the
+parsed arguments and returns an exit code. Only the module of the requested command is imported, for a fast start.
 """
 
 import argparse
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
+from sidecard.cli.exit_codes import BAD_CONFIG, OK, PROBLEM, UNREACHABLE, USAGE, UnreachableError, UsageError
 from sidecard.errors import ConfigError, SidecardError
-from sidecard_client import __version__
-
-FINE: Final = 0
-NOT_FINE: Final = 1
-USAGE: Final = 2
-UNREACHABLE: Final = 69
-"""EX_UNAVAILABLE of sysexits.h."""
-BAD_CONFIG: Final = 78
-"""EX_CONFIG of sysexits.h."""
+from sidecard_client import DaemonUnavailable, RequestRefused, __version__
 
 COMMANDS: Final = {
     "serve": "serve",
-    "ping": "inspect",
-    "stats": "inspect",
-    "report": "inspect",
-    "top": "top",
-    "watch": "watch",
-    "explain": "explain",
-    "metrics": "inspect",
-    "breakers": "inspect",
-    "purge": "inspect",
-    "log-level": "inspect",
-    "reload": "inspect",
+    "ping": "control",
+    "stats": "status.stats",
+    "report": "status.report",
+    "top": "status.top",
+    "watch": "status.watch",
+    "explain": "explain.command",
+    "metrics": "control",
+    "breakers": "status.breakers",
+    "purge": "control",
+    "log-level": "control",
+    "reload": "control",
     "cache": "cache",
-    "calls": "calls",
-    "config": "inspect",
+    "calls": "calls.command",
+    "config": "config",
     "files": "files",
+    "docs": "docs",
     "demo": "demo.command",
     "bench": "bench.command",
 }
 """The module of each command."""
 
-Run = Callable[[argparse.Namespace], int]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; see `FINE` and those after it."""
+    """Run one command and return its exit code, one of `sidecard.cli.exit_codes`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
     try:
-        run: Run = parsed.run
-        return run(parsed)
+        exit_code: int = parsed.run(parsed)
     except ConfigError as error:
-        for problem in error.problems:
-            print(f"sidecard: {problem}", file=sys.stderr)
-
-        return BAD_CONFIG
-    except SidecardError as error:
-        print(f"sidecard: {error}", file=sys.stderr)
-        return NOT_FINE
+        return _fail(BAD_CONFIG, *error.problems)
+    except UsageError as error:
+        return _fail(USAGE, error)
+    except (DaemonUnavailable, UnreachableError) as error:
+        return _fail(UNREACHABLE, error)
+    except (SidecardError, RequestRefused) as error:
+        return _fail(PROBLEM, error)
     except BrokenPipeError:
-        # `sidecard stats | head`: the reader has had enough. Standard output is not flushed again at exit.
+        # `sidecard stats | head`: the reader closed the pipe. Prevents a second flush of standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FINE
+        return OK
+
+    return exit_code
+
+
+def _fail(exit_code: int, *problems: object) -> int:
+    for problem in problems:
+        print(f"sidecard: {problem}", file=sys.stderr)
+
+    return exit_code
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sidecard",
-        description="Makes the LLM calls of one host shared, cheap and safe.",
-        epilog=f"Exit codes: {FINE} fine, {NOT_FINE} what was asked about is not fine, {USAGE} usage, "
-        f"{UNREACHABLE} no daemon answers, {BAD_CONFIG} configuration.",
+        description="Shares the LLM calls of one host between its processes.",
+        epilog=f"Exit codes: {OK} success, {PROBLEM} failure or a problem found, {USAGE} usage error, "
+        f"{UNREACHABLE} no daemon answers, {BAD_CONFIG} invalid settings.",
     )
     parser.add_argument("--version", action="version", version=f"sidecard {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -1,24 +1,25 @@
-"""``sidecard files``: what other programs are given to watch the daemon, as it ships in the package."""
+"""``sidecard files``: write the monitoring files that ship with the package."""
 
 import argparse
-import sys
 from importlib import resources
 
-from sidecard.cli import FINE
+from sidecard.cli.arguments import Commands
+from sidecard.cli.exit_codes import OK
+from sidecard.cli.output import write
 
 FILES = {
-    "grafana": ("grafana.json", "a dashboard to be imported into Grafana, version 10 or newer"),
+    "grafana": ("grafana.json", "a dashboard for Grafana 10 or newer"),
     "alerts": ("alerts.yml", "alert rules for Prometheus or vmalert"),
 }
-"""By name: the file, and what it is."""
+"""File and description by name."""
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "files",
         help="write a Grafana dashboard, or alert rules",
-        description="Writes a file that other programs take, such as `sidecard files alerts > sidecard.yml`.",
+        description="Writes a file for another program, such as `sidecard files alerts > sidecard.yml`.",
     )
     described = "; ".join(f"{name}: {purpose}" for name, (_, purpose) in FILES.items())
     parser.add_argument("name", choices=FILES, help=described)
@@ -27,6 +28,5 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _run(arguments: argparse.Namespace) -> int:
     name, _ = FILES[arguments.name]
-    sys.stdout.write((resources.files("sidecard.observe") / "files" / name).read_text(encoding="utf-8"))
-    sys.stdout.flush()
-    return FINE
+    write((resources.files("sidecard.observe") / "files" / name).read_text(encoding="utf-8").rstrip("\n"))
+    return OK

@@ -1,4 +1,4 @@
-"""``sidecard calls``: the real command on real logs, while they are written."""
+"""``sidecard calls`` on real logs, also while they are written."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from tests.postgres_server import PostgresServer
 HOUR_SECONDS = 3600.0
 GIBI = 1024**3
 
-wall_clock = time.time  # noqa: TID251 - the command's own: what it looks at outlives runs
+wall_clock = time.time  # noqa: TID251 - as the command
 
 
 def row(age_hours: float = 0.0, prompt: Any = None, answer: Any = None, **fields: Any) -> Row:
@@ -33,7 +33,7 @@ def row(age_hours: float = 0.0, prompt: Any = None, answer: Any = None, **fields
 
 
 def talk(question: str, answer: str, **fields: Any) -> Row:
-    """Return a row with what was said."""
+    """Return a row with prompt and answer."""
     return row(prompt={"args": [question], "kwargs": {}}, answer=answer, **fields)
 
 
@@ -50,7 +50,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def calls(state: Path) -> Run:
-    """Run the command with that state directory, as somebody without settings of their own."""
+    """Run the command with that state directory and without other settings."""
 
     def run(*arguments: object, **environ: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -61,12 +61,12 @@ def calls(state: Path) -> Run:
 
 
 def command(*arguments: object) -> list[str]:
-    """Return the command's words."""
+    """Return the command line."""
     return [sys.executable, "-m", "sidecard", "calls", *map(str, arguments)]
 
 
 def clean(state: Path) -> dict[str, str]:
-    """Return an environment without anybody's settings."""
+    """Return an environment without settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SIDECARD_", "PG"))}
     kept.pop("DATABASE_URL", None)
     return kept | {"STATE_DIRECTORY": str(state), "TZ": "UTC"}
@@ -80,7 +80,7 @@ def write(state: Path, rows: Sequence[Row]) -> None:
 
 
 def lines_of(done: "subprocess.CompletedProcess[str]") -> list[Any]:
-    """Return what a command that went well has written, as JSON."""
+    """Return the JSON lines of a successful command."""
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -88,21 +88,21 @@ def lines_of(done: "subprocess.CompletedProcess[str]") -> list[Any]:
 # Which log -----------------------------------------------------------------------------------------------------------
 
 
-def test_where_there_is_no_log_that_is_told(state: Path, calls: Run) -> None:
-    """And none is made."""
+def test_a_missing_log_is_reported(state: Path, calls: Run) -> None:
+    """No log is created."""
     for action in (["list"], ["show", "00"], ["export"]):
         done = calls(*action)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == (
             f"sidecard: there is no call log at {state}/calls.sqlite (No such file or directory);"
-            " calls are logged where calls.enabled is true\n"
+            " calls are logged if calls.enabled is true\n"
         )
 
     assert list(state.iterdir()) == []
 
 
-def test_the_settings_say_where_the_log_is(state: Path, calls: Run) -> None:
-    """The file, the environment, a flag."""
+def test_the_settings_locate_the_log(state: Path, calls: Run) -> None:
+    """The URL comes from the file, the environment, or a flag."""
     write(state, [row(), row()])
     (state / "calls.sqlite").rename(state / "other.sqlite")
     url = f"sqlite:{state}/other.sqlite"
@@ -126,14 +126,14 @@ def test_the_settings_say_where_the_log_is(state: Path, calls: Run) -> None:
         (["list", "--set", "calls.uri=x"], 78, "calls.url"),
         (["list", "--set", "calls.url=postgresql://u:hunter2@127.0.0.1:1/x"], 69, "Connection refused"),
         (["list", "--set", "calls.url=postgresql://u:hunter2@part@127.0.0.1:1/x"], 78, "percent|%40"),
-        (["show", "ffff"], 1, "no call's id begins with ffff"),
+        (["show", "ffff"], 1, "no call has an id that begins with ffff"),
         (["list", "--task", "none"], 1, "no such calls"),
     ],
 )
-def test_what_is_wrong_is_told_in_a_sentence(
+def test_errors_have_an_exit_code_and_a_sentence(
     state: Path, calls: Run, flags: list[str], code: int, sentence: str
 ) -> None:
-    """With the exit code of its kind, and without a password."""
+    """The sentence contains no password."""
     write(state, [row()])
     done = calls(*flags)
     assert done.returncode == code, done.stderr
@@ -145,8 +145,8 @@ def test_what_is_wrong_is_told_in_a_sentence(
 # list and show -------------------------------------------------------------------------------------------------------
 
 
-def test_a_list_is_for_people(state: Path, calls: Run) -> None:
-    """A line for each call, the newest first."""
+def test_list_shows_a_table(state: Path, calls: Run) -> None:
+    """Each call is one row, newest first."""
     rows = [
         row(
             2, backend="cloud", model="m-1", prompt_tokens=1200, completion_tokens=30, billed_dollars=0.25, seconds=1.5
@@ -165,20 +165,20 @@ def test_a_list_is_for_people(state: Path, calls: Run) -> None:
         assert word in lines[2]
 
 
-def test_a_list_is_for_programs(state: Path, calls: Run) -> None:
-    """Every field, and nothing that was said."""
+def test_list_json_has_all_fields_but_texts(state: Path, calls: Run) -> None:
+    """Prompts and answers are not listed."""
     one = talk("secret question", "secret answer", key="k1-a")
     write(state, [one])
-    (told,) = lines_of(calls("list", "--json"))
-    assert told.pop("at") == datetime.fromtimestamp(one.at_seconds, UTC).isoformat(timespec="milliseconds").replace(
+    (output,) = lines_of(calls("list", "--json"))
+    assert output.pop("at") == datetime.fromtimestamp(one.at_seconds, UTC).isoformat(timespec="milliseconds").replace(
         "+00:00", "Z"
     )
-    assert told == {name: getattr(one, name) for name in one.__struct_fields__ if name not in {"prompt", "answer"}}
+    assert output == {name: getattr(one, name) for name in one.__struct_fields__ if name not in {"prompt", "answer"}}
 
 
 @pytest.mark.slow
-def test_filters_say_which_calls_are_meant(state: Path, calls: Run) -> None:
-    """By name, by kind, by time; several of a kind are alternatives."""
+def test_filters_select_calls(state: Path, calls: Run) -> None:
+    """Calls are selected by name, outcome and time; repeated options are alternatives."""
     write(
         state,
         [
@@ -190,7 +190,7 @@ def test_filters_say_which_calls_are_meant(state: Path, calls: Run) -> None:
     )
 
     def pids(*flags: str) -> list[int]:
-        return [told["pid"] for told in lines_of(calls("list", "--json", *flags))]
+        return [output["pid"] for output in lines_of(calls("list", "--json", *flags))]
 
     assert pids() == [4, 3, 2, 1]
     assert pids("--limit", "2") == [4, 3]
@@ -205,8 +205,8 @@ def test_filters_say_which_calls_are_meant(state: Path, calls: Run) -> None:
     assert pids("--until", instant.replace(tzinfo=None).isoformat(timespec="seconds")) == [2, 1]
 
 
-def test_one_call_is_shown_by_the_beginning_of_its_id(state: Path, calls: Run) -> None:
-    """With what was said, for people and for programs."""
+def test_show_finds_a_call_by_the_beginning_of_its_id(state: Path, calls: Run) -> None:
+    """Text and JSON contain prompt and answer."""
     rows = [talk("Why?", "Because."), talk("\x1b]0;evil\x07", "No.")]
     write(state, rows)
     done = calls("show", rows[0].id[:16])
@@ -214,25 +214,25 @@ def test_one_call_is_shown_by_the_beginning_of_its_id(state: Path, calls: Run) -
     assert '"Why?"' in done.stdout
     assert '"Because."' in done.stdout
     assert "upstream" in done.stdout
-    (told,) = lines_of(calls("show", rows[0].id.upper(), "--json"))
-    assert (told["prompt"], told["answer"]) == ({"args": ["Why?"], "kwargs": {}}, "Because.")
+    (output,) = lines_of(calls("show", rows[0].id.upper(), "--json"))
+    assert (output["prompt"], output["answer"]) == ({"args": ["Why?"], "kwargs": {}}, "Because.")
     assert "\x1b" not in calls("show", rows[1].id).stdout
     done = calls("show", rows[0].id[:4])
     assert done.returncode == 1
-    assert "more than one call's id begins with" in done.stderr
+    assert "several calls have an id that begins with" in done.stderr
 
 
 # export --------------------------------------------------------------------------------------------------------------
 
 
-def test_an_export_has_all_that_is_kept(state: Path, calls: Run, tmp_path: Path) -> None:
-    """The oldest first; into a file of one's own."""
+def test_export_writes_all_fields(state: Path, calls: Run, tmp_path: Path) -> None:
+    """Calls are exported oldest first, into a file that only its owner can read."""
     rows = [talk("é", "a"), row(source="cache")]
     write(state, rows)
-    told = lines_of(calls("export"))
-    assert [line["id"] for line in told] == [each.id for each in rows]
-    assert told[0]["prompt"] == {"args": ["é"], "kwargs": {}}
-    assert told[1]["prompt"] is None
+    output = lines_of(calls("export"))
+    assert [line["id"] for line in output] == [each.id for each in rows]
+    assert output[0]["prompt"] == {"args": ["é"], "kwargs": {}}
+    assert output[1]["prompt"] is None
     target = tmp_path / "out.jsonl"
     target.write_text("old")
     done = calls("export", "--output", target, "--limit", "1")
@@ -242,8 +242,8 @@ def test_an_export_has_all_that_is_kept(state: Path, calls: Run, tmp_path: Path)
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith("out")] == ["out.jsonl"]
 
 
-def test_an_export_that_fails_leaves_what_was_there(state: Path, calls: Run, tmp_path: Path) -> None:
-    """Nothing half written."""
+def test_a_failed_export_keeps_the_existing_file(state: Path, calls: Run, tmp_path: Path) -> None:
+    """No partial file remains."""
     write(state, [row()])
     target = tmp_path / "out.jsonl"
     target.write_text("old")
@@ -254,8 +254,8 @@ def test_an_export_that_fails_leaves_what_was_there(state: Path, calls: Run, tmp
     assert done.returncode == 1
 
 
-def test_conversations_for_fine_tuning(state: Path, calls: Run) -> None:
-    """Calls that were made, the newest of each key; what is none is counted."""
+def test_export_of_conversations_takes_the_newest_call_of_each_key(state: Path, calls: Run) -> None:
+    """Only calls that were made are exported; omitted calls are counted by reason."""
     write(
         state,
         [
@@ -271,23 +271,23 @@ def test_conversations_for_fine_tuning(state: Path, calls: Run) -> None:
         ],
     )
     done = calls("export", "--format", "openai-chat")
-    told = lines_of(done)
-    assert [[message["role"] for message in line["messages"]] for line in told] == [["user", "assistant"]] * 4
-    assert [[message["content"] for message in line["messages"]] for line in told] == [
+    output = lines_of(done)
+    assert [[message["role"] for message in line["messages"]] for line in output] == [["user", "assistant"]] * 4
+    assert [[message["content"] for message in line["messages"]] for line in output] == [
         ["one", "newer"],
         ["three", "3"],
         ["three", "3"],
         ["two", "2"],
     ]
     assert done.stderr == (
-        "exported 4, left out 4: no prompt kept (2), no conversation in the prompt (1), an older call of the same key (1)\n"
+        "exported 4, omitted 4: no prompt kept (2), no conversation in the prompt (1), an older call of the same key (1)\n"
     )
     done = calls("export", "--format", "openai-chat", "--task", "other", "--limit", "1")
     assert (len(lines_of(done)), done.stderr) == (1, "exported 1\n")
 
 
-def test_a_reader_that_has_had_enough_is_no_error(state: Path) -> None:
-    """As in `sidecard calls export | head -1`."""
+def test_a_closed_pipe_is_not_an_error(state: Path) -> None:
+    """`sidecard calls export | head -1` succeeds."""
     write(state, [talk("x" * 1000, "y") for _ in range(2000)])
     process = subprocess.Popen(command("export"), env=clean(state), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
@@ -300,8 +300,8 @@ def test_a_reader_that_has_had_enough_is_no_error(state: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_log_can_be_read_while_it_is_written(state: Path, calls: Run) -> None:
-    """And an export ends, though rows go on coming."""
+def test_a_log_is_readable_while_it_is_written(state: Path, calls: Run) -> None:
+    """An export ends although rows are added."""
     write(state, [row()])
     ended = threading.Event()
     faults: list[Exception] = []
@@ -327,8 +327,8 @@ def test_a_log_can_be_read_while_it_is_written(state: Path, calls: Run) -> None:
 
 
 @pytest.mark.slow
-def test_an_export_needs_little_memory(state: Path, tmp_path: Path) -> None:
-    """However large the log is: 300 MB of it within 200 MB of address space more than an empty one needs."""
+def test_an_export_uses_little_memory(state: Path, tmp_path: Path) -> None:
+    """300 MB of log are exported with 400 MB of address space."""
     text = "x" * 100_000
     for _ in range(30):
         write(state, [talk(text, "y") for _ in range(100)])
@@ -349,8 +349,8 @@ def server() -> Iterator[PostgresServer]:
     server.close()
 
 
-def test_a_log_in_postgresql_is_looked_at_in_the_same_way(server: PostgresServer, calls: Run) -> None:
-    """By its URL, which is never told."""
+def test_a_log_in_postgresql_is_queried_like_a_file(server: PostgresServer, calls: Run) -> None:
+    """The URL is never shown."""
     done = calls("list", DATABASE_URL=server.url)
     assert done.returncode == 1
     assert "there is no call log at postgresql://***@127.0.0.1" in done.stderr
@@ -360,13 +360,13 @@ def test_a_log_in_postgresql_is_looked_at_in_the_same_way(server: PostgresServer
     )
     writer.write(rows)
     writer.close()
-    assert [told["id"] for told in lines_of(calls("list", "--json", DATABASE_URL=server.url))] == [
+    assert [output["id"] for output in lines_of(calls("list", "--json", DATABASE_URL=server.url))] == [
         rows[1].id,
         rows[0].id,
     ]
     assert "Because." in calls("show", rows[0].id[:16], DATABASE_URL=server.url).stdout
-    (told,) = lines_of(calls("export", "--format", "openai-chat", DATABASE_URL=server.url))
-    assert told["messages"][1] == {"role": "assistant", "content": "Because."}
+    (output,) = lines_of(calls("export", "--format", "openai-chat", DATABASE_URL=server.url))
+    assert output["messages"][1] == {"role": "assistant", "content": "Because."}
     server.stop()
     done = calls("list", DATABASE_URL=server.url)
     assert done.returncode == 69

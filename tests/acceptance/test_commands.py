@@ -1,4 +1,4 @@
-"""The inspecting commands, as a shell runs them, against a real daemon."""
+"""Commands that query a daemon, run as a shell runs them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ Start = Callable[..., Daemon]
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end, with no settings but ``environ``."""
+    """Run one command to its end, with only ``environ`` as settings."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SIDECARD_")}
     return subprocess.run(
         [sys.executable, "-m", "sidecard", *arguments],
@@ -32,25 +32,25 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 def answer(question: str) -> str:
-    """Stand for a model."""
+    """Simulate a model."""
     return f"answer to {question}"
 
 
 def down(_: str) -> str:
-    """Stand for a backend that is down."""
+    """Simulate a failing backend."""
     raise ConnectionError
 
 
-def test_ping_finds_the_daemon_by_flag_and_by_environment(daemon: Start, socket_path: str) -> None:
-    """Both ways to say where it is."""
+def test_ping_with_flag_or_environment_finds_the_daemon(daemon: Start, socket_path: str) -> None:
+    """The socket is given by flag or by environment."""
     daemon()
     by_flag, by_environment = run("ping", "--socket", socket_path), run("ping", SIDECARD_SOCKET=socket_path)
     assert (by_flag.returncode, by_environment.returncode) == (0, 0)
     assert f"answered at {socket_path}" in by_flag.stdout
 
 
-def test_every_asking_command_says_69_and_where_it_looked_without_a_daemon(socket_path: str) -> None:
-    """What to start, and nothing on standard output that a program could take for an answer."""
+def test_commands_without_a_daemon_exit_69_and_name_the_socket(socket_path: str) -> None:
+    """The error says what to start, and standard output is empty."""
     for command in (
         ["ping"],
         ["stats"],
@@ -68,8 +68,8 @@ def test_every_asking_command_says_69_and_where_it_looked_without_a_daemon(socke
         assert "sidecard serve" in result.stderr
 
 
-def test_report_tells_calls_after_it_told_that_there_are_none(daemon: Start, socket_path: str) -> None:
-    """The empty state in words; then the ledger, in JSON with the wire's own fields."""
+def test_report_shows_calls_in_text_and_json(daemon: Start, socket_path: str) -> None:
+    """Without calls the report is a sentence; JSON has the wire's fields."""
     daemon()
     assert run("report", "--socket", socket_path).stdout.startswith("no calls yet")
     with Client(socket_path) as client:
@@ -82,8 +82,8 @@ def test_report_tells_calls_after_it_told_that_there_are_none(daemon: Start, soc
     assert "75.0 %" in run("report", "--socket", socket_path).stdout
 
 
-def test_stats_agree_in_words_and_in_json(daemon: Start, socket_path: str) -> None:
-    """The same counter, both ways."""
+def test_stats_agree_in_text_and_json(daemon: Start, socket_path: str) -> None:
+    """Text and JSON show the same counter."""
     daemon()
     with Client(socket_path) as client:
         client.put("key", "value")
@@ -92,8 +92,8 @@ def test_stats_agree_in_words_and_in_json(daemon: Start, socket_path: str) -> No
     assert ["entries", "1"] in [line.split() for line in run("stats", "--socket", socket_path).stdout.split("\n")]
 
 
-def test_metrics_are_written_as_scrapers_read_them(daemon: Start, socket_path: str) -> None:
-    """In both formats, the apps' beside the daemon's own, and each passes Prometheus' own check."""
+def test_metrics_are_valid_in_both_formats(daemon: Start, socket_path: str) -> None:
+    """Both formats contain the metrics of apps and daemon, and pass Prometheus' own checks."""
     daemon()
     with Client(socket_path) as client:
         client.call(answer, "why?")
@@ -102,11 +102,11 @@ def test_metrics_are_written_as_scrapers_read_them(daemon: Start, socket_path: s
 
     text = run("metrics", "--socket", socket_path)
     openmetrics = run("metrics", "--socket", socket_path, "--format", "openmetrics")
-    told = json.loads(run("metrics", "--socket", socket_path, "--json").stdout)
+    as_json = json.loads(run("metrics", "--socket", socket_path, "--json").stdout)
     assert (text.returncode, openmetrics.returncode) == (0, 0)
     assert 'pages_total{kind="a\\n\\"b\\\\"} 2.0' in text.stdout
     assert openmetrics.stdout.endswith("# EOF\n")
-    assert {"pages", "sidecard_requests"} <= {family["name"] for family in told["families"]}
+    assert {"pages", "sidecard_requests"} <= {family["name"] for family in as_json["families"]}
     families = text_string_to_metric_families(openmetrics.stdout)  # type: ignore[no-untyped-call]  # it has no types
     assert "pages" in {family.name for family in families}
     if shutil.which("promtool") is not None:
@@ -116,17 +116,17 @@ def test_metrics_are_written_as_scrapers_read_them(daemon: Start, socket_path: s
         assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
-def test_log_level_is_set_and_said(daemon: Start, socket_path: str) -> None:
-    """A level that is none is a mistake in usage."""
+def test_log_level_is_set_and_logged(daemon: Start, socket_path: str) -> None:
+    """An unknown level is a usage error."""
     one = daemon()
     done = run("log-level", "--socket", socket_path, "debug")
-    assert (done.returncode, done.stdout) == (0, "the log says what is of level debug and above\n")
-    poll(lambda: "log level set" in one.output(), "nothing said")
+    assert (done.returncode, done.stdout) == (0, "log level set to debug\n")
+    poll(lambda: "log level set" in one.output(), "the new level was not logged")
     assert run("log-level", "--socket", socket_path, "loud").returncode == 2
 
 
-def test_purge_removes_what_it_is_told_to_and_nothing_by_default(daemon: Start, socket_path: str) -> None:
-    """By tag; all only where that is said; both or neither is a mistake in usage."""
+def test_purge_removes_only_selected_entries(daemon: Start, socket_path: str) -> None:
+    """Both a filter and ``--all``, or neither, is a usage error."""
     daemon()
     with Client(socket_path) as client:
         client.put("one", 1, tags=["odd"])
@@ -142,7 +142,7 @@ def test_purge_removes_what_it_is_told_to_and_nothing_by_default(daemon: Start, 
 
 
 def test_breakers_are_shown_and_set(daemon: Start, socket_path: str) -> None:
-    """Exit code 1 says that a backend is not fine; an operator's own hold is no fault."""
+    """Exit code 1 means that a breaker has tripped; one opened by an operator has not."""
     daemon("--set", "backends.cloud.breaker.min_calls=1")
     with Client(socket_path) as client, pytest.raises(ConnectionError):
         client.call(down, "a", backend="cloud")
@@ -159,16 +159,16 @@ def test_breakers_are_shown_and_set(daemon: Start, socket_path: str) -> None:
     assert "closed" in run("breakers", "--socket", socket_path).stdout
 
 
-def test_breaker_without_a_backend_is_a_mistake_in_usage(daemon: Start, socket_path: str) -> None:
-    """The sentence says how it should read."""
+def test_breakers_action_without_a_backend_is_a_usage_error(daemon: Start, socket_path: str) -> None:
+    """The error shows the complete command."""
     daemon()
     refused = run("breakers", "open", "--socket", socket_path)
     assert refused.returncode == 2
     assert "sidecard breakers open BACKEND" in refused.stderr
 
 
-def test_config_show_tells_where_values_come_from(daemon: Start, socket_path: str) -> None:
-    """Of the settings as they would be, and of the daemon as it runs."""
+def test_config_show_names_the_source_of_values(daemon: Start, socket_path: str) -> None:
+    """The settings are those of the command, or of the running daemon."""
     daemon("--set", "cache.ttl_seconds=7")
     would_be = json.loads(run("config", "show", "--json", SIDECARD_CACHE_TTL_SECONDS="9").stdout)
     assert would_be["settings"]["cache.ttl_seconds"] == 9
@@ -179,26 +179,26 @@ def test_config_show_tells_where_values_come_from(daemon: Start, socket_path: st
 
 
 def test_config_check_names_every_problem_and_exits_78() -> None:
-    """For people on standard error, for programs as JSON; fine settings are fine."""
+    """Problems are on standard error, or in the JSON; valid settings exit with 0."""
     wrong = {"SIDECARD_CACHE_TTL_SECONDS": "soon", "SIDECARD_LOG_LEVEL": "loud"}
-    told = run("config", "check", **wrong)
-    assert (told.returncode, told.stdout) == (78, "")
-    assert "SIDECARD_CACHE_TTL_SECONDS" in told.stderr
-    assert "SIDECARD_LOG_LEVEL" in told.stderr
+    checked = run("config", "check", **wrong)
+    assert (checked.returncode, checked.stdout) == (78, "")
+    assert "SIDECARD_CACHE_TTL_SECONDS" in checked.stderr
+    assert "SIDECARD_LOG_LEVEL" in checked.stderr
     listed = run("config", "check", "--json", **wrong)
     assert listed.returncode == 78
     assert len(json.loads(listed.stdout)["problems"]) == 2
     assert run("config", "check").returncode == 0
 
 
-def test_socket_path_that_is_too_long_is_a_mistake_in_usage() -> None:
-    """No daemon can be there, so 69 would be the wrong hint."""
+def test_a_socket_path_that_is_too_long_is_a_usage_error() -> None:
+    """No daemon can listen there, so the exit code is not 69."""
     result = run("ping", "--socket", "/tmp/" + "x" * 200)
     assert result.returncode == 2
     assert "107 bytes" in result.stderr
 
 
-def test_reader_that_goes_away_is_no_fault(daemon: Start, socket_path: str) -> None:
+def test_a_closed_pipe_is_not_an_error(daemon: Start, socket_path: str) -> None:
     """``sidecard stats | true`` prints no traceback."""
     daemon()
     command = f"{sys.executable} -m sidecard stats --socket {socket_path} | true"
@@ -207,8 +207,8 @@ def test_reader_that_goes_away_is_no_fault(daemon: Start, socket_path: str) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_bench_leaves_nothing_behind(socket_directory: Path, number: signal.Signals) -> None:
-    """Its directory is gone, and with it the socket of a daemon that has ended."""
+def test_an_interrupted_bench_cleans_up(socket_directory: Path, number: signal.Signals) -> None:
+    """Its processes have ended and its directory is removed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "sidecard", "bench", "--quick"],
         env=os.environ | {"TMPDIR": str(socket_directory)},
@@ -219,12 +219,12 @@ def test_interrupted_bench_leaves_nothing_behind(socket_directory: Path, number:
     try:
         poll(lambda: bool(list(socket_directory.glob("*/sidecard.sock"))), "the bench did not start its daemon")
         process.send_signal(number)
-        _, said = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=30)
     finally:
         process.kill()
         process.wait()
 
-    assert (process.returncode, said.split("\n")[-2]) == (
+    assert (process.returncode, stderr.split("\n")[-2]) == (
         130,
         "sidecard: interrupted; all processes of the bench have ended",
     )

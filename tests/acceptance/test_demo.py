@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.model, pytest.mark.timeout(240)]
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """Make a directory for the demo's temporary files: short for its socket, and the demo's alone to see what stays."""
+    """Make a directory for the demo's temporary files: a short one, for its socket, that only the demo uses."""
     directory = Path(tempfile.mkdtemp(prefix="sc-", dir="/tmp"))
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
@@ -48,13 +48,13 @@ def processes(place: Path) -> dict[int, str]:
 
 
 def assert_nothing_is_left(place: Path) -> None:
-    """Fail where a file or a process of the demo is still there."""
+    """Assert that no file or process of the demo remains."""
     assert list(place.iterdir()) == []
     assert processes(place) == {}
 
 
 def test_demo_makes_one_call_for_each_distinct_question(place: Path) -> None:
-    """As JSON: all that can be saved is saved, all parties agree, and the model has really said something."""
+    """The possible maximum is saved, all parties agree, and the model's answers are real."""
     run = demo(place, *SMALL, "--json")
 
     assert run.returncode == 0, run.stderr
@@ -77,7 +77,7 @@ def test_demo_makes_one_call_for_each_distinct_question(place: Path) -> None:
 
 
 def test_demo_ends_with_a_table(place: Path) -> None:
-    """For people: progress by lines where there is no terminal, then answers, numbers and their bounds."""
+    """Without a terminal there are progress lines, then answers, numbers and their bounds."""
     run = demo(place, *SMALL)
 
     assert run.returncode == 0, run.stderr
@@ -89,25 +89,25 @@ def test_demo_ends_with_a_table(place: Path) -> None:
     assert_nothing_is_left(place)
 
 
-def test_a_file_that_is_no_model_is_told_in_a_sentence(place: Path, tmp_path: Path) -> None:
-    """What llama.cpp says of it follows, no traceback does, and nothing is pretended."""
+def test_an_invalid_model_file_is_reported(place: Path, tmp_path: Path) -> None:
+    """The error contains llama.cpp's output and no traceback."""
     junk = tmp_path / "junk.gguf"
     junk.write_text("junk")
     run = demo(place, *SMALL, "--model", str(junk))
 
     assert run.returncode == 1
     assert run.stdout == ""
-    assert f"sidecard: The model {junk} does not load" in run.stderr
+    assert f"sidecard: cannot load the model {junk}" in run.stderr
     assert "Traceback" not in run.stderr
     assert_nothing_is_left(place)
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_nothing(place: Path, signal_number: signal.Signals) -> None:
-    """Ctrl-C in the middle of an answer ends all processes and removes all files."""
+def test_an_interrupted_demo_cleans_up(place: Path, signal_number: signal.Signals) -> None:
+    """An interruption during an answer ends all processes and removes all files."""
     environ = os.environ | {"TMPDIR": str(place)}
     with subprocess.Popen([*COMMAND, "--json"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
-        poll(lambda: sum("demo_worker" in command for command in processes(place).values()) == 4, "no workers began")
+        poll(lambda: sum("demo.worker" in command for command in processes(place).values()) == 4, "no workers started")
         run.send_signal(signal_number)
         output, complaint = run.communicate(timeout=30)
 
@@ -118,16 +118,16 @@ def test_an_interrupted_demo_leaves_nothing(place: Path, signal_number: signal.S
     assert_nothing_is_left(place)
 
 
-def test_a_demo_whose_model_dies_says_so(place: Path) -> None:
-    """The demo ends with a sentence and exit code 1, and takes its workers along."""
+def test_a_demo_whose_model_dies_fails(place: Path) -> None:
+    """The demo reports it, exits with 1, and ends its workers."""
     environ = os.environ | {"TMPDIR": str(place)}
     with subprocess.Popen([*COMMAND, "--json"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
-        poll(lambda: sum("demo_worker" in command for command in processes(place).values()) == 4, "no workers began")
-        (model,) = (pid for pid, command in processes(place).items() if "demo_model" in command)
+        poll(lambda: sum("demo.worker" in command for command in processes(place).values()) == 4, "no workers started")
+        (model,) = (pid for pid, command in processes(place).items() if "demo.model" in command)
         os.kill(model, signal.SIGKILL)
         output, complaint = run.communicate(timeout=60)
 
     assert run.returncode == 1
     assert output == b""
-    assert complaint.startswith(b"sidecard: The model ended before its time")
+    assert complaint.startswith(b"sidecard: the model ended unexpectedly")
     assert_nothing_is_left(place)

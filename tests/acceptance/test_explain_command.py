@@ -1,4 +1,4 @@
-"""``sidecard explain`` as a shell runs it, with a real daemon and without one."""
+"""``sidecard explain`` with a real daemon, and without one."""
 
 import json
 import os
@@ -19,7 +19,7 @@ CHAT = "https://api.openai.com/v1/chat/completions"
 
 
 def run(*arguments: str, stdin: object = None, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end; ``stdin`` is a request that it reads there."""
+    """Run the command to its end; ``stdin`` is the request on standard input."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SIDECARD_")}
     return subprocess.run(
         [sys.executable, "-m", "sidecard", "explain", *arguments],
@@ -50,12 +50,12 @@ def chat(text: str, **fields: Any) -> dict[str, Any]:
 
 
 def answer(question: str) -> str:
-    """Stand for a model."""
+    """Simulate a model."""
     return f"answer to {question}"
 
 
-def test_a_call_is_explained_with_what_the_daemon_has_of_it(daemon: Start) -> None:
-    """Its key is the client's; the policy is the running daemon's, and says where it was said."""
+def test_explain_shows_the_daemons_entry_and_policy(daemon: Start) -> None:
+    """The key is the client's; the policy and its sources are the daemon's."""
     path = daemon("--set", "tasks.rag.ttl_seconds=120").socket
     request = {"name": "app.answer", "args": ["why?"], "task": "rag"}
     before = json.loads(run("-", "--socket", path, "--json", stdin=request).stdout)
@@ -64,9 +64,9 @@ def test_a_call_is_explained_with_what_the_daemon_has_of_it(daemon: Start) -> No
         client.call(answer, "why?", task="rag", name="app.answer", tags=["t"])
         assert before["key"] == client.explain(answer, "why?", task="rag", name="app.answer").key
 
-    told = run("-", "--socket", path, "--json", stdin=request)
-    assert told.returncode == 0, told.stderr
-    after = json.loads(told.stdout)
+    result = run("-", "--socket", path, "--json", stdin=request)
+    assert result.returncode == 0, result.stderr
+    after = json.loads(result.stdout)
     assert after["entry"]["tags"] == ["t"]
     assert 100 < after["entry"]["ttl_left_seconds"] <= 120
     assert after["policy"]["ttl_seconds"]["value"] == 120.0
@@ -76,8 +76,8 @@ def test_a_call_is_explained_with_what_the_daemon_has_of_it(daemon: Start) -> No
     assert "An answer is stored" in run("-", "--socket", path, stdin=request).stdout
 
 
-def test_what_only_the_store_has_is_found(daemon: Start, tmp_path: Path) -> None:
-    """As a begin would find it."""
+def test_explain_finds_an_entry_of_the_store(daemon: Start, tmp_path: Path) -> None:
+    """A memory miss is followed by a read of the store, as in a begin."""
     url = f"sqlite:{tmp_path / 'store.db'}"
     one = daemon("--set", f"store.url={url}")
     request = {"name": "app.answer", "args": ["why?"]}
@@ -86,31 +86,31 @@ def test_what_only_the_store_has_is_found(daemon: Start, tmp_path: Path) -> None
 
     assert one.terminate() == 0
     one.start_again()
-    told = json.loads(run("-", "--socket", one.socket, "--json", stdin=request).stdout)
-    assert told["entry"]["task"] == "general"
+    result = json.loads(run("-", "--socket", one.socket, "--json", stdin=request).stdout)
+    assert result["entry"]["task"] == "general"
 
 
-def test_without_a_daemon_the_settings_of_the_command_count(tmp_path: Path, socket_path: str) -> None:
-    """From file, environment and flag, each told; a daemon that was named must be there."""
+def test_explain_without_a_daemon_uses_its_own_settings(tmp_path: Path, socket_path: str) -> None:
+    """Each value names its source; if ``--socket`` is given, the daemon is required."""
     settings = tmp_path / "s.toml"
     settings.write_text('[tasks.rag]\nttl_seconds = 7\ncache = "never"\n')
     request = {"name": "f", "task": "rag", "route": "fastest"}
     environ = {"SIDECARD_SOCKET": socket_path, "SIDECARD_CACHE_STALE_SECONDS": "9"}
-    told = run("-", "--config", str(settings), "--set", "tasks.rag.early_refresh=1", stdin=request, **environ)
-    assert told.returncode == 0, told.stderr
-    lines = {line.split()[0]: line for line in told.stdout.splitlines() if line}
+    result = run("-", "--config", str(settings), "--set", "tasks.rag.early_refresh=1", stdin=request, **environ)
+    assert result.returncode == 0, result.stderr
+    lines = {line.split()[0]: line for line in result.stdout.splitlines() if line}
     assert str(settings) in lines["ttl_seconds"]
     assert "SIDECARD_CACHE_STALE_SECONDS" in lines["stale_seconds"]
     assert "--set" in lines["early_refresh"]
     assert "call: route" in lines["route"]
     assert "(default)" in lines["failure_ttl_seconds"]
-    assert "Its answer is not stored: nothing of its task is." in told.stdout
-    assert "No daemon was asked" in told.stdout
+    assert "Its answer is not stored: its task stores no answers." in result.stdout
+    assert "No daemon was queried" in result.stdout
     assert run("-", "--socket", socket_path, stdin=request).returncode == 69
 
 
-def test_two_bodies_are_compared(file: Callable[[str, object], str], socket_path: str) -> None:
-    """Exit code 1 where they do not share, and the place; 0 where they do."""
+def test_explain_compares_two_bodies(file: Callable[[str, object], str], socket_path: str) -> None:
+    """The exit code is 1 if they do not share, and the difference is named; otherwise 0."""
     one, other = file("a", chat("Why  not?", temperature=0)), file("b", chat("Why not?", user="u", temperature=0))
     differs = run(one, other, "--url", CHAT, SIDECARD_SOCKET=socket_path)
     assert differs.returncode == 1, differs.stderr
@@ -118,12 +118,12 @@ def test_two_bodies_are_compared(file: Callable[[str, object], str], socket_path
     same = run(one, other, "--url", CHAT, "--normalize", "space", SIDECARD_SOCKET=socket_path)
     assert same.returncode == 0, same.stdout
     assert "(the same in normal form)" in same.stdout
-    told = json.loads(run(one, other, "--url", CHAT, "--json", SIDECARD_SOCKET=socket_path).stdout)
-    assert (told["share"], told["differences"][0]["path"]) == (False, "kwargs.body.messages[0].content")
+    result = json.loads(run(one, other, "--url", CHAT, "--json", SIDECARD_SOCKET=socket_path).stdout)
+    assert (result["share"], result["differences"][0]["path"]) == (False, "kwargs.body.messages[0].content")
 
 
-def test_a_task_of_the_daemon_says_what_is_one(daemon: Start, file: Callable[[str, object], str]) -> None:
-    """For those who go by it."""
+def test_explain_uses_the_normal_form_of_the_daemons_task(daemon: Start, file: Callable[[str, object], str]) -> None:
+    """The form applies with ``--normalize task`` only."""
     path = daemon("--set", "tasks.loose.normalize=space,case").socket
     one, other = file("a", chat("WHY  not?")), file("b", chat("why not?"))
     flags = ("--url", CHAT, "--task", "loose", "--socket", path)
@@ -137,16 +137,16 @@ def test_a_task_of_the_daemon_says_what_is_one(daemon: Start, file: Callable[[st
         (("-",), {"messages": []}, 2, "--url"),
         (("-", "-"), {"name": "f"}, 2, "standard input is one request"),
         (("-", "--url", "http://x/y"), {"a": 1}, 2, "is not shared"),
-        (("/nonexistent/file",), None, 1, "cannot be read"),
+        (("/nonexistent/file",), None, 1, "cannot read"),
         ((), None, 2, "REQUEST"),
         (("-", "--header", "x"), {"name": "f"}, 2, "NAME: VALUE"),
         (("-", "--set", "tasks.x.cache=maybe"), {"name": "f"}, 78, "tasks.x.cache"),
     ],
 )
-def test_what_cannot_be_explained_is_said(
+def test_explain_of_an_invalid_request_fails(
     arguments: tuple[str, ...], stdin: object, code: int, words: str, socket_path: str
 ) -> None:
-    """On standard error, with the exit code that it has everywhere."""
-    told = run(*arguments, stdin=stdin, SIDECARD_SOCKET=socket_path)
-    assert (told.returncode, told.stdout) == (code, ""), told.stderr
-    assert words in told.stderr
+    """The error is on standard error, with the usual exit code."""
+    result = run(*arguments, stdin=stdin, SIDECARD_SOCKET=socket_path)
+    assert (result.returncode, result.stdout) == (code, ""), result.stderr
+    assert words in result.stderr

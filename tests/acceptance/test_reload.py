@@ -133,7 +133,7 @@ def test_serve_check_tells_and_does_not_serve(socket_path: str, file: Path) -> N
     """As ``config check`` does, for units that want to know before they stop what runs."""
     file.write_text("[cache]\nttl_seconds = 1\n")
     fine = run("serve", "--check", "--config", str(file), "--socket", socket_path)
-    assert (fine.returncode, fine.stdout) == (0, "The settings are fine.\n")
+    assert (fine.returncode, fine.stdout) == (0, "The settings are valid.\n")
     file.write_text("[cache]\nttl_seconds = 'soon'\n")
     wrong = run("serve", "--check", "--config", str(file), "--socket", socket_path)
     assert (wrong.returncode, wrong.stdout) == (78, "")

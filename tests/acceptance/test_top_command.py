@@ -1,4 +1,4 @@
-"""``sidecard top`` on a real terminal of the kernel's, and where there is none."""
+"""``sidecard top`` on a pseudo-terminal, and without a terminal."""
 
 import fcntl
 import json
@@ -26,7 +26,7 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal:
-    """A terminal with ``sidecard top`` on it."""
+    """A pseudo-terminal that runs ``sidecard top``."""
 
     def __init__(self, path: str, columns: int, rows: int) -> None:
         self._master, slave = pty.openpty()
@@ -49,7 +49,7 @@ class Terminal:
         os.write(self._master, key.encode())
 
     def shows(self, text: str, seconds: float = 20.0) -> None:
-        """Wait until a text is shown that was not shown before."""
+        """Wait until the terminal shows a text in new output."""
         seen, deadline = "", time.monotonic() + seconds
         while text not in ESCAPES.sub("", seen):
             assert time.monotonic() < deadline, ESCAPES.sub("", self.seen + seen)[-3000:]
@@ -59,7 +59,7 @@ class Terminal:
         self.seen += seen
 
     def ends(self) -> int:
-        """Wait for the end, reading what there is; return the exit code."""
+        """Read all output until the process ends; return the exit code."""
         deadline = time.monotonic() + 20
         while self.process.poll() is None:
             assert time.monotonic() < deadline
@@ -73,13 +73,13 @@ class Terminal:
 
     @property
     def restored(self) -> bool:
-        """Whether the terminal is as it was: its modes, its screen, its cursor."""
+        """Whether the terminal's modes, screen and cursor are restored."""
         screen = self.seen.rindex("\x1b[?1049l") > self.seen.rindex("\x1b[?1049h")
         cursor = self.seen.rindex("\x1b[?25h") > self.seen.rindex("\x1b[?25l")
         return screen and cursor and termios.tcgetattr(self._slave) == self.before
 
     def close(self) -> None:
-        """End it."""
+        """Kill the process and close the terminal."""
         self.process.kill()
         self.process.wait()
         os.close(self._slave)
@@ -100,10 +100,10 @@ def terminal(socket_path: str) -> Iterator[Callable[[int, int], Terminal]]:
         one.close()
 
 
-def test_it_shows_calls_as_they_come_and_outlives_the_daemon(
+def test_top_shows_new_calls_and_survives_a_restart_of_the_daemon(
     daemon: Start, socket_path: str, terminal: Callable[[int, int], Terminal]
 ) -> None:
-    """A restart is told, and then it goes on; q ends it and leaves the terminal as it was."""
+    """A silent daemon is reported; q restores the terminal."""
     one = daemon("--no-state")
     top = terminal(100, 30)
     top.shows("no calls yet")
@@ -120,8 +120,8 @@ def test_it_shows_calls_as_they_come_and_outlives_the_daemon(
     assert top.restored
 
 
-def test_an_interruption_leaves_the_terminal_as_it_was(daemon: Start, terminal: Callable[[int, int], Terminal]) -> None:
-    """Also of a small one."""
+def test_top_interrupted_restores_the_terminal(daemon: Start, terminal: Callable[[int, int], Terminal]) -> None:
+    """A small terminal is restored as well."""
     daemon("--no-state")
     top = terminal(40, 8)
     top.shows("sidecard")
@@ -130,8 +130,8 @@ def test_an_interruption_leaves_the_terminal_as_it_was(daemon: Start, terminal: 
     assert top.restored
 
 
-def test_without_a_terminal_it_shows_one_picture(daemon: Start, socket_path: str) -> None:
-    """For a log, or a mail."""
+def test_top_without_a_terminal_shows_one_snapshot(daemon: Start, socket_path: str) -> None:
+    """The output has no control characters."""
     daemon("--no-state")
     done = run("top", "--socket", socket_path, "--interval", "0.1")
     assert (done.returncode, done.stderr) == (0, "")
@@ -139,15 +139,15 @@ def test_without_a_terminal_it_shows_one_picture(daemon: Start, socket_path: str
     assert "\x1b" not in done.stdout
 
 
-def test_for_programs_each_look_is_a_line(daemon: Start, socket_path: str) -> None:
-    """With what ``stats``, ``report`` and ``breakers`` say."""
+def test_top_json_writes_one_line_per_snapshot(daemon: Start, socket_path: str) -> None:
+    """A line has the fields of ``stats``, ``report`` and ``breakers``."""
     daemon("--no-state")
     (line,) = run("top", "--socket", socket_path, "--once", "--json").stdout.splitlines()
     assert json.loads(line).keys() == {"per_second", "stats", "report", "breakers"}
 
 
-def test_without_a_daemon_it_says_so(socket_path: str) -> None:
-    """As the other commands do."""
+def test_top_without_a_daemon_exits_69(socket_path: str) -> None:
+    """The error says what to start."""
     done = run("top", "--socket", socket_path)
     assert done.returncode == 69
     assert "sidecard serve" in done.stderr

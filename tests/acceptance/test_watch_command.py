@@ -1,4 +1,4 @@
-"""``sidecard watch`` as a shell runs it, and the op by hand, against a real daemon."""
+"""``sidecard watch``, and the ``watch`` op, with a real daemon."""
 
 import json
 import os
@@ -19,17 +19,17 @@ from tests.daemons import Daemon, ask, poll
 Start = Callable[..., Daemon]
 
 NOTES = 3000
-"""More than are sent ahead and wait: 256 and 1,024."""
+"""More than a watcher's unread (256) and queued (1,024) notes."""
 
 
 def down(_: str) -> str:
-    """Stand for a backend that is down."""
+    """Simulate a failing backend."""
     raise ConnectionError("with the prompt in it")
 
 
 @contextmanager
 def watching(path: str, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """Run the command until the end of the block at the latest; yield it, and the first thing that it says on the side."""
+    """Run the command until the end of the block; yield it and its first line on standard error."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SIDECARD_")}
     command = [sys.executable, "-m", "sidecard", "watch", "--socket", path, *arguments]
     with subprocess.Popen(
@@ -37,28 +37,28 @@ def watching(path: str, *arguments: str) -> Iterator[tuple["subprocess.Popen[str
     ) as process:
         try:
             assert process.stderr is not None
-            # It says so once the daemon has, or why it does not.
+            # The line is written after the daemon's first reply, or says why there is none.
             yield process, process.stderr.readline()
         finally:
             process.kill()
 
 
 def fail_once(path: str) -> None:
-    """Have a note made."""
+    """Cause one note."""
     with Client(path) as client, pytest.raises(ConnectionError):
         client.call(down, "a")
 
 
 def line_of(process: "subprocess.Popen[str]") -> str:
-    """Return the next line, as soon as it is there."""
+    """Wait for the next line and return it."""
     assert process.stdout is not None
     return process.stdout.readline()
 
 
-def test_notes_are_lines_as_they_are_made_until_an_interrupt(daemon: Start) -> None:
-    """Which is its ordinary end."""
+def test_watch_writes_one_line_per_note_until_interrupted(daemon: Start) -> None:
+    """An interrupt ends the command with exit code 0."""
     path = daemon().socket
-    with watching(path) as (process, began_by):
+    with watching(path) as (process, first_line):
         for _ in range(2):
             fail_once(path)
             line = line_of(process)
@@ -69,13 +69,13 @@ def test_notes_are_lines_as_they_are_made_until_an_interrupt(daemon: Start) -> N
 
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
-        assert began_by.startswith("watching")
+        assert first_line.startswith("watching")
         assert process.stderr is not None
         assert process.stderr.read() == ""
 
 
-def test_only_what_is_named_and_in_json_where_that_is_asked_for(daemon: Start) -> None:
-    """An object a line. The end of the daemon is none of the command's: 69."""
+def test_watch_filters_notes_and_writes_json(daemon: Start) -> None:
+    """A line is one object. If the daemon ends, the exit code is 69."""
     one = daemon()
     with watching(one.socket, "--json", "--note", "drain_started") as (process, _):
         fail_once(one.socket)
@@ -86,17 +86,17 @@ def test_only_what_is_named_and_in_json_where_that_is_asked_for(daemon: Start) -
         assert process.wait(20) == 69
 
 
-def test_a_name_that_no_note_has_is_a_mistake_in_usage(daemon: Start) -> None:
-    """With those that there are."""
+def test_watch_for_an_unknown_note_is_a_usage_error(daemon: Start) -> None:
+    """The error lists the known notes."""
     path = daemon().socket
-    with watching(path, "--note", "breaker_open") as (process, began_by):
+    with watching(path, "--note", "breaker_open") as (process, first_line):
         assert process.wait(20) == 2
         assert process.stderr is not None
-        assert "breaker_opened" in began_by + process.stderr.read()
+        assert "breaker_opened" in first_line + process.stderr.read()
 
 
-def test_a_half_closed_peer_that_speaks_json_is_told(daemon: Start) -> None:
-    """As ``echo '{"op":"watch"}' | socat -t 999 - UNIX-CONNECT:...`` does."""
+def test_a_half_closed_json_peer_gets_notes(daemon: Start) -> None:
+    """``echo '{"op":"watch"}' | socat -t 999 - UNIX-CONNECT:...`` prints notes."""
     path = daemon().socket
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(20)
@@ -110,8 +110,8 @@ def test_a_half_closed_peer_that_speaks_json_is_told(daemon: Start) -> None:
             assert json.loads(lines.readline())["note"] == "lease_ended"
 
 
-def test_a_watcher_that_does_not_read_is_told_what_it_missed_and_is_not_closed(daemon: Start) -> None:
-    """Nor does anybody else notice; the daemon keeps no more for it than its bounds."""
+def test_a_watcher_that_does_not_read_loses_notes_and_gets_their_number(daemon: Start) -> None:
+    """Its connection stays open, other peers are unaffected, and the daemon's buffer is bounded."""
     one = daemon(SIDECARD_LIMITS_STALL_SECONDS="0.2")
     with socket.socket(socket.AF_UNIX) as slow:
         slow.settimeout(20)
@@ -134,7 +134,7 @@ def test_a_watcher_that_does_not_read_is_told_what_it_missed_and_is_not_closed(d
             assert data, "it was closed"
             received += data
 
-        told = received.count(b"lease_ended")
-        assert 256 + 1024 <= told < NOTES
+        sent = received.count(b"lease_ended")
+        assert 256 + 1024 <= sent < NOTES
         tail = received[received.index(b"left_out") :]
         assert b"count" in tail

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecard.cli import BAD_CONFIG, main
+from sidecard.cli import main
+from sidecard.cli.exit_codes import BAD_CONFIG
 from sidecard.config.load import load
 from sidecard.config.redaction import redacted
 from sidecard.config.store_url import RedisAddress

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecard.cli import BAD_CONFIG, main
+from sidecard.cli import main
+from sidecard.cli.exit_codes import BAD_CONFIG
 from sidecard.config.load import load
 from sidecard.daemon.systemd import Notifier
 from sidecard.errors import ConfigError

@@ -1,1 +1,1 @@
-"""``sidecard bench``: ratios to other software that does the same work."""
+"""``sidecard bench``: compare the speed of sidecard with other software."""

@@ -1,7 +1,7 @@
-"""A worker process of the bench, asynchronous: takes an `Order` a line, answers a `Result` a line.
+"""Asynchronous worker process of the bench: reads one `Order` per line and writes one `Result` per line.
 
 ``python -m sidecard.cli.bench.async_worker SIDE=SOCKET ...`` with the sides ``sidecard`` and ``redis``.
-On asyncio, because `redis.asyncio` is; the loop is blocked while it waits for an order, when nothing else goes on.
+It runs on asyncio because `redis.asyncio` does. Waiting for an order blocks the loop, which has nothing else to do then.
 """
 
 import asyncio
@@ -19,17 +19,17 @@ Hit = Callable[[str], Awaitable[Any]]
 
 
 class AsyncWorker:
-    """Follows orders."""
+    """Performs orders."""
 
     def __init__(self, sides: dict[str, Hit], upstream: Upstream) -> None:
         self._sides = sides
         self._upstream = upstream
 
-    async def follow(self, order: Order) -> Result:
-        """Do what is ordered."""
+    async def perform(self, order: Order) -> Result:
+        """Perform an order and return its result."""
         hit = self._sides[order.side]
         before = self._upstream.calls
-        sleep(max(0.0, order.start_at - monotonic()))  # noqa: ASYNC251 - nothing else goes on
+        sleep(max(0.0, order.start_at - monotonic()))  # noqa: ASYNC251 - the loop has nothing else to do
         began = perf_counter()
         if order.do == "join":
             await _together(order.count, lambda _: hit(order.prompt))
@@ -51,7 +51,7 @@ async def _in_turn(hit: Hit, task: int, count: int) -> None:
 
 
 async def _together(tasks: int, work: Callable[[int], Awaitable[Any]]) -> None:
-    # Not gather: a task group stops the others when one fails, so that a fault ends the bench at once.
+    # A task group, because it cancels the other tasks when one fails; `gather` would not.
     async with asyncio.TaskGroup() as group:
         for task in range(tasks):
             group.create_task(_await(work(task)))
@@ -74,7 +74,7 @@ async def _sidecard_side(path: str, upstream: Upstream, stack: AsyncExitStack) -
 
 
 async def _redis_side(path: str, stack: AsyncExitStack) -> Hit:
-    import redis.asyncio  # noqa: PLC0415 - an extra
+    import redis.asyncio  # noqa: PLC0415 - optional
 
     client = redis.asyncio.Redis(unix_socket_path=path)
     stack.push_async_callback(client.aclose)
@@ -89,7 +89,7 @@ async def _redis_side(path: str, stack: AsyncExitStack) -> Hit:
 
 
 async def main(arguments: list[str]) -> None:
-    """Say that the answers are stored, then follow orders until there are no more."""
+    """Report that the answers are stored, then perform orders until standard input ends."""
     upstream = Upstream()
     sides: dict[str, Hit] = {}
     async with AsyncExitStack() as stack:
@@ -98,12 +98,12 @@ async def main(arguments: list[str]) -> None:
             sides[name] = await make
 
         worker = AsyncWorker(sides, upstream)
-        _tell(Result())
+        _write(Result())
         for line in sys.stdin.buffer:
-            _tell(await worker.follow(read_order(line)))
+            _write(await worker.perform(read_order(line)))
 
 
-def _tell(result: Result) -> None:
+def _write(result: Result) -> None:
     sys.stdout.buffer.write(write(result) + b"\n")
     sys.stdout.buffer.flush()
 

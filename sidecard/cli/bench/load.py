@@ -1,4 +1,4 @@
-"""What the bench asks of everything that it compares, and the orders that its worker processes take."""
+"""The load of the bench: prompts, answers, and the orders of its worker processes."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import frame
 
 VALUE = "x" * 1024
-"""The answer to every question: 1 KiB of text, about 250 tokens."""
+"""Every answer: 1 KiB of text, about 250 tokens."""
 
 CONTEXT = "You are the support assistant of a small shop. Answer briefly, in the customer's own language. "
 
@@ -21,30 +21,29 @@ PROMPTS = tuple(
 
 
 class Upstream:
-    """The call that is to be saved. Takes no time."""
+    """A model that answers immediately and counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
 
-    def answer(self, prompt: str) -> str:  # noqa: ARG002 - what a language model would be given
+    def answer(self, prompt: str) -> str:  # noqa: ARG002 - the signature of a model
         """Answer any prompt."""
         self.calls += 1
         return VALUE
 
-    async def answer_async(self, prompt: str) -> str:  # noqa: ARG002 - as above
+    async def answer_async(self, prompt: str) -> str:
         """Answer any prompt."""
-        self.calls += 1
-        return VALUE
+        return self.answer(prompt)
 
 
 def request_bytes() -> int:
-    """Return the size of the frame that asks for a hit."""
+    """Return the size of the frame that requests a hit."""
     call = calls.prepare(Options(), Upstream().answer, (PROMPTS[0],), {})
     return len(frame(wire.pack(call.begin(1))))
 
 
 def reply_bytes() -> int:
-    """Return the size of the frame that answers with a hit."""
+    """Return the size of the frame that replies with a hit."""
     hit = wire.Hit(
         1, VALUE, age_seconds=0.5, stale=False, saved_seconds=0.5, saved_dollars=0.0, backend="default", meta={}
     )
@@ -52,13 +51,13 @@ def reply_bytes() -> int:
 
 
 class Order(Struct, omit_defaults=True):
-    """What a worker is to do.
+    """An order to a worker process.
 
-    ``single``  ``count`` hits, one after another; the result has the median of their times
-    ``misses``  the same with prompts that nobody has asked
-    ``rate``    hits for ``seconds``; the result has their number and the time that they took
-    ``burst``   ``count`` hits by ``concurrent`` tasks; the result has the time from the first to the last
-    ``join``    ``count`` tasks ask ``prompt`` at once; the result has the instant of the last answer
+    ``single``  make ``count`` hits, one after another; the result has their median time
+    ``misses``  the same with new prompts
+    ``rate``    make hits for ``seconds``; the result has their number and the elapsed time
+    ``burst``   make ``count`` hits in ``concurrent`` tasks; the result has the elapsed time
+    ``join``    request ``prompt`` in ``count`` tasks at once; the result has the instant of the last answer
     """
 
     do: Literal["single", "misses", "rate", "burst", "join"]
@@ -68,18 +67,18 @@ class Order(Struct, omit_defaults=True):
     seconds: float = 0.0
     prompt: str = ""
     start_at: float = 0.0
-    """Monotonic instant at which to begin: workers that are told one after the other begin together."""
+    """Monotonic instant of the start, common to several workers."""
 
 
 class Result(Struct, omit_defaults=True):
-    """What became of an order."""
+    """The result of an order."""
 
     seconds: float = 0.0
     count: int = 0
     ended_at: float = 0.0
     """Monotonic instant."""
     upstream_calls: int = 0
-    """How often this worker's own function ran during the order."""
+    """Calls of this worker's own `Upstream` during the order."""
 
 
 read_order = msgspec.json.Decoder(Order).decode

@@ -1,4 +1,4 @@
-"""What measuring costs: an increment, a scrape of many workers, and the daemon's own metrics on the way of a hit."""
+"""The cost of metrics: an increment, a scrape of many workers, and the daemon's own metrics during a hit."""
 
 import subprocess
 import sys
@@ -10,22 +10,22 @@ from time import perf_counter
 import msgspec
 
 from sidecard.cli.bench.hosts import Hosts
-from sidecard.cli.bench.rows import Effort, Row, ratio_of
+from sidecard.cli.bench.rows import Effort, Row, compare
 from sidecard_client import Client
 from sidecard_client.protocol import wire
 
 WORKERS = 64
 SERIES = 20
-"""Counters of each worker, beside as many histograms."""
+"""Counters of each worker, and as many histograms."""
 
 INCREMENTS = 200
-"""For each call that `Effort` asks for: they take so much less time."""
+"""Increments per call of `Effort`: an increment is that much faster than a call."""
 
 _PEER = "sidecard.cli.bench.metrics_peer"
 
 
 def metrics(hosts: Hosts, effort: Effort) -> list[Row]:
-    """Compare with prometheus_client and its multiprocess mode, and a hit with one of a daemon that does not measure."""
+    """Compare with prometheus_client and its multiprocess mode, and a hit with and without the daemon's metrics."""
     return [*_increments(hosts, effort), _scrape(hosts, effort), _hits(hosts, effort)]
 
 
@@ -39,7 +39,7 @@ def per_increment(increment: Callable[[], object], count: int) -> float:
 
 
 def _increments(hosts: Hosts, effort: Effort) -> list[Row]:
-    import prometheus_client  # noqa: PLC0415 - of `sidecard bench`, this part alone needs it
+    import prometheus_client  # noqa: PLC0415 - only this part needs it
 
     theirs = prometheus_client.Counter("bench", "", registry=prometheus_client.CollectorRegistry()).inc
     count = effort.calls * INCREMENTS
@@ -51,14 +51,8 @@ def _increments(hosts: Hosts, effort: Effort) -> list[Row]:
             times["prometheus"].append(per_increment(theirs, count))
             times["multiprocess"].append(peer(f"increment {count}"))
 
-    figures = {f"{side}_seconds": median(seconds) for side, seconds in times.items()}
     return [
-        Row(
-            f"increment, against {what}",
-            1.0,
-            ratio_of(times["sidecard"], times[side]),
-            figures={name: figures[name] for name in ("sidecard_seconds", f"{side}_seconds")},
-        )
+        compare(f"increment, against {what}", 1.0, times["sidecard"], times[side], ("sidecard", side))
         for side, what in (("prometheus", "prometheus_client's"), ("multiprocess", "its multiprocess mode's"))
     ]
 
@@ -68,7 +62,7 @@ def _scrape(hosts: Hosts, effort: Effort) -> Row:
 
     ours, theirs = [], []
     with ExitStack() as stack:
-        path, _ = hosts.children.start_daemon("scraped", "--no-state")
+        path, _ = hosts.processes.start_daemon("scraped", "--no-state")
         for worker in range(WORKERS):
             client = stack.enter_context(Client(path))
             for number in range(SERIES):
@@ -78,17 +72,17 @@ def _scrape(hosts: Hosts, effort: Effort) -> Row:
             client.flush_metrics(5.0)
 
         peer = stack.enter_context(_multiprocess(hosts))
-        asker = stack.enter_context(Client(path))
+        scraper = stack.enter_context(Client(path))
         for _ in range(effort.rounds):
             began_at = perf_counter()
-            told = asker._ask(wire.GetMetrics())  # noqa: SLF001 - as the other commands ask
-            assert isinstance(told, wire.Metrics)  # noqa: S101 - nothing else answers it
-            exposition.text(told.families)
+            reply = scraper._ask(wire.GetMetrics())  # noqa: SLF001 - the client has no public method for it
+            assert isinstance(reply, wire.Metrics)  # noqa: S101 - the only reply to it
+            exposition.text(reply.families)
             ours.append(perf_counter() - began_at)
             theirs.append(peer("scrape"))
 
-    figures = {"sidecard_seconds": median(ours), "multiprocess_seconds": median(theirs)}
-    return Row(f"scrape of {WORKERS} workers, against multiprocess mode", 1.0, ratio_of(ours, theirs), figures=figures)
+    what = f"scrape of {WORKERS} workers, against multiprocess mode"
+    return compare(what, 1.0, ours, theirs, ("sidecard", "multiprocess"))
 
 
 def _hits(hosts: Hosts, effort: Effort) -> Row:
@@ -97,52 +91,42 @@ def _hits(hosts: Hosts, effort: Effort) -> Row:
     with ExitStack() as stack:
         clients = {}
         for enabled in times:
-            path, _ = hosts.children.start_daemon(f"metrics-{enabled}", *flags, f"metrics.enabled={enabled}")
+            path, _ = hosts.processes.start_daemon(f"metrics-{enabled}", *flags, f"metrics.enabled={enabled}")
             clients[enabled] = stack.enter_context(Client(path))
             clients[enabled].call(str, "question", name="answer")
 
         for _ in range(effort.rounds):
             seconds: dict[str, list[float]] = {enabled: [] for enabled in times}
-            # In turn, call by call: the difference is less than what a second of another's work makes.
+            # Interleaved call by call: the difference is smaller than the effect of a second of other load.
             for _ in range(effort.calls):
                 for enabled, client in clients.items():
                     began_at = perf_counter()
                     client.call(str, "question", name="answer")
                     seconds[enabled].append(perf_counter() - began_at)
 
-            for enabled, of_round in seconds.items():
-                times[enabled].append(median(of_round))
+            for enabled, round_seconds in seconds.items():
+                times[enabled].append(median(round_seconds))
 
-    figures = {"measured_seconds": median(times["true"]), "unmeasured_seconds": median(times["false"])}
-    return Row(
-        "hit of a daemon that measures, against one that does not", 1.05, ratio_of(*times.values()), figures=figures
-    )
+    what = "hit with the daemon's metrics enabled, against disabled"
+    return compare(what, 1.05, times["true"], times["false"], ("enabled", "disabled"))
 
 
 @contextmanager
 def _multiprocess(hosts: Hosts) -> Iterator[Callable[[str], float]]:
-    """Start a process in multiprocess mode; yield what gives it an order, and returns its seconds."""
-    directory = hosts.children.directory / "multiprocess"
+    """Start a process in multiprocess mode; yield a function that sends it an order and returns the seconds it took."""
+    directory = hosts.processes.directory / "multiprocess"
     directory.mkdir(exist_ok=True)
-    process = hosts.children.start(
-        sys.executable,
-        "-m",
-        _PEER,
-        str(directory),
-        str(WORKERS),
-        str(SERIES),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+    command = (sys.executable, "-m", _PEER, str(directory), str(WORKERS), str(SERIES))
+    process = hosts.processes.start(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     orders, results = process.stdin, process.stdout
-    assert orders is not None  # noqa: S101 - it was made with both
-    assert results is not None  # noqa: S101 - as above
+    assert orders is not None  # noqa: S101 - it is a pipe
+    assert results is not None  # noqa: S101 - it is a pipe
 
-    def ask(order: str) -> float:
+    def perform(order: str) -> float:
         orders.write(f"{order}\n".encode())
         orders.flush()
         return float(msgspec.json.decode(results.readline(), type=float))
 
-    yield ask
+    yield perform
     orders.close()
     process.wait()

@@ -1,6 +1,7 @@
-"""What `sidecard.cli.bench.metrics` compares with: prometheus_client in multiprocess mode.
+"""The peer of `sidecard.cli.bench.metrics`: prometheus_client in multiprocess mode.
 
-``bench_metrics_peer DIRECTORY WORKERS SERIES``: on standard input it gets ``increment COUNT`` and ``scrape``, and answers seconds.
+``python -m sidecard.cli.bench.metrics_peer DIRECTORY WORKERS SERIES`` reads ``increment COUNT`` and ``scrape`` from standard input and
+replies with the seconds each took.
 """
 
 import os
@@ -11,23 +12,23 @@ from sidecard.cli.bench.metrics import per_increment
 
 
 def main(directory: str, workers: int, series: int) -> None:
-    """Serve orders."""
+    """Perform orders."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
-    # The mode is chosen when this is imported.
+    # The import selects the mode.
     import prometheus_client  # noqa: PLC0415 - see above
 
     counter = prometheus_client.Counter("bench", "")
     counters = [prometheus_client.Counter(f"bench_{number}", "") for number in range(series)]
     histograms = [prometheus_client.Histogram(f"bench_seconds_{number}", "") for number in range(series)]
     for worker in range(workers):
-        # Each worker's files stay, as those of living ones do; nothing else of it is looked at.
+        # The worker's files remain after it exits, like those of a live worker; nothing else of it is needed.
         pid = os.fork()
         if not pid:
-            for one in counters:
-                one.inc(worker)
+            for counter_of_worker in counters:
+                counter_of_worker.inc(worker)
 
-            for another in histograms:
-                another.observe(0.1)
+            for histogram in histograms:
+                histogram.observe(0.1)
 
             os._exit(0)
 

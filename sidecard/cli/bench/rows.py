@@ -1,19 +1,20 @@
-"""What the bench finds: one row for each ratio of the design, with its target."""
+"""Results of the bench: one row per ratio, with its target."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
 
 from msgspec import Struct
 
-from sidecard.cli.tables import count, drawn, ratio, seconds, size, table
+from sidecard.cli.text.numbers import count, ratio, seconds, size
+from sidecard.cli.text.tables import render, table
 
 INSTALL = "pip install 'sidecard[bench]'"
 
 
 class Row(Struct, frozen=True):
-    """One measured quantity and what it must be.
+    """One measured quantity and its target.
 
-    ``measured`` is None where ``missing`` says what it would need.
+    ``measured`` is None if ``missing`` says what the measurement requires.
     ``figures`` are the absolute numbers behind it; their names end in their unit.
     """
 
@@ -21,12 +22,12 @@ class Row(Struct, frozen=True):
     target: float
     measured: float | None = None
     at_least: bool = False
-    """The target is a lower bound (of a rate) and not an upper one (of a time or a size)."""
+    """Whether the target is a lower bound (of a rate) instead of an upper one (of a time or a size)."""
     unit: str = "x"
     figures: Mapping[str, float] = {}
     missing: str = ""
     fault: str = ""
-    """What went otherwise than it must, whatever the time; the row is missed then."""
+    """An incorrect result; the row is then missed, whatever the time."""
 
     @property
     def verdict(self) -> str:
@@ -41,7 +42,7 @@ class Row(Struct, frozen=True):
 
 
 class Effort(Struct, frozen=True):
-    """How much is done: each number is of one round, and a row is a median over rounds."""
+    """Amount of work per round; a row is the median over all rounds."""
 
     rounds: int = 7
     calls: int = 1000
@@ -49,16 +50,24 @@ class Effort(Struct, frozen=True):
     entries: int = 100_000
     starts: int = 7
     full: bool = False
-    """Also what takes minutes: 1,000,000 entries, and churn."""
+    """Whether to run the parts that take minutes: 1,000,000 entries, and churn."""
 
 
 QUICK = Effort(rounds=3, calls=300, rate_seconds=0.3, entries=20_000, starts=3)
 
 
-def ratio_of(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the median, over rounds, of how many times the second's the first's figure was.
+def compare(
+    what: str, target: float, first: Sequence[float], second: Sequence[float], names: tuple[str, str], fault: str = ""
+) -> Row:
+    """Return the row for the ratio of two series of seconds, one value per round; ``names`` label the figures."""
+    figures = {f"{name}_seconds": median(times) for name, times in zip(names, (first, second), strict=True)}
+    return Row(what, target, ratio_of(first, second), figures=figures, fault=fault)
 
-    Of ratios and not a ratio of medians: what else the machine did in a round befell both.
+
+def ratio_of(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the median, over rounds, of the ratio of the first figure to the second.
+
+    This is not the ratio of medians, because other load on the machine in one round affects both figures.
     """
     return median(one / other for one, other in zip(first, second, strict=True))
 
@@ -69,7 +78,7 @@ def draw(rows: Sequence[Row]) -> str:
         (row.what, _quantity(row, row.measured), _target(row), row.verdict, row.missing or row.fault or _figures(row))
         for row in rows
     ]
-    return drawn(table("", ("what", "measured", "target", "", "figures"), cells, align="lrrll"))
+    return render(table("", ("what", "measured", "target", "", "figures"), cells, align="lrrll"))
 
 
 def _target(row: Row) -> str:

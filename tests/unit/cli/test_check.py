@@ -1,11 +1,12 @@
-"""``serve --check`` and ``config check``: what they call fine must not keep a daemon from starting."""
+"""``serve --check`` and ``config check``: a daemon starts with settings that they call valid."""
 
 import json
 import sys
 
 import pytest
 
-from sidecard.cli import BAD_CONFIG, main
+from sidecard.cli import main
+from sidecard.cli.exit_codes import BAD_CONFIG
 
 WANTED = {
     "genai_prices": ("prices.table=true", 'pip install "sidecard[prices]"'),
@@ -17,7 +18,7 @@ FLAGS = ["--set", "calls.enabled=true", *(part for setting, _ in WANTED.values()
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installation without extras."""
+    """Simulate an installation without extras."""
     for library in WANTED:
         monkeypatch.setitem(sys.modules, library, None)
 
@@ -25,18 +26,18 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("command", [["serve", "--check"], ["config", "check"]])
-def test_settings_that_want_what_is_not_installed_are_not_fine(
+def test_settings_that_need_missing_packages_are_invalid(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All of them are told, each with what to install."""
+    """Each missing package is reported with the command that installs it."""
     assert main([*command, *FLAGS]) == BAD_CONFIG
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert all(advice in told.err for _, advice in WANTED.values())
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert all(advice in output.err for _, advice in WANTED.values())
 
 
-def test_programs_are_told_too_what_is_not_installed(capsys: pytest.CaptureFixture[str]) -> None:
-    """As problems, one for each."""
+def test_config_check_json_lists_missing_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    """There is one problem per missing package."""
     assert main(["config", "check", "--json", *FLAGS]) == BAD_CONFIG
     answer = json.loads(capsys.readouterr().out)
     assert not answer["fine"]

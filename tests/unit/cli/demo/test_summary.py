@@ -1,12 +1,13 @@
-"""The demo's arithmetic, on a run of three workers' questions that is small enough to do in one's head."""
+"""The demo's arithmetic, on a small run."""
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
-from sidecard.cli.demo import summary as demo_summary
 from sidecard.cli.demo.model import Served
 from sidecard.cli.demo.summary import Summary
+from sidecard.cli.demo.summary import summarize as summarize_run
+from sidecard.cli.demo.summary_text import text_of
 from sidecard.cli.demo.worker import Asked, cost_dollars
 from sidecard_client.protocol.wire import Ledger
 
@@ -47,18 +48,18 @@ LEDGER = Ledger(
 def summarize(
     asked: list[Asked] = ASKED, ledger: Ledger = LEDGER, served: list[Served] = SERVED, planned: list[str] = PLANNED
 ) -> Summary:
-    """Sum up the run, or one that differs from it."""
-    return demo_summary.summarize(planned, asked, ledger, served, model="tiny", workers=3, took_seconds=5.0)
+    """Summarize the run, or a variant of it."""
+    return summarize_run(planned, asked, ledger, served, model="tiny", workers=3, took_seconds=5.0)
 
 
 def test_cost_counts_prompt_and_completion_at_their_own_prices() -> None:
-    """A million tokens of each cost the two prices together."""
+    """Prompt and completion tokens have their own prices."""
     assert cost_dollars(1_000_000, 0) == pytest.approx(0.15)
     assert cost_dollars(0, 1_000_000) == pytest.approx(0.60)
 
 
 def test_summary_sets_each_number_beside_its_bound() -> None:
-    """Two distinct questions of four need two calls; what is left is what can be saved."""
+    """Two distinct questions among four need two calls; the other two can be saved."""
     summary = summarize()
 
     assert (summary.asked, summary.distinct, summary.shared, summary.cached) == (4, 2, 1, 1)
@@ -72,8 +73,8 @@ def test_summary_sets_each_number_beside_its_bound() -> None:
     assert summary.disagreements == []
 
 
-def test_a_call_too_many_is_told_apart_from_the_bound() -> None:
-    """Where the model answers a question twice, the bounds stay and the demo fails."""
+def test_a_redundant_call_does_not_change_the_bounds() -> None:
+    """If the model answers a question twice, the bounds stay and the demo fails."""
     again = Served(HOT, 1.5, 20, 10)
     ledger = replace(LEDGER, hits=0, upstream_calls=3, billed_seconds=5.0, billed_dollars=3 * CALL_DOLLARS)
     ledger = replace(ledger, saved_by_cache_dollars=0.0)
@@ -91,14 +92,14 @@ def test_a_call_too_many_is_told_apart_from_the_bound() -> None:
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"planned": [HOT, HOT, COLD, COLD]}, "The workers asked 4 questions, which are not the 4"),
+        ({"planned": [HOT, HOT, COLD, COLD]}, "The workers asked 4 questions, which differ from the 4"),
         ({"ledger": replace(LEDGER, calls=5)}, "The workers count 4 questions asked, the daemon 5."),
         ({"ledger": replace(LEDGER, shared=2)}, "The workers count 1 answers shared, the daemon 2."),
         ({"ledger": replace(LEDGER, hits=0)}, "The workers count 1 answers from the cache, the daemon 0."),
         ({"ledger": replace(LEDGER, upstream_calls=1)}, "The workers count 2 calls made, the daemon 1."),
         ({"served": SERVED[:1]}, "The model was asked 1 times; the daemon counts 2 calls made."),
-        ({"ledger": replace(LEDGER, billed_dollars=0.5)}, "the daemon says $0.500000000."),
-        ({"ledger": replace(LEDGER, saved_by_cache_dollars=0.5)}, "the daemon says $0.500009000."),
+        ({"ledger": replace(LEDGER, billed_dollars=0.5)}, "the daemon reports $0.500000000."),
+        ({"ledger": replace(LEDGER, saved_by_cache_dollars=0.5)}, "the daemon reports $0.500009000."),
         ({"ledger": replace(LEDGER, billed_seconds=2.5)}, "The model worked 3.0 s;"),
         (
             {"asked": [*ASKED[:2], replace(ASKED[2], text="Ember."), ASKED[3]]},
@@ -107,14 +108,14 @@ def test_a_call_too_many_is_told_apart_from_the_bound() -> None:
     ],
 )
 def test_parties_that_count_differently_are_a_disagreement(changed: dict[str, object], sentence: str) -> None:
-    """Each number that two of them know is compared, and a sentence says who says what."""
+    """Each number that two parties know is compared, and a sentence reports a difference."""
     assert sentence in " ".join(msgspec.convert(summarize(**changed).disagreements, list[str]))  # type: ignore[arg-type] # a table of keywords
 
 
 def test_text_fits_a_terminal_and_shows_a_real_answer() -> None:
-    """Everything is at most 80 columns wide, however long the model's answers are."""
+    """Lines have at most 80 characters, even for long answers."""
     endless = [replace(one, text="word\n" * 100) for one in ASKED]
-    text = demo_summary.text(summarize(endless))
+    text = text_of(summarize(endless))
 
     assert max(map(len, text.splitlines())) <= 80
     assert "What is hot? (asked 3 times)" in text
@@ -123,6 +124,6 @@ def test_text_fits_a_terminal_and_shows_a_real_answer() -> None:
     assert "All answers to one question are equal." in text
 
 
-def test_text_claims_no_agreement_where_there_is_none() -> None:
-    """The sentence that all agree is earned."""
-    assert "agree" not in demo_summary.text(summarize(ledger=replace(LEDGER, hits=0)))
+def test_text_with_a_disagreement_does_not_claim_agreement() -> None:
+    """The sentence about agreement depends on it."""
+    assert "agree" not in text_of(summarize(ledger=replace(LEDGER, hits=0)))

@@ -1,4 +1,4 @@
-"""What the demo's workers ask: the same in each run, with repeats and bursts."""
+"""The demo's workload: equal in each run, with repeats and bursts."""
 
 from collections import Counter
 
@@ -8,14 +8,14 @@ from sidecard.cli.demo.workload import BURST_EVERY, MAX_PAUSE_SECONDS, QUESTIONS
 
 
 def test_turns_are_the_same_in_each_run() -> None:
-    """A seed is a workload; another seed is another one."""
+    """A seed determines the workload."""
     assert turns(4, 15) == turns(4, 15)
     assert turns(4, 15, seed=1) != turns(4, 15, seed=2)
 
 
 @pytest.mark.parametrize(("workers", "questions"), [(1, 1), (4, 15), (3, 40)])
-def test_turns_have_the_size_that_was_asked_for(workers: int, questions: int) -> None:
-    """Each worker has all its questions, and each is one of those that the model can answer."""
+def test_turns_have_the_requested_size(workers: int, questions: int) -> None:
+    """Each worker gets the requested number of known questions."""
     plans = turns(workers, questions)
 
     assert [len(plan) for plan in plans] == [questions] * workers
@@ -23,15 +23,15 @@ def test_turns_have_the_size_that_was_asked_for(workers: int, questions: int) ->
 
 
 def test_bursts_ask_one_question_at_the_same_turn_of_all_workers() -> None:
-    """Every fourth turn is one question for all, and no other turn waits for the others."""
+    """Every fourth turn is the same question for all workers; other turns do not wait."""
     for position, row in enumerate(zip(*turns(4, 15), strict=True)):
         burst = position % BURST_EVERY == 0
         assert [turn.burst for turn in row] == [burst] * 4
         assert not burst or len({turn.question for turn in row}) == 1
 
 
-def test_bursts_bring_questions_that_nobody_has_asked_yet() -> None:
-    """Otherwise the cache would answer, and nothing would be shared."""
+def test_bursts_ask_new_questions() -> None:
+    """A known question would be answered by the cache instead of being shared."""
     plans = turns(4, 15)
     for position in range(0, 15, BURST_EVERY):
         before = {turn.question for plan in plans for turn in plan[:position]}
@@ -39,7 +39,7 @@ def test_bursts_bring_questions_that_nobody_has_asked_yet() -> None:
 
 
 def test_questions_repeat_as_in_real_traffic() -> None:
-    """The demo's own workload asks all twelve questions, and the first far more often than the middle one."""
+    """The default workload asks all questions, the first far more often than the median one."""
     asked = Counter(turn.question for plan in turns(4, 15) for turn in plan)
 
     assert asked.total() == 60
@@ -47,8 +47,8 @@ def test_questions_repeat_as_in_real_traffic() -> None:
     assert asked[QUESTIONS[0]] >= 3 * sorted(asked.values())[len(asked) // 2]
 
 
-def test_pauses_are_short_and_only_between_questions_of_ones_own() -> None:
-    """A burst begins when all are there; elsewhere a worker may do something else for a moment."""
+def test_pauses_are_short_and_not_in_bursts() -> None:
+    """A burst starts when all workers wait for it; other turns have a short pause."""
     for turn in (turn for plan in turns(4, 15) for turn in plan):
         assert 0 <= turn.pause_seconds <= MAX_PAUSE_SECONDS
         assert not (turn.burst and turn.pause_seconds)

@@ -1,0 +1,1 @@
+"""``sidecard calls``: query and export the call log."""

@@ -1,0 +1,104 @@
+"""Commands that send one request to a running daemon: ``ping``, ``metrics``, ``purge``, ``log-level``, ``reload``."""
+
+import argparse
+from time import perf_counter
+from typing import get_args
+
+import msgspec
+
+from sidecard.cli.arguments import Commands, add_command
+from sidecard.cli.exit_codes import BAD_CONFIG, OK, UsageError
+from sidecard.cli.output import fields_of, warn, write, write_json
+from sidecard.cli.query import query, socket_of
+from sidecard.cli.text.numbers import plural, seconds
+from sidecard_client.protocol import wire
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the commands."""
+    add_command(commands, "ping", _ping, "check whether a daemon answers")
+    metrics = add_command(commands, "metrics", _metrics, "write all metrics, including the apps', in a scrape format")
+    metrics.add_argument(
+        "--format",
+        choices=("text", "openmetrics"),
+        default="text",
+        help="Prometheus text (default), or OpenMetrics, which includes exemplars",
+    )
+    purge = add_command(commands, "purge", _purge, "remove entries (operators only)")
+    purge.add_argument("--namespace", metavar="NAME", help="entries of a namespace (of all uids, or UID:NAME)")
+    purge.add_argument("--tag", metavar="TAG", help="entries with a tag")
+    purge.add_argument("--task", metavar="NAME", help="entries of a task")
+    purge.add_argument("--all", action="store_true", help="all entries")
+    level = add_command(commands, "log-level", _log_level, "set the daemon's log level (operators only)")
+    level.add_argument("level", choices=get_args(wire.LogLevel), help="debug logs one line per reply")
+    add_command(commands, "reload", _reload, "make the daemon reload its settings (operators only)")
+
+
+def _ping(arguments: argparse.Namespace) -> int:
+    path = socket_of(arguments)
+    began = perf_counter()
+    pong = query(path, wire.Ping(id=1), wire.Pong)
+    took = perf_counter() - began
+    if arguments.json:
+        write_json(fields_of(pong) | {"socket": path, "answered_in_seconds": took})
+    else:
+        write(
+            f"sidecard {pong.version} answered at {path} within {seconds(took)}, up for {seconds(pong.uptime_seconds)}"
+        )
+
+    return OK
+
+
+def _metrics(arguments: argparse.Namespace) -> int:
+    metrics = query(socket_of(arguments), wire.GetMetrics(id=1), wire.Metrics)
+    if arguments.json:
+        write_json(fields_of(metrics))
+        return OK
+
+    from sidecard.observe import exposition  # noqa: PLC0415 - imports prometheus_client
+
+    render = exposition.openmetrics if arguments.format == "openmetrics" else exposition.text
+    write(render(metrics.families).decode().rstrip("\n"))
+    return OK
+
+
+def _purge(arguments: argparse.Namespace) -> int:
+    chosen = {"namespace": arguments.namespace, "tag": arguments.tag, "task": arguments.task}
+    if arguments.all == any(choice is not None for choice in chosen.values()):
+        raise UsageError("choose entries: --namespace NAME, --tag TAG, --task NAME or several of these, or else --all")
+
+    deleted = query(socket_of(arguments), wire.Purge(id=1, **chosen), wire.Deleted)
+    if arguments.json:
+        write_json(fields_of(deleted))
+    else:
+        write(f"{plural(deleted.count, 'entry', 'entries')} removed")
+
+    return OK
+
+
+def _log_level(arguments: argparse.Namespace) -> int:
+    done = query(socket_of(arguments), wire.SetLog(arguments.level, id=1), wire.Ok)
+    if arguments.json:
+        write_json(fields_of(done))
+    else:
+        write(f"log level set to {arguments.level}")
+
+    return OK
+
+
+def _reload(arguments: argparse.Namespace) -> int:
+    reloaded = query(socket_of(arguments), wire.Reload(id=1), wire.Reloaded)
+    if arguments.json:
+        write_json(fields_of(reloaded))
+    elif reloaded.problems:
+        for problem in reloaded.problems:
+            warn(problem)
+    else:
+        changes = [
+            f"{name} = {msgspec.json.encode(value).decode()}" for name, value in sorted(reloaded.changed.items())
+        ]
+        write("\n".join(changes or ["No setting has changed."]))
+        if reloaded.needs_restart:
+            warn(f"settings that need a restart: {', '.join(reloaded.needs_restart)}")
+
+    return BAD_CONFIG if reloaded.problems else OK

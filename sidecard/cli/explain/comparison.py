@@ -1,0 +1,56 @@
+"""Compare two explained requests: whether they share, and why not. Pure."""
+
+from typing import Any
+
+from sidecard.cli.explain import view
+from sidecard.cli.explain.requests import Explained
+from sidecard_client.keys.explanation import ABSENT
+
+MAX_DIFFERENCES = 50
+"""Number of differences in the text; JSON has all."""
+
+
+def share(one: Explained, other: Explained) -> bool:
+    """Return whether two requests get one answer."""
+    unshared = one.question.unshared_because or other.question.unshared_because
+    first, second = one.explanation, other.explanation
+    return not unshared and first.key == second.key and first.namespace == second.namespace
+
+
+def text_of(one: Explained, other: Explained) -> str:
+    """Return the comparison as text."""
+    differences = one.explanation.differences(other.explanation)
+    lines = [f"  {difference}" for difference in differences[:MAX_DIFFERENCES]]
+    if len(differences) > len(lines):
+        lines.append(f"  and {len(differences) - len(lines)} more")
+
+    if not share(one, other):
+        head = "They do not share:"
+    else:
+        head = "They share: their keys are equal." if lines else "They share: nothing that enters their keys differs."
+
+    reasons = [
+        f"  {name}: {explained.question.unshared_because}"
+        for name, explained in (("one", one), ("other", other))
+        if explained.question.unshared_because
+    ]
+    keys = (f"one    {one.explanation.key}", f"other  {other.explanation.key}")
+    return "\n".join([*keys, head, *reasons, *lines])
+
+
+def fields_of(one: Explained, other: Explained) -> dict[str, Any]:
+    """Return the comparison as fields; a difference lacks the side on which the value is absent."""
+    return {
+        "share": share(one, other),
+        "differences": [
+            {"path": difference.path, "same_in_normal_form": difference.same_in_normal_form}
+            | {
+                side: value
+                for side, value in (("one", difference.one), ("other", difference.other))
+                if value is not ABSENT
+            }
+            for difference in one.explanation.differences(other.explanation)
+        ],
+        "one": view.fields_of(one),
+        "other": view.fields_of(other),
+    }

@@ -1,0 +1,217 @@
+"""Parse the requests of ``sidecard explain``.
+
+===============================================  ======================================================================
+form                                             meaning
+===============================================  ======================================================================
+``{"name": ..., "args": [...], "kwargs": {}}``   call of a function; also ``task``, ``model``, and the policy's keywords
+``{"url": ..., "headers": {}, "body": {...}}``   HTTP request, as transports see it
+any other object, with ``--url``                 body of an HTTP request, as SDKs send it
+===============================================  ======================================================================
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from sidecard.cli.exit_codes import UsageError
+from sidecard_client.call.call import STREAM_SUFFIX
+from sidecard_client.call.determinism import asks_for_one_answer
+from sidecard_client.call.options import Options
+from sidecard_client.http.request import ENDPOINTS, KEY_NAME_PREFIX, parse_request
+from sidecard_client.keys.explanation import Explanation, explain
+from sidecard_client.keys.normal_form import BY_TASK, NormalForm
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import DEFAULT_BACKEND
+
+FROM_CALL = "call"
+
+_POLICY = {
+    "ttl": "ttl_seconds",
+    "stale": "stale_seconds",
+    "failure_ttl": "failure_ttl_seconds",
+    "route": "route",
+}
+"""Keywords of a call that override its task's policy, with the policy's names."""
+
+
+class _CallForm(Struct, forbid_unknown_fields=True):
+    name: str
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    task: str | None = None
+    model: str | None = None
+    namespace: str | None = None
+    ignore: list[str] = []
+    normalize: list[str] | str | None = None
+    deterministic: bool | None = None
+    ttl: float | None = None
+    stale: float | None = None
+    failure_ttl: float | None = None
+    route: str | None = None
+    backends: list[str] = []
+    stream: bool = False
+
+
+class _HttpForm(Struct, forbid_unknown_fields=True):
+    url: str
+    body: Raw
+    headers: dict[str, str] = {}
+    method: str = "POST"
+
+
+class Flags(Struct, frozen=True):
+    """Values from the command line that override those in the requests."""
+
+    task: str | None = None
+    namespace: str | None = None
+    normalize: str | None = None
+    url: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    share_credentials: bool = False
+
+
+class Question(Struct, frozen=True):
+    """A request to explain. ``policy`` has its own policy values and their origins, by the names of ``[tasks.NAME]``."""
+
+    options: Options
+    model: str | None
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    deterministic: bool
+    policy: Mapping[str, tuple[Any, str]]
+    unshared_because: str = ""
+    """Why the request is never shared; empty if it can be."""
+
+    def explain(self, task_forms: tuple[NormalForm, ...]) -> Explanation:
+        """Return the parts of the key; ``task_forms`` are the task's normal forms. Raises `UnkeyableRequest`."""
+        options = self.options
+        forms = task_forms if isinstance(options.normalize, str) else options.normalize
+        return explain(
+            options.task,
+            self.model,
+            self.name,
+            self.args,
+            self.kwargs,
+            options.ignore,
+            forms,
+            options.namespace,
+        )
+
+
+class Explained(Struct, frozen=True):
+    """A request with everything known about it."""
+
+    question: Question
+    explanation: Explanation
+    policy: dict[str, wire.PolicyValue]
+    """The policy in effect: the task's, overridden by the request's own."""
+    now: wire.Explained | None
+    """The daemon's state of the key; None if no daemon was queried."""
+    socket: str
+    no_daemon: str = ""
+    """Why no daemon was queried."""
+
+    @property
+    def stored(self) -> tuple[bool, str]:
+        """Whether the answer would be stored, and if not, why."""
+        if self.question.unshared_because:
+            return False, self.question.unshared_because
+
+        cache = self.policy["cache"].value
+        if cache == "never":
+            return False, "its task stores no answers"
+
+        if cache == "deterministic" and not self.question.deterministic:
+            return False, "its task stores only deterministic calls, and this one has neither temperature 0 nor a seed"
+
+        lives = any(self.policy[name].value for name in ("ttl_seconds", "stale_seconds"))
+        return (True, "") if lives else (False, "its time to live is 0; it is shared within the sharing window")
+
+
+def parse_header(text: str) -> tuple[str, str]:
+    """Return name and value of a ``NAME: VALUE`` header. Raises `UsageError`."""
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise UsageError(f"--header {text!r} has no value; write --header 'NAME: VALUE'")
+
+    return name.strip(), value.strip()
+
+
+def read_question(text: bytes, place: str, flags: Flags) -> Question:
+    """Parse a request. Raises `UsageError`, which names ``place``."""
+    try:
+        fields = msgspec.json.decode(text)
+        if not isinstance(fields, dict):
+            raise UsageError(f"{place}: a request is a JSON object, not {type(fields).__name__}")
+
+        if "url" in fields and "body" in fields:
+            form = msgspec.json.decode(text, type=_HttpForm)
+            return _of_http(form.method, form.url, (*form.headers.items(), *flags.headers), bytes(form.body), flags)
+
+        if flags.url is not None:
+            return _of_http("POST", flags.url, flags.headers, text, flags)
+
+        if "name" in fields:
+            return _of_call(msgspec.json.decode(text, type=_CallForm), flags)
+
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, ValueError) as error:
+        raise UsageError(f"{place}: {error}") from error
+
+    raise UsageError(
+        f"{place}: neither a function call (no name) nor an HTTP request (no url and body). "
+        "If it is the body of a request, pass its URL, such as --url https://api.openai.com/v1/chat/completions"
+    )
+
+
+def _of_call(form: _CallForm, flags: Flags) -> Question:
+    keywords = {keyword: getattr(form, keyword) for keyword in _POLICY if getattr(form, keyword) is not None}
+    options = _options(form.task, form.namespace, form.normalize, flags).changed(keywords | {"ignore": form.ignore})
+    policy: dict[str, tuple[Any, str]] = {
+        _POLICY[keyword]: (value, f"{FROM_CALL}: {keyword}") for keyword, value in keywords.items()
+    }
+    if form.backends:
+        policy["backends"] = form.backends, f"{FROM_CALL}: backends"
+
+    args = tuple(form.args)
+    deterministic = asks_for_one_answer(args, form.kwargs, said=form.deterministic)
+    name = form.name + STREAM_SUFFIX * form.stream
+    return Question(options, form.model, name, args, form.kwargs, deterministic, policy)
+
+
+def _of_http(method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes, flags: Flags) -> Question:
+    request = parse_request(method, url, headers, body, share_credentials=flags.share_credentials)
+    if request is None:
+        ends = ", ".join(sorted(ENDPOINTS))
+        raise ValueError(
+            f"{method} {url} is not shared; only POSTs of a JSON object are, to a path that ends in {ends}"
+        )
+
+    own = {name.lower(): value for name, value in headers}
+    policy: dict[str, tuple[Any, str]] = {"backends": ([request.backend or DEFAULT_BACKEND], f"{FROM_CALL}: its url")}
+    if "x-sidecard-ttl" in own:
+        policy["ttl_seconds"] = float(own["x-sidecard-ttl"]), f"{FROM_CALL}: x-sidecard-ttl"
+
+    off = own.get("x-sidecard-cache", "").lower() == "off"
+    return Question(
+        _options(own.get("x-sidecard-task"), None, None, flags),
+        request.model or None,
+        f"{KEY_NAME_PREFIX}{request.family}",
+        (),
+        request.parts,
+        request.deterministic,
+        policy,
+        "its header x-sidecard-cache is off" if off else "",
+    )
+
+
+def _options(task: str | None, namespace: str | None, normalize: Any, flags: Flags) -> Options:
+    names = {"task": flags.task or task, "namespace": flags.namespace or namespace}
+    # `Options` checks the names and forms.
+    policy: dict[str, Any] = {keyword: value for keyword, value in names.items() if value is not None}
+    if flags.normalize is not None:
+        normalize = BY_TASK if flags.normalize == BY_TASK else [form for form in flags.normalize.split(",") if form]
+
+    return Options().changed(policy | {"normalize": normalize})

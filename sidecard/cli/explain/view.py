@@ -1,0 +1,131 @@
+"""Show one explained request as text or as fields. Pure."""
+
+from typing import Any
+
+import msgspec
+
+from sidecard.cli.explain.requests import Explained
+from sidecard.cli.text.numbers import dollars, seconds, size
+from sidecard_client.keys.explanation import text_of as canonical_text
+from sidecard_client.protocol import wire
+
+
+def text_of(explained: Explained) -> str:
+    """Return key, policy and current state as text."""
+    return "\n".join([*_key_lines(explained), "", *_policy_lines(explained), "", *_state_lines(explained)])
+
+
+def fields_of(explained: Explained) -> dict[str, Any]:
+    """Return key, policy and current state as flat, documented fields."""
+    explanation, now = explained.explanation, explained.now
+    stored, why_not = explained.stored
+    return {
+        "key": explanation.key,
+        "namespace": explanation.namespace,
+        "scope": None if now is None else now.scope,
+        "normalize": list(explanation.normalize),
+        "canonical": dict(explanation.parts),
+        "canonical_hex": explanation.canonical.hex(),
+        "deterministic": explained.question.deterministic,
+        "policy": {name: msgspec.to_builtins(value) for name, value in explained.policy.items()},
+        "stored": stored,
+        "not_stored_because": why_not,
+        "daemon": None if now is None else explained.socket,
+        "entry": None if now is None or now.entry is None else msgspec.to_builtins(now.entry),
+        "waiters": None if now is None else now.waiters,
+        "failure": None if now is None else now.failure,
+    }
+
+
+def _key_lines(explained: Explained) -> list[str]:
+    explanation, unshared_because = explained.explanation, explained.question.unshared_because
+    scope = "" if explained.now is None else f" ({explained.now.scope})"
+    shown = f"none: {unshared_because}" if unshared_because else explanation.key
+    lines = [f"key        {shown}", f"namespace  {explanation.namespace}{scope}"]
+    if explanation.normalize:
+        lines.append(f"normalize  {', '.join(explanation.normalize)}")
+
+    lines += [f"{name:<11}{explanation.parts[name]}" for name in ("task", "model", "name")]
+    lines += [f"{name:<11}{_indented(canonical_text(explanation.parts[name]))}" for name in ("args", "kwargs")]
+    return lines
+
+
+def _indented(text: str) -> str:
+    try:
+        text = msgspec.json.format(text, indent=2)
+    except msgspec.DecodeError:
+        return text  # contains values that JSON cannot express
+
+    return text.replace("\n", "\n" + " " * 11)
+
+
+def _policy_lines(explained: Explained) -> list[str]:
+    rows = [(name, _value(value.value), _source(value)) for name, value in explained.policy.items()]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines = [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows]
+    stored, why_not = explained.stored
+    lines += ["", "Its answer may be stored." if stored else f"Its answer is not stored: {why_not}."]
+    forms = explained.policy["normalize"].value if "normalize" in explained.policy else ()
+    if forms and not explained.explanation.normalize:
+        lines.append(
+            f'Its task has the normal form {", ".join(forms)}, for clients with normalize="task": see --normalize task.'
+        )
+
+    return lines
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+
+    # Booleans in lower case, as in TOML.
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _source(value: wire.PolicyValue) -> str:
+    if value.setting in value.origin:
+        return value.origin
+
+    return f"{value.setting} ({value.origin})" if value.origin else value.setting
+
+
+def _state_lines(explained: Explained) -> list[str]:
+    now = explained.now
+    if now is None:
+        return [
+            f"No daemon was queried: {explained.no_daemon}",
+            "The policy is that of this command's settings.",
+        ]
+
+    lines = []
+    if now.entry is not None:
+        lines += _entry_lines(now.entry)
+        if explained.policy["cache"].value == "never":
+            lines.append("Its task does not use this entry: it neither stores nor reads answers.")
+
+    if now.waiters is not None:
+        lines.append(f"The call is in progress; waiters: {now.waiters}.")
+
+    if now.failure is not None:
+        lines.append(f"The call failed, and the failure is remembered: {now.failure}")
+
+    return lines or ["No answer is stored under the key, and no call is in progress."]
+
+
+def _entry_lines(entry: wire.EntryState) -> list[str]:
+    if entry.ttl_left_seconds:
+        left = f"for {seconds(entry.ttl_left_seconds)} more"
+    elif entry.stale:
+        left = f"as stale for {seconds(entry.stale_left_seconds)} more"
+    else:
+        left = "only as shared, within the sharing window"
+
+    cost = "" if entry.usage.cost_dollars is None else f", {dollars(entry.usage.cost_dollars)}"
+    lines = [
+        f"An answer is stored: {seconds(entry.age_seconds)} old, served {left}.",
+        f"Its call took {seconds(entry.call_seconds)}{cost}, on {entry.backend}; it occupies {size(entry.size_bytes)}.",
+    ]
+    if entry.tags:
+        lines.append(f"Its tags are {', '.join(entry.tags)}.")
+
+    return lines

@@ -1,0 +1,178 @@
+"""``sidecard report``: rates, savings and spending, per task."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sidecard.cli.arguments import Commands, add_command
+from sidecard.cli.exit_codes import OK
+from sidecard.cli.output import fields_of, write, write_json
+from sidecard.cli.query import query, socket_of
+from sidecard.cli.text.charts import bar, symbols_for
+from sidecard.cli.text.numbers import count, dollars, percent, seconds
+from sidecard.cli.text.tables import render, table
+from sidecard_client.protocol.wire import BackendSpending, GetReport, Ledger, Report
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+TOTAL = "all tasks"
+BAR_CHARACTERS = 40
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    add_command(commands, "report", _run, "show rates, savings and spending")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    report = query(socket_of(arguments), GetReport(id=1), Report)
+    if arguments.json:
+        write_json(fields_of(report))
+    else:
+        write(report_text(report))
+
+    return OK
+
+
+def report_text(report: Report) -> str:
+    """Return rates, savings and spending as tables with one row per task, or a sentence if there were no calls."""
+    if not report.total.calls:
+        return f"no calls yet, in {_ledger_time(report)}"
+
+    tasks = {**dict(sorted(report.tasks.items())), TOTAL: report.total}
+    parts: list[RenderableType] = [
+        table(
+            f"Calls, in {_ledger_time(report)}",
+            ("task", "calls", "hits", "shared", "upstream", "hit rate", "de-duplicated", "latency reduced by"),
+            [(task, *_rates(ledger)) for task, ledger in tasks.items()],
+        ),
+        _bars(
+            "Sources of answers",
+            ("cache", "shared", "upstream"),
+            {task: (ledger.hit_rate, ledger.deduplication_rate) for task, ledger in tasks.items()},
+        ),
+        table(
+            "Time: served = billed + saved by both + waited",
+            ("task", "served", "billed", "saved by cache", "saved by sharing", "waited", "saved per call"),
+            [(task, *_times(ledger)) for task, ledger in tasks.items()],
+        ),
+    ]
+    if report.total.similar_hits:
+        parts.append(
+            table(
+                "Hits with answers to similar requests",
+                ("task", "hits", "time saved", "dollars saved"),
+                [(task, *_similar(ledger)) for task, ledger in tasks.items() if ledger.similar_hits],
+            )
+        )
+
+    if not report.total.served_dollars:
+        no_cost = "No cost was reported: pass usage= to the client to report the cost of a call."
+        return render(*parts, *_budgets(report), no_cost)
+
+    return render(*parts, *_costs(report, tasks), *_budgets(report))
+
+
+def _rates(ledger: Ledger) -> tuple[str, ...]:
+    counts = (ledger.calls, ledger.hits, ledger.shared, ledger.upstream_calls)
+    rates = (ledger.hit_rate, ledger.deduplication_rate, ledger.average_latency_reduction)
+    return (*map(count, counts), *map(percent, rates))
+
+
+def _times(ledger: Ledger) -> Iterable[str]:
+    return map(
+        seconds,
+        (
+            ledger.served_seconds,
+            ledger.billed_seconds,
+            ledger.saved_by_cache_seconds,
+            ledger.saved_by_sharing_seconds,
+            ledger.waited_seconds,
+            ledger.average_saved_seconds,
+        ),
+    )
+
+
+def _similar(ledger: Ledger) -> tuple[str, str, str]:
+    saved = dollars(ledger.saved_by_similar_dollars) if ledger.served_dollars else "-"
+    return count(ledger.similar_hits), seconds(ledger.saved_by_similar_seconds), saved
+
+
+def _costs(report: Report, tasks: Mapping[str, Ledger]) -> list["Table"]:
+    amounts = {
+        task: (
+            ledger.served_dollars,
+            ledger.billed_dollars,
+            ledger.saved_by_cache_dollars,
+            ledger.saved_by_sharing_dollars,
+        )
+        for task, ledger in tasks.items()
+    }
+    shares = {
+        task: (by_cache / served, by_sharing / served) if served else (0.0, 0.0)
+        for task, (served, _, by_cache, by_sharing) in amounts.items()
+    }
+    return [
+        table(
+            "Cost: served = billed + saved by both",
+            ("task", "served", "billed", "saved by cache", "saved by sharing"),
+            [(task, *map(dollars, of_task)) for task, of_task in amounts.items()],
+        ),
+        _bars("Shares of cost", ("saved by cache", "saved by sharing", "billed"), shares),
+        *(
+            table(
+                f"By {kind}",
+                (kind, "calls", "time", "prompt tokens", "completion tokens", "billed", "saved"),
+                [(name, *_spending(spending)) for name, spending in spendings.items()],
+            )
+            for kind, spendings in (("backend", report.backends), ("model", report.models))
+            if spendings
+        ),
+    ]
+
+
+def _spending(spending: BackendSpending) -> tuple[str, ...]:
+    return (
+        count(spending.calls),
+        seconds(spending.seconds),
+        count(spending.prompt_tokens),
+        count(spending.completion_tokens),
+        dollars(spending.dollars),
+        dollars(spending.saved_dollars),
+    )
+
+
+def _bars(title: str, names: Sequence[str], shares: Mapping[str, Sequence[float]]) -> "Table":
+    """Return one bar per task, and a legend."""
+    symbols = symbols_for(sys.stdout.encoding)
+    legend = "  ".join(f"{symbol} {name}" for symbol, name in zip(symbols.segments, names, strict=True))
+    rows = [(task, bar(of_task, BAR_CHARACTERS, symbols)) for task, of_task in shares.items()]
+    return table(title, (), [*rows, ("", legend)], align="ll")
+
+
+def _budgets(report: Report) -> list["Table"]:
+    if not report.budgets:
+        return []
+
+    rows = [
+        (
+            name,
+            "hard" if budget.hard else "soft",
+            dollars(budget.dollars),
+            dollars(budget.spent_dollars),
+            dollars(budget.reserved_dollars),
+            seconds(budget.resets_in_seconds),
+        )
+        for name, budget in report.budgets.items()
+    ]
+    heads = ("budget", "kind", "dollars", "spent", "in progress", "resets in")
+    return [table("Budgets", heads, rows, align="llrrrr")]
+
+
+def _ledger_time(report: Report) -> str:
+    # A difference of more than a second means that the ledger continues an earlier run's.
+    continued = report.ledger_seconds > report.uptime_seconds + 1
+    return seconds(report.ledger_seconds if continued else report.uptime_seconds)

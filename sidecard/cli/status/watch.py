@@ -1,0 +1,89 @@
+"""``sidecard watch``: print the daemon's notes as they happen, one per line."""
+
+import argparse
+import sys
+from time import localtime, strftime
+from typing import Any
+
+import msgspec
+
+from sidecard.cli.arguments import Commands, add_command
+from sidecard.cli.exit_codes import OK
+from sidecard.cli.output import write
+from sidecard.cli.query import REPLY_SECONDS, socket_of
+from sidecard.core.operations.watch import NAMES
+from sidecard_client import DaemonUnavailable, RequestRefused
+from sidecard_client._sync.connection import BlockingConnection
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import ConnectionLost, DaemonUnresponsive
+
+_REQUEST_ID = 1
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands, "watch", _run, "print notes (failed leases, breakers, evictions) until Ctrl-C (operators only)"
+    )
+    parser.add_argument(
+        "--note",
+        action="append",
+        default=[],
+        choices=sorted(NAMES),
+        metavar="NAME",
+        help=f"only notes of this kind; may be repeated: {', '.join(sorted(NAMES))}",
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    path = socket_of(arguments)
+    try:
+        connection = BlockingConnection(path, REPLY_SECONDS)
+        try:
+            reply = connection.exchange(wire.Watch(tuple(arguments.note), id=_REQUEST_ID))
+            if isinstance(reply, wire.Error):
+                raise RequestRefused(reply.code, reply.message)
+
+            print("watching: one line per note, Ctrl-C ends", file=sys.stderr, flush=True)
+            while True:
+                note = _next(connection)
+                write(msgspec.json.encode(_fields(note)).decode() if arguments.json else line_of(note))
+        finally:
+            connection.close()
+    except KeyboardInterrupt:
+        return OK
+    except ConnectionLost as error:
+        raise DaemonUnavailable(path, str(error)) from error
+
+
+def _next(connection: BlockingConnection) -> wire.Note:
+    while True:
+        try:
+            note = connection.receive(_REQUEST_ID)
+        except DaemonUnresponsive:
+            continue  # no note within the time limit
+
+        if not isinstance(note, wire.Note):
+            raise ConnectionLost(f"unexpected reply {type(note).__name__} to a watch")
+
+        return note
+
+
+def _fields(note: wire.Note) -> dict[str, Any]:
+    return {"at_seconds": note.at_seconds, "note": note.note, "fields": note.fields}
+
+
+def line_of(note: wire.Note) -> str:
+    """Return a note as a log line: ``14:03:22  breaker opened  backend=cloud cause=failures seconds=10``."""
+    fields = (f"{name}={_word(value)}" for name, value in note.fields.items() if value is not None and value != "")
+    time = strftime("%H:%M:%S", localtime(note.at_seconds))
+    return "  ".join([time, f"{note.note.replace('_', ' '):<20}", " ".join(fields)]).rstrip()
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+
+    text = str(value)
+    # Peers choose names of backends; JSON quoting keeps one note on one line.
+    return text if text.isascii() and text.isprintable() and " " not in text else msgspec.json.encode(text).decode()

@@ -1,0 +1,269 @@
+"""``sidecard explain``: parsed requests, and the shown explanations."""
+
+import json
+from typing import Any
+
+import pytest
+
+from sidecard.cli.exit_codes import UsageError
+from sidecard.cli.explain import comparison
+from sidecard.cli.explain.comparison import share
+from sidecard.cli.explain.requests import Explained, Flags, Question, parse_header, read_question
+from sidecard.cli.explain.view import fields_of, text_of
+from sidecard.cli.text.numbers import seconds
+from sidecard.core.operations.policies import policy_of
+from sidecard.core.settings import Cacheability, EngineSettings, TaskSettings
+from sidecard_client.call import call as calls
+from sidecard_client.call.options import Options
+from sidecard_client.http.request import parse_request
+from sidecard_client.keys.fingerprint import fingerprint
+from sidecard_client.keys.normal_form import BY_TASK
+from sidecard_client.protocol.wire import EntryState, PolicyValue, Usage
+from sidecard_client.protocol.wire import Explained as State
+
+CHAT = "https://api.openai.com/v1/chat/completions"
+BODY = {"model": "gpt", "messages": [{"role": "user", "content": "Why  not?"}], "user": "u"}
+SETTINGS = EngineSettings(tasks={"rag": TaskSettings(ttl_seconds=60.0, normalize=("nfc", "space"))})
+
+
+def question(fields: object, **flags: Any) -> Question:
+    """Parse a request."""
+    return read_question(json.dumps(fields).encode(), "file", Flags(**flags))
+
+
+def explained(
+    fields: object, settings: EngineSettings = SETTINGS, now: State | None = None, **flags: Any
+) -> Explained:  # fmt: skip
+    """Explain a request without a daemon, or with a daemon's state."""
+    asked = question(fields, **flags)
+    policy = policy_of(settings, asked.options.task, {"cache.ttl_seconds": "default"})
+    said = {name: PolicyValue(value, origin, origin) for name, (value, origin) in asked.policy.items()}
+    explanation = asked.explain(policy["normalize"].value)
+    return Explained(asked, explanation, policy | said, now, "/s.sock", "no daemon")
+
+
+def generate(prompt: str, *, temperature: float = 1.0) -> str:
+    """Simulate a model."""
+    return f"{prompt}{temperature}"
+
+
+# Parsing -------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_has_the_clients_key() -> None:
+    """An explained call has the key that the client computes."""
+    options = Options().changed({"task": "rag", "model": "m", "ignore": ["trace"]})
+    call = calls.prepare(options, generate, ("q",), {"temperature": 0, "trace": "x"})
+    asked = question(
+        {
+            "name": f"{__name__}.generate",
+            "args": ["q"],
+            "kwargs": {"temperature": 0, "trace": "x"},
+            "task": "rag",
+            "model": "m",
+            "ignore": ["trace"],
+        }
+    )
+    assert asked.explain(()).key == call.key
+    assert asked.deterministic
+    streamed = calls.prepare(Options(), generate, ("q",), {}, stream=True)
+    form = {"name": f"{__name__}.generate", "args": ["q"], "stream": True}
+    assert question(form).explain(()).key == streamed.key
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_http_request_has_the_transports_key(whole: bool) -> None:
+    """Both forms of an HTTP request give the key that the transport computes."""
+    asked = parse_request("POST", CHAT, [("Authorization", "Bearer x"), ("X-Org", "o")], json.dumps(BODY).encode())
+    assert asked is not None
+    headers = {"Authorization": "Bearer x", "X-Org": "o"}
+    said = (
+        question({"url": CHAT, "headers": headers, "body": BODY}, task="rag")
+        if whole
+        else question(BODY, url=CHAT, headers=tuple(headers.items()), task="rag")
+    )
+    assert said.explain(()).key == fingerprint("rag", "gpt", "http openai_chat", (), asked.parts)
+    assert said.policy["backends"][0] == [asked.backend]
+    assert "Bearer" not in str(said.explain(()))
+
+
+def test_credentials_separate_keys_unless_shared() -> None:
+    """The flag has the effect of the transport's keyword."""
+    requests = [{"url": CHAT, "headers": {"x-api-key": key}, "body": BODY} for key in ("a", "b")]
+    assert len({question(one).explain(()).key for one in requests}) == 2
+    assert len({question(one, share_credentials=True).explain(()).key for one in requests}) == 1
+
+
+def test_sidecard_headers_set_the_policy() -> None:
+    """The headers set the task, the time to live, and whether to share."""
+    headers = {"x-sidecard-task": "rag", "x-sidecard-ttl": "5", "x-sidecard-cache": "off"}
+    asked = question({"url": CHAT, "headers": headers, "body": BODY})
+    assert asked.options.task == "rag"
+    assert asked.policy["ttl_seconds"] == (5.0, "call: x-sidecard-ttl")
+    assert "off" in asked.unshared_because
+
+
+def test_flags_override_the_request() -> None:
+    """Task, namespace and normal form come from the flags."""
+    form = {"name": "f", "task": "a", "namespace": "b", "normalize": ["case"]}
+    assert question(form).options.task == "a"
+    asked = question(form, task="rag", namespace="team", normalize="space,nfc")
+    assert (asked.options.task, asked.options.namespace, asked.options.normalize) == ("rag", "team", ("nfc", "space"))
+    assert question(form, normalize="task").options.normalize == BY_TASK
+    assert question(form, normalize="").options.normalize == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "words"),
+    [
+        (b"{", {}, "file: "),
+        (b"[1]", {}, "JSON object"),
+        (b"{}", {}, "--url https"),
+        (b'{"messages": []}', {}, "--url https"),
+        (b'{"name": 3}', {}, r"\$.name"),
+        (b'{"name": "f", "ttl": -1}', {}, "ttl= must be 0 to"),
+        (b'{"name": "f", "tll": 1}', {}, "tll"),
+        (b'{"name": "f", "normalize": ["x"]}', {}, "normalize="),
+        (b'{"name": "f"}', {"normalize": "nfkc"}, "normalize="),
+        (b'{"url": "http://x/other", "body": {}}', {}, "is not shared"),
+        (b'{"url": "http://x/v1/chat/completions", "body": {}, "method": "GET"}', {}, "is not shared"),
+        (b'{"a": 1}', {"url": "http://x/y"}, "/chat/completions"),
+        (b"\xff", {}, "file: "),
+    ],
+)
+def test_an_invalid_request_is_a_usage_error(text: bytes, flags: dict[str, Any], words: str) -> None:
+    """The error says what to write."""
+    with pytest.raises(UsageError, match=words):
+        read_question(text, "file", Flags(**flags))
+
+
+def test_headers_are_parsed_as_in_http() -> None:
+    """A header has a name and a value."""
+    assert parse_header("X-Org:  o:p ") == ("X-Org", "o:p")
+    with pytest.raises(UsageError, match="NAME: VALUE"):
+        parse_header("X-Org")
+
+
+# Output ------------------------------------------------------------------------------------------------------
+
+
+def test_text_shows_key_and_policy() -> None:
+    """Each policy value has its source; values of the request take precedence."""
+    text = text_of(explained({"name": "app.f", "args": ["q"], "task": "rag", "ttl": 5}))
+    lines = text.splitlines()
+    assert lines[0].startswith("key        k1-")
+    assert "name       app.f" in lines
+    assert [line.split() for line in lines if line.startswith("ttl_seconds")] == [["ttl_seconds", "5", "call:", "ttl"]]
+    assert "cache.stale_seconds (default)" in text
+    assert "Its answer may be stored." in lines
+    assert "No daemon was queried: no daemon" in lines
+    assert 'normal form nfc, space, for clients with normalize="task"' in text
+
+
+@pytest.mark.parametrize(
+    ("cache", "fields", "stored", "why"),
+    [
+        ("always", {}, True, ""),
+        ("never", {}, False, "its task stores no answers"),
+        ("deterministic", {}, False, "neither temperature 0 nor a seed"),
+        ("deterministic", {"kwargs": {"temperature": 0}}, True, ""),
+        ("deterministic", {"deterministic": True}, True, ""),
+        ("always", {"ttl": 0}, False, "time to live is 0"),
+        ("always", {"ttl": 0, "stale": 5}, True, ""),
+    ],
+)
+def test_text_says_whether_the_answer_is_stored(
+    cache: Cacheability, fields: dict[str, Any], stored: bool, why: str
+) -> None:  # fmt: skip
+    """If it is not stored, the text says why."""
+    settings = EngineSettings(tasks={"rag": TaskSettings(cache=cache)})
+    result = explained({"name": "f", "task": "rag", **fields}, settings)
+    assert result.stored[0] is stored
+    assert why in result.stored[1]
+    assert ("Its answer may be stored." in text_of(result)) is stored
+
+
+def test_text_shows_the_daemons_state() -> None:
+    """The state is an entry, a call in progress, a remembered failure, or nothing."""
+    usage = Usage(cost_dollars=0.25)
+    entry = EntryState(30.0, 70.0, 0.0, False, 1024, 2.0, "cloud", "rag", ("t", "u"), usage)
+    now = State(1, "rag", "1000:default", {}, entry, 3, "bad prompt")
+    text = text_of(explained({"name": "f"}, now=now))
+    assert "namespace  default (1000:default)" in text
+    for words in (
+        f"{seconds(30.0)} old, served for {seconds(70.0)} more",
+        "$0.25",
+        "on cloud",
+        "t, u",
+        "waiters: 3",
+        "bad prompt",
+    ):
+        assert words in text, words
+
+    stale = EntryState(30.0, 0.0, 9.0, True, 1, 2.0, "cloud", "", (), Usage())
+    assert f"as stale for {seconds(9.0)} more" in text_of(explained({"name": "f"}, now=State(1, "rag", "s", {}, stale)))
+    shared = EntryState(30.0, 0.0, 0.0, False, 1, 2.0, "cloud", "", (), Usage())
+    assert "sharing window" in text_of(explained({"name": "f"}, now=State(1, "rag", "s", {}, shared)))
+    assert "No answer is stored" in text_of(explained({"name": "f"}, now=State(1, "rag", "s", {})))
+
+
+def test_an_unused_entry_of_a_task_that_stores_nothing_is_marked() -> None:
+    """The entry is older than the setting, or was stored by another task."""
+    settings = EngineSettings(tasks={"rag": TaskSettings(cache="never")})
+    now = State(1, "rag", "s", {}, EntryState(30.0, 70.0, 0.0, False, 1, 2.0, "cloud", "rag", (), Usage()))
+    assert "does not use this entry" in text_of(explained({"name": "f", "task": "rag"}, settings, now))
+    assert "does not use this entry" not in text_of(explained({"name": "f"}, settings, now))
+
+
+def test_fields_contain_key_and_policy() -> None:
+    """JSON has the same facts as the text."""
+    result = explained({"name": "f", "args": ["q  r"], "task": "rag", "normalize": "task"})
+    fields = fields_of(result)
+    assert fields["key"] == result.explanation.key
+    assert fields["canonical"]["args"] == ["q r"]
+    assert fields["normalize"] == ["nfc", "space"]
+    assert fields["policy"]["ttl_seconds"]["setting"] == "tasks.rag.ttl_seconds"
+    assert (fields["stored"], fields["daemon"], fields["entry"]) == (True, None, None)
+    json.dumps(fields)
+
+
+def test_comparison_shows_differences() -> None:
+    """Differences that the normal form removes are marked."""
+    one = explained({"name": "f", "args": ["a  b", "x"]}, normalize="space")
+    other = explained({"name": "f", "args": ["a b", "y"]}, normalize="space")
+    assert not share(one, other)
+    assert comparison.text_of(one, other).splitlines()[2:] == [
+        "They do not share:",
+        "  args[1]: 'x' / 'y'",
+        "  args[0]: 'a  b' / 'a b' (the same in normal form)",
+    ]
+    result = comparison.fields_of(one, other)
+    assert result["share"] is False
+    assert result["differences"][0] == {"path": "args[1]", "same_in_normal_form": False, "one": "x", "other": "y"}
+    json.dumps(result)
+
+
+def test_comparison_of_sharing_requests_says_so() -> None:
+    """Sharing requests may still be written differently."""
+    one, other = (explained({"name": "f", "args": [text]}, normalize="space") for text in ("a  b", "a b"))
+    text = comparison.text_of(one, other)
+    assert "They share: their keys are equal." in text
+    assert "nothing that enters their keys differs" in comparison.text_of(one, one)
+    assert share(one, other)
+
+
+def test_an_unshared_request_does_not_share_despite_equal_keys() -> None:
+    """Equal keys do not suffice."""
+    off = {"url": CHAT, "headers": {"x-sidecard-cache": "off"}, "body": BODY}
+    one, other = explained(off), explained({"url": CHAT, "body": BODY})
+    assert one.explanation.key == other.explanation.key
+    assert not share(one, other)
+    assert "one: its header x-sidecard-cache is off" in comparison.text_of(one, other)
+    assert "key        none" in text_of(one)
+
+
+def test_comparison_text_is_limited() -> None:
+    """JSON has all differences."""
+    one, other = (explained({"name": "f", "args": [sign] * 80}) for sign in "xy")
+    assert comparison.text_of(one, other).endswith("  and 30 more")
+    assert len(comparison.fields_of(one, other)["differences"]) == 80
