@@ -71,12 +71,12 @@ def _redis(
     wall_clock: Callable[[], float],
     on_fault: Callable[[Exception], None],
 ) -> Opened:
-    from sidecard.store.redis.access import Access  # noqa: PLC0415 - see the module's text
-    from sidecard.store.redis.shared_counters import Sharing  # noqa: PLC0415 - see the module's text
+    from sidecard.store.redis.access import RedisAccess  # noqa: PLC0415 - see the module's text
+    from sidecard.store.redis.shared_counters import SharedCounters  # noqa: PLC0415 - see the module's text
     from sidecard.store.redis.store import RedisStore  # noqa: PLC0415 - see the module's text
 
     settings = config.store
-    access = Access(
+    access = RedisAccess(
         address,
         settings.username,
         settings.password,
@@ -88,10 +88,10 @@ def _redis(
         _admission(config),
     )
     periods = {name: budget.period_seconds for name, budget in config.budgets.items() if settings.share_budgets}
-    sharing = None
+    shared_counters = None
     if settings.share_breakers or periods:
-        sharing = partial(
-            Sharing,
+        shared_counters = partial(
+            SharedCounters,
             host=host,
             breakers=settings.share_breakers,
             budgets=periods,
@@ -100,7 +100,14 @@ def _redis(
         )
 
     claim_seconds = config.flights.lease_seconds
-    store = RedisStore(access, host=host, claim_seconds=claim_seconds, clock=clock, on_fault=on_fault, sharing=sharing)
+    store = RedisStore(
+        access,
+        host=host,
+        claim_seconds=claim_seconds,
+        clock=clock,
+        on_fault=on_fault,
+        shared_counters=shared_counters,
+    )
     return Opened(store, store.note)
 
 

@@ -25,8 +25,9 @@ from sidecard.errors import SidecardError
 from sidecard.observe.push.spool import Spool
 from sidecard.observe.push.spool_records import FILE_MAGIC, Block, record, records
 from sidecard.persistence.sqlite_file import DamagedError, UnusableError
-from sidecard.store.redis.invalidations import News
-from sidecard.store.redis.scripts import opened, scope_and_key, sealed
+from sidecard.store.base import StoreReporter
+from sidecard.store.redis.invalidations import Invalidations
+from sidecard.store.redis.scripts import decode_entry, encode_entry, scope_and_key
 from sidecard.store.sqlite import export_import
 from sidecard.store.sqlite.format import Reader
 from sidecard.store.sqlite.maintenance import verify
@@ -92,9 +93,9 @@ RECORD = Record(b"\xa5value", 1.5, 60.0, 60.0, "cloud", Usage("m", 1, 2, 0.5), (
 
 def envelope(data: bytes) -> None:
     """An entry as Redis has it: one of ours, or nothing; and one that is sealed again is the same."""
-    found = opened(data, 1.0)
+    found = decode_entry(data, 1.0)
     if found is not None:
-        again = opened(sealed(found), 1.0)
+        again = decode_entry(encode_entry(found), 1.0)
         assert again == found or "nan" in repr(found)
 
     name = scope_and_key(data)
@@ -103,9 +104,10 @@ def envelope(data: bytes) -> None:
 
 def news(data: bytes) -> None:
     """What another host says on the channel, or anybody who may publish there: a change, or nothing."""
-    told: list[object] = []
-    News("here", told.append)._heard(data)
-    assert all(isinstance(event, KeyChanged | EntriesPurged) for event in told)
+    reporter, events = StoreReporter(), list[object]()
+    reporter.notify = events.append
+    Invalidations("here", reporter).received(data)
+    assert all(isinstance(event, KeyChanged | EntriesPurged) for event in events)
 
 
 def exchange(data: bytes) -> None:
@@ -226,7 +228,7 @@ FILE_TARGETS = (
         _ledger_seeds,
         (b'"began_at":', b'"tasks":', b'"breakers":', b"1e308", b"-1", b"null", b"9" * 30),
     ),
-    Target("envelope", envelope, lambda: [sealed(RECORD), b"sidecard:1:1000:default:key"]),
+    Target("envelope", envelope, lambda: [encode_entry(RECORD), b"sidecard:1:1000:default:key"]),
     Target(
         "news",
         news,

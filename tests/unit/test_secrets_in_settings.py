@@ -127,7 +127,7 @@ def test_a_password_file_that_is_no_text_is_told_by_its_name(tmp_path: Path) -> 
     """And as a fault of the store, which is tried again."""
     file = tmp_path / "password"
     file.write_bytes(CANARY.encode() + b"\xff")
-    access = redis_access.Access(
+    access = redis_access.RedisAccess(
         RedisAddress("single", (("h", 1),)), "", "", str(file), "", "", "", 1.0, lambda _: True
     )
     with pytest.raises(redis_access.FAULTS) as refused:

@@ -1,4 +1,4 @@
-"""How to get into a Redis server: address, credentials, certificates, and whether one may go there at all."""
+"""Access to a Redis server: address, credentials, certificates, and which hosts may be connected to."""
 
 import ssl
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from redis.exceptions import RedisError
 from sidecard.config.store_url import RedisAddress
 
 FAULTS = (RedisError, OSError, TimeoutError)
-"""What goes wrong with a server, as opposed to mistakes of our own."""
+"""Faults of a server, as opposed to mistakes of our own."""
 
 
 class NotAdmittedError(ConnectionError):
-    """A sentinel or a cluster leads to where a sovereign daemon may not go."""
+    """A sentinel or a cluster named a host that a sovereign daemon may not connect to."""
 
 
-class Access(Struct, frozen=True):
-    """How to get in. ``admits`` says whether a host may be connected to, of those that sentinels and clusters name."""
+class RedisAccess(Struct, frozen=True):
+    """How to connect. ``admits`` returns whether a host that a sentinel or a cluster names may be connected to."""
 
     address: RedisAddress
     username: str
@@ -32,7 +32,7 @@ class Access(Struct, frozen=True):
     admits: Callable[[str], bool]
 
     def credentials(self) -> tuple[str, str] | None:
-        """Return user and password. Read afresh for each connection, so that a password may be changed. Raises `OSError`."""
+        """Return user and password. Read again for each connection, so that a password can be changed. Raises `OSError`."""
         password = self.password or self.address.password
         if self.password_file:
             password = _secret(self.password_file)
@@ -41,7 +41,7 @@ class Access(Struct, frozen=True):
         return (username or "default", password) if password else None
 
     def tls(self) -> ssl.SSLContext | None:
-        """Return what a connection is encrypted by; None where it is not to be. Raises `OSError`."""
+        """Return the TLS settings of a connection; None for an unencrypted one. Raises `OSError`."""
         if not self.address.tls:
             return None
 
@@ -52,7 +52,7 @@ class Access(Struct, frozen=True):
         return context
 
     def admitted(self, address: tuple[str, int]) -> tuple[str, int]:
-        """Return an address that a sentinel or a cluster has named. Raises `NotAdmittedError`."""
+        """Return an address that a sentinel or a cluster named. Raises `NotAdmittedError`."""
         host = address[0]
         if not self.admits(host):
             raise NotAdmittedError(
@@ -66,14 +66,14 @@ def _secret(name: str) -> str:
     try:
         return Path(name).read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
-        # Not from its own sentence, which has a byte of it.
+        # The original message quotes a byte of the secret.
         raise OSError(0, f"store.password_file {name} is not UTF-8") from None
 
 
 class Credentials(CredentialProvider):
-    """The same for redis-py."""
+    """The credentials of an access, for redis-py."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: RedisAccess) -> None:
         self._access = access
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The connection that asks: entries that are looked for, and the claims of this host."""
+"""Reads and claims, over one connection: entries that are looked up, and the claims that this host holds."""
 
 from functools import partial
 from typing import Any
@@ -8,175 +8,185 @@ from redis.exceptions import ResponseError
 
 from sidecard.core.effects import StoreRead, StoreRelease, StoreRemove, StoreWrite
 from sidecard.core.events import Absent, Answer, ClaimedRemotely, Found, StoreAnswered, Unavailable
-from sidecard.store.redis.connections import Link, Run, Then
-from sidecard.store.redis.health import Health
-from sidecard.store.redis.invalidations import News
-from sidecard.store.redis.scripts import ASK, CHANNEL, RELEASE, RENEW, entry_name, opened
-from sidecard.store.redis.writes import Writing
+from sidecard.store.base import StoreReporter
+from sidecard.store.redis.connection import RedisConnection, ReplyHandler, ScriptCall
+from sidecard.store.redis.health import RedisHealth
+from sidecard.store.redis.invalidations import Invalidations
+from sidecard.store.redis.scripts import CHANNEL, READ, RELEASE, RENEW, decode_entry, entry_name
+from sidecard.store.redis.writes import RedisWrites
 
 _MAX_UNSURE = 10_000
 
-_Place = tuple[str, str]
+_Name = tuple[str, str]
 """A scope and a key."""
 
 
-class Asking:
-    """Questions and claims. ``host`` is in every claim; ``claim_seconds`` is how long one lives that is not renewed."""
+class Claims:
+    """Reads and claims. ``host`` is part of every claim; a claim that is not renewed expires after ``claim_seconds``."""
 
-    def __init__(self, health: Health, news: News, writing: Writing, host: str, claim_seconds: float) -> None:
+    def __init__(
+        self,
+        health: RedisHealth,
+        reporter: StoreReporter,
+        invalidations: Invalidations,
+        writes: RedisWrites,
+        host: str,
+        claim_seconds: float,
+    ) -> None:
         self._health = health
-        self._news = news
-        self._writing = writing
+        self._reporter = reporter
+        self._invalidations = invalidations
+        self._writes = writes
         self._host = host
         self._claim_milliseconds = max(1, int(claim_seconds * 1000))
-        self._link: Link | None = None
-        self._early: list[tuple[Run, Then]] = []
-        """What was to be said before the first session; there is one soon, or none for a while."""
+        self._connection: RedisConnection | None = None
+        self._early: list[tuple[ScriptCall, ReplyHandler]] = []
+        """Calls made before the first session: it begins soon, or not for a while."""
         self._open: dict[int, tuple[StoreRead, str]] = {}
-        """Questions that are to be answered, each with the claim that it asks for, by ticket."""
-        self._claims: dict[_Place, str] = {}
+        """Reads without an answer, each with the claim that it requests, by ticket."""
+        self._held: dict[_Name, str] = {}
         """Claims that are to be renewed."""
-        self._unsure: dict[_Place, str] = {}
-        """Claims that were asked for, or given back, without an answer: asked for again, they are had if they were had then.
-        An entry that is found says nothing of them: they outlive it."""
-        self._releasing: dict[_Place, str] = {}
-        """Claims that are being given back."""
+        self._unsure: dict[_Name, str] = {}
+        """Claims that were requested or released without a reply. Requested again, they are granted if they were then.
+        Finding an entry does not end them: they outlive it."""
+        self._releasing: dict[_Name, str] = {}
+        """Claims that are being released."""
         self._sequence = 0
 
-    def ask(self, ask: StoreRead) -> Answer | None:
-        """Put a question; return its answer where it is known at once."""
-        token = self._token(ask) if ask.claim else ""
-        pending = self._writing.find(ask.scope, ask.key) if ask.read_entry else None
-        removing = isinstance(pending, StoreRemove) or (ask.read_entry and self._writing.purging(ask.scope))
+    def read(self, read: StoreRead) -> Answer | None:
+        """Read an entry; return the answer if it is known at once."""
+        claim = self._new_claim(read) if read.claim else ""
+        pending = self._writes.find(read.scope, read.key) if read.read_entry else None
+        removing = isinstance(pending, StoreRemove) or (read.read_entry and self._writes.purging(read.scope))
         if isinstance(pending, StoreWrite):
             return Found(pending.record)
 
         if self._health.connected is False:
             return Absent() if removing else Unavailable()
 
-        if removing and not token:
+        if removing and not claim:
             return Absent()
 
-        # What is to be removed is not looked for; but who computes it is the server's to say.
-        arguments = (token, self._claim_milliseconds, int(ask.read_entry and not removing))
-        self._open[ask.ticket] = ask, token
-        self._say(Run(ASK, entry_name(ask.scope, ask.key), arguments), partial(self._asked, ask, token))
+        # An entry that is to be removed is not read, but who computes the key is the server's decision.
+        arguments = (claim, self._claim_milliseconds, int(read.read_entry and not removing))
+        self._open[read.ticket] = read, claim
+        call = ScriptCall(READ, entry_name(read.scope, read.key), arguments)
+        self._call(call, partial(self._replied, read, claim))
         return None
 
     def release(self, release: StoreRelease) -> None:
-        """Give a claim back. Where it cannot be said, the claim expires, unless the key is asked for here before that.
+        """Release a claim. If the server cannot be told, the claim expires, unless this host requests it again before.
 
-        Otherwise 1. a server hangs; 2. a call fails, and its claim cannot be given back; 3. the server is there again;
-        4. the next callers wait for whom the claim belongs to, which is nobody.
+        Otherwise: 1. The server hangs. 2. A call fails, and its claim cannot be released. 3. The server is back.
+        4. The next callers wait for the holder of the claim, which nobody is.
         """
         self.used(release.scope, release.key)
-        place = release.scope, release.key
-        if self._link is None:
-            self._doubt(place, release.claim)
+        name = release.scope, release.key
+        if self._connection is None:
+            self._doubt(name, release.claim)
             return
 
-        self._releasing[place] = release.claim
-        notice = self._news.of_key("unshared" if release.unshared else "released", release.scope, release.key)
-        self._say(
-            Run(RELEASE, entry_name(release.scope, release.key), (release.claim, CHANNEL, notice)),
-            partial(self._released, place),
+        self._releasing[name] = release.claim
+        message = self._invalidations.of_key("unshared" if release.unshared else "released", *name)
+        self._call(
+            ScriptCall(RELEASE, entry_name(*name), (release.claim, CHANNEL, message)), partial(self._released, name)
         )
 
     def used(self, scope: str, key: str) -> None:
-        """A key's claim need not be renewed any more: its entry is on its way."""
-        self._claims.pop((scope, key), None)
+        """Stop renewing a key's claim: its entry is being written."""
+        self._held.pop((scope, key), None)
 
-    def begin(self, link: Link) -> None:
-        """A session has begun."""
-        self._link = link
-        for run, then in self._early:
-            link.send(run, then)
+    def begin_session(self, connection: RedisConnection) -> None:
+        """Use a new connection."""
+        self._connection = connection
+        for call, on_reply in self._early:
+            connection.send(call, on_reply)
 
         self._early.clear()
 
-    def give_up(self) -> None:
-        """The session has ended: answer every question by `Unavailable`."""
-        self._link = None
+    def end_session(self) -> None:
+        """Answer `Unavailable` to every open read: the session has ended."""
+        self._connection = None
         self._early.clear()
-        for ask, token in list(self._open.values()):
-            if token:
-                self._doubt((ask.scope, ask.key), token)
+        for read, claim in list(self._open.values()):
+            if claim:
+                self._doubt((read.scope, read.key), claim)
 
-            self._answer(ask, Unavailable())
+            self._answer(read, Unavailable())
 
-        for place, token in self._releasing.items():
-            self._doubt(place, token)
+        for name, claim in self._releasing.items():
+            self._doubt(name, claim)
 
         self._releasing.clear()
 
-    def _doubt(self, place: _Place, token: str) -> None:
-        self._unsure[place] = token
-        if len(self._unsure) > _MAX_UNSURE:
-            del self._unsure[next(iter(self._unsure))]
-
-    async def keep_claims(self) -> None:
-        """Renew the claims, until cancelled."""
+    async def renew(self) -> None:
+        """Renew the claims until cancelled."""
         while True:
-            for place, token in self._claims.items():
-                run = Run(RENEW, entry_name(*place), (token, self._claim_milliseconds))
-                self._say(run, partial(self._renewed, place, token))
+            for name, claim in self._held.items():
+                call = ScriptCall(RENEW, entry_name(*name), (claim, self._claim_milliseconds))
+                self._call(call, partial(self._renewed, name, claim))
 
             await anyio.sleep(self._claim_milliseconds / 3000)
 
-    def _token(self, ask: StoreRead) -> str:
-        token = self._unsure.get((ask.scope, ask.key))
-        if token is None:
+    def _doubt(self, name: _Name, claim: str) -> None:
+        self._unsure[name] = claim
+        if len(self._unsure) > _MAX_UNSURE:
+            del self._unsure[next(iter(self._unsure))]
+
+    def _new_claim(self, read: StoreRead) -> str:
+        claim = self._unsure.get((read.scope, read.key))
+        if claim is None:
             self._sequence += 1
-            token = f"{self._host}-{self._sequence}"
+            claim = f"{self._host}-{self._sequence}"
 
-        return token
+        return claim
 
-    def _say(self, run: Run, then: Then) -> None:
-        if self._link is not None:
-            self._link.send(run, then)
+    def _call(self, call: ScriptCall, on_reply: ReplyHandler) -> None:
+        if self._connection is not None:
+            self._connection.send(call, on_reply)
         elif self._health.connected is None:
-            self._early.append((run, then))
+            self._early.append((call, on_reply))
 
-    def _asked(self, ask: StoreRead, token: str, reply: Any) -> None:
+    def _replied(self, read: StoreRead, claim: str, reply: Any) -> None:
         if isinstance(reply, ResponseError):
-            # An entry would have been returned before anything was to be written.
+            # An existing entry is returned before the script writes anything: so there is none.
             refused = self._health.refuses_writes(reply)
             if refused:
-                self._writing.wake()
+                self._writes.wake()
 
-            self._answer(ask, Absent() if refused else Unavailable())
+            self._answer(read, Absent() if refused else Unavailable())
             return
 
         match reply:
             case [b"found", bytes(envelope), int(milliseconds)]:
-                record = opened(envelope, milliseconds / 1000)
-                if ask.read_entry and self._writing.find(ask.scope, ask.key) is not None:
-                    # 1. the server reads the old entry; 2. we are told to replace or remove it; 3. its reply arrives.
-                    answer = self.ask(ask)
+                record = decode_entry(envelope, milliseconds / 1000)
+                if read.read_entry and self._writes.find(read.scope, read.key) is not None:
+                    # 1. The server reads the old entry. 2. Its removal or replacement is requested. 3. The reply arrives.
+                    answer = self.read(read)
                     if answer is not None:
-                        self._answer(ask, answer)
+                        self._answer(read, answer)
                 else:
-                    self._answer(ask, Absent() if record is None else Found(record))
+                    self._answer(read, Absent() if record is None else Found(record))
             case [b"elsewhere", int(milliseconds)]:
-                if token:
-                    self._unsure.pop((ask.scope, ask.key), None)
+                if claim:
+                    self._unsure.pop((read.scope, read.key), None)
 
-                self._answer(ask, ClaimedRemotely(milliseconds / 1000))
+                self._answer(read, ClaimedRemotely(milliseconds / 1000))
             case [b"claimed"]:
-                self._unsure.pop((ask.scope, ask.key), None)
-                self._claims[ask.scope, ask.key] = token
-                self._answer(ask, Absent(token))
+                self._unsure.pop((read.scope, read.key), None)
+                self._held[read.scope, read.key] = claim
+                self._answer(read, Absent(claim))
             case _:
-                self._answer(ask, Absent())
+                self._answer(read, Absent())
 
-    def _answer(self, ask: StoreRead, answer: Answer) -> None:
-        if self._open.pop(ask.ticket, None) is not None:
-            self._health.tell(StoreAnswered(ask.ticket, answer))
+    def _answer(self, read: StoreRead, answer: Answer) -> None:
+        if self._open.pop(read.ticket, None) is not None:
+            self._reporter.notify(StoreAnswered(read.ticket, answer))
 
-    def _released(self, place: _Place, reply: Any) -> None:  # noqa: ARG002 - one that was not ours any more needed no giving back
-        self._releasing.pop(place, None)
+    def _released(self, name: _Name, reply: Any) -> None:  # noqa: ARG002 - a claim that had expired needed no release
+        self._releasing.pop(name, None)
 
-    def _renewed(self, place: _Place, token: str, reply: Any) -> None:
-        if reply == 0 and self._claims.get(place) == token:
-            # Expired and passed on, or removed. The flight goes on, for its callers; its entry will be refused.
-            del self._claims[place]
+    def _renewed(self, name: _Name, claim: str, reply: Any) -> None:
+        if reply == 0 and self._held.get(name) == claim:
+            # Expired and taken over, or removed. The flight goes on for its callers; its entry will be refused.
+            del self._held[name]

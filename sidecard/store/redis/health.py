@@ -1,90 +1,80 @@
-"""How a Redis server is: what its errors mean, in which sentence they are told, and that each change is told once."""
+"""The state of a Redis server: what its errors mean, and how they are reported."""
 
-from msgspec import Struct
 from redis.exceptions import AuthenticationError, AuthorizationError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sidecard.core.events import StoreStateChanged
-from sidecard.store.base import StoreListener as Tell
-from sidecard.store.redis.access import Access
+from sidecard.store.base import StoreReporter
+from sidecard.store.redis.access import RedisAccess
 
 _READ_ONLY = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "NOPERM")
-"""Codes of errors by which a server takes no writes but answers questions. Those of scripts have them in their midst."""
+"""Error codes of a server that reads but does not write. Scripts have them in the middle of their errors."""
 
 _SHOWN_CHARACTERS = 200
 
 
-class Health(Struct):
-    """Of one server. ``tell`` is where the store's events go."""
+class RedisHealth:
+    """The state of one server."""
 
-    access: Access
-    tell: Tell
-    connected: bool | None = None
-    """None until the first try to connect has ended."""
-    takes_writes: bool = True
-    faults: int = 0
-    turned: StoreStateChanged | None = None
-
-    def came_up(self) -> None:
-        """A session has begun."""
-        self.connected = True
+    def __init__(self, access: RedisAccess, reporter: StoreReporter) -> None:
+        self.connected: bool | None = None
+        """None until the first try to connect has ended."""
         self.takes_writes = True
-        self._turn(StoreStateChanged("up"))
+        self._access = access
+        self._reporter = reporter
+        address = access.address
+        self._shown = address.path or ",".join(f"{host}:{port}" for host, port in address.hosts)
+        """The server without its credentials."""
 
-    def went_down(self, fault: Exception) -> None:
-        """A session has ended."""
+    def session_began(self) -> None:
+        """Report that the server answers."""
+        self.connected = True
+        self.writes_again()
+
+    def session_ended(self, fault: Exception) -> None:
+        """Report why the server no longer answers."""
         self.connected = False
-        self.faults += 1
-        self._turn(StoreStateChanged("down", self._sentence(fault)))
+        self._reporter.faults += 1
+        self._reporter.state(StoreStateChanged("down", self._sentence(fault)))
 
     def writes_again(self) -> None:
-        """The server takes writes again."""
+        """Report that the server takes writes again."""
         self.takes_writes = True
-        self._turn(StoreStateChanged("up"))
+        self._reporter.state(StoreStateChanged("up"))
 
     def refuses_writes(self, error: ResponseError) -> bool:
-        """Tell whether an error says that the server takes no writes now; from then on that is how it is.
+        """Return whether an error means that the server takes no writes; that is reported and kept.
 
-        Raises `ConnectionError` where another server is to be found instead.
+        Raises `ConnectionError` where another server must be found.
         """
         text = str(error)
         code = next((code for code in _READ_ONLY if code in text), None)
         if code is None:
-            self.faults += 1
+            self._reporter.faults += 1
             return False
 
-        if self.access.address.kind != "single" and "READONLY" in text:
-            # It was the primary and is no longer: a new session finds out who is.
+        if self._access.address.kind != "single" and "READONLY" in text:
+            # The primary has become a replica: a new session finds the new primary.
             raise ConnectionError("the server has become a replica")
 
         if self.takes_writes:
             self.takes_writes = False
-            self.faults += 1
-            self._turn(StoreStateChanged("read_only", f"{self._place} answers: {_shown(text[text.index(code) :])}."))
+            self._reporter.faults += 1
+            reason = f"{self._shown} answers: {_first_line(text[text.index(code) :])}."
+            self._reporter.state(StoreStateChanged("read_only", reason))
 
         return True
 
-    @property
-    def _place(self) -> str:
-        """The server without its credentials."""
-        address = self.access.address
-        return address.path or ",".join(f"{host}:{port}" for host, port in address.hosts)
-
-    def _turn(self, turned: StoreStateChanged) -> None:
-        if turned != self.turned:
-            self.turned = turned
-            self.tell(turned)
-
     def _sentence(self, fault: Exception) -> str:
-        text = _shown(str(fault) or type(fault).__name__)
+        text = _first_line(str(fault) or type(fault).__name__)
         if isinstance(fault, AuthenticationError | AuthorizationError):
-            return f"{self._place} does not let us in ({text}); see store.username and store.password_file."
+            return f"{self._shown} does not let us in ({text}); see store.username and store.password_file."
 
         if isinstance(fault, TimeoutError | RedisTimeoutError):
-            return f"{self._place} did not answer within {self.access.timeout_seconds:g} s."
+            return f"{self._shown} did not answer within {self._access.timeout_seconds:g} s."
 
-        return f"{self._place} cannot be reached ({text})."
+        return f"{self._shown} cannot be reached ({text})."
 
 
-def _shown(text: str) -> str:
+def _first_line(text: str) -> str:
     return " ".join(text.split())[:_SHOWN_CHARACTERS].rstrip(". ")

@@ -1,9 +1,9 @@
-"""What hosts tell each other, on one channel: each change of an entry, each claim that ends, each purge.
+"""Invalidations: what hosts publish on one channel. Each changed entry, each claim that ends, each purge.
 
-One connection hears it, for all callers of the host. It is subscribed, and the server has confirmed that, before the first
-question is asked: 1. a key is asked for, and another host computes it; 2. that host stores it, and says so; 3. whoever
-subscribed only now would wait for what has been said.
-Messages are lost with their connection. The session ends with it, and the next begins with `InvalidationsMissed`.
+One connection receives them for all callers of the host. The server confirms the subscription before the first read:
+1. A key is read, and another host computes it. 2. That host stores it, and publishes. 3. A host that subscribed only now would
+wait for what was published before.
+Messages are lost with their connection. The session ends with it, and the next one begins with `InvalidationsMissed`.
 """
 
 from typing import Literal
@@ -12,61 +12,62 @@ import msgspec
 from msgspec import Struct
 
 from sidecard.core.events import EntriesPurged, KeyChanged
-from sidecard.store.base import StoreListener as Tell
-from sidecard.store.redis.connections import Wire
+from sidecard.store.base import StoreReporter
 from sidecard.store.redis.scripts import CHANNEL
+from sidecard.store.redis.single import SingleConnection
 
-Change = Literal["stored", "removed", "released", "unshared"]
+KeyChange = Literal["stored", "removed", "released", "unshared"]
 
 
 class _Message(Struct, array_like=True, frozen=True):
-    """``first`` and ``second`` are scope and key of a change, namespace and tag of a purge."""
+    """``first`` and ``second`` are scope and key of a change, or namespace and tag of a purge."""
 
     host: str
-    what: Change | Literal["purged", "task_purged"]
+    what: KeyChange | Literal["purged", "task_purged"]
     first: str | None
     second: str | None
     task: str | None = None
-    """Of a purge. Those that name one go by another word: a host of a version that knows of no tasks must not take it for
-    a purge of them all."""
+    """Of a purge. A purge by task has another word: a host whose version ignores tasks must not purge all of them."""
 
 
 _unpack = msgspec.msgpack.Decoder(_Message).decode
 
 
-class News:
-    """What this ``host`` says, and hears."""
+class Invalidations:
+    """The messages that this ``host`` publishes and receives."""
 
-    def __init__(self, host: str, tell: Tell) -> None:
+    def __init__(self, host: str, reporter: StoreReporter) -> None:
         self._host = host
-        self._tell = tell
+        self._reporter = reporter
 
-    def of_key(self, change: Change, scope: str, key: str) -> bytes:
-        """Return the message that tells a key's change."""
+    def of_key(self, change: KeyChange, scope: str, key: str) -> bytes:
+        """Return the message about a changed key."""
         return msgspec.msgpack.encode((self._host, change, scope, key))
 
     def of_purge(self, namespace: str | None, tag: str | None, task: str | None) -> bytes:
-        """Return the message that tells a purge."""
+        """Return the message about a purge."""
         if task is None:
             return msgspec.msgpack.encode((self._host, "purged", namespace, tag))
 
         return msgspec.msgpack.encode((self._host, "task_purged", namespace, tag, task))
 
-    async def subscribe(self, wire: Wire) -> None:
-        """Hear what is said, from when this returns. Raises `FAULTS`."""
-        await wire.subscribe(CHANNEL, self._heard)
+    async def subscribe(self, connection: SingleConnection) -> None:
+        """Receive all messages from this call's return on. Raises `FAULTS`."""
+        await connection.subscribe(CHANNEL, self.received)
 
-    def _heard(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
+        """Report a message to the engine."""
         try:
             message = _unpack(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return  # another version's, or somebody else's
+            return  # another version's, or another program's
 
+        notify = self._reporter.notify
         what, first, second = message.what, message.first, message.second
         if what == "purged" or what == "task_purged":  # noqa: PLR1714 - the type checker follows these alone
             if message.host != self._host:
-                self._tell(EntriesPurged(first, second, message.task))
+                notify(EntriesPurged(first, second, message.task))
         elif first is not None and second is not None:
-            # What this host has done it knows. But somebody here may have asked just before it was done, and have been told
-            # that the key is being computed.
-            self._tell(KeyChanged(first, second, "released" if message.host == self._host else what))
+            # The engine knows this host's own changes. But a caller of this host may have read the key just before the
+            # change, and wait because the key was claimed.
+            notify(KeyChanged(first, second, "released" if message.host == self._host else what))

@@ -1,22 +1,22 @@
-"""What runs within a Redis server, and how an entry lies there.
+"""The scripts that run in a Redis server, and the layout of an entry in it.
 
-All that concerns a key of ours is one Redis hash, so that every script is a single-key operation: a cluster may move it from
-node to node at any time, and nothing of it is ever apart.
+A key's entry and claim are one Redis hash, so every script is a single-key operation: a cluster may move the hash between
+nodes at any time, and its parts are never separated.
 
 ===================  ================================================================================================
-field                what it is
+field                content
 ===================  ================================================================================================
-``value``            the entry, in the versioned envelope of `sealed`
+``value``            the entry, in the versioned envelope of `encode_entry`
 ``until``            when it expires, in milliseconds of the server's clock (hosts' clocks are never compared)
 ``tags``             `sidecard.core.records.Record.index_tags`, each between two zero bytes
 ``claim``            the host and flight that compute the key: a fence, since it is never used twice
 ``claimed_until``    when that claim expires unless it is renewed, as ``until``
 ===================  ================================================================================================
 
-Redis expires the whole hash when the later of both has passed. A claim outlives its time in the hash for a while
-(`GRACE_MILLISECONDS`): whoever was merely late, and was followed by nobody, may still store and renew.
+Redis expires the hash when the later of both has passed. A claim stays in the hash for a while after its time
+(`GRACE_MILLISECONDS`): a holder that was merely late, and that nobody replaced, may still store and renew.
 
-Every change is published on one channel, by the script that makes it: whoever hears of it finds it done.
+Every change is published on one channel by the script that makes it: a host that receives the message finds the change done.
 """
 
 from hashlib import sha1
@@ -28,16 +28,16 @@ from sidecard.core.records import Record
 from sidecard_client.protocol.wire import Usage
 
 LAYOUT = 1
-"""In every name here; another layout is another set of keys, and a miss."""
+"""Part of every name: another layout has other names, so its entries are misses."""
 
 ENVELOPE = 1
-"""The first byte of `sealed`."""
+"""The first byte of an encoded entry."""
 
 COMPRESSED_ENVELOPE = 2
-"""As `ENVELOPE`, with a value that is compressed (`sidecard.core.cache.compression`). Who knows only of that one has a miss."""
+"""As `ENVELOPE`, with a compressed value (`sidecard.core.cache.compression`). Versions without compression have a miss."""
 
 GRACE_MILLISECONDS = 60_000
-"""Far longer than a server hangs that is then called alive again, far shorter than anybody minds the memory."""
+"""Far longer than a server hangs before it recovers, and short enough that the memory does not matter."""
 
 NOW = """
 local clock = redis.call('TIME')
@@ -61,15 +61,15 @@ end
 
 
 class Script:
-    """One script: its text and the name that a server knows it by."""
+    """One script: its text, and the name by which a server knows it."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-ASK = Script(
-    # What is asked most, first: 10 us of a server's time, where the rest takes 20.
+READ = Script(
+    # The most frequent case first: 10 us of a server's time, where the rest takes 20.
     """
 if ARGV[3] == '1' then
   local found = redis.pcall('HMGET', KEYS[1], 'value', 'until')
@@ -94,7 +94,7 @@ keep(stored, now + claim_ms)
 return {'claimed'}
 """
 )
-"""token or '', milliseconds, '1' to look -> found with envelope and remaining milliseconds, absent, elsewhere, claimed."""
+"""claim or '', its milliseconds, '1' to read -> found with envelope and remaining milliseconds, absent, elsewhere, claimed."""
 
 WRITE = Script(
     NOW
@@ -115,7 +115,7 @@ redis.call('PUBLISH', ARGV[6], ARGV[7])
 return 1
 """
 )
-"""claimed|absent|always, token, envelope, milliseconds, tags, channel, notice -> 1 if it was taken."""
+"""claimed|absent|always, claim, envelope, milliseconds, tags, channel, message -> 1 if it was stored."""
 
 RENEW = Script(
     NOW
@@ -128,7 +128,7 @@ keep(stored, now + tonumber(ARGV[2]))
 return 1
 """
 )
-"""token, milliseconds -> 1 if the claim is still that one's."""
+"""claim, milliseconds -> 1 if the claim is still current."""
 
 RELEASE = Script(
     NOW
@@ -145,7 +145,7 @@ redis.call('PUBLISH', ARGV[2], ARGV[3])
 return 1
 """
 )
-"""token, channel, notice -> 1 if the claim was that one's."""
+"""claim, channel, message -> 1 if the claim was current."""
 
 REMOVE = Script(
     NOW
@@ -157,7 +157,7 @@ redis.call('PUBLISH', ARGV[1], ARGV[2])
 return stored > 0 and 1 or 0
 """
 )
-"""channel, notice -> 1 if there was an entry. A claim goes with it, so that what is being computed is not stored."""
+"""channel, message -> 1 if there was an entry. Its claim is removed too, so a computation in progress is not stored."""
 
 PURGE = Script(
     NOW
@@ -177,10 +177,9 @@ redis.call('DEL', KEYS[1])
 return stored > 0 and 1 or 0
 """
 )
-"""marks, each between zero bytes, none for any entry -> 1 if there was an entry and it had all. Claims go in any case."""
+"""Tags as `encode_tags` returns each, none for any entry -> 1 if there was an entry with all of them. Claims are removed in any case."""
 
-
-ALL = (ASK, WRITE, RENEW, RELEASE, REMOVE, PURGE)
+ALL = (READ, WRITE, RENEW, RELEASE, REMOVE, PURGE)
 
 
 class _Envelope(Struct, array_like=True, frozen=True):
@@ -192,22 +191,22 @@ class _Envelope(Struct, array_like=True, frozen=True):
     tags: tuple[str, ...]
     value: bytes
     task: str = ""
-    """Of envelopes of versions that did not tell: empty. Those read ours as if it were not there."""
+    """Empty in envelopes of versions that kept no task; those versions ignore it in ours."""
 
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(_Envelope).decode
 
 
-def sealed(record: Record) -> bytes:
-    """Return a record as it lies in the server: one byte of version, then msgpack."""
+def encode_entry(record: Record) -> bytes:
+    """Return a record's envelope: one byte of version, then msgpack."""
     terms = record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags
     version = COMPRESSED_ENVELOPE if record.compressed else ENVELOPE
     return bytes((version,)) + _pack(_Envelope(record.seconds, *terms, record.value, record.task))
 
 
-def opened(data: bytes, remaining_seconds: float) -> Record | None:
-    """Return the record of an envelope; None where it is of another version, or none of ours at all."""
+def decode_entry(data: bytes, remaining_seconds: float) -> Record | None:
+    """Return an envelope's record; None for one of another version or another program."""
     version = data[0] if data else None
     if version not in {ENVELOPE, COMPRESSED_ENVELOPE}:
         return None
@@ -232,18 +231,18 @@ def opened(data: bytes, remaining_seconds: float) -> Record | None:
     )
 
 
-def marked(marks: tuple[str, ...]) -> bytes:
-    """Return marks as `PURGE` finds them."""
-    return b"".join(b"\0%b\0" % mark.encode() for mark in marks)
+def encode_tags(tags: tuple[str, ...]) -> bytes:
+    """Return tags in the form that `PURGE` searches."""
+    return b"".join(b"\0%b\0" % tag.encode() for tag in tags)
 
 
 def entry_name(scope: str, key: str) -> bytes:
-    """Return the Redis key of a key of ours. A scope has exactly one colon, so no two are the same."""
+    """Return the Redis key of a scope and key. A scope has exactly one colon, so names are unique."""
     return f"sidecard:{LAYOUT}:{scope}:{key}".encode()
 
 
 def scope_and_key(name: bytes) -> tuple[str, str] | None:
-    """Return what `entry_name` was made of; None for names of others."""
+    """Return the scope and key of an `entry_name`; None for other names."""
     parts = name.decode(errors="replace").split(":", 4)
     if len(parts) != 5 or parts[:2] != ["sidecard", str(LAYOUT)]:  # noqa: PLR2004 - sidecard, layout, uid, namespace, key
         return None
@@ -251,8 +250,8 @@ def scope_and_key(name: bytes) -> tuple[str, str] | None:
     return f"{parts[2]}:{parts[3]}", parts[4]
 
 
-def pattern(namespace: str | None) -> str:
-    """Return what `SCAN` matches for a purge's namespace, and a few more: `sidecard.core.scopes.covers` decides."""
+def scan_pattern(namespace: str | None) -> str:
+    """Return a `SCAN` pattern for a purge's namespace. It may match more: `sidecard.core.scopes.covers` decides."""
     if namespace is None:
         scope = "*"
     else:

@@ -1,8 +1,8 @@
-"""Breakers that open on all hosts, and budgets that all hosts spend, where that is asked for.
+"""Shared counters: breakers that open on all hosts, and budgets that all hosts spend, where the settings share them.
 
-One Redis hash has the breakers that are open: of each backend, until when. One hash for each budget and period has what each
-run of each daemon has spent in it, in all, so that saying it twice counts once. Whoever starts reads both: no restart closes
-an open breaker, or refills a budget.
+One Redis hash has the open breakers: each backend's, and until when it is open. One hash for each budget and period has the
+total spending of each run of each daemon, so that reporting it twice counts once. A daemon that starts reads both: no restart
+closes an open breaker or refills a budget.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,15 @@ from redis.exceptions import ResponseError
 from sidecard.core import notes
 from sidecard.core.effects import ShareSpending
 from sidecard.core.events import RemoteBreakerOpened, RemoteSpending
-from sidecard.store.base import StoreListener as Tell
-from sidecard.store.redis.connections import Command, Link, Run
+from sidecard.store.base import StoreReporter
+from sidecard.store.redis.connection import Command, RedisConnection, ScriptCall
 from sidecard.store.redis.scripts import LAYOUT, NOW, Script
 
 POLL_SECONDS = 0.5
-"""How often breakers and budgets are looked at: an opening spreads within a second, a budget is overspent by what all hosts
-spend meanwhile."""
+"""Poll interval: an opening spreads within a second, and a budget is overspent by what all hosts spend in one interval."""
 
 _KEPT_PERIODS = 2
-"""How long what was spent is remembered, in periods: hosts' clocks differ."""
+"""How long spending is kept, in periods: hosts' clocks differ."""
 
 _BREAKERS = f"sidecard-breakers:{LAYOUT}".encode()
 
@@ -72,18 +71,18 @@ end
 return tostring(sum)
 """
 )
-"""host, dollars, milliseconds -> what the others have spent"""
+"""host, dollars, milliseconds -> what the other hosts spent"""
 
 
-class Sharing:
-    """What this ``host`` tells the others, and hears from them.
+class SharedCounters:
+    """Publishes this ``host``'s breakers and spending, and reports those of other hosts.
 
-    ``budgets`` are the names of the budgets with their periods in seconds; ``wall_clock`` says which period it is.
+    ``budgets`` are the names of the shared budgets with their periods in seconds; ``wall_clock`` determines the period.
     """
 
     def __init__(
         self,
-        tell: Tell,
+        reporter: StoreReporter,
         *,
         host: str,
         breakers: bool,
@@ -92,82 +91,84 @@ class Sharing:
         wall_clock: Callable[[], float],
     ) -> None:
         self._host = host
-        self._tell = tell
+        self._reporter = reporter
         self._breakers = breakers
         self._budgets = budgets
         self._clock = clock
         self._wall_clock = wall_clock
         self._open: dict[str, float] = {}
-        """Breakers that have opened here, and until when."""
+        """Breakers that opened on this host, and until when."""
         self._closed: set[str] = set()
-        """Breakers that have closed here since that was said last."""
-        self._unsaid: set[str] = set()
-        self._heard: dict[str, float] = {}
+        """Breakers that closed on this host and are not published as closed yet."""
+        self._unpublished: set[str] = set()
+        """Breakers that opened on this host and are not published yet."""
+        self._reported: dict[str, float] = {}
+        """Other hosts' breakers that the engine knows of, and until when they are open."""
         self._spent: dict[str, ShareSpending] = {}
 
     def note(self, note: notes.Note) -> None:
-        """Hear what the core tells."""
+        """Receive the core's notes: breakers that open or close."""
         if not self._breakers:
             return
 
         if isinstance(note, notes.BreakerOpened) and note.cause not in {"operator", "elsewhere"}:
             self._open[note.backend] = self._clock() + (note.seconds or 0.0)
-            self._unsaid.add(note.backend)
+            self._unpublished.add(note.backend)
             self._closed.discard(note.backend)
         elif isinstance(note, notes.BreakerClosed):
             self._open.pop(note.backend, None)
-            self._unsaid.discard(note.backend)
+            self._unpublished.discard(note.backend)
             self._closed.add(note.backend)
 
     def spend(self, spending: ShareSpending) -> None:
-        """Take note of what this run has spent."""
+        """Publish this run's total spending with the next poll."""
         self._spent[spending.budget] = spending
 
-    async def serve(self, link: Link) -> None:
-        """Tell and hear, until cancelled. Raises as `Link.exchange`."""
-        self._heard.clear()
-        # The server may have lost what it was told.
-        self._unsaid |= {backend for backend, until in self._open.items() if until > self._clock()}
+    async def serve(self, connection: RedisConnection) -> None:
+        """Publish and poll until cancelled. Raises as `RedisConnection.run`."""
+        self._reported.clear()
+        # The server may have lost what was published.
+        self._unpublished |= {backend for backend, until in self._open.items() if until > self._clock()}
         while True:
             if self._breakers:
-                await self._share_breakers(link)
+                await self._share_breakers(connection)
 
             for budget, period_seconds in self._budgets.items():
-                await self._share_budget(link, budget, period_seconds)
+                await self._share_budget(connection, budget, period_seconds)
 
             await anyio.sleep(POLL_SECONDS)
 
-    async def _share_breakers(self, link: Link) -> None:
+    async def _share_breakers(self, connection: RedisConnection) -> None:
         now = self._clock()
-        opened = {backend: self._open[backend] - now for backend in self._unsaid if self._open[backend] > now}
+        opened = {backend: self._open[backend] - now for backend in self._unpublished if self._open[backend] > now}
         closed = set(self._closed)
         commands: list[Command] = [
-            Run(_OPEN, _BREAKERS, (backend, int(1000 * seconds) + 1)) for backend, seconds in opened.items()
+            ScriptCall(_OPEN, _BREAKERS, (backend, int(1000 * seconds) + 1)) for backend, seconds in opened.items()
         ]
-        commands += [Run(_CLOSE, _BREAKERS, (backend,)) for backend in closed]
-        *said, listed = await link.exchange([*commands, Run(_OPEN_NOW, _BREAKERS)])
-        if not any(isinstance(reply, ResponseError) for reply in said):
-            self._unsaid -= opened.keys()
+        commands += [ScriptCall(_CLOSE, _BREAKERS, (backend,)) for backend in closed]
+        *replies, listed = await connection.run([*commands, ScriptCall(_OPEN_NOW, _BREAKERS)])
+        if not any(isinstance(reply, ResponseError) for reply in replies):
+            self._unpublished -= opened.keys()
             self._closed -= closed
 
         for backend, milliseconds in _pairs(listed):
             until = now + milliseconds / 1000
-            # The same opening is heard each time; a later end is another one.
-            if backend not in self._open and until > self._heard.get(backend, 0.0) + 2 * POLL_SECONDS:
-                self._heard[backend] = until
-                self._tell(RemoteBreakerOpened(backend, milliseconds / 1000))
+            # Each poll lists the same opening; a later end is a new one.
+            if backend not in self._open and until > self._reported.get(backend, 0.0) + 2 * POLL_SECONDS:
+                self._reported[backend] = until
+                self._reporter.notify(RemoteBreakerOpened(backend, milliseconds / 1000))
 
         self._open = {backend: until for backend, until in self._open.items() if until > now}
 
-    async def _share_budget(self, link: Link, budget: str, period_seconds: float) -> None:
+    async def _share_budget(self, connection: RedisConnection, budget: str, period_seconds: float) -> None:
         period = int(self._wall_clock() // period_seconds)
         spending = self._spent.get(budget)
         dollars = spending.dollars if spending is not None and spending.period == period else 0.0
         name = f"sidecard-budget:{LAYOUT}:{budget}:{period}".encode()
         milliseconds = int(1000 * _KEPT_PERIODS * period_seconds)
-        (reply,) = await link.exchange([Run(_SPEND, name, (self._host, repr(dollars), milliseconds))])
+        (reply,) = await connection.run([ScriptCall(_SPEND, name, (self._host, repr(dollars), milliseconds))])
         if isinstance(reply, bytes):
-            self._tell(RemoteSpending(budget, period, float(reply)))
+            self._reporter.notify(RemoteSpending(budget, period, float(reply)))
 
 
 def _pairs(listed: Any) -> list[tuple[str, int]]:

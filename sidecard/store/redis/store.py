@@ -1,13 +1,11 @@
 """The store of many hosts: Redis or Valkey.
 
-Three connections, each of one task: one asks (and keeps claims), one writes, one hears the news; a fourth where breakers or
-budgets are shared. They live and die together,
-as a *session*: whatever fails, all are closed, every open question is answered `Unavailable`, and a new session is
-tried. The memory tier and the flights of this host never wait for any of it, and no request's task ever touches it.
+A *session* has three connections, each with one task: reads and claims, writes, invalidations; and a fourth where breakers or
+budgets are shared. After any fault all are closed, every open read is answered `Unavailable`, and a new session is tried.
+The memory tier and the flights of this host never wait for any of it, and no request's task touches it.
 
-What may be lost, and what it costs: an entry that waits to be written when the daemon is killed; a claim when the server
-fails over before it has replicated it, which makes a second call. Never an answer to the wrong key, and never the place of an
-entry to a host that no longer has the claim.
+What may be lost: a pending write, when the daemon is killed; a claim, when the server fails over before it replicated the
+claim, which makes a second call. Never lost: that an answer belongs to its key, and that only the holder of a claim stores.
 """
 
 import random
@@ -17,146 +15,141 @@ from contextlib import suppress
 import anyio
 
 from sidecard.core.effects import ShareSpending, StoreEffect, StoreRead, StoreRelease, StoreWrite
-from sidecard.core.events import InvalidationsMissed, StoreAnswered, StoreEvent
+from sidecard.core.events import InvalidationsMissed, StoreAnswered
 from sidecard.core.notes import Note
-from sidecard.store.base import StoreListener as Tell
-from sidecard.store.redis.access import FAULTS, Access
-from sidecard.store.redis.claims import Asking
-from sidecard.store.redis.connections import CLOSE_SECONDS, Link, Wire, link_of
-from sidecard.store.redis.health import Health
-from sidecard.store.redis.invalidations import News
-from sidecard.store.redis.shared_counters import Sharing
-from sidecard.store.redis.writes import MAX_PAUSE_SECONDS, MIN_PAUSE_SECONDS, Writing
+from sidecard.store.base import StoreListener, StoreReporter
+from sidecard.store.redis.access import FAULTS, RedisAccess
+from sidecard.store.redis.claims import Claims
+from sidecard.store.redis.cluster import ClusterConnection
+from sidecard.store.redis.connection import CLOSE_SECONDS, RedisConnection
+from sidecard.store.redis.health import RedisHealth
+from sidecard.store.redis.invalidations import Invalidations
+from sidecard.store.redis.shared_counters import SharedCounters
+from sidecard.store.redis.single import SingleConnection
+from sidecard.store.redis.writes import MAX_PAUSE_SECONDS, MIN_PAUSE_SECONDS, RedisWrites
+from sidecard_client.protocol.backoff import Backoff
 
 
 class RedisStore:
-    """See `sidecard.store.base.Store`. ``claim_seconds`` is how long a claim lives that its host does not renew.
+    """See `sidecard.store.base.Store`. A claim that this host does not renew expires after ``claim_seconds``.
 
-    ``host`` is this run of the daemon, whose name no other has; ``clock`` is the engine's; ``on_fault`` gets the mistakes of
-    our own that ended a session; ``sharing`` makes what shares breakers and budgets.
+    ``host`` is unique to this run of the daemon. ``clock`` is the engine's. ``on_fault`` receives mistakes of our own that
+    ended a session. ``shared_counters`` makes what shares breakers and budgets, if any are shared.
     """
 
     shared = True
 
     def __init__(
         self,
-        access: Access,
+        access: RedisAccess,
         *,
         host: str,
         claim_seconds: float,
         clock: Callable[[], float],
         on_fault: Callable[[Exception], None],
-        sharing: Callable[[Tell], Sharing] | None = None,
+        shared_counters: Callable[[StoreReporter], SharedCounters] | None = None,
     ) -> None:
         self._access = access
         self._clock = clock
         self._on_fault = on_fault
-        self._tell: Tell = _unheard
-        self._health = Health(access, self._told)
-        self._news = News(host, self._told)
-        self._writing = Writing(self._health, self._news, clock)
-        self._sharing = None if sharing is None else sharing(self._told)
-        self._asking = Asking(self._health, self._news, self._writing, host, claim_seconds)
+        self._reporter = reporter = StoreReporter()
+        self._health = health = RedisHealth(access, reporter)
+        self._invalidations = invalidations = Invalidations(host, reporter)
+        self._writes = RedisWrites(health, reporter, invalidations, clock)
+        self._claims = Claims(health, reporter, invalidations, self._writes, host, claim_seconds)
+        self._counters = None if shared_counters is None else shared_counters(reporter)
 
     def perform(self, effect: StoreEffect) -> StoreAnswered | None:
         """See `Store`."""
         match effect:
             case StoreRead():
-                answer = self._asking.ask(effect)
+                answer = self._claims.read(effect)
                 return None if answer is None else StoreAnswered(effect.ticket, answer)
             case StoreRelease():
-                self._asking.release(effect)
+                self._claims.release(effect)
             case ShareSpending():
-                if self._sharing is not None:
-                    self._sharing.spend(effect)
+                if self._counters is not None:
+                    self._counters.spend(effect)
             case _:
                 if isinstance(effect, StoreWrite) and effect.claim:
-                    self._asking.used(effect.scope, effect.key)
+                    self._claims.used(effect.scope, effect.key)
 
-                return self._writing.add(effect)
+                return self._writes.add(effect)
 
         return None
 
     def note(self, note: Note) -> None:
-        """Hear what the core tells; see `Sharing.note`."""
-        if self._sharing is not None:
-            self._sharing.note(note)
+        """Receive the core's notes; see `SharedCounters.note`."""
+        if self._counters is not None:
+            self._counters.note(note)
 
-    async def run(self, tell: Tell) -> None:
+    async def run(self, notify: StoreListener) -> None:
         """See `Store`."""
-        self._tell = tell
-        pause_seconds = MIN_PAUSE_SECONDS
+        self._reporter.notify = notify
+        # Jitter: all hosts lost the server at the same moment.
+        backoff = Backoff(MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS, jitter=random.random, jitter_share=0.4)
         while True:
             began_at = self._clock()
             fault = await self._session()
-            self._health.went_down(fault)
-            self._asking.give_up()
-            self._writing.give_up()
-            self._writing.measure()
+            self._health.session_ended(fault)
+            self._claims.end_session()
+            self._writes.give_up()
+            self._writes.measure()
             if self._clock() - began_at > MAX_PAUSE_SECONDS:
-                pause_seconds = MIN_PAUSE_SECONDS
+                backoff.reset()
 
-            # Jittered: all hosts lost the server in the same moment.
-            await anyio.sleep(pause_seconds * random.uniform(0.75, 1.25))  # noqa: S311 - as above
-            pause_seconds = min(MAX_PAUSE_SECONDS, 2 * pause_seconds)
+            await anyio.sleep(backoff.failed(self._clock()))
 
     async def close(self) -> None:
         """See `Store`."""
-        # A fault was told already, or comes too late to matter: what is lost is what this module's text says.
+        # A fault was reported already, or comes too late to matter: see the module's text for what is lost.
         with anyio.move_on_after(CLOSE_SECONDS), suppress(*FAULTS):
-            link = link_of(self._access)
+            connection = self._new_connection()
             try:
-                await link.open()
-                await self._writing.write_all(link)
+                await connection.open()
+                await self._writes.write_all(connection)
             finally:
-                await _closed(link)
+                await _close(connection)
+
+    def _new_connection(self) -> RedisConnection:
+        is_cluster = self._access.address.kind == "cluster"
+        return ClusterConnection(self._access) if is_cluster else SingleConnection(self._access)
 
     async def _session(self) -> Exception:
-        """Serve over one set of connections until something fails; return what."""
-        links: list[Link] = []
+        """Serve over one set of connections until a fault; return it."""
+        connections: list[RedisConnection] = []
         faults: list[Exception] = []
+        counters = self._counters
         try:
             try:
-                hearing = Wire(self._access)
-                links += [hearing, *(link_of(self._access) for _ in range(2 if self._sharing is None else 3))]
-                for link in links:
-                    await link.open()
+                subscriber = SingleConnection(self._access)
+                connections += [subscriber, *(self._new_connection() for _ in range(2 if counters is None else 3))]
+                for connection in connections:
+                    await connection.open()
 
-                _, asking, writing, *further = links
-                await self._news.subscribe(hearing)
-                self._tell(InvalidationsMissed())
-                self._health.came_up()
-                self._asking.begin(asking)
+                await self._invalidations.subscribe(subscriber)
+                self._reporter.notify(InvalidationsMissed())
+                self._health.session_began()
+                self._claims.begin_session(connections[1])
                 async with anyio.create_task_group() as tasks:
-                    for link in links:
-                        tasks.start_soon(link.watch)
+                    for connection in connections:
+                        tasks.start_soon(connection.monitor)
 
-                    tasks.start_soon(self._asking.keep_claims)
-                    tasks.start_soon(self._writing.serve, writing)
-                    for link in further:
-                        tasks.start_soon(self._share, link)
+                    tasks.start_soon(self._claims.renew)
+                    tasks.start_soon(self._writes.serve, connections[2])
+                    if counters is not None:
+                        tasks.start_soon(counters.serve, connections[3])
             except* Exception as group:  # noqa: BLE001 - the boundary: a mistake of our own ends a session, not the daemon
                 faults += _leaves(group)
         finally:
-            for link in links:
-                await _closed(link)
+            for connection in connections:
+                await _close(connection)
 
         for fault in faults:
             if not isinstance(fault, FAULTS):
                 self._on_fault(fault)
 
         return faults[0]
-
-    async def _share(self, link: Link) -> None:
-        if self._sharing is not None:
-            await self._sharing.serve(link)
-
-    def _told(self, event: StoreEvent) -> None:
-        self._tell(event)
-
-
-def _unheard(event: StoreEvent) -> None:
-    """Where events go before `RedisStore.run`: nothing has happened by then."""
 
 
 def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
@@ -167,7 +160,7 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
             yield fault
 
 
-async def _closed(link: Link) -> None:
-    # A fault is that it is gone, which is what was wanted.
+async def _close(connection: RedisConnection) -> None:
+    # A fault means that the connection is gone, which is what is wanted.
     with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS), suppress(*FAULTS):
-        await link.close()
+        await connection.close()

@@ -1,4 +1,4 @@
-"""The connection that writes: entries, removals and purges, in the order in which they were wanted."""
+"""Writes to Redis, over one connection: entries, removals and purges, in the order in which they were requested."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -9,155 +9,143 @@ from msgspec import structs
 from redis.exceptions import ResponseError
 
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
-from sidecard.core.events import Removed, StoreAnswered, StoreGauges, StoreMeasured, Unavailable
+from sidecard.core.events import Removed, StoreAnswered, StoreGauges, Unavailable
 from sidecard.core.records import index_tags_of_purge
 from sidecard.core.scopes import covers
-from sidecard.store.base import UNANSWERED
-from sidecard.store.base import StoreChange as Wish
-from sidecard.store.pending_writes import PendingWrites as Pending
-from sidecard.store.redis.connections import Link, Run
-from sidecard.store.redis.health import Health
-from sidecard.store.redis.invalidations import News
+from sidecard.store.base import UNANSWERED, OpenRemovals, StoreChange, StoreReporter
+from sidecard.store.pending_writes import PendingWrites
+from sidecard.store.redis.connection import RedisConnection, ScriptCall
+from sidecard.store.redis.health import RedisHealth
+from sidecard.store.redis.invalidations import Invalidations
 from sidecard.store.redis.scripts import (
     CHANNEL,
     LAYOUT,
     PURGE,
     REMOVE,
     WRITE,
+    encode_entry,
+    encode_tags,
     entry_name,
-    marked,
-    pattern,
+    scan_pattern,
     scope_and_key,
-    sealed,
 )
+from sidecard_client.protocol.backoff import Backoff
 
 PENDING_MAX_BYTES = 64 * 1024 * 1024
-"""What may wait to be written while the server is away."""
+"""Changes that may wait while the server is unavailable."""
 
 MAX_BATCH = 64
-"""Writes in one go, and `MAX_BATCH_BYTES` of values."""
+"""Changes in one round trip, with at most `MAX_BATCH_BYTES` of values."""
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 MAX_WRITE_FAILURES = 3
-"""Sessions that one write may end before it is given up: it may be too large for the time limit."""
+"""Sessions that one write may end before it is dropped: it may be too large for the time limit."""
 
 MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 2.0
 """Between two tries of what a server refuses or does not answer."""
 
 
-class Writing:
-    """What is to be written. ``clock`` is the engine's, by which entries age while they wait."""
+class RedisWrites:
+    """Pending changes. ``clock`` is the engine's: entries age by it while they wait."""
 
-    def __init__(self, health: Health, news: News, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, health: RedisHealth, reporter: StoreReporter, invalidations: Invalidations, clock: Callable[[], float]
+    ) -> None:
         self._health = health
-        self._news = news
+        self._reporter = reporter
+        self._invalidations = invalidations
         self._clock = clock
-        self._pending = Pending(PENDING_MAX_BYTES)
-        self._wished = asyncio.Event()
-        self._removing: dict[int, None] = {}
-        """Tickets that are to be answered yet."""
+        self._pending = PendingWrites(PENDING_MAX_BYTES)
+        self._changed = asyncio.Event()
+        self._removals = OpenRemovals(reporter)
         self._written = self._refused = self._given_up = 0
         self._failures = 0
-        self._measured: StoreGauges | None = None
 
-    def add(self, wish: Wish) -> StoreAnswered | None:
-        """Let something be written soon; return an answer that this makes known."""
-        older = self._pending.add(self._heir(wish))
-        self._wished.set()
-        if isinstance(older, StoreRemove) and older.ticket in self._removing:
-            # Overtaken: it is not done by itself any more, but by what takes its place.
-            del self._removing[older.ticket]
-            overtaken = StoreAnswered(older.ticket, Unavailable())
-        else:
-            overtaken = None
-
-        if not isinstance(wish, StoreWrite) and wish.ticket != UNANSWERED:
+    def add(self, change: StoreChange) -> StoreAnswered | None:
+        """Write a change soon; return an answer that is known already."""
+        replaced = self._removals.replaced(self._pending.add(self._with_claim(change)))
+        self._changed.set()
+        if not isinstance(change, StoreWrite) and change.ticket != UNANSWERED:
             if self._health.connected is False:
-                return StoreAnswered(wish.ticket, Unavailable())
+                return StoreAnswered(change.ticket, Unavailable())
 
-            self._removing[wish.ticket] = None
+            self._removals.add(change.ticket)
 
-        return overtaken
+        return replaced
 
-    def _heir(self, wish: Wish) -> Wish:
-        """Let a write without a claim take over that of the write whose place it takes: nobody else would give it back."""
-        if not isinstance(wish, StoreWrite) or wish.claim or wish.replace:
-            return wish
+    def _with_claim(self, change: StoreChange) -> StoreChange:
+        """Let a write without a claim take over that of the write it replaces: otherwise nobody would release it."""
+        if not isinstance(change, StoreWrite) or change.claim or change.replace:
+            return change
 
-        older = self._pending.find(wish.scope, wish.key)
-        return structs.replace(wish, claim=older.claim) if isinstance(older, StoreWrite) and older.claim else wish
+        older = self._pending.find(change.scope, change.key)
+        return structs.replace(change, claim=older.claim) if isinstance(older, StoreWrite) and older.claim else change
 
     def wake(self) -> None:
-        """The server is found to take no writes: find out when it does again."""
-        self._wished.set()
+        """Let `serve` notice that the server takes no writes."""
+        self._changed.set()
 
     def find(self, scope: str, key: str) -> StoreWrite | StoreRemove | None:
-        """Return what is to become of a key, as old as it is by now; None where nothing is to be written."""
-        wish = self._pending.find(scope, key)
-        return self._aged(wish) if isinstance(wish, StoreWrite) else wish
+        """Return a key's pending change, with its present age; None where there is none."""
+        change = self._pending.find(scope, key)
+        return self._aged(change) if isinstance(change, StoreWrite) else change
 
     def purging(self, scope: str) -> bool:
-        """Tell whether a purge is to come that may concern a scope."""
+        """Return whether a pending purge may concern a scope."""
         return self._pending.purging(scope)
 
     def give_up(self) -> None:
-        """The server does not write now: whoever waits for a removal is told so. It is done later."""
-        for ticket in list(self._removing):
-            self._removed(ticket, Unavailable())
+        """Answer `Unavailable` to all removals: the server does not write now. They are done later."""
+        self._removals.give_up()
 
     def measure(self) -> None:
-        """Tell how much was done and is to be done."""
+        """Report the gauges."""
         pending = self._pending
-        gauges = StoreGauges(
-            store_pending=len(pending),
-            store_pending_bytes=pending.bytes,
-            store_written=self._written,
-            store_dropped=pending.dropped + self._given_up,
-            store_refused=self._refused,
-            store_faults=self._health.faults,
+        self._reporter.gauges(
+            StoreGauges(
+                store_pending=len(pending),
+                store_pending_bytes=pending.bytes,
+                store_written=self._written,
+                store_dropped=pending.dropped + self._given_up,
+                store_refused=self._refused,
+                store_faults=self._reporter.faults,
+            )
         )
-        if gauges != self._measured:
-            self._measured = gauges
-            self._health.tell(StoreMeasured(gauges))
 
-    async def serve(self, link: Link) -> None:
-        """Write what is wanted, until cancelled. Raises as `Link.exchange`."""
-        pause_seconds = MIN_PAUSE_SECONDS
+    async def serve(self, connection: RedisConnection) -> None:
+        """Write until cancelled. Raises as `RedisConnection.run`."""
+        backoff = Backoff(MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
         while True:
             if not self._health.takes_writes:
                 self.give_up()
                 self.measure()
-                await anyio.sleep(pause_seconds)
-                pause_seconds = min(MAX_PAUSE_SECONDS, 2 * pause_seconds)
-                (reply,) = await link.exchange([("SET", f"sidecard:{LAYOUT}", "", "PX", 1000)])
-                if self._refused_now(reply):
+                await anyio.sleep(backoff.failed(self._clock()))
+                (reply,) = await connection.run([("SET", f"sidecard:{LAYOUT}", "", "PX", 1000)])
+                if self._is_refusal(reply):
                     continue
 
                 self._health.writes_again()
 
             if not len(self._pending):
-                await self._wished.wait()
+                await self._changed.wait()
 
-            self._wished.clear()
-            if not self._health.takes_writes:
-                continue
+            self._changed.clear()
+            if self._health.takes_writes and not await self._write_some(connection):
+                backoff.reset()
 
-            if not await self._write_some(link):
-                pause_seconds = MIN_PAUSE_SECONDS
-
-    async def write_all(self, link: Link) -> None:
-        """Write what is wanted, as far as the server takes it. Raises as `Link.exchange`."""
-        while len(self._pending) and not await self._write_some(link):
+    async def write_all(self, connection: RedisConnection) -> None:
+        """Write all pending changes, as far as the server takes them. Raises as `RedisConnection.run`."""
+        while len(self._pending) and not await self._write_some(connection):
             pass
 
-    async def _write_some(self, link: Link) -> list[Wish]:
-        """Write the oldest of what is wanted; return what the server would not take now."""
-        wishes = self._pending.take(1 if self._failures else MAX_BATCH)
-        left: list[Wish] = []
+    async def _write_some(self, connection: RedisConnection) -> list[StoreChange]:
+        """Write the oldest pending changes; return those that the server does not take now."""
+        changes = self._pending.take(1 if self._failures else MAX_BATCH)
+        left: list[StoreChange] = []
         try:
-            for batch in _batches(wishes):
-                left += await self._write_batch(link, batch)
+            for batch in _batches(changes):
+                left += await self._write_batch(connection, batch)
         except BaseException:
             self._failures += 1
             if self._failures > MAX_WRITE_FAILURES:
@@ -174,17 +162,17 @@ class Writing:
         self.measure()
         return left
 
-    async def _write_batch(self, link: Link, batch: list[Wish]) -> list[Wish]:
+    async def _write_batch(self, connection: RedisConnection, batch: list[StoreChange]) -> list[StoreChange]:
         if isinstance(batch[0], StorePurge):
-            return await self._purge(link, batch[0])
+            return await self._purge(connection, batch[0])
 
-        left: list[Wish] = []
-        commands = [self._command(wish) for wish in batch if not isinstance(wish, StorePurge)]
-        for wish, reply in zip(batch, await link.exchange(commands), strict=True):
-            if self._refused_now(reply):
-                left.append(wish)
-            elif isinstance(wish, StoreRemove):
-                self._removed(wish.ticket, Removed(int(reply == 1)))
+        left: list[StoreChange] = []
+        calls = [self._call(change) for change in batch if not isinstance(change, StorePurge)]
+        for change, reply in zip(batch, await connection.run(calls), strict=True):
+            if self._is_refusal(reply):
+                left.append(change)
+            elif isinstance(change, StoreRemove):
+                self._removals.answer(change.ticket, Removed(int(reply == 1)))
             elif reply == 1:
                 self._written += 1
             else:
@@ -192,48 +180,48 @@ class Writing:
 
         return left
 
-    def _command(self, wish: StoreWrite | StoreRemove) -> Run:
-        name = entry_name(wish.scope, wish.key)
-        if isinstance(wish, StoreRemove):
-            return Run(REMOVE, name, (CHANNEL, self._news.of_key("removed", wish.scope, wish.key)))
+    def _call(self, change: StoreWrite | StoreRemove) -> ScriptCall:
+        name = entry_name(change.scope, change.key)
+        if isinstance(change, StoreRemove):
+            message = self._invalidations.of_key("removed", change.scope, change.key)
+            return ScriptCall(REMOVE, name, (CHANNEL, message))
 
-        how = "claimed" if wish.claim else "always" if wish.replace else "absent"
-        record = self._aged(wish).record
+        how = "claimed" if change.claim else "always" if change.replace else "absent"
+        record = self._aged(change).record
         milliseconds = max(1, int(record.remaining_seconds * 1000))
-        notice = self._news.of_key("stored", wish.scope, wish.key)
-        return Run(
-            WRITE, name, (how, wish.claim, sealed(record), milliseconds, marked(record.index_tags), CHANNEL, notice)
-        )
+        message = self._invalidations.of_key("stored", change.scope, change.key)
+        entry, tags = encode_entry(record), encode_tags(record.index_tags)
+        return ScriptCall(WRITE, name, (how, change.claim, entry, milliseconds, tags, CHANNEL, message))
 
     def _aged(self, write: StoreWrite) -> StoreWrite:
         age_seconds = max(0.0, self._clock() - write.made_at)
         return structs.replace(write, record=structs.replace(write.record, age_seconds=age_seconds))
 
-    async def _purge(self, link: Link, purge: StorePurge) -> list[Wish]:
-        # Told before, so that flights in progress anywhere store nothing; and after, for what was read in between.
-        news = ("PUBLISH", CHANNEL, self._news.of_purge(purge.namespace, purge.tag, purge.task))
-        await link.exchange([news])
-        marks = tuple(marked((mark,)) for mark in index_tags_of_purge(purge.tag, purge.task))
+    async def _purge(self, connection: RedisConnection, purge: StorePurge) -> list[StoreChange]:
+        # Published before, so that flights in progress on any host store nothing; and after, for reads in between.
+        publish = ("PUBLISH", CHANNEL, self._invalidations.of_purge(purge.namespace, purge.tag, purge.task))
+        await connection.run([publish])
+        tags = tuple(encode_tags((tag,)) for tag in index_tags_of_purge(purge.tag, purge.task))
         count = 0
-        async for page in link.names(pattern(purge.namespace)):
-            places = [(name, scope_and_key(name)) for name in page]
-            runs = [
-                Run(PURGE, name, marks)
-                for name, place in places
-                if place is not None and covers(purge.namespace, place[0])
+        async for page in connection.scan(scan_pattern(purge.namespace)):
+            names = [(name, scope_and_key(name)) for name in page]
+            calls = [
+                ScriptCall(PURGE, name, tags)
+                for name, parts in names
+                if parts is not None and covers(purge.namespace, parts[0])
             ]
-            for reply in await link.exchange(runs) if runs else ():
-                if self._refused_now(reply):
+            for reply in await connection.run(calls) if calls else ():
+                if self._is_refusal(reply):
                     return [purge]
 
                 count += reply
 
-        await link.exchange([news])
-        self._removed(purge.ticket, Removed(count))
+        await connection.run([publish])
+        self._removals.answer(purge.ticket, Removed(count))
         return []
 
-    def _refused_now(self, reply: Any) -> bool:
-        """Tell whether a reply says that the server takes no writes now. Raises what says anything else that is wrong."""
+    def _is_refusal(self, reply: Any) -> bool:
+        """Return whether a reply means that the server takes no writes now. Raises any other error reply."""
         if not isinstance(reply, ResponseError):
             return False
 
@@ -242,25 +230,20 @@ class Writing:
 
         return True
 
-    def _removed(self, ticket: int, answer: Removed | Unavailable) -> None:
-        if ticket in self._removing:
-            del self._removing[ticket]
-            self._health.tell(StoreAnswered(ticket, answer))
 
-
-def _batches(wishes: list[Wish]) -> Iterator[list[Wish]]:
-    """Cut what is to be written into what may go in one breath; a purge goes by itself."""
-    batch: list[Wish] = []
+def _batches(changes: list[StoreChange]) -> Iterator[list[StoreChange]]:
+    """Cut changes into single round trips; a purge has its own."""
+    batch: list[StoreChange] = []
     size = 0
-    for wish in wishes:
-        length = len(wish.record.value) if isinstance(wish, StoreWrite) else 0
-        if batch and (isinstance(wish, StorePurge) or size + length > MAX_BATCH_BYTES):
+    for change in changes:
+        length = len(change.record.value) if isinstance(change, StoreWrite) else 0
+        if batch and (isinstance(change, StorePurge) or size + length > MAX_BATCH_BYTES):
             yield batch
             batch, size = [], 0
 
-        batch.append(wish)
+        batch.append(change)
         size += length
-        if isinstance(wish, StorePurge):
+        if isinstance(change, StorePurge):
             yield batch
             batch, size = [], 0
 

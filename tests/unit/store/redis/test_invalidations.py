@@ -1,24 +1,26 @@
-"""What is said on the channel that hosts share; whoever may publish in that Redis can say anything there."""
+"""Messages on the channel that hosts share. Any program that may publish in that Redis can send anything."""
 
 import msgspec
 import pytest
 
 from sidecard.core.events import EntriesPurged, KeyChanged
-from sidecard.store.redis.invalidations import News
+from sidecard.store.base import StoreReporter
+from sidecard.store.redis.invalidations import Invalidations
 
 
-def heard(data: bytes) -> list[object]:
-    """Return what a host makes of a message."""
-    told: list[object] = []
-    News("here", told.append)._heard(data)
-    return told
+def reported(data: bytes) -> list[object]:
+    """Return the events that a message causes."""
+    reporter, events = StoreReporter(), list[object]()
+    reporter.notify = events.append
+    Invalidations("here", reporter).received(data)
+    return events
 
 
-def test_changes_and_purges_of_other_hosts_are_told() -> None:
-    """Both of them."""
-    there = News("there", lambda _: None)
-    assert heard(there.of_key("stored", "1:default", "key")) == [KeyChanged("1:default", "key", "stored")]
-    assert heard(there.of_purge("default", None, None)) == [EntriesPurged("default", None)]
+def test_changes_and_purges_of_other_hosts_are_reported() -> None:
+    """A message of another host becomes one event."""
+    there = Invalidations("there", StoreReporter())
+    assert reported(there.of_key("stored", "1:default", "key")) == [KeyChanged("1:default", "key", "stored")]
+    assert reported(there.of_purge("default", None, None)) == [EntriesPurged("default", None)]
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,6 @@ def test_changes_and_purges_of_other_hosts_are_told() -> None:
     ],
     ids=["empty", "text", "no UTF-8", "too deep", "an unknown change", "no scope"],
 )
-def test_a_message_that_makes_no_sense_changes_nothing(data: bytes) -> None:
-    """And ends no session: each would cost all callers of the host their store for a moment."""
-    assert heard(data) == []
+def test_an_unknown_message_is_ignored(data: bytes) -> None:
+    """It ends no session either: that would cost all callers of the host their store for a moment."""
+    assert reported(data) == []

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from sidecard.core.records import Record, index_tags_of_purge
 from sidecard.core.scopes import covers
-from sidecard.store.redis.scripts import entry_name, marked, opened, pattern, scope_and_key, sealed
+from sidecard.store.redis.scripts import (
+    decode_entry,
+    encode_entry,
+    encode_tags,
+    entry_name,
+    scan_pattern,
+    scope_and_key,
+)
 from sidecard_client.protocol.wire import Usage
 
 RECORD = Record(b"\x00value", 1.5, 300.0, 60.0, "cloud", Usage("m", 1, 2, 0.25), ("a", "b"), task="rag")
@@ -17,7 +24,7 @@ namespaces = texts.filter(lambda text: ":" not in text)
 
 def test_an_envelope_gives_back_what_went_in_and_its_age() -> None:
     """Of the longer of its two lives, what is left says how old it is."""
-    found = opened(sealed(RECORD), 290.0)
+    found = decode_entry(encode_entry(RECORD), 290.0)
     assert found is not None
     assert found.age_seconds == 10.0
     assert (found.value, found.seconds, found.ttl_seconds, found.window_seconds) == (b"\x00value", 1.5, 300.0, 60.0)
@@ -26,9 +33,9 @@ def test_an_envelope_gives_back_what_went_in_and_its_age() -> None:
 
 def test_an_envelope_of_a_version_without_tasks_has_none() -> None:
     """And that version reads ours, since what follows its fields is nothing to it."""
-    fields = msgspec.msgpack.decode(sealed(RECORD)[1:])
+    fields = msgspec.msgpack.decode(encode_entry(RECORD)[1:])
     assert fields.pop() == "rag"
-    found = opened(sealed(RECORD)[:1] + msgspec.msgpack.encode(fields), 290.0)
+    found = decode_entry(encode_entry(RECORD)[:1] + msgspec.msgpack.encode(fields), 290.0)
     assert found is not None
     assert (found.value, found.task) == (RECORD.value, "")
 
@@ -40,8 +47,8 @@ def test_an_envelope_of_a_version_without_tasks_has_none() -> None:
 )  # fmt: skip
 def test_marks_find_what_a_purge_takes(tag: str | None, task: str | None, taken: bool) -> None:
     """Tags and task, all that are named; a task is no tag."""
-    lying = marked(RECORD.index_tags)
-    assert all(marked((mark,)) in lying for mark in index_tags_of_purge(tag, task)) is taken
+    lying = encode_tags(RECORD.index_tags)
+    assert all(encode_tags((mark,)) in lying for mark in index_tags_of_purge(tag, task)) is taken
 
 
 @pytest.mark.parametrize(
@@ -49,8 +56,8 @@ def test_marks_find_what_a_purge_takes(tag: str | None, task: str | None, taken:
     [
         b"",
         b"\x01",
-        b"\x03" + sealed(RECORD)[1:],
-        sealed(RECORD)[:-1],
+        b"\x03" + encode_entry(RECORD)[1:],
+        encode_entry(RECORD)[:-1],
         b"\x01\x97\xc0",
         b"x" * 100,
         b"\x01" + b"\x91" * 5000,
@@ -58,14 +65,14 @@ def test_marks_find_what_a_purge_takes(tag: str | None, task: str | None, taken:
 )
 def test_what_is_no_envelope_of_ours_is_a_miss(data: bytes) -> None:
     """Of another version, cut off, or never one."""
-    assert opened(data, 10.0) is None
+    assert decode_entry(data, 10.0) is None
 
 
 @given(data=st.binary(max_size=200))
 def test_no_bytes_are_a_fault(data: bytes) -> None:
     """Whatever somebody has put there."""
-    opened(data, 1.0)
-    opened(b"\x01" + data, 1.0)
+    decode_entry(data, 1.0)
+    decode_entry(b"\x01" + data, 1.0)
 
 
 @given(uid=st.integers(0, 2**32), namespace=namespaces, key=texts)
@@ -84,11 +91,11 @@ def test_other_names_are_of_others(name: bytes) -> None:
 
 def test_a_tag_is_found_whole() -> None:
     """Not as a part of another."""
-    marks = marked(("weather", "news"))
-    assert marked(("weather",)) in marks
-    assert marked(("weat",)) not in marks
-    assert marked(("other",)) not in marks
-    assert marked(()) == b""
+    marks = encode_tags(("weather", "news"))
+    assert encode_tags(("weather",)) in marks
+    assert encode_tags(("weat",)) not in marks
+    assert encode_tags(("other",)) not in marks
+    assert encode_tags(()) == b""
 
 
 @pytest.mark.parametrize(
@@ -103,5 +110,5 @@ def test_a_tag_is_found_whole() -> None:
 )
 def test_a_pattern_matches_what_a_purge_covers(namespace: str | None, expected: str) -> None:
     """And what it may match beside that, `covers` leaves out."""
-    assert pattern(namespace) == expected
+    assert scan_pattern(namespace) == expected
     assert not covers("default", "1000:default:x")

@@ -14,9 +14,10 @@ import pytest
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from sidecard.config.store_url import RedisAddress
-from sidecard.store.redis.access import FAULTS, Access, NotAdmittedError
-from sidecard.store.redis.connections import Run, Wire
+from sidecard.store.redis.access import FAULTS, NotAdmittedError, RedisAccess
+from sidecard.store.redis.connection import ScriptCall
 from sidecard.store.redis.scripts import ALL, RENEW
+from sidecard.store.redis.single import SingleConnection
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +31,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def access(path: str, **fields: Any) -> Access:
+def access(path: str, **fields: Any) -> RedisAccess:
     """Return how to get to a server at ``path``."""
     given: dict[str, Any] = {
         "address": RedisAddress("single", (), path),
@@ -43,7 +44,7 @@ def access(path: str, **fields: Any) -> Access:
         "timeout_seconds": 0.2,
         "admits": lambda _: True,
     }
-    return Access(**(given | fields))
+    return RedisAccess(**(given | fields))
 
 
 class Server:
@@ -86,25 +87,25 @@ class Server:
 
 
 @asynccontextmanager
-async def connected(socket_path: str, *says: bytes) -> AsyncIterator[tuple[Wire, Server]]:
+async def connected(socket_path: str, *says: bytes) -> AsyncIterator[tuple[SingleConnection, Server]]:
     """Connect to a server that will say so."""
     server = Server(socket_path, says)
-    wire = Wire(access(socket_path))
+    connection = SingleConnection(access(socket_path))
     try:
-        await wire.open()
-        yield wire, server
+        await connection.open()
+        yield connection, server
     finally:
-        await wire.close()
+        await connection.close()
         await anyio.lowlevel.checkpoint()  # the transport's own turn to close
         server.close()
 
 
-async def fault_of(wire: Wire, command: tuple[str, ...]) -> Exception:
+async def fault_of(connection: SingleConnection, command: tuple[str, ...]) -> Exception:
     """Ask and watch until something fails; return what."""
     with pytest.raises(ExceptionGroup) as told:  # noqa: PT012 - both are needed for it
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(wire.watch)
-            await wire.exchange([command])
+            tasks.start_soon(connection.monitor)
+            await connection.run([command])
 
     fault: Exception = told.value.exceptions[0]
     return fault
@@ -119,12 +120,12 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_replies_go_to_who_asked_in_order(socket_path: str) -> None:
     """Also where they come in pieces, or several at once."""
-    async with connected(socket_path, b"+a\r\n$3\r\nb", b"cd\r\n") as (wire, _):
+    async with connected(socket_path, b"+a\r\n$3\r\nb", b"cd\r\n") as (connection, _):
         replies: list[object] = []
-        wire.send(("ONE",), replies.append)
-        wire.send(("TWO",), replies.append)
+        connection.send(("ONE",), replies.append)
+        connection.send(("TWO",), replies.append)
         await until(lambda: len(replies) >= 1)
-        wire.send(("THREE",), replies.append)
+        connection.send(("THREE",), replies.append)
         await until(lambda: len(replies) == 2)
         assert replies == [b"a", b"bcd"]
 
@@ -132,25 +133,25 @@ async def test_replies_go_to_who_asked_in_order(socket_path: str) -> None:
 @pytest.mark.parametrize("says", [b"close", b"$100\r\nhalf of it"], ids=["at once", "in mid-reply"])
 async def test_a_connection_that_ends_fails_what_was_asked(socket_path: str, says: bytes) -> None:
     """And nothing is asked over it again."""
-    async with connected(socket_path, says, b"close") as (wire, _):
-        assert isinstance(await fault_of(wire, ("GET", "k")), FAULTS)
+    async with connected(socket_path, says, b"close") as (connection, _):
+        assert isinstance(await fault_of(connection, ("GET", "k")), FAULTS)
         with pytest.raises(FAULTS):
-            await wire.exchange([("GET", "k")])
+            await connection.run([("GET", "k")])
 
 
 async def test_a_server_that_says_nothing_is_given_up_in_time(socket_path: str) -> None:
     """Whatever is asked of it later."""
-    async with connected(socket_path, b"") as (wire, _):
+    async with connected(socket_path, b"") as (connection, _):
         began_at = asyncio.get_running_loop().time()
-        assert isinstance(await fault_of(wire, ("GET", "k")), TimeoutError)
+        assert isinstance(await fault_of(connection, ("GET", "k")), TimeoutError)
         assert asyncio.get_running_loop().time() - began_at < 1.0
 
 
 async def test_an_idle_server_is_asked_whether_it_lives(socket_path: str) -> None:
     """One that does not say so is given up."""
-    async with connected(socket_path, b"+PONG\r\n", b"") as (wire, server):
+    async with connected(socket_path, b"+PONG\r\n", b"") as (connection, server):
         with pytest.raises(TimeoutError), anyio.fail_after(5):
-            await wire.watch()
+            await connection.monitor()
 
         assert b"".join(server.heard[1:]).count(b"PING") == 2
 
@@ -160,17 +161,17 @@ async def test_an_idle_server_is_asked_whether_it_lives(socket_path: str) -> Non
 )
 async def test_what_no_server_should_say_ends_the_connection(socket_path: str, says: bytes) -> None:
     """Nonsense, a server that is not ready, an answer to nothing."""
-    async with connected(socket_path, says, b"") as (wire, _):
-        wire.send(("GET", "k"), lambda _: None)
-        await until(wire._lost.done)
-        assert not isinstance(wire._lost.exception(), TimeoutError)
+    async with connected(socket_path, says, b"") as (connection, _):
+        connection.send(("GET", "k"), lambda _: None)
+        await until(connection._lost.done)
+        assert not isinstance(connection._lost.exception(), TimeoutError)
 
 
 async def test_a_forgotten_script_is_sent_whole(socket_path: str) -> None:
     """A server that was told to forget, or that took over."""
-    async with connected(socket_path, b"-NOSCRIPT No matching script\r\n", b":1\r\n") as (wire, server):
+    async with connected(socket_path, b"-NOSCRIPT No matching script\r\n", b":1\r\n") as (connection, server):
         with anyio.fail_after(5):
-            assert await wire.exchange([Run(RENEW, b"k", ("t", 5))]) == [1]
+            assert await connection.run([ScriptCall(RENEW, b"k", ("t", 5))]) == [1]
 
         assert RENEW.sha.encode() in server.heard[1]
         assert RENEW.text.encode() in server.heard[2]
@@ -178,9 +179,9 @@ async def test_a_forgotten_script_is_sent_whole(socket_path: str) -> None:
 
 async def test_an_error_is_a_reply(socket_path: str) -> None:
     """Of the command that it is about; the next one is served."""
-    async with connected(socket_path, b"-WRONGTYPE of value\r\n+OK\r\n") as (wire, _):
+    async with connected(socket_path, b"-WRONGTYPE of value\r\n+OK\r\n") as (connection, _):
         with anyio.fail_after(5):
-            error, fine = await wire.exchange([("GET", "k"), ("SET", "k", 1)])
+            error, fine = await connection.run([("GET", "k"), ("SET", "k", 1)])
 
         assert isinstance(error, ResponseError)
         assert fine == b"OK"
@@ -188,24 +189,24 @@ async def test_an_error_is_a_reply(socket_path: str) -> None:
 
 async def test_who_is_cancelled_leaves_no_reply_to_the_next(socket_path: str) -> None:
     """1. somebody asks and is cancelled; 2. another asks; 3. both replies come: each is its own."""
-    async with connected(socket_path, b"", b"+first\r\n+second\r\n") as (wire, _):
+    async with connected(socket_path, b"", b"+first\r\n+second\r\n") as (connection, _):
         with anyio.move_on_after(0.02):
-            await wire.exchange([("ONE",)])
+            await connection.run([("ONE",)])
 
         with anyio.fail_after(5):
-            assert await wire.exchange([("TWO",)]) == [b"second"]
+            assert await connection.run([("TWO",)]) == [b"second"]
 
 
 async def test_a_password_that_is_wrong_is_told_as_such(socket_path: str) -> None:
     """And it stands in what is sent, not in what is said."""
     server = Server(socket_path, (), b"-WRONGPASS invalid username-password pair\r\n")
-    wire = Wire(access(socket_path, password="secret"))
+    connection = SingleConnection(access(socket_path, password="secret"))
     with pytest.raises(AuthenticationError) as told:
-        await wire.open()
+        await connection.open()
 
     assert "secret" not in str(told.value)
     assert b"secret" in server.heard[0]
-    await wire.close()
+    await connection.close()
     await anyio.lowlevel.checkpoint()  # the transport's own turn to close
     server.close()
 
