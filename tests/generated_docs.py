@@ -1,0 +1,34 @@
+"""Write the generated sections of the documentation: ``python -m tests.generated_docs``."""
+
+import re
+from pathlib import Path
+
+from sidecard.config import reference
+
+DOCS = Path(__file__).parents[1] / "sidecard" / "docs"
+
+SECTIONS = {"configuration": ("settings", reference.markdown)}
+"""For each page, the name of its generated section and the function that returns it."""
+
+
+def generated(page: str) -> str:
+    """Return the text of a page with its section generated anew."""
+    name, markdown = SECTIONS[page]
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    start, end = f"<!-- generated: {name} -->\n", "<!-- end -->\n"
+    pattern = re.compile(f"{re.escape(start)}.*{re.escape(end)}", re.DOTALL)
+    found = pattern.search(text)
+    if found is None:
+        raise ValueError(f"{page}.md has no section between {start!r} and {end!r}")
+
+    return f"{text[: found.start()]}{start}\n{markdown()}\n{end}{text[found.end() :]}"
+
+
+def main() -> None:
+    """Write every page."""
+    for page in SECTIONS:
+        (DOCS / f"{page}.md").write_text(generated(page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
