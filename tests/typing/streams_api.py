@@ -11,7 +11,7 @@ import openai
 
 from sidecard_client import AsyncClient, AsyncStream, Client, Stream
 from sidecard_client.http import AsyncSidecardTransport, SidecardTransport
-from sidecard_client.testing import FakeClient
+from sidecard_client.testing import FakeClient, FakeStream
 
 
 def words(prompt: str, *, count: int = 3) -> Iterator[str]:
@@ -55,7 +55,7 @@ def blocking(sidecard: Client) -> None:
         yield question
 
     assert_type(answer("why?"), Iterator[str])
-    assert_type(FakeClient().stream(words, "why?"), Iterator[str])
+    assert_type(FakeClient().stream(words, "why?"), FakeStream[str])
 
 
 async def asynchronous(sidecard: AsyncClient) -> None:

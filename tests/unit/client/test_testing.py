@@ -1,12 +1,14 @@
-"""The client for users' own tests behaves like the real one."""
+"""`FakeClient`, for tests of apps, behaves like `Client`."""
 
 from collections.abc import Iterator
 
+import httpx2
 import pytest
 
 from sidecard_client import CallRejected, Client, SidecardWarning, UnshareableValue
 from sidecard_client.call.call import prepare
 from sidecard_client.call.options import Options
+from sidecard_client.http import SidecardTransport
 from sidecard_client.protocol import wire
 from sidecard_client.testing import TTL_SECONDS, FakeClient
 
@@ -17,24 +19,24 @@ class Clock:
     now = 100.0
 
     def __call__(self) -> float:
-        """Tell the time."""
+        """Return the current instant."""
         return self.now
 
 
 class Upstream:
-    """Counts its calls."""
+    """A backend that counts its calls."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def generate(self, prompt: str) -> str:
-        """Answer, each time differently."""
+        """Return another answer each time."""
         self.count += 1
         return f"{prompt}{self.count}"
 
 
 def test_call_runs_the_function_once() -> None:
-    """The second answer is the first."""
+    """The second call gets the first one's answer."""
     clock, upstream = Clock(), Upstream()
     with FakeClient(clock=clock) as sidecard:
         assert sidecard.call(upstream.generate, "p") == "p1"
@@ -46,8 +48,8 @@ def test_call_runs_the_function_once() -> None:
     assert repr(sidecard) == "<FakeClient 2 asked, 1 entries>"
 
 
-def test_call_has_the_real_clients_key() -> None:
-    """What would not be shared in production is not shared here."""
+def test_call_uses_the_key_of_the_real_client() -> None:
+    """The key includes task and model, as in production."""
     sidecard = FakeClient(task="rag")
     upstream = Upstream()
     sidecard.call(upstream.generate, "p", model="m")
@@ -55,8 +57,8 @@ def test_call_has_the_real_clients_key() -> None:
     assert sidecard.asked[0].key == real.key
 
 
-def test_call_after_the_time_to_live() -> None:
-    """The entry's own, or the daemon's default."""
+def test_call_after_the_lifetime_runs_the_function() -> None:
+    """An entry lives for ``ttl=``, or for the daemon's default."""
     clock, upstream = Clock(), Upstream()
     sidecard = FakeClient(clock=clock)
     sidecard.call(upstream.generate, "short", ttl=10)
@@ -72,15 +74,15 @@ def test_call_after_the_time_to_live() -> None:
 
 
 def test_force_miss_runs_every_call() -> None:
-    """A test meets no answer of another."""
+    """With ``force_miss`` no stored answer is used."""
     upstream = Upstream()
     sidecard = FakeClient(force_miss=True)
     sidecard.call(upstream.generate, "p")
     assert sidecard.call(upstream.generate, "p") == "p2"
 
 
-def test_modes() -> None:
-    """``refresh`` looks at nothing, ``only_if_cached`` makes nothing."""
+def test_modes_select_stored_answers_or_calls() -> None:
+    """``refresh`` ignores stored answers; ``only_if_cached`` makes no call."""
     upstream = Upstream()
     sidecard = FakeClient()
     with pytest.raises(CallRejected, match="not_cached"):
@@ -91,8 +93,8 @@ def test_modes() -> None:
     assert sidecard.call(upstream.generate, "p", mode="only_if_cached") == "p2"
 
 
-def test_backends_are_asked_in_turn() -> None:
-    """A failure that may pass goes on to the next; one that may not is raised."""
+def test_backends_are_called_in_order() -> None:
+    """After a transient failure the next backend is called; the last one's failure is raised."""
 
     def down(prompt: str) -> str:
         raise ConnectionError(prompt)
@@ -105,7 +107,7 @@ def test_backends_are_asked_in_turn() -> None:
 
 
 class Flaky:
-    """Fails as often as it is told, then answers."""
+    """A backend that fails ``failures`` times, then answers."""
 
     def __init__(self, failures: int, error: type[Exception] = ConnectionError) -> None:
         self.failures = failures
@@ -121,8 +123,8 @@ class Flaky:
         return prompt
 
 
-def test_retries_call_again_at_once() -> None:
-    """As often as asked for, each round over all backends, and never after a fatal failure."""
+def test_retries_repeat_all_backends() -> None:
+    """Each retry is a round over all backends; a fatal failure ends them."""
     sidecard = FakeClient()
     outcome = sidecard.outcome(Flaky(2).generate, "p", retries=2)
     assert (outcome.value, outcome.attempts, outcome.passed_over) == ("p", 3, {})
@@ -138,8 +140,8 @@ def test_retries_call_again_at_once() -> None:
         assert flaky.count == count
 
 
-def test_sovereign_leaves_out_what_may_be_remote() -> None:
-    """As a client does without its daemon."""
+def test_sovereign_leaves_out_remote_backends() -> None:
+    """In sovereign mode only local backends are called, as by a client without daemon."""
     upstream = Upstream()
     sidecard = FakeClient(sovereign=True)
     assert sidecard.sovereign
@@ -151,8 +153,8 @@ def test_sovereign_leaves_out_what_may_be_remote() -> None:
     assert not FakeClient().sovereign
 
 
-def test_breakers_shows_what_was_asked() -> None:
-    """Closed, whatever anybody does, with what was counted."""
+def test_breakers_shows_called_backends() -> None:
+    """Every breaker stays closed, and counts calls and failures."""
     sidecard = FakeClient()
     assert sidecard.breakers().backends == {}
     sidecard.call({"local": Flaky(1).generate, "cloud": Flaky(0).generate}, "p", name="n")
@@ -165,8 +167,8 @@ def test_breakers_shows_what_was_asked() -> None:
     assert sidecard.config().settings == {"cache.ttl_seconds": TTL_SECONDS}
 
 
-def test_values_that_cannot_be_shared() -> None:
-    """Returned with a warning, and not stored, as in production."""
+def test_unshareable_values_warn_and_are_not_stored() -> None:
+    """The caller gets such a value with a warning, as in production."""
 
     def unshareable_fake() -> object:
         return object()
@@ -180,8 +182,8 @@ def test_values_that_cannot_be_shared() -> None:
         sidecard.put("k", object())
 
 
-def test_cached_and_wrap() -> None:
-    """The same proxies."""
+def test_cached_and_wrap_share_calls() -> None:
+    """Decorated functions and wrapped objects are called once per key."""
     sidecard = FakeClient()
     upstream = Upstream()
 
@@ -197,14 +199,14 @@ def test_cached_and_wrap() -> None:
 
 
 def test_calls_without_a_key_are_not_stored() -> None:
-    """``key=None`` shares nothing."""
+    """With ``key=None`` every call runs the function."""
     sidecard = FakeClient()
     upstream = Upstream()
     assert [sidecard.call(upstream.generate, "p", key=None) for _ in range(2)] == ["p1", "p2"]
 
 
-def test_entries() -> None:
-    """Read, written, removed by key, tag and namespace."""
+def test_entries_can_be_read_written_and_removed() -> None:
+    """Entries are addressed by key, tag, task and namespace."""
     sidecard = FakeClient()
     assert sidecard.get("k") is None
     assert sidecard.get("k", 3) == 3
@@ -221,8 +223,8 @@ def test_entries() -> None:
     assert sidecard.purge(task="general") == 1
 
 
-def test_normal_forms_and_explanations_are_the_real_clients() -> None:
-    """No task has any, since there are no settings; a call says its own."""
+def test_normal_forms_and_explanations_match_the_real_client() -> None:
+    """No task has normal forms, because there are no settings; ``normalize=`` of a call works."""
     sidecard = FakeClient(normalize="task")
     assert sidecard.normal_forms("rag") == ()
     sidecard.call(str, "a  b", name="n")
@@ -233,8 +235,8 @@ def test_normal_forms_and_explanations_are_the_real_clients() -> None:
     assert sidecard.explain(str, "a b ", name="n", normalize=["space"]).key == sidecard.asked[1].key
 
 
-def test_the_daemons_words() -> None:
-    """Calls and hits are counted; the rest is there and empty."""
+def test_state_replies_count_calls_and_hits() -> None:
+    """Reports and statistics count calls and hits; all other fields are 0."""
     sidecard = FakeClient()
     upstream = Upstream()
     for _ in range(4):
@@ -250,14 +252,14 @@ def test_the_daemons_words() -> None:
     assert FakeClient().report().total.hit_rate == 0
 
 
-def test_it_has_every_public_method_of_the_client() -> None:
-    """A program under test may use any."""
+def test_fake_client_has_every_public_method_of_client() -> None:
+    """A program under test may use any method."""
     public = {name for name in dir(Client) if not name.startswith("_")}
     assert public <= set(dir(FakeClient))
 
 
 def test_streams_are_recorded_and_replayed() -> None:
-    """A list at once, of which the rules are the real client's."""
+    """The second stream replays the first; ``store=`` decides about storing it."""
     sidecard = FakeClient()
     calls = []
 
@@ -272,3 +274,37 @@ def test_streams_are_recorded_and_replayed() -> None:
     assert list(sidecard.stream(pieces, "de", store=lambda value: len(value) > 2)) == ["d", "e"]
     assert list(sidecard.stream(pieces, "de")) == ["d", "e"]
     assert calls == ["abc", "de", "de"]
+
+
+def test_a_stream_reports_its_source_and_closes() -> None:
+    """The stream's facts are known with its first piece, as those of `Client.stream`."""
+    sidecard = FakeClient()
+    for source in ("upstream", "cache"):
+        with sidecard.stream(iter, "abc") as stream:
+            assert next(stream) == "a"
+            assert (stream.source, stream.backend) == (source, "default")
+
+        assert list(stream) == []
+
+    with sidecard.stream(iter, "never read"):
+        pass
+
+    assert len(sidecard.asked) == 2
+
+
+def test_the_transports_of_sdks_accept_a_fake_client() -> None:
+    """A test of an app with an SDK needs no daemon either."""
+    served = []
+
+    def serve(request: httpx2.Request) -> httpx2.Response:
+        served.append(request)
+        choice = {"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}
+        return httpx2.Response(200, json={"model": "m", "choices": [choice]})
+
+    transport = SidecardTransport(httpx2.MockTransport(serve), FakeClient())
+    with httpx2.Client(transport=transport) as http:
+        replies = [http.post("http://h/v1/chat/completions", json={"model": "m"}) for _ in range(2)]
+
+    assert [reply.headers["x-sidecard-source"] for reply in replies] == ["upstream", "cache"]
+    assert replies[0].json() == replies[1].json()
+    assert len(served) == 1
