@@ -2,113 +2,65 @@
 
 from sidecard_client.protocol.wire import FailureKind, RejectionReason
 
-_NAMES = (
-    "begins",
-    "completed",
-    "deleted",
-    "early_refreshes",
-    "expired",
-    "failed",
-    "failed_again",
-    "failed_cancelled",
-    "failed_fatal",
-    "failed_ignored",
-    "failed_transient",
-    "hits",
-    "leases_first",
-    "leases_granted",
-    "left",
-    "lost",
-    "misses",
-    "next_backends",
-    "reelections",
-    "refused_too_large",
-    "rejected",
-    "rejected_breaker_open",
-    "rejected_budget",
-    "rejected_busy",
-    "rejected_draining",
-    "rejected_not_cached",
-    "rejected_saturated",
-    "rejected_sovereign",
-    "retries",
-    "retries_refused",
-    "shared",
-    "similar_hits",
-    "stale_given",
-    "stale_hits",
-    "stale_leases",
-    "store_hits",
-    "store_reads",
-    "store_unanswered",
-    "stored",
-    "timeouts",
-    "vectors_wanted",
-)
-
 
 class Counters:
-    """Counts since the daemon began; they only grow."""
-
-    __slots__ = _NAMES
-
-    begins: int
-    completed: int
-    deleted: int
-    early_refreshes: int
-    expired: int
-    failed: int
-    failed_again: int
-    failed_cancelled: int
-    failed_fatal: int
-    failed_ignored: int
-    failed_transient: int
-    hits: int
-    leases_first: int
-    leases_granted: int
-    left: int
-    lost: int
-    misses: int
-    next_backends: int
-    reelections: int
-    refused_too_large: int
-    rejected: int
-    rejected_breaker_open: int
-    rejected_budget: int
-    rejected_busy: int
-    rejected_draining: int
-    rejected_not_cached: int
-    rejected_saturated: int
-    rejected_sovereign: int
-    retries: int
-    retries_refused: int
-    shared: int
-    similar_hits: int
-    stale_given: int
-    stale_hits: int
-    stale_leases: int
-    store_hits: int
-    store_reads: int
-    store_unanswered: int
-    stored: int
-    timeouts: int
-    vectors_wanted: int
+    """Counts since the start of the daemon; they only grow."""
 
     def __init__(self) -> None:
-        for name in _NAMES:
-            setattr(self, name, 0)
+        self.begins = 0
+        self.completed = 0
+        self.deleted = 0
+        self.early_refreshes = 0
+        self.expired = 0
+        self.failed = 0
+        self.failed_again = 0
+        self.failed_cancelled = 0
+        self.failed_fatal = 0
+        self.failed_ignored = 0
+        self.failed_transient = 0
+        self.hits = 0
+        self.leases_first = 0
+        self.leases_granted = 0
+        self.left = 0
+        self.lost = 0
+        self.misses = 0
+        self.next_backends = 0
+        self.reelections = 0
+        self.refused_too_large = 0
+        self.rejected = 0
+        self.rejected_breaker_open = 0
+        self.rejected_budget = 0
+        self.rejected_busy = 0
+        self.rejected_draining = 0
+        self.rejected_not_cached = 0
+        self.rejected_saturated = 0
+        self.rejected_sovereign = 0
+        self.retries = 0
+        self.retries_refused = 0
+        self.shared = 0
+        self.similar_hits = 0
+        self.stale_given = 0
+        self.stale_hits = 0
+        self.stale_leases = 0
+        self.store_hits = 0
+        self.store_reads = 0
+        self.store_unanswered = 0
+        self.stored = 0
+        self.timeouts = 0
+        self.vectors_wanted = 0
 
     def reject(self, reason: RejectionReason) -> None:
         """Count a begin that ended in `Rejected`."""
         self.rejected += 1
-        name = f"rejected_{reason}"
-        setattr(self, name, getattr(self, name) + 1)
+        self._increment(f"rejected_{reason}")
 
     def fail_lease(self, kind: FailureKind) -> None:
         """Count a lease that ended in `Fail`."""
-        name = f"failed_{kind}"
-        setattr(self, name, getattr(self, name) + 1)
+        self._increment(f"failed_{kind}")
 
     def fields(self) -> dict[str, int]:
         """Return all counters by name."""
-        return {name: getattr(self, name) for name in _NAMES}
+        return dict(vars(self))
+
+    def _increment(self, name: str) -> None:
+        setattr(self, name, getattr(self, name) + 1)

@@ -50,6 +50,7 @@ from sidecard.core.flights.streams import Streams
 from sidecard.core.operations.breakers import BreakerOperations
 from sidecard.core.operations.entries import EntryOperations
 from sidecard.core.operations.explain import ExplainOperation
+from sidecard.core.operations.families import MetricFamilies
 from sidecard.core.operations.metrics import MetricsOperations
 from sidecard.core.operations.reload import ReloadOperation
 from sidecard.core.operations.status import RunInfo, StatusOperations
@@ -73,7 +74,7 @@ class Engine:
     large values, should the settings ask for it. ``wall_offset_seconds`` is what must be added to
     ``now`` for the wall clock's time, to which the periods of budgets are aligned; it is not adjusted while this runs.
     ``new_index`` finds vectors, for tasks that look for similar requests; it is not called as long as there is none.
-    ``meters`` is what the shell measures too, besides what the engine does.
+    ``metrics`` is what the shell measures too, besides what the engine does.
     """
 
     def __init__(
@@ -92,136 +93,123 @@ class Engine:
         new_index: IndexFactory | None = None,
     ) -> None:
         self._count = count = Counters()
-        self.meters = meters = DaemonMetrics(settings.max_backends, wall_offset_seconds)
-        self._journal = journal = CallRecorder(enabled=settings.log_calls, prompts=settings.log_prompts)
+        self.metrics = metrics = DaemonMetrics(settings.max_backends, wall_offset_seconds)
+        self._recorder = recorder = CallRecorder(enabled=settings.log_calls, prompts=settings.log_prompts)
         scopes = Scopes(settings.shared_namespaces)
-        self._shelf = shelf = CachePolicy(settings, count, codec)
-        self._streams = streams = Streams(shelf.cache)
+        self._policy = policy = CachePolicy(settings, count, codec)
+        self._streams = streams = Streams(policy.cache)
         self._flights = flights = Flights(boot_id, settings.lease_seconds)
         self._backends = backends = Backends(settings.backends, settings.max_backends, jitter)
         budgets = Budgets(settings.budgets, wall_offset_seconds)
-        books = TaskLedgers(settings.max_tasks)
+        ledgers = TaskLedgers(settings.max_tasks)
         spending = BackendLedgers(settings.max_backends)
-        self._accounts = accounts = Billing(
-            books, spending, budgets, meters, price, wall_offset_seconds, now, shares_budgets=settings.share_budgets
+        self._billing = billing = Billing(
+            ledgers, spending, budgets, metrics, price, wall_offset_seconds, now, shares_budgets=settings.share_budgets
         )
         admission = Admission(settings, backends, budgets)
         retries = RetryBudget(settings.retries, jitter)
-        serving = Serving(accounts, count, journal, streams, shelf.compression)
-        staleness = FreshnessPolicy(shelf.cache, jitter)
+        serving = Serving(billing, count, recorder, streams, policy.compression)
+        freshness = FreshnessPolicy(policy.cache, jitter)
         failures = Failures()
-        similar = SimilarAnswers(settings, new_index, shelf)
+        similar = SimilarAnswers(settings, new_index, policy)
         granting = Granting(
             settings,
             flights,
             admission,
             backends,
             retries,
-            books,
+            ledgers,
             count,
-            journal,
+            recorder,
             streams,
             serving,
-            staleness,
-            meters,
+            freshness,
+            metrics,
         )
-        self._lookups = lookups = Lookups(settings, flights, granting, shelf, serving, similar, count)
+        self._lookups = lookups = Lookups(settings, flights, granting, policy, serving, similar, count)
         self._calls = calls = Calls(
             settings,
             flights,
             granting,
             admission,
             backends,
-            accounts,
-            shelf,
+            billing,
+            policy,
             lookups,
             serving,
             scopes,
             count,
-            meters,
-            journal,
+            metrics,
+            recorder,
             streams,
-            staleness,
+            freshness,
             failures,
             similar,
         )
-        contents = EntryOperations(shelf, flights, lookups, serving, scopes, failures)
-        switches = BreakerOperations(backends, granting)
-        self._watching = watching = Watches(wall_offset_seconds)
+        entries = EntryOperations(policy, flights, lookups, serving, scopes, failures)
+        breakers = BreakerOperations(backends, granting)
+        self._watches = watches = Watches(wall_offset_seconds)
         run = RunInfo(boot_id, version, now, shown_settings, shown_origins)
-        self._overview = overview = StatusOperations(
-            run, shelf.cache, streams, calls, lookups, backends, accounts, count
-        )
-        explaining = ExplainOperation(shelf, flights, lookups, scopes, failures, overview)
-        apps = AppMetrics(settings.max_series, meters.dropped, settings.spare_share)
-        self._exposure = exposure = MetricsOperations(
-            overview=overview,
-            cache=shelf.cache,
-            streams=streams,
-            calls=calls,
-            lookups=lookups,
-            backends=backends,
-            accounts=accounts,
-            count=count,
-            meters=meters,
-            apps=apps,
-            enabled=settings.metrics,
-        )
-        reloading = ReloadOperation(
-            overview=overview,
+        self._status = status = StatusOperations(run, policy.cache, streams, calls, lookups, backends, billing, count)
+        explain = ExplainOperation(policy, flights, lookups, scopes, failures, status)
+        self._apps = apps = AppMetrics(settings.max_series, metrics.dropped, settings.spare_share)
+        families = MetricFamilies(status, streams, backends, billing, metrics, apps, enabled=settings.metrics)
+        reporting = MetricsOperations(apps, families, status)
+        reload = ReloadOperation(
+            status=status,
             calls=calls,
             granting=granting,
             admission=admission,
             backends=backends,
             budgets=budgets,
             retries=retries,
-            shelf=shelf,
+            policy=policy,
             scopes=scopes,
             apps=apps,
         )
         self._answer: dict[type[wire.Request], Callable[[Peer, Any, float], list[Effect]]] = {
-            wire.Ping: overview.ping,
+            wire.Ping: status.ping,
             wire.Begin: calls.begin,
             wire.Append: calls.append,
             wire.Complete: calls.complete,
             wire.Fail: calls.fail,
             wire.Renew: calls.renew,
             wire.Cancel: self._cancel,
-            wire.Get: contents.get,
-            wire.Put: contents.put,
-            wire.Delete: contents.delete,
-            wire.Purge: contents.purge,
-            wire.Explain: explaining.explain,
-            wire.Watch: watching.watch,
-            wire.GetStats: overview.stats,
-            wire.GetReport: overview.report,
-            wire.GetHealth: overview.health,
-            wire.GetConfig: overview.config,
-            wire.GetBreakers: switches.breakers,
-            wire.SetBreaker: switches.breaker,
-            wire.RecordMetrics: exposure.record,
-            wire.GetMetrics: exposure.metrics,
-            wire.SetLog: exposure.set_log,
-            wire.Reload: reloading.ask,
+            wire.Get: entries.get,
+            wire.Put: entries.put,
+            wire.Delete: entries.delete,
+            wire.Purge: entries.purge,
+            wire.Explain: explain.explain,
+            wire.Watch: watches.watch,
+            wire.GetStats: status.stats,
+            wire.GetReport: status.report,
+            wire.GetHealth: status.health,
+            wire.GetConfig: status.config,
+            wire.GetBreakers: breakers.breakers,
+            wire.SetBreaker: breakers.breaker,
+            wire.RecordMetrics: reporting.record,
+            wire.GetMetrics: reporting.metrics,
+            wire.SetLog: reporting.set_log,
+            wire.Reload: reload.reload,
         }
 
         self._hear: dict[type[Any], Callable[[Any, float], list[Effect]]] = {
             PeerJoined: self._joined,
             PeerLost: self._lost,
             BacklogRead: self._has_room,
-            NoteEmitted: watching.made,
+            NoteEmitted: watches.note_emitted,
             Tick: lambda _, now: calls.tick(now),
             DrainRequested: lambda _, now: calls.drain(now),
             DrainExpired: lambda _, now: calls.give_up_draining(now),
-            SettingsRead: reloading.read,
+            SettingsRead: reload.settings_read,
             StoreAnswered: lookups.answered,
             StoreStateChanged: lookups.turned,
             KeyChanged: lookups.key_changed,
             EntriesPurged: lookups.purged,
             InvalidationsMissed: lookups.news_missed,
             StoreMeasured: lookups.measured,
-            RemoteBreakerOpened: switches.opened_elsewhere,
-            RemoteSpending: accounts.spent_elsewhere,
+            RemoteBreakerOpened: breakers.remote_opened,
+            RemoteSpending: billing.remote_spending,
         }
 
     def handle(self, event: Event, now: float) -> "list[Effect]":
@@ -234,29 +222,29 @@ class Engine:
         if self._flights.given_up:
             effects = effects + self._lookups.settle()
 
-        return effects + self._journal.drain() if self._journal.pending else effects
+        return effects + self._recorder.drain() if self._recorder.pending else effects
 
     def _joined(self, event: PeerJoined, now: float) -> "list[Effect]":  # noqa: ARG002 - as its siblings
-        self._overview.peers += 1
+        self._status.peers += 1
         return []
 
     def _lost(self, event: PeerLost, now: float) -> "list[Effect]":
-        self._overview.peers -= 1
-        self._exposure.apps.lose(event.peer)
-        self._watching.lose(event.peer)
+        self._status.peers -= 1
+        self._apps.lose(event.peer)
+        self._watches.lose(event.peer)
         return self._calls.lose(event.peer, now)
 
     def _cancel(self, peer: Peer, request: wire.Cancel, now: float) -> "list[Effect]":
-        self._watching.cancel(peer, request.target)
+        self._watches.cancel(peer, request.target)
         return self._calls.cancel(peer, request, now)
 
     def _has_room(self, event: BacklogRead, now: float) -> "list[Effect]":
-        return self._calls.room_for_more(event, now) + self._watching.has_room(event, now)
+        return self._calls.room_for_more(event, now) + self._watches.backlog_read(event, now)
 
     @property
     def watched(self) -> bool:
         """Some peer wants to hear of notes: they are to come back as `NoteEmitted`."""
-        return bool(self._watching)
+        return bool(self._watches)
 
     def next_deadline(self) -> float | None:
         """Return the instant at which a `Tick` is due; None where nothing can become due.
@@ -264,7 +252,7 @@ class Engine:
         It may lie in the past while a flood of expired entries is worked off batch by batch.
         """
         due = self._flights.timers.next_deadline()
-        expiry = self._shelf.cache.next_expiry()
+        expiry = self._policy.cache.next_expiry()
         if due is None or expiry is None:
             return due if expiry is None else expiry
 
@@ -286,8 +274,8 @@ class Engine:
 
     def ledger_snapshot(self) -> LedgerSnapshot:
         """Return what is to be remembered of ledger, budgets and breakers over a restart."""
-        return self._accounts.snapshot(self._backends)
+        return self._billing.snapshot(self._backends)
 
     def restore_ledger(self, snapshot: LedgerSnapshot) -> None:
         """Go on from an earlier run's ledger; at the start only."""
-        self._accounts.restore(snapshot, self._backends)
+        self._billing.restore(snapshot, self._backends)

@@ -229,11 +229,11 @@ class _Serving:
         opened = self._open_store(boot_id)
         store = None if opened is None else opened.store
         engine = self._new_engine(boot_id, store)
-        engine.meters.limited = self._limited
-        engine.meters.gauges["buffered_bytes"] = lambda: self._buffers.bytes
-        engine.meters.dropped_by["log_lines"] = lambda: self._log.left_out + self._writer.dropped
+        engine.metrics.limited = self._limited
+        engine.metrics.gauges["buffered_bytes"] = lambda: self._buffers.bytes
+        engine.metrics.dropped_by["log_lines"] = lambda: self._log.left_out + self._writer.dropped
         outlets = Outlets(
-            self._config, self._state, engine.meters, clock=self._clock, wall_clock=_wall_clock, say=self._log.say
+            self._config, self._state, engine.metrics, clock=self._clock, wall_clock=_wall_clock, say=self._log.say
         )
         driver = self._driver = Driver(
             engine,
@@ -244,7 +244,7 @@ class _Serving:
             on_call=outlets.on_call,
             on_level=self._set_level,
             on_reload=self._ask_reload,
-            metrics=engine.meters if self._config.metrics.enabled else None,
+            metrics=engine.metrics if self._config.metrics.enabled else None,
             store=None if store is None else store.perform,
         )
         ledger = None if self._state is None else LedgerKeeping(LedgerFile(self._state), engine, self._log.say)

@@ -44,7 +44,7 @@ def require(config: Config) -> None:
 class Outlets:
     """Those of one daemon: `open` before it serves, `start` when it does, `close` after it has.
 
-    ``state`` is the state directory, locked. What is lost is added to ``meters``, which get the gauges too.
+    ``state`` is the state directory, locked. What is lost is added to ``metrics``, which get the gauges too.
     ``clock`` is the engine's, ``wall_clock`` the wall's, both in seconds; ``say`` is a log's.
 
     Raises `ConfigError` where the call log cannot be what is configured.
@@ -54,7 +54,7 @@ class Outlets:
         self,
         config: Config,
         state: Path | None,
-        meters: DaemonMetrics,
+        metrics: DaemonMetrics,
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
@@ -62,7 +62,7 @@ class Outlets:
     ) -> None:
         self._config = config
         self._state = state
-        self._meters = meters
+        self._metrics = metrics
         self._clock = clock
         self._wall_clock = wall_clock
         self._say = say
@@ -106,7 +106,7 @@ class Outlets:
                     tasks.start_soon(outlet.close)
 
     def _count(self, what: str, number: int) -> None:
-        self._meters.dropped[what] += number
+        self._metrics.dropped[what] += number
 
     def _open_calls(self) -> "CallLog":
         from sidecard.observe.call_log.places import open_log  # noqa: PLC0415 - see the module's text
@@ -125,7 +125,7 @@ class Outlets:
             say=self._say,
             count=self._count,
         )
-        self._meters.gauges["calls_pending"] = lambda: calls.pending
+        self._metrics.gauges["calls_pending"] = lambda: calls.pending
         return calls
 
     def _open_push(self, ask: Ask) -> "Push":
@@ -148,7 +148,7 @@ class Outlets:
         except (ValueError, OSError) as error:
             raise ConfigError([f"push: {error}"]) from error
 
-        self._meters.gauges["spool_bytes"] = lambda: push.spool_bytes
+        self._metrics.gauges["spool_bytes"] = lambda: push.spool_bytes
         return push
 
     def _open_http(self, ask: Ask, held: ExitStack) -> "HttpListener":

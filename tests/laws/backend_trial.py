@@ -209,7 +209,7 @@ class BackendTrial:
         for backend in self._backends().values():
             assert (backend.permits, len(backend.queue)) == (0, 0)
 
-        for budget in self.engine._accounts.budgets.by_name.values():
+        for budget in self.engine._billing.budgets.by_name.values():
             assert abs(budget.reserved_dollars) < 1e-9
 
     def _backends(self) -> dict[str, Backend]:

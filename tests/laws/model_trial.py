@@ -208,7 +208,7 @@ class Trial:
         self.model.too_large = bool(refused)
         evicted = sum(note.count for note in told if isinstance(note, notes.Evicted))
         if evicted:
-            tables = self.engine._shelf.cache._tables
+            tables = self.engine._policy.cache._tables
             gone = [place for place in self.model.live(self.now) if place[1] not in tables.get(place[0], {})]
             assert len(gone) == evicted, "evicted are live entries, and all that are told of"
             for place in gone:

@@ -34,10 +34,10 @@ def audit_emptiness(engine: Engine) -> None:
         "removals": len(lookups._removals),
         "feeds": len(streams.feeds),
         "stream bytes": streams.bytes,
-        "entries": engine._shelf.cache.count,
-        "bytes": engine._shelf.cache.bytes,
+        "entries": engine._policy.cache.count,
+        "bytes": engine._policy.cache.bytes,
         "permits": sum(backend.permits for backend in engine._backends.all().values()),
-        "connected": engine._overview.peers,
+        "connected": engine._status.peers,
     }
     assert not any(left.values()), f"something is left: {left}"
     assert engine.idle
@@ -56,7 +56,7 @@ def _audit_permits(engine: Engine, effects: Sequence[Effect]) -> None:
 
 
 def _audit_bytes(engine: Engine) -> None:
-    cache, streams = engine._shelf.cache, engine._streams
+    cache, streams = engine._policy.cache, engine._streams
     entries = [entry for table in cache._tables.values() for entry in table.values()]
     assert cache.bytes == sum(entry.charge for entry in entries)
     assert cache.count == len(entries)

@@ -117,7 +117,7 @@ class TwinHosts(RuleBasedStateMachine):
     def forget(self, key: str) -> None:
         """Memory loses an entry that the store may have."""
         for host in (self.plain, self.small):
-            host.engine._shelf.cache.delete("1000:default", key, host.now)
+            host.engine._policy.cache.delete("1000:default", key, host.now)
 
     @rule(swapped=st.booleans(), min_bytes=st.sampled_from([0, 1, 1000]))
     def reload(self, swapped: bool, min_bytes: int) -> None:

@@ -1,9 +1,10 @@
-"""What calls cost: priced, billed to task, backend and budgets, and kept over a restart."""
+"""Billing: pricing answers and booking them to task, backend and budgets."""
 
 from collections.abc import Callable
 
 from msgspec import structs
 
+from sidecard.core.accounts.call_records import LeasedCall
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.ledger import BackendLedgers, LedgerSnapshot, TaskLedgers
 from sidecard.core.backends.backend import Backend
@@ -11,28 +12,27 @@ from sidecard.core.backends.budgets import Budget, Budgets
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote, ShareSpending
 from sidecard.core.events import RemoteSpending
-from sidecard.core.flights.flights import HeldLease
 from sidecard.core.records import NO_USAGE
 from sidecard_client.protocol.wire import Usage
 
 Price = Callable[[str, int, int], float | None]
-"""Model, prompt tokens and completion tokens to dollars; None where nobody knows the model's price."""
+"""Model, prompt tokens and completion tokens to dollars; None if the model's price is unknown."""
 
 
 def no_price(_model: str, _prompt_tokens: int, _completion_tokens: int) -> float | None:
-    """Know no model's price."""
+    """Return that no model's price is known."""
     return None
 
 
 class Billing:
-    """All books."""
+    """Book answers, and keep the ledgers over a restart."""
 
     def __init__(
         self,
         tasks: TaskLedgers,
         spending: BackendLedgers,
         budgets: Budgets,
-        meters: DaemonMetrics,
+        metrics: DaemonMetrics,
         price: Price,
         wall_offset_seconds: float,
         now: float,
@@ -42,17 +42,17 @@ class Billing:
         self.tasks = tasks
         self.spending = spending
         self.budgets = budgets
-        self._meters = meters
+        self._metrics = metrics
         self._price = price
-        self._shares = shares_budgets
+        self._shares_budgets = shares_budgets
         self._offset_seconds = wall_offset_seconds
         self._started_at = now
         self._began_at = now + wall_offset_seconds
 
     def priced(self, backend: Backend, usage: Usage | None) -> Usage:
-        """Return a usage with its cost: what the caller said, else the backend's price, else the model's in the table.
+        """Return a usage with its cost: as the caller reported, else by the backend's price, else by the model's.
 
-        The table's models have names that local ones have too, so it is not asked about a backend that is declared local.
+        The price table has models whose names local models share, so it does not apply to a backend that is declared local.
         """
         if usage is None:
             return NO_USAGE
@@ -69,23 +69,24 @@ class Billing:
 
         return usage if dollars is None else structs.replace(usage, cost_dollars=dollars)
 
-    def bill(self, lease: HeldLease, seconds: float, usage: Usage, now: float) -> list[Effect]:
-        """Book an answer of a backend, in time or late; return what is to be told of budgets."""
+    def bill(self, lease: LeasedCall, seconds: float, usage: Usage, now: float) -> list[Effect]:
+        """Book a backend's answer, in time or late; return the budgets' notes and what to share with other hosts."""
         dollars = usage.cost_dollars or 0.0
-        self.tasks.of(lease.request.task).bill(seconds, dollars)
-        self.spending.bill(lease.backend, seconds, usage)
-        self._meters.answered(lease.permit.backend.name, seconds, lease.request.trace, now)
+        backend = lease.permit.backend.name
+        self.tasks.of(lease.request.task).count_call(seconds, dollars)
+        self.spending.count_call(lease.backend, seconds, usage)
+        self._metrics.observe_call(backend, seconds, lease.request.trace, now)
         if not dollars:
             return []
 
-        self._meters.billed(lease.permit.backend.name, usage.model, dollars)
-        covering = self.budgets.covering(lease.request.task, lease.permit.backend.name)
-        told = [budget.spend(dollars, now) for budget in covering]
-        effects: list[Effect] = [EmitNote(note) for note in told if note is not None]
-        return effects + [self._share(budget, now) for budget in covering] if self._shares else effects
+        self._metrics.count_dollars(backend, usage.model, dollars)
+        covering = self.budgets.covering(lease.request.task, backend)
+        notes = [budget.spend(dollars, now) for budget in covering]
+        effects: list[Effect] = [EmitNote(note) for note in notes if note is not None]
+        return effects + [self._share(budget, now) for budget in covering] if self._shares_budgets else effects
 
-    def spent_elsewhere(self, event: RemoteSpending, now: float) -> list[Effect]:
-        """Take note of what other hosts have spent of a budget."""
+    def remote_spending(self, event: RemoteSpending, now: float) -> list[Effect]:
+        """Update a budget with what other hosts have spent."""
         budget = self.budgets.by_name.get(event.budget)
         note = None if budget is None else budget.set_remote(event.period, event.dollars, now)
         return [] if note is None else [EmitNote(note)]
@@ -95,11 +96,11 @@ class Billing:
         return ShareSpending(budget.name, period, budget.settings.period_seconds, dollars)
 
     def ledger_seconds(self, now: float) -> float:
-        """Return how long the ledger has been kept."""
+        """Return the age of the ledger."""
         return max(0.0, now + self._offset_seconds - self._began_at)
 
     def snapshot(self, backends: Backends) -> LedgerSnapshot:
-        """Return all that is to be remembered over a restart."""
+        """Return what to keep over a restart."""
         return LedgerSnapshot(
             began_at=self._began_at,
             tasks=self.tasks.sums(),
@@ -110,7 +111,7 @@ class Billing:
         )
 
     def restore(self, snapshot: LedgerSnapshot, backends: Backends) -> None:
-        """Go on from what an earlier run remembered."""
+        """Continue from what an earlier run kept."""
         self._began_at = min(self._began_at, snapshot.began_at)
         self.tasks.add(snapshot.tasks)
         self.spending.add(snapshot.backends, snapshot.models)

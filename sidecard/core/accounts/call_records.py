@@ -1,24 +1,33 @@
-"""Calls as they end, for the call log: gathered while an event is handled, handed out at its end.
+"""Records of ended calls for the call log: collected while an event is handled, returned as effects at its end.
 
-Off unless the operator wants it: a hit pays for one look at `CallRecorder.enabled`.
+Off by default: a hit then costs one check of `CallRecorder.enabled`.
 """
 
 import re
-from typing import Any
+from typing import Any, Protocol
 
+from sidecard.core.backends.backend import Permit
 from sidecard.core.effects import CallRecord, CallSource, Effect, LogCall
 from sidecard.core.events import Peer
-from sidecard.core.flights.flights import HeldLease
 from sidecard.core.notes import Outcome
 from sidecard.core.records import NO_USAGE
 from sidecard_client.protocol import wire
 
 _EXCEPTION = re.compile(r"[A-Za-z_]\w{0,79}(?:\.[A-Za-z_]\w{0,79}){0,7}", re.ASCII)
-"""What the name of an exception's type looks like."""
+"""The form of an exception type's name."""
+
+
+class LeasedCall(Protocol):
+    """What accounts need of a lease (`sidecard.core.flights`)."""
+
+    peer: Peer
+    request: wire.Begin
+    backend: str
+    permit: Permit
 
 
 class CallRecorder:
-    """Writes records of calls. With ``prompts`` they have what was said, where the app sent it along."""
+    """Collect call records. ``prompts`` adds the texts, if the app sent them."""
 
     def __init__(self, *, enabled: bool, prompts: bool) -> None:
         self.enabled = enabled
@@ -26,13 +35,15 @@ class CallRecorder:
         self.pending: list[Effect] = []
 
     def drain(self) -> list[Effect]:
-        """Hand out what was gathered."""
+        """Return the collected records and start a new collection."""
         pending, self.pending = self.pending, []
         return pending
 
-    def served(self, peer: Peer, request: wire.Begin, reply: wire.Hit | wire.Shared, waited_seconds: float) -> None:
-        """A begin ended with somebody else's answer."""
-        self._write(
+    def record_served(
+        self, peer: Peer, request: wire.Begin, reply: wire.Hit | wire.Shared, waited_seconds: float
+    ) -> None:
+        """Record a begin that ended with an answer from the cache or from another caller."""
+        self._record(
             peer,
             request,
             "stale" if reply.stale else "cache" if isinstance(reply, wire.Hit) else "shared",
@@ -43,19 +54,15 @@ class CallRecorder:
             age_seconds=reply.age_seconds,
         )
 
-    def made(
-        self,
-        lease: HeldLease,
-        seconds: float,
-        usage: wire.Usage,
-        spoken: wire.Transcript | None = None,
+    def record_answer(
+        self, lease: LeasedCall, seconds: float, usage: wire.Usage, transcript: wire.Transcript | None = None
     ) -> None:
-        """A backend has answered."""
+        """Record a call that its backend answered."""
         if not self.enabled:
             return
 
-        kept = spoken if self.prompts else None
-        self._write(
+        kept = transcript if self.prompts else None
+        self._record(
             lease.peer,
             lease.request,
             "upstream",
@@ -67,30 +74,25 @@ class CallRecorder:
             answer=None if kept is None else bytes(kept.answer),
         )
 
-    def failed(self, lease: HeldLease, outcome: Outcome, message: str, seconds: float) -> None:
-        """A backend was asked and has not answered."""
+    def record_failure(self, lease: LeasedCall, outcome: Outcome, message: str, seconds: float) -> None:
+        """Record a call that its backend did not answer."""
         if self.enabled:
-            self._write(
-                lease.peer,
-                lease.request,
-                "failed",
-                lease.backend,
-                seconds=seconds,
-                reason=outcome,
-                error=exception_of(message),
+            error = exception_of(message)
+            self._record(
+                lease.peer, lease.request, "failed", lease.backend, seconds=seconds, reason=outcome, error=error
             )
 
-    def refused(self, peer: Peer, request: wire.Begin, reason: wire.RejectionReason) -> None:
-        """A begin ended in a rejection."""
+    def record_rejection(self, peer: Peer, request: wire.Begin, reason: wire.RejectionReason) -> None:
+        """Record a begin that was rejected."""
         if self.enabled:
-            self._write(peer, request, "rejected", reason=reason)
+            self._record(peer, request, "rejected", reason=reason)
 
-    def timed_out(self, peer: Peer, request: wire.Begin, waited_seconds: float) -> None:
-        """A begin ended by its own deadline."""
+    def record_timeout(self, peer: Peer, request: wire.Begin, waited_seconds: float) -> None:
+        """Record a begin that reached its own deadline."""
         if self.enabled:
-            self._write(peer, request, "timeout", seconds=waited_seconds)
+            self._record(peer, request, "timeout", seconds=waited_seconds)
 
-    def _write(
+    def _record(
         self,
         peer: Peer,
         request: wire.Begin,
@@ -117,9 +119,9 @@ class CallRecorder:
 
 
 def exception_of(message: str) -> str:
-    """Return the exception's type that a failure's message begins with, or nothing.
+    """Return the exception type with which a failure's message begins, or an empty text.
 
-    The rest is the text of an exception of another process, and exceptions quote what they were given: the prompt.
+    The rest is the text of another process's exception, and such texts quote their input: the prompt.
     """
     exception = message.partition(":")[0]
     return exception if _EXCEPTION.fullmatch(exception) else ""

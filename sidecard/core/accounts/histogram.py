@@ -1,4 +1,4 @@
-"""Histograms as Prometheus has them: observations counted in buckets by their upper bounds."""
+"""Histograms as in Prometheus: observations counted in buckets by upper bound."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from sidecard_client.protocol.wire import Exemplar, Sample
 
 HANDLE_BOUNDS = (0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.01, 0.1, 1.0)
-"""From the fastest hit to what would be a fault, in seconds."""
+"""Seconds, from the fastest hit to what would be a fault."""
 
 CALL_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
-"""As OpenTelemetry advises for ``gen_ai.client.operation.duration``, thinned out: 0.01 s to 82 s, doubling."""
+"""Seconds. OpenTelemetry advises 0.01 to 82, doubling, for ``gen_ai.client.operation.duration``; thinned out here."""
 
 DEFAULT_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""Of apps' histograms that choose none: those of Prometheus' own client libraries."""
+"""For apps' histograms without bounds: those of Prometheus' own client libraries."""
 
 
 class Histogram:
-    """Counts by bucket; ``bounds`` rise, and what is above the last one has a bucket of its own."""
+    """Counts by bucket; ``bounds`` rise, and values above the last one have a bucket of their own."""
 
     __slots__ = ("_exemplars", "bounds", "counts", "sum")
 
@@ -32,13 +32,13 @@ class Histogram:
         self.sum += value
 
     def exemplify(self, exemplar: Exemplar) -> None:
-        """Let an observation stand for its bucket; the newest does."""
+        """Make an observation the exemplar of its bucket, in place of an older one."""
         self._exemplars[bisect_left(self.bounds, exemplar.value)] = exemplar
 
     def add(self, bounds: Sequence[float], counts: Sequence[int], total: float) -> None:
-        """Count observations that were counted elsewhere.
+        """Add another histogram's observations.
 
-        Where their ``bounds`` differ, each goes where its bucket's upper bound would: no bucket gets what is above its bound.
+        If its ``bounds`` differ, each bucket is added where its upper bound belongs, so no bucket gets values above its bound.
         """
         if tuple(bounds) == tuple(self.bounds):
             for index, count in enumerate(counts):
@@ -50,16 +50,12 @@ class Histogram:
         self.sum += total
 
     def samples(self, name: str, labels: Mapping[str, str]) -> Iterator[Sample]:
-        """Return it as it is exposed: buckets that include those below them, the count and the sum."""
+        """Yield the exposed samples: cumulative buckets, the count and the sum."""
         count = 0
         for index, bound in enumerate((*self.bounds, float("inf"))):
             count += self.counts[index]
-            le = "+Inf" if bound == float("inf") else _shown(bound)
+            le = "+Inf" if bound == float("inf") else repr(float(bound))
             yield Sample(f"{name}_bucket", count, {**labels, "le": le}, self._exemplars.get(index))
 
         yield Sample(f"{name}_count", count, dict(labels))
         yield Sample(f"{name}_sum", self.sum, dict(labels))
-
-
-def _shown(bound: float) -> str:
-    return repr(float(bound))

@@ -52,16 +52,16 @@ class Calls:
         granting: Granting,
         admission: Admission,
         backends: Backends,
-        accounts: Billing,
-        shelf: CachePolicy,
+        billing: Billing,
+        policy: CachePolicy,
         lookups: Lookups,
         serving: Serving,
         scopes: Scopes,
         count: Counters,
-        meters: DaemonMetrics,
-        journal: CallRecorder,
+        metrics: DaemonMetrics,
+        recorder: CallRecorder,
         streams: Streams,
-        staleness: FreshnessPolicy,
+        freshness: FreshnessPolicy,
         failures: Failures,
         similar: SimilarAnswers,
     ) -> None:
@@ -71,16 +71,16 @@ class Calls:
         self._granting = granting
         self._admission = admission
         self._backends = backends
-        self._accounts = accounts
-        self._shelf = shelf
+        self._billing = billing
+        self._policy = policy
         self._lookups = lookups
         self._serving = serving
         self._scopes = scopes
         self._count = count
-        self._meters = meters
-        self._journal = journal
+        self._metrics = metrics
+        self._recorder = recorder
         self._streams = streams
-        self._staleness = staleness
+        self._freshness = freshness
         self._failures = failures
         self.similar = similar
 
@@ -111,7 +111,7 @@ class Calls:
 
         key = request.key
         if key is not None and request.mode != "refresh":
-            entry = self._shelf.cache.get(scope, key, now)
+            entry = self._policy.cache.get(scope, key, now)
             if entry is not None and not self._lookups.doubts(entry):
                 if now - entry.stored_at < entry.terms.calm_seconds:
                     return self._granting.serve(peer, request, entry, now)
@@ -155,7 +155,7 @@ class Calls:
         if flight is not None:
             return self._join(flight, peer, request, now)
 
-        if old is not None and not self._staleness.allows(request, old, now):
+        if old is not None and not self._freshness.allows(request, old, now):
             old = None
 
         return self._granting.lead(scope, peer, request, now, old)
@@ -176,7 +176,7 @@ class Calls:
         """
         makes_calls = flight is None and request.mode == "use" and not self._granting.draining
         if old is not None and old.is_fresh(now):
-            if makes_calls and self._staleness.is_due_early(old, now):
+            if makes_calls and self._freshness.is_due_early(old, now):
                 return self._granting.lead(scope, peer, request, now, old)
 
             return self._granting.serve(peer, request, old, now)
@@ -188,7 +188,7 @@ class Calls:
                 self._count.failed_again += 1
                 return [Send(peer.id, wire.Failed(request.id, "fatal", failure.message))]
 
-        if old is None or makes_calls or not self._staleness.allows(request, old, now):
+        if old is None or makes_calls or not self._freshness.allows(request, old, now):
             return None
 
         return self._granting.serve(peer, request, old, now)
@@ -230,7 +230,7 @@ class Calls:
         if not self._streams.append(flight.stream, bytes(request.chunk)):
             return self._outgrown(lease, flight, now)
 
-        self._shelf.cache.give_way(now)
+        self._policy.cache.give_way(now)
         effects: list[Effect] = []
         for waiter in flight.waiters.values():
             if waiter.request.stream:
@@ -260,8 +260,8 @@ class Calls:
             effects: list[Effect] = []
             late = self.flights.ended(request.lease, peer)
             if late is not None:
-                usage = self._accounts.priced(late.permit.backend, request.usage)
-                effects += self._accounts.bill(late, now - late.granted_at, usage, now)
+                usage = self._billing.priced(late.permit.backend, request.usage)
+                effects += self._billing.bill(late, now - late.granted_at, usage, now)
 
             return self._stale(peer, request, request.lease) + effects
 
@@ -271,19 +271,19 @@ class Calls:
 
         seconds = now - lease.granted_at
         backend = lease.permit.backend
-        usage = self._accounts.priced(backend, request.usage)
+        usage = self._billing.priced(backend, request.usage)
         self._count.completed += 1
         told = self._answered(lease, "done", seconds, usage, now)
         flight = lease.flight
         if flight is None:
-            self._journal.made(lease, seconds, usage, request.spoken)
+            self._recorder.record_answer(lease, seconds, usage, request.spoken)
             return [Send(peer.id, wire.Stored(request.id, stored=False)), *told, *self._granting.freed(backend, now)]
 
         stored, effects = False, list[Effect]()
         if lease.request.stream:
             value = (flight.stream or Stream()).packed()
 
-        self._journal.made(lease, seconds, usage, request.spoken)
+        self._recorder.record_answer(lease, seconds, usage, request.spoken)
         if request.store and flight.may_store(request.tags) and self._is_cacheable(lease.request.task, request):
             stored, effects = self._store(flight, lease, value, seconds, usage, request, now)
 
@@ -330,21 +330,21 @@ class Calls:
         """Store the answer of a flight in memory, and let the store keep it."""
         begin = lease.request
         placement = self.similar.placement(flight.scope, flight.key, begin)
-        terms = self._shelf.terms(
+        terms = self._policy.terms(
             flight.scope,
-            self._shelf.ttl_seconds(begin.task, request.ttl_seconds, begin.ttl_seconds),
+            self._policy.ttl_seconds(begin.task, request.ttl_seconds, begin.ttl_seconds),
             self.settings.sharing_window_seconds,
             lease.backend,
             usage,
             request.tags,
-            self._shelf.stale_seconds(begin.task, begin.stale_seconds),
+            self._policy.stale_seconds(begin.task, begin.stale_seconds),
             self.settings.task(begin.task).early_refresh,
             begin.task,
             group=None if placement is None else placement.group,
             group_bytes=0 if placement is None else placement.charge,
         )
         self._failures.forget(flight.scope, flight.key)
-        entry, effects = self._shelf.store(flight.key, value, now, terms, seconds)
+        entry, effects = self._policy.store(flight.key, value, now, terms, seconds)
         if entry is not None:
             if placement is not None:
                 self.similar.index(placement, flight.key)
@@ -364,7 +364,7 @@ class Calls:
         backend = lease.permit.backend
         self._backends.learn(backend, seconds, usage, now)
         notes_ = self._end(lease, outcome, backend.result_of_answer(seconds, usage), now, answered=True)
-        return notes_ + self._accounts.bill(lease, seconds, usage, now)
+        return notes_ + self._billing.bill(lease, seconds, usage, now)
 
     def _end(
         self,
@@ -379,7 +379,7 @@ class Calls:
         """End a lease and give its permit back: the one place for both, whatever the outcome."""
         self.flights.end_lease(lease, answered=answered)
         self._admission.release_reservation(lease.permit)
-        self._meters.ended(lease.permit.backend.name, outcome)
+        self._metrics.count_lease(lease.permit.backend.name, outcome)
         return [EmitNote(note) for note in lease.permit.backend.release(lease.permit, verdict, now, pause_seconds)]
 
     def fail(self, peer: Peer, request: wire.Fail, now: float) -> list[Effect]:
@@ -396,14 +396,14 @@ class Calls:
         effects: list[Effect] = [_ended(lease, request.kind, request.message)]
         backend = lease.permit.backend
         if request.kind == "ignored" and request.answered:
-            usage = self._accounts.priced(backend, request.usage)
+            usage = self._billing.priced(backend, request.usage)
             effects += self._answered(lease, request.kind, now - lease.granted_at, usage, now)
-            self._journal.made(lease, now - lease.granted_at, usage)
+            self._recorder.record_answer(lease, now - lease.granted_at, usage)
         else:
             pause_seconds = (request.retry_after_seconds or 0.0) if request.kind == "transient" else 0.0
             verdict = backend.result_of_failure(request)
             effects += self._end(lease, request.kind, verdict, now, pause_seconds=pause_seconds)
-            self._journal.failed(lease, request.kind, request.message, now - lease.granted_at)
+            self._recorder.record_failure(lease, request.kind, request.message, now - lease.granted_at)
 
         if lease.flight is not None:
             self._remember(lease.flight, lease, request, now)
@@ -450,7 +450,7 @@ class Calls:
         for lease in leases:
             effects.append(_ended(lease, outcome, message))
             effects += self._end(lease, outcome, "nothing", now)
-            self._journal.failed(lease, outcome, message, now - lease.granted_at)
+            self._recorder.record_failure(lease, outcome, message, now - lease.granted_at)
 
         for lease in leases:
             effects += self._granting.freed(lease.permit.backend, now)
@@ -540,7 +540,7 @@ class Calls:
                     message = f"the process that made this call did not renew its lease for {silent_seconds:g} s"
                     effects += self._vanished([due], "expired", "transient", message, now)
 
-        self._shelf.cache.expire(now)
+        self._policy.cache.expire(now)
         return effects
 
     def _stale(

@@ -67,13 +67,13 @@ class Granting:
         admission: Admission,
         backends: Backends,
         retries: RetryBudget,
-        books: TaskLedgers,
+        ledgers: TaskLedgers,
         count: Counters,
-        journal: CallRecorder,
+        recorder: CallRecorder,
         streams: Streams,
         serving: Serving,
-        staleness: FreshnessPolicy,
-        meters: DaemonMetrics,
+        freshness: FreshnessPolicy,
+        metrics: DaemonMetrics,
     ) -> None:
         self.draining = False
         self.settings = settings
@@ -82,13 +82,13 @@ class Granting:
         self._admission = admission
         self._backends = backends
         self._retries = retries
-        self._books = books
+        self._ledgers = ledgers
         self._count = count
-        self._journal = journal
+        self._recorder = recorder
         self._streams = streams
         self._serving = serving
-        self._staleness = staleness
-        self._meters = meters
+        self._freshness = freshness
+        self._metrics = metrics
         self._told_full: set[notes.Table] = set()
         """Tables whose being full has been told, and which had no room since."""
 
@@ -124,7 +124,7 @@ class Granting:
         """Let those who wait for a flight have the stale answer, if there is one that they may; not ``but``, who is to lead."""
         effects: list[Effect] = []
         for waiter in [waiter for waiter in flight.waiters.values() if waiter is not but]:
-            old = self._staleness.find(flight.scope, waiter.request, now)
+            old = self._freshness.find(flight.scope, waiter.request, now)
             if old is not None:
                 self._flights.leave(waiter)
                 effects += self.serve(waiter.peer, waiter.request, old, now)
@@ -264,7 +264,7 @@ class Granting:
             applicant.queues = tuple(other for other in applicant.queues if other is not choice)
             self._flights.withdraw(applicant)
             if not self._has_lease(applicant.peer.uid):
-                self._meters.limited["max_leases"] += 1
+                self._metrics.limited["max_leases"] += 1
                 effects += self.turn_away(applicant, Refusal("busy"), now)
                 continue
 
@@ -388,7 +388,7 @@ class Granting:
             applicant = Applicant(flight, peer, request, request.id, waiter.joined_at, waiter.deadline)
             applicant.pending = waiter.told
             applicant.elected = elected
-            applicant.old = self._staleness.find(flight.scope, request, now)
+            applicant.old = self._freshness.find(flight.scope, request, now)
             refusal, told = self._seat(applicant, now)
             effects += told
             if refusal is None:
@@ -430,7 +430,7 @@ class Granting:
 
     def _refused(self, peer: Peer, request: wire.Begin, refusal: Refusal) -> None:
         self._count.reject(refusal.reason)
-        self._journal.refused(peer, request, refusal.reason)
+        self._recorder.record_rejection(peer, request, refusal.reason)
 
     def busy(self, peer: Peer, request: wire.Begin, table: notes.Table, limit: int) -> list[Effect]:
         """Refuse a begin for want of room in a table of ours."""
@@ -453,14 +453,14 @@ class Granting:
         """End a begin by its own deadline."""
         self._count.timeouts += 1
         self._waited(request, waited_seconds)
-        self._journal.timed_out(peer, request, waited_seconds)
+        self._recorder.record_timeout(peer, request, waited_seconds)
         return Send(peer.id, wire.Timeout(request.id, waited_seconds))
 
     def _waited(self, request: wire.Begin, waited_seconds: float) -> None:
-        self._books.of(request.task).waits.observe(waited_seconds)
+        self._ledgers.of(request.task).waits.observe(waited_seconds)
 
     def _full(self, table: notes.Table, limit: int) -> list[Effect]:
-        self._meters.limited["streams" if table == "streams" else f"max_{table}"] += 1
+        self._metrics.limited["streams" if table == "streams" else f"max_{table}"] += 1
         # Said once per time that a table fills, not once per refused call.
         if table in self._told_full:
             return []
@@ -501,7 +501,7 @@ class Granting:
 
             return None, effects
 
-        self._meters.limited["max_queue"] += decision.reason == "saturated" and not decision.queues
+        self._metrics.limited["max_queue"] += decision.reason == "saturated" and not decision.queues
         for name in decision.obstacles:
             effects += self._tell_queue_full(self._backends.of(name))
 
@@ -584,7 +584,7 @@ class Granting:
             count.leases_first += 1
             self._retries.deposit(now)
             if applicant.flight is not None:
-                self._books.of(request.task).led += 1
+                self._ledgers.of(request.task).led += 1
                 if applicant.elected:
                     count.reelections += 1
                     flight = applicant.flight
@@ -602,7 +602,7 @@ class Granting:
             lease.attempt,
             decision.route,
             decision.obstacles,
-            self._journal.prompts,
+            self._recorder.prompts,
             *(_NOTHING_BROUGHT if applicant.old is None else self._serving.brought(applicant.old, now)),
         )
         if applicant.old is not None:

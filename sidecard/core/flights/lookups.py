@@ -71,7 +71,7 @@ class Lookups:
         settings: EngineSettings,
         flights: Flights,
         granting: Granting,
-        shelf: CachePolicy,
+        policy: CachePolicy,
         serving: Serving,
         similar: SimilarAnswers,
         count: Counters,
@@ -82,7 +82,7 @@ class Lookups:
         self._shared = settings.store == "shared"
         self._flights = flights
         self._granting = granting
-        self._shelf = shelf
+        self._policy = policy
         self._serving = serving
         self._similar = similar
         self._count = count
@@ -123,7 +123,7 @@ class Lookups:
 
     def doubts(self, entry: Entry) -> bool:
         """Tell whether the store should be asked before this entry is served: news of it may have been missed."""
-        return entry.terms.trust != self._shelf.trust and self.answers
+        return entry.terms.trust != self._policy.trust and self.answers
 
     def concerns(self, flight: Flight | None, request: wire.Begin) -> bool:
         """Tell whether a begin is for `begin`: its flight asks the store, or there is none and the store is to be asked."""
@@ -251,7 +251,7 @@ class Lookups:
             self._flights.timers.set(flight, now + PATIENCE_SECONDS - PENDING_AFTER_SECONDS)
             return self._tell_waiting(flight)
 
-        entry = self._shelf.cache.get(flight.scope, flight.key, now)
+        entry = self._policy.cache.get(flight.scope, flight.key, now)
         return [
             Send(peer.id, wire.Miss(request.id) if entry is None else self._serving.hit(request, entry, now), wire.Get)
             for peer, request in self._readers.pop(flight, ())
@@ -290,14 +290,14 @@ class Lookups:
         elif isinstance(answer, Unavailable):
             self._count.store_unanswered += 1
 
-        entry = self._shelf.cache.get(flight.scope, flight.key, now) if flight.looked else None
+        entry = self._policy.cache.get(flight.scope, flight.key, now) if flight.looked else None
         if entry is not None and (entry.is_fresh(now) or self.doubts(entry)):
             # Either it came meanwhile, or it is the one that is doubted.
             if entry.is_fresh(now) and (isinstance(answer, Unavailable) or not self.doubts(entry)):
                 return self._serve(flight, entry, now)
 
             if isinstance(answer, Absent):
-                self._shelf.cache.delete(flight.scope, flight.key, now)
+                self._policy.cache.delete(flight.scope, flight.key, now)
 
         return self._conclude(flight, answer, now)
 
@@ -347,7 +347,7 @@ class Lookups:
         """Another host has changed an entry, or has ended a computation."""
         flight = self._flights.find(event.scope, event.key)
         if event.how in {"stored", "removed"}:
-            self._shelf.cache.delete(event.scope, event.key, now)
+            self._policy.cache.delete(event.scope, event.key, now)
             if flight is not None and event.how == "removed":
                 flight.storable = False
 
@@ -361,13 +361,13 @@ class Lookups:
 
     def purged(self, event: EntriesPurged, now: float) -> list[Effect]:
         """Another host purges."""
-        self._shelf.purge(event.namespace, event.tag, now, event.task)
+        self._policy.purge(event.namespace, event.tag, now, event.task)
         self._flights.void(event.namespace, event.tag, event.task)
         return self._look_again_within(event.namespace, now)
 
     def news_missed(self, event: InvalidationsMissed, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
         """What memory has may be old."""
-        self._shelf.distrust()
+        self._policy.distrust()
         return self._look_again_within(None, now)
 
     def measured(self, event: StoreMeasured, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
@@ -417,7 +417,7 @@ class Lookups:
         ]
 
     def _found(self, flight: Flight, record: Record, now: float) -> list[Effect]:
-        entry, effects = self._shelf.adopt(flight.scope, flight.key, record, now)
+        entry, effects = self._policy.adopt(flight.scope, flight.key, record, now)
         if entry is None:
             return self._conclude(flight, Absent(), now)
 
@@ -435,7 +435,7 @@ class Lookups:
                 effects += self._serving.entry(waiter.peer, waiter.request, entry, now)
             else:
                 waited_seconds, age_seconds = now - waiter.joined_at, now - entry.stored_at
-                answer = self._shelf.compression.answer(entry)
+                answer = self._policy.compression.answer(entry)
                 reply = self._serving.answer(
                     waiter.peer,
                     waiter.request,
@@ -478,7 +478,7 @@ class Lookups:
     def _serve_similar(self, flight: Flight, now: float) -> list[Effect]:
         """Let those who have just learned that nothing is stored have the answer to a similar request, or be asked for a vector."""
         effects: list[Effect] = []
-        if self._shelf.cache.peek(flight.scope, flight.key) is not None:
+        if self._policy.cache.peek(flight.scope, flight.key) is not None:
             return effects  # a stale one, which one of them is to replace
 
         for waiter in list(flight.waiters.values()):

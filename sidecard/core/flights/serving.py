@@ -23,12 +23,12 @@ class Serving:
     """Serves entries, and answers that have just come."""
 
     def __init__(
-        self, accounts: Billing, count: Counters, journal: CallRecorder, streams: Streams, compression: Compression
+        self, billing: Billing, count: Counters, recorder: CallRecorder, streams: Streams, compression: Compression
     ) -> None:
-        self._spending = accounts.spending
-        self._books = accounts.tasks
+        self._spending = billing.spending
+        self._ledgers = billing.tasks
         self._count = count
-        self._journal = journal
+        self._recorder = recorder
         self._streams = streams
         self._compression = compression
 
@@ -36,35 +36,35 @@ class Serving:
         """Count that there is no stored answer, where one was looked for."""
         if request.mode != "refresh":
             self._count.misses += 1
-            self._books.of(request.task).misses += 1
+            self._ledgers.of(request.task).misses += 1
 
     def entry(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
         """Serve an entry, a stale one as that, to a begin that has not waited for a call."""
         age = now - entry.stored_at
-        book = self._books.of(request.task)
+        ledger = self._ledgers.of(request.task)
         terms, dollars = entry.terms, entry.dollars
         if dollars:
-            self._spending.save(terms.backend, terms.usage.model, dollars)
+            self._spending.count_saved(terms.backend, terms.usage.model, dollars)
 
         stale = age >= terms.fresh_seconds
         kind: type[wire.Hit | wire.Shared] = wire.Hit
         if age < terms.ttl_seconds:
-            book.hit(entry)
+            ledger.count_hit(entry)
             self._count.hits += 1
         elif stale:
-            book.hit(entry)
-            book.stale_hits += 1
+            ledger.count_hit(entry)
+            ledger.stale_hits += 1
             self._count.hits += 1
             self._count.stale_hits += 1
         else:
-            book.share(entry.seconds, dollars, 0.0)
+            ledger.count_shared(entry.seconds, dollars, 0.0)
             self._count.shared += 1
             kind = wire.Shared
 
         answer = self._compression.answer(entry) if entry.state & COMPRESSED else Raw(entry.value)
         reply = kind(request.id, answer, age, stale, entry.seconds, dollars, terms.backend, terms.usage)
-        if self._journal.enabled:
-            self._journal.served(peer, request, reply, 0.0)
+        if self._recorder.enabled:
+            self._recorder.record_served(peer, request, reply, 0.0)
 
         return self._streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
 
@@ -103,16 +103,16 @@ class Serving:
         self, peer: Peer, request: wire.Begin, entry: Entry, similarity: float, now: float
     ) -> list[Effect]:
         terms, dollars = entry.terms, entry.dollars
-        self._books.of(request.task).hit_similar(entry)
+        self._ledgers.of(request.task).count_similar_hit(entry)
         self._count.hits += 1
         self._count.similar_hits += 1
         if dollars:
-            self._spending.save(terms.backend, terms.usage.model, dollars)
+            self._spending.count_saved(terms.backend, terms.usage.model, dollars)
 
         age, value = now - entry.stored_at, self.value(entry)
         reply = wire.Hit(request.id, value, age, _FRESH, entry.seconds, dollars, terms.backend, terms.usage, similarity)
-        if self._journal.enabled:
-            self._journal.served(peer, request, reply, 0.0)
+        if self._recorder.enabled:
+            self._recorder.record_served(peer, request, reply, 0.0)
 
         return self.deliver(peer, request, reply)
 
@@ -135,16 +135,16 @@ class Serving:
     ) -> wire.Shared:
         """Serve the answer of somebody else's call, which took ``seconds``, to a begin that has waited for it."""
         dollars = usage.cost_dollars or 0.0
-        book = self._books.of(request.task)
-        saved_seconds = book.share(seconds, dollars, waited_seconds)
-        book.waits.observe(waited_seconds)
+        ledger = self._ledgers.of(request.task)
+        saved_seconds = ledger.count_shared(seconds, dollars, waited_seconds)
+        ledger.waits.observe(waited_seconds)
         self._count.shared += 1
         if dollars:
-            self._spending.save(backend, usage.model, dollars)
+            self._spending.count_saved(backend, usage.model, dollars)
 
         reply = wire.Shared(request.id, answer, age_seconds, _FRESH, saved_seconds, dollars, backend, usage, trace)
-        if self._journal.enabled:
-            self._journal.served(peer, request, reply, waited_seconds)
+        if self._recorder.enabled:
+            self._recorder.record_served(peer, request, reply, waited_seconds)
 
         return reply
 

@@ -1,4 +1,4 @@
-"""The breakers, for those who look at them and those who may set them."""
+"""Breaker operations: showing breakers, setting one, and following another host's."""
 
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote, Send
@@ -9,20 +9,20 @@ from sidecard_client.protocol import wire
 
 
 class BreakerOperations:
-    """Shows and sets breakers."""
+    """Show and set breakers."""
 
     def __init__(self, backends: Backends, granting: Granting) -> None:
         self._backends = backends
         self._granting = granting
 
     def breakers(self, peer: Peer, request: wire.GetBreakers, now: float) -> list[Effect]:
-        """Tell how every backend is."""
+        """Show the state of every backend."""
         effects: list[Effect] = [EmitNote(note) for note in self._backends.advance(now)]
         states = {name: backend.state(now) for name, backend in self._backends.all().items()}
         return [*effects, Send(peer.id, wire.Breakers(request.id, states))]
 
     def breaker(self, peer: Peer, request: wire.SetBreaker, now: float) -> list[Effect]:
-        """Do what an operator says of one backend, which need not have been asked for before."""
+        """Apply an operator's action to one backend, creating it if needed."""
         if not peer.operator:
             return [for_operators(peer, request, "breaker")]
 
@@ -35,8 +35,8 @@ class BreakerOperations:
         effects: list[Effect] = [Send(peer.id, wire.Ok(request.id)), *map(EmitNote, notes)]
         return effects + self._granting.freed(backend, now)
 
-    def opened_elsewhere(self, event: RemoteBreakerOpened, now: float) -> list[Effect]:
-        """Open a breaker because another host's has opened. What is local there is not what is local here."""
+    def remote_opened(self, event: RemoteBreakerOpened, now: float) -> list[Effect]:
+        """Open the breaker of a backend that another host's breaker has opened. Local backends differ between hosts."""
         backend = self._backends.of(event.backend)
         if backend.name != event.backend or backend.settings.locality == "local":
             return []

@@ -1,4 +1,4 @@
-"""The entries themselves, without flights: `get`, `put`, `delete`, `purge`."""
+"""Entry operations: `get`, `put`, `delete` and `purge`."""
 
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect, Send
@@ -14,18 +14,18 @@ from sidecard_client.protocol import wire
 
 
 class EntryOperations:
-    """Reads and writes entries for those who may."""
+    """Read and write entries for authorized peers."""
 
     def __init__(
         self,
-        shelf: CachePolicy,
+        policy: CachePolicy,
         flights: Flights,
         lookups: Lookups,
         serving: Serving,
         scopes: Scopes,
         failures: Failures,
     ) -> None:
-        self._shelf = shelf
+        self._policy = policy
         self._flights = flights
         self._lookups = lookups
         self._serving = serving
@@ -33,12 +33,12 @@ class EntryOperations:
         self._failures = failures
 
     def get(self, peer: Peer, request: wire.Get, now: float) -> list[Effect]:
-        """Read an entry; what is only shared by the window was never stored as far as readers know."""
+        """Read an entry, from memory or the store; one that is kept for the sharing window alone is a miss."""
         scope = self._scopes.find(peer, request.namespace)
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        entry = self._shelf.cache.get(scope, request.key, now)
+        entry = self._policy.cache.get(scope, request.key, now)
         if entry is None or self._lookups.doubts(entry):
             effects = self._lookups.read(scope, peer, request, now)
             if effects is not None:
@@ -47,29 +47,21 @@ class EntryOperations:
         return [Send(peer.id, wire.Miss(request.id) if entry is None else self._serving.hit(request, entry, now))]
 
     def put(self, peer: Peer, request: wire.Put, now: float) -> list[Effect]:
-        """Write an entry."""
+        """Store an entry."""
         scope = self._scopes.find(peer, request.namespace)
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        if request.task in self._shelf.settings.uncached_tasks:
+        policy, task = self._policy, request.task
+        if task in policy.settings.uncached_tasks:
             return [Send(peer.id, wire.Stored(request.id, stored=False))]
 
-        ttl_seconds = self._shelf.ttl_seconds(request.task, request.ttl_seconds)
-        stale_seconds = self._shelf.stale_seconds(request.task, None)
-        terms = self._shelf.terms(
-            scope,
-            ttl_seconds,
-            0.0,
-            wire.DEFAULT_BACKEND,
-            NO_USAGE,
-            request.tags,
-            stale_seconds,
-            task=request.task,
+        ttl_seconds, stale_seconds = policy.ttl_seconds(task, request.ttl_seconds), policy.stale_seconds(task, None)
+        terms = policy.terms(
+            scope, ttl_seconds, 0.0, wire.DEFAULT_BACKEND, NO_USAGE, request.tags, stale_seconds, task=task
         )
-        value = bytes(request.value)
         self._failures.forget(scope, request.key)
-        entry, effects = self._shelf.store(request.key, value, now, terms, 0.0)
+        entry, effects = policy.store(request.key, bytes(request.value), now, terms, 0.0)
         if entry is not None:
             effects += self._lookups.write(entry, now)
         else:
@@ -78,7 +70,7 @@ class EntryOperations:
         return [Send(peer.id, wire.Stored(request.id, entry is not None)), *effects]
 
     def delete(self, peer: Peer, request: wire.Delete, now: float) -> list[Effect]:
-        """Remove an entry and forbid a flight in progress to make one."""
+        """Remove an entry, and prevent a flight in progress from storing one."""
         scope = self._scopes.find(peer, request.namespace)
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
@@ -88,7 +80,7 @@ class EntryOperations:
             flight.storable = False
 
         self._failures.forget(scope, request.key)
-        deleted = self._shelf.cache.delete(scope, request.key, now)
+        deleted = self._policy.cache.delete(scope, request.key, now)
         return self._lookups.delete(scope, peer, request, int(deleted), now)
 
     def purge(self, peer: Peer, request: wire.Purge, now: float) -> list[Effect]:
@@ -98,5 +90,5 @@ class EntryOperations:
 
         self._flights.void(request.namespace, request.tag, request.task)
         self._failures.purge(request.namespace)
-        removed = self._shelf.purge(request.namespace, request.tag, now, request.task)
+        removed = self._policy.purge(request.namespace, request.tag, now, request.task)
         return self._lookups.purge(peer, request, removed, now)

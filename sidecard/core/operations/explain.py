@@ -1,4 +1,4 @@
-"""What would be made of a begin, told without making one: the policy of its task, and what there is of its key."""
+"""The `explain` operation: a task's policy, and the state of a key, without making a begin."""
 
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.policy import CachePolicy
@@ -15,39 +15,36 @@ from sidecard_client.protocol import wire
 
 
 class ExplainOperation:
-    """Looks, and changes nothing: neither a count nor what the eviction policy knows."""
+    """Report policy and state. Changes nothing: neither counters nor the eviction order."""
 
     def __init__(
         self,
-        shelf: CachePolicy,
+        policy: CachePolicy,
         flights: Flights,
         lookups: Lookups,
         scopes: Scopes,
         failures: Failures,
-        overview: StatusOperations,
+        status: StatusOperations,
     ) -> None:
-        self._shelf = shelf
+        self._policy = policy
         self._flights = flights
         self._lookups = lookups
         self._scopes = scopes
         self._failures = failures
-        self._overview = overview
+        self._status = status
 
     def explain(self, peer: Peer, request: wire.Explain, now: float) -> list[Effect]:
-        """Tell what is asked for; origins, which name files of the host, only to operators."""
+        """Reply with the policy and, for a key, its state; origins, which name files, only to operators."""
         scope = self._scopes.find(peer, request.namespace)
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        run = self._overview.run
-        policy = policy_of(self._shelf.settings, request.task, run.shown_origins if peer.operator else {})
+        origins = self._status.run.shown_origins if peer.operator else {}
+        policy = policy_of(self._policy.settings, request.task, origins)
         if request.key is None:
             return [Send(peer.id, wire.Explained(request.id, request.task, scope, policy, store=self._lookups.state))]
 
-        entry = self._shelf.cache.peek(scope, request.key)
-        if entry is not None and now >= entry.expires_at:
-            entry = None
-
+        entry = self._policy.cache.peek(scope, request.key)
         flight = self._flights.find(scope, request.key)
         failure = self._failures.find(scope, request.key, now)
         explained = wire.Explained(
@@ -55,7 +52,7 @@ class ExplainOperation:
             request.task,
             scope,
             policy,
-            None if entry is None else _state_of(entry, now),
+            None if entry is None or now >= entry.expires_at else _state_of(entry, now),
             None if flight is None else len(flight.waiters),
             None if failure is None else failure.message,
             self._lookups.state,

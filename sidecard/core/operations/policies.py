@@ -1,4 +1,4 @@
-"""What holds for a task, value by value, and which setting says so."""
+"""The effective policy of a task: each value, and the setting that determines it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,34 +8,34 @@ from sidecard_client.protocol.wire import DEFAULT_BACKEND, PolicyValue
 
 DEFAULT_ORIGIN = "default"
 
-_FOR_ALL_TASKS = ("ttl_seconds", "stale_seconds")
-"""Of which ``[cache]`` has what holds where the task says nothing."""
+_INHERITED = ("ttl_seconds", "stale_seconds")
+"""Fields that a task without a value of its own inherits from ``[cache]``."""
 
 _BUILT_IN: Mapping[str, Any] = {"route": "order", "backends": (DEFAULT_BACKEND,)}
-"""What holds where neither the task nor the begin says anything."""
+"""Values if neither the task nor the begin has one."""
 
 
 def policy_of(settings: EngineSettings, task: str, origins: Mapping[str, str]) -> dict[str, PolicyValue]:
-    """Return the policy of a task by the names of ``[tasks.NAME]``, and what it has from ``[cache]``.
+    """Return a task's policy by the names of ``[tasks.NAME]``, and what it inherits from ``[cache]``.
 
-    ``origins`` says by full name where settings were said; it may be empty, and so are the origins then.
+    ``origins`` maps full names of settings to where they were set; if it is empty, so are the origins in the result.
     """
 
     def of(setting: str, value: Any) -> PolicyValue:
         return PolicyValue(value, setting, origins.get(setting, DEFAULT_ORIGIN) if origins else "")
 
-    said = settings.task(task)
+    own = settings.task(task)
     policy = {}
     for field in TaskSettings.__struct_fields__:
-        value = getattr(said, field)
-        if field in _FOR_ALL_TASKS and value is None:
+        value = getattr(own, field)
+        if field in _INHERITED and value is None:
             policy[field] = of(f"cache.{field}", getattr(settings, field))
         else:
             policy[field] = of(f"tasks.{task}.{field}", value or _BUILT_IN.get(field, value))
 
     policy["sharing_window_seconds"] = of("cache.sharing_window_seconds", settings.sharing_window_seconds)
     if not settings.cache_max_bytes:
-        for field in _FOR_ALL_TASKS:
+        for field in _INHERITED:
             policy[field] = of("cache.max_bytes", 0.0)
 
     return policy

@@ -1,4 +1,4 @@
-"""Other settings, while everything goes on: no connection, no call in progress, no entry and no count is lost by it."""
+"""The `reload` operation: other settings without losing a connection, a call in progress, an entry or a count."""
 
 from sidecard.core.accounts.app_metrics import AppMetrics
 from sidecard.core.backends.admission import Admission
@@ -18,49 +18,49 @@ from sidecard_client.protocol import wire
 
 
 class ReloadOperation:
-    """Has the settings read again when an operator asks for it, and lets every part go by them.
+    """Have the settings read again on an operator's request, and apply them to every part.
 
-    What can only be had at the start (addresses, the store, listeners) the shell keeps as it is, and says so.
+    The shell reports settings that take effect at the next start only: addresses, the store, listeners.
     """
 
     def __init__(
         self,
         *,
-        overview: StatusOperations,
+        status: StatusOperations,
         calls: Calls,
         granting: Granting,
         admission: Admission,
         backends: Backends,
         budgets: Budgets,
         retries: RetryBudget,
-        shelf: CachePolicy,
+        policy: CachePolicy,
         scopes: Scopes,
         apps: AppMetrics,
     ) -> None:
-        self._overview = overview
+        self._status = status
         self._calls = calls
         self._granting = granting
         self._admission = admission
         self._backends = backends
         self._budgets = budgets
         self._retries = retries
-        self._shelf = shelf
+        self._policy = policy
         self._scopes = scopes
         self._apps = apps
 
-    def ask(self, peer: Peer, request: wire.Reload, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
-        """Have the settings read; the answer comes when they are."""
+    def reload(self, peer: Peer, request: wire.Reload, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
+        """Have the settings read; the reply follows when they are."""
         if not peer.operator:
             return [for_operators(peer, request, "reload")]
 
         return [ReadSettings(peer.id, request.id)]
 
-    def read(self, event: SettingsRead, now: float) -> list[Effect]:
-        """Go by what was read, and answer who has asked."""
+    def settings_read(self, event: SettingsRead, now: float) -> list[Effect]:
+        """Apply the settings that were read, and reply to the request."""
         effects: list[Effect] = []
         if event.settings is not None:
-            effects = self._go_by(event.settings, now)
-            self._overview.run = self._overview.run.showing(event.shown, event.origins)
+            effects = self._apply(event.settings, now)
+            self._status.run = self._status.run.with_settings(event.shown, event.origins)
 
         if event.asked_by is not None:
             peer, request_id = event.asked_by
@@ -69,10 +69,10 @@ class ReloadOperation:
 
         return effects
 
-    def _go_by(self, settings: EngineSettings, now: float) -> list[Effect]:
-        flights, cache = self._calls.flights, self._shelf.cache
-        before = self._shelf.settings
-        for part in (self._calls, self._granting, self._admission, self._shelf):
+    def _apply(self, settings: EngineSettings, now: float) -> list[Effect]:
+        flights, cache = self._calls.flights, self._policy.cache
+        before = self._policy.settings
+        for part in (self._calls, self._granting, self._admission, self._policy):
             part.settings = settings
 
         self._calls.similar.reconfigure(settings)
@@ -89,5 +89,5 @@ class ReloadOperation:
             cache.limit(settings.namespace_max_bytes)
             flights.timers.set(cache, now)
 
-        told: list[Effect] = [EmitNote(note) for note in self._backends.reconfigure(settings.backends, now)]
-        return told + self._granting.reconsider(now)
+        effects: list[Effect] = [EmitNote(note) for note in self._backends.reconfigure(settings.backends, now)]
+        return effects + self._granting.reconsider(now)

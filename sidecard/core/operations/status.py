@@ -1,6 +1,6 @@
-"""What people look at: `ping`, `stats`, `report`, `health`, `config`."""
+"""Status operations: `ping`, `stats`, `report`, `health`, `config`."""
 
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import Struct, structs
 
@@ -18,7 +18,7 @@ from sidecard_client.protocol import wire
 
 
 class RunInfo(Struct, frozen=True):
-    """What a daemon's run is known by."""
+    """Identity and shown settings of one run of the daemon."""
 
     boot_id: str
     version: str
@@ -26,13 +26,13 @@ class RunInfo(Struct, frozen=True):
     shown_settings: dict[str, Any]
     shown_origins: dict[str, str]
 
-    def showing(self, settings: dict[str, Any], origins: dict[str, str]) -> "RunInfo":
+    def with_settings(self, settings: dict[str, Any], origins: dict[str, str]) -> "RunInfo":
         """Return the same run with other settings."""
         return structs.replace(self, shown_settings=settings, shown_origins=origins)
 
 
 class StatusOperations:
-    """Tells how the daemon is doing."""
+    """Report the daemon's state."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class StatusOperations:
         calls: Calls,
         lookups: Lookups,
         backends: Backends,
-        accounts: Billing,
+        billing: Billing,
         count: Counters,
     ) -> None:
         self.peers = 0
@@ -52,109 +52,113 @@ class StatusOperations:
         self._calls = calls
         self._lookups = lookups
         self._backends = backends
-        self._accounts = accounts
+        self._billing = billing
         self._count = count
 
     def ping(self, peer: Peer, request: wire.Ping, now: float) -> list[Effect]:
-        """Say that the daemon is there."""
-        pong = wire.Pong(
-            request.id, self.run.version, wire.PROTOCOL_VERSION, self.run.boot_id, now - self.run.started_at
-        )
+        """Reply that the daemon is up."""
+        run = self.run
+        pong = wire.Pong(request.id, run.version, wire.PROTOCOL_VERSION, run.boot_id, now - run.started_at)
         return [Send(peer.id, pong)]
 
     def stats(self, peer: Peer, request: wire.GetStats, now: float) -> list[Effect]:
-        """Tell counters and gauges."""
-        told: list[Effect] = [EmitNote(note) for note in self._backends.advance(now)]
-        stats = wire.Stats(
-            request.id,
+        """Report counters and gauges."""
+        return [*self.advance_breakers(now), Send(peer.id, self.snapshot(request.id, now))]
+
+    def advance_breakers(self, now: float) -> list[Effect]:
+        """Make the changes of breakers that depend on time alone, so that reports show their current states."""
+        return [EmitNote(note) for note in self._backends.advance(now)]
+
+    def snapshot(self, request_id: int, now: float) -> wire.Stats:
+        """Return all counters and gauges. Call `advance_breakers` first."""
+        flights, cache, streams = self._calls.flights, self._cache, self._streams
+        return wire.Stats(
+            request_id,
             version=self.run.version,
             boot_id=self.run.boot_id,
             uptime_seconds=now - self.run.started_at,
             draining=self._calls.draining,
             peers=self.peers,
-            flights=len(self._calls.flights),
-            leases=self._calls.flights.lease_count,
-            waiters=self._calls.flights.waiter_count,
-            queued=self._calls.flights.applicant_count,
+            flights=len(flights),
+            leases=flights.lease_count,
+            waiters=flights.waiter_count,
+            queued=flights.applicant_count,
             permits=sum(backend.permits for backend in self._backends.all().values()),
             breakers_opened=self._backends.opened,
-            cache_entries=self._cache.count,
-            cache_bytes=self._cache.bytes,
-            cache_max_bytes=self._cache.max_bytes,
-            cache_compressed_entries=self._cache.compressed_count,
-            cache_compressed_bytes=self._cache.compressed_bytes,
-            cache_uncompressed_bytes=self._cache.uncompressed_bytes,
-            stream_bytes=self._streams.bytes,
-            streams=len(self._streams),
-            chunks_taken=self._streams.taken,
-            chunks_sent=self._streams.sent,
-            streams_broken=self._streams.broken,
+            cache_entries=cache.count,
+            cache_bytes=cache.bytes,
+            cache_max_bytes=cache.max_bytes,
+            cache_compressed_entries=cache.compressed_count,
+            cache_compressed_bytes=cache.compressed_bytes,
+            cache_uncompressed_bytes=cache.uncompressed_bytes,
+            stream_bytes=streams.bytes,
+            streams=len(streams),
+            chunks_taken=streams.taken,
+            chunks_sent=streams.sent,
+            streams_broken=streams.broken,
             vectors=self._calls.similar.count,
-            evicted=self._cache.evicted,
-            evicted_by_limits=self._cache.evicted_within,
-            expired_entries=self._cache.expired,
+            evicted=cache.evicted,
+            evicted_by_limits=cache.evicted_within,
+            expired_entries=cache.expired,
             breakers=self._backends.states(),
             store=self._lookups.state,
-            claims=self._calls.flights.claim_count,
+            claims=flights.claim_count,
             awaited=self._lookups.awaited,
             **self._count.fields(),
             **structs.asdict(self._lookups.gauges),
         )
-        return [*told, Send(peer.id, stats)]
 
     def report(self, peer: Peer, request: wire.GetReport, now: float) -> list[Effect]:
-        """Tell rates, savings and spending."""
-        accounts = self._accounts
-        told: list[Effect] = [EmitNote(note) for note in self._backends.advance(now)]
+        """Report rates, savings and spending."""
+        billing = self._billing
+        effects = self.advance_breakers(now)
         report = wire.Report(
             request.id,
             now - self.run.started_at,
-            accounts.tasks.total(),
-            accounts.tasks.tasks(),
-            accounts.spending.backends(),
-            accounts.spending.models(),
-            {name: budget.state(now) for name, budget in accounts.budgets.by_name.items()},
-            accounts.ledger_seconds(now),
+            billing.tasks.total(),
+            billing.tasks.tasks(),
+            billing.spending.backends(),
+            billing.spending.models(),
+            {name: budget.state(now) for name, budget in billing.budgets.by_name.items()},
+            billing.ledger_seconds(now),
             self._backends.states(),
         )
-        return [*told, Send(peer.id, report)]
+        return [*effects, Send(peer.id, report)]
 
     def health(self, peer: Peer, request: wire.GetHealth, now: float) -> list[Effect]:
-        """Tell what is not fine."""
-        uptime_seconds = now - self.run.started_at
-        reasons = ["The daemon is stopping: it grants no new leases."] if self._calls.draining else []
-        reasons += [
-            f"The table of {table} is full: calls are made without the daemon." for table in self._calls.full_tables()
+        """Report problems."""
+        draining = self._calls.draining
+        effects = self.advance_breakers(now)
+        problems = ["The daemon is stopping: it grants no new leases."] if draining else []
+        problems += [
+            f"The table of {table} is full: callers make further calls without the daemon."
+            for table in self._calls.full_tables()
         ]
-        backends = self._backends.all()
-        told: list[Effect] = [EmitNote(note) for note in self._backends.advance(now)]
-        reasons += [
+        problems += [
             f"The breaker of backend {name!r} is {backend.breaker.state.replace('_', ' ')}. {backend.cause(now)}"
-            for name, backend in backends.items()
+            for name, backend in self._backends.all().items()
             if backend.breaker.state in {"open", "half_open", "forced_open"}
         ]
-        reasons += [
+        problems += [
             f"The budget {name!r} is spent: {budget.spent_dollars(now):.6g} of {budget.settings.dollars:g} dollars."
-            for name, budget in self._accounts.budgets.by_name.items()
+            for name, budget in self._billing.budgets.by_name.items()
             if budget.spent_dollars(now) >= budget.settings.dollars
         ]
-        reasons += self._lookups.complaints()
-        breakers = self._backends.states()
-        status: Literal["ok", "draining"] = "draining" if self._calls.draining else "ok"
+        problems += self._lookups.complaints()
         health = wire.Health(
             request.id,
-            status,
-            reasons,
+            "draining" if draining else "ok",
+            problems,
             self.run.version,
             self.run.boot_id,
-            uptime_seconds,
-            breakers,
+            now - self.run.started_at,
+            self._backends.states(),
             self._lookups.state,
         )
-        return [*told, Send(peer.id, health)]
+        return [*effects, Send(peer.id, health)]
 
     def config(self, peer: Peer, request: wire.GetConfig, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
-        """Tell the running settings, to operators."""
+        """Show the running settings to an operator."""
         if not peer.operator:
             return [for_operators(peer, request, "config")]
 

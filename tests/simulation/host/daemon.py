@@ -290,7 +290,7 @@ class Daemon(LoopProcess):
             jitter=jitter,
         )
         self.connections = ConnectionTable(
-            LIMITS, lambda uid, _: uid == 0, on_denied=_ignore, on_closed=_ignore, limited=self.engine.meters.limited
+            LIMITS, lambda uid, _: uid == 0, on_denied=_ignore, on_closed=_ignore, limited=self.engine.metrics.limited
         )
         self.driver = Driver(
             self.engine,
@@ -299,7 +299,7 @@ class Daemon(LoopProcess):
             on_note=_ignore,
             on_bug=lambda bug: world.fault(bug.__cause__ or bug),
             on_reload=lambda asked: self.soon(lambda: self.reload(self.settings, (asked.peer, asked.request_id))),
-            metrics=self.engine.meters,
+            metrics=self.engine.metrics,
             store=None if store is None else store.open(self, boot_id),
         )
 

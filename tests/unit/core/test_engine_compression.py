@@ -35,7 +35,7 @@ def filled(value: Any = TEXT, **settings: Any) -> Host:
 
 def entry_of(host: Host, key: str = "key") -> Entry:
     """Return an entry as it is kept."""
-    entry = host.engine._shelf.cache.get(SCOPE, key, host.now)
+    entry = host.engine._policy.cache.get(SCOPE, key, host.now)
     assert entry is not None
     return entry
 

@@ -547,7 +547,7 @@ def test_a_similar_hit_keeps_its_entry_as_its_own_hits_do() -> None:
     """Eviction looks at who was asked for."""
     host, alice = similar_host()
     learns(alice, "a", 0)
-    cache = host.engine._shelf.cache
+    cache = host.engine._policy.cache
     entry = cache.peek(cache.scopes()[0], "a")
     assert entry is not None
     assert entry.recent_hits == 0

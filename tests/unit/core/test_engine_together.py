@@ -129,7 +129,7 @@ def test_a_compressed_entry_is_explained_by_what_it_counts() -> None:
 
     assert entry is not None
     assert entry.size_bytes == host.stats().cache_bytes < len(TEXT)
-    assert not host.engine._shelf.compression._recent
+    assert not host.engine._policy.compression._recent
 
 
 def test_a_policy_says_whether_similar_requests_are_looked_for() -> None:

@@ -14,12 +14,12 @@ MIB = 1024 * 1024
 
 def put(host: Host, key: str, value: Raw = Raw(b"\xc0"), **fields: object) -> int:  # noqa: B008 - a constant
     """Write an entry, and return what it is charged."""
-    before = host.engine._shelf.cache.bytes
+    before = host.engine._policy.cache.bytes
     actor = host.peer()
     actor.asks(Put(key, value, id=1, **fields))  # type: ignore[arg-type]  # whatever a put may have
     assert actor.gets(wire.Stored).stored
     actor.dies()
-    return host.engine._shelf.cache.bytes - before
+    return host.engine._policy.cache.bytes - before
 
 
 def test_a_value_of_more_pieces_than_fit_is_not_cut_up() -> None:
@@ -32,7 +32,7 @@ def test_a_value_of_more_pieces_than_fit_is_not_cut_up() -> None:
     reader.asks(Begin("many", id=1, stream=True))
 
     assert reader.gets(wire.Rejected).reason == "busy"
-    assert host.engine.meters.limited == {"streams": 1}
+    assert host.engine.metrics.limited == {"streams": 1}
     assert host.engine._streams.bytes == 0
     assert mine > 1000
     reader.asks(wire.Get("mine", id=2))

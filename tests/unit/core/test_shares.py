@@ -56,7 +56,7 @@ def test_one_uid_alone_may_use_all_there_is_and_no_more() -> None:
     fills(greedy := host.peer(GREEDY), 16)
 
     assert is_busy(greedy, Begin("one more", id=99))
-    assert host.engine.meters.limited == {"max_flights": 1}
+    assert host.engine.metrics.limited == {"max_flights": 1}
     assert notes.Saturated("flights", 16) in host.notes
 
 
@@ -79,7 +79,7 @@ def test_a_uid_that_took_all_leases_does_not_shut_another_out() -> None:
 
     assert is_busy(greedy, Begin(None, id=99))
     polite.calls("default")
-    assert host.engine.meters.limited == {"max_leases": 1}
+    assert host.engine.metrics.limited == {"max_leases": 1}
 
 
 def test_a_uid_that_took_all_places_to_wait_does_not_shut_another_out() -> None:
@@ -96,7 +96,7 @@ def test_a_uid_that_took_all_places_to_wait_does_not_shut_another_out() -> None:
     polite.calls("narrow", request_id=3)
     polite.asks(Begin(None, id=4, backends=("narrow",)))
     assert polite.hears() == [Pending(4)]
-    assert host.engine.meters.limited == {"max_waiters": 1}
+    assert host.engine.metrics.limited == {"max_waiters": 1}
 
 
 def test_a_uid_that_took_a_whole_queue_does_not_shut_another_out_and_is_passed() -> None:
@@ -108,7 +108,7 @@ def test_a_uid_that_took_a_whole_queue_does_not_shut_another_out_and_is_passed()
         actor.asks(Begin(None, id=1, backends=("narrow",)))
 
     assert greedy[17].refused("narrow").reason == "saturated"
-    assert host.engine.meters.limited == {"max_queue": 1}
+    assert host.engine.metrics.limited == {"max_queue": 1}
     polite = host.peer(POLITE, pid=99)
     polite.asks(Begin(None, id=1, backends=("narrow",)))
     greedy[0].completes(lease.lease, "x")

@@ -215,14 +215,14 @@ class ServerHarness:
             on_bug=self.bugs.append,
             on_call=self.calls.append,
             on_level=self.levels.append,
-            metrics=self.engine.meters,
+            metrics=self.engine.metrics,
         )
         self.connections = ConnectionTable(
             self.limits,
             lambda uid, gid: 0 in {uid, gid},
             on_denied=lambda uid, reason: self.refused.append((uid, reason)),
             on_closed=lambda peer, reason: self.closed.append((peer, reason)),
-            limited=self.engine.meters.limited,
+            limited=self.engine.metrics.limited,
         )
         self.buffers = BufferBudget[PeerConnection](self.limits.max_buffered_bytes)
         scheduler = FairScheduler(self.loop)  # type: ignore[arg-type]  # the part of a loop that is used

@@ -42,7 +42,7 @@ def test_a_peer_too_many_is_closed(limits: Limits, name: str) -> None:
     assert third.transport.closed
     assert third.received() == []
     assert server.refused[0][0] == 1000
-    assert server.engine.meters.limited == {name: 1}
+    assert server.engine.metrics.limited == {name: 1}
 
     third.connection.connection_lost(None)
     first.disconnect()

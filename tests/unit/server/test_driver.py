@@ -250,14 +250,14 @@ def test_requests_are_counted_by_their_answers_and_timed() -> None:
     lease, _ = alice.received()
     alice.send(wire.Complete(lease.lease, value_of("answer"), id=4))
 
-    assert server.engine.meters.requests == {
+    assert server.engine.metrics.requests == {
         (wire.Begin, wire.Lease): 1,
         (wire.Ping, wire.Pong): 1,
         (wire.Begin, wire.Pending): 1,
         (wire.Begin, wire.Shared): 1,
         (wire.Complete, wire.Stored): 1,
     }
-    handled = {kind: sum(histogram.counts) for kind, histogram in server.engine.meters.handled.items()}
+    handled = {kind: sum(histogram.counts) for kind, histogram in server.engine.metrics.handled.items()}
     assert handled == {wire.Begin: 1, wire.Ping: 1, wire.Complete: 1}
 
 
@@ -269,9 +269,9 @@ def test_of_begins_one_in_many_is_timed() -> None:
     for number in range(TIMED_BEGINS + 1):
         alice.send(wire.Begin("key", id=number))
 
-    handled = {kind: sum(histogram.counts) for kind, histogram in server.engine.meters.handled.items()}
+    handled = {kind: sum(histogram.counts) for kind, histogram in server.engine.metrics.handled.items()}
     assert handled == {wire.Put: 1, wire.Begin: 2}
-    assert server.engine.meters.requests == {(wire.Put, wire.Stored): 1}
+    assert server.engine.metrics.requests == {(wire.Put, wire.Stored): 1}
     metrics = server.driver.query(wire.GetMetrics())
     assert isinstance(metrics, wire.Metrics)
     (requests,) = (family.samples for family in metrics.families if family.name == "sidecard_requests")

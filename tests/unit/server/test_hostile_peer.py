@@ -31,7 +31,7 @@ def test_a_message_that_never_ends_closes_its_peer(data: bytes) -> None:
     server.loop.pass_time(1)
     assert alice.transport.aborted
     assert "message_seconds" in server.closed[0][1]
-    assert server.engine.meters.limited == {"message_seconds": 1}
+    assert server.engine.metrics.limited == {"message_seconds": 1}
 
 
 def test_messages_that_come_in_parts_and_in_time_are_served() -> None:
@@ -76,7 +76,7 @@ def test_beyond_the_bound_of_all_buffers_who_holds_most_is_closed() -> None:
     assert not large.transport.aborted
     assert not late.transport.aborted
     assert server.buffers.bytes <= MIB
-    assert server.engine.meters.limited == {"max_buffered_bytes": 1}
+    assert server.engine.metrics.limited == {"max_buffered_bytes": 1}
 
 
 def test_replies_that_nobody_reads_count_for_all_peers_together() -> None:

@@ -255,14 +255,14 @@ def test_all_series_together_are_bounded() -> None:
         metrics.tell(peer(number), gauge(f"g{number % 30}", 1), counted(f"c{number}"), histogram(1.0))
 
     counters = sum(name.startswith("c") for name in metrics.samples())
-    gauges = sum(len(values) for metric in metrics._metrics.values() for values in metric.gauges.values()) - counters
+    gauges = sum(len(values) for metric in metrics._metrics.values() for values in metric.values.values()) - counters
     assert gauges + counters <= 2 * TOTAL_PER_METRIC + counters
-    assert metrics._series.total <= 2 * TOTAL_PER_METRIC + len(metrics._metrics)
+    assert metrics._series_by_uid.total <= 2 * TOTAL_PER_METRIC + len(metrics._metrics)
     for number in range(3 * TOTAL_PER_METRIC):
         metrics.lose(peer(number))
 
-    assert not metrics._peers
-    assert metrics._series.total == counters + 1
+    assert not metrics._metrics_of_peer
+    assert metrics._series_by_uid.total == counters + 1
 
 
 def test_names_are_bounded() -> None:

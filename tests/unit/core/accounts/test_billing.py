@@ -103,7 +103,7 @@ def test_the_books_are_bounded() -> None:
     """Peers choose the names of backends and models."""
     books = BackendLedgers(4)
     for number in range(2000):
-        books.bill(f"backend{number}", 1.0, Usage(model=f"model{number}", cost_dollars=1.0))
+        books.count_call(f"backend{number}", 1.0, Usage(model=f"model{number}", cost_dollars=1.0))
 
     assert len(books.backends()) == 5
     assert len(books.models()) == MAX_MODELS + 1

@@ -19,9 +19,9 @@ def test_four_sums_add_up() -> None:
     books = TaskLedgers(4)
     book = books.of("rag")
     book.led += 1
-    book.bill(4.0, 0.02)
-    book.hit(ENTRY)
-    assert book.share(4.0, 0.02, 1.0) == 3.0
+    book.count_call(4.0, 0.02)
+    book.count_hit(ENTRY)
+    assert book.count_shared(4.0, 0.02, 1.0) == 3.0
     total = books.total()
 
     assert total.served_dollars == pytest.approx(0.06)
@@ -38,7 +38,7 @@ def test_share_after_a_wait_longer_than_the_call_saves_no_time() -> None:
     """A first holder was lost: the second call's time is all that this caller could have saved."""
     books = TaskLedgers(4)
 
-    assert books.of("rag").share(4.0, 0.0, 30.0) == 0.0
+    assert books.of("rag").count_shared(4.0, 0.0, 30.0) == 0.0
     assert books.total().served_seconds == 4.0
 
 

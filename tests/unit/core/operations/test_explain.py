@@ -143,7 +143,7 @@ def test_looking_leaves_no_trace() -> None:
         explained(alice, "key")
 
     assert host.stats() == before
-    (entry,) = host.engine._shelf.cache._tables["1000:default"].values()
+    (entry,) = host.engine._policy.cache._tables["1000:default"].values()
     assert entry.recent_hits == 0
 
 
