@@ -1,10 +1,10 @@
-"""The daemon's own faults, classes by whose fault it is. None of them crosses the wire.
+"""The daemon's own errors, by whose fault they are. None of them crosses the wire.
 
 ::
 
     SidecardError
-     +-- ConfigError       the operator's: a setting that cannot be
-     +-- ListenError       the host's: the socket cannot be had
+     +-- ConfigError       the operator's: an invalid setting
+     +-- ListenError       the host's: the socket cannot be opened
      +-- SidecardBug       ours
 """
 
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 
 class SidecardError(Exception):
-    """Something in the daemon or around it is not as it must be; the message says what to change."""
+    """A problem in the daemon or its environment; the message says what to change."""
 
 
 class ConfigError(SidecardError):
-    """One or more settings are wrong. ``problems`` has one sentence for each."""
+    """One or more settings are invalid. ``problems`` has one sentence for each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -28,12 +28,12 @@ class ListenError(SidecardError):
 
 
 class SidecardBug(SidecardError):
-    """A mistake in sidecard itself, met while it handled ``event``. ``correlation`` finds its line in the log."""
+    """A bug in sidecard, found while it handled ``event``. ``correlation`` identifies its log line."""
 
     def __init__(self, correlation: str, event: str) -> None:
         super().__init__(
-            f"The daemon made a mistake with this request: its log says more at correlation={correlation}; "
-            "make the call without it, and report this."
+            f"internal error (correlation id {correlation}); see the daemon's log. "
+            "Make the call without the daemon, and report this error."
         )
         self.correlation = correlation
         self.event = event

@@ -10,7 +10,7 @@ from typing import Any
 from anyio.from_thread import start_blocking_portal
 
 from sidecard.observe.http.address import TcpAddress, bind_tcp
-from sidecard.observe.http.listener import HttpListener, HttpSettings
+from sidecard.observe.http.listener import HttpListener
 from sidecard_client.protocol import wire
 from tests.host import Host
 
@@ -18,14 +18,14 @@ from tests.host import Host
 class Served:
     """A host's engine, served at ``url``. What touches ``host`` goes through `do`, into the thread that serves."""
 
-    def __init__(self, listening: socket.socket, settings: HttpSettings, **engine: Any) -> None:
+    def __init__(self, listening: socket.socket, allow_hosts: tuple[str, ...] = (), **engine: Any) -> None:
         self.host = Host(**engine)
         self.said: list[tuple[str, str, dict[str, Any]]] = []
         """The log's lines."""
         self.reply: wire.AnyReply | Exception | None = None
         """What every question is answered by, instead of the engine."""
         self.address = listening.getsockname()
-        self.listener = HttpListener(settings, listening, self._ask, self._say)
+        self.listener = HttpListener(allow_hosts, listening, self._ask, self._say)
         self._operator = self.host.peer(0, 0, operator=True)
         self._portal: Any = None
         self._running: Any = None
@@ -50,7 +50,7 @@ class Served:
 
         def pass_time() -> None:
             self.host.passes(seconds)
-            self.listener._app.observe()
+            self.listener._app.record_step()
 
         self.do(pass_time)
 
@@ -101,7 +101,7 @@ class Served:
 @contextmanager
 def served(*, allow_hosts: tuple[str, ...] = (), **engine: Any) -> Iterator[Served]:
     """Serve an engine of those settings at a port of loopback."""
-    one = Served(bind_tcp(TcpAddress("127.0.0.1", 0)), HttpSettings(allow_hosts), **engine)
+    one = Served(bind_tcp(TcpAddress("127.0.0.1", 0)), allow_hosts, **engine)
     with one.serving():
         yield one
 
@@ -113,6 +113,6 @@ def served_at(path: Path) -> Iterator[Served]:
     listening.bind(str(path))
     listening.listen()
     listening.settimeout(0)
-    one = Served(listening, HttpSettings())
+    one = Served(listening)
     with one.serving():
         yield one

@@ -30,7 +30,7 @@ def add_parser(commands: Commands) -> None:
 def load_servable(arguments: argparse.Namespace) -> "Config":
     """Load the settings and check that the optional packages they need are installed. Raises `ConfigError`."""
     config = load_settings(arguments, os.environ)
-    from sidecard.daemon import daemon  # noqa: PLC0415 - see `_run`
+    from sidecard.daemon import run as daemon  # noqa: PLC0415 - see `_run`
 
     daemon.require(config)
     return config
@@ -54,7 +54,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # Collections during imports would take a tenth of the start time; the daemon enables them before it serves.
     gc.disable()
     config = load_settings(arguments, os.environ)
-    from sidecard.daemon import daemon  # noqa: PLC0415 - takes 0.1 s, so invalid settings are reported first
+    from sidecard.daemon import run as daemon  # noqa: PLC0415 - takes 0.1 s, so invalid settings are reported first
 
     daemon.run(config, os.environ, reread=lambda: load_settings(arguments, os.environ), state=not arguments.no_state)
     return OK

@@ -1,6 +1,6 @@
-"""What a daemon has besides its socket, by its settings: the call log, pushed metrics, the HTTP listener.
+"""The daemon's optional sinks, by its settings: the call log, pushed metrics, the HTTP listener.
 
-What each of them needs to be imported is imported here, by daemons that have it.
+Their modules are imported only by daemons that use them.
 """
 
 import random
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     from sidecard.observe.push.push import Push
 
 SPOOL_NAME = "spool"
-"""The directory of metrics that wait, in the state directory."""
+"""The directory of unsent metrics, in the state directory."""
 
-Ask = Callable[[wire.AnyRequest], wire.AnyReply]
-"""Asks the engine as an operator; waits for nothing."""
+Query = Callable[[wire.AnyRequest], wire.AnyReply]
+"""Queries the engine as an operator, without waiting."""
 
 
 def require(config: Config) -> None:
-    """Load what the call log's place needs. Raises `ConfigError` where it is not installed."""
+    """Import the driver of the call log's database. Raises `ConfigError` if it is not installed."""
     if config.calls.enabled:
-        from sidecard.observe.call_log import places as call_places  # noqa: PLC0415 - see the module's text
+        from sidecard.observe.call_log import places  # noqa: PLC0415 - optional: see the module's docstring
 
-        call_places.require(config.calls.url)
+        places.require(config.calls.url)
 
 
-class Outlets:
-    """Those of one daemon: `open` before it serves, `start` when it does, `close` after it has.
+class Sinks:
+    """The sinks of one daemon: `open` before it serves, `start` when it does, `close` after it has.
 
-    ``state`` is the state directory, locked. What is lost is added to ``metrics``, which get the gauges too.
-    ``clock`` is the engine's, ``wall_clock`` the wall's, both in seconds; ``say`` is a log's.
+    ``state`` is the locked state directory. Losses and gauges are reported to ``metrics``. ``clock`` is the engine's,
+    ``wall_clock`` the wall's, in seconds. ``log`` writes a log line.
 
-    Raises `ConfigError` where the call log cannot be what is configured.
+    Raises `ConfigError` if the call log cannot be opened as configured.
     """
 
     def __init__(
@@ -58,37 +58,37 @@ class Outlets:
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
-        say: Callable[..., None],
+        log: Callable[..., None],
     ) -> None:
         self._config = config
         self._state = state
         self._metrics = metrics
         self._clock = clock
         self._wall_clock = wall_clock
-        self._say = say
+        self._log = log
         self._calls = self._open_calls() if config.calls.enabled else None
         self._push: Push | None = None
         self._http: HttpListener | None = None
 
     @property
     def on_call(self) -> Callable[[CallRecord], None] | None:
-        """What hears of each call that ended, if anything does."""
+        """What receives each ended call; None without a call log."""
         calls, wall_clock = self._calls, self._wall_clock
         return None if calls is None else lambda record: calls.add(record, wall_clock())
 
-    def open(self, ask: Ask, held: ExitStack) -> None:
-        """Make ready what asks the engine; ``held`` closes the HTTP listener's socket.
+    def open(self, query: Query, stack: ExitStack) -> None:
+        """Open the sinks that query the engine; ``stack`` closes the HTTP listener's socket.
 
-        Raises `ConfigError`, and `ListenError` where the address of HTTP cannot be had.
+        Raises `ConfigError`, or `ListenError` if HTTP cannot listen on its address.
         """
         if self._config.push.url:
-            self._push = self._open_push(ask)
+            self._push = self._open_push(query)
 
         if self._config.http.listen:
-            self._http = self._open_http(ask, held)
+            self._http = self._open_http(query, stack)
 
     async def start(self, tasks: TaskGroup) -> None:
-        """Begin, in ``tasks``; whoever cancels them calls `close` afterwards."""
+        """Start all sinks in ``tasks``. After cancelling them, call `close`."""
         if self._calls is not None:
             tasks.start_soon(self._calls.run)
 
@@ -99,17 +99,17 @@ class Outlets:
             await tasks.start(self._http.run)
 
     async def close(self) -> None:
-        """Write and send what waits, for some two seconds."""
+        """Write and send what is pending, for about two seconds."""
         async with anyio.create_task_group() as tasks:
-            for outlet in (self._calls, self._push):
-                if outlet is not None:
-                    tasks.start_soon(outlet.close)
+            for sink in (self._calls, self._push):
+                if sink is not None:
+                    tasks.start_soon(sink.close)
 
     def _count(self, what: str, number: int) -> None:
         self._metrics.dropped[what] += number
 
     def _open_calls(self) -> "CallLog":
-        from sidecard.observe.call_log.places import open_log  # noqa: PLC0415 - see the module's text
+        from sidecard.observe.call_log.places import open_log  # noqa: PLC0415 - optional: see the module's docstring
 
         settings = self._config.calls
         calls = open_log(
@@ -122,14 +122,14 @@ class Outlets:
             max_bytes=settings.max_bytes,
             wall_clock=self._wall_clock,
             clock=self._clock,
-            say=self._say,
+            say=self._log,
             count=self._count,
         )
         self._metrics.gauges["calls_pending"] = lambda: calls.pending
         return calls
 
-    def _open_push(self, ask: Ask) -> "Push":
-        from sidecard.observe.push.push import Push, PushSettings  # noqa: PLC0415 - see the module's text
+    def _open_push(self, query: Query) -> "Push":
+        from sidecard.observe.push.push import Push, PushSettings  # noqa: PLC0415 - optional: see the module's docstring
 
         settings = self._config.push
         chosen = {name: getattr(settings, name) for name in PushSettings.__struct_fields__}
@@ -137,11 +137,11 @@ class Outlets:
         try:
             push = Push(
                 PushSettings(**chosen),
-                lambda: _families(ask),
+                lambda: _families(query),
                 directory=None if self._state is None else self._state / SPOOL_NAME,
                 clock=self._clock,
                 wall=self._wall_clock,
-                say=self._say,
+                say=self._log,
                 count=self._count,
                 jitter=random.random,
             )
@@ -151,28 +151,27 @@ class Outlets:
         self._metrics.gauges["spool_bytes"] = lambda: push.spool_bytes
         return push
 
-    def _open_http(self, ask: Ask, held: ExitStack) -> "HttpListener":
-        from sidecard.observe.http.address import bind_tcp, parse  # noqa: PLC0415 - as above
-        from sidecard.observe.http.listener import HttpListener, HttpSettings  # noqa: PLC0415 - see the module's text
+    def _open_http(self, query: Query, stack: ExitStack) -> "HttpListener":
+        from sidecard.observe.http.address import bind_tcp, parse, shown  # noqa: PLC0415 - optional: see the module's docstring
+        from sidecard.observe.http.listener import HttpListener  # noqa: PLC0415 - as above
 
         address = parse(self._config.http.listen)
         if isinstance(address, str):
-            socket_settings = self._config.socket
-            bound = listener.bind(address, socket_settings.mode, socket_settings.group, "http.listen")
-            held.callback(bound.close)
-            listening, shown = bound.socket, address
+            settings = self._config.socket
+            bound = listener.bind(address, settings.mode, settings.group, "http.listen")
+            stack.callback(bound.close)
+            listening, at = bound.socket, address
         else:
-            listening = held.enter_context(bind_tcp(address))
-            host, port = listening.getsockname()[:2]
-            shown = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+            listening = stack.enter_context(bind_tcp(address))
+            at = f"http://{shown(*listening.getsockname()[:2])}/"
 
-        self._say("info", "serving http", at=shown)
-        return HttpListener(HttpSettings(self._config.http.allow_hosts), listening, ask, self._say)
+        self._log("info", "serving http", at=at)
+        return HttpListener(self._config.http.allow_hosts, listening, query, self._log)
 
 
-def _families(ask: Ask) -> list[wire.Family]:
-    answer = ask(wire.GetMetrics())
-    if not isinstance(answer, wire.Metrics):
-        raise TypeError(f"metrics answered by {answer!r}")
+def _families(query: Query) -> list[wire.Family]:
+    reply = query(wire.GetMetrics())
+    if not isinstance(reply, wire.Metrics):
+        raise TypeError(f"unexpected reply to a request for metrics: {reply!r}")
 
-    return list(answer.families)
+    return list(reply.families)

@@ -1,4 +1,4 @@
-"""The state directory: what outlives the daemon is there. It is used where it exists, and never created here."""
+"""The state directory: the place of whatever outlives the daemon. It is used if it exists, and never created here."""
 
 import fcntl
 import os
@@ -13,26 +13,25 @@ LOCK = "lock"
 
 
 class StateUnusableError(SidecardError):
-    """The daemon runs without its state directory, because of what the message says."""
+    """The state directory cannot be used; the daemon runs without it."""
 
 
 def state_directory(environ: Mapping[str, str]) -> Path | None:
-    """Return where state is kept: ``$STATE_DIRECTORY``, ``$XDG_STATE_HOME/sidecard`` or ``~/.local/state/sidecard``.
+    """Return ``$STATE_DIRECTORY``, ``$XDG_STATE_HOME/sidecard`` or ``~/.local/state/sidecard``, the first that applies.
 
-    None where the first of these that applies does not exist: state is then not kept.
-    Raises `StateUnusableError` where ``$STATE_DIRECTORY`` says otherwise.
+    None if that one does not exist: no state is kept. Raises `StateUnusableError` if ``$STATE_DIRECTORY`` does not exist.
     """
-    # systemd separates several by colons (systemd.exec(5)).
+    # systemd separates several directories by colons (systemd.exec(5)).
     if named := environ.get("STATE_DIRECTORY", "").partition(":")[0]:
         directory = Path(named)
         if not directory.is_dir():
             raise StateUnusableError(
-                f"STATE_DIRECTORY is {named}, which is no directory: make it, or run with --no-state"
+                f"STATE_DIRECTORY is {named}, which is not a directory: create it, or use --no-state"
             )
 
         return directory
 
-    # The XDG base directory specification: a relative path is to be ignored.
+    # The XDG base directory specification ignores relative paths.
     home = environ.get("XDG_STATE_HOME", "")
     if not home.startswith("/"):
         home = environ.get("HOME", "")
@@ -45,30 +44,30 @@ def state_directory(environ: Mapping[str, str]) -> Path | None:
     return directory if directory.is_dir() else None
 
 
-def open_to_others(directory: Path) -> str | None:
-    """Say that anybody may put other files in the place of those that are kept here; None where nobody may."""
+def writable_by_others(directory: Path) -> str | None:
+    """Return a warning if any user of the host may replace files in the directory."""
     mode = stat.S_IMODE(directory.stat().st_mode)
     if not mode & stat.S_IWOTH or mode & stat.S_ISVTX:
         return None
 
-    return f"the state directory {directory} can be written to by every user of this host: chmod it to 0700"
+    return f"every user of this host can write to the state directory {directory}: chmod it to 0700"
 
 
 class StateLock:
-    """The right to write in a state directory, which one daemon has at a time. It ends with the process, however that ends.
+    """The exclusive right to use a state directory. It ends with the process, however that ends.
 
-    Raises `StateUnusableError` where another daemon has it, or where it cannot be had at all.
+    Raises `StateUnusableError` if another daemon holds it, or if it cannot be locked.
     """
 
     def __init__(self, directory: Path) -> None:
         try:
-            # Not for writing: a lock file that is there can also be locked where nothing may be written at the moment.
+            # Read-only: an existing lock file can be locked even while the file system is not writable.
             self._descriptor = os.open(
                 directory / LOCK, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600
             )
         except OSError as error:
             raise StateUnusableError(
-                f"the state directory {directory} cannot be used ({error.strerror}): let it belong to the daemon's user"
+                f"cannot use the state directory {directory} ({error.strerror}): make the daemon's user its owner"
             ) from error
 
         try:
@@ -76,9 +75,9 @@ class StateLock:
         except OSError as error:
             os.close(self._descriptor)
             raise StateUnusableError(
-                f"another daemon keeps its state in {directory}"
+                f"another daemon uses the state directory {directory}"
                 if isinstance(error, BlockingIOError)
-                else f"the state directory {directory} cannot be locked ({error.strerror})"
+                else f"cannot lock the state directory {directory} ({error.strerror})"
             ) from error
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Which store a daemon has, by its settings. What a store needs to be imported is imported here, by daemons that have one."""
+"""Open the store that is configured. The modules of a store are imported only by daemons that use it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,14 +12,14 @@ from sidecard.core.notes import Note
 from sidecard.store.base import Store
 
 DEFAULT_NAME = "store.db"
-"""The file in the state directory, where ``store.url`` says nothing."""
+"""The default file, in the state directory."""
 
 
-class Opened(Struct, frozen=True):
-    """A store, and what of it is to hear the notes of the core, if anything is."""
+class OpenedStore(Struct, frozen=True):
+    """A store, and its listener for notes of the core, if it has one."""
 
     store: Store
-    note: Callable[[Note], None] | None = None
+    on_note: Callable[[Note], None] | None = None
 
 
 def open_store(
@@ -29,13 +29,13 @@ def open_store(
     host: str,
     clock: Callable[[], float],
     wall_clock: Callable[[], float],
-    say: Callable[..., None],
+    log: Callable[..., None],
     on_fault: Callable[[Exception], None],
-) -> Opened | None:
-    """Return the store that is configured; None for none. Nothing is opened yet: `Store.run` does.
+) -> OpenedStore | None:
+    """Return the configured store, or None. Nothing is opened yet: `Store.run` does.
 
-    ``state`` is the state directory, locked; ``host`` names this run; ``clock`` is the engine's, ``wall_clock`` the wall's; ``say``
-    is a log's, and ``on_fault`` gets mistakes of our own.
+    ``state`` is the locked state directory; ``host`` identifies this run; ``clock`` is the engine's, ``wall_clock`` the
+    wall's; ``log`` writes a log line, and ``on_fault`` receives internal errors.
     """
     if config.store.url is not None:
         address = parse(config.store.url)
@@ -46,16 +46,16 @@ def open_store(
         case None:
             return None
         case SqliteAddress(path):
-            from sidecard.store.sqlite.store import DiskStore  # noqa: PLC0415 - see the module's text
+            from sidecard.store.sqlite.store import DiskStore  # noqa: PLC0415 - optional: see the module's docstring
 
-            return Opened(
+            return OpenedStore(
                 DiskStore(
                     path,
                     max_bytes=config.store.max_bytes,
                     write_window_seconds=config.store.write_window_seconds,
                     clock=clock,
                     wall_clock=wall_clock,
-                    log=say,
+                    log=log,
                     on_fault=on_fault,
                 )
             )
@@ -70,10 +70,10 @@ def _redis(
     clock: Callable[[], float],
     wall_clock: Callable[[], float],
     on_fault: Callable[[Exception], None],
-) -> Opened:
-    from sidecard.store.redis.access import RedisAccess  # noqa: PLC0415 - see the module's text
-    from sidecard.store.redis.shared_counters import SharedCounters  # noqa: PLC0415 - see the module's text
-    from sidecard.store.redis.store import RedisStore  # noqa: PLC0415 - see the module's text
+) -> OpenedStore:
+    from sidecard.store.redis.access import RedisAccess  # noqa: PLC0415 - optional: see the module's docstring
+    from sidecard.store.redis.shared_counters import SharedCounters  # noqa: PLC0415 - optional: see the module's docstring
+    from sidecard.store.redis.store import RedisStore  # noqa: PLC0415 - optional: see the module's docstring
 
     settings = config.store
     access = RedisAccess(
@@ -108,15 +108,15 @@ def _redis(
         on_fault=on_fault,
         shared_counters=shared_counters,
     )
-    return Opened(store, store.note)
+    return OpenedStore(store, store.note)
 
 
 def _admission(config: Config) -> Callable[[str], bool]:
-    """Return what says whether the daemon may connect to a host that a sentinel or a cluster has named."""
+    """Return a predicate: whether the daemon may connect to a host named by a sentinel or a cluster."""
     if not config.sovereign.enabled:
         return lambda _: True
 
-    from sidecard.config.sovereignty import destinations, is_permitted  # noqa: PLC0415 - most daemons are not
+    from sidecard.config.sovereignty import destinations, is_permitted  # noqa: PLC0415 - rarely enabled
 
     def admits(host: str) -> bool:
         name = f"[{host}]" if ":" in host else host

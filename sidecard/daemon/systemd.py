@@ -1,4 +1,4 @@
-"""What systemd and its services say to each other: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3). No dependency."""
+"""The protocols between systemd and its services: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3). No dependency."""
 
 import contextlib
 import os
@@ -12,40 +12,36 @@ LISTEN_FDS_START = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
 _NUMBER = re.compile(r"[0-9]{1,20}")
-"""As a 64-bit integer is written; anything else nobody has said who knows what it means."""
+"""The text of a 64-bit integer; any other value is invalid."""
 
 
 class Notifier:
-    """Tells systemd how the service is. Does nothing where systemd does not ask (``NOTIFY_SOCKET``).
+    """Sends the state of the service to systemd. Does nothing without ``NOTIFY_SOCKET``.
 
-    Errors are ignored, as sd_notify(3) advises: a service must not fail because nobody listens.
+    Errors are ignored, as sd_notify(3) advises: a service must not fail because its messages are not received.
     """
 
     def __init__(self, environ: Mapping[str, str], pid: int) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
-        # "@" stands for the NUL byte of an abstract address. Other schemes (vsock:) are for virtual machines.
+        # "@" is the NUL byte of an abstract address. Other schemes (vsock:) are for virtual machines.
         self._address = f"\0{address[1:]}" if address.startswith("@") else address if address.startswith("/") else None
         self.watchdog_seconds = _watchdog_seconds(environ, pid)
-        """How often systemd wants to hear `alive`; None where it does not watch."""
+        """Longest time between two calls of `alive`; None without a watchdog."""
 
     def ready(self, status: str) -> None:
-        """Say that the service accepts connections."""
+        """Report that the service accepts connections."""
         self._send(f"READY=1\nSTATUS={status}")
 
-    def status(self, status: str) -> None:
-        """Say in one line what the service is doing."""
-        self._send(f"STATUS={status}")
-
     def reloading(self, now: float) -> None:
-        """Say that the settings are read again, at ``now`` of the monotonic clock; `ready` says that they are."""
+        """Report that a reload has begun, at ``now`` of the monotonic clock; `ready` reports its end."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={int(now * 1e6)}")
 
     def stopping(self, status: str, seconds: float) -> None:
-        """Say that the service is on its way out, and may take ``seconds`` for it, also where the unit allows it less."""
+        """Report that the service stops and may take ``seconds``, even if the unit allows less."""
         self._send(f"STOPPING=1\nSTATUS={status}\nEXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def alive(self) -> None:
-        """Feed the watchdog. To be called from the loop that serves: a helper thread would vouch for a loop that hangs."""
+        """Reset the watchdog. Call it from the serving loop: a thread would hide that the loop hangs."""
         self._send("WATCHDOG=1")
 
     def _send(self, text: str) -> None:
@@ -53,14 +49,14 @@ class Notifier:
             return
 
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            # A full queue at the other end must not hold up the loop that serves.
+            # A full queue of the receiver must not block the serving loop.
             sender.settimeout(0)
             sender.sendto(text.encode(), self._address)
 
 
 def _watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
     microseconds = environ.get("WATCHDOG_USEC", "")
-    # Where WATCHDOG_PID names somebody else, the variables were inherited from a parent that is watched.
+    # With another WATCHDOG_PID, the variables were inherited from a parent that has a watchdog.
     if not _NUMBER.fullmatch(microseconds) or environ.get("WATCHDOG_PID", str(pid)) != str(pid):
         return None
 
@@ -68,20 +64,20 @@ def _watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 def adopt_socket(environ: MutableMapping[str, str], pid: int) -> socket.socket | None:
-    """Take over the listening socket that was passed in, if there is one, and forget the variables that said so.
+    """Return the listening socket that systemd passed, if any, and remove the variables that announced it.
 
-    Raises `ListenError` where what was passed is not one Unix stream socket.
+    Raises `ListenError` if anything but one Unix stream socket was passed.
     """
-    said_pid, said_count = environ.get("LISTEN_PID"), environ.get("LISTEN_FDS", "")
-    if said_pid != str(pid) or not said_count.isdecimal() or said_count == "0":
+    listen_pid, count = environ.get("LISTEN_PID"), environ.get("LISTEN_FDS", "")
+    if listen_pid != str(pid) or not count.isdecimal() or count == "0":
         return None
 
-    # Our own children must not take them for theirs.
+    # Child processes must not use them.
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         environ.pop(name, None)
 
-    if said_count != "1":
-        raise ListenError(f"{said_count} sockets were passed in (LISTEN_FDS); pass one, the Unix socket to serve on")
+    if count != "1":
+        raise ListenError(f"{count} sockets were passed in (LISTEN_FDS); pass one, the Unix socket to serve on")
 
     os.set_inheritable(LISTEN_FDS_START, False)  # noqa: FBT003 - positional only
     try:

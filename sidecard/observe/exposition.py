@@ -1,4 +1,4 @@
-"""Families of samples as scrapers read them, written by prometheus-client."""
+"""Write metric families in the formats that scrapers read, with prometheus-client."""
 
 from collections.abc import Iterable, Iterator
 
@@ -23,13 +23,13 @@ def text(families: Iterable[wire.Family]) -> bytes:
 
 
 def openmetrics(families: Iterable[wire.Family]) -> bytes:
-    """Return OpenMetrics' text format, exemplars included."""
-    # prometheus-client gives this one no types, unlike the text format's.
+    """Return OpenMetrics' text format, with exemplars."""
+    # prometheus-client does not annotate this function, unlike the other one.
     return bytes(generate_openmetrics(_registry(families)))  # type: ignore[no-untyped-call]
 
 
-class _Told(Collector):
-    """What prometheus-client collects: what it is told."""
+class _Families(Collector):
+    """Passes families to prometheus-client."""
 
     def __init__(self, families: Iterable[wire.Family]) -> None:
         self._families = families
@@ -38,15 +38,15 @@ class _Told(Collector):
         for family in self._families:
             metric = Metric(family.name, family.help, family.kind)
             for sample in family.samples:
-                shown = sample.exemplar
-                exemplar = None if shown is None else Exemplar(shown.labels, shown.value, shown.at_seconds)
+                given = sample.exemplar
+                exemplar = None if given is None else Exemplar(given.labels, given.value, given.at_seconds)
                 metric.add_sample(sample.name, sample.labels, sample.value, exemplar=exemplar)
 
             yield metric
 
 
 def _registry(families: Iterable[wire.Family]) -> CollectorRegistry:
-    # Not described: whoever registers would have to collect once more, for names that have been checked already.
+    # Without descriptions, which would collect everything twice to check names that are valid already.
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Told(tuple(families)))
+    registry.register(_Families(tuple(families)))
     return registry

@@ -1,4 +1,4 @@
-"""What happened in the last hour, in steps of ten seconds: for the curves of the dashboard."""
+"""The last hour in steps of ten seconds, for the charts of the dashboard."""
 
 from collections import deque
 
@@ -7,34 +7,34 @@ from msgspec import Struct, structs
 from sidecard_client.protocol import wire
 
 STEP_SECONDS = 10.0
-"""How often the listener takes a `Moment`."""
+"""How often the listener takes a `Totals`."""
 
 MAX_STEPS = 360
 """An hour of steps; some 40 KB."""
 
 
-class Moment(Struct, frozen=True):
-    """Sums as they stand at one moment. They only grow, but for a ledger that begins anew."""
+class Totals(Struct, frozen=True):
+    """Totals at one moment. They only grow, except when a ledger is reset."""
 
     at_seconds: float
-    """Of the daemon's run, as ``uptime_seconds`` of the summary."""
+    """Since the daemon's start, as ``uptime_seconds`` of the summary."""
     hits: float
     """Calls answered from the cache."""
     shared: float
     """Calls answered by another caller's call."""
     upstream: float
-    """Calls that their caller was told to make."""
+    """Calls that were granted a lease."""
     unanswered: float
-    """Calls that were rejected, failed with the call they waited for, waited in vain, or left."""
+    """Calls that were rejected, failed with the flight they waited for, timed out, or left."""
     saved_seconds: float
     saved_dollars: float
 
 
 class Curves(Struct, frozen=True):
-    """Columns of equal length, oldest first: what was added to each sum of `Moment` in each step.
+    """Columns of equal length, oldest first: the growth of each total of `Totals` in each step.
 
-    ``at_seconds`` is when a step ended. ``last`` is the number of the newest step, to be asked for what comes after it;
-    steps are numbered from 1 for each run (``boot_id``), and there is no step 0.
+    ``at_seconds`` is the end of a step. ``last`` is the number of the newest step, for a later request of the steps after it.
+    Steps are numbered from 1 in each run (``boot_id``).
     """
 
     boot_id: str
@@ -49,13 +49,13 @@ class Curves(Struct, frozen=True):
     saved_dollars: list[float]
 
 
-_SUMS = tuple(name for name in Moment.__struct_fields__ if name != "at_seconds")
+_TOTALS = tuple(name for name in Totals.__struct_fields__ if name != "at_seconds")
 
 
-def moment(stats: wire.Stats, report: wire.Report) -> Moment:
-    """Return the sums of two answers that were given together."""
+def totals(stats: wire.Stats, report: wire.Report) -> Totals:
+    """Return the totals of two replies of the same moment."""
     total = report.total
-    return Moment(
+    return Totals(
         at_seconds=stats.uptime_seconds,
         hits=stats.hits,
         shared=stats.shared,
@@ -67,36 +67,36 @@ def moment(stats: wire.Stats, report: wire.Report) -> Moment:
 
 
 class History:
-    """A ring of steps: the newest ``max_steps``, whatever happens."""
+    """A ring buffer of the newest ``max_steps`` steps."""
 
     def __init__(self, max_steps: int = MAX_STEPS, step_seconds: float = STEP_SECONDS) -> None:
         self._step_seconds = step_seconds
-        self._steps: deque[Moment] = deque(maxlen=max_steps)
-        """What was added in each; ``at_seconds`` is the step's end."""
-        self._latest: Moment | None = None
+        self._steps: deque[Totals] = deque(maxlen=max_steps)
+        """The growth in each step; ``at_seconds`` is the step's end."""
+        self._latest: Totals | None = None
         self._last = 0
 
-    def add(self, now: Moment) -> None:
-        """Take the sums as they stand. The first ones are what all others are counted from."""
+    def add(self, now: Totals) -> None:
+        """Add a step that ends with these totals. The first call only sets the starting point."""
         before, self._latest = self._latest, now
         if before is not None:
-            self._steps.append(_added(before, now))
+            self._steps.append(_growth(before, now))
             self._last += 1
 
     def after(self, number: int, boot_id: str) -> Curves:
-        """Return the steps with a number above ``number``; all of them where it is of no step that there was."""
-        news = self._last - number if 0 <= number <= self._last else self._last
-        steps = list(self._steps)[-news:] if news else []
-        columns = {name: [getattr(step, name) for step in steps] for name in Moment.__struct_fields__}
+        """Return the steps after step ``number``; all of them if there was no such step."""
+        count = self._last - number if 0 <= number <= self._last else self._last
+        steps = list(self._steps)[-count:] if count else []
+        columns = {name: [getattr(step, name) for step in steps] for name in Totals.__struct_fields__}
         return Curves(boot_id=boot_id, step_seconds=self._step_seconds, last=self._last, **columns)
 
 
-def _added(before: Moment, now: Moment) -> Moment:
-    # Where a sum has shrunk it was begun anew, and what it is now has been added since.
+def _growth(before: Totals, now: Totals) -> Totals:
+    # A total that shrank was reset, and has grown from 0 since.
     return structs.replace(
         now,
         **{
             name: after - old if (after := getattr(now, name)) >= (old := getattr(before, name)) else after
-            for name in _SUMS
+            for name in _TOTALS
         },
     )

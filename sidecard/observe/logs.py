@@ -1,4 +1,4 @@
-"""Log lines: readable on a terminal, JSON otherwise. No prompt and no answer is ever among them."""
+"""The daemon's log: readable on a terminal, JSON otherwise. It never contains prompts or answers."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from sidecard.core.operations.watch import SHOWN_KEY_CHARACTERS, fields_of, name
 from sidecard_client.protocol import wire
 
 MAX_LINES_PER_SECOND = 20
-"""Of one event. A peer that misbehaves must not be able to fill the disk, or to block the daemon on a slow terminal."""
+"""Of one event: a misbehaving peer must not fill the disk."""
 
 _LEVELS: dict[type[Note], str] = {
     notes.LeaseEnded: "info",
@@ -38,22 +38,22 @@ _WEIGHTS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class LogStream(Protocol):
-    """Where lines go."""
+    """The destination of log lines."""
 
     def write(self, text: str, /) -> object:
-        """Take a line."""
+        """Write a line."""
 
     def flush(self) -> object:
-        """Hand over what was taken."""
+        """Write buffered lines."""
 
     def isatty(self) -> bool:
-        """Tell whether people read it as it comes."""
+        """Return whether the stream is a terminal."""
 
 
 class Log:
-    """Writes log lines of ``level`` and above. ``clock`` is monotonic and only counts lines per second.
+    """Writes log lines of ``level`` and above. ``clock`` is monotonic, and used for the rate limit only.
 
-    ``level`` may be changed at any time. ``left_out`` counts the lines that were too many.
+    ``level`` may be changed at any time. ``left_out`` counts lines above the rate limit.
     """
 
     def __init__(self, logger: Any, level: str, clock: Callable[[], float]) -> None:
@@ -62,10 +62,10 @@ class Log:
         self._logger = logger
         self._clock = clock
         self._windows: dict[str, tuple[float, int]] = {}
-        """For each event, when its current second began and how many lines it has had."""
+        """For each event, the start of its current second and its lines so far."""
 
-    def say(self, level: str, event: str, **fields: object) -> None:
-        """Write a line, unless the event has had its share of this second; the next that is written counts those left out."""
+    def write(self, level: str, event: str, **fields: object) -> None:
+        """Write a line, within the rate limit of the event; the next one written has the number of those left out."""
         if _WEIGHTS[level] < _WEIGHTS[self.level]:
             return
 
@@ -83,12 +83,12 @@ class Log:
         else:
             self.left_out += 1
 
-    def note(self, note: Note) -> None:
-        """Write down what the core tells."""
-        self.say(_LEVELS[type(note)], name_of(type(note)).replace("_", " "), **fields_of(note))
+    def write_note(self, note: Note) -> None:
+        """Log a note of the core."""
+        self.write(_LEVELS[type(note)], name_of(type(note)).replace("_", " "), **fields_of(note))
 
-    def traffic(self, event: Event, effects: Sequence[Effect]) -> None:
-        """Write down each answer and what it answers; to be asked for while everything is to be said."""
+    def write_traffic(self, event: Event, effects: Sequence[Effect]) -> None:
+        """Log each reply with its request, at level debug."""
         peer, request = (event.peer.id, event.request) if isinstance(event, RequestReceived) else (0, None)
         for effect in effects:
             if not isinstance(effect, Send):
@@ -101,15 +101,15 @@ class Log:
             if names["key"] is not None:
                 names["key"] = names["key"][:SHOWN_KEY_CHARACTERS]
 
-            self.say("debug", "answered", peer=effect.peer, op=op, reply=wire.tag_of(type(reply)), **names)
+            self.write("debug", "answered", peer=effect.peer, op=op, reply=wire.tag_of(type(reply)), **names)
 
-    def fault(self, event: str, fault: BaseException, **fields: object) -> None:
-        """Write down a mistake of our own, with its traceback."""
-        self.say("error", event, exc_info=fault, **fields)
+    def write_fault(self, event: str, fault: BaseException, **fields: object) -> None:
+        """Log an internal error with its traceback."""
+        self.write("error", event, exc_info=fault, **fields)
 
 
 def open_log(level: str, form: str, clock: Callable[[], float], stream: LogStream | None = None) -> Log:
-    """Return the log of a daemon. ``form`` is ``auto``, ``console`` or ``json``; ``stream`` is standard error."""
+    """Return a daemon's log. ``form`` is ``auto``, ``console`` or ``json``; ``stream`` is standard error by default."""
     stream = sys.stderr if stream is None else stream
     structlog = _structlog()
     console = form == "console" or (form == "auto" and stream.isatty())
@@ -141,7 +141,7 @@ def _in_json(line: Any) -> str:
     try:
         return json.encode(line, enc_hook=repr).decode()
     except UnicodeEncodeError:
-        # The name of a file may be any bytes, and to say so must not end the daemon.
+        # A file name may contain any bytes, and logging it must not end the daemon.
         return json.encode({name: _printable(value) for name, value in line.items()}, enc_hook=repr).decode()
 
 
@@ -152,12 +152,12 @@ def _printable(value: Any) -> Any:
 def _structlog() -> Any:
     """Import structlog without rich.
 
-    Where rich is installed structlog imports it, for tracebacks that this log does not use:
-    60 ms of a start that shall take less than 150. ``None`` in `sys.modules` reads as "not installed".
+    structlog imports rich if it is installed, for tracebacks that this log does not use: 60 ms of a start that should take
+    less than 150. ``None`` in `sys.modules` means "not installed".
     """
     hidden = "rich" not in sys.modules
     if hidden:
-        sys.modules["rich"] = None  # type: ignore[assignment]  # the import system's own way to say so
+        sys.modules["rich"] = None  # type: ignore[assignment]  # supported by the import system
 
     try:
         import structlog  # noqa: PLC0415 - see above

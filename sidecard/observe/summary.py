@@ -1,6 +1,6 @@
-"""What ``GET /v1/summary`` says: how the daemon is doing, in one flat map."""
+"""The reply to ``GET /v1/summary``: the daemon's state in one flat map."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct, structs
 
@@ -20,32 +20,32 @@ from sidecard_client.protocol.wire import (
 
 
 class BackendSummary(Struct, frozen=True):
-    """One backend: how it stands, and what it was asked for since the ledger began.
+    """State of one backend, and its use since the ledger began.
 
-    ``state`` and ``locality`` are null for a backend that only the ledger knows, of an earlier run.
+    ``state`` and ``locality`` are null for a backend of an earlier run, known only from the ledger.
     """
 
     state: BreakerState | None = None
     locality: Locality | None = None
     cause: str = ""
-    """Why the breaker is not closed, as a sentence; empty where it is."""
+    """Why the breaker is not closed, as a sentence; empty if it is closed."""
     retry_after_seconds: float | None = None
     permits: int = 0
     """Calls in progress."""
     limit: int | None = None
-    """Most calls in progress; null is no limit."""
+    """Limit of calls in progress; null is no limit."""
     queued: int = 0
     max_queue: int = 0
     latency_seconds: float | None = None
-    """Of its answers, the older ones fading; null before the first."""
+    """Moving average of its calls; null before the first."""
     recent_calls: int = 0
-    """In the breaker's window, as are the two that follow."""
+    """In the breaker's window, as the next two."""
     recent_failures: int = 0
     recent_slow: int = 0
     opened: int = 0
-    """Times that the breaker opened in this run."""
+    """How often the breaker opened in this run."""
     calls: int = 0
-    """Since the ledger began, as are all that follow."""
+    """Since the ledger began, as all following."""
     seconds: float = 0.0
     dollars: float = 0.0
     prompt_tokens: int = 0
@@ -56,21 +56,21 @@ class BackendSummary(Struct, frozen=True):
 class Summary(Struct, frozen=True):
     """Rates are shares of 1, times are seconds, money is dollars.
 
-    What is told of the ledger counts since the ledger began (``ledger_seconds``), which outlives a run where there is a
-    state directory; the other counts are since the run began (``uptime_seconds``).
+    Ledger figures count since the ledger began (``ledger_seconds``), which survives restarts with a state directory. The
+    other counts start with the run (``uptime_seconds``).
     """
 
     status: Literal["ok", "draining"]
     reasons: list[str]
-    """What is not fine, as sentences."""
+    """Problems, as sentences."""
     version: str
     boot_id: str
-    """Names the run."""
+    """Identifies the run."""
     uptime_seconds: float
     ledger_seconds: float
 
     total_requests: int
-    """Ledger: calls that ended in an answer, or that were to be made."""
+    """Ledger: calls that ended with an answer, or that were granted a lease."""
     cache_hits: int
     shared_requests: int
     """Answered by another caller's call."""
@@ -87,7 +87,7 @@ class Summary(Struct, frozen=True):
     average_upstream_seconds: float
     """Per call that a backend answered."""
     served_seconds: float
-    """``served = billed + saved``, but for the time that sharing callers spent waiting."""
+    """``served = billed + saved``, except for the time that sharing callers waited."""
     billed_seconds: float
     saved_seconds: float
     saved_by_cache_seconds: float
@@ -101,7 +101,7 @@ class Summary(Struct, frozen=True):
     saved_by_sharing_dollars: float
 
     rejected: int
-    """This run's, as are those that follow."""
+    """In this run, as the following counts."""
     failed: int
     timeouts: int
     left: int
@@ -110,10 +110,10 @@ class Summary(Struct, frozen=True):
     lost: int
     """Leases whose holder's connection ended."""
     expired: int
-    """Leases that nobody renewed."""
+    """Leases that were not renewed."""
 
     peers: int
-    """Now, as are those that follow."""
+    """Now, as the following figures."""
     flights: int
     leases: int
     waiters: int
@@ -130,62 +130,52 @@ class Summary(Struct, frozen=True):
     budgets: dict[str, BudgetState]
 
 
+_OF_STATS = (
+    "version", "boot_id", "uptime_seconds", "rejected", "failed", "timeouts", "left", "reelections", "retries", "lost",
+    "expired", "peers", "flights", "leases", "waiters", "queued", "cache_entries", "cache_bytes", "cache_max_bytes", "store",
+)  # fmt: skip
+_OF_TOTAL = (
+    "upstream_calls", "average_saved_seconds", "served_seconds", "billed_seconds", "saved_by_cache_seconds",
+    "saved_by_sharing_seconds", "waited_seconds", "served_dollars", "billed_dollars", "saved_by_cache_dollars",
+    "saved_by_sharing_dollars",
+)  # fmt: skip
+_OF_STATE = (
+    "state", "locality", "cause", "retry_after_seconds", "permits", "limit", "queued", "max_queue", "latency_seconds", "opened",
+)  # fmt: skip
+"""Fields that a summary takes over under the same name."""
+
+
 def summary(stats: Stats, report: Report, health: Health, breakers: Breakers) -> Summary:
-    """Return what four answers that were given together say."""
+    """Return the summary of four replies of the same moment."""
     total = report.total
     return Summary(
         status=health.status,
         reasons=health.reasons,
-        version=stats.version,
-        boot_id=stats.boot_id,
-        uptime_seconds=stats.uptime_seconds,
         ledger_seconds=report.ledger_seconds,
         total_requests=total.calls,
         cache_hits=total.hits,
         shared_requests=total.shared,
-        upstream_calls=total.upstream_calls,
         cache_hit_rate=total.hit_rate,
         deduplication_rate=total.deduplication_rate,
         avg_latency_reduction=total.average_latency_reduction,
-        average_saved_seconds=total.average_saved_seconds,
         average_upstream_seconds=total.billed_seconds / total.upstream_calls if total.upstream_calls else 0.0,
-        served_seconds=total.served_seconds,
-        billed_seconds=total.billed_seconds,
         saved_seconds=total.saved_by_cache_seconds + total.saved_by_sharing_seconds,
-        saved_by_cache_seconds=total.saved_by_cache_seconds,
-        saved_by_sharing_seconds=total.saved_by_sharing_seconds,
-        waited_seconds=total.waited_seconds,
-        served_dollars=total.served_dollars,
-        billed_dollars=total.billed_dollars,
         saved_dollars=total.saved_by_cache_dollars + total.saved_by_sharing_dollars,
-        saved_by_cache_dollars=total.saved_by_cache_dollars,
-        saved_by_sharing_dollars=total.saved_by_sharing_dollars,
-        rejected=stats.rejected,
-        failed=stats.failed,
-        timeouts=stats.timeouts,
-        left=stats.left,
-        reelections=stats.reelections,
-        retries=stats.retries,
-        lost=stats.lost,
-        expired=stats.expired,
-        peers=stats.peers,
-        flights=stats.flights,
-        leases=stats.leases,
-        waiters=stats.waiters,
-        queued=stats.queued,
-        cache_entries=stats.cache_entries,
-        cache_bytes=stats.cache_bytes,
-        cache_max_bytes=stats.cache_max_bytes,
-        store=stats.store,
         tasks=report.tasks,
         backends=_backends(breakers.backends, report.backends),
         models=report.models,
         budgets=report.budgets,
+        **_fields(stats, _OF_STATS),
+        **_fields(total, _OF_TOTAL),
     )
 
 
+def _fields(source: Struct, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}
+
+
 def _backends(states: dict[str, BackendState], spendings: dict[str, BackendSpending]) -> dict[str, BackendSummary]:
-    """Return those of this run in their order, then those that only the ledger knows."""
+    """Return this run's backends in their order, then those known only from the ledger."""
     return {
         name: _backend(states.get(name), spendings.get(name)) for name in [*states, *sorted(spendings.keys() - states)]
     }
@@ -197,18 +187,9 @@ def _backend(state: BackendState | None, spending: BackendSpending | None) -> Ba
         return BackendSummary(**spent)
 
     return BackendSummary(
-        state=state.state,
-        locality=state.locality,
-        cause=state.cause,
-        retry_after_seconds=state.retry_after_seconds,
-        permits=state.permits,
-        limit=state.limit,
-        queued=state.queued,
-        max_queue=state.max_queue,
-        latency_seconds=state.latency_seconds,
         recent_calls=state.calls,
         recent_failures=state.failures,
         recent_slow=state.slow,
-        opened=state.opened,
+        **_fields(state, _OF_STATE),
         **spent,
     )

@@ -345,8 +345,8 @@ def test_second_daemon_of_a_state_directory_runs_without(daemon: Start, tmp_path
     second = daemon(STATE_DIRECTORY=str(tmp_path))
     first.terminate()
     second.terminate()
-    assert not first.said("no state kept")
-    (note,) = second.said("no state kept")
+    assert not first.said("state not kept")
+    (note,) = second.said("state not kept")
     assert "another daemon" in note["reason"]
 
 

@@ -181,7 +181,7 @@ def test_an_address_that_is_taken_is_told_at_the_start(socket_path: str) -> None
         )
 
     assert done.returncode != 0
-    assert f"cannot listen at {listen} for HTTP" in done.stderr
+    assert f"cannot listen on {listen} for HTTP" in done.stderr
     assert not Path(socket_path).exists()
 
 

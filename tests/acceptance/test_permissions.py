@@ -145,6 +145,6 @@ def test_a_state_directory_that_everybody_may_write_to_is_told(daemon: Start, tm
     tmp_path.chmod(0o777)
     running = daemon(STATE_DIRECTORY=str(tmp_path))
     assert running.terminate() == 0
-    (line,) = running.said("state not protected")
+    (line,) = running.said("state directory not protected")
     assert str(tmp_path) in line["reason"]
     assert "chmod it to 0700" in line["reason"]

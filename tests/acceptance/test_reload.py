@@ -86,7 +86,7 @@ def test_settings_that_cannot_be_are_refused_and_told(daemon: Start, socket_path
     assert run("reload", "--socket", socket_path).stdout == "No setting has changed.\n"
     assert one.terminate() == 0
     assert len(one.said("settings not changed")) == 3
-    assert len(one.said("settings read")) == 2
+    assert len(one.said("settings loaded")) == 2
 
 
 def test_a_hangup_reloads_and_systemd_hears_of_it(daemon: Start, socket_directory: Path, file: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_hangup_reloads_and_systemd_hears_of_it(daemon: Start, socket_director
 
     assert one.terminate() == 0
     assert len(one.said("answered")) > 0
-    assert [line["changed"] for line in one.said("settings read")] == [["limits.max_peers", "log.level"]]
+    assert [line["changed"] for line in one.said("settings loaded")] == [["limits.max_peers", "log.level"]]
 
 
 def test_sovereign_mode_does_not_come_on_while_a_connection_leads_out(

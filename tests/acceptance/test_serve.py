@@ -19,7 +19,7 @@ from typing import Self
 import msgspec
 import pytest
 
-from sidecard.daemon.daemon import SPARE_DESCRIPTORS
+from sidecard.daemon.socket_server import SPARE_DESCRIPTORS
 from sidecard_client import __version__
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import frame
@@ -313,7 +313,7 @@ def test_what_does_less_than_one_might_think_is_warned_about_once(daemon: Start)
     warnings = [line for line in running.log() if line["level"] == "warning"]
 
     assert len(warnings) == 1
-    assert "once calls.enabled is true" in warnings[0]["event"]
+    assert "set calls.enabled = true" in warnings[0]["event"]
     assert "secret" not in running.output()
 
 
@@ -349,7 +349,7 @@ def test_fewer_descriptors_than_peers_are_warned_about_and_survived(socket_path:
 
     assert process.returncode == 0
     events = [json.loads(line)["event"] for line in errors.splitlines()]
-    assert {"fewer peers than configured", "peer denied"} <= set(events)
+    assert {"max_peers lowered", "peer denied"} <= set(events)
 
 
 def is_served(line: Wire) -> bool:

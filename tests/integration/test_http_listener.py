@@ -13,7 +13,7 @@ import pytest
 
 from sidecard.observe.http import listener as http
 from sidecard.observe.http.address import HttpListenError, TcpAddress, bind_tcp
-from sidecard.observe.http.listener import HttpListener, HttpSettings
+from sidecard.observe.http.listener import HttpListener
 from sidecard_client.protocol import wire
 from tests.daemons import poll
 from tests.served_http import Served, served, served_at
@@ -54,7 +54,7 @@ def is_dropped(connection: socket.socket) -> bool:
 @pytest.mark.parametrize("said", [b"", b"GET /health HTTP/1.1\r\nHost: lo", POST + b"Content-Length: 9\r\n\r\n{"])
 def test_a_client_that_does_not_end_its_request_is_cut(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it has said nothing, half a head or half a body."""
-    monkeypatch.setattr(http, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(http, "RESPONSE_SECONDS", 0.2)
     with served() as one, one.connect() as connection:
         connection.sendall(said)
         assert rest(connection) == b""
@@ -64,7 +64,7 @@ def test_a_client_that_does_not_end_its_request_is_cut(said: bytes, monkeypatch:
 @pytest.mark.slow
 def test_a_client_that_trickles_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then is no progress."""
-    monkeypatch.setattr(http, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(http, "RESPONSE_SECONDS", 0.2)
     with served() as one, one.connect() as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ")
 
@@ -100,7 +100,7 @@ def ask_without_reading(connection: socket.socket) -> None:
 @pytest.mark.slow
 def test_a_client_that_reads_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its answers wait in memory, which is bounded: not for ever."""
-    monkeypatch.setattr(http, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(http, "RESPONSE_SECONDS", 0.5)
     with served() as one, one.connect() as connection:
         ask_without_reading(connection)
         poll(lambda: one.connections == 0, "it is still connected")
@@ -109,7 +109,7 @@ def test_a_client_that_reads_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.slow
 def test_a_client_that_reads_nothing_does_not_hold_the_end_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing would wait for it."""
-    monkeypatch.setattr(http, "PATIENCE_SECONDS", 600.0)
+    monkeypatch.setattr(http, "RESPONSE_SECONDS", 600.0)
     with served() as one, one.connect() as connection:
         ask_without_reading(connection)
         one.stop()
@@ -215,7 +215,7 @@ def test_a_mistake_of_ours_is_told_to_the_log_and_costs_one_answer(one: Served) 
     """The client hears where to look; the next one is served."""
     one.reply = ZeroDivisionError("a mistake")
     answer = httpx.get(f"{one.url}/v1/summary")
-    assert (answer.status_code, "its log says more" in answer.json()["error"]) == (500, True)
+    assert (answer.status_code, "see the daemon's log" in answer.json()["error"]) == (500, True)
     assert answer.headers["x-content-type-options"] == "nosniff"
     poll(lambda: bool(one.said), "it is not told")
     assert [(level, type(fields["exc_info"])) for level, _, fields in one.said] == [("error", ZeroDivisionError)]
@@ -302,7 +302,7 @@ def test_ipv6_is_served_and_nothing_else_at_its_port() -> None:
     except HttpListenError as error:
         pytest.skip(str(error))
 
-    one = Served(listening, HttpSettings())
+    one = Served(listening)
     with one.serving():
         assert httpx.get(f"http://[::1]:{one.address[1]}/health").status_code == 200
         with pytest.raises(ConnectionRefusedError):
@@ -312,8 +312,8 @@ def test_ipv6_is_served_and_nothing_else_at_its_port() -> None:
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        (TcpAddress("no-such-host.invalid", 80), "nothing is known of the host"),
-        (TcpAddress("192.0.2.1", 80), r"cannot listen at 192\.0\.2\.1:80 for HTTP"),
+        (TcpAddress("no-such-host.invalid", 80), "cannot resolve the host"),
+        (TcpAddress("192.0.2.1", 80), r"cannot listen on 192\.0\.2\.1:80 for HTTP"),
     ],
 )
 def test_an_address_that_cannot_be_had_is_told_with_what_to_change(address: TcpAddress, said: str) -> None:
@@ -357,12 +357,12 @@ class TestInTheDaemonsThread:
         heard: list[Any] = []
         handlers: list[Callable[..., Any]] = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]  # type: ignore[misc]  # those of pytest and Python
         listener = HttpListener(
-            HttpSettings(),
+            (),
             bind_tcp(TcpAddress("127.0.0.1", 0)),
             lambda _: wire.Error(0, "unavailable", "not asked"),
             lambda *said, **_: heard.append(said),
         )
-        monkeypatch.setattr(listener._app, "observe", lambda: None)
+        monkeypatch.setattr(listener._app, "record_step", lambda: None)
         async with anyio.create_task_group() as tasks:
             await tasks.start(listener.run)
             during = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
@@ -374,9 +374,7 @@ class TestInTheDaemonsThread:
     async def test_an_end_before_the_beginning_closes_the_socket(self) -> None:
         """The daemon may be told to stop at any moment."""
         listening = bind_tcp(TcpAddress("127.0.0.1", 0))
-        listener = HttpListener(
-            HttpSettings(), listening, lambda _: wire.Error(0, "unavailable", ""), lambda *_, **__: None
-        )
+        listener = HttpListener((), listening, lambda _: wire.Error(0, "unavailable", ""), lambda *_, **__: None)
         with anyio.CancelScope() as scope:
             scope.cancel()
             await listener.run()

@@ -86,6 +86,6 @@ class Lines:
 def test_a_name_that_is_no_text_can_be_logged() -> None:
     """A state directory may have one; to say so must not end the daemon."""
     stream = Lines()
-    open_log("info", "json", lambda: 0.0, stream).say("info", "serving", state="/var/\udcff", pid=5)
+    open_log("info", "json", lambda: 0.0, stream).write("info", "serving", state="/var/\udcff", pid=5)
     assert json.loads(stream.text)["state"] == "/var/\\udcff"
     assert json.loads(stream.text)["pid"] == 5

@@ -1,4 +1,4 @@
-"""Where the HTTP listener listens: what ``http.listen`` says, and the TCP socket that it asks for."""
+"""The address of the HTTP listener: parse ``http.listen``, and open its TCP socket."""
 
 import socket
 
@@ -7,24 +7,24 @@ from msgspec import Struct
 from sidecard.errors import ListenError
 
 BACKLOG = 64
-"""Connections that wait to be accepted: browsers and scrapers are few."""
+"""Connections that wait to be accepted: there are few browsers and scrapers."""
 
 
 class HttpListenError(ListenError):
-    """The HTTP listener's address cannot be had."""
+    """The HTTP listener cannot listen on its address."""
 
 
 class TcpAddress(Struct, frozen=True):
-    """A host, without the brackets of an IPv6 address, and a port; port 0 is any that is free."""
+    """A host, without the brackets of an IPv6 address, and a port; port 0 is any free one."""
 
     host: str
     port: int
 
 
 def parse(listen: str) -> TcpAddress | str:
-    """Return what ``http.listen`` names: an address, or the path of a Unix socket as it stands.
+    """Return the address that ``http.listen`` names, or the path of a Unix socket as it is.
 
-    Whatever has a slash is a path; all else is ``HOST:PORT``, as `sidecard.config.parsers` has checked.
+    Text with a slash is a path; other text is ``HOST:PORT``, as `sidecard.config.parsers` has checked.
     """
     if "/" in listen:
         return listen
@@ -33,29 +33,35 @@ def parse(listen: str) -> TcpAddress | str:
     return TcpAddress(host.removeprefix("[").removesuffix("]"), int(port))
 
 
+def shown(host: str, port: int) -> str:
+    """Return an address as a URL contains it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def bind_tcp(address: TcpAddress) -> socket.socket:
-    """Return a socket that listens at ``address``. Raises `HttpListenError` with what to change."""
-    shown = f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
+    """Return a socket that listens on ``address``. Raises `HttpListenError` with what to change."""
+    place = shown(address.host, address.port)
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise HttpListenError(f"nothing is known of the host in http.listen {shown!r} ({error}): change it") from error
+        raise HttpListenError(f"cannot resolve the host of http.listen {place!r} ({error}): change it") from error
 
-    family, kind, protocol, _, place = found[0]
+    family, kind, protocol, _, sockaddr = found[0]
     listening = socket.socket(family, kind, protocol)
     try:
-        # Connections of the last run that the kernel still remembers must not keep this one from its port.
+        # Connections of an earlier run that the kernel still remembers must not block the port.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
-        listening.bind(place)
+        listening.bind(sockaddr)
         listening.listen(BACKLOG)
         listening.settimeout(0)
     except OSError as error:
         listening.close()
+        reason = error.strerror or error
         raise HttpListenError(
-            f"cannot listen at {shown} for HTTP ({error.strerror or error}): stop who does, or change http.listen"
+            f"cannot listen on {place} for HTTP ({reason}): stop the process that does, or change http.listen"
         ) from error
 
     return listening

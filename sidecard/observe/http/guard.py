@@ -1,10 +1,10 @@
-"""Who may read over HTTP through a browser: nobody but the dashboard's own page.
+"""Restrict who may read over HTTP through a browser: only the dashboard's own page.
 
-There is no password, so what keeps pages from elsewhere out is what browsers enforce, told them by headers, and one thing
-that they cannot enforce: DNS rebinding.
-Interleaving: 1. a page of ``evil.example`` is loaded; 2. its name is made to resolve to 127.0.0.1; 3. the page's requests to
-"its own" site arrive here, as same-origin. They still say ``Host: evil.example``, so names are admitted only if known.
-An address cannot be rebound: any IP address is fine, as it is behind a container's published port.
+There is no password. Other pages are excluded by what browsers enforce, requested by headers, and by a check of the host
+name against DNS rebinding, which browsers cannot prevent.
+Interleaving: 1. a page of ``evil.example`` is loaded; 2. its name is changed to resolve to 127.0.0.1; 3. the page's requests
+to "its own" site arrive here, as same-origin. They still have ``Host: evil.example``, so only known names are admitted.
+An address cannot be rebound: every IP address is admitted, as is needed behind a container's published port.
 """
 
 import ipaddress
@@ -25,25 +25,25 @@ HEADERS = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 )
-"""On every answer, whatever it is."""
+"""Headers of every response."""
 
 
 class Hosts:
-    """The names that a request may ask for, whatever their port: ``names``, ``localhost`` and every IP address."""
+    """The host names that requests may use, with any port: ``names``, ``localhost`` and every IP address."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = {"localhost", *(name.lower().rstrip(".") for name in names)}
 
     def admit(self, host: str) -> bool:
-        """Tell whether a ``Host`` header is one of these."""
+        """Return whether a ``Host`` header has one of these names."""
         name = _without_port(host).lower().rstrip(".")
         return name in self._names or _is_address(name)
 
 
 class Guard:
-    """Wraps an application: refuses requests to unknown hosts, and puts `HEADERS` on what it answers.
+    """Wraps an application: rejects requests to unknown hosts, and adds `HEADERS` to every response.
 
-    ``hosts`` is None over a Unix socket, which no browser reaches.
+    ``hosts`` is None for a Unix socket, which browsers cannot reach.
     """
 
     def __init__(self, app: ASGIApp, hosts: Hosts | None) -> None:
@@ -51,7 +51,7 @@ class Guard:
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, as ASGI has it."""
+        """Serve one request of ASGI."""
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -59,17 +59,17 @@ class Guard:
 
             await send(message)
 
-        host = next((value for name, value in scope["headers"] if name == b"host"), b"")
-        # Only HTTP/1.0 may leave the host out, which no browser speaks.
-        if self._hosts is not None and host and not self._hosts.admit(host.decode("latin-1")):
-            await _misdirected(host.decode("latin-1"), send_guarded)
+        host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+        # Only HTTP/1.0, which no browser uses, may omit the host.
+        if self._hosts is not None and host and not self._hosts.admit(host):
+            await _reject(host, send_guarded)
         else:
             await self._app(scope, receive, send_guarded)
 
 
-async def _misdirected(host: str, send: Send) -> None:
+async def _reject(host: str, send: Send) -> None:
     name = _without_port(host)[:255]
-    sentence = f"This listener does not answer as {name!r}: use its address, or add the name to http.allow_hosts."
+    sentence = f"The host name {name!r} is unknown: use the listener's IP address, or add the name to http.allow_hosts."
     body = msgspec.json.encode({"error": sentence})
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 421, "headers": headers})

@@ -22,7 +22,7 @@ from tests.simulation.reference_store import Line, Server
 
 RECEIVE_BYTES = 64 * 1024
 FLUSH_SECONDS = 2.0
-"""As `sidecard.daemon.daemon`: how long peers may take to read their last replies."""
+"""As `sidecard.daemon.serving`: how long peers may take to read their last replies."""
 
 STORE_SECONDS = 0.7
 """Somewhat more than the time in which a store answers, if only that it cannot: see `sidecard.store.sqlite.store.ANSWER_SECONDS`."""
@@ -341,7 +341,7 @@ class Daemon(LoopProcess):
         self.driver.handle(SettingsRead(settings, asked_by=asked_by))
 
     def stop(self, drain_seconds: float, on_end: Callable[[], None]) -> None:
-        """Stop in the order of `sidecard.daemon.daemon.Daemon.run`."""
+        """Stop in the order of `sidecard.daemon.serving.Daemon.run`."""
         if self.stopping:
             return
 

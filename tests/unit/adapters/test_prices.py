@@ -110,5 +110,5 @@ def test_without_the_library_the_setting_is_told(monkeypatch: pytest.MonkeyPatch
 
 def test_a_daemon_without_the_setting_does_not_load_the_library() -> None:
     """It would cost it half a second and 30 MB."""
-    program = "import sys, sidecard.daemon.daemon, sidecard.adapters.prices; sys.exit('genai_prices' in sys.modules)"
+    program = "import sys, sidecard.daemon.run, sidecard.adapters.prices; sys.exit('genai_prices' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

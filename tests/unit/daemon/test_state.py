@@ -32,14 +32,14 @@ def test_a_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
     for name in ("missing", "file"):
-        with pytest.raises(StateUnusableError, match=f"{name}, which is no directory: make it, or run with --no-state"):
+        with pytest.raises(StateUnusableError, match=f"{name}, which is not a directory: create it, or use --no-state"):
             state_directory({"STATE_DIRECTORY": str(tmp_path / name)})
 
 
 def test_one_at_a_time_has_the_lock(tmp_path: Path) -> None:
     """The second is told; once the first has let go, it may."""
     with StateLock(tmp_path):
-        with pytest.raises(StateUnusableError, match=f"another daemon keeps its state in {tmp_path}"):
+        with pytest.raises(StateUnusableError, match=f"another daemon uses the state directory {tmp_path}"):
             StateLock(tmp_path)
         with pytest.raises(StateUnusableError):
             StateLock(tmp_path)
@@ -74,7 +74,7 @@ def test_a_lock_that_cannot_be_had_is_told(obstacle: str, tmp_path: Path) -> Non
     elif obstacle == "directory":
         (directory / LOCK).mkdir()
 
-    with pytest.raises(StateUnusableError, match="cannot be used"):
+    with pytest.raises(StateUnusableError, match="cannot use the state directory"):
         StateLock(directory)
 
 
@@ -82,5 +82,5 @@ def test_a_lock_that_cannot_be_had_is_told(obstacle: str, tmp_path: Path) -> Non
 def test_a_directory_of_somebody_else_is_told(tmp_path: Path) -> None:
     """The daemon's user must own it."""
     tmp_path.chmod(0o500)
-    with pytest.raises(StateUnusableError, match=r"Permission denied.*let it belong to the daemon's user"):
+    with pytest.raises(StateUnusableError, match=r"Permission denied.*make the daemon's user its owner"):
         StateLock(tmp_path)

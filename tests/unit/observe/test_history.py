@@ -1,13 +1,13 @@
 """The ring of steps behind the dashboard's curves."""
 
-from sidecard.observe.history import History, Moment
+from sidecard.observe.history import History, Totals
 
-FIRST = Moment(at_seconds=0.0, hits=10, shared=0, upstream=5, unanswered=0, saved_seconds=1.0, saved_dollars=0.5)
+FIRST = Totals(at_seconds=0.0, hits=10, shared=0, upstream=5, unanswered=0, saved_seconds=1.0, saved_dollars=0.5)
 
 
-def at(number: int, hits: float) -> Moment:
+def at(number: int, hits: float) -> Totals:
     """Return the sums at a step."""
-    return Moment(number * 10.0, hits, 0.0, 5.0, 0.0, 1.0, 0.5)
+    return Totals(number * 10.0, hits, 0.0, 5.0, 0.0, 1.0, 0.5)
 
 
 def test_a_step_is_what_was_added() -> None:

@@ -80,7 +80,7 @@ def test_every_note_has_a_level_and_its_fields(
     note: notes.Note, level: str, event: str, log: Log, stream: io.StringIO
 ) -> None:
     """None is forgotten."""
-    log.note(note)
+    log.write_note(note)
     (line,) = lines(stream)
 
     assert (line["level"], line["event"]) == (level, event)
@@ -94,13 +94,13 @@ def test_there_is_a_level_for_every_note() -> None:
 
 def test_a_key_is_cut(log: Log, stream: io.StringIO) -> None:
     """Enough to tell keys apart, not enough to ask for the entry."""
-    log.note(notes.Reelected(KEY, "l", 1, 1))
+    log.write_note(notes.Reelected(KEY, "l", 1, 1))
     assert lines(stream)[0]["key"] == KEY[:SHOWN_KEY_CHARACTERS]
 
 
 def test_a_lease_without_a_key_has_none(log: Log, stream: io.StringIO) -> None:
     """There is nothing to cut."""
-    log.note(notes.LeaseEnded("lost", None, "l", "local", 1, "gone"))
+    log.write_note(notes.LeaseEnded("lost", None, "l", "local", 1, "gone"))
     assert lines(stream)[0]["key"] is None
 
 
@@ -128,8 +128,8 @@ def test_of_a_failure_only_the_type_of_the_exception_is_written(
     message: str, error: str, log: Log, stream: io.StringIO
 ) -> None:
     """The rest is another process's text, and exceptions quote what they were given: the prompt."""
-    log.note(notes.FlightFailed(KEY, "fatal", message, 3))
-    log.note(notes.LeaseEnded("fatal", KEY, "l", "local", 1, message))
+    log.write_note(notes.FlightFailed(KEY, "fatal", message, 3))
+    log.write_note(notes.LeaseEnded("fatal", KEY, "l", "local", 1, message))
 
     assert [line["error"] for line in lines(stream)] == [error, error]
     assert CANARY not in stream.getvalue()
@@ -138,8 +138,8 @@ def test_of_a_failure_only_the_type_of_the_exception_is_written(
 def test_lines_below_the_level_are_not_written(stream: io.StringIO, clock: Clock) -> None:
     """As `log.level` says."""
     log = open_log("warning", "json", clock, stream)
-    log.note(notes.DrainStarted(1, 2))
-    log.note(notes.Saturated("waiters", 9))
+    log.write_note(notes.DrainStarted(1, 2))
+    log.write_note(notes.Saturated("waiters", 9))
 
     assert [line["event"] for line in lines(stream)] == ["saturated"]
 
@@ -147,11 +147,11 @@ def test_lines_below_the_level_are_not_written(stream: io.StringIO, clock: Clock
 def test_a_flood_of_one_event_is_cut_and_counted(log: Log, clock: Clock, stream: io.StringIO) -> None:
     """Other events are not affected."""
     for _ in range(MAX_LINES_PER_SECOND + 5):
-        log.note(notes.StaleLeaseRefused("complete", "l", 1))
+        log.write_note(notes.StaleLeaseRefused("complete", "l", 1))
 
-    log.note(notes.DrainStarted(1, 2))
+    log.write_note(notes.DrainStarted(1, 2))
     clock.now += 1
-    log.note(notes.StaleLeaseRefused("complete", "l", 1))
+    log.write_note(notes.StaleLeaseRefused("complete", "l", 1))
     written = lines(stream)
 
     assert len(written) == MAX_LINES_PER_SECOND + 2
@@ -164,7 +164,7 @@ def test_a_fault_comes_with_its_traceback(log: Log, stream: io.StringIO) -> None
     try:
         raise ZeroDivisionError("ours")
     except ZeroDivisionError as fault:
-        log.fault("bug", fault, correlation="abc")
+        log.write_fault("bug", fault, correlation="abc")
 
     (line,) = lines(stream)
     assert (line["event"], line["level"], line["correlation"]) == ("bug", "error", "abc")
@@ -184,7 +184,7 @@ def test_a_fault_comes_with_its_traceback(log: Log, stream: io.StringIO) -> None
 def test_a_terminal_gets_text_and_a_pipe_gets_json(form: str, stream: io.StringIO, is_json: bool, clock: Clock) -> None:
     """Unless the settings say which."""
     log = open_log("info", form, clock, stream)
-    log.say("info", "serving", socket="/s")
+    log.write("info", "serving", socket="/s")
     text = stream.getvalue()
 
     assert "serving" in text
@@ -196,7 +196,7 @@ def test_the_console_shows_tracebacks_too(clock: Clock) -> None:
     """Below the line."""
     stream = io.StringIO()
     log = open_log("info", "console", clock, stream)
-    log.fault("bug", ZeroDivisionError("ours"))
+    log.write_fault("bug", ZeroDivisionError("ours"))
 
     assert "ZeroDivisionError: ours" in stream.getvalue()
 
@@ -206,11 +206,11 @@ def test_traffic_tells_what_was_asked_and_answered(log: Log, stream: io.StringIO
     log.level = "debug"
     alice = Peer(1, 1000, 100, 7, operator=False)
     value = msgspec.Raw(b"\xa6CANARY")
-    log.traffic(RequestReceived(alice, wire.Begin(KEY, id=4)), [Send(1, wire.Lease(4, "l-1", "local", 30.0, 1))])
+    log.write_traffic(RequestReceived(alice, wire.Begin(KEY, id=4)), [Send(1, wire.Lease(4, "l-1", "local", 30.0, 1))])
     shared = wire.Shared(4, value, 0.0, stale=False, saved_seconds=1.0, saved_dollars=0.0, backend="local", meta=None)
     complete = RequestReceived(alice, wire.Complete("l-1", value, id=5))
-    log.traffic(complete, [Send(1, wire.Stored(5, stored=True)), Send(2, shared)])
-    log.traffic(Tick(), [Send(2, wire.Timeout(9, 1.0))])
+    log.write_traffic(complete, [Send(1, wire.Stored(5, stored=True)), Send(2, shared)])
+    log.write_traffic(Tick(), [Send(2, wire.Timeout(9, 1.0))])
 
     told = [{name: line.get(name) for name in ("peer", "op", "reply", "key", "lease")} for line in lines(stream)]
     assert told == [

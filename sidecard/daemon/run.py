@@ -1,0 +1,96 @@
+"""Start the daemon: everything before its event loop, and what must be installed for its settings."""
+
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import anyio
+
+from sidecard.adapters import vectors
+from sidecard.config.model import Config
+from sidecard.core.accounts.billing import Price, no_price
+from sidecard.daemon import sinks, systemd
+from sidecard.daemon.serving import Daemon, Parts
+from sidecard.daemon.state import StateLock, StateUnusableError, state_directory, writable_by_others
+from sidecard.errors import ConfigError
+from sidecard.observe.log_writer import LogWriter
+from sidecard.observe.logs import Log, open_log
+from sidecard.server import listener
+
+LAST_LINES_SECONDS = 1.0
+"""How long the daemon waits at its end until the last log lines are written."""
+
+
+def run(config: Config, environ: MutableMapping[str, str], *, reread: Callable[[], Config], state: bool = True) -> None:
+    """Serve until a signal ends the daemon. ``state``: use the state directory, if there is one.
+
+    ``reread`` loads the settings again, from the sources of ``config``; it is called in a thread.
+    Raises `ListenError` if a socket cannot be opened, `ConfigError` if a setting needs something that is not installed.
+    """
+    price = _price(config)
+    new_index = vectors.index_maker(config)
+    adopted = systemd.adopt_socket(environ, os.getpid())
+    if adopted is None:
+        listening = listener.bind(config.socket.path, config.socket.mode, config.socket.group)
+    else:
+        listening = listener.adopt(adopted)
+
+    def reread_and_require() -> Config:
+        loaded = reread()
+        vectors.require(loaded)
+        return loaded
+
+    try:
+        writer = LogWriter(sys.stderr)
+        log = open_log(config.log.level, config.log.format, time.monotonic, writer)
+        with ExitStack() as stack:
+            stack.callback(writer.drain, LAST_LINES_SECONDS)
+            directory = _lock_state(environ, log, stack) if state else None
+            notifier = systemd.Notifier(environ, os.getpid())
+            parts = Parts(listening, notifier, log, writer, price, new_index, reread_and_require, directory, stack)
+            uvloop = importlib.util.find_spec("uvloop") is not None
+            anyio.run(Daemon(config, parts).run, backend_options={"use_uvloop": uvloop})
+    finally:
+        listening.close()
+
+
+def require(config: Config) -> None:
+    """Import the optional packages that the settings need. Raises `ConfigError` with all that are missing."""
+    problems: list[str] = []
+    for load in (_price, vectors.require, sinks.require):
+        try:
+            load(config)
+        except ConfigError as error:
+            problems += error.problems
+
+    if problems:
+        raise ConfigError(problems)
+
+
+def _price(config: Config) -> Price:
+    if not config.prices.table:
+        return no_price
+
+    from sidecard.adapters.prices import table_price  # noqa: PLC0415 - costs 0.4 s and 30 MB, only if configured
+
+    return table_price()
+
+
+def _lock_state(environ: Mapping[str, str], log: Log, stack: ExitStack) -> Path | None:
+    """Return the state directory, locked until ``stack`` is closed; None if there is none that can be used."""
+    try:
+        directory = state_directory(environ)
+        if directory is not None:
+            stack.enter_context(StateLock(directory))
+            if problem := writable_by_others(directory):
+                log.write("warning", "state directory not protected", reason=problem)
+
+    except StateUnusableError as error:
+        log.write("warning", "state not kept", reason=str(error))
+        return None
+    else:
+        return directory

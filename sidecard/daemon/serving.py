@@ -1,0 +1,290 @@
+"""One run of the daemon: its parts, its signals, and the order in which it stops."""
+
+import asyncio
+import gc
+import os
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+import anyio.lowlevel
+from msgspec import structs
+
+from sidecard.adapters.zstd import Zstd
+from sidecard.config.model import Config
+from sidecard.core.accounts.billing import Price
+from sidecard.core.cache.similarity import IndexFactory
+from sidecard.core.engine import Engine
+from sidecard.core.notes import Note
+from sidecard.core.settings import StoreKind
+from sidecard.daemon.ledger_file import LedgerFile, LedgerKeeping
+from sidecard.daemon.reloading import Reloader
+from sidecard.daemon.sinks import Sinks
+from sidecard.daemon.socket_server import SocketServer
+from sidecard.daemon.stores import OpenedStore, open_store
+from sidecard.daemon.systemd import Notifier
+from sidecard.errors import SidecardBug
+from sidecard.observe.log_writer import LogWriter
+from sidecard.observe.logs import Log
+from sidecard.server.driver import Driver
+from sidecard.server.listener import Listener
+from sidecard.server.socket_monitor import SocketMonitor
+from sidecard_client import __version__
+from sidecard_client.protocol import wire
+
+FLUSH_SECONDS = 2.0
+"""How long peers may take to read their last replies when the daemon stops."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""SIGUSR1 sets the log level to debug, SIGUSR2 back to the configured one."""
+
+_clock = time.monotonic
+_wall_clock = time.time  # noqa: TID251 - whatever outlives a run, or is sent to another host, has no other clock
+
+
+class Parts(NamedTuple):
+    """What `sidecard.daemon.run` prepares before the event loop runs. ``stack`` is closed after the loop."""
+
+    listener: Listener
+    notifier: Notifier
+    log: Log
+    log_writer: LogWriter
+    price: Price
+    new_index: IndexFactory
+    reread: Callable[[], Config]
+    state: Path | None
+    """The state directory, locked."""
+    stack: ExitStack
+
+
+class Daemon:
+    """A daemon on a socket that is listening already."""
+
+    def __init__(self, config: Config, parts: Parts) -> None:
+        self._config = config
+        self._parts = parts
+        self._log = parts.log
+        self._server = SocketServer(config, parts.listener, parts.log)
+        self._driver: Driver
+        self._reloader: Reloader
+        self._stop = anyio.Event()
+        self._hurried = False
+        self._waiting: anyio.CancelScope | None = None
+
+    async def run(self) -> None:
+        """Serve until a signal stops the daemon, then stop in this order.
+
+        1. send ``STOPPING=1`` to systemd
+        2. stop accepting connections
+        3. grant no new leases (`DrainRequested`)
+        4. wait until no lease and no waiter is left, at most ``[flights] drain_seconds``
+        5. end every remaining wait (`DrainExpired`)
+        6. close each connection once its replies are read, waiting at most `FLUSH_SECONDS`
+        7. abort the remaining connections
+        8. write the pending rows of the call log, and push the last metrics
+        9. write the store's pending entries
+        10. write the ledger, if it changed since the last write
+        11. release the state directory, and remove the socket if the daemon created it (`sidecard.daemon.run.run` does)
+        12. exit with 0
+
+        A second signal ends the waits of 4 and 6.
+        """
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._log_loop_failure)
+        log, state = self._log, self._parts.state
+        boot_id = os.urandom(8).hex()
+        opened = open_store(
+            self._config,
+            state,
+            host=boot_id,
+            clock=_clock,
+            wall_clock=_wall_clock,
+            log=log.write,
+            on_fault=partial(log.write_fault, "store failed"),
+        )
+        store = None if opened is None else opened.store
+        store_kind: StoreKind = "none" if store is None else "shared" if store.shared else "own"
+        engine = self._new_engine(boot_id, store_kind)
+        engine.metrics.limited = self._server.limited
+        engine.metrics.gauges["buffered_bytes"] = lambda: self._server.buffers.bytes
+        engine.metrics.dropped_by["log_lines"] = lambda: log.left_out + self._parts.log_writer.dropped
+        sinks = Sinks(self._config, state, engine.metrics, clock=_clock, wall_clock=_wall_clock, log=log.write)
+        driver = self._driver = Driver(
+            engine,
+            loop,
+            _clock,
+            on_note=self._on_note(opened),
+            on_bug=self._log_bug,
+            on_call=sinks.on_call,
+            on_level=self._set_level,
+            on_reload=lambda effect: self._reloader.request(effect),  # noqa: PLW0108 - it is created below
+            metrics=engine.metrics if self._config.metrics.enabled else None,
+            store=None if store is None else store.perform,
+        )
+        self._reloader = Reloader(
+            self._config, self._parts.reread, log, driver, store_kind, apply=self._apply, on_change=self._notify_reload
+        )
+        ledger = None if state is None else LedgerKeeping(LedgerFile(state), engine, log.write)
+        if ledger is not None:
+            ledger.restore()
+
+        sinks.open(driver.query, self._parts.stack)
+        self._trace(log.level)
+        with anyio.open_signal_receiver(*_SIGNALS) as signals:
+            async with anyio.create_task_group() as tasks:
+                if store is not None:
+                    tasks.start_soon(store.run, driver.handle)
+                    await anyio.lowlevel.checkpoint()
+
+                await self._server.start(driver)
+                tasks.start_soon(self._handle_signals, signals)
+                tasks.start_soon(self._reloader.run)
+                tasks.start_soon(self._feed_watchdog)
+                tasks.start_soon(SocketMonitor(self._parts.listener, self._server.rebind, log.write).run)
+                if ledger is not None:
+                    tasks.start_soon(ledger.run)
+
+                await sinks.start(tasks)
+                self._report_ready()
+                await self._stop.wait()
+                await self._drain()
+                tasks.cancel_scope.cancel()
+
+            await sinks.close()
+            if store is not None:
+                await store.close()
+
+            # Last: the periodic write has ended, and nothing can be booked any more.
+            if ledger is not None:
+                await ledger.write()
+
+        log.write("info", "stopped")
+
+    async def _drain(self) -> None:
+        """Steps 1 to 7 of `run`."""
+        drain_seconds = self._reloader.config.flights.drain_seconds
+        connections = self._server.connections
+        self._parts.notifier.stopping("draining", drain_seconds + 2 * FLUSH_SECONDS)
+        self._server.stop_accepting()
+        self._log.write("info", "stopping", peers=len(connections), drain_seconds=drain_seconds)
+        idle, empty = anyio.Event(), anyio.Event()
+        self._driver.drain(idle.set)
+        await self._wait(idle, drain_seconds)
+        self._driver.end_drain()
+        connections.close_all(empty.set)
+        await self._wait(empty, FLUSH_SECONDS)
+        connections.abort_all()
+
+    async def _wait(self, event: anyio.Event, seconds: float) -> None:
+        with anyio.move_on_after(0.0 if self._hurried else seconds) as self._waiting:
+            await event.wait()
+
+    def _new_engine(self, boot_id: str, store: StoreKind) -> Engine:
+        now = _clock()
+        return Engine(
+            structs.replace(self._config.engine_settings(), store=store),
+            boot_id=boot_id,
+            version=__version__,
+            now=now,
+            shown_settings=self._config.shown(),
+            shown_origins=self._config.origins,
+            jitter=random.random,
+            price=self._parts.price,
+            codec=Zstd(),
+            new_index=self._parts.new_index,
+            wall_offset_seconds=_wall_clock() - now,  # read once: it decides which day a budget's period is
+        )
+
+    def _on_note(self, opened: OpenedStore | None) -> Callable[[Note], None]:
+        store_note = None if opened is None else opened.on_note
+        if store_note is None:
+            return self._log.write_note
+
+        def on_note(note: Note) -> None:
+            self._log.write_note(note)
+            store_note(note)
+
+        return on_note
+
+    def _report_ready(self) -> None:
+        # Objects made during the start live as long as the daemon: the collector need not visit them again.
+        gc.freeze()
+        gc.enable()
+        for sentence in self._config.warnings():
+            self._log.write("warning", sentence)
+
+        state, listening = self._parts.state, self._parts.listener
+        self._log.write(
+            "info",
+            "serving",
+            socket=listening.path,
+            adopted=listening.adopted,
+            state=None if state is None else str(state),
+            pid=os.getpid(),
+            version=__version__,
+        )
+        self._notify_reload(False)  # noqa: FBT003 - ready, as after a reload
+
+    def _notify_reload(self, active: bool) -> None:  # noqa: FBT001 - a callback's only argument
+        # After STOPPING=1, systemd must not be sent READY=1.
+        if self._stop.is_set():
+            return
+
+        if active:
+            self._parts.notifier.reloading(_clock())
+        else:
+            self._parts.notifier.ready(f"serving on {self._parts.listener.path}")
+
+    async def _handle_signals(self, signals: AsyncIterator[signal.Signals]) -> None:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                self._reloader.request(None)
+            elif number == signal.SIGUSR1:
+                self._set_level("debug")
+            elif number == signal.SIGUSR2:
+                self._set_level(self._reloader.config.log.level)
+            elif not self._stop.is_set():
+                self._stop.set()
+            else:
+                self._hurried = True
+                if self._waiting is not None:
+                    self._waiting.cancel()
+
+    def _apply(self, before: Config, after: Config) -> None:
+        self._server.configure(after)
+        if after.log.level != before.log.level:
+            self._set_level(after.log.level)
+
+    def _set_level(self, level: str) -> None:
+        self._log.level = "info"
+        self._log.write("info", "log level set", now=level)
+        self._log.level = level
+        self._trace(level)
+
+    def _trace(self, level: str) -> None:
+        self._driver.trace(self._log.write_traffic if level == "debug" else None)
+
+    async def _feed_watchdog(self) -> None:
+        """Prove that loop and engine work, twice in each watchdog interval, as sd_watchdog_enabled(3) advises."""
+        notifier = self._parts.notifier
+        if notifier.watchdog_seconds is not None:
+            while True:
+                self._driver.query(wire.Ping())
+                notifier.alive()
+                await anyio.sleep(notifier.watchdog_seconds / 2)
+
+    def _log_bug(self, bug: SidecardBug) -> None:
+        self._log.write_fault("bug", bug.__cause__ or bug, correlation=bug.correlation, event_kind=bug.event)
+
+    def _log_loop_failure(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        fault = context.get("exception")
+        if fault is None:
+            self._log.write("error", "loop failed", reason=context.get("message"))
+        else:
+            self._log.write_fault("loop failed", fault, reason=context.get("message"))
