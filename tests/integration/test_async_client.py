@@ -107,7 +107,7 @@ async def test_a_lease_makes_the_call_and_completes_it(scripted: ScriptedDaemon,
         (wire.Failed(0, "cancelled", "gave up"), CallFailed, "gave up"),
         (wire.Rejected(0, "not_cached"), CallRejected, "not_cached"),
         (wire.Rejected(0, "budget", 9.0), CallRejected, "try again in 9 s"),
-        (wire.Timeout(0, 5.0), CallTimeout, "somebody else's"),
+        (wire.Timeout(0, 5.0), CallTimeout, "another caller's"),
     ],
 )
 async def test_answers_without_a_value_raise(
