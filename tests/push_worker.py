@@ -9,7 +9,8 @@ from pathlib import Path
 
 import anyio
 
-from sidecard.observe.push.push import Push, PushSettings
+from sidecard.observe.push.push import Push
+from sidecard.observe.push.target import PushSettings
 from sidecard_client.protocol.wire import Family, Sample
 
 INTERVAL_SECONDS = 0.05
@@ -32,7 +33,7 @@ def main(url: str, directory: str, first: str, journal: str) -> None:
             directory=Path(directory),
             clock=time.monotonic,
             wall=lambda: time.time_ns() / 1e9,
-            say=lambda *said, **fields: print(said, fields),
+            log=lambda *said, **fields: print(said, fields),
             count=print,
             jitter=lambda: 0.0,
         )

@@ -129,7 +129,8 @@ class Sinks:
         return calls
 
     def _open_push(self, query: Query) -> "Push":
-        from sidecard.observe.push.push import Push, PushSettings  # noqa: PLC0415 - optional: see the module's docstring
+        from sidecard.observe.push.push import Push  # noqa: PLC0415 - optional: see the module's docstring
+        from sidecard.observe.push.target import PushSettings  # noqa: PLC0415 - as above
 
         settings = self._config.push
         chosen = {name: getattr(settings, name) for name in PushSettings.__struct_fields__}
@@ -141,7 +142,7 @@ class Sinks:
                 directory=None if self._state is None else self._state / SPOOL_NAME,
                 clock=self._clock,
                 wall=self._wall_clock,
-                say=self._log,
+                log=self._log,
                 count=self._count,
                 jitter=random.random,
             )

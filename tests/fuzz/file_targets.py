@@ -23,7 +23,7 @@ from sidecard.daemon.ledger_file import LedgerFile
 from sidecard.daemon.state import StateUnusableError
 from sidecard.errors import SidecardError
 from sidecard.observe.push.spool import Spool
-from sidecard.observe.push.spool_records import FILE_MAGIC, Block, record, records
+from sidecard.observe.push.spool_records import FILE_MAGIC, Block, decode_records, encode_record
 from sidecard.persistence.sqlite_file import DamagedError, UnusableError
 from sidecard.store.base import StoreReporter
 from sidecard.store.redis.invalidations import Invalidations
@@ -51,13 +51,13 @@ def scratch() -> Iterator[Path]:
 def spool(data: bytes) -> None:
     """What is in the directory never stops the queue, and no block comes out whose checksum does not hold."""
     position, _, blocks = data.partition(b"\0\0\0")
-    found = records(blocks)
+    found = decode_records(blocks)
     assert len(found.blocks) * 21 <= len(blocks)
     with scratch() as directory:
         (directory / FIRST).write_bytes(blocks)
         (directory / "position").write_bytes(position)
         dropped: list[int] = []
-        queue = Spool(directory, max_bytes=1 << 20, dropped=dropped.append, damaged=lambda _: None)
+        queue = Spool(directory, max_bytes=1 << 20, on_dropped=dropped.append, on_damaged=lambda _: None)
         newest = Block(1, 7, 1, b"newest")
         queue.append(newest)
         taken = []
@@ -216,7 +216,7 @@ def _exported() -> list[bytes]:
 
 
 def _spool_seeds() -> list[bytes]:
-    whole = FILE_MAGIC + b"".join(map(record, BLOCKS))
+    whole = FILE_MAGIC + b"".join(map(encode_record, BLOCKS))
     return [b"\0\0\0" + whole, b"\0\0\0" + whole[:-3], b"\0\0\0" + FILE_MAGIC, whole[:20] + b"\0\0\0" + whole]
 
 

@@ -8,7 +8,7 @@ from sidecard.observe.call_log import chat as call_chat
 from sidecard.observe.call_log.texts import kept_text
 from sidecard.observe.http import posted as http_posted
 from sidecard.observe.http.guard import Hosts
-from sidecard.observe.push.target import Away, Refused, Sent, outcome_of
+from sidecard.observe.push.target import Postponed, Refused, Sent, outcome_of
 from sidecard_client.http.request import ENDPOINTS, parse_request
 from sidecard_client.http.response import AnswerParser
 from sidecard_client.keys.fingerprint import fingerprint
@@ -70,8 +70,8 @@ def push_answers(data: bytes) -> None:
     headers = {"Retry-After": retry.decode("latin-1"), "Location": location.decode("latin-1")}
     number = int.from_bytes(status, "big") % 1000
     outcome = outcome_of(number, headers, text.decode("utf-8", "replace"), 1.7e9)
-    assert isinstance(outcome, Sent | Refused | Away)
-    if isinstance(outcome, Away) and outcome.retry_after_seconds is not None:
+    assert isinstance(outcome, Sent | Refused | Postponed)
+    if isinstance(outcome, Postponed) and outcome.retry_after_seconds is not None:
         assert 0 <= outcome.retry_after_seconds <= 3600
 
 

@@ -12,7 +12,8 @@ import anyio
 import pytest
 
 from sidecard.observe.push.formats import Format
-from sidecard.observe.push.push import Push, PushSettings
+from sidecard.observe.push.push import Push
+from sidecard.observe.push.target import PushSettings
 from sidecard_client.protocol.wire import Family, Sample
 from tests.push_servers import Answer, ChosenTarget, Received
 
@@ -59,7 +60,7 @@ class Pusher:
             directory=directory,
             clock=time.monotonic,
             wall=lambda: time.time_ns() / 1e9,
-            say=self._say,
+            log=self._say,
             count=self._count,
             jitter=lambda: 0.0,
         )

@@ -10,7 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
-from sidecard.observe.push.push import Push, PushSettings
+from sidecard.observe.push.push import Push
+from sidecard.observe.push.target import PushSettings
 from sidecard_client.protocol.wire import Family, Sample
 from tests.daemons import poll
 from tests.push_servers import MetricsServer, Points, Prometheus, VictoriaMetrics, running
@@ -40,7 +41,7 @@ class Pusher:
             directory=directory,
             clock=time.monotonic,
             wall=lambda: began_at + self.collected * STEP_MILLISECONDS / 1000,
-            say=lambda _, event, **fields: self.said.append((event, fields)),
+            log=lambda _, event, **fields: self.said.append((event, fields)),
             count=self._count,
             jitter=lambda: 0.0,
         )

@@ -1,58 +1,60 @@
-"""What waits while the target of a push is away: on disk, and in memory where the disk does not take it.
+"""The backlog of a push: blocks that wait while the target is unavailable, on disk, or in memory while the disk takes nothing.
 
-New blocks come to memory first, and go on to the disk in a thread, at once where it can be written. While it is full,
-read-only, gone or hanging they stay in memory, within a bound, and the disk is tried again every `RETRY_DISK_SECONDS`.
-So what is on disk is older than what is in memory.
+New blocks are added in memory, and a thread moves them to the disk, at once where that can be written. While the disk is full,
+read-only, missing or hanging they stay in memory, within a bound, and the disk is tried again every `RETRY_DISK_SECONDS`.
+So blocks on disk are older than blocks in memory.
 """
 
+import asyncio
 import contextlib
 import errno
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import anyio
-from anyio import to_thread
 
 from sidecard.observe.push.spool import Spool
-from sidecard.observe.push.spool_position import Place
+from sidecard.observe.push.spool_position import BlockPosition
 from sidecard.observe.push.spool_records import RECORD_OVERHEAD_BYTES, Block
+from sidecard.persistence.worker import Worker
+from sidecard.persistence.write_behind import WriteBehindQueue
 
 MEMORY_MAX_BYTES = 8 * 1024 * 1024
-"""Of blocks in memory, if ``max_bytes`` is not less: hours of some hundred series."""
+"""Blocks in memory, unless ``max_bytes`` is less: hours of some hundred series."""
 
 RETRY_DISK_SECONDS = 5.0
 
 DISK_SECONDS = 2.0
-"""How long the disk may take for one block, after which it counts as hanging."""
+"""How long the disk may take for one block before it counts as hanging."""
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""What is there can be read all the same."""
+"""Errors after which the blocks on disk can still be read."""
 
 T = TypeVar("T")
 
 
 class DiskHangsError(OSError):
-    """The disk has not answered in time, or still has not answered what was asked of it before."""
+    """The disk has not answered in time, now or for an earlier block."""
 
     def __init__(self) -> None:
         super().__init__(0, "the disk does not answer")
 
 
-class Waiting(NamedTuple):
-    """The block that is next."""
+class QueuedBlock(NamedTuple):
+    """The oldest block."""
 
     block: Block
-    place: Place | None
-    """On disk; None where it is in memory."""
+    position: BlockPosition | None
+    """On disk; None in memory."""
 
 
 class Backlog:
     """A queue of blocks, the oldest first; the oldest are dropped where there is no room. No method raises.
 
-    ``directory`` is the spool's, None to have all in memory. ``max_bytes`` bounds what is on disk, and what is in memory too.
-    ``dropped`` gets numbers of samples; ``say`` is a log's; ``clock`` is monotonic.
+    ``directory`` is the spool's; None keeps all in memory. ``max_bytes`` bounds the blocks on disk, and those in memory.
+    ``clock`` is monotonic. ``on_dropped`` receives numbers of samples. ``log(level, event, **fields)`` writes a log line.
     """
 
     def __init__(
@@ -61,224 +63,183 @@ class Backlog:
         *,
         max_bytes: int,
         clock: Callable[[], float],
-        dropped: Callable[[int], None],
-        say: Callable[..., None],
+        on_dropped: Callable[[int], None],
+        log: Callable[..., None],
     ) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
         self._clock = clock
-        self._dropped = dropped
-        self._say = say
-        self._memory: deque[Block] = deque()
-        self._memory_bytes = 0
-        self._lent: Block | None = None
-        """The block in memory that was shown last: it is kept there until it was taken or given back."""
-        self._moved: deque[Block] = deque()
-        """What has come from memory to the disk. Threads tell it, as they do what follows."""
-        self._to_move: tuple[Block, ...] = ()
-        """What was in memory when the disk was last asked for anything."""
+        self._on_dropped = on_dropped
+        self._log = log
+        self._memory = WriteBehindQueue[Block](_size, max_bytes=min(max_bytes, MEMORY_MAX_BYTES))
+        """Its batch is the block that `oldest` returned, until it was taken or given back."""
+        self._to_move: tuple[tuple[Hashable, Block], ...] = ()
+        """Blocks in memory when the current disk job started."""
+        self._moved: deque[Hashable] = deque()
+        """Blocks that were moved to the disk. The worker's thread appends, here and below."""
         self._lost: deque[int] = deque()
-        """How many samples the disk has dropped, at a time."""
+        """Numbers of samples that the disk dropped."""
         self._damaged: deque[Path] = deque()
         """Files that were set aside."""
         self._spool: Spool | None = None
+        self._worker: Worker | None = None
         self._disk = anyio.Lock()
-        self._hangs = False
-        """Whether a thread has not come back from the disk."""
         self._retry_at = float("-inf")
         self._failing = False
 
     @property
     def size_bytes(self) -> int:
-        """What waits, on disk and in memory."""
-        return self._memory_bytes + (0 if self._spool is None else self._spool.size_bytes)
+        """The size of all blocks, on disk and in memory."""
+        return self._memory.bytes + (0 if self._spool is None else self._spool.size_bytes)
 
     @property
     def empty(self) -> bool:
-        """Whether nothing waits."""
-        return not self._memory and (self._spool is None or self._spool.empty)
+        """Whether there is no block."""
+        return not len(self._memory) and (self._spool is None or self._spool.empty)
 
     async def open(self) -> None:
-        """Find what an earlier process left on disk. Blocks may be added without."""
+        """Find what an earlier process left on disk. Blocks may be added before."""
         await self._move_to_disk()
 
     async def add(self, *blocks: Block) -> None:
         """Add the newest blocks. They are in the queue, in order, as soon as this is called."""
         for block in blocks:
             self._memory.append(block)
-            self._memory_bytes += _bytes(block)
 
         await self._move_to_disk()
-        while self._memory_bytes > min(self._max_bytes, MEMORY_MAX_BYTES):
-            self._drop_oldest()
+        while self._memory.bytes > self._memory.max_bytes and (dropped := self._memory.drop_oldest()):
+            self._on_dropped(dropped.samples)
 
-    async def oldest(self) -> Waiting | None:
-        """Show the block that is next; None where nothing waits. It stays until it is taken."""
-        self._lent = None
+    async def oldest(self) -> QueuedBlock | None:
+        """Return the oldest block; None where there is none. It stays until it is taken."""
+        self._memory.give_back()
         await self._move_to_disk()
         if self._spool is not None:
             try:
                 found = await self._on_disk(self._spool.oldest)
             except OSError as error:
-                self._fail(error)
+                self._failed(error)
             else:
                 if found is not None:
-                    return Waiting(found[1], found[0])
+                    return QueuedBlock(found[1], found[0])
 
-        if not self._memory:
-            return None
+        batch = self._memory.take(1)
+        return QueuedBlock(batch[0], None) if batch else None
 
-        self._lent = self._memory[0]
-        return Waiting(self._lent, None)
-
-    async def take(self, waiting: Waiting) -> None:
-        """Remove the block that was shown. To do it twice, or after it had to go, changes nothing."""
-        if waiting.place is None:
-            if self._lent is waiting.block and self._memory and self._memory[0] is waiting.block:
-                self._memory.popleft()
-                self._memory_bytes -= _bytes(waiting.block)
-
-            self._lent = None
-            return
-
-        spool, place = self._spool, waiting.place
-        if spool is not None:
+    async def take(self, queued: QueuedBlock) -> None:
+        """Remove the block that `oldest` returned. Taking it twice, or after it was dropped, changes nothing."""
+        spool, position = self._spool, queued.position
+        if position is None:
+            if any(block is queued.block for block in self._memory.taken):
+                self._memory.done()
+        elif spool is not None:
             try:
-                await self._on_disk(lambda: spool.take(place))
+                await self._on_disk(lambda: spool.take(position))
             except OSError as error:
-                self._fail(error)
+                self._failed(error)
 
     def give_back(self) -> None:
-        """Say that the block that was shown is not to be taken for now."""
-        self._lent = None
+        """Keep the block that `oldest` returned: it is not sent for now."""
+        self._memory.give_back()
 
     async def close(self) -> None:
-        """Write what is in memory, if the disk takes it, and let go of the directory; count what is lost."""
-        self._lent = None
+        """Write blocks in memory, if the disk takes them, and release the directory; count what is lost."""
+        self._memory.give_back()
         self._retry_at = float("-inf")
         await self._move_to_disk()
-        while self._memory:
-            self._drop_oldest()
+        while (dropped := self._memory.drop_oldest()) is not None:
+            self._on_dropped(dropped.samples)
 
-        await self._let_go()
+        await self._close_spool()
+        if self._worker is not None:
+            self._worker.stop()
 
     async def _move_to_disk(self) -> None:
         self._settle()
-        # A block in memory that is being sent is older than those after it, and must not come to be newer than they.
-        if self._directory is None or self._lent is not None or self._clock() < self._retry_at:
+        # A block in memory that is being sent is older than those after it: they must not be on disk before it.
+        if self._directory is None or self._memory.taken or self._clock() < self._retry_at:
             return
 
-        if self._spool is not None and not self._memory:
+        if self._spool is not None and not len(self._memory):
             return
 
         try:
             await self._on_disk(self._append)
         except OSError as error:
-            self._fail(error)
+            self._failed(error)
             if self._spool is not None and error.errno not in _NO_ROOM and not isinstance(error, DiskHangsError):
-                await self._let_go()
+                await self._close_spool()
         else:
             if self._failing:
                 self._failing = False
-                self._say("info", "metrics spooled to disk again", directory=str(self._directory))
+                self._log("info", "metrics spooled to disk again", directory=str(self._directory))
 
     def _append(self) -> None:
-        """In a thread: open the spool if need be, and append."""
+        """In the worker's thread: open the spool if need be, and append."""
         if self._spool is None and self._directory is not None:
             self._spool = Spool(
-                self._directory, max_bytes=self._max_bytes, dropped=self._lost.append, damaged=self._damaged.append
+                self._directory,
+                max_bytes=self._max_bytes,
+                on_dropped=self._lost.append,
+                on_damaged=self._damaged.append,
             )
 
         if self._spool is not None:
-            for block in self._to_move:
+            for name, block in self._to_move:
                 self._spool.append(block)
-                self._moved.append(block)
+                self._moved.append(name)
 
     def _settle(self) -> None:
-        """Learn what threads have done, be it that nobody waited for them any more; remove what has come to the disk."""
+        """Take over what the worker has done, also in jobs that nobody waited for any more."""
         while self._moved:
-            block = self._moved.popleft()
-            if self._memory and self._memory[0] is block:
-                self._memory.popleft()
-                self._memory_bytes -= _bytes(block)
+            self._memory.discard(self._moved.popleft())
 
         while self._lost:
-            self._dropped(self._lost.popleft())
+            self._on_dropped(self._lost.popleft())
 
         while self._damaged:
-            self._say("warning", "spool file damaged", kept_as=str(self._damaged.popleft()))
+            self._log("warning", "spool file damaged", kept_as=str(self._damaged.popleft()))
 
-    def _drop_oldest(self) -> None:
-        # What is being sent may arrive.
-        index = 1 if len(self._memory) > 1 and self._memory[0] is self._lent else 0
-        block = self._memory[index]
-        del self._memory[index]
-        self._memory_bytes -= _bytes(block)
-        self._dropped(block.samples)
-
-    def _fail(self, error: OSError) -> None:
+    def _failed(self, error: OSError) -> None:
         self._retry_at = self._clock() + RETRY_DISK_SECONDS
         if not self._failing:
             self._failing = True
             reason = "another process uses it" if isinstance(error, BlockingIOError) else error.strerror or str(error)
-            self._say("warning", "metrics not spooled to disk", directory=str(self._directory), reason=reason)
+            self._log("warning", "metrics not spooled to disk", directory=str(self._directory), reason=reason)
 
-    async def _let_go(self) -> None:
+    async def _close_spool(self) -> None:
         spool = self._spool
-        if spool is None:
-            return
-
-        # Where the disk hangs a thread still uses its files: closed, their numbers would soon be those of others.
-        with contextlib.suppress(OSError):
-            await self._on_disk(spool.close)
-            self._spool = None
+        if spool is not None:
+            # Where the disk hangs, the worker still uses the spool's files: closed, their descriptors would soon be reused.
+            with contextlib.suppress(OSError):
+                await self._on_disk(spool.close)
+                self._spool = None
 
     async def _on_disk(self, job: Callable[[], T]) -> T:
-        """Do a job that waits for the disk, in a thread and not while another does. Raises `OSError`.
+        """Do a job that waits for the disk, one at a time. Raises `OSError`.
 
-        Whoever is cancelled meanwhile waits for it, so that it is known what has become of it.
+        A caller that is cancelled meanwhile waits for the job's end, so that its result is known.
         """
-        start = [None]
-
-        def work() -> T:
-            if not _taken(start):
-                raise DiskHangsError
-
-            try:
-                return job()
-            finally:
-                self._hangs = False
-
         with anyio.move_on_after(DISK_SECONDS, shield=True):
             async with self._disk:
-                if self._hangs:
+                if self._worker is None:
+                    try:
+                        self._worker = Worker("sidecard-spool", asyncio.get_running_loop())
+                    except RuntimeError as error:  # the host allows no further thread
+                        raise OSError(0, str(error)) from error
+
+                if self._worker.busy:
                     raise DiskHangsError
 
-                self._hangs = True
-                # Not before it is our turn: whoever was before us may have moved them.
-                self._to_move = tuple(self._memory)
+                # Only now: an earlier job may have moved some blocks, and one of them may be on its way to the target.
+                self._to_move = () if self._memory.taken else tuple(self._memory.waiting)
                 try:
-                    return await to_thread.run_sync(work, abandon_on_cancel=True)
-                except RuntimeError as error:  # the host allows no further thread
-                    raise OSError(0, str(error)) from error
+                    return await self._worker.run(job)
                 finally:
-                    if _taken(start):
-                        self._hangs = False  # it was never begun, and will not be
-
                     self._settle()
 
         raise DiskHangsError
 
 
-def _taken(start: list[None]) -> bool:
-    """Whether this is the first of those who want it: a job is begun by its thread, or given up by whoever waits."""
-    try:
-        start.pop()
-    except IndexError:
-        return False
-
-    return True
-
-
-def _bytes(block: Block) -> int:
+def _size(block: Block) -> int:
     return len(block.body) + RECORD_OVERHEAD_BYTES

@@ -1,8 +1,8 @@
-"""What a push sends: families of samples, as one of three kinds of targets takes them.
+"""The formats of a push: families of samples, encoded for one of three kinds of targets.
 
-Each sample carries the instant at which it was collected, so that a block that arrives twice is an exact duplicate.
-The labels ``job`` and ``instance`` are added; a sample's own go by ``exported_job`` and ``exported_instance``, as
-Prometheus has it for what it scrapes.
+Each sample has the timestamp of its collection, so a block that arrives twice is an exact duplicate.
+The labels ``job`` and ``instance`` are added; a sample's own become ``exported_job`` and ``exported_instance``, as when
+Prometheus scrapes.
 """
 
 import gzip
@@ -22,20 +22,20 @@ MAX_SAMPLES = 10_000
 """Of one block. Precedent: vmagent's 10,000 rows."""
 
 MAX_RAW_BYTES = 1024 * 1024
-"""Of one block before it is compressed, but for a single sample that has more."""
+"""Of one block before compression, unless a single sample has more."""
 
 STALE = struct.pack("<Q", 0x7FF0000000000002)
-"""The value that says that a series has ended: Prometheus' own, a NaN among many."""
+"""Prometheus' stale marker, the value of a series that has ended: one of many NaNs."""
 
 _GZIP_LEVEL = 1
-"""A third of the time of the usual 6; metrics become a tenth with either."""
+"""Takes a third of the time of the usual 6; either compresses metrics to a tenth."""
 
 
 class Format(IntEnum):
-    """What a target takes. The numbers are written to disk: none may get another meaning."""
+    """What a target accepts. The numbers are written to disk and must keep their meaning."""
 
     JSON_LINES = 1
-    """VictoriaMetrics' ``/api/v1/import``. Values that are no finite numbers are left out: it refuses lines with them."""
+    """VictoriaMetrics' ``/api/v1/import``. Non-finite values are left out: it rejects lines with them."""
     TEXT = 2
     """VictoriaMetrics' ``/api/v1/import/prometheus``."""
     REMOTE_WRITE = 3
@@ -43,12 +43,12 @@ class Format(IntEnum):
 
     @property
     def ordered(self) -> bool:
-        """Whether the target refuses samples that are older than what it has of the same series."""
+        """Whether the target rejects samples older than what it has of the same series."""
         return self is Format.REMOTE_WRITE
 
     @property
     def headers(self) -> dict[str, str]:
-        """What a request says about its body."""
+        """The HTTP headers of a request."""
         match self:
             case Format.JSON_LINES:
                 return {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
@@ -63,7 +63,7 @@ class Format(IntEnum):
 
 
 def format_of(url: str) -> Format:
-    """Return what the target at ``url`` takes, by its path. Raises `ValueError` where that says nothing."""
+    """Return the format of the target at ``url``, by its path. Raises `ValueError` for an unknown path."""
     path = urlsplit(url).path.rstrip("/")
     if path.endswith("/api/v1/import"):
         return Format.JSON_LINES
@@ -76,14 +76,14 @@ def format_of(url: str) -> Format:
 
     raise ValueError(
         "the path of push.url must end in /api/v1/import, /api/v1/import/prometheus or /api/v1/write: "
-        "it tells what the target takes"
+        "it names the format"
     )
 
 
 class Encoder:
-    """Makes blocks of one format. It remembers the series of the last collection, for stale markers.
+    """Encodes blocks in one format. Remembers the series of the last collection, for stale markers.
 
-    To be used by one thread at a time.
+    One thread at a time may use it.
     """
 
     def __init__(self, form: Format, *, job: str, instance: str) -> None:
@@ -93,7 +93,7 @@ class Encoder:
         self._series: set[bytes] = set()
 
     def blocks(self, families: Iterable[Family], at_milliseconds: int) -> list[Block]:
-        """Return what was collected at one instant, as blocks that go one after another."""
+        """Return the blocks of one collection, in the order in which they are to be sent."""
         return [
             Block(int(self._format), len(some), at_milliseconds, self._compress(b"".join(some)))
             for some in _batches(self._pieces(families, at_milliseconds))
@@ -109,7 +109,7 @@ class Encoder:
                 return self._time_series(families, at_milliseconds)
 
     def _samples(self, families: Iterable[Family]) -> Iterator[tuple[str, dict[str, str], float]]:
-        """Return name, labels and value of each sample. A label without a value is one that is not there."""
+        """Yield name, labels and value of each sample. A label without a value counts as absent."""
         for family in families:
             for sample in family.samples:
                 labels = {
@@ -164,7 +164,7 @@ def _compression(form: Format) -> Callable[[bytes], bytes]:
     if form is not Format.REMOTE_WRITE:
         return lambda raw: gzip.compress(raw, _GZIP_LEVEL, mtime=0)
 
-    from cramjam import snappy  # noqa: PLC0415 - only who writes remotely needs it
+    from cramjam import snappy  # noqa: PLC0415 - only remote write needs it
 
     return lambda raw: bytes(snappy.compress_raw(raw))
 
@@ -197,13 +197,13 @@ def _varint(number: int) -> bytes:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """Return a field of bytes, with its length before them (wire type 2)."""
+    """Return a field of bytes, preceded by its length (wire type 2)."""
     return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
 @lru_cache(maxsize=1024)
 def _label(name: str, text: str) -> bytes:
-    """Return field 1 of a time series. Remembered: the same few make up most of what there is."""
+    """Return field 1 of a time series. Cached: a few labels make up most of all."""
     return _field(1, _field(1, name.encode()) + _field(2, text.encode()))
 
 

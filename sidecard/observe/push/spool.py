@@ -1,55 +1,54 @@
-"""A queue of blocks on disk, bounded in bytes: what waits while the target of a push is away.
+"""The spool: a queue of blocks on disk, bounded in bytes.
 
-Blocks are appended to files of at most `MAX_FILE_BYTES`, and each file is removed when its last block was taken or when the
-bound asks for it: the oldest goes first. Which block is next is written to ``position`` whenever one was taken, without
-waiting for the disk: a killed process loses nothing that it had appended, and gives at most the block again that it was
-sending. A host that loses power loses what its kernel had not written yet, and gives more blocks again.
+Blocks are appended to files of at most `MAX_FILE_BYTES`. A file is removed when its last block was taken, or when the bound
+requires it: the oldest first. The position of the next block is written after each one that was taken, without waiting for the
+disk: a killed process loses nothing that it appended, and sends at most the block again that it was sending. A host that loses
+power loses what its kernel had not written yet, and sends more blocks again.
 
-=====================================  =================================================================================
-what is wrong                          what becomes of it
-=====================================  =================================================================================
-a record is cut off                    it is passed over: it was never wholly written
-a record or a file's head is damaged   what came before it is used; the file is kept as ``NAME.corrupt``, three at most
-``position`` is damaged or makes no    the oldest file is begun anew
-sense
-anything else of whatever name         left alone
-=====================================  =================================================================================
+=======================================  ==============================================================================
+problem                                  consequence
+=======================================  ==============================================================================
+a record is cut off                      skipped: it was never completely written
+a record or a file's header is damaged   the blocks before it are used; the file is kept as ``NAME.corrupt``, at most 3
+``position`` is damaged or out of range  the oldest file is read from its beginning
+any other file                           ignored
+=======================================  ==============================================================================
 
-What stops the whole queue is an `OSError` of the call that met it, after which the queue is to be opened anew.
+A fault of the whole queue is an `OSError` of the call that met it; the queue must then be reopened.
 """
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-from sidecard.observe.push.spool_position import NO_WAITING, Place, Position, content
+from sidecard.observe.push.spool_position import BlockPosition, PositionFile
 from sidecard.observe.push.spool_records import (
     FILE_MAGIC,
     MAX_BODY_BYTES,
     Block,
     Records,
-    record,
-    records,
+    decode_records,
+    encode_record,
 )
+from sidecard.persistence.files import SAFE_FLAGS, FileLock, read_regular
 
 MAX_FILE_BYTES = 1024 * 1024
-"""What goes at once at the bound. Precedent: vmagent's 512 MB, which is too coarse for a sidecar."""
+"""What is dropped at once at the bound. Precedent: vmagent's 512 MB, which is too coarse for a sidecar."""
 
 MAX_CORRUPT_FILES = 3
 
 _MAX_READ_BYTES = 2 * (MAX_FILE_BYTES + MAX_BODY_BYTES)
 
 _FILES_AT_BOUND = 8
-"""A small spool has smaller files, so that the bound does not cost half of it."""
+"""A small spool has smaller files, so that reaching the bound does not drop half of it."""
 
 _NAME = re.compile(r"0[0-9]{15}\.blocks")
 _CORRUPT = re.compile(r"0[0-9]{15}\.blocks\.corrupt")
-_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""What is wrong with the host, and not with a file."""
+_HOST_FAULTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors of the host, not of a file."""
 
 
 class _File:
@@ -61,46 +60,45 @@ class _File:
         self.number = number
         self.bytes = size_bytes
         self.samples = samples
-        """None where an earlier process wrote it and it was not read yet."""
+        """None where an earlier process wrote the file and it was not read yet."""
 
 
 class Spool:
-    """The queue in ``directory``, which is made where only the last part of its path is missing.
+    """The queue in ``directory``, which is created if its parent exists.
 
-    ``max_bytes`` bounds all that is on disk, ``dropped`` gets the number of samples that went without being taken, and
-    ``damaged`` the names under which files are set aside. To be used by one thread at a time: each method waits for the disk.
+    ``max_bytes`` bounds all files. ``on_dropped`` receives the number of samples dropped without being taken, ``on_damaged``
+    the names of files that are set aside. One thread at a time may use it: each method waits for the disk.
     Raises `OSError`; `BlockingIOError` where another process uses the directory.
     """
 
     def __init__(
-        self, directory: Path, *, max_bytes: int, dropped: Callable[[int], None], damaged: Callable[[Path], None]
+        self, directory: Path, *, max_bytes: int, on_dropped: Callable[[int], None], on_damaged: Callable[[Path], None]
     ) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
         self._max_file_bytes = max(1, min(MAX_FILE_BYTES, max_bytes // _FILES_AT_BOUND))
-        self._dropped = dropped
-        self._tell_damaged = damaged
+        self._on_dropped = on_dropped
+        self._on_damaged = on_damaged
         self._files: list[_File] = []
         self._writing: int | None = None
         """The descriptor of the last file, while blocks are appended to it."""
-        self._reading: list[tuple[int, Block]] = []
+        self._blocks: list[tuple[int, Block]] = []
         """Blocks of the first file that were read and not taken, the next one last."""
         self._read: int | None = None
-        """The number of the file that those are of."""
+        """The number of the file that those belong to."""
         self._damaged = False
-        """Whether more follows in that file, which cannot be read."""
-        self._lent: tuple[Place, Block] | None = None
-        """The block that was shown last, as long as it was not taken."""
-        self._lent_gone = False
-        """Whether its file had to go meanwhile."""
+        """Whether the rest of that file cannot be read."""
+        self._shown: tuple[BlockPosition, Block] | None = None
+        """The block that `oldest` returned last, until it is taken."""
+        self._shown_dropped = False
+        """Whether that block's file was dropped meanwhile."""
         self._corrupt_bytes = 0
-        self._position = Position(directory / "position")
+        self._position = PositionFile(directory / "position")
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700)
 
-        self._lock = os.open(directory / "lock", os.O_RDONLY | os.O_CREAT | NO_WAITING, 0o600)
+        self._lock = FileLock(directory / "lock")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._find_files()
         except OSError:
             self.close()
@@ -108,19 +106,19 @@ class Spool:
 
     @property
     def size_bytes(self) -> int:
-        """What is on disk, damaged files included."""
+        """The size of all files, damaged ones included."""
         return sum(file.bytes for file in self._files) + self._corrupt_bytes
 
     @property
     def empty(self) -> bool:
-        """Whether nothing waits, as far as it is known: files of an earlier process may hold nothing that can be read."""
+        """Whether there is no file. Files of an earlier process may turn out to hold no block."""
         return not self._files
 
     def append(self, block: Block) -> None:
-        """Add the newest block, and drop the oldest ones where the bound asks for it."""
-        data = record(block)
+        """Add the newest block, and drop the oldest ones where the bound requires it."""
+        data = encode_record(block)
         if len(block.body) > MAX_BODY_BYTES or len(FILE_MAGIC) + len(data) > self._max_bytes:
-            self._dropped(block.samples)
+            self._on_dropped(block.samples)
             return
 
         if self._writing is not None and self._files[-1].bytes + len(data) > self._max_file_bytes:
@@ -136,52 +134,50 @@ class Spool:
         file = self._files[-1]
         file.samples = (file.samples or 0) + block.samples
 
-    def oldest(self) -> tuple[Place, Block] | None:
-        """Show the block that is next; None where nothing waits. It stays until it is taken."""
-        if self._lent is not None and self._lent_gone:
-            # It was shown and is not taken: nobody else will.
-            self._dropped(self._lent[1].samples)
+    def oldest(self) -> tuple[BlockPosition, Block] | None:
+        """Return the oldest block; None where there is none. It stays until it is taken."""
+        if self._shown is not None and self._shown_dropped:
+            # It was returned and not taken, and cannot be any more.
+            self._on_dropped(self._shown[1].samples)
 
-        self._lent, self._lent_gone = None, False
+        self._shown, self._shown_dropped = None, False
         while self._files:
             file = self._files[0]
             if self._read != file.number:
                 self._open(file)
 
-            if self._reading:
-                offset, block = self._reading[-1]
-                self._lent = Place(file.number, offset), block
-                return self._lent
+            if self._blocks:
+                offset, block = self._blocks[-1]
+                self._shown = BlockPosition(file.number, offset), block
+                return self._shown
 
             self._end(file)
 
         return None
 
-    def take(self, place: Place) -> None:
-        """Remove the block that was shown at ``place``. To do it twice, or after the bound has removed it, changes nothing."""
-        if self._lent is None or self._lent[0] != place:
+    def take(self, position: BlockPosition) -> None:
+        """Remove the block that `oldest` returned. Taking it twice, or after it was dropped, changes nothing."""
+        if self._shown is None or self._shown[0] != position:
             return
 
-        self._lent, gone = None, self._lent_gone
-        self._lent_gone = False
-        if gone:
+        self._shown, dropped = None, self._shown_dropped
+        self._shown_dropped = False
+        if dropped:
             return
 
-        _, block = self._reading.pop()
+        _, block = self._blocks.pop()
         file = self._files[0]
         file.samples = (file.samples or block.samples) - block.samples
-        if self._reading:
-            self._position.note(place)
+        if self._blocks:
+            self._position.write(position)
         else:
             self._end(file)
 
     def close(self) -> None:
-        """Let others use the directory. What is in it stays."""
+        """Release the directory. Its content stays."""
         self._seal()
         self._position.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.close()
 
     # Files -----------------------------------------------------------------------------------------------------------
 
@@ -194,33 +190,33 @@ class Spool:
             }
 
         self._files = [_File(int(name.partition(".")[0]), size, None) for name, size in sorted(sizes.items())]
-        noted = self._position.noted()
-        # A number is never used again: the position may be one of a file that is gone.
-        self._number = max([0 if noted is None else noted.file, *(file.number for file in self._files)])
+        position = self._position.read()
+        # A number is never reused: the position may refer to a file that is gone.
+        self._number = max([0 if position is None else position.file, *(file.number for file in self._files)])
         self._keep_few_corrupt()
-        if noted is not None:
-            self._go_to(noted)
+        if position is not None:
+            self._skip_to(position)
 
         self._make_room(0)
 
-    def _go_to(self, noted: Place) -> None:
-        """Pass over what was taken already. A position that is no record's end says nothing, and is passed over itself."""
-        for file in [file for file in self._files if file.number < noted.file]:
+    def _skip_to(self, position: BlockPosition) -> None:
+        """Skip what was taken already. A position that is not the end of a record is ignored."""
+        for file in [file for file in self._files if file.number < position.file]:
             self._forget(file)
 
-        if self._files and self._files[0].number == noted.file:
+        if self._files and self._files[0].number == position.file:
             self._open(self._files[0])
-            if any(offset == noted.offset for offset, _ in self._reading):
-                while self._reading and self._reading[-1][0] <= noted.offset:
-                    self._reading.pop()
+            if any(offset == position.offset for offset, _ in self._blocks):
+                while self._blocks and self._blocks[-1][0] <= position.offset:
+                    self._blocks.pop()
 
-                self._files[0].samples = sum(block.samples for _, block in self._reading)
+                self._files[0].samples = sum(block.samples for _, block in self._blocks)
 
     def _path(self, number: int) -> Path:
         return self._directory / f"{number:016}.blocks"
 
     def _begin_file(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | NO_WAITING
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | SAFE_FLAGS
         while self._writing is None:
             self._number += 1
             # Something that is no file of ours may have the name.
@@ -241,7 +237,9 @@ class Spool:
                 written += os.write(descriptor, data[written:])
 
             if os.fstat(descriptor).st_nlink == 0:
-                self._miss_removed()
+                for removed in [file for file in self._files if not self._path(file.number).exists()]:
+                    self._drop(removed)
+
                 raise FileNotFoundError(errno.ENOENT, "its files were removed")
         except OSError:
             with contextlib.suppress(OSError):
@@ -255,55 +253,47 @@ class Spool:
 
         file.bytes += len(data)
 
-    def _miss_removed(self) -> None:
-        """Count what was in files that somebody has removed."""
-        for file in [file for file in self._files if not self._path(file.number).exists()]:
-            self._drop(file)
-
     def _seal(self) -> None:
-        """End the file that is written: a file that is read no longer grows."""
+        """Append no more to the last file: a file that is read no longer grows."""
         if self._writing is not None:
             os.close(self._writing)
             self._writing = None
 
     def _open(self, file: _File) -> None:
-        """Read a file whole. One that cannot be read holds nothing, and is damaged."""
+        """Read a whole file. One that cannot be read counts as damaged, without blocks."""
         if file is self._files[-1]:
             self._seal()
 
         try:
-            found = records(content(self._path(file.number), _MAX_READ_BYTES))
+            found = decode_records(read_regular(self._path(file.number), _MAX_READ_BYTES))
         except OSError as error:
-            if error.errno in _PASSING:
+            if error.errno in _HOST_FAULTS:
                 raise
 
             found = Records([], damaged=not isinstance(error, FileNotFoundError))
 
         self._read = file.number
-        self._reading = found.blocks[::-1]
+        self._blocks = found.blocks[::-1]
         self._damaged = found.damaged
-        there = sum(block.samples for _, block in found.blocks)
-        if file.samples is not None and file.samples > there:
-            self._dropped(file.samples - there)
+        samples = sum(block.samples for _, block in found.blocks)
+        if file.samples is not None and file.samples > samples:
+            self._on_dropped(file.samples - samples)
 
-        file.samples = there
+        file.samples = samples
 
     def _end(self, file: _File) -> None:
-        """Remove a file of which nothing is left to take; set it aside where something in it cannot be read."""
+        """Remove a file whose blocks are all taken; set it aside where the rest of it cannot be read."""
         damaged = self._damaged
         if damaged:
-            self._set_aside(file)
+            path = self._path(file.number)
+            corrupt = path.with_name(f"{path.name}.corrupt")
+            with contextlib.suppress(OSError):
+                path.replace(corrupt)
+
+            self._on_damaged(corrupt)
+            self._keep_few_corrupt()
 
         self._forget(file, remove=not damaged)
-
-    def _set_aside(self, file: _File) -> None:
-        path = self._path(file.number)
-        corrupt = path.with_name(f"{path.name}.corrupt")
-        with contextlib.suppress(OSError):
-            path.replace(corrupt)
-
-        self._tell_damaged(corrupt)
-        self._keep_few_corrupt()
 
     def _forget(self, file: _File, *, remove: bool = True) -> None:
         if remove:
@@ -312,18 +302,18 @@ class Spool:
 
         self._files.remove(file)
         if self._read == file.number:
-            self._read, self._reading, self._damaged = None, [], False
+            self._read, self._blocks, self._damaged = None, [], False
 
     def _keep_few_corrupt(self, count: int = MAX_CORRUPT_FILES) -> None:
-        """Remove all damaged files but the newest ones, and sum up what those take."""
+        """Remove all damaged files but the newest ones, and sum up the size of those."""
         self._corrupt_bytes = 0
         with contextlib.suppress(OSError):
             found = sorted(path for path in self._directory.iterdir() if _CORRUPT.fullmatch(path.name))
-            few = max(0, len(found) - count)
-            for path in found[:few]:
+            surplus = max(0, len(found) - count)
+            for path in found[:surplus]:
                 path.unlink()
 
-            self._corrupt_bytes = sum(path.lstat().st_size for path in found[few:])
+            self._corrupt_bytes = sum(path.lstat().st_size for path in found[surplus:])
 
     # The bound -------------------------------------------------------------------------------------------------------
 
@@ -342,11 +332,11 @@ class Spool:
             self._open(file)
 
         samples = file.samples or 0
-        if self._lent is not None and self._lent[0].file == file.number and not self._lent_gone:
+        if self._shown is not None and self._shown[0].file == file.number and not self._shown_dropped:
             # It may be on its way at this moment, and arrive.
-            self._lent_gone = True
-            samples -= self._lent[1].samples
+            self._shown_dropped = True
+            samples -= self._shown[1].samples
 
         self._forget(file)
         if samples:
-            self._dropped(samples)
+            self._on_dropped(samples)

@@ -1,4 +1,4 @@
-"""Blocks of metrics, and how one is written down in a file of the spool.
+"""Blocks of metrics, and the records of a spool file that hold them.
 
 A file begins with `FILE_MAGIC`; each record is a header, then the body::
 
@@ -8,8 +8,8 @@ A file begins with `FILE_MAGIC`; each record is a header, then the body::
     samples                    4
     milliseconds               8
 
-Numbers are little-endian. What was written only in part is told from what was written and then damaged:
-the former ends with the file, as it does when its writer is killed or the disk is full.
+Numbers are little-endian. A record that was cut off (its writer was killed, or the disk is full) ends with its file: that
+distinguishes it from a damaged record.
 """
 
 import struct
@@ -19,7 +19,7 @@ from typing import NamedTuple
 FILE_MAGIC = b"scspool1"
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
-"""Of one block: more than any that is made, and little enough that a damaged length takes no memory."""
+"""Of one block: more than any that is made, and small enough that a damaged length allocates little memory."""
 
 _CHECKSUM = struct.Struct("<I")
 _ABOUT = struct.Struct("<IBIq")
@@ -28,32 +28,32 @@ RECORD_OVERHEAD_BYTES = _CHECKSUM.size + _ABOUT.size
 
 
 class Block(NamedTuple):
-    """What one request brings: samples of one instant, encoded and compressed."""
+    """The payload of one request: samples of one instant, encoded and compressed."""
 
     format: int
-    """The code of a `sidecard.observe.push.formats.Format`."""
+    """A `sidecard.observe.push.formats.Format`."""
     samples: int
     at_milliseconds: int
-    """Of the Unix epoch: the timestamp of all its samples."""
+    """Since the Unix epoch: the timestamp of all its samples."""
     body: bytes
 
 
 class Records(NamedTuple):
-    """What a file holds."""
+    """The content of a file."""
 
     blocks: list[tuple[int, Block]]
     """Each with the offset at which its record ends."""
     damaged: bool
-    """Whether something follows that was never written so. What was only cut off is no damage."""
+    """Whether something follows that was never written so. A record that was cut off is no damage."""
 
 
-def record(block: Block) -> bytes:
-    """Return a block as it is written down."""
+def encode_record(block: Block) -> bytes:
+    """Return a block's record."""
     about = _ABOUT.pack(len(block.body), block.format, block.samples, block.at_milliseconds)
     return _CHECKSUM.pack(zlib.crc32(block.body, zlib.crc32(about))) + about + block.body
 
 
-def records(data: bytes) -> Records:
+def decode_records(data: bytes) -> Records:
     """Return the blocks of a file's content, up to the first that is not whole."""
     if not data.startswith(FILE_MAGIC):
         return Records([], damaged=not FILE_MAGIC.startswith(data))

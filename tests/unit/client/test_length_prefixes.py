@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sidecard.observe.push.spool_records import FILE_MAGIC, MAX_BODY_BYTES, records
+from sidecard.observe.push.spool_records import FILE_MAGIC, MAX_BODY_BYTES, decode_records
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import Connection
 from sidecard_client.protocol.frames import BadMessage, FrameBuffer, RequestReader, frame
@@ -33,7 +33,7 @@ def array_in_a_frame() -> None:
 
 def record_in_a_spool() -> None:
     """A block that is said to be as large as any."""
-    records(FILE_MAGIC + b"\0" * 4 + MAX_BODY_BYTES.to_bytes(4, "little") + b"\0" * 30)
+    decode_records(FILE_MAGIC + b"\0" * 4 + MAX_BODY_BYTES.to_bytes(4, "little") + b"\0" * 30)
 
 
 @pytest.mark.parametrize("read", [announced, announced_to_a_client, array_in_a_frame, record_in_a_spool])

@@ -16,6 +16,12 @@ from sidecard.observe.push.spool_records import Block
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run where the daemon runs."""
+    return "asyncio"
+
+
 def block(number: int, size: int = 100) -> Block:
     """Make a block that can be told from others."""
     return Block(1, 1, number, f"{number}".encode().ljust(size, b"."))
@@ -46,7 +52,7 @@ class Place:
         self.dropped = 0
         self.said: list[tuple[str, Any]] = []
         self.backlog = Backlog(
-            directory, max_bytes=max_bytes, clock=lambda: self.now, dropped=self._drop, say=self._say
+            directory, max_bytes=max_bytes, clock=lambda: self.now, on_dropped=self._drop, log=self._say
         )
 
     def _drop(self, samples: int) -> None:
@@ -158,7 +164,7 @@ async def test_a_disk_that_hangs_costs_a_wait_and_no_block(
     disk.gate = None
     gate.set()
     with anyio.fail_after(10):
-        while place.backlog._hangs:  # noqa: ASYNC110 - a thread's
+        while place.backlog._worker is not None and place.backlog._worker.busy:  # noqa: ASYNC110 - a thread's
             await anyio.sleep(0.001)
 
     place.now += RETRY_DISK_SECONDS

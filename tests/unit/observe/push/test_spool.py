@@ -15,8 +15,8 @@ from sidecard.observe.push.spool_records import (
     MAX_BODY_BYTES,
     RECORD_OVERHEAD_BYTES,
     Block,
-    record,
-    records,
+    decode_records,
+    encode_record,
 )
 
 FIRST, SECOND = "0000000000000001.blocks", "0000000000000002.blocks"
@@ -33,7 +33,9 @@ class Queue:
     def __init__(self, directory: Path, max_bytes: int = 1_000_000) -> None:
         self.dropped: list[int] = []
         self.damaged: list[Path] = []
-        self.spool = Spool(directory, max_bytes=max_bytes, dropped=self.dropped.append, damaged=self.damaged.append)
+        self.spool = Spool(
+            directory, max_bytes=max_bytes, on_dropped=self.dropped.append, on_damaged=self.damaged.append
+        )
 
     def drain(self, most: int = 1_000_000) -> list[Block]:
         """Take blocks."""
@@ -107,7 +109,7 @@ def test_a_later_process_goes_on_where_the_last_one_ended(directory: Path) -> No
     blocks = filled(directory)
     killed = Queue(directory)
     assert killed.drain(2) == blocks[:2]
-    os.close(killed.spool._lock)  # as the kernel does
+    killed.spool._lock.close()  # as the kernel does
     assert Queue(directory).drain() == blocks[2:]
 
 
@@ -196,14 +198,14 @@ def test_whatever_else_has_its_names_stops_nothing(directory: Path, tmp_path: Pa
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("length", range(len(FILE_MAGIC) + 2 * len(record(block(0)))))
+@pytest.mark.parametrize("length", range(len(FILE_MAGIC) + 2 * len(encode_record(block(0)))))
 def test_a_torn_end_costs_what_was_not_whole(directory: Path, length: int) -> None:
     """Wherever it was torn, and it is no damage."""
     blocks = filled(directory, 3)
     path = directory / FIRST
     path.write_bytes(path.read_bytes()[:length])
     queue = Queue(directory)
-    assert queue.end() == blocks[: max(0, length - len(FILE_MAGIC)) // len(record(block(0)))]
+    assert queue.end() == blocks[: max(0, length - len(FILE_MAGIC)) // len(encode_record(block(0)))]
     assert queue.damaged == []
     assert names(directory) == set()
 
@@ -214,7 +216,7 @@ def test_a_damaged_record_costs_its_file_and_no_other(directory: Path) -> None:
     path = directory / FIRST
     second = filled(directory)
     data = bytearray(path.read_bytes())
-    data[len(FILE_MAGIC) + 2 * len(record(block(0))) + 30] ^= 1
+    data[len(FILE_MAGIC) + 2 * len(encode_record(block(0))) + 30] ^= 1
     path.write_bytes(data)
     queue = Queue(directory)
     assert queue.drain() == first[:2] + second
@@ -245,9 +247,9 @@ def test_few_damaged_files_are_kept(directory: Path) -> None:
 
 def test_a_length_that_cannot_be_takes_no_memory() -> None:
     """It is damage."""
-    data = bytearray(FILE_MAGIC + record(block(0)))
+    data = bytearray(FILE_MAGIC + encode_record(block(0)))
     data[len(FILE_MAGIC) + 4 : len(FILE_MAGIC) + 8] = struct.pack("<I", MAX_BODY_BYTES + 1)
-    assert records(bytes(data)) == ([], True)
+    assert decode_records(bytes(data)) == ([], True)
 
 
 def test_the_oldest_goes_where_the_bound_is_reached(directory: Path) -> None:

@@ -45,7 +45,7 @@ class World:
         self.spool = self._open()
 
     def _open(self) -> Spool:
-        return Spool(self.directory, max_bytes=MAX_BYTES, dropped=self._drop, damaged=self.damaged.append)
+        return Spool(self.directory, max_bytes=MAX_BYTES, on_dropped=self._drop, on_damaged=self.damaged.append)
 
     def _drop(self, samples: int) -> None:
         self.dropped += samples
@@ -73,8 +73,8 @@ class World:
     def crash(self) -> None:
         """Go on with a copy of the directory, as it is at this moment."""
         self.lives += 1
-        if self.spool._lent is not None and self.spool._lent_gone:
-            self.on_its_way += self.spool._lent[1].samples
+        if self.spool._shown is not None and self.spool._shown_dropped:
+            self.on_its_way += self.spool._shown[1].samples
 
         copy = self.directory.with_name(f"spool-{self.lives}")
         shutil.copytree(self.directory, copy)

@@ -4,8 +4,8 @@ import pytest
 
 from sidecard.observe.push.target import (
     MAX_RETRY_AFTER_SECONDS,
-    Access,
-    Away,
+    Postponed,
+    PushSettings,
     Refused,
     Sent,
     Target,
@@ -32,20 +32,20 @@ def test_what_will_never_be_taken_is_dropped(status: int) -> None:
 @pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 407, 408, 421, 425, 426, 429, 451])
 def test_what_can_be_mended_is_waited_for(status: int) -> None:
     """A wrong password must not cost the data of the night."""
-    assert outcome_of(status, {}, "", NOW) == Away(f"answered {status}")
+    assert outcome_of(status, {}, "", NOW) == Postponed(f"answered {status}")
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
 def test_a_target_that_fails_is_waited_for(status: int) -> None:
     """It was reached, so it may be the block."""
-    assert outcome_of(status, {}, "", NOW) == Away(f"answered {status}", answered=True)
+    assert outcome_of(status, {}, "", NOW) == Postponed(f"answered {status}", answered=True)
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_not_followed(status: int) -> None:
     """And the log does not get the secrets of where it leads."""
     outcome = outcome_of(status, {"Location": "http://user:secret@elsewhere/x?key=secret"}, "", NOW)
-    assert isinstance(outcome, Away)
+    assert isinstance(outcome, Postponed)
     assert "http://***@elsewhere/x?***: set push.url" in outcome.reason
     assert "secret" not in outcome.reason
 
@@ -54,7 +54,7 @@ def test_a_redirect_is_not_followed(status: int) -> None:
 def test_a_pause_that_is_asked_for_is_known(status: int) -> None:
     """With both answers that have one."""
     outcome = outcome_of(status, {"Retry-After": "7"}, "", NOW)
-    assert isinstance(outcome, Away)
+    assert isinstance(outcome, Postponed)
     assert outcome.retry_after_seconds == 7.0
 
 
@@ -86,14 +86,14 @@ def test_a_pause_is_seconds_or_a_date(asked: str, seconds: float | None) -> None
 
 def test_the_address_in_logs_has_no_secrets() -> None:
     """User, password, query."""
-    target = Target(Access("http://user:secret@vm:8428/api/v1/import?key=secret"), {}, wall=lambda: NOW)
+    target = Target(PushSettings("http://user:secret@vm:8428/api/v1/import?key=secret", "i"), {}, wall=lambda: NOW)
     assert target.shown_url == "http://***@vm:8428/api/v1/import?***"
 
 
 def test_certificates_that_cannot_be_used_are_told_at_once(tmp_path: object) -> None:
     """Not at the first push."""
     with pytest.raises(OSError, match="No such file"):
-        Target(Access("https://vm/", ca_file="/nonexistent/ca.pem"), {}, wall=lambda: NOW)
+        Target(PushSettings("https://vm/", "i", ca_file="/nonexistent/ca.pem"), {}, wall=lambda: NOW)
 
     with pytest.raises(OSError, match="has no certificates"):
-        Target(Access("https://vm/", ca_file=__file__), {}, wall=lambda: NOW)
+        Target(PushSettings("https://vm/", "i", ca_file=__file__), {}, wall=lambda: NOW)
