@@ -1,0 +1,57 @@
+"""Generate the documentation of the daemon's own metrics from an engine that has had a few calls.
+
+Only used for documentation; the daemon never imports this module.
+"""
+
+from msgspec import Raw, msgpack
+
+from sidecard.core.engine import Engine
+from sidecard.core.events import Peer, RequestReceived
+from sidecard.core.settings import BudgetSettings, EngineSettings
+from sidecard_client.protocol import wire
+
+GAUGES = ("buffered_bytes", "calls_pending", "spool_bytes")
+"""Gauges of optional parts of the daemon."""
+
+_PEER = Peer(1, 1000, 1000, 1, operator=True)
+
+
+def markdown() -> str:
+    """Return a table of all metrics: name, type, labels, description."""
+    rows = ["| metric | type | labels | description |", "|---|---|---|---|"]
+    for family in sorted(families(), key=lambda family: family.name):
+        name = f"{family.name}_total" if family.kind == "counter" else family.name
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        rows.append(
+            f"| `{name}` | {family.kind} | {', '.join(f'`{label}`' for label in sorted(labels))} | {family.help} |"
+        )
+
+    return "\n".join(rows) + "\n"
+
+
+def families() -> list[wire.Family]:
+    """Return all families of the daemon's metrics, each with at least one sample."""
+    settings = EngineSettings(store="own", max_series=1, budgets={"day": BudgetSettings(dollars=1.0)})
+    engine = Engine(settings, boot_id="boot", version="1", now=0.0, shown_settings={}, shown_origins={})
+    for name in GAUGES:
+        engine.metrics.gauges[name] = lambda: 0.0
+
+    value = Raw(msgpack.encode("answer"))
+    # The server counts and times requests.
+    engine.metrics.requests[wire.Begin, wire.Lease] += 1
+    engine.metrics.handled[wire.Begin].observe(0.001)
+    (lease,) = _replies(engine, wire.Begin(None, backends=("local",), id=1))
+    assert isinstance(lease, wire.Lease)  # noqa: S101 - for the type checker
+    _replies(engine, wire.Complete(lease.lease, value, wire.Usage(model="model", cost_dollars=0.1), id=2))
+    for label in ("one", "two"):
+        metric = wire.Measurement(name="app_metric", kind="counter", labels={"label": label})
+        _replies(engine, wire.RecordMetrics(metrics=(metric,)))
+
+    (metrics,) = _replies(engine, wire.GetMetrics(id=3))
+    assert isinstance(metrics, wire.Metrics)  # noqa: S101 - for the type checker
+    return [family for family in metrics.families if family.name.startswith("sidecard_")]
+
+
+def _replies(engine: Engine, request: wire.AnyRequest) -> list[wire.AnyReply]:
+    effects = engine.handle(RequestReceived(_PEER, request), 1.0)
+    return [effect.reply for effect in effects if hasattr(effect, "reply")]
