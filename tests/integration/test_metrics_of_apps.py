@@ -1,4 +1,4 @@
-"""What workers measure, in a real daemon: whatever becomes of workers, connections and daemons, nothing is counted twice."""
+"""Metrics of workers in a real daemon: nothing is counted twice, however workers, connections and daemons end."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def path(daemon: Start, socket_path: str) -> str:
 
 @pytest.fixture
 def worker(path: str) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
-    """Run code in a process of its own; ``client`` is there, what it prints can be read."""
+    """Run code in a process of its own, with a ``client``; the test reads its output."""
     running: list[subprocess.Popen[bytes]] = []
 
     def start(code: str) -> subprocess.Popen[bytes]:
@@ -47,13 +47,13 @@ def worker(path: str) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
 
 
 def line(process: subprocess.Popen[bytes]) -> str:
-    """Wait for what a worker prints next."""
+    """Return the next line that a worker prints."""
     assert process.stdout is not None
     return process.stdout.readline().decode().strip()
 
 
 def measure(client: Client | AsyncClient) -> None:
-    """Use each kind once."""
+    """Use each kind of metric once."""
     client.counter("jobs", "Jobs done.").labels(kind="pdf").inc(2)
     client.gauge("queue").set(5)
     client.histogram("sizes", buckets=(1.0, 10.0)).observe(3.0)
@@ -68,7 +68,7 @@ MEASURED = {"jobs_total kind=pdf": 2.0, "queue": 5.0, "sizes_bucket le=1.0": 0.0
 
 
 def test_a_blocking_client_measures(path: str) -> None:
-    """Each kind arrives, and with the client the gauge goes and the rest stays."""
+    """All kinds of metrics arrive; at the client's end its gauge disappears, and its counts stay."""
     with Client(path) as client:
         measure(client)
         assert samples(path).items() >= MEASURED.items()
@@ -79,7 +79,7 @@ def test_a_blocking_client_measures(path: str) -> None:
 
 @pytest.mark.anyio
 async def test_an_async_client_measures(path: str) -> None:
-    """As the blocking one; nothing of it waits for the loop."""
+    """An async client measures as a blocking one; sending does not need its event loop."""
     async with AsyncClient(path) as client:
         await anyio.to_thread.run_sync(measure, client)
         assert samples(path).items() >= MEASURED.items()
@@ -87,32 +87,30 @@ async def test_an_async_client_measures(path: str) -> None:
     poll(lambda: "queue" not in samples(path), "the gauge stayed")
 
 
-def test_workers_are_added_up_and_a_killed_one_takes_its_gauges_along(
+def test_workers_are_added_up_and_gauges_end_with_their_worker(
     path: str, worker: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
-    """Its counts stay: they have happened."""
+    """The gauge of a killed worker disappears; its counts stay."""
     code = (
         "client.counter('jobs').inc({0}); client.gauge('busy').set({0}); print(client.flush_metrics(5.0), flush=True)"
     )
     first, second = (worker(code.format(number) + "; time.sleep(60)") for number in (1, 10))
     assert (line(first), line(second)) == ("True", "True")
-    told = samples(path)
-    assert (told["jobs_total"], told["busy"]) == (11.0, 11.0)
+    exposed = samples(path)
+    assert (exposed["jobs_total"], exposed["busy"]) == (11.0, 11.0)
     second.kill()
     poll(lambda: samples(path)["busy"] == 1.0, "the killed worker's gauge stayed")
     assert samples(path)["jobs_total"] == 11.0
 
 
-def test_what_a_process_counted_before_its_end_arrives(
-    path: str, worker: Callable[[str], subprocess.Popen[bytes]]
-) -> None:
-    """Without a close, and without a flush."""
+def test_counts_arrive_before_a_process_ends(path: str, worker: Callable[[str], subprocess.Popen[bytes]]) -> None:
+    """They are sent at exit, without a close and without a flush."""
     assert worker("client.counter('jobs').inc(3)").wait(20) == 0
     assert samples(path)["jobs_total"] == 3.0
 
 
 def test_the_child_of_a_fork_counts_for_itself(path: str, worker: Callable[[str], subprocess.Popen[bytes]]) -> None:
-    """What the parent has counted but not sent is the parent's to send."""
+    """The parent sends what it counted before the fork; the child starts from zero."""
     code = (
         "jobs = client.counter('jobs'); jobs.inc(1); child = os.fork(); jobs.inc(10 if child else 100)\n"
         "sent = client.flush_metrics(5.0)\n"
@@ -124,8 +122,8 @@ def test_the_child_of_a_fork_counts_for_itself(path: str, worker: Callable[[str]
     assert samples(path)["jobs_total"] == 111.0
 
 
-def test_a_restarted_daemon_is_told_the_gauges_and_what_was_counted_meanwhile(daemon: Start, socket_path: str) -> None:
-    """Of the counters it gets what the last one has not got: a counter that begins anew is what Prometheus expects."""
+def test_a_restarted_daemon_receives_gauges_and_pending_counts(daemon: Start, socket_path: str) -> None:
+    """Its counters start from zero, as Prometheus expects, with what the previous daemon did not receive."""
     one = daemon("--no-state")
     with Client(socket_path) as client:
         jobs, queue = client.counter("jobs"), client.gauge("queue")
@@ -137,12 +135,12 @@ def test_a_restarted_daemon_is_told_the_gauges_and_what_was_counted_meanwhile(da
         assert not client.flush_metrics(0.2)
         jobs.inc(1)
         one.start_again()
-        poll(lambda: samples(socket_path).get("jobs_total") == 3.0, "what was counted while it was away did not arrive")
-        poll(lambda: samples(socket_path).get("queue") == 7.0, "the gauge was not told again")
+        poll(lambda: samples(socket_path).get("jobs_total") == 3.0, "the pending counts did not arrive")
+        poll(lambda: samples(socket_path).get("queue") == 7.0, "the gauge was not sent again")
 
 
 class CuttingProxy:
-    """Passes connections on, and cuts some of them when the daemon has taken a request and before its answer is through."""
+    """Forwards connections, and cuts ``cuts`` of them between the daemon's reply and the client."""
 
     def __init__(self, path: str, target: str, cuts: int) -> None:
         self.cuts = cuts
@@ -174,7 +172,7 @@ class CuttingProxy:
                 near.sendall(answer)
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting."""
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
 
@@ -196,12 +194,12 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
     return data
 
 
-def test_what_was_taken_is_counted_once_though_its_answer_was_lost(path: str, socket_directory: Path) -> None:
-    """The client sends it again, and the daemon knows it: four times in a row."""
+def test_a_batch_whose_reply_was_lost_is_counted_once(path: str, socket_directory: Path) -> None:
+    """The client sends it again, up to four times, and the daemon recognizes its sequence number."""
     near = str(socket_directory / "proxy.sock")
     with closing(CuttingProxy(near, path, cuts=4)) as proxy, Client(near) as client:
         client.counter("jobs").inc(5)
-        poll(lambda: client.flush_metrics(1.0), "never through")
+        poll(lambda: client.flush_metrics(1.0), "the metrics did not arrive")
         assert proxy.cuts == 0
         assert samples(path)["jobs_total"] == 5.0
         client.counter("jobs").inc(5)
@@ -209,24 +207,24 @@ def test_what_was_taken_is_counted_once_though_its_answer_was_lost(path: str, so
         assert samples(path)["jobs_total"] == 10.0
 
 
-def test_what_no_client_can_keep_is_counted(path: str) -> None:
-    """Labels made of user input: the client has room for 10,000 series, the daemon for 1,000 of a metric."""
+def test_series_above_the_limits_are_counted(path: str) -> None:
+    """With labels from user input, the client keeps 10,000 series, and the daemon 1,000 per metric."""
     with Client(path) as client:
         jobs = client.counter("jobs")
         for number in range(12_000):
             jobs.labels(user=str(number)).inc()
 
-        poll(lambda: client.flush_metrics(5.0), "never through")
+        poll(lambda: client.flush_metrics(5.0), "the metrics did not arrive")
 
-    told = samples(path)
-    of_jobs = {name: value for name, value in told.items() if name.startswith("jobs_total")}
+    exposed = samples(path)
+    of_jobs = {name: value for name, value in exposed.items() if name.startswith("jobs_total")}
     assert len(of_jobs) == 1001
-    assert of_jobs["jobs_total overflow=true"] == told["sidecard_series_overflow_total metric=jobs"] > 8000.0
-    assert sum(of_jobs.values()) + told["sidecard_dropped_total what=client"] == 12_000.0
+    assert of_jobs["jobs_total overflow=true"] == exposed["sidecard_series_overflow_total metric=jobs"] > 8000.0
+    assert sum(of_jobs.values()) + exposed["sidecard_dropped_total what=client"] == 12_000.0
 
 
 def test_a_registry_is_forwarded_with_one_line(path: str, worker: Callable[[str], subprocess.Popen[bytes]]) -> None:
-    """Of two workers that know nothing but prometheus_client; counters are added up, gauges are each worker's."""
+    """Two workers use prometheus_client only: counters are added up, and gauges kept per worker."""
     code = (
         "import prometheus_client as p\n"
         "client.forward()\n"
@@ -238,10 +236,10 @@ def test_a_registry_is_forwarded_with_one_line(path: str, worker: Callable[[str]
     )
     workers = [worker(code), worker(code)]
     pids = [line(process).split()[1] for process in workers]
-    told = samples(path)
-    assert told["served_total path=/"] == 4.0
-    assert told["latency_seconds_count"] == 2.0
-    assert {told[f"open worker={pid}"] for pid in pids} == {4.0}
+    exposed = samples(path)
+    assert exposed["served_total path=/"] == 4.0
+    assert exposed["latency_seconds_count"] == 2.0
+    assert {exposed[f"open worker={pid}"] for pid in pids} == {4.0}
     assert workers[0].stdin is not None
     workers[0].stdin.write(b"\n")
     workers[0].stdin.flush()
@@ -249,8 +247,8 @@ def test_a_registry_is_forwarded_with_one_line(path: str, worker: Callable[[str]
     assert samples(path)["served_total path=/"] == 5.0
 
 
-def test_anybody_may_record_by_hand(path: str) -> None:
-    """One line, and no answer where none is wanted."""
+def test_any_peer_may_record_with_json_lines(path: str) -> None:
+    """A ``record`` gets no reply without ``acknowledge``."""
     record = {"op": "record", "metrics": [{"name": "lamps", "kind": "counter", "value": 2, "labels": {"room": "hall"}}]}
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
@@ -262,8 +260,8 @@ def test_anybody_may_record_by_hand(path: str) -> None:
     assert samples(path)["lamps_total room=hall"] == 4.0
 
 
-def test_measuring_costs_no_call_its_time_while_the_daemon_hangs(daemon: Start, socket_path: str) -> None:
-    """A daemon that is stopped keeps the sender's thread waiting, and nobody else."""
+def test_measuring_does_not_block_while_the_daemon_hangs(daemon: Start, socket_path: str) -> None:
+    """Only the sender's thread waits for a stopped daemon."""
     one = daemon("--no-state")
     with Client(socket_path) as client:
         jobs = client.counter("jobs")
@@ -275,4 +273,4 @@ def test_measuring_costs_no_call_its_time_while_the_daemon_hangs(daemon: Start, 
 
         assert not client.flush_metrics(0.3)
         os.kill(one.pid, signal.SIGCONT)
-        poll(lambda: samples(socket_path)["jobs_total"] == 100_001.0, "what was counted meanwhile did not arrive")
+        poll(lambda: samples(socket_path)["jobs_total"] == 100_001.0, "the pending counts did not arrive")

@@ -1,4 +1,4 @@
-"""Real SDKs through the transports, unchanged but for their ``http_client``: shared, replayed, never given a stump."""
+"""Real SDKs with the transports as their ``http_client``: answers are shared and replayed, and never truncated."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ HELLO: Any = [{"role": "user", "content": "hello"}]
 SECONDS = 20.0
 
 ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
-"""OpenAI's SDK leaves its generators unfinished, of which trio complains. The transport itself is tested on both."""
+"""OpenAI's SDK leaves generators unfinished, which trio reports. The transport itself is tested on both backends."""
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def running(daemon: Callable[..., Daemon]) -> Daemon:
 
 @pytest.fixture
 def model() -> Iterator[ScriptedModel]:
-    """A model that nobody has asked."""
+    """A model without calls."""
     with ScriptedModel() as model:
         yield model
 
@@ -57,18 +57,18 @@ def openai_of(
 
 
 def chat(llm: openai.OpenAI, text: str = "hello", **fields: Any) -> Any:
-    """Ask without streaming."""
+    """Make a chat call without streaming."""
     return llm.chat.completions.create(model="m", messages=[{"role": "user", "content": text}], **fields)
 
 
 def stream(llm: openai.OpenAI, text: str = "hello", **fields: Any) -> list[Any]:
-    """Ask for a stream and read all of it."""
+    """Make a chat call with streaming and read all of it."""
     chunks = llm.chat.completions.create(model="m", messages=[{"role": "user", "content": text}], stream=True, **fields)
     return [chunk.model_dump() for chunk in chunks]
 
 
 def source(llm: openai.OpenAI, headers: dict[str, str] | None = None, text: str = "hello", **fields: Any) -> str:
-    """Ask without streaming and return where the answer is from."""
+    """Make a chat call and return the source of its answer."""
     raw = llm.chat.completions.with_raw_response.create(
         model="m", messages=[{"role": "user", "content": text}], extra_headers=headers, **fields
     )
@@ -76,11 +76,11 @@ def source(llm: openai.OpenAI, headers: dict[str, str] | None = None, text: str 
     return str(raw.headers["x-sidecard-source"])
 
 
-# Each interface, twice ------------------------------------------------------------------------------------------------
+# Each API, twice -----------------------------------------------------------------------------------------------------
 
 
-def test_openai_is_asked_once(model: ScriptedModel, client: Client) -> None:
-    """Chat, completions, responses, embeddings: equal in every field, whole and as a stream."""
+def test_openai_is_called_once(model: ScriptedModel, client: Client) -> None:
+    """Chat, completions, responses and embeddings are replayed equal in every field, with and without streaming."""
     with openai_of(model, client) as llm:
         questions: list[Callable[[], Any]] = [
             lambda: chat(llm).model_dump(),
@@ -103,8 +103,8 @@ def test_openai_is_asked_once(model: ScriptedModel, client: Client) -> None:
         assert chat(llm)._request_id == "id-1"
 
 
-def test_anthropic_is_asked_once(model: ScriptedModel, client: Client) -> None:
-    """Messages, whole and as a stream, and the stream helper."""
+def test_anthropic_is_called_once(model: ScriptedModel, client: Client) -> None:
+    """Messages are replayed, with and without streaming, and through the stream helper."""
     transport = SidecardTransport(httpx2.HTTPTransport(), client)
     with httpx2.Client(transport=transport) as http_client:
         llm = anthropic.Anthropic(base_url=model.url, api_key="k", http_client=http_client, max_retries=0)
@@ -127,8 +127,8 @@ def test_anthropic_is_asked_once(model: ScriptedModel, client: Client) -> None:
         assert text() == "answer 3 to hello word0 word1"
 
 
-def test_ollama_is_asked_once(model: ScriptedModel, client: Client) -> None:
-    """Chat, generate and embed, through httpx."""
+def test_ollama_is_called_once(model: ScriptedModel, client: Client) -> None:
+    """Chat, generate and embed are replayed, through httpx."""
     llm = ollama.Client(host=model.url, transport=SidecardTransport(httpx.HTTPTransport(), client))
     questions: list[Callable[[], Any]] = [
         lambda: llm.chat("m", HELLO).model_dump(),
@@ -146,8 +146,8 @@ def test_ollama_is_asked_once(model: ScriptedModel, client: Client) -> None:
 
 @pytest.mark.anyio
 @ON_ASYNCIO
-async def test_async_sdks_are_asked_once(model: ScriptedModel, running: Daemon) -> None:
-    """OpenAI's and Anthropic's through httpx2, Ollama's through httpx, on one connection to the daemon."""
+async def test_async_sdks_are_called_once(model: ScriptedModel, running: Daemon) -> None:
+    """OpenAI and Anthropic through httpx2, and Ollama through httpx, share one connection to the daemon."""
     async with AsyncClient(running.socket) as sidecard:
         transport = AsyncSidecardTransport(httpx2.AsyncHTTPTransport(), sidecard=sidecard)
         async with httpx2.AsyncClient(transport=transport) as http_client:
@@ -184,7 +184,7 @@ async def test_async_sdks_are_asked_once(model: ScriptedModel, running: Daemon) 
 def test_both_clients_and_both_libraries_share_one_answer(
     model: ScriptedModel, running: Daemon, client: Client
 ) -> None:
-    """A request is a request, whoever sends it."""
+    """Equal requests of the sync and the async client share an answer."""
 
     async def ask_async() -> Any:
         async with AsyncClient(running.socket) as sidecard:
@@ -201,7 +201,7 @@ def test_both_clients_and_both_libraries_share_one_answer(
 
 @pytest.mark.anyio
 async def test_the_async_transport_streams_on_asyncio_and_trio(model: ScriptedModel, running: Daemon) -> None:
-    """Bytes as they came, with status and headers."""
+    """A replayed stream has the same bytes, status and headers."""
     body = {"model": "m", "messages": HELLO, "stream": True}
     got: list[tuple[int, str, bytes]] = []
     async with AsyncClient(running.socket) as sidecard:
@@ -220,8 +220,8 @@ async def test_the_async_transport_streams_on_asyncio_and_trio(model: ScriptedMo
 # What is part of the key ----------------------------------------------------------------------------------------------
 
 
-def test_what_makes_an_answer_another_one_is_asked_anew(model: ScriptedModel, client: Client) -> None:
-    """Prompt, parameters, model, account, streaming; but not who asks, nor in which order the fields stand."""
+def test_requests_with_different_answers_are_not_shared(model: ScriptedModel, client: Client) -> None:
+    """Prompt, parameters, model, account and streaming belong to the key; the user and the field order do not."""
     with openai_of(model, client) as llm, openai_of(model, client, "sk-two") as other:
         chat(llm)
         for question in (
@@ -237,7 +237,7 @@ def test_what_makes_an_answer_another_one_is_asked_anew(model: ScriptedModel, cl
             assert model.count == before + 1
 
         before = model.count
-        chat(llm, user="somebody", extra_headers={"x-request-id": "7", "user-agent": "me"})
+        chat(llm, user="someone", extra_headers={"x-request-id": "7", "user-agent": "me"})
         assert model.count == before
 
     with openai_of(model, client, "sk-a", share_credentials=True) as one:
@@ -247,19 +247,19 @@ def test_what_makes_an_answer_another_one_is_asked_anew(model: ScriptedModel, cl
         assert source(two, text="shared") == "cache"
 
 
-def test_requests_that_are_not_a_models_go_straight_on(model: ScriptedModel, client: Client, running: Daemon) -> None:
-    """The list of models is nobody's answer."""
+def test_requests_of_other_paths_pass_through(model: ScriptedModel, client: Client, running: Daemon) -> None:
+    """The list of models is not shared."""
     with openai_of(model, client) as llm:
         assert [one.id for one in llm.models.list()] == ["m"]
 
     assert ask(running.socket, {"op": "stats"})["begins"] == 0
 
 
-# What an app may say ----------------------------------------------------------------------------------------------------
+# Headers of an app ------------------------------------------------------------------------------------------------------
 
 
-def test_headers_tell_and_control(model: ScriptedModel, client: Client, running: Daemon) -> None:
-    """One call at a time; none of them reaches the backend."""
+def test_headers_control_a_call_and_report_its_source(model: ScriptedModel, client: Client, running: Daemon) -> None:
+    """Request headers apply to one call, and none of them reaches the backend."""
     with openai_of(model, client) as llm:
         assert source(llm) == "upstream"
         assert source(llm) == "cache"
@@ -291,14 +291,16 @@ def test_headers_tell_and_control(model: ScriptedModel, client: Client, running:
         ({"rag": "never"}, 0, ["upstream", "cache"]),
     ],
 )
-def test_what_is_kept(model: ScriptedModel, client: Client, keep: Any, temperature: int, expected: list[str]) -> None:
-    """For all tasks or by task."""
+def test_keep_selects_the_answers_that_are_stored(
+    model: ScriptedModel, client: Client, keep: Any, temperature: int, expected: list[str]
+) -> None:
+    """``keep=`` applies to all tasks, or by task."""
     with openai_of(model, client, keep=keep) as llm:
         assert [source(llm, temperature=temperature) for _ in expected] == expected
 
 
-def test_answers_that_are_not_whole_or_not_kept_are_not_served_again(model: ScriptedModel, client: Client) -> None:
-    """Cut at their length; an explicit wish keeps those."""
+def test_truncated_answers_are_not_stored_by_default(model: ScriptedModel, client: Client) -> None:
+    """Answers cut at their maximum length are stored with ``keep_length`` only."""
     model.finish = "length"
     with openai_of(model, client) as llm:
         assert [source(llm), source(llm)] == ["upstream", "upstream"]
@@ -310,8 +312,8 @@ def test_answers_that_are_not_whole_or_not_kept_are_not_served_again(model: Scri
 
 @pytest.mark.parametrize("pieces", [0, 2, 4])
 @pytest.mark.parametrize("cleanly", [True, False])
-def test_a_stump_is_nobodys_answer(model: ScriptedModel, client: Client, pieces: int, cleanly: bool) -> None:
-    """Neither one that is reset nor one that ends in ``[DONE]``, without a finish reason."""
+def test_a_broken_stream_is_not_stored(model: ScriptedModel, client: Client, pieces: int, cleanly: bool) -> None:
+    """A stream that is reset, or ends in ``[DONE]`` without a finish reason, is fetched again."""
     model.next = [Cut(pieces, cleanly=cleanly)]
     with openai_of(model, client) as llm:
         if cleanly:
@@ -331,8 +333,8 @@ def test_a_stump_is_nobodys_answer(model: ScriptedModel, client: Client, pieces:
 # Failures ---------------------------------------------------------------------------------------------------------------
 
 
-def test_failures_are_their_callers_as_they_came(model: ScriptedModel, client: Client) -> None:
-    """The SDK raises what it raises without a sidecar."""
+def test_a_failure_reaches_its_caller_unchanged(model: ScriptedModel, client: Client) -> None:
+    """The SDK raises the same exception as without sidecard."""
     model.next = [Refusal(400, type="invalid_request_error"), Refusal(429, {"retry-after": "1"}), Refusal(500)]
     with openai_of(model, client) as llm:
         with pytest.raises(openai.BadRequestError, match="scripted") as bad:
@@ -348,8 +350,8 @@ def test_failures_are_their_callers_as_they_came(model: ScriptedModel, client: C
         stream(llm, "c")
 
 
-def test_an_sdks_own_retry_gets_a_whole_answer(model: ScriptedModel, client: Client) -> None:
-    """And nothing of the attempt before it."""
+def test_an_sdks_own_retry_gets_a_complete_answer(model: ScriptedModel, client: Client) -> None:
+    """A retry is a call of its own, and its answer is stored."""
     model.next = [Refusal(500)]
     with openai_of(model, client, max_retries=2) as llm:
         assert "answer 2 to hello" in chat(llm).choices[0].message.content
@@ -358,8 +360,8 @@ def test_an_sdks_own_retry_gets_a_whole_answer(model: ScriptedModel, client: Cli
     assert model.count == 2
 
 
-def test_one_backends_outage_is_nobody_elses(model: ScriptedModel, daemon: Callable[..., Daemon]) -> None:
-    """Host, model and account together name it."""
+def test_each_backend_has_its_own_breaker(model: ScriptedModel, daemon: Callable[..., Daemon]) -> None:
+    """An open breaker of one account does not affect another account."""
     running = daemon(SIDECARD_BACKENDS="{}")
     with Client(running.socket) as client, openai_of(model, client) as llm:
         model.next = [Refusal(500) for _ in range(10)]
@@ -378,7 +380,7 @@ def test_one_backends_outage_is_nobody_elses(model: ScriptedModel, daemon: Calla
 
 
 def test_without_a_daemon_calls_are_made(model: ScriptedModel, client: Client, running: Daemon) -> None:
-    """And say so."""
+    """Their source is ``fallback``."""
     with openai_of(model, client) as llm:
         running.kill()
         assert source(llm) == "fallback"
@@ -388,8 +390,8 @@ def test_without_a_daemon_calls_are_made(model: ScriptedModel, client: Client, r
 # Shared in flight -------------------------------------------------------------------------------------------------------
 
 
-class Reading:
-    """A stream of an SDK that is read in a thread."""
+class StreamThread:
+    """Reads a stream of an SDK in a thread."""
 
     def __init__(self, llm: openai.OpenAI, stop_after: int = 99) -> None:
         self.texts: list[str] = []
@@ -406,12 +408,12 @@ class Reading:
                     self.texts.append(chunk.choices[0].delta.content or "")
                     if len(self.texts) == self._stop_after:
                         break
-        except Exception as error:  # noqa: BLE001 - what a test looks at
+        except Exception as error:  # noqa: BLE001 - the test inspects it
             self.error = error
 
     def has(self, count: int) -> None:
         """Wait until so many chunks were read."""
-        poll(lambda: len(self.texts) >= count or self.error is not None, f"{count} chunks never came: {self.texts}")
+        poll(lambda: len(self.texts) >= count or self.error is not None, f"{count} chunks did not arrive: {self.texts}")
 
     def ends(self) -> str:
         """Wait for the end and return the text."""
@@ -425,16 +427,16 @@ class Reading:
 
 def waits(running: Daemon, count: int) -> None:
     """Wait until so many callers wait for an answer."""
-    poll(lambda: ask(running.socket, {"op": "stats"})["waiters"] == count, f"{count} never waited")
+    poll(lambda: ask(running.socket, {"op": "stats"})["waiters"] == count, f"no {count} callers wait")
 
 
 def test_a_stream_in_flight_is_shared_piece_by_piece(model: ScriptedModel, client: Client, running: Daemon) -> None:
-    """The follower has each piece while the holder's stream still runs."""
+    """A follower receives each piece while the holder's stream is running."""
     model.permits = threading.Semaphore(0)
     with openai_of(model, client) as llm, openai_of(model, client) as other:
-        holder = Reading(llm)
-        poll(lambda: model.count == 1, "the model was never asked")
-        follower = Reading(other)
+        holder = StreamThread(llm)
+        poll(lambda: model.count == 1, "the model was not called")
+        follower = StreamThread(other)
         waits(running, 1)
         model.lets(2)
         holder.has(3)
@@ -449,12 +451,12 @@ def test_a_stream_in_flight_is_shared_piece_by_piece(model: ScriptedModel, clien
 def test_a_holder_that_closes_early_finishes_for_its_follower(
     model: ScriptedModel, client: Client, running: Daemon
 ) -> None:
-    """Its thread goes on in the background."""
+    """The holder's process reads the stream to its end in the background."""
     model.permits = threading.Semaphore(0)
     with openai_of(model, client) as llm, openai_of(model, client) as other:
-        holder = Reading(llm, stop_after=2)
-        poll(lambda: model.count == 1, "the model was never asked")
-        follower = Reading(other)
+        holder = StreamThread(llm, stop_after=2)
+        poll(lambda: model.count == 1, "the model was not called")
+        follower = StreamThread(other)
         waits(running, 1)
         model.lets(1)
         follower.has(2)
@@ -465,17 +467,17 @@ def test_a_holder_that_closes_early_finishes_for_its_follower(
     assert model.count == 1
 
 
-def test_followers_of_a_failure_get_it_as_a_response(model: ScriptedModel, client: Client, running: Daemon) -> None:
-    """A bad request is bad for all who made it, with what the backend said."""
+def test_waiters_of_a_fatal_failure_get_its_response(model: ScriptedModel, client: Client, running: Daemon) -> None:
+    """Status and body of a 400 reach all callers of the request."""
     seen: list[openai.BadRequestError] = []
     model.next = [Refusal(400, message="no such thing"), Refusal(400, message="no such thing")]
     block = threading.Event()
 
     class Slow(httpx2.HTTPTransport):
-        """Waits before it lets the answer through."""
+        """Returns the answer when ``block`` is set."""
 
         def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-            """Answer late."""
+            """Return the answer late."""
             response = super().handle_request(request)
             assert block.wait(SECONDS)
             return response
@@ -504,8 +506,8 @@ def test_followers_of_a_failure_get_it_as_a_response(model: ScriptedModel, clien
 
 @pytest.mark.anyio
 @ON_ASYNCIO
-async def test_a_cancelled_request_that_others_wait_for_goes_on(model: ScriptedModel, running: Daemon) -> None:
-    """Whole answers too, wherever the holder was cancelled."""
+async def test_a_canceled_request_with_waiters_continues(model: ScriptedModel, running: Daemon) -> None:
+    """A waiter gets the complete answer although the holder was canceled."""
     model.permits = threading.Semaphore(0)
     texts: list[str] = []
     async with AsyncClient(running.socket) as sidecard:
@@ -515,7 +517,7 @@ async def test_a_cancelled_request_that_others_wait_for_goes_on(model: ScriptedM
 
             async def read() -> None:
                 async for chunk in await llm.chat.completions.create(model="m", messages=HELLO, stream=True):
-                    texts.append(chunk.choices[0].delta.content or "")  # noqa: PERF401 - looked at while it grows
+                    texts.append(chunk.choices[0].delta.content or "")  # noqa: PERF401 - read while it grows
 
             async with anyio.create_task_group() as tasks:
                 async with anyio.create_task_group() as holder:
@@ -537,7 +539,7 @@ async def test_a_cancelled_request_that_others_wait_for_goes_on(model: ScriptedM
 
 @pytest.mark.model
 def test_a_real_models_answers_are_shared(running: Daemon, client: Client) -> None:
-    """llama.cpp's own server, asked by the unchanged SDK."""
+    """Answers of llama.cpp's server are replayed through the unchanged SDK."""
     question: Any = {"model": "m", "messages": HELLO, "max_tokens": 12, "temperature": 0, "seed": 1}
     with real_model() as model, openai_of(model, client, keep_length=True) as llm:
         first = llm.chat.completions.create(**question)
@@ -559,14 +561,14 @@ def test_a_real_models_answers_are_shared(running: Daemon, client: Client) -> No
                     chunks = await llm.chat.completions.create(**question, stream=True)
                     return [chunk.model_dump() async for chunk in chunks]
 
-        # Whether a length was to be kept is the asker's choice, and no part of the key.
+        # ``keep_length`` is not part of the key.
         assert anyio.run(ask_async) == made
         assert model.count == 2
 
 
 @pytest.mark.model
 def test_a_real_models_embeddings_are_shared(client: Client) -> None:
-    """As lists and as base64."""
+    """Embeddings are replayed, as lists and as base64."""
     with real_model(embedding=True) as model, openai_of(model, client) as llm:
         first = llm.embeddings.create(model="m", input="hello").model_dump()
         assert llm.embeddings.create(model="m", input="hello").model_dump() == first

@@ -1,4 +1,4 @@
-"""Spans of calls, as an app's own OpenTelemetry gets them; and nothing of it where the app has none."""
+"""Spans of calls in an app's own OpenTelemetry, and no overhead in apps without it."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ Start = Callable[..., Daemon]
 
 
 def spans(path: str, scenario: str) -> list[dict[str, Any]]:
-    """Run a scenario, and return its spans in the order in which they ended."""
+    """Run a scenario; return its spans in the order in which they ended."""
     done = subprocess.run(
         [sys.executable, "-W", "error", tracing_app.__file__, path, scenario],
         capture_output=True,
@@ -25,15 +25,15 @@ def spans(path: str, scenario: str) -> list[dict[str, Any]]:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    told: list[dict[str, Any]] = json.loads(done.stdout)
-    return told
+    exported: list[dict[str, Any]] = json.loads(done.stdout)
+    return exported
 
 
 @pytest.mark.parametrize("scenario", ["blocking", "asynchronous", "on trio"])
 def test_each_call_is_a_span(daemon: Start, socket_path: str, scenario: str) -> None:
-    """By the GenAI conventions, with what the SDK traces below it; and without a word of what was said."""
+    """A span follows the GenAI conventions, is the parent of the SDK's spans, and contains no prompt or answer."""
     daemon("--no-state")
-    sdk, upstream, cached, failed = told = spans(socket_path, scenario)
+    sdk, upstream, cached, failed = exported = spans(socket_path, scenario)
     assert (upstream["name"], upstream["kind"], upstream["status"]) == ("chat small", "CLIENT", "UNSET")
     assert sdk["parent"] == upstream["id"]
     attributes = upstream["attributes"]
@@ -57,39 +57,37 @@ def test_each_call_is_a_span(daemon: Start, socket_path: str, scenario: str) -> 
     assert "gen_ai.usage.input_tokens" not in cached["attributes"]
     assert (failed["name"], failed["status"]) == ("embeddings", "ERROR")
     assert failed["attributes"]["error.type"] == "ValueError"
-    for span in told:
+    for span in exported:
         assert "PROMPT" not in span["all"]
         assert "SECRET" not in span["all"]
 
 
-def test_who_is_served_anothers_call_points_at_its_span(daemon: Start, socket_path: str) -> None:
-    """So that a trace that waited shows for what; the daemon's histogram has the trace as an exemplar."""
+def test_a_shared_call_links_to_the_holders_span(daemon: Start, socket_path: str) -> None:
+    """The trace of a waiter shows the call that it waited for."""
     daemon("--no-state")
-    told = {span["attributes"]["sidecard.source"]: span for span in spans(socket_path, "sharing")}
-    assert told["shared"]["links"] == [told["upstream"]["id"]]
-    assert told["upstream"]["links"] == []
+    by_source = {span["attributes"]["sidecard.source"]: span for span in spans(socket_path, "sharing")}
+    assert by_source["shared"]["links"] == [by_source["upstream"]["id"]]
+    assert by_source["upstream"]["links"] == []
     assert samples(socket_path)["sidecard_upstream_seconds_count backend=default"] == 1.0
 
 
 @pytest.mark.parametrize("scenario", ["broken", "half broken"])
-def test_a_tracing_library_that_fails_fails_no_call(daemon: Start, socket_path: str, scenario: str) -> None:
-    """Values and exceptions arrive as they are."""
+def test_a_failing_tracing_library_does_not_affect_calls(daemon: Start, socket_path: str, scenario: str) -> None:
+    """Values and exceptions reach the caller unchanged."""
     daemon("--no-state")
     assert spans(socket_path, scenario) == []
 
 
-def test_a_span_that_cannot_be_current_ends_all_the_same(daemon: Start, socket_path: str) -> None:
-    """It is exported, and the call is made."""
+def test_a_span_that_cannot_be_current_is_exported(daemon: Start, socket_path: str) -> None:
+    """If the context library fails, the span ends and the call is made."""
     daemon("--no-state")
     (span,) = spans(socket_path, "without context")
     assert span["attributes"]["sidecard.source"] == "upstream"
 
 
 @pytest.mark.parametrize("scenario", ["unshared", "unshared asynchronous"])
-def test_what_a_call_used_and_where_it_failed_is_told_also_where_nothing_is_shared(
-    daemon: Start, socket_path: str, scenario: str
-) -> None:
-    """Of a value that stays with its caller, and without a daemon."""
+def test_unshared_calls_record_usage_and_failure(daemon: Start, socket_path: str, scenario: str) -> None:
+    """Spans of unshareable values, and of calls without a daemon, have usage and error."""
     daemon("--no-state")
     made, failed, alone, failed_alone = spans(socket_path, scenario)
     assert [span["attributes"]["sidecard.source"] for span in (made, alone)] == ["upstream", "fallback"]
@@ -102,8 +100,8 @@ def test_what_a_call_used_and_where_it_failed_is_told_also_where_nothing_is_shar
         assert "PROMPT" not in span["all"]
 
 
-def test_an_app_without_tracing_imports_nothing_of_it(daemon: Start, socket_path: str) -> None:
-    """Though it is installed."""
+def test_an_app_without_tracing_does_not_import_opentelemetry(daemon: Start, socket_path: str) -> None:
+    """OpenTelemetry is installed, but a call does not import it."""
     daemon("--no-state")
     program = (
         "import sys; from sidecard_client import Client\n"
@@ -116,8 +114,8 @@ def test_an_app_without_tracing_imports_nothing_of_it(daemon: Start, socket_path
     assert done.stdout == "[]\n"
 
 
-def test_a_library_that_imports_it_makes_nobody_trace(daemon: Start, socket_path: str) -> None:
-    """redis-py does, and then each hit would take twice as long for spans that go nowhere."""
+def test_importing_the_api_alone_does_not_enable_tracing(daemon: Start, socket_path: str) -> None:
+    """redis-py imports the API; without a provider, spans would double the time of a hit for nothing."""
     daemon("--no-state")
     program = (
         "import sys; import opentelemetry.trace; from sidecard_client import Client\n"

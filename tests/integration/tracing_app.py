@@ -1,4 +1,7 @@
-"""An app that traces: ``tracing_app SOCKET SCENARIO`` prints its spans as JSON. A process of its own, because who traces does so for good."""
+"""An app with tracing: ``tracing_app SOCKET SCENARIO`` prints its spans as JSON.
+
+It is a process of its own, because a tracer provider cannot be removed.
+"""
 
 import contextlib
 import json
@@ -26,7 +29,7 @@ POLICY: dict[str, Any] = {
 
 
 def generate(prompt: str) -> str:
-    """Stand for an SDK, which traces too."""
+    """Be an SDK with tracing of its own."""
     with trace.get_tracer("sdk").start_as_current_span("sdk call"):
         return f"{prompt} SECRET"
 
@@ -37,12 +40,12 @@ async def agenerate(prompt: str) -> str:
 
 
 def embed(prompt: str) -> str:
-    """Fail, quoting the prompt."""
+    """Fail with the prompt in the error's text."""
     raise ValueError(prompt)
 
 
 def blocking(path: str) -> None:
-    """Make a call, ask for it again, fail."""
+    """Make a call, repeat it, and make one that fails."""
     with Client(path) as client:
         client.call(generate, "PROMPT", **POLICY)
         client.call(generate, "PROMPT", **POLICY)
@@ -60,7 +63,7 @@ async def asynchronous(path: str) -> None:
 
 
 def sharing(path: str) -> None:
-    """Let one wait for another's call."""
+    """Let one thread wait for another thread's call."""
     entered, opened = threading.Event(), threading.Event()
 
     def slow(prompt: str) -> str:
@@ -83,7 +86,7 @@ def sharing(path: str) -> None:
 
 
 def broken(path: str) -> None:
-    """Trace with a library that fails at everything."""
+    """Trace with a library whose every function fails."""
 
     class Broken:
         def __getattr__(self, name: str) -> Any:
@@ -99,11 +102,11 @@ def broken(path: str) -> None:
             failure = error
 
     assert failure is not None
-    assert failure.__context__ is None, "it looks as if the library's failure had led to it"
+    assert failure.__context__ is None, "the library's failure appears as its context"
 
 
 def half_broken(path: str) -> None:
-    """Trace with spans that fail at everything once they are begun."""
+    """Trace with spans whose every method fails."""
 
     class Broken(trace.NonRecordingSpan):
         def get_span_context(self) -> Any:
@@ -134,7 +137,7 @@ def without_context(path: str) -> None:
 
 
 def unshared(path: str) -> None:
-    """Make a call whose value cannot be shared, and, on nobody's account, one that fails; then the same without a daemon."""
+    """Make a call with an unshareable value and one that fails, with a daemon and without."""
     warnings.simplefilter("ignore")
     for place in (path, f"{path}.gone"):
         with Client(place) as client:
@@ -153,8 +156,8 @@ async def unshared_asynchronous(path: str) -> None:
                 await client.call(embed, "PROMPT", **POLICY)
 
 
-def told(span: ReadableSpan) -> dict[str, Any]:
-    """Return what there is to see of a span."""
+def fields_of(span: ReadableSpan) -> dict[str, Any]:
+    """Return the visible fields of a span."""
     assert span.context is not None
     return {
         "name": span.name,
@@ -186,7 +189,7 @@ def main(path: str, scenario: str) -> None:
         "on trio": lambda path: anyio.run(asynchronous, path, backend="trio"),
     }
     scenarios[scenario](path)
-    print(json.dumps([told(span) for span in exporter.get_finished_spans()]))
+    print(json.dumps([fields_of(span) for span in exporter.get_finished_spans()]))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class Llm:
 
 
 class Other:
-    """Another SDK's client, which nobody has told of the first."""
+    """Another SDK's client, unrelated to the first."""
 
     def complete(self, text: str, *, depth: int = 3, stop: str = "") -> str:
         """Answer."""
@@ -45,7 +45,7 @@ def mild(prompt: str, *, temperature: float = 0) -> str:
 
 
 def big(prompt: str, *, depth: int = 3) -> str:
-    """Answer dearly."""
+    """Answer expensively."""
     return f"{prompt}{depth}"
 
 
@@ -55,7 +55,7 @@ def strict(prompt: str, words: int) -> str:
 
 
 def cost(value: Any) -> Usage:
-    """Say what a call used."""
+    """Return what a call used."""
     return Usage(prompt_tokens=len(value))
 
 
@@ -65,7 +65,7 @@ def kind(error: BaseException) -> Literal["transient", "fatal"]:
 
 
 def blot(prompt: Any, answer: Any) -> tuple[Any, Any]:
-    """Keep the answer alone."""
+    """Redact the prompt."""
     return "[redacted]", answer
 
 
@@ -119,7 +119,7 @@ def blocking(llm: Llm) -> None:
 
 
 def backends(sidecard: Client, llm: Llm, other: Other) -> None:
-    """Functions of one dict need not have one signature: what mypy finds no common answer for is Any, and no error."""
+    """Functions of one dict may differ in signature: without a common return type mypy infers Any, not an error."""
     assert_type(sidecard.call({"local": small, "cloud": big}, "why?"), str)
     assert_type(sidecard.call({"local": mild, "cloud": big}, "why?"), str)
     assert_type(sidecard.call({"local": llm.generate, "cloud": big}, "why?"), str)

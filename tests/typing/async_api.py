@@ -1,4 +1,4 @@
-"""The asynchronous client as its users write it: checked by mypy, never run."""
+"""The asynchronous client as users write it. Checked by mypy, never run."""
 
 from typing import Any, Literal, assert_type
 
@@ -22,7 +22,7 @@ async def small(prompt: str) -> str:
 
 
 async def big(prompt: str) -> str:
-    """Answer dearly."""
+    """Answer expensively."""
     return prompt
 
 
@@ -32,7 +32,7 @@ async def strict(prompt: str, words: int) -> str:
 
 
 async def deep(prompt: str, *, depth: int = 3) -> str:
-    """Answer dearly."""
+    """Answer expensively."""
     return f"{prompt}{depth}"
 
 
@@ -42,7 +42,7 @@ def blocking(prompt: str) -> list[int]:
 
 
 def classify(error: BaseException) -> FailureKind:
-    """Say what an exception means for others."""
+    """Classify an exception."""
     return "fatal" if isinstance(error, ValueError) else "transient"
 
 
@@ -59,7 +59,7 @@ async def calls(llm: Llm) -> None:
 
 
 async def backends(sidecard: AsyncClient) -> None:
-    """Functions of one dict need not have one signature: what mypy finds no common answer for is Any, and no error."""
+    """Functions of one dict may differ in signature: without a common return type mypy infers Any, not an error."""
     assert_type(await sidecard.call({"local": small, "cloud": deep}, "why?"), str)
     assert_type(await sidecard.call({"local": small, "cloud": strict}, "why?"), Any)
     assert_type(await sidecard.call(small, "why?", backend="cloud", route="fastest", retries=1), str)
@@ -84,7 +84,7 @@ async def wrappers(sidecard: AsyncClient, llm: Llm) -> None:
 
 
 async def the_rest(sidecard: AsyncClient) -> None:
-    """Entries and the daemon's own words."""
+    """Entries, and replies about the daemon's state."""
     assert_type(await sidecard.put("k", {"a": [1, 2]}, ttl=5, tags=["t"], namespace="n"), bool)
     assert_type(await sidecard.delete("k"), int)
     assert_type(await sidecard.purge(tag="t", task="rag"), int)

@@ -1,4 +1,4 @@
-"""The blueprint's names as its users write them: checked by mypy, never run."""
+"""The blueprint's names as users write them. Checked by mypy, never run."""
 
 from typing import Any, assert_type
 
@@ -21,7 +21,7 @@ class Llm:
 
 
 class PlainLlm:
-    """One that is not asynchronous."""
+    """An SDK's client that is not asynchronous."""
 
     def generate(self, prompt: str) -> str:
         """Answer."""
@@ -29,7 +29,7 @@ class PlainLlm:
 
 
 async def client() -> None:
-    """Methods and signatures are the original's; a task may be said besides."""
+    """Methods and signatures are the original's, with an additional task."""
     one = OpenPipeClient({"openpipe": {"cache_ttl": 300, "sovereign_mode": True}, "redis": {"host": "redis"}})
     assert_type(await one.initialize(), bool)
     assert_type(one.sidecard, AsyncClient)
@@ -54,7 +54,7 @@ async def wrapper(one: OpenPipeClient, llm: Llm, plain: PlainLlm) -> None:
 
 
 async def manager(llm: Llm) -> None:
-    """The module's own, or another."""
+    """The module's manager, or another one."""
     assert_type(openpipe_manager, OpenPipeIntegrationManager)
     assert_type(await openpipe_manager.initialize(), bool)
     made = openpipe_manager.create_llm_wrapper(llm, "rag")

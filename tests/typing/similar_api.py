@@ -1,4 +1,4 @@
-"""Answers to similar requests as users write them: checked by mypy, never run."""
+"""Answers to similar requests as users write them. Checked by mypy, never run."""
 
 from typing import Any, assert_type
 
@@ -14,7 +14,7 @@ class Sentences:
         return [float(len(text))]
 
     async def aencode(self, text: str) -> bytes:
-        """Embed, elsewhere."""
+        """Embed on another host."""
         return text.encode()
 
 
@@ -24,7 +24,7 @@ def generate(prompt: str) -> str:
 
 
 def blocking(sentences: Sentences, numbers: Any) -> None:
-    """A function, a function with a name, a vector, none."""
+    """``embed=`` is a function or a named one; ``vector=`` a vector or None."""
     with Client(embed=sentences.encode, task="faq") as sidecard:
         outcome = sidecard.outcome(generate, "why?")
         assert_type(outcome, Outcome[str])

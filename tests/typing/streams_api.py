@@ -20,7 +20,7 @@ def words(prompt: str, *, count: int = 3) -> Iterator[str]:
 
 
 def numbers(prompt: str) -> list[int]:
-    """Answer in a list, which is pieces as well."""
+    """Return the pieces as a list."""
     return [len(prompt)]
 
 
@@ -75,7 +75,7 @@ async def asynchronous(sidecard: AsyncClient) -> None:
 
 
 def sdks(sidecard: Client) -> None:
-    """Transports go where the SDKs' own go."""
+    """Transports are accepted in place of the SDKs' own."""
     transport = SidecardTransport(
         httpx2.HTTPTransport(), sidecard, task="rag", keep={"rag": "deterministic"}, normalize=("nfc",)
     )

@@ -26,9 +26,7 @@ from typing import Any
 from sidecard_client.protocol.wire import ErrorCode, FailureKind, RejectionReason
 
 _ADVICE_ON_ERRNO = {
-    os.strerror(
-        errno.EACCES
-    ): "The settings socket.group and socket.mode, and the mode of its directory, decide who may connect.",
+    os.strerror(errno.EACCES): "socket.group, socket.mode and its directory's mode decide which users may connect.",
 }
 """What to change if another daemon would not help, by the kernel's reason."""
 

@@ -1,4 +1,4 @@
-"""Messages that would take long to read, or to keep: refused before that, and the connection goes on."""
+"""Messages that would be expensive to decode or to keep are rejected early, and the connection stays open."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from sidecard_client.protocol.frames import BadMessage, RequestReader, frame
 MEASUREMENT = {"name": "m", "kind": "counter"}
 
 
-def refusal(message: dict[Any, Any]) -> BadMessage:
-    """Read one message, which is refused."""
+def rejection_of(message: dict[Any, Any]) -> BadMessage:
+    """Read one message, which is rejected."""
     (read,) = RequestReader().feed(frame(msgspec.msgpack.encode(message)))
     assert isinstance(read, BadMessage), read
     return read
@@ -35,9 +35,9 @@ def refusal(message: dict[Any, Any]) -> BadMessage:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_more_of_a_kind_than_may_be_is_refused_by_its_name(fields: dict[str, Any], field: str) -> None:
-    """However large the message is, its id is echoed."""
-    bad = refusal({"id": 7} | fields)
+def test_too_many_elements_are_rejected_by_field(fields: dict[str, Any], field: str) -> None:
+    """The error names the field and echoes the id, however large the message is."""
+    bad = rejection_of({"id": 7} | fields)
 
     assert (bad.id, bad.code) == (7, "bad_request")
     assert bad.message.endswith(f"`$.{field}`")
@@ -45,22 +45,22 @@ def test_more_of_a_kind_than_may_be_is_refused_by_its_name(fields: dict[str, Any
 
 
 @pytest.mark.parametrize("op", ["x" * 100_000, ["ping"] * 100_000, None, 7])
-def test_a_large_message_without_a_readable_op_is_refused(op: object) -> None:
-    """Without a look at what else is in it."""
-    bad = refusal({"id": 7, "op": op, "padding": "x" * 100_000})
+def test_a_large_message_without_an_op_is_rejected(op: object) -> None:
+    """Its other fields are not decoded."""
+    bad = rejection_of({"id": 7, "op": op, "padding": "x" * 100_000})
     assert (bad.id, bad.code) == (7, "bad_request")
     assert "op is missing" in bad.message
 
 
-def test_an_id_that_is_larger_than_a_message_may_be_is_none() -> None:
-    """It is not echoed."""
-    assert refusal({"id": [1] * 100_000, "op": "nonsense"}) == BadMessage(
-        0, "unknown_op", refusal({"op": "nonsense"}).message
+def test_an_oversized_id_is_not_echoed() -> None:
+    """The error has id 0."""
+    assert rejection_of({"id": [1] * 100_000, "op": "nonsense"}) == BadMessage(
+        0, "unknown_op", rejection_of({"op": "nonsense"}).message
     )
 
 
-def test_as_many_as_may_be_are_read() -> None:
-    """A client sends 500 at a time."""
+def test_the_maximum_of_measurements_is_accepted() -> None:
+    """A message with `MAX_MEASUREMENTS` is decoded. The client sends 500."""
     fields = {"op": "record", "metrics": [MEASUREMENT] * wire.MAX_MEASUREMENTS}
     (read,) = RequestReader().feed(frame(msgspec.msgpack.encode(fields)))
     assert isinstance(read, wire.RecordMetrics)

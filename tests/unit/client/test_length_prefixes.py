@@ -1,4 +1,4 @@
-"""What is announced is no reason to have room for it: a peer would take gigabytes of the daemon by a few bytes on each connection."""
+"""A length prefix reserves no memory: a few bytes per connection could otherwise claim gigabytes of the daemon."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -14,17 +14,17 @@ FEW_BYTES = 100_000
 
 
 def announced() -> None:
-    """The largest frame there may be, of which one byte comes."""
+    """Send the largest length, and one byte."""
     FrameBuffer().feed(wire.MAX_FRAME_BYTES.to_bytes(4, "big") + b"x")
 
 
 def announced_to_a_client() -> None:
-    """The same, by a daemon."""
+    """Send the same to a client."""
     Connection().receive(wire.MAX_FRAME_BYTES.to_bytes(4, "big") + b"x")
 
 
 def array_in_a_frame() -> None:
-    """A request that is said to be a list of four billion elements, or a map, or text."""
+    """Send requests with lists, maps and texts of four billion elements."""
     for head in (b"\xdd", b"\xdf", b"\xdb", b"\xc6"):
         for before in (b"", b"\x82\xa2op\xa5begin\xa8backends"):
             (message,) = RequestReader().feed(frame(before + head + b"\xff\xff\xff\xff"))
@@ -32,13 +32,13 @@ def array_in_a_frame() -> None:
 
 
 def record_in_a_spool() -> None:
-    """A block that is said to be as large as any."""
+    """Read a spool record with the largest length."""
     decode_records(FILE_MAGIC + b"\0" * 4 + MAX_BODY_BYTES.to_bytes(4, "little") + b"\0" * 30)
 
 
 @pytest.mark.parametrize("read", [announced, announced_to_a_client, array_in_a_frame, record_in_a_spool])
-def test_a_length_that_is_announced_takes_no_memory(read: Callable[[], None]) -> None:
-    """Only what has come is kept."""
+def test_a_length_prefix_reserves_no_memory(read: Callable[[], None]) -> None:
+    """Only received bytes take memory."""
     tracemalloc.start()
     try:
         read()
