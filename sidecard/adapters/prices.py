@@ -1,7 +1,7 @@
-"""What calls cost, by the model's name, from the price table of the library genai-prices (extra ``sidecard[prices]``).
+"""Model prices from the table of the library genai-prices (extra ``sidecard[prices]``).
 
-The table is as old as the library's release. It is never updated over the network: a daemon may be sovereign, and a price
-that changes while it runs would make its own sums incomparable.
+The table is as old as the library's release and never updated over the network: a daemon may be sovereign, and a price that
+changes at run time would make the daemon's own sums incomparable.
 """
 
 from datetime import UTC, datetime
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
 
 MAX_REMEMBERED = 4096
-"""Names of models that are remembered, known and unknown ones together: peers choose them."""
+"""Names of models, known and unknown ones together, that are remembered: peers choose them."""
 
 MAX_MODEL_CHARACTERS = 256
-"""Longer names are no model's, and would cost the loop the time to search them for patterns."""
+"""Longer names belong to no model, and matching them against the library's patterns would block the loop."""
 
 
 def table_price() -> Price:
-    """Return what prices a call: model, prompt tokens and completion tokens to dollars, None where the model is unknown.
+    """Return a function from model, prompt tokens and completion tokens to dollars; None for an unknown model.
 
-    A model is looked for by its own name first, then as ``PROVIDER/MODEL``, as many gateways write it.
-    Loading the table takes 0.4 s and 30 MB, a price 0.1 ms. Raises `ConfigError` where the library is not installed.
+    A model is looked up by its own name first, then as ``PROVIDER/MODEL``, the form of many gateways. Loading the table takes
+    0.4 s and 30 MB, a price 0.1 ms. Raises `ConfigError` if the library is not installed.
     """
     try:
         table = _Table()
@@ -38,49 +38,49 @@ def table_price() -> Price:
         )
         raise ConfigError([sentence]) from error
 
-    # The first price compiles what the others reuse: 30 ms that the loop need not wait.
+    # The first price compiles patterns for the others: 30 ms, spent before the loop runs.
     table.price("gpt-4o", 1, 1)
     return table.price
 
 
 class _Table:
     def __init__(self) -> None:
-        from genai_prices import Usage, data_snapshot  # noqa: PLC0415 - only for those who want it: see `table_price`
+        from genai_prices import Usage, data_snapshot  # noqa: PLC0415 - costly, see `table_price`
         from genai_prices.data import providers  # noqa: PLC0415 - as above
 
         self._usage = Usage
-        # Our own, so that nothing else in this process can exchange it for one from the network.
-        self._new: Callable[[], DataSnapshot] = partial(
+        # A private snapshot, so that no other code in this process can replace it by one from the network.
+        self._new_snapshot: Callable[[], DataSnapshot] = partial(
             data_snapshot.DataSnapshot, providers=providers, from_auto_update=False
         )
-        self._snapshot = self._new()
+        self._snapshot = self._new_snapshot()
         self._known: set[str] = set()
         self._unknown: set[str] = set()
 
     def price(self, model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """Return what a call costs in dollars."""
+        """Return the cost of a call in dollars."""
         if model in self._unknown or len(model) > MAX_MODEL_CHARACTERS:
             return None
 
         if model not in self._known and len(self._known) + len(self._unknown) >= MAX_REMEMBERED:
-            # The library remembers, without bound, each name that it was asked for: it starts afresh with us.
+            # The snapshot caches every name without bound, so it is replaced together with these sets.
             self._known.clear()
             self._unknown.clear()
-            self._snapshot = self._new()
+            self._snapshot = self._new_snapshot()
 
         try:
             dollars = self._look_up(model, prompt_tokens, completion_tokens)
         except LookupError:
             self._unknown.add(model)
             return None
-        except Exception:  # noqa: BLE001 - a boundary: another library's parser at work on any peer's text
+        except Exception:  # noqa: BLE001 - a boundary: another library's parser processes any peer's text
             return None
 
         self._known.add(model)
         return dollars
 
     def _look_up(self, model: str, prompt_tokens: int, completion_tokens: int) -> float:
-        """Raise `LookupError` where the table has no such model."""
+        """Raise `LookupError` if the table has no such model."""
         usage = self._usage(input_tokens=prompt_tokens, output_tokens=completion_tokens)
         now = datetime.now(UTC)
         try:

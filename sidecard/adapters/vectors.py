@@ -1,12 +1,12 @@
-"""The nearest vectors, by the libraries numpy and usearch (extra ``sidecard[similar]``): what `sidecard.core.cache.similarity` finds with.
+"""Nearest vectors, by the libraries numpy and usearch (extra ``sidecard[similar]``), for `sidecard.core.cache.similarity`.
 
-The first `FLAT_VECTORS` vectors of a group are compared one by one, exactly, by one multiplication; most groups have no more.
-Those beyond are in a graph (HNSW: Malkov, Yashunin, "Efficient and robust approximate nearest neighbor search using
-hierarchical navigable small world graphs", 2016), which is asked as well. No vector ever moves from one to the other, because
-that would hold up the loop; one that leaves the first makes room there for the next that comes.
+The first `FLAT_VECTORS` vectors of a group are compared exactly, by one matrix multiplication; most groups have no more.
+Further ones are in a graph (HNSW: Malkov, Yashunin, "Efficient and robust approximate nearest neighbor search using
+hierarchical navigable small world graphs", 2016), which is searched as well. A vector never moves between the two, because
+that would block the loop; one that is removed from the matrix makes room there for the next new one.
 
-Compared and not taken: hnswlib (last release 2023, no wheels), faiss-cpu (no removal from its graph). usearch keeps half
-precision, removes, and has wheels for all Pythons that are supported; it brings numpy along.
+Compared and rejected: hnswlib (last release 2023, no wheels), faiss-cpu (no removal from its graph). usearch keeps half
+precision, removes vectors, has wheels for all supported Pythons, and depends on numpy.
 """
 
 import os
@@ -23,46 +23,43 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FLAT_VECTORS = 1024
-"""Compared one by one: 0.1 ms for 384 dimensions, as long as the graph takes."""
+"""Size of the matrix: its search takes 0.1 ms for 384 dimensions, as long as the graph's."""
 
 CONNECTIVITY = 16
-"""Links of a vector. usearch's own default, and the middle of what the paper recommends."""
+"""Links of a vector. usearch's default, and the middle of what the paper recommends."""
 
 EXPANSION_ADD = 64
 EXPANSION_SEARCH = 64
-"""Candidates that are looked at. usearch's own defaults are 128 and 64; half of the first costs no measurable recall, and a
-vector is taken in while the loop waits."""
+"""Candidates that are examined. usearch's defaults are 128 and 64; half of the first costs no measurable recall, and the loop
+waits while a vector is added."""
 
 
 def index_maker(config: Config) -> IndexFactory:
-    """Return what makes indexes; the libraries are loaded only if a task of ``config`` wants them.
-
-    Raises `ConfigError` where they are not installed.
-    """
+    """Return the factory of indexes; see `require`."""
     require(config)
     return NearestVectors
 
 
 def require(config: Config) -> None:
-    """Load the libraries if a task wants them: 0.3 s and 30 MB. Raises `ConfigError` where they are not installed."""
+    """Load the libraries if a task needs them: 0.3 s and 30 MB. Raises `ConfigError` if they are not installed."""
     tasks = [name for name, task in config.tasks.items() if task.similar]
     if not tasks:
         return
 
-    # All is done in the loop's thread: a pool of others would only wait, and take memory.
+    # All work is done in the loop's thread: a thread pool would only idle and take memory.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        import usearch.index  # noqa: F401, PLC0415 - only for those who want it
+        import usearch.index  # noqa: F401, PLC0415 - only for tasks that need it
     except ImportError as error:
         sentence = (
             f"tasks.{tasks[0]}.similar is true, but vectors cannot be searched ({error}); "
-            f'install what can with `pip install "sidecard[similar]"`, or set tasks.{tasks[0]}.similar = false'
+            f'install the libraries with `pip install "sidecard[similar]"`, or set tasks.{tasks[0]}.similar = false'
         )
         raise ConfigError([sentence]) from error
 
 
 class NearestVectors:
-    """Vectors of one number of dimensions, by label: an `Index`."""
+    """Vectors of one dimension, by label: a `VectorIndex`."""
 
     def __init__(self, dimensions: int) -> None:
         self._flat = _Flat(dimensions)
@@ -73,7 +70,7 @@ class NearestVectors:
         return len(self._flat) + (0 if self._graph is None else len(self._graph))
 
     def add(self, label: int, vector: bytes) -> None:
-        """Take a vector in under a label that is not in use."""
+        """Add a vector under an unused label."""
         if len(self._flat) < FLAT_VECTORS:
             self._flat.add(label, vector)
             return
@@ -84,17 +81,17 @@ class NearestVectors:
         self._graph.add(label, vector)
 
     def get(self, label: int) -> bytes:
-        """Return a vector, as exact as it is kept, of length 1."""
-        return self._home(label).get(label)
+        """Return a vector, scaled to length 1, with the precision that is kept."""
+        return self._part_of(label).get(label)
 
     def remove(self, label: int) -> None:
-        """Let a vector go."""
-        self._home(label).remove(label)
+        """Remove a vector."""
+        self._part_of(label).remove(label)
         if self._graph is not None and not len(self._graph):
             self._graph = None
 
     def nearest(self, vector: bytes, count: int) -> Iterable[tuple[int, float]]:
-        """Return labels with their cosines, the nearest first; of those in the graph some may be missed."""
+        """Return labels with their cosines, nearest first; some of those in the graph may be missed."""
         unit = _unit(vector)
         found = self._flat.nearest(unit, count)
         if self._graph is None:
@@ -102,15 +99,15 @@ class NearestVectors:
 
         return sorted([*found, *self._graph.nearest(unit, count)], key=itemgetter(1), reverse=True)[:count]
 
-    def _home(self, label: int) -> "_Flat | _Graph":
+    def _part_of(self, label: int) -> "_Flat | _Graph":
         return self._flat if self._graph is None or label in self._flat else self._graph
 
 
 class _Flat:
-    """Vectors in a matrix, one row each; its rows are doubled when they are used up."""
+    """Vectors as rows of a matrix, which doubles when it is full."""
 
     def __init__(self, dimensions: int) -> None:
-        import numpy as np  # noqa: PLC0415 - only for those who want it
+        import numpy as np  # noqa: PLC0415 - only for tasks that need it
 
         self._np = np
         self._rows = np.zeros((1, dimensions), np.float32)
@@ -156,9 +153,9 @@ class _Graph:
     """Vectors in a graph, at half precision: 0.001 of a cosine at most."""
 
     def __init__(self, dimensions: int) -> None:
-        from usearch.index import Index as Graph  # noqa: PLC0415 - only for those who want it
+        from usearch.index import Index  # noqa: PLC0415 - only for tasks that need it
 
-        self._index: Any = Graph(
+        self._index: Any = Index(
             ndim=dimensions,
             metric="cos",
             dtype="f16",
@@ -188,7 +185,7 @@ class _Graph:
 
 def _unit(vector: bytes) -> "NDArray[np.float32]":
     """Return a vector of length 1 in the same direction."""
-    import numpy as np  # noqa: PLC0415 - only for those who want it
+    import numpy as np  # noqa: PLC0415 - only for tasks that need it
 
     numbers = np.frombuffer(vector, np.float32).astype(np.float64)
     unit: NDArray[np.float32] = (numbers / np.sqrt(numbers @ numbers)).astype(np.float32)

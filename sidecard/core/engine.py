@@ -49,10 +49,8 @@ from sidecard.core.flights.serving import Serving
 from sidecard.core.flights.streams import Streams
 from sidecard.core.operations.breakers import BreakerOperations
 from sidecard.core.operations.entries import EntryOperations
-from sidecard.core.operations.explain import ExplainOperation
-from sidecard.core.operations.families import MetricFamilies
 from sidecard.core.operations.metrics import MetricsOperations
-from sidecard.core.operations.reload import ReloadOperation
+from sidecard.core.operations.settings import SettingsOperations
 from sidecard.core.operations.status import RunInfo, StatusOperations
 from sidecard.core.operations.watch import Watches
 from sidecard.core.scopes import Scopes
@@ -146,16 +144,14 @@ class Engine:
             failures,
             similar,
         )
-        entries = EntryOperations(policy, flights, lookups, serving, scopes, failures)
         breakers = BreakerOperations(backends, granting)
         self._watches = watches = Watches(wall_offset_seconds)
         run = RunInfo(boot_id, version, now, shown_settings, shown_origins)
         self._status = status = StatusOperations(run, policy.cache, streams, calls, lookups, backends, billing, count)
-        explain = ExplainOperation(policy, flights, lookups, scopes, failures, status)
+        entries = EntryOperations(policy, flights, lookups, serving, scopes, failures, status)
         self._apps = apps = AppMetrics(settings.max_series, metrics.dropped, settings.spare_share)
-        families = MetricFamilies(status, streams, backends, billing, metrics, apps, enabled=settings.metrics)
-        reporting = MetricsOperations(apps, families, status)
-        reload = ReloadOperation(
+        reporting = MetricsOperations(status, streams, backends, billing, metrics, apps, enabled=settings.metrics)
+        settings_ops = SettingsOperations(
             status=status,
             calls=calls,
             granting=granting,
@@ -179,18 +175,18 @@ class Engine:
             wire.Put: entries.put,
             wire.Delete: entries.delete,
             wire.Purge: entries.purge,
-            wire.Explain: explain.explain,
+            wire.Explain: entries.explain,
             wire.Watch: watches.watch,
             wire.GetStats: status.stats,
             wire.GetReport: status.report,
             wire.GetHealth: status.health,
-            wire.GetConfig: status.config,
+            wire.GetConfig: settings_ops.config,
             wire.GetBreakers: breakers.breakers,
             wire.SetBreaker: breakers.breaker,
             wire.RecordMetrics: reporting.record,
             wire.GetMetrics: reporting.metrics,
-            wire.SetLog: reporting.set_log,
-            wire.Reload: reload.reload,
+            wire.SetLog: settings_ops.log,
+            wire.Reload: settings_ops.reload,
         }
 
         self._hear: dict[type[Any], Callable[[Any, float], list[Effect]]] = {
@@ -201,7 +197,7 @@ class Engine:
             Tick: lambda _, now: calls.tick(now),
             DrainRequested: lambda _, now: calls.drain(now),
             DrainExpired: lambda _, now: calls.give_up_draining(now),
-            SettingsRead: reload.settings_read,
+            SettingsRead: settings_ops.settings_read,
             StoreAnswered: lookups.answered,
             StoreStateChanged: lookups.turned,
             KeyChanged: lookups.key_changed,

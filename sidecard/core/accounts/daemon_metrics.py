@@ -15,7 +15,7 @@ _TRACE_ID = slice(3, 35)
 
 
 class DaemonMetrics:
-    """Counters, gauges and histograms, exposed by `sidecard.core.operations.families`.
+    """Counters, gauges and histograms, exposed by `sidecard.core.operations.metrics`.
 
     The shell updates ``requests``, ``handled``, ``dropped`` and ``limited`` and registers ``gauges`` and ``dropped_by``; the
     engine updates the rest. Peers choose the names of backends and models, so their number is bounded: further ones are

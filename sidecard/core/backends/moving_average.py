@@ -6,10 +6,11 @@ HALF_LIFE_SECONDS = 60.0
 class MovingAverage:
     """The mean of samples, each of which weighs half as much after every `HALF_LIFE_SECONDS`."""
 
-    __slots__ = ("_at", "_mean", "_weight")
+    __slots__ = ("_at", "_weight", "value")
 
     def __init__(self) -> None:
-        self._mean = 0.0
+        self.value = 0.0
+        """The mean; 0 before the first sample."""
         self._weight = 0.0
         self._at = 0.0
 
@@ -18,15 +19,10 @@ class MovingAverage:
         """Whether there has been a sample."""
         return self._weight > 0
 
-    @property
-    def value(self) -> float:
-        """The mean; 0 before the first sample."""
-        return self._mean
-
     def add(self, sample: float, now: float) -> None:
         """Add a sample."""
         weight = self._weight * 0.5 ** ((now - self._at) / HALF_LIFE_SECONDS) + 1.0
-        self._mean += (sample - self._mean) / weight
+        self.value += (sample - self.value) / weight
         self._weight = weight
         self._at = now
 

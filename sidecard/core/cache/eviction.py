@@ -16,12 +16,9 @@ The value of an entry is its priority (`sidecard.core.cache.priority`) times its
 If all entries have equal cost and size, this is a policy of hits alone: `sidecard bench --eviction` compares.
 Scopes with a limit of their own (``namespaces.NAME.max_bytes``) have a `Partition` each; all partitions share one L. An
 eviction for the whole cache takes the first due of any partition, one for a scope's limit the first due in its own.
-
-Other policies implement `EvictionPolicy`.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.ghost_queue import GhostQueue
@@ -35,26 +32,6 @@ half a percent more hits, with 0.25 chats and dollars gain as much; at 0.4 scans
 MAX_UNUSED_PRIORITY = 64.0
 """Highest priority of an entry without hits. Without this bound, up to 2 % more dollars would be saved, and a cache filled
 with invented costs would last four times as long; 32 would save 2 to 7 % less."""
-
-
-class EvictionPolicy(Protocol):
-    """What the cache needs of a policy."""
-
-    def admit(self, entry: Entry) -> None:
-        """Add a new entry."""
-        ...
-
-    def forget(self, entry: Entry) -> None:
-        """Drop an entry that left for another reason than eviction. Called before the entry is emptied."""
-        ...
-
-    def victim(self, scope: str | None = None) -> Entry:
-        """Choose and drop a live entry, of a scope if given, which must have a partition. Raises `LookupError` if none."""
-        ...
-
-    def partition(self, has_own: Callable[[str], bool]) -> None:
-        """Give each scope for which ``has_own`` is true a partition of its own."""
-        ...
 
 
 class GreedyDual:
@@ -80,7 +57,7 @@ class GreedyDual:
         self._partition(entry.terms.scope).push(entry, self._inflation)
 
     def forget(self, entry: Entry) -> None:
-        """Drop an entry that left for another reason; its place in the queue becomes a tombstone."""
+        """Drop an entry that left for another reason, before it is emptied; its place in the queue becomes a tombstone."""
         scope, level = entry.terms.scope, entry.level
         entry.mark_dead()
         self._count -= 1
@@ -88,7 +65,7 @@ class GreedyDual:
         self._drop_empty(scope)
 
     def victim(self, scope: str | None = None) -> Entry:
-        """Choose and drop the entry to evict.
+        """Choose and drop the entry to evict, of a scope if given, which must have a partition. Raises `LookupError` if none.
 
         The loop ends: an entry that is passed over loses its recent hits, and no hits are counted meanwhile.
         """
@@ -110,7 +87,7 @@ class GreedyDual:
         return entry
 
     def partition(self, has_own: Callable[[str], bool]) -> None:
-        """Regroup all entries into partitions; each keeps the time that it had left."""
+        """Give each scope for which ``has_own`` is true its own partition; every entry keeps the time that it had left."""
         regrouped: dict[tuple[Partition, int], list[tuple[float, Entry]]] = {}
         older = [self._common, *self._partitions.values()]
         self._common, self._partitions, self._has_own = Partition(), {}, has_own

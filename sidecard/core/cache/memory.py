@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 from msgspec import Struct
 
 from sidecard.core.cache.entry import COMPRESSED, Entry, Terms
-from sidecard.core.cache.eviction import EvictionPolicy, GreedyDual
+from sidecard.core.cache.eviction import GreedyDual
 from sidecard.core.scopes import namespace_of
 
 SHARING_ONLY_BYTES = 16 * 1024 * 1024
@@ -45,7 +45,7 @@ class _Bucket:
 class MemoryCache:
     """Entries by scope and key. ``now`` is an instant of the monotonic clock, in seconds, and never steps back."""
 
-    def __init__(self, max_bytes: int, policy: EvictionPolicy | None = None) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.caching = max_bytes > 0
         self.budget = max_bytes or SHARING_ONLY_BYTES
@@ -63,7 +63,7 @@ class MemoryCache:
         """Those of ``evicted`` that left because of their own namespace's limit."""
         self.expired = 0
         self._tables: dict[str, dict[str, Entry]] = {}
-        self._policy: EvictionPolicy = policy or GreedyDual()
+        self._policy = GreedyDual()
         self._wheel: dict[int, _Bucket] = {}
         self._wheel_heap: list[int] = []
         self._limits: dict[str, int] = {}

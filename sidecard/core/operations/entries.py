@@ -1,5 +1,6 @@
-"""Entry operations: `get`, `put`, `delete` and `purge`."""
+"""Entry operations: `get`, `put`, `delete`, `purge`, and `explain`, which shows a key's state and its task's policy."""
 
+from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
@@ -7,6 +8,8 @@ from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.flights import Flights
 from sidecard.core.flights.lookups import Lookups
 from sidecard.core.flights.serving import Serving
+from sidecard.core.operations.policies import policy_of
+from sidecard.core.operations.status import StatusOperations
 from sidecard.core.records import NO_USAGE
 from sidecard.core.replies import error, not_yours
 from sidecard.core.scopes import Scopes
@@ -24,6 +27,7 @@ class EntryOperations:
         serving: Serving,
         scopes: Scopes,
         failures: Failures,
+        status: StatusOperations,
     ) -> None:
         self._policy = policy
         self._flights = flights
@@ -31,6 +35,7 @@ class EntryOperations:
         self._serving = serving
         self._scopes = scopes
         self._failures = failures
+        self._status = status
 
     def get(self, peer: Peer, request: wire.Get, now: float) -> list[Effect]:
         """Read an entry, from memory or the store; one that is kept for the sharing window alone is a miss."""
@@ -92,3 +97,49 @@ class EntryOperations:
         self._failures.purge(request.namespace)
         removed = self._policy.purge(request.namespace, request.tag, now, request.task)
         return self._lookups.purge(peer, request, removed, now)
+
+    def explain(self, peer: Peer, request: wire.Explain, now: float) -> list[Effect]:
+        """Show a task's policy and, for a key, its state, changing neither counters nor the eviction order.
+
+        Origins of settings name files, so only operators see them.
+        """
+        scope = self._scopes.find(peer, request.namespace)
+        if scope is None:
+            return [not_yours(peer, request, request.namespace)]
+
+        origins = self._status.run.shown_origins if peer.operator else {}
+        policy = policy_of(self._policy.settings, request.task, origins)
+        if request.key is None:
+            return [Send(peer.id, wire.Explained(request.id, request.task, scope, policy, store=self._lookups.state))]
+
+        entry = self._policy.cache.peek(scope, request.key)
+        flight = self._flights.find(scope, request.key)
+        failure = self._failures.find(scope, request.key, now)
+        explained = wire.Explained(
+            request.id,
+            request.task,
+            scope,
+            policy,
+            None if entry is None or now >= entry.expires_at else _state_of(entry, now),
+            None if flight is None else len(flight.waiters),
+            None if failure is None else failure.message,
+            self._lookups.state,
+        )
+        return [Send(peer.id, explained)]
+
+
+def _state_of(entry: Entry, now: float) -> wire.EntryState:
+    terms = entry.terms
+    age_seconds = now - entry.stored_at
+    return wire.EntryState(
+        age_seconds,
+        max(0.0, terms.ttl_seconds - age_seconds),
+        max(0.0, terms.ttl_seconds + terms.stale_seconds - max(age_seconds, terms.ttl_seconds)),
+        not entry.is_fresh(now),
+        entry.charge,
+        entry.seconds,
+        terms.backend,
+        terms.task,
+        terms.tags,
+        terms.usage,
+    )

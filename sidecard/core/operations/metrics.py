@@ -1,36 +1,307 @@
-"""Metrics operations: `record` and `metrics`, and `log`, which sets the log level."""
+"""Metrics operations: `record`, and `metrics`, the families of all metrics. Their names are a contract with dashboards.
 
+Counters cover one run: they start at 0 with the daemon and only grow.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import get_args
+
+from sidecard.core.accounts.app_metric import RESERVED_PREFIX
 from sidecard.core.accounts.app_metrics import AppMetrics
-from sidecard.core.effects import Effect, Send, SetLogLevel
+from sidecard.core.accounts.billing import Billing
+from sidecard.core.accounts.daemon_metrics import DaemonMetrics
+from sidecard.core.accounts.histogram import Histogram
+from sidecard.core.backends.registry import Backends
+from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
-from sidecard.core.operations.families import MetricFamilies
+from sidecard.core.flights.streams import Streams
 from sidecard.core.operations.status import StatusOperations
-from sidecard.core.replies import for_operators
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import BreakerState, Family, MetricKind, RejectionReason, Sample, Stats, tag_of
+
+_UNCOUNTED_REPLIES = frozenset({wire.Pending, wire.Chunk, wire.Note})
+"""Replies that are no outcome: one follows later, or there is none."""
+
+DROPPED = ("series", "invalid", "client", "push_samples", "calls", "log_lines", "store")
+"""Kinds of items that may be dropped. All are exposed from the start, so that the first drop shows as an increase."""
+
+LIMITS = (
+    "max_peers",
+    "max_peers_per_uid",
+    "unmapped",
+    "stall_seconds",
+    "message_seconds",
+    "max_outbox_bytes",
+    "max_buffered_bytes",
+    "max_flights",
+    "max_leases",
+    "max_waiters",
+    "max_queue",
+    "streams",
+)
+"""Limits that may reject a begin or close a connection: settings of ``[limits]``, and derived ones. All exposed from the start."""
+
+_SHELL_GAUGES = {
+    "buffered_bytes": "Unread replies and incomplete messages of peers that hold much.",
+    "spool_bytes": "Metrics on disk that wait for the target of push.",
+    "calls_pending": "Rows that wait to be written to the call log.",
+}
+
+Values = Iterable[tuple[dict[str, str], float]]
+"""Values by label set."""
 
 
 class MetricsOperations:
-    """Record the apps' metrics, and report all metrics."""
+    """Record the apps' metrics, and report all. ``enabled`` is whether the daemon exposes metrics of its own."""
 
-    def __init__(self, apps: AppMetrics, families: MetricFamilies, status: StatusOperations) -> None:
-        self.apps = apps
-        self._families = families
+    def __init__(
+        self,
+        status: StatusOperations,
+        streams: Streams,
+        backends: Backends,
+        billing: Billing,
+        metrics: DaemonMetrics,
+        apps: AppMetrics,
+        *,
+        enabled: bool,
+    ) -> None:
         self._status = status
+        self._streams = streams
+        self._backends = backends
+        self._billing = billing
+        self._metrics = metrics
+        self._apps = apps
+        self._enabled = enabled
 
     def record(self, peer: Peer, request: wire.RecordMetrics, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
         """Record measurements of an app."""
-        dropped = self.apps.record(peer, request)
+        dropped = self._apps.record(peer, request)
         return [Send(peer.id, wire.Recorded(request.id, dropped))] if request.acknowledge else []
 
     def metrics(self, peer: Peer, request: wire.GetMetrics, now: float) -> list[Effect]:
-        """Report the daemon's and the apps' metrics."""
+        """Report the daemon's and the apps' metrics; of labeled ones, only the label sets that have occurred."""
         effects = self._status.advance_breakers(now)
-        families = [*self._families.families(now), *self.apps.families()]
+        families = [*(self._own(now) if self._enabled else ()), *self._apps.families()]
         return [*effects, Send(peer.id, wire.Metrics(request.id, families))]
 
-    def set_log(self, peer: Peer, request: wire.SetLog, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
-        """Set the log level, for operators."""
-        if not peer.operator:
-            return [for_operators(peer, request, "log")]
+    def _own(self, now: float) -> Iterator[Family]:
+        stats = self._status.snapshot(0, now)
+        yield from self._of_calls(stats)
+        yield from self._of_limits(stats)
+        yield from self._of_savings()
+        yield from self._of_state(stats)
+        yield from self._of_backends()
+        yield from self._of_budgets(now)
+        yield from self._of_times()
 
-        return [Send(peer.id, wire.Ok(request.id)), SetLogLevel(request.level)]
+    def _of_calls(self, stats: Stats) -> Iterator[Family]:
+        sums = [(task, ledger.sums_of_this_run()) for task, ledger in self._billing.tasks.items()]
+        # A stream's hit is counted at its end, as a shared stream is.
+        hits = Counter({(wire.Begin, wire.Hit): stats.hits - self._streams.hits})
+        yield _counter(
+            "requests",
+            "Requests by op and type of their reply.",
+            (
+                ({"op": tag_of(request), "outcome": tag_of(reply)}, number)
+                for (request, reply), number in (self._metrics.requests | hits).items()
+                if reply not in _UNCOUNTED_REPLIES
+            ),
+        )
+        yield _counter(
+            "cache_hits",
+            "Begins ended by a stored answer.",
+            (
+                ({"task": task, "freshness": freshness}, hits)
+                for task, of in sums
+                for freshness, hits in (
+                    ("fresh", of["hits"] - of["stale_hits"] - of["similar_hits"]),
+                    ("stale", of["stale_hits"]),
+                    ("similar", of["similar_hits"]),
+                )
+            ),
+        )
+        for name, text, field in (
+            ("cache_misses", "Begins that found no stored answer.", "misses"),
+            ("shared", "Begins ended by another caller's answer.", "shared"),
+        ):
+            yield _counter(name, text, [({"task": task}, of[field]) for task, of in sums])
+
+        yield _counter(
+            "leases",
+            "Ended leases by outcome.",
+            (
+                ({"backend": name, "outcome": outcome}, number)
+                for (name, outcome), number in self._metrics.leases.items()
+            ),
+        )
+        yield _counter(
+            "chunks",
+            "Chunks of streams: taken from holders, and sent to readers.",
+            [({"way": "taken"}, stats.chunks_taken), ({"way": "sent"}, stats.chunks_sent)],
+        )
+        yield _counter(
+            "streams_broken", "Readers whose stream failed after its first chunk.", [({}, stats.streams_broken)]
+        )
+        yield _counter("reelections", "Leases that passed to a waiter.", [({}, stats.reelections)])
+        yield _counter(
+            "rejected",
+            "Begins ended by a rejection.",
+            (({"reason": reason}, getattr(stats, f"rejected_{reason}")) for reason in get_args(RejectionReason)),
+        )
+
+    def _of_limits(self, stats: Stats) -> Iterator[Family]:
+        yield _counter(
+            "evicted",
+            "Entries that left the cache: live ones to make room, in all or in their namespace; expired ones; deleted ones.",
+            [
+                ({"reason": "room"}, stats.evicted - stats.evicted_by_limits),
+                ({"reason": "namespace"}, stats.evicted_by_limits),
+                ({"reason": "expired"}, stats.expired_entries),
+                ({"reason": "deleted"}, stats.deleted),
+            ],
+        )
+        yield _counter(
+            "refused_too_large",
+            "Answers that were not stored because they exceed the largest entry size.",
+            [({}, stats.refused_too_large)],
+        )
+        yield _counter(
+            "dropped",
+            "Items that were dropped because there was no room or they could not be decoded.",
+            (({"what": what}, self._dropped(what, stats)) for what in DROPPED),
+        )
+        yield _counter(
+            "limited",
+            "Connections refused or closed, and begins rejected, by limit.",
+            (({"limit": limit}, self._metrics.limited[limit]) for limit in LIMITS),
+        )
+        yield _counter(
+            "series_overflow",
+            "Measurements of apps beyond the bound of label sets, by metric.",
+            (({"metric": name}, number) for name, number in self._apps.overflows()),
+        )
+
+    def _dropped(self, what: str, stats: Stats) -> int:
+        counted = self._metrics.dropped_by.get(what)
+        by_store = stats.store_dropped if what == "store" else 0
+        return self._metrics.dropped[what] + by_store + (counted() if counted is not None else 0)
+
+    def _of_savings(self) -> Iterator[Family]:
+        sums = [(task, ledger.sums_of_this_run()) for task, ledger in self._billing.tasks.items()]
+        for unit in ("seconds", "dollars"):
+            yield _counter(
+                f"saved_{unit}",
+                f"{unit.capitalize()} saved by the cache and by sharing.",
+                (
+                    ({"task": task, "by": by}, of[f"saved_by_{by}_{unit}"])
+                    for task, of in sums
+                    for by in ("cache", "sharing")
+                ),
+            )
+
+        yield _counter(
+            "spent_dollars",
+            "Dollars that backends billed.",
+            (({"backend": name, "model": model}, dollars) for (name, model), dollars in self._metrics.spent.items()),
+        )
+
+    def _of_state(self, stats: Stats) -> Iterator[Family]:
+        build = {"version": stats.version, "boot_id": stats.boot_id}
+        yield _gauge("build_info", "Version and boot id of the daemon.", [(build, 1)])
+        for name, text in (
+            ("uptime_seconds", "Time since the daemon started."),
+            ("draining", "Whether the daemon is stopping."),
+            ("peers", "Connections."),
+            ("flights", "Keys that are being computed."),
+            ("waiters", "Begins that wait for an answer or a permit."),
+            ("cache_entries", "Entries in memory."),
+            ("cache_bytes", "Bytes of entries: keys, values and the fixed cost of each."),
+            ("cache_max_bytes", "Limit of cache_bytes."),
+            ("vectors", "Entries that may be served to similar requests."),
+            ("cache_compressed_entries", "Entries whose answers are kept compressed."),
+            ("cache_compressed_bytes", "Size of those answers as they are kept."),
+            ("cache_uncompressed_bytes", "Size of those answers as they are served."),
+            ("streams", "Begins that are being sent a stream."),
+            ("stream_bytes", "Bytes of streams in flight or still being read."),
+        ):
+            yield _gauge(name, text, [({}, getattr(stats, name))])
+
+        if stats.store != "none":
+            yield _gauge("store_up", "Whether the store answers.", [({}, stats.store in {"up", "read_only"})])
+            yield _gauge("store_pending", "Pending writes and removals.", [({}, stats.store_pending)])
+
+        for name, value in sorted(self._metrics.gauges.items()):
+            yield _gauge(name, _SHELL_GAUGES[name], [({}, value())])
+
+    def _of_backends(self) -> Iterator[Family]:
+        backends = self._backends.all()
+        yield _gauge(
+            "breaker_state",
+            "1 for the current state of the backend's breaker, 0 for the others.",
+            (
+                ({"backend": name, "state": state}, backend.breaker.state == state)
+                for name, backend in backends.items()
+                for state in get_args(BreakerState)
+            ),
+        )
+        yield _gauge(
+            "permits",
+            "Calls in progress.",
+            (({"backend": name}, backend.permits) for name, backend in backends.items()),
+        )
+        yield _gauge(
+            "queued",
+            "Callers that wait for a permit.",
+            (({"backend": name}, len(backend.queue)) for name, backend in backends.items()),
+        )
+
+    def _of_budgets(self, now: float) -> Iterator[Family]:
+        budgets = self._billing.budgets.by_name
+        yield _gauge(
+            "budget_dollars",
+            "Limit of a period's spending.",
+            (({"budget": name}, budget.settings.dollars) for name, budget in budgets.items()),
+        )
+        yield _gauge(
+            "budget_spent_dollars",
+            "Spending in the current period.",
+            (({"budget": name}, budget.spent_dollars(now)) for name, budget in budgets.items()),
+        )
+
+    def _of_times(self) -> Iterator[Family]:
+        upstream, handled = self._metrics.upstream, self._metrics.handled
+        yield _histogram(
+            "upstream_seconds",
+            "Time from a lease to its answer.",
+            [({"backend": name}, histogram) for name, histogram in upstream.items()],
+        )
+        yield _histogram(
+            "wait_seconds",
+            "Time that callers waited for an answer or a permit.",
+            [({"task": task}, ledger.waits) for task, ledger in self._billing.tasks.items()],
+        )
+        yield _histogram(
+            "handle_seconds",
+            "Time that the daemon took to handle a request; of begins, a sample.",
+            [({"op": tag_of(request)}, histogram) for request, histogram in handled.items()],
+        )
+
+
+def _counter(name: str, text: str, values: Values) -> Family:
+    return _family(name, "counter", text, values, "_total")
+
+
+def _gauge(name: str, text: str, values: Values) -> Family:
+    return _family(name, "gauge", text, values)
+
+
+def _family(name: str, kind: MetricKind, text: str, values: Values, suffix: str = "") -> Family:
+    full = RESERVED_PREFIX + name
+    return Family(full, kind, text, [Sample(full + suffix, float(value), labels) for labels, value in values])
+
+
+def _histogram(name: str, text: str, histograms: list[tuple[dict[str, str], Histogram]]) -> Family:
+    full = RESERVED_PREFIX + name
+    samples = [sample for labels, histogram in histograms for sample in histogram.samples(full, labels)]
+    return Family(full, "histogram", text, samples)

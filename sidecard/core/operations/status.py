@@ -1,4 +1,4 @@
-"""Status operations: `ping`, `stats`, `report`, `health`, `config`."""
+"""Status operations: `ping`, `stats`, `report` and `health`."""
 
 from typing import Any
 
@@ -13,7 +13,6 @@ from sidecard.core.events import Peer
 from sidecard.core.flights.calls import Calls
 from sidecard.core.flights.lookups import Lookups
 from sidecard.core.flights.streams import Streams
-from sidecard.core.replies import for_operators
 from sidecard_client.protocol import wire
 
 
@@ -156,10 +155,3 @@ class StatusOperations:
             self._lookups.state,
         )
         return [*effects, Send(peer.id, health)]
-
-    def config(self, peer: Peer, request: wire.GetConfig, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
-        """Show the running settings to an operator."""
-        if not peer.operator:
-            return [for_operators(peer, request, "config")]
-
-        return [Send(peer.id, wire.Settings(request.id, self.run.shown_settings, self.run.shown_origins))]

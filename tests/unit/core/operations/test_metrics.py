@@ -7,7 +7,7 @@ import pytest
 from sidecard.core.accounts.ledger import OTHER
 from sidecard.core.backends.registry import OTHER_BACKENDS
 from sidecard.core.events import Absent, StoreGauges, StoreMeasured
-from sidecard.core.operations.families import DROPPED
+from sidecard.core.operations.metrics import DROPPED
 from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings
 from sidecard_client.protocol import wire
 from tests.host import Host, packed

@@ -1,4 +1,4 @@
-"""The `reload` operation: other settings without losing a connection, a call in progress, an entry or a count."""
+"""Settings operations: `config`, `reload` and `log`. A reload loses no connection, call in progress, entry or count."""
 
 from sidecard.core.accounts.app_metrics import AppMetrics
 from sidecard.core.backends.admission import Admission
@@ -6,7 +6,7 @@ from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.registry import Backends
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.cache.policy import CachePolicy
-from sidecard.core.effects import Effect, EmitNote, ReadSettings, Send
+from sidecard.core.effects import Effect, EmitNote, ReadSettings, Send, SetLogLevel
 from sidecard.core.events import Peer, SettingsRead
 from sidecard.core.flights.calls import Calls
 from sidecard.core.flights.grant import Granting
@@ -17,8 +17,8 @@ from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 
 
-class ReloadOperation:
-    """Have the settings read again on an operator's request, and apply them to every part.
+class SettingsOperations:
+    """Show the settings, have them read again, and apply them to every part.
 
     The shell reports settings that take effect at the next start only: addresses, the store, listeners.
     """
@@ -47,6 +47,21 @@ class ReloadOperation:
         self._policy = policy
         self._scopes = scopes
         self._apps = apps
+
+    def config(self, peer: Peer, request: wire.GetConfig, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
+        """Show the running settings to an operator."""
+        if not peer.operator:
+            return [for_operators(peer, request, "config")]
+
+        run = self._status.run
+        return [Send(peer.id, wire.Settings(request.id, run.shown_settings, run.shown_origins))]
+
+    def log(self, peer: Peer, request: wire.SetLog, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
+        """Set the log level, for operators."""
+        if not peer.operator:
+            return [for_operators(peer, request, "log")]
+
+        return [Send(peer.id, wire.Ok(request.id)), SetLogLevel(request.level)]
 
     def reload(self, peer: Peer, request: wire.Reload, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
         """Have the settings read; the reply follows when they are."""
