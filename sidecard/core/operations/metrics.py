@@ -42,11 +42,12 @@ LIMITS = (
 )
 """Limits that may reject a begin or close a connection: settings of ``[limits]``, and derived ones. All exposed from the start."""
 
-_SHELL_GAUGES = {
+SHELL_GAUGES = {
     "buffered_bytes": "Unread replies and incomplete messages of peers that hold much.",
     "spool_bytes": "Metrics on disk that wait for the target of push.",
     "calls_pending": "Rows that wait to be written to the call log.",
 }
+"""Gauges of the shell, with their descriptions."""
 
 Values = Iterable[tuple[dict[str, str], float]]
 """Values by label set."""
@@ -232,7 +233,7 @@ class MetricsOperations:
             yield _gauge("store_pending", "Pending writes and removals.", [({}, stats.store_pending)])
 
         for name, value in sorted(self._metrics.gauges.items()):
-            yield _gauge(name, _SHELL_GAUGES[name], [({}, value())])
+            yield _gauge(name, SHELL_GAUGES[name], [({}, value())])
 
     def _of_backends(self) -> Iterator[Family]:
         backends = self._backends.all()
