@@ -5,6 +5,7 @@ parsed arguments and returns an exit code. Only the module of the requested comm
 """
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -43,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code, one of `sidecard.cli.exit_codes`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
+    if arguments[0] != "serve":  # the daemon enables collections when it is ready
+        gc.enable()
+
     try:
         exit_code: int = parsed.run(parsed)
     except ConfigError as error:
@@ -76,7 +80,9 @@ def _parser(command: str) -> argparse.ArgumentParser:
         f"{UNREACHABLE} no daemon answers, {BAD_CONFIG} invalid settings.",
     )
     parser.add_argument("--version", action="version", version=f"sidecard {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        metavar="COMMAND", required=True, prog="sidecard"
+    )  # prog: spares an import of shutil
     modules = {COMMANDS[command]} if command in COMMANDS else dict.fromkeys(COMMANDS.values())
     for module in modules:
         importlib.import_module(f"sidecard.cli.{module}").add_parser(commands)
