@@ -1,6 +1,16 @@
 """The counters of `wire.Stats`, each defined there."""
 
-from sidecard_client.protocol.wire import FailureKind, RejectionReason
+from sidecard_client.protocol.wire import RejectionReason
+
+_COUNTERS_OF_OUTCOMES = {
+    "done": "completed",
+    "expired": "expired",
+    "lost": "lost",
+    "cancelled": "failed_cancelled",
+    "fatal": "failed_fatal",
+    "ignored": "failed_ignored",
+    "transient": "failed_transient",
+}
 
 
 class Counters:
@@ -54,9 +64,9 @@ class Counters:
         self.rejected += 1
         self._increment(f"rejected_{reason}")
 
-    def fail_lease(self, kind: FailureKind) -> None:
-        """Count a lease that ended in `Fail`."""
-        self._increment(f"failed_{kind}")
+    def end_lease(self, outcome: str) -> None:
+        """Count a lease's end; ``outcome`` is ``done`` or one of `sidecard.core.notes.Outcome`."""
+        self._increment(_COUNTERS_OF_OUTCOMES[outcome])
 
     def fields(self) -> dict[str, int]:
         """Return all counters by name."""

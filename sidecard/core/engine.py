@@ -1,10 +1,11 @@
 """The engine: events in, effects out.
 
 No I/O, no ``await``, no clock, no randomness, no logging: ``now`` is an argument, timers are data (`Engine.next_deadline`).
-Nothing here raises for a peer's fault; it answers.
+Nothing is raised for a peer's fault; the reply tells it.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, assert_never
 
 from sidecard.core.accounts.app_metrics import AppMetrics
 from sidecard.core.accounts.billing import Billing, Price, no_price
@@ -27,8 +28,10 @@ from sidecard.core.events import (
     Event,
     InvalidationsMissed,
     KeyChanged,
+    LifecycleEvent,
     NoteEmitted,
     Peer,
+    PeerEvent,
     PeerJoined,
     PeerLost,
     RemoteBreakerOpened,
@@ -36,17 +39,35 @@ from sidecard.core.events import (
     RequestReceived,
     SettingsRead,
     StoreAnswered,
+    StoreEvent,
     StoreMeasured,
     StoreStateChanged,
     Tick,
 )
-from sidecard.core.flights.calls import Calls
+from sidecard.core.flights.election import Election
+from sidecard.core.flights.endings import Endings
 from sidecard.core.flights.failures import Failures
-from sidecard.core.flights.flights import Flights
-from sidecard.core.flights.grant import Granting
-from sidecard.core.flights.lookups import Lookups
+from sidecard.core.flights.grants import Grants, LeaseReplies
+from sidecard.core.flights.leases import Departures, Leases
+from sidecard.core.flights.limits import TableLimits
+from sidecard.core.flights.queues import Queues
+from sidecard.core.flights.requests.append import AppendOperation
+from sidecard.core.flights.requests.begin import BeginOperation, Misses, PreviousAnswers
+from sidecard.core.flights.requests.callers import NewCallers
+from sidecard.core.flights.requests.cancel import CancelOperation
+from sidecard.core.flights.requests.complete import AnswerStorage, CompleteOperation
+from sidecard.core.flights.requests.deadlines import DeadlineOperation
+from sidecard.core.flights.requests.disconnect import DisconnectOperation
+from sidecard.core.flights.requests.drain import DrainOperation
+from sidecard.core.flights.requests.fail import FailOperation, FurtherAttempts
+from sidecard.core.flights.requests.renew import RenewOperation
 from sidecard.core.flights.serving import Serving
+from sidecard.core.flights.store.answers import LookupAnswers, StoreEvents
+from sidecard.core.flights.store.lookups import Lookups
+from sidecard.core.flights.store.status import StoreStatus
+from sidecard.core.flights.store.writes import StoreWrites
 from sidecard.core.flights.streams import Streams
+from sidecard.core.flights.table import Flights
 from sidecard.core.operations.breakers import BreakerOperations
 from sidecard.core.operations.entries import EntryOperations
 from sidecard.core.operations.metrics import MetricsOperations
@@ -54,107 +75,114 @@ from sidecard.core.operations.settings import SettingsOperations
 from sidecard.core.operations.status import RunInfo, StatusOperations
 from sidecard.core.operations.watch import Watches
 from sidecard.core.scopes import Scopes
+from sidecard.core.settings import EngineSettings, LiveSettings
 from sidecard_client.protocol import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sidecard.core.cache.compression import Codec
     from sidecard.core.effects import Effect
-    from sidecard.core.settings import EngineSettings
 
 
 class Engine:
-    """Answers one question, "I am about to make this call, must I?", for every peer of the host.
+    """Answers "must I make this call?" for every peer of the host.
 
-    ``shown_settings`` and ``shown_origins`` are what `config` shows, by full name.
-    ``jitter`` is uniform in [0, 1). ``price`` knows what models cost. ``codec`` is what compresses
-    large values, should the settings ask for it. ``wall_offset_seconds`` is what must be added to
-    ``now`` for the wall clock's time, to which the periods of budgets are aligned; it is not adjusted while this runs.
-    ``new_index`` finds vectors, for tasks that look for similar requests; it is not called as long as there is none.
-    ``metrics`` is what the shell measures too, besides what the engine does.
+    ``shown_settings`` and ``shown_origins`` are the reply to `config`, by full name. ``jitter`` is uniform in [0, 1).
+    ``price`` knows the prices of models. ``codec`` compresses large values, if the settings require it.
+    ``wall_offset_seconds`` plus ``now`` is the wall clock's time, to which the periods of budgets are aligned; it is fixed
+    for the run. ``new_index`` makes vector indexes, for tasks that serve similar requests.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - all parts of the engine meet here
         self,
-        settings: "EngineSettings",
+        settings: EngineSettings,
         *,
         boot_id: str,
         version: str,
         now: float,
         shown_settings: dict[str, Any],
         shown_origins: dict[str, str],
-        jitter: "Callable[[], float]" = lambda: 0.5,
+        jitter: Callable[[], float] = lambda: 0.5,
         price: Price = no_price,
         codec: "Codec | None" = None,
         wall_offset_seconds: float = 0.0,
         new_index: IndexFactory | None = None,
     ) -> None:
-        self._count = count = Counters()
+        live = LiveSettings(settings)
+        self._counters = counters = Counters()
         self.metrics = metrics = DaemonMetrics(settings.max_backends, wall_offset_seconds)
+        """The shell measures by it too."""
         self._recorder = recorder = CallRecorder(enabled=settings.log_calls, prompts=settings.log_prompts)
         scopes = Scopes(settings.shared_namespaces)
-        self._policy = policy = CachePolicy(settings, count, codec)
-        self._streams = streams = Streams(policy.cache)
-        self._flights = flights = Flights(boot_id, settings.lease_seconds)
+        self._policy = policy = CachePolicy(settings, counters, codec)
+        self._cache = cache = policy.cache
+        freshness = FreshnessPolicy(cache, jitter)
+        self._similar = similar = SimilarAnswers(settings, new_index, policy)
         self._backends = backends = Backends(settings.backends, settings.max_backends, jitter)
         budgets = Budgets(settings.budgets, wall_offset_seconds)
-        ledgers = TaskLedgers(settings.max_tasks)
-        spending = BackendLedgers(settings.max_backends)
-        self._billing = billing = Billing(
-            ledgers, spending, budgets, metrics, price, wall_offset_seconds, now, shares_budgets=settings.share_budgets
-        )
         admission = Admission(settings, backends, budgets)
         retries = RetryBudget(settings.retries, jitter)
-        serving = Serving(billing, count, recorder, streams, policy.compression)
-        freshness = FreshnessPolicy(policy.cache, jitter)
-        failures = Failures()
-        similar = SimilarAnswers(settings, new_index, policy)
-        granting = Granting(
-            settings,
-            flights,
-            admission,
-            backends,
-            retries,
+        ledgers = TaskLedgers(settings.max_tasks)
+        self._billing = billing = Billing(
             ledgers,
-            count,
-            recorder,
-            streams,
-            serving,
-            freshness,
+            BackendLedgers(settings.max_backends),
+            budgets,
             metrics,
+            price,
+            wall_offset_seconds,
+            now,
+            shares_budgets=settings.share_budgets,
         )
-        self._lookups = lookups = Lookups(settings, flights, granting, policy, serving, similar, count)
-        self._calls = calls = Calls(
-            settings,
-            flights,
-            granting,
-            admission,
-            backends,
-            billing,
-            policy,
-            lookups,
-            serving,
-            scopes,
-            count,
-            metrics,
-            recorder,
-            streams,
-            freshness,
-            failures,
-            similar,
-        )
-        breakers = BreakerOperations(backends, granting)
-        self._watches = watches = Watches(wall_offset_seconds)
+
+        self._flights = flights = Flights(boot_id, settings.lease_seconds)
+        self._timers = flights.timers
+        self._streams = streams = Streams(cache)
+        failures = Failures(live)
+        limits = TableLimits(live, flights, metrics)
+        endings = Endings(live, limits, counters, ledgers, recorder)
+        serving = Serving(billing, counters, recorder, streams, policy.compression, similar, endings)
+        lease_replies = LeaseReplies(live, serving, counters, ledgers, recorder)
+        grants = Grants(flights, admission, backends, retries, limits, endings, lease_replies)
+        election = Election(live, flights, grants, streams, serving, freshness, endings)
+        queues = Queues(flights, admission, backends, grants, election, limits, endings)
+        leases = Leases(flights, admission, backends, billing, metrics, recorder, counters)
+        departures = Departures(flights, leases, queues, election, streams, counters)
+
+        self._store = store = StoreStatus(settings.store, policy)
+        self._lookups = lookups = Lookups(flights, store, limits, endings, serving, cache, counters)
+        self._writes = writes = StoreWrites(flights, store, lookups, counters)
+        answers = LookupAnswers(flights, lookups, store, policy, serving, election, endings)
+        self._store_events = StoreEvents(flights, lookups, answers, writes, store, policy)
+
+        callers = NewCallers(flights, grants, limits, endings, serving)
+        previous = PreviousAnswers(flights, freshness, failures, serving, callers, counters)
+        misses = Misses(store, flights, lookups, serving, endings, previous, callers)
+        self._begin = BeginOperation(scopes, flights, streams, policy, serving, counters, misses).begin
+        self._append = AppendOperation(flights, leases, streams, serving, election, cache)
+        storage = AnswerStorage(policy, similar, failures, writes)
+        self._complete = CompleteOperation(flights, leases, queues, streams, serving, storage)
+        attempts = FurtherAttempts(flights, grants, admission, retries, endings, counters)
+        self._fail = FailOperation(flights, streams, leases, election, queues, attempts, failures)
+        self._renew = RenewOperation(flights, leases)
+        self._cancel = CancelOperation(flights, streams, departures, counters)
+        self._disconnect = DisconnectOperation(flights, streams, departures, lookups, writes, counters)
+        self._deadlines = DeadlineOperation(flights, departures, queues, endings, lookups, writes, cache)
+        self._drain = DrainOperation(flights, election, streams)
+
+        self._breakers = BreakerOperations(backends, queues)
+        self._watches = Watches(wall_offset_seconds)
         run = RunInfo(boot_id, version, now, shown_settings, shown_origins)
-        self._status = status = StatusOperations(run, policy.cache, streams, calls, lookups, backends, billing, count)
-        entries = EntryOperations(policy, flights, lookups, serving, scopes, failures, status)
+        self._status = status = StatusOperations(
+            run, cache, streams, flights, limits, similar, store, backends, billing, counters
+        )
+        self._entries = EntryOperations(policy, flights, lookups, store, writes, serving, scopes, failures, status)
         self._apps = apps = AppMetrics(settings.max_series, metrics.dropped, settings.spare_share)
-        reporting = MetricsOperations(status, streams, backends, billing, metrics, apps, enabled=settings.metrics)
-        settings_ops = SettingsOperations(
+        self._reporting = MetricsOperations(status, streams, backends, billing, metrics, apps, enabled=settings.metrics)
+        self._settings = SettingsOperations(
             status=status,
-            calls=calls,
-            granting=granting,
+            live=live,
+            flights=flights,
+            similar=similar,
+            queues=queues,
             admission=admission,
             backends=backends,
             budgets=budgets,
@@ -163,92 +191,129 @@ class Engine:
             scopes=scopes,
             apps=apps,
         )
-        self._answer: dict[type[wire.Request], Callable[[Peer, Any, float], list[Effect]]] = {
-            wire.Ping: status.ping,
-            wire.Begin: calls.begin,
-            wire.Append: calls.append,
-            wire.Complete: calls.complete,
-            wire.Fail: calls.fail,
-            wire.Renew: calls.renew,
-            wire.Cancel: self._cancel,
-            wire.Get: entries.get,
-            wire.Put: entries.put,
-            wire.Delete: entries.delete,
-            wire.Purge: entries.purge,
-            wire.Explain: entries.explain,
-            wire.Watch: watches.watch,
-            wire.GetStats: status.stats,
-            wire.GetReport: status.report,
-            wire.GetHealth: status.health,
-            wire.GetConfig: settings_ops.config,
-            wire.GetBreakers: breakers.breakers,
-            wire.SetBreaker: breakers.breaker,
-            wire.RecordMetrics: reporting.record,
-            wire.GetMetrics: reporting.metrics,
-            wire.SetLog: settings_ops.log,
-            wire.Reload: settings_ops.reload,
-        }
-
-        self._hear: dict[type[Any], Callable[[Any, float], list[Effect]]] = {
-            PeerJoined: self._joined,
-            PeerLost: self._lost,
-            BacklogRead: self._has_room,
-            NoteEmitted: watches.note_emitted,
-            Tick: lambda _, now: calls.tick(now),
-            DrainRequested: lambda _, now: calls.drain(now),
-            DrainExpired: lambda _, now: calls.give_up_draining(now),
-            SettingsRead: settings_ops.settings_read,
-            StoreAnswered: lookups.answered,
-            StoreStateChanged: lookups.turned,
-            KeyChanged: lookups.key_changed,
-            EntriesPurged: lookups.purged,
-            InvalidationsMissed: lookups.news_missed,
-            StoreMeasured: lookups.measured,
-            RemoteBreakerOpened: breakers.remote_opened,
-            RemoteSpending: billing.remote_spending,
-        }
 
     def handle(self, event: Event, now: float) -> "list[Effect]":
-        """Take one event in and return what is to be done, in order. ``now`` must not step back."""
+        """Handle one event; return the effects to execute, in order. ``now`` never steps back."""
         if isinstance(event, RequestReceived):
-            effects = self._answer[type(event.request)](event.peer, event.request, now)
+            request = event.request
+            # Directly, because most requests are begins: the `match` of all requests costs one more call on every hit.
+            if type(request) is wire.Begin:
+                effects = self._begin(event.peer, request, now)
+            else:
+                effects = self._request(event.peer, request, now)
         else:
-            effects = self._hear[type(event)](event, now)
+            effects = self._event(event, now)
 
-        if self._flights.given_up:
-            effects = effects + self._lookups.settle()
+        if self._flights.unused_claims:
+            effects = effects + self._lookups.release_claims()
 
         return effects + self._recorder.drain() if self._recorder.pending else effects
 
-    def _joined(self, event: PeerJoined, now: float) -> "list[Effect]":  # noqa: ARG002 - as its siblings
-        self._status.peers += 1
-        return []
+    def _request(self, peer: Peer, request: wire.AnyRequest, now: float) -> "list[Effect]":  # noqa: C901, PLR0912 - one case for each request
+        match request:
+            case wire.Complete():
+                return self._complete.complete(peer, request, now)
+            case wire.Append():
+                return self._append.append(peer, request, now)
+            case wire.Renew():
+                return self._renew.renew(peer, request, now)
+            case wire.Fail():
+                return self._fail.fail(peer, request, now)
+            case wire.Cancel():
+                self._watches.cancel(peer, request.target)
+                return self._cancel.cancel(peer, request, now)
+            case wire.Get():
+                return self._entries.get(peer, request, now)
+            case wire.Put():
+                return self._entries.put(peer, request, now)
+            case wire.Delete():
+                return self._entries.delete(peer, request, now)
+            case wire.Purge():
+                return self._entries.purge(peer, request, now)
+            case wire.RecordMetrics():
+                return self._reporting.record(peer, request, now)
+            case wire.Ping():
+                return self._status.ping(peer, request, now)
+            case wire.GetStats():
+                return self._status.stats(peer, request, now)
+            case wire.GetReport():
+                return self._status.report(peer, request, now)
+            case wire.GetHealth():
+                return self._status.health(peer, request, now)
+            case wire.GetConfig():
+                return self._settings.config(peer, request, now)
+            case wire.GetMetrics():
+                return self._reporting.metrics(peer, request, now)
+            case wire.SetLog():
+                return self._settings.log(peer, request, now)
+            case wire.GetBreakers():
+                return self._breakers.breakers(peer, request, now)
+            case wire.SetBreaker():
+                return self._breakers.breaker(peer, request, now)
+            case wire.Explain():
+                return self._entries.explain(peer, request, now)
+            case wire.Watch():
+                return self._watches.watch(peer, request, now)
+            case wire.Reload():
+                return self._settings.reload(peer, request, now)
+            case wire.Begin():
+                return self._begin(peer, request, now)
+            case _:
+                assert_never(request)
 
-    def _lost(self, event: PeerLost, now: float) -> "list[Effect]":
-        self._status.peers -= 1
-        self._apps.lose(event.peer)
-        self._watches.lose(event.peer)
-        return self._calls.lose(event.peer, now)
-
-    def _cancel(self, peer: Peer, request: wire.Cancel, now: float) -> "list[Effect]":
-        self._watches.cancel(peer, request.target)
-        return self._calls.cancel(peer, request, now)
-
-    def _has_room(self, event: BacklogRead, now: float) -> "list[Effect]":
-        return self._calls.room_for_more(event, now) + self._watches.backlog_read(event, now)
+    def _event(self, event: PeerEvent | StoreEvent | LifecycleEvent, now: float) -> "list[Effect]":  # noqa: C901, PLR0912 - one case for each event
+        match event:
+            case Tick():
+                return self._deadlines.tick(now)
+            case StoreAnswered():
+                return self._store_events.answered(event, now)
+            case KeyChanged():
+                return self._store_events.key_changed(event, now)
+            case PeerJoined():
+                self._status.peers += 1
+                return []
+            case PeerLost(peer):
+                self._status.peers -= 1
+                self._apps.lose(peer)
+                self._watches.lose(peer)
+                return self._disconnect.peer_lost(peer, now)
+            case BacklogRead(peer_id, request_id):
+                return self._streams.resume(peer_id, request_id) + self._watches.backlog_read(event, now)
+            case NoteEmitted():
+                return self._watches.note_emitted(event, now)
+            case StoreMeasured():
+                return self._store.measured(event)
+            case StoreStateChanged():
+                return self._store_events.state_changed(event, now)
+            case EntriesPurged():
+                return self._store_events.entries_purged(event, now)
+            case InvalidationsMissed():
+                return self._store_events.invalidations_missed(event, now)
+            case RemoteBreakerOpened():
+                return self._breakers.remote_opened(event, now)
+            case RemoteSpending():
+                return self._billing.remote_spending(event, now)
+            case DrainRequested():
+                return self._drain.start(now)
+            case DrainExpired():
+                return self._drain.expire(now)
+            case SettingsRead():
+                return self._settings.settings_read(event, now)
+            case _:
+                assert_never(event)
 
     @property
     def watched(self) -> bool:
-        """Some peer wants to hear of notes: they are to come back as `NoteEmitted`."""
+        """At least one peer watches notes, so they must come back as `NoteEmitted`."""
         return bool(self._watches)
 
     def next_deadline(self) -> float | None:
-        """Return the instant at which a `Tick` is due; None where nothing can become due.
+        """Return the instant at which a `Tick` is due; None if no item has a deadline.
 
-        It may lie in the past while a flood of expired entries is worked off batch by batch.
+        It may lie in the past while a flood of expired entries is removed in batches.
         """
-        due = self._flights.timers.next_deadline()
-        expiry = self._policy.cache.next_expiry()
+        due = self._timers.next_deadline()
+        expiry = self._cache.next_expiry()
         if due is None or expiry is None:
             return due if expiry is None else expiry
 
@@ -256,22 +321,22 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        """No lease and no waiter is alive, and nobody is behind with reading."""
+        """There is no lease, no waiter and no reader of a stream."""
         flights = self._flights
         return not (flights.lease_count or flights.waiter_count or flights.applicant_count or self._streams)
 
     @property
     def ledger_changes(self) -> int:
-        """Moves with each booking and each breaker: while it is the same, `ledger_snapshot` is too."""
-        count = self._count
+        """A number that changes with each booking and each breaker: while it is equal, `ledger_snapshot` is equal too."""
+        count = self._counters
         return self._backends.changes + (
             count.hits + count.shared + count.leases_first + count.completed + count.stale_leases + count.failed_ignored
         )
 
     def ledger_snapshot(self) -> LedgerSnapshot:
-        """Return what is to be remembered of ledger, budgets and breakers over a restart."""
+        """Return what a restart must remember of ledgers, budgets and breakers."""
         return self._billing.snapshot(self._backends)
 
     def restore_ledger(self, snapshot: LedgerSnapshot) -> None:
-        """Go on from an earlier run's ledger; at the start only."""
+        """Continue an earlier run's ledgers; to be called before any event."""
         self._billing.restore(snapshot, self._backends)

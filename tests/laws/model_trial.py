@@ -182,7 +182,7 @@ class Trial:
         assert (stats.flights, stats.leases, stats.waiters, stats.peers) == (0, 0, 0, 0)
         assert (stats.cache_entries, stats.cache_bytes) == (0, 0)
         assert self.engine.next_deadline() is None
-        flights = self.engine._calls.flights
+        flights = self.engine._flights
         assert (len(flights), len(flights.timers), flights._peers) == (0, 0, {})
         self.check_report()
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from sidecard.core.effects import Effect, Send
 from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Tick
-from sidecard.core.flights.flights import Applicant, Flight, HeldLease, Waiter
+from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, LEASED, LOOKING_UP, QUEUED, Flight
+from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
 from sidecard_client.protocol import wire
 
 
@@ -28,11 +29,10 @@ def audit_emptiness(engine: Engine) -> None:
         "applicants": flights.applicant_count,
         "peers": len(flights._peers),
         "timers": len(flights.timers),
-        "asking": len(lookups._asking),
-        "elsewhere": len(lookups._elsewhere),
-        "readers": len(lookups._readers),
-        "removals": len(lookups._removals),
-        "feeds": len(streams.feeds),
+        "questions": len(lookups._questions),
+        "gets": len(lookups._gets),
+        "removals": len(engine._writes._removals),
+        "readers": len(streams.readers),
         "stream bytes": streams.bytes,
         "entries": engine._policy.cache.count,
         "bytes": engine._policy.cache.bytes,
@@ -61,7 +61,7 @@ def _audit_bytes(engine: Engine) -> None:
     assert cache.bytes == sum(entry.charge for entry in entries)
     assert cache.count == len(entries)
     assert cache.bytes + cache.reserved <= cache.budget or not cache.count, "the cache is above its budget"
-    held = {id(feed.stream): feed.stream for feed in streams.feeds.values()}
+    held = {id(reader.stream): reader.stream for reader in streams.readers.values()}
     held |= {id(flight.stream): flight.stream for flight in engine._flights if flight.stream is not None}
     assert streams.bytes == cache.reserved == sum(stream.charge for stream in held.values())
 
@@ -83,9 +83,14 @@ def _audit_tables(engine: Engine) -> None:
         assert (scope, key) == (flight.scope, flight.key)
         waiting += len(flight.waiters)
         held, applying = flight.lease is not None, flight.applicant is not None
-        looking = flight.ticket in engine._lookups._asking or flight in engine._lookups._elsewhere
-        assert held + applying + looking == 1, (
-            f"a flight of {key} has a lease {held}, an applicant {applying}, asks {looking}"
+        asks = list(engine._lookups._questions.values()).count(flight)
+        assert (held, applying, asks) == {
+            LOOKING_UP: (False, False, 1),
+            CLAIMED_ELSEWHERE: (False, False, 0),
+            QUEUED: (False, True, 0),
+            LEASED: (True, False, 0),
+        }.get(flight.state), (
+            f"a flight of {key} is {flight.state}: lease {held}, applicant {applying}, questions {asks}"
         )
         assert not held or flight.lease in flights._leases.values()
 
@@ -113,7 +118,9 @@ def _audit_timers(engine: Engine, event: Event, now: float) -> None:
     assert all(lease in timed for lease in flights._leases.values()), "a lease that never ends"
     assert all(applicant in timed for applicant in flights._applicants), "an applicant that is never told"
     for flight in flights._flights.values():
-        assert all(waiter in timed or waiter.hasty for waiter in flight.waiters.values()), "a waiter that is never told"
+        assert all(waiter in timed or waiter.no_wait for waiter in flight.waiters.values()), (
+            "a waiter that is never told"
+        )
 
     if isinstance(event, Tick):
         deadline = engine.next_deadline()

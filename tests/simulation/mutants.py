@@ -13,10 +13,14 @@ from unittest.mock import patch
 from sidecard.core.backends.breaker import Breaker, BreakerPass
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.events import Peer
-from sidecard.core.flights.calls import Calls
-from sidecard.core.flights.flights import Flights, HeldLease
-from sidecard.core.flights.grant import Granting
+from sidecard.core.flights.election import Election
+from sidecard.core.flights.leases import Departures, Leases
+from sidecard.core.flights.participants import HeldLease
+from sidecard.core.flights.requests.append import AppendOperation
+from sidecard.core.flights.requests.deadlines import DeadlineOperation
+from sidecard.core.flights.requests.drain import DrainOperation
 from sidecard.core.flights.streams import Streams
+from sidecard.core.flights.table import Flights
 from sidecard.core.scopes import Scopes
 from sidecard_client import CallFailed
 from sidecard_client._async.connection import AsyncConnection
@@ -47,17 +51,17 @@ class Mutant(NamedTuple):
 
 
 def _append_of_anybody(append: Original) -> Original:
-    def mutant(self: Calls, peer: Peer, request: wire.Append, now: float) -> Any:
-        lease = self.flights._leases.get(request.lease)
+    def mutant(self: AppendOperation, peer: Peer, request: wire.Append, now: float) -> Any:
+        lease = self._flights._leases.get(request.lease)
         return append(self, peer if lease is None else lease.peer, request, now)
 
     return mutant
 
 
 def _keep_permit_of_cancelled(end: Original) -> Original:
-    def mutant(self: Calls, lease: HeldLease, outcome: str, *rest: Any, **options: Any) -> Any:
+    def mutant(self: Leases, lease: HeldLease, outcome: str, *rest: Any, **options: Any) -> Any:
         if outcome == "cancelled":
-            self.flights.end_lease(lease, answered=False)
+            self._flights.end_lease(lease, answered=False)
             return []
 
         return end(self, lease, outcome, *rest, **options)
@@ -66,7 +70,7 @@ def _keep_permit_of_cancelled(end: Original) -> Original:
 
 
 def _tick_without_leaving(tick: Original) -> Original:
-    def mutant(self: Calls, now: float) -> Any:
+    def mutant(self: DeadlineOperation, now: float) -> Any:
         def leave(flights: Flights, waiter: Any) -> None:
             del flights._peers[waiter.peer.id].waiters[waiter.request.id]
             flights.timers.clear(waiter)
@@ -79,7 +83,7 @@ def _tick_without_leaving(tick: Original) -> Original:
 
 
 def _first_who_waits(_: Original) -> Original:
-    def mutant(_self: Flights, flight: Any, _now: float, _hung: Any = None) -> Any:
+    def mutant(_self: Flights, flight: Any, _now: float, _unresponsive: Any = None) -> Any:
         return next(iter(flight.waiters.values()), None)
 
     return mutant
@@ -124,9 +128,9 @@ def _leave_with_timer(_: Original) -> Original:
 
 
 def _forgive_silence(vanished: Original) -> Original:
-    def mutant(self: Calls, leases: list[HeldLease], outcome: str, *rest: Any) -> Any:
+    def mutant(self: Departures, leases: list[HeldLease], outcome: str, *rest: Any) -> Any:
         if outcome == "expired" and leases[0].flight is not None and not leases[0].flight.waiters:
-            self.flights.renew(leases[0], rest[2])
+            self._flights.renew(leases[0], rest[2])
             return []
 
         return vanished(self, leases, outcome, *rest)
@@ -135,7 +139,7 @@ def _forgive_silence(vanished: Original) -> Original:
 
 
 def _drain_without_applicants(drain: Original) -> Original:
-    def mutant(self: Calls, now: float) -> Any:
+    def mutant(self: DrainOperation, now: float) -> Any:
         with patch.object(Flights, "applicants", lambda _: []):
             return drain(self, now)
 
@@ -218,29 +222,33 @@ def _broken_is_whole(follow: Original) -> Original:
 
 MUTANTS: dict[str, Mutant] = {
     "append looks at the lease and not at who holds it": Mutant(
-        "streams", 30_000, ((Calls, "append", _append_of_anybody),)
+        "streams", 30_000, ((AppendOperation, "append", _append_of_anybody),)
     ),
-    "the permit of a cancelled call stays out": Mutant("scarce", 10_000, ((Calls, "_end", _keep_permit_of_cancelled),)),
+    "the permit of a cancelled call stays out": Mutant(
+        "scarce", 10_000, ((Leases, "_end", _keep_permit_of_cancelled),)
+    ),
     "a waiter that timed out stays on its flight's list": Mutant(
-        "plain", 10_000, ((Calls, "tick", _tick_without_leaving),)
+        "plain", 10_000, ((DeadlineOperation, "tick", _tick_without_leaving),)
     ),
     "who is elected may have stopped waiting": Mutant(
-        "impatient", 20_000, ((Flights, "next_willing", _first_who_waits),)
+        "impatient", 20_000, ((Flights, "next_candidate", _first_who_waits),)
     ),
     "a purge lets flights in progress store": Mutant("stale", 20_000, ((Flights, "void", _nothing),)),
     "who joins a stream late misses a piece": Mutant("streams", 10_000, ((Streams, "open", _open_too_late),)),
     "a purge leaves what is stale": Mutant("stale", 20_000, ((MemoryCache, "purge", _purge_what_is_fresh),)),
     "the timer of a waiter that leaves goes on": Mutant("plain", 10_000, ((Flights, "leave", _leave_with_timer),)),
     "a holder that hangs keeps its lease where nobody waits": Mutant(
-        "plain", 30_000, ((Calls, "_vanished", _forgive_silence),)
+        "plain", 30_000, ((Departures, "end_leases", _forgive_silence),)
     ),
-    "a drain forgets who waits for a permit": Mutant("scarce", 150_000, ((Calls, "drain", _drain_without_applicants),)),
+    "a drain forgets who waits for a permit": Mutant(
+        "scarce", 150_000, ((DrainOperation, "start", _drain_without_applicants),)
+    ),
     "a breaker hears calls of its earlier generations": Mutant(
         "scarce", 100_000, ((Breaker, "record", _record_of_any_generation),)
     ),
     "namespaces are not told apart by uid": Mutant("plain", 10_000, ((Scopes, "find", _same_scope_for_all),)),
     "what is left of a broken stream goes before the next one": Mutant(
-        "streams", 10_000, ((Granting, "interrupt", _no_effects),)
+        "streams", 10_000, ((Election, "interrupt_stream", _no_effects),)
     ),
     "the last of several waiters is forgotten": Mutant(
         "calm", 10_000, ((Flights, "finish", _finish_without_the_last),)

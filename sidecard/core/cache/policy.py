@@ -61,6 +61,7 @@ class CachePolicy:
         if found is None:
             return None, []
 
+        self._count.store_hits += 1
         kept, compressed = found
         terms = self.terms(
             scope,

@@ -1,41 +1,53 @@
-"""Failures that are remembered, where somebody asked for it: whoever asks next is told so, and no call is made.
+"""Remembered failures: a key's fatal failure is served to later callers without a call, for tasks that want this.
 
-In memory alone, and bounded: the oldest gives way. What was to be stored under the key, or is removed, ends it.
+In memory alone and bounded: the oldest leaves first. Storing or removing the key's answer ends a remembered failure.
 """
 
 from collections import OrderedDict
 from typing import NamedTuple
 
+from sidecard.core.flights.flight import Flight
 from sidecard.core.scopes import covers
+from sidecard.core.settings import LiveSettings
+from sidecard_client.protocol import wire
 
 MAX_REMEMBERED = 1024
 """A message has up to 4,096 characters."""
 
 
 class Failure(NamedTuple):
-    """How a call failed, and until when that holds."""
+    """The message of a failed call, served until an instant."""
 
     message: str
     until: float
 
 
 class Failures:
-    """The failures (``fatal``, all of them) of keys."""
+    """The remembered failures, all of kind ``fatal``, by scope and key."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: LiveSettings) -> None:
+        self._settings = settings
         self._known: OrderedDict[tuple[str, str], Failure] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def remember(self, scope: str, key: str, message: str, seconds: float, now: float) -> None:
-        """Let everybody know for so long."""
-        self._known[scope, key] = Failure(message, now + seconds)
+    def remember_if_fatal(self, flight: Flight, task: str, failure: wire.Fail, now: float) -> None:
+        """Serve a flight's failure to later callers, if its holder or its task requests that."""
+        seconds = failure.ttl_seconds
+        if seconds is None:
+            seconds = self._settings.now.task(task).failure_ttl_seconds
+
+        # The tags of the missing answer are unknown, so a purge of any tag counts.
+        if seconds <= 0 or failure.kind != "fatal" or not flight.storable or flight.voided_tags:
+            return
+
+        self._known[flight.scope, flight.key] = Failure(failure.message, now + seconds)
         if len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
 
     def find(self, scope: str, key: str, now: float) -> Failure | None:
-        """Return how the key's last call failed, if that still holds."""
+        """Return a key's failure if it is still remembered."""
         failure = self._known.get((scope, key))
         if failure is not None and now >= failure.until:
             del self._known[scope, key]
@@ -44,10 +56,10 @@ class Failures:
         return failure
 
     def forget(self, scope: str, key: str) -> None:
-        """What the key means has changed."""
+        """Forget a key's failure, because the key's answer has changed."""
         self._known.pop((scope, key), None)
 
     def purge(self, namespace: str | None) -> None:
-        """Forget what a purge of ``namespace`` reaches, whatever its tag and task: failures have none."""
+        """Forget all failures in a purged ``namespace``: failures have no tag and no task."""
         for scope, key in [place for place in self._known if covers(namespace, place[0])]:
             del self._known[scope, key]

@@ -1,4 +1,4 @@
-"""Answers that nobody had to fetch again: their replies, and how they are booked."""
+"""Replies that carry an answer: of the cache, of a similar request, or of another caller's call."""
 
 from typing import Any
 
@@ -12,34 +12,48 @@ from sidecard.core.cache.similarity import SimilarAnswers
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
-from sidecard.core.flights.streams import Streams
+from sidecard.core.flights.endings import Endings, Rejection
+from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
+from sidecard.core.flights.streams import Stream, Streams
 from sidecard_client.protocol import wire
 
 _FRESH = False
-"""The ``stale`` of what others have just fetched, and of what readers are given."""
+"""``stale`` of answers that have just been computed, and of those that `get` reads."""
+
+WOULD_WAIT = Rejection("saturated")
+"""Of a caller with a previous answer that would have to wait for a permit: it is served that answer."""
 
 
 class Serving:
-    """Serves entries, and answers that have just come."""
+    """Serves answers and books what they save."""
 
     def __init__(
-        self, billing: Billing, count: Counters, recorder: CallRecorder, streams: Streams, compression: Compression
+        self,
+        billing: Billing,
+        counters: Counters,
+        recorder: CallRecorder,
+        streams: Streams,
+        compression: Compression,
+        similar_answers: SimilarAnswers,
+        endings: Endings,
     ) -> None:
         self._spending = billing.spending
         self._ledgers = billing.tasks
-        self._count = count
+        self._counters = counters
         self._recorder = recorder
         self._streams = streams
         self._compression = compression
+        self.similar_answers = similar_answers
+        self._endings = endings
 
-    def missed(self, request: wire.Begin) -> None:
-        """Count that there is no stored answer, where one was looked for."""
+    def count_miss(self, request: wire.Begin) -> None:
+        """Count that a begin found no stored answer, unless it wanted none."""
         if request.mode != "refresh":
-            self._count.misses += 1
+            self._counters.misses += 1
             self._ledgers.of(request.task).misses += 1
 
     def entry(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
-        """Serve an entry, a stale one as that, to a begin that has not waited for a call."""
+        """Serve an entry, fresh or stale, to a begin that has waited for no call."""
         age = now - entry.stored_at
         ledger = self._ledgers.of(request.task)
         terms, dollars = entry.terms, entry.dollars
@@ -50,15 +64,15 @@ class Serving:
         kind: type[wire.Hit | wire.Shared] = wire.Hit
         if age < terms.ttl_seconds:
             ledger.count_hit(entry)
-            self._count.hits += 1
+            self._counters.hits += 1
         elif stale:
             ledger.count_hit(entry)
             ledger.stale_hits += 1
-            self._count.hits += 1
-            self._count.stale_hits += 1
+            self._counters.hits += 1
+            self._counters.stale_hits += 1
         else:
             ledger.count_shared(entry.seconds, dollars, 0.0)
-            self._count.shared += 1
+            self._counters.shared += 1
             kind = wire.Shared
 
         answer = self._compression.answer(entry) if entry.state & COMPRESSED else Raw(entry.value)
@@ -68,17 +82,31 @@ class Serving:
 
         return self._streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
 
-    def value(self, entry: Entry) -> Raw:
-        """Return an entry's answer as it is sent."""
-        return self._compression.answer(entry)
+    def entry_if_room(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
+        """Serve an entry; reject a begin that wants a stream for which there is no room."""
+        if request.stream and not self._streams.fits(self._compression.answer(entry)):
+            return self._endings.reject_full(peer, request, "streams", self._streams.limit_bytes)
 
-    def similar(
-        self, answers: SimilarAnswers, scope: str, peer: Peer, request: wire.Begin, now: float
-    ) -> list[Effect] | None:
+        return self.entry(peer, request, entry, now)
+
+    def without_lease(self, applicant: Applicant, rejection: Rejection, now: float) -> list[Effect]:
+        """End the begin of an applicant that gets no lease: with its previous answer, or with a rejection."""
+        peer, request, previous = applicant.peer, applicant.request, applicant.previous
+        if previous is None:
+            return [self._endings.reject(peer, request, rejection)]
+
+        if rejection is WOULD_WAIT or previous.is_fresh(now):
+            return self.entry_if_room(peer, request, previous, now)
+
+        self._counters.stale_given += 1
+        return [self._endings.reject(peer, request, rejection, *self.answer_fields(previous, now))]
+
+    def similar(self, scope: str, peer: Peer, request: wire.Begin, now: float) -> list[Effect] | None:
         """Answer a begin that has neither entry nor flight by a similar request's entry, or by asking for the vector.
 
-        None if similarity does not apply or nothing similar is stored; the begin then goes on as without it.
+        None if similarity does not apply or nothing similar is stored; the begin then continues as without it.
         """
+        answers = self.similar_answers
         if not answers.applies(request):
             return None
 
@@ -86,14 +114,14 @@ class Serving:
             if not request.embeds:
                 return None
 
-            self._count.vectors_wanted += 1
+            self._counters.vectors_wanted += 1
             return [Send(peer.id, wire.VectorWanted(request.id))]
 
         if request.mode == "refresh":
             return None
 
         for entry, similarity in answers.candidates(scope, request, now):
-            if not request.stream or self._streams.fits(self.value(entry)):
+            if not request.stream or self._streams.fits(self._compression.answer(entry)):
                 entry.touch()
                 return self._similar_hit(peer, request, entry, similarity, now)
 
@@ -104,41 +132,37 @@ class Serving:
     ) -> list[Effect]:
         terms, dollars = entry.terms, entry.dollars
         self._ledgers.of(request.task).count_similar_hit(entry)
-        self._count.hits += 1
-        self._count.similar_hits += 1
+        self._counters.hits += 1
+        self._counters.similar_hits += 1
         if dollars:
             self._spending.count_saved(terms.backend, terms.usage.model, dollars)
 
-        age, value = now - entry.stored_at, self.value(entry)
+        age, value = now - entry.stored_at, self._compression.answer(entry)
         reply = wire.Hit(request.id, value, age, _FRESH, entry.seconds, dollars, terms.backend, terms.usage, similarity)
         if self._recorder.enabled:
             self._recorder.record_served(peer, request, reply, 0.0)
 
-        return self.deliver(peer, request, reply)
-
-    def deliver(self, peer: Peer, request: wire.Begin, reply: wire.Hit | wire.Shared) -> list[Effect]:
-        """Send a whole answer, in pieces to who wants it so."""
         return self._streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
 
-    def answer(
+    def shared(
         self,
-        peer: Peer,
-        request: wire.Begin,
+        waiter: Waiter,
         answer: Raw,
         seconds: float,
         backend: str,
         usage: wire.Usage,
+        now: float,
         *,
-        waited_seconds: float,
         age_seconds: float = 0.0,
         trace: str = "",
-    ) -> wire.Shared:
-        """Serve the answer of somebody else's call, which took ``seconds``, to a begin that has waited for it."""
+    ) -> list[Effect]:
+        """Serve the answer of another caller's call, which took ``seconds``, to a waiter that has left its flight."""
+        peer, request, waited_seconds = waiter.peer, waiter.request, now - waiter.joined_at
         dollars = usage.cost_dollars or 0.0
         ledger = self._ledgers.of(request.task)
         saved_seconds = ledger.count_shared(seconds, dollars, waited_seconds)
         ledger.waits.observe(waited_seconds)
-        self._count.shared += 1
+        self._counters.shared += 1
         if dollars:
             self._spending.count_saved(backend, usage.model, dollars)
 
@@ -146,18 +170,29 @@ class Serving:
         if self._recorder.enabled:
             self._recorder.record_served(peer, request, reply, waited_seconds)
 
-        return reply
+        if waiter.reader is not None:
+            return self._streams.finish(waiter.reader, reply)
 
-    def hit(self, request: wire.Get, entry: Entry, now: float) -> wire.Hit | wire.Miss:
-        """Serve an entry to a reader; what is only shared by the window was never stored as far as readers know."""
-        age, terms = now - entry.stored_at, entry.terms
-        if age >= terms.ttl_seconds:
+        return self._streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
+
+    def follow(self, waiter: Waiter, lease: HeldLease, stream: Stream, now: float) -> list[Effect]:
+        """Send a waiter the chunks that it has not seen yet. Each chunk renews its waiting time."""
+        reader = waiter.reader
+        if reader is None:
+            first = wire.Chunk(0, None, "shared", 0.0, lease.backend)
+            reader = self._streams.open(waiter.peer, waiter.request.id, stream, first)
+
+        waiter.follow(reader, now + self._endings.wait_seconds(waiter.request))
+        return self._streams.pump(reader)
+
+    def read(self, request: wire.Get, entry: Entry | None, now: float) -> wire.Hit | wire.Miss:
+        """Return the reply to a `get`. An answer that is only shared by the window counts as not stored."""
+        if entry is None or now - entry.stored_at >= entry.terms.ttl_seconds:
             return wire.Miss(request.id)
 
-        return wire.Hit(
-            request.id, self.value(entry), age, _FRESH, entry.seconds, entry.dollars, terms.backend, terms.usage
-        )
+        age, terms, answer = now - entry.stored_at, entry.terms, self._compression.answer(entry)
+        return wire.Hit(request.id, answer, age, _FRESH, entry.seconds, entry.dollars, terms.backend, terms.usage)
 
-    def brought(self, old: Entry, now: float) -> tuple[Any, float, str]:
-        """Return what a lease or a rejection says of an older answer: its value, its age in seconds, its backend."""
-        return self._compression.answer(old), now - old.stored_at, old.terms.backend
+    def answer_fields(self, entry: Entry, now: float) -> tuple[Any, float, str]:
+        """Return the fields of a lease or a rejection for a previous answer: value, age in seconds, backend."""
+        return self._compression.answer(entry), now - entry.stored_at, entry.terms.backend

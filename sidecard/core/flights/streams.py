@@ -1,22 +1,22 @@
-"""Streams: answers that are shared while they come, chunk by chunk.
+"""Streams: answers that are shared chunk by chunk while they arrive.
 
-The chunks of an answer are kept once (`Stream`), however many read it. Each reader has a `Feed`, which is a position in them:
+The chunks of an answer are kept once (`Stream`). Each caller reads them through a `StreamReader`, a position in the stream:
 
 =======================  ===========================================================================================
-what happens             what becomes of the feed
+event                    what happens to the reader
 =======================  ===========================================================================================
-append                   the chunk is sent at once to every feed that is not stuck
-begin, stream in flight  a new feed at position 0: it gets what it missed, then what comes
-begin, stream stored     a new feed at position 0 of a stream that has ended
-`WINDOW_BYTES` sent      the feed is stuck: nothing more until the peer has read most of it (`AwaitRead`, `BacklogRead`)
-complete                 `Feed.end` is set; it is sent after the last chunk, and the feed is over
-the stream breaks        feeds that have seen a chunk end in a failure; the others wait for the next holder's stream
-the reader leaves        the feed is over
+append                   the chunk is sent at once to every reader that is not paused
+begin, stream in flight  a new reader at position 0 gets the chunks so far, then each new one
+begin, stream stored     a new reader at position 0 of a stream that has ended
+`WINDOW_BYTES` sent      the reader is paused until its peer has read most of its backlog (`AwaitRead`, `BacklogRead`)
+complete                 `StreamReader.end` is set; it is sent after the last chunk, then the reader is closed
+the stream breaks        readers that have seen a chunk fail; the other callers wait for the next holder's stream
+the caller leaves        the reader is closed
 =======================  ===========================================================================================
 
-So a reader that is slow has at most a window, and one chunk, of its own in memory, and nobody waits for it; one that reads
-nothing at all is closed by its connection (``limits.stall_seconds``).
-What the streams themselves hold is bounded in all (`Streams.limit_bytes`), and is room that the cache does not have.
+So a slow peer occupies at most one window and one chunk of memory of its own, and delays no one; its connection closes a
+peer that reads nothing (``limits.stall_seconds``). All streams together are bounded (`Streams.limit_bytes`), within the
+cache's budget.
 """
 
 from collections.abc import Sequence
@@ -30,16 +30,16 @@ from sidecard.core.events import Peer
 from sidecard_client.protocol import wire
 
 WINDOW_BYTES = 256 * 1024
-"""A quarter of what a connection may leave unread before it is not served any more; some ten thousand tokens."""
+"""A quarter of the backlog at which a connection is not served any more; some ten thousand tokens."""
 
 CHUNK_OVERHEAD_BYTES = 100
-"""Of each chunk's bytes object and its place in the list: streams are made of small pieces."""
+"""Cost of each chunk's bytes object and list slot: streams consist of small chunks."""
 
 MAX_SHARE = 1 / 2
-"""Of the cache's budget that all streams may hold."""
+"""Share of the cache's budget that all streams may use."""
 
 MAX_STREAM_BYTES = wire.MAX_FRAME_BYTES - 64 * 1024
-"""Of one stream: as a whole it must fit a frame, because that is how it is stored and how `get` reads it."""
+"""Limit of one stream: as a whole it must fit into a frame, because it is stored and read by `get` as one value."""
 
 _SHORT_ARRAY, _ARRAY_16, _ARRAY_32 = 0x90, 0xDC, 0xDD
 _MAX_SHORT = 15
@@ -49,71 +49,71 @@ _split = Decoder(list[Raw]).decode
 
 
 class Stream:
-    """The chunks of one answer, each a msgpack value. ``charge`` is what they count for while anybody holds them."""
+    """The chunks of one answer, each a msgpack value. ``charge`` is what they cost while the stream has users."""
 
     __slots__ = ("charge", "chunks", "holders", "size")
 
     def __init__(self) -> None:
         self.chunks: list[Raw] = []
         self.size = 0
-        """Bytes of the chunks alone."""
+        """Bytes of the chunks, without overhead."""
         self.charge = 0
         self.holders = 0
 
     def packed(self) -> bytes:
-        """Return the value that is stored: the list of the chunks."""
+        """Return the value to store: the list of the chunks."""
         return b"".join((_array_header(len(self.chunks)), *map(bytes, self.chunks)))
 
 
-class Feed:
-    """One reader of a stream."""
+class StreamReader:
+    """One caller's position in a stream."""
 
-    __slots__ = ("end", "first", "peer", "position", "request_id", "sent_bytes", "stream", "stuck")
+    __slots__ = ("end", "first", "paused", "peer", "position", "request_id", "sent_bytes", "stream")
 
     def __init__(self, peer: Peer, request_id: int, stream: Stream, first: wire.Chunk) -> None:
         self.peer = peer
         self.request_id = request_id
         self.stream = stream
         self.first = first
-        """What is said of the answer with its first chunk."""
+        """The metadata to send with the first chunk."""
         self.position = 0
         self.sent_bytes = 0
-        """Since the peer last had room."""
-        self.stuck = False
+        """Since the reader was last resumed."""
+        self.paused = False
         self.end: wire.End | None = None
 
 
 class Streams:
-    """All feeds, and what all streams hold."""
+    """All readers, and the memory of all streams."""
 
     def __init__(self, cache: MemoryCache) -> None:
         self._cache = cache
-        self.feeds: dict[tuple[int, int], Feed] = {}
+        self.readers: dict[tuple[int, int], StreamReader] = {}
         """By peer and request id."""
         self._of_peer: dict[int, set[int]] = {}
         self.bytes = 0
         self.taken = 0
-        """Chunks that holders have brought."""
+        """Chunks received from holders."""
         self.sent = 0
         self.hits = 0
-        """Stored answers that were served in pieces."""
+        """Stored answers served in chunks."""
         self.broken = 0
-        """Readers who had seen a chunk of a stream that failed."""
+        """Readers of failed streams that had seen a chunk."""
 
     def __len__(self) -> int:
-        return len(self.feeds)
+        return len(self.readers)
 
     @property
     def limit_bytes(self) -> int:
-        """Most that all streams may hold."""
+        """Most bytes that all streams may use."""
         return int(self._cache.budget * MAX_SHARE)
 
-    def find(self, peer: Peer, request_id: int) -> Feed | None:
-        """Return the feed that answers a peer's begin of that id."""
-        return self.feeds.get((peer.id, request_id))
+    def find(self, peer: Peer, request_id: int) -> StreamReader | None:
+        """Return the reader of a peer's begin of that id."""
+        return self.readers.get((peer.id, request_id))
 
     def hold(self, stream: Stream) -> Stream:
-        """Keep a stream's chunks until `drop`."""
+        """Add a user to a stream, until `drop`."""
         stream.holders += 1
         if stream.holders == 1:
             self._charge(stream.charge)
@@ -121,13 +121,13 @@ class Streams:
         return stream
 
     def drop(self, stream: Stream) -> None:
-        """Let go of a stream."""
+        """Remove a user from a stream."""
         stream.holders -= 1
         if not stream.holders:
             self._charge(-stream.charge)
 
     def append(self, stream: Stream, chunk: bytes) -> bool:
-        """Add a chunk to a stream that is held; False where there is no room for it."""
+        """Add a chunk to a stream in use; False if there is no room for it."""
         charge = len(chunk) + CHUNK_OVERHEAD_BYTES
         if stream.size + len(chunk) > MAX_STREAM_BYTES or self.bytes + charge > self.limit_bytes:
             return False
@@ -139,39 +139,39 @@ class Streams:
         self._charge(charge)
         return True
 
-    def open(self, peer: Peer, request_id: int, stream: Stream, first: wire.Chunk) -> Feed:
-        """Let a peer read a stream from its beginning."""
-        feed = self.feeds[peer.id, request_id] = Feed(peer, request_id, self.hold(stream), first)
+    def open(self, peer: Peer, request_id: int, stream: Stream, first: wire.Chunk) -> StreamReader:
+        """Open a reader at the beginning of a stream."""
+        reader = self.readers[peer.id, request_id] = StreamReader(peer, request_id, self.hold(stream), first)
         self._of_peer.setdefault(peer.id, set()).add(request_id)
-        return feed
+        return reader
 
-    def close(self, feed: Feed) -> None:
-        """A reader gets no more."""
-        del self.feeds[feed.peer.id, feed.request_id]
-        ids = self._of_peer[feed.peer.id]
-        ids.remove(feed.request_id)
+    def close(self, reader: StreamReader) -> None:
+        """Close a reader."""
+        del self.readers[reader.peer.id, reader.request_id]
+        ids = self._of_peer[reader.peer.id]
+        ids.remove(reader.request_id)
         if not ids:
-            del self._of_peer[feed.peer.id]
+            del self._of_peer[reader.peer.id]
 
-        self.drop(feed.stream)
+        self.drop(reader.stream)
 
-    def abandon(self, feed: Feed | None) -> None:
-        """A reader gets no more, where it has begun to read at all."""
-        if feed is not None:
-            self.close(feed)
+    def abandon(self, reader: StreamReader | None) -> None:
+        """Close a reader, if there is one."""
+        if reader is not None:
+            self.close(reader)
 
-    def pump(self, feed: Feed) -> list[Effect]:
-        """Send what the reader may have now."""
+    def pump(self, reader: StreamReader) -> list[Effect]:
+        """Send the chunks, and the end, that the reader may have now."""
         effects: list[Effect] = []
-        chunks, peer_id = feed.stream.chunks, feed.peer.id
-        while not feed.stuck and feed.position < len(chunks):
-            chunk = chunks[feed.position]
-            first = feed.first
+        chunks, peer_id = reader.stream.chunks, reader.peer.id
+        while not reader.paused and reader.position < len(chunks):
+            chunk = chunks[reader.position]
+            first = reader.first
             reply = (
-                wire.Chunk(feed.request_id, chunk)
-                if feed.position
+                wire.Chunk(reader.request_id, chunk)
+                if reader.position
                 else wire.Chunk(
-                    feed.request_id,
+                    reader.request_id,
                     chunk,
                     first.source,
                     first.age_seconds,
@@ -181,63 +181,63 @@ class Streams:
                 )
             )
             effects.append(Send(peer_id, reply))
-            feed.position += 1
+            reader.position += 1
             self.sent += 1
-            feed.sent_bytes += len(memoryview(chunk)) + CHUNK_OVERHEAD_BYTES
-            if feed.sent_bytes >= WINDOW_BYTES:
-                feed.stuck = True
-                effects.append(AwaitRead(peer_id, feed.request_id))
+            reader.sent_bytes += len(memoryview(chunk)) + CHUNK_OVERHEAD_BYTES
+            if reader.sent_bytes >= WINDOW_BYTES:
+                reader.paused = True
+                effects.append(AwaitRead(peer_id, reader.request_id))
 
-        if feed.end is not None and feed.position == len(chunks):
-            effects.append(Send(peer_id, feed.end))
-            self.close(feed)
+        if reader.end is not None and reader.position == len(chunks):
+            effects.append(Send(peer_id, reader.end))
+            self.close(reader)
 
         return effects
 
-    def has_room(self, peer_id: int, request_id: int) -> list[Effect]:
-        """The peer has read most of what it was sent."""
-        feed = self.feeds.get((peer_id, request_id))
-        if feed is None or not feed.stuck:
+    def resume(self, peer_id: int, request_id: int) -> list[Effect]:
+        """Resume a paused reader, whose peer has read most of its backlog."""
+        reader = self.readers.get((peer_id, request_id))
+        if reader is None or not reader.paused:
             return []
 
-        feed.stuck = False
-        feed.sent_bytes = 0
-        return self.pump(feed)
+        reader.paused = False
+        reader.sent_bytes = 0
+        return self.pump(reader)
 
     def fits(self, value: Raw) -> bool:
-        """Tell whether a stored answer can be replayed now, however slowly it is read.
+        """Tell whether a stored answer can be replayed now, even to a slow reader.
 
-        Its elements count as those of a stream do: 16 MB of nothings would else take a gigabyte.
+        Its elements cost as much as a stream's chunks: otherwise 16 MB of nulls would take a gigabyte.
         """
         packed = memoryview(value)
         charge = len(packed) + CHUNK_OVERHEAD_BYTES * _count_of(packed)
         return charge <= WINDOW_BYTES or self.bytes + charge <= self.limit_bytes
 
     def replay(self, peer: Peer, reply: wire.Hit | wire.Shared) -> list[Effect]:
-        """Serve a whole answer as a stream; one that has too many pieces is not shared with who wants it so."""
+        """Serve a whole answer as a stream; an answer with too many chunks is not shared in this form."""
         if not self.fits(reply.value):
-            return [Send(peer.id, wire.Failed(reply.id, "ignored", "the answer has too many pieces to be shared"))]
+            return [Send(peer.id, wire.Failed(reply.id, "ignored", "the answer has too many chunks to be shared"))]
 
         self.hits += isinstance(reply, wire.Hit)
         stream = Stream()
         stream.chunks.extend(chunks_of(reply.value))
         stream.charge = len(memoryview(reply.value)) + CHUNK_OVERHEAD_BYTES * len(stream.chunks)
-        feed = self.open(peer, reply.id, stream, first_of(reply))
-        return self.finish(feed, reply)
+        reader = self.open(peer, reply.id, stream, first_of(reply))
+        return self.finish(reader, reply)
 
-    def finish(self, feed: Feed, reply: wire.Hit | wire.Shared) -> list[Effect]:
-        """A stream is complete: let its reader have the rest, and then the end, which says what ``reply`` does."""
-        feed.end = _end_of(reply)
-        return self.pump(feed)
+    def finish(self, reader: StreamReader, reply: wire.Hit | wire.Shared) -> list[Effect]:
+        """Send the rest of a complete stream, and then its end, with the metadata of ``reply``."""
+        reader.end = _end_of(reply)
+        return self.pump(reader)
 
     def lose(self, peer: Peer) -> None:
-        """Forget a peer's feeds."""
+        """Close all readers of a lost peer."""
         for request_id in list(self._of_peer.get(peer.id, ())):
-            self.close(self.feeds[peer.id, request_id])
+            self.close(self.readers[peer.id, request_id])
 
-    def detached(self) -> Sequence[Feed]:
-        """Return the feeds of answers that are whole."""
-        return [feed for feed in self.feeds.values() if feed.end is not None]
+    def whole_answers(self) -> Sequence[StreamReader]:
+        """Return the readers of complete answers, which belong to no flight."""
+        return [reader for reader in self.readers.values() if reader.end is not None]
 
     def _charge(self, charge: int) -> None:
         self.bytes += charge
@@ -245,20 +245,20 @@ class Streams:
 
 
 def first_of(reply: wire.Hit | wire.Shared) -> wire.Chunk:
-    """Return what the first chunk says of a whole answer."""
+    """Return the metadata of a whole answer for its first chunk."""
     source, similarity = _source_of(reply), reply.similarity if isinstance(reply, wire.Hit) else None
     return wire.Chunk(reply.id, None, source, reply.age_seconds, reply.backend, reply.saved_dollars, similarity)
 
 
 def chunks_of(value: Raw) -> list[Raw]:
-    """Return the chunks of a stored value: the elements of a list; any other value is one chunk."""
+    """Return the chunks of a stored value: the elements of a list, or the value itself."""
     if not _is_array(memoryview(value)):
         return [value]
 
     try:
         return _split(memoryview(value))
     except (MsgspecError, RecursionError):
-        # It came from a store that others write too, and is served as it is.
+        # From a store that other programs write too: served as it is.
         return [value]
 
 
@@ -267,13 +267,13 @@ def _is_array(value: memoryview) -> bool:
 
 
 def _count_of(value: memoryview) -> int:
-    """Return how many chunks a stored value has, without making them: a byte of it may be one, and each costs a hundred."""
+    """Return how many chunks a stored value has without creating them: one byte may be a chunk, at the cost of a hundred."""
     if not _is_array(value):
         return 1
 
     size = {_ARRAY_16: 2, _ARRAY_32: 4}.get(value[0], 0)
     count = int.from_bytes(value[1 : 1 + size], "big") if size else value[0] & _MAX_SHORT
-    return min(count, len(value))  # a header may lie, and each is a byte at least
+    return min(count, len(value))  # a header may lie, and each chunk is at least a byte
 
 
 def _end_of(reply: wire.Hit | wire.Shared) -> wire.End:

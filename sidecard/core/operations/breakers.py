@@ -3,7 +3,7 @@
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote, Send
 from sidecard.core.events import Peer, RemoteBreakerOpened
-from sidecard.core.flights.grant import Granting
+from sidecard.core.flights.queues import Queues
 from sidecard.core.replies import error, for_operators
 from sidecard_client.protocol import wire
 
@@ -11,9 +11,9 @@ from sidecard_client.protocol import wire
 class BreakerOperations:
     """Show and set breakers."""
 
-    def __init__(self, backends: Backends, granting: Granting) -> None:
+    def __init__(self, backends: Backends, queues: Queues) -> None:
         self._backends = backends
-        self._granting = granting
+        self._queues = queues
 
     def breakers(self, peer: Peer, request: wire.GetBreakers, now: float) -> list[Effect]:
         """Show the state of every backend."""
@@ -33,7 +33,7 @@ class BreakerOperations:
 
         notes = [*backend.breaker.advance(now), *backend.breaker.set(request.action, now)]
         effects: list[Effect] = [Send(peer.id, wire.Ok(request.id)), *map(EmitNote, notes)]
-        return effects + self._granting.freed(backend, now)
+        return effects + self._queues.permit_released(backend, now)
 
     def remote_opened(self, event: RemoteBreakerOpened, now: float) -> list[Effect]:
         """Open the breaker of a backend that another host's breaker has opened. Local backends differ between hosts."""
@@ -42,4 +42,4 @@ class BreakerOperations:
             return []
 
         notes = [*backend.breaker.advance(now), *backend.breaker.open_as_remote(event.seconds, now)]
-        return [*map(EmitNote, notes), *self._granting.freed(backend, now)]
+        return [*map(EmitNote, notes), *self._queues.permit_released(backend, now)]

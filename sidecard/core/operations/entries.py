@@ -5,9 +5,11 @@ from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
 from sidecard.core.flights.failures import Failures
-from sidecard.core.flights.flights import Flights
-from sidecard.core.flights.lookups import Lookups
 from sidecard.core.flights.serving import Serving
+from sidecard.core.flights.store.lookups import Lookups
+from sidecard.core.flights.store.status import StoreStatus
+from sidecard.core.flights.store.writes import StoreWrites
+from sidecard.core.flights.table import Flights
 from sidecard.core.operations.policies import policy_of
 from sidecard.core.operations.status import StatusOperations
 from sidecard.core.records import NO_USAGE
@@ -19,11 +21,13 @@ from sidecard_client.protocol import wire
 class EntryOperations:
     """Read and write entries for authorized peers."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - entries are in memory, in flights and in the store
         self,
         policy: CachePolicy,
         flights: Flights,
         lookups: Lookups,
+        store: StoreStatus,
+        writes: StoreWrites,
         serving: Serving,
         scopes: Scopes,
         failures: Failures,
@@ -32,6 +36,8 @@ class EntryOperations:
         self._policy = policy
         self._flights = flights
         self._lookups = lookups
+        self._store = store
+        self._writes = writes
         self._serving = serving
         self._scopes = scopes
         self._failures = failures
@@ -44,12 +50,12 @@ class EntryOperations:
             return [not_yours(peer, request, request.namespace)]
 
         entry = self._policy.cache.get(scope, request.key, now)
-        if entry is None or self._lookups.doubts(entry):
-            effects = self._lookups.read(scope, peer, request, now)
+        if entry is None or self._store.doubts(entry):
+            effects = self._lookups.get(scope, peer, request, now)
             if effects is not None:
                 return effects
 
-        return [Send(peer.id, wire.Miss(request.id) if entry is None else self._serving.hit(request, entry, now))]
+        return [Send(peer.id, self._serving.read(request, entry, now))]
 
     def put(self, peer: Peer, request: wire.Put, now: float) -> list[Effect]:
         """Store an entry."""
@@ -68,9 +74,9 @@ class EntryOperations:
         self._failures.forget(scope, request.key)
         entry, effects = policy.store(request.key, bytes(request.value), now, terms, 0.0)
         if entry is not None:
-            effects += self._lookups.write(entry, now)
+            effects += self._writes.write(entry, now)
         else:
-            effects += self._lookups.forget(scope, request.key)
+            effects += self._writes.forget(scope, request.key)
 
         return [Send(peer.id, wire.Stored(request.id, entry is not None)), *effects]
 
@@ -82,11 +88,11 @@ class EntryOperations:
 
         flight = self._flights.find(scope, request.key)
         if flight is not None:
-            flight.storable = False
+            flight.forbid_storing()
 
         self._failures.forget(scope, request.key)
         deleted = self._policy.cache.delete(scope, request.key, now)
-        return self._lookups.delete(scope, peer, request, int(deleted), now)
+        return self._writes.delete(scope, peer, request, int(deleted), now)
 
     def purge(self, peer: Peer, request: wire.Purge, now: float) -> list[Effect]:
         """Remove entries by namespace, tag and task, for operators."""
@@ -96,7 +102,7 @@ class EntryOperations:
         self._flights.void(request.namespace, request.tag, request.task)
         self._failures.purge(request.namespace)
         removed = self._policy.purge(request.namespace, request.tag, now, request.task)
-        return self._lookups.purge(peer, request, removed, now)
+        return self._writes.purge(peer, request, removed, now)
 
     def explain(self, peer: Peer, request: wire.Explain, now: float) -> list[Effect]:
         """Show a task's policy and, for a key, its state, changing neither counters nor the eviction order.
@@ -110,7 +116,7 @@ class EntryOperations:
         origins = self._status.run.shown_origins if peer.operator else {}
         policy = policy_of(self._policy.settings, request.task, origins)
         if request.key is None:
-            return [Send(peer.id, wire.Explained(request.id, request.task, scope, policy, store=self._lookups.state))]
+            return [Send(peer.id, wire.Explained(request.id, request.task, scope, policy, store=self._store.state))]
 
         entry = self._policy.cache.peek(scope, request.key)
         flight = self._flights.find(scope, request.key)
@@ -123,7 +129,7 @@ class EntryOperations:
             None if entry is None or now >= entry.expires_at else _state_of(entry, now),
             None if flight is None else len(flight.waiters),
             None if failure is None else failure.message,
-            self._lookups.state,
+            self._store.state,
         )
         return [Send(peer.id, explained)]
 

@@ -6,14 +6,15 @@ from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.registry import Backends
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.cache.policy import CachePolicy
+from sidecard.core.cache.similarity import SimilarAnswers
 from sidecard.core.effects import Effect, EmitNote, ReadSettings, Send, SetLogLevel
 from sidecard.core.events import Peer, SettingsRead
-from sidecard.core.flights.calls import Calls
-from sidecard.core.flights.grant import Granting
+from sidecard.core.flights.queues import Queues
+from sidecard.core.flights.table import Flights
 from sidecard.core.operations.status import StatusOperations
 from sidecard.core.replies import for_operators
 from sidecard.core.scopes import Scopes
-from sidecard.core.settings import EngineSettings
+from sidecard.core.settings import EngineSettings, LiveSettings
 from sidecard_client.protocol import wire
 
 
@@ -27,8 +28,10 @@ class SettingsOperations:
         self,
         *,
         status: StatusOperations,
-        calls: Calls,
-        granting: Granting,
+        live: LiveSettings,
+        flights: Flights,
+        similar: SimilarAnswers,
+        queues: Queues,
         admission: Admission,
         backends: Backends,
         budgets: Budgets,
@@ -38,8 +41,10 @@ class SettingsOperations:
         apps: AppMetrics,
     ) -> None:
         self._status = status
-        self._calls = calls
-        self._granting = granting
+        self._live = live
+        self._flights = flights
+        self._similar = similar
+        self._queues = queues
         self._admission = admission
         self._backends = backends
         self._budgets = budgets
@@ -85,12 +90,10 @@ class SettingsOperations:
         return effects
 
     def _apply(self, settings: EngineSettings, now: float) -> list[Effect]:
-        flights, cache = self._calls.flights, self._policy.cache
+        flights, cache = self._flights, self._policy.cache
         before = self._policy.settings
-        for part in (self._calls, self._granting, self._admission, self._policy):
-            part.settings = settings
-
-        self._calls.similar.reconfigure(settings)
+        self._live.now = self._admission.settings = self._policy.settings = settings
+        self._similar.reconfigure(settings)
         flights.lease_seconds = settings.lease_seconds
         self._retries.settings = settings.retries
         self._scopes.share(settings.shared_namespaces)
@@ -105,4 +108,4 @@ class SettingsOperations:
             flights.timers.set(cache, now)
 
         effects: list[Effect] = [EmitNote(note) for note in self._backends.reconfigure(settings.backends, now)]
-        return effects + self._granting.reconsider(now)
+        return effects + self._queues.reconsider_all(now)

@@ -7,12 +7,14 @@ from msgspec import Struct, structs
 from sidecard.core.accounts.billing import Billing
 from sidecard.core.backends.registry import Backends
 from sidecard.core.cache.memory import MemoryCache
+from sidecard.core.cache.similarity import SimilarAnswers
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, EmitNote, Send
 from sidecard.core.events import Peer
-from sidecard.core.flights.calls import Calls
-from sidecard.core.flights.lookups import Lookups
+from sidecard.core.flights.limits import TableLimits
+from sidecard.core.flights.store.status import StoreStatus
 from sidecard.core.flights.streams import Streams
+from sidecard.core.flights.table import Flights
 from sidecard_client.protocol import wire
 
 
@@ -33,13 +35,15 @@ class RunInfo(Struct, frozen=True):
 class StatusOperations:
     """Report the daemon's state."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - it reports on all parts of the engine
         self,
         run: RunInfo,
         cache: MemoryCache,
         streams: Streams,
-        calls: Calls,
-        lookups: Lookups,
+        flights: Flights,
+        limits: TableLimits,
+        similar: SimilarAnswers,
+        store: StoreStatus,
         backends: Backends,
         billing: Billing,
         count: Counters,
@@ -48,8 +52,10 @@ class StatusOperations:
         self.run = run
         self._cache = cache
         self._streams = streams
-        self._calls = calls
-        self._lookups = lookups
+        self._flights = flights
+        self._limits = limits
+        self._similar = similar
+        self._store = store
         self._backends = backends
         self._billing = billing
         self._count = count
@@ -70,13 +76,13 @@ class StatusOperations:
 
     def snapshot(self, request_id: int, now: float) -> wire.Stats:
         """Return all counters and gauges. Call `advance_breakers` first."""
-        flights, cache, streams = self._calls.flights, self._cache, self._streams
+        flights, cache, streams = self._flights, self._cache, self._streams
         return wire.Stats(
             request_id,
             version=self.run.version,
             boot_id=self.run.boot_id,
             uptime_seconds=now - self.run.started_at,
-            draining=self._calls.draining,
+            draining=self._flights.draining,
             peers=self.peers,
             flights=len(flights),
             leases=flights.lease_count,
@@ -95,16 +101,16 @@ class StatusOperations:
             chunks_taken=streams.taken,
             chunks_sent=streams.sent,
             streams_broken=streams.broken,
-            vectors=self._calls.similar.count,
+            vectors=self._similar.count,
             evicted=cache.evicted,
             evicted_by_limits=cache.evicted_within,
             expired_entries=cache.expired,
             breakers=self._backends.states(),
-            store=self._lookups.state,
+            store=self._store.state,
             claims=flights.claim_count,
-            awaited=self._lookups.awaited,
+            awaited=flights.claimed_elsewhere_count,
             **self._count.fields(),
-            **structs.asdict(self._lookups.gauges),
+            **structs.asdict(self._store.gauges),
         )
 
     def report(self, peer: Peer, request: wire.GetReport, now: float) -> list[Effect]:
@@ -126,12 +132,12 @@ class StatusOperations:
 
     def health(self, peer: Peer, request: wire.GetHealth, now: float) -> list[Effect]:
         """Report problems."""
-        draining = self._calls.draining
+        draining = self._flights.draining
         effects = self.advance_breakers(now)
         problems = ["The daemon is stopping: it grants no new leases."] if draining else []
         problems += [
             f"The table of {table} is full: callers make further calls without the daemon."
-            for table in self._calls.full_tables()
+            for table in self._limits.full_tables()
         ]
         problems += [
             f"The breaker of backend {name!r} is {backend.breaker.state.replace('_', ' ')}. {backend.cause(now)}"
@@ -143,7 +149,7 @@ class StatusOperations:
             for name, budget in self._billing.budgets.by_name.items()
             if budget.spent_dollars(now) >= budget.settings.dollars
         ]
-        problems += self._lookups.complaints()
+        problems += self._store.problems()
         health = wire.Health(
             request.id,
             "draining" if draining else "ok",
@@ -152,6 +158,6 @@ class StatusOperations:
             self.run.boot_id,
             now - self.run.started_at,
             self._backends.states(),
-            self._lookups.state,
+            self._store.state,
         )
         return [*effects, Send(peer.id, health)]

@@ -255,4 +255,4 @@ def test_a_lost_peer_leaves_nothing_behind() -> None:
     alice.completes(alice.leads("key"), "answer")
     alice.dies()
 
-    assert not host.engine._calls.flights._peers
+    assert not host.engine._flights._peers

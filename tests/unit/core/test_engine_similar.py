@@ -290,7 +290,7 @@ def test_a_vector_leaves_with_its_entry(how: str) -> None:
     alice.hears()
     assert isinstance(asks(alice, "b", 0), Lease)
     assert host.stats().vectors == (how == "replaced")
-    assert len(host.engine._calls.similar.groups) == (how == "replaced")
+    assert len(host.engine._similar.groups) == (how == "replaced")
 
 
 def test_a_vector_counts_in_the_caches_budget() -> None:

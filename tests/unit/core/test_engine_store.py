@@ -658,7 +658,7 @@ def test_turns_of_the_store_are_told_once() -> None:
     assert health.reasons[1].startswith("3 entries and removals wait")
     host.happens(StoreStateChanged("read_only", "It is full."))
     alice.asks(wire.GetHealth(id=2))
-    assert alice.gets(wire.Health).reasons[0].startswith("The store takes no entries: It is full.")
+    assert alice.gets(wire.Health).reasons[0].startswith("The store accepts no entries: It is full.")
     host.happens(StoreStateChanged("up"))
     told = [note for note in host.notes if isinstance(note, notes.StoreFailed | notes.StoreRecovered)]
     assert told == [

@@ -6,7 +6,7 @@ import pytest
 
 from sidecard.core.effects import StorePurge, StoreRead, StoreWrite
 from sidecard.core.events import Absent, EntriesPurged, Found
-from sidecard.core.flights.flights import MAX_VOIDED_TAGS
+from sidecard.core.flights.flight import MAX_VOIDED_TAGS
 from sidecard.core.records import Record
 from sidecard.core.settings import Cacheability, TaskSettings
 from sidecard_client.protocol import wire

@@ -1,7 +1,5 @@
 """Events in, effects out: who is called, when the next wake-up is, and what a mistake of our own costs."""
 
-from typing import cast
-
 import pytest
 
 from sidecard.core.notes import DrainStarted, LeaseEnded
@@ -176,7 +174,7 @@ def test_a_mistake_of_our_own_costs_one_request(monkeypatch: pytest.MonkeyPatch)
     def fail(*_: object) -> None:
         raise fault
 
-    monkeypatch.setitem(cast("dict[object, object]", server.engine._answer), wire.Ping, fail)
+    monkeypatch.setattr(server.engine._status, "ping", fail)
     alice.send(wire.Ping(id=1), wire.Get("key", id=2))
     error, miss = alice.received()
 
@@ -194,7 +192,7 @@ def test_a_mistake_at_a_deadline_does_not_stop_the_clock(monkeypatch: pytest.Mon
     alice = server.connect()
     alice.send(wire.Begin("key", id=1))
     with monkeypatch.context() as broken:
-        broken.setattr(server.engine._calls, "tick", lambda _: 1 / 0)
+        broken.setattr(server.engine._deadlines, "tick", lambda _: 1 / 0)
         server.loop.pass_time(15 + TIMER_GRAIN_SECONDS)
 
     assert [bug.event for bug in server.bugs] == ["Tick"]

@@ -1,0 +1,160 @@
+"""Elect the next holder of a flight that has lost its lease or its applicant, or end the flight."""
+
+from sidecard.core.cache.freshness import FreshnessPolicy
+from sidecard.core.effects import Effect
+from sidecard.core.events import Peer
+from sidecard.core.flights.endings import DRAINING, Endings, Rejection
+from sidecard.core.flights.flight import Flight
+from sidecard.core.flights.grants import Grants
+from sidecard.core.flights.participants import Applicant, Waiter
+from sidecard.core.flights.serving import Serving
+from sidecard.core.flights.streams import Streams
+from sidecard.core.flights.table import Flights
+from sidecard.core.settings import LiveSettings
+from sidecard_client.protocol.wire import FailureKind
+
+
+class Election:
+    """Decides which caller computes a flight next."""
+
+    def __init__(
+        self,
+        settings: LiveSettings,
+        flights: Flights,
+        grants: Grants,
+        streams: Streams,
+        serving: Serving,
+        freshness: FreshnessPolicy,
+        endings: Endings,
+    ) -> None:
+        self._settings = settings
+        self._flights = flights
+        self._grants = grants
+        self._streams = streams
+        self._serving = serving
+        self._freshness = freshness
+        self._endings = endings
+
+    def lease_ended(
+        self, flight: Flight | None, kind: FailureKind, message: str, now: float, unresponsive: Peer | None = None
+    ) -> list[Effect]:
+        """Continue a flight whose lease ended without an answer: with the next holder, or by its end.
+
+        ``unresponsive`` is the last holder, if its lease expired.
+        """
+        if flight is None:
+            return []
+
+        effects = self.interrupt_stream(flight, kind, message, now)
+        may_continue = kind in {"transient", "cancelled"}
+        if may_continue and self._flights.draining:
+            return effects + self._dismiss(flight, now)
+
+        if (
+            may_continue
+            and flight.elections < self._settings.now.max_elections
+            and self._flights.next_candidate(flight, now) is not None
+        ):
+            flight.count_election()
+            return effects + self.elect_next(flight, now, elected=True, unresponsive=unresponsive)
+
+        flight.keep_answer(unshared=kind == "ignored")
+        return effects + self._endings.fail_waiters(flight.key, self._flights.finish(flight), kind, message, now)
+
+    def elect_next(
+        self, flight: Flight, now: float, *, elected: bool, unresponsive: Peer | None = None
+    ) -> list[Effect]:
+        """Admit the longest-waiting caller that can be admitted; without one, end the flight.
+
+        ``elected`` tells that a failed holder is replaced. See `Flights.next_candidate` for ``unresponsive``.
+        """
+        if self._flights.draining:
+            return self._dismiss(flight, now)
+
+        effects: list[Effect] = []
+        while (waiter := self._flights.next_candidate(flight, now, unresponsive)) is not None:
+            self._flights.leave(waiter)
+            applicant = Applicant(
+                flight,
+                waiter.peer,
+                waiter.request,
+                waiter.request.id,
+                waiter.joined_at,
+                waiter.deadline,
+                elected=elected,
+                pending=waiter.pending,
+                previous=self._freshness.find(flight.scope, waiter.request, now),
+            )
+            rejection, admitted = self._grants.admit(applicant, now)
+            effects += admitted
+            if rejection is None:
+                return effects
+
+            effects += self._serving.without_lease(applicant, rejection, now)
+
+        return effects + self._endings.time_out_waiters(self._flights.finish(flight), now)
+
+    def promote_next(self, applicant: Applicant, now: float) -> list[Effect]:
+        """Continue the flight of an applicant that has been withdrawn."""
+        if applicant.flight is None:
+            return []
+
+        if applicant.first:
+            return self.elect_next(applicant.flight, now, elected=applicant.elected)
+
+        return self.lease_ended(applicant.flight, "transient", applicant.failure, now)
+
+    def admit_again(self, applicant: Applicant, now: float) -> list[Effect]:
+        """Admit an applicant that has waited, or reject it and continue its flight."""
+        rejection, effects = (DRAINING, []) if self._flights.draining else self._grants.admit(applicant, now)
+        return effects if rejection is None else effects + self.reject_applicant(applicant, rejection, now)
+
+    def reject_applicant(self, applicant: Applicant, rejection: Rejection, now: float) -> list[Effect]:
+        """Reject an applicant that has been withdrawn; its flight goes to the next caller."""
+        peer = applicant.peer
+        if applicant.first:
+            reply = self._endings.reject(peer, applicant.request, rejection)
+        else:
+            # Its begin has been answered by an earlier lease.
+            reply = rejection.reply(peer, applicant.reply_id)
+
+        return [reply, *self.promote_next(applicant, now)]
+
+    def interrupt_stream(self, flight: Flight, kind: FailureKind, message: str, now: float) -> list[Effect]:
+        """Discard a failed holder's stream: its readers have seen chunks, so no other holder's stream fits them."""
+        if flight.stream is None:
+            return []
+
+        self._streams.drop(flight.stream)
+        flight.end_stream()
+        waiters = [waiter for waiter in flight.waiters.values() if waiter.reader is not None]
+        for waiter in waiters:
+            self._flights.leave(waiter)
+            self._streams.abandon(waiter.reader)
+
+        self._streams.broken += len(waiters)
+        return self._endings.fail_waiters(flight.key, waiters, kind, message, now)
+
+    def serve_stale(self, flight: Flight, now: float, exclude: Waiter | None = None) -> list[Effect]:
+        """Serve the stale entry to all waiters that accept it, except ``exclude``, the next holder."""
+        effects: list[Effect] = []
+        for waiter in [waiter for waiter in flight.waiters.values() if waiter is not exclude]:
+            entry = self._freshness.find(flight.scope, waiter.request, now)
+            if entry is not None:
+                self._flights.leave(waiter)
+                effects += self._serving.entry_if_room(waiter.peer, waiter.request, entry, now)
+
+        return effects
+
+    def dismiss_waiters(self, flight: Flight, now: float) -> list[Effect]:
+        """Reject all waiters of a flight, because the daemon is stopping."""
+        waiters = self._flights.release(flight)
+        for waiter in waiters:
+            self._streams.abandon(waiter.reader)
+
+        return self._endings.reject_waiters(waiters, DRAINING, now)
+
+    def _dismiss(self, flight: Flight, now: float) -> list[Effect]:
+        effects = self.dismiss_waiters(flight, now)
+        self._flights.finish(flight)
+        return effects

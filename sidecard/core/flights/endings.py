@@ -1,0 +1,109 @@
+"""Begins that end without an answer: rejected, timed out, or failed."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from sidecard.core.accounts.call_records import CallRecorder
+from sidecard.core.accounts.ledger import TaskLedgers
+from sidecard.core.counters import Counters
+from sidecard.core.effects import Effect, EmitNote, Send
+from sidecard.core.events import Peer
+from sidecard.core.flights.limits import TableLimits
+from sidecard.core.flights.participants import Waiter
+from sidecard.core.notes import FlightFailed, Table
+from sidecard.core.settings import LiveSettings
+from sidecard_client.protocol import wire
+
+_NO_BACKENDS: dict[str, wire.RejectionReason] = {}
+
+
+class Rejection(NamedTuple):
+    """Why a caller gets no lease."""
+
+    reason: wire.RejectionReason
+    retry_after_seconds: float | None = None
+    backends: dict[str, wire.RejectionReason] = _NO_BACKENDS
+
+    def reply(self, peer: Peer, request_id: int, *stale_answer: object) -> Send:
+        """Return the reply; ``stale_answer`` is its value, its age and its backend, if the caller may have one."""
+        rejected = wire.Rejected(request_id, self.reason, self.retry_after_seconds, self.backends, *stale_answer)  # type: ignore[arg-type]  # mypy cannot check these
+        return Send(peer.id, rejected)
+
+
+DRAINING = Rejection("draining")
+NOT_CACHED = Rejection("not_cached")
+TABLE_FULL = Rejection("busy")
+
+
+class Endings:
+    """Ends begins without an answer, and books it in counters, ledgers and call log."""
+
+    def __init__(
+        self,
+        settings: LiveSettings,
+        limits: TableLimits,
+        counters: Counters,
+        ledgers: TaskLedgers,
+        recorder: CallRecorder,
+    ) -> None:
+        self._settings = settings
+        self._limits = limits
+        self._counters = counters
+        self._ledgers = ledgers
+        self._recorder = recorder
+
+    def wait_seconds(self, request: wire.Begin) -> float:
+        """Return for how long a caller waits."""
+        return self._settings.now.wait_seconds if request.wait_seconds is None else request.wait_seconds
+
+    def reject(self, peer: Peer, request: wire.Begin, rejection: Rejection, *stale_answer: object) -> Send:
+        """End a begin with a rejection."""
+        self._counters.reject(rejection.reason)
+        self._recorder.record_rejection(peer, request, rejection.reason)
+        return rejection.reply(peer, request.id, *stale_answer)
+
+    def reject_full(self, peer: Peer, request: wire.Begin, table: Table, limit: int | None = None) -> list[Effect]:
+        """End a begin because a table is full."""
+        return [self.reject(peer, request, TABLE_FULL), *self._limits.saturated(table, limit)]
+
+    def time_out(self, peer: Peer, request: wire.Begin, waited_seconds: float) -> Send:
+        """End a begin at its own deadline."""
+        self._counters.timeouts += 1
+        self.count_wait(request, waited_seconds)
+        self._recorder.record_timeout(peer, request, waited_seconds)
+        return Send(peer.id, wire.Timeout(request.id, waited_seconds))
+
+    def time_out_waiters(self, waiters: Iterable[Waiter], now: float) -> list[Effect]:
+        """End the begins of waiters that have left their flight."""
+        return [self.time_out(waiter.peer, waiter.request, now - waiter.joined_at) for waiter in waiters]
+
+    def reject_waiters(self, waiters: Iterable[Waiter], rejection: Rejection, now: float) -> list[Effect]:
+        """End the begins of waiters that have left their flight; those past their deadline time out."""
+        return [
+            self.time_out(waiter.peer, waiter.request, now - waiter.joined_at)
+            if waiter.deadline <= now
+            else self.reject(waiter.peer, waiter.request, rejection)
+            for waiter in waiters
+        ]
+
+    def fail_waiters(
+        self, key: str, waiters: list[Waiter], kind: wire.FailureKind, message: str, now: float
+    ) -> list[Effect]:
+        """End the begins of waiters whose flight, or whose stream, has failed."""
+        if not waiters:
+            return []
+
+        effects: list[Effect] = [EmitNote(FlightFailed(key, kind, message, len(waiters)))]
+        for waiter in waiters:
+            if waiter.deadline <= now:
+                effects.append(self.time_out(waiter.peer, waiter.request, now - waiter.joined_at))
+            else:
+                self._counters.failed += 1
+                self.count_wait(waiter.request, now - waiter.joined_at)
+                effects.append(Send(waiter.peer.id, wire.Failed(waiter.request.id, kind, message)))
+
+        return effects
+
+    def count_wait(self, request: wire.Begin, waited_seconds: float) -> None:
+        """Book how long a caller has waited."""
+        self._ledgers.of(request.task).waits.observe(waited_seconds)

@@ -1,0 +1,214 @@
+"""A flight: the one computation of a key that is in progress, as a state machine.
+
+A flight is in exactly one state:
+
+==================  ==============================================================================================
+`LOOKING_UP`        the store has been asked for an entry, for the claim, or for both; all callers wait
+`CLAIMED_ELSEWHERE` another host computes the key; all callers wait for its answer
+`QUEUED`            no lease: an applicant waits for a permit or for its retry, or the next holder is being elected
+`LEASED`            a holder makes the call
+`OVER`              every caller has been answered; the flight has left the table
+==================  ==============================================================================================
+
+`TRANSITIONS` is the whole law: an event that it does not allow raises `KeyError` and changes nothing. Only the methods of
+this class, of its participants (`sidecard.core.flights.participants`) and of the table (`sidecard.core.flights.table`)
+change a flight; the rest of the engine calls them and turns the results into effects.
+"""
+
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
+    from sidecard.core.flights.streams import Stream
+
+FlightState = Literal["looking_up", "claimed_elsewhere", "queued", "leased", "over"]
+LOOKING_UP: Final = "looking_up"
+CLAIMED_ELSEWHERE: Final = "claimed_elsewhere"
+QUEUED: Final = "queued"
+LEASED: Final = "leased"
+OVER: Final = "over"
+
+FlightEvent = Literal["store_asked", "claimed_elsewhere", "not_stored", "lease_granted", "lease_ended", "finished"]
+
+TRANSITIONS: Final[dict[tuple[FlightState, FlightEvent], FlightState]] = {
+    # A flight starts as QUEUED. With a store, the first caller asks it at once.
+    (QUEUED, "store_asked"): LOOKING_UP,
+    # Once more: the first answer may be outdated, or callers have joined that need the claim.
+    (LOOKING_UP, "store_asked"): LOOKING_UP,
+    (LOOKING_UP, "claimed_elsewhere"): CLAIMED_ELSEWHERE,
+    # The other host's time is up, or it has changed the key.
+    (CLAIMED_ELSEWHERE, "store_asked"): LOOKING_UP,
+    (LOOKING_UP, "not_stored"): QUEUED,
+    # The other host cannot share its answer, or the store is down.
+    (CLAIMED_ELSEWHERE, "not_stored"): QUEUED,
+    (QUEUED, "lease_granted"): LEASED,
+    (LEASED, "lease_ended"): QUEUED,
+    (LOOKING_UP, "finished"): OVER,
+    (CLAIMED_ELSEWHERE, "finished"): OVER,
+    # Also after a complete, which ends the lease first.
+    (QUEUED, "finished"): OVER,
+}
+
+MAX_VOIDED_TAGS = 64
+"""Purged tags that one flight remembers; after more of them its answer is not stored, whatever its tags."""
+
+
+class Flight:
+    """The one computation of a key that is in progress."""
+
+    __slots__ = (
+        "applicant",
+        "attempts",
+        "claim",
+        "claiming",
+        "elections",
+        "key",
+        "lease",
+        "outdated",
+        "pending",
+        "reads_entry",
+        "scope",
+        "state",
+        "storable",
+        "stream",
+        "uid",
+        "unshared",
+        "voided_tags",
+        "waiters",
+    )
+
+    def __init__(self, scope: str, key: str, uid: int) -> None:
+        self.state: FlightState = QUEUED
+        self.scope = scope
+        self.key = key
+        self.uid = uid
+        """The uid whose begin started it."""
+        self.lease: HeldLease | None = None
+        self.applicant: Applicant | None = None
+        self.waiters: dict[tuple[int, int], Waiter] = {}
+        """By peer id and request id, the longest-waiting first."""
+        self.elections = 0
+        self.attempts = 0
+        self.storable = True
+        """False after a delete or purge: the answer being computed may be what was to be removed."""
+        self.voided_tags: frozenset[str] = frozenset()
+        """Tags purged meanwhile; an answer that bears one of them is not stored."""
+        self.stream: Stream | None = None
+        """The holder's chunks so far, of a streamed answer."""
+        self.unshared = False
+        """There is an answer, but later callers may not have it."""
+        self.claim = ""
+        """The right, among all hosts, to compute the key; empty if this host has none."""
+        self.claiming = False
+        """The open question to the store includes the claim."""
+        self.reads_entry = False
+        """The open question to the store includes the entry."""
+        self.outdated = False
+        """The store's answer to the open question may be older than a known change."""
+        self.pending = False
+        """Callers are told at once that they must wait."""
+
+    def store_asked(self, *, reads_entry: bool, claiming: bool) -> None:
+        """Record that the store is asked, for the entry, the claim, or both."""
+        self._on("store_asked")
+        self.reads_entry = reads_entry
+        self.claiming = claiming
+        self.outdated = False
+
+    def store_answered(self, claim: str) -> None:
+        """Record the claim that came with the store's answer, if any."""
+        self.claim = claim
+
+    def outdate(self) -> None:
+        """Distrust the store's answer to the open question: the key has changed since."""
+        self.outdated = True
+
+    def claimed_elsewhere(self) -> None:
+        """Record that another host computes the key."""
+        self._on("claimed_elsewhere")
+        self.pending = True
+
+    def not_stored(self) -> None:
+        """Record that no host has the answer: a caller must compute it."""
+        self._on("not_stored")
+        self.pending = True
+
+    def store_is_slow(self) -> None:
+        """Tell later callers at once that they must wait."""
+        self.pending = True
+
+    def lease_granted(self, lease: "HeldLease") -> None:
+        """Give the flight its holder."""
+        self._on("lease_granted")
+        self.lease = lease
+
+    def lease_ended(self) -> None:
+        """Take the holder's lease away, whatever the outcome."""
+        self._on("lease_ended")
+        self.lease = None
+
+    def finish(self) -> None:
+        """End the flight."""
+        self._on("finished")
+
+    def applied(self, applicant: "Applicant | None") -> None:
+        """Set the caller that waits for the lease; None if it does not wait any more."""
+        self.applicant = applicant
+
+    def next_attempt(self) -> int:
+        """Return the number of the call that is about to be made: 1 for the first."""
+        self.attempts += 1
+        return self.attempts
+
+    def count_election(self) -> None:
+        """Count that a failure has led to another holder."""
+        self.elections += 1
+
+    def start_stream(self, stream: "Stream") -> "Stream":
+        """Share the chunks of the holder's answer from now on."""
+        self.stream = stream
+        return stream
+
+    def end_stream(self) -> None:
+        """Discard the chunks of a holder that has failed."""
+        self.stream = None
+
+    def take_claim(self) -> str:
+        """Return the claim, which the caller uses up by a write."""
+        claim, self.claim = self.claim, ""
+        return claim
+
+    def keep_answer(self, *, unshared: bool) -> None:
+        """Record, for other hosts, whether there is an answer that later callers may not have."""
+        self.unshared = unshared
+
+    def forbid_storing(self) -> None:
+        """Do not store the answer: its key has been removed meanwhile."""
+        self.storable = False
+
+    def void(self, tag: str | None) -> None:
+        """Do not store the answer if it bears ``tag``; in any case if ``tag`` is None or too many tags are voided.
+
+        An answer's tags are known only at its end: 1. a call starts; 2. its tag is purged, because its sources have
+        changed; 3. the answer arrives with that tag. So the flight remembers the tag.
+        """
+        if tag is None or len(self.voided_tags) >= MAX_VOIDED_TAGS:
+            self.storable = False
+        else:
+            self.voided_tags |= {tag}
+
+    def may_store(self, tags: tuple[str, ...]) -> bool:
+        """Tell whether an answer that bears ``tags`` is unaffected by removals during the flight."""
+        return self.storable and self.voided_tags.isdisjoint(tags)
+
+    def concerns(self, task: str) -> bool:
+        """Tell whether any participant's request is of ``task``. A key that callers choose may be of several tasks."""
+        participants = (self.lease, self.applicant, *self.waiters.values())
+        return any(one is not None and one.request.task == task for one in participants)
+
+    def needs_holder(self) -> bool:
+        """Tell whether any waiter would make the call itself."""
+        return any(waiter.may_lead for waiter in self.waiters.values())
+
+    def _on(self, event: FlightEvent) -> None:
+        self.state = TRANSITIONS[self.state, event]

@@ -1,0 +1,188 @@
+"""End leases: give their permits back, and bill and record their calls."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from sidecard.core import notes
+from sidecard.core.accounts.billing import Billing
+from sidecard.core.accounts.call_records import CallRecorder
+from sidecard.core.accounts.daemon_metrics import DaemonMetrics
+from sidecard.core.backends.admission import Admission
+from sidecard.core.backends.breaker import CallResult
+from sidecard.core.backends.registry import Backends
+from sidecard.core.counters import Counters
+from sidecard.core.effects import Effect, EmitNote, Send
+from sidecard.core.events import Peer
+from sidecard.core.flights.election import Election
+from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
+from sidecard.core.flights.queues import Queues
+from sidecard.core.flights.streams import Streams
+from sidecard.core.flights.table import Flights
+from sidecard_client.protocol import wire
+
+LeaseOutcome = Literal["done"] | notes.Outcome
+LeaseRequest = wire.Append | wire.Complete | wire.Fail | wire.Renew
+
+
+class PaidCall(NamedTuple):
+    """A call whose backend has answered: how long it took, its priced usage, and the effects of billing it."""
+
+    seconds: float
+    usage: wire.Usage
+    effects: list[Effect]
+
+
+class Leases:
+    """Ends leases. Exactly one method, `_end`, gives permits back."""
+
+    def __init__(
+        self,
+        flights: Flights,
+        admission: Admission,
+        backends: Backends,
+        billing: Billing,
+        metrics: DaemonMetrics,
+        recorder: CallRecorder,
+        counters: Counters,
+    ) -> None:
+        self._flights = flights
+        self._admission = admission
+        self._backends = backends
+        self._billing = billing
+        self._metrics = metrics
+        self._recorder = recorder
+        self._counters = counters
+
+    def answered(
+        self,
+        lease: HeldLease,
+        outcome: LeaseOutcome,
+        usage: wire.Usage | None,
+        now: float,
+        *,
+        spoken: wire.Transcript | None = None,
+        message: str = "",
+    ) -> PaidCall:
+        """End a lease whose backend has answered; learn from the call, bill it and record it.
+
+        ``message`` is why the answer is not ``done``, that is, not to be shared.
+        """
+        backend, seconds = lease.permit.backend, now - lease.granted_at
+        usage = self._billing.priced(backend, usage)
+        self._backends.learn(backend, seconds, usage, now)
+        effects = [] if outcome == "done" else [_ended_note(lease, outcome, message)]
+        effects += self._end(lease, outcome, backend.result_of_answer(seconds, usage), now, answered=True)
+        effects += self._billing.bill(lease, seconds, usage, now)
+        self._recorder.record_answer(lease, seconds, usage, spoken)
+        return PaidCall(seconds, usage, effects)
+
+    def unanswered(
+        self,
+        lease: HeldLease,
+        outcome: notes.Outcome,
+        message: str,
+        result: CallResult,
+        now: float,
+        pause_seconds: float = 0.0,
+    ) -> list[Effect]:
+        """End a lease whose call has no answer. ``pause_seconds`` is how long its backend wants no calls."""
+        effects = [_ended_note(lease, outcome, message)]
+        effects += self._end(lease, outcome, result, now, pause_seconds=pause_seconds)
+        self._recorder.record_failure(lease, outcome, message, now - lease.granted_at)
+        return effects
+
+    def bill_late(self, name: str, peer: Peer, usage: wire.Usage | None, now: float) -> list[Effect]:
+        """Bill the answer of a lease that has ended: its backend did the work."""
+        late = self._flights.take_ended(name, peer)
+        if late is None:
+            return []
+
+        priced = self._billing.priced(late.permit.backend, usage)
+        return self._billing.bill(late, now - late.granted_at, priced, now)
+
+    def reject_stale(self, peer: Peer, request: LeaseRequest) -> list[Effect]:
+        """Reject a message whose lease is not current."""
+        self._counters.stale_leases += 1
+        note = notes.StaleLeaseRefused(type(request).__name__.lower(), request.lease, peer.id)
+        return [Send(peer.id, wire.StaleLease(request.id)), EmitNote(note)]
+
+    def _end(
+        self,
+        lease: HeldLease,
+        outcome: LeaseOutcome,
+        result: CallResult,
+        now: float,
+        *,
+        answered: bool = False,
+        pause_seconds: float = 0.0,
+    ) -> list[Effect]:
+        self._flights.end_lease(lease, answered=answered)
+        self._counters.end_lease(outcome)
+        backend = lease.permit.backend
+        self._admission.release_reservation(lease.permit)
+        self._metrics.count_lease(backend.name, outcome)
+        return [EmitNote(note) for note in backend.release(lease.permit, result, now, pause_seconds)]
+
+
+class Departures:
+    """Removes callers that leave, time out, or are lost; their flights go to the next caller."""
+
+    def __init__(
+        self,
+        flights: Flights,
+        leases: Leases,
+        queues: Queues,
+        election: Election,
+        streams: Streams,
+        counters: Counters,
+    ) -> None:
+        self._flights = flights
+        self._leases = leases
+        self._queues = queues
+        self._election = election
+        self._streams = streams
+        self._counters = counters
+
+    def remove_waiter(self, waiter: Waiter) -> None:
+        """Remove a waiter, and the reader of its stream."""
+        self._flights.leave(waiter)
+        self._streams.abandon(waiter.reader)
+
+    def end_leases(
+        self,
+        leases: Sequence[HeldLease],
+        outcome: notes.Outcome,
+        kind: wire.FailureKind,
+        message: str,
+        now: float,
+        applicants: Sequence[Applicant] = (),
+    ) -> list[Effect]:
+        """End leases whose calls have no outcome, and withdraw applicants; their flights go to the next caller.
+
+        All of them end before the first election: 1. a process dies that held two leases, the second of them a probe;
+        2. a caller that waits for the first would find the probe still out.
+        """
+        for applicant in applicants:
+            self._flights.withdraw(applicant)
+            self._counters.left += applicant.first
+
+        effects: list[Effect] = []
+        for lease in leases:
+            effects += self._leases.unanswered(lease, outcome, message, "nothing", now)
+
+        for lease in leases:
+            effects += self._queues.permit_released(lease.permit.backend, now)
+
+        for applicant in applicants:
+            effects += self._election.promote_next(applicant, now)
+
+        for lease in leases:
+            unresponsive = lease.peer if outcome == "expired" else None
+            effects += self._election.lease_ended(lease.flight, kind, message, now, unresponsive)
+
+        return effects
+
+
+def _ended_note(lease: HeldLease, outcome: notes.Outcome, message: str) -> Effect:
+    key = None if lease.flight is None else lease.flight.key
+    return EmitNote(notes.LeaseEnded(outcome, key, lease.name, lease.backend, lease.peer.id, message))

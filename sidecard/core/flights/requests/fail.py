@@ -1,0 +1,138 @@
+"""`fail`: take the failure of a lease: another backend, another holder, or the end of the flight."""
+
+from sidecard.core.backends.admission import Admission
+from sidecard.core.backends.retry_budget import RetryBudget
+from sidecard.core.counters import Counters
+from sidecard.core.effects import Effect, Send
+from sidecard.core.events import Peer
+from sidecard.core.flights.election import Election
+from sidecard.core.flights.endings import Endings
+from sidecard.core.flights.failures import Failures
+from sidecard.core.flights.grants import Grants
+from sidecard.core.flights.leases import Leases
+from sidecard.core.flights.participants import Applicant, HeldLease
+from sidecard.core.flights.queues import Queues
+from sidecard.core.flights.streams import Streams
+from sidecard.core.flights.table import Flights
+from sidecard.core.replies import id_in_use
+from sidecard_client.protocol import wire
+
+
+class FailOperation:
+    """Ends leases whose call has failed."""
+
+    def __init__(
+        self,
+        flights: Flights,
+        streams: Streams,
+        leases: Leases,
+        election: Election,
+        queues: Queues,
+        attempts: "FurtherAttempts",
+        failures: Failures,
+    ) -> None:
+        self._flights = flights
+        self._streams = streams
+        self._leases = leases
+        self._election = election
+        self._queues = queues
+        self._attempts = attempts
+        self._failures = failures
+
+    def fail(self, peer: Peer, request: wire.Fail, now: float) -> list[Effect]:
+        """End a lease with a failure."""
+        lease = self._flights.held(request.lease, peer)
+        if lease is None:
+            return self._leases.reject_stale(peer, request)
+
+        if request.next and (
+            self._flights.is_waiting(peer, request.id) or self._streams.find(peer, request.id) is not None
+        ):
+            return [id_in_use(peer, request)]
+
+        backend, flight, kind, message = lease.permit.backend, lease.flight, request.kind, request.message
+        if kind == "ignored" and request.answered:
+            effects = self._leases.answered(lease, kind, request.usage, now, message=message).effects
+        else:
+            pause_seconds = (request.retry_after_seconds or 0.0) if kind == "transient" else 0.0
+            result = backend.result_of_failure(request)
+            effects = self._leases.unanswered(lease, kind, message, result, now, pause_seconds)
+
+        if flight is not None:
+            self._failures.remember_if_fatal(flight, lease.request.task, request, now)
+            effects += self._election.interrupt_stream(flight, kind, message, now)
+
+        # The queue first: a full one then has room for the callers of this flight.
+        effects += self._queues.permit_released(backend, now)
+        continues, told = self._attempts.request(lease, request, now)
+        effects += told
+        if not continues:
+            effects.append(Send(peer.id, wire.Ok(request.id)))
+            effects += self._election.lease_ended(flight, kind, message, now)
+
+        return effects
+
+
+class FurtherAttempts:
+    """Lets a caller whose call has failed go on: on another backend, or after a pause."""
+
+    def __init__(
+        self,
+        flights: Flights,
+        grants: Grants,
+        admission: Admission,
+        retries: RetryBudget,
+        endings: Endings,
+        counters: Counters,
+    ) -> None:
+        self._flights = flights
+        self._grants = grants
+        self._admission = admission
+        self._retries = retries
+        self._endings = endings
+        self._counters = counters
+
+    def request(self, lease: HeldLease, request: wire.Fail, now: float) -> tuple[bool, list[Effect]]:
+        """Give the caller another lease, or let it wait for one; tell whether it continues."""
+        if not request.next or request.kind == "cancelled" or self._flights.draining:
+            return False, []
+
+        wait_seconds = self._endings.wait_seconds(lease.request)
+        applicant = Applicant(
+            lease.flight,
+            lease.peer,
+            lease.request,
+            request.id,
+            now,
+            now + wait_seconds,
+            first=False,
+            failure=request.message,
+            tried=lease.tried,
+            retries=lease.retries,
+        )
+        effects: list[Effect] = []
+        names = self._admission.names(lease.request)
+        if not set(names).issubset(lease.tried):
+            rejection, effects = self._grants.admit(applicant, now)
+            if rejection is None:
+                return True, effects
+
+        if not request.retry or request.kind != "transient":
+            return False, effects
+
+        pause_seconds = self._retries.backoff_seconds(lease.retries + 1)
+        if len(set(names)) == 1:
+            # With several backends, another one may be called before this one's pause has passed.
+            pause_seconds = max(pause_seconds, request.retry_after_seconds or 0.0)
+
+        if pause_seconds >= wait_seconds:
+            return False, effects
+
+        if not self._retries.withdraw(now):
+            self._counters.retries_refused += 1
+            return False, effects
+
+        applicant.retry_at(now + pause_seconds)
+        self._flights.apply(applicant)
+        effects.append(self._grants.pending(applicant))
+        return True, effects

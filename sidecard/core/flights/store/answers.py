@@ -1,0 +1,226 @@
+"""What the store's answers mean for the callers that wait for them."""
+
+from sidecard.core.cache.entry import Entry
+from sidecard.core.cache.policy import CachePolicy
+from sidecard.core.effects import Effect
+from sidecard.core.events import (
+    Absent,
+    Answer,
+    ClaimedRemotely,
+    EntriesPurged,
+    Found,
+    InvalidationsMissed,
+    KeyChanged,
+    StoreAnswered,
+    StoreStateChanged,
+    Unavailable,
+)
+from sidecard.core.flights.election import Election
+from sidecard.core.flights.endings import NOT_CACHED, Endings
+from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, OVER, Flight
+from sidecard.core.flights.serving import Serving
+from sidecard.core.flights.store.lookups import Lookups
+from sidecard.core.flights.store.status import StoreStatus
+from sidecard.core.flights.store.writes import StoreWrites
+from sidecard.core.flights.table import Flights
+from sidecard.core.records import Record
+
+
+class LookupAnswers:
+    """Continues flights when the store has answered."""
+
+    def __init__(
+        self,
+        flights: Flights,
+        lookups: Lookups,
+        status: StoreStatus,
+        policy: CachePolicy,
+        serving: Serving,
+        election: Election,
+        endings: Endings,
+    ) -> None:
+        self._flights = flights
+        self._lookups = lookups
+        self._status = status
+        self._policy = policy
+        self._serving = serving
+        self._election = election
+        self._endings = endings
+
+    def answered(self, flight: Flight, answer: Answer, now: float) -> list[Effect]:
+        """Take the store's answer to a flight's question."""
+        if isinstance(answer, Absent):
+            flight.store_answered(answer.claim)
+
+        entry = self._policy.cache.get(flight.scope, flight.key, now) if flight.reads_entry else None
+        if entry is not None:
+            # It has come to memory meanwhile, or it is the one that is doubted.
+            doubted = self._status.doubts(entry)
+            if entry.is_fresh(now) and (isinstance(answer, Unavailable) or not doubted):
+                return self._serve(flight, entry, now)
+
+            if isinstance(answer, Absent) and (doubted or entry.is_fresh(now)):
+                self._policy.cache.delete(flight.scope, flight.key, now)
+
+        return self._conclude(flight, answer, now)
+
+    def compute_here(self, flight: Flight, now: float) -> list[Effect]:
+        """No host has the answer: serve what may be served in its place, and admit a caller to compute it."""
+        self._flights.timers.clear(flight)
+        flight.not_stored()
+        effects = self._serve_similar(flight, now)
+        leader = next((waiter for waiter in flight.waiters.values() if waiter.may_lead), None)
+        effects += self._election.serve_stale(flight, now, exclude=leader)
+        effects += self._not_stored(flight, now)
+        effects += self._election.elect_next(flight, now, elected=False)
+        return effects if flight.state == OVER else effects + self._keep_waiting(flight)
+
+    def _conclude(self, flight: Flight, answer: Answer, now: float) -> list[Effect]:
+        match answer:
+            case Found() | ClaimedRemotely() if flight.outdated:
+                return self._lookups.ask_or_end(flight, now)
+            case Found(record) if record.remaining_seconds > 0:
+                return self._found(flight, record, now)
+            case ClaimedRemotely(seconds):
+                return self._wait_for_host(flight, seconds, now)
+            case Absent() if self._status.grants_claims and not flight.claiming and flight.needs_holder():
+                # Only gets were waiting when the store was asked; now a caller needs the claim.
+                return [*self._not_stored(flight, now), self._lookups.ask(flight, now, reads_entry=True)]
+            case _:
+                return self.compute_here(flight, now)
+
+    def _found(self, flight: Flight, record: Record, now: float) -> list[Effect]:
+        entry, effects = self._policy.adopt(flight.scope, flight.key, record, now)
+        if entry is None:
+            # Its value is damaged.
+            return self._conclude(flight, Absent(), now)
+
+        return effects + self._serve(flight, entry, now)
+
+    def _serve(self, flight: Flight, entry: Entry, now: float) -> list[Effect]:
+        effects = self._lookups.answer_gets(flight, now, entry)
+        terms = entry.terms
+        for waiter in self._lookups.end(flight):
+            if waiter.lookup_open:
+                effects += self._serving.entry(waiter.peer, waiter.request, entry, now)
+            else:
+                answer, age_seconds, backend = self._serving.answer_fields(entry, now)
+                effects += self._serving.shared(
+                    waiter, answer, entry.seconds, backend, terms.usage, now, age_seconds=age_seconds
+                )
+
+        return effects
+
+    def _wait_for_host(self, flight: Flight, seconds: float, now: float) -> list[Effect]:
+        effects = self._election.serve_stale(flight, now) + self._not_stored(flight, now)
+        if not flight.waiters:
+            self._lookups.end(flight)
+            return effects
+
+        flight.claimed_elsewhere()
+        self._flights.timers.set(flight, now + seconds)
+        return effects + self._keep_waiting(flight)
+
+    def _serve_similar(self, flight: Flight, now: float) -> list[Effect]:
+        """Serve similar requests' answers to the waiters that accept them, or ask for their vectors."""
+        effects: list[Effect] = []
+        if self._policy.cache.peek(flight.scope, flight.key) is not None:
+            return effects  # a stale entry, which one of the waiters is to replace
+
+        for waiter in list(flight.waiters.values()):
+            request = waiter.request
+            if (request.embeds or request.vector is not None) and (waiter.lookup_open or request.mode == "refresh"):
+                answered = self._serving.similar(flight.scope, waiter.peer, request, now)
+                if answered is not None:
+                    self._flights.leave(waiter)
+                    effects += answered
+
+        return effects
+
+    def _not_stored(self, flight: Flight, now: float) -> list[Effect]:
+        """Answer the callers that want nothing but a stored answer: there is none."""
+        effects = self._lookups.answer_gets(flight, now, None)
+        for waiter in list(flight.waiters.values()):
+            if waiter.lookup_open:
+                self._serving.count_miss(waiter.request)
+                waiter.set_lookup_open(False)
+
+            if not waiter.may_lead:
+                self._flights.leave(waiter)
+                effects.append(self._endings.reject(waiter.peer, waiter.request, NOT_CACHED))
+
+        return effects
+
+    def _keep_waiting(self, flight: Flight) -> list[Effect]:
+        """Time out the waiters that wait for no call; tell the others that they must wait."""
+        effects: list[Effect] = []
+        for waiter in [waiter for waiter in flight.waiters.values() if waiter.no_wait]:
+            self._flights.leave(waiter)
+            effects.append(self._endings.time_out(waiter.peer, waiter.request, 0.0))
+
+        return effects + self._lookups.send_pending(flight)
+
+
+class StoreEvents:
+    """Handles the store's events: its answers, its state, and changes by other hosts."""
+
+    def __init__(
+        self,
+        flights: Flights,
+        lookups: Lookups,
+        answers: LookupAnswers,
+        writes: StoreWrites,
+        status: StoreStatus,
+        policy: CachePolicy,
+    ) -> None:
+        self._flights = flights
+        self._lookups = lookups
+        self._answers = answers
+        self._writes = writes
+        self._status = status
+        self._policy = policy
+
+    def answered(self, event: StoreAnswered, now: float) -> list[Effect]:
+        """Handle an answer, to a lookup or to a removal."""
+        flight = self._lookups.answered(event.ticket, event.answer)
+        if flight is None:
+            return self._writes.removed(event)
+
+        return self._answers.answered(flight, event.answer, now)
+
+    def state_changed(self, event: StoreStateChanged, now: float) -> list[Effect]:
+        """Handle a new state. While the store is down, no answer of another host can arrive."""
+        effects = self._status.changed(event)
+        if effects and event.state == "down":
+            for flight in self._flights:
+                if flight.state == CLAIMED_ELSEWHERE:
+                    effects += self._answers.compute_here(flight, now)
+
+        return effects
+
+    def key_changed(self, event: KeyChanged, now: float) -> list[Effect]:
+        """Handle a change of a key by another host."""
+        flight = self._flights.find(event.scope, event.key)
+        if event.how in {"stored", "removed"}:
+            self._policy.cache.delete(event.scope, event.key, now)
+            if flight is not None and event.how == "removed":
+                flight.forbid_storing()
+
+        if flight is None:
+            return []
+
+        if event.how == "unshared" and flight.state == CLAIMED_ELSEWHERE:
+            return self._answers.compute_here(flight, now)
+
+        return self._lookups.ask_again(flight, now)
+
+    def entries_purged(self, event: EntriesPurged, now: float) -> list[Effect]:
+        """Handle a purge by another host."""
+        self._policy.purge(event.namespace, event.tag, now, event.task)
+        self._flights.void(event.namespace, event.tag, event.task)
+        return self._lookups.ask_again_within(event.namespace, now)
+
+    def invalidations_missed(self, _: InvalidationsMissed, now: float) -> list[Effect]:
+        """Doubt all entries in memory, and all open questions."""
+        self._policy.distrust()
+        return self._lookups.ask_again_within(None, now)

@@ -1,0 +1,89 @@
+"""The store's state, as the engine knows it."""
+
+from itertools import count
+from typing import Final
+
+from sidecard.core.cache.entry import Entry
+from sidecard.core.cache.policy import CachePolicy
+from sidecard.core.effects import Effect, EmitNote
+from sidecard.core.events import Peer, StoreGauges, StoreMeasured, StoreStateChanged
+from sidecard.core.notes import StoreFailed, StoreRecovered
+from sidecard.core.settings import StoreKind
+from sidecard_client.protocol.wire import Delete, Purge, StoreState
+
+PATIENCE_SECONDS: Final = 0.3
+"""How long a get, a delete or a purge waits for the store: clients give up on a daemon that takes 0.5 s."""
+
+NO_TICKET: Final = 0
+"""The ticket of a removal whose result is not awaited."""
+
+
+class PendingRemoval:
+    """A delete or purge that waits for the store. Memory has already removed ``removed`` entries."""
+
+    __slots__ = ("peer", "removed", "request", "ticket")
+
+    def __init__(self, ticket: int, peer: Peer, request: Delete | Purge, removed: int) -> None:
+        self.ticket = ticket
+        self.peer = peer
+        self.request = request
+        self.removed = removed
+
+
+class StoreStatus:
+    """State and gauges of the store, and the numbers of the questions to it."""
+
+    def __init__(self, kind: StoreKind, policy: CachePolicy) -> None:
+        self.state: StoreState = "none" if kind == "none" else "up"
+        self.reason = ""
+        self.gauges = StoreGauges()
+        self.shared = kind == "shared"
+        """Several hosts use the store: it grants claims."""
+        self._policy = policy
+        self._tickets = count(NO_TICKET + 1)
+
+    @property
+    def answers(self) -> bool:
+        """There is a store that answers reads."""
+        return self.state in {"up", "read_only"}
+
+    @property
+    def grants_claims(self) -> bool:
+        """The store arbitrates between hosts now."""
+        return self.shared and self.state == "up"
+
+    def next_ticket(self) -> int:
+        """Return the number of a new question to the store."""
+        return next(self._tickets)
+
+    def doubts(self, entry: Entry) -> bool:
+        """Tell whether the store should be read before this entry is served: invalidations of it may have been missed."""
+        return entry.terms.trust != self._policy.trust and self.answers
+
+    def changed(self, event: StoreStateChanged) -> list[Effect]:
+        """Take a new state of the store; note it."""
+        before, self.state, self.reason = self.state, event.state, event.reason
+        if before == event.state:
+            return []
+
+        if event.state == "up":
+            return [EmitNote(StoreRecovered(self.gauges.store_pending))]
+
+        return [EmitNote(StoreFailed(event.state, event.reason))]
+
+    def measured(self, event: StoreMeasured) -> list[Effect]:
+        """Take new gauges of the store."""
+        self.gauges = event.gauges
+        return []
+
+    def problems(self) -> list[str]:
+        """Return the store's problems, as sentences."""
+        if self.state == "down":
+            text = f"The store is unusable: {self.reason} Entries in memory are served, and calls in flight are shared."
+        elif self.state == "read_only":
+            text = f"The store accepts no entries: {self.reason} Its present entries are served."
+        else:
+            return []
+
+        pending = self.gauges.store_pending
+        return [text, f"{pending} entries and removals wait to be written to the store."] if pending else [text]

@@ -1,0 +1,113 @@
+"""Writes and removals: what the engine lets the store keep, and the requests that wait for a removal."""
+
+from sidecard.core.cache.entry import Entry
+from sidecard.core.counters import Counters
+from sidecard.core.effects import Effect, Send, StorePurge, StoreRemove, StoreWrite
+from sidecard.core.events import Peer, Removed, StoreAnswered
+from sidecard.core.flights.store.lookups import Lookups
+from sidecard.core.flights.store.status import NO_TICKET, PATIENCE_SECONDS, PendingRemoval, StoreStatus
+from sidecard.core.flights.table import Flights
+from sidecard.core.records import Record
+from sidecard_client.protocol import wire
+
+
+class StoreWrites:
+    """Passes new entries and removals to the store."""
+
+    def __init__(self, flights: Flights, status: StoreStatus, lookups: Lookups, counters: Counters) -> None:
+        self._flights = flights
+        self._status = status
+        self._lookups = lookups
+        self._counters = counters
+        self._removals: dict[int, PendingRemoval] = {}
+
+    def write(self, entry: Entry, now: float, *, claim: str = "", replace: bool = True) -> list[Effect]:
+        """Write an entry that memory has just stored; see `StoreWrite`."""
+        if self._status.state == "none":
+            return []
+
+        terms = entry.terms
+        record = Record(
+            entry.value,
+            entry.seconds,
+            terms.ttl_seconds,
+            terms.window_seconds,
+            terms.backend,
+            terms.usage,
+            terms.tags,
+            task=terms.task,
+            compressed=entry.compressed,
+        )
+        if record.remaining_seconds <= 0:
+            # Stale from the beginning: for this host's memory alone.
+            return self.forget(terms.scope, entry.key)
+
+        return [StoreWrite(terms.scope, entry.key, record, claim, replace, now)]
+
+    def forget(self, scope: str, key: str) -> list[Effect]:
+        """Remove an entry whose newer answer is not stored."""
+        return [] if self._status.state == "none" else [StoreRemove(NO_TICKET, scope, key)]
+
+    def delete(self, scope: str, peer: Peer, request: wire.Delete, removed: int, now: float) -> list[Effect]:
+        """Remove an entry, of which memory has removed ``removed``; answer the request."""
+        if self._status.state == "none":
+            return [self._deleted(peer, request, removed)]
+
+        ticket = self._await_removal(peer, request, removed, now)
+        effects: list[Effect] = [StoreRemove(ticket, scope, request.key)]
+        if ticket == NO_TICKET:
+            effects.append(self._deleted(peer, request, removed))
+
+        flight = self._flights.find(scope, request.key)
+        return effects if flight is None else effects + self._lookups.ask_again(flight, now)
+
+    def purge(self, peer: Peer, request: wire.Purge, removed: int, now: float) -> list[Effect]:
+        """Remove entries, of which memory has removed ``removed``; answer the request."""
+        if self._status.state == "none":
+            return [self._deleted(peer, request, removed)]
+
+        ticket = self._await_removal(peer, request, removed, now)
+        effects: list[Effect] = [StorePurge(ticket, request.namespace, request.tag, request.task)]
+        if ticket == NO_TICKET:
+            effects.append(self._deleted(peer, request, removed))
+
+        return effects + self._lookups.ask_again_within(request.namespace, now)
+
+    def removed(self, event: StoreAnswered) -> list[Effect]:
+        """Answer the request that waits for a removal, if there still is one."""
+        removal = self._removals.get(event.ticket)
+        if removal is None:
+            return []
+
+        self._forget(removal)
+        # The store had all entries that memory had, except those that it rejected.
+        count = event.answer.count if isinstance(event.answer, Removed) else 0
+        return [self._deleted(removal.peer, removal.request, max(removal.removed, count))]
+
+    def removal_due(self, removal: PendingRemoval) -> list[Effect]:
+        """Answer with memory's count: the store takes too long, and removes its entries later."""
+        del self._removals[removal.ticket]
+        return [self._deleted(removal.peer, removal.request, removal.removed)]
+
+    def peer_lost(self, peer: Peer) -> None:
+        """Forget the removals of a lost peer."""
+        for removal in list(self._removals.values()):
+            if removal.peer.id == peer.id:
+                self._forget(removal)
+
+    def _await_removal(self, peer: Peer, request: wire.Delete | wire.Purge, removed: int, now: float) -> int:
+        if not self._status.answers:
+            return NO_TICKET
+
+        ticket = self._status.next_ticket()
+        removal = self._removals[ticket] = PendingRemoval(ticket, peer, request, removed)
+        self._flights.timers.set(removal, now + PATIENCE_SECONDS)
+        return ticket
+
+    def _forget(self, removal: PendingRemoval) -> None:
+        del self._removals[removal.ticket]
+        self._flights.timers.clear(removal)
+
+    def _deleted(self, peer: Peer, request: wire.Delete | wire.Purge, removed: int) -> Send:
+        self._counters.deleted += removed
+        return Send(peer.id, wire.Deleted(request.id, removed), type(request))

@@ -1,0 +1,291 @@
+"""The table of all flights, leases, waiters and applicants, with their deadlines.
+
+========================  ===========================================================================================
+event                     what happens to the flight
+========================  ===========================================================================================
+begin, no flight          `Flights.start`; then a lease (`grant`), a queue (`apply`), or a store lookup (`join`)
+begin, flight             `Flights.join`: the caller waits
+append                    nothing; readers follow the stream (`sidecard.core.flights.streams`)
+complete                  `Flights.finish`: every waiter gets the value
+fail transient/cancelled  readers of a broken stream fail; the longest-waiting willing caller (`next_candidate`) is
+lease lost or expired     elected; after ``max_elections`` of them, or without a caller, `Flights.finish`
+fail fatal/ignored        `Flights.finish`: every waiter fails
+fail with next            the same caller gets another lease, or applies for one
+applicant leaves or is    `Flights.withdraw`; the longest-waiting willing caller is next
+rejected
+========================  ===========================================================================================
+
+A lease that has ended is not current: messages that name it later are rejected. That is all a fence is.
+Every key in these tables is an id that is never reused.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from sidecard.core.backends.backend import Backend, Permit
+from sidecard.core.events import Peer
+from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, Flight
+from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
+from sidecard.core.scopes import covers
+from sidecard.core.shares import Share
+from sidecard.core.timers import Timers
+from sidecard_client.protocol.wire import Begin
+
+if TYPE_CHECKING:
+    from sidecard.core.cache.memory import MemoryCache
+    from sidecard.core.flights.store.status import PendingRemoval
+
+_REMEMBERED_LEASES = 1024
+"""Ended leases whose late `complete` can still be billed to its task: the backend did that work."""
+
+
+class _PeerTable:
+    """The participants of one peer."""
+
+    __slots__ = ("applicants", "leases", "waiters")
+
+    def __init__(self) -> None:
+        self.applicants: dict[int, Applicant] = {}
+        """By the id to answer."""
+        self.leases: dict[str, HeldLease] = {}
+        self.waiters: dict[int, Waiter] = {}
+
+
+class Flights:
+    """All flights and their participants. ``boot_id`` begins the name of each lease."""
+
+    def __init__(self, boot_id: str, lease_seconds: float) -> None:
+        self._boot_id = boot_id
+        self.lease_seconds = lease_seconds
+        """May be replaced at any time; a lease keeps the lifetime of its last grant or renewal."""
+        self.draining = False
+        """The daemon is stopping: no new leases."""
+        self._sequence = 0
+        self._flights: dict[tuple[str, str], Flight] = {}
+        self._leases: dict[str, HeldLease] = {}
+        self._peers: dict[int, _PeerTable] = {}
+        self._applicants: dict[Applicant, None] = {}
+        self._ended: OrderedDict[str, HeldLease] = OrderedDict()
+        self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | PendingRemoval | MemoryCache] = Timers()
+        self.unused_claims: list[Flight] = []
+        """Flights that are over and did not use their claim."""
+        self.flights_by_uid = Share()
+        self.leases_by_uid = Share()
+        self.waiters_by_uid = Share()
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def __iter__(self) -> Iterator[Flight]:
+        return iter(list(self._flights.values()))
+
+    @property
+    def waiter_count(self) -> int:
+        """Begins that wait, for an answer or for a permit."""
+        return self.waiters_by_uid.total
+
+    @property
+    def lease_count(self) -> int:
+        """Current leases."""
+        return len(self._leases)
+
+    @property
+    def applicant_count(self) -> int:
+        """Callers that wait for a lease."""
+        return len(self._applicants)
+
+    @property
+    def claimed_elsewhere_count(self) -> int:
+        """Flights that another host computes."""
+        return sum(flight.state == CLAIMED_ELSEWHERE for flight in self._flights.values())
+
+    @property
+    def claim_count(self) -> int:
+        """Flights that this host computes for all hosts."""
+        return sum(bool(flight.claim) for flight in self._flights.values())
+
+    def find(self, scope: str, key: str) -> Flight | None:
+        """Return the flight of a key."""
+        return self._flights.get((scope, key))
+
+    def start(self, scope: str, key: str, uid: int) -> Flight:
+        """Start a flight; the caller at once gives it a lease, an applicant or a question to the store."""
+        flight = self._flights[scope, key] = Flight(scope, key, uid)
+        self.flights_by_uid.take(uid)
+        return flight
+
+    def apply(self, applicant: Applicant) -> None:
+        """Let a caller wait for a lease."""
+        if applicant.flight is not None:
+            applicant.flight.applied(applicant)
+
+        self._applicants[applicant] = None
+        self._table(applicant.peer).applicants[applicant.reply_id] = applicant
+        if applicant.first:
+            self.waiters_by_uid.take(applicant.peer.uid)
+
+        self.timers.set(applicant, applicant.wakes_at)
+
+    def withdraw(self, applicant: Applicant) -> None:
+        """End a caller's wait for a lease, for any reason."""
+        if applicant.flight is not None:
+            applicant.flight.applied(None)
+
+        del self._applicants[applicant]
+        del self._peers[applicant.peer.id].applicants[applicant.reply_id]
+        if applicant.first:
+            self.waiters_by_uid.give_back(applicant.peer.uid)
+
+        self.timers.clear(applicant)
+        applicant.dequeue_all()
+
+    def grant(self, applicant: Applicant, backend: str, permit: Permit, now: float) -> HeldLease:
+        """Grant a lease."""
+        self._sequence += 1
+        flight = applicant.flight
+        attempt = 1 if flight is None else flight.next_attempt()
+        lease = HeldLease(f"{self._boot_id}-{self._sequence}", applicant, backend, permit, attempt, now)
+        if flight is not None:
+            flight.lease_granted(lease)
+
+        self._leases[lease.name] = lease
+        self.leases_by_uid.take(lease.peer.uid)
+        self._table(lease.peer).leases[lease.name] = lease
+        self.timers.set(lease, now + self.lease_seconds)
+        return lease
+
+    def held(self, name: str, peer: Peer) -> HeldLease | None:
+        """Return the current lease of that name if ``peer`` holds it. This is the fence."""
+        lease = self._leases.get(name)
+        return lease if lease is not None and lease.peer.id == peer.id else None
+
+    def take_ended(self, name: str, peer: Peer) -> HeldLease | None:
+        """Return, once, a lease of ``peer`` that ended before its call did."""
+        lease = self._ended.get(name)
+        if lease is None or lease.peer.id != peer.id:
+            return None
+
+        return self._ended.pop(name)
+
+    def renew(self, lease: HeldLease, now: float) -> None:
+        """Prolong a lease."""
+        self.timers.set(lease, now + self.lease_seconds)
+
+    def end_lease(self, lease: HeldLease, *, answered: bool) -> None:
+        """End a lease. Unless its call has ``answered``, remember it, so that a late answer can be billed."""
+        del self._leases[lease.name]
+        self.leases_by_uid.give_back(lease.peer.uid)
+        if lease.flight is not None:
+            lease.flight.lease_ended()
+
+        self.timers.clear(lease)
+        del self._peers[lease.peer.id].leases[lease.name]
+        if not answered:
+            self._ended[lease.name] = lease
+            if len(self._ended) > _REMEMBERED_LEASES:
+                self._ended.popitem(last=False)
+
+    def join(self, flight: Flight, peer: Peer, request: Begin, now: float, wait_seconds: float) -> Waiter:
+        """Let a caller wait for a flight's end."""
+        waiter = Waiter(flight, peer, request, now, wait_seconds)
+        flight.waiters[peer.id, request.id] = waiter
+        self._table(peer).waiters[request.id] = waiter
+        if not waiter.no_wait:
+            self.timers.set(waiter, waiter.deadline)
+
+        self.waiters_by_uid.take(peer.uid)
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Remove one waiter."""
+        del waiter.flight.waiters[waiter.peer.id, waiter.request.id]
+        del self._peers[waiter.peer.id].waiters[waiter.request.id]
+        self.timers.clear(waiter)
+        self.waiters_by_uid.give_back(waiter.peer.uid)
+
+    def release(self, flight: Flight) -> list[Waiter]:
+        """Remove and return all waiters, the longest-waiting first."""
+        waiters = list(flight.waiters.values())
+        for waiter in waiters:
+            self.leave(waiter)
+
+        return waiters
+
+    def finish(self, flight: Flight) -> list[Waiter]:
+        """End a flight that has no lease; return its waiters."""
+        flight.finish()
+        del self._flights[flight.scope, flight.key]
+        self.flights_by_uid.give_back(flight.uid)
+        if flight.claim:
+            self.unused_claims.append(flight)
+
+        return self.release(flight) if flight.waiters else []
+
+    def next_candidate(self, flight: Flight, now: float, unresponsive: Peer | None = None) -> Waiter | None:
+        """Return the longest-waiting caller that is still willing to become the next holder.
+
+        Willingness is checked at the grant: 1. a waiter's deadline passes; 2. the lease is lost; 3. the tick follows that
+        would have answered the waiter. Without the check, the lease granted in 2 goes to a caller that has given up.
+
+        If the last holder was ``unresponsive``, callers of other processes come first: its own process hangs as a whole,
+        and each lease granted to it costs the other callers another `lease_seconds`.
+        """
+        willing = (waiter for waiter in flight.waiters.values() if waiter.deadline > now or waiter.no_wait)
+        if unresponsive is None:
+            return next(willing, None)
+
+        waiters = list(willing)
+        others = (waiter for waiter in waiters if not _same_process(waiter.peer, unresponsive))
+        return next(others, next(iter(waiters), None))
+
+    def is_waiting(self, peer: Peer, request_id: int) -> bool:
+        """Tell whether a request of that id waits."""
+        table = self._peers.get(peer.id)
+        return table is not None and (request_id in table.waiters or request_id in table.applicants)
+
+    def waiting(self, peer: Peer, request_id: int) -> Waiter | Applicant | None:
+        """Return the participant that waits for an answer to that id."""
+        table = self._peers.get(peer.id)
+        return None if table is None else table.waiters.get(request_id) or table.applicants.get(request_id)
+
+    def of_request(self, peer: Peer, request_id: int) -> tuple[list[Applicant], list[HeldLease]]:
+        """Return the applicants and leases that a begin of that id has led to."""
+        _, applicants, leases = self.of_peer(peer)
+        return [one for one in applicants if one.request.id == request_id], [
+            lease for lease in leases if lease.request.id == request_id
+        ]
+
+    def of_peer(self, peer: Peer) -> tuple[list[Waiter], list[Applicant], list[HeldLease]]:
+        """Return all participants of a peer."""
+        table = self._peers.get(peer.id)
+        if table is None:
+            return [], [], []
+
+        return list(table.waiters.values()), list(table.applicants.values()), list(table.leases.values())
+
+    def applicants(self) -> list[Applicant]:
+        """Return all applicants."""
+        return list(self._applicants)
+
+    def forget(self, peer: Peer) -> None:
+        """Drop the table of a lost peer, which has no participants any more."""
+        self._peers.pop(peer.id, None)
+
+    def void(self, namespace: str | None, tag: str | None = None, task: str | None = None) -> None:
+        """Forbid flights to store answers that a purge of ``namespace``, ``tag`` and ``task`` removes."""
+        for flight in self._flights.values():
+            if covers(namespace, flight.scope) and (task is None or flight.concerns(task)):
+                flight.void(tag)
+
+    def _table(self, peer: Peer) -> _PeerTable:
+        table = self._peers.get(peer.id)
+        if table is None:
+            table = self._peers[peer.id] = _PeerTable()
+
+        return table
+
+
+def _same_process(one: Peer, other: Peer) -> bool:
+    """Tell whether two peers are certainly one process; pid 0 is any process of another pid namespace."""
+    return one.id == other.id or (one.pid == other.pid != 0 and one.uid == other.uid)
