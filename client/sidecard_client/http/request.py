@@ -53,31 +53,12 @@ CREDENTIAL_HEADERS: Final = frozenset(
 
 IGNORED_HEADERS: Final = frozenset(
     {
-        "accept",
-        "accept-encoding",
-        "baggage",
-        "b3",
-        "cache-control",
-        "connection",
-        "content-length",
-        "content-type",
-        "date",
-        "host",
-        "idempotency-key",
-        "keep-alive",
-        "sentry-trace",
-        "te",
-        "traceparent",
-        "tracestate",
-        "transfer-encoding",
-        "user-agent",
-        "x-amzn-trace-id",
-        "x-client-request-id",
-        "x-cloud-trace-context",
-        "x-correlation-id",
-        "x-request-id",
+        "accept", "accept-encoding", "content-length", "content-type", "connection", "keep-alive", "te", "transfer-encoding",
+        "cache-control", "date", "host", "user-agent",
+        "idempotency-key", "x-client-request-id", "x-correlation-id", "x-request-id",
+        "b3", "baggage", "sentry-trace", "traceparent", "tracestate", "x-amzn-trace-id", "x-cloud-trace-context",
     }
-)
+)  # fmt: skip
 """They describe the caller, the attempt and the transport; none of them changes an answer."""
 
 IGNORED_PREFIXES: Final = ("x-stainless-", "x-sidecard-", "x-b3-", "x-datadog-")

@@ -1,17 +1,8 @@
 """Parse an answer while it passes through: is it complete, may it be stored, what did it use. Pure.
 
 An answer is complete when every choice has its finish reason. ``[DONE]`` alone does not suffice: servers and proxies send it
-after a truncated answer too. The finish reasons decide whether a complete answer is stored:
-
-===========================================================================  ==================================================
-finish reason                                                                stored
-===========================================================================  ==================================================
-``stop``, ``end_turn``, ``stop_sequence``, ``completed``, embeddings         yes
-``tool_calls``, ``function_call``, ``tool_use``                              yes: the same request asks for the same tool calls
-``length``, ``max_tokens``, ``max_output_tokens``                            with ``keep_length`` only: a repetition may succeed
-``content_filter``, ``refusal``, ``pause_turn``, unknown ones                no
-===========================================================================  ==================================================
-
+after a truncated answer too. A complete answer is stored if all of its finish reasons are in `_STORED`, or, with
+``keep_length``, in `_LENGTH`. Refusals, filtered answers, pauses and unknown reasons are not stored.
 Current waiters receive every complete answer. Only its own caller receives an incomplete one.
 An error inside an answer of status 200 makes it incomplete.
 
@@ -36,7 +27,9 @@ MAX_BODY_BYTES: Final = 15 * 1024 * 1024
 _STORED: Final = frozenset(
     {"stop", "end_turn", "stop_sequence", "completed", "tool_calls", "function_call", "tool_use"}
 )
+"""Tool calls are stored because the same request asks for the same ones. Embeddings count as ``stop``."""
 _LENGTH: Final = frozenset({"length", "max_tokens", "max_output_tokens"})
+"""Not stored by default, because a repetition may get further."""
 _FATAL_ERRORS: Final = ("invalid", "not_found", "permission", "authentication", "unsupported")
 """Prefixes of the error types that a repetition would meet again."""
 

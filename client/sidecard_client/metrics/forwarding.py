@@ -3,15 +3,7 @@
 It replaces prometheus_client's multiprocess mode: no directory, no files of dead processes, and custom collectors work too.
 Nothing is imported from prometheus_client: any object with its ``collect`` will do.
 
-=================  =================================================================================================
-kind               becomes
-=================  =================================================================================================
-counter            a counter
-histogram          a histogram
-summary            a histogram of one bucket: its count and sum can be added up, its quantiles cannot
-gauge, unknown     a gauge per worker (``gauges="each"``), or combined over all workers
-info, stateset     a gauge, the maximum over all workers
-=================  =================================================================================================
+A summary becomes a histogram of one bucket: its count and sum can be added up, its quantiles cannot.
 """
 
 import math

@@ -1,26 +1,7 @@
 """Spans of calls, for apps that use OpenTelemetry. Imported only if the app has imported ``opentelemetry.trace``.
 
-Each call is one CLIENT span, by the GenAI semantic conventions 1.38 (``gen_ai.*``) plus ``sidecard.*``:
-
-=================================  ===================================================================================
-``gen_ai.operation.name``          ``embeddings`` if the function's name contains "embed", else ``chat``
-``gen_ai.provider.name``           the backend
-``gen_ai.request.model``           ``model=``
-``gen_ai.response.model``          from ``usage=``, as the next two, and only of calls that were made:
-``gen_ai.usage.input_tokens``      a shared or stored answer has used no tokens
-``gen_ai.usage.output_tokens``
-``error.type``                     class of the exception that the call raised
-``sidecard.source``                ``upstream``, ``cache``, ``stale``, ``shared``, ``fallback``
-``sidecard.task``
-``sidecard.key``                   the first characters, as in the daemon's log
-``sidecard.backend``
-``sidecard.age_seconds``
-``sidecard.saved_dollars``
-``sidecard.waited_seconds``
-``sidecard.attempts``
-``sidecard.similarity``            of an answer to a similar request
-=================================  ===================================================================================
-
+Each call is one CLIENT span, by the GenAI semantic conventions 1.38 (``gen_ai.*``) plus ``sidecard.*``; ``sidecard docs client``
+lists the attributes. Only calls that were made have used tokens: a shared or stored answer has not.
 The span is current while the function runs, so an SDK's own spans become its children. A caller that shares another call
 links to that call's span. Spans contain no prompt, no answer and no exception text.
 Failures of the tracing library never affect the call.

@@ -30,8 +30,8 @@ class VectorWanted(Reply, frozen=True, tag="vector_wanted"):
     """No stored answer, but a similar one may exist: repeat the begin with a vector, or without ``embeds``."""
 
 
-class Hit(Reply, frozen=True, tag="hit", omit_defaults=True):
-    """A stored answer. ``saved_seconds`` and ``saved_dollars`` are what the entry's own call took."""
+class ValueReply(Reply, frozen=True, omit_defaults=True):
+    """Base of the replies with an answer. ``saved_seconds`` and ``saved_dollars`` are what its own call took."""
 
     value: Any
     age_seconds: float
@@ -41,20 +41,18 @@ class Hit(Reply, frozen=True, tag="hit", omit_defaults=True):
     backend: str
     meta: Any
     """The `Usage` reported with the answer, as a map; empty if there was none."""
+
+
+class Hit(ValueReply, frozen=True, tag="hit", omit_defaults=True):
+    """A stored answer."""
+
     similarity: float | None = None
     """Cosine of the two vectors, if this is the answer to a similar request; None for an exact match."""
 
 
-class Shared(Reply, frozen=True, tag="shared", omit_defaults=True):
-    """The answer of another caller's flight. ``saved_seconds`` is that call's time less the time waited."""
+class Shared(ValueReply, frozen=True, tag="shared", omit_defaults=True):
+    """The answer of another caller's flight. The time waited is subtracted from ``saved_seconds``."""
 
-    value: Any
-    age_seconds: float
-    stale: bool
-    saved_seconds: float
-    saved_dollars: float
-    backend: str
-    meta: Any
     trace: str = ""
     """The holder's span, if it is traced."""
 
@@ -162,3 +160,11 @@ class Error(Reply, frozen=True, tag="error"):
 
     code: ErrorCode
     message: str
+
+
+CallReply = (
+    Pong | Pending | VectorWanted | Hit | Shared | Chunk | End | Lease | Rejected | Failed | Timeout
+    | Stored | StaleLease | Ok | Miss | Deleted | Error
+)  # fmt: skip
+
+FINAL_REPLIES_OF_BEGIN = (Hit, Shared, End, Lease, Rejected, Failed, Timeout, VectorWanted, Error)

@@ -398,3 +398,8 @@ class Metrics(Reply, frozen=True, tag="metrics"):
     """All metrics, the daemon's and the apps'."""
 
     families: list[Family]
+
+
+StateReply = (
+    Explained | Note | Stats | Report | Health | Settings | Breakers | Reloaded | Recorded | Metrics
+)  # fmt: skip

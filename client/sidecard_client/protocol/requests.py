@@ -264,27 +264,8 @@ class SetBreaker(Request, frozen=True, tag="breaker"):
 
 
 AnyRequest = (
-    Ping
-    | Begin
-    | Append
-    | Complete
-    | Fail
-    | Renew
-    | Cancel
-    | Get
-    | Put
-    | Delete
-    | Purge
-    | Explain
-    | Watch
-    | GetStats
-    | GetReport
-    | GetHealth
-    | GetConfig
-    | GetBreakers
-    | SetBreaker
-    | RecordMetrics
-    | GetMetrics
-    | SetLog
-    | Reload
-)
+    Ping | Begin | Append | Complete | Fail | Renew | Cancel
+    | Get | Put | Delete | Purge | Explain
+    | Watch | GetStats | GetReport | GetHealth | GetConfig | GetBreakers | SetBreaker
+    | RecordMetrics | GetMetrics | SetLog | Reload
+)  # fmt: skip

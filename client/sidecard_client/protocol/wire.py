@@ -17,74 +17,14 @@ from collections.abc import Callable
 import msgspec
 
 from sidecard_client.protocol.replies import *  # noqa: F403 - this module is their common namespace
-from sidecard_client.protocol.replies import (
-    Chunk,
-    Deleted,
-    End,
-    Error,
-    Failed,
-    Hit,
-    Lease,
-    Miss,
-    Ok,
-    Pending,
-    Pong,
-    Rejected,
-    Reply,
-    Shared,
-    StaleLease,
-    Stored,
-    Timeout,
-    VectorWanted,
-)
+from sidecard_client.protocol.replies import CallReply, Reply
 from sidecard_client.protocol.reports import *  # noqa: F403
-from sidecard_client.protocol.reports import (
-    Breakers,
-    Explained,
-    Health,
-    Metrics,
-    Note,
-    Recorded,
-    Reloaded,
-    Report,
-    Settings,
-    Stats,
-)
+from sidecard_client.protocol.reports import StateReply
 from sidecard_client.protocol.requests import *  # noqa: F403
 from sidecard_client.protocol.requests import AnyRequest, Request
 from sidecard_client.protocol.values import *  # noqa: F403
 
-AnyReply = (
-    Pong
-    | Pending
-    | VectorWanted
-    | Hit
-    | Shared
-    | Chunk
-    | End
-    | Lease
-    | Rejected
-    | Failed
-    | Timeout
-    | Stored
-    | StaleLease
-    | Ok
-    | Miss
-    | Deleted
-    | Explained
-    | Note
-    | Stats
-    | Report
-    | Health
-    | Settings
-    | Breakers
-    | Reloaded
-    | Recorded
-    | Metrics
-    | Error
-)
-
-FINAL_REPLIES_OF_BEGIN = (Hit, Shared, End, Lease, Rejected, Failed, Timeout, VectorWanted, Error)
+AnyReply = CallReply | StateReply
 
 pack = msgspec.msgpack.Encoder().encode
 """Encode a message as a msgpack map, without its frame header."""
