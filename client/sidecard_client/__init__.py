@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from sidecard_client._async.streams import AsyncStream
     from sidecard_client._sync.client import Client
     from sidecard_client._sync.streams import Stream
-    from sidecard_client.call.call import Outcome
     from sidecard_client.call.failures import default_classify
+    from sidecard_client.call.outcome import Outcome
 
 __version__ = "0.1.0"
 
@@ -54,7 +54,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that this ma
         "AsyncClient": "_async.client",
         "AsyncStream": "_async.streams",
         "Client": "_sync.client",
-        "Outcome": "call.call",
+        "Outcome": "call.outcome",
         "Stream": "_sync.streams",
         "default_classify": "call.failures",
     }

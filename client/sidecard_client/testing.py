@@ -23,13 +23,15 @@ from msgspec import Raw, Struct, structs
 from sidecard_client._sync.client import Client, StreamFunctions
 from sidecard_client._sync.streams import Stream
 from sidecard_client.call import call as calls
-from sidecard_client.call.call import Call, Functions, Outcome, T
+from sidecard_client.call.call import Call, Functions, T
+from sidecard_client.call.completion import may_be_stored, read_usage, warn_unshareable
 from sidecard_client.call.embedding import embedded
 from sidecard_client.call.failures import kind_of
 from sidecard_client.call.options import Options
+from sidecard_client.call.outcome import Outcome, Source
 from sidecard_client.call.values import pack_value, unpack_value
 from sidecard_client.keys.normal_form import NormalForm
-from sidecard_client.keys.vectors import EMBEDS, Brought
+from sidecard_client.keys.vectors import CAN_EMBED, QueryVector
 from sidecard_client.metrics.registry import MetricRegistry
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import CallRejected, UnshareableValue
@@ -58,7 +60,7 @@ class Asked(Struct, frozen=True):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     options: Options
-    source: calls.Source
+    source: Source
     backend: str
     value: Any
     similarity: float | None = None
@@ -72,7 +74,7 @@ class FakeEntry(Struct, frozen=True):
     expires_at: float
     backend: str
     took_seconds: float
-    vector: Brought | None
+    vector: QueryVector | None
     """Similar requests find the entry by it."""
 
     @property
@@ -256,7 +258,7 @@ class FakeClient(Client):
             entry = self._find(call.options.namespace, call.key)
 
         similarity = None
-        if entry is None and call.similar is EMBEDS and self.similar_threshold is not None:
+        if entry is None and call.similar is CAN_EMBED and self.similar_threshold is not None:
             call = embedded(call)
             entry, similarity = self._find_similar(call)
 
@@ -275,7 +277,7 @@ class FakeClient(Client):
         return outcome
 
     def _make(self, call: Call) -> Outcome[Any]:
-        choices = calls.choices_here(call, ()) * (1 + call.options.retries)
+        choices = calls.backends_without_daemon(call, ()) * (1 + call.options.retries)
         for attempt, (backend, function) in enumerate(choices, 1):
             self._calls[backend] = self._calls.get(backend, 0) + 1
             started = self._clock()
@@ -289,13 +291,13 @@ class FakeClient(Client):
 
                 raise
 
-            calls.read_usage(call.options, value)  # a faulty hook warns in the test
+            read_usage(call.options, value)  # a faulty hook warns in the test
             try:
                 packed = pack_value(value)
             except UnshareableValue as error:
-                calls.warn_unshareable(function, error)
+                warn_unshareable(function, error)
             else:
-                if call.key is not None and calls.may_be_stored(call.options, value):
+                if call.key is not None and may_be_stored(call.options, value):
                     self._store(_put_of(call, packed), backend, self._clock() - started, call.similar)
 
             return Outcome(value, "upstream", backend=backend, attempts=attempt)
@@ -308,7 +310,7 @@ class FakeClient(Client):
 
     def _find_similar(self, call: Call) -> tuple[FakeEntry | None, float | None]:
         options, wanted = call.options, call.similar
-        if not isinstance(wanted, Brought) or options.mode == "refresh" or self.force_miss:
+        if not isinstance(wanted, QueryVector) or options.mode == "refresh" or self.force_miss:
             return None, None
 
         found = [
@@ -331,7 +333,7 @@ class FakeClient(Client):
             return False
 
         now = self._clock()
-        vector = vector if isinstance(vector, Brought) else None
+        vector = vector if isinstance(vector, QueryVector) else None
         self._entries[put.namespace, put.key] = FakeEntry(put, now, now + ttl_seconds, backend, took_seconds, vector)
         return True
 

@@ -271,7 +271,7 @@ async def test_cancelled_waits_leave_nothing_behind(daemon: Callable[..., Daemon
         assert (stats.waiters, stats.left) == (0, 10_000)
         link = sidecard._connector._connection
         assert link is not None
-        assert len(link._protocol) == 0
+        assert len(link.protocol) == 0
 
 
 # Without a daemon ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ DEGREES = {"what is the time?": 0, "what time is it?": 5, "where is it?": 60, "w
 
 
 class Embedder:
-    """Embeds the questions that this module knows, by their angles, and counts."""
+    """CanEmbed the questions that this module knows, by their angles, and counts."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

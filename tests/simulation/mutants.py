@@ -6,7 +6,7 @@ took when it was written.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -24,10 +24,11 @@ from sidecard.core.flights.table import Flights
 from sidecard.core.scopes import Scopes
 from sidecard_client import CallFailed
 from sidecard_client._async.connection import AsyncConnection
-from sidecard_client._sync import streams as sync_stream
 from sidecard_client._sync.connector import Connector
+from sidecard_client.call import streams as streaming
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import Connection, ConnectionEnded, ConnectionLost
+from tests.simulation.host.processes import monotonic
 
 Original = Callable[..., Any]
 
@@ -177,7 +178,7 @@ def _finish_without_the_last(finish: Original) -> Original:
 
 def _deliver_to_the_first(deliver: Original) -> Original:
     def mutant(self: AsyncConnection, replies: list[Any]) -> None:
-        known = {*self._unanswered, *self._pending, *self._feeds}
+        known = {*self._unanswered, *self._pending, *self._queues}
         for reply in replies:
             first = next(iter(self._unanswered), reply.id)
             deliver(self, [reply if reply.id in known else _under_id(reply, first)])
@@ -186,21 +187,24 @@ def _deliver_to_the_first(deliver: Original) -> Original:
 
 
 def _tell_again(_: Original) -> Original:
-    def mutant(self: Connector, channel: Any, request: Any) -> Any:
+    def mutant(self: Connector, connection: Any, request: Any, wait_seconds: float | None = None) -> Any:
+        started = monotonic()
         try:
-            return channel.exchange(request)
+            reply = connection.exchange(request)
         except ConnectionEnded:
-            channel.usable = False
+            connection.usable = False
             try:
                 again, reply = self.first_reply(lambda request_id: _under_id(request, request_id))
-            except ConnectionLost:
-                return None
+            except ConnectionLost as lost:
+                return lost
 
             self.give_back(again)
             return reply
-        except ConnectionLost:
-            channel.usable = False
-            return None
+        except ConnectionLost as lost:
+            connection.usable = False
+            return lost
+
+        return self.final_reply(connection, reply, wait_seconds, started)
 
     return mutant
 
@@ -211,11 +215,9 @@ def _under_id(request: Any, request_id: int) -> Any:
 
 
 def _broken_is_whole(follow: Original) -> Original:
-    def mutant(self: sync_stream.Stream[Any]) -> Any:
-        try:
-            return follow(self)
-        except CallFailed:
-            return sync_stream._END
+    def mutant(*arguments: Any) -> Any:
+        with suppress(CallFailed):
+            yield from follow(*arguments)
 
     return mutant
 
@@ -257,9 +259,9 @@ MUTANTS: dict[str, Mutant] = {
         "impatient", 30_000, ((Connection, "forget", _nothing), (AsyncConnection, "_deliver", _deliver_to_the_first))
     ),
     "client: an answer is told again on another connection": Mutant(
-        "plain", 20_000, ((Connector, "tell", _tell_again),)
+        "plain", 20_000, ((Connector, "exchange", _tell_again),)
     ),
     "client: a broken stream ends as a whole one does": Mutant(
-        "streams", 50_000, ((sync_stream.Stream, "_follow", _broken_is_whole),)
+        "streams", 50_000, ((streaming, "_follow_chunks", _broken_is_whole),)
     ),
 }

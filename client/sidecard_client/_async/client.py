@@ -19,9 +19,10 @@ from sidecard_client._async.calls import AsyncInterpreter
 from sidecard_client._async.connector import AsyncConnector
 from sidecard_client._async.streams import AsyncStream
 from sidecard_client.call import call as calls
-from sidecard_client.call.call import Backends, Call, Functions, Outcome, T
+from sidecard_client.call.call import Backends, Call, Functions, T
 from sidecard_client.call.failures import Classify, default_classify
 from sidecard_client.call.options import OnUnavailable, Options, ReadUsage, Redact
+from sidecard_client.call.outcome import Outcome
 from sidecard_client.call.sovereign import sovereign_by
 from sidecard_client.call.values import pack_value
 from sidecard_client.call.wrapping import CachedFunction, Perform, SharedMethods, generates
@@ -353,13 +354,16 @@ class AsyncClient(ClientMetrics):
         await self._ask(wire.SetBreaker(backend=backend, action=action))
 
     def _perform(self, call: Call) -> Any:
-        return AsyncStream(self._connector, call) if call.stream else self._interpreter.perform(call)
+        return AsyncStream(self._connector, call) if call.stream else self._value_of(call)
+
+    async def _value_of(self, call: Call) -> Any:
+        return (await self._interpreter.run(call)).value
 
     async def _ask(self, request: wire.AnyRequest) -> Any:
         try:
             reply = await self._connector.ask(request)
         except ConnectionLost as lost:
-            raise DaemonUnavailable(self._connector.place, lost.reason) from None
+            raise DaemonUnavailable(self._connector.place(), lost.reason) from None
 
         if isinstance(reply, wire.Error):
             raise RequestRefused(reply.code, reply.message)

@@ -1,10 +1,10 @@
-"""One connection of the async client, with the three tasks that serve it: they read, write and watch.
+"""One connection of the async client, and the three tasks that serve it as long as it lives: reader, sender, watcher.
 
-A caller waits for one answer, set by the reader; there is no task and no cancel scope for a call.
+A caller awaits one reply future, which the reader sets; no call has a task or a cancel scope of its own.
 
-Time limits are the watcher's. It counts ticks, of a quarter of ``timeout_seconds`` at most, and remembers where the ids were:
-a request that was there so many ticks ago and has no answer is overdue. Ticks are counted and not measured: a loop that user code has
-blocked for seconds counts one, and the answer that lies in the kernel meanwhile is read before the next.
+The watcher judges time limits. It counts ticks, of at most a quarter of ``timeout_seconds``, and remembers the next id at
+each: a request that is older than so many ticks and has no reply is overdue. Ticks are counted and not measured: an
+event loop that user code has blocked for seconds counts one, and reads what has arrived meanwhile before the next.
 
 A connection ends once, with a reason, and is not used again.
 """
@@ -21,89 +21,63 @@ from weakref import WeakSet
 import anyio
 from msgspec import Struct
 
-from sidecard_client._async.reply_futures import ReplyFuture, reply_future_factory
+from sidecard_client._async.reply_futures import ReplyFuture, ReplyQueue, reply_future_factory
 from sidecard_client._async.send_buffer import SendBuffer
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.connection import Connection, ConnectionLost
+from sidecard_client.protocol.connection import (
+    LATE_SECONDS,
+    RENEWALS_PER_LEASE,
+    Connection,
+    ConnectionEnded,
+    ConnectionLost,
+    DaemonUnresponsive,
+    NotConnected,
+)
 from sidecard_client.protocol.errors import ProtocolError
 from sidecard_client.protocol.socket_path import impostor
 from sidecard_client.protocol.wire import AnyReply, AnyRequest, Begin, Cancel, Chunk, Pending, Ping, Renew, Timeout
 
 MIN_TICKS_PER_TIMEOUT = 4
 MAX_TICK_SECONDS = 0.125
-"""However patient a client is, its leases must be renewed in time."""
-
-LATE_SECONDS = 1.0
-"""How long the daemon's own `wire.Timeout` is waited for, beyond the caller's ``wait``, as in the blocking client."""
+"""However long a client's timeout is, its leases must be renewed in time."""
 
 RECEIVE_BYTES = 128 * 1024
-RENEWALS_PER_LEASE = 3
 
 
 class Held(Struct):
-    """A lease that is renewed every ``every_seconds``, next at ``renew_at``."""
+    """A held lease: renewed every ``every_seconds``, next at ``renew_at``."""
 
     every_seconds: float
     renew_at: float
 
 
 class Wait(NamedTuple):
-    """A request that its caller lets wait for ``wait_seconds`` since an instant; ``begin_id`` is what to take back."""
+    """A request that waits for at most ``wait_seconds`` from ``since``; ``begin_id`` is cancelled after that."""
 
     since: float
     wait_seconds: float
     begin_id: int
 
 
-class ReplyQueue:
-    """The replies to one request that has many: pieces of a stream, and what they end in."""
-
-    __slots__ = ("answer", "new_answer", "replies")
-
-    def __init__(self, new_answer: Callable[[], ReplyFuture]) -> None:
-        self.replies: deque[AnyReply | None] = deque()
-        self.new_answer = new_answer
-        self.answer: ReplyFuture | None = None
-        """What its reader waits for, if it does."""
-
-    def put(self, reply: AnyReply | None) -> None:
-        """Add a reply, or None where no more will come."""
-        self.replies.append(reply)
-        if self.answer is not None and not self.answer.done():
-            self.answer.set_result(reply)
-
-    async def get(self) -> AnyReply | None:
-        """Return the next reply."""
-        if not self.replies:
-            self.answer = self.new_answer()
-            try:
-                await self.answer
-            finally:
-                self.answer = None
-
-        return self.replies.popleft()
-
-
 class AsyncConnection:
-    """A connection to ``path``; `run` must be started in a task group. Raises `ConnectionLost` where it cannot be made.
+    """A connection to ``path``; `run` must be started in a task group. Raises `NotConnected`.
 
-    ``proven`` is true from the first reply until the end; ``proved`` is called when it becomes so, ``ended`` at the end.
-    ``reason`` is None until the end; ``gone`` says then that the daemon closed the connection, and not that it failed to answer.
+    ``proven`` is true from the first reply to the end; ``proved`` is called when it becomes so, ``ended`` at the end.
+    ``reason`` is None until the end. ``ended_by_daemon`` then tells a closed connection from an unresponsive daemon.
     """
 
     __slots__ = (
         "__weakref__",
         "_ended",
-        "_feeds",
         "_heard",
         "_held",
         "_ids",
-        "_new_answer",
-        "_outbox",
+        "_new_future",
         "_pending",
-        "_protocol",
         "_proved",
+        "_queues",
         "_resting",
+        "_send_buffer",
         "_silent_ticks",
         "_socket",
         "_stirred",
@@ -112,7 +86,8 @@ class AsyncConnection:
         "_timeout_seconds",
         "_unanswered",
         "_waits",
-        "gone",
+        "ended_by_daemon",
+        "protocol",
         "proven",
         "reason",
     )
@@ -126,17 +101,17 @@ class AsyncConnection:
         ended: Callable[["AsyncConnection"], object],
     ) -> None:
         self.reason: str | None = None
-        self.gone = False
+        self.ended_by_daemon = False
         self.proven = False
+        self.protocol = Connection()
         self._proved = proved
         self._ended = ended
-        self._protocol = Connection()
-        self._new_answer = reply_future_factory()
-        self._unanswered: dict[int, ReplyFuture] = {}  # in order of asking
+        self._new_future = reply_future_factory()
+        self._unanswered: dict[int, ReplyFuture] = {}  # in order of sending
         self._pending: dict[int, ReplyFuture] = {}
         self._waits: dict[int, Wait] = {}
         self._held: dict[str, Held] = {}
-        self._feeds: dict[int, ReplyQueue] = {}
+        self._queues: dict[int, ReplyQueue] = {}
         self._tick = 0
         ticks = max(MIN_TICKS_PER_TIMEOUT, ceil(timeout_seconds / MAX_TICK_SECONDS))
         self._timeout_seconds = timeout_seconds
@@ -144,11 +119,11 @@ class AsyncConnection:
         # One more than the timeout has, because the last reply may have come at any moment of its tick.
         self._silent_ticks = ticks + 1
         self._ids = deque([0] * ticks, ticks)  # the next id at each of the last ticks
-        self._heard = 0  # the tick in which anything last came
+        self._heard = 0  # the tick of the last received bytes
         self._resting = False
         self._stirred = anyio.Event()
         self._socket = _connect(path)
-        self._outbox = SendBuffer(self._socket, lambda reason: self.end(reason, gone=True))
+        self._send_buffer = SendBuffer(self._socket, lambda reason: self.end(reason, by_daemon=True))
         _connections.add(self)
 
     def __repr__(self) -> str:
@@ -156,42 +131,40 @@ class AsyncConnection:
         if self.reason is not None:
             return f"<AsyncConnection ended: {self.reason}>"
 
-        return f"<AsyncConnection {len(self._unanswered)} unanswered, {len(self._pending)} pending, {len(self._held)} held>"
+        counts = f"{len(self._unanswered)} unanswered, {len(self._pending)} pending, {len(self._held)} held"
+        return f"<AsyncConnection {counts}>"
 
-    # For callers ---------------------------------------------------------------------------------------------------
-
-    def next_id(self) -> int:
-        """Return the id that the next request gets."""
-        return self._protocol.next_id()
+    # For callers ------------------------------------------------------------------------------------------------------
 
     async def ask(
         self, request: AnyRequest, wait_seconds: float | None = None, begin_id: int | None = None
     ) -> AnyReply:
         """Send a request and return its last reply. Raises `ConnectionLost`.
 
-        A wait that the daemon does not end `LATE_SECONDS` after ``wait_seconds`` ends in a `Timeout` of the client's own,
-        and the begin of ``begin_id`` (the request's own where it is None) is taken back.
-        A caller that is cancelled leaves nothing behind, at the daemon neither where it has only begun.
+        A wait that the daemon does not end `LATE_SECONDS` after ``wait_seconds`` ends in the client's own `Timeout`, and
+        the begin of ``begin_id`` (by default the request's own) is cancelled. A cancelled caller leaves nothing behind,
+        at the daemon neither if it has only begun.
         """
         if self.reason is not None:
-            raise self._lost()
+            raise self.lost()
 
-        request_id, data = self._protocol.send(request)
-        answer = self._unanswered[request_id] = self._new_answer()
+        request_id, data = self.protocol.send(request)
+        future = self._unanswered[request_id] = self._new_future()
         if wait_seconds is not None:
             self._waits[request_id] = Wait(monotonic(), wait_seconds, request_id if begin_id is None else begin_id)
 
-        self._outbox.send(data, at_once=len(self._unanswered) == 1)
+        self._send_buffer.send(data, at_once=len(self._unanswered) == 1)
         if self._resting:
             self._stir()
 
         try:
-            reply = await answer
+            reply = await future
         except BaseException:
             self._forget(request_id)
             if isinstance(request, Begin):
-                # 1. the daemon grants the lease; 2. this caller is cancelled before or after it was read; 3. nobody holds it.
-                self.tell(Cancel(target=request_id))
+                # 1. the daemon grants the lease; 2. its caller is cancelled, before or after it was read; 3. nobody
+                # would hold it.
+                self.send(Cancel(target=request_id))
 
             raise
 
@@ -199,46 +172,44 @@ class AsyncConnection:
             self._waits.pop(request_id, None)
 
         if reply is None:
-            raise self._lost()
+            raise self.lost()
 
         return reply
 
-    async def follow(
-        self, request: AnyRequest, wait_seconds: float | None = None, begin_id: int | None = None
-    ) -> tuple[AnyReply, ReplyQueue]:
-        """Do as `ask` does, where the reply may be the first piece of a stream; what follows it is in the feed.
+    async def follow(self, request: AnyRequest, wait_seconds: float | None = None) -> tuple[AnyReply, ReplyQueue]:
+        """Like `ask`, for a reply that may be the first piece of a stream. What follows it arrives in the queue.
 
-        Who has got a piece calls `unfollow` when it wants no more.
+        A caller that got a piece calls `unfollow` when it wants no more.
         """
-        request_id = self._protocol.next_id()
-        feed = self._feeds[request_id] = ReplyQueue(self._new_answer)
+        request_id = self.protocol.next_id
+        queue = self._queues[request_id] = ReplyQueue(self._new_future)
         following = False
         try:
-            reply = await self.ask(request, wait_seconds, begin_id)
+            reply = await self.ask(request, wait_seconds)
             following = isinstance(reply, Chunk)
         finally:
             if not following:
-                self._feeds.pop(request_id, None)
+                self._queues.pop(request_id, None)
 
-        return reply, feed
+        return reply, queue
 
     def unfollow(self, request_id: int) -> None:
-        """Want no more of a stream."""
-        if self._feeds.pop(request_id, None) is not None:
+        """Cancel a stream that has not ended."""
+        if self._queues.pop(request_id, None) is not None:
             self._forget(request_id)
-            self.tell(Cancel(target=request_id))
+            self.send(Cancel(target=request_id))
 
     @property
     def backlog_bytes(self) -> int:
-        """What was told and could not be sent yet."""
-        return self._outbox.backlog_bytes
+        """What the kernel has not taken yet."""
+        return self._send_buffer.backlog_bytes
 
-    def tell(self, request: AnyRequest) -> None:
-        """Send a request whose reply nobody needs. Never waits and never fails: without a connection it is void anyway."""
+    def send(self, request: AnyRequest) -> None:
+        """Send a request whose reply nobody needs. Never waits and never fails: a lost connection voids it anyway."""
         if self.reason is None:
-            request_id, data = self._protocol.send(request)
-            self._protocol.forget(request_id)
-            self._outbox.send(data)
+            request_id, data = self.protocol.send(request)
+            self.protocol.forget(request_id)
+            self._send_buffer.send(data)
 
     def hold(self, lease: wire.Lease) -> None:
         """Renew ``lease`` until `release`."""
@@ -247,41 +218,46 @@ class AsyncConnection:
         if self._resting:
             self._stir()
 
-    def release(self, lease: str) -> None:
-        """Stop renewing a lease."""
-        self._held.pop(lease, None)
+    def release(self, lease: wire.Lease) -> None:
+        """Stop renewing ``lease``."""
+        self._held.pop(lease.lease, None)
 
-    def end(self, reason: str, *, gone: bool = False) -> None:
-        """Close the connection; whoever waits gets `ConnectionLost`. Does nothing where it has ended."""
+    def lost(self) -> ConnectionLost:
+        """Return the error of a request that will get no reply."""
+        reason = self.reason or "it did not answer in time"
+        return ConnectionEnded(reason) if self.ended_by_daemon else DaemonUnresponsive(reason)
+
+    def end(self, reason: str, *, by_daemon: bool = False) -> None:
+        """Close the connection; waiting callers get `ConnectionLost`. Does nothing if it has ended."""
         if self.reason is not None:
             return
 
         self.reason = reason
-        self.gone = gone
+        self.ended_by_daemon = by_daemon
         self.proven = False
         anyio.notify_closing(self._socket)
         self._socket.close()
-        answers = [*self._unanswered.values(), *self._pending.values()]
-        for feed in self._feeds.values():
-            feed.put(None)
+        futures = [*self._unanswered.values(), *self._pending.values()]
+        for queue in self._queues.values():
+            queue.put(None)
 
-        self._feeds.clear()
+        self._queues.clear()
         self._unanswered.clear()
         self._pending.clear()
-        for answer in answers:
-            if not answer.done():
-                answer.set_result(None)
+        for future in futures:
+            if not future.done():
+                future.set_result(None)
 
-        self._outbox.close()
+        self._send_buffer.close()
         self._stirred.set()
         self._ended(self)
 
     async def drain(self) -> None:
-        """Wait until the kernel has taken everything that was to be sent, or the connection has ended."""
-        await self._outbox.drain()
+        """Wait until the kernel has taken all requests, or the connection has ended."""
+        await self._send_buffer.drain()
 
     def abandon(self) -> None:
-        """Close this process's copy of the connection, in the child of a fork: the parent's is another.
+        """Close this process's copy of the connection, in the child of a fork.
 
         The daemon sees a connection's end only when the last copy is closed.
         """
@@ -289,12 +265,12 @@ class AsyncConnection:
         self.proven = False
         self._socket.close()
 
-    # Tasks ---------------------------------------------------------------------------------------------------------
+    # Tasks ------------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Serve the connection until it ends."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._outbox.run)
+            tasks.start_soon(self._send_buffer.run)
             tasks.start_soon(self._watch)
             await self._read()
 
@@ -306,16 +282,16 @@ class AsyncConnection:
             except BlockingIOError:
                 continue
             except (OSError, anyio.ClosedResourceError) as error:
-                self.end(f"the connection broke: {error}", gone=True)
+                self.end(f"the connection broke: {error}", by_daemon=True)
                 return
 
             if not data:
-                self.end("it closed the connection", gone=True)
+                self.end("it closed the connection", by_daemon=True)
                 return
 
             self._heard = self._tick
             try:
-                replies = self._protocol.receive(data)
+                replies = self.protocol.receive(data)
             except ProtocolError as fault:
                 self.end(str(fault))
                 return
@@ -324,7 +300,7 @@ class AsyncConnection:
 
     async def _watch(self) -> None:
         while self.reason is None:
-            if not (self._unanswered or self._pending or self._held or self._feeds):
+            if not (self._unanswered or self._pending or self._held or self._queues):
                 self._resting = True
                 await self._stirred.wait()
                 continue
@@ -336,9 +312,9 @@ class AsyncConnection:
                 self._renew(now)
                 self._end_late_waits(now)
                 self._judge()
-                self._ids.append(self._protocol.next_id())
+                self._ids.append(self.protocol.next_id)
 
-    # Decisions, none of which waits --------------------------------------------------------------------------------
+    # Decisions, none of which waits -----------------------------------------------------------------------------------
 
     def _stir(self) -> None:
         self._resting = False
@@ -352,32 +328,29 @@ class AsyncConnection:
 
         for reply in replies:
             request_id = reply.id
-            answer = self._unanswered.pop(request_id, None)
-            if answer is None:
-                answer = self._pending.pop(request_id, None)
-                if answer is None:
-                    self._feed(request_id, reply)
+            future = self._unanswered.pop(request_id, None)
+            if future is None:
+                future = self._pending.pop(request_id, None)
+                if future is None:
+                    self._enqueue(request_id, reply)
                     continue
 
             elif reply.__class__ is Pending:
-                self._pending[request_id] = answer
+                self._pending[request_id] = future
                 continue
 
-            if not answer.done():
-                answer.set_result(reply)
+            if not future.done():
+                future.set_result(reply)
 
-    def _feed(self, request_id: int, reply: AnyReply) -> None:
-        feed = self._feeds.get(request_id)
-        if feed is not None:
-            feed.put(reply)
+    def _enqueue(self, request_id: int, reply: AnyReply) -> None:
+        queue = self._queues.get(request_id)
+        if queue is not None:
+            queue.put(reply)
             if reply.__class__ is not Chunk:
-                del self._feeds[request_id]
-
-    def _lost(self) -> ConnectionLost:
-        return ConnectionLost(self.reason or "it did not answer in time")
+                del self._queues[request_id]
 
     def _forget(self, request_id: int) -> None:
-        self._protocol.forget(request_id)
+        self.protocol.forget(request_id)
         self._unanswered.pop(request_id, None)
         self._pending.pop(request_id, None)
         self._waits.pop(request_id, None)
@@ -387,25 +360,27 @@ class AsyncConnection:
             # Early rather than late: what falls due within the coming tick is renewed before it.
             if held.renew_at <= now + self._tick_seconds:
                 held.renew_at = now + held.every_seconds
-                self.tell(Renew(lease=lease))
+                self.send(Renew(lease=lease))
 
     def _end_late_waits(self, now: float) -> None:
         """End waits that the daemon has forgotten, though it answers pings."""
         grace_seconds = self._timeout_seconds + LATE_SECONDS
         for request_id, wait in list(self._waits.items()):
             waited_seconds = now - wait.since
-            answer = self._pending.get(request_id)
-            if answer is not None and waited_seconds > wait.wait_seconds + grace_seconds:
+            future = self._pending.get(request_id)
+            if future is not None and waited_seconds > wait.wait_seconds + grace_seconds:
                 self._forget(request_id)
-                self.tell(Cancel(target=wait.begin_id))
-                if not answer.done():
-                    answer.set_result(Timeout(request_id, waited_seconds))
+                self.send(Cancel(target=wait.begin_id))
+                if not future.done():
+                    future.set_result(Timeout(request_id, waited_seconds))
 
     def _judge(self) -> None:
-        """Find out whether the daemon hangs; ping it where somebody waits and nothing else would tell."""
+        """Find out whether the daemon hangs. Ping it if a caller waits and no other reply would show that."""
         if not self._unanswered:
-            if (self._pending or self._feeds) and self._heard < self._tick - 1:
-                self._ask_for_a_sign_of_life()
+            if (self._pending or self._queues) and self._heard < self._tick - 1:
+                request_id, data = self.protocol.send(Ping(id=self.protocol.next_id))
+                self._unanswered[request_id] = self._new_future()
+                self._send_buffer.send(data)
 
             return
 
@@ -414,33 +389,28 @@ class AsyncConnection:
             self.end("it does not answer")
             return
 
-        # Others were answered meanwhile: the daemon is overloaded, not gone.
+        # Other requests were answered meanwhile: the daemon is overloaded, not gone.
         for request_id in overdue:
-            answer = self._unanswered[request_id]
+            future = self._unanswered[request_id]
             self._forget(request_id)
-            self.tell(Cancel(target=request_id))
-            if not answer.done():
-                answer.set_result(None)
-
-    def _ask_for_a_sign_of_life(self) -> None:
-        request_id, data = self._protocol.send(Ping(id=self._protocol.next_id()))
-        self._unanswered[request_id] = self._new_answer()
-        self._outbox.send(data)
+            self.send(Cancel(target=request_id))
+            if not future.done():
+                future.set_result(None)
 
 
 def _connect(path: str) -> socket.socket:
-    """Connect at once: a Unix socket's queue of connections either takes one now or is full."""
+    """Connect at once: a Unix socket's accept queue either takes a connection now or is full."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         connection.connect(path)
     except OSError as error:
         connection.close()
-        raise ConnectionLost(str(error.strerror or error)) from error
+        raise NotConnected(str(error.strerror or error)) from error
 
     stranger = impostor(connection, path)
     if stranger is not None:
         connection.close()
-        raise ConnectionLost(stranger)
+        raise NotConnected(stranger)
 
     return connection
 

@@ -1,13 +1,13 @@
-"""The async client's way to the daemon: one connection, made and remade as `availability` allows, from one event loop."""
+"""The connection of an async client: made and remade as `availability` allows, for one event loop."""
 
 import logging
 import os
 import random
 from asyncio import _get_running_loop
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from threading import get_ident
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -17,17 +17,15 @@ from sidecard_client._async.connection import AsyncConnection
 from sidecard_client.call.availability import Availability
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.keys.task_forms import TaskForms
-from sidecard_client.protocol.connection import ConnectionLost
+from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost, NotConnected
 from sidecard_client.protocol.socket_path import find_socket
 from sidecard_client.protocol.wire import AnyReply, AnyRequest, Explain
-
-Answered = TypeVar("Answered")
 
 _log = logging.getLogger("sidecard_client")
 
 
 class AsyncConnector:
-    """The connection to ``path`` (found at each connection where it is None); usable between `open` and `close`."""
+    """The connection to ``path`` (found at each connecting where it is None). Usable between `open` and `close`."""
 
     def __init__(self, path: str | None, timeout_seconds: float) -> None:
         self.closed = False
@@ -43,10 +41,9 @@ class AsyncConnector:
         self._loop: object = None
 
     def __repr__(self) -> str:
-        """Show what is known of the daemon, and the connection."""
+        """Show the daemon's availability and the connection."""
         return f"<AsyncConnector {self._availability!r} {self._connection!r}>"
 
-    @property
     def place(self) -> str:
         """Name the socket for a message: its path, or what is wrong with it."""
         try:
@@ -58,7 +55,7 @@ class AsyncConnector:
         return self._given_path or find_socket()
 
     def open(self, tasks: TaskGroup) -> None:
-        """Belong to the running event loop; connections are served in ``tasks``."""
+        """Belong to the running event loop. Connections are served in ``tasks``."""
         self._tasks = tasks
         self._thread = get_ident()
         self._process = os.getpid()
@@ -66,7 +63,7 @@ class AsyncConnector:
         self._loop = _get_running_loop()
 
     async def close(self) -> None:
-        """End the connection after what callers have already said is sent; whoever still waits gets `RuntimeError`."""
+        """End the connection once all requests are sent. Waiting callers get `RuntimeError`."""
         self.closed = True
         connection = self._connection
         if connection is not None:
@@ -78,12 +75,12 @@ class AsyncConnector:
                 connection.end("the client was closed")
 
     def connection(self) -> AsyncConnection:
-        """Return the connection, connecting where there is none.
+        """Return the connection, and connect if there is none.
 
-        Raises `ConnectionLost` where the daemon is not worth asking now, and `RuntimeError` in a wrong place.
+        Raises `NotConnected` if the daemon is not worth asking now, and `RuntimeError` in a wrong place.
         """
         if get_ident() != self._thread or _get_running_loop() is not self._loop:
-            self._complain()
+            self._reject_use()
 
         connection = self._connection
         if connection is not None and connection.proven:
@@ -92,20 +89,22 @@ class AsyncConnector:
         return self._admitted()
 
     async def ask(self, request: AnyRequest) -> AnyReply:
-        """Send a request and return its last reply; once more on a new connection where the old one had ended.
+        """Send a request that is no call's and return its last reply; once more if the connection has ended.
 
         Raises `ConnectionLost` and `RuntimeError`.
         """
-        connection = self.connection()
-        try:
-            return await connection.ask(replace(request, id=connection.next_id()))
-        except ConnectionLost as lost:
-            connection = self.instead_of(connection, lost)
+        for again in (False, True):
+            connection = self.connection()
+            try:
+                return await connection.ask(replace(request, id=connection.protocol.next_id))
+            except ConnectionLost as lost:
+                if not self.may_ask_again(lost, again=again):
+                    raise
 
-        return await self.ask_again(connection, replace(request, id=connection.next_id()))
+        raise AssertionError("unreachable: nothing is asked a third time")
 
     async def normal_forms(self, task: str) -> tuple[NormalForm, ...]:
-        """Return the normal forms of a task, as the daemon has them now, or had them when it was last heard."""
+        """Return the normal forms of a task, as the daemon has them now, or as it last reported them."""
         forms = self._forms.current(task, monotonic())
         if forms is not None:
             return forms
@@ -117,52 +116,35 @@ class AsyncConnector:
 
         return self._forms.learn(task, reply, monotonic())
 
-    async def ask_again(
-        self, connection: AsyncConnection, request: AnyRequest, wait_seconds: float | None = None
-    ) -> AnyReply:
-        """Make the second and last attempt. Raises `ConnectionLost` and `RuntimeError`."""
-        return await self.again(connection, connection.ask(request, wait_seconds))
+    def may_ask_again(self, lost: ConnectionLost, *, again: bool) -> bool:
+        """Return whether a request may be sent once more; ``again`` if that was the second time.
 
-    async def again(self, connection: AsyncConnection, asking: Awaitable[Answered]) -> Answered:
-        """Await the second and last attempt, on ``connection``. Raises `ConnectionLost` and `RuntimeError`."""
-        try:
-            return await asking
-        except ConnectionLost as lost:
-            if self.closed:
-                self._complain()
-
-            if connection.gone:
-                self._failed(lost.reason)
-
-            raise
-
-    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Let ``work`` run in a task of the client's, which ends with it."""
-        tasks = self._tasks
-        assert tasks is not None  # noqa: S101 - who has a connection is open; for the type checker
-        tasks.start_soon(work, name="sidecard call")
-
-    def instead_of(self, connection: AsyncConnection, lost: ConnectionLost) -> AsyncConnection:
-        """Return the connection to ask once more, where ``connection`` has ended without the daemon hanging.
-
-        The daemon was restarted, or has closed an idle connection: what it granted to the old one is void,
-        so asking again is safe. Raises ``lost`` otherwise, and `RuntimeError` where this client was closed meanwhile.
+        Only if the connection has ended: the daemon was restarted or closed an idle connection, and everything that it
+        granted to that one is void. If the second ends too, the daemon counts as lost.
+        Raises `RuntimeError` if this client was closed meanwhile.
         """
         if self.closed:
-            self._complain()
+            self._reject_use()
 
-        if not connection.gone:
-            raise lost
+        ended = isinstance(lost, ConnectionEnded)
+        if ended and again:
+            self._failed(lost.reason)
 
-        return self.connection()
+        return ended and not again
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run ``work`` in a task of the client's, which is cancelled when the client is closed."""
+        tasks = self._tasks
+        assert tasks is not None  # noqa: S101 - a client with a connection is open; for the type checker
+        tasks.start_soon(work, name="sidecard call")
 
     def _admitted(self) -> AsyncConnection:
         if self.closed or self._tasks is None or os.getpid() != self._process:
-            self._complain()
+            self._reject_use()
 
-        # While a probe is out its connection is nobody else's: a hanging daemon costs one caller its time, not all.
+        # While a probe is out, only its caller uses the connection: a hanging daemon costs one caller its time, not all.
         if not self._availability.admit(monotonic()):
-            raise ConnectionLost(self._reason)
+            raise NotConnected(self._reason)
 
         connection = self._connection
         if connection is None or connection.reason is not None:
@@ -172,7 +154,7 @@ class AsyncConnector:
                 )
             except (ConnectionLost, ValueError) as error:
                 self._failed(str(error))
-                raise ConnectionLost(str(error)) from None
+                raise NotConnected(str(error)) from None
 
             self._connection = connection
             tasks = self._tasks
@@ -186,8 +168,8 @@ class AsyncConnector:
             _log.info("sidecard answers again")
 
     def _ended(self, connection: AsyncConnection) -> None:
-        # That a connection ended says nothing yet: the next attempt to connect tells whether the daemon has.
-        if not connection.gone and not self.closed:
+        # The end of a connection alone proves nothing: the next attempt to connect shows whether the daemon is gone.
+        if not connection.ended_by_daemon and not self.closed:
             self._failed(connection.reason or "")
 
     def _failed(self, reason: str) -> None:
@@ -195,7 +177,7 @@ class AsyncConnector:
         if self._availability.failed(monotonic()):
             _log.warning("sidecard is unreachable (%s); calls are made without it", reason)
 
-    def _complain(self) -> None:
+    def _reject_use(self) -> None:
         if self.closed:
             raise RuntimeError("This client is closed: make a new one.")
 

@@ -1,9 +1,7 @@
-"""What a caller of the async client waits for: one reply, and the cheapest way to wait for it.
-
-An answer is awaited by one caller and set once, without a task or a cancel scope of its own.
-"""
+"""What a caller of the async client awaits: one reply, or a queue of them, without a task or cancel scope of its own."""
 
 from asyncio import _get_running_loop
+from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
@@ -13,10 +11,10 @@ from sidecard_client.protocol.wire import AnyReply
 
 
 class ReplyFuture(Protocol):
-    """What a caller waits for: the last reply to its request, or None where none will come."""
+    """The last reply to a request, or None if none will arrive."""
 
     def done(self) -> bool:
-        """Tell whether the result is set, or the caller is being cancelled."""
+        """Return whether the result is set, or the caller is being cancelled."""
 
     def set_result(self, reply: AnyReply | None, /) -> None:
         """Wake the caller."""
@@ -25,7 +23,7 @@ class ReplyFuture(Protocol):
 
 
 class EventReplyFuture:
-    """The `ReplyFuture` of any backend. On asyncio its own future does the same and makes a hit a sixth cheaper."""
+    """A `ReplyFuture` for every event loop. On asyncio its own future makes a hit a sixth cheaper."""
 
     __slots__ = ("_event", "_reply")
 
@@ -34,7 +32,7 @@ class EventReplyFuture:
         self._reply: AnyReply | None = None
 
     def done(self) -> bool:
-        """Tell whether the result is set."""
+        """Return whether the result is set."""
         return self._event.is_set()
 
     def set_result(self, reply: AnyReply | None, /) -> None:
@@ -49,6 +47,34 @@ class EventReplyFuture:
 
 
 def reply_future_factory() -> Callable[[], ReplyFuture]:
-    """Return what makes answers in the running event loop."""
+    """Return the class or method that makes reply futures for the running event loop."""
     loop = _get_running_loop()
     return EventReplyFuture if loop is None else loop.create_future
+
+
+class ReplyQueue:
+    """The replies to a request that has many: pieces of a stream, and what ends them."""
+
+    __slots__ = ("_future", "_new_future", "_replies")
+
+    def __init__(self, new_future: Callable[[], ReplyFuture]) -> None:
+        self._replies: deque[AnyReply | None] = deque()
+        self._new_future = new_future
+        self._future: ReplyFuture | None = None  # set while its reader waits
+
+    def put(self, reply: AnyReply | None) -> None:
+        """Add a reply, or None if no more will arrive."""
+        self._replies.append(reply)
+        if self._future is not None and not self._future.done():
+            self._future.set_result(reply)
+
+    async def get(self) -> AnyReply | None:
+        """Return the next reply."""
+        if not self._replies:
+            self._future = self._new_future()
+            try:
+                await self._future
+            finally:
+                self._future = None
+
+        return self._replies.popleft()

@@ -1,73 +1,75 @@
-"""The async client's streams. What they have in common with the others is `streaming`'s.
+"""The async client's streams: execute the commands of `call.streams`.
 
-The function of a stream that leads runs in a task of its own, so that it can go on for others when its caller is cancelled.
-It is never more than one piece ahead of its caller::
+Pieces of another caller are followed in the caller's task. A function that runs here runs in a task of the client's, so
+that it can go on for others when its caller is cancelled. It is at most one piece ahead of its caller::
 
-    task (client's):   piece -> tell the daemon -> hand over -- wait until it is taken --> next piece ...
-    caller:                                        take it ---> use it ----------------> wait for the next
+    client's task:   piece -> to the daemon -> hand over -- wait until taken --> next piece ...
+    caller's task:                             take -----> use it ------------> wait for the next
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction
 from time import monotonic
 from types import TracebackType
-from typing import Any, Final, Generic, Self, cast
+from typing import Any, Generic, Self, cast
 
 import anyio
 from anyio import to_thread
 
-from sidecard_client._async.calls import embedded
-from sidecard_client._async.connection import AsyncConnection, ReplyQueue
+from sidecard_client._async.calls import AsyncExecution
+from sidecard_client._async.connection import AsyncConnection
 from sidecard_client._async.connector import AsyncConnector
-from sidecard_client.call import call as calls
-from sidecard_client.call.attempts import Attempts, leaves_a_lease
-from sidecard_client.call.call import Call, Source, T
-from sidecard_client.call.failures import fail, kind_of
-from sidecard_client.call.streams import Facts, Telling, broken, lost, no_pieces
+from sidecard_client._async.reply_futures import ReplyQueue
+from sidecard_client.call.call import UNKEYED, Call, T, keyed
+from sidecard_client.call.conversation import (
+    Command,
+    FinalReply,
+    Give,
+    NextReply,
+    Open,
+    Pull,
+    Raised,
+    Returned,
+    finished,
+)
+from sidecard_client.call.streams import END, Leading, Provenance, follow, lead, no_pieces, others_wait
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionLost
-from sidecard_client.protocol.errors import ProtocolError, UnshareableValue
-
-_END: Final[Any] = object()
+from sidecard_client.protocol.wire import AnyReply
 
 ORPHAN_SECONDS = 1.0
-"""How often a task that waits for its caller looks whether there is one."""
+"""How often a task that waits for its caller checks that there is one."""
 
 CLOSE_SECONDS = 1.0
 """How long a function's generator may take to close."""
 
-MAX_BACKLOG_BYTES = 1024 * 1024
-"""Pieces that a daemon which does not read leaves here. Beyond it the call goes on unshared, and nobody waits for the daemon."""
 
+class AsyncStream(Provenance, Generic[T]):
+    """Iterates over the pieces of an answer, wherever they come from. Begins with the first piece.
 
-class AsyncStream(Facts, Generic[T]):
-    """Iterates over the pieces of an answer, wherever they come from. Nothing happens before the first one is asked for.
-
-    For one task at a time. As an asynchronous context manager it is closed at the end of the block, whatever happens in it;
-    without one, say ``await stream.aclose()`` when you leave it before its end.
+    For one task at a time. As an asynchronous context manager it is closed at the end of the block; without one, say
+    ``await stream.aclose()`` if you leave it before its end.
     """
 
     def __init__(self, connector: AsyncConnector, call: Call) -> None:
         self._connector = connector
         self._call = call
-        self._step: Callable[[], Any] | None = self._begin_unkeyed if call.key is calls.UNKEYED else self._begin
-        self._connection: AsyncConnection | None = None
-        self._feed: ReplyQueue | None = None
-        self._request_id = 0
+        self._execution = _StreamExecution(connector)
+        self._conversation: Generator[Command, Any, Leading | None] | None = None
         self._upstream: _Upstream | None = None
+        self._closed = False
 
     def __repr__(self) -> str:
-        """Show where it is from."""
-        return f"<AsyncStream from {self.source or 'nowhere yet'}{'' if self._step else ', ended'}>"
+        """Show the source."""
+        return f"<AsyncStream from {self.source or 'nowhere yet'}{', ended' if self._closed else ''}>"
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
-        """Return the next piece. Raises what `AsyncClient.stream` says."""
-        step = self._step
-        if step is None:
+        """Return the next piece. Raises what `AsyncClient.stream` documents."""
+        if self._closed:
             raise StopAsyncIteration
 
         pace_seconds = self._call.options.pace_seconds
@@ -75,12 +77,12 @@ class AsyncStream(Facts, Generic[T]):
             await anyio.sleep(self.pause_seconds(pace_seconds, monotonic()))
 
         try:
-            piece = await step()
+            piece = await self._next()
         except BaseException:
             self._leave()
             raise
 
-        if piece is _END:
+        if piece is END:
             self._leave()
             raise StopAsyncIteration
 
@@ -95,13 +97,13 @@ class AsyncStream(Facts, Generic[T]):
         await self.aclose()
 
     def __del__(self) -> None:
-        # This may run in another thread, or when the loop is closed. The task looks at it within `ORPHAN_SECONDS`.
+        # This may run in another thread, or when the loop is closed. The task checks it within `ORPHAN_SECONDS`.
         upstream = getattr(self, "_upstream", None)
         if upstream is not None:
             upstream.orphaned = True
 
     async def aclose(self) -> None:
-        """Want no more of it. A call that runs here, and for which others wait, is finished for them."""
+        """End the stream. A call that runs here, and for which others wait, is finished for them."""
         upstream = self._upstream
         self._leave()
         if upstream is not None:
@@ -109,113 +111,35 @@ class AsyncStream(Facts, Generic[T]):
                 await upstream.settled.wait()
 
     def _leave(self) -> None:
-        self._step = None
-        feed, self._feed = self._feed, None
-        if feed is not None and self._connection is not None:
-            self._connection.unfollow(self._request_id)
-
+        self._closed = True
+        self._execution.unfollow()
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.leave()
 
-    async def _begin_unkeyed(self) -> Any:
-        self._call = calls.keyed(self._call, await self._connector.normal_forms(self._call.options.task))
-        return await self._begin()
+    async def _next(self) -> Any:
+        if self._upstream is not None:
+            return await self._upstream.take()
 
-    async def _begin(self) -> Any:
-        call, started, connector = self._call, monotonic(), self._connector
-        try:
-            connection = connector.connection()
-            request = call.begin(connection.next_id())
-            try:
-                reply, feed = await connection.follow(request, request.wait_seconds)
-            except ConnectionLost as gone:
-                connection = connector.instead_of(connection, gone)
-                request = call.begin(connection.next_id(), calls.remaining_seconds(call, monotonic() - started))
-                reply, feed = await connector.again(connection, connection.follow(request, request.wait_seconds))
+        if self._conversation is None:
+            if self._call.key is UNKEYED:
+                self._call = keyed(self._call, await self._connector.normal_forms(self._call.options.task))
 
-        except ConnectionLost as gone:
-            calls.may_run_here(call, gone.reason, connector.place)
-            return await self._run(None, None, request_id=0, source="fallback")
+            self._conversation = follow(self._call, self, self._connector.place)
 
-        waited_seconds = monotonic() - started
-        self._connection, self._request_id = connection, request.id
-        match reply:
-            case wire.Lease():
-                self.waited_seconds = waited_seconds
-                return await self._run(connection, reply, request.id, "upstream")
-            case wire.Chunk():
-                self._feed = feed
-                self._step = self._follow
-                self.began(reply, waited_seconds)
-                return reply.chunk
-            case wire.End():
-                self.ended(reply, waited_seconds)
-                return _END
+        step = await self._execution.run(self._conversation)
+        if isinstance(step, Give):
+            return step.piece
 
-        resolved = calls.resolve(call, reply, waited_seconds)
-        if resolved is calls.OWN_CALL and call.key is None:
-            return await self._run(None, None, request_id=0, source="upstream")
+        if step is None:
+            return END
 
-        if resolved is calls.OWN_CALL or resolved is calls.VECTOR_WANTED:
-            self._call = calls.unshared(call) if resolved is calls.OWN_CALL else await embedded(call)
-            return await self._begin()
-
-        if resolved is calls.WITHOUT_DAEMON:
-            calls.may_run_here(call, "it takes no more calls just now", connector.place)
-            return await self._run(None, None, request_id=0, source="fallback")
-
-        if isinstance(resolved, calls.Outcome):
-            return await self._grow_old(resolved)
-
-        raise ProtocolError(f"The daemon answered the begin of a stream by {type(reply).__name__}.")
-
-    async def _follow(self) -> Any:
-        feed, connection, started = self._feed, self._connection, monotonic()
-        assert feed is not None  # noqa: S101 - both are there from the first piece to the last; for the type checker
-        assert connection is not None  # noqa: S101 - as above
-        reply = await feed.get()
-        if isinstance(reply, wire.Chunk):
-            return reply.chunk
-
-        self._feed = None
-        if reply is None:
-            raise lost(connection.reason or "it did not answer in time")
-
-        if isinstance(reply, wire.End):
-            self.ended(reply, self.waited_seconds)
-            return _END
-
-        raise broken(reply, monotonic() - started)
-
-    async def _grow_old(self, old: calls.Outcome[Any]) -> Any:
-        """Go on with an older answer, since there is no other."""
-        pieces = self.grew_old(old)
-
-        async def step() -> Any:
-            return next(pieces, _END)
-
-        self._step = step
-        return await step()
-
-    async def _run(
-        self, connection: AsyncConnection | None, lease: wire.Lease | None, request_id: int, source: Source
-    ) -> Any:
-        self._upstream = upstream = _Upstream(self._connector, self._call, connection, lease, request_id)
+        facts = Provenance()  # not this object, which the task must not keep alive: see `__del__`
+        facts.waited_seconds = self.waited_seconds
+        self._upstream = upstream = _Upstream(self._connector, self._execution, step, facts)
         self._connector.start(upstream.run)
-        self._step = upstream.take
-        try:
-            piece = await upstream.take()
-        except Exception as error:
-            old = upstream.attempts.old_outcome(error, self.waited_seconds)
-            if old is None:
-                raise
-
-            return await self._grow_old(old)
-
-        self.source = "upstream" if upstream.leads else source
-        self.backend = upstream.backend
-        self.attempts = upstream.attempts.count
+        piece = await upstream.take()
+        self.adopt(facts)
         return piece
 
 
@@ -223,39 +147,27 @@ class _Upstream:
     """The function of one stream, in a task of the client's."""
 
     def __init__(
-        self,
-        connector: AsyncConnector,
-        call: Call,
-        connection: AsyncConnection | None,
-        lease: wire.Lease | None,
-        begin_id: int,
+        self, connector: AsyncConnector, execution: "_StreamExecution", leading: Leading, facts: Provenance
     ) -> None:
         self._connector = connector
-        self._call = call
-        self._connection = connection
-        self._lease = lease
-        self._begin_id = begin_id
-        self._telling: Telling | None = None
+        self._execution = execution
+        self._attempts = leading.attempts
+        self._conversation = lead(leading, facts)
         self._scope = anyio.CancelScope()
         self._taken = anyio.Event()
         self._given = anyio.Event()
         self._piece: Any = None
         self._error: BaseException | None = None
-        self._source: Any = None
-        self._iterator: AsyncIterator[Any]
         self._left = False
-        self.attempts = Attempts(call)
-        self.backend = ""
-        self.leads = lease is not None
         self.orphaned = False
-        """Nobody refers to its stream any more."""
+        """Nothing refers to its stream any more."""
         self.settled = anyio.Event()
-        """Its caller has left, and it goes on for others; or it has ended."""
+        """Its caller has left and it goes on for others, or it has ended."""
 
     # The caller's side ------------------------------------------------------------------------------------------------
 
     async def take(self) -> Any:
-        """Return the next piece, or `_END`. Raises what the function does."""
+        """Return the next piece, or `END`. Raises what the function does."""
         await self._given.wait()
         if self._error is not None:
             raise self._error
@@ -265,24 +177,25 @@ class _Upstream:
         return self._piece
 
     def leave(self) -> None:
-        """The caller wants no more: go on only if others wait for the call."""
+        """End the caller's part: go on only if others wait for the call."""
         if self._left:
             return
 
         self._left = True
         self._taken.set()
-        if self._lease is None or self._connection is None or self._connection.reason is not None:
+        connection = self._execution.connection
+        if self._attempts.lease is None or connection is None or connection.reason is not None:
             self._scope.cancel()
         else:
             self._connector.start(self._ask_whether_others_wait)
 
     async def _ask_whether_others_wait(self) -> None:
-        connection, lease, reply = self._connection, self._lease, None
+        connection, lease, reply = self._execution.connection, self._attempts.lease, None
         if connection is not None and lease is not None:
             with suppress(ConnectionLost):
-                reply = await connection.ask(wire.Renew(id=connection.next_id(), lease=lease.lease))
+                reply = await connection.ask(wire.Renew(lease=lease.lease))
 
-        if isinstance(reply, wire.Ok) and reply.waiters:
+        if reply is not None and others_wait(reply):
             self.settled.set()
         else:
             self._scope.cancel()
@@ -290,133 +203,41 @@ class _Upstream:
     # The task's side --------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run the function, hand its pieces over, and tell the daemon."""
+        """Run the function, and hand its pieces over."""
         try:
             with self._scope:
                 try:
                     await self._hand_over_all()
-                except Exception as error:  # noqa: BLE001 - the function's own, and its caller's to see
-                    self._give(_END, error)
+                except Exception as error:  # noqa: BLE001 - its caller's to see
+                    self._give(END, error)
                 finally:
-                    await self._close_source()
+                    await self._execution.close_source()
         except BaseException as error:
-            # Of another kind than an `Exception`: the caller's, as where the function runs in the caller's own task.
+            # Not an `Exception`: the caller's, as if the function ran in the caller's own task.
             closed = RuntimeError("This client is closed: make a new one.") if self._connector.closed else None
-            self._give(_END, closed or error)
+            self._give(END, closed or error)
             if isinstance(error, anyio.get_cancelled_exc_class()):
                 raise
         finally:
-            self._give_back()
+            if self._attempts.lease is not None:  # the task itself was dropped
+                self._execution.abandon()
+
             self.settled.set()
 
     async def _hand_over_all(self) -> None:
-        piece = await self._first()
-        while True:
-            await self._tell(piece)
+        step = await self._execution.run(self._conversation)
+        while isinstance(step, Give):
             self._taken = anyio.Event()
-            self._give(piece)
-            if piece is _END:
-                return
-
+            self._give(step.piece)
             await self._until_taken()
-            try:
-                piece = await self._next()
-            except BaseException as error:
-                self._failed(error)
-                raise
-
-    async def _first(self) -> Any:
-        """Return the first piece, of one backend after the other if need be."""
-        call, attempts, connection = self._call, self.attempts, self._connection
-        while self._lease is not None and connection is not None:
-            lease = self._lease
-            connection.hold(lease)
-            function = attempts.take(lease)
-            self.backend = attempts.backend
-            self._telling = Telling(call, lease)
-            try:
-                return await self._open(function)
-            except BaseException as error:
-                connection.release(lease.lease)
-                kind = kind_of(error, call.options.classify)
-                message = attempts.fail(connection.next_id(), lease, error, kind)
-                if not message.next:
-                    self._lease = None
-                    connection.tell(message)
-                    raise
-
-                reply = await _ask_next(connection, call, self._begin_id, message)
-                self._lease, verdict = None, attempts.verdict(message, reply)
-                if verdict == "lease":
-                    self._lease = cast("wire.Lease", reply)
-                    continue
-
-                if leaves_a_lease(reply):
-                    connection.tell(wire.Cancel(target=self._begin_id))
-
-                if verdict != "alone":
-                    raise
-
-        return await self._first_alone()
-
-    async def _first_alone(self) -> Any:
-        call, tried = self._call, self.attempts.tried
-        for backend, function in calls.choices_here(call, tried):
-            tried.add(backend)
-            self.backend = backend
-            try:
-                return await self._open(function)
-            except BaseException as error:
-                if calls.another_here(call, tried, kind_of(error, call.options.classify)):
-                    continue
-
-                raise
-
-        raise AssertionError("a call has a backend, and another one whenever `another_here` says so")
-
-    async def _open(self, function: Callable[..., Any]) -> Any:
-        self._source = source = await _pieces_of(function, self._call)
-        self._iterator = aiter(source) if isinstance(source, AsyncIterable) else _in_threads(iter(source))
-        return await self._next()
-
-    async def _next(self) -> Any:
-        return await anext(self._iterator, _END)
-
-    async def _tell(self, piece: Any) -> None:
-        connection, lease, telling = self._connection, self._lease, self._telling
-        if connection is None or lease is None or telling is None:
-            return
-
-        if piece is _END:
-            self._lease = None
-            connection.release(lease.lease)
-            with suppress(ConnectionLost):
-                # Awaited, so that who has seen the end finds the answer there, in any process.
-                if leaves_a_lease(await connection.ask(telling.complete(connection.next_id()))):
-                    connection.tell(wire.Cancel(target=self._begin_id))
-
-            return
+            step = await self._execution.run(self._conversation, True)  # noqa: FBT003 - the result of `Give`
 
         try:
-            message = telling.append(connection.next_id(), piece)
-        except UnshareableValue as error:
-            self._lease = None
-            connection.release(lease.lease)
-            connection.tell(telling.refuse(connection.next_id(), error))
-            calls.warn_unshareable(self._call.function_of(self.backend), error)
-            return
+            finished(step)
+        finally:
+            del step  # an error refers to this frame, which must not refer to it
 
-        connection.tell(message)
-        if connection.backlog_bytes > MAX_BACKLOG_BYTES:
-            self._give_back()
-
-    def _failed(self, error: BaseException) -> None:
-        """The function has failed after its first piece."""
-        connection, lease = self._connection, self._lease
-        if connection is not None and lease is not None:
-            self._lease = None
-            connection.release(lease.lease)
-            connection.tell(fail(connection.next_id(), lease.lease, error, kind_of(error, self._call.options.classify)))
+        self._give(END)
 
     def _give(self, piece: Any, error: BaseException | None = None) -> None:
         self._piece = piece
@@ -434,15 +255,33 @@ class _Upstream:
         if self._left:
             await self.settled.wait()
 
-    def _give_back(self) -> None:
-        """Let the daemon have a lease back of which nothing more will come."""
-        connection, lease = self._connection, self._lease
-        self._lease = None
-        if connection is not None and lease is not None:
-            connection.release(lease.lease)
-            connection.tell(wire.Cancel(target=self._begin_id))
 
-    async def _close_source(self) -> None:
+class _StreamExecution(AsyncExecution):
+    """One stream's conversation, its connection, and the function's iterator."""
+
+    _queue: ReplyQueue | None = None
+    _source: Any = None
+    _pieces: AsyncIterator[Any]
+
+    async def execute(self, command: Command) -> Any:
+        match command:
+            case Open():
+                return await self._open(command)
+            case Pull():
+                return await self._pull()
+            case NextReply():
+                return await self._next_reply()
+            case _:
+                return await super().execute(command)
+
+    def unfollow(self) -> None:
+        """Cancel a followed stream that has not ended."""
+        queue, self._queue = self._queue, None
+        if queue is not None and self.connection is not None:
+            self.connection.unfollow(self.begin_id)
+
+    async def close_source(self) -> None:
+        """Close the function's stream."""
         close = getattr(self._source, "aclose", None) or getattr(self._source, "close", None)
         if close is None:
             return
@@ -452,22 +291,46 @@ class _Upstream:
             if isawaitable(closing):
                 await closing
 
+    async def ask(self, connection: AsyncConnection, request: wire.Begin) -> AnyReply:
+        """Begin, and follow the stream if the reply is its first piece."""
+        reply, queue = await connection.follow(request, request.wait_seconds)
+        self._queue = queue if isinstance(reply, wire.Chunk) else None
+        return reply
 
-async def _ask_next(connection: AsyncConnection, call: Call, begin_id: int, request: wire.Fail) -> wire.AnyReply | None:
-    try:
-        return await connection.ask(request, call.options.wait_seconds, begin_id)
-    except ConnectionLost:
-        return None
+    async def _next_reply(self) -> FinalReply:
+        connection, queue = self.connection, self._queue
+        assert connection is not None  # noqa: S101 - both are there from the first piece to the last
+        assert queue is not None  # noqa: S101 - as above; for the type checker
+        reply = await queue.get()
+        if not isinstance(reply, wire.Chunk):
+            self._queue = None
+
+        return connection.lost() if reply is None else reply
+
+    async def _open(self, command: Open) -> Returned | Raised:
+        try:
+            self._source = source = await _pieces_of(command.function, command.call)
+            self._pieces = aiter(source) if isinstance(source, AsyncIterable) else _in_threads(iter(source))
+        except BaseException as error:  # noqa: BLE001 - the conversation decides about it
+            return Raised(error)
+
+        return await self._pull()
+
+    async def _pull(self) -> Returned | Raised:
+        try:
+            return Returned(await anext(self._pieces, END))
+        except BaseException as error:  # noqa: BLE001 - the conversation decides about it
+            return Raised(error)
 
 
 async def _pieces_of(function: Callable[..., Any], call: Call) -> AsyncIterable[Any] | Iterable[Any]:
-    """Call the function: in a thread where it is a plain one, because nobody knows whether it blocks."""
+    """Call the function: in a thread if it is a plain one, because it may block."""
     if isasyncgenfunction(function):
         pieces = function(*call.args, **call.kwargs)
     elif iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
         pieces = await function(*call.args, **call.kwargs)
     else:
-        # In a tuple, because trio takes a coroutine that comes out of a thread for a mistake.
+        # In a tuple, because trio mistakes a coroutine returned from a thread for an error.
         (pieces,) = await to_thread.run_sync(lambda: (function(*call.args, **call.kwargs),))
         if isawaitable(pieces):
             pieces = await pieces
@@ -479,5 +342,5 @@ async def _pieces_of(function: Callable[..., Any], call: Call) -> AsyncIterable[
 
 
 async def _in_threads(pieces: Iterator[Any]) -> AsyncIterator[Any]:
-    while (piece := await to_thread.run_sync(next, pieces, _END)) is not _END:
+    while (piece := await to_thread.run_sync(next, pieces, END)) is not END:
         yield piece

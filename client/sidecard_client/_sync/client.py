@@ -9,16 +9,16 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal, ParamSpec, Self, cast
 from weakref import WeakSet
 
-import msgspec
 from msgspec import Raw
 
 from sidecard_client._sync.calls import Interpreter
 from sidecard_client._sync.connector import Connector
 from sidecard_client._sync.streams import Stream
 from sidecard_client.call import call as calls
-from sidecard_client.call.call import Backends, Call, Functions, Outcome, T
+from sidecard_client.call.call import Backends, Call, Functions, T
 from sidecard_client.call.failures import Classify, default_classify
 from sidecard_client.call.options import OnUnavailable, Options, ReadUsage, Redact
+from sidecard_client.call.outcome import Outcome
 from sidecard_client.call.sovereign import sovereign_by
 from sidecard_client.call.values import pack_value
 from sidecard_client.call.wrapping import CachedFunction, SharedMethods, generates
@@ -27,8 +27,8 @@ from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.keys.vectors import Embedder
 from sidecard_client.metrics.client_metrics import ClientMetrics
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.connection import ANSWERS, ConnectionLost
-from sidecard_client.protocol.errors import DaemonUnavailable, ProtocolError, RequestRefused
+from sidecard_client.protocol.connection import ConnectionLost
+from sidecard_client.protocol.errors import DaemonUnavailable, RequestRefused
 from sidecard_client.protocol.socket_path import StrPath, find_socket
 
 P = ParamSpec("P")
@@ -316,19 +316,12 @@ class Client(ClientMetrics):
 
         return self._interpreter.run(call).value
 
-    def _ask(self, request: wire.Request) -> Any:
+    def _ask(self, request: wire.AnyRequest) -> Any:
         try:
-            connection, reply = self._connector.first_reply(
-                lambda request_id: msgspec.structs.replace(request, id=request_id)
-            )
-        except ConnectionLost as error:
-            raise DaemonUnavailable(self._connector.place, str(error)) from None
+            reply = self._connector.ask(request)
+        except ConnectionLost as lost:
+            raise DaemonUnavailable(self._connector.place(), lost.reason) from None
 
-        if type(reply) not in ANSWERS[type(request)]:
-            self._connector.throw_away(connection)
-            raise ProtocolError(f"The daemon answered {type(request).__name__} by {type(reply).__name__}.")
-
-        self._connector.give_back(connection)
         if isinstance(reply, wire.Error):
             raise RequestRefused(reply.code, reply.message)
 

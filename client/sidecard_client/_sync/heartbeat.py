@@ -1,16 +1,15 @@
-"""The heartbeat: one thread per client that keeps leases alive and notices a daemon that hangs.
+"""One thread per client that renews leases and notices a daemon that hangs.
 
-It runs only while a call holds a lease or waits, and never blocks: it sends, and others read.
+It runs only while a call holds a lease or waits, and never blocks: it sends, and the calls' own threads receive.
 
-- A lease is renewed every third of its life over its holder's own connection,
-  which the holder's thread does not use while its function runs.
-- While calls wait, one of their connections is pinged every `PING_SECONDS`;
-  its pong wakes the thread that waits there, which takes note of it.
-  Where neither it nor any other answer comes within ``timeout_seconds``, the daemon is unreachable:
-  every waiting connection is abandoned, which wakes its thread at once.
+- It renews a lease every third of its lifetime over the holder's own connection, which the holder's thread does not use
+  while its function runs.
+- While calls wait, it pings over one of their connections every `PING_SECONDS`; the pong wakes the thread that waits
+  there, which records it. If neither that nor any other reply arrives within ``timeout_seconds``, the daemon is
+  unreachable: every waiting connection is abandoned, which wakes its thread at once.
 
-So 125 waiting threads cost five small messages a second, and all of them learn of a stopped daemon together,
-at most `QUIET_SECONDS` + `PING_SECONDS` + ``timeout_seconds`` (0.8 s) after it has said its last word.
+So 125 waiting threads cost five small messages a second. All learn of a stopped daemon together, at most `QUIET_SECONDS`
++ `PING_SECONDS` + ``timeout_seconds`` (0.8 s) after its last reply.
 """
 
 import math
@@ -21,13 +20,11 @@ from time import monotonic
 from msgspec import Struct
 
 from sidecard_client._sync.connection import BlockingConnection
+from sidecard_client.protocol.connection import RENEWALS_PER_LEASE
 
 PING_SECONDS = 0.2
 QUIET_SECONDS = 0.1
-"""A daemon that was heard this recently is not pinged."""
-
-RENEWALS_PER_LEASE = 3
-"""As the protocol says: two renewals may be late before a lease expires."""
+"""A daemon that replied this recently is not pinged."""
 
 MIN_RENEWAL_SECONDS = 0.05
 
@@ -36,7 +33,7 @@ LINGER_SECONDS = 10.0
 
 
 class Held(Struct):
-    """A lease that is being held: renewed every ``every_seconds``, next at ``renew_at``."""
+    """A held lease: renewed every ``every_seconds``, next at ``renew_at``."""
 
     lease: str
     every_seconds: float
@@ -44,17 +41,17 @@ class Held(Struct):
 
 
 class Heartbeat:
-    """The thread, started when there is something to keep alive and ended when there is not.
+    """The thread. It starts when there is something to keep alive and ends `LINGER_SECONDS` after.
 
-    ``unreachable`` is called from the thread, before the waiting connections are abandoned.
-    ``heard`` is the monotonic instant at which anything last came from the daemon; whoever receives sets it.
+    ``unresponsive`` is called from the thread, before the waiting connections are abandoned.
+    ``heard_at`` is the monotonic instant of the daemon's last reply; each receiver sets it.
     """
 
-    def __init__(self, timeout_seconds: float, unreachable: Callable[[], object]) -> None:
-        self.heard = 0.0
+    def __init__(self, timeout_seconds: float, unresponsive: Callable[[], object]) -> None:
+        self.heard_at = 0.0
         self._timeout_seconds = timeout_seconds
-        self._unreachable = unreachable
-        self._lock = threading.Lock()  # guards all below, and the connections in _held and _waiting
+        self._unresponsive = unresponsive
+        self._lock = threading.Lock()  # guards everything below, and the connections in _held and _waiting
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._wakes_at = math.inf
@@ -68,44 +65,44 @@ class Heartbeat:
         self._closed = False
 
     def hold(self, connection: BlockingConnection, lease: str, expires_in_seconds: float) -> None:
-        """Keep ``lease`` alive until `release`."""
+        """Renew ``lease`` until `release`."""
         every_seconds = max(expires_in_seconds / RENEWALS_PER_LEASE, MIN_RENEWAL_SECONDS)
         renew_at = monotonic() + every_seconds
         with self._lock:
             self._shortest_seconds = min(self._shortest_seconds, every_seconds)
             self._held[connection] = Held(lease, every_seconds, renew_at)
-            self._be_awake_at(renew_at)
+            self._wake_by(renew_at)
 
     def release(self, connection: BlockingConnection) -> None:
-        """Stop renewing; from here on the connection is the caller's alone. Does nothing where it holds nothing."""
+        """Stop renewing. The thread does not use the connection after this. Does nothing if it holds nothing."""
         with self._lock:
             self._held.pop(connection, None)
 
     def watch(self, connection: BlockingConnection) -> bool:
-        """Take ``connection`` for one that waits, until `unwatch`. False where no thread could be started."""
+        """Count ``connection`` as waiting until `unwatch`. Returns False if no thread could be started."""
         with self._lock:
             self._waiting[connection] = None
-            self._be_awake_at(monotonic() + PING_SECONDS)
+            self._wake_by(monotonic() + PING_SECONDS)
             return self._thread is not None
 
     def unwatch(self, connection: BlockingConnection) -> None:
-        """Stop watching; from here on the connection is the caller's alone."""
+        """Stop watching. The thread does not use the connection after this."""
         with self._lock:
             self._waiting.pop(connection, None)
 
     def close(self) -> None:
-        """End the thread as soon as nothing is held and nothing waits."""
+        """End the thread once nothing is held and nothing waits."""
         with self._lock:
             self._closed = True
             self._wake.set()
 
-    def _be_awake_at(self, instant: float) -> None:
+    def _wake_by(self, instant: float) -> None:
         """Start the thread, or wake it if it sleeps beyond ``instant``."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="sidecard-heartbeat", daemon=True)
             try:
                 self._thread.start()
-            except RuntimeError:  # the interpreter is shutting down, or the process may have no more threads
+            except RuntimeError:  # the interpreter is shutting down, or the process may start no more threads
                 self._thread = None  # a call that is shorter than a lease needs no heartbeat
         elif instant < self._wakes_at:
             self._wakes_at = instant
@@ -117,7 +114,7 @@ class Heartbeat:
             with self._lock:
                 self._wake.clear()
                 now = monotonic()
-                # Who was not given a turn in time cannot judge the daemon's punctuality: it gets as much more time.
+                # If this thread was scheduled late, the daemon gets as much more time.
                 self._pinged_at += max(0.0, now - self._wakes_at)
                 self._wakes_at = self._beat(now)
                 if self._wakes_at <= now:
@@ -129,7 +126,7 @@ class Heartbeat:
             self._wake.wait(sleep_seconds)
 
     def _beat(self, now: float) -> float:
-        """Do what is due and return when to look again; ``now`` where the thread may end."""
+        """Do what is due and return the next instant to look; ``now`` if the thread may end."""
         wakes_at = min(self._renew(now), self._ping(now))
         if wakes_at < math.inf:
             self._ends_at = now + LINGER_SECONDS
@@ -155,25 +152,24 @@ class Heartbeat:
         return earliest
 
     def _ping(self, now: float) -> float:
-        """Ping, or judge the last ping. `_pinged` is None while none is out."""
+        """Ping, or judge the last ping. `_pinged` is None while none is unanswered."""
         if not self._waiting:
             self._pinged = None
             return math.inf
 
         if self._pinged is not None:
-            answered = self._pinged.last_beat_answered <= self._ping_id or self.heard >= self._pinged_at
+            answered = self._pinged.last_beat_answered >= self._ping_id or self.heard_at >= self._pinged_at
             if answered or self._pinged not in self._waiting:
                 self._pinged = None
             elif now < self._pinged_at + self._timeout_seconds:
                 return min(now + PING_SECONDS, self._pinged_at + self._timeout_seconds)
-            elif self._pinged.has_something():
-                # The answer is here and the thread that waits for it has not had its turn yet.
-                self._pinged = None
+            elif self._pinged.has_input():
+                self._pinged = None  # the reply has arrived, and its thread was not scheduled yet
             else:
                 self._give_up()
                 return math.inf
 
-        if now - self.heard < QUIET_SECONDS:
+        if now - self.heard_at < QUIET_SECONDS:
             return now + PING_SECONDS
 
         connection = next(iter(self._waiting))
@@ -185,7 +181,7 @@ class Heartbeat:
 
     def _give_up(self) -> None:
         self._pinged = None
-        self._unreachable()
+        self._unresponsive()
         for connection in list(self._waiting):
             connection.abandon()
 

@@ -1,56 +1,57 @@
-"""The blocking client's streams. What they have in common with the others is `streaming`'s."""
+"""The blocking client's streams: execute the commands of `call.streams` in the caller's thread."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Any, Final, Generic, Self, cast
+from typing import Any, Generic, Self, cast
 
-from sidecard_client._sync.connection import APPEND_ID, BlockingConnection
+from sidecard_client._sync.calls import Execution
 from sidecard_client._sync.connector import Connector
-from sidecard_client.call import call as calls
-from sidecard_client.call.attempts import Attempts, leaves_a_lease
-from sidecard_client.call.call import Call, Source, T
-from sidecard_client.call.failures import fail, kind_of
-from sidecard_client.call.streams import Facts, Telling, broken, lost, no_pieces
+from sidecard_client.call.call import UNKEYED, Call, T, keyed
+from sidecard_client.call.conversation import (
+    Begin,
+    Command,
+    Give,
+    GoOn,
+    NextReply,
+    Open,
+    Pull,
+    Raised,
+    Returned,
+    finished,
+)
+from sidecard_client.call.streams import END, Provenance, no_pieces, stream
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionLost
-from sidecard_client.protocol.errors import ProtocolError, UnshareableValue
-
-_END: Final[Any] = object()
 
 
-class Stream(Facts, Generic[T]):
-    """Iterates over the pieces of an answer, wherever they come from. Nothing happens before the first one is asked for.
+class Stream(Provenance, Generic[T]):
+    """Iterates over the pieces of an answer, wherever they come from. Begins with the first piece.
 
-    For one thread at a time. As a context manager it is closed at the end of the block, whatever happens in it; so is one
-    that is no longer referred to, but then nobody finishes the call for others.
+    For one thread at a time. As a context manager it is closed at the end of the block. An unreferenced one is closed
+    too, but then nobody finishes the call for others.
     """
 
     def __init__(self, connector: Connector, call: Call) -> None:
         self._connector = connector
         self._call = call
-        self._step: Callable[[], Any] | None = self._begin_unkeyed if call.key is calls.UNKEYED else self._begin
-        self._connection: BlockingConnection | None = None
-        self._request_id = 0
-        self._pieces: Iterator[Any] = iter(())
-        self._close_source: Callable[[], object] | None = None
-        self._lease: wire.Lease | None = None
-        self._telling: Telling | None = None
-        self._attempts = Attempts(call)
+        self._execution = _StreamExecution(connector)
+        self._conversation: Generator[Command, Any, Raised | None] | None = None
+        self._began = False
+        self._closed = False
 
     def __repr__(self) -> str:
-        """Show where it is from."""
-        return f"<Stream from {self.source or 'nowhere yet'}{'' if self._step else ', ended'}>"
+        """Show the source."""
+        return f"<Stream from {self.source or 'nowhere yet'}{', ended' if self._closed else ''}>"
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> T:
-        """Return the next piece. Raises what `Client.stream` says."""
-        step = self._step
-        if step is None:
+        """Return the next piece. Raises what `Client.stream` documents."""
+        if self._closed:
             raise StopIteration
 
         pace_seconds = self._call.options.pace_seconds
@@ -58,16 +59,18 @@ class Stream(Facts, Generic[T]):
             sleep(self.pause_seconds(pace_seconds, monotonic()))
 
         try:
-            piece = step()
+            step = self._advance()
+            if isinstance(step, Give):
+                return cast("T", step.piece)
+
+            finished(step)
         except BaseException:
-            self._drop()
+            step = None  # an error refers to this frame, which must not refer to it
+            self._end()
             raise
 
-        if piece is _END:
-            self._drop()
-            raise StopIteration
-
-        return cast("T", piece)
+        self._end()
+        raise StopIteration
 
     def __enter__(self) -> Self:
         return self
@@ -78,280 +81,124 @@ class Stream(Facts, Generic[T]):
         self.close()
 
     def __del__(self) -> None:
-        # No lock may be taken here, since this may run anywhere. The daemon sees the connection's end and passes the call on.
-        connection = getattr(self, "_connection", None)
-        if connection is not None:
-            self._connector.throw_away(connection)
+        # No lock may be taken, since this may run anywhere. The daemon sees the connection's end, and elects a waiter.
+        execution = getattr(self, "_execution", None)
+        if execution is not None and execution.connection is not None:
+            self._connector.throw_away(execution.connection)
 
     def close(self) -> None:
-        """Want no more of it. A call that runs here, and for which others wait, is finished for them by a thread."""
-        # From here on the step is this method's: 1. an SDK closes its response, and a thread goes on for others; 2. its
-        # `with` block closes it once more, and a second thread would ask the same generator.
-        step, self._step = self._step, None
-        if step is None:
+        """End the stream. A call that runs here, and for which others wait, is finished for them by a thread."""
+        # Closed first: 1. an SDK closes its response, and a thread goes on for others; 2. its `with` block closes it
+        # once more, and a second thread would ask the same generator.
+        conversation, was_closed = self._conversation, self._closed
+        self._closed = True
+        if was_closed or conversation is None:
             return
 
-        connection, lease = self._connection, self._lease
-        if connection is None or lease is None:
-            if connection is not None and self._connector.cancel(connection, self._request_id):
-                self._give_back()
-
-            self._drop()
-            return
-
-        self._connector.heartbeat.release(connection)
-        reply = self._connector.tell(connection, wire.Renew(id=connection.next_id(), lease=lease.lease))
-        if isinstance(reply, wire.Ok) and reply.waiters:
-            self._connector.heartbeat.hold(connection, lease.lease, lease.expires_in_seconds)
+        if self._execution.follows:
+            self._execution.unfollow()
+        elif isinstance(self._execution.run(conversation, False), GoOn):  # noqa: FBT003 - the result of `Give`
             with suppress(RuntimeError):  # no thread can be started: then nobody finishes it
-                threading.Thread(target=self._finish, args=(step,), name="sidecard-stream", daemon=True).start()
+                threading.Thread(target=self._finish, name="sidecard-stream", daemon=True).start()
                 return
 
-        message = wire.Fail(
-            lease.lease, "cancelled", "the caller wanted no more of its stream", id=connection.next_id()
-        )
-        self._tell_end(message)
-        self._drop()
+            self._execution.run(conversation, False)  # noqa: FBT003 - the result of `GoOn`
 
-    def _finish(self, step: Callable[[], Any]) -> None:
-        # Its followers are told how it ends; here is nobody who could be.
+        self._end()
+
+    def _finish(self) -> None:
+        conversation = self._conversation
+        # Its followers get the result; here is nobody who could.
         with suppress(BaseException):
-            while step() is not _END:
-                pass
+            if conversation is not None:
+                self._execution.run(conversation, True)  # noqa: FBT003 - the result of `GoOn`
 
-        self._drop()
+        self._end()
 
-    # Steps: each returns a piece, or `_END` ---------------------------------------------------------------------------
+    def _advance(self) -> Any:
+        if self._conversation is None:
+            if self._call.key is UNKEYED:
+                self._call = keyed(self._call, self._connector.normal_forms(self._call.options.task))
 
-    def _begin_unkeyed(self) -> Any:
-        self._call = calls.keyed(self._call, self._connector.normal_forms(self._call.options.task))
-        return self._begin()
+            self._conversation = stream(self._call, self, self._connector.place)
+            return self._execution.run(self._conversation)
 
-    def _begin(self) -> Any:
-        call, started = self._call, monotonic()
-        try:
-            connection, reply = self._connector.begin(call, started)
-        except ConnectionLost as error:
-            return self._go_alone("fallback", str(error))
+        return self._execution.run(self._conversation, True)  # noqa: FBT003 - the result of `Give`
 
-        now = self._connector.heartbeat.heard = monotonic()
-        self._connection = connection
-        waited_seconds = now - started
-        match reply:
-            case wire.Lease():
-                self.waited_seconds = waited_seconds
-                return self._lead(connection, reply)
-            case wire.Chunk():
-                self._request_id = reply.id
-                self._step = self._follow
-                self.began(reply, waited_seconds)
-                return reply.chunk
-            case wire.End():
-                self.ended(reply, waited_seconds)
-                return self._give_back()
+    def _end(self) -> None:
+        self._closed = True
+        self._conversation = None
+        self._execution.end()
 
-        self._give_back()
-        resolved = calls.resolve(call, reply, waited_seconds)
-        if resolved is calls.VECTOR_WANTED:
-            from sidecard_client.call.embedding import embedded  # noqa: PLC0415 - for those who embed
 
-            return self._begin_as(embedded(call))
+class _StreamExecution(Execution):
+    """One stream's conversation, its connection, and the function's iterator."""
 
-        if resolved is calls.OWN_CALL:
-            if call.key is None:
-                return self._go_alone("upstream")
+    follows = False
+    """The pieces are the daemon's, and more may come."""
+    _request_id = 0
+    _wait_seconds: float | None = None
+    _pieces: Iterator[Any] = iter(())
+    _close_source: Callable[[], object] | None = None
 
-            return self._begin_as(calls.unshared(call))
+    def execute(self, command: Command) -> Any:
+        match command:
+            case Open():
+                return self._piece(lambda: self._open(command))
+            case Pull():
+                return self._piece(lambda: next(self._pieces, END))
+            case NextReply():
+                return self._next_reply()
 
-        if resolved is calls.WITHOUT_DAEMON:
-            return self._go_alone("fallback", "it takes no more calls just now")
+        reply = super().execute(command)
+        if isinstance(command, Begin) and isinstance(reply, wire.Chunk):
+            self.follows, self._request_id = True, reply.id
+            self._wait_seconds = command.call.options.wait_seconds
 
-        if isinstance(resolved, calls.Outcome):
-            return self._grow_old(resolved)
+        return reply
 
-        raise ProtocolError(f"The daemon answered the begin of a stream by {type(reply).__name__}.")
+    def unfollow(self) -> None:
+        """Take the begin back."""
+        self.follows = False
+        if self.connection is not None and self._connector.cancel(self.connection, self._request_id):
+            self.give_back()
 
-    def _begin_as(self, call: Call) -> Any:
-        self._call = call
-        self._attempts = Attempts(call)
-        return self._begin()
-
-    def _grow_old(self, old: calls.Outcome[Any]) -> Any:
-        """Go on with an older answer, since there is no other."""
-        pieces = self.grew_old(old)
-        self._step = lambda: next(pieces, _END)
-        return self._step()
-
-    def _follow(self) -> Any:
-        started = monotonic()
-        connection = self._connection
-        assert connection is not None  # noqa: S101 - it is there from the first piece to the last; for the type checker
-        try:
-            reply = self._connector.next_piece(connection, self._call, self._request_id, started)
-        except ConnectionLost as error:
-            raise lost(str(error)) from None
-
-        self._connector.heartbeat.heard = monotonic()
-        if isinstance(reply, wire.Chunk):
-            return reply.chunk
-
-        self._give_back()
-        if isinstance(reply, wire.End):
-            self.ended(reply, self.waited_seconds)
-            return _END
-
-        raise broken(reply, monotonic() - started)
-
-    def _lead(self, connection: BlockingConnection, lease: wire.Lease) -> Any:
-        try:
-            return self._make(connection, lease)
-        except Exception as error:
-            old = self._attempts.old_outcome(error, self.waited_seconds)
-            if old is None:
-                raise
-
-            return self._grow_old(old)
-
-    def _make(self, connection: BlockingConnection, lease: wire.Lease) -> Any:
-        """Make the call up to its first piece, on one backend after the other if need be."""
-        call, attempts = self._call, self._attempts
-        while True:
-            connection.leading = True
-            self._lease = lease
-            self._connector.heartbeat.hold(connection, lease.lease, lease.expires_in_seconds)
-            function = attempts.take(lease)
-            self._telling = Telling(call, lease)
-            try:
-                piece = self._first_of(function)
-            except BaseException as error:
-                self._connector.heartbeat.release(connection)
-                kind = kind_of(error, call.options.classify)
-                message = attempts.fail(connection.next_id(), lease, error, kind)
-                self._lease = self._telling = None
-                if not message.next:
-                    self._tell_end(message)
-                    raise
-
-                reply = self._connector.ask_next(connection, call, message)
-                connection.leading = leaves_a_lease(reply)
-                verdict = attempts.verdict(message, reply)
-                if verdict == "lease":
-                    lease = cast("wire.Lease", reply)
-                    continue
-
-                self._give_back()
-                if verdict == "alone":
-                    return self._go_alone("upstream")
-
-                raise
-
-            self.source = "upstream"
-            self.backend = attempts.backend
-            self.attempts = attempts.count
-            self._step = self._lead_on
-            return self._told(piece)
-
-    def _lead_on(self) -> Any:
-        try:
-            piece = next(self._pieces, _END)
-        except BaseException as error:
-            connection, lease = self._connection, self._lease
-            if connection is not None and lease is not None:
-                self._connector.heartbeat.release(connection)
-                kind = kind_of(error, self._call.options.classify)
-                self._tell_end(fail(connection.next_id(), lease.lease, error, kind))
-
-            raise
-
-        return self._told(piece)
-
-    def _told(self, piece: Any) -> Any:
-        """Tell a piece, or the end, to the daemon; return it."""
-        connection, lease, telling = self._connection, self._lease, self._telling
-        if connection is None or lease is None or telling is None:
-            return piece  # the daemon was lost, or what came before could not be shared
-
-        if piece is _END:
-            self._connector.heartbeat.release(connection)
-            self._tell_end(telling.complete(connection.next_id()))
-            return piece
-
-        try:
-            message = telling.append(APPEND_ID, piece)
-        except UnshareableValue as error:
-            self._connector.heartbeat.release(connection)
-            self._tell_end(telling.refuse(connection.next_id(), error))
-            calls.warn_unshareable(self._call.function_of(self._attempts.backend), error)
-        else:
-            if not self._connector.send(connection, message):
-                self._drop_connection()
-
-        return piece
-
-    def _go_alone(self, source: Source, reason: str = "") -> Any:
-        """Make the call without the daemon, up to its first piece, on one backend after the other."""
-        call = self._call
-        if source == "fallback":
-            calls.may_run_here(call, reason, self._connector.place)
-
-        tried = self._attempts.tried
-        for backend, function in calls.choices_here(call, tried):
-            tried.add(backend)
-            try:
-                piece = self._first_of(function)
-            except BaseException as error:
-                if calls.another_here(call, tried, kind_of(error, call.options.classify)):
-                    continue
-
-                raise
-
-            self.source, self.backend = source, backend
-            self._step = self._lead_on
-            return piece
-
-        raise AssertionError("a call has a backend, and another one whenever `another_here` says so")
-
-    def _first_of(self, function: Callable[..., Any]) -> Any:
-        pieces = function(*self._call.args, **self._call.kwargs)
-        if not isinstance(pieces, Iterable):
-            raise no_pieces(function, pieces)
-
-        self._close_source = getattr(pieces, "close", None)
-        self._pieces = iter(pieces)
-        return next(self._pieces, _END)
-
-    # What is left behind ----------------------------------------------------------------------------------------------
-
-    def _tell_end(self, message: wire.Complete | wire.Fail) -> None:
-        connection = self._connection
-        if connection is not None:
-            connection.leading = leaves_a_lease(self._connector.tell(connection, message))
-            self._give_back()
-
-    def _give_back(self) -> Any:
-        connection, self._connection = self._connection, None
-        self._lease = self._telling = None
-        if connection is not None:
-            if connection.leading:
-                self._connector.throw_away(connection)
-            else:
-                self._connector.give_back(connection)
-
-        return _END
-
-    def _drop_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        self._lease = self._telling = None
+    def end(self) -> None:
+        """Close the function's stream and the connection; void everything that is held."""
+        connection, self.connection = self.connection, None
         if connection is not None:
             self._connector.heartbeat.release(connection)
             self._connector.throw_away(connection)
 
-    def _drop(self) -> None:
-        """End it here and now; what it held at the daemon is void."""
-        self._step = None
-        self._drop_connection()
         close, self._close_source = self._close_source, None
         self._pieces = iter(())
         if close is not None:
-            with suppress(ValueError):  # a generator that is running, because this is its own doing
+            with suppress(ValueError):  # a generator that is running, because it closes its own stream
                 close()
+
+    def _next_reply(self) -> Any:
+        connection = self.connection
+        assert connection is not None  # noqa: S101 - it is there from the first piece to the last; for the type checker
+        try:
+            reply = self._connector.wait(connection, self._request_id, self._wait_seconds, monotonic())
+        except ConnectionLost as lost:
+            reply = lost.with_traceback(None)
+
+        self.follows = isinstance(reply, wire.Chunk)
+        return reply
+
+    def _open(self, command: Open) -> Any:
+        call = command.call
+        pieces = command.function(*call.args, **call.kwargs)
+        if not isinstance(pieces, Iterable):
+            raise no_pieces(command.function, pieces)
+
+        self._close_source = getattr(pieces, "close", None)
+        self._pieces = iter(pieces)
+        return next(self._pieces, END)
+
+    def _piece(self, take: Callable[[], Any]) -> Returned | Raised:
+        try:
+            return Returned(take())
+        except BaseException as error:  # noqa: BLE001 - the conversation decides about it
+            return Raised(error)

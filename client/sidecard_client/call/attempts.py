@@ -1,16 +1,15 @@
-"""The attempts of one call under leases: which backends have failed it, what it asks for next, what the answer means.
+"""The attempts of one call: its lease, which backends failed, what to ask for next, what the reply means. Pure.
 
-Pure, and the same for both clients::
+::
 
-    take(lease) --> the function runs --> a value: `Attempts.outcome`
-         ^                           +--> an exception: `Attempts.fail` makes the message
-         |                                 without ``next``: the exception is raised
-         +------ "lease" <---------------- else the reply's `Attempts.verdict`
-                 "alone": go on without a lease, on backends that were never tried
-                 "stands": the exception is raised, or `Attempts.old_outcome` takes its place
+    use() --> the function runs --> a value: `Attempts.outcome`
+      ^                        +--> an exception: `Attempts.failure` makes the message
+      |                                without ``next``: the exception is raised
+      +---- "use_lease" <------------- else the reply's `Attempts.after_failure`
+            "without_lease": continue on backends that were never tried
+            "give_up": the exception is raised, or `Attempts.stale_outcome` replaces it
 
-A daemon that is lost, or whose lease was void, gives no permission to ask a backend again:
-backends that have failed in an earlier round are not called without it.
+Without the daemon, or with a void lease, there is no permission to retry: backends that failed are not called again.
 """
 
 from collections.abc import Callable
@@ -19,35 +18,41 @@ from typing import Any, Literal
 from msgspec import UNSET
 
 from sidecard_client.call import failures
-from sidecard_client.call.call import Call, Outcome, another_backend, another_here, old_outcome
+from sidecard_client.call.call import Call, another_backend, another_without_daemon
+from sidecard_client.call.outcome import Outcome, Source, stale_outcome
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import ConnectionLost
 from sidecard_client.protocol.wire import FailureKind
 
-Verdict = Literal["lease", "alone", "stands"]
+AfterFailure = Literal["use_lease", "without_lease", "give_up"]
 
 
 class Attempts:
-    """``tried`` are the backends that this call has ever asked, ``count`` the leases that it has used."""
+    """The attempts of ``call``, and its ``lease`` until the daemon has the result.
 
-    __slots__ = ("_call", "_old", "_retries", "_round", "backend", "count", "passed_over", "tried")
+    ``tried`` are the backends that the call has used, ``count`` is the number of its leases.
+    """
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._old: wire.Lease | None = None  # the lease that brought an older answer along
+    __slots__ = ("_retries", "_round", "_stale", "backend", "call", "count", "lease", "passed_over", "tried")
+
+    def __init__(self, call: Call, lease: wire.Lease | None = None) -> None:
+        self.call = call
+        self.lease = lease
+        self._stale: wire.Lease | None = None  # the lease that carried a stale value
         self._retries = 0
-        self._round: list[str] = []  # asked since the last retry
+        self._round: list[str] = []  # backends used since the last retry
         self.tried: set[str] = set()
         self.count = 0
         self.backend = ""
         self.passed_over: dict[str, wire.RejectionReason] = {}
 
-    def take(self, lease: wire.Lease) -> Callable[..., Any]:
+    def use(self, lease: wire.Lease) -> Callable[..., Any]:
         """Use ``lease``, and return the function to run under it."""
-        call = self._call
+        call = self.call
         self.backend = call.backend_of(lease.backend)
         self.passed_over = lease.passed_over
         if lease.stale_value is not UNSET:
-            self._old = lease
+            self._stale = lease
 
         self.count += 1
         if self._is_retry(self.backend):
@@ -58,56 +63,49 @@ class Attempts:
         self.tried.add(self.backend)
         return call.function_of(self.backend)
 
-    def fail(self, request_id: int, lease: wire.Lease, error: BaseException, kind: FailureKind) -> wire.Fail:
-        """Build the message of a failure; it asks for all that may still help."""
-        call = self._call
+    def failure(self, lease: wire.Lease, error: BaseException, kind: FailureKind) -> wire.Fail:
+        """Build the message of a failure. It asks for everything that may still help."""
+        call = self.call
         retry = kind == "transient" and self._retries < call.options.retries
         another = retry or another_backend(call, self._round, kind)
         return failures.fail(
-            request_id,
-            lease.lease,
-            error,
-            kind,
-            another=another,
-            retry=retry,
-            ttl_seconds=call.options.failure_ttl_seconds,
+            lease.lease, error, kind, another=another, retry=retry, ttl_seconds=call.options.failure_ttl_seconds
         )
 
-    def verdict(self, told: wire.Fail, reply: wire.AnyReply | None) -> Verdict:
-        """Say what follows from the final reply to a `fail` with ``next``; None where the daemon was lost."""
+    def after_failure(self, message: wire.Fail, reply: wire.AnyReply | ConnectionLost) -> AfterFailure:
+        """Return the consequence of the final reply to a `failure` with ``next``."""
         match reply:
-            case wire.Lease() if told.retry or not self._is_retry(self._call.backend_of(reply.backend)):
-                return "lease"
-            case None | wire.Lease() | wire.StaleLease() | wire.Error():
+            case wire.Lease() if message.retry or not self._is_retry(self.call.backend_of(reply.backend)):
+                return "use_lease"
+            case ConnectionLost() | wire.Lease() | wire.StaleLease() | wire.Error():
                 # No reason to give up what another backend can answer.
-                return "alone" if another_here(self._call, self.tried, told.kind) else "stands"
+                return "without_lease" if another_without_daemon(self.call, self.tried, message.kind) else "give_up"
             case _:
-                return "stands"
+                return "give_up"
 
-    def outcome(self, value: Any, waited_seconds: float) -> Outcome[Any]:
-        """Return the outcome of a call that was made under the last lease."""
+    def outcome(self, value: Any, source: Source, waited_seconds: float) -> Outcome[Any]:
+        """Return the outcome of a call that this caller made."""
         return Outcome(
             value,
-            "upstream",
+            source,
             backend=self.backend,
             waited_seconds=waited_seconds,
             passed_over={**self.passed_over},
             attempts=self.count,
         )
 
-    def old_outcome(self, error: Exception, waited_seconds: float) -> Outcome[Any] | None:
-        """Return the older answer in place of a failure that may pass; None where there is none, or the failure stands."""
-        old = self._old
-        if old is None or failures.kind_of(error, self._call.options.classify) != "transient":
+    def stale_outcome(self, error: BaseException, waited_seconds: float) -> Outcome[Any] | None:
+        """Return the stale value in place of a transient failure; None without one, and for every other failure."""
+        if self._stale is None or failures.kind_of(error, self.call.options.classify) != "transient":
             return None
 
-        return old_outcome(old, waited_seconds, self.count)
+        return stale_outcome(self._stale, waited_seconds, self.count)
 
     def _is_retry(self, backend: str) -> bool:
-        # A single function without a backend answers for every name, so each further lease is its retry.
-        return backend in self._round or bool(self._round and not self._call.backends)
+        # A single function without a backend serves every name, so each further lease is its retry.
+        return backend in self._round or bool(self._round and not self.call.backends)
 
 
-def leaves_a_lease(reply: wire.AnyReply | None) -> bool:
-    """Tell whether a lease may be left at the daemon after a reply that does not lead to using one."""
-    return reply is None or isinstance(reply, wire.Lease | wire.Error)
+def may_leave_lease(reply: wire.AnyReply | ConnectionLost) -> bool:
+    """Return whether the daemon may still hold a lease after ``reply``, which does not lead to using one."""
+    return isinstance(reply, ConnectionLost | wire.Lease | wire.Error)

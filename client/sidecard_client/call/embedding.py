@@ -10,7 +10,7 @@ from msgspec import structs
 from sidecard_client.call.call import Call, key_name
 from sidecard_client.keys.fingerprint import group_of
 from sidecard_client.keys.similarity import packed, text_of
-from sidecard_client.keys.vectors import Brought, Embedding
+from sidecard_client.keys.vectors import Embedding, QueryVector
 from sidecard_client.protocol.errors import SidecardWarning, UnkeyableRequest
 
 MAX_WARNED: Final = 1000
@@ -31,7 +31,7 @@ def embedded(call: Call) -> Call:
         if embedding.function is not None:
             vector = embedding.function(text)
 
-        asked = Brought(packed(vector), group)
+        asked = QueryVector(packed(vector), group)
     except Exception as error:  # noqa: BLE001 - the boundary to the user's embedder, which must not break the call
         return _without(call, embedding, error)
     else:
@@ -54,7 +54,7 @@ async def embedded_by_async(call: Call, in_thread: Callable[[Callable[[], Any]],
             else:
                 vector = await in_thread(lambda: function(text))
 
-        asked = Brought(packed(vector), group)
+        asked = QueryVector(packed(vector), group)
     except Exception as error:  # noqa: BLE001 - the boundary to the user's embedder, which must not break the call
         return _without(call, embedding, error)
     else:

@@ -113,7 +113,6 @@ def message_of(error: BaseException) -> str:
 
 
 def fail(
-    request_id: int,
     lease: str,
     error: BaseException,
     kind: FailureKind,
@@ -128,7 +127,6 @@ def fail(
     ``ttl_seconds`` asks that a ``fatal`` failure is remembered.
     """
     return Fail(
-        id=request_id,
         lease=lease,
         kind=kind,
         message=message_of(error),

@@ -1,18 +1,15 @@
-"""Sharing within one process, for when no daemon answers: the law of flights in small.
+"""Sharing within one process while no daemon answers: the law of flights in small.
 
-A `LocalFlight` is one running call of this process.
-It exists while a caller runs its function, under a lease of the daemon or without one,
-so that a caller who loses the daemon joins the call that is already running instead of making it again.
-Answers are given to those who wait at the call's end and are then forgotten: nothing is cached here.
+A `LocalFlight` exists while a caller of this process runs its function, under a lease or without one, so that a
+caller who loses the daemon joins the running call. Waiters get the answer at its end; nothing is cached.
 
-Thread-safe. Waiting itself is the shell's: a waiter brings a ``wake`` callable,
-which is called once, from the thread that ended the flight, when `LocalWaiter.end` is set.
+Thread-safe. `LocalWaiter.event` is set once, from the thread that ends the flight, after `LocalWaiter.end`.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -27,18 +24,25 @@ LocalKey = tuple[str, str]
 """Namespace and key."""
 
 
+class Event(Protocol):
+    """What a waiter waits for: `threading.Event` or `anyio.Event`."""
+
+    def set(self) -> object:
+        """Wake the waiter."""
+
+
 class Answered(Struct, frozen=True):
-    """The call succeeded; every waiter unpacks its own copy of ``packed``, as the daemon's waiters do."""
+    """The call succeeded. Each waiter unpacks its own copy of ``packed``, like the daemon's waiters."""
 
     packed: bytes
 
 
 class Elected(Struct, frozen=True):
-    """The call failed in a way that may pass, and this waiter is the next to make it."""
+    """The call failed in a way that may pass, and this waiter makes it next."""
 
 
-class Broken(Struct, frozen=True):
-    """The call failed for everyone who waited."""
+class LocalFailure(Struct, frozen=True):
+    """The call failed for all waiters."""
 
     kind: FailureKind
     message: str
@@ -48,7 +52,7 @@ class Released(Struct, frozen=True):
     """The answer cannot be shared: every waiter makes its own call, all at once."""
 
 
-LocalEnd = Answered | Elected | Broken | Released
+LocalEnd = Answered | Elected | LocalFailure | Released
 
 
 class LocalFlight:
@@ -62,25 +66,26 @@ class LocalFlight:
         self.waiters: deque[LocalWaiter] = deque()
 
     def __repr__(self) -> str:
-        """Show the counts; keys are long and say nothing to a reader."""
+        """Show the counts; keys are long and meaningless to a reader."""
         return f"<LocalFlight {len(self.waiters)} waiting, {self.elections} elections>"
 
 
 class LocalWaiter:
-    """One caller who waits for a flight; ``end`` is None until its end is known."""
+    """A caller that waits for a flight. ``end`` is None until the end is known; then ``event`` is set."""
 
-    __slots__ = ("end", "flight", "wake")
+    __slots__ = ("end", "event", "flight")
 
-    def __init__(self, flight: LocalFlight, wake: Callable[[], object]) -> None:
+    def __init__(self, flight: LocalFlight, event: Any) -> None:
         self.flight = flight
-        self.wake = wake
+        self.event = event
         self.end: LocalEnd | None = None
 
 
 class LocalFlights:
-    """The running calls of one client, by namespace and key."""
+    """The running calls of one client, by namespace and key. ``new_event`` makes what waiters wait for."""
 
-    def __init__(self) -> None:
+    def __init__(self, new_event: Callable[[], Event]) -> None:
+        self._new_event = new_event
         self._lock = threading.Lock()  # guards _flights and the fields of every flight and waiter
         self._flights: dict[LocalKey, LocalFlight] = {}
 
@@ -89,7 +94,7 @@ class LocalFlights:
         return len(self._flights)
 
     def lead(self, key: LocalKey) -> LocalFlight | None:
-        """Announce a call that this caller makes in any case; None where another one of this key is running."""
+        """Announce a call that this caller makes in any case. None if another call of the key is running."""
         with self._lock:
             if key in self._flights:
                 return None
@@ -97,20 +102,20 @@ class LocalFlights:
             flight = self._flights[key] = LocalFlight(key)
             return flight
 
-    def enter(self, key: LocalKey, wake: Callable[[], object]) -> LocalFlight | LocalWaiter:
-        """Join the running call of ``key`` (a `LocalWaiter`) or become its leader (a `LocalFlight`)."""
+    def enter(self, key: LocalKey) -> LocalFlight | LocalWaiter:
+        """Join the running call of ``key`` (returns a `LocalWaiter`) or become its leader (a `LocalFlight`)."""
         with self._lock:
             flight = self._flights.get(key)
             if flight is None:
                 flight = self._flights[key] = LocalFlight(key)
                 return flight
 
-            waiter = LocalWaiter(flight, wake)
+            waiter = LocalWaiter(flight, self._new_event())
             flight.waiters.append(waiter)
             return waiter
 
     def succeed(self, flight: LocalFlight, value: Any) -> None:
-        """End a flight with its leader's value; one that cannot be shared releases the waiters."""
+        """End a flight with its leader's value. A value that cannot be shared releases the waiters."""
         waiters = self._close(flight)
         if not waiters:
             return
@@ -121,10 +126,10 @@ class LocalFlights:
         except UnshareableValue:
             end = Released()
 
-        _tell(waiters, end)
+        _end_all(waiters, end)
 
     def fail(self, flight: LocalFlight, kind: FailureKind, message: str) -> None:
-        """End its leader's turn: the next waiter leads, or all are failed or released, as ``kind`` says."""
+        """End the leader's turn: elect the next waiter, or fail or release all, depending on ``kind``."""
         if kind in ("transient", "cancelled"):
             with self._lock:
                 if flight.waiters and flight.elections < MAX_ELECTIONS:
@@ -135,13 +140,13 @@ class LocalFlights:
                     elected = None
 
             if elected is not None:
-                elected.wake()
+                elected.event.set()
                 return
 
-        _tell(self._close(flight), Released() if kind == "ignored" else Broken(kind, message))
+        _end_all(self._close(flight), Released() if kind == "ignored" else LocalFailure(kind, message))
 
     def drop(self, flight: LocalFlight, turn: int) -> None:
-        """End the turn of a leader that was interrupted; does nothing where its turn has ended already.
+        """End the turn of an interrupted leader. Does nothing if its turn has ended.
 
         ``turn`` is the flight's ``elections`` when the leader began.
         """
@@ -152,13 +157,13 @@ class LocalFlights:
             self.fail(flight, "cancelled", "the caller was interrupted")
 
     def leave(self, waiter: LocalWaiter) -> None:
-        """Take a waiter back whose caller stops waiting.
+        """Remove a waiter whose caller stops waiting.
 
-        1. The leader fails and this waiter is elected; 2. its caller, not yet having looked, is cancelled;
-        3. the turn passes on, or nobody would ever lead.
+        1. The leader fails and this waiter is elected; 2. its caller is cancelled before it has seen that;
+        3. the turn passes to the next waiter, or nobody would ever lead.
         """
         with self._lock:
-            # Neither waiting nor ended: another thread is about to tell it an end that nobody will read.
+            # Neither waiting nor ended: another thread is about to set an end that nobody will read.
             if waiter in waiter.flight.waiters:
                 waiter.flight.waiters.remove(waiter)
                 return
@@ -175,7 +180,7 @@ class LocalFlights:
             return waiters
 
 
-def _tell(waiters: deque[LocalWaiter], end: LocalEnd) -> None:
+def _end_all(waiters: deque[LocalWaiter], end: LocalEnd) -> None:
     for waiter in waiters:
         waiter.end = end
-        waiter.wake()
+        waiter.event.set()

@@ -1,67 +1,97 @@
-"""What both clients' streams have in common: where a stream is from, what its holder tells, and how a broken one fails. Pure.
+"""Every decision of a stream, for both clients; its commands are those of `conversation`.
 
-A `Stream` (or an `AsyncStream`) goes one of three ways, which is known with its first piece:
+===========  ===========================================================  ============================================
+way          its pieces                                                   it ends in
+===========  ===========================================================  ============================================
+following    the daemon's: a stored answer, or another caller's stream    `wire.End`, or an exception: never silently
+leading      the function's, which runs here under a lease; the daemon    ``complete``, or ``fail``
+             gets each piece before the caller
+alone        the function's, without the daemon                           its end
+===========  ===========================================================  ============================================
 
-===========  ========================================================  =======================================================
-way          its pieces                                                it ends in
-===========  ========================================================  =======================================================
-following    the daemon's: of a stored answer, or of somebody's call   `wire.End`, or an exception: never in a piece missing
-leading      of the function, which runs here under a lease; each one  ``complete``, or ``fail``
-             is told to the daemon before the caller has it
-alone        of the function, without the daemon                       its end
-===========  ========================================================  =======================================================
-
-Before the first piece a call that fails goes on elsewhere as every call does (`attempts`). After it nothing can be taken back:
-what breaks then is the caller's exception, or the followers' `CallFailed`.
+Before the first piece, a failing call tries other backends like every call. After it, nothing can be taken back: a
+failure is the caller's exception, or the followers' `CallFailed`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from time import monotonic
 from typing import Any, Final
 
-from msgspec import Raw
+from msgspec import Raw, structs
 
-from sidecard_client.call import call as calls
-from sidecard_client.call.call import Call, Outcome, Source
+from sidecard_client.call.attempts import Attempts
+from sidecard_client.call.call import Call, check_fallback, remaining_seconds, unshared
+from sidecard_client.call.completion import MAX_VALUE_BYTES, complete_packed, warn_unshareable
+from sidecard_client.call.conversation import (
+    TURNED_AWAY,
+    Abandon,
+    Ask,
+    Begin,
+    Command,
+    Embed,
+    FinalReply,
+    Give,
+    GoOn,
+    Hold,
+    NextReply,
+    Open,
+    Pull,
+    Raised,
+    Release,
+    Returned,
+    Send,
+    run_attempts,
+    settle,
+)
+from sidecard_client.call.failures import fail, kind_of
+from sidecard_client.call.outcome import NextStep, Outcome, Source, resolve
 from sidecard_client.call.values import pack_value
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.errors import CallFailed, CallTimeout, UnshareableValue
+from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
+from sidecard_client.protocol.errors import CallFailed, CallTimeout, ProtocolError, UnshareableValue
 
-MAX_CHUNK_BYTES: Final = calls.MAX_VALUE_BYTES
+END: Final[Any] = object()
+"""The value of `Returned` in place of a piece where a stream ends."""
+
+MAX_CHUNK_BYTES: Final = MAX_VALUE_BYTES
 
 _STORED: Final = frozenset({"cache", "stale"})
 
 
-class Facts:
-    """Where a stream is from. What is not known yet is None."""
+class Provenance:
+    """Where a stream's pieces come from. An unknown fact is None."""
 
     source: Source | None = None
-    """``upstream``, ``cache``, ``stale``, ``shared`` or ``fallback``; from the first piece on, as are the three that follow."""
+    """``upstream``, ``cache``, ``stale``, ``shared`` or ``fallback``. Known with the first piece, like the next three."""
     age_seconds: float = 0.0
     backend: str | None = None
     waited_seconds: float = 0.0
-    """From asking until the first piece, or the permission to call, was there."""
+    """From asking to the first piece, or to the permission to call."""
     saved_seconds: float = 0.0
-    """With the end; 0 where this caller made the call."""
+    """Known at the end; 0 where this caller made the call."""
     saved_dollars: float = 0.0
-    """Of stored answers from the first piece on, else with the end."""
+    """Known with the first piece of a stored answer, else at the end."""
     attempts: int = 0
-    """Leases that the call has used."""
+    """Leases that the call used."""
     similarity: float | None = None
-    """Of an answer to a similar request, as `calls.Outcome.similarity`; from the first piece on."""
+    """Of an answer to a similar request, like `Outcome.similarity`; known with the first piece."""
     _next_at: float = 0.0
 
-    def pause_seconds(self, pace_seconds: float, now: float) -> float:
-        """Return how long to wait before a piece is taken, so that a stored stream's come ``pace_seconds`` apart.
+    def adopt(self, other: "Provenance") -> None:
+        """Take over all facts of ``other``."""
+        vars(self).update(vars(other))
 
-        Before and not after: a caller that is cancelled while it waits has lost no piece.
+    def pause_seconds(self, pace_seconds: float, now: float) -> float:
+        """Return how long to wait before taking a piece, so that a stored stream's pieces are ``pace_seconds`` apart.
+
+        Before it and not after: a caller that is cancelled while it waits has lost no piece.
         """
         at = max(self._next_at, now) if self.source in _STORED else now
         self._next_at = at + pace_seconds
         return at - now
 
     def began(self, chunk: wire.Chunk, waited_seconds: float) -> None:
-        """Take in what the first piece says."""
+        """Record the facts of the first piece."""
         self.source = chunk.source or "shared"
         self.age_seconds = chunk.age_seconds
         self.backend = chunk.backend
@@ -70,7 +100,7 @@ class Facts:
         self.waited_seconds = waited_seconds
 
     def ended(self, end: wire.End, waited_seconds: float) -> None:
-        """Take in what the end says."""
+        """Record the facts of the end."""
         if self.source is None:
             self.source = end.source or "shared"
             self.waited_seconds = waited_seconds
@@ -81,25 +111,33 @@ class Facts:
         self.saved_dollars = end.saved_dollars
         self.similarity = end.similarity
 
-    def grew_old(self, old: Outcome[Any]) -> Iterator[Any]:
-        """Take in that there is an older answer alone, and return its pieces."""
-        self.source = old.source
-        self.age_seconds = old.age_seconds
-        self.backend = old.backend
-        self.waited_seconds = old.waited_seconds
-        self.attempts = old.attempts
-        return iter(old.value if isinstance(old.value, list) else [old.value])
+    def use_stale(self, stale: Outcome[Any]) -> Iterator[Any]:
+        """Record that only a stale answer exists, and return its pieces."""
+        self.source = stale.source
+        self.age_seconds = stale.age_seconds
+        self.backend = stale.backend
+        self.waited_seconds = stale.waited_seconds
+        self.attempts = stale.attempts
+        return iter(stale.value if isinstance(stale.value, list) else [stale.value])
 
 
-class Telling:
-    """What the holder of a stream's lease tells: each piece, and then how it ended.
+class Leading:
+    """The result of `follow` for a caller that runs the function: how, and with which ``source``."""
 
-    ``shared`` is false from the moment at which a piece could not be told: the caller goes on alone then.
-    The pieces are kept only for hooks that want the whole (``usage``, ``store``, the daemon's call log).
+    __slots__ = ("attempts", "source")
+
+    def __init__(self, call: Call, lease: wire.Lease | None = None, source: Source = "upstream") -> None:
+        self.attempts = Attempts(call, lease)
+        self.source = source
+
+
+class StreamReport:
+    """The messages of a stream's holder: each piece, and the end.
+
+    The pieces are kept only for hooks that need the whole (``usage``, ``store``, the daemon's call log).
     """
 
     def __init__(self, call: Call, lease: wire.Lease) -> None:
-        self.shared = True
         self._call = call
         self._lease = lease
         self._began = monotonic()
@@ -108,48 +146,216 @@ class Telling:
         wanted = options.usage is not None or options.store is not None or lease.log
         self._kept: list[Any] | None = [] if wanted else None
 
-    def append(self, request_id: int, chunk: Any) -> wire.Append:
+    def append(self, piece: Any) -> wire.Append:
         """Build the message of a piece. Raises `UnshareableValue`."""
         if self._first_chunk_seconds is None:
             self._first_chunk_seconds = monotonic() - self._began
 
-        packed = pack_value(chunk)
+        packed = pack_value(piece)
         if len(packed) > MAX_CHUNK_BYTES:
             raise UnshareableValue(
                 f"A piece is too large to be shared: {len(packed)} bytes, at most {MAX_CHUNK_BYTES}."
             )
 
         if self._kept is not None:
-            self._kept.append(chunk)
+            self._kept.append(piece)
 
-        return wire.Append(id=request_id, lease=self._lease.lease, chunk=Raw(packed))
+        return wire.Append(lease=self._lease.lease, chunk=Raw(packed))
 
-    def complete(self, request_id: int) -> wire.Complete:
-        """Build the message of a stream that is whole."""
-        message = calls.completion(self._call, request_id, self._lease, wire.NO_VALUE, self._kept or [])
+    def complete(self) -> wire.Complete:
+        """Build the message of a complete stream."""
+        message = complete_packed(self._call, self._lease, wire.NO_VALUE, self._kept or [])
         usage = message.usage or wire.Usage()
         if usage.first_chunk_seconds is None and self._first_chunk_seconds is not None:
-            fields = {name: getattr(usage, name) for name in usage.__struct_fields__}
-            usage = wire.Usage(**{**fields, "first_chunk_seconds": self._first_chunk_seconds})
+            usage = structs.replace(usage, first_chunk_seconds=self._first_chunk_seconds)
 
-        return wire.Complete(
-            id=message.id,
-            lease=message.lease,
-            usage=usage,
-            ttl_seconds=message.ttl_seconds,
-            store=message.store,
-            tags=message.tags,
-            spoken=message.spoken,
-        )
+        return structs.replace(message, usage=usage, deterministic=False)
 
-    def refuse(self, request_id: int, error: UnshareableValue) -> wire.Fail:
-        """Build the message for a piece that cannot be shared: those who wait make their own calls."""
-        self.shared = False
-        return wire.Fail(id=request_id, lease=self._lease.lease, kind="ignored", message=str(error), answered=True)
+    def refuse(self, error: UnshareableValue) -> wire.Fail:
+        """Build the message for a piece that cannot be shared: waiters make their own calls."""
+        return wire.Fail(lease=self._lease.lease, kind="ignored", message=str(error), answered=True)
 
 
-def broken(reply: Any, waited_seconds: float) -> Exception:
-    """Return the exception of a stream that ended by something else than its end, after its first piece."""
+def stream(call: Call, facts: Provenance, place: Callable[[], str]) -> Generator[Command, Any, Raised | None]:
+    """Converse for a whole stream. Raises what `follow` does."""
+    leading = yield from follow(call, facts, place)
+    return None if leading is None else (yield from lead(leading, facts))
+
+
+def follow(  # noqa: C901, PLR0912 - one case for each reply
+    call: Call, facts: Provenance, place: Callable[[], str]
+) -> Generator[Command, Any, Leading | None]:
+    """Begin ``call``, and follow the daemon's stream if there is one; else return how to run the function.
+
+    The caller may leave at every `Give`: then nothing is held but the begin. Raises what `resolve` and `check_fallback`
+    do; after the first piece, `CallFailed` or `CallTimeout`.
+    """
+    while True:
+        started = monotonic()
+        reply: FinalReply = yield Begin(call)
+        if isinstance(reply, ConnectionEnded):
+            # The daemon has restarted, or closed an idle connection. It holds nothing for it, so asking again is safe.
+            reply = yield Begin(call, remaining_seconds(call, monotonic() - started), again=True)
+
+        waited_seconds = monotonic() - started
+        match reply:
+            case ConnectionLost():
+                check_fallback(call, reply.reason, place)
+                return Leading(call, None, "fallback")
+            case wire.Lease():
+                facts.waited_seconds = waited_seconds
+                return Leading(call, reply)
+            case wire.Chunk():
+                facts.began(reply, waited_seconds)
+                yield from _follow_chunks(reply, facts)
+                return None
+            case wire.End():
+                facts.ended(reply, waited_seconds)
+                return None
+
+        match resolve(call, reply, waited_seconds):
+            case Outcome() as stale:
+                for piece in facts.use_stale(stale):
+                    yield Give(piece)
+
+                return None
+            case NextStep.SEND_VECTOR:
+                call = yield Embed(call)
+            case NextStep.OWN_CALL if call.key is None:
+                return Leading(call)
+            case NextStep.OWN_CALL:
+                call = unshared(call)
+            case NextStep.WITHOUT_DAEMON:
+                check_fallback(call, TURNED_AWAY, place)
+                return Leading(call, None, "fallback")
+            case _:
+                raise ProtocolError(f"The daemon answered the begin of a stream by {type(reply).__name__}.")
+
+
+def _follow_chunks(reply: FinalReply, facts: Provenance) -> Generator[Command, Any, None]:
+    started = monotonic()
+    while isinstance(reply, wire.Chunk):
+        yield Give(reply.chunk)
+        started = monotonic()
+        reply = yield NextReply()
+
+    if not isinstance(reply, wire.End):
+        raise broken(reply, monotonic() - started)
+
+    facts.ended(reply, facts.waited_seconds)
+
+
+def lead(leading: Leading, facts: Provenance) -> Generator[Command, Any, Raised | None]:
+    """Run the function, and give each piece to the daemon and to the caller. Returns the function's exception.
+
+    Raises `CallRejected` where sovereignty leaves no backend.
+    """
+    attempts, dropped = leading.attempts, False
+    try:
+        try:
+            result: Returned | Raised = yield from run_attempts(attempts, Open)
+        except Exception as error:  # noqa: BLE001 - returned, like the function's own
+            result = Raised(error.with_traceback(None))  # which refers to this frame, and that to it
+
+        if isinstance(result, Raised):
+            stale = attempts.stale_outcome(result.error, facts.waited_seconds)
+            if stale is None:
+                return result
+
+            for piece in facts.use_stale(stale):
+                yield Give(piece)
+
+            return None
+
+        facts.source = leading.source if attempts.lease is None else "upstream"
+        facts.backend, facts.attempts = attempts.backend, attempts.count
+        return (yield from _lead_pieces(attempts, result.value))
+    except GeneratorExit:
+        dropped = True  # nobody executes commands any more
+        raise
+    finally:
+        if attempts.lease is not None and not dropped:
+            yield Abandon()
+
+
+def _lead_pieces(attempts: Attempts, piece: Any) -> Generator[Command, Any, Raised | None]:
+    report = None if attempts.lease is None else StreamReport(attempts.call, attempts.lease)
+    wanted = True
+    while True:
+        if report is not None and not (yield from _report(attempts, report, piece)):
+            report = None
+
+        if piece is END:
+            return None
+
+        if wanted:
+            wanted = yield Give(piece)
+            if not wanted and not (yield from _may_go_on(attempts)):
+                return None
+
+        result: Returned | Raised = yield Pull()
+        if isinstance(result, Raised):
+            lease = attempts.lease
+            if lease is not None:
+                yield Release(lease)
+                kind = kind_of(result.error, attempts.call.options.classify)
+                yield from settle(attempts, fail(lease.lease, result.error, kind))
+
+            return result
+
+        piece = result.value
+
+
+def _report(attempts: Attempts, report: StreamReport, piece: Any) -> Generator[Command, Any, bool]:
+    """Send a piece, or the end, to the daemon. Returns False once nothing more can be shared."""
+    lease = attempts.lease
+    if lease is None:
+        return False
+
+    try:
+        message: Any = report.complete() if piece is END else report.append(piece)
+    except UnshareableValue as error:
+        warn_unshareable(attempts.call.function_of(attempts.backend), error)
+        message = report.refuse(error)
+
+    if isinstance(message, wire.Append):
+        if not (yield Send(message)):
+            yield Abandon()
+            attempts.lease = None
+
+        return attempts.lease is not None
+
+    yield Release(lease)
+    yield from settle(attempts, message)
+    return False
+
+
+def _may_go_on(attempts: Attempts) -> Generator[Command, Any, bool]:
+    """After the caller has left, return whether the call goes on because others wait for it; else end it."""
+    lease = attempts.lease
+    if lease is None:
+        return False
+
+    yield Release(lease)
+    reply: FinalReply = yield Ask(wire.Renew(lease=lease.lease))
+    if others_wait(reply):
+        yield Hold(lease)
+        if (yield GoOn()):
+            return True
+
+        yield Release(lease)
+
+    yield from settle(attempts, wire.Fail(lease.lease, "cancelled", "the caller wanted no more of its stream"))
+    return False
+
+
+def others_wait(reply: FinalReply) -> bool:
+    """Return whether the reply to a `wire.Renew` reports waiters."""
+    return isinstance(reply, wire.Ok) and bool(reply.waiters)
+
+
+def broken(reply: FinalReply, waited_seconds: float) -> Exception:
+    """Return the exception of a followed stream that did not end in `wire.End`."""
     match reply:
         case wire.Failed():
             return CallFailed(reply.kind, f"the stream broke: {reply.message}")
@@ -157,17 +363,14 @@ def broken(reply: Any, waited_seconds: float) -> Exception:
             return CallTimeout(waited_seconds)
         case wire.Rejected():
             return CallFailed("transient", "the stream broke: the daemon was stopped")
+        case ConnectionLost():
+            return CallFailed("transient", f"the stream broke: the daemon was lost ({reply.reason})")
         case _:
             return CallFailed("transient", f"the stream broke: the daemon sent {type(reply).__name__}")
 
 
-def lost(reason: str) -> CallFailed:
-    """Return the exception of a stream whose daemon is gone, after its first piece."""
-    return CallFailed("transient", f"the stream broke: the daemon was lost ({reason})")
-
-
 def no_pieces(function: Any, returned: object) -> TypeError:
-    """Return the exception for a function that returned something that cannot be iterated over."""
+    """Return the exception for a function whose result cannot be iterated over."""
     return TypeError(
         f"{getattr(function, '__qualname__', function)} returned {type(returned).__name__}, which has no pieces: "
         "stream() takes functions that return something to iterate over."

@@ -14,7 +14,7 @@ from sidecard_client.call.options import Options
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import SidecardWarning
 
-MAX_SPOKEN_BYTES: Final = 1024 * 1024
+MAX_TRANSCRIPT_BYTES: Final = 1024 * 1024
 """Of prompt or answer as msgpack; what is larger is told as ``{"$truncated": "", "bytes": number}``.
 
 The daemon's log looks at no more either: such a prompt is images.
@@ -29,7 +29,9 @@ _pack = msgspec.msgpack.Encoder(enc_hook=_kind).encode
 """What has no form in msgpack is told by its type alone: a ``repr`` may hold a secret."""
 
 
-def spoken(options: Options, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> wire.Transcript | None:
+def transcript_of(
+    options: Options, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any
+) -> wire.Transcript | None:
     """Return what is told of a call that was given ``args`` and ``kwargs`` and returned ``value``; None for nothing.
 
     The prompt is ``{"args": [...], "kwargs": {...}}``. Never raises: a hook that fails is warned of by its exception's type.
@@ -54,4 +56,4 @@ def spoken(options: Options, args: tuple[Any, ...], kwargs: dict[str, Any], valu
 
 def _packed(thing: Any) -> Raw:
     packed = _pack(thing)
-    return Raw(packed if len(packed) <= MAX_SPOKEN_BYTES else _pack({"$truncated": "", "bytes": len(packed)}))
+    return Raw(packed if len(packed) <= MAX_TRANSCRIPT_BYTES else _pack({"$truncated": "", "bytes": len(packed)}))

@@ -20,15 +20,15 @@ class Embedding(Struct, frozen=True):
     vector: bytes | None = None
 
 
-class Brought(Struct, frozen=True):
+class QueryVector(Struct, frozen=True):
     """What a call brings when it is asked for its vector."""
 
     vector: bytes
     group: str
 
 
-class Embeds(Struct, frozen=True):
+class CanEmbed(Struct, frozen=True):
     """What a call brings before it is asked."""
 
 
-EMBEDS: Final = Embeds()
+CAN_EMBED: Final = CanEmbed()

@@ -201,7 +201,6 @@ class MetricsSender:
                 self.registry.resend()
 
         request = RecordMetrics(
-            id=self._connection.next_id(),
             metrics=batch.measurements,
             acknowledge=True,
             session=self._session,
@@ -212,7 +211,7 @@ class MetricsSender:
 
     def _detect_end(self) -> None:
         # No request is open, so anything readable is the end of the connection.
-        if self._connection is not None and self._connection.has_something():
+        if self._connection is not None and self._connection.has_input():
             self._disconnect()
             self.registry.resend()
 

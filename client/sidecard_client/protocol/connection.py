@@ -1,6 +1,6 @@
-"""The client's side of one multiplexed connection: ids, which requests are open, and what may answer them. Sans-I/O.
+"""The client's side of one connection, sans-I/O: request ids, open requests, and which replies may answer them.
 
-A request is open from `Connection.send` until its last reply or `Connection.forget`::
+A request is open from `Connection.send` to its last reply or `Connection.forget`::
 
     send ----> unanswered ------------ any last reply -------------> (gone)
                    |                                                   ^
@@ -8,15 +8,15 @@ A request is open from `Connection.send` until its last reply or `Connection.for
                                           |     ^
                                           +Chunk, Note
 
-Whoever owns the connection moves the bytes and watches the time; nothing here waits or knows a clock.
+The owner of a `Connection` moves the bytes and watches the time.
 """
 
 from msgspec.structs import replace
 
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import ProtocolError
-from sidecard_client.protocol.frames import FrameBuffer, frame
-from sidecard_client.protocol.undecodable import PIECES, UNREADABLE, VALUES, instead_of
+from sidecard_client.protocol.frames import FrameBuffer
+from sidecard_client.protocol.undecodable import DECODE_ERRORS, replacement_for
 from sidecard_client.protocol.wire import AnyReply, AnyRequest, Error, Pending, pack, unpack_reply
 
 MAX_REPLY_BYTES = 2 * wire.MAX_FRAME_BYTES - 1
@@ -33,7 +33,7 @@ class ConnectionLost(Exception):
 
 
 class ConnectionEnded(ConnectionLost):
-    """The connection has ended or could not be made, so the daemon holds nothing for it."""
+    """The connection has ended: the daemon holds nothing for it any more."""
 
 
 class DaemonUnresponsive(ConnectionLost):
@@ -42,6 +42,25 @@ class DaemonUnresponsive(ConnectionLost):
 
 class InvalidReply(ConnectionLost):
     """The received bytes are no reply to any open request."""
+
+
+class NotConnected(ConnectionLost):
+    """No connection could be made, or the daemon is not worth asking now."""
+
+
+class ConnectionRefused(ProtocolError):
+    """The daemon closes the whole connection, and says why in ``error``."""
+
+    def __init__(self, error: Error) -> None:
+        super().__init__(f"The daemon gave the connection up ({error.code}): {error.message}")
+        self.error = error
+
+
+LATE_SECONDS = 1.0
+"""How long a client waits for the daemon's own `wire.Timeout`, beyond its caller's ``wait``."""
+
+RENEWALS_PER_LEASE = 3
+"""How often a holder renews a lease in its lifetime: two renewals may be late before it expires."""
 
 
 def _answered_by(*kinds: type[wire.Reply]) -> frozenset[type[wire.Reply]]:
@@ -56,7 +75,7 @@ ANSWERS: dict[type[wire.Request], frozenset[type[wire.Reply]]] = {
     wire.Fail: _answered_by(wire.Ok, wire.StaleLease, Pending, wire.Chunk, *wire.FINAL_REPLIES_OF_BEGIN),
     wire.Renew: _answered_by(wire.Ok, wire.StaleLease),
     wire.Cancel: _answered_by(wire.Ok),
-    wire.Get: _answered_by(wire.Hit, wire.Miss, wire.Failed),  # the last where the value cannot be read (`unreadable`)
+    wire.Get: _answered_by(wire.Hit, wire.Miss, wire.Failed),  # the last for an undecodable value (`undecodable`)
     wire.Put: _answered_by(wire.Stored),
     wire.Delete: _answered_by(wire.Deleted),
     wire.Purge: _answered_by(wire.Deleted),
@@ -73,8 +92,7 @@ ANSWERS: dict[type[wire.Request], frozenset[type[wire.Reply]]] = {
     wire.SetLog: _answered_by(wire.Ok),
     wire.Reload: _answered_by(wire.Reloaded),
 }
-"""Which replies a request may get. Anything else is the daemon's fault."""
-
+"""The types of reply that a request may get."""
 
 _AFTER_PENDING = frozenset({wire.Chunk, wire.Note, *wire.FINAL_REPLIES_OF_BEGIN})
 
@@ -82,13 +100,14 @@ _AFTER_PENDING = frozenset({wire.Chunk, wire.Note, *wire.FINAL_REPLIES_OF_BEGIN}
 class Connection:
     """One connection that carries any number of requests at once. After a `ProtocolError` it must be closed."""
 
-    __slots__ = ("_frames", "_last_id", "_unanswered", "pending")
+    __slots__ = ("_frames", "_unanswered", "next_id", "pending")
 
     def __init__(self, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
         self.pending: set[int] = set()
-        """Ids of the requests whose first answer was `Pending` or a piece of a stream."""
+        """Ids of the requests whose first reply was `Pending` or a piece of a stream."""
         self._frames = FrameBuffer(max_reply_bytes)
-        self._last_id = 0
+        self.next_id = 1
+        """The id that the next request gets. A request that has it already saves `send` a copy."""
         self._unanswered: dict[int, frozenset[type[wire.Reply]]] = {}
 
     def __repr__(self) -> str:
@@ -99,38 +118,35 @@ class Connection:
         """Count the open requests."""
         return len(self._unanswered) + len(self.pending)
 
-    def next_id(self) -> int:
-        """Return the id that the next request gets; its own ``id`` may be that one, which saves `send` a copy."""
-        return self._last_id + 1
-
     def send(self, request: AnyRequest) -> tuple[int, bytes]:
-        """Open a request; returns the id that it got (whatever its own was) and the bytes to be sent."""
-        self._last_id = request_id = self._last_id + 1
+        """Open a request. Returns its id, which replaces ``request.id``, and the bytes to send."""
+        request_id = self.next_id
+        self.next_id = request_id + 1
         if request.id != request_id:
             request = replace(request, id=request_id)
 
         payload = pack(request)
         self._unanswered[request_id] = ANSWERS[request.__class__]
-        return request_id, frame(payload)
+        return request_id, len(payload).to_bytes(wire.FRAME_HEADER_BYTES, "big") + payload
 
     def forget(self, request_id: int) -> None:
-        """Close a request whose replies nobody wants; those that still come are dropped."""
+        """Close a request. Replies to it that still arrive are dropped."""
         self._unanswered.pop(request_id, None)
         self.pending.discard(request_id)
 
-    def receive(self, data: bytes) -> list[AnyReply]:
-        """Take received bytes and return the replies to open requests that are whole now.
+    def receive(self, data: bytes | memoryview) -> list[AnyReply]:
+        """Take received bytes and return the complete replies to open requests.
 
-        Raises `ProtocolError` for bytes that are no replies, for a reply to what was never asked,
-        and for an `Error` about the connection as a whole (id 0).
+        Raises `ProtocolError` for bytes that are no replies, and for a reply that no open request expects;
+        `ConnectionRefused` for an `Error` about the whole connection (id 0).
         """
         replies = []
         unanswered = self._unanswered
         for payload in self._frames.feed(data):
             try:
                 reply = unpack_reply(payload)
-            except UNREADABLE as fault:
-                reply = _instead_of(payload, fault)
+            except DECODE_ERRORS as fault:
+                reply = _undecodable(payload, fault)
 
             request_id = reply.id
             kind = reply.__class__
@@ -143,27 +159,33 @@ class Connection:
                 if kind is not wire.Chunk and kind is not wire.Note:
                     self.pending.remove(request_id)
 
-            elif expected is None and 0 < request_id <= self._last_id and request_id not in self.pending:
-                continue  # a late reply to a forgotten request
+            elif expected is None and 0 < request_id < self.next_id and request_id not in self.pending:
+                continue  # a late reply to a closed request
             else:
-                raise ProtocolError(_complaint(reply))
+                raise _unexpected(reply, expected)
 
             replies.append(reply)
 
         return replies
 
 
-def _instead_of(payload: bytes | memoryview, fault: Exception) -> wire.Failed:
-    # What still comes of a stream after a piece that cannot be read is late by then, and dropped.
-    reply = instead_of(payload, VALUES | PIECES, fault)
+def _undecodable(payload: bytes | memoryview, fault: Exception) -> wire.Failed:
+    # The pieces that follow an undecodable piece of a stream find their request closed, and are dropped.
+    reply = replacement_for(payload, fault)
     if reply is None:
         raise ProtocolError(f"The daemon sent a frame that is no reply: {fault}") from fault
 
     return reply
 
 
-def _complaint(reply: wire.Reply) -> str:
-    if isinstance(reply, Error):
-        return f"The daemon gave the connection up ({reply.code}): {reply.message}"
+def _unexpected(reply: wire.Reply, expected: frozenset[type[wire.Reply]] | None) -> ProtocolError:
+    if isinstance(reply, Error) and reply.id == 0:
+        return ConnectionRefused(reply)
 
-    return f"The daemon sent a {type(reply).__name__} with the id {reply.id}, which no open request expects."
+    for request, answers in ANSWERS.items():
+        if answers is expected:
+            return ProtocolError(f"The daemon answered {request.__name__} by {type(reply).__name__}.")
+
+    return ProtocolError(
+        f"The daemon sent a {type(reply).__name__} with the id {reply.id}, which no open request expects."
+    )

@@ -60,13 +60,13 @@ class FrameBuffer:
         """What is here of a frame that is not whole."""
         return len(self._buffer)
 
-    def holds_just(self, data: bytes) -> bool:
+    def holds_just(self, data: bytes | memoryview) -> bool:
         """Tell whether ``data``, with what came before it, is exactly one frame that may be."""
         return (
             _HEADER < len(data) <= self._max_bytes and not self._buffer and _length_of(data)[0] == len(data) - _HEADER
         )
 
-    def feed(self, data: bytes) -> list[bytes | memoryview]:
+    def feed(self, data: bytes | memoryview) -> list[bytes | memoryview]:
         """Take bytes in and return the payloads that are whole now.
 
         Raises `FramingError` for a length of 0 or above the limit, with the payloads ``before`` it.

@@ -21,6 +21,7 @@ from sidecard_client._sync import connection as channel
 from sidecard_client._sync import connector as pool
 from sidecard_client._sync import heartbeat
 from sidecard_client._sync import streams as sync_stream
+from sidecard_client.call import conversation
 from sidecard_client.call import local_flights as local
 from sidecard_client.call import streams as streaming
 from sidecard_client.metrics import client_metrics as instruments
@@ -40,7 +41,10 @@ def _even() -> float:
 
 
 _PLACES: list[tuple[Any, str, Any]] = [
-    *((module, "monotonic", monotonic) for module in (aio_calls, aio_link, aio_reach, aio_stream, streaming)),
+    *(
+        (module, "monotonic", monotonic)
+        for module in (aio_calls, aio_link, aio_reach, aio_stream, streaming, conversation)
+    ),
     *((module, "monotonic", monotonic) for module in (heartbeat, pool, runner, sync_stream)),
     *(
         (module, "threading", THREADING_MODULE)

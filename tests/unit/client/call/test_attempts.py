@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 
 from sidecard_client.call import call as calls
-from sidecard_client.call.attempts import Attempts, leaves_a_lease
+from sidecard_client.call.attempts import Attempts, may_leave_lease
 from sidecard_client.call.options import Options
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 
 DOWN = ConnectionError("down")
+LOST = ConnectionEnded("gone")
 
 
 def small(prompt: str) -> str:
@@ -35,17 +37,17 @@ def attempts_at(*backends: str, **policy: Any) -> Attempts:
 
 def asks(attempts: Attempts, backend: str, kind: wire.FailureKind = "transient") -> tuple[bool, bool]:
     """Take a lease and fail under it; return whether another one is asked for, and whether a retry will do."""
-    attempts.take(lease(backend))
-    message = attempts.fail(7, lease(backend), DOWN, kind)
-    assert (message.id, message.lease, message.kind) == (7, f"l.{backend}", kind)
+    attempts.use(lease(backend))
+    message = attempts.failure(lease(backend), DOWN, kind)
+    assert (message.lease, message.kind) == (f"l.{backend}", kind)
     return message.next, message.retry
 
 
 def test_take_returns_the_leases_function() -> None:
     """And counts it."""
     attempts = attempts_at("local", "cloud")
-    assert attempts.take(lease("cloud", passed_over={"local": "saturated"})) is big
-    outcome = attempts.outcome("v", 0.5)
+    assert attempts.use(lease("cloud", passed_over={"local": "saturated"})) is big
+    outcome = attempts.outcome("v", "upstream", 0.5)
     assert (outcome.value, outcome.source, outcome.backend, outcome.waited_seconds) == ("v", "upstream", "cloud", 0.5)
     assert (outcome.passed_over, outcome.attempts) == ({"local": "saturated"}, 1)
 
@@ -82,7 +84,7 @@ def test_fail_asks_for_nothing_where_nothing_would_help(kind: wire.FailureKind) 
     assert asks(attempts_at("local", "cloud", retries=3), "local", kind) == (False, False)
 
 
-STANDS = [
+GIVE_UP = [
     wire.Ok(id=7),
     wire.Rejected(id=7, reason="breaker_open"),
     wire.Timeout(id=7, waited_seconds=1.0),
@@ -91,30 +93,30 @@ STANDS = [
     wire.Shared(id=7, value=1, age_seconds=0, stale=False, saved_seconds=0, saved_dollars=0, backend="local", meta={}),
     wire.Hit(id=7, value=1, age_seconds=0, stale=False, saved_seconds=0, saved_dollars=0, backend="local", meta={}),
 ]
-VOID = [None, wire.StaleLease(id=7), wire.Error(id=7, code="internal", message="")]
+VOID = [LOST, wire.StaleLease(id=7), wire.Error(id=7, code="internal", message="")]
 
 
-def verdict(attempts: Attempts, reply: wire.AnyReply | None, backend: str = "local") -> str:
+def after_failure(attempts: Attempts, reply: wire.AnyReply | ConnectionLost, backend: str = "local") -> str:
     """Fail on ``backend`` and ask what ``reply`` means."""
-    attempts.take(lease(backend))
-    return attempts.verdict(attempts.fail(7, lease(backend), DOWN, "transient"), reply)
+    attempts.use(lease(backend))
+    return attempts.after_failure(attempts.failure(lease(backend), DOWN, "transient"), reply)
 
 
-@pytest.mark.parametrize("reply", STANDS, ids=lambda reply: type(reply).__name__)
+@pytest.mark.parametrize("reply", GIVE_UP, ids=lambda reply: type(reply).__name__)
 def test_the_daemons_no_is_final(reply: wire.AnyReply) -> None:
     """Even where a backend is left: there is a reason why it may not be called."""
-    assert verdict(attempts_at("local", "cloud"), reply) == "stands"
-    assert not leaves_a_lease(reply)
+    assert after_failure(attempts_at("local", "cloud"), reply) == "give_up"
+    assert not may_leave_lease(reply)
 
 
 @pytest.mark.parametrize("reply", VOID, ids=lambda reply: type(reply).__name__)
-def test_a_lost_daemon_is_no_reason_to_give_up_a_backend(reply: wire.AnyReply | None) -> None:
+def test_a_lost_daemon_is_no_reason_to_give_up_a_backend(reply: wire.AnyReply | ConnectionLost) -> None:
     """But no permission to ask one again either, or one that may be remote."""
-    assert verdict(attempts_at("local", "cloud"), reply) == "alone"
-    assert verdict(attempts_at("local", retries=1), reply) == "stands"
-    assert verdict(attempts_at(retries=1), reply) == "stands"
-    assert verdict(attempts_at("local", "cloud", sovereign=True), reply) == "stands"
-    assert leaves_a_lease(reply) == (not isinstance(reply, wire.StaleLease))
+    assert after_failure(attempts_at("local", "cloud"), reply) == "without_lease"
+    assert after_failure(attempts_at("local", retries=1), reply) == "give_up"
+    assert after_failure(attempts_at(retries=1), reply) == "give_up"
+    assert after_failure(attempts_at("local", "cloud", sovereign=True), reply) == "give_up"
+    assert may_leave_lease(reply) == (not isinstance(reply, wire.StaleLease))
 
 
 def test_a_lost_daemon_leaves_only_backends_that_were_never_asked() -> None:
@@ -122,13 +124,13 @@ def test_a_lost_daemon_leaves_only_backends_that_were_never_asked() -> None:
     attempts = attempts_at("local", "cloud", retries=1)
     asks(attempts, "local")
     asks(attempts, "cloud")
-    assert verdict(attempts, None) == "stands"
+    assert after_failure(attempts, LOST) == "give_up"
 
 
 def test_a_lease_is_taken_where_it_was_asked_for() -> None:
     """On another backend always, on one that has failed after a retry."""
-    assert verdict(attempts_at("local", "cloud"), lease("cloud")) == "lease"
-    assert verdict(attempts_at("local", "cloud", retries=1), lease("local")) == "lease"
-    assert verdict(attempts_at("local", "cloud"), lease("local")) == "alone"
-    assert verdict(attempts_at(retries=1), lease("elsewhere")) == "lease"
-    assert leaves_a_lease(lease("local"))
+    assert after_failure(attempts_at("local", "cloud"), lease("cloud")) == "use_lease"
+    assert after_failure(attempts_at("local", "cloud", retries=1), lease("local")) == "use_lease"
+    assert after_failure(attempts_at("local", "cloud"), lease("local")) == "without_lease"
+    assert after_failure(attempts_at(retries=1), lease("elsewhere")) == "use_lease"
+    assert may_leave_lease(lease("local"))

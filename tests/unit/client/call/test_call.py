@@ -8,8 +8,10 @@ import pytest
 from msgspec import Raw
 
 from sidecard_client.call import call as calls
-from sidecard_client.call.call import OWN_CALL, WITHOUT_DAEMON, Call, Outcome
+from sidecard_client.call import completion, outcome
+from sidecard_client.call.call import Call
 from sidecard_client.call.options import Options
+from sidecard_client.call.outcome import NextStep, Outcome
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.keys.naming import name_of
 from sidecard_client.protocol import wire
@@ -148,7 +150,7 @@ def hit(**changes: Any) -> wire.Hit:
 
 def resolve(reply: wire.Reply, **policy: Any) -> Any:
     """Resolve with a policy."""
-    return calls.resolve(prepared(small, "p", **policy), reply, 0.25)
+    return outcome.resolve(prepared(small, "p", **policy), reply, 0.25)
 
 
 def test_resolve_answers() -> None:
@@ -169,7 +171,7 @@ def test_resolve_a_lease() -> None:
 def test_resolve_a_full_daemon(reason: str) -> None:
     """It is as if the daemon were not there; or the error, where the caller asked for it."""
     reply = wire.Rejected(id=1, reason=reason, retry_after_seconds=2)  # type: ignore[arg-type]  # a parameter's str
-    assert resolve(reply) is WITHOUT_DAEMON
+    assert resolve(reply) is NextStep.WITHOUT_DAEMON
     with pytest.raises(CallRejected) as caught:
         resolve(reply, on_unavailable="raise")
 
@@ -191,7 +193,7 @@ def test_resolve_a_failure() -> None:
         resolve(wire.Failed(id=1, kind="fatal", message="bad prompt"))
 
     assert (caught.value.kind, caught.value.message) == ("fatal", "bad prompt")
-    assert resolve(wire.Failed(id=1, kind="ignored", message="")) is OWN_CALL
+    assert resolve(wire.Failed(id=1, kind="ignored", message="")) is NextStep.OWN_CALL
 
 
 def test_resolve_a_timeout() -> None:
@@ -206,7 +208,7 @@ def test_resolve_an_error() -> None:
     """A daemon that refuses does not make the app fail, but it does not go unsaid."""
     reply = wire.Error(id=1, code="denied", message="not yours")
     with pytest.warns(SidecardWarning, match="denied.*not yours"):
-        assert resolve(reply) is WITHOUT_DAEMON
+        assert resolve(reply) is NextStep.WITHOUT_DAEMON
 
     with pytest.raises(RequestRefused, match="not yours"):
         resolve(reply, on_unavailable="raise")
@@ -221,8 +223,7 @@ def test_resolve_nonsense() -> None:
 def test_complete_carries_value_and_policy() -> None:
     """The packed value, its price and its time to live."""
     call = prepared(small, "p", ttl=60, tags=["a"], model="m", usage=lambda value: {"prompt_tokens": len(value)})
-    assert calls.complete(call, 4, LEASE, "abc") == wire.Complete(
-        id=4,
+    assert completion.complete(call, LEASE, "abc") == wire.Complete(
         lease="l",
         value=Raw(msgspec.msgpack.encode("abc")),
         usage=wire.Usage(model="m", prompt_tokens=3),
@@ -234,11 +235,11 @@ def test_complete_carries_value_and_policy() -> None:
 def test_what_was_said_is_told_where_the_operator_asks_for_it() -> None:
     """And left out where there is hardly room for the value itself."""
     asked = msgspec.structs.replace(LEASE, log=True)
-    said = calls.complete(prepared(small, "p"), 4, asked, "abc").spoken
+    said = completion.complete(prepared(small, "p"), asked, "abc").spoken
     assert said is not None
     assert msgspec.msgpack.decode(said.prompt) == {"args": ["p"], "kwargs": {}}
-    assert calls.complete(prepared(small, "p"), 4, LEASE, "abc").spoken is None
-    large = calls.complete(prepared(small, "p"), 4, asked, b"x" * (calls.MAX_VALUE_BYTES - 2 * 1024 * 1024))
+    assert completion.complete(prepared(small, "p"), LEASE, "abc").spoken is None
+    large = completion.complete(prepared(small, "p"), asked, b"x" * (completion.MAX_VALUE_BYTES - 2 * 1024 * 1024))
     assert large.spoken is None
     assert len(wire.pack(large)) < wire.MAX_FRAME_BYTES
 
@@ -246,13 +247,13 @@ def test_what_was_said_is_told_where_the_operator_asks_for_it() -> None:
 def test_complete_refuses_what_cannot_be_shared() -> None:
     """An object, and a text that no frame holds; the daemon is told why."""
     with pytest.raises(UnshareableValue, match="object"):
-        calls.complete(prepared(), 4, LEASE, object())
+        completion.complete(prepared(), LEASE, object())
 
     with pytest.raises(UnshareableValue, match="too large") as caught:
-        calls.complete(prepared(), 4, LEASE, b"x" * calls.MAX_VALUE_BYTES)
+        completion.complete(prepared(), LEASE, b"x" * completion.MAX_VALUE_BYTES)
 
     call = prepared(usage=lambda _: {"model": "m", "cost_dollars": 0.5})
-    told = calls.refuse_to_share(call, 4, "l", object(), caught.value)
+    told = completion.refuse_to_share(call, "l", object(), caught.value)
     assert (told.kind, told.next) == ("ignored", False)
     assert (told.answered, told.usage) == (True, wire.Usage(model="m", cost_dollars=0.5))
     assert "too large" in told.message
@@ -266,11 +267,11 @@ def test_warn_unshareable_once_per_function() -> None:
         """Have a name of its own."""
 
     with pytest.warns(SidecardWarning, match="warned_once: no"):
-        calls.warn_unshareable(warned_once, error)
+        completion.warn_unshareable(warned_once, error)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        calls.warn_unshareable(warned_once, error)
+        completion.warn_unshareable(warned_once, error)
 
 
 @pytest.mark.parametrize(
@@ -284,25 +285,25 @@ def test_warn_unshareable_once_per_function() -> None:
 )
 def test_read_usage(said: Any, usage: wire.Usage | None) -> None:
     """A map or a `Usage`; the policy's model where it names none."""
-    assert calls.read_usage(DEFAULTS.changed({"usage": lambda _value: said, "model": "m"}), "v") == usage
+    assert completion.read_usage(DEFAULTS.changed({"usage": lambda _value: said, "model": "m"}), "v") == usage
 
 
 def test_read_usage_without_a_hook() -> None:
     """Nothing is guessed."""
-    assert calls.read_usage(DEFAULTS, "v") is None
+    assert completion.read_usage(DEFAULTS, "v") is None
 
 
 @pytest.mark.parametrize("said", [{"prompt_tokens": -1}, 3, wire.Usage(cost_dollars=-1.0), {"model": "\udc80"}])
 def test_read_usage_that_is_nonsense_costs_the_price_alone(said: Any) -> None:
     """The value reaches everyone, and a warning its programmer."""
     with pytest.warns(SidecardWarning, match="without its cost"):
-        assert calls.read_usage(DEFAULTS.changed({"usage": lambda _value: said}), "v") is None
+        assert completion.read_usage(DEFAULTS.changed({"usage": lambda _value: said}), "v") is None
 
 
 def test_read_usage_whose_hook_raises() -> None:
     """As above."""
     with pytest.warns(SidecardWarning, match="ZeroDivisionError"):
-        assert calls.read_usage(DEFAULTS.changed({"usage": lambda value: 1 / len(value)}), "") is None
+        assert completion.read_usage(DEFAULTS.changed({"usage": lambda value: 1 / len(value)}), "") is None
 
 
 def test_another_backend() -> None:
@@ -334,17 +335,22 @@ def test_untried_where_only_local_backends_may_be_called() -> None:
 def test_another_here() -> None:
     """As with the daemon, but for what sovereignty leaves out; a single function has run already."""
     several = prepared({"local": small, "cloud": big})
-    assert calls.another_here(several, ["local"], "transient")
-    assert not calls.another_here(several, ["local"], "fatal")
-    assert not calls.another_here(several, ["local", "cloud"], "transient")
-    assert not calls.another_here(prepared(), ["cloud"], "transient")
-    assert not calls.another_here(prepared({"local": small, "cloud": big}, sovereign=True), ["local"], "transient")
+    assert calls.another_without_daemon(several, ["local"], "transient")
+    assert not calls.another_without_daemon(several, ["local"], "fatal")
+    assert not calls.another_without_daemon(several, ["local", "cloud"], "transient")
+    assert not calls.another_without_daemon(prepared(), ["cloud"], "transient")
+    assert not calls.another_without_daemon(
+        prepared({"local": small, "cloud": big}, sovereign=True), ["local"], "transient"
+    )
 
 
 def test_choices_here_where_sovereignty_leaves_none() -> None:
     """The error says so of each backend; so it does before a call joins another one."""
     call = prepared({"cloud": big, "far": big}, sovereign=True)
-    for refused in (lambda: calls.choices_here(call, ()), lambda: calls.may_run_here(call, "gone", "/s")):
+    for refused in (
+        lambda: calls.backends_without_daemon(call, ()),
+        lambda: calls.check_fallback(call, "gone", lambda: "/s"),
+    ):
         with pytest.raises(CallRejected, match="sovereign mode is on") as caught:
             refused()
 
@@ -353,12 +359,12 @@ def test_choices_here_where_sovereignty_leaves_none() -> None:
 
 def test_may_run_here() -> None:
     """Without a daemon a call is made, unless its policy forbids that."""
-    calls.may_run_here(prepared(), "gone", "/s")
+    calls.check_fallback(prepared(), "gone", lambda: "/s")
     with pytest.raises(CallRejected, match="not_cached"):
-        calls.may_run_here(prepared(small, "p", mode="only_if_cached"), "gone", "/s")
+        calls.check_fallback(prepared(small, "p", mode="only_if_cached"), "gone", lambda: "/s")
 
     with pytest.raises(DaemonUnavailable, match="/s: gone"):
-        calls.may_run_here(prepared(small, "p", on_unavailable="raise"), "gone", "/s")
+        calls.check_fallback(prepared(small, "p", on_unavailable="raise"), "gone", lambda: "/s")
 
 
 def test_remaining_seconds() -> None:

@@ -125,17 +125,17 @@ def test_message_of_an_exception_that_cannot_be_printed() -> None:
 def test_message_of_text_without_a_utf_8_form_can_be_sent() -> None:
     """A lone surrogate becomes a question mark instead of an encoding error in place of the user's own."""
     assert message_of(ValueError("a\udc80b")) == "ValueError: a?b"
-    wire.pack(fail(1, "l", ValueError("a\udc80b"), "fatal"))
+    wire.pack(fail("l", ValueError("a\udc80b"), "fatal"))
 
 
 def test_fail_carries_all_that_the_daemon_may_know() -> None:
     """Kind, message, hint and wishes."""
     error = StatusError(response=SimpleNamespace(headers={"retry-after": "7"}))
-    assert fail(3, "b.1", error, "transient", another=True) == wire.Fail(
-        id=3, lease="b.1", kind="transient", message="StatusError: status", retry_after_seconds=7.0, next=True
+    assert fail("b.1", error, "transient", another=True) == wire.Fail(
+        lease="b.1", kind="transient", message="StatusError: status", retry_after_seconds=7.0, next=True
     )
-    assert fail(3, "b.1", TimeoutError(), "transient", another=True, retry=True) == wire.Fail(
-        id=3, lease="b.1", kind="transient", message="TimeoutError", next=True, retry=True, timeout=True
+    assert fail("b.1", TimeoutError(), "transient", another=True, retry=True) == wire.Fail(
+        lease="b.1", kind="transient", message="TimeoutError", next=True, retry=True, timeout=True
     )
 
 

@@ -1,12 +1,15 @@
 """The law of flights within one process."""
 
+import threading
+from collections.abc import Callable
+
 import pytest
 
 from sidecard_client.call.local_flights import (
     MAX_ELECTIONS,
     Answered,
-    Broken,
     Elected,
+    LocalFailure,
     LocalFlight,
     LocalFlights,
     LocalWaiter,
@@ -20,20 +23,28 @@ KEY = ("default", "k")
 @pytest.fixture
 def flights() -> LocalFlights:
     """No call is running."""
-    return LocalFlights()
+    return LocalFlights(threading.Event)
+
+
+class Recorder:
+    """An event that records that it was set."""
+
+    def __init__(self, record: Callable[[], object]) -> None:
+        self.set = record
 
 
 def lead(flights: LocalFlights) -> LocalFlight:
     """Enter as the first."""
-    flight = flights.enter(KEY, lambda: None)
+    flight = flights.enter(KEY)
     assert isinstance(flight, LocalFlight)
     return flight
 
 
 def wait(flights: LocalFlights, woken: list[str] | None = None, name: str = "") -> LocalWaiter:
     """Enter as a later one."""
-    waiter = flights.enter(KEY, lambda: None if woken is None else woken.append(name))
+    waiter = flights.enter(KEY)
     assert isinstance(waiter, LocalWaiter)
+    waiter.event = Recorder(lambda: None if woken is None else woken.append(name))
     return waiter
 
 
@@ -41,7 +52,7 @@ def test_enter_the_first_leads_and_the_next_wait(flights: LocalFlights) -> None:
     """One call runs for a key, and another key is another call."""
     lead(flights)
     wait(flights)
-    assert isinstance(flights.enter(("other", "k"), lambda: None), LocalFlight)
+    assert isinstance(flights.enter(("other", "k")), LocalFlight)
     assert len(flights) == 2
 
 
@@ -84,7 +95,7 @@ def test_fail_that_may_pass_elects_the_longest_waiting(flights: LocalFlights, ki
     flights.fail(flight, kind, "m")  # type: ignore[arg-type]  # a parameter's str
     assert first.end == Elected()
     assert second.end is None
-    assert isinstance(flights.enter(KEY, lambda: None), LocalWaiter)
+    assert isinstance(flights.enter(KEY), LocalWaiter)
 
 
 def test_fail_after_the_last_election_fails_all(flights: LocalFlights) -> None:
@@ -98,8 +109,8 @@ def test_fail_after_the_last_election_fails_all(flights: LocalFlights) -> None:
     assert [waiter.end for waiter in waiters] == [
         Elected(),
         Elected(),
-        Broken("transient", "last"),
-        Broken("transient", "last"),
+        LocalFailure("transient", "last"),
+        LocalFailure("transient", "last"),
     ]
     assert len(flights) == 0
 
@@ -109,7 +120,7 @@ def test_fail_fatal_fails_all_at_once_and_is_not_remembered(flights: LocalFlight
     flight = lead(flights)
     waiters = [wait(flights), wait(flights)]
     flights.fail(flight, "fatal", "bad prompt")
-    assert [waiter.end for waiter in waiters] == [Broken("fatal", "bad prompt")] * 2
+    assert [waiter.end for waiter in waiters] == [LocalFailure("fatal", "bad prompt")] * 2
     lead(flights)
 
 

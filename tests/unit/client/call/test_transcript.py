@@ -7,13 +7,13 @@ import pytest
 
 from sidecard_client import SidecardWarning
 from sidecard_client.call.options import Options
-from sidecard_client.call.transcript import MAX_SPOKEN_BYTES, spoken
+from sidecard_client.call.transcript import MAX_TRANSCRIPT_BYTES, transcript_of
 from sidecard_client.protocol import wire
 
 
 def said(value: Any, *args: Any, redact: Any = None, **kwargs: Any) -> tuple[Any, Any] | None:
     """Return prompt and answer as the daemon reads them."""
-    told = spoken(Options(redact=redact), args, kwargs, value)
+    told = transcript_of(Options(redact=redact), args, kwargs, value)
     if told is None:
         return None
 
@@ -72,12 +72,12 @@ def test_a_hook_that_fails_lets_nothing_pass(redact: Any) -> None:
 
 def test_what_is_too_large_is_told_by_its_size() -> None:
     """Images, mostly."""
-    image = b"x" * MAX_SPOKEN_BYTES
+    image = b"x" * MAX_TRANSCRIPT_BYTES
     told = said("42", image, redact=lambda prompt, _: (prompt, image))
     assert told is not None
     prompt, answer = told
     assert prompt["$truncated"] == answer["$truncated"] == ""
-    assert prompt["bytes"] > answer["bytes"] > MAX_SPOKEN_BYTES
+    assert prompt["bytes"] > answer["bytes"] > MAX_TRANSCRIPT_BYTES
 
 
 def test_a_hook_is_a_callable() -> None:
@@ -85,4 +85,4 @@ def test_a_hook_is_a_callable() -> None:
     with pytest.raises(TypeError, match="redact= must be callable"):
         Options().changed({"redact": "no"})
 
-    assert isinstance(spoken(Options(), (), {}, None), wire.Transcript)
+    assert isinstance(transcript_of(Options(), (), {}, None), wire.Transcript)

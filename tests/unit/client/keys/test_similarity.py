@@ -11,11 +11,12 @@ from msgspec import UNSET
 
 from sidecard_client import SidecardWarning
 from sidecard_client.call import embedding
-from sidecard_client.call.call import VECTOR_WANTED, Call, Outcome, prepare, prepare_bound, resolve, unshared
+from sidecard_client.call.call import Call, prepare, prepare_bound, unshared
 from sidecard_client.call.embedding import embedded
 from sidecard_client.call.options import Options
+from sidecard_client.call.outcome import NextStep, Outcome, resolve
 from sidecard_client.keys.similarity import text_of
-from sidecard_client.keys.vectors import EMBEDS, Brought
+from sidecard_client.keys.vectors import CAN_EMBED, QueryVector
 from sidecard_client.protocol.errors import ProtocolError
 from sidecard_client.protocol.wire import Hit, VectorWanted
 from sidecard_client.testing import FakeClient
@@ -42,12 +43,12 @@ def unwarned() -> Iterator[None]:
     embedding._warned_of.clear()
 
 
-def brought(*args: Any, function: Any = answer, stream: bool = False, **policy: Any) -> Brought:
+def brought(*args: Any, function: Any = answer, stream: bool = False, **policy: Any) -> QueryVector:
     """Return what a call of ``function`` brings when it is asked for its vector."""
     keywords = policy.pop("keywords", {})
     options = Options().changed({"embed": embed}).changed(policy)
     asked = embedded(prepare_bound(options, function, args, keywords, stream=stream)).similar
-    assert isinstance(asked, Brought)
+    assert isinstance(asked, QueryVector)
     return asked
 
 
@@ -126,7 +127,7 @@ def test_requests_that_differ_in_their_text_alone_have_one_group() -> None:
         brought(keywords={"prompt": "hello"}),
     ],
 )
-def test_whatever_else_differs_makes_another_group(other: Brought) -> None:
+def test_whatever_else_differs_makes_another_group(other: QueryVector) -> None:
     """Arguments, task, model, function, pieces or not, embedder, numbers in the text, and where the text stands."""
     assert other.group != brought("hello").group
 
@@ -156,7 +157,7 @@ def test_a_call_brings_a_vector_only_where_it_can_be_shared() -> None:
     assert prepare(Options(), answer, ("hello",), {}).similar is None
     assert prepare(Options(), answer, ("hello",), {"embed": embed, "key": None}).similar is None
     call = prepare(Options(), answer, ("hello",), {"embed": embed})
-    assert call.similar is EMBEDS
+    assert call.similar is CAN_EMBED
     assert unshared(embedded(call)).similar is None
 
 
@@ -174,7 +175,7 @@ def test_a_begin_says_that_there_could_be_a_vector_and_then_has_it() -> None:
 def test_a_vector_is_wanted_at_most_once() -> None:
     """A daemon that asks again is at fault."""
     call = prepare(Options(), answer, ("hello",), {"embed": embed})
-    assert resolve(call, VectorWanted(1), 0.0) is VECTOR_WANTED
+    assert resolve(call, VectorWanted(1), 0.0) is NextStep.SEND_VECTOR
     for asked in (embedded(call), prepare(Options(), answer, ("hello",), {})):
         with pytest.raises(ProtocolError, match="by VectorWanted"):
             resolve(asked, VectorWanted(1), 0.0)

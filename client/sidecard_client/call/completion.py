@@ -1,0 +1,105 @@
+"""What a holder reports of its value: packed value, usage, and whether it may be stored. Pure but for the user's hooks.
+
+A failing hook costs a warning, never the call: the value is on its way to its caller and to all waiters.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from sidecard_client.call.call import Call
+from sidecard_client.call.determinism import asks_for_one_answer
+from sidecard_client.call.failures import message_of
+from sidecard_client.call.options import Options
+from sidecard_client.call.transcript import MAX_TRANSCRIPT_BYTES, transcript_of
+from sidecard_client.call.values import pack_value
+from sidecard_client.call.warn import warn, warn_once
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.errors import UnshareableValue
+
+MAX_VALUE_BYTES = wire.MAX_FRAME_BYTES - 64 * 1024
+"""Largest packed value that is sent; the rest of the frame holds lease, usage and tags.
+A transcript is sent with values that leave room for it: all but those within 2 MiB of this."""
+
+
+def complete(call: Call, lease: wire.Lease, value: Any) -> wire.Complete:
+    """Build the message that sends ``value`` to the daemon. Raises `UnshareableValue`."""
+    packed = pack_value(value)
+    if len(packed) > MAX_VALUE_BYTES:
+        raise UnshareableValue(f"The value is too large to be shared: {len(packed)} bytes, at most {MAX_VALUE_BYTES}.")
+
+    return complete_packed(call, lease, Raw(packed), value)
+
+
+def complete_packed(call: Call, lease: wire.Lease, packed: Raw, value: Any) -> wire.Complete:
+    """Build the message that sends ``packed``; the hooks receive ``value``."""
+    options = call.options
+    logged = lease.log and len(memoryview(packed)) <= MAX_VALUE_BYTES - 2 * MAX_TRANSCRIPT_BYTES
+    return wire.Complete(
+        lease=lease.lease,
+        value=packed,
+        usage=usage_of(call, value),
+        ttl_seconds=options.ttl_seconds,
+        store=may_be_stored(options, value),
+        tags=options.tags,
+        deterministic=asks_for_one_answer(call.args, call.kwargs, said=options.deterministic),
+        spoken=transcript_of(options, call.args, call.kwargs, value) if logged else None,
+    )
+
+
+def refuse_to_share(call: Call, lease: str, value: Any, error: UnshareableValue) -> wire.Fail:
+    """Build the message for a value that only its own caller gets: waiters make their own calls.
+
+    The backend has answered all the same, which its breaker and the ledger must know.
+    """
+    return wire.Fail(lease=lease, kind="ignored", message=message_of(error), answered=True, usage=usage_of(call, value))
+
+
+def warn_unshareable(function: Callable[..., Any], error: UnshareableValue) -> None:
+    """Warn once per function that its values are returned, but neither stored nor shared."""
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    warn_once(f"unshareable {name}", f"{name}: {error}")
+
+
+def usage_of(call: Call, value: Any) -> wire.Usage | None:
+    """Return the usage of a call that was made, and record it in the call's span."""
+    usage = read_usage(call.options, value)
+    if call.span is not None:
+        call.span.set_usage(usage)
+
+    return usage
+
+
+def read_usage(options: Options, value: Any) -> wire.Usage | None:
+    """Ask the ``usage`` hook. Where it fails, warn and return None: the value must not be lost with its price."""
+    if options.usage is None:
+        return None
+
+    try:
+        reported = options.usage(value)
+        if reported is None:
+            return None
+
+        fields = {"model": options.model} if options.model else {}
+        fields.update(msgspec.to_builtins(reported))
+        usage = msgspec.convert(fields, wire.Usage)
+        wire.pack(usage)  # text without a UTF-8 form fails here, and not on the way to the daemon
+    except Exception as error:  # noqa: BLE001 - the boundary to the user's hook
+        warn(f"usage= failed, so the call is booked without its cost ({type(error).__name__}).")
+        return None
+    else:
+        return usage
+
+
+def may_be_stored(options: Options, value: Any) -> bool:
+    """Ask the ``store`` hook. Where it fails, warn and do not store."""
+    if options.store is None:
+        return True
+
+    try:
+        return bool(options.store(value))
+    except Exception as error:  # noqa: BLE001 - the boundary to the user's hook
+        warn(f"store= failed, so the answer is not stored ({type(error).__name__}).")
+        return False

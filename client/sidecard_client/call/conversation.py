@@ -1,0 +1,378 @@
+"""Every decision of a call after the first reply to its begin: one generator for both clients. It never waits itself.
+
+`converse` yields commands and receives their results; a client's interpreter executes them, blocking or awaiting::
+
+    interpreter            conversation
+    -----------            ------------
+    reply to a begin  -->  lease?   Hold, Run the function, Release, Ask the daemon with the result
+                           shared, failed, rejected?   return or raise
+                           lost?    WaitLocal for the same call of this process, or Run without a lease
+
+Failures are values (`ConnectionLost`, `Raised`). Only interruptions and cancellations are thrown into the generator, at
+any yield. Then it yields what returns the lease, passes the local flight on, and raises them again.
+"""
+
+import sys
+from collections.abc import Callable, Generator
+from time import monotonic
+from typing import Any
+
+from msgspec import Struct
+
+from sidecard_client.call.attempts import Attempts, may_leave_lease
+from sidecard_client.call.call import (
+    Call,
+    another_without_daemon,
+    backends_without_daemon,
+    check_fallback,
+    remaining_seconds,
+    unshared,
+)
+from sidecard_client.call.completion import complete, refuse_to_share, usage_of, warn_unshareable
+from sidecard_client.call.failures import kind_of, message_of
+from sidecard_client.call.local_flights import (
+    Answered,
+    Elected,
+    LocalFailure,
+    LocalFlight,
+    LocalFlights,
+    LocalWaiter,
+    Released,
+)
+from sidecard_client.call.outcome import NextStep, Outcome, Source, resolve
+from sidecard_client.call.values import unpack_value
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
+from sidecard_client.protocol.errors import CallFailed, CallTimeout, UnshareableValue
+
+LOCAL_WAIT_SECONDS = 120.0
+"""How long a call without a ``wait`` waits for another one of its process: the daemon's own default."""
+
+TURNED_AWAY = "it takes no more calls now"
+
+
+class Begin(Struct, frozen=True):
+    """Begin ``call``; the result is the final reply or `ConnectionLost`. ``again``: the last connection has ended."""
+
+    call: Call
+    wait_seconds: float | None = None
+    again: bool = False
+
+
+class Ask(Struct, frozen=True):
+    """Send ``message`` and wait for the final reply: the result is that, or `ConnectionLost`."""
+
+    message: wire.Complete | wire.Fail | wire.Renew
+    wait_seconds: float | None = None
+
+
+class Send(Struct, frozen=True):
+    """Send ``message`` without waiting for a reply."""
+
+    message: wire.Fail | wire.Append
+
+
+class Run(Struct, frozen=True):
+    """Run ``function`` with the arguments of ``call``: the result is `Returned` or `Raised`."""
+
+    function: Callable[..., Any]
+    call: Call
+
+
+class Hold(Struct, frozen=True):
+    """Renew ``lease`` until `Release`."""
+
+    lease: wire.Lease
+
+
+class Release(Struct, frozen=True):
+    """Stop renewing ``lease``."""
+
+    lease: wire.Lease
+
+
+class Abandon(Struct, frozen=True):
+    """Give back everything that the daemon granted this call: stop renewing, and void the begin."""
+
+
+class WaitLocal(Struct, frozen=True):
+    """Wait until ``waiter.event`` is set, ``seconds`` at most."""
+
+    waiter: LocalWaiter
+    seconds: float
+
+
+class Embed(Struct, frozen=True):
+    """Run the embedder: the result is the call with its vector."""
+
+    call: Call
+
+
+class Open(Struct, frozen=True):
+    """Call ``function``, which returns a stream: the result is its first piece `Returned`, or `Raised`."""
+
+    function: Callable[..., Any]
+    call: Call
+
+
+class Pull(Struct, frozen=True):
+    """Take the next piece of the opened stream: `Returned`, or `Raised`."""
+
+
+class NextReply(Struct, frozen=True):
+    """Wait for the next reply to the begin of a followed stream: the result is that, or `ConnectionLost`."""
+
+
+class Give(Struct, frozen=True):
+    """Hand ``piece`` to the caller: the result is whether it wants more."""
+
+    piece: Any
+
+
+class GoOn(Struct, frozen=True):
+    """Go on without the caller, for the waiters: the result is whether that is possible."""
+
+
+class Returned(Struct, frozen=True):
+    """The function returned ``value``."""
+
+    value: Any
+
+
+class Raised(Struct, frozen=True):
+    """The function raised ``error``, a cancellation included."""
+
+    error: BaseException
+
+
+Command = (
+    Begin | Ask | Send | Run | Hold | Release | Abandon | WaitLocal | Embed | Open | Pull | NextReply | Give | GoOn
+)
+
+Conversation = Generator[Command, Any, Outcome[Any] | Raised]
+"""Returns the call's outcome, or its function's own exception.
+
+That is returned because a generator cannot raise every exception (`StopIteration`). Everything else is raised.
+"""
+
+Attempting = Generator[Command, Any, Returned | Raised]
+
+FinalReply = wire.AnyReply | ConnectionLost
+
+
+def converse(
+    call: Call, flights: LocalFlights, place: Callable[[], str], started: float, reply: FinalReply
+) -> Conversation:
+    """Go on from the final ``reply`` to the begin of ``call``, which was sent at ``started`` to ``place()``.
+
+    Raises `CallFailed`, `CallRejected`, `CallTimeout`, `DaemonUnavailable`, `RequestRefused` and `ProtocolError`.
+    """
+    if isinstance(reply, ConnectionEnded):
+        # The daemon has restarted, or closed an idle connection. It holds nothing for it, so asking again is safe.
+        reply = yield Begin(call, remaining_seconds(call, monotonic() - started), again=True)
+
+    if isinstance(reply, ConnectionLost):
+        return (yield from _fall_back(call, flights, place, started, reply.reason))
+
+    waited_seconds = monotonic() - started
+    resolved = resolve(call, reply, waited_seconds)
+    match resolved:
+        case Outcome():
+            return resolved
+        case wire.Lease():
+            return (yield from _lead(Attempts(call, resolved), flights, waited_seconds))
+        case NextStep.WITHOUT_DAEMON:
+            return (yield from _fall_back(call, flights, place, started, TURNED_AWAY))
+        case NextStep.SEND_VECTOR:
+            call = yield Embed(call)
+        case NextStep.OWN_CALL if call.key is None:
+            return (yield from _make(Attempts(call), flights, None, "upstream", waited_seconds))
+        case NextStep.OWN_CALL:
+            call = unshared(call)
+
+    started = monotonic()
+    reply = yield Begin(call)
+    return (yield from converse(call, flights, place, started, reply))
+
+
+def _lead(attempts: Attempts, flights: LocalFlights, waited_seconds: float) -> Conversation:
+    """Make the call under a lease. A stale value that the daemon sent along replaces a failure that may pass."""
+    call = attempts.call
+    # Callers of this process who lose the daemon meanwhile join this call instead of making their own.
+    flight = None if call.key is None else flights.lead((call.options.namespace, call.key))
+    try:
+        result = yield from _make(attempts, flights, flight, "upstream", waited_seconds)
+    except Exception as error:
+        stale = attempts.stale_outcome(error, waited_seconds)
+        if stale is None:
+            raise
+
+        return stale
+
+    if isinstance(result, Raised):
+        return attempts.stale_outcome(result.error, waited_seconds) or result
+
+    return result
+
+
+def _make(
+    attempts: Attempts, flights: LocalFlights, flight: LocalFlight | None, source: Source, waited_seconds: float
+) -> Conversation:
+    """Run the function, and give the result to the daemon and to the waiters of ``flight``."""
+    call, turn = attempts.call, 0 if flight is None else flight.elections
+    try:
+        result = yield from run_attempts(attempts, Run)
+        if isinstance(result, Raised):
+            if flight is not None:
+                kind = kind_of(result.error, call.options.classify)
+                flights.fail(flight, kind, message_of(result.error))
+
+            return result
+
+        if flight is not None:
+            flights.succeed(flight, result.value)
+
+        lease = attempts.lease
+        if lease is None:
+            if call.span is not None:
+                usage_of(call, result.value)
+
+            return attempts.outcome(result.value, source, waited_seconds)
+
+        yield Release(lease)
+        # With the reply, the answer is there for all processes before this call returns.
+        yield from settle(attempts, _completion(call, call.function_of(attempts.backend), lease, result.value))
+        return attempts.outcome(result.value, source, waited_seconds)
+    finally:
+        if flight is not None:
+            flights.drop(flight, turn)
+
+        if attempts.lease is not None:
+            yield Abandon()
+
+
+def run_attempts(attempts: Attempts, run: Callable[[Callable[..., Any], Call], Command]) -> Attempting:
+    """Run the function, on one backend after another, until it returns or no backend is left.
+
+    If it returns, `Attempts.lease` is still held; else, the daemon has the failure.
+    """
+    call = attempts.call
+    while (lease := attempts.lease) is not None:
+        yield Hold(lease)
+        result: Returned | Raised = yield run(attempts.use(lease), call)
+        if isinstance(result, Returned):
+            return result
+
+        yield Release(lease)
+        kind = kind_of(result.error, call.options.classify)
+        message = attempts.failure(lease, result.error, kind)
+        if not message.next:
+            yield from settle(attempts, message)
+            return result
+
+        reply: FinalReply = yield Ask(message, call.options.wait_seconds)
+        next_step = attempts.after_failure(message, reply)
+        if isinstance(reply, wire.Lease) and next_step == "use_lease":
+            attempts.lease = reply
+            continue
+
+        if may_leave_lease(reply):
+            yield Abandon()
+
+        attempts.lease = None
+        if next_step == "give_up":
+            return result
+
+    tried = attempts.tried
+    for backend, function in backends_without_daemon(call, tried):
+        tried.add(backend)
+        attempts.backend = backend
+        result = yield run(function, call)
+        if isinstance(result, Returned):
+            return result
+
+        if not another_without_daemon(call, tried, kind_of(result.error, call.options.classify)):
+            return result
+
+    raise AssertionError("unreachable: the last backend either answers or fails")
+
+
+def settle(attempts: Attempts, message: wire.Complete | wire.Fail) -> Generator[Command, Any, None]:
+    """Send the last report of a lease, and make sure that the daemon holds none after it."""
+    # From here on nothing is left to give back: an interrupted report was sent whole, or its connection is closed.
+    attempts.lease = None
+    if isinstance(message, wire.Fail) and message.kind == "cancelled":
+        yield Send(message)  # a cancelled caller must not wait
+        return
+
+    reply: FinalReply = yield Ask(message)
+    if may_leave_lease(reply):
+        yield Abandon()
+
+
+def _completion(call: Call, function: Callable[..., Any], lease: wire.Lease, value: Any) -> wire.Complete | wire.Fail:
+    try:
+        return complete(call, lease, value)
+    except UnshareableValue as error:
+        warn_unshareable(function, error)
+        return refuse_to_share(call, lease.lease, value, error)
+
+
+def _fall_back(  # noqa: C901 - one case for each end of a wait
+    call: Call, flights: LocalFlights, place: Callable[[], str], started: float, reason: str
+) -> Conversation:
+    """Make the call without the daemon, or join the same call of this process."""
+    check_fallback(call, reason, place)
+    attempts = Attempts(call)
+    if call.key is None:
+        return (yield from _make(attempts, flights, None, "fallback", monotonic() - started))
+
+    while True:
+        entered = flights.enter((call.options.namespace, call.key))
+        waited_seconds = monotonic() - started
+        if isinstance(entered, LocalFlight):
+            return (yield from _make(attempts, flights, entered, "fallback", waited_seconds))
+
+        left = remaining_seconds(call, waited_seconds)
+        try:
+            yield WaitLocal(entered, LOCAL_WAIT_SECONDS if left is None else left)
+        except BaseException:
+            flights.leave(entered)
+            raise
+
+        waited_seconds = monotonic() - started
+        match entered.end:
+            case None:
+                flights.leave(entered)
+                raise CallTimeout(waited_seconds)
+            case Answered(packed):
+                return Outcome(unpack_value(packed), "fallback", waited_seconds=waited_seconds)
+            case Elected():
+                return (yield from _make(attempts, flights, entered.flight, "fallback", waited_seconds))
+            case Released():
+                return (yield from _make(attempts, flights, None, "fallback", waited_seconds))
+            case LocalFailure(kind="cancelled"):
+                continue  # callers with short time limits, one after another, must not fail the rest
+            case LocalFailure(kind, message):
+                raise CallFailed(kind, message)
+
+
+def finished(result: Any) -> Any:
+    """Return a conversation's result, or raise the exception of its function."""
+    if not isinstance(result, Raised):
+        return result
+
+    try:
+        raise result.error
+    finally:
+        del result  # the error refers to this frame, which must not refer to it
+
+
+def is_tracing() -> bool:
+    """Return whether the app traces: OpenTelemetry is imported and has a provider (as redis-py decides).
+
+    Asked for each call, so it must cost nothing: it reads the provider where the library keeps it, outside its public
+    interface. Where it is not found there, `tracing.traced` finds out.
+    """
+    library = sys.modules.get("opentelemetry.trace")
+    return library is not None and library.__dict__.get("_TRACER_PROVIDER", library) is not None

@@ -1,0 +1,121 @@
+"""The outcome of a call, and what each final reply to its begin means. Pure."""
+
+from enum import Enum
+from typing import Any, Generic, Literal
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from sidecard_client.call.call import Call, T
+from sidecard_client.call.warn import warn
+from sidecard_client.keys.vectors import CAN_EMBED
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.errors import CallFailed, CallRejected, CallTimeout, ProtocolError, RequestRefused
+
+Source = Literal["upstream", "cache", "stale", "shared", "fallback"]
+
+_FALLBACK_REASONS = frozenset({"busy", "draining"})
+"""A caller rejected for one of these reasons makes its call without the daemon."""
+
+
+class Outcome(Struct, Generic[T], frozen=True):
+    """A call's value and where it came from.
+
+    ``source`` is ``upstream`` (this caller made the call), ``cache``, ``stale``, ``shared`` (another caller's call),
+    or ``fallback`` (made without the daemon, or shared within the process).
+    ``saved_seconds`` and ``saved_dollars`` are the duration and price of the value's own call; 0 for ``upstream``.
+    ``waited_seconds`` is the time from asking to the value, or to the permission to call.
+    ``passed_over`` gives the daemon's reason for each backend that the route preferred to this one; it is empty
+    without a lease. ``attempts`` counts the leases that this call used, failed ones included.
+    ``similarity`` is the cosine of both vectors where the value answers a similar request.
+    """
+
+    value: T
+    source: Source
+    age_seconds: float = 0.0
+    backend: str = wire.DEFAULT_BACKEND
+    saved_seconds: float = 0.0
+    saved_dollars: float = 0.0
+    waited_seconds: float = 0.0
+    passed_over: dict[str, str] = {}
+    attempts: int = 0
+    similarity: float | None = None
+
+
+class NextStep(Enum):
+    """What a caller does after a reply that is neither a value nor a lease."""
+
+    OWN_CALL = "own call"
+    """The holder's answer could not be shared: every waiter makes its own call, all at once."""
+    WITHOUT_DAEMON = "without the daemon"
+    """The daemon takes no more calls, or sent nonsense: continue as if it were not there."""
+    SEND_VECTOR = "send the vector"
+    """A similar request may have been answered: begin again, with the vector (`embedding.embedded`)."""
+
+
+def resolve(  # noqa: C901, PLR0912 - one case for each reply
+    call: Call, reply: Any, waited_seconds: float
+) -> Outcome[Any] | wire.Lease | NextStep:
+    """Turn the final reply to a `wire.Begin` into the next step.
+
+    Raises `CallFailed`, `CallRejected`, `CallTimeout`; `RequestRefused` where ``on_unavailable`` is ``"raise"``;
+    and `ProtocolError` for a reply that answers no begin.
+    """
+    match reply:
+        case wire.Hit():
+            return hit_outcome(reply, waited_seconds)
+        case wire.Shared():
+            if call.span is not None:
+                call.span.link(reply.trace)
+
+            return _outcome(reply, "shared", waited_seconds)
+        case wire.Lease():
+            return reply
+        case wire.Failed(kind="ignored"):
+            return NextStep.OWN_CALL
+        case wire.Failed():
+            raise CallFailed(reply.kind, reply.message)
+        case wire.Timeout():
+            raise CallTimeout(waited_seconds)
+        case wire.Rejected():
+            if reply.reason not in _FALLBACK_REASONS and reply.stale_value is not UNSET:
+                return stale_outcome(reply, waited_seconds)
+
+            if reply.reason in _FALLBACK_REASONS and call.options.on_unavailable == "fallback":
+                return NextStep.WITHOUT_DAEMON
+
+            raise CallRejected(reply.reason, reply.retry_after_seconds, reply.backends)
+        case wire.Error():
+            if call.options.on_unavailable != "fallback":
+                raise RequestRefused(reply.code, reply.message)
+
+            warn(f"The daemon refuses calls, which are made without it ({reply.code}): {reply.message}")
+            return NextStep.WITHOUT_DAEMON
+        case wire.VectorWanted() if call.similar is CAN_EMBED:
+            return NextStep.SEND_VECTOR
+        case _:
+            raise ProtocolError(f"The daemon answered a begin by {type(reply).__name__}.")
+
+
+def hit_outcome(hit: wire.Hit, waited_seconds: float) -> Outcome[Any]:
+    """Return the outcome of a call whose answer was stored."""
+    outcome = _outcome(hit, "stale" if hit.stale else "cache", waited_seconds)
+    return outcome if hit.similarity is None else msgspec.structs.replace(outcome, similarity=hit.similarity)
+
+
+def stale_outcome(reply: wire.Lease | wire.Rejected, waited_seconds: float, attempts: int = 0) -> Outcome[Any]:
+    """Return the outcome of a call whose only answer is the stale one sent with ``reply``."""
+    return Outcome(
+        reply.stale_value,
+        "stale",
+        reply.stale_age_seconds,
+        reply.stale_backend,
+        waited_seconds=waited_seconds,
+        attempts=attempts,
+    )
+
+
+def _outcome(reply: wire.Hit | wire.Shared, source: Source, waited_seconds: float) -> Outcome[Any]:
+    return Outcome(
+        reply.value, source, reply.age_seconds, reply.backend, reply.saved_seconds, reply.saved_dollars, waited_seconds
+    )
