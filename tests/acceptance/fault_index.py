@@ -247,7 +247,7 @@ FAULTS = {
         (
             RESOURCES + "test_memory_that_is_full_of_streams_in_flight_keeps_no_call_from_being_made",
             U + "core/test_engine_streams.py::test_a_stream_that_outgrows_its_room_goes_on_unshared",
-            U + "core/cache/test_memory.py::test_put_of_too_large_a_value_is_refused_and_the_older_one_is_gone",
+            U + "core/cache/test_memory.py::test_put_of_too_large_a_value_is_refused_and_removes_the_older_one",
         ),
     ),
     25: Fault(

@@ -1,4 +1,4 @@
-"""The price table: known models, unknown ones, and any text at all; and that it is only loaded where it is wanted."""
+"""The price table: known models, unknown ones, and any text; and that it is only loaded if configured."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def price() -> Price:
 
 @pytest.mark.parametrize("model", ["gpt-4o", "GPT-4o", "openai/gpt-4o", "azure/gpt-4o", "claude-sonnet-4-5"])
 def test_a_known_model_costs_by_its_tokens(model: str, price: Price) -> None:
-    """More of either costs more, and none of both nothing."""
+    """More tokens of either kind cost more, and none cost nothing."""
     base, prompt, both = price(model, 1000, 1000), price(model, 2000, 1000), price(model, 2000, 2000)
 
     assert base is not None
@@ -48,21 +48,21 @@ def test_a_known_model_costs_by_its_tokens(model: str, price: Price) -> None:
         "{0}",
     ],
 )
-def test_any_other_text_has_no_price(model: str, price: Price) -> None:
-    """And no exception: models are named by peers. The second time is the remembered one."""
+def test_an_unknown_model_has_no_price(model: str, price: Price) -> None:
+    """Peers choose the names, so no text may raise. The second lookup uses the remembered name."""
     assert price(model, 1, 1) is None
     assert price(model, 1, 1) is None
 
 
-def test_counts_as_large_as_the_wire_takes_have_a_price(price: Price) -> None:
-    """Nobody's budget, but nobody's fault either."""
+def test_the_largest_token_counts_have_a_price(price: Price) -> None:
+    """No count that the protocol allows may raise."""
     dollars = price("gpt-4o", 2**53, 2**53)
     assert dollars is not None
     assert dollars > 1e9
 
 
-def test_names_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours and the library's: both begin afresh, and prices stay what they were."""
+def test_remembered_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours and the library's: both are reset together, and prices stay the same."""
     monkeypatch.setattr("sidecard.adapters.prices.MAX_REMEMBERED", 10)
     table = prices._Table()
     before = table.price("gpt-4o", 1000, 1000)
@@ -80,8 +80,8 @@ def test_names_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> 
     assert table.price("gpt-4o", 1000, 1000) == before
 
 
-def test_what_is_unknown_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A price is asked for on the loop."""
+def test_an_unknown_model_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lookups block the loop."""
     table = prices._Table()
     table.price("nonsense", 1, 1)
     monkeypatch.setattr(table, "_snapshot", None)
@@ -91,8 +91,8 @@ def test_what_is_unknown_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert table._unknown == {"nonsense"}
 
 
-def test_a_fault_of_the_library_is_no_price_and_is_not_held_against_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be one of these tokens only."""
+def test_an_error_of_the_library_is_no_price_and_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may concern these token counts alone."""
     table = prices._Table()
     with monkeypatch.context() as broken:
         broken.setattr(table, "_snapshot", None)
@@ -101,14 +101,14 @@ def test_a_fault_of_the_library_is_no_price_and_is_not_held_against_the_model(mo
     assert table.price("gpt-4o", 1, 1) is not None
 
 
-def test_without_the_library_the_setting_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what to install."""
+def test_without_the_library_the_setting_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what to install."""
     monkeypatch.setitem(sys.modules, "genai_prices", None)
     with pytest.raises(ConfigError, match=r'prices\.table is true, but .*pip install "sidecard\[prices\]"'):
         table_price()
 
 
 def test_a_daemon_without_the_setting_does_not_load_the_library() -> None:
-    """It would cost it half a second and 30 MB."""
+    """Loading costs half a second and 30 MB."""
     program = "import sys, sidecard.daemon.run, sidecard.adapters.prices; sys.exit('genai_prices' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""The real index against the naive one: the same nearest, while vectors come and go."""
+"""The real index against the naive one: the same nearest, while vectors are added and removed."""
 
 import random
 import struct
@@ -29,13 +29,13 @@ def packed(numbers: list[float]) -> bytes:
 
 
 def the_nearest(index: NearestVectors, numbers: list[float]) -> tuple[int, float]:
-    """Return the label of the nearest, and its cosine to three places."""
+    """Return the label of the nearest vector, and its cosine to three places."""
     ((label, similarity),) = index.nearest(packed(numbers), 1)
     return label, round(similarity, 3)
 
 
 class Topics:
-    """Random vectors that lie together in heaps, as those of texts do."""
+    """Random vectors in clusters, as those of texts are."""
 
     def __init__(self, seed: int, dimensions: int) -> None:
         self.random = random.Random(seed)
@@ -46,15 +46,15 @@ class Topics:
         return [self.random.gauss(0, 1) for _ in range(self.dimensions)]
 
     def draw(self, spread: float = 0.4) -> bytes:
-        """Draw a vector near to a topic, of any length."""
+        """Draw a vector near a topic, of any length."""
         topic, length = self.random.choice(self.topics), self.random.uniform(0.1, 50)
         return packed([length * (number + self.random.gauss(0, spread)) for number in topic])
 
 
 @pytest.mark.parametrize("flat_vectors", [FLAT_VECTORS, 10, 0], ids=["flat", "both", "graph"])
 @pytest.mark.parametrize("seed", range(2))
-def test_the_nearest_are_the_naive_indexs(monkeypatch: pytest.MonkeyPatch, seed: int, flat_vectors: int) -> None:
-    """With fifty vectors coming and going at random. In the graph the very nearest may be missed, once in a while."""
+def test_nearest_equals_the_naive_index(monkeypatch: pytest.MonkeyPatch, seed: int, flat_vectors: int) -> None:
+    """With fifty vectors added and removed at random. In the graph, the very nearest may be missed occasionally."""
     print(f"seed {seed}")
     monkeypatch.setattr(vectors, "FLAT_VECTORS", flat_vectors)
     topics = Topics(seed, 16)
@@ -88,8 +88,8 @@ def test_the_nearest_are_the_naive_indexs(monkeypatch: pytest.MonkeyPatch, seed:
     assert list(real.nearest(topics.draw(), COUNT)) == []
 
 
-def test_a_place_that_is_left_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No vector moves: those that are compared one by one make room for who comes next, and an empty graph is dropped."""
+def test_room_in_the_matrix_is_reused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No vector moves: the matrix takes the next new one, and an empty graph is dropped."""
     monkeypatch.setattr(vectors, "FLAT_VECTORS", 2)
     index = NearestVectors(2)
     for label in range(3):
@@ -116,14 +116,14 @@ def test_very_long_and_very_short_vectors_have_cosines_too() -> None:
 
 
 def config(tmp_path: Path, text: str) -> Config:
-    """Read settings."""
+    """Return parsed settings."""
     file = tmp_path / "sidecard.toml"
     file.write_text(text)
     return load(file, {})
 
 
-def test_nothing_is_loaded_unless_a_task_wants_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And where the library is missing, a task that wants it is a configuration error that says what to install."""
+def test_the_library_is_loaded_only_for_tasks_that_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it is missing, such a task is a configuration error that says what to install."""
     monkeypatch.setitem(__import__("sys").modules, "usearch.index", None)
     require(config(tmp_path, "[tasks.faq]\nttl_seconds = 3\n"))
     with pytest.raises(ConfigError, match=r'tasks\.faq\.similar is true, but .*pip install "sidecard\[similar\]"'):
@@ -147,8 +147,8 @@ def test_settings_have_defaults_and_bounds(tmp_path: Path) -> None:
             config(tmp_path, f"[tasks.faq]\n{line}\n")
 
 
-def test_the_maker_makes_indexes(tmp_path: Path) -> None:
-    """As `Similar` asks for them."""
+def test_index_maker_creates_indexes(tmp_path: Path) -> None:
+    """For `SimilarAnswers`."""
     index = index_maker(config(tmp_path, "[tasks.faq]\nsimilar = true\n"))(2)
     index.add(1, packed([1.0, 0.0]))
 

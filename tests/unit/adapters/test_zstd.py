@@ -1,4 +1,4 @@
-"""What compresses values."""
+"""Compression by zstd."""
 
 import random
 
@@ -10,8 +10,8 @@ from sidecard_client.protocol import wire
 TEXT = b"The capital of France is Paris, and the capital of Spain is Madrid. " * 50
 
 
-def test_what_was_compressed_comes_back() -> None:
-    """Equal, and it was smaller meanwhile."""
+def test_compression_is_reversible() -> None:
+    """And makes text smaller."""
     data = Zstd().compress(TEXT)
     assert len(data) < len(TEXT) / 10
     value = Zstd().decompress(memoryview(data), len(TEXT))
@@ -19,8 +19,8 @@ def test_what_was_compressed_comes_back() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, len(TEXT) - 1, len(TEXT) + 1, 10 * len(TEXT)])
-def test_another_size_than_the_value_has_is_damage(size: int) -> None:
-    """Less room is not outgrown, and more is not filled up."""
+def test_decompress_with_a_wrong_size_raises(size: int) -> None:
+    """A smaller buffer is not exceeded, and a larger one is not padded."""
     data = Zstd().compress(TEXT)
     with pytest.raises(ValueError, match="compressed value"):
         Zstd().decompress(memoryview(data), size)
@@ -38,15 +38,15 @@ def test_another_size_than_the_value_has_is_damage(size: int) -> None:
         lambda data: data[:4] + bytes(byte ^ 0xFF for byte in data[4:]),
     ],
 )
-def test_what_is_no_compressed_value_is_damage(damage: object) -> None:
-    """Cut off, longer, of other bytes."""
+def test_decompress_of_damaged_data_raises(damage: object) -> None:
+    """Cut off, extended, or altered."""
     assert callable(damage)
     with pytest.raises(ValueError, match="compressed value"):
         Zstd().decompress(memoryview(damage(Zstd().compress(TEXT))), len(TEXT))
 
 
 def test_floats_hardly_compress() -> None:
-    """Which is why what saves too little is kept as it is."""
+    """Therefore values that save too little are kept as they are."""
     chance = random.Random(1)
     floats = wire.pack([chance.gauss(0.0, 0.05) for _ in range(1000)])
     assert len(Zstd().compress(floats)) > 0.9 * len(floats)

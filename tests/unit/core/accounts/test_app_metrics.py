@@ -1,4 +1,4 @@
-"""The apps' metrics: what is added up, what vanishes, what is refused."""
+"""The apps' metrics: what is summed, what is dropped, and what is rejected."""
 
 import math
 from collections import Counter
@@ -14,7 +14,7 @@ INF = math.inf
 
 
 def peer(number: int, pid: int | None = None, uid: int = 1000) -> Peer:
-    """Make a connection."""
+    """Return a peer."""
     return Peer(number, uid, uid, 100 + number if pid is None else pid, operator=False)
 
 
@@ -22,17 +22,17 @@ ONE, TWO = peer(1), peer(2)
 
 
 def counted(name: str, value: float = 1.0, **labels: str) -> Measurement:
-    """Make a counter's measurement."""
+    """Return a counter's measurement."""
     return Measurement(name=name, kind="counter", value=value, labels=labels)
 
 
 def gauge(name: str, value: float, aggregate: str = "sum", **labels: str) -> Measurement:
-    """Make a gauge's."""
+    """Return a gauge's measurement."""
     return Measurement(name=name, kind="gauge", value=value, labels=labels, aggregate=aggregate)  # type: ignore[arg-type]
 
 
 class Metrics(AppMetrics):
-    """Under test, with short words."""
+    """The metrics under test, with short method names."""
 
     def __init__(self, max_series: int = 100) -> None:
         self.dropped: Counter[str] = Counter()
@@ -51,8 +51,8 @@ class Metrics(AppMetrics):
         }
 
 
-def test_counters_of_all_workers_are_one_and_outlive_them() -> None:
-    """Whoever is gone has counted."""
+def test_counters_of_all_workers_are_summed_and_outlive_them() -> None:
+    """A counter keeps the counts of disconnected workers."""
     metrics = Metrics()
     metrics.tell(ONE, counted("docs", 3), counted("docs", 2, kind="pdf"))
     metrics.tell(TWO, counted("docs", 4))
@@ -60,15 +60,15 @@ def test_counters_of_all_workers_are_one_and_outlive_them() -> None:
     assert metrics.samples() == {"docs_total": 7, "docs_total kind=pdf": 2}
 
 
-def test_a_counter_is_one_with_and_without_its_suffix() -> None:
-    """It is exposed with it."""
+def test_a_counter_is_the_same_with_and_without_its_suffix() -> None:
+    """It is exposed with the suffix."""
     metrics = Metrics()
     metrics.tell(ONE, counted("docs_total"), counted("docs"))
     assert metrics.samples() == {"docs_total": 2}
 
 
-def test_gauges_vanish_with_their_worker() -> None:
-    """What nobody says any more is not so."""
+def test_gauges_are_dropped_with_their_worker() -> None:
+    """A disconnected worker's values no longer count."""
     metrics = Metrics()
     metrics.tell(ONE, gauge("queue", 3))
     metrics.tell(TWO, gauge("queue", 4))
@@ -90,8 +90,8 @@ def test_gauges_vanish_with_their_worker() -> None:
         ("each", {"queue worker=101": 3, "queue worker=102": 6}),
     ],
 )
-def test_gauges_of_several_workers_become_one_as_they_say(aggregate: str, expected: dict[str, float]) -> None:
-    """One has spoken last, though it began first."""
+def test_gauges_of_several_workers_are_aggregated_as_declared(aggregate: str, expected: dict[str, float]) -> None:
+    """``last`` is the worker that reported last, even if it reported first as well."""
     metrics = Metrics()
     metrics.tell(ONE, gauge("queue", 1, aggregate))
     metrics.tell(TWO, gauge("queue", 6, aggregate))
@@ -99,8 +99,8 @@ def test_gauges_of_several_workers_become_one_as_they_say(aggregate: str, expect
     assert metrics.samples() == expected
 
 
-def test_of_two_connections_of_one_worker_the_last_word_counts() -> None:
-    """A process may have two clients; two series of one name and labels would break the scrape."""
+def test_the_latest_value_of_two_connections_of_one_worker_counts() -> None:
+    """Two series with one name and equal labels would break the scrape."""
     metrics = Metrics()
     metrics.tell(peer(1, pid=7), gauge("queue", 1, "each"))
     metrics.tell(peer(2, pid=7), gauge("queue", 2, "each"))
@@ -108,7 +108,7 @@ def test_of_two_connections_of_one_worker_the_last_word_counts() -> None:
 
 
 def test_gauges_may_be_any_number() -> None:
-    """Both infinities at once are none."""
+    """The sum of both infinities is not a number."""
     metrics = Metrics()
     metrics.tell(ONE, gauge("a", INF))
     metrics.tell(TWO, gauge("a", -INF))
@@ -116,12 +116,12 @@ def test_gauges_may_be_any_number() -> None:
 
 
 def histogram(value: float, bounds: tuple[float, ...] = (), counts: tuple[int, ...] = ()) -> Measurement:
-    """Make a histogram's measurement."""
+    """Return a histogram's measurement."""
     return Measurement(name="took", kind="histogram", value=value, bounds=bounds, counts=counts)
 
 
-def test_observations_are_counted_one_by_one_and_by_the_bucket() -> None:
-    """A shell's and a client's."""
+def test_observations_are_counted_singly_and_by_bucket() -> None:
+    """As a shell script and as a client send them."""
     metrics = Metrics()
     metrics.tell(ONE, histogram(7.0, (1.0, 5.0, 10.0), (1, 0, 1, 2)), histogram(0.5), histogram(11.0))
     assert metrics.samples() == {
@@ -134,8 +134,8 @@ def test_observations_are_counted_one_by_one_and_by_the_bucket() -> None:
     }
 
 
-def test_buckets_that_differ_go_where_their_bound_would() -> None:
-    """Two versions of an app run side by side for a while: no bucket gets what may be above it."""
+def test_observations_of_other_buckets_are_added_at_their_upper_bound() -> None:
+    """Two versions of an app may run side by side: no bucket gets values above its bound."""
     metrics = Metrics()
     metrics.tell(ONE, histogram(0.0, (1.0, 10.0), (0, 0, 1)), histogram(20.0, (0.5, 3.0, 10.0), (1, 1, 1, 1)))
     assert metrics.samples() == {
@@ -175,8 +175,8 @@ def test_buckets_that_differ_go_where_their_bound_would() -> None:
         histogram(1.0, tuple(map(float, range(65)))),
     ],
 )
-def test_what_cannot_be_is_dropped_alone_and_counted(measurement: Measurement) -> None:
-    """Its neighbours are taken."""
+def test_invalid_measurements_are_dropped_and_counted(measurement: Measurement) -> None:
+    """The other measurements of the batch are recorded."""
     metrics = Metrics()
     assert metrics.tell(ONE, counted("fine"), measurement, counted("fine")) == 1
     assert metrics.samples() == {"fine_total": 2}
@@ -185,22 +185,22 @@ def test_what_cannot_be_is_dropped_alone_and_counted(measurement: Measurement) -
 
 @pytest.mark.parametrize("taken", ["took", "took_sum", "took_bucket", "took_count"])
 def test_no_two_metrics_are_exposed_under_one_name(taken: str) -> None:
-    """A scraper would refuse the whole page."""
+    """A scraper would reject the whole page."""
     metrics = Metrics()
     metrics.tell(ONE, histogram(1.0))
     assert metrics.tell(ONE, gauge(taken, 1)) == 1
     assert metrics.dropped == {"invalid": 1}
 
 
-def test_a_label_without_a_value_is_none() -> None:
-    """To Prometheus these are one series, which may not come twice."""
+def test_a_label_without_a_value_is_ignored() -> None:
+    """To Prometheus these are one series, which must not occur twice."""
     metrics = Metrics()
     metrics.tell(ONE, counted("docs"), counted("docs", 1, kind=""))
     assert metrics.samples() == {"docs_total": 2}
 
 
-def test_what_is_sent_twice_counts_once() -> None:
-    """1. taken; 2. the connection is cut before the acknowledgement; 3. sent again."""
+def test_a_batch_that_is_sent_twice_counts_once() -> None:
+    """1. recorded; 2. the connection is lost before the acknowledgement; 3. sent again."""
     metrics = Metrics()
     for sequence, value in ((1, 5), (1, 5), (2, 7), (1, 5), (2, 7)):
         metrics.tell(ONE, counted("docs", value), session="a", sequence=sequence, dropped=1)
@@ -212,7 +212,7 @@ def test_what_is_sent_twice_counts_once() -> None:
 
 
 def test_sessions_are_bounded() -> None:
-    """The longest silent one is forgotten."""
+    """The session that was silent longest is dropped."""
     metrics = Metrics()
     for number in range(MAX_SESSIONS + 1):
         metrics.tell(ONE, session=str(number), sequence=1)
@@ -220,8 +220,8 @@ def test_sessions_are_bounded() -> None:
     assert len(metrics._sessions) == MAX_SESSIONS
 
 
-def test_label_sets_beyond_the_bound_are_added_up_under_one_label() -> None:
-    """Sums stay true."""
+def test_label_sets_beyond_the_bound_are_summed_under_one_label() -> None:
+    """Totals stay correct."""
     metrics = Metrics(max_series=2)
     for user in "abcd":
         metrics.tell(ONE, counted("docs", 1, user=user), Measurement(name="took", kind="histogram", labels={"u": user}))
@@ -239,7 +239,7 @@ def test_label_sets_beyond_the_bound_are_added_up_under_one_label() -> None:
 
 
 def test_gauges_beyond_the_bound_are_dropped() -> None:
-    """Their sum would mean nothing."""
+    """Their sum would have no meaning."""
     metrics = Metrics(max_series=1)
     assert metrics.tell(ONE, gauge("queue", 1, user="a"), gauge("queue", 2, user="b")) == 1
     assert metrics.samples() == {"queue user=a": 1}
@@ -249,7 +249,7 @@ def test_gauges_beyond_the_bound_are_dropped() -> None:
 
 
 def test_all_series_together_are_bounded() -> None:
-    """Whatever their names, kinds and workers."""
+    """For all names, kinds and workers."""
     metrics = Metrics(max_series=2)
     for number in range(3 * TOTAL_PER_METRIC):
         metrics.tell(peer(number), gauge(f"g{number % 30}", 1), counted(f"c{number}"), histogram(1.0))
@@ -266,13 +266,13 @@ def test_all_series_together_are_bounded() -> None:
 
 
 def test_names_are_bounded() -> None:
-    """As series are."""
+    """The number of metrics is bounded."""
     metrics = Metrics(max_series=100_000)
     assert sum(metrics.tell(ONE, counted(f"c{number}")) for number in range(MAX_METRICS + 5)) == 5
 
 
-def test_an_apps_own_buckets_are_prometheus() -> None:
-    """Where it chooses none."""
+def test_histograms_without_bounds_use_those_of_prometheus() -> None:
+    """The default bounds apply."""
     metrics = Metrics()
     metrics.tell(ONE, histogram(0.3))
     assert len([name for name in metrics.samples() if "bucket" in name]) == len(DEFAULT_BOUNDS) + 1

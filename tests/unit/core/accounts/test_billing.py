@@ -1,4 +1,4 @@
-"""Prices, bills, and what survives a restart."""
+"""Prices, bookings, and what survives a restart."""
 
 from typing import Any
 
@@ -19,12 +19,12 @@ PRICED = BackendSettings(input_dollars_per_million_tokens=2.0, output_dollars_pe
 
 
 def table(model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
-    """Know one model, at a dollar a token."""
+    """Price one model, at a dollar a token."""
     return float(prompt_tokens + completion_tokens) if model == "known" else None
 
 
 def accounts(price: Price = no_price) -> Billing:
-    """Return empty accounts."""
+    """Return empty billing."""
     return Billing(TaskLedgers(8), BackendLedgers(8), Budgets({}, 0.0), DaemonMetrics(8), price, 0.0, 0.0)
 
 
@@ -44,16 +44,18 @@ def accounts(price: Price = no_price) -> Billing:
         ("local", Usage(model="known", prompt_tokens=3), None),
     ],
 )
-def test_what_a_call_cost(backend: str, usage: Usage | None, dollars: float | None) -> None:
-    """What the caller said, else the backend's price, else the model's: but never a remote model's for a local one."""
+def test_priced_uses_the_reported_cost_then_the_backends_price_then_the_models(
+    backend: str, usage: Usage | None, dollars: float | None
+) -> None:
+    """A remote model's price never applies to a local backend."""
     backends = Backends({"mine": PRICED}, 40, lambda: 0.5)
     priced = accounts(table).priced(backends.of(backend), usage)
 
     assert priced.cost_dollars == (None if dollars is None else pytest.approx(dollars))
 
 
-def test_a_priced_usage_is_what_came_with_its_cost() -> None:
-    """Nothing else of it changes."""
+def test_priced_changes_only_the_cost() -> None:
+    """The other fields of the usage stay."""
     backends = Backends({"mine": PRICED}, 40, lambda: 0.5)
     usage = Usage(model="m", prompt_tokens=500_000, completion_tokens=0, first_chunk_seconds=0.5)
 
@@ -61,7 +63,7 @@ def test_a_priced_usage_is_what_came_with_its_cost() -> None:
 
 
 def billed(host: Host, **usage: Any) -> None:
-    """Make one call of two seconds on ``cloud``."""
+    """Book one call of two seconds on ``cloud``."""
     alice = host.peer()
     lease = alice.calls("cloud", task="rag").lease
     host.passes(2.0)
@@ -69,7 +71,7 @@ def billed(host: Host, **usage: Any) -> None:
     alice.dies()
 
 
-def test_an_answer_is_booked_to_its_task_its_backend_and_its_model() -> None:
+def test_an_answer_is_booked_to_its_task_backend_and_model() -> None:
     """With its time, its cost and its tokens."""
     host = Host()
     billed(host, model="m", prompt_tokens=10, completion_tokens=5, cost_dollars=0.5)
@@ -84,8 +86,8 @@ def test_an_answer_is_booked_to_its_task_its_backend_and_its_model() -> None:
     }
 
 
-def test_what_a_hit_and_a_shared_answer_saved_is_booked_to_who_gave_it() -> None:
-    """Each who did not have to ask saved what the call cost."""
+def test_hits_and_shared_answers_are_booked_as_saved_by_their_backend() -> None:
+    """Each saved the cost of one call."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key", backends=("cloud",))
@@ -99,7 +101,7 @@ def test_what_a_hit_and_a_shared_answer_saved_is_booked_to_who_gave_it() -> None
     assert (report.total.saved_by_cache_dollars, report.total.saved_by_sharing_dollars) == (0.5, 0.5)
 
 
-def test_the_books_are_bounded() -> None:
+def test_ledgers_are_bounded() -> None:
     """Peers choose the names of backends and models."""
     books = BackendLedgers(4)
     for number in range(2000):
@@ -119,7 +121,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def restarted(host: Host, *, after_seconds: float = 0.0, **settings: Any) -> Host:
-    """Return a host whose engine goes on from another's snapshot, by way of JSON, on a clock that began elsewhere."""
+    """Return a host whose engine continues from another's snapshot, by way of JSON, on a monotonic clock with another origin."""
     data = msgspec.json.encode(host.engine.ledger_snapshot())
     later = Host(wall_offset_seconds=host.now + 50_000.0 + after_seconds - 100.0, **(settings or SETTINGS))
     later.engine.restore_ledger(msgspec.json.decode(data, type=LedgerSnapshot))
@@ -127,7 +129,7 @@ def restarted(host: Host, *, after_seconds: float = 0.0, **settings: Any) -> Hos
 
 
 def running() -> Host:
-    """Return a host that has something to remember."""
+    """Return a host with state to keep."""
     host = Host(wall_offset_seconds=50_000.0, **SETTINGS)
     billed(host, model="m", prompt_tokens=10, completion_tokens=5, cost_dollars=2.5)
     alice = host.peer()
@@ -138,7 +140,7 @@ def running() -> Host:
 
 
 def test_sums_budgets_and_breakers_survive_a_restart() -> None:
-    """By way of what is written."""
+    """They pass through the written snapshot."""
     host = running()
     later = restarted(host, after_seconds=4.0)
     report, before = later.report(), host.report()
@@ -156,8 +158,8 @@ def test_sums_budgets_and_breakers_survive_a_restart() -> None:
     assert host.engine.ledger_snapshot().version == LEDGER_VERSION
 
 
-def test_what_comes_after_a_restart_is_added() -> None:
-    """Sums go on, and the next snapshot has both."""
+def test_bookings_after_a_restart_are_added() -> None:
+    """The next snapshot has both runs."""
     later = restarted(running())
     billed(later, cost_dollars=1.0)
     last = restarted(later)
@@ -167,8 +169,8 @@ def test_what_comes_after_a_restart_is_added() -> None:
     assert last.report().budgets["daily"].spent_dollars == 3.5
 
 
-def test_what_similar_requests_saved_survives_a_restart() -> None:
-    """And a ledger of a version that knew of none is one without."""
+def test_savings_by_similar_requests_survive_a_restart() -> None:
+    """A ledger of a version without similarity is read as one without such savings."""
     similar: dict[str, Any] = {"tasks": {"general": TaskSettings(similar=True)}}
     host = Host(**similar)
     alice = host.peer()
@@ -188,16 +190,16 @@ def test_what_similar_requests_saved_survives_a_restart() -> None:
     assert later.samples()["sidecard_cache_hits_total freshness=similar task=general"] == 0
 
 
-def test_a_restart_in_the_next_period_begins_a_budget_anew() -> None:
-    """What was spent yesterday is yesterday's."""
+def test_a_restart_in_the_next_period_resets_a_budget() -> None:
+    """Spending of an earlier period does not count."""
     later = restarted(running(), after_seconds=86400.0)
 
     assert later.report().budgets["daily"].spent_dollars == 0.0
     assert later.report().total.billed_dollars == 2.5
 
 
-def test_a_restart_with_another_configuration_takes_what_fits() -> None:
-    """Budgets that are gone are gone; backends that nobody configures any more are still remembered."""
+def test_a_restart_with_other_settings_restores_what_still_exists() -> None:
+    """Removed budgets are dropped; backends that are no longer configured are kept."""
     later = restarted(running(), budgets={"other": BudgetSettings(1.0)})
 
     assert later.report().budgets["other"].spent_dollars == 0.0
@@ -205,8 +207,8 @@ def test_a_restart_with_another_configuration_takes_what_fits() -> None:
     assert later.breakers()["held"].state == "forced_open"
 
 
-def test_ledger_changes_tell_whether_there_is_something_to_write() -> None:
-    """Equal means that the snapshot is the same; each booking and each breaker moves it."""
+def test_ledger_changes_differ_when_the_snapshot_differs() -> None:
+    """Every booking and every change of a breaker changes the value."""
     host = Host(**SETTINGS)
     snapshots = {host.engine.ledger_changes: host.engine.ledger_snapshot()}
     alice = host.peer()

@@ -1,4 +1,4 @@
-"""What the call log is given: one record for each call, as its caller saw it."""
+"""The call log's records: one per call, as its caller saw it."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ USAGE = wire.Usage(model="m", prompt_tokens=3, completion_tokens=5, cost_dollars
 SPOKEN = wire.Transcript(packed({"args": ["why?"], "kwargs": {}}), packed("because"))
 
 
-def test_off_unless_wanted() -> None:
-    """As it is by default."""
+def test_no_records_by_default() -> None:
+    """The call log is off by default."""
     host = Host()
     alice = host.peer()
     alice.completes(alice.leads("key"), 1)
@@ -24,7 +24,7 @@ def test_off_unless_wanted() -> None:
     assert host.logged == []
 
 
-def test_a_call_and_those_who_shared_it() -> None:
+def test_a_call_and_its_sharers_have_a_record_each() -> None:
     """Three records of one key."""
     host = Host(log_calls=True)
     alice, bob = host.peer(pid=11), host.peer(uid=2000, operator=True)
@@ -50,8 +50,8 @@ def test_a_call_and_those_who_shared_it() -> None:
     ]
 
 
-def test_a_record_without_prompts_has_none() -> None:
-    """Whatever the app sends."""
+def test_records_have_no_prompts_by_default() -> None:
+    """Even if the app sends them."""
     host = Host(log_calls=True)
     alice = host.peer()
     assert not alice.calls("cloud").log
@@ -59,8 +59,8 @@ def test_a_record_without_prompts_has_none() -> None:
     assert [(record.prompt, record.answer) for record in host.logged] == [(None, None)]
 
 
-def test_what_was_said_is_kept_where_it_is_asked_for() -> None:
-    """The lease asks; an app that does not answer keeps its words."""
+def test_records_have_prompts_if_the_lease_asked_for_them() -> None:
+    """An app may leave the texts out all the same."""
     host = Host(log_calls=True, log_prompts=True)
     alice = host.peer()
     assert alice.calls("cloud").log
@@ -74,16 +74,16 @@ def test_what_was_said_is_kept_where_it_is_asked_for() -> None:
     ]
 
 
-def test_calls_without_a_key_are_calls() -> None:
-    """They are nobody else's."""
+def test_calls_without_a_key_are_recorded() -> None:
+    """They are shared with nobody."""
     host = Host(log_calls=True, log_prompts=True)
     alice = host.peer()
     alice.completes(alice.calls("cloud").lease, "because", spoken=SPOKEN)
     assert [(record.key, record.answer) for record in host.logged] == [(None, bytes(packed("because")))]
 
 
-def test_failures() -> None:
-    """Each call that was made, with the type of what it raised and none of its words."""
+def test_failed_calls_are_recorded_with_the_type_of_the_error() -> None:
+    """A record has none of the error's text."""
     host = Host(log_calls=True)
     alice, bob = host.peer(), host.peer()
     alice.fails(alice.calls("cloud").lease, "fatal", message="ValueError: the prompt was 'why?'")
@@ -99,8 +99,8 @@ def test_failures() -> None:
     ]
 
 
-def test_begins_that_led_to_no_call() -> None:
-    """Refused, or out of time."""
+def test_rejections_and_timeouts_are_recorded() -> None:
+    """Begins that led to no call have records as well."""
     host = Host(log_calls=True)
     alice, bob = host.peer(), host.peer()
     bob.asks(wire.Begin("key", mode="only_if_cached"))
@@ -114,8 +114,8 @@ def test_begins_that_led_to_no_call() -> None:
     ]
 
 
-def test_an_answer_that_cannot_be_shared_is_a_call() -> None:
-    """And no failure."""
+def test_an_answer_that_cannot_be_shared_is_recorded_as_upstream() -> None:
+    """It is no failure."""
     host = Host(log_calls=True)
     alice = host.peer()
     alice.fails(alice.calls("cloud").lease, "ignored", answered=True, usage=USAGE)
@@ -133,6 +133,6 @@ def test_an_answer_that_cannot_be_shared_is_a_call() -> None:
         ("Why is the sky blue?: x", ""),
     ],
 )
-def test_of_a_failure_the_type_is_kept(message: str, shown: str) -> None:
-    """Exceptions quote what they were given."""
+def test_exception_of_returns_the_type_alone(message: str, shown: str) -> None:
+    """The text of an exception quotes its input."""
     assert exception_of(message) == shown

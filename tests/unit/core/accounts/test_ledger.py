@@ -8,14 +8,14 @@ ENTRY = Entry("key", b"v", 0.0, 4.0, Terms("1:default", 300.0, 60.0, "default", 
 
 
 def test_an_empty_ledger_has_rates_of_zero() -> None:
-    """Nothing divided by nothing is nothing."""
+    """A rate of nothing is 0."""
     total = TaskLedgers(4).total()
 
     assert (total.hit_rate, total.deduplication_rate, total.average_latency_reduction) == (0.0, 0.0, 0.0)
 
 
 def test_four_sums_add_up() -> None:
-    """Served is billed plus what the cache and sharing saved, plus the time waited."""
+    """Served is billed plus saved by the cache and by sharing, plus the time waited."""
     books = TaskLedgers(4)
     book = books.of("rag")
     book.led += 1
@@ -34,7 +34,7 @@ def test_four_sums_add_up() -> None:
     assert total.average_latency_reduction == pytest.approx(7 / 12)
 
 
-def test_share_after_a_wait_longer_than_the_call_saves_no_time() -> None:
+def test_sharing_after_a_wait_longer_than_the_call_saves_no_time() -> None:
     """A first holder was lost: the second call's time is all that this caller could have saved."""
     books = TaskLedgers(4)
 
@@ -42,7 +42,7 @@ def test_share_after_a_wait_longer_than_the_call_saves_no_time() -> None:
     assert books.total().served_seconds == 4.0
 
 
-def test_tasks_beyond_the_bound_share_one_book() -> None:
+def test_tasks_beyond_the_bound_share_one_ledger() -> None:
     """A peer that invents tasks cannot fill the memory."""
     books = TaskLedgers(2)
     for number in range(100):

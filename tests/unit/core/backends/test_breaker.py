@@ -1,4 +1,4 @@
-"""The breaker's table, entry by entry, and what is easily got wrong around it."""
+"""The breaker's state table, entry by entry, and the races around it."""
 
 from itertools import product
 from typing import Literal, get_args
@@ -36,7 +36,7 @@ Event = CallResult | BreakerAction | Literal["paused", "cooled_down", "overdue"]
 
 
 class Bench:
-    """A breaker, a clock, and the passes that are out."""
+    """A breaker, a clock, and the notes so far."""
 
     def __init__(self, settings: BreakerSettings = PLAIN, jitter: float = 0.5) -> None:
         self.now = 100.0
@@ -45,25 +45,25 @@ class Bench:
         self.told: list[BreakerNote] = []
 
     def admit(self) -> BreakerPass:
-        """Let a call through."""
+        """Admit a call."""
         self.advance()
         assert self.breaker.admits()
         return self.breaker.admit(self.now)
 
     def advance(self) -> list[BreakerNote]:
-        """Let time do what it does."""
+        """Make the changes that depend on time."""
         told = self.breaker.advance(self.now)
         self.told += told
         return told
 
     def record(self, given: BreakerPass, verdict: CallResult) -> list[BreakerNote]:
-        """Bring a pass back."""
+        """Return a pass with its result."""
         told = self.breaker.record(given, verdict, self.now)
         self.told += told
         return told
 
     def calls(self, *verdicts: CallResult) -> list[BreakerNote]:
-        """Make calls, one after the other, that end like this; return what the last one led to."""
+        """Make calls with these results, one after the other; return the notes of the last one."""
         told: list[BreakerNote] = []
         for verdict in verdicts:
             told = self.record(self.admit(), verdict)
@@ -71,33 +71,33 @@ class Bench:
         return told
 
     def times(self, verdict: CallResult, count: int) -> list[BreakerNote]:
-        """Make so many calls that end like this."""
+        """Make so many calls with one result."""
         return self.calls(*[verdict for _ in range(count)])
 
     def state(self) -> BreakerState:
-        """Return its state."""
+        """Return the breaker's state."""
         return self.breaker.state
 
     def set(self, action: BreakerAction) -> list[BreakerNote]:
-        """Let an operator act."""
+        """Apply an operator's action."""
         return self.breaker.set(action, self.now)
 
     def trip(self) -> float:
-        """Open it by failures; return for how long."""
+        """Open the breaker by failures; return for how long."""
         (note,) = self.times("failure", self.breaker._settings.min_calls)
         assert isinstance(note, notes.BreakerOpened)
         assert note.seconds is not None
         return note.seconds
 
     def wait_for_probes(self) -> None:
-        """Let the cool-down pass."""
+        """Wait until the breaker is half-open."""
         self.now += self.breaker.retry_after_seconds(self.now) or 0.0
         self.advance()
         assert self.breaker.state == "half_open"
 
 
 def in_state(state: BreakerState) -> tuple[Bench, BreakerPass]:
-    """Return a touchy breaker in a state, with a pass of the present generation where there is one, else an older one."""
+    """Return a breaker in a state, with a pass of the current generation if it admits calls, else an older one."""
     bench = Bench(TOUCHY)
     given = bench.admit()
     match state:
@@ -151,7 +151,7 @@ EVENTS: tuple[Event, ...] = (*VERDICTS, *ACTIONS, "paused", "cooled_down", "over
 
 
 def happen(bench: Bench, given: BreakerPass, event: Event) -> list[BreakerNote]:
-    """Let an event happen to a breaker, of the call that ``given`` let through where it is one of a call."""
+    """Make an event happen; ``given`` is the pass of the call that it concerns, if it concerns one."""
     match event:
         case "paused":
             return bench.breaker.honor_retry_after(given, 5.0, bench.now)
@@ -168,8 +168,8 @@ def happen(bench: Bench, given: BreakerPass, event: Event) -> list[BreakerNote]:
 
 
 @pytest.mark.parametrize(("state", "event"), list(product(STATES, EVENTS)))
-def test_table(state: BreakerState, event: Event) -> None:
-    """Each event leads from each state to the one that the table names, with a note and a new generation; or nowhere."""
+def test_every_event_in_every_state_follows_the_table(state: BreakerState, event: Event) -> None:
+    """A change makes a note and a new generation; any other event changes nothing."""
     bench, given = in_state(state)
     generation = bench.breaker.generation
     told = happen(bench, given, event)
@@ -182,8 +182,8 @@ def test_table(state: BreakerState, event: Event) -> None:
 
 
 @pytest.mark.parametrize(("state", "verdict"), list(product(STATES, [*VERDICTS, "paused"])))
-def test_an_outcome_of_an_older_generation_changes_nothing(state: BreakerState, verdict: Event) -> None:
-    """Neither a late success closes an open or half-open breaker, nor a late failure opens a closed one."""
+def test_a_result_of_an_older_generation_changes_nothing(state: BreakerState, verdict: Event) -> None:
+    """A late success closes no open or half-open breaker, and a late failure opens no closed one."""
     bench, _ = in_state(state)
     stale = BreakerPass(bench.breaker.generation - 1, 100.0)
     counted = (bench.breaker.calls, bench.breaker.failures, bench.breaker.slow)
@@ -197,8 +197,8 @@ def test_an_outcome_of_an_older_generation_changes_nothing(state: BreakerState, 
     ("state", "admits"),
     [("closed", True), ("open", False), ("half_open", False), ("forced_open", False), ("disabled", True)],
 )
-def test_who_is_admitted(state: BreakerState, admits: bool) -> None:
-    """Open lets nobody through, and half-open nobody beyond its probes."""
+def test_admission_by_state(state: BreakerState, admits: bool) -> None:
+    """An open breaker admits no calls, a half-open one its probes alone."""
     assert in_state(state)[0].breaker.admits() is admits
 
 
@@ -217,7 +217,7 @@ def test_a_stale_success_neither_closes_nor_counts_as_a_probe() -> None:
 
 
 def test_a_stale_failure_does_not_reopen() -> None:
-    """Neither at half-open, nor after it has closed, nor in the window afterwards."""
+    """Neither while half-open, nor after it has closed, nor in the next window."""
     bench = Bench()
     old = [bench.admit() for _ in range(8)]
     bench.trip()
@@ -232,7 +232,7 @@ def test_a_stale_failure_does_not_reopen() -> None:
 
 
 def test_low_traffic_concludes_nothing() -> None:
-    """One failure of one call is no outage, nor are all but the last that it takes."""
+    """With fewer calls than the minimum, no failure rate opens the breaker."""
     bench = Bench()
     bench.calls("failure", "failure", "failure")
 
@@ -255,8 +255,8 @@ def test_low_traffic_concludes_nothing() -> None:
         (["failure", "nothing", "nothing", "failure", "nothing", "failure"], None),
     ],
 )
-def test_rates(verdicts: list[CallResult], cause: str | None) -> None:
-    """Half of the calls failed, or four fifths were slow; what says nothing of the backend counts in neither."""
+def test_it_opens_at_the_failure_rate_or_the_slow_rate(verdicts: list[CallResult], cause: str | None) -> None:
+    """Half of the calls failed, or four fifths were slow; results without information count in neither."""
     bench = Bench()
     bench.calls(*verdicts)
 
@@ -264,8 +264,8 @@ def test_rates(verdicts: list[CallResult], cause: str | None) -> None:
     assert bench.breaker.cause == cause
 
 
-def test_the_window_forgets_by_time() -> None:
-    """An outcome counts for ``window_seconds`` and not at their end."""
+def test_the_window_is_bounded_by_time() -> None:
+    """A result counts for less than ``window_seconds``."""
     bench = Bench(structs.replace(PLAIN, window_seconds=60.0))
     bench.calls("failure", "failure", "failure")
     bench.now += 60.0
@@ -277,8 +277,8 @@ def test_the_window_forgets_by_time() -> None:
     assert bench.state() == "open"
 
 
-def test_the_window_forgets_by_calls() -> None:
-    """Of a busy backend only the latest calls count, however young the others are."""
+def test_the_window_is_bounded_by_calls() -> None:
+    """Of a busy backend, the latest calls alone count."""
     bench = Bench(structs.replace(PLAIN, window_calls=10, failure_rate=0.6))
     bench.times("success", 10)
     bench.times("failure", 5)
@@ -288,16 +288,16 @@ def test_the_window_forgets_by_calls() -> None:
     assert bench.state() == "open"
 
 
-def test_the_note_of_an_opening_counts() -> None:
-    """Whoever reads it sees of how many calls how many were bad."""
+def test_the_note_of_an_opening_has_the_counts() -> None:
+    """It shows how many calls there were and how many were bad."""
     bench = Bench()
     told = bench.calls("slow", "success", "failure", "failure")
 
     assert told == [notes.BreakerOpened("cloud", "failures", 10.0, 4, 2, 1, 1)]
 
 
-def test_what_was_counted_before_it_closed_has_had_its_effect() -> None:
-    """After probing it begins anew, and does not open for what it has opened for already."""
+def test_closing_after_probes_clears_the_window() -> None:
+    """Failures that have opened it once do not open it again."""
     bench = Bench()
     bench.trip()
     bench.wait_for_probes()
@@ -306,8 +306,8 @@ def test_what_was_counted_before_it_closed_has_had_its_effect() -> None:
     assert (bench.breaker.state, bench.breaker.calls) == ("closed", 1)
 
 
-def test_an_operators_close_forgets_what_was_counted() -> None:
-    """Also where it was closed already: three failures then do not count with a fourth."""
+def test_an_operators_close_clears_the_window() -> None:
+    """Even if it was closed already: three earlier failures do not add up with a fourth."""
     bench = Bench()
     bench.calls("failure", "failure", "failure")
     bench.set("close")
@@ -324,8 +324,8 @@ def probing(probes: int, failure_rate: float = 0.5) -> tuple[Bench, list[Breaker
     return bench, [bench.admit() for _ in range(probes)]
 
 
-def test_exactly_so_many_probes_get_through() -> None:
-    """Not one more while they are out, nor after some of them have ended."""
+def test_exactly_the_configured_probes_are_admitted() -> None:
+    """No further one while they are out, nor after some of them have ended."""
     bench, probes = probing(3)
 
     assert not bench.breaker.admits()
@@ -335,8 +335,8 @@ def test_exactly_so_many_probes_get_through() -> None:
 
 
 @pytest.mark.parametrize("way", ["lost", "cancelled", "ignored"])
-def test_a_probe_without_an_outcome_is_free_again_at_once(way: str) -> None:
-    """It is neither success nor failure, however its call ended; the next may go at the same instant."""
+def test_a_probe_without_a_result_is_free_again_at_once(way: str) -> None:
+    """It is neither success nor failure; the next may be sent at the same instant."""
     bench, (probe,) = probing(1)
     assert bench.record(probe, "nothing") == []
 
@@ -346,8 +346,8 @@ def test_a_probe_without_an_outcome_is_free_again_at_once(way: str) -> None:
     assert bench.state() == "closed"
 
 
-def test_probes_that_end_without_an_outcome_leak_no_permit() -> None:
-    """A thousand holders may die: there are as many probes as before, and not one more."""
+def test_probes_without_a_result_leak_no_permit() -> None:
+    """After a thousand lost holders there are as many probes as before."""
     bench, probes = probing(2)
     for _ in range(1000):
         bench.record(probes.pop(0), "nothing")
@@ -369,7 +369,7 @@ def test_probes_that_end_without_an_outcome_leak_no_permit() -> None:
     ],
 )
 def test_all_probes_decide(verdicts: list[CallResult], state: BreakerState) -> None:
-    """Neither the first success closes nor the first failure opens: the rates are those of the window."""
+    """Neither the first success closes nor the first failure opens it: the rates of the window apply."""
     bench, probes = probing(3)
     for probe, verdict in zip(probes[:2], verdicts, strict=False):
         assert bench.record(probe, verdict) == []
@@ -380,7 +380,7 @@ def test_all_probes_decide(verdicts: list[CallResult], state: BreakerState) -> N
 
 
 def test_an_overdue_probe_counts_as_failed() -> None:
-    """A probe whose holder hangs does not keep it half-open for ever, and its late success does not close it."""
+    """A probe whose holder hangs does not keep it half-open, and its late success does not close it."""
     bench, (probe, other) = probing(2)
     bench.record(other, "success")
     bench.now += 59.9
@@ -397,7 +397,7 @@ def test_an_overdue_probe_counts_as_failed() -> None:
 
 
 def test_a_probe_is_not_overdue_before_it_is_slow() -> None:
-    """Where calls may take long, so may probes."""
+    """If calls may take long, so may probes."""
     bench = Bench(structs.replace(PLAIN, probe_seconds=5.0, slow_seconds=20.0))
     bench.trip()
     bench.wait_for_probes()
@@ -407,7 +407,7 @@ def test_a_probe_is_not_overdue_before_it_is_slow() -> None:
 
 
 def test_the_oldest_probe_that_is_out_is_the_first_overdue() -> None:
-    """Those that have come back do not count, and without one nothing is overdue."""
+    """Returned probes do not count, and without a probe nothing is overdue."""
     bench = Bench(structs.replace(PLAIN, probes=2))
     bench.trip()
     assert bench.breaker.overdue_at() == float("inf")
@@ -420,8 +420,8 @@ def test_the_oldest_probe_that_is_out_is_the_first_overdue() -> None:
     assert bench.breaker.overdue_at() == bench.now + 60.0
 
 
-def test_retry_after_opens_for_so_long_and_is_no_failure() -> None:
-    """What a backend asks for is done, without growing its cool-down."""
+def test_retry_after_opens_for_that_time_and_is_no_failure() -> None:
+    """It does not lengthen the next open time."""
     bench = Bench()
     bench.calls("failure")
     (note,) = bench.breaker.honor_retry_after(bench.admit(), 42.0, bench.now)
@@ -435,8 +435,8 @@ def test_retry_after_opens_for_so_long_and_is_no_failure() -> None:
     assert bench.breaker.retry_after_seconds(bench.now) == 10.0
 
 
-def test_retry_after_is_believed_for_an_hour() -> None:
-    """A worker's slip must not last a week."""
+def test_retry_after_is_bounded_by_an_hour() -> None:
+    """A worker's mistake must not last a week."""
     bench = Bench()
     bench.breaker.honor_retry_after(bench.admit(), 7 * 86400.0, bench.now)
 
@@ -444,7 +444,7 @@ def test_retry_after_is_believed_for_an_hour() -> None:
 
 
 def test_retry_after_of_one_probe_opens_at_once() -> None:
-    """The other probes' outcomes are of an older generation then."""
+    """The other probes' results are then of an older generation."""
     bench, probes = probing(3)
     bench.breaker.honor_retry_after(probes[0], 30.0, bench.now)
     for probe in probes[1:]:
@@ -454,8 +454,8 @@ def test_retry_after_of_one_probe_opens_at_once() -> None:
     assert bench.breaker.retry_after_seconds(bench.now) == 30.0
 
 
-def test_the_cool_down_doubles_up_to_its_most() -> None:
-    """Each time that the probes fail it waits longer."""
+def test_the_open_time_doubles_up_to_its_maximum() -> None:
+    """It doubles each time that the probes fail."""
     bench = Bench()
     seconds = [bench.trip()]
     for _ in range(7):
@@ -468,8 +468,8 @@ def test_the_cool_down_doubles_up_to_its_most() -> None:
 
 
 @pytest.mark.parametrize(("quiet_seconds", "expected"), [(59.0, 20.0), (60.0, 10.0)])
-def test_the_cool_down_forgets_after_a_quiet_window(quiet_seconds: float, expected: float) -> None:
-    """Who is closed for a whole window begins anew; who opens again within it has not recovered."""
+def test_the_open_time_is_reset_by_a_quiet_window(quiet_seconds: float, expected: float) -> None:
+    """A breaker that opens again within a window of closing has not recovered."""
     bench = Bench()
     bench.trip()
     bench.wait_for_probes()
@@ -479,8 +479,8 @@ def test_the_cool_down_forgets_after_a_quiet_window(quiet_seconds: float, expect
     assert bench.trip() == expected
 
 
-def test_an_operators_close_begins_the_cool_down_anew() -> None:
-    """An operator knows that it is repaired."""
+def test_an_operators_close_resets_the_open_time() -> None:
+    """An operator knows that the backend is repaired."""
     bench = Bench()
     bench.trip()
     bench.wait_for_probes()
@@ -491,14 +491,14 @@ def test_an_operators_close_begins_the_cool_down_anew() -> None:
 
 
 @pytest.mark.parametrize(("jitter", "seconds"), [(0.0, 9.0), (0.5, 10.0), (0.999999, 11.0)])
-def test_jitter_moves_the_cool_down_by_a_tenth_at_most(jitter: float, seconds: float) -> None:
-    """Both ways, so that it is right in the mean."""
+def test_jitter_changes_the_open_time_by_a_tenth_at_most(jitter: float, seconds: float) -> None:
+    """In both directions, so the mean is right."""
     assert JITTER == 0.1
     assert Bench(jitter=jitter).trip() == pytest.approx(seconds, abs=1e-4)
 
 
 def test_a_long_outage_does_not_overflow() -> None:
-    """After thousands of openings the cool-down is still its most."""
+    """After thousands of openings the open time is still its maximum."""
     bench = Bench(structs.replace(PLAIN, probe_seconds=1.0))
     bench.trip()
     for _ in range(3000):
@@ -519,15 +519,15 @@ def test_a_long_outage_does_not_overflow() -> None:
         ("disabled", None),
     ],
 )
-def test_when_to_try_again(state: BreakerState, seconds: float | None) -> None:
-    """Known while it cools down; about a call's time while the probes are out; unknown where an operator decides."""
+def test_retry_after_seconds_by_state(state: BreakerState, seconds: float | None) -> None:
+    """Known while open; about a call's time while the probes are out; unknown if an operator decides."""
     bench, _ = in_state(state)
 
     assert bench.breaker.retry_after_seconds(bench.now) == seconds
 
 
-def test_a_half_open_breaker_with_a_probe_left_says_now() -> None:
-    """None where the next call may get through at once."""
+def test_retry_after_seconds_is_none_with_a_probe_left() -> None:
+    """The next call is admitted at once."""
     bench = Bench()
     bench.trip()
     bench.wait_for_probes()
@@ -535,8 +535,8 @@ def test_a_half_open_breaker_with_a_probe_left_says_now() -> None:
     assert bench.breaker.retry_after_seconds(bench.now) is None
 
 
-def test_one_that_is_not_enabled_measures_and_never_trips() -> None:
-    """What it would have said can be seen."""
+def test_a_breaker_that_is_not_enabled_counts_and_never_opens() -> None:
+    """Its counts remain visible."""
     bench = Bench(structs.replace(PLAIN, enabled=False))
     bench.times("failure", 50)
     bench.breaker.honor_retry_after(bench.admit(), 60.0, bench.now)
@@ -545,8 +545,8 @@ def test_one_that_is_not_enabled_measures_and_never_trips() -> None:
     assert bench.told == []
 
 
-def test_a_disabled_one_trips_again_after_auto_by_what_comes_then() -> None:
-    """What was counted while it might not trip does not count against it afterwards."""
+def test_a_disabled_breaker_opens_after_auto_by_new_results_alone() -> None:
+    """Results from the time when it could not open do not count."""
     bench = Bench()
     bench.set("disable")
     bench.times("failure", 50)
@@ -558,8 +558,8 @@ def test_a_disabled_one_trips_again_after_auto_by_what_comes_then() -> None:
     assert bench.state() == "open"
 
 
-def test_forced_open_stays_so_whatever_time_passes() -> None:
-    """Until an operator says otherwise; then it probes, since nobody knows how the backend is."""
+def test_forced_open_lasts_until_an_operator_ends_it() -> None:
+    """Then it probes, since the backend's condition is unknown."""
     bench = Bench()
     bench.set("open")
     bench.now += 1e6
@@ -573,8 +573,8 @@ def test_forced_open_stays_so_whatever_time_passes() -> None:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_what_is_remembered_over_a_restart(state: BreakerState) -> None:
-    """A restart closes no open circuit, ends no operator's hold, and shortens no cool-down; probing begins anew."""
+def test_memory_and_restore_keep_the_state(state: BreakerState) -> None:
+    """A restart closes no open breaker, ends no operator's hold, and shortens no open time; probing restarts."""
     bench, _ = in_state(state)
     memory = bench.breaker.memory(wall_offset_seconds=5000.0)
     assert (memory is None) == (state == "closed")
@@ -598,13 +598,13 @@ def test_what_is_remembered_over_a_restart(state: BreakerState) -> None:
     assert later.breaker.record(BreakerPass(0, 3.0), "success", later.now) == []
 
 
-def test_one_that_is_not_enabled_has_nothing_to_remember() -> None:
-    """Only what differs from the beginning is kept."""
+def test_memory_of_the_initial_state_is_none() -> None:
+    """Even if that state is disabled."""
     assert Breaker("cloud", structs.replace(PLAIN, enabled=False), lambda: 0.5).memory(0.0) is None
 
 
-def test_a_wall_clock_that_was_set_back_does_not_keep_a_breaker_open_for_years() -> None:
-    """No cool-down and no pause is longer than an hour, so neither is one that is remembered."""
+def test_restore_bounds_the_open_time() -> None:
+    """A wall clock that was set back does not keep a breaker open for years."""
     later = Bench(TOUCHY)
     memory = BreakerMemory("open", "failures", until=2e9, doublings=0)
     later.breaker.restore(memory, later.now, wall_offset_seconds=1e9)
@@ -612,8 +612,8 @@ def test_a_wall_clock_that_was_set_back_does_not_keep_a_breaker_open_for_years()
     assert retry_after_seconds == MAX_RETRY_AFTER_SECONDS
 
 
-def test_a_breaker_opens_with_another_hosts() -> None:
-    """For as long as that one's; outcomes of calls from before change nothing."""
+def test_open_as_remote_opens_for_the_remote_time() -> None:
+    """Results of earlier calls then change nothing."""
     bench = Bench()
     given = bench.admit()
     (note,) = bench.breaker.open_as_remote(7.0, bench.now)
@@ -625,8 +625,8 @@ def test_a_breaker_opens_with_another_hosts() -> None:
     assert [type(told) for told in bench.advance()] == [notes.BreakerProbing]
 
 
-def test_a_breaker_that_is_open_waits_for_whoever_waits_longer() -> None:
-    """And is told nothing; nor is one that an operator has set."""
+def test_open_as_remote_extends_an_open_breaker() -> None:
+    """It makes no note, and an operator's setting stays."""
     bench = Bench()
     bench.breaker.open_as_remote(7.0, bench.now)
     assert bench.breaker.open_as_remote(3.0, bench.now) == []
@@ -641,8 +641,8 @@ def test_a_breaker_that_is_open_waits_for_whoever_waits_longer() -> None:
         assert other.breaker.state == state
 
 
-def test_what_another_host_says_is_believed_for_an_hour_at_most() -> None:
-    """As what a backend says."""
+def test_open_as_remote_is_bounded_by_an_hour() -> None:
+    """As ``retry_after`` is."""
     bench = Bench()
     bench.breaker.open_as_remote(1e6, bench.now)
     assert bench.breaker.retry_after_seconds(bench.now) == MAX_RETRY_AFTER_SECONDS

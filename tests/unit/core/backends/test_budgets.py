@@ -17,7 +17,7 @@ def budget(dollars: float = 10.0, offset: float = START, *, hard: bool = True, p
 
 
 def test_a_day_ends_at_midnight_utc() -> None:
-    """Whenever the daemon began."""
+    """At whatever time the daemon started."""
     midnight = (START // DAY + 1) * DAY - START
     daily = budget()
     assert daily.resets_in_seconds(0.0) == midnight
@@ -29,7 +29,7 @@ def test_a_day_ends_at_midnight_utc() -> None:
 
 
 def test_periods_follow_one_another_without_a_gap() -> None:
-    """What is spent in one does not reach into the next, however many lie between."""
+    """Spending counts in its own period alone."""
     hourly = budget(1.0, 0.0, period=3600.0)
     for hour in (0, 1, 2, 50):
         assert hourly.spent_dollars(3600.0 * hour) == 0.0
@@ -50,8 +50,10 @@ def test_periods_follow_one_another_without_a_gap() -> None:
         (12.0, 0.0, 0.0, False),
     ],
 )
-def test_admits(spent: float, reserved: float, expected: float, admits: bool) -> None:
-    """What was spent, what calls in progress will cost, and this one's: within the budget; a spent one takes nothing."""
+def test_admits_while_spent_reserved_and_expected_dollars_fit(
+    spent: float, reserved: float, expected: float, admits: bool
+) -> None:
+    """A used-up budget admits no call, whatever it costs."""
     daily = budget()
     daily.spend(spent, 0.0)
     daily.reserved_dollars = reserved
@@ -59,13 +61,13 @@ def test_admits(spent: float, reserved: float, expected: float, admits: bool) ->
     assert daily.admits(expected, 0.0) is admits
 
 
-def test_a_budget_of_nothing_admits_nothing() -> None:
-    """0 dollars: nothing that costs, not even what costs nobody knows how little."""
+def test_a_budget_of_0_dollars_admits_nothing() -> None:
+    """Not even a call whose cost is unknown."""
     assert not budget(0.0).admits(0.0, 0.0)
 
 
-def test_it_tells_once_in_a_period_that_it_is_spent() -> None:
-    """At the call that reaches it, not at those before and after; and again in the next period."""
+def test_spend_notes_a_used_up_budget_once_per_period() -> None:
+    """At the call that reaches the limit, and again in the next period."""
     daily = budget(hard=False)
     assert daily.spend(9.5, 0.0) is None
     assert daily.spend(1.0, 10.0) == notes.BudgetSpent(
@@ -78,7 +80,7 @@ def test_it_tells_once_in_a_period_that_it_is_spent() -> None:
 
 
 def test_state_shows_the_current_period() -> None:
-    """With what is reserved, which outlives a period."""
+    """Reservations outlive a period."""
     daily = budget(period=100.0, offset=30.0)
     daily.spend(2.0, 0.0)
     daily.reserved_dollars = 0.5
@@ -89,8 +91,8 @@ def test_state_shows_the_current_period() -> None:
     assert (daily.state(70.0).spent_dollars, daily.state(70.0).reserved_dollars) == (0.0, 0.5)
 
 
-def test_it_survives_a_restart_within_its_period_only() -> None:
-    """The clock of the next run begins elsewhere; the period is the wall's."""
+def test_spending_survives_a_restart_within_its_period() -> None:
+    """The next run's monotonic clock has another origin; periods follow the wall clock."""
     daily = budget()
     daily.spend(7.0, 50.0)
     memory = daily.memory()
@@ -119,7 +121,7 @@ BUDGETS = {
         ("code", "local", ["all"]),
     ],
 )
-def test_covering(task: str, backend: str, covering: list[str]) -> None:
+def test_covering_selects_by_task_and_backend(task: str, backend: str, covering: list[str]) -> None:
     """A call counts for each budget that names its task, its backend, both, or neither."""
     budgets = Budgets(BUDGETS, 0.0)
 
@@ -127,8 +129,8 @@ def test_covering(task: str, backend: str, covering: list[str]) -> None:
         assert [one.name for one in budgets.covering(task, backend)] == covering
 
 
-def test_the_one_that_resets_last_refuses() -> None:
-    """A caller that comes back before would be refused again."""
+def test_refusing_returns_the_budget_that_resets_last() -> None:
+    """A caller that retried earlier would be refused again."""
     budgets = Budgets(BUDGETS, 0.0)
     assert budgets.refusing("rag", "cloud", 0.5, 0.0) is None
     budgets.by_name["rag on cloud"].spend(1.0, 0.0)
@@ -139,16 +141,16 @@ def test_the_one_that_resets_last_refuses() -> None:
     assert budgets.refusing("rag", "local", 0.5, 0.0) is None
 
 
-def test_a_soft_one_refuses_nothing() -> None:
-    """It only tells."""
+def test_a_soft_budget_refuses_nothing() -> None:
+    """It only makes a note."""
     budgets = Budgets({"all": BudgetSettings(1.0)}, 0.0)
     budgets.by_name["all"].spend(50.0, 0.0)
 
     assert budgets.refusing("rag", "cloud", 1.0, 0.0) is None
 
 
-def test_names_that_peers_invent_do_not_fill_the_memory() -> None:
-    """Which budgets cover what is remembered for a bounded number of pairs."""
+def test_the_table_of_covering_budgets_is_bounded() -> None:
+    """Peers choose the names of tasks and backends."""
     budgets = Budgets(BUDGETS, 0.0)
     for number in range(10_000):
         budgets.covering(f"task{number}", "cloud")
@@ -156,8 +158,8 @@ def test_names_that_peers_invent_do_not_fill_the_memory() -> None:
     assert len(budgets._covering) <= 4096
 
 
-def test_what_others_spend_counts() -> None:
-    """In the period in which they have; and is told when it uses the budget up."""
+def test_remote_spending_counts() -> None:
+    """Within its period; and it is noted if it uses the budget up."""
     daily = budget(10.0)
     daily.spend(4.0, 0.0)
     period, dollars = daily.own_spending(0.0)
@@ -172,8 +174,8 @@ def test_what_others_spend_counts() -> None:
     assert daily.set_remote(period, 7.0, 0.0) is None
 
 
-def test_what_an_earlier_run_has_spent_counts_once() -> None:
-    """1. a run spends and tells the others; 2. it ends; 3. the next reads its own ledger, and hears of it from the others."""
+def test_spending_of_an_earlier_run_counts_once() -> None:
+    """1. a run spends and shares that; 2. it ends; 3. the next restores its ledger, and receives the shared sum."""
     daily = budget(10.0)
     period, _ = daily.own_spending(0.0)
     daily.restore(BudgetMemory(period, 3.0))

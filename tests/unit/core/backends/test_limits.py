@@ -1,4 +1,4 @@
-"""Minute limits, and the limit that adapts."""
+"""Minute limits, and the adaptive limit."""
 
 import random
 
@@ -7,8 +7,8 @@ import pytest
 from sidecard.core.backends.limits import INITIAL_LIMIT, WARM_UP_SAMPLES, AdaptiveLimit, MinuteLimit
 
 
-def test_no_limit_has_room_for_all() -> None:
-    """0 is none, and nothing is counted."""
+def test_a_limit_of_0_always_has_room() -> None:
+    """Nothing is counted."""
     limit = MinuteLimit(0.0)
     limit.spend(1e9, 5.0)
 
@@ -17,8 +17,8 @@ def test_no_limit_has_room_for_all() -> None:
     assert limit.untouched(5.0)
 
 
-def test_a_minutes_share_is_spent_and_comes_back() -> None:
-    """To the second: what was spent in a second counts until 60 seconds after that second has ended."""
+def test_spending_counts_for_a_minute() -> None:
+    """What was spent in a second counts until 60 seconds after that second has ended."""
     limit = MinuteLimit(3)
     for at in (0.0, 0.9, 30.5):
         assert limit.has_room(1.0, at)
@@ -32,8 +32,8 @@ def test_a_minutes_share_is_spent_and_comes_back() -> None:
     assert limit.room_at(3.0, 61.0) == 91.0
 
 
-def test_more_than_the_share_never_has_room() -> None:
-    """But there is an instant from which nothing is spent."""
+def test_more_than_the_limit_never_has_room() -> None:
+    """`room_at` then returns when nothing is spent."""
     limit = MinuteLimit(100)
     assert not limit.has_room(101.0, 0.0)
     assert limit.room_at(101.0, 0.0) == 0.0
@@ -44,8 +44,8 @@ def test_more_than_the_share_never_has_room() -> None:
     assert limit.untouched(61.0)
 
 
-def test_never_more_than_the_share_within_any_minute() -> None:
-    """A bucket that refills would let twice as much through after a pause; and whoever comes when told finds room."""
+def test_no_minute_has_more_than_the_limit() -> None:
+    """A token bucket would admit twice as much after a pause. A caller that waits until `room_at` finds room."""
     chance = random.Random(7)
     limit, now, spent = MinuteLimit(10), 0.0, list[tuple[float, float]]()
     for _ in range(3000):
@@ -60,8 +60,8 @@ def test_never_more_than_the_share_within_any_minute() -> None:
         assert sum(some for at, some in spent if at > now - 60) <= 10
 
 
-def test_an_untouched_limit_has_no_rounding_left() -> None:
-    """Sums of tenths that come and go leave nothing behind."""
+def test_an_untouched_limit_has_no_rounding_error() -> None:
+    """Sums of tenths return to exactly 0."""
     limit = MinuteLimit(1.0)
     for number in range(10):
         limit.spend(0.1, float(number))
@@ -70,28 +70,28 @@ def test_an_untouched_limit_has_no_rounding_left() -> None:
 
 
 def sampled(limit: AdaptiveLimit, seconds: float, count: int, load: float = 1.0) -> int:
-    """Bring samples of so many seconds under load (1: as many in progress as the limit is), and return the limit."""
+    """Add samples of so many seconds under load (1: as many in progress as the limit), and return the limit."""
     for _ in range(count):
         limit.sample(seconds, max(1, round(limit.limit * load)))
 
     return limit.limit
 
 
-def test_it_begins_low_and_never_above_its_most() -> None:
+def test_the_limit_starts_low_and_never_above_the_maximum() -> None:
     """A local model has a few slots."""
     assert AdaptiveLimit(50).limit == INITIAL_LIMIT
     assert AdaptiveLimit(2).limit == 2
 
 
-def test_it_grows_while_calls_take_as_long_as_ever() -> None:
-    """Up to the most that was configured, and not beyond."""
+def test_the_limit_grows_while_latency_is_constant() -> None:
+    """Up to the configured maximum."""
     limit = AdaptiveLimit(20)
 
     assert sampled(limit, 0.02, 300) == 20
 
 
-def test_it_falls_where_load_makes_each_token_slower_and_grows_back() -> None:
-    """The backend queues inside: fewer at once. When it is fast again, so is the limit what it was."""
+def test_the_limit_falls_with_latency_and_recovers() -> None:
+    """A backend that queues internally gets fewer calls at a time until it is fast again."""
     limit = AdaptiveLimit(20)
     sampled(limit, 0.02, 100)
     assert limit.limit == 20
@@ -101,8 +101,8 @@ def test_it_falls_where_load_makes_each_token_slower_and_grows_back() -> None:
     assert sampled(limit, 0.02, 300) == 20
 
 
-def test_it_stays_at_least_one() -> None:
-    """However slow it gets, someone may call, or nobody would ever learn that it is fast again."""
+def test_the_limit_stays_at_least_one() -> None:
+    """Otherwise no call could find that the backend is fast again."""
     limit = AdaptiveLimit(20)
     sampled(limit, 0.001, WARM_UP_SAMPLES + 1)
     for number in range(60):
@@ -110,8 +110,8 @@ def test_it_stays_at_least_one() -> None:
         assert limit.limit >= 1
 
 
-def test_it_settles_where_a_server_of_four_slots_does_its_best() -> None:
-    """A server that works on four and queues the rest inside: the limit stays near four times the tolerance."""
+def test_the_limit_settles_near_a_servers_slots() -> None:
+    """A server with four slots queues the rest internally: the limit stays near four times the tolerance."""
     limit, chance = AdaptiveLimit(64), random.Random(3)
     seen = []
     for _ in range(600):
@@ -123,8 +123,8 @@ def test_it_settles_where_a_server_of_four_slots_does_its_best() -> None:
     assert max(seen[50:300]) <= 32
 
 
-def test_without_load_it_does_not_move() -> None:
-    """One call at a time says nothing of how many the backend takes."""
+def test_without_load_the_limit_stays() -> None:
+    """One call at a time says nothing about how many the backend can take."""
     limit = AdaptiveLimit(20)
     limit.sample(0.02, 4)
     before = limit.limit
@@ -135,8 +135,8 @@ def test_without_load_it_does_not_move() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0])
-def test_what_is_no_time_is_no_sample(seconds: float) -> None:
-    """A clock's grain must not count as infinitely fast."""
+def test_a_sample_of_0_seconds_is_ignored(seconds: float) -> None:
+    """The clock's resolution must not count as infinitely fast."""
     limit = AdaptiveLimit(20)
     sampled(limit, seconds, 100)
 

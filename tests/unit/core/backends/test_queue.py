@@ -4,7 +4,7 @@ from sidecard.core.backends.queue import FairQueue
 
 
 def drained(queue: FairQueue[str]) -> list[str]:
-    """Serve all, in the order in which they are next. An item's first letter is its line."""
+    """Serve all items; return them in order. An item's first letter is its flow."""
     served = []
     while queue:
         item = queue.first()
@@ -15,7 +15,7 @@ def drained(queue: FairQueue[str]) -> list[str]:
 
 
 def filled(*items: str) -> FairQueue[str]:
-    """Return a queue in which items have stood in, one after the other."""
+    """Return a queue with items pushed one after the other."""
     queue = FairQueue[str]()
     for item in items:
         queue.push(item[0], item)
@@ -33,28 +33,28 @@ def filled(*items: str) -> FairQueue[str]:
         ([], []),
     ],
 )
-def test_lines_take_turns_and_each_is_first_come_first_served(items: list[str], served: list[str]) -> None:
-    """One that asks for much delays another's first by one turn."""
+def test_flows_take_turns_and_each_is_first_in_first_out(items: list[str], served: list[str]) -> None:
+    """A flow with many items delays another's first item by one turn."""
     assert drained(filled(*items)) == served
 
 
-def test_a_thousand_of_one_line_delay_another_by_one() -> None:
-    """The bound is the number of lines, not of items."""
+def test_a_thousand_items_of_one_flow_delay_another_by_one_turn() -> None:
+    """The delay is bounded by the number of flows, not of items."""
     queue = filled(*[f"a{number}" for number in range(1000)], "b")
 
     assert drained(queue)[1] == "b"
 
 
-def test_one_that_leaves_costs_its_line_no_turn() -> None:
-    """It got nothing: the line's next stands where it stood."""
+def test_remove_keeps_the_turn_of_the_flow() -> None:
+    """The removed item was not served."""
     queue = filled("a1", "a2", "b1")
     queue.remove("a", "a1")
 
     assert drained(queue) == ["a2", "b1"]
 
 
-def test_one_may_leave_from_anywhere() -> None:
-    """The last, the middle and the only one of a line."""
+def test_remove_from_any_position() -> None:
+    """The last, the middle and the only item of a flow."""
     queue = filled("a1", "a2", "a3", "b1", "c1")
     for item in ("a2", "b1", "a3"):
         queue.remove(item[0], item)
@@ -63,8 +63,8 @@ def test_one_may_leave_from_anywhere() -> None:
     assert drained(queue) == ["a1", "c1"]
 
 
-def test_a_line_that_was_served_and_comes_again_stands_behind() -> None:
-    """An empty line has no turn to keep."""
+def test_a_served_flow_that_returns_is_last() -> None:
+    """An empty flow keeps no turn."""
     queue = filled("a1", "b1")
     queue.serve("a", "a1")
     queue.push("a", "a2")
@@ -72,8 +72,8 @@ def test_a_line_that_was_served_and_comes_again_stands_behind() -> None:
     assert drained(queue) == ["b1", "a2"]
 
 
-def test_it_counts_and_shows_all() -> None:
-    """Whoever sends everybody away sees each once."""
+def test_len_and_iteration_cover_every_item_once() -> None:
+    """In any order."""
     queue = filled("a1", "b1", "a2")
 
     assert len(queue) == 3
@@ -82,8 +82,8 @@ def test_it_counts_and_shows_all() -> None:
     assert sorted(queue) == ["a2", "b1"]
 
 
-def test_an_empty_one_has_no_first() -> None:
-    """Also after all have left."""
+def test_first_of_an_empty_queue_raises() -> None:
+    """Also after all items were removed."""
     queue = filled("a1")
     queue.remove("a", "a1")
 

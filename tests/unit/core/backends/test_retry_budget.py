@@ -12,7 +12,7 @@ def budget(jitter: float = 0.5, **settings: float) -> RetryBudget:
 
 
 def withdrawn(retries: RetryBudget, now: float) -> int:
-    """Withdraw until there is none, and return how many there were."""
+    """Withdraw until the budget is empty; return how many retries there were."""
     count = 0
     while retries.withdraw(now):
         count += 1
@@ -20,13 +20,13 @@ def withdrawn(retries: RetryBudget, now: float) -> int:
     return count
 
 
-def test_the_floor_is_there_without_any_call() -> None:
-    """Ten a second over ten seconds."""
+def test_the_floor_needs_no_calls() -> None:
+    """Ten retries a second over ten seconds."""
     assert withdrawn(budget(), 0.0) == 100
 
 
 def test_each_call_adds_its_share() -> None:
-    """A fifth of the calls made, on top of the floor."""
+    """A fifth of the calls, in addition to the floor."""
     retries = budget(floor_per_second=1.0)
     for _ in range(50):
         retries.deposit(0.0)
@@ -34,7 +34,7 @@ def test_each_call_adds_its_share() -> None:
     assert withdrawn(retries, 0.0) == 10 + 10
 
 
-def test_without_share_and_floor_there_is_none() -> None:
+def test_without_share_and_floor_there_are_no_retries() -> None:
     """An operator may forbid retries."""
     retries = budget(share=0.0, floor_per_second=0.0)
     retries.deposit(0.0)
@@ -42,7 +42,7 @@ def test_without_share_and_floor_there_is_none() -> None:
     assert not retries.withdraw(0.0)
 
 
-def test_a_part_of_a_retry_is_none() -> None:
+def test_a_fraction_of_a_retry_is_not_granted() -> None:
     """Four calls at a fifth are not yet one retry; five are."""
     retries = budget(floor_per_second=0.0)
     for _ in range(4):
@@ -55,7 +55,7 @@ def test_a_part_of_a_retry_is_none() -> None:
 
 
 def test_the_window_slides() -> None:
-    """Calls and retries count for ten seconds, to the second; what has left the window neither earns nor costs."""
+    """Calls and retries count for ten seconds, to the second."""
     retries = budget(floor_per_second=0.0, share=1.0)
     for _ in range(3):
         retries.deposit(0.5)
@@ -69,8 +69,8 @@ def test_the_window_slides() -> None:
     assert withdrawn(retries, 15.0) == 1
 
 
-def test_a_pause_forgets_everything() -> None:
-    """After an hour it is as in the beginning."""
+def test_a_pause_resets_the_budget() -> None:
+    """After an hour it is as at the start."""
     retries = budget(floor_per_second=1.0)
     withdrawn(retries, 0.0)
 
@@ -80,7 +80,7 @@ def test_a_pause_forgets_everything() -> None:
 @pytest.mark.parametrize(
     ("number", "longest"), [(1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0), (5, 8.0), (6, 8.0), (10_000, 8.0)]
 )
-def test_the_back_off_doubles_up_to_its_most_and_is_jittered_down_to_half(number: int, longest: float) -> None:
-    """Workers that failed together do not come back together."""
+def test_the_backoff_doubles_up_to_its_maximum_with_jitter(number: int, longest: float) -> None:
+    """Workers that failed together do not retry together."""
     assert budget(jitter=0.0).backoff_seconds(number) == longest / 2
     assert budget(jitter=0.999999).backoff_seconds(number) == pytest.approx(longest)

@@ -1,4 +1,4 @@
-"""Which values are compressed, what is remembered of those that were expanded, and what damage is."""
+"""Which values are compressed, how recent ones are cached, and how damage is detected."""
 
 import random
 
@@ -15,19 +15,19 @@ TEXT = b"The capital of France is Paris, and the capital of Spain is Madrid. " *
 
 
 class CountingZstd(Zstd):
-    """Counts how often something is expanded."""
+    """Count decompressions."""
 
     def __init__(self) -> None:
         self.expanded = 0
 
     def decompress(self, data: memoryview, size: int) -> bytes:
-        """Count, and expand."""
+        """Count, and decompress."""
         self.expanded += 1
         return super().decompress(data, size)
 
 
 def noise(size: int) -> bytes:
-    """Return bytes that nothing makes smaller."""
+    """Return incompressible bytes."""
     return random.Random(size).randbytes(size)
 
 
@@ -38,7 +38,7 @@ def compression(max_bytes: int = 64 * 1024 * 1024) -> tuple[Compression, Countin
 
 
 def kept(of: Compression, value: bytes) -> Entry:
-    """Return an entry of a value that is compressed."""
+    """Return an entry with a compressed value."""
     data = of.compress(value, 1)
     assert data is not None
     return Entry("key", data, 0.0, 1.0, TERMS, COMPRESSED)
@@ -55,14 +55,14 @@ def kept(of: Compression, value: bytes) -> Entry:
         (b"x" * (MAX_BYTES + 1), 1),
     ],
 )
-def test_what_is_off_small_huge_or_noise_is_kept_as_it_is(value: bytes, min_bytes: int) -> None:
-    """And 0 is off, however large the value."""
+def test_compress_of_small_huge_or_random_values_keeps_them(value: bytes, min_bytes: int) -> None:
+    """They are kept as they are, and so is every value if ``min_bytes`` is 0."""
     assert compression()[0].compress(value, min_bytes) is None
 
 
 @pytest.mark.parametrize("value", [TEXT, b"x" * MAX_BYTES])
-def test_what_is_compressed_begins_with_its_size_and_comes_back(value: bytes) -> None:
-    """At both ends of what is compressed at all."""
+def test_compress_prefixes_the_size_and_is_reversible(value: bytes) -> None:
+    """At both ends of the sizes that are compressed."""
     of, codec = compression()
     data = of.compress(value, len(value))
     assert data is not None
@@ -73,7 +73,7 @@ def test_what_is_compressed_begins_with_its_size_and_comes_back(value: bytes) ->
 
 
 def test_compressing_must_save_an_eighth() -> None:
-    """Noise with so much text that it does, and with a little less."""
+    """A value is compressed as soon as that saves an eighth of it."""
     of, _ = compression()
     just = [size for size in range(0, 4000, 10) if of.compress(noise(4000 - size) + b"x" * size, 1) is not None]
     assert 500 <= just[0] <= 540
@@ -83,8 +83,8 @@ def test_compressing_must_save_an_eighth() -> None:
         assert data is None or len(data) <= 4000 * (1 - MIN_SAVED_SHARE)
 
 
-def test_without_a_codec_nothing_is_compressed_and_what_is_cannot_be_read() -> None:
-    """A store may have it from who has one."""
+def test_without_a_codec_nothing_is_compressed_or_decompressed() -> None:
+    """A shared store may hold compressed records of a host that has a codec."""
     of = Compression(None, MemoryCache(1000))
     assert of.compress(TEXT, 1) is None
     data = compression()[0].compress(TEXT, 1)
@@ -106,21 +106,21 @@ def test_without_a_codec_nothing_is_compressed_and_what_is_cannot_be_read() -> N
         len(TEXT).to_bytes(SIZE_PREFIX_BYTES, "big") + Zstd().compress(b"\x00" * 50_000_000),
     ],
 )
-def test_what_a_store_has_may_be_damaged_or_a_bomb(data: bytes) -> None:
-    """It is never given more room than it says, nor more than a value may have."""
+def test_decompress_of_damaged_records_and_bombs_returns_none(data: bytes) -> None:
+    """No record gets more memory than its declared size, or than the largest value."""
     assert decompress(Zstd(), data) is None
 
 
-def test_an_answer_is_the_value_compressed_or_not() -> None:
-    """Equal bytes, of equal size."""
+def test_answer_of_a_compressed_entry_equals_the_original() -> None:
+    """The answer and its size do not depend on compression."""
     of, _ = compression()
     for entry in (Entry("key", TEXT, 0.0, 1.0, TERMS), kept(of, TEXT)):
         assert bytes(of.answer(entry)) == TEXT
         assert entry.answer_bytes == len(TEXT)
 
 
-def test_what_is_asked_for_again_is_expanded_once() -> None:
-    """Also through another entry with the same value."""
+def test_a_popular_value_is_decompressed_once() -> None:
+    """Entries with equal values share it."""
     of, codec = compression()
     for _ in range(10):
         assert bytes(of.answer(kept(of, TEXT))) == TEXT
@@ -128,8 +128,8 @@ def test_what_is_asked_for_again_is_expanded_once() -> None:
     assert codec.expanded == 1
 
 
-def test_what_is_remembered_is_bounded() -> None:
-    """The oldest leave; what is larger than all that may be remembered is not."""
+def test_recent_answers_are_bounded() -> None:
+    """The oldest answers are dropped, and an answer above the bound is not kept."""
     size = 20_000
     of, codec = compression(int(3.5 * size / RECENT_SHARE))
     entries = [kept(of, bytes([letter]) * size) for letter in b"abcd"]
@@ -150,8 +150,8 @@ def test_what_is_remembered_is_bounded() -> None:
     assert len(of._recent) == 3
 
 
-def test_a_smaller_cache_remembers_less() -> None:
-    """From the next value on."""
+def test_recent_answers_shrink_with_the_cache() -> None:
+    """The new bound applies at the next answer."""
     of, _ = compression(int(3.5 * 20_000 / RECENT_SHARE))
     for letter in b"abc":
         of.answer(kept(of, bytes([letter]) * 20_000))

@@ -10,7 +10,7 @@ TERMS = Terms("1000:default", 300.0, 60.0, "default")
 
 
 def entry(name: str, asked: int = 0, dollars: float | None = None, scope: str = "1000:default", size: int = 0) -> Entry:
-    """Return an entry that costs and takes the same as all others unless told otherwise."""
+    """Return an entry; all have equal cost and size by default."""
     terms = Terms(scope, 300.0, 60.0, "default", Usage(cost_dollars=dollars))
     made = Entry(name, b"v" * size, 0.0, 1.0, terms)
     for _ in range(asked):
@@ -20,7 +20,7 @@ def entry(name: str, asked: int = 0, dollars: float | None = None, scope: str = 
 
 
 def admitted(policy: GreedyDual, *entries: Entry) -> None:
-    """Take entries in, in order, and then the hits that they had before."""
+    """Admit entries in order, then repeat the hits that they had before."""
     for one in entries:
         asked = one.recent_hits
         policy.admit(one)
@@ -29,42 +29,42 @@ def admitted(policy: GreedyDual, *entries: Entry) -> None:
 
 
 def leaving(policy: GreedyDual, count: int, scope: str | None = None) -> list[str]:
-    """Return who leaves next."""
+    """Return the keys of the next victims."""
     return [policy.victim(scope).key for _ in range(count)]
 
 
-def test_victim_of_nothing_is_an_error() -> None:
-    """Nobody can leave an empty cache."""
+def test_victim_of_an_empty_policy_raises() -> None:
+    """An empty policy has no victim."""
     with pytest.raises(LookupError):
         GreedyDual().victim()
 
 
-def test_newcomers_leave_in_the_order_they_came() -> None:
-    """Nobody asked for them: first in, first out."""
+def test_entries_without_hits_leave_in_order_of_insertion() -> None:
+    """Equal entries leave first in, first out."""
     policy = GreedyDual()
     admitted(policy, entry("a"), entry("b"))
 
     assert leaving(policy, 2) == ["a", "b"]
 
 
-def test_a_newcomer_that_was_asked_for_stays_until_its_whole_worth_is_due() -> None:
-    """Others that nobody asked for leave before it, even those who came later."""
+def test_an_entry_with_a_hit_outlives_its_probation() -> None:
+    """Entries without hits leave before it, even later ones."""
     policy = GreedyDual()
     admitted(policy, entry("asked", asked=1), *(entry(str(number)) for number in range(20)))
 
     assert leaving(policy, 21) == [*map(str, range(20)), "asked"]
 
 
-def test_who_is_asked_for_more_often_stays_longer() -> None:
-    """In proportion, as far as hits are counted."""
+def test_entries_with_more_hits_stay_longer() -> None:
+    """The order of eviction follows the number of hits."""
     policy = GreedyDual()
     admitted(policy, entry("thrice", asked=3), entry("twice", asked=2), entry("once", asked=1), entry("never"))
 
     assert leaving(policy, 4) == ["never", "once", "twice", "thrice"]
 
 
-def test_hits_add_up_over_the_looks_and_no_further_than_can_be_kept() -> None:
-    """Three are counted between two looks; all that were are kept, up to the most."""
+def test_hits_accumulate_over_examinations_up_to_their_bound() -> None:
+    """Three hits are counted between two examinations; their sum is bounded."""
     policy = GreedyDual()
     favourite = entry("favourite")
     admitted(policy, favourite)
@@ -85,8 +85,8 @@ def test_hits_add_up_over_the_looks_and_no_further_than_can_be_kept() -> None:
     assert 3 <= favourite.earlier_hits <= MAX_EARLIER_HITS
 
 
-def test_a_dear_answer_stays_longer_than_a_cheap_one() -> None:
-    """Nobody asked for either: what it would cost to fetch it anew decides."""
+def test_an_expensive_answer_stays_longer_than_a_cheap_one() -> None:
+    """Without hits, the cost of fetching it again decides."""
     policy = GreedyDual()
     admitted(policy, entry("dear", dollars=0.5), *(entry(f"cheap{number}", dollars=0.01) for number in range(9)))
 
@@ -102,8 +102,8 @@ def test_a_large_answer_leaves_before_small_ones_of_the_same_cost() -> None:
     assert leaving(policy, 1) == ["large"]
 
 
-def test_a_ghost_that_comes_back_goes_on_from_its_hits() -> None:
-    """It was wanted soon after it left: no second probation."""
+def test_a_returning_ghost_keeps_its_hits() -> None:
+    """It skips the second probation."""
     policy = GreedyDual()
     admitted(policy, entry("a"))
     policy.victim()
@@ -115,10 +115,10 @@ def test_a_ghost_that_comes_back_goes_on_from_its_hits() -> None:
 
 
 @pytest.mark.parametrize("dollars", [1e3, 1e9])
-def test_what_nobody_asks_for_leaves_whatever_it_is_said_to_have_cost(dollars: float) -> None:
-    """A peer that reports huge costs fills the cache for a while, and not for ever: usual newcomers push it out.
+def test_entries_with_invented_costs_leave_within_a_bounded_time(dollars: float) -> None:
+    """A peer that reports huge costs fills the cache for a while only: usual new entries push its entries out.
 
-    The bound is the one that `MAX_UNUSED_PRIORITY` promises: so many lives of a newcomer, here of 100 entries each.
+    The bound is `MAX_UNUSED_PRIORITY` times the life of a new entry, which here is 100 insertions.
     """
     policy = GreedyDual()
     for number in range(1000):
@@ -143,7 +143,7 @@ def test_what_nobody_asks_for_leaves_whatever_it_is_said_to_have_cost(dollars: f
 
 
 def test_ghosts_are_bounded() -> None:
-    """A few for each entry, and a few."""
+    """There are a few ghosts for each entry."""
     policy = GreedyDual()
     for number in range(1000):
         admitted(policy, entry(str(number)))
@@ -152,7 +152,7 @@ def test_ghosts_are_bounded() -> None:
     assert 0 < len(policy._ghosts) <= 64
 
 
-def test_what_left_by_itself_is_never_a_victim() -> None:
+def test_a_forgotten_entry_is_never_a_victim() -> None:
     """Neither from the middle of one level nor from the head of another."""
     policy = GreedyDual()
     gone, stays, dear = entry("gone"), entry("stays"), entry("dear", dollars=1.0)
@@ -164,8 +164,8 @@ def test_what_left_by_itself_is_never_a_victim() -> None:
         policy.victim()
 
 
-def test_tombstones_in_the_middle_are_tidied_in_bulk() -> None:
-    """A long-lived head does not keep the dead behind it for ever."""
+def test_tombstones_behind_a_live_head_are_removed_in_bulk() -> None:
+    """A long-lived head does not keep dead entries behind it."""
     policy = GreedyDual()
     admitted(policy, entry("head"))
     for number in range(10_000):
@@ -178,8 +178,8 @@ def test_tombstones_in_the_middle_are_tidied_in_bulk() -> None:
     assert leaving(policy, 1) == ["head"]
 
 
-def test_levels_have_few_runs_however_many_entries_come() -> None:
-    """What is due at about the same time shares one number, or each entry would need its own."""
+def test_levels_have_few_batches_for_any_number_of_entries() -> None:
+    """Entries that are due at about the same time share one number."""
     policy = GreedyDual()
     for number in range(5000):
         admitted(policy, entry(f"entry{number}", asked=number % 3, dollars=0.01 * (1 + number % 7)))
@@ -192,12 +192,12 @@ def test_levels_have_few_runs_however_many_entries_come() -> None:
 
 
 def of_scope(name: str) -> Callable[[str], bool]:
-    """Return the test for one scope."""
+    """Return a predicate for one scope."""
     return lambda scope: scope == name
 
 
-def test_a_scope_that_is_set_apart_has_victims_of_its_own() -> None:
-    """And the first that is due in any partition is the victim of all: in the partition whose limit was met, time has passed already."""
+def test_a_scope_with_a_partition_has_victims_of_its_own() -> None:
+    """For the whole cache, the first due of any partition leaves. Evictions within one partition advance its time alone."""
     policy = GreedyDual()
     policy.partition(of_scope("team"))
     admitted(policy, entry("a"), entry("b", scope="team"), entry("c"), entry("d", scope="team"))
@@ -208,8 +208,8 @@ def test_a_scope_that_is_set_apart_has_victims_of_its_own() -> None:
         policy.victim("team")
 
 
-def test_a_room_of_its_own_ages_by_itself() -> None:
-    """Where only its own limit is met, nobody else's leaving lets a dear answer become due."""
+def test_a_partition_ages_by_its_own_evictions() -> None:
+    """Evictions in one partition do not age the entries of another."""
     policy = GreedyDual()
     policy.partition(of_scope("team"))
     admitted(policy, *(entry(f"usual{number}", scope="team", dollars=0.01) for number in range(20)))
@@ -228,8 +228,8 @@ def test_a_room_of_its_own_ages_by_itself() -> None:
 
 
 @pytest.mark.parametrize("apart", ["team", "none"])
-def test_setting_apart_loses_nobody_and_keeps_the_order(apart: str) -> None:
-    """Entries move to other rooms, and leave when they would have."""
+def test_partition_keeps_all_entries_and_their_order(apart: str) -> None:
+    """Entries move to other partitions and leave at the same time as before."""
     usual, moved = GreedyDual(), GreedyDual()
     moved.partition(of_scope("other"))
     for policy in (usual, moved):

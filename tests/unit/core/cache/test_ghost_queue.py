@@ -1,8 +1,8 @@
 from sidecard.core.cache.ghost_queue import GHOSTS_PER_ENTRY, MIN_GHOSTS, GhostQueue
 
 
-def test_recall_tells_the_hits_once() -> None:
-    """Who comes back is no ghost any more."""
+def test_recall_returns_the_hits_once() -> None:
+    """A recalled key is no longer a ghost."""
     ghosts = GhostQueue()
     ghosts.remember("scope", "key", 5, 0)
 
@@ -10,8 +10,8 @@ def test_recall_tells_the_hits_once() -> None:
     assert ghosts.recall("scope", "key") is None
 
 
-def test_a_ghost_is_of_one_scope() -> None:
-    """The same key of another uid never left."""
+def test_a_ghost_belongs_to_one_scope() -> None:
+    """The same key of another scope is no ghost."""
     ghosts = GhostQueue()
     ghosts.remember("1000:default", "key", 0, 0)
 
@@ -19,8 +19,8 @@ def test_a_ghost_is_of_one_scope() -> None:
     assert ghosts.recall("1000:default", "key") == 0
 
 
-def test_the_youngest_are_remembered() -> None:
-    """As many as there is room for, but for a few whose sets were full; of older ones none."""
+def test_the_youngest_ghosts_are_kept() -> None:
+    """Most of the latest ghosts are kept, apart from collisions within a set, and none of the older ones."""
     ghosts = GhostQueue()
     for number in range(5000):
         ghosts.remember("scope", str(number), number % 3, 100)
@@ -31,8 +31,8 @@ def test_the_youngest_are_remembered() -> None:
     assert not [number for number in range(5000 - limit) if ghosts.recall("scope", str(number)) is not None]
 
 
-def test_turns_may_wrap() -> None:
-    """After a quarter of a billion evictions, the young are still young and the old gone."""
+def test_turns_wrap_around() -> None:
+    """After a quarter of a billion evictions, new ghosts are kept and old ones are not."""
     ghosts = GhostQueue()
     ghosts._turn = 2**28 - 10
     for number in range(2 * MIN_GHOSTS):
@@ -43,8 +43,8 @@ def test_turns_may_wrap() -> None:
     assert ghosts.recall("scope", "0") is None
 
 
-def test_a_table_grows_with_the_cache_and_stays_in_proportion() -> None:
-    """Eight bytes a word, and at most six words for each entry."""
+def test_the_table_grows_in_proportion_to_the_cache() -> None:
+    """A word has eight bytes, and an entry at most six words."""
     ghosts = GhostQueue()
     for entries in (10, 1000, 100_000, 50):
         ghosts.remember("scope", "key", 1, entries)
@@ -53,8 +53,8 @@ def test_a_table_grows_with_the_cache_and_stays_in_proportion() -> None:
     assert 300_000 <= len(ghosts._words) <= 600_000
 
 
-def test_a_key_that_no_encoding_has_is_remembered_too() -> None:
-    """JSON can name half of a surrogate pair."""
+def test_a_key_with_a_lone_surrogate_is_kept() -> None:
+    """JSON can contain half of a surrogate pair."""
     ghosts = GhostQueue()
     ghosts.remember("scope", "\ud800", 1, 0)
     assert ghosts.recall("scope", "\ud800") == 1

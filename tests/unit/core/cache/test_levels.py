@@ -16,21 +16,21 @@ def at(level: int, name: str = "key") -> Entry:
 
 
 def test_level_of_rises_with_the_value() -> None:
-    """By as many levels as a doubling has."""
+    """A doubled value is `LEVELS_PER_DOUBLING` levels higher."""
     assert level_of(2.0) - level_of(1.0) == LEVELS_PER_DOUBLING
     assert level_of(1.0) - level_of(0.25) == 2 * LEVELS_PER_DOUBLING
 
 
 @pytest.mark.parametrize("value", [1e-30, PROBATION * MIN_PRIORITY, 14 * MAX_PRIORITY, 1e30])
-def test_all_values_have_a_level(value: float) -> None:
-    """The ends take what is beyond; what can come is not."""
+def test_every_value_has_a_level(value: float) -> None:
+    """Possible values are within the levels; values beyond are clamped to the ends."""
     assert 0 <= level_of(value) < LEVELS
     possible = PROBATION * MIN_PRIORITY <= value <= 14 * MAX_PRIORITY
     assert (0 < level_of(value) < LEVELS - 1) == possible
 
 
 def test_the_first_due_is_found_among_all_levels() -> None:
-    """A valuable one that has been there for long is due before one that just came."""
+    """An old entry of high value is due before a new one of low value."""
     partition = Partition()
     partition.push(at(level_of(4.0), "valuable"), 0.0)
     partition.push(at(level_of(1.0), "late"), 10.0)
@@ -41,8 +41,8 @@ def test_the_first_due_is_found_among_all_levels() -> None:
     assert not partition.levels
 
 
-def test_entries_that_come_together_share_a_run() -> None:
-    """In order, and due with the first of them: a little early."""
+def test_entries_that_are_due_together_share_a_batch() -> None:
+    """They leave in order, due at most a sixteenth of their value early."""
     partition = Partition()
     number = level_of(1.0)
     for position in range(100):

@@ -6,7 +6,7 @@ from sidecard.core.cache.memory import SHARING_ONLY_BYTES, Insertion, MemoryCach
 
 
 def terms(ttl: float = 100.0, window: float = 0.0, tags: tuple[str, ...] = ()) -> Terms:
-    """Return terms that differ in what these tests are about."""
+    """Return terms that differ in what these tests vary."""
     return Terms("1000:default", ttl, window, "default", tags=tags)
 
 
@@ -21,8 +21,8 @@ def get(cache: MemoryCache, key: str, now: float = 0.0) -> bytes | None:
     return None if entry is None else entry.value
 
 
-def test_get_before_and_at_the_end_of_its_time() -> None:
-    """An entry lives for its time and not an instant longer."""
+def test_get_before_and_at_the_end_of_the_lifetime() -> None:
+    """An entry expires exactly at the end of its lifetime."""
     cache = MemoryCache(10_000_000)
     put(cache, "key", now=10.0, ttl=5.0)
 
@@ -59,8 +59,8 @@ def test_put_again_with_a_larger_value_replaces_the_charge() -> None:
     assert get(cache, "key") == b"v" * 1000
 
 
-def test_put_of_too_large_a_value_is_refused_and_the_older_one_is_gone() -> None:
-    """One answer does not drive out all others, and what it would have replaced is not served any more."""
+def test_put_of_too_large_a_value_is_refused_and_removes_the_older_one() -> None:
+    """One answer does not evict all others, and the out-of-date one is not served any more."""
     cache = MemoryCache(80_000)
     put(cache, "key", size=10)
 
@@ -69,8 +69,8 @@ def test_put_of_too_large_a_value_is_refused_and_the_older_one_is_gone() -> None
     assert (cache.count, cache.bytes) == (0, 0)
 
 
-def test_put_with_no_time_at_all_stores_nothing() -> None:
-    """Neither time to live nor sharing window: nobody could be served it."""
+def test_put_with_a_lifetime_of_zero_stores_nothing() -> None:
+    """Without time to live and sharing window, the entry could be served to nobody."""
     cache = MemoryCache(10_000_000)
 
     assert put(cache, "key", ttl=0.0).entry is None
@@ -87,8 +87,8 @@ def test_put_evicts_until_it_fits() -> None:
     assert cache.evicted == 1000 - cache.count
 
 
-def test_expired_entries_go_before_live_ones() -> None:
-    """Room is made from what nobody can be served any more."""
+def test_expired_entries_are_removed_before_live_ones() -> None:
+    """Room is made from entries that are dead anyway."""
     cache = MemoryCache(80_000)
     for number in range(30):
         put(cache, f"old{number}", now=0.0, size=1000, ttl=5.0)
@@ -103,7 +103,7 @@ def test_expired_entries_go_before_live_ones() -> None:
 
 
 def test_a_victim_that_had_just_expired_counts_as_expired() -> None:
-    """Expiry is sorted by whole seconds; what leaves in between was dead all the same."""
+    """Expiry is sorted by whole seconds; a victim in between may be dead."""
     cache = MemoryCache(8_000)
     for number in range(8):
         put(cache, f"old{number}", now=0.0, size=500, ttl=5.25)
@@ -114,8 +114,8 @@ def test_a_victim_that_had_just_expired_counts_as_expired() -> None:
     assert cache.expired == 16 - cache.count
 
 
-def test_a_scan_of_keys_asked_once_leaves_the_asked_ones() -> None:
-    """What is asked for again survives ten times the cache's size of what is not."""
+def test_a_scan_leaves_popular_entries() -> None:
+    """Entries with hits survive ten times the cache's size of entries without."""
     cache = MemoryCache(800_000)
     for number in range(100):
         put(cache, f"hot{number}", size=1000)
@@ -128,8 +128,8 @@ def test_a_scan_of_keys_asked_once_leaves_the_asked_ones() -> None:
     assert sum(get(cache, f"hot{number}") is not None for number in range(100)) == 100
 
 
-def test_a_key_that_comes_back_soon_after_its_eviction_is_admitted_to_the_main_queue() -> None:
-    """The ghost list remembers it, so that it survives the next scan."""
+def test_a_key_that_returns_soon_after_its_eviction_survives_a_scan() -> None:
+    """It is a ghost, so it skips the probation."""
     cache = MemoryCache(800_000)
     for number in range(500):
         put(cache, f"fill{number}", size=1000)
@@ -145,8 +145,8 @@ def test_a_key_that_comes_back_soon_after_its_eviction_is_admitted_to_the_main_q
     assert get(cache, "more300") is not None
 
 
-def test_delete_tells_whether_a_live_entry_was_there() -> None:
-    """Deleting twice, or what has expired, deletes nothing."""
+def test_delete_returns_whether_a_live_entry_was_removed() -> None:
+    """Deleting twice, or an expired entry, returns false."""
     cache = MemoryCache(10_000_000)
     put(cache, "key", ttl=5.0)
     put(cache, "dead", ttl=5.0)
@@ -158,7 +158,7 @@ def test_delete_tells_whether_a_live_entry_was_there() -> None:
 
 
 def test_purge_by_tag_leaves_the_rest() -> None:
-    """Only entries that bear the tag go."""
+    """Only entries with the tag are removed."""
     cache = MemoryCache(10_000_000)
     cache.put("tagged", b"v", 0.0, terms(tags=("weather",)), 1.0)
     put(cache, "plain")
@@ -167,8 +167,8 @@ def test_purge_by_tag_leaves_the_rest() -> None:
     assert get(cache, "plain") is not None
 
 
-def test_expire_frees_a_flood_in_batches() -> None:
-    """A flood of expiries is spread over several ticks, and the next is due at once until it is worked off."""
+def test_expire_removes_many_entries_in_batches() -> None:
+    """Mass expiry is spread over several ticks, and the next is due at once until it is done."""
     cache = MemoryCache(100_000_000)
     for number in range(2500):
         put(cache, f"key{number}", ttl=5.0)
@@ -181,7 +181,7 @@ def test_expire_frees_a_flood_in_batches() -> None:
 
 
 def test_churn_of_one_key_leaves_no_dead_entries() -> None:
-    """Overwriting a long-lived key again and again keeps tables as small as one entry needs."""
+    """Overwriting a long-lived key keeps all tables small."""
     cache = MemoryCache(10_000_000)
     for _ in range(10_000):
         put(cache, "key", ttl=86_400.0)
@@ -191,8 +191,8 @@ def test_churn_of_one_key_leaves_no_dead_entries() -> None:
     assert sum(len(batch.entries) for level in cache._policy._common.levels.values() for batch in level.batches) < 200
 
 
-def test_entries_of_many_lifetimes_that_leave_early_leave_nothing_behind() -> None:
-    """A peer that puts and deletes with another lifetime each time fills no table."""
+def test_deleted_entries_of_many_lifetimes_leave_no_buckets() -> None:
+    """A peer that puts and deletes with ever new lifetimes fills no table."""
     cache = MemoryCache(10_000_000)
     put(cache, "stays", ttl=1000.0)
     for number in range(10_000):
@@ -208,7 +208,7 @@ def test_entries_of_many_lifetimes_that_leave_early_leave_nothing_behind() -> No
 
 @pytest.mark.parametrize("age", [0.0, 4.0])
 def test_a_cache_of_no_bytes_keeps_answers_for_the_sharing_window(age: float) -> None:
-    """With caching off, a finished answer can still be shared for a moment, within a budget of its own."""
+    """With caching off, finished answers are shared within a budget of their own."""
     cache = MemoryCache(0)
     cache.put("key", b"v", 0.0, terms(ttl=0.0, window=5.0), 1.0)
 
@@ -225,12 +225,12 @@ def fill(cache: MemoryCache, scope: str, count: int, now: float = 0.0, room: str
 
 
 def held(cache: MemoryCache, scope: str) -> int:
-    """Return the bytes of a scope, counted one by one."""
+    """Return the bytes of a scope, summed over its entries."""
     return sum(entry.charge for entry in cache._tables.get(scope, {}).values())
 
 
 def test_a_limited_namespace_evicts_within_itself() -> None:
-    """What is too much there goes there; nobody else loses an entry."""
+    """Its excess is evicted from it; other namespaces lose no entry."""
     cache = MemoryCache(10_000_000)
     cache.limit({"team": 100_000})
     fill(cache, "1000:default", 500)
@@ -241,8 +241,8 @@ def test_a_limited_namespace_evicts_within_itself() -> None:
     assert cache.evicted == cache.evicted_within == 500 - len(cache._tables["*:team"])
 
 
-def test_a_limit_is_of_each_scope_of_that_name() -> None:
-    """Two uids have a private namespace of one name each: one cannot fill the other's."""
+def test_a_limit_applies_to_each_scope_of_the_namespace() -> None:
+    """One uid's private namespace cannot fill another's of the same name."""
     cache = MemoryCache(10_000_000)
     cache.limit({"default": 100_000})
     fill(cache, "1000:default", 50)
@@ -252,8 +252,8 @@ def test_a_limit_is_of_each_scope_of_that_name() -> None:
     assert held(cache, "1001:default") <= 100_000
 
 
-def test_a_limited_namespace_keeps_what_is_asked_for() -> None:
-    """Within its limit it is a cache like any other."""
+def test_a_limited_namespace_keeps_popular_entries() -> None:
+    """Within its limit, eviction works as in the whole cache."""
     cache = MemoryCache(10_000_000)
     cache.limit({"team": 100_000})
     fill(cache, "*:team", 20, room="hot")
@@ -264,8 +264,8 @@ def test_a_limited_namespace_keeps_what_is_asked_for() -> None:
     assert sum(cache.get("*:team", f"hot{number:05d}", 0.0) is not None for number in range(20)) == 20
 
 
-def test_a_limited_namespace_reserves_nothing() -> None:
-    """Where the whole cache is full, it gives way like all others."""
+def test_a_limited_namespace_reserves_no_room() -> None:
+    """If the whole cache is full, its entries are evicted as all others."""
     cache = MemoryCache(200_000)
     cache.limit({"team": 150_000})
     fill(cache, "*:team", 200)
@@ -278,7 +278,7 @@ def test_a_limited_namespace_reserves_nothing() -> None:
 
 
 def test_an_answer_too_large_for_its_namespace_is_refused() -> None:
-    """By the share that holds for the whole cache."""
+    """The same share applies as for the whole cache."""
     cache = MemoryCache(10_000_000)
     cache.limit({"team": 80_000})
     large = Terms("*:team", 100.0, 0.0, "default")
@@ -289,7 +289,7 @@ def test_an_answer_too_large_for_its_namespace_is_refused() -> None:
     assert put(cache, "large", size=10_000).entry is not None
 
 
-def test_expired_entries_of_a_limited_namespace_go_before_live_ones() -> None:
+def test_expired_entries_of_a_limited_namespace_are_removed_before_live_ones() -> None:
     """As in the whole cache."""
     cache = MemoryCache(10_000_000)
     cache.limit({"team": 100_000})
@@ -301,7 +301,7 @@ def test_expired_entries_of_a_limited_namespace_go_before_live_ones() -> None:
 
 
 def test_a_new_limit_holds_after_a_few_batches() -> None:
-    """What is too much leaves batch by batch, so that nobody waits for it; other namespaces lose nothing."""
+    """The excess is evicted batch by batch; other namespaces lose no entry."""
     cache = MemoryCache(10_000_000)
     fill(cache, "*:team", 3000)
     fill(cache, "1000:default", 1000)
@@ -317,8 +317,8 @@ def test_a_new_limit_holds_after_a_few_batches() -> None:
     assert cache.evicted == cache.evicted_within
 
 
-def test_a_limit_that_is_taken_away_is_none() -> None:
-    """And the order in which entries leave is the same as before."""
+def test_a_removed_limit_no_longer_applies() -> None:
+    """And entries leave in the same order as before."""
     cache = MemoryCache(10_000_000)
     cache.limit({"team": 100_000})
     fill(cache, "*:team", 500)

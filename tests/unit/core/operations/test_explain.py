@@ -1,4 +1,4 @@
-"""What would be made of a begin, told without making one."""
+"""The explain operation: a task's policy and a key's state, without making a begin."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ from tests.host import Actor, Host
 
 
 def explained(actor: Actor, key: str | None = None, **fields: Any) -> Explained:
-    """Ask, and return the answer."""
+    """Send an explain; return its reply."""
     actor.asks(Explain(id=1, key=key, **fields))
     return actor.gets(Explained)
 
 
 def values(policy: dict[str, PolicyValue]) -> dict[str, Any]:
-    """Return a policy without where it is from."""
+    """Return a policy without its origins."""
     return {name: value.value for name, value in policy.items()}
 
 
-def test_without_settings_a_policy_is_the_defaults() -> None:
-    """By the names of the settings, each with the one that it is from."""
+def test_without_settings_a_policy_has_the_defaults() -> None:
+    """By the names of the settings, each with the one that determines it."""
     policy = policy_of(EngineSettings(), "rag", {"cache.ttl_seconds": "default"})
     assert values(policy) == {
         "ttl_seconds": 300.0,
@@ -43,7 +43,7 @@ def test_without_settings_a_policy_is_the_defaults() -> None:
     assert policy["cache"] == PolicyValue("always", "tasks.rag.cache", "default")
 
 
-def test_a_value_of_the_task_wins_and_says_where_it_was_said() -> None:
+def test_a_tasks_own_value_wins_and_shows_its_origin() -> None:
     """Zero is a value as well."""
     settings = EngineSettings(
         ttl_seconds=60.0, tasks={"rag": TaskSettings(ttl_seconds=0.0, cache="never", backends=("local",))}
@@ -58,15 +58,15 @@ def test_a_value_of_the_task_wins_and_says_where_it_was_said() -> None:
     )
 
 
-def test_without_a_cache_no_time_of_a_task_counts() -> None:
-    """And what says so is the cache's size."""
+def test_without_a_cache_lifetimes_are_0() -> None:
+    """The setting that determines them is the cache's size."""
     policy = policy_of(EngineSettings(cache_max_bytes=0, tasks={"rag": TaskSettings(ttl_seconds=9.0)}), "rag", {})
     assert policy["ttl_seconds"] == PolicyValue(0.0, "cache.max_bytes")
     assert policy["stale_seconds"] == PolicyValue(0.0, "cache.max_bytes")
 
 
-def test_origins_are_for_operators() -> None:
-    """They name files of the host; the values are anybody's who is bound by them."""
+def test_origins_are_shown_to_operators_alone() -> None:
+    """They name files of the host; every caller may see the values."""
     host = Host()
     origins = {value.origin for value in explained(host.peer()).policy.values()}
     assert origins == {""}
@@ -74,16 +74,16 @@ def test_origins_are_for_operators() -> None:
     assert origins == {"default"}
 
 
-def test_the_policy_is_that_of_the_settings_that_were_read_last() -> None:
-    """As begins are."""
+def test_the_policy_follows_a_reload() -> None:
+    """As begins do."""
     host = Host()
     alice = host.peer()
     host.reads(tasks={"rag": TaskSettings(normalize=("nfc",))})
     assert explained(alice, task="rag").policy["normalize"].value == ("nfc",)
 
 
-def test_the_scope_is_that_of_the_peer() -> None:
-    """Private, or shared; another's is denied."""
+def test_the_scope_is_the_peers() -> None:
+    """Private, or shared; another uid's is denied."""
     host = Host(shared_namespaces={"team": SharedWith(everyone=True)})
     alice = host.peer(uid=1000)
     assert explained(alice).scope == "1000:default"
@@ -92,8 +92,8 @@ def test_the_scope_is_that_of_the_peer() -> None:
     assert alice.gets(wire.Error).code == "denied"
 
 
-def test_an_entry_is_told_as_it_lies_there() -> None:
-    """With what is left of its time, its cost and its tags."""
+def test_an_entry_is_shown_with_its_state() -> None:
+    """With its remaining time, its cost and its tags."""
     host = Host(ttl_seconds=100.0, stale_seconds=50.0)
     alice = host.peer()
     lease = alice.leads("key", task="rag")
@@ -110,8 +110,8 @@ def test_an_entry_is_told_as_it_lies_there() -> None:
     assert entry.size_bytes == host.stats().cache_bytes
 
 
-def test_a_stale_entry_is_told_as_stale() -> None:
-    """With what is left of that; and after it there is none."""
+def test_a_stale_entry_is_shown_as_stale() -> None:
+    """With its remaining time; an expired one is not shown."""
     host = Host(ttl_seconds=100.0, stale_seconds=50.0)
     alice = host.peer()
     alice.completes(alice.leads("key"), "answer")
@@ -123,8 +123,8 @@ def test_a_stale_entry_is_told_as_stale() -> None:
     assert explained(alice, "key").entry is None
 
 
-def test_an_entry_within_the_sharing_window_alone_has_no_time_left() -> None:
-    """It is no hit, and not stale either: whoever begins shares it."""
+def test_an_entry_within_the_sharing_window_alone_has_no_remaining_time() -> None:
+    """It is no hit and not stale either: the next begin shares it."""
     host = Host(ttl_seconds=0.0)
     alice = host.peer()
     alice.completes(alice.leads("key"), "answer")
@@ -133,8 +133,8 @@ def test_an_entry_within_the_sharing_window_alone_has_no_time_left() -> None:
     assert (entry.ttl_left_seconds, entry.stale) == (0.0, False)
 
 
-def test_looking_leaves_no_trace() -> None:
-    """Neither a count nor a hit that would keep the entry from being evicted."""
+def test_explain_changes_nothing() -> None:
+    """Neither a counter, nor a hit that would keep the entry from eviction."""
     host = Host(cache_max_bytes=20_000)
     alice = host.peer()
     alice.completes(alice.leads("key"), "answer")
@@ -147,8 +147,8 @@ def test_looking_leaves_no_trace() -> None:
     assert entry.recent_hits == 0
 
 
-def test_another_uids_entry_is_not_there() -> None:
-    """The namespace of the same name is another place."""
+def test_another_uids_entry_is_not_shown() -> None:
+    """The namespace of the same name is another scope."""
     host = Host()
     alice, mallory = host.peer(uid=1000), host.peer(uid=1001)
     alice.completes(alice.leads("key"), "answer")
@@ -156,8 +156,8 @@ def test_another_uids_entry_is_not_there() -> None:
 
 
 @pytest.mark.parametrize("others", [0, 2])
-def test_a_flight_is_told_with_those_who_wait(others: int) -> None:
-    """The holder is none of them."""
+def test_a_flight_is_shown_with_its_waiters(others: int) -> None:
+    """The holder is not one of them."""
     host = Host()
     alice = host.peer()
     alice.leads("key", 7)
@@ -169,8 +169,8 @@ def test_a_flight_is_told_with_those_who_wait(others: int) -> None:
     assert explained(alice, "other").waiters is None
 
 
-def test_a_failure_that_is_remembered_is_told() -> None:
-    """As a begin would be."""
+def test_a_remembered_failure_is_shown() -> None:
+    """As a begin would get it."""
     host = Host()
     alice = host.peer()
     alice.fails(alice.leads("key"), "fatal", message="bad prompt", ttl_seconds=60.0)
@@ -180,6 +180,6 @@ def test_a_failure_that_is_remembered_is_told() -> None:
     assert alice.gets(wire.Failed).message == "bad prompt"
 
 
-def test_the_state_of_the_store_is_told() -> None:
-    """What memory has not, a store may have."""
+def test_the_state_of_the_store_is_shown() -> None:
+    """The store may have an entry that memory has not."""
     assert explained(Host(store="own").peer(), "key").store == "up"

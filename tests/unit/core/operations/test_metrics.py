@@ -1,4 +1,4 @@
-"""The daemon's own metrics: each moves with what it is said to count."""
+"""The daemon's own metrics: each moves with what its description counts."""
 
 from typing import get_args
 
@@ -25,8 +25,8 @@ def moved(host: Host, before: dict[str, float]) -> dict[str, float]:
     }
 
 
-def test_a_call_that_was_made_and_served() -> None:
-    """Once by its holder, once shared, once from memory."""
+def test_one_answer_counts_as_led_shared_and_hit() -> None:
+    """Once for its holder, once shared, once from memory."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     before = host.samples()
@@ -57,8 +57,8 @@ def test_a_call_that_was_made_and_served() -> None:
     }
 
 
-def test_what_is_in_progress() -> None:
-    """Gauges go back."""
+def test_gauges_follow_what_is_in_progress() -> None:
+    """They return to 0."""
     host = Host(backends={"local": BackendSettings(locality="local", max_concurrent=1)})
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     before = host.samples()
@@ -81,16 +81,16 @@ def test_what_is_in_progress() -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(wire.FailureKind))
-def test_leases_are_counted_by_how_they_end(kind: wire.FailureKind) -> None:
-    """By what their holder says."""
+def test_leases_are_counted_by_outcome(kind: wire.FailureKind) -> None:
+    """As their holders report."""
     host = Host()
     alice = host.peer()
     alice.fails(alice.calls("cloud").lease, kind)
     assert host.samples()[f"sidecard_leases_total backend=cloud outcome={kind}"] == 1
 
 
-def test_leases_whose_holder_says_nothing() -> None:
-    """Lost, and expired; whoever waited takes over."""
+def test_lost_and_expired_leases_are_counted() -> None:
+    """A waiter takes over."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     alice.leads("key", backends=("cloud",))
@@ -105,7 +105,7 @@ def test_leases_whose_holder_says_nothing() -> None:
 
 
 def test_an_answer_that_cannot_be_shared_is_ignored_and_billed() -> None:
-    """Its backend did well."""
+    """Its backend succeeded."""
     host = Host()
     alice = host.peer()
     alice.fails(alice.calls("cloud").lease, "ignored", answered=True, usage=USAGE)
@@ -116,7 +116,7 @@ def test_an_answer_that_cannot_be_shared_is_ignored_and_billed() -> None:
 
 
 def test_a_breaker_is_in_one_state() -> None:
-    """Each state is told, so that an alert on one of them has something to look at."""
+    """Every state has a sample, so that an alert on any of them has data."""
     host = Host(backends={"cloud": BackendSettings(breaker=BreakerSettings(min_calls=1))})
     states = get_args(wire.BreakerState)
 
@@ -136,8 +136,8 @@ def test_a_breaker_is_in_one_state() -> None:
     assert host.samples()["sidecard_rejected_total reason=breaker_open"] == 1
 
 
-def test_a_time_out_is_a_wait() -> None:
-    """Of the length that the caller had."""
+def test_a_timeout_is_observed_as_a_wait() -> None:
+    """Of the caller's own timeout."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     alice.leads("key")
@@ -146,8 +146,8 @@ def test_a_time_out_is_a_wait() -> None:
     assert host.samples()["sidecard_wait_seconds_sum task=general"] == 3.0
 
 
-def test_what_leaves_the_cache() -> None:
-    """Deleted, and too old."""
+def test_removed_entries_are_counted_by_reason() -> None:
+    """Deleted, and expired."""
     host = Host()
     alice = host.peer()
     alice.asks(wire.Put("a", packed(1), ttl_seconds=1.0))
@@ -160,8 +160,8 @@ def test_what_leaves_the_cache() -> None:
     assert samples["sidecard_evicted_total reason=room"] == 0
 
 
-def test_budgets() -> None:
-    """What may be spent, and what was."""
+def test_budgets_have_limit_and_spending() -> None:
+    """One sample per budget."""
     host = Host(budgets={"day": BudgetSettings(dollars=2.0)})
     alice = host.peer()
     alice.completes(alice.calls("cloud").lease, 1, usage=USAGE)
@@ -170,8 +170,8 @@ def test_budgets() -> None:
     assert samples["sidecard_budget_spent_dollars budget=day"] == 0.5
 
 
-def test_the_store() -> None:
-    """Where there is one."""
+def test_store_metrics_need_a_store() -> None:
+    """Without one there are none."""
     assert "sidecard_store_up" not in Host().samples()
     host = Host(store="own")
     host.happens(StoreMeasured(StoreGauges(store_pending=3, store_dropped=2)))
@@ -180,7 +180,7 @@ def test_the_store() -> None:
     assert samples["sidecard_dropped_total what=store"] == 2
 
 
-def test_a_look_into_the_store_is_a_miss_but_no_wait() -> None:
+def test_a_store_read_is_a_miss_but_no_wait() -> None:
     """It takes a tenth of a millisecond."""
     host = Host(store="own")
     alice = host.peer()
@@ -192,7 +192,7 @@ def test_a_look_into_the_store_is_a_miss_but_no_wait() -> None:
 
 
 def test_counters_begin_at_zero_with_the_run() -> None:
-    """A ledger that goes on is no counter: what a killed daemon booked last is lost, and a counter must not go back."""
+    """The restored ledger is no counter: a killed daemon loses its latest bookings, and a counter must not go back."""
     first = Host()
     alice = first.peer()
     alice.completes(alice.leads("key", task="rag"), 1, usage=USAGE)
@@ -208,7 +208,7 @@ def test_counters_begin_at_zero_with_the_run() -> None:
     assert second.report().tasks["rag"].hits == 2
 
 
-def test_names_that_peers_choose_are_bounded() -> None:
+def test_labels_that_peers_choose_are_bounded() -> None:
     """Backends, models and tasks."""
     host = Host(max_backends=2, max_tasks=2)
     alice = host.peer()
@@ -223,15 +223,15 @@ def test_names_that_peers_choose_are_bounded() -> None:
     assert OTHER == OTHER_BACKENDS
 
 
-def test_metrics_can_be_left_out() -> None:
-    """The apps' are told all the same."""
+def test_the_daemons_own_metrics_can_be_disabled() -> None:
+    """The apps' metrics are exposed all the same."""
     host = Host(metrics=False)
     host.peer().asks(wire.RecordMetrics(metrics=(wire.Measurement(name="docs", kind="counter"),)))
     assert host.samples() == {"docs_total": 1}
 
 
-def test_an_acknowledgement_is_given_where_it_is_asked_for() -> None:
-    """Whoever does not ask hears nothing."""
+def test_record_is_acknowledged_on_request() -> None:
+    """Without the request there is no reply."""
     host = Host()
     alice = host.peer()
     measurements = (wire.Measurement(name="docs", kind="counter"), wire.Measurement(name="", kind="counter"))
@@ -241,7 +241,7 @@ def test_an_acknowledgement_is_given_where_it_is_asked_for() -> None:
     assert alice.hears() == [wire.Recorded(2, 1)]
 
 
-def test_gauges_go_with_the_connection() -> None:
+def test_gauges_are_dropped_with_the_connection() -> None:
     """Counters stay."""
     host = Host()
     alice = host.peer()
@@ -251,7 +251,7 @@ def test_gauges_go_with_the_connection() -> None:
     assert "queue" not in host.samples()
 
 
-def test_every_drop_is_told_from_the_beginning() -> None:
+def test_every_kind_of_drop_is_exposed_from_the_start() -> None:
     """An alert on growth needs the 0 before the 1."""
     assert all(f"sidecard_dropped_total what={what}" in Host().samples() for what in DROPPED)
 
@@ -268,8 +268,8 @@ def test_a_traced_call_is_an_exemplar_of_its_bucket() -> None:
     assert exemplars == [wire.Exemplar({"trace_id": "ab" * 16}, 0.0, 1100.0)]
 
 
-def test_who_shares_an_answer_is_told_the_holders_span() -> None:
-    """The waiter's own is its own affair."""
+def test_a_shared_answer_has_the_holders_span() -> None:
+    """The waiter knows its own."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key", trace="00-a-b-01")
@@ -278,8 +278,8 @@ def test_who_shares_an_answer_is_told_the_holders_span() -> None:
     assert bob.gets(wire.Shared).trace == "00-a-b-01"
 
 
-def test_the_log_is_set_by_operators() -> None:
-    """Others are told so."""
+def test_the_log_level_is_set_by_operators_alone() -> None:
+    """Other peers are denied."""
     host = Host()
     alice, root = host.peer(), host.peer(0, operator=True)
     alice.asks(wire.SetLog("debug"))

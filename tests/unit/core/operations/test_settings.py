@@ -1,4 +1,4 @@
-"""Other settings while everything goes on: what holds at once, and what is not lost."""
+"""Settings operations: what a reload changes at once, and what it does not lose."""
 
 from typing import Any
 
@@ -28,14 +28,14 @@ def limited(most: int, **settings: Any) -> dict[str, Any]:
 
 
 def fail(peer: Actor, times: int) -> None:
-    """Let calls of the backend fail."""
+    """Make calls of the backend fail."""
     for number in range(times):
         peer.fails(peer.calls("b", request_id=number).lease, request_id=number)
         peer.hears()
 
 
-def test_only_operators_may_ask_and_are_answered_when_it_is_read() -> None:
-    """With what has changed; the shell reads, in its own time."""
+def test_reload_is_for_operators_and_replies_when_the_settings_are_read() -> None:
+    """The reply has what has changed."""
     host = Host()
     alice, root = host.peer(), host.peer(0, 0, operator=True)
     alice.asks(wire.Reload(id=1))
@@ -58,8 +58,8 @@ def test_only_operators_may_ask_and_are_answered_when_it_is_read() -> None:
     assert root.hears() == [wire.Settings(3, {"cache.ttl_seconds": 1.0}, {"cache.ttl_seconds": "file"})]
 
 
-def test_settings_that_cannot_be_change_nothing() -> None:
-    """And who has asked is told why."""
+def test_invalid_settings_change_nothing() -> None:
+    """The reply has the problems."""
     host = Host(**limited(1))
     root = host.peer(0, 0, operator=True)
     host.happens(SettingsRead(problems=["cache.ttl_seconds: not a number"], asked_by=(root.peer.id, 2)))
@@ -67,8 +67,8 @@ def test_settings_that_cannot_be_change_nothing() -> None:
     assert host.breakers()["b"].limit == 1
 
 
-def test_an_answer_lives_as_long_as_it_was_stored_for_and_the_next_as_long_as_is_said_now() -> None:
-    """What is in memory keeps its terms."""
+def test_a_new_lifetime_applies_to_new_entries() -> None:
+    """Entries in memory keep their terms."""
     host = Host(ttl_seconds=100.0)
     alice = host.peer()
     alice.completes(alice.leads("old"), "1")
@@ -83,8 +83,8 @@ def test_an_answer_lives_as_long_as_it_was_stored_for_and_the_next_as_long_as_is
     assert unpacked(alice.hears()[0]) == "2"
 
 
-def test_a_smaller_cache_lets_entries_go_in_batches_and_a_larger_one_keeps_them() -> None:
-    """Nothing waits for the removal of hundreds of thousands."""
+def test_a_smaller_cache_evicts_in_batches_and_a_larger_one_keeps_entries() -> None:
+    """Removing hundreds of thousands of entries blocks nobody."""
     host = Host(cache_max_bytes=10_000_000)
     alice = host.peer()
     for number in range(5000):
@@ -103,7 +103,7 @@ def test_a_smaller_cache_lets_entries_go_in_batches_and_a_larger_one_keeps_them(
     assert host.stats().cache_entries == stats.cache_entries
 
 
-def test_a_cache_that_shrinks_takes_new_entries_meanwhile() -> None:
+def test_a_shrinking_cache_stores_new_entries() -> None:
     """In place of others."""
     host = Host(cache_max_bytes=10_000_000)
     alice = host.peer()
@@ -117,8 +117,8 @@ def test_a_cache_that_shrinks_takes_new_entries_meanwhile() -> None:
     assert unpacked(alice.hears()[0]) == "answer"
 
 
-def test_a_namespace_can_be_given_a_limit_and_lose_it() -> None:
-    """What is too much there goes in batches; nobody else loses an entry."""
+def test_a_namespace_limit_can_be_set_and_removed() -> None:
+    """The excess is evicted in batches; other namespaces lose no entry."""
     host = Host(cache_max_bytes=100_000_000)
     alice = host.peer()
     for number in range(3000):
@@ -141,8 +141,8 @@ def test_a_namespace_can_be_given_a_limit_and_lose_it() -> None:
     assert host.stats().evicted == stats.evicted
 
 
-def test_a_cache_that_is_switched_off_serves_nothing_it_had() -> None:
-    """And can be switched on again."""
+def test_a_cache_that_is_switched_off_drops_its_entries() -> None:
+    """It can be switched on again."""
     host = Host()
     alice = host.peer()
     alice.completes(alice.leads("key"), "1")
@@ -154,8 +154,8 @@ def test_a_cache_that_is_switched_off_serves_nothing_it_had() -> None:
     assert unpacked(alice.hears()[0]) == "3"
 
 
-def test_a_higher_limit_lets_those_who_wait_through() -> None:
-    """At once, first come first served; a lower one takes nothing from those who call."""
+def test_a_higher_limit_grants_leases_to_waiting_callers() -> None:
+    """At once, first come first served; a lower limit ends no call."""
     host = Host(**limited(1))
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     held = alice.calls("b")
@@ -173,8 +173,8 @@ def test_a_higher_limit_lets_those_who_wait_through() -> None:
     carol.gets(wire.Lease)
 
 
-def test_sovereign_mode_sends_those_away_who_wait_for_a_remote_backend() -> None:
-    """No lease on one from then on; a call in progress may end."""
+def test_sovereign_mode_rejects_callers_that_wait_for_a_remote_backend() -> None:
+    """It grants no lease on one; a call in progress may end."""
     host = Host(**limited(1))
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     held = alice.calls("b")
@@ -188,8 +188,8 @@ def test_sovereign_mode_sends_those_away_who_wait_for_a_remote_backend() -> None
     assert alice.refused("b").reason == "sovereign"
 
 
-def test_a_breaker_goes_by_its_new_settings_and_keeps_what_it_has_counted() -> None:
-    """Five failures are too many as soon as five are enough, with the next."""
+def test_a_breaker_applies_new_settings_to_its_counts() -> None:
+    """If five failures are now enough, the next result opens it."""
     host = Host(**limited(0))
     alice = host.peer()
     fail(alice, 5)
@@ -202,7 +202,7 @@ def test_a_breaker_goes_by_its_new_settings_and_keeps_what_it_has_counted() -> N
 
 
 def test_a_half_open_breaker_with_fewer_probes_concludes() -> None:
-    """One of three has ended well, and one is enough now: the next concludes, whichever it is."""
+    """One of three probes has succeeded, and one is enough now: the next result concludes."""
     breaker = BreakerSettings(min_calls=1, open_seconds=1.0, probes=3)
     host = Host(**limited(0, breaker=breaker))
     alice = host.peer()
@@ -216,7 +216,7 @@ def test_a_half_open_breaker_with_fewer_probes_concludes() -> None:
 
 @pytest.mark.parametrize("held", [False, True])
 def test_a_breaker_is_disabled_and_enabled(held: bool) -> None:
-    """But for one that an operator holds open."""
+    """Unless an operator holds it open."""
     host = Host(**limited(0))
     if held:
         host.sets("b", "open")
@@ -227,8 +227,8 @@ def test_a_breaker_is_disabled_and_enabled(held: bool) -> None:
     assert host.breakers()["b"].state == ("forced_open" if held else "closed")
 
 
-def test_backends_come_and_go() -> None:
-    """One that is named no more is what it would be had it never been named; its calls go on."""
+def test_backends_can_be_added_and_removed() -> None:
+    """A removed one gets the settings of an unnamed backend; its calls go on."""
     host = Host(**limited(1))
     alice, bob = host.peer(), host.peer()
     held = alice.calls("b")
@@ -242,8 +242,8 @@ def test_backends_come_and_go() -> None:
     alice.completes(held.lease, "1")
 
 
-def test_a_minutes_limit_counts_what_was_called_before() -> None:
-    """Or a reload would let through twice as much."""
+def test_a_minute_limit_counts_earlier_calls() -> None:
+    """Otherwise a reload would admit twice as much."""
     host = Host(**limited(0, requests_per_minute=5.0))
     alice = host.peer()
     for number in range(3):
@@ -254,8 +254,8 @@ def test_a_minutes_limit_counts_what_was_called_before() -> None:
     assert alice.refused("b").reason == "saturated"
 
 
-def test_a_budget_keeps_what_was_spent() -> None:
-    """Where its period is the same; one that is raised is told of again when it is spent."""
+def test_a_budget_keeps_its_spending() -> None:
+    """If its period is the same; a raised one is noted again when it is used up."""
     host = Host(budgets={"day": BudgetSettings(2.0, hard=True), "hour": BudgetSettings(9.0, 3600.0)})
     alice = host.peer()
     for number in range(2):
@@ -273,8 +273,8 @@ def test_a_budget_keeps_what_was_spent() -> None:
     assert host.report().budgets == {}
 
 
-def test_a_call_that_began_under_a_budget_gives_its_share_back_though_the_budget_is_gone() -> None:
-    """To nobody, and without a fault."""
+def test_a_call_returns_its_reservation_to_a_removed_budget() -> None:
+    """Without a fault."""
     host = Host(budgets={"day": BudgetSettings(2.0, hard=True)})
     alice = host.peer()
     held = alice.calls("b")
@@ -284,8 +284,8 @@ def test_a_call_that_began_under_a_budget_gives_its_share_back_though_the_budget
     assert host.report().budgets["day"].spent_dollars == 0.0
 
 
-def test_a_namespace_is_shared_from_then_on_and_private_again() -> None:
-    """Also for those who have used it before."""
+def test_a_namespace_can_be_shared_and_private_again() -> None:
+    """Also for peers that have used it before."""
     host = Host()
     alice, bob = host.peer(1000), host.peer(1001)
     team = {"team": SharedWith(everyone=True)}
@@ -298,8 +298,8 @@ def test_a_namespace_is_shared_from_then_on_and_private_again() -> None:
     bob.leads("key", namespace="team")
 
 
-def test_leases_last_as_long_as_is_said_when_they_are_granted_or_renewed() -> None:
-    """A longer time is given with the next renewal, and told with the next lease."""
+def test_a_new_lease_time_applies_at_the_next_grant_or_renewal() -> None:
+    """The next lease reports it."""
     host = Host(lease_seconds=10.0)
     alice = host.peer()
     short = alice.calls("b")
@@ -316,7 +316,7 @@ def test_leases_last_as_long_as_is_said_when_they_are_granted_or_renewed() -> No
     assert alice.hears() == [wire.StaleLease(6)]
 
 
-def test_the_rest_holds_at_once() -> None:
+def test_all_other_settings_apply_at_once() -> None:
     """Waits, elections, routes, retries and bounds on tables."""
     host = Host()
     alice, bob = host.peer(), host.peer()

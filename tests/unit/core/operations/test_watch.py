@@ -1,4 +1,4 @@
-"""Who hears of notes, what of them, and how much of it a slow one gets."""
+"""The watch operation: who gets which notes, and how many a slow watcher gets."""
 
 from typing import Any, get_args
 
@@ -17,7 +17,7 @@ KEY = "k1-0123456789abcdef"
 
 
 def watcher(host: Host, *names: str, request_id: int = 5) -> Actor:
-    """Return an operator who watches."""
+    """Return an operator with a watch."""
     actor = host.peer(0, 0, operator=True)
     actor.asks(Watch(notes=names, id=request_id))
     assert actor.hears() == [Pending(request_id)]
@@ -25,20 +25,20 @@ def watcher(host: Host, *names: str, request_id: int = 5) -> Actor:
 
 
 def told(actor: Actor) -> list[tuple[str, dict[str, Any]]]:
-    """Return the names and fields of the notes that have arrived since the last time."""
+    """Return the names and fields of the notes that have arrived since the last call."""
     heard = actor.hears()
     assert all(isinstance(reply, wire.Note) for reply in heard), heard
     return [(reply.note, reply.fields) for reply in heard if isinstance(reply, wire.Note)]
 
 
 def evicts(host: Host, *counts: int) -> None:
-    """Let notes be made."""
+    """Cause notes."""
     for count in counts:
         host.happens(NoteEmitted(notes.Evicted(count)))
 
 
-def test_notes_are_told_as_they_are_made() -> None:
-    """With the instant of the wall clock; the key cut, and of a message the exception alone."""
+def test_notes_are_sent_as_they_are_made() -> None:
+    """With the wall clock's instant; keys are cut, and of an error only the type is sent."""
     host = Host(wall_offset_seconds=1_000_000.0)
     root, alice = watcher(host), host.peer()
     lease = alice.leads(KEY)
@@ -61,8 +61,8 @@ def test_notes_are_told_as_they_are_made() -> None:
     )
 
 
-def test_only_those_that_are_named_are_told() -> None:
-    """By their names, any number of them."""
+def test_only_named_notes_are_sent() -> None:
+    """Any number of names."""
     host = Host()
     evictions, failures = watcher(host, "evicted"), watcher(host, "flight_failed", "lease_ended")
     evicts(host, 3)
@@ -73,8 +73,8 @@ def test_only_those_that_are_named_are_told() -> None:
     assert [name for name, _ in told(failures)] == ["lease_ended"]
 
 
-def test_a_name_that_no_note_has_is_refused() -> None:
-    """With those that there are."""
+def test_an_unknown_note_is_rejected() -> None:
+    """The error lists the known ones."""
     host = Host()
     root = host.peer(0, 0, operator=True)
     root.asks(Watch(notes=("evicted", "breaker_open"), id=1))
@@ -85,8 +85,8 @@ def test_a_name_that_no_note_has_is_refused() -> None:
     assert not host.engine.watched
 
 
-def test_watching_is_for_operators() -> None:
-    """Notes tell of other uids' peers."""
+def test_watch_is_for_operators() -> None:
+    """Notes are about other uids' peers as well."""
     host = Host()
     alice = host.peer()
     alice.asks(Watch(id=1))
@@ -95,8 +95,8 @@ def test_watching_is_for_operators() -> None:
     assert not host.engine.watched
 
 
-def test_it_ends_with_a_cancel_or_with_the_connection() -> None:
-    """And then costs nothing more."""
+def test_a_watch_ends_with_a_cancel_or_with_the_connection() -> None:
+    """Then notes cost nothing more."""
     host = Host()
     root, other = watcher(host), watcher(host)
     root.asks(Cancel(5, id=6))
@@ -110,7 +110,7 @@ def test_it_ends_with_a_cancel_or_with_the_connection() -> None:
 
 
 def test_a_connection_may_watch_twice_under_two_ids() -> None:
-    """Not under one: nobody could tell the notes apart."""
+    """Under one id the notes could not be distinguished."""
     host = Host()
     root = watcher(host)
     root.asks(Watch(id=5))
@@ -122,8 +122,8 @@ def test_a_connection_may_watch_twice_under_two_ids() -> None:
     assert sorted(reply.id for reply in root.hears()) == [5, 6]
 
 
-def test_watches_have_a_bound() -> None:
-    """The one beyond it is told so."""
+def test_watches_are_bounded() -> None:
+    """The next one gets an error."""
     host = Host()
     root = host.peer(0, 0, operator=True)
     for number in range(MAX_WATCHES + 1):
@@ -135,8 +135,8 @@ def test_watches_have_a_bound() -> None:
     assert error.code == "unavailable"
 
 
-def test_a_slow_watcher_gets_what_waits_once_it_has_read() -> None:
-    """A window ahead, the rest later, in order and none twice."""
+def test_a_slow_watcher_gets_waiting_notes_after_reading() -> None:
+    """A window at first, the rest later, in order and once each."""
     host = Host()
     root = watcher(host)
     evicts(host, *range(3 * WINDOW_NOTES))
@@ -153,8 +153,8 @@ def test_a_slow_watcher_gets_what_waits_once_it_has_read() -> None:
     assert counts == [*range(3 * WINDOW_NOTES), 9_999]
 
 
-def test_what_is_too_much_is_left_out_and_counted_in_its_place() -> None:
-    """What came before it comes before the count, and what comes after it after."""
+def test_excess_notes_are_left_out_and_counted_in_their_place() -> None:
+    """Earlier notes come before the count, later ones after it."""
     host = Host()
     root = watcher(host)
     room = WINDOW_NOTES + MAX_WAITING
@@ -170,8 +170,8 @@ def test_what_is_too_much_is_left_out_and_counted_in_its_place() -> None:
     assert heard[room:] == [(LEFT_OUT, {"count": 7}), ("evicted", {"count": 9_999})]
 
 
-def test_while_some_are_left_out_all_that_follow_are() -> None:
-    """1. one is left out; 2. the watcher reads, and there is room; 3. the next would be told before the count."""
+def test_notes_after_a_left_out_one_are_left_out() -> None:
+    """1. one is left out; 2. the watcher reads, and there is room; 3. the next would be sent before the count."""
     host = Host()
     root = watcher(host)
     room = WINDOW_NOTES + MAX_WAITING
@@ -186,8 +186,8 @@ def test_while_some_are_left_out_all_that_follow_are() -> None:
     assert heard[room:] == [(LEFT_OUT, {"count": 2})]
 
 
-def test_room_for_who_has_left_is_for_nobody() -> None:
-    """1. room is asked for; 2. the watch is cancelled; 3. there is room."""
+def test_a_read_after_a_cancel_is_ignored() -> None:
+    """1. the daemon awaits a read; 2. the watch is cancelled; 3. the peer reads."""
     host = Host()
     root = watcher(host)
     evicts(host, *range(WINDOW_NOTES))
@@ -198,8 +198,8 @@ def test_room_for_who_has_left_is_for_nobody() -> None:
     assert root.hears() == []
 
 
-def test_a_daemon_that_drains_does_not_wait_for_watchers() -> None:
-    """They hear of the drain, and of its end by that of the connection."""
+def test_a_drain_does_not_wait_for_watchers() -> None:
+    """They get the note of the drain; their connections end with it."""
     host = Host()
     root = watcher(host)
     host.drains()
@@ -208,8 +208,8 @@ def test_a_daemon_that_drains_does_not_wait_for_watchers() -> None:
     assert host.engine.idle
 
 
-def test_watching_has_no_outcome_to_be_counted() -> None:
-    """As pieces of streams have none."""
+def test_a_watch_has_no_outcome_to_count() -> None:
+    """As chunks of streams have none."""
     host = Host()
     watcher(host)
     evicts(host, 1)
@@ -218,13 +218,13 @@ def test_watching_has_no_outcome_to_be_counted() -> None:
 
 @pytest.mark.parametrize("kind", get_args(Note))
 def test_every_note_has_a_name(kind: type[Note]) -> None:
-    """In small letters: they are typed by hand."""
+    """In lower case: people type them."""
     assert name_of(kind) in NAMES
     assert name_of(kind).replace("_", "").isalpha()
     assert name_of(kind).islower()
 
 
-def test_a_note_without_a_key_or_a_message_is_told_as_it_is() -> None:
-    """The lease of a call that is shared with nobody has none."""
+def test_a_note_without_key_and_message_is_sent_as_it_is() -> None:
+    """The lease of a call without a key has none."""
     assert fields_of(notes.LeaseEnded("lost", None, "l", "b", 1, "no exception at all"))["error"] == ""
     assert fields_of(notes.Saturated("waiters", 3)) == {"table": "waiters", "limit": 3}
