@@ -36,9 +36,9 @@ Query = Callable[[wire.AnyRequest], wire.AnyReply]
 def require(config: Config) -> None:
     """Import the driver of the call log's database. Raises `ConfigError` if it is not installed."""
     if config.calls.enabled:
-        from sidecard.observe.call_log import places  # noqa: PLC0415 - optional: see the module's docstring
+        from sidecard.observe.call_log import urls  # noqa: PLC0415 - optional: see the module's docstring
 
-        places.require(config.calls.url)
+        urls.require(config.calls.url)
 
 
 class Sinks:
@@ -109,7 +109,7 @@ class Sinks:
         self._metrics.dropped[what] += number
 
     def _open_calls(self) -> "CallLog":
-        from sidecard.observe.call_log.places import open_log  # noqa: PLC0415 - optional: see the module's docstring
+        from sidecard.observe.call_log.urls import open_log  # noqa: PLC0415 - optional: see the module's docstring
 
         settings = self._config.calls
         calls = open_log(
@@ -122,7 +122,7 @@ class Sinks:
             max_bytes=settings.max_bytes,
             wall_clock=self._wall_clock,
             clock=self._clock,
-            say=self._log,
+            log=self._log,
             count=self._count,
         )
         self._metrics.gauges["calls_pending"] = lambda: calls.pending

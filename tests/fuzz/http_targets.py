@@ -4,8 +4,8 @@ from contextlib import suppress
 
 import msgspec
 
-from sidecard.observe.call_log import chat as call_chat
-from sidecard.observe.call_log.texts import kept_text
+from sidecard.observe.call_log import fine_tuning
+from sidecard.observe.call_log.redaction_process import redacted_json
 from sidecard.observe.http import posted as http_posted
 from sidecard.observe.http.guard import Hosts
 from sidecard.observe.push.target import Postponed, Refused, Sent, outcome_of
@@ -88,12 +88,12 @@ def hosts(data: bytes) -> None:
 
 def texts(data: bytes) -> None:
     """What was said, as JSON to be kept; and what is kept, as an example, or left out."""
-    text = kept_text(data, [])
+    text = redacted_json(data, [])
     assert msgspec.json.decode(text) is not None or text == "null"
-    answer = kept_text(msgspec.msgpack.encode("an answer"), [])
+    answer = redacted_json(msgspec.msgpack.encode("an answer"), [])
     for prompt, said in ((text, answer), (answer, text)):
-        with suppress(call_chat.LeftOutError):
-            call_chat.example(prompt, said)
+        with suppress(fine_tuning.NoExampleError):
+            fine_tuning.example(prompt, said)
 
 
 def _answers() -> list[bytes]:

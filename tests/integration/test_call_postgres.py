@@ -8,8 +8,8 @@ import pytest
 from msgspec import structs
 
 from sidecard.errors import ConfigError
-from sidecard.observe.call_log.postgres import DAY_SECONDS, PostgresCallReader, PostgresCallWriter
-from sidecard.observe.call_log.rows import CallsAbsentError, CallsError, Filter, Row, read
+from sidecard.observe.call_log.postgres import PostgresCallReader, PostgresCallWriter
+from sidecard.observe.call_log.rows import DAY_SECONDS, CallLogError, Filter, NoCallLogError, Row, read
 from tests.call_rows import AT, row
 from tests.postgres_server import PASSWORD, PostgresServer
 
@@ -109,7 +109,7 @@ def test_hosts_that_start_at_once_make_one_table(server: PostgresServer, opened:
     def write(writer: PostgresCallWriter) -> None:
         try:
             writer.write([row()])
-        except CallsError as error:
+        except CallLogError as error:
             faults.append(error)
 
     threads = [threading.Thread(target=write, args=(writer,)) for writer in writers]
@@ -126,10 +126,10 @@ def test_hosts_that_start_at_once_make_one_table(server: PostgresServer, opened:
 def test_a_table_of_somebody_else_is_left_alone(server: PostgresServer, opened: Open) -> None:
     """Nothing is written there."""
     server.run("CREATE TABLE sidecard_calls (id text)")
-    with pytest.raises(CallsError, match="is not this version's call log"):
+    with pytest.raises(CallLogError, match="is not this version's call log"):
         opened().write([row()])
 
-    with pytest.raises(CallsAbsentError, match="no call log"):
+    with pytest.raises(NoCallLogError, match="no call log"):
         rows_in(server)
 
     assert server.run("SELECT count(*) FROM sidecard_calls") == [(0,)]
@@ -143,7 +143,7 @@ def test_a_user_who_may_only_write_rows_can_keep_the_log(server: PostgresServer,
     server.run("GRANT SELECT, INSERT, UPDATE, DELETE ON sidecard_calls TO logger")
     writer = opened(f"postgresql://logger:l@127.0.0.1:{server.port}/postgres")
     assert writer.write([row()]) == 0
-    assert writer.tidy() is False
+    assert writer.prune() is False
     assert len(rows_in(server)) == 2
     server.run("DROP OWNED BY logger")
 
@@ -155,7 +155,7 @@ def test_old_rows_go_in_small_steps(server: PostgresServer, opened: Open) -> Non
     young = [row(AT - 29 * DAY_SECONDS), row(AT)]
     writer.write(young)
     steps = 1
-    while writer.tidy():
+    while writer.prune():
         steps += 1
 
     assert steps == 3
@@ -167,12 +167,12 @@ def test_the_oldest_go_where_there_are_too_many(server: PostgresServer, opened: 
     now = [0.0]
     rows = [said(AT + number, "x" * 10_000) for number in range(100)]
     writer = opened(max_bytes=20 * rows[0].bytes, clock=lambda: now[0])
-    assert writer.tidy() is False
+    assert writer.prune() is False
     writer.write(rows)
-    writer.tidy()
+    writer.prune()
     assert len(rows_in(server)) == 100
     now[0] = 601.0
-    assert writer.tidy() is False
+    assert writer.prune() is False
     assert rows_in(server) == rows[80:]
 
 
@@ -186,10 +186,10 @@ def test_a_server_that_was_away_is_found_again(server: PostgresServer, opened: O
     writer.write([first])
     server.stop()
     for _ in range(2):
-        with pytest.raises(CallsError, match=r"^postgresql://\*\*\*@127\.0\.0\.1/postgres cannot be written \("):
+        with pytest.raises(CallLogError, match=r"^postgresql://\*\*\*@127\.0\.0\.1/postgres cannot be written \("):
             writer.write([late])
 
-    with pytest.raises(CallsError, match="cannot be read now"):
+    with pytest.raises(CallLogError, match="cannot be read now"):
         rows_in(server)
 
     server.start()
@@ -202,7 +202,7 @@ def test_a_connection_that_was_ended_is_made_again(server: PostgresServer, opene
     writer = opened()
     writer.write([row()])
     server.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sidecard'")
-    with pytest.raises(CallsError):
+    with pytest.raises(CallLogError):
         writer.write([row()])
 
     writer.write([row()])
@@ -218,7 +218,7 @@ def test_a_table_that_somebody_holds_is_tried_again(
     writer.write([row()])
     with server.connect() as other, other.transaction():
         other.execute("LOCK TABLE sidecard_calls")
-        with pytest.raises(CallsError, match="timeout"):
+        with pytest.raises(CallLogError, match="timeout"):
             writer.write([row()])
 
     writer.write([row()])
@@ -227,7 +227,7 @@ def test_a_table_that_somebody_holds_is_tried_again(
 
 def test_where_there_is_no_table_there_is_no_log(server: PostgresServer) -> None:
     """That is another thing than a server that is away."""
-    with pytest.raises(CallsAbsentError, match="no call log"):
+    with pytest.raises(NoCallLogError, match="no call log"):
         rows_in(server)
 
 
@@ -256,7 +256,7 @@ def test_a_url_that_cannot_be_read_is_not_told(url: str) -> None:
 def test_a_wrong_password_is_told_without_it(server: PostgresServer, opened: Open) -> None:
     """And without the right one."""
     writer = opened(server.url.replace("hunter2", "hunter3"))
-    with pytest.raises(CallsError, match="password authentication failed") as raised:
+    with pytest.raises(CallLogError, match="password authentication failed") as raised:
         writer.write([row()])
 
     assert "hunter" not in str(raised.value)

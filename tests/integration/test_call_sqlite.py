@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from sidecard.observe.call_log.rows import CallsAbsentError, CallsError, Filter, Row, read
-from sidecard.observe.call_log.sqlite import DAY_SECONDS, SqliteCallWriter
-from sidecard.observe.call_log.sqlite_reader import SqliteCallReader
+from sidecard.observe.call_log.rows import DAY_SECONDS, CallLogError, Filter, NoCallLogError, Row, read
+from sidecard.observe.call_log.sqlite import SqliteCallReader, SqliteCallWriter
 from tests.call_rows import AT, row
 
 MEBI = 1024 * 1024
@@ -118,9 +117,9 @@ def test_old_rows_go_in_small_steps(path: Path, opened: Open) -> None:
     young = [row(AT - 29 * DAY_SECONDS), row(AT)]
     writer = opened()
     writer.write(old + young)
-    assert writer.tidy() is True
+    assert writer.prune() is True
     assert len(rows_in(path)) > 2
-    while writer.tidy():
+    while writer.prune():
         pass
 
     assert rows_in(path) == young
@@ -131,7 +130,7 @@ def test_without_a_limit_rows_stay_whatever_their_age(path: Path, opened: Open) 
     rows = [row(1000.0)]
     writer = opened(days=0.0)
     writer.write(rows)
-    assert writer.tidy() is False
+    assert writer.prune() is False
     assert rows_in(path) == rows
 
 
@@ -152,7 +151,7 @@ def test_the_file_stays_within_its_limit(path: Path, opened: Open, max_bytes: in
         while not ended.is_set():
             try:
                 rows_in(path)
-            except CallsError as error:
+            except CallLogError as error:
                 failures.append(error)
 
     writer.write([row()])
@@ -186,7 +185,7 @@ def test_a_lower_limit_gives_room_back(path: Path, opened: Open) -> None:
     writer.close()
     lower = opened(max_bytes=2 * MEBI)
     steps = 1
-    while lower.tidy():
+    while lower.prune():
         steps += 1
 
     assert size_of(path) <= 2 * MEBI
@@ -200,7 +199,7 @@ def test_what_is_removed_is_overwritten(path: Path, opened: Open) -> None:
     secret = "xyzzy-secret-" * 10
     writer = opened(days=1.0)
     writer.write([said(AT - 10 * DAY_SECONDS, secret), said(AT, "young")])
-    while writer.tidy():
+    while writer.prune():
         pass
 
     writer.close()
@@ -233,15 +232,15 @@ def test_a_damaged_file_is_set_aside(path: Path, opened: Open, damage: str) -> N
 
     late = row()
     writer = opened()
-    with pytest.raises(CallsError):
+    with pytest.raises(CallLogError):
         writer.write([late])
 
-    assert writer.remark() == ""
+    assert writer.notice() == ""
     writer.write([late])
     assert rows_in(path) == [late]
     assert path.with_name("calls.sqlite.corrupt").exists()
-    assert "calls.sqlite.corrupt" in writer.remark()
-    assert writer.remark() == ""
+    assert "calls.sqlite.corrupt" in writer.notice()
+    assert writer.notice() == ""
 
 
 def test_a_file_of_another_program_is_left_alone(path: Path, opened: Open) -> None:
@@ -251,10 +250,10 @@ def test_a_file_of_another_program_is_left_alone(path: Path, opened: Open) -> No
 
     connection.close()
     content = path.read_bytes()
-    with pytest.raises(CallsError, match=r"another program: choose another calls\.url"):
+    with pytest.raises(CallLogError, match=r"another program: choose another calls\.url"):
         opened().write([row()])
 
-    with pytest.raises(CallsAbsentError, match="another program"):
+    with pytest.raises(NoCallLogError, match="another program"):
         rows_in(path)
 
     assert path.read_bytes() == content
@@ -269,27 +268,27 @@ def test_a_file_of_a_later_version_is_left_alone(path: Path, opened: Open) -> No
         connection.execute("PRAGMA user_version = 2")
 
     connection.close()
-    with pytest.raises(CallsError, match="later version of sidecard"):
+    with pytest.raises(CallLogError, match="later version of sidecard"):
         opened().write([row()])
 
-    with pytest.raises(CallsAbsentError, match="later version of sidecard"):
+    with pytest.raises(NoCallLogError, match="later version of sidecard"):
         rows_in(path)
 
 
 def test_what_is_no_file_is_not_waited_for(path: Path, opened: Open) -> None:
     """Nobody writes to a FIFO."""
     os.mkfifo(path)
-    with pytest.raises(CallsError, match="not a regular file"):
+    with pytest.raises(CallLogError, match="not a regular file"):
         opened().write([row()])
 
-    with pytest.raises(CallsAbsentError, match="not a regular file"):
+    with pytest.raises(NoCallLogError, match="not a regular file"):
         rows_in(path)
 
 
 def test_a_link_is_not_followed(path: Path, opened: Open) -> None:
     """It may lead to anything of the daemon's user."""
     path.symlink_to(path.with_name("elsewhere"))
-    with pytest.raises(CallsError, match="cannot be used"):
+    with pytest.raises(CallLogError, match="cannot be opened"):
         opened().write([row()])
 
     assert not path.with_name("elsewhere").exists()
@@ -309,13 +308,13 @@ def test_a_file_that_was_removed_is_begun_anew(path: Path, opened: Open) -> None
 
 def test_a_file_that_somebody_holds_is_tried_again(path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows come once it is let go."""
-    monkeypatch.setattr("sidecard.observe.call_log.sqlite.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("sidecard.observe.call_log.sqlite.WRITE_PATIENCE_SECONDS", 0.05)
     writer = opened()
     writer.write([row()])
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     late = row()
-    with pytest.raises(CallsError, match="locked"):
+    with pytest.raises(CallLogError, match="locked"):
         writer.write([late])
 
     other.execute("ROLLBACK")
@@ -345,13 +344,13 @@ def test_a_full_disk_is_tried_again(small_disk: Path) -> None:
     writer = SqliteCallWriter(path, max_bytes=64 * MEBI, retention_days=30.0, wall_clock=lambda: AT)
     kept = []
     (small_disk / "ballast").write_bytes(bytes(MEBI))
-    with pytest.raises(CallsError, match="cannot be written"):  # noqa: PT012 - which of them fails is the disk's matter
+    with pytest.raises(CallLogError, match="cannot be written"):  # noqa: PT012 - which of them fails is the disk's matter
         while True:
             late = said(text="x" * 20_000)
             writer.write([late])
             kept.append(late)
 
-    with pytest.raises(CallsError):
+    with pytest.raises(CallLogError):
         writer.write([late])
 
     (small_disk / "ballast").unlink()
@@ -369,20 +368,20 @@ def test_a_read_only_disk_can_be_read(small_disk: Path) -> None:
     writer.close()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     assert rows_in(path) == rows
-    with pytest.raises(CallsError):
+    with pytest.raises(CallLogError):
         writer.write([row()])
 
 
 def test_a_reader_says_what_is_wrong(path: Path) -> None:
     """No file, an empty one, a damaged one."""
-    with pytest.raises(CallsAbsentError, match=r"no call log at .* \(No such file or directory\)"):
+    with pytest.raises(NoCallLogError, match=r"no call log at .* \(No such file or directory\)"):
         rows_in(path)
 
     assert not path.exists()
     path.touch()
-    with pytest.raises(CallsAbsentError, match="no daemon has begun"):
+    with pytest.raises(NoCallLogError, match="no daemon has created"):
         rows_in(path)
 
     path.write_bytes(b"no database" * 1000)
-    with pytest.raises(CallsAbsentError, match="damaged"):
+    with pytest.raises(NoCallLogError, match="damaged"):
         rows_in(path)

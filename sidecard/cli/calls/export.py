@@ -57,7 +57,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _conversations(rows: Iterable["Row"], omitted: "Counter[str]") -> Iterator[bytes]:
     """Yield the newest conversation of each key as a JSON line; count the reasons for omitting other calls."""
-    from sidecard.observe.call_log.chat import LeftOutError, example  # noqa: PLC0415 - as above
+    from sidecard.observe.call_log.fine_tuning import NoExampleError, example  # noqa: PLC0415 - as above
 
     seen: set[int] = set()
     for row in rows:
@@ -73,7 +73,7 @@ def _conversations(rows: Iterable["Row"], omitted: "Counter[str]") -> Iterator[b
 
         try:
             conversation = json_line(example(row.prompt, row.answer))
-        except LeftOutError as error:
+        except NoExampleError as error:
             omitted[str(error)] += 1
             continue
 

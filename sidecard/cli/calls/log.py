@@ -28,24 +28,24 @@ def open_log(arguments: argparse.Namespace) -> Iterator["CallReader"]:
     config = load_settings(arguments, os.environ)
     from sidecard.config.redaction import redacted  # noqa: PLC0415 - each action imports what it needs
     from sidecard.daemon.state import state_directory  # noqa: PLC0415 - as above
-    from sidecard.observe.call_log.places import open_reader  # noqa: PLC0415 - as above
-    from sidecard.observe.call_log.rows import CallsAbsentError, CallsError  # noqa: PLC0415 - as above
+    from sidecard.observe.call_log.rows import CallLogError, NoCallLogError  # noqa: PLC0415 - as above
+    from sidecard.observe.call_log.urls import open_reader  # noqa: PLC0415 - as above
 
     url = config.calls.url
     try:
         try:
             reader = open_reader(url, None if url else state_directory(os.environ), shown_url=redacted(url))
-        except CallsAbsentError as error:
+        except NoCallLogError as error:
             if config.calls.enabled or url:
                 raise
 
-            raise CallsAbsentError(f"{error}; calls are logged if calls.enabled is true") from error
+            raise NoCallLogError(f"{error}; calls are logged if calls.enabled is true") from error
 
         try:
             yield reader
         finally:
             reader.close()
-    except CallsError as error:
+    except CallLogError as error:
         raise UnreachableError(str(error)) from error
 
 

@@ -1,11 +1,11 @@
 """The call log in PostgreSQL: one table, ``sidecard_calls``, which any number of hosts may share.
 
-The table is made where there is none, which takes the right to create in the schema that comes first; after that, a daemon needs
-SELECT, INSERT, UPDATE and DELETE (no row is changed, but UPDATE is what PostgreSQL asks of who locks rows). Retention is the table's: where hosts differ, the shortest wins. ``max_bytes`` is of the rows as they
-are charged (`sidecard.observe.call_log.rows.Row.bytes`), of all hosts together; what the table takes on the disk is up to
-PostgreSQL, which compresses long texts and reuses the room of removed rows once it has vacuumed.
+Creating the table requires the right to create in the first schema of the search path. After that a daemon needs SELECT,
+INSERT, UPDATE and DELETE (no row is changed, but PostgreSQL requires UPDATE for locking rows). Where hosts' retention differs,
+the shortest wins. ``max_bytes`` bounds the sum of `sidecard.observe.call_log.rows.Row.bytes` of all hosts; the size on disk is
+up to PostgreSQL, which compresses long texts and reuses the room of removed rows after a vacuum.
 
-Nothing here depends on a session: a pooler such as PgBouncer may be in between.
+Nothing depends on a database session: a pooler such as PgBouncer may be in between.
 """
 
 import contextlib
@@ -19,9 +19,10 @@ from psycopg import conninfo, errors
 from sidecard.errors import ConfigError
 from sidecard.observe.call_log.rows import (
     COLUMNS,
-    CallsAbsentError,
-    CallsError,
+    DAY_SECONDS,
+    CallLogError,
     Filter,
+    NoCallLogError,
     Row,
     add_all,
     first_id,
@@ -32,31 +33,29 @@ from sidecard.observe.call_log.rows import (
 TABLE: Final = "sidecard_calls"
 
 SCHEMA_NOTE: Final = "sidecard call log, schema 1"
-"""The table's comment, so that nobody else's is taken for it."""
+"""The table's comment, by which it is recognized."""
 
 _UNREADABLE: Final = (
     "calls.url cannot be read: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE,"
-    " with %40, %2F and so on for what is special in the password"
+    " with %40, %2F and so on for special characters in the password"
 )
 
 CONNECT_SECONDS: Final = 5
 STATEMENT_SECONDS: Final = 15
 READ_SECONDS: Final = 60
-"""A page of a filter that few rows pass is looked for in the whole table."""
+"""A filter that few rows match reads the whole table for one page."""
 
 SIZE_PAUSE_SECONDS: Final = 600.0
-"""Between two looks at how much there is in all: each reads the table's rows once, without their texts."""
-
-DAY_SECONDS: Final = 86400.0
+"""Between two measurements of the table: each reads all rows once, without their texts."""
 
 _STEP_ROWS: Final = 1000
-_SCHEMA_RIGHT: Final = 0x5344_4341
-"""Of the advisory kind: hosts that start at once make one table."""
+_ADVISORY_LOCK: Final = 0x5344_4341
+"""Held while the table is created: hosts that start at once create one."""
 
 _DEFAULTS: Final[dict[str, Any]] = {
     "application_name": "sidecard",
     "connect_timeout": CONNECT_SECONDS,
-    # A server that is gone without a word is noticed within these seconds.
+    # A server that vanishes is noticed within these seconds.
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
@@ -77,7 +76,7 @@ _TYPES: Final = {
 }
 _INSERT: Final = insertion(TABLE, "%s")
 _NEVER_KEPT: Final = (errors.DataError, errors.IntegrityError, UnicodeError)
-"""What is raised for a row that the table cannot have."""
+"""Raised for a row that the table can never store."""
 
 
 def _schema() -> str:
@@ -89,9 +88,9 @@ def _schema() -> str:
 
 
 class PostgresCallWriter:
-    """See `sidecard.observe.call_log.rows.CallWriter`. ``place`` is the URL as it may be shown; the clocks are the wall's and a steady one.
+    """See `sidecard.observe.call_log.rows.CallWriter`. ``place`` is the URL without its password; ``clock`` is monotonic.
 
-    ``retention_days`` 0 keeps rows whatever their age. Raises `ConfigError` where the URL cannot be read.
+    ``retention_days`` 0 keeps rows of any age. Raises `ConfigError` where the URL cannot be read.
     """
 
     def __init__(
@@ -112,8 +111,8 @@ class PostgresCallWriter:
         self._clock = clock
         self._connection: psycopg.Connection[Any] | None = None
         self._oldest_kept = ""
-        """Rows with ids below are more than ``max_bytes``."""
-        self._look_at = float("-inf")
+        """Rows with ids below exceed ``max_bytes``."""
+        self._measure_at = float("-inf")
 
     @property
     def place(self) -> str:
@@ -125,15 +124,15 @@ class PostgresCallWriter:
         with self._used() as connection:
             return add_all(rows, partial(_add, connection), _NEVER_KEPT)
 
-    def tidy(self) -> bool:
+    def prune(self) -> bool:
         """See `CallWriter`."""
         with self._used() as connection:
-            self._look(connection)
+            self._measure(connection)
             bounds = [self._oldest_kept]
             if self._retention_seconds:
                 bounds.append(first_id(self._wall_clock() - self._retention_seconds))
 
-            # In steps, past rows that another host is removing.
+            # In steps, skipping rows that another host is removing.
             with _transaction(connection, STATEMENT_SECONDS):
                 removed = connection.execute(
                     f"DELETE FROM {TABLE} WHERE id IN (SELECT id FROM {TABLE} WHERE id < %s ORDER BY id LIMIT %s"  # noqa: S608 - constants
@@ -143,7 +142,7 @@ class PostgresCallWriter:
 
             return removed == _STEP_ROWS
 
-    def remark(self) -> str:
+    def notice(self) -> str:
         """See `CallWriter`."""
         return ""
 
@@ -154,12 +153,12 @@ class PostgresCallWriter:
             with contextlib.suppress(psycopg.Error):
                 connection.close()
 
-    def _look(self, connection: psycopg.Connection[Any]) -> None:
+    def _measure(self, connection: psycopg.Connection[Any]) -> None:
         now = self._clock()
-        if now < self._look_at:
+        if now < self._measure_at:
             return
 
-        self._look_at = now + SIZE_PAUSE_SECONDS
+        self._measure_at = now + SIZE_PAUSE_SECONDS
         with _transaction(connection, STATEMENT_SECONDS):
             ((newest_removed,),) = connection.execute(
                 f"SELECT max(id) FROM (SELECT id, sum(bytes) OVER (ORDER BY id DESC) AS newer FROM {TABLE}) AS sums"  # noqa: S608 - constants
@@ -167,12 +166,12 @@ class PostgresCallWriter:
                 (self._max_bytes,),
             ).fetchall()
 
-        # What is kept begins right after it.
+        # The oldest row that is kept follows it.
         self._oldest_kept = "" if newest_removed is None else f"{newest_removed}0"
 
     @contextlib.contextmanager
     def _used(self) -> Iterator[psycopg.Connection[Any]]:
-        """Connect where that is not done. Raises `CallsError` for what psycopg raises within, and disconnects."""
+        """Connect if not connected. On errors within, disconnects and raises `CallLogError`."""
         try:
             if self._connection is None:
                 self._connection = _connected(self._parameters)
@@ -181,29 +180,29 @@ class PostgresCallWriter:
             yield self._connection
         except psycopg.Error as error:
             self.close()
-            raise CallsError(f"{self._place} cannot be written ({_reason(error)})") from error
-        except CallsError:
+            raise CallLogError(f"{self._place} cannot be written ({_reason(error)})") from error
+        except CallLogError:
             self.close()
             raise
 
 
 class PostgresCallReader:
-    """See `sidecard.observe.call_log.rows.CallReader`. ``place`` is the URL as it may be shown.
+    """See `sidecard.observe.call_log.rows.CallReader`. ``place`` is the URL without its password.
 
-    Raises `ConfigError` where the URL cannot be read, `CallsError` where the server cannot be reached.
+    Raises `ConfigError` where the URL cannot be read, `CallLogError` where the server cannot be reached.
     """
 
     def __init__(self, url: str, *, place: str) -> None:
         self._place = place
         parameters = _parameters(url)
-        with self._told():
+        with self._errors_translated():
             self._connection = _connected(parameters)
             self._connection.read_only = True
 
     def page(self, wanted: Filter, *, after: str, newest_first: bool, limit: int, texts: bool) -> list[Row]:
         """See `CallReader`."""
         sql, values = page_query(TABLE, "%s", wanted, after=after, newest_first=newest_first, limit=limit, texts=texts)
-        with self._told(), _transaction(self._connection, READ_SECONDS):
+        with self._errors_translated(), _transaction(self._connection, READ_SECONDS):
             return [Row(*values) for values in self._connection.execute(sql.encode(), values)]
 
     def close(self) -> None:
@@ -212,17 +211,17 @@ class PostgresCallReader:
             self._connection.close()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _errors_translated(self) -> Iterator[None]:
         try:
             yield
         except (errors.UndefinedTable, errors.UndefinedColumn) as error:
-            raise CallsAbsentError(f"there is no call log at {self._place} ({_reason(error)})") from error
+            raise NoCallLogError(f"there is no call log at {self._place} ({_reason(error)})") from error
         except psycopg.Error as error:
-            raise CallsError(f"{self._place} cannot be read now ({_reason(error)})") from error
+            raise CallLogError(f"{self._place} cannot be read now ({_reason(error)})") from error
 
 
 def _parameters(url: str) -> dict[str, Any]:
-    """Read a URL. Raises `ConfigError`, without the URL: what cannot be read may be its password."""
+    """Parse a URL. Raises `ConfigError`, without the URL: its password may be the part that cannot be parsed."""
     try:
         parameters: dict[str, Any] = conninfo.conninfo_to_dict(url)
     except psycopg.Error:
@@ -230,7 +229,7 @@ def _parameters(url: str) -> dict[str, Any]:
 
     host, port, database = (str(parameters.get(name) or "") for name in ("host", "port", "dbname"))
     ports = port.replace(",", "")
-    # A "@" or "/" in a password ends it early, and the rest of it would be told as a host that cannot be found.
+    # A "@" or "/" in a password ends it early; the rest would be reported as an unknown host.
     if "@" in f"{host}{port}{database}" or (ports and not ports.isdecimal()):
         raise ConfigError([_UNREADABLE])
 
@@ -238,7 +237,7 @@ def _parameters(url: str) -> dict[str, Any]:
 
 
 def _connected(parameters: dict[str, Any]) -> psycopg.Connection[Any]:
-    # Statements that are prepared belong to a session.
+    # No prepared statements: they belong to a session.
     return psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
 
 
@@ -252,7 +251,7 @@ def _transaction(connection: psycopg.Connection[Any], seconds: int) -> Iterator[
 
 def _make_table(connection: psycopg.Connection[Any]) -> None:
     with _transaction(connection, STATEMENT_SECONDS):
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_RIGHT,))
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
         ((note, table),) = connection.execute(
             "SELECT obj_description(to_regclass(%s)), to_regclass(%s)", (TABLE, TABLE)
         ).fetchall()
@@ -260,7 +259,7 @@ def _make_table(connection: psycopg.Connection[Any]) -> None:
             connection.execute(_schema().encode())
             connection.execute(f"COMMENT ON TABLE {TABLE} IS '{SCHEMA_NOTE}'")
         elif note != SCHEMA_NOTE:
-            raise CallsError(
+            raise CallLogError(
                 f"the table {TABLE} is not this version's call log (its comment is not {SCHEMA_NOTE!r}):"
                 " choose another database in calls.url, or rename that table"
             )
@@ -272,5 +271,5 @@ def _add(connection: psycopg.Connection[Any], rows: Sequence[Row]) -> None:
 
 
 def _reason(error: psycopg.Error) -> str:
-    # Not the details: they quote the row.
+    # Without the details, which quote the row.
     return " ".join((error.diag.message_primary or str(error) or type(error).__name__).split())

@@ -1,4 +1,4 @@
-"""The rows of the call log: their shape, which SQLite and PostgreSQL share, their ids, and how they are asked for."""
+"""The rows of the call log in any database: columns, ids, queries."""
 
 import math
 import os
@@ -11,27 +11,29 @@ from sidecard.core.effects import CallRecord
 from sidecard.errors import SidecardError
 
 ROW_BYTES: Final = 400
-"""What a row costs beside its texts: its numbers, and its place in an index."""
+"""Size of a row beside its texts: its numbers, and its place in an index."""
 
 PAGE_ROWS: Final = 500
 PAGE_ROWS_WITH_TEXTS: Final = 64
-"""Rows that a reader takes at once; with prompts and answers, each of which may have 256 KiB."""
+"""Rows that a reader reads at once; with prompts and answers, each of which may have 256 KiB."""
+
+DAY_SECONDS: Final = 86400.0
 
 _TIME_DIGITS: Final = 12
 _MAX_MILLISECONDS: Final = 2**48 - 1
 _COUNTER_MASK: Final = 2**16 - 1
 
 
-class CallsError(SidecardError):
-    """The call log cannot be used for now, as the message says."""
+class CallLogError(SidecardError):
+    """The call log cannot be used at the moment."""
 
 
-class CallsAbsentError(SidecardError):
-    """There is no call log where one was looked for."""
+class NoCallLogError(SidecardError):
+    """There is no call log at that place."""
 
 
 class Row(Struct, frozen=True):
-    """One call. The fields are the columns, in this order; what they mean `CallRecord` says."""
+    """One call. The fields are the columns, in this order; `CallRecord` documents them."""
 
     id: str
     """See `Ids`."""
@@ -56,9 +58,9 @@ class Row(Struct, frozen=True):
     error: str
     trace: str
     bytes: int
-    """What the row is charged."""
+    """What the row counts toward ``calls.max_bytes``."""
     prompt: str | None
-    """JSON; None where it was not to be kept."""
+    """JSON; None where prompts are not kept."""
     answer: str | None
     """As ``prompt``."""
 
@@ -66,55 +68,37 @@ class Row(Struct, frozen=True):
 COLUMNS: Final = Row.__struct_fields__
 
 
+_TEXTS: Final = ("source", "task", "namespace", "backend", "model", "reason", "error", "trace")
+_FLOATS: Final = ("billed_dollars", "saved_dollars", "seconds", "age_seconds")
+
+
 def row_of(
     row_id: str, at_seconds: float, host: str, record: CallRecord, prompt: str | None = None, answer: str | None = None
 ) -> Row:
-    """Return what is kept of a call; ``prompt`` and ``answer`` are JSON."""
-    host, source, task, namespace, backend, model, reason, error, trace = texts = [
-        _storable(text)
-        for text in (
-            host,
-            record.source,
-            record.task,
-            record.namespace,
-            record.backend,
-            record.model,
-            record.reason,
-            record.error,
-            record.trace,
-        )
-    ]
-    key = None if record.key is None else _storable(record.key)
-    said = sum(len(text.encode()) for text in (*texts, key, prompt, answer) if text is not None)
+    """Return the row of a call; ``prompt`` and ``answer`` are JSON."""
+    texts = {"host": host} | {name: getattr(record, name) for name in _TEXTS}
+    if record.key is not None:
+        texts["key"] = record.key
+
+    values: dict[str, Any] = {"key": None} | {name: _storable(text) for name, text in texts.items()}
+    text_bytes = sum(len(text.encode()) for text in (*values.values(), prompt, answer) if text is not None)
+    values |= {name: _finite(getattr(record, name)) for name in _FLOATS}
     return Row(
-        row_id,
-        _finite(at_seconds),
-        host,
-        source,
-        task,
-        namespace,
-        record.uid,
-        record.pid,
-        key,
-        backend,
-        model,
-        record.prompt_tokens,
-        record.completion_tokens,
-        _finite(record.billed_dollars),
-        _finite(record.saved_dollars),
-        _finite(record.seconds),
-        _finite(record.age_seconds),
-        reason,
-        error,
-        trace,
-        ROW_BYTES + said,
-        prompt,
-        answer,
+        id=row_id,
+        at_seconds=_finite(at_seconds),
+        uid=record.uid,
+        pid=record.pid,
+        prompt_tokens=record.prompt_tokens,
+        completion_tokens=record.completion_tokens,
+        bytes=ROW_BYTES + text_bytes,
+        prompt=prompt,
+        answer=answer,
+        **values,
     )
 
 
 def _storable(text: str) -> str:
-    """Return ``text`` without what PostgreSQL's texts cannot hold: names come from whoever may connect."""
+    """Return ``text`` without what PostgreSQL cannot store: any peer may choose names."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
@@ -123,10 +107,9 @@ def _finite(number: float) -> float:
 
 
 class Ids:
-    """Names rows so that their order is that of time: 12 hexadecimal digits are milliseconds, 4 count, 16 are random.
+    """Ids that sort by time: 12 hexadecimal digits are milliseconds, 4 are a counter, 16 are random.
 
-    A row keeps its id however often it is written: what a database has taken already, it does not take twice.
-    The first 16 digits tell the rows of one daemon apart.
+    A row that is written again keeps its id, so a database stores it once. The first 16 digits are unique in one daemon.
     """
 
     def __init__(self, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
@@ -135,7 +118,7 @@ class Ids:
         self._count = 0
 
     def next(self, at_seconds: float) -> str:
-        """Return an id of that instant, in seconds since 1970."""
+        """Return a new id for an instant, in seconds since 1970."""
         milliseconds = _milliseconds(at_seconds)
         self._count = self._count + 1 if milliseconds == self._milliseconds else 0
         self._milliseconds = milliseconds
@@ -143,7 +126,7 @@ class Ids:
 
 
 def first_id(at_seconds: float) -> str:
-    """Return what is not above any id of that instant or later, and above those before it."""
+    """Return the lower bound of the ids of that instant and later."""
     return f"{_milliseconds(at_seconds):0{_TIME_DIGITS}x}"
 
 
@@ -152,7 +135,7 @@ def _milliseconds(at_seconds: float) -> int:
 
 
 class Filter(Struct, frozen=True):
-    """Which rows are wanted; what is empty or None does not matter. ``since_seconds`` is included, ``until_seconds`` is not."""
+    """Which rows to return; an empty field matches all. ``since_seconds`` is inclusive, ``until_seconds`` exclusive."""
 
     tasks: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
@@ -164,35 +147,35 @@ class Filter(Struct, frozen=True):
 
 
 class CallWriter(Protocol):
-    """Where rows go. All methods wait for the database, and none is called while another is."""
+    """Writes rows. All methods wait for the database; only one is called at a time."""
 
     @property
     def place(self) -> str:
-        """Its name, as a log may say it: without a password."""
+        """The database's name for logs, without a password."""
 
     def write(self, rows: Sequence[Row]) -> int:
-        """Keep rows, those that are there already excepted; return how many of them can never be kept.
+        """Store rows that are not stored yet; return how many can never be stored.
 
-        Raises `CallsError` where it must be tried again.
+        Raises `CallLogError` where it must be tried again.
         """
 
-    def tidy(self) -> bool:
-        """Remove some of what is too old or too much; tell whether there is more. Raises `CallsError`."""
+    def prune(self) -> bool:
+        """Remove some rows that are too old or too many; return whether there are more. Raises `CallLogError`."""
 
-    def remark(self) -> str:
-        """Return a sentence that the operator should read, once; empty where there is none."""
+    def notice(self) -> str:
+        """Return a sentence for the operator, once; empty where there is none."""
 
     def close(self) -> None:
-        """Disconnect; what is called later connects again."""
+        """Disconnect; a later call connects again."""
 
 
 class CallReader(Protocol):
-    """Where rows come from, while daemons write there."""
+    """Reads rows, while daemons write."""
 
     def page(self, wanted: Filter, *, after: str, newest_first: bool, limit: int, texts: bool) -> list[Row]:
-        """Return at most ``limit`` rows that follow the id ``after``, in their order; without ``texts``, those are None.
+        """Return at most ``limit`` rows after the id ``after``, in order; without ``texts``, prompts and answers are None.
 
-        Raises `CallsError`, `CallsAbsentError`.
+        Raises `CallLogError`, `NoCallLogError`.
         """
 
     def close(self) -> None:
@@ -202,7 +185,7 @@ class CallReader(Protocol):
 def read(
     reader: CallReader, wanted: Filter, *, newest_first: bool, limit: int | None = None, texts: bool = True
 ) -> Iterator[Row]:
-    """Yield rows, a page of them in memory at a time. Each page is read by itself, so that no writer waits for long.
+    """Yield rows, with one page in memory at a time. Each page is a read of its own, so that no writer waits for long.
 
     Raises as `CallReader.page`.
     """
@@ -222,7 +205,7 @@ def read(
 def page_query(
     table: str, mark: str, wanted: Filter, *, after: str, newest_first: bool, limit: int, texts: bool
 ) -> tuple[str, list[Any]]:
-    """Return the SQL of a page, and its values. ``mark`` stands for a value: ``?`` or ``%s``."""
+    """Return the SQL of a page, and its values. ``mark`` is the placeholder of a value: ``?`` or ``%s``."""
     conditions, values = _conditions(wanted, mark)
     if after:
         conditions.append(f"id {'<' if newest_first else '>'} {mark}")
@@ -245,7 +228,7 @@ def _conditions(wanted: Filter, mark: str) -> tuple[list[str], list[Any]]:
             conditions.append(f"{column} IN ({', '.join([mark] * len(names))})")
             values += names
 
-    # Not by ``at_seconds``: the ids are in the same order, and have an index.
+    # By id instead of ``at_seconds``: same order, and indexed.
     bounds = {">=": wanted.since_seconds, "<": wanted.until_seconds}
     for comparison, instant in bounds.items():
         if instant is not None:
@@ -260,13 +243,13 @@ def _conditions(wanted: Filter, mark: str) -> tuple[list[str], list[Any]]:
 
 
 def insertion(table: str, mark: str) -> str:
-    """Return the SQL that adds a row whose values are the fields of a `Row`; one that is there already stays."""
+    """Return the SQL that adds a `Row`; an existing row of that id stays."""
     marks = ", ".join([mark] * len(COLUMNS))
     return f"INSERT INTO {table} ({', '.join(COLUMNS)}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING"  # noqa: S608 - constants
 
 
 def add_all(rows: Sequence[Row], add: Callable[[Sequence[Row]], None], never_kept: tuple[type[Exception], ...]) -> int:
-    """Add rows at once; where one of them cannot be kept, each by itself. Return how many cannot; ``never_kept`` says so."""
+    """Add rows at once or, where that raises one of ``never_kept``, one by one. Return how many can never be stored."""
     try:
         add(rows)
     except never_kept:

@@ -1,16 +1,16 @@
-"""The call log in a SQLite file: one that writes, and any number of processes that read meanwhile.
+"""The call log in a SQLite file: one writer, and any number of processes that read meanwhile.
 
-==================================  ===================================================================================
-what is wrong with the file         what becomes of it
-==================================  ===================================================================================
-not a database, damaged             set aside as ``NAME.corrupt``, and begun anew
-of another program, a later one's   left alone
-removed or replaced meanwhile       begun anew, or the new one is used
-locked, full, read-only             tried again, with the same rows
-==================================  ===================================================================================
+=====================================  ================================================================================
+problem with the file                  consequence
+=====================================  ================================================================================
+not a database, damaged                set aside as ``NAME.corrupt``, and recreated
+of another program, a later version's  left alone
+removed or replaced meanwhile          recreated, or the new one is used
+locked, full, read-only                tried again, with the same rows
+=====================================  ================================================================================
 
-The file and its write-ahead log stay within ``max_bytes``: before rows are added the oldest ones make room for them.
-What is removed is overwritten: retention is also a promise.
+The file and its write-ahead log stay within ``max_bytes``: the oldest rows make room for new ones.
+Removed rows are overwritten: retention is also a promise.
 """
 
 import contextlib
@@ -22,31 +22,73 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from sidecard.observe.call_log.rows import COLUMNS, CallsError, Row, add_all, first_id, insertion
-from sidecard.observe.call_log.sqlite_file import ForeignError, connect, is_damage, is_ours, number, schema, set_aside
+from sidecard.observe.call_log.rows import (
+    COLUMNS,
+    DAY_SECONDS,
+    CallLogError,
+    Filter,
+    NoCallLogError,
+    Row,
+    add_all,
+    first_id,
+    insertion,
+    page_query,
+)
+from sidecard.persistence.sqlite_file import (
+    Connection,
+    DamagedError,
+    ForeignError,
+    SqliteFormat,
+    UnusableError,
+    as_damaged,
+    connect,
+    is_damage,
+    set_aside,
+)
 
-PATIENCE_SECONDS: Final = 2.0
+WRITE_PATIENCE_SECONDS: Final = 2.0
+READ_PATIENCE_SECONDS: Final = 5.0
 """How long a statement waits for other processes that use the file."""
-
-DAY_SECONDS: Final = 86400.0
 
 _WAL_SHARE: Final = 16
 _MIN_WAL_BYTES, _MAX_WAL_BYTES = 64 * 1024, 4 * 1024 * 1024
-"""Of the write-ahead log, before it is moved into the file; also of rows in one transaction, and removed in one."""
+"""Size of the write-ahead log before it is moved into the file; also of rows added or removed in one transaction."""
 
 _RESERVED_WALS: Final = 4
-"""What of ``max_bytes`` is not the file's: a log that a reader holds back for a moment, and what is estimated too low."""
+"""Write-ahead logs that ``max_bytes`` has room for: one that a reader delays, and estimates that are too low."""
 
 _STEP_ROWS: Final = 2000
 
 _INSERT: Final = insertion("calls", "?")
-_NEVER = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
-_NEVER_KEPT: Final = (*_NEVER, OverflowError, UnicodeError)
-"""What is raised for a row that the file cannot have."""
+_NEVER_KEPT: Final = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    UnicodeError,
+)
+"""Raised for a row that the file can never store."""
+
+_TYPES: Final = {
+    **dict.fromkeys(("at_seconds", "billed_dollars", "saved_dollars", "seconds", "age_seconds"), "REAL"),
+    **dict.fromkeys(("uid", "pid", "prompt_tokens", "completion_tokens", "bytes"), "INTEGER"),
+}
+
+
+def _schema() -> str:
+    columns = [
+        f"{name} {_TYPES.get(name, 'TEXT')}{'' if name in {'key', 'prompt', 'answer'} else ' NOT NULL'}"
+        for name in COLUMNS
+    ]
+    return f"CREATE TABLE calls ({', '.join(columns)}, UNIQUE (id))"
+
+
+CALLS_FORMAT: Final = SqliteFormat(0x5344_4341, 1, _schema(), "calls.url")
 
 
 class SqliteCallWriter:
-    """See `sidecard.observe.call_log.rows.CallWriter`. ``retention_days`` 0 keeps rows whatever their age; the clock is the wall's."""
+    """See `sidecard.observe.call_log.rows.CallWriter`. ``retention_days`` 0 keeps rows of any age; the clock is the wall's."""
 
     def __init__(self, path: Path, *, max_bytes: int, retention_days: float, wall_clock: Callable[[], float]) -> None:
         self._path = path
@@ -55,11 +97,12 @@ class SqliteCallWriter:
         """Of the file itself."""
         self._retention_seconds = retention_days * DAY_SECONDS
         self._wall_clock = wall_clock
-        self._connection: sqlite3.Connection | None = None
+        self._connection: Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._page_bytes = 4096
         self._damage = ""
-        self._remark = ""
+        """The damage found last: the file is set aside before it is used again."""
+        self._notice = ""
 
     @property
     def place(self) -> str:
@@ -70,35 +113,35 @@ class SqliteCallWriter:
         """See `CallWriter`."""
         with self._used() as connection:
             refused = 0
-            for some in _portions(rows, self._wal_bytes):
-                self._make_room(connection, some)
-                refused += add_all(some, partial(_add, connection), _NEVER_KEPT)
+            for portion in _portions(rows, self._wal_bytes):
+                self._make_room(connection, portion)
+                refused += add_all(portion, partial(_add, connection), _NEVER_KEPT)
                 self._bound_log(connection)
 
             return refused
 
-    def tidy(self) -> bool:
+    def prune(self) -> bool:
         """See `CallWriter`."""
         with self._used() as connection:
             oldest_kept = first_id(self._wall_clock() - self._retention_seconds) if self._retention_seconds else ""
             more = bool(oldest_kept) and self._remove_some(connection, oldest_kept) > 0
             if self._filled_bytes(connection) > self._max_bytes:
                 more = self._remove_some(connection) > 0 or more
-            elif self._page_bytes * (pages := number(connection, "PRAGMA page_count")) > self._max_bytes:
-                # The limit is lower than it was.
+            elif self._page_bytes * (pages := connection.number("PRAGMA page_count")) > self._max_bytes:
+                # The limit was lowered.
                 # As a script: the statement has a step for each page, of which Python 3.11's execute takes one.
                 connection.executescript(f"PRAGMA incremental_vacuum({self._wal_bytes // self._page_bytes})")
-                more = number(connection, "PRAGMA page_count") < pages or more
-                # The file is cut where the log is moved into it; nothing may be written for hours from here on.
+                more = connection.number("PRAGMA page_count") < pages or more
+                # The file shrinks when the log is moved into it, and hours may pass until something is written.
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
             self._bound_log(connection)
             return more
 
-    def remark(self) -> str:
+    def notice(self) -> str:
         """See `CallWriter`."""
-        remark, self._remark = self._remark, ""
-        return remark
+        notice, self._notice = self._notice, ""
+        return notice
 
     def close(self) -> None:
         """See `CallWriter`."""
@@ -110,67 +153,55 @@ class SqliteCallWriter:
     # The file --------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _used(self) -> Iterator[sqlite3.Connection]:
-        """Open the file where it is not open. Raises `CallsError` for what SQLite raises within, and lets go of the file."""
+    def _used(self) -> Iterator[Connection]:
+        """Open the file if it is not open. On errors within, closes it and raises `CallLogError`."""
         try:
-            yield self._opened()
+            yield self._open()
         except sqlite3.Error as error:
-            if is_damage(error):
-                self._damage = str(error)
+            if is_damage(error, schema_too=True):
+                self._damage = str(as_damaged(self._path, error))
 
             self.close()
-            raise CallsError(f"{self._path} cannot be written ({error})") from error
-        except (OSError, ForeignError) as error:
+            raise CallLogError(f"{self._path} cannot be written ({error})") from error
+        except DamagedError as error:
+            self._damage = str(error)
+            raise CallLogError(str(error)) from error
+        except UnusableError as error:
+            raise CallLogError(str(error)) from error
+        except OSError as error:
             self.close()
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise CallsError(f"{self._path} cannot be used: {reason}") from error
+            raise CallLogError(f"{self._path} cannot be used ({error.strerror})") from error
 
-    def _opened(self) -> sqlite3.Connection:
+    def _open(self) -> Connection:
         if self._connection is not None and _identity(self._path) != self._identity:
             self.close()
 
         if self._damage:
             aside = set_aside(self._path)
-            self._remark = f"the call log was begun anew: {self._path} was damaged ({self._damage}) and is now {aside}"
+            self._notice = f"the call log was recreated: {self._damage}, and is now {aside}"
             self._damage = ""
 
-        if self._connection is None:
-            self._connection = self._open()
-            self._identity = _identity(self._path)
+        if self._connection is not None:
+            return self._connection
 
-        return self._connection
-
-    def _open(self) -> sqlite3.Connection:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(self._path, flags, 0o600)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ForeignError("it is not a regular file: choose another calls.url")
-        finally:
-            os.close(descriptor)
-
-        connection = connect(self._path, "mode=rw", PATIENCE_SECONDS)
-        try:
-            fresh = not is_ours(connection)
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("PRAGMA secure_delete = ON")
-            connection.execute(f"PRAGMA journal_size_limit = {self._wal_bytes}")
-            self._page_bytes = number(connection, "PRAGMA page_size")
-            connection.execute(f"PRAGMA wal_autocheckpoint = {self._wal_bytes // self._page_bytes}")
-            if fresh:
-                connection.executescript(schema())
-        except BaseException:
-            connection.close()
-            raise
-
+        pragmas = [
+            "auto_vacuum = INCREMENTAL",
+            "journal_mode = WAL",
+            "synchronous = NORMAL",
+            "secure_delete = ON",
+            f"journal_size_limit = {self._wal_bytes}",
+        ]
+        connection = CALLS_FORMAT.open(self._path, pragmas, patience_seconds=WRITE_PATIENCE_SECONDS)
+        self._connection = connection
+        self._identity = _identity(self._path)
+        self._page_bytes = connection.number("PRAGMA page_size")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {self._wal_bytes // self._page_bytes}")
         return connection
 
     # Room ------------------------------------------------------------------------------------------------------------
 
-    def _make_room(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-        # A row that is larger than a page leaves a part of its last one empty; what is small is a bit more in the file.
+    def _make_room(self, connection: Connection, rows: Sequence[Row]) -> None:
+        # A row larger than a page leaves part of its last page empty; a small one takes a bit more in the file.
         wanted = sum(
             row.bytes * 5 // 4 + (self._page_bytes if row.bytes > self._page_bytes // 4 else 0) for row in rows
         )
@@ -178,12 +209,12 @@ class SqliteCallWriter:
             if not self._remove_some(connection):
                 return
 
-    def _filled_bytes(self, connection: sqlite3.Connection) -> int:
-        pages = number(connection, "PRAGMA page_count") - number(connection, "PRAGMA freelist_count")
+    def _filled_bytes(self, connection: Connection) -> int:
+        pages = connection.number("PRAGMA page_count") - connection.number("PRAGMA freelist_count")
         return pages * self._page_bytes
 
-    def _remove_some(self, connection: sqlite3.Connection, before: str = "g") -> int:
-        """Remove the oldest rows whose ids are below ``before``, about a log full of them; return how many."""
+    def _remove_some(self, connection: Connection, before: str = "g") -> int:
+        """Remove the oldest rows with ids below ``before``, about one write-ahead log full; return how many."""
         last, removed_bytes = "", 0
         oldest = connection.execute(
             "SELECT id, bytes FROM calls WHERE id < ? ORDER BY id LIMIT ?", (before, _STEP_ROWS)
@@ -200,15 +231,71 @@ class SqliteCallWriter:
 
         return connection.execute("DELETE FROM calls WHERE id <= ?", (last,)).rowcount
 
-    def _bound_log(self, connection: sqlite3.Connection) -> None:
-        """Empty the log where SQLite has not by itself, because somebody was reading."""
+    def _bound_log(self, connection: Connection) -> None:
+        """Empty the write-ahead log where SQLite could not, because of a reader."""
         log = self._path.with_name(f"{self._path.name}-wal")
         with contextlib.suppress(FileNotFoundError):
             if log.stat().st_size > 2 * self._wal_bytes:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-def _add(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
+class SqliteCallReader:
+    """See `sidecard.observe.call_log.rows.CallReader`. Raises `NoCallLogError` where there is no call log, else `CallLogError`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            regular = stat.S_ISREG(path.stat().st_mode)
+        except OSError as error:
+            raise NoCallLogError(f"there is no call log at {path} ({error.strerror})") from error
+
+        if not regular:
+            # SQLite would wait for a writer to open a FIFO.
+            raise NoCallLogError(f"there is no call log at {path}: it is not a regular file")
+
+        with self._errors_translated():
+            self._connection = self._connect()
+            try:
+                if not CALLS_FORMAT.recognizes(self._connection, path):
+                    raise NoCallLogError(f"{path} is empty: no daemon has created a call log in it yet")
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def page(self, wanted: Filter, *, after: str, newest_first: bool, limit: int, texts: bool) -> list[Row]:
+        """See `CallReader`."""
+        sql, values = page_query("calls", "?", wanted, after=after, newest_first=newest_first, limit=limit, texts=texts)
+        with self._errors_translated():
+            return [Row(*columns) for columns in self._connection.execute(sql, values)]
+
+    def close(self) -> None:
+        """See `CallReader`."""
+        self._connection.close()
+
+    def _connect(self) -> Connection:
+        try:
+            return connect(self._path, "ro", READ_PATIENCE_SECONDS)
+        except sqlite3.OperationalError:
+            # Readers share memory in a file beside it, which cannot be created on a read-only disk, where nobody writes.
+            if os.access(self._path.parent, os.W_OK) or self._path.with_name(f"{self._path.name}-wal").exists():
+                raise
+
+        return connect(self._path, "ro&immutable=1", READ_PATIENCE_SECONDS)
+
+    @contextlib.contextmanager
+    def _errors_translated(self) -> Iterator[None]:
+        try:
+            yield
+        except ForeignError as error:
+            raise NoCallLogError(f"there is no call log: {error}") from error
+        except sqlite3.Error as error:
+            if is_damage(error, schema_too=True):
+                raise NoCallLogError(f"{self._path} is damaged ({error}): a daemon sets it aside") from error
+
+            raise CallLogError(f"{self._path} cannot be read now ({error})") from error
+
+
+def _add(connection: Connection, rows: Sequence[Row]) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.executemany(_INSERT, [tuple(getattr(row, name) for name in COLUMNS) for row in rows])
@@ -221,7 +308,7 @@ def _add(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
 
 
 def _portions(rows: Sequence[Row], max_bytes: int) -> Iterator[list[Row]]:
-    """Yield ``rows`` in portions of ``max_bytes``, or of one row that has more."""
+    """Yield ``rows`` in portions of ``max_bytes``, or of one row that is larger."""
     portion: list[Row] = []
     portion_bytes = 0
     for row in rows:

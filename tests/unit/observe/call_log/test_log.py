@@ -13,8 +13,8 @@ import pytest
 
 from sidecard.observe.call_log import log as call_log
 from sidecard.observe.call_log.log import BATCH_BYTES, BATCH_ROWS, MAX_BYTES, MAX_ROWS, CallLog
-from sidecard.observe.call_log.rows import CallsError, Row
-from sidecard.observe.call_log.texts import MAX_PACKED_BYTES
+from sidecard.observe.call_log.redaction_process import MAX_PACKED_BYTES
+from sidecard.observe.call_log.rows import CallLogError, Row
 from tests.call_rows import AT, record
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +43,7 @@ class Memory:
         self.batches: list[int] = []
         self.away: Exception | None = None
         self.refused_pids: set[int] = set()
-        self.remarks: list[str] = []
+        self.notices: list[str] = []
         self.hangs = Event()
         self.hangs.set()
         self.tries = 0
@@ -61,13 +61,13 @@ class Memory:
         self.rows |= {row.id: row for row in kept}
         return len(rows) - len(kept)
 
-    def tidy(self) -> bool:
+    def prune(self) -> bool:
         """See `CallWriter`."""
         return False
 
-    def remark(self) -> str:
+    def notice(self) -> str:
         """See `CallWriter`."""
-        return self.remarks.pop() if self.remarks else ""
+        return self.notices.pop() if self.notices else ""
 
     def close(self) -> None:
         """See `CallWriter`."""
@@ -81,7 +81,7 @@ class World:
         self.memory = Memory()
         self.dropped = Counter[str]()
         self.said: list[tuple[str, str, dict[str, Any]]] = []
-        self.log = CallLog(self.memory, host="h", say=self._say, count=self._count, **options)
+        self.log = CallLog(self.memory, host="h", log=self._say, count=self._count, **options)
 
     def _say(self, level: str, event: str, **fields: Any) -> None:
         self.said.append((level, event, fields))
@@ -184,7 +184,7 @@ async def test_what_is_too_large_to_be_looked_at_takes_no_room() -> None:
     await world.log.close()
 
 
-@pytest.mark.parametrize("fault", [CallsError("away"), ValueError("a mistake of ours")])
+@pytest.mark.parametrize("fault", [CallLogError("away"), ValueError("a mistake of ours")])
 async def test_what_is_refused_is_tried_again(fault: Exception) -> None:
     """The same rows, by the same ids; it is said once, and once that it works again. Nothing is lost."""
     world = World()
@@ -198,7 +198,7 @@ async def test_what_is_refused_is_tried_again(fault: Exception) -> None:
 
     assert world.pids() == [0, 1, 2, 3]
     assert not world.dropped
-    if isinstance(fault, CallsError):
+    if isinstance(fault, CallLogError):
         assert world.events() == ["calls not written", "calls written again"]
         assert world.said[0][2]["reason"] == "away"
     else:
@@ -216,15 +216,15 @@ async def test_a_row_that_can_never_be_kept_is_counted() -> None:
     assert (world.pids(), world.dropped["calls"], world.events()) == ([0, 2], 1, ["calls not kept"])
 
 
-async def test_what_the_database_remarks_is_said() -> None:
+async def test_what_the_database_notices_is_said() -> None:
     """Such as a damaged file that was set aside."""
     world = World()
-    world.memory.remarks = ["begun anew"]
+    world.memory.notices = ["recreated"]
     async with running(world):
         world.add()
         await until(lambda: bool(world.said))
 
-    assert world.said == [("warning", "call log changed", {"reason": "begun anew"})]
+    assert world.said == [("warning", "call log changed", {"reason": "recreated"})]
 
 
 async def test_the_stop_writes_what_waits() -> None:
@@ -258,7 +258,7 @@ async def test_the_stop_does_not_raise_where_the_database_is_away() -> None:
     async with running(world):
         await anyio.lowlevel.checkpoint()
 
-    world.memory.away = CallsError("away")
+    world.memory.away = CallLogError("away")
     world.add(2)
     await world.log.close()
     assert (world.dropped["calls"], world.events()) == (2, ["calls not written", "calls lost"])

@@ -1,18 +1,18 @@
-"""What was said in a call, as JSON to be kept, with what must not be kept blotted out.
+"""Prompts and answers as JSON for the call log, redacted by ``calls.redact``.
 
-This is done in a process of its own. Python's regular expressions hold the interpreter's lock: one that backtracks without
-end would stop the whole daemon, whichever thread it ran in. The process is started at the first text, is ended by the kernel
-where one call's take more than `MAX_CPU_SECONDS`, and ends with the daemon.
+A process of its own does this. Python's regular expressions hold the interpreter's lock: one that backtracks without end would
+stop the whole daemon, in any thread. The process starts with the first text, is ended by the kernel where one call's texts take
+more than `MAX_CPU_SECONDS`, and ends with the daemon.
 
 ==================  ======================================================================================================
-what is said        how it is kept
+value               JSON
 ==================  ======================================================================================================
-bytes               ``{"$bytes": base64}``; redacted as text, where they are UTF-8
-more than a cap     ``{"$truncated": the beginning of its JSON, "bytes": of the whole}``
-not readable        ``{"$unreadable": bytes of it}``
+bytes               ``{"$bytes": base64}``; redacted as text where they are UTF-8
+above the limit     ``{"$truncated": the beginning of its JSON, "bytes": size of the whole}``
+undecodable         ``{"$unreadable": size}``
 ==================  ======================================================================================================
 
-Patterns are tried on each string by itself, the names in maps included: what is spread over two strings is not found.
+Patterns are applied to each string separately, names in maps included: a secret that spans two strings is not found.
 """
 
 import base64
@@ -32,12 +32,12 @@ MAX_TEXT_BYTES: Final = 256 * 1024
 """Of one prompt or answer, as JSON. A model's context of 64,000 tokens is about as much."""
 
 MAX_PACKED_BYTES: Final = 1024 * 1024
-"""What is larger is not looked at: it is mostly images, and decoding a map of a million nothings takes 100 MB."""
+"""Larger texts are not decoded: they are mostly images, and decoding a map of a million nulls takes 100 MB."""
 
 MAX_CPU_SECONDS: Final = 2.0
-"""For what is said in one call."""
+"""For the prompt and answer of one call."""
 
-_MODULE: Final = "sidecard.observe.call_log.texts"
+_MODULE: Final = "sidecard.observe.call_log.redaction_process"
 
 REDACTED: Final = "[redacted]"
 
@@ -47,14 +47,14 @@ _decode_texts = msgspec.msgpack.Decoder(tuple[str | None, str | None]).decode
 _to_json = msgspec.json.Encoder().encode
 
 _FAULTS = (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError, TypeError, OverflowError)
-"""What bytes that are no message, or have no JSON, may raise."""
+"""Raised for bytes that are no message, or that have no JSON."""
 
 _Pattern = re.Pattern[str]
 _Match = re.Match[str]
 
 
-def kept_text(packed: bytes, patterns: Sequence[_Pattern], max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """Return the JSON of msgpack bytes, redacted, of about ``max_bytes`` at most. Never raises."""
+def redacted_json(packed: bytes, patterns: Sequence[_Pattern], max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Return msgpack bytes as redacted JSON, of about ``max_bytes`` at most. Never raises."""
     try:
         text = _json(_plain(_unpack(packed), patterns))
     except _FAULTS:
@@ -64,13 +64,13 @@ def kept_text(packed: bytes, patterns: Sequence[_Pattern], max_bytes: int = MAX_
     if len(encoded) <= max_bytes:
         return text
 
-    # Only what is redacted already may be cut: half a secret is not found.
+    # Cut only after the redaction: half a secret would not be found.
     beginning = encoded[:max_bytes].decode(errors="ignore")
     return _json({"$truncated": beginning, "bytes": len(encoded)})
 
 
-def too_large(packed: bytes) -> bytes:
-    """Return what is handed on instead of bytes that are more than `MAX_PACKED_BYTES`, as msgpack."""
+def truncation_marker(packed: bytes) -> bytes:
+    """Return the msgpack that replaces more than `MAX_PACKED_BYTES`."""
     return _pack({"$truncated": "", "bytes": len(packed)})
 
 
@@ -122,15 +122,15 @@ def _json(value: Any) -> str:
 # The process --------------------------------------------------------------------------------------------------------
 
 
-class TextMaker:
-    """Makes texts in the process. Its methods wait for that, and none may be called while another is."""
+class RedactionProcess:
+    """Redacts texts in the process. Its methods wait for it; only one may be called at a time."""
 
     def __init__(self, patterns: Sequence[str], max_bytes: int = MAX_TEXT_BYTES) -> None:
         self._setup = _pack((patterns, max_bytes))
         self._process: Popen[bytes] | None = None
 
     def texts(self, prompt: bytes | None, answer: bytes | None) -> tuple[str | None, str | None]:
-        """Return the JSON of msgpack bytes. Raises `OSError` where there is none: it took too long, or there is no process."""
+        """Return msgpack bytes as redacted JSON. Raises `OSError` where that took too long, or where no process can start."""
         process = self._process or self._start()
         try:
             _send(cast("IO[bytes]", process.stdin), _pack((prompt, answer)))
@@ -146,12 +146,12 @@ class TextMaker:
             process, self._process = self._process, None
             process.kill()
             with contextlib.suppress(BrokenPipeError):
-                process.communicate()  # reads what is left, closes and waits
+                process.communicate()  # reads the rest, closes and waits
 
     def _start(self) -> "Popen[bytes]":
-        import subprocess  # noqa: PLC0415 - few daemons keep what is said
+        import subprocess  # noqa: PLC0415 - few daemons keep prompts
 
-        self._process = process = subprocess.Popen(  # noqa: S603 - our own module, and nothing of anybody else's
+        self._process = process = subprocess.Popen(  # noqa: S603 - our own module, without foreign input
             [sys.executable, "-P", "-m", _MODULE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -169,7 +169,7 @@ def _why(code: int) -> str:
 
 
 def serve(source: IO[bytes], target: IO[bytes]) -> None:
-    """Make texts of what comes from ``source``, until it ends; in the process."""
+    """Redact texts from ``source`` until it ends; runs in the process."""
     expressions, max_bytes = _unpack(_receive(source))
     patterns = [re.compile(expression) for expression in expressions]
     while True:
@@ -178,9 +178,9 @@ def serve(source: IO[bytes], target: IO[bytes]) -> None:
         except EOFError:
             return
 
-        # Of the process' own time, so that a busy host does not count; what it does by default is end the process.
+        # CPU time of this process, so that a busy host does not count. The signal's default action ends the process.
         signal.setitimer(signal.ITIMER_VIRTUAL, MAX_CPU_SECONDS)
-        made = [None if packed is None else kept_text(packed, patterns, max_bytes) for packed in said]
+        made = [None if packed is None else redacted_json(packed, patterns, max_bytes) for packed in said]
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         _send(target, _pack(made))
 
@@ -191,7 +191,7 @@ def _send(pipe: IO[bytes], message: bytes) -> None:
 
 
 def _receive(pipe: IO[bytes]) -> bytes:
-    """Return the next message. Raises `EOFError` where the other side is gone."""
+    """Return the next message. Raises `EOFError` where the other side has closed."""
     return _exactly(pipe, int.from_bytes(_exactly(pipe, 4), "big"))
 
 
@@ -204,7 +204,7 @@ def _exactly(pipe: IO[bytes], count: int) -> bytes:
 
 
 if __name__ == "__main__":
-    # Those who stop the daemon may stop all of its group at once; it has texts to be made until it ends by itself.
+    # A signal to the daemon's process group must not end this process: the daemon needs it until its own end.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sidecard.observe.call_log import chat as call_chat
-from sidecard.observe.call_log.chat import LeftOutError, example
+from sidecard.observe.call_log import fine_tuning
+from sidecard.observe.call_log.fine_tuning import NoExampleError, example
 
 USER = {"role": "user", "content": "Hello"}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -137,37 +137,37 @@ def test_images_are_kept() -> None:
 @pytest.mark.parametrize(
     ("prompt", "answer", "why"),
     [
-        (None, '"Hi"', call_chat.NO_PROMPT),
-        ('"Hello"', None, call_chat.NO_ANSWER),
-        ('{"$truncated": "...", "bytes": 9}', '"Hi"', call_chat.CUT_SHORT),
-        ('"Hello"', '{"$unreadable": 9}', call_chat.CUT_SHORT),
-        ('{"args": ["a", "b"], "kwargs": {}}', '"Hi"', call_chat.UNKNOWN_PROMPT),
-        ('{"args": [], "kwargs": {"n": 1}}', '"Hi"', call_chat.UNKNOWN_PROMPT),
-        ('{"args": {"$bytes": ""}, "kwargs": {}}', '"Hi"', call_chat.UNKNOWN_PROMPT),
-        ('{"args": [[{"role": "human", "content": "a"}]]}', '"Hi"', call_chat.UNKNOWN_PROMPT),
-        ('""', '"Hi"', call_chat.UNKNOWN_PROMPT),
-        ("[]", '"Hi"', call_chat.UNKNOWN_PROMPT),
-        ("1", '"Hi"', call_chat.UNKNOWN_PROMPT),
-        ('"Hello"', "[0.25, 0.5]", call_chat.UNKNOWN_ANSWER),
-        ('"Hello"', '{"choices": []}', call_chat.UNKNOWN_ANSWER),
-        ('"Hello"', '{"choices": [1], "message": "x"}', call_chat.UNKNOWN_ANSWER),
-        ('"Hello"', '""', call_chat.EMPTY_ANSWER),
-        ('"Hello"', '{"role": "assistant", "content": null}', call_chat.EMPTY_ANSWER),
-        ('"Hello"', '{"type": "message", "role": "assistant", "content": [{"type": "tool_use"}]}', call_chat.UNFIT),
-        ('"Hello"', '{"role": "assistant", "tool_calls": [1]}', call_chat.UNFIT),
-        ('"Hello"', '{"role": "assistant", "tool_calls": 1}', call_chat.UNFIT),
-        ('{"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}', '"Hi"', call_chat.UNFIT),
-        ('{"messages": [{"role": "user", "content": ["a"]}]}', '"Hi"', call_chat.UNFIT),
-        ('{"messages": [{"role": "user", "content": {"$bytes": ""}}]}', '"Hi"', call_chat.UNFIT),
-        ('{"messages": [{"role": "user"}]}', '"Hi"', call_chat.UNFIT),
-        ('{"messages": [{"role": ["x"], "content": "a"}]}', '"Hi"', call_chat.UNKNOWN_PROMPT),
-        ('{"prompt": "a", "tools": [1]}', '"Hi"', call_chat.UNFIT),
-        ('{"prompt": "a", "tools": [{"type": "web_search"}]}', '"Hi"', call_chat.UNFIT),
+        (None, '"Hi"', fine_tuning.NO_PROMPT),
+        ('"Hello"', None, fine_tuning.NO_ANSWER),
+        ('{"$truncated": "...", "bytes": 9}', '"Hi"', fine_tuning.CUT_SHORT),
+        ('"Hello"', '{"$unreadable": 9}', fine_tuning.CUT_SHORT),
+        ('{"args": ["a", "b"], "kwargs": {}}', '"Hi"', fine_tuning.UNKNOWN_PROMPT),
+        ('{"args": [], "kwargs": {"n": 1}}', '"Hi"', fine_tuning.UNKNOWN_PROMPT),
+        ('{"args": {"$bytes": ""}, "kwargs": {}}', '"Hi"', fine_tuning.UNKNOWN_PROMPT),
+        ('{"args": [[{"role": "human", "content": "a"}]]}', '"Hi"', fine_tuning.UNKNOWN_PROMPT),
+        ('""', '"Hi"', fine_tuning.UNKNOWN_PROMPT),
+        ("[]", '"Hi"', fine_tuning.UNKNOWN_PROMPT),
+        ("1", '"Hi"', fine_tuning.UNKNOWN_PROMPT),
+        ('"Hello"', "[0.25, 0.5]", fine_tuning.UNKNOWN_ANSWER),
+        ('"Hello"', '{"choices": []}', fine_tuning.UNKNOWN_ANSWER),
+        ('"Hello"', '{"choices": [1], "message": "x"}', fine_tuning.UNKNOWN_ANSWER),
+        ('"Hello"', '""', fine_tuning.EMPTY_ANSWER),
+        ('"Hello"', '{"role": "assistant", "content": null}', fine_tuning.EMPTY_ANSWER),
+        ('"Hello"', '{"type": "message", "role": "assistant", "content": [{"type": "tool_use"}]}', fine_tuning.UNFIT),
+        ('"Hello"', '{"role": "assistant", "tool_calls": [1]}', fine_tuning.UNFIT),
+        ('"Hello"', '{"role": "assistant", "tool_calls": 1}', fine_tuning.UNFIT),
+        ('{"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}', '"Hi"', fine_tuning.UNFIT),
+        ('{"messages": [{"role": "user", "content": ["a"]}]}', '"Hi"', fine_tuning.UNFIT),
+        ('{"messages": [{"role": "user", "content": {"$bytes": ""}}]}', '"Hi"', fine_tuning.UNFIT),
+        ('{"messages": [{"role": "user"}]}', '"Hi"', fine_tuning.UNFIT),
+        ('{"messages": [{"role": ["x"], "content": "a"}]}', '"Hi"', fine_tuning.UNKNOWN_PROMPT),
+        ('{"prompt": "a", "tools": [1]}', '"Hi"', fine_tuning.UNFIT),
+        ('{"prompt": "a", "tools": [{"type": "web_search"}]}', '"Hi"', fine_tuning.UNFIT),
     ],
 )
 def test_what_is_no_conversation_is_left_out(prompt: str | None, answer: str | None, why: str) -> None:
     """And nothing else is raised, whatever it is."""
-    with pytest.raises(LeftOutError) as raised:
+    with pytest.raises(NoExampleError) as raised:
         example(prompt, answer)
 
     assert str(raised.value) == why

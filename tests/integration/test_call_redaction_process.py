@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidecard.observe.call_log.texts import TextMaker
+from sidecard.observe.call_log.redaction_process import RedactionProcess
 from tests.daemons import poll
 
 pack = msgspec.msgpack.Encoder().encode
@@ -19,9 +19,9 @@ ENDLESS = r"(a+)+b"
 
 
 @pytest.fixture
-def maker() -> Iterator[TextMaker]:
+def maker() -> Iterator[RedactionProcess]:
     """Make texts with a pattern that is dear where there are many letters a."""
-    maker = TextMaker((r"\d{4}", ENDLESS))
+    maker = RedactionProcess((r"\d{4}", ENDLESS))
     yield maker
     maker.close()
 
@@ -31,7 +31,7 @@ def children() -> set[int]:
     return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
 
 
-def test_texts_are_made_and_redacted(maker: TextMaker) -> None:
+def test_texts_are_made_and_redacted(maker: RedactionProcess) -> None:
     """By one process."""
     before = children()
     for number in range(100):
@@ -40,14 +40,14 @@ def test_texts_are_made_and_redacted(maker: TextMaker) -> None:
     assert len(children() - before) == 1
 
 
-def test_a_large_text_comes_back(maker: TextMaker) -> None:
+def test_a_large_text_comes_back(maker: RedactionProcess) -> None:
     """Pipes hold less than it has."""
     prompt, answer = maker.texts(pack("x" * 250_000), pack("y" * 250_000))
     assert (len(str(prompt)), len(str(answer))) == (250_002, 250_002)
 
 
 @pytest.mark.slow
-def test_an_expression_that_never_ends_stops_nobody(maker: TextMaker) -> None:
+def test_an_expression_that_never_ends_stops_nobody(maker: RedactionProcess) -> None:
     """The interpreter of this process goes on meanwhile; the text is not to be had, and the next one is."""
     done = threading.Event()
     faults = []
@@ -70,7 +70,7 @@ def test_an_expression_that_never_ends_stops_nobody(maker: TextMaker) -> None:
     assert maker.texts(pack("12345"), None) == ('"[redacted]5"', None)
 
 
-def test_a_process_that_was_killed_is_started_again(maker: TextMaker) -> None:
+def test_a_process_that_was_killed_is_started_again(maker: RedactionProcess) -> None:
     """What it was asked is not to be had."""
     before = children()
     maker.texts(pack("a"), None)
@@ -82,7 +82,7 @@ def test_a_process_that_was_killed_is_started_again(maker: TextMaker) -> None:
     assert maker.texts(pack("a"), None) == ('"a"', None)
 
 
-def test_the_process_outlives_what_stops_the_daemon(maker: TextMaker) -> None:
+def test_the_process_outlives_what_stops_the_daemon(maker: RedactionProcess) -> None:
     """Who stops all of a group at once would otherwise lose the last texts."""
     before = children()
     maker.texts(pack("a"), None)
@@ -93,7 +93,7 @@ def test_the_process_outlives_what_stops_the_daemon(maker: TextMaker) -> None:
     assert maker.texts(pack("a"), None) == ('"a"', None)
 
 
-def test_the_process_ends_with_who_asks(maker: TextMaker) -> None:
+def test_the_process_ends_with_who_asks(maker: RedactionProcess) -> None:
     """However that ends: its pipe does."""
     before = children()
     maker.texts(pack("a"), None)
@@ -106,7 +106,7 @@ def test_the_process_ends_with_who_asks(maker: TextMaker) -> None:
     poll(lambda: Path(f"/proc/{child}/stat").read_text().rpartition(") ")[2].startswith("Z"), "it goes on")
 
 
-def test_closing_leaves_no_process(maker: TextMaker) -> None:
+def test_closing_leaves_no_process(maker: RedactionProcess) -> None:
     """Nor a second time."""
     before = children()
     maker.texts(pack("a"), None)

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecard.observe.call_log.texts import MAX_PACKED_BYTES, kept_text, serve, too_large
+from sidecard.observe.call_log.redaction_process import MAX_PACKED_BYTES, redacted_json, serve, truncation_marker
 
 pack = msgspec.msgpack.Encoder().encode
 
 
 def kept(value: Any, *patterns: str, max_bytes: int = 10_000) -> Any:
     """Return what is kept of a value."""
-    return json.loads(kept_text(pack(value), [re.compile(pattern) for pattern in patterns], max_bytes))
+    return json.loads(redacted_json(pack(value), [re.compile(pattern) for pattern in patterns], max_bytes))
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_a_cut_within_a_character_leaves_text() -> None:
 @pytest.mark.parametrize("packed", [b"", b"\xc1", b"\xd9\xff", b"\xa1\xff", b"\x91" * 5000 + b"\xc0"])
 def test_what_is_no_message_is_told(packed: bytes) -> None:
     """Also one that is nested deeper than any stack."""
-    assert json.loads(kept_text(packed, [])) == {"$unreadable": len(packed)}
+    assert json.loads(redacted_json(packed, [])) == {"$unreadable": len(packed)}
 
 
 def test_what_is_too_large_to_be_looked_at_is_told() -> None:
     """With its size."""
-    assert json.loads(kept_text(too_large(b"x" * (MAX_PACKED_BYTES + 1)), [])) == {
+    assert json.loads(redacted_json(truncation_marker(b"x" * (MAX_PACKED_BYTES + 1)), [])) == {
         "$truncated": "",
         "bytes": MAX_PACKED_BYTES + 1,
     }

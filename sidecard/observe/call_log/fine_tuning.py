@@ -1,11 +1,11 @@
-"""A call as an example of a conversation, in the format that OpenAI's fine-tuning takes (chat, supervised).
+"""A call as an example for OpenAI's fine-tuning (chat, supervised).
 
-One object a line: ``messages``, the last of them the assistant's, and where there were any, ``tools`` and
-``parallel_tool_calls``. Messages hold text and images; the arguments of tool calls are JSON in a string.
+An example is one object: ``messages``, the last of them the assistant's, and ``tools`` and ``parallel_tool_calls`` if present.
+Messages hold text and images; the arguments of tool calls are JSON in a string.
 
-What is asked is looked for in what an app hands to its model: ``messages`` by that name, in a request that is an argument, or as
-an argument of its own; else the one string that is an argument, or ``prompt``. ``system`` and ``context`` become a system message.
-What is answered is text, or the answer of OpenAI's, Anthropic's or Ollama's API.
+The prompt is found in the arguments of the app's call: ``messages`` by that name, in a request that is an argument, or as an
+argument of its own; else the only string among the arguments, or ``prompt``. ``system`` and ``context`` become a system message.
+The answer is text, or the answer of OpenAI's, Anthropic's or Ollama's API.
 """
 
 from typing import Any, Final
@@ -18,22 +18,22 @@ CUT_SHORT: Final = "cut short when it was kept"
 UNKNOWN_PROMPT: Final = "no conversation in the prompt"
 UNKNOWN_ANSWER: Final = "no message in the answer"
 EMPTY_ANSWER: Final = "an empty answer"
-UNFIT: Final = "content that fine-tuning does not take"
+UNFIT: Final = "content that fine-tuning does not accept"
 
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 _INSTRUCTIONS: Final = ("system", "context")
 _PARTS: Final = {"text": "text", "image_url": "image_url", "refusal": "refusal"}
-"""The kinds of parts that messages may have, and where each has its content."""
+"""The kinds of message parts, and the field of each that has its content."""
 
 _from_json = msgspec.json.Decoder().decode
 
 
-class LeftOutError(Exception):
-    """A call is no example, as the message says."""
+class NoExampleError(Exception):
+    """A call is no example; the message is the reason."""
 
 
 def example(prompt: str | None, answer: str | None) -> dict[str, Any]:
-    """Return the example that a call's prompt and answer are, each of them JSON as kept. Raises `LeftOutError`."""
+    """Return the example of a call's prompt and answer, both JSON as logged. Raises `NoExampleError`."""
     asked, answered = _kept(prompt, NO_PROMPT), _kept(answer, NO_ANSWER)
     request, args = _request(asked)
     messages = [_message(message) for message in _messages(request, args)]
@@ -53,20 +53,20 @@ def example(prompt: str | None, answer: str | None) -> dict[str, Any]:
 
 def _kept(text: str | None, absent: str) -> Any:
     if text is None:
-        raise LeftOutError(absent)
+        raise NoExampleError(absent)
 
     value = _from_json(text)
     if isinstance(value, dict) and not {"$truncated", "$unreadable"}.isdisjoint(value):
-        raise LeftOutError(CUT_SHORT)
+        raise NoExampleError(CUT_SHORT)
 
     return value
 
 
-# What was asked -----------------------------------------------------------------------------------------------------
+# The prompt ---------------------------------------------------------------------------------------------------------
 
 
 def _request(asked: Any) -> tuple[dict[str, Any], list[Any]]:
-    """Return what was asked by name, and the arguments without names."""
+    """Return the named arguments, and those without names."""
     if not isinstance(asked, dict):
         return {}, [asked]
 
@@ -75,9 +75,9 @@ def _request(asked: Any) -> tuple[dict[str, Any], list[Any]]:
 
     args, kwargs = asked.get("args") or [], asked.get("kwargs") or {}
     if not isinstance(args, list) or not isinstance(kwargs, dict):
-        raise LeftOutError(UNKNOWN_PROMPT)
+        raise NoExampleError(UNKNOWN_PROMPT)
 
-    # call({"local": small, "cloud": big}, request): what a request says is said by name.
+    # call({"local": small, "cloud": big}, request): the request's fields count as named arguments.
     for value in args:
         if isinstance(value, dict) and "messages" in value:
             return value | kwargs, []
@@ -93,7 +93,7 @@ def _messages(request: dict[str, Any], args: list[Any]) -> list[Any]:
 
     prompts = [value for value in (request.get("prompt"), *args) if isinstance(value, str) and value]
     if len(prompts) != 1:
-        raise LeftOutError(UNKNOWN_PROMPT)
+        raise NoExampleError(UNKNOWN_PROMPT)
 
     return [{"role": "user", "content": prompts[0]}]
 
@@ -104,47 +104,47 @@ def _is_message(value: Any) -> bool:
 
 def _tool(tool: Any) -> dict[str, Any]:
     if not isinstance(tool, dict):
-        raise LeftOutError(UNFIT)
+        raise NoExampleError(UNFIT)
 
     if isinstance(tool.get("function"), dict):
         return {"type": "function", "function": tool["function"]}
 
     if "name" not in tool or "input_schema" not in tool:
-        raise LeftOutError(UNFIT)
+        raise NoExampleError(UNFIT)
 
-    # As Anthropic's API has them.
+    # Anthropic's format.
     described = {"description": tool["description"]} if tool.get("description") else {}
     return {"type": "function", "function": {"name": tool["name"], **described, "parameters": tool["input_schema"]}}
 
 
-# What was answered --------------------------------------------------------------------------------------------------
+# The answer ---------------------------------------------------------------------------------------------------------
 
 
 def _answer(answered: Any) -> dict[str, Any]:
     """Return the assistant's message."""
     message = {"role": "assistant", "content": answered} if isinstance(answered, str) else _answered_message(answered)
     if not message.get("content") and not message.get("tool_calls") and not message.get("function_call"):
-        raise LeftOutError(EMPTY_ANSWER)
+        raise NoExampleError(EMPTY_ANSWER)
 
     return message
 
 
 def _answered_message(answered: Any) -> dict[str, Any]:
     if not isinstance(answered, dict):
-        raise LeftOutError(UNKNOWN_ANSWER)
+        raise NoExampleError(UNKNOWN_ANSWER)
 
     choices = answered.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if isinstance(choice, dict) and isinstance(choice.get("text"), str):
         return {"role": "assistant", "content": choice["text"]}
 
-    # OpenAI's, Ollama's, and a message by itself; Anthropic's is one as well.
+    # OpenAI's, Ollama's, and a bare message, which Anthropic's also is.
     places = (choice.get("message") if isinstance(choice, dict) else None, answered.get("message"), answered)
     for message in places:
         if isinstance(message, dict) and message.get("role") == "assistant":
             return _with_text(message)
 
-    raise LeftOutError(UNKNOWN_ANSWER)
+    raise NoExampleError(UNKNOWN_ANSWER)
 
 
 def _with_text(message: dict[str, Any]) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _with_text(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message with what fine-tuning takes of it."""
+    """Return a message with the fields that fine-tuning accepts."""
     kept: dict[str, Any] = {"role": message["role"]}
     content = message.get("content")
     if isinstance(content, str):
@@ -167,14 +167,14 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
     elif isinstance(content, list):
         kept["content"] = [_part(part) for part in content]
     elif content is not None:
-        raise LeftOutError(UNFIT)
+        raise NoExampleError(UNFIT)
 
     kept |= {
         name: message[name] for name in ("name", "tool_call_id", "refusal", "weight") if message.get(name) is not None
     }
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
-        raise LeftOutError(UNFIT)
+        raise NoExampleError(UNFIT)
 
     if calls:
         kept["tool_calls"] = [_tool_call(call) for call in calls]
@@ -183,7 +183,7 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
         kept["function_call"] = _function(message["function_call"])
 
     if "content" not in kept and message["role"] != "assistant":
-        raise LeftOutError(UNFIT)
+        raise NoExampleError(UNFIT)
 
     return kept
 
@@ -192,27 +192,27 @@ def _part(part: Any) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     place = _PARTS.get(kind) if isinstance(kind, str) else None
     if place is None or not part.get(place):
-        raise LeftOutError(UNFIT)
+        raise NoExampleError(UNFIT)
 
     return {"type": kind, place: part[place]}
 
 
 def _tool_call(call: Any) -> dict[str, Any]:
     if not isinstance(call, dict) or not isinstance(call.get("function"), dict):
-        raise LeftOutError(UNFIT)
+        raise NoExampleError(UNFIT)
 
     return {"id": str(call.get("id") or ""), "type": "function", "function": _function(call["function"])}
 
 
 def _function(function: dict[str, Any]) -> dict[str, Any]:
     arguments = function.get("arguments", "")
-    # Ollama's are no text yet.
+    # Ollama's are objects.
     text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
     return {"name": str(function.get("name", "")), "arguments": text}
 
 
 def _text(content: Any) -> str:
-    """Return a text, or the texts of parts; empty where it is anything else. Raises `LeftOutError` for parts that are none."""
+    """Return a text, or the texts of parts; empty for anything else. Raises `NoExampleError` for parts of another kind."""
     if isinstance(content, str):
         return content
 
@@ -221,6 +221,6 @@ def _text(content: Any) -> str:
 
     texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
     if not all(isinstance(text, str) for text in texts):
-        raise LeftOutError(UNFIT)
+        raise NoExampleError(UNFIT)
 
     return "".join(str(text) for text in texts)
