@@ -12,17 +12,16 @@ from itertools import accumulate
 from statistics import median
 from time import perf_counter
 
-from sidecard.cli.bench.daemon import resident_bytes
 from sidecard.cli.bench.hosts import Hosts
 from sidecard.cli.bench.rows import Effort, Row, ratio_of
 from sidecard.cli.processes import end
 from sidecard_client import Client
+from tests.bench.scale import resident_bytes
 
 KIBIBYTE = 1024
 TEXT_BYTES = 16 * KIBIBYTE
 TEXTS = 64
-MEMORY_TEXTS_SHARE = 1 / 100
-"""Texts stored by the memory row, as a share of `Effort.entries`: they are much larger than the entries of other rows."""
+MEMORY_TEXTS = 1000
 
 WARM_UP_TEXTS = 100
 
@@ -65,7 +64,7 @@ def _text(chance: random.Random, words: Sequence[str], weights: Sequence[float],
 
 def compression(hosts: Hosts, effort: Effort) -> list[Row]:
     """Compare hits on compressed and plain answers, and their memory."""
-    return [*_hits(hosts, effort), _memory(hosts, effort)]
+    return [*_hits(hosts, effort), _memory(hosts)]
 
 
 def _hits(hosts: Hosts, effort: Effort) -> list[Row]:
@@ -104,9 +103,8 @@ def _hits(hosts: Hosts, effort: Effort) -> list[Row]:
     ]
 
 
-def _memory(hosts: Hosts, effort: Effort) -> Row:
-    count = round(effort.entries * MEMORY_TEXTS_SHARE)
-    texts = prose(count + WARM_UP_TEXTS, TEXT_BYTES)
+def _memory(hosts: Hosts) -> Row:
+    texts = prose(MEMORY_TEXTS + WARM_UP_TEXTS, TEXT_BYTES)
     grown = {}
     for side in ("plain", "cached"):
         flags = "--no-state", "--set", "cache.max_bytes=16GiB", *_SIDES[side]
@@ -119,7 +117,7 @@ def _memory(hosts: Hosts, effort: Effort) -> Row:
             for number, text in enumerate(texts[WARM_UP_TEXTS:]):
                 client.put(f"text-{number}", text)
 
-            grown[side] = (resident_bytes(process.pid) - before) / count
+            grown[side] = (resident_bytes(process.pid) - before) / MEMORY_TEXTS
 
         end(process)
 

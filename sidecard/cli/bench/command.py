@@ -20,22 +20,21 @@ def add_parser(commands: Commands) -> None:
         "Exit code 1 if a target is missed.",
     )
     parser.add_argument("--quick", action="store_true", help="few rounds: less precise, in a quarter of the time")
-    parser.add_argument("--full", action="store_true", help="also 1,000,000 entries and churn; takes minutes")
     parser.add_argument("--rounds", type=_rounds, metavar="N", help="rounds of each measurement (7)")
     parser.add_argument("--json", action="store_true", help="write JSON")
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from sidecard.cli.bench.parts import FULL_PARTS, PARTS  # noqa: PLC0415 - `sidecard --help` imports this module
+    from sidecard.cli.bench.parts import PARTS  # noqa: PLC0415 - `sidecard --help` imports this module
     from sidecard.cli.bench.rows import QUICK, Effort, draw  # noqa: PLC0415 - as above
 
     effort = QUICK if arguments.quick else Effort()
     rounds = arguments.rounds or effort.rounds
-    effort = msgspec.structs.replace(effort, rounds=rounds, full=arguments.full)
+    effort = msgspec.structs.replace(effort, rounds=rounds)
     rows = []
     try:
-        for part in (*PARTS, *(FULL_PARTS if effort.full else ())):
+        for part in PARTS:
             sys.stderr.write(f"measuring {part.name} ...\n")
             rows += part.measure(effort)
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from sidecard.cli.bench import crowd, daemon, metrics, single, stores
+from sidecard.cli.bench import crowd, metrics, single, stores
 from sidecard.cli.bench.hosts import Hosts
 from sidecard.cli.bench.rows import Effort, Row
 
@@ -30,11 +30,7 @@ PARTS = (
     Part(single.hits_and_misses, one_cpu=True),
     Part(crowd.rates),
     Part(crowd.waiters),
-    Part(single.idle_peers, one_cpu=True),
     Part(stores.stores, one_cpu=True),
     Part(metrics.metrics, one_cpu=True),
-    Part(daemon.memory),
-    Part(daemon.starts),
+    Part(single.starts),
 )
-FULL_PARTS = (Part(daemon.many_entries, one_cpu=True), Part(daemon.churn))
-"""Parts that take minutes."""

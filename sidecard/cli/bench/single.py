@@ -1,4 +1,4 @@
-"""One client: the time of a hit and of a miss, and the effect of idle peers.
+"""One client: the time of a hit, of a miss, and of the daemon's start.
 
 Where a hit's 26 us go, warm: 11 us kernel (two wake-ups, four system calls), 2 us event loop, 4 us daemon (decode 0.4, engine 1.3,
 encode 0.3, the rest moves bytes), 8 us client (key 1.7, request and reply 1.2, the rest is policy and bookkeeping). After sleep,
@@ -6,17 +6,14 @@ caches are cold and the Python parts take up to twice that. A miss is two such r
 backend, ledger and entry, spread over some sixty small functions; breakers, limits and ledger take 8 us of them.
 """
 
-import resource
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+import sys
+from time import perf_counter
 
 from sidecard.cli.bench.hosts import WORKER, Hosts
 from sidecard.cli.bench.load import Order
 from sidecard.cli.bench.rows import Effort, Row, compare
-
-IDLE_PEERS = 1000
-SPARE_DESCRIPTORS = 100
+from sidecard.cli.processes import end
 
 
 def hits_and_misses(hosts: Hosts, effort: Effort) -> list[Row]:
@@ -42,51 +39,21 @@ def hits_and_misses(hosts: Hosts, effort: Effort) -> list[Row]:
         if "redis" in times
         else Row(what, 0.5, missing=hosts.redis_missing, fault=fault),
         compare("hit, one client, against a bare echo", 2.0, hits, times["echo"], ("hit", "echo"), fault),
-        compare("miss (begin, complete) against a hit", 2.2, times["misses"], hits, ("miss", "hit"), fault),
+        compare("miss (begin, complete) against a hit", 3.5, times["misses"], hits, ("miss", "hit"), fault),
     ]
 
 
-def idle_peers(hosts: Hosts, effort: Effort) -> list[Row]:
-    """Compare hits with and without many idle connections."""
-    what = f"hit at {IDLE_PEERS:,} idle peers against 1"
-    missing = _raise_descriptor_limit(IDLE_PEERS + SPARE_DESCRIPTORS)
-    if missing:
-        return [Row(what, 1.2, missing=missing)]
+def starts(hosts: Hosts, effort: Effort) -> list[Row]:
+    """Compare the time until a new daemon answers with that of an empty interpreter."""
+    daemon, interpreter = [], []
+    for number in range(effort.starts):
+        began = perf_counter()
+        _, process = hosts.processes.start_daemon(f"start-{number}")
+        daemon.append(perf_counter() - began)
+        end(process)
+        began = perf_counter()
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        interpreter.append(perf_counter() - began)
 
-    (worker,) = hosts.workers(1, WORKER, "sidecard")
-    order = Order("single", count=effort.calls)
-    alone, among_many = [], []
-    for _ in range(effort.rounds):
-        alone.append(worker.perform(order).seconds)
-        with _idle_connections(hosts.sockets["sidecard"]):
-            among_many.append(worker.perform(order).seconds)
-
-    return [compare(what, 1.2, among_many, alone, ("among_many", "alone"))]
-
-
-@contextmanager
-def _idle_connections(path: str) -> Iterator[None]:
-    """Hold connections that the daemon has accepted: each has received a reply."""
-    peers = []
-    try:
-        for _ in range(IDLE_PEERS):
-            peer = socket.socket(socket.AF_UNIX)
-            peers.append(peer)
-            peer.connect(path)
-            peer.sendall(b'{"op":"ping"}\n')
-            peer.recv(4096)
-
-        yield
-    finally:
-        for peer in peers:
-            peer.close()
-
-
-def _raise_descriptor_limit(count: int) -> str:
-    """Raise this process's limit of descriptors; return what is missing if the host forbids it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < count:
-        return f"{count} descriptors (ulimit -Hn says {hard})"
-
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count), hard))
-    return ""
+    names = ("daemon", "interpreter")
+    return [compare("import and start, against `python -c pass`", 8.0, daemon, interpreter, names)]

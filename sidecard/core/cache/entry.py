@@ -9,7 +9,7 @@ from sidecard_client.protocol.wire import Usage
 
 ENTRY_OVERHEAD_BYTES = 300
 """Cost of an entry beyond its key and value: this Struct, two string headers, two floats, and its slots in the table, the
-eviction queue and the expiry wheel. Measured against the resident set by `sidecard bench --full`."""
+eviction queue and the expiry wheel. Measured against the resident set by `tests.bench.scale`."""
 
 TERMS_OVERHEAD_BYTES = 500
 """Additional cost of an entry whose terms (usage, tags) no other entry shares, beyond their texts."""

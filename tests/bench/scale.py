@@ -1,19 +1,18 @@
-"""The daemon itself: its start time, and the memory and time costs of entries."""
+"""Measure the effect of many entries, many peers and churn on time and memory."""
 
 import random
 import re
+import resource
 import socket
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from msgspec import Raw
 
-from sidecard.cli.bench.hosts import WORKER, Hosts
+from sidecard.cli.bench.hosts import WORKER, Hosts, Worker
 from sidecard.cli.bench.load import VALUE, Order
 from sidecard.cli.bench.rows import Effort, Row, compare
 from sidecard.cli.processes import end
@@ -24,6 +23,7 @@ from sidecard_client.protocol.frames import FrameBuffer, frame
 
 FEW = 1000
 MANY = 1_000_000
+MEASURED_ENTRIES = 100_000
 WARM_UP_ENTRIES = 2000
 BATCH = 256
 """Number of entries sent before their replies are read."""
@@ -33,53 +33,34 @@ CHURN_ROUNDS = 30
 """How often the cache limit is written in total."""
 
 MEBIBYTE = 1024 * 1024
+IDLE_PEERS = 1000
+SPARE_DESCRIPTORS = 100
 
 
-def starts(hosts: Hosts, effort: Effort) -> list[Row]:
-    """Compare the time until a new daemon answers with that of an empty interpreter."""
-    daemon, interpreter = [], []
-    for number in range(effort.starts):
-        began = perf_counter()
-        _, process = hosts.processes.start_daemon(f"start-{number}")
-        daemon.append(perf_counter() - began)
-        end(process)
-        began = perf_counter()
-        subprocess.run([sys.executable, "-c", "pass"], check=True)
-        interpreter.append(perf_counter() - began)
-
-    names = ("daemon", "interpreter")
-    return [compare("import and start, against `python -c pass`", 8.0, daemon, interpreter, names)]
-
-
-def memory(hosts: Hosts, effort: Effort) -> list[Row]:
+def memory(hosts: Hosts, _: Effort) -> list[Row]:
     """Measure the memory of an entry beyond its key and value."""
-    entries = MANY if effort.full else effort.entries
     path, process = hosts.processes.start_daemon("memory", "--set", "cache.max_bytes=16GiB")
     value = wire.pack(VALUE)
     _put(path, _entries("warm", WARM_UP_ENTRIES, value))
     before = resident_bytes(process.pid)
-    _put(path, _entries("more", entries, value))
-    grown = (resident_bytes(process.pid) - before) / entries
+    _put(path, _entries("more", MEASURED_ENTRIES, value))
+    grown = (resident_bytes(process.pid) - before) / MEASURED_ENTRIES
     end(process)
 
-    key = _key("more", 0)
-    figures = {"entries_count": entries, "grown_bytes": grown, "key_and_value_bytes": len(key) + len(value)}
-    return [
-        Row("memory per entry beyond key and value", 300, grown - len(key) - len(value), unit="bytes", figures=figures)
-    ]
+    charged = len(_key("more", 0)) + len(value)
+    figures = {"entries_count": MEASURED_ENTRIES, "grown_bytes": grown, "key_and_value_bytes": charged}
+    return [Row("memory per entry beyond key and value", 300, grown - charged, unit="bytes", figures=figures)]
 
 
 def many_entries(hosts: Hosts, effort: Effort) -> list[Row]:
     """Compare a hit with a million entries with one with a thousand."""
+    flags = ("--set", "cache.max_bytes=16GiB", "--set", "cache.ttl_seconds=86400")
     workers = {}
     for name, count in (("few", FEW), ("many", MANY)):
-        path, _ = hosts.processes.start_daemon(
-            name, "--set", "cache.max_bytes=16GiB", "--set", "cache.ttl_seconds=86400"
-        )
+        path, _ = hosts.processes.start_daemon(name, *flags)
         _put(path, _entries("other", count, wire.pack(VALUE[:64])))
-        hosts.sockets["sidecard"], kept = path, hosts.sockets["sidecard"]
-        (workers[name],) = hosts.workers(1, WORKER, "sidecard")
-        hosts.sockets["sidecard"] = kept
+        workers[name] = Worker(hosts.processes, WORKER, {"sidecard": path})
+        workers[name].result()
 
     times: dict[str, list[float]] = {name: [] for name in workers}
     for _ in range(effort.rounds):
@@ -89,10 +70,28 @@ def many_entries(hosts: Hosts, effort: Effort) -> list[Row]:
     return [compare(f"hit at {MANY:,} entries against {FEW:,}", 1.2, times["many"], times["few"], ("many", "few"))]
 
 
-def churn(hosts: Hosts, effort: Effort) -> list[Row]:  # noqa: ARG001 - the signature of a part
+def idle_peers(hosts: Hosts, effort: Effort) -> list[Row]:
+    """Compare hits with and without many idle connections."""
+    what = f"hit at {IDLE_PEERS:,} idle peers against 1"
+    missing = _raise_descriptor_limit(IDLE_PEERS + SPARE_DESCRIPTORS)
+    if missing:
+        return [Row(what, 1.2, missing=missing)]
+
+    (worker,) = hosts.workers(1, WORKER, "sidecard")
+    order = Order("single", count=effort.calls)
+    alone, among_many = [], []
+    for _ in range(effort.rounds):
+        alone.append(worker.perform(order).seconds)
+        with _idle_connections(hosts.sockets["sidecard"]):
+            among_many.append(worker.perform(order).seconds)
+
+    return [compare(what, 1.2, among_many, alone, ("among_many", "alone"))]
+
+
+def churn(hosts: Hosts, _: Effort) -> list[Row]:
     """Measure the resident size while values of all sizes are written, many times the cache limit in total."""
     path, process = hosts.processes.start_daemon("churn", "--set", f"cache.max_bytes={CHURN_LIMIT_BYTES}")
-    sizes = random.Random(1)  # noqa: S311 - equal sizes in each run
+    sizes = random.Random(1)
     written, number, most = 0, 0, 0
     while written < CHURN_ROUNDS * CHURN_LIMIT_BYTES:
         values = [wire.pack("v" * int(sizes.lognormvariate(7, 1.2))) for _ in range(BATCH)]
@@ -140,3 +139,31 @@ def _put(path: str, entries: Iterable[tuple[str, bytes]]) -> None:
             refused = [reply for reply in received if not isinstance(reply, wire.Stored) or not reply.stored]
             if refused:
                 raise SidecardError(f"the daemon did not store an entry: {refused[0]}")
+
+
+@contextmanager
+def _idle_connections(path: str) -> Iterator[None]:
+    """Hold connections that the daemon has accepted: each has received a reply."""
+    peers = []
+    try:
+        for _ in range(IDLE_PEERS):
+            peer = socket.socket(socket.AF_UNIX)
+            peers.append(peer)
+            peer.connect(path)
+            peer.sendall(b'{"op":"ping"}\n')
+            peer.recv(4096)
+
+        yield
+    finally:
+        for peer in peers:
+            peer.close()
+
+
+def _raise_descriptor_limit(count: int) -> str:
+    """Raise this process's limit of descriptors; return what is missing if the host forbids it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        return f"{count} descriptors (ulimit -Hn says {hard})"
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count), hard))
+    return ""

@@ -1,0 +1,57 @@
+"""Record the ratios that the bench gate compares with: ``python -m tests.bench.record``, on an idle machine."""
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from sidecard.cli.bench.rows import Effort, Row, draw
+from tests.bench.gate import RECORD_COMMAND, RECORDED, REPETITIONS, Recorded, Recording, Source
+
+
+def record(sources: Sequence[Source], effort: Effort, machine: str) -> Recording:
+    """Measure all sources in interleaved repetitions, and return the median of each ratio."""
+    measured: dict[str, list[Row]] = {}
+    for repetition in range(REPETITIONS):
+        for source in sources:
+            print(f"measuring {source.name}, repetition {repetition + 1} ...", flush=True)
+            rows = source.measure(effort)
+            print(draw(rows), flush=True)
+            for row in rows:
+                if row.measured is not None and not row.fault:
+                    measured.setdefault(row.what, []).append(row)
+
+    ratios = {
+        name: Recorded(float(f"{median(row.measured or 0.0 for row in rows):.4g}"), rows[0].at_least)
+        for name, rows in sorted(measured.items())
+    }
+    return Recording(RECORD_COMMAND, machine, ratios)
+
+
+def machine() -> str:
+    """Describe this machine: processors and kernel."""
+    model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return f"{len(os.sched_getaffinity(0))} x {model[1] if model else os.uname().machine}, Linux {os.uname().release}"
+
+
+def main() -> None:
+    """Measure, and write the recording."""
+    parser = argparse.ArgumentParser(
+        prog=RECORD_COMMAND,
+        description=f"Measures all ratios {REPETITIONS} times on this machine, which should be idle, and writes the medians to "
+        f"{RECORDED.name}, with which the bench gate compares.",
+    )
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds of each measurement (7)")
+    parsed = parser.parse_args()
+    from tests.bench.sources import SOURCES  # noqa: PLC0415 - imports SDKs, which `--help` and tests do not need
+
+    recording = record(SOURCES, Effort(rounds=parsed.rounds), machine())
+    RECORDED.write_bytes(msgspec.json.format(msgspec.json.encode(recording)) + b"\n")
+
+
+if __name__ == "__main__":
+    main()

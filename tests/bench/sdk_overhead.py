@@ -1,0 +1,85 @@
+"""Measure what the transport adds to a call of OpenAI's SDK, for hits and misses, and compare with LiteLLM's own cache.
+
+LiteLLM runs in a separate process, with the Python that ``LITELLM_PYTHON`` names, otherwise with this one.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import httpx2
+import openai
+
+from sidecard.cli.bench.hosts import Hosts
+from sidecard.cli.bench.rows import Effort, Row
+from sidecard_client import Client
+from sidecard_client.http import SidecardTransport
+
+HERE = Path(__file__).parent
+CALLS = 300
+WARM_UP = 20
+
+
+def sdk_overhead(hosts: Hosts, _: Effort) -> list[Row]:
+    """Compare hits and misses with direct calls, and hits with LiteLLM's cache in memory."""
+    model = hosts.processes.start(
+        sys.executable, "-m", "tests.bench.llm_server_process", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert model.stdout is not None
+    url = model.stdout.readline().decode().strip()
+    rows: list[Row] = []
+    for stream, what in ((False, "answer"), (True, "stream")):
+        times = _measure(url, hosts.sockets["sidecard"], stream=stream)
+        figures = {f"{kind}_seconds": seconds for kind, seconds in times.items()}
+        rows += [
+            Row(f"SDK hit, {what}, against a direct call", 1.0, times["hit"] / times["direct"], figures=figures),
+            Row(f"SDK miss, {what}, against a direct call", 1.75, times["miss"] / times["direct"], figures=figures),
+        ]
+
+    return [*rows, _against_litellm(url, rows[0].figures["hit_seconds"])]
+
+
+def _measure(url: str, socket: str, *, stream: bool) -> dict[str, float]:
+    """Return the median seconds of a direct call, a miss and a hit; interleaved, with a model that takes no time."""
+    times: dict[str, list[float]] = {"direct": [], "miss": [], "hit": []}
+    with (
+        Client(socket) as sidecard,
+        httpx2.Client(transport=SidecardTransport(httpx2.HTTPTransport(), sidecard)) as shared,
+        httpx2.Client() as direct,
+    ):
+        models = {
+            kind: openai.OpenAI(base_url=f"{url}/v1", api_key="k", http_client=http_client, max_retries=0)
+            for kind, http_client in (("direct", direct), ("miss", shared), ("hit", shared))
+        }
+        for number in range(CALLS + WARM_UP):
+            # Sockets of different runs differ, so each run's first request for a question is a miss.
+            messages: Any = [{"role": "user", "content": f"{'stream' if stream else 'answer'} {number} of {socket}"}]
+            for kind, llm in models.items():
+                began = perf_counter()
+                answer = llm.chat.completions.create(model="m", messages=messages, stream=stream)
+                if stream:
+                    for _ in answer:
+                        pass
+
+                if number >= WARM_UP:
+                    times[kind].append(perf_counter() - began)
+
+    return {kind: median(seconds) for kind, seconds in times.items()}
+
+
+def _against_litellm(url: str, hit_seconds: float) -> Row:
+    what = "SDK hit, against litellm.completion() with its cache in memory"
+    python = os.environ.get("LITELLM_PYTHON")
+    if python is None and importlib.util.find_spec("litellm") is None:
+        return Row(what, 1.0, missing="LiteLLM: name a Python that has it with LITELLM_PYTHON")
+
+    command = [python or sys.executable, str(HERE / "litellm_worker.py"), url, str(CALLS)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout
+    theirs = median(json.loads(output.splitlines()[-1])["hit"])
+    return Row(what, 1.0, hit_seconds / theirs, figures={"sidecard_seconds": hit_seconds, "litellm_seconds": theirs})

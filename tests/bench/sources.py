@@ -1,0 +1,16 @@
+"""Everything that the bench gate measures."""
+
+from sidecard.cli.bench.parts import PARTS, Part
+from tests.bench.compression import compression
+from tests.bench.scale import churn, idle_peers, many_entries, memory
+from tests.bench.sdk_overhead import sdk_overhead
+
+SOURCES = (
+    *PARTS,
+    Part(compression, one_cpu=True),
+    Part(idle_peers, one_cpu=True),
+    Part(memory),
+    Part(many_entries, one_cpu=True),
+    Part(churn),
+    Part(sdk_overhead),
+)
