@@ -1,11 +1,10 @@
 """The ledger on disk, so that savings, spending and budgets survive a restart.
 
-Written every `WRITE_SECONDS` in which something was booked, and at the stop. What was booked since the last write is lost
-with a daemon that is killed, or with the host: at most those seconds, and never the file.
+It is written every `WRITE_SECONDS` in which something was booked, and at the daemon's stop. A killed daemon or host loses what
+was booked since the last write, at most those seconds, and never the file.
 """
 
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -17,16 +16,17 @@ from msgspec import Struct
 
 from sidecard.core.accounts.ledger import LEDGER_VERSION, LedgerSnapshot
 from sidecard.daemon.state import StateUnusableError
+from sidecard.persistence.files import SAFE_FLAGS, read_regular
 
 NAME = "ledger.json"
 WRITE_SECONDS = 5.0
 
 MAX_BYTES = 16 * 1024 * 1024
-"""A file above this is not read: with all its tables full, a ledger has less than one MiB."""
+"""A larger file is not read: with all its tables full, a ledger has less than one MiB."""
 
 
 class LedgerDamagedError(StateUnusableError):
-    """What is in the file is no ledger."""
+    """The file's content is not a ledger."""
 
 
 class _Header(Struct):
@@ -40,44 +40,48 @@ class LedgerFile:
         self.path = directory / NAME
 
     def read(self) -> LedgerSnapshot | None:
-        """Return what an earlier run wrote; None where there was none.
+        """Return what an earlier run wrote; None where there is no file.
 
-        Raises `LedgerDamagedError`, else `StateUnusableError`; the file must then be left as it is.
+        Raises `LedgerDamagedError`, or `StateUnusableError`, after which the file must be left as it is.
         """
         try:
-            data = self._content()
+            # Links are followed: an operator may keep the file on another disk.
+            data = read_regular(self.path, MAX_BYTES, os.O_NONBLOCK)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StateUnusableError(
-                f"{self.path} cannot be read ({error.strerror}): move it away, or mend it"
+                f"{self.path} cannot be read ({error.strerror}): move it away, or repair it"
             ) from error
+
+        if len(data) > MAX_BYTES:
+            raise LedgerDamagedError(f"{self.path} is larger than {MAX_BYTES} bytes")
 
         try:
             version = msgspec.json.decode(data, type=_Header).version
             if version == LEDGER_VERSION:
                 return msgspec.json.decode(data, type=LedgerSnapshot)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise LedgerDamagedError(f"{self.path} is no ledger") from error
+            raise LedgerDamagedError(f"{self.path} is not a ledger") from error
 
         if version < LEDGER_VERSION:
-            raise LedgerDamagedError(f"{self.path} is a ledger of version {version}, which there never was")
+            raise LedgerDamagedError(f"{self.path} is a ledger of version {version}, which never existed")
 
         raise StateUnusableError(
             f"{self.path} was written by a later version of sidecard: move it away, or run that version"
         )
 
     def set_aside(self) -> Path:
-        """Rename a file that is damaged, so that it can be looked at and no longer stands in the way. Raises `OSError`."""
+        """Rename a damaged file, for inspection; return its new name. Raises `OSError`."""
         corrupt = self.path.with_name(f"{NAME}.corrupt")
         self.path.replace(corrupt)
         return corrupt
 
     def write(self, snapshot: LedgerSnapshot) -> None:
-        """Replace the file: whenever this is cut off, the old or the new one is there, whole. Raises `OSError`."""
-        # One name, and no random ones: the directory is locked, and what a killed daemon left behind is written over.
+        """Replace the file. Interrupted at any point, the old or the new one is there, whole. Raises `OSError`."""
+        # A fixed name instead of a random one: the directory is locked, and a killed daemon's leftover is overwritten.
         new = self.path.with_name(f"{NAME}.new")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | SAFE_FLAGS
         with open(os.open(new, flags, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor, for the mode
             os.fchmod(file.fileno(), 0o600)
             file.write(msgspec.json.encode(snapshot))
@@ -85,95 +89,85 @@ class LedgerFile:
             os.fsync(file.fileno())
 
         new.replace(self.path)
-        # The rename itself is in the directory.
+        # The rename itself is stored in the directory.
         directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
 
-    def _content(self) -> bytes:
-        # Nothing may be waited for: a FIFO of that name opens at once, should it have come since it was looked at.
-        if not stat.S_ISREG(self.path.stat().st_mode):
-            raise OSError(0, "it is not a regular file")
 
-        with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 - as above
-            data = file.read(MAX_BYTES + 1)
-
-        if len(data) > MAX_BYTES:
-            raise LedgerDamagedError(f"{self.path} is larger than {MAX_BYTES} bytes")
-
-        return data
-
-
-class Booking(Protocol):
-    """What a ledger is written down from; an engine is one."""
+class LedgerOwner(Protocol):
+    """The owner of a ledger; an engine is one."""
 
     @property
     def ledger_changes(self) -> int:
-        """Grows with each booking."""
+        """A number that grows with each booking."""
 
     def ledger_snapshot(self) -> LedgerSnapshot:
         """Return all sums."""
 
     def restore_ledger(self, snapshot: LedgerSnapshot) -> None:
-        """Go on from an earlier run's sums."""
+        """Continue from an earlier run's sums."""
 
 
-class LedgerKeeping:
-    """Keeps one engine's ledger in one file. To be restored once, before anything is booked. ``say`` is a log's."""
+class LedgerKeeper:
+    """Keeps one engine's ledger in one file. Restore it once, before anything is booked.
 
-    def __init__(self, file: LedgerFile, engine: Booking, say: Callable[..., None]) -> None:
+    ``log(level, event, **fields)`` writes a log line.
+    """
+
+    def __init__(self, file: LedgerFile, engine: LedgerOwner, log: Callable[..., None]) -> None:
         self._file = file
         self._engine = engine
-        self._say = say
+        self._log = log
         self._written_changes = engine.ledger_changes
         self._failing = False
         self._usable = True
 
     def restore(self) -> None:
-        """Go on from what the file has. A file that cannot be used is told of and does not keep anything from starting."""
+        """Continue from the file's content. A file that cannot be used is logged and does not prevent the start."""
         try:
             snapshot = self._file.read()
         except LedgerDamagedError as error:
             self._set_aside(error)
         except StateUnusableError as error:
-            # Whatever the file has, it is worth more than what we would write over it.
+            # The file may be worth more than what this run would write over it.
             self._usable = False
-            self._say("warning", "ledger not kept", reason=str(error))
+            self._log("warning", "ledger not kept", reason=str(error))
         else:
             if snapshot is not None:
                 self._engine.restore_ledger(snapshot)
-                self._say("info", "ledger restored", file=str(self._file.path))
+                self._log("info", "ledger restored", file=str(self._file.path))
 
     async def run(self) -> None:
-        """Write every `WRITE_SECONDS`, until cancelled; a write that has begun is ended first."""
+        """Write every `WRITE_SECONDS` until cancelled; a write that has started is completed first."""
         while True:
             await anyio.sleep(WRITE_SECONDS)
             await self.write()
 
     async def write(self) -> None:
-        """Write if something was booked, in a thread; a failure is told, once until it works again, and does no harm.
+        """Write if something was booked, in a thread. A failure is logged once, until a write succeeds.
 
-        Not to be called while another call of it, or `run`, is going on.
+        Only one call, including that of `run`, may be in progress.
         """
         changes = self._engine.ledger_changes
         if not self._usable or changes == self._written_changes:
             return
 
         try:
-            # The snapshot is no longer the engine's: the thread encodes it while the engine goes on booking.
+            # The snapshot does not change any more: the thread encodes it while the engine books.
             await to_thread.run_sync(self._file.write, self._engine.ledger_snapshot())
         except (OSError, RuntimeError) as error:  # the latter where the host allows no further thread
             if not self._failing:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
-                self._say("warning", "ledger not written", file=str(self._file.path), reason=reason)
+                self._log("warning", "ledger not written", file=str(self._file.path), reason=reason)
 
             self._failing = True
         else:
             self._written_changes = changes
             if self._failing:
-                self._say("info", "ledger written again", file=str(self._file.path))
+                self._log("info", "ledger written again", file=str(self._file.path))
 
             self._failing = False
 
@@ -182,6 +176,6 @@ class LedgerKeeping:
             corrupt = self._file.set_aside()
         except OSError as error:
             self._usable = False
-            self._say("warning", "ledger not kept", reason=f"{damage}, and cannot be renamed ({error.strerror})")
+            self._log("warning", "ledger not kept", reason=f"{damage}, and cannot be renamed ({error.strerror})")
         else:
-            self._say("warning", "ledger begun anew", reason=str(damage), kept_as=str(corrupt))
+            self._log("warning", "ledger reset", reason=str(damage), kept_as=str(corrupt))

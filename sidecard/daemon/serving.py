@@ -23,7 +23,7 @@ from sidecard.core.cache.similarity import IndexFactory
 from sidecard.core.engine import Engine
 from sidecard.core.notes import Note
 from sidecard.core.settings import StoreKind
-from sidecard.daemon.ledger_file import LedgerFile, LedgerKeeping
+from sidecard.daemon.ledger_file import LedgerFile, LedgerKeeper
 from sidecard.daemon.reloading import Reloader
 from sidecard.daemon.sinks import Sinks
 from sidecard.daemon.socket_server import SocketServer
@@ -130,7 +130,7 @@ class Daemon:
         self._reloader = Reloader(
             self._config, self._parts.reread, log, driver, store_kind, apply=self._apply, on_change=self._notify_reload
         )
-        ledger = None if state is None else LedgerKeeping(LedgerFile(state), engine, log.write)
+        ledger = None if state is None else LedgerKeeper(LedgerFile(state), engine, log.write)
         if ledger is not None:
             ledger.restore()
 

@@ -335,7 +335,7 @@ def test_damaged_ledger_stops_no_start(daemon: Start, tmp_path: Path) -> None:
         client.call(small, "x")
 
     assert running.terminate() == 0
-    assert len(running.said("ledger begun anew")) == 1
+    assert len(running.said("ledger reset")) == 1
     assert json.loads(read(tmp_path / "ledger.json"))["tasks"]["general"]["led"] == 1
 
 

@@ -19,7 +19,7 @@ from sidecard.daemon.ledger_file import (
     WRITE_SECONDS,
     LedgerDamagedError,
     LedgerFile,
-    LedgerKeeping,
+    LedgerKeeper,
 )
 from sidecard.daemon.state import StateUnusableError
 from sidecard_client.protocol.wire import BackendSpending
@@ -237,11 +237,11 @@ def test_what_cannot_be_read_is_not_called_damaged(kind: str, file: Disk) -> Non
 
 def test_the_engine_goes_on_from_the_file(file: Disk, account: Account, said: Said) -> None:
     """And says so; the first start says nothing."""
-    LedgerKeeping(file, account, said.say).restore()
+    LedgerKeeper(file, account, said.say).restore()
     assert (account.restored, said.lines) == ([], [])
 
     file.write(snapshot_of(7))
-    LedgerKeeping(file, account, said.say).restore()
+    LedgerKeeper(file, account, said.say).restore()
     assert account.restored == [snapshot_of(7)]
     assert said.events == ["ledger restored"]
 
@@ -252,10 +252,10 @@ async def test_a_damaged_file_is_set_aside_and_a_new_one_begun(file: Disk, accou
     corrupt = file.path.with_name("ledger.json.corrupt")
     corrupt.write_text("older")
     file.path.write_text("{")
-    keeping = LedgerKeeping(file, account, said.say)
+    keeping = LedgerKeeper(file, account, said.say)
     keeping.restore()
 
-    assert [(level, event) for level, event, _ in said.lines] == [("warning", "ledger begun anew")]
+    assert [(level, event) for level, event, _ in said.lines] == [("warning", "ledger reset")]
     assert said.lines[0][2]["kept_as"] == str(corrupt)
     assert corrupt.read_text() == "{"
     assert not file.path.exists()
@@ -276,7 +276,7 @@ async def test_a_file_that_must_be_left_alone_is_not_written_over(
     else:
         file.path.mkdir()
 
-    keeping = LedgerKeeping(file, account, said.say)
+    keeping = LedgerKeeper(file, account, said.say)
     keeping.restore()
     account.book()
     await keeping.write()
@@ -291,7 +291,7 @@ async def test_a_damaged_file_that_cannot_be_set_aside_is_left_alone(file: Disk,
     """What is in its place may be worth something to somebody."""
     file.path.write_text("{")
     file.path.with_name("ledger.json.corrupt").mkdir()
-    keeping = LedgerKeeping(file, account, said.say)
+    keeping = LedgerKeeper(file, account, said.say)
     keeping.restore()
     account.book()
     await keeping.write()
@@ -306,7 +306,7 @@ async def test_a_damaged_file_that_cannot_be_set_aside_is_left_alone(file: Disk,
 @pytest.mark.anyio
 async def test_the_file_is_written_where_something_was_booked(file: Disk, account: Account, said: Said) -> None:
     """And only then."""
-    keeping = LedgerKeeping(file, account, said.say)
+    keeping = LedgerKeeper(file, account, said.say)
     await keeping.write()
     assert file.writes == 0
 
@@ -321,7 +321,7 @@ async def test_the_file_is_written_where_something_was_booked(file: Disk, accoun
 @pytest.mark.anyio
 async def test_a_failing_write_is_told_once_until_it_works_again(file: Disk, account: Account, said: Said) -> None:
     """What could not be written is written then; a later failure is told anew."""
-    keeping = LedgerKeeping(file, account, said.say)
+    keeping = LedgerKeeper(file, account, said.say)
     account.book()
     for fault in (OSError(errno.ENOSPC, "No space left on device"), RuntimeError("can't start new thread")):
         file.fault = fault
@@ -349,7 +349,7 @@ async def test_a_slow_disk_keeps_nobody_waiting_and_is_never_written_to_twice(
 ) -> None:
     """The loop goes on; what is booked meanwhile is written next; cancelled, the write is ended first."""
     monkeypatch.setattr("sidecard.daemon.ledger_file.WRITE_SECONDS", 0.0)
-    keeping = LedgerKeeping(file, account, said.say)
+    keeping = LedgerKeeper(file, account, said.say)
     file.gate = threading.Event()
     account.book()
     async with anyio.create_task_group() as tasks:
@@ -372,7 +372,7 @@ async def test_a_slow_disk_keeps_nobody_waiting_and_is_never_written_to_twice(
 @pytest.mark.anyio
 async def test_the_engine_may_change_while_its_sums_are_written(file: Disk, account: Account, said: Said) -> None:
     """What counts as written is what was taken, not what was booked meanwhile."""
-    keeping = LedgerKeeping(file, account, said.say)
+    keeping = LedgerKeeper(file, account, said.say)
     file.gate = threading.Event()
     account.book()
     async with anyio.create_task_group() as tasks:
