@@ -66,7 +66,7 @@ def test_remembered_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidecard.adapters.prices.MAX_REMEMBERED", 10)
     table = prices._Table()
     before = table.price("gpt-4o", 1000, 1000)
-    # The library does not tell upper from lower case, and remembers the one where we remember each.
+    # The library ignores case and caches one spelling, where this table remembers each.
     for serial, letters in enumerate(product("gG", "pP", "tT", "oO")):
         assert table.price("{}{}{}-4{}".format(*letters), 1, 1) is not None
         for number in range(10):

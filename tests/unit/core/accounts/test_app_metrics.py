@@ -38,7 +38,7 @@ class Metrics(AppMetrics):
         self.dropped: Counter[str] = Counter()
         super().__init__(max_series, self.dropped)
 
-    def tell(self, who: Peer, *measurements: Measurement, **fields: object) -> int:
+    def report(self, who: Peer, *measurements: Measurement, **fields: object) -> int:
         """Record measurements."""
         return self.record(who, RecordMetrics(metrics=measurements, **fields))  # type: ignore[arg-type]
 
@@ -54,8 +54,8 @@ class Metrics(AppMetrics):
 def test_counters_of_all_workers_are_summed_and_outlive_them() -> None:
     """A counter keeps the counts of disconnected workers."""
     metrics = Metrics()
-    metrics.tell(ONE, counted("docs", 3), counted("docs", 2, kind="pdf"))
-    metrics.tell(TWO, counted("docs", 4))
+    metrics.report(ONE, counted("docs", 3), counted("docs", 2, kind="pdf"))
+    metrics.report(TWO, counted("docs", 4))
     metrics.lose(ONE)
     assert metrics.samples() == {"docs_total": 7, "docs_total kind=pdf": 2}
 
@@ -63,16 +63,16 @@ def test_counters_of_all_workers_are_summed_and_outlive_them() -> None:
 def test_a_counter_is_the_same_with_and_without_its_suffix() -> None:
     """It is exposed with the suffix."""
     metrics = Metrics()
-    metrics.tell(ONE, counted("docs_total"), counted("docs"))
+    metrics.report(ONE, counted("docs_total"), counted("docs"))
     assert metrics.samples() == {"docs_total": 2}
 
 
 def test_gauges_are_dropped_with_their_worker() -> None:
     """A disconnected worker's values no longer count."""
     metrics = Metrics()
-    metrics.tell(ONE, gauge("queue", 3))
-    metrics.tell(TWO, gauge("queue", 4))
-    metrics.tell(TWO, gauge("queue", 5))
+    metrics.report(ONE, gauge("queue", 3))
+    metrics.report(TWO, gauge("queue", 4))
+    metrics.report(TWO, gauge("queue", 5))
     assert metrics.samples() == {"queue": 8}
     metrics.lose(TWO)
     assert metrics.samples() == {"queue": 3}
@@ -93,25 +93,25 @@ def test_gauges_are_dropped_with_their_worker() -> None:
 def test_gauges_of_several_workers_are_aggregated_as_declared(aggregate: str, expected: dict[str, float]) -> None:
     """``last`` is the worker that reported last, even if it reported first as well."""
     metrics = Metrics()
-    metrics.tell(ONE, gauge("queue", 1, aggregate))
-    metrics.tell(TWO, gauge("queue", 6, aggregate))
-    metrics.tell(ONE, gauge("queue", 3, aggregate))
+    metrics.report(ONE, gauge("queue", 1, aggregate))
+    metrics.report(TWO, gauge("queue", 6, aggregate))
+    metrics.report(ONE, gauge("queue", 3, aggregate))
     assert metrics.samples() == expected
 
 
 def test_the_latest_value_of_two_connections_of_one_worker_counts() -> None:
     """Two series with one name and equal labels would break the scrape."""
     metrics = Metrics()
-    metrics.tell(peer(1, pid=7), gauge("queue", 1, "each"))
-    metrics.tell(peer(2, pid=7), gauge("queue", 2, "each"))
+    metrics.report(peer(1, pid=7), gauge("queue", 1, "each"))
+    metrics.report(peer(2, pid=7), gauge("queue", 2, "each"))
     assert metrics.samples() == {"queue worker=7": 2}
 
 
 def test_gauges_may_be_any_number() -> None:
     """The sum of both infinities is not a number."""
     metrics = Metrics()
-    metrics.tell(ONE, gauge("a", INF))
-    metrics.tell(TWO, gauge("a", -INF))
+    metrics.report(ONE, gauge("a", INF))
+    metrics.report(TWO, gauge("a", -INF))
     assert math.isnan(metrics.samples()["a"])
 
 
@@ -123,7 +123,7 @@ def histogram(value: float, bounds: tuple[float, ...] = (), counts: tuple[int, .
 def test_observations_are_counted_singly_and_by_bucket() -> None:
     """As a shell script and as a client send them."""
     metrics = Metrics()
-    metrics.tell(ONE, histogram(7.0, (1.0, 5.0, 10.0), (1, 0, 1, 2)), histogram(0.5), histogram(11.0))
+    metrics.report(ONE, histogram(7.0, (1.0, 5.0, 10.0), (1, 0, 1, 2)), histogram(0.5), histogram(11.0))
     assert metrics.samples() == {
         "took_bucket le=1.0": 2,
         "took_bucket le=5.0": 2,
@@ -137,7 +137,7 @@ def test_observations_are_counted_singly_and_by_bucket() -> None:
 def test_observations_of_other_buckets_are_added_at_their_upper_bound() -> None:
     """Two versions of an app may run side by side: no bucket gets values above its bound."""
     metrics = Metrics()
-    metrics.tell(ONE, histogram(0.0, (1.0, 10.0), (0, 0, 1)), histogram(20.0, (0.5, 3.0, 10.0), (1, 1, 1, 1)))
+    metrics.report(ONE, histogram(0.0, (1.0, 10.0), (0, 0, 1)), histogram(20.0, (0.5, 3.0, 10.0), (1, 1, 1, 1)))
     assert metrics.samples() == {
         "took_bucket le=1.0": 1,
         "took_bucket le=10.0": 3,
@@ -178,7 +178,7 @@ def test_observations_of_other_buckets_are_added_at_their_upper_bound() -> None:
 def test_invalid_measurements_are_dropped_and_counted(measurement: Measurement) -> None:
     """The other measurements of the batch are recorded."""
     metrics = Metrics()
-    assert metrics.tell(ONE, counted("fine"), measurement, counted("fine")) == 1
+    assert metrics.report(ONE, counted("fine"), measurement, counted("fine")) == 1
     assert metrics.samples() == {"fine_total": 2}
     assert metrics.dropped == {"invalid": 1}
 
@@ -187,15 +187,15 @@ def test_invalid_measurements_are_dropped_and_counted(measurement: Measurement) 
 def test_no_two_metrics_are_exposed_under_one_name(taken: str) -> None:
     """A scraper would reject the whole page."""
     metrics = Metrics()
-    metrics.tell(ONE, histogram(1.0))
-    assert metrics.tell(ONE, gauge(taken, 1)) == 1
+    metrics.report(ONE, histogram(1.0))
+    assert metrics.report(ONE, gauge(taken, 1)) == 1
     assert metrics.dropped == {"invalid": 1}
 
 
 def test_a_label_without_a_value_is_ignored() -> None:
     """To Prometheus these are one series, which must not occur twice."""
     metrics = Metrics()
-    metrics.tell(ONE, counted("docs"), counted("docs", 1, kind=""))
+    metrics.report(ONE, counted("docs"), counted("docs", 1, kind=""))
     assert metrics.samples() == {"docs_total": 2}
 
 
@@ -203,10 +203,10 @@ def test_a_batch_that_is_sent_twice_counts_once() -> None:
     """1. recorded; 2. the connection is lost before the acknowledgement; 3. sent again."""
     metrics = Metrics()
     for sequence, value in ((1, 5), (1, 5), (2, 7), (1, 5), (2, 7)):
-        metrics.tell(ONE, counted("docs", value), session="a", sequence=sequence, dropped=1)
+        metrics.report(ONE, counted("docs", value), session="a", sequence=sequence, dropped=1)
 
-    metrics.tell(TWO, counted("docs", 1), session="b", sequence=1)
-    metrics.tell(peer(3, uid=7), counted("docs", 1), session="a", sequence=1)
+    metrics.report(TWO, counted("docs", 1), session="b", sequence=1)
+    metrics.report(peer(3, uid=7), counted("docs", 1), session="a", sequence=1)
     assert metrics.samples() == {"docs_total": 14}
     assert metrics.dropped == {"client": 2}
 
@@ -215,7 +215,7 @@ def test_sessions_are_bounded() -> None:
     """The session that was silent longest is dropped."""
     metrics = Metrics()
     for number in range(MAX_SESSIONS + 1):
-        metrics.tell(ONE, session=str(number), sequence=1)
+        metrics.report(ONE, session=str(number), sequence=1)
 
     assert len(metrics._sessions) == MAX_SESSIONS
 
@@ -224,7 +224,9 @@ def test_label_sets_beyond_the_bound_are_summed_under_one_label() -> None:
     """Totals stay correct."""
     metrics = Metrics(max_series=2)
     for user in "abcd":
-        metrics.tell(ONE, counted("docs", 1, user=user), Measurement(name="took", kind="histogram", labels={"u": user}))
+        metrics.report(
+            ONE, counted("docs", 1, user=user), Measurement(name="took", kind="histogram", labels={"u": user})
+        )
 
     samples = metrics.samples()
     assert {name: value for name, value in samples.items() if name.startswith("docs")} == {
@@ -234,25 +236,25 @@ def test_label_sets_beyond_the_bound_are_summed_under_one_label() -> None:
     }
     assert samples["took_count overflow=true"] == 2
     assert dict(metrics.overflows()) == {"docs": 2, "took": 2}
-    metrics.tell(ONE, counted("docs", 1, user="a"))
+    metrics.report(ONE, counted("docs", 1, user="a"))
     assert metrics.samples()["docs_total user=a"] == 2
 
 
 def test_gauges_beyond_the_bound_are_dropped() -> None:
     """Their sum would have no meaning."""
     metrics = Metrics(max_series=1)
-    assert metrics.tell(ONE, gauge("queue", 1, user="a"), gauge("queue", 2, user="b")) == 1
+    assert metrics.report(ONE, gauge("queue", 1, user="a"), gauge("queue", 2, user="b")) == 1
     assert metrics.samples() == {"queue user=a": 1}
     assert metrics.dropped == {"series": 1}
     metrics.lose(ONE)
-    assert metrics.tell(ONE, gauge("queue", 2, user="b")) == 0
+    assert metrics.report(ONE, gauge("queue", 2, user="b")) == 0
 
 
 def test_all_series_together_are_bounded() -> None:
     """For all names, kinds and workers."""
     metrics = Metrics(max_series=2)
     for number in range(3 * TOTAL_PER_METRIC):
-        metrics.tell(peer(number), gauge(f"g{number % 30}", 1), counted(f"c{number}"), histogram(1.0))
+        metrics.report(peer(number), gauge(f"g{number % 30}", 1), counted(f"c{number}"), histogram(1.0))
 
     counters = sum(name.startswith("c") for name in metrics.samples())
     gauges = sum(len(values) for metric in metrics._metrics.values() for values in metric.values.values()) - counters
@@ -268,11 +270,11 @@ def test_all_series_together_are_bounded() -> None:
 def test_names_are_bounded() -> None:
     """The number of metrics is bounded."""
     metrics = Metrics(max_series=100_000)
-    assert sum(metrics.tell(ONE, counted(f"c{number}")) for number in range(MAX_METRICS + 5)) == 5
+    assert sum(metrics.report(ONE, counted(f"c{number}")) for number in range(MAX_METRICS + 5)) == 5
 
 
 def test_histograms_without_bounds_use_those_of_prometheus() -> None:
     """The default bounds apply."""
     metrics = Metrics()
-    metrics.tell(ONE, histogram(0.3))
+    metrics.report(ONE, histogram(0.3))
     assert len([name for name in metrics.samples() if "bucket" in name]) == len(DEFAULT_BOUNDS) + 1

@@ -23,7 +23,7 @@ from sidecard_client.protocol.wire import BreakerAction, BreakerState
 PLAIN = BreakerSettings(min_calls=4, open_seconds=10.0, max_open_seconds=300.0)
 TOUCHY = BreakerSettings(min_calls=1, slow_rate=0.5, open_seconds=10.0, probe_seconds=60.0, slow_seconds=60.0)
 STATES: tuple[BreakerState, ...] = get_args(BreakerState)
-VERDICTS: tuple[CallResult, ...] = get_args(CallResult)
+RESULTS: tuple[CallResult, ...] = get_args(CallResult)
 ACTIONS: tuple[BreakerAction, ...] = get_args(BreakerAction)
 NOTE_OF: dict[BreakerState, type[BreakerNote]] = {
     "closed": notes.BreakerClosed,
@@ -42,7 +42,7 @@ class Bench:
         self.now = 100.0
         self.jitter = jitter
         self.breaker = Breaker("cloud", settings, lambda: self.jitter)
-        self.told: list[BreakerNote] = []
+        self.made: list[BreakerNote] = []
 
     def admit(self) -> BreakerPass:
         """Admit a call."""
@@ -52,27 +52,27 @@ class Bench:
 
     def advance(self) -> list[BreakerNote]:
         """Make the changes that depend on time."""
-        told = self.breaker.advance(self.now)
-        self.told += told
-        return told
+        made = self.breaker.advance(self.now)
+        self.made += made
+        return made
 
-    def record(self, given: BreakerPass, verdict: CallResult) -> list[BreakerNote]:
+    def record(self, breaker_pass: BreakerPass, result: CallResult) -> list[BreakerNote]:
         """Return a pass with its result."""
-        told = self.breaker.record(given, verdict, self.now)
-        self.told += told
-        return told
+        made = self.breaker.record(breaker_pass, result, self.now)
+        self.made += made
+        return made
 
-    def calls(self, *verdicts: CallResult) -> list[BreakerNote]:
+    def calls(self, *results: CallResult) -> list[BreakerNote]:
         """Make calls with these results, one after the other; return the notes of the last one."""
-        told: list[BreakerNote] = []
-        for verdict in verdicts:
-            told = self.record(self.admit(), verdict)
+        made: list[BreakerNote] = []
+        for result in results:
+            made = self.record(self.admit(), result)
 
-        return told
+        return made
 
-    def times(self, verdict: CallResult, count: int) -> list[BreakerNote]:
+    def times(self, result: CallResult, count: int) -> list[BreakerNote]:
         """Make so many calls with one result."""
-        return self.calls(*[verdict for _ in range(count)])
+        return self.calls(*[result for _ in range(count)])
 
     def state(self) -> BreakerState:
         """Return the breaker's state."""
@@ -99,7 +99,7 @@ class Bench:
 def in_state(state: BreakerState) -> tuple[Bench, BreakerPass]:
     """Return a breaker in a state, with a pass of the current generation if it admits calls, else an older one."""
     bench = Bench(TOUCHY)
-    given = bench.admit()
+    breaker_pass = bench.admit()
     match state:
         case "closed":
             pass
@@ -108,15 +108,15 @@ def in_state(state: BreakerState) -> tuple[Bench, BreakerPass]:
         case "half_open":
             bench.trip()
             bench.wait_for_probes()
-            given = bench.admit()
+            breaker_pass = bench.admit()
         case "forced_open":
             bench.set("open")
         case "disabled":
             bench.set("disable")
-            given = bench.admit()
+            breaker_pass = bench.admit()
 
     assert bench.state() == state
-    return bench, given
+    return bench, breaker_pass
 
 
 CHANGES: dict[tuple[BreakerState, Event], BreakerState] = {
@@ -147,14 +147,14 @@ CHANGES: dict[tuple[BreakerState, Event], BreakerState] = {
     ("disabled", "auto"): "closed",
 }
 """All that changes anything. ``close`` of a closed one forgets what was counted, so it is a change too."""
-EVENTS: tuple[Event, ...] = (*VERDICTS, *ACTIONS, "paused", "cooled_down", "overdue")
+EVENTS: tuple[Event, ...] = (*RESULTS, *ACTIONS, "paused", "cooled_down", "overdue")
 
 
-def happen(bench: Bench, given: BreakerPass, event: Event) -> list[BreakerNote]:
-    """Make an event happen; ``given`` is the pass of the call that it concerns, if it concerns one."""
+def happen(bench: Bench, breaker_pass: BreakerPass, event: Event) -> list[BreakerNote]:
+    """Make an event happen; ``breaker_pass`` is the pass of the call that it concerns, if it concerns one."""
     match event:
         case "paused":
-            return bench.breaker.honor_retry_after(given, 5.0, bench.now)
+            return bench.breaker.honor_retry_after(breaker_pass, 5.0, bench.now)
         case "cooled_down":
             bench.now += 10.0
             return bench.advance()
@@ -164,31 +164,31 @@ def happen(bench: Bench, given: BreakerPass, event: Event) -> list[BreakerNote]:
         case "open" | "close" | "auto" | "disable":
             return bench.set(event)
         case _:
-            return bench.record(given, event)
+            return bench.record(breaker_pass, event)
 
 
 @pytest.mark.parametrize(("state", "event"), list(product(STATES, EVENTS)))
 def test_every_event_in_every_state_follows_the_table(state: BreakerState, event: Event) -> None:
     """A change makes a note and a new generation; any other event changes nothing."""
-    bench, given = in_state(state)
+    bench, breaker_pass = in_state(state)
     generation = bench.breaker.generation
-    told = happen(bench, given, event)
+    made = happen(bench, breaker_pass, event)
 
     expected = CHANGES.get((state, event))
     assert bench.state() == (expected or state)
-    assert [type(note) for note in told] == ([NOTE_OF[expected]] if expected else [])
+    assert [type(note) for note in made] == ([NOTE_OF[expected]] if expected else [])
     assert bench.breaker.generation == generation + bool(expected)
-    assert all(note.generation == bench.breaker.generation for note in told)
+    assert all(note.generation == bench.breaker.generation for note in made)
 
 
-@pytest.mark.parametrize(("state", "verdict"), list(product(STATES, [*VERDICTS, "paused"])))
-def test_a_result_of_an_older_generation_changes_nothing(state: BreakerState, verdict: Event) -> None:
+@pytest.mark.parametrize(("state", "result"), list(product(STATES, [*RESULTS, "paused"])))
+def test_a_result_of_an_older_generation_changes_nothing(state: BreakerState, result: Event) -> None:
     """A late success closes no open or half-open breaker, and a late failure opens no closed one."""
     bench, _ = in_state(state)
     stale = BreakerPass(bench.breaker.generation - 1, 100.0)
     counted = (bench.breaker.calls, bench.breaker.failures, bench.breaker.slow)
 
-    assert happen(bench, stale, verdict) == []
+    assert happen(bench, stale, result) == []
     assert bench.state() == state
     assert (bench.breaker.calls, bench.breaker.failures, bench.breaker.slow) == counted
 
@@ -224,8 +224,8 @@ def test_a_stale_failure_does_not_reopen() -> None:
     bench.wait_for_probes()
     bench.record(old.pop(), "failure")
     bench.calls("success")
-    for given in old:
-        bench.record(given, "failure")
+    for breaker_pass in old:
+        bench.record(breaker_pass, "failure")
 
     assert bench.state() == "closed"
     assert bench.breaker.calls == 0
@@ -242,7 +242,7 @@ def test_low_traffic_concludes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "cause"),
+    ("results", "cause"),
     [
         (["success", "success", "failure", "failure"], "failures"),
         (["success", "success", "success", "failure"], None),
@@ -255,10 +255,10 @@ def test_low_traffic_concludes_nothing() -> None:
         (["failure", "nothing", "nothing", "failure", "nothing", "failure"], None),
     ],
 )
-def test_it_opens_at_the_failure_rate_or_the_slow_rate(verdicts: list[CallResult], cause: str | None) -> None:
+def test_it_opens_at_the_failure_rate_or_the_slow_rate(results: list[CallResult], cause: str | None) -> None:
     """Half of the calls failed, or four fifths were slow; results without information count in neither."""
     bench = Bench()
-    bench.calls(*verdicts)
+    bench.calls(*results)
 
     assert bench.state() == ("open" if cause else "closed")
     assert bench.breaker.cause == cause
@@ -291,9 +291,9 @@ def test_the_window_is_bounded_by_calls() -> None:
 def test_the_note_of_an_opening_has_the_counts() -> None:
     """It shows how many calls there were and how many were bad."""
     bench = Bench()
-    told = bench.calls("slow", "success", "failure", "failure")
+    made = bench.calls("slow", "success", "failure", "failure")
 
-    assert told == [notes.BreakerOpened("cloud", "failures", 10.0, 4, 2, 1, 1)]
+    assert made == [notes.BreakerOpened("cloud", "failures", 10.0, 4, 2, 1, 1)]
 
 
 def test_closing_after_probes_clears_the_window() -> None:
@@ -356,7 +356,7 @@ def test_probes_without_a_result_leak_no_permit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "state"),
+    ("results", "state"),
     [
         (["success", "success", "success"], "closed"),
         (["failure", "success", "success"], "closed"),
@@ -368,13 +368,13 @@ def test_probes_without_a_result_leak_no_permit() -> None:
         (["failure", "slow", "slow"], "closed"),
     ],
 )
-def test_all_probes_decide(verdicts: list[CallResult], state: BreakerState) -> None:
+def test_all_probes_decide(results: list[CallResult], state: BreakerState) -> None:
     """Neither the first success closes nor the first failure opens it: the rates of the window apply."""
     bench, probes = probing(3)
-    for probe, verdict in zip(probes[:2], verdicts, strict=False):
-        assert bench.record(probe, verdict) == []
+    for probe, result in zip(probes[:2], results, strict=False):
+        assert bench.record(probe, result) == []
 
-    bench.record(probes[2], verdicts[2])
+    bench.record(probes[2], results[2])
     assert bench.state() == state
     assert bench.breaker.cause == ("probes" if state == "open" else None)
 
@@ -542,7 +542,7 @@ def test_a_breaker_that_is_not_enabled_counts_and_never_opens() -> None:
     bench.breaker.honor_retry_after(bench.admit(), 60.0, bench.now)
 
     assert (bench.breaker.state, bench.breaker.failures, bench.breaker.opened) == ("disabled", 50, 0)
-    assert bench.told == []
+    assert bench.made == []
 
 
 def test_a_disabled_breaker_opens_after_auto_by_new_results_alone() -> None:
@@ -615,14 +615,14 @@ def test_restore_bounds_the_open_time() -> None:
 def test_open_as_remote_opens_for_the_remote_time() -> None:
     """Results of earlier calls then change nothing."""
     bench = Bench()
-    given = bench.admit()
+    breaker_pass = bench.admit()
     (note,) = bench.breaker.open_as_remote(7.0, bench.now)
     assert isinstance(note, notes.BreakerOpened)
     assert (note.cause, note.seconds) == ("elsewhere", 7.0)
-    bench.breaker.record(given, "success", bench.now)
+    bench.breaker.record(breaker_pass, "success", bench.now)
     assert not bench.breaker.admits()
     bench.now += 7.0
-    assert [type(told) for told in bench.advance()] == [notes.BreakerProbing]
+    assert [type(made) for made in bench.advance()] == [notes.BreakerProbing]
 
 
 def test_open_as_remote_extends_an_open_breaker() -> None:

@@ -79,7 +79,7 @@ def test_hits_accumulate_over_examinations_up_to_their_bound() -> None:
 
         admitted(policy, entry(f"y{look}", asked=3))
         assert favourite.alive
-        # It is looked at when it is due, which is not in each round.
+        # It is examined when it is due, which is not in every round.
         assert favourite.earlier_hits <= MAX_EARLIER_HITS
 
     assert 3 <= favourite.earlier_hits <= MAX_EARLIER_HITS
@@ -214,8 +214,8 @@ def test_a_partition_ages_by_its_own_evictions() -> None:
     policy.partition(of_scope("team"))
     admitted(policy, *(entry(f"usual{number}", scope="team", dollars=0.01) for number in range(20)))
     dear = entry("dear", dollars=1.0, scope="team")
-    elsewhere = entry("elsewhere", dollars=0.01)
-    admitted(policy, dear, elsewhere)
+    other = entry("other", dollars=0.01)
+    admitted(policy, dear, other)
     turns = 0
     while dear.alive:
         turns += 1
@@ -224,7 +224,7 @@ def test_a_partition_ages_by_its_own_evictions() -> None:
         assert turns < 2000
 
     assert turns > 20
-    assert elsewhere.alive
+    assert other.alive
 
 
 @pytest.mark.parametrize("apart", ["team", "none"])

@@ -164,8 +164,8 @@ def test_a_flight_is_shown_with_its_waiters(others: int) -> None:
     for number in range(others):
         alice.waits("key", 20 + number)
 
-    told = explained(alice, "key")
-    assert (told.entry, told.waiters) == (None, others)
+    reply = explained(alice, "key")
+    assert (reply.entry, reply.waiters) == (None, others)
     assert explained(alice, "other").waiters is None
 
 

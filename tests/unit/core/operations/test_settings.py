@@ -266,8 +266,8 @@ def test_a_budget_keeps_its_spending() -> None:
     alice.completes(alice.leads("k", backends=("b",)), "1", usage=USAGE)
     assert alice.refused("b").reason == "budget"
     assert {name: state.spent_dollars for name, state in host.report().budgets.items()} == {"day": 3.0, "hour": 1.0}
-    told = [note.dollars for note in host.notes if isinstance(note, notes.BudgetSpent)]
-    assert told == [2.0, 3.0]
+    spent = [note.dollars for note in host.notes if isinstance(note, notes.BudgetSpent)]
+    assert spent == [2.0, 3.0]
     host.reads()
     alice.calls("b")
     assert host.report().budgets == {}

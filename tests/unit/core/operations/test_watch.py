@@ -24,11 +24,11 @@ def watcher(host: Host, *names: str, request_id: int = 5) -> Actor:
     return actor
 
 
-def told(actor: Actor) -> list[tuple[str, dict[str, Any]]]:
+def received(actor: Actor) -> list[tuple[str, dict[str, Any]]]:
     """Return the names and fields of the notes that have arrived since the last call."""
-    heard = actor.hears()
-    assert all(isinstance(reply, wire.Note) for reply in heard), heard
-    return [(reply.note, reply.fields) for reply in heard if isinstance(reply, wire.Note)]
+    replies = actor.hears()
+    assert all(isinstance(reply, wire.Note) for reply in replies), replies
+    return [(reply.note, reply.fields) for reply in replies if isinstance(reply, wire.Note)]
 
 
 def evicts(host: Host, *counts: int) -> None:
@@ -69,8 +69,8 @@ def test_only_named_notes_are_sent() -> None:
     alice = host.peer()
     alice.fails(alice.leads("key"), "fatal")
 
-    assert told(evictions) == [("evicted", {"count": 3})]
-    assert [name for name, _ in told(failures)] == ["lease_ended"]
+    assert received(evictions) == [("evicted", {"count": 3})]
+    assert [name for name, _ in received(failures)] == ["lease_ended"]
 
 
 def test_an_unknown_note_is_rejected() -> None:
@@ -103,7 +103,7 @@ def test_a_watch_ends_with_a_cancel_or_with_the_connection() -> None:
     assert root.hears() == [Ok(6)]
     evicts(host, 1)
     assert root.hears() == []
-    assert len(told(other)) == 1
+    assert len(received(other)) == 1
     other.dies()
 
     assert not host.engine.watched
@@ -140,15 +140,15 @@ def test_a_slow_watcher_gets_waiting_notes_after_reading() -> None:
     host = Host()
     root = watcher(host)
     evicts(host, *range(3 * WINDOW_NOTES))
-    first = told(root)
+    first = received(root)
     assert host.behind == [AwaitRead(root.peer.id, 5, all=True)]
     host.all_have_read()
-    second = told(root)
+    second = received(root)
     host.all_have_read()
     evicts(host, 9_999)
     host.all_have_read()
 
-    counts = [fields["count"] for _, fields in first + second + told(root)]
+    counts = [fields["count"] for _, fields in first + second + received(root)]
     assert [len(first), len(second)] == [WINDOW_NOTES, WINDOW_NOTES]
     assert counts == [*range(3 * WINDOW_NOTES), 9_999]
 
@@ -159,15 +159,15 @@ def test_excess_notes_are_left_out_and_counted_in_their_place() -> None:
     root = watcher(host)
     room = WINDOW_NOTES + MAX_WAITING
     evicts(host, *range(room + 7))
-    heard = told(root)
+    replies = received(root)
     while host.behind:
         host.all_have_read()
-        heard += told(root)
+        replies += received(root)
 
     evicts(host, 9_999)
-    heard += told(root)
-    assert heard[:room] == [("evicted", {"count": count}) for count in range(room)]
-    assert heard[room:] == [(LEFT_OUT, {"count": 7}), ("evicted", {"count": 9_999})]
+    replies += received(root)
+    assert replies[:room] == [("evicted", {"count": count}) for count in range(room)]
+    assert replies[room:] == [(LEFT_OUT, {"count": 7}), ("evicted", {"count": 9_999})]
 
 
 def test_notes_after_a_left_out_one_are_left_out() -> None:
@@ -178,12 +178,12 @@ def test_notes_after_a_left_out_one_are_left_out() -> None:
     evicts(host, *range(room + 1))
     host.all_have_read()
     evicts(host, 9_999)
-    heard = told(root)
+    replies = received(root)
     while host.behind:
         host.all_have_read()
-        heard += told(root)
+        replies += received(root)
 
-    assert heard[room:] == [(LEFT_OUT, {"count": 2})]
+    assert replies[room:] == [(LEFT_OUT, {"count": 2})]
 
 
 def test_a_read_after_a_cancel_is_ignored() -> None:
@@ -204,7 +204,7 @@ def test_a_drain_does_not_wait_for_watchers() -> None:
     root = watcher(host)
     host.drains()
 
-    assert [name for name, _ in told(root)] == ["drain_started"]
+    assert [name for name, _ in received(root)] == ["drain_started"]
     assert host.engine.idle
 
 
