@@ -1,7 +1,7 @@
-"""Log lines on their way to a stream that may block: a stopped terminal, a pipe that nobody reads.
+"""Write log lines to a stream that may block: a stopped terminal, a pipe whose reader hangs.
 
-Logging must not block the event loop and with it all callers of the host. A thread writes the lines;
-beyond `MAX_WAITING_LINES` they are dropped and counted.
+The event loop must not wait for it. Lines are queued, within a bound, and a worker thread writes them; lines above the bound
+are dropped and counted.
 """
 
 import threading
@@ -10,18 +10,18 @@ from typing import TextIO
 
 from sidecard.persistence.worker import Worker
 
-MAX_WAITING_LINES = 10_000
-"""Some 3 MB. At 20 lines a second of each event this is minutes."""
+MAX_QUEUED_LINES = 10_000
+"""About 3 MB; minutes of one event at 20 lines per second."""
 
 
 class LogWriter:
-    """A stream whose ``write`` never waits; a thread writes the text to ``stream``, in order."""
+    """A stream whose ``write`` never blocks; a thread writes to ``stream``, in order."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._worker = Worker("sidecard-log")
         self.dropped = 0
-        """Lines for which there was no room, or which the stream refused."""
+        """Lines above the bound, or that the stream rejected."""
 
     def isatty(self) -> bool:
         """Return whether the stream is a terminal."""
@@ -29,7 +29,7 @@ class LogWriter:
 
     def write(self, text: str) -> int:
         """Queue a line."""
-        if self._worker.queued >= MAX_WAITING_LINES:
+        if self._worker.queued >= MAX_QUEUED_LINES:
             self.dropped += 1
         else:
             self._worker.submit(partial(self._write, text))
@@ -40,7 +40,7 @@ class LogWriter:
         """Do nothing: the thread flushes after each line."""
 
     def drain(self, timeout_seconds: float) -> bool:
-        """Wait until all lines are written; return False where the stream has not taken them in time."""
+        """Wait until every line is written. Return False if the stream has not accepted them in time."""
         written = threading.Event()
         self._worker.submit(written.set)
         return written.wait(timeout_seconds)

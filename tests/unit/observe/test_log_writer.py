@@ -1,4 +1,4 @@
-"""Lines to a stream that takes them late, or not at all."""
+"""Log lines for a stream that accepts them late, or never."""
 
 import threading
 from io import StringIO
@@ -12,7 +12,7 @@ PATIENCE_SECONDS = 20.0
 
 
 class Gate(StringIO):
-    """A stream that takes nothing until it is opened."""
+    """A stream that blocks until it is opened."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,14 +20,14 @@ class Gate(StringIO):
         self.entered = threading.Event()
 
     def write(self, text: str) -> int:
-        """Wait, and take it."""
+        """Wait until the gate is open, then write."""
         self.entered.set()
         assert self.opened.wait(PATIENCE_SECONDS)
         return super().write(text)
 
 
 def test_lines_are_written_in_order() -> None:
-    """All of them."""
+    """None is lost."""
     stream = StringIO()
     writer = LogWriter(stream)
     for number in range(1000):
@@ -38,9 +38,9 @@ def test_lines_are_written_in_order() -> None:
     assert writer.dropped == 0
 
 
-def test_a_stream_that_takes_nothing_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it has no room for is counted, and what it had room for is written once it goes on."""
-    monkeypatch.setattr(log_writer, "MAX_WAITING_LINES", 3)
+def test_a_blocked_stream_does_not_block_its_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines above the bound are counted; queued lines are written once the stream continues."""
+    monkeypatch.setattr(log_writer, "MAX_QUEUED_LINES", 3)
     stream = Gate()
     writer = LogWriter(stream)
     writer.write("0\n")
@@ -55,8 +55,8 @@ def test_a_stream_that_takes_nothing_keeps_nobody_waiting(monkeypatch: pytest.Mo
     assert stream.getvalue().split() == ["0", "1", "2", "3"]
 
 
-def test_a_line_that_is_being_written_is_waited_for() -> None:
-    """It is in no queue any more."""
+def test_drain_waits_for_the_line_that_is_being_written() -> None:
+    """That line is not queued any more."""
     stream = Gate()
     writer = LogWriter(stream)
     writer.write("last\n")
@@ -66,8 +66,8 @@ def test_a_line_that_is_being_written_is_waited_for() -> None:
     assert writer.drain(PATIENCE_SECONDS)
 
 
-def test_a_stream_that_was_closed_costs_its_lines() -> None:
-    """And nothing else."""
+def test_lines_for_a_closed_stream_are_counted_as_dropped() -> None:
+    """Nothing is raised."""
     stream = StringIO()
     stream.close()
     writer = LogWriter(stream)
