@@ -119,7 +119,7 @@ def test_it_shows_calls_as_they_come(one: tuple[Daemon, str], opened: Callable[.
     expect(page.locator("#backends")).to_contain_text("Breaker open: no calls")
     expect(page.locator("#backends")).to_contain_text("Breaker closed: calls go through")
     expect(page.locator("#budgets")).to_contain_text("$0.50 of $1.00")
-    expect(page.get_by_role("heading", name="What is not fine")).to_be_visible()
+    expect(page.get_by_role("heading", name="Problems")).to_be_visible()
 
 
 def test_the_first_command_that_it_names_works(
@@ -153,12 +153,12 @@ def test_a_daemon_that_is_gone_is_told_and_found_again(
     page = opened(one[1])
     expect(page.locator("#hit-rate")).to_have_text("25.0 %", timeout=WAIT_MILLISECONDS)
     one[0].kill()
-    expect(page.get_by_text("The daemon does not answer.", exact=True).first).to_be_visible(timeout=WAIT_MILLISECONDS)
-    expect(page.get_by_role("status")).to_have_text("The daemon does not answer.")
+    expect(page.get_by_text("The daemon does not respond.", exact=True).first).to_be_visible(timeout=WAIT_MILLISECONDS)
+    expect(page.get_by_role("status")).to_have_text("The daemon does not respond.")
     expect(page.locator("#hit-rate")).to_have_text("25.0 %")
     one[0].start_again()
     expect(page.locator("#state-words")).to_have_text("serving", timeout=WAIT_MILLISECONDS)
-    expect(page.get_by_role("status")).to_contain_text("answers again")
+    expect(page.get_by_role("status")).to_contain_text("responds again")
     assert page.title() == "sidecard"
 
 

@@ -61,7 +61,7 @@ def opened(browser: Browser, one: Served) -> Iterator[Open]:
             page.clock.install()
 
         page.goto(one.url)
-        expect(page.locator("#state-words")).not_to_have_text("asking …", timeout=WAIT_MILLISECONDS)
+        expect(page.locator("#state-words")).not_to_have_text("connecting …", timeout=WAIT_MILLISECONDS)
         return page
 
     yield open_page
@@ -163,12 +163,12 @@ def test_curves_show_an_hour(one: Served, opened: Open) -> None:
     page = opened()
     chart = page.locator("#calls-chart")
     expect(chart.get_by_role("img", name="Calls per minute")).to_be_visible()
-    expect(chart).to_contain_text("In all 3 from the cache, 0 shared, 3 made upstream, 0 not answered.")
+    expect(chart).to_contain_text("In total 3 from the cache, 0 shared, 3 upstream, 0 unanswered.")
     assert chart.locator("g rect.hits").count() == chart.locator("g rect.upstream").count() == 3
     chart.get_by_text("As a table").click()
     cells = chart.get_by_role("row", name="0 to 10", exact=False).first.get_by_role("cell")
     assert cells.all_inner_texts() == ["1", "0", "1", "0"]
-    expect(page.locator("#saved-chart")).to_contain_text("In all $0.75")
+    expect(page.locator("#saved-chart")).to_contain_text("In total $0.75")
 
 
 def test_time_is_shown_where_nobody_pays(one: Served, opened: Open) -> None:
@@ -201,7 +201,7 @@ def test_what_stands_on_the_page_is_what_the_summary_says(one: Served, opened: O
     expect(cloud).to_contain_text("Breaker open: no calls")
     expect(cloud).to_contain_text("2 of 2 calls")
     expect(page.locator("#budgets")).to_contain_text("87.5")
-    expect(page.get_by_role("region", name="What is not fine")).to_contain_text("'cloud' is open")
+    expect(page.get_by_role("region", name="Problems")).to_contain_text("'cloud' is open")
 
 
 @pytest.mark.parametrize("width", [320, 400, 600, 800, 880, 1280])

@@ -1,37 +1,37 @@
-// Bars of the last hour, a minute each: SVG for the bars, HTML for all words, so that words keep their size.
+// Bar charts of the last hour, one bar per minute: SVG for the bars, HTML for the text, so that text keeps its size.
 
 import { element, say, svg } from "./elements.js";
 
 const MINUTES = 60;
-const WIDTH = 10; // Of a minute, in units of the drawing.
+const WIDTH = 10; // Of a bar, in SVG units.
 const HEIGHT = 100;
 const ROWS_OF_THE_TABLE = 6;
 
-// What was added in each of the last 60 whole minutes of the run, the newest last, for each of `names`.
+// The growth of each of `names` in each of the last 60 whole minutes of the run, newest last.
 export function minutes(steps, uptimeSeconds, names) {
   const newest = Math.floor(uptimeSeconds / 60);
   const sums = Array.from({ length: MINUTES }, () => Object.fromEntries(names.map((name) => [name, 0])));
   steps.at_seconds.forEach((at, index) => {
-    // A step ended at `at`: what it counts happened just before.
+    // `at` is the end of a step, so its calls happened just before.
     const minute = MINUTES - 1 - (newest - Math.floor((at - 0.001) / 60));
     if (minute >= 0 && minute < MINUTES) for (const name of names) sums[minute][name] += steps[name][index];
   });
   return sums;
 }
 
-// A round number that is not below `most`, and that has a round half.
+// A round number of at least `most` whose half is round too.
 export function ceiling(most) {
-  if (most <= 0) return 2; // Whose half is a whole number too.
+  if (most <= 0) return 2; // Its half is a whole number too.
   const power = 10 ** Math.floor(Math.log10(most));
   return [1, 2, 4, 6, 8, 10].map((step) => step * power).find((step) => step >= most * 0.9999);
 }
 
 export class Chart {
-  // `series`: [{name, label}], drawn from the bottom up; `write` writes a value with its unit.
+  // `series`: [{name, label}], drawn from the bottom up; `write` formats a value with its unit.
   constructor(figure, series) {
     this.series = series;
     this.caption = element("figcaption", { id: `${figure.id}-caption` });
-    this.told = element("p", { id: `${figure.id}-told` });
+    this.summary = element("p", { id: `${figure.id}-summary` });
     this.bars = svg("g");
     this.probes = svg("g");
     const lines = [0, HEIGHT / 2, HEIGHT].map((y) =>
@@ -44,7 +44,7 @@ export class Chart {
         preserveAspectRatio: "none",
         role: "img",
         "aria-labelledby": this.caption.id,
-        "aria-describedby": this.told.id,
+        "aria-describedby": this.summary.id,
       },
       ...lines,
       this.bars,
@@ -77,16 +77,16 @@ export class Chart {
     );
     figure.replaceChildren(
       this.caption,
-      this.told,
+      this.summary,
       plot,
       ...(series.length > 1 ? [element("ul", { class: "legend" }, ...legend)] : []),
       element("details", {}, element("summary", {}, "As a table"), table),
     );
   }
 
-  draw(title, told, sums, write) {
+  draw(title, summary, sums, write) {
     say(this.caption, title);
-    say(this.told, told);
+    say(this.summary, summary);
     say(this.tableCaption, `${title}, in steps of ten minutes`);
     const top = ceiling(Math.max(...sums.map((sum) => this.#total(sum))));
     [top, top / 2, 0].forEach((value, index) => say(this.scale[index], write(value)));
@@ -103,7 +103,7 @@ export class Chart {
     let y = HEIGHT;
     return this.series.flatMap(({ name }) => {
       if (!sum[name]) return [];
-      // What happened is seen, however little it is.
+      // Every nonzero value is visible, however small.
       const height = Math.max((sum[name] / top) * HEIGHT, 0.8);
       y -= height;
       return [svg("rect", { class: name, x: minute * WIDTH + 1, y, width: WIDTH - 2, height })];
@@ -111,7 +111,7 @@ export class Chart {
   }
 
   #probe(sums, write) {
-    // Made once: a tooltip that is being read stays.
+    // Created once, so that an open tooltip stays.
     if (!this.probes.childElementCount) {
       this.probes.append(
         ...sums.map((_, minute) =>

@@ -1,4 +1,4 @@
-// Asks the daemon how it is, every two seconds, and says so.
+// Polls the daemon every two seconds and draws its state.
 
 import { Chart, minutes } from "./charts.js";
 import { say, show } from "./elements.js";
@@ -7,15 +7,15 @@ import { drawBackends, drawBudgets, drawLedger, drawNow, drawReasons, drawTasks 
 
 const POLL_MILLISECONDS = 2000;
 const HIDDEN_POLL_MILLISECONDS = 30000;
-const HISTORY_POLL_MILLISECONDS = 10000; // As often as there is a new step.
-const PATIENCE_MILLISECONDS = 4000;
+const HISTORY_POLL_MILLISECONDS = 10000; // The length of a step.
+const TIMEOUT_MILLISECONDS = 4000;
 const SPAN_SECONDS = 3600;
 
 const OUTCOMES = [
   { name: "hits", label: "from the cache" },
   { name: "shared", label: "shared" },
-  { name: "upstream", label: "made upstream" },
-  { name: "unanswered", label: "not answered" },
+  { name: "upstream", label: "upstream" },
+  { name: "unanswered", label: "unanswered" },
 ];
 const SAVED = [{ name: "hits", label: "saved" }];
 
@@ -24,32 +24,32 @@ const callsChart = new Chart(place("calls-chart"), OUTCOMES);
 const savedChart = new Chart(place("saved-chart"), SAVED);
 
 let latest = null; // The latest summary.
-let steps = null; // The history, as far as it is known.
+let steps = null; // The known history.
 let historyDue = 0;
-let seenAt = null; // When the daemon answered last, on this page's own clock.
+let seenAt = null; // Time of the last response, on this page's clock.
 let silent = false;
 let timer = 0;
-let asking = false;
+let polling = false;
 
 async function get(path) {
-  const answer = await fetch(path, { signal: AbortSignal.timeout(PATIENCE_MILLISECONDS) });
+  const answer = await fetch(path, { signal: AbortSignal.timeout(TIMEOUT_MILLISECONDS) });
   if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
   return answer.json();
 }
 
 async function poll() {
-  if (asking) return;
-  asking = true;
+  if (polling) return;
+  polling = true;
   clearTimeout(timer);
   try {
-    await look();
+    await refresh();
   } finally {
-    asking = false;
+    polling = false;
     timer = setTimeout(poll, document.hidden ? HIDDEN_POLL_MILLISECONDS : POLL_MILLISECONDS);
   }
 }
 
-async function look() {
+async function refresh() {
   let summary;
   try {
     summary = await get("/v1/summary");
@@ -58,7 +58,7 @@ async function look() {
       historyDue = performance.now() + HISTORY_POLL_MILLISECONDS;
     }
   } catch {
-    if (!silent) say(place("announcement"), "The daemon does not answer.");
+    if (!silent) say(place("announcement"), "The daemon does not respond.");
     silent = true;
     drawState();
     return;
@@ -71,21 +71,21 @@ async function look() {
   draw();
 }
 
-// Asks for what is new only, and for all of it where the run is another one.
+// Requests new steps only, or all of them after a restart of the daemon.
 async function historyAfter(known, bootId) {
   if (known?.boot_id !== bootId) return get("/v1/history");
-  const news = await get(`/v1/history?after=${known.last}`);
-  // The daemon was started again between two questions: what it left out is not what is known.
-  if (news.boot_id !== bootId) return get("/v1/history");
-  const columns = Object.keys(news).filter((name) => Array.isArray(news[name]));
-  const most = SPAN_SECONDS / news.step_seconds;
-  return { ...news, ...Object.fromEntries(columns.map((name) => [name, [...known[name], ...news[name]].slice(-most)])) };
+  const added = await get(`/v1/history?after=${known.last}`);
+  // The daemon restarted between the two requests: the steps that it left out are not the known ones.
+  if (added.boot_id !== bootId) return get("/v1/history");
+  const columns = Object.keys(added).filter((name) => Array.isArray(added[name]));
+  const most = SPAN_SECONDS / added.step_seconds;
+  return { ...added, ...Object.fromEntries(columns.map((name) => [name, [...known[name], ...added[name]].slice(-most)])) };
 }
 
-// Said aloud is what a person would look up for; the numbers are not.
+// Announces changes of state to screen readers, but not every changed number.
 function announce(summary) {
   const sentences = [];
-  if (silent) sentences.push("The daemon answers again.");
+  if (silent) sentences.push("The daemon responds again.");
   if (latest && summary.status !== latest.status) sentences.push(`The daemon is ${stateOf(summary)}.`);
   for (const reason of latest ? summary.reasons : []) {
     if (!latest.reasons.some((known) => subject(known) === subject(reason))) sentences.push(reason);
@@ -94,7 +94,7 @@ function announce(summary) {
   if (sentences.length) say(place("announcement"), sentences.join(" "));
 }
 
-// Reasons count seconds and dollars: what is told apart is what they are about.
+// Reasons contain counting seconds and dollars, so only their subjects are compared.
 const subject = (reason) => reason.split(/[.:]/, 1)[0];
 
 const stateOf = (summary) => (summary.status === "draining" ? "draining: it grants no new leases" : "serving");
@@ -114,33 +114,33 @@ function draw() {
 function drawState() {
   const kind = silent ? "bad" : !latest ? "waiting" : latest.status === "draining" ? "warn" : "good";
   place("state").dataset.kind = kind;
-  say(place("state-words"), silent ? "not answering" : latest ? stateOf(latest) : "asking …");
+  say(place("state-words"), silent ? "not responding" : latest ? stateOf(latest) : "connecting …");
   show(place("silence"), silent);
   if (silent) {
     const seen = seenAt === null ? "Not seen yet" : `Last seen ${seconds(Math.round((performance.now() - seenAt) / 1000))} ago`;
-    say(place("silence-words"), `${seen}; asked again every ${POLL_MILLISECONDS / 1000} s.`);
+    say(place("silence-words"), `${seen}; retrying every ${POLL_MILLISECONDS / 1000} s.`);
   }
 
   if (latest) {
     say(place("run"), `version ${latest.version}, up for ${seconds(Math.round(latest.uptime_seconds))}`);
-    document.title = silent ? "sidecard: not answering" : latest.status === "draining" ? "sidecard: draining" : "sidecard";
+    document.title = silent ? "sidecard: not responding" : latest.status === "draining" ? "sidecard: draining" : "sidecard";
   }
 }
 
 function drawHistory() {
   const calls = minutes(steps, latest.uptime_seconds, OUTCOMES.map(({ name }) => name));
   const total = (name) => calls.reduce((sum, minute) => sum + minute[name], 0);
-  const told = OUTCOMES.map(({ name, label }) => `${count(total(name))} ${label}`).join(", ");
+  const totals = OUTCOMES.map(({ name, label }) => `${count(total(name))} ${label}`).join(", ");
   const any = OUTCOMES.some(({ name }) => total(name) > 0);
-  callsChart.draw("Calls per minute", any ? `In all ${told}.` : "No calls.", calls, count);
+  callsChart.draw("Calls per minute", any ? `In total ${totals}.` : "No calls.", calls, count);
 
-  // Hosts whose models are their own save no money, but time.
+  // Without priced models, show time instead of money.
   const money = latest.served_dollars > 0;
   const [column, write] = money ? ["saved_dollars", dollars] : ["saved_seconds", seconds];
   const saved = minutes(steps, latest.uptime_seconds, [column]).map((minute) => ({ hits: minute[column] }));
   const all = saved.reduce((sum, minute) => sum + minute.hits, 0);
   const title = money ? "Money saved per minute" : "Time saved per minute";
-  savedChart.draw(title, all > 0 ? `In all ${write(all)}, by the cache and by sharing.` : "Nothing yet.", saved, write);
+  savedChart.draw(title, all > 0 ? `In total ${write(all)}, by the cache and by sharing.` : "Nothing yet.", saved, write);
 }
 
 document.addEventListener("visibilitychange", () => {

@@ -1,4 +1,4 @@
-// Elements of the page. Whatever a peer has named becomes a text node, never markup.
+// Elements of the page. Names chosen by peers become text nodes, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -16,7 +16,7 @@ function filled(made, attributes, children) {
   return made;
 }
 
-// What has not changed is not touched: a screen reader or a selection may be there.
+// Leaves unchanged text alone: a screen reader or a selection may be in it.
 export function say(place, text) {
   if (place.textContent !== text) place.textContent = text;
 }
@@ -25,7 +25,7 @@ export function show(place, shown) {
   place.hidden = !shown;
 }
 
-// Makes `parent` hold one child for each of `items`, in their order; children keep their place in the page by `key`.
+// Gives `parent` one child per item, in their order; a child is reused for the item with the same `key`.
 export function keep(parent, items, key, make, update) {
   const kept = new Map([...parent.children].map((child) => [child.keptFor, child]));
   items.forEach((item, index) => {

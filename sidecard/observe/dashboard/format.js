@@ -1,6 +1,6 @@
-// Numbers with their units, as people read them.
+// Numbers with their units, for people.
 
-const SPACE = "\u00a0"; // A unit stays with its number.
+const SPACE = "\u00a0"; // Keeps a unit on the line of its number.
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const cents = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
@@ -11,10 +11,10 @@ export const count = (number) => whole.format(number);
 
 export function percent(share) {
   const points = share * 100;
-  // 100 % and 0 % are said of all and of none only.
+  // Only all is 100 %, and only none is 0 %.
   if (points > 99.9 && points < 100) return `>${SPACE}99.9${SPACE}%`;
   if (points > 0 && points < 0.1) return `<${SPACE}0.1${SPACE}%`;
-  // Those of a column stand below each other.
+  // One decimal, so that figures of a column align.
   return `${(points % 100 ? oneTenth : whole).format(points)}${SPACE}%`;
 }
 
@@ -23,7 +23,7 @@ export function dollars(amount) {
   return `$${amount < 0.000001 ? amount.toExponential(0) : amount.toFixed(6)}`;
 }
 
-// The bounds are where rounding reaches the next unit.
+// The bounds are the values that round to the next unit.
 export function seconds(span) {
   if (span === 0) return `0${SPACE}s`;
   if (span < 0.0009995) return `${digits.format(span * 1e6)}${SPACE}µs`;

@@ -1,4 +1,4 @@
-// The parts of the page that show the summary.
+// Draws the sections of the page from the summary.
 
 import { element, keep, say, show } from "./elements.js";
 import { bytes, count, dollars, percent, seconds } from "./format.js";
@@ -9,15 +9,15 @@ const NEARLY_SPENT = 0.8;
 const BREAKERS = {
   closed: ["good", "closed: calls go through"],
   open: ["bad", "open: no calls"],
-  half_open: ["warn", "half open: trying a call"],
-  forced_open: ["bad", "held open by an operator"],
-  disabled: ["warn", "kept from opening by an operator"],
+  half_open: ["warn", "half open: probing"],
+  forced_open: ["bad", "forced open by an operator"],
+  disabled: ["warn", "disabled by an operator"],
 };
 const UNUSED = ["waiting", "not used in this run"];
 const STORES = { none: "none", up: "up", read_only: "read only", down: "down" };
 
 const place = (id) => document.getElementById(id);
-const tell = (id, text) => say(place(id), text);
+const fill = (id, text) => say(place(id), text);
 
 export function drawReasons(reasons) {
   show(place("reasons"), reasons.length > 0);
@@ -34,34 +34,34 @@ export function drawReasons(reasons) {
 export function drawLedger(summary) {
   const kept = summary.ledger_seconds > summary.uptime_seconds + 1;
   const since = kept ? summary.ledger_seconds : summary.uptime_seconds;
-  tell("ledger-since", `in ${seconds(Math.round(since))}`);
+  fill("ledger-since", `in ${seconds(Math.round(since))}`);
   const calls = summary.total_requests;
-  tell("hit-rate", calls ? percent(summary.cache_hit_rate) : "–");
-  tell("hit-rate-of", calls ? `${count(summary.cache_hits)} of ${count(calls)} calls from the cache` : "no calls yet");
-  tell("shared-rate", calls ? percent(summary.deduplication_rate) : "–");
-  tell("shared-of", calls ? `${count(summary.shared_requests)} calls took another caller's answer` : "no calls yet");
+  fill("hit-rate", calls ? percent(summary.cache_hit_rate) : "–");
+  fill("hit-rate-of", calls ? `${count(summary.cache_hits)} of ${count(calls)} calls from the cache` : "no calls yet");
+  fill("shared-rate", calls ? percent(summary.deduplication_rate) : "–");
+  fill("shared-of", calls ? `${count(summary.shared_requests)} calls shared another caller's answer` : "no calls yet");
   const priced = summary.served_dollars > 0;
-  tell("saved-dollars", priced ? dollars(summary.saved_dollars) : "–");
-  tell("saved-dollars-of", priced ? `of ${dollars(summary.served_dollars)} served` : "no cost reported");
+  fill("saved-dollars", priced ? dollars(summary.saved_dollars) : "–");
+  fill("saved-dollars-of", priced ? `of ${dollars(summary.served_dollars)} served` : "no cost reported");
   const timed = summary.served_seconds > 0;
-  tell("saved-seconds", timed ? seconds(summary.saved_seconds) : "–");
-  tell("saved-seconds-of", timed ? `of ${seconds(summary.served_seconds)} served` : "no answers yet");
+  fill("saved-seconds", timed ? seconds(summary.saved_seconds) : "–");
+  fill("saved-seconds-of", timed ? `of ${seconds(summary.served_seconds)} served` : "no answers yet");
   const made = summary.upstream_calls;
-  tell("upstream", count(made));
-  tell("upstream-of", made ? `calls, ${seconds(summary.average_upstream_seconds)} on average` : "calls");
+  fill("upstream", count(made));
+  fill("upstream-of", made ? `calls, ${seconds(summary.average_upstream_seconds)} on average` : "calls");
 }
 
 export function drawNow(summary) {
-  tell("flights", count(summary.flights));
-  tell("waiters", count(summary.waiters));
-  tell("peers", count(summary.peers));
+  fill("flights", count(summary.flights));
+  fill("waiters", count(summary.waiters));
+  fill("peers", count(summary.peers));
   const most = summary.cache_max_bytes;
-  const fill = most ? summary.cache_bytes / most : 0;
-  tell("cache-fill", most ? percent(fill) : "off");
-  tell("cache-of", most ? `${bytes(summary.cache_bytes)} of ${bytes(most)}, ${count(summary.cache_entries)} entries` : "");
-  place("cache-bar").style.width = `${Math.min(fill, 1) * 100}%`;
-  tell("store", STORES[summary.store]);
-  tell("store-of", summary.store === "none" ? "memory alone" : "behind the cache");
+  const share = most ? summary.cache_bytes / most : 0;
+  fill("cache-fill", most ? percent(share) : "off");
+  fill("cache-of", most ? `${bytes(summary.cache_bytes)} of ${bytes(most)}, ${count(summary.cache_entries)} entries` : "");
+  place("cache-bar").style.width = `${Math.min(share, 1) * 100}%`;
+  fill("store", STORES[summary.store]);
+  fill("store-of", summary.store === "none" ? "memory only" : "behind the cache");
 }
 
 export function drawBackends(backends) {
@@ -83,27 +83,27 @@ function card(name) {
 
 function fillBackend(kept, backend) {
   const [kind, words] = BREAKERS[backend.state] ?? UNUSED;
-  const [, state, cause, facts] = kept.children;
+  const [, state, cause, list] = kept.children;
   state.dataset.kind = kind;
   say(state.lastChild, `Breaker ${words}`);
   say(cause, backend.cause);
   show(cause, backend.cause !== "");
-  const told = [
+  const facts = [
     ["In progress", backend.limit === null ? `${count(backend.permits)}, no limit` : `${count(backend.permits)} of ${count(backend.limit)}`],
     ["Queue", backend.limit === null && !backend.queued ? "none" : `${count(backend.queued)} of ${count(backend.max_queue)}`],
     ["Latency", backend.latency_seconds === null ? "no answer yet" : seconds(backend.latency_seconds)],
-    ["Failed lately", `${count(backend.recent_failures)} of ${count(backend.recent_calls)} calls`],
+    ["Recent failures", `${count(backend.recent_failures)} of ${count(backend.recent_calls)} calls`],
     ["Calls", count(backend.calls)],
   ];
-  if (backend.recent_slow) told.push(["Slow lately", `${count(backend.recent_slow)} of ${count(backend.recent_calls)} calls`]);
-  if (backend.retry_after_seconds !== null) told.push(["Next try", `in ${seconds(backend.retry_after_seconds)}`]);
-  if (backend.dollars || backend.saved_dollars) told.push(["Billed", dollars(backend.dollars)], ["Saved", dollars(backend.saved_dollars)]);
-  if (backend.locality) told.push(["Where", backend.locality === "local" ? "on this host" : "elsewhere"]);
-  fillFacts(facts, told);
+  if (backend.recent_slow) facts.push(["Recent slow calls", `${count(backend.recent_slow)} of ${count(backend.recent_calls)} calls`]);
+  if (backend.retry_after_seconds !== null) facts.push(["Next try", `in ${seconds(backend.retry_after_seconds)}`]);
+  if (backend.dollars || backend.saved_dollars) facts.push(["Billed", dollars(backend.dollars)], ["Saved", dollars(backend.saved_dollars)]);
+  if (backend.locality) facts.push(["Locality", backend.locality]);
+  fillFacts(list, facts);
 }
 
-function fillFacts(list, told) {
-  const cells = told.flatMap(([head, value]) => [
+function fillFacts(list, facts) {
+  const cells = facts.flatMap(([head, value]) => [
     { key: `dt ${head}`, name: "dt", text: head },
     { key: `dd ${head}`, name: "dd", text: value },
   ]);
@@ -128,13 +128,13 @@ function fillBudget(kept, budget) {
   const kind = share >= 1 ? "bad" : share >= NEARLY_SPENT ? "warn" : "good";
   state.dataset.kind = kind;
   say(state.lastChild, share >= 1 ? "Spent" : `${percent(share)} spent`);
-  say(cause, budget.hard ? "Hard: calls that cost are refused once it is spent." : "Soft: calls go on once it is spent.");
+  say(cause, budget.hard ? "Hard: paid calls are rejected once it is spent." : "Soft: calls continue once it is spent.");
   bar.className = `bar ${kind}`;
   bar.firstChild.style.width = `${Math.min(share, 1) * 100}%`;
   fillFacts(facts, [
     ["Spent", `${dollars(budget.spent_dollars)} of ${dollars(budget.dollars)}`],
     ["In progress", dollars(budget.reserved_dollars)],
-    ["Begins anew", `in ${seconds(budget.resets_in_seconds)}`],
+    ["Resets", `in ${seconds(budget.resets_in_seconds)}`],
   ]);
 }
 
@@ -148,13 +148,13 @@ const COLUMNS = [
   ["Saved money", (task) => costs(task, task.saved_by_cache_dollars + task.saved_by_sharing_dollars)],
 ];
 
-// Where no cost was reported, no dollars would look like a measurement.
+// Without reported costs, $0 would look like a measurement.
 const costs = (task, amount) => (task.served_dollars > 0 ? dollars(amount) : "–");
 
 export function drawTasks(tasks) {
   const named = Object.entries(tasks).sort(([a, x], [b, y]) => y.calls - x.calls || (a < b ? -1 : 1));
   show(place("tasks-section"), named.length > 0);
-  tell("tasks-caption", named.length > MAX_TASKS ? `The ${MAX_TASKS} of ${count(named.length)} tasks with most calls` : "By calls");
+  fill("tasks-caption", named.length > MAX_TASKS ? `The ${MAX_TASKS} of ${count(named.length)} tasks with the most calls` : "By calls");
   keep(place("tasks"), named.slice(0, MAX_TASKS), ([name]) => name, ([name]) => taskRow(name), (row, [, task]) => {
     COLUMNS.forEach(([, write], index) => say(row.children[index + 1], write(task)));
   });
