@@ -139,7 +139,7 @@ class Engine:
         failures = Failures(live)
         limits = TableLimits(live, flights, metrics)
         endings = Endings(live, limits, counters, ledgers, recorder)
-        serving = Serving(billing, counters, recorder, streams, policy.compression, similar, endings)
+        serving = Serving(ledgers, billing.spending, counters, recorder, streams, policy.compression, similar, endings)
         lease_replies = LeaseReplies(live, serving, counters, ledgers, recorder)
         grants = Grants(flights, admission, backends, retries, limits, endings, lease_replies)
         election = Election(live, flights, grants, streams, serving, freshness, endings)

@@ -29,9 +29,9 @@ def audit_emptiness(engine: Engine) -> None:
         "applicants": flights.applicant_count,
         "peers": len(flights._peers),
         "timers": len(flights.timers),
-        "questions": len(lookups._questions),
-        "gets": len(lookups._gets),
-        "removals": len(engine._writes._removals),
+        "questions": len(lookups.questions),
+        "gets": len(lookups.gets),
+        "removals": len(engine._writes.removals),
         "readers": len(streams.readers),
         "stream bytes": streams.bytes,
         "entries": engine._policy.cache.count,
@@ -83,7 +83,7 @@ def _audit_tables(engine: Engine) -> None:
         assert (scope, key) == (flight.scope, flight.key)
         waiting += len(flight.waiters)
         held, applying = flight.lease is not None, flight.applicant is not None
-        asks = list(engine._lookups._questions.values()).count(flight)
+        asks = list(engine._lookups.questions.values()).count(flight)
         assert (held, applying, asks) == {
             LOOKING_UP: (False, False, 1),
             CLAIMED_ELSEWHERE: (False, False, 0),

@@ -53,7 +53,7 @@ class Mutant(NamedTuple):
 
 def _append_of_anybody(append: Original) -> Original:
     def mutant(self: AppendOperation, peer: Peer, request: wire.Append, now: float) -> Any:
-        lease = self._flights._leases.get(request.lease)
+        lease = self.flights._leases.get(request.lease)
         return append(self, peer if lease is None else lease.peer, request, now)
 
     return mutant
@@ -62,7 +62,7 @@ def _append_of_anybody(append: Original) -> Original:
 def _keep_permit_of_cancelled(end: Original) -> Original:
     def mutant(self: Leases, lease: HeldLease, outcome: str, *rest: Any, **options: Any) -> Any:
         if outcome == "cancelled":
-            self._flights.end_lease(lease, answered=False)
+            self.flights.end_lease(lease, answered=False)
             return []
 
         return end(self, lease, outcome, *rest, **options)
@@ -131,7 +131,7 @@ def _leave_with_timer(_: Original) -> Original:
 def _forgive_silence(vanished: Original) -> Original:
     def mutant(self: Departures, leases: list[HeldLease], outcome: str, *rest: Any) -> Any:
         if outcome == "expired" and leases[0].flight is not None and not leases[0].flight.waiters:
-            self._flights.renew(leases[0], rest[2])
+            self.flights.renew(leases[0], rest[2])
             return []
 
         return vanished(self, leases, outcome, *rest)

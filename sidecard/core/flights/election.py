@@ -1,5 +1,7 @@
 """Elect the next holder of a flight that has lost its lease or its applicant, or end the flight."""
 
+from msgspec import Struct
+
 from sidecard.core.cache.freshness import FreshnessPolicy
 from sidecard.core.effects import Effect
 from sidecard.core.events import Peer
@@ -14,26 +16,16 @@ from sidecard.core.settings import LiveSettings
 from sidecard_client.protocol.wire import FailureKind
 
 
-class Election:
+class Election(Struct, frozen=True, eq=False):
     """Decides which caller computes a flight next."""
 
-    def __init__(
-        self,
-        settings: LiveSettings,
-        flights: Flights,
-        grants: Grants,
-        streams: Streams,
-        serving: Serving,
-        freshness: FreshnessPolicy,
-        endings: Endings,
-    ) -> None:
-        self._settings = settings
-        self._flights = flights
-        self._grants = grants
-        self._streams = streams
-        self._serving = serving
-        self._freshness = freshness
-        self._endings = endings
+    settings: LiveSettings
+    flights: Flights
+    grants: Grants
+    streams: Streams
+    serving: Serving
+    freshness: FreshnessPolicy
+    endings: Endings
 
     def lease_ended(
         self, flight: Flight | None, kind: FailureKind, message: str, now: float, unresponsive: Peer | None = None
@@ -47,19 +39,19 @@ class Election:
 
         effects = self.interrupt_stream(flight, kind, message, now)
         may_continue = kind in {"transient", "cancelled"}
-        if may_continue and self._flights.draining:
+        if may_continue and self.flights.draining:
             return effects + self._dismiss(flight, now)
 
         if (
             may_continue
-            and flight.elections < self._settings.now.max_elections
-            and self._flights.next_candidate(flight, now) is not None
+            and flight.elections < self.settings.now.max_elections
+            and self.flights.next_candidate(flight, now) is not None
         ):
             flight.count_election()
             return effects + self.elect_next(flight, now, elected=True, unresponsive=unresponsive)
 
         flight.keep_answer(unshared=kind == "ignored")
-        return effects + self._endings.fail_waiters(flight.key, self._flights.finish(flight), kind, message, now)
+        return effects + self.endings.fail_waiters(flight.key, self.flights.finish(flight), kind, message, now)
 
     def elect_next(
         self, flight: Flight, now: float, *, elected: bool, unresponsive: Peer | None = None
@@ -68,12 +60,12 @@ class Election:
 
         ``elected`` tells that a failed holder is replaced. See `Flights.next_candidate` for ``unresponsive``.
         """
-        if self._flights.draining:
+        if self.flights.draining:
             return self._dismiss(flight, now)
 
         effects: list[Effect] = []
-        while (waiter := self._flights.next_candidate(flight, now, unresponsive)) is not None:
-            self._flights.leave(waiter)
+        while (waiter := self.flights.next_candidate(flight, now, unresponsive)) is not None:
+            self.flights.leave(waiter)
             applicant = Applicant(
                 flight,
                 waiter.peer,
@@ -83,16 +75,16 @@ class Election:
                 waiter.deadline,
                 elected=elected,
                 pending=waiter.pending,
-                previous=self._freshness.find(flight.scope, waiter.request, now),
+                previous=self.freshness.find(flight.scope, waiter.request, now),
             )
-            rejection, admitted = self._grants.admit(applicant, now)
+            rejection, admitted = self.grants.admit(applicant, now)
             effects += admitted
             if rejection is None:
                 return effects
 
-            effects += self._serving.without_lease(applicant, rejection, now)
+            effects += self.serving.without_lease(applicant, rejection, now)
 
-        return effects + self._endings.time_out_waiters(self._flights.finish(flight), now)
+        return effects + self.endings.time_out_waiters(self.flights.finish(flight), now)
 
     def promote_next(self, applicant: Applicant, now: float) -> list[Effect]:
         """Continue the flight of an applicant that has been withdrawn."""
@@ -106,14 +98,14 @@ class Election:
 
     def admit_again(self, applicant: Applicant, now: float) -> list[Effect]:
         """Admit an applicant that has waited, or reject it and continue its flight."""
-        rejection, effects = (DRAINING, []) if self._flights.draining else self._grants.admit(applicant, now)
+        rejection, effects = (DRAINING, []) if self.flights.draining else self.grants.admit(applicant, now)
         return effects if rejection is None else effects + self.reject_applicant(applicant, rejection, now)
 
     def reject_applicant(self, applicant: Applicant, rejection: Rejection, now: float) -> list[Effect]:
         """Reject an applicant that has been withdrawn; its flight goes to the next caller."""
         peer = applicant.peer
         if applicant.first:
-            reply = self._endings.reject(peer, applicant.request, rejection)
+            reply = self.endings.reject(peer, applicant.request, rejection)
         else:
             # Its begin has been answered by an earlier lease.
             reply = rejection.reply(peer, applicant.reply_id)
@@ -125,36 +117,36 @@ class Election:
         if flight.stream is None:
             return []
 
-        self._streams.drop(flight.stream)
+        self.streams.drop(flight.stream)
         flight.end_stream()
         waiters = [waiter for waiter in flight.waiters.values() if waiter.reader is not None]
         for waiter in waiters:
-            self._flights.leave(waiter)
-            self._streams.abandon(waiter.reader)
+            self.flights.leave(waiter)
+            self.streams.abandon(waiter.reader)
 
-        self._streams.broken += len(waiters)
-        return self._endings.fail_waiters(flight.key, waiters, kind, message, now)
+        self.streams.broken += len(waiters)
+        return self.endings.fail_waiters(flight.key, waiters, kind, message, now)
 
     def serve_stale(self, flight: Flight, now: float, exclude: Waiter | None = None) -> list[Effect]:
         """Serve the stale entry to all waiters that accept it, except ``exclude``, the next holder."""
         effects: list[Effect] = []
         for waiter in [waiter for waiter in flight.waiters.values() if waiter is not exclude]:
-            entry = self._freshness.find(flight.scope, waiter.request, now)
+            entry = self.freshness.find(flight.scope, waiter.request, now)
             if entry is not None:
-                self._flights.leave(waiter)
-                effects += self._serving.entry_if_room(waiter.peer, waiter.request, entry, now)
+                self.flights.leave(waiter)
+                effects += self.serving.entry_if_room(waiter.peer, waiter.request, entry, now)
 
         return effects
 
     def dismiss_waiters(self, flight: Flight, now: float) -> list[Effect]:
         """Reject all waiters of a flight, because the daemon is stopping."""
-        waiters = self._flights.release(flight)
+        waiters = self.flights.release(flight)
         for waiter in waiters:
-            self._streams.abandon(waiter.reader)
+            self.streams.abandon(waiter.reader)
 
-        return self._endings.reject_waiters(waiters, DRAINING, now)
+        return self.endings.reject_waiters(waiters, DRAINING, now)
 
     def _dismiss(self, flight: Flight, now: float) -> list[Effect]:
         effects = self.dismiss_waiters(flight, now)
-        self._flights.finish(flight)
+        self.flights.finish(flight)
         return effects

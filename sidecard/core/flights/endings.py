@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.ledger import TaskLedgers
 from sidecard.core.counters import Counters
@@ -35,42 +37,34 @@ NOT_CACHED = Rejection("not_cached")
 TABLE_FULL = Rejection("busy")
 
 
-class Endings:
+class Endings(Struct, frozen=True, eq=False):
     """Ends begins without an answer, and books it in counters, ledgers and call log."""
 
-    def __init__(
-        self,
-        settings: LiveSettings,
-        limits: TableLimits,
-        counters: Counters,
-        ledgers: TaskLedgers,
-        recorder: CallRecorder,
-    ) -> None:
-        self._settings = settings
-        self._limits = limits
-        self._counters = counters
-        self._ledgers = ledgers
-        self._recorder = recorder
+    settings: LiveSettings
+    limits: TableLimits
+    counters: Counters
+    ledgers: TaskLedgers
+    recorder: CallRecorder
 
     def wait_seconds(self, request: wire.Begin) -> float:
         """Return for how long a caller waits."""
-        return self._settings.now.wait_seconds if request.wait_seconds is None else request.wait_seconds
+        return self.settings.now.wait_seconds if request.wait_seconds is None else request.wait_seconds
 
     def reject(self, peer: Peer, request: wire.Begin, rejection: Rejection, *stale_answer: object) -> Send:
         """End a begin with a rejection."""
-        self._counters.reject(rejection.reason)
-        self._recorder.record_rejection(peer, request, rejection.reason)
+        self.counters.reject(rejection.reason)
+        self.recorder.record_rejection(peer, request, rejection.reason)
         return rejection.reply(peer, request.id, *stale_answer)
 
     def reject_full(self, peer: Peer, request: wire.Begin, table: Table, limit: int | None = None) -> list[Effect]:
         """End a begin because a table is full."""
-        return [self.reject(peer, request, TABLE_FULL), *self._limits.saturated(table, limit)]
+        return [self.reject(peer, request, TABLE_FULL), *self.limits.saturated(table, limit)]
 
     def time_out(self, peer: Peer, request: wire.Begin, waited_seconds: float) -> Send:
         """End a begin at its own deadline."""
-        self._counters.timeouts += 1
+        self.counters.timeouts += 1
         self.count_wait(request, waited_seconds)
-        self._recorder.record_timeout(peer, request, waited_seconds)
+        self.recorder.record_timeout(peer, request, waited_seconds)
         return Send(peer.id, wire.Timeout(request.id, waited_seconds))
 
     def time_out_waiters(self, waiters: Iterable[Waiter], now: float) -> list[Effect]:
@@ -98,7 +92,7 @@ class Endings:
             if waiter.deadline <= now:
                 effects.append(self.time_out(waiter.peer, waiter.request, now - waiter.joined_at))
             else:
-                self._counters.failed += 1
+                self.counters.failed += 1
                 self.count_wait(waiter.request, now - waiter.joined_at)
                 effects.append(Send(waiter.peer.id, wire.Failed(waiter.request.id, kind, message)))
 
@@ -106,4 +100,4 @@ class Endings:
 
     def count_wait(self, request: wire.Begin, waited_seconds: float) -> None:
         """Book how long a caller has waited."""
-        self._ledgers.of(request.task).waits.observe(waited_seconds)
+        self.ledgers.of(request.task).waits.observe(waited_seconds)

@@ -17,6 +17,8 @@ change a flight; the rest of the engine calls them and turns the results into ef
 
 from typing import TYPE_CHECKING, Final, Literal
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
     from sidecard.core.flights.streams import Stream
@@ -53,60 +55,38 @@ MAX_VOIDED_TAGS = 64
 """Purged tags that one flight remembers; after more of them its answer is not stored, whatever its tags."""
 
 
-class Flight:
+class Flight(Struct, eq=False):
     """The one computation of a key that is in progress."""
 
-    __slots__ = (
-        "applicant",
-        "attempts",
-        "claim",
-        "claiming",
-        "elections",
-        "key",
-        "lease",
-        "outdated",
-        "pending",
-        "reads_entry",
-        "scope",
-        "state",
-        "storable",
-        "stream",
-        "uid",
-        "unshared",
-        "voided_tags",
-        "waiters",
-    )
-
-    def __init__(self, scope: str, key: str, uid: int) -> None:
-        self.state: FlightState = QUEUED
-        self.scope = scope
-        self.key = key
-        self.uid = uid
-        """The uid whose begin started it."""
-        self.lease: HeldLease | None = None
-        self.applicant: Applicant | None = None
-        self.waiters: dict[tuple[int, int], Waiter] = {}
-        """By peer id and request id, the longest-waiting first."""
-        self.elections = 0
-        self.attempts = 0
-        self.storable = True
-        """False after a delete or purge: the answer being computed may be what was to be removed."""
-        self.voided_tags: frozenset[str] = frozenset()
-        """Tags purged meanwhile; an answer that bears one of them is not stored."""
-        self.stream: Stream | None = None
-        """The holder's chunks so far, of a streamed answer."""
-        self.unshared = False
-        """There is an answer, but later callers may not have it."""
-        self.claim = ""
-        """The right, among all hosts, to compute the key; empty if this host has none."""
-        self.claiming = False
-        """The open question to the store includes the claim."""
-        self.reads_entry = False
-        """The open question to the store includes the entry."""
-        self.outdated = False
-        """The store's answer to the open question may be older than a known change."""
-        self.pending = False
-        """Callers are told at once that they must wait."""
+    scope: str
+    key: str
+    uid: int
+    """The uid whose begin started it."""
+    state: FlightState = QUEUED
+    lease: "HeldLease | None" = None
+    applicant: "Applicant | None" = None
+    waiters: dict[tuple[int, int], "Waiter"] = {}
+    """By peer id and request id, the longest-waiting first."""
+    elections: int = 0
+    attempts: int = 0
+    storable: bool = True
+    """False after a delete or purge: the answer being computed may be what was to be removed."""
+    voided_tags: frozenset[str] = frozenset()
+    """Tags purged meanwhile; an answer that bears one of them is not stored."""
+    stream: "Stream | None" = None
+    """The holder's chunks so far, of a streamed answer."""
+    unshared: bool = False
+    """There is an answer, but later callers may not have it."""
+    claim: str = ""
+    """The right, among all hosts, to compute the key; empty if this host has none."""
+    claiming: bool = False
+    """The open question to the store includes the claim."""
+    reads_entry: bool = False
+    """The open question to the store includes the entry."""
+    outdated: bool = False
+    """The store's answer to the open question may be older than a known change."""
+    pending: bool = False
+    """Callers are told at once that they must wait."""
 
     def store_asked(self, *, reads_entry: bool, claiming: bool) -> None:
         """Record that the store is asked, for the entry, the claim, or both."""

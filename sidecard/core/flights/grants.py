@@ -6,7 +6,7 @@ lease, queues it on every backend that is merely full, or returns why neither is
 
 from typing import Any
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.ledger import TaskLedgers
@@ -28,30 +28,22 @@ from sidecard_client.protocol import wire
 _NO_STALE_ANSWER: tuple[Any, float, str] = (UNSET, 0.0, "")
 
 
-class LeaseReplies:
+class LeaseReplies(Struct, frozen=True, eq=False):
     """Books granted leases and makes their replies."""
 
-    def __init__(
-        self,
-        settings: LiveSettings,
-        serving: Serving,
-        counters: Counters,
-        ledgers: TaskLedgers,
-        recorder: CallRecorder,
-    ) -> None:
-        self._settings = settings
-        self._serving = serving
-        self._counters = counters
-        self._ledgers = ledgers
-        self._recorder = recorder
+    settings: LiveSettings
+    serving: Serving
+    counters: Counters
+    ledgers: TaskLedgers
+    recorder: CallRecorder
 
     def granted(self, applicant: Applicant, lease: HeldLease, decision: Decision, now: float) -> list[Effect]:
         """Book a granted lease; return its reply, and a note if it is the result of an election."""
-        counters, previous, flight = self._counters, applicant.previous, applicant.flight
+        counters, previous, flight = self.counters, applicant.previous, applicant.flight
         counters.leases_granted += 1
         effects: list[Effect] = []
         if applicant.pending or (applicant.first and flight is not None):
-            ledger = self._ledgers.of(applicant.request.task)
+            ledger = self.ledgers.of(applicant.request.task)
             if applicant.pending:
                 ledger.waits.observe(now - applicant.joined_at)
 
@@ -70,12 +62,12 @@ class LeaseReplies:
 
         stale_answer = _NO_STALE_ANSWER
         if previous is not None:
-            stale_answer = self._serving.answer_fields(previous, now)
+            stale_answer = self.serving.answer_fields(previous, now)
             counters.early_refreshes += lease.early_refresh
             counters.stale_given += not lease.early_refresh
 
         # Holders renew every third of the lifetime that they are sent.
-        settings = self._settings.now
+        settings = self.settings.now
         expires_in_seconds = settings.lease_seconds
         if settings.renew_seconds is not None:
             expires_in_seconds = min(expires_in_seconds, 3 * settings.renew_seconds)
@@ -88,46 +80,36 @@ class LeaseReplies:
             lease.attempt,
             decision.route,
             decision.obstacles,
-            self._recorder.prompts,
+            self.recorder.prompts,
             *stale_answer,
         )
         effects.append(Send(lease.peer.id, reply))
         return effects
 
 
-class Grants:
+class Grants(Struct, frozen=True, eq=False):
     """Gives leases to applicants, or lets them queue for permits."""
 
-    def __init__(
-        self,
-        flights: Flights,
-        admission: Admission,
-        backends: Backends,
-        retries: RetryBudget,
-        limits: TableLimits,
-        endings: Endings,
-        replies: LeaseReplies,
-    ) -> None:
-        self._flights = flights
-        self._admission = admission
-        self._backends = backends
-        self._retries = retries
-        self._limits = limits
-        self._endings = endings
-        self._replies = replies
+    flights: Flights
+    admission: Admission
+    backends: Backends
+    retries: RetryBudget
+    limits: TableLimits
+    endings: Endings
+    replies: LeaseReplies
 
     def admit(self, applicant: Applicant, now: float) -> tuple[Rejection | None, list[Effect]]:
         """Give an applicant its lease, or let it queue for a permit; return why, if neither is possible."""
         request = applicant.request
-        if not self._limits.admits_lease(applicant.peer.uid):
-            return TABLE_FULL, self._limits.saturated("leases")
+        if not self.limits.admits_lease(applicant.peer.uid):
+            return TABLE_FULL, self.limits.saturated("leases")
 
-        self._limits.has_room("leases")
-        names = self._admission.names(request)
+        self.limits.has_room("leases")
+        names = self.admission.names(request)
         if applicant.tried:
             names = tuple(name for name in names if name not in applicant.tried)
 
-        decision, effects = self._admission.decide(request, names, applicant.flow, now)
+        decision, effects = self.admission.decide(request, names, applicant.flow, now)
         if decision.chosen is not None:
             return None, effects + self.grant(applicant, decision.chosen, decision, now)
 
@@ -135,8 +117,8 @@ class Grants:
             if applicant.previous is not None:
                 return WOULD_WAIT, effects
 
-            if applicant.first and not self._limits.admits_waiter(applicant.peer.uid):
-                return TABLE_FULL, effects + self._limits.saturated("waiters")
+            if applicant.first and not self.limits.admits_waiter(applicant.peer.uid):
+                return TABLE_FULL, effects + self.limits.saturated("waiters")
 
             self._queue(applicant, decision.queues, now)
             if not applicant.pending:
@@ -145,22 +127,22 @@ class Grants:
             return None, effects
 
         if decision.reason == "saturated" and not decision.queues:
-            self._limits.count("max_queue")
+            self.limits.count("max_queue")
 
         for name in decision.obstacles:
-            effects += self._note_full_queue(self._backends.of(name))
+            effects += self._note_full_queue(self.backends.of(name))
 
         return Rejection(decision.reason, decision.retry_after_seconds, decision.obstacles), effects
 
     def grant(self, applicant: Applicant, choice: Choice, decision: Decision, now: float) -> list[Effect]:
         """Give an applicant a lease on a backend that admits."""
         name, backend = choice
-        permit = self._admission.acquire(backend, applicant.request.task, now)
-        lease = self._flights.grant(applicant, name, permit, now)
+        permit = self.admission.acquire(backend, applicant.request.task, now)
+        lease = self.flights.grant(applicant, name, permit, now)
         if applicant.first:
-            self._retries.deposit(now)
+            self.retries.deposit(now)
 
-        return self._replies.granted(applicant, lease, decision, now)
+        return self.replies.granted(applicant, lease, decision, now)
 
     def pending(self, applicant: Applicant) -> Send:
         """Tell an applicant that it must wait."""
@@ -171,21 +153,21 @@ class Grants:
         """Set the timer of a backend whose queue may move by time alone."""
         wakes_at = backend.wakes_at(now)
         if wakes_at is None or wakes_at == float("inf"):
-            self._flights.timers.clear(backend)
+            self.flights.timers.clear(backend)
         else:
-            self._flights.timers.set(backend, wakes_at)
+            self.flights.timers.set(backend, wakes_at)
 
     def _queue(self, applicant: Applicant, choices: tuple[Choice, ...], now: float) -> None:
         for choice in choices:
             choice[1].queue_full_noted = False
             applicant.enqueue(choice)
 
-        self._flights.apply(applicant)
+        self.flights.apply(applicant)
         for _, backend in choices:
             self.set_alarm(backend, now)
 
         if applicant.first:
-            self._limits.has_room("waiters")
+            self.limits.has_room("waiters")
 
     def _note_full_queue(self, backend: Backend) -> list[Effect]:
         if backend.queue_full_noted or len(backend.queue) < max(1, backend.settings.max_queue):

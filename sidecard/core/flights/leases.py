@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from msgspec import Struct
+
 from sidecard.core import notes
 from sidecard.core.accounts.billing import Billing
 from sidecard.core.accounts.call_records import CallRecorder
@@ -32,26 +34,16 @@ class PaidCall(NamedTuple):
     effects: list[Effect]
 
 
-class Leases:
+class Leases(Struct, frozen=True, eq=False):
     """Ends leases. Exactly one method, `_end`, gives permits back."""
 
-    def __init__(
-        self,
-        flights: Flights,
-        admission: Admission,
-        backends: Backends,
-        billing: Billing,
-        metrics: DaemonMetrics,
-        recorder: CallRecorder,
-        counters: Counters,
-    ) -> None:
-        self._flights = flights
-        self._admission = admission
-        self._backends = backends
-        self._billing = billing
-        self._metrics = metrics
-        self._recorder = recorder
-        self._counters = counters
+    flights: Flights
+    admission: Admission
+    backends: Backends
+    billing: Billing
+    metrics: DaemonMetrics
+    recorder: CallRecorder
+    counters: Counters
 
     def answered(
         self,
@@ -68,12 +60,12 @@ class Leases:
         ``message`` is why the answer is not ``done``, that is, not to be shared.
         """
         backend, seconds = lease.permit.backend, now - lease.granted_at
-        usage = self._billing.priced(backend, usage)
-        self._backends.learn(backend, seconds, usage, now)
+        usage = self.billing.priced(backend, usage)
+        self.backends.learn(backend, seconds, usage, now)
         effects = [] if outcome == "done" else [_ended_note(lease, outcome, message)]
         effects += self._end(lease, outcome, backend.result_of_answer(seconds, usage), now, answered=True)
-        effects += self._billing.bill(lease, seconds, usage, now)
-        self._recorder.record_answer(lease, seconds, usage, spoken)
+        effects += self.billing.bill(lease, seconds, usage, now)
+        self.recorder.record_answer(lease, seconds, usage, spoken)
         return PaidCall(seconds, usage, effects)
 
     def unanswered(
@@ -88,21 +80,21 @@ class Leases:
         """End a lease whose call has no answer. ``pause_seconds`` is how long its backend wants no calls."""
         effects = [_ended_note(lease, outcome, message)]
         effects += self._end(lease, outcome, result, now, pause_seconds=pause_seconds)
-        self._recorder.record_failure(lease, outcome, message, now - lease.granted_at)
+        self.recorder.record_failure(lease, outcome, message, now - lease.granted_at)
         return effects
 
     def bill_late(self, name: str, peer: Peer, usage: wire.Usage | None, now: float) -> list[Effect]:
         """Bill the answer of a lease that has ended: its backend did the work."""
-        late = self._flights.take_ended(name, peer)
+        late = self.flights.take_ended(name, peer)
         if late is None:
             return []
 
-        priced = self._billing.priced(late.permit.backend, usage)
-        return self._billing.bill(late, now - late.granted_at, priced, now)
+        priced = self.billing.priced(late.permit.backend, usage)
+        return self.billing.bill(late, now - late.granted_at, priced, now)
 
     def reject_stale(self, peer: Peer, request: LeaseRequest) -> list[Effect]:
         """Reject a message whose lease is not current."""
-        self._counters.stale_leases += 1
+        self.counters.stale_leases += 1
         note = notes.StaleLeaseRefused(type(request).__name__.lower(), request.lease, peer.id)
         return [Send(peer.id, wire.StaleLease(request.id)), EmitNote(note)]
 
@@ -116,37 +108,28 @@ class Leases:
         answered: bool = False,
         pause_seconds: float = 0.0,
     ) -> list[Effect]:
-        self._flights.end_lease(lease, answered=answered)
-        self._counters.end_lease(outcome)
+        self.flights.end_lease(lease, answered=answered)
+        self.counters.end_lease(outcome)
         backend = lease.permit.backend
-        self._admission.release_reservation(lease.permit)
-        self._metrics.count_lease(backend.name, outcome)
+        self.admission.release_reservation(lease.permit)
+        self.metrics.count_lease(backend.name, outcome)
         return [EmitNote(note) for note in backend.release(lease.permit, result, now, pause_seconds)]
 
 
-class Departures:
+class Departures(Struct, frozen=True, eq=False):
     """Removes callers that leave, time out, or are lost; their flights go to the next caller."""
 
-    def __init__(
-        self,
-        flights: Flights,
-        leases: Leases,
-        queues: Queues,
-        election: Election,
-        streams: Streams,
-        counters: Counters,
-    ) -> None:
-        self._flights = flights
-        self._leases = leases
-        self._queues = queues
-        self._election = election
-        self._streams = streams
-        self._counters = counters
+    flights: Flights
+    leases: Leases
+    queues: Queues
+    election: Election
+    streams: Streams
+    counters: Counters
 
     def remove_waiter(self, waiter: Waiter) -> None:
         """Remove a waiter, and the reader of its stream."""
-        self._flights.leave(waiter)
-        self._streams.abandon(waiter.reader)
+        self.flights.leave(waiter)
+        self.streams.abandon(waiter.reader)
 
     def end_leases(
         self,
@@ -163,22 +146,22 @@ class Departures:
         2. a caller that waits for the first would find the probe still out.
         """
         for applicant in applicants:
-            self._flights.withdraw(applicant)
-            self._counters.left += applicant.first
+            self.flights.withdraw(applicant)
+            self.counters.left += applicant.first
 
         effects: list[Effect] = []
         for lease in leases:
-            effects += self._leases.unanswered(lease, outcome, message, "nothing", now)
+            effects += self.leases.unanswered(lease, outcome, message, "nothing", now)
 
         for lease in leases:
-            effects += self._queues.permit_released(lease.permit.backend, now)
+            effects += self.queues.permit_released(lease.permit.backend, now)
 
         for applicant in applicants:
-            effects += self._election.promote_next(applicant, now)
+            effects += self.election.promote_next(applicant, now)
 
         for lease in leases:
             unresponsive = lease.peer if outcome == "expired" else None
-            effects += self._election.lease_ended(lease.flight, kind, message, now, unresponsive)
+            effects += self.election.lease_ended(lease.flight, kind, message, now, unresponsive)
 
         return effects
 

@@ -1,5 +1,7 @@
 """Limits of the tables of flights, leases and waiters, and of all streams together."""
 
+from msgspec import Struct
+
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.effects import Effect, EmitNote
 from sidecard.core.flights.flight import Flight
@@ -8,58 +10,57 @@ from sidecard.core.notes import Saturated, Table
 from sidecard.core.settings import LiveSettings
 
 
-class TableLimits:
+class TableLimits(Struct, frozen=True, eq=False):
     """Tells which uid may add to which table. A full table is noted once each time that it fills, not once per begin."""
 
-    def __init__(self, settings: LiveSettings, flights: Flights, metrics: DaemonMetrics) -> None:
-        self._settings = settings
-        self._flights = flights
-        self._metrics = metrics
-        self._noted: set[Table] = set()
-        """Tables whose saturation has been noted, and that have had no room since."""
+    settings: LiveSettings
+    flights: Flights
+    metrics: DaemonMetrics
+    noted: set[Table] = set()
+    """Tables whose saturation has been noted, and that have had no room since."""
 
     def start_flight(self, scope: str, key: str, uid: int) -> Flight | None:
         """Start a flight for a caller of ``uid``; None if the table has no room."""
-        settings = self._settings.now
-        if not self._flights.flights_by_uid.has_room(uid, settings.max_flights, settings.spare_share):
+        settings = self.settings.now
+        if not self.flights.flights_by_uid.has_room(uid, settings.max_flights, settings.spare_share):
             return None
 
-        self._noted.discard("flights")
-        return self._flights.start(scope, key, uid)
+        self.noted.discard("flights")
+        return self.flights.start(scope, key, uid)
 
     def admits_lease(self, uid: int) -> bool:
         """Tell whether ``uid`` may hold one more lease."""
-        settings = self._settings.now
-        return self._flights.leases_by_uid.has_room(uid, settings.max_leases, settings.spare_share)
+        settings = self.settings.now
+        return self.flights.leases_by_uid.has_room(uid, settings.max_leases, settings.spare_share)
 
     def admits_waiter(self, uid: int) -> bool:
         """Tell whether one more caller of ``uid`` may wait."""
-        settings = self._settings.now
-        return self._flights.waiters_by_uid.has_room(uid, settings.max_waiters, settings.spare_share)
+        settings = self.settings.now
+        return self.flights.waiters_by_uid.has_room(uid, settings.max_waiters, settings.spare_share)
 
     def has_room(self, table: Table) -> None:
         """Note the next saturation of a table again: an addition has succeeded."""
-        self._noted.discard(table)
+        self.noted.discard(table)
 
     def saturated(self, table: Table, limit: int | None = None) -> list[Effect]:
         """Count that a table was full, and note it once. ``limit`` is by default the table's setting."""
         self.count("streams" if table == "streams" else f"max_{table}")
-        if table in self._noted:
+        if table in self.noted:
             return []
 
-        self._noted.add(table)
+        self.noted.add(table)
         return [EmitNote(Saturated(table, self._limits()[table] if limit is None else limit))]
 
     def count(self, setting: str) -> None:
         """Count that a limit had an effect, by the name of its setting."""
-        self._metrics.limited[setting] += 1
+        self.metrics.limited[setting] += 1
 
     def full_tables(self) -> list[str]:
         """Return the names of the tables that are at their limit."""
-        flights = self._flights
+        flights = self.flights
         levels = {"flights": len(flights), "leases": flights.lease_count, "waiters": flights.waiter_count}
         return [table for table, limit in self._limits().items() if levels[table] >= limit]
 
     def _limits(self) -> dict[str, int]:
-        settings = self._settings.now
+        settings = self.settings.now
         return {"flights": settings.max_flights, "leases": settings.max_leases, "waiters": settings.max_waiters}

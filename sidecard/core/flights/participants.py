@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from sidecard.core.events import Peer
 from sidecard_client.protocol.wire import Begin
 
@@ -13,25 +15,22 @@ if TYPE_CHECKING:
     from sidecard.core.flights.streams import StreamReader
 
 
-class Waiter:
+class Waiter(Struct, eq=False):
     """A begin that waits for its flight."""
 
-    __slots__ = ("deadline", "flight", "joined_at", "lookup_open", "no_wait", "peer", "pending", "reader", "request")
-
-    def __init__(self, flight: "Flight", peer: Peer, request: Begin, now: float, wait_seconds: float) -> None:
-        self.flight = flight
-        self.peer = peer
-        self.request = request
-        self.joined_at = now
-        self.deadline = now + wait_seconds
-        self.pending = False
-        """It has been sent `Pending`."""
-        self.lookup_open = False
-        """It is not known yet whether the store has an entry for it."""
-        self.no_wait = wait_seconds <= 0
-        """It waits for the store's answer, but for no call."""
-        self.reader: StreamReader | None = None
-        """Its position in the flight's stream, from the first chunk on; then ``deadline`` moves with each chunk."""
+    flight: "Flight"
+    peer: Peer
+    request: Begin
+    joined_at: float
+    deadline: float
+    no_wait: bool
+    """It waits for the store's answer, but for no call."""
+    pending: bool = False
+    """It has been sent `Pending`."""
+    lookup_open: bool = False
+    """It is not known yet whether the store has an entry for it."""
+    reader: "StreamReader | None" = None
+    """Its position in the flight's stream, from the first chunk on; then ``deadline`` moves with each chunk."""
 
     @property
     def may_lead(self) -> bool:
@@ -42,9 +41,13 @@ class Waiter:
         """Record that the waiter has been sent `Pending`."""
         self.pending = True
 
-    def set_lookup_open(self, value: bool) -> None:  # noqa: FBT001 - a setter
-        """Record whether the store's answer is still open for the waiter."""
-        self.lookup_open = value
+    def open_lookup(self) -> None:
+        """Record that the store's answer is still open for the waiter."""
+        self.lookup_open = True
+
+    def close_lookup(self) -> None:
+        """Record that the store has no entry for the waiter."""
+        self.lookup_open = False
 
     def follow(self, reader: "StreamReader", deadline: float) -> None:
         """Read the flight's stream, and wait until ``deadline`` for its next chunk."""
@@ -52,75 +55,36 @@ class Waiter:
         self.deadline = deadline
 
 
-class Applicant:
-    """The caller next in line for a lease: it gets the lease, waits for a permit or its retry, or is rejected.
+class Applicant(Struct, eq=False):
+    """The caller next in line for a lease: it gets the lease, waits for a permit or its retry, or is rejected."""
 
-    ``reply_id`` is the id to answer: of the begin, or of the `fail` that requested another lease. ``first``: its begin has
-    not been answered yet. ``elected``: a holder's failure has made it the next. ``pending``: it has been sent `Pending`.
-    ``previous`` is the stored answer that it gets in place of a rejection (`sidecard.core.cache.freshness`). ``failure``
-    is why its last call failed. ``tried`` are the backends that have failed it since its last retry.
-    """
-
-    __slots__ = (
-        "deadline",
-        "elected",
-        "failure",
-        "first",
-        "flight",
-        "joined_at",
-        "not_before",
-        "peer",
-        "pending",
-        "previous",
-        "queues",
-        "reply_id",
-        "request",
-        "retries",
-        "tried",
-    )
-
-    def __init__(
-        self,
-        flight: "Flight | None",
-        peer: Peer,
-        request: Begin,
-        reply_id: int,
-        joined_at: float,
-        deadline: float,
-        *,
-        first: bool = True,
-        elected: bool = False,
-        pending: bool = False,
-        previous: "Entry | None" = None,
-        failure: str = "",
-        tried: tuple[str, ...] = (),
-        retries: int = 0,
-    ) -> None:
-        self.flight = flight
-        self.peer = peer
-        self.request = request
-        self.reply_id = reply_id
-        self.joined_at = joined_at
-        self.deadline = deadline
-        self.first = first
-        self.elected = elected
-        self.pending = pending
-        self.previous = previous
-        self.failure = failure
-        self.tried = tried
-        self.retries = retries
-        self.not_before = 0.0
-        self.queues: tuple[Choice, ...] = ()
+    flight: "Flight | None"
+    peer: Peer
+    request: Begin
+    reply_id: int
+    """The id to answer: of the begin, or of the `fail` that requested another lease."""
+    joined_at: float
+    deadline: float
+    first: bool = True
+    """Its begin has not been answered yet."""
+    elected: bool = False
+    """A holder's failure has made it the next."""
+    pending: bool = False
+    """It has been sent `Pending`."""
+    previous: "Entry | None" = None
+    """The stored answer that it gets in place of a rejection (`sidecard.core.cache.freshness`)."""
+    failure: str = ""
+    """Why its last call failed, if it is not the first."""
+    tried: tuple[str, ...] = ()
+    """Backends that have failed it since its last retry."""
+    retries: int = 0
+    not_before: float = 0.0
+    queues: tuple["Choice", ...] = ()
 
     @property
     def flow(self) -> tuple[int, int]:
         """Its flow in fair queues: the uid, and the process, or the connection if the process is unknown."""
         return self.peer.uid, self.peer.pid or -self.peer.id
-
-    @property
-    def wakes_at(self) -> float:
-        """The instant at which time alone changes something for it."""
-        return min(self.deadline, self.not_before or self.deadline)
 
     def mark_pending(self) -> None:
         """Record that the applicant has been sent `Pending`."""
@@ -165,39 +129,21 @@ class Applicant:
         self.queues = ()
 
 
-class HeldLease:
+class HeldLease(Struct, eq=False):
     """Permission to make a call, held by one peer until it ends in one way or another."""
 
-    __slots__ = (
-        "attempt",
-        "backend",
-        "early_refresh",
-        "flight",
-        "granted_at",
-        "name",
-        "peer",
-        "permit",
-        "request",
-        "retries",
-        "tried",
-    )
-
-    def __init__(
-        self, name: str, applicant: Applicant, backend: str, permit: "Permit", attempt: int, now: float
-    ) -> None:
-        self.name = name
-        self.flight = applicant.flight
-        self.peer = applicant.peer
-        self.request = applicant.request
-        self.backend = backend
-        self.permit = permit
-        self.tried = (*applicant.tried, backend)
-        self.retries = applicant.retries
-        self.attempt = attempt
-        self.granted_at = now
-        previous = applicant.previous
-        self.early_refresh = previous is not None and previous.is_fresh(now)
-        """The answer that it replaces is still fresh."""
+    name: str
+    flight: "Flight | None"
+    peer: Peer
+    request: Begin
+    backend: str
+    permit: "Permit"
+    attempt: int
+    granted_at: float
+    tried: tuple[str, ...]
+    retries: int
+    early_refresh: bool
+    """The answer that it replaces is still fresh."""
 
     def detach(self) -> None:
         """Part the lease from its flight: the holder goes on, without sharing its answer."""

@@ -1,5 +1,7 @@
 """Serve the backends' queues: whenever a permit returns, a breaker changes, or time alone makes room."""
 
+from msgspec import Struct
+
 from sidecard.core.backends.admission import Admission, Decision
 from sidecard.core.backends.backend import Backend
 from sidecard.core.backends.registry import Backends
@@ -13,26 +15,16 @@ from sidecard.core.flights.table import Flights
 from sidecard_client.protocol import wire
 
 
-class Queues:
+class Queues(Struct, frozen=True, eq=False):
     """Moves applicants through the backends' queues."""
 
-    def __init__(
-        self,
-        flights: Flights,
-        admission: Admission,
-        backends: Backends,
-        grants: Grants,
-        election: Election,
-        limits: TableLimits,
-        endings: Endings,
-    ) -> None:
-        self._flights = flights
-        self._admission = admission
-        self._backends = backends
-        self._grants = grants
-        self._election = election
-        self._limits = limits
-        self._endings = endings
+    flights: Flights
+    admission: Admission
+    backends: Backends
+    grants: Grants
+    election: Election
+    limits: TableLimits
+    endings: Endings
 
     def permit_released(self, backend: Backend, now: float) -> list[Effect]:
         """Serve a backend's queue as far as it has room; if its breaker has opened, empty the queue.
@@ -57,14 +49,14 @@ class Queues:
 
             effects += self._serve_first(backend, now)
 
-        self._grants.set_alarm(backend, now)
+        self.grants.set_alarm(backend, now)
         return effects
 
     def reconsider_all(self, now: float) -> list[Effect]:
         """Serve every queue again after a change of settings."""
         effects: list[Effect] = []
-        for backend in self._backends.all().values():
-            if self._admission.settings.sovereign and backend.settings.locality == "remote":
+        for backend in self.backends.all().values():
+            if self.admission.settings.sovereign and backend.settings.locality == "remote":
                 effects += self._empty(backend, now)
 
             effects += self.permit_released(backend, now)
@@ -73,18 +65,18 @@ class Queues:
 
     def applicant_due(self, applicant: Applicant, now: float) -> list[Effect]:
         """Handle an applicant's timer: its pause before a retry, or its deadline."""
-        self._flights.withdraw(applicant)
+        self.flights.withdraw(applicant)
         if now < applicant.deadline:
             applicant.retry_is_due()
-            return self._election.admit_again(applicant, now)
+            return self.election.admit_again(applicant, now)
 
         waited_seconds = now - applicant.joined_at
         if applicant.first:
-            timeout = self._endings.time_out(applicant.peer, applicant.request, waited_seconds)
+            timeout = self.endings.time_out(applicant.peer, applicant.request, waited_seconds)
         else:
             timeout = Send(applicant.peer.id, wire.Timeout(applicant.reply_id, waited_seconds))
 
-        return [timeout, *self._election.promote_next(applicant, now)]
+        return [timeout, *self.election.promote_next(applicant, now)]
 
     def _serve_first(self, backend: Backend, now: float) -> list[Effect]:
         applicant = backend.queue.first()
@@ -92,34 +84,34 @@ class Queues:
             # As in `Flights.next_candidate`: the permit returned before the tick that would have answered the applicant.
             return self.applicant_due(applicant, now)
 
-        if self._admission.policy_obstacle(applicant.request.task, backend, now) is not None:
+        if self.admission.policy_obstacle(applicant.request.task, backend, now) is not None:
             # A budget was spent while it waited.
             return self._dequeue(applicant, backend, now)
 
         choice = applicant.dequeue_served(backend)
-        self._flights.withdraw(applicant)
-        if not self._limits.admits_lease(applicant.peer.uid):
-            self._limits.count("max_leases")
-            return self._election.reject_applicant(applicant, TABLE_FULL, now)
+        self.flights.withdraw(applicant)
+        if not self.limits.admits_lease(applicant.peer.uid):
+            self.limits.count("max_leases")
+            return self.election.reject_applicant(applicant, TABLE_FULL, now)
 
-        return self._grants.grant(applicant, choice, Decision(self._admission.route(applicant.request)), now)
+        return self.grants.grant(applicant, choice, Decision(self.admission.route(applicant.request)), now)
 
     def _enqueue_others(self, backend: Backend, now: float) -> None:
         """Queue applicants that wait for other backends and could not be called here when they came."""
-        for applicant in self._flights.applicants():
+        for applicant in self.flights.applicants():
             if not applicant.queues or applicant.is_queued_at(backend):
                 continue
 
             named = [
-                (name, self._backends.of(name))
-                for name in self._admission.names(applicant.request)
+                (name, self.backends.of(name))
+                for name in self.admission.names(applicant.request)
                 if name not in applicant.tried
             ]
             choice = next((choice for choice in named if choice[1] is backend), None)
             if (
                 choice is not None
-                and self._admission.has_queue_room(backend, applicant.flow)
-                and self._admission.policy_obstacle(applicant.request.task, backend, now) is None
+                and self.admission.has_queue_room(backend, applicant.flow)
+                and self.admission.policy_obstacle(applicant.request.task, backend, now) is None
             ):
                 applicant.enqueue(choice)
 

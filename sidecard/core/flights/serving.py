@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
-from sidecard.core.accounts.billing import Billing
 from sidecard.core.accounts.call_records import CallRecorder
+from sidecard.core.accounts.ledger import BackendLedgers, TaskLedgers
 from sidecard.core.cache.compression import Compression
 from sidecard.core.cache.entry import COMPRESSED, Entry
 from sidecard.core.cache.similarity import SimilarAnswers
@@ -24,68 +24,58 @@ WOULD_WAIT = Rejection("saturated")
 """Of a caller with a previous answer that would have to wait for a permit: it is served that answer."""
 
 
-class Serving:
+class Serving(Struct, frozen=True, eq=False):
     """Serves answers and books what they save."""
 
-    def __init__(
-        self,
-        billing: Billing,
-        counters: Counters,
-        recorder: CallRecorder,
-        streams: Streams,
-        compression: Compression,
-        similar_answers: SimilarAnswers,
-        endings: Endings,
-    ) -> None:
-        self._spending = billing.spending
-        self._ledgers = billing.tasks
-        self._counters = counters
-        self._recorder = recorder
-        self._streams = streams
-        self._compression = compression
-        self.similar_answers = similar_answers
-        self._endings = endings
+    ledgers: TaskLedgers
+    spending: BackendLedgers
+    counters: Counters
+    recorder: CallRecorder
+    streams: Streams
+    compression: Compression
+    similar_answers: SimilarAnswers
+    endings: Endings
 
     def count_miss(self, request: wire.Begin) -> None:
         """Count that a begin found no stored answer, unless it wanted none."""
         if request.mode != "refresh":
-            self._counters.misses += 1
-            self._ledgers.of(request.task).misses += 1
+            self.counters.misses += 1
+            self.ledgers.of(request.task).misses += 1
 
     def entry(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
         """Serve an entry, fresh or stale, to a begin that has waited for no call."""
         age = now - entry.stored_at
-        ledger = self._ledgers.of(request.task)
+        ledger = self.ledgers.of(request.task)
         terms, dollars = entry.terms, entry.dollars
         if dollars:
-            self._spending.count_saved(terms.backend, terms.usage.model, dollars)
+            self.spending.count_saved(terms.backend, terms.usage.model, dollars)
 
         stale = age >= terms.fresh_seconds
         kind: type[wire.Hit | wire.Shared] = wire.Hit
         if age < terms.ttl_seconds:
             ledger.count_hit(entry)
-            self._counters.hits += 1
+            self.counters.hits += 1
         elif stale:
             ledger.count_hit(entry)
             ledger.stale_hits += 1
-            self._counters.hits += 1
-            self._counters.stale_hits += 1
+            self.counters.hits += 1
+            self.counters.stale_hits += 1
         else:
             ledger.count_shared(entry.seconds, dollars, 0.0)
-            self._counters.shared += 1
+            self.counters.shared += 1
             kind = wire.Shared
 
-        answer = self._compression.answer(entry) if entry.state & COMPRESSED else Raw(entry.value)
+        answer = self.compression.answer(entry) if entry.state & COMPRESSED else Raw(entry.value)
         reply = kind(request.id, answer, age, stale, entry.seconds, dollars, terms.backend, terms.usage)
-        if self._recorder.enabled:
-            self._recorder.record_served(peer, request, reply, 0.0)
+        if self.recorder.enabled:
+            self.recorder.record_served(peer, request, reply, 0.0)
 
-        return self._streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
+        return self.streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
 
     def entry_if_room(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
         """Serve an entry; reject a begin that wants a stream for which there is no room."""
-        if request.stream and not self._streams.fits(self._compression.answer(entry)):
-            return self._endings.reject_full(peer, request, "streams", self._streams.limit_bytes)
+        if request.stream and not self.streams.fits(self.compression.answer(entry)):
+            return self.endings.reject_full(peer, request, "streams", self.streams.limit_bytes)
 
         return self.entry(peer, request, entry, now)
 
@@ -93,13 +83,13 @@ class Serving:
         """End the begin of an applicant that gets no lease: with its previous answer, or with a rejection."""
         peer, request, previous = applicant.peer, applicant.request, applicant.previous
         if previous is None:
-            return [self._endings.reject(peer, request, rejection)]
+            return [self.endings.reject(peer, request, rejection)]
 
         if rejection is WOULD_WAIT or previous.is_fresh(now):
             return self.entry_if_room(peer, request, previous, now)
 
-        self._counters.stale_given += 1
-        return [self._endings.reject(peer, request, rejection, *self.answer_fields(previous, now))]
+        self.counters.stale_given += 1
+        return [self.endings.reject(peer, request, rejection, *self.answer_fields(previous, now))]
 
     def similar(self, scope: str, peer: Peer, request: wire.Begin, now: float) -> list[Effect] | None:
         """Answer a begin that has neither entry nor flight by a similar request's entry, or by asking for the vector.
@@ -114,14 +104,14 @@ class Serving:
             if not request.embeds:
                 return None
 
-            self._counters.vectors_wanted += 1
+            self.counters.vectors_wanted += 1
             return [Send(peer.id, wire.VectorWanted(request.id))]
 
         if request.mode == "refresh":
             return None
 
         for entry, similarity in answers.candidates(scope, request, now):
-            if not request.stream or self._streams.fits(self._compression.answer(entry)):
+            if not request.stream or self.streams.fits(self.compression.answer(entry)):
                 entry.touch()
                 return self._similar_hit(peer, request, entry, similarity, now)
 
@@ -131,18 +121,18 @@ class Serving:
         self, peer: Peer, request: wire.Begin, entry: Entry, similarity: float, now: float
     ) -> list[Effect]:
         terms, dollars = entry.terms, entry.dollars
-        self._ledgers.of(request.task).count_similar_hit(entry)
-        self._counters.hits += 1
-        self._counters.similar_hits += 1
+        self.ledgers.of(request.task).count_similar_hit(entry)
+        self.counters.hits += 1
+        self.counters.similar_hits += 1
         if dollars:
-            self._spending.count_saved(terms.backend, terms.usage.model, dollars)
+            self.spending.count_saved(terms.backend, terms.usage.model, dollars)
 
-        age, value = now - entry.stored_at, self._compression.answer(entry)
+        age, value = now - entry.stored_at, self.compression.answer(entry)
         reply = wire.Hit(request.id, value, age, _FRESH, entry.seconds, dollars, terms.backend, terms.usage, similarity)
-        if self._recorder.enabled:
-            self._recorder.record_served(peer, request, reply, 0.0)
+        if self.recorder.enabled:
+            self.recorder.record_served(peer, request, reply, 0.0)
 
-        return self._streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
+        return self.streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
 
     def shared(
         self,
@@ -159,40 +149,40 @@ class Serving:
         """Serve the answer of another caller's call, which took ``seconds``, to a waiter that has left its flight."""
         peer, request, waited_seconds = waiter.peer, waiter.request, now - waiter.joined_at
         dollars = usage.cost_dollars or 0.0
-        ledger = self._ledgers.of(request.task)
+        ledger = self.ledgers.of(request.task)
         saved_seconds = ledger.count_shared(seconds, dollars, waited_seconds)
         ledger.waits.observe(waited_seconds)
-        self._counters.shared += 1
+        self.counters.shared += 1
         if dollars:
-            self._spending.count_saved(backend, usage.model, dollars)
+            self.spending.count_saved(backend, usage.model, dollars)
 
         reply = wire.Shared(request.id, answer, age_seconds, _FRESH, saved_seconds, dollars, backend, usage, trace)
-        if self._recorder.enabled:
-            self._recorder.record_served(peer, request, reply, waited_seconds)
+        if self.recorder.enabled:
+            self.recorder.record_served(peer, request, reply, waited_seconds)
 
         if waiter.reader is not None:
-            return self._streams.finish(waiter.reader, reply)
+            return self.streams.finish(waiter.reader, reply)
 
-        return self._streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
+        return self.streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
 
     def follow(self, waiter: Waiter, lease: HeldLease, stream: Stream, now: float) -> list[Effect]:
         """Send a waiter the chunks that it has not seen yet. Each chunk renews its waiting time."""
         reader = waiter.reader
         if reader is None:
             first = wire.Chunk(0, None, "shared", 0.0, lease.backend)
-            reader = self._streams.open(waiter.peer, waiter.request.id, stream, first)
+            reader = self.streams.open(waiter.peer, waiter.request.id, stream, first)
 
-        waiter.follow(reader, now + self._endings.wait_seconds(waiter.request))
-        return self._streams.pump(reader)
+        waiter.follow(reader, now + self.endings.wait_seconds(waiter.request))
+        return self.streams.pump(reader)
 
     def read(self, request: wire.Get, entry: Entry | None, now: float) -> wire.Hit | wire.Miss:
         """Return the reply to a `get`. An answer that is only shared by the window counts as not stored."""
         if entry is None or now - entry.stored_at >= entry.terms.ttl_seconds:
             return wire.Miss(request.id)
 
-        age, terms, answer = now - entry.stored_at, entry.terms, self._compression.answer(entry)
+        age, terms, answer = now - entry.stored_at, entry.terms, self.compression.answer(entry)
         return wire.Hit(request.id, answer, age, _FRESH, entry.seconds, entry.dollars, terms.backend, terms.usage)
 
     def answer_fields(self, entry: Entry, now: float) -> tuple[Any, float, str]:
         """Return the fields of a lease or a rejection for a previous answer: value, age in seconds, backend."""
-        return self._compression.answer(entry), now - entry.stored_at, entry.terms.backend
+        return self.compression.answer(entry), now - entry.stored_at, entry.terms.backend

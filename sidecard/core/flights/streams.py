@@ -21,7 +21,7 @@ cache's budget.
 
 from collections.abc import Sequence
 
-from msgspec import MsgspecError, Raw
+from msgspec import MsgspecError, Raw, Struct
 from msgspec.msgpack import Decoder
 
 from sidecard.core.cache.memory import MemoryCache
@@ -48,39 +48,33 @@ _MAX_16 = 0xFFFF
 _split = Decoder(list[Raw]).decode
 
 
-class Stream:
+class Stream(Struct, eq=False):
     """The chunks of one answer, each a msgpack value. ``charge`` is what they cost while the stream has users."""
 
-    __slots__ = ("charge", "chunks", "holders", "size")
-
-    def __init__(self) -> None:
-        self.chunks: list[Raw] = []
-        self.size = 0
-        """Bytes of the chunks, without overhead."""
-        self.charge = 0
-        self.holders = 0
+    chunks: list[Raw] = []
+    size: int = 0
+    """Bytes of the chunks, without overhead."""
+    charge: int = 0
+    holders: int = 0
 
     def packed(self) -> bytes:
         """Return the value to store: the list of the chunks."""
         return b"".join((_array_header(len(self.chunks)), *map(bytes, self.chunks)))
 
 
-class StreamReader:
+class StreamReader(Struct, eq=False):
     """One caller's position in a stream."""
 
-    __slots__ = ("end", "first", "paused", "peer", "position", "request_id", "sent_bytes", "stream")
-
-    def __init__(self, peer: Peer, request_id: int, stream: Stream, first: wire.Chunk) -> None:
-        self.peer = peer
-        self.request_id = request_id
-        self.stream = stream
-        self.first = first
-        """The metadata to send with the first chunk."""
-        self.position = 0
-        self.sent_bytes = 0
-        """Since the reader was last resumed."""
-        self.paused = False
-        self.end: wire.End | None = None
+    peer: Peer
+    request_id: int
+    stream: Stream
+    first: wire.Chunk
+    """The metadata to send with the first chunk."""
+    position: int = 0
+    sent_bytes: int = 0
+    """Since the reader was last resumed."""
+    paused: bool = False
+    end: wire.End | None = None
 
 
 class Streams:

@@ -23,6 +23,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from sidecard.core.backends.backend import Backend, Permit
 from sidecard.core.events import Peer
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, Flight
@@ -40,16 +42,13 @@ _REMEMBERED_LEASES = 1024
 """Ended leases whose late `complete` can still be billed to its task: the backend did that work."""
 
 
-class _PeerTable:
+class _PeerTable(Struct, eq=False):
     """The participants of one peer."""
 
-    __slots__ = ("applicants", "leases", "waiters")
-
-    def __init__(self) -> None:
-        self.applicants: dict[int, Applicant] = {}
-        """By the id to answer."""
-        self.leases: dict[str, HeldLease] = {}
-        self.waiters: dict[int, Waiter] = {}
+    applicants: dict[int, Applicant] = {}
+    """By the id to answer."""
+    leases: dict[str, HeldLease] = {}
+    waiters: dict[int, Waiter] = {}
 
 
 class Flights:
@@ -125,7 +124,7 @@ class Flights:
         if applicant.first:
             self.waiters_by_uid.take(applicant.peer.uid)
 
-        self.timers.set(applicant, applicant.wakes_at)
+        self.timers.set(applicant, min(applicant.deadline, applicant.not_before or applicant.deadline))
 
     def withdraw(self, applicant: Applicant) -> None:
         """End a caller's wait for a lease, for any reason."""
@@ -145,7 +144,20 @@ class Flights:
         self._sequence += 1
         flight = applicant.flight
         attempt = 1 if flight is None else flight.next_attempt()
-        lease = HeldLease(f"{self._boot_id}-{self._sequence}", applicant, backend, permit, attempt, now)
+        previous = applicant.previous
+        lease = HeldLease(
+            f"{self._boot_id}-{self._sequence}",
+            flight,
+            applicant.peer,
+            applicant.request,
+            backend,
+            permit,
+            attempt,
+            now,
+            (*applicant.tried, backend),
+            applicant.retries,
+            early_refresh=previous is not None and previous.is_fresh(now),
+        )
         if flight is not None:
             flight.lease_granted(lease)
 
@@ -188,7 +200,7 @@ class Flights:
 
     def join(self, flight: Flight, peer: Peer, request: Begin, now: float, wait_seconds: float) -> Waiter:
         """Let a caller wait for a flight's end."""
-        waiter = Waiter(flight, peer, request, now, wait_seconds)
+        waiter = Waiter(flight, peer, request, now, now + wait_seconds, no_wait=wait_seconds <= 0)
         flight.waiters[peer.id, request.id] = waiter
         self._table(peer).waiters[request.id] = waiter
         if not waiter.no_wait:

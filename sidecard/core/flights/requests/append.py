@@ -1,5 +1,7 @@
 """`append`: take the next chunk of a streamed answer."""
 
+from msgspec import Struct
+
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.effects import Effect
 from sidecard.core.events import Peer
@@ -12,30 +14,21 @@ from sidecard.core.replies import error
 from sidecard_client.protocol import wire
 
 
-class AppendOperation:
+class AppendOperation(Struct, frozen=True, eq=False):
     """Adds chunks to streams and sends them to the readers."""
 
-    def __init__(
-        self,
-        flights: Flights,
-        leases: Leases,
-        streams: Streams,
-        serving: Serving,
-        election: Election,
-        cache: MemoryCache,
-    ) -> None:
-        self._flights = flights
-        self._leases = leases
-        self._streams = streams
-        self._serving = serving
-        self._election = election
-        self._cache = cache
+    flights: Flights
+    leases: Leases
+    streams: Streams
+    serving: Serving
+    election: Election
+    cache: MemoryCache
 
     def append(self, peer: Peer, request: wire.Append, now: float) -> list[Effect]:
         """Add a chunk and send it to all waiters that read the stream."""
-        lease = self._flights.held(request.lease, peer)
+        lease = self.flights.held(request.lease, peer)
         if lease is None:
-            return self._leases.reject_stale(peer, request)
+            return self.leases.reject_stale(peer, request)
 
         if not lease.request.stream:
             text = "append is for the lease of a begin with stream: send this answer by complete"
@@ -47,19 +40,19 @@ class AppendOperation:
 
         stream = flight.stream
         if stream is None:
-            stream = flight.start_stream(self._streams.hold(Stream()))
+            stream = flight.start_stream(self.streams.hold(Stream()))
 
-        if not self._streams.append(stream, bytes(request.chunk)):
+        if not self.streams.append(stream, bytes(request.chunk)):
             # The holder goes on without sharing; callers that have seen no chunk make their own calls.
-            limit_bytes = self._streams.limit_bytes
+            limit_bytes = self.streams.limit_bytes
             text = f"the stream exceeds what can be shared: {MAX_STREAM_BYTES} bytes, or {limit_bytes} of all streams"
             lease.detach()
-            return self._election.lease_ended(flight, "ignored", text, now)
+            return self.election.lease_ended(flight, "ignored", text, now)
 
-        self._cache.give_way(now)
+        self.cache.give_way(now)
         effects: list[Effect] = []
         for waiter in flight.waiters.values():
             if waiter.request.stream:
-                effects += self._serving.follow(waiter, lease, stream, now)
+                effects += self.serving.follow(waiter, lease, stream, now)
 
         return effects

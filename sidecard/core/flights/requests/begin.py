@@ -1,6 +1,6 @@
 """`begin`: answer the question "must I make this call?"."""
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.freshness import FreshnessPolicy
@@ -22,47 +22,37 @@ from sidecard.core.scopes import Scopes
 from sidecard_client.protocol import wire
 
 
-class BeginOperation:
+class BeginOperation(Struct, frozen=True, eq=False):
     """Serves fresh entries of memory; every other begin goes to `Misses`."""
 
-    def __init__(
-        self,
-        scopes: Scopes,
-        flights: Flights,
-        streams: Streams,
-        policy: CachePolicy,
-        serving: Serving,
-        counters: Counters,
-        misses: "Misses",
-    ) -> None:
-        self._scopes = scopes
-        self._flights = flights
-        self._streams = streams
-        self._policy = policy
-        self._serving = serving
-        self._counters = counters
-        self._misses = misses
+    scopes: Scopes
+    flights: Flights
+    streams: Streams
+    policy: CachePolicy
+    serving: Serving
+    counters: Counters
+    misses: "Misses"
 
     def begin(self, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
         """Answer a begin. This is the hot path: a hit passes as few functions as possible."""
-        scope = self._scopes.find(peer, request.namespace)
+        scope = self.scopes.find(peer, request.namespace)
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        if self._flights.is_waiting(peer, request.id) or (
-            self._streams.readers and self._streams.find(peer, request.id) is not None
+        if self.flights.is_waiting(peer, request.id) or (
+            self.streams.readers and self.streams.find(peer, request.id) is not None
         ):
             return [id_in_use(peer, request)]
 
         if request.vector is not None:
-            problem = self._serving.similar_answers.validate(scope, request)
+            problem = self.serving.similar_answers.validate(scope, request)
             if problem is not None:
                 return [error(peer, request, "bad_request", problem)]
 
-        self._counters.begins += 1
-        policy, entry = self._policy, None
+        self.counters.begins += 1
+        policy, entry = self.policy, None
         if policy.settings.uncached_tasks and request.task in policy.settings.uncached_tasks:
-            return self._misses.begin_uncached(scope, peer, request, now)
+            return self.misses.begin_uncached(scope, peer, request, now)
 
         if request.key is not None and request.mode != "refresh":
             entry = policy.cache.get(scope, request.key, now)
@@ -72,96 +62,77 @@ class BeginOperation:
                 and entry.terms.trust == policy.trust
                 and not request.stream
             ):
-                return self._serving.entry(peer, request, entry, now)
+                return self.serving.entry(peer, request, entry, now)
 
-        return self._misses.begin(scope, peer, request, entry, now)
+        return self.misses.begin(scope, peer, request, entry, now)
 
 
-class Misses:
+class Misses(Struct, frozen=True, eq=False):
     """Answers begins for which memory has no entry, or one that is stale, doubted, or due for an early refresh."""
 
-    def __init__(
-        self,
-        status: StoreStatus,
-        flights: Flights,
-        lookups: Lookups,
-        serving: Serving,
-        endings: Endings,
-        previous: "PreviousAnswers",
-        callers: NewCallers,
-    ) -> None:
-        self._status = status
-        self._flights = flights
-        self._lookups = lookups
-        self._serving = serving
-        self._endings = endings
-        self._previous = previous
-        self._callers = callers
+    status: StoreStatus
+    flights: Flights
+    lookups: Lookups
+    serving: Serving
+    endings: Endings
+    previous: "PreviousAnswers"
+    callers: NewCallers
 
     def begin(  # noqa: C901 - the order of the questions is the point
         self, scope: str, peer: Peer, request: wire.Begin, entry: Entry | None, now: float
     ) -> list[Effect]:
         """Answer a begin, for which memory may have an ``entry``."""
         if entry is not None:
-            if self._status.doubts(entry):
+            if self.status.doubts(entry):
                 entry = None
             elif now - entry.stored_at < entry.terms.calm_seconds:
-                return self._serving.entry_if_room(peer, request, entry, now)
+                return self.serving.entry_if_room(peer, request, entry, now)
 
         flight = None
         if request.key is not None:
-            flight = self._flights.find(scope, request.key)
-            effects = self._previous.answer(scope, request.key, flight, peer, request, entry, now)
+            flight = self.flights.find(scope, request.key)
+            effects = self.previous.answer(scope, request.key, flight, peer, request, entry, now)
             if effects is not None:
                 return effects
 
-            if self._lookups.concerns(flight, request):
-                return self._lookups.begin(scope, flight, peer, request, now)
+            if self.lookups.concerns(flight, request):
+                return self.lookups.begin(scope, flight, peer, request, now)
 
             if (request.embeds or request.vector is not None) and flight is None and entry is None:
-                effects = self._serving.similar(scope, peer, request, now)
+                effects = self.serving.similar(scope, peer, request, now)
                 if effects is not None:
                     return effects
 
-            self._serving.count_miss(request)
+            self.serving.count_miss(request)
 
         if request.mode == "only_if_cached":
-            return [self._endings.reject(peer, request, NOT_CACHED)]
+            return [self.endings.reject(peer, request, NOT_CACHED)]
 
-        if self._flights.draining:
-            return [self._endings.reject(peer, request, DRAINING)]
+        if self.flights.draining:
+            return [self.endings.reject(peer, request, DRAINING)]
 
         if flight is not None:
-            return self._callers.join(flight, peer, request, now)
+            return self.callers.join(flight, peer, request, now)
 
-        return self._callers.lead(scope, peer, request, now, self._previous.allowed(request, entry, now))
+        return self.callers.lead(scope, peer, request, now, self.previous.allowed(request, entry, now))
 
     def begin_uncached(self, scope: str, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
         """Answer a begin of a task whose answers are never stored: entries from an earlier policy are ignored."""
         if request.mode == "only_if_cached":
-            return [self._endings.reject(peer, request, NOT_CACHED)]
+            return [self.endings.reject(peer, request, NOT_CACHED)]
 
         return self.begin(scope, peer, structs.replace(request, mode="refresh"), None, now)
 
 
-class PreviousAnswers:
+class PreviousAnswers(Struct, frozen=True, eq=False):
     """Answers begins by an entry near or past the end of its lifetime, or by a remembered failure."""
 
-    def __init__(
-        self,
-        flights: Flights,
-        freshness: FreshnessPolicy,
-        failures: Failures,
-        serving: Serving,
-        callers: NewCallers,
-        counters: Counters,
-    ) -> None:
-        self._flights = flights
-        self._freshness = freshness
-        self._failures = failures
-        self._serving = serving
-        self._callers = callers
-        self._counters = counters
+    flights: Flights
+    freshness: FreshnessPolicy
+    failures: Failures
+    serving: Serving
+    callers: NewCallers
+    counters: Counters
 
     def answer(
         self,
@@ -174,26 +145,26 @@ class PreviousAnswers:
         now: float,
     ) -> list[Effect] | None:
         """Answer a begin from what is known of its key; None if a call is needed."""
-        may_lead = flight is None and request.mode == "use" and not self._flights.draining
+        may_lead = flight is None and request.mode == "use" and not self.flights.draining
         if entry is not None and entry.is_fresh(now):
-            if may_lead and self._freshness.is_due_early(entry, now):
-                return self._callers.lead(scope, peer, request, now, entry)
+            if may_lead and self.freshness.is_due_early(entry, now):
+                return self.callers.lead(scope, peer, request, now, entry)
 
-            return self._serving.entry_if_room(peer, request, entry, now)
+            return self.serving.entry_if_room(peer, request, entry, now)
 
-        if self._failures and request.mode != "refresh":
-            failure = self._failures.find(scope, key, now)
+        if self.failures and request.mode != "refresh":
+            failure = self.failures.find(scope, key, now)
             if failure is not None:
-                self._counters.failed += 1
-                self._counters.failed_again += 1
+                self.counters.failed += 1
+                self.counters.failed_again += 1
                 return [Send(peer.id, wire.Failed(request.id, "fatal", failure.message))]
 
         if may_lead or self.allowed(request, entry, now) is None:
             return None
 
         assert entry is not None  # noqa: S101 - for the type checker: it is allowed
-        return self._serving.entry_if_room(peer, request, entry, now)
+        return self.serving.entry_if_room(peer, request, entry, now)
 
     def allowed(self, request: wire.Begin, entry: Entry | None, now: float) -> Entry | None:
         """Return a stale entry if the begin accepts it."""
-        return entry if entry is not None and self._freshness.allows(request, entry, now) else None
+        return entry if entry is not None and self.freshness.allows(request, entry, now) else None

@@ -1,5 +1,7 @@
 """New callers of a key that needs a call: the first one leads its flight, later ones join it."""
 
+from msgspec import Struct
+
 from sidecard.core.cache.entry import Entry
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
@@ -13,17 +15,14 @@ from sidecard.core.flights.table import Flights
 from sidecard_client.protocol import wire
 
 
-class NewCallers:
+class NewCallers(Struct, frozen=True, eq=False):
     """Makes callers lead or join flights."""
 
-    def __init__(
-        self, flights: Flights, grants: Grants, limits: TableLimits, endings: Endings, serving: Serving
-    ) -> None:
-        self._flights = flights
-        self._grants = grants
-        self._limits = limits
-        self._endings = endings
-        self._serving = serving
+    flights: Flights
+    grants: Grants
+    limits: TableLimits
+    endings: Endings
+    serving: Serving
 
     def lead(
         self, scope: str, peer: Peer, request: wire.Begin, now: float, previous: Entry | None = None
@@ -31,37 +30,37 @@ class NewCallers:
         """Let a caller make the call of a key without a flight; if it cannot, it gets the ``previous`` answer, if any."""
         flight = None
         if request.key is not None:
-            flight = self._limits.start_flight(scope, request.key, peer.uid)
+            flight = self.limits.start_flight(scope, request.key, peer.uid)
             if flight is None:
                 if previous is None:
-                    return self._endings.reject_full(peer, request, "flights")
+                    return self.endings.reject_full(peer, request, "flights")
 
-                return self._serving.entry_if_room(peer, request, previous, now)
+                return self.serving.entry_if_room(peer, request, previous, now)
 
-        deadline = now + self._endings.wait_seconds(request)
+        deadline = now + self.endings.wait_seconds(request)
         applicant = Applicant(flight, peer, request, request.id, now, deadline, previous=previous)
-        rejection, effects = self._grants.admit(applicant, now)
+        rejection, effects = self.grants.admit(applicant, now)
         if rejection is not None:
-            effects += self._serving.without_lease(applicant, rejection, now)
+            effects += self.serving.without_lease(applicant, rejection, now)
             if flight is not None:
-                self._flights.finish(flight)
+                self.flights.finish(flight)
 
         return effects
 
     def join(self, flight: Flight, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
         """Let a caller wait for a flight's answer, and read its stream."""
-        wait_seconds = self._endings.wait_seconds(request)
+        wait_seconds = self.endings.wait_seconds(request)
         if wait_seconds <= 0:
-            return [self._endings.time_out(peer, request, 0.0)]
+            return [self.endings.time_out(peer, request, 0.0)]
 
-        if not self._limits.admits_waiter(peer.uid):
-            return self._endings.reject_full(peer, request, "waiters")
+        if not self.limits.admits_waiter(peer.uid):
+            return self.endings.reject_full(peer, request, "waiters")
 
-        waiter = self._flights.join(flight, peer, request, now, wait_seconds)
+        waiter = self.flights.join(flight, peer, request, now, wait_seconds)
         waiter.mark_pending()
-        self._limits.has_room("waiters")
+        self.limits.has_room("waiters")
         effects: list[Effect] = [Send(peer.id, wire.Pending(request.id))]
         if flight.stream is not None and flight.lease is not None and request.stream:
-            effects += self._serving.follow(waiter, flight.lease, flight.stream, now)
+            effects += self.serving.follow(waiter, flight.lease, flight.stream, now)
 
         return effects

@@ -1,5 +1,7 @@
 """`cancel`: take back a waiting begin, or the lease that it has just led to."""
 
+from msgspec import Struct
+
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
@@ -10,30 +12,29 @@ from sidecard.core.flights.table import Flights
 from sidecard_client.protocol import wire
 
 
-class CancelOperation:
+class CancelOperation(Struct, frozen=True, eq=False):
     """Removes callers that take their begin back."""
 
-    def __init__(self, flights: Flights, streams: Streams, departures: Departures, counters: Counters) -> None:
-        self._flights = flights
-        self._streams = streams
-        self._departures = departures
-        self._counters = counters
+    flights: Flights
+    streams: Streams
+    departures: Departures
+    counters: Counters
 
     def cancel(self, peer: Peer, request: wire.Cancel, now: float) -> list[Effect]:
         """Remove everything that the begin with the ``target`` id has led to."""
         effects: list[Effect] = [Send(peer.id, wire.Ok(request.id))]
-        waiting = self._flights.waiting(peer, request.target)
+        waiting = self.flights.waiting(peer, request.target)
         if isinstance(waiting, Waiter):
-            self._departures.remove_waiter(waiting)
-            self._counters.left += 1
+            self.departures.remove_waiter(waiting)
+            self.counters.left += 1
             return effects
 
-        applicants, leases = self._flights.of_request(peer, request.target)
+        applicants, leases = self.flights.of_request(peer, request.target)
         if waiting is None:
             # The reader of a whole answer, if there is one; its begin was counted when the answer was found.
-            self._streams.abandon(self._streams.find(peer, request.target))
+            self.streams.abandon(self.streams.find(peer, request.target))
         else:
             applicants = [waiting]
 
         message = "the caller cancelled its begin"
-        return effects + self._departures.end_leases(leases, "cancelled", "cancelled", message, now, applicants)
+        return effects + self.departures.end_leases(leases, "cancelled", "cancelled", message, now, applicants)

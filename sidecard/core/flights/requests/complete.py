@@ -1,6 +1,6 @@
 """`complete`: take the answer of a lease, store it, and give it to all waiters."""
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.cache.similarity import SimilarAnswers
@@ -19,88 +19,76 @@ from sidecard.core.replies import error
 from sidecard_client.protocol import wire
 
 
-class CompleteOperation:
+class CompleteOperation(Struct, frozen=True, eq=False):
     """Ends flights with an answer."""
 
-    def __init__(
-        self,
-        flights: Flights,
-        leases: Leases,
-        queues: Queues,
-        streams: Streams,
-        serving: Serving,
-        answers: "AnswerStorage",
-    ) -> None:
-        self._flights = flights
-        self._leases = leases
-        self._queues = queues
-        self._streams = streams
-        self._serving = serving
-        self._answers = answers
+    flights: Flights
+    leases: Leases
+    queues: Queues
+    streams: Streams
+    serving: Serving
+    answers: "AnswerStorage"
 
     def complete(self, peer: Peer, request: wire.Complete, now: float) -> list[Effect]:
         """End a lease with its answer."""
-        lease = self._flights.held(request.lease, peer)
+        lease = self.flights.held(request.lease, peer)
         if lease is None:
-            late = self._leases.bill_late(request.lease, peer, request.usage, now)
-            return self._leases.reject_stale(peer, request) + late
+            late = self.leases.bill_late(request.lease, peer, request.usage, now)
+            return self.leases.reject_stale(peer, request) + late
 
         value = bytes(request.value)
         if not value and not lease.request.stream:
             return [error(peer, request, "bad_request", "complete: value is missing; only a stream's is left out")]
 
         backend, flight = lease.permit.backend, lease.flight
-        call = self._leases.answered(lease, "done", request.usage, now, spoken=request.spoken)
+        call = self.leases.answered(lease, "done", request.usage, now, spoken=request.spoken)
         if flight is None:
             reply = Send(peer.id, wire.Stored(request.id, stored=False))
-            return [reply, *call.effects, *self._queues.permit_released(backend, now)]
+            return [reply, *call.effects, *self.queues.permit_released(backend, now)]
 
         stream = flight.stream
         if lease.request.stream:
             value = (stream or Stream()).packed()
 
-        stored, effects = self._answers.store(flight, lease, value, call, request, now)
+        stored, effects = self.answers.store(flight, lease, value, call, request, now)
         flight.keep_answer(unshared=not stored)
         effects.append(Send(peer.id, wire.Stored(request.id, stored)))
-        waiters = self._flights.finish(flight)
+        waiters = self.flights.finish(flight)
         if waiters:
             answer, trace = Raw(value), lease.request.trace
             for waiter in waiters:
-                effects += self._serving.shared(
+                effects += self.serving.shared(
                     waiter, answer, call.seconds, lease.backend, call.usage, now, trace=trace
                 )
 
         if stream is not None:
-            self._streams.drop(stream)
+            self.streams.drop(stream)
 
         effects += call.effects
-        effects += self._queues.permit_released(backend, now)
+        effects += self.queues.permit_released(backend, now)
         return effects
 
 
-class AnswerStorage:
+class AnswerStorage(Struct, frozen=True, eq=False):
     """Stores answers in memory and writes them to the store, as far as policy and removals allow."""
 
-    def __init__(
-        self, policy: CachePolicy, similar_answers: SimilarAnswers, failures: Failures, writes: StoreWrites
-    ) -> None:
-        self._policy = policy
-        self._similar_answers = similar_answers
-        self._failures = failures
-        self._writes = writes
+    policy: CachePolicy
+    similar_answers: SimilarAnswers
+    failures: Failures
+    writes: StoreWrites
 
     def store(
         self, flight: Flight, lease: HeldLease, value: bytes, call: PaidCall, request: wire.Complete, now: float
     ) -> tuple[bool, list[Effect]]:
         """Store the answer of a flight, if allowed; tell whether it is stored."""
-        begin, policy = lease.request, self._policy
+        begin, policy = lease.request, self.policy
         settings = policy.settings
         task = settings.task(begin.task)
         cacheable = task.cache == "always" or (task.cache == "deterministic" and request.deterministic)
         if not (request.store and cacheable and flight.may_store(request.tags)):
             return False, []
 
-        placement = self._similar_answers.placement(flight.scope, flight.key, begin)
+        placement = self.similar_answers.placement(flight.scope, flight.key, begin)
         terms = policy.terms(
             flight.scope,
             policy.ttl_seconds(begin.task, request.ttl_seconds, begin.ttl_seconds),
@@ -114,13 +102,13 @@ class AnswerStorage:
             group=None if placement is None else placement.group,
             group_bytes=0 if placement is None else placement.charge,
         )
-        self._failures.forget(flight.scope, flight.key)
+        self.failures.forget(flight.scope, flight.key)
         entry, effects = policy.store(flight.key, value, now, terms, call.seconds)
         if entry is None:
-            return False, effects + self._writes.forget(flight.scope, flight.key)
+            return False, effects + self.writes.forget(flight.scope, flight.key)
 
         if placement is not None:
-            self._similar_answers.index(placement, flight.key)
+            self.similar_answers.index(placement, flight.key)
 
         replace = begin.mode == "refresh" or lease.early_refresh
-        return True, effects + self._writes.write(entry, now, claim=flight.take_claim(), replace=replace)
+        return True, effects + self.writes.write(entry, now, claim=flight.take_claim(), replace=replace)

@@ -1,5 +1,7 @@
 """Deadlines: end what is due, at each tick."""
 
+from msgspec import Struct
+
 from sidecard.core.backends.backend import Backend
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.effects import Effect
@@ -17,56 +19,46 @@ SHRINK_PAUSE_SECONDS = 0.005
 """Pause between batches of a cache that is shrunk, so that peers are served meanwhile."""
 
 
-class DeadlineOperation:
+class DeadlineOperation(Struct, frozen=True, eq=False):
     """Handles the timers of all kinds of items."""
 
-    def __init__(
-        self,
-        flights: Flights,
-        departures: Departures,
-        queues: Queues,
-        endings: Endings,
-        lookups: Lookups,
-        writes: StoreWrites,
-        cache: MemoryCache,
-    ) -> None:
-        self._flights = flights
-        self._departures = departures
-        self._queues = queues
-        self._endings = endings
-        self._lookups = lookups
-        self._writes = writes
-        self._cache = cache
+    flights: Flights
+    departures: Departures
+    queues: Queues
+    endings: Endings
+    lookups: Lookups
+    writes: StoreWrites
+    cache: MemoryCache
 
     def tick(self, now: float) -> list[Effect]:  # noqa: C901 - one case for each kind of item
         """End everything that is due."""
         effects: list[Effect] = []
-        timers = self._flights.timers
+        timers = self.flights.timers
         while (due := timers.pop_due(now)) is not None:
             match due:
                 case Waiter() if due.deadline > now:
                     # A chunk has moved the deadline since.
                     timers.set(due, due.deadline)
                 case Waiter():
-                    self._departures.remove_waiter(due)
-                    effects += self._endings.time_out_waiters([due], now)
+                    self.departures.remove_waiter(due)
+                    effects += self.endings.time_out_waiters([due], now)
                 case Applicant():
-                    effects += self._queues.applicant_due(due, now)
+                    effects += self.queues.applicant_due(due, now)
                 case Backend():
-                    effects += self._queues.permit_released(due, now)
+                    effects += self.queues.permit_released(due, now)
                 case Flight():
-                    effects += self._lookups.flight_due(due, now)
+                    effects += self.lookups.flight_due(due, now)
                 case PendingRemoval():
-                    effects += self._writes.removal_due(due)
+                    effects += self.writes.removal_due(due)
                 case MemoryCache():
                     if due.shrink(now):
                         timers.set(due, now + SHRINK_PAUSE_SECONDS)
                 case HeldLease():
                     effects += self._expire(due, now)
 
-        self._cache.expire(now)
+        self.cache.expire(now)
         return effects
 
     def _expire(self, lease: HeldLease, now: float) -> list[Effect]:
-        message = f"the process that made this call did not renew its lease for {self._flights.lease_seconds:g} s"
-        return self._departures.end_leases([lease], "expired", "transient", message, now)
+        message = f"the process that made this call did not renew its lease for {self.flights.lease_seconds:g} s"
+        return self.departures.end_leases([lease], "expired", "transient", message, now)

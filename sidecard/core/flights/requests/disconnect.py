@@ -1,5 +1,7 @@
 """The loss of a peer: its waits end, its leases are lost."""
 
+from msgspec import Struct
+
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect
 from sidecard.core.events import Peer
@@ -10,37 +12,28 @@ from sidecard.core.flights.streams import Streams
 from sidecard.core.flights.table import Flights
 
 
-class DisconnectOperation:
+class DisconnectOperation(Struct, frozen=True, eq=False):
     """Forgets lost peers."""
 
-    def __init__(
-        self,
-        flights: Flights,
-        streams: Streams,
-        departures: Departures,
-        lookups: Lookups,
-        writes: StoreWrites,
-        counters: Counters,
-    ) -> None:
-        self._flights = flights
-        self._streams = streams
-        self._departures = departures
-        self._lookups = lookups
-        self._writes = writes
-        self._counters = counters
+    flights: Flights
+    streams: Streams
+    departures: Departures
+    lookups: Lookups
+    writes: StoreWrites
+    counters: Counters
 
     def peer_lost(self, peer: Peer, now: float) -> list[Effect]:
         """Remove everything of a lost peer; its flights go to the next callers."""
-        waiters, applicants, leases = self._flights.of_peer(peer)
+        waiters, applicants, leases = self.flights.of_peer(peer)
         for waiter in waiters:
             # Before its leases end: a peer that waits for its own flight must not be elected.
-            self._flights.leave(waiter)
-            self._counters.left += 1
+            self.flights.leave(waiter)
+            self.counters.left += 1
 
         message = "the connection of the process that made this call has ended"
-        effects = self._departures.end_leases(leases, "lost", "transient", message, now, applicants)
-        self._lookups.peer_lost(peer)
-        self._writes.peer_lost(peer)
-        self._streams.lose(peer)
-        self._flights.forget(peer)
+        effects = self.departures.end_leases(leases, "lost", "transient", message, now, applicants)
+        self.lookups.peer_lost(peer)
+        self.writes.peer_lost(peer)
+        self.streams.lose(peer)
+        self.flights.forget(peer)
         return effects

@@ -1,5 +1,7 @@
 """`fail`: take the failure of a lease: another backend, another holder, or the end of the flight."""
 
+from msgspec import Struct
+
 from sidecard.core.backends.admission import Admission
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.counters import Counters
@@ -18,86 +20,67 @@ from sidecard.core.replies import id_in_use
 from sidecard_client.protocol import wire
 
 
-class FailOperation:
+class FailOperation(Struct, frozen=True, eq=False):
     """Ends leases whose call has failed."""
 
-    def __init__(
-        self,
-        flights: Flights,
-        streams: Streams,
-        leases: Leases,
-        election: Election,
-        queues: Queues,
-        attempts: "FurtherAttempts",
-        failures: Failures,
-    ) -> None:
-        self._flights = flights
-        self._streams = streams
-        self._leases = leases
-        self._election = election
-        self._queues = queues
-        self._attempts = attempts
-        self._failures = failures
+    flights: Flights
+    streams: Streams
+    leases: Leases
+    election: Election
+    queues: Queues
+    attempts: "FurtherAttempts"
+    failures: Failures
 
     def fail(self, peer: Peer, request: wire.Fail, now: float) -> list[Effect]:
         """End a lease with a failure."""
-        lease = self._flights.held(request.lease, peer)
+        lease = self.flights.held(request.lease, peer)
         if lease is None:
-            return self._leases.reject_stale(peer, request)
+            return self.leases.reject_stale(peer, request)
 
         if request.next and (
-            self._flights.is_waiting(peer, request.id) or self._streams.find(peer, request.id) is not None
+            self.flights.is_waiting(peer, request.id) or self.streams.find(peer, request.id) is not None
         ):
             return [id_in_use(peer, request)]
 
         backend, flight, kind, message = lease.permit.backend, lease.flight, request.kind, request.message
         if kind == "ignored" and request.answered:
-            effects = self._leases.answered(lease, kind, request.usage, now, message=message).effects
+            effects = self.leases.answered(lease, kind, request.usage, now, message=message).effects
         else:
             pause_seconds = (request.retry_after_seconds or 0.0) if kind == "transient" else 0.0
             result = backend.result_of_failure(request)
-            effects = self._leases.unanswered(lease, kind, message, result, now, pause_seconds)
+            effects = self.leases.unanswered(lease, kind, message, result, now, pause_seconds)
 
         if flight is not None:
-            self._failures.remember_if_fatal(flight, lease.request.task, request, now)
-            effects += self._election.interrupt_stream(flight, kind, message, now)
+            self.failures.remember_if_fatal(flight, lease.request.task, request, now)
+            effects += self.election.interrupt_stream(flight, kind, message, now)
 
         # The queue first: a full one then has room for the callers of this flight.
-        effects += self._queues.permit_released(backend, now)
-        continues, told = self._attempts.request(lease, request, now)
+        effects += self.queues.permit_released(backend, now)
+        continues, told = self.attempts.request(lease, request, now)
         effects += told
         if not continues:
             effects.append(Send(peer.id, wire.Ok(request.id)))
-            effects += self._election.lease_ended(flight, kind, message, now)
+            effects += self.election.lease_ended(flight, kind, message, now)
 
         return effects
 
 
-class FurtherAttempts:
+class FurtherAttempts(Struct, frozen=True, eq=False):
     """Lets a caller whose call has failed go on: on another backend, or after a pause."""
 
-    def __init__(
-        self,
-        flights: Flights,
-        grants: Grants,
-        admission: Admission,
-        retries: RetryBudget,
-        endings: Endings,
-        counters: Counters,
-    ) -> None:
-        self._flights = flights
-        self._grants = grants
-        self._admission = admission
-        self._retries = retries
-        self._endings = endings
-        self._counters = counters
+    flights: Flights
+    grants: Grants
+    admission: Admission
+    retries: RetryBudget
+    endings: Endings
+    counters: Counters
 
     def request(self, lease: HeldLease, request: wire.Fail, now: float) -> tuple[bool, list[Effect]]:
         """Give the caller another lease, or let it wait for one; tell whether it continues."""
-        if not request.next or request.kind == "cancelled" or self._flights.draining:
+        if not request.next or request.kind == "cancelled" or self.flights.draining:
             return False, []
 
-        wait_seconds = self._endings.wait_seconds(lease.request)
+        wait_seconds = self.endings.wait_seconds(lease.request)
         applicant = Applicant(
             lease.flight,
             lease.peer,
@@ -111,16 +94,16 @@ class FurtherAttempts:
             retries=lease.retries,
         )
         effects: list[Effect] = []
-        names = self._admission.names(lease.request)
+        names = self.admission.names(lease.request)
         if not set(names).issubset(lease.tried):
-            rejection, effects = self._grants.admit(applicant, now)
+            rejection, effects = self.grants.admit(applicant, now)
             if rejection is None:
                 return True, effects
 
         if not request.retry or request.kind != "transient":
             return False, effects
 
-        pause_seconds = self._retries.backoff_seconds(lease.retries + 1)
+        pause_seconds = self.retries.backoff_seconds(lease.retries + 1)
         if len(set(names)) == 1:
             # With several backends, another one may be called before this one's pause has passed.
             pause_seconds = max(pause_seconds, request.retry_after_seconds or 0.0)
@@ -128,11 +111,11 @@ class FurtherAttempts:
         if pause_seconds >= wait_seconds:
             return False, effects
 
-        if not self._retries.withdraw(now):
-            self._counters.retries_refused += 1
+        if not self.retries.withdraw(now):
+            self.counters.retries_refused += 1
             return False, effects
 
         applicant.retry_at(now + pause_seconds)
-        self._flights.apply(applicant)
-        effects.append(self._grants.pending(applicant))
+        self.flights.apply(applicant)
+        effects.append(self.grants.pending(applicant))
         return True, effects

@@ -1,5 +1,7 @@
 """`renew`: keep a lease."""
 
+from msgspec import Struct
+
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
 from sidecard.core.flights.leases import Leases
@@ -7,19 +9,18 @@ from sidecard.core.flights.table import Flights
 from sidecard_client.protocol import wire
 
 
-class RenewOperation:
+class RenewOperation(Struct, frozen=True, eq=False):
     """Prolongs leases."""
 
-    def __init__(self, flights: Flights, leases: Leases) -> None:
-        self._flights = flights
-        self._leases = leases
+    flights: Flights
+    leases: Leases
 
     def renew(self, peer: Peer, request: wire.Renew, now: float) -> list[Effect]:
         """Prolong a lease; tell the holder how many callers wait for its answer."""
-        lease = self._flights.held(request.lease, peer)
+        lease = self.flights.held(request.lease, peer)
         if lease is None:
-            return self._leases.reject_stale(peer, request)
+            return self.leases.reject_stale(peer, request)
 
-        self._flights.renew(lease, now)
+        self.flights.renew(lease, now)
         waiters = 0 if lease.flight is None else len(lease.flight.waiters)
         return [Send(peer.id, wire.Ok(request.id, waiters))]

@@ -1,5 +1,7 @@
 """What the store's answers mean for the callers that wait for them."""
 
+from msgspec import Struct
+
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect
@@ -26,71 +28,61 @@ from sidecard.core.flights.table import Flights
 from sidecard.core.records import Record
 
 
-class LookupAnswers:
+class LookupAnswers(Struct, frozen=True, eq=False):
     """Continues flights when the store has answered."""
 
-    def __init__(
-        self,
-        flights: Flights,
-        lookups: Lookups,
-        status: StoreStatus,
-        policy: CachePolicy,
-        serving: Serving,
-        election: Election,
-        endings: Endings,
-    ) -> None:
-        self._flights = flights
-        self._lookups = lookups
-        self._status = status
-        self._policy = policy
-        self._serving = serving
-        self._election = election
-        self._endings = endings
+    flights: Flights
+    lookups: Lookups
+    status: StoreStatus
+    policy: CachePolicy
+    serving: Serving
+    election: Election
+    endings: Endings
 
     def answered(self, flight: Flight, answer: Answer, now: float) -> list[Effect]:
         """Take the store's answer to a flight's question."""
         if isinstance(answer, Absent):
             flight.store_answered(answer.claim)
 
-        entry = self._policy.cache.get(flight.scope, flight.key, now) if flight.reads_entry else None
+        entry = self.policy.cache.get(flight.scope, flight.key, now) if flight.reads_entry else None
         if entry is not None:
             # It has come to memory meanwhile, or it is the one that is doubted.
-            doubted = self._status.doubts(entry)
+            doubted = self.status.doubts(entry)
             if entry.is_fresh(now) and (isinstance(answer, Unavailable) or not doubted):
                 return self._serve(flight, entry, now)
 
             if isinstance(answer, Absent) and (doubted or entry.is_fresh(now)):
-                self._policy.cache.delete(flight.scope, flight.key, now)
+                self.policy.cache.delete(flight.scope, flight.key, now)
 
         return self._conclude(flight, answer, now)
 
     def compute_here(self, flight: Flight, now: float) -> list[Effect]:
         """No host has the answer: serve what may be served in its place, and admit a caller to compute it."""
-        self._flights.timers.clear(flight)
+        self.flights.timers.clear(flight)
         flight.not_stored()
         effects = self._serve_similar(flight, now)
         leader = next((waiter for waiter in flight.waiters.values() if waiter.may_lead), None)
-        effects += self._election.serve_stale(flight, now, exclude=leader)
+        effects += self.election.serve_stale(flight, now, exclude=leader)
         effects += self._not_stored(flight, now)
-        effects += self._election.elect_next(flight, now, elected=False)
+        effects += self.election.elect_next(flight, now, elected=False)
         return effects if flight.state == OVER else effects + self._keep_waiting(flight)
 
     def _conclude(self, flight: Flight, answer: Answer, now: float) -> list[Effect]:
         match answer:
             case Found() | ClaimedRemotely() if flight.outdated:
-                return self._lookups.ask_or_end(flight, now)
+                return self.lookups.ask_or_end(flight, now)
             case Found(record) if record.remaining_seconds > 0:
                 return self._found(flight, record, now)
             case ClaimedRemotely(seconds):
                 return self._wait_for_host(flight, seconds, now)
-            case Absent() if self._status.grants_claims and not flight.claiming and flight.needs_holder():
+            case Absent() if self.status.grants_claims and not flight.claiming and flight.needs_holder():
                 # Only gets were waiting when the store was asked; now a caller needs the claim.
-                return [*self._not_stored(flight, now), self._lookups.ask(flight, now, reads_entry=True)]
+                return [*self._not_stored(flight, now), self.lookups.ask(flight, now, reads_entry=True)]
             case _:
                 return self.compute_here(flight, now)
 
     def _found(self, flight: Flight, record: Record, now: float) -> list[Effect]:
-        entry, effects = self._policy.adopt(flight.scope, flight.key, record, now)
+        entry, effects = self.policy.adopt(flight.scope, flight.key, record, now)
         if entry is None:
             # Its value is damaged.
             return self._conclude(flight, Absent(), now)
@@ -98,56 +90,56 @@ class LookupAnswers:
         return effects + self._serve(flight, entry, now)
 
     def _serve(self, flight: Flight, entry: Entry, now: float) -> list[Effect]:
-        effects = self._lookups.answer_gets(flight, now, entry)
+        effects = self.lookups.answer_gets(flight, now, entry)
         terms = entry.terms
-        for waiter in self._lookups.end(flight):
+        for waiter in self.lookups.end(flight):
             if waiter.lookup_open:
-                effects += self._serving.entry(waiter.peer, waiter.request, entry, now)
+                effects += self.serving.entry(waiter.peer, waiter.request, entry, now)
             else:
-                answer, age_seconds, backend = self._serving.answer_fields(entry, now)
-                effects += self._serving.shared(
+                answer, age_seconds, backend = self.serving.answer_fields(entry, now)
+                effects += self.serving.shared(
                     waiter, answer, entry.seconds, backend, terms.usage, now, age_seconds=age_seconds
                 )
 
         return effects
 
     def _wait_for_host(self, flight: Flight, seconds: float, now: float) -> list[Effect]:
-        effects = self._election.serve_stale(flight, now) + self._not_stored(flight, now)
+        effects = self.election.serve_stale(flight, now) + self._not_stored(flight, now)
         if not flight.waiters:
-            self._lookups.end(flight)
+            self.lookups.end(flight)
             return effects
 
         flight.claimed_elsewhere()
-        self._flights.timers.set(flight, now + seconds)
+        self.flights.timers.set(flight, now + seconds)
         return effects + self._keep_waiting(flight)
 
     def _serve_similar(self, flight: Flight, now: float) -> list[Effect]:
         """Serve similar requests' answers to the waiters that accept them, or ask for their vectors."""
         effects: list[Effect] = []
-        if self._policy.cache.peek(flight.scope, flight.key) is not None:
+        if self.policy.cache.peek(flight.scope, flight.key) is not None:
             return effects  # a stale entry, which one of the waiters is to replace
 
         for waiter in list(flight.waiters.values()):
             request = waiter.request
             if (request.embeds or request.vector is not None) and (waiter.lookup_open or request.mode == "refresh"):
-                answered = self._serving.similar(flight.scope, waiter.peer, request, now)
+                answered = self.serving.similar(flight.scope, waiter.peer, request, now)
                 if answered is not None:
-                    self._flights.leave(waiter)
+                    self.flights.leave(waiter)
                     effects += answered
 
         return effects
 
     def _not_stored(self, flight: Flight, now: float) -> list[Effect]:
         """Answer the callers that want nothing but a stored answer: there is none."""
-        effects = self._lookups.answer_gets(flight, now, None)
+        effects = self.lookups.answer_gets(flight, now, None)
         for waiter in list(flight.waiters.values()):
             if waiter.lookup_open:
-                self._serving.count_miss(waiter.request)
-                waiter.set_lookup_open(False)
+                self.serving.count_miss(waiter.request)
+                waiter.close_lookup()
 
             if not waiter.may_lead:
-                self._flights.leave(waiter)
-                effects.append(self._endings.reject(waiter.peer, waiter.request, NOT_CACHED))
+                self.flights.leave(waiter)
+                effects.append(self.endings.reject(waiter.peer, waiter.request, NOT_CACHED))
 
         return effects
 
@@ -155,54 +147,45 @@ class LookupAnswers:
         """Time out the waiters that wait for no call; tell the others that they must wait."""
         effects: list[Effect] = []
         for waiter in [waiter for waiter in flight.waiters.values() if waiter.no_wait]:
-            self._flights.leave(waiter)
-            effects.append(self._endings.time_out(waiter.peer, waiter.request, 0.0))
+            self.flights.leave(waiter)
+            effects.append(self.endings.time_out(waiter.peer, waiter.request, 0.0))
 
-        return effects + self._lookups.send_pending(flight)
+        return effects + self.lookups.send_pending(flight)
 
 
-class StoreEvents:
+class StoreEvents(Struct, frozen=True, eq=False):
     """Handles the store's events: its answers, its state, and changes by other hosts."""
 
-    def __init__(
-        self,
-        flights: Flights,
-        lookups: Lookups,
-        answers: LookupAnswers,
-        writes: StoreWrites,
-        status: StoreStatus,
-        policy: CachePolicy,
-    ) -> None:
-        self._flights = flights
-        self._lookups = lookups
-        self._answers = answers
-        self._writes = writes
-        self._status = status
-        self._policy = policy
+    flights: Flights
+    lookups: Lookups
+    answers: LookupAnswers
+    writes: StoreWrites
+    status: StoreStatus
+    policy: CachePolicy
 
     def answered(self, event: StoreAnswered, now: float) -> list[Effect]:
         """Handle an answer, to a lookup or to a removal."""
-        flight = self._lookups.answered(event.ticket, event.answer)
+        flight = self.lookups.answered(event.ticket, event.answer)
         if flight is None:
-            return self._writes.removed(event)
+            return self.writes.removed(event)
 
-        return self._answers.answered(flight, event.answer, now)
+        return self.answers.answered(flight, event.answer, now)
 
     def state_changed(self, event: StoreStateChanged, now: float) -> list[Effect]:
         """Handle a new state. While the store is down, no answer of another host can arrive."""
-        effects = self._status.changed(event)
+        effects = self.status.changed(event)
         if effects and event.state == "down":
-            for flight in self._flights:
+            for flight in self.flights:
                 if flight.state == CLAIMED_ELSEWHERE:
-                    effects += self._answers.compute_here(flight, now)
+                    effects += self.answers.compute_here(flight, now)
 
         return effects
 
     def key_changed(self, event: KeyChanged, now: float) -> list[Effect]:
         """Handle a change of a key by another host."""
-        flight = self._flights.find(event.scope, event.key)
+        flight = self.flights.find(event.scope, event.key)
         if event.how in {"stored", "removed"}:
-            self._policy.cache.delete(event.scope, event.key, now)
+            self.policy.cache.delete(event.scope, event.key, now)
             if flight is not None and event.how == "removed":
                 flight.forbid_storing()
 
@@ -210,17 +193,17 @@ class StoreEvents:
             return []
 
         if event.how == "unshared" and flight.state == CLAIMED_ELSEWHERE:
-            return self._answers.compute_here(flight, now)
+            return self.answers.compute_here(flight, now)
 
-        return self._lookups.ask_again(flight, now)
+        return self.lookups.ask_again(flight, now)
 
     def entries_purged(self, event: EntriesPurged, now: float) -> list[Effect]:
         """Handle a purge by another host."""
-        self._policy.purge(event.namespace, event.tag, now, event.task)
-        self._flights.void(event.namespace, event.tag, event.task)
-        return self._lookups.ask_again_within(event.namespace, now)
+        self.policy.purge(event.namespace, event.tag, now, event.task)
+        self.flights.void(event.namespace, event.tag, event.task)
+        return self.lookups.ask_again_within(event.namespace, now)
 
     def invalidations_missed(self, _: InvalidationsMissed, now: float) -> list[Effect]:
         """Doubt all entries in memory, and all open questions."""
-        self._policy.distrust()
-        return self._lookups.ask_again_within(None, now)
+        self.policy.distrust()
+        return self.lookups.ask_again_within(None, now)

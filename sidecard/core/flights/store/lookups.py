@@ -22,6 +22,8 @@ On one host, the fence of a lease decides who may store. Among hosts, the *claim
 host at a time. A lost claim costs a second call, never a wrong answer.
 """
 
+from msgspec import Struct
+
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.counters import Counters
@@ -41,29 +43,19 @@ PENDING_AFTER_SECONDS = 0.02
 """Waiting callers are sent `Pending` after this: a read takes far less, and clients give up only after 0.5 s."""
 
 
-class Lookups:
+class Lookups(Struct, frozen=True, eq=False):
     """Asks the store, and keeps the callers that wait for its answer."""
 
-    def __init__(
-        self,
-        flights: Flights,
-        status: StoreStatus,
-        limits: TableLimits,
-        endings: Endings,
-        serving: Serving,
-        cache: MemoryCache,
-        counters: Counters,
-    ) -> None:
-        self._flights = flights
-        self._status = status
-        self._limits = limits
-        self._endings = endings
-        self._serving = serving
-        self._cache = cache
-        self._counters = counters
-        self._questions: dict[int, Flight] = {}
-        """By ticket, the flights whose question to the store is open."""
-        self._gets: dict[Flight, list[tuple[Peer, wire.Get]]] = {}
+    flights: Flights
+    status: StoreStatus
+    limits: TableLimits
+    endings: Endings
+    serving: Serving
+    cache: MemoryCache
+    counters: Counters
+    questions: dict[int, Flight] = {}
+    """By ticket, the flights whose question to the store is open."""
+    gets: dict[Flight, list[tuple[Peer, wire.Get]]] = {}
 
     def concerns(self, flight: Flight | None, request: wire.Begin) -> bool:
         """Tell whether a begin waits for the store: its flight does, or it has none and the store is to be asked."""
@@ -71,24 +63,26 @@ class Lookups:
             return flight.state == LOOKING_UP
 
         # A refresh reads no entry, so it asks only a store that grants claims.
-        status = self._status
-        return status.answers and not self._flights.draining and (status.shared or request.mode != "refresh")
+        status = self.status
+        return status.answers and not self.flights.draining and (status.shared or request.mode != "refresh")
 
     def begin(self, scope: str, flight: Flight | None, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
         """Let a begin wait for the store's answer."""
-        if not self._limits.admits_waiter(peer.uid):
-            return self._endings.reject_full(peer, request, "waiters")
+        if not self.limits.admits_waiter(peer.uid):
+            return self.endings.reject_full(peer, request, "waiters")
 
         assert request.key is not None  # noqa: S101 - for the type checker: calls without a key have no flight
         if flight is None:
-            flight = self._limits.start_flight(scope, request.key, peer.uid)
+            flight = self.limits.start_flight(scope, request.key, peer.uid)
             if flight is None:
-                return self._endings.reject_full(peer, request, "flights")
+                return self.endings.reject_full(peer, request, "flights")
 
         reads_entry = request.mode != "refresh"
-        waiter = self._flights.join(flight, peer, request, now, self._endings.wait_seconds(request))
-        waiter.set_lookup_open(reads_entry)
-        self._limits.has_room("waiters")
+        waiter = self.flights.join(flight, peer, request, now, self.endings.wait_seconds(request))
+        if reads_entry:
+            waiter.open_lookup()
+
+        self.limits.has_room("waiters")
         if flight.state != LOOKING_UP:
             return [self.ask(flight, now, reads_entry=reads_entry)]
 
@@ -96,38 +90,38 @@ class Lookups:
 
     def get(self, scope: str, peer: Peer, request: wire.Get, now: float) -> list[Effect] | None:
         """Let a get wait for the store's answer; None if the store is not to be asked."""
-        flight = self._flights.find(scope, request.key)
+        flight = self.flights.find(scope, request.key)
         # If the key is being computed, the store has been asked before and had no entry.
-        if not self._status.answers or (flight is not None and flight.state != LOOKING_UP):
+        if not self.status.answers or (flight is not None and flight.state != LOOKING_UP):
             return None
 
         effects: list[Effect] = []
         if flight is None:
-            flight = self._limits.start_flight(scope, request.key, peer.uid)
+            flight = self.limits.start_flight(scope, request.key, peer.uid)
             if flight is None:
                 return None
 
             effects.append(self.ask(flight, now, reads_entry=True))
 
-        self._gets.setdefault(flight, []).append((peer, request))
+        self.gets.setdefault(flight, []).append((peer, request))
         return effects
 
     def ask(self, flight: Flight, now: float, *, reads_entry: bool) -> StoreRead:
         """Ask the store for a flight's entry, its claim, or both."""
-        ticket = self._status.next_ticket()
-        self._counters.store_reads += reads_entry
-        claiming = self._status.grants_claims and not self._flights.draining and flight.needs_holder()
+        ticket = self.status.next_ticket()
+        self.counters.store_reads += reads_entry
+        claiming = self.status.grants_claims and not self.flights.draining and flight.needs_holder()
         flight.store_asked(reads_entry=reads_entry, claiming=claiming)
-        self._questions[ticket] = flight
-        self._flights.timers.set(flight, now + PENDING_AFTER_SECONDS)
+        self.questions[ticket] = flight
+        self.flights.timers.set(flight, now + PENDING_AFTER_SECONDS)
         return StoreRead(ticket, flight.scope, flight.key, claiming, reads_entry)
 
     def answered(self, ticket: int, answer: Answer) -> Flight | None:
         """Close a question and return its flight; None if the ticket is not of a lookup."""
-        flight = self._questions.pop(ticket, None)
+        flight = self.questions.pop(ticket, None)
         if flight is not None:
-            self._flights.timers.clear(flight)
-            self._counters.store_unanswered += isinstance(answer, Unavailable)
+            self.flights.timers.clear(flight)
+            self.counters.store_unanswered += isinstance(answer, Unavailable)
 
         return flight
 
@@ -147,14 +141,14 @@ class Lookups:
         """The same for all flights of a namespace; None means all."""
         return [
             effect
-            for flight in self._flights
+            for flight in self.flights
             if covers(namespace, flight.scope)
             for effect in self.ask_again(flight, now)
         ]
 
     def ask_or_end(self, flight: Flight, now: float) -> list[Effect]:
         """Ask the store again, if a caller still waits for the answer."""
-        if flight.waiters or self._gets.get(flight):
+        if flight.waiters or self.gets.get(flight):
             return [self.ask(flight, now, reads_entry=True)]
 
         self.end(flight)
@@ -162,9 +156,9 @@ class Lookups:
 
     def end(self, flight: Flight) -> list[Waiter]:
         """End a flight that asks or has asked the store; return its waiters."""
-        self._flights.timers.clear(flight)
-        self._gets.pop(flight, None)
-        return self._flights.finish(flight)
+        self.flights.timers.clear(flight)
+        self.gets.pop(flight, None)
+        return self.flights.finish(flight)
 
     def flight_due(self, flight: Flight, now: float) -> list[Effect]:
         """Handle a flight's timer: tell its callers to wait, answer its gets, or ask the store again."""
@@ -173,15 +167,15 @@ class Lookups:
 
         if not flight.pending:
             flight.store_is_slow()
-            self._flights.timers.set(flight, now + PATIENCE_SECONDS - PENDING_AFTER_SECONDS)
+            self.flights.timers.set(flight, now + PATIENCE_SECONDS - PENDING_AFTER_SECONDS)
             return self.send_pending(flight)
 
-        return self.answer_gets(flight, now, self._cache.get(flight.scope, flight.key, now))
+        return self.answer_gets(flight, now, self.cache.get(flight.scope, flight.key, now))
 
     def answer_gets(self, flight: Flight, now: float, entry: Entry | None) -> list[Effect]:
         """Answer the gets that wait for a flight's question."""
-        gets = self._gets.pop(flight, ())
-        return [Send(peer.id, self._serving.read(request, entry, now), wire.Get) for peer, request in gets]
+        gets = self.gets.pop(flight, ())
+        return [Send(peer.id, self.serving.read(request, entry, now), wire.Get) for peer, request in gets]
 
     def send_pending(self, flight: Flight) -> list[Effect]:
         """Tell the waiters of a flight that they must wait, if they do not know yet."""
@@ -195,12 +189,12 @@ class Lookups:
 
     def peer_lost(self, peer: Peer) -> None:
         """Forget the gets of a lost peer."""
-        for flight, gets in list(self._gets.items()):
-            self._gets[flight] = [(sender, request) for sender, request in gets if sender.id != peer.id]
+        for flight, gets in list(self.gets.items()):
+            self.gets[flight] = [(sender, request) for sender, request in gets if sender.id != peer.id]
 
     def release_claims(self) -> list[Effect]:
         """Release the claims of flights that are over."""
-        unused = self._flights.unused_claims
+        unused = self.flights.unused_claims
         effects: list[Effect] = [
             StoreRelease(flight.scope, flight.key, flight.claim, flight.unshared) for flight in unused
         ]

@@ -3,6 +3,8 @@
 from itertools import count
 from typing import Final
 
+from msgspec import Struct
+
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect, EmitNote
@@ -18,16 +20,13 @@ NO_TICKET: Final = 0
 """The ticket of a removal whose result is not awaited."""
 
 
-class PendingRemoval:
+class PendingRemoval(Struct, frozen=True, eq=False):
     """A delete or purge that waits for the store. Memory has already removed ``removed`` entries."""
 
-    __slots__ = ("peer", "removed", "request", "ticket")
-
-    def __init__(self, ticket: int, peer: Peer, request: Delete | Purge, removed: int) -> None:
-        self.ticket = ticket
-        self.peer = peer
-        self.request = request
-        self.removed = removed
+    ticket: int
+    peer: Peer
+    request: Delete | Purge
+    removed: int
 
 
 class StoreStatus:

@@ -1,5 +1,7 @@
 """Writes and removals: what the engine lets the store keep, and the requests that wait for a removal."""
 
+from msgspec import Struct
+
 from sidecard.core.cache.entry import Entry
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, Send, StorePurge, StoreRemove, StoreWrite
@@ -11,19 +13,18 @@ from sidecard.core.records import Record
 from sidecard_client.protocol import wire
 
 
-class StoreWrites:
+class StoreWrites(Struct, frozen=True, eq=False):
     """Passes new entries and removals to the store."""
 
-    def __init__(self, flights: Flights, status: StoreStatus, lookups: Lookups, counters: Counters) -> None:
-        self._flights = flights
-        self._status = status
-        self._lookups = lookups
-        self._counters = counters
-        self._removals: dict[int, PendingRemoval] = {}
+    flights: Flights
+    status: StoreStatus
+    lookups: Lookups
+    counters: Counters
+    removals: dict[int, PendingRemoval] = {}
 
     def write(self, entry: Entry, now: float, *, claim: str = "", replace: bool = True) -> list[Effect]:
         """Write an entry that memory has just stored; see `StoreWrite`."""
-        if self._status.state == "none":
+        if self.status.state == "none":
             return []
 
         terms = entry.terms
@@ -46,11 +47,11 @@ class StoreWrites:
 
     def forget(self, scope: str, key: str) -> list[Effect]:
         """Remove an entry whose newer answer is not stored."""
-        return [] if self._status.state == "none" else [StoreRemove(NO_TICKET, scope, key)]
+        return [] if self.status.state == "none" else [StoreRemove(NO_TICKET, scope, key)]
 
     def delete(self, scope: str, peer: Peer, request: wire.Delete, removed: int, now: float) -> list[Effect]:
         """Remove an entry, of which memory has removed ``removed``; answer the request."""
-        if self._status.state == "none":
+        if self.status.state == "none":
             return [self._deleted(peer, request, removed)]
 
         ticket = self._await_removal(peer, request, removed, now)
@@ -58,12 +59,12 @@ class StoreWrites:
         if ticket == NO_TICKET:
             effects.append(self._deleted(peer, request, removed))
 
-        flight = self._flights.find(scope, request.key)
-        return effects if flight is None else effects + self._lookups.ask_again(flight, now)
+        flight = self.flights.find(scope, request.key)
+        return effects if flight is None else effects + self.lookups.ask_again(flight, now)
 
     def purge(self, peer: Peer, request: wire.Purge, removed: int, now: float) -> list[Effect]:
         """Remove entries, of which memory has removed ``removed``; answer the request."""
-        if self._status.state == "none":
+        if self.status.state == "none":
             return [self._deleted(peer, request, removed)]
 
         ticket = self._await_removal(peer, request, removed, now)
@@ -71,11 +72,11 @@ class StoreWrites:
         if ticket == NO_TICKET:
             effects.append(self._deleted(peer, request, removed))
 
-        return effects + self._lookups.ask_again_within(request.namespace, now)
+        return effects + self.lookups.ask_again_within(request.namespace, now)
 
     def removed(self, event: StoreAnswered) -> list[Effect]:
         """Answer the request that waits for a removal, if there still is one."""
-        removal = self._removals.get(event.ticket)
+        removal = self.removals.get(event.ticket)
         if removal is None:
             return []
 
@@ -86,28 +87,28 @@ class StoreWrites:
 
     def removal_due(self, removal: PendingRemoval) -> list[Effect]:
         """Answer with memory's count: the store takes too long, and removes its entries later."""
-        del self._removals[removal.ticket]
+        del self.removals[removal.ticket]
         return [self._deleted(removal.peer, removal.request, removal.removed)]
 
     def peer_lost(self, peer: Peer) -> None:
         """Forget the removals of a lost peer."""
-        for removal in list(self._removals.values()):
+        for removal in list(self.removals.values()):
             if removal.peer.id == peer.id:
                 self._forget(removal)
 
     def _await_removal(self, peer: Peer, request: wire.Delete | wire.Purge, removed: int, now: float) -> int:
-        if not self._status.answers:
+        if not self.status.answers:
             return NO_TICKET
 
-        ticket = self._status.next_ticket()
-        removal = self._removals[ticket] = PendingRemoval(ticket, peer, request, removed)
-        self._flights.timers.set(removal, now + PATIENCE_SECONDS)
+        ticket = self.status.next_ticket()
+        removal = self.removals[ticket] = PendingRemoval(ticket, peer, request, removed)
+        self.flights.timers.set(removal, now + PATIENCE_SECONDS)
         return ticket
 
     def _forget(self, removal: PendingRemoval) -> None:
-        del self._removals[removal.ticket]
-        self._flights.timers.clear(removal)
+        del self.removals[removal.ticket]
+        self.flights.timers.clear(removal)
 
     def _deleted(self, peer: Peer, request: wire.Delete | wire.Purge, removed: int) -> Send:
-        self._counters.deleted += removed
+        self.counters.deleted += removed
         return Send(peer.id, wire.Deleted(request.id, removed), type(request))
