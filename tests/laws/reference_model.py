@@ -1,6 +1,6 @@
 """The law of flights, told a second time and as naively as possible: lists, linear searches, no timers, no eviction.
 
-It is written from the law and from the text of `sidecard_client.protocol.wire`, not from the engine, so that a disagreement
+It is written from the law and from `sidecard/docs/protocol.md`, not from the engine, so that a disagreement
 between the two is a finding. It knows neither the names of leases (it is told them by `Model.name_lease`) nor what the
 engine evicts (it is told by `Model.forget`).
 """

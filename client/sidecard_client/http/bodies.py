@@ -6,7 +6,7 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from sidecard_client.http.interception import IncompleteAnswer, Plan
+from sidecard_client.http.interception import IncompleteAnswer, InterceptedCall
 from sidecard_client.http.translation import broken_stream
 from sidecard_client.protocol.errors import CallFailed, CallTimeout
 
@@ -37,7 +37,7 @@ def body_class(library: ModuleType) -> type:
     """Return the class of the library's synchronous bodies: ``(plan, pieces)``."""
 
     class Body(library.SyncByteStream):  # type: ignore[name-defined,misc]  # the library is known at run time only
-        def __init__(self, plan: Plan, pieces: "Stream[Any]") -> None:
+        def __init__(self, plan: InterceptedCall, pieces: "Stream[Any]") -> None:
             self._plan = plan
             self._pieces = pieces
 
@@ -63,7 +63,7 @@ def async_body_class(library: ModuleType) -> type:
     """Return the class of the library's asynchronous bodies: ``(plan, pieces)``."""
 
     class AsyncBody(library.AsyncByteStream):  # type: ignore[name-defined,misc]  # as above
-        def __init__(self, plan: Plan, pieces: "AsyncStream[Any]") -> None:
+        def __init__(self, plan: InterceptedCall, pieces: "AsyncStream[Any]") -> None:
             self._plan = plan
             self._pieces = pieces
 

@@ -41,7 +41,7 @@ class IncompleteAnswer(Exception):
         super().__init__(f"the answer is incomplete: {summary.reason}")
 
 
-class Plan:
+class InterceptedCall:
     """The call that one request becomes. ``summary`` is set when its answer has ended."""
 
     def __init__(
@@ -165,7 +165,7 @@ class Interception:
         self._endpoints = endpoints
         self._normalize = Options().changed({"normalize": normalize}).normalize
 
-    def plan(self, request: "Request", body: bytes) -> Plan | None:
+    def plan(self, request: "Request", body: bytes) -> InterceptedCall | None:
         """Return how a request becomes a call; None if it must pass through. Raises `ValueError` for a wrong header."""
         headers = [(name, value) for name, value in request.headers.items() if isinstance(value, str)]
         asked = parse_request(
@@ -185,7 +185,7 @@ class Interception:
 
         task = request.headers.get("x-sidecard-task", self._task)
         rule = self._keep.get(task, self._keep.get("", "always"))
-        plan = Plan(
+        plan = InterceptedCall(
             asked,
             request,
             task,

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from sidecard_client.http.bodies import adrain, async_body_class, body_class, drain
-from sidecard_client.http.interception import Interception, Plan
+from sidecard_client.http.interception import InterceptedCall, Interception
 from sidecard_client.http.translation import (
     UpstreamRefused,
     default_library,
@@ -110,7 +110,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
         drain(stream)
         return response
 
-    def _fetch(self, _body: object, plan: Plan) -> Iterator[Any]:
+    def _fetch(self, _body: object, plan: InterceptedCall) -> Iterator[Any]:
         response = self._inner.handle_request(forwarded(plan.request))
         try:
             kind = refusal_kind(response)
@@ -182,7 +182,7 @@ class AsyncSidecardTransport(Interception, _BaseTransport):  # type: ignore[misc
         await adrain(stream)
         return response
 
-    async def _fetch(self, _body: object, plan: Plan) -> AsyncIterator[Any]:
+    async def _fetch(self, _body: object, plan: InterceptedCall) -> AsyncIterator[Any]:
         response = await self._inner.handle_async_request(forwarded(plan.request))
         try:
             kind = refusal_kind(response)

@@ -39,7 +39,7 @@ class _Buckets:
 
 
 class ForwardedRegistry:
-    """Measure the changes of ``registry``; implements `registry.Source`."""
+    """Measure the changes of ``registry``; implements `registry.MeasurementSource`."""
 
     def __init__(self, registry: PrometheusRegistry, gauges: Aggregate) -> None:
         self._registry = registry

@@ -33,7 +33,7 @@ _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]{0,99}", re.ASCII)
 _RESERVED_LABELS = frozenset({"le", "quantile", "worker", "overflow"})
 
 
-class Source(Protocol):
+class MeasurementSource(Protocol):
     """Further measurements, which the registry takes with its own."""
 
     def take_changes(self) -> Iterable[Measurement]:
@@ -113,7 +113,7 @@ class MetricRegistry:
     def __init__(self, wake: Callable[[], object]) -> None:
         self._wake = wake
         self._metrics: dict[str, Metric] = {}
-        self._sources: list[Source] = []
+        self._sources: list[MeasurementSource] = []
         self._lock = threading.Lock()
         self._series_count = 0
         self._dropped = 0
@@ -140,7 +140,7 @@ class MetricRegistry:
 
         return self._first_series(Metric(self, "histogram", _checked(name), description, bounds=bounds), Histogram)
 
-    def add_source(self, source: Source) -> None:
+    def add_source(self, source: MeasurementSource) -> None:
         """Take the measurements of ``source`` too."""
         with self._lock:
             self._sources.append(source)
@@ -201,7 +201,7 @@ class MetricRegistry:
 
     def resend(self) -> None:
         """Let `take_changes` return every gauge again: the daemon was restarted and does not know this worker."""
-        parts: list[Instrument | Source] = [*self._series(), *self._sources]
+        parts: list[Instrument | MeasurementSource] = [*self._series(), *self._sources]
         for part in parts:
             part.resend()
 
@@ -219,7 +219,7 @@ class MetricRegistry:
         self._lock = threading.Lock()
         self._dropped = 0
         self.changed = False
-        parts: list[Instrument | Source] = [*self._series(), *self._sources]
+        parts: list[Instrument | MeasurementSource] = [*self._series(), *self._sources]
         for part in parts:
             part.reset()
 

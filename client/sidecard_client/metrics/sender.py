@@ -37,7 +37,7 @@ CLOSE_SECONDS = 0.5
 """Maximum delay of a client's or a process's end."""
 
 
-class _Batch(Struct, frozen=True):
+class _MetricsBatch(Struct, frozen=True):
     sequence: int
     measurements: tuple[Measurement, ...]
     dropped: int
@@ -57,7 +57,7 @@ class MetricsSender:
     def _start(self) -> None:
         self._session = os.urandom(16).hex()
         self._sequence = 0
-        self._in_flight: deque[_Batch] = deque()
+        self._in_flight: deque[_MetricsBatch] = deque()
         self._connection: BlockingConnection | None = None
         self._availability = Availability(lambda: os.urandom(1)[0] / 256, probe_seconds=2 * self._timeout_seconds)
         self._lock = threading.Lock()  # guards _thread
@@ -158,7 +158,7 @@ class MetricsSender:
         for start in range(0, max(len(measurements), bool(dropped)), MAX_BATCH):
             self._sequence += 1
             batch = tuple(measurements[start : start + MAX_BATCH])
-            self._in_flight.append(_Batch(self._sequence, batch, 0 if start else dropped))
+            self._in_flight.append(_MetricsBatch(self._sequence, batch, 0 if start else dropped))
 
     def _send_all(self, deadline: float) -> None:
         if self._send(deadline) and self.registry.changed:
@@ -194,7 +194,7 @@ class MetricsSender:
 
         return True
 
-    def _exchange(self, batch: _Batch) -> object:
+    def _exchange(self, batch: _MetricsBatch) -> object:
         if self._connection is None:
             self._connection = BlockingConnection(self._path(), self._timeout_seconds)
             if self._sequence > 1:

@@ -1,4 +1,4 @@
-"""Framing, both encodings; sans-I/O: bytes in, messages out, and back. The rules are in `sidecard_client.protocol.wire`."""
+"""Framing, both encodings; sans-I/O: bytes in, messages out, and back. The rules are in `sidecard docs protocol`."""
 
 import base64
 import binascii
