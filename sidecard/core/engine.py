@@ -70,7 +70,9 @@ from sidecard.core.flights.streams import Streams
 from sidecard.core.flights.table import Flights
 from sidecard.core.operations.breakers import BreakerOperations
 from sidecard.core.operations.entries import EntryOperations
+from sidecard.core.operations.explain import ExplainOperation
 from sidecard.core.operations.metrics import MetricsOperations
+from sidecard.core.operations.reports import ReportOperations
 from sidecard.core.operations.settings import SettingsOperations
 from sidecard.core.operations.status import RunInfo, StatusOperations
 from sidecard.core.operations.watch import Watches
@@ -113,14 +115,14 @@ class Engine:
         """The shell measures by it too."""
         self._recorder = recorder = CallRecorder(enabled=settings.log_calls, prompts=settings.log_prompts)
         scopes = Scopes(settings.shared_namespaces)
-        self._policy = policy = CachePolicy(settings, counters, codec)
+        self._policy = policy = CachePolicy(live, counters, codec)
         self._cache = cache = policy.cache
         freshness = FreshnessPolicy(cache, jitter)
-        self._similar = similar = SimilarAnswers(settings, new_index, policy)
+        self._similar = similar = SimilarAnswers(new_index, policy)
         self._backends = backends = Backends(settings.backends, settings.max_backends, jitter)
         budgets = Budgets(settings.budgets, wall_offset_seconds)
-        admission = Admission(settings, backends, budgets)
-        retries = RetryBudget(settings.retries, jitter)
+        admission = Admission(live, backends, budgets)
+        retries = RetryBudget(live, jitter)
         ledgers = TaskLedgers(settings.max_tasks)
         self._billing = billing = Billing(
             ledgers,
@@ -171,11 +173,11 @@ class Engine:
         self._breakers = BreakerOperations(backends, queues)
         self._watches = Watches(wall_offset_seconds)
         run = RunInfo(boot_id, version, now, shown_settings, shown_origins)
-        self._status = status = StatusOperations(
-            run, cache, streams, flights, limits, similar, store, backends, billing, counters
-        )
-        self._entries = EntryOperations(policy, flights, lookups, store, writes, serving, scopes, failures, status)
-        self._apps = apps = AppMetrics(settings.max_series, metrics.dropped, settings.spare_share)
+        self._status = status = StatusOperations(run, cache, streams, flights, similar, store, backends, counters)
+        self._entries = EntryOperations(policy, flights, lookups, store, writes, serving, scopes, failures)
+        self._explain = ExplainOperation(policy, flights, store, scopes, failures, status)
+        self._reports = ReportOperations(status, flights, limits, store, backends, billing)
+        self._apps = apps = AppMetrics(live, metrics.dropped)
         self._reporting = MetricsOperations(status, streams, backends, billing, metrics, apps, enabled=settings.metrics)
         self._settings = SettingsOperations(
             status=status,
@@ -183,13 +185,10 @@ class Engine:
             flights=flights,
             similar=similar,
             queues=queues,
-            admission=admission,
             backends=backends,
             budgets=budgets,
-            retries=retries,
-            policy=policy,
+            cache=cache,
             scopes=scopes,
-            apps=apps,
         )
 
     def handle(self, event: Event, now: float) -> "list[Effect]":
@@ -237,9 +236,9 @@ class Engine:
             case wire.GetStats():
                 return self._status.stats(peer, request, now)
             case wire.GetReport():
-                return self._status.report(peer, request, now)
+                return self._reports.report(peer, request, now)
             case wire.GetHealth():
-                return self._status.health(peer, request, now)
+                return self._reports.health(peer, request, now)
             case wire.GetConfig():
                 return self._settings.config(peer, request, now)
             case wire.GetMetrics():
@@ -251,7 +250,7 @@ class Engine:
             case wire.SetBreaker():
                 return self._breakers.breaker(peer, request, now)
             case wire.Explain():
-                return self._entries.explain(peer, request, now)
+                return self._explain.explain(peer, request, now)
             case wire.Watch():
                 return self._watches.watch(peer, request, now)
             case wire.Reload():

@@ -14,14 +14,14 @@ from sidecard.core.cache.eviction import GreedyDual
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.counters import Counters
-from sidecard.core.settings import EngineSettings
+from sidecard.core.settings import EngineSettings, LiveSettings
 from sidecard_client.protocol.wire import Usage
 
 Place = tuple[str, str]
 
 SCOPES = ["1000:default", "1001:default", "*:team"]
 PLACES = st.tuples(st.sampled_from(SCOPES), st.sampled_from([f"key-{number}" for number in range(12)]))
-SHELF = CachePolicy(EngineSettings(cache_max_bytes=2_000_000), Counters())
+SHELF = CachePolicy(LiveSettings(EngineSettings(cache_max_bytes=2_000_000)), Counters())
 """Makes terms as the engine makes them."""
 PLAIN = (Usage(), ())
 COSTLY = (Usage(cost_dollars=0.5), ())

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from sidecard.core.accounts.app_metric import AppMetric, Labels, exposed_names, has_valid_numbers, valid_labels
 from sidecard.core.accounts.histogram import DEFAULT_BOUNDS, Histogram
 from sidecard.core.events import Peer
+from sidecard.core.settings import LiveSettings
 from sidecard.core.shares import Share
 from sidecard_client.protocol.wire import Family, Measurement, RecordMetrics
 
@@ -29,13 +30,12 @@ UNDESCRIBED = "An app's metric without a description."
 
 
 class AppMetrics:
-    """All metrics of all apps; ``max_series`` bounds the label sets of each."""
+    """All metrics of all apps; the setting ``max_series`` of the start bounds the label sets of each."""
 
-    def __init__(self, max_series: int, dropped: Counter[str], spare_share: float = 0.0) -> None:
-        self._max_series = max_series
-        self._max_total = max_series * TOTAL_PER_METRIC
-        self.spare_share = spare_share
-        """May be changed at any time; see `sidecard.core.shares`."""
+    def __init__(self, settings: LiveSettings, dropped: Counter[str]) -> None:
+        self._settings = settings
+        self._max_series = settings.now.max_series
+        self._max_total = self._max_series * TOTAL_PER_METRIC
         self._dropped = dropped
         self._metrics: dict[str, AppMetric] = {}
         self._taken: dict[str, str] = {}
@@ -132,11 +132,11 @@ class AppMetrics:
         return True
 
     def _has_room(self, metric: AppMetric) -> bool:
-        return self._series_by_uid.has_room(metric.uid, self._max_total, self.spare_share)
+        return self._series_by_uid.has_room(metric.uid, self._max_total, self._settings.now.spare_share)
 
     def _create(self, uid: int, name: str, measurement: Measurement) -> AppMetric | None:
         """Create a metric; None if there is no room or its name is invalid or taken."""
-        if not self._metrics_by_uid.has_room(uid, MAX_METRICS, self.spare_share):
+        if not self._metrics_by_uid.has_room(uid, MAX_METRICS, self._settings.now.spare_share):
             return None
 
         names = exposed_names(name, measurement.kind)

@@ -13,7 +13,7 @@ from sidecard.core.backends.backend import Backend, Permit
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote
-from sidecard.core.settings import EngineSettings
+from sidecard.core.settings import LiveSettings
 from sidecard.core.shares import in_spare
 from sidecard_client.protocol.wire import DEFAULT_BACKEND, Begin, RejectionReason, Route
 
@@ -50,9 +50,8 @@ class Decision(Struct):
 class Admission:
     """Choose backends for begins, and issue permits."""
 
-    def __init__(self, settings: EngineSettings, backends: Backends, budgets: Budgets) -> None:
-        self.settings = settings
-        """May be replaced at any time."""
+    def __init__(self, settings: LiveSettings, backends: Backends, budgets: Budgets) -> None:
+        self._settings = settings
         self._backends = backends
         self._budgets = budgets
         self._rank: dict[Route, Callable[[Choice, float], float]] = {
@@ -62,19 +61,24 @@ class Admission:
             "weighted": self._credit,
         }
 
+    @property
+    def sovereign(self) -> bool:
+        """Whether remote backends are forbidden."""
+        return self._settings.now.sovereign
+
     def names(self, request: Begin) -> tuple[str, ...]:
         """Return the backends that may answer a begin, in its order of preference, without duplicates."""
-        names = request.backends or self.settings.task(request.task).backends or (DEFAULT_BACKEND,)
+        names = request.backends or self._settings.now.task(request.task).backends or (DEFAULT_BACKEND,)
         return names if len(names) == 1 else tuple(dict.fromkeys(names))
 
     def route(self, request: Begin) -> Route:
         """Return how a begin's backends are ordered."""
-        return request.route or self.settings.task(request.task).route or "order"
+        return request.route or self._settings.now.task(request.task).route or "order"
 
     def has_queue_room(self, backend: Backend, flow: tuple[int, int]) -> bool:
         """Return whether a flow may queue one more caller; its first number is the uid."""
         limit, waiting = backend.settings.max_queue, len(backend.queue)
-        return waiting < limit or in_spare(backend.queue.of_group(flow), waiting, limit, self.settings.spare_share)
+        return waiting < limit or in_spare(backend.queue.of_group(flow), waiting, limit, self._settings.now.spare_share)
 
     def decide(
         self, request: Begin, names: Sequence[str], flow: tuple[int, int], now: float
@@ -124,7 +128,7 @@ class Admission:
 
     def policy_obstacle(self, task: str, backend: Backend, now: float) -> RejectionReason | None:
         """Return what forbids the call regardless of load: sovereignty or a budget."""
-        if self.settings.sovereign and backend.settings.locality == "remote":
+        if self._settings.now.sovereign and backend.settings.locality == "remote":
             return "sovereign"
 
         if self._budgets.by_name and backend.costs:

@@ -16,7 +16,7 @@ from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, EmitNote
 from sidecard.core.records import NO_USAGE, Record
 from sidecard.core.scopes import covers
-from sidecard.core.settings import EngineSettings
+from sidecard.core.settings import LiveSettings
 from sidecard_client.protocol.wire import Usage
 
 _MAX_SHARED_TERMS = 4096
@@ -32,12 +32,11 @@ _TermsKey = tuple[str, float, float, str, float, float, str]
 class CachePolicy:
     """Store answers. ``codec`` compresses large ones if the settings ask for it."""
 
-    def __init__(self, settings: EngineSettings, count: Counters, codec: Codec | None = None) -> None:
-        self.cache = MemoryCache(settings.cache_max_bytes)
-        self.cache.limit(settings.namespace_max_bytes)
+    def __init__(self, settings: LiveSettings, count: Counters, codec: Codec | None = None) -> None:
+        self.cache = MemoryCache(settings.now.cache_max_bytes)
+        self.cache.limit(settings.now.namespace_max_bytes)
         self.compression = Compression(codec, self.cache)
         self.settings = settings
-        """May be replaced at any time."""
         self._count = count
         self._shared_terms: dict[_TermsKey, Terms] = {}
         self.trust = 0
@@ -70,7 +69,7 @@ class CachePolicy:
             record.backend,
             record.usage,
             record.tags,
-            self.settings.stale_seconds,
+            self.settings.now.stale_seconds,
             task=record.task,
         )
         insertion = self.cache.put(key, kept, now, terms, record.seconds, record.age_seconds, compressed=compressed)
@@ -83,7 +82,7 @@ class CachePolicy:
 
     def _compressed(self, value: bytes) -> tuple[bytes, bool]:
         """Return the value to keep, and whether it is compressed."""
-        smaller = self.compression.compress(value, self.settings.compress_min_bytes)
+        smaller = self.compression.compress(value, self.settings.now.compress_min_bytes)
         return (value, False) if smaller is None else (smaller, True)
 
     def _compressed_of(self, record: Record) -> tuple[bytes, bool] | None:
@@ -96,7 +95,7 @@ class CachePolicy:
             return None
 
         # Reused as it is: the same codec, perhaps of another version, made the record's value.
-        wanted = 0 < self.settings.compress_min_bytes <= len(value)
+        wanted = 0 < self.settings.now.compress_min_bytes <= len(value)
         return (record.value, True) if wanted else (value, False)
 
     def purge(self, namespace: str | None, tag: str | None, now: float, task: str | None = None) -> int:
@@ -126,15 +125,15 @@ class CachePolicy:
             if ttl_seconds is not None:
                 return ttl_seconds
 
-        ttl_seconds = self.settings.task(task).ttl_seconds
-        return self.settings.ttl_seconds if ttl_seconds is None else ttl_seconds
+        ttl_seconds = self.settings.now.task(task).ttl_seconds
+        return self.settings.now.ttl_seconds if ttl_seconds is None else ttl_seconds
 
     def stale_seconds(self, task: str, requested: float | None) -> float:
         """Return how long it may be served as stale: ``requested`` if set, else the task's, else the default."""
         if requested is None:
-            requested = self.settings.task(task).stale_seconds
+            requested = self.settings.now.task(task).stale_seconds
 
-        return self.settings.stale_seconds if requested is None else requested
+        return self.settings.now.stale_seconds if requested is None else requested
 
     def terms(  # noqa: PLR0917 - the facts in which entries differ
         self,

@@ -29,7 +29,6 @@ from typing import NamedTuple, Protocol
 
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.policy import CachePolicy
-from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 
 NEAREST = 8
@@ -149,17 +148,16 @@ class Placement(NamedTuple):
 class SimilarAnswers:
     """All groups. Without ``new_index`` there is no similarity, whatever the settings say."""
 
-    def __init__(self, settings: EngineSettings, new_index: IndexFactory | None, policy: CachePolicy) -> None:
+    def __init__(self, new_index: IndexFactory | None, policy: CachePolicy) -> None:
         self.count = 0
         """Vectors of all groups."""
         self.groups: dict[GroupKey, SimilarityGroup] = {}
-        self._settings = settings
+        self._settings = policy.settings
         self._new_index = new_index
         self._policy = policy
 
-    def reconfigure(self, settings: EngineSettings) -> None:
-        """Apply other settings; the vectors of tasks that are no longer configured for similarity are dropped."""
-        self._settings = settings
+    def drop_unconfigured(self) -> None:
+        """Drop the vectors of tasks that are no longer configured for similarity."""
         for key, group in list(self.groups.items()):
             if not self._is_configured(key.task):
                 group.close()
@@ -196,7 +194,7 @@ class SimilarAnswers:
         if group is None:
             return
 
-        threshold = self._settings.task(request.task).similar_threshold
+        threshold = self._settings.now.task(request.task).similar_threshold
         for entry, similarity in group.nearest(packed(request.vector)):
             if similarity < threshold:
                 return
@@ -234,7 +232,7 @@ class SimilarAnswers:
         group_key = placement.group.key
         entry = self._policy.cache.peek(group_key.scope, key)
         if entry is not None:
-            max_entries = self._settings.task(group_key.task).similar_max_entries
+            max_entries = self._settings.now.task(group_key.task).similar_max_entries
             placement.group.add(entry, placement.vector, max_entries)
 
     def _inherited(self, scope: str, key: str) -> Placement | None:
@@ -248,7 +246,7 @@ class SimilarAnswers:
 
     def _is_configured(self, task: str) -> bool:
         # Without stored answers nothing can be found, and vectors would be computed in vain.
-        return self._settings.task(task).similar and task not in self._settings.uncached_tasks
+        return self._settings.now.task(task).similar and task not in self._settings.now.uncached_tasks
 
 
 def packed(vector: bytes | tuple[float, ...] | None) -> bytes:

@@ -56,7 +56,7 @@ class Queues(Struct, frozen=True, eq=False):
         """Serve every queue again after a change of settings."""
         effects: list[Effect] = []
         for backend in self.backends.all().values():
-            if self.admission.settings.sovereign and backend.settings.locality == "remote":
+            if self.admission.sovereign and backend.settings.locality == "remote":
                 effects += self._empty(backend, now)
 
             effects += self.permit_released(backend, now)

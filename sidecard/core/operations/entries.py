@@ -1,6 +1,5 @@
-"""Entry operations: `get`, `put`, `delete`, `purge`, and `explain`, which shows a key's state and its task's policy."""
+"""Entry operations: `get`, `put`, `delete` and `purge`."""
 
-from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
@@ -10,8 +9,6 @@ from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.store.status import StoreStatus
 from sidecard.core.flights.store.writes import StoreWrites
 from sidecard.core.flights.table import Flights
-from sidecard.core.operations.policies import policy_of
-from sidecard.core.operations.status import StatusOperations
 from sidecard.core.records import NO_USAGE
 from sidecard.core.replies import error, not_yours
 from sidecard.core.scopes import Scopes
@@ -21,7 +18,7 @@ from sidecard_client.protocol import wire
 class EntryOperations:
     """Read and write entries for authorized peers."""
 
-    def __init__(  # noqa: PLR0917 - entries are in memory, in flights and in the store
+    def __init__(
         self,
         policy: CachePolicy,
         flights: Flights,
@@ -31,7 +28,6 @@ class EntryOperations:
         serving: Serving,
         scopes: Scopes,
         failures: Failures,
-        status: StatusOperations,
     ) -> None:
         self._policy = policy
         self._flights = flights
@@ -41,7 +37,6 @@ class EntryOperations:
         self._serving = serving
         self._scopes = scopes
         self._failures = failures
-        self._status = status
 
     def get(self, peer: Peer, request: wire.Get, now: float) -> list[Effect]:
         """Read an entry, from memory or the store; one that is kept for the sharing window alone is a miss."""
@@ -64,7 +59,7 @@ class EntryOperations:
             return [not_yours(peer, request, request.namespace)]
 
         policy, task = self._policy, request.task
-        if task in policy.settings.uncached_tasks:
+        if task in policy.settings.now.uncached_tasks:
             return [Send(peer.id, wire.Stored(request.id, stored=False))]
 
         ttl_seconds, stale_seconds = policy.ttl_seconds(task, request.ttl_seconds), policy.stale_seconds(task, None)
@@ -103,49 +98,3 @@ class EntryOperations:
         self._failures.purge(request.namespace)
         removed = self._policy.purge(request.namespace, request.tag, now, request.task)
         return self._writes.purge(peer, request, removed, now)
-
-    def explain(self, peer: Peer, request: wire.Explain, now: float) -> list[Effect]:
-        """Show a task's policy and, for a key, its state, changing neither counters nor the eviction order.
-
-        Origins of settings name files, so only operators see them.
-        """
-        scope = self._scopes.find(peer, request.namespace)
-        if scope is None:
-            return [not_yours(peer, request, request.namespace)]
-
-        origins = self._status.run.shown_origins if peer.operator else {}
-        policy = policy_of(self._policy.settings, request.task, origins)
-        if request.key is None:
-            return [Send(peer.id, wire.Explained(request.id, request.task, scope, policy, store=self._store.state))]
-
-        entry = self._policy.cache.peek(scope, request.key)
-        flight = self._flights.find(scope, request.key)
-        failure = self._failures.find(scope, request.key, now)
-        explained = wire.Explained(
-            request.id,
-            request.task,
-            scope,
-            policy,
-            None if entry is None or now >= entry.expires_at else _state_of(entry, now),
-            None if flight is None else len(flight.waiters),
-            None if failure is None else failure.message,
-            self._store.state,
-        )
-        return [Send(peer.id, explained)]
-
-
-def _state_of(entry: Entry, now: float) -> wire.EntryState:
-    terms = entry.terms
-    age_seconds = now - entry.stored_at
-    return wire.EntryState(
-        age_seconds,
-        max(0.0, terms.ttl_seconds - age_seconds),
-        max(0.0, terms.ttl_seconds + terms.stale_seconds - max(age_seconds, terms.ttl_seconds)),
-        not entry.is_fresh(now),
-        entry.charge,
-        entry.seconds,
-        terms.backend,
-        terms.task,
-        terms.tags,
-        terms.usage,
-    )

@@ -1,11 +1,8 @@
 """Settings operations: `config`, `reload` and `log`. A reload loses no connection, call in progress, entry or count."""
 
-from sidecard.core.accounts.app_metrics import AppMetrics
-from sidecard.core.backends.admission import Admission
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.registry import Backends
-from sidecard.core.backends.retry_budget import RetryBudget
-from sidecard.core.cache.policy import CachePolicy
+from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.cache.similarity import SimilarAnswers
 from sidecard.core.effects import Effect, EmitNote, ReadSettings, Send, SetLogLevel
 from sidecard.core.events import Peer, SettingsRead
@@ -19,9 +16,9 @@ from sidecard_client.protocol import wire
 
 
 class SettingsOperations:
-    """Show the settings, have them read again, and apply them to every part.
+    """Show the settings, have them read again, and apply them.
 
-    The shell reports settings that take effect at the next start only: addresses, the store, listeners.
+    Most parts of the engine read `LiveSettings`; those that keep state by settings are reconfigured. The shell reports settings that take effect at the next start only: addresses, the store, listeners.
     """
 
     def __init__(
@@ -32,26 +29,20 @@ class SettingsOperations:
         flights: Flights,
         similar: SimilarAnswers,
         queues: Queues,
-        admission: Admission,
         backends: Backends,
         budgets: Budgets,
-        retries: RetryBudget,
-        policy: CachePolicy,
+        cache: MemoryCache,
         scopes: Scopes,
-        apps: AppMetrics,
     ) -> None:
         self._status = status
         self._live = live
         self._flights = flights
         self._similar = similar
         self._queues = queues
-        self._admission = admission
         self._backends = backends
         self._budgets = budgets
-        self._retries = retries
-        self._policy = policy
+        self._cache = cache
         self._scopes = scopes
-        self._apps = apps
 
     def config(self, peer: Peer, request: wire.GetConfig, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
         """Show the running settings to an operator."""
@@ -90,14 +81,11 @@ class SettingsOperations:
         return effects
 
     def _apply(self, settings: EngineSettings, now: float) -> list[Effect]:
-        flights, cache = self._flights, self._policy.cache
-        before = self._policy.settings
-        self._live.now = self._admission.settings = self._policy.settings = settings
-        self._similar.reconfigure(settings)
+        flights, cache = self._flights, self._cache
+        before, self._live.now = self._live.now, settings
+        self._similar.drop_unconfigured()
         flights.lease_seconds = settings.lease_seconds
-        self._retries.settings = settings.retries
         self._scopes.share(settings.shared_namespaces)
-        self._apps.spare_share = settings.spare_share
         self._budgets.reconfigure(settings.budgets)
         if cache.max_bytes != settings.cache_max_bytes:
             cache.resize(settings.cache_max_bytes, now)

@@ -1,17 +1,15 @@
-"""Status operations: `ping`, `stats`, `report` and `health`."""
+"""Status operations: `ping` and `stats`."""
 
 from typing import Any
 
 from msgspec import Struct, structs
 
-from sidecard.core.accounts.billing import Billing
 from sidecard.core.backends.registry import Backends
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.cache.similarity import SimilarAnswers
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, EmitNote, Send
 from sidecard.core.events import Peer
-from sidecard.core.flights.limits import TableLimits
 from sidecard.core.flights.store.status import StoreStatus
 from sidecard.core.flights.streams import Streams
 from sidecard.core.flights.table import Flights
@@ -33,19 +31,17 @@ class RunInfo(Struct, frozen=True):
 
 
 class StatusOperations:
-    """Report the daemon's state."""
+    """Report counters and gauges of all parts of the engine."""
 
-    def __init__(  # noqa: PLR0917 - it reports on all parts of the engine
+    def __init__(
         self,
         run: RunInfo,
         cache: MemoryCache,
         streams: Streams,
         flights: Flights,
-        limits: TableLimits,
         similar: SimilarAnswers,
         store: StoreStatus,
         backends: Backends,
-        billing: Billing,
         count: Counters,
     ) -> None:
         self.peers = 0
@@ -53,11 +49,9 @@ class StatusOperations:
         self._cache = cache
         self._streams = streams
         self._flights = flights
-        self._limits = limits
         self._similar = similar
         self._store = store
         self._backends = backends
-        self._billing = billing
         self._count = count
 
     def ping(self, peer: Peer, request: wire.Ping, now: float) -> list[Effect]:
@@ -112,52 +106,3 @@ class StatusOperations:
             **self._count.fields(),
             **structs.asdict(self._store.gauges),
         )
-
-    def report(self, peer: Peer, request: wire.GetReport, now: float) -> list[Effect]:
-        """Report rates, savings and spending."""
-        billing = self._billing
-        effects = self.advance_breakers(now)
-        report = wire.Report(
-            request.id,
-            now - self.run.started_at,
-            billing.tasks.total(),
-            billing.tasks.tasks(),
-            billing.spending.backends(),
-            billing.spending.models(),
-            {name: budget.state(now) for name, budget in billing.budgets.by_name.items()},
-            billing.ledger_seconds(now),
-            self._backends.states(),
-        )
-        return [*effects, Send(peer.id, report)]
-
-    def health(self, peer: Peer, request: wire.GetHealth, now: float) -> list[Effect]:
-        """Report problems."""
-        draining = self._flights.draining
-        effects = self.advance_breakers(now)
-        problems = ["The daemon is stopping: it grants no new leases."] if draining else []
-        problems += [
-            f"The table of {table} is full: callers make further calls without the daemon."
-            for table in self._limits.full_tables()
-        ]
-        problems += [
-            f"The breaker of backend {name!r} is {backend.breaker.state.replace('_', ' ')}. {backend.cause(now)}"
-            for name, backend in self._backends.all().items()
-            if backend.breaker.state in {"open", "half_open", "forced_open"}
-        ]
-        problems += [
-            f"The budget {name!r} is spent: {budget.spent_dollars(now):.6g} of {budget.settings.dollars:g} dollars."
-            for name, budget in self._billing.budgets.by_name.items()
-            if budget.spent_dollars(now) >= budget.settings.dollars
-        ]
-        problems += self._store.problems()
-        health = wire.Health(
-            request.id,
-            "draining" if draining else "ok",
-            problems,
-            self.run.version,
-            self.run.boot_id,
-            now - self.run.started_at,
-            self._backends.states(),
-            self._store.state,
-        )
-        return [*effects, Send(peer.id, health)]

@@ -8,7 +8,7 @@ import pytest
 from sidecard.core.backends.admission import LATENCY_HALF_LIFE_SECONDS, Admission, Decision
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.registry import MAX_NAMED, OTHER_BACKENDS, Backends
-from sidecard.core.settings import BackendSettings, BudgetSettings, EngineSettings, TaskSettings
+from sidecard.core.settings import BackendSettings, BudgetSettings, EngineSettings, LiveSettings, TaskSettings
 from sidecard_client.protocol.wire import Begin, RejectionReason, Route, Usage
 
 
@@ -20,7 +20,7 @@ class Town:
         self.settings = EngineSettings(budgets=budgets or {}, **settings)
         self.backends = Backends(self.settings.backends, self.settings.max_backends, lambda: 0.5)
         self.budgets = Budgets(self.settings.budgets, 0.0)
-        self.admission = Admission(self.settings, self.backends, self.budgets)
+        self.admission = Admission(LiveSettings(self.settings), self.backends, self.budgets)
 
     def decide(self, *names: str, route: Route | None = None, task: str = "general") -> Decision:
         """Ask, without taking anything."""

@@ -51,7 +51,8 @@ class BeginOperation(Struct, frozen=True, eq=False):
 
         self.counters.begins += 1
         policy, entry = self.policy, None
-        if policy.settings.uncached_tasks and request.task in policy.settings.uncached_tasks:
+        uncached_tasks = policy.settings.now.uncached_tasks
+        if uncached_tasks and request.task in uncached_tasks:
             return self.misses.begin_uncached(scope, peer, request, now)
 
         if request.key is not None and request.mode != "refresh":

@@ -82,7 +82,7 @@ class AnswerStorage(Struct, frozen=True, eq=False):
     ) -> tuple[bool, list[Effect]]:
         """Store the answer of a flight, if allowed; tell whether it is stored."""
         begin, policy = lease.request, self.policy
-        settings = policy.settings
+        settings = policy.settings.now
         task = settings.task(begin.task)
         cacheable = task.cache == "always" or (task.cache == "deterministic" and request.deterministic)
         if not (request.store and cacheable and flight.may_store(request.tags)):

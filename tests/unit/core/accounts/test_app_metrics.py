@@ -8,6 +8,7 @@ import pytest
 from sidecard.core.accounts.app_metrics import MAX_METRICS, MAX_SESSIONS, TOTAL_PER_METRIC, AppMetrics
 from sidecard.core.accounts.histogram import DEFAULT_BOUNDS
 from sidecard.core.events import Peer
+from sidecard.core.settings import EngineSettings, LiveSettings
 from sidecard_client.protocol.wire import Measurement, RecordMetrics
 
 INF = math.inf
@@ -36,7 +37,7 @@ class Metrics(AppMetrics):
 
     def __init__(self, max_series: int = 100) -> None:
         self.dropped: Counter[str] = Counter()
-        super().__init__(max_series, self.dropped)
+        super().__init__(LiveSettings(EngineSettings(max_series=max_series, spare_share=0.0)), self.dropped)
 
     def report(self, who: Peer, *measurements: Measurement, **fields: object) -> int:
         """Record measurements."""

@@ -3,12 +3,12 @@
 import pytest
 
 from sidecard.core.backends.retry_budget import RetryBudget
-from sidecard.core.settings import RetrySettings
+from sidecard.core.settings import EngineSettings, LiveSettings, RetrySettings
 
 
 def budget(jitter: float = 0.5, **settings: float) -> RetryBudget:
     """Return a budget with a fixed jitter."""
-    return RetryBudget(RetrySettings(**settings), lambda: jitter)
+    return RetryBudget(LiveSettings(EngineSettings(retries=RetrySettings(**settings))), lambda: jitter)
 
 
 def withdrawn(retries: RetryBudget, now: float) -> int:

@@ -1,0 +1,80 @@
+"""The `explain` operation: a task's policy, and the state of a key, without making a begin."""
+
+from sidecard.core.cache.entry import Entry
+from sidecard.core.cache.policy import CachePolicy
+from sidecard.core.effects import Effect, Send
+from sidecard.core.events import Peer
+from sidecard.core.flights.failures import Failures
+from sidecard.core.flights.store.status import StoreStatus
+from sidecard.core.flights.table import Flights
+from sidecard.core.operations.policies import policy_of
+from sidecard.core.operations.status import StatusOperations
+from sidecard.core.replies import not_yours
+from sidecard.core.scopes import Scopes
+from sidecard_client.protocol import wire
+
+
+class ExplainOperation:
+    """Report policy and state."""
+
+    def __init__(
+        self,
+        policy: CachePolicy,
+        flights: Flights,
+        store: StoreStatus,
+        scopes: Scopes,
+        failures: Failures,
+        status: StatusOperations,
+    ) -> None:
+        self._policy = policy
+        self._flights = flights
+        self._store = store
+        self._scopes = scopes
+        self._failures = failures
+        self._status = status
+
+    def explain(self, peer: Peer, request: wire.Explain, now: float) -> list[Effect]:
+        """Show a task's policy and, for a key, its state, changing neither counters nor the eviction order.
+
+        Origins of settings name files, so only operators see them.
+        """
+        scope = self._scopes.find(peer, request.namespace)
+        if scope is None:
+            return [not_yours(peer, request, request.namespace)]
+
+        origins = self._status.run.shown_origins if peer.operator else {}
+        policy = policy_of(self._policy.settings.now, request.task, origins)
+        if request.key is None:
+            return [Send(peer.id, wire.Explained(request.id, request.task, scope, policy, store=self._store.state))]
+
+        entry = self._policy.cache.peek(scope, request.key)
+        flight = self._flights.find(scope, request.key)
+        failure = self._failures.find(scope, request.key, now)
+        explained = wire.Explained(
+            request.id,
+            request.task,
+            scope,
+            policy,
+            None if entry is None or now >= entry.expires_at else _state_of(entry, now),
+            None if flight is None else len(flight.waiters),
+            None if failure is None else failure.message,
+            self._store.state,
+        )
+        return [Send(peer.id, explained)]
+
+
+def _state_of(entry: Entry, now: float) -> wire.EntryState:
+    terms = entry.terms
+    age_seconds = now - entry.stored_at
+    return wire.EntryState(
+        age_seconds,
+        max(0.0, terms.ttl_seconds - age_seconds),
+        max(0.0, terms.ttl_seconds + terms.stale_seconds - max(age_seconds, terms.ttl_seconds)),
+        not entry.is_fresh(now),
+        entry.charge,
+        entry.seconds,
+        terms.backend,
+        terms.task,
+        terms.tags,
+        terms.usage,
+    )
