@@ -34,11 +34,11 @@ async def adrain(pieces: "AsyncStream[Any]") -> None:
 
 @cache
 def body_class(library: ModuleType) -> type:
-    """Return the class of the library's synchronous bodies: ``(plan, pieces)``."""
+    """Return the class of the library's synchronous bodies: ``(call, pieces)``."""
 
     class Body(library.SyncByteStream):  # type: ignore[name-defined,misc]  # the library is known at run time only
-        def __init__(self, plan: InterceptedCall, pieces: "Stream[Any]") -> None:
-            self._plan = plan
+        def __init__(self, call: InterceptedCall, pieces: "Stream[Any]") -> None:
+            self._call = call
             self._pieces = pieces
 
         def __iter__(self) -> Iterator[bytes]:
@@ -47,10 +47,10 @@ def body_class(library: ModuleType) -> type:
             except IncompleteAnswer:
                 return  # its own caller received all there was, and its SDK judges that
             except (CallFailed, CallTimeout) as error:
-                raise broken_stream(error, self._plan.request) from None
+                raise broken_stream(error, self._call.request) from None
 
         def close(self) -> None:
-            if self._plan.is_over:
+            if self._call.is_over:
                 drain(self._pieces)
 
             self._pieces.close()
@@ -60,11 +60,11 @@ def body_class(library: ModuleType) -> type:
 
 @cache
 def async_body_class(library: ModuleType) -> type:
-    """Return the class of the library's asynchronous bodies: ``(plan, pieces)``."""
+    """Return the class of the library's asynchronous bodies: ``(call, pieces)``."""
 
     class AsyncBody(library.AsyncByteStream):  # type: ignore[name-defined,misc]  # as above
-        def __init__(self, plan: InterceptedCall, pieces: "AsyncStream[Any]") -> None:
-            self._plan = plan
+        def __init__(self, call: InterceptedCall, pieces: "AsyncStream[Any]") -> None:
+            self._call = call
             self._pieces = pieces
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -74,10 +74,10 @@ def async_body_class(library: ModuleType) -> type:
             except IncompleteAnswer:
                 return
             except (CallFailed, CallTimeout) as error:
-                raise broken_stream(error, self._plan.request) from None
+                raise broken_stream(error, self._call.request) from None
 
         async def aclose(self) -> None:
-            if self._plan.is_over:
+            if self._call.is_over:
                 await adrain(self._pieces)
 
             await self._pieces.aclose()

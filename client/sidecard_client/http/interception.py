@@ -42,7 +42,7 @@ class IncompleteAnswer(Exception):
 
 
 class InterceptedCall:
-    """The call that one request becomes. ``summary`` is set when its answer has ended."""
+    """The call that one request becomes, and the summary of its answer once that has ended."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class InterceptedCall:
 
     @property
     def is_over(self) -> bool:
-        """This caller makes the call, and has received all of its answer that has a meaning."""
+        """This caller makes the call, and the rest of its answer has no meaning."""
         return self._parser is not None and self._parser.terminal
 
     def may_be_stored(self, _pieces: Any) -> bool:
@@ -165,8 +165,8 @@ class Interception:
         self._endpoints = endpoints
         self._normalize = Options().changed({"normalize": normalize}).normalize
 
-    def plan(self, request: "Request", body: bytes) -> InterceptedCall | None:
-        """Return how a request becomes a call; None if it must pass through. Raises `ValueError` for a wrong header."""
+    def intercept(self, request: "Request", body: bytes) -> InterceptedCall | None:
+        """Return the call that a request becomes; None if it must pass through. Raises `ValueError` for a wrong header."""
         headers = [(name, value) for name, value in request.headers.items() if isinstance(value, str)]
         asked = parse_request(
             request.method,
@@ -185,7 +185,7 @@ class Interception:
 
         task = request.headers.get("x-sidecard-task", self._task)
         rule = self._keep.get(task, self._keep.get("", "always"))
-        plan = InterceptedCall(
+        call = InterceptedCall(
             asked,
             request,
             task,
@@ -193,7 +193,7 @@ class Interception:
             keep_length=self._keep_length,
             redact=self._sidecard.redact,
         )
-        plan.policy |= self._policy | {
+        call.policy |= self._policy | {
             "deterministic": asked.deterministic,
             "backend": self._backend or asked.backend,
             "ttl": self._ttl_of(request),
@@ -201,21 +201,21 @@ class Interception:
         }
         shared = control != "off" and (rule != "deterministic" or asked.deterministic)
         if not shared:
-            plan.policy["key"] = None
+            call.policy["key"] = None
         elif self._normalize == BY_TASK:
-            plan.policy["key"] = UNKEYED
+            call.policy["key"] = UNKEYED
         else:
-            plan.set_key(self._normalize)
+            call.set_key(self._normalize)
 
         if shared and control == "only":
-            plan.policy["mode"] = "only_if_cached"
+            call.policy["mode"] = "only_if_cached"
         elif shared and (control == "refresh" or rule == "never"):
-            plan.policy["mode"] = "refresh"
+            call.policy["mode"] = "refresh"
 
         if asked.model:
-            plan.policy["model"] = asked.model[:MAX_NAME_CHARACTERS]
+            call.policy["model"] = asked.model[:MAX_NAME_CHARACTERS]
 
-        return plan
+        return call
 
     def _ttl_of(self, request: "Request") -> float | None:
         ttl = request.headers.get("x-sidecard-ttl")

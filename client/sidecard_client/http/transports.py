@@ -89,14 +89,14 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
 
     def handle_request(self, request: "Request") -> "Response":
         """Return the answer: stored, another caller's, or that of ``inner``."""
-        plan = self.plan(request, request.read())
-        if plan is None:
+        call = self.intercept(request, request.read())
+        if call is None:
             return self._inner.handle_request(request)
 
-        if plan.needs_normal_forms:
-            plan.set_key(self._sidecard.normal_forms(plan.task))
+        if call.needs_normal_forms:
+            call.set_key(self._sidecard.normal_forms(call.task))
 
-        stream = self._sidecard.stream(self._fetch, plan.asked.parts["body"], plan, **plan.policy)
+        stream = self._sidecard.stream(self._fetch, call.asked.parts["body"], call, **call.policy)
         try:
             head = next(stream)
         except Exception as error:  # noqa: BLE001 - raised again, unless the app gets it as a response
@@ -104,23 +104,23 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
 
         library = library_of(request)
         if "body" not in head:
-            return response_from(library, head, stream, stream=body_class(library)(plan, stream))
+            return response_from(library, head, stream, stream=body_class(library)(call, stream))
 
         response = response_from(library, head, stream, content=head["body"])
         drain(stream)
         return response
 
-    def _fetch(self, _body: object, plan: InterceptedCall) -> Iterator[Any]:
-        response = self._inner.handle_request(forwarded(plan.request))
+    def _fetch(self, _body: object, call: InterceptedCall) -> Iterator[Any]:
+        response = self._inner.handle_request(forwarded(call.request))
         try:
             kind = refusal_kind(response)
             if kind is not None:
                 raise UpstreamRefused(response, kind, response.read())
 
-            parser = plan.parser_of(response)
-            if not plan.asked.stream:
+            parser = call.parser_of(response)
+            if not call.asked.stream:
                 parser.feed(response.read())
-                yield plan.single_piece(parser, response)
+                yield call.single_piece(parser, response)
                 return
 
             yield head_of(response)
@@ -128,7 +128,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
                 parser.feed(piece)
                 yield piece
 
-            plan.end_stream(parser)
+            call.end_stream(parser)
         finally:
             response.close()
 
@@ -161,14 +161,14 @@ class AsyncSidecardTransport(Interception, _BaseTransport):  # type: ignore[misc
 
     async def handle_async_request(self, request: "Request") -> "Response":
         """Return the answer: stored, another caller's, or that of ``inner``. Canceling it does not end a call with waiters."""
-        plan = self.plan(request, await request.aread())
-        if plan is None:
+        call = self.intercept(request, await request.aread())
+        if call is None:
             return await self._inner.handle_async_request(request)
 
-        if plan.needs_normal_forms:
-            plan.set_key(await self._sidecard.normal_forms(plan.task))
+        if call.needs_normal_forms:
+            call.set_key(await self._sidecard.normal_forms(call.task))
 
-        stream = self._sidecard.stream(self._fetch, plan.asked.parts["body"], plan, **plan.policy)
+        stream = self._sidecard.stream(self._fetch, call.asked.parts["body"], call, **call.policy)
         try:
             head = await anext(stream)
         except Exception as error:  # noqa: BLE001 - as above
@@ -176,23 +176,23 @@ class AsyncSidecardTransport(Interception, _BaseTransport):  # type: ignore[misc
 
         library = library_of(request)
         if "body" not in head:
-            return response_from(library, head, stream, stream=async_body_class(library)(plan, stream))
+            return response_from(library, head, stream, stream=async_body_class(library)(call, stream))
 
         response = response_from(library, head, stream, content=head["body"])
         await adrain(stream)
         return response
 
-    async def _fetch(self, _body: object, plan: InterceptedCall) -> AsyncIterator[Any]:
-        response = await self._inner.handle_async_request(forwarded(plan.request))
+    async def _fetch(self, _body: object, call: InterceptedCall) -> AsyncIterator[Any]:
+        response = await self._inner.handle_async_request(forwarded(call.request))
         try:
             kind = refusal_kind(response)
             if kind is not None:
                 raise UpstreamRefused(response, kind, await response.aread())
 
-            parser = plan.parser_of(response)
-            if not plan.asked.stream:
+            parser = call.parser_of(response)
+            if not call.asked.stream:
                 parser.feed(await response.aread())
-                yield plan.single_piece(parser, response)
+                yield call.single_piece(parser, response)
                 return
 
             yield head_of(response)
@@ -200,6 +200,6 @@ class AsyncSidecardTransport(Interception, _BaseTransport):  # type: ignore[misc
                 parser.feed(piece)
                 yield piece
 
-            plan.end_stream(parser)
+            call.end_stream(parser)
         finally:
             await response.aclose()

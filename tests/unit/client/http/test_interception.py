@@ -1,0 +1,124 @@
+"""How a request, its headers and the transport's policy become a call."""
+
+import json
+from typing import Any
+
+import httpx2
+import pytest
+
+from sidecard_client.call.call import UNKEYED
+from sidecard_client.http.interception import IncompleteAnswer, InterceptedCall, Interception
+from sidecard_client.http.translation import UpstreamRefused
+from sidecard_client.testing import FakeClient
+
+CHOICE = {"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}
+
+
+class Transport(Interception):
+    """The policy of a transport, without one."""
+
+    def __init__(self, **policy: Any) -> None:
+        super().__init__(**policy)
+        self._sidecard = FakeClient()
+
+
+def intercept(headers: dict[str, str] | None = None, temperature: float = 1.0, **policy: Any) -> InterceptedCall:
+    """Intercept a chat request."""
+    body = json.dumps({"model": "m", "messages": [], "temperature": temperature}).encode()
+    request = httpx2.Request("POST", "http://h/v1/chat/completions", headers=headers, content=body)
+    call = Transport(**policy).intercept(request, body)
+    assert call is not None
+    return call
+
+
+def test_other_requests_pass_through() -> None:
+    """A request of an unknown path is not a call."""
+    assert Transport().intercept(httpx2.Request("GET", "http://h/v1/models"), b"") is None
+
+
+@pytest.mark.parametrize(
+    ("control", "keep", "temperature", "keyed", "mode"),
+    [
+        ("", "always", 1, True, "use"),
+        ("refresh", "always", 1, True, "refresh"),
+        ("only", "always", 1, True, "only_if_cached"),
+        ("off", "always", 1, False, "use"),
+        ("", "never", 1, True, "refresh"),
+        ("only", "never", 1, True, "only_if_cached"),
+        ("", "deterministic", 0, True, "use"),
+        ("", "deterministic", 1, False, "use"),
+        ("only", "deterministic", 1, False, "use"),
+    ],
+)
+def test_control_and_keep_select_key_and_mode(
+    control: str, keep: Any, temperature: float, keyed: bool, mode: str
+) -> None:
+    """A call without a key is made in any case."""
+    policy = intercept({"x-sidecard-cache": control}, temperature, keep=keep).policy
+    assert (policy["key"] is not None) is keyed
+    assert policy.get("mode", "use") == mode
+
+
+def test_headers_override_the_transports_policy() -> None:
+    """Task and lifetime may differ from call to call."""
+    policy = intercept({"x-sidecard-task": "rag", "x-sidecard-ttl": "9"}, task="other", ttl=1.0).policy
+    assert (policy["task"], policy["ttl"]) == ("rag", 9.0)
+    assert (policy["model"], policy["backend"]) == ("m", "h/m")
+
+
+@pytest.mark.parametrize(("name", "value"), [("x-sidecard-cache", "maybe"), ("x-sidecard-ttl", "soon")])
+def test_an_invalid_header_raises(name: str, value: str) -> None:
+    """The error names the header and its value."""
+    with pytest.raises(ValueError, match=f"{name} must be .* not '{value}'"):
+        intercept({name: value})
+
+
+def test_keep_must_be_a_known_rule() -> None:
+    """A wrong rule raises when the transport is made."""
+    with pytest.raises(ValueError, match="keep= must be 'always' or 'deterministic' or 'never', not 'sometimes'"):
+        Transport(keep={"rag": "sometimes"})
+
+
+def test_normal_forms_of_the_task_complete_the_key() -> None:
+    """With ``normalize="task"`` the key waits for the daemon's settings."""
+    call = intercept(normalize="task")
+    assert call.needs_normal_forms
+    assert call.policy["key"] == UNKEYED
+    call.set_key(())
+    assert not call.needs_normal_forms
+    assert call.policy["key"] == intercept().policy["key"]
+
+
+def test_a_complete_answer_is_stored_with_its_usage() -> None:
+    """The hooks know the answer once it has ended."""
+    call = intercept()
+    response = httpx2.Response(200, json={"choices": [CHOICE], "usage": {"prompt_tokens": 2}})
+    parser = call.parser_of(response)
+    parser.feed(response.content)
+    assert not call.may_be_stored([])
+    piece = call.single_piece(parser, response)
+    assert (piece["status"], piece["body"]) == (200, response.content)
+    assert call.may_be_stored([])
+    usage = call.usage([])
+    assert usage is not None
+    assert usage.prompt_tokens == 2
+    prompt, answer = call.transcript({"args": ["body", "request"], "kwargs": {}}, [piece]) or (None, None)
+    assert prompt == {"args": ["body"], "kwargs": {}}
+    assert answer["choices"] == [CHOICE]  # type: ignore[index]  # a map
+
+
+def test_an_incomplete_answer_raises() -> None:
+    """A body raises `UpstreamRefused`, and a stream `IncompleteAnswer`; neither is stored."""
+    call = intercept()
+    response = httpx2.Response(200, json={"choices": []})
+    with pytest.raises(UpstreamRefused):
+        call.single_piece(call.parser_of(response), response)
+
+    stream = httpx2.Response(200, headers={"content-type": "text/event-stream"})
+    parser = call.parser_of(stream)
+    parser.feed(b"data: [DONE]\n\n")
+    assert call.is_over
+    with pytest.raises(IncompleteAnswer, match="choice 0 has no finish reason"):
+        call.end_stream(parser)
+
+    assert not call.may_be_stored([])
