@@ -15,7 +15,7 @@ ROW_BYTES: Final = 400
 
 PAGE_ROWS: Final = 500
 PAGE_ROWS_WITH_TEXTS: Final = 64
-"""Rows that a reader reads at once; with prompts and answers, each of which may have 256 KiB."""
+"""Rows of one page; with prompts and answers, which may have 256 KiB each."""
 
 DAY_SECONDS: Final = 86400.0
 

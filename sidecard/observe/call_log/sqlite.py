@@ -129,7 +129,7 @@ class SqliteCallWriter:
                 more = self._remove_some(connection) > 0 or more
             elif self._page_bytes * (pages := connection.number("PRAGMA page_count")) > self._max_bytes:
                 # The limit was lowered.
-                # As a script: the statement has a step for each page, of which Python 3.11's execute takes one.
+                # As a script: the statement has a step for each page, and Python 3.11's execute takes only one.
                 connection.executescript(f"PRAGMA incremental_vacuum({self._wal_bytes // self._page_bytes})")
                 more = connection.number("PRAGMA page_count") < pages or more
                 # The file shrinks when the log is moved into it, and hours may pass until something is written.

@@ -4,8 +4,8 @@ SQLite notices damage to its pages' structure but not to their content: a disk t
 another answer. So each row has a checksum over all that is served of it, including scope and key, since a damaged index leads
 to whole rows of other keys. A row whose checksum does not match is a miss, until it expires or is replaced.
 
-The checksum is CRC-32, as in ZIP and in the spool: against accidents, of which it misses one in four billion, not against
-whoever may write to the file. For a row of 1 KiB it costs 2 us to make and to check.
+The checksum is CRC-32, as in ZIP and in the spool: against accidents (it misses one in four billion), not against
+anyone who may write to the file. For a row of 1 KiB it costs 2 us to make and to check.
 """
 
 import struct
