@@ -1,18 +1,12 @@
 """The interface between the daemon and its store, and how a store reports to the engine."""
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Protocol
 
 from sidecard.core.effects import StoreEffect, StorePurge, StoreRemove, StoreWrite
-from sidecard.core.events import (
-    Removed,
-    StoreAnswered,
-    StoreEvent,
-    StoreGauges,
-    StoreMeasured,
-    StoreStateChanged,
-    Unavailable,
-)
+from sidecard.core.events import StoreAnswered, StoreEvent, StoreGauges, StoreMeasured, StoreStateChanged
+from sidecard_client.protocol.wire import Usage
 
 StoreListener = Callable[[StoreEvent], None]
 """Receives a store's events, in the event loop's thread and never from within `Store.perform`."""
@@ -22,6 +16,11 @@ StoreChange = StoreWrite | StoreRemove | StorePurge
 
 UNANSWERED = 0
 """The ticket of a removal whose caller waits no longer, or never did."""
+
+terms_of: Callable[[object], tuple[float, float, float, str, Usage, tuple[str, ...]]] = attrgetter(
+    "seconds", "ttl_seconds", "window_seconds", "backend", "usage", "tags"
+)
+"""Returns what a `Record` and its stored forms have in common, in the order of their fields."""
 
 
 class Store(Protocol):
@@ -66,39 +65,6 @@ class StoreReporter:
         if gauges != self._gauges:
             self._gauges = gauges
             self.notify(StoreMeasured(gauges))
-
-
-class OpenRemovals:
-    """Removals and purges whose callers wait, by ticket. Each is answered once."""
-
-    def __init__(self, reporter: StoreReporter) -> None:
-        self._reporter = reporter
-        self._open: dict[int, tuple[int, float]] = {}
-
-    def add(self, ticket: int, unwritten: int = 0, since: float = 0.0) -> None:
-        """Wait for a removal. ``unwritten`` is how many entries it removed before they reached the store."""
-        self._open[ticket] = unwritten, since
-
-    def unwritten(self, ticket: int) -> int:
-        """Return how many entries a removal removed before they reached the store."""
-        return self._open.get(ticket, (0, 0.0))[0]
-
-    def replaced(self, older: StoreChange | None) -> StoreAnswered | None:
-        """Return the answer to a removal that a newer change of its key replaced: it is no longer done by itself."""
-        if not isinstance(older, StoreRemove) or self._open.pop(older.ticket, None) is None:
-            return None
-
-        return StoreAnswered(older.ticket, Unavailable())
-
-    def answer(self, ticket: int, answer: Removed | Unavailable) -> None:
-        """Answer a ticket, if it is still open."""
-        if self._open.pop(ticket, None) is not None:
-            self._reporter.notify(StoreAnswered(ticket, answer))
-
-    def give_up(self, until: float = float("inf")) -> None:
-        """Answer `Unavailable` to all removals added up to that instant. They are done later."""
-        for ticket in [ticket for ticket, (_, since) in self._open.items() if since <= until]:
-            self.answer(ticket, Unavailable())
 
 
 def _ignore(event: StoreEvent) -> None:

@@ -536,7 +536,7 @@ async def test_more_than_may_wait_is_given_up_without_old_entries_coming_back(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk takes nothing: the oldest writes are dropped and counted, and what they were to replace is gone."""
-    monkeypatch.setattr(disk_store, "PENDING_MAX_BYTES", 20_000)
+    monkeypatch.setattr("sidecard.store.writes.PENDING_MAX_BYTES", 20_000)
     monkeypatch.setattr("sidecard.store.sqlite.writer.WRITE_PATIENCE_SECONDS", 0.01)
     async with running(path) as one:
         one.write("k", record(b"old"))

@@ -34,6 +34,7 @@ from sidecard.observe.call_log.rows import (
     insertion,
     page_query,
 )
+from sidecard.persistence.batches import batches
 from sidecard.persistence.sqlite_file import (
     Connection,
     DamagedError,
@@ -113,7 +114,7 @@ class SqliteCallWriter:
         """See `CallWriter`."""
         with self._used() as connection:
             refused = 0
-            for portion in _portions(rows, self._wal_bytes):
+            for portion in batches(rows, lambda row: row.bytes, self._wal_bytes):
                 self._make_room(connection, portion)
                 refused += add_all(portion, partial(_add, connection), _NEVER_KEPT)
                 self._bound_log(connection)
@@ -305,22 +306,6 @@ def _add(connection: Connection, rows: Sequence[Row]) -> None:
             connection.execute("ROLLBACK")
 
         raise
-
-
-def _portions(rows: Sequence[Row], max_bytes: int) -> Iterator[list[Row]]:
-    """Yield ``rows`` in portions of ``max_bytes``, or of one row that is larger."""
-    portion: list[Row] = []
-    portion_bytes = 0
-    for row in rows:
-        if portion and portion_bytes + row.bytes > max_bytes:
-            yield portion
-            portion, portion_bytes = [], 0
-
-        portion.append(row)
-        portion_bytes += row.bytes
-
-    if portion:
-        yield portion
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from sidecard.observe.push.spool_records import Block
+from sidecard.persistence.batches import batches
 from sidecard_client.protocol.wire import Family
 
 MAX_SAMPLES = 10_000
@@ -95,8 +96,8 @@ class Encoder:
     def blocks(self, families: Iterable[Family], at_milliseconds: int) -> list[Block]:
         """Return the blocks of one collection, in the order in which they are to be sent."""
         return [
-            Block(int(self._format), len(some), at_milliseconds, self._compress(b"".join(some)))
-            for some in _batches(self._pieces(families, at_milliseconds))
+            Block(int(self._format), len(batch), at_milliseconds, self._compress(b"".join(batch)))
+            for batch in batches(self._pieces(families, at_milliseconds), len, MAX_RAW_BYTES, MAX_SAMPLES)
         ]
 
     def _pieces(self, families: Iterable[Family], at_milliseconds: int) -> Iterator[bytes]:
@@ -143,21 +144,6 @@ class Encoder:
             yield _one_sample(identity, STALE, at)
 
         self._series = series
-
-
-def _batches(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
-    raw_bytes = 0
-    for piece in pieces:
-        if batch and (len(batch) >= MAX_SAMPLES or raw_bytes + len(piece) > MAX_RAW_BYTES):
-            yield batch
-            batch, raw_bytes = [], 0
-
-        batch.append(piece)
-        raw_bytes += len(piece)
-
-    if batch:
-        yield batch
 
 
 def _compression(form: Format) -> Callable[[bytes], bytes]:

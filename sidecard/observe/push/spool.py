@@ -24,6 +24,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec import Struct
+
 from sidecard.observe.push.spool_position import BlockPosition, PositionFile
 from sidecard.observe.push.spool_records import (
     FILE_MAGIC,
@@ -51,16 +53,13 @@ _HOST_FAULTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Errors of the host, not of a file."""
 
 
-class _File:
+class _File(Struct, eq=False):
     """One file of blocks."""
 
-    __slots__ = ("bytes", "number", "samples")
-
-    def __init__(self, number: int, size_bytes: int, samples: int | None) -> None:
-        self.number = number
-        self.bytes = size_bytes
-        self.samples = samples
-        """None where an earlier process wrote the file and it was not read yet."""
+    number: int
+    bytes: int
+    samples: int | None
+    """None where an earlier process wrote the file and it was not read yet."""
 
 
 class Spool:

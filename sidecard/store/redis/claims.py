@@ -57,7 +57,7 @@ class Claims:
         """Read an entry; return the answer if it is known at once."""
         claim = self._new_claim(read) if read.claim else ""
         pending = self._writes.find(read.scope, read.key) if read.read_entry else None
-        removing = isinstance(pending, StoreRemove) or (read.read_entry and self._writes.purging(read.scope))
+        removing = isinstance(pending, StoreRemove) or (read.read_entry and self._writes.pending.purging(read.scope))
         if isinstance(pending, StoreWrite):
             return Found(pending.record)
 
@@ -152,7 +152,7 @@ class Claims:
             # An existing entry is returned before the script writes anything: so there is none.
             refused = self._health.refuses_writes(reply)
             if refused:
-                self._writes.wake()
+                self._writes.changed.set()  # it finds out when the server takes writes again
 
             self._answer(read, Absent() if refused else Unavailable())
             return

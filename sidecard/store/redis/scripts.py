@@ -25,6 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from sidecard.core.records import Record
+from sidecard.store.base import terms_of
 from sidecard_client.protocol.wire import Usage
 
 LAYOUT = 1
@@ -200,9 +201,8 @@ _unpack = msgspec.msgpack.Decoder(_Envelope).decode
 
 def encode_entry(record: Record) -> bytes:
     """Return a record's envelope: one byte of version, then msgpack."""
-    terms = record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags
     version = COMPRESSED_ENVELOPE if record.compressed else ENVELOPE
-    return bytes((version,)) + _pack(_Envelope(record.seconds, *terms, record.value, record.task))
+    return bytes((version,)) + _pack(_Envelope(*terms_of(record), record.value, record.task))
 
 
 def decode_entry(data: bytes, remaining_seconds: float) -> Record | None:
@@ -217,18 +217,9 @@ def decode_entry(data: bytes, remaining_seconds: float) -> Record | None:
         return None
 
     lifetime_seconds = max(found.ttl_seconds, found.window_seconds)
-    return Record(
-        found.value,
-        found.seconds,
-        found.ttl_seconds,
-        found.window_seconds,
-        found.backend,
-        found.usage,
-        found.tags,
-        max(0.0, lifetime_seconds - remaining_seconds),
-        found.task,
-        compressed=version == COMPRESSED_ENVELOPE,
-    )
+    age_seconds = max(0.0, lifetime_seconds - remaining_seconds)
+    compressed = version == COMPRESSED_ENVELOPE
+    return Record(found.value, *terms_of(found), age_seconds, found.task, compressed=compressed)
 
 
 def encode_tags(tags: tuple[str, ...]) -> bytes:

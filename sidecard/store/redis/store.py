@@ -93,7 +93,7 @@ class RedisStore:
             fault = await self._session()
             self._health.session_ended(fault)
             self._claims.end_session()
-            self._writes.give_up()
+            self._writes.give_up_removals()
             self._writes.measure()
             if self._clock() - began_at > MAX_PAUSE_SECONDS:
                 backoff.reset()

@@ -1,7 +1,6 @@
 """Writes to Redis, over one connection: entries, removals and purges, in the order in which they were requested."""
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -9,30 +8,18 @@ from msgspec import structs
 from redis.exceptions import ResponseError
 
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
-from sidecard.core.events import Removed, StoreAnswered, StoreGauges, Unavailable
+from sidecard.core.events import Removed, StoreAnswered, Unavailable
 from sidecard.core.records import index_tags_of_purge
 from sidecard.core.scopes import covers
-from sidecard.store.base import UNANSWERED, OpenRemovals, StoreChange, StoreReporter
-from sidecard.store.pending_writes import PendingWrites
+from sidecard.persistence.batches import batches
+from sidecard.store.base import UNANSWERED, StoreChange, StoreReporter
+from sidecard.store.redis import scripts
 from sidecard.store.redis.connection import RedisConnection, ScriptCall
 from sidecard.store.redis.health import RedisHealth
 from sidecard.store.redis.invalidations import Invalidations
-from sidecard.store.redis.scripts import (
-    CHANNEL,
-    LAYOUT,
-    PURGE,
-    REMOVE,
-    WRITE,
-    encode_entry,
-    encode_tags,
-    entry_name,
-    scan_pattern,
-    scope_and_key,
-)
+from sidecard.store.redis.scripts import CHANNEL, encode_tags
+from sidecard.store.writes import StoreWrites
 from sidecard_client.protocol.backoff import Backoff
-
-PENDING_MAX_BYTES = 64 * 1024 * 1024
-"""Changes that may wait while the server is unavailable."""
 
 MAX_BATCH = 64
 """Changes in one round trip, with at most `MAX_BATCH_BYTES` of values."""
@@ -46,31 +33,27 @@ MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 2.0
 """Between two tries of what a server refuses or does not answer."""
 
 
-class RedisWrites:
+class RedisWrites(StoreWrites):
     """Pending changes. ``clock`` is the engine's: entries age by it while they wait."""
 
     def __init__(
         self, health: RedisHealth, reporter: StoreReporter, invalidations: Invalidations, clock: Callable[[], float]
     ) -> None:
+        super().__init__(reporter)
         self._health = health
-        self._reporter = reporter
         self._invalidations = invalidations
         self._clock = clock
-        self._pending = PendingWrites(PENDING_MAX_BYTES)
-        self._changed = asyncio.Event()
-        self._removals = OpenRemovals(reporter)
-        self._written = self._refused = self._given_up = 0
         self._failures = 0
 
     def add(self, change: StoreChange) -> StoreAnswered | None:
         """Write a change soon; return an answer that is known already."""
-        replaced = self._removals.replaced(self._pending.add(self._with_claim(change)))
-        self._changed.set()
+        replaced = self._add(self._with_claim(change))
+        self.changed.set()
         if not isinstance(change, StoreWrite) and change.ticket != UNANSWERED:
             if self._health.connected is False:
                 return StoreAnswered(change.ticket, Unavailable())
 
-            self._removals.add(change.ticket)
+            self.expect_removal(change.ticket)
 
         return replaced
 
@@ -79,86 +62,60 @@ class RedisWrites:
         if not isinstance(change, StoreWrite) or change.claim or change.replace:
             return change
 
-        older = self._pending.find(change.scope, change.key)
+        older = self.pending.find(change.scope, change.key)
         return structs.replace(change, claim=older.claim) if isinstance(older, StoreWrite) and older.claim else change
-
-    def wake(self) -> None:
-        """Let `serve` notice that the server takes no writes."""
-        self._changed.set()
 
     def find(self, scope: str, key: str) -> StoreWrite | StoreRemove | None:
         """Return a key's pending change, with its present age; None where there is none."""
-        change = self._pending.find(scope, key)
+        change = self.pending.find(scope, key)
         return self._aged(change) if isinstance(change, StoreWrite) else change
-
-    def purging(self, scope: str) -> bool:
-        """Return whether a pending purge may concern a scope."""
-        return self._pending.purging(scope)
-
-    def give_up(self) -> None:
-        """Answer `Unavailable` to all removals: the server does not write now. They are done later."""
-        self._removals.give_up()
-
-    def measure(self) -> None:
-        """Report the gauges."""
-        pending = self._pending
-        self._reporter.gauges(
-            StoreGauges(
-                store_pending=len(pending),
-                store_pending_bytes=pending.bytes,
-                store_written=self._written,
-                store_dropped=pending.dropped + self._given_up,
-                store_refused=self._refused,
-                store_faults=self._reporter.faults,
-            )
-        )
 
     async def serve(self, connection: RedisConnection) -> None:
         """Write until cancelled. Raises as `RedisConnection.run`."""
         backoff = Backoff(MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
         while True:
             if not self._health.takes_writes:
-                self.give_up()
+                self.give_up_removals()
                 self.measure()
                 await anyio.sleep(backoff.failed(self._clock()))
-                (reply,) = await connection.run([("SET", f"sidecard:{LAYOUT}", "", "PX", 1000)])
+                (reply,) = await connection.run([("SET", f"sidecard:{scripts.LAYOUT}", "", "PX", 1000)])
                 if self._is_refusal(reply):
                     continue
 
                 self._health.writes_again()
 
-            if not len(self._pending):
-                await self._changed.wait()
+            if not len(self.pending):
+                await self.changed.wait()
 
-            self._changed.clear()
+            self.changed.clear()
             if self._health.takes_writes and not await self._write_some(connection):
                 backoff.reset()
 
     async def write_all(self, connection: RedisConnection) -> None:
         """Write all pending changes, as far as the server takes them. Raises as `RedisConnection.run`."""
-        while len(self._pending) and not await self._write_some(connection):
+        while len(self.pending) and not await self._write_some(connection):
             pass
 
     async def _write_some(self, connection: RedisConnection) -> list[StoreChange]:
         """Write the oldest pending changes; return those that the server does not take now."""
-        changes = self._pending.take(1 if self._failures else MAX_BATCH)
+        changes = self.pending.take(1 if self._failures else MAX_BATCH)
         left: list[StoreChange] = []
         try:
-            for batch in _batches(changes):
+            for batch in batches(changes, _value_bytes, MAX_BATCH_BYTES):
                 left += await self._write_batch(connection, batch)
         except BaseException:
             self._failures += 1
             if self._failures > MAX_WRITE_FAILURES:
                 self._failures = 0
-                self._given_up += 1
-                self._pending.done()
+                self.given_up += 1
+                self.pending.done()
             else:
-                self._pending.give_back()
+                self.pending.give_back()
 
             raise
 
         self._failures = 0
-        self._pending.give_back(left)
+        self.pending.give_back(left)
         self.measure()
         return left
 
@@ -172,26 +129,26 @@ class RedisWrites:
             if self._is_refusal(reply):
                 left.append(change)
             elif isinstance(change, StoreRemove):
-                self._removals.answer(change.ticket, Removed(int(reply == 1)))
+                self.answer_removal(change.ticket, Removed(int(reply == 1)))
             elif reply == 1:
-                self._written += 1
+                self.written += 1
             else:
-                self._refused += 1
+                self.refused += 1
 
         return left
 
     def _call(self, change: StoreWrite | StoreRemove) -> ScriptCall:
-        name = entry_name(change.scope, change.key)
+        name = scripts.entry_name(change.scope, change.key)
         if isinstance(change, StoreRemove):
             message = self._invalidations.of_key("removed", change.scope, change.key)
-            return ScriptCall(REMOVE, name, (CHANNEL, message))
+            return ScriptCall(scripts.REMOVE, name, (CHANNEL, message))
 
         how = "claimed" if change.claim else "always" if change.replace else "absent"
         record = self._aged(change).record
         milliseconds = max(1, int(record.remaining_seconds * 1000))
         message = self._invalidations.of_key("stored", change.scope, change.key)
-        entry, tags = encode_entry(record), encode_tags(record.index_tags)
-        return ScriptCall(WRITE, name, (how, change.claim, entry, milliseconds, tags, CHANNEL, message))
+        entry, tags = scripts.encode_entry(record), encode_tags(record.index_tags)
+        return ScriptCall(scripts.WRITE, name, (how, change.claim, entry, milliseconds, tags, CHANNEL, message))
 
     def _aged(self, write: StoreWrite) -> StoreWrite:
         age_seconds = max(0.0, self._clock() - write.made_at)
@@ -203,10 +160,10 @@ class RedisWrites:
         await connection.run([publish])
         tags = tuple(encode_tags((tag,)) for tag in index_tags_of_purge(purge.tag, purge.task))
         count = 0
-        async for page in connection.scan(scan_pattern(purge.namespace)):
-            names = [(name, scope_and_key(name)) for name in page]
+        async for page in connection.scan(scripts.scan_pattern(purge.namespace)):
+            names = [(name, scripts.scope_and_key(name)) for name in page]
             calls = [
-                ScriptCall(PURGE, name, tags)
+                ScriptCall(scripts.PURGE, name, tags)
                 for name, parts in names
                 if parts is not None and covers(purge.namespace, parts[0])
             ]
@@ -217,7 +174,7 @@ class RedisWrites:
                 count += reply
 
         await connection.run([publish])
-        self._removals.answer(purge.ticket, Removed(count))
+        self.answer_removal(purge.ticket, Removed(count))
         return []
 
     def _is_refusal(self, reply: Any) -> bool:
@@ -231,21 +188,9 @@ class RedisWrites:
         return True
 
 
-def _batches(changes: list[StoreChange]) -> Iterator[list[StoreChange]]:
-    """Cut changes into single round trips; a purge has its own."""
-    batch: list[StoreChange] = []
-    size = 0
-    for change in changes:
-        length = len(change.record.value) if isinstance(change, StoreWrite) else 0
-        if batch and (isinstance(change, StorePurge) or size + length > MAX_BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
+def _value_bytes(change: StoreChange) -> float:
+    """Return the size of a change in a batch. A purge has a batch of its own."""
+    if isinstance(change, StorePurge):
+        return float("inf")
 
-        batch.append(change)
-        size += length
-        if isinstance(change, StorePurge):
-            yield batch
-            batch, size = [], 0
-
-    if batch:
-        yield batch
+    return len(change.record.value) if isinstance(change, StoreWrite) else 0

@@ -17,7 +17,9 @@ from sidecard.core.cache.compression import decompress
 from sidecard.core.effects import StoreWrite
 from sidecard.core.records import Record
 from sidecard.errors import SidecardError
+from sidecard.persistence.batches import batches
 from sidecard.persistence.sqlite_file import is_damage
+from sidecard.store.base import terms_of
 from sidecard.store.sqlite.maintenance import locked, opened
 from sidecard.store.sqlite.rows import Row, is_damaged, record_of
 from sidecard.store.sqlite.writer import Writer
@@ -128,7 +130,8 @@ def import_into(path: Path, file: BinaryIO, max_bytes: int, clock: Callable[[], 
             writer = Writer(path, max_bytes, clock)
             try:
                 with opened(path, "ro") as reader:
-                    for batch in _batches(_entries(file)):
+                    entries = (entry for _, entry in _entries(file))
+                    for batch in batches(entries, lambda entry: len(entry.value), BATCH_BYTES, BATCH_LINES):
                         _store(batch, writer, reader, clock(), progress)
                         yield progress
             finally:
@@ -154,7 +157,10 @@ def _store(
 
     changes = [
         # An exporting host whose clock was ahead does not make an entry live longer here.
-        (StoreWrite(entry.scope, entry.key, _record(entry)), min(entry.stored_at, now))
+        (
+            StoreWrite(entry.scope, entry.key, Record(entry.value, *terms_of(entry.about), task=entry.about.task)),
+            min(entry.stored_at, now),
+        )
         for entry in newest.values()
     ]
     applied = writer.apply(changes)
@@ -170,20 +176,6 @@ def _is_older(entry: ExportedEntry, rival: ExportedEntry | None, reader: sqlite3
     name = entry.scope, entry.key
     row = reader.execute("SELECT stored_at FROM entries WHERE scope = ? AND key = ?", name).fetchone()
     return row is not None and entry.stored_at <= row[0]
-
-
-def _batches(entries: Iterable[tuple[int, ExportedEntry]]) -> Iterator[list[ExportedEntry]]:
-    batch: list[ExportedEntry] = []
-    size = 0
-    for _, entry in entries:
-        batch.append(entry)
-        size += len(entry.value)
-        if len(batch) >= BATCH_LINES or size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-
-    if batch:
-        yield batch
 
 
 def _entries(file: Iterable[bytes]) -> Iterator[tuple[int, ExportedEntry]]:
@@ -206,11 +198,4 @@ def _value(record: Record) -> bytes | None:
 
 
 def _terms(record: Record) -> ExportedTerms:
-    seconds = record.seconds, record.ttl_seconds, record.window_seconds
-    return ExportedTerms(1, *seconds, record.backend, record.usage, record.tags, record.task)
-
-
-def _record(entry: ExportedEntry) -> Record:
-    about = entry.about
-    seconds = about.seconds, about.ttl_seconds, about.window_seconds
-    return Record(entry.value, *seconds, about.backend, about.usage, about.tags, task=about.task)
+    return ExportedTerms(1, *terms_of(record), task=record.task)

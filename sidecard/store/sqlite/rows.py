@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from sidecard.core.records import Record
+from sidecard.store.base import terms_of
 from sidecard_client.protocol.wire import Usage
 
 ABOUT_VERSION = 2
@@ -63,9 +64,8 @@ class Row(NamedTuple):
 
 def row_of(scope: str, key: str, record: Record, stored_at: float, expires_at: float) -> Row:
     """Return the row of a record."""
-    shared = record.ttl_seconds, record.window_seconds, record.backend, record.usage, record.tags, record.task
     version = COMPRESSED_VERSION if record.compressed else ABOUT_VERSION
-    terms = _pack(About(version, record.seconds, *shared))
+    terms = _pack(About(version, *terms_of(record), record.task))
     checksum = _checksum(scope, key, stored_at, expires_at, terms, record.value)
     return Row(scope, key, stored_at, expires_at, terms + checksum, record.value)
 
@@ -85,18 +85,8 @@ def record_of(row: Row, now: float) -> Record | None:
     if found.version not in _VERSIONS:
         return None
 
-    return Record(
-        value,
-        found.seconds,
-        found.ttl_seconds,
-        found.window_seconds,
-        found.backend,
-        found.usage,
-        found.tags,
-        max(0.0, now - stored_at),
-        found.task,
-        compressed=found.version == COMPRESSED_VERSION,
-    )
+    compressed = found.version == COMPRESSED_VERSION
+    return Record(value, *terms_of(found), max(0.0, now - stored_at), found.task, compressed=compressed)
 
 
 def is_damaged(row: Row) -> bool:

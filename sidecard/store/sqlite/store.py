@@ -27,18 +27,13 @@ from sidecard.core.events import StoreAnswered
 from sidecard.persistence.sqlite_file import DamagedError, ForeignError, UnusableError, set_aside
 from sidecard.persistence.worker import Worker
 from sidecard.store.base import StoreListener, StoreReporter
-from sidecard.store.pending_writes import PendingWrites
 from sidecard.store.sqlite.format import lock_store
 from sidecard.store.sqlite.health import DiskHealth
-from sidecard.store.sqlite.reads import DiskReads
 from sidecard.store.sqlite.writer import Writer
 from sidecard.store.sqlite.writes import MAX_PAUSE_SECONDS, DiskWrites
 
 if TYPE_CHECKING:
     from sidecard.persistence.files import FileLock
-
-PENDING_MAX_BYTES = 64 * 1024 * 1024
-"""Changes that may wait while the disk takes nothing."""
 
 FOREIGN_PAUSE_SECONDS = 15.0
 """Between two tries to open a file that is not ours to use."""
@@ -73,18 +68,16 @@ class DiskStore:
         self._log = log
         self._reporter = reporter = StoreReporter()
         self._health = health = DiskHealth(path, reporter, self._broken)
-        pending = PendingWrites(PENDING_MAX_BYTES)
-        self._reads = DiskReads(path, health, reporter, pending, clock, wall_clock)
         self._writes = DiskWrites(
+            path,
             health,
             reporter,
-            pending,
-            self._reads,
             window_seconds=write_window_seconds,
             clock=clock,
             wall_clock=wall_clock,
             on_fault=on_fault,
         )
+        self._reads = self._writes.reads
         self._lock: FileLock | None = None
 
     def perform(self, effect: StoreEffect) -> StoreAnswered | None:
@@ -137,7 +130,7 @@ class DiskStore:
         answer_seconds = self._health.answer_seconds
         while True:
             await anyio.sleep(answer_seconds / 4)
-            self._writes.removals.give_up(until=self._clock() - answer_seconds)
+            self._writes.give_up_removals(until=self._clock() - answer_seconds)
             self._reads.check(reading)
 
     async def _open(self, reading: Worker, writing: Worker) -> float | None:
@@ -194,4 +187,4 @@ class DiskStore:
 
     def _give_up(self) -> None:
         self._reads.give_up()
-        self._writes.removals.give_up()
+        self._writes.give_up_removals()

@@ -8,18 +8,19 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
 
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
-from sidecard.core.events import Found, Removed, StoreAnswered, StoreGauges, Unavailable
+from sidecard.core.events import Found, Removed, StoreAnswered, Unavailable
 from sidecard.persistence.worker import Worker
-from sidecard.store.base import UNANSWERED, OpenRemovals, StoreChange, StoreReporter
-from sidecard.store.pending_writes import PendingWrites
+from sidecard.store.base import UNANSWERED, StoreChange, StoreReporter
 from sidecard.store.sqlite.health import DiskHealth
 from sidecard.store.sqlite.reads import DiskReads
 from sidecard.store.sqlite.writer import Applied, Writer
+from sidecard.store.writes import StoreWrites
 from sidecard_client.protocol.backoff import Backoff
 
 MAX_BATCH = 1000
@@ -32,50 +33,41 @@ TIDY_SECONDS = 5.0
 """How often expired entries are removed and hits are written where nothing else is written."""
 
 
-class DiskWrites:
+class DiskWrites(StoreWrites):
     """Changes on their way to the file. ``clock`` is the engine's, ``wall_clock`` the wall's."""
 
     def __init__(
         self,
+        path: Path,
         health: DiskHealth,
         reporter: StoreReporter,
-        pending: PendingWrites,
-        reads: DiskReads,
         *,
         window_seconds: float,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         on_fault: Callable[[Exception], None],
     ) -> None:
+        super().__init__(reporter)
+        self.reads = DiskReads(path, health, reporter, self.pending, clock, wall_clock)
         self._health = health
-        self._reporter = reporter
-        reporter.measure = self.measure
-        self._reads = reads
         self._window_seconds = window_seconds
         self._clock = clock
         self._wall_clock = wall_clock
         self._on_fault = on_fault
-        self.pending = pending
-        self.removals = OpenRemovals(reporter)
         self.worker: Worker | None = None
         self.writer: Writer | None = None
-        self.changed = asyncio.Event()
-        """There is something to write, or the file must be reopened."""
         self.urgent = asyncio.Event()
         """Do not wait for the window to end."""
         self._changed_at = 0.0
         """When the oldest change since the last batch was made."""
-        self._written = self._evicted = self._given_up = 0
-        self._sums = 0, 0
 
     def add(self, change: StoreChange) -> StoreAnswered | None:
         """Write a change soon; return the answer to a removal that it replaces."""
-        replaced = self.pending.add(change)
         if not self.changed.is_set():
             self._changed_at = self._clock()
             self.changed.set()
 
-        return self.removals.replaced(replaced)
+        return self._add(change)
 
     def remove(self, removal: StoreRemove | StorePurge) -> StoreAnswered | None:
         """Write a removal at once; return an answer that is known already."""
@@ -87,7 +79,7 @@ class DiskWrites:
         if self._health.usable is False or not self._health.takes_writes:
             return StoreAnswered(removal.ticket, Unavailable())
 
-        self.removals.add(removal.ticket, unwritten, self._clock())
+        self.expect_removal(removal.ticket, unwritten, self._clock())
         self.urgent.set()
         return replaced
 
@@ -137,7 +129,7 @@ class DiskWrites:
         changes = self.pending.take(MAX_BATCH)
         offset = self._wall_clock() - self._clock()
         batch = [(change, change.made_at + offset if isinstance(change, StoreWrite) else 0.0) for change in changes]
-        hit_rows = [self._reads.hit_rows.popleft() for _ in range(len(self._reads.hit_rows))]
+        hit_rows = [self.reads.hit_rows.popleft() for _ in range(len(self.reads.hit_rows))]
         clear, self.pending.lost_track = self.pending.lost_track, False
         settled = asyncio.Event()
 
@@ -152,40 +144,25 @@ class DiskWrites:
         await settled.wait()
         return self._health.takes_writes
 
-    def measure(self) -> None:
-        """Report the gauges."""
-        self._reporter.gauges(
-            StoreGauges(
-                store_entries=self._sums[0],
-                store_bytes=self._sums[1],
-                store_pending=len(self.pending),
-                store_pending_bytes=self.pending.bytes,
-                store_written=self._written,
-                store_dropped=self.pending.dropped + self._given_up,
-                store_evicted=self._evicted,
-                store_faults=self._reporter.faults,
-            )
-        )
-
     def opened(self, writer: Writer) -> None:
         """Write over ``writer`` from now on."""
         self.writer = writer
-        self._sums = writer.sums()
+        self.entries, self.bytes = writer.sums()
 
     def _count_unwritten(self, removal: StoreRemove | StorePurge) -> int:
         """Count the pending entries, served already, that a removal takes."""
         if isinstance(removal, StorePurge):
-            found = [self._reads.pending_answer(write) for write in self.pending.within(removal)]
+            found = [self.reads.pending_answer(write) for write in self.pending.within(removal)]
         else:
             change = self.pending.find(removal.scope, removal.key)
-            found = [] if change is None else [self._reads.pending_answer(change)]
+            found = [] if change is None else [self.reads.pending_answer(change)]
 
         return sum(isinstance(answer, Found) for answer in found)
 
     def _wrote(self, changes: list[StoreChange], result: Applied | Exception) -> None:
         if isinstance(result, sqlite3.Error):
             self.pending.give_back()
-            self.removals.give_up()
+            self.give_up_removals()
             self._health.refuses_writes(result)
             self.measure()
             return
@@ -193,22 +170,22 @@ class DiskWrites:
         self.pending.done()
         if isinstance(result, Exception):
             # A mistake of our own would only be repeated.
-            self._reporter.faults += 1
-            self._given_up += len(changes)
-            self.removals.give_up()
+            self.reporter.faults += 1
+            self.given_up += len(changes)
+            self.give_up_removals()
             self._on_fault(result)
             return
 
-        self._reads.written(changes)
-        self._written += result.written
-        self._evicted += result.evicted
-        self._sums = result.entries, result.bytes
+        self.reads.written(changes)
+        self.written += result.written
+        self.evicted += result.evicted
+        self.entries, self.bytes = result.entries, result.bytes
         for change, count in zip(changes, result.removed, strict=True):
             if not isinstance(change, StoreWrite):
-                unwritten = self.removals.unwritten(change.ticket)
+                unwritten = self.unwritten(change.ticket)
                 # A purge's unwritten entries were never on disk; a key's one entry was pending, on disk, or both.
                 whole = count + unwritten if isinstance(change, StorePurge) else max(count, unwritten)
-                self.removals.answer(change.ticket, Removed(whole))
+                self.answer_removal(change.ticket, Removed(whole))
 
         if not self._health.takes_writes:
             self._health.takes_writes = True
