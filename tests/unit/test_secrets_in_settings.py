@@ -1,4 +1,4 @@
-"""Secrets among the settings, right and wrong: no sentence about them shows one."""
+"""Secrets in valid and invalid settings: no message contains one."""
 
 import json
 from pathlib import Path
@@ -66,10 +66,8 @@ ADDRESSES = {
 
 
 @pytest.mark.parametrize("text", WRONG_FILES)
-def test_a_secret_in_a_file_that_is_wrong_is_not_told(
-    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Where it stands in the wrong place, has the wrong type, or the line before it is wrong."""
+def test_an_error_in_a_file_contains_no_secret(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a secret is in the wrong place, has the wrong type, or follows an invalid line."""
     file = tmp_path / "sidecard.toml"
     file.write_text(text, encoding="utf-8")
     assert main(["serve", "--check", "--config", str(file)]) == BAD_CONFIG
@@ -79,10 +77,10 @@ def test_a_secret_in_a_file_that_is_wrong_is_not_told(
 
 
 @pytest.mark.parametrize("environ", WRONG_VARIABLES, ids=lambda environ: next(iter(environ)))
-def test_a_secret_in_a_variable_that_is_wrong_is_not_told(
+def test_an_error_in_a_variable_contains_no_secret(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The variable is named, and what it holds is not."""
+    """It names the variable only."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
 
@@ -93,27 +91,27 @@ def test_a_secret_in_a_variable_that_is_wrong_is_not_told(
 
 
 @pytest.mark.parametrize("text", WRONG_FLAGS)
-def test_a_secret_in_a_flag_that_is_wrong_is_not_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A unit's flags are in its log, but what is said of them need not be."""
+def test_an_error_in_a_flag_contains_no_secret(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A unit's flags are in its log, but errors need not repeat them."""
     assert main(["serve", "--check", "--set", text]) == BAD_CONFIG
     assert CANARY not in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize(("url", "shown"), ADDRESSES.items())
-def test_an_address_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
-    """Also one that is not written as an address: `DATABASE_URL` may be that of an app in another language."""
+def test_an_address_is_shown_without_secrets(url: str, shown: str) -> None:
+    """Even if it is not a URL: `DATABASE_URL` may be that of an app in another language."""
     assert redacted(url) == shown
     assert CANARY not in json.dumps(load(None, {"DATABASE_URL": url}).shown())
 
 
-def test_very_long_addresses_are_shown_at_once() -> None:
-    """What is shown is matched against patterns, which must not try all ways to read it."""
+def test_a_very_long_address_is_redacted_quickly() -> None:
+    """The patterns must not backtrack."""
     assert redacted("http://" + "a," * 50_000 + "!") == "***"
 
 
 @pytest.mark.parametrize("content", [f"{CANARY}\x01", f"{CANARY}\tx", f"{CANARY}\nx", f"{CANARY}\x7f"])
-def test_a_token_that_cannot_be_sent_is_not_told(content: str, tmp_path: Path) -> None:
-    """What HTTP's library says of such a header has all of it."""
+def test_an_error_about_a_token_contains_no_secret(content: str, tmp_path: Path) -> None:
+    """The HTTP library's own error would contain the header."""
     file = tmp_path / "token"
     file.write_text(content, encoding="utf-8")
     with pytest.raises(push_target.SecretError) as refused:
@@ -123,8 +121,8 @@ def test_a_token_that_cannot_be_sent_is_not_told(content: str, tmp_path: Path) -
     assert str(file) in str(refused.value)
 
 
-def test_a_password_file_that_is_no_text_is_told_by_its_name(tmp_path: Path) -> None:
-    """And as a fault of the store, which is tried again."""
+def test_a_password_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    """It is a fault of the store, which retries."""
     file = tmp_path / "password"
     file.write_bytes(CANARY.encode() + b"\xff")
     access = redis_access.RedisAccess(

@@ -1,4 +1,4 @@
-"""Settings from flags, environment and file: which wins, and what is said of those that cannot be."""
+"""Settings from flags, environment and file: precedence, and errors."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from sidecard.errors import ConfigError
 
 @pytest.fixture(autouse=True)
 def _no_file_of_this_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whatever is in /etc is not the tests' business."""
+    """Ignore settings files of this host."""
     monkeypatch.setattr("sidecard.config.load.DEFAULT_FILE", tmp_path / "none.toml")
 
 
@@ -34,7 +34,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def problems_of(text: str = "", environ: dict[str, str] | None = None, *flags: Override, file: Path) -> tuple[str, ...]:
-    """Load what must not load, and return what is said."""
+    """Load invalid settings, and return the problems."""
     file.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load(file, environ or {}, flags)
@@ -42,13 +42,13 @@ def problems_of(text: str = "", environ: dict[str, str] | None = None, *flags: O
     return caught.value.problems
 
 
-def test_without_any_setting_the_engine_gets_its_own_defaults() -> None:
-    """Two places name defaults; they must agree."""
+def test_the_default_configuration_equals_the_engines_defaults() -> None:
+    """Defaults are written in two places."""
     assert load(None, {}).engine_settings() == EngineSettings()
 
 
-def test_flags_win_over_environment_over_older_names_over_file(file: Path) -> None:
-    """Each layer hides the one below."""
+def test_flags_precede_environment_precedes_legacy_names_precede_file(file: Path) -> None:
+    """Each source hides the next."""
     file.write_text(
         "[cache]\nttl_seconds = 1\nmax_bytes = 1\nsharing_window_seconds = 1\n[flights]\nwait_seconds = 1\n"
     )
@@ -66,7 +66,7 @@ def test_flags_win_over_environment_over_older_names_over_file(file: Path) -> No
     assert config.cache.max_bytes == 4
 
 
-def test_each_value_says_where_it_came_from(file: Path) -> None:
+def test_each_value_has_an_origin(file: Path) -> None:
     """As `config show` prints it."""
     file.write_text("[flights]\nwait_seconds = 1\n[tasks.rag]\nttl_seconds = 2\n")
     origins = load(file, {"CACHE_TTL": "2"}, [Override("cache.max_bytes", "4", "--set")]).origins
@@ -79,7 +79,7 @@ def test_each_value_says_where_it_came_from(file: Path) -> None:
 
 
 def test_every_value_shown_has_an_origin_and_is_a_setting() -> None:
-    """None is forgotten in either."""
+    """Shown values, origins and settings have the same names."""
     tables = {
         "SIDECARD_TASKS": '{"rag": {"ttl_seconds": 5}}',
         "SIDECARD_BACKENDS": '{"cloud": {"breaker": {"probes": 2}}}',
@@ -96,8 +96,8 @@ def test_every_value_shown_has_an_origin_and_is_a_setting() -> None:
     assert config.origins["backends.cloud.breaker.min_calls"] == DEFAULT_ORIGIN
 
 
-def test_what_is_shown_is_plain() -> None:
-    """It crosses the wire and is printed as JSON."""
+def test_shown_values_are_plain_types() -> None:
+    """They cross the wire and are printed as JSON."""
     config = load(
         None,
         {
@@ -116,8 +116,8 @@ def test_what_is_shown_is_plain() -> None:
 @pytest.mark.parametrize(
     ("section", "shape"), [("retries", RetrySettings), ("budgets", BudgetSettings), ("backends", BackendSettings)]
 )
-def test_every_setting_of_the_core_can_be_said(section: str, shape: type[msgspec.Struct]) -> None:
-    """The core names its settings, and the sections say how each is read: none is left out by either."""
+def test_every_setting_of_the_core_has_a_parser(section: str, shape: type[msgspec.Struct]) -> None:
+    """The core defines these settings; the schema has their parsers."""
     fields = set(shape.__struct_fields__)
     if section == "backends":
         fields = fields - {"breaker"} | {f"breaker.{name}" for name in BreakerSettings.__struct_fields__}
@@ -126,8 +126,8 @@ def test_every_setting_of_the_core_can_be_said(section: str, shape: type[msgspec
 
 
 @pytest.mark.parametrize("setting", [setting for settings in FIXED.values() for setting in settings.values()])
-def test_every_default_is_a_value_that_could_be_written(setting: object, file: Path) -> None:
-    """What `config show` prints for a default reads back as that default."""
+def test_every_default_can_be_written_as_a_value(setting: object, file: Path) -> None:
+    """The shown default is parsed to the same default."""
     shown = load(None, {}).shown()[setting.name]  # type: ignore[attr-defined]  # a parameter
     if shown is None or shown == "":
         return
@@ -142,14 +142,14 @@ def test_every_default_is_a_value_that_could_be_written(setting: object, file: P
     [("1024", 1024), ('"1024"', 1024), ('"256MiB"', 2**28), ('"1.5 GiB"', 3 * 2**29), ('"2kb"', 2000), ("0", 0)],
 )
 def test_byte_sizes_are_numbers_or_have_a_unit(text: str, expected: int, file: Path) -> None:
-    """Both the thousands and the powers of two."""
+    """Units of thousands and powers of two."""
     file.write_text(f"[cache]\nmax_bytes = {text}\n")
     assert load(file, {}).cache.max_bytes == expected
 
 
 @pytest.mark.parametrize("text", ['"0660"', "0o660", "432"])
 def test_a_mode_is_octal(text: str, file: Path) -> None:
-    """TOML has octal numbers; 432 is what the loader makes of 0o660."""
+    """TOML has octal numbers; it turns 0o660 into 432."""
     file.write_text(f"[socket]\nmode = {text}\n")
     assert load(file, {}).socket.mode == 0o660
     assert load(file, {}).shown()["socket.mode"] == "0660"
@@ -178,10 +178,10 @@ def test_a_mode_is_octal(text: str, file: Path) -> None:
         ('sovereign.enabled = "yes"', "sovereign.enabled", "'yes'", "true or false"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_place_name_and_what_would_be_right(
+def test_an_invalid_value_is_reported_with_place_name_and_valid_values(
     line: str, name: str, value: str, expected: str, file: Path
 ) -> None:
-    """One sentence has all that is needed to mend it."""
+    """One sentence is enough to correct it."""
     (problem,) = problems_of(line, file=file)
     assert problem.startswith(f"{file}: {name} is {value}; it should be ")
     assert expected in problem
@@ -198,10 +198,10 @@ def test_a_wrong_value_is_told_with_its_place_name_and_what_would_be_right(
         ("SIDECARD_OPERATORS_UIDS", "[1", "operators.uids is '[1'"),
     ],
 )
-def test_a_wrong_value_of_the_environment_is_told_with_its_variable(
+def test_an_invalid_value_of_the_environment_is_reported_with_its_variable(
     variable: str, text: str, expected: str, file: Path
 ) -> None:
-    """Whoever reads it knows where to look."""
+    """The place is the variable's name."""
     (problem,) = problems_of("", {variable: text}, file=file)
     assert problem.startswith(f"environment variable {variable}")
     assert expected in problem
@@ -219,16 +219,16 @@ def test_a_wrong_value_of_the_environment_is_told_with_its_variable(
         ("", {}, [Override("ttl_seconds", "1", "--set")], "cache.ttl_seconds"),
     ],
 )
-def test_an_unknown_setting_is_told_with_the_nearest_known_one(
+def test_an_unknown_setting_is_reported_with_the_nearest_known_one(
     text: str, environ: dict[str, str], flags: list[Override], nearest: str, file: Path
 ) -> None:
-    """Most are slips of the pen."""
+    """Most are typing errors."""
     (problem,) = problems_of(text, environ, *flags, file=file)
     assert problem.endswith(f"the nearest known one is {nearest}")
 
 
-def test_a_setting_in_a_file_is_named_once_by_its_sentence(file: Path) -> None:
-    """Whether it is unknown, unreadable, or disagrees with another."""
+def test_an_error_in_a_file_names_its_setting_once(file: Path) -> None:
+    """Whether it is unknown, invalid, or conflicts with another."""
     for text, sentence in (
         ("[tasks.rag]\nsimilar = 'yes'", "tasks.rag.similar is 'yes'; it should be true or false"),
         ("[tasks.rag]\nsim = 1", "there is no setting tasks.rag.sim; the nearest known one is tasks.rag.similar"),
@@ -238,8 +238,8 @@ def test_a_setting_in_a_file_is_named_once_by_its_sentence(file: Path) -> None:
         assert problem.startswith(f"{file}: {sentence}")
 
 
-def test_limits_of_namespaces(file: Path) -> None:
-    """The engine hears of those that there are: 0 is none."""
+def test_namespace_limits_reach_the_engine(file: Path) -> None:
+    """Limits of 0 are left out."""
     file.write_text('[namespaces.team]\nmax_bytes = "2 MiB"\n[namespaces.other]\nshared_with = "all"\n')
     config = load(file, {"SIDECARD_NAMESPACES": '{"third": {"max_bytes": 0}}'})
 
@@ -247,20 +247,20 @@ def test_limits_of_namespaces(file: Path) -> None:
     assert config.shown()["namespaces.other.max_bytes"] == 0
 
 
-def test_all_problems_are_told_at_once(file: Path) -> None:
-    """Nobody likes to meet them one by one."""
+def test_all_problems_are_reported_at_once(file: Path) -> None:
+    """Not only the first."""
     assert len(problems_of("[cache]\nttl_seconds = []\nsize = 1", {"SIDECARD_X": "1"}, file=file)) == 3
 
 
 @pytest.mark.parametrize("text", ["[cache", "cache = 5", "tasks = 5"])
-def test_a_file_that_is_no_table_of_tables_is_told(text: str, file: Path) -> None:
-    """By its name."""
+def test_a_file_that_is_not_a_table_of_tables_is_reported(text: str, file: Path) -> None:
+    """The problem begins with the file's name."""
     (problem,) = problems_of(text, file=file)
     assert problem.startswith(str(file))
 
 
-def test_a_file_that_is_named_and_not_there_is_a_problem(tmp_path: Path) -> None:
-    """Whether by flag or by variable."""
+def test_a_missing_named_file_is_a_problem(tmp_path: Path) -> None:
+    """Named by flag or by variable."""
     missing = tmp_path / "missing.toml"
     with pytest.raises(ConfigError, match=r"missing\.toml: cannot be read"):
         load(missing, {})
@@ -268,8 +268,8 @@ def test_a_file_that_is_named_and_not_there_is_a_problem(tmp_path: Path) -> None
         load(None, {"SIDECARD_CONFIG": str(missing)})
 
 
-def test_the_default_file_is_read_if_it_is_there(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
-    """Nothing needs to be said then; a file that is named replaces it."""
+def test_the_default_file_is_read_if_it_exists(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    """A named file replaces it."""
     file.write_text("[cache]\nttl_seconds = 7")
     monkeypatch.setattr("sidecard.config.load.DEFAULT_FILE", file)
     other = file.with_name("other.toml")
@@ -280,20 +280,20 @@ def test_the_default_file_is_read_if_it_is_there(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_file_that_is_not_utf8_is_a_problem(file: Path) -> None:
-    """And no traceback."""
+    """It is reported without a traceback."""
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load(file, {})
 
 
 def test_empty_variables_count_as_not_set() -> None:
-    """Compose files and unit files set them so."""
+    """Compose files and unit files set empty variables."""
     empty = dict.fromkeys(("REDIS_URL", "CACHE_TTL", "SIDECARD_CACHE_MAX_BYTES", "SIDECARD_CONFIG"), "")
     assert load(None, empty) == load(None, {})
 
 
-def test_tables_come_as_json_or_by_flag() -> None:
-    """Names of tasks may have dots."""
+def test_tables_can_be_set_by_json_and_by_flag() -> None:
+    """Names of tasks may contain dots."""
     config = load(
         None,
         {"SIDECARD_TASKS": '{"rag": {"ttl_seconds": 60}}', "SIDECARD_NAMESPACES": '{"team": {"shared_with": "all"}}'},
@@ -325,27 +325,27 @@ def test_tables_come_as_json_or_by_flag() -> None:
     ],
 )
 def test_passwords_are_never_shown(url: str, shown: str) -> None:
-    """Not even those that the URL's grammar would hide."""
+    """Not even those that a URL parser would not recognize."""
     config = load(None, {"DATABASE_URL": url})
     assert config.calls.url == url
     assert config.shown()["calls.url"] == shown
 
 
 def test_the_password_of_the_store_is_never_shown() -> None:
-    """Wherever it stands."""
+    """In the URL and in its own setting."""
     config = load(None, {"REDIS_URL": "redis://user:secret@host/1", "SIDECARD_STORE_PASSWORD": "secret"})
     shown = config.shown()
     assert (shown["store.url"], shown["store.password"]) == ("redis://***@host/1", "***")
     assert load(None, {}).shown()["store.password"] == ""
 
 
-def test_a_wrong_url_is_told_without_its_text(file: Path) -> None:
-    """An error goes to a log."""
+def test_an_invalid_url_is_reported_without_its_text(file: Path) -> None:
+    """Errors are logged."""
     (problem,) = problems_of('[store]\nurl = ["redis://:secret@host"]', file=file)
     assert "secret" not in problem
 
 
-def test_what_is_set_and_does_less_than_one_might_think_is_told() -> None:
+def test_settings_with_less_effect_than_expected_produce_warnings() -> None:
     """One sentence each."""
     config = load(
         None,
@@ -355,8 +355,8 @@ def test_what_is_set_and_does_less_than_one_might_think_is_told() -> None:
     assert load(None, {}).warnings() == []
 
 
-def test_a_sovereign_daemon_says_what_it_cannot_know_of() -> None:
-    """A call that names no backend may go anywhere; whoever minds says that such calls are remote."""
+def test_sovereign_mode_warns_about_calls_without_a_backend() -> None:
+    """Their destination is unknown; an operator can declare them remote."""
     (sentence,) = load(None, {"SOVEREIGN_MODE": "1"}).warnings()
     assert sentence.endswith('set backends.default.locality = "remote".')
     assert (
@@ -364,8 +364,8 @@ def test_a_sovereign_daemon_says_what_it_cannot_know_of() -> None:
     )
 
 
-def test_a_sovereign_daemon_opens_nothing_outside(file: Path) -> None:
-    """Whatever the setting, and each is told with its place; what is listed may be opened."""
+def test_sovereign_mode_rejects_outside_addresses(file: Path) -> None:
+    """Each is reported with its place; listed addresses are accepted."""
     text = '[sovereign]\nenabled = true\n[store]\nurl = "redis://:secret@redis.example/0"\n'
     database = {"DATABASE_URL": "postgresql://db.example/calls", "SIDECARD_CALLS_ENABLED": "true"}
     problems = problems_of(text, database, file=file)
@@ -384,7 +384,7 @@ def test_a_sovereign_daemon_opens_nothing_outside(file: Path) -> None:
     assert load(file, {}).engine_settings().sovereign is False
 
 
-def test_an_address_that_nobody_opens_keeps_no_sovereign_daemon_from_starting() -> None:
+def test_sovereign_mode_ignores_addresses_that_are_not_used() -> None:
     """A stack gives DATABASE_URL to all of its containers."""
     environ = {"SOVEREIGN_MODE": "true", "DATABASE_URL": "postgresql://db.example/app"}
     assert load(None, environ).calls.enabled is False
@@ -409,8 +409,8 @@ weight = 2
 """
 
 
-def test_a_backend_has_what_is_said_and_what_it_would_have_unnamed(file: Path) -> None:
-    """Also one of which nothing is said but its name."""
+def test_a_backend_combines_its_settings_with_its_defaults(file: Path) -> None:
+    """A backend may be declared without settings."""
     file.write_text(BACKENDS)
     backends = load(file, {}).engine_settings().backends
 
@@ -445,16 +445,16 @@ def test_a_backend_has_what_is_said_and_what_it_would_have_unnamed(file: Path) -
         ("x", {"locality": "remote", "max_concurrent": 9}, "remote", 9),
     ],
 )
-def test_where_a_backend_is_decides_its_limit_unless_that_is_said(
+def test_the_locality_of_a_backend_implies_its_default_limit(
     name: str, given: dict[str, object], locality: str, max_concurrent: int
 ) -> None:
-    """A local one has few slots; what a remote one bears, this host cannot know."""
+    """A local backend has few slots; this host cannot know a remote one's."""
     settings = load(None, {"SIDECARD_BACKENDS": msgspec.json.encode({name: given}).decode()}).backends[name]
     assert (settings.locality, settings.max_concurrent) == (locality, max_concurrent)
 
 
-def test_backends_come_by_flag_too() -> None:
-    """Their names may have dots, or be that of a nested table."""
+def test_backends_can_be_set_by_flag() -> None:
+    """Their names may contain dots, or equal that of a nested table."""
     flags = {
         "backends.gpt-4.1.max_queue": "7",
         "backends.gpt-4.1.breaker.open_seconds": "5",
@@ -471,14 +471,14 @@ def test_backends_come_by_flag_too() -> None:
 
 
 def test_tables_of_the_environment_change_single_settings_of_the_file(file: Path) -> None:
-    """Below a nested table, too."""
+    """Also in a nested table."""
     file.write_text(BACKENDS)
     cloud = load(file, {"SIDECARD_BACKENDS": '{"cloud": {"breaker": {"failure_rate": 1}}}'}).backends["cloud"]
     assert (cloud.breaker.failure_rate, cloud.max_concurrent) == (1, 8)
 
 
 def test_tasks_budgets_and_retries_reach_the_engine(file: Path) -> None:
-    """By name, and as the engine has them."""
+    """With the engine's own types."""
     file.write_text(
         """
         [tasks.rag]
@@ -513,8 +513,8 @@ def test_tasks_budgets_and_retries_reach_the_engine(file: Path) -> None:
     assert settings.max_backends == 9
 
 
-def test_a_list_of_names_by_flag_is_text_between_commas() -> None:
-    """Or JSON; a name may be a number."""
+def test_a_list_of_names_by_flag_is_comma_separated_or_json() -> None:
+    """A name may consist of digits."""
     for text in ("a, 7", '["a", "7"]'):
         assert load(None, {}, [Override("tasks.rag.backends", text, "--set")]).tasks["rag"].backends == ("a", "7")
 
@@ -548,8 +548,8 @@ def test_a_list_of_names_by_flag_is_text_between_commas() -> None:
         ("[budgets.x]\ndollars = -1", "a number, between 0 and 1000000000"),
     ],
 )
-def test_a_wrong_setting_of_a_backend_and_its_like_is_told(text: str, said: str, file: Path) -> None:
-    """With what would be right."""
+def test_an_invalid_setting_in_a_named_table_is_reported(text: str, said: str, file: Path) -> None:
+    """With the valid values."""
     (problem,) = problems_of(text, file=file)
     assert said in problem
 
@@ -605,8 +605,8 @@ def test_a_wrong_setting_of_a_backend_and_its_like_is_told(text: str, said: str,
         ('[backends.""]', "backends.: '' is no valid name in backends; choose a name of 1 to 128 characters"),
     ],
 )
-def test_what_does_not_go_together_is_told_once(text: str, said: str, file: Path) -> None:
-    """With the setting that was said, and the other one."""
+def test_conflicting_settings_are_reported_once(text: str, said: str, file: Path) -> None:
+    """The sentence names both settings."""
     assert problems_of(text, file=file) == (f"{file}: {said}",)
 
 
@@ -620,7 +620,7 @@ def test_what_does_not_go_together_is_told_once(text: str, said: str, file: Path
         "[flights]\nrenew_seconds = 20\nlease_seconds = 'long'",
     ],
 )
-def test_what_cannot_be_read_is_not_held_against_its_neighbour(text: str, file: Path) -> None:
+def test_an_invalid_value_causes_no_conflict_with_other_settings(text: str, file: Path) -> None:
     """One mistake is one problem."""
     (problem,) = problems_of(text, file=file)
     assert "it should be a " in problem
@@ -629,8 +629,8 @@ def test_what_cannot_be_read_is_not_held_against_its_neighbour(text: str, file: 
 @pytest.mark.parametrize(
     "text", ["[backends.local]\nadaptive = true", "[backends.x.breaker]\nmin_calls = 5\nwindow_calls = 5"]
 )
-def test_what_goes_together_is_taken(text: str, file: Path) -> None:
-    """A local backend has a limit without being told; a window may be just as long as it must."""
+def test_settings_without_a_conflict_are_accepted(text: str, file: Path) -> None:
+    """A local backend has a default limit; a window may be exactly as long as needed."""
     file.write_text(text)
     assert load(file, {}).backends
 
@@ -644,7 +644,7 @@ def test_a_renewal_later_than_the_lease_is_a_problem(file: Path) -> None:
 
 
 def test_a_namespace_with_a_colon_is_a_problem(file: Path) -> None:
-    """A colon stands between a uid and a name."""
+    """A colon separates a uid from a name."""
     (problem,) = problems_of('[namespaces."1000:team"]\nshared_with = "all"', file=file)
     assert "choose a name without one" in problem
 
@@ -657,19 +657,19 @@ def test_a_namespace_with_a_colon_is_a_problem(file: Path) -> None:
         ({"RUNTIME_DIRECTORY": "/c"}, "/c/sidecard.sock"),
     ],
 )
-def test_the_socket_is_where_the_first_word_says(environ: dict[str, str], expected: str) -> None:
-    """`SIDECARD_SOCKET` is what clients read too, so it comes first."""
+def test_the_socket_path_is_the_first_that_applies(environ: dict[str, str], expected: str) -> None:
+    """Clients read `SIDECARD_SOCKET` too, so it comes first."""
     assert load(None, environ).socket.path == expected
 
 
 def test_a_socket_path_that_is_too_long_is_a_problem() -> None:
-    """The kernel's own error would not say by how much."""
+    """The error names the limit, unlike the kernel's."""
     with pytest.raises(ConfigError, match="longer than 107 bytes"):
         load(None, {"SIDECARD_SOCKET": "/" + "x" * 120})
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:9464", "[::]:9464", "10.0.0.1:9464", "myhost:9464"])
-def test_an_address_that_others_reach_must_be_meant(listen: str, file: Path) -> None:
+def test_an_http_address_that_other_hosts_reach_must_be_allowed(listen: str, file: Path) -> None:
     """The listener has no password."""
     (problem,) = problems_of(f'[http]\nlisten = "{listen}"', file=file)
     assert "set http.allow_remote = true" in problem
@@ -679,20 +679,20 @@ def test_an_address_that_others_reach_must_be_meant(listen: str, file: Path) -> 
 @pytest.mark.parametrize(
     "listen", ["127.0.0.1:9464", "localhost:0", "[::1]:1", "/run/sidecard/http.sock", "127.3.2.1:80"]
 )
-def test_an_address_of_this_host_alone_needs_no_word(listen: str) -> None:
-    """The usual ones."""
+def test_an_http_address_of_this_host_is_accepted(listen: str) -> None:
+    """Loopback addresses and socket paths."""
     assert load(None, {"SIDECARD_HTTP_LISTEN": listen}).http.listen == listen
 
 
 @pytest.mark.parametrize("listen", ["9464", ":9464", "localhost", "localhost:http", "localhost:65536", "::1:9464"])
-def test_what_is_no_address_is_told(listen: str, file: Path) -> None:
-    """With what one is."""
+def test_an_invalid_http_address_is_reported(listen: str, file: Path) -> None:
+    """With an example of a valid one."""
     (problem,) = problems_of(f'[http]\nlisten = "{listen}"', file=file)
     assert '"127.0.0.1:9464"' in problem
 
 
-def test_the_url_of_the_call_log_counts_once_there_is_one(file: Path) -> None:
-    """DATABASE_URL is the app's too, in whatever words its library has."""
+def test_the_url_of_the_call_log_is_checked_only_if_enabled(file: Path) -> None:
+    """DATABASE_URL may be an app's, in the syntax of its own library."""
     assert load(None, {"DATABASE_URL": "mysql+aiomysql://h/db"}).calls.enabled is False
     (problem,) = problems_of("[calls]\nenabled = true", {"DATABASE_URL": "mysql://user:secret@h/db"}, file=file)
     assert "postgresql://" in problem
@@ -702,13 +702,13 @@ def test_the_url_of_the_call_log_counts_once_there_is_one(file: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["http://h:8428", "ftp://h/api/v1/write", "h/api/v1/write", "http://h/api/v1/import/csv"]
 )
-def test_a_target_of_push_says_by_its_path_what_it_takes(url: str, file: Path) -> None:
-    """Three forms there are."""
+def test_a_push_target_without_a_known_path_is_reported(url: str, file: Path) -> None:
+    """The path determines the format."""
     (problem,) = problems_of(f'[push]\nurl = "{url}"', file=file)
     assert "/api/v1/import/prometheus" in problem
 
 
-def test_a_pattern_that_is_none_is_told(file: Path) -> None:
-    """Before a prompt meets it."""
+def test_an_invalid_pattern_is_reported(file: Path) -> None:
+    """Before it is applied to a prompt."""
     (problem,) = problems_of('[calls]\nredact = ["[0-9"]', file=file)
     assert "regular expressions" in problem

@@ -1,4 +1,4 @@
-"""Where an address leads, read from its text alone, and whether that is here."""
+"""Whether an address stays on this host or in private networks, decided from its text."""
 
 import string
 from ipaddress import IPv4Address, IPv6Address
@@ -146,14 +146,14 @@ UNCLEAR = [
 
 
 @pytest.mark.parametrize("address", AT_HOME)
-def test_what_stays_here_may_be_opened(address: str) -> None:
+def test_local_and_private_addresses_are_permitted(address: str) -> None:
     """Files, Unix sockets, loopback, private networks."""
     assert outbound_problem("store.url", address, ()) is None
 
 
 @pytest.mark.parametrize(("address", "host"), OUTSIDE)
-def test_what_leads_elsewhere_may_not(address: str, host: str) -> None:
-    """The sentence names the setting, the host, and what to do."""
+def test_outside_addresses_are_forbidden(address: str, host: str) -> None:
+    """The sentence names the setting, the host, and what to change."""
     sentence = outbound_problem("store.url", address, ())
 
     assert sentence is not None
@@ -164,16 +164,16 @@ def test_what_leads_elsewhere_may_not(address: str, host: str) -> None:
 
 
 @pytest.mark.parametrize(("address", "host"), OUTSIDE)
-def test_what_is_listed_may_be_opened(address: str, host: str) -> None:
-    """What the sentence says to add is enough."""
+def test_listed_addresses_are_permitted(address: str, host: str) -> None:
+    """Adding what the sentence names is enough."""
     listed = [str(place) for place in destinations(address)]
     assert any(place.endswith(host) for place in listed)
     assert outbound_problem("store.url", address, listed) is None
 
 
 @pytest.mark.parametrize("address", UNCLEAR)
-def test_what_could_be_read_in_two_ways_may_not_be_opened(address: str) -> None:
-    """Also where everything is listed: nobody knows what to look for."""
+def test_ambiguous_addresses_are_forbidden(address: str) -> None:
+    """Even if every address is listed."""
     sentence = outbound_problem("calls.url", address, ["0.0.0.0/0", "::/0", "evil.example"])
 
     assert sentence is not None
@@ -182,7 +182,7 @@ def test_what_could_be_read_in_two_ways_may_not_be_opened(address: str) -> None:
 
 
 def test_every_host_outside_is_named_once() -> None:
-    """In its order."""
+    """In the order of the address."""
     sentence = outbound_problem("store.url", "redis://b.example,127.0.0.1,a.example,b.example", ())
     assert sentence is not None
     assert "leads to b.example and a.example, which" in sentence
@@ -207,8 +207,8 @@ def test_every_host_outside_is_named_once() -> None:
         ("redis://8.8.8.8", "::ffff:8.8.8.8", True),
     ],
 )
-def test_an_entry_of_the_list_allows_what_it_names(address: str, entry: str, *, is_here: bool) -> None:
-    """Names as they are, addresses alone or by network."""
+def test_a_list_entry_permits_exactly_what_it_names(address: str, entry: str, *, is_here: bool) -> None:
+    """Whole names, single addresses, networks."""
     assert (outbound_problem("store.url", address, [entry]) is None) == is_here
 
 
@@ -229,22 +229,22 @@ def test_an_entry_of_the_list_allows_what_it_names(address: str, entry: str, *, 
         "é",
     ],
 )
-def test_what_is_no_name_address_or_network_cannot_be_listed(text: str) -> None:
-    """It would allow something else than it looks like, or nothing."""
+def test_an_invalid_list_entry_is_an_error(text: str) -> None:
+    """It would permit something else than it seems to, or nothing."""
     with pytest.raises(ValueError, match=r"."):
         parse_allowed(text)
 
 
-def test_places_that_others_answer_can_be_asked_of() -> None:
-    """As a Sentinel's are."""
+def test_single_destinations_can_be_checked() -> None:
+    """As for the hosts that a Sentinel names."""
     assert is_permitted(IPv4Address("10.0.0.1"), ())
     assert is_permitted(IPv6Address("::1"), ())
     assert not is_permitted("elsewhere", ["there"])
 
 
 @pytest.mark.parametrize("character", sorted(set(map(chr, range(0x250))) - set(string.ascii_letters + string.digits)))
-def test_no_odd_character_smuggles_a_host_past(character: str) -> None:
-    """Wherever one parser might end a host and another go on, the host behind is met or the address refused."""
+def test_no_separator_character_hides_a_host(character: str) -> None:
+    """Wherever one parser ends the host and another does not, both are checked or the address is forbidden."""
     for address in (
         f"redis://127.0.0.1{character}evil.example",
         f"redis://127.0.0.1{character}@evil.example",

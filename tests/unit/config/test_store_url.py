@@ -1,4 +1,4 @@
-"""What a store's address may be."""
+"""Addresses of stores."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from sidecard.config.store_url import RedisAddress, SqliteAddress, parse
 
 @pytest.mark.parametrize("url", ["", "none", "None"])
 def test_none_is_no_store(url: str) -> None:
-    """By a word, since an empty variable counts as not set."""
+    """There is a word for it, since an empty variable counts as not set."""
     assert parse(url) is None
 
 
 @pytest.mark.parametrize("url", ["sqlite:/var/lib/x.db", "sqlite:///var/lib/x.db", "SQLITE:/var/lib/x.db"])
 def test_a_file_has_an_absolute_path(url: str) -> None:
-    """With as many slashes as people are used to."""
+    """With one or three slashes."""
     assert parse(url) == SqliteAddress(Path("/var/lib/x.db"))
 
 
@@ -38,7 +38,7 @@ def test_a_file_has_an_absolute_path(url: str) -> None:
         ("rediss+cluster://a:1,b:2", RedisAddress("cluster", (("a", 1), ("b", 2)), tls=True)),
     ],
 )
-def test_a_server_is_named_with_all_that_it_takes(url: str, address: RedisAddress) -> None:
+def test_a_redis_address_is_parsed_completely(url: str, address: RedisAddress) -> None:
     """One server, a socket, sentinels, nodes of a cluster."""
     assert parse(url) == address
 
@@ -62,8 +62,8 @@ def test_a_server_is_named_with_all_that_it_takes(url: str, address: RedisAddres
         ("redis+cluster://h/1", "only database 0"),
     ],
 )
-def test_what_cannot_be_meant_is_told_without_its_secrets(url: str, said: str) -> None:
-    """Read strictly: a wrong address is said at the start, not met at the first call."""
+def test_an_invalid_address_is_reported_without_its_secrets(url: str, said: str) -> None:
+    """At the start, not at the first call."""
     with pytest.raises(ValueError, match=said) as told:
         parse(url)
 

@@ -1,4 +1,4 @@
-"""The state directory: which one it is, and whose."""
+"""The state directory: its place and its lock."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from sidecard.daemon.state import LOCK, StateLock, StateUnusableError, state_dir
 
 
 def test_the_directory_is_the_first_that_applies(tmp_path: Path) -> None:
-    """Systemd's, the user's configured one, the user's usual one."""
+    """Systemd's, the user's configured one, the user's default."""
     first, second, xdg, home = (tmp_path / name for name in ("first", "second", "xdg", "home"))
     for directory in (first, second, xdg / "sidecard", home / ".local/state/sidecard"):
         directory.mkdir(parents=True)
@@ -26,8 +26,8 @@ def test_the_directory_is_the_first_that_applies(tmp_path: Path) -> None:
     assert state_directory({"HOME": "relative"}) is None
 
 
-def test_a_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    """Whoever wants no state does without; one that was named and is missing is a mistake."""
+def test_a_missing_directory_is_not_created(tmp_path: Path) -> None:
+    """Without a directory no state is kept; a missing $STATE_DIRECTORY is an error."""
     assert state_directory({"HOME": str(tmp_path)}) is None
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
@@ -36,8 +36,8 @@ def test_a_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
             state_directory({"STATE_DIRECTORY": str(tmp_path / name)})
 
 
-def test_one_at_a_time_has_the_lock(tmp_path: Path) -> None:
-    """The second is told; once the first has let go, it may."""
+def test_only_one_daemon_holds_the_lock(tmp_path: Path) -> None:
+    """A second one gets an error until the first has released it."""
     with StateLock(tmp_path):
         with pytest.raises(StateUnusableError, match=f"another daemon uses the state directory {tmp_path}"):
             StateLock(tmp_path)
@@ -49,7 +49,7 @@ def test_one_at_a_time_has_the_lock(tmp_path: Path) -> None:
 
 
 def test_the_lock_ends_with_its_process_and_is_not_inherited(tmp_path: Path) -> None:
-    """A daemon that was killed leaves a lock file and no lock; nor does a child keep it that outlives the daemon."""
+    """A killed daemon leaves an unlocked file, and a child that outlives the daemon does not hold the lock."""
     program = (
         "import sys, os; from pathlib import Path; from sidecard.daemon.state import StateLock; "
         "lock = StateLock(Path(sys.argv[1])); "
@@ -63,8 +63,8 @@ def test_the_lock_ends_with_its_process_and_is_not_inherited(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("obstacle", ["directory", "symlink", "missing"])
-def test_a_lock_that_cannot_be_had_is_told(obstacle: str, tmp_path: Path) -> None:
-    """In a sentence, and never waited for."""
+def test_a_lock_file_that_cannot_be_opened_is_an_error(obstacle: str, tmp_path: Path) -> None:
+    """At once, without waiting."""
     directory = tmp_path / "state"
     if obstacle != "missing":
         directory.mkdir()
@@ -79,7 +79,7 @@ def test_a_lock_that_cannot_be_had_is_told(obstacle: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_directory_of_somebody_else_is_told(tmp_path: Path) -> None:
+def test_a_directory_of_another_user_is_an_error(tmp_path: Path) -> None:
     """The daemon's user must own it."""
     tmp_path.chmod(0o500)
     with pytest.raises(StateUnusableError, match=r"Permission denied.*make the daemon's user its owner"):

@@ -1,4 +1,4 @@
-"""What systemd is told, and what is taken from it."""
+"""Notifications to systemd, and sockets passed by it."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ PID = 4242
 
 @pytest.mark.parametrize("abstract", [False, True])
 def test_states_arrive_as_datagrams(abstract: bool, socket_directory: Path) -> None:
-    """Also at an abstract address, which has no file."""
+    """At a path or an abstract address."""
     address = f"@sidecard-test-{os.getpid()}" if abstract else str(socket_directory / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(address.replace("@", "\0"))
@@ -34,8 +34,8 @@ def test_states_arrive_as_datagrams(abstract: bool, socket_directory: Path) -> N
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": "/nowhere/at/all"}, {"NOTIFY_SOCKET": "vsock:2:1"}])
-def test_nobody_listening_is_no_fault(environ: dict[str, str]) -> None:
-    """A service must not fail because it is not watched."""
+def test_a_missing_receiver_is_ignored(environ: dict[str, str]) -> None:
+    """A service must not fail because its messages are not received."""
     Notifier(environ, PID).ready("serving")
 
 
@@ -50,7 +50,7 @@ def test_nobody_listening_is_no_fault(environ: dict[str, str]) -> None:
         ({}, None),
     ],
 )
-def test_the_watchdog_counts_only_where_it_is_ours(environ: dict[str, str], expected: float | None) -> None:
+def test_an_inherited_watchdog_is_ignored(environ: dict[str, str], expected: float | None) -> None:
     """A child of a watched service inherits its variables."""
     assert Notifier(environ, PID).watchdog_seconds == expected
 
@@ -59,15 +59,15 @@ def test_the_watchdog_counts_only_where_it_is_ours(environ: dict[str, str], expe
     "environ",
     [{}, {"LISTEN_FDS": "1"}, {"LISTEN_FDS": "1", "LISTEN_PID": "1"}, {"LISTEN_FDS": "0", "LISTEN_PID": str(PID)}],
 )
-def test_sockets_passed_to_somebody_else_are_left_alone(environ: dict[str, str]) -> None:
-    """And so are the variables that say so."""
+def test_sockets_passed_to_another_process_are_ignored(environ: dict[str, str]) -> None:
+    """Their variables stay."""
     before = dict(environ)
     assert adopt_socket(environ, PID) is None
     assert environ == before
 
 
 def test_more_than_one_socket_is_an_error() -> None:
-    """The daemon could not know which is meant."""
+    """The daemon serves on one."""
     environ = {"LISTEN_FDS": "2", "LISTEN_PID": str(PID), "LISTEN_FDNAMES": "a:b"}
     with pytest.raises(ListenError, match="2 sockets were passed in"):
         adopt_socket(environ, PID)

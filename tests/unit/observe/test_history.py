@@ -1,4 +1,4 @@
-"""The ring of steps behind the dashboard's curves."""
+"""The ring buffer behind the dashboard's charts."""
 
 from sidecard.observe.history import History, Totals
 
@@ -6,12 +6,12 @@ FIRST = Totals(at_seconds=0.0, hits=10, shared=0, upstream=5, unanswered=0, save
 
 
 def at(number: int, hits: float) -> Totals:
-    """Return the sums at a step."""
+    """Return the totals at a step."""
     return Totals(number * 10.0, hits, 0.0, 5.0, 0.0, 1.0, 0.5)
 
 
-def test_a_step_is_what_was_added() -> None:
-    """The first sums are what the others are counted from."""
+def test_a_step_is_the_growth_of_totals() -> None:
+    """The first totals only set the starting point."""
     history = History()
     history.add(FIRST)
     assert history.after(0, "run").hits == []
@@ -22,16 +22,16 @@ def test_a_step_is_what_was_added() -> None:
     assert curves.upstream == curves.saved_dollars == [0.0, 0.0]
 
 
-def test_a_sum_that_was_begun_anew_is_not_negative() -> None:
-    """A ledger that somebody has reset."""
+def test_a_total_that_was_reset_yields_no_negative_step() -> None:
+    """As when a ledger is reset."""
     history = History()
     history.add(at(0, 10))
     history.add(at(1, 4))
     assert history.after(0, "run").hits == [4.0]
 
 
-def test_only_what_is_new_is_told() -> None:
-    """Whoever asks for a step that there is not yet gets all, as after a restart."""
+def test_only_later_steps_are_returned() -> None:
+    """A number that never existed, as after a restart, returns all steps."""
     history = History()
     for number in range(6):
         history.add(at(number, number))
@@ -42,7 +42,7 @@ def test_only_what_is_new_is_told() -> None:
 
 
 def test_the_ring_is_bounded() -> None:
-    """The oldest go."""
+    """The oldest steps are dropped."""
     history = History(max_steps=3)
     for number in range(10):
         history.add(at(number, number))

@@ -1,4 +1,4 @@
-"""What the HTTP listener decides without a socket: whom it answers, in which format, and what a posted call is."""
+"""Parts of the HTTP listener without a socket: host names, formats, posted calls."""
 
 import pytest
 
@@ -24,8 +24,8 @@ from sidecard.observe.http.posted import parse as parse_call
         ("", False),
     ],
 )
-def test_names_are_admitted_if_they_are_known_and_addresses_always(host: str, admitted: bool) -> None:
-    """A name may be made to lead here by whoever owns it; an address cannot."""
+def test_known_names_and_all_addresses_are_admitted(host: str, admitted: bool) -> None:
+    """The owner of a name can make it resolve to this host; an address cannot be rebound."""
     assert Hosts(["Build-7"]).admit(host) is admitted
 
 
@@ -43,14 +43,14 @@ def test_names_are_admitted_if_they_are_known_and_addresses_always(host: str, ad
         ("text/plain;q=nonsense,application/openmetrics-text;q=0.9", False),
     ],
 )
-def test_openmetrics_is_for_those_who_ask_for_it(accept: str, openmetrics: bool) -> None:
-    """Prometheus does, browsers do not."""
+def test_openmetrics_is_sent_only_if_preferred(accept: str, openmetrics: bool) -> None:
+    """Prometheus prefers it, browsers do not."""
     assert prefers_openmetrics(accept) is openmetrics
 
 
 @pytest.mark.parametrize("part", [" ", ";", ",", "a ", ";q=1", "text/plain;q= "])
-def test_a_header_of_any_length_is_read_in_passing(part: str) -> None:
-    """A pattern that tries again at each character would be busy for an hour, and with it the daemon."""
+def test_a_long_header_is_parsed_in_linear_time(part: str) -> None:
+    """A backtracking pattern would block the daemon for an hour."""
     assert prefers_openmetrics(f"{part * 500_000}x, application/openmetrics-text") is True
 
 
@@ -63,13 +63,13 @@ def test_a_header_of_any_length_is_read_in_passing(part: str) -> None:
         ("/run/sidecard/http.sock", "/run/sidecard/http.sock"),
     ],
 )
-def test_an_address_or_a_path(listen: str, place: TcpAddress | str) -> None:
-    """Whatever has a slash is a path."""
+def test_text_with_a_slash_is_a_path_and_other_text_an_address(listen: str, place: TcpAddress | str) -> None:
+    """IPv6 addresses lose their brackets."""
     assert parse(listen) == place
 
 
 def test_a_posted_call_becomes_measurements() -> None:
-    """In seconds and dollars; the prompt is not even decoded."""
+    """In seconds and dollars; the prompt is not decoded."""
     call = parse_call(
         b'{"prompt":"CANARY","task_type":"rag","success":false,"latency_ms":250,"cost":"0.5","timestamp":1e9}'
     )
@@ -86,8 +86,8 @@ def test_a_posted_call_becomes_measurements() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{", b'{"cost":-1}', b'{"cost":1e999}', b'{"task_type":5}', b"\xff", b"[" * 9999]
 )
-def test_what_is_no_call_is_refused_in_a_sentence(body: bytes) -> None:
-    """That does not repeat it."""
+def test_an_invalid_body_is_an_error(body: bytes) -> None:
+    """The sentence does not repeat the body."""
     with pytest.raises(ValueError, match="The body is not") as caught:
         parse_call(body)
 

@@ -1,4 +1,4 @@
-"""Log lines: what of a note is shown, in which form, and how many."""
+"""The daemon's log: levels, fields, formats, rate limit."""
 
 import io
 from typing import get_args
@@ -17,20 +17,20 @@ KEY = "1:" + "ab" * 32
 
 
 class Clock:
-    """A clock that the test moves."""
+    """A clock that the test advances."""
 
     now = 100.0
 
     def __call__(self) -> float:
-        """Tell the time."""
+        """Return the time."""
         return self.now
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is one."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
-        """Say so."""
+        """Return true."""
         return True
 
 
@@ -48,12 +48,12 @@ def clock() -> Clock:
 
 @pytest.fixture
 def log(stream: io.StringIO, clock: Clock) -> Log:
-    """Open a log that shows everything."""
+    """Open a log of all levels."""
     return open_log("debug", "json", clock, stream)
 
 
 def lines(stream: io.StringIO) -> list[dict[str, object]]:
-    """Decode what was written."""
+    """Decode the written lines."""
     return [msgspec.json.decode(line) for line in stream.getvalue().splitlines()]
 
 
@@ -79,7 +79,7 @@ def lines(stream: io.StringIO) -> list[dict[str, object]]:
 def test_every_note_has_a_level_and_its_fields(
     note: notes.Note, level: str, event: str, log: Log, stream: io.StringIO
 ) -> None:
-    """None is forgotten."""
+    """Fields are those of the note, except its message."""
     log.write_note(note)
     (line,) = lines(stream)
 
@@ -88,12 +88,12 @@ def test_every_note_has_a_level_and_its_fields(
 
 
 def test_there_is_a_level_for_every_note() -> None:
-    """A note without one would be met first where it matters."""
+    """A note without one would raise when it is first logged."""
     assert set(_LEVELS) == set(get_args(notes.Note))
 
 
 def test_a_key_is_cut(log: Log, stream: io.StringIO) -> None:
-    """Enough to tell keys apart, not enough to ask for the entry."""
+    """Enough to distinguish keys, too little to read the entry."""
     log.write_note(notes.Reelected(KEY, "l", 1, 1))
     assert lines(stream)[0]["key"] == KEY[:SHOWN_KEY_CHARACTERS]
 
@@ -124,10 +124,10 @@ CANARY = "zebra-4711"
         ("", ""),
     ],
 )
-def test_of_a_failure_only_the_type_of_the_exception_is_written(
+def test_only_the_exception_type_of_a_failure_is_logged(
     message: str, error: str, log: Log, stream: io.StringIO
 ) -> None:
-    """The rest is another process's text, and exceptions quote what they were given: the prompt."""
+    """Exceptions of other processes may quote the prompt."""
     log.write_note(notes.FlightFailed(KEY, "fatal", message, 3))
     log.write_note(notes.LeaseEnded("fatal", KEY, "l", "local", 1, message))
 
@@ -136,7 +136,7 @@ def test_of_a_failure_only_the_type_of_the_exception_is_written(
 
 
 def test_lines_below_the_level_are_not_written(stream: io.StringIO, clock: Clock) -> None:
-    """As `log.level` says."""
+    """As `log.level` is set."""
     log = open_log("warning", "json", clock, stream)
     log.write_note(notes.DrainStarted(1, 2))
     log.write_note(notes.Saturated("waiters", 9))
@@ -159,7 +159,7 @@ def test_a_flood_of_one_event_is_cut_and_counted(log: Log, clock: Clock, stream:
     assert written[-1]["left_out"] == 5
 
 
-def test_a_fault_comes_with_its_traceback(log: Log, stream: io.StringIO) -> None:
+def test_an_internal_error_is_logged_with_its_traceback(log: Log, stream: io.StringIO) -> None:
     """On one line."""
     try:
         raise ZeroDivisionError("ours")
@@ -182,7 +182,7 @@ def test_a_fault_comes_with_its_traceback(log: Log, stream: io.StringIO) -> None
     ],
 )
 def test_a_terminal_gets_text_and_a_pipe_gets_json(form: str, stream: io.StringIO, is_json: bool, clock: Clock) -> None:
-    """Unless the settings say which."""
+    """Unless the settings choose the format."""
     log = open_log("info", form, clock, stream)
     log.write("info", "serving", socket="/s")
     text = stream.getvalue()
@@ -201,8 +201,8 @@ def test_the_console_shows_tracebacks_too(clock: Clock) -> None:
     assert "ZeroDivisionError: ours" in stream.getvalue()
 
 
-def test_traffic_tells_what_was_asked_and_answered(log: Log, stream: io.StringIO) -> None:
-    """With what links lines: the peer, the beginning of the key, the lease; and nothing of what was said."""
+def test_traffic_logs_request_and_reply(log: Log, stream: io.StringIO) -> None:
+    """With peer, beginning of the key, and lease; without any content."""
     log.level = "debug"
     alice = Peer(1, 1000, 100, 7, operator=False)
     value = msgspec.Raw(b"\xa6CANARY")

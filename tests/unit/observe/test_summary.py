@@ -9,22 +9,22 @@ from sidecard_client.protocol import wire
 from tests.host import Host
 
 
-def told(host: Host) -> Summary:
-    """Summarise a host."""
+def summary_of(host: Host) -> Summary:
+    """Return the summary of a host."""
     health = wire.Health(0, "ok", [], "1", "boot", 0.0)
     return summary(host.stats(), host.report(), health, wire.Breakers(0, host.breakers()))
 
 
-def test_an_empty_daemon_has_rates_of_nothing() -> None:
-    """And not a division by zero."""
-    empty = told(Host())
+def test_an_empty_daemon_has_rates_of_zero() -> None:
+    """Without a division by zero."""
+    empty = summary_of(Host())
     assert (empty.total_requests, empty.cache_hit_rate, empty.avg_latency_reduction) == (0, 0.0, 0.0)
     assert empty.average_upstream_seconds == empty.average_saved_seconds == 0.0
     assert msgspec.json.decode(msgspec.json.encode(empty))["status"] == "ok"
 
 
-def test_rates_are_those_of_what_happened() -> None:
-    """One call of 2 s at $0.5, one caller who shared it, two hits."""
+def test_rates_are_computed_from_the_ledger() -> None:
+    """One call of 2 s at $0.5, one caller that shared it, two hits."""
     host = Host(budgets={"day": BudgetSettings(dollars=1.0)})
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key", task="rag", backends=("cloud",))
@@ -34,7 +34,7 @@ def test_rates_are_those_of_what_happened() -> None:
     for _ in range(2):
         alice.asks(wire.Begin("key", task="rag"))
 
-    one = told(host)
+    one = summary_of(host)
     assert (one.total_requests, one.cache_hits, one.shared_requests, one.upstream_calls) == (4, 2, 1, 1)
     assert (one.cache_hit_rate, one.deduplication_rate) == (0.5, 0.25)
     assert one.avg_latency_reduction == pytest.approx(4 / 8)

@@ -1,4 +1,4 @@
-"""A connection without a kernel: what the loop and its transport would do, told by the test."""
+"""Connections without a kernel: the test controls the event loop and the transports."""
 
 import socket
 import struct
@@ -27,7 +27,7 @@ UID, GID, PID = 1000, 100, 77
 
 
 class Timer:
-    """A timer that goes off when the test says so."""
+    """A timer that fires when the test advances the time."""
 
     def __init__(self, due: float, callback: Callable[[], None]) -> None:
         self.due = due
@@ -35,12 +35,12 @@ class Timer:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """Never go off."""
+        """Never fire."""
         self.cancelled = True
 
 
 class FakeLoop:
-    """The part of an event loop that the server uses; its time passes only by `pass_time`."""
+    """The part of an event loop that the server uses; `pass_time` alone advances its time."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -48,16 +48,16 @@ class FakeLoop:
         self.soon: list[Callable[[], None]] = []
 
     def call_later(self, delay: float, callback: Callable[..., None], *arguments: object) -> Timer:
-        """Remember a callback for later."""
+        """Add a timer."""
         self.timers.append(Timer(self.now + delay, partial(callback, *arguments)))
         return self.timers[-1]
 
     def call_soon(self, callback: Callable[..., None], *arguments: object) -> None:
-        """Remember a callback for the next turn."""
+        """Add a callback for the next iteration."""
         self.soon.append(partial(callback, *arguments))
 
     def turn(self) -> int:
-        """Run what is ready. Returns how much that was."""
+        """Run the callbacks of one iteration. Return how many there were."""
         ready, self.soon = self.soon, []
         for callback in ready:
             callback()
@@ -66,11 +66,11 @@ class FakeLoop:
 
     @property
     def armed(self) -> list[float]:
-        """When which timers go off."""
+        """The due times of active timers."""
         return sorted(timer.due for timer in self.timers if not timer.cancelled)
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, and let the timers of that time go off."""
+        """Advance the time, and fire the timers that are due."""
         self.now += seconds
         for timer in sorted(self.timers, key=lambda timer: timer.due):
             if timer.due <= self.now and not timer.cancelled:
@@ -79,7 +79,7 @@ class FakeLoop:
 
 
 class FakeTransport:
-    """A transport whose other end reads when the test says so."""
+    """A transport whose peer reads when the test decides."""
 
     def __init__(self, uid: int, gid: int) -> None:
         self.credentials = struct.pack("3I", PID, uid, gid)
@@ -94,29 +94,29 @@ class FakeTransport:
         self.protocol: PeerConnection
 
     def get_extra_info(self, name: str) -> "FakeTransport":
-        """Stand for the socket too."""
+        """Return this object as the socket."""
         assert name == "socket"
         return self
 
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
-        """Say who is at the other end."""
+        """Return the peer's credentials."""
         assert (level, option, size) == (socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return self.credentials
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
-        """Remember when to complain."""
+        """Store the limits."""
         self.high, self.low = high, low
 
     def get_write_buffer_size(self) -> int:
-        """Say how much the other end has not read."""
+        """Return the number of unread bytes."""
         return self.buffered
 
     def is_closing(self) -> bool:
-        """Say whether nothing can be sent any more."""
+        """Return whether writing is impossible."""
         return self.closed or self.aborted or self.broken
 
     def write(self, data: bytes) -> None:
-        """Send, or keep what the other end does not read."""
+        """Send data, or buffer what the peer does not read."""
         assert not self.is_closing()
         self.sent += data
         if not self.reads:
@@ -126,7 +126,7 @@ class FakeTransport:
                 self.protocol.pause_writing()
 
     def writelines(self, parts: Iterable[Any]) -> None:
-        """As `write`."""
+        """Write several parts."""
         self.write(b"".join(parts))
 
     def pause_reading(self) -> None:
@@ -134,11 +134,11 @@ class FakeTransport:
         self.reading = False
 
     def resume_reading(self) -> None:
-        """Read on."""
+        """Continue to read."""
         self.reading = True
 
     def close(self) -> None:
-        """Close once everything has left."""
+        """Close after all data has been sent."""
         self.closed = True
 
     def abort(self) -> None:
@@ -160,11 +160,11 @@ class FakePeer:
         self.connection.data_received(b"".join(frame(wire.pack(request)) for request in requests))
 
     def send_text(self, text: str) -> None:
-        """Send JSON lines."""
+        """Send text, such as JSON lines."""
         self.connection.data_received(text.encode())
 
     def disconnect(self) -> None:
-        """End the connection, as a process does that dies: end of file, then the transport's last word."""
+        """End the connection like a process that dies: end of file, then connection lost."""
         if not self.connection.eof_received():
             self.transport.close()
 
@@ -172,13 +172,13 @@ class FakePeer:
             self.connection.connection_lost(None)
 
     def read_all(self) -> None:
-        """Read everything that was kept."""
+        """Read everything that was buffered."""
         self.transport.reads = True
         self.transport.buffered = 0
         self.connection.resume_writing()
 
     def received(self) -> list[Any]:
-        """Return, and forget, the replies that were sent: Structs from frames, dicts from lines."""
+        """Return and clear the received replies: Structs from frames, dicts from lines."""
         data, self.transport.sent = self.transport.sent, b""
         if data[:1] == b"{":
             return [msgspec.json.decode(line) for line in data.splitlines()]
@@ -193,7 +193,7 @@ class FakePeer:
 
 
 class ServerHarness:
-    """A real engine behind a real driver, with connections that have no kernel."""
+    """A real engine and driver, with connections on fake transports."""
 
     def __init__(self, limits: Limits | None = None, **settings: Any) -> None:
         self.loop = FakeLoop()
@@ -234,5 +234,5 @@ class ServerHarness:
 
 
 def value_of(text: str) -> msgspec.Raw:
-    """Pack a value as it travels."""
+    """Encode a value as it is sent."""
     return msgspec.Raw(msgspec.msgpack.encode(text))

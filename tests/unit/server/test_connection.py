@@ -1,4 +1,4 @@
-"""One connection: encodings, ends, and a peer that does not read."""
+"""One connection: encodings, ends, and peers that do not read."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.unit.server.harness import FakePeer, ServerHarness, value_of
 LARGE = "x" * 100_000
 
 
-def holding(server: ServerHarness, value: str = LARGE) -> FakePeer:
+def peer_with_large_entry(server: ServerHarness, value: str = LARGE) -> FakePeer:
     """Connect a peer whose namespace has an entry of the key ``large``."""
     peer = server.connect()
     peer.send(wire.Put("large", value_of(value), id=1))
@@ -20,8 +20,8 @@ def holding(server: ServerHarness, value: str = LARGE) -> FakePeer:
     return peer
 
 
-def test_the_kernel_says_who_a_peer_is() -> None:
-    """Unsigned, as ids are."""
+def test_peer_credentials_come_from_the_kernel() -> None:
+    """Ids are unsigned."""
     server = ServerHarness()
     server.connect(uid=2**32 - 2, gid=5)
     (peer,) = server.connections._peers.values()
@@ -32,8 +32,8 @@ def test_the_kernel_says_who_a_peer_is() -> None:
 @pytest.mark.parametrize(
     ("limits", "name"), [(Limits(max_peers=2), "max_peers"), (Limits(max_peers_per_uid=2), "max_peers_per_uid")]
 )
-def test_a_peer_too_many_is_closed(limits: Limits, name: str) -> None:
-    """Until one of those before it leaves. A client hears nothing, which it takes for a daemon that is away."""
+def test_a_peer_above_the_limit_is_closed(limits: Limits, name: str) -> None:
+    """It may connect again once another peer has left. A client gets no reply, and makes its own calls."""
     server = ServerHarness(limits)
     first, _ = server.connect(), server.connect()
     third = server.connect()
@@ -51,8 +51,8 @@ def test_a_peer_too_many_is_closed(limits: Limits, name: str) -> None:
     assert len(fourth.received()) == 1
 
 
-def test_a_person_too_many_is_told_why() -> None:
-    """Only who speaks JSON lines can be: what a peer speaks is known when it has spoken."""
+def test_a_denied_json_peer_gets_the_reason() -> None:
+    """The encoding, and so the form of the reason, is known from the first byte."""
     server = ServerHarness(Limits(max_peers=1))
     server.connect()
     second = server.connect()
@@ -64,8 +64,8 @@ def test_a_person_too_many_is_told_why() -> None:
     assert second.transport.closed
 
 
-def test_a_peer_too_many_that_says_nothing_is_not_waited_for() -> None:
-    """Nor are more than a few of them at all, since each has a descriptor."""
+def test_a_silent_denied_peer_is_closed_after_a_second() -> None:
+    """Only a few denied peers are kept open at a time, since each occupies a descriptor."""
     server = ServerHarness(Limits(max_peers=1))
     server.connect()
     waited_for = [server.connect() for _ in range(MAX_DENIED)]
@@ -80,15 +80,15 @@ def test_a_peer_too_many_that_says_nothing_is_not_waited_for() -> None:
     assert not server.connect().transport.aborted
 
 
-def test_the_bound_per_uid_is_per_uid() -> None:
-    """Others may still connect."""
+def test_the_limit_per_uid_does_not_affect_other_uids() -> None:
+    """Other uids may still connect."""
     server = ServerHarness(Limits(max_peers_per_uid=1))
     server.connect(uid=1)
     assert not server.connect(uid=2).transport.aborted
 
 
-def test_a_framing_error_is_told_and_ends_the_connection() -> None:
-    """What the peer held goes with it."""
+def test_a_framing_error_is_reported_and_ends_the_connection() -> None:
+    """The peer's leases end with it."""
     server = ServerHarness()
     alice = server.connect()
     alice.send(wire.Begin("key", id=1))
@@ -101,8 +101,8 @@ def test_a_framing_error_is_told_and_ends_the_connection() -> None:
     assert server.engine.idle
 
 
-def test_what_comes_after_the_end_is_not_served() -> None:
-    """A transport may still deliver what it had."""
+def test_data_after_the_end_is_not_served() -> None:
+    """A transport may still deliver data that it had buffered."""
     server = ServerHarness()
     alice = server.connect()
     alice.send_text("GET / HTTP/1.1\r\n\r\n")
@@ -112,8 +112,8 @@ def test_what_comes_after_the_end_is_not_served() -> None:
     assert alice.received() == []
 
 
-def test_the_end_of_a_msgpack_peer_is_its_end() -> None:
-    """A holder that dies is succeeded at once."""
+def test_end_of_file_ends_a_msgpack_peer() -> None:
+    """Another holder takes over its flight at once."""
     server = ServerHarness()
     alice, bob = server.connect(), server.connect()
     alice.send(wire.Begin("key", id=1))
@@ -125,7 +125,7 @@ def test_the_end_of_a_msgpack_peer_is_its_end() -> None:
     assert isinstance(lease, wire.Lease)
 
 
-def test_a_half_closed_json_peer_gets_its_outstanding_answer_and_is_then_closed() -> None:
+def test_a_half_closed_json_peer_is_closed_after_its_outstanding_reply() -> None:
     """As `echo ... | socat` does."""
     server = ServerHarness()
     alice, bob = server.connect(), server.connect()
@@ -141,8 +141,8 @@ def test_a_half_closed_json_peer_gets_its_outstanding_answer_and_is_then_closed(
     assert bob.transport.closed
 
 
-def test_a_half_closed_json_peer_that_watches_is_told_as_long_as_it_is_connected() -> None:
-    """As `echo '{"op":"watch"}' | socat -t 999` does; its begins end on the way."""
+def test_a_half_closed_json_peer_that_watches_gets_notes_until_it_disconnects() -> None:
+    """As `echo '{"op":"watch"}' | socat -t 999` does. The end of other requests does not end the watch."""
     server = ServerHarness()
     root, alice = server.connect(uid=0), server.connect()
     root.send_text('{"op":"watch","id":7}\n{"op":"get","key":"absent"}')
@@ -160,7 +160,7 @@ def test_a_half_closed_json_peer_that_watches_is_told_as_long_as_it_is_connected
 
 
 def test_a_half_closed_json_peer_that_has_cancelled_its_watch_is_closed() -> None:
-    """Nothing is outstanding then."""
+    """No request is outstanding then."""
     server = ServerHarness()
     root = server.connect(uid=0)
     root.send_text('{"op":"watch","id":7}\n{"op":"cancel","target":7,"id":8}')
@@ -170,8 +170,8 @@ def test_a_half_closed_json_peer_that_has_cancelled_its_watch_is_closed() -> Non
     assert not server.engine.watched
 
 
-def test_a_half_closed_json_peer_that_waits_for_nothing_is_closed() -> None:
-    """After its answer."""
+def test_a_half_closed_json_peer_without_a_wait_is_closed() -> None:
+    """It gets its reply first."""
     server = ServerHarness()
     alice = server.connect()
     alice.send_text('{"op":"ping"}')
@@ -182,8 +182,8 @@ def test_a_half_closed_json_peer_that_waits_for_nothing_is_closed() -> None:
     assert len(server.connections) == 0
 
 
-def test_a_half_closed_json_peer_whose_wait_was_taken_back_is_closed() -> None:
-    """Nothing more would ever be said to it."""
+def test_a_half_closed_json_peer_that_cancels_its_wait_is_closed() -> None:
+    """No further reply would follow."""
     server = ServerHarness()
     server.connect().send(wire.Begin("key", id=1))
     alice = server.connect()
@@ -193,8 +193,8 @@ def test_a_half_closed_json_peer_whose_wait_was_taken_back_is_closed() -> None:
     assert alice.transport.closed
 
 
-def test_a_half_closed_json_peer_that_reads_a_stored_answer_in_pieces_is_closed_after_its_end() -> None:
-    """Pieces and end come at once, with the begin itself."""
+def test_a_half_closed_json_peer_is_closed_after_a_stored_stream() -> None:
+    """Chunks and end are sent while the begin is served."""
     server = ServerHarness()
     server.connect().send_text('{"op":"put","key":"key","value":["a","b"]}\n')
     alice = server.connect()
@@ -205,7 +205,7 @@ def test_a_half_closed_json_peer_that_reads_a_stored_answer_in_pieces_is_closed_
     assert alice.transport.closed
 
 
-def test_an_answer_of_the_same_id_does_not_end_a_wait() -> None:
+def test_a_reply_to_another_request_of_the_same_id_does_not_end_a_wait() -> None:
     """Ids may be left out in JSON, so all of them are 0."""
     server = ServerHarness()
     server.connect().send(wire.Begin("key", id=1))
@@ -217,8 +217,8 @@ def test_an_answer_of_the_same_id_does_not_end_a_wait() -> None:
     assert not alice.transport.closed
 
 
-def test_a_half_closed_json_peer_that_gets_a_lease_is_closed_and_the_lease_passes_on() -> None:
-    """It has no way left to complete it."""
+def test_a_half_closed_json_peer_with_a_lease_is_closed_and_another_holder_elected() -> None:
+    """It cannot complete the lease."""
     server = ServerHarness()
     alice, bob, carol = server.connect(), server.connect(), server.connect()
     alice.send(wire.Begin("key", id=1))
@@ -233,7 +233,7 @@ def test_a_half_closed_json_peer_that_gets_a_lease_is_closed_and_the_lease_passe
 
 
 def test_many_messages_of_one_read_are_served_in_turns() -> None:
-    """So that others get theirs in between, and in order."""
+    """Other peers are served in between; the order of replies is kept."""
     server = ServerHarness()
     alice = server.connect()
     alice.send(*(wire.Ping(id=number) for number in range(2 * MAX_BATCH + 10)))
@@ -251,9 +251,9 @@ def test_many_messages_of_one_read_are_served_in_turns() -> None:
 
 @pytest.mark.parametrize("requests", [MAX_BATCH // 2, 4 * MAX_BATCH])
 def test_a_peer_that_does_not_read_is_not_read_or_served_further(requests: int) -> None:
-    """What it may leave unread is bounded, however much it asked for."""
+    """Its unread bytes are bounded, however many requests it sent."""
     server = ServerHarness()
-    alice = holding(server)
+    alice = peer_with_large_entry(server)
     alice.transport.reads = False
     alice.send(*(wire.Get("large", id=number) for number in range(requests)))
 
@@ -261,10 +261,10 @@ def test_a_peer_that_does_not_read_is_not_read_or_served_further(requests: int) 
     assert HIGH_WATER_BYTES < alice.transport.buffered < 3 * HIGH_WATER_BYTES
 
 
-def test_a_slow_peer_gets_everything_in_the_end() -> None:
-    """It is held back, and nothing is left out."""
+def test_a_slow_peer_gets_all_replies() -> None:
+    """It is paused, and no reply is lost."""
     server = ServerHarness()
-    alice = holding(server)
+    alice = peer_with_large_entry(server)
     alice.transport.reads = False
     alice.send(*(wire.Get("large", id=number) for number in range(100)))
     ids = [reply.id for reply in alice.received()]
@@ -281,9 +281,9 @@ def test_a_slow_peer_gets_everything_in_the_end() -> None:
 
 
 def test_a_peer_that_reads_too_little_for_too_long_is_closed() -> None:
-    """Its memory is needed."""
+    """After ``stall_seconds`` its memory is released."""
     server = ServerHarness(Limits(stall_seconds=30))
-    alice = holding(server)
+    alice = peer_with_large_entry(server)
     alice.transport.reads = False
     alice.send(*(wire.Get("large", id=number) for number in range(100)))
     server.loop.pass_time(29)
@@ -295,9 +295,9 @@ def test_a_peer_that_reads_too_little_for_too_long_is_closed() -> None:
 
 
 def test_a_peer_that_reads_in_time_is_not_closed() -> None:
-    """The clock begins anew with the next pause."""
+    """Each pause restarts the clock."""
     server = ServerHarness(Limits(stall_seconds=30))
-    alice = holding(server)
+    alice = peer_with_large_entry(server)
     alice.transport.reads = False
     alice.send(*(wire.Get("large", id=number) for number in range(20)))
     server.loop.pass_time(29)
@@ -307,8 +307,8 @@ def test_a_peer_that_reads_in_time_is_not_closed() -> None:
     assert not alice.transport.aborted
 
 
-def test_a_peer_with_too_much_unread_is_closed_and_others_get_their_answers() -> None:
-    """Answers of other peers' calls come unasked, so holding it back does not bound them."""
+def test_a_peer_with_too_much_unread_is_closed_and_others_get_their_replies() -> None:
+    """Replies to other peers' calls arrive without a request, so pausing the peer does not bound them."""
     server = ServerHarness(Limits(max_outbox_bytes=2 * HIGH_WATER_BYTES))
     alice, bob, carol = server.connect(), server.connect(), server.connect()
     alice.transport.reads = False
@@ -326,10 +326,10 @@ def test_a_peer_with_too_much_unread_is_closed_and_others_get_their_answers() ->
     assert [reply.id for reply in bob.received()] == list(range(10))
 
 
-def test_one_answer_larger_than_the_outbox_is_delivered() -> None:
-    """The bound is on what was left unread before it."""
+def test_one_reply_larger_than_the_outbox_is_delivered() -> None:
+    """The limit applies to the bytes unread before it."""
     server = ServerHarness(Limits(max_outbox_bytes=65536))
-    alice = holding(server, "x" * 2 * HIGH_WATER_BYTES)
+    alice = peer_with_large_entry(server, "x" * 2 * HIGH_WATER_BYTES)
     alice.transport.reads = False
     alice.send(wire.Get("large", id=1))
 
@@ -337,8 +337,8 @@ def test_one_answer_larger_than_the_outbox_is_delivered() -> None:
     assert not alice.transport.aborted
 
 
-def test_a_closed_peer_that_never_reads_its_last_reply_is_not_kept() -> None:
-    """A transport would wait for it for ever."""
+def test_a_closed_peer_that_never_reads_its_last_reply_is_aborted() -> None:
+    """A transport would wait for it forever."""
     server = ServerHarness(Limits(stall_seconds=30))
     alice = server.connect()
     alice.send_text("nonsense\n")
@@ -349,8 +349,8 @@ def test_a_closed_peer_that_never_reads_its_last_reply_is_not_kept() -> None:
     assert alice.transport.aborted
 
 
-def test_a_reply_to_a_connection_that_just_broke_is_dropped() -> None:
-    """The transport knows before the loop tells."""
+def test_a_reply_to_a_broken_connection_is_dropped() -> None:
+    """The transport detects the end before the loop reports it."""
     server = ServerHarness()
     alice, bob = server.connect(), server.connect()
     alice.send(wire.Begin("key", id=1))
@@ -364,8 +364,8 @@ def test_a_reply_to_a_connection_that_just_broke_is_dropped() -> None:
     assert bob.received() == []
 
 
-def test_the_roster_closes_all_and_says_when_the_last_has_gone() -> None:
-    """Those that do not go are aborted."""
+def test_closing_all_connections_reports_when_the_last_has_ended() -> None:
+    """Connections that do not end are aborted."""
     server = ServerHarness()
     alice, bob, gone = server.connect(), server.connect(), list[str]()
     server.connections.close_all(lambda: gone.append("all"))
@@ -380,8 +380,8 @@ def test_the_roster_closes_all_and_says_when_the_last_has_gone() -> None:
     assert gone == ["all"]
 
 
-def test_a_uid_that_has_left_is_forgotten() -> None:
-    """Uids of containers come and go."""
+def test_a_uid_without_connections_is_forgotten() -> None:
+    """Uids of containers change all the time."""
     server = ServerHarness()
     for uid in range(10):
         server.connect(uid=uid).disconnect()

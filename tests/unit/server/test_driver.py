@@ -1,4 +1,4 @@
-"""Events in, effects out: who is called, when the next wake-up is, and what a mistake of our own costs."""
+"""The driver: events in, effects out, timers, and the cost of an internal error."""
 
 import pytest
 
@@ -9,8 +9,8 @@ from sidecard_client.protocol import wire
 from tests.unit.server.harness import ServerHarness, value_of
 
 
-def test_a_request_is_answered_to_its_own_peer() -> None:
-    """And to nobody else."""
+def test_a_reply_goes_to_its_own_peer() -> None:
+    """No other peer gets it."""
     server = ServerHarness()
     alice, bob = server.connect(), server.connect()
     alice.send(wire.Ping(id=7))
@@ -20,7 +20,7 @@ def test_a_request_is_answered_to_its_own_peer() -> None:
 
 
 def test_requests_of_one_read_are_answered_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system call each would double their cost."""
+    """One system call each would double their cost."""
     server = ServerHarness()
     alice = server.connect()
     writes: list[bytes] = []
@@ -30,7 +30,7 @@ def test_requests_of_one_read_are_answered_in_one_write(monkeypatch: pytest.Monk
     assert len(writes) == 1
 
 
-def test_the_answer_of_one_reaches_all_who_wait() -> None:
+def test_one_answer_reaches_all_waiters() -> None:
     """An effect may address any peer."""
     server = ServerHarness()
     alice, bob = server.connect(), server.connect()
@@ -44,8 +44,8 @@ def test_the_answer_of_one_reaches_all_who_wait() -> None:
     assert (shared.id, shared.value) == (2, "answer")
 
 
-def test_a_timer_is_set_for_what_is_due_first() -> None:
-    """A later deadline sets none of its own; an earlier one moves it."""
+def test_the_timer_is_set_for_the_earliest_deadline() -> None:
+    """A later deadline sets no timer; an earlier one moves it."""
     server = ServerHarness(lease_seconds=15)
     alice, bob = server.connect(), server.connect()
     alice.send(wire.Begin("key", id=1))
@@ -59,8 +59,8 @@ def test_a_timer_is_set_for_what_is_due_first() -> None:
     assert server.loop.armed == [pytest.approx(102 + TIMER_GRAIN_SECONDS)]
 
 
-def test_time_that_has_come_is_told_to_the_engine_and_the_next_is_waited_for() -> None:
-    """First the waiter's time, then the lease's."""
+def test_a_deadline_produces_a_tick_and_the_next_timer() -> None:
+    """First the waiter's deadline, then the lease's."""
     server = ServerHarness(lease_seconds=15)
     alice, bob = server.connect(), server.connect()
     alice.send(wire.Begin("key", id=1))
@@ -73,8 +73,8 @@ def test_time_that_has_come_is_told_to_the_engine_and_the_next_is_waited_for() -
     assert server.loop.armed == [pytest.approx(115 + TIMER_GRAIN_SECONDS)]
 
 
-def test_a_deadline_that_has_passed_is_met_at_the_timers_grain_and_not_before() -> None:
-    """A timer of nothing would spin."""
+def test_a_passed_deadline_sets_a_timer_of_one_grain() -> None:
+    """A timer of zero would spin."""
     server = ServerHarness(lease_seconds=15)
     server.connect().send(wire.Begin("key", id=1))
     server.loop.pass_time(14.9999)
@@ -84,7 +84,7 @@ def test_a_deadline_that_has_passed_is_met_at_the_timers_grain_and_not_before() 
 
 
 def test_notes_reach_their_listener() -> None:
-    """As data."""
+    """Notes are data."""
     server = ServerHarness()
     alice = server.connect()
     alice.send(wire.Begin("key", id=1))
@@ -95,8 +95,8 @@ def test_notes_reach_their_listener() -> None:
     assert note.outcome == "lost"
 
 
-def test_notes_reach_those_who_watch_before_anything_else_happens() -> None:
-    """And the listener as ever; who has stopped watching hears nothing more."""
+def test_notes_reach_watchers_before_the_next_event() -> None:
+    """The listener gets them too; a peer that stopped watching gets none."""
     server = ServerHarness()
     root, alice = server.connect(uid=0), server.connect()
     root.send(wire.Watch(id=1))
@@ -115,8 +115,8 @@ def test_notes_reach_those_who_watch_before_anything_else_happens() -> None:
     assert len(server.notes) == 2
 
 
-def test_a_watcher_who_does_not_read_is_sent_no_more_and_is_not_closed() -> None:
-    """It is looked at from time to time; once it has read, it gets what waited, and how much was left out."""
+def test_a_watcher_that_does_not_read_is_paused_and_not_closed() -> None:
+    """Its buffer is polled; once it has read, it gets the waiting notes and the number left out."""
     server = ServerHarness()
     root = server.connect(uid=0)
     root.send(wire.Watch(id=1))
@@ -146,8 +146,8 @@ def test_a_watcher_who_does_not_read_is_sent_no_more_and_is_not_closed() -> None
     assert heard[-1].fields == {"count": 5}
 
 
-def test_a_peer_that_is_lost_is_lost_once() -> None:
-    """End of file and the transport's last word are two calls."""
+def test_a_lost_peer_is_reported_once() -> None:
+    """End of file and connection lost are two calls."""
     server = ServerHarness()
     alice, bob = server.connect(), server.connect()
     alice.disconnect()
@@ -156,8 +156,8 @@ def test_a_peer_that_is_lost_is_lost_once() -> None:
     assert bob.received()[0].peers == 1
 
 
-def test_a_message_that_is_wrong_gets_its_error_and_the_next_is_served() -> None:
-    """In their order."""
+def test_an_invalid_message_gets_an_error_and_the_next_is_served() -> None:
+    """Replies keep the order of messages."""
     server = ServerHarness()
     alice = server.connect()
     alice.send_text('{"op":"nonsense","id":1}\n{"op":"ping","id":2}\n')
@@ -165,8 +165,8 @@ def test_a_message_that_is_wrong_gets_its_error_and_the_next_is_served() -> None
     assert [(reply["type"], reply["id"]) for reply in alice.received()] == [("error", 1), ("pong", 2)]
 
 
-def test_a_mistake_of_our_own_costs_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is answered with a number that finds it in the log, and the next request is served."""
+def test_an_internal_error_costs_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reply has the correlation id of the log line, and the next request is served."""
     server = ServerHarness()
     alice = server.connect()
     fault = ZeroDivisionError("ours")
@@ -186,8 +186,8 @@ def test_a_mistake_of_our_own_costs_one_request(monkeypatch: pytest.MonkeyPatch)
     assert bug.__cause__ is fault
 
 
-def test_a_mistake_at_a_deadline_does_not_stop_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next deadline is still waited for."""
+def test_an_internal_error_at_a_deadline_does_not_stop_the_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next deadline is still met."""
     server = ServerHarness(lease_seconds=15)
     alice = server.connect()
     alice.send(wire.Begin("key", id=1))
@@ -201,8 +201,8 @@ def test_a_mistake_at_a_deadline_does_not_stop_the_clock(monkeypatch: pytest.Mon
     assert alice.received()[-1].expired == 1
 
 
-def test_a_drain_ends_when_nobody_holds_or_waits() -> None:
-    """It says so once, at the end of the last."""
+def test_a_drain_ends_when_no_lease_and_no_waiter_is_left() -> None:
+    """It is reported once."""
     server = ServerHarness()
     alice, ended = server.connect(), list[str]()
     alice.send(wire.Begin("key", id=1))
@@ -226,8 +226,8 @@ def test_a_drain_of_an_idle_daemon_ends_at_once() -> None:
     assert ended == ["idle"]
 
 
-def test_the_end_of_a_drain_gives_every_waiter_its_end() -> None:
-    """The holder does not matter any more."""
+def test_the_end_of_a_drain_ends_every_wait() -> None:
+    """Whether or not a holder still works."""
     server = ServerHarness()
     alice, bob = server.connect(), server.connect()
     alice.send(wire.Begin("key", id=1))
@@ -239,8 +239,8 @@ def test_the_end_of_a_drain_gives_every_waiter_its_end() -> None:
     assert bob.received()[0].reason == "draining"
 
 
-def test_requests_are_counted_by_their_answers_and_timed() -> None:
-    """Also where the answer comes later, by what somebody else has said; who has waited is counted once."""
+def test_requests_are_counted_by_reply_and_timed() -> None:
+    """A wait is counted once, when its later reply is sent."""
     server = ServerHarness()
     alice, bob = server.connect(), server.connect()
     alice.send(wire.Begin("key", id=1), wire.Ping(id=2))
@@ -259,8 +259,8 @@ def test_requests_are_counted_by_their_answers_and_timed() -> None:
     assert handled == {wire.Begin: 1, wire.Ping: 1, wire.Complete: 1}
 
 
-def test_of_begins_one_in_many_is_timed() -> None:
-    """And of all else each. Begins that hit are counted by the engine."""
+def test_one_in_many_begins_is_timed() -> None:
+    """All other requests are timed. The engine counts begins that hit."""
     server = ServerHarness()
     alice = server.connect()
     alice.send(wire.Put("key", value_of("answer"), id=0))
@@ -277,8 +277,8 @@ def test_of_begins_one_in_many_is_timed() -> None:
     assert sum(sample.value for sample in requests) == TIMED_BEGINS + 2
 
 
-def test_the_daemon_asks_itself_as_an_operator() -> None:
-    """And hears what it has asked for, while what else comes of it goes where it belongs."""
+def test_a_query_of_the_daemon_itself_has_operator_rights() -> None:
+    """It returns the reply; other effects are executed as usual."""
     server = ServerHarness()
     assert isinstance(server.driver.query(wire.GetStats()), wire.Stats)
     assert server.driver.query(wire.SetLog("debug")) == wire.Ok(0)
@@ -286,7 +286,7 @@ def test_the_daemon_asks_itself_as_an_operator() -> None:
 
 
 def test_calls_reach_the_call_log() -> None:
-    """As they end."""
+    """Each call does when it ends."""
     server = ServerHarness(log_calls=True)
     alice = server.connect()
     alice.send(wire.Begin("key", id=1))

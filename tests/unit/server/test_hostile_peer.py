@@ -1,4 +1,4 @@
-"""Peers that take more than they may: of time, of memory, of the loop's turns."""
+"""Peers that use more than their share of time, memory or turns."""
 
 import msgspec
 import pytest
@@ -13,14 +13,14 @@ from tests.unit.server.harness import FakePeer, ServerHarness, value_of
 MIB = 1024 * 1024
 
 
-def begun(peer: FakePeer, count: int, size: int = MIB) -> None:
-    """Send so many bytes of a larger frame."""
+def send_partial(peer: FakePeer, count: int, size: int = MIB) -> None:
+    """Send ``count`` bytes of a larger frame."""
     peer.connection.data_received(size.to_bytes(4, "big") + b"x" * count)
 
 
 @pytest.mark.parametrize("data", [b"\x00", b"\x00\x00\x10", b"\x00\x00\x10\x00\x81", b'{"op":', b" "])
-def test_a_message_that_never_ends_closes_its_peer(data: bytes) -> None:
-    """In either encoding, whatever it begins with, however often a byte comes."""
+def test_a_message_that_is_never_completed_closes_its_peer(data: bytes) -> None:
+    """In either encoding, whatever it begins with, however often a byte arrives."""
     server = ServerHarness(Limits(message_seconds=30))
     alice = server.connect()
     alice.connection.data_received(data)
@@ -34,8 +34,8 @@ def test_a_message_that_never_ends_closes_its_peer(data: bytes) -> None:
     assert server.engine.metrics.limited == {"message_seconds": 1}
 
 
-def test_messages_that_come_in_parts_and_in_time_are_served() -> None:
-    """The time is one message's, not the connection's: some part of one is always here."""
+def test_messages_that_arrive_in_parts_and_in_time_are_served() -> None:
+    """The time limit is per message, although some message is always incomplete."""
     server = ServerHarness(Limits(message_seconds=30))
     alice = server.connect()
     data = b"".join(frame(wire.pack(wire.Ping(id=number))) for number in range(10))
@@ -49,8 +49,8 @@ def test_messages_that_come_in_parts_and_in_time_are_served() -> None:
     assert not alice.transport.aborted
 
 
-def test_a_peer_that_says_nothing_may_stay() -> None:
-    """Between messages, and before the first: pools of clients do."""
+def test_an_idle_peer_is_not_closed() -> None:
+    """Before its first message and between messages, as in clients' connection pools."""
     server = ServerHarness(Limits(message_seconds=30))
     silent, idle = server.connect(), server.connect()
     idle.send(wire.Ping(id=1))
@@ -61,17 +61,17 @@ def test_a_peer_that_says_nothing_may_stay() -> None:
     assert not idle.transport.aborted
 
 
-def test_beyond_the_bound_of_all_buffers_who_holds_most_is_closed() -> None:
-    """Of the uid that holds most: one with many connections of little each is no better than one with one."""
+def test_above_the_common_limit_the_largest_connection_of_the_largest_uid_is_closed() -> None:
+    """Many connections with little each count as one with much."""
     server = ServerHarness(Limits(max_buffered_bytes=MIB))
     large = server.connect(uid=1)
-    begun(large, 450_000)
+    send_partial(large, 450_000)
     many = [server.connect(uid=2) for _ in range(5)]
     for number, peer in enumerate(many):
-        begun(peer, 110_000 + number)
+        send_partial(peer, 110_000 + number)
 
     assert [peer.transport.aborted for peer in many] == [False] * 5
-    begun(late := server.connect(uid=2), 80_000)
+    send_partial(late := server.connect(uid=2), 80_000)
     assert many[4].transport.aborted
     assert not large.transport.aborted
     assert not late.transport.aborted
@@ -79,8 +79,8 @@ def test_beyond_the_bound_of_all_buffers_who_holds_most_is_closed() -> None:
     assert server.engine.metrics.limited == {"max_buffered_bytes": 1}
 
 
-def test_replies_that_nobody_reads_count_for_all_peers_together() -> None:
-    """Each of them is within its own bounds."""
+def test_unread_replies_count_toward_the_common_limit() -> None:
+    """Each peer is within its own limits."""
     server = ServerHarness(Limits(max_buffered_bytes=4 * MIB))
     peers = [server.connect() for _ in range(9)]
     peers[0].send(wire.Put("large", value_of("x" * 500_000), id=1))
@@ -93,8 +93,8 @@ def test_replies_that_nobody_reads_count_for_all_peers_together() -> None:
     assert [peer.transport.aborted for peer in peers] == [False, True] + [False] * 7
 
 
-def test_what_was_read_served_or_lost_is_held_no_more() -> None:
-    """The sum is back at nothing."""
+def test_read_served_and_lost_bytes_are_no_longer_counted() -> None:
+    """The sum returns to 0."""
     server = ServerHarness()
     alice, bob, carol = server.connect(), server.connect(), server.connect()
     request = frame(wire.pack(wire.Put("large", value_of("x" * 500_000), id=1)))
@@ -106,15 +106,15 @@ def test_what_was_read_served_or_lost_is_held_no_more() -> None:
 
     bob.transport.reads = False
     bob.send(wire.Get("large", id=1))
-    begun(carol, 2 * COUNTED_BYTES)
+    send_partial(carol, 2 * COUNTED_BYTES)
     assert server.buffers.bytes > 500_000
     bob.read_all()
     carol.disconnect()
     assert (server.buffers.bytes, len(server.buffers._per_uid), len(server.buffers._held)) == (0, 0, 0)
 
 
-def test_who_asks_little_is_served_before_the_second_batch_of_who_asks_much() -> None:
-    """However many of those there are, each turn of the loop serves one batch of one of them."""
+def test_a_small_request_is_served_before_the_second_batch_of_a_flood() -> None:
+    """However many peers flood, each iteration of the loop serves one batch of one of them."""
     server = ServerHarness()
     floods, polite = [server.connect() for _ in range(8)], server.connect()
     for flood in floods:
@@ -134,7 +134,7 @@ def test_who_asks_little_is_served_before_the_second_batch_of_who_asks_much() ->
 
 
 def test_uids_take_turns_whatever_the_number_of_their_connections() -> None:
-    """So that one with a thousand is served as often as one with one."""
+    """A uid with a thousand connections is served as often as one with a single connection."""
     server = ServerHarness()
     many, one = [server.connect(uid=1) for _ in range(10)], server.connect(uid=2)
     for peer in (*many, one):
@@ -146,8 +146,8 @@ def test_uids_take_turns_whatever_the_number_of_their_connections() -> None:
     assert len(one.received()) == 5 * MAX_BATCH
 
 
-def test_a_connection_that_ends_while_it_waits_for_its_turn_has_none() -> None:
-    """Those behind it have theirs."""
+def test_a_connection_that_ends_while_queued_is_skipped() -> None:
+    """Connections queued behind it are served."""
     server = ServerHarness()
     gone, closed, last = (server.connect() for _ in range(3))
     for peer in (gone, closed, last):
@@ -164,8 +164,8 @@ def test_a_connection_that_ends_while_it_waits_for_its_turn_has_none() -> None:
 
 
 @pytest.mark.parametrize("encode", ["frames", "lines"])
-def test_a_batch_of_dear_requests_ends_when_its_time_is_over(encode: str) -> None:
-    """All metrics of a host take a hundred times as long to tell as a hit."""
+def test_a_batch_of_expensive_requests_ends_after_its_time(encode: str) -> None:
+    """All metrics of a host take a hundred times as long as a hit."""
     server = ServerHarness()
     alice = server.connect()
     server.driver.clock = iter(range(10_000)).__next__
@@ -182,8 +182,8 @@ def test_a_batch_of_dear_requests_ends_when_its_time_is_over(encode: str) -> Non
     assert [reply["id"] if encode == "lines" else reply.id for reply in first] == list(range(20))
 
 
-def test_what_came_before_a_fault_is_served_in_turns_and_the_fault_told_last() -> None:
-    """A connection that ends so must not be served out of turn."""
+def test_messages_before_a_framing_error_are_served_in_turns_before_the_error() -> None:
+    """A connection with an error must not be served out of turn."""
     server = ServerHarness()
     alice = server.connect()
     pings = b"".join(frame(wire.pack(wire.Ping(id=number))) for number in range(3 * MAX_BATCH))
@@ -199,7 +199,7 @@ def test_what_came_before_a_fault_is_served_in_turns_and_the_fault_told_last() -
 
 
 def test_many_lines_of_a_half_closed_peer_are_all_served_before_it_is_closed() -> None:
-    """Also those that wait for their turn."""
+    """Including those that wait for a turn."""
     server = ServerHarness()
     alice = server.connect()
     alice.send_text(
@@ -214,8 +214,8 @@ def test_many_lines_of_a_half_closed_peer_are_all_served_before_it_is_closed() -
     assert alice.transport.closed
 
 
-def test_a_value_of_the_size_limit_passes() -> None:
-    """In and out: it is one message, and not too many."""
+def test_a_value_of_the_largest_size_is_accepted_and_served() -> None:
+    """It is one message, and not too many bytes."""
     server = ServerHarness()
     alice = server.connect()
     value = msgspec.Raw(msgspec.msgpack.encode(b"x" * (16 * MIB - 100)))

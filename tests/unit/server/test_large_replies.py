@@ -1,4 +1,4 @@
-"""Frames in three parts are the frames that they stand for."""
+"""Frames in three parts equal ordinary frames."""
 
 import msgspec
 import pytest
@@ -16,8 +16,8 @@ HOSTILE_ID = int.from_bytes(b"\x01\xa5value\x00", "big")
 
 
 @pytest.mark.parametrize("request_id", [0, 1, -1, 127, 128, 2**16, 2**32, 2**63 - 1, -(2**63), HOSTILE_ID])
-def test_the_parts_of_a_frame_are_the_frame(request_id: int) -> None:
-    """Whatever the id is, which the peer has chosen, and whatever is left out."""
+def test_the_parts_of_a_frame_equal_the_frame(request_id: int) -> None:
+    """Whatever id the peer chose, and whichever fields are left out."""
     usage = wire.Usage(model="m")
     for reply in (
         wire.Shared(request_id, LARGE, 1.0, stale=False, saved_seconds=1.0, saved_dollars=0.0, backend="b", meta=usage),
@@ -32,16 +32,16 @@ def test_the_parts_of_a_frame_are_the_frame(request_id: int) -> None:
         assert value.obj is not None
 
 
-def test_what_is_small_or_of_one_peer_alone_goes_the_short_way() -> None:
-    """Hits are held back by what their peer reads."""
+def test_small_values_and_replies_of_one_peer_are_not_shared() -> None:
+    """Hits are bounded by what their own peer reads."""
     small = msgspec.Raw(wire.pack("x"))
     assert shared_value(wire.Chunk(1, small)) is None
     assert shared_value(wire.Hit(1, LARGE, 0.0, False, 0.0, 0.0, "b", {})) is None
     assert shared_value(wire.Pending(1)) is None
 
 
-def test_a_value_that_many_wait_for_counts_once_until_the_last_has_read_it() -> None:
-    """Also where one of them goes away with it."""
+def test_a_value_with_many_waiters_counts_once_until_the_last_has_read_it() -> None:
+    """One of them disconnects with it unread."""
     server = ServerHarness()
     holder, waiters = server.connect(), [server.connect() for _ in range(10)]
     holder.send(wire.Begin("k", id=1))
@@ -65,8 +65,8 @@ def test_a_value_that_many_wait_for_counts_once_until_the_last_has_read_it() -> 
     assert (len(server.buffers._values), len(server.buffers._used)) == (0, 0)
 
 
-def test_who_reads_at_once_borrows_nothing() -> None:
-    """The frame has left when it was written."""
+def test_a_peer_that_reads_at_once_shares_nothing() -> None:
+    """Its frame has left when it is written."""
     server = ServerHarness()
     holder, waiter = server.connect(), server.connect()
     holder.send(wire.Begin("k", id=1))
@@ -78,8 +78,8 @@ def test_who_reads_at_once_borrows_nothing() -> None:
     assert server.buffers.bytes == 0
 
 
-def test_where_nothing_but_lent_values_is_too_much_who_borrows_most_is_closed() -> None:
-    """Values that differ are each in memory, whoever made them."""
+def test_if_only_shared_values_are_held_the_largest_user_is_closed() -> None:
+    """Different values are each in memory."""
     buffers = BufferBudget[str](1000)
     values = [memoryview(bytes([number]) * 400) for number in range(3)]
     for name, value in zip("abc", values, strict=True):

@@ -1,4 +1,4 @@
-"""Settings that fuzzing has found: what nobody can mean is an error in a sentence, and never a traceback."""
+"""Settings found by fuzzing: absurd values are errors, never tracebacks."""
 
 import json
 from pathlib import Path
@@ -35,8 +35,8 @@ VARIABLES = {
 
 
 @pytest.mark.parametrize("text", FILES.values(), ids=FILES)
-def test_a_file_that_nobody_can_mean_is_an_error(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The daemon does not start, and a running one goes on as it was."""
+def test_an_absurd_file_is_an_error(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The daemon does not start; a running one keeps its settings."""
     file = tmp_path / "sidecard.toml"
     file.write_text(text, encoding="utf-8")
     assert main(["serve", "--check", "--config", str(file)]) == BAD_CONFIG
@@ -44,8 +44,8 @@ def test_a_file_that_nobody_can_mean_is_an_error(text: str, tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(("name", "value"), VARIABLES.values(), ids=VARIABLES)
-def test_a_variable_that_nobody_can_mean_is_an_error(name: str, value: str) -> None:
-    """It is named; what the kernel hands over may be any bytes."""
+def test_an_absurd_variable_is_an_error(name: str, value: str) -> None:
+    """The error names it; variables may contain any bytes."""
     with pytest.raises(ConfigError) as wrong:
         load(None, {name: value})
 
@@ -53,38 +53,38 @@ def test_a_variable_that_nobody_can_mean_is_an_error(name: str, value: str) -> N
     json.dumps(wrong.value.problems, ensure_ascii=False).encode()
 
 
-def test_a_directory_that_is_no_text_gives_no_socket(tmp_path: Path) -> None:
-    """Its path is logged and shown to those who ask."""
+def test_a_socket_directory_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
+    """Its path is logged and shown."""
     with pytest.raises(ConfigError, match="is not UTF-8"):
         load(None, {"RUNTIME_DIRECTORY": "/run/\udcff"})
 
 
 @pytest.mark.parametrize("said", ["9" * 5000, "9" * 400, "٣٠", "³"])
-def test_a_watchdog_that_nobody_can_mean_is_none(said: str) -> None:
-    """It is systemd's to say, and a daemon must start under whatever says it."""
+def test_an_absurd_watchdog_is_ignored(said: str) -> None:
+    """A daemon must start whatever systemd's variables contain."""
     assert Notifier({"WATCHDOG_USEC": said}, 1).watchdog_seconds is None
 
 
 class Lines:
-    """A stream that keeps what is written."""
+    """A stream that keeps its text."""
 
     def __init__(self) -> None:
         self.text = ""
 
     def write(self, text: str) -> None:
-        """Keep it."""
+        """Keep the text."""
         self.text += text
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Do nothing."""
 
     def isatty(self) -> bool:
-        """It is a file."""
+        """Return false."""
         return False
 
 
-def test_a_name_that_is_no_text_can_be_logged() -> None:
-    """A state directory may have one; to say so must not end the daemon."""
+def test_a_name_that_is_not_utf8_can_be_logged() -> None:
+    """A state directory may have such a name."""
     stream = Lines()
     open_log("info", "json", lambda: 0.0, stream).write("info", "serving", state="/var/\udcff", pid=5)
     assert json.loads(stream.text)["state"] == "/var/\\udcff"
