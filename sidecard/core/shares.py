@@ -15,8 +15,6 @@ So a latecomer finds room at once, no uid loses what it has, and memory is bound
 Precedent for a guaranteed minimum plus a shared rest: Linux' TCP memory accounting, with its minimum for each socket.
 """
 
-from collections import Counter
-
 LITTLE_SHARE = 1 / 4
 """Of the spare room: so many uids at a time can be protected from being shut out."""
 
@@ -28,7 +26,7 @@ class Share:
 
     def __init__(self) -> None:
         self.total = 0
-        self._of_uid: Counter[int] = Counter()
+        self._of_uid: dict[int, int] = {}
 
     def of(self, uid: int) -> int:
         """Return how much a uid uses."""
@@ -41,13 +39,15 @@ class Share:
     def take(self, uid: int) -> None:
         """Add one to a uid's use."""
         self.total += 1
-        self._of_uid[uid] += 1
+        self._of_uid[uid] = self._of_uid.get(uid, 0) + 1
 
     def give_back(self, uid: int) -> None:
         """Subtract one from a uid's use."""
         self.total -= 1
-        self._of_uid[uid] -= 1
-        if not self._of_uid[uid]:
+        left = self._of_uid[uid] - 1
+        if left:
+            self._of_uid[uid] = left
+        else:
             del self._of_uid[uid]
 
 

@@ -109,7 +109,7 @@ class TaskLedger:
         """Book a hit: the cache saved all of the entry's call."""
         self.hits += 1
         self.saved_by_cache_seconds += entry.seconds
-        self.saved_by_cache_dollars += entry.dollars
+        self.saved_by_cache_dollars += entry.terms.usage.cost_dollars or 0.0
 
     def count_similar_hit(self, entry: Entry) -> None:
         """Book a hit by a similar request's answer, at the cost of that request's call."""

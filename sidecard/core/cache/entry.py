@@ -41,7 +41,7 @@ _DEAD = 2 * COMPRESSED
 _STATES = tuple(range(_DEAD))
 """One integer object per state of a live entry, shared by a million entries; Python would create one for each."""
 
-_AFTER_HIT = tuple(_STATES[state + (state & MAX_RECENT_HITS < MAX_RECENT_HITS)] for state in _STATES)
+AFTER_HIT = tuple(_STATES[state + (state & MAX_RECENT_HITS < MAX_RECENT_HITS)] for state in _STATES)
 """The state after one more hit, by state. Only live entries are hit."""
 
 
@@ -175,7 +175,7 @@ class Entry(Struct, gc=False):
 
     def touch(self) -> None:
         """Count a hit."""
-        self.state = _AFTER_HIT[self.state]
+        self.state = AFTER_HIT[self.state]
 
     def set_level(self, hits: int, level: int) -> None:
         """Place the entry on a level; all of its hits so far become earlier ones."""

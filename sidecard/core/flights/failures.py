@@ -27,10 +27,7 @@ class Failures:
 
     def __init__(self, settings: LiveSettings) -> None:
         self._settings = settings
-        self._known: OrderedDict[tuple[str, str], Failure] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._known)
+        self.known: OrderedDict[tuple[str, str], Failure] = OrderedDict()
 
     def remember_if_fatal(self, flight: Flight, task: str, failure: wire.Fail, now: float) -> None:
         """Serve a flight's failure to later callers, if its holder or its task requests that."""
@@ -42,24 +39,24 @@ class Failures:
         if seconds <= 0 or failure.kind != "fatal" or not flight.storable or flight.voided_tags:
             return
 
-        self._known[flight.scope, flight.key] = Failure(failure.message, now + seconds)
-        if len(self._known) > MAX_REMEMBERED:
-            self._known.popitem(last=False)
+        self.known[flight.scope, flight.key] = Failure(failure.message, now + seconds)
+        if len(self.known) > MAX_REMEMBERED:
+            self.known.popitem(last=False)
 
     def find(self, scope: str, key: str, now: float) -> Failure | None:
         """Return a key's failure if it is still remembered."""
-        failure = self._known.get((scope, key))
+        failure = self.known.get((scope, key))
         if failure is not None and now >= failure.until:
-            del self._known[scope, key]
+            del self.known[scope, key]
             return None
 
         return failure
 
     def forget(self, scope: str, key: str) -> None:
         """Forget a key's failure, because the key's answer has changed."""
-        self._known.pop((scope, key), None)
+        self.known.pop((scope, key), None)
 
     def purge(self, namespace: str | None) -> None:
         """Forget all failures in a purged ``namespace``: failures have no tag and no task."""
-        for scope, key in [place for place in self._known if covers(namespace, place[0])]:
-            del self._known[scope, key]
+        for scope, key in [place for place in self.known if covers(namespace, place[0])]:
+            del self.known[scope, key]

@@ -69,6 +69,7 @@ class Flight(Struct, eq=False):
     """By peer id and request id, the longest-waiting first."""
     elections: int = 0
     attempts: int = 0
+    """Calls made so far."""
     storable: bool = True
     """False after a delete or purge: the answer being computed may be what was to be removed."""
     voided_tags: frozenset[str] = frozenset()
@@ -90,7 +91,7 @@ class Flight(Struct, eq=False):
 
     def store_asked(self, *, reads_entry: bool, claiming: bool) -> None:
         """Record that the store is asked, for the entry, the claim, or both."""
-        self._on("store_asked")
+        self.state = TRANSITIONS[self.state, "store_asked"]
         self.reads_entry = reads_entry
         self.claiming = claiming
         self.outdated = False
@@ -105,12 +106,12 @@ class Flight(Struct, eq=False):
 
     def claimed_elsewhere(self) -> None:
         """Record that another host computes the key."""
-        self._on("claimed_elsewhere")
+        self.state = TRANSITIONS[self.state, "claimed_elsewhere"]
         self.pending = True
 
     def not_stored(self) -> None:
         """Record that no host has the answer: a caller must compute it."""
-        self._on("not_stored")
+        self.state = TRANSITIONS[self.state, "not_stored"]
         self.pending = True
 
     def store_is_slow(self) -> None:
@@ -118,27 +119,23 @@ class Flight(Struct, eq=False):
         self.pending = True
 
     def lease_granted(self, lease: "HeldLease") -> None:
-        """Give the flight its holder."""
-        self._on("lease_granted")
+        """Give the flight its holder, for its attempt number ``lease.attempt``."""
+        self.state = TRANSITIONS[self.state, "lease_granted"]
+        self.attempts = lease.attempt
         self.lease = lease
 
     def lease_ended(self) -> None:
         """Take the holder's lease away, whatever the outcome."""
-        self._on("lease_ended")
+        self.state = TRANSITIONS[self.state, "lease_ended"]
         self.lease = None
 
     def finish(self) -> None:
         """End the flight."""
-        self._on("finished")
+        self.state = TRANSITIONS[self.state, "finished"]
 
     def applied(self, applicant: "Applicant | None") -> None:
         """Set the caller that waits for the lease; None if it does not wait any more."""
         self.applicant = applicant
-
-    def next_attempt(self) -> int:
-        """Return the number of the call that is about to be made: 1 for the first."""
-        self.attempts += 1
-        return self.attempts
 
     def count_election(self) -> None:
         """Count that a failure has led to another holder."""
@@ -189,6 +186,3 @@ class Flight(Struct, eq=False):
     def needs_holder(self) -> bool:
         """Tell whether any waiter would make the call itself."""
         return any(waiter.may_lead for waiter in self.waiters.values())
-
-    def _on(self, event: FlightEvent) -> None:
-        self.state = TRANSITIONS[self.state, event]

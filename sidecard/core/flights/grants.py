@@ -104,7 +104,6 @@ class Grants(Struct, frozen=True, eq=False):
         if not self.limits.admits_lease(applicant.peer.uid):
             return TABLE_FULL, self.limits.saturated("leases")
 
-        self.limits.has_room("leases")
         names = self.admission.names(request)
         if applicant.tried:
             names = tuple(name for name in names if name not in applicant.tried)
@@ -165,9 +164,6 @@ class Grants(Struct, frozen=True, eq=False):
         self.flights.apply(applicant)
         for _, backend in choices:
             self.set_alarm(backend, now)
-
-        if applicant.first:
-            self.limits.has_room("waiters")
 
     def _note_full_queue(self, backend: Backend) -> list[Effect]:
         if backend.queue_full_noted or len(backend.queue) < max(1, backend.settings.max_queue):

@@ -8,6 +8,7 @@ from sidecard.core.flights.flight import Flight
 from sidecard.core.flights.table import Flights
 from sidecard.core.notes import Saturated, Table
 from sidecard.core.settings import LiveSettings
+from sidecard.core.shares import Share, in_spare
 
 
 class TableLimits(Struct, frozen=True, eq=False):
@@ -21,26 +22,17 @@ class TableLimits(Struct, frozen=True, eq=False):
 
     def start_flight(self, scope: str, key: str, uid: int) -> Flight | None:
         """Start a flight for a caller of ``uid``; None if the table has no room."""
-        settings = self.settings.now
-        if not self.flights.flights_by_uid.has_room(uid, settings.max_flights, settings.spare_share):
-            return None
-
-        self.noted.discard("flights")
-        return self.flights.start(scope, key, uid)
+        flights = self.flights
+        admitted = self._admits("flights", flights.flights_by_uid, uid, self.settings.now.max_flights)
+        return flights.start(scope, key, uid) if admitted else None
 
     def admits_lease(self, uid: int) -> bool:
         """Tell whether ``uid`` may hold one more lease."""
-        settings = self.settings.now
-        return self.flights.leases_by_uid.has_room(uid, settings.max_leases, settings.spare_share)
+        return self._admits("leases", self.flights.leases_by_uid, uid, self.settings.now.max_leases)
 
     def admits_waiter(self, uid: int) -> bool:
         """Tell whether one more caller of ``uid`` may wait."""
-        settings = self.settings.now
-        return self.flights.waiters_by_uid.has_room(uid, settings.max_waiters, settings.spare_share)
-
-    def has_room(self, table: Table) -> None:
-        """Note the next saturation of a table again: an addition has succeeded."""
-        self.noted.discard(table)
+        return self._admits("waiters", self.flights.waiters_by_uid, uid, self.settings.now.max_waiters)
 
     def saturated(self, table: Table, limit: int | None = None) -> list[Effect]:
         """Count that a table was full, and note it once. ``limit`` is by default the table's setting."""
@@ -60,6 +52,16 @@ class TableLimits(Struct, frozen=True, eq=False):
         flights = self.flights
         levels = {"flights": len(flights), "leases": flights.lease_count, "waiters": flights.waiter_count}
         return [table for table, limit in self._limits().items() if levels[table] >= limit]
+
+    def _admits(self, table: Table, share: Share, uid: int, limit: int) -> bool:
+        # Most tables are below their limit: then one comparison is enough.
+        if share.total >= limit and not in_spare(share.of(uid), share.total, limit, self.settings.now.spare_share):
+            return False
+
+        if self.noted:
+            self.noted.discard(table)
+
+        return True
 
     def _limits(self) -> dict[str, int]:
         settings = self.settings.now

@@ -46,7 +46,8 @@ class Serving(Struct, frozen=True, eq=False):
         """Serve an entry, fresh or stale, to a begin that has waited for no call."""
         age = now - entry.stored_at
         ledger = self.ledgers.of(request.task)
-        terms, dollars = entry.terms, entry.dollars
+        terms = entry.terms
+        dollars = terms.usage.cost_dollars or 0.0
         if dollars:
             self.spending.count_saved(terms.backend, terms.usage.model, dollars)
 

@@ -143,7 +143,7 @@ class Flights:
         """Grant a lease."""
         self._sequence += 1
         flight = applicant.flight
-        attempt = 1 if flight is None else flight.next_attempt()
+        attempt = 1 if flight is None else flight.attempts + 1
         previous = applicant.previous
         lease = HeldLease(
             f"{self._boot_id}-{self._sequence}",

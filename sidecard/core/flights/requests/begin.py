@@ -79,7 +79,7 @@ class Misses(Struct, frozen=True, eq=False):
     previous: "PreviousAnswers"
     callers: NewCallers
 
-    def begin(  # noqa: C901 - the order of the questions is the point
+    def begin(  # noqa: C901, PLR0912 - the order of the questions is the point
         self, scope: str, peer: Peer, request: wire.Begin, entry: Entry | None, now: float
     ) -> list[Effect]:
         """Answer a begin, for which memory may have an ``entry``."""
@@ -92,9 +92,10 @@ class Misses(Struct, frozen=True, eq=False):
         flight = None
         if request.key is not None:
             flight = self.flights.find(scope, request.key)
-            effects = self.previous.answer(scope, request.key, flight, peer, request, entry, now)
-            if effects is not None:
-                return effects
+            if entry is not None or self.previous.failures.known:
+                effects = self.previous.answer(scope, request.key, flight, peer, request, entry, now)
+                if effects is not None:
+                    return effects
 
             if self.lookups.concerns(flight, request):
                 return self.lookups.begin(scope, flight, peer, request, now)
@@ -115,7 +116,10 @@ class Misses(Struct, frozen=True, eq=False):
         if flight is not None:
             return self.callers.join(flight, peer, request, now)
 
-        return self.callers.lead(scope, peer, request, now, self.previous.allowed(request, entry, now))
+        if entry is not None:
+            entry = self.previous.allowed(request, entry, now)
+
+        return self.callers.lead(scope, peer, request, now, entry)
 
     def begin_uncached(self, scope: str, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
         """Answer a begin of a task whose answers are never stored: entries from an earlier policy are ignored."""
@@ -153,19 +157,18 @@ class PreviousAnswers(Struct, frozen=True, eq=False):
 
             return self.serving.entry_if_room(peer, request, entry, now)
 
-        if self.failures and request.mode != "refresh":
+        if self.failures.known and request.mode != "refresh":
             failure = self.failures.find(scope, key, now)
             if failure is not None:
                 self.counters.failed += 1
                 self.counters.failed_again += 1
                 return [Send(peer.id, wire.Failed(request.id, "fatal", failure.message))]
 
-        if may_lead or self.allowed(request, entry, now) is None:
+        if may_lead or entry is None or not self.freshness.allows(request, entry, now):
             return None
 
-        assert entry is not None  # noqa: S101 - for the type checker: it is allowed
         return self.serving.entry_if_room(peer, request, entry, now)
 
-    def allowed(self, request: wire.Begin, entry: Entry | None, now: float) -> Entry | None:
+    def allowed(self, request: wire.Begin, entry: Entry, now: float) -> Entry | None:
         """Return a stale entry if the begin accepts it."""
-        return entry if entry is not None and self.freshness.allows(request, entry, now) else None
+        return entry if self.freshness.allows(request, entry, now) else None

@@ -58,7 +58,6 @@ class NewCallers(Struct, frozen=True, eq=False):
 
         waiter = self.flights.join(flight, peer, request, now, wait_seconds)
         waiter.mark_pending()
-        self.limits.has_room("waiters")
         effects: list[Effect] = [Send(peer.id, wire.Pending(request.id))]
         if flight.stream is not None and flight.lease is not None and request.stream:
             effects += self.serving.follow(waiter, flight.lease, flight.stream, now)

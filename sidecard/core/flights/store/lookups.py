@@ -82,7 +82,6 @@ class Lookups(Struct, frozen=True, eq=False):
         if reads_entry:
             waiter.open_lookup()
 
-        self.limits.has_room("waiters")
         if flight.state != LOOKING_UP:
             return [self.ask(flight, now, reads_entry=reads_entry)]
 

@@ -34,17 +34,14 @@ class StoreStatus:
 
     def __init__(self, kind: StoreKind, policy: CachePolicy) -> None:
         self.state: StoreState = "none" if kind == "none" else "up"
+        self.answers = kind != "none"
+        """There is a store that answers reads."""
         self.reason = ""
         self.gauges = StoreGauges()
         self.shared = kind == "shared"
         """Several hosts use the store: it grants claims."""
         self._policy = policy
         self._tickets = count(NO_TICKET + 1)
-
-    @property
-    def answers(self) -> bool:
-        """There is a store that answers reads."""
-        return self.state in {"up", "read_only"}
 
     @property
     def grants_claims(self) -> bool:
@@ -62,6 +59,7 @@ class StoreStatus:
     def changed(self, event: StoreStateChanged) -> list[Effect]:
         """Take a new state of the store; note it."""
         before, self.state, self.reason = self.state, event.state, event.reason
+        self.answers = event.state != "down"
         if before == event.state:
             return []
 
