@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from sidecard.core.accounts.histogram import CALL_BOUNDS, HANDLE_BOUNDS, Histogram
-from sidecard.core.accounts.ledger import MAX_MODELS, OTHER
+from sidecard.core.accounts.ledger import MAX_MODELS, OTHER, bounded
 from sidecard_client.protocol.wire import Exemplar
 
 if TYPE_CHECKING:
@@ -65,10 +65,8 @@ class DaemonMetrics:
         self.spent[labels] += dollars
 
     def _label(self, backend: str) -> str:
-        if backend not in self._backends:
-            if len(self._backends) >= self._max_backends:
-                return OTHER
+        label = bounded(backend, self._backends, self._max_backends)
+        if label == backend:
+            self._backends.add(label)
 
-            self._backends.add(backend)
-
-        return backend
+        return label

@@ -4,6 +4,9 @@ Booked when an answer is served, from the measured time and the reported cost of
 and saved by sharing are separate sums.
 """
 
+from collections.abc import Collection
+from typing import Any
+
 from msgspec import Struct
 
 from sidecard.core.accounts.histogram import CALL_BOUNDS, Histogram
@@ -34,27 +37,7 @@ class LedgerSnapshot(Struct, frozen=True):
 
 
 class TaskLedger:
-    """The sums of one task."""
-
-    SUMS = (
-        "billed_dollars",
-        "billed_seconds",
-        "hits",
-        "led",
-        "misses",
-        "saved_by_cache_dollars",
-        "saved_by_cache_seconds",
-        "saved_by_sharing_dollars",
-        "saved_by_sharing_seconds",
-        "saved_by_similar_dollars",
-        "saved_by_similar_seconds",
-        "shared",
-        "similar_hits",
-        "stale_hits",
-        "upstream_calls",
-        "waited_seconds",
-    )
-    __slots__ = (*SUMS, "restored", "waits")
+    """The sums of one task: all attributes but ``restored`` and ``waits``."""
 
     def __init__(self) -> None:
         self.restored: dict[str, float] = {}
@@ -83,7 +66,7 @@ class TaskLedger:
 
     def sums(self) -> dict[str, float]:
         """Return all sums by name."""
-        return {name: getattr(self, name) for name in self.SUMS}
+        return {name: value for name, value in vars(self).items() if name not in {"restored", "waits"}}
 
     def sums_of_this_run(self) -> dict[str, float]:
         """Return all sums without the restored parts, for counters that start at 0 with the daemon.
@@ -95,8 +78,8 @@ class TaskLedger:
 
     def add(self, sums: dict[str, float]) -> None:
         """Add an earlier run's sums; unknown names are ignored."""
-        for name in self.SUMS:
-            own, more = getattr(self, name), sums.get(name, 0)
+        for name, own in self.sums().items():
+            more = sums.get(name, 0)
             setattr(self, name, type(own)(own + more))
             self.restored[name] = self.restored.get(name, 0) + more
 
@@ -147,12 +130,8 @@ class TaskLedgers:
 
     def of(self, task: str) -> TaskLedger:
         """Return the task's ledger, creating it; beyond the bound, that of `OTHER`."""
-        ledger = self._ledgers.get(task)
-        if ledger is None:
-            name = task if len(self._ledgers) < self._max_tasks else OTHER
-            ledger = self._ledgers.setdefault(name, TaskLedger())
-
-        return ledger
+        ledgers = self._ledgers
+        return ledgers.get(task) or ledgers.setdefault(bounded(task, ledgers, self._max_tasks), TaskLedger())
 
     def sums(self) -> dict[str, dict[str, float]]:
         """Return the sums of each task by name."""
@@ -250,11 +229,12 @@ class BackendLedgers:
 
 
 def _ledger(ledgers: dict[str, BackendLedger], name: str, bound: int) -> BackendLedger:
-    ledger = ledgers.get(name)
-    if ledger is None:
-        ledger = ledgers.setdefault(name if len(ledgers) < bound else OTHER, BackendLedger())
+    return ledgers.get(name) or ledgers.setdefault(bounded(name, ledgers, bound), BackendLedger())
 
-    return ledger
+
+def bounded(name: str, table: Collection[str], bound: int) -> str:
+    """Return the name under which to enter a table: `OTHER` if the name is new and the table has reached its bound."""
+    return name if name in table or len(table) < bound else OTHER
 
 
 def summarize(*ledgers: TaskLedger) -> Ledger:
@@ -268,27 +248,16 @@ def summarize(*ledgers: TaskLedger) -> Ledger:
     served_seconds = (
         total.billed_seconds + total.saved_by_cache_seconds + total.saved_by_sharing_seconds + total.waited_seconds
     )
+    own: dict[str, Any] = {name: value for name, value in total.sums().items() if name in Ledger.__struct_fields__}
     return Ledger(
+        **own,
         calls=calls,
-        hits=total.hits,
-        shared=total.shared,
-        upstream_calls=total.upstream_calls,
         hit_rate=_ratio(total.hits, calls),
         deduplication_rate=_ratio(total.shared, calls),
         average_latency_reduction=_ratio(saved_seconds, served_seconds),
         average_saved_seconds=_ratio(saved_seconds, calls),
         served_seconds=served_seconds,
-        billed_seconds=total.billed_seconds,
-        saved_by_cache_seconds=total.saved_by_cache_seconds,
-        saved_by_sharing_seconds=total.saved_by_sharing_seconds,
-        waited_seconds=total.waited_seconds,
         served_dollars=total.billed_dollars + total.saved_by_cache_dollars + total.saved_by_sharing_dollars,
-        billed_dollars=total.billed_dollars,
-        saved_by_cache_dollars=total.saved_by_cache_dollars,
-        saved_by_sharing_dollars=total.saved_by_sharing_dollars,
-        similar_hits=total.similar_hits,
-        saved_by_similar_seconds=total.saved_by_similar_seconds,
-        saved_by_similar_dollars=total.saved_by_similar_dollars,
     )
 
 

@@ -45,20 +45,17 @@ class _Batch:
 class _Level:
     """A FIFO with tombstones: an entry removed from the middle stays, dead, until it reaches the head."""
 
-    __slots__ = ("_value", "alive", "batches", "dead")
+    __slots__ = ("alive", "batches", "dead", "value")
 
     def __init__(self, value: float) -> None:
-        self._value = value
+        self.value = value
         self.batches: deque[_Batch] = deque()
         self.alive = 0
         self.dead = 0
 
-    def push(self, entry: Entry, inflation: float) -> None:
-        self.add(entry, inflation + self._value)
-
     def add(self, entry: Entry, due: float) -> None:
         batches = self.batches
-        if not batches or due > batches[-1].due + _GRAIN * self._value:
+        if not batches or due > batches[-1].due + _GRAIN * self.value:
             batches.append(_Batch(due))
 
         batches[-1].entries.append(entry)
@@ -110,7 +107,8 @@ class Partition:
 
     def push(self, entry: Entry, inflation: float) -> None:
         """Add an entry to its level."""
-        self.at(entry.level).push(entry, self.inflation + inflation)
+        level = self.at(entry.level)
+        level.add(entry, self.inflation + inflation + level.value)
 
     def at(self, number: int) -> _Level:
         """Return a level, creating it if it is empty."""

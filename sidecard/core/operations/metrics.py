@@ -236,39 +236,28 @@ class MetricsOperations:
             yield _gauge(name, SHELL_GAUGES[name], [({}, value())])
 
     def _of_backends(self) -> Iterator[Family]:
-        backends = self._backends.all()
+        backends = self._backends.all().items()
+        states = get_args(BreakerState)
         yield _gauge(
             "breaker_state",
             "1 for the current state of the backend's breaker, 0 for the others.",
-            (
-                ({"backend": name, "state": state}, backend.breaker.state == state)
-                for name, backend in backends.items()
-                for state in get_args(BreakerState)
-            ),
+            [
+                ({"backend": name, "state": state}, of.breaker.state == state)
+                for name, of in backends
+                for state in states
+            ],
         )
+        yield _gauge("permits", "Calls in progress.", [({"backend": name}, of.permits) for name, of in backends])
         yield _gauge(
-            "permits",
-            "Calls in progress.",
-            (({"backend": name}, backend.permits) for name, backend in backends.items()),
-        )
-        yield _gauge(
-            "queued",
-            "Callers that wait for a permit.",
-            (({"backend": name}, len(backend.queue)) for name, backend in backends.items()),
+            "queued", "Callers that wait for a permit.", [({"backend": name}, len(of.queue)) for name, of in backends]
         )
 
     def _of_budgets(self, now: float) -> Iterator[Family]:
-        budgets = self._billing.budgets.by_name
-        yield _gauge(
-            "budget_dollars",
-            "Limit of a period's spending.",
-            (({"budget": name}, budget.settings.dollars) for name, budget in budgets.items()),
-        )
-        yield _gauge(
-            "budget_spent_dollars",
-            "Spending in the current period.",
-            (({"budget": name}, budget.spent_dollars(now)) for name, budget in budgets.items()),
-        )
+        budgets = self._billing.budgets.by_name.items()
+        limits = [({"budget": name}, budget.settings.dollars) for name, budget in budgets]
+        yield _gauge("budget_dollars", "Limit of a period's spending.", limits)
+        spent = [({"budget": name}, budget.spent_dollars(now)) for name, budget in budgets]
+        yield _gauge("budget_spent_dollars", "Spending in the current period.", spent)
 
     def _of_times(self) -> Iterator[Family]:
         upstream, handled = self._metrics.upstream, self._metrics.handled
