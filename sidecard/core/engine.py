@@ -273,8 +273,8 @@ class Engine:
                 return []
             case PeerLost(peer):
                 self._status.peers -= 1
-                self._apps.lose(peer)
-                self._watches.lose(peer)
+                self._apps.peer_lost(peer)
+                self._watches.peer_lost(peer)
                 return self._disconnect.peer_lost(peer, now)
             case BacklogRead(peer_id, request_id):
                 return self._streams.resume(peer_id, request_id) + self._watches.backlog_read(event, now)

@@ -59,7 +59,7 @@ class AppMetrics:
 
         return sum(not self._record(peer, measurement) for measurement in request.metrics)
 
-    def lose(self, peer: Peer) -> None:
+    def peer_lost(self, peer: Peer) -> None:
         """Drop the gauges of a worker that has disconnected."""
         for name in self._metrics_of_peer.pop(peer.id, ()):
             metric = self._metrics[name]

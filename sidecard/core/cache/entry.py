@@ -83,8 +83,8 @@ class Terms(Struct, frozen=True):
 
     overhead_bytes: int = ENTRY_OVERHEAD_BYTES
     """Charge of each entry beyond its key and value."""
-    trust: int = 0
-    """`CachePolicy.trust` when the entry was stored: an entry with an older one is doubted."""
+    trust_epoch: int = 0
+    """`CachePolicy.trust_epoch` when the entry was stored: an entry with an older one is doubted."""
     stale_seconds: float = 0.0
     """How long after ``ttl_seconds`` it may be served as stale."""
     early_refresh: float = 0.0
@@ -95,7 +95,7 @@ class Terms(Struct, frozen=True):
     """The group in which similar requests find the entry."""
     fresh_seconds: float = 0.0
     """Derived: until this age it is a `Hit` or `Shared`."""
-    calm_seconds: float = 0.0
+    direct_hit_seconds: float = 0.0
     """Derived: until this age it is served without any further decision."""
     lifetime_seconds: float = 0.0
     """Derived: it expires at this age."""
@@ -104,7 +104,7 @@ class Terms(Struct, frozen=True):
         """Derive what every hit needs."""
         fresh_seconds = max(self.ttl_seconds, self.window_seconds)
         structs.force_setattr(self, "fresh_seconds", fresh_seconds)
-        structs.force_setattr(self, "calm_seconds", 0.0 if self.early_refresh else fresh_seconds)
+        structs.force_setattr(self, "direct_hit_seconds", 0.0 if self.early_refresh else fresh_seconds)
         structs.force_setattr(self, "lifetime_seconds", max(fresh_seconds, self.ttl_seconds + self.stale_seconds))
 
 

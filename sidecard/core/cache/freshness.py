@@ -40,21 +40,23 @@ class FreshnessPolicy:
         self._cache = cache
         self._jitter = jitter
 
-    def find(self, scope: str, request: Begin, now: float) -> Entry | None:
+    def find_stale(self, scope: str, request: Begin, now: float) -> Entry | None:
         """Return the stale answer that a begin may be served; None if there is none, or a fresh one."""
         if request.key is None or request.mode == "refresh":
             return None
 
         entry = self._cache.get(scope, request.key, now)
-        return entry if entry is not None and not entry.is_fresh(now) and self.allows(request, entry, now) else None
+        return (
+            entry if entry is not None and not entry.is_fresh(now) and self.accepts_stale(request, entry, now) else None
+        )
 
     @staticmethod
-    def allows(request: Begin, entry: Entry, now: float) -> bool:
+    def accepts_stale(request: Begin, entry: Entry, now: float) -> bool:
         """Return whether the entry is within the request's own stale limit."""
         limit = request.stale_seconds
         return limit is None or now - entry.stored_at < entry.terms.ttl_seconds + limit
 
-    def is_due_early(self, entry: Entry, now: float) -> bool:
+    def draws_early_refresh(self, entry: Entry, now: float) -> bool:
         """Draw whether the caller is to refresh a fresh entry now."""
         terms = entry.terms
         left_seconds = entry.stored_at + terms.ttl_seconds - now

@@ -176,7 +176,7 @@ class MemoryCache:
         self._insert(entry, charge)
         return Insertion(entry, evicted=evicted)
 
-    def give_way(self, now: float) -> None:
+    def make_room_for_reserved(self, now: float) -> None:
         """Evict entries until the reserved bytes fit into the budget."""
         if self.bytes + self.reserved > self.budget:
             self._make_room(0, now)

@@ -39,8 +39,8 @@ class CachePolicy:
         self.settings = settings
         self._count = count
         self._shared_terms: dict[_TermsKey, Terms] = {}
-        self.trust = 0
-        """How often invalidations of other hosts may have been missed; see `Terms.trust`."""
+        self.trust_epoch = 0
+        """How often invalidations of other hosts may have been missed; see `Terms.trust_epoch`."""
 
     def store(
         self, key: str, value: bytes, now: float, terms: Terms, seconds: float
@@ -103,9 +103,9 @@ class CachePolicy:
         scopes = [scope for scope in self.cache.scopes() if covers(namespace, scope)]
         return self.cache.purge(scopes, tag, now, task)
 
-    def distrust(self) -> None:
+    def doubt_all(self) -> None:
         """Doubt every entry that is in memory now."""
-        self.trust += 1
+        self.trust_epoch += 1
         self._shared_terms.clear()
 
     def _notes(self, insertion: Insertion, key: str, value: bytes, terms: Terms) -> list[Effect]:
@@ -195,7 +195,7 @@ class CachePolicy:
             usage,
             tags,
             ENTRY_OVERHEAD_BYTES + extra_bytes,
-            self.trust,
+            self.trust_epoch,
             stale_seconds,
             early_refresh,
             task,

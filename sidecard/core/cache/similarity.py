@@ -199,7 +199,7 @@ class SimilarAnswers:
             if similarity < threshold:
                 return
 
-            if now - entry.stored_at < entry.terms.ttl_seconds and entry.terms.trust == self._policy.trust:
+            if now - entry.stored_at < entry.terms.ttl_seconds and entry.terms.trust_epoch == self._policy.trust_epoch:
                 yield entry, similarity
 
     def placement(self, scope: str, key: str, request: wire.Begin) -> Placement | None:

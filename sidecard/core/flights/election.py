@@ -75,7 +75,7 @@ class Election(Struct, frozen=True, eq=False):
                 waiter.deadline,
                 elected=elected,
                 pending=waiter.pending,
-                previous=self.freshness.find(flight.scope, waiter.request, now),
+                previous=self.freshness.find_stale(flight.scope, waiter.request, now),
             )
             rejection, admitted = self.grants.admit(applicant, now)
             effects += admitted
@@ -131,7 +131,7 @@ class Election(Struct, frozen=True, eq=False):
         """Serve the stale entry to all waiters that accept it, except ``exclude``, the next holder."""
         effects: list[Effect] = []
         for waiter in [waiter for waiter in flight.waiters.values() if waiter is not exclude]:
-            entry = self.freshness.find(flight.scope, waiter.request, now)
+            entry = self.freshness.find_stale(flight.scope, waiter.request, now)
             if entry is not None:
                 self.flights.leave(waiter)
                 effects += self.serving.entry_if_room(waiter.peer, waiter.request, entry, now)

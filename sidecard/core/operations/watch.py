@@ -165,7 +165,7 @@ class Watches:
         """End the peer's watch with that id, if any."""
         self._watches.pop((peer.id, target), None)
 
-    def lose(self, peer: Peer) -> None:
+    def peer_lost(self, peer: Peer) -> None:
         """End the watches of a peer that has disconnected."""
         for name in [name for name in self._watches if name[0] == peer.id]:
             del self._watches[name]

@@ -49,7 +49,7 @@ class AppendOperation(Struct, frozen=True, eq=False):
             lease.detach()
             return self.election.lease_ended(flight, "ignored", text, now)
 
-        self.cache.give_way(now)
+        self.cache.make_room_for_reserved(now)
         effects: list[Effect] = []
         for waiter in flight.waiters.values():
             if waiter.request.stream:

@@ -59,8 +59,8 @@ class BeginOperation(Struct, frozen=True, eq=False):
             entry = policy.cache.get(scope, request.key, now)
             if (
                 entry is not None
-                and now - entry.stored_at < entry.terms.calm_seconds
-                and entry.terms.trust == policy.trust
+                and now - entry.stored_at < entry.terms.direct_hit_seconds
+                and entry.terms.trust_epoch == policy.trust_epoch
                 and not request.stream
             ):
                 return self.serving.entry(peer, request, entry, now)
@@ -86,7 +86,7 @@ class Misses(Struct, frozen=True, eq=False):
         if entry is not None:
             if self.status.doubts(entry):
                 entry = None
-            elif now - entry.stored_at < entry.terms.calm_seconds:
+            elif now - entry.stored_at < entry.terms.direct_hit_seconds:
                 return self.serving.entry_if_room(peer, request, entry, now)
 
         flight = None
@@ -152,7 +152,7 @@ class PreviousAnswers(Struct, frozen=True, eq=False):
         """Answer a begin from what is known of its key; None if a call is needed."""
         may_lead = flight is None and request.mode == "use" and not self.flights.draining
         if entry is not None and entry.is_fresh(now):
-            if may_lead and self.freshness.is_due_early(entry, now):
+            if may_lead and self.freshness.draws_early_refresh(entry, now):
                 return self.callers.lead(scope, peer, request, now, entry)
 
             return self.serving.entry_if_room(peer, request, entry, now)
@@ -164,11 +164,11 @@ class PreviousAnswers(Struct, frozen=True, eq=False):
                 self.counters.failed_again += 1
                 return [Send(peer.id, wire.Failed(request.id, "fatal", failure.message))]
 
-        if may_lead or entry is None or not self.freshness.allows(request, entry, now):
+        if may_lead or entry is None or not self.freshness.accepts_stale(request, entry, now):
             return None
 
         return self.serving.entry_if_room(peer, request, entry, now)
 
     def allowed(self, request: wire.Begin, entry: Entry, now: float) -> Entry | None:
         """Return a stale entry if the begin accepts it."""
-        return entry if self.freshness.allows(request, entry, now) else None
+        return entry if self.freshness.accepts_stale(request, entry, now) else None

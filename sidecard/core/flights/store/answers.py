@@ -205,5 +205,5 @@ class StoreEvents(Struct, frozen=True, eq=False):
 
     def invalidations_missed(self, _: InvalidationsMissed, now: float) -> list[Effect]:
         """Doubt all entries in memory, and all open questions."""
-        self.policy.distrust()
+        self.policy.doubt_all()
         return self.lookups.ask_again_within(None, now)

@@ -54,7 +54,7 @@ class StoreStatus:
 
     def doubts(self, entry: Entry) -> bool:
         """Tell whether the store should be read before this entry is served: invalidations of it may have been missed."""
-        return entry.terms.trust != self._policy.trust and self.answers
+        return entry.terms.trust_epoch != self._policy.trust_epoch and self.answers
 
     def changed(self, event: StoreStateChanged) -> list[Effect]:
         """Take a new state of the store; note it."""

@@ -57,7 +57,7 @@ def test_counters_of_all_workers_are_summed_and_outlive_them() -> None:
     metrics = Metrics()
     metrics.report(ONE, counted("docs", 3), counted("docs", 2, kind="pdf"))
     metrics.report(TWO, counted("docs", 4))
-    metrics.lose(ONE)
+    metrics.peer_lost(ONE)
     assert metrics.samples() == {"docs_total": 7, "docs_total kind=pdf": 2}
 
 
@@ -75,9 +75,9 @@ def test_gauges_are_dropped_with_their_worker() -> None:
     metrics.report(TWO, gauge("queue", 4))
     metrics.report(TWO, gauge("queue", 5))
     assert metrics.samples() == {"queue": 8}
-    metrics.lose(TWO)
+    metrics.peer_lost(TWO)
     assert metrics.samples() == {"queue": 3}
-    metrics.lose(ONE)
+    metrics.peer_lost(ONE)
     assert metrics.samples() == {}
 
 
@@ -247,7 +247,7 @@ def test_gauges_beyond_the_bound_are_dropped() -> None:
     assert metrics.report(ONE, gauge("queue", 1, user="a"), gauge("queue", 2, user="b")) == 1
     assert metrics.samples() == {"queue user=a": 1}
     assert metrics.dropped == {"series": 1}
-    metrics.lose(ONE)
+    metrics.peer_lost(ONE)
     assert metrics.report(ONE, gauge("queue", 2, user="b")) == 0
 
 
@@ -262,7 +262,7 @@ def test_all_series_together_are_bounded() -> None:
     assert gauges + counters <= 2 * TOTAL_PER_METRIC + counters
     assert metrics._series_by_uid.total <= 2 * TOTAL_PER_METRIC + len(metrics._metrics)
     for number in range(3 * TOTAL_PER_METRIC):
-        metrics.lose(peer(number))
+        metrics.peer_lost(peer(number))
 
     assert not metrics._metrics_of_peer
     assert metrics._series_by_uid.total == counters + 1
