@@ -230,7 +230,7 @@ class Engine:
             case wire.Purge():
                 return self._entries.purge(peer, request, now)
             case wire.RecordMetrics():
-                return self._reporting.record(peer, request, now)
+                return self._reporting.record(peer, request)
             case wire.Ping():
                 return self._status.ping(peer, request, now)
             case wire.GetStats():
@@ -240,11 +240,11 @@ class Engine:
             case wire.GetHealth():
                 return self._reports.health(peer, request, now)
             case wire.GetConfig():
-                return self._settings.config(peer, request, now)
+                return self._settings.config(peer, request)
             case wire.GetMetrics():
                 return self._reporting.metrics(peer, request, now)
             case wire.SetLog():
-                return self._settings.log(peer, request, now)
+                return self._settings.log(peer, request)
             case wire.GetBreakers():
                 return self._breakers.breakers(peer, request, now)
             case wire.SetBreaker():
@@ -252,9 +252,9 @@ class Engine:
             case wire.Explain():
                 return self._explain.explain(peer, request, now)
             case wire.Watch():
-                return self._watches.watch(peer, request, now)
+                return self._watches.watch(peer, request)
             case wire.Reload():
-                return self._settings.reload(peer, request, now)
+                return self._settings.reload(peer, request)
             case wire.Begin():
                 return self._begin(peer, request, now)
             case _:

@@ -4,15 +4,8 @@ A compressed value is 4 bytes with its original size, big-endian, followed by th
 of `Entry.state`, a record by a field of `Record`. A store writes the mark as a version, so that a reader that does not know
 compression has a miss.
 
-======================  ===================================================================================================
-value                   what is kept
-======================  ===================================================================================================
-below ``min_bytes``     the value
-above `MAX_BYTES`       the value: compressing it would stall the serving loop for too long
-saves too little        the value (`MIN_SAVED_SHARE`): embeddings, and what is compressed already
-any other               the compressed value; its size is charged, and compared with the largest entry size
-======================  ===================================================================================================
-
+Only values of ``min_bytes`` to `MAX_BYTES` are compressed, and kept so if that saves `MIN_SAVED_SHARE`: embeddings and what is
+compressed already save less. The compressed size is charged, and compared with the largest entry size.
 Existing entries stay as they are when the setting changes. Records of a store are accepted in either form and converted to
 the current one.
 """
@@ -26,7 +19,7 @@ from sidecard.core.cache.memory import MemoryCache
 from sidecard_client.protocol.wire import MAX_FRAME_BYTES
 
 MAX_BYTES = 256 * 1024
-"""Largest value that is compressed: 1.1 to 2.0 ms once, and 0.3 to 0.6 ms per decompression (zstd, level 1)."""
+"""Largest value that is compressed; larger ones would stall the serving loop. 1.1 to 2.0 ms once, and 0.3 to 0.6 ms per decompression (zstd, level 1)."""
 
 MIN_SAVED_SHARE = 1 / 8
 """Share that compression must save, or each hit would pay for little. Precedent: ZFS keeps a block as it is below 12.5 %.

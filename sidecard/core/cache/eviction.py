@@ -13,7 +13,7 @@ The value of an entry is its priority (`sidecard.core.cache.priority`) times its
   leaves the rest alone, as with S3-FIFO's small queue. That queue's size needs no setting here.
 - A key that returns soon after its eviction is a ghost (`sidecard.core.cache.ghost_queue`) and keeps the hits that it had.
 
-If all entries have equal cost and size, this is a policy of hits alone: `sidecard bench --eviction` compares.
+If all entries have equal cost and size, this is a policy of hits alone: `python -m tests.bench.eviction` compares.
 Scopes with a limit of their own (``namespaces.NAME.max_bytes``) have a `Partition` each; all partitions share one L. An
 eviction for the whole cache takes the first due of any partition, one for a scope's limit the first due in its own.
 """

@@ -1,28 +1,12 @@
 """Stale answers, and refreshing shortly before an answer becomes stale.
 
-An entry is a hit until its ``ttl_seconds``. Then it is *stale* for its ``stale_seconds``, or fewer if the begin says so:
-one caller gets a lease, with the stale answer in case its call fails, and all others are served the stale answer meanwhile.
-A caller that would have to wait for a permit is served it too, and a rejected one gets it with the rejection. Precedents:
-RFC 5861 (stale-while-revalidate, stale-if-error), Varnish's grace, nginx' ``proxy_cache_use_stale``, Facebook's leases with
-stale values (memcache, NSDI 2013).
+`sidecard docs protocol` ("Stale answers") describes who gets a stale answer. Precedents: RFC 5861 (stale-while-revalidate,
+stale-if-error), Varnish's grace, nginx' ``proxy_cache_use_stale``, Facebook's leases with stale values (memcache, NSDI 2013).
 
 With ``early_refresh`` an answer may be refreshed early, by a random draw at each hit: Vattani, Chierichetti, Lowenstein,
 "Optimal probabilistic cache stampede prevention", VLDB 2015. A slow call is repeated earlier; a popular entry is certainly
-refreshed, an unpopular one never. The lease makes sure that one caller does it.
-
-=====================  ==========================================  =======================================================
-entry                  no flight of its key                        a flight of its key
-=====================  ==========================================  =======================================================
-fresh                  hit                                         hit
-fresh, drawn           lease with the answer; hit if the caller     hit
-                       would wait or be rejected
-stale                  lease with the answer; hit (stale) if the    hit (stale)
-                       caller would wait; rejection with the answer
-stale, the store may   as the store says; then one lease with the   hit (stale)
-have it                answer, hit (stale) for the others
-expired, doubted,      as without an entry                         wait
-``mode`` refresh
-=====================  ==========================================  =======================================================
+refreshed, an unpopular one never. The lease makes sure that one caller does it. If that caller would wait for a permit or be
+rejected, it is served the fresh answer instead.
 """
 
 import math

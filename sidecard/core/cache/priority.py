@@ -17,7 +17,7 @@ gains by it. Why of new entries and not of all: the median follows the workload.
 from sidecard.core.cache.entry import Entry
 
 MAX_PRIORITY = 256.0
-"""Upper bound. On the workloads of `sidecard bench --eviction`, with lognormal costs, 64 saves 1 to 2 % fewer dollars."""
+"""Upper bound. On the workloads of `tests.bench.eviction`, with lognormal costs, 64 saves 1 to 2 % fewer dollars."""
 
 MIN_PRIORITY = 1 / 64
 """Lower bound."""

@@ -4,17 +4,8 @@ A *group* holds the answers to the requests of one scope and task that differ in
 that came with a vector and finds the ones nearest to another vector. The shell supplies the index (`VectorIndex`); without
 a task that is configured for similarity, none is created.
 
-=======================  ==============================================================================================
-begin                    with ``embeds`` or a vector, for a task that is configured for similarity
-=======================  ==============================================================================================
-its own answer exists    a hit; the vector is ignored
-a flight of its key      it waits: only requests with one key share a call
-its answer is stale      as without a vector: it leads, and its answer inherits the vector of the one it replaces
-neither, ``embeds``      `VectorWanted`
-neither, a vector        the nearest answer that may be served, else as without a vector
-``mode`` refresh         as without a vector, but its answer is indexed by its vector
-``cache`` is ``never``   as without a vector, and none is requested: no answer would be kept with it
-=======================  ==============================================================================================
+`sidecard docs protocol` ("Similar requests") describes when a vector is requested and which answers are served. The answer that
+replaces a stale one inherits its vector.
 
 A vector lives as long as its entry: `MemoryCache` notifies the entry's group when the entry leaves. The entry is charged for
 it. Serving a similar request creates no entry under that request's key. Otherwise, an answer near enough to one question

@@ -75,7 +75,7 @@ class MetricsOperations:
         self._apps = apps
         self._enabled = enabled
 
-    def record(self, peer: Peer, request: wire.RecordMetrics, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
+    def record(self, peer: Peer, request: wire.RecordMetrics) -> list[Effect]:
         """Record measurements of an app."""
         dropped = self._apps.record(peer, request)
         return [Send(peer.id, wire.Recorded(request.id, dropped))] if request.acknowledge else []

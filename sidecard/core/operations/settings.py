@@ -44,7 +44,7 @@ class SettingsOperations:
         self._cache = cache
         self._scopes = scopes
 
-    def config(self, peer: Peer, request: wire.GetConfig, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
+    def config(self, peer: Peer, request: wire.GetConfig) -> list[Effect]:
         """Show the running settings to an operator."""
         if not peer.operator:
             return [for_operators(peer, request, "config")]
@@ -52,14 +52,14 @@ class SettingsOperations:
         run = self._status.run
         return [Send(peer.id, wire.Settings(request.id, run.shown_settings, run.shown_origins))]
 
-    def log(self, peer: Peer, request: wire.SetLog, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
+    def log(self, peer: Peer, request: wire.SetLog) -> list[Effect]:
         """Set the log level, for operators."""
         if not peer.operator:
             return [for_operators(peer, request, "log")]
 
         return [Send(peer.id, wire.Ok(request.id)), SetLogLevel(request.level)]
 
-    def reload(self, peer: Peer, request: wire.Reload, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
+    def reload(self, peer: Peer, request: wire.Reload) -> list[Effect]:
         """Have the settings read; the reply follows when they are."""
         if not peer.operator:
             return [for_operators(peer, request, "reload")]

@@ -122,7 +122,7 @@ class Watches:
         """Return whether there is any watch."""
         return bool(self._watches)
 
-    def watch(self, peer: Peer, request: wire.Watch, now: float) -> list[Effect]:  # noqa: ARG002 - as its siblings
+    def watch(self, peer: Peer, request: wire.Watch) -> list[Effect]:
         """Open a watch, for operators."""
         if not peer.operator:
             return [for_operators(peer, request, "watch")]
