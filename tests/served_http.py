@@ -1,4 +1,4 @@
-"""An HTTP listener in this process, before a real engine whose clock a test moves."""
+"""An HTTP listener in this process, in front of a real engine whose clock the test controls."""
 
 import socket
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.host import Host
 
 
 class Served:
-    """A host's engine, served at ``url``. What touches ``host`` goes through `do`, into the thread that serves."""
+    """An engine served at ``url``. Access to ``host`` goes through `do`, into the serving thread."""
 
     def __init__(self, listening: socket.socket, allow_hosts: tuple[str, ...] = (), **engine: Any) -> None:
         self.host = Host(**engine)
@@ -32,21 +32,21 @@ class Served:
 
     @property
     def url(self) -> str:
-        """Where it is, without a slash at the end."""
+        """The base URL, without a trailing slash."""
         host, port = self.address[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
     def connections(self) -> int:
-        """How many connections are open."""
+        """The number of open connections."""
         return len(self.listener._server.server_state.connections)
 
     def do(self, work: Any, *arguments: Any) -> Any:
-        """Call something in the thread that serves."""
+        """Call a function in the serving thread."""
         return self._portal.call(work, *arguments)
 
     def passes(self, seconds: float) -> None:
-        """Let the engine's time pass, and take a step of the history."""
+        """Advance the engine's time, and record a step of the history."""
 
         def pass_time() -> None:
             self.host.passes(seconds)
@@ -55,7 +55,7 @@ class Served:
         self.do(pass_time)
 
     def connect(self) -> socket.socket:
-        """Return a connection that says nothing yet."""
+        """Return an idle connection."""
         family = socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET
         connection = socket.socket(family)
         connection.settimeout(20)
@@ -78,7 +78,7 @@ class Served:
                 self.stop()
 
     def stop(self) -> None:
-        """Cancel it, and wait until it has ended."""
+        """Cancel the listener, and wait until it has ended."""
         self._running.cancel()
         wait([self._running], timeout=20)
         assert self._running.cancelled()
@@ -100,7 +100,7 @@ class Served:
 
 @contextmanager
 def served(*, allow_hosts: tuple[str, ...] = (), **engine: Any) -> Iterator[Served]:
-    """Serve an engine of those settings at a port of loopback."""
+    """Serve an engine with these settings on a port of loopback."""
     one = Served(bind_tcp(TcpAddress("127.0.0.1", 0)), allow_hosts, **engine)
     with one.serving():
         yield one
@@ -108,7 +108,7 @@ def served(*, allow_hosts: tuple[str, ...] = (), **engine: Any) -> Iterator[Serv
 
 @contextmanager
 def served_at(path: Path) -> Iterator[Served]:
-    """Serve an engine at a Unix socket."""
+    """Serve an engine on a Unix socket."""
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(path))
     listening.listen()

@@ -157,7 +157,7 @@ FAULTS = {
         "a reader that never reads",
         (
             A + "test_serve.py::test_a_peer_that_never_reads_is_closed_and_others_keep_their_pace",
-            I + "test_slow_readers.py::test_a_reader_that_never_reads_is_closed_and_frees_what_it_held",
+            I + "test_slow_readers.py::test_a_reader_that_never_reads_is_closed_and_its_memory_freed",
             I + "test_slow_readers.py::test_a_slow_follower_does_not_slow_the_holder",
         ),
     ),

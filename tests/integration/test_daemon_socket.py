@@ -1,4 +1,4 @@
-"""The socket's file: who may bind it, when it is taken over, and what is left behind."""
+"""The socket's file: permissions, exclusion of a second daemon, takeover of a dead socket, removal."""
 
 import os
 import socket
@@ -23,8 +23,8 @@ def listening(path: str) -> Iterator[socket.socket]:
         yield other
 
 
-def test_a_bound_socket_has_its_mode_from_the_first_moment(socket_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never wider: it is born with none at all."""
+def test_a_bound_socket_never_has_a_wider_mode(socket_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is created without any permission."""
     seen: list[int] = []
     chmod = Path.chmod
 
@@ -39,8 +39,8 @@ def test_a_bound_socket_has_its_mode_from_the_first_moment(socket_path: str, mon
     bound.close()
 
 
-def test_the_umask_is_as_it_was(socket_path: str) -> None:
-    """Files made later are not ours to change."""
+def test_binding_leaves_the_umask_unchanged(socket_path: str) -> None:
+    """It would affect other files."""
     before = os.umask(0o022)
     try:
         listener.bind(socket_path, 0o660, None).close()
@@ -60,7 +60,7 @@ def test_a_socket_is_given_to_its_group(by_name: bool, socket_path: str) -> None
 
 
 def test_a_group_that_does_not_exist_is_an_error(socket_path: str) -> None:
-    """And leaves no socket."""
+    """No socket is left behind."""
     with pytest.raises(ListenError, match="there is no group 'no such group'"):
         listener.bind(socket_path, 0o660, "no such group")
 
@@ -73,8 +73,8 @@ def test_closing_removes_the_socket_and_keeps_the_lock_file(socket_path: str) ->
     assert os.listdir(Path(socket_path).parent) == ["s.sock.lock"]  # noqa: PTH208 - names are what is compared
 
 
-def test_a_path_that_is_somebody_elses_by_now_is_left_alone(socket_path: str) -> None:
-    """Only the own inode is removed."""
+def test_closing_keeps_another_daemons_socket(socket_path: str) -> None:
+    """Only a file with the own inode is removed."""
     bound = listener.bind(socket_path, 0o660, None)
     Path(socket_path).unlink()
     with listening(socket_path):
@@ -82,8 +82,8 @@ def test_a_path_that_is_somebody_elses_by_now_is_left_alone(socket_path: str) ->
         assert Path(socket_path).is_socket()
 
 
-def test_directories_are_made(socket_directory: Path) -> None:
-    """As far as they are missing."""
+def test_missing_directories_are_created(socket_directory: Path) -> None:
+    """With all parents."""
     path = socket_directory / "a" / "b" / "s.sock"
     listener.bind(str(path), 0o660, None).close()
     assert path.parent.is_dir()
@@ -99,7 +99,7 @@ def test_a_dead_socket_is_replaced(socket_path: str) -> None:
 
 
 def test_two_listeners_exclude_each_other_by_the_lock(socket_path: str) -> None:
-    """The second is told who is in its way, and the first is untouched."""
+    """The error names the lock, and the first listener is unaffected."""
     first = listener.bind(socket_path, 0o660, None)
     inode = Path(socket_path).stat().st_ino
     with pytest.raises(ListenError, match="another sidecard daemon serves at"):
@@ -113,7 +113,7 @@ def test_two_listeners_exclude_each_other_by_the_lock(socket_path: str) -> None:
 def test_a_program_that_accepts_and_is_silent_counts_as_alive(
     socket_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be a daemon that hangs, or is frozen."""
+    """It may be a daemon that hangs or is stopped."""
     monkeypatch.setattr(listener, "PROBE_SECONDS", 0.05)
     with listening(socket_path), pytest.raises(ListenError, match="did not answer a ping within"):
         listener.bind(socket_path, 0o660, None)
@@ -126,7 +126,7 @@ def test_a_program_that_accepts_and_is_silent_counts_as_alive(
     [(b'{"type":"pong"}\n', "a sidecard daemon answers"), (b"HTTP/1.1 400\r\n", "another program"), (b"", "drops")],
 )
 def test_a_program_that_answers_counts_as_alive(answer: bytes, said: str, socket_path: str) -> None:
-    """Whatever it says, also in a daemon of another host's lock file."""
+    """Whatever it replies."""
 
     def serve(other: socket.socket) -> None:
         connection, _ = other.accept()
@@ -143,8 +143,8 @@ def test_a_program_that_answers_counts_as_alive(answer: bytes, said: str, socket
         thread.join()
 
 
-def test_what_is_no_socket_is_not_removed(socket_path: str) -> None:
-    """It may be somebody's file."""
+def test_a_file_that_is_not_a_socket_is_not_removed(socket_path: str) -> None:
+    """It may belong to a user."""
     Path(socket_path).write_text("precious")
     with pytest.raises(ListenError, match="is not a socket"):
         listener.bind(socket_path, 0o660, None)
@@ -153,7 +153,7 @@ def test_what_is_no_socket_is_not_removed(socket_path: str) -> None:
 
 
 def test_a_lock_that_is_a_link_is_not_followed(socket_directory: Path, socket_path: str) -> None:
-    """In a directory that others write to, it could name any file."""
+    """In a directory that others can write to, it could name any file."""
     (socket_directory / "s.sock.lock").symlink_to(socket_directory / "elsewhere")
     with pytest.raises(ListenError):
         listener.bind(socket_path, 0o660, None)
@@ -162,7 +162,7 @@ def test_a_lock_that_is_a_link_is_not_followed(socket_directory: Path, socket_pa
 
 
 def test_after_a_failure_the_lock_is_free(socket_path: str) -> None:
-    """The next try is not blocked by the last."""
+    """The next attempt is not blocked."""
     Path(socket_path).write_text("in the way")
     with pytest.raises(ListenError):
         listener.bind(socket_path, 0o660, None)
@@ -173,21 +173,21 @@ def test_after_a_failure_the_lock_is_free(socket_path: str) -> None:
 
 @pytest.fixture
 def private(socket_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put the directory of the last resort where the test can make it."""
+    """Redirect the fallback directory of /tmp to the test's directory."""
     directory = socket_directory / "private"
     monkeypatch.setattr("sidecard_client.protocol.socket_path.private_directory", lambda _: str(directory))
     return directory
 
 
-def test_the_directory_of_the_last_resort_is_private(private: Path) -> None:
+def test_the_fallback_directory_is_private(private: Path) -> None:
     """Whatever the umask."""
     listener.bind(str(private / "s.sock"), 0o660, None).close()
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("trap", ["open to others", "a link", "a file"])
-def test_a_directory_of_the_last_resort_that_others_could_use_is_refused(trap: str, private: Path) -> None:
-    """Anybody may have made it first."""
+def test_a_fallback_directory_that_others_can_use_is_rejected(trap: str, private: Path) -> None:
+    """Any user may have created it first."""
     if trap == "open to others":
         private.mkdir()
         private.chmod(0o770)
@@ -200,8 +200,8 @@ def test_a_directory_of_the_last_resort_that_others_could_use_is_refused(trap: s
         listener.bind(str(private / "s.sock"), 0o660, None)
 
 
-def test_an_adopted_socket_is_left_as_it_was(socket_path: str) -> None:
-    """Whoever bound it removes it."""
+def test_an_adopted_socket_is_unchanged(socket_path: str) -> None:
+    """The process that bound it removes it."""
     with listening(socket_path) as other:
         adopted = listener.adopt(other.dup())
         assert adopted.path == socket_path

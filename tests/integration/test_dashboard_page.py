@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, before an engine whose clock a test moves: what it draws, asks and says, and when."""
+"""The dashboard in a real browser, in front of an engine whose clock the test controls."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ def one() -> Iterator[Served]:
 
 @pytest.fixture
 def opened(browser: Browser, one: Served) -> Iterator[Open]:
-    """Open pages; at the end find that none has complained of anything."""
+    """Open pages; at the end check that none has logged an error."""
     pages: list[Page] = []
     complaints: list[str] = []
 
@@ -72,7 +72,7 @@ def opened(browser: Browser, one: Served) -> Iterator[Open]:
 
 
 def call(one: Served, key: str, *, task: str = "rag", backend: str = "local", dollars: float | None = 0.25) -> None:
-    """Make a call of two seconds, or take its answer from the cache."""
+    """Make a call of two seconds, or get its answer from the cache."""
 
     def make() -> None:
         peer: Actor = one.host.peer()
@@ -88,7 +88,7 @@ def call(one: Served, key: str, *, task: str = "rag", backend: str = "local", do
 
 
 def fail(one: Served, backend: str = "cloud") -> None:
-    """Let a backend fail."""
+    """Let a call of a backend fail."""
 
     def make() -> None:
         peer = one.host.peer()
@@ -99,12 +99,12 @@ def fail(one: Served, backend: str = "cloud") -> None:
 
 
 def plain(text: str) -> str:
-    """Return a text with spaces that may be broken at."""
+    """Return a text with ordinary spaces."""
     return text.replace("\u00a0", " ")
 
 
 def module(page: Page, name: str, expression: str) -> Any:
-    """Evaluate something with a module of the page, as ``it``."""
+    """Evaluate an expression with a module of the page, as ``it``."""
     return page.evaluate(f"import('/assets/{name}.js').then((it) => {expression})")
 
 
@@ -134,13 +134,13 @@ def module(page: Page, name: str, expression: str) -> Any:
         ("count(1234567)", "1,234,567"),
     ],
 )
-def test_numbers_have_units_that_people_read(opened: Open, written: str, text: str) -> None:
-    """No unit is left behind at a line's end, no rounding says more than there is."""
+def test_numbers_are_formatted_with_units(opened: Open, written: str, text: str) -> None:
+    """Units stay on the number's line; rounding never reaches 0 % or 100 %."""
     assert plain(module(opened(), "format", f"it.{written}")) == text
 
 
-def test_a_minute_has_what_happened_in_it(opened: Open) -> None:
-    """A step that ended on the minute counts for the one that it ended; what is older than an hour is gone."""
+def test_steps_are_added_to_their_minute(opened: Open) -> None:
+    """A step that ends on the minute belongs to the minute before; steps older than an hour are left out."""
     steps = "{at_seconds: [60, 3660, 3670, 7200, 7205], hits: [1, 2, 4, 8, 16]}"
     sums = module(opened(), "charts", f"it.minutes({steps}, 7210, ['hits']).map((minute) => minute.hits)")
     assert len(sums) == 60
@@ -148,13 +148,13 @@ def test_a_minute_has_what_happened_in_it(opened: Open) -> None:
 
 
 def test_scales_end_at_round_numbers(opened: Open) -> None:
-    """Above the highest bar, and not far."""
+    """Slightly above the highest bar."""
     tops = module(opened(), "charts", "[0, 0.7, 1, 3, 7, 11, 99.5, 400, 401].map(it.ceiling)")
     assert tops == pytest.approx([2, 0.8, 1, 4, 8, 20, 100, 400, 600])
 
 
-def test_curves_show_an_hour(one: Served, opened: Open) -> None:
-    """A bar for each minute in which something happened, told in words and as a table too."""
+def test_charts_show_an_hour(one: Served, opened: Open) -> None:
+    """One bar per minute with calls, also as text and as a table."""
     for number in range(3):
         call(one, f"key {number}")
         call(one, f"key {number}")
@@ -171,8 +171,8 @@ def test_curves_show_an_hour(one: Served, opened: Open) -> None:
     expect(page.locator("#saved-chart")).to_contain_text("In total $0.75")
 
 
-def test_time_is_shown_where_nobody_pays(one: Served, opened: Open) -> None:
-    """Zero dollars would look like a measurement."""
+def test_without_costs_the_chart_shows_saved_time(one: Served, opened: Open) -> None:
+    """$0 would look like a measurement."""
     call(one, "key", dollars=None)
     call(one, "key", dollars=None)
     one.passes(10)
@@ -182,7 +182,7 @@ def test_time_is_shown_where_nobody_pays(one: Served, opened: Open) -> None:
     assert "$" not in page.locator("#tasks-section").inner_text()
 
 
-def test_what_stands_on_the_page_is_what_the_summary_says(one: Served, opened: Open) -> None:
+def test_the_page_shows_the_summary(one: Served, opened: Open) -> None:
     """Each backend with its state in words, each budget with its share."""
     call(one, "a")
     call(one, "a")
@@ -206,7 +206,7 @@ def test_what_stands_on_the_page_is_what_the_summary_says(one: Served, opened: O
 
 @pytest.mark.parametrize("width", [320, 400, 600, 800, 880, 1280])
 def test_no_width_is_scrolled_sideways_and_no_number_is_broken(one: Served, opened: Open, width: int) -> None:
-    """Also with the longest name, and with the charts' tables open."""
+    """Even with the longest name, and with open tables."""
     for name in (LONGEST_NAME, "rag"):
         call(one, name, task=name)
         call(one, name, task=name)
@@ -226,8 +226,8 @@ def test_no_width_is_scrolled_sideways_and_no_number_is_broken(one: Served, open
     assert max(heights) < 45
 
 
-def test_names_that_only_ever_were_names_of_objects_are_shown_too(one: Served, opened: Open) -> None:
-    """A task called after what every object of the language has, and backends that are taken for breakers' states."""
+def test_names_of_javascript_properties_are_shown(one: Served, opened: Open) -> None:
+    """Tasks and backends may be called ``constructor`` or like a breaker's state."""
     for name in ("__proto__", "constructor", "toString"):
         call(one, name, task=name, backend=name)
 
@@ -237,8 +237,8 @@ def test_names_that_only_ever_were_names_of_objects_are_shown_too(one: Served, o
         expect(page.get_by_role("heading", name=name)).to_be_visible()
 
 
-def test_numbers_change_in_silence_and_faults_are_said_once(one: Served, opened: Open) -> None:
-    """A screen reader that reads each tick is one that is switched off."""
+def test_screen_readers_hear_faults_once_and_no_numbers(one: Served, opened: Open) -> None:
+    """Announcements of every change would be unusable."""
     page = opened()
     page.evaluate(
         "window.said = []; new MutationObserver(() => said.push(document.getElementById('announcement').textContent))"
@@ -258,8 +258,8 @@ def test_numbers_change_in_silence_and_faults_are_said_once(one: Served, opened:
     assert "breaker of backend 'cloud' is open" in said
 
 
-def test_it_asks_seldom_while_nobody_looks(opened: Open) -> None:
-    """Every two seconds, every half minute while hidden, and at once when it is looked at again."""
+def test_a_hidden_page_polls_less_often(opened: Open) -> None:
+    """Every two seconds, every half minute while hidden, and at once when shown again."""
     page = opened(frozen=True)
     asked: list[str] = []
     page.on("requestfinished", lambda request: asked.append(request.url) if "/v1/summary" in request.url else None)
@@ -288,8 +288,8 @@ def test_it_asks_seldom_while_nobody_looks(opened: Open) -> None:
         )
 
 
-def test_charts_open_by_keyboard_and_the_focus_is_seen(one: Served, opened: Open) -> None:
-    """Nothing is for the mouse alone."""
+def test_charts_open_by_keyboard_and_the_focus_is_visible(one: Served, opened: Open) -> None:
+    """No function needs the mouse."""
     call(one, "a")
     page = opened()
     page.keyboard.press("Tab")
@@ -301,15 +301,15 @@ def test_charts_open_by_keyboard_and_the_focus_is_seen(one: Served, opened: Open
     expect(page.get_by_role("table", name="Calls per minute, in steps of ten minutes")).to_be_visible()
 
 
-def test_what_moves_does_not_where_nobody_wants_it(opened: Open) -> None:
-    """Bars grow for those who like it."""
+def test_animations_respect_reduced_motion(opened: Open) -> None:
+    """Bars grow only without that preference."""
     expression = "getComputedStyle(document.getElementById('cache-bar')).transitionDuration"
     assert opened().evaluate(expression) == "0.3s"
     assert opened(reduced_motion="reduce").evaluate(expression) == "0s"
 
 
-def test_a_drain_is_said(one: Served, opened: Open) -> None:
-    """In the title too, for those who have it in a tab."""
+def test_a_drain_is_shown(one: Served, opened: Open) -> None:
+    """In the title too, for pages in a background tab."""
     page = opened()
     one.do(one.host.drains)
     expect(page.locator("#state-words")).to_have_text("draining: it grants no new leases", timeout=WAIT_MILLISECONDS)
@@ -317,8 +317,8 @@ def test_a_drain_is_said(one: Served, opened: Open) -> None:
     assert page.title() == "sidecard: draining"
 
 
-def test_headings_lead_through_the_page(one: Served, opened: Open) -> None:
-    """One first, none skipped, and each region has its name."""
+def test_headings_structure_the_page(one: Served, opened: Open) -> None:
+    """One first level, none skipped, and each region has a name."""
     call(one, "a")
     page = opened()
     expect(page.get_by_role("heading", name="local")).to_be_visible()

@@ -1,4 +1,4 @@
-"""Peers that half-say, never read, flood, or exhaust what the daemon needs: bounded, and others are served meanwhile."""
+"""Peers that send partial messages, never read, flood, or exhaust descriptors: bounded, while others are served."""
 
 import os
 import resource
@@ -28,8 +28,8 @@ def raw(count: int) -> Raw:
     return Raw(wire.pack(b"x" * count))
 
 
-def test_who_says_a_byte_at_a_time_is_closed(daemon: Start) -> None:
-    """However a message begins and goes on, in either encoding."""
+def test_a_peer_that_sends_single_bytes_is_closed(daemon: Start) -> None:
+    """However a message begins and continues, in either encoding."""
     path = daemon("--set", "limits.message_seconds=0.5").socket
     beginnings = b"\x00", b"\x00\x00\x10", b"\x00\x00\x10\x00\x82\xa2op", b'{"op":"pi', b" ", b'{"op":"ping"}\n{"op'
     slow = {beginning: Wire(path) for beginning in beginnings}
@@ -52,8 +52,8 @@ def test_who_says_a_byte_at_a_time_is_closed(daemon: Start) -> None:
     assert limited(path) == {"message_seconds": len(beginnings)}
 
 
-def test_half_messages_of_many_peers_are_bounded_together(daemon: Start) -> None:
-    """A hundred times 2 MiB do not fit into 32 MiB; who says little meanwhile is served."""
+def test_incomplete_messages_of_many_peers_share_one_limit(daemon: Start) -> None:
+    """A hundred times 2 MiB exceed 32 MiB; a small request is served meanwhile."""
     running = daemon("--set", "limits.max_buffered_bytes=32MiB")
     path = running.socket
     before = resident_bytes(running.pid)
@@ -76,8 +76,8 @@ def test_half_messages_of_many_peers_are_bounded_together(daemon: Start) -> None
     poll(lambda: ask(path, {"op": "stats"})["peers"] == 2, "closed peers are still there")
 
 
-def test_the_largest_answers_for_many_peers_that_read_none_are_bounded_together(daemon: Start) -> None:
-    """Of 40 peers, most of which are closed; who reads has it."""
+def test_unread_replies_of_many_peers_share_one_limit(daemon: Start) -> None:
+    """Most of 40 peers are closed; a peer that reads gets its reply."""
     running = daemon("--set", "limits.max_buffered_bytes=64MiB")
     path = running.socket
     reader = Wire(path)
@@ -95,8 +95,8 @@ def test_the_largest_answers_for_many_peers_that_read_none_are_bounded_together(
     assert isinstance(reader.asks(wire.Get("large", id=2)), wire.Hit)
 
 
-def test_one_large_answer_for_many_who_wait_is_in_memory_once(daemon: Start) -> None:
-    """It comes to all of them in one moment, before anybody can read."""
+def test_one_large_answer_for_many_waiters_is_in_memory_once(daemon: Start) -> None:
+    """All of them get it at once, before any can read."""
     running = daemon()
     path = running.socket
     holder, waiters = Wire(path), [Wire(path) for _ in range(60)]
@@ -116,8 +116,8 @@ def test_one_large_answer_for_many_who_wait_is_in_memory_once(daemon: Start) -> 
     assert resident_bytes(running.pid, peak=True) - before < 100 * MIB
 
 
-def test_a_daemon_without_descriptors_serves_who_is_there_and_recovers(daemon: Start) -> None:
-    """Whoever comes meanwhile is sent away, and it does not run hot."""
+def test_a_daemon_without_descriptors_serves_open_connections_and_recovers(daemon: Start) -> None:
+    """New connections are closed meanwhile, without a busy loop."""
     running = daemon("--no-state")
     path = running.socket
     there = Wire(path)
@@ -159,7 +159,7 @@ def _read(connection: socket.socket) -> None:
 
 @contextmanager
 def flooding(path: str, request: wire.Request, peers: int) -> Iterator[None]:
-    """Let peers send one request over and over, and read what is answered."""
+    """Let peers send one request repeatedly, and read the replies."""
     data = frame(wire.pack(request)) * 500
     sockets = [socket.socket(socket.AF_UNIX) for _ in range(peers)]
     threads = []
@@ -187,7 +187,7 @@ def flooding(path: str, request: wire.Request, peers: int) -> Iterator[None]:
     "request_", [wire.Ping(id=1), wire.GetMetrics(id=1), wire.Begin("k", id=1)], ids=["ping", "metrics", "begin"]
 )
 def test_a_polite_peer_is_served_beside_many_that_flood(daemon: Start, request_: wire.Request) -> None:
-    """Before turns were taken, sixteen that asked for all metrics kept it waiting for seven seconds each time."""
+    """Without turns, sixteen peers that read all metrics delayed it by seven seconds each time."""
     path = daemon().socket
     polite = Wire(path)
     polite.asks(wire.Put("k", raw(1024), id=1))
@@ -196,8 +196,8 @@ def test_a_polite_peer_is_served_beside_many_that_flood(daemon: Start, request_:
             assert polite.asks(wire.Ping(id=number)).id == number
 
 
-def test_floods_of_names_stay_within_the_memory_that_they_are_given(daemon: Start) -> None:
-    """Tasks, backends, namespaces, tags and lifetimes: peers choose all of them."""
+def test_floods_of_names_use_bounded_memory(daemon: Start) -> None:
+    """Peers choose tasks, backends, namespaces, tags and lifetimes."""
     running = daemon("--set", "cache.max_bytes=8MiB", "--no-state")
     path = running.socket
     mallory = Wire(path)
@@ -230,8 +230,8 @@ def test_floods_of_names_stay_within_the_memory_that_they_are_given(daemon: Star
     assert grown < 8 * MIB * 1.25 + 40 * MIB, f"grew by {grown / MIB:.0f} MiB"
 
 
-def test_a_value_of_very_many_pieces_does_not_empty_the_cache(daemon: Start) -> None:
-    """Each piece that is replayed costs a hundred times what it weighs in a value of bytes."""
+def test_a_value_of_very_many_chunks_does_not_empty_the_cache(daemon: Start) -> None:
+    """A replayed chunk costs a hundred times its share of the value."""
     running = daemon("--set", "cache.max_bytes=64MiB")
     path = running.socket
     with Client(path) as client:

@@ -1,4 +1,4 @@
-"""Peers of other uids: what they cannot reach, cannot do, and cannot keep others from."""
+"""Peers of other uids: what they cannot read, do, or take from others."""
 
 import resource
 from collections.abc import Callable, Iterator
@@ -19,14 +19,14 @@ Start = Callable[..., Daemon]
 
 @pytest.fixture
 def open_to_all(socket_directory: Path, daemon: Start) -> Start:
-    """Start daemons that everybody on the host may connect to."""
+    """Start daemons that every user of the host may connect to."""
     socket_directory.chmod(0o755)
     return lambda *flags, **environ: daemon("--set", "socket.mode=0666", *flags, **environ)
 
 
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
-    """Let this process open ten thousand connections."""
+    """Allow this process ten thousand connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 12_000:
         pytest.skip(f"this host allows {hard} descriptors")
@@ -36,8 +36,8 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_who_may_not_write_to_the_socket_cannot_connect(socket_directory: Path, daemon: Start) -> None:
-    """By default that is everybody but the daemon's user and the socket's group."""
+def test_a_user_without_write_permission_cannot_connect(socket_directory: Path, daemon: Start) -> None:
+    """By default only the daemon's user and the socket's group have it."""
     socket_directory.chmod(0o755)
     path = daemon("--set", f"socket.group={BOB}").socket
     with being(MALLORY), pytest.raises(PermissionError):
@@ -48,7 +48,7 @@ def test_who_may_not_write_to_the_socket_cannot_connect(socket_directory: Path, 
 
 
 def test_another_uids_namespace_can_be_neither_read_nor_written(open_to_all: Start) -> None:
-    """Nor by its full name: that is for operators."""
+    """Not by its full name either, which is for operators."""
     path = open_to_all().socket
     assert ask_as(ALICE, path, op="put", key="k", value="secret")["stored"]
     for request in (
@@ -66,8 +66,8 @@ def test_another_uids_namespace_can_be_neither_read_nor_written(open_to_all: Sta
     assert ask(path, {"op": "get", "key": "k", "namespace": f"{ALICE}:default"})["value"] == "secret"
 
 
-def test_what_is_for_operators_is_denied_to_others_and_changes_nothing(open_to_all: Start) -> None:
-    """And granted to whom the configuration names."""
+def test_operator_requests_of_others_are_denied_without_effect(open_to_all: Start) -> None:
+    """Configured operators may send them."""
     path = open_to_all("--set", f"operators.uids={BOB}").socket
     ask_as(ALICE, path, op="put", key="k", value="v", tags=["t"])
     requests: tuple[dict[str, Any], ...] = (
@@ -93,8 +93,8 @@ def test_what_is_for_operators_is_denied_to_others_and_changes_nothing(open_to_a
     assert ask_as(ALICE, path, op="get", key="k")["type"] == "miss"
 
 
-def test_leases_are_of_the_connection_that_got_them(open_to_all: Start) -> None:
-    """A name that was guessed, or seen in a log, completes, renews and fails nothing."""
+def test_leases_belong_to_the_connection_that_got_them(open_to_all: Start) -> None:
+    """With a guessed or logged name, other peers can neither complete, renew nor fail a lease."""
     path = open_to_all().socket
     alice, mallory = Wire(path, ALICE), Wire(path, MALLORY)
     lease = alice.asks(wire.Begin("k", id=1)).lease
@@ -111,7 +111,7 @@ def test_leases_are_of_the_connection_that_got_them(open_to_all: Start) -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_connections_of_one_uid_leave_room_for_others(open_to_all: Start, many_descriptors: None) -> None:
-    """Those beyond its bound are closed; when it has gone, so is its share."""
+    """Connections above its limit are closed; when they end, its share is free again."""
     running = open_to_all("--set", "limits.max_peers_per_uid=500")
     path = running.socket
     mallory = [Wire(path, MALLORY) for _ in range(10_000)]
@@ -131,7 +131,7 @@ def test_ten_thousand_connections_of_one_uid_leave_room_for_others(open_to_all: 
 
 
 def test_a_uid_that_floods_keys_waits_and_metrics_leaves_room_for_others(open_to_all: Start) -> None:
-    """It has all there is, and another one still gets leases, waits, and is counted."""
+    """It uses all tables, and another uid still gets leases, waits, and is counted."""
     running = open_to_all("--set", "limits.max_flights=200", "--set", "flights.max_waiters=200")
     path = running.socket
     mallory, alice, other = Wire(path, MALLORY), Wire(path, ALICE), Wire(path, ALICE)
@@ -157,8 +157,8 @@ def test_a_uid_that_floods_keys_waits_and_metrics_leaves_room_for_others(open_to
     poll(lambda: ask(path, {"op": "stats"})["flights"] == 0, "flights of one who has gone are left")
 
 
-def test_what_a_uid_asks_for_again_survives_a_flood_of_another_ones_keys(open_to_all: Start) -> None:
-    """Who leaves first is what nobody asks for twice, however much of it there is."""
+def test_reused_entries_of_a_uid_survive_a_flood_of_another_uids_keys(open_to_all: Start) -> None:
+    """Entries without a second request are evicted first, however many there are."""
     path = open_to_all("--set", "cache.max_bytes=1MiB").socket
     alice, mallory = Wire(path, ALICE), Wire(path, MALLORY)
     for number in range(50):

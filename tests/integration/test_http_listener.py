@@ -1,4 +1,4 @@
-"""The HTTP listener before an engine: what clients may cost it, what a fault costs them, and how it ends."""
+"""The HTTP listener in front of an engine: resources of clients, cost of errors, shutdown."""
 
 import select
 import signal
@@ -23,13 +23,13 @@ POST = b"POST /v1/metrics HTTP/1.1\r\nHost: localhost\r\nContent-Type: applicati
 
 @pytest.fixture
 def one() -> Iterator[Served]:
-    """Serve an engine without any settings."""
+    """Serve an engine with default settings."""
     with served() as listener:
         yield listener
 
 
 def rest(connection: socket.socket) -> bytes:
-    """Return what comes until the other side ends the connection, however it does."""
+    """Return the bytes until the other side ends the connection in any way."""
     received = b""
     try:
         while data := connection.recv(65536):
@@ -41,7 +41,7 @@ def rest(connection: socket.socket) -> bytes:
 
 
 def is_dropped(connection: socket.socket) -> bool:
-    """Tell whether the other side has ended a connection that nothing was sent on."""
+    """Return whether the other side has ended a connection without sending anything."""
     if not select.select([connection], [], [], 0)[0]:
         return False
 
@@ -52,8 +52,8 @@ def is_dropped(connection: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /health HTTP/1.1\r\nHost: lo", POST + b"Content-Length: 9\r\n\r\n{"])
-def test_a_client_that_does_not_end_its_request_is_cut(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it has said nothing, half a head or half a body."""
+def test_an_incomplete_request_is_aborted(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After no data, half a head or half a body."""
     monkeypatch.setattr(http, "RESPONSE_SECONDS", 0.2)
     with served() as one, one.connect() as connection:
         connection.sendall(said)
@@ -62,8 +62,8 @@ def test_a_client_that_does_not_end_its_request_is_cut(said: bytes, monkeypatch:
 
 
 @pytest.mark.slow
-def test_a_client_that_trickles_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A byte now and then is no progress."""
+def test_a_trickling_client_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single bytes do not extend the time."""
     monkeypatch.setattr(http, "RESPONSE_SECONDS", 0.2)
     with served() as one, one.connect() as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ")
@@ -79,8 +79,8 @@ def test_a_client_that_trickles_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
         poll(cut, "it may go on for ever")
 
 
-def ask_without_reading(connection: socket.socket) -> None:
-    """Ask until no more questions are taken."""
+def send_without_reading(connection: socket.socket) -> None:
+    """Send requests until the socket accepts no more."""
     connection.setblocking(False)
     asked = b"GET /assets/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n" * 4000
     left = asked
@@ -98,26 +98,26 @@ def ask_without_reading(connection: socket.socket) -> None:
 
 
 @pytest.mark.slow
-def test_a_client_that_reads_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its answers wait in memory, which is bounded: not for ever."""
+def test_a_client_that_does_not_read_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its responses wait in bounded memory, not forever."""
     monkeypatch.setattr(http, "RESPONSE_SECONDS", 0.5)
     with served() as one, one.connect() as connection:
-        ask_without_reading(connection)
+        send_without_reading(connection)
         poll(lambda: one.connections == 0, "it is still connected")
 
 
 @pytest.mark.slow
-def test_a_client_that_reads_nothing_does_not_hold_the_end_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closing would wait for it."""
+def test_a_client_that_does_not_read_does_not_delay_the_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graceful close would wait for it."""
     monkeypatch.setattr(http, "RESPONSE_SECONDS", 600.0)
     with served() as one, one.connect() as connection:
-        ask_without_reading(connection)
+        send_without_reading(connection)
         one.stop()
         poll(lambda: one.connections == 0, "it is still connected")
 
 
-def test_an_idle_connection_is_kept_for_the_next_question(one: Served) -> None:
-    """The page asks every two seconds."""
+def test_an_idle_connection_is_kept_for_the_next_request(one: Served) -> None:
+    """The page sends one every two seconds."""
     with httpx.Client() as client, one.connect():
         poll(lambda: one.connections == 1, "it is not connected")
         for _ in range(3):
@@ -126,8 +126,8 @@ def test_an_idle_connection_is_kept_for_the_next_question(one: Served) -> None:
         assert one.connections == 2
 
 
-def test_connections_beyond_the_most_are_told_or_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those who come first are served; when they go, others are."""
+def test_connections_above_the_limit_get_503_or_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first ones are served; others are once those end."""
     monkeypatch.setattr(http, "MAX_CONNECTIONS", 3)
     with served() as one:
         crowd = [one.connect() for _ in range(2)]
@@ -147,7 +147,7 @@ def test_connections_beyond_the_most_are_told_or_dropped(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("path", ["/", "/assets/dashboard.js", "/health", "/metrics", "/v1/summary", "/v1/history"])
 def test_head_is_get_without_the_body(one: Served, path: str) -> None:
-    """As health checks ask."""
+    """As health checks request."""
     got, headed = httpx.get(one.url + path), httpx.head(one.url + path)
     assert headed.content == b""
     assert (headed.status_code, headed.headers["content-type"]) == (200, got.headers["content-type"])
@@ -164,19 +164,19 @@ def test_head_is_get_without_the_body(one: Served, path: str) -> None:
         ("/v1/history", "application/json"),
     ],
 )
-def test_everything_says_what_it_is(one: Served, path: str, kind: str) -> None:
-    """Browsers are told not to guess."""
+def test_every_response_has_a_content_type(one: Served, path: str, kind: str) -> None:
+    """Browsers must not guess it."""
     assert httpx.get(one.url + path).headers["content-type"] == kind
 
 
-def test_405_says_what_is_allowed(one: Served) -> None:
-    """As it must."""
+def test_405_names_the_allowed_methods(one: Served) -> None:
+    """As HTTP requires."""
     assert httpx.get(f"{one.url}/v1/metrics").headers["allow"] == "POST"
     assert set(httpx.delete(f"{one.url}/health").headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
-def test_a_page_from_elsewhere_is_not_let_in_by_a_preflight(one: Served) -> None:
-    """JSON must be asked for first, and the answer is no."""
+def test_a_preflight_request_of_another_origin_is_denied(one: Served) -> None:
+    """JSON of another origin needs one."""
     asking = {
         "Origin": "https://evil.example",
         "Access-Control-Request-Method": "POST",
@@ -187,8 +187,8 @@ def test_a_page_from_elsewhere_is_not_let_in_by_a_preflight(one: Served) -> None
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_the_history_is_told_as_far_as_it_is_not_known(one: Served) -> None:
-    """A step for each time that it was observed."""
+def test_the_history_returns_only_later_steps(one: Served) -> None:
+    """One step per recording."""
     peer = one.do(one.host.peer)
     lease = one.do(peer.leads, "key")
     one.passes(10)
@@ -202,8 +202,8 @@ def test_the_history_is_told_as_far_as_it_is_not_known(one: Served) -> None:
     assert (news["hits"], news["last"]) == ([1], curves["last"])
 
 
-def test_looking_changes_nothing(one: Served) -> None:
-    """No question of GET is counted as a call, or as a measurement."""
+def test_get_requests_change_nothing(one: Served) -> None:
+    """They count neither as calls nor as measurements."""
     before = one.do(one.host.samples)
     for path in ("/", "/health", "/metrics", "/v1/summary", "/v1/history"):
         httpx.get(one.url + path)
@@ -211,8 +211,8 @@ def test_looking_changes_nothing(one: Served) -> None:
     assert one.do(one.host.samples) == before
 
 
-def test_a_mistake_of_ours_is_told_to_the_log_and_costs_one_answer(one: Served) -> None:
-    """The client hears where to look; the next one is served."""
+def test_an_internal_error_is_logged_and_costs_one_response(one: Served) -> None:
+    """The response refers to the log; the next request is served."""
     one.reply = ZeroDivisionError("a mistake")
     answer = httpx.get(f"{one.url}/v1/summary")
     assert (answer.status_code, "see the daemon's log" in answer.json()["error"]) == (500, True)
@@ -223,15 +223,15 @@ def test_a_mistake_of_ours_is_told_to_the_log_and_costs_one_answer(one: Served) 
     assert httpx.get(f"{one.url}/v1/summary").status_code == 200
 
 
-def test_what_is_unavailable_is_503(one: Served) -> None:
+def test_an_unavailable_reply_is_503(one: Served) -> None:
     """With the daemon's own sentence."""
     one.reply = wire.Error(0, "unavailable", "Not now.")
     answer = httpx.get(f"{one.url}/metrics")
     assert (answer.status_code, answer.json()) == (503, {"error": "Not now."})
 
 
-def test_a_history_that_cannot_be_taken_does_not_end_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gap in a curve is told, and the next step is taken."""
+def test_a_failed_step_of_the_history_does_not_end_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is logged, and the next step is recorded."""
     monkeypatch.setattr(http, "STEP_SECONDS", 0.01)
     with served() as one:
         one.reply = ZeroDivisionError("a mistake")
@@ -241,15 +241,15 @@ def test_a_history_that_cannot_be_taken_does_not_end_the_daemon(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("offered", ["websocket", "h2c"])
-def test_an_offer_to_speak_something_else_is_left_alone(one: Served, offered: str) -> None:
-    """It is no fault that an operator must read about."""
+def test_an_upgrade_request_is_ignored(one: Served, offered: str) -> None:
+    """It is not logged as a fault."""
     headers = {"Connection": "Upgrade", "Upgrade": offered}
     assert httpx.get(f"{one.url}/health", headers=headers).status_code == 200
     assert one.said == []
 
 
-def test_a_body_in_pieces_is_counted_too(one: Served) -> None:
-    """Also where nobody says beforehand how long it is."""
+def test_a_chunked_body_is_limited_too(one: Served) -> None:
+    """Its length is not announced."""
 
     def pieces(number: int) -> Iterator[bytes]:
         yield b'{"task_type":"rag","prompt":"'
@@ -264,8 +264,8 @@ def test_a_body_in_pieces_is_counted_too(one: Served) -> None:
     assert one.do(one.host.samples)["openpipe_calls_total success=true task=rag"] == 1.0
 
 
-def test_a_body_that_ends_early_is_not_counted(one: Served) -> None:
-    """Half of it might read as a whole."""
+def test_an_incomplete_body_is_not_recorded(one: Served) -> None:
+    """Half of it could be valid JSON."""
     with one.connect() as connection:
         connection.sendall(POST + b"Content-Length: 99\r\n\r\n{}")
 
@@ -274,29 +274,29 @@ def test_a_body_that_ends_early_is_not_counted(one: Served) -> None:
     assert [line for line in one.said if line[0] == "error"] == []
 
 
-def test_any_name_will_do_on_a_unix_socket(socket_directory: Path) -> None:
-    """No browser reaches it."""
+def test_a_unix_socket_admits_every_host_name(socket_directory: Path) -> None:
+    """Browsers cannot reach it."""
     with served_at(socket_directory / "h.sock") as one, one.connect() as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
         assert rest(connection).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_request_without_a_host_is_answered(one: Served) -> None:
-    """HTTP/1.0 has none, and no browser speaks it."""
+def test_a_request_without_a_host_is_served(one: Served) -> None:
+    """HTTP/1.0 has none, and no browser uses it."""
     with one.connect() as connection:
         connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
         assert rest(connection).startswith(b"HTTP/1.1 200 ")
 
 
-def test_two_hosts_are_none(one: Served) -> None:
-    """Whoever checks the one might serve the other."""
+def test_a_request_with_two_hosts_is_rejected(one: Served) -> None:
+    """A check of one would not protect the other."""
     with one.connect() as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
         assert rest(connection).startswith(b"HTTP/1.1 400 ")
 
 
-def test_ipv6_is_served_and_nothing_else_at_its_port() -> None:
-    """A socket for ``[::]`` that took IPv4 too would listen where nobody has asked for it."""
+def test_an_ipv6_listener_does_not_accept_ipv4() -> None:
+    """A socket for ``[::]`` would otherwise listen on more addresses than configured."""
     try:
         listening = bind_tcp(TcpAddress("::", 0))
     except HttpListenError as error:
@@ -316,16 +316,16 @@ def test_ipv6_is_served_and_nothing_else_at_its_port() -> None:
         (TcpAddress("192.0.2.1", 80), r"cannot listen on 192\.0\.2\.1:80 for HTTP"),
     ],
 )
-def test_an_address_that_cannot_be_had_is_told_with_what_to_change(address: TcpAddress, said: str) -> None:
-    """By the setting's name."""
+def test_an_unusable_address_is_an_error_that_names_the_setting(address: TcpAddress, said: str) -> None:
+    """Unknown hosts, addresses of other hosts."""
     with pytest.raises(HttpListenError, match=said) as caught:
         bind_tcp(address)
 
     assert "change" in str(caught.value)
 
 
-def test_it_ends_whoever_is_connected() -> None:
-    """One that is idle, one in the middle of a request; the port is free again."""
+def test_stopping_ends_open_connections() -> None:
+    """Idle ones and incomplete requests; the port is free afterward."""
     with served() as one:
         with httpx.Client() as client, one.connect() as half:
             client.get(f"{one.url}/health")
@@ -343,17 +343,17 @@ def test_it_ends_whoever_is_connected() -> None:
 
 
 class TestInTheDaemonsThread:
-    """As the daemon runs it: in the main thread, in a task group of its own."""
+    """As the daemon runs it: in the main thread, in a task group."""
 
     pytestmark = pytest.mark.anyio
 
     @pytest.fixture
     def anyio_backend(self) -> str:
-        """Run on the daemon's own backend alone."""
+        """Run only on the daemon's own backend."""
         return "asyncio"
 
-    async def test_signals_stay_the_daemons(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Which uvicorn would take, and raise again at its end."""
+    async def test_signal_handlers_remain_the_daemons(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Uvicorn would replace them, and raise the signals again at its end."""
         heard: list[Any] = []
         handlers: list[Callable[..., Any]] = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]  # type: ignore[misc]  # those of pytest and Python
         listener = HttpListener(
@@ -371,8 +371,8 @@ class TestInTheDaemonsThread:
         assert during == handlers
         assert heard == []
 
-    async def test_an_end_before_the_beginning_closes_the_socket(self) -> None:
-        """The daemon may be told to stop at any moment."""
+    async def test_cancellation_before_the_start_closes_the_socket(self) -> None:
+        """The daemon may be stopped at any time."""
         listening = bind_tcp(TcpAddress("127.0.0.1", 0))
         listener = HttpListener((), listening, lambda _: wire.Error(0, "unavailable", ""), lambda *_, **__: None)
         with anyio.CancelScope() as scope:

@@ -1,4 +1,4 @@
-"""The directory of the last resort is in /tmp, where anybody may have made it first."""
+"""The fallback socket directory is in /tmp, where any user may have created it first."""
 
 import multiprocessing
 import os
@@ -19,7 +19,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="making a socket of ano
 
 
 def serve_as(uid: int, path: str, ready: "multiprocessing.synchronize.Event") -> None:
-    """Accept connections as another uid, and answer what nobody should have asked."""
+    """Accept connections as another uid, and record what clients send."""
     with socket.socket(socket.AF_UNIX) as listening:
         os.setuid(uid)
         listening.bind(path)
@@ -30,7 +30,7 @@ def serve_as(uid: int, path: str, ready: "multiprocessing.synchronize.Event") ->
 
 
 def refused_by_async_client(path: str) -> str:
-    """Return what the asynchronous client says."""
+    """Return the error of the asynchronous client."""
 
     async def ask() -> str:
         async with AsyncClient(path) as client:
@@ -43,8 +43,10 @@ def refused_by_async_client(path: str) -> str:
 
 
 @needs_root
-def test_a_strangers_daemon_in_our_private_directory_is_not_spoken_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both clients look at the kernel's word for who serves there before they say anything."""
+def test_clients_send_nothing_to_another_users_daemon_in_the_fallback_directory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both clients check the kernel's credentials of the server first."""
     directory = Path(private_directory(4242))
     directory.mkdir()
     os.chown(directory, STRANGER, STRANGER)
@@ -68,8 +70,8 @@ def test_a_strangers_daemon_in_our_private_directory_is_not_spoken_to(monkeypatc
 
 
 @needs_root
-def test_roots_daemon_is_trusted_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root could read everything anyway."""
+def test_roots_daemon_in_the_fallback_directory_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root can read everything anyway."""
     directory = Path(private_directory(4243))
     directory.mkdir()
     daemon = Daemon(str(directory / SOCKET_NAME))

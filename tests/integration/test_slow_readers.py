@@ -1,4 +1,4 @@
-"""Readers of streams that do not read: bounded, waited for by nobody, and served to the end once they do."""
+"""Readers of streams that do not read: bounded, without delay for others, and served completely once they read."""
 
 import socket
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from tests.daemons import Daemon, ask, poll
 PIECES = [bytes([number]) * 100_000 for number in range(100)]
 
 
-def test_a_reader_that_does_not_read_is_behind_and_gets_all_of_it_later(daemon: Callable[..., Daemon]) -> None:
-    """Meanwhile the daemon has sent it no more than windows and buffers hold, and serves others."""
+def test_a_paused_reader_gets_the_whole_stream_later(daemon: Callable[..., Daemon]) -> None:
+    """Meanwhile the daemon buffers no more than its windows allow, and serves others."""
     running = daemon()
 
     def stats() -> dict[str, object]:
@@ -41,7 +41,7 @@ def test_a_reader_that_does_not_read_is_behind_and_gets_all_of_it_later(daemon: 
         assert (stats()["streams"], stats()["stream_bytes"]) == (0, 0)
 
 
-def test_a_reader_that_never_reads_is_closed_and_frees_what_it_held(daemon: Callable[..., Daemon]) -> None:
+def test_a_reader_that_never_reads_is_closed_and_its_memory_freed(daemon: Callable[..., Daemon]) -> None:
     """After ``limits.stall_seconds``."""
     running = daemon(SIDECARD_LIMITS_STALL_SECONDS="0.5")
     with Client(running.socket) as client, socket.socket(socket.AF_UNIX) as stuck:
@@ -55,7 +55,7 @@ def test_a_reader_that_never_reads_is_closed_and_frees_what_it_held(daemon: Call
 
 
 def test_a_slow_follower_does_not_slow_the_holder(daemon: Callable[..., Daemon]) -> None:
-    """Nor anybody who reads along; the answer is whole and stored before the slow one has seen half of it."""
+    """Nor other readers: the answer is complete and stored before the slow one has half of it."""
     running = daemon()
     with Client(running.socket) as client, socket.socket(socket.AF_UNIX) as slow:
         slow.connect(running.socket)
