@@ -100,29 +100,26 @@ def test_unshared_calls_record_usage_and_failure(daemon: Start, socket_path: str
         assert "PROMPT" not in span["all"]
 
 
-def test_an_app_without_tracing_does_not_import_opentelemetry(daemon: Start, socket_path: str) -> None:
-    """OpenTelemetry is installed, but a call does not import it."""
-    daemon("--no-state")
+def tracing_modules_of_an_app(path: str, imports: str) -> str:
+    """Run an app that makes a call and repeats it; return its loaded modules for tracing."""
     program = (
-        "import sys; from sidecard_client import Client\n"
+        f"import sys{imports}; from sidecard_client import Client\n"
         "with Client(sys.argv[1]) as client: client.call(str, 1, name='f'); client.call(str, 1, name='f')\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry') or 'tracing' in name])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, socket_path], capture_output=True, text=True, check=True, timeout=30
-    )
-    assert done.stdout == "[]\n"
+    command = [sys.executable, "-c", program, path]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+def test_an_app_without_tracing_does_not_import_opentelemetry(daemon: Start, socket_path: str) -> None:
+    """OpenTelemetry is installed, but a call does not import it."""
+    daemon("--no-state")
+    assert tracing_modules_of_an_app(socket_path, "") == "[]\n"
 
 
 def test_importing_the_api_alone_does_not_enable_tracing(daemon: Start, socket_path: str) -> None:
     """redis-py imports the API; without a provider, spans would double the time of a hit for nothing."""
     daemon("--no-state")
-    program = (
-        "import sys; import opentelemetry.trace; from sidecard_client import Client\n"
-        "with Client(sys.argv[1]) as client: client.call(str, 1, name='f'); client.call(str, 1, name='f')\n"
-        "print('sidecard_client.metrics.tracing' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, socket_path], capture_output=True, text=True, check=True, timeout=30
-    )
-    assert done.stdout == "False\n"
+    modules = tracing_modules_of_an_app(socket_path, ", opentelemetry.trace")
+    assert "'opentelemetry.trace'" in modules
+    assert "sidecard_client.metrics.tracing" not in modules

@@ -33,6 +33,9 @@ _LENGTH: Final = frozenset({"length", "max_tokens", "max_output_tokens"})
 _FATAL_ERRORS: Final = ("invalid", "not_found", "permission", "authentication", "unsupported")
 """Prefixes of the error types that a repetition would meet again."""
 
+_FINAL_EVENTS: Final = ("response.completed", "response.incomplete", "response.failed")
+"""Of the Responses API. A tuple, because a hostile ``type`` may be unhashable."""
+
 _from_json = msgspec.json.Decoder().decode
 
 TRANSIENT_STATUSES: Final = frozenset({408, 409, 425, 429})
@@ -64,7 +67,7 @@ class AnswerParser:
     """Parse one answer of ``family``, as events or JSON lines if it is a ``stream``. ``choices`` were requested."""
 
     def __init__(self, family: ApiFamily, *, stream: bool, keep_length: bool = False, choices: int = 1) -> None:
-        self._family: ApiFamily = family
+        self._api = _APIS[family]
         self._stream = stream
         self._keep_length = keep_length
         self._choices = choices
@@ -72,7 +75,6 @@ class AnswerParser:
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._unreadable = ""
-        self._read_event: Callable[[Mapping[str, Any]], None] = _EVENT_READERS[family].__get__(self)
         self.reasons: dict[int, str] = {}
         """Finish reasons, by choice."""
         self.over = False
@@ -138,7 +140,7 @@ class AnswerParser:
         if unfinished:
             return f"choice {unfinished[0]} has no finish reason"
 
-        return "its last event is missing" if self._stream and self._family in _HAVE_AN_END and not self.over else ""
+        return "its last event is missing" if self._stream and self._api.has_end and not self.over else ""
 
     def _objection_to_storing(self) -> str:
         for reason in self.reasons.values():
@@ -154,7 +156,7 @@ class AnswerParser:
         return Usage(self.model, self.prompt_tokens, self.completion_tokens)
 
     def _read_line(self, line: bytes) -> None:
-        if self._family in _JSON_LINES:
+        if self._api.json_lines:
             self._read_json(line)
         elif line.startswith(b"data:"):
             # An event's data may span several lines; language models send one JSON object without line feeds.
@@ -183,36 +185,36 @@ class AnswerParser:
         if error is not None and error is not False:
             self._fail(error)
 
-        self._read_event(event)
+        message = self._api.read(self, event)
+        self._read_model(message)
+        self._read_tokens(message if self._api.json_lines else message.get("usage"))
 
     def _fail(self, error: Any) -> None:
         kind = error.get("type") or error.get("code") or error.get("message") if isinstance(error, dict) else error
         self.error_type = str(kind)[:80]
         self.failure = "fatal" if self.error_type.startswith(_FATAL_ERRORS) else "transient"
 
-    # One method for each API -------------------------------------------------------------------------------------------
-
-    def _read_model(self, fields: Any) -> None:
-        model = fields.get("model") if isinstance(fields, dict) else None
+    def _read_model(self, message: Mapping[str, Any]) -> None:
+        model = message.get("model")
         if isinstance(model, str) and 0 < len(model) <= 128:  # noqa: PLR2004 - the protocol's limit of names
             self.model = model
 
-    def _read_tokens(self, usage: Any, prompt: tuple[str, ...], completion: str) -> None:
+    def _read_tokens(self, usage: Any) -> None:
         if not isinstance(usage, dict):
             return
 
-        counts = [count for count in map(usage.get, prompt) if _is_count(count)]
+        counts = [count for count in map(usage.get, self._api.prompt_tokens) if _is_count(count)]
         if counts and _is_count(sum(counts)):
             self.prompt_tokens = sum(counts)
 
-        count = usage.get(completion)
+        count = usage.get(self._api.completion_tokens)
         if _is_count(count):
             self.completion_tokens = count
 
-    def openai_choices(self, event: Mapping[str, Any]) -> None:
+    # One method for each form of answer: read its finish reasons, return the object that has model and usage -----------
+
+    def openai_choices(self, event: dict[str, Any]) -> dict[str, Any]:
         """Read a chat or plain completion, or an event of one."""
-        self._read_model(event)
-        self._read_tokens(event.get("usage"), ("prompt_tokens",), "completion_tokens")
         choices = event.get("choices")
         for place, choice in enumerate(choices if isinstance(choices, list) else ()):
             if isinstance(choice, dict):
@@ -220,7 +222,9 @@ class AnswerParser:
                 if isinstance(index, int) and isinstance(reason, str) and reason:
                     self.reasons[index] = reason
 
-    def openai_response(self, event: Mapping[str, Any]) -> None:
+        return event
+
+    def openai_response(self, event: dict[str, Any]) -> dict[str, Any]:
         """Read a response: an object with a status, which each event of a stream may carry."""
         response = event.get("response") if self._stream else event
         kind = event.get("type") if self._stream else None
@@ -228,15 +232,13 @@ class AnswerParser:
             self._fail(event)
 
         if not isinstance(response, dict):
-            return
+            return {}
 
-        self._read_model(response)
-        self._read_tokens(response.get("usage"), ("input_tokens",), "output_tokens")
-        status = response.get("status")
-        if self._stream and kind not in {"response.completed", "response.incomplete", "response.failed"}:
-            return
+        if self._stream and kind not in _FINAL_EVENTS:
+            return response
 
         self.over = True
+        status = response.get("status")
         if status == "incomplete":
             details = response.get("incomplete_details")
             reason = details.get("reason") if isinstance(details, dict) else None
@@ -244,57 +246,67 @@ class AnswerParser:
         elif status == "completed":
             self.reasons[0] = "completed"
 
-    def openai_embedding(self, event: Mapping[str, Any]) -> None:
-        """Read a list of embeddings."""
-        self._read_model(event)
-        self._read_tokens(event.get("usage"), ("prompt_tokens",), "completion_tokens")
-        if isinstance(event.get("data"), list) and event["data"]:
-            self.reasons[0] = "stop"
+        return response
 
-    def anthropic_message(self, event: Mapping[str, Any]) -> None:
+    def anthropic_message(self, event: dict[str, Any]) -> dict[str, Any]:
         """Read a message, or an event of one."""
-        inner = event.get("message")
-        message = inner if isinstance(inner, dict) else event
-        self._read_model(message)
-        inputs = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-        self._read_tokens(message.get("usage"), inputs, "output_tokens")
         delta = event.get("delta")
         reason = delta.get("stop_reason") if isinstance(delta, dict) else event.get("stop_reason")
         if isinstance(reason, str) and reason:
             self.reasons[0] = reason
 
         self.over = self.over or event.get("type") == "message_stop"
+        message = event.get("message")
+        return message if isinstance(message, dict) else event
 
-    def ollama(self, event: Mapping[str, Any]) -> None:
+    def ollama(self, event: dict[str, Any]) -> dict[str, Any]:
         """Read an answer, or a line of one; the last line is ``done``."""
-        self._read_model(event)
-        self._read_tokens(event, ("prompt_eval_count",), "eval_count")
         if event.get("done") is True:
             reason = event.get("done_reason", "stop")
             self.over = True
             self.reasons[0] = reason if isinstance(reason, str) else "unknown"
 
-    def ollama_embedding(self, event: Mapping[str, Any]) -> None:
-        """Read one embedding, or a list of them."""
-        self._read_model(event)
-        self._read_tokens(event, ("prompt_eval_count",), "eval_count")
-        if event.get("embeddings") or event.get("embedding"):
+        return event
+
+    def embeddings(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Read embeddings, which have no finish reason."""
+        if self._api.json_lines:
+            found = event.get("embeddings") or event.get("embedding")
+        else:
+            data = event.get("data")
+            found = data if isinstance(data, list) else None
+
+        if found:
             self.reasons[0] = "stop"
 
+        return event
 
-_EVENT_READERS: Final[Mapping[ApiFamily, Callable[..., None]]] = {
-    "openai_chat": AnswerParser.openai_choices,
-    "openai_completions": AnswerParser.openai_choices,
-    "openai_responses": AnswerParser.openai_response,
-    "openai_embeddings": AnswerParser.openai_embedding,
-    "anthropic_messages": AnswerParser.anthropic_message,
-    "ollama_generate": AnswerParser.ollama,
-    "ollama_chat": AnswerParser.ollama,
-    "ollama_embed": AnswerParser.ollama_embedding,
+
+class _Api(Struct, frozen=True):
+    """How the answers of an API are read."""
+
+    read: Callable[[AnswerParser, dict[str, Any]], dict[str, Any]]
+    prompt_tokens: tuple[str, ...]
+    completion_tokens: str
+    json_lines: bool = False
+    """Its streams are JSON lines, and its usage is not in an object of its own."""
+    has_end: bool = False
+    """Its streams have a last event. OpenAI's ``[DONE]`` is none: some servers leave it out."""
+
+
+_OPENAI: Final = _Api(AnswerParser.openai_choices, ("prompt_tokens",), "completion_tokens")
+_OLLAMA: Final = _Api(AnswerParser.ollama, ("prompt_eval_count",), "eval_count", json_lines=True, has_end=True)
+_ANTHROPIC_INPUTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_APIS: Final[Mapping[ApiFamily, _Api]] = {
+    "openai_chat": _OPENAI,
+    "openai_completions": _OPENAI,
+    "openai_responses": _Api(AnswerParser.openai_response, ("input_tokens",), "output_tokens", has_end=True),
+    "openai_embeddings": _Api(AnswerParser.embeddings, ("prompt_tokens",), "completion_tokens"),
+    "anthropic_messages": _Api(AnswerParser.anthropic_message, _ANTHROPIC_INPUTS, "output_tokens", has_end=True),
+    "ollama_generate": _OLLAMA,
+    "ollama_chat": _OLLAMA,
+    "ollama_embed": _Api(AnswerParser.embeddings, ("prompt_eval_count",), "eval_count", json_lines=True),
 }
-_JSON_LINES: Final = frozenset({"ollama_generate", "ollama_chat", "ollama_embed"})
-_HAVE_AN_END: Final = frozenset({"openai_responses", "anthropic_messages", "ollama_generate", "ollama_chat"})
-"""APIs whose streams have a last event. OpenAI's ``[DONE]`` is none: some servers leave it out."""
 
 
 class _LineSplitter:

@@ -284,6 +284,13 @@ def test_random_json_raises_nothing(family: ApiFamily, value: Any, stream: bool)
     read(family, b"data: " + data + b"\n\n" if stream and not family.startswith("ollama") else data, stream=stream)
 
 
+@pytest.mark.parametrize("kind", [[], {}, None, 7])
+def test_an_event_type_of_any_json_type_raises_nothing(kind: object) -> None:
+    """A ``type`` that is not a string, hashable or not, is no final event."""
+    data = events({"type": kind, "response": {"status": "completed"}})
+    assert not read("openai_responses", data).complete
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
