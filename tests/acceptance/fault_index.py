@@ -199,7 +199,7 @@ FAULTS = {
         "ENOSPC, EIO, EROFS under the spool and the store",
         (
             I + "test_push.py::test_a_disk_that_takes_nothing_costs_nothing",
-            U + "observe/push/test_spool.py::test_a_write_that_fails_leaves_what_was_there",
+            U + "observe/push/test_spool.py::test_a_failed_write_leaves_the_earlier_blocks",
             A + "test_disk.py::test_a_full_disk_fails_no_call",
             A + "test_disk.py::test_a_disk_that_becomes_read_only_fails_no_call",
         ),
@@ -207,11 +207,10 @@ FAULTS = {
     20: Fault(
         "spool truncated, bits flipped",
         (
-            U + "observe/push/test_spool.py::test_a_torn_end_costs_what_was_not_whole",
-            U + "observe/push/test_spool.py::test_a_damaged_record_costs_its_file_and_no_other",
+            U + "observe/push/test_spool.py::test_a_torn_end_loses_only_the_incomplete_record",
+            U + "observe/push/test_spool.py::test_a_damaged_record_loses_the_rest_of_its_file",
             U + "observe/push/test_spool_against_model.py::test_no_crash_loses_repeats_or_reorders_a_block",
-            U
-            + "observe/push/test_spool_against_model.py::test_no_damage_stops_it_or_brings_forth_what_was_never_written",
+            U + "observe/push/test_spool_against_model.py::test_no_damage_stops_the_queue_or_invents_a_block",
         ),
     ),
     21: Fault(

@@ -1,4 +1,4 @@
-"""The ledger's file: written whole or not at all, read back, and never in the way of anything."""
+"""The ledger's file: written whole or not at all, read back, and no fault of it stops the daemon."""
 
 import errno
 import json
@@ -120,8 +120,8 @@ def said() -> Said:
 # The file ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_read_back(file: Disk, tmp_path: Path) -> None:
-    """The later one replaces the earlier, and nothing else is left in the directory."""
+def test_a_written_ledger_is_read_back(file: Disk, tmp_path: Path) -> None:
+    """A later write replaces the earlier one, and leaves no other file in the directory."""
     assert file.read() is None
     for dollars in (1.0, 2.0):
         file.write(snapshot_of(dollars))
@@ -130,8 +130,8 @@ def test_what_is_written_is_read_back(file: Disk, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
-def test_only_the_daemons_user_may_read_it(file: Disk, tmp_path: Path) -> None:
-    """Whatever the umask, and whatever was left behind."""
+def test_the_file_is_readable_by_its_owner_only(file: Disk, tmp_path: Path) -> None:
+    """The mode is 0600 with any umask, and also over a leftover file."""
     (tmp_path / f"{NAME}.new").touch(mode=0o666)
     (tmp_path / f"{NAME}.new").chmod(0o666)
     before = os.umask(0)
@@ -143,10 +143,8 @@ def test_only_the_daemons_user_may_read_it(file: Disk, tmp_path: Path) -> None:
     assert file.path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_write_that_is_cut_off_leaves_the_old_file(
-    file: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The new one is on disk before it takes the name; what it left behind does not disturb the next."""
+def test_an_interrupted_write_leaves_the_old_file(file: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new file is on disk before it takes the name; its leftover does not disturb the next write."""
     file.write(snapshot_of(1))
     happened: list[str] = []
     fsync = os.fsync
@@ -167,8 +165,8 @@ def test_a_write_that_is_cut_off_leaves_the_old_file(
     assert file.read() == snapshot_of(3)
 
 
-def test_nothing_is_written_through_a_link(file: Disk, tmp_path: Path) -> None:
-    """Whoever put it there wants another file overwritten."""
+def test_a_link_in_the_new_files_place_is_not_followed(file: Disk, tmp_path: Path) -> None:
+    """A link there could have another file overwritten."""
     other = tmp_path / "other"
     other.write_text("precious")
     (tmp_path / f"{NAME}.new").symlink_to(other)
@@ -201,22 +199,22 @@ GOOD = json.loads(json.dumps({"began_at": 1, "tasks": {}, "backends": {}, "model
         b" " * (MAX_BYTES + 1),
     ],
 )
-def test_what_is_no_ledger_is_damaged(content: bytes, file: Disk) -> None:
-    """Cut off, another thing altogether, or of a version that never was."""
+def test_a_file_that_is_not_a_ledger_is_damaged(content: bytes, file: Disk) -> None:
+    """It may be cut off, something else, or of a version that never existed."""
     file.path.write_bytes(content)
     with pytest.raises(LedgerDamagedError):
         file.read()
 
 
 def test_the_smallest_ledger_is_read(file: Disk) -> None:
-    """The one that the damaged ones were made from."""
+    """The damaged ledgers of these tests are derived from it."""
     file.path.write_text(json.dumps(GOOD))
     assert file.read() == LedgerSnapshot(began_at=1, tasks={}, backends={}, models={}, budgets={})
 
 
 @pytest.mark.parametrize("kind", ["newer", "directory", "fifo", "loop"])
-def test_what_cannot_be_read_is_not_called_damaged(kind: str, file: Disk) -> None:
-    """It must be left alone; and nothing is waited for."""
+def test_a_file_that_cannot_be_read_is_not_damaged(kind: str, file: Disk) -> None:
+    """It is left alone, and nothing waits for it."""
     if kind == "newer":
         file.path.write_text(json.dumps({"version": LEDGER_VERSION + 1, "everything": "else"}))
     elif kind == "directory":
@@ -235,8 +233,8 @@ def test_what_cannot_be_read_is_not_called_damaged(kind: str, file: Disk) -> Non
 # At the start --------------------------------------------------------------------------------------------------------
 
 
-def test_the_engine_goes_on_from_the_file(file: Disk, account: Account, said: Said) -> None:
-    """And says so; the first start says nothing."""
+def test_the_engine_continues_from_the_file(file: Disk, account: Account, said: Said) -> None:
+    """That is logged; a first start logs nothing."""
     LedgerKeeper(file, account, said.say).restore()
     assert (account.restored, said.lines) == ([], [])
 
@@ -247,8 +245,8 @@ def test_the_engine_goes_on_from_the_file(file: Disk, account: Account, said: Sa
 
 
 @pytest.mark.anyio
-async def test_a_damaged_file_is_set_aside_and_a_new_one_begun(file: Disk, account: Account, said: Said) -> None:
-    """An operator may look at it; an older one of that name has had its time."""
+async def test_a_damaged_file_is_set_aside_and_recreated(file: Disk, account: Account, said: Said) -> None:
+    """It is kept for inspection, in place of an older damaged one."""
     corrupt = file.path.with_name("ledger.json.corrupt")
     corrupt.write_text("older")
     file.path.write_text("{")
@@ -267,10 +265,10 @@ async def test_a_damaged_file_is_set_aside_and_a_new_one_begun(file: Disk, accou
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["newer", "directory"])
-async def test_a_file_that_must_be_left_alone_is_not_written_over(
+async def test_a_file_that_must_be_left_alone_is_not_overwritten(
     kind: str, file: Disk, account: Account, said: Said
 ) -> None:
-    """The daemon runs without, and says so."""
+    """The daemon runs without a ledger file, and logs that."""
     if kind == "newer":
         file.path.write_text('{"version": 99}')
     else:
@@ -287,8 +285,8 @@ async def test_a_file_that_must_be_left_alone_is_not_written_over(
 
 
 @pytest.mark.anyio
-async def test_a_damaged_file_that_cannot_be_set_aside_is_left_alone(file: Disk, account: Account, said: Said) -> None:
-    """What is in its place may be worth something to somebody."""
+async def test_a_damaged_file_that_cannot_be_renamed_is_left_alone(file: Disk, account: Account, said: Said) -> None:
+    """It is not overwritten either."""
     file.path.write_text("{")
     file.path.with_name("ledger.json.corrupt").mkdir()
     keeping = LedgerKeeper(file, account, said.say)
@@ -304,8 +302,8 @@ async def test_a_damaged_file_that_cannot_be_set_aside_is_left_alone(file: Disk,
 
 
 @pytest.mark.anyio
-async def test_the_file_is_written_where_something_was_booked(file: Disk, account: Account, said: Said) -> None:
-    """And only then."""
+async def test_the_file_is_written_only_after_a_booking(file: Disk, account: Account, said: Said) -> None:
+    """Without a booking nothing is written."""
     keeping = LedgerKeeper(file, account, said.say)
     await keeping.write()
     assert file.writes == 0
@@ -319,8 +317,8 @@ async def test_the_file_is_written_where_something_was_booked(file: Disk, accoun
 
 
 @pytest.mark.anyio
-async def test_a_failing_write_is_told_once_until_it_works_again(file: Disk, account: Account, said: Said) -> None:
-    """What could not be written is written then; a later failure is told anew."""
+async def test_a_failing_write_is_logged_once_until_one_succeeds(file: Disk, account: Account, said: Said) -> None:
+    """The next successful write has everything; a later failure is logged again."""
     keeping = LedgerKeeper(file, account, said.say)
     account.book()
     for fault in (OSError(errno.ENOSPC, "No space left on device"), RuntimeError("can't start new thread")):
@@ -344,10 +342,10 @@ async def test_a_failing_write_is_told_once_until_it_works_again(file: Disk, acc
 
 
 @pytest.mark.anyio
-async def test_a_slow_disk_keeps_nobody_waiting_and_is_never_written_to_twice(
+async def test_a_slow_disk_blocks_nobody_and_gets_one_write_at_a_time(
     file: Disk, account: Account, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loop goes on; what is booked meanwhile is written next; cancelled, the write is ended first."""
+    """The event loop goes on, later bookings are in the next write, and a cancelled write is completed first."""
     monkeypatch.setattr("sidecard.daemon.ledger_file.WRITE_SECONDS", 0.0)
     keeping = LedgerKeeper(file, account, said.say)
     file.gate = threading.Event()
@@ -370,8 +368,8 @@ async def test_a_slow_disk_keeps_nobody_waiting_and_is_never_written_to_twice(
 
 
 @pytest.mark.anyio
-async def test_the_engine_may_change_while_its_sums_are_written(file: Disk, account: Account, said: Said) -> None:
-    """What counts as written is what was taken, not what was booked meanwhile."""
+async def test_bookings_during_a_write_are_written_later(file: Disk, account: Account, said: Said) -> None:
+    """Only the sums of the snapshot count as written."""
     keeping = LedgerKeeper(file, account, said.say)
     file.gate = threading.Event()
     account.book()
@@ -390,5 +388,5 @@ async def test_the_engine_may_change_while_its_sums_are_written(file: Disk, acco
 
 
 def test_the_window_of_loss_is_as_documented() -> None:
-    """Seconds: a change of it is a change of the promise."""
+    """Changing the write interval changes a documented promise."""
     assert WRITE_SECONDS == 5.0

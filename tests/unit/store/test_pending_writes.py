@@ -1,4 +1,4 @@
-"""What is still to be written, as a conversation; the races by their interleaving."""
+"""Pending changes; races are numbered interleavings."""
 
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
 from sidecard.core.records import Record
@@ -9,7 +9,7 @@ SCOPE = "1:d"
 
 
 def write(key: str, value: bytes = b"v", *tags: str, replace: bool = False, claim: str = "") -> StoreWrite:
-    """Return the wish to keep an entry."""
+    """Return a write of an entry."""
     return StoreWrite(SCOPE, key, Record(value, 1.0, 300.0, 60.0, "cloud", tags=tags), claim, replace)
 
 
@@ -19,12 +19,12 @@ def record(*tags: str, task: str = "") -> Record:
 
 
 def remove(key: str, ticket: int = UNANSWERED) -> StoreRemove:
-    """Return the wish to remove an entry."""
+    """Return a removal."""
     return StoreRemove(ticket, SCOPE, key)
 
 
-def test_the_latest_wish_of_a_key_is_the_one() -> None:
-    """The older one is handed back: somebody may wait for its answer."""
+def test_the_latest_change_of_a_key_counts() -> None:
+    """The replaced change is returned: a caller may wait for its answer."""
     pending = PendingWrites(10_000)
     first, second = remove("k", 7), write("k")
     assert pending.add(first) is None
@@ -38,25 +38,25 @@ def test_the_latest_wish_of_a_key_is_the_one() -> None:
     assert pending.find("2:d", "k") is None
 
 
-def test_wishes_are_taken_in_order_and_found_until_they_are_done() -> None:
-    """Oldest first; one that is wished anew goes to the end."""
+def test_changes_are_taken_in_order_and_found_until_done() -> None:
+    """The oldest first; a changed one moves to the end."""
     pending = PendingWrites(10_000)
     for key in "abc":
         pending.add(write(key))
 
     pending.add(write("a", b"new"))
-    assert [wish.key for wish in pending.take(2) if isinstance(wish, StoreWrite)] == ["b", "c"]
+    assert [change.key for change in pending.take(2) if isinstance(change, StoreWrite)] == ["b", "c"]
     assert pending.find(SCOPE, "b") is not None
     assert len(pending) == 3
     pending.done()
     assert pending.find(SCOPE, "b") is None
-    assert [wish.key for wish in pending.take(9) if isinstance(wish, StoreWrite)] == ["a"]
+    assert [change.key for change in pending.take(9) if isinstance(change, StoreWrite)] == ["a"]
     pending.done()
     assert (len(pending), pending.bytes) == (0, 0)
 
 
-def test_what_could_not_be_written_waits_again_before_what_is_newer() -> None:
-    """But not where its key has a newer wish by now."""
+def test_a_failed_batch_waits_before_newer_changes() -> None:
+    """Unless its key has a newer change by now."""
     pending = PendingWrites(10_000)
     pending.add(write("a", b"old"))
     pending.add(write("b"))
@@ -64,14 +64,14 @@ def test_what_could_not_be_written_waits_again_before_what_is_newer() -> None:
     pending.add(write("c"))
     pending.add(write("a", b"new"))
     pending.give_back()
-    wishes = [wish for wish in pending.take(9) if isinstance(wish, StoreWrite)]
-    assert [(wish.key, wish.record.value) for wish in wishes] == [("b", b"v"), ("c", b"v"), ("a", b"new")]
+    changes = [change for change in pending.take(9) if isinstance(change, StoreWrite)]
+    assert [(change.key, change.record.value) for change in changes] == [("b", b"v"), ("c", b"v"), ("a", b"new")]
     pending.done()
     assert pending.bytes == 0
 
 
-def test_only_what_is_named_comes_back() -> None:
-    """The rest of what was taken is done."""
+def test_only_named_changes_are_given_back() -> None:
+    """The rest of the batch is done."""
     pending = PendingWrites(10_000)
     for key in "abc":
         pending.add(write(key))
@@ -81,8 +81,8 @@ def test_only_what_is_named_comes_back() -> None:
     assert pending.take(9) == [taken[1]]
 
 
-def test_a_purge_takes_what_waits_and_leaves_a_removal() -> None:
-    """An older entry of the key, with other tags, must not come back in its place."""
+def test_a_purge_replaces_waiting_entries_by_removals() -> None:
+    """An older entry of the key, with other tags, must not reappear."""
     pending = PendingWrites(10_000)
     pending.add(write("tagged", b"v", "t"))
     pending.add(write("other", b"v", "u"))
@@ -91,12 +91,12 @@ def test_a_purge_takes_what_waits_and_leaves_a_removal() -> None:
     assert isinstance(pending.find(SCOPE, "other"), StoreWrite)
     pending.add(write("tagged", b"new", "t"))
     assert isinstance(pending.find(SCOPE, "tagged"), StoreWrite)
-    kinds = [type(wish).__name__ for wish in pending.take(9)]
+    kinds = [type(change).__name__ for change in pending.take(9)]
     assert kinds == ["StoreWrite", "StorePurge", "StoreWrite"]
 
 
 def test_a_purge_is_pending_until_it_is_done() -> None:
-    """While it waits, while it is taken, and again when it comes back."""
+    """While it waits, while it is taken, and again after it failed."""
     pending = PendingWrites(10_000)
     assert not pending.purged(SCOPE, record("t"))
     pending.add(StorePurge(3, "d", "t"))
@@ -113,8 +113,8 @@ def test_a_purge_is_pending_until_it_is_done() -> None:
     assert not pending.purging(SCOPE)
 
 
-def test_a_purge_by_task_takes_what_is_of_it() -> None:
-    """Of what waits and of what the store has; with a tag as well, only what is of both."""
+def test_a_purge_by_task_removes_entries_of_the_task() -> None:
+    """Pending and stored ones; with a tag, only entries that match both."""
     pending = PendingWrites(10_000)
     pending.add(StoreWrite(SCOPE, "rag", record("t", task="rag")))
     pending.add(StoreWrite(SCOPE, "other", record("t", task="general")))
@@ -131,8 +131,8 @@ def test_a_purge_by_task_takes_what_is_of_it() -> None:
     assert not pending.purged(SCOPE, record("t", task="general"))
 
 
-def test_what_is_purged_while_it_is_being_written_is_not_found() -> None:
-    """1. an entry is taken, to be written; 2. it is purged; 3. it is asked for: that it is about to be written is the past."""
+def test_an_entry_purged_while_it_is_written_is_not_found() -> None:
+    """1. An entry is taken, to be written. 2. It is purged. 3. It is looked up: that it is being written is outdated."""
     pending = PendingWrites(10_000)
     pending.add(write("k", b"v", "t"))
     pending.add(write("other", b"v", "u"))
@@ -142,21 +142,21 @@ def test_what_is_purged_while_it_is_being_written_is_not_found() -> None:
     assert isinstance(pending.find(SCOPE, "other"), StoreWrite)
 
 
-def test_what_was_purged_while_it_could_not_be_written_does_not_come_back() -> None:
-    """1. an entry is taken; 2. it is purged; 3. it could not be written; 4. it is asked for, long before the purge is done."""
+def test_an_entry_purged_during_a_failed_write_does_not_reappear() -> None:
+    """1. An entry is taken. 2. It is purged. 3. The write fails. 4. It is looked up, long before the purge is done."""
     pending = PendingWrites(10_000)
     pending.add(write("k", b"v", "t"))
     pending.take(1)
     pending.add(StorePurge(3, None, "t"))
     pending.give_back()
     assert pending.find(SCOPE, "k") == remove("k")
-    assert [type(wish).__name__ for wish in pending.take(9)] == ["StoreRemove", "StorePurge"]
+    assert [type(change).__name__ for change in pending.take(9)] == ["StoreRemove", "StorePurge"]
     pending.done()
     assert pending.bytes == 0
 
 
-def test_a_purge_that_was_taken_does_not_reach_what_came_after_it() -> None:
-    """Whether or not it comes back."""
+def test_a_taken_purge_does_not_affect_later_entries() -> None:
+    """Whether it is done or fails."""
     pending = PendingWrites(10_000)
     pending.add(StorePurge(3, None, "t"))
     pending.take(1)
@@ -166,8 +166,8 @@ def test_a_purge_that_was_taken_does_not_reach_what_came_after_it() -> None:
     assert isinstance(pending.find(SCOPE, "k"), StoreWrite)
 
 
-def test_a_purge_that_comes_back_does_not_reach_what_came_after_it() -> None:
-    """Where both were taken: the order of the wishes says which was first."""
+def test_a_failed_purge_does_not_affect_later_entries_of_its_batch() -> None:
+    """The order of the changes decides which was first."""
     pending = PendingWrites(10_000)
     pending.add(StorePurge(3, None, "t"))
     pending.add(write("k", b"v", "t"))
@@ -176,8 +176,8 @@ def test_a_purge_that_comes_back_does_not_reach_what_came_after_it() -> None:
     assert isinstance(pending.find(SCOPE, "k"), StoreWrite)
 
 
-def test_a_removal_that_a_write_overtakes_is_not_forgotten() -> None:
-    """1. a key is to be removed; 2. an entry of it is to be written, that would let another stay; 3. the old one stays."""
+def test_a_write_that_replaces_a_removal_still_removes() -> None:
+    """1. A key is to be removed. 2. An entry of it is to be written, which would let another stay. 3. The old one stays."""
     pending = PendingWrites(10_000)
     pending.add(remove("k"))
     pending.add(write("k"))
@@ -186,20 +186,20 @@ def test_a_removal_that_a_write_overtakes_is_not_forgotten() -> None:
     assert found.replace
 
 
-def test_a_removal_that_could_not_be_written_is_not_forgotten() -> None:
-    """1. a removal is taken; 2. an entry of the key is to be written; 3. the removal could not be done; 4. the old one stays."""
+def test_a_failed_removal_is_merged_into_a_later_write() -> None:
+    """1. A removal is taken. 2. An entry of the key is to be written. 3. The removal fails. 4. The old entry stays."""
     pending = PendingWrites(10_000)
     pending.add(remove("k"))
     pending.take(1)
     pending.add(write("k"))
     pending.give_back()
-    (wish,) = pending.take(9)
-    assert isinstance(wish, StoreWrite)
-    assert wish.replace
+    (change,) = pending.take(9)
+    assert isinstance(change, StoreWrite)
+    assert change.replace
 
 
-def test_a_write_that_replaces_nothing_goes_on_to_replace_nothing() -> None:
-    """Another host's entry may stay; and who has a claim is asked for that."""
+def test_a_write_without_replacement_stays_one() -> None:
+    """Another host's entry may stay; a write with a claim is judged by its claim."""
     pending = PendingWrites(10_000)
     for key, older, newer in (
         ("a", None, write("a")),
@@ -213,8 +213,8 @@ def test_a_write_that_replaces_nothing_goes_on_to_replace_nothing() -> None:
         assert pending.find(SCOPE, key) == newer
 
 
-def test_too_much_gives_the_oldest_entries_up_and_says_how_many() -> None:
-    """Never more than may wait; the newest are there."""
+def test_beyond_the_limit_the_oldest_entries_are_dropped_and_counted() -> None:
+    """The limit always holds, and the newest entries are there."""
     pending = PendingWrites(20_000)
     for number in range(100):
         pending.add(write(str(number), b"x" * 1000))
@@ -226,8 +226,8 @@ def test_too_much_gives_the_oldest_entries_up_and_says_how_many() -> None:
     assert not pending.lost_track
 
 
-def test_of_a_write_that_is_given_up_the_removal_stays() -> None:
-    """What it was to replace must not come to life again: also where it has taken a removal's place."""
+def test_a_dropped_write_leaves_its_removal() -> None:
+    """The entry it was to replace must not reappear, also where the write had replaced a removal."""
     pending = PendingWrites(20_000)
     pending.add(write("replacing", b"x" * 1000, replace=True))
     pending.add(write("claimed", b"x" * 1000, claim="c"))
@@ -246,8 +246,8 @@ def test_of_a_write_that_is_given_up_the_removal_stays() -> None:
     assert not pending.lost_track
 
 
-def test_too_many_removals_are_told() -> None:
-    """Of what the store has, nothing can be trusted then: a purge that is forgotten is no longer pending."""
+def test_too_many_removals_lose_track() -> None:
+    """Nothing that the store has can be trusted then; a forgotten purge is no longer pending."""
     pending = PendingWrites(20 * OVERHEAD_BYTES)
     pending.add(StorePurge(UNANSWERED, None, None))
     for number in range(100):
@@ -259,8 +259,8 @@ def test_too_many_removals_are_told() -> None:
     assert not pending.purged(SCOPE, record())
 
 
-def test_what_waits_at_the_limit_is_not_looked_through_for_each_wish() -> None:
-    """A disk may be away for hours, and each answer that is stored meanwhile would cost milliseconds."""
+def test_at_the_limit_changes_are_not_scanned_for_each_new_one() -> None:
+    """A disk may be unavailable for hours, and each stored answer would cost milliseconds."""
     pending = PendingWrites(200_000)
     shrinkings = 0
     for number in range(3000):

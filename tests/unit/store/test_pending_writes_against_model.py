@@ -1,4 +1,4 @@
-"""What waits to be written, and what a store becomes of it, against the plainest model: every wish is done at once."""
+"""Pending changes and a store, against the simplest model: every change is done at once."""
 
 from typing import Any
 
@@ -33,9 +33,9 @@ _steps = st.lists(
 Entries = dict[tuple[str, str], tuple[bytes, tuple[str, ...]]]
 
 
-def do(entries: Entries, wish: StoreChange) -> None:
-    """Do a wish, as a store does."""
-    match wish:
+def do(entries: Entries, change: StoreChange) -> None:
+    """Apply a change, as a store does."""
+    match change:
         case StoreWrite(scope, key, record):
             entries[scope, key] = record.value, record.tags
         case StoreRemove(_, scope, key):
@@ -46,8 +46,8 @@ def do(entries: Entries, wish: StoreChange) -> None:
                     del entries[scope, key]
 
 
-def _is_purge(wish: StoreChange) -> bool:
-    return isinstance(wish, StorePurge)
+def _is_purge(change: StoreChange) -> bool:
+    return isinstance(change, StorePurge)
 
 
 class Trial:
@@ -66,31 +66,31 @@ class Trial:
         """Do one thing."""
         if kind in {"write", "remove", "purge"}:
             self.number += 1
-            wish: StoreChange
+            change: StoreChange
             if kind == "write":
-                wish = StoreWrite(
+                change = StoreWrite(
                     first[0], first[1], Record(b"%d" % self.number, 1.0, 300.0, 60.0, "", tags=second), replace=True
                 )
             elif kind == "remove":
-                wish = StoreRemove(UNANSWERED, first[0], first[1])
+                change = StoreRemove(UNANSWERED, first[0], first[1])
             else:
-                wish = StorePurge(UNANSWERED, first, second)
+                change = StorePurge(UNANSWERED, first, second)
 
-            self.pending.add(wish)
-            do(self.truth, wish)
+            self.pending.add(change)
+            do(self.truth, change)
         elif kind == "take":
             if not self.taken:
                 self.taken = self.pending.take(first)
         elif kind == "give_some_back":
             # As Redis does: the connection breaks in mid-batch.
-            left = [wish for place, wish in enumerate(self.taken) if first >> place % 4 & 1]
+            left = [change for place, change in enumerate(self.taken) if first >> place % 4 & 1]
             first_purge = next(
-                (place for place, wish in enumerate(self.taken) if _is_purge(wish) and wish in left), None
+                (place for place, change in enumerate(self.taken) if _is_purge(change) and change in left), None
             )
             if self.in_order and first_purge is not None:
-                left += [wish for wish in self.taken[first_purge:] if not any(wish is one for one in left)]
+                left += [change for change in self.taken[first_purge:] if not any(change is one for one in left)]
 
-            self._write(wish for wish in self.taken if not any(wish is one for one in left))
+            self._write(change for change in self.taken if not any(change is one for one in left))
             self.pending.give_back(left)
             self.taken = []
         elif kind == "done":
@@ -101,15 +101,15 @@ class Trial:
             self.pending.give_back()
             self.taken = []
 
-    def _write(self, wishes: Any) -> None:
-        for wish in wishes:
-            do(self.disk, wish)
+    def _write(self, changes: Any) -> None:
+        for change in changes:
+            do(self.disk, change)
 
     def seen(self, scope: str, key: str) -> tuple[bytes, tuple[str, ...]] | None:
         """Return what somebody is served who asks now."""
-        wish = self.pending.find(scope, key)
-        if wish is not None:
-            return (wish.record.value, wish.record.tags) if isinstance(wish, StoreWrite) else None
+        change = self.pending.find(scope, key)
+        if change is not None:
+            return (change.record.value, change.record.tags) if isinstance(change, StoreWrite) else None
 
         entry = self.disk.get((scope, key))
         return (
@@ -120,16 +120,16 @@ class Trial:
 
     def check_charge(self) -> None:
         """Compare the running sum with what it is of."""
-        wishes = [*self.pending._waiting.values(), *self.pending._taken.values()]
-        assert self.pending.bytes == sum(map(_size, wishes))
-        purges = [wish for wish in wishes if isinstance(wish, StorePurge)]
+        changes = [*self.pending._waiting.values(), *self.pending._taken.values()]
+        assert self.pending.bytes == sum(map(_size, changes))
+        purges = [change for change in changes if isinstance(change, StorePurge)]
         assert sorted(map(id, self.pending._purges.values())) == sorted(map(id, purges))
 
 
 @settings(max_examples=400, deadline=None)
 @given(_steps)
-def test_what_is_written_behind_reads_as_if_it_were_written(steps: list[tuple[str, Any, Any]]) -> None:
-    """At each instant, and on disk in the end; wherever a batch fails, whole or in part."""
+def test_pending_changes_read_as_if_they_were_written(steps: list[tuple[str, Any, Any]]) -> None:
+    """At each instant, and on disk in the end; wherever a batch fails, completely or in part."""
     trial = Trial(1 << 20, in_order=True)
     for step in steps:
         trial.step(*step)
@@ -147,8 +147,8 @@ def test_what_is_written_behind_reads_as_if_it_were_written(steps: list[tuple[st
 
 @settings(max_examples=400, deadline=None)
 @given(_steps, st.integers(900, 2500))
-def test_what_is_given_up_is_a_miss_and_never_an_older_entry(steps: list[tuple[str, Any, Any]], max_bytes: int) -> None:
-    """Within the bound at each instant; nobody is served what was replaced or removed, unless the loss of track is told."""
+def test_a_dropped_entry_is_a_miss_never_an_older_entry(steps: list[tuple[str, Any, Any]], max_bytes: int) -> None:
+    """Within the limit at each instant; no replaced or removed entry is served, unless track was lost."""
     trial = Trial(max_bytes, in_order=False)
     for step in steps:
         trial.step(*step)

@@ -42,8 +42,8 @@ def assistant(content: str) -> dict[str, str]:
         {"prompt": "Hello"},
     ],
 )
-def test_what_was_asked_is_found(prompt: Any) -> None:
-    """However an app hands it to its model, or leaves it after its own redaction."""
+def test_the_prompt_is_found(prompt: Any) -> None:
+    """In any form in which an app passes it to its model, or leaves it after its own redaction."""
     assert made(prompt) == {"messages": [USER, assistant("Hi")]}
 
 
@@ -57,12 +57,12 @@ def test_what_was_asked_is_found(prompt: Any) -> None:
     ],
 )
 def test_instructions_become_a_system_message(prompt: Any) -> None:
-    """Text, or the blocks of Anthropic's API."""
+    """As text, or as the blocks of Anthropic's API."""
     assert made(prompt)["messages"] == [{"role": "system", "content": "Be brief."}, USER, assistant("Hi")]
 
 
-def test_instructions_among_the_messages_stay_alone() -> None:
-    """There is one system message, and it comes first."""
+def test_a_system_message_in_the_prompt_is_the_only_one() -> None:
+    """An example has one system message, which comes first."""
     messages = [{"role": "developer", "content": "Be kind."}, USER]
     assert made(called(messages=messages, system="Be brief."))["messages"] == [*messages, assistant("Hi")]
 
@@ -83,13 +83,13 @@ def test_instructions_among_the_messages_stay_alone() -> None:
         assistant("Hi") | {"annotations": [], "audio": None, "refusal": None, "reasoning_content": "hm"},
     ],
 )
-def test_what_was_answered_is_found(answer: Any) -> None:
-    """Whichever API it came from, and without what fine-tuning does not know."""
+def test_the_answer_is_found(answer: Any) -> None:
+    """From any of the APIs, without fields that fine-tuning does not accept."""
     assert made(called("Hello"), answer)["messages"][-1] == assistant("Hi")
 
 
 def test_tools_and_their_calls_are_kept() -> None:
-    """As OpenAI's format has them: arguments are JSON in a string, and an index is not theirs."""
+    """In OpenAI's format: arguments are JSON in a string, and there is no index."""
     call = {
         "index": 0,
         "id": "c1",
@@ -107,7 +107,7 @@ def test_tools_and_their_calls_are_kept() -> None:
 
 
 def test_a_conversation_with_tools_is_kept_whole() -> None:
-    """The call, what the tool said, and the answer."""
+    """It has the tool call, the tool's result, and the answer."""
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Bonn"}}}
     messages = [
         USER,
@@ -119,7 +119,7 @@ def test_a_conversation_with_tools_is_kept_whole() -> None:
     assert one[2:] == [messages[2], assistant("Hi")]
 
 
-def test_tools_of_anthropics_api_become_openais() -> None:
+def test_anthropics_tools_become_openais() -> None:
     """Their schema has another name."""
     tool = {"name": "weather", "description": "d", "input_schema": {"type": "object"}}
     assert made(called(messages=[USER], tools=[tool]))["tools"] == [
@@ -128,7 +128,7 @@ def test_tools_of_anthropics_api_become_openais() -> None:
 
 
 def test_images_are_kept() -> None:
-    """Fine-tuning takes them."""
+    """Fine-tuning accepts them."""
     image = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
     message = {"role": "user", "content": [{"type": "text", "text": "What is it?"}, image]}
     assert made(called(messages=[message]))["messages"][0] == message
@@ -165,8 +165,8 @@ def test_images_are_kept() -> None:
         ('{"prompt": "a", "tools": [{"type": "web_search"}]}', '"Hi"', fine_tuning.UNFIT),
     ],
 )
-def test_what_is_no_conversation_is_left_out(prompt: str | None, answer: str | None, why: str) -> None:
-    """And nothing else is raised, whatever it is."""
+def test_a_call_that_is_no_conversation_is_left_out(prompt: str | None, answer: str | None, why: str) -> None:
+    """No other exception is raised, whatever it contains."""
     with pytest.raises(NoExampleError) as raised:
         example(prompt, answer)
 

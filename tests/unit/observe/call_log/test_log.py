@@ -1,4 +1,4 @@
-"""The call log's queue: what is written, what is tried again, what is dropped."""
+"""The call log's queue: what is written, retried, dropped."""
 
 import asyncio
 from collections import Counter
@@ -120,7 +120,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_calls_are_written_soon() -> None:
-    """With the host's name, and in the order in which they ended."""
+    """Rows have the host's name, and are in the order in which the calls ended."""
     world = World()
     async with running(world):
         world.add(3)
@@ -132,7 +132,7 @@ async def test_calls_are_written_soon() -> None:
 
 
 async def test_batches_are_bounded_in_rows_and_in_bytes() -> None:
-    """So that a transaction stays short."""
+    """So a transaction stays short."""
     world = World()
     world.add(2 * BATCH_ROWS + 1)
     async with running(world):
@@ -149,8 +149,8 @@ async def test_batches_are_bounded_in_rows_and_in_bytes() -> None:
     await world.log.close()
 
 
-async def test_beyond_a_number_of_rows_the_newest_are_dropped() -> None:
-    """And counted; that is said once."""
+async def test_beyond_the_row_limit_the_newest_calls_are_dropped() -> None:
+    """They are counted, and logged once."""
     world = World()
     world.add(MAX_ROWS + 5)
     assert (world.dropped["calls"], world.events()) == (5, ["calls dropped"])
@@ -161,16 +161,16 @@ async def test_beyond_a_number_of_rows_the_newest_are_dropped() -> None:
     assert world.events() == ["calls dropped", "calls written again"]
 
 
-async def test_beyond_a_number_of_bytes_the_newest_are_dropped() -> None:
-    """Prompts are what takes room."""
+async def test_beyond_the_byte_limit_the_newest_calls_are_dropped() -> None:
+    """Prompts count toward the limit."""
     world = World()
     packed = b"\xc6" + (MAX_PACKED_BYTES - 5).to_bytes(4, "big") + bytes(MAX_PACKED_BYTES - 5)
     world.add(40, prompt=packed)
     assert world.dropped["calls"] == 40 - (MAX_BYTES - 1) // MAX_PACKED_BYTES
 
 
-async def test_what_is_too_large_to_be_looked_at_takes_no_room() -> None:
-    """The call is kept, without it."""
+async def test_a_text_too_large_to_decode_takes_no_room() -> None:
+    """The call is kept without it."""
     world = World()
     for _ in range(100):
         world.log.add(record(prompt=b"\xc6" + bytes(MAX_PACKED_BYTES), answer=b"\xa1a"), AT)
@@ -185,8 +185,8 @@ async def test_what_is_too_large_to_be_looked_at_takes_no_room() -> None:
 
 
 @pytest.mark.parametrize("fault", [CallLogError("away"), ValueError("a mistake of ours")])
-async def test_what_is_refused_is_tried_again(fault: Exception) -> None:
-    """The same rows, by the same ids; it is said once, and once that it works again. Nothing is lost."""
+async def test_a_failed_write_is_retried(fault: Exception) -> None:
+    """With the same rows and ids. The failure and the recovery are logged once each, and nothing is lost."""
     world = World()
     world.memory.away = fault
     async with running(world):
@@ -205,8 +205,8 @@ async def test_what_is_refused_is_tried_again(fault: Exception) -> None:
         assert set(world.events()) == {"call log failed", "calls written again"}
 
 
-async def test_a_row_that_can_never_be_kept_is_counted() -> None:
-    """Those beside it stay."""
+async def test_a_row_that_can_never_be_stored_is_counted() -> None:
+    """Other rows of its batch are stored."""
     world = World()
     world.memory.refused_pids = {1}
     async with running(world):
@@ -216,8 +216,8 @@ async def test_a_row_that_can_never_be_kept_is_counted() -> None:
     assert (world.pids(), world.dropped["calls"], world.events()) == ([0, 2], 1, ["calls not kept"])
 
 
-async def test_what_the_database_notices_is_said() -> None:
-    """Such as a damaged file that was set aside."""
+async def test_a_writers_notice_is_logged() -> None:
+    """For example about a damaged file that was set aside."""
     world = World()
     world.memory.notices = ["recreated"]
     async with running(world):
@@ -227,8 +227,8 @@ async def test_what_the_database_notices_is_said() -> None:
     assert world.said == [("warning", "call log changed", {"reason": "recreated"})]
 
 
-async def test_the_stop_writes_what_waits() -> None:
-    """Also where `run` had no time to."""
+async def test_close_writes_waiting_calls() -> None:
+    """Also if `run` had no time to."""
     world = World()
     async with running(world):
         await anyio.lowlevel.checkpoint()
@@ -238,8 +238,8 @@ async def test_the_stop_writes_what_waits() -> None:
     assert (len(world.memory.rows), world.memory.closed, world.said) == (1200, 1, [])
 
 
-async def test_the_stop_waits_for_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database that hangs loses what waits: that is counted, and nothing is raised."""
+async def test_close_does_not_wait_for_a_hanging_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting calls are lost and counted, and nothing is raised."""
     monkeypatch.setattr(call_log, "CLOSE_SECONDS", 0.05)
     world = World()
     world.memory.hangs.clear()
@@ -252,8 +252,8 @@ async def test_the_stop_waits_for_nobody_for_long(monkeypatch: pytest.MonkeyPatc
     assert (world.dropped["calls"], world.events()) == (3, ["calls lost"])
 
 
-async def test_the_stop_does_not_raise_where_the_database_is_away() -> None:
-    """It says so."""
+async def test_close_logs_an_unavailable_database() -> None:
+    """Nothing is raised."""
     world = World()
     async with running(world):
         await anyio.lowlevel.checkpoint()
@@ -265,12 +265,12 @@ async def test_the_stop_does_not_raise_where_the_database_is_away() -> None:
 
 
 async def test_a_log_that_never_ran_can_be_closed() -> None:
-    """As where the daemon's start failed."""
+    """This happens where the daemon's start failed."""
     await World().log.close()
 
 
-async def test_what_was_being_written_at_the_stop_is_there_once() -> None:
-    """Its result is lost, and it is written again, by the same ids."""
+async def test_a_batch_in_progress_at_the_stop_is_stored_once() -> None:
+    """Its result is lost, and it is written again with the same ids."""
     world = World()
     world.memory.hangs.clear()
     async with running(world):
@@ -282,8 +282,8 @@ async def test_what_was_being_written_at_the_stop_is_there_once() -> None:
     assert (world.memory.batches, world.pids(), world.dropped) == ([3, 3], [0, 1, 2], Counter())
 
 
-async def test_a_write_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And goes on once it can."""
+async def test_a_write_that_hangs_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log continues once the write ends."""
     monkeypatch.setattr(call_log, "STUCK_SECONDS", 0.01)
     world = World()
     world.memory.hangs.clear()

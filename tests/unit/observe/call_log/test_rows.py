@@ -1,4 +1,4 @@
-"""Rows of the call log: their ids, what they hold, and how they are asked for."""
+"""Rows of the call log: ids, columns, queries."""
 
 import itertools
 import sqlite3
@@ -24,33 +24,33 @@ from tests.call_rows import AT, record
 # Ids -----------------------------------------------------------------------------------------------------------------
 
 
-def test_ids_are_in_the_order_of_time() -> None:
-    """Also within a millisecond, in the order in which they were given."""
+def test_ids_sort_by_time() -> None:
+    """Within a millisecond they sort by the order of creation."""
     ids = Ids()
     given = [ids.next(AT + step / 3000) for step in range(3000)]
     assert given == sorted(given)
     assert len({len(row_id) for row_id in given}) == 1
 
 
-def test_the_beginning_of_an_id_tells_the_rows_of_a_daemon_apart() -> None:
-    """That is what a list shows."""
+def test_the_first_digits_of_an_id_are_unique_in_a_daemon() -> None:
+    """A list shows only these."""
     ids = Ids(lambda count: b"\0" * count)
     assert len({ids.next(AT)[:16] for _ in range(1000)}) == 1000
 
 
 def test_ids_of_two_daemons_differ() -> None:
-    """Though both have a row in the same millisecond."""
+    """Also for rows of the same millisecond."""
     assert Ids().next(AT) != Ids().next(AT)
 
 
 @pytest.mark.parametrize("at", [-1.0, 0.0, 1e300, float("nan"), float("inf")])
-def test_an_absurd_clock_gives_an_id_all_the_same(at: float) -> None:
-    """Of the same form."""
+def test_an_absurd_clock_gives_a_valid_id(at: float) -> None:
+    """Of the usual form."""
     assert len(Ids().next(at)) == 32
 
 
-def test_an_instant_parts_the_ids() -> None:
-    """Those of before are below it, those from then on are not."""
+def test_first_id_separates_earlier_ids_from_later_ones() -> None:
+    """Ids from that instant on are not below it."""
     ids = Ids()
     before, then = ids.next(AT - 0.001), ids.next(AT)
     assert before < first_id(AT) <= then
@@ -59,7 +59,7 @@ def test_an_instant_parts_the_ids() -> None:
 # Rows ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_row_has_what_the_record_has() -> None:
+def test_a_row_has_the_fields_of_its_record() -> None:
     """Field by field."""
     call = record(key="k1-a", backend="cloud", model="m", prompt_tokens=3, completion_tokens=4, billed_dollars=0.5)
     row = row_of("i", AT, "host", call, '"p"', '"a"')
@@ -70,7 +70,7 @@ def test_a_row_has_what_the_record_has() -> None:
     assert (row.id, row.at_seconds, row.host, row.prompt, row.answer) == ("i", AT, "host", '"p"', '"a"')
 
 
-def test_a_row_is_charged_its_texts() -> None:
+def test_a_row_counts_the_bytes_of_its_texts() -> None:
     """In bytes, not in characters."""
     plain = row_of("i", AT, "", record())
     said = row_of("i", AT, "", record(), '"é"', None)
@@ -78,14 +78,14 @@ def test_a_row_is_charged_its_texts() -> None:
     assert said.bytes - plain.bytes == 4
 
 
-def test_what_postgresql_cannot_hold_is_replaced() -> None:
-    """Names come from whoever may connect."""
+def test_characters_that_postgresql_cannot_store_are_replaced() -> None:
+    """Any peer may choose names."""
     row = row_of("i", AT, "", record(task="a\0b", model="\ud800", key="k\0", seconds=float("nan")))
     assert (row.task, row.model, row.key, row.seconds) == ("a\ufffdb", "?", "k\ufffd", 0.0)
 
 
-def test_a_row_that_cannot_be_kept_goes_alone() -> None:
-    """The others of its batch stay."""
+def test_a_row_that_can_never_be_stored_fails_alone() -> None:
+    """Other rows of its batch are stored."""
     rows = [row_of(str(number), AT, "", record(pid=number)) for number in range(5)]
     kept: list[Row] = []
 
@@ -138,8 +138,8 @@ def rows_of(count: int) -> list[Row]:
 @pytest.mark.parametrize("newest_first", [False, True])
 @pytest.mark.parametrize("limit", [None, 1, 64, 65, 999, 5000])
 @pytest.mark.parametrize("texts", [False, True])
-def test_all_pages_make_the_whole(newest_first: bool, limit: int | None, texts: bool) -> None:
-    """Each row once, in order, and no more than wanted."""
+def test_pages_return_each_row_once(newest_first: bool, limit: int | None, texts: bool) -> None:
+    """In order, and no more than the limit."""
     table = Table(rows_of(1200))
     pids = [row.pid for row in read(table, Filter(), newest_first=newest_first, limit=limit, texts=texts)]
     expected = list(range(1200))[:: -1 if newest_first else 1]
@@ -147,16 +147,16 @@ def test_all_pages_make_the_whole(newest_first: bool, limit: int | None, texts: 
     table.close()
 
 
-def test_only_what_is_taken_is_read() -> None:
-    """A page at a time."""
+def test_a_page_is_read_only_when_needed() -> None:
+    """Iterating a few rows reads one page."""
     table = Table(rows_of(1200))
     taken = list(itertools.islice(read(table, Filter(), newest_first=True), 10))
     assert (len(taken), table.pages) == (10, 1)
     table.close()
 
 
-def test_filters_say_what_is_wanted() -> None:
-    """Several names of one kind are alternatives; kinds must all hold; the end of a span is not within it."""
+def test_filters_combine() -> None:
+    """Names of one kind are alternatives, kinds must all match, and the end of a span is exclusive."""
     rows = rows_of(30)
     table = Table(rows)
 

@@ -1,4 +1,4 @@
-"""What waits, in memory and on disk: a disk that fails or hangs loses nothing, repeats nothing and stops nobody."""
+"""The backlog in memory and on disk: a disk that fails or hangs loses, repeats and blocks nothing."""
 
 import threading
 from pathlib import Path
@@ -81,8 +81,8 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> type[Disk]:
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
-async def test_blocks_come_out_in_order(tmp_path: Path, on_disk: bool) -> None:
-    """Wherever they were."""
+async def test_blocks_leave_in_order(tmp_path: Path, on_disk: bool) -> None:
+    """From memory and from disk."""
     place = Place(tmp_path / "spool" if on_disk else None)
     await place.backlog.add(*map(block, range(10)))
     assert place.backlog.size_bytes > 1_000
@@ -92,8 +92,8 @@ async def test_blocks_come_out_in_order(tmp_path: Path, on_disk: bool) -> None:
     assert place.backlog.size_bytes == 0
 
 
-async def test_what_many_add_and_one_takes_at_once_is_there_once(tmp_path: Path) -> None:
-    """While one waits for the disk, others must not write what it is writing."""
+async def test_concurrent_adds_and_takes_keep_each_block_once(tmp_path: Path) -> None:
+    """While one task waits for the disk, others do not write the same blocks."""
     place = Place(tmp_path / "spool")
     taken: list[int] = []
 
@@ -115,8 +115,8 @@ async def test_what_many_add_and_one_takes_at_once_is_there_once(tmp_path: Path)
 
 
 @pytest.mark.parametrize("number", [28, 30, 5])
-async def test_a_disk_that_fails_is_told_once_and_tried_again(tmp_path: Path, disk: type[Disk], number: int) -> None:
-    """What it has comes first, then what waits in memory; once it works again all goes to it."""
+async def test_a_failing_disk_is_logged_once_and_retried(tmp_path: Path, disk: type[Disk], number: int) -> None:
+    """Blocks on disk come first, then those in memory; once the disk works, all are moved to it."""
     place = Place(tmp_path / "spool")
     await place.backlog.add(block(0))
     disk.fault = OSError(number, "broken")
@@ -137,8 +137,8 @@ async def test_a_disk_that_fails_is_told_once_and_tried_again(tmp_path: Path, di
     await place.backlog.close()
 
 
-async def test_a_full_disk_is_read_all_the_same(tmp_path: Path, disk: type[Disk]) -> None:
-    """That is how it comes to have room."""
+async def test_a_full_disk_can_be_read(tmp_path: Path, disk: type[Disk]) -> None:
+    """Reading is what makes room."""
     place = Place(tmp_path / "spool")
     await place.backlog.add(block(0), block(1))
     disk.fault = OSError(28, "full")
@@ -146,10 +146,8 @@ async def test_a_full_disk_is_read_all_the_same(tmp_path: Path, disk: type[Disk]
     assert await place.drain() == [0, 1, 2]
 
 
-async def test_a_disk_that_hangs_costs_a_wait_and_no_block(
-    tmp_path: Path, disk: type[Disk], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What hangs is done when the disk comes back, and its blocks are not there twice."""
+async def test_a_hanging_disk_loses_no_block(tmp_path: Path, disk: type[Disk], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hanging write completes when the disk answers again, and its blocks are not there twice."""
     monkeypatch.setattr(push_backlog, "DISK_SECONDS", 0.05)
     place = Place(tmp_path / "spool")
     await place.backlog.open()
@@ -175,7 +173,7 @@ async def test_a_disk_that_hangs_costs_a_wait_and_no_block(
 
 
 async def test_memory_is_bounded_and_drops_the_oldest() -> None:
-    """By its own bound, or by that of the spool where that is less."""
+    """By its own limit, or by the spool's if that is lower."""
     place = Place(None, 1_000)
     await place.backlog.add(*map(block, range(20)))
     assert place.backlog.size_bytes <= 1_000
@@ -187,8 +185,8 @@ async def test_memory_is_bounded_and_drops_the_oldest() -> None:
     assert wide.backlog.size_bytes <= MEMORY_MAX_BYTES
 
 
-async def test_a_block_that_is_being_sent_from_memory_stays_before_those_after_it(tmp_path: Path) -> None:
-    """Though the disk would take those, and though there is no room."""
+async def test_a_block_being_sent_from_memory_stays_the_oldest(tmp_path: Path) -> None:
+    """Also without room for later blocks, and while the disk would take them."""
     place = Place(None, 500)
     await place.backlog.add(block(0))
     waiting = await place.backlog.oldest()
@@ -200,7 +198,7 @@ async def test_a_block_that_is_being_sent_from_memory_stays_before_those_after_i
 
 
 async def test_a_spool_of_another_process_is_left_alone(tmp_path: Path) -> None:
-    """And taken over when that has ended."""
+    """It is used once that process has ended."""
     one, other = Place(tmp_path / "spool"), Place(tmp_path / "spool")
     await one.backlog.add(block(0))
     await other.backlog.add(block(1))
@@ -211,8 +209,8 @@ async def test_a_spool_of_another_process_is_left_alone(tmp_path: Path) -> None:
     await other.backlog.close()
 
 
-async def test_what_is_in_memory_at_the_close_is_written_or_counted(tmp_path: Path, disk: type[Disk]) -> None:
-    """A fault of long ago does not keep the disk from being tried once more."""
+async def test_close_writes_blocks_in_memory_or_counts_them(tmp_path: Path, disk: type[Disk]) -> None:
+    """After an earlier fault the disk is tried once more."""
     place = Place(tmp_path / "spool")
     disk.fault = OSError(28, "full")
     await place.backlog.add(block(0))

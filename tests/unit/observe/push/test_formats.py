@@ -1,4 +1,4 @@
-"""What is sent, read back by parsers that know nothing of how it was written."""
+"""The formats, read back by parsers that share no code with the encoders."""
 
 import gzip
 import json
@@ -103,19 +103,19 @@ def written(body: bytes) -> list[Series]:
         ("http://prometheus:9090/api/v1/write", Format.REMOTE_WRITE),
     ],
 )
-def test_the_path_tells_the_format(url: str, form: Format) -> None:
-    """Wherever a proxy has put it, and whatever the query is."""
+def test_the_path_names_the_format(url: str, form: Format) -> None:
+    """With any prefix of a proxy, and any query."""
     assert format_of(url) is form
 
 
-def test_a_path_that_tells_nothing_is_an_error_that_says_what_would() -> None:
-    """By its end."""
+def test_an_unknown_path_is_an_error_that_lists_the_known_ones() -> None:
+    """The path's end counts."""
     with pytest.raises(ValueError, match="/api/v1/write"):
         format_of("http://vm:8428/api/v1/query")
 
 
-def test_json_lines_have_a_line_a_sample() -> None:
-    """With its instant, and without what is no finite number: a server would refuse the line."""
+def test_json_lines_have_one_line_per_sample() -> None:
+    """With its timestamp. Non-finite values are left out: a server would reject the line."""
     samples = [Sample("a", 1), Sample("b", 0.5, {"x": 'q"\n'}), Sample("c", nan), Sample("d", inf), Sample("e", -inf)]
     (block,) = encoder(Format.JSON_LINES).blocks(family(*samples), AT)
     assert [json.loads(line) for line in gzip.decompress(block.body).splitlines()] == [
@@ -125,8 +125,8 @@ def test_json_lines_have_a_line_a_sample() -> None:
     assert (block.samples, block.at_milliseconds, block.format) == (2, AT, Format.JSON_LINES)
 
 
-def test_text_escapes_what_would_end_a_value() -> None:
-    """And writes numbers as Prometheus does."""
+def test_text_escapes_special_characters() -> None:
+    """Numbers are written as Prometheus writes them."""
     samples = [Sample("a", nan, {"x": 'q"\\\n'}), Sample("b", inf), Sample("c", -inf), Sample("d", 1e300)]
     (block,) = encoder(Format.TEXT).blocks(family(*samples), AT)
     assert gzip.decompress(block.body).decode().splitlines() == [
@@ -137,15 +137,15 @@ def test_text_escapes_what_would_end_a_value() -> None:
     ]
 
 
-def test_remote_write_sorts_labels_as_it_must() -> None:
-    """The name among them."""
+def test_remote_write_sorts_labels() -> None:
+    """Including the name, as the protocol requires."""
     (block,) = encoder(Format.REMOTE_WRITE).blocks(family(Sample("a", 2.5, {"Z": "1", "k": "é"})), AT)
     labels = (("Z", "1"), ("__name__", "a"), ("instance", "host"), ("job", "sidecard"), ("k", "é"))
     assert written(block.body) == [(labels, struct.pack("<d", 2.5), AT)]
 
 
-def test_a_series_that_has_ended_is_marked_stale_once() -> None:
-    """So that queries do not show it for five minutes more; it may come again."""
+def test_an_ended_series_is_marked_stale_once() -> None:
+    """So queries do not show it for five more minutes; it may return."""
     one = encoder(Format.REMOTE_WRITE)
     both = family(Sample("a", 1.0, {"worker": "1"}), Sample("a", 2.0, {"worker": "2"}))
     one.blocks(both, AT)
@@ -156,8 +156,8 @@ def test_a_series_that_has_ended_is_marked_stale_once() -> None:
 
 
 @pytest.mark.parametrize("form", Format)
-def test_labels_that_are_ours_are_kept_apart_from_those_of_the_same_name(form: Format) -> None:
-    """As Prometheus does with what it scrapes. And a label without a value is none."""
+def test_a_samples_own_job_and_instance_are_renamed(form: Format) -> None:
+    """As Prometheus does when it scrapes. A label without a value counts as absent."""
     (block,) = encoder(form).blocks(family(Sample("a", 1.0, {"job": "theirs", "empty": ""})), AT)
     body = bytes(snappy.decompress_raw(block.body)) if form.ordered else gzip.decompress(block.body)
     assert b"exported_job" in body
@@ -180,12 +180,12 @@ def test_a_large_collection_becomes_several_blocks(form: Format) -> None:
 
 
 @pytest.mark.parametrize("form", Format)
-def test_nothing_collected_is_nothing_sent(form: Format) -> None:
-    """Not an empty block."""
+def test_an_empty_collection_makes_no_block(form: Format) -> None:
+    """Not an empty one either."""
     assert encoder(form).blocks([], AT) == []
 
 
 @given(st.integers(0, 2**63))
-def test_numbers_are_read_as_they_were_written(number: int) -> None:
+def test_varints_are_read_back(number: int) -> None:
     """Seven bits a byte."""
     assert varint(_varint(number), 0) == (number, len(_varint(number)))

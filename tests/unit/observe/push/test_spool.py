@@ -1,4 +1,4 @@
-"""The queue on disk: what others may leave in its directory never stops it, and never comes out of it."""
+"""The queue on disk: foreign files in its directory never stop it, and never leave it as blocks."""
 
 import errno
 import os
@@ -75,8 +75,8 @@ def names(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()} - {"lock", "position"}
 
 
-def test_what_was_appended_comes_out_in_order_and_once(directory: Path) -> None:
-    """And leaves no file behind; the directory is its user's alone."""
+def test_blocks_leave_in_order_and_once(directory: Path) -> None:
+    """No file stays, and only the owner can enter the directory."""
     queue = Queue(directory)
     blocks = [block(number) for number in range(20)]
     for one in blocks[:10]:
@@ -92,8 +92,8 @@ def test_what_was_appended_comes_out_in_order_and_once(directory: Path) -> None:
     assert directory.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_block_that_is_not_taken_is_shown_again(directory: Path) -> None:
-    """And one that is taken twice costs no other."""
+def test_a_block_that_is_not_taken_is_returned_again(directory: Path) -> None:
+    """Taking it twice removes no other."""
     filled(directory, 3)
     queue = Queue(directory)
     found = queue.spool.oldest()
@@ -104,8 +104,8 @@ def test_a_block_that_is_not_taken_is_shown_again(directory: Path) -> None:
     assert queue.end() == [block(1), block(2)]
 
 
-def test_a_later_process_goes_on_where_the_last_one_ended(directory: Path) -> None:
-    """However it ended: nothing is written at the close that was not written before."""
+def test_a_later_process_continues_where_the_last_one_ended(directory: Path) -> None:
+    """Also after a kill: closing writes nothing that was not written before."""
     blocks = filled(directory)
     killed = Queue(directory)
     assert killed.drain(2) == blocks[:2]
@@ -113,8 +113,8 @@ def test_a_later_process_goes_on_where_the_last_one_ended(directory: Path) -> No
     assert Queue(directory).drain() == blocks[2:]
 
 
-def test_a_number_is_not_used_again(directory: Path) -> None:
-    """Otherwise an old position would be taken for one in a new file."""
+def test_file_numbers_are_not_reused(directory: Path) -> None:
+    """Otherwise an old position would be applied to a new file."""
     blocks = filled(directory)
     queue = Queue(directory)
     assert queue.drain(4) == blocks[:4]
@@ -145,8 +145,8 @@ def test_a_number_is_not_used_again(directory: Path) -> None:
         ),
     ],
 )
-def test_a_position_that_makes_no_sense_begins_anew(directory: Path, position: bytes) -> None:
-    """Not whole, damaged, inside a record, beyond the end, of no file there ever was."""
+def test_an_invalid_position_is_ignored(directory: Path, position: bytes) -> None:
+    """It may be incomplete, damaged, inside a record, beyond the end, or of a file that never existed."""
     blocks = filled(directory)
     (directory / "position").write_bytes(position)
     queue = Queue(directory)
@@ -155,8 +155,8 @@ def test_a_position_that_makes_no_sense_begins_anew(directory: Path, position: b
     assert Queue(directory).end() == blocks[3:]
 
 
-def test_a_position_beyond_all_files_has_taken_them(directory: Path) -> None:
-    """They could not be removed, such as on a disk that was read-only."""
+def test_files_before_the_position_are_skipped(directory: Path) -> None:
+    """They could not be removed, for example on a read-only disk."""
     filled(directory)
     place = struct.pack("<QQ", 7, 8)
     (directory / "position").write_bytes(place + struct.pack("<I", zlib.crc32(place)))
@@ -168,8 +168,8 @@ def test_a_position_beyond_all_files_has_taken_them(directory: Path) -> None:
 
 @pytest.mark.parametrize("name", ["position", FIRST, SECOND, f"{FIRST}.corrupt", "junk", "000.blocks"])
 @pytest.mark.parametrize("kind", ["directory", "fifo", "link", "dangling link", "junk"])
-def test_whatever_else_has_its_names_stops_nothing(directory: Path, tmp_path: Path, name: str, kind: str) -> None:
-    """A directory, a FIFO that nobody writes to, a link to somebody else's file; that file is not touched."""
+def test_foreign_files_with_spool_names_are_harmless(directory: Path, tmp_path: Path, name: str, kind: str) -> None:
+    """A directory, a FIFO without a writer, a link to another file, which is not touched."""
     directory.mkdir()
     foreign = tmp_path / "foreign"
     foreign.write_bytes(b"theirs")
@@ -199,8 +199,8 @@ def test_whatever_else_has_its_names_stops_nothing(directory: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("length", range(len(FILE_MAGIC) + 2 * len(encode_record(block(0)))))
-def test_a_torn_end_costs_what_was_not_whole(directory: Path, length: int) -> None:
-    """Wherever it was torn, and it is no damage."""
+def test_a_torn_end_loses_only_the_incomplete_record(directory: Path, length: int) -> None:
+    """Wherever it is torn; it does not count as damage."""
     blocks = filled(directory, 3)
     path = directory / FIRST
     path.write_bytes(path.read_bytes()[:length])
@@ -210,8 +210,8 @@ def test_a_torn_end_costs_what_was_not_whole(directory: Path, length: int) -> No
     assert names(directory) == set()
 
 
-def test_a_damaged_record_costs_its_file_and_no_other(directory: Path) -> None:
-    """What came before it is used; the file is kept, and does not come again."""
+def test_a_damaged_record_loses_the_rest_of_its_file(directory: Path) -> None:
+    """The records before it are used; the file is kept, and its blocks do not return."""
     first = filled(directory)
     path = directory / FIRST
     second = filled(directory)
@@ -228,7 +228,7 @@ def test_a_damaged_record_costs_its_file_and_no_other(directory: Path) -> None:
 
 
 def test_few_damaged_files_are_kept(directory: Path) -> None:
-    """The newest ones; and none where the bound needs the room."""
+    """The newest ones, and none where the limit needs the room."""
     for _ in range(6):
         filled(directory, 1)
 
@@ -245,15 +245,15 @@ def test_few_damaged_files_are_kept(directory: Path) -> None:
     assert names(directory) == set()
 
 
-def test_a_length_that_cannot_be_takes_no_memory() -> None:
-    """It is damage."""
+def test_an_impossible_length_allocates_nothing() -> None:
+    """It counts as damage."""
     data = bytearray(FILE_MAGIC + encode_record(block(0)))
     data[len(FILE_MAGIC) + 4 : len(FILE_MAGIC) + 8] = struct.pack("<I", MAX_BODY_BYTES + 1)
     assert decode_records(bytes(data)) == ([], True)
 
 
-def test_the_oldest_goes_where_the_bound_is_reached(directory: Path) -> None:
-    """All of what is on disk is within it, and every sample was taken or counted."""
+def test_at_the_limit_the_oldest_blocks_are_dropped(directory: Path) -> None:
+    """All files stay within the limit, and every sample is taken or counted."""
     max_bytes = 5_000
     queue = Queue(directory, max_bytes)
     for number in range(200):
@@ -267,8 +267,8 @@ def test_the_oldest_goes_where_the_bound_is_reached(directory: Path) -> None:
     assert sum(queue.dropped) + sum(one.samples for one in left) == sum(range(1, 201))
 
 
-def test_a_smaller_bound_holds_at_once(directory: Path) -> None:
-    """For what an earlier process has left, too; what that loses is counted."""
+def test_a_lowered_limit_applies_at_once(directory: Path) -> None:
+    """Also to files of an earlier process; dropped samples are counted."""
     blocks = filled(directory, 100, 50_000)
     queue = Queue(directory, 3_000)
     assert queue.spool.size_bytes <= 3_000
@@ -277,8 +277,8 @@ def test_a_smaller_bound_holds_at_once(directory: Path) -> None:
     assert sum(queue.dropped) + sum(one.samples for one in left) == sum(one.samples for one in blocks[-100:])
 
 
-def test_a_block_above_the_bound_is_dropped_alone(directory: Path) -> None:
-    """It must not push out all others before it is found not to fit."""
+def test_a_block_above_the_limit_is_dropped_alone(directory: Path) -> None:
+    """It does not displace all others first."""
     queue = Queue(directory, 1_000)
     queue.spool.append(block(0))
     queue.spool.append(block(1, 2_000))
@@ -286,8 +286,8 @@ def test_a_block_above_the_bound_is_dropped_alone(directory: Path) -> None:
     assert queue.end() == [block(0)]
 
 
-def test_a_block_that_is_being_sent_when_it_has_to_go_is_counted_when_it_comes_back(directory: Path) -> None:
-    """And not where it has arrived."""
+def test_a_block_dropped_while_it_is_sent_counts_only_if_not_taken(directory: Path) -> None:
+    """It may have arrived."""
     for arrives in (True, False):
         queue = Queue(directory, 1_000)
         queue.spool.append(block(0))
@@ -305,7 +305,7 @@ def test_a_block_that_is_being_sent_when_it_has_to_go_is_counted_when_it_comes_b
 
 
 def test_one_process_uses_a_directory_at_a_time(directory: Path) -> None:
-    """The other gets an error, and later its turn."""
+    """The other gets an error, and may use it later."""
     one = Queue(directory)
     with pytest.raises(BlockingIOError):
         Queue(directory)
@@ -314,8 +314,8 @@ def test_one_process_uses_a_directory_at_a_time(directory: Path) -> None:
     Queue(directory).spool.close()
 
 
-def test_a_directory_that_is_removed_is_told_and_counted(directory: Path) -> None:
-    """Before more is written to where nobody will find it."""
+def test_a_removed_directory_is_an_error_and_counted(directory: Path) -> None:
+    """Before more is written to files that nobody can find."""
     queue = Queue(directory)
     queue.spool.append(block(0))
     queue.spool.append(block(1))
@@ -331,8 +331,8 @@ def test_a_directory_that_is_removed_is_told_and_counted(directory: Path) -> Non
 
 
 @pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO, errno.EROFS], ids=os.strerror)
-def test_a_write_that_fails_leaves_what_was_there(directory: Path, monkeypatch: pytest.MonkeyPatch, fault: int) -> None:
-    """A disk that takes half of a record and then no more: the half is taken back, and the next one has a file of its own."""
+def test_a_failed_write_leaves_the_earlier_blocks(directory: Path, monkeypatch: pytest.MonkeyPatch, fault: int) -> None:
+    """A half-written record is cut off again, and the next one starts a new file."""
     queue = Queue(directory)
     queue.spool.append(block(0))
     write, full = os.write, [False]
@@ -359,10 +359,8 @@ def test_a_write_that_fails_leaves_what_was_there(directory: Path, monkeypatch: 
     assert queue.dropped == []
 
 
-def test_a_file_that_cannot_be_opened_for_want_of_descriptors_is_not_given_up(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing is wrong with it."""
+def test_a_file_is_kept_where_descriptors_run_out(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault is the host's, not the file's."""
     blocks = filled(directory)
     queue = Queue(directory)
 

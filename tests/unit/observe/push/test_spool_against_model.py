@@ -1,4 +1,4 @@
-"""The queue on disk against a naive one, with crashes at any moment and files that are cut, flipped and removed."""
+"""The queue on disk against a naive one, with crashes at any moment and files that are cut, changed and removed."""
 
 import shutil
 import tempfile
@@ -123,7 +123,7 @@ def a_world() -> Iterator[World]:
 @settings(max_examples=300, deadline=None)
 @given(STEPS)
 def test_no_crash_loses_repeats_or_reorders_a_block(steps: list[Step]) -> None:
-    """What is taken is what was appended, but for the oldest ones where the bound was reached; each sample is accounted for."""
+    """All appended blocks are taken, except the oldest ones at the limit; each sample is accounted for."""
     with a_world() as world:
         for step in steps:
             world.act(step)
@@ -139,10 +139,10 @@ def test_no_crash_loses_repeats_or_reorders_a_block(steps: list[Step]) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(STEPS, st.lists(HARM, min_size=1, max_size=4), STEPS)
-def test_no_damage_stops_it_or_brings_forth_what_was_never_written(
+def test_no_damage_stops_the_queue_or_invents_a_block(
     before: list[Step], harms: list[tuple[str, int, int]], after: list[Step]
 ) -> None:
-    """Blocks may be lost, and may come again from a file whose position was damaged: never others, nor in another order."""
+    """Blocks may be lost, or repeated after a damaged position, but never changed or reordered."""
     with a_world() as world:
         for step in before:
             world.act(step)

@@ -1,4 +1,4 @@
-"""What an answer means for the block that it is about."""
+"""The meaning of an answer for its block."""
 
 import pytest
 
@@ -18,32 +18,32 @@ NOW = 1_795_453_445.0
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])
-def test_a_success_is_one(status: int) -> None:
-    """Whatever the number."""
+def test_any_2xx_is_a_success(status: int) -> None:
+    """With any number."""
     assert outcome_of(status, {}, "", NOW) == Sent()
 
 
 @pytest.mark.parametrize("status", [400, 406, 409, 411, 413, 415, 418, 422, 431])
-def test_what_will_never_be_taken_is_dropped(status: int) -> None:
-    """With what the target says."""
+def test_a_rejected_block_is_dropped(status: int) -> None:
+    """The reason has the target's answer."""
     assert outcome_of(status, {}, "out of order", NOW) == Refused(f"answered {status}: out of order")
 
 
 @pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 407, 408, 421, 425, 426, 429, 451])
-def test_what_can_be_mended_is_waited_for(status: int) -> None:
-    """A wrong password must not cost the data of the night."""
+def test_an_error_that_can_be_repaired_postpones(status: int) -> None:
+    """A wrong password must not lose a night's data."""
     assert outcome_of(status, {}, "", NOW) == Postponed(f"answered {status}")
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
-def test_a_target_that_fails_is_waited_for(status: int) -> None:
-    """It was reached, so it may be the block."""
+def test_a_failing_target_postpones(status: int) -> None:
+    """The target was reached, so the block may be the cause."""
     assert outcome_of(status, {}, "", NOW) == Postponed(f"answered {status}", answered=True)
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_not_followed(status: int) -> None:
-    """And the log does not get the secrets of where it leads."""
+    """The reason does not contain the secrets of its address."""
     outcome = outcome_of(status, {"Location": "http://user:secret@elsewhere/x?key=secret"}, "", NOW)
     assert isinstance(outcome, Postponed)
     assert "http://***@elsewhere/x?***: set push.url" in outcome.reason
@@ -51,8 +51,8 @@ def test_a_redirect_is_not_followed(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_pause_that_is_asked_for_is_known(status: int) -> None:
-    """With both answers that have one."""
+def test_a_retry_after_is_honored(status: int) -> None:
+    """With both status codes that may have one."""
     outcome = outcome_of(status, {"Retry-After": "7"}, "", NOW)
     assert isinstance(outcome, Postponed)
     assert outcome.retry_after_seconds == 7.0
@@ -79,18 +79,18 @@ def test_a_pause_that_is_asked_for_is_known(status: int) -> None:
         ("Mon, 1 Jan 0001 00:00:00 +2359", 0.0),
     ],
 )
-def test_a_pause_is_seconds_or_a_date(asked: str, seconds: float | None) -> None:
-    """Whatever else it is means nothing."""
+def test_a_retry_after_is_seconds_or_a_date(asked: str, seconds: float | None) -> None:
+    """Any other value is ignored."""
     assert retry_after_seconds(asked, NOW) == seconds
 
 
-def test_the_address_in_logs_has_no_secrets() -> None:
-    """User, password, query."""
+def test_the_url_in_logs_has_no_secrets() -> None:
+    """Neither user, password nor query."""
     target = Target(PushSettings("http://user:secret@vm:8428/api/v1/import?key=secret", "i"), {}, wall=lambda: NOW)
     assert target.shown_url == "http://***@vm:8428/api/v1/import?***"
 
 
-def test_certificates_that_cannot_be_used_are_told_at_once(tmp_path: object) -> None:
+def test_unusable_certificates_are_an_error_at_once(tmp_path: object) -> None:
     """Not at the first push."""
     with pytest.raises(OSError, match="No such file"):
         Target(PushSettings("https://vm/", "i", ca_file="/nonexistent/ca.pem"), {}, wall=lambda: NOW)

@@ -1,4 +1,4 @@
-"""How an entry lies in Redis."""
+"""The layout of an entry in Redis."""
 
 import msgspec
 import pytest
@@ -22,8 +22,8 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 namespaces = texts.filter(lambda text: ":" not in text)
 
 
-def test_an_envelope_gives_back_what_went_in_and_its_age() -> None:
-    """Of the longer of its two lives, what is left says how old it is."""
+def test_an_envelope_returns_its_record_and_age() -> None:
+    """The age follows from what remains of the longer of its two lifetimes."""
     found = decode_entry(encode_entry(RECORD), 290.0)
     assert found is not None
     assert found.age_seconds == 10.0
@@ -31,8 +31,8 @@ def test_an_envelope_gives_back_what_went_in_and_its_age() -> None:
     assert (found.backend, found.usage, found.tags, found.task) == ("cloud", RECORD.usage, ("a", "b"), "rag")
 
 
-def test_an_envelope_of_a_version_without_tasks_has_none() -> None:
-    """And that version reads ours, since what follows its fields is nothing to it."""
+def test_an_envelope_of_a_version_without_tasks_is_read() -> None:
+    """That version also reads ours: it ignores what follows its fields."""
     fields = msgspec.msgpack.decode(encode_entry(RECORD)[1:])
     assert fields.pop() == "rag"
     found = decode_entry(encode_entry(RECORD)[:1] + msgspec.msgpack.encode(fields), 290.0)
@@ -45,8 +45,8 @@ def test_an_envelope_of_a_version_without_tasks_has_none() -> None:
     [(None, None, True), ("a", None, True), (None, "rag", True), ("b", "rag", True), ("rag", None, False),
      ("a", "general", False), ("c", "rag", False)],
 )  # fmt: skip
-def test_marks_find_what_a_purge_takes(tag: str | None, task: str | None, taken: bool) -> None:
-    """Tags and task, all that are named; a task is no tag."""
+def test_tags_identify_what_a_purge_removes(tag: str | None, task: str | None, taken: bool) -> None:
+    """By all tags and the task that are named; a task is no tag."""
     lying = encode_tags(RECORD.index_tags)
     assert all(encode_tags((mark,)) in lying for mark in index_tags_of_purge(tag, task)) is taken
 
@@ -63,34 +63,34 @@ def test_marks_find_what_a_purge_takes(tag: str | None, task: str | None, taken:
         b"\x01" + b"\x91" * 5000,
     ],
 )
-def test_what_is_no_envelope_of_ours_is_a_miss(data: bytes) -> None:
-    """Of another version, cut off, or never one."""
+def test_an_unknown_envelope_is_a_miss(data: bytes) -> None:
+    """Of another version, cut off, or of another program."""
     assert decode_entry(data, 10.0) is None
 
 
 @given(data=st.binary(max_size=200))
-def test_no_bytes_are_a_fault(data: bytes) -> None:
-    """Whatever somebody has put there."""
+def test_no_bytes_raise(data: bytes) -> None:
+    """Any program may have written them."""
     decode_entry(data, 1.0)
     decode_entry(b"\x01" + data, 1.0)
 
 
 @given(uid=st.integers(0, 2**32), namespace=namespaces, key=texts)
-def test_a_name_tells_scope_and_key(uid: int, namespace: str, key: str) -> None:
-    """No two have the same, whatever characters they are of."""
+def test_a_name_contains_scope_and_key(uid: int, namespace: str, key: str) -> None:
+    """Names are unique, whatever characters they have."""
     assert scope_and_key(entry_name(f"{uid}:{namespace}", key)) == (f"{uid}:{namespace}", key)
 
 
 @pytest.mark.parametrize(
     "name", [b"", b"sidecard", b"sidecard:1", b"sidecard:2:1:default:k", b"other:1:1:default:k", b"\xff"]
 )
-def test_other_names_are_of_others(name: bytes) -> None:
+def test_names_of_other_programs_are_ignored(name: bytes) -> None:
     """A purge leaves them alone."""
     assert scope_and_key(name) is None
 
 
-def test_a_tag_is_found_whole() -> None:
-    """Not as a part of another."""
+def test_a_tag_matches_as_a_whole() -> None:
+    """Not as part of another."""
     marks = encode_tags(("weather", "news"))
     assert encode_tags(("weather",)) in marks
     assert encode_tags(("weat",)) not in marks
@@ -108,7 +108,7 @@ def test_a_tag_is_found_whole() -> None:
         ("a[b]?", "sidecard:1:*:a\\[b\\]\\?:*"),
     ],
 )
-def test_a_pattern_matches_what_a_purge_covers(namespace: str | None, expected: str) -> None:
-    """And what it may match beside that, `covers` leaves out."""
+def test_a_scan_pattern_matches_what_a_purge_covers(namespace: str | None, expected: str) -> None:
+    """It may match more; `covers` excludes that."""
     assert scan_pattern(namespace) == expected
     assert not covers("default", "1000:default:x")

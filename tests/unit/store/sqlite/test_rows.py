@@ -18,7 +18,7 @@ def flipped(data: bytes, bit: int) -> bytes:
     return (int.from_bytes(data, "big") ^ (1 << bit)).to_bytes(len(data), "big")
 
 
-def test_a_row_gives_back_the_record_that_it_was_made_of() -> None:
+def test_a_row_returns_its_record() -> None:
     """With its age."""
     record = record_of(ROW, 1010.0)
 
@@ -27,8 +27,8 @@ def test_a_row_gives_back_the_record_that_it_was_made_of() -> None:
 
 
 @pytest.mark.parametrize("field", ["about", "value"])
-def test_a_row_with_any_bit_changed_is_no_record(field: str) -> None:
-    """Neither the answer nor the terms on which it is served can be others."""
+def test_a_row_with_any_changed_bit_is_a_miss(field: str) -> None:
+    """Neither the answer nor its terms can be served changed."""
     data: bytes = getattr(ROW, field)
     for bit in range(8 * len(data)):
         changed: dict[str, Any] = {field: flipped(data, bit)}
@@ -53,13 +53,13 @@ def test_a_row_with_any_bit_changed_is_no_record(field: str) -> None:
     ],
     ids=str,
 )
-def test_a_row_is_nobody_elses_and_lives_no_longer(changed: dict[str, object]) -> None:
-    """A damaged index leads to whole rows of other keys; a damaged column may be of any type."""
+def test_a_row_of_another_key_or_lifetime_is_a_miss(changed: dict[str, object]) -> None:
+    """A damaged index leads to whole rows of other keys; a damaged column may have any type."""
     assert record_of(ROW._replace(**changed), 1010.0) is None  # type: ignore[arg-type]  # as SQLite may return them
 
 
-def test_damage_is_told_from_another_version() -> None:
-    """The first is a disk that is not to be trusted; the second is what an upgrade leaves."""
+def test_damage_differs_from_another_version() -> None:
+    """Damage means an unreliable disk; another version is what an upgrade leaves."""
     older = msgspec.msgpack.encode((1, 1.5, 600.0, 60.0, "cloud", Usage(), ()))
     assert is_damaged(ROW._replace(value=b"\xa5valuf"))
     assert not is_damaged(Row("1:default", "key", 1000.0, 1600.0, older, b"\xa5value"))
