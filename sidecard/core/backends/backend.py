@@ -4,6 +4,8 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from sidecard.core.backends.breaker import Breaker, BreakerPass, CallResult
 from sidecard.core.backends.limits import AdaptiveLimit, MinuteLimit
 from sidecard.core.backends.moving_average import MovingAverage
@@ -30,16 +32,13 @@ _CAUSES = {
 }
 
 
-class Permit:
+class Permit(Struct, eq=False):
     """A lease's share of a backend's breaker and limit. Returned exactly once, by `Backend.release`."""
 
-    __slots__ = ("backend", "breaker_pass", "reserved", "reserved_dollars")
-
-    def __init__(self, backend: "Backend", breaker_pass: BreakerPass) -> None:
-        self.backend = backend
-        self.breaker_pass = breaker_pass
-        self.reserved: tuple[Budget, ...] = ()
-        self.reserved_dollars = 0.0
+    backend: "Backend"
+    breaker_pass: BreakerPass
+    reserved: tuple["Budget", ...] = ()
+    reserved_dollars: float = 0.0
 
 
 class Backend:

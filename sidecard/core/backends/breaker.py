@@ -27,7 +27,7 @@ outlier ejection.
 
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from msgspec import Struct
 
@@ -68,7 +68,7 @@ _BY_OPERATOR: dict[BreakerAction, dict[BreakerState, BreakerState]] = {
 }
 
 
-class BreakerPass(NamedTuple):
+class BreakerPass(Struct, frozen=True, gc=False):
     """A breaker's permission for one call; returned exactly once, by `Breaker.record`."""
 
     generation: int
@@ -84,7 +84,7 @@ class BreakerMemory(Struct, frozen=True):
     doublings: int
 
 
-class _Outcome(NamedTuple):
+class _Outcome(Struct, frozen=True, gc=False):
     at: float
     failed: bool
     slow: bool

@@ -21,15 +21,16 @@ class SlidingSum:
         self.seconds: deque[list[float]] = deque()
         """Pairs of a second and the amount in it, oldest first."""
 
-    def add(self, amount: float, now: float) -> None:
-        """Add an amount to the current second."""
+    def add(self, amount: float, now: float) -> bool:
+        """Add an amount to the current second; return whether it is the first in this second."""
+        self.total += amount
         second = float(int(now))
         if self.seconds and self.seconds[-1][0] == second:
             self.seconds[-1][1] += amount
-        else:
-            self.seconds.append([second, amount])
+            return False
 
-        self.total += amount
+        self.seconds.append([second, amount])
+        return True
 
     def expire(self, window_seconds: float, now: float) -> None:
         """Drop the seconds that began a window ago or earlier."""

@@ -24,8 +24,8 @@ class RetryBudget:
 
     def deposit(self, now: float) -> None:
         """Count the first attempt of a call."""
-        self._expire(now)
-        self._calls.add(1, now)
+        if self._calls.add(1, now):
+            self._expire(now)
 
     def withdraw(self, now: float) -> bool:
         """Take a retry from the budget; return whether there was one."""

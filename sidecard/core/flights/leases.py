@@ -1,7 +1,7 @@
 """End leases: give their permits back, and bill and record their calls."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from msgspec import Struct
 
@@ -26,7 +26,7 @@ LeaseOutcome = Literal["done"] | notes.Outcome
 LeaseRequest = wire.Append | wire.Complete | wire.Fail | wire.Renew
 
 
-class PaidCall(NamedTuple):
+class PaidCall(Struct, frozen=True):
     """A call whose backend has answered: how long it took, its priced usage, and the effects of billing it."""
 
     seconds: float
