@@ -10,11 +10,12 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
-from sidecard_client.metrics.registry import MAX_BUCKETS
+from msgspec import Struct
+
+from sidecard_client.metrics.registry import MAX_BUCKETS, Labels
 from sidecard_client.protocol.wire import Aggregate, Measurement
 
-_Labels = tuple[tuple[str, str], ...]
-_Series = tuple[str, _Labels]
+_Series = tuple[str, Labels]
 """Kind and name, and labels."""
 _Values = tuple[float, ...]
 """A counter's or gauge's value; a histogram's counts and its sum."""
@@ -27,15 +28,12 @@ class PrometheusRegistry(Protocol):
         """Return metrics with ``name``, ``documentation``, ``type`` and ``samples``."""
 
 
-class _Buckets:
+class _Buckets(Struct):
     """The samples of one histogram or summary under one set of labels."""
 
-    __slots__ = ("by_bound", "count", "sum")
-
-    def __init__(self) -> None:
-        self.by_bound: dict[float, float] = {}
-        self.count = 0.0
-        self.sum = 0.0
+    by_bound: dict[float, float] = {}
+    count: float = 0.0
+    sum: float = 0.0
 
 
 class ForwardedRegistry:
@@ -154,8 +152,8 @@ def _histograms(metric: Any, before: dict[_Series, _Values]) -> Iterator[tuple[_
         )
 
 
-def _buckets(metric: Any) -> Iterable[tuple[_Labels, _Buckets]]:
-    found: dict[_Labels, _Buckets] = {}
+def _buckets(metric: Any) -> Iterable[tuple[Labels, _Buckets]]:
+    found: dict[Labels, _Buckets] = {}
     for sample in metric.samples:
         labels = {label: value for label, value in sample.labels.items() if label not in {"le", "quantile"}}
         buckets = found.setdefault(_key(labels), _Buckets())
@@ -169,5 +167,5 @@ def _buckets(metric: Any) -> Iterable[tuple[_Labels, _Buckets]]:
     return found.items()
 
 
-def _key(labels: dict[str, str]) -> _Labels:
+def _key(labels: dict[str, str]) -> Labels:
     return tuple(sorted(labels.items()))

@@ -12,10 +12,14 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
+from msgspec import Struct
+
 from sidecard_client.metrics.instruments import Counter, Gauge, Histogram, Instrument
 from sidecard_client.protocol.wire import Aggregate, Measurement, MetricKind
 
 S = TypeVar("S", bound=Instrument)
+Labels = tuple[tuple[str, str], ...]
+"""Sorted names and values."""
 
 MAX_SERIES = 10_000
 """Of one client: about 5 MB. The daemon has a limit of its own per metric (``limits.max_series``)."""
@@ -49,26 +53,16 @@ class MeasurementSource(Protocol):
         """Take every current value again, changed or not: the daemon has lost them."""
 
 
-class Metric:
+class Metric(Struct, eq=False):
     """One metric with all its series, by their labels."""
 
-    def __init__(
-        self,
-        registry: "MetricRegistry | _DroppingRegistry",
-        kind: MetricKind,
-        name: str,
-        description: str,
-        *,
-        aggregate: Aggregate = "sum",
-        bounds: tuple[float, ...] = (),
-    ) -> None:
-        self.registry = registry
-        self.kind = kind
-        self.name = name
-        self.description = description
-        self.aggregate = aggregate
-        self.bounds = bounds
-        self.by_labels: dict[tuple[tuple[str, str], ...], Any] = {}
+    registry: "MetricRegistry | _DroppingRegistry"
+    kind: MetricKind
+    name: str
+    description: str
+    aggregate: Aggregate = "sum"
+    bounds: tuple[float, ...] = ()
+    by_labels: dict[Labels, Any] = {}
 
     def series(self, labels: dict[str, object], kind: type[S]) -> S:
         """Return the series with ``labels``, created if there is room for it. Raises `ValueError` for invalid labels."""
@@ -157,7 +151,7 @@ class MetricRegistry:
 
         return known.series({}, kind)
 
-    def add_series(self, metric: Metric, key: tuple[tuple[str, str], ...], kind: type[S]) -> S:
+    def add_series(self, metric: Metric, key: Labels, kind: type[S]) -> S:
         """Return the series ``key`` of a metric; above `MAX_SERIES`, one whose updates are dropped and counted."""
         with self._lock:
             if key not in metric.by_labels:
@@ -245,7 +239,7 @@ class _DroppingRegistry:
         """Drop an update."""
         self._registry.drop(1)
 
-    def add_series(self, metric: Metric, _key: tuple[tuple[str, str], ...], kind: type[S]) -> S:
+    def add_series(self, metric: Metric, _key: Labels, kind: type[S]) -> S:
         """Return another such series."""
         return kind(metric)
 
