@@ -1,31 +1,21 @@
-"""Backends as seen from outside: who holds which lease, who waits, and what each breaker must be, from events and replies.
+"""Check breakers, limits, queues and budgets on events and replies: the `EventChecker` with what it needs to know of backends.
 
-The witness predicts nothing that is a matter of policy (which backend, who is next): it says what must never happen, and
-what must have happened when an event is over.
+It predicts nothing that is a matter of policy (which backend, who is next). It says what must never happen, and what must have
+happened when an event is over. It is for worlds without streams and stores, whose callers use an id once.
 """
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from sidecard.core import notes
 from sidecard.core.backends.breaker import CallResult
-from sidecard.core.effects import Effect, EmitNote, Send
-from sidecard.core.events import (
-    DrainExpired,
-    DrainRequested,
-    Event,
-    Peer,
-    PeerJoined,
-    PeerLost,
-    RequestReceived,
-    SettingsRead,
-    Tick,
-)
+from sidecard.core.effects import Effect
+from sidecard.core.events import DrainExpired, Event, Peer, Tick
 from sidecard.core.settings import BackendSettings, EngineSettings, settings_of_unnamed
 from sidecard_client.protocol import wire
+from tests.laws.event_checker import Asked, EventChecker, Held, Who
 from tests.laws.reference_breaker import ReferenceBreaker
 
-_FINAL = (*wire.FINAL_REPLIES_OF_BEGIN, wire.Ok, wire.StaleLease)
 _COUNTER = {
     wire.Hit: "hits",
     wire.Shared: "shared",
@@ -35,72 +25,29 @@ _COUNTER = {
     wire.Timeout: "timeouts",
 }
 _OF_BACKENDS = frozenset({"saturated", "breaker_open", "budget", "sovereign"})
-Who = tuple[int, int]
-"""Peer and request id."""
+_SMALL_TABLE = 100
 
 
-@dataclass(eq=False)
-class Asked:
-    """A begin, or a fail with ``next``, that has had no end yet."""
+class BackendChecker(EventChecker):
+    """Checks one run of the engine."""
 
-    peer: Peer
-    begin: wire.Begin
-    reply_id: int
-    deadline: float
-    joins: bool
-    """Somebody else is making this call."""
-    failed: wire.Fail | None = None
-    tried: frozenset[str] = frozenset()
-    maybe_tried: frozenset[str] = frozenset()
-    pending: bool = False
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The backends that may certainly still answer it."""
-        return frozenset(self.begin.backends or ("default",)) - self.maybe_tried
-
-
-@dataclass(eq=False)
-class Held:
-    """A lease that is current."""
-
-    peer: Peer
-    begin: wire.Begin
-    backend: str
-    generation: int
-    granted: float
-    expires: float
-    tried: frozenset[str]
-    """Backends that have certainly failed this caller since its last retry."""
-    maybe_tried: frozenset[str]
-    """And all that it can be, since a lease after a wait may be a retry's or another backend's."""
-
-
-@dataclass(eq=False)
-class BackendChecker:
-    """Watches one engine."""
-
-    settings: EngineSettings
-    peers: dict[int, Peer] = field(default_factory=dict)
-    asked: dict[Who, Asked] = field(default_factory=dict)
-    held: dict[str, Held] = field(default_factory=dict)
-    unanswered: dict[str, Held] = field(default_factory=dict)
-    """Leases that ended before their call did, whose late answer is still to be billed."""
-    breakers: dict[str, ReferenceBreaker] = field(default_factory=dict)
-    grants: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    counts: Counter[str] = field(default_factory=Counter)
-    billed_dollars: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    draining: bool = False
-    names: set[str] = field(default_factory=set)
-    """Of all leases that there ever were."""
-    passed_by: set[tuple[str, str]] = field(default_factory=set)
-    """Backends that had room when a caller was not let through, and what it was told: wrong, if nobody was before it."""
-    _answers: list[wire.AnyReply] = field(default_factory=list)
-    _exact: bool = True
-    """No lease has ended between two effects of this event: what is free is known at each of them."""
+    def __init__(self, settings: EngineSettings) -> None:
+        super().__init__(settings)
+        self.breakers: dict[str, ReferenceBreaker] = {}
+        self.counts: Counter[str] = Counter()
+        self.billed_dollars: dict[str, float] = defaultdict(float)
+        self.passed_over: set[tuple[str, str]] = set()
+        """Backends that had room when a caller got no lease, and the reply it got instead: wrong, if no caller was before it."""
+        self._grants: dict[str, list[float]] = defaultdict(list)
+        self._unanswered: dict[str, Held] = {}
+        """Leases that ended before their call did: a late answer is still billed."""
+        self._spent: dict[tuple[str, int], float] = defaultdict(float)
+        """By budget and period."""
+        self._exact = True
+        """No lease ended between two effects of this event: what is free is known at each of them."""
 
     def backend(self, name: str) -> BackendSettings:
-        """Return what holds for a backend."""
+        """Return the settings of a backend."""
         return self.settings.backends.get(name) or settings_of_unnamed(name)
 
     def breaker(self, name: str) -> ReferenceBreaker:
@@ -111,230 +58,138 @@ class BackendChecker:
         return self.breakers[name]
 
     def live(self, name: str) -> int:
-        """Count a backend's leases that are current."""
+        """Return how many leases a backend has."""
         return sum(held.backend == name for held in self.held.values())
 
-    def watch(self, event: Event, effects: list[Effect], now: float) -> None:
-        """Judge one event's effects."""
-        self._answers = []
-        self.passed_by = set()
+    def is_free(self, name: str, now: float) -> bool:
+        """Return whether a backend certainly takes a call, if no other caller waits for it."""
+        breaker, settings = self.breaker(name), self.backend(name)
+        cooled = breaker.state == "open" and breaker.until <= now
+        return (
+            (cooled or (breaker.admits() and not breaker.overdue(now)))
+            and not (self.settings.sovereign and settings.locality == "remote")
+            and not (self.settings.budgets and self._costs(name))
+            and not settings.tokens_per_minute
+            and self._has_minute(name, now)
+            and (not settings.max_concurrent or self.live(name) < (1 if settings.adaptive else settings.max_concurrent))
+        )
+
+    # Events -----------------------------------------------------------------------------------------------------------
+
+    def _take_in(self, event: Event, effects: Sequence[Effect], now: float) -> None:
+        self.passed_over = set()
         for breaker in self.breakers.values():
             breaker.start(now)
 
         before = len(self.held)
-        self._take_in(event, now)
+        super()._take_in(event, effects, now)
         self._exact = before == len(self.held) or not isinstance(event, Tick)
-        asker, request = (event.peer, event.request) if isinstance(event, RequestReceived) else (None, None)
-        for effect in effects:
-            if isinstance(effect, EmitNote):
-                self._hear(effect.note, now)
-            else:
-                assert isinstance(effect, Send), "an effect for a store that there is not"
-                assert effect.peer in self.peers, "an effect addresses a lost peer"
-                self._reply(effect.peer, effect.reply, asker, request, now)
-
-        self._judge_rest(event, now)
-
-    def _take_in(self, event: Event, now: float) -> None:
-        match event:
-            case PeerJoined(peer):
-                self.peers[peer.id] = peer
-            case PeerLost(peer):
-                self._lose(peer, now)
-            case RequestReceived(peer, request):
-                self._ask(peer, request, now)
-            case Tick():
-                for name in [name for name, held in self.held.items() if held.expires <= now]:
-                    self._end(name, "nothing", now)
-            case DrainRequested():
-                self.draining = True
-            case SettingsRead(settings) if settings is not None:
-                self._reconfigure(settings)
-            case DrainExpired():
-                pass
 
     def _reconfigure(self, settings: EngineSettings) -> None:
-        limited = [name for name in self.grants if self.backend(name).requests_per_minute]
-        self.settings = settings
+        limited = [name for name in self._grants if self.backend(name).requests_per_minute]
+        super()._reconfigure(settings)
         for name, breaker in self.breakers.items():
             breaker.reconfigure(self.backend(name).breaker)
 
         # A limit that is new knows of no earlier calls.
-        self.grants = defaultdict(list, {name: self.grants[name] for name in limited})
+        self._grants = defaultdict(list, {name: self._grants[name] for name in limited})
 
-    def _judge_rest(self, event: Event, now: float) -> None:
-        """What must be so when an event is over."""
-        for name, breaker in self.breakers.items():
-            assert breaker.due is None, f"the breaker of {name} should have told: {breaker.due}"
+    def _take_request(
+        self, asker: Peer, request: wire.Request, presented: Held | None, effects: Sequence[Effect], now: float
+    ) -> None:
+        if isinstance(request, wire.Complete) and presented is None:
+            late = self._unanswered.get(request.lease)
+            if late is not None and late.peer == asker:
+                self._bill(self._unanswered.pop(request.lease), request.usage, now)
+        elif isinstance(request, wire.SetBreaker) and asker.operator:
+            self.breaker(request.backend).act(request.action)
 
-        assert all(asked.pending for asked in self.asked.values()), "neither an end nor pending"
-        match event:
-            case RequestReceived(_, request):
-                later = isinstance(request, wire.Begin | wire.Fail) and not self._answers
-                assert later or len(self._answers) == 1, f"{request} was answered {self._answers}"
-            case Tick():
-                assert all(now < asked.deadline for asked in self.asked.values()), "a caller outlived its deadline"
-            case DrainExpired() if self.draining:
-                assert not self.asked, "a caller outlived the drain"
-            case _:
-                pass
+        super()._take_request(asker, request, presented, effects, now)
 
-    # What comes in ---------------------------------------------------------------------------------------------------
+    def _ask(self, asker: Peer, begin: wire.Begin, reply_id: int, now: float) -> Asked:
+        places = {held.place for held in self.held.values()} | {asked.place for asked in self.asked.values()}
+        asked = super()._ask(asker, begin, reply_id, now)
+        asked.joins = asked.place is not None and asked.place in places
+        self.counts["begins"] += 1
+        return asked
 
-    def _ask(self, peer: Peer, request: wire.AnyRequest, now: float) -> None:
+    def _ask_again(self, presented: Held, request: wire.Fail, now: float) -> Asked:
+        asked = super()._ask_again(presented, request, now)
+        self.counts["begins"] -= 1
+        asked.joins = False
+        asked.tried, asked.maybe_tried = presented.asked.tried, presented.asked.maybe_tried
+        return asked
+
+    def _leave(self, callers: list[Who]) -> None:
+        self.counts["left"] += sum(self.asked[who].failed is None for who in callers)
+        super()._leave(callers)
+
+    def _end(self, names: list[str], request: wire.Complete | wire.Fail | None, now: float) -> None:
+        for name in names:
+            held = self.held[name]
+            result, pause_seconds = self._result(held, request, now)
+            self.breaker(held.backend).end(name, held.generation, result, now, pause_seconds)
+            if isinstance(request, wire.Complete) or (request is not None and _is_answered(request)):
+                self._bill(held, request.usage, now)
+            else:
+                self._unanswered[name] = held
+
+        super()._end(names, request, now)
+
+    def _result(self, held: Held, request: wire.Complete | wire.Fail | None, now: float) -> tuple[CallResult, float]:
+        """Return what the end of a call says of its backend, and for how long the backend wants no further calls."""
         match request:
-            case wire.Begin() if (peer.id, request.id) not in self.asked:
-                self.counts["begins"] += 1
-                wait = self.settings.wait_seconds if request.wait_seconds is None else request.wait_seconds
-                joins = request.key is not None and self._in_flight(peer, request.key)
-                self.asked[peer.id, request.id] = Asked(peer, request, request.id, now + wait, joins)
-            case wire.Complete(lease=name):
-                self._complete(peer, name, request.usage, now)
-            case wire.Fail(lease=name) if name in self.held and self.held[name].peer == peer:
-                self._fail(peer, request, now)
-            case wire.Renew(lease=name) if name in self.held and self.held[name].peer == peer:
-                self.held[name].expires = now + self.settings.lease_seconds
-            case wire.Cancel():
-                self._cancel(peer, request.target, now)
-            case wire.SetBreaker() if peer.operator:
-                self.breaker(request.backend).act(request.action)
+            case wire.Complete():
+                return self._speed(held, request.usage, now), 0.0
+            case wire.Fail() if _is_answered(request):
+                return self._speed(held, request.usage, now), 0.0
+            case wire.Fail(kind="fatal"):
+                return "success", 0.0
+            case wire.Fail(kind="transient") if request.retry_after_seconds:
+                return "nothing", request.retry_after_seconds
+            case wire.Fail(kind="transient"):
+                return self.backend(held.backend).timeouts if request.timeout else "failure", 0.0
             case _:
-                pass
+                return "nothing", 0.0
 
-    def _in_flight(self, peer: Peer, key: str) -> bool:
-        flights = {(held.peer.uid, held.begin.key) for held in self.held.values()}
-        flights |= {(asked.peer.uid, asked.begin.key) for asked in self.asked.values()}
-        return (peer.uid, key) in flights
-
-    def _complete(self, peer: Peer, name: str, usage: wire.Usage | None, now: float) -> None:
-        held = self.held.get(name)
-        if held is None:
-            late = self.unanswered.get(name)
-            if late is not None and late.peer == peer:
-                self._bill(self.unanswered.pop(name).backend, usage)
-        elif held.peer == peer:
-            self._bill(held.backend, usage)
-            self._end(name, self._verdict_of_answer(held, usage, now), now, answered=True)
-
-    def _fail(self, peer: Peer, request: wire.Fail, now: float) -> None:
-        held = self.held[request.lease]
-        settings = self.backend(held.backend)
-        verdict: CallResult = "nothing"
-        told_off = 0.0
-        answered = request.kind == "ignored" and request.answered
-        if answered:
-            self._bill(held.backend, request.usage)
-            verdict = self._verdict_of_answer(held, request.usage, now)
-        elif request.kind == "fatal":
-            verdict = "success"
-        elif request.kind == "transient" and request.retry_after_seconds:
-            told_off = request.retry_after_seconds
-        elif request.kind == "transient":
-            verdict = settings.timeouts if request.timeout else "failure"
-
-        self._end(request.lease, verdict, now, told_off, answered=answered)
-        if request.next:
-            wait = self.settings.wait_seconds if held.begin.wait_seconds is None else held.begin.wait_seconds
-            self.asked[peer.id, request.id] = Asked(
-                peer,
-                held.begin,
-                request.id,
-                now + wait,
-                joins=False,
-                failed=request,
-                tried=held.tried,
-                maybe_tried=held.maybe_tried,
-            )
-
-    def _verdict_of_answer(self, held: Held, usage: wire.Usage | None, now: float) -> CallResult:
+    def _speed(self, held: Held, usage: wire.Usage | None, now: float) -> CallResult:
         breaker = self.backend(held.backend).breaker
         first_chunk = (usage and usage.first_chunk_seconds) or 0.0
         slow = breaker.slow_seconds and now - held.granted > breaker.slow_seconds
         slow_first = breaker.slow_first_chunk_seconds and first_chunk > breaker.slow_first_chunk_seconds
         return "slow" if slow or slow_first else "success"
 
-    def _bill(self, backend: str, usage: wire.Usage | None) -> None:
+    def _bill(self, held: Held, usage: wire.Usage | None, now: float) -> None:
+        dollars = (usage and usage.cost_dollars) or 0.0
         self.counts["billed"] += 1
-        self.billed_dollars[backend] += (usage and usage.cost_dollars) or 0.0
+        self.billed_dollars[held.backend] += dollars
+        for name, budget in self.settings.budgets.items():
+            if budget.task in {None, held.begin.task} and budget.backend in {None, held.backend}:
+                self._spent[name, int(now // budget.period_seconds)] += dollars
 
-    def _end(
-        self, name: str, verdict: CallResult, now: float, told_off: float = 0.0, *, answered: bool = False
-    ) -> None:
-        held = self.held.pop(name)
-        self.breaker(held.backend).end(name, held.generation, verdict, now, told_off)
-        if not answered:
-            self.unanswered[name] = held
+    # Effects ----------------------------------------------------------------------------------------------------------
 
-    def _cancel(self, peer: Peer, target: int, now: float) -> None:
-        for who, asked in list(self.asked.items()):
-            if who[0] == peer.id and asked.begin.id == target:
-                del self.asked[who]
-                self.counts["left"] += asked.failed is None
-
-        for name, held in list(self.held.items()):
-            if held.peer == peer and held.begin.id == target:
-                self._end(name, "nothing", now)
-
-    def _lose(self, peer: Peer, now: float) -> None:
-        del self.peers[peer.id]
-        for who in [who for who in self.asked if who[0] == peer.id]:
-            self.counts["left"] += self.asked.pop(who).failed is None
-
-        for name in [name for name, held in self.held.items() if held.peer == peer]:
-            self._end(name, "nothing", now)
-
-    # What goes out ---------------------------------------------------------------------------------------------------
-
-    def _hear(self, note: notes.Note, now: float) -> None:
+    def _note(self, note: notes.Note, now: float) -> None:
+        super()._note(note, now)
         if isinstance(note, notes.BreakerOpened | notes.BreakerProbing | notes.BreakerClosed | notes.BreakerDisabled):
-            self.breaker(note.backend).hear(note, now)
+            self.breaker(note.backend).change(note, now)
 
-    def _reply(
-        self, peer_id: int, reply: wire.AnyReply, asker: Peer | None, request: wire.AnyRequest | None, now: float
+    def _wait(self, asked: Asked, now: float) -> None:
+        if not asked.joins:
+            self._none_free(asked, "pending", now)
+
+    def _check_end(
+        self, asked: Asked, reply: wire.AnyReply, request: wire.Request | None, presented: Held | None, now: float
     ) -> None:
-        direct = asker is not None and request is not None and (peer_id, reply.id) == (asker.id, request.id)
-        who = (peer_id, reply.id)
-        if who not in self.asked or (direct and isinstance(reply, wire.Error)):
-            assert direct, f"a reply that nobody waits for: {reply}"
-            assert not isinstance(request, wire.Begin) or isinstance(reply, wire.Error)
-            self._answers.append(reply)
-            return
-
-        asked = self.asked[who]
-        if isinstance(reply, wire.Pending):
-            assert not asked.pending, "told twice to wait"
-            asked.pending = True
-            if not asked.joins:
-                self._none_free(asked, "pending", now)
-
-            return
-
-        assert isinstance(reply, _FINAL), f"not an end: {reply}"
-        del self.asked[who]
-        if direct and not asked.pending:
-            self._answers.append(reply)
-
-        self._judge_end(asked, reply, now)
-        if asked.failed is None:
-            self.counts[_COUNTER[type(reply)]] += 1
-            if isinstance(reply, wire.Rejected):
-                self.counts[f"rejected_{reply.reason}"] += 1
-
-    def _judge_end(self, asked: Asked, reply: wire.AnyReply, now: float) -> None:
+        super()._check_end(asked, reply, request, presented, now)
         match reply:
-            case wire.Lease():
-                self._grant(asked, reply, now)
-            case wire.Timeout():
-                assert now >= asked.deadline, "sent away before its deadline"
             case wire.Rejected("busy"):
-                assert self.settings.max_leases < 100, "busy without a small table"
-            case wire.Rejected(reason="draining"):
-                assert self.draining
+                assert self.settings.max_leases < _SMALL_TABLE, "busy without a small table"
             case wire.Rejected(reason=reason, backends=backends) if reason in _OF_BACKENDS:
-                assert asked.names <= set(backends) <= set(asked.begin.backends or ("default",))
+                assert asked.names <= set(backends) <= set(asked.begin.backends or (wire.DEFAULT_BACKEND,))
                 assert reason in backends.values()
                 for name, why in backends.items():
-                    self._judge_obstacle(name, why)
+                    self._check_obstacle(name, why)
 
                 self._none_free(asked, reason, now)
             case wire.Ok():
@@ -345,40 +200,42 @@ class BackendChecker:
             case _:
                 pass
 
-    def _grant(self, asked: Asked, reply: wire.Lease, now: float) -> None:
+        if asked.failed is None and type(reply) in _COUNTER:
+            self.counts[_COUNTER[type(reply)]] += 1
+            if isinstance(reply, wire.Rejected):
+                self.counts[f"rejected_{reply.reason}"] += 1
+
+    def _grant(self, asked: Asked, reply: wire.Lease, now: float) -> Held:
+        held = super()._grant(asked, reply, now)
         name, settings = reply.backend, self.backend(reply.backend)
-        assert reply.lease not in self.names, "a lease's name was used twice"
-        assert not self.draining, "a lease while draining"
-        assert now < asked.deadline or not asked.pending, "a lease after the deadline"
-        key = asked.begin.key
-        assert key is None or all(
-            (held.peer.uid, held.begin.key) != (asked.peer.uid, key) for held in self.held.values()
-        ), "two live leases of one key"
         retried = asked.failed is not None and asked.failed.retry and asked.failed.kind == "transient" and asked.pending
-        assert name in (asked.begin.backends or ("default",)), "a backend that was not asked for"
+        assert name in (asked.begin.backends or (wire.DEFAULT_BACKEND,)), "a backend that was not named"
         assert name not in asked.tried or retried, "a backend that has failed this caller"
         assert not (self.settings.sovereign and settings.locality == "remote"), "a remote backend in sovereign mode"
         for passed, why in reply.passed_over.items():
-            self._judge_obstacle(passed, why)
+            self._check_obstacle(passed, why)
 
         breaker = self.breaker(name)
         breaker.take(reply.lease, now)
-        self.names.add(reply.lease)
-        tried = frozenset({name}) if retried else asked.tried | {name}
-        expires = now + self.settings.lease_seconds
-        maybe_tried = asked.maybe_tried | {name}
-        self.held[reply.lease] = Held(
-            asked.peer, asked.begin, name, breaker.generation, now, expires, tried, maybe_tried
-        )
+        held.generation = breaker.generation
+        asked.tried = frozenset({name}) if retried else asked.tried | {name}
+        asked.maybe_tried |= {name}
         limit = settings.max_concurrent
-        assert not limit or self.live(name) <= limit, "more than the limit in progress"
+        assert not limit or self.live(name) <= limit, "more calls in progress than the limit"
         assert len(self.held) <= self.settings.max_leases
-        self.grants[name].append(now)
+        self._grants[name].append(now)
         if settings.requests_per_minute:
-            in_minute = [at for at in self.grants[name] if at > now - 60]
-            assert len(in_minute) <= settings.requests_per_minute, "more requests within a minute than may be"
+            in_minute = [at for at in self._grants[name] if at > now - 60]
+            assert len(in_minute) <= settings.requests_per_minute, "more calls within a minute than the limit"
 
-    def _judge_obstacle(self, name: str, why: wire.RejectionReason) -> None:
+        for budget_name, budget in self.settings.budgets.items():
+            if budget.hard and budget.task in {None, asked.begin.task} and budget.backend in {None, name}:
+                spent = self._spent[budget_name, int(now // budget.period_seconds)]
+                assert spent < budget.dollars or not self._costs(name), f"a lease beyond the budget {budget_name!r}"
+
+        return held
+
+    def _check_obstacle(self, name: str, why: wire.RejectionReason) -> None:
         breaker, settings = self.breaker(name), self.backend(name)
         match why:
             case "breaker_open":
@@ -392,24 +249,31 @@ class BackendChecker:
                 assert why == "saturated"
                 assert settings.max_concurrent or settings.requests_per_minute or settings.tokens_per_minute
 
-    def _none_free(self, asked: Asked, told: str, now: float) -> None:
-        """Remember which backends could have been called instead of telling a caller that none can."""
+    def _none_free(self, asked: Asked, reply: str, now: float) -> None:
+        """Remember the backends that could have been called when a caller was told that none can."""
         if self._exact and len(self.held) < self.settings.max_leases:
-            self.passed_by |= {(name, told) for name in asked.names if self.is_free(name, now)}
+            self.passed_over |= {(name, reply) for name in asked.names if self.is_free(name, now)}
 
-    def is_free(self, name: str, now: float) -> bool:
-        """Tell whether a backend certainly takes a call, if nobody waits for it."""
-        breaker, settings = self.breaker(name), self.backend(name)
-        cooled = breaker.state == "open" and breaker.until <= now
-        return (
-            (cooled or (breaker.admits() and not breaker.overdue(now)))
-            and not (self.settings.sovereign and settings.locality == "remote")
-            and not (self.settings.budgets and (settings.locality == "remote" or name == "default"))
-            and not settings.tokens_per_minute
-            and self._has_minute(name, now)
-            and (not settings.max_concurrent or self.live(name) < (1 if settings.adaptive else settings.max_concurrent))
-        )
+    def _costs(self, name: str) -> bool:
+        """Return whether calls of a backend may cost: all but those of a local one that never did."""
+        is_local = self.backend(name).locality == "local" and name != wire.DEFAULT_BACKEND
+        return not is_local or self.billed_dollars.get(name, 0.0) > 0
 
     def _has_minute(self, name: str, now: float) -> bool:
         most = self.backend(name).requests_per_minute
-        return not most or sum(int(at) + 61 > now for at in self.grants[name]) < most
+        return not most or sum(int(at) + 61 > now for at in self._grants[name]) < most
+
+    # The end of an event ----------------------------------------------------------------------------------------------
+
+    def _check_rest(self, event: Event, now: float) -> None:
+        super()._check_rest(event, now)
+        for name, breaker in self.breakers.items():
+            assert breaker.due is None, f"the breaker of {name} should have changed: {breaker.due}"
+
+        assert all(asked.pending for asked in self.asked.values()), "neither an end nor pending"
+        assert not (isinstance(event, DrainExpired) and self.draining and self.asked), "a caller outlived the drain"
+
+
+def _is_answered(request: wire.Complete | wire.Fail) -> bool:
+    """Return whether a failed call was answered all the same: it is billed, and its speed counts."""
+    return isinstance(request, wire.Fail) and request.kind == "ignored" and request.answered

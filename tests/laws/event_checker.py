@@ -1,7 +1,8 @@
-"""The law of flights at the daemon's edge: what goes into the engine and what comes out, held against each other.
+"""Check the laws of flights on what enters and leaves the engine: events, effects and the time, and nothing else.
 
-As `tests.properties.referee` for worlds without them, but for streams, stores, stale answers, permits and several backends.
-The notary knows nothing of the engine's mind; what it must not be in any state is `tests.laws.table_checker`'s.
+The checker predicts no choice (which waiter leads, which entry is evicted). It raises `AssertionError` at the first effect that
+a law forbids, and at the end of an event that lacks an effect a law demands. It works in every world: with streams, with a
+store, with stale answers and with several backends. Breakers and limits are the `BackendChecker`'s.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,176 +10,278 @@ from dataclasses import dataclass, field
 from math import inf
 
 from sidecard.core import notes
-from sidecard.core.effects import Effect, EmitNote, Send
-from sidecard.core.events import DrainExpired, Event, Peer, PeerJoined, PeerLost, RequestReceived, SettingsRead, Tick
+from sidecard.core.effects import (
+    Effect,
+    EmitNote,
+    Send,
+    StorePurge,
+    StoreRead,
+    StoreRelease,
+    StoreRemove,
+    StoreWrite,
+)
+from sidecard.core.events import (
+    DrainExpired,
+    DrainRequested,
+    Event,
+    Peer,
+    PeerJoined,
+    PeerLost,
+    RequestReceived,
+    SettingsRead,
+    Tick,
+)
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
-from tests.laws.records import Place, means, scope_of
+from tests.laws.records import Place, purge_covers, scope_of, stale_seconds_of, ttl_seconds_of
 
 _FINAL = (*wire.FINAL_REPLIES_OF_BEGIN, wire.Ok, wire.StaleLease)
-_LATER = (wire.Get, wire.Delete, wire.Purge, wire.Reload)
-"""Requests whose answer may come in another event."""
+_DEFERRED = (wire.Get, wire.Delete, wire.Purge, wire.Reload)
+"""Requests that a later event may answer."""
+
+_OF_A_LEASE = (wire.Append, wire.Complete, wire.Fail, wire.Renew)
+_FOR_THE_STORE = (StoreRead, StoreWrite, StoreRelease, StoreRemove, StorePurge)
+_REMEMBERED = 8
+"""Answers per key."""
 
 Who = tuple[int, int]
+"""Peer id and request id."""
 
 
 @dataclass(eq=False)
 class Asked:
-    """A begin, or a fail with ``next``, that has had no end yet."""
+    """A begin, or a fail with ``next``, that has no final reply yet."""
 
     peer: Peer
     begin: wire.Begin
+    reply_id: int
     place: Place | None
     wait_seconds: float
     deadline: float
-    since: float
     failed: wire.Fail | None = None
     pending: bool = False
-    seen: int = 0
+    chunks: int = 0
+    joins: bool = False
+    """Another caller's call was in progress."""
+    tried: frozenset[str] = frozenset()
+    """Backends that certainly failed this caller since its last retry."""
+    maybe_tried: frozenset[str] = frozenset()
+    """Backends that may have: a lease after a wait may be a retry's or another backend's."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The backends that may certainly still serve it."""
+        return frozenset(self.begin.backends or (wire.DEFAULT_BACKEND,)) - self.maybe_tried
 
 
 @dataclass(eq=False)
 class Held:
-    """A lease that is current."""
+    """A current lease."""
 
-    peer: Peer
-    begin: wire.Begin
-    place: Place | None
+    asked: Asked
+    backend: str
+    granted: float
     expires: float
-    pieces: list[bytes] = field(default_factory=list)
+    chunks: list[bytes] = field(default_factory=list)
+    generation: int = 0
+    """Of the backend's breaker, at the grant."""
+
+    @property
+    def peer(self) -> Peer:
+        """The holder."""
+        return self.asked.peer
+
+    @property
+    def begin(self) -> wire.Begin:
+        """The begin that led to it."""
+        return self.asked.begin
+
+    @property
+    def place(self) -> Place | None:
+        """The flight's place."""
+        return self.asked.place
 
 
 @dataclass(eq=False)
 class Course:
-    """What is known of a flight: its leases, and whether its answer may still be stored."""
+    """A flight: how many leases it had, how many of them followed a ``fail``, and what of its answer may be stored."""
 
     leases: int = 0
     nexts: int = 0
     may_store: bool = True
+    purged_tags: frozenset[str] = frozenset()
 
 
 @dataclass(eq=False)
 class Kept:
-    """An answer that was stored."""
+    """A stored answer."""
 
     value: bytes
     tags: tuple[str, ...]
-    at: float
+    stored_at: float
     ttl_seconds: float
     stale_seconds: float
+    window_seconds: float
     servable: bool = True
 
 
 class EventChecker:
-    """Watches one run of the daemon. ``stores`` says that there is a store, whose entries outlive it.
+    """Checks one run of the engine.
 
-    ``is_app`` tells by its pid whether a process uses our clients, which never present a lease but on its own connection.
+    ``stores``: there is a store, whose entries outlive the run. ``is_client`` returns whether a pid uses our clients, which
+    present a lease only on the connection that received it.
     """
 
-    def __init__(self, settings: EngineSettings, *, stores: bool, is_app: Callable[[int], bool]) -> None:
+    def __init__(
+        self, settings: EngineSettings, *, stores: bool = False, is_client: Callable[[int], bool] = lambda _: False
+    ) -> None:
         self.settings = settings
-        self._is_app = is_app
+        self.peers: dict[int, Peer] = {}
         self.asked: dict[Who, Asked] = {}
         self.held: dict[str, Held] = {}
+        self.draining = False
         self._stores = stores
-        self._names: dict[str, int] = {}
-        """Of all leases that there ever were, with the peer that got each."""
-        self._peers: dict[int, Peer] = {}
+        self._is_client = is_client
+        self._holders: dict[str, int] = {}
+        """Peer ids by lease name, of all leases ever granted."""
         self._courses: dict[Place, Course] = {}
         self._kept: dict[Place, list[Kept]] = {}
-        self._later: set[Who] = set()
+        self._deferred: set[Who] = set()
+        self._unnoted: set[str] = set()
+        """Leases that this event ended and whose `LeaseEnded` has not come."""
         self._max_elections = settings.max_elections
 
     def watch(self, event: Event, effects: Sequence[Effect], now: float) -> None:
-        """Judge one event's effects."""
+        """Check the effects of one event."""
         request = event.request if isinstance(event, RequestReceived) else None
         asker = event.peer if isinstance(event, RequestReceived) else None
-        presented = self._take_in(event, asker, request, now)
+        presented = None if asker is None or request is None else self._presented(asker, request)
+        self._take_in(event, effects, now)
+        if asker is not None and request is not None:
+            self._take_request(asker, request, presented, effects, now)
+
         direct: list[wire.AnyReply] = []
         for effect in effects:
             if isinstance(effect, EmitNote):
-                if isinstance(effect.note, notes.LeaseEnded):
-                    assert effect.note.lease in self.held, "a lease ended twice"
-                    del self.held[effect.note.lease]
+                self._note(effect.note, now)
             elif isinstance(effect, Send):
-                assert effect.peer in self._peers or effect.peer == 0, "an effect addresses a lost peer"
+                assert effect.peer in self.peers or effect.peer == 0, "an effect addresses a lost peer"
                 self._reply(effect, asker, request, presented, direct, now)
+            else:
+                assert self._stores or not isinstance(effect, _FOR_THE_STORE), (
+                    "an effect for a store that does not exist"
+                )
 
+        assert not self._unnoted, "a lease ended without a note"
         if asker is not None and request is not None and asker.id:
-            self._judge_request(asker, request, presented, effects, direct, now)
+            self._check_request(asker, request, presented, effects, direct, now)
 
-        self._judge_rest(event, now)
+        self._check_rest(event, now)
 
-    # What comes in ----------------------------------------------------------------------------------------------------
+    # Events -----------------------------------------------------------------------------------------------------------
 
-    def _take_in(  # noqa: C901, PLR0912 - one case for each thing that comes in
-        self, event: Event, asker: Peer | None, request: wire.Request | None, now: float
-    ) -> Held | None:
+    def _take_in(self, event: Event, effects: Sequence[Effect], now: float) -> None:
+        del effects
         match event:
             case PeerJoined(peer):
-                assert peer.id not in self._peers
-                self._peers[peer.id] = peer
+                assert peer.id not in self.peers
+                self.peers[peer.id] = peer
             case PeerLost(peer):
-                del self._peers[peer.id]
-                self.asked = {who: asked for who, asked in self.asked.items() if who[0] != peer.id}
+                del self.peers[peer.id]
+                self._leave([who for who in self.asked if who[0] == peer.id])
+                self._end([name for name, held in self.held.items() if held.peer == peer], None, now)
+            case Tick():
+                self._end([name for name, held in self.held.items() if held.expires <= now], None, now)
+            case DrainRequested():
+                self.draining = True
             case SettingsRead(settings) if settings is not None:
-                self.settings = settings
-                self._max_elections = max(self._max_elections, settings.max_elections)
+                self._reconfigure(settings)
             case _:
                 pass
 
-        if asker is None or request is None:
-            return None
+    def _reconfigure(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self._max_elections = max(self._max_elections, settings.max_elections)
 
+    def _take_request(
+        self, asker: Peer, request: wire.Request, presented: Held | None, effects: Sequence[Effect], now: float
+    ) -> None:
         who = (asker.id, request.id)
-        presented = self._presented(asker, request)
         match request:
             case wire.Begin() if who not in self.asked:
                 self._ask(asker, request, request.id, now)
-            case wire.Fail(next=True) if presented is not None and who not in self.asked:
-                self._ask(asker, presented.begin, request.id, now).failed = request
+            case wire.Complete() | wire.Fail() if presented is not None and not _is_refused(who, effects):
+                self._end([request.lease], request, now)
+                if isinstance(request, wire.Fail) and request.next:
+                    self._ask_again(presented, request, now)
             case wire.Cancel(target=target):
-                for other, asked in list(self.asked.items()):
-                    if other[0] == asker.id and asked.begin.id == target:
-                        del self.asked[other]
+                waiting = [
+                    other for other, asked in self.asked.items() if other[0] == asker.id and asked.begin.id == target
+                ]
+                self._leave(waiting)
+                led = [name for name, held in self.held.items() if held.peer == asker and held.begin.id == target]
+                # An id may be used again once its begin has a lease: then the wait is canceled, and the lease lives on.
+                self._end([name for name in led if not waiting or name in _noted(effects)], None, now)
             case wire.Append(chunk=chunk) if presented is not None and presented.begin.stream:
-                presented.pieces.append(bytes(chunk))
-                self._grow_patient(presented.place, now)
+                presented.chunks.append(bytes(chunk))
+                self._extend_deadlines(presented.place, now)
             case wire.Renew() if presented is not None:
                 presented.expires = now + self.settings.lease_seconds
-            case _ if isinstance(request, _LATER):
-                self._later.add(who)
-
-        return presented
+            case _ if isinstance(request, _DEFERRED):
+                self._deferred.add(who)
 
     def _ask(self, asker: Peer, begin: wire.Begin, reply_id: int, now: float) -> Asked:
         scope = scope_of(self.settings, asker, begin.namespace)
         place = None if scope is None or begin.key is None else (scope, begin.key)
         seconds = self.settings.wait_seconds if begin.wait_seconds is None else begin.wait_seconds
-        # Who waits for nobody waits for the store all the same, as long as that takes.
+        # A caller that does not wait for other callers still waits for the store, however long that takes.
         deadline = now + seconds if seconds > 0 else inf
-        asked = self.asked[asker.id, reply_id] = Asked(asker, begin, place, seconds, deadline, now)
+        asked = self.asked[asker.id, reply_id] = Asked(asker, begin, reply_id, place, seconds, deadline)
         return asked
 
+    def _ask_again(self, presented: Held, request: wire.Fail, now: float) -> Asked:
+        asked = self._ask(presented.peer, presented.begin, request.id, now)
+        asked.failed = request
+        return asked
+
+    def _leave(self, callers: list[Who]) -> None:
+        """Forget callers that wait for nothing any more."""
+        for who in callers:
+            del self.asked[who]
+
+    def _end(self, names: list[str], request: wire.Complete | wire.Fail | None, now: float) -> None:
+        """End leases by their holder's request, or without a word of it."""
+        del now
+        for name in names:
+            del self.held[name]
+            if not isinstance(request, wire.Complete):
+                self._unnoted.add(name)
+
     def _presented(self, asker: Peer, request: wire.Request) -> Held | None:
-        if not isinstance(request, wire.Append | wire.Complete | wire.Fail | wire.Renew):
+        if not isinstance(request, _OF_A_LEASE):
             return None
 
-        if self._is_app(asker.pid):
-            assert self._names.get(request.lease) == asker.id, (
-                f"a client presents a lease that its connection never had: {request}"
+        if self._is_client(asker.pid):
+            assert self._holders.get(request.lease) == asker.id, (
+                f"a client presents a lease that its connection never received: {request}"
             )
 
         held = self.held.get(request.lease)
         return held if held is not None and held.peer == asker else None
 
-    def _grow_patient(self, place: Place | None, now: float) -> None:
+    def _extend_deadlines(self, place: Place | None, now: float) -> None:
         for asked in self.asked.values():
             if asked.place == place and asked.begin.stream:
-                # Also where it has just passed: a piece that comes before the tick is in time.
+                # Also where it has just passed: a chunk that comes before the tick is in time.
                 asked.deadline = now + asked.wait_seconds
 
-    # What goes out ----------------------------------------------------------------------------------------------------
+    # Effects ----------------------------------------------------------------------------------------------------------
+
+    def _note(self, note: notes.Note, now: float) -> None:
+        del now
+        if isinstance(note, notes.LeaseEnded):
+            assert note.lease in self._unnoted, "a lease ended twice, or is not over"
+            self._unnoted.remove(note.lease)
 
     def _reply(
         self,
@@ -191,38 +294,35 @@ class EventChecker:
     ) -> None:
         who, reply = (effect.peer, effect.reply.id), effect.reply
         is_direct = asker is not None and request is not None and who == (asker.id, request.id)
-        asked = self.asked.get(who)
-        if asked is None or (is_direct and not self._may_end(asked, request, reply)):
-            if is_direct:
-                direct.append(reply)
-                if isinstance(reply, wire.Hit) and isinstance(request, wire.Get):
-                    assert asker is not None
-                    self._judge_served(self._place(asker, request), bytes(reply.value), reply, now)
-            else:
-                assert who in self._later, f"a reply that nobody waits for: {reply}"
-
-            self._later.discard(who)
-            return
-
         if is_direct:
             direct.append(reply)
 
-        if isinstance(reply, wire.Pending):
-            assert not asked.pending, "told twice to wait"
+        asked = self.asked.get(who)
+        if asked is None or (is_direct and not self._may_end(asked, request, reply)):
+            assert is_direct or who in self._deferred, f"a reply that nobody waits for: {reply}"
+            assert not is_direct or not isinstance(request, wire.Begin) or isinstance(reply, wire.Error)
+            if is_direct and isinstance(reply, wire.Hit) and isinstance(request, wire.Get):
+                assert asker is not None
+                self._check_served(self._place(asker, request), reply, now)
+
+            self._deferred.discard(who)
+        elif isinstance(reply, wire.Pending):
+            assert not asked.pending, "two replies say that the caller waits"
             asked.pending = True
+            self._wait(asked, now)
         elif isinstance(reply, wire.Chunk):
-            asked.seen += 1
-            assert asked.begin.stream, "a piece for one who wants no stream"
+            asked.chunks += 1
+            assert asked.begin.stream, "a chunk for a caller without a stream"
             if reply.source in {"cache", "stale"}:
-                asked.deadline = inf  # it is whole: how long it takes is up to the reader
+                asked.deadline = inf  # the answer is whole: its reader decides how long it takes
         else:
-            assert isinstance(reply, _FINAL), f"not an end: {reply}"
+            assert isinstance(reply, _FINAL), f"not a final reply: {reply}"
             del self.asked[who]
-            self._judge_end(asked, reply, request, presented, now)
+            self._check_end(asked, reply, request, presented, now)
 
     @staticmethod
     def _may_end(asked: Asked, request: wire.Request | None, reply: wire.AnyReply) -> bool:
-        """Tell whether a direct reply is that of the begin, and not of another request with its id."""
+        """Return whether a direct reply is the begin's, and not that of another request with its id."""
         if isinstance(request, wire.Begin):
             return request is asked.begin and not (isinstance(reply, wire.Error) and asked.pending)
 
@@ -230,57 +330,75 @@ class EventChecker:
             isinstance(reply, wire.FINAL_REPLIES_OF_BEGIN) and not isinstance(reply, wire.Error)
         )
 
-    def _judge_end(
+    def _wait(self, asked: Asked, now: float) -> None:
+        """A caller was told to wait."""
+
+    def _check_end(
         self, asked: Asked, reply: wire.AnyReply, request: wire.Request | None, presented: Held | None, now: float
     ) -> None:
+        ours = presented is not None and asked.place is not None and asked.place == presented.place
         match reply:
             case wire.Lease():
-                assert not asked.seen, "who has seen a piece may not lead"
-                assert now < asked.deadline or not asked.pending, "a lease for one who has stopped waiting"
+                assert not asked.chunks, "a caller that has received a chunk leads"
+                assert not self.draining, "a lease while draining"
+                assert now < asked.deadline or not asked.pending, "a lease after the deadline"
                 self._grant(asked, reply, now)
             case wire.Timeout():
-                assert asked.wait_seconds <= 0 or now >= asked.deadline, "sent away before its time"
+                assert asked.wait_seconds <= 0 or now >= asked.deadline, "a timeout before the deadline"
+            case wire.Rejected(reason="draining"):
+                assert self.draining
+            case wire.Failed() if isinstance(request, wire.Fail) and ours:
+                assert (reply.kind, reply.message) == (request.kind, request.message), "another failure"
             case wire.Hit():
-                self._judge_served(asked.place, bytes(reply.value), reply, now)
-            case wire.Shared() if (
-                isinstance(request, wire.Complete) and presented is not None and not presented.begin.stream
-            ):
-                assert bytes(reply.value) == bytes(request.value) or asked.place != presented.place, "another answer"
+                self._check_served(asked.place, reply, now)
+            case wire.Shared() if isinstance(request, wire.Complete) and presented is not None:
+                assert not ours or presented.begin.stream or bytes(reply.value) == bytes(request.value), (
+                    "another answer"
+                )
+            case wire.Shared() if isinstance(request, wire.Begin):
+                self._check_served(asked.place, reply, now)
             case wire.Ok() | wire.StaleLease():
                 assert asked.failed is not None
             case _:
                 pass
 
-    def _grant(self, asked: Asked, reply: wire.Lease, now: float) -> None:
+    def _grant(self, asked: Asked, reply: wire.Lease, now: float) -> Held:
         place = asked.place
-        assert reply.lease not in self._names, "a lease's name was used twice"
+        assert reply.lease not in self._holders, "a lease's name was used twice"
         assert place is None or all(held.place != place for held in self.held.values()), "two live leases of one key"
-        self._names[reply.lease] = asked.peer.id
-        self.held[reply.lease] = Held(asked.peer, asked.begin, place, now + self.settings.lease_seconds)
+        self._holders[reply.lease] = asked.peer.id
+        held = Held(asked, reply.backend, now, now + self.settings.lease_seconds)
+        self.held[reply.lease] = held
         if place is not None:
             course = self._courses.setdefault(place, Course())
             course.leases += 1
             course.nexts += asked.failed is not None
             assert course.leases <= 1 + self._max_elections + course.nexts, "more holders than elections allow"
 
-    def _judge_served(self, place: Place | None, value: bytes, reply: wire.Hit, now: float) -> None:
-        """An answer that is served must be the one that was kept last, or still be on its way to this reader."""
+        return held
+
+    def _check_served(self, place: Place | None, reply: wire.Hit | wire.Shared, now: float) -> None:
+        """A served answer is the one stored last under its key, in its time, and not removed since."""
         assert place is not None
         if self._stores:
             return
 
-        kept = [one for one in self._kept.get(place, ()) if one.value == value]
+        kept = [one for one in self._kept.get(place, ()) if one.value == bytes(reply.value)]
         assert kept, "an answer was served that was never stored there"
         last = kept[-1]
         assert last.servable, "an answer was served that was removed"
         assert last is self._kept[place][-1], "an answer was served though a newer one was stored"
-        age_seconds = now - last.at
-        limit_seconds = last.ttl_seconds + (last.stale_seconds if reply.stale else 0.0)
+        age_seconds = now - last.stored_at
+        if isinstance(reply, wire.Shared):
+            limit_seconds = last.window_seconds
+        else:
+            limit_seconds = last.ttl_seconds + (last.stale_seconds if reply.stale else 0.0)
+
         assert age_seconds <= limit_seconds, f"an answer was served that is {age_seconds} s old"
 
-    # When it is over --------------------------------------------------------------------------------------------------
+    # The end of an event ----------------------------------------------------------------------------------------------
 
-    def _judge_request(
+    def _check_request(
         self,
         asker: Peer,
         request: wire.Request,
@@ -290,6 +408,7 @@ class EventChecker:
         now: float,
     ) -> None:
         replies = [reply for reply in direct if not isinstance(reply, wire.Chunk | wire.End)]
+        who = (asker.id, request.id)
         match request:
             case wire.Append() | wire.Complete() | wire.Fail() | wire.Renew() if presented is None:
                 assert [type(reply) for reply in replies] == [wire.StaleLease], (
@@ -301,104 +420,135 @@ class EventChecker:
                 assert not replies or isinstance(replies[0], wire.Error)
             case wire.Complete():
                 assert presented is not None
-                if replies and isinstance(replies[0], wire.Stored):
+                assert len(replies) == 1, f"{request} was answered {replies}"
+                if isinstance(replies[0], wire.Stored):
                     self._completed(request, presented, replies[0], now)
-            case wire.Delete() if replies or (asker.id, request.id) in self._later:
+            case wire.Begin():
+                asked = self.asked.get(who)
+                assert asked is None or asked.pending or asked.chunks or self._stores, "neither an end nor pending"
+            case _:
+                assert len(replies) + (who in self._deferred) == 1, f"{request} was answered {replies}"
+                self._finished(asker, request, presented, replies, now)
+
+    def _finished(
+        self, asker: Peer, request: wire.Request, presented: Held | None, replies: Sequence[wire.AnyReply], now: float
+    ) -> None:
+        match request:
+            case wire.Fail(kind="fatal" | "ignored") if isinstance(replies[0], wire.Ok):
+                assert presented is not None
+                stream = presented.begin.stream
+                assert stream or presented.place is None or not self._waiting(presented.place), (
+                    "a waiter outlived the end of its flight"
+                )
+            case wire.Delete():
                 place = self._place(asker, request)
                 self._remove(lambda other: other == place, None)
             case wire.Purge() if asker.operator:
-                self._remove(lambda other: means(request.namespace, other[0]), request.tag)
-            case wire.Put() if replies and isinstance(replies[0], wire.Stored):
-                self._keep(
-                    self._place(asker, request), bytes(request.value), request.tags, request.ttl_seconds, None, now
-                )
-            case wire.Begin():
-                asked = self.asked.get((asker.id, request.id))
-                assert asked is None or asked.pending or asked.seen or self._stores, "neither an end nor pending"
+                self._remove(lambda other: purge_covers(request.namespace, other[0]), request.tag)
+            case wire.Put() if isinstance(replies[0], wire.Stored):
+                place = self._place(asker, request)
+                assert place is not None
+                self._keep(place, bytes(request.value), request.tags, request.ttl_seconds, None, now)
             case _:
-                late = (asker.id, request.id) in self._later
-                assert len(replies) + late == 1, f"{request} was answered {replies}"
+                pass
 
     def _completed(self, request: wire.Complete, presented: Held, reply: wire.Stored, now: float) -> None:
-        place = presented.place
-        self.held.pop(request.lease, None)
+        place, begin = presented.place, presented.begin
         if place is None:
             assert not reply.stored
             return
 
         course = self._courses[place]
-        assert not reply.stored or (request.store and course.may_store), "an answer was stored that may not be"
-        begin = presented.begin
-        value = _listed(presented.pieces) if begin.stream else bytes(request.value)
-        ttl_seconds = begin.ttl_seconds if request.ttl_seconds is None else request.ttl_seconds
+        may_store = request.store and course.may_store and course.purged_tags.isdisjoint(request.tags)
+        assert not reply.stored or may_store, "an answer was stored that may not be"
         if reply.stored:
-            self._keep(place, value, request.tags, ttl_seconds, begin, now)
-        elif request.store and course.may_store:
-            # It was too large, or dead at once: what the key means has changed all the same.
+            value = _listed(presented.chunks) if begin.stream else bytes(request.value)
+            self._keep(place, value, request.tags, request.ttl_seconds, begin, now)
+        elif may_store:
+            # It was too large, or dead at once: the meaning of the key has changed all the same.
             self._kept.pop(place, None)
+
+        for asked in self._waiting(place):
+            assert asked.begin.stream, "a waiter outlived the end of its flight"
 
         for asked in self.asked.values():
             if asked.place == place:
-                assert asked.seen or asked.pending is False or asked.begin.stream, (
-                    "a waiter outlived the end of its flight"
-                )
                 asked.deadline = inf
+
+    def _waiting(self, place: Place) -> list[Asked]:
+        return [asked for asked in self.asked.values() if asked.place == place and asked.pending and not asked.chunks]
 
     def _keep(
         self,
-        place: Place | None,
+        place: Place,
         value: bytes,
         tags: tuple[str, ...],
         ttl_seconds: float | None,
         begin: wire.Begin | None,
         now: float,
     ) -> None:
-        if place is None:
-            return
-
         settings = self.settings
-        stale_seconds = settings.stale_seconds
-        if begin is not None and begin.stale_seconds is not None:
-            stale_seconds = begin.stale_seconds
-
-        ttl = settings.ttl_seconds if ttl_seconds is None else ttl_seconds
-        window_seconds = settings.sharing_window_seconds if begin is not None else 0.0
+        asked_ttl, asked_stale = (None, None) if begin is None else (begin.ttl_seconds, begin.stale_seconds)
+        task = wire.DEFAULT_TASK if begin is None else begin.task
         kept = self._kept.setdefault(place, [])
-        kept.append(Kept(value, tags, now, ttl, max(stale_seconds, window_seconds - ttl)))
-        del kept[:-8]
+        kept.append(
+            Kept(
+                value,
+                tags,
+                now,
+                ttl_seconds_of(settings, task, ttl_seconds, asked_ttl),
+                stale_seconds_of(settings, task, asked_stale),
+                0.0 if begin is None else settings.sharing_window_seconds,
+            )
+        )
+        del kept[:-_REMEMBERED]
 
     def _remove(self, reaches: Callable[[Place], bool], tag: str | None) -> None:
         for place, course in self._courses.items():
-            course.may_store &= not reaches(place)
+            if reaches(place) and tag is not None:
+                course.purged_tags |= {tag}
+            elif reaches(place):
+                course.may_store = False
 
         for place, kept in self._kept.items():
             if reaches(place):
                 for one in kept:
                     one.servable &= tag is not None and tag not in one.tags
 
-    def _judge_rest(self, event: Event, now: float) -> None:
+    def _check_rest(self, event: Event, now: float) -> None:
         busy = {held.place for held in self.held.values()} | {asked.place for asked in self.asked.values()}
         for place in [place for place in self._courses if place not in busy]:
             del self._courses[place]
 
-        match event:
-            case PeerLost(peer):
-                assert all(held.peer != peer for held in self.held.values()), "a lost peer holds a lease"
-            case Tick():
-                assert all(now < asked.deadline for asked in self.asked.values()), "a waiter outlived its deadline"
-                assert all(now < held.expires for held in self.held.values()), "a lease outlived its holder's silence"
-            case DrainExpired():
-                waiting = [asked for asked in self.asked.values() if asked.failed is None and asked.pending]
-                assert not waiting, "a waiter outlived the drain"
-            case _:
-                pass
+        if isinstance(event, Tick):
+            assert all(now < asked.deadline for asked in self.asked.values()), "a waiter outlived its deadline"
+        elif isinstance(event, DrainExpired):
+            waiting = [asked for asked in self.asked.values() if asked.failed is None and asked.pending]
+            assert not waiting, "a waiter outlived the drain"
 
     def _place(self, peer: Peer, request: wire.Get | wire.Put | wire.Delete) -> Place | None:
         scope = scope_of(self.settings, peer, request.namespace)
         return None if scope is None else (scope, request.key)
 
 
-def _listed(pieces: list[bytes]) -> bytes:
-    """Return the list of pieces, as msgpack has it."""
-    assert len(pieces) < 16
-    return bytes((0x90 + len(pieces),)) + b"".join(pieces)
+def _is_refused(who: Who, effects: Sequence[Effect]) -> bool:
+    """Return whether a request is answered by an error, which leaves its lease as it was."""
+    return any(
+        isinstance(effect, Send) and (effect.peer, effect.reply.id) == who and isinstance(effect.reply, wire.Error)
+        for effect in effects
+    )
+
+
+def _noted(effects: Sequence[Effect]) -> set[str]:
+    """Return the leases that effects say have ended."""
+    return {
+        effect.note.lease
+        for effect in effects
+        if isinstance(effect, EmitNote) and isinstance(effect.note, notes.LeaseEnded)
+    }
+
+
+def _listed(chunks: list[bytes]) -> bytes:
+    """Return the msgpack list of chunks."""
+    assert len(chunks) < 16
+    return bytes((0x90 + len(chunks),)) + b"".join(chunks)

@@ -1,4 +1,4 @@
-"""What the naive model and the referee remember, as plain as can be."""
+"""What the reference model remembers, and what the oracles know of settings and namespaces."""
 
 from dataclasses import dataclass, field
 from math import inf, log
@@ -9,10 +9,10 @@ from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 
 UNKNOWN = ""
-"""Stands in a predicted reply for what only the engine can know: a lease's name, the wording of a message."""
+"""Placeholder in a predicted reply for what only the engine knows: the name of a lease, the wording of a message."""
 
 Place = tuple[str, str]
-"""Scope and key: where a flight and an entry are."""
+"""Scope and key of a flight and of an entry."""
 
 Sent = tuple[int, wire.AnyReply]
 """Peer id and reply."""
@@ -24,7 +24,7 @@ def budget_bytes(settings: EngineSettings) -> int:
 
 
 def scope_of(settings: EngineSettings, peer: Peer, namespace: str) -> str | None:
-    """Return a namespace's real place; None where the peer may not name it."""
+    """Return the scope of a namespace; None where the peer may not use it."""
     if ":" in namespace:
         return namespace if peer.operator else None
 
@@ -35,19 +35,37 @@ def scope_of(settings: EngineSettings, peer: Peer, namespace: str) -> str | None
     return f"{peer.uid}:{namespace}"
 
 
-def means(namespace: str | None, scope: str) -> bool:
-    """Tell whether a purge of ``namespace`` reaches ``scope``."""
+def purge_covers(namespace: str | None, scope: str) -> bool:
+    """Return whether a purge of ``namespace`` covers ``scope``."""
     return namespace in {None, scope, scope.split(":")[1]}
 
 
+def ttl_seconds_of(settings: EngineSettings, task: str, *asked: float | None) -> float:
+    """Return the first lifetime that was asked for, else the task's, else the default."""
+    if settings.cache_max_bytes == 0:
+        return 0.0
+
+    given = [ttl_seconds for ttl_seconds in asked if ttl_seconds is not None]
+    return given[0] if given else settings.task(task).ttl_seconds or settings.ttl_seconds
+
+
+def stale_seconds_of(settings: EngineSettings, task: str, asked: float | None) -> float:
+    """Return for how long an answer of a task is kept beyond its lifetime."""
+    if settings.cache_max_bytes == 0:
+        return 0.0
+
+    given = [seconds for seconds in (asked, settings.task(task).stale_seconds) if seconds is not None]
+    return given[0] if given else settings.stale_seconds
+
+
 def same_process(one: Peer, other: Peer) -> bool:
-    """Tell whether two connections are certainly of one process: pid 0 stands for any of another pid namespace."""
+    """Return whether two connections are certainly of one process: pid 0 is any process of another pid namespace."""
     return one == other or (one.pid != 0 and (one.pid, one.uid) == (other.pid, other.uid))
 
 
 @dataclass(eq=False)
 class Answer:
-    """A finished answer: a hit before ``expires``, shared before ``shared_until``, then stale until ``stale_until``."""
+    """An answer: a hit before ``expires``, shared before ``shared_until``, then stale until ``stale_until``."""
 
     value: bytes
     made: float
@@ -59,39 +77,39 @@ class Answer:
     tags: tuple[str, ...] = ()
     stale_until: float = -inf
     early: float = 0.0
-    """How early it may be fetched anew (`TaskSettings.early_refresh`)."""
+    """`TaskSettings.early_refresh`."""
 
     @property
     def dollars(self) -> float:
-        """What its call cost."""
+        """Cost of its call."""
         return self.usage.cost_dollars or 0.0
 
     def kind(self, now: float) -> type[wire.Hit | wire.Shared] | None:
-        """Tell as what a begin may have it; None where it may not."""
+        """Return the reply that serves it to a begin; None where it is stale or gone."""
         if now < self.expires:
             return wire.Hit
 
         return wire.Shared if now < self.shared_until else None
 
     def is_there(self, now: float) -> bool:
-        """Tell whether anybody may have it, be it stale."""
+        """Return whether some caller may be served it, be it stale."""
         return self.kind(now) is not None or now < self.stale_until
 
     def old_for(self, begin: wire.Begin, now: float) -> bool:
-        """Tell whether a begin may have it as a stale answer."""
+        """Return whether a begin may be served it as a stale answer."""
         if begin.mode == "refresh" or self.kind(now) is not None or now >= self.stale_until:
             return False
 
         return begin.stale_seconds is None or now < self.expires + begin.stale_seconds
 
     def drawn(self, now: float) -> bool:
-        """Tell whether it is to be fetched anew before its time, where all draws are one half."""
+        """Return whether it is refreshed before its time, where all draws are one half."""
         return now < self.expires and self.early > 0 and self.seconds * self.early * log(2) >= self.expires - now
 
 
 @dataclass(eq=False)
 class Waiter:
-    """A begin that waits."""
+    """A waiting begin."""
 
     peer: Peer
     begin: wire.Begin
@@ -101,7 +119,7 @@ class Waiter:
 
 @dataclass(eq=False)
 class Flight:
-    """One computation of one key; ``elections`` counts the holders that came after the first."""
+    """One computation of one key; ``elections`` counts the holders after the first."""
 
     place: Place
     waiters: list[Waiter] = field(default_factory=list)
@@ -109,12 +127,12 @@ class Flight:
     leases: int = 0
     may_store: bool = True
     purged_tags: frozenset[str] = frozenset()
-    """What its answer must not bear, or it is not stored."""
+    """Tags with which its answer is not stored."""
 
 
 @dataclass(eq=False)
 class Lease:
-    """A lease; ``turn`` tells which of the caller's backends it is on, ``reply_id`` which request it answered."""
+    """A lease; ``turn`` is the index of its backend in the begin, ``reply_id`` the id of the request it answered."""
 
     peer: Peer
     begin: wire.Begin
@@ -133,7 +151,7 @@ class Lease:
 
     @property
     def has_next(self) -> bool:
-        """Tell whether the caller named a further backend."""
+        """Return whether the caller named a further backend."""
         return self.turn + 1 < len(self.begin.backends)
 
 
@@ -154,20 +172,20 @@ class Sums:
     waited_seconds: float = 0.0
 
     def bill(self, seconds: float, dollars: float) -> None:
-        """Book an answer of a backend."""
+        """Count an answer of a backend."""
         self.upstream_calls += 1
         self.billed_seconds += seconds
         self.billed_dollars += dollars
 
     def hit(self, answer: Answer) -> None:
-        """Book an answer that the cache gave."""
+        """Count an answer from the cache."""
         self.hits += 1
         self.saved_by_cache_seconds += answer.seconds
         self.saved_by_cache_dollars += answer.dollars
 
     def share(self, answer: Answer, waited: float) -> float:
-        """Book an answer that another caller fetched; return the seconds saved."""
-        # A caller that waited longer than the call took has saved nothing, and is booked to have waited that call's time.
+        """Count an answer that another caller fetched; return the seconds saved."""
+        # A caller that waited longer than the call took saved nothing; its wait counts as that call's time.
         saved = max(0.0, answer.seconds - waited)
         self.shared += 1
         self.saved_by_sharing_seconds += saved

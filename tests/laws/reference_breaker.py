@@ -1,6 +1,6 @@
-"""A breaker as one would explain it: every outcome is remembered, and what follows is counted afresh each time.
+"""A breaker in its simplest form: it keeps every outcome and counts afresh each time.
 
-It hears from the engine only that its state changed (a note), and says whether that was right and whether it was due.
+From the engine it learns only that the state changed (a note). It checks that the change is right, and that none is missing.
 """
 
 from dataclasses import dataclass, field
@@ -13,55 +13,55 @@ from sidecard_client.protocol.wire import BreakerAction, BreakerState
 
 @dataclass(eq=False)
 class ReferenceBreaker:
-    """One backend's."""
+    """The breaker of one backend."""
 
     settings: BreakerSettings
     state: BreakerState = "closed"
     generation: int = 0
     opened: int = 0
     outcomes: list[tuple[float, CallResult]] = field(default_factory=list)
-    """All since it was last closed."""
+    """All since it last closed."""
     until: float = 0.0
     probes_out: dict[str, float] = field(default_factory=dict)
-    """By lease: when it was let through."""
+    """By lease, the time of its grant."""
     probes_done: list[CallResult] = field(default_factory=list)
     due: str | None = None
-    """The change that the engine has to tell within this event."""
+    """The change that the engine must make within this event."""
     allowed: set[str] = field(default_factory=set)
-    """Changes that it may tell within this event."""
+    """Changes that it may make within this event."""
 
     def __post_init__(self) -> None:
         if not self.settings.enabled:
             self.state = "disabled"
 
     def start(self, now: float) -> None:
-        """An event begins."""
+        """Start an event."""
         self.due = None
         self.allowed = set()
         if self.overdue(now):
             self.allowed.add("probes")
 
     def overdue(self, now: float) -> bool:
-        """Tell whether a probe is out for too long."""
+        """Return whether a probe has had no outcome for too long."""
         patience = max(self.settings.probe_seconds, self.settings.slow_seconds)
         return self.state == "half_open" and any(at + patience <= now for at in self.probes_out.values())
 
     def admits(self) -> bool:
-        """Tell whether a call may be made."""
+        """Return whether a call may be made."""
         if self.state == "half_open":
             return len(self.probes_out) + len(self.probes_done) < self.settings.probes
 
         return self.state in {"closed", "disabled"}
 
     def take(self, lease: str, now: float) -> None:
-        """A lease was granted."""
+        """Count a granted lease."""
         assert self.admits(), f"a lease on a backend whose breaker is {self.state}"
         assert not self.overdue(now), "a lease while a probe is overdue"
         if self.state == "half_open":
             self.probes_out[lease] = now
 
-    def end(self, lease: str, generation: int, verdict: CallResult, now: float, told_off: float = 0.0) -> None:
-        """A lease has ended."""
+    def end(self, lease: str, generation: int, result: CallResult, now: float, pause_seconds: float = 0.0) -> None:
+        """Count the end of a lease. ``pause_seconds`` is the backend's own Retry-After."""
         probing = self.probes_out.pop(lease, None) is not None
         assert probing == (self.state == "half_open" and generation == self.generation)
         if generation != self.generation:
@@ -69,22 +69,22 @@ class ReferenceBreaker:
 
         if "probes" in self.allowed:
             self.due = "probes"
-        elif told_off and self.state in {"closed", "half_open"}:
+        elif pause_seconds and self.state in {"closed", "half_open"}:
             self.due = "retry_after"
-            self.until = now + min(told_off, MAX_RETRY_AFTER_SECONDS)
-        elif told_off or verdict == "nothing":
+            self.until = now + min(pause_seconds, MAX_RETRY_AFTER_SECONDS)
+        elif pause_seconds or result == "nothing":
             pass
         elif self.state == "half_open":
-            self.probes_done.append(verdict)
+            self.probes_done.append(result)
             if len(self.probes_done) == self.settings.probes:
                 self.due = "probes" if self._is_bad(self.probes_done) else "closed"
         else:
-            self.outcomes.append((now, verdict))
+            self.outcomes.append((now, result))
             if self.state == "closed":
                 self.due = self._conclusion()
 
     def reconfigure(self, settings: BreakerSettings) -> None:
-        """Other settings hold; what counted until now is all there is to count."""
+        """Take other settings. What counted until now stays."""
         if settings == self.settings:
             return
 
@@ -97,7 +97,7 @@ class ReferenceBreaker:
             self.act("auto" if settings.enabled else "disable")
 
     def act(self, action: BreakerAction) -> None:
-        """An operator does something."""
+        """Apply an operator's action."""
         match action, self.state:
             case "open", state if state != "forced_open":
                 self.due = "operator"
@@ -112,10 +112,10 @@ class ReferenceBreaker:
             case _:
                 self.due = None
 
-    def hear(self, note: notes.BreakerNote, now: float) -> None:
-        """The engine tells of a change: the one that is due, or one that time has brought before it."""
+    def change(self, note: notes.BreakerNote, now: float) -> None:
+        """Check a change of the engine's breaker: the one that is due, or one that time alone made before it."""
         self.generation += 1
-        assert note.generation == self.generation, "a generation was left out, or used twice"
+        assert note.generation == self.generation, "a generation is missing, or was used twice"
         match note:
             case notes.BreakerOpened(_, cause, seconds):
                 self._check(cause, cause in self.allowed)
@@ -136,7 +136,7 @@ class ReferenceBreaker:
         self.probes_out, self.probes_done = {}, []
 
     def _check(self, change: str, in_time: bool) -> None:
-        assert self.due == change or in_time, f"{change} was told while {self.due} is due"
+        assert self.due == change or in_time, f"the breaker changed ({change}) while {self.due} is due"
         if self.due == change:
             self.due = None
 
@@ -156,9 +156,9 @@ class ReferenceBreaker:
         assert self.until == now + seconds or abs(self.until - now - seconds) < 1e-6
 
     def window(self) -> list[CallResult]:
-        """Return the verdicts that counted when the last one came."""
+        """Return the results that counted when the last one came."""
         latest = self.outcomes[-self.settings.window_calls :]
-        return [verdict for at, verdict in latest if at > latest[-1][0] - self.settings.window_seconds]
+        return [result for at, result in latest if at > latest[-1][0] - self.settings.window_seconds]
 
     def _conclusion(self) -> str | None:
         latest = self.window()
@@ -170,7 +170,7 @@ class ReferenceBreaker:
 
         return "slow" if latest.count("slow") >= self.settings.slow_rate * len(latest) else None
 
-    def _is_bad(self, verdicts: list[CallResult]) -> bool:
-        return verdicts.count("failure") >= self.settings.failure_rate * len(verdicts) or verdicts.count(
+    def _is_bad(self, results: list[CallResult]) -> bool:
+        return results.count("failure") >= self.settings.failure_rate * len(results) or results.count(
             "slow"
-        ) >= self.settings.slow_rate * len(verdicts)
+        ) >= self.settings.slow_rate * len(results)

@@ -1,4 +1,4 @@
-"""The half of the naive model that knows what is stored: entries, the ledger, and how answers are told."""
+"""The half of the reference model that knows entries and the ledger, and how answers are sent."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -10,7 +10,7 @@ from sidecard.core.accounts.ledger import OTHER
 from sidecard.core.events import Peer
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
-from tests.laws.records import UNKNOWN, Answer, Place, Sent, Sums, means
+from tests.laws.records import UNKNOWN, Answer, Place, Sent, Sums, purge_covers, stale_seconds_of, ttl_seconds_of
 
 
 class ReferenceEntries(ABC):
@@ -22,21 +22,21 @@ class ReferenceEntries(ABC):
         self.counts: Counter[str] = Counter()
         self.books: dict[str, Sums] = {}
         self.failures: dict[Place, tuple[str, float]] = {}
-        """Those that are remembered: the message, and until when."""
+        """The remembered ones: message and end of each."""
         self.out: list[Sent] = []
         self.too_large = False
-        """What is stored by the event to come is larger than an entry may be: what entries are charged, the cache knows."""
+        """The next event stores an answer that is larger than an entry may be: only the cache knows the charge of an entry."""
 
     @abstractmethod
     def forbid(self, reaches: Callable[[Place], bool], tag: str | None = None) -> None:
-        """Forbid the flights of some places to store their answers, or such as bear ``tag``."""
+        """Forbid the flights of some places to store their answers, or those with ``tag``."""
 
     def forget(self, place: Place) -> None:
-        """Tell that the engine has evicted an entry."""
+        """Drop an entry that the engine has evicted."""
         del self.entries[place]
 
     def live(self, now: float) -> dict[Place, Answer]:
-        """Return the entries that somebody may be served now."""
+        """Return the entries that some caller may be served now."""
         return {place: answer for place, answer in self.entries.items() if answer.is_there(now)}
 
     def serve(self, answer: Answer, peer: Peer, begin: wire.Begin, now: float) -> None:
@@ -51,18 +51,18 @@ class ReferenceEntries(ABC):
             self.tell(wire.Hit, peer, begin, answer, now, answer.seconds)
 
     def old(self, place: Place | None, begin: wire.Begin, now: float) -> Answer | None:
-        """Return the stale answer that a begin may have."""
+        """Return the stale answer that a begin may be served."""
         answer = None if place is None else self.entries.get(place)
         return answer if answer is not None and answer.old_for(begin, now) else None
 
     def remembered(self, place: Place, now: float) -> str | None:
-        """Return how the call failed last, if that is remembered."""
+        """Return the message of the last failure, if it is remembered."""
         message, until = self.failures.get(place, ("", now))
         return message if now < until else None
 
     def store(self, place: Place, answer: Answer, now: float) -> bool:
-        """Make an entry; tell whether one was made."""
-        # What may not be stored still replaces what is there: the key means something else now.
+        """Store an answer; return whether there is an entry now."""
+        # An answer that may not be stored still replaces the entry: the meaning of the key has changed.
         self.entries.pop(place, None)
         self.failures.pop(place, None)
         if not answer.is_there(now):
@@ -77,7 +77,7 @@ class ReferenceEntries(ABC):
         return True
 
     def touch(self, place: Place, peer: Peer, request: wire.Get | wire.Put | wire.Delete, now: float) -> None:
-        """Answer what reads, writes or removes one entry."""
+        """Reply to a get, put or delete."""
         answer = self.entries.get(place)
         match request:
             case wire.Get():
@@ -86,8 +86,8 @@ class ReferenceEntries(ABC):
                 else:
                     self.say(peer, wire.Miss(request.id))
             case wire.Put():
-                expires = now + self.ttl_seconds(wire.DEFAULT_TASK, request.ttl_seconds)
-                stale_until = expires + self.stale_seconds(wire.DEFAULT_TASK, None)
+                expires = now + ttl_seconds_of(self.settings, wire.DEFAULT_TASK, request.ttl_seconds)
+                stale_until = expires + stale_seconds_of(self.settings, wire.DEFAULT_TASK, None)
                 answer = Answer(bytes(request.value), now, expires, tags=request.tags, stale_until=stale_until)
                 self.say(peer, wire.Stored(request.id, self.store(place, answer, now)))
             case wire.Delete():
@@ -101,16 +101,16 @@ class ReferenceEntries(ABC):
             self.say(peer, wire.Error(request.id, "denied", UNKNOWN))
             return
 
-        # Which tags a flight's answer will bear is known when it comes.
-        self.forbid(lambda place: means(request.namespace, place[0]), request.tag)
+        # The tags of a flight's answer are known when it arrives.
+        self.forbid(lambda place: purge_covers(request.namespace, place[0]), request.tag)
         self.failures = {
-            place: failure for place, failure in self.failures.items() if not means(request.namespace, place[0])
+            place: failure for place, failure in self.failures.items() if not purge_covers(request.namespace, place[0])
         }
 
         meant = [
             place
             for place, answer in self.entries.items()
-            if means(request.namespace, place[0]) and (request.tag is None or request.tag in answer.tags)
+            if purge_covers(request.namespace, place[0]) and (request.tag is None or request.tag in answer.tags)
         ]
         self.say(peer, wire.Deleted(request.id, self._remove(meant, now)))
 
@@ -136,24 +136,8 @@ class ReferenceEntries(ABC):
         stale = isinstance(request, wire.Begin) and kind is wire.Hit and answer.kind(now) is None
         self.say(peer, kind(request.id, value, age, stale, saved_seconds, dollars, answer.backend, answer.usage))
 
-    def ttl_seconds(self, task: str, *asked: float | None) -> float:
-        """Return the first lifetime that was asked for, else the task's, else the default."""
-        if self.settings.cache_max_bytes == 0:
-            return 0.0
-
-        said = [ttl_seconds for ttl_seconds in asked if ttl_seconds is not None]
-        return said[0] if said else self.settings.task(task).ttl_seconds or self.settings.ttl_seconds
-
-    def stale_seconds(self, task: str, asked: float | None) -> float:
-        """Return for how long an answer of a task is kept beyond its lifetime."""
-        if self.settings.cache_max_bytes == 0:
-            return 0.0
-
-        said = [seconds for seconds in (asked, self.settings.task(task).stale_seconds) if seconds is not None]
-        return said[0] if said else self.settings.stale_seconds
-
     def book(self, begin: wire.Begin) -> Sums:
-        """Return the ledger of a begin's task, opening it: what had a miss or a wait has one too."""
+        """Return the ledger of a begin's task, which a miss or a wait opens."""
         full = len(self.books) >= self.settings.max_tasks
         return self.books.setdefault(OTHER if full and begin.task not in self.books else begin.task, Sums())
 

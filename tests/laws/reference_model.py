@@ -1,8 +1,8 @@
-"""The law of flights, told a second time and as naively as possible: lists, linear searches, no timers, no eviction.
+"""The laws of flights as a second, simplest implementation: lists and linear searches, no timers, no eviction.
 
-It is written from the law and from `sidecard/docs/protocol.md`, not from the engine, so that a disagreement
-between the two is a finding. It knows neither the names of leases (it is told them by `Model.name_lease`) nor what the
-engine evicts (it is told by `Model.forget`).
+It is written from the design and `sidecard/docs/protocol.md`, not from the engine, so a disagreement is a finding.
+It knows neither the names of leases (`ReferenceModel.name_lease`) nor what the engine evicts (`ReferenceModel.forget`).
+It covers worlds whose backends take every call, without streams and stores.
 """
 
 from collections.abc import Callable
@@ -23,11 +23,13 @@ from tests.laws.records import (
     Waiter,
     same_process,
     scope_of,
+    stale_seconds_of,
+    ttl_seconds_of,
 )
 from tests.laws.reference_entries import ReferenceEntries
 
 
-class Model(ReferenceEntries):
+class ReferenceModel(ReferenceEntries):
     """Predicts every reply to every event."""
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -35,12 +37,12 @@ class Model(ReferenceEntries):
         self.peers: list[Peer] = []
         self.leases: list[Lease] = []
         self.ended: list[Lease] = []
-        """Those that ended unanswered: should their call still be answered, it was made and is billed."""
+        """Leases that ended without an answer: a late answer is still billed."""
         self.flights: list[Flight] = []
         self.draining = False
 
     def handle(self, event: Event, now: float) -> list[Sent]:
-        """Return the replies that the event must have; those to one request are in order."""
+        """Return the replies to an event; those to one request are in order."""
         self.out = []
         match event:
             case PeerJoined(peer):
@@ -65,7 +67,7 @@ class Model(ReferenceEntries):
         return self.out
 
     def name_lease(self, peer_id: int, reply_id: int, name: str) -> None:
-        """Tell the name of a lease that was just predicted."""
+        """Name a lease that was just predicted."""
         (lease,) = [
             lease
             for lease in self.leases
@@ -78,7 +80,7 @@ class Model(ReferenceEntries):
         return [waiter for flight in self.flights for waiter in flight.waiters]
 
     def forbid(self, reaches: Callable[[Place], bool], tag: str | None = None) -> None:
-        """Let the flights of some places end without an entry, or without one that bears ``tag``."""
+        """Let the flights of some places end without an entry, or without one that has ``tag``."""
         for flight in self.flights:
             if reaches(flight.place) and tag is not None:
                 flight.purged_tags |= {tag}
@@ -138,7 +140,7 @@ class Model(ReferenceEntries):
     def _answer_stored(
         self, place: Place | None, peer: Peer, begin: wire.Begin, now: float, *, alone: bool
     ) -> tuple[bool, Answer | None]:
-        """Answer by what is stored or remembered, if it can be; else return what the caller may have if its call fails."""
+        """Reply from entries and remembered failures; else return the stale answer that the caller gets with its lease."""
         if place is None or begin.mode == "refresh":
             return False, None
 
@@ -167,7 +169,7 @@ class Model(ReferenceEntries):
         return False, old
 
     def _full(self, answer: Answer, now: float) -> bool:
-        """Tell whether there is no lease left, and an answer that is in its time."""
+        """Return whether no lease is left while a fresh answer is there."""
         return answer.kind(now) is not None and len(self.leases) >= self.settings.max_leases
 
     def _join(self, flight: Flight, peer: Peer, begin: wire.Begin, now: float) -> None:
@@ -204,10 +206,10 @@ class Model(ReferenceEntries):
             self.say(peer, wire.Ok(request.id))
             self._end(lease, f"failed_{request.kind}")
             self._remember(lease, request, now)
-            self._land(lease.flight, request.kind, request.message, now)
+            self._lease_ended(lease.flight, request.kind, request.message, now)
 
     def _remember(self, lease: Lease, request: wire.Fail, now: float) -> None:
-        """Remember that a call fails for everybody, if its holder or its task wants that."""
+        """Remember a fatal failure, if its holder or its task asks for that."""
         seconds = request.ttl_seconds
         if seconds is None:
             seconds = self.settings.task(lease.begin.task).failure_ttl_seconds
@@ -221,11 +223,11 @@ class Model(ReferenceEntries):
         self.leases.remove(lease)
         self.counts["completed"] += 1
         usage = request.usage or wire.Usage()
-        expires = now + self.ttl_seconds(lease.begin.task, request.ttl_seconds, lease.begin.ttl_seconds)
+        expires = now + ttl_seconds_of(self.settings, lease.begin.task, request.ttl_seconds, lease.begin.ttl_seconds)
         shared_until = now + self.settings.sharing_window_seconds
         seconds = now - lease.granted
         answer = Answer(bytes(request.value), now, expires, shared_until, seconds, lease.backend, usage, request.tags)
-        answer.stale_until = expires + self.stale_seconds(lease.begin.task, lease.begin.stale_seconds)
+        answer.stale_until = expires + stale_seconds_of(self.settings, lease.begin.task, lease.begin.stale_seconds)
         answer.early = self.settings.task(lease.begin.task).early_refresh
         self.book(lease.begin).bill(seconds, answer.dollars)
         flight = lease.flight
@@ -247,18 +249,20 @@ class Model(ReferenceEntries):
         self.ended.append(lease)
         self.counts[outcome] += 1
 
-    def _land(
-        self, flight: Flight | None, kind: wire.FailureKind, message: str, now: float, hung: Peer | None = None
+    def _lease_ended(
+        self, flight: Flight | None, kind: wire.FailureKind, message: str, now: float, unresponsive: Peer | None = None
     ) -> None:
-        """Decide what becomes of a flight whose lease has ended without an answer; ``hung`` is who did not renew it."""
+        """Elect the next holder of a flight whose lease ended without an answer, or end it; ``unresponsive`` did not renew."""
         if flight is None:
             return
 
         may_elect = kind not in {"fatal", "ignored"} and not self.draining
         willing = [waiter for waiter in flight.waiters if now < waiter.deadline]
         if may_elect and willing and flight.elections < self.settings.max_elections:
-            # Callers of a process that hangs are its other threads: they come last, though not never.
-            elected = min(willing, key=lambda waiter: hung is not None and same_process(waiter.peer, hung))
+            # Callers of an unresponsive process are its other threads: they come last.
+            elected = min(
+                willing, key=lambda waiter: unresponsive is not None and same_process(waiter.peer, unresponsive)
+            )
             flight.waiters.remove(elected)
             flight.elections += 1
             self.counts["reelections"] += 1
@@ -288,7 +292,7 @@ class Model(ReferenceEntries):
 
         for lease in [lease for lease in self.leases if lease.peer == peer and lease.begin.id == request.target]:
             self._end(lease, "failed_cancelled")
-            self._land(lease.flight, "cancelled", UNKNOWN, now)
+            self._lease_ended(lease.flight, "cancelled", UNKNOWN, now)
 
     def _tick(self, now: float) -> None:
         for flight in self.flights:
@@ -298,7 +302,7 @@ class Model(ReferenceEntries):
 
         for lease in [lease for lease in self.leases if now >= lease.expires]:
             self._end(lease, "expired")
-            self._land(lease.flight, "transient", UNKNOWN, now, lease.peer)
+            self._lease_ended(lease.flight, "transient", UNKNOWN, now, lease.peer)
 
         self.entries = self.live(now)
 
@@ -310,7 +314,7 @@ class Model(ReferenceEntries):
 
         for lease in [lease for lease in self.leases if lease.peer == peer]:
             self._end(lease, "lost")
-            self._land(lease.flight, "transient", UNKNOWN, now)
+            self._lease_ended(lease.flight, "transient", UNKNOWN, now)
 
     def _grant(
         self,
@@ -322,7 +326,7 @@ class Model(ReferenceEntries):
         before: Lease | None = None,
         old: Answer | None = None,
     ) -> None:
-        """Grant a lease; ``before`` is the same caller's last one, whose begin has had its end already."""
+        """Grant a lease; ``before`` is the same caller's previous lease, whose begin has its final reply already."""
         lease = Lease(peer, begin, begin.id, now, now + self.settings.lease_seconds, flight)
         if before is not None and reply_id is not None:
             lease.reply_id, lease.turn = reply_id, before.turn + 1
@@ -340,7 +344,7 @@ class Model(ReferenceEntries):
         reply = wire.Lease(lease.reply_id, UNKNOWN, lease.backend, self.settings.lease_seconds, lease.attempt)
         if old is not None:
             self.counts["stale_given" if old.kind(now) is None else "early_refreshes"] += 1
-            reply = structs.replace(reply, **_brought(old, now))
+            reply = structs.replace(reply, **_stale_fields(old, now))
 
         self.say(peer, reply)
 
@@ -357,7 +361,7 @@ class Model(ReferenceEntries):
         reply = wire.Rejected(begin.id, reason)
         if old is not None:
             self.counts["stale_given"] += 1
-            reply = structs.replace(reply, **_brought(old, now))
+            reply = structs.replace(reply, **_stale_fields(old, now))
 
         self.say(peer, reply)
 
@@ -367,8 +371,8 @@ class Model(ReferenceEntries):
         self.say(waiter.peer, wire.Timeout(waiter.begin.id, now - waiter.since))
 
 
-def _brought(old: Answer, now: float) -> dict[str, Any]:
-    """Return what a lease or a rejection says of the answer that it brings along."""
+def _stale_fields(old: Answer, now: float) -> dict[str, Any]:
+    """Return the fields with which a lease or a rejection carries a stale answer."""
     return {"stale_value": Raw(old.value), "stale_age_seconds": now - old.made, "stale_backend": old.backend}
 
 

@@ -1,127 +1,146 @@
-"""Sums and tables of an engine that must be right whenever nothing is going on in it."""
+"""Check the engine's own tables after each event: what it has counted is what it has, and no timer or queue names what is gone."""
 
 from collections import Counter
-from collections.abc import Sequence
 
-from sidecard.core.effects import Effect, Send
 from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Tick
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, LEASED, LOOKING_UP, QUEUED, Flight
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
-from sidecard_client.protocol import wire
+
+_CENT_FRACTION = 1e-9
+
+_OF_STATE = {
+    LOOKING_UP: (False, False, 1),
+    CLAIMED_ELSEWHERE: (False, False, 0),
+    QUEUED: (False, True, 0),
+    LEASED: (True, False, 0),
+}
+"""By a flight's state: whether it has a lease, whether it has an applicant, and how many questions to the store."""
 
 
-def audit(engine: Engine, event: Event, effects: Sequence[Effect], now: float) -> None:
-    """Hold what the engine has counted against what it has, after an event."""
-    _audit_permits(engine, effects)
-    _audit_bytes(engine)
-    _audit_tables(engine)
-    _audit_timers(engine, event, now)
+class TableChecker:
+    """Checks one engine."""
 
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._permits: dict[str, int] = {}
+        """Before the event."""
 
-def audit_emptiness(engine: Engine) -> None:
-    """Expect that nothing is left, when everybody is gone and all time has passed."""
-    flights, lookups, streams = engine._flights, engine._lookups, engine._streams
-    left = {
-        "flights": len(flights),
-        "leases": flights.lease_count,
-        "waiters": flights.waiter_count,
-        "applicants": flights.applicant_count,
-        "peers": len(flights._peers),
-        "timers": len(flights.timers),
-        "questions": len(lookups.questions),
-        "gets": len(lookups.gets),
-        "removals": len(engine._writes.removals),
-        "readers": len(streams.readers),
-        "stream bytes": streams.bytes,
-        "entries": engine._policy.cache.count,
-        "bytes": engine._policy.cache.bytes,
-        "permits": sum(backend.permits for backend in engine._backends.all().values()),
-        "connected": engine._status.peers,
-    }
-    assert not any(left.values()), f"something is left: {left}"
-    assert engine.idle
+    def check(self, event: Event, now: float) -> None:
+        """Check all tables after an event."""
+        self._check_backends()
+        self._check_bytes()
+        self._check_flights()
+        self._check_timers(event, now)
 
+    def check_empty(self) -> None:
+        """Check that nothing is left once all peers are gone and all time has passed."""
+        engine = self._engine
+        flights, lookups, streams = engine._flights, engine._lookups, engine._streams
+        backends = engine._backends.all().values()
+        left = {
+            "flights": len(flights),
+            "leases": flights.lease_count,
+            "waiters": flights.waiter_count,
+            "applicants": flights.applicant_count,
+            "peers": len(flights._peers),
+            "timers": len(flights.timers),
+            "questions": len(lookups.questions),
+            "gets": len(lookups.gets),
+            "removals": len(engine._writes.removals),
+            "readers": len(streams.readers),
+            "stream bytes": streams.bytes,
+            "entries": engine._policy.cache.count,
+            "bytes": engine._policy.cache.bytes,
+            "permits": sum(backend.permits for backend in backends),
+            "queued": sum(len(backend.queue) for backend in backends),
+            "connected": engine._status.peers,
+        }
+        assert not any(left.values()), f"something is left: {left}"
+        assert engine.idle
+        for budget in engine._billing.budgets.by_name.values():
+            assert abs(budget.reserved_dollars) < _CENT_FRACTION, f"something is reserved of {budget.name}"
 
-def _audit_permits(engine: Engine, effects: Sequence[Effect]) -> None:
-    flights = engine._flights
-    out = Counter(lease.permit.backend for lease in flights._leases.values())
-    for backend in engine._backends.all().values():
-        assert backend.permits == out[backend], f"{backend.name} has given {backend.permits}, {out[backend]} are out"
+    def _check_backends(self) -> None:
+        flights, backends = self._engine._flights, self._engine._backends.all()
+        out = Counter(lease.permit.backend for lease in flights._leases.values())
+        for name, backend in backends.items():
+            assert backend.permits == out[backend], (
+                f"{name} has given {backend.permits} permits, {out[backend]} are out"
+            )
+            limit = backend.limit
+            assert not limit or backend.permits <= max(limit, self._permits.get(name, 0)), f"{name} is above its limit"
+            waiting = list(backend.queue)
+            assert len(waiting) == len(set(waiting)) == len(backend.queue)
+            assert set(waiting) <= set(flights._applicants), f"the queue of {name} has a caller that waits no more"
 
-    for effect in effects:
-        if isinstance(effect, Send) and isinstance(effect.reply, wire.Lease):
-            backend = engine._backends.of(effect.reply.backend)
-            assert not backend.limit or backend.permits <= backend.limit, f"{backend.name} is above its limit"
+        self._permits = {name: backend.permits for name, backend in backends.items()}
+        for applicant in flights._applicants:
+            assert applicant.queues or applicant.not_before, "an applicant waits for nothing"
 
+    def _check_bytes(self) -> None:
+        cache, streams = self._engine._policy.cache, self._engine._streams
+        entries = [entry for table in cache._tables.values() for entry in table.values()]
+        assert cache.bytes == sum(entry.charge for entry in entries)
+        assert cache.count == len(entries)
+        assert cache.bytes + cache.reserved <= cache.budget or not cache.count, "the cache is above its budget"
+        held = {id(reader.stream): reader.stream for reader in streams.readers.values()}
+        held |= {id(flight.stream): flight.stream for flight in self._engine._flights if flight.stream is not None}
+        assert streams.bytes == cache.reserved == sum(stream.charge for stream in held.values())
 
-def _audit_bytes(engine: Engine) -> None:
-    cache, streams = engine._policy.cache, engine._streams
-    entries = [entry for table in cache._tables.values() for entry in table.values()]
-    assert cache.bytes == sum(entry.charge for entry in entries)
-    assert cache.count == len(entries)
-    assert cache.bytes + cache.reserved <= cache.budget or not cache.count, "the cache is above its budget"
-    held = {id(reader.stream): reader.stream for reader in streams.readers.values()}
-    held |= {id(flight.stream): flight.stream for flight in engine._flights if flight.stream is not None}
-    assert streams.bytes == cache.reserved == sum(stream.charge for stream in held.values())
+    def _check_flights(self) -> None:
+        flights, lookups = self._engine._flights, self._engine._lookups
+        waiters = leases = applicants = first = 0
+        for table in flights._peers.values():
+            waiters += len(table.waiters)
+            leases += len(table.leases)
+            applicants += len(table.applicants)
+            first += sum(applicant.first for applicant in table.applicants.values())
 
+        assert flights.waiter_count == waiters + first
+        assert flights.lease_count == leases
+        assert flights.applicant_count == applicants
+        waiting = 0
+        for (scope, key), flight in flights._flights.items():
+            assert (scope, key) == (flight.scope, flight.key)
+            waiting += len(flight.waiters)
+            held, applying = flight.lease is not None, flight.applicant is not None
+            questions = list(lookups.questions.values()).count(flight)
+            assert (held, applying, questions) == _OF_STATE.get(flight.state), (
+                f"a flight of {key} is {flight.state}: lease {held}, applicant {applying}, questions {questions}"
+            )
+            assert not held or flight.lease in flights._leases.values()
 
-def _audit_tables(engine: Engine) -> None:
-    flights = engine._flights
-    waiters = leases = applicants = first = 0
-    for table in flights._peers.values():
-        waiters += len(table.waiters)
-        leases += len(table.leases)
-        applicants += len(table.applicants)
-        first += sum(applicant.first for applicant in table.applicants.values())
-
-    assert flights.waiter_count == waiters + first
-    assert flights.lease_count == leases
-    assert flights.applicant_count == applicants
-    waiting = 0
-    for (scope, key), flight in flights._flights.items():
-        assert (scope, key) == (flight.scope, flight.key)
-        waiting += len(flight.waiters)
-        held, applying = flight.lease is not None, flight.applicant is not None
-        asks = list(engine._lookups.questions.values()).count(flight)
-        assert (held, applying, asks) == {
-            LOOKING_UP: (False, False, 1),
-            CLAIMED_ELSEWHERE: (False, False, 0),
-            QUEUED: (False, True, 0),
-            LEASED: (True, False, 0),
-        }.get(flight.state), (
-            f"a flight of {key} is {flight.state}: lease {held}, applicant {applying}, questions {asks}"
-        )
-        assert not held or flight.lease in flights._leases.values()
-
-    assert waiting == waiters, "a waiter waits for a flight that is over"
-
-
-def _audit_timers(engine: Engine, event: Event, now: float) -> None:
-    flights = engine._flights
-    for item in flights.timers._live:
-        match item:
-            case HeldLease():
-                assert flights._leases.get(item.name) is item, "a timer of a lease that has ended"
-            case Waiter():
-                assert item.flight.waiters.get((item.peer.id, item.request.id)) is item, (
-                    "a timer of one who waits no more"
-                )
-            case Applicant():
-                assert item in flights._applicants, "a timer of one who applies no more"
-            case Flight():
-                assert flights._flights.get((item.scope, item.key)) is item, "a timer of a flight that is over"
-            case _:
-                pass
-
-    timed = flights.timers._live
-    assert all(lease in timed for lease in flights._leases.values()), "a lease that never ends"
-    assert all(applicant in timed for applicant in flights._applicants), "an applicant that is never told"
-    for flight in flights._flights.values():
-        assert all(waiter in timed or waiter.no_wait for waiter in flight.waiters.values()), (
-            "a waiter that is never told"
+        assert waiting == waiters, "a waiter waits for a flight that is over"
+        assert self._engine.idle == (
+            not leases and not waiters and not applicants and not self._engine._streams.readers
         )
 
-    if isinstance(event, Tick):
-        deadline = engine.next_deadline()
-        assert deadline is None or deadline > now, "the next deadline has passed already"
+    def _check_timers(self, event: Event, now: float) -> None:
+        flights = self._engine._flights
+        timed = flights.timers._live
+        for item in timed:
+            match item:
+                case HeldLease():
+                    assert flights._leases.get(item.name) is item, "a timer of a lease that has ended"
+                case Waiter():
+                    assert item.flight.waiters.get((item.peer.id, item.request.id)) is item, (
+                        "a timer of a waiter that waits no more"
+                    )
+                case Applicant():
+                    assert item in flights._applicants, "a timer of an applicant that waits no more"
+                case Flight():
+                    assert flights._flights.get((item.scope, item.key)) is item, "a timer of a flight that is over"
+                case _:
+                    pass
+
+        assert all(lease in timed for lease in flights._leases.values()), "a lease without a deadline"
+        assert all(applicant in timed for applicant in flights._applicants), "an applicant without a deadline"
+        for flight in flights._flights.values():
+            assert all(waiter in timed or waiter.no_wait for waiter in flight.waiters.values()), (
+                "a waiter without a deadline"
+            )
+
+        if isinstance(event, Tick):
+            deadline = self._engine.next_deadline()
+            assert deadline is None or deadline > now, "the next deadline has passed already"

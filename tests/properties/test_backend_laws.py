@@ -1,4 +1,4 @@
-"""Breaker, limit, queue, routes, budgets and flights together, on schedules that hypothesis invents and shrinks.
+"""Breakers, limits, queues, routes, budgets and flights together, on schedules that hypothesis invents and shrinks.
 
 Longer schedules without shrinking are in `tests/simulation/test_backend_schedules.py`.
 """
@@ -6,17 +6,14 @@ Longer schedules without shrinking are in `tests/simulation/test_backend_schedul
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import initialize, rule
 
-from sidecard.core.events import DrainExpired, DrainRequested, Peer
+from sidecard.core.events import Peer
 from sidecard_client.protocol import wire
 from tests.laws.backend_trial import BackendTrial
-from tests.laws.backend_worlds import BACKEND_WORLDS
-
-PICKS = st.integers(0, 40)
-"""An index into whatever there is to choose from, taken modulo its length."""
+from tests.laws.worlds import BACKEND_WORLDS
+from tests.properties.trial_machine import PICKS, TrialMachine, long_runs, with_peers
 
 BACKENDS = st.sampled_from([("a",), ("a",), ("a", "b"), ("b", "a"), ("b",), ("a", "b", "c"), ("c", "local"), ()])
 ROUTES = st.sampled_from([None, None, "order", "cheapest", "fastest", "least_busy", "weighted"])
@@ -30,10 +27,8 @@ USAGES = st.sampled_from(
     ]
 )
 
-_somebody = precondition(lambda machine: machine.trial.peers)
 
-
-class BackendMachine(RuleBasedStateMachine):
+class BackendMachine(TrialMachine):
     """Peers of a few processes on one engine with scarce backends."""
 
     trial: BackendTrial
@@ -49,7 +44,7 @@ class BackendMachine(RuleBasedStateMachine):
     def seldom(self, what: str, pick: int) -> None:
         """What changes little, and should not take much of the schedule: rules are chosen evenly."""
         trial = self.trial
-        waiting = list(trial.witness.asked.values())
+        waiting = list(trial.checker.asked.values())
         match what:
             case "join" if len(trial.peers) < 6:
                 trial.join(1000, pick % 3)
@@ -62,25 +57,15 @@ class BackendMachine(RuleBasedStateMachine):
             case _:
                 trial.look()
 
-    def peer(self, pick: int) -> Peer:
-        """Choose a connected peer."""
-        return self.trial.peers[pick % len(self.trial.peers)]
-
     def lease(self, pick: int, current: bool) -> tuple[Peer, str]:
         """Choose a lease and its holder."""
         if not current and self.trial.granted:
             return self.trial.granted[pick % len(self.trial.granted)]
 
-        leases = [(held.peer, name) for name, held in self.trial.witness.held.items()]
+        leases = [(held.peer, name) for name, held in self.trial.checker.held.items()]
         return leases[pick % len(leases)] if leases else (self.peer(pick), "boot-0")
 
-    @_somebody
-    @rule(pick=PICKS)
-    def lose(self, pick: int) -> None:
-        """A connection ends."""
-        self.trial.lose(self.peer(pick))
-
-    @_somebody
+    @with_peers
     @rule(
         picks=st.lists(PICKS, min_size=1, max_size=4),
         key=st.sampled_from(["k", "l", None, None]),
@@ -94,14 +79,14 @@ class BackendMachine(RuleBasedStateMachine):
         for pick in picks:
             self.trial.ask(self.peer(pick), wire.Begin(id=self.trial.next_id(), **fields))
 
-    @_somebody
+    @with_peers
     @rule(picks=st.lists(PICKS, min_size=3, max_size=8), backends=BACKENDS, key=st.sampled_from([None, None, "k"]))
     def crowd(self, picks: list[int], backends: tuple[str, ...], key: str | None) -> None:
         """Many want the same at once."""
         for pick in picks:
             self.trial.ask(self.peer(pick), wire.Begin(key, id=self.trial.next_id(), backends=backends))
 
-    @_somebody
+    @with_peers
     @rule(times=st.integers(1, 4), pick=PICKS, current=st.sampled_from([True, True, True, False]), usage=USAGES)
     def complete(self, times: int, pick: int, current: bool, usage: wire.Usage | None) -> None:
         """An answer comes, in time or late, and then those of others."""
@@ -110,7 +95,7 @@ class BackendMachine(RuleBasedStateMachine):
             if peer in self.trial.peers:
                 self.trial.complete(peer, lease, usage)
 
-    @_somebody
+    @with_peers
     @rule(
         times=st.integers(1, 4),
         pick=PICKS,
@@ -128,7 +113,7 @@ class BackendMachine(RuleBasedStateMachine):
             peer, lease = self.lease(pick, current=True)
             self.trial.ask(peer, wire.Fail(lease, id=self.trial.next_id(), message="why", **fields))
 
-    @_somebody
+    @with_peers
     @rule(
         pick=PICKS,
         backend=st.sampled_from("aab"),
@@ -152,17 +137,17 @@ class BackendMachine(RuleBasedStateMachine):
     @rule(backend=st.sampled_from("aab"))
     def cool_down(self, backend: str) -> None:
         """Time passes until an open breaker may probe."""
-        breaker = self.trial.witness.breaker(backend)
+        breaker = self.trial.checker.breaker(backend)
         if breaker.state == "open":
             self.trial.now = max(self.trial.now, breaker.until)
             self.trial.tick()
 
-    @_somebody
+    @with_peers
     @rule(pick=PICKS, waiting=st.booleans())
     def cancel(self, pick: int, waiting: bool) -> None:
         """A peer takes a begin back that waits, or whose lease was granted."""
-        witness = self.trial.witness
-        ones = [(one.peer, one.begin.id) for one in (witness.asked if waiting else witness.held).values()]
+        checker = self.trial.checker
+        ones = [(one.peer, one.begin.id) for one in (checker.asked if waiting else checker.held).values()]
         if ones:
             peer, target = ones[pick % len(ones)]
             self.trial.ask(peer, wire.Cancel(target, id=self.trial.next_id()))
@@ -175,43 +160,6 @@ class BackendMachine(RuleBasedStateMachine):
         """An operator sets a breaker."""
         self.trial.operate(backend, action)
 
-    @rule(seconds=st.sampled_from([0.125, 1.0, 3.0, 10.0, 70.0]), ticks=st.booleans())
-    def wait(self, seconds: float, ticks: bool) -> None:
-        """Time passes, and the tick comes or is late."""
-        self.trial.now += seconds
-        if ticks:
-            self.trial.tick()
 
-    @rule()
-    def wait_for_the_deadline(self) -> None:
-        """Time passes to the very instant that the engine named."""
-        self.trial.now = max(self.trial.now, self.trial.engine.next_deadline() or 0.0)
-        self.trial.tick()
-
-    @precondition(lambda machine: not machine.trial.witness.draining)
-    @rule(sure=st.integers(0, 19))
-    def drain(self, sure: int) -> None:
-        """The daemon is asked to stop, in a few of the cases that hypothesis thinks of it."""
-        if sure == 19:
-            self.trial.happen(DrainRequested())
-
-    @precondition(lambda machine: machine.trial.witness.draining)
-    @rule()
-    def give_up_draining(self) -> None:
-        """There is no time left."""
-        self.trial.happen(DrainExpired())
-
-    def teardown(self) -> None:
-        """Every backend recovers; then all are lost, all time passes, and nothing is left."""
-        if not self.trial.broken:
-            self.trial.end()
-
-
-TestBackendsUnderTheLaw = pytest.mark.timeout(600)(BackendMachine.TestCase)  # shrinking a failure takes its time
-TestBackendsUnderTheLaw.settings = settings(
-    max_examples=200,
-    stateful_step_count=60,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+TestBackendLaws = pytest.mark.timeout(600)(BackendMachine.TestCase)  # shrinking a failure takes its time
+TestBackendLaws.settings = long_runs(200, 60)

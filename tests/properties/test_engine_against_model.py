@@ -1,4 +1,4 @@
-"""The engine against the naive model and the referee, on schedules that hypothesis invents and shrinks.
+"""The engine against the reference model, on schedules that hypothesis invents and shrinks.
 
 Longer schedules without shrinking are in `tests/simulation`.
 """
@@ -6,17 +6,14 @@ Longer schedules without shrinking are in `tests/simulation`.
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import initialize, rule
 
-from sidecard.core.events import DrainExpired, DrainRequested, Peer
+from sidecard.core.events import Peer
 from sidecard_client.protocol import wire
-from tests.laws.model_trial import Trial
-from tests.laws.model_worlds import WORLDS
-
-PICKS = st.integers(0, 40)
-"""An index into whatever there is to choose from, taken modulo its length."""
+from tests.laws.model_trial import ModelTrial
+from tests.laws.worlds import MODEL_WORLDS
+from tests.properties.trial_machine import PICKS, TrialMachine, long_runs, with_peers
 
 KEYS = st.sampled_from(["a", "a", "a", "b"])
 NAMESPACES = st.sampled_from(["default"] * 8 + ["team", "team", "1000:default"])
@@ -24,7 +21,7 @@ TTLS = st.sampled_from([None, 0.0, 2.5, 40.0])
 TAGS = st.sampled_from([(), ("red",), ("red", "blue")])
 BEGIN_IDS = st.integers(1, 6)
 WHO = st.sampled_from(["the holder"] * 8 + ["somebody", "with an old one"])
-"""Who presents a lease."""
+"""The peer that presents a lease."""
 BEGINS = st.builds(
     wire.Begin,
     st.one_of(*[KEYS] * 9, st.none()),
@@ -39,47 +36,34 @@ BEGINS = st.builds(
 )
 
 
-_somebody = precondition(lambda machine: machine.trial.peers)
-
-
-class EngineMachine(RuleBasedStateMachine):
+class EngineMachine(TrialMachine):
     """Peers of three users on one engine."""
 
-    trial: Trial
+    trial: ModelTrial
 
-    @initialize(world=st.sampled_from(sorted(WORLDS)))
+    @initialize(world=st.sampled_from(sorted(MODEL_WORLDS)))
     def start(self, world: str) -> None:
-        """Start a daemon with callers of one user connected, two of them from one process."""
-        self.trial = Trial(WORLDS[world])
+        """Start with callers of one user connected, two of them from one process."""
+        self.trial = ModelTrial(MODEL_WORLDS[world])
         for pid in (1, 1, 2, 3):
             self.trial.join(1000, pid)
 
-    def peer(self, pick: int) -> Peer:
-        """Choose a connected peer."""
-        return self.trial.peers[pick % len(self.trial.peers)]
-
     @rule(uid=st.sampled_from([1000, 1000, 1001, 0]), pid=st.integers(0, 2))
     def join(self, uid: int, pid: int) -> None:
-        """A connection comes."""
+        """Accept a connection."""
         if len(self.trial.peers) < 6:
             self.trial.join(uid, pid)
 
-    @_somebody
-    @rule(pick=PICKS)
-    def lose(self, pick: int) -> None:
-        """A connection ends."""
-        self.trial.lose(self.peer(pick))
-
-    @_somebody
+    @with_peers
     @rule(pick=PICKS, begin=BEGINS)
     def begin(self, pick: int, begin: wire.Begin) -> None:
-        """A peer asks whether it must call."""
+        """Begin."""
         self.trial.ask(self.peer(pick), begin)
 
-    @_somebody
+    @with_peers
     @rule(begins=st.lists(st.tuples(PICKS, BEGINS), min_size=2, max_size=6))
     def crowd(self, begins: list[tuple[int, wire.Begin]]) -> None:
-        """Many ask at once."""
+        """Begin many times at once."""
         for pick, begin in begins:
             self.begin(pick, begin)
 
@@ -93,7 +77,7 @@ class EngineMachine(RuleBasedStateMachine):
         holder, lease = leases[pick % len(leases)]
         return (self.peer(pick) if who == "somebody" or holder not in self.trial.peers else holder), lease
 
-    @_somebody
+    @with_peers
     @rule(
         pick=PICKS,
         who=WHO,
@@ -104,13 +88,13 @@ class EngineMachine(RuleBasedStateMachine):
         tags=TAGS,
     )
     def complete(self, pick: int, who: str, size: int, dollars: float | None, **fields: Any) -> None:
-        """An answer comes, in time or late, from its holder or not."""
+        """Complete a lease, in time or late, as its holder or not."""
         peer, lease = self._lease(pick, who)
         usage = None if dollars is None else wire.Usage(cost_dollars=dollars)
         value = self.trial.next_value(size)
         self.trial.ask(peer, wire.Complete(lease, value, id=self.trial.next_id(), usage=usage, **fields))
 
-    @_somebody
+    @with_peers
     @rule(
         pick=PICKS,
         who=WHO,
@@ -119,89 +103,52 @@ class EngineMachine(RuleBasedStateMachine):
         ttl_seconds=st.sampled_from([None, None, 0.0, 12.0]),
     )
     def fail(self, pick: int, who: str, kind: wire.FailureKind, next_: bool, ttl_seconds: float | None) -> None:
-        """A failure comes, in time or late, from its holder or not."""
+        """Fail a lease, in time or late, as its holder or not."""
         peer, lease = self._lease(pick, who)
         fail = wire.Fail(lease, kind, "why", id=self.trial.next_id(), next=next_, ttl_seconds=ttl_seconds)
         self.trial.ask(peer, fail)
 
-    @_somebody
+    @with_peers
     @rule(pick=PICKS, who=WHO)
     def renew(self, pick: int, who: str) -> None:
-        """A heartbeat comes, in time or late, from its holder or not."""
+        """Renew a lease, in time or late, as its holder or not."""
         peer, lease = self._lease(pick, who)
         self.trial.ask(peer, wire.Renew(lease, id=self.trial.next_id()))
 
-    @_somebody
+    @with_peers
     @rule(pick=PICKS, begin_id=BEGIN_IDS)
     def cancel(self, pick: int, begin_id: int) -> None:
-        """A peer takes a begin back."""
+        """Cancel a begin."""
         self.trial.ask(self.peer(pick), wire.Cancel(begin_id, id=self.trial.next_id()))
 
-    @_somebody
+    @with_peers
     @rule(pick=PICKS, key=KEYS, namespace=NAMESPACES, op=st.sampled_from([wire.Get, wire.Delete]))
     def read_or_delete(self, pick: int, key: str, namespace: str, op: type[wire.Get | wire.Delete]) -> None:
-        """A peer reads or deletes an entry."""
+        """Read or delete an entry."""
         self.trial.ask(self.peer(pick), op(key, namespace, id=self.trial.next_id()))
 
-    @_somebody
+    @with_peers
     @rule(pick=PICKS, key=KEYS, namespace=NAMESPACES, ttl_seconds=TTLS, tags=TAGS)
     def put(self, pick: int, key: str, namespace: str, **fields: Any) -> None:
-        """A peer writes an entry."""
+        """Write an entry."""
         value = self.trial.next_value()
         self.trial.ask(self.peer(pick), wire.Put(key, value, namespace, id=self.trial.next_id(), **fields))
 
-    @_somebody
+    @with_peers
     @rule(
         pick=PICKS,
         namespace=st.sampled_from([None, "default", "team", "1000:default"]),
         tag=st.sampled_from([None, "red", "blue"]),
     )
     def purge(self, pick: int, namespace: str | None, tag: str | None) -> None:
-        """A peer purges, if it may."""
+        """Purge, authorized or not."""
         self.trial.ask(self.peer(pick), wire.Purge(namespace, tag, id=self.trial.next_id()))
-
-    @rule(seconds=st.sampled_from([0.125, 1.0, 3.0, 15.0, 500.0]), ticks=st.booleans())
-    def wait(self, seconds: float, ticks: bool) -> None:
-        """Time passes, and the tick comes or is late."""
-        self.trial.now += seconds
-        if ticks:
-            self.trial.tick()
-
-    @rule()
-    def wait_for_the_deadline(self) -> None:
-        """Time passes to the very instant that the engine named."""
-        self.trial.now = max(self.trial.now, self.trial.engine.next_deadline() or 0.0)
-        self.trial.tick()
-
-    @precondition(lambda machine: not machine.trial.model.draining)
-    @rule(sure=st.integers(0, 9))
-    def drain(self, sure: int) -> None:
-        """The daemon is asked to stop, in a tenth of the cases that hypothesis thinks of it."""
-        if sure == 9:
-            self.trial.happen(DrainRequested())
-
-    @precondition(lambda machine: machine.trial.model.draining)
-    @rule()
-    def give_up_draining(self) -> None:
-        """There is no time left."""
-        self.trial.happen(DrainExpired())
 
     @rule()
     def look_at_the_ledger(self) -> None:
-        """The sums of the report are right at any time."""
+        """Check the sums of the report."""
         self.trial.check_report()
-
-    def teardown(self) -> None:
-        """Lose everybody and let all time pass: nothing is left."""
-        if not self.trial.broken:
-            self.trial.end()
 
 
 TestEngineAgainstModel = pytest.mark.timeout(600)(EngineMachine.TestCase)  # shrinking a failure takes its time
-TestEngineAgainstModel.settings = settings(
-    max_examples=250,
-    stateful_step_count=50,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+TestEngineAgainstModel.settings = long_runs(250, 50)

@@ -15,8 +15,8 @@ from tests.simulation.host.patches import simulated
 from tests.simulation.host.scripts import Writer, live_on, relive, replay, shorten, told
 from tests.simulation.host.world import World
 from tests.simulation.host.worlds import SETTINGS
-from tests.simulation.lives import SEED
 from tests.simulation.mutants import MUTANTS
+from tests.simulation.schedules import SEED
 
 _FEW = 1_500
 _MANY = 60_000

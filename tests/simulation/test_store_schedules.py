@@ -15,8 +15,8 @@ from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestRecei
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 from tests.host import packed, unpacked
-from tests.simulation.lives import SEED
 from tests.simulation.reference_store import CLAIM_SECONDS, LONGEST_DELAY_SECONDS, Clock, Line, Server
+from tests.simulation.schedules import SEED
 
 _STEPS = int(os.environ.get("SIDECARD_SIMULATION_STEPS", "100000"))
 _STEPS_OF_A_LIFE = 400

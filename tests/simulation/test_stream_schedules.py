@@ -18,7 +18,7 @@ from sidecard.core.notes import LeaseEnded
 from sidecard.core.settings import BackendSettings, BreakerSettings
 from sidecard_client.protocol import wire
 from tests.host import Actor, Host, packed
-from tests.simulation.lives import live
+from tests.simulation.schedules import live
 
 _STEPS = int(os.environ.get("SIDECARD_SIMULATION_STEPS", "50000"))
 _STEPS_OF_LIVES = (60, 200, 700)

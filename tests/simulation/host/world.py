@@ -23,7 +23,7 @@ from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 from tests.laws.answer_checker import AnswerChecker
 from tests.laws.event_checker import EventChecker
-from tests.laws.table_checker import audit, audit_emptiness
+from tests.laws.table_checker import TableChecker
 from tests.simulation.host.apps import App, AsyncApp, BlockingApp, Fields
 from tests.simulation.host.daemon import Credentials, Daemon, Store
 from tests.simulation.host.processes import Process
@@ -77,7 +77,8 @@ class World:
         self.wait_seconds = setting.settings.wait_seconds
         self.slots: list[Any] = [None] * SLOTS
         self.daemon: Daemon | None = None
-        self.notary: EventChecker
+        self.events: EventChecker
+        self.tables: TableChecker
         self._settings = setting.settings
         self._chance = random.Random(1)
         self._store = Store(random.Random(2)) if stores else None
@@ -143,7 +144,7 @@ class World:
             self.pass_time(5.0)
 
         self.pass_time(1.0)
-        audit_emptiness(daemon.engine)
+        self.tables.check_empty()
 
     def close(self) -> None:
         """End all processes but the daemon."""
@@ -177,8 +178,8 @@ class World:
         """See what the engine has done."""
         if daemon.alive:
             now = daemon.clock()
-            self.notary.watch(event, effects, now)
-            audit(daemon.engine, event, effects, now)
+            self.events.watch(event, effects, now)
+            self.tables.check(event, now)
 
     # Steps: what can happen by itself ---------------------------------------------------------------------------------
 
@@ -267,7 +268,7 @@ class World:
             )
 
     def _leases_of_others(self, pid: int) -> list[str]:
-        return [name for name, held in self.notary.held.items() if held.peer.pid != pid]
+        return [name for name, held in self.events.held.items() if held.peer.pid != pid]
 
     def kill(self, slot: int, kept: int) -> None:
         """End a process at once; of what it had sent and is on its way so many bytes arrive."""
@@ -378,7 +379,8 @@ class World:
     def boot(self) -> Daemon:
         """Start the daemon, if it does not run."""
         if self.daemon is None:
-            self.notary = EventChecker(self._settings, stores=self._store is not None, is_app=self._apps.__contains__)
+            stores = self._store is not None
+            self.events = EventChecker(self._settings, stores=stores, is_client=self._apps.__contains__)
             self.daemon = Daemon(
                 self,
                 f"boot{next(self._boots)}",
@@ -389,6 +391,7 @@ class World:
                 store=self._store,
                 watchers=[self.watch],
             )
+            self.tables = TableChecker(self.daemon.engine)
 
         return self.daemon
 
