@@ -1,1 +1,1 @@
-"""The pure heart: events in, effects out. Imports nothing that can wait, tell the time, or roll dice."""
+"""The pure core: events in, effects out. It imports nothing that waits, reads a clock, or draws random numbers."""

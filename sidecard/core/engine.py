@@ -1,12 +1,13 @@
 """The engine: events in, effects out.
 
 No I/O, no ``await``, no clock, no randomness, no logging: ``now`` is an argument, timers are data (`Engine.next_deadline`).
-Nothing is raised for a peer's fault; the reply tells it.
+A peer's fault never raises; it leads to an error reply.
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, assert_never
 
+from sidecard.core import events
 from sidecard.core.accounts.app_metrics import AppMetrics
 from sidecard.core.accounts.billing import Billing, Price, no_price
 from sidecard.core.accounts.call_records import CallRecorder
@@ -20,30 +21,7 @@ from sidecard.core.cache.freshness import FreshnessPolicy
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.cache.similarity import IndexFactory, SimilarAnswers
 from sidecard.core.counters import Counters
-from sidecard.core.events import (
-    BacklogRead,
-    DrainExpired,
-    DrainRequested,
-    EntriesPurged,
-    Event,
-    InvalidationsMissed,
-    KeyChanged,
-    LifecycleEvent,
-    NoteEmitted,
-    Peer,
-    PeerEvent,
-    PeerJoined,
-    PeerLost,
-    RemoteBreakerOpened,
-    RemoteSpending,
-    RequestReceived,
-    SettingsRead,
-    StoreAnswered,
-    StoreEvent,
-    StoreMeasured,
-    StoreStateChanged,
-    Tick,
-)
+from sidecard.core.events import Event, Peer, RequestReceived
 from sidecard.core.flights.election import Election
 from sidecard.core.flights.endings import Endings
 from sidecard.core.flights.failures import Failures
@@ -52,8 +30,7 @@ from sidecard.core.flights.leases import Departures, Leases
 from sidecard.core.flights.limits import TableLimits
 from sidecard.core.flights.queues import Queues
 from sidecard.core.flights.requests.append import AppendOperation
-from sidecard.core.flights.requests.begin import BeginOperation, Misses, PreviousAnswers
-from sidecard.core.flights.requests.callers import NewCallers
+from sidecard.core.flights.requests.begin import BeginOperation, Misses, NewCallers, PreviousAnswers
 from sidecard.core.flights.requests.cancel import CancelOperation
 from sidecard.core.flights.requests.complete import AnswerStorage, CompleteOperation
 from sidecard.core.flights.requests.deadlines import DeadlineOperation
@@ -260,43 +237,43 @@ class Engine:
             case _:
                 assert_never(request)
 
-    def _event(self, event: PeerEvent | StoreEvent | LifecycleEvent, now: float) -> "list[Effect]":  # noqa: C901, PLR0912 - one case for each event
+    def _event(self, event: events.PeerEvent | events.StoreEvent | events.LifecycleEvent, now: float) -> "list[Effect]":  # noqa: C901, PLR0912 - one case for each event
         match event:
-            case Tick():
+            case events.Tick():
                 return self._deadlines.tick(now)
-            case StoreAnswered():
+            case events.StoreAnswered():
                 return self._store_events.answered(event, now)
-            case KeyChanged():
+            case events.KeyChanged():
                 return self._store_events.key_changed(event, now)
-            case PeerJoined():
+            case events.PeerJoined():
                 self._status.peers += 1
                 return []
-            case PeerLost(peer):
+            case events.PeerLost(peer):
                 self._status.peers -= 1
                 self._apps.peer_lost(peer)
                 self._watches.peer_lost(peer)
                 return self._disconnect.peer_lost(peer, now)
-            case BacklogRead(peer_id, request_id):
+            case events.BacklogRead(peer_id, request_id):
                 return self._streams.resume(peer_id, request_id) + self._watches.backlog_read(event, now)
-            case NoteEmitted():
+            case events.NoteEmitted():
                 return self._watches.note_emitted(event, now)
-            case StoreMeasured():
+            case events.StoreMeasured():
                 return self._store.measured(event)
-            case StoreStateChanged():
+            case events.StoreStateChanged():
                 return self._store_events.state_changed(event, now)
-            case EntriesPurged():
+            case events.EntriesPurged():
                 return self._store_events.entries_purged(event, now)
-            case InvalidationsMissed():
+            case events.InvalidationsMissed():
                 return self._store_events.invalidations_missed(event, now)
-            case RemoteBreakerOpened():
+            case events.RemoteBreakerOpened():
                 return self._breakers.remote_opened(event, now)
-            case RemoteSpending():
+            case events.RemoteSpending():
                 return self._billing.remote_spending(event, now)
-            case DrainRequested():
+            case events.DrainRequested():
                 return self._drain.start(now)
-            case DrainExpired():
+            case events.DrainExpired():
                 return self._drain.expire(now)
-            case SettingsRead():
+            case events.SettingsRead():
                 return self._settings.settings_read(event, now)
             case _:
                 assert_never(event)

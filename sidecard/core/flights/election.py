@@ -58,7 +58,7 @@ class Election(Struct, frozen=True, eq=False):
     ) -> list[Effect]:
         """Admit the longest-waiting caller that can be admitted; without one, end the flight.
 
-        ``elected`` tells that a failed holder is replaced. See `Flights.next_candidate` for ``unresponsive``.
+        ``elected``: a failed holder is replaced. See `Flights.next_candidate` for ``unresponsive``.
         """
         if self.flights.draining:
             return self._dismiss(flight, now)

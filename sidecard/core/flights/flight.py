@@ -87,7 +87,7 @@ class Flight(Struct, eq=False):
     outdated: bool = False
     """The store's answer to the open question may be older than a known change."""
     pending: bool = False
-    """Callers are told at once that they must wait."""
+    """New callers are sent `Pending` at once."""
 
     def store_asked(self, *, reads_entry: bool, claiming: bool) -> None:
         """Record that the store is asked, for the entry, the claim, or both."""
@@ -115,7 +115,7 @@ class Flight(Struct, eq=False):
         self.pending = True
 
     def store_is_slow(self) -> None:
-        """Tell later callers at once that they must wait."""
+        """Send `Pending` to later callers at once."""
         self.pending = True
 
     def lease_granted(self, lease: "HeldLease") -> None:

@@ -144,7 +144,7 @@ class Grants(Struct, frozen=True, eq=False):
         return self.replies.granted(applicant, lease, decision, now)
 
     def pending(self, applicant: Applicant) -> Send:
-        """Tell an applicant that it must wait."""
+        """Send `Pending` to an applicant."""
         applicant.mark_pending()
         return Send(applicant.peer.id, wire.Pending(applicant.reply_id))
 

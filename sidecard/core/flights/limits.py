@@ -12,7 +12,7 @@ from sidecard.core.shares import Share, in_spare
 
 
 class TableLimits(Struct, frozen=True, eq=False):
-    """Tells which uid may add to which table. A full table is noted once each time that it fills, not once per begin."""
+    """Limits what each uid adds to the tables. A full table is noted once each time that it fills, not once per begin."""
 
     settings: LiveSettings
     flights: Flights

@@ -11,7 +11,9 @@ from sidecard.core.events import Peer
 from sidecard.core.flights.endings import DRAINING, NOT_CACHED, Endings
 from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.flight import Flight
-from sidecard.core.flights.requests.callers import NewCallers
+from sidecard.core.flights.grants import Grants
+from sidecard.core.flights.limits import TableLimits
+from sidecard.core.flights.participants import Applicant
 from sidecard.core.flights.serving import Serving
 from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.store.status import StoreStatus
@@ -77,7 +79,7 @@ class Misses(Struct, frozen=True, eq=False):
     serving: Serving
     endings: Endings
     previous: "PreviousAnswers"
-    callers: NewCallers
+    callers: "NewCallers"
 
     def begin(  # noqa: C901, PLR0912 - the order of the questions is the point
         self, scope: str, peer: Peer, request: wire.Begin, entry: Entry | None, now: float
@@ -136,7 +138,7 @@ class PreviousAnswers(Struct, frozen=True, eq=False):
     freshness: FreshnessPolicy
     failures: Failures
     serving: Serving
-    callers: NewCallers
+    callers: "NewCallers"
     counters: Counters
 
     def answer(
@@ -172,3 +174,53 @@ class PreviousAnswers(Struct, frozen=True, eq=False):
     def allowed(self, request: wire.Begin, entry: Entry, now: float) -> Entry | None:
         """Return a stale entry if the begin accepts it."""
         return entry if self.freshness.accepts_stale(request, entry, now) else None
+
+
+class NewCallers(Struct, frozen=True, eq=False):
+    """Lets callers of a key that needs a call lead its flight, or join it."""
+
+    flights: Flights
+    grants: Grants
+    limits: TableLimits
+    endings: Endings
+    serving: Serving
+
+    def lead(
+        self, scope: str, peer: Peer, request: wire.Begin, now: float, previous: Entry | None = None
+    ) -> list[Effect]:
+        """Let a caller make the call of a key without a flight; if it cannot, it gets the ``previous`` answer, if any."""
+        flight = None
+        if request.key is not None:
+            flight = self.limits.start_flight(scope, request.key, peer.uid)
+            if flight is None:
+                if previous is None:
+                    return self.endings.reject_full(peer, request, "flights")
+
+                return self.serving.entry_if_room(peer, request, previous, now)
+
+        deadline = now + self.endings.wait_seconds(request)
+        applicant = Applicant(flight, peer, request, request.id, now, deadline, previous=previous)
+        rejection, effects = self.grants.admit(applicant, now)
+        if rejection is not None:
+            effects += self.serving.without_lease(applicant, rejection, now)
+            if flight is not None:
+                self.flights.finish(flight)
+
+        return effects
+
+    def join(self, flight: Flight, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
+        """Let a caller wait for a flight's answer, and read its stream."""
+        wait_seconds = self.endings.wait_seconds(request)
+        if wait_seconds <= 0:
+            return [self.endings.time_out(peer, request, 0.0)]
+
+        if not self.limits.admits_waiter(peer.uid):
+            return self.endings.reject_full(peer, request, "waiters")
+
+        waiter = self.flights.join(flight, peer, request, now, wait_seconds)
+        waiter.mark_pending()
+        effects: list[Effect] = [Send(peer.id, wire.Pending(request.id))]
+        if flight.stream is not None and flight.lease is not None and request.stream:
+            effects += self.serving.follow(waiter, flight.lease, flight.stream, now)
+
+        return effects

@@ -80,7 +80,7 @@ class AnswerStorage(Struct, frozen=True, eq=False):
     def store(
         self, flight: Flight, lease: HeldLease, value: bytes, call: PaidCall, request: wire.Complete, now: float
     ) -> tuple[bool, list[Effect]]:
-        """Store the answer of a flight, if allowed; tell whether it is stored."""
+        """Store the answer of a flight, if allowed; return whether it is stored."""
         begin, policy = lease.request, self.policy
         settings = policy.settings.now
         task = settings.task(begin.task)

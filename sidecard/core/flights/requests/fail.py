@@ -56,8 +56,8 @@ class FailOperation(Struct, frozen=True, eq=False):
 
         # The queue first: a full one then has room for the callers of this flight.
         effects += self.queues.permit_released(backend, now)
-        continues, told = self.attempts.request(lease, request, now)
-        effects += told
+        continues, further = self.attempts.request(lease, request, now)
+        effects += further
         if not continues:
             effects.append(Send(peer.id, wire.Ok(request.id)))
             effects += self.election.lease_ended(flight, kind, message, now)
@@ -76,7 +76,7 @@ class FurtherAttempts(Struct, frozen=True, eq=False):
     counters: Counters
 
     def request(self, lease: HeldLease, request: wire.Fail, now: float) -> tuple[bool, list[Effect]]:
-        """Give the caller another lease, or let it wait for one; tell whether it continues."""
+        """Give the caller another lease, or let it wait for one; return whether it continues."""
         if not request.next or request.kind == "cancelled" or self.flights.draining:
             return False, []
 

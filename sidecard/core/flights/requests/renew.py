@@ -16,7 +16,7 @@ class RenewOperation(Struct, frozen=True, eq=False):
     leases: Leases
 
     def renew(self, peer: Peer, request: wire.Renew, now: float) -> list[Effect]:
-        """Prolong a lease; tell the holder how many callers wait for its answer."""
+        """Prolong a lease. The reply has the number of callers that wait for its answer."""
         lease = self.flights.held(request.lease, peer)
         if lease is None:
             return self.leases.reject_stale(peer, request)

@@ -144,7 +144,7 @@ class LookupAnswers(Struct, frozen=True, eq=False):
         return effects
 
     def _keep_waiting(self, flight: Flight) -> list[Effect]:
-        """Time out the waiters that wait for no call; tell the others that they must wait."""
+        """Time out the waiters that wait for no call; send `Pending` to the others."""
         effects: list[Effect] = []
         for waiter in [waiter for waiter in flight.waiters.values() if waiter.no_wait]:
             self.flights.leave(waiter)

@@ -160,7 +160,7 @@ class Lookups(Struct, frozen=True, eq=False):
         return self.flights.finish(flight)
 
     def flight_due(self, flight: Flight, now: float) -> list[Effect]:
-        """Handle a flight's timer: tell its callers to wait, answer its gets, or ask the store again."""
+        """Handle a flight's timer: send `Pending` to its callers, answer its gets, or ask the store again."""
         if flight.state != LOOKING_UP:
             return self.ask_again(flight, now)
 
@@ -177,7 +177,7 @@ class Lookups(Struct, frozen=True, eq=False):
         return [Send(peer.id, self.serving.read(request, entry, now), wire.Get) for peer, request in gets]
 
     def send_pending(self, flight: Flight) -> list[Effect]:
-        """Tell the waiters of a flight that they must wait, if they do not know yet."""
+        """Send `Pending` to the waiters of a flight that have not been sent it."""
         effects: list[Effect] = []
         for waiter in flight.waiters.values():
             if not waiter.pending:

@@ -50,7 +50,7 @@ class StoreWrites(Struct, frozen=True, eq=False):
         return [] if self.status.state == "none" else [StoreRemove(NO_TICKET, scope, key)]
 
     def delete(self, scope: str, peer: Peer, request: wire.Delete, removed: int, now: float) -> list[Effect]:
-        """Remove an entry, of which memory has removed ``removed``; answer the request."""
+        """Remove an entry from the store and answer the request. Memory has removed ``removed`` entries."""
         if self.status.state == "none":
             return [self._deleted(peer, request, removed)]
 
@@ -63,7 +63,7 @@ class StoreWrites(Struct, frozen=True, eq=False):
         return effects if flight is None else effects + self.lookups.ask_again(flight, now)
 
     def purge(self, peer: Peer, request: wire.Purge, removed: int, now: float) -> list[Effect]:
-        """Remove entries, of which memory has removed ``removed``; answer the request."""
+        """Remove entries from the store and answer the request. Memory has removed ``removed`` entries."""
         if self.status.state == "none":
             return [self._deleted(peer, request, removed)]
 
