@@ -71,14 +71,16 @@ class MetricsSender:
             return False
 
         try:
-            deadline = monotonic() + timeout_seconds
-            if not self._send(deadline):
-                return False
-
-            self._take_changes()
-            return self._send(deadline)
+            return self._flush(monotonic() + timeout_seconds)
         finally:
             self._sending.release()
+
+    def _flush(self, deadline: float) -> bool:
+        if not self._send(deadline):
+            return False
+
+        self._take_changes()
+        return self._send(deadline)
 
     def close(self) -> None:
         """Send the remaining changes within `CLOSE_SECONDS`, and close the connection: this client's gauges disappear."""
@@ -87,11 +89,11 @@ class MetricsSender:
 
         self._closed = True
         self._wake.set()
-        if self.registry.changed or self._in_flight:
-            self.flush(CLOSE_SECONDS)
-
         if self._sending.acquire(timeout=CLOSE_SECONDS):
             try:
+                if self.registry.changed or self._in_flight:
+                    self._flush(monotonic() + CLOSE_SECONDS)
+
                 self._disconnect()
             finally:
                 self._sending.release()
