@@ -7,7 +7,7 @@ and saved by sharing are separate sums.
 from collections.abc import Collection
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from sidecard.core.accounts.histogram import CALL_BOUNDS, Histogram
 from sidecard.core.backends.breaker import BreakerMemory
@@ -155,18 +155,15 @@ class TaskLedgers:
         return {task: summarize(ledger) for task, ledger in self.items() if ledger.used}
 
 
-class BackendLedger:
+class BackendLedger(Struct, eq=False):
     """The sums of a backend, or of one of its models."""
 
-    __slots__ = ("calls", "completion_tokens", "dollars", "prompt_tokens", "saved_dollars", "seconds")
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.seconds = 0.0
-        self.dollars = 0.0
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
-        self.saved_dollars = 0.0
+    calls: int = 0
+    seconds: float = 0.0
+    dollars: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    saved_dollars: float = 0.0
 
     def count_call(self, seconds: float, usage: Usage) -> None:
         """Book an answered call."""
@@ -178,12 +175,12 @@ class BackendLedger:
 
     def add(self, spending: BackendSpending) -> None:
         """Add an earlier run's sums."""
-        for name in self.__slots__:
+        for name in self.__struct_fields__:
             setattr(self, name, getattr(self, name) + getattr(spending, name))
 
     def spending(self) -> BackendSpending:
         """Return the sums."""
-        return BackendSpending(**{name: getattr(self, name) for name in self.__slots__})
+        return BackendSpending(**structs.asdict(self))
 
 
 class BackendLedgers:

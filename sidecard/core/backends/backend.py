@@ -2,20 +2,18 @@
 
 from collections.abc import Callable
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct
 
 from sidecard.core.backends.breaker import Breaker, BreakerPass, CallResult
+from sidecard.core.backends.budgets import Budget
 from sidecard.core.backends.limits import AdaptiveLimit, MinuteLimit
 from sidecard.core.backends.moving_average import MovingAverage
 from sidecard.core.backends.queue import FairQueue
 from sidecard.core.notes import BreakerNote
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol.wire import DEFAULT_BACKEND, BackendState, Fail, RejectionReason, Usage
-
-if TYPE_CHECKING:
-    from sidecard.core.backends.budgets import Budget
 
 TYPICAL_PROMPT_TOKENS = 1000.0
 TYPICAL_COMPLETION_TOKENS = 250.0
@@ -37,7 +35,7 @@ class Permit(Struct, eq=False):
 
     backend: "Backend"
     breaker_pass: BreakerPass
-    reserved: tuple["Budget", ...] = ()
+    reserved: tuple[Budget, ...] = ()
     reserved_dollars: float = 0.0
 
 

@@ -12,24 +12,25 @@ rejected, it is served the fresh answer instead.
 import math
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.memory import MemoryCache
 from sidecard_client.protocol.wire import Begin
 
 
-class FreshnessPolicy:
+class FreshnessPolicy(Struct, frozen=True, eq=False):
     """Decide which stale answers are served and when to refresh early. ``jitter`` is uniform in [0, 1)."""
 
-    def __init__(self, cache: MemoryCache, jitter: Callable[[], float]) -> None:
-        self._cache = cache
-        self._jitter = jitter
+    cache: MemoryCache
+    jitter: Callable[[], float]
 
     def find_stale(self, scope: str, request: Begin, now: float) -> Entry | None:
         """Return the stale answer that a begin may be served; None if there is none, or a fresh one."""
         if request.key is None or request.mode == "refresh":
             return None
 
-        entry = self._cache.get(scope, request.key, now)
+        entry = self.cache.get(scope, request.key, now)
         return (
             entry if entry is not None and not entry.is_fresh(now) and self.accepts_stale(request, entry, now) else None
         )
@@ -47,4 +48,4 @@ class FreshnessPolicy:
         if terms.early_refresh <= 0 or left_seconds <= 0:
             return False
 
-        return entry.seconds * terms.early_refresh * -math.log(1.0 - self._jitter()) >= left_seconds
+        return entry.seconds * terms.early_refresh * -math.log(1.0 - self.jitter()) >= left_seconds

@@ -34,12 +34,11 @@ class Insertion(Struct, frozen=True):
     evicted: int = 0
 
 
-class _Bucket:
+class _Bucket(Struct, eq=False):
     """The entries that expire within one second."""
 
-    def __init__(self) -> None:
-        self.entries: list[Entry] = []
-        self.dead = 0
+    entries: list[Entry] = []
+    dead: int = 0
 
 
 class MemoryCache:

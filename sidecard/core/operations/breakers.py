@@ -1,5 +1,7 @@
 """Breaker operations: showing breakers, setting one, and following another host's."""
 
+from msgspec import Struct
+
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote, Send
 from sidecard.core.events import Peer, RemoteBreakerOpened
@@ -8,17 +10,16 @@ from sidecard.core.replies import error, for_operators
 from sidecard_client.protocol import wire
 
 
-class BreakerOperations:
+class BreakerOperations(Struct, frozen=True, eq=False):
     """Show and set breakers."""
 
-    def __init__(self, backends: Backends, queues: Queues) -> None:
-        self._backends = backends
-        self._queues = queues
+    backends: Backends
+    queues: Queues
 
     def breakers(self, peer: Peer, request: wire.GetBreakers, now: float) -> list[Effect]:
         """Show the state of every backend."""
-        effects: list[Effect] = [EmitNote(note) for note in self._backends.advance(now)]
-        states = {name: backend.state(now) for name, backend in self._backends.all().items()}
+        effects: list[Effect] = [EmitNote(note) for note in self.backends.advance(now)]
+        states = {name: backend.state(now) for name, backend in self.backends.all().items()}
         return [*effects, Send(peer.id, wire.Breakers(request.id, states))]
 
     def breaker(self, peer: Peer, request: wire.SetBreaker, now: float) -> list[Effect]:
@@ -26,20 +27,20 @@ class BreakerOperations:
         if not peer.operator:
             return [for_operators(peer, request, "breaker")]
 
-        backend = self._backends.of(request.backend)
+        backend = self.backends.of(request.backend)
         if backend.name != request.backend:
             text = f"there is no room for a backend {request.backend!r}: name it in the config, or raise limits.max_backends"
             return [error(peer, request, "unavailable", text)]
 
         notes = [*backend.breaker.advance(now), *backend.breaker.set(request.action, now)]
         effects: list[Effect] = [Send(peer.id, wire.Ok(request.id)), *map(EmitNote, notes)]
-        return effects + self._queues.permit_released(backend, now)
+        return effects + self.queues.permit_released(backend, now)
 
     def remote_opened(self, event: RemoteBreakerOpened, now: float) -> list[Effect]:
         """Open the breaker of a backend that another host's breaker has opened. Local backends differ between hosts."""
-        backend = self._backends.of(event.backend)
+        backend = self.backends.of(event.backend)
         if backend.name != event.backend or backend.settings.locality == "local":
             return []
 
         notes = [*backend.breaker.advance(now), *backend.breaker.open_as_remote(event.seconds, now)]
-        return [*map(EmitNote, notes), *self._queues.permit_released(backend, now)]
+        return [*map(EmitNote, notes), *self.queues.permit_released(backend, now)]

@@ -1,5 +1,7 @@
 """Entry operations: `get`, `put`, `delete` and `purge`."""
 
+from msgspec import Struct
+
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
@@ -15,50 +17,39 @@ from sidecard.core.scopes import Scopes
 from sidecard_client.protocol import wire
 
 
-class EntryOperations:
+class EntryOperations(Struct, frozen=True, eq=False):
     """Read and write entries for authorized peers."""
 
-    def __init__(
-        self,
-        policy: CachePolicy,
-        flights: Flights,
-        lookups: Lookups,
-        store: StoreStatus,
-        writes: StoreWrites,
-        serving: Serving,
-        scopes: Scopes,
-        failures: Failures,
-    ) -> None:
-        self._policy = policy
-        self._flights = flights
-        self._lookups = lookups
-        self._store = store
-        self._writes = writes
-        self._serving = serving
-        self._scopes = scopes
-        self._failures = failures
+    policy: CachePolicy
+    flights: Flights
+    lookups: Lookups
+    store: StoreStatus
+    writes: StoreWrites
+    serving: Serving
+    scopes: Scopes
+    failures: Failures
 
     def get(self, peer: Peer, request: wire.Get, now: float) -> list[Effect]:
         """Read an entry, from memory or the store; one that is kept for the sharing window alone is a miss."""
-        scope = self._scopes.find(peer, request.namespace)
+        scope = self.scopes.find(peer, request.namespace)
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        entry = self._policy.cache.get(scope, request.key, now)
-        if entry is None or self._store.doubts(entry):
-            effects = self._lookups.get(scope, peer, request, now)
+        entry = self.policy.cache.get(scope, request.key, now)
+        if entry is None or self.store.doubts(entry):
+            effects = self.lookups.get(scope, peer, request, now)
             if effects is not None:
                 return effects
 
-        return [Send(peer.id, self._serving.read(request, entry, now))]
+        return [Send(peer.id, self.serving.read(request, entry, now))]
 
     def put(self, peer: Peer, request: wire.Put, now: float) -> list[Effect]:
         """Store an entry."""
-        scope = self._scopes.find(peer, request.namespace)
+        scope = self.scopes.find(peer, request.namespace)
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        policy, task = self._policy, request.task
+        policy, task = self.policy, request.task
         if task in policy.settings.now.uncached_tasks:
             return [Send(peer.id, wire.Stored(request.id, stored=False))]
 
@@ -66,35 +57,35 @@ class EntryOperations:
         terms = policy.terms(
             scope, ttl_seconds, 0.0, wire.DEFAULT_BACKEND, NO_USAGE, request.tags, stale_seconds, task=task
         )
-        self._failures.forget(scope, request.key)
+        self.failures.forget(scope, request.key)
         entry, effects = policy.store(request.key, bytes(request.value), now, terms, 0.0)
         if entry is not None:
-            effects += self._writes.write(entry, now)
+            effects += self.writes.write(entry, now)
         else:
-            effects += self._writes.forget(scope, request.key)
+            effects += self.writes.forget(scope, request.key)
 
         return [Send(peer.id, wire.Stored(request.id, entry is not None)), *effects]
 
     def delete(self, peer: Peer, request: wire.Delete, now: float) -> list[Effect]:
         """Remove an entry, and prevent a flight in progress from storing one."""
-        scope = self._scopes.find(peer, request.namespace)
+        scope = self.scopes.find(peer, request.namespace)
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        flight = self._flights.find(scope, request.key)
+        flight = self.flights.find(scope, request.key)
         if flight is not None:
             flight.forbid_storing()
 
-        self._failures.forget(scope, request.key)
-        deleted = self._policy.cache.delete(scope, request.key, now)
-        return self._writes.delete(scope, peer, request, int(deleted), now)
+        self.failures.forget(scope, request.key)
+        deleted = self.policy.cache.delete(scope, request.key, now)
+        return self.writes.delete(scope, peer, request, int(deleted), now)
 
     def purge(self, peer: Peer, request: wire.Purge, now: float) -> list[Effect]:
         """Remove entries by namespace, tag and task, for operators."""
         if not peer.operator:
             return [error(peer, request, "denied", "purge is for operators; delete removes single entries of your own")]
 
-        self._flights.void(request.namespace, request.tag, request.task)
-        self._failures.purge(request.namespace)
-        removed = self._policy.purge(request.namespace, request.tag, now, request.task)
-        return self._writes.purge(peer, request, removed, now)
+        self.flights.void(request.namespace, request.tag, request.task)
+        self.failures.purge(request.namespace)
+        removed = self.policy.purge(request.namespace, request.tag, now, request.task)
+        return self.writes.purge(peer, request, removed, now)

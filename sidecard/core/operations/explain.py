@@ -1,5 +1,7 @@
 """The `explain` operation: a task's policy, and the state of a key, without making a begin."""
 
+from msgspec import Struct
+
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect, Send
@@ -14,42 +16,33 @@ from sidecard.core.scopes import Scopes
 from sidecard_client.protocol import wire
 
 
-class ExplainOperation:
+class ExplainOperation(Struct, frozen=True, eq=False):
     """Report policy and state."""
 
-    def __init__(
-        self,
-        policy: CachePolicy,
-        flights: Flights,
-        store: StoreStatus,
-        scopes: Scopes,
-        failures: Failures,
-        status: StatusOperations,
-    ) -> None:
-        self._policy = policy
-        self._flights = flights
-        self._store = store
-        self._scopes = scopes
-        self._failures = failures
-        self._status = status
+    policy: CachePolicy
+    flights: Flights
+    store: StoreStatus
+    scopes: Scopes
+    failures: Failures
+    status: StatusOperations
 
     def explain(self, peer: Peer, request: wire.Explain, now: float) -> list[Effect]:
         """Show a task's policy and, for a key, its state, changing neither counters nor the eviction order.
 
         Origins of settings name files, so only operators see them.
         """
-        scope = self._scopes.find(peer, request.namespace)
+        scope = self.scopes.find(peer, request.namespace)
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        origins = self._status.run.shown_origins if peer.operator else {}
-        policy = policy_of(self._policy.settings.now, request.task, origins)
+        origins = self.status.run.shown_origins if peer.operator else {}
+        policy = policy_of(self.policy.settings.now, request.task, origins)
         if request.key is None:
-            return [Send(peer.id, wire.Explained(request.id, request.task, scope, policy, store=self._store.state))]
+            return [Send(peer.id, wire.Explained(request.id, request.task, scope, policy, store=self.store.state))]
 
-        entry = self._policy.cache.peek(scope, request.key)
-        flight = self._flights.find(scope, request.key)
-        failure = self._failures.find(scope, request.key, now)
+        entry = self.policy.cache.peek(scope, request.key)
+        flight = self.flights.find(scope, request.key)
+        failure = self.failures.find(scope, request.key, now)
         explained = wire.Explained(
             request.id,
             request.task,
@@ -58,7 +51,7 @@ class ExplainOperation:
             None if entry is None or now >= entry.expires_at else _state_of(entry, now),
             None if flight is None else len(flight.waiters),
             None if failure is None else failure.message,
-            self._store.state,
+            self.store.state,
         )
         return [Send(peer.id, explained)]
 

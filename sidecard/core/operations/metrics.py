@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import get_args
 
+from msgspec import Struct
+
 from sidecard.core.accounts.app_metric import RESERVED_PREFIX
 from sidecard.core.accounts.app_metrics import AppMetrics
 from sidecard.core.accounts.billing import Billing
@@ -53,41 +55,30 @@ Values = Iterable[tuple[dict[str, str], float]]
 """Values by label set."""
 
 
-class MetricsOperations:
+class MetricsOperations(Struct, frozen=True, eq=False):
     """Record the apps' metrics, and report all. ``enabled`` is whether the daemon exposes metrics of its own."""
 
-    def __init__(
-        self,
-        status: StatusOperations,
-        streams: Streams,
-        backends: Backends,
-        billing: Billing,
-        metrics: DaemonMetrics,
-        apps: AppMetrics,
-        *,
-        enabled: bool,
-    ) -> None:
-        self._status = status
-        self._streams = streams
-        self._backends = backends
-        self._billing = billing
-        self._metrics = metrics
-        self._apps = apps
-        self._enabled = enabled
+    status: StatusOperations
+    streams: Streams
+    backends: Backends
+    billing: Billing
+    daemon: DaemonMetrics
+    apps: AppMetrics
+    enabled: bool
 
     def record(self, peer: Peer, request: wire.RecordMetrics) -> list[Effect]:
         """Record measurements of an app."""
-        dropped = self._apps.record(peer, request)
+        dropped = self.apps.record(peer, request)
         return [Send(peer.id, wire.Recorded(request.id, dropped))] if request.acknowledge else []
 
     def metrics(self, peer: Peer, request: wire.GetMetrics, now: float) -> list[Effect]:
         """Report the daemon's and the apps' metrics; of labeled ones, only the label sets that have occurred."""
-        effects = self._status.advance_breakers(now)
-        families = [*(self._own(now) if self._enabled else ()), *self._apps.families()]
+        effects = self.status.advance_breakers(now)
+        families = [*(self._own(now) if self.enabled else ()), *self.apps.families()]
         return [*effects, Send(peer.id, wire.Metrics(request.id, families))]
 
     def _own(self, now: float) -> Iterator[Family]:
-        stats = self._status.snapshot(0, now)
+        stats = self.status.snapshot(0, now)
         yield from self._of_calls(stats)
         yield from self._of_limits(stats)
         yield from self._of_savings()
@@ -97,15 +88,15 @@ class MetricsOperations:
         yield from self._of_times()
 
     def _of_calls(self, stats: Stats) -> Iterator[Family]:
-        sums = [(task, ledger.sums_of_this_run()) for task, ledger in self._billing.tasks.items()]
+        sums = [(task, ledger.sums_of_this_run()) for task, ledger in self.billing.tasks.items()]
         # A stream's hit is counted at its end, as a shared stream is.
-        hits = Counter({(wire.Begin, wire.Hit): stats.hits - self._streams.hits})
+        hits = Counter({(wire.Begin, wire.Hit): stats.hits - self.streams.hits})
         yield _counter(
             "requests",
             "Requests by op and type of their reply.",
             (
                 ({"op": tag_of(request), "outcome": tag_of(reply)}, number)
-                for (request, reply), number in (self._metrics.requests | hits).items()
+                for (request, reply), number in (self.daemon.requests | hits).items()
                 if reply not in _UNCOUNTED_REPLIES
             ),
         )
@@ -131,10 +122,7 @@ class MetricsOperations:
         yield _counter(
             "leases",
             "Ended leases by outcome.",
-            (
-                ({"backend": name, "outcome": outcome}, number)
-                for (name, outcome), number in self._metrics.leases.items()
-            ),
+            (({"backend": name, "outcome": outcome}, number) for (name, outcome), number in self.daemon.leases.items()),
         )
         yield _counter(
             "chunks",
@@ -175,21 +163,21 @@ class MetricsOperations:
         yield _counter(
             "limited",
             "Connections refused or closed, and begins rejected, by limit.",
-            (({"limit": limit}, self._metrics.limited[limit]) for limit in LIMITS),
+            (({"limit": limit}, self.daemon.limited[limit]) for limit in LIMITS),
         )
         yield _counter(
             "series_overflow",
             "Measurements of apps beyond the bound of label sets, by metric.",
-            (({"metric": name}, number) for name, number in self._apps.overflows()),
+            (({"metric": name}, number) for name, number in self.apps.overflows()),
         )
 
     def _dropped(self, what: str, stats: Stats) -> int:
-        counted = self._metrics.dropped_by.get(what)
+        counted = self.daemon.dropped_by.get(what)
         by_store = stats.store_dropped if what == "store" else 0
-        return self._metrics.dropped[what] + by_store + (counted() if counted is not None else 0)
+        return self.daemon.dropped[what] + by_store + (counted() if counted is not None else 0)
 
     def _of_savings(self) -> Iterator[Family]:
-        sums = [(task, ledger.sums_of_this_run()) for task, ledger in self._billing.tasks.items()]
+        sums = [(task, ledger.sums_of_this_run()) for task, ledger in self.billing.tasks.items()]
         for unit in ("seconds", "dollars"):
             yield _counter(
                 f"saved_{unit}",
@@ -204,7 +192,7 @@ class MetricsOperations:
         yield _counter(
             "spent_dollars",
             "Dollars that backends billed.",
-            (({"backend": name, "model": model}, dollars) for (name, model), dollars in self._metrics.spent.items()),
+            (({"backend": name, "model": model}, dollars) for (name, model), dollars in self.daemon.spent.items()),
         )
 
     def _of_state(self, stats: Stats) -> Iterator[Family]:
@@ -232,11 +220,11 @@ class MetricsOperations:
             yield _gauge("store_up", "Whether the store answers.", [({}, stats.store in {"up", "read_only"})])
             yield _gauge("store_pending", "Pending writes and removals.", [({}, stats.store_pending)])
 
-        for name, value in sorted(self._metrics.gauges.items()):
+        for name, value in sorted(self.daemon.gauges.items()):
             yield _gauge(name, SHELL_GAUGES[name], [({}, value())])
 
     def _of_backends(self) -> Iterator[Family]:
-        backends = self._backends.all().items()
+        backends = self.backends.all().items()
         states = get_args(BreakerState)
         yield _gauge(
             "breaker_state",
@@ -253,14 +241,14 @@ class MetricsOperations:
         )
 
     def _of_budgets(self, now: float) -> Iterator[Family]:
-        budgets = self._billing.budgets.by_name.items()
+        budgets = self.billing.budgets.by_name.items()
         limits = [({"budget": name}, budget.settings.dollars) for name, budget in budgets]
         yield _gauge("budget_dollars", "Limit of a period's spending.", limits)
         spent = [({"budget": name}, budget.spent_dollars(now)) for name, budget in budgets]
         yield _gauge("budget_spent_dollars", "Spending in the current period.", spent)
 
     def _of_times(self) -> Iterator[Family]:
-        upstream, handled = self._metrics.upstream, self._metrics.handled
+        upstream, handled = self.daemon.upstream, self.daemon.handled
         yield _histogram(
             "upstream_seconds",
             "Time from a lease to its answer.",
@@ -269,7 +257,7 @@ class MetricsOperations:
         yield _histogram(
             "wait_seconds",
             "Time that callers waited for an answer or a permit.",
-            [({"task": task}, ledger.waits) for task, ledger in self._billing.tasks.items()],
+            [({"task": task}, ledger.waits) for task, ledger in self.billing.tasks.items()],
         )
         yield _histogram(
             "handle_seconds",

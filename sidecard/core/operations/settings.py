@@ -1,5 +1,7 @@
 """Settings operations: `config`, `reload` and `log`. A reload loses no connection, call in progress, entry or count."""
 
+from msgspec import Struct
+
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.registry import Backends
 from sidecard.core.cache.memory import MemoryCache
@@ -15,41 +17,28 @@ from sidecard.core.settings import EngineSettings, LiveSettings
 from sidecard_client.protocol import wire
 
 
-class SettingsOperations:
+class SettingsOperations(Struct, frozen=True, eq=False):
     """Show the settings, have them read again, and apply them.
 
     Most parts of the engine read `LiveSettings`; those that keep state by settings are reconfigured. The shell reports settings that take effect at the next start only: addresses, the store, listeners.
     """
 
-    def __init__(
-        self,
-        *,
-        status: StatusOperations,
-        live: LiveSettings,
-        flights: Flights,
-        similar: SimilarAnswers,
-        queues: Queues,
-        backends: Backends,
-        budgets: Budgets,
-        cache: MemoryCache,
-        scopes: Scopes,
-    ) -> None:
-        self._status = status
-        self._live = live
-        self._flights = flights
-        self._similar = similar
-        self._queues = queues
-        self._backends = backends
-        self._budgets = budgets
-        self._cache = cache
-        self._scopes = scopes
+    status: StatusOperations
+    live: LiveSettings
+    flights: Flights
+    similar: SimilarAnswers
+    queues: Queues
+    backends: Backends
+    budgets: Budgets
+    cache: MemoryCache
+    scopes: Scopes
 
     def config(self, peer: Peer, request: wire.GetConfig) -> list[Effect]:
         """Show the running settings to an operator."""
         if not peer.operator:
             return [for_operators(peer, request, "config")]
 
-        run = self._status.run
+        run = self.status.run
         return [Send(peer.id, wire.Settings(request.id, run.shown_settings, run.shown_origins))]
 
     def log(self, peer: Peer, request: wire.SetLog) -> list[Effect]:
@@ -71,7 +60,7 @@ class SettingsOperations:
         effects: list[Effect] = []
         if event.settings is not None:
             effects = self._apply(event.settings, now)
-            self._status.run = self._status.run.with_settings(event.shown, event.origins)
+            self.status.run = self.status.run.with_settings(event.shown, event.origins)
 
         if event.asked_by is not None:
             peer, request_id = event.asked_by
@@ -81,12 +70,12 @@ class SettingsOperations:
         return effects
 
     def _apply(self, settings: EngineSettings, now: float) -> list[Effect]:
-        flights, cache = self._flights, self._cache
-        before, self._live.now = self._live.now, settings
-        self._similar.drop_unconfigured()
+        flights, cache = self.flights, self.cache
+        before, self.live.now = self.live.now, settings
+        self.similar.drop_unconfigured()
         flights.lease_seconds = settings.lease_seconds
-        self._scopes.share(settings.shared_namespaces)
-        self._budgets.reconfigure(settings.budgets)
+        self.scopes.share(settings.shared_namespaces)
+        self.budgets.reconfigure(settings.budgets)
         if cache.max_bytes != settings.cache_max_bytes:
             cache.resize(settings.cache_max_bytes, now)
             flights.timers.set(cache, now)
@@ -95,5 +84,5 @@ class SettingsOperations:
             cache.limit(settings.namespace_max_bytes)
             flights.timers.set(cache, now)
 
-        effects: list[Effect] = [EmitNote(note) for note in self._backends.reconfigure(settings.backends, now)]
-        return effects + self._queues.reconsider_all(now)
+        effects: list[Effect] = [EmitNote(note) for note in self.backends.reconfigure(settings.backends, now)]
+        return effects + self.queues.reconsider_all(now)

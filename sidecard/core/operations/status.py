@@ -30,29 +30,18 @@ class RunInfo(Struct, frozen=True):
         return structs.replace(self, shown_settings=settings, shown_origins=origins)
 
 
-class StatusOperations:
+class StatusOperations(Struct, eq=False):
     """Report counters and gauges of all parts of the engine."""
 
-    def __init__(
-        self,
-        run: RunInfo,
-        cache: MemoryCache,
-        streams: Streams,
-        flights: Flights,
-        similar: SimilarAnswers,
-        store: StoreStatus,
-        backends: Backends,
-        count: Counters,
-    ) -> None:
-        self.peers = 0
-        self.run = run
-        self._cache = cache
-        self._streams = streams
-        self._flights = flights
-        self._similar = similar
-        self._store = store
-        self._backends = backends
-        self._count = count
+    run: RunInfo
+    cache: MemoryCache
+    streams: Streams
+    flights: Flights
+    similar: SimilarAnswers
+    store: StoreStatus
+    backends: Backends
+    count: Counters
+    peers: int = 0
 
     def ping(self, peer: Peer, request: wire.Ping, now: float) -> list[Effect]:
         """Reply that the daemon is up."""
@@ -66,24 +55,24 @@ class StatusOperations:
 
     def advance_breakers(self, now: float) -> list[Effect]:
         """Make the changes of breakers that depend on time alone, so that reports show their current states."""
-        return [EmitNote(note) for note in self._backends.advance(now)]
+        return [EmitNote(note) for note in self.backends.advance(now)]
 
     def snapshot(self, request_id: int, now: float) -> wire.Stats:
         """Return all counters and gauges. Call `advance_breakers` first."""
-        flights, cache, streams = self._flights, self._cache, self._streams
+        flights, cache, streams = self.flights, self.cache, self.streams
         return wire.Stats(
             request_id,
             version=self.run.version,
             boot_id=self.run.boot_id,
             uptime_seconds=now - self.run.started_at,
-            draining=self._flights.draining,
+            draining=self.flights.draining,
             peers=self.peers,
             flights=len(flights),
             leases=flights.lease_count,
             waiters=flights.waiter_count,
             queued=flights.applicant_count,
-            permits=sum(backend.permits for backend in self._backends.all().values()),
-            breakers_opened=self._backends.opened,
+            permits=sum(backend.permits for backend in self.backends.all().values()),
+            breakers_opened=self.backends.opened,
             cache_entries=cache.count,
             cache_bytes=cache.bytes,
             cache_max_bytes=cache.max_bytes,
@@ -95,14 +84,14 @@ class StatusOperations:
             chunks_taken=streams.taken,
             chunks_sent=streams.sent,
             streams_broken=streams.broken,
-            vectors=self._similar.count,
+            vectors=self.similar.count,
             evicted=cache.evicted,
             evicted_by_limits=cache.evicted_within,
             expired_entries=cache.expired,
-            breakers=self._backends.states(),
-            store=self._store.state,
+            breakers=self.backends.states(),
+            store=self.store.state,
             claims=flights.claim_count,
             awaited=flights.claimed_elsewhere_count,
-            **self._count.fields(),
-            **structs.asdict(self._store.gauges),
+            **self.count.fields(),
+            **structs.asdict(self.store.gauges),
         )
