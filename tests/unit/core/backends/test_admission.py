@@ -1,4 +1,4 @@
-"""Which backend a begin gets, route by route."""
+"""Which backend a begin gets, by route, and why backends are passed over."""
 
 from collections import Counter
 from typing import Any
@@ -13,7 +13,7 @@ from sidecard_client.protocol.wire import Begin, RejectionReason, Route, Usage
 
 
 class Town:
-    """Backends, and callers who come one after the other."""
+    """Backends, and an admission for callers one after the other."""
 
     def __init__(self, *, budgets: dict[str, BudgetSettings] | None = None, **settings: Any) -> None:
         self.now = 1000.0
@@ -23,26 +23,26 @@ class Town:
         self.admission = Admission(LiveSettings(self.settings), self.backends, self.budgets)
 
     def decide(self, *names: str, route: Route | None = None, task: str = "general") -> Decision:
-        """Ask, without taking anything."""
+        """Decide, without acquiring a permit."""
         request = Begin(None, backends=names, route=route, task=task)
         return self.admission.decide(request, self.admission.names(request), (1000, 1), self.now)[0]
 
     def chooses(self, *names: str, route: Route | None = None) -> str | None:
-        """Ask, and return the chosen backend's name."""
+        """Decide, and return the chosen backend's name."""
         chosen = self.decide(*names, route=route).chosen
         return None if chosen is None else chosen[0]
 
     def takes(self, name: str, count: int = 1) -> None:
-        """Take permits of a backend, and keep them."""
+        """Acquire permits of a backend, and keep them."""
         for _ in range(count):
             self.admission.acquire(self.backends.of(name), "general", self.now)
 
     def answers(self, name: str, seconds: float, **usage: Any) -> None:
-        """A backend has answered."""
+        """Report an answer of a backend."""
         self.backends.learn(self.backends.of(name), seconds, Usage(**usage), self.now)
 
     def opens(self, name: str) -> None:
-        """An operator opens a breaker."""
+        """Open a breaker as an operator."""
         self.backends.of(name).breaker.set("open", self.now)
 
 
@@ -59,19 +59,19 @@ def limited(permits: int, **settings: Any) -> BackendSettings:
 
 
 def test_order_takes_the_first() -> None:
-    """As the caller gave them."""
+    """The route ``order`` follows the caller's order."""
     assert Town().chooses("b", "a") == "b"
 
 
 def test_a_name_given_twice_is_one_backend() -> None:
-    """At its first place."""
+    """At its first position."""
     town = Town()
 
     assert town.admission.names(Begin(None, backends=("b", "a", "b"))) == ("b", "a")
 
 
-def test_who_names_none_gets_the_tasks_backends_and_else_the_default() -> None:
-    """A begin's own come first."""
+def test_names_defaults_to_the_tasks_backends_and_then_to_the_default() -> None:
+    """A begin's own backends come first."""
     town = Town(tasks={"rag": TaskSettings(backends=("a", "b"))})
 
     assert town.admission.names(Begin(None, task="rag")) == ("a", "b")
@@ -80,7 +80,7 @@ def test_who_names_none_gets_the_tasks_backends_and_else_the_default() -> None:
 
 
 def test_the_begins_route_comes_before_the_tasks() -> None:
-    """And without either it is the caller's order."""
+    """Without either it is the caller's order."""
     town = Town(tasks={"rag": TaskSettings(route="cheapest")})
 
     assert town.admission.route(Begin(None, task="rag", route="fastest")) == "fastest"
@@ -89,13 +89,13 @@ def test_the_begins_route_comes_before_the_tasks() -> None:
 
 
 @pytest.mark.parametrize("route", ["order", "cheapest", "fastest", "least_busy", "weighted"])
-def test_among_equals_the_callers_order_holds(route: Route) -> None:
-    """Nothing is known of either, so the caller knows best."""
+def test_equal_backends_keep_the_callers_order(route: Route) -> None:
+    """Nothing is known of either."""
     assert Town().chooses("b", "a", "c", route=route) == "b"
 
 
-def test_cheapest_compares_what_a_typical_call_costs() -> None:
-    """Input and output are priced apart, and prompts are longer than answers."""
+def test_cheapest_compares_the_cost_of_a_typical_call() -> None:
+    """Input and output have separate prices, and prompts are longer than answers."""
     town = Town(backends={"dear": priced(3.0, 15.0), "cheap": priced(0.5, 1.5), "odd": priced(0.1, 30.0)})
 
     assert town.chooses("dear", "odd", "cheap", route="cheapest") == "cheap"
@@ -103,8 +103,8 @@ def test_cheapest_compares_what_a_typical_call_costs() -> None:
     assert town.chooses("dear", "odd", "cheap", route="cheapest") == "odd"
 
 
-def test_cheapest_prefers_a_declared_local_one_without_a_price() -> None:
-    """It costs nothing; of a remote one without a price nobody knows, so it comes last until it has told."""
+def test_cheapest_prefers_a_declared_local_backend_without_a_price() -> None:
+    """It is free; a remote one without a price is last until its cost has been reported."""
     town = Town(backends={"cloud": priced(0.5, 1.5)})
 
     assert town.chooses("unknown", "cloud", "local", route="cheapest") == "local"
@@ -114,7 +114,7 @@ def test_cheapest_prefers_a_declared_local_one_without_a_price() -> None:
 
 
 def test_fastest_prefers_the_lower_latency() -> None:
-    """The decayed mean of what its answers took."""
+    """The moving average of its answers' times."""
     town = Town()
     town.answers("a", 4.0)
     town.answers("b", 2.0)
@@ -125,8 +125,8 @@ def test_fastest_prefers_the_lower_latency() -> None:
     assert town.chooses("a", "b", route="fastest") == "a"
 
 
-def test_fastest_forgets_old_answers() -> None:
-    """What was slow a while ago weighs less than what is fast now."""
+def test_fastest_weighs_old_answers_less() -> None:
+    """An answer that was slow a while ago weighs less than a fast one now."""
     town = Town()
     for _ in range(20):
         town.answers("a", 10.0)
@@ -140,15 +140,15 @@ def test_fastest_forgets_old_answers() -> None:
     assert town.chooses("b", "a", route="fastest") == "a"
 
 
-def test_fastest_tries_those_that_were_never_measured() -> None:
-    """Or nobody would ever learn how fast they are."""
+def test_fastest_tries_unmeasured_backends() -> None:
+    """Otherwise they would stay unmeasured."""
     town = Town()
     town.answers("a", 0.01)
 
     assert town.chooses("a", "b", route="fastest") == "b"
 
 
-def test_fastest_tries_one_that_was_never_measured_with_one_call_at_a_time() -> None:
+def test_fastest_tries_an_unmeasured_backend_with_one_call_at_a_time() -> None:
     """It may never answer."""
     town = Town()
     town.answers("a", 0.01)
@@ -157,8 +157,8 @@ def test_fastest_tries_one_that_was_never_measured_with_one_call_at_a_time() -> 
     assert town.chooses("a", "b", route="fastest") == "a"
 
 
-def test_fastest_revisits_one_that_was_slow_once() -> None:
-    """Its latency fades while nobody asks it, so that it is tried again when the other's is as long."""
+def test_fastest_revisits_a_backend_that_was_slow() -> None:
+    """Its latency decays while it is unused, so it is tried again when the other's is as long."""
     town = Town()
     town.answers("slow", 8.0)
     for _ in range(1000):
@@ -172,7 +172,7 @@ def test_fastest_revisits_one_that_was_slow_once() -> None:
 
 
 def test_least_busy_compares_with_the_limit() -> None:
-    """Two of eight is less busy than one of two."""
+    """Two calls of eight are less busy than one of two."""
     town = Town(backends={"small": limited(2), "large": limited(8)})
     town.takes("small")
     town.takes("large", 2)
@@ -182,8 +182,8 @@ def test_least_busy_compares_with_the_limit() -> None:
     assert town.chooses("large", "small", route="least_busy") == "small"
 
 
-def test_least_busy_of_those_without_limit_is_the_one_with_fewer_calls() -> None:
-    """Between them there is nothing else to compare by."""
+def test_least_busy_without_limits_compares_calls() -> None:
+    """There is nothing else to compare."""
     town = Town()
     town.takes("a", 3)
     town.takes("b", 2)
@@ -193,7 +193,7 @@ def test_least_busy_of_those_without_limit_is_the_one_with_fewer_calls() -> None
 
 @pytest.mark.parametrize("weights", [(3.0, 1.0), (1.0, 1.0), (0.5, 0.25, 0.25), (70.0, 20.0, 10.0), (1.0,)])
 def test_weighted_shares_are_exact(weights: tuple[float, ...]) -> None:
-    """Over a hundred calls each gets its share, and nobody waits for it longer than it must."""
+    """Over a hundred calls each backend gets its share, evenly spaced."""
     names = tuple("abcdef"[: len(weights)])
     town = Town(backends={name: BackendSettings(weight=weight) for name, weight in zip(names, weights, strict=True)})
     chosen = [town.chooses(*names, route="weighted") for _ in range(100)]
@@ -210,8 +210,8 @@ def test_weighted_is_smooth() -> None:
     assert "".join(town.chooses("a", "b", route="weighted") or "" for _ in range(8)) == "aabaaaba"
 
 
-def test_weighted_gives_nothing_back_to_one_that_could_not_be_called() -> None:
-    """It earns nothing while its breaker is open, or it would get all calls when it comes back."""
+def test_weighted_earns_nothing_while_the_breaker_is_open() -> None:
+    """Otherwise the backend would get all calls when it recovers."""
     town = Town(backends={"a": BackendSettings(weight=1.0), "b": BackendSettings(weight=1.0)})
     town.opens("b")
     assert {town.chooses("a", "b", route="weighted") for _ in range(50)} == {"a"}
@@ -221,8 +221,8 @@ def test_weighted_gives_nothing_back_to_one_that_could_not_be_called() -> None:
 
 
 @pytest.mark.parametrize("route", ["order", "cheapest", "fastest", "least_busy", "weighted"])
-def test_every_route_passes_over_what_cannot_be_called(route: Route) -> None:
-    """And says why, for those that it preferred."""
+def test_every_route_skips_backends_that_cannot_be_called(route: Route) -> None:
+    """The decision has the reasons of those it preferred."""
     town = Town(backends={"full": limited(1, weight=9.0), "open": BackendSettings(weight=8.0)})
     town.takes("full")
     town.opens("open")
@@ -237,8 +237,8 @@ def test_every_route_passes_over_what_cannot_be_called(route: Route) -> None:
         assert decision.obstacles == reasons
 
 
-def test_sovereign_mode_refuses_what_is_remote() -> None:
-    """Unnamed backends are remote but for those that mean this host."""
+def test_sovereign_mode_rejects_remote_backends() -> None:
+    """Backends without settings are remote unless their name means this host."""
     town = Town(sovereign=True, backends={"near": BackendSettings(locality="local")})
 
     assert town.decide("cloud").reason == "sovereign"
@@ -246,8 +246,8 @@ def test_sovereign_mode_refuses_what_is_remote() -> None:
     assert town.chooses("cloud", "near") == "near"
 
 
-def test_a_spent_hard_budget_refuses_what_costs() -> None:
-    """A free local one still serves; it is said for how long the other does not."""
+def test_a_spent_hard_budget_rejects_backends_that_cost() -> None:
+    """A free local one still serves; the rejection says when the budget resets."""
     budgets = {"daily": BudgetSettings(1.0, hard=True)}
     town = Town(budgets=budgets, backends={"cloud": priced(1.0, 1.0)})
     town.budgets.by_name["daily"].spend(1.0, town.now)
@@ -259,7 +259,7 @@ def test_a_spent_hard_budget_refuses_what_costs() -> None:
 
 
 def test_calls_in_progress_count_for_a_budget() -> None:
-    """Many that begin at once must not each find room; what was reserved comes back with the permit."""
+    """Many calls that begin at once must not each find room; a released permit returns its reservation."""
     town = Town(budgets={"daily": BudgetSettings(1.0, hard=True)})
     town.answers("cloud", 1.0, cost_dollars=0.25)
     permits = []
@@ -276,8 +276,8 @@ def test_calls_in_progress_count_for_a_budget() -> None:
 @pytest.mark.parametrize(
     ("name", "costs"), [("cloud", True), ("default", True), ("local", False), ("near", False), ("dear", True)]
 )
-def test_what_costs(name: str, costs: bool) -> None:
-    """All but a place that was declared local and has no price; `default` may be anything."""
+def test_costs_of_declared_and_undeclared_backends(name: str, costs: bool) -> None:
+    """All backends cost but those that are declared local and have no price; `default` may be anything."""
     near = BackendSettings(locality="local")
     dear = BackendSettings(
         locality="local", input_dollars_per_million_tokens=1.0, output_dollars_per_million_tokens=1.0
@@ -287,15 +287,15 @@ def test_what_costs(name: str, costs: bool) -> None:
     assert town.backends.of(name).costs is costs
 
 
-def test_a_local_one_that_reported_a_cost_costs() -> None:
-    """Somebody pays for that machine by the call."""
+def test_a_local_backend_with_a_reported_cost_costs() -> None:
+    """Its owner is paid by the call."""
     town = Town()
     town.answers("local", 1.0, cost_dollars=0.5)
 
     assert town.backends.of("local").costs
 
 
-def test_of_several_reasons_the_one_that_passes_soonest_is_told() -> None:
+def test_reason_is_the_one_that_passes_soonest() -> None:
     """A full queue before an open breaker before a spent budget before sovereign mode, which never passes."""
     town = Town(
         sovereign=True,
@@ -323,8 +323,8 @@ def test_of_several_reasons_the_one_that_passes_soonest_is_told() -> None:
     )
 
 
-def test_retry_after_is_the_first_that_may_admit_again() -> None:
-    """Of several times the least; of an operator's hold nothing is known."""
+def test_retry_after_is_the_earliest_of_all_backends() -> None:
+    """The end of an operator's hold is unknown."""
     town = Town()
     assert town.backends.of("held").breaker.set("open", town.now)
     for name, seconds in (("a", 40.0), ("b", 15.0)):
@@ -335,8 +335,8 @@ def test_retry_after_is_the_first_that_may_admit_again() -> None:
     assert town.decide("held").retry_after_seconds is None
 
 
-def test_those_that_only_lack_room_are_worth_waiting_for() -> None:
-    """All of them, but none whose queue is full, and none that refuses."""
+def test_saturated_backends_are_worth_waiting_for() -> None:
+    """Unless their queue is full."""
     town = Town(backends={"a": limited(1), "b": limited(1), "full": limited(1, max_queue=0)})
     for name in ("a", "b", "full"):
         town.takes(name)
@@ -348,7 +348,7 @@ def test_those_that_only_lack_room_are_worth_waiting_for() -> None:
 
 
 def test_backends_are_bounded_in_number() -> None:
-    """Names that peers invent give way to one another; those in use and those configured stay."""
+    """Names that peers invent evict one another; configured backends and those in use stay."""
     town = Town(max_backends=40, backends={"mine": limited(1)})
     town.takes("busy")
     town.opens("held")
@@ -361,8 +361,8 @@ def test_backends_are_bounded_in_number() -> None:
     assert OTHER_BACKENDS not in known
 
 
-def test_what_is_forgotten_is_still_counted() -> None:
-    """Openings and changes only grow, or a change could go unseen."""
+def test_openings_and_changes_of_dropped_backends_still_count() -> None:
+    """The counts only grow, or a change could go unseen."""
     town = Town(max_backends=40)
     town.opens("open once")
     town.backends.of("open once").breaker.set("close", town.now)
@@ -373,8 +373,8 @@ def test_what_is_forgotten_is_still_counted() -> None:
     assert (town.backends.opened, town.backends.changes) == (1, 2)
 
 
-def test_where_all_are_in_use_further_ones_share_one() -> None:
-    """They are called all the same, and share breaker and limit; nobody stands in its queue twice."""
+def test_backends_beyond_the_bound_share_one() -> None:
+    """They are called all the same, and share breaker and limit; a caller is in its queue once."""
     town = Town(max_backends=40)
     for number in range(60):
         town.takes(f"busy{number}")
@@ -384,8 +384,8 @@ def test_where_all_are_in_use_further_ones_share_one() -> None:
     assert town.chooses("one", "two") == "one"
 
 
-def test_none_of_a_begins_own_backends_gives_way_to_the_next() -> None:
-    """They are looked up one after the other: what is decided about must be what is kept."""
+def test_none_of_a_begins_own_backends_evicts_another() -> None:
+    """They are looked up one after the other, and the decision must concern the ones that are kept."""
     town = Town(max_backends=1)
     names = [f"b{number}" for number in range(MAX_NAMED)]
     for _ in range(5):
