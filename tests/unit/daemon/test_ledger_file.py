@@ -26,7 +26,7 @@ from sidecard_client.protocol.wire import BackendSpending
 
 
 def snapshot_of(dollars: float) -> LedgerSnapshot:
-    """Make a ledger that can be told from others."""
+    """Make a ledger that differs from others."""
     spending = BackendSpending(3, 1.5, dollars, 100, 10, 0.0)
     return LedgerSnapshot(
         began_at=1e9,
@@ -69,7 +69,7 @@ class Said:
 
     @property
     def events(self) -> list[str]:
-        """What was said."""
+        """The logged events."""
         return [event for _, event, _ in self.lines]
 
 

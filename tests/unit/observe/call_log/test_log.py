@@ -34,7 +34,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Memory:
-    """A database in memory that refuses as it is told."""
+    """A database in memory that fails on demand."""
 
     place = "memory"
 
@@ -90,11 +90,11 @@ class World:
         self.dropped[kind] += calls
 
     def events(self) -> list[str]:
-        """Return what was said, without its details."""
+        """Return the logged events, without their fields."""
         return [event for _, event, _ in self.said]
 
     def add(self, count: int = 1, **fields: Any) -> None:
-        """Add calls that are told apart by their process."""
+        """Add calls with different process ids."""
         for number in range(count):
             self.log.add(record(pid=number, **fields), AT + number)
 
@@ -115,7 +115,7 @@ async def running(world: World) -> AsyncIterator[None]:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until something holds; ten seconds at most."""
     with anyio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 - another thread brings it about
+        while not condition():  # noqa: ASYNC110 - another thread sets no event
             await anyio.sleep(0.001)
 
 

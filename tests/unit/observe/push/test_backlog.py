@@ -23,7 +23,7 @@ def anyio_backend() -> str:
 
 
 def block(number: int, size: int = 100) -> Block:
-    """Make a block that can be told from others."""
+    """Make a block that differs from others."""
     return Block(1, 1, number, f"{number}".encode().ljust(size, b"."))
 
 
@@ -45,7 +45,7 @@ class Disk(Spool):
 
 
 class Place:
-    """A backlog with a clock of its own, and what it told."""
+    """A backlog with its own clock, and what it logged and dropped."""
 
     def __init__(self, directory: Path | None, max_bytes: int = 1_000_000) -> None:
         self.now = 0.0

@@ -23,12 +23,12 @@ FIRST, SECOND = "0000000000000001.blocks", "0000000000000002.blocks"
 
 
 def block(number: int, size: int = 100) -> Block:
-    """Make a block that can be told from others."""
+    """Make a block that differs from others."""
     return Block(1, number + 1, 1_700_000_000_000 + number, f"{number}".encode().ljust(size, b"."))
 
 
 class Queue:
-    """A spool that remembers what it was told."""
+    """A spool, and what it reported."""
 
     def __init__(self, directory: Path, max_bytes: int = 1_000_000) -> None:
         self.dropped: list[int] = []
