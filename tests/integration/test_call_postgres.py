@@ -1,4 +1,4 @@
-"""The call log in a real PostgreSQL: what is written, what is read, and what happens while it is away."""
+"""The call log in a real PostgreSQL: writes, reads, outages."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -72,8 +72,8 @@ def rows_in(server: PostgresServer, wanted: Filter | None = None, *, newest_firs
         reader.close()
 
 
-def test_what_is_written_is_read(server: PostgresServer, opened: Open) -> None:
-    """Field by field, and as SQLite has it; in pages, by filters, in both directions."""
+def test_written_rows_are_read_back(server: PostgresServer, opened: Open) -> None:
+    """Field by field, and as SQLite returns them; in pages, by filters, in both directions."""
     rows = [
         row(AT + number, '{"args":["é\\u0000"]}', key=f"k{number}", task=f"t{number % 2}", model="a\0b")
         for number in range(200)
@@ -85,8 +85,8 @@ def test_what_is_written_is_read(server: PostgresServer, opened: Open) -> None:
     assert rows_in(server, Filter(id_prefix=rows[5].id[:16])) == [rows[5]]
 
 
-def test_what_is_there_already_is_not_written_twice(server: PostgresServer, opened: Open) -> None:
-    """A batch whose end was not heard is written again."""
+def test_a_repeated_batch_is_stored_once(server: PostgresServer, opened: Open) -> None:
+    """A batch whose result was lost is written again."""
     rows = [row(), row(), row()]
     writer = opened()
     writer.write(rows[:2])
@@ -94,14 +94,14 @@ def test_what_is_there_already_is_not_written_twice(server: PostgresServer, open
     assert rows_in(server) == rows
 
 
-def test_a_row_that_the_table_cannot_have_goes_alone(server: PostgresServer, opened: Open) -> None:
-    """A number that is too large, a text that is none; those beside them stay."""
+def test_a_row_that_can_never_be_stored_fails_alone(server: PostgresServer, opened: Open) -> None:
+    """A number that is too large, an invalid text; the rows beside them stay."""
     rows = [row(), structs.replace(row(), pid=2**70), row(), structs.replace(row(), prompt="\0"), row()]
     assert opened().write(rows) == 2
     assert rows_in(server) == [rows[0], rows[2], rows[4]]
 
 
-def test_hosts_that_start_at_once_make_one_table(server: PostgresServer, opened: Open) -> None:
+def test_hosts_that_start_at_once_create_one_table(server: PostgresServer, opened: Open) -> None:
     """None of them fails."""
     writers = [opened() for _ in range(8)]
     faults: list[Exception] = []
@@ -123,8 +123,8 @@ def test_hosts_that_start_at_once_make_one_table(server: PostgresServer, opened:
     assert len(rows_in(server)) == 8
 
 
-def test_a_table_of_somebody_else_is_left_alone(server: PostgresServer, opened: Open) -> None:
-    """Nothing is written there."""
+def test_a_table_of_another_program_is_left_alone(server: PostgresServer, opened: Open) -> None:
+    """Nothing is written to it."""
     server.run("CREATE TABLE sidecard_calls (id text)")
     with pytest.raises(CallLogError, match="is not this version's call log"):
         opened().write([row()])
@@ -135,8 +135,8 @@ def test_a_table_of_somebody_else_is_left_alone(server: PostgresServer, opened: 
     assert server.run("SELECT count(*) FROM sidecard_calls") == [(0,)]
 
 
-def test_a_user_who_may_only_write_rows_can_keep_the_log(server: PostgresServer, opened: Open) -> None:
-    """Once the table is there."""
+def test_a_user_without_the_right_to_create_can_keep_the_log(server: PostgresServer, opened: Open) -> None:
+    """Once the table exists."""
     opened().write([row()])
     server.run("DROP ROLE IF EXISTS logger")
     server.run("CREATE ROLE logger LOGIN PASSWORD 'l'")
@@ -148,8 +148,8 @@ def test_a_user_who_may_only_write_rows_can_keep_the_log(server: PostgresServer,
     server.run("DROP OWNED BY logger")
 
 
-def test_old_rows_go_in_small_steps(server: PostgresServer, opened: Open) -> None:
-    """Whichever host they are of."""
+def test_old_rows_are_removed_in_small_steps(server: PostgresServer, opened: Open) -> None:
+    """Rows of any host."""
     writer = opened()
     writer.write([row(AT - 31 * DAY_SECONDS + number) for number in range(2500)])
     young = [row(AT - 29 * DAY_SECONDS), row(AT)]
@@ -162,8 +162,8 @@ def test_old_rows_go_in_small_steps(server: PostgresServer, opened: Open) -> Non
     assert rows_in(server) == young
 
 
-def test_the_oldest_go_where_there_are_too_many(server: PostgresServer, opened: Open) -> None:
-    """That is looked at now and then."""
+def test_beyond_the_limit_the_oldest_rows_are_removed(server: PostgresServer, opened: Open) -> None:
+    """The size is measured now and then."""
     now = [0.0]
     rows = [said(AT + number, "x" * 10_000) for number in range(100)]
     writer = opened(max_bytes=20 * rows[0].bytes, clock=lambda: now[0])
@@ -179,8 +179,8 @@ def test_the_oldest_go_where_there_are_too_many(server: PostgresServer, opened: 
 # Away ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_was_away_is_found_again(server: PostgresServer, opened: Open) -> None:
-    """Each try says in a sentence why it failed."""
+def test_a_server_that_returns_is_used_again(server: PostgresServer, opened: Open) -> None:
+    """Each failed try has a sentence with the reason."""
     writer = opened()
     first, late = row(), row()
     writer.write([first])
@@ -197,8 +197,8 @@ def test_a_server_that_was_away_is_found_again(server: PostgresServer, opened: O
     assert rows_in(server) == [first, late]
 
 
-def test_a_connection_that_was_ended_is_made_again(server: PostgresServer, opened: Open) -> None:
-    """As a pooler or an operator does."""
+def test_a_terminated_connection_is_replaced(server: PostgresServer, opened: Open) -> None:
+    """A pooler or an operator may terminate it."""
     writer = opened()
     writer.write([row()])
     server.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sidecard'")
@@ -209,9 +209,7 @@ def test_a_connection_that_was_ended_is_made_again(server: PostgresServer, opene
     assert len(rows_in(server)) == 2
 
 
-def test_a_table_that_somebody_holds_is_tried_again(
-    server: PostgresServer, opened: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_locked_table_is_retried(server: PostgresServer, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """No statement waits for ever."""
     monkeypatch.setattr("sidecard.observe.call_log.postgres.STATEMENT_SECONDS", 1)
     writer = opened()
@@ -225,8 +223,8 @@ def test_a_table_that_somebody_holds_is_tried_again(
     assert len(rows_in(server)) == 2
 
 
-def test_where_there_is_no_table_there_is_no_log(server: PostgresServer) -> None:
-    """That is another thing than a server that is away."""
+def test_a_missing_table_is_a_missing_log(server: PostgresServer) -> None:
+    """That differs from an unavailable server."""
     with pytest.raises(NoCallLogError, match="no call log"):
         rows_in(server)
 
@@ -244,8 +242,8 @@ def test_where_there_is_no_table_there_is_no_log(server: PostgresServer) -> None
         "postgresql://[hunter2",
     ],
 )
-def test_a_url_that_cannot_be_read_is_not_told(url: str) -> None:
-    """It may be the password that is wrong in it."""
+def test_an_invalid_url_is_not_quoted(url: str) -> None:
+    """Its password may be the invalid part."""
     with pytest.raises(ConfigError, match=r"^calls\.url cannot be read: write postgresql://") as raised:
         PostgresCallReader(url, place=PLACE)
 
@@ -253,8 +251,8 @@ def test_a_url_that_cannot_be_read_is_not_told(url: str) -> None:
     assert raised.value.__cause__ is None
 
 
-def test_a_wrong_password_is_told_without_it(server: PostgresServer, opened: Open) -> None:
-    """And without the right one."""
+def test_a_wrong_password_is_not_quoted(server: PostgresServer, opened: Open) -> None:
+    """Nor is the right one."""
     writer = opened(server.url.replace("hunter2", "hunter3"))
     with pytest.raises(CallLogError, match="password authentication failed") as raised:
         writer.write([row()])
@@ -262,12 +260,12 @@ def test_a_wrong_password_is_told_without_it(server: PostgresServer, opened: Ope
     assert "hunter" not in str(raised.value)
 
 
-def test_nobodys_settings_are_overridden(server: PostgresServer, opened: Open) -> None:
-    """What the URL says counts."""
+def test_settings_in_the_url_win(server: PostgresServer, opened: Open) -> None:
+    """Over the defaults."""
     opened(f"{server.url}?application_name=mine").write([row()])
     assert server.run("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'mine'") == [(1,)]
 
 
-def test_the_password_of_these_tests_is_a_hard_one(server: PostgresServer) -> None:
-    """It has what must be escaped in a URL."""
+def test_the_password_of_these_tests_needs_escaping(server: PostgresServer) -> None:
+    """It has characters that must be escaped in a URL."""
     assert psycopg.conninfo.conninfo_to_dict(server.url)["password"] == PASSWORD

@@ -1,4 +1,4 @@
-"""The process that makes texts of what was said: real, with expressions that never end."""
+"""The redaction process: real, with expressions that never end."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def children() -> set[int]:
     return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
 
 
-def test_texts_are_made_and_redacted(maker: RedactionProcess) -> None:
+def test_texts_are_redacted(maker: RedactionProcess) -> None:
     """By one process."""
     before = children()
     for number in range(100):
@@ -40,15 +40,15 @@ def test_texts_are_made_and_redacted(maker: RedactionProcess) -> None:
     assert len(children() - before) == 1
 
 
-def test_a_large_text_comes_back(maker: RedactionProcess) -> None:
+def test_a_large_text_is_returned(maker: RedactionProcess) -> None:
     """Pipes hold less than it has."""
     prompt, answer = maker.texts(pack("x" * 250_000), pack("y" * 250_000))
     assert (len(str(prompt)), len(str(answer))) == (250_002, 250_002)
 
 
 @pytest.mark.slow
-def test_an_expression_that_never_ends_stops_nobody(maker: RedactionProcess) -> None:
-    """The interpreter of this process goes on meanwhile; the text is not to be had, and the next one is."""
+def test_an_endless_expression_blocks_nobody(maker: RedactionProcess) -> None:
+    """The interpreter of this process goes on meanwhile; the text fails, and the next one succeeds."""
     done = threading.Event()
     faults = []
 
@@ -70,8 +70,8 @@ def test_an_expression_that_never_ends_stops_nobody(maker: RedactionProcess) -> 
     assert maker.texts(pack("12345"), None) == ('"[redacted]5"', None)
 
 
-def test_a_process_that_was_killed_is_started_again(maker: RedactionProcess) -> None:
-    """What it was asked is not to be had."""
+def test_a_killed_process_is_restarted(maker: RedactionProcess) -> None:
+    """Its current text fails."""
     before = children()
     maker.texts(pack("a"), None)
     (child,) = children() - before
@@ -82,8 +82,8 @@ def test_a_process_that_was_killed_is_started_again(maker: RedactionProcess) -> 
     assert maker.texts(pack("a"), None) == ('"a"', None)
 
 
-def test_the_process_outlives_what_stops_the_daemon(maker: RedactionProcess) -> None:
-    """Who stops all of a group at once would otherwise lose the last texts."""
+def test_the_process_survives_a_signal_to_its_group(maker: RedactionProcess) -> None:
+    """Otherwise stopping the whole group would lose the last texts."""
     before = children()
     maker.texts(pack("a"), None)
     (child,) = children() - before
@@ -93,8 +93,8 @@ def test_the_process_outlives_what_stops_the_daemon(maker: RedactionProcess) -> 
     assert maker.texts(pack("a"), None) == ('"a"', None)
 
 
-def test_the_process_ends_with_who_asks(maker: RedactionProcess) -> None:
-    """However that ends: its pipe does."""
+def test_the_process_ends_with_its_parent(maker: RedactionProcess) -> None:
+    """However that ends: its pipe ends too."""
     before = children()
     maker.texts(pack("a"), None)
     (child,) = children() - before
@@ -106,8 +106,8 @@ def test_the_process_ends_with_who_asks(maker: RedactionProcess) -> None:
     poll(lambda: Path(f"/proc/{child}/stat").read_text().rpartition(") ")[2].startswith("Z"), "it goes on")
 
 
-def test_closing_leaves_no_process(maker: RedactionProcess) -> None:
-    """Nor a second time."""
+def test_close_leaves_no_process(maker: RedactionProcess) -> None:
+    """Closing twice is harmless."""
     before = children()
     maker.texts(pack("a"), None)
     maker.close()

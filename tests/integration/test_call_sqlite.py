@@ -1,4 +1,4 @@
-"""The call log in real SQLite files: what is wrong with them, what they may have, who reads meanwhile."""
+"""The call log in real SQLite files: damage, limits, concurrent readers."""
 
 import os
 import random
@@ -61,16 +61,16 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
 
 
-def test_what_is_written_is_read(path: Path, opened: Open) -> None:
-    """Field by field; by nobody else."""
+def test_written_rows_are_read_back(path: Path, opened: Open) -> None:
+    """Field by field; other users cannot read them."""
     rows = [row(AT + number, '{"args":["é"]}', key=f"k{number}", backend="b", model="m") for number in range(300)]
     assert opened().write(rows) == 0
     assert rows_in(path) == rows
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_what_is_there_already_is_not_written_twice(path: Path, opened: Open) -> None:
-    """A batch whose end was not heard is written again."""
+def test_a_repeated_batch_is_stored_once(path: Path, opened: Open) -> None:
+    """A batch whose result was lost is written again."""
     rows = [row(), row(), row()]
     writer = opened()
     writer.write(rows[:2])
@@ -78,15 +78,15 @@ def test_what_is_there_already_is_not_written_twice(path: Path, opened: Open) ->
     assert rows_in(path) == rows
 
 
-def test_a_row_that_the_file_cannot_have_goes_alone(path: Path, opened: Open) -> None:
-    """Its number is too large; those beside it stay."""
+def test_a_row_that_can_never_be_stored_fails_alone(path: Path, opened: Open) -> None:
+    """Its number is too large; the rows beside it stay."""
     rows = [row(), structs.replace(row(), pid=2**70), row()]
     assert opened().write(rows) == 1
     assert rows_in(path) == [rows[0], rows[2]]
 
 
-def test_a_log_goes_on_after_a_restart(path: Path, opened: Open) -> None:
-    """What is there stays."""
+def test_a_log_continues_after_a_restart(path: Path, opened: Open) -> None:
+    """Existing rows stay."""
     first = row()
     one = opened()
     one.write([first])
@@ -96,8 +96,8 @@ def test_a_log_goes_on_after_a_restart(path: Path, opened: Open) -> None:
     assert rows_in(path) == [first, second]
 
 
-def test_a_killed_daemon_leaves_a_log(path: Path, opened: Open) -> None:
-    """What was committed is in the file beside it."""
+def test_a_killed_daemon_leaves_a_readable_log(path: Path, opened: Open) -> None:
+    """Committed rows are in the write-ahead log beside the file."""
     writer = opened()
     rows = [row()]
     writer.write(rows)
@@ -111,8 +111,8 @@ def test_a_killed_daemon_leaves_a_log(path: Path, opened: Open) -> None:
 # Retention -----------------------------------------------------------------------------------------------------------
 
 
-def test_old_rows_go_in_small_steps(path: Path, opened: Open) -> None:
-    """Those younger than the limit stay."""
+def test_old_rows_are_removed_in_small_steps(path: Path, opened: Open) -> None:
+    """Rows younger than the limit stay."""
     old = [row(AT - 31 * DAY_SECONDS + number) for number in range(5000)]
     young = [row(AT - 29 * DAY_SECONDS), row(AT)]
     writer = opened()
@@ -125,7 +125,7 @@ def test_old_rows_go_in_small_steps(path: Path, opened: Open) -> None:
     assert rows_in(path) == young
 
 
-def test_without_a_limit_rows_stay_whatever_their_age(path: Path, opened: Open) -> None:
+def test_without_a_retention_limit_all_rows_stay(path: Path, opened: Open) -> None:
     """That is what 0 days mean."""
     rows = [row(1000.0)]
     writer = opened(days=0.0)
@@ -139,7 +139,7 @@ def test_without_a_limit_rows_stay_whatever_their_age(path: Path, opened: Open) 
     [(MEBI, 0), (MEBI, 32 * 1024), (4 * MEBI, 3000), pytest.param(8 * MEBI, 200_000, marks=pytest.mark.slow)],
 )
 def test_the_file_stays_within_its_limit(path: Path, opened: Open, max_bytes: int, text_bytes: int) -> None:
-    """The oldest make room: with its log, also while somebody reads, and without wasting most of it."""
+    """The oldest rows make room: with the write-ahead log, also while a reader is active, and without wasting most of it."""
     chance = random.Random(5)
     writer = opened(max_bytes=max_bytes)
     written: list[Row] = []
@@ -177,7 +177,7 @@ def test_the_file_stays_within_its_limit(path: Path, opened: Open, max_bytes: in
     assert sum(each.bytes for each in kept) > 0.3 * max_bytes
 
 
-def test_a_lower_limit_gives_room_back(path: Path, opened: Open) -> None:
+def test_a_lowered_limit_shrinks_the_file(path: Path, opened: Open) -> None:
     """In small steps."""
     writer = opened(max_bytes=32 * MEBI)
     rows = [said(text="x" * 10_000) for _ in range(500)]
@@ -194,7 +194,7 @@ def test_a_lower_limit_gives_room_back(path: Path, opened: Open) -> None:
     assert kept == rows[-len(kept) :]
 
 
-def test_what_is_removed_is_overwritten(path: Path, opened: Open) -> None:
+def test_removed_rows_are_overwritten(path: Path, opened: Open) -> None:
     """Retention is also a promise."""
     secret = "xyzzy-secret-" * 10
     writer = opened(days=1.0)
@@ -211,7 +211,7 @@ def test_what_is_removed_is_overwritten(path: Path, opened: Open) -> None:
 
 @pytest.mark.parametrize("damage", ["text", "header", "middle", "table"])
 def test_a_damaged_file_is_set_aside(path: Path, opened: Open, damage: str) -> None:
-    """And begun anew, which is remarked."""
+    """It is recreated, and a notice says so."""
     writer = opened()
     writer.write([said(text="x" * 5000) for _ in range(50)])
     writer.close()
@@ -244,7 +244,7 @@ def test_a_damaged_file_is_set_aside(path: Path, opened: Open, damage: str) -> N
 
 
 def test_a_file_of_another_program_is_left_alone(path: Path, opened: Open) -> None:
-    """Nothing is written there, and nothing read."""
+    """Nothing is written to it or read from it."""
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE calls (id)")
 
@@ -260,7 +260,7 @@ def test_a_file_of_another_program_is_left_alone(path: Path, opened: Open) -> No
 
 
 def test_a_file_of_a_later_version_is_left_alone(path: Path, opened: Open) -> None:
-    """Going back must not cost the log."""
+    """A downgrade must not lose the log."""
     writer = opened()
     writer.write([row()])
     writer.close()
@@ -275,8 +275,8 @@ def test_a_file_of_a_later_version_is_left_alone(path: Path, opened: Open) -> No
         rows_in(path)
 
 
-def test_what_is_no_file_is_not_waited_for(path: Path, opened: Open) -> None:
-    """Nobody writes to a FIFO."""
+def test_a_fifo_is_not_waited_for(path: Path, opened: Open) -> None:
+    """It has no writer."""
     os.mkfifo(path)
     with pytest.raises(CallLogError, match="not a regular file"):
         opened().write([row()])
@@ -286,7 +286,7 @@ def test_what_is_no_file_is_not_waited_for(path: Path, opened: Open) -> None:
 
 
 def test_a_link_is_not_followed(path: Path, opened: Open) -> None:
-    """It may lead to anything of the daemon's user."""
+    """It may lead to any file of the daemon's user."""
     path.symlink_to(path.with_name("elsewhere"))
     with pytest.raises(CallLogError, match="cannot be opened"):
         opened().write([row()])
@@ -294,8 +294,8 @@ def test_a_link_is_not_followed(path: Path, opened: Open) -> None:
     assert not path.with_name("elsewhere").exists()
 
 
-def test_a_file_that_was_removed_is_begun_anew(path: Path, opened: Open) -> None:
-    """Else rows would go where nobody can find them."""
+def test_a_removed_file_is_recreated(path: Path, opened: Open) -> None:
+    """Otherwise rows would go to a file that nobody can find."""
     writer = opened()
     writer.write([row()])
     for file in path.parent.iterdir():
@@ -306,8 +306,8 @@ def test_a_file_that_was_removed_is_begun_anew(path: Path, opened: Open) -> None
     assert rows_in(path) == [late]
 
 
-def test_a_file_that_somebody_holds_is_tried_again(path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rows come once it is let go."""
+def test_a_locked_file_is_retried(path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows are written once the lock is released."""
     monkeypatch.setattr("sidecard.observe.call_log.sqlite.WRITE_PATIENCE_SECONDS", 0.05)
     writer = opened()
     writer.write([row()])
@@ -338,8 +338,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
-def test_a_full_disk_is_tried_again(small_disk: Path) -> None:
-    """What was committed is whole, and rows come once there is room."""
+def test_a_full_disk_is_retried(small_disk: Path) -> None:
+    """Committed rows are whole, and more are written once there is room."""
     path = small_disk / "calls.sqlite"
     writer = SqliteCallWriter(path, max_bytes=64 * MEBI, retention_days=30.0, wall_clock=lambda: AT)
     kept = []
@@ -359,8 +359,8 @@ def test_a_full_disk_is_tried_again(small_disk: Path) -> None:
     writer.close()
 
 
-def test_a_read_only_disk_can_be_read(small_disk: Path) -> None:
-    """A log that was saved; and it cannot be written, which is told."""
+def test_a_log_on_a_read_only_disk_can_be_read(small_disk: Path) -> None:
+    """Writing to it is an error."""
     path = small_disk / "calls.sqlite"
     rows = [row()]
     writer = SqliteCallWriter(path, max_bytes=MEBI, retention_days=30.0, wall_clock=lambda: AT)
@@ -372,7 +372,7 @@ def test_a_read_only_disk_can_be_read(small_disk: Path) -> None:
         writer.write([row()])
 
 
-def test_a_reader_says_what_is_wrong(path: Path) -> None:
+def test_a_readers_error_names_the_problem(path: Path) -> None:
     """No file, an empty one, a damaged one."""
     with pytest.raises(NoCallLogError, match=r"no call log at .* \(No such file or directory\)"):
         rows_in(path)

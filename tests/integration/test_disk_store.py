@@ -166,8 +166,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
 
 
-async def test_an_entry_survives_the_daemon(path: Path) -> None:
-    """With all that belongs to it, and older by the time that has passed."""
+async def test_an_entry_survives_a_restart(path: Path) -> None:
+    """With all its terms, and older by the time that has passed."""
     kept = record(b"value", tags=("a", "b"))
     async with running(path) as one:
         one.write("k", kept)
@@ -183,8 +183,8 @@ async def test_an_entry_survives_the_daemon(path: Path) -> None:
         assert await one.look("k") == Absent()
 
 
-async def test_what_is_not_written_yet_is_found(path: Path) -> None:
-    """Read your writes, and your removals."""
+async def test_pending_changes_are_visible(path: Path) -> None:
+    """A store serves its own pending writes, and hides its pending removals."""
     async with running(path) as one:
         one.write("k")
         assert await one.value("k") == b"v"
@@ -192,8 +192,8 @@ async def test_what_is_not_written_yet_is_found(path: Path) -> None:
         assert await one.look("k") == Absent()
 
 
-async def test_a_removal_counts_what_it_has_removed(path: Path) -> None:
-    """On disk, or only meant to be there."""
+async def test_a_removal_counts_the_entries_it_removed(path: Path) -> None:
+    """On disk or pending."""
     async with running(path) as one:
         one.write("disk")
         await one.written(1)
@@ -204,8 +204,8 @@ async def test_a_removal_counts_what_it_has_removed(path: Path) -> None:
         assert await one.look("disk") == Absent()
 
 
-async def test_a_removal_that_a_write_overtakes_is_answered(path: Path) -> None:
-    """1. a key is to be removed; 2. before that is done it is written again; 3. who wanted it removed waits for an answer."""
+async def test_a_removal_replaced_by_a_write_is_answered(path: Path) -> None:
+    """1. A key is to be removed. 2. Before that is done it is written again. 3. The remover waits for an answer."""
     async with running(path) as one:
         one.perform(StoreRemove(77, "1:default", "k"))
         one.write("k", record(b"new"))
@@ -224,8 +224,10 @@ async def test_a_removal_that_a_write_overtakes_is_answered(path: Path) -> None:
         ("default", "u", ["1:default", "2:default", "2:other"]),
     ],
 )
-async def test_a_purge_takes_what_it_names(path: Path, namespace: str | None, tag: str | None, left: list[str]) -> None:
-    """By namespace, by tag, by both, or everything; and nothing of it is served from then on."""
+async def test_a_purge_removes_what_it_names(
+    path: Path, namespace: str | None, tag: str | None, left: list[str]
+) -> None:
+    """By namespace, by tag, by both, or everything; none of it is served from then on."""
     scopes = {"1:default": ("t",), "2:default": ("s", "t"), "2:other": ()}
     async with running(path) as one:
         for scope, tags in scopes.items():
@@ -248,10 +250,10 @@ async def test_a_purge_takes_what_it_names(path: Path, namespace: str | None, ta
         (None, "t", "other", ["rag", "tagged", "general", "none"]),
     ],
 )
-async def test_a_purge_by_task_takes_what_is_of_it(
+async def test_a_purge_by_task_removes_the_tasks_entries(
     path: Path, namespace: str | None, tag: str | None, task: str | None, left: list[str]
 ) -> None:
-    """With a tag as well, what is of both; a tag of that name is none, and what an earlier version wrote has no task."""
+    """With a tag, those that match both. A tag of the task's name is none, and entries of an earlier version have no task."""
     kept = {
         "rag": record(task="rag"),
         "tagged": record(task="rag", tags=("t", "s")),
@@ -267,8 +269,8 @@ async def test_a_purge_by_task_takes_what_is_of_it(
         assert [key for key in kept if isinstance(await one.look(key), Found)] == left
 
 
-async def test_an_entrys_task_comes_back(path: Path) -> None:
-    """After a restart, and none where none was said."""
+async def test_an_entrys_task_survives_a_restart(path: Path) -> None:
+    """An entry without a task has none afterwards."""
     async with running(path) as one:
         one.write("of a task", record(task="rag", tags=("t",)))
         one.write("of none", record(tags=("t",)))
@@ -280,8 +282,8 @@ async def test_an_entrys_task_comes_back(path: Path) -> None:
         assert tasks == {"of a task": "rag", "of none": ""}
 
 
-async def test_an_entry_that_is_purged_is_not_served_while_the_purge_waits(path: Path) -> None:
-    """The question overtakes the purge, since another thread answers it."""
+async def test_an_entry_is_not_served_while_its_purge_is_pending(path: Path) -> None:
+    """The lookup overtakes the purge, since another thread answers it."""
     async with running(path) as one:
         one.write("k", record(tags=("t",)))
         await one.written(1)
@@ -289,8 +291,8 @@ async def test_an_entry_that_is_purged_is_not_served_while_the_purge_waits(path:
         assert await one.look("k") == Absent()
 
 
-async def test_what_is_only_shared_for_a_while_is_not_for_the_disk(path: Path) -> None:
-    """But it replaces what was there."""
+async def test_an_entry_without_lifetime_is_not_written(path: Path) -> None:
+    """But it replaces an older entry."""
     async with running(path) as one:
         one.write("k")
         await one.written(1)
@@ -299,7 +301,7 @@ async def test_what_is_only_shared_for_a_while_is_not_for_the_disk(path: Path) -
 
 
 async def test_the_file_stays_within_its_limit(path: Path) -> None:
-    """Newcomers that nobody asks for twice leave first; what was asked for stays; sums stay true."""
+    """Newcomers without a hit are evicted first, hit entries stay, and the sums stay correct."""
     limit = 200_000
     async with running(path, max_bytes=limit) as one:
         one.write("wanted", record(b"w" * 1000))
@@ -323,7 +325,7 @@ async def test_the_file_stays_within_its_limit(path: Path) -> None:
 
 
 async def test_expired_entries_leave_the_file(path: Path) -> None:
-    """With the next thing that is written, before anything that lives."""
+    """With the next write, before any live entry."""
     instant = [now()]
     async with running(path, wall_clock=lambda: instant[0]) as one:
         for number in range(100):
@@ -341,8 +343,8 @@ async def test_expired_entries_leave_the_file(path: Path) -> None:
     [b"this is no database, and never was one" * 100, b"\0" * 8192, b"SQLite format 3\0" + b"\xff" * 8192],
     ids=["text", "zeros", "a header alone"],
 )
-async def test_what_is_no_store_is_set_aside(path: Path, content: bytes) -> None:
-    """Told once; the store is begun anew, and what was there can be looked at."""
+async def test_a_file_that_is_not_a_store_is_set_aside(path: Path, content: bytes) -> None:
+    """That is logged once; the store is recreated, and the old content is kept for inspection."""
     path.write_bytes(content)
     async with running(path) as one:
         await until(lambda: one.turns() == ["up"])
@@ -355,8 +357,8 @@ async def test_what_is_no_store_is_set_aside(path: Path, content: bytes) -> None
     assert is_whole(path)
 
 
-async def test_a_file_that_was_cut_off_is_set_aside(path: Path) -> None:
-    """Wherever it was cut: at the start, or when the missing part is wanted."""
+async def test_a_truncated_file_is_set_aside(path: Path) -> None:
+    """Wherever it is cut: at the start, or when the missing part is read."""
     async with running(path) as one:
         for number in range(300):
             one.write(str(number), record(b"x" * 1000))
@@ -377,8 +379,8 @@ async def test_a_file_that_was_cut_off_is_set_aside(path: Path) -> None:
     assert is_whole(path)
 
 
-async def test_damage_under_way_is_noticed_and_mended(path: Path) -> None:
-    """Pages overwritten while the daemon runs: no answer is wrong, and the store is begun anew."""
+async def test_damage_while_running_is_noticed(path: Path) -> None:
+    """Pages are overwritten while the daemon runs: no answer is wrong, and the store is recreated."""
     async with running(path) as one:
         for number in range(500):
             one.write(str(number), record(str(number).encode() * 300))
@@ -399,7 +401,7 @@ async def test_damage_under_way_is_noticed_and_mended(path: Path) -> None:
 
 
 async def test_a_later_versions_file_is_left_alone(path: Path) -> None:
-    """It is worth more than what we would write over it."""
+    """It is worth more than what this version would write."""
     async with running(path) as one:
         one.write("k")
 
@@ -418,7 +420,7 @@ async def test_a_later_versions_file_is_left_alone(path: Path) -> None:
 
 
 async def test_another_programs_database_is_left_alone(path: Path) -> None:
-    """Somebody has named the wrong file."""
+    """The setting names the wrong file."""
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE theirs (x)")
 
@@ -429,8 +431,8 @@ async def test_another_programs_database_is_left_alone(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "fifo", "link", "nowhere"])
-async def test_what_is_no_file_is_left_alone(path: Path, kind: str) -> None:
-    """And nothing is waited for."""
+async def test_what_is_not_a_regular_file_is_left_alone(path: Path, kind: str) -> None:
+    """Nothing waits for it."""
     make: dict[str, Callable[[], object]] = {
         "directory": path.mkdir,
         "fifo": lambda: os.mkfifo(path),
@@ -444,7 +446,7 @@ async def test_what_is_no_file_is_left_alone(path: Path, kind: str) -> None:
 
 
 async def test_two_daemons_do_not_share_a_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second goes without, and has it when the first has gone."""
+    """The second runs without a store, and uses the file once the first has ended."""
     monkeypatch.setattr(disk_store, "MAX_PAUSE_SECONDS", 0.05)
     async with running(path) as second_to_end:
         second_to_end.write("k")
@@ -467,8 +469,8 @@ async def test_two_daemons_do_not_share_a_file(path: Path, monkeypatch: pytest.M
         assert await one.value("k") == b"v"
 
 
-async def test_a_file_that_is_locked_for_long_is_written_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else writes to it: reads go on, writes wait and are told, and are done in the end."""
+async def test_a_locked_file_is_written_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program writes to it: reads go on, writes wait, which is reported, and are done in the end."""
     monkeypatch.setattr("sidecard.store.sqlite.writer.WRITE_PATIENCE_SECONDS", 0.05)
     async with running(path) as one:
         one.write("early")
@@ -489,8 +491,8 @@ async def test_a_file_that_is_locked_for_long_is_written_later(path: Path, monke
         assert one.gauge("store_entries") == 1
 
 
-async def test_a_disk_that_hangs_is_told_and_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A question is answered in time; when the disk answers again, the store is up again."""
+async def test_a_hanging_disk_is_reported_and_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lookup is answered in time; when the disk answers again, the store is up again."""
     monkeypatch.setattr("sidecard.store.sqlite.health.ANSWER_SECONDS", 0.1)
     monkeypatch.setattr("sidecard.store.sqlite.reads.SLOW_READ_SECONDS", -1.0)
     async with running(path) as one:
@@ -508,7 +510,7 @@ async def test_a_disk_that_hangs_is_told_and_not_waited_for(path: Path, monkeypa
         assert await one.value("k") == b"v"
 
 
-async def test_nobody_else_can_read_the_file(path: Path) -> None:
+async def test_only_the_owner_can_read_the_files(path: Path) -> None:
     """Answers may be confidential."""
     async with running(path) as one:
         one.write("k")
@@ -518,7 +520,7 @@ async def test_nobody_else_can_read_the_file(path: Path) -> None:
 
 
 async def test_terms_of_a_later_version_are_a_miss(path: Path) -> None:
-    """And what is written anew is found."""
+    """A new write of the key is found."""
     async with running(path) as one:
         one.write("k")
 
@@ -532,7 +534,7 @@ async def test_terms_of_a_later_version_are_a_miss(path: Path) -> None:
         assert await one.value("k") == b"v"
 
 
-async def test_more_than_may_wait_is_given_up_without_old_entries_coming_back(
+async def test_writes_beyond_the_limit_are_dropped_and_old_entries_stay_gone(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk takes nothing: the oldest writes are dropped and counted, and what they were to replace is gone."""

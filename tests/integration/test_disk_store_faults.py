@@ -1,4 +1,4 @@
-"""The store on disk where its parts overtake each other, or the file turns out to be worse than it looked."""
+"""The store on disk: races between its threads, and damage that shows late."""
 
 import sqlite3
 import threading
@@ -164,7 +164,7 @@ def spoil(path: Path, statement: str) -> None:
 
 
 async def test_damage_that_opening_does_not_show_is_set_aside(path: Path) -> None:
-    """One page in the middle: a file that is opened anew as it is would be up, and down with the next read, for ever."""
+    """One page in the middle: a file that is merely reopened would alternate between up and down for ever."""
     await filled(path)
     with sqlite3.connect(path) as connection:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -188,8 +188,8 @@ async def test_damage_that_opening_does_not_show_is_set_aside(path: Path) -> Non
     assert path.with_name("store.db.corrupt").exists()
 
 
-async def test_sums_that_cannot_be_read_are_damage(path: Path) -> None:
-    """They are read when the file is opened: it would never be opened again."""
+async def test_unreadable_sums_are_damage(path: Path) -> None:
+    """They are read at each open: the file could never be opened again."""
     await filled(path)
     spoil(path, "SELECT rootpage FROM sqlite_master WHERE name = 'sums'")
     async with running(path) as one:
@@ -197,8 +197,8 @@ async def test_sums_that_cannot_be_read_are_damage(path: Path) -> None:
         assert one.said == ["store recreated"]
 
 
-async def test_the_log_of_an_earlier_damaged_file_is_not_left_beside_a_later_one(path: Path) -> None:
-    """SQLite would take it for that one's."""
+async def test_an_earlier_damaged_files_log_is_removed(path: Path) -> None:
+    """SQLite would apply it to the later damaged file."""
     path.with_name("store.db.corrupt-wal").write_bytes(b"an earlier one's")
     path.write_bytes(b"no database" * 1000)
     async with running(path) as one:
@@ -207,8 +207,8 @@ async def test_the_log_of_an_earlier_damaged_file_is_not_left_beside_a_later_one
     assert not path.with_name("store.db.corrupt-wal").exists()
 
 
-async def test_what_waited_for_the_file_is_written_within_the_window(path: Path) -> None:
-    """1. the file cannot be read; 2. an entry is stored; 3. the file is opened anew; 4. nothing else is stored."""
+async def test_changes_that_waited_for_the_file_are_written_soon(path: Path) -> None:
+    """1. The file cannot be read. 2. An entry is stored. 3. The file is reopened. 4. Nothing else is stored."""
     async with running(path) as one:
         one.write("k")
         one.store._health.broken(sqlite3.OperationalError("disk I/O error"))
@@ -218,7 +218,7 @@ async def test_what_waited_for_the_file_is_written_within_the_window(path: Path)
 
 
 async def test_a_removal_is_answered_in_time_while_the_disk_takes_nothing(path: Path) -> None:
-    """Not only questions have callers who wait; what was to be removed is not served meanwhile, and removed later."""
+    """Its caller waits, too. The entry is not served meanwhile, and removed later."""
     async with running(path) as one:
         one.write("k")
         await one.written()
@@ -234,8 +234,8 @@ async def test_a_removal_is_answered_in_time_while_the_disk_takes_nothing(path: 
         assert await one.answer(one.ask("k")) == Absent()
 
 
-async def test_a_purge_counts_what_was_not_written_yet(path: Path) -> None:
-    """Each entry once: on disk, to be written, or both."""
+async def test_a_purge_counts_pending_entries(path: Path) -> None:
+    """Each entry once: on disk, pending, or both."""
     async with running(path) as one:
         for key in ("disk", "both"):
             one.write(key)
@@ -255,8 +255,8 @@ async def test_a_purge_counts_what_was_not_written_yet(path: Path) -> None:
         assert await one.remove("only shared") == Removed(0)
 
 
-async def test_what_was_read_before_it_was_removed_is_not_served(path: Path) -> None:
-    """1. the thread reads an entry; 2. it is removed, on disk too; 3. what was read arrives."""
+async def test_an_entry_read_before_its_removal_is_not_served(path: Path) -> None:
+    """1. The worker reads an entry. 2. It is removed, on disk too. 3. The read entry arrives."""
     async with running(path) as one:
         for key in ("removed", "purged", "kept"):
             one.write(key, b"v", 300.0, key)
@@ -287,8 +287,8 @@ async def test_what_was_read_before_it_was_removed_is_not_served(path: Path) -> 
         assert isinstance(await one.answer(tickets["kept"]), Found)
 
 
-async def test_a_slow_disk_answers_each_question_when_it_has_read_it(path: Path) -> None:
-    """It does not hang, and who asked first does not wait for those behind."""
+async def test_a_slow_disk_answers_each_lookup_once_read(path: Path) -> None:
+    """It does not count as hanging, and the first caller does not wait for later ones."""
     async with running(path) as one:
         one.write("k")
         await one.written()
@@ -310,15 +310,15 @@ async def test_a_slow_disk_answers_each_question_when_it_has_read_it(path: Path)
         assert one.turns == ["up"]
 
 
-async def test_a_store_that_never_ran_is_closed(path: Path) -> None:
-    """The daemon was told to stop before it had begun."""
+async def test_a_store_that_never_ran_can_be_closed(path: Path) -> None:
+    """The daemon was stopped before it started."""
     one = Running(path, NEVER_SECONDS)
     await one.store.close()
     assert not path.exists()
 
 
-async def test_track_that_is_lost_while_a_batch_is_written_stays_lost(path: Path) -> None:
-    """1. a batch is begun; 2. removals are forgotten for want of room; 3. the batch is done, and did not clear the store."""
+async def test_track_lost_while_a_batch_is_written_stays_lost(path: Path) -> None:
+    """1. A batch starts. 2. Removals are dropped for want of room. 3. The batch ends, and did not clear the store."""
     async with running(path, NEVER_SECONDS) as one:
         one.write("to be removed")
         go_on = threading.Event()

@@ -1,4 +1,4 @@
-"""A push to a target whose answers are chosen: what is sent, in which order, and what becomes of what is not taken."""
+"""A push to a target whose answers are chosen: what is sent, in which order, and what is dropped."""
 
 import base64
 import subprocess
@@ -105,8 +105,8 @@ class Pusher:
         await until(lambda: self.number >= goal)
 
 
-async def test_a_healthy_target_costs_no_disk_writes(target: ChosenTarget, tmp_path: Path) -> None:
-    """All arrive, each once, in order; what the close collects is among them."""
+async def test_a_healthy_target_needs_no_disk(target: ChosenTarget, tmp_path: Path) -> None:
+    """All blocks arrive once and in order, including what the close collects."""
     pusher = Pusher(target.url + IMPORT, tmp_path / "spool")
     async with pusher.running():
         await pusher.goes_on(5)
@@ -119,10 +119,8 @@ async def test_a_healthy_target_costs_no_disk_writes(target: ChosenTarget, tmp_p
 
 @pytest.mark.parametrize("on_disk", [True, False])
 @pytest.mark.parametrize("status", [401, 404, 429, 500, 302])
-async def test_what_a_target_does_not_take_for_now_arrives_later(
-    target: ChosenTarget, tmp_path: Path, status: int, on_disk: bool
-) -> None:
-    """Once; and it is said once that it is away, and once that it is back."""
+async def test_postponed_blocks_arrive_later(target: ChosenTarget, tmp_path: Path, status: int, on_disk: bool) -> None:
+    """Once. The outage and its end are logged once each."""
     target.answer = lambda _: (status, {}, "not now")
     pusher = Pusher(target.url + IMPORT, tmp_path / "spool" if on_disk else None)
     async with pusher.running():
@@ -137,8 +135,8 @@ async def test_what_a_target_does_not_take_for_now_arrives_later(
     assert str(status) in pusher.why("metrics not pushed")
 
 
-async def test_what_was_not_sent_is_sent_by_the_next_process(target: ChosenTarget, tmp_path: Path) -> None:
-    """Nothing is lost between two lives, though the target was away at the end of the first."""
+async def test_the_next_process_sends_the_backlog(target: ChosenTarget, tmp_path: Path) -> None:
+    """Nothing is lost, though the target was unavailable when the first process ended."""
     target.answer = lambda _: AWAY
     one = Pusher(target.url + IMPORT, tmp_path / "spool")
     async with one.running():
@@ -154,8 +152,8 @@ async def test_what_was_not_sent_is_sent_by_the_next_process(target: ChosenTarge
     assert (one.dropped, other.dropped) == (0, 0)
 
 
-async def test_a_block_that_is_refused_is_dropped_alone(target: ChosenTarget, tmp_path: Path) -> None:
-    """Counted, and said once until something is taken again."""
+async def test_a_refused_block_is_dropped_alone(target: ChosenTarget, tmp_path: Path) -> None:
+    """It is counted, and logged once until a block is accepted."""
     target.answer = lambda received: (400, {}, "poison") if received.values[0] in {3, 4} else FINE
     pusher = Pusher(target.url + IMPORT, tmp_path / "spool")
     async with pusher.running():
@@ -168,8 +166,8 @@ async def test_a_block_that_is_refused_is_dropped_alone(target: ChosenTarget, tm
 
 
 @pytest.mark.slow
-async def test_a_block_that_a_target_fails_at_stops_no_other(target: ChosenTarget, tmp_path: Path) -> None:
-    """VictoriaMetrics may have the others first."""
+async def test_a_block_that_fails_stops_no_other(target: ChosenTarget, tmp_path: Path) -> None:
+    """VictoriaMetrics accepts the others first."""
     target.answer = lambda received: (500, {}, "") if received.values[0] == 3 else FINE
     pusher = Pusher(target.url + IMPORT, tmp_path / "spool")
     async with pusher.running():
@@ -183,8 +181,8 @@ async def test_a_block_that_a_target_fails_at_stops_no_other(target: ChosenTarge
 
 
 @pytest.mark.slow
-async def test_a_pause_that_is_asked_for_is_kept(target: ChosenTarget, tmp_path: Path) -> None:
-    """Whatever is collected meanwhile."""
+async def test_a_retry_after_is_honored(target: ChosenTarget, tmp_path: Path) -> None:
+    """Also while new blocks are collected."""
     target.answer = lambda _: (429, {"Retry-After": "3600"}, "")
     pusher = Pusher(target.url + IMPORT, tmp_path / "spool")
     async with pusher.running():
@@ -194,8 +192,8 @@ async def test_a_pause_that_is_asked_for_is_kept(target: ChosenTarget, tmp_path:
 
 
 @pytest.mark.slow
-async def test_a_backlog_does_not_delay_what_is_new(target: ChosenTarget, tmp_path: Path) -> None:
-    """A target that takes any order gets new blocks in between: long before the backlog is empty."""
+async def test_a_backlog_does_not_delay_new_blocks(target: ChosenTarget, tmp_path: Path) -> None:
+    """A target that accepts any order gets new blocks in between, long before the backlog is empty."""
     target.answer = lambda _: AWAY
     one = Pusher(target.url + IMPORT, tmp_path / "spool", interval_seconds=0.001)
     async with one.running():
@@ -218,10 +216,10 @@ async def test_a_backlog_does_not_delay_what_is_new(target: ChosenTarget, tmp_pa
 
 
 @pytest.mark.slow
-async def test_prometheus_gets_all_in_order(
+async def test_prometheus_gets_all_blocks_in_order(
     target: ChosenTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would refuse what is older than what it has: so what is new waits until what is older has arrived."""
+    """It rejects samples older than what it has: new blocks wait for older ones."""
     target.answer = lambda _: AWAY
     pusher = Pusher(target.url + "/api/v1/write", tmp_path / "spool")
     arrived: list[bytes] = []
@@ -253,8 +251,8 @@ async def test_prometheus_gets_all_in_order(
     assert (headers["Content-Encoding"], headers["X-Prometheus-Remote-Write-Version"]) == ("snappy", "0.1.0")
 
 
-async def test_collections_that_were_missed_are_told(target: ChosenTarget) -> None:
-    """Where the loop, or the host, stood still for longer than the interval: that is why the graph has a gap."""
+async def test_missed_collections_are_logged(target: ChosenTarget) -> None:
+    """The loop or the host stood still for longer than the interval: the log explains the gap in the graph."""
     pusher = Pusher(target.url + IMPORT)
     async with pusher.running():
         await pusher.goes_on(2)
@@ -268,8 +266,8 @@ async def test_collections_that_were_missed_are_told(target: ChosenTarget) -> No
     assert target.values == list(range(1, pusher.number + 1))
 
 
-async def test_a_redirect_leads_nowhere(target: ChosenTarget) -> None:
-    """And is told."""
+async def test_a_redirect_is_not_followed(target: ChosenTarget) -> None:
+    """It is logged."""
     elsewhere = ChosenTarget(lambda _: FINE)
     try:
         target.answer = lambda _: (307, {"Location": elsewhere.url + IMPORT}, "")
@@ -285,8 +283,8 @@ async def test_a_redirect_leads_nowhere(target: ChosenTarget) -> None:
         elsewhere.close()
 
 
-async def test_proxies_of_the_environment_are_not_used(target: ChosenTarget, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would see all."""
+async def test_proxies_of_the_environment_are_ignored(target: ChosenTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy would see all metrics."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
 
@@ -297,8 +295,8 @@ async def test_proxies_of_the_environment_are_not_used(target: ChosenTarget, mon
     assert pusher.said == []
 
 
-async def test_who_we_are_is_read_at_each_request(target: ChosenTarget, tmp_path: Path) -> None:
-    """So that a password can change; one that cannot be read costs nothing but time."""
+async def test_the_password_file_is_read_at_each_request(target: ChosenTarget, tmp_path: Path) -> None:
+    """So a password can change; a file that cannot be read only delays."""
     secret = tmp_path / "password"
     pusher = Pusher(target.url + IMPORT, username="sidecard", password_file=str(secret))
     async with pusher.running():
@@ -322,8 +320,8 @@ async def test_a_bearer_token_is_sent(target: ChosenTarget, tmp_path: Path) -> N
     assert target.received[0].headers["Authorization"] == "Bearer abc"
 
 
-async def test_blocks_of_another_kind_are_dropped(target: ChosenTarget, tmp_path: Path) -> None:
-    """The operator has changed the target while blocks were waiting: they are not sent to what cannot read them."""
+async def test_blocks_of_another_format_are_dropped(target: ChosenTarget, tmp_path: Path) -> None:
+    """The operator changed the target while blocks were waiting: the new one could not read them."""
     one = Pusher("http://127.0.0.1:1/api/v1/write", tmp_path / "spool")
     async with one.running():
         await one.goes_on(5)
@@ -338,7 +336,7 @@ async def test_blocks_of_another_kind_are_dropped(target: ChosenTarget, tmp_path
     assert "before push.url was changed" in other.why("metrics refused")
 
 
-async def test_a_collection_that_fails_is_told_and_the_next_one_is_made(target: ChosenTarget) -> None:
+async def test_a_failed_collection_is_logged_and_the_next_one_happens(target: ChosenTarget) -> None:
     """A fault of the metrics does not stop the daemon."""
     pusher = Pusher(target.url + IMPORT)
     async with pusher.running():
@@ -353,10 +351,8 @@ async def test_a_collection_that_fails_is_told_and_the_next_one_is_made(target: 
 
 @pytest.mark.parametrize("form", Format)
 @pytest.mark.slow
-async def test_a_close_does_not_wait_for_a_target_that_hangs(
-    form: Format, tmp_path: Path, target: ChosenTarget
-) -> None:
-    """What it was sending is spooled, in its place."""
+async def test_close_does_not_wait_for_a_hanging_target(form: Format, tmp_path: Path, target: ChosenTarget) -> None:
+    """The block being sent is spooled, in its place."""
     gate = anyio.Event()
 
     def hang(_: Received) -> Answer:
@@ -403,8 +399,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-async def test_a_disk_that_takes_nothing_costs_nothing(target: ChosenTarget, small_disk: Path, fault: str) -> None:
-    """What it does not take stays in memory, which is said once; and what it has is sent first."""
+async def test_a_failing_disk_loses_no_block(target: ChosenTarget, small_disk: Path, fault: str) -> None:
+    """Blocks stay in memory, which is logged once; blocks on disk are sent first."""
     target.answer = lambda _: AWAY
     earlier = Pusher(target.url + IMPORT, small_disk / "spool")
     async with earlier.running():
@@ -438,8 +434,8 @@ async def test_a_disk_that_takes_nothing_costs_nothing(target: ChosenTarget, sma
     assert sorted(target.values) == list(range(1, pusher.number + 1))
 
 
-async def test_a_spool_that_is_removed_begins_anew(target: ChosenTarget, tmp_path: Path) -> None:
-    """What was in it is counted."""
+async def test_a_removed_spool_is_recreated(target: ChosenTarget, tmp_path: Path) -> None:
+    """Its samples are counted as dropped."""
     target.answer = lambda _: AWAY
     directory = tmp_path / "spool"
     pusher = Pusher(target.url + IMPORT, directory)
@@ -458,7 +454,9 @@ async def test_a_spool_that_is_removed_begins_anew(target: ChosenTarget, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("on_disk", [True, False])
-async def test_the_bound_drops_the_oldest_and_counts(target: ChosenTarget, tmp_path: Path, on_disk: bool) -> None:
+async def test_at_the_limit_the_oldest_blocks_are_dropped_and_counted(
+    target: ChosenTarget, tmp_path: Path, on_disk: bool
+) -> None:
     """On disk as in memory."""
     target.answer = lambda _: AWAY
     pusher = Pusher(
@@ -475,8 +473,8 @@ async def test_the_bound_drops_the_oldest_and_counts(target: ChosenTarget, tmp_p
     assert len(values) + pusher.dropped == pusher.number
 
 
-async def test_a_bound_of_nothing_keeps_nothing(target: ChosenTarget, tmp_path: Path) -> None:
-    """And is no fault."""
+async def test_a_limit_of_zero_keeps_nothing(target: ChosenTarget, tmp_path: Path) -> None:
+    """It is no error."""
     target.answer = lambda _: AWAY
     pusher = Pusher(target.url + IMPORT, tmp_path / "spool", spool_max_bytes=0)
     async with pusher.running():

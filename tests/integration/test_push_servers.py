@@ -1,4 +1,4 @@
-"""Pushes to real servers that are stopped, that hang, and that come back; and pushers that are killed meanwhile."""
+"""Pushes to real servers that stop, hang and return, by pushers that are killed meanwhile."""
 
 import subprocess
 import sys
@@ -129,8 +129,8 @@ async def broken_and_unbroken(
         ("/api/v1/write", "hangs", "on disk"),
     ],
 )
-async def test_victoria_metrics_has_what_an_unbroken_run_has(tmp_path: Path, path: str, end: str, spool: str) -> None:
-    """No gap and no duplicate, in each of its formats."""
+async def test_victoria_metrics_has_no_gap_after_an_outage(tmp_path: Path, path: str, end: str, spool: str) -> None:
+    """And no duplicate, in each of its formats."""
     steady, broken = VictoriaMetrics(tmp_path / "steady"), VictoriaMetrics(tmp_path / "broken")
     with running(steady, broken):
         directory = tmp_path / "spool" if spool == "on disk" else None
@@ -138,8 +138,8 @@ async def test_victoria_metrics_has_what_an_unbroken_run_has(tmp_path: Path, pat
 
 
 @pytest.mark.parametrize("end", ["stopped", "hangs"])
-async def test_prometheus_has_what_an_unbroken_run_has(tmp_path: Path, end: str) -> None:
-    """It refuses what is out of order: nothing is."""
+async def test_prometheus_has_no_gap_after_an_outage(tmp_path: Path, end: str) -> None:
+    """It rejects samples out of order: there are none."""
     steady, broken = Prometheus(tmp_path / "steady"), Prometheus(tmp_path / "broken")
     with running(steady, broken):
         await broken_and_unbroken(steady, broken, "/api/v1/write", tmp_path / "spool", end)
@@ -160,10 +160,10 @@ def workers() -> Iterator[list[subprocess.Popen[bytes]]]:
     [(VictoriaMetrics, "/api/v1/import"), (Prometheus, "/api/v1/write")],
     ids=["victoria", "prometheus"],
 )
-def test_a_killed_pusher_loses_at_most_what_it_was_collecting(
+def test_a_killed_pusher_loses_at_most_the_current_collection(
     tmp_path: Path, kind: type[MetricsServer], path: str, workers: list[subprocess.Popen[bytes]]
 ) -> None:
-    """Killed five times while the server is away, once while it drains: what had been spooled arrives, once."""
+    """Killed five times while the server is unavailable, once while the backlog drains: spooled blocks arrive once."""
     server = kind(tmp_path / "server")
     journal = tmp_path / "journal"
     journal.touch()

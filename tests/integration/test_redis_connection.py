@@ -118,8 +118,8 @@ async def until(condition: Callable[[], bool]) -> None:
             await anyio.sleep(0.001)
 
 
-async def test_replies_go_to_who_asked_in_order(socket_path: str) -> None:
-    """Also where they come in pieces, or several at once."""
+async def test_replies_reach_their_commands_in_order(socket_path: str) -> None:
+    """Also where they arrive in pieces, or several at once."""
     async with connected(socket_path, b"+a\r\n$3\r\nb", b"cd\r\n") as (connection, _):
         replies: list[object] = []
         connection.send(("ONE",), replies.append)
@@ -131,24 +131,24 @@ async def test_replies_go_to_who_asked_in_order(socket_path: str) -> None:
 
 
 @pytest.mark.parametrize("says", [b"close", b"$100\r\nhalf of it"], ids=["at once", "in mid-reply"])
-async def test_a_connection_that_ends_fails_what_was_asked(socket_path: str, says: bytes) -> None:
-    """And nothing is asked over it again."""
+async def test_a_lost_connection_fails_its_commands(socket_path: str, says: bytes) -> None:
+    """Later commands fail at once."""
     async with connected(socket_path, says, b"close") as (connection, _):
         assert isinstance(await fault_of(connection, ("GET", "k")), FAULTS)
         with pytest.raises(FAULTS):
             await connection.run([("GET", "k")])
 
 
-async def test_a_server_that_says_nothing_is_given_up_in_time(socket_path: str) -> None:
-    """Whatever is asked of it later."""
+async def test_a_silent_server_times_out(socket_path: str) -> None:
+    """Later commands do not extend the time."""
     async with connected(socket_path, b"") as (connection, _):
         began_at = asyncio.get_running_loop().time()
         assert isinstance(await fault_of(connection, ("GET", "k")), TimeoutError)
         assert asyncio.get_running_loop().time() - began_at < 1.0
 
 
-async def test_an_idle_server_is_asked_whether_it_lives(socket_path: str) -> None:
-    """One that does not say so is given up."""
+async def test_an_idle_server_is_pinged(socket_path: str) -> None:
+    """One that does not answer is given up."""
     async with connected(socket_path, b"+PONG\r\n", b"") as (connection, server):
         with pytest.raises(TimeoutError), anyio.fail_after(5):
             await connection.monitor()
@@ -159,16 +159,16 @@ async def test_an_idle_server_is_asked_whether_it_lives(socket_path: str) -> Non
 @pytest.mark.parametrize(
     "says", [b"!nonsense\r\n", b"-LOADING Redis is loading the dataset in memory\r\n", b"+one\r\n+too many\r\n"]
 )
-async def test_what_no_server_should_say_ends_the_connection(socket_path: str, says: bytes) -> None:
-    """Nonsense, a server that is not ready, an answer to nothing."""
+async def test_a_protocol_violation_ends_the_connection(socket_path: str, says: bytes) -> None:
+    """Nonsense, a server that is not ready, a reply without a command."""
     async with connected(socket_path, says, b"") as (connection, _):
         connection.send(("GET", "k"), lambda _: None)
         await until(connection._lost.done)
         assert not isinstance(connection._lost.exception(), TimeoutError)
 
 
-async def test_a_forgotten_script_is_sent_whole(socket_path: str) -> None:
-    """A server that was told to forget, or that took over."""
+async def test_an_unknown_script_is_sent_as_text(socket_path: str) -> None:
+    """The server was told to forget it, or has taken over from another."""
     async with connected(socket_path, b"-NOSCRIPT No matching script\r\n", b":1\r\n") as (connection, server):
         with anyio.fail_after(5):
             assert await connection.run([ScriptCall(RENEW, b"k", ("t", 5))]) == [1]
@@ -177,8 +177,8 @@ async def test_a_forgotten_script_is_sent_whole(socket_path: str) -> None:
         assert RENEW.text.encode() in server.heard[2]
 
 
-async def test_an_error_is_a_reply(socket_path: str) -> None:
-    """Of the command that it is about; the next one is served."""
+async def test_an_error_is_the_reply_of_its_command(socket_path: str) -> None:
+    """The next command is served."""
     async with connected(socket_path, b"-WRONGTYPE of value\r\n+OK\r\n") as (connection, _):
         with anyio.fail_after(5):
             error, fine = await connection.run([("GET", "k"), ("SET", "k", 1)])
@@ -187,8 +187,8 @@ async def test_an_error_is_a_reply(socket_path: str) -> None:
         assert fine == b"OK"
 
 
-async def test_who_is_cancelled_leaves_no_reply_to_the_next(socket_path: str) -> None:
-    """1. somebody asks and is cancelled; 2. another asks; 3. both replies come: each is its own."""
+async def test_a_cancelled_caller_leaves_no_reply_to_the_next(socket_path: str) -> None:
+    """1. A caller sends a command and is cancelled. 2. Another sends one. 3. Both replies arrive: each has its own."""
     async with connected(socket_path, b"", b"+first\r\n+second\r\n") as (connection, _):
         with anyio.move_on_after(0.02):
             await connection.run([("ONE",)])
@@ -197,8 +197,8 @@ async def test_who_is_cancelled_leaves_no_reply_to_the_next(socket_path: str) ->
             assert await connection.run([("TWO",)]) == [b"second"]
 
 
-async def test_a_password_that_is_wrong_is_told_as_such(socket_path: str) -> None:
-    """And it stands in what is sent, not in what is said."""
+async def test_a_wrong_password_is_an_authentication_error(socket_path: str) -> None:
+    """The password is in the command, not in the error."""
     server = Server(socket_path, (), b"-WRONGPASS invalid username-password pair\r\n")
     connection = SingleConnection(access(socket_path, password="secret"))
     with pytest.raises(AuthenticationError) as told:
@@ -211,8 +211,8 @@ async def test_a_password_that_is_wrong_is_told_as_such(socket_path: str) -> Non
     server.close()
 
 
-async def test_a_password_file_is_read_for_each_connection(tmp_path: Path) -> None:
-    """So that it may change; without a user it is the default one's."""
+async def test_the_password_file_is_read_for_each_connection(tmp_path: Path) -> None:
+    """So it can change; without a user it is the default user's."""
     file = tmp_path / "password"
     file.write_text("one\n")
     way = access("/s", password_file=str(file))
@@ -223,8 +223,8 @@ async def test_a_password_file_is_read_for_each_connection(tmp_path: Path) -> No
     assert access("/s").credentials() is None
 
 
-def test_where_a_sovereign_daemon_may_not_go_it_does_not() -> None:
-    """Sentinels and clusters name hosts that no setting has named."""
+def test_a_sovereign_daemon_connects_to_admitted_hosts_only() -> None:
+    """Sentinels and clusters name hosts that no setting names."""
     admits: Callable[[str], bool] = lambda host: host.startswith("10.")  # noqa: E731 - what the daemon makes of its settings
     way = access("/s", admits=admits)
     assert way.admitted(("10.0.0.1", 1)) == ("10.0.0.1", 1)
