@@ -3,7 +3,7 @@
     host = Host()
     alice, bob = host.peer(), host.peer()
     alice.asks(Begin("key", id=1))
-    assert alice.hears() == [host.lease(1)]
+    assert alice.receives() == [host.lease(1)]
 
 Time passes only when a test says so.
 """
@@ -62,7 +62,7 @@ class Actor:
         """Send one request."""
         self.host.happens(RequestReceived(self.peer, request))
 
-    def hears(self) -> list[wire.AnyReply]:
+    def receives(self) -> list[wire.AnyReply]:
         """Return, and forget, what arrived since the last time."""
         heard, self.inbox = self.inbox, []
         return heard
@@ -70,18 +70,18 @@ class Actor:
     def leads(self, key: str, request_id: int = 1, **fields: Any) -> str:
         """Begin, expect a lease, and return its name."""
         self.asks(wire.Begin(key, id=request_id, **fields))
-        (reply,) = self.hears()
+        (reply,) = self.receives()
         assert isinstance(reply, wire.Lease), reply
         return reply.lease
 
     def waits(self, key: str, request_id: int = 1, **fields: Any) -> None:
         """Begin and expect to wait."""
         self.asks(wire.Begin(key, id=request_id, **fields))
-        assert self.hears() == [wire.Pending(request_id)]
+        assert self.receives() == [wire.Pending(request_id)]
 
     def gets(self, kind: type[_Reply]) -> _Reply:
         """Return the one reply that has arrived since the last time, which is of that kind."""
-        (reply,) = self.hears()
+        (reply,) = self.receives()
         assert isinstance(reply, kind), reply
         return reply
 
@@ -102,7 +102,7 @@ class Actor:
     def completes(self, lease: str, value: Any, **fields: Any) -> None:
         """Bring an answer and expect that it is taken."""
         self.asks(wire.Complete(lease, packed(value), id=99, **fields))
-        (reply,) = (reply for reply in self.hears() if reply.id == 99)
+        (reply,) = (reply for reply in self.receives() if reply.id == 99)
         assert isinstance(reply, wire.Stored), reply
 
     def appends(self, lease: str, *chunks: Any) -> None:
@@ -114,7 +114,7 @@ class Actor:
 
     def reads(self) -> tuple[list[Any], wire.AnyReply | None]:
         """Return the pieces that have arrived since the last time, and what came after them."""
-        heard = self.hears()
+        heard = self.receives()
         pieces = [msgspec.msgpack.decode(reply.chunk) for reply in heard if isinstance(reply, wire.Chunk)]
         rest = [reply for reply in heard if not isinstance(reply, wire.Chunk)]
         assert len(rest) <= 1, rest
@@ -262,13 +262,13 @@ class Host:
         """Let an operator set a breaker."""
         operator = self.peer(0, 0, operator=True)
         operator.asks(wire.SetBreaker(backend, action))
-        assert operator.hears() == [wire.Ok(0)]
+        assert operator.receives() == [wire.Ok(0)]
         operator.dies()
 
     def _asks(self, request: wire.AnyRequest, kind: type[_Reply]) -> _Reply:
         actor = self.peer()
         actor.asks(request)
-        (reply,) = actor.hears()
+        (reply,) = actor.receives()
         actor.dies()
         assert isinstance(reply, kind)
         return reply

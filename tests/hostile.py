@@ -58,7 +58,7 @@ class Wire:
         """Send requests in one piece."""
         self.socket.sendall(b"".join(frame(wire.pack(request)) for request in requests))
 
-    def hears(self, count: int = 1) -> Sequence[wire.AnyReply]:
+    def receives(self, count: int = 1) -> Sequence[wire.AnyReply]:
         """Return the next replies."""
         while len(self._ready) < count:
             data = self.socket.recv(1 << 20)
@@ -71,7 +71,7 @@ class Wire:
     def asks(self, request: wire.Request) -> Any:
         """Send a request and return the next reply."""
         self.sends(request)
-        return self.hears()[0]
+        return self.receives()[0]
 
     def is_closed(self) -> bool:
         """Tell whether the daemon has ended the connection. What it has sent is read and forgotten."""

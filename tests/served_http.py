@@ -91,7 +91,7 @@ class Served:
             return self.reply
 
         self._operator.asks(request)
-        (reply,) = self._operator.hears()
+        (reply,) = self._operator.receives()
         return reply
 
     def _say(self, level: str, event: str, **fields: Any) -> None:

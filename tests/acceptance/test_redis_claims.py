@@ -45,7 +45,7 @@ def leads(caller: Wire) -> wire.Lease:
     """Begin, and return the lease; the store may take its time."""
     reply = caller.asks(wire.Begin("k", id=1))
     while isinstance(reply, wire.Pending):
-        (reply,) = caller.hears()
+        (reply,) = caller.receives()
 
     assert isinstance(reply, wire.Lease)
     return reply
@@ -60,7 +60,7 @@ def test_a_claim_that_could_not_be_given_back_keeps_nobody_waiting(daemon: Start
     server.pause()
     alice.sends(wire.Get("other", id=2))
     turns(running, "down")
-    alice.hears()
+    alice.receives()
     assert alice.asks(wire.Fail(lease.lease, id=3)) == wire.Ok(3)
     server.resume()
     turns(running, "up")
@@ -90,7 +90,7 @@ def test_a_claim_that_was_granted_unheard_keeps_nobody_waiting_once_its_entry_ha
     poll(lambda: stat(running, "store_pending") == 0, "the entry is not written")
     reply = bob.asks(wire.Begin("k", id=1))
     while isinstance(reply, wire.Pending):
-        (reply,) = bob.hears()
+        (reply,) = bob.receives()
 
     assert isinstance(reply, wire.Hit)
     poll(lambda: ask(running.socket, {"op": "get", "key": "k"})["type"] == "miss", "the entry does not expire")
@@ -114,7 +114,7 @@ def test_a_claim_whose_entry_was_overtaken_before_it_was_written_keeps_nobody_wa
     server.pause()
     alice.sends(wire.Get("other", id=2))
     turns(running, "down")
-    alice.hears()
+    alice.receives()
 
     def expires() -> None:
         poll(lambda: ask(running.socket, {"op": "get", "key": "k"})["type"] == "miss", "the entry does not expire")

@@ -77,7 +77,7 @@ def call(one: Served, key: str, *, task: str = "rag", backend: str = "local", do
     def make() -> None:
         peer: Actor = one.host.peer()
         peer.asks(wire.Begin(key, id=1, task=task, backends=(backend,)))
-        (reply,) = peer.hears()
+        (reply,) = peer.receives()
         if isinstance(reply, wire.Lease):
             one.host.passes(2.0)
             peer.completes(reply.lease, "answer", usage=wire.Usage(model="m", cost_dollars=dollars))

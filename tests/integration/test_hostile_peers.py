@@ -108,7 +108,7 @@ def test_one_large_answer_for_many_waiters_is_in_memory_once(daemon: Start) -> N
     value = raw(8 * MIB)
     assert holder.asks(wire.Complete(lease, value, id=2)).stored
     for one in waiters:
-        (shared,) = one.hears()
+        (shared,) = one.receives()
         assert isinstance(shared, wire.Shared)
         assert len(shared.value) == 8 * MIB
 
@@ -212,18 +212,18 @@ def test_floods_of_names_use_bounded_memory(daemon: Start) -> None:
                 for number in names
             )
         )
-        mallory.hears(500)
+        mallory.receives(500)
         mallory.sends(
             *(
                 wire.Put(f"k{number}", raw(10), ttl_seconds=1000 + number / 7, namespace=f"m{number}", id=1)
                 for number in names
             )
         )
-        mallory.hears(500)
+        mallory.receives(500)
         mallory.sends(*(wire.Begin(None, task=f"t{number}", backends=(f"b{number}",), id=number) for number in names))
-        leases = [reply.lease for reply in mallory.hears(500) if isinstance(reply, wire.Lease)]
+        leases = [reply.lease for reply in mallory.receives(500) if isinstance(reply, wire.Lease)]
         mallory.sends(*(wire.Complete(lease, raw(10), usage=wire.Usage(model=lease), id=2) for lease in leases))
-        mallory.hears(len(leases))
+        mallory.receives(len(leases))
 
     assert ask(path, {"op": "report"})["type"] == "report"
     grown = resident_bytes(running.pid) - before
@@ -243,7 +243,7 @@ def test_a_value_of_very_many_chunks_does_not_empty_the_cache(daemon: Start) -> 
         many = 7 * MIB
         mallory.asks(wire.Put("many", Raw(b"\xdd" + many.to_bytes(4, "big") + b"\xc0" * many), id=1))
         mallory.sends(wire.Begin("many", id=2, stream=True))
-        (first,) = mallory.hears()
+        (first,) = mallory.receives()
         assert isinstance(first, wire.Rejected | wire.Chunk)
         assert all(client.get(f"mine {number}") is not None for number in range(100))
         assert resident_bytes(running.pid, peak=True) - before < 128 * MIB

@@ -136,11 +136,11 @@ def test_a_uid_that_floods_keys_waits_and_metrics_leaves_room_for_others(open_to
     path = running.socket
     mallory, alice, other = Wire(path, MALLORY), Wire(path, ALICE), Wire(path, ALICE)
     mallory.sends(*(wire.Begin(f"key {number}", id=number) for number in range(1000)))
-    replies = mallory.hears(1000)
+    replies = mallory.receives(1000)
     assert sum(isinstance(reply, wire.Lease) for reply in replies) == 200
     assert {reply.reason for reply in replies if isinstance(reply, wire.Rejected)} == {"busy"}
     mallory.sends(*(wire.Begin("key 0", id=number) for number in range(1000, 2000)))
-    assert sum(isinstance(reply, wire.Pending) for reply in mallory.hears(1000)) == 200
+    assert sum(isinstance(reply, wire.Pending) for reply in mallory.receives(1000)) == 200
     names = [wire.Measurement(name=f"m{number}", kind="counter") for number in range(1000)]
     assert mallory.asks(wire.RecordMetrics(metrics=tuple(names), acknowledge=True, id=1)).dropped == 1000 - 512
 
@@ -148,7 +148,7 @@ def test_a_uid_that_floods_keys_waits_and_metrics_leaves_room_for_others(open_to
     assert isinstance(lease, wire.Lease)
     assert other.asks(wire.Begin("key 0", id=1)) == wire.Pending(1)
     assert isinstance(alice.asks(wire.Complete(lease.lease, Raw(b"\xa1x"), id=2)), wire.Stored)
-    assert isinstance(other.hears()[0], wire.Shared)
+    assert isinstance(other.receives()[0], wire.Shared)
     mine = (wire.Measurement(name="mine", kind="counter"),)
     assert other.asks(wire.RecordMetrics(metrics=mine, acknowledge=True, id=2)).dropped == 0
 
@@ -166,7 +166,7 @@ def test_reused_entries_of_a_uid_survive_a_flood_of_another_uids_keys(open_to_al
 
     for number in range(8_000):
         mallory.sends(wire.Put(f"flood {number}", Raw(b"\xc4\xc8" + b"x" * 200), id=1))
-        mallory.hears()
+        mallory.receives()
         if number % 400 == 0:
             for mine in range(50):
                 assert isinstance(alice.asks(wire.Get(f"mine {mine}", id=2)), wire.Hit), (number, mine)

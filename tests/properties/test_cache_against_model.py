@@ -21,7 +21,7 @@ Place = tuple[str, str]
 
 SCOPES = ["1000:default", "1001:default", "*:team"]
 PLACES = st.tuples(st.sampled_from(SCOPES), st.sampled_from([f"key-{number}" for number in range(12)]))
-SHELF = CachePolicy(LiveSettings(EngineSettings(cache_max_bytes=2_000_000)), Counters())
+POLICY = CachePolicy(LiveSettings(EngineSettings(cache_max_bytes=2_000_000)), Counters())
 """Makes terms as the engine makes them."""
 PLAIN = (Usage(), ())
 COSTLY = (Usage(cost_dollars=0.5), ())
@@ -104,7 +104,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.made += 1
         header = b"" if before is None else before.to_bytes(SIZE_PREFIX_BYTES, "big")
         value = header + str(self.made).encode() + b"v" * size
-        terms = SHELF.terms(place[0], ttl_seconds, window_seconds, "default", usage, tags)
+        terms = POLICY.terms(place[0], ttl_seconds, window_seconds, "default", usage, tags)
         charge = Entry(place[1], value, self.now, 1.0, terms).charge
         assert charge >= len(place[1]) + len(value) + ENTRY_OVERHEAD_BYTES
         evicted_before, held_before = self.cache.evicted, self._held()
@@ -311,7 +311,7 @@ def test_lifetimes_of_the_dead_leave_nothing_behind() -> None:
     """A peer that writes one key again and again, each time for another number of seconds, fills no table."""
     cache = MemoryCache(100_000)
     for seconds in range(1, 2000):
-        cache.put("key", b"value", 0.0, SHELF.terms("scope", float(seconds), 0.0, "default", Usage(), ()), 0.0)
+        cache.put("key", b"value", 0.0, POLICY.terms("scope", float(seconds), 0.0, "default", Usage(), ()), 0.0)
 
     assert (cache.count, len(cache._wheel)) == (1, 1)
     assert len(cache._wheel_heap) < 200
@@ -322,7 +322,7 @@ def test_lifetimes_of_the_dead_leave_nothing_behind() -> None:
 @settings(deadline=None, database=None)
 def test_expired_entries_leave_before_live_ones(live: int, dead: int, newcomers: int) -> None:
     """As many newcomers as there are dead entries find room at no live entry's cost."""
-    brief, lasting = (SHELF.terms("scope", ttl_seconds, 0.0, "default", Usage(), ()) for ttl_seconds in (1.0, 100.0))
+    brief, lasting = (POLICY.terms("scope", ttl_seconds, 0.0, "default", Usage(), ()) for ttl_seconds in (1.0, 100.0))
     cache = MemoryCache((live + dead) * Entry("live-00", b"value", 0.0, 0.0, lasting).charge)
     for number in range(live):
         cache.put(f"live-{number:02d}", b"value", 0.0, lasting, 0.0)
@@ -336,18 +336,18 @@ def test_expired_entries_leave_before_live_ones(live: int, dead: int, newcomers:
 
 
 def _wide(number: int) -> tuple[str, Terms]:
-    return f"{number:05d}" + "\N{GRINNING FACE}" * 1000, SHELF.terms("scope", 100.0, 0.0, "default", Usage(), ())
+    return f"{number:05d}" + "\N{GRINNING FACE}" * 1000, POLICY.terms("scope", 100.0, 0.0, "default", Usage(), ())
 
 
 def _tagged(number: int) -> tuple[str, Terms]:
     tags = tuple(f"{number:05d}-{place:02d}".ljust(128, "x") for place in range(16))
-    return f"key-{number}", SHELF.terms("scope", 100.0, 0.0, "default", Usage(), tags)
+    return f"key-{number}", POLICY.terms("scope", 100.0, 0.0, "default", Usage(), tags)
 
 
 def _metered(number: int) -> tuple[str, Terms]:
     usage = Usage(f"{number:05d}".ljust(128, "x"), 1000 + number, 2000 + number, 0.125 * number)
     backend = f"{number:05d}".ljust(128, "x")
-    return f"key-{number}", SHELF.terms("scope", 100.0 + number, 0.5 * number, backend, usage, ())
+    return f"key-{number}", POLICY.terms("scope", 100.0 + number, 0.5 * number, backend, usage, ())
 
 
 @pytest.mark.parametrize("shape", [_wide, _tagged, _metered])

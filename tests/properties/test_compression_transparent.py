@@ -174,10 +174,10 @@ class TwinHosts(RuleBasedStateMachine):
         for number, pair in enumerate(zip(*self.peers, strict=True)):
             plain_heard, small_heard = ([wire.pack(reply) for reply in actor.inbox] for actor in pair)
             assert plain_heard == small_heard
-            pair[1].hears()
+            pair[1].receives()
             self.leases += [
                 (number, reply.lease, self.streams[reply.id])
-                for reply in pair[0].hears()
+                for reply in pair[0].receives()
                 if isinstance(reply, wire.Lease)
             ]
 

@@ -65,7 +65,7 @@ class Counter:
     def serve(self, *, expected: bool) -> None:
         """Judge who got the permit, if it is somebody's turn."""
         leases = [
-            (pid, reply) for pid, actor in self.actors.items() for reply in actor.hears() if isinstance(reply, Lease)
+            (pid, reply) for pid, actor in self.actors.items() for reply in actor.receives() if isinstance(reply, Lease)
         ]
         assert len(leases) == expected
         for pid, lease in leases:

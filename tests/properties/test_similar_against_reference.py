@@ -149,7 +149,7 @@ class World:
         else:
             peer.asks(wire.Complete(lease.lease, packed([answer]), id=2, tags=tags))
 
-        peer.hears()
+        peer.receives()
         if own is not None:
             self.drop(own)
 
@@ -164,11 +164,11 @@ class World:
                 self.calls(kind, key, degrees, (), "refresh")
             case "delete", (kind, key):
                 self.peers[kind.uid].asks(wire.Delete(key, kind.namespace, id=3))
-                self.peers[kind.uid].hears()
+                self.peers[kind.uid].receives()
                 self.drop(*(kept for kept in self.kept if self.place(kept) == (kind.uid, kind.namespace, key)))
             case "purge", (tag,):
                 self.operator.asks(wire.Purge(tag=tag or None, id=3))
-                self.operator.hears()
+                self.operator.receives()
                 self.drop(*(kept for kept in self.kept if not tag or tag in kept.tags))
             case "pass", (seconds,):
                 self.host.passes(seconds)
@@ -187,7 +187,7 @@ def cosine_and_sine(degrees: float) -> tuple[float, float]:
 
 def served(peer: Actor) -> tuple[str | None, float | None, Lease | None]:
     """Return the answer that a peer was served, how similar it is, and the lease that it got instead."""
-    replies = peer.hears()
+    replies = peer.receives()
     first = replies[0]
     if isinstance(first, wire.Chunk):
         return unpacked_chunk(first), first.similarity, None

@@ -101,7 +101,7 @@ class OneHost:
         wanted: list[StoreEffect] = []
         for effect in self.engine.handle(event, self.clock.now):
             if isinstance(effect, Send):
-                self.hears(self.callers[effect.peer], effect.reply)
+                self.receives(self.callers[effect.peer], effect.reply)
             elif not isinstance(effect, EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings):
                 wanted.append(effect)
 
@@ -122,7 +122,7 @@ class OneHost:
         """Send a request."""
         self.happens(RequestReceived(caller.peer, request))
 
-    def hears(self, caller: Caller, reply: wire.AnyReply) -> None:
+    def receives(self, caller: Caller, reply: wire.AnyReply) -> None:
         """Take a reply, and judge it."""
         if isinstance(reply, wire.Deleted):
             key, _ = self.removing.pop((caller.peer.id, reply.id))

@@ -241,7 +241,7 @@ class Schedule:
 
         self.host.notes.clear()
         for actor in self.actors:
-            for reply in actor.hears():
+            for reply in actor.receives():
                 if reply.id > 0:
                     self.judge(self.readings[actor.peer.id, reply.id], reply)
                 elif isinstance(reply, wire.StaleLease):

@@ -37,12 +37,12 @@ def test_sovereign_mode_gives_no_lease_on_what_is_remote() -> None:
     lease = alice.calls("cloud", "near")
     assert (lease.backend, lease.passed_over) == ("near", {"cloud": "sovereign"})
     alice.fails(lease.lease, next=True)
-    assert alice.hears() == [Ok(98)]
+    assert alice.receives() == [Ok(98)]
     held(host, "near")
     alice.waits("key", backends=("cloud", "near"), wait_seconds=3.0)
     host.passes(3.0)
 
-    assert alice.hears() == [Timeout(1, 3.0)]
+    assert alice.receives() == [Timeout(1, 3.0)]
 
 
 def test_a_spent_hard_budget_refuses_what_costs_and_the_local_one_still_serves() -> None:

@@ -44,8 +44,8 @@ def test_a_breaker_that_opens_sends_its_queue_away() -> None:
     holder.fails(lease)
 
     refused = Rejected(1, "breaker_open", 10.0, {"a": "breaker_open"})
-    assert bob.hears() == carol.hears() == [refused]
-    assert (dave.hears(), eve.hears()) == ([], [])
+    assert bob.receives() == carol.receives() == [refused]
+    assert (dave.receives(), eve.receives()) == ([], [])
     assert (host.breakers()["a"].queued, host.breakers()["b"].queued) == (0, 2)
     other.completes(other_lease, "answer")
     assert dave.gets(Lease).backend == "b"
@@ -63,7 +63,7 @@ def test_whose_deadline_has_passed_is_not_sent_elsewhere() -> None:
     holder.fails(lease)
     other.completes(other_lease, "answer")
 
-    assert bob.hears() == [Timeout(1, 5.0)]
+    assert bob.receives() == [Timeout(1, 5.0)]
     assert host.stats().leases == 0
 
 
@@ -218,7 +218,7 @@ def test_retry_after_opens_for_everybody_and_counts_for_nothing() -> None:
     host = Host()
     caller, lease = held(host, "cloud")
     caller.fails(lease, retry_after_seconds=33.0)
-    assert caller.hears() == [Ok(98)]
+    assert caller.receives() == [Ok(98)]
 
     assert host.peer().refused("cloud").retry_after_seconds == 33.0
     assert host.breakers()["cloud"].failures == 0

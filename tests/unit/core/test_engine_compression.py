@@ -81,7 +81,7 @@ def test_what_was_put_is_compressed_too() -> None:
     host = filled(**ON)
     alice = host.peer()
     alice.asks(Put("key", packed(OTHER), id=1))
-    alice.hears()
+    alice.receives()
     alice.asks(Begin("key", id=2))
     assert unpacked(alice.gets(Hit)) == OTHER
     assert host.stats().cache_compressed_entries == 1
@@ -131,7 +131,7 @@ def test_a_stored_stream_is_replayed_in_its_pieces() -> None:
     pieces = [TEXT, {"n": 1}, OTHER]
     holder.appends(lease, *pieces)
     holder.asks(wire.Complete(lease, id=99))
-    holder.hears()
+    holder.receives()
     assert entry_of(host).compressed
     reader = host.peer()
     reader.asks(Begin("key", id=1, stream=True))
@@ -288,9 +288,9 @@ def test_a_damaged_record_is_a_miss(store: str, value: bytes) -> None:
     bob.asks(Begin("key", id=2))
     reader.asks(Get("key", id=3))
     host.answers(host.asked().ticket, Found(record(value)))
-    assert reader.hears() == [Miss(3)]
+    assert reader.receives() == [Miss(3)]
     lease = alice.gets(Lease).lease
-    bob.hears()
+    bob.receives()
     alice.completes(lease, OTHER)
     assert unpacked(bob.gets(Shared)) == OTHER
     stats = host.stats()
@@ -304,7 +304,7 @@ def test_a_caller_who_joins_readers_of_a_damaged_record_claims_the_key_first() -
     reader.asks(Get("key", id=1))
     caller.asks(Begin("key", id=2))
     host.answers(host.asked().ticket, Found(record(b"damaged")))
-    assert reader.hears() == [Miss(1)]
+    assert reader.receives() == [Miss(1)]
     again = host.asked()
     assert again.claim
     host.answers(again.ticket, Found(record(b"damaged")))

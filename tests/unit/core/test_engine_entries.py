@@ -13,7 +13,7 @@ from tests.host import Actor, Host, packed, unpacked
 def put(actor: Actor, key: str, value: object, **fields: object) -> None:
     """Store an entry and expect that it is taken."""
     actor.asks(Put(key, packed(value), id=1, **fields))  # type: ignore[arg-type]  # fields are named by the tests
-    assert actor.hears() == [Stored(1, stored=True)]
+    assert actor.receives() == [Stored(1, stored=True)]
 
 
 @pytest.mark.parametrize("value", ["text", b"\x00\xff", {"a": [1, 2.5, None]}, [], None, 2**64 - 1, True])
@@ -23,7 +23,7 @@ def test_get_after_put_gives_the_equal_value(value: object) -> None:
     put(alice, "key", value)
     alice.asks(Get("key", id=2))
 
-    (hit,) = alice.hears()
+    (hit,) = alice.receives()
     assert unpacked(hit) == value
     assert isinstance(hit, wire.Hit)
 
@@ -33,7 +33,7 @@ def test_get_of_nothing_is_a_miss() -> None:
     alice = Host().peer()
     alice.asks(Get("key", id=2))
 
-    assert alice.hears() == [Miss(2)]
+    assert alice.receives() == [Miss(2)]
 
 
 def test_get_does_not_give_what_is_only_shared() -> None:
@@ -43,7 +43,7 @@ def test_get_does_not_give_what_is_only_shared() -> None:
     alice.completes(alice.leads("key"), "answer")
     alice.asks(Get("key", id=2))
 
-    assert alice.hears() == [Miss(2)]
+    assert alice.receives() == [Miss(2)]
 
 
 def test_delete_counts_what_it_removed() -> None:
@@ -53,7 +53,7 @@ def test_delete_counts_what_it_removed() -> None:
     alice.asks(wire.Delete("key", id=2))
     alice.asks(wire.Delete("key", id=3))
 
-    assert alice.hears() == [Deleted(2, 1), Deleted(3, 0)]
+    assert alice.receives() == [Deleted(2, 1), Deleted(3, 0)]
 
 
 def test_put_of_too_large_a_value_is_refused_and_noted() -> None:
@@ -62,7 +62,7 @@ def test_put_of_too_large_a_value_is_refused_and_noted() -> None:
     alice = host.peer()
     alice.asks(Put("key", packed("x" * 2000), id=1))
 
-    assert alice.hears() == [Stored(1, stored=False)]
+    assert alice.receives() == [Stored(1, stored=False)]
     assert host.notes == [notes.EntryRefused("key", 2003, 1000)]
     assert host.stats().refused_too_large == 1
     assert host.samples()["sidecard_refused_too_large_total"] == 1
@@ -74,7 +74,7 @@ def test_put_of_too_large_a_value_for_its_namespace_is_noted_with_what_would_fit
     alice = host.peer()
     alice.asks(Put("key", packed("x" * 2000), id=1, namespace="team"))
 
-    assert alice.hears() == [Stored(1, stored=False)]
+    assert alice.receives() == [Stored(1, stored=False)]
     assert host.notes == [notes.EntryRefused("key", 2003, 1000)]
 
 
@@ -86,7 +86,7 @@ def test_namespaces_are_private_to_a_uid() -> None:
     mallory.asks(Get("key", id=1))
     mallory.asks(Get("key", namespace="1000:default", id=2))
 
-    miss, denied = mallory.hears()
+    miss, denied = mallory.receives()
     assert miss == Miss(1)
     assert isinstance(denied, wire.Error)
     assert denied.code == "denied"
@@ -100,7 +100,7 @@ def test_another_uids_namespace_is_denied_by_every_op(request_: wire.AnyRequest)
     mallory = Host().peer(uid=1001)
     mallory.asks(request_)
 
-    (denied,) = mallory.hears()
+    (denied,) = mallory.receives()
     assert isinstance(denied, wire.Error)
     assert denied.code == "denied"
 
@@ -112,7 +112,7 @@ def test_an_operator_may_name_another_uids_namespace() -> None:
     root = host.peer(uid=0, operator=True)
     root.asks(Get("key", namespace="1000:default", id=1))
     root.asks(Get("key", namespace="x:default", id=2))
-    hit, denied = root.hears()
+    hit, denied = root.receives()
 
     assert unpacked(hit) == "value"
     assert isinstance(denied, wire.Error)
@@ -126,8 +126,8 @@ def test_a_namespace_shared_by_config_is_one_place() -> None:
     member.asks(Get("key", namespace="team", id=1))
     stranger.asks(Get("key", namespace="team", id=1))
 
-    assert unpacked(member.hears()[0]) == "value"
-    assert stranger.hears() == [Miss(1)]
+    assert unpacked(member.receives()[0]) == "value"
+    assert stranger.receives() == [Miss(1)]
 
 
 def test_purge_by_namespace_means_that_name_of_every_uid() -> None:
@@ -141,7 +141,7 @@ def test_purge_by_namespace_means_that_name_of_every_uid() -> None:
     root.asks(wire.Purge(namespace="1001:b", id=2))
     root.asks(wire.Purge(id=3))
 
-    assert root.hears() == [Deleted(1, 2), Deleted(2, 1), Deleted(3, 1)]
+    assert root.receives() == [Deleted(1, 2), Deleted(2, 1), Deleted(3, 1)]
     assert host.stats().cache_bytes == 0
 
 
@@ -153,7 +153,7 @@ def test_purge_by_tag_counts_what_it_removed() -> None:
     put(alice, "plain", 1)
     root.asks(wire.Purge(tag="weather", id=1))
 
-    assert root.hears() == [Deleted(1, 1)]
+    assert root.receives() == [Deleted(1, 1)]
     assert host.stats().cache_entries == 1
 
 
@@ -163,7 +163,7 @@ def test_purge_and_config_are_for_operators() -> None:
     alice.asks(wire.Purge(id=1))
     alice.asks(wire.GetConfig(id=2))
 
-    for reply in alice.hears():
+    for reply in alice.receives():
         assert isinstance(reply, wire.Error)
         assert reply.code == "denied"
         assert "operators" in reply.message
@@ -174,7 +174,7 @@ def test_config_shows_settings_and_origins_to_operators() -> None:
     root = Host().peer(uid=0, operator=True)
     root.asks(wire.GetConfig(id=1))
 
-    assert root.hears() == [wire.Settings(1, {"cache.max_bytes": 1}, {"cache.max_bytes": "default"})]
+    assert root.receives() == [wire.Settings(1, {"cache.max_bytes": 1}, {"cache.max_bytes": "default"})]
 
 
 def test_ping_tells_version_run_and_uptime() -> None:
@@ -184,7 +184,7 @@ def test_ping_tells_version_run_and_uptime() -> None:
     alice = host.peer()
     alice.asks(wire.Ping(id=3))
 
-    assert alice.hears() == [wire.Pong(3, "0", wire.PROTOCOL_VERSION, "boot", 5.0)]
+    assert alice.receives() == [wire.Pong(3, "0", wire.PROTOCOL_VERSION, "boot", 5.0)]
 
 
 def test_health_says_what_is_not_fine() -> None:
@@ -197,7 +197,7 @@ def test_health_says_what_is_not_fine() -> None:
     alice.asks(wire.GetHealth(id=3))
     host.drains()
     alice.asks(wire.GetHealth(id=4))
-    fine, _, full, draining = alice.hears()
+    fine, _, full, draining = alice.receives()
 
     assert isinstance(fine, wire.Health)
     assert isinstance(full, wire.Health)

@@ -19,7 +19,7 @@ def test_next_gives_the_same_caller_another_backend_in_the_same_flight() -> None
     second = alice.gets(Lease)
 
     assert (second.backend, second.attempt, second.id) == ("cloud", 2, 98)
-    assert bob.hears() == []
+    assert bob.receives() == []
     alice.completes(second.lease, "answer")
     assert bob.gets(Shared).backend == "cloud"
     assert host.stats().next_backends == 1
@@ -40,7 +40,7 @@ def test_next_gives_no_backend_twice_and_then_says_ok() -> None:
 
     alice.fails(lease, next=True)
     assert seen == ["b", "c"]
-    assert alice.hears() == [Ok(98)]
+    assert alice.receives() == [Ok(98)]
     assert bob.gets(Lease).attempt == 4
 
 
@@ -52,14 +52,14 @@ def test_next_on_a_full_backend_waits_for_it() -> None:
     lease = alice.leads("key", backends=("a", "b"))
     bob.waits("key")
     alice.fails(lease, next=True)
-    assert alice.hears() == [Pending(98)]
+    assert alice.receives() == [Pending(98)]
     assert (host.stats().queued, host.stats().waiters, host.stats().leases) == (1, 1, 1)
     holder.completes(other, "answer")
     second = alice.gets(Lease)
     assert (second.backend, second.id, second.attempt) == ("b", 98, 2)
     alice.completes(second.lease, "answer")
 
-    assert isinstance(bob.hears()[0], Shared)
+    assert isinstance(bob.receives()[0], Shared)
 
 
 def test_next_that_waits_ends_by_its_deadline_and_the_flight_goes_on() -> None:
@@ -70,10 +70,10 @@ def test_next_that_waits_ends_by_its_deadline_and_the_flight_goes_on() -> None:
     lease = alice.leads("key", backends=("a", "b"), wait_seconds=8.0)
     bob.waits("key", backends=("a",))
     alice.fails(lease, next=True)
-    alice.hears()
+    alice.receives()
     host.passes(8.0)
 
-    assert alice.hears() == [Timeout(98, 8.0)]
+    assert alice.receives() == [Timeout(98, 8.0)]
     assert bob.gets(Lease).backend == "a"
     assert host.stats().timeouts == 0, "the begin has had its end by its first lease"
 
@@ -88,11 +88,11 @@ def test_next_that_is_refused_while_it_waits_fails_the_flight_like_its_call() ->
     lease = alice.leads("key", backends=("a", "b"))
     bob.waits("key")
     alice.fails(lease, next=True, message="a is down")
-    assert alice.hears() == [Pending(98)]
+    assert alice.receives() == [Pending(98)]
     holder.fails(other)
 
     assert alice.gets(Rejected).reason == "breaker_open"
-    assert bob.hears() == [Failed(1, "transient", "a is down")]
+    assert bob.receives() == [Failed(1, "transient", "a is down")]
 
 
 def test_cancelled_asks_for_no_next() -> None:
@@ -101,7 +101,7 @@ def test_cancelled_asks_for_no_next() -> None:
     alice = host.peer()
     alice.fails(alice.calls("a", "b").lease, "cancelled", next=True)
 
-    assert alice.hears() == [Ok(98)]
+    assert alice.receives() == [Ok(98)]
 
 
 def test_a_chain_may_be_cancelled_by_its_begins_id() -> None:
@@ -112,10 +112,10 @@ def test_a_chain_may_be_cancelled_by_its_begins_id() -> None:
     lease = alice.leads("key", 5, backends=("a", "b"))
     bob.waits("key", backends=("a",))
     alice.fails(lease, next=True)
-    alice.hears()
+    alice.receives()
     alice.asks(Cancel(5, id=6))
 
-    assert alice.hears() == [Ok(6)]
+    assert alice.receives() == [Ok(6)]
     assert bob.gets(Lease).backend == "a"
     assert host.stats().queued == 0
 
@@ -142,7 +142,7 @@ def test_a_retry_comes_after_a_back_off_on_the_same_backend() -> None:
     waits = []
     for attempt in (2, 3, 4):
         alice.fails(lease, next=True, retry=True)
-        assert alice.hears() == [Pending(98)]
+        assert alice.receives() == [Pending(98)]
         before = host.now
         host.passes((host.engine.next_deadline() or 0.0) - host.now)
         waits.append(host.now - before)
@@ -153,7 +153,7 @@ def test_a_retry_comes_after_a_back_off_on_the_same_backend() -> None:
     assert waits == pytest.approx([0.375, 0.75, 1.5])
     assert host.stats().retries == 3
     alice.completes(lease, "answer")
-    assert isinstance(bob.hears()[0], Shared)
+    assert isinstance(bob.receives()[0], Shared)
 
 
 def test_other_backends_come_before_a_retry() -> None:
@@ -164,7 +164,7 @@ def test_other_backends_come_before_a_retry() -> None:
     second = alice.gets(Lease)
     assert second.backend == "b"
     alice.fails(second.lease, next=True, retry=True)
-    assert alice.hears() == [Pending(98)]
+    assert alice.receives() == [Pending(98)]
     host.passes(1.0)
 
     third = alice.gets(Lease)
@@ -181,7 +181,7 @@ def test_nothing_but_a_transient_failure_is_retried(kind: wire.FailureKind) -> N
     alice = host.peer()
     alice.fails(alice.calls("a").lease, kind, next=True, retry=True)
 
-    assert alice.hears() == [Ok(98)]
+    assert alice.receives() == [Ok(98)]
 
 
 def test_a_spent_retry_budget_says_ok() -> None:
@@ -190,11 +190,11 @@ def test_a_spent_retry_budget_says_ok() -> None:
     for _ in range(2):
         alice = host.peer()
         alice.fails(alice.calls("a").lease, next=True, retry=True)
-        assert alice.hears() == [Pending(98)]
+        assert alice.receives() == [Pending(98)]
 
     bob = host.peer()
     bob.fails(bob.calls("a").lease, next=True, retry=True)
-    assert bob.hears() == [Ok(98)]
+    assert bob.receives() == [Ok(98)]
     assert host.stats().retries_refused == 1
 
 
@@ -204,7 +204,7 @@ def test_a_retry_that_cannot_come_in_time_is_none() -> None:
     alice = host.peer()
     alice.fails(alice.calls("a", wait_seconds=0.1).lease, next=True, retry=True)
 
-    assert alice.hears() == [Ok(98)]
+    assert alice.receives() == [Ok(98)]
 
 
 def test_a_retry_waits_for_what_the_backend_asked_for() -> None:
@@ -213,10 +213,10 @@ def test_a_retry_waits_for_what_the_backend_asked_for() -> None:
     alice = host.peer()
     alice.fails(alice.calls("a").lease, next=True, retry=True, retry_after_seconds=7.0)
     host.passes(6.9)
-    assert alice.hears() == [Pending(98)]
+    assert alice.receives() == [Pending(98)]
     host.passes(0.1)
 
-    assert isinstance(alice.hears()[0], Lease)
+    assert isinstance(alice.receives()[0], Lease)
     assert host.breakers()["a"].state == "half_open"
 
 
@@ -225,7 +225,7 @@ def test_a_retry_whose_backend_is_open_by_then_is_refused() -> None:
     host = touchy()
     alice = host.peer()
     alice.fails(alice.calls("a").lease, next=True, retry=True)
-    assert alice.hears() == [Pending(98)]
+    assert alice.receives() == [Pending(98)]
     host.passes(1.0)
 
     assert alice.gets(Rejected).reason == "breaker_open"
@@ -239,4 +239,4 @@ def test_a_peer_that_dies_while_it_waits_for_a_retry_leaves_its_flight_to_the_ne
     bob.waits("key", backends=("a",))
     alice.dies()
 
-    assert isinstance(bob.hears()[0], Lease)
+    assert isinstance(bob.receives()[0], Lease)

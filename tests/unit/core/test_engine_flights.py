@@ -26,7 +26,7 @@ def test_begin_of_an_unknown_key_leads() -> None:
     alice = host.peer()
     alice.asks(Begin("key", id=1, backends=("local", "cloud")))
 
-    assert alice.hears() == [Lease(1, "boot-1", "local", 15.0, 1)]
+    assert alice.receives() == [Lease(1, "boot-1", "local", 15.0, 1)]
 
 
 def test_begin_of_a_key_in_flight_waits_and_gets_the_value() -> None:
@@ -39,7 +39,7 @@ def test_begin_of_a_key_in_flight_waits_and_gets_the_value() -> None:
     host.passes(2.0)
     alice.completes(lease, {"text": "Paris"}, usage=wire.Usage(model="m", cost_dollars=0.5))
 
-    (shared,) = bob.hears()
+    (shared,) = bob.receives()
     assert isinstance(shared, wire.Shared)
     assert unpacked(shared) == {"text": "Paris"}
     assert (shared.id, shared.saved_seconds, shared.saved_dollars) == (7, 1.0, 0.5)
@@ -56,7 +56,7 @@ def test_begin_after_the_answer_hits() -> None:
     host.passes(10.0)
     alice.asks(Begin("key", id=2))
 
-    (hit,) = alice.hears()
+    (hit,) = alice.receives()
     assert isinstance(hit, wire.Hit)
     assert (unpacked(hit), hit.age_seconds, hit.saved_seconds, hit.stale) == ("Paris", 10.0, 3.0, False)
 
@@ -79,10 +79,10 @@ def test_a_lost_holder_passes_the_lease_at_once_to_the_longest_waiting() -> None
     carol.waits("key", 6)
     alice.dies()
 
-    assert bob.hears() == [Lease(5, "boot-2", "default", 15.0, 2)]
-    assert carol.hears() == []
+    assert bob.receives() == [Lease(5, "boot-2", "default", 15.0, 2)]
+    assert carol.receives() == []
     bob.completes("boot-2", "answer")
-    assert unpacked(carol.hears()[0]) == "answer"
+    assert unpacked(carol.receives()[0]) == "answer"
     assert host.stats().lost == 1
     assert notes.Reelected("key", "boot-2", bob.peer.id, 1) in host.notes
     assert lease == "boot-1"
@@ -95,13 +95,13 @@ def test_a_hanging_holder_loses_its_lease_and_its_late_answer_is_refused() -> No
     lease = alice.leads("key")
     bob.waits("key", 5)
     host.passes(15.0)
-    assert bob.hears() == [Lease(5, "boot-2", "default", 15.0, 2)]
+    assert bob.receives() == [Lease(5, "boot-2", "default", 15.0, 2)]
     alice.asks(Complete(lease, packed("late"), id=3, usage=wire.Usage(cost_dollars=1.0)))
-    assert alice.hears() == [StaleLease(3)]
+    assert alice.receives() == [StaleLease(3)]
     bob.completes("boot-2", "fresh")
     alice.asks(Begin("key", id=4))
 
-    assert unpacked(alice.hears()[0]) == "fresh"
+    assert unpacked(alice.receives()[0]) == "fresh"
     total = host.report().total
     assert (total.upstream_calls, total.billed_dollars) == (2, 1.0)
     assert host.stats().expired == 1
@@ -116,11 +116,11 @@ def test_a_hanging_process_is_not_succeeded_by_its_own_callers_while_others_wait
     own.waits("key")
     other.waits("key", 5)
     host.passes(15.0)
-    assert other.hears() == [Lease(5, "boot-2", "default", 15.0, 2)]
+    assert other.receives() == [Lease(5, "boot-2", "default", 15.0, 2)]
     host.passes(15.0)
 
-    assert hung.hears() == [Lease(2, "boot-3", "default", 15.0, 3)]
-    assert own.hears() == []
+    assert hung.receives() == [Lease(2, "boot-3", "default", 15.0, 3)]
+    assert own.receives() == []
 
 
 def test_a_lost_holders_process_may_lead_again() -> None:
@@ -132,7 +132,7 @@ def test_a_lost_holders_process_may_lead_again() -> None:
     other.waits("key", 5)
     lost.dies()
 
-    assert own.hears() == [Lease(4, "boot-2", "default", 15.0, 2)]
+    assert own.receives() == [Lease(4, "boot-2", "default", 15.0, 2)]
 
 
 def test_a_late_answer_is_billed_once() -> None:
@@ -156,10 +156,10 @@ def test_renew_keeps_a_lease_as_long_as_the_holder_lives() -> None:
     for number in range(10):
         host.passes(5.0)
         alice.asks(Renew(lease, id=number))
-        assert alice.hears() == [wire.Ok(number, waiters=1)]
+        assert alice.receives() == [wire.Ok(number, waiters=1)]
 
     alice.completes(lease, "answer")
-    assert unpacked(bob.hears()[0]) == "answer"
+    assert unpacked(bob.receives()[0]) == "answer"
 
 
 @pytest.mark.parametrize(("renew", "told"), [(None, 15.0), (2.0, 6.0), (10.0, 15.0)])
@@ -169,7 +169,7 @@ def test_holders_are_told_how_often_to_renew(renew: float | None, told: float) -
     alice = host.peer()
     alice.asks(Begin("key", id=1))
 
-    (lease,) = alice.hears()
+    (lease,) = alice.receives()
     assert isinstance(lease, Lease)
     assert lease.expires_in_seconds == told
 
@@ -183,7 +183,7 @@ def test_a_lease_of_another_peer_is_refused() -> None:
     mallory.asks(wire.Fail(lease, id=2))
     mallory.asks(Renew(lease, id=3))
 
-    assert mallory.hears() == [StaleLease(1), StaleLease(2), StaleLease(3)]
+    assert mallory.receives() == [StaleLease(1), StaleLease(2), StaleLease(3)]
     alice.completes(lease, "true")
 
 
@@ -197,14 +197,14 @@ def test_failures_elect_until_the_bound_and_then_fail_everybody(kind: wire.Failu
         peer.waits("key")
     for number, peer in enumerate(peers[:3], start=1):
         peer.asks(wire.Fail(lease, kind=kind, message="down", id=50))
-        assert peer.hears() == [wire.Ok(50)]
+        assert peer.receives() == [wire.Ok(50)]
         if number < 3:
-            (granted,) = peers[number].hears()
+            (granted,) = peers[number].receives()
             assert isinstance(granted, Lease)
             assert granted.attempt == number + 1
             lease = granted.lease
 
-    assert peers[3].hears() == [Failed(1, kind, "down")]
+    assert peers[3].receives() == [Failed(1, kind, "down")]
     assert host.stats().reelections == 2
     assert peers[0].leads("key") == "boot-4"
 
@@ -218,8 +218,8 @@ def test_fatal_fails_everybody_now_waiting_and_is_not_remembered() -> None:
     carol.waits("key", 3)
     alice.asks(wire.Fail(lease, kind="fatal", message="ValueError: bad prompt", id=9))
 
-    assert bob.hears() == [Failed(2, "fatal", "ValueError: bad prompt")]
-    assert carol.hears() == [Failed(3, "fatal", "ValueError: bad prompt")]
+    assert bob.receives() == [Failed(2, "fatal", "ValueError: bad prompt")]
+    assert carol.receives() == [Failed(3, "fatal", "ValueError: bad prompt")]
     assert bob.leads("key") == "boot-2"
 
 
@@ -232,7 +232,7 @@ def test_ignored_releases_everybody_at_once() -> None:
     carol.waits("key", 3)
     alice.asks(wire.Fail(lease, kind="ignored", id=9))
 
-    assert [bob.hears(), carol.hears()] == [[Failed(2, "ignored", "")], [Failed(3, "ignored", "")]]
+    assert [bob.receives(), carol.receives()] == [[Failed(2, "ignored", "")], [Failed(3, "ignored", "")]]
 
 
 def test_an_answer_that_may_not_be_stored_reaches_all_waiters_and_nobody_later() -> None:
@@ -244,7 +244,7 @@ def test_an_answer_that_may_not_be_stored_reaches_all_waiters_and_nobody_later()
     carol.waits("key")
     alice.completes(lease, "once", store=False)
 
-    assert [unpacked(bob.hears()[0]), unpacked(carol.hears()[0])] == ["once", "once"]
+    assert [unpacked(bob.receives()[0]), unpacked(carol.receives()[0])] == ["once", "once"]
     assert alice.leads("key") == "boot-2"
 
 
@@ -255,13 +255,13 @@ def test_fail_with_next_moves_to_the_next_backend_and_waiters_stay() -> None:
     lease = alice.leads("key", backends=("local", "cloud"))
     bob.waits("key")
     alice.asks(wire.Fail(lease, next=True, id=2))
-    assert alice.hears() == [Lease(2, "boot-2", "cloud", 15.0, 2)]
-    assert bob.hears() == []
+    assert alice.receives() == [Lease(2, "boot-2", "cloud", 15.0, 2)]
+    assert bob.receives() == []
     alice.asks(Complete(lease, packed("old"), id=3))
-    assert alice.hears() == [StaleLease(3)]
+    assert alice.receives() == [StaleLease(3)]
     alice.completes("boot-2", "from the cloud")
 
-    (shared,) = bob.hears()
+    (shared,) = bob.receives()
     assert isinstance(shared, wire.Shared)
     assert shared.backend == "cloud"
 
@@ -274,8 +274,8 @@ def test_fail_with_next_and_no_backend_left_is_a_plain_failure() -> None:
     bob.waits("key", 5)
     alice.asks(wire.Fail(lease, next=True, id=2))
 
-    assert alice.hears() == [wire.Ok(2)]
-    assert bob.hears() == [Lease(5, "boot-2", "default", 15.0, 2)]
+    assert alice.receives() == [wire.Ok(2)]
+    assert bob.receives() == [Lease(5, "boot-2", "default", 15.0, 2)]
 
 
 def test_a_waiter_that_leaves_touches_nobody() -> None:
@@ -286,10 +286,10 @@ def test_a_waiter_that_leaves_touches_nobody() -> None:
     bob.waits("key")
     carol.waits("key")
     bob.dies()
-    assert carol.hears() == []
+    assert carol.receives() == []
     alice.completes(lease, "answer")
 
-    assert unpacked(carol.hears()[0]) == "answer"
+    assert unpacked(carol.receives()[0]) == "answer"
     assert host.stats().left == 1
 
 
@@ -301,11 +301,11 @@ def test_a_waiter_is_told_at_its_deadline() -> None:
     bob.waits("key", wait_seconds=2.0)
     carol.waits("key", wait_seconds=4.0)
     host.passes(2.0)
-    assert bob.hears() == [Timeout(1, 2.0)]
-    assert carol.hears() == []
+    assert bob.receives() == [Timeout(1, 2.0)]
+    assert carol.receives() == []
     alice.completes(lease, "answer")
 
-    assert unpacked(carol.hears()[0]) == "answer"
+    assert unpacked(carol.receives()[0]) == "answer"
 
 
 def test_a_waiter_past_its_deadline_is_not_elected_before_its_tick() -> None:
@@ -318,10 +318,10 @@ def test_a_waiter_past_its_deadline_is_not_elected_before_its_tick() -> None:
     host.now += 3.0
     alice.dies()
 
-    assert bob.hears() == []
-    assert carol.hears() == [Lease(6, "boot-2", "default", 15.0, 2)]
+    assert bob.receives() == []
+    assert carol.receives() == [Lease(6, "boot-2", "default", 15.0, 2)]
     host.passes(0.0)
-    assert bob.hears() == [Timeout(1, 3.0)]
+    assert bob.receives() == [Timeout(1, 3.0)]
 
 
 def test_begin_that_will_not_wait_is_told_at_once() -> None:
@@ -331,7 +331,7 @@ def test_begin_that_will_not_wait_is_told_at_once() -> None:
     alice.leads("key")
     bob.asks(Begin("key", id=1, wait_seconds=0.0))
 
-    assert bob.hears() == [Timeout(1, 0.0)]
+    assert bob.receives() == [Timeout(1, 0.0)]
 
 
 def test_cancel_takes_a_waiting_begin_back_for_good() -> None:
@@ -341,11 +341,11 @@ def test_cancel_takes_a_waiting_begin_back_for_good() -> None:
     lease = alice.leads("key")
     bob.waits("key", 5)
     bob.asks(Cancel(5, id=6))
-    assert bob.hears() == [wire.Ok(6)]
+    assert bob.receives() == [wire.Ok(6)]
     bob.waits("key", 5)
     alice.completes(lease, "answer")
 
-    assert len(bob.hears()) == 1
+    assert len(bob.receives()) == 1
 
 
 def test_cancel_that_crossed_with_a_lease_gives_it_back() -> None:
@@ -356,10 +356,10 @@ def test_cancel_that_crossed_with_a_lease_gives_it_back() -> None:
     bob.waits("key", 5)
     alice.asks(Cancel(4, id=8))
 
-    assert alice.hears() == [wire.Ok(8)]
-    assert bob.hears() == [Lease(5, "boot-2", "default", 15.0, 2)]
+    assert alice.receives() == [wire.Ok(8)]
+    assert bob.receives() == [Lease(5, "boot-2", "default", 15.0, 2)]
     alice.asks(Complete(lease, packed("late"), id=9))
-    assert alice.hears() == [StaleLease(9)]
+    assert alice.receives() == [StaleLease(9)]
 
 
 def test_cancel_of_nothing_is_fine() -> None:
@@ -368,7 +368,7 @@ def test_cancel_of_nothing_is_fine() -> None:
     alice = host.peer()
     alice.asks(Cancel(77, id=1))
 
-    assert alice.hears() == [wire.Ok(1)]
+    assert alice.receives() == [wire.Ok(1)]
 
 
 def test_an_id_that_waits_already_is_refused() -> None:
@@ -379,7 +379,7 @@ def test_an_id_that_waits_already_is_refused() -> None:
     bob.waits("key", 5)
     bob.asks(Begin("key", id=5))
 
-    (error,) = bob.hears()
+    (error,) = bob.receives()
     assert isinstance(error, wire.Error)
     assert (error.code, error.id) == ("bad_request", 5)
     assert host.stats().waiters == 1
@@ -391,12 +391,12 @@ def test_a_key_of_null_leads_without_a_flight() -> None:
     alice, bob = host.peer(), host.peer()
     alice.asks(Begin(id=1))
     bob.asks(Begin(id=1))
-    (lease,) = alice.hears()
+    (lease,) = alice.receives()
     assert isinstance(lease, Lease)
-    assert isinstance(bob.hears()[0], Lease)
+    assert isinstance(bob.receives()[0], Lease)
     alice.asks(Complete(lease.lease, packed("answer"), id=2))
 
-    assert alice.hears() == [wire.Stored(2, stored=False)]
+    assert alice.receives() == [wire.Stored(2, stored=False)]
 
 
 def test_refresh_passes_stored_answers_by_but_joins_a_flight() -> None:
@@ -408,9 +408,9 @@ def test_refresh_passes_stored_answers_by_but_joins_a_flight() -> None:
     bob.waits("key", mode="refresh")
     alice.completes(lease, "new")
 
-    assert unpacked(bob.hears()[0]) == "new"
+    assert unpacked(bob.receives()[0]) == "new"
     bob.asks(Begin("key", id=3))
-    assert unpacked(bob.hears()[0]) == "new"
+    assert unpacked(bob.receives()[0]) == "new"
 
 
 def test_only_if_cached_neither_waits_nor_leads() -> None:
@@ -421,10 +421,10 @@ def test_only_if_cached_neither_waits_nor_leads() -> None:
     lease = alice.leads("key")
     bob.asks(Begin("key", id=2, mode="only_if_cached"))
     alice.completes(lease, "answer")
-    assert bob.hears() == [Rejected(1, "not_cached"), Rejected(2, "not_cached")]
+    assert bob.receives() == [Rejected(1, "not_cached"), Rejected(2, "not_cached")]
     bob.asks(Begin("key", id=3, mode="only_if_cached"))
 
-    assert unpacked(bob.hears()[0]) == "answer"
+    assert unpacked(bob.receives()[0]) == "answer"
 
 
 def test_delete_during_a_flight_forbids_to_store_its_answer() -> None:
@@ -434,11 +434,11 @@ def test_delete_during_a_flight_forbids_to_store_its_answer() -> None:
     lease = alice.leads("key")
     bob.waits("key")
     bob.asks(wire.Delete("key", id=8))
-    assert bob.hears() == [wire.Deleted(8, 0)]
+    assert bob.receives() == [wire.Deleted(8, 0)]
     alice.asks(Complete(lease, packed("answer"), id=9))
 
-    assert alice.hears() == [wire.Stored(9, stored=False)]
-    assert unpacked(bob.hears()[0]) == "answer"
+    assert alice.receives() == [wire.Stored(9, stored=False)]
+    assert unpacked(bob.receives()[0]) == "answer"
     assert alice.leads("key") == "boot-2"
 
 
@@ -450,7 +450,7 @@ def test_the_sharing_window_works_with_caching_off(off: dict[str, float]) -> Non
     alice.completes(alice.leads("key"), "answer")
     host.passes(59.0)
     bob.asks(Begin("key", id=2))
-    (shared,) = bob.hears()
+    (shared,) = bob.receives()
     assert isinstance(shared, wire.Shared)
     assert (unpacked(shared), shared.age_seconds) == ("answer", 59.0)
     host.passes(1.0)
@@ -486,13 +486,13 @@ def test_drain_lets_flights_end_and_starts_none() -> None:
     host.drains()
     bob.asks(Begin("other", id=6))
     bob.asks(Begin("stored", id=7))
-    refused, hit = bob.hears()
+    refused, hit = bob.receives()
     assert refused == Rejected(6, "draining")
     assert unpacked(hit) == "old"
     assert not host.engine.idle
     alice.completes(lease, "answer")
 
-    assert unpacked(bob.hears()[0]) == "answer"
+    assert unpacked(bob.receives()[0]) == "answer"
     assert host.engine.idle
 
 
@@ -505,7 +505,7 @@ def test_drain_ends_the_wait_of_a_flight_whose_holder_fails() -> None:
     host.drains()
     alice.dies()
 
-    assert bob.hears() == [Rejected(5, "draining")]
+    assert bob.receives() == [Rejected(5, "draining")]
     assert host.engine.idle
 
 
@@ -519,7 +519,7 @@ def test_a_waiter_past_its_deadline_is_told_so_even_by_a_daemon_that_stops() -> 
     host.now += 3.0
     alice.dies()
 
-    assert bob.hears() == [Timeout(5, 3.0)]
+    assert bob.receives() == [Timeout(5, 3.0)]
 
 
 def test_drain_that_takes_too_long_sends_every_waiter_away() -> None:
@@ -530,10 +530,10 @@ def test_drain_that_takes_too_long_sends_every_waiter_away() -> None:
     bob.waits("key", 5)
     host.drains()
     host.gives_up_draining()
-    assert bob.hears() == [Rejected(5, "draining")]
+    assert bob.receives() == [Rejected(5, "draining")]
     alice.completes(lease, "answer")
 
-    assert bob.hears() == []
+    assert bob.receives() == []
 
 
 @pytest.mark.parametrize(("table", "settings"), [("flights", {"max_flights": 1}), ("leases", {"max_leases": 1})])
@@ -545,7 +545,7 @@ def test_at_the_bound_of_a_table_callers_are_told_to_call_themselves(table: str,
     for number in range(3):
         bob.asks(Begin(f"other{number}", id=number))
 
-    assert bob.hears() == [Rejected(number, "busy") for number in range(3)]
+    assert bob.receives() == [Rejected(number, "busy") for number in range(3)]
     assert host.notes == [notes.Saturated(table, 1)]  # type: ignore[arg-type]  # one of the literals
     alice.completes(lease, "answer")
     assert bob.leads("other")
@@ -559,7 +559,7 @@ def test_at_the_bound_of_waiters_callers_are_told_to_call_themselves() -> None:
     bob.waits("key")
     carol.asks(Begin("key", id=3))
 
-    assert carol.hears() == [Rejected(3, "busy")]
+    assert carol.receives() == [Rejected(3, "busy")]
 
 
 def test_a_peer_that_dies_with_a_lease_and_a_wait_on_it_is_not_elected() -> None:
@@ -568,7 +568,7 @@ def test_a_peer_that_dies_with_a_lease_and_a_wait_on_it_is_not_elected() -> None
     alice = host.peer()
     alice.leads("key", 1)
     alice.asks(Begin("key", id=2))
-    assert alice.hears() == [Pending(2)]
+    assert alice.receives() == [Pending(2)]
     alice.dies()
 
     assert host.engine.idle
@@ -586,7 +586,7 @@ def test_every_begin_is_counted_in_exactly_one_end() -> None:
     alice.completes(lease, "answer")
     carol.asks(Begin("key", id=4))
     carol.asks(Begin("none", id=5, mode="only_if_cached"))
-    assert (len(bob.hears()), len(carol.hears())) == (1, 3)
+    assert (len(bob.receives()), len(carol.receives())) == (1, 3)
     bob.leads("other", 6)
     carol.waits("other", 7, wait_seconds=1.0)
     host.passes(1.0)

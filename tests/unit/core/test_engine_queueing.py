@@ -20,7 +20,7 @@ def test_who_finds_a_backend_full_waits_for_a_permit() -> None:
     host.passes(2.0)
     holder.completes(lease, "answer")
 
-    assert bob.hears() == [Lease(7, "boot-2", "a", 15.0, 1)]
+    assert bob.receives() == [Lease(7, "boot-2", "a", 15.0, 1)]
     assert host.breakers()["a"].queued == 0
 
 
@@ -33,7 +33,7 @@ def test_a_permit_comes_back_however_the_call_fails(kind: wire.FailureKind) -> N
     bob.waits("key", backends=("a",))
     holder.fails(lease, kind)
 
-    assert isinstance(bob.hears()[0], Lease)
+    assert isinstance(bob.receives()[0], Lease)
     assert host.stats().permits == 1
 
 
@@ -46,11 +46,11 @@ def test_a_permit_comes_back_when_its_holder_dies_cancels_or_hangs() -> None:
         peer.waits("key" + str(peer.peer.id), 5, backends=("a",))
 
     first.dies()
-    assert isinstance(second.hears()[0], Lease)
+    assert isinstance(second.receives()[0], Lease)
     second.asks(Cancel(5, id=6))
-    assert isinstance(third.hears()[0], Lease)
+    assert isinstance(third.receives()[0], Lease)
     host.passes(15.0)
-    assert isinstance(last.hears()[0], Lease)
+    assert isinstance(last.receives()[0], Lease)
     assert host.stats().permits == 1
 
 
@@ -78,11 +78,11 @@ def test_who_waits_for_a_permit_does_so_until_its_deadline() -> None:
     carol.waits("key", backends=("a",), wait_seconds=9.0)
     host.passes(5.0)
 
-    assert bob.hears() == [Timeout(1, 5.0)]
-    assert carol.hears() == []
+    assert bob.receives() == [Timeout(1, 5.0)]
+    assert carol.receives() == []
     assert host.stats().queued == 1
     host.passes(4.0)
-    assert carol.hears() == [Timeout(1, 9.0)]
+    assert carol.receives() == [Timeout(1, 9.0)]
     assert host.stats().flights == 0
 
 
@@ -96,8 +96,8 @@ def test_a_permit_that_comes_at_the_deadline_is_not_given_to_who_has_stopped_lis
     host.now += 5.0
     holder.completes(lease, "answer")
 
-    assert bob.hears() == [Timeout(1, 5.0)]
-    assert isinstance(carol.hears()[0], Lease)
+    assert bob.receives() == [Timeout(1, 5.0)]
+    assert isinstance(carol.receives()[0], Lease)
 
 
 @pytest.mark.parametrize("way", ["dies", "cancels"])
@@ -112,9 +112,9 @@ def test_an_applicant_that_leaves_hands_its_flight_to_the_next(way: str) -> None
         bob.dies()
     else:
         bob.asks(Cancel(3, id=4))
-        assert bob.hears() == [Ok(4)]
+        assert bob.receives() == [Ok(4)]
 
-    assert carol.hears() == []
+    assert carol.receives() == []
     assert (host.stats().queued, host.stats().waiters) == (1, 1)
     holder.completes(lease, "answer")
     assert carol.gets(Lease).attempt == 1
@@ -128,17 +128,17 @@ def test_drain_sends_everybody_away_once() -> None:
     bob.waits("key", backends=("a",))
     carol.waits("key", backends=("a",))
     dave.fails(dave.calls("b").lease, next=True, retry=True)
-    assert dave.hears() == [Pending(98)]
+    assert dave.receives() == [Pending(98)]
     host.drains()
 
-    assert bob.hears() == carol.hears() == [Rejected(1, "draining")]
-    assert dave.hears() == [Rejected(98, "draining")]
+    assert bob.receives() == carol.receives() == [Rejected(1, "draining")]
+    assert dave.receives() == [Rejected(98, "draining")]
     assert not host.engine.idle
     holder.completes(lease, "answer")
     host.gives_up_draining()
     host.passes(500.0)
     assert host.engine.idle
-    assert [bob.hears(), carol.hears(), dave.hears()] == [[], [], []]
+    assert [bob.receives(), carol.receives(), dave.receives()] == [[], [], []]
 
 
 def test_processes_take_turns_in_a_queue() -> None:
@@ -154,7 +154,7 @@ def test_processes_take_turns_in_a_queue() -> None:
 
     holder.completes(lease, "answer")
     served = []
-    while leases := [(actor, reply) for actor in (greedy, modest) for reply in actor.hears()]:
+    while leases := [(actor, reply) for actor in (greedy, modest) for reply in actor.receives()]:
         ((actor, reply),) = leases
         assert isinstance(reply, Lease)
         served.append("greedy" if actor is greedy else "modest")
@@ -176,7 +176,7 @@ def test_connections_of_one_process_share_its_turn() -> None:
     holder.completes(lease, "answer")
     served = []
     for _ in range(5):
-        ((actor, reply),) = [(actor, reply) for actor in (*pool, other, unknown) for reply in actor.hears()]
+        ((actor, reply),) = [(actor, reply) for actor in (*pool, other, unknown) for reply in actor.receives()]
         assert isinstance(reply, Lease)
         served.append(actor)
         actor.dies()
@@ -195,8 +195,8 @@ def test_a_newcomer_does_not_overtake_who_waits() -> None:
     carol.waits("second", backends=("a",))
     host.passes(0.0)
 
-    assert isinstance(bob.hears()[0], Lease)
-    assert carol.hears() == []
+    assert isinstance(bob.receives()[0], Lease)
+    assert carol.receives() == []
 
 
 def test_a_queue_whose_minute_has_come_is_served_though_somebody_joined_it_meanwhile() -> None:
@@ -211,8 +211,8 @@ def test_a_queue_whose_minute_has_come_is_served_though_somebody_joined_it_meanw
 
     assert (host.engine.next_deadline() or 0.0) <= host.now
     host.passes(0.0)
-    assert isinstance(bob.hears()[0], Lease)
-    assert isinstance(carol.hears()[0], Lease)
+    assert isinstance(bob.receives()[0], Lease)
+    assert isinstance(carol.receives()[0], Lease)
 
 
 def test_who_waits_for_two_backends_gets_the_first_that_is_free() -> None:
@@ -236,10 +236,10 @@ def test_rates_are_waited_for() -> None:
     bob = host.peer()
     bob.waits("key", backends=("a",))
     host.passes(60.0)
-    assert bob.hears() == []
+    assert bob.receives() == []
     host.passes(1.0)
 
-    assert isinstance(bob.hears()[0], Lease)
+    assert isinstance(bob.receives()[0], Lease)
 
 
 def test_tokens_are_waited_for_and_one_that_takes_more_than_the_share_is_let_through_alone() -> None:
@@ -249,10 +249,10 @@ def test_tokens_are_waited_for_and_one_that_takes_more_than_the_share_is_let_thr
     lease = alice.calls("a").lease
     bob.waits("key", backends=("a",))
     alice.completes(lease, "answer", usage=Usage(prompt_tokens=500))
-    assert bob.hears() == []
+    assert bob.receives() == []
     host.passes(61.0)
 
-    assert isinstance(bob.hears()[0], Lease)
+    assert isinstance(bob.receives()[0], Lease)
 
 
 def test_a_full_queue_refuses_and_tells_so_once_per_filling() -> None:
@@ -289,8 +289,8 @@ def test_the_flights_own_waiter_finds_room_in_a_queue_that_has_just_moved() -> N
     carol.waits("other", backends=("a",))
     alice.dies()
 
-    assert isinstance(carol.hears()[0], Lease)
-    assert bob.hears() == []
+    assert isinstance(carol.receives()[0], Lease)
+    assert bob.receives() == []
     assert host.breakers()["a"].queued == 1
 
 
@@ -303,7 +303,7 @@ def test_who_will_not_wait_is_refused_by_a_full_backend() -> None:
 
     assert bob.refused("a", wait_seconds=0.0).reason == "saturated"
     bob.asks(Begin("key", id=2, backends=("a",), wait_seconds=0.0))
-    assert bob.hears() == [Timeout(2, 0.0)]
+    assert bob.receives() == [Timeout(2, 0.0)]
     assert host.stats().queued == 0
 
 
@@ -320,7 +320,7 @@ def test_callers_without_a_key_queue_as_well() -> None:
     for number in (1, 2):
         bob.asks(Begin(None, id=number, backends=("a",)))
 
-    assert bob.hears() == [Pending(1), Pending(2)]
+    assert bob.receives() == [Pending(1), Pending(2)]
     holder.completes(lease, "answer")
     assert bob.gets(Lease).id == 1
 
@@ -333,14 +333,14 @@ def test_max_waiters_bounds_who_waits_for_permits_too_and_is_told_once_per_filli
     for number in (1, 2):
         bob.asks(Begin(None, id=number, backends=("a",)))
 
-    bob.hears()
+    bob.receives()
     full = notes.Saturated("waiters", 2)
     assert [carol.refused("a").reason for _ in range(3)] == ["busy"] * 3
     assert host.notes.count(full) == 1
     holder.completes(lease, "answer")
-    bob.hears()
+    bob.receives()
     bob.asks(Begin(None, id=3, backends=("a",)))
-    assert bob.hears() == [Pending(3)]
+    assert bob.receives() == [Pending(3)]
     assert carol.refused("a").reason == "busy"
     assert host.notes.count(full) == 2
 
@@ -368,7 +368,7 @@ def test_the_next_in_a_queue_is_turned_away_where_the_table_of_leases_is_full() 
     held(host, "x")
     host.passes(61.0)
 
-    assert bob.hears() == [Rejected(1, "busy")]
+    assert bob.receives() == [Rejected(1, "busy")]
 
 
 def test_a_caller_that_waits_is_let_through_where_a_breaker_closes_meanwhile() -> None:
@@ -380,10 +380,10 @@ def test_a_caller_that_waits_is_let_through_where_a_breaker_closes_meanwhile() -
     bob.waits("key", 7, backends=("a", "b"))
     host.passes(12.0)
     prober, probe = held(host, "b")
-    assert bob.hears() == []
+    assert bob.receives() == []
     prober.completes(probe, "well again")
 
-    (lease,) = bob.hears()
+    (lease,) = bob.receives()
     assert isinstance(lease, Lease)
     assert lease.backend == "b"
     assert host.breakers()["a"].queued == 0
@@ -397,6 +397,6 @@ def test_a_caller_that_waits_is_let_through_where_an_operator_closes_a_breaker()
     bob = host.peer()
     bob.waits("key", 7, backends=("a", "b"))
     host.sets("b", "close")
-    (lease,) = bob.hears()
+    (lease,) = bob.receives()
     assert isinstance(lease, Lease)
     assert lease.backend == "b"

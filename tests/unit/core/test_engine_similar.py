@@ -42,7 +42,7 @@ def learns(peer: Actor, key: str, degrees: float, value: Any = None, **fields: A
 def asks(peer: Actor, key: str, degrees: float, **fields: Any) -> wire.AnyReply:
     """Begin with a vector and return the one reply."""
     peer.asks(Begin(key, id=7, vector=angle(degrees), group=fields.pop("group", "g"), **fields))
-    (reply,) = peer.hears()
+    (reply,) = peer.receives()
     return reply
 
 
@@ -111,9 +111,9 @@ def test_a_call_in_flight_is_shared_by_its_own_key_alone() -> None:
 
     assert isinstance(asks(alice, "c", 60 + NEAR), Lease)
     alice.asks(Begin("b", id=8, vector=angle(0), group="g"))
-    assert alice.hears() == [Pending(8)]
+    assert alice.receives() == [Pending(8)]
     alice.asks(wire.Complete(lease, packed("of b"), id=9))
-    assert unpacked(alice.hears()[-1]) == "of b"
+    assert unpacked(alice.receives()[-1]) == "of b"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_similar_hit_makes_no_entry_under_the_key_that_was_asked() -> None:
 
     assert isinstance(asks(alice, "c", 2 * NEAR), Lease)
     alice.asks(wire.Get("b", id=8))
-    assert alice.hears() == [wire.Miss(8)]
+    assert alice.receives() == [wire.Miss(8)]
     assert host.stats().cache_entries == 1
 
 
@@ -153,15 +153,15 @@ def test_a_vector_is_asked_for_where_it_would_help() -> None:
     """With neither an answer nor a call there; then the begin is over, and the next one has it."""
     host, alice = similar_host()
     alice.asks(Begin("a", id=1, embeds=True))
-    assert alice.hears() == [VectorWanted(1)]
+    assert alice.receives() == [VectorWanted(1)]
     learns(alice, "a", 0)
     alice.asks(Begin("a", id=2, embeds=True))
     assert isinstance(alice.gets(Hit), Hit)
     alice.leads("b", 3, vector=angle(90), group="g")
     alice.asks(Begin("b", id=4, embeds=True))
-    assert alice.hears() == [Pending(4)]
+    assert alice.receives() == [Pending(4)]
     alice.asks(Begin("c", id=5, embeds=True, mode="only_if_cached"))
-    assert alice.hears() == [VectorWanted(5)]
+    assert alice.receives() == [VectorWanted(5)]
     reply = asks(alice, "c", NEAR, mode="only_if_cached")
     assert isinstance(reply, Hit)
     reply = asks(alice, "c", 45, mode="only_if_cached")
@@ -187,7 +187,7 @@ def test_refresh_looks_for_nothing_similar_and_leaves_its_answer_to_others() -> 
     host, alice = similar_host()
     learns(alice, "a", 0)
     alice.asks(Begin("b", id=1, embeds=True, mode="refresh"))
-    assert alice.hears() == [VectorWanted(1)]
+    assert alice.receives() == [VectorWanted(1)]
     learns(alice, "b", 1, "new", mode="refresh")
 
     reply = asks(alice, "c", 2)
@@ -242,7 +242,7 @@ def test_a_group_is_of_any_dimension_again_once_it_is_empty() -> None:
     host, alice = similar_host()
     learns(alice, "a", 0)
     alice.asks(wire.Delete("a", id=1))
-    alice.hears()
+    alice.receives()
     assert host.stats().vectors == 0
     alice.completes(alice.leads("b", vector=(1.0, 0.0, 0.0), group="g"), "b")
     alice.asks(Begin("c", id=2, vector=(1.0, 0.1, 0.0), group="g"))
@@ -287,7 +287,7 @@ def test_a_vector_leaves_with_its_entry(how: str) -> None:
         case "resized":
             host.reads(tasks=TASKS, cache_max_bytes=0)
 
-    alice.hears()
+    alice.receives()
     assert isinstance(asks(alice, "b", 0), Lease)
     assert host.stats().vectors == (how == "replaced")
     assert len(host.engine._similar.groups) == (how == "replaced")
@@ -380,10 +380,10 @@ def test_a_stream_is_served_to_similar_ones_piece_by_piece() -> None:
     lease = alice.leads("a", vector=angle(0), group="g", stream=True)
     alice.appends(lease, "one", "two")
     alice.asks(wire.Complete(lease, id=3))
-    alice.hears()
+    alice.receives()
     alice.asks(Begin("b", id=4, vector=angle(NEAR), group="g", stream=True))
 
-    first, _, end = alice.hears()
+    first, _, end = alice.receives()
     assert isinstance(first, Chunk)
     assert isinstance(end, End)
     assert first.similarity == end.similarity == pytest.approx(math.cos(math.radians(NEAR)))
@@ -449,7 +449,7 @@ def test_the_store_is_asked_first() -> None:
     hit = alice.gets(Hit)
     assert (unpacked(hit), hit.similarity) == ("own", None)
     alice.asks(Begin("c", id=3, vector=angle(0), group="g"))
-    assert alice.hears() == []
+    assert alice.receives() == []
     store_says(host, Absent())
 
     assert alice.gets(Hit).similarity == 1.0
@@ -468,7 +468,7 @@ def test_all_who_waited_for_the_store_are_served_or_asked_for_their_vector() -> 
     alice.asks(Begin("b", id=5, embeds=True, mode="refresh"))
     store_says(host, Absent("claim"))
 
-    kinds = {reply.id: type(reply) for reply in alice.hears()}
+    kinds = {reply.id: type(reply) for reply in alice.receives()}
     assert kinds == {2: VectorWanted, 3: Hit, 4: Lease, 5: VectorWanted}
 
 
@@ -495,7 +495,7 @@ def test_another_hosts_call_is_waited_for() -> None:
     alice.asks(Begin("b", id=2, vector=angle(0), group="g"))
     store_says(host, ClaimedRemotely(5.0))
 
-    assert alice.hears() == [Pending(2)]
+    assert alice.receives() == [Pending(2)]
 
 
 def test_what_is_doubted_is_not_served_to_similar_requests() -> None:
@@ -532,7 +532,7 @@ def test_who_has_waited_for_another_host_in_vain_makes_the_call() -> None:
     host, alice = similar_host(store="shared")
     alice.asks(Begin("b", id=2, vector=angle(0), group="g"))
     store_says(host, ClaimedRemotely(5.0))
-    assert alice.hears() == [Pending(2)]
+    assert alice.receives() == [Pending(2)]
     alice.asks(Begin("a", id=1, vector=angle(0), group="g"))
     store_says(host, Absent("one"))
     alice.completes(alice.gets(Lease).lease, "a")

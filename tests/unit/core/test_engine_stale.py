@@ -62,7 +62,7 @@ def test_an_answer_is_stale_until_the_end_of_its_stale_time_and_not_longer() -> 
     host.passes(0.002)
     bob.asks(Begin("key", id=6))
 
-    assert bob.hears() == [Pending(6)]
+    assert bob.receives() == [Pending(6)]
     assert host.stats().cache_entries == 0
 
 
@@ -101,17 +101,17 @@ def test_a_caller_may_want_a_younger_one_than_was_kept() -> None:
     bob.asks(Begin("key", id=6, stale_seconds=0.0))
     carol.asks(Begin("key", id=7, stale_seconds=5.1))
 
-    assert bob.hears() == [Pending(6)]
+    assert bob.receives() == [Pending(6)]
     assert carol.gets(Hit).stale
     alice.completes(lease, "new")
-    assert unpacked(bob.hears()[0]) == "new"
+    assert unpacked(bob.receives()[0]) == "new"
 
 
 def test_refresh_and_get_have_nothing_old() -> None:
     """Who asks for a fresh answer, or reads entries, is not served another."""
     _, alice, bob = host_with_an_old_answer()
     bob.asks(Get("key", id=4))
-    assert bob.hears() == [Miss(4)]
+    assert bob.receives() == [Miss(4)]
     alice.asks(Begin("key", id=5, mode="refresh"))
     assert alice.gets(Lease).stale_value is msgspec.UNSET
 
@@ -182,7 +182,7 @@ def test_delete_and_purge_take_the_old_answer_too() -> None:
         host, _, _ = host_with_an_old_answer()
         operator = host.peer(operator=True)
         operator.asks(removal)
-        operator.hears()
+        operator.receives()
         operator.asks(Begin("key", id=5))
         assert operator.gets(Lease).stale_value is msgspec.UNSET
 
@@ -194,12 +194,12 @@ def test_an_old_stream_is_replayed_and_says_so() -> None:
     lease = alice.leads("key", stream=True)
     alice.appends(lease, "a", "b")
     alice.asks(wire.Complete(lease, id=99))
-    alice.hears()
+    alice.receives()
     host.passes(15.0)
     alice.asks(Begin("key", id=5, stream=True))
     assert brought(alice.gets(Lease)) == ["a", "b"]
     bob.asks(Begin("key", id=6, stream=True))
-    chunks = bob.hears()
+    chunks = bob.receives()
 
     assert isinstance(chunks[0], wire.Chunk)
     assert chunks[0].source == "stale"
@@ -228,7 +228,7 @@ def test_where_there_is_a_store_it_is_asked_and_the_others_have_the_old_answer_t
     alice.asks(Put("key", packed("old"), id=1))
     host.passes(15.0)
     host.wants()
-    alice.hears()
+    alice.receives()
     alice.asks(Begin("key", id=2))
     ask = host.asked()
     bob.asks(Begin("key", id=3))
@@ -247,7 +247,7 @@ def test_what_another_host_computes_nobody_waits_for_who_may_have_the_old_answer
     alice.asks(Put("key", packed("old"), id=1))
     host.passes(15.0)
     host.wants()
-    alice.hears()
+    alice.receives()
     alice.asks(Begin("key", id=2))
     host.answers(host.asked().ticket, ClaimedRemotely(5.0))
     assert alice.gets(Hit).stale
@@ -265,7 +265,7 @@ def test_an_old_answer_that_is_doubted_is_not_served_before_the_store_was_asked(
         alice.asks(Put("key", packed("old"), id=1))
         host.passes(15.0)
         host.wants()
-        alice.hears()
+        alice.receives()
         host.happens(InvalidationsMissed())
         alice.asks(Begin("key", id=2))
         bob.asks(Begin("key", id=3))
@@ -273,7 +273,7 @@ def test_an_old_answer_that_is_doubted_is_not_served_before_the_store_was_asked(
 
         lease = alice.gets(Lease)
         assert (lease.stale_value is not msgspec.UNSET) == old
-        assert isinstance(bob.hears()[-1], Hit if old else Pending)
+        assert isinstance(bob.receives()[-1], Hit if old else Pending)
 
 
 def test_news_of_a_key_ends_its_old_answer() -> None:
@@ -373,15 +373,15 @@ def test_a_fatal_failure_is_remembered_only_on_request() -> None:
         ("d", "strict", 0.0, False),
     ):
         alice.fails(alice.leads(key, task=task), "fatal", message="ValueError: bad prompt", ttl_seconds=said)
-        alice.hears()
+        alice.receives()
         bob.asks(Begin(key, id=1, task=task))
-        (reply,) = bob.hears()
+        (reply,) = bob.receives()
         expected = Failed(1, "fatal", "ValueError: bad prompt")
         assert reply == expected if remembered else isinstance(reply, Lease)
 
     host.passes(5.0)
     bob.asks(Begin("b", id=1))
-    assert isinstance(bob.hears()[0], Lease)
+    assert isinstance(bob.receives()[0], Lease)
     stats = host.stats()
     assert (stats.failed, stats.failed_again) == (2, 2)
 
@@ -393,7 +393,7 @@ def test_what_may_pass_is_never_remembered() -> None:
         host = Host()
         alice = host.peer()
         alice.fails(alice.leads("key"), kind, ttl_seconds=60.0)
-        alice.hears()
+        alice.receives()
         assert alice.leads("key", 2)
 
 
@@ -403,7 +403,7 @@ def test_a_remembered_failure_ends_with_what_its_key_means() -> None:
         host = Host()
         alice = host.peer(operator=True)
         alice.fails(alice.leads("key"), "fatal", ttl_seconds=60.0)
-        alice.hears()
+        alice.receives()
         if ending == "put":
             alice.asks(Put("key", packed(1), id=2, ttl_seconds=0.0))
         elif ending == "delete":
@@ -414,9 +414,9 @@ def test_a_remembered_failure_ends_with_what_its_key_means() -> None:
             alice.completes(alice.leads("key", 2, mode="refresh"), 1, ttl_seconds=0.0)
             host.passes(60.0)
 
-        alice.hears()
+        alice.receives()
         alice.asks(Begin("key", id=3))
-        assert not isinstance(alice.hears()[0], Failed)
+        assert not isinstance(alice.receives()[0], Failed)
 
 
 def test_a_flight_that_was_voided_is_not_remembered_as_failed() -> None:
@@ -426,7 +426,7 @@ def test_a_flight_that_was_voided_is_not_remembered_as_failed() -> None:
     lease = alice.leads("key")
     alice.asks(Delete("key", id=2))
     alice.fails(lease, "fatal", ttl_seconds=60.0)
-    alice.hears()
+    alice.receives()
 
     assert alice.leads("key", 3)
 
@@ -437,7 +437,7 @@ def test_remembered_failures_are_bounded() -> None:
     alice = host.peer()
     for number in range(MAX_REMEMBERED + 1):
         alice.fails(alice.leads(f"key {number}"), "fatal", ttl_seconds=60.0)
-        alice.hears()
+        alice.receives()
 
     assert alice.leads("key 0", 2)
     alice.asks(Begin("key 1", id=3))
@@ -449,7 +449,7 @@ def test_the_settings_breaker_is_not_touched_by_what_was_not_called() -> None:
     host = Host(backends={"default": BackendSettings(locality="local", breaker=BreakerSettings(min_calls=1))})
     alice = host.peer()
     alice.fails(alice.leads("key"), "fatal", ttl_seconds=60.0)
-    alice.hears()
+    alice.receives()
     calls = host.breakers()["default"].calls
     for number in range(20):
         alice.asks(Begin("key", id=number))

@@ -78,7 +78,7 @@ def test_a_hundred_askers_cost_one_look() -> None:
 
     ask = host.asked()
     assert ask == StoreRead(1, SCOPE, "key", claim=False, read_entry=True)
-    assert all(actor.hears() == [] for actor in actors)
+    assert all(actor.receives() == [] for actor in actors)
     host.answers(ask.ticket, Found(record()))
     for actor in actors:
         hit = actor.gets(wire.Hit)
@@ -100,7 +100,7 @@ def test_an_absent_entry_makes_the_longest_waiting_caller_lead() -> None:
     bob.asks(Begin("key", id=2))
     host.answers(ask.ticket, Absent())
     lease = alice.gets(wire.Lease)
-    assert bob.hears() == [Pending(2)]
+    assert bob.receives() == [Pending(2)]
     alice.completes(lease.lease, "new", tags=("t",))
     assert unpacked(bob.gets(wire.Shared)) == "new"
     (write,) = host.wants()
@@ -116,9 +116,9 @@ def test_callers_are_told_to_wait_only_if_the_store_is_slow() -> None:
     host = own()
     alice, ask = begun(host)
     host.passes(0.019)
-    assert alice.hears() == []
+    assert alice.receives() == []
     host.passes(0.002)
-    assert alice.hears() == [Pending(1)]
+    assert alice.receives() == [Pending(1)]
     host.peer().waits("key", 5)
     host.answers(ask.ticket, Absent())
     assert alice.gets(wire.Lease).attempt == 1
@@ -131,11 +131,11 @@ def test_who_waits_for_nobody_waits_for_the_store() -> None:
     bob = host.peer()
     bob.asks(Begin("key", id=2, wait_seconds=0.0))
     host.passes(0.3)
-    alice.hears()
-    bob.hears()
+    alice.receives()
+    bob.receives()
     host.answers(ask.ticket, Absent())
     alice.gets(wire.Lease)
-    assert bob.hears() == [Timeout(2, 0.0)]
+    assert bob.receives() == [Timeout(2, 0.0)]
     assert balanced(host)
 
 
@@ -144,7 +144,7 @@ def test_a_short_patience_ends_while_the_store_is_asked() -> None:
     host = own()
     alice, ask = begun(host, wait_seconds=0.1)
     host.passes(0.2)
-    pending, timeout = alice.hears()
+    pending, timeout = alice.receives()
     assert (pending, type(timeout)) == (Pending(1), Timeout)
     host.answers(ask.ticket, Absent())
     assert host.stats().flights == 0
@@ -157,7 +157,7 @@ def test_only_if_cached_looks_into_the_store_and_nowhere_else() -> None:
     alice, ask = begun(host, mode="only_if_cached")
     assert ask.claim is False
     host.answers(ask.ticket, Absent())
-    assert alice.hears() == [Rejected(1, "not_cached")]
+    assert alice.receives() == [Rejected(1, "not_cached")]
     assert host.stats().flights == 0
     bob, ask = begun(host, mode="only_if_cached")
     host.answers(ask.ticket, Found(record()))
@@ -173,7 +173,7 @@ def test_a_caller_who_joins_readers_gets_a_claim_of_its_own_question() -> None:
     caller.asks(Begin("key", id=2))
     assert host.wants() == []
     host.answers(ask.ticket, Absent())
-    assert reader.hears() == [Rejected(1, "not_cached")]
+    assert reader.receives() == [Rejected(1, "not_cached")]
     again = host.asked()
     assert again.claim is True
     host.answers(again.ticket, Absent("c1"))
@@ -206,13 +206,13 @@ def test_a_get_reads_the_store() -> None:
         actor.asks(Get("key", id=4))
 
     host.answers(host.asked().ticket, Found(record(age=100.0, ttl=50.0, window=200.0)))
-    assert [actor.hears() for actor in actors] == [[Miss(4)]] * 3
+    assert [actor.receives() for actor in actors] == [[Miss(4)]] * 3
     actors[0].asks(Get("other", id=5))
     host.answers(host.asked().ticket, Found(record()))
     assert unpacked(actors[0].gets(wire.Hit)) == "old"
     actors[0].asks(Get("nothing", id=6))
     host.answers(host.asked().ticket, Absent())
-    assert actors[0].hears() == [Miss(6)]
+    assert actors[0].receives() == [Miss(6)]
     assert host.stats().flights == 0
 
 
@@ -221,9 +221,9 @@ def test_a_get_of_a_key_in_flight_is_a_miss_at_once() -> None:
     host = own()
     alice, ask = begun(host)
     host.answers(ask.ticket, Absent())
-    alice.hears()
+    alice.receives()
     alice.asks(Get("key", id=2))
-    assert alice.hears() == [Miss(2)]
+    assert alice.receives() == [Miss(2)]
     assert host.wants() == []
 
 
@@ -271,7 +271,7 @@ def test_an_answer_that_may_be_old_is_asked_for_again(change: str) -> None:
 
     assert not any(isinstance(wanted, StoreRead) for wanted in host.wants())
     host.answers(ask.ticket, Found(record("old")))
-    assert alice.hears() == []
+    assert alice.receives() == []
     again = host.asked()
     assert again.ticket != ask.ticket
     host.answers(again.ticket, Found(record("new")))
@@ -293,7 +293,7 @@ def test_what_another_host_computes_is_waited_for() -> None:
     host = shared()
     alice, ask = begun(host)
     host.answers(ask.ticket, ClaimedRemotely(15.0))
-    assert alice.hears() == [Pending(1)]
+    assert alice.receives() == [Pending(1)]
     host.peer().waits("key", 2)
     assert host.stats().awaited == 1
     host.passes(3.0)
@@ -311,7 +311,7 @@ def test_a_host_that_dies_is_followed_when_its_claim_expires() -> None:
     host = shared()
     alice, ask = begun(host)
     host.answers(ask.ticket, ClaimedRemotely(2.0))
-    alice.hears()
+    alice.receives()
     host.passes(1.9)
     assert host.wants() == []
     host.passes(0.2)
@@ -325,7 +325,7 @@ def test_who_need_not_wait_for_another_host_goes_on_alone(how: str) -> None:
     host = shared()
     alice, ask = begun(host)
     host.answers(ask.ticket, ClaimedRemotely(15.0))
-    alice.hears()
+    alice.receives()
     host.happens(
         KeyChanged(SCOPE, "key", "unshared") if how == "unshared" else StoreStateChanged("down", "It is gone.")
     )
@@ -339,7 +339,7 @@ def test_a_claim_that_ends_elsewhere_is_asked_for() -> None:
     host = shared()
     alice, ask = begun(host)
     host.answers(ask.ticket, ClaimedRemotely(15.0))
-    alice.hears()
+    alice.receives()
     host.happens(KeyChanged(SCOPE, "key", "released"))
     assert host.asked().claim is True
 
@@ -350,7 +350,7 @@ def test_waiting_for_another_host_ends_by_the_callers_own_deadline() -> None:
     alice, ask = begun(host, wait_seconds=1.0)
     host.answers(ask.ticket, ClaimedRemotely(5.0))
     host.passes(2.0)
-    assert alice.hears() == [Pending(1), Timeout(1, 1.0)]
+    assert alice.receives() == [Pending(1), Timeout(1, 1.0)]
     host.passes(5.0)
     assert host.wants() == []
     assert host.stats().flights == 0
@@ -378,7 +378,7 @@ def test_a_claim_is_kept_while_the_lease_passes_on() -> None:
     bob.asks(Begin("key", id=2))
     host.answers(ask.ticket, Absent("c1"))
     alice.fails(alice.gets(wire.Lease).lease)
-    bob.hears()
+    bob.receives()
     assert host.wants() == []
     assert host.stats().claims == 1
 
@@ -450,10 +450,10 @@ def test_a_drain_leads_nobody_whom_the_store_answers() -> None:
     alice, ask = begun(host)
     host.drains()
     host.answers(ask.ticket, Absent("c1"))
-    assert alice.hears() == [Rejected(1, "draining")]
+    assert alice.receives() == [Rejected(1, "draining")]
     assert host.wants() == [StoreRelease(SCOPE, "key", "c1")]
     alice.asks(Begin("other", id=2))
-    assert alice.hears() == [Rejected(2, "draining")]
+    assert alice.receives() == [Rejected(2, "draining")]
 
 
 def test_an_entry_that_news_may_have_missed_is_asked_for_before_it_is_served() -> None:
@@ -462,7 +462,7 @@ def test_an_entry_that_news_may_have_missed_is_asked_for_before_it_is_served() -
     alice = host.peer()
     alice.asks(Put("key", packed("mine"), id=1))
     host.wants()
-    alice.hears()
+    alice.receives()
     host.happens(InvalidationsMissed())
     alice.asks(Begin("key", id=2))
     host.answers(host.asked().ticket, Found(record("theirs")))
@@ -479,7 +479,7 @@ def test_a_doubted_entry_is_served_where_nobody_can_say_better(get: bool) -> Non
     alice = host.peer()
     alice.asks(Put("key", packed("mine"), id=1))
     host.wants()
-    alice.hears()
+    alice.receives()
     host.happens(InvalidationsMissed())
     alice.asks(Get("key", id=2) if get else Begin("key", id=2))
     host.answers(host.asked().ticket, Unavailable())
@@ -496,7 +496,7 @@ def test_a_doubted_entry_that_the_store_has_not_is_gone() -> None:
     alice = host.peer()
     alice.asks(Put("key", packed("mine"), id=1))
     host.wants()
-    alice.hears()
+    alice.receives()
     host.happens(InvalidationsMissed())
     alice.asks(Begin("key", id=2))
     host.answers(host.asked().ticket, Absent("c1"))
@@ -511,7 +511,7 @@ def test_news_of_a_key_make_memory_forget_it(how: str) -> None:
     alice = host.peer()
     alice.asks(Put("key", packed("mine"), id=1))
     host.wants()
-    alice.hears()
+    alice.receives()
     host.happens(KeyChanged(SCOPE, "key", how))  # type: ignore[arg-type]  # one of its words
     alice.asks(Begin("key", id=2))
     host.asked()
@@ -536,9 +536,9 @@ def test_a_delete_counts_what_the_store_had() -> None:
     alice.asks(Delete("key", id=1))
     (remove,) = host.wants()
     assert isinstance(remove, StoreRemove)
-    assert alice.hears() == []
+    assert alice.receives() == []
     host.answers(remove.ticket, Removed(1))
-    assert alice.hears() == [Deleted(1, 1)]
+    assert alice.receives() == [Deleted(1, 1)]
     assert host.stats().deleted == 1
 
 
@@ -548,7 +548,7 @@ def test_a_purge_counts_what_memory_had_where_the_store_does_not_say(answer: Ans
     host = own()
     operator = host.peer(0, 0, operator=True)
     operator.asks(Put("key", packed("v"), id=1))
-    operator.hears()
+    operator.receives()
     host.wants()
     if answer is None:
         host.happens(StoreStateChanged("down", "It is gone."))
@@ -560,7 +560,7 @@ def test_a_purge_counts_what_memory_had_where_the_store_does_not_say(answer: Ans
     if answer is not None:
         host.answers(purge.ticket, answer)
 
-    assert operator.hears() == [Deleted(2, 1)]
+    assert operator.receives() == [Deleted(2, 1)]
 
 
 def test_a_store_that_takes_long_keeps_no_get_and_no_delete() -> None:
@@ -573,12 +573,12 @@ def test_a_store_that_takes_long_keeps_no_get_and_no_delete() -> None:
     (remove,) = host.wants()
     assert isinstance(remove, StoreRemove)
     host.passes(0.29)
-    assert alice.hears() == []
+    assert alice.receives() == []
     host.passes(0.02)
-    assert sorted(alice.hears(), key=lambda reply: reply.id) == [Miss(1), Deleted(2, 0)]
+    assert sorted(alice.receives(), key=lambda reply: reply.id) == [Miss(1), Deleted(2, 0)]
     host.answers(remove.ticket, Removed(1))
     host.answers(ask.ticket, Found(record()))
-    assert alice.hears() == []
+    assert alice.receives() == []
     assert host.stats().cache_entries == 1
 
 
@@ -605,9 +605,9 @@ def test_a_begin_that_is_taken_back_while_the_store_is_asked_gets_nothing() -> N
     host = own()
     alice, ask = begun(host)
     alice.asks(Cancel(1, id=9))
-    assert alice.hears() == [wire.Ok(9)]
+    assert alice.receives() == [wire.Ok(9)]
     host.answers(ask.ticket, Found(record()))
-    assert alice.hears() == []
+    assert alice.receives() == []
     assert host.stats().cache_entries == 1
     assert balanced(host)
 
@@ -617,7 +617,7 @@ def test_a_put_that_is_not_kept_removes_what_the_store_has() -> None:
     host = own(cache_max_bytes=100_000)
     alice = host.peer()
     alice.asks(Put("key", packed("x" * 50_000), id=1))
-    assert alice.hears() == [wire.Stored(1, stored=False)]
+    assert alice.receives() == [wire.Stored(1, stored=False)]
     assert host.wants() == [StoreRemove(0, SCOPE, "key")]
 
 
@@ -678,7 +678,7 @@ def test_tables_bound_what_waits_for_the_store() -> None:
     alice.asks(Begin("other", id=1))
     assert alice.gets(wire.Rejected).reason == "busy"
     alice.asks(Get("other", id=2))
-    assert alice.hears() == [Miss(2)]
+    assert alice.receives() == [Miss(2)]
     alice.asks(Begin("key", id=3))
     alice.asks(Begin("key", id=4))
     assert alice.gets(wire.Rejected).reason == "busy"
@@ -698,7 +698,7 @@ def test_a_memory_hit_asks_nothing() -> None:
     host = shared()
     alice = host.peer()
     alice.asks(Put("key", packed("v"), id=1))
-    alice.hears()
+    alice.receives()
     host.wants()
     alice.asks(Begin("key", id=2))
     alice.gets(wire.Hit)

@@ -60,7 +60,7 @@ def test_the_first_piece_says_where_the_answer_is_from() -> None:
     follower = follower_of(host)
     holder.appends(lease, "a", "b")
 
-    first, second = follower.hears()
+    first, second = follower.receives()
 
     assert first == wire.Chunk(1, packed("a"), "shared", 0.0, "cloud")
     assert second == wire.Chunk(1, packed("b"))
@@ -74,7 +74,7 @@ def test_a_late_joiner_gets_what_it_missed_and_then_what_comes() -> None:
     late = host.peer()
 
     late.asks(wire.Begin("key", id=7, stream=True))
-    pending, *missed = late.hears()
+    pending, *missed = late.receives()
     holder.appends(lease, 3)
     ends(holder, lease)
 
@@ -96,7 +96,7 @@ def test_a_stored_stream_is_replayed_piece_by_piece() -> None:
 
     reader.asks(wire.Begin("key", id=4, stream=True))
 
-    first, second, end = reader.hears()
+    first, second, end = reader.receives()
     assert first == wire.Chunk(4, packed("a"), "cache", 3.0, "default", 0.5)
     assert second == wire.Chunk(4, packed("b"))
     assert isinstance(end, wire.End)
@@ -132,7 +132,7 @@ def test_a_stream_is_read_as_a_list_by_those_who_want_no_pieces() -> None:
     waiter, reader = host.peer(), host.peer()
     waiter.waits("key")
     holder.appends(lease, "a", "b")
-    assert waiter.hears() == []
+    assert waiter.receives() == []
     ends(holder, lease)
 
     assert msgspec.msgpack.decode(waiter.gets(wire.Shared).value) == ["a", "b"]
@@ -167,13 +167,13 @@ def test_a_broken_stream_fails_those_who_saw_a_piece_and_elects_one_of_the_other
     blind.waits("key")
     other.waits("key")
     holder.appends(lease, "a")
-    seer.hears()
+    seer.receives()
 
     holder.fails(lease, "transient", message="Boom: no")
 
-    assert seer.hears() == [wire.Failed(1, "transient", "Boom: no")]
+    assert seer.receives() == [wire.Failed(1, "transient", "Boom: no")]
     new = blind.gets(wire.Lease)
-    assert other.hears() == []
+    assert other.receives() == []
     blind.completes(new.lease, "whole")
     assert msgspec.msgpack.decode(other.gets(wire.Shared).value) == "whole"
     stats = host.stats()
@@ -216,12 +216,12 @@ def test_the_late_pieces_and_the_late_end_of_a_lost_lease_change_nothing() -> No
     follower = follower_of(host)
     holder.appends(lease, "a")
     host.passes(16)
-    assert isinstance(follower.hears()[-1], wire.Failed)
+    assert isinstance(follower.receives()[-1], wire.Failed)
 
     holder.asks(wire.Append(lease, packed("b"), id=3))
     holder.asks(wire.Complete(lease, id=4))
 
-    assert holder.hears() == [wire.StaleLease(3), wire.StaleLease(4)]
+    assert holder.receives() == [wire.StaleLease(3), wire.StaleLease(4)]
     assert host.stats().stored == 0
 
 
@@ -244,7 +244,7 @@ def test_fail_with_next_breaks_what_was_seen_and_begins_anew() -> None:
     lease = holder.gets(wire.Lease).lease
     seer = follower_of(host)
     holder.appends(lease, "half")
-    seer.hears()
+    seer.receives()
 
     holder.asks(wire.Fail(lease, "transient", id=2, next=True))
     new = holder.gets(wire.Lease)
@@ -254,7 +254,7 @@ def test_fail_with_next_breaks_what_was_seen_and_begins_anew() -> None:
     ends(holder, new.lease)
 
     assert new.backend == "b"
-    assert [type(reply) for reply in seer.hears()] == [wire.Failed]
+    assert [type(reply) for reply in seer.receives()] == [wire.Failed]
     assert late.reads()[0] == ["whole"]
 
 
@@ -266,13 +266,13 @@ def test_patience_counts_from_the_last_piece() -> None:
     for piece in range(4):
         host.passes(8)
         holder.asks(wire.Renew(lease, id=50))
-        holder.hears()
+        holder.receives()
         holder.appends(lease, piece)
 
     assert follower.reads() == ([0, 1, 2, 3], None)
     host.passes(9.5)
     holder.asks(wire.Renew(lease, id=51))
-    assert follower.hears() == []
+    assert follower.receives() == []
     host.passes(1)
 
     assert follower.gets(wire.Timeout).waited_seconds == pytest.approx(42)
@@ -321,7 +321,7 @@ def test_what_a_stuck_reader_holds_is_room_that_the_cache_does_not_have() -> Non
     for number in range(30):
         filler.asks(wire.Put(f"k{number}", packed(b"x" * 128 * KIB), id=number))
 
-    filler.hears()
+    filler.receives()
     holder, lease = stream_of(host)
     stuck = follower_of(host)
     for _ in range(15):
@@ -347,7 +347,7 @@ def test_a_stream_that_outgrows_its_room_goes_on_unshared() -> None:
     for _ in range(5):
         holder.appends(lease, b"y" * 120 * KIB)
 
-    (failed,) = [reply for reply in seer.hears() if isinstance(reply, wire.Failed)]
+    (failed,) = [reply for reply in seer.receives() if isinstance(reply, wire.Failed)]
     assert failed.kind == "ignored"
     assert blind.gets(wire.Failed).kind == "ignored"
     holder.appends(lease, b"more")
@@ -365,7 +365,7 @@ def test_a_stream_larger_than_a_frame_is_not_shared() -> None:
         holder.appends(lease, b"y" * 1024 * KIB)
         host.all_have_read()
 
-    assert isinstance(seer.hears()[-1], wire.Failed)
+    assert isinstance(seer.receives()[-1], wire.Failed)
 
 
 def test_a_stored_stream_for_which_a_slow_reader_has_no_room_is_refused_as_busy() -> None:
@@ -396,7 +396,7 @@ def test_append_is_refused_where_the_lease_is_no_streams() -> None:
     alice.asks(wire.Append(plain, packed("x"), id=2))
     assert alice.gets(wire.Error).code == "bad_request"
     bob.asks(wire.Append(plain, packed("x"), id=3))
-    assert bob.hears() == [wire.StaleLease(3)]
+    assert bob.receives() == [wire.StaleLease(3)]
 
 
 def test_only_a_streams_value_may_be_left_out() -> None:
@@ -433,19 +433,19 @@ def test_a_reader_that_cancels_or_dies_gets_nothing_more_and_frees_what_it_held(
         if when == "replaying":
             ends(holder, lease)
 
-        reader.hears()
+        reader.receives()
         if how == "dies":
             reader.dies()
         else:
             reader.asks(wire.Cancel(1, id=2))
-            assert reader.hears() == [wire.Ok(2)]
+            assert reader.receives() == [wire.Ok(2)]
 
         host.all_have_read()
         if when != "replaying":
             holder.appends(lease, "more")
             ends(holder, lease)
 
-        assert reader.hears() == []
+        assert reader.receives() == []
         stats = host.stats()
         assert (stats.streams, stats.stream_bytes) == (0, 0)
         assert stats.begins == stats.hits + stats.shared + stats.leases_first + stats.left
@@ -459,7 +459,7 @@ def test_an_id_whose_stream_is_still_being_read_cannot_be_used_again() -> None:
     ends(holder, lease)
     reader = host.peer()
     reader.asks(wire.Begin("key", id=1, stream=True))
-    reader.hears()
+    reader.receives()
 
     reader.asks(wire.Begin("other", id=1))
 
@@ -473,10 +473,10 @@ def test_renew_says_how_many_wait() -> None:
     follower_of(host)
     follower = follower_of(host)
     holder.asks(wire.Renew(lease, id=5))
-    assert holder.hears() == [wire.Ok(5, waiters=2)]
+    assert holder.receives() == [wire.Ok(5, waiters=2)]
     follower.dies()
     holder.asks(wire.Renew(lease, id=6))
-    assert holder.hears() == [wire.Ok(6, waiters=1)]
+    assert holder.receives() == [wire.Ok(6, waiters=1)]
 
 
 def test_a_deleted_streams_followers_get_it_and_the_cache_does_not() -> None:
@@ -488,7 +488,7 @@ def test_a_deleted_streams_followers_get_it_and_the_cache_does_not() -> None:
     follower.asks(wire.Delete("key", id=9))
     holder.appends(lease, "b")
     assert not ends(holder, lease).stored
-    heard = follower.hears()
+    heard = follower.receives()
     assert [type(reply) for reply in heard] == [wire.Chunk, wire.Deleted, wire.Chunk, wire.End]
 
 
@@ -502,8 +502,8 @@ def test_the_end_of_a_drain_ends_every_reader() -> None:
     behind = follower_of(host, "other")
     other.appends(other_lease, *[b"x" * 100 * KIB] * 4)
     ends(other, other_lease)
-    follower.hears()
-    behind.hears()
+    follower.receives()
+    behind.receives()
 
     host.drains()
     assert not host.engine.idle

@@ -22,7 +22,7 @@ def host_of(cache: Cacheability, **settings: Any) -> Host:
 def completed(actor: Actor, lease: str, **fields: Any) -> bool:
     """Bring an answer and return whether it was stored."""
     actor.asks(Complete(lease, packed("answer"), id=90, **fields))
-    (stored,) = (reply for reply in actor.hears() if isinstance(reply, Stored))
+    (stored,) = (reply for reply in actor.receives() if isinstance(reply, Stored))
     return stored.stored
 
 
@@ -66,7 +66,7 @@ def test_a_failure_of_a_task_that_is_never_stored_is_not_remembered() -> None:
     host = Host(tasks={"rag": TaskSettings(cache="never", failure_ttl_seconds=60.0)})
     alice = host.peer()
     alice.fails(alice.leads("key", task="rag"), "fatal")
-    assert alice.hears() == [wire.Ok(98)]
+    assert alice.receives() == [wire.Ok(98)]
     alice.leads("key", 2, task="rag")
 
 
@@ -81,7 +81,7 @@ def test_a_deterministic_task_stores_what_is_meant_to_have_one_answer(determinis
     assert unpacked(bob.gets(wire.Shared)) == "answer"
     alice.asks(Begin("key", id=2, task="rag"))
 
-    assert isinstance(alice.hears()[0], wire.Hit if deterministic else wire.Lease)
+    assert isinstance(alice.receives()[0], wire.Hit if deterministic else wire.Lease)
 
 
 def test_other_tasks_are_stored_as_ever() -> None:
@@ -101,10 +101,10 @@ def test_a_put_obeys_never_and_has_the_time_of_its_task() -> None:
     alice = host.peer()
     alice.asks(Put("key", packed(1), id=1, task="off"))
     alice.asks(Put("exact", packed(1), id=2, task="exact"))
-    assert alice.hears() == [Stored(1, stored=False), Stored(2, stored=True)]
+    assert alice.receives() == [Stored(1, stored=False), Stored(2, stored=True)]
     host.passes(7.0)
     alice.asks(wire.Get("exact", id=3))
-    assert alice.hears() == [Miss(3)]
+    assert alice.receives() == [Miss(3)]
 
 
 def test_a_task_that_is_not_stored_claims_its_keys_over_hosts_and_writes_nothing() -> None:
@@ -115,7 +115,7 @@ def test_a_task_that_is_not_stored_claims_its_keys_over_hosts_and_writes_nothing
     ask = host.asked()
     assert (ask.claim, ask.read_entry) == (True, False)
     host.answers(ask.ticket, Absent("claim"))
-    lease = next(reply for reply in alice.hears() if isinstance(reply, wire.Lease))
+    lease = next(reply for reply in alice.receives() if isinstance(reply, wire.Lease))
     assert not completed(alice, lease.lease)
     assert not [effect for effect in host.wants() if isinstance(effect, StoreWrite)]
 
@@ -134,7 +134,7 @@ def test_a_purge_by_task_removes_what_is_of_it() -> None:
     root.asks(Purge(task="rag", namespace="a", id=1))
     root.asks(Purge(task="rag", id=2))
     root.asks(Purge(id=3))
-    assert root.hears() == [Deleted(1, 1), Deleted(2, 1), Deleted(3, 1)]
+    assert root.receives() == [Deleted(1, 1), Deleted(2, 1), Deleted(3, 1)]
 
 
 def test_a_purge_by_task_and_tag_removes_what_is_of_both() -> None:
@@ -146,7 +146,7 @@ def test_a_purge_by_task_and_tag_removes_what_is_of_both() -> None:
 
     root = operator(host)
     root.asks(Purge(task="rag", tag="t", id=1))
-    assert root.hears() == [Deleted(1, 1)]
+    assert root.receives() == [Deleted(1, 1)]
 
 
 def test_a_put_is_of_its_task() -> None:
@@ -157,7 +157,7 @@ def test_a_put_is_of_its_task() -> None:
     alice.asks(Put("b", packed(1)))
     root.asks(Purge(task="rag", id=1))
     root.asks(Purge(task="general", id=2))
-    assert root.hears() == [Deleted(1, 1), Deleted(2, 1)]
+    assert root.receives() == [Deleted(1, 1), Deleted(2, 1)]
 
 
 def test_the_store_is_told_the_task_of_a_purge_and_of_an_entry() -> None:
@@ -283,7 +283,7 @@ def test_a_failure_told_after_any_tag_was_purged_is_not_remembered() -> None:
     lease = alice.leads("key")
     operator(host).asks(Purge(tag="t", id=1))
     alice.fails(lease, "fatal", ttl_seconds=60.0)
-    assert alice.hears() == [wire.Ok(98)]
+    assert alice.receives() == [wire.Ok(98)]
     alice.leads("key", 2)
 
 
@@ -308,7 +308,7 @@ def test_another_hosts_purge_reaches_calls_in_flight_as_ones_own() -> None:
         ask = host.asked()
         assert isinstance(ask, StoreRead)
         host.answers(ask.ticket, Absent("claim"))
-        leases[key] = next(reply for reply in alice.hears() if isinstance(reply, wire.Lease)).lease
+        leases[key] = next(reply for reply in alice.receives() if isinstance(reply, wire.Lease)).lease
 
     host.happens(EntriesPurged(None, None, "rag"))
     host.happens(EntriesPurged(None, "t"))

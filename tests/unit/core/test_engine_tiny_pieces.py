@@ -22,7 +22,7 @@ def test_a_stored_list_of_too_many_elements_is_not_cut_into_pieces() -> None:
     host = Host(cache_max_bytes=16 * MEBI)
     peer = host.peer()
     peer.asks(wire.Put("key", nothings(NOTHINGS), id=1))
-    peer.hears()
+    peer.receives()
 
     peer.asks(wire.Begin("key", id=2, stream=True))
     refused = peer.gets(wire.Rejected)
@@ -48,7 +48,7 @@ def test_an_answer_of_too_many_elements_is_not_cut_into_pieces_for_those_who_wai
     assert failed.kind == "ignored"
     assert isinstance(other.gets(wire.Shared), wire.Shared)
     holder.asks(wire.GetStats(id=10))
-    stats = holder.hears()[-1]
+    stats = holder.receives()[-1]
     assert isinstance(stats, wire.Stats)
     assert (stats.streams, stats.stream_bytes) == (0, 0)
 
@@ -59,11 +59,11 @@ def test_a_list_that_is_shorter_than_it_says_is_one_piece(value: bytes) -> None:
     host = Host()
     peer = host.peer()
     peer.asks(wire.Put("key", msgspec.Raw(value), id=1))
-    peer.hears()
+    peer.receives()
 
     peer.asks(wire.Begin("key", id=2, stream=True))
 
-    piece, end = peer.hears()
+    piece, end = peer.receives()
     assert isinstance(piece, wire.Chunk)
     assert bytes(piece.chunk) == value
     assert isinstance(end, wire.End)

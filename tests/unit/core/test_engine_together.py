@@ -24,7 +24,7 @@ def learns(peer: Actor, key: str, value: Any = TEXT, **fields: Any) -> None:
 def asks(peer: Actor, key: str, **fields: Any) -> wire.AnyReply:
     """Begin with the same vector and return the one reply."""
     peer.asks(Begin(key, id=7, vector=VECTOR, group="g", **fields))
-    (reply,) = peer.hears()
+    (reply,) = peer.receives()
     return reply
 
 
@@ -53,7 +53,7 @@ def test_a_similar_stream_has_a_compressed_answer_in_its_pieces() -> None:
     lease = alice.leads("a", vector=VECTOR, group="g", stream=True)
     alice.appends(lease, TEXT, TEXT)
     alice.asks(wire.Complete(lease, id=9))
-    alice.hears()
+    alice.receives()
     alice.asks(Begin("b", id=7, vector=VECTOR, group="g", stream=True))
     pieces, end = alice.reads()
 
@@ -110,7 +110,7 @@ def test_what_leaves_for_its_namespaces_limit_is_found_by_no_similar_request() -
     for number in range(100):
         alice.asks(wire.Put(f"k{number}", packed("x" * 500), namespace="small", id=1))
 
-    alice.hears()
+    alice.receives()
     assert host.stats().vectors == 1
     assert isinstance(asks(alice, "b", namespace="small"), Lease)
     reply = asks(alice, "b")
@@ -123,7 +123,7 @@ def test_a_compressed_entry_is_explained_by_what_it_counts() -> None:
     host = Host(**COMPRESSED)
     alice = host.peer()
     alice.asks(wire.Put("key", packed(TEXT), id=1))
-    alice.hears()
+    alice.receives()
     alice.asks(wire.Explain(key="key", id=2))
     entry = alice.gets(wire.Explained).entry
 

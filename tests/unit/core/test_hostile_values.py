@@ -36,7 +36,7 @@ def test_a_value_of_more_pieces_than_fit_is_not_cut_up() -> None:
     assert host.engine._streams.bytes == 0
     assert mine > 1000
     reader.asks(wire.Get("mine", id=2))
-    assert isinstance(reader.hears()[0], wire.Hit)
+    assert isinstance(reader.receives()[0], wire.Hit)
 
 
 def test_a_value_of_as_many_pieces_as_fit_is_replayed_and_charged_for_all_of_them() -> None:

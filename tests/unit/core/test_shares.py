@@ -24,7 +24,7 @@ def fills(actor: Actor, count: int, first: int = 0) -> None:
 def is_busy(actor: Actor, begin: Begin) -> bool:
     """Begin, and tell whether that was refused for want of room."""
     actor.asks(begin)
-    (reply,) = actor.hears()
+    (reply,) = actor.receives()
     return isinstance(reply, Rejected) and reply.reason == "busy"
 
 
@@ -95,7 +95,7 @@ def test_a_uid_that_took_all_places_to_wait_does_not_shut_another_out() -> None:
     polite.waits("key", 2)
     polite.calls("narrow", request_id=3)
     polite.asks(Begin(None, id=4, backends=("narrow",)))
-    assert polite.hears() == [Pending(4)]
+    assert polite.receives() == [Pending(4)]
     assert host.engine.metrics.limited == {"max_waiters": 1}
 
 
@@ -112,10 +112,10 @@ def test_a_uid_that_took_a_whole_queue_does_not_shut_another_out_and_is_passed()
     polite = host.peer(POLITE, pid=99)
     polite.asks(Begin(None, id=1, backends=("narrow",)))
     greedy[0].completes(lease.lease, "x")
-    (_, second) = greedy[1].hears()
+    (_, second) = greedy[1].receives()
     assert isinstance(second, Lease)
     greedy[1].completes(second.lease, "x")
-    assert isinstance(polite.hears()[-1], Lease)
+    assert isinstance(polite.receives()[-1], Lease)
 
 
 def test_what_ends_gives_its_share_back() -> None:
@@ -124,7 +124,7 @@ def test_what_ends_gives_its_share_back() -> None:
     alice, bob = host.peer(GREEDY), host.peer(POLITE)
     alice.completes(alice.leads("a"), "x")
     alice.fails(alice.leads("b"))
-    alice.hears()
+    alice.receives()
     alice.leads("c")
     alice.waits("c", 2)
     alice.waits("c", 3)
@@ -146,7 +146,7 @@ def test_a_flight_counts_for_who_began_it_until_it_ends() -> None:
     alice.leads("key", namespace="team")
     bob.waits("key", namespace="team")
     alice.dies()
-    (lease,) = bob.hears()
+    (lease,) = bob.receives()
     shares = host.engine._flights.flights_by_uid
     assert (shares.of(GREEDY), shares.of(POLITE)) == (1, 0)
     assert isinstance(lease, Lease)

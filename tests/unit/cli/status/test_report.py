@@ -93,7 +93,7 @@ def test_breakers_show_each_backend_and_the_cause_of_open_ones() -> None:
     peer.completes(peer.leads("key", backends=("local",)), "answer")
     operator.asks(wire.SetBreaker("cloud", "open", id=1))
     operator.asks(wire.GetBreakers(id=2))
-    breakers = operator.hears()[-1]
+    breakers = operator.receives()[-1]
     assert isinstance(breakers, wire.Breakers)
     text = breakers_text(breakers)
     assert ["cloud", "forced", "open", "remote", "0"] in [row.split()[:5] for row in text.split("\n")]

@@ -33,7 +33,7 @@ def busy() -> Host:
     alice = host.peer()
     alice.completes(alice.leads("a", task="rag", backends=("cloud",)), 1, usage=wire.Usage(cost_dollars=0.25))
     alice.asks(wire.Begin("a", task="rag", id=5))
-    alice.hears()
+    alice.receives()
     alice.completes(alice.leads("b", backends=("local",)), 1)
     host.sets("cloud", "open")
     return host

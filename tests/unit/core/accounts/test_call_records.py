@@ -19,7 +19,7 @@ def test_no_records_by_default() -> None:
     alice = host.peer()
     alice.completes(alice.leads("key"), 1)
     alice.asks(wire.Begin("key", id=7))
-    alice.hears()
+    alice.receives()
     alice.refused("cloud", mode="only_if_cached")
     assert host.logged == []
 
@@ -87,7 +87,7 @@ def test_failed_calls_are_recorded_with_the_type_of_the_error() -> None:
     host = Host(log_calls=True)
     alice, bob = host.peer(), host.peer()
     alice.fails(alice.calls("cloud").lease, "fatal", message="ValueError: the prompt was 'why?'")
-    alice.hears()
+    alice.receives()
     alice.leads("key")
     bob.waits("key")
     alice.dies()
@@ -104,7 +104,7 @@ def test_rejections_and_timeouts_are_recorded() -> None:
     host = Host(log_calls=True)
     alice, bob = host.peer(), host.peer()
     bob.asks(wire.Begin("key", mode="only_if_cached"))
-    bob.hears()
+    bob.receives()
     alice.leads("key")
     bob.waits("key", wait_seconds=3.0)
     host.passes(4.0)

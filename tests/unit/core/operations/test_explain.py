@@ -174,7 +174,7 @@ def test_a_remembered_failure_is_shown() -> None:
     host = Host()
     alice = host.peer()
     alice.fails(alice.leads("key"), "fatal", message="bad prompt", ttl_seconds=60.0)
-    alice.hears()
+    alice.receives()
     assert explained(alice, "key").failure == "bad prompt"
     alice.asks(Begin("key", id=2))
     assert alice.gets(wire.Failed).message == "bad prompt"

@@ -130,7 +130,7 @@ def test_a_breaker_is_in_one_state() -> None:
     host.sets("cloud", "close")
     alice = host.peer()
     alice.fails(alice.calls("cloud").lease)
-    alice.hears()
+    alice.receives()
     assert state() == ["open"]
     alice.refused("cloud")
     assert host.samples()["sidecard_rejected_total reason=breaker_open"] == 1
@@ -236,9 +236,9 @@ def test_record_is_acknowledged_on_request() -> None:
     alice = host.peer()
     measurements = (wire.Measurement(name="docs", kind="counter"), wire.Measurement(name="", kind="counter"))
     alice.asks(wire.RecordMetrics(metrics=measurements, id=1))
-    assert alice.hears() == []
+    assert alice.receives() == []
     alice.asks(wire.RecordMetrics(metrics=measurements, id=2, acknowledge=True))
-    assert alice.hears() == [wire.Recorded(2, 1)]
+    assert alice.receives() == [wire.Recorded(2, 1)]
 
 
 def test_gauges_are_dropped_with_the_connection() -> None:
@@ -285,5 +285,5 @@ def test_the_log_level_is_set_by_operators_alone() -> None:
     alice.asks(wire.SetLog("debug"))
     assert alice.gets(wire.Error).code == "denied"
     root.asks(wire.SetLog("debug"))
-    assert root.hears() == [wire.Ok(0)]
+    assert root.receives() == [wire.Ok(0)]
     assert host.levels == ["debug"]

@@ -31,7 +31,7 @@ def fail(peer: Actor, times: int) -> None:
     """Make calls of the backend fail."""
     for number in range(times):
         peer.fails(peer.calls("b", request_id=number).lease, request_id=number)
-        peer.hears()
+        peer.receives()
 
 
 def test_reload_is_for_operators_and_replies_when_the_settings_are_read() -> None:
@@ -42,7 +42,7 @@ def test_reload_is_for_operators_and_replies_when_the_settings_are_read() -> Non
     assert alice.gets(wire.Error).code == "denied"
 
     root.asks(wire.Reload(id=2))
-    assert (root.hears(), host.reloads) == ([], [ReadSettings(root.peer.id, 2)])
+    assert (root.receives(), host.reloads) == ([], [ReadSettings(root.peer.id, 2)])
     host.happens(
         SettingsRead(
             EngineSettings(),
@@ -53,9 +53,9 @@ def test_reload_is_for_operators_and_replies_when_the_settings_are_read() -> Non
             asked_by=(root.peer.id, 2),
         )
     )
-    assert root.hears() == [wire.Reloaded(2, {"cache.ttl_seconds": 1.0}, ["store.url"], [])]
+    assert root.receives() == [wire.Reloaded(2, {"cache.ttl_seconds": 1.0}, ["store.url"], [])]
     root.asks(wire.GetConfig(id=3))
-    assert root.hears() == [wire.Settings(3, {"cache.ttl_seconds": 1.0}, {"cache.ttl_seconds": "file"})]
+    assert root.receives() == [wire.Settings(3, {"cache.ttl_seconds": 1.0}, {"cache.ttl_seconds": "file"})]
 
 
 def test_invalid_settings_change_nothing() -> None:
@@ -63,7 +63,7 @@ def test_invalid_settings_change_nothing() -> None:
     host = Host(**limited(1))
     root = host.peer(0, 0, operator=True)
     host.happens(SettingsRead(problems=["cache.ttl_seconds: not a number"], asked_by=(root.peer.id, 2)))
-    assert root.hears() == [wire.Reloaded(2, {}, [], ["cache.ttl_seconds: not a number"])]
+    assert root.receives() == [wire.Reloaded(2, {}, [], ["cache.ttl_seconds: not a number"])]
     assert host.breakers()["b"].limit == 1
 
 
@@ -80,7 +80,7 @@ def test_a_new_lifetime_applies_to_new_entries() -> None:
     host.passes(90.0)
     alice.leads("old")
     alice.asks(wire.Begin("new", id=1))
-    assert unpacked(alice.hears()[0]) == "2"
+    assert unpacked(alice.receives()[0]) == "2"
 
 
 def test_a_smaller_cache_evicts_in_batches_and_a_larger_one_keeps_entries() -> None:
@@ -111,10 +111,10 @@ def test_a_shrinking_cache_stores_new_entries() -> None:
         alice.asks(wire.Put(f"k{number}", packed("x" * 500)))
 
     host.reads(cache_max_bytes=1_000_000)
-    alice.hears()
+    alice.receives()
     alice.completes(alice.leads("key"), "answer")
     alice.asks(wire.Begin("key", id=1))
-    assert unpacked(alice.hears()[0]) == "answer"
+    assert unpacked(alice.receives()[0]) == "answer"
 
 
 def test_a_namespace_limit_can_be_set_and_removed() -> None:
@@ -151,7 +151,7 @@ def test_a_cache_that_is_switched_off_drops_its_entries() -> None:
     host.reads()
     alice.completes(alice.leads("key"), "3")
     alice.asks(wire.Begin("key", id=1))
-    assert unpacked(alice.hears()[0]) == "3"
+    assert unpacked(alice.receives()[0]) == "3"
 
 
 def test_a_higher_limit_grants_leases_to_waiting_callers() -> None:
@@ -161,14 +161,14 @@ def test_a_higher_limit_grants_leases_to_waiting_callers() -> None:
     held = alice.calls("b")
     for waiting in (bob, carol):
         waiting.asks(wire.Begin(None, id=1, backends=("b",)))
-        assert waiting.hears() == [wire.Pending(1)]
+        assert waiting.receives() == [wire.Pending(1)]
 
     host.reads(**limited(2))
     second = bob.gets(wire.Lease)
-    assert carol.hears() == []
+    assert carol.receives() == []
     host.reads(**limited(1))
     alice.completes(held.lease, "1")
-    assert carol.hears() == []
+    assert carol.receives() == []
     bob.completes(second.lease, "2")
     carol.gets(wire.Lease)
 
@@ -180,7 +180,7 @@ def test_sovereign_mode_rejects_callers_that_wait_for_a_remote_backend() -> None
     held = alice.calls("b")
     bob.asks(wire.Begin(None, id=1, backends=("b",)))
     carol.asks(wire.Begin(None, id=1, backends=("b", "local")))
-    assert bob.hears() == [wire.Pending(1)]
+    assert bob.receives() == [wire.Pending(1)]
     assert carol.gets(wire.Lease).backend == "local"
     host.reads(**limited(1), sovereign=True)
     assert bob.gets(wire.Rejected).reason == "sovereign"
@@ -233,7 +233,7 @@ def test_backends_can_be_added_and_removed() -> None:
     alice, bob = host.peer(), host.peer()
     held = alice.calls("b")
     bob.asks(wire.Begin(None, id=1, backends=("b",)))
-    bob.hears()
+    bob.receives()
     host.reads(backends={"new": BackendSettings(locality="local", max_concurrent=7)})
     bob.gets(wire.Lease)
     states = host.breakers()
@@ -293,7 +293,7 @@ def test_a_namespace_can_be_shared_and_private_again() -> None:
     host.reads(shared_namespaces=team)
     alice.completes(alice.leads("key", namespace="team"), "together")
     bob.asks(wire.Begin("key", id=1, namespace="team"))
-    assert unpacked(bob.hears()[0]) == "together"
+    assert unpacked(bob.receives()[0]) == "together"
     host.reads()
     bob.leads("key", namespace="team")
 
@@ -308,12 +308,12 @@ def test_a_new_lease_time_applies_at_the_next_grant_or_renewal() -> None:
     assert (short.expires_in_seconds, long.expires_in_seconds) == (10.0, 6.0)
     host.passes(9.0)
     alice.asks(wire.Renew(short.lease, id=5))
-    assert alice.hears() == [wire.Ok(5)]
+    assert alice.receives() == [wire.Ok(5)]
     host.passes(20.0)
     alice.completes(short.lease, "1")
     host.passes(2.0)
     alice.asks(wire.Complete(long.lease, packed("2"), id=6))
-    assert alice.hears() == [wire.StaleLease(6)]
+    assert alice.receives() == [wire.StaleLease(6)]
 
 
 def test_all_other_settings_apply_at_once() -> None:

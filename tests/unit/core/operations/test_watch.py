@@ -20,13 +20,13 @@ def watcher(host: Host, *names: str, request_id: int = 5) -> Actor:
     """Return an operator with a watch."""
     actor = host.peer(0, 0, operator=True)
     actor.asks(Watch(notes=names, id=request_id))
-    assert actor.hears() == [Pending(request_id)]
+    assert actor.receives() == [Pending(request_id)]
     return actor
 
 
 def received(actor: Actor) -> list[tuple[str, dict[str, Any]]]:
     """Return the names and fields of the notes that have arrived since the last call."""
-    replies = actor.hears()
+    replies = actor.receives()
     assert all(isinstance(reply, wire.Note) for reply in replies), replies
     return [(reply.note, reply.fields) for reply in replies if isinstance(reply, wire.Note)]
 
@@ -45,7 +45,7 @@ def test_notes_are_sent_as_they_are_made() -> None:
     host.passes(1.0)
     alice.fails(lease, message="ValueError: what the prompt said")
 
-    (note,) = root.hears()
+    (note,) = root.receives()
     assert note == wire.Note(
         5,
         "lease_ended",
@@ -100,9 +100,9 @@ def test_a_watch_ends_with_a_cancel_or_with_the_connection() -> None:
     host = Host()
     root, other = watcher(host), watcher(host)
     root.asks(Cancel(5, id=6))
-    assert root.hears() == [Ok(6)]
+    assert root.receives() == [Ok(6)]
     evicts(host, 1)
-    assert root.hears() == []
+    assert root.receives() == []
     assert len(received(other)) == 1
     other.dies()
 
@@ -116,10 +116,10 @@ def test_a_connection_may_watch_twice_under_two_ids() -> None:
     root.asks(Watch(id=5))
     assert root.gets(wire.Error).code == "bad_request"
     root.asks(Watch(id=6))
-    assert root.hears() == [Pending(6)]
+    assert root.receives() == [Pending(6)]
     evicts(host, 1)
 
-    assert sorted(reply.id for reply in root.hears()) == [5, 6]
+    assert sorted(reply.id for reply in root.receives()) == [5, 6]
 
 
 def test_watches_are_bounded() -> None:
@@ -129,7 +129,7 @@ def test_watches_are_bounded() -> None:
     for number in range(MAX_WATCHES + 1):
         root.asks(Watch(id=number))
 
-    *pending, error = root.hears()
+    *pending, error = root.receives()
     assert pending == [Pending(number) for number in range(MAX_WATCHES)]
     assert isinstance(error, wire.Error)
     assert error.code == "unavailable"
@@ -192,10 +192,10 @@ def test_a_read_after_a_cancel_is_ignored() -> None:
     root = watcher(host)
     evicts(host, *range(WINDOW_NOTES))
     root.asks(Cancel(5, id=6))
-    root.hears()
+    root.receives()
     host.all_have_read()
 
-    assert root.hears() == []
+    assert root.receives() == []
 
 
 def test_a_drain_does_not_wait_for_watchers() -> None:
