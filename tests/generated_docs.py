@@ -3,13 +3,12 @@
 import re
 from pathlib import Path
 
-from sidecard.config import reference
-from sidecard.observe import metrics_reference
+from tests import metrics_reference, settings_reference
 
 DOCS = Path(__file__).parents[1] / "sidecard" / "docs"
 
 SECTIONS = {
-    "configuration": ("settings", reference.markdown),
+    "configuration": ("settings", settings_reference.markdown),
     "metrics": ("metrics", metrics_reference.markdown),
 }
 """For each page, the name of its generated section and the function that returns it."""

@@ -1,7 +1,7 @@
 """All sections of the configuration: each setting with its type, its parser, its default and its description.
 
-The docstring of a setting is its description in the documentation and in ``sidecard config example``
-(`sidecard.config.reference`); its first sentence must make sense alone.
+The docstring of a setting is its description in the documentation and in ``sidecard config example``, which are generated;
+its first sentence must make sense alone.
 """
 
 from typing import Annotated, NamedTuple, get_args, get_type_hints

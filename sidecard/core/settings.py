@@ -1,6 +1,6 @@
 """The engine's settings, with their defaults and where the defaults come from.
 
-Docstrings of backends, budgets, tasks and retries are their documentation (`sidecard.config.reference`).
+Docstrings of backends, budgets, tasks and retries are their descriptions in the generated documentation.
 """
 
 from typing import Literal

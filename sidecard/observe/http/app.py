@@ -4,8 +4,8 @@
 ``GET /``              the dashboard, and its files below ``/assets/``
 ``GET /health``        `sidecard_client.protocol.wire.Health` as JSON; 200, or 503 while the daemon drains
 ``GET /metrics``       all metrics, as Prometheus' text or, if preferred, as OpenMetrics
-``GET /v1/summary``    `sidecard.observe.summary.Summary`
-``GET /v1/history``    `sidecard.observe.history.Curves`; ``?after=NUMBER`` for later steps only
+``GET /v1/summary``    `sidecard.observe.summary.summary`
+``GET /v1/history``    `sidecard.observe.history.History.after`; ``?after=NUMBER`` for later steps only
 ``POST /v1/metrics``   accepts `sidecard.observe.http.posted.PostedCall`, returns ``{"recorded": n, "dropped": n}``
 =====================  =====================================================================================
 

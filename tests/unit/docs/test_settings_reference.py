@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sidecard.config import reference
 from sidecard.config.load import load
 from sidecard.config.schema import FIXED, NAMED, SECTIONS, START_ONLY_SECTIONS, START_ONLY_SETTINGS, TABLES
 from sidecard.core.settings import EngineSettings
+from tests import settings_reference as reference
 
 EVERY_SETTING = [setting for settings in (FIXED | NAMED).values() for setting in settings.values()]
 
@@ -28,7 +28,7 @@ def example(*, active: bool) -> str:
 
 
 def test_the_shipped_example_is_the_generated_one() -> None:
-    """After a change of the schema: python -c "from sidecard.config.reference import *; print(example_toml(), end='')"."""
+    """After a change of the schema: python -c "from tests.settings_reference import *; print(example_toml(), end='')"."""
     assert example(active=False) == reference.example_toml()
 
 

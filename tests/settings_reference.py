@@ -1,6 +1,6 @@
 """Generate the documentation of all settings from the schema: a Markdown reference and an example file.
 
-Descriptions are the docstrings of settings, read from the source; the daemon never imports this module.
+Descriptions are the docstrings of settings, read from the source.
 """
 
 import ast

@@ -1,7 +1,4 @@
-"""Generate the documentation of the daemon's own metrics from an engine that has had a few calls.
-
-Only used for documentation; the daemon never imports this module.
-"""
+"""Generate the documentation of the daemon's own metrics from an engine that has had a few calls."""
 
 from msgspec import Raw, msgpack
 
@@ -41,14 +38,14 @@ def families() -> list[wire.Family]:
     engine.metrics.requests[wire.Begin, wire.Lease] += 1
     engine.metrics.handled[wire.Begin].observe(0.001)
     (lease,) = _replies(engine, wire.Begin(None, backends=("local",), id=1))
-    assert isinstance(lease, wire.Lease)  # noqa: S101 - for the type checker
+    assert isinstance(lease, wire.Lease)
     _replies(engine, wire.Complete(lease.lease, value, wire.Usage(model="model", cost_dollars=0.1), id=2))
     for label in ("one", "two"):
         metric = wire.Measurement(name="app_metric", kind="counter", labels={"label": label})
         _replies(engine, wire.RecordMetrics(metrics=(metric,)))
 
     (metrics,) = _replies(engine, wire.GetMetrics(id=3))
-    assert isinstance(metrics, wire.Metrics)  # noqa: S101 - for the type checker
+    assert isinstance(metrics, wire.Metrics)
     return [family for family in metrics.families if family.name.startswith("sidecard_")]
 
 

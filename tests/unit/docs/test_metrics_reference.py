@@ -4,7 +4,7 @@ import re
 from importlib import resources
 
 from sidecard.core.operations.metrics import SHELL_GAUGES
-from sidecard.observe.metrics_reference import GAUGES, families, markdown
+from tests.metrics_reference import GAUGES, families, markdown
 
 
 def test_every_family_of_the_reference_has_a_sample() -> None:
