@@ -9,8 +9,8 @@ from msgspec import Struct
 from sidecard.core.backends.breaker import Breaker, BreakerPass, CallResult
 from sidecard.core.backends.budgets import Budget
 from sidecard.core.backends.limits import AdaptiveLimit, MinuteLimit
-from sidecard.core.backends.moving_average import MovingAverage
 from sidecard.core.backends.queue import FairQueue
+from sidecard.core.backends.windows import MovingAverage
 from sidecard.core.notes import BreakerNote
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol.wire import DEFAULT_BACKEND, BackendState, Fail, RejectionReason, Usage

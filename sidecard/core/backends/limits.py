@@ -1,7 +1,8 @@
 """Limits of a backend: calls at a time, and requests and tokens per minute."""
 
-from collections import deque
 from math import sqrt
+
+from sidecard.core.backends.windows import SlidingSum
 
 MINUTE_SECONDS = 60
 
@@ -11,34 +12,6 @@ WARM_UP_SAMPLES = 10
 LONG_WINDOW_SAMPLES = 600
 INITIAL_LIMIT = 4
 """As in Netflix' Gradient2, which starts at 20 for services that answer in milliseconds; a local model has a few slots."""
-
-
-class SlidingSum:
-    """The sum of amounts within a sliding window, to the second."""
-
-    def __init__(self) -> None:
-        self.total = 0.0
-        self.seconds: deque[list[float]] = deque()
-        """Pairs of a second and the amount in it, oldest first."""
-
-    def add(self, amount: float, now: float) -> bool:
-        """Add an amount to the current second; return whether it is the first in this second."""
-        self.total += amount
-        second = float(int(now))
-        if self.seconds and self.seconds[-1][0] == second:
-            self.seconds[-1][1] += amount
-            return False
-
-        self.seconds.append([second, amount])
-        return True
-
-    def expire(self, window_seconds: float, now: float) -> None:
-        """Drop the seconds that began a window ago or earlier."""
-        while self.seconds and self.seconds[0][0] + window_seconds <= now:
-            self.total -= self.seconds.popleft()[1]
-
-        if not self.seconds:
-            self.total = 0.0  # without the rounding errors of past sums
 
 
 class MinuteLimit:

@@ -6,7 +6,7 @@ from itertools import islice
 
 from sidecard.core.backends.backend import TYPICAL_COMPLETION_TOKENS, TYPICAL_PROMPT_TOKENS, Backend
 from sidecard.core.backends.breaker import BreakerMemory
-from sidecard.core.backends.moving_average import MovingAverage
+from sidecard.core.backends.windows import MovingAverage
 from sidecard.core.notes import BreakerNote
 from sidecard.core.settings import BackendSettings, settings_of_unnamed
 from sidecard_client.protocol.wire import LOCAL_BACKENDS, BreakerState, Usage

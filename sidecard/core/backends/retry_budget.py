@@ -7,7 +7,7 @@ together add at most that share to its load, instead of multiplying it.
 import math
 from collections.abc import Callable
 
-from sidecard.core.backends.limits import SlidingSum
+from sidecard.core.backends.windows import SlidingSum
 from sidecard.core.settings import LiveSettings
 
 _MAX_DOUBLINGS = 32

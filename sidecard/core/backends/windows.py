@@ -1,0 +1,61 @@
+"""Statistics over a window of time: moving averages and sliding sums."""
+
+from collections import deque
+
+HALF_LIFE_SECONDS = 60.0
+
+
+class MovingAverage:
+    """The mean of samples, each of which weighs half as much after every `HALF_LIFE_SECONDS`."""
+
+    __slots__ = ("_at", "_weight", "value")
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        """The mean; 0 before the first sample."""
+        self._weight = 0.0
+        self._at = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether there has been a sample."""
+        return self._weight > 0
+
+    def add(self, sample: float, now: float) -> None:
+        """Add a sample."""
+        weight = self._weight * 0.5 ** ((now - self._at) / HALF_LIFE_SECONDS) + 1.0
+        self.value += (sample - self.value) / weight
+        self._weight = weight
+        self._at = now
+
+    def idle_seconds(self, now: float) -> float:
+        """Return the time since the last sample."""
+        return now - self._at
+
+
+class SlidingSum:
+    """The sum of amounts within a sliding window, to the second."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.seconds: deque[list[float]] = deque()
+        """Pairs of a second and the amount in it, oldest first."""
+
+    def add(self, amount: float, now: float) -> bool:
+        """Add an amount to the current second; return whether it is the first in this second."""
+        self.total += amount
+        second = float(int(now))
+        if self.seconds and self.seconds[-1][0] == second:
+            self.seconds[-1][1] += amount
+            return False
+
+        self.seconds.append([second, amount])
+        return True
+
+    def expire(self, window_seconds: float, now: float) -> None:
+        """Drop the seconds that began a window ago or earlier."""
+        while self.seconds and self.seconds[0][0] + window_seconds <= now:
+            self.total -= self.seconds.popleft()[1]
+
+        if not self.seconds:
+            self.total = 0.0  # without the rounding errors of past sums
