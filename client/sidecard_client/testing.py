@@ -139,7 +139,7 @@ class FakeClient(Client):
         self._entries: dict[tuple[str, str], FakeEntry] = {}
         self._calls: dict[str, int] = {}
         self._failures: dict[str, int] = {}
-        self._init_metrics(None, 0.0)
+        self._metrics_sender = None
         self._registry = MetricRegistry(lambda: None)
 
     def __repr__(self) -> str:

@@ -18,6 +18,7 @@ from msgspec import Raw
 from sidecard_client._async.calls import AsyncInterpreter
 from sidecard_client._async.connector import AsyncConnector
 from sidecard_client._async.streams import AsyncStream
+from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Backends, Call, Functions, T
 from sidecard_client.call.failures import Classify, default_classify
@@ -106,7 +107,7 @@ class AsyncClient(ClientMetrics):
         )
         place = None if path is None else find_socket(path)
         self._connector = AsyncConnector(place, daemon_timeout)
-        self._init_metrics(place, daemon_timeout)
+        self._init_metrics(lambda: BlockingConnection(place or find_socket(), daemon_timeout), daemon_timeout)
         self._interpreter = AsyncInterpreter(self._connector)
         self._tasks: TaskGroup | None = None
 

@@ -12,6 +12,7 @@ from weakref import WeakSet
 from msgspec import Raw
 
 from sidecard_client._sync.calls import Interpreter
+from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client._sync.connector import Connector
 from sidecard_client._sync.streams import Stream
 from sidecard_client.call import call as calls
@@ -96,7 +97,7 @@ class Client(ClientMetrics):
         )
         place = None if path is None else find_socket(path)
         self._connector = Connector(place, daemon_timeout)
-        self._init_metrics(place, daemon_timeout)
+        self._init_metrics(lambda: BlockingConnection(place or find_socket(), daemon_timeout), daemon_timeout)
         self._interpreter = Interpreter(self._connector)
         _clients.add(self)
 

@@ -2,18 +2,17 @@
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from sidecard_client.protocol.socket_path import find_socket
 from sidecard_client.protocol.wire import Aggregate
 
 if TYPE_CHECKING:
     from sidecard_client.metrics.forwarding import PrometheusRegistry
     from sidecard_client.metrics.instruments import Counter, Gauge, Histogram, Timer
     from sidecard_client.metrics.registry import MetricRegistry
-    from sidecard_client.metrics.sender import MetricsSender
+    from sidecard_client.metrics.sender import MetricsConnection, MetricsSender
 
 
 class ClientMetrics:
@@ -22,8 +21,8 @@ class ClientMetrics:
     No method waits for the daemon; `registry` describes the limits, and `sender` the transmission.
     """
 
-    def _init_metrics(self, path: str | None, timeout_seconds: float) -> None:
-        self._metrics_path = path
+    def _init_metrics(self, connect: "Callable[[], MetricsConnection]", timeout_seconds: float) -> None:
+        self._metrics_connect = connect
         self._metrics_timeout_seconds = timeout_seconds
         self._metrics_sender: MetricsSender | None = None
         self._metrics_lock = threading.Lock()  # guards the making of _metrics_sender
@@ -80,8 +79,7 @@ class ClientMetrics:
 
             with self._metrics_lock:
                 if self._metrics_sender is None:
-                    path = self._metrics_path
-                    self._metrics_sender = MetricsSender(lambda: path or find_socket(), self._metrics_timeout_seconds)
+                    self._metrics_sender = MetricsSender(self._metrics_connect, self._metrics_timeout_seconds)
 
         return self._metrics_sender.registry
 

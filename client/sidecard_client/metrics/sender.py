@@ -14,11 +14,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
+from typing import Protocol
 from weakref import WeakSet
 
 from msgspec import Struct
 
-from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client.call.availability import Availability
 from sidecard_client.metrics.registry import MetricRegistry
 from sidecard_client.protocol.connection import ConnectionLost
@@ -37,6 +37,19 @@ CLOSE_SECONDS = 0.5
 """Maximum delay of a client's or a process's end."""
 
 
+class MetricsConnection(Protocol):
+    """A blocking connection to the daemon. It is passed in, because the clients' connections are above this package."""
+
+    def exchange(self, request: RecordMetrics) -> object:
+        """Send a request and return its reply. Raises `ConnectionLost`."""
+
+    def has_input(self) -> bool:
+        """Return whether there is something to receive, or the connection has ended."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
 class _MetricsBatch(Struct, frozen=True):
     sequence: int
     measurements: tuple[Measurement, ...]
@@ -44,11 +57,11 @@ class _MetricsBatch(Struct, frozen=True):
 
 
 class MetricsSender:
-    """Send the changes of ``registry`` to the daemon at ``path()``, resolved at each connection. Thread-safe."""
+    """Send the changes of ``registry`` over the connection that ``connect()`` makes. Thread-safe."""
 
-    def __init__(self, path: Callable[[], str], timeout_seconds: float) -> None:
+    def __init__(self, connect: Callable[[], MetricsConnection], timeout_seconds: float) -> None:
         self.registry = MetricRegistry(self._wake_up)
-        self._path = path
+        self._connect = connect
         self._timeout_seconds = timeout_seconds
         self._closed = False
         self._start()
@@ -58,7 +71,7 @@ class MetricsSender:
         self._session = os.urandom(16).hex()
         self._sequence = 0
         self._in_flight: deque[_MetricsBatch] = deque()
-        self._connection: BlockingConnection | None = None
+        self._connection: MetricsConnection | None = None
         self._availability = Availability(lambda: os.urandom(1)[0] / 256, probe_seconds=2 * self._timeout_seconds)
         self._lock = threading.Lock()  # guards _thread
         self._sending = threading.Lock()  # guards all else; held by the thread, or by `flush`
@@ -198,7 +211,7 @@ class MetricsSender:
 
     def _exchange(self, batch: _MetricsBatch) -> object:
         if self._connection is None:
-            self._connection = BlockingConnection(self._path(), self._timeout_seconds)
+            self._connection = self._connect()
             if self._sequence > 1:
                 self.registry.resend()
 
