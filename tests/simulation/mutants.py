@@ -204,7 +204,7 @@ def _tell_again(_: Original) -> Original:
             connection.usable = False
             return lost
 
-        return self.final_reply(connection, reply, wait_seconds, started)
+        return reply if type(reply) is not wire.Pending else self.wait(connection, reply.id, wait_seconds, started)
 
     return mutant
 

@@ -4,7 +4,7 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 from anyio import to_thread
@@ -16,7 +16,6 @@ from sidecard_client.call.call import UNKEYED, Call, keyed
 from sidecard_client.call.conversation import (
     Command,
     FinalReply,
-    Give,
     Raised,
     Returned,
     converse,
@@ -26,7 +25,7 @@ from sidecard_client.call.conversation import (
 from sidecard_client.call.local_flights import LocalFlights
 from sidecard_client.call.outcome import Outcome, hit_outcome
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.connection import ConnectionLost
+from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 from sidecard_client.protocol.wire import AnyReply
 
 MAX_BACKLOG_BYTES = 1024 * 1024
@@ -51,7 +50,7 @@ class AsyncInterpreter:
 
         started = monotonic()
         execution = AsyncExecution(connector)
-        reply = await execution.begin(call, None, again=False)
+        reply = await execution.begin(commands.Begin(call))
         if type(reply) is wire.Hit:
             return hit_outcome(reply, monotonic() - started)
 
@@ -72,28 +71,38 @@ class AsyncInterpreter:
 
 
 class AsyncExecution:
-    """One conversation, and the connection that it uses."""
+    """One conversation, and the connection that it uses.
+
+    ``handlers`` execute commands without waiting, ``waiting_handlers`` those that wait. A command of another class is
+    handed over to the caller of `run`.
+    """
 
     def __init__(self, connector: AsyncConnector) -> None:
         self._connector = connector
+        self._held: wire.Lease | None = None
         self.connection: AsyncConnection | None = None
         self.begin_id = 0
-        self._held: wire.Lease | None = None
 
     async def run(self, conversation: Generator[Command, Any, Any], result: Any = None) -> Any:
-        """Resume with ``result`` and execute commands, up to `Give` or the conversation's result.
+        """Resume with ``result`` and execute commands, up to one without a handler, or the conversation's result.
 
         Raises what the conversation raises.
         """
+        handlers, waiting_handlers = self.handlers, self.waiting_handlers
         resume: Callable[[Any], Command] = conversation.send
         while True:
             try:
                 while True:
                     command = resume(result)
-                    if isinstance(command, Give):
+                    resume = conversation.send
+                    kind = command.__class__
+                    if kind in handlers:
+                        result = handlers[kind](self, command)
+                    elif kind in waiting_handlers:
+                        result = await waiting_handlers[kind](self, command)
+                    else:
                         return command
 
-                    resume, result = conversation.send, await self.execute(command)
             except StopIteration as end:
                 return end.value
             except BaseException as error:
@@ -104,77 +113,90 @@ class AsyncExecution:
                 # A cancellation: the conversation gives back what is held, without waiting, and raises it again.
                 resume, result = conversation.throw, error
 
-    async def execute(self, command: Command) -> Any:  # noqa: C901, PLR0912 - one case for each command
-        """Execute ``command`` and return its result."""
-        connection = self.connection
-        match command:
-            case commands.Run():
-                try:
-                    return Returned(await _perform(command.function, command.call))
-                except BaseException as error:  # noqa: BLE001 - the conversation decides about it
-                    return Raised(error)
-            case commands.Begin():
-                return await self.begin(command.call, command.wait_seconds, again=command.again)
-            case commands.WaitLocal():
-                with anyio.move_on_after(command.seconds):
-                    await command.waiter.event.wait()
-            case commands.Embed():
-                return await embedded(command.call)
-            case _ if connection is None:
-                return None
-            case commands.Ask():
-                try:
-                    return await connection.ask(command.message, command.wait_seconds, self.begin_id)
-                except ConnectionLost as lost:
-                    return lost
-            case commands.Send():
-                connection.send(command.message)
-                return connection.backlog_bytes <= MAX_BACKLOG_BYTES
-            case commands.Hold():
-                self._held = command.lease
-                connection.hold(command.lease)
-            case commands.Release():
-                connection.release(command.lease)
-            case commands.Abandon():
-                self.abandon()
-            case _:
-                raise AssertionError(f"{type(command).__name__} is a stream's command")
-
-        return None
-
-    async def begin(self, call: Call, wait_seconds: float | None, *, again: bool) -> FinalReply:
-        """Send a begin, and return the final reply or the `ConnectionLost`."""
+    async def begin(self, command: commands.Begin) -> FinalReply:
+        """Send a begin and wait for the final reply."""
         try:
             connection = self._connector.connection()
         except ConnectionLost as lost:
             return lost.with_traceback(None)
 
-        request = call.begin(connection.protocol.next_id, wait_seconds)
+        request = command.call.begin(connection.protocol.next_id, command.wait_seconds)
         self.connection, self.begin_id = connection, request.id
         try:
             return await self.ask(connection, request)
         except ConnectionLost as lost:
-            self._connector.may_ask_again(lost, again=again)
+            self._connector.may_ask_again(lost, again=command.again)
             return lost.with_traceback(None)
-
-    def abandon(self) -> None:
-        """Give back everything that the daemon granted."""
-        if self.connection is not None:
-            if self._held is not None:
-                self.connection.release(self._held)
-
-            self.connection.send(wire.Cancel(target=self.begin_id))
 
     def ask(self, connection: AsyncConnection, request: wire.Begin) -> Coroutine[Any, Any, AnyReply]:
         """Send ``request`` and return the final reply. Raises `ConnectionLost`."""
         return connection.ask(request, request.wait_seconds)
 
+    async def _ask(self, command: commands.Ask) -> FinalReply:
+        if self.connection is None:
+            return ConnectionEnded("the connection was given back")
 
-async def embedded(call: Call) -> Call:
-    """Return the call with its vector, if it can be computed. A plain embedder runs in a thread."""
-    from sidecard_client.call.embedding import embedded_by_async  # noqa: PLC0415 - for apps that embed
+        try:
+            return await self.connection.ask(command.message, command.wait_seconds, self.begin_id)
+        except ConnectionLost as lost:
+            return lost
 
-    return await embedded_by_async(call, to_thread.run_sync)
+    def _send(self, command: commands.Send) -> bool:
+        if self.connection is None:
+            return False
+
+        self.connection.send(command.message)
+        return self.connection.backlog_bytes <= MAX_BACKLOG_BYTES
+
+    def hold(self, command: commands.Hold | commands.Run | commands.Open) -> None:
+        """Renew the lease of ``command`` until `release`."""
+        self._held = lease = command.lease
+        if lease is not None and self.connection is not None:
+            self.connection.hold(lease)
+
+    def release(self, _: object = None) -> None:
+        """Stop renewing."""
+        held, self._held = self._held, None
+        if held is not None and self.connection is not None:
+            self.connection.release(held)
+
+    def abandon(self, _: object = None) -> None:
+        """Void the begin, and a lease that the daemon granted for it."""
+        self.release()
+        if self.connection is not None:
+            self.connection.send(wire.Cancel(target=self.begin_id))
+
+    async def _run(self, command: commands.Run) -> Returned | Raised:
+        self.hold(command)
+        try:
+            return Returned(await _perform(command.function, command.call))
+        except BaseException as error:  # noqa: BLE001 - the conversation decides about it
+            return Raised(error)
+        finally:
+            self.release()
+
+    async def _wait_local(self, command: commands.WaitLocal) -> None:
+        with anyio.move_on_after(command.seconds):
+            await command.waiter.event.wait()
+
+    async def _embed(self, command: commands.Embed) -> Call:
+        from sidecard_client.call.embedding import embedded_by_async  # noqa: PLC0415 - for apps that embed
+
+        return await embedded_by_async(command.call, to_thread.run_sync)
+
+    handlers: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {
+        commands.Send: _send,
+        commands.Hold: hold,
+        commands.Release: release,
+        commands.Abandon: abandon,
+    }
+    waiting_handlers: ClassVar[dict[type, Callable[[Any, Any], Coroutine[Any, Any, Any]]]] = {
+        commands.Begin: begin,
+        commands.Ask: _ask,
+        commands.Run: _run,
+        commands.WaitLocal: _wait_local,
+        commands.Embed: _embed,
+    }
 
 
 async def _perform(function: Callable[..., Any], call: Call) -> Any:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction
 from time import monotonic
 from types import TracebackType
-from typing import Any, Generic, Self, cast
+from typing import Any, ClassVar, Generic, Self, cast
 
 import anyio
 from anyio import to_thread
@@ -263,17 +263,6 @@ class _StreamExecution(AsyncExecution):
     _source: Any = None
     _pieces: AsyncIterator[Any]
 
-    async def execute(self, command: Command) -> Any:
-        match command:
-            case Open():
-                return await self._open(command)
-            case Pull():
-                return await self._pull()
-            case NextReply():
-                return await self._next_reply()
-            case _:
-                return await super().execute(command)
-
     def unfollow(self) -> None:
         """Cancel a followed stream that has not ended."""
         queue, self._queue = self._queue, None
@@ -297,7 +286,7 @@ class _StreamExecution(AsyncExecution):
         self._queue = queue if isinstance(reply, wire.Chunk) else None
         return reply
 
-    async def _next_reply(self) -> FinalReply:
+    async def _next_reply(self, _: NextReply) -> FinalReply:
         connection, queue = self.connection, self._queue
         assert connection is not None  # noqa: S101 - both are there from the first piece to the last
         assert queue is not None  # noqa: S101 - as above; for the type checker
@@ -308,19 +297,22 @@ class _StreamExecution(AsyncExecution):
         return connection.lost() if reply is None else reply
 
     async def _open(self, command: Open) -> Returned | Raised:
+        self.hold(command)
         try:
             self._source = source = await _pieces_of(command.function, command.call)
             self._pieces = aiter(source) if isinstance(source, AsyncIterable) else _in_threads(iter(source))
+            return Returned(await anext(self._pieces, END))
         except BaseException as error:  # noqa: BLE001 - the conversation decides about it
+            self.release()
             return Raised(error)
 
-        return await self._pull()
-
-    async def _pull(self) -> Returned | Raised:
+    async def _pull(self, _: Pull) -> Returned | Raised:
         try:
             return Returned(await anext(self._pieces, END))
         except BaseException as error:  # noqa: BLE001 - the conversation decides about it
             return Raised(error)
+
+    waiting_handlers: ClassVar = {**AsyncExecution.waiting_handlers, NextReply: _next_reply, Open: _open, Pull: _pull}
 
 
 async def _pieces_of(function: Callable[..., Any], call: Call) -> AsyncIterable[Any] | Iterable[Any]:

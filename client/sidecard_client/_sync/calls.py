@@ -2,19 +2,19 @@
 
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client._sync.connector import Connector
 from sidecard_client.call import conversation as commands
 from sidecard_client.call.call import UNKEYED, Call, keyed
-from sidecard_client.call.conversation import Command, Give, GoOn, Raised, Returned, converse, finished, is_tracing
+from sidecard_client.call.conversation import Command, Raised, Returned, converse, finished, is_tracing
 from sidecard_client.call.local_flights import LocalFlights
 from sidecard_client.call.outcome import Outcome, hit_outcome
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.connection import ConnectionLost
+from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 
 
 class Interpreter:
@@ -45,9 +45,10 @@ class Interpreter:
                 connector.give_back(connection)
                 return hit_outcome(reply, now - started)
 
+            if type(reply) is wire.Pending:
+                reply = connector.wait(connection, reply.id, call.options.wait_seconds, started)
+
         execution = Execution(connector, connection)
-        if connection is not None:
-            reply = connector.final_reply(connection, reply, call.options.wait_seconds, started)
 
         outcome: Outcome[Any] = finished(execution.run(converse(call, self._flights, connector.place, started, reply)))
         return outcome
@@ -64,26 +65,31 @@ class Interpreter:
 
 
 class Execution:
-    """One conversation, and the connection that it uses."""
+    """One conversation, and the connection that it uses.
+
+    ``handlers`` execute commands. A command of another class is handed over to the caller of `run`.
+    """
 
     def __init__(self, connector: Connector, connection: BlockingConnection | None = None) -> None:
         self._connector = connector
         self.connection = connection
 
     def run(self, conversation: Generator[Command, Any, Any], result: Any = None) -> Any:
-        """Resume with ``result`` and execute commands, up to `Give` or `GoOn` or the conversation's result.
+        """Resume with ``result`` and execute commands, up to one without a handler, or the conversation's result.
 
         Raises what the conversation raises.
         """
-        resume = conversation.send
+        handlers, resume = self.handlers, conversation.send
         while True:
             try:
                 while True:
                     command = resume(result)
-                    if isinstance(command, Give | GoOn):
+                    handler = handlers.get(command.__class__)
+                    if handler is None:
                         return command
 
-                    resume, result = conversation.send, self.execute(command)
+                    resume = conversation.send
+                    result = handler(self, command)
             except StopIteration as end:
                 self.give_back()
                 return end.value
@@ -96,43 +102,8 @@ class Execution:
                 # An interruption, wherever it comes: the conversation gives back what is held, and raises it again.
                 resume, result = conversation.throw, error
 
-    def execute(self, command: Command) -> Any:  # noqa: C901 - one case for each command
-        """Execute ``command`` and return its result."""
-        connector, connection = self._connector, self.connection
-        match command:
-            case commands.Run():
-                try:
-                    return Returned(command.function(*command.call.args, **command.call.kwargs))
-                except BaseException as error:  # noqa: BLE001 - the conversation decides about it
-                    return Raised(error)
-            case commands.Begin():
-                return self._begin(command)
-            case commands.WaitLocal():
-                return command.waiter.event.wait(command.seconds)
-            case commands.Embed():
-                from sidecard_client.call.embedding import embedded  # noqa: PLC0415 - for apps that embed
-
-                return embedded(command.call)
-            case _ if connection is None:
-                return None
-            case commands.Ask():
-                return connector.exchange(connection, command.message, command.wait_seconds)
-            case commands.Send():
-                return connector.send(connection, command.message)
-            case commands.Hold():
-                connector.heartbeat.hold(connection, command.lease.lease, command.lease.expires_in_seconds)
-            case commands.Release():
-                connector.heartbeat.release(connection)
-            case commands.Abandon():
-                connector.heartbeat.release(connection)
-                connector.throw_away(connection)
-                self.connection = None
-            case _:
-                raise AssertionError(f"{type(command).__name__} is a stream's command")
-
-        return None
-
-    def _begin(self, command: commands.Begin) -> Any:
+    def begin(self, command: commands.Begin) -> commands.FinalReply:
+        """Send a begin and wait for the final reply."""
         self.give_back()
         call, wait_seconds, started = command.call, command.wait_seconds, monotonic()
         try:
@@ -144,10 +115,72 @@ class Execution:
         if wait_seconds is None:
             wait_seconds = call.options.wait_seconds
 
-        return self._connector.final_reply(connection, reply, wait_seconds, started)
+        if type(reply) is not wire.Pending:
+            return reply  # type: ignore[no-any-return]  # the connector's replies are of any request
+
+        return self._connector.wait(connection, reply.id, wait_seconds, started)
 
     def give_back(self) -> None:
         """Return the connection to the client."""
         connection, self.connection = self.connection, None
         if connection is not None:
             self._connector.give_back(connection)
+
+    def _ask(self, command: commands.Ask) -> commands.FinalReply:
+        if self.connection is None:
+            return ConnectionEnded("the connection was given back")
+
+        return self._connector.exchange(self.connection, command.message, command.wait_seconds)
+
+    def _send(self, command: commands.Send) -> bool:
+        return self.connection is not None and self._connector.send(self.connection, command.message)
+
+    def hold(self, command: commands.Hold | commands.Open) -> None:
+        """Renew the lease of ``command`` until `release`."""
+        if command.lease is not None and self.connection is not None:
+            self._connector.heartbeat.hold(self.connection, command.lease)
+
+    def release(self, _: object = None) -> None:
+        """Stop renewing."""
+        if self.connection is not None:
+            self._connector.heartbeat.release(self.connection)
+
+    def abandon(self, _: object = None) -> None:
+        """Close the connection: the daemon voids the begin, and a lease that it granted."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            self._connector.heartbeat.release(connection)
+            self._connector.throw_away(connection)
+
+    def _run(self, command: commands.Run) -> Returned | Raised:
+        lease, connection, heartbeat = command.lease, self.connection, self._connector.heartbeat
+        if lease is not None and connection is not None:
+            heartbeat.hold(connection, lease)
+
+        try:
+            return Returned(command.function(*command.call.args, **command.call.kwargs))
+        except BaseException as error:  # noqa: BLE001 - the conversation decides about it
+            return Raised(error)
+        finally:
+            if lease is not None and connection is not None:
+                heartbeat.release(connection)
+
+    def _wait_local(self, command: commands.WaitLocal) -> None:
+        command.waiter.event.wait(command.seconds)
+
+    def _embed(self, command: commands.Embed) -> Call:
+        from sidecard_client.call.embedding import embedded  # noqa: PLC0415 - for apps that embed
+
+        return embedded(command.call)
+
+    handlers: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {
+        commands.Begin: begin,
+        commands.Ask: _ask,
+        commands.Send: _send,
+        commands.Hold: hold,
+        commands.Release: release,
+        commands.Abandon: abandon,
+        commands.Run: _run,
+        commands.WaitLocal: _wait_local,
+        commands.Embed: _embed,
+    }

@@ -143,7 +143,8 @@ class Client(ClientMetrics):
         `CallRejected` and `CallTimeout` as the policy has it; `UnkeyableRequest` for arguments without a stable form;
         `DaemonUnavailable` where ``on_unavailable`` is ``"raise"`` and no daemon answers.
         """
-        return cast("T", self._interpreter.run(calls.prepare(self._options, function, args, kwargs)).value)
+        value: T = self._interpreter.run(calls.prepare(self._options, function, args, kwargs)).value
+        return value
 
     def outcome(self, function: Functions[T], /, *args: Any, **kwargs: Any) -> Outcome[T]:
         """Do as `call` does, and return the value with where it came from."""

@@ -12,7 +12,6 @@ import socket
 import struct
 import threading
 from collections import deque
-from typing import Any
 
 from sidecard_client.protocol.connection import (
     Connection,
@@ -79,7 +78,7 @@ class BlockingConnection:
             self.close()
             raise
 
-    def exchange(self, request: AnyRequest) -> Any:
+    def exchange(self, request: AnyRequest) -> AnyReply:
         """Send ``request`` and return the first reply to it. Raises `ConnectionLost`."""
         request_id, data = self.protocol.send(request)
         try:
@@ -112,14 +111,14 @@ class BlockingConnection:
         self._replies.clear()
         self.exchange(Cancel(target=target))
 
-    def receive(self, request_id: int) -> Any:
+    def receive(self, request_id: int) -> AnyReply:
         """Return the next reply to request ``request_id``. Raises `ConnectionLost`."""
         while True:
             reply = self.receive_or_beat(request_id)
             if reply is not None:
                 return reply
 
-    def receive_or_beat(self, request_id: int) -> Any | None:
+    def receive_or_beat(self, request_id: int) -> AnyReply | None:
         """Return the next reply to request ``request_id``, or None after one ``recv`` without it.
 
         Raises `ConnectionLost`. After `DaemonUnresponsive` it may be called again.
@@ -131,7 +130,7 @@ class BlockingConnection:
 
         return reply
 
-    def received(self, request_id: int) -> Any | None:
+    def received(self, request_id: int) -> AnyReply | None:
         """Return the next reply to request ``request_id`` if it was received already."""
         while self._replies:
             reply = self._replies.popleft()
@@ -142,7 +141,7 @@ class BlockingConnection:
 
         return None
 
-    def _read(self) -> list[Any]:
+    def _read(self) -> list[AnyReply]:
         """Receive once, and return the complete replies."""
         try:
             size = self.socket.recv_into(self._buffer)

@@ -125,7 +125,7 @@ class Connector:
 
     def exchange(
         self, connection: BlockingConnection, request: wire.AnyRequest, wait_seconds: float | None = None
-    ) -> Any:
+    ) -> wire.AnyReply | ConnectionLost:
         """Return the final reply to a holder's ``request``, or the `ConnectionLost`: a lost report fails no call."""
         started = monotonic()
         try:
@@ -137,47 +137,30 @@ class Connector:
             connection.usable = False  # interrupted: the next reply would not be the next request's
             raise
 
-        return self.final_reply(connection, reply, wait_seconds, started)
+        return reply if type(reply) is not wire.Pending else self.wait(connection, reply.id, wait_seconds, started)
 
-    def final_reply(
-        self, connection: BlockingConnection, reply: Any, wait_seconds: float | None, started: float
-    ) -> Any:
-        """Return ``reply``, or what follows a `wire.Pending`, or the `ConnectionLost`."""
-        self.heartbeat.heard_at = monotonic()
-        if type(reply) is not wire.Pending:
-            return reply
+    def wait(
+        self, connection: BlockingConnection, request_id: int, wait_seconds: float | None, started: float
+    ) -> wire.AnyReply | ConnectionLost:
+        """Return the next reply to a pending request, while the heartbeat watches over the daemon, or `ConnectionLost`.
 
-        try:
-            return self.wait(connection, reply.id, wait_seconds, started)
-        except ConnectionLost as error:
-            return error
-
-    def wait(self, connection: BlockingConnection, request_id: int, wait_seconds: float | None, started: float) -> Any:
-        """Return the next reply to a pending request, while the heartbeat watches over the daemon.
-
-        Raises `ConnectionEnded` if the daemon has ended and may be asked again, `DaemonUnresponsive` if it hangs. Then,
+        That is `ConnectionEnded` if the daemon has ended and may be asked again, `DaemonUnresponsive` if it hangs. Then,
         and after an interruption, the connection is thrown away.
         """
+        self.heartbeat.heard_at = monotonic()
         try:
-            reply = connection.received(request_id)
-            if reply is not None:
-                return reply  # most pieces of a stored answer arrive together
-
-            if not self.heartbeat.watch(connection):
-                raise DaemonUnresponsive("no thread could be started to watch over the wait")
-
-            try:
+            reply = connection.received(request_id)  # most pieces of a stored answer arrive together
+            if reply is None:
                 reply = self._wait_watched(connection, request_id, wait_seconds, started)
-            finally:
-                self.heartbeat.unwatch(connection)
 
-        except BaseException as error:
+        except InvalidReply as error:
             self.throw_away(connection)
-            if isinstance(error, InvalidReply):
-                self._failed(error)
-            elif connection.abandoned and isinstance(error, ConnectionEnded):
-                raise DaemonUnresponsive(self._reason) from error
-
+            return self._failed(error)
+        except ConnectionLost as error:
+            self.throw_away(connection)
+            return DaemonUnresponsive(self._reason) if connection.abandoned else error
+        except BaseException:
+            self.throw_away(connection)
             raise
 
         self.heartbeat.heard_at = monotonic()
@@ -185,20 +168,27 @@ class Connector:
 
     def _wait_watched(
         self, connection: BlockingConnection, request_id: int, wait_seconds: float | None, started: float
-    ) -> Any:
+    ) -> wire.AnyReply:
         late = None if wait_seconds is None else started + wait_seconds + self._timeout_seconds + LATE_SECONDS
-        while True:
-            try:
-                reply = connection.receive_or_beat(request_id)
-            except DaemonUnresponsive:
-                reply = None  # the socket's own time limit, which means nothing here: the heartbeat judges
+        if not self.heartbeat.watch(connection):
+            raise DaemonUnresponsive("no thread could be started to watch over the wait")
 
-            if reply is not None:
-                return reply
+        try:
+            while True:
+                try:
+                    reply = connection.receive_or_beat(request_id)
+                except DaemonUnresponsive:
+                    reply = None  # the socket's own time limit, which means nothing here: the heartbeat judges
 
-            if late is not None and monotonic() > late:
-                connection.usable = False  # the reply may still arrive
-                return wire.Timeout(id=request_id, waited_seconds=monotonic() - started)
+                if reply is not None:
+                    return reply
+
+                if late is not None and monotonic() > late:
+                    connection.usable = False  # the reply may still arrive
+                    return wire.Timeout(id=request_id, waited_seconds=monotonic() - started)
+
+        finally:
+            self.heartbeat.unwatch(connection)
 
     def send(self, connection: BlockingConnection, request: wire.AnyRequest) -> bool:
         """Send a request without waiting for a reply. Returns False if the connection is useless from now on."""

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client.protocol.connection import RENEWALS_PER_LEASE
+from sidecard_client.protocol.wire import Lease
 
 PING_SECONDS = 0.2
 QUIET_SECONDS = 0.1
@@ -64,13 +65,13 @@ class Heartbeat:
         self._shortest_seconds = math.inf
         self._closed = False
 
-    def hold(self, connection: BlockingConnection, lease: str, expires_in_seconds: float) -> None:
+    def hold(self, connection: BlockingConnection, lease: Lease) -> None:
         """Renew ``lease`` until `release`."""
-        every_seconds = max(expires_in_seconds / RENEWALS_PER_LEASE, MIN_RENEWAL_SECONDS)
+        every_seconds = max(lease.expires_in_seconds / RENEWALS_PER_LEASE, MIN_RENEWAL_SECONDS)
         renew_at = monotonic() + every_seconds
         with self._lock:
             self._shortest_seconds = min(self._shortest_seconds, every_seconds)
-            self._held[connection] = Held(lease, every_seconds, renew_at)
+            self._held[connection] = Held(lease.lease, every_seconds, renew_at)
             self._wake_by(renew_at)
 
     def release(self, connection: BlockingConnection) -> None:

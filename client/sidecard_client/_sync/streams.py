@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Any, Generic, Self, cast
+from typing import Any, ClassVar, Generic, Self, cast
 
 from sidecard_client._sync.calls import Execution
 from sidecard_client._sync.connector import Connector
@@ -13,6 +13,7 @@ from sidecard_client.call.call import UNKEYED, Call, T, keyed
 from sidecard_client.call.conversation import (
     Begin,
     Command,
+    FinalReply,
     Give,
     GoOn,
     NextReply,
@@ -24,7 +25,6 @@ from sidecard_client.call.conversation import (
 )
 from sidecard_client.call.streams import END, Provenance, no_pieces, stream
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.connection import ConnectionLost
 
 
 class Stream(Provenance, Generic[T]):
@@ -141,17 +141,10 @@ class _StreamExecution(Execution):
     _pieces: Iterator[Any] = iter(())
     _close_source: Callable[[], object] | None = None
 
-    def execute(self, command: Command) -> Any:
-        match command:
-            case Open():
-                return self._piece(lambda: self._open(command))
-            case Pull():
-                return self._piece(lambda: next(self._pieces, END))
-            case NextReply():
-                return self._next_reply()
-
-        reply = super().execute(command)
-        if isinstance(command, Begin) and isinstance(reply, wire.Chunk):
+    def begin(self, command: Begin) -> FinalReply:
+        """Send a begin, and follow the stream if the reply is its first piece."""
+        reply = super().begin(command)
+        if isinstance(reply, wire.Chunk):
             self.follows, self._request_id = True, reply.id
             self._wait_seconds = command.call.options.wait_seconds
 
@@ -165,40 +158,38 @@ class _StreamExecution(Execution):
 
     def end(self) -> None:
         """Close the function's stream and the connection; void everything that is held."""
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            self._connector.heartbeat.release(connection)
-            self._connector.throw_away(connection)
-
+        self.abandon()
         close, self._close_source = self._close_source, None
         self._pieces = iter(())
         if close is not None:
             with suppress(ValueError):  # a generator that is running, because it closes its own stream
                 close()
 
-    def _next_reply(self) -> Any:
+    def _next_reply(self, _: NextReply) -> FinalReply:
         connection = self.connection
         assert connection is not None  # noqa: S101 - it is there from the first piece to the last; for the type checker
-        try:
-            reply = self._connector.wait(connection, self._request_id, self._wait_seconds, monotonic())
-        except ConnectionLost as lost:
-            reply = lost.with_traceback(None)
-
+        reply = self._connector.wait(connection, self._request_id, self._wait_seconds, monotonic())
         self.follows = isinstance(reply, wire.Chunk)
         return reply
 
-    def _open(self, command: Open) -> Any:
-        call = command.call
-        pieces = command.function(*call.args, **call.kwargs)
-        if not isinstance(pieces, Iterable):
-            raise no_pieces(command.function, pieces)
-
-        self._close_source = getattr(pieces, "close", None)
-        self._pieces = iter(pieces)
-        return next(self._pieces, END)
-
-    def _piece(self, take: Callable[[], Any]) -> Returned | Raised:
+    def _open(self, command: Open) -> Returned | Raised:
+        self.hold(command)
         try:
-            return Returned(take())
+            pieces = command.function(*command.call.args, **command.call.kwargs)
+            if not isinstance(pieces, Iterable):
+                raise no_pieces(command.function, pieces)
+
+            self._close_source = getattr(pieces, "close", None)
+            self._pieces = iter(pieces)
+            return Returned(next(self._pieces, END))
         except BaseException as error:  # noqa: BLE001 - the conversation decides about it
+            self.release()
             return Raised(error)
+
+    def _pull(self, _: Pull) -> Returned | Raised:
+        try:
+            return Returned(next(self._pieces, END))
+        except BaseException as error:  # noqa: BLE001 - as above
+            return Raised(error)
+
+    handlers: ClassVar = {**Execution.handlers, Begin: begin, NextReply: _next_reply, Open: _open, Pull: _pull}

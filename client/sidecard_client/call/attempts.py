@@ -27,6 +27,9 @@ from sidecard_client.protocol.wire import FailureKind
 AfterFailure = Literal["use_lease", "without_lease", "give_up"]
 
 
+_MAY_LEAVE_LEASE = (ConnectionLost, wire.Lease, wire.Error)
+
+
 class Attempts:
     """The attempts of ``call``, and its ``lease`` until the daemon has the result.
 
@@ -108,4 +111,4 @@ class Attempts:
 
 def may_leave_lease(reply: wire.AnyReply | ConnectionLost) -> bool:
     """Return whether the daemon may still hold a lease after ``reply``, which does not lead to using one."""
-    return isinstance(reply, ConnectionLost | wire.Lease | wire.Error)
+    return isinstance(reply, _MAY_LEAVE_LEASE)

@@ -1,6 +1,6 @@
 """A call: function, arguments, policy and key. Pure.
 
-`prepare` and `prepare_bound` make a `Call`; `Call.begin` makes its first request.
+`prepare` makes a `Call`; `Call.begin` makes its first request.
 `outcome` interprets the reply, and `conversation` decides every step after it.
 """
 
@@ -115,38 +115,24 @@ class Call(Struct):
 
 
 def prepare(
-    defaults: Options,
-    function: Functions[Any],
-    args: tuple[Any, ...],
-    keywords: dict[str, Any],
-    *,
-    stream: bool = False,
-) -> Call:
-    """Make the call of ``call``, ``outcome`` and ``stream``: policy keywords are taken out of ``keywords``.
-
-    Raises `TypeError` and `ValueError` for a wrong policy, and what `prepare_bound` raises.
-    """
-    if keywords:
-        functions = (function,) if callable(function) else _functions_of(function)
-        defaults, keywords = policies.split(defaults, functions, keywords)
-
-    return prepare_bound(defaults, function, args, keywords, stream=stream)
-
-
-def prepare_bound(
     options: Options,
     function: Functions[Any],
     args: tuple[Any, ...],
     keywords: dict[str, Any],
     *,
     stream: bool = False,
+    policy_is_bound: bool = False,
 ) -> Call:
-    """Make the call of ``cached`` and ``wrap``: all of ``keywords`` go to the function.
+    """Make a call. Policy keywords are taken out of ``keywords``, unless the policy is bound (``cached``, ``wrap``).
 
     A stream has another key than the plain call. Of several backends, the first function names the key, unless
-    ``name=`` does. Raises `UnkeyableRequest` for arguments or a function without a stable form, and `TypeError` for
-    something that is not callable, or for ``backend=`` beside a dict.
+    ``name=`` does. Raises `TypeError` and `ValueError` for a wrong policy, `UnkeyableRequest` for arguments or a function
+    without a stable form, and `TypeError` for something that is not callable, or for ``backend=`` beside a dict.
     """
+    if keywords and not policy_is_bound:
+        given = (function,) if callable(function) else _functions_of(function)
+        options, keywords = policies.split(options, given, keywords)
+
     backend = options.backend
     if callable(function):
         functions: tuple[Callable[..., Any], ...] = (function,)

@@ -4,7 +4,7 @@
 
     interpreter            conversation
     -----------            ------------
-    reply to a begin  -->  lease?   Hold, Run the function, Release, Ask the daemon with the result
+    reply to a begin  -->  lease?   Run the function, Ask the daemon with the result
                            shared, failed, rejected?   return or raise
                            lost?    WaitLocal for the same call of this process, or Run without a lease
 
@@ -73,10 +73,11 @@ class Send(Struct, frozen=True):
 
 
 class Run(Struct, frozen=True):
-    """Run ``function`` with the arguments of ``call``: the result is `Returned` or `Raised`."""
+    """Run ``function`` with the arguments of ``call``, renewing ``lease`` meanwhile: the result is `Returned` or `Raised`."""
 
     function: Callable[..., Any]
     call: Call
+    lease: wire.Lease | None = None
 
 
 class Hold(Struct, frozen=True):
@@ -109,10 +110,14 @@ class Embed(Struct, frozen=True):
 
 
 class Open(Struct, frozen=True):
-    """Call ``function``, which returns a stream: the result is its first piece `Returned`, or `Raised`."""
+    """Call ``function``, which returns a stream: the result is its first piece `Returned`, or `Raised`.
+
+    ``lease`` is renewed from then on, until `Release`, or until the function raises.
+    """
 
     function: Callable[..., Any]
     call: Call
+    lease: wire.Lease | None = None
 
 
 class Pull(Struct, frozen=True):
@@ -167,6 +172,15 @@ def converse(
 
     Raises `CallFailed`, `CallRejected`, `CallTimeout`, `DaemonUnavailable`, `RequestRefused` and `ProtocolError`.
     """
+    if type(reply) is wire.Lease:
+        return _lead(Attempts(call, reply), flights, monotonic() - started)
+
+    return _converse(call, flights, place, started, reply)
+
+
+def _converse(
+    call: Call, flights: LocalFlights, place: Callable[[], str], started: float, reply: FinalReply
+) -> Conversation:
     if isinstance(reply, ConnectionEnded):
         # The daemon has restarted, or closed an idle connection. It holds nothing for it, so asking again is safe.
         reply = yield Begin(call, remaining_seconds(call, monotonic() - started), again=True)
@@ -175,12 +189,13 @@ def converse(
         return (yield from _fall_back(call, flights, place, started, reply.reason))
 
     waited_seconds = monotonic() - started
+    if isinstance(reply, wire.Lease):
+        return (yield from _lead(Attempts(call, reply), flights, waited_seconds))
+
     resolved = resolve(call, reply, waited_seconds)
     match resolved:
         case Outcome():
             return resolved
-        case wire.Lease():
-            return (yield from _lead(Attempts(call, resolved), flights, waited_seconds))
         case NextStep.WITHOUT_DAEMON:
             return (yield from _fall_back(call, flights, place, started, TURNED_AWAY))
         case NextStep.SEND_VECTOR:
@@ -231,6 +246,7 @@ def _make(
 
         if flight is not None:
             flights.succeed(flight, result.value)
+            flight = None
 
         lease = attempts.lease
         if lease is None:
@@ -239,9 +255,13 @@ def _make(
 
             return attempts.outcome(result.value, source, waited_seconds)
 
-        yield Release(lease)
         # With the reply, the answer is there for all processes before this call returns.
-        yield from settle(attempts, _completion(call, call.function_of(attempts.backend), lease, result.value))
+        message = _completion(attempts, lease, result.value)
+        attempts.lease = None  # as in `settle`, whose generator costs a miss 1 %
+        reply = yield Ask(message)
+        if may_leave_lease(reply):
+            yield Abandon()
+
         return attempts.outcome(result.value, source, waited_seconds)
     finally:
         if flight is not None:
@@ -251,19 +271,17 @@ def _make(
             yield Abandon()
 
 
-def run_attempts(attempts: Attempts, run: Callable[[Callable[..., Any], Call], Command]) -> Attempting:
+def run_attempts(attempts: Attempts, run: type[Run] | type[Open]) -> Attempting:
     """Run the function, on one backend after another, until it returns or no backend is left.
 
-    If it returns, `Attempts.lease` is still held; else, the daemon has the failure.
+    If it returns, `Attempts.lease` is still the daemon's; else, the daemon has the failure.
     """
     call = attempts.call
     while (lease := attempts.lease) is not None:
-        yield Hold(lease)
-        result: Returned | Raised = yield run(attempts.use(lease), call)
+        result: Returned | Raised = yield run(attempts.use(lease), call, lease)
         if isinstance(result, Returned):
             return result
 
-        yield Release(lease)
         kind = kind_of(result.error, call.options.classify)
         message = attempts.failure(lease, result.error, kind)
         if not message.next:
@@ -287,7 +305,7 @@ def run_attempts(attempts: Attempts, run: Callable[[Callable[..., Any], Call], C
     for backend, function in backends_without_daemon(call, tried):
         tried.add(backend)
         attempts.backend = backend
-        result = yield run(function, call)
+        result = yield run(function, call, None)
         if isinstance(result, Returned):
             return result
 
@@ -310,11 +328,12 @@ def settle(attempts: Attempts, message: wire.Complete | wire.Fail) -> Generator[
         yield Abandon()
 
 
-def _completion(call: Call, function: Callable[..., Any], lease: wire.Lease, value: Any) -> wire.Complete | wire.Fail:
+def _completion(attempts: Attempts, lease: wire.Lease, value: Any) -> wire.Complete | wire.Fail:
+    call = attempts.call
     try:
         return complete(call, lease, value)
     except UnshareableValue as error:
-        warn_unshareable(function, error)
+        warn_unshareable(call.function_of(attempts.backend), error)
         return refuse_to_share(call, lease.lease, value, error)
 
 

@@ -26,4 +26,11 @@ def asks_for_one_answer(args: tuple[Any, ...], kwargs: Mapping[str, Any], *, sai
     if said is not None:
         return said
 
-    return is_deterministic(kwargs) or any(isinstance(value, dict) and is_deterministic(value) for value in args)
+    if kwargs and is_deterministic(kwargs):
+        return True
+
+    for value in args:  # noqa: SIM110 - a generator's frames cost more than the rest
+        if isinstance(value, dict) and is_deterministic(value):
+            return True
+
+    return False

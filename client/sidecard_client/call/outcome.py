@@ -3,7 +3,6 @@
 from enum import Enum
 from typing import Any, Generic, Literal
 
-import msgspec
 from msgspec import UNSET, Struct
 
 from sidecard_client.call.call import Call, T
@@ -55,8 +54,8 @@ class NextStep(Enum):
 
 def resolve(  # noqa: C901, PLR0912 - one case for each reply
     call: Call, reply: Any, waited_seconds: float
-) -> Outcome[Any] | wire.Lease | NextStep:
-    """Turn the final reply to a `wire.Begin` into the next step.
+) -> Outcome[Any] | NextStep:
+    """Turn the final reply to a `wire.Begin`, other than a lease, into the next step.
 
     Raises `CallFailed`, `CallRejected`, `CallTimeout`; `RequestRefused` where ``on_unavailable`` is ``"raise"``;
     and `ProtocolError` for a reply that answers no begin.
@@ -68,9 +67,15 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
             if call.span is not None:
                 call.span.link(reply.trace)
 
-            return _outcome(reply, "shared", waited_seconds)
-        case wire.Lease():
-            return reply
+            return Outcome(
+                reply.value,
+                "shared",
+                reply.age_seconds,
+                reply.backend,
+                reply.saved_seconds,
+                reply.saved_dollars,
+                waited_seconds,
+            )
         case wire.Failed(kind="ignored"):
             return NextStep.OWN_CALL
         case wire.Failed():
@@ -99,8 +104,16 @@ def resolve(  # noqa: C901, PLR0912 - one case for each reply
 
 def hit_outcome(hit: wire.Hit, waited_seconds: float) -> Outcome[Any]:
     """Return the outcome of a call whose answer was stored."""
-    outcome = _outcome(hit, "stale" if hit.stale else "cache", waited_seconds)
-    return outcome if hit.similarity is None else msgspec.structs.replace(outcome, similarity=hit.similarity)
+    return Outcome(
+        hit.value,
+        "stale" if hit.stale else "cache",
+        hit.age_seconds,
+        hit.backend,
+        hit.saved_seconds,
+        hit.saved_dollars,
+        waited_seconds,
+        similarity=hit.similarity,
+    )
 
 
 def stale_outcome(reply: wire.Lease | wire.Rejected, waited_seconds: float, attempts: int = 0) -> Outcome[Any]:
@@ -112,10 +125,4 @@ def stale_outcome(reply: wire.Lease | wire.Rejected, waited_seconds: float, atte
         reply.stale_backend,
         waited_seconds=waited_seconds,
         attempts=attempts,
-    )
-
-
-def _outcome(reply: wire.Hit | wire.Shared, source: Source, waited_seconds: float) -> Outcome[Any]:
-    return Outcome(
-        reply.value, source, reply.age_seconds, reply.backend, reply.saved_seconds, reply.saved_dollars, waited_seconds
     )

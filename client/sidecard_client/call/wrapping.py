@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from sidecard_client.call.call import Call, prepare_bound
+from sidecard_client.call.call import Call, prepare
 from sidecard_client.call.options import Options
 from sidecard_client.keys.naming import name_of
 
@@ -42,7 +42,7 @@ class CachedFunction:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the function's answer; the function runs only if nobody else has it."""
-        call = prepare_bound(self._options, self._function, args, kwargs, stream=self._stream)
+        call = prepare(self._options, self._function, args, kwargs, stream=self._stream, policy_is_bound=True)
         return self._perform(call)
 
     def __get__(self, instance: object | None, owner: type | None = None) -> Any:
@@ -134,6 +134,6 @@ def _shared(perform: Perform, function: Callable[..., Any], options: Options) ->
     stream = generates(function)
 
     def shared(*args: Any, **kwargs: Any) -> Any:
-        return perform(prepare_bound(options, function, args, kwargs, stream=stream))
+        return perform(prepare(options, function, args, kwargs, stream=stream, policy_is_bound=True))
 
     return functools.update_wrapper(shared, function)

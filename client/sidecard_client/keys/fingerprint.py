@@ -79,6 +79,7 @@ _TIMESTAMP_HEADS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
 These bytes may stand in a string as well; then the strict walk finds nothing wrong and gives the same result."""
 
 _NOTHING: frozenset[str] = frozenset()
+_ONLY_TEXT = frozenset({str})
 _encode = msgspec.msgpack.Encoder(order="sorted").encode
 
 
@@ -159,7 +160,7 @@ def canonical(
         encoded = _encode(parts)
         # A prompt and nothing else, the most frequent request, is what it looks like. The encoder also takes objects that
         # would come back as something plain (a dataclass, a UUID): those have no stable form, and comparing finds them.
-        if not kwargs and all(type(value) is str for value in args):
+        if not kwargs and _ONLY_TEXT.issuperset(map(type, args)):
             return encoded
 
         decoded = _decode(encoded)

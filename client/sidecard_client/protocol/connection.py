@@ -17,7 +17,16 @@ from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import ProtocolError
 from sidecard_client.protocol.frames import FrameBuffer
 from sidecard_client.protocol.undecodable import DECODE_ERRORS, replacement_for
-from sidecard_client.protocol.wire import AnyReply, AnyRequest, Error, Pending, pack, unpack_reply
+from sidecard_client.protocol.wire import (
+    FRAME_HEADER_BYTES,
+    AnyReply,
+    AnyRequest,
+    Chunk,
+    Error,
+    Pending,
+    pack,
+    unpack_reply,
+)
 
 MAX_REPLY_BYTES = 2 * wire.MAX_FRAME_BYTES - 1
 """The first byte of a frame is 0 or 1, whatever limit a daemon is configured to."""
@@ -127,7 +136,7 @@ class Connection:
 
         payload = pack(request)
         self._unanswered[request_id] = ANSWERS[request.__class__]
-        return request_id, len(payload).to_bytes(wire.FRAME_HEADER_BYTES, "big") + payload
+        return request_id, len(payload).to_bytes(FRAME_HEADER_BYTES, "big") + payload
 
     def forget(self, request_id: int) -> None:
         """Close a request. Replies to it that still arrive are dropped."""
@@ -153,7 +162,7 @@ class Connection:
             expected = unanswered.get(request_id)
             if expected is not None and kind in expected:
                 del unanswered[request_id]
-                if kind is Pending or kind is wire.Chunk:
+                if kind is Pending or kind is Chunk:
                     self.pending.add(request_id)
             elif request_id in self.pending and kind in _AFTER_PENDING:
                 if kind is not wire.Chunk and kind is not wire.Note:

@@ -71,10 +71,11 @@ class FrameBuffer:
 
         Raises `FramingError` for a length of 0 or above the limit, with the payloads ``before`` it.
         """
-        if self.holds_just(data):
-            return [memoryview(data)[_HEADER:]]
-
         buffer = self._buffer
+        # `holds_just`, without its call: nearly every read is one whole frame.
+        if _HEADER < len(data) <= self._max_bytes and not buffer and _length_of(data)[0] == len(data) - _HEADER:
+            return [(data if data.__class__ is memoryview else memoryview(data))[_HEADER:]]
+
         buffer += data
         if len(buffer) < self._wanted:
             return []

@@ -161,12 +161,6 @@ def test_resolve_answers() -> None:
     assert resolve(shared) == Outcome("v", "shared", 3.0, "b", 2.0, 0.5, 0.25)
 
 
-def test_resolve_a_lease() -> None:
-    """The permission itself."""
-    lease = wire.Lease(id=1, lease="l", backend="default", expires_in_seconds=15, attempt=1)
-    assert resolve(lease) is lease
-
-
 @pytest.mark.parametrize("reason", ["busy", "draining"])
 def test_resolve_a_full_daemon(reason: str) -> None:
     """It is as if the daemon were not there; or the error, where the caller asked for it."""

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from sidecard_client import SidecardWarning
 from sidecard_client.call import embedding
-from sidecard_client.call.call import Call, prepare, prepare_bound, unshared
+from sidecard_client.call.call import Call, prepare, unshared
 from sidecard_client.call.embedding import embedded
 from sidecard_client.call.options import Options
 from sidecard_client.call.outcome import NextStep, Outcome, resolve
@@ -47,7 +47,7 @@ def brought(*args: Any, function: Any = answer, stream: bool = False, **policy: 
     """Return what a call of ``function`` brings when it is asked for its vector."""
     keywords = policy.pop("keywords", {})
     options = Options().changed({"embed": embed}).changed(policy)
-    asked = embedded(prepare_bound(options, function, args, keywords, stream=stream)).similar
+    asked = embedded(prepare(options, function, args, keywords, stream=stream, policy_is_bound=True)).similar
     assert isinstance(asked, QueryVector)
     return asked
 
