@@ -16,6 +16,7 @@ from sidecard.errors import SidecardError
 from sidecard.persistence.files import create_regular
 
 _SIDE_FILES = ("-wal", "-shm")
+_execute = sqlite3.Connection.execute
 
 
 class DamagedError(SidecardError):
@@ -36,7 +37,7 @@ class Connection(sqlite3.Connection):
     def execute(self, statement: str, values: Any = (), /) -> sqlite3.Cursor:
         """Run one statement."""
         try:
-            return super().execute(statement, values)
+            return _execute(self, statement, values)
         except UnicodeDecodeError as error:
             raise damage("SQLite's message about its tables is not UTF-8") from error
 

