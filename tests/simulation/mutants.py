@@ -5,7 +5,7 @@ how much may happen in lives of it, one after the other from the seed 1, until t
 took when it was written.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -32,23 +32,26 @@ from tests.simulation.host.processes import monotonic
 
 Original = Callable[..., Any]
 
+Replacement = tuple[Any, str, Callable[[Any], Any]]
+"""The class, the name of its method or property, and what returns the replacement of that."""
+
+
+@contextmanager
+def planted(replacements: Iterable[Replacement]) -> Iterator[None]:
+    """Replace methods for as long as the context lasts."""
+    with ExitStack() as stack:
+        for owner, name, replace in replacements:
+            stack.enter_context(patch.object(owner, name, replace(getattr(owner, name))))
+
+        yield
+
 
 class Mutant(NamedTuple):
     """One bug."""
 
     setting: str
     happenings: int
-    replacements: tuple[tuple[Any, str, Callable[[Original], Original]], ...]
-    """Of which class which method, and what makes its replacement of it."""
-
-    @contextmanager
-    def let_loose(self) -> Iterator[None]:
-        """Have the bug."""
-        with ExitStack() as stack:
-            for owner, name, replace in self.replacements:
-                stack.enter_context(patch.object(owner, name, replace(getattr(owner, name))))
-
-            yield
+    replacements: tuple[Replacement, ...]
 
 
 def _append_of_anybody(append: Original) -> Original:
@@ -90,11 +93,13 @@ def _first_who_waits(_: Original) -> Original:
     return mutant
 
 
-def _nothing(_: Original) -> Original:
+def nothing(_: Original) -> Original:
+    """Do nothing."""
     return lambda *_, **__: None
 
 
-def _no_effects(_: Original) -> Original:
+def no_effects(_: Original) -> Original:
+    """Return no effects."""
     return lambda *_, **__: []
 
 
@@ -235,7 +240,7 @@ MUTANTS: dict[str, Mutant] = {
     "who is elected may have stopped waiting": Mutant(
         "impatient", 20_000, ((Flights, "next_candidate", _first_who_waits),)
     ),
-    "a purge lets flights in progress store": Mutant("stale", 20_000, ((Flights, "void", _nothing),)),
+    "a purge lets flights in progress store": Mutant("stale", 20_000, ((Flights, "void", nothing),)),
     "who joins a stream late misses a piece": Mutant("streams", 10_000, ((Streams, "open", _open_too_late),)),
     "a purge leaves what is stale": Mutant("stale", 20_000, ((MemoryCache, "purge", _purge_what_is_fresh),)),
     "the timer of a waiter that leaves goes on": Mutant("plain", 10_000, ((Flights, "leave", _leave_with_timer),)),
@@ -250,13 +255,13 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "namespaces are not told apart by uid": Mutant("plain", 10_000, ((Scopes, "find", _same_scope_for_all),)),
     "what is left of a broken stream goes before the next one": Mutant(
-        "streams", 10_000, ((Election, "interrupt_stream", _no_effects),)
+        "streams", 10_000, ((Election, "interrupt_stream", no_effects),)
     ),
     "the last of several waiters is forgotten": Mutant(
         "calm", 10_000, ((Flights, "finish", _finish_without_the_last),)
     ),
     "client: the reply to a request that was taken back goes to another": Mutant(
-        "impatient", 30_000, ((Connection, "forget", _nothing), (AsyncConnection, "_deliver", _deliver_to_the_first))
+        "impatient", 30_000, ((Connection, "forget", nothing), (AsyncConnection, "_deliver", _deliver_to_the_first))
     ),
     "client: an answer is told again on another connection": Mutant(
         "plain", 20_000, ((Connector, "exchange", _tell_again),)

@@ -81,7 +81,11 @@ class Schedule(EngineSchedule[BackendTrial]):
             peer = self.peer()
 
         usage = chance.choice(
-            [None, wire.Usage(cost_dollars=0.125, completion_tokens=40), wire.Usage(first_chunk_seconds=0.75)]
+            [
+                None,
+                wire.Usage(cost_dollars=0.125, completion_tokens=40),
+                wire.Usage(first_chunk_seconds=0.75, cost_dollars=0.5),
+            ]
         )
         if chance.random() >= self.failing:
             trial.complete(peer, lease, usage)

@@ -1,40 +1,66 @@
-"""The simulation finds bugs that were put in: otherwise it would say nothing by finding none."""
+"""Simulation and schedules find planted bugs: otherwise it would say nothing that they find none."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import pytest
 
+from tests.laws.worlds import BACKEND_WORLDS, MODEL_WORLDS
+from tests.simulation import test_backend_schedules as backends
+from tests.simulation import test_engine_schedules as engine
+from tests.simulation import test_store_schedules as stores
+from tests.simulation import test_stream_schedules as streams
 from tests.simulation.host.patches import simulated
 from tests.simulation.host.scripts import live_on
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import MUTANTS, planted
+from tests.simulation.schedule_mutants import SCHEDULE_MUTANTS
+from tests.simulation.schedules import Life, live
 
 _QUICK = ("namespaces are not told apart by uid", "client: an answer is told again on another connection")
 """One of the engine and one of a client, which are found in a second."""
 
+SCHEDULES: dict[str, tuple[Callable[[str, str], Life], Collection[str], Sequence[int]]] = {
+    "engine": (engine.Schedule, MODEL_WORLDS, (250, 900)),
+    "backends": (backends.Schedule, BACKEND_WORLDS, (250, 400)),
+    "streams": (streams.Schedule, streams.WORLDS, (200, 700)),
+    "stores": (stores.Schedule, stores.WORLDS, (400,)),
+}
+"""Schedule, worlds, and lengths of lives."""
 
-@pytest.fixture(autouse=True)
-def _stage() -> Iterator[None]:
+
+@pytest.fixture
+def _simulated() -> Iterator[None]:
     with simulated():
         yield
 
 
+@pytest.mark.usefixtures("_simulated")
 @pytest.mark.parametrize("name", _QUICK)
-def test_a_bug_that_shows_soon_is_found(name: str) -> None:
-    """Within as much as is said of it."""
+def test_simulation_with_a_quick_mutant_finds_it(name: str) -> None:
+    """The simulation finds the bug within the happenings of the mutant."""
     _find(name)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("_simulated")
 @pytest.mark.parametrize("name", [name for name in MUTANTS if name not in _QUICK])
-def test_a_bug_is_found(name: str) -> None:
-    """Within as much as is said of it."""
+def test_simulation_with_a_mutant_finds_it(name: str) -> None:
+    """The simulation finds the bug within the happenings of the mutant."""
     _find(name)
+
+
+@pytest.mark.parametrize("name", SCHEDULE_MUTANTS)
+def test_schedules_with_a_mutant_find_it(name: str) -> None:
+    """The schedules of the mutant's world find the bug within its steps."""
+    mutant = SCHEDULE_MUTANTS[name]
+    schedule, _, lengths = SCHEDULES[mutant.schedule]
+    with planted(mutant.replacements), pytest.raises(Exception, match="with SIDECARD_SIMULATION_SEED"):
+        live(schedule, mutant.world, mutant.steps, lengths)
 
 
 def _find(name: str) -> None:
     mutant = MUTANTS[name]
-    with mutant.let_loose():
+    with planted(mutant.replacements):
         happened, found = live_on(mutant.setting, 1, mutant.happenings)
 
     assert found is not None, f"not found in {happened} happenings"

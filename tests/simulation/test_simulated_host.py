@@ -15,7 +15,7 @@ from tests.simulation.host.patches import simulated
 from tests.simulation.host.scripts import Writer, live_on, relive, replay, shorten, told
 from tests.simulation.host.world import World
 from tests.simulation.host.worlds import SETTINGS
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import MUTANTS, planted
 from tests.simulation.schedules import SEED
 
 _FEW = 1_500
@@ -61,7 +61,7 @@ def test_a_script_is_lived_the_same_each_time() -> None:
 def test_what_is_found_is_told_as_a_short_test_that_fails_until_it_is_right() -> None:
     """With a bug that was put in, the text of the test is run with it and without it."""
     mutant = MUTANTS["who joins a stream late misses a piece"]
-    with mutant.let_loose():
+    with planted(mutant.replacements):
         _, found = live_on(mutant.setting, 1, mutant.happenings)
         assert found is not None
         short = shorten(found, _TRIALS)

@@ -3,7 +3,6 @@
 ``SIDECARD_SIMULATION_STEPS`` sets how many steps in all (100,000), ``SIDECARD_SIMULATION_SEED`` which ones.
 """
 
-import os
 import random
 from typing import NamedTuple
 
@@ -16,9 +15,9 @@ from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 from tests.host import packed, unpacked
 from tests.simulation.reference_store import CLAIM_SECONDS, LONGEST_DELAY_SECONDS, Clock, Line, Server
-from tests.simulation.schedules import SEED
+from tests.simulation.schedules import live, steps
 
-_STEPS = int(os.environ.get("SIDECARD_SIMULATION_STEPS", "100000"))
+_STEPS = steps(100_000)
 _STEPS_OF_A_LIFE = 400
 _WAIT_SECONDS = 5.0
 _SETTLED_SECONDS = 8 * LONGEST_DELAY_SECONDS
@@ -65,7 +64,7 @@ class Caller:
 class OneHost:
     """One engine, its callers, and its line to the store."""
 
-    def __init__(self, life: "Life", name: str) -> None:
+    def __init__(self, life: "Schedule", name: str) -> None:
         self.life = life
         self.clock = life.clock
         settings = EngineSettings(
@@ -138,22 +137,23 @@ class OneHost:
             self.life.ended(caller, reply, key, asked_at, mode)
 
 
-class Life:
+class Schedule:
     """Some hosts, for a while."""
 
-    def __init__(self, world: World, seed: str) -> None:
-        self.world = world
+    def __init__(self, world: str, seed: str) -> None:
+        self.world = WORLDS[world]
+        self.trial = self
         self.chance = random.Random(seed)
         self.clock = Clock()
         self.server = Server(self.clock)
-        self.hosts = [OneHost(self, f"host{number}") for number in range(1 if world.kind == "own" else 3)]
+        self.hosts = [OneHost(self, f"host{number}") for number in range(1 if self.world.kind == "own" else 3)]
         self.keys = [f"key-{number}" for number in range(4)]
         self.versions: dict[str, tuple[str, float]] = {}
         """Of each answer, its key and when its lease was granted, or it was put."""
         self.removals: dict[str, float] = {}
         """Of each key, when its last removal was acknowledged."""
         self.ids = 0
-        self.script: list[str] = []
+        self.script: list[tuple[float, str]] = []
 
     # What happens
 
@@ -303,7 +303,7 @@ class Life:
 
     def note(self, host: OneHost, text: str) -> None:
         """Keep what happened, to be told should something be wrong."""
-        self.script.append(f"{self.clock.now:.3f} host{self.hosts.index(host)} {text}")
+        self.script.append((self.clock.now, f"host{self.hosts.index(host)} {text}"))
 
     # What must be true
 
@@ -364,14 +364,7 @@ class Life:
 @pytest.mark.parametrize("world", WORLDS)
 def test_hosts_agree_by_the_store(world: str) -> None:
     """Every begin ends once and in time, with the answer to its key, of what is not removed; nothing is left behind."""
-    for number in range(_STEPS // len(WORLDS) // _STEPS_OF_A_LIFE):
-        life = Life(WORLDS[world], f"{SEED} {world} {number}")
-        try:
-            life.run(_STEPS_OF_A_LIFE)
-        except Exception as fault:
-            fault.add_note("\n".join(life.script[-60:]))
-            fault.add_note(f"life {number} of world {world!r} with SIDECARD_SIMULATION_SEED={SEED}")
-            raise
+    live(Schedule, world, _STEPS // len(WORLDS), (_STEPS_OF_A_LIFE,))
 
 
 assert CLAIM_SECONDS < _WAIT_SECONDS, "who waits for a host that dies is to be answered"

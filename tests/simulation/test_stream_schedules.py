@@ -5,7 +5,6 @@ end comes only after all of them, of a call that was completed. ``SIDECARD_SIMUL
 (50,000), ``SIDECARD_SIMULATION_SEED`` which ones.
 """
 
-import os
 import random
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -18,9 +17,9 @@ from sidecard.core.notes import LeaseEnded
 from sidecard.core.settings import BackendSettings, BreakerSettings
 from sidecard_client.protocol import wire
 from tests.host import Actor, Host, packed
-from tests.simulation.schedules import live
+from tests.simulation.schedules import live, steps
 
-_STEPS = int(os.environ.get("SIDECARD_SIMULATION_STEPS", "50000"))
+_STEPS = steps(50_000)
 _STEPS_OF_LIVES = (60, 200, 700)
 _KIB = 1024
 _CALM = {"default": BackendSettings(breaker=BreakerSettings(enabled=False))}

@@ -1,0 +1,358 @@
+"""Planted bugs of the engine that the random schedules must find: see `tests.simulation.mutants` for those of the whole host.
+
+Each was found by the oracle that its group names, and by no other one, when the oracles were reduced; the table is in
+`tests.laws`. ``steps`` is at least five times what the first find took.
+"""
+
+from typing import Any, NamedTuple
+
+from sidecard.core.accounts.ledger import TaskLedger
+from sidecard.core.backends.admission import Admission
+from sidecard.core.backends.backend import Backend
+from sidecard.core.backends.breaker import Breaker, BreakerPass, CallResult
+from sidecard.core.backends.budgets import Budget
+from sidecard.core.backends.limits import MinuteLimit
+from sidecard.core.cache.entry import Entry, Terms
+from sidecard.core.cache.freshness import FreshnessPolicy
+from sidecard.core.cache.memory import Insertion, MemoryCache
+from sidecard.core.cache.policy import CachePolicy
+from sidecard.core.events import Answer, ClaimedRemotely, KeyChanged, Peer
+from sidecard.core.flights.election import Election
+from sidecard.core.flights.failures import Failure, Failures
+from sidecard.core.flights.flight import Flight
+from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
+from sidecard.core.flights.queues import Queues
+from sidecard.core.flights.store.answers import LookupAnswers, StoreEvents
+from sidecard.core.flights.store.lookups import Lookups
+from sidecard.core.flights.streams import Stream, Streams
+from sidecard.core.flights.table import Flights
+from tests.simulation.mutants import Original, Replacement, no_effects, nothing
+
+
+class ScheduleMutant(NamedTuple):
+    """One bug, and the world and the number of steps within which its schedules find it."""
+
+    schedule: str
+    world: str
+    steps: int
+    replacements: tuple[Replacement, ...]
+
+
+def _always(_: Original) -> Original:
+    return lambda *_, **__: True
+
+
+# Breakers, limits and budgets ---------------------------------------------------------------------------------------------
+
+
+def _keep_probe_without_outcome(record_probe: Original) -> Original:
+    def mutant(self: Breaker, breaker_pass: BreakerPass, result: CallResult, now: float) -> Any:
+        return [] if result == "nothing" else record_probe(self, breaker_pass, result, now)
+
+    return mutant
+
+
+def _close_after_one_probe(record_probe: Original) -> Original:
+    def mutant(self: Breaker, breaker_pass: BreakerPass, result: CallResult, now: float) -> Any:
+        if result != "success":
+            return record_probe(self, breaker_pass, result, now)
+
+        self._probes_out.remove(breaker_pass.issued_at)
+        return [self._apply("probes_passed", now)]
+
+    return mutant
+
+
+def _trim_by_count_alone(_: Original) -> Original:
+    def mutant(self: Breaker) -> None:
+        while len(self._window) > self._settings.window_calls:
+            oldest = self._window.popleft()
+            self.failures -= oldest.failed
+            self.slow -= oldest.slow
+
+    return mutant
+
+
+def _judge_failures_alone(judge: Original) -> Original:
+    def mutant(self: Breaker, now: float) -> Any:
+        return [] if self.failures == 0 else judge(self, now)
+
+    return mutant
+
+
+def _admit_while_half_open(admits: Original) -> Original:
+    def mutant(self: Breaker) -> bool:
+        return self.state == "half_open" or bool(admits(self))
+
+    return mutant
+
+
+def _one_too_many(limit: Any) -> Any:
+    return property(lambda backend: limit.fget(backend) and limit.fget(backend) + 1)
+
+
+def _withdraw_and_stay_queued(withdraw: Original) -> Original:
+    def mutant(self: Flights, applicant: Applicant) -> None:
+        queues, applicant.queues = applicant.queues, ()
+        withdraw(self, applicant)
+        del queues
+
+    return mutant
+
+
+# Cache, ledger and leases -------------------------------------------------------------------------------------------------
+
+
+def _serve_for_longer(get: Original) -> Original:
+    def mutant(self: MemoryCache, scope: str, key: str, now: float) -> Entry | None:
+        entry = self.peek(scope, key)
+        served: Entry | None = (
+            entry if entry is not None and 0 <= now - entry.expires_at < 2 else get(self, scope, key, now)
+        )
+        return served
+
+    return mutant
+
+
+def _accept_any_age(_: Original) -> Any:
+    return staticmethod(lambda *_: True)
+
+
+def _refresh_earlier(draws: Original) -> Original:
+    return lambda self, entry, now: draws(self, entry, now - 3.0)
+
+
+def _void_without_tags(void: Original) -> Original:
+    def mutant(self: Flights, namespace: str | None, tag: str | None = None, task: str | None = None) -> None:
+        if tag is None:
+            void(self, namespace, tag, task)
+
+    return mutant
+
+
+def _remember_for_ever(_: Original) -> Original:
+    def mutant(self: Failures, scope: str, key: str, now: float) -> Failure | None:
+        del now
+        failure: Failure | None = self.known.get((scope, key))
+        return failure
+
+    return mutant
+
+
+def _ignore_holders_lifetime(ttl_seconds: Original) -> Original:
+    return lambda self, task, *requested: ttl_seconds(self, task, *requested[1:])
+
+
+def _leave_old_entry(put: Original) -> Original:
+    def mutant(self: MemoryCache, key: str, value: bytes, now: float, terms: Terms, *rest: Any, **options: Any) -> Any:
+        return Insertion(None) if terms.lifetime_seconds <= 0 else put(self, key, value, now, terms, *rest, **options)
+
+    return mutant
+
+
+def _save_below_zero(count_shared: Original) -> Original:
+    def mutant(self: TaskLedger, seconds: float, dollars: float, waited_seconds: float) -> float:
+        missing = min(0.0, seconds - waited_seconds)
+        saved = float(count_shared(self, seconds, dollars, waited_seconds)) + missing
+        self.saved_by_sharing_seconds += missing
+        self.waited_seconds -= missing
+        return saved
+
+    return mutant
+
+
+def _elect_own_process(next_candidate: Original) -> Original:
+    def mutant(self: Flights, flight: Flight, now: float, unresponsive: Peer | None = None) -> Waiter | None:
+        del unresponsive
+        waiter: Waiter | None = next_candidate(self, flight, now)
+        return waiter
+
+    return mutant
+
+
+def _reuse_names(grant: Original) -> Original:
+    def mutant(self: Flights, *arguments: Any) -> Any:
+        if self._sequence % 7 == 6:
+            self._sequence -= 3
+
+        return grant(self, *arguments)
+
+    return mutant
+
+
+def _renew_for_twice_as_long(_: Original) -> Original:
+    def mutant(self: Flights, lease: HeldLease, now: float) -> None:
+        self.timers.set(lease, now + 2 * self.lease_seconds)
+
+    return mutant
+
+
+# Streams and stores -------------------------------------------------------------------------------------------------------
+
+
+def _store_without_last_chunk(packed: Original) -> Original:
+    def mutant(self: Stream) -> Any:
+        return packed(self if len(self.chunks) < 2 else Stream(self.chunks[:-1]))
+
+    return mutant
+
+
+def _drop_without_discharge(_: Original) -> Original:
+    def mutant(_: Streams, stream: Stream) -> None:
+        stream.holders -= 1
+
+    return mutant
+
+
+def _keep_what_others_removed(key_changed: Original) -> Original:
+    def mutant(self: StoreEvents, event: KeyChanged, now: float) -> Any:
+        if event.how != "removed":
+            return key_changed(self, event, now)
+
+        flight = self.flights.find(event.scope, event.key)
+        return [] if flight is None else self.lookups.ask_again(flight, now)
+
+    return mutant
+
+
+def _ignore_claims_of_others(conclude: Original) -> Original:
+    def mutant(self: LookupAnswers, flight: Flight, answer: Answer, now: float) -> Any:
+        return (
+            self.compute_here(flight, now)
+            if isinstance(answer, ClaimedRemotely)
+            else conclude(self, flight, answer, now)
+        )
+
+    return mutant
+
+
+def _forget_claims(_: Original) -> Original:
+    def mutant(self: Lookups) -> Any:
+        self.flights.unused_claims.clear()
+        return []
+
+    return mutant
+
+
+def _mutants(schedule: str, *mutants: tuple[str, str, int, Replacement]) -> dict[str, ScheduleMutant]:
+    return {name: ScheduleMutant(schedule, world, steps, (replacement,)) for name, world, steps, replacement in mutants}
+
+
+SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
+    **_mutants(
+        "backends",
+        (
+            "a probe without an outcome stays out",
+            "tight limits",
+            2_000,
+            (Breaker, "_record_probe", _keep_probe_without_outcome),
+        ),
+        (
+            "one successful probe closes the breaker",
+            "three probes",
+            2_000,
+            (Breaker, "_record_probe", _close_after_one_probe),
+        ),
+        (
+            "the window of a breaker does not end in time",
+            "tight limits",
+            2_000,
+            (Breaker, "_trim", _trim_by_count_alone),
+        ),
+        ("slow calls alone open no breaker", "short windows", 2_000, (Breaker, "_judge_window", _judge_failures_alone)),
+        ("Retry-After opens no breaker", "tight limits", 2_000, (Breaker, "honor_retry_after", no_effects)),
+        ("a half-open breaker admits all calls", "tight limits", 2_000, (Breaker, "admits", _admit_while_half_open)),
+        ("a backend takes one call too many", "tight limits", 2_000, (Backend, "limit", _one_too_many)),
+        ("the limit per minute always has room", "rates", 2_000, (MinuteLimit, "has_room", _always)),
+        ("a returned permit serves no queue", "tight limits", 2_000, (Queues, "permit_released", no_effects)),
+        (
+            "callers are not queued at a backend that has closed again",
+            "rates",
+            9_750,
+            (Queues, "_enqueue_others", nothing),
+        ),
+        (
+            "a caller that leaves stays in the queue",
+            "tight limits",
+            2_000,
+            (Flights, "withdraw", _withdraw_and_stay_queued),
+        ),
+        ("a hard budget admits every call", "budgets", 2_000, (Budget, "admits", _always)),
+        ("a budget forgets what was spent", "budgets", 2_000, (Budget, "spend", nothing)),
+        ("a budget keeps what ended calls reserved", "budgets", 2_000, (Admission, "release_reservation", nothing)),
+    ),
+    **_mutants(
+        "engine",
+        (
+            "an expired entry is served",
+            "nothing cached, answers shared",
+            2_000,
+            (MemoryCache, "get", _serve_for_longer),
+        ),
+        (
+            "a stale answer is served beyond the begin's own limit",
+            "stale answers",
+            2_000,
+            (FreshnessPolicy, "accepts_stale", _accept_any_age),
+        ),
+        (
+            "an entry is refreshed too early",
+            "stale answers",
+            5_750,
+            (FreshnessPolicy, "draws_early_refresh", _refresh_earlier),
+        ),
+        (
+            "a purge by tag lets flights in progress store",
+            "stale answers",
+            5_750,
+            (Flights, "void", _void_without_tags),
+        ),
+        ("a failure is remembered for ever", "one election, few tasks", 2_000, (Failures, "find", _remember_for_ever)),
+        (
+            "the lifetime that a holder asks for is ignored",
+            "defaults",
+            2_000,
+            (CachePolicy, "ttl_seconds", _ignore_holders_lifetime),
+        ),
+        (
+            "an answer that is dead at once leaves the older one",
+            "defaults",
+            2_000,
+            (MemoryCache, "put", _leave_old_entry),
+        ),
+        ("a long wait saves less than nothing", "neither", 2_000, (TaskLedger, "count_shared", _save_below_zero)),
+        ("late answers are not billed", "defaults", 2_000, (Flights, "take_ended", nothing)),
+        (
+            "a waiter of an unresponsive process is elected first",
+            "many elections",
+            2_000,
+            (Flights, "next_candidate", _elect_own_process),
+        ),
+        ("the name of a lease is used twice", "defaults", 2_000, (Flights, "grant", _reuse_names)),
+        ("a renewed lease lasts twice as long", "defaults", 2_000, (Flights, "renew", _renew_for_twice_as_long)),
+        ("elections are not counted", "cached, not shared afterwards", 2_000, (Flight, "count_election", nothing)),
+    ),
+    **_mutants(
+        "streams",
+        ("a slow reader is never resumed", "defaults", 2_000, (Streams, "resume", no_effects)),
+        ("a stream is stored without its last chunk", "defaults", 2_000, (Stream, "packed", _store_without_last_chunk)),
+        ("the bytes of a stream stay reserved", "defaults", 2_000, (Streams, "drop", _drop_without_discharge)),
+        (
+            "readers of a broken stream wait for the next one",
+            "defaults",
+            2_000,
+            (Election, "interrupt_stream", no_effects),
+        ),
+    ),
+    **_mutants(
+        "stores",
+        (
+            "an entry that another host removed is kept",
+            "removals",
+            2_000,
+            (StoreEvents, "key_changed", _keep_what_others_removed),
+        ),
+        ("another host's claim is ignored", "calm", 2_000, (LookupAnswers, "_conclude", _ignore_claims_of_others)),
+        ("unused claims are not released", "calm", 2_000, (Lookups, "release_claims", _forget_claims)),
+    ),
+}
