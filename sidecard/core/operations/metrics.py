@@ -4,7 +4,7 @@ Counters cover one run: they start at 0 with the daemon and only grow.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
 from msgspec import Struct
@@ -117,7 +117,7 @@ class MetricsOperations(Struct, frozen=True, eq=False):
             ("cache_misses", "Begins that found no stored answer.", "misses"),
             ("shared", "Begins ended by another caller's answer.", "shared"),
         ):
-            yield _counter(name, text, [({"task": task}, of[field]) for task, of in sums])
+            yield _counter(name, text, _by("task", {task: of[field] for task, of in sums}))
 
         yield _counter(
             "leases",
@@ -127,48 +127,46 @@ class MetricsOperations(Struct, frozen=True, eq=False):
         yield _counter(
             "chunks",
             "Chunks of streams: taken from holders, and sent to readers.",
-            [({"way": "taken"}, stats.chunks_taken), ({"way": "sent"}, stats.chunks_sent)],
+            _by("way", {"taken": stats.chunks_taken, "sent": stats.chunks_sent}),
         )
-        yield _counter(
-            "streams_broken", "Readers whose stream failed after its first chunk.", [({}, stats.streams_broken)]
-        )
-        yield _counter("reelections", "Leases that passed to a waiter.", [({}, stats.reelections)])
-        yield _counter(
-            "rejected",
-            "Begins ended by a rejection.",
-            (({"reason": reason}, getattr(stats, f"rejected_{reason}")) for reason in get_args(RejectionReason)),
-        )
+        yield _counter("streams_broken", "Readers whose stream failed after its first chunk.", stats.streams_broken)
+        yield _counter("reelections", "Leases that passed to a waiter.", stats.reelections)
+        rejected = {reason: getattr(stats, f"rejected_{reason}") for reason in get_args(RejectionReason)}
+        yield _counter("rejected", "Begins ended by a rejection.", _by("reason", rejected))
 
     def _of_limits(self, stats: Stats) -> Iterator[Family]:
         yield _counter(
             "evicted",
             "Entries that left the cache: live ones to make room, in all or in their namespace; expired ones; deleted ones.",
-            [
-                ({"reason": "room"}, stats.evicted - stats.evicted_by_limits),
-                ({"reason": "namespace"}, stats.evicted_by_limits),
-                ({"reason": "expired"}, stats.expired_entries),
-                ({"reason": "deleted"}, stats.deleted),
-            ],
+            _by(
+                "reason",
+                {
+                    "room": stats.evicted - stats.evicted_by_limits,
+                    "namespace": stats.evicted_by_limits,
+                    "expired": stats.expired_entries,
+                    "deleted": stats.deleted,
+                },
+            ),
         )
         yield _counter(
             "refused_too_large",
             "Answers that were not stored because they exceed the largest entry size.",
-            [({}, stats.refused_too_large)],
+            stats.refused_too_large,
         )
         yield _counter(
             "dropped",
             "Items that were dropped because there was no room or they could not be decoded.",
-            (({"what": what}, self._dropped(what, stats)) for what in DROPPED),
+            _by("what", {what: self._dropped(what, stats) for what in DROPPED}),
         )
         yield _counter(
             "limited",
             "Connections refused or closed, and begins rejected, by limit.",
-            (({"limit": limit}, self.daemon.limited[limit]) for limit in LIMITS),
+            _by("limit", {limit: self.daemon.limited[limit] for limit in LIMITS}),
         )
         yield _counter(
             "series_overflow",
             "Measurements of apps beyond the bound of label sets, by metric.",
-            (({"metric": name}, number) for name, number in self.apps.overflows()),
+            _by("metric", dict(self.apps.overflows())),
         )
 
     def _dropped(self, what: str, stats: Stats) -> int:
@@ -214,14 +212,14 @@ class MetricsOperations(Struct, frozen=True, eq=False):
             ("streams", "Begins that are being sent a stream."),
             ("stream_bytes", "Bytes of streams in flight or still being read."),
         ):
-            yield _gauge(name, text, [({}, getattr(stats, name))])
+            yield _gauge(name, text, getattr(stats, name))
 
         if stats.store != "none":
-            yield _gauge("store_up", "Whether the store answers.", [({}, stats.store in {"up", "read_only"})])
-            yield _gauge("store_pending", "Pending writes and removals.", [({}, stats.store_pending)])
+            yield _gauge("store_up", "Whether the store answers.", stats.store in {"up", "read_only"})
+            yield _gauge("store_pending", "Pending writes and removals.", stats.store_pending)
 
         for name, value in sorted(self.daemon.gauges.items()):
-            yield _gauge(name, SHELL_GAUGES[name], [({}, value())])
+            yield _gauge(name, SHELL_GAUGES[name], value())
 
     def _of_backends(self) -> Iterator[Family]:
         backends = self.backends.all().items()
@@ -235,17 +233,16 @@ class MetricsOperations(Struct, frozen=True, eq=False):
                 for state in states
             ],
         )
-        yield _gauge("permits", "Calls in progress.", [({"backend": name}, of.permits) for name, of in backends])
-        yield _gauge(
-            "queued", "Callers that wait for a permit.", [({"backend": name}, len(of.queue)) for name, of in backends]
-        )
+        yield _gauge("permits", "Calls in progress.", _by("backend", {name: of.permits for name, of in backends}))
+        queued = {name: len(of.queue) for name, of in backends}
+        yield _gauge("queued", "Callers that wait for a permit.", _by("backend", queued))
 
     def _of_budgets(self, now: float) -> Iterator[Family]:
         budgets = self.billing.budgets.by_name.items()
-        limits = [({"budget": name}, budget.settings.dollars) for name, budget in budgets]
-        yield _gauge("budget_dollars", "Limit of a period's spending.", limits)
-        spent = [({"budget": name}, budget.spent_dollars(now)) for name, budget in budgets]
-        yield _gauge("budget_spent_dollars", "Spending in the current period.", spent)
+        limits = {name: budget.settings.dollars for name, budget in budgets}
+        yield _gauge("budget_dollars", "Limit of a period's spending.", _by("budget", limits))
+        spent = {name: budget.spent_dollars(now) for name, budget in budgets}
+        yield _gauge("budget_spent_dollars", "Spending in the current period.", _by("budget", spent))
 
     def _of_times(self) -> Iterator[Family]:
         upstream, handled = self.daemon.upstream, self.daemon.handled
@@ -266,16 +263,23 @@ class MetricsOperations(Struct, frozen=True, eq=False):
         )
 
 
-def _counter(name: str, text: str, values: Values) -> Family:
+def _by(label: str, values: Mapping[str, float]) -> Values:
+    return [({label: name}, value) for name, value in values.items()]
+
+
+def _counter(name: str, text: str, values: Values | float) -> Family:
     return _family(name, "counter", text, values, "_total")
 
 
-def _gauge(name: str, text: str, values: Values) -> Family:
+def _gauge(name: str, text: str, values: Values | float) -> Family:
     return _family(name, "gauge", text, values)
 
 
-def _family(name: str, kind: MetricKind, text: str, values: Values, suffix: str = "") -> Family:
+def _family(name: str, kind: MetricKind, text: str, values: Values | float, suffix: str = "") -> Family:
     full = RESERVED_PREFIX + name
+    if isinstance(values, int | float):
+        values = [({}, values)]
+
     return Family(full, kind, text, [Sample(full + suffix, float(value), labels) for labels, value in values])
 
 
