@@ -9,8 +9,8 @@ from pathlib import Path
 
 import anyio
 
+from sidecard.config.schema import PushSettings
 from sidecard.observe.push.push import Push
-from sidecard.observe.push.target import PushSettings
 from sidecard_client.protocol.wire import Family, Sample
 
 INTERVAL_SECONDS = 0.05
@@ -28,7 +28,7 @@ def main(url: str, directory: str, first: str, journal: str) -> None:
             return [Family("tests", "counter", "Counts.", [Sample("tests_total", number)])]
 
         push = Push(
-            PushSettings(url, "host", interval_seconds=INTERVAL_SECONDS, timeout_seconds=1.0),
+            PushSettings(url=url, instance="host", interval_seconds=INTERVAL_SECONDS, timeout_seconds=1.0),
             collect,
             directory=Path(directory),
             clock=time.monotonic,

@@ -8,21 +8,21 @@ from msgspec import Struct
 from sidecard.config.schema import (
     FIXED,
     NAMED,
-    Cache,
-    Calls,
-    Flights,
-    Http,
-    Limits,
-    Log,
-    Metrics,
-    Namespace,
-    Operators,
-    Prices,
-    Push,
+    CacheSettings,
+    CallLogSettings,
+    FlightSettings,
+    HttpSettings,
+    LimitSettings,
+    LogSettings,
+    MetricsSettings,
+    NamespaceSettings,
+    OperatorSettings,
+    PriceSettings,
+    PushSettings,
     Setting,
-    Socket,
-    Sovereign,
-    Store,
+    SocketSettings,
+    SovereignSettings,
+    StoreSettings,
 )
 from sidecard.core.settings import (
     BackendSettings,
@@ -38,22 +38,22 @@ from sidecard_client.protocol.wire import DEFAULT_BACKEND
 class Config(Struct, frozen=True):
     """All settings of a daemon. ``origins`` maps each setting's full name to where its value was found."""
 
-    socket: Socket
-    cache: Cache
-    flights: Flights
-    store: Store
-    calls: Calls
-    metrics: Metrics
-    http: Http
-    push: Push
-    sovereign: Sovereign
-    prices: Prices
+    socket: SocketSettings
+    cache: CacheSettings
+    flights: FlightSettings
+    store: StoreSettings
+    calls: CallLogSettings
+    metrics: MetricsSettings
+    http: HttpSettings
+    push: PushSettings
+    sovereign: SovereignSettings
+    prices: PriceSettings
     retries: RetrySettings
-    operators: Operators
-    log: Log
-    limits: Limits
+    operators: OperatorSettings
+    log: LogSettings
+    limits: LimitSettings
     tasks: dict[str, TaskSettings]
-    namespaces: dict[str, Namespace]
+    namespaces: dict[str, NamespaceSettings]
     backends: dict[str, BackendSettings]
     budgets: dict[str, BudgetSettings]
     origins: dict[str, str]

@@ -28,7 +28,7 @@ MAX_FRAME_BYTES_LIMIT = 2**25 - 1
 MIB = 1024 * 1024
 
 
-class Socket(Struct, frozen=True):
+class SocketSettings(Struct, frozen=True):
     """The Unix socket for apps. A socket passed in by systemd takes precedence."""
 
     path: Annotated[str, parsers.NONEMPTY_TEXT] = ""
@@ -43,7 +43,7 @@ class Socket(Struct, frozen=True):
     all of them, so they share one private namespace."""
 
 
-class Cache(Struct, frozen=True):
+class CacheSettings(Struct, frozen=True):
     """The memory cache."""
 
     max_bytes: Annotated[int, parsers.byte_size()] = 256 * MIB
@@ -61,7 +61,7 @@ class Cache(Struct, frozen=True):
     """How long a finished answer is shared even if nothing is cached."""
 
 
-class Flights(Struct, frozen=True):
+class FlightSettings(Struct, frozen=True):
     """Calls in progress: leases and waiters."""
 
     lease_seconds: Annotated[float, parsers.seconds(least=0.1)] = 15.0
@@ -78,7 +78,7 @@ class Flights(Struct, frozen=True):
     """How long calls in progress may continue after SIGTERM. Longer than most calls, and below systemd's own 90 s."""
 
 
-class Store(Struct, frozen=True):
+class StoreSettings(Struct, frozen=True):
     """The durable second tier behind the memory cache."""
 
     url: Annotated[str | None, parsers.STORE_URL] = None
@@ -107,7 +107,7 @@ class Store(Struct, frozen=True):
     """Whether budgets count the spending of all hosts with the same Redis."""
 
 
-class Calls(Struct, frozen=True):
+class CallLogSettings(Struct, frozen=True):
     """The call log: one row per call."""
 
     enabled: Annotated[bool, parsers.FLAG] = False
@@ -124,14 +124,14 @@ class Calls(Struct, frozen=True):
     """Size limit of the call log; the oldest rows are deleted first."""
 
 
-class Metrics(Struct, frozen=True):
+class MetricsSettings(Struct, frozen=True):
     """The daemon's own metrics."""
 
     enabled: Annotated[bool, parsers.FLAG] = True
     """Whether the daemon measures itself. Metrics of apps are exposed in any case."""
 
 
-class Http(Struct, frozen=True):
+class HttpSettings(Struct, frozen=True):
     """The HTTP listener with dashboard, metrics, health and summary. It has no password."""
 
     listen: Annotated[str, parsers.LISTEN] = ""
@@ -143,7 +143,7 @@ class Http(Struct, frozen=True):
     through a browser."""
 
 
-class Push(Struct, frozen=True):
+class PushSettings(Struct, frozen=True):
     """Pushing metrics, for hosts that no server scrapes."""
 
     url: Annotated[str, parsers.PUSH_URL] = ""
@@ -172,7 +172,7 @@ class Push(Struct, frozen=True):
     """Certificates of trusted authorities. Default: the system's."""
 
 
-class Sovereign(Struct, frozen=True):
+class SovereignSettings(Struct, frozen=True):
     """Sovereign mode: no lease on a remote backend, and no connection of the daemon's own outside this host and private networks."""
 
     enabled: Annotated[bool, parsers.FLAG] = False
@@ -181,14 +181,14 @@ class Sovereign(Struct, frozen=True):
     """Names, addresses and networks that the daemon may connect to in addition."""
 
 
-class Prices(Struct, frozen=True):
+class PriceSettings(Struct, frozen=True):
     """Prices of calls whose cost no client reports, on backends without a configured price."""
 
     table: Annotated[bool, parsers.FLAG] = False
     """Whether public prices of models are used (``pip install 'sidecard[prices]'``). Costs 0.4 s of the start and 30 MB."""
 
 
-class Operators(Struct, frozen=True):
+class OperatorSettings(Struct, frozen=True):
     """Who may purge, set breakers and read everything, besides root and the daemon's own user. Applied when a peer connects."""
 
     uids: Annotated[tuple[int, ...], parsers.IDS] = ()
@@ -197,7 +197,7 @@ class Operators(Struct, frozen=True):
     """Group ids of operators."""
 
 
-class Log(Struct, frozen=True):
+class LogSettings(Struct, frozen=True):
     """The daemon's log on standard error."""
 
     level: Annotated[str, parsers.choice("debug", "info", "warning", "error")] = "info"
@@ -207,7 +207,7 @@ class Log(Struct, frozen=True):
     """Format of log lines; ``auto`` is ``console`` on a terminal and ``json`` otherwise."""
 
 
-class Limits(Struct, frozen=True):
+class LimitSettings(Struct, frozen=True):
     """Bounds on the resources that peers may use. Sizes and times apply to connections made afterwards."""
 
     max_frame_bytes: Annotated[int, parsers.byte_size(1024, MAX_FRAME_BYTES_LIMIT)] = MAX_FRAME_BYTES
@@ -240,7 +240,7 @@ class Limits(Struct, frozen=True):
     that use little. It prevents one uid from excluding all others; 0 is none. Never used on a host with one uid."""
 
 
-class Namespace(Struct, frozen=True):
+class NamespaceSettings(Struct, frozen=True):
     """A namespace. Namespaces are private to a uid unless shared."""
 
     shared_with: Annotated[SharedWith, parsers.SHARED_WITH] = SharedWith()
@@ -324,24 +324,24 @@ class Setting(NamedTuple):
 
 
 SECTIONS: dict[str, type[Struct]] = {
-    "socket": Socket,
-    "cache": Cache,
-    "flights": Flights,
-    "store": Store,
-    "calls": Calls,
-    "metrics": Metrics,
-    "http": Http,
-    "push": Push,
-    "sovereign": Sovereign,
-    "prices": Prices,
+    "socket": SocketSettings,
+    "cache": CacheSettings,
+    "flights": FlightSettings,
+    "store": StoreSettings,
+    "calls": CallLogSettings,
+    "metrics": MetricsSettings,
+    "http": HttpSettings,
+    "push": PushSettings,
+    "sovereign": SovereignSettings,
+    "prices": PriceSettings,
     "retries": RetrySettings,
-    "operators": Operators,
-    "log": Log,
-    "limits": Limits,
+    "operators": OperatorSettings,
+    "log": LogSettings,
+    "limits": LimitSettings,
 }
 TABLES: dict[str, type[Struct]] = {
     "tasks": TaskSettings,
-    "namespaces": Namespace,
+    "namespaces": NamespaceSettings,
     "backends": BackendSettings,
     "budgets": BudgetSettings,
 }

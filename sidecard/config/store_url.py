@@ -55,7 +55,7 @@ def parse(url: str) -> SqliteAddress | RedisAddress | None:
     scheme, colon, rest = url.partition(":")
     scheme = scheme.lower()
     if scheme == "sqlite" and colon:
-        return SqliteAddress(_path(rest))
+        return SqliteAddress(sqlite_path(rest))
 
     if scheme == "unix" and rest.startswith("//"):
         return _unix(rest)
@@ -96,7 +96,8 @@ def parse(url: str) -> SqliteAddress | RedisAddress | None:
     )
 
 
-def _path(rest: str) -> Path:
+def sqlite_path(rest: str) -> Path:
+    """Return the file of a SQLite URL from the part after ``sqlite:``. Raises `ValueError` like `parse`."""
     # sqlite:///var/lib/x is the same file as sqlite:/var/lib/x.
     text = rest.removeprefix("//")
     if not text.startswith("/") or text.endswith("/"):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from msgspec import structs
 
 from sidecard.config.parsers import MAX_NAME_CHARACTERS
-from sidecard.config.schema import Flights
+from sidecard.config.schema import FlightSettings
 from sidecard.core.settings import (
     LOCAL_MAX_CONCURRENT,
     BackendSettings,
@@ -81,7 +81,7 @@ def _of_flights(values: Values) -> Iterator[str]:
     if renew not in values.valid or lease in values.invalid:
         return
 
-    lease_seconds = values.valid.get(lease, Flights().lease_seconds)
+    lease_seconds = values.valid.get(lease, FlightSettings().lease_seconds)
     if values.valid[renew] >= lease_seconds:
         yield (
             f"{values.where(renew)}: flights.renew_seconds is {values.valid[renew]:g}; it should be less than "

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import TaskGroup
+from msgspec import structs
 
 from sidecard.config.model import Config
-from sidecard.config.redaction import redacted
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.effects import CallRecord
 from sidecard.errors import ConfigError
@@ -111,15 +111,10 @@ class Sinks:
     def _open_calls(self) -> "CallLog":
         from sidecard.observe.call_log.urls import open_log  # noqa: PLC0415 - optional: see the module's docstring
 
-        settings = self._config.calls
         calls = open_log(
-            settings.url,
+            self._config.calls,
             self._state,
-            shown_url=redacted(settings.url),
             host=socket.gethostname(),
-            redact=settings.redact,
-            retention_days=settings.retention_days,
-            max_bytes=settings.max_bytes,
             wall_clock=self._wall_clock,
             clock=self._clock,
             log=self._log,
@@ -130,14 +125,11 @@ class Sinks:
 
     def _open_push(self, query: Query) -> "Push":
         from sidecard.observe.push.push import Push  # noqa: PLC0415 - optional: see the module's docstring
-        from sidecard.observe.push.target import PushSettings  # noqa: PLC0415 - as above
 
         settings = self._config.push
-        chosen = {name: getattr(settings, name) for name in PushSettings.__struct_fields__}
-        chosen["instance"] = settings.instance or socket.gethostname()
         try:
             push = Push(
-                PushSettings(**chosen),
+                structs.replace(settings, instance=settings.instance or socket.gethostname()),
                 lambda: _families(query),
                 directory=None if self._state is None else self._state / SPOOL_NAME,
                 clock=self._clock,

@@ -11,7 +11,7 @@ import anyio.to_thread
 from msgspec import structs
 
 from sidecard.config.model import Config
-from sidecard.config.schema import Limits
+from sidecard.config.schema import LimitSettings
 from sidecard.observe.logs import Log
 from sidecard.server.buffers import BufferBudget
 from sidecard.server.connection import PeerConnection, ServerContext
@@ -84,7 +84,7 @@ class SocketServer:
         return uid in {0, os.geteuid()} or uid in operators.uids or gid in operators.gids
 
 
-def _with_descriptors(limits: Limits, log: Log) -> Limits:
+def _with_descriptors(limits: LimitSettings, log: Log) -> LimitSettings:
     """Raise the descriptor limit as far as the host allows, and return limits with no more peers than that.
 
     An event loop without free descriptors would close new connections without a readable reason.

@@ -20,7 +20,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
 
-from sidecard.config.schema import Limits
+from sidecard.config.schema import LimitSettings
 from sidecard.core.events import Peer
 from sidecard.server.buffers import COUNTED_BYTES, BufferBudget
 from sidecard.server.connections import ConnectionTable
@@ -54,7 +54,7 @@ class ServerContext(NamedTuple):
 class PeerConnection(asyncio.Protocol):
     """One accepted connection, and the `sidecard.server.driver.ReplyWriter` of its peer."""
 
-    def __init__(self, context: ServerContext, limits: Limits) -> None:
+    def __init__(self, context: ServerContext, limits: LimitSettings) -> None:
         self._driver, self._connections, self._scheduler, self._buffers, self._loop = context
         self._limits = limits
         self._reader = RequestReader(limits.max_frame_bytes, limits.max_line_bytes, MAX_BATCH)

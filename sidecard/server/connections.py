@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from sidecard.config.schema import Limits
+from sidecard.config.schema import LimitSettings
 from sidecard.core.events import Peer
 
 _CREDENTIALS = struct.Struct("3i")
@@ -66,7 +66,7 @@ class ConnectionTable:
 
     def __init__(
         self,
-        limits: Limits,
+        limits: LimitSettings,
         is_operator: Callable[[int, int], bool],
         *,
         on_denied: Callable[[int, str], None],

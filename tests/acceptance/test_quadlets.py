@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecard.config.schema import Flights
+from sidecard.config.schema import FlightSettings
 from sidecard_client.protocol.socket_path import SYSTEM_SOCKET
 from tests.acceptance.test_containers import MAPPING
 from tests.acceptance.test_systemd_units import sections
@@ -88,7 +88,7 @@ def test_there_is_time_to_drain() -> None:
     """The daemon's, then podman's, then systemd's."""
     (stop,) = (int(option.partition("=")[2]) for option in arguments() if option.startswith("--stop-timeout"))
     service = sections(QUADLETS / "sidecard.container")["Service"]
-    assert Flights().drain_seconds < stop < int(service["TimeoutStopSec"][0])
+    assert FlightSettings().drain_seconds < stop < int(service["TimeoutStopSec"][0])
 
 
 def test_the_blueprints_limits_hold() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecard.config.schema import Cache, Flights, Limits, Socket
+from sidecard.config.schema import CacheSettings, FlightSettings, LimitSettings, SocketSettings
 from sidecard_client.protocol.socket_path import SYSTEM_SOCKET, find_socket
 
 UNITS = Path(__file__).parents[2] / "systemd"
@@ -184,8 +184,8 @@ def test_socket_units_bind_where_clients_look() -> None:
     """Path, mode and backlog are the contract's."""
     socket = section("sidecard.socket", "Socket")
     assert socket["ListenStream"] == SYSTEM_SOCKET
-    assert int(socket["SocketMode"], 8) == Socket().mode
-    assert int(socket["Backlog"]) >= Limits().max_peers
+    assert int(socket["SocketMode"], 8) == SocketSettings().mode
+    assert int(socket["Backlog"]) >= LimitSettings().max_peers
     users = section("user/sidecard.socket", "Socket")
     found = find_socket(None, {"XDG_RUNTIME_DIR": "/here"}, uid=1000, exists=lambda path: path.startswith("/here/"))
     assert found == users["ListenStream"].replace("%t", "/here")
@@ -194,9 +194,9 @@ def test_socket_units_bind_where_clients_look() -> None:
 def test_service_leaves_the_daemon_what_its_defaults_need() -> None:
     """Time to drain, memory for the cache and descriptors for all peers fit into the unit's limits."""
     service = section("sidecard.service", "Service")
-    assert int(service["TimeoutStopSec"]) > Flights().drain_seconds
+    assert int(service["TimeoutStopSec"]) > FlightSettings().drain_seconds
     assert service["MemoryMax"] == "1G"
-    assert Cache().max_bytes * 1.25 + 40 * 2**20 < 2**30 / 2
-    assert int(service["LimitNOFILE"]) > 2 * Limits().max_peers
+    assert CacheSettings().max_bytes * 1.25 + 40 * 2**20 < 2**30 / 2
+    assert int(service["LimitNOFILE"]) > 2 * LimitSettings().max_peers
     # A user namespace would show every peer as uid 65534, and all rights rest on the uid.
     assert service["PrivateUsers"] == "no"

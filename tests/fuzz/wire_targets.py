@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from sidecard.config.schema import Limits
+from sidecard.config.schema import LimitSettings
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import Connection
 from sidecard_client.protocol.errors import FramingError, ProtocolError
@@ -121,7 +121,7 @@ def replies(data: bytes) -> None:
     assert len([reply for reply in heard if not isinstance(reply, wire.Pending | wire.Chunk)]) <= opened
 
 
-LIMITS = Limits(max_frame_bytes=4096, max_line_bytes=4096)
+LIMITS = LimitSettings(max_frame_bytes=4096, max_line_bytes=4096)
 
 
 def conversation(data: bytes) -> None:

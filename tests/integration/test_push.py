@@ -11,9 +11,9 @@ from typing import Any
 import anyio
 import pytest
 
+from sidecard.config.schema import PushSettings
 from sidecard.observe.push.formats import Format
 from sidecard.observe.push.push import Push
-from sidecard.observe.push.target import PushSettings
 from sidecard_client.protocol.wire import Family, Sample
 from tests.push_servers import Answer, ChosenTarget, Received
 
@@ -55,7 +55,7 @@ class Pusher:
         self.fault: Exception | None = None
         self.blocking_seconds = 0.0
         self.push = Push(
-            PushSettings(url, "host", **{"interval_seconds": 0.05, "timeout_seconds": 5.0} | settings),
+            PushSettings(url=url, instance="host", **{"interval_seconds": 0.05, "timeout_seconds": 5.0} | settings),
             self._collect,
             directory=directory,
             clock=time.monotonic,

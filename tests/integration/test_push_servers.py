@@ -10,8 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
+from sidecard.config.schema import PushSettings
 from sidecard.observe.push.push import Push
-from sidecard.observe.push.target import PushSettings
 from sidecard_client.protocol.wire import Family, Sample
 from tests.daemons import poll
 from tests.push_servers import MetricsServer, Points, Prometheus, VictoriaMetrics, running
@@ -36,7 +36,9 @@ class Pusher:
         self.lost: dict[str, int] = {}
         self.said: list[tuple[str, dict[str, Any]]] = []
         self.push = Push(
-            PushSettings(url, "host", **{"interval_seconds": INTERVAL_SECONDS, "timeout_seconds": 1.0} | settings),
+            PushSettings(
+                url=url, instance="host", **{"interval_seconds": INTERVAL_SECONDS, "timeout_seconds": 1.0} | settings
+            ),
             self._collect,
             directory=directory,
             clock=time.monotonic,

@@ -26,7 +26,6 @@ wall_clock = time.time  # noqa: TID251 - logged times must be valid in later run
 def open_log(arguments: argparse.Namespace) -> Iterator["CallReader"]:
     """Open the log that a daemon with these settings writes. Raises `SidecardError` and `UnreachableError`."""
     config = load_settings(arguments, os.environ)
-    from sidecard.config.redaction import redacted  # noqa: PLC0415 - each action imports what it needs
     from sidecard.daemon.state import state_directory  # noqa: PLC0415 - as above
     from sidecard.observe.call_log.rows import CallLogError, NoCallLogError  # noqa: PLC0415 - as above
     from sidecard.observe.call_log.urls import open_reader  # noqa: PLC0415 - as above
@@ -34,7 +33,7 @@ def open_log(arguments: argparse.Namespace) -> Iterator["CallReader"]:
     url = config.calls.url
     try:
         try:
-            reader = open_reader(url, None if url else state_directory(os.environ), shown_url=redacted(url))
+            reader = open_reader(url, None if url else state_directory(os.environ))
         except NoCallLogError as error:
             if config.calls.enabled or url:
                 raise

@@ -1,9 +1,12 @@
 """From ``calls.url`` to a call log's writer or reader. A database's driver is imported only where the URL names it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from sidecard.config.redaction import redacted
+from sidecard.config.schema import CallLogSettings
+from sidecard.config.store_url import sqlite_path
 from sidecard.errors import ConfigError
 from sidecard.observe.call_log.log import CallLog
 from sidecard.observe.call_log.redaction_process import MAX_TEXT_BYTES
@@ -23,23 +26,20 @@ SMALLEST_SHARE: Final = 32
 
 
 def open_log(
-    url: str,
+    settings: CallLogSettings,
     state: Path | None,
     *,
-    shown_url: str,
     host: str,
-    redact: Sequence[str],
-    retention_days: float,
-    max_bytes: int,
     wall_clock: Callable[[], float],
     clock: Callable[[], float],
     log: Callable[..., None],
     count: Callable[[str, int], None],
 ) -> CallLog:
-    """Return the call log at ``url``, or in the directory ``state`` if that is empty; see `CallLog`.
+    """Return the call log at ``calls.url``, or in the directory ``state`` if that is empty; see `CallLog`.
 
-    It connects at its first write. ``shown_url`` is the URL without its password. Raises `ConfigError`.
+    It connects at its first write. Raises `ConfigError`.
     """
+    url, max_bytes, retention_days = settings.url, settings.max_bytes, settings.retention_days
     path = _path(url, state)
     writer: CallWriter
     if path is not None:
@@ -52,7 +52,7 @@ def open_log(
 
         writer = PostgresCallWriter(
             url,
-            place=shown_url,
+            place=redacted(url),
             max_bytes=max_bytes,
             retention_days=retention_days,
             wall_clock=wall_clock,
@@ -62,7 +62,7 @@ def open_log(
         raise ConfigError([f"calls.enabled is true, but {_NOWHERE}"])
 
     max_text_bytes = min(MAX_TEXT_BYTES, max_bytes // SMALLEST_SHARE)
-    return CallLog(writer, host=host, log=log, count=count, redact=redact, max_text_bytes=max_text_bytes)
+    return CallLog(writer, host=host, log=log, count=count, redact=settings.redact, max_text_bytes=max_text_bytes)
 
 
 def require(url: str) -> None:
@@ -76,7 +76,7 @@ def require(url: str) -> None:
         raise ConfigError([_NO_PSYCOPG.format(error)]) from error
 
 
-def open_reader(url: str, state: Path | None, *, shown_url: str) -> CallReader:
+def open_reader(url: str, state: Path | None) -> CallReader:
     """Return the reader of the call log that `open_log` writes.
 
     Raises `ConfigError`, `CallLogError`, or `NoCallLogError` where there is none yet.
@@ -93,7 +93,7 @@ def open_reader(url: str, state: Path | None, *, shown_url: str) -> CallReader:
     require(url)
     from sidecard.observe.call_log.postgres import PostgresCallReader  # noqa: PLC0415 - see the module's text
 
-    return PostgresCallReader(url, place=shown_url)
+    return PostgresCallReader(url, place=redacted(url))
 
 
 def _path(url: str, state: Path | None) -> Path | None:
@@ -105,9 +105,7 @@ def _path(url: str, state: Path | None) -> Path | None:
     if scheme.lower() != "sqlite":
         return None
 
-    # sqlite:///var/lib/x is the same file as sqlite:/var/lib/x.
-    text = rest.removeprefix("//")
-    if not text.startswith("/") or text.endswith("/"):
-        raise ConfigError(["calls.url: what follows sqlite: must be the absolute path of a file"])
-
-    return Path(text)
+    try:
+        return sqlite_path(rest)
+    except ValueError as error:
+        raise ConfigError([f"calls.url: {error}"]) from error

@@ -23,10 +23,11 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
+from sidecard.config.schema import PushSettings
 from sidecard.observe.push.backlog import Backlog
 from sidecard.observe.push.formats import Encoder, format_of
 from sidecard.observe.push.spool_records import Block
-from sidecard.observe.push.target import Outcome, Postponed, PushSettings, Refused, Sent, Target
+from sidecard.observe.push.target import Outcome, Postponed, Refused, Sent, Target
 from sidecard_client.protocol.backoff import Backoff
 from sidecard_client.protocol.wire import Family
 

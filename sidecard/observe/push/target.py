@@ -27,6 +27,7 @@ from anyio import to_thread
 from msgspec import Struct
 
 from sidecard.config.redaction import redacted
+from sidecard.config.schema import PushSettings
 from sidecard.errors import SidecardError
 
 MAX_RETRY_AFTER_SECONDS = 3600.0
@@ -45,28 +46,6 @@ _CLIENT_ERRORS = range(400, 500)
 _SUCCESSES = range(200, 300)
 _REDIRECTS = range(300, 400)
 _SERVER_ERRORS = range(500, 1000)
-
-
-class PushSettings(Struct, frozen=True):
-    """Where metrics go, and how often. An empty text means none; files are read at each request.
-
-    The daemon's ``[push]`` has the defaults and their sources.
-    """
-
-    url: str
-    """Its path names the format: see `sidecard.observe.push.formats.format_of`."""
-    instance: str
-    job: str = "sidecard"
-    interval_seconds: float = 15.0
-    timeout_seconds: float = 10.0
-    """Of one request in total."""
-    spool_max_bytes: int = 256 * 1024 * 1024
-    username: str = ""
-    password: str = ""
-    password_file: str = ""
-    bearer_token_file: str = ""
-    ca_file: str = ""
-    """Certificates to trust instead of the host's."""
 
 
 class Sent(Struct, frozen=True):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any, NamedTuple
 
-from sidecard.config.schema import Limits
+from sidecard.config.schema import LimitSettings
 from sidecard.core.effects import StoreRead, StoreRelease, StoreWrite
 from sidecard.core.engine import Engine
 from sidecard.core.events import Absent, Event, Peer, SettingsRead, StoreEvent
@@ -27,7 +27,7 @@ FLUSH_SECONDS = 2.0
 STORE_SECONDS = 0.7
 """Somewhat more than the time in which a store answers, if only that it cannot: see `sidecard.store.sqlite.store.ANSWER_SECONDS`."""
 
-LIMITS = Limits(stall_seconds=5.0, max_outbox_bytes=6000)
+LIMITS = LimitSettings(stall_seconds=5.0, max_outbox_bytes=6000)
 
 
 class Credentials(NamedTuple):

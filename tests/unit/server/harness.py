@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from sidecard.config.schema import Limits
+from sidecard.config.schema import LimitSettings
 from sidecard.core.effects import CallRecord
 from sidecard.core.engine import Engine
 from sidecard.core.events import Peer
@@ -195,9 +195,9 @@ class FakePeer:
 class ServerHarness:
     """A real engine and driver, with connections on fake transports."""
 
-    def __init__(self, limits: Limits | None = None, **settings: Any) -> None:
+    def __init__(self, limits: LimitSettings | None = None, **settings: Any) -> None:
         self.loop = FakeLoop()
-        self.limits = limits or Limits()
+        self.limits = limits or LimitSettings()
         self.notes: list[Note] = []
         self.bugs: list[SidecardBug] = []
         self.calls: list[CallRecord] = []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidecard.config.schema import Limits
+from sidecard.config.schema import LimitSettings
 from sidecard.server.connection import HIGH_WATER_BYTES
 from sidecard.server.connections import DENIAL_SECONDS, MAX_DENIED
 from sidecard.server.scheduler import MAX_BATCH
@@ -30,9 +30,10 @@ def test_peer_credentials_come_from_the_kernel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "name"), [(Limits(max_peers=2), "max_peers"), (Limits(max_peers_per_uid=2), "max_peers_per_uid")]
+    ("limits", "name"),
+    [(LimitSettings(max_peers=2), "max_peers"), (LimitSettings(max_peers_per_uid=2), "max_peers_per_uid")],
 )
-def test_a_peer_above_the_limit_is_closed(limits: Limits, name: str) -> None:
+def test_a_peer_above_the_limit_is_closed(limits: LimitSettings, name: str) -> None:
     """It may connect again once another peer has left. A client gets no reply, and makes its own calls."""
     server = ServerHarness(limits)
     first, _ = server.connect(), server.connect()
@@ -53,7 +54,7 @@ def test_a_peer_above_the_limit_is_closed(limits: Limits, name: str) -> None:
 
 def test_a_denied_json_peer_gets_the_reason() -> None:
     """The encoding, and so the form of the reason, is known from the first byte."""
-    server = ServerHarness(Limits(max_peers=1))
+    server = ServerHarness(LimitSettings(max_peers=1))
     server.connect()
     second = server.connect()
     second.send_text('{"op":"ping"}\n')
@@ -66,7 +67,7 @@ def test_a_denied_json_peer_gets_the_reason() -> None:
 
 def test_a_silent_denied_peer_is_closed_after_a_second() -> None:
     """Only a few denied peers are kept open at a time, since each occupies a descriptor."""
-    server = ServerHarness(Limits(max_peers=1))
+    server = ServerHarness(LimitSettings(max_peers=1))
     server.connect()
     waited_for = [server.connect() for _ in range(MAX_DENIED)]
     assert server.connect().transport.aborted
@@ -82,7 +83,7 @@ def test_a_silent_denied_peer_is_closed_after_a_second() -> None:
 
 def test_the_limit_per_uid_does_not_affect_other_uids() -> None:
     """Other uids may still connect."""
-    server = ServerHarness(Limits(max_peers_per_uid=1))
+    server = ServerHarness(LimitSettings(max_peers_per_uid=1))
     server.connect(uid=1)
     assert not server.connect(uid=2).transport.aborted
 
@@ -282,7 +283,7 @@ def test_a_slow_peer_gets_all_replies() -> None:
 
 def test_a_peer_that_reads_too_little_for_too_long_is_closed() -> None:
     """After ``stall_seconds`` its memory is released."""
-    server = ServerHarness(Limits(stall_seconds=30))
+    server = ServerHarness(LimitSettings(stall_seconds=30))
     alice = peer_with_large_entry(server)
     alice.transport.reads = False
     alice.send(*(wire.Get("large", id=number) for number in range(100)))
@@ -296,7 +297,7 @@ def test_a_peer_that_reads_too_little_for_too_long_is_closed() -> None:
 
 def test_a_peer_that_reads_in_time_is_not_closed() -> None:
     """Each pause restarts the clock."""
-    server = ServerHarness(Limits(stall_seconds=30))
+    server = ServerHarness(LimitSettings(stall_seconds=30))
     alice = peer_with_large_entry(server)
     alice.transport.reads = False
     alice.send(*(wire.Get("large", id=number) for number in range(20)))
@@ -309,7 +310,7 @@ def test_a_peer_that_reads_in_time_is_not_closed() -> None:
 
 def test_a_peer_with_too_much_unread_is_closed_and_others_get_their_replies() -> None:
     """Replies to other peers' calls arrive without a request, so pausing the peer does not bound them."""
-    server = ServerHarness(Limits(max_outbox_bytes=2 * HIGH_WATER_BYTES))
+    server = ServerHarness(LimitSettings(max_outbox_bytes=2 * HIGH_WATER_BYTES))
     alice, bob, carol = server.connect(), server.connect(), server.connect()
     alice.transport.reads = False
     for number in range(10):
@@ -328,7 +329,7 @@ def test_a_peer_with_too_much_unread_is_closed_and_others_get_their_replies() ->
 
 def test_one_reply_larger_than_the_outbox_is_delivered() -> None:
     """The limit applies to the bytes unread before it."""
-    server = ServerHarness(Limits(max_outbox_bytes=65536))
+    server = ServerHarness(LimitSettings(max_outbox_bytes=65536))
     alice = peer_with_large_entry(server, "x" * 2 * HIGH_WATER_BYTES)
     alice.transport.reads = False
     alice.send(wire.Get("large", id=1))
@@ -339,7 +340,7 @@ def test_one_reply_larger_than_the_outbox_is_delivered() -> None:
 
 def test_a_closed_peer_that_never_reads_its_last_reply_is_aborted() -> None:
     """A transport would wait for it forever."""
-    server = ServerHarness(Limits(stall_seconds=30))
+    server = ServerHarness(LimitSettings(stall_seconds=30))
     alice = server.connect()
     alice.send_text("nonsense\n")
     assert alice.transport.closed

@@ -174,7 +174,7 @@ def test_an_internal_error_costs_one_request(monkeypatch: pytest.MonkeyPatch) ->
     def fail(*_: object) -> None:
         raise fault
 
-    monkeypatch.setattr(server.engine._status, "ping", fail)
+    monkeypatch.setattr(type(server.engine._status), "ping", fail)
     alice.send(wire.Ping(id=1), wire.Get("key", id=2))
     error, miss = alice.received()
 

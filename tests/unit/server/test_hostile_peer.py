@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from sidecard.config.schema import Limits
+from sidecard.config.schema import LimitSettings
 from sidecard.server.buffers import COUNTED_BYTES
 from sidecard.server.scheduler import MAX_BATCH, MAX_UNSCHEDULED
 from sidecard_client.protocol import wire
@@ -21,7 +21,7 @@ def send_partial(peer: FakePeer, count: int, size: int = MIB) -> None:
 @pytest.mark.parametrize("data", [b"\x00", b"\x00\x00\x10", b"\x00\x00\x10\x00\x81", b'{"op":', b" "])
 def test_a_message_that_is_never_completed_closes_its_peer(data: bytes) -> None:
     """In either encoding, whatever it begins with, however often a byte arrives."""
-    server = ServerHarness(Limits(message_seconds=30))
+    server = ServerHarness(LimitSettings(message_seconds=30))
     alice = server.connect()
     alice.connection.data_received(data)
     server.loop.pass_time(29)
@@ -36,7 +36,7 @@ def test_a_message_that_is_never_completed_closes_its_peer(data: bytes) -> None:
 
 def test_messages_that_arrive_in_parts_and_in_time_are_served() -> None:
     """The time limit is per message, although some message is always incomplete."""
-    server = ServerHarness(Limits(message_seconds=30))
+    server = ServerHarness(LimitSettings(message_seconds=30))
     alice = server.connect()
     data = b"".join(frame(wire.pack(wire.Ping(id=number))) for number in range(10))
     whole = len(data) // 10
@@ -51,7 +51,7 @@ def test_messages_that_arrive_in_parts_and_in_time_are_served() -> None:
 
 def test_an_idle_peer_is_not_closed() -> None:
     """Before its first message and between messages, as in clients' connection pools."""
-    server = ServerHarness(Limits(message_seconds=30))
+    server = ServerHarness(LimitSettings(message_seconds=30))
     silent, idle = server.connect(), server.connect()
     idle.send(wire.Ping(id=1))
     server.loop.pass_time(86400)
@@ -63,7 +63,7 @@ def test_an_idle_peer_is_not_closed() -> None:
 
 def test_above_the_common_limit_the_largest_connection_of_the_largest_uid_is_closed() -> None:
     """Many connections with little each count as one with much."""
-    server = ServerHarness(Limits(max_buffered_bytes=MIB))
+    server = ServerHarness(LimitSettings(max_buffered_bytes=MIB))
     large = server.connect(uid=1)
     send_partial(large, 450_000)
     many = [server.connect(uid=2) for _ in range(5)]
@@ -81,7 +81,7 @@ def test_above_the_common_limit_the_largest_connection_of_the_largest_uid_is_clo
 
 def test_unread_replies_count_toward_the_common_limit() -> None:
     """Each peer is within its own limits."""
-    server = ServerHarness(Limits(max_buffered_bytes=4 * MIB))
+    server = ServerHarness(LimitSettings(max_buffered_bytes=4 * MIB))
     peers = [server.connect() for _ in range(9)]
     peers[0].send(wire.Put("large", value_of("x" * 500_000), id=1))
     for peer in peers[1:]:

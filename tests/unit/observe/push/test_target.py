@@ -2,10 +2,10 @@
 
 import pytest
 
+from sidecard.config.schema import PushSettings
 from sidecard.observe.push.target import (
     MAX_RETRY_AFTER_SECONDS,
     Postponed,
-    PushSettings,
     Refused,
     Sent,
     Target,
@@ -86,14 +86,14 @@ def test_a_retry_after_is_seconds_or_a_date(asked: str, seconds: float | None) -
 
 def test_the_url_in_logs_has_no_secrets() -> None:
     """Neither user, password nor query."""
-    target = Target(PushSettings("http://user:secret@vm:8428/api/v1/import?key=secret", "i"), {}, wall=lambda: NOW)
+    target = Target(PushSettings("http://user:secret@vm:8428/api/v1/import?key=secret"), {}, wall=lambda: NOW)
     assert target.shown_url == "http://***@vm:8428/api/v1/import?***"
 
 
 def test_unusable_certificates_are_an_error_at_once(tmp_path: object) -> None:
     """Not at the first push."""
     with pytest.raises(OSError, match="No such file"):
-        Target(PushSettings("https://vm/", "i", ca_file="/nonexistent/ca.pem"), {}, wall=lambda: NOW)
+        Target(PushSettings("https://vm/", ca_file="/nonexistent/ca.pem"), {}, wall=lambda: NOW)
 
     with pytest.raises(OSError, match="has no certificates"):
-        Target(PushSettings("https://vm/", "i", ca_file=__file__), {}, wall=lambda: NOW)
+        Target(PushSettings("https://vm/", ca_file=__file__), {}, wall=lambda: NOW)
