@@ -1,4 +1,4 @@
-"""Which backend, why, and at whose cost, one sentence a test."""
+"""Choice of backends: routes, budgets and limits."""
 
 import pytest
 
@@ -10,8 +10,8 @@ from tests.backends import ONE, held, touchy
 from tests.host import Host, packed
 
 
-def test_a_lease_says_what_was_passed_over_and_why() -> None:
-    """And by which route."""
+def test_lease_names_skipped_backends_with_reasons() -> None:
+    """A lease names the skipped backends, the reasons, and the route."""
     host = Host(backends={"full": ONE})
     held(host, "full")
     host.sets("down", "open")
@@ -21,16 +21,16 @@ def test_a_lease_says_what_was_passed_over_and_why() -> None:
     assert lease.passed_over == {"down": "breaker_open", "full": "saturated"}
 
 
-def test_a_tasks_backends_and_route_hold_for_begins_that_say_nothing() -> None:
-    """Policy is the operator's where the app has none."""
+def test_task_backends_and_route_apply_to_begins_without_any() -> None:
+    """A task's backends and route apply to begins that name none."""
     host = Host(tasks={"rag": TaskSettings(backends=("cloud", "local"), route="cheapest")})
     lease = host.peer().calls(task="rag")
 
     assert (lease.backend, lease.route) == ("local", "cheapest")
 
 
-def test_sovereign_mode_gives_no_lease_on_what_is_remote() -> None:
-    """Neither at once, nor as next, nor by waiting for the local one; it is said for each."""
+def test_sovereign_mode_grants_no_lease_on_remote_backends() -> None:
+    """Sovereign mode rejects remote backends at once, as next backend, and while queued."""
     host = Host(sovereign=True, backends={"near": BackendSettings(locality="local", max_concurrent=1)})
     alice = host.peer()
     assert alice.refused("cloud") == Rejected(1, "sovereign", None, {"cloud": "sovereign"})
@@ -45,8 +45,8 @@ def test_sovereign_mode_gives_no_lease_on_what_is_remote() -> None:
     assert alice.receives() == [Timeout(1, 3.0)]
 
 
-def test_a_spent_hard_budget_refuses_what_costs_and_the_local_one_still_serves() -> None:
-    """Until its period ends."""
+def test_spent_hard_budget_rejects_paid_backends_until_period_ends() -> None:
+    """A spent hard budget rejects paid backends until its period ends; a free local backend still serves."""
     host = Host(budgets={"hourly": BudgetSettings(1.0, period_seconds=3600.0, hard=True)})
     alice = host.peer()
     alice.completes(alice.calls("cloud").lease, "answer", usage=Usage(cost_dollars=1.0))
@@ -61,8 +61,8 @@ def test_a_spent_hard_budget_refuses_what_costs_and_the_local_one_still_serves()
     assert host.stats().rejected_budget == 1
 
 
-def test_a_budget_that_is_spent_while_callers_wait_sends_them_elsewhere() -> None:
-    """A permit that comes back is no permission to spend."""
+def test_budget_spent_while_queued_moves_callers_to_other_backends() -> None:
+    """A returned permit is not granted if the budget was spent meanwhile."""
     host = Host(
         backends={"cloud": ONE}, budgets={"cloud": BudgetSettings(1.0, backend="cloud", hard=True)}, lease_seconds=600.0
     )
@@ -75,8 +75,8 @@ def test_a_budget_that_is_spent_while_callers_wait_sends_them_elsewhere() -> Non
     assert bob.gets(Rejected).reason == carol.gets(Rejected).reason == "budget"
 
 
-def test_a_soft_budget_tells_once_and_refuses_nobody() -> None:
-    """In each period."""
+def test_soft_budget_notes_once_per_period_and_rejects_nothing() -> None:
+    """A soft budget emits one note in each period and rejects nothing."""
     host = Host(budgets={"soft": BudgetSettings(1.0, period_seconds=3600.0)})
     alice = host.peer()
     for _ in range(3):
@@ -89,8 +89,8 @@ def test_a_soft_budget_tells_once_and_refuses_nobody() -> None:
 
 
 @pytest.mark.parametrize("way", ["complete", "fail", "told off", "lost", "cancelled", "expired"])
-def test_what_a_call_reserved_comes_back_however_it_ends(way: str) -> None:
-    """Once, and all of it."""
+def test_budget_reservation_is_released_once_whatever_the_outcome(way: str) -> None:
+    """A call's reservation is released once and completely, whatever the outcome."""
     host = Host(budgets={"all": BudgetSettings(10.0, hard=True)})
     alice = host.peer()
     alice.completes(alice.calls("cloud").lease, "answer", usage=Usage(cost_dollars=0.5))
@@ -113,8 +113,8 @@ def test_what_a_call_reserved_comes_back_however_it_ends(way: str) -> None:
     assert host.report().budgets["all"].reserved_dollars == 0.0
 
 
-def test_a_late_answer_is_billed_once() -> None:
-    """The backend did that work; the lease is stale all the same, and the breaker hears nothing of it."""
+def test_late_complete_is_billed_once() -> None:
+    """A late answer is billed once: the backend did the work. Its lease is stale, and the breaker ignores it."""
     host = touchy(budgets={"all": BudgetSettings(10.0)})
     alice = host.peer()
     lease = alice.calls("a").lease
@@ -128,8 +128,8 @@ def test_a_late_answer_is_billed_once() -> None:
     assert host.breakers()["a"].calls == 0
 
 
-def test_backends_that_peers_invent_are_bounded() -> None:
-    """A thousand names leave no more than so many behind."""
+def test_unconfigured_backends_are_bounded() -> None:
+    """A thousand invented backend names leave a bounded number of backends."""
     host = Host(max_backends=50)
     alice = host.peer()
     for number in range(1000):
@@ -139,8 +139,8 @@ def test_backends_that_peers_invent_are_bounded() -> None:
     assert len(host.report().backends) <= 51
 
 
-def test_an_unnamed_local_backend_takes_four_calls_at_a_time() -> None:
-    """A model on this host has few slots; what is elsewhere has as many as it has."""
+def test_unconfigured_local_backend_has_four_permits() -> None:
+    """An unconfigured local backend takes four calls at a time; a remote one has no limit."""
     host = Host()
     for _ in range(4):
         held(host, "local")
@@ -150,8 +150,8 @@ def test_an_unnamed_local_backend_takes_four_calls_at_a_time() -> None:
         held(host, "cloud")
 
 
-def test_an_adaptive_limit_falls_under_load_and_shows() -> None:
-    """By the time per token, whatever the answers' length."""
+def test_adaptive_limit_falls_under_load() -> None:
+    """An adaptive limit falls with the time per token, whatever the answers' length."""
     host = Host(backends={"a": BackendSettings(max_concurrent=8, adaptive=True)})
 
     def round_of_calls(seconds_per_token: float, tokens: int) -> None:

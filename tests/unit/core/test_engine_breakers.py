@@ -1,4 +1,4 @@
-"""Breakers and their operators in conversation, one sentence a test."""
+"""Breakers, and operators' actions on them."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from tests.backends import ONE, TOUCHY, held, limited, opened, touchy
 from tests.host import Host
 
 
-def test_a_breaker_is_shared_by_all_callers() -> None:
-    """Ten calls of ten processes, five of which fail: it opens for everybody, and says for how long."""
+def test_breaker_opens_for_all_callers() -> None:
+    """Five failures of ten processes open the breaker for every caller, and the rejection names the time."""
     host = Host()
     callers = [host.peer(pid=number + 1) for number in range(10)]
     leases = [caller.calls("cloud").lease for caller in callers]
@@ -31,8 +31,8 @@ def test_a_breaker_is_shared_by_all_callers() -> None:
     assert host.stats().breakers == host.report().breakers == {"cloud": "open"}
 
 
-def test_a_breaker_that_opens_sends_its_queue_away() -> None:
-    """To another backend where there is one, else with the reason, and each once; who joined them as well."""
+def test_opening_breaker_empties_its_queue() -> None:
+    """An opening breaker moves queued callers to another backend or rejects them, each once, with their waiters."""
     host = Host(backends={"a": BackendSettings(max_concurrent=1, breaker=BreakerSettings(min_calls=1)), "b": ONE})
     holder, lease = held(host, "a")
     other, other_lease = held(host, "b")
@@ -53,8 +53,8 @@ def test_a_breaker_that_opens_sends_its_queue_away() -> None:
     assert eve.gets(Lease).backend == "b"
 
 
-def test_whose_deadline_has_passed_is_not_sent_elsewhere() -> None:
-    """1. A deadline passes; 2. the breaker opens, and its queue looks for other backends; 3. the tick comes."""
+def test_expired_applicant_times_out_when_breaker_opens() -> None:
+    """A queued caller past its deadline times out: 1. the deadline passes; 2. the breaker opens; 3. the tick follows."""
     host = Host(backends={"a": BackendSettings(max_concurrent=1, breaker=BreakerSettings(min_calls=1)), "b": ONE})
     (holder, lease), (other, other_lease) = held(host, "a"), held(host, "b")
     bob = host.peer()
@@ -67,8 +67,8 @@ def test_whose_deadline_has_passed_is_not_sent_elsewhere() -> None:
     assert host.stats().leases == 0
 
 
-def test_the_first_caller_after_the_cool_down_is_the_probe_and_the_others_are_refused() -> None:
-    """And it alone, until it has come back; its success closes it for all."""
+def test_first_caller_after_cool_down_is_the_only_probe() -> None:
+    """The first caller after the cool-down is the only probe; its success closes the breaker for all."""
     host = touchy()
     opened(host, "a")
     host.passes(10.0)
@@ -87,8 +87,8 @@ def test_the_first_caller_after_the_cool_down_is_the_probe_and_the_others_are_re
 
 
 @pytest.mark.parametrize("way", ["dies", "cancels", "ignores", "hangs"])
-def test_the_next_caller_is_the_probe_where_the_last_had_no_outcome(way: str) -> None:
-    """Within one round trip: no timeout has to pass but that of a holder that hangs."""
+def test_next_caller_probes_if_last_probe_had_no_outcome(way: str) -> None:
+    """A probe without an outcome makes the next caller the probe within one round trip."""
     host = touchy()
     opened(host, "a")
     host.passes(10.0)
@@ -109,8 +109,8 @@ def test_the_next_caller_is_the_probe_where_the_last_had_no_outcome(way: str) ->
     assert host.breakers()["a"].generation == 2
 
 
-def test_a_dead_probes_own_waiter_is_the_next_probe() -> None:
-    """Whoever waited for its answer makes the call, in the same event."""
+def test_waiter_of_dead_probe_is_next_probe() -> None:
+    """The waiter of a dead probe makes the next probe in the same event."""
     host = touchy()
     opened(host, "a")
     host.passes(10.0)
@@ -122,8 +122,8 @@ def test_a_dead_probes_own_waiter_is_the_next_probe() -> None:
     assert bob.gets(Lease).attempt == 2
 
 
-def test_a_process_that_dies_with_two_leases_gives_both_back_before_anybody_is_next() -> None:
-    """Its probe is free for who waited for its other call."""
+def test_dying_process_returns_both_permits_before_election() -> None:
+    """A dying process returns both of its permits before any election, so its probe is free for its other flight."""
     host = Host(backends={"a": TOUCHY})
     dying, bob = host.peer(), host.peer()
     dying.leads("key", backends=("a",))
@@ -136,8 +136,8 @@ def test_a_process_that_dies_with_two_leases_gives_both_back_before_anybody_is_n
     assert bob.gets(Lease).id == 4
 
 
-def test_a_process_that_dies_waiting_and_probing_gives_its_probe_to_who_waited_with_it() -> None:
-    """Whoever takes its place in the flight finds the probe free."""
+def test_dying_applicant_and_probe_frees_probe_for_its_waiter() -> None:
+    """A process that dies as applicant and probe frees the probe for the next caller of its flight."""
     host = Host(backends={"a": TOUCHY, "b": ONE})
     held(host, "b")
     opened(host, "a")
@@ -151,8 +151,8 @@ def test_a_process_that_dies_waiting_and_probing_gives_its_probe_to_who_waited_w
     assert bob.gets(Lease).backend == "a"
 
 
-def test_a_success_of_before_does_not_close_a_half_open_breaker() -> None:
-    """The call began while it was closed."""
+def test_success_from_before_opening_does_not_close_half_open_breaker() -> None:
+    """A success of a call that began before the opening does not close a half-open breaker."""
     host = touchy()
     early, lease = held(host, "a")
     opened(host, "a")
@@ -163,8 +163,8 @@ def test_a_success_of_before_does_not_close_a_half_open_breaker() -> None:
     assert host.breakers()["a"].state == "half_open"
 
 
-def test_an_overdue_probe_opens_the_breaker_again() -> None:
-    """A holder that renews and does not answer says that the backend does not answer."""
+def test_overdue_probe_reopens_breaker() -> None:
+    """A probe whose holder renews without answering reopens the breaker."""
     host = touchy(lease_seconds=600.0)
     opened(host, "a")
     host.passes(10.0)
@@ -177,8 +177,8 @@ def test_an_overdue_probe_opens_the_breaker_again() -> None:
 @pytest.mark.parametrize(
     ("timeouts", "state", "slow"), [("failure", "open", 0), ("slow", "closed", 1), ("nothing", "closed", 0)]
 )
-def test_what_a_callers_own_timeout_counts_as_is_a_setting(timeouts: Any, state: str, slow: int) -> None:
-    """The caller's patience ended, not the call."""
+def test_callers_own_timeout_is_scored_as_configured(timeouts: Any, state: str, slow: int) -> None:
+    """A caller's own timeout is scored as the backend's setting says."""
     breaker = BreakerSettings(min_calls=1, slow_rate=0.75)
     host = Host(backends={"a": BackendSettings(timeouts=timeouts, breaker=breaker)})
     host.sets("a", "close")
@@ -191,8 +191,8 @@ def test_what_a_callers_own_timeout_counts_as_is_a_setting(timeouts: Any, state:
     assert (host.breakers()["a"].state, host.breakers()["a"].slow) == (state, slow)
 
 
-def test_a_fatal_failure_says_that_the_backend_is_there() -> None:
-    """A thousand bad prompts trip nothing."""
+def test_fatal_failures_do_not_open_breaker() -> None:
+    """Fatal failures show that the backend answers, so they do not open the breaker."""
     host = touchy()
     for _ in range(50):
         caller, lease = held(host, "a")
@@ -202,8 +202,8 @@ def test_a_fatal_failure_says_that_the_backend_is_there() -> None:
     assert (state.state, state.calls, state.failures) == ("closed", 50, 0)
 
 
-def test_slow_answers_open_it() -> None:
-    """By total time, or by the time to the first chunk."""
+def test_slow_answers_open_breaker() -> None:
+    """Slow answers open the breaker, by total time or by the time to the first chunk."""
     breaker = BreakerSettings(min_calls=1, slow_seconds=5.0, slow_first_chunk_seconds=1.0)
     for seconds, first_chunk, state in ((6.0, 0.5, "open"), (3.0, 2.0, "open"), (5.0, 1.0, "closed")):
         host = Host(backends={"a": BackendSettings(breaker=breaker)})
@@ -213,8 +213,8 @@ def test_slow_answers_open_it() -> None:
         assert host.breakers()["a"].state == state
 
 
-def test_retry_after_opens_for_everybody_and_counts_for_nothing() -> None:
-    """One caller's 429 is everybody's."""
+def test_retry_after_opens_breaker_without_counting_as_failure() -> None:
+    """One caller's retry-after opens the breaker for all and is no failure."""
     host = Host()
     caller, lease = held(host, "cloud")
     caller.fails(lease, retry_after_seconds=33.0)
@@ -226,8 +226,8 @@ def test_retry_after_opens_for_everybody_and_counts_for_nothing() -> None:
     host.peer().calls("cloud")
 
 
-def test_an_ignored_call_whose_backend_answered_counts_as_success_and_is_billed() -> None:
-    """Only its answer cannot be shared."""
+def test_ignored_call_with_answer_counts_as_success_and_is_billed() -> None:
+    """An ignored call whose backend answered is a success and is billed."""
     host = touchy(budgets={"all": BudgetSettings(10.0)})
     opened(host, "a")
     host.passes(10.0)
@@ -242,8 +242,8 @@ def test_an_ignored_call_whose_backend_answered_counts_as_success_and_is_billed(
     assert host.breakers()["a"].latency_seconds == 2.0
 
 
-def test_an_ignored_call_whose_backend_did_not_answer_is_nothing() -> None:
-    """Neither success, nor failure, nor a bill, whatever usage it brings."""
+def test_ignored_call_without_answer_has_no_result() -> None:
+    """An ignored call whose backend did not answer is neither success nor failure, and is not billed."""
     host = touchy()
     caller, lease = held(host, "a")
     caller.fails(lease, "ignored", usage=Usage(cost_dollars=0.5))
@@ -252,8 +252,8 @@ def test_an_ignored_call_whose_backend_did_not_answer_is_nothing() -> None:
     assert host.report().total.billed_dollars == 0.0
 
 
-def test_an_operator_opens_probes_and_closes() -> None:
-    """``open`` holds whatever time passes; ``auto`` leaves it by way of a probe; ``close`` at once."""
+def test_operator_opens_probes_and_closes_breaker() -> None:
+    """``open`` holds until an operator acts, ``auto`` probes first, ``close`` acts at once."""
     host = Host()
     host.sets("cloud", "open")
     host.passes(1e6)
@@ -268,8 +268,8 @@ def test_an_operator_opens_probes_and_closes() -> None:
     assert host.breakers()["cloud"].state == "closed"
 
 
-def test_a_disabled_breaker_measures_and_does_not_trip() -> None:
-    """Until an operator says ``auto``."""
+def test_disabled_breaker_measures_and_stays_closed() -> None:
+    """A disabled breaker measures but does not open until an operator sets ``auto``."""
     host = touchy()
     host.sets("a", "disable")
     opened(host, "a")
@@ -280,8 +280,8 @@ def test_a_disabled_breaker_measures_and_does_not_trip() -> None:
     assert host.breakers()["a"].state == "open"
 
 
-def test_an_operators_open_sends_the_queue_away_and_close_lets_it_in() -> None:
-    """What an operator does has its effect at once, not with the next call."""
+def test_operator_open_empties_queue_and_close_serves_it() -> None:
+    """An operator's actions affect the queue at once, not at the next call."""
     host = limited()
     held(host, "a")
     bob = host.peer()
@@ -293,8 +293,8 @@ def test_an_operators_open_sends_the_queue_away_and_close_lets_it_in() -> None:
     bob.waits("key", 2, backends=("a",))
 
 
-def test_only_operators_may_set_breakers() -> None:
-    """Others may look."""
+def test_only_operators_set_breakers() -> None:
+    """Only operators set breakers; other peers may read them."""
     host = Host()
     alice = host.peer()
     alice.asks(wire.SetBreaker("cloud", "open", id=3))
@@ -306,8 +306,8 @@ def test_only_operators_may_set_breakers() -> None:
     assert alice.gets(wire.Breakers).backends == {}
 
 
-def test_an_operator_sets_no_breaker_that_there_is_no_room_for() -> None:
-    """The one of all others is nobody's."""
+def test_setting_breaker_without_room_is_an_error() -> None:
+    """An operator cannot set the breaker of a backend for which the table has no room."""
     host = Host(max_backends=1)
     for number in range(40):
         held(host, f"busy{number}")
@@ -317,8 +317,8 @@ def test_an_operator_sets_no_breaker_that_there_is_no_room_for() -> None:
     assert operator.gets(wire.Error).code == "unavailable"
 
 
-def test_breakers_show_how_each_backend_is() -> None:
-    """Limits, permits, queues, latency, cost, and why it is not closed."""
+def test_breakers_reply_describes_each_backend() -> None:
+    """The reply describes limits, permits, queues, latency, cost, and why a breaker is not closed."""
     host = Host(backends={"a": ONE, "b": TOUCHY})
     caller, lease = held(host, "a")
     host.passes(3.0)

@@ -1,4 +1,4 @@
-"""Large answers kept compressed: nobody who asks can tell. One sentence a test."""
+"""Compressed entries: callers always get the original bytes."""
 
 import random
 from typing import Any
@@ -51,8 +51,8 @@ def record(value: bytes, *, is_compressed: bool = True) -> Record:
     return Record(value, 2.0, 300.0, 60.0, "cloud", age_seconds=10.0, compressed=is_compressed)
 
 
-def test_off_nothing_is_compressed() -> None:
-    """In memory and in the store are the bytes that came; that is the default."""
+def test_nothing_is_compressed_by_default() -> None:
+    """By default memory and store keep the bytes that were sent."""
     host = Host(store="own")
     alice = host.peer()
     alice.asks(Put("key", packed(TEXT), id=1))
@@ -64,8 +64,8 @@ def test_off_nothing_is_compressed() -> None:
     assert stats.cache_compressed_entries == stats.cache_compressed_bytes == stats.cache_uncompressed_bytes == 0
 
 
-def test_a_hit_and_a_get_have_what_came() -> None:
-    """Byte for byte, though a tenth of it is kept."""
+def test_hit_and_get_return_original_bytes() -> None:
+    """A hit and a get return the original bytes, although a tenth is kept."""
     host = filled(**ON)
     assert entry_of(host).compressed
     assert len(entry_of(host).value) < len(TEXT) / 10
@@ -76,8 +76,8 @@ def test_a_hit_and_a_get_have_what_came() -> None:
     assert bytes(alice.gets(Hit).value) == wire.pack(TEXT)
 
 
-def test_what_was_put_is_compressed_too() -> None:
-    """And what replaces it is what is served."""
+def test_put_value_is_compressed() -> None:
+    """A put value is compressed too, and its replacement is served."""
     host = filled(**ON)
     alice = host.peer()
     alice.asks(Put("key", packed(OTHER), id=1))
@@ -87,8 +87,8 @@ def test_what_was_put_is_compressed_too() -> None:
     assert host.stats().cache_compressed_entries == 1
 
 
-def test_those_who_wait_have_what_came() -> None:
-    """The answer goes to them before and beside its being kept."""
+def test_waiters_get_original_bytes() -> None:
+    """Waiters get the original bytes."""
     host = Host(**ON)
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key")
@@ -97,8 +97,8 @@ def test_those_who_wait_have_what_came() -> None:
     assert unpacked(bob.gets(Shared)) == TEXT
 
 
-def test_an_answer_within_the_sharing_window_is_expanded() -> None:
-    """With caching off, too."""
+def test_answer_in_sharing_window_is_decompressed() -> None:
+    """An answer in the sharing window is decompressed, with caching off too."""
     host = filled(cache_max_bytes=0, **ON)
     assert entry_of(host).compressed
     alice = host.peer()
@@ -106,8 +106,8 @@ def test_an_answer_within_the_sharing_window_is_expanded() -> None:
     assert unpacked(alice.gets(Shared)) == TEXT
 
 
-def test_a_stale_answer_is_expanded() -> None:
-    """With the lease, as a hit for the others, and with the refusal where the breaker is open."""
+def test_stale_answer_is_decompressed() -> None:
+    """A stale answer is decompressed with a lease, as a hit, and with a rejection."""
     host = filled(backends={"default": BackendSettings(breaker=BreakerSettings(min_calls=1))}, **STALE, **ON)
     host.passes(15.0)
     alice, bob = host.peer(), host.peer()
@@ -123,8 +123,8 @@ def test_a_stale_answer_is_expanded() -> None:
     assert msgspec.msgpack.decode(bob.gets(Rejected).stale_value) == TEXT
 
 
-def test_a_stored_stream_is_replayed_in_its_pieces() -> None:
-    """And read as a whole by who asks for one."""
+def test_compressed_stream_is_replayed_in_its_chunks() -> None:
+    """A compressed stream is replayed in its chunks, and read as a whole by other callers."""
     host = Host(**ON)
     holder = host.peer()
     lease = holder.leads("key", stream=True)
@@ -142,8 +142,8 @@ def test_a_stored_stream_is_replayed_in_its_pieces() -> None:
     assert unpacked(reader.gets(Hit)) == pieces
 
 
-def test_whether_a_stream_can_be_replayed_is_judged_by_what_it_expands_to() -> None:
-    """While it is read, that is what it takes."""
+def test_stream_replay_is_bounded_by_decompressed_size() -> None:
+    """Whether a stream can be replayed depends on its decompressed size."""
     host = Host(store="own", cache_max_bytes=4 * MAX_BYTES, **ON)
     alice = host.peer()
     alice.asks(Get("key", id=1))
@@ -153,8 +153,8 @@ def test_whether_a_stream_can_be_replayed_is_judged_by_what_it_expands_to() -> N
     assert alice.gets(Rejected).reason == "busy"
 
 
-def test_the_cache_is_charged_what_is_kept_and_refuses_what_is_kept_too_large() -> None:
-    """The same answer finds room where it is compressed, and none where it is not."""
+def test_cache_charges_compressed_size() -> None:
+    """The cache charges the compressed size: an answer fits if compressed, and not otherwise."""
     for settings, stored in (({}, False), (ON, True)):
         host = Host(cache_max_bytes=16_000, **settings)
         alice = host.peer()
@@ -166,16 +166,16 @@ def test_the_cache_is_charged_what_is_kept_and_refuses_what_is_kept_too_large() 
             assert [type(note) for note in host.notes] == [notes.EntryRefused]
 
 
-def test_what_is_small_or_saves_too_little_is_kept_as_it_is() -> None:
-    """Floats of an embedding are the example."""
+def test_small_or_incompressible_value_is_kept_as_is() -> None:
+    """A value that is small or hardly compressible, such as an embedding, is kept as it is."""
     chance = random.Random(1)
     floats = [chance.gauss(0.0, 0.05) for _ in range(1000)]
     for value in ("short", floats, "x" * (MAX_BYTES + 1)):
         assert entry_of(filled(value, **ON)).value == wire.pack(value)
 
 
-def test_sums_of_what_is_compressed_come_and_go_with_the_entries() -> None:
-    """Replaced, deleted, expired, driven out: nothing is left of any of them."""
+def test_compression_sums_follow_the_entries() -> None:
+    """The sums of compressed entries return to zero, however the entries leave."""
     host = Host(cache_max_bytes=40_000, **ON)
     alice = host.peer()
     plain = wire.pack(TEXT)
@@ -206,8 +206,8 @@ def test_sums_of_what_is_compressed_come_and_go_with_the_entries() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(ON, {}), ({}, ON)])
-def test_other_settings_leave_the_entries_that_there_are(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """They are served as ever; what comes from then on is kept as is now asked for."""
+def test_changed_settings_keep_existing_entries(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Changed settings apply to new entries; existing ones are served as before."""
     host = filled(**before)
     host.reads(**after)
     alice = host.peer()
@@ -219,8 +219,8 @@ def test_other_settings_leave_the_entries_that_there_are(before: dict[str, Any],
     assert unpacked(alice.gets(Hit)) == OTHER
 
 
-def test_the_store_is_given_what_memory_keeps() -> None:
-    """By `complete` and by `put`."""
+def test_store_gets_what_memory_keeps() -> None:
+    """The store gets the bytes that memory keeps, by `complete` and by `put`."""
     host = Host(store="own", **ON)
     alice = host.peer()
     alice.asks(Begin("key", id=1))
@@ -242,10 +242,8 @@ def test_the_store_is_given_what_memory_keeps() -> None:
         ({}, record(wire.pack(TEXT), is_compressed=False), wire.pack(TEXT)),
     ],
 )
-def test_a_record_is_read_in_either_form_and_kept_as_is_asked_for(
-    settings: dict[str, Any], found: Record, kept: bytes
-) -> None:
-    """Daemons with and without compression use one store."""
+def test_record_is_read_in_either_form(settings: dict[str, Any], found: Record, kept: bytes) -> None:
+    """A record is read compressed or not, and kept as the settings say."""
     host = Host(store="own", **settings)
     alice, bob, reader = host.peer(), host.peer(), host.peer()
     alice.asks(Begin("key", id=1))
@@ -259,8 +257,8 @@ def test_a_record_is_read_in_either_form_and_kept_as_is_asked_for(
     assert host.stats().store_hits == 1
 
 
-def test_a_record_that_finds_no_room_is_served_all_the_same() -> None:
-    """Expanded, from no place in the cache."""
+def test_record_without_room_is_served() -> None:
+    """A record that finds no room in memory is still served, decompressed."""
     host = Host(store="own", cache_max_bytes=2000, **ON)
     alice = host.peer()
     alice.asks(Begin("key", id=1))
@@ -280,8 +278,8 @@ def test_a_record_that_finds_no_room_is_served_all_the_same() -> None:
     ],
 )
 @pytest.mark.parametrize("store", ["own", "shared"])
-def test_a_damaged_record_is_a_miss(store: str, value: bytes) -> None:
-    """The longest-waiting caller makes the call, who only reads is told that there is nothing."""
+def test_damaged_record_is_a_miss(store: str, value: bytes) -> None:
+    """A damaged record makes the longest-waiting caller lead, and is a miss to gets."""
     host = Host(store=store, **ON)
     alice, bob, reader = host.peer(), host.peer(), host.peer()
     alice.asks(Begin("key", id=1))
@@ -297,8 +295,8 @@ def test_a_damaged_record_is_a_miss(store: str, value: bytes) -> None:
     assert (stats.store_reads, stats.store_hits, stats.misses, stats.cache_entries) == (1, 0, 2, 1)
 
 
-def test_a_caller_who_joins_readers_of_a_damaged_record_claims_the_key_first() -> None:
-    """As where there is none: readers have claimed nothing."""
+def test_caller_joining_gets_of_damaged_record_claims_first() -> None:
+    """A caller that joins gets of a damaged record claims the key before it leads."""
     host = Host(store="shared", **ON)
     reader, caller = host.peer(), host.peer()
     reader.asks(Get("key", id=1))
@@ -311,8 +309,8 @@ def test_a_caller_who_joins_readers_of_a_damaged_record_claims_the_key_first() -
     caller.gets(Lease)
 
 
-def test_a_hundred_who_wait_for_the_store_cost_one_expansion() -> None:
-    """And one more that finds out that the record is whole."""
+def test_hundred_waiters_cost_one_decompression() -> None:
+    """A hundred waiters for the store cost one decompression, and one that checks the record."""
     counted = []
 
     class Counting(Zstd):

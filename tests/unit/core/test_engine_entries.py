@@ -1,4 +1,4 @@
-"""Entries without flights, who may see them, and what people look at."""
+"""Entry operations without flights, access to namespaces, and status replies."""
 
 import pytest
 
@@ -17,8 +17,8 @@ def put(actor: Actor, key: str, value: object, **fields: object) -> None:
 
 
 @pytest.mark.parametrize("value", ["text", b"\x00\xff", {"a": [1, 2.5, None]}, [], None, 2**64 - 1, True])
-def test_get_after_put_gives_the_equal_value(value: object) -> None:
-    """Values are any msgpack-able object and come back equal."""
+def test_get_after_put_returns_equal_value(value: object) -> None:
+    """A get after a put returns an equal value, of any msgpack type."""
     alice = Host().peer()
     put(alice, "key", value)
     alice.asks(Get("key", id=2))
@@ -28,16 +28,16 @@ def test_get_after_put_gives_the_equal_value(value: object) -> None:
     assert isinstance(hit, wire.Hit)
 
 
-def test_get_of_nothing_is_a_miss() -> None:
-    """A miss is an answer, not an error."""
+def test_get_of_unknown_key_is_a_miss() -> None:
+    """A get of an unknown key is a miss, not an error."""
     alice = Host().peer()
     alice.asks(Get("key", id=2))
 
     assert alice.receives() == [Miss(2)]
 
 
-def test_get_does_not_give_what_is_only_shared() -> None:
-    """An answer inside the sharing window with caching off was never stored as far as readers know."""
+def test_get_of_answer_in_sharing_window_is_a_miss() -> None:
+    """A get does not return an answer that only the sharing window keeps."""
     host = Host(ttl_seconds=0.0)
     alice = host.peer()
     alice.completes(alice.leads("key"), "answer")
@@ -46,8 +46,8 @@ def test_get_does_not_give_what_is_only_shared() -> None:
     assert alice.receives() == [Miss(2)]
 
 
-def test_delete_counts_what_it_removed() -> None:
-    """One, then none."""
+def test_delete_counts_removed_entries() -> None:
+    """A delete counts one entry, then none."""
     alice = Host().peer()
     put(alice, "key", 1)
     alice.asks(wire.Delete("key", id=2))
@@ -56,8 +56,8 @@ def test_delete_counts_what_it_removed() -> None:
     assert alice.receives() == [Deleted(2, 1), Deleted(3, 0)]
 
 
-def test_put_of_too_large_a_value_is_refused_and_noted() -> None:
-    """The caller is told that no entry was made, the operator why."""
+def test_put_of_too_large_value_is_rejected_and_noted() -> None:
+    """A put above the entry limit stores nothing and emits a note."""
     host = Host(cache_max_bytes=8000)
     alice = host.peer()
     alice.asks(Put("key", packed("x" * 2000), id=1))
@@ -68,8 +68,8 @@ def test_put_of_too_large_a_value_is_refused_and_noted() -> None:
     assert host.samples()["sidecard_refused_too_large_total"] == 1
 
 
-def test_put_of_too_large_a_value_for_its_namespace_is_noted_with_what_would_fit() -> None:
-    """A namespace that has a limit takes answers in proportion to that."""
+def test_put_too_large_for_namespace_notes_the_limit() -> None:
+    """A put above its namespace's entry limit emits a note with that limit."""
     host = Host(namespace_max_bytes={"team": 8000})
     alice = host.peer()
     alice.asks(Put("key", packed("x" * 2000), id=1, namespace="team"))
@@ -79,7 +79,7 @@ def test_put_of_too_large_a_value_for_its_namespace_is_noted_with_what_would_fit
 
 
 def test_namespaces_are_private_to_a_uid() -> None:
-    """The same name is another place for another uid, and nobody can name it."""
+    """A namespace of another uid is another place, and cannot be named."""
     host = Host()
     put(host.peer(uid=1000), "key", "secret")
     mallory = host.peer(uid=1001)
@@ -96,7 +96,7 @@ def test_namespaces_are_private_to_a_uid() -> None:
     "request_", [Begin("key", id=1, namespace="1000:default"), wire.Delete("key", "1000:default", id=1)]
 )
 def test_another_uids_namespace_is_denied_by_every_op(request_: wire.AnyRequest) -> None:
-    """Begin and delete are no way around it."""
+    """Every operation denies another uid's namespace."""
     mallory = Host().peer(uid=1001)
     mallory.asks(request_)
 
@@ -105,8 +105,8 @@ def test_another_uids_namespace_is_denied_by_every_op(request_: wire.AnyRequest)
     assert denied.code == "denied"
 
 
-def test_an_operator_may_name_another_uids_namespace() -> None:
-    """As ``UID:NAME``; nonsense with a colon stays nonsense."""
+def test_operator_may_name_another_uids_namespace() -> None:
+    """An operator may use ``UID:NAME``; a malformed name is denied."""
     host = Host()
     put(host.peer(uid=1000), "key", "value")
     root = host.peer(uid=0, operator=True)
@@ -118,8 +118,8 @@ def test_an_operator_may_name_another_uids_namespace() -> None:
     assert isinstance(denied, wire.Error)
 
 
-def test_a_namespace_shared_by_config_is_one_place() -> None:
-    """For those it is shared with; others have a private one of the same name."""
+def test_shared_namespace_is_one_place() -> None:
+    """A shared namespace is one place for its users; other uids have a private one of that name."""
     host = Host(shared_namespaces={"team": SharedWith(uids=frozenset({1000}), gids=frozenset({50}))})
     put(host.peer(uid=1000), "key", "value", namespace="team")
     member, stranger = host.peer(uid=2000, gid=50), host.peer(uid=3000)
@@ -130,8 +130,8 @@ def test_a_namespace_shared_by_config_is_one_place() -> None:
     assert stranger.receives() == [Miss(1)]
 
 
-def test_purge_by_namespace_means_that_name_of_every_uid() -> None:
-    """``UID:NAME`` means one."""
+def test_purge_by_namespace_covers_every_uid() -> None:
+    """A purge of ``NAME`` covers every uid's namespace of that name; ``UID:NAME`` covers one."""
     host = Host()
     for uid in (1000, 1001):
         for namespace in ("a", "b"):
@@ -145,8 +145,8 @@ def test_purge_by_namespace_means_that_name_of_every_uid() -> None:
     assert host.stats().cache_bytes == 0
 
 
-def test_purge_by_tag_counts_what_it_removed() -> None:
-    """What has the tag, and nothing else; of calls in flight see the policies of tasks."""
+def test_purge_by_tag_counts_removed_entries() -> None:
+    """A purge by tag removes and counts the entries that bear the tag."""
     host = Host()
     alice, root = host.peer(), host.peer(uid=0, operator=True)
     put(alice, "tagged", 1, tags=("weather",))
@@ -158,7 +158,7 @@ def test_purge_by_tag_counts_what_it_removed() -> None:
 
 
 def test_purge_and_config_are_for_operators() -> None:
-    """Others are told who may."""
+    """Purge and config are denied to other peers, with a message that says who may use them."""
     alice = Host().peer()
     alice.asks(wire.Purge(id=1))
     alice.asks(wire.GetConfig(id=2))
@@ -170,15 +170,15 @@ def test_purge_and_config_are_for_operators() -> None:
 
 
 def test_config_shows_settings_and_origins_to_operators() -> None:
-    """As the daemon was given them."""
+    """Config shows an operator the settings and origins of the daemon."""
     root = Host().peer(uid=0, operator=True)
     root.asks(wire.GetConfig(id=1))
 
     assert root.receives() == [wire.Settings(1, {"cache.max_bytes": 1}, {"cache.max_bytes": "default"})]
 
 
-def test_ping_tells_version_run_and_uptime() -> None:
-    """Time is the engine's own, since it began."""
+def test_ping_reports_version_run_and_uptime() -> None:
+    """Ping reports version, run and uptime on the engine's clock."""
     host = Host()
     host.passes(5.0)
     alice = host.peer()
@@ -187,8 +187,8 @@ def test_ping_tells_version_run_and_uptime() -> None:
     assert alice.receives() == [wire.Pong(3, "0", wire.PROTOCOL_VERSION, "boot", 5.0)]
 
 
-def test_health_says_what_is_not_fine() -> None:
-    """In sentences; fine means no reasons."""
+def test_health_lists_problems() -> None:
+    """Health lists problems as sentences; without problems the list is empty."""
     host = Host(max_flights=1)
     alice = host.peer()
     alice.asks(wire.GetHealth(id=1))
@@ -208,7 +208,7 @@ def test_health_says_what_is_not_fine() -> None:
 
 
 def test_report_is_per_task_and_in_total() -> None:
-    """The four sums of each task, from what was served."""
+    """The report has the four sums of each task and in total."""
     host = Host()
     alice = host.peer()
     lease = alice.leads("key", task="rag")
@@ -223,8 +223,8 @@ def test_report_is_per_task_and_in_total() -> None:
     assert report.total.average_latency_reduction == 0.5
 
 
-def test_next_deadline_is_none_when_nothing_can_become_due() -> None:
-    """An idle daemon sleeps."""
+def test_next_deadline_of_idle_engine_is_none() -> None:
+    """An idle engine has no deadline."""
     host = Host()
     alice = host.peer()
     assert host.engine.next_deadline() is None
@@ -234,8 +234,8 @@ def test_next_deadline_is_none_when_nothing_can_become_due() -> None:
     assert host.engine.next_deadline() is None
 
 
-def test_an_entry_with_a_usage_or_tags_of_its_own_is_charged_for_them() -> None:
-    """What entries share costs nothing more; what one has to itself does."""
+def test_entry_with_own_usage_or_tags_is_charged_for_them() -> None:
+    """An entry is charged for a usage and tags of its own; shared terms cost nothing more."""
     host = Host()
     alice = host.peer()
     put(alice, "key", 1)
@@ -248,8 +248,8 @@ def test_an_entry_with_a_usage_or_tags_of_its_own_is_charged_for_them() -> None:
     )
 
 
-def test_a_lost_peer_leaves_nothing_behind() -> None:
-    """Tables are bounded by who is connected."""
+def test_lost_peer_leaves_no_table_behind() -> None:
+    """A lost peer leaves nothing in the engine's tables."""
     host = Host()
     alice = host.peer()
     alice.completes(alice.leads("key"), "answer")

@@ -1,4 +1,4 @@
-"""Other backends and retries in conversation, one sentence a test."""
+"""Further backends and retries after a failure."""
 
 import pytest
 
@@ -9,8 +9,8 @@ from tests.backends import ONE, held, limited, touchy
 from tests.host import Host
 
 
-def test_next_gives_the_same_caller_another_backend_in_the_same_flight() -> None:
-    """Who waits goes on waiting, and gets the other's answer."""
+def test_fail_with_next_grants_another_backend_in_same_flight() -> None:
+    """A fail with ``next`` gives the caller another backend, and its flight's waiters get that answer."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key", backends=("local", "cloud"))
@@ -25,8 +25,8 @@ def test_next_gives_the_same_caller_another_backend_in_the_same_flight() -> None
     assert host.stats().next_backends == 1
 
 
-def test_next_gives_no_backend_twice_and_then_says_ok() -> None:
-    """The failure stands, and the flight goes to the next caller."""
+def test_fail_with_next_tries_each_backend_once() -> None:
+    """A fail with ``next`` tries each backend once; then the flight goes to the next caller."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key", backends=("a", "b", "c"))
@@ -44,8 +44,8 @@ def test_next_gives_no_backend_twice_and_then_says_ok() -> None:
     assert bob.gets(Lease).attempt == 4
 
 
-def test_next_on_a_full_backend_waits_for_it() -> None:
-    """Pending, then the lease; the flight's waiters stay all the while."""
+def test_fail_with_next_on_full_backend_queues() -> None:
+    """A fail with ``next`` waits for a full backend; the flight's waiters stay."""
     host = Host(backends={"b": ONE})
     holder, other = held(host, "b")
     alice, bob = host.peer(), host.peer()
@@ -62,8 +62,8 @@ def test_next_on_a_full_backend_waits_for_it() -> None:
     assert isinstance(bob.receives()[0], Shared)
 
 
-def test_next_that_waits_ends_by_its_deadline_and_the_flight_goes_on() -> None:
-    """A timeout of the chain; the longest-waiting caller is next, as after any failure."""
+def test_queued_next_times_out_and_flight_continues() -> None:
+    """A queued ``next`` times out, and the longest-waiting caller is elected."""
     host = Host(backends={"b": ONE}, lease_seconds=600.0)
     held(host, "b")
     alice, bob = host.peer(), host.peer()
@@ -78,8 +78,8 @@ def test_next_that_waits_ends_by_its_deadline_and_the_flight_goes_on() -> None:
     assert host.stats().timeouts == 0, "the begin has had its end by its first lease"
 
 
-def test_next_that_is_refused_while_it_waits_fails_the_flight_like_its_call() -> None:
-    """Its breaker opens: rejected; who waited shares the failure where no election is left."""
+def test_queued_next_rejected_by_opening_breaker_fails_flight() -> None:
+    """A queued ``next`` is rejected by an opening breaker; waiters share the failure if no election is left."""
     host = Host(
         backends={"b": BackendSettings(max_concurrent=1, breaker=BreakerSettings(min_calls=1))}, max_elections=0
     )
@@ -95,8 +95,8 @@ def test_next_that_is_refused_while_it_waits_fails_the_flight_like_its_call() ->
     assert bob.receives() == [Failed(1, "transient", "a is down")]
 
 
-def test_cancelled_asks_for_no_next() -> None:
-    """Whoever gave up wants none."""
+def test_cancelled_failure_gets_no_next() -> None:
+    """A fail of kind ``cancelled`` gets no other backend."""
     host = Host()
     alice = host.peer()
     alice.fails(alice.calls("a", "b").lease, "cancelled", next=True)
@@ -104,8 +104,8 @@ def test_cancelled_asks_for_no_next() -> None:
     assert alice.receives() == [Ok(98)]
 
 
-def test_a_chain_may_be_cancelled_by_its_begins_id() -> None:
-    """The client knows that id; the flight goes to the next, and nothing more is said."""
+def test_queued_next_is_cancelled_by_its_begins_id() -> None:
+    """A queued ``next`` is cancelled by its begin's id, and the flight goes to the next caller."""
     host = Host(backends={"b": ONE})
     held(host, "b")
     alice, bob = host.peer(), host.peer()
@@ -120,8 +120,8 @@ def test_a_chain_may_be_cancelled_by_its_begins_id() -> None:
     assert host.stats().queued == 0
 
 
-def test_an_id_in_use_is_no_id_for_a_next() -> None:
-    """The lease stays as it was."""
+def test_next_with_id_in_use_is_an_error() -> None:
+    """A fail with ``next`` under an id in use is an error and keeps the lease."""
     host = limited()
     alice = host.peer()
     lease = alice.calls("x").lease
@@ -133,8 +133,8 @@ def test_an_id_in_use_is_no_id_for_a_next() -> None:
     alice.completes(lease, "answer")
 
 
-def test_a_retry_comes_after_a_back_off_on_the_same_backend() -> None:
-    """Pending, half a second of back-off less its jitter, then a lease; the flight goes on meanwhile."""
+def test_retry_follows_after_back_off_on_same_backend() -> None:
+    """A retry is pending for the jittered back-off, then gets a lease on the same backend."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key", backends=("cloud",))
@@ -156,8 +156,8 @@ def test_a_retry_comes_after_a_back_off_on_the_same_backend() -> None:
     assert isinstance(bob.receives()[0], Shared)
 
 
-def test_other_backends_come_before_a_retry() -> None:
-    """Only where none is left is the budget asked; then any of them may be, and again in order."""
+def test_other_backends_precede_a_retry() -> None:
+    """All other backends are tried before a retry; then all may be tried again, in order."""
     host = Host()
     alice = host.peer()
     alice.fails(alice.calls("a", "b").lease, next=True, retry=True)
@@ -175,8 +175,8 @@ def test_other_backends_come_before_a_retry() -> None:
 
 
 @pytest.mark.parametrize("kind", ["fatal", "ignored", "cancelled"])
-def test_nothing_but_a_transient_failure_is_retried(kind: wire.FailureKind) -> None:
-    """What would fail again is not made again."""
+def test_only_transient_failures_are_retried(kind: wire.FailureKind) -> None:
+    """Only transient failures are retried."""
     host = Host()
     alice = host.peer()
     alice.fails(alice.calls("a").lease, kind, next=True, retry=True)
@@ -184,8 +184,8 @@ def test_nothing_but_a_transient_failure_is_retried(kind: wire.FailureKind) -> N
     assert alice.receives() == [Ok(98)]
 
 
-def test_a_spent_retry_budget_says_ok() -> None:
-    """It is the host's: what one worker has taken another does not get."""
+def test_spent_retry_budget_allows_no_retry() -> None:
+    """A spent retry budget allows no retry, whichever worker has spent it."""
     host = Host(retries=RetrySettings(share=0.0, floor_per_second=0.2))
     for _ in range(2):
         alice = host.peer()
@@ -198,8 +198,8 @@ def test_a_spent_retry_budget_says_ok() -> None:
     assert host.stats().retries_refused == 1
 
 
-def test_a_retry_that_cannot_come_in_time_is_none() -> None:
-    """The caller will not wait for so long."""
+def test_retry_beyond_deadline_is_not_started() -> None:
+    """A retry whose back-off exceeds the caller's waiting time is not started."""
     host = Host()
     alice = host.peer()
     alice.fails(alice.calls("a", wait_seconds=0.1).lease, next=True, retry=True)
@@ -207,8 +207,8 @@ def test_a_retry_that_cannot_come_in_time_is_none() -> None:
     assert alice.receives() == [Ok(98)]
 
 
-def test_a_retry_waits_for_what_the_backend_asked_for() -> None:
-    """And is then the probe."""
+def test_retry_honors_retry_after() -> None:
+    """A retry waits for the backend's retry-after and is then the probe."""
     host = Host()
     alice = host.peer()
     alice.fails(alice.calls("a").lease, next=True, retry=True, retry_after_seconds=7.0)
@@ -220,8 +220,8 @@ def test_a_retry_waits_for_what_the_backend_asked_for() -> None:
     assert host.breakers()["a"].state == "half_open"
 
 
-def test_a_retry_whose_backend_is_open_by_then_is_refused() -> None:
-    """The failure that the caller has stands."""
+def test_retry_on_open_breaker_is_rejected() -> None:
+    """A retry is rejected if its backend's breaker is open by then."""
     host = touchy()
     alice = host.peer()
     alice.fails(alice.calls("a").lease, next=True, retry=True)
@@ -231,8 +231,8 @@ def test_a_retry_whose_backend_is_open_by_then_is_refused() -> None:
     assert alice.gets(Rejected).reason == "breaker_open"
 
 
-def test_a_peer_that_dies_while_it_waits_for_a_retry_leaves_its_flight_to_the_next() -> None:
-    """At once, not after the back-off."""
+def test_peer_lost_before_retry_passes_flight_on() -> None:
+    """A peer lost before its retry passes its flight on at once."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     alice.fails(alice.leads("key", backends=("a",)), next=True, retry=True)

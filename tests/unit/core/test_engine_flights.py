@@ -1,4 +1,4 @@
-"""The law of flights, one sentence a test."""
+"""The law of flights: begin, complete, fail, renew, cancel, disconnect and drain."""
 
 import pytest
 
@@ -21,7 +21,7 @@ from tests.host import Host, packed, unpacked
 
 
 def test_begin_of_an_unknown_key_leads() -> None:
-    """The first caller gets the lease, on its first backend."""
+    """The first caller of a key gets the lease, on its first backend."""
     host = Host()
     alice = host.peer()
     alice.asks(Begin("key", id=1, backends=("local", "cloud")))
@@ -30,7 +30,7 @@ def test_begin_of_an_unknown_key_leads() -> None:
 
 
 def test_begin_of_a_key_in_flight_waits_and_gets_the_value() -> None:
-    """A duplicate caller awaits the one answer; time waited is not time saved."""
+    """A second caller waits for the one answer; its waiting time is not saved time."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key")
@@ -46,8 +46,8 @@ def test_begin_of_a_key_in_flight_waits_and_gets_the_value() -> None:
     assert shared.meta == wire.Usage(model="m", cost_dollars=0.5)
 
 
-def test_begin_after_the_answer_hits() -> None:
-    """A stored answer comes with its age and with what its own call took."""
+def test_begin_after_complete_hits() -> None:
+    """A begin after a complete is a hit with the answer's age and call duration."""
     host = Host()
     alice = host.peer()
     lease = alice.leads("key")
@@ -61,8 +61,8 @@ def test_begin_after_the_answer_hits() -> None:
     assert (unpacked(hit), hit.age_seconds, hit.saved_seconds, hit.stale) == ("Paris", 10.0, 3.0, False)
 
 
-def test_a_caller_of_another_uid_leads_its_own_flight() -> None:
-    """Namespaces are private to a uid."""
+def test_caller_of_another_uid_leads_its_own_flight() -> None:
+    """A caller of another uid leads its own flight."""
     host = Host()
     lease = (alice := host.peer(uid=1000)).leads("key")
     alice.completes(lease, "secret")
@@ -70,8 +70,8 @@ def test_a_caller_of_another_uid_leads_its_own_flight() -> None:
     assert host.peer(uid=1001).leads("key") == "boot-2"
 
 
-def test_a_lost_holder_passes_the_lease_at_once_to_the_longest_waiting() -> None:
-    """The connection's end is known without any timeout."""
+def test_lost_holder_passes_lease_to_longest_waiting() -> None:
+    """A lost holder's lease goes to the longest-waiting caller without any timeout."""
     host = Host()
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     lease = alice.leads("key")
@@ -88,8 +88,8 @@ def test_a_lost_holder_passes_the_lease_at_once_to_the_longest_waiting() -> None
     assert lease == "boot-1"
 
 
-def test_a_hanging_holder_loses_its_lease_and_its_late_answer_is_refused() -> None:
-    """Whoever does not renew is succeeded; the fence refuses what comes later, and the bill is still booked."""
+def test_expired_lease_is_replaced_and_late_complete_rejected() -> None:
+    """An expired lease goes to another holder; the late complete is stale, and billed."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key")
@@ -107,8 +107,8 @@ def test_a_hanging_holder_loses_its_lease_and_its_late_answer_is_refused() -> No
     assert host.stats().expired == 1
 
 
-def test_a_hanging_process_is_not_succeeded_by_its_own_callers_while_others_wait() -> None:
-    """They hang as well; those of its own process lead only where nobody else waits."""
+def test_unresponsive_process_is_replaced_by_other_processes_first() -> None:
+    """Callers of an unresponsive process are elected only if no other process waits."""
     host = Host(max_elections=2)
     hung, own, other = host.peer(pid=7), host.peer(pid=7), host.peer(pid=8)
     hung.leads("key")
@@ -123,8 +123,8 @@ def test_a_hanging_process_is_not_succeeded_by_its_own_callers_while_others_wait
     assert own.receives() == []
 
 
-def test_a_lost_holders_process_may_lead_again() -> None:
-    """One connection of it has ended; the process lives."""
+def test_lost_holders_process_may_lead_again() -> None:
+    """After a lost connection, another connection of that process may be elected."""
     host = Host()
     lost, own, other = host.peer(pid=7), host.peer(pid=7), host.peer(pid=8)
     lost.leads("key")
@@ -135,8 +135,8 @@ def test_a_lost_holders_process_may_lead_again() -> None:
     assert own.receives() == [Lease(4, "boot-2", "default", 15.0, 2)]
 
 
-def test_a_late_answer_is_billed_once() -> None:
-    """Sending it again adds nothing."""
+def test_late_answer_is_billed_once() -> None:
+    """A late answer is billed once, however often it is sent."""
     host = Host()
     alice = host.peer()
     lease = alice.leads("key")
@@ -147,8 +147,8 @@ def test_a_late_answer_is_billed_once() -> None:
     assert host.report().total.billed_dollars == 1.0
 
 
-def test_renew_keeps_a_lease_as_long_as_the_holder_lives() -> None:
-    """A slow call that renews is never doubled."""
+def test_renew_keeps_lease() -> None:
+    """A renewed lease does not expire, however slow the call."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key")
@@ -163,8 +163,8 @@ def test_renew_keeps_a_lease_as_long_as_the_holder_lives() -> None:
 
 
 @pytest.mark.parametrize(("renew", "told"), [(None, 15.0), (2.0, 6.0), (10.0, 15.0)])
-def test_holders_are_told_how_often_to_renew(renew: float | None, told: float) -> None:
-    """Every third of what they hear, which is never more than the lease."""
+def test_lease_reply_implies_renew_interval(renew: float | None, told: float) -> None:
+    """The lifetime in the lease reply is three renewal intervals, and never more than the lease's."""
     host = Host(renew_seconds=renew)
     alice = host.peer()
     alice.asks(Begin("key", id=1))
@@ -174,8 +174,8 @@ def test_holders_are_told_how_often_to_renew(renew: float | None, told: float) -
     assert lease.expires_in_seconds == told
 
 
-def test_a_lease_of_another_peer_is_refused() -> None:
-    """Knowing a lease's name is not holding it."""
+def test_lease_of_another_peer_is_stale() -> None:
+    """A lease's name is stale for every peer but its holder."""
     host = Host()
     alice, mallory = host.peer(), host.peer()
     lease = alice.leads("key")
@@ -188,8 +188,8 @@ def test_a_lease_of_another_peer_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["transient", "cancelled"])
-def test_failures_elect_until_the_bound_and_then_fail_everybody(kind: wire.FailureKind) -> None:
-    """Three holders fail; the fourth caller shares the last failure and does not try as well."""
+def test_failures_elect_up_to_limit_then_fail_all(kind: wire.FailureKind) -> None:
+    """Three holders fail; the fourth caller shares the last failure without a call."""
     host = Host(max_elections=2)
     peers = [host.peer() for _ in range(4)]
     lease = peers[0].leads("key")
@@ -209,8 +209,8 @@ def test_failures_elect_until_the_bound_and_then_fail_everybody(kind: wire.Failu
     assert peers[0].leads("key") == "boot-4"
 
 
-def test_fatal_fails_everybody_now_waiting_and_is_not_remembered() -> None:
-    """A bad prompt fails for all who sent it; the next one may try again."""
+def test_fatal_failure_fails_all_waiters_and_is_not_remembered() -> None:
+    """A fatal failure fails all waiters; the next caller may try again."""
     host = Host()
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     lease = alice.leads("key")
@@ -223,8 +223,8 @@ def test_fatal_fails_everybody_now_waiting_and_is_not_remembered() -> None:
     assert bob.leads("key") == "boot-2"
 
 
-def test_ignored_releases_everybody_at_once() -> None:
-    """An answer that cannot be shared is nobody's turn to wait for: not one behind another."""
+def test_ignored_failure_releases_all_waiters_at_once() -> None:
+    """An answer that cannot be shared releases all waiters at once."""
     host = Host()
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     lease = alice.leads("key")
@@ -235,8 +235,8 @@ def test_ignored_releases_everybody_at_once() -> None:
     assert [bob.receives(), carol.receives()] == [[Failed(2, "ignored", "")], [Failed(3, "ignored", "")]]
 
 
-def test_an_answer_that_may_not_be_stored_reaches_all_waiters_and_nobody_later() -> None:
-    """Law 7: released in parallel; then the next caller leads."""
+def test_unstored_answer_reaches_waiters_only() -> None:
+    """An unstored answer reaches all waiters in parallel; the next caller leads."""
     host = Host()
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     lease = alice.leads("key")
@@ -248,8 +248,8 @@ def test_an_answer_that_may_not_be_stored_reaches_all_waiters_and_nobody_later()
     assert alice.leads("key") == "boot-2"
 
 
-def test_fail_with_next_moves_to_the_next_backend_and_waiters_stay() -> None:
-    """The same caller goes on; the flight is the same."""
+def test_fail_with_next_keeps_flight_and_waiters() -> None:
+    """A fail with ``next`` keeps the flight and its waiters."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key", backends=("local", "cloud"))
@@ -266,8 +266,8 @@ def test_fail_with_next_moves_to_the_next_backend_and_waiters_stay() -> None:
     assert shared.backend == "cloud"
 
 
-def test_fail_with_next_and_no_backend_left_is_a_plain_failure() -> None:
-    """The caller is told ``ok`` and a waiter is elected."""
+def test_fail_with_next_without_backend_elects_a_waiter() -> None:
+    """A fail with ``next`` without another backend is answered ``ok``, and a waiter is elected."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key", backends=("local",))
@@ -278,8 +278,8 @@ def test_fail_with_next_and_no_backend_left_is_a_plain_failure() -> None:
     assert bob.receives() == [Lease(5, "boot-2", "default", 15.0, 2)]
 
 
-def test_a_waiter_that_leaves_touches_nobody() -> None:
-    """Neither holder nor other waiters hear of it."""
+def test_leaving_waiter_affects_no_one_else() -> None:
+    """A leaving waiter affects neither holder nor other waiters."""
     host = Host()
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     lease = alice.leads("key")
@@ -293,8 +293,8 @@ def test_a_waiter_that_leaves_touches_nobody() -> None:
     assert host.stats().left == 1
 
 
-def test_a_waiter_is_told_at_its_deadline() -> None:
-    """Each waits as long as it said itself."""
+def test_waiter_times_out_at_its_own_deadline() -> None:
+    """Each waiter times out at its own deadline."""
     host = Host()
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     lease = alice.leads("key")
@@ -308,8 +308,8 @@ def test_a_waiter_is_told_at_its_deadline() -> None:
     assert unpacked(carol.receives()[0]) == "answer"
 
 
-def test_a_waiter_past_its_deadline_is_not_elected_before_its_tick() -> None:
-    """Willingness is checked at the grant, though the tick that ends the wait comes later."""
+def test_expired_waiter_is_not_elected_before_its_tick() -> None:
+    """A waiter past its deadline is not elected, even before the tick that ends its wait."""
     host = Host()
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     alice.leads("key")
@@ -324,8 +324,8 @@ def test_a_waiter_past_its_deadline_is_not_elected_before_its_tick() -> None:
     assert bob.receives() == [Timeout(1, 3.0)]
 
 
-def test_begin_that_will_not_wait_is_told_at_once() -> None:
-    """``wait_seconds`` 0 asks only for what is there or for the lease."""
+def test_begin_with_zero_wait_times_out_at_once() -> None:
+    """A begin with ``wait_seconds`` 0 gets an entry, a lease, or a timeout at once."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     alice.leads("key")
@@ -334,8 +334,8 @@ def test_begin_that_will_not_wait_is_told_at_once() -> None:
     assert bob.receives() == [Timeout(1, 0.0)]
 
 
-def test_cancel_takes_a_waiting_begin_back_for_good() -> None:
-    """Nothing more is heard of it, and its id is free again."""
+def test_cancel_removes_waiting_begin() -> None:
+    """A cancelled begin gets no reply, and its id is free again."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key")
@@ -348,8 +348,8 @@ def test_cancel_takes_a_waiting_begin_back_for_good() -> None:
     assert len(bob.receives()) == 1
 
 
-def test_cancel_that_crossed_with_a_lease_gives_it_back() -> None:
-    """1. the lease is sent, 2. the client cancels, 3. the next waiter leads."""
+def test_cancel_that_crosses_with_lease_ends_it() -> None:
+    """A cancel ends a lease: 1. the lease is sent; 2. the client cancels; 3. the next waiter leads."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key", 4)
@@ -362,8 +362,8 @@ def test_cancel_that_crossed_with_a_lease_gives_it_back() -> None:
     assert alice.receives() == [StaleLease(9)]
 
 
-def test_cancel_of_nothing_is_fine() -> None:
-    """The answer may have crossed with it."""
+def test_cancel_of_unknown_id_is_ok() -> None:
+    """A cancel of an unknown id is ok: the answer may have crossed with it."""
     host = Host()
     alice = host.peer()
     alice.asks(Cancel(77, id=1))
@@ -371,8 +371,8 @@ def test_cancel_of_nothing_is_fine() -> None:
     assert alice.receives() == [wire.Ok(1)]
 
 
-def test_an_id_that_waits_already_is_refused() -> None:
-    """Two waits of one id could not be told apart."""
+def test_waiting_id_cannot_be_reused() -> None:
+    """An id that waits cannot be used again."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     alice.leads("key")
@@ -385,8 +385,8 @@ def test_an_id_that_waits_already_is_refused() -> None:
     assert host.stats().waiters == 1
 
 
-def test_a_key_of_null_leads_without_a_flight() -> None:
-    """Permission only: nobody joins it and nothing is stored."""
+def test_null_key_leads_without_flight() -> None:
+    """A begin without a key gets a lease; it has no flight, and its answer is not stored."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     alice.asks(Begin(id=1))
@@ -399,8 +399,8 @@ def test_a_key_of_null_leads_without_a_flight() -> None:
     assert alice.receives() == [wire.Stored(2, stored=False)]
 
 
-def test_refresh_passes_stored_answers_by_but_joins_a_flight() -> None:
-    """A fresh answer is wanted, not a second call of the same moment."""
+def test_refresh_ignores_entry_but_joins_flight() -> None:
+    """A refresh ignores the entry but joins a flight in progress."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     alice.completes(alice.leads("key"), "old")
@@ -414,7 +414,7 @@ def test_refresh_passes_stored_answers_by_but_joins_a_flight() -> None:
 
 
 def test_only_if_cached_neither_waits_nor_leads() -> None:
-    """It gets what is there or is told that nothing is."""
+    """``only_if_cached`` gets an entry or a rejection."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     bob.asks(Begin("key", id=1, mode="only_if_cached"))
@@ -427,8 +427,8 @@ def test_only_if_cached_neither_waits_nor_leads() -> None:
     assert unpacked(bob.receives()[0]) == "answer"
 
 
-def test_delete_during_a_flight_forbids_to_store_its_answer() -> None:
-    """Law 8: the waiters get the value, the cache does not."""
+def test_delete_during_flight_prevents_storing() -> None:
+    """After a delete, the flight's waiters get the answer, and the cache does not store it."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key")
@@ -443,8 +443,8 @@ def test_delete_during_a_flight_forbids_to_store_its_answer() -> None:
 
 
 @pytest.mark.parametrize("off", [{"ttl_seconds": 0.0}, {"cache_max_bytes": 0}])
-def test_the_sharing_window_works_with_caching_off(off: dict[str, float]) -> None:
-    """A finished answer is shared for its window though nothing is cached; then the next caller leads."""
+def test_sharing_window_works_without_caching(off: dict[str, float]) -> None:
+    """A finished answer is shared for its window without caching; then the next caller leads."""
     host = Host(sharing_window_seconds=60.0, **off)
     alice, bob = host.peer(), host.peer()
     alice.completes(alice.leads("key"), "answer")
@@ -459,8 +459,8 @@ def test_the_sharing_window_works_with_caching_off(off: dict[str, float]) -> Non
     assert host.report().total.shared == 1
 
 
-def test_the_callers_ttl_beats_the_tasks_and_the_tasks_beats_the_default() -> None:
-    """Per call, per task, for all: the nearest wins."""
+def test_ttl_of_call_overrides_task_overrides_default() -> None:
+    """A call's ttl overrides the task's, and the task's overrides the default."""
     host = Host(ttl_seconds=300.0, sharing_window_seconds=0.0, tasks={"rag": TaskSettings(ttl_seconds=20.0)})
     alice = host.peer()
     alice.completes(alice.leads("default"), 1)
@@ -476,8 +476,8 @@ def test_the_callers_ttl_beats_the_tasks_and_the_tasks_beats_the_default() -> No
     assert host.stats().expired_entries == 3
 
 
-def test_drain_lets_flights_end_and_starts_none() -> None:
-    """Who waits gets the answer; who comes is sent away, but for what is stored."""
+def test_drain_ends_flights_and_starts_none() -> None:
+    """During a drain, waiters get their answer and new callers are rejected, except for hits."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     alice.completes(alice.leads("stored"), "old")
@@ -496,8 +496,8 @@ def test_drain_lets_flights_end_and_starts_none() -> None:
     assert host.engine.idle
 
 
-def test_drain_ends_the_wait_of_a_flight_whose_holder_fails() -> None:
-    """Nobody is elected by a daemon that is about to stop."""
+def test_drain_rejects_waiters_of_failed_holder() -> None:
+    """During a drain, no waiter is elected when a holder fails."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     alice.leads("key")
@@ -509,8 +509,8 @@ def test_drain_ends_the_wait_of_a_flight_whose_holder_fails() -> None:
     assert host.engine.idle
 
 
-def test_a_waiter_past_its_deadline_is_told_so_even_by_a_daemon_that_stops() -> None:
-    """Its own deadline came first, though one tick brings both."""
+def test_expired_waiter_times_out_during_drain() -> None:
+    """A waiter past its deadline times out during a drain, even if one tick brings both."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     alice.leads("key")
@@ -522,8 +522,8 @@ def test_a_waiter_past_its_deadline_is_told_so_even_by_a_daemon_that_stops() -> 
     assert bob.receives() == [Timeout(5, 3.0)]
 
 
-def test_drain_that_takes_too_long_sends_every_waiter_away() -> None:
-    """Every waiter gets exactly one end, drain or not."""
+def test_expired_drain_rejects_every_waiter() -> None:
+    """An expired drain answers every waiter exactly once."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key")
@@ -537,8 +537,8 @@ def test_drain_that_takes_too_long_sends_every_waiter_away() -> None:
 
 
 @pytest.mark.parametrize(("table", "settings"), [("flights", {"max_flights": 1}), ("leases", {"max_leases": 1})])
-def test_at_the_bound_of_a_table_callers_are_told_to_call_themselves(table: str, settings: dict[str, int]) -> None:
-    """Busy is an answer, and is said aloud once."""
+def test_full_table_rejects_callers_as_busy(table: str, settings: dict[str, int]) -> None:
+    """A full table rejects callers as busy, with one note."""
     host = Host(**settings)
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key")
@@ -551,8 +551,8 @@ def test_at_the_bound_of_a_table_callers_are_told_to_call_themselves(table: str,
     assert bob.leads("other")
 
 
-def test_at_the_bound_of_waiters_callers_are_told_to_call_themselves() -> None:
-    """The bound is on all waiters of the daemon."""
+def test_full_waiter_table_rejects_callers_as_busy() -> None:
+    """The limit on waiters holds for the whole daemon."""
     host = Host(max_waiters=1)
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     alice.leads("key")
@@ -562,8 +562,8 @@ def test_at_the_bound_of_waiters_callers_are_told_to_call_themselves() -> None:
     assert carol.receives() == [Rejected(3, "busy")]
 
 
-def test_a_peer_that_dies_with_a_lease_and_a_wait_on_it_is_not_elected() -> None:
-    """A multiplexed client may wait for its own flight; its death ends both."""
+def test_lost_peer_is_not_elected_for_its_own_flight() -> None:
+    """A lost peer that holds a lease and waits for it is not elected."""
     host = Host()
     alice = host.peer()
     alice.leads("key", 1)
@@ -575,8 +575,8 @@ def test_a_peer_that_dies_with_a_lease_and_a_wait_on_it_is_not_elected() -> None
     assert host.stats().flights == 0
 
 
-def test_every_begin_is_counted_in_exactly_one_end() -> None:
-    """The identity of the stats holds after a little of everything."""
+def test_every_begin_has_exactly_one_counted_end() -> None:
+    """The counters of begins and of their ends agree."""
     host = Host()
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     lease = alice.leads("key")

@@ -1,4 +1,4 @@
-"""Waiting for a permit is part of the flight, one sentence a test."""
+"""Queues for permits."""
 
 import pytest
 
@@ -10,8 +10,8 @@ from tests.backends import ONE, TOUCHY, held, limited, opened
 from tests.host import Host, packed
 
 
-def test_who_finds_a_backend_full_waits_for_a_permit() -> None:
-    """Pending at once, and the lease when the permit comes back."""
+def test_caller_of_full_backend_queues() -> None:
+    """A caller of a full backend is pending and gets the lease when a permit returns."""
     host = limited()
     holder, lease = held(host, "a")
     bob = host.peer()
@@ -25,8 +25,8 @@ def test_who_finds_a_backend_full_waits_for_a_permit() -> None:
 
 
 @pytest.mark.parametrize("kind", ["transient", "fatal", "ignored", "cancelled"])
-def test_a_permit_comes_back_however_the_call_fails(kind: wire.FailureKind) -> None:
-    """And goes to who waits."""
+def test_permit_returns_after_any_failure(kind: wire.FailureKind) -> None:
+    """A permit returns after any failure and goes to the queue."""
     host = limited()
     holder, lease = held(host, "a")
     bob = host.peer()
@@ -37,8 +37,8 @@ def test_a_permit_comes_back_however_the_call_fails(kind: wire.FailureKind) -> N
     assert host.stats().permits == 1
 
 
-def test_a_permit_comes_back_when_its_holder_dies_cancels_or_hangs() -> None:
-    """Three ways to end without an outcome."""
+def test_permit_returns_when_holder_is_lost_cancels_or_expires() -> None:
+    """A permit returns when its holder is lost, cancels or expires."""
     host = limited()
     first, second, third, last = (host.peer() for _ in range(4))
     first.calls("a")
@@ -54,8 +54,8 @@ def test_a_permit_comes_back_when_its_holder_dies_cancels_or_hangs() -> None:
     assert host.stats().permits == 1
 
 
-def test_duplicates_join_a_flight_that_waits_for_a_permit() -> None:
-    """They get the answer when the first of them has got its permit and made the call."""
+def test_duplicates_join_a_queued_flight() -> None:
+    """Duplicates join a queued flight and get its answer."""
     host = limited()
     holder, lease = held(host, "a")
     bob, carol = host.peer(), host.peer()
@@ -69,8 +69,8 @@ def test_duplicates_join_a_flight_that_waits_for_a_permit() -> None:
     assert host.stats().completed == 2
 
 
-def test_who_waits_for_a_permit_does_so_until_its_deadline() -> None:
-    """Then the next of its flight applies, with a deadline of its own."""
+def test_applicant_times_out_and_next_caller_applies() -> None:
+    """An applicant times out; the next caller of its flight applies with its own deadline."""
     host = limited()
     held(host, "a")[0].asks(wire.Ping())
     bob, carol = host.peer(), host.peer()
@@ -86,8 +86,8 @@ def test_who_waits_for_a_permit_does_so_until_its_deadline() -> None:
     assert host.stats().flights == 0
 
 
-def test_a_permit_that_comes_at_the_deadline_is_not_given_to_who_has_stopped_listening() -> None:
-    """1. A deadline passes; 2. the permit comes back; 3. the tick comes: the lease goes to the next, not in 2 to the first."""
+def test_permit_at_deadline_goes_to_next_applicant() -> None:
+    """A permit skips an expired applicant: 1. its deadline passes; 2. the permit returns; 3. the tick follows."""
     host = limited()
     holder, lease = held(host, "a")
     bob, carol = host.peer(pid=1), host.peer(pid=2)
@@ -101,8 +101,8 @@ def test_a_permit_that_comes_at_the_deadline_is_not_given_to_who_has_stopped_lis
 
 
 @pytest.mark.parametrize("way", ["dies", "cancels"])
-def test_an_applicant_that_leaves_hands_its_flight_to_the_next(way: str) -> None:
-    """Whoever waited with it applies in its place, and nobody hears anything."""
+def test_leaving_applicant_passes_flight_on(way: str) -> None:
+    """A leaving applicant passes its flight to the next caller, unnoticed."""
     host = limited()
     holder, lease = held(host, "a")
     bob, carol = host.peer(), host.peer()
@@ -120,8 +120,8 @@ def test_an_applicant_that_leaves_hands_its_flight_to_the_next(way: str) -> None
     assert carol.gets(Lease).attempt == 1
 
 
-def test_drain_sends_everybody_away_once() -> None:
-    """Who waits for a permit, who waits with it, and who waits for a retry; the call in progress may end."""
+def test_drain_rejects_applicants_and_waiters_once() -> None:
+    """A drain rejects applicants, their waiters and pending retries once; calls in progress may end."""
     host = Host(backends={"a": ONE, "b": BackendSettings()})
     holder, lease = held(host, "a")
     bob, carol, dave = host.peer(), host.peer(), host.peer()
@@ -141,8 +141,8 @@ def test_drain_sends_everybody_away_once() -> None:
     assert [bob.receives(), carol.receives(), dave.receives()] == [[], [], []]
 
 
-def test_processes_take_turns_in_a_queue() -> None:
-    """One that asks for five permits at once delays another's first by one."""
+def test_processes_take_turns_in_queue() -> None:
+    """A process that requests five permits delays another's first by one turn."""
     host = limited()
     holder, lease = held(host, "a")
     greedy, modest = host.peer(pid=1), host.peer(pid=2)
@@ -164,8 +164,8 @@ def test_processes_take_turns_in_a_queue() -> None:
     assert served == ["greedy", "modest", "greedy", "modest", "greedy", "greedy", "greedy"]
 
 
-def test_connections_of_one_process_share_its_turn() -> None:
-    """A pool of connections is no way to more than one's share; what cannot be told apart is a line for itself."""
+def test_connections_of_one_process_share_a_turn() -> None:
+    """Connections of one process share its turn; a connection of an unknown process has its own."""
     host = limited()
     holder, lease = held(host, "a")
     pool = [host.peer(pid=1) for _ in range(3)]
@@ -185,8 +185,8 @@ def test_connections_of_one_process_share_its_turn() -> None:
     assert served == [pool[0], other, unknown, pool[1], pool[2]]
 
 
-def test_a_newcomer_does_not_overtake_who_waits() -> None:
-    """Even where a permit is free at that instant: here, since the tick that serves the queue is late."""
+def test_newcomer_does_not_overtake_queue() -> None:
+    """A newcomer queues behind waiting callers, even if a permit is free because the tick is late."""
     host = Host(backends={"a": BackendSettings(requests_per_minute=1.0)})
     held(host, "a")
     bob, carol = host.peer(), host.peer()
@@ -199,8 +199,8 @@ def test_a_newcomer_does_not_overtake_who_waits() -> None:
     assert carol.receives() == []
 
 
-def test_a_queue_whose_minute_has_come_is_served_though_somebody_joined_it_meanwhile() -> None:
-    """The alarm of the first is not lost: it is due at once."""
+def test_due_queue_is_served_after_newcomer_joins() -> None:
+    """A queue that is due is served at once, although a newcomer has reset its timer."""
     host = Host(backends={"a": BackendSettings(requests_per_minute=2.0)}, lease_seconds=600.0, wait_seconds=500.0)
     held(host, "a")
     held(host, "a")
@@ -215,8 +215,8 @@ def test_a_queue_whose_minute_has_come_is_served_though_somebody_joined_it_meanw
     assert isinstance(carol.receives()[0], Lease)
 
 
-def test_who_waits_for_two_backends_gets_the_first_that_is_free() -> None:
-    """And leaves the other's queue."""
+def test_applicant_of_two_backends_gets_first_free() -> None:
+    """An applicant of two backends gets the first free one and leaves the other's queue."""
     host = Host(backends={"a": ONE, "b": ONE})
     (_, _), (second, lease) = held(host, "a"), held(host, "b")
     bob = host.peer()
@@ -228,8 +228,8 @@ def test_who_waits_for_two_backends_gets_the_first_that_is_free() -> None:
     assert (host.breakers()["a"].queued, host.breakers()["b"].queued) == (0, 0)
 
 
-def test_rates_are_waited_for() -> None:
-    """More requests than the minute's share come after it, without a permit having to come back."""
+def test_request_rate_limit_queues_callers() -> None:
+    """Callers beyond the requests per minute wait, without a permit having to return."""
     host = Host(backends={"a": BackendSettings(requests_per_minute=2.0)}, lease_seconds=600.0)
     held(host, "a")
     held(host, "a")
@@ -242,8 +242,8 @@ def test_rates_are_waited_for() -> None:
     assert isinstance(bob.receives()[0], Lease)
 
 
-def test_tokens_are_waited_for_and_one_that_takes_more_than_the_share_is_let_through_alone() -> None:
-    """A call that never fits must not wait for ever."""
+def test_token_rate_limit_queues_callers() -> None:
+    """Callers beyond the tokens per minute wait; a call above the limit is admitted alone."""
     host = Host(backends={"a": BackendSettings(tokens_per_minute=100.0)}, wait_seconds=300.0)
     alice, bob = host.peer(), host.peer()
     lease = alice.calls("a").lease
@@ -255,8 +255,8 @@ def test_tokens_are_waited_for_and_one_that_takes_more_than_the_share_is_let_thr
     assert isinstance(bob.receives()[0], Lease)
 
 
-def test_a_full_queue_refuses_and_tells_so_once_per_filling() -> None:
-    """Nobody is told again that it is full before it had room."""
+def test_full_queue_rejects_and_notes_once() -> None:
+    """A full queue rejects callers and emits one note each time that it fills."""
     host = Host(backends={"a": BackendSettings(max_concurrent=1, max_queue=1)})
     holder, lease = held(host, "a")
     bob, carol = host.peer(), host.peer()
@@ -272,16 +272,16 @@ def test_a_full_queue_refuses_and_tells_so_once_per_filling() -> None:
     assert host.notes.count(full) == 2
 
 
-def test_a_queue_of_none_refuses_at_once() -> None:
-    """An operator may want no waiting."""
+def test_queue_of_zero_rejects_at_once() -> None:
+    """A backend with ``max_queue`` 0 rejects callers at once."""
     host = Host(backends={"a": BackendSettings(max_concurrent=1, max_queue=0)})
     held(host, "a")
 
     assert host.peer().refused("a").reason == "saturated"
 
 
-def test_the_flights_own_waiter_finds_room_in_a_queue_that_has_just_moved() -> None:
-    """1. A holder dies; 2. its permit goes to the queue's one; 3. its flight's waiter takes that place, and is not refused."""
+def test_elected_waiter_finds_room_in_moved_queue() -> None:
+    """1. A holder is lost; 2. its permit goes to the queue; 3. its flight's waiter takes the free place."""
     host = Host(backends={"a": BackendSettings(max_concurrent=1, max_queue=1)})
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     alice.leads("key", backends=("a",))
@@ -294,8 +294,8 @@ def test_the_flights_own_waiter_finds_room_in_a_queue_that_has_just_moved() -> N
     assert host.breakers()["a"].queued == 1
 
 
-def test_who_will_not_wait_is_refused_by_a_full_backend() -> None:
-    """``wait_seconds`` 0 asks for a lease now or never; where somebody makes the call already it is a timeout."""
+def test_zero_wait_is_rejected_by_full_backend() -> None:
+    """``wait_seconds`` 0 is rejected by a full backend, and times out on a flight in progress."""
     host = limited()
     alice = host.peer()
     alice.leads("key", backends=("a",))
@@ -307,13 +307,13 @@ def test_who_will_not_wait_is_refused_by_a_full_backend() -> None:
     assert host.stats().queued == 0
 
 
-def test_who_will_not_wait_gets_what_is_free() -> None:
-    """At once."""
+def test_zero_wait_gets_free_permit() -> None:
+    """``wait_seconds`` 0 gets a free permit at once."""
     assert limited().peer().calls("a", wait_seconds=0.0).backend == "a"
 
 
-def test_callers_without_a_key_queue_as_well() -> None:
-    """Each for itself: nothing is shared."""
+def test_callers_without_key_queue() -> None:
+    """Callers without a key queue, each for itself."""
     host = limited()
     holder, lease = held(host, "a")
     bob = host.peer()
@@ -325,8 +325,8 @@ def test_callers_without_a_key_queue_as_well() -> None:
     assert bob.gets(Lease).id == 1
 
 
-def test_max_waiters_bounds_who_waits_for_permits_too_and_is_told_once_per_filling() -> None:
-    """Beyond it callers are busy: they make the call without the daemon."""
+def test_max_waiters_bounds_applicants_and_is_noted_once() -> None:
+    """``max_waiters`` bounds applicants too, with one note each time that the table fills."""
     host = limited(max_waiters=2)
     holder, lease = held(host, "a")
     bob, carol = host.peer(), host.peer()
@@ -345,8 +345,8 @@ def test_max_waiters_bounds_who_waits_for_permits_too_and_is_told_once_per_filli
     assert host.notes.count(full) == 2
 
 
-def test_max_leases_bounds_leases_of_all_backends_and_is_told_once_per_filling() -> None:
-    """Also those that nobody configured."""
+def test_max_leases_bounds_all_backends_and_is_noted_once() -> None:
+    """``max_leases`` bounds all backends together, with one note each time that the table fills."""
     host = Host(max_leases=1)
     holder, lease = held(host, "x")
     bob = host.peer()
@@ -359,8 +359,8 @@ def test_max_leases_bounds_leases_of_all_backends_and_is_told_once_per_filling()
     assert host.notes.count(notes.Saturated("leases", 1)) == 2
 
 
-def test_the_next_in_a_queue_is_turned_away_where_the_table_of_leases_is_full() -> None:
-    """Rather than being left in a queue that nobody would serve."""
+def test_queued_caller_is_rejected_if_lease_table_is_full() -> None:
+    """A queued caller is rejected if the table of leases is full, rather than left in the queue."""
     host = Host(backends={"a": BackendSettings(requests_per_minute=1.0)}, max_leases=2, lease_seconds=600.0)
     held(host, "a")
     bob = host.peer()
@@ -371,8 +371,8 @@ def test_the_next_in_a_queue_is_turned_away_where_the_table_of_leases_is_full() 
     assert bob.receives() == [Rejected(1, "busy")]
 
 
-def test_a_caller_that_waits_is_let_through_where_a_breaker_closes_meanwhile() -> None:
-    """It named both; when it came, one was full and the other's breaker open."""
+def test_queued_caller_uses_backend_whose_breaker_closes() -> None:
+    """A caller queued for a full backend gets another one whose breaker closes meanwhile."""
     host = Host(backends={"a": ONE, "b": TOUCHY})
     opened(host, "b")
     held(host, "a")
@@ -389,8 +389,8 @@ def test_a_caller_that_waits_is_let_through_where_a_breaker_closes_meanwhile() -
     assert host.breakers()["a"].queued == 0
 
 
-def test_a_caller_that_waits_is_let_through_where_an_operator_closes_a_breaker() -> None:
-    """The same, by hand."""
+def test_queued_caller_uses_backend_whose_breaker_operator_closes() -> None:
+    """The same, if an operator closes the breaker."""
     host = Host(backends={"a": ONE, "b": TOUCHY})
     opened(host, "b")
     held(host, "a")

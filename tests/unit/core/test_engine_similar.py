@@ -1,4 +1,4 @@
-"""Answers to similar requests: one sentence a test. Vectors have two dimensions, and are named by their angles in degrees."""
+"""Answers to similar requests. Vectors have two dimensions; tests name them by their angles in degrees."""
 
 import math
 import struct
@@ -46,8 +46,8 @@ def asks(peer: Actor, key: str, degrees: float, **fields: Any) -> wire.AnyReply:
     return reply
 
 
-def test_the_answer_to_a_similar_request_is_served_with_its_similarity() -> None:
-    """It says how similar, and is counted as a hit of its own kind; what it saved is what the other call took."""
+def test_similar_answer_is_served_with_similarity() -> None:
+    """A similar request's answer is served with its similarity and booked as a similar hit."""
     host, alice = similar_host()
     lease = alice.leads("paris?", vector=angle(0), group="g")
     host.passes(2.0)
@@ -71,16 +71,16 @@ def test_the_answer_to_a_similar_request_is_served_with_its_similarity() -> None
     assert samples["sidecard_vectors"] == 1
 
 
-def test_below_the_threshold_there_is_a_lease() -> None:
-    """20 degrees are too far."""
+def test_request_below_threshold_leads() -> None:
+    """A request below the similarity threshold leads."""
     _, alice = similar_host()
     learns(alice, "a", 0)
 
     assert isinstance(asks(alice, "b", 20), Lease)
 
 
-def test_the_own_answer_comes_first() -> None:
-    """It has no similarity, however near another one is."""
+def test_own_answer_precedes_similar_one() -> None:
+    """A request's own answer is served before any similar one."""
     host, alice = similar_host()
     learns(alice, "a", 0)
     learns(alice, "b", 60)
@@ -91,8 +91,8 @@ def test_the_own_answer_comes_first() -> None:
     assert host.stats().similar_hits == 0
 
 
-def test_the_nearest_of_several_is_served() -> None:
-    """Not the first, nor the last that came."""
+def test_nearest_similar_answer_is_served() -> None:
+    """The nearest of several similar answers is served."""
     _, alice = similar_host()
     for key, degrees in (("a", 0), ("b", 14), ("c", 40)):
         learns(alice, key, degrees, **({"mode": "refresh"} if key == "b" else {}))
@@ -103,8 +103,8 @@ def test_the_nearest_of_several_is_served() -> None:
     assert unpacked(reply) == "b"
 
 
-def test_a_call_in_flight_is_shared_by_its_own_key_alone() -> None:
-    """A similar request makes its own call; one of the same key waits, though something similar is stored."""
+def test_flight_is_shared_by_equal_key_only() -> None:
+    """A similar request leads its own flight; an equal key waits."""
     _, alice = similar_host()
     learns(alice, "a", 0)
     lease = alice.leads("b", 2, vector=angle(60), group="g")
@@ -121,24 +121,24 @@ def test_a_call_in_flight_is_shared_by_its_own_key_alone() -> None:
     [{"namespace": "elsewhere"}, {"task": "other"}, {"group": "another"}, {"stream": True}],
     ids=["namespace", "task", "group", "stream"],
 )
-def test_nothing_else_may_differ(fields: dict[str, Any]) -> None:
-    """Neither the namespace, nor the task, the group, and whether the answer comes in pieces."""
+def test_similar_requests_share_namespace_task_group_and_form(fields: dict[str, Any]) -> None:
+    """Similar requests agree in namespace, task, group, and stream."""
     _, alice = similar_host()
     learns(alice, "a", 0)
 
     assert isinstance(asks(alice, "b", 0, **fields), Lease)
 
 
-def test_another_uid_is_served_nothing_similar() -> None:
-    """Namespaces are private, whatever they are called."""
+def test_other_uid_gets_no_similar_answer() -> None:
+    """Another uid gets no similar answer."""
     host, alice = similar_host()
     learns(alice, "a", 0)
 
     assert isinstance(asks(host.peer(uid=4242), "b", 0), Lease)
 
 
-def test_a_similar_hit_makes_no_entry_under_the_key_that_was_asked() -> None:
-    """Else meanings would drift: what is near to the near would be served too."""
+def test_similar_hit_stores_no_entry() -> None:
+    """A similar hit stores no entry under its key: meanings would drift."""
     host, alice = similar_host()
     learns(alice, "a", 0)
     assert isinstance(asks(alice, "b", NEAR), Hit)
@@ -149,8 +149,8 @@ def test_a_similar_hit_makes_no_entry_under_the_key_that_was_asked() -> None:
     assert host.stats().cache_entries == 1
 
 
-def test_a_vector_is_asked_for_where_it_would_help() -> None:
-    """With neither an answer nor a call there; then the begin is over, and the next one has it."""
+def test_vector_is_requested_if_useful() -> None:
+    """A vector is requested if there is neither an entry nor a flight; that ends the begin."""
     host, alice = similar_host()
     alice.asks(Begin("a", id=1, embeds=True))
     assert alice.receives() == [VectorWanted(1)]
@@ -173,8 +173,8 @@ def test_a_vector_is_asked_for_where_it_would_help() -> None:
     assert stats.begins == ends + stats.waiters + stats.vectors_wanted
 
 
-def test_a_task_that_looks_for_nothing_similar_has_vectors_not_looked_at() -> None:
-    """Not even wrong ones, and it asks for none."""
+def test_task_without_similarity_ignores_vectors() -> None:
+    """A task without similarity ignores vectors, even malformed ones."""
     host, alice = similar_host(tasks={"other": SIMILAR})
     alice.completes(alice.leads("a", vector=b"wrong", embeds=True), "a")
 
@@ -182,8 +182,8 @@ def test_a_task_that_looks_for_nothing_similar_has_vectors_not_looked_at() -> No
     assert (host.stats().vectors, host.stats().vectors_wanted) == (0, 0)
 
 
-def test_refresh_looks_for_nothing_similar_and_leaves_its_answer_to_others() -> None:
-    """It is asked for its vector for their sake."""
+def test_refresh_gets_no_similar_answer_but_is_indexed() -> None:
+    """A refresh gets no similar answer, but its own answer is indexed."""
     host, alice = similar_host()
     learns(alice, "a", 0)
     alice.asks(Begin("b", id=1, embeds=True, mode="refresh"))
@@ -207,8 +207,8 @@ def test_refresh_looks_for_nothing_similar_and_leaves_its_answer_to_others() -> 
         (struct.pack("<3f", 1.0, 2.0, 3.0), "has 3 dimensions, and those of its group have 2"),
     ],
 )
-def test_what_is_no_vector_of_the_group_is_an_error_that_says_what_to_change(vector: Any, said: str) -> None:
-    """And nothing has changed by it: the begin is not even counted."""
+def test_invalid_vector_is_an_error(vector: Any, said: str) -> None:
+    """An invalid vector is an error that says what to change; the begin is not counted."""
     host, alice = similar_host()
     learns(alice, "a", 0)
     before = host.stats().begins
@@ -221,24 +221,24 @@ def test_what_is_no_vector_of_the_group_is_an_error_that_says_what_to_change(vec
     assert isinstance(asks(alice, "c", 0), Hit)
 
 
-def test_a_vector_without_a_group_is_an_error() -> None:
-    """It could be compared with anything."""
+def test_vector_without_group_is_an_error() -> None:
+    """A vector without a group is an error."""
     _, alice = similar_host()
     alice.asks(Begin("b", id=1, vector=angle(0)))
 
     assert "group is missing" in alice.gets(Error).message
 
 
-def test_numbers_do_as_well_as_their_bytes() -> None:
-    """For whoever writes JSON by hand."""
+def test_vector_may_be_a_list_of_numbers() -> None:
+    """A vector may be a list of numbers, for hand-written JSON."""
     _, alice = similar_host()
     alice.completes(alice.leads("a", vector=(3.0, 0.0), group="g"), "a")
 
     assert isinstance(asks(alice, "b", NEAR), Hit)
 
 
-def test_a_group_is_of_any_dimension_again_once_it_is_empty() -> None:
-    """What fixes it is its first vector."""
+def test_empty_group_accepts_any_dimension() -> None:
+    """A group's first vector fixes its dimension until the group is empty again."""
     host, alice = similar_host()
     learns(alice, "a", 0)
     alice.asks(wire.Delete("a", id=1))
@@ -250,8 +250,8 @@ def test_a_group_is_of_any_dimension_again_once_it_is_empty() -> None:
     assert isinstance(alice.gets(Hit), Hit)
 
 
-def test_of_two_callers_with_other_dimensions_the_second_is_stored_without() -> None:
-    """Both began when the group was empty."""
+def test_second_dimension_is_stored_without_vector() -> None:
+    """Of two callers that began with different dimensions, the second answer is stored without its vector."""
     host, alice = similar_host()
     two = alice.leads("a", 1, vector=angle(0), group="g")
     three = alice.leads("b", 2, vector=(1.0, 0.0, 0.0), group="g")
@@ -262,8 +262,8 @@ def test_of_two_callers_with_other_dimensions_the_second_is_stored_without() -> 
 
 
 @pytest.mark.parametrize("how", ["deleted", "purged", "tagged", "expired", "replaced", "put", "evicted", "resized"])
-def test_a_vector_leaves_with_its_entry(how: str) -> None:
-    """By whatever way it leaves, nothing similar is found any more, and no byte of it stays."""
+def test_vector_leaves_with_its_entry(how: str) -> None:
+    """A vector and its bytes leave with its entry, by whatever way."""
     host, alice = similar_host(ttl_seconds=100.0, cache_max_bytes=60_000)
     root = host.peer(operator=True)
     alice.completes(alice.leads("a", vector=angle(0), group="g"), "a", tags=("t",))
@@ -293,8 +293,8 @@ def test_a_vector_leaves_with_its_entry(how: str) -> None:
     assert len(host.engine._similar.groups) == (how == "replaced")
 
 
-def test_a_vector_counts_in_the_caches_budget() -> None:
-    """With its numbers, and what it costs in the index."""
+def test_vector_counts_in_cache_budget() -> None:
+    """A vector's numbers and its index overhead count in the cache's budget."""
     host, alice = similar_host()
     alice.completes(alice.leads("a"), "v")
     without = host.stats().cache_bytes
@@ -306,8 +306,8 @@ def test_a_vector_counts_in_the_caches_budget() -> None:
     assert host.stats().cache_bytes == without
 
 
-def test_beyond_its_bound_a_group_forgets_the_vector_of_the_oldest() -> None:
-    """Its entry stays, for its own key."""
+def test_full_group_forgets_oldest_vector() -> None:
+    """A full group forgets the oldest vector; the entry stays for its own key."""
     host, alice = similar_host(tasks={"general": TaskSettings(similar=True, similar_max_entries=2)})
     for key, degrees in (("a", 0), ("b", 90), ("c", 180)):
         learns(alice, key, degrees)
@@ -320,8 +320,8 @@ def test_beyond_its_bound_a_group_forgets_the_vector_of_the_oldest() -> None:
     assert host.stats().vectors == 2
 
 
-def test_a_stale_answer_is_served_to_nobody_else_and_the_next_nearest_is() -> None:
-    """What is beyond its time is not certain enough to be served for something else as well."""
+def test_stale_answer_is_skipped_for_next_nearest() -> None:
+    """A stale answer is not served to similar requests; the next nearest is."""
     host, alice = similar_host(ttl_seconds=10.0, stale_seconds=100.0, sharing_window_seconds=0.0)
     learns(alice, "a", 0)
     host.passes(8.0)
@@ -334,8 +334,8 @@ def test_a_stale_answer_is_served_to_nobody_else_and_the_next_nearest_is() -> No
     assert unpacked(reply) == "b"
 
 
-def test_only_the_nearest_few_are_looked_at() -> None:
-    """Behind so many stale ones there is nothing."""
+def test_only_nearest_few_are_considered() -> None:
+    """Only the nearest few answers are considered."""
     host, alice = similar_host(ttl_seconds=10.0, stale_seconds=100.0, sharing_window_seconds=0.0)
     leases = [
         alice.leads(f"{number}", number, vector=angle(number / 10), group="g") for number in range(1, NEAREST + 1)
@@ -350,8 +350,8 @@ def test_only_the_nearest_few_are_looked_at() -> None:
     assert isinstance(asks(alice, "r", 5), Hit)
 
 
-def test_an_answer_that_is_only_shared_by_the_window_is_not_served() -> None:
-    """Where nothing is cached, only those of the same key share."""
+def test_answer_in_sharing_window_is_not_similar() -> None:
+    """An answer that only the sharing window keeps is served to equal keys only."""
     host, alice = similar_host(cache_max_bytes=0)
     learns(alice, "a", 0)
 
@@ -360,8 +360,8 @@ def test_an_answer_that_is_only_shared_by_the_window_is_not_served() -> None:
     assert host.stats().similar_hits == 0
 
 
-def test_who_replaces_an_answer_is_not_asked_for_its_vector_which_stays() -> None:
-    """The key is the same, so is the text: a stale answer's vector passes to the new one."""
+def test_replacing_caller_inherits_vector() -> None:
+    """A caller that replaces an answer is not asked for a vector: the old one stays valid."""
     host, alice = similar_host(ttl_seconds=10.0, stale_seconds=100.0, sharing_window_seconds=0.0)
     learns(alice, "a", 0)
     host.passes(11.0)
@@ -374,8 +374,8 @@ def test_who_replaces_an_answer_is_not_asked_for_its_vector_which_stays() -> Non
     assert (unpacked(reply), host.stats().vectors) == ("new", 1)
 
 
-def test_a_stream_is_served_to_similar_ones_piece_by_piece() -> None:
-    """The first piece and the end say how similar."""
+def test_similar_stream_is_served_in_chunks() -> None:
+    """A similar stream is served in chunks; the first chunk and the end carry the similarity."""
     _, alice = similar_host()
     lease = alice.leads("a", vector=angle(0), group="g", stream=True)
     alice.appends(lease, "one", "two")
@@ -390,8 +390,8 @@ def test_a_stream_is_served_to_similar_ones_piece_by_piece() -> None:
     assert (first.source, end.source) == ("cache", "cache")
 
 
-def test_settings_that_are_read_again_end_it_and_begin_it() -> None:
-    """Off drops all vectors, on begins with none; another threshold holds for what is there."""
+def test_reload_enables_and_disables_similarity() -> None:
+    """A reload that disables similarity drops all vectors; a new threshold applies to existing ones."""
     host, alice = similar_host()
     learns(alice, "a", 0)
     host.reads(tasks={"general": TaskSettings(similar=True, similar_threshold=0.9)})
@@ -404,8 +404,8 @@ def test_settings_that_are_read_again_end_it_and_begin_it() -> None:
     assert isinstance(asks(alice, "a", 0), Hit)
 
 
-def test_of_a_task_that_stores_nothing_no_vector_is_wanted() -> None:
-    """Its callers would embed each request, for nobody. What was found by its vector before is found no more."""
+def test_uncached_task_requests_no_vector() -> None:
+    """A task that stores nothing requests no vectors and serves no earlier ones."""
     host, alice = similar_host()
     learns(alice, "a", 0)
     host.reads(tasks={"general": TaskSettings(similar=True, cache="never")})
@@ -417,8 +417,8 @@ def test_of_a_task_that_stores_nothing_no_vector_is_wanted() -> None:
     assert host.stats().vectors_wanted == 0
 
 
-def test_a_vector_that_nobody_looked_at_is_not_kept_when_its_answer_comes() -> None:
-    """The task began to look for similar requests in between."""
+def test_unvalidated_vector_is_not_indexed() -> None:
+    """A vector sent before its task enabled similarity is not indexed."""
     host, alice = similar_host(tasks={})
     wrong = alice.leads("a", 1, vector=b"wrong", group="g")
     ungrouped = alice.leads("b", 2, vector=angle(0))
@@ -438,8 +438,8 @@ def store_says(host: Host, answer: Answer) -> None:
 # With a store -------------------------------------------------------------------------------------------------------
 
 
-def test_the_store_is_asked_first() -> None:
-    """An answer of one's own that is only there is better than a similar one in memory."""
+def test_store_is_read_before_similar_answer() -> None:
+    """The store is read before a similar answer in memory is served."""
     host, alice = similar_host(store="own")
     alice.asks(Begin("a", id=1, vector=angle(0), group="g"))
     store_says(host, Absent())
@@ -456,8 +456,8 @@ def test_the_store_is_asked_first() -> None:
     assert (host.stats().flights, host.stats().misses, host.stats().similar_hits) == (0, 1, 1)
 
 
-def test_all_who_waited_for_the_store_are_served_or_asked_for_their_vector() -> None:
-    """Each by what it brings; who brings nothing leads."""
+def test_waiters_for_store_are_served_or_asked_for_vector() -> None:
+    """After a store miss, waiters get a similar answer, are asked for a vector, or lead."""
     host, alice = similar_host(store="shared")
     alice.asks(Begin("a", id=1, vector=angle(0), group="g"))
     store_says(host, Absent("claim"))
@@ -472,8 +472,8 @@ def test_all_who_waited_for_the_store_are_served_or_asked_for_their_vector() -> 
     assert kinds == {2: VectorWanted, 3: Hit, 4: Lease, 5: VectorWanted}
 
 
-def test_a_claim_that_nobody_needs_is_given_back() -> None:
-    """The flight is over with the similar answer."""
+def test_claim_is_released_after_similar_hit() -> None:
+    """A claim is released if a similar answer ends the flight."""
     host, alice = similar_host(store="shared")
     alice.asks(Begin("a", id=1, vector=angle(0), group="g"))
     store_says(host, Absent("one"))
@@ -486,8 +486,8 @@ def test_a_claim_that_nobody_needs_is_given_back() -> None:
     assert (host.stats().flights, host.stats().claims) == (0, 0)
 
 
-def test_another_hosts_call_is_waited_for() -> None:
-    """It is the very answer that was asked for."""
+def test_another_hosts_call_precedes_similar_answer() -> None:
+    """A caller waits for another host's call of its own key."""
     host, alice = similar_host(store="shared")
     alice.asks(Begin("a", id=1, vector=angle(0), group="g"))
     store_says(host, Absent("one"))
@@ -498,8 +498,8 @@ def test_another_hosts_call_is_waited_for() -> None:
     assert alice.receives() == [Pending(2)]
 
 
-def test_what_is_doubted_is_not_served_to_similar_requests() -> None:
-    """News of other hosts were missed, so it may have been deleted there."""
+def test_doubted_entry_is_not_served_as_similar() -> None:
+    """A doubted entry is not served to similar requests."""
     host, alice = similar_host(store="shared")
     alice.asks(Begin("a", id=1, vector=angle(0), group="g"))
     store_says(host, Absent("one"))
@@ -511,8 +511,8 @@ def test_what_is_doubted_is_not_served_to_similar_requests() -> None:
     assert isinstance(alice.gets(Lease), Lease)
 
 
-def test_a_stale_answer_of_ones_own_is_replaced_though_a_similar_one_is_there() -> None:
-    """With a store or without: the caller leads with it, as it would without a vector."""
+def test_own_stale_answer_is_refreshed_despite_similar_one() -> None:
+    """A caller with a stale answer of its own leads, although a similar answer exists."""
     host, alice = similar_host(store="own", ttl_seconds=10.0, stale_seconds=100.0, sharing_window_seconds=0.0)
     alice.asks(Begin("a", id=1, vector=angle(0), group="g"))
     store_says(host, Absent())
@@ -527,8 +527,8 @@ def test_a_stale_answer_of_ones_own_is_replaced_though_a_similar_one_is_there() 
     assert alice.gets(Lease).stale_age_seconds == 11.0
 
 
-def test_who_has_waited_for_another_host_in_vain_makes_the_call() -> None:
-    """That there is no answer of its own was known, and counted, before."""
+def test_caller_leads_after_other_host_fails() -> None:
+    """A caller leads after another host's call has failed."""
     host, alice = similar_host(store="shared")
     alice.asks(Begin("b", id=2, vector=angle(0), group="g"))
     store_says(host, ClaimedRemotely(5.0))
@@ -543,8 +543,8 @@ def test_who_has_waited_for_another_host_in_vain_makes_the_call() -> None:
     assert (host.stats().misses, host.stats().similar_hits) == (2, 0)
 
 
-def test_a_similar_hit_keeps_its_entry_as_its_own_hits_do() -> None:
-    """Eviction looks at who was asked for."""
+def test_similar_hit_counts_for_eviction() -> None:
+    """A similar hit counts for eviction like a hit."""
     host, alice = similar_host()
     learns(alice, "a", 0)
     cache = host.engine._policy.cache

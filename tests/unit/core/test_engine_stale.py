@@ -1,4 +1,4 @@
-"""Answers beyond their time and shortly before it, and failures that are remembered: one sentence a test."""
+"""Stale answers, early refreshes, and remembered failures."""
 
 from typing import Any
 
@@ -33,8 +33,8 @@ def brought(reply: Lease | Rejected) -> Any:
     return msgspec.msgpack.decode(reply.stale_value)
 
 
-def test_one_caller_refreshes_while_the_others_get_the_old_answer() -> None:
-    """The first has the lease and the old answer, the second the old answer at once, and then all have the new one."""
+def test_one_caller_refreshes_and_others_get_stale_answer() -> None:
+    """The first caller refreshes with the stale answer at hand; others get the stale answer, then the new one."""
     host, alice, bob = host_with_an_old_answer()
     alice.asks(Begin("key", id=5))
     bob.asks(Begin("key", id=6))
@@ -54,8 +54,8 @@ def test_one_caller_refreshes_while_the_others_get_the_old_answer() -> None:
     assert samples["sidecard_cache_hits_total freshness=fresh task=general"] == 1
 
 
-def test_an_answer_is_stale_until_the_end_of_its_stale_time_and_not_longer() -> None:
-    """Then it is gone, and the next caller leads without one."""
+def test_answer_is_stale_until_its_stale_time_ends() -> None:
+    """A stale answer is served until its stale time ends; then the next caller leads without it."""
     host, alice, bob = host_with_an_old_answer(39.999)
     alice.asks(Begin("key", id=5))
     assert brought(alice.gets(Lease)) == "old"
@@ -66,8 +66,8 @@ def test_an_answer_is_stale_until_the_end_of_its_stale_time_and_not_longer() -> 
     assert host.stats().cache_entries == 0
 
 
-def test_without_a_stale_time_there_is_nothing_beyond_the_ttl() -> None:
-    """It is off by default."""
+def test_nothing_is_served_beyond_ttl_by_default() -> None:
+    """By default nothing is served beyond the ttl."""
     host = Host(ttl_seconds=10.0, sharing_window_seconds=0.0)
     alice = host.peer()
     alice.completes(alice.leads("key"), "old")
@@ -78,8 +78,8 @@ def test_without_a_stale_time_there_is_nothing_beyond_the_ttl() -> None:
     assert lease.stale_value is msgspec.UNSET
 
 
-def test_the_callers_stale_time_beats_the_tasks_and_the_tasks_beats_the_default() -> None:
-    """Per call, per task, for all: the nearest wins."""
+def test_stale_time_of_call_overrides_task_overrides_default() -> None:
+    """A call's stale time overrides the task's, and the task's overrides the default."""
     host = Host(**STALE, tasks={"rag": TaskSettings(stale_seconds=100.0), "strict": TaskSettings(stale_seconds=0.0)})
     alice = host.peer()
     for key, task, said in (("a", "general", None), ("b", "rag", None), ("c", "strict", None), ("d", "strict", 500.0)):
@@ -93,8 +93,8 @@ def test_the_callers_stale_time_beats_the_tasks_and_the_tasks_beats_the_default(
     assert lives == [4, 3, 1, 0]
 
 
-def test_a_caller_may_want_a_younger_one_than_was_kept() -> None:
-    """Who says 0 never gets an old answer, and waits for the new one."""
+def test_begin_may_limit_staleness() -> None:
+    """A begin with ``stale_seconds`` 0 waits for the new answer."""
     host, alice, bob = host_with_an_old_answer()
     carol = host.peer()
     lease = alice.leads("key", 5)
@@ -107,8 +107,8 @@ def test_a_caller_may_want_a_younger_one_than_was_kept() -> None:
     assert unpacked(bob.receives()[0]) == "new"
 
 
-def test_refresh_and_get_have_nothing_old() -> None:
-    """Who asks for a fresh answer, or reads entries, is not served another."""
+def test_refresh_and_get_ignore_stale_answer() -> None:
+    """A refresh and a get ignore a stale answer."""
     _, alice, bob = host_with_an_old_answer()
     bob.asks(Get("key", id=4))
     assert bob.receives() == [Miss(4)]
@@ -116,16 +116,16 @@ def test_refresh_and_get_have_nothing_old() -> None:
     assert alice.gets(Lease).stale_value is msgspec.UNSET
 
 
-def test_only_if_cached_takes_an_old_answer() -> None:
-    """It is stored, and marked."""
+def test_only_if_cached_gets_stale_answer() -> None:
+    """``only_if_cached`` gets a stale answer, marked as stale."""
     _, alice, _ = host_with_an_old_answer()
     alice.asks(Begin("key", id=5, mode="only_if_cached"))
 
     assert alice.gets(Hit).stale
 
 
-def test_an_open_breaker_gives_the_old_answer_with_the_refusal() -> None:
-    """Stale on failure, and no call."""
+def test_open_breaker_rejects_with_stale_answer() -> None:
+    """An open breaker rejects a begin with the stale answer."""
     host, alice, _ = host_with_an_old_answer()
     host.sets("default", "open")
     alice.asks(Begin("key", id=5))
@@ -136,8 +136,8 @@ def test_an_open_breaker_gives_the_old_answer_with_the_refusal() -> None:
     assert (stats.rejected, stats.stale_given) == (1, 1)
 
 
-def test_a_spent_budget_gives_the_old_answer_with_the_refusal() -> None:
-    """So do all reasons that no call is allowed for."""
+def test_spent_budget_rejects_with_stale_answer() -> None:
+    """A spent budget rejects a begin with the stale answer."""
     budget = BudgetSettings(dollars=0.1, hard=True)
     remote = {"default": BackendSettings()}
     _, alice, _ = host_with_an_old_answer(budgets={"day": budget}, backends=remote)
@@ -147,8 +147,8 @@ def test_a_spent_budget_gives_the_old_answer_with_the_refusal() -> None:
     assert (rejected.reason, brought(rejected)) == ("budget", "old")
 
 
-def test_who_would_wait_for_a_permit_has_the_old_answer_instead() -> None:
-    """A saturated backend makes nobody wait for what is there."""
+def test_full_backend_serves_stale_answer() -> None:
+    """A full backend serves the stale answer instead of queueing the caller."""
     host, alice, bob = host_with_an_old_answer(backends=BUSY)
     alice.calls("default", request_id=4)
     bob.asks(Begin("key", id=5))
@@ -158,8 +158,8 @@ def test_who_would_wait_for_a_permit_has_the_old_answer_instead() -> None:
     assert (stats.queued, stats.flights, stats.waiters) == (0, 0, 0)
 
 
-def test_a_draining_daemon_still_serves_the_old_answer() -> None:
-    """It grants no lease for a new one."""
+def test_drain_serves_stale_answer() -> None:
+    """A draining daemon serves the stale answer and grants no lease."""
     host, alice, _ = host_with_an_old_answer()
     host.drains()
     alice.asks(Begin("key", id=5))
@@ -167,8 +167,8 @@ def test_a_draining_daemon_still_serves_the_old_answer() -> None:
     assert alice.gets(Hit).stale
 
 
-def test_a_failed_refresh_leaves_the_old_answer_to_the_next() -> None:
-    """The next caller leads, with it."""
+def test_failed_refresh_keeps_stale_answer() -> None:
+    """After a failed refresh, the next caller leads with the stale answer."""
     _, alice, bob = host_with_an_old_answer()
     alice.fails(alice.leads("key", 5), "transient")
     bob.asks(Begin("key", id=6))
@@ -176,8 +176,8 @@ def test_a_failed_refresh_leaves_the_old_answer_to_the_next() -> None:
     assert brought(bob.gets(Lease)) == "old"
 
 
-def test_delete_and_purge_take_the_old_answer_too() -> None:
-    """What was removed is served to nobody."""
+def test_delete_and_purge_remove_stale_answer() -> None:
+    """Delete and purge remove a stale answer."""
     for removal in (Delete("key", id=4), Purge(id=4)):
         host, _, _ = host_with_an_old_answer()
         operator = host.peer(operator=True)
@@ -187,8 +187,8 @@ def test_delete_and_purge_take_the_old_answer_too() -> None:
         assert operator.gets(Lease).stale_value is msgspec.UNSET
 
 
-def test_an_old_stream_is_replayed_and_says_so() -> None:
-    """From its first piece on."""
+def test_stale_stream_is_replayed_as_stale() -> None:
+    """A stale stream is replayed and marked as stale from its first chunk."""
     host = Host(**STALE)
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key", stream=True)
@@ -207,8 +207,8 @@ def test_an_old_stream_is_replayed_and_says_so() -> None:
     assert (chunks[-1].source, chunks[-1].stale) == ("stale", True)
 
 
-def test_an_answer_without_a_ttl_is_stale_from_the_beginning() -> None:
-    """Always fetched, and there when it cannot be; the store, which knows nothing of staleness, has none of it."""
+def test_answer_with_zero_ttl_is_stale_at_once() -> None:
+    """An answer with ttl 0 is stale at once and is not written to the store."""
     host = Host(ttl_seconds=0.0, stale_seconds=30.0, sharing_window_seconds=0.0, store="own")
     alice = host.peer()
     alice.asks(Begin("key", id=1))
@@ -221,8 +221,8 @@ def test_an_answer_without_a_ttl_is_stale_from_the_beginning() -> None:
     assert brought(alice.gets(Lease)) == "old"
 
 
-def test_where_there_is_a_store_it_is_asked_and_the_others_have_the_old_answer_then() -> None:
-    """Another host may have a new one; where not, one leads and nobody else waits."""
+def test_store_is_read_before_stale_refresh() -> None:
+    """The store is read before a stale answer is refreshed; then one caller leads and no other waits."""
     host = Host(**STALE, store="shared")
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     alice.asks(Put("key", packed("old"), id=1))
@@ -240,8 +240,8 @@ def test_where_there_is_a_store_it_is_asked_and_the_others_have_the_old_answer_t
     assert carol.gets(Hit).stale
 
 
-def test_what_another_host_computes_nobody_waits_for_who_may_have_the_old_answer() -> None:
-    """Until the news come that it is done, or a newer answer is found."""
+def test_stale_answer_is_served_while_other_host_computes() -> None:
+    """While another host computes, callers get the stale answer."""
     host = Host(**STALE, store="shared")
     alice, bob = host.peer(), host.peer()
     alice.asks(Put("key", packed("old"), id=1))
@@ -257,8 +257,8 @@ def test_what_another_host_computes_nobody_waits_for_who_may_have_the_old_answer
     assert unpacked(bob.gets(Hit)) == "new"
 
 
-def test_an_old_answer_that_is_doubted_is_not_served_before_the_store_was_asked() -> None:
-    """Another host may have removed it; where the store is silent, it is better than none."""
+def test_doubted_stale_answer_waits_for_store() -> None:
+    """A doubted stale answer is served only if the store does not answer."""
     for answer, old in ((Absent("claim"), False), (Unavailable(), True)):
         host = Host(**STALE, store="shared")
         alice, bob = host.peer(), host.peer()
@@ -276,8 +276,8 @@ def test_an_old_answer_that_is_doubted_is_not_served_before_the_store_was_asked(
         assert isinstance(bob.receives()[-1], Hit if old else Pending)
 
 
-def test_news_of_a_key_ends_its_old_answer() -> None:
-    """Another host has a newer one."""
+def test_key_change_ends_stale_answer() -> None:
+    """Another host's change of a key ends its stale answer."""
     host = Host(**STALE, store="shared")
     alice = host.peer()
     alice.asks(Put("key", packed("old"), id=1))
@@ -303,8 +303,8 @@ def host_with_a_ripe_answer(jitter: float, left_seconds: float = 1.0, **fields: 
 
 
 @pytest.mark.parametrize(("jitter", "early"), [(0.0, False), (0.39, False), (0.40, True), (0.99, True)])
-def test_an_answer_is_fetched_early_by_a_draw(jitter: float, early: bool) -> None:
-    """By the formula of the paper: the call's time, times minus the logarithm of the draw, against the time left."""
+def test_early_refresh_follows_the_papers_formula(jitter: float, early: bool) -> None:
+    """An early refresh is drawn by the paper's formula."""
     host, alice, bob = host_with_a_ripe_answer(jitter)
     alice.asks(Begin("key", id=5, task="rag"))
     if not early:
@@ -324,8 +324,8 @@ def test_an_answer_is_fetched_early_by_a_draw(jitter: float, early: bool) -> Non
     assert (stats.early_refreshes, stats.stale_given, stats.stale_hits, stats.misses) == (1, 0, 0, 1)
 
 
-def test_nobody_is_refused_or_waits_because_of_an_early_refresh() -> None:
-    """What is in its time is served, where the refresh cannot be made now."""
+def test_early_refresh_delays_and_rejects_no_one() -> None:
+    """An early refresh that is not possible now serves the fresh entry."""
     host, alice, bob = host_with_a_ripe_answer(0.99)
     host.sets("default", "open")
     alice.asks(Begin("key", id=5, task="rag"))
@@ -336,8 +336,8 @@ def test_nobody_is_refused_or_waits_because_of_an_early_refresh() -> None:
     assert not bob.gets(Hit).stale
 
 
-def test_an_early_refresh_replaces_what_the_store_has() -> None:
-    """There the older answer is still in its time as well."""
+def test_early_refresh_replaces_stored_entry() -> None:
+    """An early refresh replaces the store's entry, which is still fresh."""
     host = Host(
         jitter=0.99,
         ttl_seconds=100.0,
@@ -362,8 +362,8 @@ def test_an_early_refresh_replaces_what_the_store_has() -> None:
 # Failures ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_fatal_failure_is_remembered_only_on_request() -> None:
-    """The law says never; the holder, or the task, may say otherwise."""
+def test_fatal_failure_is_remembered_on_request_only() -> None:
+    """A fatal failure is remembered only if the holder or the task requests it."""
     host = Host(tasks={"strict": TaskSettings(failure_ttl_seconds=20.0)})
     alice, bob = host.peer(), host.peer()
     for key, task, said, remembered in (
@@ -386,8 +386,8 @@ def test_a_fatal_failure_is_remembered_only_on_request() -> None:
     assert (stats.failed, stats.failed_again) == (2, 2)
 
 
-def test_what_may_pass_is_never_remembered() -> None:
-    """Nor what was not the backend's fault."""
+def test_only_fatal_failures_are_remembered() -> None:
+    """Failures of other kinds are never remembered."""
     kinds: tuple[wire.FailureKind, ...] = ("transient", "ignored", "cancelled")
     for kind in kinds:
         host = Host()
@@ -397,8 +397,8 @@ def test_what_may_pass_is_never_remembered() -> None:
         assert alice.leads("key", 2)
 
 
-def test_a_remembered_failure_ends_with_what_its_key_means() -> None:
-    """By a put, a delete, a purge, an answer; and who refreshes does not ask for it."""
+def test_remembered_failure_ends_with_a_new_answer() -> None:
+    """A put, delete, purge or answer ends a remembered failure; a refresh ignores it."""
     for ending in ("put", "delete", "purge", "refresh"):
         host = Host()
         alice = host.peer(operator=True)
@@ -419,8 +419,8 @@ def test_a_remembered_failure_ends_with_what_its_key_means() -> None:
         assert not isinstance(alice.receives()[0], Failed)
 
 
-def test_a_flight_that_was_voided_is_not_remembered_as_failed() -> None:
-    """What was deleted meanwhile may be another question now."""
+def test_failure_of_voided_flight_is_not_remembered() -> None:
+    """A failure is not remembered if the key was deleted during the call."""
     host = Host()
     alice = host.peer()
     lease = alice.leads("key")
@@ -432,7 +432,7 @@ def test_a_flight_that_was_voided_is_not_remembered_as_failed() -> None:
 
 
 def test_remembered_failures_are_bounded() -> None:
-    """The oldest is forgotten first."""
+    """The oldest remembered failure leaves first."""
     host = Host()
     alice = host.peer()
     for number in range(MAX_REMEMBERED + 1):
@@ -444,8 +444,8 @@ def test_remembered_failures_are_bounded() -> None:
     alice.gets(Failed)
 
 
-def test_the_settings_breaker_is_not_touched_by_what_was_not_called() -> None:
-    """A remembered failure is no call: no permit, no outcome."""
+def test_remembered_failure_does_not_affect_breaker() -> None:
+    """A remembered failure takes no permit and has no result."""
     host = Host(backends={"default": BackendSettings(locality="local", breaker=BreakerSettings(min_calls=1))})
     alice = host.peer()
     alice.fails(alice.leads("key"), "fatal", ttl_seconds=60.0)

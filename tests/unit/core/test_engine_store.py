@@ -1,4 +1,4 @@
-"""A flight begins by a look into the store: one sentence a test."""
+"""Store lookups and claims."""
 
 from typing import Any
 
@@ -69,8 +69,8 @@ def balanced(host: Host) -> bool:
     return stats.begins == ends + stats.waiters
 
 
-def test_a_hundred_askers_cost_one_look() -> None:
-    """All of them get what it finds, and it is in memory from then on."""
+def test_hundred_callers_cost_one_store_read() -> None:
+    """A hundred callers cost one store read; then the entry is in memory."""
     host = own()
     actors = [host.peer() for _ in range(100)]
     for actor in actors:
@@ -92,8 +92,8 @@ def test_a_hundred_askers_cost_one_look() -> None:
     assert balanced(host)
 
 
-def test_an_absent_entry_makes_the_longest_waiting_caller_lead() -> None:
-    """The others are told to wait, once; the answer is kept."""
+def test_absent_entry_makes_longest_waiting_caller_lead() -> None:
+    """The longest-waiting caller leads, the others are sent one pending, and the answer is written."""
     host = own()
     alice, ask = begun(host)
     bob = host.peer()
@@ -111,8 +111,8 @@ def test_an_absent_entry_makes_the_longest_waiting_caller_lead() -> None:
     assert balanced(host)
 
 
-def test_callers_are_told_to_wait_only_if_the_store_is_slow() -> None:
-    """After 20 ms; who comes later, at once; and nobody twice."""
+def test_pending_is_sent_only_if_store_is_slow() -> None:
+    """Callers are sent pending once, after 20 ms; later callers at once."""
     host = own()
     alice, ask = begun(host)
     host.passes(0.019)
@@ -124,8 +124,8 @@ def test_callers_are_told_to_wait_only_if_the_store_is_slow() -> None:
     assert alice.gets(wire.Lease).attempt == 1
 
 
-def test_who_waits_for_nobody_waits_for_the_store() -> None:
-    """``wait_seconds`` 0: the first leads, the others time out, and neither before the store has answered."""
+def test_zero_wait_waits_for_store() -> None:
+    """With ``wait_seconds`` 0, the first caller leads and the others time out once the store has answered."""
     host = own()
     alice, ask = begun(host, wait_seconds=0.0)
     bob = host.peer()
@@ -139,8 +139,8 @@ def test_who_waits_for_nobody_waits_for_the_store() -> None:
     assert balanced(host)
 
 
-def test_a_short_patience_ends_while_the_store_is_asked() -> None:
-    """As it does anywhere else."""
+def test_deadline_passes_during_lookup() -> None:
+    """A deadline that passes during a lookup is a timeout."""
     host = own()
     alice, ask = begun(host, wait_seconds=0.1)
     host.passes(0.2)
@@ -151,8 +151,8 @@ def test_a_short_patience_ends_while_the_store_is_asked() -> None:
     assert balanced(host)
 
 
-def test_only_if_cached_looks_into_the_store_and_nowhere_else() -> None:
-    """It gets the entry, or is refused; it never leads."""
+def test_only_if_cached_reads_store_and_never_leads() -> None:
+    """``only_if_cached`` gets the store's entry or a rejection."""
     host = shared()
     alice, ask = begun(host, mode="only_if_cached")
     assert ask.claim is False
@@ -165,8 +165,8 @@ def test_only_if_cached_looks_into_the_store_and_nowhere_else() -> None:
     assert balanced(host)
 
 
-def test_a_caller_who_joins_readers_gets_a_claim_of_its_own_question() -> None:
-    """Readers claim nothing: who would compute the key asks for it when it is known that it must be."""
+def test_caller_joining_gets_asks_for_claim() -> None:
+    """A caller that joins gets asks the store again, for the claim."""
     host = shared()
     reader, ask = begun(host, mode="only_if_cached")
     caller = host.peer()
@@ -181,8 +181,8 @@ def test_a_caller_who_joins_readers_gets_a_claim_of_its_own_question() -> None:
     assert host.stats().misses == 2
 
 
-def test_a_refresh_does_not_look() -> None:
-    """With a store of our own it leads at once; with a shared one it claims, and its answer replaces what is there."""
+def test_refresh_does_not_read_store() -> None:
+    """A refresh leads at once with an own store, and claims with a shared one; its answer replaces the entry."""
     host = own()
     alice = host.peer()
     alice.asks(Begin("key", id=1, mode="refresh"))
@@ -198,8 +198,8 @@ def test_a_refresh_does_not_look() -> None:
     assert write.replace is True
 
 
-def test_a_get_reads_the_store() -> None:
-    """Several cost one look; what is only shared by the window is a miss to them."""
+def test_get_reads_store() -> None:
+    """Several gets cost one read; an entry in the sharing window is a miss."""
     host = own()
     actors = [host.peer() for _ in range(3)]
     for actor in actors:
@@ -216,8 +216,8 @@ def test_a_get_reads_the_store() -> None:
     assert host.stats().flights == 0
 
 
-def test_a_get_of_a_key_in_flight_is_a_miss_at_once() -> None:
-    """The store was asked when the flight began."""
+def test_get_of_key_in_flight_is_a_miss() -> None:
+    """A get of a key in flight is a miss: the store was read before."""
     host = own()
     alice, ask = begun(host)
     host.answers(ask.ticket, Absent())
@@ -227,16 +227,16 @@ def test_a_get_of_a_key_in_flight_is_a_miss_at_once() -> None:
     assert host.wants() == []
 
 
-def test_an_expired_entry_is_as_good_as_none() -> None:
-    """The store's clock may be a little behind."""
+def test_expired_record_is_a_miss() -> None:
+    """An expired record of the store is a miss."""
     host = own()
     alice, ask = begun(host)
     host.answers(ask.ticket, Found(record(age=300.0)))
     alice.gets(wire.Lease)
 
 
-def test_a_put_while_the_store_is_asked_wins() -> None:
-    """1. the store is asked; 2. the key is put; 3. what the store had before arrives, or that it has nothing."""
+def test_put_during_lookup_wins() -> None:
+    """A put wins over the store's answer: 1. the store is asked; 2. the key is put; 3. the old answer arrives."""
     for answer in (Found(record("old")), Absent(), Unavailable()):
         host = own()
         alice, ask = begun(host)
@@ -250,8 +250,8 @@ def test_a_put_while_the_store_is_asked_wins() -> None:
 @pytest.mark.parametrize(
     "change", ["delete", "purge", "removed elsewhere", "stored elsewhere", "purged elsewhere", "missed"]
 )
-def test_an_answer_that_may_be_old_is_asked_for_again(change: str) -> None:
-    """1. the store is asked; 2. the entry is changed; 3. what was there before arrives."""
+def test_outdated_answer_is_asked_for_again(change: str) -> None:
+    """The store is asked again: 1. it is asked; 2. the entry changes; 3. the old entry arrives."""
     host = shared()
     alice, ask = begun(host)
     operator = host.peer(0, 0, operator=True)
@@ -278,8 +278,8 @@ def test_an_answer_that_may_be_old_is_asked_for_again(change: str) -> None:
     assert unpacked(alice.gets(wire.Hit)) == "new"
 
 
-def test_a_claim_is_used_even_if_news_came_meanwhile() -> None:
-    """That the key is ours to compute is true whatever became of its entry."""
+def test_claim_is_valid_after_key_change() -> None:
+    """A claim is used although the key changed during the lookup."""
     host = shared()
     alice, ask = begun(host)
     host.happens(KeyChanged(SCOPE, "key", "removed"))
@@ -288,8 +288,8 @@ def test_a_claim_is_used_even_if_news_came_meanwhile() -> None:
     assert host.stats().claims == 1
 
 
-def test_what_another_host_computes_is_waited_for() -> None:
-    """Its answer is shared, with the time waited; the store is asked again when there are news."""
+def test_callers_wait_for_another_hosts_call() -> None:
+    """Callers wait for another host's answer and share it; its key change triggers a new read."""
     host = shared()
     alice, ask = begun(host)
     host.answers(ask.ticket, ClaimedRemotely(15.0))
@@ -306,8 +306,8 @@ def test_what_another_host_computes_is_waited_for() -> None:
     assert balanced(host)
 
 
-def test_a_host_that_dies_is_followed_when_its_claim_expires() -> None:
-    """Nobody tells: the store is asked again when the time is up, and grants the claim."""
+def test_expired_remote_claim_is_replaced() -> None:
+    """When another host's claim expires, the store is asked again and grants the claim."""
     host = shared()
     alice, ask = begun(host)
     host.answers(ask.ticket, ClaimedRemotely(2.0))
@@ -320,8 +320,8 @@ def test_a_host_that_dies_is_followed_when_its_claim_expires() -> None:
 
 
 @pytest.mark.parametrize("how", ["unshared", "down"])
-def test_who_need_not_wait_for_another_host_goes_on_alone(how: str) -> None:
-    """Its answer is for nobody else; or the store is gone, and nobody would tell."""
+def test_unshared_remote_answer_or_lost_store_makes_caller_lead(how: str) -> None:
+    """A caller leads if the other host's answer is unshared, or the store is down."""
     host = shared()
     alice, ask = begun(host)
     host.answers(ask.ticket, ClaimedRemotely(15.0))
@@ -334,8 +334,8 @@ def test_who_need_not_wait_for_another_host_goes_on_alone(how: str) -> None:
     assert host.stats().claims == 0
 
 
-def test_a_claim_that_ends_elsewhere_is_asked_for() -> None:
-    """The other host's call has failed: it is our turn."""
+def test_released_remote_claim_is_requested() -> None:
+    """When another host releases its claim, this host requests it."""
     host = shared()
     alice, ask = begun(host)
     host.answers(ask.ticket, ClaimedRemotely(15.0))
@@ -344,8 +344,8 @@ def test_a_claim_that_ends_elsewhere_is_asked_for() -> None:
     assert host.asked().claim is True
 
 
-def test_waiting_for_another_host_ends_by_the_callers_own_deadline() -> None:
-    """And when nobody waits any more, nobody asks any more."""
+def test_wait_for_other_host_ends_at_deadline() -> None:
+    """A wait for another host ends at the caller's deadline; without callers the store is not asked again."""
     host = shared()
     alice, ask = begun(host, wait_seconds=1.0)
     host.answers(ask.ticket, ClaimedRemotely(5.0))
@@ -356,8 +356,8 @@ def test_waiting_for_another_host_ends_by_the_callers_own_deadline() -> None:
     assert host.stats().flights == 0
 
 
-def test_an_answer_is_written_under_its_claim() -> None:
-    """Which is then used up."""
+def test_answer_is_written_with_its_claim() -> None:
+    """An answer is written with its claim, which is then used up."""
     host = shared()
     alice, ask = begun(host)
     host.answers(ask.ticket, Absent("c1"))
@@ -370,8 +370,8 @@ def test_an_answer_is_written_under_its_claim() -> None:
     assert host.stats().claims == 0
 
 
-def test_a_claim_is_kept_while_the_lease_passes_on() -> None:
-    """Elections are of this host; the others wait for the key, not for a caller."""
+def test_claim_survives_elections() -> None:
+    """A claim survives elections on this host."""
     host = shared()
     alice, ask = begun(host)
     bob = host.peer()
@@ -396,8 +396,8 @@ def test_a_claim_is_kept_while_the_lease_passes_on() -> None:
         ("expired", False),
     ],
 )
-def test_a_claim_without_an_entry_is_given_back(end: str, unshared: bool) -> None:
-    """However the flight ends, and with what that means to those who wait on other hosts."""
+def test_claim_without_entry_is_released(end: str, unshared: bool) -> None:
+    """A claim without an entry is released, with the reason for other hosts' waiters."""
     host = shared(cache_max_bytes=100_000)
     alice, ask = begun(host)
     host.answers(ask.ticket, Absent("c1"))
@@ -422,8 +422,8 @@ def test_a_claim_without_an_entry_is_given_back(end: str, unshared: bool) -> Non
     assert host.stats().claims == 0
 
 
-def test_a_claim_that_nobody_wants_any_more_is_given_back() -> None:
-    """1. the store is asked; 2. all callers leave; 3. the claim is granted."""
+def test_claim_without_callers_is_released() -> None:
+    """A claim is released: 1. the store is asked; 2. all callers leave; 3. the claim is granted."""
     host = shared()
     alice, ask = begun(host)
     alice.dies()
@@ -433,8 +433,8 @@ def test_a_claim_that_nobody_wants_any_more_is_given_back() -> None:
     assert host.stats().flights == 0
 
 
-def test_a_claim_for_which_no_backend_may_be_called_is_given_back() -> None:
-    """Another host may have one."""
+def test_claim_without_backend_is_released() -> None:
+    """A claim is released if no backend admits the call."""
     host = shared()
     host.sets("cloud", "open")
     alice, ask = begun(host, backends=("cloud",))
@@ -444,8 +444,8 @@ def test_a_claim_for_which_no_backend_may_be_called_is_given_back() -> None:
     assert balanced(host)
 
 
-def test_a_drain_leads_nobody_whom_the_store_answers() -> None:
-    """And asks nothing more."""
+def test_drain_grants_no_lease_after_lookup() -> None:
+    """During a drain, a lookup leads to no lease and no further question."""
     host = shared()
     alice, ask = begun(host)
     host.drains()
@@ -456,8 +456,8 @@ def test_a_drain_leads_nobody_whom_the_store_answers() -> None:
     assert alice.receives() == [Rejected(2, "draining")]
 
 
-def test_an_entry_that_news_may_have_missed_is_asked_for_before_it_is_served() -> None:
-    """Once: what the store says is believed until news are missed again."""
+def test_doubted_entry_is_read_from_store_once() -> None:
+    """A doubted entry is read from the store once before it is served."""
     host = shared()
     alice = host.peer()
     alice.asks(Put("key", packed("mine"), id=1))
@@ -473,8 +473,8 @@ def test_an_entry_that_news_may_have_missed_is_asked_for_before_it_is_served() -
 
 
 @pytest.mark.parametrize("get", [False, True])
-def test_a_doubted_entry_is_served_where_nobody_can_say_better(get: bool) -> None:
-    """The store does not answer, or is known to be down: old beats nothing."""
+def test_doubted_entry_is_served_if_store_does_not_answer(get: bool) -> None:
+    """A doubted entry is served if the store does not answer or is down."""
     host = shared()
     alice = host.peer()
     alice.asks(Put("key", packed("mine"), id=1))
@@ -490,8 +490,8 @@ def test_a_doubted_entry_is_served_where_nobody_can_say_better(get: bool) -> Non
     assert host.wants() == []
 
 
-def test_a_doubted_entry_that_the_store_has_not_is_gone() -> None:
-    """Somebody has removed it."""
+def test_doubted_entry_absent_from_store_is_removed() -> None:
+    """A doubted entry that the store does not have is removed."""
     host = shared()
     alice = host.peer()
     alice.asks(Put("key", packed("mine"), id=1))
@@ -505,8 +505,8 @@ def test_a_doubted_entry_that_the_store_has_not_is_gone() -> None:
 
 
 @pytest.mark.parametrize("how", ["stored", "removed"])
-def test_news_of_a_key_make_memory_forget_it(how: str) -> None:
-    """The next caller asks the store."""
+def test_key_change_removes_entry_from_memory(how: str) -> None:
+    """Another host's change removes the entry from memory."""
     host = shared()
     alice = host.peer()
     alice.asks(Put("key", packed("mine"), id=1))
@@ -517,8 +517,8 @@ def test_news_of_a_key_make_memory_forget_it(how: str) -> None:
     host.asked()
 
 
-def test_a_removal_elsewhere_voids_what_is_being_computed_here() -> None:
-    """As one of our own: those who wait get the answer, memory and store do not."""
+def test_remote_removal_voids_flight() -> None:
+    """Another host's removal prevents storing a flight's answer; its waiters still get it."""
     host = shared()
     alice, ask = begun(host)
     host.answers(ask.ticket, Absent("c1"))
@@ -529,8 +529,8 @@ def test_a_removal_elsewhere_voids_what_is_being_computed_here() -> None:
     assert host.stats().cache_entries == 0
 
 
-def test_a_delete_counts_what_the_store_had() -> None:
-    """Memory may have had no room for it."""
+def test_delete_counts_stored_entry() -> None:
+    """A delete counts an entry that only the store had."""
     host = own()
     alice = host.peer()
     alice.asks(Delete("key", id=1))
@@ -543,8 +543,8 @@ def test_a_delete_counts_what_the_store_had() -> None:
 
 
 @pytest.mark.parametrize("answer", [Unavailable(), None])
-def test_a_purge_counts_what_memory_had_where_the_store_does_not_say(answer: Answer | None) -> None:
-    """The store does it later."""
+def test_purge_counts_memory_if_store_does_not_answer(answer: Answer | None) -> None:
+    """A purge counts memory's entries if the store removes its own later."""
     host = own()
     operator = host.peer(0, 0, operator=True)
     operator.asks(Put("key", packed("v"), id=1))
@@ -563,8 +563,8 @@ def test_a_purge_counts_what_memory_had_where_the_store_does_not_say(answer: Ans
     assert operator.receives() == [Deleted(2, 1)]
 
 
-def test_a_store_that_takes_long_keeps_no_get_and_no_delete() -> None:
-    """Their clients would take the daemon for dead: a get is a miss, a delete counts what memory had, and both go on."""
+def test_slow_store_does_not_delay_get_and_delete() -> None:
+    """With a slow store, a get is a miss and a delete counts memory's entries."""
     host = own()
     alice = host.peer()
     alice.asks(Get("key", id=1))
@@ -582,8 +582,8 @@ def test_a_store_that_takes_long_keeps_no_get_and_no_delete() -> None:
     assert host.stats().cache_entries == 1
 
 
-def test_who_is_gone_is_told_nothing() -> None:
-    """Readers, callers and those who wait for a removal: an effect for a lost peer is a fault."""
+def test_lost_peers_get_no_replies_from_lookups() -> None:
+    """Lost peers get no reply to gets, begins and removals."""
     host = own()
     reader, caller, deleter = host.peer(), host.peer(), host.peer()
     reader.asks(Get("key", id=1))
@@ -600,8 +600,8 @@ def test_who_is_gone_is_told_nothing() -> None:
     assert balanced(host)
 
 
-def test_a_begin_that_is_taken_back_while_the_store_is_asked_gets_nothing() -> None:
-    """The look goes on, for those who come."""
+def test_begin_cancelled_during_lookup_gets_nothing() -> None:
+    """A begin that is cancelled during a lookup gets nothing; the lookup goes on for later callers."""
     host = own()
     alice, ask = begun(host)
     alice.asks(Cancel(1, id=9))
@@ -612,8 +612,8 @@ def test_a_begin_that_is_taken_back_while_the_store_is_asked_gets_nothing() -> N
     assert balanced(host)
 
 
-def test_a_put_that_is_not_kept_removes_what_the_store_has() -> None:
-    """Too large for memory: its older entry may not come back from the store."""
+def test_put_too_large_for_memory_removes_stored_entry() -> None:
+    """A put too large for memory removes the store's older entry."""
     host = own(cache_max_bytes=100_000)
     alice = host.peer()
     alice.asks(Put("key", packed("x" * 50_000), id=1))
@@ -621,8 +621,8 @@ def test_a_put_that_is_not_kept_removes_what_the_store_has() -> None:
     assert host.wants() == [StoreRemove(0, SCOPE, "key")]
 
 
-def test_a_store_that_is_down_is_not_asked_but_told() -> None:
-    """What is written now it gets when it is back."""
+def test_down_store_is_written_but_not_read() -> None:
+    """A store that is down is not read, but gets writes for later."""
     host = shared()
     host.happens(StoreStateChanged("down", "It is gone."))
     alice = host.peer()
@@ -633,8 +633,8 @@ def test_a_store_that_is_down_is_not_asked_but_told() -> None:
     assert write.claim == ""
 
 
-def test_a_store_that_takes_no_writes_is_asked_without_a_claim() -> None:
-    """It could not grant one."""
+def test_read_only_store_is_read_without_claim() -> None:
+    """A read-only store is read without a claim."""
     host = shared()
     host.happens(StoreStateChanged("read_only", "It is full."))
     alice, ask = begun(host)
@@ -643,8 +643,8 @@ def test_a_store_that_takes_no_writes_is_asked_without_a_claim() -> None:
     alice.gets(wire.Lease)
 
 
-def test_turns_of_the_store_are_told_once() -> None:
-    """And health says what they mean, with what waits."""
+def test_store_state_changes_are_noted_once() -> None:
+    """A state change of the store is noted once, and health explains it."""
     host = shared()
     host.happens(StoreStateChanged("up"))
     host.happens(StoreMeasured(StoreGauges(store_pending=3)))
@@ -670,8 +670,8 @@ def test_turns_of_the_store_are_told_once() -> None:
     assert alice.gets(wire.Health).reasons == []
 
 
-def test_tables_bound_what_waits_for_the_store() -> None:
-    """Beyond them callers are sent away at once."""
+def test_table_limits_bound_lookups() -> None:
+    """Callers beyond the table limits are rejected at once."""
     host = own(max_flights=1, max_waiters=2)
     _, ask = begun(host)
     alice = host.peer()
@@ -686,15 +686,15 @@ def test_tables_bound_what_waits_for_the_store() -> None:
     assert balanced(host)
 
 
-def test_calls_without_a_key_have_nothing_to_look_for() -> None:
-    """They lead."""
+def test_begin_without_key_reads_no_store() -> None:
+    """Begins without a key read no store."""
     host = shared()
     host.peer().calls()
     assert host.wants() == []
 
 
-def test_a_memory_hit_asks_nothing() -> None:
-    """The store is behind memory, not before it."""
+def test_memory_hit_reads_no_store() -> None:
+    """A memory hit reads no store."""
     host = shared()
     alice = host.peer()
     alice.asks(Put("key", packed("v"), id=1))

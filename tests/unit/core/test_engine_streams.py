@@ -1,4 +1,4 @@
-"""Answers that come in pieces, as conversations with the engine."""
+"""Streamed answers."""
 
 from typing import Any
 
@@ -34,8 +34,8 @@ def ends(holder: Actor, lease: str, **fields: Any) -> wire.Stored:
     return holder.gets(wire.Stored)
 
 
-def test_pieces_reach_a_follower_as_they_come() -> None:
-    """Each in an effect of its own append; the end after the last."""
+def test_chunks_reach_reader_as_they_arrive() -> None:
+    """Each append sends its chunk to the readers; the end follows the last."""
     host = Host()
     holder, lease = stream_of(host)
     follower = follower_of(host)
@@ -51,8 +51,8 @@ def test_pieces_reach_a_follower_as_they_come() -> None:
     assert end.source == "shared"
 
 
-def test_the_first_piece_says_where_the_answer_is_from() -> None:
-    """The others are no larger than they must be."""
+def test_first_chunk_carries_metadata() -> None:
+    """The first chunk carries the answer's metadata; the others do not."""
     host = Host(backends={"cloud": BackendSettings()})
     holder = host.peer()
     holder.asks(wire.Begin("key", id=1, stream=True, backends=("cloud",)))
@@ -66,8 +66,8 @@ def test_the_first_piece_says_where_the_answer_is_from() -> None:
     assert second == wire.Chunk(1, packed("b"))
 
 
-def test_a_late_joiner_gets_what_it_missed_and_then_what_comes() -> None:
-    """It is told to wait all the same, as everybody who must."""
+def test_late_reader_gets_earlier_chunks_first() -> None:
+    """A late reader is pending, gets the earlier chunks, then the new ones."""
     host = Host()
     holder, lease = stream_of(host)
     holder.appends(lease, 1, 2)
@@ -85,8 +85,8 @@ def test_a_late_joiner_gets_what_it_missed_and_then_what_comes() -> None:
     assert isinstance(end, wire.End)
 
 
-def test_a_stored_stream_is_replayed_piece_by_piece() -> None:
-    """A hit, booked as one."""
+def test_stored_stream_is_replayed_in_chunks() -> None:
+    """A stored stream is replayed in chunks and booked as a hit."""
     host = Host()
     holder, lease = stream_of(host)
     holder.appends(lease, "a", "b")
@@ -106,8 +106,8 @@ def test_a_stored_stream_is_replayed_piece_by_piece() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 70_000])
-def test_streams_of_any_number_of_pieces_come_back_as_they_were(count: int) -> None:
-    """Also where msgpack writes the length of a list in another form."""
+def test_stream_of_any_length_is_replayed_unchanged(count: int) -> None:
+    """Streams of any length are replayed unchanged, whatever msgpack's header form."""
     host = Host()
     holder, lease = stream_of(host)
     holder.appends(lease, *range(count))
@@ -125,8 +125,8 @@ def test_streams_of_any_number_of_pieces_come_back_as_they_were(count: int) -> N
     assert isinstance(end, wire.End)
 
 
-def test_a_stream_is_read_as_a_list_by_those_who_want_no_pieces() -> None:
-    """Waiting, coming later, and by get."""
+def test_stream_is_a_list_to_plain_callers() -> None:
+    """Waiters, later callers and gets without ``stream`` read a stream as a list."""
     host = Host()
     holder, lease = stream_of(host)
     waiter, reader = host.peer(), host.peer()
@@ -143,8 +143,8 @@ def test_a_stream_is_read_as_a_list_by_those_who_want_no_pieces() -> None:
 
 
 @pytest.mark.parametrize(("value", "pieces"), [("text", ["text"]), ([1, [2]], [1, [2]]), ([], []), (None, [None])])
-def test_another_value_is_read_in_the_pieces_that_it_has(value: Any, pieces: list[Any]) -> None:
-    """A list in its elements, all else as one."""
+def test_plain_value_is_streamed_by_its_elements(value: Any, pieces: list[Any]) -> None:
+    """A plain list is streamed by its elements, any other value as one chunk."""
     host = Host()
     alice, follower, reader = host.peer(), host.peer(), host.peer()
     lease = alice.leads("key")
@@ -158,8 +158,8 @@ def test_another_value_is_read_in_the_pieces_that_it_has(value: Any, pieces: lis
         assert isinstance(end, wire.End)
 
 
-def test_a_broken_stream_fails_those_who_saw_a_piece_and_elects_one_of_the_others() -> None:
-    """What was seen cannot be taken back."""
+def test_broken_stream_fails_its_readers_and_elects_another() -> None:
+    """A broken stream fails callers that have seen a chunk and elects one of the others."""
     host = Host()
     holder, lease = stream_of(host)
     seer = follower_of(host)
@@ -182,8 +182,8 @@ def test_a_broken_stream_fails_those_who_saw_a_piece_and_elects_one_of_the_other
 
 @pytest.mark.parametrize("seen", [0, 1, 3])
 @pytest.mark.parametrize("how", ["dies", "expires", "transient", "cancelled", "fatal", "ignored", "cancels"])
-def test_nothing_of_a_broken_stream_is_stored_or_given_to_who_comes_later(how: str, seen: int) -> None:
-    """However it broke, and however much of it had come."""
+def test_broken_stream_leaves_nothing(how: str, seen: int) -> None:
+    """A broken stream is neither stored nor shown to later callers."""
     host = Host()
     holder, lease = stream_of(host)
     holder.appends(lease, *range(seen))
@@ -209,8 +209,8 @@ def test_nothing_of_a_broken_stream_is_stored_or_given_to_who_comes_later(how: s
     assert host.stats().stream_bytes == 0
 
 
-def test_the_late_pieces_and_the_late_end_of_a_lost_lease_change_nothing() -> None:
-    """The fence refuses both."""
+def test_late_chunks_and_complete_of_lost_lease_are_stale() -> None:
+    """Late chunks and a late complete of a lost lease are stale."""
     host = Host()
     holder, lease = stream_of(host)
     follower = follower_of(host)
@@ -225,8 +225,8 @@ def test_the_late_pieces_and_the_late_end_of_a_lost_lease_change_nothing() -> No
     assert host.stats().stored == 0
 
 
-def test_a_follower_that_has_seen_nothing_is_elected_when_the_holder_dies() -> None:
-    """As in any flight."""
+def test_reader_without_chunks_is_elected() -> None:
+    """A reader that has seen no chunk is elected when the holder is lost."""
     host = Host()
     holder, _ = stream_of(host)
     follower = follower_of(host)
@@ -236,8 +236,8 @@ def test_a_follower_that_has_seen_nothing_is_elected_when_the_holder_dies() -> N
     assert follower.gets(wire.Lease).attempt == 2
 
 
-def test_fail_with_next_breaks_what_was_seen_and_begins_anew() -> None:
-    """The pieces of two backends are never mixed."""
+def test_fail_with_next_restarts_stream() -> None:
+    """A fail with ``next`` fails readers; chunks of two backends are never mixed."""
     host = Host(backends={"a": BackendSettings(), "b": BackendSettings()})
     holder = host.peer()
     holder.asks(wire.Begin("key", id=1, stream=True, backends=("a", "b")))
@@ -258,8 +258,8 @@ def test_fail_with_next_breaks_what_was_seen_and_begins_anew() -> None:
     assert late.reads()[0] == ["whole"]
 
 
-def test_patience_counts_from_the_last_piece() -> None:
-    """A stream may take as long as it likes, if it goes on."""
+def test_each_chunk_renews_the_deadline() -> None:
+    """Each chunk renews a reader's deadline."""
     host = Host()
     holder, lease = stream_of(host)
     follower = follower_of(host, wait_seconds=10.0)
@@ -279,8 +279,8 @@ def test_patience_counts_from_the_last_piece() -> None:
     assert host.stats().streams == 0
 
 
-def test_a_slow_reader_gets_a_window_at_a_time_and_nobody_waits_for_it() -> None:
-    """The fast one has it all, while the slow one has a window."""
+def test_slow_reader_gets_one_window_and_delays_no_one() -> None:
+    """A slow reader gets one window at a time while a fast one gets everything."""
     host = Host()
     holder, lease = stream_of(host)
     slow, fast = follower_of(host), follower_of(host)
@@ -314,8 +314,8 @@ def test_a_slow_reader_gets_a_window_at_a_time_and_nobody_waits_for_it() -> None
     assert host.stats().stream_bytes == 0
 
 
-def test_what_a_stuck_reader_holds_is_room_that_the_cache_does_not_have() -> None:
-    """Entries give way; all of it comes back when the reader is gone."""
+def test_paused_reader_reserves_cache_room() -> None:
+    """A paused reader's chunks displace entries until the reader leaves."""
     host = Host(cache_max_bytes=4 * 1024 * KIB)
     filler = host.peer()
     for number in range(30):
@@ -339,7 +339,7 @@ def test_what_a_stuck_reader_holds_is_room_that_the_cache_does_not_have() -> Non
 
 
 def test_a_stream_that_outgrows_its_room_goes_on_unshared() -> None:
-    """Readers are told; the holder's call is billed as ever."""
+    """Readers of a stream that exceeds its limit fail; the holder's call is billed."""
     host = Host(cache_max_bytes=1024 * KIB)
     holder, lease = stream_of(host)
     seer, blind = follower_of(host), host.peer()
@@ -356,8 +356,8 @@ def test_a_stream_that_outgrows_its_room_goes_on_unshared() -> None:
     assert (stats.completed, stats.stored, stats.stream_bytes, stats.flights) == (1, 0, 0, 0)
 
 
-def test_a_stream_larger_than_a_frame_is_not_shared() -> None:
-    """Nobody could read it as a whole."""
+def test_stream_larger_than_a_frame_is_not_shared() -> None:
+    """A stream larger than a frame is not shared."""
     host = Host(cache_max_bytes=1024 * 1024 * KIB)
     holder, lease = stream_of(host)
     seer = follower_of(host)
@@ -368,8 +368,8 @@ def test_a_stream_larger_than_a_frame_is_not_shared() -> None:
     assert isinstance(seer.receives()[-1], wire.Failed)
 
 
-def test_a_stored_stream_for_which_a_slow_reader_has_no_room_is_refused_as_busy() -> None:
-    """Which callers take for: make the call yourself."""
+def test_stored_stream_without_room_is_rejected_as_busy() -> None:
+    """A stored stream for which there is no room is rejected as busy."""
     host = Host(cache_max_bytes=4 * 1024 * KIB)
     holder, lease = stream_of(host)
     for _ in range(4):
@@ -388,8 +388,8 @@ def test_a_stored_stream_for_which_a_slow_reader_has_no_room_is_refused_as_busy(
     assert notes.Saturated("streams", 2 * 1024 * KIB) in host.notes
 
 
-def test_append_is_refused_where_the_lease_is_no_streams() -> None:
-    """And where it is somebody else's."""
+def test_append_without_stream_lease_is_rejected() -> None:
+    """An append is rejected unless its lease is of a stream and of this peer."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     plain = alice.leads("plain")
@@ -399,8 +399,8 @@ def test_append_is_refused_where_the_lease_is_no_streams() -> None:
     assert bob.receives() == [wire.StaleLease(3)]
 
 
-def test_only_a_streams_value_may_be_left_out() -> None:
-    """A complete without a value is a mistake elsewhere; None is a value."""
+def test_only_streams_may_omit_the_value() -> None:
+    """Only a stream's complete may omit the value; None is a value."""
     host = Host()
     alice = host.peer()
     lease = alice.leads("plain")
@@ -409,8 +409,8 @@ def test_only_a_streams_value_may_be_left_out() -> None:
     alice.completes(lease, None)
 
 
-def test_a_stream_without_a_key_is_nobody_elses() -> None:
-    """Its pieces are taken and dropped."""
+def test_stream_without_key_is_not_shared() -> None:
+    """Chunks of a stream without a key are accepted and dropped."""
     host = Host()
     alice = host.peer()
     alice.asks(wire.Begin(None, id=1, stream=True))
@@ -421,8 +421,8 @@ def test_a_stream_without_a_key_is_nobody_elses() -> None:
 
 
 @pytest.mark.parametrize("when", ["waiting", "following", "replaying"])
-def test_a_reader_that_cancels_or_dies_gets_nothing_more_and_frees_what_it_held(when: str) -> None:
-    """Whether it waits, reads along, or is behind."""
+def test_leaving_reader_frees_its_memory(when: str) -> None:
+    """A reader that cancels or is lost gets nothing more and frees its memory."""
     for how in ("cancels", "dies"):
         host = Host()
         holder, lease = stream_of(host)
@@ -452,7 +452,7 @@ def test_a_reader_that_cancels_or_dies_gets_nothing_more_and_frees_what_it_held(
 
 
 def test_an_id_whose_stream_is_still_being_read_cannot_be_used_again() -> None:
-    """Or its replies could not be told apart."""
+    """The id of a stream that is being read cannot be used again."""
     host = Host()
     holder, lease = stream_of(host)
     holder.appends(lease, *[b"x" * 100 * KIB] * 4)
@@ -466,8 +466,8 @@ def test_an_id_whose_stream_is_still_being_read_cannot_be_used_again() -> None:
     assert reader.gets(wire.Error).code == "bad_request"
 
 
-def test_renew_says_how_many_wait() -> None:
-    """So that a holder whose caller left knows whether to go on."""
+def test_renew_reports_waiter_count() -> None:
+    """Renew reports how many callers wait."""
     host = Host()
     holder, lease = stream_of(host)
     follower_of(host)
@@ -479,8 +479,8 @@ def test_renew_says_how_many_wait() -> None:
     assert holder.receives() == [wire.Ok(6, waiters=1)]
 
 
-def test_a_deleted_streams_followers_get_it_and_the_cache_does_not() -> None:
-    """What is being computed may be what was to be removed."""
+def test_deleted_stream_reaches_readers_only() -> None:
+    """After a delete, a stream reaches its readers and is not stored."""
     host = Host()
     holder, lease = stream_of(host)
     follower = follower_of(host)
@@ -492,8 +492,8 @@ def test_a_deleted_streams_followers_get_it_and_the_cache_does_not() -> None:
     assert [type(reply) for reply in heard] == [wire.Chunk, wire.Deleted, wire.Chunk, wire.End]
 
 
-def test_the_end_of_a_drain_ends_every_reader() -> None:
-    """Those who wait, and those who are behind."""
+def test_expired_drain_ends_every_reader() -> None:
+    """An expired drain ends waiting and paused readers."""
     host = Host()
     holder, lease = stream_of(host)
     follower = follower_of(host)
@@ -514,8 +514,8 @@ def test_the_end_of_a_drain_ends_every_reader() -> None:
     assert host.stats().streams == 0
 
 
-def test_metrics_of_streams() -> None:
-    """What was taken, sent, is held and broke."""
+def test_stream_metrics_count_chunks_and_failures() -> None:
+    """Metrics count received and sent chunks, held bytes and broken streams."""
     host = Host()
     holder, lease = stream_of(host)
     follower_of(host)

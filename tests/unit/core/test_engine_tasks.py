@@ -1,4 +1,4 @@
-"""Policies of tasks: what may be stored, whatever callers say; and purges by task and by tag, with calls in flight."""
+"""Policies of tasks, and purges by task and by tag during flights."""
 
 from typing import Any
 
@@ -34,8 +34,8 @@ def operator(host: Host) -> Actor:
 # What may be stored ------------------------------------------------------------------------------------------------
 
 
-def test_a_task_that_is_never_stored_is_shared_in_flight() -> None:
-    """Who waits has the answer; who comes a moment later makes the call anew, the sharing window notwithstanding."""
+def test_uncached_task_is_shared_in_flight_only() -> None:
+    """Waiters share the answer of an uncached task; the next caller leads, within the sharing window too."""
     host = host_of("never")
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key", task="rag", ttl_seconds=300.0)
@@ -46,8 +46,8 @@ def test_a_task_that_is_never_stored_is_shared_in_flight() -> None:
     alice.leads("key", 2, task="rag")
 
 
-def test_what_was_stored_before_a_task_was_not_is_not_served() -> None:
-    """The settings are read again: from then on each begin is a call, and only that."""
+def test_reload_to_uncached_ignores_stored_entries() -> None:
+    """After a reload to ``never``, stored entries of the task are not served."""
     host = Host()
     alice = host.peer()
     assert completed(alice, alice.leads("key", task="rag"))
@@ -61,8 +61,8 @@ def test_what_was_stored_before_a_task_was_not_is_not_served() -> None:
     assert unpacked(alice.gets(wire.Hit)) == "answer"
 
 
-def test_a_failure_of_a_task_that_is_never_stored_is_not_remembered() -> None:
-    """It is no more stored than an answer."""
+def test_failure_of_uncached_task_is_not_remembered() -> None:
+    """A failure of an uncached task is not remembered."""
     host = Host(tasks={"rag": TaskSettings(cache="never", failure_ttl_seconds=60.0)})
     alice = host.peer()
     alice.fails(alice.leads("key", task="rag"), "fatal")
@@ -71,8 +71,8 @@ def test_a_failure_of_a_task_that_is_never_stored_is_not_remembered() -> None:
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_a_deterministic_task_stores_what_is_meant_to_have_one_answer(deterministic: bool) -> None:
-    """The holder knows; what it does not call so is shared in flight alone, as with ``never``."""
+def test_deterministic_task_stores_declared_answers_only(deterministic: bool) -> None:
+    """A deterministic task stores only answers that their holders declare deterministic."""
     host = host_of("deterministic")
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key", task="rag")
@@ -84,15 +84,15 @@ def test_a_deterministic_task_stores_what_is_meant_to_have_one_answer(determinis
     assert isinstance(alice.receives()[0], wire.Hit if deterministic else wire.Lease)
 
 
-def test_other_tasks_are_stored_as_ever() -> None:
-    """Whatever their requests are."""
+def test_other_tasks_are_stored() -> None:
+    """Other tasks' answers are stored."""
     host = host_of("never")
     alice = host.peer()
     assert completed(alice, alice.leads("key"))
 
 
-def test_a_put_obeys_never_and_has_the_time_of_its_task() -> None:
-    """It has no request that could be deterministic: who puts something means it."""
+def test_put_follows_its_tasks_policy() -> None:
+    """A put obeys ``never`` and has its task's ttl."""
     tasks = {
         "off": TaskSettings(cache="never"),
         "exact": TaskSettings(cache="deterministic", ttl_seconds=7.0),
@@ -107,8 +107,8 @@ def test_a_put_obeys_never_and_has_the_time_of_its_task() -> None:
     assert alice.receives() == [Miss(3)]
 
 
-def test_a_task_that_is_not_stored_claims_its_keys_over_hosts_and_writes_nothing() -> None:
-    """Hosts share calls in flight of it, as far as their claims go, and no answers."""
+def test_uncached_task_claims_keys_and_writes_nothing() -> None:
+    """An uncached task claims its keys among hosts and writes no entries."""
     host = host_of("never", store="shared")
     alice = host.peer()
     alice.asks(Begin("key", id=1, task="rag"))
@@ -123,8 +123,8 @@ def test_a_task_that_is_not_stored_claims_its_keys_over_hosts_and_writes_nothing
 # Purges by task ----------------------------------------------------------------------------------------------------
 
 
-def test_a_purge_by_task_removes_what_is_of_it() -> None:
-    """In the named namespace, or in all."""
+def test_purge_by_task_removes_its_entries() -> None:
+    """A purge by task removes its entries, in one namespace or in all."""
     host = Host()
     alice = host.peer()
     for number, (task, namespace) in enumerate((("rag", "a"), ("rag", "b"), ("general", "a"))):
@@ -137,8 +137,8 @@ def test_a_purge_by_task_removes_what_is_of_it() -> None:
     assert root.receives() == [Deleted(1, 1), Deleted(2, 1), Deleted(3, 1)]
 
 
-def test_a_purge_by_task_and_tag_removes_what_is_of_both() -> None:
-    """Not what is of one alone."""
+def test_purge_by_task_and_tag_removes_matches_of_both() -> None:
+    """A purge by task and tag removes entries that match both."""
     host = Host()
     alice = host.peer()
     for number, (task, tags) in enumerate((("rag", ("t",)), ("rag", ()), ("general", ("t",)))):
@@ -149,8 +149,8 @@ def test_a_purge_by_task_and_tag_removes_what_is_of_both() -> None:
     assert root.receives() == [Deleted(1, 1)]
 
 
-def test_a_put_is_of_its_task() -> None:
-    """Of the default's where it names none."""
+def test_put_entry_belongs_to_its_task() -> None:
+    """A put entry belongs to its task, or to the default task."""
     host = Host()
     alice, root = host.peer(), operator(host)
     alice.asks(Put("a", packed(1), task="rag"))
@@ -160,8 +160,8 @@ def test_a_put_is_of_its_task() -> None:
     assert root.receives() == [Deleted(1, 1), Deleted(2, 1)]
 
 
-def test_the_store_is_told_the_task_of_a_purge_and_of_an_entry() -> None:
-    """It has entries that memory has not."""
+def test_store_gets_task_of_purge_and_entry() -> None:
+    """The store gets the task of a purge and of an entry."""
     host = Host(store="own")
     alice, root = host.peer(), operator(host)
     alice.asks(Begin("key", id=1, task="rag"))
@@ -175,8 +175,8 @@ def test_the_store_is_told_the_task_of_a_purge_and_of_an_entry() -> None:
     assert host.wants() == [StorePurge(2, None, "t", "rag")]
 
 
-def test_an_entry_from_the_store_keeps_its_task() -> None:
-    """Memory takes it over with it; one of an earlier version has none."""
+def test_entry_from_store_keeps_its_task() -> None:
+    """An entry from the store keeps its task; one of an earlier version has none."""
     host = Host(store="own")
     alice, root = host.peer(), operator(host)
     for key, task in (("new", "rag"), ("old", "")):
@@ -192,8 +192,8 @@ def test_an_entry_from_the_store_keeps_its_task() -> None:
 # Purges with calls in flight ---------------------------------------------------------------------------------------
 
 
-def test_a_call_made_before_its_task_is_purged_is_not_stored() -> None:
-    """1. the call is made; 2. the task is purged; 3. the answer comes: its waiters get it, the cache does not."""
+def test_call_started_before_purge_by_task_is_not_stored() -> None:
+    """1. A call starts; 2. its task is purged; 3. its answer reaches the waiters and is not stored."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key", task="rag")
@@ -206,8 +206,8 @@ def test_a_call_made_before_its_task_is_purged_is_not_stored() -> None:
     assert completed(alice, other)
 
 
-def test_a_call_made_after_a_purge_is_stored() -> None:
-    """A purge is of what was before it."""
+def test_call_started_after_purge_is_stored() -> None:
+    """A call that starts after a purge is stored."""
     host = Host()
     alice = host.peer()
     operator(host).asks(Purge(task="rag", tag="t", id=1))
@@ -215,10 +215,10 @@ def test_a_call_made_after_a_purge_is_stored() -> None:
 
 
 @pytest.mark.parametrize(("tags", "stored"), [(("t",), False), (("s", "t"), False), (("s",), True), ((), True)])
-def test_a_call_made_before_a_tag_is_purged_is_stored_without_that_tag_alone(
+def test_call_started_before_purge_by_tag_is_stored_unless_tagged(
     tags: tuple[str, ...], stored: bool
 ) -> None:  # fmt: skip
-    """Which tags it bears is known only when it comes; an answer of something else is as good as ever."""
+    """A call that started before a purge by tag is stored unless its answer bears the tag."""
     host = Host()
     alice = host.peer()
     lease = alice.leads("key")
@@ -226,8 +226,8 @@ def test_a_call_made_before_a_tag_is_purged_is_stored_without_that_tag_alone(
     assert completed(alice, lease, tags=tags) is stored
 
 
-def test_a_purged_tag_is_remembered_over_an_election() -> None:
-    """1. a tag is purged; 2. the holder dies; 3. the next one's call may have begun from what was known before."""
+def test_purged_tag_is_remembered_over_election() -> None:
+    """1. A tag is purged; 2. the holder is lost; 3. the next holder's answer with that tag is not stored."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     alice.leads("key")
@@ -246,8 +246,8 @@ def test_a_purged_tag_is_remembered_over_an_election() -> None:
         ({"namespace": "team"}, False),
     ],
 )
-def test_a_purge_by_tag_reaches_the_calls_of_its_namespace_and_task(fields: dict[str, Any], stored: bool) -> None:
-    """All that it names must fit."""
+def test_purge_by_tag_voids_matching_flights_only(fields: dict[str, Any], stored: bool) -> None:
+    """A purge by tag voids flights that match its namespace and task."""
     host = Host()
     alice = host.peer()
     lease = alice.leads("key", task="rag", namespace="team")
@@ -255,8 +255,8 @@ def test_a_purge_by_tag_reaches_the_calls_of_its_namespace_and_task(fields: dict
     assert completed(alice, lease, tags=("t",)) is stored
 
 
-def test_a_waiter_of_a_purged_task_makes_the_flight_one_of_it() -> None:
-    """A key that callers choose may be of several tasks: 1. purged; 2. the holder dies; 3. the waiter's answer would be stored."""
+def test_waiter_of_purged_task_voids_flight() -> None:
+    """A waiter's task counts: 1. it is purged; 2. the holder is lost; 3. the waiter's answer is not stored."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key")
@@ -265,8 +265,8 @@ def test_a_waiter_of_a_purged_task_makes_the_flight_one_of_it() -> None:
     assert not completed(alice, lease)
 
 
-def test_too_many_purged_tags_void_the_flight_altogether() -> None:
-    """A table of theirs would have no bound."""
+def test_too_many_purged_tags_void_flight() -> None:
+    """More purged tags than a flight remembers prevent storing altogether."""
     host = Host()
     alice, root = host.peer(), operator(host)
     lease = alice.leads("key")
@@ -276,8 +276,8 @@ def test_too_many_purged_tags_void_the_flight_altogether() -> None:
     assert not completed(alice, lease)
 
 
-def test_a_failure_told_after_any_tag_was_purged_is_not_remembered() -> None:
-    """Nobody knows which tags the answer would have had."""
+def test_failure_after_purge_by_tag_is_not_remembered() -> None:
+    """A failure after a purge by any tag is not remembered."""
     host = Host()
     alice = host.peer()
     lease = alice.leads("key")
@@ -287,8 +287,8 @@ def test_a_failure_told_after_any_tag_was_purged_is_not_remembered() -> None:
     alice.leads("key", 2)
 
 
-def test_another_hosts_purge_by_task_removes_what_memory_has_of_it() -> None:
-    """And nothing else."""
+def test_remote_purge_by_task_removes_entries_from_memory() -> None:
+    """Another host's purge by task removes that task's entries from memory."""
     host = Host(store="shared")
     alice = host.peer()
     for key, task in (("a", "rag"), ("b", "general")):
@@ -298,8 +298,8 @@ def test_another_hosts_purge_by_task_removes_what_memory_has_of_it() -> None:
     assert host.stats().cache_entries == 1
 
 
-def test_another_hosts_purge_reaches_calls_in_flight_as_ones_own() -> None:
-    """By tag, and by task."""
+def test_remote_purge_voids_flights() -> None:
+    """Another host's purge voids flights, by tag and by task."""
     host = Host(store="shared")
     alice = host.peer()
     leases = {}

@@ -1,4 +1,4 @@
-"""Values of very many very small elements, asked for as streams: what they cost the daemon is bounded, as all is."""
+"""Values of very many small elements: the cost of streaming them is bounded."""
 
 import msgspec
 import pytest
@@ -17,8 +17,8 @@ def nothings(count: int) -> msgspec.Raw:
     return msgspec.Raw(b"\xdd" + count.to_bytes(4, "big") + b"\xc0" * count)
 
 
-def test_a_stored_list_of_too_many_elements_is_not_cut_into_pieces() -> None:
-    """16 MB of nothings would take a gigabyte of the daemon, and a second of everybody's time: its caller makes the call."""
+def test_stored_list_with_too_many_elements_is_not_streamed() -> None:
+    """A stored list of 16 MB of nulls is not streamed: its caller makes the call."""
     host = Host(cache_max_bytes=16 * MEBI)
     peer = host.peer()
     peer.asks(wire.Put("key", nothings(NOTHINGS), id=1))
@@ -34,8 +34,8 @@ def test_a_stored_list_of_too_many_elements_is_not_cut_into_pieces() -> None:
     assert host.engine.idle
 
 
-def test_an_answer_of_too_many_elements_is_not_cut_into_pieces_for_those_who_wait() -> None:
-    """They make their own calls, and nothing is held for them; who wants it whole gets it."""
+def test_answer_with_too_many_elements_fails_stream_waiters() -> None:
+    """Waiters that want chunks of an answer with too many elements fail; plain waiters get it."""
     host = Host(cache_max_bytes=16 * MEBI)
     holder, reader, other = host.peer(), host.peer(), host.peer()
     lease = holder.leads("key")
@@ -54,8 +54,8 @@ def test_an_answer_of_too_many_elements_is_not_cut_into_pieces_for_those_who_wai
 
 
 @pytest.mark.parametrize("value", [b"\xdd\xff\xff\xff\xff\xc0", b"\xdc\xff", b"\xdd", b"\x9f\xc0"])
-def test_a_list_that_is_shorter_than_it_says_is_one_piece(value: bytes) -> None:
-    """It can come from a store that others write too; no header makes the daemon count on what is not there."""
+def test_list_shorter_than_its_header_is_one_chunk(value: bytes) -> None:
+    """A list that is shorter than its header claims is one chunk."""
     host = Host()
     peer = host.peer()
     peer.asks(wire.Put("key", msgspec.Raw(value), id=1))

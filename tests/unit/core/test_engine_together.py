@@ -1,4 +1,4 @@
-"""Parts that know nothing of each other, at work on the same entries. One sentence a test."""
+"""Interactions of compression, similarity, purges, limits and logs."""
 
 import struct
 from typing import Any
@@ -28,8 +28,8 @@ def asks(peer: Actor, key: str, **fields: Any) -> wire.AnyReply:
     return reply
 
 
-def test_a_similar_request_has_a_compressed_answer_as_it_came() -> None:
-    """The entry is charged for both: what is kept of the answer, and its vector; and leaves nothing of either."""
+def test_similar_request_gets_decompressed_answer() -> None:
+    """A similar request gets the original bytes; the entry is charged for its value and vector."""
     host = Host(tasks={"general": SIMILAR}, **COMPRESSED)
     alice = host.peer()
     learns(alice, "a")
@@ -46,8 +46,8 @@ def test_a_similar_request_has_a_compressed_answer_as_it_came() -> None:
     assert (after.vectors, after.cache_bytes, after.cache_compressed_bytes, after.cache_uncompressed_bytes) == (0,) * 4
 
 
-def test_a_similar_stream_has_a_compressed_answer_in_its_pieces() -> None:
-    """As many as there were."""
+def test_similar_stream_gets_chunks_of_compressed_answer() -> None:
+    """A similar stream gets all chunks of a compressed answer."""
     host = Host(tasks={"general": SIMILAR}, **COMPRESSED)
     alice = host.peer()
     lease = alice.leads("a", vector=VECTOR, group="g", stream=True)
@@ -63,8 +63,8 @@ def test_a_similar_stream_has_a_compressed_answer_in_its_pieces() -> None:
     assert host.stats().cache_compressed_entries == 1
 
 
-def test_a_purge_by_task_takes_the_vectors_of_that_task_alone() -> None:
-    """Groups of two tasks have one name here, and nothing else in common."""
+def test_purge_by_task_removes_its_vectors_only() -> None:
+    """A purge by task removes that task's vectors, although two groups share a name."""
     host = Host(tasks={"one": SIMILAR, "other": SIMILAR})
     alice, root = host.peer(), host.peer(operator=True)
     learns(alice, "a", task="one")
@@ -77,8 +77,8 @@ def test_a_purge_by_task_takes_the_vectors_of_that_task_alone() -> None:
     assert isinstance(asks(alice, "d", task="other"), Hit)
 
 
-def test_a_namespaces_limit_counts_what_is_kept_of_an_answer() -> None:
-    """Ten fit that would not as they came; beyond it those that leave give all back that they were charged for."""
+def test_namespace_limit_counts_compressed_size() -> None:
+    """A namespace's limit counts compressed sizes, and evicted entries return all of it."""
     host = Host(namespace_max_bytes={"team": 8 * len(TEXT)}, **COMPRESSED)
     alice = host.peer()
     for number in range(10):
@@ -101,8 +101,8 @@ def test_a_namespaces_limit_counts_what_is_kept_of_an_answer() -> None:
     assert host.stats().cache_bytes <= len(TEXT)
 
 
-def test_what_leaves_for_its_namespaces_limit_is_found_by_no_similar_request() -> None:
-    """Nor do its vectors stay; those of other namespaces do."""
+def test_entry_evicted_by_namespace_limit_is_not_similar() -> None:
+    """An entry evicted by its namespace's limit and its vector are not found any more."""
     host = Host(tasks={"general": SIMILAR}, namespace_max_bytes={"small": 20_000})
     alice = host.peer()
     learns(alice, "a", "small", namespace="small")
@@ -118,8 +118,8 @@ def test_what_leaves_for_its_namespaces_limit_is_found_by_no_similar_request() -
     assert unpacked(reply) == "default"
 
 
-def test_a_compressed_entry_is_explained_by_what_it_counts() -> None:
-    """And looking expands nothing."""
+def test_explain_reports_charge_of_compressed_entry() -> None:
+    """Explain reports a compressed entry's charge without decompressing it."""
     host = Host(**COMPRESSED)
     alice = host.peer()
     alice.asks(wire.Put("key", packed(TEXT), id=1))
@@ -132,8 +132,8 @@ def test_a_compressed_entry_is_explained_by_what_it_counts() -> None:
     assert not host.engine._policy.compression._recent
 
 
-def test_a_policy_says_whether_similar_requests_are_looked_for() -> None:
-    """With all that is asked about them."""
+def test_explain_reports_similarity_settings() -> None:
+    """Explain reports a task's similarity settings."""
     host = Host(tasks={"faq": TaskSettings(similar=True, similar_threshold=0.9, similar_max_entries=5)})
     alice = host.peer()
     alice.asks(wire.Explain(task="faq", id=1))
@@ -144,8 +144,8 @@ def test_a_policy_says_whether_similar_requests_are_looked_for() -> None:
     assert policy["similar"].setting == "tasks.faq.similar"
 
 
-def test_the_call_log_has_hits_of_stale_and_of_similar_answers() -> None:
-    """One row each: with the key that was asked for, and what the call cost that made the answer."""
+def test_call_log_has_stale_and_similar_hits() -> None:
+    """The call log has a row for each stale and each similar hit, with the cost of the original call."""
     host = Host(
         log_calls=True, tasks={"general": SIMILAR}, ttl_seconds=10.0, stale_seconds=30.0, sharing_window_seconds=0.0
     )
