@@ -4,7 +4,8 @@ from typing import Any
 
 from msgspec import UNSET, Struct
 
-from sidecard_client.protocol.values import ErrorCode, FailureKind, RejectionReason, Route, StreamSource
+from sidecard_client.protocol.requests import Usage
+from sidecard_client.protocol.values import ErrorCode, FailureKind, RejectionReason, Route, StoreState, StreamSource
 
 
 class Reply(Struct, frozen=True, tag_field="type"):
@@ -155,6 +156,53 @@ class Deleted(Reply, frozen=True, tag="deleted"):
     count: int
 
 
+class PolicyValue(Struct, frozen=True):
+    """One value of a task's policy."""
+
+    value: Any
+    setting: str
+    """Full name of the setting that it comes from: the task's own, or the one for all tasks."""
+    origin: str = ""
+    """Where the setting is set (``default``, a file, the environment, a flag); operators only, else empty."""
+
+
+class EntryState(Struct, frozen=True):
+    """An entry in memory."""
+
+    age_seconds: float
+    ttl_left_seconds: float
+    """Remaining lifetime; 0 if it has expired."""
+    stale_left_seconds: float
+    """How long it may be served as stale after its lifetime."""
+    stale: bool
+    size_bytes: int
+    """Its share of the cache's limit."""
+    call_seconds: float
+    """Duration of the call that made it."""
+    backend: str
+    task: str
+    """Empty for entries stored by a version that did not record it."""
+    tags: tuple[str, ...]
+    usage: Usage
+
+
+class Explained(Reply, frozen=True, tag="explained", omit_defaults=True):
+    """A task's policy, and the state of a key."""
+
+    task: str
+    scope: str
+    """The resolved namespace: ``1000:default`` is private to uid 1000, ``*:team`` is shared."""
+    policy: dict[str, PolicyValue]
+    """By the names of ``[tasks.NAME]``."""
+    entry: EntryState | None = None
+    """None without a ``key``, and if only the store has an entry."""
+    waiters: int | None = None
+    """Of the flight in progress; None if there is none."""
+    failure: str | None = None
+    """The remembered failure of the key, as the next caller would receive it."""
+    store: StoreState = "none"
+
+
 class Error(Reply, frozen=True, tag="error"):
     """The request was not served. ``message`` says what to change."""
 
@@ -164,7 +212,7 @@ class Error(Reply, frozen=True, tag="error"):
 
 CallReply = (
     Pong | Pending | VectorWanted | Hit | Shared | Chunk | End | Lease | Rejected | Failed | Timeout
-    | Stored | StaleLease | Ok | Miss | Deleted | Error
+    | Stored | StaleLease | Ok | Miss | Deleted | Explained | Error
 )  # fmt: skip
 
 FINAL_REPLIES_OF_BEGIN = (Hit, Shared, End, Lease, Rejected, Failed, Timeout, VectorWanted, Error)

@@ -7,7 +7,6 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from sidecard_client.protocol.replies import Reply
-from sidecard_client.protocol.requests import Usage
 from sidecard_client.protocol.values import BreakerState, Locality, MetricKind, StoreState
 
 
@@ -305,53 +304,6 @@ class Reloaded(Reply, frozen=True, tag="reloaded"):
     """One sentence each."""
 
 
-class PolicyValue(Struct, frozen=True):
-    """One value of a task's policy."""
-
-    value: Any
-    setting: str
-    """Full name of the setting that it comes from: the task's own, or the one for all tasks."""
-    origin: str = ""
-    """Where the setting is set (``default``, a file, the environment, a flag); operators only, else empty."""
-
-
-class EntryState(Struct, frozen=True):
-    """An entry in memory."""
-
-    age_seconds: float
-    ttl_left_seconds: float
-    """Remaining lifetime; 0 if it has expired."""
-    stale_left_seconds: float
-    """How long it may be served as stale after its lifetime."""
-    stale: bool
-    size_bytes: int
-    """Its share of the cache's limit."""
-    call_seconds: float
-    """Duration of the call that made it."""
-    backend: str
-    task: str
-    """Empty for entries stored by a version that did not record it."""
-    tags: tuple[str, ...]
-    usage: Usage
-
-
-class Explained(Reply, frozen=True, tag="explained", omit_defaults=True):
-    """A task's policy, and the state of a key."""
-
-    task: str
-    scope: str
-    """The resolved namespace: ``1000:default`` is private to uid 1000, ``*:team`` is shared."""
-    policy: dict[str, PolicyValue]
-    """By the names of ``[tasks.NAME]``."""
-    entry: EntryState | None = None
-    """None without a ``key``, and if only the store has an entry."""
-    waiters: int | None = None
-    """Of the flight in progress; None if there is none."""
-    failure: str | None = None
-    """The remembered failure of the key, as the next caller would receive it."""
-    store: StoreState = "none"
-
-
 class Note(Reply, frozen=True, tag="note"):
     """A fact of the daemon's log: a class of `sidecard.core.notes` in snake case (``breaker_opened``), with its fields."""
 
@@ -401,5 +353,5 @@ class Metrics(Reply, frozen=True, tag="metrics"):
 
 
 StateReply = (
-    Explained | Note | Stats | Report | Health | Settings | Breakers | Reloaded | Recorded | Metrics
+    Note | Stats | Report | Health | Settings | Breakers | Reloaded | Recorded | Metrics
 )  # fmt: skip
