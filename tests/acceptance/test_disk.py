@@ -4,7 +4,7 @@ import random
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -95,21 +95,6 @@ def test_without_a_state_directory_nothing_is_kept(daemon: Start, state: Path) -
         one.terminate()
 
     assert not (state / "store.db").exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 2 MiB."""
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
-
-    yield directory
-    subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 def calls(one: Daemon, first: int, count: int) -> None:

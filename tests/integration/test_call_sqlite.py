@@ -323,21 +323,6 @@ def test_a_locked_file_is_retried(path: Path, opened: Open, monkeypatch: pytest.
     assert rows_in(path)[-1] == late
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 2 MiB."""
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
-
-    yield directory
-    subprocess.run(["umount", "-l", str(directory)], check=True)
-
-
 def test_a_full_disk_is_retried(small_disk: Path) -> None:
     """Committed rows are whole, and more are written once there is room."""
     path = small_disk / "calls.sqlite"

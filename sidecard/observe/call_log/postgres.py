@@ -25,6 +25,7 @@ from sidecard.observe.call_log.rows import (
     NoCallLogError,
     Row,
     add_all,
+    column_definitions,
     first_id,
     insertion,
     page_query,
@@ -62,29 +63,13 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "tcp_user_timeout": 20_000,
 }
 _TYPES: Final = {
-    "at_seconds": "double precision",
-    "uid": "bigint",
-    "pid": "bigint",
-    "prompt_tokens": "bigint",
-    "completion_tokens": "bigint",
-    "billed_dollars": "double precision",
-    "saved_dollars": "double precision",
-    "seconds": "double precision",
-    "age_seconds": "double precision",
-    "bytes": "bigint",
     "id": 'text COLLATE "C" PRIMARY KEY',
+    **dict.fromkeys(("at_seconds", "billed_dollars", "saved_dollars", "seconds", "age_seconds"), "double precision"),
+    **dict.fromkeys(("uid", "pid", "prompt_tokens", "completion_tokens", "bytes"), "bigint"),
 }
 _INSERT: Final = insertion(TABLE, "%s")
 _NEVER_KEPT: Final = (errors.DataError, errors.IntegrityError, UnicodeError)
 """Raised for a row that the table can never store."""
-
-
-def _schema() -> str:
-    columns = [
-        f"{name} {_TYPES.get(name, 'text')}{'' if name in {'key', 'prompt', 'answer'} else ' NOT NULL'}"
-        for name in COLUMNS
-    ]
-    return f"CREATE TABLE {TABLE} ({', '.join(columns)})"
 
 
 class PostgresCallWriter:
@@ -256,7 +241,8 @@ def _make_table(connection: psycopg.Connection[Any]) -> None:
             "SELECT obj_description(to_regclass(%s)), to_regclass(%s)", (TABLE, TABLE)
         ).fetchall()
         if table is None:
-            connection.execute(_schema().encode())
+            columns = column_definitions(_TYPES, "text")
+            connection.execute(f"CREATE TABLE {TABLE} ({columns})".encode())
             connection.execute(f"COMMENT ON TABLE {TABLE} IS '{SCHEMA_NOTE}'")
         elif note != SCHEMA_NOTE:
             raise CallLogError(

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
@@ -240,6 +240,14 @@ def _conditions(wanted: Filter, mark: str) -> tuple[list[str], list[Any]]:
         values += [wanted.id_prefix, f"{wanted.id_prefix}g"]  # the letter after the last digit
 
     return conditions, values
+
+
+def column_definitions(types: Mapping[str, str], text_type: str) -> str:
+    """Return the columns of ``CREATE TABLE``; ``types`` has those that are no texts."""
+    return ", ".join(
+        f"{name} {types.get(name, text_type)}{'' if name in {'key', 'prompt', 'answer'} else ' NOT NULL'}"
+        for name in COLUMNS
+    )
 
 
 def insertion(table: str, mark: str) -> str:

@@ -30,6 +30,7 @@ from sidecard.observe.call_log.rows import (
     NoCallLogError,
     Row,
     add_all,
+    column_definitions,
     first_id,
     insertion,
     page_query,
@@ -77,15 +78,9 @@ _TYPES: Final = {
 }
 
 
-def _schema() -> str:
-    columns = [
-        f"{name} {_TYPES.get(name, 'TEXT')}{'' if name in {'key', 'prompt', 'answer'} else ' NOT NULL'}"
-        for name in COLUMNS
-    ]
-    return f"CREATE TABLE calls ({', '.join(columns)}, UNIQUE (id))"
+_SCHEMA: Final = f"CREATE TABLE calls ({column_definitions(_TYPES, 'TEXT')}, UNIQUE (id))"
 
-
-CALLS_FORMAT: Final = SqliteFormat(0x5344_4341, 1, _schema(), "calls.url")
+CALLS_FORMAT: Final = SqliteFormat(0x5344_4341, 1, _SCHEMA, "calls.url")
 
 
 class SqliteCallWriter:

@@ -50,35 +50,34 @@ class Format(IntEnum):
     @property
     def headers(self) -> dict[str, str]:
         """The HTTP headers of a request."""
-        match self:
-            case Format.JSON_LINES:
-                return {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
-            case Format.TEXT:
-                return {"Content-Type": "text/plain; version=0.0.4", "Content-Encoding": "gzip"}
-            case Format.REMOTE_WRITE:
-                return {
-                    "Content-Type": "application/x-protobuf",
-                    "Content-Encoding": "snappy",
-                    "X-Prometheus-Remote-Write-Version": "0.1.0",
-                }
+        return _HEADERS[self]
+
+
+_HEADERS = {
+    Format.JSON_LINES: {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"},
+    Format.TEXT: {"Content-Type": "text/plain; version=0.0.4", "Content-Encoding": "gzip"},
+    Format.REMOTE_WRITE: {
+        "Content-Type": "application/x-protobuf",
+        "Content-Encoding": "snappy",
+        "X-Prometheus-Remote-Write-Version": "0.1.0",
+    },
+}
+_PATHS = {
+    "/api/v1/import": Format.JSON_LINES,
+    "/api/v1/import/prometheus": Format.TEXT,
+    "/api/v1/write": Format.REMOTE_WRITE,
+}
 
 
 def format_of(url: str) -> Format:
     """Return the format of the target at ``url``, by its path. Raises `ValueError` for an unknown path."""
     path = urlsplit(url).path.rstrip("/")
-    if path.endswith("/api/v1/import"):
-        return Format.JSON_LINES
+    for end, form in _PATHS.items():
+        if path.endswith(end):
+            return form
 
-    if path.endswith("/api/v1/import/prometheus"):
-        return Format.TEXT
-
-    if path.endswith("/api/v1/write"):
-        return Format.REMOTE_WRITE
-
-    raise ValueError(
-        "the path of push.url must end in /api/v1/import, /api/v1/import/prometheus or /api/v1/write: "
-        "it names the format"
-    )
+    first, *others = _PATHS
+    raise ValueError(f"the path of push.url must end in {', '.join(others)} or {first}: it names the format")
 
 
 class Encoder:
