@@ -13,7 +13,8 @@ from sidecard.core.effects import Effect
 from sidecard.core.events import DrainExpired, Event, Peer, Tick
 from sidecard.core.settings import BackendSettings, EngineSettings, settings_of_unnamed
 from sidecard_client.protocol import wire
-from tests.laws.event_checker import Asked, EventChecker, Held, Who
+from tests.laws.event_checker import EventChecker
+from tests.laws.observed import Asked, Held, Who
 from tests.laws.reference_breaker import ReferenceBreaker
 
 _COUNTER = {

@@ -6,7 +6,6 @@ store, with stale answers and with several backends. Breakers and limits are the
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from math import inf
 
 from sidecard.core import notes
@@ -33,7 +32,9 @@ from sidecard.core.events import (
 )
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
-from tests.laws.records import Place, purge_covers, scope_of, stale_seconds_of, ttl_seconds_of
+from tests.laws.observed import Asked, Course, Held, Who
+from tests.laws.records import Place, purge_covers, scope_of
+from tests.laws.stored_answers import StoredAnswers
 
 _FINAL = (*wire.FINAL_REPLIES_OF_BEGIN, wire.Ok, wire.StaleLease)
 _DEFERRED = (wire.Get, wire.Delete, wire.Purge, wire.Reload)
@@ -41,88 +42,6 @@ _DEFERRED = (wire.Get, wire.Delete, wire.Purge, wire.Reload)
 
 _OF_A_LEASE = (wire.Append, wire.Complete, wire.Fail, wire.Renew)
 _FOR_THE_STORE = (StoreRead, StoreWrite, StoreRelease, StoreRemove, StorePurge)
-_REMEMBERED = 8
-"""Answers per key."""
-
-Who = tuple[int, int]
-"""Peer id and request id."""
-
-
-@dataclass(eq=False)
-class Asked:
-    """A begin, or a fail with ``next``, that has no final reply yet."""
-
-    peer: Peer
-    begin: wire.Begin
-    reply_id: int
-    place: Place | None
-    wait_seconds: float
-    deadline: float
-    failed: wire.Fail | None = None
-    pending: bool = False
-    chunks: int = 0
-    joins: bool = False
-    """Another caller's call was in progress."""
-    tried: frozenset[str] = frozenset()
-    """Backends that certainly failed this caller since its last retry."""
-    maybe_tried: frozenset[str] = frozenset()
-    """Backends that may have: a lease after a wait may be a retry's or another backend's."""
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The backends that may certainly still serve it."""
-        return frozenset(self.begin.backends or (wire.DEFAULT_BACKEND,)) - self.maybe_tried
-
-
-@dataclass(eq=False)
-class Held:
-    """A current lease."""
-
-    asked: Asked
-    backend: str
-    granted: float
-    expires: float
-    chunks: list[bytes] = field(default_factory=list)
-    generation: int = 0
-    """Of the backend's breaker, at the grant."""
-
-    @property
-    def peer(self) -> Peer:
-        """The holder."""
-        return self.asked.peer
-
-    @property
-    def begin(self) -> wire.Begin:
-        """The begin that led to it."""
-        return self.asked.begin
-
-    @property
-    def place(self) -> Place | None:
-        """The flight's place."""
-        return self.asked.place
-
-
-@dataclass(eq=False)
-class Course:
-    """A flight: how many leases it had, how many of them followed a ``fail``, and what of its answer may be stored."""
-
-    leases: int = 0
-    nexts: int = 0
-    may_store: bool = True
-    purged_tags: frozenset[str] = frozenset()
-
-
-@dataclass(eq=False)
-class Kept:
-    """A stored answer."""
-
-    value: bytes
-    tags: tuple[str, ...]
-    stored_at: float
-    ttl_seconds: float
-    stale_seconds: float
-    window_seconds: float
-    servable: bool = True
 
 
 class EventChecker:
@@ -145,7 +64,7 @@ class EventChecker:
         self._holders: dict[str, int] = {}
         """Peer ids by lease name, of all leases ever granted."""
         self._courses: dict[Place, Course] = {}
-        self._kept: dict[Place, list[Kept]] = {}
+        self._stored = StoredAnswers()
         self._deferred: set[Who] = set()
         self._unnoted: set[str] = set()
         """Leases that this event ended and whose `LeaseEnded` has not come."""
@@ -378,23 +297,9 @@ class EventChecker:
         return held
 
     def _check_served(self, place: Place | None, reply: wire.Hit | wire.Shared, now: float) -> None:
-        """A served answer is the one stored last under its key, in its time, and not removed since."""
         assert place is not None
-        if self._stores:
-            return
-
-        kept = [one for one in self._kept.get(place, ()) if one.value == bytes(reply.value)]
-        assert kept, "an answer was served that was never stored there"
-        last = kept[-1]
-        assert last.servable, "an answer was served that was removed"
-        assert last is self._kept[place][-1], "an answer was served though a newer one was stored"
-        age_seconds = now - last.stored_at
-        if isinstance(reply, wire.Shared):
-            limit_seconds = last.window_seconds
-        else:
-            limit_seconds = last.ttl_seconds + (last.stale_seconds if reply.stale else 0.0)
-
-        assert age_seconds <= limit_seconds, f"an answer was served that is {age_seconds} s old"
+        if not self._stores:
+            self._stored.check(place, reply, now)
 
     # The end of an event ----------------------------------------------------------------------------------------------
 
@@ -448,7 +353,7 @@ class EventChecker:
             case wire.Put() if isinstance(replies[0], wire.Stored):
                 place = self._place(asker, request)
                 assert place is not None
-                self._keep(place, bytes(request.value), request.tags, request.ttl_seconds, None, now)
+                self._stored.keep(self.settings, place, bytes(request.value), request, None, now)
             case _:
                 pass
 
@@ -463,10 +368,10 @@ class EventChecker:
         assert not reply.stored or may_store, "an answer was stored that may not be"
         if reply.stored:
             value = _listed(presented.chunks) if begin.stream else bytes(request.value)
-            self._keep(place, value, request.tags, request.ttl_seconds, begin, now)
+            self._stored.keep(self.settings, place, value, request, begin, now)
         elif may_store:
             # It was too large, or dead at once: the meaning of the key has changed all the same.
-            self._kept.pop(place, None)
+            self._stored.drop(place)
 
         for asked in self._waiting(place):
             assert asked.begin.stream, "a waiter outlived the end of its flight"
@@ -478,31 +383,6 @@ class EventChecker:
     def _waiting(self, place: Place) -> list[Asked]:
         return [asked for asked in self.asked.values() if asked.place == place and asked.pending and not asked.chunks]
 
-    def _keep(
-        self,
-        place: Place,
-        value: bytes,
-        tags: tuple[str, ...],
-        ttl_seconds: float | None,
-        begin: wire.Begin | None,
-        now: float,
-    ) -> None:
-        settings = self.settings
-        asked_ttl, asked_stale = (None, None) if begin is None else (begin.ttl_seconds, begin.stale_seconds)
-        task = wire.DEFAULT_TASK if begin is None else begin.task
-        kept = self._kept.setdefault(place, [])
-        kept.append(
-            Kept(
-                value,
-                tags,
-                now,
-                ttl_seconds_of(settings, task, ttl_seconds, asked_ttl),
-                stale_seconds_of(settings, task, asked_stale),
-                0.0 if begin is None else settings.sharing_window_seconds,
-            )
-        )
-        del kept[:-_REMEMBERED]
-
     def _remove(self, reaches: Callable[[Place], bool], tag: str | None) -> None:
         for place, course in self._courses.items():
             if reaches(place) and tag is not None:
@@ -510,10 +390,7 @@ class EventChecker:
             elif reaches(place):
                 course.may_store = False
 
-        for place, kept in self._kept.items():
-            if reaches(place):
-                for one in kept:
-                    one.servable &= tag is not None and tag not in one.tags
+        self._stored.remove(reaches, tag)
 
     def _check_rest(self, event: Event, now: float) -> None:
         busy = {held.place for held in self.held.values()} | {asked.place for asked in self.asked.values()}

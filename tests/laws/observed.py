@@ -1,0 +1,74 @@
+"""What the event checker remembers of callers, leases and flights."""
+
+from dataclasses import dataclass, field
+
+from sidecard.core.events import Peer
+from sidecard_client.protocol import wire
+from tests.laws.records import Place
+
+Who = tuple[int, int]
+"""Peer id and request id."""
+
+
+@dataclass(eq=False)
+class Asked:
+    """A begin, or a fail with ``next``, that has no final reply yet."""
+
+    peer: Peer
+    begin: wire.Begin
+    reply_id: int
+    place: Place | None
+    wait_seconds: float
+    deadline: float
+    failed: wire.Fail | None = None
+    pending: bool = False
+    chunks: int = 0
+    joins: bool = False
+    """Another caller's call was in progress."""
+    tried: frozenset[str] = frozenset()
+    """Backends that certainly failed this caller since its last retry."""
+    maybe_tried: frozenset[str] = frozenset()
+    """Backends that may have: a lease after a wait may be a retry's or another backend's."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The backends that may certainly still serve it."""
+        return frozenset(self.begin.backends or (wire.DEFAULT_BACKEND,)) - self.maybe_tried
+
+
+@dataclass(eq=False)
+class Held:
+    """A current lease."""
+
+    asked: Asked
+    backend: str
+    granted: float
+    expires: float
+    chunks: list[bytes] = field(default_factory=list)
+    generation: int = 0
+    """Of the backend's breaker, at the grant."""
+
+    @property
+    def peer(self) -> Peer:
+        """The holder."""
+        return self.asked.peer
+
+    @property
+    def begin(self) -> wire.Begin:
+        """The begin that led to it."""
+        return self.asked.begin
+
+    @property
+    def place(self) -> Place | None:
+        """The flight's place."""
+        return self.asked.place
+
+
+@dataclass(eq=False)
+class Course:
+    """A flight: how many leases it had, how many of them followed a ``fail``, and what of its answer may be stored."""
+
+    leases: int = 0
+    nexts: int = 0
+    may_store: bool = True
+    purged_tags: frozenset[str] = frozenset()

@@ -1,0 +1,68 @@
+"""The shape of the source tree: short files, small folders, and names that are imported one by one."""
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PRODUCT = ("sidecard", "client/sidecard_client")
+
+MAX_PRODUCT_LINES = 400
+MAX_TEST_LINES = 720
+MAX_FILES = 14
+
+LONG_FILES = {
+    # The two shells' connections are one state machine each: a reader, its replies and its end.
+    "client/sidecard_client/_async/connection.py": 430,
+    "sidecard/server/connection.py": 410,
+    # The blocking client's public methods, each with its faults.
+    "tests/integration/test_sync_client.py": 1_080,
+}
+"""Files that may be longer, and how long."""
+
+LARGE_FOLDERS = {
+    # What a call is: one module for each part of it, without I/O.
+    "client/sidecard_client/call": 18,
+}
+"""Folders that may have more Python files, and how many."""
+
+STAR_IMPORTS = {
+    # The namespaces that 0.1.0 published.
+    "client/sidecard_client/errors.py",
+    "client/sidecard_client/wire.py",
+    # The one namespace of the messages, whose modules divide them.
+    "client/sidecard_client/protocol/wire.py",
+}
+"""Files that may import all names of a module."""
+
+
+def _files(*folders: str) -> dict[str, Path]:
+    """Return Python files by their path from the root."""
+    found = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+    return {str(file.relative_to(ROOT)): file for file in found}
+
+
+@pytest.mark.parametrize(("folders", "limit"), [(PRODUCT, MAX_PRODUCT_LINES), (("tests",), MAX_TEST_LINES)])
+def test_files_are_short(folders: tuple[str, ...], limit: int) -> None:
+    """No file is longer than the limit, but for those that are listed with a reason and a limit of their own."""
+    lines = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in _files(*folders).items()}
+    assert {name: count for name, count in lines.items() if count > LONG_FILES.get(name, limit)} == {}
+
+
+def test_folders_of_the_product_are_small() -> None:
+    """No folder has more Python files than the limit, but for those that are listed with a reason."""
+    counts = Counter(str(Path(name).parent) for name in _files(*PRODUCT))
+    assert {name: count for name, count in counts.items() if count > LARGE_FOLDERS.get(name, MAX_FILES)} == {}
+
+
+def test_names_are_imported_one_by_one() -> None:
+    """Only the namespaces that re-export others import all names of a module."""
+    stars = {
+        name
+        for name, file in _files(*PRODUCT, "tests").items()
+        for node in ast.walk(ast.parse(file.read_bytes()))
+        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
+    }
+    assert stars == STAR_IMPORTS
