@@ -150,7 +150,7 @@ class TaskLedgers:
         """Return the sums over all tasks."""
         return summarize(*self._ledgers.values())
 
-    def tasks(self) -> dict[str, Ledger]:
+    def by_task(self) -> dict[str, Ledger]:
         """Return the sums of each task that has had an answer or a lease."""
         return {task: summarize(ledger) for task, ledger in self.items() if ledger.used}
 

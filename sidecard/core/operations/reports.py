@@ -31,7 +31,7 @@ class ReportOperations(Struct, frozen=True, eq=False):
             request.id,
             now - run.started_at,
             billing.tasks.total(),
-            billing.tasks.tasks(),
+            billing.tasks.by_task(),
             billing.spending.backends(),
             billing.spending.models(),
             {name: budget.state(now) for name, budget in billing.budgets.by_name.items()},

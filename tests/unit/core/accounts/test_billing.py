@@ -103,14 +103,14 @@ def test_hits_and_shared_answers_are_booked_as_saved_by_their_backend() -> None:
 
 def test_ledgers_are_bounded() -> None:
     """Peers choose the names of backends and models."""
-    books = BackendLedgers(4)
+    ledgers = BackendLedgers(4)
     for number in range(2000):
-        books.count_call(f"backend{number}", 1.0, Usage(model=f"model{number}", cost_dollars=1.0))
+        ledgers.count_call(f"backend{number}", 1.0, Usage(model=f"model{number}", cost_dollars=1.0))
 
-    assert len(books.backends()) == 5
-    assert len(books.models()) == MAX_MODELS + 1
-    assert books.backends()[OTHER].calls == 1996
-    assert sum(book.dollars for book in books.models().values()) == 2000.0
+    assert len(ledgers.backends()) == 5
+    assert len(ledgers.models()) == MAX_MODELS + 1
+    assert ledgers.backends()[OTHER].calls == 1996
+    assert sum(book.dollars for book in ledgers.models().values()) == 2000.0
 
 
 BREAKERS = BreakerSettings(min_calls=1)

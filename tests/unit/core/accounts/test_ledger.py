@@ -16,13 +16,13 @@ def test_an_empty_ledger_has_rates_of_zero() -> None:
 
 def test_four_sums_add_up() -> None:
     """Served is billed plus saved by the cache and by sharing, plus the time waited."""
-    books = TaskLedgers(4)
-    book = books.of("rag")
-    book.led += 1
-    book.count_call(4.0, 0.02)
-    book.count_hit(ENTRY)
-    assert book.count_shared(4.0, 0.02, 1.0) == 3.0
-    total = books.total()
+    ledgers = TaskLedgers(4)
+    ledger = ledgers.of("rag")
+    ledger.led += 1
+    ledger.count_call(4.0, 0.02)
+    ledger.count_hit(ENTRY)
+    assert ledger.count_shared(4.0, 0.02, 1.0) == 3.0
+    total = ledgers.total()
 
     assert total.served_dollars == pytest.approx(0.06)
     assert (total.billed_dollars, total.saved_by_cache_dollars, total.saved_by_sharing_dollars) == (0.02, 0.02, 0.02)
@@ -36,17 +36,17 @@ def test_four_sums_add_up() -> None:
 
 def test_sharing_after_a_wait_longer_than_the_call_saves_no_time() -> None:
     """A first holder was lost: the second call's time is all that this caller could have saved."""
-    books = TaskLedgers(4)
+    ledgers = TaskLedgers(4)
 
-    assert books.of("rag").count_shared(4.0, 0.0, 30.0) == 0.0
-    assert books.total().served_seconds == 4.0
+    assert ledgers.of("rag").count_shared(4.0, 0.0, 30.0) == 0.0
+    assert ledgers.total().served_seconds == 4.0
 
 
 def test_tasks_beyond_the_bound_share_one_ledger() -> None:
     """A peer that invents tasks cannot fill the memory."""
-    books = TaskLedgers(2)
+    ledgers = TaskLedgers(2)
     for number in range(100):
-        books.of(f"task{number}").led += 1
+        ledgers.of(f"task{number}").led += 1
 
-    assert sorted(books.tasks()) == [OTHER, "task0", "task1"]
-    assert books.tasks()[OTHER].calls == 98
+    assert sorted(ledgers.by_task()) == [OTHER, "task0", "task1"]
+    assert ledgers.by_task()[OTHER].calls == 98
