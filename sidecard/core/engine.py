@@ -42,7 +42,7 @@ from sidecard.core.flights.serving import Serving
 from sidecard.core.flights.store.answers import LookupAnswers, StoreEvents
 from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.store.status import StoreStatus
-from sidecard.core.flights.store.writes import StoreWrites
+from sidecard.core.flights.store.writes import StoreUpdates
 from sidecard.core.flights.streams import Streams
 from sidecard.core.flights.table import Flights
 from sidecard.core.operations.breakers import BreakerOperations
@@ -128,7 +128,7 @@ class Engine:
 
         self._store = store = StoreStatus(settings.store, policy)
         self._lookups = lookups = Lookups(flights, store, limits, endings, serving, cache, counters)
-        self._writes = writes = StoreWrites(flights, store, lookups, counters)
+        self._writes = writes = StoreUpdates(flights, store, lookups, counters)
         answers = LookupAnswers(flights, lookups, store, policy, serving, election, endings)
         self._store_events = StoreEvents(flights, lookups, answers, writes, store, policy)
 

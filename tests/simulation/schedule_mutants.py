@@ -24,7 +24,7 @@ from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
 from sidecard.core.flights.queues import Queues
 from sidecard.core.flights.store.answers import LookupAnswers, StoreEvents
 from sidecard.core.flights.store.lookups import Lookups
-from sidecard.core.flights.streams import Stream, Streams
+from sidecard.core.flights.streams import SharedStream, Streams
 from sidecard.core.flights.table import Flights
 from tests.simulation.mutants import Original, Replacement, no_effects, nothing
 
@@ -191,14 +191,14 @@ def _renew_for_twice_as_long(_: Original) -> Original:
 
 
 def _store_without_last_chunk(packed: Original) -> Original:
-    def mutant(self: Stream) -> Any:
-        return packed(self if len(self.chunks) < 2 else Stream(self.chunks[:-1]))
+    def mutant(self: SharedStream) -> Any:
+        return packed(self if len(self.chunks) < 2 else SharedStream(self.chunks[:-1]))
 
     return mutant
 
 
 def _drop_without_discharge(_: Original) -> Original:
-    def mutant(_: Streams, stream: Stream) -> None:
+    def mutant(_: Streams, stream: SharedStream) -> None:
         stream.holders -= 1
 
     return mutant
@@ -335,7 +335,12 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
     **_mutants(
         "streams",
         ("a slow reader is never resumed", "defaults", 2_000, (Streams, "resume", no_effects)),
-        ("a stream is stored without its last chunk", "defaults", 2_000, (Stream, "packed", _store_without_last_chunk)),
+        (
+            "a stream is stored without its last chunk",
+            "defaults",
+            2_000,
+            (SharedStream, "packed", _store_without_last_chunk),
+        ),
         ("the bytes of a stream stay reserved", "defaults", 2_000, (Streams, "drop", _drop_without_discharge)),
         (
             "readers of a broken stream wait for the next one",

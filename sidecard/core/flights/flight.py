@@ -21,7 +21,7 @@ from msgspec import Struct
 
 if TYPE_CHECKING:
     from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
-    from sidecard.core.flights.streams import Stream
+    from sidecard.core.flights.streams import SharedStream
 
 FlightState = Literal["looking_up", "claimed_elsewhere", "queued", "leased", "over"]
 LOOKING_UP: Final = "looking_up"
@@ -74,7 +74,7 @@ class Flight(Struct, eq=False):
     """False after a delete or purge: the answer being computed may be what was to be removed."""
     voided_tags: frozenset[str] = frozenset()
     """Tags purged meanwhile; an answer that bears one of them is not stored."""
-    stream: "Stream | None" = None
+    stream: "SharedStream | None" = None
     """The holder's chunks so far, of a streamed answer."""
     unshared: bool = False
     """There is an answer, but later callers may not have it."""
@@ -141,7 +141,7 @@ class Flight(Struct, eq=False):
         """Count that a failure has led to another holder."""
         self.elections += 1
 
-    def start_stream(self, stream: "Stream") -> "Stream":
+    def start_stream(self, stream: "SharedStream") -> "SharedStream":
         """Share the chunks of the holder's answer from now on."""
         self.stream = stream
         return stream

@@ -14,7 +14,7 @@ from sidecard.core.effects import Effect, Send
 from sidecard.core.events import Peer
 from sidecard.core.flights.endings import Endings, Rejection
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
-from sidecard.core.flights.streams import Stream, Streams
+from sidecard.core.flights.streams import SharedStream, Streams
 from sidecard_client.protocol import wire
 
 _FRESH = False
@@ -166,7 +166,7 @@ class Serving(Struct, frozen=True, eq=False):
 
         return self.streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
 
-    def follow(self, waiter: Waiter, lease: HeldLease, stream: Stream, now: float) -> list[Effect]:
+    def follow(self, waiter: Waiter, lease: HeldLease, stream: SharedStream, now: float) -> list[Effect]:
         """Send a waiter the chunks that it has not seen yet. Each chunk renews its waiting time."""
         reader = waiter.reader
         if reader is None:

@@ -1,6 +1,6 @@
 """Streams: answers that are shared chunk by chunk while they arrive.
 
-The chunks of an answer are kept once (`Stream`). Each caller reads them through a `StreamReader`, a position in the stream:
+The chunks of an answer are kept once (`SharedStream`). Each caller reads them through a `StreamReader`, a position in the stream:
 
 =======================  ===========================================================================================
 event                    what happens to the reader
@@ -48,7 +48,7 @@ _MAX_16 = 0xFFFF
 _split = Decoder(list[Raw]).decode
 
 
-class Stream(Struct, eq=False):
+class SharedStream(Struct, eq=False):
     """The chunks of one answer, each a msgpack value. ``charge`` is what they cost while the stream has users."""
 
     chunks: list[Raw] = []
@@ -67,7 +67,7 @@ class StreamReader(Struct, eq=False):
 
     peer: Peer
     request_id: int
-    stream: Stream
+    stream: SharedStream
     first: wire.Chunk
     """The metadata to send with the first chunk."""
     position: int = 0
@@ -106,7 +106,7 @@ class Streams:
         """Return the reader of a peer's begin of that id."""
         return self.readers.get((peer.id, request_id))
 
-    def hold(self, stream: Stream) -> Stream:
+    def hold(self, stream: SharedStream) -> SharedStream:
         """Add a user to a stream, until `drop`."""
         stream.holders += 1
         if stream.holders == 1:
@@ -114,13 +114,13 @@ class Streams:
 
         return stream
 
-    def drop(self, stream: Stream) -> None:
+    def drop(self, stream: SharedStream) -> None:
         """Remove a user from a stream."""
         stream.holders -= 1
         if not stream.holders:
             self._charge(-stream.charge)
 
-    def append(self, stream: Stream, chunk: bytes) -> bool:
+    def append(self, stream: SharedStream, chunk: bytes) -> bool:
         """Add a chunk to a stream in use; False if there is no room for it."""
         charge = len(chunk) + CHUNK_OVERHEAD_BYTES
         if stream.size + len(chunk) > MAX_STREAM_BYTES or self.bytes + charge > self.limit_bytes:
@@ -133,7 +133,7 @@ class Streams:
         self._charge(charge)
         return True
 
-    def open(self, peer: Peer, request_id: int, stream: Stream, first: wire.Chunk) -> StreamReader:
+    def open(self, peer: Peer, request_id: int, stream: SharedStream, first: wire.Chunk) -> StreamReader:
         """Open a reader at the beginning of a stream."""
         reader = self.readers[peer.id, request_id] = StreamReader(peer, request_id, self.hold(stream), first)
         self._of_peer.setdefault(peer.id, set()).add(request_id)
@@ -213,7 +213,7 @@ class Streams:
             return [Send(peer.id, wire.Failed(reply.id, "ignored", "the answer has too many chunks to be shared"))]
 
         self.hits += isinstance(reply, wire.Hit)
-        stream = Stream()
+        stream = SharedStream()
         stream.chunks.extend(chunks_of(reply.value))
         stream.charge = len(memoryview(reply.value)) + CHUNK_OVERHEAD_BYTES * len(stream.chunks)
         reader = self.open(peer, reply.id, stream, first_of(reply))

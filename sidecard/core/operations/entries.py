@@ -9,7 +9,7 @@ from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.serving import Serving
 from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.store.status import StoreStatus
-from sidecard.core.flights.store.writes import StoreWrites
+from sidecard.core.flights.store.writes import StoreUpdates
 from sidecard.core.flights.table import Flights
 from sidecard.core.records import NO_USAGE
 from sidecard.core.replies import error, not_yours
@@ -24,7 +24,7 @@ class EntryOperations(Struct, frozen=True, eq=False):
     flights: Flights
     lookups: Lookups
     store: StoreStatus
-    writes: StoreWrites
+    writes: StoreUpdates
     serving: Serving
     scopes: Scopes
     failures: Failures

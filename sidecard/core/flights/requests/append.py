@@ -8,7 +8,7 @@ from sidecard.core.events import Peer
 from sidecard.core.flights.election import Election
 from sidecard.core.flights.leases import Leases
 from sidecard.core.flights.serving import Serving
-from sidecard.core.flights.streams import MAX_STREAM_BYTES, Stream, Streams
+from sidecard.core.flights.streams import MAX_STREAM_BYTES, SharedStream, Streams
 from sidecard.core.flights.table import Flights
 from sidecard.core.replies import error
 from sidecard_client.protocol import wire
@@ -40,7 +40,7 @@ class AppendOperation(Struct, frozen=True, eq=False):
 
         stream = flight.stream
         if stream is None:
-            stream = flight.start_stream(self.streams.hold(Stream()))
+            stream = flight.start_stream(self.streams.hold(SharedStream()))
 
         if not self.streams.append(stream, bytes(request.chunk)):
             # The holder goes on without sharing; callers that have seen no chunk make their own calls.

@@ -12,8 +12,8 @@ from sidecard.core.flights.leases import Leases, PaidCall
 from sidecard.core.flights.participants import HeldLease
 from sidecard.core.flights.queues import Queues
 from sidecard.core.flights.serving import Serving
-from sidecard.core.flights.store.writes import StoreWrites
-from sidecard.core.flights.streams import Stream, Streams
+from sidecard.core.flights.store.writes import StoreUpdates
+from sidecard.core.flights.streams import SharedStream, Streams
 from sidecard.core.flights.table import Flights
 from sidecard.core.replies import error
 from sidecard_client.protocol import wire
@@ -48,7 +48,7 @@ class CompleteOperation(Struct, frozen=True, eq=False):
 
         stream = flight.stream
         if lease.request.stream:
-            value = (stream or Stream()).packed()
+            value = (stream or SharedStream()).packed()
 
         stored, effects = self.answers.store(flight, lease, value, call, request, now)
         flight.keep_answer(unshared=not stored)
@@ -75,7 +75,7 @@ class AnswerStorage(Struct, frozen=True, eq=False):
     policy: CachePolicy
     similar_answers: SimilarAnswers
     failures: Failures
-    writes: StoreWrites
+    writes: StoreUpdates
 
     def store(
         self, flight: Flight, lease: HeldLease, value: bytes, call: PaidCall, request: wire.Complete, now: float

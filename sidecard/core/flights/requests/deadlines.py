@@ -12,7 +12,7 @@ from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
 from sidecard.core.flights.queues import Queues
 from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.store.status import PendingRemoval
-from sidecard.core.flights.store.writes import StoreWrites
+from sidecard.core.flights.store.writes import StoreUpdates
 from sidecard.core.flights.table import Flights
 
 SHRINK_PAUSE_SECONDS = 0.005
@@ -27,7 +27,7 @@ class DeadlineOperation(Struct, frozen=True, eq=False):
     queues: Queues
     endings: Endings
     lookups: Lookups
-    writes: StoreWrites
+    writes: StoreUpdates
     cache: MemoryCache
 
     def tick(self, now: float) -> list[Effect]:  # noqa: C901 - one case for each kind of item

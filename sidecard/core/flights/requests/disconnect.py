@@ -7,7 +7,7 @@ from sidecard.core.effects import Effect
 from sidecard.core.events import Peer
 from sidecard.core.flights.leases import Departures
 from sidecard.core.flights.store.lookups import Lookups
-from sidecard.core.flights.store.writes import StoreWrites
+from sidecard.core.flights.store.writes import StoreUpdates
 from sidecard.core.flights.streams import Streams
 from sidecard.core.flights.table import Flights
 
@@ -19,7 +19,7 @@ class DisconnectOperation(Struct, frozen=True, eq=False):
     streams: Streams
     departures: Departures
     lookups: Lookups
-    writes: StoreWrites
+    writes: StoreUpdates
     counters: Counters
 
     def peer_lost(self, peer: Peer, now: float) -> list[Effect]:

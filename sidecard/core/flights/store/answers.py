@@ -23,7 +23,7 @@ from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, OVER, Flight
 from sidecard.core.flights.serving import Serving
 from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.store.status import StoreStatus
-from sidecard.core.flights.store.writes import StoreWrites
+from sidecard.core.flights.store.writes import StoreUpdates
 from sidecard.core.flights.table import Flights
 from sidecard.core.records import Record
 
@@ -159,7 +159,7 @@ class StoreEvents(Struct, frozen=True, eq=False):
     flights: Flights
     lookups: Lookups
     answers: LookupAnswers
-    writes: StoreWrites
+    writes: StoreUpdates
     status: StoreStatus
     policy: CachePolicy
 

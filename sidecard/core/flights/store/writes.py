@@ -13,7 +13,7 @@ from sidecard.core.records import Record
 from sidecard_client.protocol import wire
 
 
-class StoreWrites(Struct, frozen=True, eq=False):
+class StoreUpdates(Struct, frozen=True, eq=False):
     """Passes new entries and removals to the store."""
 
     flights: Flights
