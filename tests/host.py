@@ -21,7 +21,7 @@ from sidecard.core.effects import (
     EmitNote,
     LogCall,
     ReadSettings,
-    Send,
+    SendReply,
     SetLogLevel,
     StoreEffect,
     StoreRead,
@@ -175,7 +175,7 @@ class Host:
         """Give the engine an event and deliver what it says; an effect for a lost peer is a fault."""
         made: list[Note] = []
         for effect in self.engine.handle(event, self.now):
-            if isinstance(effect, Send):
+            if isinstance(effect, SendReply):
                 self.actors[effect.peer].inbox.append(effect.reply)
             elif isinstance(effect, EmitNote):
                 self.notes.append(effect.note)

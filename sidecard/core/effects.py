@@ -9,7 +9,7 @@ from sidecard.core.records import Record
 from sidecard_client.protocol.wire import AnyReply, Begin, LogLevel, Request
 
 
-class Send(Struct, frozen=True):
+class SendReply(Struct, frozen=True):
     """Deliver ``reply`` to the peer of id ``peer``; never addressed to a lost peer."""
 
     peer: int
@@ -151,4 +151,4 @@ class LogCall(Struct, frozen=True):
 
 
 StoreEffect = StoreRead | StoreWrite | StoreRelease | StoreRemove | StorePurge | ShareSpending
-Effect = Send | EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings | StoreEffect
+Effect = SendReply | EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings | StoreEffect

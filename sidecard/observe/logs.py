@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from msgspec import json
 
 from sidecard.core import notes
-from sidecard.core.effects import Effect, Send
+from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Event, RequestReceived
 from sidecard.core.notes import Note
 from sidecard.core.operations.watch import SHOWN_KEY_CHARACTERS, fields_of, name_of
@@ -97,7 +97,7 @@ class Log:
         """Log each reply with its request, at level debug."""
         peer, request = (event.peer.id, event.request) if isinstance(event, RequestReceived) else (0, None)
         for effect in effects:
-            if not isinstance(effect, Send):
+            if not isinstance(effect, SendReply):
                 continue
 
             reply = effect.reply

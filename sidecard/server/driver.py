@@ -17,7 +17,7 @@ from sidecard.core.effects import (
     EmitNote,
     LogCall,
     ReadSettings,
-    Send,
+    SendReply,
     SetLogLevel,
     StoreEffect,
 )
@@ -145,7 +145,7 @@ class Driver:
                 try:
                     for effect in handle(RequestReceived(peer, message), now):  # type: ignore[arg-type]  # no BadMessage
                         # Nearly always the one effect is the reply to the sender.
-                        if type(effect) is Send and effect.peer == peer_id and effect.reply.id == message.id:
+                        if type(effect) is SendReply and effect.peer == peer_id and effect.reply.id == message.id:
                             reply = effect.reply
                             writer.queue(reply)
                             if type(reply) is not wire.Hit or kind is not wire.Begin:
@@ -178,7 +178,7 @@ class Driver:
         replies = list[wire.AnyReply]()
         now = self.clock()
         for effect in self._handle_event(RequestReceived(DAEMON_PEER, request), now):
-            if type(effect) is Send and effect.peer == DAEMON_PEER.id:
+            if type(effect) is SendReply and effect.peer == DAEMON_PEER.id:
                 replies.append(effect.reply)
             else:
                 self._execute(effect)
@@ -248,7 +248,7 @@ class Driver:
             self._bug(fault, type(event))
 
     def _execute(self, effect: Effect) -> None:  # noqa: C901 - one branch for each kind of effect
-        if type(effect) is Send:
+        if type(effect) is SendReply:
             writer = self._writers.get(effect.peer)
             # A peer may be lost between two effects of one event: its socket broke while the first was written.
             if writer is not None:

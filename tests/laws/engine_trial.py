@@ -7,7 +7,7 @@ tolerance.
 from collections.abc import Callable
 from typing import TypeVar
 
-from sidecard.core.effects import Effect, Send
+from sidecard.core.effects import Effect, SendReply
 from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
@@ -61,7 +61,7 @@ class EngineTrial:
     def ask(self, peer: Peer, request: wire.AnyRequest) -> list[wire.AnyReply]:
         """Send a peer's request; return its direct replies."""
         effects = self.happen(RequestReceived(peer, request))
-        sent = [effect for effect in effects if isinstance(effect, Send)]
+        sent = [effect for effect in effects if isinstance(effect, SendReply)]
         return [one.reply for one in sent if (one.peer, one.reply.id) == (peer.id, request.id)]
 
     def observe(self, request: wire.AnyRequest, kind: type[_Reply]) -> _Reply:
@@ -69,7 +69,9 @@ class EngineTrial:
         event = RequestReceived(self.observer, request)
         effects = self.engine.handle(event, self.now)
         self.checker.watch(event, effects, self.now)
-        (reply,) = [effect.reply for effect in effects if isinstance(effect, Send) and effect.peer == self.observer.id]
+        (reply,) = [
+            effect.reply for effect in effects if isinstance(effect, SendReply) and effect.peer == self.observer.id
+        ]
         assert isinstance(reply, kind)
         return reply
 
@@ -98,7 +100,7 @@ class EngineTrial:
         effects = self.engine.handle(event, self.now)
         self.checker.watch(event, effects, self.now)
         for effect in effects:
-            if isinstance(effect, Send) and isinstance(effect.reply, wire.Lease):
+            if isinstance(effect, SendReply) and isinstance(effect.reply, wire.Lease):
                 self.granted.append((self.checker.peers[effect.peer], effect.reply.lease))
 
         self.tables.check(event, self.now)

@@ -12,7 +12,7 @@ from sidecard.core import notes
 from sidecard.core.effects import (
     Effect,
     EmitNote,
-    Send,
+    SendReply,
     StorePurge,
     StoreRead,
     StoreRelease,
@@ -83,7 +83,7 @@ class EventChecker:
         for effect in effects:
             if isinstance(effect, EmitNote):
                 self._note(effect.note, now)
-            elif isinstance(effect, Send):
+            elif isinstance(effect, SendReply):
                 assert effect.peer in self.peers or effect.peer == 0, "an effect addresses a lost peer"
                 self._reply(effect, asker, request, presented, direct, now)
             else:
@@ -204,7 +204,7 @@ class EventChecker:
 
     def _reply(
         self,
-        effect: Send,
+        effect: SendReply,
         asker: Peer | None,
         request: wire.Request | None,
         presented: Held | None,
@@ -319,7 +319,7 @@ class EventChecker:
                 assert [type(reply) for reply in replies] == [wire.StaleLease], (
                     f"a lease that is not current: {replies}"
                 )
-                others = [effect for effect in effects if isinstance(effect, Send)]
+                others = [effect for effect in effects if isinstance(effect, SendReply)]
                 assert len(others) == 1, "a lease that is not current changed something"
             case wire.Append():
                 assert not replies or isinstance(replies[0], wire.Error)
@@ -411,7 +411,7 @@ class EventChecker:
 def _is_refused(who: Who, effects: Sequence[Effect]) -> bool:
     """Return whether a request is answered by an error, which leaves its lease as it was."""
     return any(
-        isinstance(effect, Send) and (effect.peer, effect.reply.id) == who and isinstance(effect.reply, wire.Error)
+        isinstance(effect, SendReply) and (effect.peer, effect.reply.id) == who and isinstance(effect.reply, wire.Error)
         for effect in effects
     )
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 import msgspec
 
 from sidecard.core import notes
-from sidecard.core.effects import Effect, EmitNote, Send
+from sidecard.core.effects import Effect, EmitNote, SendReply
 from sidecard.core.events import Event
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
@@ -41,7 +41,7 @@ class ModelTrial(EngineTrial):
         """Compare the replies with the predicted ones, and the counters with the model's."""
         self._follow_entries(effects)
         predicted = self.model.handle(event, self.now)
-        sent = [(effect.peer, effect.reply) for effect in effects if isinstance(effect, Send)]
+        sent = [(effect.peer, effect.reply) for effect in effects if isinstance(effect, SendReply)]
         actual, expected = _by_request(sent), _by_request(predicted)
         assert actual == expected, f"the engine replies {actual}, the model {expected}"
         for peer_id, reply in sent:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from sidecard.core.effects import AwaitRead, EmitNote, LogCall, ReadSettings, Send, SetLogLevel, StoreEffect
+from sidecard.core.effects import AwaitRead, EmitNote, LogCall, ReadSettings, SendReply, SetLogLevel, StoreEffect
 from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
 from sidecard.core.settings import EngineSettings
@@ -99,7 +99,7 @@ class OneHost:
 
         wanted: list[StoreEffect] = []
         for effect in self.engine.handle(event, self.clock.now):
-            if isinstance(effect, Send):
+            if isinstance(effect, SendReply):
                 self.receives(self.callers[effect.peer], effect.reply)
             elif not isinstance(effect, EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings):
                 wanted.append(effect)
@@ -345,7 +345,7 @@ class Schedule:
                     for effect in host.engine.handle(
                         RequestReceived(next(iter(host.callers.values())).peer, wire.GetStats()), self.clock.now
                     )
-                    if isinstance(effect, Send)
+                    if isinstance(effect, SendReply)
                 ]
                 assert isinstance(stats, wire.Stats)
                 assert (stats.flights, stats.leases, stats.waiters, stats.awaited) == (held, held, 0, 0)

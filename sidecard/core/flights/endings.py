@@ -8,7 +8,7 @@ from msgspec import Struct
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.ledger import TaskLedgers
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, EmitNote, Send
+from sidecard.core.effects import Effect, EmitNote, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.limits import TableLimits
 from sidecard.core.flights.participants import Waiter
@@ -26,10 +26,10 @@ class Rejection(NamedTuple):
     retry_after_seconds: float | None = None
     backends: dict[str, wire.RejectionReason] = _NO_BACKENDS
 
-    def reply(self, peer: Peer, request_id: int, *stale_answer: object) -> Send:
+    def reply(self, peer: Peer, request_id: int, *stale_answer: object) -> SendReply:
         """Return the reply; ``stale_answer`` is its value, its age and its backend, if the caller may have one."""
         rejected = wire.Rejected(request_id, self.reason, self.retry_after_seconds, self.backends, *stale_answer)  # type: ignore[arg-type]  # mypy cannot check these
-        return Send(peer.id, rejected)
+        return SendReply(peer.id, rejected)
 
 
 DRAINING = Rejection("draining")
@@ -50,7 +50,7 @@ class Endings(Struct, frozen=True, eq=False):
         """Return for how long a caller waits."""
         return self.settings.now.wait_seconds if request.wait_seconds is None else request.wait_seconds
 
-    def reject(self, peer: Peer, request: wire.Begin, rejection: Rejection, *stale_answer: object) -> Send:
+    def reject(self, peer: Peer, request: wire.Begin, rejection: Rejection, *stale_answer: object) -> SendReply:
         """End a begin with a rejection."""
         self.counters.reject(rejection.reason)
         self.recorder.record_rejection(peer, request, rejection.reason)
@@ -60,12 +60,12 @@ class Endings(Struct, frozen=True, eq=False):
         """End a begin because a table is full."""
         return [self.reject(peer, request, TABLE_FULL), *self.limits.saturated(table, limit)]
 
-    def time_out(self, peer: Peer, request: wire.Begin, waited_seconds: float) -> Send:
+    def time_out(self, peer: Peer, request: wire.Begin, waited_seconds: float) -> SendReply:
         """End a begin at its own deadline."""
         self.counters.timeouts += 1
         self.count_wait(request, waited_seconds)
         self.recorder.record_timeout(peer, request, waited_seconds)
-        return Send(peer.id, wire.Timeout(request.id, waited_seconds))
+        return SendReply(peer.id, wire.Timeout(request.id, waited_seconds))
 
     def time_out_waiters(self, waiters: Iterable[Waiter], now: float) -> list[Effect]:
         """End the begins of waiters that have left their flight."""
@@ -94,7 +94,7 @@ class Endings(Struct, frozen=True, eq=False):
             else:
                 self.counters.failed += 1
                 self.count_wait(waiter.request, now - waiter.joined_at)
-                effects.append(Send(waiter.peer.id, wire.Failed(waiter.request.id, kind, message)))
+                effects.append(SendReply(waiter.peer.id, wire.Failed(waiter.request.id, kind, message)))
 
         return effects
 

@@ -15,7 +15,7 @@ from sidecard.core.backends.backend import Backend
 from sidecard.core.backends.registry import Backends
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, EmitNote, Send
+from sidecard.core.effects import Effect, EmitNote, SendReply
 from sidecard.core.flights.endings import TABLE_FULL, Endings, Rejection
 from sidecard.core.flights.limits import TableLimits
 from sidecard.core.flights.participants import Applicant, HeldLease
@@ -83,7 +83,7 @@ class LeaseReplies(Struct, frozen=True, eq=False):
             self.recorder.prompts,
             *stale_answer,
         )
-        effects.append(Send(lease.peer.id, reply))
+        effects.append(SendReply(lease.peer.id, reply))
         return effects
 
 
@@ -143,10 +143,10 @@ class Grants(Struct, frozen=True, eq=False):
 
         return self.replies.granted(applicant, lease, decision, now)
 
-    def pending(self, applicant: Applicant) -> Send:
+    def pending(self, applicant: Applicant) -> SendReply:
         """Send `Pending` to an applicant."""
         applicant.mark_pending()
-        return Send(applicant.peer.id, wire.Pending(applicant.reply_id))
+        return SendReply(applicant.peer.id, wire.Pending(applicant.reply_id))
 
     def set_alarm(self, backend: Backend, now: float) -> None:
         """Set the timer of a backend whose queue may move by time alone."""

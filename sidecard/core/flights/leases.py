@@ -13,7 +13,7 @@ from sidecard.core.backends.admission import Admission
 from sidecard.core.backends.breaker import CallResult
 from sidecard.core.backends.registry import Backends
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, EmitNote, Send
+from sidecard.core.effects import Effect, EmitNote, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.election import Election
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
@@ -96,7 +96,7 @@ class Leases(Struct, frozen=True, eq=False):
         """Reject a message whose lease is not current."""
         self.counters.stale_leases += 1
         note = notes.StaleLeaseRefused(type(request).__name__.lower(), request.lease, peer.id)
-        return [Send(peer.id, wire.StaleLease(request.id)), EmitNote(note)]
+        return [SendReply(peer.id, wire.StaleLease(request.id)), EmitNote(note)]
 
     def _end(
         self,

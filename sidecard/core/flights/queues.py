@@ -5,7 +5,7 @@ from msgspec import Struct
 from sidecard.core.backends.admission import Admission, Decision
 from sidecard.core.backends.backend import Backend
 from sidecard.core.backends.registry import Backends
-from sidecard.core.effects import Effect, EmitNote, Send
+from sidecard.core.effects import Effect, EmitNote, SendReply
 from sidecard.core.flights.election import Election
 from sidecard.core.flights.endings import TABLE_FULL, Endings
 from sidecard.core.flights.grants import Grants
@@ -74,7 +74,7 @@ class Queues(Struct, frozen=True, eq=False):
         if applicant.first:
             timeout = self.endings.time_out(applicant.peer, applicant.request, waited_seconds)
         else:
-            timeout = Send(applicant.peer.id, wire.Timeout(applicant.reply_id, waited_seconds))
+            timeout = SendReply(applicant.peer.id, wire.Timeout(applicant.reply_id, waited_seconds))
 
         return [timeout, *self.election.promote_next(applicant, now)]
 

@@ -10,7 +10,7 @@ from sidecard.core.cache.compression import Compression
 from sidecard.core.cache.entry import COMPRESSED, Entry
 from sidecard.core.cache.similarity import SimilarAnswers
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, Send
+from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.endings import Endings, Rejection
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
@@ -71,7 +71,7 @@ class Serving(Struct, frozen=True, eq=False):
         if self.recorder.enabled:
             self.recorder.record_served(peer, request, reply, 0.0)
 
-        return self.streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
+        return self.streams.replay(peer, reply) if request.stream else [SendReply(peer.id, reply)]
 
     def entry_if_room(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
         """Serve an entry; reject a begin that wants a stream for which there is no room."""
@@ -106,7 +106,7 @@ class Serving(Struct, frozen=True, eq=False):
                 return None
 
             self.counters.vectors_wanted += 1
-            return [Send(peer.id, wire.VectorWanted(request.id))]
+            return [SendReply(peer.id, wire.VectorWanted(request.id))]
 
         if request.mode == "refresh":
             return None
@@ -133,7 +133,7 @@ class Serving(Struct, frozen=True, eq=False):
         if self.recorder.enabled:
             self.recorder.record_served(peer, request, reply, 0.0)
 
-        return self.streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
+        return self.streams.replay(peer, reply) if request.stream else [SendReply(peer.id, reply)]
 
     def shared(
         self,
@@ -164,7 +164,7 @@ class Serving(Struct, frozen=True, eq=False):
         if waiter.reader is not None:
             return self.streams.finish(waiter.reader, reply)
 
-        return self.streams.replay(peer, reply) if request.stream else [Send(peer.id, reply)]
+        return self.streams.replay(peer, reply) if request.stream else [SendReply(peer.id, reply)]
 
     def follow(self, waiter: Waiter, lease: HeldLease, stream: SharedStream, now: float) -> list[Effect]:
         """Send a waiter the chunks that it has not seen yet. Each chunk renews its waiting time."""

@@ -25,7 +25,7 @@ from msgspec import MsgspecError, Raw, Struct
 from msgspec.msgpack import Decoder
 
 from sidecard.core.cache.memory import MemoryCache
-from sidecard.core.effects import AwaitRead, Effect, Send
+from sidecard.core.effects import AwaitRead, Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard_client.protocol import wire
 
@@ -174,7 +174,7 @@ class Streams:
                     first.similarity,
                 )
             )
-            effects.append(Send(peer_id, reply))
+            effects.append(SendReply(peer_id, reply))
             reader.position += 1
             self.sent += 1
             reader.sent_bytes += len(memoryview(chunk)) + CHUNK_OVERHEAD_BYTES
@@ -183,7 +183,7 @@ class Streams:
                 effects.append(AwaitRead(peer_id, reader.request_id))
 
         if reader.end is not None and reader.position == len(chunks):
-            effects.append(Send(peer_id, reader.end))
+            effects.append(SendReply(peer_id, reader.end))
             self.close(reader)
 
         return effects
@@ -210,7 +210,7 @@ class Streams:
     def replay(self, peer: Peer, reply: wire.Hit | wire.Shared) -> list[Effect]:
         """Serve a whole answer as a stream; an answer with too many chunks is not shared in this form."""
         if not self.fits(reply.value):
-            return [Send(peer.id, wire.Failed(reply.id, "ignored", "the answer has too many chunks to be shared"))]
+            return [SendReply(peer.id, wire.Failed(reply.id, "ignored", "the answer has too many chunks to be shared"))]
 
         self.hits += isinstance(reply, wire.Hit)
         stream = SharedStream()

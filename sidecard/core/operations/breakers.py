@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from sidecard.core.backends.registry import Backends
-from sidecard.core.effects import Effect, EmitNote, Send
+from sidecard.core.effects import Effect, EmitNote, SendReply
 from sidecard.core.events import Peer, RemoteBreakerOpened
 from sidecard.core.flights.queues import Queues
 from sidecard.core.replies import error, for_operators
@@ -20,7 +20,7 @@ class BreakerOperations(Struct, frozen=True, eq=False):
         """Show the state of every backend."""
         effects: list[Effect] = [EmitNote(note) for note in self.backends.advance(now)]
         states = {name: backend.state(now) for name, backend in self.backends.all().items()}
-        return [*effects, Send(peer.id, wire.Breakers(request.id, states))]
+        return [*effects, SendReply(peer.id, wire.Breakers(request.id, states))]
 
     def breaker(self, peer: Peer, request: wire.SetBreaker, now: float) -> list[Effect]:
         """Apply an operator's action to one backend, creating it if needed."""
@@ -33,7 +33,7 @@ class BreakerOperations(Struct, frozen=True, eq=False):
             return [error(peer, request, "unavailable", text)]
 
         notes = [*backend.breaker.advance(now), *backend.breaker.set(request.action, now)]
-        effects: list[Effect] = [Send(peer.id, wire.Ok(request.id)), *map(EmitNote, notes)]
+        effects: list[Effect] = [SendReply(peer.id, wire.Ok(request.id)), *map(EmitNote, notes)]
         return effects + self.queues.permit_released(backend, now)
 
     def remote_opened(self, event: RemoteBreakerOpened, now: float) -> list[Effect]:

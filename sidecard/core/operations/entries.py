@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from sidecard.core.cache.policy import CachePolicy
-from sidecard.core.effects import Effect, Send
+from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.serving import Serving
@@ -41,7 +41,7 @@ class EntryOperations(Struct, frozen=True, eq=False):
             if effects is not None:
                 return effects
 
-        return [Send(peer.id, self.serving.read(request, entry, now))]
+        return [SendReply(peer.id, self.serving.read(request, entry, now))]
 
     def put(self, peer: Peer, request: wire.Put, now: float) -> list[Effect]:
         """Store an entry."""
@@ -51,7 +51,7 @@ class EntryOperations(Struct, frozen=True, eq=False):
 
         policy, task = self.policy, request.task
         if task in policy.settings.now.uncached_tasks:
-            return [Send(peer.id, wire.Stored(request.id, stored=False))]
+            return [SendReply(peer.id, wire.Stored(request.id, stored=False))]
 
         ttl_seconds, stale_seconds = policy.ttl_seconds(task, request.ttl_seconds), policy.stale_seconds(task, None)
         terms = policy.terms(
@@ -64,7 +64,7 @@ class EntryOperations(Struct, frozen=True, eq=False):
         else:
             effects += self.writes.forget(scope, request.key)
 
-        return [Send(peer.id, wire.Stored(request.id, entry is not None)), *effects]
+        return [SendReply(peer.id, wire.Stored(request.id, entry is not None)), *effects]
 
     def delete(self, peer: Peer, request: wire.Delete, now: float) -> list[Effect]:
         """Remove an entry, and prevent a flight in progress from storing one."""

@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.policy import CachePolicy
-from sidecard.core.effects import Effect, Send
+from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.store.status import StoreStatus
@@ -38,7 +38,7 @@ class ExplainOperation(Struct, frozen=True, eq=False):
         origins = self.status.run.shown_origins if peer.operator else {}
         policy = policy_of(self.policy.settings.now, request.task, origins)
         if request.key is None:
-            return [Send(peer.id, wire.Explained(request.id, request.task, scope, policy, store=self.store.state))]
+            return [SendReply(peer.id, wire.Explained(request.id, request.task, scope, policy, store=self.store.state))]
 
         entry = self.policy.cache.peek(scope, request.key)
         flight = self.flights.find(scope, request.key)
@@ -53,7 +53,7 @@ class ExplainOperation(Struct, frozen=True, eq=False):
             None if failure is None else failure.message,
             self.store.state,
         )
-        return [Send(peer.id, explained)]
+        return [SendReply(peer.id, explained)]
 
 
 def _state_of(entry: Entry, now: float) -> wire.EntryState:

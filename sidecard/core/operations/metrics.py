@@ -15,7 +15,7 @@ from sidecard.core.accounts.billing import Billing
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.histogram import Histogram
 from sidecard.core.backends.registry import Backends
-from sidecard.core.effects import Effect, Send
+from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.streams import Streams
 from sidecard.core.operations.status import StatusOperations
@@ -69,13 +69,13 @@ class MetricsOperations(Struct, frozen=True, eq=False):
     def record(self, peer: Peer, request: wire.RecordMetrics) -> list[Effect]:
         """Record measurements of an app."""
         dropped = self.apps.record(peer, request)
-        return [Send(peer.id, wire.Recorded(request.id, dropped))] if request.acknowledge else []
+        return [SendReply(peer.id, wire.Recorded(request.id, dropped))] if request.acknowledge else []
 
     def metrics(self, peer: Peer, request: wire.GetMetrics, now: float) -> list[Effect]:
         """Report the daemon's and the apps' metrics; of labeled ones, only the label sets that have occurred."""
         effects = self.status.advance_breakers(now)
         families = [*(self._own(now) if self.enabled else ()), *self.apps.families()]
-        return [*effects, Send(peer.id, wire.Metrics(request.id, families))]
+        return [*effects, SendReply(peer.id, wire.Metrics(request.id, families))]
 
     def _own(self, now: float) -> Iterator[Family]:
         stats = self.status.snapshot(0, now)

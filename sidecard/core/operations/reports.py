@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from sidecard.core.accounts.billing import Billing
 from sidecard.core.backends.registry import Backends
-from sidecard.core.effects import Effect, Send
+from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.limits import TableLimits
 from sidecard.core.flights.store.status import StoreStatus
@@ -38,7 +38,7 @@ class ReportOperations(Struct, frozen=True, eq=False):
             billing.ledger_seconds(now),
             self.backends.states(),
         )
-        return [*effects, Send(peer.id, report)]
+        return [*effects, SendReply(peer.id, report)]
 
     def health(self, peer: Peer, request: wire.GetHealth, now: float) -> list[Effect]:
         """Report problems."""
@@ -70,4 +70,4 @@ class ReportOperations(Struct, frozen=True, eq=False):
             self.backends.states(),
             self.store.state,
         )
-        return [*effects, Send(peer.id, health)]
+        return [*effects, SendReply(peer.id, health)]

@@ -6,7 +6,7 @@ from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.registry import Backends
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.cache.similarity import SimilarAnswers
-from sidecard.core.effects import Effect, EmitNote, ReadSettings, Send, SetLogLevel
+from sidecard.core.effects import Effect, EmitNote, ReadSettings, SendReply, SetLogLevel
 from sidecard.core.events import Peer, SettingsRead
 from sidecard.core.flights.queues import Queues
 from sidecard.core.flights.table import Flights
@@ -39,14 +39,14 @@ class SettingsOperations(Struct, frozen=True, eq=False):
             return [for_operators(peer, request, "config")]
 
         run = self.status.run
-        return [Send(peer.id, wire.Settings(request.id, run.shown_settings, run.shown_origins))]
+        return [SendReply(peer.id, wire.Settings(request.id, run.shown_settings, run.shown_origins))]
 
     def log(self, peer: Peer, request: wire.SetLog) -> list[Effect]:
         """Set the log level, for operators."""
         if not peer.operator:
             return [for_operators(peer, request, "log")]
 
-        return [Send(peer.id, wire.Ok(request.id)), SetLogLevel(request.level)]
+        return [SendReply(peer.id, wire.Ok(request.id)), SetLogLevel(request.level)]
 
     def reload(self, peer: Peer, request: wire.Reload) -> list[Effect]:
         """Have the settings read; the reply follows when they are."""
@@ -65,7 +65,7 @@ class SettingsOperations(Struct, frozen=True, eq=False):
         if event.asked_by is not None:
             peer, request_id = event.asked_by
             reply = wire.Reloaded(request_id, event.changed, event.needs_restart, event.problems)
-            effects.append(Send(peer, reply, answer_to=wire.Reload))
+            effects.append(SendReply(peer, reply, answer_to=wire.Reload))
 
         return effects
 

@@ -8,7 +8,7 @@ from sidecard.core.backends.registry import Backends
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.cache.similarity import SimilarAnswers
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, EmitNote, Send
+from sidecard.core.effects import Effect, EmitNote, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.store.status import StoreStatus
 from sidecard.core.flights.streams import Streams
@@ -47,11 +47,11 @@ class StatusOperations(Struct, eq=False):
         """Reply that the daemon is up."""
         run = self.run
         pong = wire.Pong(request.id, run.version, wire.PROTOCOL_VERSION, run.boot_id, now - run.started_at)
-        return [Send(peer.id, pong)]
+        return [SendReply(peer.id, pong)]
 
     def stats(self, peer: Peer, request: wire.GetStats, now: float) -> list[Effect]:
         """Report counters and gauges."""
-        return [*self.advance_breakers(now), Send(peer.id, self.snapshot(request.id, now))]
+        return [*self.advance_breakers(now), SendReply(peer.id, self.snapshot(request.id, now))]
 
     def advance_breakers(self, now: float) -> list[Effect]:
         """Make the changes of breakers that depend on time alone, so that reports show their current states."""

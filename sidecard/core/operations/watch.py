@@ -21,7 +21,7 @@ from typing import Any, Final, get_args
 from msgspec import structs
 
 from sidecard.core.accounts.call_records import exception_of
-from sidecard.core.effects import AwaitRead, Effect, Send
+from sidecard.core.effects import AwaitRead, Effect, SendReply
 from sidecard.core.events import BacklogRead, NoteEmitted, Peer
 from sidecard.core.notes import Note
 from sidecard.core.replies import error, for_operators
@@ -107,7 +107,7 @@ class _Watch:
 
     def _send(self, note: wire.Note) -> list[Effect]:
         self.unread += 1
-        send = Send(self.peer.id, note, answer_to=wire.Watch)
+        send = SendReply(self.peer.id, note, answer_to=wire.Watch)
         return [send, AwaitRead(self.peer.id, self.request_id, all=True)] if self.stuck else [send]
 
 
@@ -141,7 +141,7 @@ class Watches:
             return [error(peer, request, "unavailable", text)]
 
         self._watches[peer.id, request.id] = _Watch(peer, request)
-        return [Send(peer.id, wire.Pending(request.id))]
+        return [SendReply(peer.id, wire.Pending(request.id))]
 
     def note_emitted(self, event: NoteEmitted, now: float) -> list[Effect]:
         """Send a note to all watches that include it."""

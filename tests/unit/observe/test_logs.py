@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from sidecard.core import notes
-from sidecard.core.effects import Send
+from sidecard.core.effects import SendReply
 from sidecard.core.events import Peer, RequestReceived, Tick
 from sidecard.core.operations.watch import SHOWN_KEY_CHARACTERS
 from sidecard.observe.logs import _LEVELS, MAX_LINES_PER_SECOND, Log, open_log
@@ -206,11 +206,13 @@ def test_traffic_logs_request_and_reply(log: Log, stream: io.StringIO) -> None:
     log.level = "debug"
     alice = Peer(1, 1000, 100, 7, operator=False)
     value = msgspec.Raw(b"\xa6CANARY")
-    log.write_traffic(RequestReceived(alice, wire.Begin(KEY, id=4)), [Send(1, wire.Lease(4, "l-1", "local", 30.0, 1))])
+    log.write_traffic(
+        RequestReceived(alice, wire.Begin(KEY, id=4)), [SendReply(1, wire.Lease(4, "l-1", "local", 30.0, 1))]
+    )
     shared = wire.Shared(4, value, 0.0, stale=False, saved_seconds=1.0, saved_dollars=0.0, backend="local", meta=None)
     complete = RequestReceived(alice, wire.Complete("l-1", value, id=5))
-    log.write_traffic(complete, [Send(1, wire.Stored(5, stored=True)), Send(2, shared)])
-    log.write_traffic(Tick(), [Send(2, wire.Timeout(9, 1.0))])
+    log.write_traffic(complete, [SendReply(1, wire.Stored(5, stored=True)), SendReply(2, shared)])
+    log.write_traffic(Tick(), [SendReply(2, wire.Timeout(9, 1.0))])
 
     told = [{name: line.get(name) for name in ("peer", "op", "reply", "key", "lease")} for line in lines(stream)]
     assert told == [

@@ -6,7 +6,7 @@ from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.freshness import FreshnessPolicy
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, Send
+from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.endings import DRAINING, NOT_CACHED, Endings
 from sidecard.core.flights.failures import Failures
@@ -164,7 +164,7 @@ class PreviousAnswers(Struct, frozen=True, eq=False):
             if failure is not None:
                 self.counters.failed += 1
                 self.counters.failed_again += 1
-                return [Send(peer.id, wire.Failed(request.id, "fatal", failure.message))]
+                return [SendReply(peer.id, wire.Failed(request.id, "fatal", failure.message))]
 
         if may_lead or entry is None or not self.freshness.accepts_stale(request, entry, now):
             return None
@@ -219,7 +219,7 @@ class NewCallers(Struct, frozen=True, eq=False):
 
         waiter = self.flights.join(flight, peer, request, now, wait_seconds)
         waiter.mark_pending()
-        effects: list[Effect] = [Send(peer.id, wire.Pending(request.id))]
+        effects: list[Effect] = [SendReply(peer.id, wire.Pending(request.id))]
         if flight.stream is not None and flight.lease is not None and request.stream:
             effects += self.serving.follow(waiter, flight.lease, flight.stream, now)
 

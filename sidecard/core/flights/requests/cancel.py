@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, Send
+from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.leases import Departures
 from sidecard.core.flights.participants import Waiter
@@ -22,7 +22,7 @@ class CancelOperation(Struct, frozen=True, eq=False):
 
     def cancel(self, peer: Peer, request: wire.Cancel, now: float) -> list[Effect]:
         """Remove everything that the begin with the ``target`` id has led to."""
-        effects: list[Effect] = [Send(peer.id, wire.Ok(request.id))]
+        effects: list[Effect] = [SendReply(peer.id, wire.Ok(request.id))]
         waiting = self.flights.waiting(peer, request.target)
         if isinstance(waiting, Waiter):
             self.departures.remove_waiter(waiting)

@@ -4,7 +4,7 @@ from msgspec import Raw, Struct
 
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.cache.similarity import SimilarAnswers
-from sidecard.core.effects import Effect, Send
+from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.flight import Flight
@@ -43,7 +43,7 @@ class CompleteOperation(Struct, frozen=True, eq=False):
         backend, flight = lease.permit.backend, lease.flight
         call = self.leases.answered(lease, "done", request.usage, now, spoken=request.spoken)
         if flight is None:
-            reply = Send(peer.id, wire.Stored(request.id, stored=False))
+            reply = SendReply(peer.id, wire.Stored(request.id, stored=False))
             return [reply, *call.effects, *self.queues.permit_released(backend, now)]
 
         stream = flight.stream
@@ -52,7 +52,7 @@ class CompleteOperation(Struct, frozen=True, eq=False):
 
         stored, effects = self.answers.store(flight, lease, value, call, request, now)
         flight.keep_answer(unshared=not stored)
-        effects.append(Send(peer.id, wire.Stored(request.id, stored)))
+        effects.append(SendReply(peer.id, wire.Stored(request.id, stored)))
         waiters = self.flights.finish(flight)
         if waiters:
             answer, trace = Raw(value), lease.request.trace

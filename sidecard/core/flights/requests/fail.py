@@ -5,7 +5,7 @@ from msgspec import Struct
 from sidecard.core.backends.admission import Admission
 from sidecard.core.backends.retry_budget import RetryBudget
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, Send
+from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.election import Election
 from sidecard.core.flights.endings import Endings
@@ -59,7 +59,7 @@ class FailOperation(Struct, frozen=True, eq=False):
         continues, further = self.attempts.request(lease, request, now)
         effects += further
         if not continues:
-            effects.append(Send(peer.id, wire.Ok(request.id)))
+            effects.append(SendReply(peer.id, wire.Ok(request.id)))
             effects += self.election.lease_ended(flight, kind, message, now)
 
         return effects

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from sidecard.core.effects import Effect, Send
+from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.leases import Leases
 from sidecard.core.flights.table import Flights
@@ -23,4 +23,4 @@ class RenewOperation(Struct, frozen=True, eq=False):
 
         self.flights.renew(lease, now)
         waiters = 0 if lease.flight is None else len(lease.flight.waiters)
-        return [Send(peer.id, wire.Ok(request.id, waiters))]
+        return [SendReply(peer.id, wire.Ok(request.id, waiters))]

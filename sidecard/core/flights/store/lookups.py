@@ -27,7 +27,7 @@ from msgspec import Struct
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, Send, StoreRead, StoreRelease
+from sidecard.core.effects import Effect, SendReply, StoreRead, StoreRelease
 from sidecard.core.events import Answer, Peer, Unavailable
 from sidecard.core.flights.endings import Endings
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, LOOKING_UP, Flight
@@ -174,7 +174,7 @@ class Lookups(Struct, frozen=True, eq=False):
     def answer_gets(self, flight: Flight, now: float, entry: Entry | None) -> list[Effect]:
         """Answer the gets that wait for a flight's question."""
         gets = self.gets.pop(flight, ())
-        return [Send(peer.id, self.serving.read(request, entry, now), wire.Get) for peer, request in gets]
+        return [SendReply(peer.id, self.serving.read(request, entry, now), wire.Get) for peer, request in gets]
 
     def send_pending(self, flight: Flight) -> list[Effect]:
         """Send `Pending` to the waiters of a flight that have not been sent it."""
@@ -182,7 +182,7 @@ class Lookups(Struct, frozen=True, eq=False):
         for waiter in flight.waiters.values():
             if not waiter.pending:
                 waiter.mark_pending()
-                effects.append(Send(waiter.peer.id, wire.Pending(waiter.request.id)))
+                effects.append(SendReply(waiter.peer.id, wire.Pending(waiter.request.id)))
 
         return effects
 

@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from sidecard.core.cache.entry import Entry
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, Send, StorePurge, StoreRemove, StoreWrite
+from sidecard.core.effects import Effect, SendReply, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import Peer, Removed, StoreAnswered
 from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.store.status import NO_TICKET, PATIENCE_SECONDS, PendingRemoval, StoreStatus
@@ -109,6 +109,6 @@ class StoreUpdates(Struct, frozen=True, eq=False):
         del self.removals[removal.ticket]
         self.flights.timers.clear(removal)
 
-    def _deleted(self, peer: Peer, request: wire.Delete | wire.Purge, removed: int) -> Send:
+    def _deleted(self, peer: Peer, request: wire.Delete | wire.Purge, removed: int) -> SendReply:
         self.counters.deleted += removed
-        return Send(peer.id, wire.Deleted(request.id, removed), type(request))
+        return SendReply(peer.id, wire.Deleted(request.id, removed), type(request))
