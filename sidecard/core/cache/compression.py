@@ -35,11 +35,9 @@ class Codec(Protocol):
 
     def compress(self, value: bytes) -> bytes:
         """Return the compressed value, which may be larger."""
-        ...
 
     def decompress(self, data: memoryview, size: int) -> bytes:
         """Return the value of ``size`` bytes. Raises `ValueError` if ``data`` is damaged; never allocates more than that."""
-        ...
 
 
 def decompress(codec: Codec, data: bytes) -> bytes | None:

@@ -66,7 +66,6 @@ class RemovalListener(Protocol):
 
     def entry_removed(self, entry: "Entry") -> None:
         """Drop an entry that leaves the cache. Called before the entry is emptied."""
-        ...
 
 
 class Terms(Struct, frozen=True):

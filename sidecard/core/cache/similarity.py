@@ -40,19 +40,15 @@ class VectorIndex(Protocol):
 
     def add(self, label: int, vector: bytes) -> None:
         """Add a vector under an unused label."""
-        ...
 
     def get(self, label: int) -> bytes:
         """Return a vector, with the precision that the index keeps."""
-        ...
 
     def remove(self, label: int) -> None:
         """Remove a vector."""
-        ...
 
     def nearest(self, vector: bytes, count: int) -> Iterable[tuple[int, float]]:
         """Return labels with their cosines, nearest first; some of the nearest may be missed."""
-        ...
 
 
 IndexFactory = Callable[[int], VectorIndex]
