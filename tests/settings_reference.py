@@ -13,9 +13,8 @@ from typing import Any
 
 from msgspec import NODEFAULT, Struct, structs
 
-from sidecard.config.schema import (
+from sidecard.config.model import (
     FIXED,
-    MIB,
     NAMED,
     SECTIONS,
     START_ONLY_SECTIONS,
@@ -23,6 +22,7 @@ from sidecard.config.schema import (
     TABLES,
     Setting,
 )
+from sidecard.config.schema import MIB
 from sidecard.config.sources import LEGACY_VARIABLES
 
 WIDTH = 110

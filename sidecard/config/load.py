@@ -18,8 +18,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from sidecard.config.model import Config
-from sidecard.config.schema import SECTIONS, TABLES
+from sidecard.config.model import SECTIONS, TABLES, Config
 from sidecard.config.sources import Override, SettingsCollector, is_utf8
 from sidecard.config.store_url import NONE
 from sidecard.config.validation import backend_settings

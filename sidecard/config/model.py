@@ -1,29 +1,13 @@
-"""All settings of a daemon as one value."""
+"""All settings of a daemon as one value, and a description of each setting."""
 
+import types
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from msgspec import Struct
 
-from sidecard.config.schema import (
-    FIXED,
-    NAMED,
-    CacheSettings,
-    CallLogSettings,
-    FlightSettings,
-    HttpSettings,
-    LimitSettings,
-    LogSettings,
-    MetricsSettings,
-    NamespaceSettings,
-    OperatorSettings,
-    PriceSettings,
-    PushSettings,
-    Setting,
-    SocketSettings,
-    SovereignSettings,
-    StoreSettings,
-)
+from sidecard.config import parsers, schema
+from sidecard.config.parsers import Parser
 from sidecard.core.settings import (
     BackendSettings,
     BudgetSettings,
@@ -32,28 +16,29 @@ from sidecard.core.settings import (
     TaskSettings,
     settings_of_unnamed,
 )
+from sidecard_client.keys.normal_form import NORMAL_FORMS
 from sidecard_client.protocol.wire import DEFAULT_BACKEND
 
 
 class Config(Struct, frozen=True):
     """All settings of a daemon. ``origins`` maps each setting's full name to where its value was found."""
 
-    socket: SocketSettings
-    cache: CacheSettings
-    flights: FlightSettings
-    store: StoreSettings
-    calls: CallLogSettings
-    metrics: MetricsSettings
-    http: HttpSettings
-    push: PushSettings
-    sovereign: SovereignSettings
-    prices: PriceSettings
+    socket: schema.SocketSettings
+    cache: schema.CacheSettings
+    flights: schema.FlightSettings
+    store: schema.StoreSettings
+    calls: schema.CallLogSettings
+    metrics: schema.MetricsSettings
+    http: schema.HttpSettings
+    push: schema.PushSettings
+    sovereign: schema.SovereignSettings
+    prices: schema.PriceSettings
     retries: RetrySettings
-    operators: OperatorSettings
-    log: LogSettings
-    limits: LimitSettings
+    operators: schema.OperatorSettings
+    log: schema.LogSettings
+    limits: schema.LimitSettings
     tasks: dict[str, TaskSettings]
-    namespaces: dict[str, NamespaceSettings]
+    namespaces: dict[str, schema.NamespaceSettings]
     backends: dict[str, BackendSettings]
     budgets: dict[str, BudgetSettings]
     origins: dict[str, str]
@@ -124,6 +109,98 @@ class Config(Struct, frozen=True):
             )
 
         return sentences
+
+
+class Setting(NamedTuple):
+    """One setting: its section, its key there, and its parser. The key of a setting in a nested table contains a dot."""
+
+    section: str
+    key: str
+    parser: Parser
+
+    @property
+    def name(self) -> str:
+        """The full name, as in errors and ``config show``."""
+        return f"{self.section}.{self.key}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable of a setting in a section with fixed keys."""
+        return f"SIDECARD_{self.section}_{self.key}".upper()
+
+
+START_ONLY_SECTIONS = ("socket", "store", "calls", "metrics", "http", "push", "prices")
+START_ONLY_SETTINGS = {"log": ("format",), "limits": ("max_backends", "max_series")}
+"""Settings that a running daemon cannot change, because it was opened or sized with them."""
+
+_PARSERS = {
+    "retries.share": parsers.number(0.0, 1.0),
+    "retries.window_seconds": parsers.seconds(least=1.0),
+    "backends.weight": parsers.number(above=True),
+    "backends.breaker.window_seconds": parsers.seconds(least=0.01),
+    "backends.breaker.window_calls": parsers.count(1, 100_000),
+    "backends.breaker.min_calls": parsers.count(1),
+    "backends.breaker.failure_rate": parsers.RATE,
+    "backends.breaker.slow_rate": parsers.RATE,
+    "backends.breaker.open_seconds": parsers.seconds(least=0.01),
+    "backends.breaker.max_open_seconds": parsers.seconds(least=0.01),
+    "backends.breaker.probes": parsers.count(1, 1000),
+    "backends.breaker.probe_seconds": parsers.seconds(least=0.01),
+    "tasks.normalize": parsers.choices(*NORMAL_FORMS),
+    "tasks.early_refresh": parsers.number(0.0, 10.0),
+    "tasks.similar_threshold": parsers.number(0.0, 1.0, above=True),
+    "tasks.similar_max_entries": parsers.count(1, 1_000_000),
+    "tasks.backends": parsers.NAMES,
+    "budgets.period_seconds": parsers.seconds(least=1.0),
+    "budgets.task": parsers.NAME,
+    "budgets.backend": parsers.NAME,
+}
+"""Parsers of settings that the core defines, unless their type and the unit in their name imply one."""
+
+
+def _settings(section: str, shape: type[Struct], prefix: str = "") -> dict[str, Setting]:
+    settings: dict[str, Setting] = {}
+    for field, hint in get_type_hints(shape, include_extras=True).items():
+        if isinstance(hint, type) and issubclass(hint, Struct):
+            settings |= _settings(section, hint, f"{field}.")
+        else:
+            key = prefix + field
+            settings[key] = Setting(section, key, _PARSERS.get(f"{section}.{key}") or _parser(key, hint))
+
+    return settings
+
+
+def _parser(key: str, hint: Any) -> Parser:
+    """Return the parser in an annotation, or the one that the type and the unit in the name imply."""
+    # X or None: None is the default of an optional setting.
+    kind = get_args(hint)[0] if get_origin(hint) in {Union, types.UnionType} else hint
+    if hasattr(kind, "__metadata__"):
+        parser: Parser = kind.__metadata__[0]
+        return parser
+
+    if get_origin(kind) is Literal:
+        return parsers.choice(*get_args(kind))
+
+    if key.endswith("_seconds"):
+        return parsers.seconds()
+
+    return {bool: parsers.FLAG, int: parsers.count(), float: parsers.number()}[kind]
+
+
+_HINTS = get_type_hints(Config)
+SECTIONS: dict[str, type[Struct]] = {name: hint for name, hint in _HINTS.items() if isinstance(hint, type)}
+TABLES: dict[str, type[Struct]] = {
+    name: get_args(_HINTS[name])[1] for name in ("tasks", "namespaces", "backends", "budgets")
+}
+"""Sections whose keys are names that the operator chooses, each with settings of its own."""
+
+FIXED = {section: _settings(section, shape) for section, shape in SECTIONS.items()}
+NAMED = {table: _settings(table, shape) for table, shape in TABLES.items()}
+NESTED = {
+    table: frozenset(nested for nested, dot, _ in (key.partition(".") for key in settings) if dot)
+    for table, settings in NAMED.items()
+}
+"""For each of `TABLES`, the tables within its tables."""
 
 
 def _shown(entry: Struct, setting: Setting) -> Any:

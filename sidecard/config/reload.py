@@ -6,8 +6,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from sidecard.config.load import outbound_problems
-from sidecard.config.model import Config
-from sidecard.config.schema import FIXED, START_ONLY_SECTIONS, START_ONLY_SETTINGS
+from sidecard.config.model import FIXED, START_ONLY_SECTIONS, START_ONLY_SETTINGS, Config
 from sidecard.errors import ConfigError
 
 

@@ -1,26 +1,16 @@
-"""All sections of the configuration: each setting with its type, its parser, its default and its description.
+"""The sections of the configuration: each setting with its type, its parser, its default and its description.
 
 The docstring of a setting is its description in the documentation and in ``sidecard config example``, which are generated;
-its first sentence must make sense alone.
+its first sentence must make sense alone. The core defines backends, budgets, retries and tasks (`sidecard.core.settings`).
 """
 
-from typing import Annotated, NamedTuple, get_args, get_type_hints
+from typing import Annotated
 
 from msgspec import Struct
 
 from sidecard.config import parsers
-from sidecard.config.parsers import Parser
-from sidecard.core.settings import (
-    BackendSettings,
-    BudgetSettings,
-    Cacheability,
-    RetrySettings,
-    SharedWith,
-    TaskSettings,
-    TimeoutsCount,
-)
-from sidecard_client.keys.normal_form import NORMAL_FORMS
-from sidecard_client.protocol.wire import MAX_FRAME_BYTES, MAX_LINE_BYTES, Locality, Route
+from sidecard.core.settings import SharedWith
+from sidecard_client.protocol.wire import MAX_FRAME_BYTES, MAX_LINE_BYTES
 
 MAX_FRAME_BYTES_LIMIT = 2**25 - 1
 """Above this, a frame's first byte could not be distinguished from that of a JSON line."""
@@ -248,123 +238,3 @@ class NamespaceSettings(Struct, frozen=True):
     max_bytes: Annotated[int, parsers.byte_size()] = 0
     """Memory for the namespace's entries (for a private one, of each uid). 0 is no limit but the cache's. An answer larger than
     an eighth of it is not stored."""
-
-
-# The core defines the settings below, with their defaults and descriptions; only their parsers are listed here.
-
-_RETRIES = {
-    "share": parsers.number(0.0, 1.0),
-    "floor_per_second": parsers.number(),
-    "window_seconds": parsers.seconds(least=1.0),
-    "backoff_seconds": parsers.seconds(),
-    "max_backoff_seconds": parsers.seconds(),
-}
-_BACKENDS = {
-    "locality": parsers.choice(*get_args(Locality)),
-    "max_concurrent": parsers.count(),
-    "max_queue": parsers.count(),
-    "adaptive": parsers.FLAG,
-    "requests_per_minute": parsers.number(),
-    "tokens_per_minute": parsers.number(),
-    "input_dollars_per_million_tokens": parsers.number(),
-    "output_dollars_per_million_tokens": parsers.number(),
-    "weight": parsers.number(above=True),
-    "timeouts": parsers.choice(*get_args(TimeoutsCount)),
-    "breaker.window_seconds": parsers.seconds(least=0.01),
-    "breaker.window_calls": parsers.count(1, 100_000),
-    "breaker.min_calls": parsers.count(1),
-    "breaker.failure_rate": parsers.RATE,
-    "breaker.slow_rate": parsers.RATE,
-    "breaker.slow_seconds": parsers.seconds(),
-    "breaker.slow_first_chunk_seconds": parsers.seconds(),
-    "breaker.open_seconds": parsers.seconds(least=0.01),
-    "breaker.max_open_seconds": parsers.seconds(least=0.01),
-    "breaker.probes": parsers.count(1, 1000),
-    "breaker.probe_seconds": parsers.seconds(least=0.01),
-    "breaker.enabled": parsers.FLAG,
-}
-_TASKS = {
-    "ttl_seconds": parsers.seconds(),
-    "stale_seconds": parsers.seconds(),
-    "cache": parsers.choice(*get_args(Cacheability)),
-    "normalize": parsers.choices(*NORMAL_FORMS),
-    "early_refresh": parsers.number(0.0, 10.0),
-    "failure_ttl_seconds": parsers.seconds(),
-    "similar": parsers.FLAG,
-    "similar_threshold": parsers.number(0.0, 1.0, above=True),
-    "similar_max_entries": parsers.count(1, 1_000_000),
-    "backends": parsers.NAMES,
-    "route": parsers.choice(*get_args(Route)),
-}
-_BUDGETS = {
-    "dollars": parsers.number(),
-    "period_seconds": parsers.seconds(least=1.0),
-    "task": parsers.NAME,
-    "backend": parsers.NAME,
-    "hard": parsers.FLAG,
-}
-
-
-class Setting(NamedTuple):
-    """One setting: its section, its key there, and its parser. The key of a setting in a nested table contains a dot."""
-
-    section: str
-    key: str
-    parser: Parser
-
-    @property
-    def name(self) -> str:
-        """The full name, as in errors and ``config show``."""
-        return f"{self.section}.{self.key}"
-
-    @property
-    def variable(self) -> str:
-        """The environment variable of a setting in a section with fixed keys."""
-        return f"SIDECARD_{self.section}_{self.key}".upper()
-
-
-SECTIONS: dict[str, type[Struct]] = {
-    "socket": SocketSettings,
-    "cache": CacheSettings,
-    "flights": FlightSettings,
-    "store": StoreSettings,
-    "calls": CallLogSettings,
-    "metrics": MetricsSettings,
-    "http": HttpSettings,
-    "push": PushSettings,
-    "sovereign": SovereignSettings,
-    "prices": PriceSettings,
-    "retries": RetrySettings,
-    "operators": OperatorSettings,
-    "log": LogSettings,
-    "limits": LimitSettings,
-}
-TABLES: dict[str, type[Struct]] = {
-    "tasks": TaskSettings,
-    "namespaces": NamespaceSettings,
-    "backends": BackendSettings,
-    "budgets": BudgetSettings,
-}
-"""Sections whose keys are names that the operator chooses, each with settings of its own."""
-
-START_ONLY_SECTIONS = ("socket", "store", "calls", "metrics", "http", "push", "prices")
-START_ONLY_SETTINGS = {"log": ("format",), "limits": ("max_backends", "max_series")}
-"""Settings that a running daemon cannot change, because it was opened or sized with them."""
-
-_PARSERS_OF_CORE = {"retries": _RETRIES, "tasks": _TASKS, "backends": _BACKENDS, "budgets": _BUDGETS}
-
-
-def _settings(section: str, shape: type[Struct]) -> dict[str, Setting]:
-    section_parsers = _PARSERS_OF_CORE.get(section) or {
-        key: get_args(hint)[1] for key, hint in get_type_hints(shape, include_extras=True).items()
-    }
-    return {key: Setting(section, key, parser) for key, parser in section_parsers.items()}
-
-
-FIXED = {section: _settings(section, shape) for section, shape in SECTIONS.items()}
-NAMED = {table: _settings(table, shape) for table, shape in TABLES.items()}
-NESTED = {
-    table: frozenset(nested for nested, dot, _ in (key.partition(".") for key in settings) if dot)
-    for table, settings in NAMED.items()
-}
-"""For each of `TABLES`, the tables within its tables."""

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from sidecard.config.model import FIXED, NAMED, NESTED, Setting
 from sidecard.config.parsers import parse_json
-from sidecard.config.schema import FIXED, NAMED, NESTED, Setting
 from sidecard.config.validation import Path, Values, conflicts
 
 LEGACY_VARIABLES = {

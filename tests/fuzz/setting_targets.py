@@ -7,8 +7,8 @@ import msgspec
 
 from sidecard.config import load as loading
 from sidecard.config import store_url
+from sidecard.config.model import FIXED, NAMED
 from sidecard.config.reload import reconfigure
-from sidecard.config.schema import FIXED, NAMED
 from sidecard.config.sources import Override, SettingsCollector
 from sidecard.config.sovereignty import outbound_problem, parse_allowed
 from sidecard.daemon.state import StateUnusableError, state_directory

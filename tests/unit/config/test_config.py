@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from sidecard.config.load import load
-from sidecard.config.schema import FIXED, NAMED
+from sidecard.config.model import FIXED, NAMED
 from sidecard.config.sources import Override
 from sidecard.core.operations.policies import DEFAULT_ORIGIN
 from sidecard.core.settings import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sidecard.config.load import load
-from sidecard.config.schema import FIXED, NAMED, SECTIONS, START_ONLY_SECTIONS, START_ONLY_SETTINGS, TABLES
+from sidecard.config.model import FIXED, NAMED, SECTIONS, START_ONLY_SECTIONS, START_ONLY_SETTINGS, TABLES
 from sidecard.core.settings import EngineSettings
 from tests import settings_reference as reference
 
