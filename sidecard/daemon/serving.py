@@ -27,7 +27,7 @@ from sidecard.daemon.ledger_file import LedgerFile, LedgerKeeper
 from sidecard.daemon.reloading import Reloader
 from sidecard.daemon.sinks import Sinks
 from sidecard.daemon.socket_server import SocketServer
-from sidecard.daemon.stores import OpenedStore, open_store
+from sidecard.daemon.stores import open_store
 from sidecard.daemon.systemd import Notifier
 from sidecard.errors import SidecardBug
 from sidecard.observe.log_writer import LogWriter
@@ -35,6 +35,7 @@ from sidecard.observe.logs import Log
 from sidecard.server.driver import Driver
 from sidecard.server.listener import Listener
 from sidecard.server.socket_monitor import SocketMonitor
+from sidecard.store.base import Store
 from sidecard_client import __version__
 from sidecard_client.protocol import wire
 
@@ -99,7 +100,7 @@ class Daemon:
         loop.set_exception_handler(self._log_loop_failure)
         log, state = self._log, self._parts.state
         boot_id = os.urandom(8).hex()
-        opened = open_store(
+        store = open_store(
             self._config,
             state,
             host=boot_id,
@@ -108,7 +109,6 @@ class Daemon:
             log=log.write,
             on_fault=partial(log.write_fault, "store failed"),
         )
-        store = None if opened is None else opened.store
         store_kind: StoreKind = "none" if store is None else "shared" if store.shared else "own"
         engine = self._new_engine(boot_id, store_kind)
         engine.metrics.limited = self._server.limited
@@ -119,7 +119,7 @@ class Daemon:
             engine,
             loop,
             _clock,
-            on_note=self._on_note(opened),
+            on_note=log.write_note if store is None else partial(self._on_note, store),
             on_bug=self._log_bug,
             on_call=sinks.on_call,
             on_level=self._set_level,
@@ -201,16 +201,9 @@ class Daemon:
             wall_offset_seconds=_wall_clock() - now,  # read once: it decides which day a budget's period is
         )
 
-    def _on_note(self, opened: OpenedStore | None) -> Callable[[Note], None]:
-        store_note = None if opened is None else opened.on_note
-        if store_note is None:
-            return self._log.write_note
-
-        def on_note(note: Note) -> None:
-            self._log.write_note(note)
-            store_note(note)
-
-        return on_note
+    def _on_note(self, store: Store, note: Note) -> None:
+        self._log.write_note(note)
+        store.note(note)
 
     def _report_ready(self) -> None:
         # Objects made during the start live as long as the daemon: the collector need not visit them again.

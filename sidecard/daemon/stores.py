@@ -4,22 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from msgspec import Struct
-
 from sidecard.config.model import Config
 from sidecard.config.store_url import RedisAddress, SqliteAddress, parse
-from sidecard.core.notes import Note
 from sidecard.store.base import Store
 
 DEFAULT_NAME = "store.db"
 """The default file, in the state directory."""
-
-
-class OpenedStore(Struct, frozen=True):
-    """A store, and its listener for notes of the core, if it has one."""
-
-    store: Store
-    on_note: Callable[[Note], None] | None = None
 
 
 def open_store(
@@ -31,7 +21,7 @@ def open_store(
     wall_clock: Callable[[], float],
     log: Callable[..., None],
     on_fault: Callable[[Exception], None],
-) -> OpenedStore | None:
+) -> Store | None:
     """Return the configured store, or None. Nothing is opened yet: `Store.run` does.
 
     ``state`` is the locked state directory; ``host`` identifies this run; ``clock`` is the engine's, ``wall_clock`` the
@@ -48,16 +38,14 @@ def open_store(
         case SqliteAddress(path):
             from sidecard.store.sqlite.store import DiskStore  # noqa: PLC0415 - optional: see the module's docstring
 
-            return OpenedStore(
-                DiskStore(
-                    path,
-                    max_bytes=config.store.max_bytes,
-                    write_window_seconds=config.store.write_window_seconds,
-                    clock=clock,
-                    wall_clock=wall_clock,
-                    log=log,
-                    on_fault=on_fault,
-                )
+            return DiskStore(
+                path,
+                max_bytes=config.store.max_bytes,
+                write_window_seconds=config.store.write_window_seconds,
+                clock=clock,
+                wall_clock=wall_clock,
+                log=log,
+                on_fault=on_fault,
             )
         case RedisAddress():
             return _redis(config, address, host, clock, wall_clock, on_fault)
@@ -70,7 +58,7 @@ def _redis(
     clock: Callable[[], float],
     wall_clock: Callable[[], float],
     on_fault: Callable[[Exception], None],
-) -> OpenedStore:
+) -> Store:
     from sidecard.store.redis.access import RedisAccess  # noqa: PLC0415 - optional: see the module's docstring
     from sidecard.store.redis.shared_counters import SharedCounters  # noqa: PLC0415 - optional: see the module's docstring
     from sidecard.store.redis.store import RedisStore  # noqa: PLC0415 - optional: see the module's docstring
@@ -99,16 +87,14 @@ def _redis(
             wall_clock=wall_clock,
         )
 
-    claim_seconds = config.flights.lease_seconds
-    store = RedisStore(
+    return RedisStore(
         access,
         host=host,
-        claim_seconds=claim_seconds,
+        claim_seconds=config.flights.lease_seconds,
         clock=clock,
         on_fault=on_fault,
         shared_counters=shared_counters,
     )
-    return OpenedStore(store, store.note)
 
 
 def _admission(config: Config) -> Callable[[str], bool]:

@@ -17,7 +17,6 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Final, NamedTuple
 
 from sidecard.config.schema import LimitSettings
@@ -76,8 +75,6 @@ class PeerConnection(asyncio.Protocol):
         """The peer has left so much unread that it is counted."""
         self.congested = False
 
-    # -- called by the transport ---------------------------------------------------------------------------------------
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream's is no less
         """Identify the peer and admit it, or arrange to send it the reason why not."""
         self._transport = transport
@@ -109,12 +106,11 @@ class PeerConnection(asyncio.Protocol):
             self._serve_slowly(fault.before)
             return
 
-        if not self._reader.calm:
+        if self._reader.calm:
+            # Exactly one message.
+            self._driver.serve(self._peer, self, messages)
+        else:
             self._serve_slowly(messages)
-            return
-
-        # Exactly one message.
-        self._driver.serve(self._peer, self, messages)
 
     def eof_received(self) -> bool:
         """Handle the end of input. Only a JSON-lines peer may still read replies: `socat` half-closes."""
@@ -376,8 +372,8 @@ class PeerConnection(asyncio.Protocol):
     def _start_message_timer(self) -> None:
         # Checked only when it fires, whatever arrives meanwhile: large messages arrive in parts too.
         if self._message_timer is None:
-            check = partial(self._check_message, self._reader.partial)
-            self._message_timer = self._loop.call_later(self._limits.message_seconds, check)
+            seconds = self._limits.message_seconds
+            self._message_timer = self._loop.call_later(seconds, self._check_message, self._reader.partial)
 
     def _check_message(self, incomplete: int) -> None:
         """Close the peer if the message that was incomplete when the timer started still is."""
@@ -393,14 +389,11 @@ class PeerConnection(asyncio.Protocol):
 
     def _start_progress_timer(self) -> None:
         self._cancel_progress_timer()
-        self._progress_timer = self._loop.call_later(self._limits.stall_seconds, self._stalled)
+        seconds = self._limits.stall_seconds
+        reason = f"it read too little for limits.stall_seconds ({seconds:g})"
+        self._progress_timer = self._loop.call_later(seconds, self._abort_for, "stall_seconds", reason)
 
     def _cancel_progress_timer(self) -> None:
         if self._progress_timer is not None:
             self._progress_timer.cancel()
             self._progress_timer = None
-
-    def _stalled(self) -> None:
-        self._progress_timer = None
-        seconds = self._limits.stall_seconds
-        self._abort_for("stall_seconds", f"it read too little for limits.stall_seconds ({seconds:g})")

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from sidecard.core.effects import StoreEffect, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import StoreAnswered, StoreEvent, StoreGauges, StoreMeasured, StoreStateChanged
+from sidecard.core.notes import Note
 from sidecard_client.protocol.wire import Usage
 
 StoreListener = Callable[[StoreEvent], None]
@@ -34,6 +35,9 @@ class Store(Protocol):
 
         Every ticket is answered once, by this method or within a bounded time by a `StoreAnswered` event.
         """
+
+    def note(self, note: Note) -> None:
+        """Receive a note of the core, such as an opened breaker that other hosts should know of."""
 
     async def run(self, notify: StoreListener) -> None:
         """Serve until cancelled. A store that cannot be opened is tried again and again."""

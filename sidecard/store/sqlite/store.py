@@ -24,6 +24,7 @@ import anyio
 
 from sidecard.core.effects import StoreEffect, StorePurge, StoreRead, StoreRemove, StoreWrite
 from sidecard.core.events import StoreAnswered
+from sidecard.core.notes import Note
 from sidecard.persistence.sqlite_file import DamagedError, ForeignError, UnusableError, set_aside
 from sidecard.persistence.worker import Worker
 from sidecard.store.base import StoreListener, StoreReporter
@@ -92,6 +93,9 @@ class DiskStore:
                 return self._writes.remove(effect)
             case _:
                 return None
+
+    def note(self, note: Note) -> None:
+        """Ignore it: no other host uses this store."""
 
     async def run(self, notify: StoreListener) -> None:
         """See `Store`."""
