@@ -160,6 +160,7 @@ class Driver:
                             settled = False
                             self._execute(effect)
                 except Exception as fault:  # noqa: BLE001 - the one boundary: an internal error costs one request, not all
+                    settled = False
                     writer.queue(wire.Error(message.id, "internal", str(self._bug(fault, type(message)))))
 
             if writer.congested:
