@@ -2,21 +2,19 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
 import pytest
 
 from tests.acceptance.fault_worker import End, Plan
 from tests.daemons import Daemon, ask, poll
+from tests.workers import Workers
 
-WORKER = Path(__file__).parent / "acceptance" / "fault_worker.py"
+WORKER = "tests.acceptance.fault_worker"
 
 
 class Injected(Protocol):
@@ -69,53 +67,18 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-class Apps:
+class Apps(Workers[list[End]]):
     """Processes with one plan."""
 
     def __init__(self, plan: Plan, processes: int) -> None:
+        super().__init__(WORKER, list[End])
         self.directory = Path(plan.directory)
         self.pieces = plan.pieces
-        command = [sys.executable, str(WORKER), msgspec.json.encode(plan).decode()]
-        self.processes = [
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for _ in range(processes)
-        ]
-        for process in self.processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-
-    @property
-    def pids(self) -> list[int]:
-        """All of them, the dead ones too."""
-        return [process.pid for process in self.processes]
-
-    def go(self) -> None:
-        """Let all of them begin."""
-        for process in self.processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
+        self.start(plan, processes)
 
     def ends(self) -> list[End]:
-        """Wait for the processes that are alive and return what their callers got."""
-        ends: list[End] = []
-        for process in self.processes:
-            output, _ = process.communicate(timeout=90)
-            if process.returncode == 0:
-                ends += msgspec.json.decode(output, type=list[End])
-
-        return ends
-
-    def stop(self) -> None:
-        """End whatever still runs."""
-        for process in self.processes:
-            process.kill()
-            process.communicate()
+        """Wait for the processes that are alive, and return what their callers received."""
+        return [end for result in self.results() for end in result]
 
 
 class Scene:
@@ -190,7 +153,7 @@ class Scene:
     def close(self) -> None:
         """End all processes but the daemon."""
         for apps in self.groups:
-            apps.stop()
+            apps.kill()
 
 
 def whole(got: End, pieces: int = 3) -> bool:

@@ -1,51 +1,27 @@
 """Several daemons on one Redis, each of them a host, with their callers."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from tests.acceptance.host_worker import Account, Plan
 from tests.daemons import Daemon, ask, poll
+from tests.workers import Workers
 
 Start = Callable[..., Daemon]
+WORKER = "tests.acceptance.host_worker"
 
 
-class Callers:
+class Callers(Workers[Account]):
     """The callers of one host."""
 
     def __init__(self, plan: Plan) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.acceptance.host_worker", msgspec.json.encode(plan).decode()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
-
-    def go(self) -> None:
-        """Let them call."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
+        super().__init__(WORKER, Account)
+        self.start(plan, 1)
 
     def account(self) -> Account:
         """Wait for the end of all calls."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.read()
-        self.process.wait(timeout=20)
-        return msgspec.json.decode(line, type=Account)
-
-    def close(self) -> None:
-        """End it whatever its state."""
-        self.process.kill()
-        self.process.wait(timeout=10)
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
+        (account,) = self.results()
+        return account
 
 
 def hosts(start: Start, count: int, url: str, **environ: str) -> list[Daemon]:

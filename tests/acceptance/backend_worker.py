@@ -5,8 +5,6 @@ What reaches the backend is written to the plan's ledger file by the called func
 """
 
 import os
-import sys
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,9 +13,7 @@ import anyio
 import msgspec
 
 from sidecard_client import AsyncClient, CallRejected, Client
-
-PATIENCE_SECONDS = 10.0
-"""For the daemon's answers: calls made without it, on a machine that is busy, are another test's matter."""
+from tests.worker_process import PATIENCE_SECONDS, Ledger, follow, in_threads
 
 
 class Plan(msgspec.Struct):
@@ -53,31 +49,27 @@ class Worker:
         self.plan = plan
         self.ends: Counter[str] = Counter()
         self.stop = Path(f"{plan.ledger}.stop")
-        self._ledger = os.open(plan.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._ledger = Ledger(plan.ledger)
 
     def prompts(self, caller: int) -> "list[str]":
         """Name what a caller asks."""
         plan = self.plan
         return [plan.prompt or f"{os.getpid()} {caller} {call}" for call in range(plan.calls)]
 
-    def write(self, word: str) -> None:
-        """Append one line to the ledger, in one write."""
-        os.write(self._ledger, f"{word} {os.getpid()}\n".encode())
-
     def upstream(self, prompt: str) -> str:
         """Answer after a while, or fail."""
-        self.write("start")
+        self._ledger.write("start", os.getpid())
         time.sleep(self.plan.work_seconds)
         return self._end(prompt)
 
     async def async_upstream(self, prompt: str) -> str:
         """Answer after a while, or fail, without blocking the loop."""
-        self.write("start")
+        self._ledger.write("start", os.getpid())
         await anyio.sleep(self.plan.work_seconds)
         return self._end(prompt)
 
     def _end(self, prompt: str) -> str:
-        self.write("end")
+        self._ledger.write("end", os.getpid())
         if self.plan.fails:
             raise ConnectionError("the backend is down")
 
@@ -116,12 +108,7 @@ def call_in_threads(worker: Worker) -> None:
                 count += 1
                 one(f"{os.getpid()} {number} {count}")
 
-        threads = [threading.Thread(target=caller, args=(number,)) for number in range(plan.callers)]
-        for thread in threads:
-            thread.start()
-
-        for thread in threads:
-            thread.join()
+        in_threads(plan.callers, caller)
 
 
 async def call_in_tasks(worker: Worker) -> None:
@@ -151,18 +138,16 @@ async def call_in_tasks(worker: Worker) -> None:
             tasks.start_soon(caller, number)
 
 
-def main() -> None:
-    """Work."""
-    worker = Worker(msgspec.json.decode(sys.argv[1], type=Plan))
-    print("ready", flush=True)
-    sys.stdin.readline()
-    if worker.plan.kind == "sync":
+def work(plan: Plan) -> Account:
+    """Make all calls."""
+    worker = Worker(plan)
+    if plan.kind == "sync":
         call_in_threads(worker)
     else:
         anyio.run(call_in_tasks, worker)
 
-    print(msgspec.json.encode(Account(os.getpid(), dict(worker.ends))).decode())
+    return Account(os.getpid(), dict(worker.ends))
 
 
 if __name__ == "__main__":
-    main()
+    follow(Plan, work)

@@ -5,17 +5,13 @@ Every upstream call is written to the plan's ledger file, so that the test count
 """
 
 import os
-import sys
-import threading
 import time
 
 import anyio
 import msgspec
 
 from sidecard_client import AsyncClient, Client, Outcome
-
-PATIENCE_SECONDS = 10.0
-"""For the daemon's answers: calls made without it, on a machine that is busy, are the matter of those tests that freeze it."""
+from tests.worker_process import PATIENCE_SECONDS, Ledger, follow, in_threads
 
 
 class Plan(msgspec.Struct):
@@ -61,24 +57,20 @@ class Worker:
         self.plan = plan
         self.calls: list[Call] = []
         self.errors: list[str] = []
-        self._ledger = os.open(plan.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-
-    def write(self, word: str, prompt: str) -> None:
-        """Append one line to the ledger, in one write."""
-        os.write(self._ledger, f"{word} {os.getpid()} {prompt}\n".encode())
+        self._ledger = Ledger(plan.ledger)
 
     def upstream(self, prompt: str) -> str:
         """Answer slowly, each time with another text."""
-        self.write("start", prompt)
+        self._ledger.write("start", os.getpid(), prompt)
         time.sleep(self.plan.upstream_seconds)
-        self.write("end", prompt)
+        self._ledger.write("end", os.getpid(), prompt)
         return f"{prompt} answered by {os.getpid()} at {time.monotonic_ns()}"
 
     async def async_upstream(self, prompt: str) -> str:
         """Answer slowly, without blocking the loop."""
-        self.write("start", prompt)
+        self._ledger.write("start", os.getpid(), prompt)
         await anyio.sleep(self.plan.upstream_seconds)
-        self.write("end", prompt)
+        self._ledger.write("end", os.getpid(), prompt)
         return f"{prompt} answered by {os.getpid()} at {time.monotonic_ns()}"
 
     def note(self, prompt: str, outcome: Outcome[str], began_at: float) -> None:
@@ -95,7 +87,7 @@ def call_in_threads(worker: Worker) -> None:
     with Client(plan.socket, daemon_timeout=plan.patience_seconds) as client:
         start = time.monotonic()
 
-        def caller() -> None:
+        def caller(_: int) -> None:
             while True:
                 for prompt in plan.prompts:
                     began_at = time.monotonic()
@@ -108,12 +100,7 @@ def call_in_threads(worker: Worker) -> None:
                 if time.monotonic() - start >= plan.seconds:
                     return
 
-        threads = [threading.Thread(target=caller) for _ in range(plan.callers)]
-        for thread in threads:
-            thread.start()
-
-        for thread in threads:
-            thread.join()
+        in_threads(plan.callers, caller)
 
 
 async def call_in_tasks(worker: Worker) -> None:
@@ -142,19 +129,16 @@ async def call_in_tasks(worker: Worker) -> None:
             tasks.start_soon(caller)
 
 
-def main() -> None:
-    """Follow the plan."""
-    plan = msgspec.json.decode(sys.argv[1], type=Plan)
+def work(plan: Plan) -> Account:
+    """Make all calls."""
     worker = Worker(plan)
-    print("ready", flush=True)
-    sys.stdin.readline()
     if plan.kind == "sync":
         call_in_threads(worker)
     else:
         anyio.run(call_in_tasks, worker)
 
-    sys.stdout.buffer.write(msgspec.json.encode(Account(os.getpid(), worker.calls, worker.errors)) + b"\n")
+    return Account(os.getpid(), worker.calls, worker.errors)
 
 
 if __name__ == "__main__":
-    main()
+    follow(Plan, work)

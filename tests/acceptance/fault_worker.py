@@ -4,8 +4,6 @@ Takes a `Plan` as JSON, says ``ready``, waits for a line, makes its calls, and p
 """
 
 import os
-import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import anyio
 import msgspec
 
 from sidecard_client import AsyncClient, Client
+from tests.worker_process import Ledger, follow, in_threads
 
 GRAIN_SECONDS = 0.005
 """Between two looks at a gate."""
@@ -59,11 +58,11 @@ class Upstream:
         self._plan = plan
         self._directory = Path(plan.directory)
         self.fork: Callable[[], None] | None = None
-        self._ledger = os.open(self._directory / "ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._ledger = Ledger(str(self._directory / "ledger"))
 
     def note(self, word: str) -> None:
         """Add a line to the ledger, whole or not at all."""
-        os.write(self._ledger, f"{word} {os.getpid()}\n".encode())
+        self._ledger.write(word, os.getpid())
 
     def _closed(self, gate: str) -> bool:
         return not (self._directory / f"gate.{gate}").exists() and not (self._directory / "gate.all").exists()
@@ -191,12 +190,7 @@ def call_in_threads(plan: Plan) -> list[End]:
         if len(callers) == 1:
             run(callers[0])
         else:
-            threads = [threading.Thread(target=run, args=(caller,)) for caller in callers]
-            for thread in threads:
-                thread.start()
-
-            for thread in threads:
-                thread.join()
+            in_threads(len(callers), lambda number: run(callers[number]))
 
     return [caller.got for caller in callers]
 
@@ -224,9 +218,24 @@ async def call_in_tasks(plan: Plan) -> list[End]:
     return [caller.got for caller in callers]
 
 
-def main() -> None:
+def work(plan: Plan) -> list[End]:
     """Follow the plan."""
-    plan = msgspec.json.decode(sys.argv[1], type=Plan)
+    make: Callable[[], list[End]] = (
+        (lambda: call_in_threads(plan))
+        if plan.kind == "sync"
+        else lambda: anyio.run(call_in_tasks, plan, backend=plan.kind)
+    )
+    ends: list[End] = []
+    try:
+        ends = make()
+    except* KeyboardInterrupt:  # trio's comes in a group
+        ends = [End(os.getpid(), "KeyboardInterrupt", [])]
+
+    return ends
+
+
+def become(plan: Plan) -> None:
+    """Become the plan's user."""
     if plan.user >= 0:
         if plan.kind != "sync":
             anyio.run(anyio.sleep, 0, backend=plan.kind)  # which imports what the user might not be allowed to read
@@ -235,21 +244,6 @@ def main() -> None:
         os.setgid(plan.user)
         os.setuid(plan.user)
 
-    print("ready", flush=True)
-    sys.stdin.readline()
-    ends: list[End] = []
-    make: Callable[[], list[End]] = (
-        (lambda: call_in_threads(plan))
-        if plan.kind == "sync"
-        else lambda: anyio.run(call_in_tasks, plan, backend=plan.kind)
-    )
-    try:
-        ends = make()
-    except* KeyboardInterrupt:  # trio's comes in a group
-        ends = [End(os.getpid(), "KeyboardInterrupt", [])]
-
-    sys.stdout.buffer.write(msgspec.json.encode(ends) + b"\n")
-
 
 if __name__ == "__main__":
-    main()
+    follow(Plan, work, before=become)

@@ -3,9 +3,7 @@
 Takes a `Plan` as JSON, says ``ready``, waits for a line, calls, and prints an `Account` as JSON.
 """
 
-import os
 import random
-import sys
 import time
 from collections import Counter
 
@@ -13,9 +11,7 @@ import anyio
 import msgspec
 
 from sidecard_client import AsyncClient, CallFailed, CallTimeout
-
-PATIENCE_SECONDS = 10.0
-"""For the daemon's answers, on a machine that is busy."""
+from tests.worker_process import PATIENCE_SECONDS, Ledger, follow
 
 
 class Plan(msgspec.Struct):
@@ -49,10 +45,10 @@ async def main(plan: Plan) -> Account:
     wrong: list[str] = []
     longest_seconds = 0.0
     chance = random.Random(plan.seed)
-    ledger = os.open(plan.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    ledger = Ledger(plan.ledger)
 
     async def upstream(key: int) -> str:
-        os.write(ledger, f"{key}\n".encode())
+        ledger.write(key)
         await anyio.sleep(plan.work_seconds)
         return f"answer {key}"
 
@@ -78,9 +74,7 @@ async def main(plan: Plan) -> Account:
                 ends[end] += 1
                 longest_seconds = max(longest_seconds, time.monotonic() - began_at)
 
-        await sidecard.put("warm", 1)
-        print("ready", flush=True)
-        await anyio.to_thread.run_sync(sys.stdin.readline)
+        await sidecard.put("connected", 1)
         async with anyio.create_task_group() as tasks:
             for _ in range(plan.callers):
                 tasks.start_soon(caller)
@@ -89,5 +83,4 @@ async def main(plan: Plan) -> Account:
 
 
 if __name__ == "__main__":
-    account = anyio.run(main, msgspec.json.decode(sys.argv[1], type=Plan))
-    print(msgspec.json.encode(account).decode(), flush=True)
+    follow(Plan, lambda plan: anyio.run(main, plan))

@@ -4,18 +4,15 @@ Takes a `Plan` as JSON, says ``ready``, waits for a line, reads, and prints a li
 """
 
 import os
-import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import anyio
 import msgspec
 
 from sidecard_client import AsyncClient, CallFailed, Client
-
-PATIENCE_SECONDS = 10.0
-"""For the daemon's answers, on a machine that is busy."""
+from tests.worker_process import PATIENCE_SECONDS, Ledger, follow, in_threads
 
 
 class Plan(msgspec.Struct):
@@ -45,10 +42,8 @@ class Consumed(msgspec.Struct):
 
 
 def note(plan: Plan, word: str, number: int = 0) -> None:
-    """Add a line to the ledger, whole or not at all."""
-    ledger = os.open(plan.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(ledger, f"{word} {number} {os.getpid()} {time.monotonic()}\n".encode())
-    os.close(ledger)
+    """Add a line to the ledger."""
+    Ledger(plan.ledger).write(word, number, os.getpid(), time.monotonic())
 
 
 def piece(number: int) -> str:
@@ -80,33 +75,41 @@ async def aupstream(plan: Plan) -> AsyncIterator[str]:
     await anyio.sleep(plan.last_seconds)
 
 
+class Reader:
+    """One consumer's reading of a stream, of either client."""
+
+    def __init__(self) -> None:
+        self.consumed = Consumed([], "", "", pid=os.getpid())
+
+    def take(self, one: str) -> None:
+        """Receive a piece."""
+        self.consumed.first_at = self.consumed.first_at or time.monotonic()
+        self.consumed.pieces.append(one)
+
+    def end(self, end: str, stream: Any) -> Consumed:
+        """Receive the end."""
+        self.consumed.end, self.consumed.source = end, stream.source or ""
+        return self.consumed
+
+
 def read(plan: Plan) -> list[Consumed]:
     """Read with threads."""
     consumed: list[Consumed] = []
-
-    def consume(client: Client) -> None:
-        mine = Consumed([], "", "", pid=os.getpid())
-        stream = client.stream(upstream, plan, key="stream", wait=plan.wait_seconds)
-        try:
-            with stream:
-                for one in stream:
-                    mine.first_at = mine.first_at or time.monotonic()
-                    mine.pieces.append(one)
-
-            mine.end = "whole"
-        except CallFailed:
-            mine.end = "CallFailed"
-
-        mine.source = stream.source or ""
-        consumed.append(mine)
-
     with Client(plan.socket, daemon_timeout=PATIENCE_SECONDS) as client:
-        threads = [threading.Thread(target=consume, args=(client,)) for _ in range(plan.consumers)]
-        for thread in threads:
-            thread.start()
 
-        for thread in threads:
-            thread.join()
+        def consume(_: int) -> None:
+            reader, end = Reader(), "whole"
+            stream = client.stream(upstream, plan, key="stream", wait=plan.wait_seconds)
+            try:
+                with stream:
+                    for one in stream:
+                        reader.take(one)
+            except CallFailed:
+                end = "CallFailed"
+
+            consumed.append(reader.end(end, stream))
+
+        in_threads(plan.consumers, consume)
 
     return consumed
 
@@ -114,33 +117,25 @@ def read(plan: Plan) -> list[Consumed]:
 async def aread(plan: Plan) -> list[Consumed]:
     """Read with tasks."""
     consumed: list[Consumed] = []
-
-    async def consume(client: AsyncClient) -> None:
-        mine = Consumed([], "", "", pid=os.getpid())
-        stream = client.stream(aupstream, plan, key="stream", wait=plan.wait_seconds)
-        try:
-            async with stream:
-                async for one in stream:
-                    mine.first_at = mine.first_at or time.monotonic()
-                    mine.pieces.append(one)
-
-            mine.end = "whole"
-        except CallFailed:
-            mine.end = "CallFailed"
-
-        mine.source = stream.source or ""
-        consumed.append(mine)
-
     async with AsyncClient(plan.socket, daemon_timeout=PATIENCE_SECONDS) as client, anyio.create_task_group() as tasks:
+
+        async def consume() -> None:
+            reader, end = Reader(), "whole"
+            stream = client.stream(aupstream, plan, key="stream", wait=plan.wait_seconds)
+            try:
+                async with stream:
+                    async for one in stream:
+                        reader.take(one)
+            except CallFailed:
+                end = "CallFailed"
+
+            consumed.append(reader.end(end, stream))
+
         for _ in range(plan.consumers):
-            tasks.start_soon(consume, client)
+            tasks.start_soon(consume)
 
     return consumed
 
 
 if __name__ == "__main__":
-    plan = msgspec.json.decode(sys.argv[1], type=Plan)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    result = read(plan) if plan.kind == "sync" else anyio.run(aread, plan)
-    print(msgspec.json.encode(result).decode())
+    follow(Plan, lambda plan: read(plan) if plan.kind == "sync" else anyio.run(aread, plan))

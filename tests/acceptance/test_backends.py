@@ -2,21 +2,19 @@
 
 import json
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from sidecard_client import CallRejected, Client
 from tests.acceptance.backend_worker import Account, Plan
 from tests.daemons import Daemon, ask, poll
+from tests.workers import Workers
 
-WORKER = Path(__file__).with_name("backend_worker.py")
+WORKER = "tests.acceptance.backend_worker"
 Start = Callable[..., Daemon]
 kinds = pytest.mark.parametrize("kind", ["sync", "async"])
 
@@ -28,45 +26,26 @@ def backends(**settings: dict[str, Any]) -> dict[str, str]:
     return {"SIDECARD_BACKENDS": json.dumps(settings)}
 
 
-class Crew:
-    """Workers, and the ledger that what they call writes."""
+class Crew(Workers[Account]):
+    """Workers, and the ledger that the function they call writes."""
 
     def __init__(self, socket: str, directory: Path) -> None:
+        super().__init__(WORKER, Account)
         self.socket = socket
         self.ledger = directory / "ledger"
         self.ledger.touch()
-        self.processes: list[subprocess.Popen[str]] = []
 
     def hire(self, count: int, **plan: Any) -> None:
         """Start workers, which then wait for `go`."""
-        text = msgspec.json.encode(Plan(self.socket, str(self.ledger), **plan)).decode()
-        new = [
-            subprocess.Popen([sys.executable, str(WORKER), text], stdin=-1, stdout=-1, text=True) for _ in range(count)
-        ]
-        self.processes += new
-        for process in new:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-
-    def go(self) -> None:
-        """Let all of them begin."""
-        for process in self.processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
+        self.start(Plan(self.socket, str(self.ledger), **plan), count)
 
     def stop(self) -> None:
-        """Ask those who call without end to end."""
+        """Let workers that call without end stop."""
         Path(f"{self.ledger}.stop").touch()
-
-    def accounts(self) -> list[Account]:
-        """Wait for the workers that are alive and return what they saw."""
-        outputs = [(process.communicate(timeout=60)[0], process.returncode) for process in self.processes]
-        return [msgspec.json.decode(output, type=Account) for output, code in outputs if code == 0]
 
     def ends(self) -> Counter[str]:
         """Return how all calls ended."""
-        return sum((Counter(account.ends) for account in self.accounts()), Counter())
+        return sum((Counter(account.ends) for account in self.results()), Counter())
 
     def words(self) -> list[str]:
         """Return the ledger, a word a line."""
@@ -85,19 +64,13 @@ class Crew:
 
         return most
 
-    def fire(self) -> None:
-        """End whatever still runs."""
-        for process in self.processes:
-            process.kill()
-            process.communicate()
-
 
 @pytest.fixture
 def crew(socket_path: str, tmp_path: Path) -> Iterator[Crew]:
     """Have workers for a daemon at ``socket_path``, and end them with the test."""
     crew = Crew(socket_path, tmp_path)
     yield crew
-    crew.fire()
+    crew.kill()
 
 
 def state_of(daemon: Daemon, backend: str = "b") -> dict[str, Any]:
@@ -113,7 +86,7 @@ def test_breaker_opens_once_for_sixteen_processes(kind: str, daemon: Start, crew
     running = daemon(**backends(b={"breaker": {"open_seconds": 60}}))
     crew.hire(16, kind=kind, callers=1, calls=40, fails=True, work_seconds=0.01)
     crew.go()
-    accounts = crew.accounts()
+    accounts = crew.results()
     assert len(accounts) == 16
     assert all(account.ends.get("breaker_open", 0) >= 1 for account in accounts)
     # Ten concluded, and at most the other fifteen had begun already.

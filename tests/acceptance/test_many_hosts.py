@@ -39,7 +39,7 @@ def ended(callers: list[Callers]) -> list[Account]:
         return [one.account() for one in callers]
     finally:
         for one in callers:
-            one.close()
+            one.kill()
 
 
 def holder(daemons: list[Daemon]) -> int:
@@ -78,8 +78,8 @@ def test_a_host_that_dies_passes_its_claim_on(daemon: Start, server: RedisServer
     poll(lambda: sum(int(str(stat(one, "waiters"))) for one in daemons[1:]) == 3 * CALLERS, "not all wait")
     died_at = time.monotonic()
     daemons[0].kill()
-    first.close()
-    callers[0].close()
+    first.kill()
+    callers[0].kill()
     accounts = ended(callers[1:])
     assert time.monotonic() - died_at < lease_seconds + 1.0 + 0.3 + 2.0, (
         "beside the call, and two seconds of a busy machine"

@@ -242,7 +242,7 @@ def cancelled_calls(daemon: Start, server: RedisServer, tmp_path: Path, calls: i
 
         accounts = [crowd.account() for crowd in callers]
         for crowd in callers:
-            crowd.close()
+            crowd.kill()
 
         assert len(client.client_list()) == before
 

@@ -2,21 +2,19 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from sidecard_client import Client
 from tests.acceptance.caller import Account, Call, Plan
 from tests.daemons import Daemon, poll
+from tests.workers import Workers
 
-CALLER = Path(__file__).with_name("caller.py")
+CALLER = "tests.acceptance.caller"
 PROCESSES = 8
 CALLERS = 125
 DAEMON_TIMEOUT_SECONDS = 0.5
@@ -29,37 +27,14 @@ kinds_of_seconds = pytest.mark.parametrize("kind", ["sync", pytest.param("async"
 """For tests that wait for clocks: what is proven of one client in the default run, the slow one proves of the other."""
 
 
-class Workers:
-    """Some workers with one plan."""
+class Callers(Workers[Account]):
+    """Workers with one plan."""
 
     def __init__(self, plan: Plan, processes: int) -> None:
+        super().__init__(CALLER, Account)
         self.ledger = Path(plan.ledger)
         self.ledger.touch()
-        command = [sys.executable, str(CALLER), msgspec.json.encode(plan).decode()]
-        self.processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for _ in range(processes)
-        ]
-        for process in self.processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-
-    def go(self) -> None:
-        """Let all of them begin."""
-        for process in self.processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-
-    def accounts(self) -> list[Account]:
-        """Wait for the workers that are alive and return what they saw."""
-        accounts = []
-        for process in self.processes:
-            output, _ = process.communicate(timeout=90)
-            if process.returncode == 0:
-                accounts.append(msgspec.json.decode(output, type=Account))
-
-        return accounts
+        self.start(plan, processes)
 
     def upstream_pids(self, word: str = "start") -> list[int]:
         """Return who made upstream calls, in order."""
@@ -70,28 +45,22 @@ class Workers:
         poll(lambda: bool(self.upstream_pids()), "no worker began its upstream call")
         return self.upstream_pids()[0]
 
-    def stop(self) -> None:
-        """End whatever still runs."""
-        for process in self.processes:
-            process.kill()
-            process.communicate()
-
 
 @pytest.fixture
-def workers(tmp_path: Path) -> Iterator[Callable[..., Workers]]:
+def workers(tmp_path: Path) -> Iterator[Callable[..., Callers]]:
     """Start workers, and end them with the test."""
-    started: list[Workers] = []
+    started: list[Callers] = []
 
-    def start(socket: str, kind: str, processes: int = PROCESSES, callers: int = CALLERS, **plan: object) -> Workers:
+    def start(socket: str, kind: str, processes: int = PROCESSES, callers: int = CALLERS, **plan: object) -> Callers:
         whole = {"upstream_seconds": 2.0, "prompts": ["one question"], **plan}
         ledger = str(tmp_path / "ledger")
-        some = Workers(Plan(socket, ledger, kind, callers, **whole), processes)  # type: ignore[arg-type]  # by name
+        some = Callers(Plan(socket, ledger, kind, callers, **whole), processes)  # type: ignore[arg-type]  # by name
         started.append(some)
         return some
 
     yield start
     for some in started:
-        some.stop()
+        some.kill()
 
 
 @contextmanager
@@ -112,12 +81,12 @@ def calls_of(accounts: list[Account]) -> list[Call]:
 
 @kinds_of_seconds
 def test_a_thousand_callers_in_eight_processes_make_one_upstream_call(
-    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
+    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Callers]
 ) -> None:
     """All get the one answer."""
     callers = workers(daemon().socket, kind)
     callers.go()
-    calls = calls_of(callers.accounts())
+    calls = calls_of(callers.results())
 
     assert len(callers.upstream_pids()) == 1
     assert len(calls) == PROCESSES * CALLERS
@@ -127,7 +96,7 @@ def test_a_thousand_callers_in_eight_processes_make_one_upstream_call(
 
 @kinds_of_seconds
 def test_a_holder_killed_in_mid_call_costs_one_more_upstream_call(
-    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
+    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Callers]
 ) -> None:
     """The lease passes at once; every caller of the seven survivors gets the second holder's answer."""
     callers = workers(daemon().socket, kind)
@@ -135,7 +104,7 @@ def test_a_holder_killed_in_mid_call_costs_one_more_upstream_call(
     holder = callers.first_holder()
     time.sleep(1.0)  # the middle of the upstream call: what is tested, not waited for
     os.kill(holder, signal.SIGKILL)
-    accounts = callers.accounts()
+    accounts = callers.results()
     calls = calls_of(accounts)
 
     assert len(accounts) == PROCESSES - 1
@@ -146,7 +115,7 @@ def test_a_holder_killed_in_mid_call_costs_one_more_upstream_call(
 
 @kinds_of_seconds
 def test_a_holder_frozen_beyond_its_lease_is_succeeded_and_its_answer_refused(
-    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
+    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Callers]
 ) -> None:
     """The next one leads; the thawed holder's `complete` changes nothing."""
     running = daemon(SIDECARD_FLIGHTS_LEASE_SECONDS="1.5", SIDECARD_FLIGHTS_RENEW_SECONDS="0.5")
@@ -157,7 +126,7 @@ def test_a_holder_frozen_beyond_its_lease_is_succeeded_and_its_answer_refused(
         poll(lambda: observer.stats().completed == 1, "nobody led in the frozen holder's place")
         assert observer.stats().expired == 1
 
-    accounts = callers.accounts()
+    accounts = callers.results()
     with Client(running.socket) as observer:
         assert observer.stats().stale_leases >= 1
     second = callers.upstream_pids()[1]
@@ -171,7 +140,7 @@ def test_a_holder_frozen_beyond_its_lease_is_succeeded_and_its_answer_refused(
 
 @kinds_of_seconds
 def test_a_killed_daemon_fails_no_call_and_is_used_again_after_its_restart(
-    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
+    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Callers]
 ) -> None:
     """Calls end with the right value all along; nobody tells the workers that it is back."""
     running = daemon()
@@ -183,7 +152,7 @@ def test_a_killed_daemon_fails_no_call_and_is_used_again_after_its_restart(
     running.kill()
     time.sleep(1.0)  # a while without a daemon, likewise
     running.start_again()
-    calls = calls_of(callers.accounts())
+    calls = calls_of(callers.results())
     with Client(running.socket) as observer:
         stats = observer.stats()
 
@@ -197,7 +166,7 @@ def test_a_killed_daemon_fails_no_call_and_is_used_again_after_its_restart(
 @pytest.mark.slow
 @kinds
 def test_a_frozen_daemon_costs_no_call_more_than_a_second(
-    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
+    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Callers]
 ) -> None:
     """For ten seconds it accepts and says nothing; every call ends within a second plus its own work."""
     running = daemon()
@@ -218,7 +187,7 @@ def test_a_frozen_daemon_costs_no_call_more_than_a_second(
     with stopped(running.pid):
         time.sleep(10.0)  # the issue's ten seconds
 
-    calls = calls_of(callers.accounts())
+    calls = calls_of(callers.results())
     # A caller that falls back joins its own process's call of the key, so its own work is at most one upstream call.
     slowest = max(calls, key=lambda call: call.took_seconds)
     assert slowest.took_seconds <= 1.0 + 2 * 0.2, slowest
@@ -228,7 +197,7 @@ def test_a_frozen_daemon_costs_no_call_more_than_a_second(
 @pytest.mark.slow
 @kinds
 def test_callers_that_wait_when_the_daemon_freezes_end_within_a_second(
-    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Workers]
+    kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Callers]
 ) -> None:
     """A hundred waiters in each process notice it, and make one call per process."""
     running = daemon()
@@ -239,7 +208,7 @@ def test_callers_that_wait_when_the_daemon_freezes_end_within_a_second(
     callers.first_holder()
     time.sleep(0.5)  # all of them wait by now; those that do not fall back at their first answer
     with stopped(running.pid):
-        accounts = callers.accounts()
+        accounts = callers.results()
 
     calls = calls_of(accounts)
     assert len(callers.upstream_pids()) <= 2

@@ -3,20 +3,18 @@
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from sidecard_client import Client
 from tests.acceptance.stream_worker import Consumed, Plan
 from tests.daemons import Daemon, ask, poll
+from tests.workers import Workers
 
-WORKER = Path(__file__).with_name("stream_worker.py")
+WORKER = "tests.acceptance.stream_worker"
 PROCESSES = 8
 CONSUMERS = 4
 PIECES = 8
@@ -26,27 +24,14 @@ pytestmark = pytest.mark.timeout(120)
 kinds = pytest.mark.parametrize("kind", ["sync", "async"])
 
 
-class Readers:
+class Readers(Workers[list[Consumed]]):
     """Processes that read one stream."""
 
     def __init__(self, plan: Plan, processes: int) -> None:
+        super().__init__(WORKER, list[Consumed])
         self.ledger = Path(plan.ledger)
         self.ledger.touch()
-        command = [sys.executable, str(WORKER), msgspec.json.encode(plan).decode()]
-        self.processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for _ in range(processes)
-        ]
-        for process in self.processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-
-    def go(self) -> None:
-        """Let all of them begin."""
-        for process in self.processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
+        self.start(plan, processes)
 
     def lines(self, word: str) -> list[list[str]]:
         """Return the ledger's lines of one word."""
@@ -54,20 +39,8 @@ class Readers:
         return [line for line in lines if line[0] == word and len(line) == 4]
 
     def consumed(self) -> list[Consumed]:
-        """Wait for those that are alive and return what they got."""
-        consumed: list[Consumed] = []
-        for process in self.processes:
-            output, _ = process.communicate(timeout=90)
-            if process.returncode == 0:
-                consumed += msgspec.json.decode(output, type=list[Consumed])
-
-        return consumed
-
-    def stop(self) -> None:
-        """End whatever still runs."""
-        for process in self.processes:
-            process.kill()
-            process.communicate()
+        """Wait for the processes that are alive, and return what they received."""
+        return [one for result in self.results() for one in result]
 
 
 @pytest.fixture
@@ -87,7 +60,7 @@ def readers(tmp_path: Path, daemon: Callable[..., Daemon]) -> Iterator[Callable[
 
     yield start
     for one in started:
-        one.stop()
+        one.kill()
 
 
 def whole(got: Consumed) -> bool:
