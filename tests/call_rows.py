@@ -3,7 +3,7 @@
 from typing import Any
 
 from sidecard.core.effects import CallRecord
-from sidecard.observe.call_log.rows import Ids, Row, row_of
+from sidecard.observe.call_log.rows import CallRow, Ids, row_of
 
 AT = 1_800_000_000.0
 """Some instant of the wall clock."""
@@ -17,6 +17,6 @@ def record(**fields: Any) -> CallRecord:
     return CallRecord(**told | fields)
 
 
-def row(at: float = AT, prompt: str | None = None, answer: str | None = None, **fields: Any) -> Row:
+def row(at: float = AT, prompt: str | None = None, answer: str | None = None, **fields: Any) -> CallRow:
     """Return a row, with what was said as JSON."""
     return row_of(_ids.next(at), at, "h", record(**fields), prompt, answer)

@@ -8,7 +8,7 @@ import threading
 from functools import partial
 from typing import TextIO
 
-from sidecard.persistence.worker import Worker
+from sidecard.persistence.worker import WorkerThread
 
 MAX_QUEUED_LINES = 10_000
 """About 3 MB; minutes of one event at 20 lines per second."""
@@ -19,7 +19,7 @@ class LogWriter:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._worker = Worker("sidecard-log")
+        self._worker = WorkerThread("sidecard-log")
         self.dropped = 0
         """Lines above the bound, or that the stream rejected."""
 

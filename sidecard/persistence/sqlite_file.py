@@ -31,7 +31,7 @@ class ForeignError(UnusableError):
     """The file belongs to another program, or to a later version of sidecard."""
 
 
-class Connection(sqlite3.Connection):
+class SqliteConnection(sqlite3.Connection):
     """A connection that raises `sqlite3.DatabaseError` also where SQLite's own message quotes damaged bytes."""
 
     def execute(self, statement: str, values: Any = (), /) -> sqlite3.Cursor:
@@ -56,7 +56,7 @@ class SqliteFormat(Struct, frozen=True):
 
     def open(
         self, path: Path, pragmas: Iterable[str] = (), *, patience_seconds: float = 0.0, probe: str = ""
-    ) -> Connection:
+    ) -> SqliteConnection:
         """Open a file for writing; create it, and its tables, where they are missing.
 
         ``pragmas`` are set before the tables are created, ``probe`` is a statement that a whole file can run.
@@ -70,7 +70,7 @@ class SqliteFormat(Struct, frozen=True):
         if not regular:
             raise ForeignError(f"{path} is not a regular file: choose another {self.setting}")
 
-        connection: Connection | None = None
+        connection: SqliteConnection | None = None
         try:
             connection = connect(path, "rw", patience_seconds)
             empty = not self.recognizes(connection, path)
@@ -96,7 +96,7 @@ class SqliteFormat(Struct, frozen=True):
 
         return connection
 
-    def recognizes(self, connection: Connection, path: Path) -> bool:
+    def recognizes(self, connection: SqliteConnection, path: Path) -> bool:
         """Return whether a file has these tables; False where it is empty yet. Raises `ForeignError`."""
         application_id = connection.number("PRAGMA application_id")
         version = connection.number("PRAGMA user_version")
@@ -112,7 +112,7 @@ class SqliteFormat(Struct, frozen=True):
         return True
 
 
-def connect(path: Path, mode: str, patience_seconds: float = 0.0) -> Connection:
+def connect(path: Path, mode: str, patience_seconds: float = 0.0) -> SqliteConnection:
     """Open an existing file, outside of transactions. Raises `sqlite3.Error`.
 
     ``mode`` is ``ro`` or ``rw``, possibly with further URI options; ``patience_seconds`` bounds the wait for other processes.
@@ -123,7 +123,7 @@ def connect(path: Path, mode: str, patience_seconds: float = 0.0) -> Connection:
         isolation_level=None,
         check_same_thread=False,
         timeout=patience_seconds,
-        factory=Connection,
+        factory=SqliteConnection,
     )
     try:
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # the first read is the first to notice damage

@@ -22,7 +22,7 @@ MAX_DELAY_SECONDS = 0.001
 _Job = tuple[Callable[[], Any], Callable[[Any], None] | None]
 
 
-class Worker:
+class WorkerThread:
     """Does jobs in order, in a daemon thread: one that hangs with its disk does not keep the process alive.
 
     ``loop`` is the event loop whose thread receives results; None where no job has one.

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sidecard.observe.call_log.postgres import PostgresCallWriter
-from sidecard.observe.call_log.rows import Row
+from sidecard.observe.call_log.rows import CallRow
 from sidecard.observe.call_log.sqlite import SqliteCallWriter
 from tests import call_rows
 from tests.postgres_server import PostgresServer
@@ -26,13 +26,13 @@ GIBI = 1024**3
 wall_clock = time.time  # noqa: TID251 - as the command
 
 
-def row(age_hours: float = 0.0, prompt: Any = None, answer: Any = None, **fields: Any) -> Row:
+def row(age_hours: float = 0.0, prompt: Any = None, answer: Any = None, **fields: Any) -> CallRow:
     """Return a row that is some hours old."""
     texts = [None if said is None else json.dumps(said) for said in (prompt, answer)]
     return call_rows.row(wall_clock() - age_hours * HOUR_SECONDS - 1.0, *texts, **fields)
 
 
-def talk(question: str, answer: str, **fields: Any) -> Row:
+def talk(question: str, answer: str, **fields: Any) -> CallRow:
     """Return a row with prompt and answer."""
     return row(prompt={"args": [question], "kwargs": {}}, answer=answer, **fields)
 
@@ -72,7 +72,7 @@ def clean(state: Path) -> dict[str, str]:
     return kept | {"STATE_DIRECTORY": str(state), "TZ": "UTC"}
 
 
-def write(state: Path, rows: Sequence[Row]) -> None:
+def write(state: Path, rows: Sequence[CallRow]) -> None:
     """Fill the log as a daemon does."""
     writer = SqliteCallWriter(state / "calls.sqlite", max_bytes=GIBI, retention_days=30.0, wall_clock=wall_clock)
     writer.write(rows)

@@ -29,9 +29,9 @@ from sidecard.store.base import StoreReporter
 from sidecard.store.redis.invalidations import Invalidations
 from sidecard.store.redis.scripts import decode_entry, encode_entry, scope_and_key
 from sidecard.store.sqlite import export_import
-from sidecard.store.sqlite.format import Reader
+from sidecard.store.sqlite.format import StoreReader
 from sidecard.store.sqlite.maintenance import verify
-from sidecard.store.sqlite.writer import Writer
+from sidecard.store.sqlite.writer import StoreWriter
 from sidecard_client.protocol.wire import Usage
 from tests.fuzz.target import Target
 
@@ -139,7 +139,7 @@ def whole_store() -> bytes:
     """Return the bytes of a store with a few entries, each of more than a page's worth."""
     with scratch() as directory:
         path = directory / "store.db"
-        writer = Writer(path, 1 << 30, lambda: NOW_SECONDS)
+        writer = StoreWriter(path, 1 << 30, lambda: NOW_SECONDS)
         writer.apply(
             [
                 (StoreWrite("1:default", key, Record(value, 1.5, 600.0, 60.0, "cloud", tags=("a",))), NOW_SECONDS)
@@ -175,12 +175,12 @@ def damaged_store(path: Path) -> None:
         verify(path, lambda: NOW_SECONDS)
 
     try:
-        writer = Writer(path, 1 << 30, lambda: NOW_SECONDS)
+        writer = StoreWriter(path, 1 << 30, lambda: NOW_SECONDS)
     except (DamagedError, UnusableError, sqlite3.Error):
         return
 
     try:
-        reader = Reader(path, lambda: NOW_SECONDS + 1)
+        reader = StoreReader(path, lambda: NOW_SECONDS + 1)
         try:
             for key, value in VALUES.items():
                 found = reader.look("1:default", key)

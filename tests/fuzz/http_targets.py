@@ -8,7 +8,7 @@ from sidecard.observe.call_log import fine_tuning
 from sidecard.observe.call_log.redaction_process import redacted_json
 from sidecard.observe.http import posted as http_posted
 from sidecard.observe.http.guard import Hosts
-from sidecard.observe.push.target import Postponed, Refused, Sent, outcome_of
+from sidecard.observe.push.target import Postponed, Refused, Sent, result_of
 from sidecard_client.http.request import ENDPOINTS, parse_request
 from sidecard_client.http.response import AnswerParser
 from sidecard_client.keys.fingerprint import fingerprint
@@ -69,7 +69,7 @@ def push_answers(data: bytes) -> None:
     status, retry, location, text = fields(data, 4)
     headers = {"Retry-After": retry.decode("latin-1"), "Location": location.decode("latin-1")}
     number = int.from_bytes(status, "big") % 1000
-    outcome = outcome_of(number, headers, text.decode("utf-8", "replace"), 1.7e9)
+    outcome = result_of(number, headers, text.decode("utf-8", "replace"), 1.7e9)
     assert isinstance(outcome, Sent | Refused | Postponed)
     if isinstance(outcome, Postponed) and outcome.retry_after_seconds is not None:
         assert 0 <= outcome.retry_after_seconds <= 3600

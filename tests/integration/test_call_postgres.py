@@ -9,7 +9,7 @@ from msgspec import structs
 
 from sidecard.errors import ConfigError
 from sidecard.observe.call_log.postgres import PostgresCallReader, PostgresCallWriter
-from sidecard.observe.call_log.rows import DAY_SECONDS, CallLogError, Filter, NoCallLogError, Row, read
+from sidecard.observe.call_log.rows import DAY_SECONDS, CallLogError, CallRow, Filter, NoCallLogError, read
 from tests.call_rows import AT, row
 from tests.postgres_server import PASSWORD, PostgresServer
 
@@ -17,7 +17,7 @@ PLACE = "postgresql://***@127.0.0.1/postgres"
 GIBI = 1024**3
 
 
-def said(at: float = AT, text: str | None = None) -> Row:
+def said(at: float = AT, text: str | None = None) -> CallRow:
     """Return a row; with ``text`` for its prompt and its answer."""
     return row(at, text, text)
 
@@ -63,7 +63,7 @@ def opened(server: PostgresServer) -> Iterator[Open]:
         writer.close()
 
 
-def rows_in(server: PostgresServer, wanted: Filter | None = None, *, newest_first: bool = False) -> list[Row]:
+def rows_in(server: PostgresServer, wanted: Filter | None = None, *, newest_first: bool = False) -> list[CallRow]:
     """Read the log as the command does."""
     reader = PostgresCallReader(server.url, place=PLACE)
     try:

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from sidecard.observe.call_log.rows import DAY_SECONDS, CallLogError, Filter, NoCallLogError, Row, read
+from sidecard.observe.call_log.rows import DAY_SECONDS, CallLogError, CallRow, Filter, NoCallLogError, read
 from sidecard.observe.call_log.sqlite import SqliteCallReader, SqliteCallWriter
 from tests.call_rows import AT, row
 
 MEBI = 1024 * 1024
 
 
-def said(at: float = AT, text: str | None = None) -> Row:
+def said(at: float = AT, text: str | None = None) -> CallRow:
     """Return a row; with ``text`` for its prompt and its answer."""
     return row(at, text, text)
 
@@ -47,7 +47,7 @@ def opened(path: Path) -> Iterator[Open]:
         writer.close()
 
 
-def rows_in(path: Path, wanted: Filter | None = None) -> list[Row]:
+def rows_in(path: Path, wanted: Filter | None = None) -> list[CallRow]:
     """Read a log as the command does, the oldest row first."""
     reader = SqliteCallReader(path)
     try:
@@ -142,7 +142,7 @@ def test_the_file_stays_within_its_limit(path: Path, opened: Open, max_bytes: in
     """The oldest rows make room: with the write-ahead log, also while a reader is active, and without wasting most of it."""
     chance = random.Random(5)
     writer = opened(max_bytes=max_bytes)
-    written: list[Row] = []
+    written: list[CallRow] = []
     largest = 0
     ended = threading.Event()
     failures = []

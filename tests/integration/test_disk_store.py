@@ -538,7 +538,7 @@ async def test_writes_beyond_the_limit_are_dropped_and_old_entries_stay_gone(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk takes nothing: the oldest writes are dropped and counted, and what they were to replace is gone."""
-    monkeypatch.setattr("sidecard.store.writes.PENDING_MAX_BYTES", 20_000)
+    monkeypatch.setattr("sidecard.store.background_writes.PENDING_MAX_BYTES", 20_000)
     monkeypatch.setattr("sidecard.store.sqlite.writer.WRITE_PATIENCE_SECONDS", 0.01)
     async with running(path) as one:
         one.write("k", record(b"old"))

@@ -13,7 +13,7 @@ from sidecard.cli.exit_codes import OK, PROBLEM
 from sidecard.cli.output import STANDARD, json_line, replaced_file, write_lines
 
 if TYPE_CHECKING:
-    from sidecard.observe.call_log.rows import Row
+    from sidecard.observe.call_log.rows import CallRow
 
 
 def add_export(actions: Commands) -> None:
@@ -55,7 +55,7 @@ def _export(arguments: argparse.Namespace) -> int:
     return OK if exported else PROBLEM
 
 
-def _conversations(rows: Iterable["Row"], omitted: "Counter[str]") -> Iterator[bytes]:
+def _conversations(rows: Iterable["CallRow"], omitted: "Counter[str]") -> Iterator[bytes]:
     """Yield the newest conversation of each key as a JSON line; count the reasons for omitting other calls."""
     from sidecard.observe.call_log.fine_tuning import NoExampleError, example  # noqa: PLC0415 - as above
 

@@ -7,7 +7,7 @@ import msgspec
 
 from sidecard.cli.text.numbers import count, dollars, seconds, size
 from sidecard.cli.text.tables import printable, render, table
-from sidecard.observe.call_log.rows import Row
+from sidecard.observe.call_log.rows import CallRow
 
 SHOWN_ID_CHARACTERS = 16
 """Enough to identify a row of one daemon."""
@@ -22,7 +22,7 @@ _NAMES = {
 }
 
 
-def fields_of_call(row: Row, *, texts: bool = True) -> dict[str, Any]:
+def fields_of_call(row: CallRow, *, texts: bool = True) -> dict[str, Any]:
     """Return a row's fields for JSON, with an ISO time and, if ``texts``, with prompt and answer."""
     shown: dict[str, Any] = {"id": row.id, "at": _utc(row.at_seconds)} | msgspec.structs.asdict(row)
     for name in ("prompt", "answer"):
@@ -33,12 +33,12 @@ def fields_of_call(row: Row, *, texts: bool = True) -> dict[str, Any]:
     return shown
 
 
-def table_of(rows: list[Row]) -> str:
+def table_of(rows: list[CallRow]) -> str:
     """Return rows as a table."""
     return render(table("", _COLUMNS, [_cells(row) for row in rows], align="llllllrrrl"))
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: CallRow) -> tuple[str, ...]:
     return (
         row.id[:SHOWN_ID_CHARACTERS],
         _local(row.at_seconds),
@@ -53,7 +53,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def call_text(row: Row) -> str:
+def call_text(row: CallRow) -> str:
     """Return one row in full, one field per line."""
     shown = msgspec.structs.asdict(row)
     texts = {name: shown.pop(name) for name in ("prompt", "answer")}

@@ -20,8 +20,8 @@ from sidecard.observe.call_log.redaction_process import (
     RedactionProcess,
     truncation_marker,
 )
-from sidecard.observe.call_log.rows import ROW_BYTES, CallLogError, CallWriter, Ids, Row, row_of
-from sidecard.persistence.worker import Worker
+from sidecard.observe.call_log.rows import ROW_BYTES, CallLogError, CallRow, CallWriter, Ids, row_of
+from sidecard.persistence.worker import WorkerThread
 from sidecard.persistence.write_behind import WriteBehindQueue
 from sidecard_client.protocol.backoff import Backoff
 
@@ -82,9 +82,9 @@ class CallLog:
         self._queue = WriteBehindQueue[_QueuedCall](lambda call: call.bytes, max_bytes=MAX_BYTES, max_items=MAX_ROWS)
         self._arrived = asyncio.Event()
         self._batch_ready = asyncio.Event()
-        self._rows: list[Row] = []
+        self._rows: list[CallRow] = []
         """Of the batch that is being written."""
-        self._worker: Worker | None = None
+        self._worker: WorkerThread | None = None
         self._failing = self._dropping = False
 
     @property
@@ -112,7 +112,7 @@ class CallLog:
 
     async def run(self) -> None:
         """Write until cancelled."""
-        self._worker = Worker("sidecard-calls", asyncio.get_running_loop())
+        self._worker = WorkerThread("sidecard-calls", asyncio.get_running_loop())
         backoff = Backoff(MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
         prune_at = anyio.current_time()
         while True:
@@ -181,7 +181,7 @@ class CallLog:
 
     # In the worker's thread ------------------------------------------------------------------------------------------
 
-    def _made(self, batch: Sequence[_QueuedCall]) -> tuple[list[Row], list[str]]:
+    def _made(self, batch: Sequence[_QueuedCall]) -> tuple[list[CallRow], list[str]]:
         """Return a batch's rows, and the reason for each whose prompt and answer could not be made."""
         rows, faults = [], []
         for call in batch:
@@ -208,7 +208,7 @@ class CallLog:
             STUCK_SECONDS, lambda: self._failed(CallLogError(f"{self._writer.place} does not answer"))
         )
         try:
-            return await cast("Worker", self._worker).run(job)
+            return await cast("WorkerThread", self._worker).run(job)
         finally:
             stuck.cancel()
 

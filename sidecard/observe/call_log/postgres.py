@@ -2,7 +2,7 @@
 
 Creating the table requires the right to create in the first schema of the search path. After that a daemon needs SELECT,
 INSERT, UPDATE and DELETE (no row is changed, but PostgreSQL requires UPDATE for locking rows). Where hosts' retention differs,
-the shortest wins. ``max_bytes`` bounds the sum of `sidecard.observe.call_log.rows.Row.bytes` of all hosts; the size on disk is
+the shortest wins. ``max_bytes`` bounds the sum of `sidecard.observe.call_log.rows.CallRow.bytes` of all hosts; the size on disk is
 up to PostgreSQL, which compresses long texts and reuses the room of removed rows after a vacuum.
 
 Nothing depends on a database session: a pooler such as PgBouncer may be in between.
@@ -21,9 +21,9 @@ from sidecard.observe.call_log.rows import (
     COLUMNS,
     DAY_SECONDS,
     CallLogError,
+    CallRow,
     Filter,
     NoCallLogError,
-    Row,
     add_all,
     column_definitions,
     first_id,
@@ -104,7 +104,7 @@ class PostgresCallWriter:
         """See `CallWriter`."""
         return self._place
 
-    def write(self, rows: Sequence[Row]) -> int:
+    def write(self, rows: Sequence[CallRow]) -> int:
         """See `CallWriter`."""
         with self._used() as connection:
             return add_all(rows, partial(_add, connection), _NEVER_KEPT)
@@ -184,11 +184,11 @@ class PostgresCallReader:
             self._connection = _connected(parameters)
             self._connection.read_only = True
 
-    def page(self, wanted: Filter, *, after: str, newest_first: bool, limit: int, texts: bool) -> list[Row]:
+    def page(self, wanted: Filter, *, after: str, newest_first: bool, limit: int, texts: bool) -> list[CallRow]:
         """See `CallReader`."""
         sql, values = page_query(TABLE, "%s", wanted, after=after, newest_first=newest_first, limit=limit, texts=texts)
         with self._errors_translated(), _transaction(self._connection, READ_SECONDS):
-            return [Row(*values) for values in self._connection.execute(sql.encode(), values)]
+            return [CallRow(*values) for values in self._connection.execute(sql.encode(), values)]
 
     def close(self) -> None:
         """See `CallReader`."""
@@ -251,7 +251,7 @@ def _make_table(connection: psycopg.Connection[Any]) -> None:
             )
 
 
-def _add(connection: psycopg.Connection[Any], rows: Sequence[Row]) -> None:
+def _add(connection: psycopg.Connection[Any], rows: Sequence[CallRow]) -> None:
     with _transaction(connection, STATEMENT_SECONDS), connection.cursor() as cursor:
         cursor.executemany(_INSERT.encode(), [tuple(getattr(row, name) for name in COLUMNS) for row in rows])
 

@@ -32,7 +32,7 @@ class NoCallLogError(SidecardError):
     """There is no call log at that place."""
 
 
-class Row(Struct, frozen=True):
+class CallRow(Struct, frozen=True):
     """One call. The fields are the columns, in this order; `CallRecord` documents them."""
 
     id: str
@@ -65,7 +65,7 @@ class Row(Struct, frozen=True):
     """As ``prompt``."""
 
 
-COLUMNS: Final = Row.__struct_fields__
+COLUMNS: Final = CallRow.__struct_fields__
 
 
 _TEXTS: Final = ("source", "task", "namespace", "backend", "model", "reason", "error", "trace")
@@ -74,7 +74,7 @@ _FLOATS: Final = ("billed_dollars", "saved_dollars", "seconds", "age_seconds")
 
 def row_of(
     row_id: str, at_seconds: float, host: str, record: CallRecord, prompt: str | None = None, answer: str | None = None
-) -> Row:
+) -> CallRow:
     """Return the row of a call; ``prompt`` and ``answer`` are JSON."""
     texts = {"host": host} | {name: getattr(record, name) for name in _TEXTS}
     if record.key is not None:
@@ -83,7 +83,7 @@ def row_of(
     values: dict[str, Any] = {"key": None} | {name: _storable(text) for name, text in texts.items()}
     text_bytes = sum(len(text.encode()) for text in (*values.values(), prompt, answer) if text is not None)
     values |= {name: _finite(getattr(record, name)) for name in _FLOATS}
-    return Row(
+    return CallRow(
         id=row_id,
         at_seconds=_finite(at_seconds),
         uid=record.uid,
@@ -153,7 +153,7 @@ class CallWriter(Protocol):
     def place(self) -> str:
         """The database's name for logs, without a password."""
 
-    def write(self, rows: Sequence[Row]) -> int:
+    def write(self, rows: Sequence[CallRow]) -> int:
         """Store rows that are not stored yet; return how many can never be stored.
 
         Raises `CallLogError` where it must be tried again.
@@ -172,7 +172,7 @@ class CallWriter(Protocol):
 class CallReader(Protocol):
     """Reads rows, while daemons write."""
 
-    def page(self, wanted: Filter, *, after: str, newest_first: bool, limit: int, texts: bool) -> list[Row]:
+    def page(self, wanted: Filter, *, after: str, newest_first: bool, limit: int, texts: bool) -> list[CallRow]:
         """Return at most ``limit`` rows after the id ``after``, in order; without ``texts``, prompts and answers are None.
 
         Raises `CallLogError`, `NoCallLogError`.
@@ -184,7 +184,7 @@ class CallReader(Protocol):
 
 def read(
     reader: CallReader, wanted: Filter, *, newest_first: bool, limit: int | None = None, texts: bool = True
-) -> Iterator[Row]:
+) -> Iterator[CallRow]:
     """Yield rows, with one page in memory at a time. Each page is a read of its own, so that no writer waits for long.
 
     Raises as `CallReader.page`.
@@ -251,12 +251,14 @@ def column_definitions(types: Mapping[str, str], text_type: str) -> str:
 
 
 def insertion(table: str, mark: str) -> str:
-    """Return the SQL that adds a `Row`; an existing row of that id stays."""
+    """Return the SQL that adds a `CallRow`; an existing row of that id stays."""
     marks = ", ".join([mark] * len(COLUMNS))
     return f"INSERT INTO {table} ({', '.join(COLUMNS)}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING"  # noqa: S608 - constants
 
 
-def add_all(rows: Sequence[Row], add: Callable[[Sequence[Row]], None], never_kept: tuple[type[Exception], ...]) -> int:
+def add_all(
+    rows: Sequence[CallRow], add: Callable[[Sequence[CallRow]], None], never_kept: tuple[type[Exception], ...]
+) -> int:
     """Add rows at once or, where that raises one of ``never_kept``, one by one. Return how many can never be stored."""
     try:
         add(rows)

@@ -26,9 +26,9 @@ from sidecard.observe.call_log.rows import (
     COLUMNS,
     DAY_SECONDS,
     CallLogError,
+    CallRow,
     Filter,
     NoCallLogError,
-    Row,
     add_all,
     column_definitions,
     first_id,
@@ -37,9 +37,9 @@ from sidecard.observe.call_log.rows import (
 )
 from sidecard.persistence.batches import batches
 from sidecard.persistence.sqlite_file import (
-    Connection,
     DamagedError,
     ForeignError,
+    SqliteConnection,
     SqliteFormat,
     UnusableError,
     as_damaged,
@@ -93,7 +93,7 @@ class SqliteCallWriter:
         """Of the file itself."""
         self._retention_seconds = retention_days * DAY_SECONDS
         self._wall_clock = wall_clock
-        self._connection: Connection | None = None
+        self._connection: SqliteConnection | None = None
         self._identity: tuple[int, int] | None = None
         self._page_bytes = 4096
         self._damage = ""
@@ -105,7 +105,7 @@ class SqliteCallWriter:
         """See `CallWriter`."""
         return str(self._path)
 
-    def write(self, rows: Sequence[Row]) -> int:
+    def write(self, rows: Sequence[CallRow]) -> int:
         """See `CallWriter`."""
         with self._used() as connection:
             refused = 0
@@ -149,7 +149,7 @@ class SqliteCallWriter:
     # The file --------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _used(self) -> Iterator[Connection]:
+    def _used(self) -> Iterator[SqliteConnection]:
         """Open the file if it is not open. On errors within, closes it and raises `CallLogError`."""
         try:
             yield self._open()
@@ -168,7 +168,7 @@ class SqliteCallWriter:
             self.close()
             raise CallLogError(f"{self._path} cannot be used ({error.strerror})") from error
 
-    def _open(self) -> Connection:
+    def _open(self) -> SqliteConnection:
         if self._connection is not None and _identity(self._path) != self._identity:
             self.close()
 
@@ -196,7 +196,7 @@ class SqliteCallWriter:
 
     # Room ------------------------------------------------------------------------------------------------------------
 
-    def _make_room(self, connection: Connection, rows: Sequence[Row]) -> None:
+    def _make_room(self, connection: SqliteConnection, rows: Sequence[CallRow]) -> None:
         # A row larger than a page leaves part of its last page empty; a small one takes a bit more in the file.
         wanted = sum(
             row.bytes * 5 // 4 + (self._page_bytes if row.bytes > self._page_bytes // 4 else 0) for row in rows
@@ -205,11 +205,11 @@ class SqliteCallWriter:
             if not self._remove_some(connection):
                 return
 
-    def _filled_bytes(self, connection: Connection) -> int:
+    def _filled_bytes(self, connection: SqliteConnection) -> int:
         pages = connection.number("PRAGMA page_count") - connection.number("PRAGMA freelist_count")
         return pages * self._page_bytes
 
-    def _remove_some(self, connection: Connection, before: str = "g") -> int:
+    def _remove_some(self, connection: SqliteConnection, before: str = "g") -> int:
         """Remove the oldest rows with ids below ``before``, about one write-ahead log full; return how many."""
         last, removed_bytes = "", 0
         oldest = connection.execute(
@@ -227,7 +227,7 @@ class SqliteCallWriter:
 
         return connection.execute("DELETE FROM calls WHERE id <= ?", (last,)).rowcount
 
-    def _bound_log(self, connection: Connection) -> None:
+    def _bound_log(self, connection: SqliteConnection) -> None:
         """Empty the write-ahead log where SQLite could not, because of a reader."""
         log = self._path.with_name(f"{self._path.name}-wal")
         with contextlib.suppress(FileNotFoundError):
@@ -258,17 +258,17 @@ class SqliteCallReader:
                 self._connection.close()
                 raise
 
-    def page(self, wanted: Filter, *, after: str, newest_first: bool, limit: int, texts: bool) -> list[Row]:
+    def page(self, wanted: Filter, *, after: str, newest_first: bool, limit: int, texts: bool) -> list[CallRow]:
         """See `CallReader`."""
         sql, values = page_query("calls", "?", wanted, after=after, newest_first=newest_first, limit=limit, texts=texts)
         with self._errors_translated():
-            return [Row(*columns) for columns in self._connection.execute(sql, values)]
+            return [CallRow(*columns) for columns in self._connection.execute(sql, values)]
 
     def close(self) -> None:
         """See `CallReader`."""
         self._connection.close()
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> SqliteConnection:
         try:
             return connect(self._path, "ro", READ_PATIENCE_SECONDS)
         except sqlite3.OperationalError:
@@ -291,7 +291,7 @@ class SqliteCallReader:
             raise CallLogError(f"{self._path} cannot be read now ({error})") from error
 
 
-def _add(connection: Connection, rows: Sequence[Row]) -> None:
+def _add(connection: SqliteConnection, rows: Sequence[CallRow]) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.executemany(_INSERT, [tuple(getattr(row, name) for name in COLUMNS) for row in rows])

@@ -18,7 +18,7 @@ import anyio
 from sidecard.observe.push.spool import Spool
 from sidecard.observe.push.spool_position import BlockPosition
 from sidecard.observe.push.spool_records import RECORD_OVERHEAD_BYTES, Block
-from sidecard.persistence.worker import Worker
+from sidecard.persistence.worker import WorkerThread
 from sidecard.persistence.write_behind import WriteBehindQueue
 
 MEMORY_MAX_BYTES = 8 * 1024 * 1024
@@ -82,7 +82,7 @@ class Backlog:
         self._damaged: deque[Path] = deque()
         """Files that were set aside."""
         self._spool: Spool | None = None
-        self._worker: Worker | None = None
+        self._worker: WorkerThread | None = None
         self._disk = anyio.Lock()
         self._retry_at = float("-inf")
         self._failing = False
@@ -224,7 +224,7 @@ class Backlog:
             async with self._disk:
                 if self._worker is None:
                     try:
-                        self._worker = Worker("sidecard-spool", asyncio.get_running_loop())
+                        self._worker = WorkerThread("sidecard-spool", asyncio.get_running_loop())
                     except RuntimeError as error:  # the host allows no further thread
                         raise OSError(0, str(error)) from error
 

@@ -27,7 +27,7 @@ from sidecard.config.schema import PushSettings
 from sidecard.observe.push.backlog import Backlog
 from sidecard.observe.push.formats import Encoder, format_of
 from sidecard.observe.push.spool_records import Block
-from sidecard.observe.push.target import Outcome, Postponed, Refused, Sent, Target
+from sidecard.observe.push.target import Postponed, Refused, SendResult, Sent, Target
 from sidecard_client.protocol.backoff import Backoff
 from sidecard_client.protocol.wire import Family
 
@@ -228,18 +228,18 @@ class Push:
             await self._backlog.take(queued)
             return
 
-        outcome = await self._send(block)
-        if not isinstance(outcome, Postponed):
+        result = await self._send(block)
+        if not isinstance(result, Postponed):
             await self._backlog.take(queued)
-        elif outcome.answered and not self._format.ordered:
+        elif result.answered and not self._format.ordered:
             await self._backlog.add(block)
             await self._backlog.take(queued)
         else:
             self._backlog.give_back()
 
-    async def _send(self, block: Block) -> Outcome:
-        outcome = await self._target.send(block.body)
-        match outcome:
+    async def _send(self, block: Block) -> SendResult:
+        result = await self._target.send(block.body)
+        match result:
             case Sent():
                 self._refusing = False
                 self._answered()
@@ -253,7 +253,7 @@ class Push:
                 # A Retry-After is a minimum: hosts that were given the same one must not return together.
                 self._backoff.failed(self._clock(), extra_seconds=retry_after_seconds or 0.0)
 
-        return outcome
+        return result
 
     def _answered(self) -> None:
         if self._unavailable:

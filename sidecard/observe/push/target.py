@@ -68,7 +68,7 @@ class Postponed(Struct, frozen=True):
     """Whether the target was reached and failed: this block may be the cause."""
 
 
-Outcome = Sent | Refused | Postponed
+SendResult = Sent | Refused | Postponed
 
 
 class SecretError(SidecardError):
@@ -92,8 +92,8 @@ class Target:
             trust_env=False,
         )
 
-    async def send(self, body: bytes) -> Outcome:
-        """Send one block. Does not raise: every fault is an outcome."""
+    async def send(self, body: bytes) -> SendResult:
+        """Send one block. Does not raise: every fault is an result."""
         try:
             with anyio.fail_after(self._settings.timeout_seconds):
                 try:
@@ -105,7 +105,7 @@ class Target:
                     "POST", self._settings.url, content=body, headers=headers, auth=auth
                 ) as answer:
                     text = await _beginning(answer)
-                    return outcome_of(answer.status_code, answer.headers, text, self._wall())
+                    return result_of(answer.status_code, answer.headers, text, self._wall())
         except TimeoutError:
             return Postponed(f"no answer within {self._settings.timeout_seconds:g} s")
         except (httpx.LocalProtocolError, httpx.InvalidURL):
@@ -136,7 +136,7 @@ class Target:
         return {}, None
 
 
-def outcome_of(status: int, headers: Mapping[str, str], text: str, wall_seconds: float) -> Outcome:
+def result_of(status: int, headers: Mapping[str, str], text: str, wall_seconds: float) -> SendResult:
     """Return the meaning of an answer. ``wall_seconds`` is now, since the epoch."""
     if status in _SUCCESSES:
         return Sent()

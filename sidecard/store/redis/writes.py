@@ -12,13 +12,13 @@ from sidecard.core.events import Removed, StoreAnswered, Unavailable
 from sidecard.core.records import index_tags_of_purge
 from sidecard.core.scopes import covers
 from sidecard.persistence.batches import batches
+from sidecard.store.background_writes import BackgroundWrites
 from sidecard.store.base import UNANSWERED, StoreChange, StoreReporter
 from sidecard.store.redis import scripts
 from sidecard.store.redis.connection import RedisConnection, ScriptCall
 from sidecard.store.redis.health import RedisHealth
 from sidecard.store.redis.invalidations import Invalidations
 from sidecard.store.redis.scripts import CHANNEL, encode_tags
-from sidecard.store.writes import StoreWrites
 from sidecard_client.protocol.backoff import Backoff
 
 MAX_BATCH = 64
@@ -33,7 +33,7 @@ MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 2.0
 """Between two tries of what a server refuses or does not answer."""
 
 
-class RedisWrites(StoreWrites):
+class RedisWrites(BackgroundWrites):
     """Pending changes. ``clock`` is the engine's: entries age by it while they wait."""
 
     def __init__(

@@ -21,8 +21,8 @@ from sidecard.persistence.batches import batches
 from sidecard.persistence.sqlite_file import is_damage
 from sidecard.store.base import terms_of
 from sidecard.store.sqlite.maintenance import locked, opened
-from sidecard.store.sqlite.rows import Row, is_damaged, record_of
-from sidecard.store.sqlite.writer import Writer
+from sidecard.store.sqlite.rows import EntryRow, is_damaged, record_of
+from sidecard.store.sqlite.writer import StoreWriter
 from sidecard_client.protocol.wire import Key, Tags, Usage
 
 BATCH_LINES = 1000
@@ -97,7 +97,7 @@ def export(path: Path, write: Callable[[bytes], object], clock: Callable[[], flo
             " WHERE id > ? AND expires_at > ? ORDER BY id LIMIT 1",
             (row_id, clock()),
         ).fetchone():
-            row_id, row = columns[0], Row(*columns[1:])
+            row_id, row = columns[0], EntryRow(*columns[1:])
             record = record_of(row, row.stored_at)
             value = None if record is None else _value(record)
             if record is not None and value is not None:
@@ -127,7 +127,7 @@ def import_into(path: Path, file: BinaryIO, max_bytes: int, clock: Callable[[], 
     progress = Imported()
     with locked(path):
         try:
-            writer = Writer(path, max_bytes, clock)
+            writer = StoreWriter(path, max_bytes, clock)
             try:
                 with opened(path, "ro") as reader:
                     entries = (entry for _, entry in _entries(file))
@@ -142,7 +142,7 @@ def import_into(path: Path, file: BinaryIO, max_bytes: int, clock: Callable[[], 
 
 
 def _store(
-    batch: list[ExportedEntry], writer: Writer, reader: sqlite3.Connection, now: float, progress: Imported
+    batch: list[ExportedEntry], writer: StoreWriter, reader: sqlite3.Connection, now: float, progress: Imported
 ) -> None:
     newest: dict[tuple[str, str], ExportedEntry] = {}
     for entry in batch:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sidecard.core.records import Record
 from sidecard.persistence.files import FileLock
-from sidecard.persistence.sqlite_file import Connection, SqliteFormat, UnusableError, connect
-from sidecard.store.sqlite.rows import Row, record_of
+from sidecard.persistence.sqlite_file import SqliteConnection, SqliteFormat, UnusableError, connect
+from sidecard.store.sqlite.rows import EntryRow, record_of
 
 EXPIRY_BATCH = 1000
 """Rows removed in one statement, so that a commit stays short."""
@@ -67,14 +67,14 @@ def lock_store(path: Path) -> FileLock:
         raise UnusableError(f"{lock_path} cannot be opened ({error.strerror})") from error
 
 
-def connect_store(path: Path, mode: str) -> Connection:
+def connect_store(path: Path, mode: str) -> SqliteConnection:
     """Open an existing store. ``mode`` is ``ro`` or ``rw``. Raises `sqlite3.Error`."""
     connection = connect(path, mode)
     connection.execute(f"PRAGMA {CACHE_PRAGMA}")
     return connection
 
 
-class Reader:
+class StoreReader:
     """Looks entries up, over a connection of its own. ``clock`` is the wall's. All methods raise `sqlite3.Error`."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
@@ -88,7 +88,7 @@ class Reader:
             return None
 
         now = self._clock()
-        record = record_of(Row(scope, key, *row[1:]), now)
+        record = record_of(EntryRow(scope, key, *row[1:]), now)
         return None if record is None or now >= row[2] else (row[0], record)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from sidecard.errors import SidecardError
 from sidecard.persistence.sqlite_file import DamagedError, UnusableError, is_damage
 from sidecard.store.sqlite.format import EXPIRE, EXPIRY_BATCH, STORE_FORMAT, connect_store, lock_store
-from sidecard.store.sqlite.rows import Row, is_damaged, record_of
+from sidecard.store.sqlite.rows import EntryRow, is_damaged, record_of
 
 MAX_PROBLEMS = 20
 """A damaged file may have as many problems as it has pages; the first few suffice."""
@@ -173,7 +173,7 @@ def _count_misses(connection: sqlite3.Connection, now: float) -> tuple[int, int]
     """Count the live entries that are damaged, and all that are of another version."""
     damaged = foreign = 0
     for columns in connection.execute("SELECT scope, key, stored_at, expires_at, about, value FROM entries"):
-        row = Row(*columns)
+        row = EntryRow(*columns)
         if is_damaged(row):
             damaged += _is_live(row, now)
         else:
@@ -182,7 +182,7 @@ def _count_misses(connection: sqlite3.Connection, now: float) -> tuple[int, int]
     return damaged, foreign
 
 
-def _is_live(row: Row, now: float) -> bool:
+def _is_live(row: EntryRow, now: float) -> bool:
     try:
         return now < row.expires_at
     except TypeError:

@@ -19,10 +19,10 @@ from sidecard.core.events import Absent, Answer, Found, StoreAnswered, Unavailab
 from sidecard.core.records import Record
 from sidecard.core.scopes import covers
 from sidecard.persistence.sqlite_file import UnusableError
-from sidecard.persistence.worker import Worker
+from sidecard.persistence.worker import WorkerThread
 from sidecard.store.base import UNANSWERED, StoreChange, StoreReporter
 from sidecard.store.pending_writes import PendingWrites
-from sidecard.store.sqlite.format import Reader
+from sidecard.store.sqlite.format import StoreReader
 from sidecard.store.sqlite.health import DiskHealth
 
 SLOW_READ_SECONDS = 0.002
@@ -53,11 +53,11 @@ class DiskReads:
         self._wall_clock = wall_clock
         self.hit_rows: deque[int] = deque(maxlen=_MAX_HIT_ROWS)
         """Rows that were read: their hits are written with the next batch."""
-        self.worker: Worker | None = None
-        self.reader: Reader | None = None
+        self.worker: WorkerThread | None = None
+        self.reader: StoreReader | None = None
         """Used by the worker; `_loop_reader` reads the same file in the event loop's thread."""
         self.slow_until = float("-inf")
-        self._loop_reader: Reader | None = None
+        self._loop_reader: StoreReader | None = None
         self._open: dict[int, tuple[StoreRead, float]] = {}
         """Lookups without an answer, and when they were made, the oldest first."""
         self._outdated: set[int] = set()
@@ -122,7 +122,7 @@ class DiskReads:
         for ask, _ in list(self._open.values()):
             self._answer(ask, Unavailable())
 
-    def check(self, worker: Worker) -> None:
+    def check(self, worker: WorkerThread) -> None:
         """Answer lookups that the disk does not answer in time, and notice a disk that hangs."""
         now, health = self._clock(), self._health
         late = [ask for ask, asked_at in self._open.values() if now - asked_at >= health.answer_seconds]
@@ -140,17 +140,17 @@ class DiskReads:
 
     # The file --------------------------------------------------------------------------------------------------------
 
-    async def open(self, worker: Worker) -> None:
+    async def open(self, worker: WorkerThread) -> None:
         """Open the file. Raises `sqlite3.Error`."""
         await worker.run(self._open_reader)
-        self._loop_reader = Reader(self._path, self._wall_clock)
+        self._loop_reader = StoreReader(self._path, self._wall_clock)
 
     def resume(self) -> None:
         """Read what was looked up while the file was being opened."""
         for ask, _ in list(self._open.values()):
             self._read(ask)
 
-    async def close(self, worker: Worker) -> None:
+    async def close(self, worker: WorkerThread) -> None:
         """Close the file."""
         if self._loop_reader is not None:
             self._loop_reader.close()
@@ -161,7 +161,7 @@ class DiskReads:
             await worker.run(reader.close)
 
     def _open_reader(self) -> None:
-        self.reader = Reader(self._path, self._wall_clock)
+        self.reader = StoreReader(self._path, self._wall_clock)
 
     # Over the worker -------------------------------------------------------------------------------------------------
 

@@ -51,7 +51,7 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(About).decode
 
 
-class Row(NamedTuple):
+class EntryRow(NamedTuple):
     """A stored entry. ``about`` has its terms and the checksum; the instants are the wall clock's."""
 
     scope: str
@@ -62,15 +62,15 @@ class Row(NamedTuple):
     value: bytes
 
 
-def row_of(scope: str, key: str, record: Record, stored_at: float, expires_at: float) -> Row:
+def row_of(scope: str, key: str, record: Record, stored_at: float, expires_at: float) -> EntryRow:
     """Return the row of a record."""
     version = COMPRESSED_VERSION if record.compressed else ABOUT_VERSION
     terms = _pack(About(version, *terms_of(record), record.task))
     checksum = _checksum(scope, key, stored_at, expires_at, terms, record.value)
-    return Row(scope, key, stored_at, expires_at, terms + checksum, record.value)
+    return EntryRow(scope, key, stored_at, expires_at, terms + checksum, record.value)
 
 
-def record_of(row: Row, now: float) -> Record | None:
+def record_of(row: EntryRow, now: float) -> Record | None:
     """Return the record of a row; None where it is damaged or of another version. ``now`` is the wall clock's."""
     scope, key, stored_at, expires_at, about, value = row
     try:
@@ -100,7 +100,7 @@ def record_of(row: Row, now: float) -> Record | None:
     )
 
 
-def is_damaged(row: Row) -> bool:
+def is_damaged(row: EntryRow) -> bool:
     """Return whether a row has one of these versions and is not what was written."""
     try:
         return record_of(row, 0.0) is None and _unpack(row.about[:-CHECKSUM_BYTES]).version in _VERSIONS

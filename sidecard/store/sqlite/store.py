@@ -26,11 +26,11 @@ from sidecard.core.effects import StoreEffect, StorePurge, StoreRead, StoreRemov
 from sidecard.core.events import StoreAnswered
 from sidecard.core.notes import Note
 from sidecard.persistence.sqlite_file import DamagedError, ForeignError, UnusableError, set_aside
-from sidecard.persistence.worker import Worker
+from sidecard.persistence.worker import WorkerThread
 from sidecard.store.base import StoreListener, StoreReporter
 from sidecard.store.sqlite.format import lock_store
 from sidecard.store.sqlite.health import DiskHealth
-from sidecard.store.sqlite.writer import Writer
+from sidecard.store.sqlite.writer import StoreWriter
 from sidecard.store.sqlite.writes import MAX_PAUSE_SECONDS, DiskWrites
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ class DiskStore:
         """See `Store`."""
         self._reporter.notify = notify
         loop = asyncio.get_running_loop()
-        self._reads.worker = reading = Worker("sidecard-store-reader", loop)
-        self._writes.worker = writing = Worker("sidecard-store-writer", loop)
+        self._reads.worker = reading = WorkerThread("sidecard-store-reader", loop)
+        self._writes.worker = writing = WorkerThread("sidecard-store-writer", loop)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch, reading)
             while True:
@@ -129,7 +129,7 @@ class DiskStore:
         reading.stop()
         writing.stop()
 
-    async def _watch(self, reading: Worker) -> None:
+    async def _watch(self, reading: WorkerThread) -> None:
         """Answer callers that the disk does not answer in time."""
         answer_seconds = self._health.answer_seconds
         while True:
@@ -137,7 +137,7 @@ class DiskStore:
             self._writes.give_up_removals(until=self._clock() - answer_seconds)
             self._reads.check(reading)
 
-    async def _open(self, reading: Worker, writing: Worker) -> float | None:
+    async def _open(self, reading: WorkerThread, writing: WorkerThread) -> float | None:
         """Open the file; where that fails, return the seconds until the next try."""
         await self._close_file(reading, writing)
         if self._health.damage is not None:
@@ -164,9 +164,9 @@ class DiskStore:
         if self._lock is None:
             self._lock = lock_store(self._path)
 
-        self._writes.opened(Writer(self._path, self._max_bytes, self._wall_clock))
+        self._writes.opened(StoreWriter(self._path, self._max_bytes, self._wall_clock))
 
-    async def _close_file(self, reading: Worker, writing: Worker) -> None:
+    async def _close_file(self, reading: WorkerThread, writing: WorkerThread) -> None:
         await self._reads.close(reading)
         if self._writes.writer is not None:
             writer, self._writes.writer = self._writes.writer, None

@@ -48,7 +48,7 @@ class Applied(NamedTuple):
     bytes: int
 
 
-class Writer:
+class StoreWriter:
     """Changes the file. ``clock`` is the wall's. All methods wait for the disk.
 
     Raises `DamagedError`, `UnusableError` or `sqlite3.Error`. Tables are created where they are missing.

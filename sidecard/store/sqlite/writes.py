@@ -15,12 +15,12 @@ import anyio
 
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import Found, Removed, StoreAnswered, Unavailable
-from sidecard.persistence.worker import Worker
+from sidecard.persistence.worker import WorkerThread
+from sidecard.store.background_writes import BackgroundWrites
 from sidecard.store.base import UNANSWERED, StoreChange, StoreReporter
 from sidecard.store.sqlite.health import DiskHealth
 from sidecard.store.sqlite.reads import DiskReads
-from sidecard.store.sqlite.writer import Applied, Writer
-from sidecard.store.writes import StoreWrites
+from sidecard.store.sqlite.writer import Applied, StoreWriter
 from sidecard_client.protocol.backoff import Backoff
 
 MAX_BATCH = 1000
@@ -33,7 +33,7 @@ TIDY_SECONDS = 5.0
 """How often expired entries are removed and hits are written where nothing else is written."""
 
 
-class DiskWrites(StoreWrites):
+class DiskWrites(BackgroundWrites):
     """Changes on their way to the file. ``clock`` is the engine's, ``wall_clock`` the wall's."""
 
     def __init__(
@@ -54,8 +54,8 @@ class DiskWrites(StoreWrites):
         self._clock = clock
         self._wall_clock = wall_clock
         self._on_fault = on_fault
-        self.worker: Worker | None = None
-        self.writer: Writer | None = None
+        self.worker: WorkerThread | None = None
+        self.writer: StoreWriter | None = None
         self.urgent = asyncio.Event()
         """Do not wait for the window to end."""
         self._changed_at = 0.0
@@ -113,7 +113,7 @@ class DiskWrites(StoreWrites):
                 if not await self.write_some() or not len(self.pending):
                     break
 
-    async def write_all(self, worker: Worker) -> None:
+    async def write_all(self, worker: WorkerThread) -> None:
         """Write all pending changes, as far as the file takes them."""
         # The result of a batch that is being written decides what is still to be written.
         await worker.run(lambda: None)
@@ -144,7 +144,7 @@ class DiskWrites(StoreWrites):
         await settled.wait()
         return self._health.takes_writes
 
-    def opened(self, writer: Writer) -> None:
+    def opened(self, writer: StoreWriter) -> None:
         """Write over ``writer`` from now on."""
         self.writer = writer
         self.entries, self.bytes = writer.sums()

@@ -18,8 +18,8 @@ from sidecard.adapters.zstd import Zstd
 from sidecard.cli import cache, main
 from sidecard.core.effects import StoreWrite
 from sidecard.core.records import Record
-from sidecard.store.sqlite.format import Reader
-from sidecard.store.sqlite.writer import Writer
+from sidecard.store.sqlite.format import StoreReader
+from sidecard.store.sqlite.writer import StoreWriter
 from sidecard_client.protocol.wire import Usage
 
 MAX_BYTES = 1 << 30
@@ -51,7 +51,7 @@ def packed(value: object) -> bytes:
 
 def fill(path: Path, *entries: tuple[str, object, float, float]) -> None:
     """Store entries, each a key, a value, its age and its lifetime in seconds."""
-    writer = Writer(path, MAX_BYTES, lambda: 0.0)
+    writer = StoreWriter(path, MAX_BYTES, lambda: 0.0)
     now = wall_clock()
     writer.apply(
         [
@@ -69,7 +69,7 @@ def record(value: object = "v", ttl_seconds: float = 300.0) -> Record:
 
 def found(path: Path, key: str) -> Record | None:
     """Read an entry as the daemon does."""
-    reader = Reader(path, wall_clock)
+    reader = StoreReader(path, wall_clock)
     try:
         row = reader.look("1:default", key)
     finally:
@@ -277,7 +277,7 @@ def test_compressed_answers_are_exported_uncompressed(
     """A damaged answer is omitted and counted."""
     value = packed("The capital of France is Paris. " * 100)
     kept = len(value).to_bytes(4, "big") + Zstd().compress(value)
-    writer = Writer(path, MAX_BYTES, lambda: 0.0)
+    writer = StoreWriter(path, MAX_BYTES, lambda: 0.0)
     for key, data in (("whole", kept), ("damaged", kept[:-1])):
         compressed = msgspec.structs.replace(record(), value=data, compressed=True)
         writer.apply([(StoreWrite("1:default", key, compressed), wall_clock())])

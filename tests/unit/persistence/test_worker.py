@@ -6,7 +6,7 @@ import threading
 import anyio
 import pytest
 
-from sidecard.persistence.worker import MAX_BATCH, Worker
+from sidecard.persistence.worker import MAX_BATCH, WorkerThread
 
 pytestmark = pytest.mark.anyio
 
@@ -21,7 +21,7 @@ def anyio_backend() -> str:
 
 async def test_run_returns_or_raises_as_the_job_does() -> None:
     """The caller sees a job's result or its exception."""
-    worker = Worker("test", asyncio.get_running_loop())
+    worker = WorkerThread("test", asyncio.get_running_loop())
     assert await worker.run(lambda: 42) == 42
     with pytest.raises(ZeroDivisionError):
         await worker.run(lambda: 1 // 0)
@@ -32,7 +32,7 @@ async def test_run_returns_or_raises_as_the_job_does() -> None:
 
 async def test_do_hands_results_over_in_order_on_the_loops_thread() -> None:
     """More results than one batch holds arrive completely, in order, in the thread of the event loop."""
-    worker = Worker("test", asyncio.get_running_loop())
+    worker = WorkerThread("test", asyncio.get_running_loop())
     results: list[object] = []
     threads: set[threading.Thread] = set()
 
@@ -52,7 +52,7 @@ async def test_do_hands_results_over_in_order_on_the_loops_thread() -> None:
 
 async def test_a_cancelled_wait_does_not_end_the_job() -> None:
     """The worker is busy until the job's result arrives, though nobody waits for it."""
-    worker = Worker("test", asyncio.get_running_loop())
+    worker = WorkerThread("test", asyncio.get_running_loop())
     go_on, done = threading.Event(), threading.Event()
 
     def job() -> None:
@@ -72,7 +72,7 @@ async def test_a_cancelled_wait_does_not_end_the_job() -> None:
 
 def test_submit_needs_no_event_loop() -> None:
     """Jobs without results run in order, also where one of them raises; ``queued`` counts those that have not started."""
-    worker = Worker("test")
+    worker = WorkerThread("test")
     go_on, began, done = threading.Event(), threading.Event(), threading.Event()
 
     def first() -> None:
@@ -92,7 +92,7 @@ def test_submit_needs_no_event_loop() -> None:
 def test_results_for_a_closed_loop_are_dropped() -> None:
     """A job that outlives the event loop ends its thread without an error."""
     loop = asyncio.new_event_loop()
-    worker = Worker("test-closed-loop", loop)
+    worker = WorkerThread("test-closed-loop", loop)
     go_on = threading.Event()
     worker.do(lambda: go_on.wait(PATIENCE_SECONDS), lambda _: None)
     loop.close()

@@ -14,7 +14,7 @@ import pytest
 from sidecard.observe.call_log import log as call_log
 from sidecard.observe.call_log.log import BATCH_BYTES, BATCH_ROWS, MAX_BYTES, MAX_ROWS, CallLog
 from sidecard.observe.call_log.redaction_process import MAX_PACKED_BYTES
-from sidecard.observe.call_log.rows import CallLogError, Row
+from sidecard.observe.call_log.rows import CallLogError, CallRow
 from tests.call_rows import AT, record
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +39,7 @@ class Memory:
     place = "memory"
 
     def __init__(self) -> None:
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, CallRow] = {}
         self.batches: list[int] = []
         self.away: Exception | None = None
         self.refused_pids: set[int] = set()
@@ -49,7 +49,7 @@ class Memory:
         self.tries = 0
         self.closed = 0
 
-    def write(self, rows: Sequence[Row]) -> int:
+    def write(self, rows: Sequence[CallRow]) -> int:
         """See `CallWriter`."""
         self.tries += 1
         self.hangs.wait(10)

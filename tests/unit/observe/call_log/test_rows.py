@@ -10,9 +10,9 @@ from msgspec import structs
 from sidecard.observe.call_log.rows import (
     COLUMNS,
     ROW_BYTES,
+    CallRow,
     Filter,
     Ids,
-    Row,
     add_all,
     first_id,
     page_query,
@@ -87,7 +87,7 @@ def test_characters_that_postgresql_cannot_store_are_replaced() -> None:
 def test_a_row_that_can_never_be_stored_fails_alone() -> None:
     """Other rows of its batch are stored."""
     rows = [row_of(str(number), AT, "", record(pid=number)) for number in range(5)]
-    kept: list[Row] = []
+    kept: list[CallRow] = []
 
     def add(some: Any) -> None:
         if any(row.pid == 3 for row in some):
@@ -105,7 +105,7 @@ def test_a_row_that_can_never_be_stored_fails_alone() -> None:
 class Table:
     """Rows in a database in memory, asked as `page_query` says; counts the pages."""
 
-    def __init__(self, rows: list[Row]) -> None:
+    def __init__(self, rows: list[CallRow]) -> None:
         self.pages = 0
         self._connection = sqlite3.connect(":memory:")
         self._connection.execute(f"CREATE TABLE t ({', '.join(COLUMNS)})")
@@ -115,18 +115,18 @@ class Table:
             [structs.astuple(row) for row in rows],
         )
 
-    def page(self, wanted: Filter, *, after: str, newest_first: bool, limit: int, texts: bool) -> list[Row]:
+    def page(self, wanted: Filter, *, after: str, newest_first: bool, limit: int, texts: bool) -> list[CallRow]:
         """See `CallReader`."""
         self.pages += 1
         sql, values = page_query("t", "?", wanted, after=after, newest_first=newest_first, limit=limit, texts=texts)
-        return [Row(*values) for values in self._connection.execute(sql, values)]
+        return [CallRow(*values) for values in self._connection.execute(sql, values)]
 
     def close(self) -> None:
         """See `CallReader`."""
         self._connection.close()
 
 
-def rows_of(count: int) -> list[Row]:
+def rows_of(count: int) -> list[CallRow]:
     """Return rows a second apart, of three tasks."""
     ids = Ids()
     return [

@@ -9,7 +9,7 @@ from sidecard.observe.push.target import (
     Refused,
     Sent,
     Target,
-    outcome_of,
+    result_of,
     retry_after_seconds,
 )
 
@@ -20,42 +20,42 @@ NOW = 1_795_453_445.0
 @pytest.mark.parametrize("status", [200, 202, 204])
 def test_any_2xx_is_a_success(status: int) -> None:
     """With any number."""
-    assert outcome_of(status, {}, "", NOW) == Sent()
+    assert result_of(status, {}, "", NOW) == Sent()
 
 
 @pytest.mark.parametrize("status", [400, 406, 409, 411, 413, 415, 418, 422, 431])
 def test_a_rejected_block_is_dropped(status: int) -> None:
     """The reason has the target's answer."""
-    assert outcome_of(status, {}, "out of order", NOW) == Refused(f"answered {status}: out of order")
+    assert result_of(status, {}, "out of order", NOW) == Refused(f"answered {status}: out of order")
 
 
 @pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 407, 408, 421, 425, 426, 429, 451])
 def test_an_error_that_can_be_repaired_postpones(status: int) -> None:
     """A wrong password must not lose a night's data."""
-    assert outcome_of(status, {}, "", NOW) == Postponed(f"answered {status}")
+    assert result_of(status, {}, "", NOW) == Postponed(f"answered {status}")
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
 def test_a_failing_target_postpones(status: int) -> None:
     """The target was reached, so the block may be the cause."""
-    assert outcome_of(status, {}, "", NOW) == Postponed(f"answered {status}", answered=True)
+    assert result_of(status, {}, "", NOW) == Postponed(f"answered {status}", answered=True)
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_not_followed(status: int) -> None:
     """The reason does not contain the secrets of its address."""
-    outcome = outcome_of(status, {"Location": "http://user:secret@elsewhere/x?key=secret"}, "", NOW)
-    assert isinstance(outcome, Postponed)
-    assert "http://***@elsewhere/x?***: set push.url" in outcome.reason
-    assert "secret" not in outcome.reason
+    result = result_of(status, {"Location": "http://user:secret@elsewhere/x?key=secret"}, "", NOW)
+    assert isinstance(result, Postponed)
+    assert "http://***@elsewhere/x?***: set push.url" in result.reason
+    assert "secret" not in result.reason
 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_retry_after_is_honored(status: int) -> None:
     """With both status codes that may have one."""
-    outcome = outcome_of(status, {"Retry-After": "7"}, "", NOW)
-    assert isinstance(outcome, Postponed)
-    assert outcome.retry_after_seconds == 7.0
+    result = result_of(status, {"Retry-After": "7"}, "", NOW)
+    assert isinstance(result, Postponed)
+    assert result.retry_after_seconds == 7.0
 
 
 @pytest.mark.parametrize(

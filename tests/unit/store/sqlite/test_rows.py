@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from sidecard.core.records import Record
-from sidecard.store.sqlite.rows import Row, is_damaged, record_of, row_of
+from sidecard.store.sqlite.rows import EntryRow, is_damaged, record_of, row_of
 from sidecard_client.protocol.wire import Usage
 
 RECORD = Record(b"\xa5value", 1.5, 600.0, 60.0, "cloud", Usage("m", 1, 2, 0.5), ("a", "b"))
@@ -62,5 +62,5 @@ def test_damage_differs_from_another_version() -> None:
     """Damage means an unreliable disk; another version is what an upgrade leaves."""
     older = msgspec.msgpack.encode((1, 1.5, 600.0, 60.0, "cloud", Usage(), ()))
     assert is_damaged(ROW._replace(value=b"\xa5valuf"))
-    assert not is_damaged(Row("1:default", "key", 1000.0, 1600.0, older, b"\xa5value"))
-    assert record_of(Row("1:default", "key", 1000.0, 1600.0, older, b"\xa5value"), 1010.0) is None
+    assert not is_damaged(EntryRow("1:default", "key", 1000.0, 1600.0, older, b"\xa5value"))
+    assert record_of(EntryRow("1:default", "key", 1000.0, 1600.0, older, b"\xa5value"), 1010.0) is None

@@ -11,7 +11,7 @@ PENDING_MAX_BYTES = 64 * 1024 * 1024
 """Changes that may wait while the store takes nothing."""
 
 
-class StoreWrites:
+class BackgroundWrites:
     """Pending changes of one store. ``changed`` wakes the task that writes them."""
 
     def __init__(self, reporter: StoreReporter) -> None:
