@@ -122,7 +122,7 @@ class Election(Struct, frozen=True, eq=False):
         waiters = [waiter for waiter in flight.waiters.values() if waiter.reader is not None]
         for waiter in waiters:
             self.flights.leave(waiter)
-            self.streams.abandon(waiter.reader)
+            self.streams.close(waiter.reader)
 
         self.streams.broken += len(waiters)
         return self.endings.fail_waiters(flight.key, waiters, kind, message, now)
@@ -142,7 +142,7 @@ class Election(Struct, frozen=True, eq=False):
         """Reject all waiters of a flight, because the daemon is stopping."""
         waiters = self.flights.release(flight)
         for waiter in waiters:
-            self.streams.abandon(waiter.reader)
+            self.streams.close(waiter.reader)
 
         return self.endings.reject_waiters(waiters, DRAINING, now)
 

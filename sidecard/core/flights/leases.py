@@ -129,7 +129,7 @@ class Departures(Struct, frozen=True, eq=False):
     def remove_waiter(self, waiter: Waiter) -> None:
         """Remove a waiter, and the reader of its stream."""
         self.flights.leave(waiter)
-        self.streams.abandon(waiter.reader)
+        self.streams.close(waiter.reader)
 
     def end_leases(
         self,

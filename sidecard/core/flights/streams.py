@@ -21,7 +21,7 @@ cache's budget.
 
 from collections.abc import Sequence
 
-from msgspec import MsgspecError, Raw, Struct
+from msgspec import MsgspecError, Raw, Struct, structs
 from msgspec.msgpack import Decoder
 
 from sidecard.core.cache.memory import MemoryCache
@@ -139,8 +139,11 @@ class Streams:
         self._of_peer.setdefault(peer.id, set()).add(request_id)
         return reader
 
-    def close(self, reader: StreamReader) -> None:
-        """Close a reader."""
+    def close(self, reader: StreamReader | None) -> None:
+        """Close a reader, if there is one."""
+        if reader is None:
+            return
+
         del self.readers[reader.peer.id, reader.request_id]
         ids = self._of_peer[reader.peer.id]
         ids.remove(reader.request_id)
@@ -149,31 +152,14 @@ class Streams:
 
         self.drop(reader.stream)
 
-    def abandon(self, reader: StreamReader | None) -> None:
-        """Close a reader, if there is one."""
-        if reader is not None:
-            self.close(reader)
-
     def pump(self, reader: StreamReader) -> list[Effect]:
         """Send the chunks, and the end, that the reader may have now."""
         effects: list[Effect] = []
         chunks, peer_id = reader.stream.chunks, reader.peer.id
         while not reader.paused and reader.position < len(chunks):
             chunk = chunks[reader.position]
-            first = reader.first
-            reply = (
-                wire.Chunk(reader.request_id, chunk)
-                if reader.position
-                else wire.Chunk(
-                    reader.request_id,
-                    chunk,
-                    first.source,
-                    first.age_seconds,
-                    first.backend,
-                    first.saved_dollars,
-                    first.similarity,
-                )
-            )
+            plain = wire.Chunk(reader.request_id, chunk)
+            reply = plain if reader.position else structs.replace(reader.first, id=plain.id, chunk=chunk)
             effects.append(SendReply(peer_id, reply))
             reader.position += 1
             self.sent += 1
@@ -213,9 +199,8 @@ class Streams:
             return [SendReply(peer.id, wire.Failed(reply.id, "ignored", "the answer has too many chunks to be shared"))]
 
         self.hits += isinstance(reply, wire.Hit)
-        stream = SharedStream()
-        stream.chunks.extend(chunks_of(reply.value))
-        stream.charge = len(memoryview(reply.value)) + CHUNK_OVERHEAD_BYTES * len(stream.chunks)
+        chunks = chunks_of(reply.value)
+        stream = SharedStream(chunks, charge=len(memoryview(reply.value)) + CHUNK_OVERHEAD_BYTES * len(chunks))
         reader = self.open(peer, reply.id, stream, first_of(reply))
         return self.finish(reader, reply)
 

@@ -1,20 +1,5 @@
 """The table of all flights, leases, waiters and applicants, with their deadlines.
 
-========================  ===========================================================================================
-event                     what happens to the flight
-========================  ===========================================================================================
-begin, no flight          `Flights.start`; then a lease (`grant`), a queue (`apply`), or a store lookup (`join`)
-begin, flight             `Flights.join`: the caller waits
-append                    nothing; readers follow the stream (`sidecard.core.flights.streams`)
-complete                  `Flights.finish`: every waiter gets the value
-fail transient/cancelled  readers of a broken stream fail; the longest-waiting willing caller (`next_candidate`) is
-lease lost or expired     elected; after ``max_elections`` of them, or without a caller, `Flights.finish`
-fail fatal/ignored        `Flights.finish`: every waiter fails
-fail with next            the same caller gets another lease, or applies for one
-applicant leaves or is    `Flights.withdraw`; the longest-waiting willing caller is next
-rejected
-========================  ===========================================================================================
-
 A lease that has ended is not current: messages that name it later are rejected. That is all a fence is.
 Every key in these tables is an id that is never reused.
 """

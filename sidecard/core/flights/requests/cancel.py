@@ -32,7 +32,7 @@ class CancelOperation(Struct, frozen=True, eq=False):
         applicants, leases = self.flights.of_request(peer, request.target)
         if waiting is None:
             # The reader of a whole answer, if there is one; its begin was counted when the answer was found.
-            self.streams.abandon(self.streams.find(peer, request.target))
+            self.streams.close(self.streams.find(peer, request.target))
         else:
             applicants = [waiting]
 

@@ -3,21 +3,6 @@
 The store answers later, by `StoreAnswered`. Until then the flight has neither lease nor applicant, and all of its callers
 wait, so a hundred callers cost one read. They are sent `Pending` only after `PENDING_AFTER_SECONDS`.
 
-=========================  ==========================  ===============================================================
-state                      event                       next state, and effect
-=========================  ==========================  ===============================================================
-no flight                  begin, get                  looking up
-looking up                 found                       over: the entry is in memory, every caller is served
-looking up                 absent, or found damaged    queued: the longest-waiting caller is admitted
-looking up                 claimed by another host     claimed elsewhere
-looking up                 store unavailable           as absent, but a doubted entry in memory is served
-looking up                 key removed or changed      looking up, and once more if the answer may be outdated
-claimed elsewhere          key changed, or time is up  looking up
-claimed elsewhere          answer unshared, or store   queued, as after absent
-                           down
-any                        over                        an unused claim is released
-=========================  ==========================  ===============================================================
-
 On one host, the fence of a lease decides who may store. Among hosts, the *claim* decides, which a shared store grants to one
 host at a time. A lost claim costs a second call, never a wrong answer.
 """
