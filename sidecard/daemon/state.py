@@ -1,13 +1,12 @@
 """The state directory: the place of whatever outlives the daemon. It is used if it exists, and never created here."""
 
-import fcntl
-import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from sidecard.errors import SidecardError
+from sidecard.persistence.files import FileLock
 
 LOCK = "lock"
 
@@ -61,27 +60,16 @@ class StateLock:
 
     def __init__(self, directory: Path) -> None:
         try:
-            # Read-only: an existing lock file can be locked even while the file system is not writable.
-            self._descriptor = os.open(
-                directory / LOCK, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600
-            )
+            self._lock = FileLock(directory / LOCK)
+        except BlockingIOError as error:
+            raise StateUnusableError(f"another daemon uses the state directory {directory}") from error
         except OSError as error:
             raise StateUnusableError(
                 f"cannot use the state directory {directory} ({error.strerror}): make the daemon's user its owner"
-            ) from error
-
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._descriptor)
-            raise StateUnusableError(
-                f"another daemon uses the state directory {directory}"
-                if isinstance(error, BlockingIOError)
-                else f"cannot lock the state directory {directory} ({error.strerror})"
             ) from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+        self._lock.close()
