@@ -20,7 +20,8 @@ from typing import Any, TypeVar, cast
 
 from msgspec import Raw, Struct, structs
 
-from sidecard_client._sync.client import Client, StreamFunctions
+from sidecard_client._sync.client import Client
+from sidecard_client._sync.lifecycle import StreamFunctions
 from sidecard_client._sync.streams import Stream
 from sidecard_client.call import call as calls
 from sidecard_client.call.call import Call, Functions, T

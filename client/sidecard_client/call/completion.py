@@ -24,6 +24,14 @@ MAX_VALUE_BYTES = wire.MAX_FRAME_BYTES - 64 * 1024
 A transcript is sent with values that leave room for it: all but those within 2 MiB of this."""
 
 
+def complete_or_refuse(call: Call, lease: wire.Lease, value: Any) -> tuple[wire.Complete | wire.Fail, str | None]:
+    """Build the report of ``value``; also return why it cannot be shared, or None."""
+    try:
+        return complete(call, lease, value), None
+    except UnshareableValue as error:
+        return refuse_to_share(call, lease.lease, value, error), str(error)
+
+
 def complete(call: Call, lease: wire.Lease, value: Any) -> wire.Complete:
     """Build the message that sends ``value`` to the daemon. Raises `UnshareableValue`."""
     packed = pack_value(value)
@@ -57,10 +65,10 @@ def refuse_to_share(call: Call, lease: str, value: Any, error: UnshareableValue)
     return wire.Fail(lease=lease, kind="ignored", message=message_of(error), answered=True, usage=usage_of(call, value))
 
 
-def warn_unshareable(function: Callable[..., Any], error: UnshareableValue) -> None:
+def warn_unshareable(function: Callable[..., Any], reason: object) -> None:
     """Warn once per function that its values are returned, but neither stored nor shared."""
     name = getattr(function, "__qualname__", type(function).__qualname__)
-    warn_once(f"unshareable {name}", f"{name}: {error}")
+    warn_once(f"unshareable {name}", f"{name}: {reason}")
 
 
 def usage_of(call: Call, value: Any) -> wire.Usage | None:

@@ -28,7 +28,7 @@ from sidecard_client.call.call import (
     remaining_seconds,
     unshared,
 )
-from sidecard_client.call.completion import complete, refuse_to_share, usage_of, warn_unshareable
+from sidecard_client.call.completion import complete_or_refuse, usage_of, warn_unshareable
 from sidecard_client.call.failures import kind_of, message_of
 from sidecard_client.call.local_flights import (
     Answered,
@@ -43,7 +43,7 @@ from sidecard_client.call.outcome import NextStep, Outcome, Source, resolve
 from sidecard_client.call.values import unpack_value
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
-from sidecard_client.protocol.errors import CallFailed, CallTimeout, UnshareableValue
+from sidecard_client.protocol.errors import CallFailed, CallTimeout
 
 LOCAL_WAIT_SECONDS = 120.0
 """How long a call without a ``wait`` waits for another one of its process: the daemon's own default."""
@@ -256,11 +256,14 @@ def _make(
             return attempts.outcome(result.value, source, waited_seconds)
 
         # With the reply, the answer is there for all processes before this call returns.
-        message = _completion(attempts, lease, result.value)
+        message, unshareable = complete_or_refuse(call, lease, result.value)
         attempts.lease = None  # as in `settle`, whose generator costs a miss 1 %
         reply = yield Ask(message)
         if may_leave_lease(reply):
             yield Abandon()
+
+        if unshareable is not None:
+            warn_unshareable(call.function_of(attempts.backend), unshareable)
 
         return attempts.outcome(result.value, source, waited_seconds)
     finally:
@@ -326,15 +329,6 @@ def settle(attempts: Attempts, message: wire.Complete | wire.Fail) -> Generator[
     reply: FinalReply = yield Ask(message)
     if may_leave_lease(reply):
         yield Abandon()
-
-
-def _completion(attempts: Attempts, lease: wire.Lease, value: Any) -> wire.Complete | wire.Fail:
-    call = attempts.call
-    try:
-        return complete(call, lease, value)
-    except UnshareableValue as error:
-        warn_unshareable(call.function_of(attempts.backend), error)
-        return refuse_to_share(call, lease.lease, value, error)
 
 
 def _fall_back(  # noqa: C901 - one case for each end of a wait

@@ -312,10 +312,11 @@ def _report(attempts: Attempts, report: StreamReport, piece: Any) -> Generator[C
     if lease is None:
         return False
 
+    unshareable = None
     try:
         message: Any = report.complete() if piece is END else report.append(piece)
     except UnshareableValue as error:
-        warn_unshareable(attempts.call.function_of(attempts.backend), error)
+        unshareable = str(error)
         message = report.refuse(error)
 
     if isinstance(message, wire.Append):
@@ -327,6 +328,9 @@ def _report(attempts: Attempts, report: StreamReport, piece: Any) -> Generator[C
 
     yield Release(lease)
     yield from settle(attempts, message)
+    if unshareable is not None:
+        warn_unshareable(attempts.call.function_of(attempts.backend), unshareable)
+
     return False
 
 

@@ -1,0 +1,112 @@
+"""How an asynchronous client is opened and closed, and how it decorates. The calls themselves are in `client`."""
+
+import inspect
+import sys
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, cast, overload
+
+import anyio
+import anyio.to_thread
+
+from sidecard_client._async.calls import AsyncInterpreter
+from sidecard_client._async.connector import AsyncConnector
+from sidecard_client._sync.connection import BlockingConnection
+from sidecard_client.call.base_client import BaseClient
+from sidecard_client.call.call import Backends, T
+from sidecard_client.call.options import Options
+from sidecard_client.call.wrapping import CachedFunction, Perform, generates
+from sidecard_client.metrics.client_metrics import ClientMetrics
+from sidecard_client.protocol.socket_path import find_socket
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+P = ParamSpec("P")
+
+AsyncStreamFunctions = (
+    Callable[..., AsyncIterable[T] | Iterable[T] | Awaitable[AsyncIterable[T]]]
+    | Backends[AsyncIterable[T] | Iterable[T] | Awaitable[AsyncIterable[T]]]
+)
+
+AsyncFunctions = Callable[..., Awaitable[T]] | Backends[Awaitable[T]]
+
+
+class AsyncLifecycle(BaseClient, ClientMetrics):
+    """Any number of concurrent calls over one connection, on asyncio and on trio. Reconnects by itself.
+
+    Belongs to the event loop in which it was opened; any task of that may use it. In another loop or thread, and in the
+    child of a fork, its methods raise `RuntimeError`: make another client there. Plain functions run in threads.
+
+    A call may be cancelled at any time: one that waits leaves the others waiting, one whose function runs hands the call
+    to the next waiter. Calls that still wait when the client is closed raise `RuntimeError`; functions that still run go
+    on, and are not shared.
+    """
+
+    def _open(self, path: str | None, timeout_seconds: float) -> None:
+        self._init_metrics(lambda: BlockingConnection(path or find_socket(), timeout_seconds), timeout_seconds)
+        self._connector = AsyncConnector(path, timeout_seconds)
+        self._interpreter = AsyncInterpreter(self._connector)
+        self._tasks: TaskGroup | None = None
+
+    def __repr__(self) -> str:
+        """Show the daemon's availability and the connection."""
+        return f"<AsyncClient {self._connector!r}>"
+
+    async def __aenter__(self) -> Self:
+        if self._tasks is not None:
+            raise RuntimeError("This client was opened before: make a new one.")
+
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._connector.open(self._tasks)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        tasks = self._tasks
+        assert tasks is not None  # noqa: S101 - left only after it was entered; for the type checker
+        try:
+            await self._connector.close()
+            if self._metrics_sender is not None:
+                # In a thread: the last batch may take half a second if the daemon hangs.
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(self._close_metrics)
+        finally:
+            tasks.cancel_scope.cancel()
+            # The task group is the client's own: the body's exceptions leave as they are and not in a group. Only
+            # cancellation is passed in, because the group alone knows whether it was its own.
+            if not isinstance(error, anyio.get_cancelled_exc_class()):
+                kind, error, traceback = None, None, None
+
+            swallow = await tasks.__aexit__(kind, error, traceback)
+
+        return swallow and error is not None
+
+
+class AsyncDecorator:
+    """What `AsyncClient.cached` returns: makes a function one to be awaited, whose calls are shared."""
+
+    def __init__(self, perform: Perform, options: Options) -> None:
+        self._perform = perform
+        self._options = options
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # the first that applies counts
+        self, function: Callable[P, AsyncIterator[T]]
+    ) -> Callable[P, AsyncIterator[T]]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, T]) -> Callable[P, Awaitable[T]]: ...
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorate ``function``."""
+        decorated = CachedFunction(self._perform, function, self._options)
+        if sys.version_info >= (3, 12) and not generates(function):
+            inspect.markcoroutinefunction(decorated)  # frameworks check whether a handler must be awaited
+
+        return cast("Callable[..., Any]", decorated)

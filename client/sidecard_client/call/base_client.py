@@ -1,0 +1,86 @@
+"""What both clients share: their arguments, checked once, and the defaults of every call's policy."""
+
+import os
+from collections.abc import Collection
+from typing import Any, Literal
+
+from sidecard_client.call.failures import Classify, default_classify
+from sidecard_client.call.options import OnUnavailable, Options, ReadUsage, Redact
+from sidecard_client.call.sovereign import sovereign_by
+from sidecard_client.keys.normal_form import NormalForm
+from sidecard_client.keys.vectors import Embedder
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.socket_path import StrPath, find_socket
+
+DAEMON_TIMEOUT_SECONDS = 0.5
+"""Ten thousand times a hit's round trip: a daemon that needs longer does not work."""
+
+
+class BaseClient:
+    """The arguments of `Client` and `AsyncClient`."""
+
+    def __init__(
+        self,
+        path: StrPath | None = None,
+        *,
+        namespace: str = wire.DEFAULT_NAMESPACE,
+        task: str = wire.DEFAULT_TASK,
+        daemon_timeout: float = DAEMON_TIMEOUT_SECONDS,
+        ttl: float | None = None,
+        stale: float | None = None,
+        wait: float | None = None,
+        normalize: Collection[NormalForm] | Literal["task"] = (),
+        usage: ReadUsage | None = None,
+        classify: Classify = default_classify,
+        embed: Embedder | None = None,
+        redact: Redact | None = None,
+        on_unavailable: OnUnavailable = "fallback",
+        sovereign: bool | None = None,
+    ) -> None:
+        """Connect to nothing; never fail because no daemon runs.
+
+        ``path`` is the daemon's socket; by default, `socket_path.find_socket` finds it at each connecting.
+        ``daemon_timeout`` is how many seconds the daemon may take for a first reply, or for a sign of life during a wait,
+        before calls are made without it. The other keywords are the defaults of every call's policy; see `options`.
+
+        A sovereign daemon grants no lease on a remote backend. ``sovereign`` keeps that up without it: calls without a
+        lease leave out every backend that is not named ``local`` or ``default``, and raise `CallRejected` ("sovereign")
+        where none is left. None reads the daemon's own variables once: ``SIDECARD_SOVEREIGN_ENABLED``, else
+        ``SOVEREIGN_MODE``. While a daemon answers, it alone decides.
+
+        Raises `ValueError` and `TypeError` for a wrong argument, including a path that is too long for a socket.
+        """
+        if not daemon_timeout > 0:
+            raise ValueError(f"daemon_timeout= must be more than 0 seconds, not {daemon_timeout}.")
+
+        self._options = Options().changed(
+            {
+                "namespace": namespace,
+                "task": task,
+                "ttl": ttl,
+                "stale": stale,
+                "wait": wait,
+                "normalize": normalize,
+                "usage": usage,
+                "classify": classify,
+                "embed": embed,
+                "redact": redact,
+                "on_unavailable": on_unavailable,
+                "sovereign": sovereign_by(os.environ) if sovereign is None else sovereign,
+            }
+        )
+        place = None if path is None else find_socket(path)
+        self._open(place, daemon_timeout)
+
+    def _open(self, path: str | None, timeout_seconds: float) -> Any:
+        raise NotImplementedError
+
+    @property
+    def redact(self) -> Redact | None:
+        """The hook that redacts prompts and answers for the daemon's call log."""
+        return self._options.redact
+
+    @property
+    def sovereign(self) -> bool:
+        """Whether backends that may be remote are left out where no daemon decides."""
+        return self._options.sovereign

@@ -1,0 +1,330 @@
+"""The decisions of a call: each scenario as a script of replies, and a cancellation thrown in at every yield."""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+from warnings import catch_warnings
+
+import pytest
+
+from sidecard_client import CallFailed, CallRejected, CallTimeout, DaemonUnavailable
+from sidecard_client.call import conversation as commands
+from sidecard_client.call.call import prepare
+from sidecard_client.call.conversation import Raised, Returned, converse, finished
+from sidecard_client.call.local_flights import Answered, Elected, LocalFailure, LocalFlight, LocalFlights, LocalWaiter
+from sidecard_client.call.options import Options
+from sidecard_client.call.outcome import Outcome
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost, DaemonUnresponsive, NotConnected
+
+KEY = ("default", "k")
+DOWN = ConnectionError("down")
+GONE = ConnectionEnded("gone")
+SILENT = DaemonUnresponsive("the daemon does not answer")
+STORED = wire.Stored(id=0, stored=True)
+OK = wire.Ok(id=0)
+
+
+class Interruption(BaseException):
+    """A cancellation, or Ctrl-C."""
+
+
+def lease(backend: str = "default", **fields: Any) -> wire.Lease:
+    """Build a lease."""
+    return wire.Lease(id=1, lease=f"l.{backend}", backend=backend, expires_in_seconds=15, attempt=1, **fields)
+
+
+def answer(prompt: str) -> str:
+    """Be the function."""
+    return prompt
+
+
+class Daemon:
+    """Executes commands with the results of a script, and counts the leases that it may still hold."""
+
+    def __init__(self, first: Any, *results: Any) -> None:
+        self.results = list(results)
+        self.commands: list[commands.Command] = []
+        self.held = int(isinstance(first, wire.Lease))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the commands so far."""
+        return [type(command).__name__ for command in self.commands]
+
+    def execute(self, command: commands.Command) -> Any:
+        """Execute a command."""
+        self.commands.append(command)
+        if isinstance(command, commands.Abandon):
+            self.held = 0
+            return None
+
+        if isinstance(command, commands.Send):
+            self._give_back()
+            return True
+
+        result = self.results.pop(0)
+        result = result() if callable(result) else result
+        if isinstance(result, wire.Lease):
+            self.held = 1
+        elif isinstance(command, commands.Ask) and not isinstance(result, ConnectionLost | wire.Error):
+            self._give_back()
+
+        return result
+
+    def interrupt(self, command: commands.Command) -> None:
+        """Leave what an interrupted command leaves: a last report was sent whole, or its connection is closed."""
+        self.commands.append(command)
+        match command:
+            case commands.Ask(wire.Fail(next=True)) | commands.Run():
+                pass
+            case commands.Ask() | commands.Send():
+                self._give_back()
+            case _:
+                self.held = 0  # a begin is cancelled by the client itself
+
+    def _give_back(self) -> None:
+        self.held -= 1
+        assert self.held >= 0, "a lease was given back twice"
+
+
+Script = tuple[str, dict[str, Any], Any, tuple[Any, ...]]
+
+BACKENDS: dict[str, Any] = {"local": answer, "cloud": answer}
+
+SCRIPTS: list[Script] = [
+    ("a lease whose function returns", {}, lease(), (Returned("v"), STORED)),
+    ("a lease whose complete is lost", {}, lease(), (Returned("v"), GONE)),
+    ("a lease whose complete is answered by an error", {}, lease(), (Returned("v"), wire.Error(0, "internal", ""))),
+    ("a value that cannot be shared", {}, lease(), (Returned(object()), OK)),
+    ("a function that fails", {}, lease(), (Raised(DOWN), OK)),
+    ("a function that is cancelled", {}, lease(), (Raised(Interruption()),)),
+    ("a fail that is lost", {}, lease(), (Raised(DOWN), SILENT)),
+    ("a retry", {"retries": 1}, lease(), (Raised(DOWN), lease(), Returned("v"), STORED)),
+    ("another backend", {"backends": True}, lease("local"), (Raised(DOWN), lease("cloud"), Returned("v"), STORED)),
+    ("another backend without a lease", {"backends": True}, lease("local"), (Raised(DOWN), GONE, Returned("v"))),
+    (
+        "a lease that was not asked for",
+        {"backends": True},
+        lease("local"),
+        (Raised(DOWN), lease("local"), Returned("v")),
+    ),
+    ("a stale value", {}, lease(stale_value="old", stale_age_seconds=9.0), (Raised(DOWN), OK)),
+    ("a shared answer that was not", {}, wire.Failed(1, "ignored", ""), (lease(), Returned("v"), STORED)),
+    ("an own call without permission", {"key": None}, wire.Failed(1, "ignored", ""), (Returned("v"),)),
+    ("a daemon that restarts", {}, GONE, (lease(), Returned("v"), STORED)),
+    ("a daemon that restarts twice", {}, GONE, (GONE, Returned("v"))),
+    ("no daemon", {}, NotConnected("no"), (Returned("v"),)),
+    ("no daemon, and a function that fails", {}, NotConnected("no"), (Raised(DOWN),)),
+    ("no daemon, and another backend", {"backends": True}, SILENT, (Raised(DOWN), Returned("v"))),
+    ("a daemon that is full", {}, wire.Rejected(1, "busy"), (Returned("v"),)),
+]
+
+IDS = [script[0] for script in SCRIPTS]
+
+
+def begin(policy: dict[str, Any], reply: Any, flights: LocalFlights) -> Any:
+    """Start the conversation of a script."""
+    policy = dict(policy)
+    functions = BACKENDS if policy.pop("backends", False) else answer
+    call = prepare(Options(), functions, ("p",), {"key": KEY[1], **policy})
+    return converse(call, flights, lambda: "/s", 0.0, reply)
+
+
+def drive(conversation: Any, daemon: Daemon, throw_at: int = -1) -> Outcome[Any]:
+    """Execute commands to the end. At the yield number ``throw_at``, throw an interruption in instead of a result."""
+    resume, result, count = conversation.send, None, 0
+    while True:
+        try:
+            command = resume(result)
+        except StopIteration as end:
+            outcome: Outcome[Any] = finished(end.value)
+            return outcome
+
+        if count == throw_at:
+            daemon.interrupt(command)
+            resume, result = conversation.throw, Interruption()
+        else:
+            resume, result = conversation.send, daemon.execute(command)
+
+        count += 1
+
+
+def played(script: Script) -> Daemon:
+    """Play a script to its end."""
+    _, policy, reply, results = script
+    daemon = Daemon(reply, *results)
+    with suppress(ConnectionError, Interruption), catch_warnings(action="ignore"):
+        outcome = drive(begin(policy, reply, LocalFlights(threading.Event)), daemon)
+        assert outcome.value in {"v", "old"} or type(outcome.value) is object
+        return daemon
+
+    assert isinstance(results[-1], Raised) or isinstance(results[-2], Raised)
+    return daemon
+
+
+INTERRUPTIONS = [
+    pytest.param(script, index, id=f"{script[0]}, yield {index}")
+    for script in SCRIPTS
+    for index in range(len(played(script).commands))
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=IDS)
+def test_a_conversation_that_ends_leaves_nothing_held(script: Script) -> None:
+    """Every lease was reported or given back, and every command of the script was needed."""
+    daemon = played(script)
+    assert (daemon.results, daemon.held) == ([], 0)
+
+
+def test_the_scripts_reach_every_command() -> None:
+    """Of a plain call that joins no other: each is interrupted below."""
+    reached = {name for script in SCRIPTS for name in played(script).names}
+    assert reached == {"Begin", "Ask", "Send", "Run", "Abandon"}
+
+
+@pytest.mark.parametrize(("script", "index"), INTERRUPTIONS)
+def test_an_interruption_at_any_yield_leaves_nothing_held(script: Script, index: int) -> None:
+    """The lease is given back once, another caller of the process leads next, and the interruption is raised."""
+    _, policy, reply, results = script
+    flights = LocalFlights(threading.Event)
+    waiters: list[LocalWaiter] = []
+
+    class Joined(Daemon):
+        """Lets another caller of this process join the running call."""
+
+        def execute(self, command: commands.Command) -> Any:
+            self.join()
+            return super().execute(command)
+
+        def interrupt(self, command: commands.Command) -> None:
+            self.join()
+            super().interrupt(command)
+
+        def join(self) -> None:
+            if not waiters and flights._flights:
+                waiters.append(flights.enter(KEY))  # type: ignore[arg-type]  # there is one to wait for
+
+    daemon = Joined(reply, *results)
+    with pytest.raises(Interruption), catch_warnings(action="ignore"):
+        drive(begin(policy, reply, flights), daemon, throw_at=index)
+
+    assert daemon.held == 0
+    assert all(waiter.end is not None and waiter.event.is_set() for waiter in waiters)
+
+
+# Joining a call of the same process --------------------------------------------------------------------------------------
+
+
+def fall_back(flights: LocalFlights, **policy: Any) -> Any:
+    """Start a call without a daemon."""
+    return begin(policy, NotConnected("no"), flights)
+
+
+def led(flights: LocalFlights) -> LocalFlight:
+    """Let another caller lead."""
+    flight = flights.enter(KEY)
+    assert isinstance(flight, LocalFlight)
+    return flight
+
+
+ENDS: list[tuple[str, Callable[[LocalFlights, LocalFlight], object], Any]] = [
+    ("answered", lambda flights, flight: flights.succeed(flight, "theirs"), "theirs"),
+    ("elected", lambda flights, flight: flights.fail(flight, "transient", "m"), "v"),
+    ("released", lambda flights, flight: flights.fail(flight, "ignored", "m"), "v"),
+    ("failed", lambda flights, flight: flights.fail(flight, "fatal", "m"), CallFailed),
+    ("too late", lambda *_: None, CallTimeout),
+]
+
+
+@pytest.mark.parametrize(("end", "expected"), [end[1:] for end in ENDS], ids=[end[0] for end in ENDS])
+def test_a_caller_without_a_daemon_joins_the_running_call(
+    end: Callable[[LocalFlights, LocalFlight], object], expected: Any
+) -> None:
+    """It takes that call's end for its own."""
+    flights = LocalFlights(threading.Event)
+    flight = led(flights)
+    daemon = Daemon(None, lambda: end(flights, flight), Returned("v"))
+    if isinstance(expected, str):
+        outcome = drive(fall_back(flights), daemon)
+        assert (outcome.value, outcome.source) == (expected, "fallback")
+    else:
+        with pytest.raises(expected):
+            drive(fall_back(flights), daemon)
+
+    assert not flight.waiters
+
+
+def test_a_waiter_of_a_cancelled_call_leads_the_next() -> None:
+    """1. more callers in a row are cancelled than elections allow; 2. the last waiter must not fail for it."""
+    flights = LocalFlights(threading.Event)
+    flight = led(flights)
+    flight.elections = 99
+    daemon = Daemon(None, lambda: flights.fail(flight, "cancelled", "m"), Returned("v"))
+    assert drive(fall_back(flights), daemon).value == "v"
+    assert daemon.names == ["WaitLocal", "Run"]
+
+
+@pytest.mark.parametrize("elected", [False, True])
+def test_an_interrupted_wait_touches_nobody_else(elected: bool) -> None:
+    """An elected waiter passes its turn on, or nobody would ever lead."""
+    flights = LocalFlights(threading.Event)
+    flight = led(flights)
+    conversation = fall_back(flights)
+    assert isinstance(conversation.send(None), commands.WaitLocal)
+    other = flights.enter(KEY)
+    assert isinstance(other, LocalWaiter)
+    if elected:
+        flights.fail(flight, "transient", "m")
+
+    with pytest.raises(Interruption):
+        conversation.throw(Interruption())
+
+    assert other.end == (Elected() if elected else None)
+    flights.succeed(flight, "v")
+    assert isinstance(other.end, Elected | Answered)
+    assert not isinstance(other.end, LocalFailure)
+
+
+# What no lease is needed for ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "policy", "error"),
+    [
+        (wire.Failed(1, "fatal", "bad"), {}, CallFailed),
+        (wire.Rejected(1, "breaker_open"), {}, CallRejected),
+        (wire.Timeout(1, 2.0), {}, CallTimeout),
+        (NotConnected("no"), {"on_unavailable": "raise"}, DaemonUnavailable),
+        (NotConnected("no"), {"mode": "only_if_cached"}, CallRejected),
+        (NotConnected("no"), {"sovereign": True, "backend": "cloud"}, CallRejected),
+    ],
+)
+def test_a_call_without_an_answer_raises(reply: Any, policy: dict[str, Any], error: type[Exception]) -> None:
+    """Nothing runs, and nothing is sent."""
+    daemon = Daemon(reply)
+    with pytest.raises(error):
+        drive(begin(policy, reply, LocalFlights(threading.Event)), daemon)
+
+    assert daemon.commands == []
+
+
+def test_a_function_may_raise_stop_iteration() -> None:
+    """A generator cannot, so its result carries the exception."""
+    error = StopIteration("x")
+    daemon = Daemon(lease(), Raised(error), OK)
+    with pytest.raises(StopIteration) as caught:
+        drive(begin({}, lease(), LocalFlights(threading.Event)), daemon)
+
+    assert caught.value is error
+
+
+def test_a_lost_begin_is_sent_again_only_if_the_connection_had_ended() -> None:
+    """A hanging daemon may still hold the first begin."""
+    for lost, names in ((GONE, ["Begin", "Run"]), (SILENT, ["Run"]), (NotConnected("no"), ["Run"])):
+        results: list[Any] = [SILENT] if isinstance(lost, ConnectionEnded) else []
+        daemon = Daemon(lost, *results, Returned("v"))
+        assert isinstance(lost, ConnectionLost)
+        assert drive(begin({}, lost, LocalFlights(threading.Event)), daemon).source == "fallback"
+        assert daemon.names == names
