@@ -85,12 +85,14 @@ def test_the_markdown_reference_names_legacy_variables() -> None:
     assert "`SIDECARD_STORE_URL`, `REDIS_URL` |" in reference.markdown()
 
 
-@pytest.mark.parametrize("setting", EVERY_SETTING, ids=lambda setting: setting.name)
-def test_every_description_is_a_sentence(setting: object) -> None:
+def test_every_description_is_a_sentence() -> None:
     """It begins with a capital letter or a code word and ends with a full stop."""
-    documented = [
-        item for section, shape in (SECTIONS | TABLES).items() for item in reference._documented(section, shape)
-    ]
-    (description,) = [text for found, _, text in documented if found == setting]
-    assert re.match(r"[A-Z`]", description)
-    assert description.endswith((".", ".)", ".`"))
+    described = {
+        setting.name: description
+        for section, shape in (SECTIONS | TABLES).items()
+        for setting, _, description in reference._documented(section, shape)
+    }
+    assert set(described) == {setting.name for setting in EVERY_SETTING}
+    for name, description in described.items():
+        assert re.match(r"[A-Z`]", description), name
+        assert description.endswith((".", ".)", ".`")), name
