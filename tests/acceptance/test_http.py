@@ -83,9 +83,9 @@ def test_health_is_503_only_while_the_daemon_drains(daemon: Start, socket_path: 
 @pytest.mark.parametrize(
     ("method", "path", "headers", "body", "status", "said"),
     [
-        ("GET", "/nothing", {}, b"", 404, "try /, /health"),
-        ("POST", "/metrics", {}, b"", 405, "POST is not for this path"),
-        ("GET", "/v1/metrics", {}, b"", 405, "GET is not for this path"),
+        ("GET", "/nothing", {}, b"", 404, "use /, /health"),
+        ("POST", "/metrics", {}, b"", 405, "The method POST is not allowed"),
+        ("GET", "/v1/metrics", {}, b"", 405, "The method GET is not allowed"),
         ("GET", "/health", {"Host": "evil.example"}, b"", 421, "http.allow_hosts"),
         ("POST", "/v1/metrics", {}, b"cost=1", 415, "Content-Type: application/json"),
         ("POST", "/v1/metrics", {"Content-Type": "text/plain"}, b"{}", 415, "Content-Type: application/json"),
@@ -93,8 +93,8 @@ def test_health_is_503_only_while_the_daemon_drains(daemon: Start, socket_path: 
         ("POST", "/v1/metrics", {"Content-Type": "application/json"}, b'{"cost":-1}', 400, "cost"),
         ("POST", "/v1/metrics", {"Content-Type": "application/json"}, b" " * 70_000, 413, "65536 bytes"),
         ("GET", "/v1/history?after=x", {}, b"", 400, "after"),
-        ("GET", "/assets/../http.py", {}, b"", 404, "nothing here"),
-        ("GET", "/assets/%2e%2e/http.py", {}, b"", 404, "nothing here"),
+        ("GET", "/assets/../http.py", {}, b"", 404, "Unknown path"),
+        ("GET", "/assets/%2e%2e/http.py", {}, b"", 404, "Unknown path"),
     ],
 )
 def test_what_is_wrong_is_refused_in_a_sentence(
