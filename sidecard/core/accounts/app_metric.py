@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from sidecard.core.accounts.histogram import DEFAULT_BOUNDS, Histogram
+from sidecard.core.accounts.histogram import DEFAULT_BOUNDS, Buckets
 from sidecard_client.protocol.wire import Aggregate, Measurement, MetricKind, Sample
 
 Labels = tuple[tuple[str, str], ...]
@@ -46,7 +46,7 @@ class AppMetric:
         self.bounds = first.bounds or DEFAULT_BOUNDS
         self.values: dict[Labels, dict[int, float]] = {}
         """Of gauges by peer, latest last; counters have one value for all peers, under 0."""
-        self.histograms: dict[Labels, Histogram] = {}
+        self.histograms: dict[Labels, Buckets] = {}
         self.workers: dict[int, int] = {}
         """Pids by peer, of peers that have a gauge."""
         self.overflowed = 0

@@ -9,7 +9,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 
 from sidecard.core.accounts.app_metric import AppMetric, Labels, exposed_names, has_valid_numbers, valid_labels
-from sidecard.core.accounts.histogram import DEFAULT_BOUNDS, Histogram
+from sidecard.core.accounts.histogram import DEFAULT_BOUNDS, Buckets
 from sidecard.core.events import Peer
 from sidecard.core.settings import LiveSettings
 from sidecard.core.shares import Share
@@ -105,7 +105,7 @@ class AppMetrics:
             self._dropped["invalid"] += 1
             return False
 
-        series: dict[Labels, dict[int, float]] | dict[Labels, Histogram]
+        series: dict[Labels, dict[int, float]] | dict[Labels, Buckets]
         series = metric.histograms if metric.kind == "histogram" else metric.values
         if labels not in series and (len(series) >= self._max_series or not self._has_room(metric)):
             metric.overflowed += 1
@@ -151,7 +151,7 @@ class AppMetrics:
     def _observe(self, metric: AppMetric, labels: Labels, measurement: Measurement) -> None:
         histogram = metric.histograms.get(labels)
         if histogram is None:
-            histogram = metric.histograms[labels] = Histogram(metric.bounds)
+            histogram = metric.histograms[labels] = Buckets(metric.bounds)
             self._series_by_uid.take(metric.uid)
 
         if measurement.counts:

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from sidecard.core.accounts.histogram import CALL_BOUNDS, HANDLE_BOUNDS, Histogram
+from sidecard.core.accounts.histogram import CALL_BOUNDS, HANDLE_BOUNDS, Buckets
 from sidecard.core.accounts.ledger import MAX_MODELS, OTHER, bounded
 from sidecard_client.protocol.wire import Exemplar
 
@@ -25,11 +25,11 @@ class DaemonMetrics:
     def __init__(self, max_backends: int, wall_offset_seconds: float = 0.0) -> None:
         self.requests: Counter[tuple[type, type]] = Counter()
         """By class of request and class of reply, except begins that hit, which `Counters.hits` counts."""
-        self.handled: defaultdict[type, Histogram] = defaultdict(lambda: Histogram(HANDLE_BOUNDS))
+        self.handled: defaultdict[type, Buckets] = defaultdict(lambda: Buckets(HANDLE_BOUNDS))
         """Seconds by class of request; of begins, a sample."""
         self.leases: Counter[tuple[str, str]] = Counter()
         """Ended leases by backend and outcome."""
-        self.upstream: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(CALL_BOUNDS))
+        self.upstream: defaultdict[str, Buckets] = defaultdict(lambda: Buckets(CALL_BOUNDS))
         """Seconds of answered calls by backend."""
         self.spent: defaultdict[tuple[str, str], float] = defaultdict(float)
         """Dollars by backend and model."""

@@ -15,8 +15,8 @@ DEFAULT_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.
 """For apps' histograms without bounds: those of Prometheus' own client libraries."""
 
 
-class Histogram:
-    """Counts by bucket; ``bounds`` rise, and values above the last one have a bucket of their own."""
+class Buckets:
+    """A histogram: counts by bucket. ``bounds`` rise, and values above the last one have a bucket of their own."""
 
     __slots__ = ("_exemplars", "bounds", "counts", "sum")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from sidecard.core.accounts.histogram import CALL_BOUNDS, Histogram
+from sidecard.core.accounts.histogram import CALL_BOUNDS, Buckets
 from sidecard.core.backends.breaker import BreakerMemory
 from sidecard.core.backends.budgets import BudgetMemory
 from sidecard.core.cache.entry import Entry
@@ -42,7 +42,7 @@ class TaskLedger:
     def __init__(self) -> None:
         self.restored: dict[str, float] = {}
         """The parts of the sums that are of earlier runs."""
-        self.waits = Histogram(CALL_BOUNDS)
+        self.waits = Buckets(CALL_BOUNDS)
         """Seconds that callers of this run waited for an answer or a permit, whatever the outcome."""
         self.hits = 0
         self.misses = 0

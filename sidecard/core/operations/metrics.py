@@ -13,7 +13,7 @@ from sidecard.core.accounts.app_metric import RESERVED_PREFIX
 from sidecard.core.accounts.app_metrics import AppMetrics
 from sidecard.core.accounts.billing import Billing
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
-from sidecard.core.accounts.histogram import Histogram
+from sidecard.core.accounts.histogram import Buckets
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
@@ -283,7 +283,7 @@ def _family(name: str, kind: MetricKind, text: str, values: Values | float, suff
     return Family(full, kind, text, [Sample(full + suffix, float(value), labels) for labels, value in values])
 
 
-def _histogram(name: str, text: str, histograms: list[tuple[dict[str, str], Histogram]]) -> Family:
+def _histogram(name: str, text: str, histograms: list[tuple[dict[str, str], Buckets]]) -> Family:
     full = RESERVED_PREFIX + name
     samples = [sample for labels, histogram in histograms for sample in histogram.samples(full, labels)]
     return Family(full, "histogram", text, samples)
