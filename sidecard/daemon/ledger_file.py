@@ -4,19 +4,20 @@ It is written every `WRITE_SECONDS` in which something was booked, and at the da
 was booked since the last write, at most those seconds, and never the file.
 """
 
+import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import anyio
 import msgspec
-from anyio import to_thread
 from msgspec import Struct
 
 from sidecard.core.accounts.ledger import LEDGER_VERSION, LedgerSnapshot
 from sidecard.daemon.state import StateUnusableError
 from sidecard.persistence.files import SAFE_FLAGS, read_regular
+from sidecard.persistence.worker import run_in_thread
 
 NAME = "ledger.json"
 WRITE_SECONDS = 5.0
@@ -143,7 +144,7 @@ class LedgerKeeper:
     async def run(self) -> None:
         """Write every `WRITE_SECONDS` until cancelled; a write that has started is completed first."""
         while True:
-            await anyio.sleep(WRITE_SECONDS)
+            await asyncio.sleep(WRITE_SECONDS)
             await self.write()
 
     async def write(self) -> None:
@@ -157,7 +158,7 @@ class LedgerKeeper:
 
         try:
             # The snapshot does not change any more: the thread encodes it while the engine books.
-            await to_thread.run_sync(self._file.write, self._engine.ledger_snapshot())
+            await run_in_thread("sidecard-ledger", partial(self._file.write, self._engine.ledger_snapshot()))
         except (OSError, RuntimeError) as error:  # the latter where the host allows no further thread
             if not self._failing:
                 reason = error.strerror if isinstance(error, OSError) else str(error)

@@ -1,10 +1,9 @@
 """Load the settings again while the daemon runs, on SIGHUP or an operator's request."""
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 
-import anyio
-import anyio.to_thread
 from msgspec import structs
 
 from sidecard.config.model import Config
@@ -14,6 +13,7 @@ from sidecard.core.events import SettingsRead
 from sidecard.core.settings import StoreKind
 from sidecard.errors import ConfigError
 from sidecard.observe.logs import Log
+from sidecard.persistence.worker import run_in_thread
 from sidecard.server.driver import Driver
 
 
@@ -43,7 +43,7 @@ class Reloader:
         self._apply = apply
         self._on_change = on_change
         self._requests: deque[ReadSettings | None] = deque()
-        self._requested = anyio.Event()
+        self._requested = asyncio.Event()
 
     def request(self, effect: ReadSettings | None) -> None:
         """Load the settings soon. ``effect`` names the peer to reply to; None is a signal."""
@@ -54,7 +54,7 @@ class Reloader:
         """Serve requests one after another: the settings loaded last stay in effect."""
         while True:
             await self._requested.wait()
-            self._requested = anyio.Event()
+            self._requested = asyncio.Event()
             while self._requests:
                 effect = self._requests.popleft()
                 self._on_change(True)  # noqa: FBT003 - a callback's only argument
@@ -64,7 +64,7 @@ class Reloader:
     async def _reload(self, asked_by: tuple[int, int] | None) -> None:
         try:
             # In a thread: the file may be on a disk that hangs, and patterns and addresses take time to parse.
-            loaded = await anyio.to_thread.run_sync(self._reread, abandon_on_cancel=True)
+            loaded = await run_in_thread("sidecard-reload", self._reread, abandon=True)
             result = reconfigure(self.config, loaded)
         except ConfigError as error:
             self._log.write("error", "settings not changed", problems=list(error.problems))

@@ -6,14 +6,12 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import anyio
-import anyio.lowlevel
 from msgspec import structs
 
 from sidecard.adapters.zstd import Zstd
@@ -74,9 +72,9 @@ class Daemon:
         self._server = SocketServer(config, parts.listener, parts.log)
         self._driver: Driver
         self._reloader: Reloader
-        self._stop = anyio.Event()
+        self._stop = asyncio.Event()
         self._hurried = False
-        self._waiting: anyio.CancelScope | None = None
+        self._waiting: asyncio.Timeout | None = None
 
     async def run(self) -> None:
         """Serve until a signal stops the daemon, then stop in this order.
@@ -136,25 +134,32 @@ class Daemon:
 
         sinks.open(driver.query, self._parts.stack)
         self._trace(log.level)
-        with anyio.open_signal_receiver(*_SIGNALS) as signals:
-            async with anyio.create_task_group() as tasks:
+        with self._signals(loop):
+            async with asyncio.TaskGroup() as tasks:
+                background: list[asyncio.Task[None]] = []
+
+                def start(task: Coroutine[Any, Any, None]) -> None:
+                    background.append(tasks.create_task(task))
+
                 if store is not None:
-                    tasks.start_soon(store.run, driver.handle)
-                    await anyio.lowlevel.checkpoint()
+                    start(store.run(driver.handle))
+                    await asyncio.sleep(0)
 
                 await self._server.start(driver)
-                tasks.start_soon(self._handle_signals, signals)
-                tasks.start_soon(self._reloader.run)
-                tasks.start_soon(self._feed_watchdog)
-                tasks.start_soon(SocketMonitor(self._parts.listener, self._server.rebind, log.write).run)
+                start(self._reloader.run())
+                start(self._feed_watchdog())
+                start(SocketMonitor(self._parts.listener, self._server.rebind, log.write).run())
                 if ledger is not None:
-                    tasks.start_soon(ledger.run)
+                    start(ledger.run())
 
-                await sinks.start(tasks)
+                started = asyncio.Event()
+                start(sinks.run(started.set))
+                await started.wait()
                 self._report_ready()
                 await self._stop.wait()
                 await self._drain()
-                tasks.cancel_scope.cancel()
+                for task in background:
+                    task.cancel()
 
             await sinks.close()
             if store is not None:
@@ -163,7 +168,6 @@ class Daemon:
             # Last: the periodic write has ended, and nothing can be booked any more.
             if ledger is not None:
                 await ledger.write()
-
         log.write("info", "stopped")
 
     async def _drain(self) -> None:
@@ -173,7 +177,7 @@ class Daemon:
         self._parts.notifier.stopping("draining", drain_seconds + 2 * FLUSH_SECONDS)
         self._server.stop_accepting()
         self._log.write("info", "stopping", peers=len(connections), drain_seconds=drain_seconds)
-        idle, empty = anyio.Event(), anyio.Event()
+        idle, empty = asyncio.Event(), asyncio.Event()
         self._driver.drain(idle.set)
         await self._wait(idle, drain_seconds)
         self._driver.end_drain()
@@ -181,9 +185,12 @@ class Daemon:
         await self._wait(empty, FLUSH_SECONDS)
         connections.abort_all()
 
-    async def _wait(self, event: anyio.Event, seconds: float) -> None:
-        with anyio.move_on_after(0.0 if self._hurried else seconds) as self._waiting:
-            await event.wait()
+    async def _wait(self, event: asyncio.Event, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.0 if self._hurried else seconds) as self._waiting:
+                await event.wait()
+
+        self._waiting = None
 
     def _new_engine(self, boot_id: str, store: StoreKind) -> Engine:
         now = _clock()
@@ -234,20 +241,30 @@ class Daemon:
         else:
             self._parts.notifier.ready(f"serving on {self._parts.listener.path}")
 
-    async def _handle_signals(self, signals: AsyncIterator[signal.Signals]) -> None:
-        async for number in signals:
-            if number == signal.SIGHUP:
-                self._reloader.request(None)
-            elif number == signal.SIGUSR1:
-                self._set_level("debug")
-            elif number == signal.SIGUSR2:
-                self._set_level(self._reloader.config.log.level)
-            elif not self._stop.is_set():
-                self._stop.set()
-            else:
-                self._hurried = True
-                if self._waiting is not None:
-                    self._waiting.cancel()
+    @contextmanager
+    def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._handle_signal, number)
+
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def _handle_signal(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            self._reloader.request(None)
+        elif number == signal.SIGUSR1:
+            self._set_level("debug")
+        elif number == signal.SIGUSR2:
+            self._set_level(self._reloader.config.log.level)
+        elif not self._stop.is_set():
+            self._stop.set()
+        else:
+            self._hurried = True
+            if self._waiting is not None:
+                self._waiting.reschedule(asyncio.get_running_loop().time())
 
     def _apply(self, before: Config, after: Config) -> None:
         self._server.configure(after)
@@ -270,7 +287,7 @@ class Daemon:
             while True:
                 self._driver.query(wire.Ping())
                 notifier.alive()
-                await anyio.sleep(notifier.watchdog_seconds / 2)
+                await asyncio.sleep(notifier.watchdog_seconds / 2)
 
     def _log_bug(self, bug: SidecardBug) -> None:
         self._log.write_fault("bug", bug.__cause__ or bug, correlation=bug.correlation, event_kind=bug.event)

@@ -3,6 +3,7 @@
 Their modules are imported only by daemons that use them.
 """
 
+import asyncio
 import random
 import socket
 from collections.abc import Callable
@@ -10,8 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anyio
-from anyio.abc import TaskGroup
 from msgspec import structs
 
 from sidecard.config.model import Config
@@ -87,23 +86,24 @@ class Sinks:
         if self._config.http.listen:
             self._http = self._open_http(query, stack)
 
-    async def start(self, tasks: TaskGroup) -> None:
-        """Start all sinks in ``tasks``. After cancelling them, call `close`."""
-        if self._calls is not None:
-            tasks.start_soon(self._calls.run)
+    async def run(self, on_started: Callable[[], None]) -> None:
+        """Run all sinks until cancelled; then call `close`. ``on_started`` is called once HTTP is served."""
+        async with asyncio.TaskGroup() as tasks:
+            for sink in (self._calls, self._push):
+                if sink is not None:
+                    tasks.create_task(sink.run())
 
-        if self._push is not None:
-            tasks.start_soon(self._push.run)
-
-        if self._http is not None:
-            await tasks.start(self._http.run)
+            if self._http is not None:
+                await self._http.run(task_status=_Started(on_started))
+            else:
+                on_started()
 
     async def close(self) -> None:
         """Write and send what is pending, for about two seconds."""
-        async with anyio.create_task_group() as tasks:
+        async with asyncio.TaskGroup() as tasks:
             for sink in (self._calls, self._push):
                 if sink is not None:
-                    tasks.start_soon(sink.close)
+                    tasks.create_task(sink.close())
 
     def _count(self, what: str, number: int) -> None:
         self._metrics.dropped[what] += number
@@ -160,6 +160,16 @@ class Sinks:
 
         self._log("info", "serving http", at=at)
         return HttpListener(self._config.http.allow_hosts, listening, query, self._log)
+
+
+class _Started:
+    """The `anyio.abc.TaskStatus` of a task that runs without anyio."""
+
+    def __init__(self, on_started: Callable[[], None]) -> None:
+        self._on_started = on_started
+
+    def started(self, _: None = None) -> None:
+        self._on_started()
 
 
 def _families(query: Query) -> list[wire.Family]:

@@ -5,14 +5,15 @@ import os
 import resource
 import sys
 from collections import Counter
+from functools import partial
 from typing import Any
 
-import anyio.to_thread
 from msgspec import structs
 
 from sidecard.config.model import Config
 from sidecard.config.schema import LimitSettings
 from sidecard.observe.logs import Log
+from sidecard.persistence.worker import run_in_thread
 from sidecard.server.buffers import BufferBudget
 from sidecard.server.connection import PeerConnection, ServerContext
 from sidecard.server.connections import ConnectionTable, unmapped_uid
@@ -68,7 +69,7 @@ class SocketServer:
         """Accept on a new socket at the same path. Raises `ListenError`."""
         settings = self._config.socket
         # In a thread: a process that listens there by now is pinged, which may take a second.
-        await anyio.to_thread.run_sync(self._listener.rebind, settings.mode, settings.group)
+        await run_in_thread("sidecard-rebind", partial(self._listener.rebind, settings.mode, settings.group))
         before = self._server
         await self.start(self._context.driver)
         if before is not None:

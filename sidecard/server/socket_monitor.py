@@ -4,11 +4,10 @@ Both are silent otherwise. Clients that find no socket, or whose connection is c
 nothing fails; the calls are just not shared.
 """
 
+import asyncio
 import errno
 import os
 from collections.abc import Awaitable, Callable
-
-import anyio
 
 from sidecard.errors import ListenError
 from sidecard.server.listener import Listener
@@ -30,7 +29,7 @@ class SocketMonitor:
     async def run(self) -> None:
         """Check until cancelled."""
         while True:
-            await anyio.sleep(CHECK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
             await self.check()
 
     async def check(self) -> None:

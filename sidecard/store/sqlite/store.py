@@ -17,10 +17,9 @@ In every case the daemon serves on, from memory.
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import anyio
 
 from sidecard.core.effects import StoreEffect, StorePurge, StoreRead, StoreRemove, StoreWrite
 from sidecard.core.events import StoreAnswered
@@ -103,15 +102,15 @@ class DiskStore:
         loop = asyncio.get_running_loop()
         self._reads.worker = reading = WorkerThread("sidecard-store-reader", loop)
         self._writes.worker = writing = WorkerThread("sidecard-store-writer", loop)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch, reading)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch(reading))
             while True:
                 pause_seconds = await self._open(reading, writing)
                 if pause_seconds is None:
                     await self._writes.serve()
                 else:
                     self._give_up()
-                    await anyio.sleep(pause_seconds)
+                    await asyncio.sleep(pause_seconds)
 
     async def close(self) -> None:
         """See `Store`."""
@@ -119,9 +118,10 @@ class DiskStore:
         if reading is None or writing is None:
             return  # cancelled before it started
 
-        with anyio.move_on_after(CLOSE_SECONDS):
-            await self._writes.write_all(writing)
-            await self._close_file(reading, writing)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._writes.write_all(writing)
+                await self._close_file(reading, writing)
 
         if self._lock is not None:
             self._lock.close()
@@ -133,7 +133,7 @@ class DiskStore:
         """Answer callers that the disk does not answer in time."""
         answer_seconds = self._health.answer_seconds
         while True:
-            await anyio.sleep(answer_seconds / 4)
+            await asyncio.sleep(answer_seconds / 4)
             self._writes.give_up_removals(until=self._clock() - answer_seconds)
             self._reads.check(reading)
 

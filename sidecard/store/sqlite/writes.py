@@ -7,11 +7,10 @@ daemon may lose. Removals and purges are written at once.
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import anyio
 
 from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import Found, Removed, StoreAnswered, Unavailable
@@ -97,7 +96,7 @@ class DiskWrites(BackgroundWrites):
 
         while not must_reopen.is_set():
             if not self._health.takes_writes:
-                await anyio.sleep(backoff.failed(self._clock()))
+                await asyncio.sleep(backoff.failed(self._clock()))
             else:
                 backoff.reset()
                 await _wait(self.changed, TIDY_SECONDS)
@@ -195,5 +194,6 @@ class DiskWrites(BackgroundWrites):
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
-    with anyio.move_on_after(seconds):
-        await event.wait()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -100,6 +100,12 @@ class Disk(LedgerFile):
 
 
 @pytest.fixture
+def anyio_backend() -> str:
+    """Run on the daemon's own backend alone."""
+    return "asyncio"
+
+
+@pytest.fixture
 def file(tmp_path: Path) -> Disk:
     """Name a file."""
     return Disk(tmp_path)
