@@ -72,3 +72,12 @@ def test_files_that_the_documentation_names_exist() -> None:
     for page in [ROOT / "README.md", *PAGES]:
         for path in re.findall(r"`((?:sidecard|client|tests|systemd)/[\w/.*-]+)`", page.read_text(encoding="utf-8")):
             assert list(ROOT.glob(path.rstrip("/"))), f"{page.name}: {path}"
+
+
+def test_modules_that_the_documentation_names_exist() -> None:
+    """Dotted names of the client lead to a module, or to a name in one."""
+    for page in [ROOT / "README.md", *PAGES]:
+        for name in re.findall(r"`(sidecard_client(?:\.\w+)+)`", page.read_text(encoding="utf-8")):
+            path = (ROOT / "client").joinpath(*name.split("."))
+            candidates = (path, path.with_suffix(".py"), path.parent.with_suffix(".py"))
+            assert any(candidate.exists() for candidate in candidates), f"{page.name}: {name}"
