@@ -13,19 +13,14 @@ from sidecard.core.settings import SharedWith
 from sidecard_client.call.sovereign import WORDS
 
 MAX_SECONDS = 366 * 86400.0
-"""As `sidecard_client.protocol.wire.Seconds`."""
+MAX_COUNT = 2**53
+MAX_NUMBER = 1e9
+MAX_NAME_CHARACTERS = 128
+MAX_NAMES = 16
+"""Bounds of `Seconds`, `Count`, `Dollars`, `Name` and `Begin.backends` in `sidecard_client.protocol.wire`."""
 
 MAX_ID = 2**32 - 2
 """The largest uid or gid; 2^32-1 means "none" to the kernel."""
-
-MAX_COUNT = 2**53
-"""As `sidecard_client.protocol.wire.Count`."""
-
-MAX_NUMBER = 1e9
-"""As `sidecard_client.protocol.wire.Dollars`."""
-
-MAX_NAME_CHARACTERS = 128
-"""As `sidecard_client.protocol.wire.Name`."""
 
 MAX_REAL = 1e300
 """Above every bound. Larger values, infinity and NaN are rejected before they are compared with a bound."""
@@ -34,9 +29,6 @@ MAX_PORT = 65535
 
 PUSH_PATHS = ("/api/v1/import", "/api/v1/import/prometheus", "/api/v1/write")
 """The path of a push target shows its format: these are the paths of VictoriaMetrics and of remote write."""
-
-MAX_NAMES = 16
-"""As `sidecard_client.protocol.wire.Begin.backends`."""
 
 _UNITS = {"": 1, "b": 1} | {
     name: base**power

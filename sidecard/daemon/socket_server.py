@@ -69,7 +69,7 @@ class SocketServer:
         """Accept on a new socket at the same path. Raises `ListenError`."""
         settings = self._config.socket
         # In a thread: a process that listens there by now is pinged, which may take a second.
-        await run_in_thread("sidecard-rebind", partial(self._listener.rebind, settings.mode, settings.group))
+        await run_in_thread("sidecard-rebind", partial(self._listener.bind, settings.mode, settings.group))
         before = self._server
         await self.start(self._context.driver)
         if before is not None:

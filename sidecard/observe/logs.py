@@ -19,22 +19,11 @@ MAX_LINES_PER_SECOND = 20
 """Of one event: a misbehaving peer must not fill the disk."""
 
 _LEVELS: dict[type[Note], str] = {
-    notes.LeaseEnded: "info",
-    notes.Reelected: "info",
-    notes.FlightFailed: "warning",
-    notes.StaleLeaseRefused: "info",
-    notes.EntryRefused: "warning",
     notes.Evicted: "debug",
-    notes.Saturated: "warning",
-    notes.DrainStarted: "info",
-    notes.BreakerOpened: "warning",
-    notes.BreakerProbing: "info",
-    notes.BreakerClosed: "info",
-    notes.BreakerDisabled: "warning",
-    notes.QueueFull: "warning",
-    notes.BudgetSpent: "warning",
-    notes.StoreFailed: "warning",
-    notes.StoreRecovered: "info",
+    **dict.fromkeys((notes.LeaseEnded, notes.Reelected, notes.StaleLeaseRefused, notes.DrainStarted), "info"),
+    **dict.fromkeys((notes.BreakerProbing, notes.BreakerClosed, notes.StoreRecovered), "info"),
+    **dict.fromkeys((notes.FlightFailed, notes.EntryRefused, notes.Saturated, notes.QueueFull), "warning"),
+    **dict.fromkeys((notes.BreakerOpened, notes.BreakerDisabled, notes.BudgetSpent, notes.StoreFailed), "warning"),
 }
 _WEIGHTS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 

@@ -24,41 +24,49 @@ PROBE_SECONDS = 1.0
 
 
 class Listener:
-    """A listening socket, and the files to remove after it."""
+    """A listening socket, and the files to remove after it. ``setting`` is the one that named ``path``, for errors."""
 
-    def __init__(self, listening: socket.socket, *, adopted: bool, path: str = "", lock: int | None = None) -> None:
-        self.socket = listening
-        self.adopted = adopted
-        self.path = path or _name_of(listening)
-        self._lock = lock
-        self._inode = None if adopted else _inode(path)
+    def __init__(self, path: str, setting: str = "--socket", adopted: socket.socket | None = None) -> None:
+        self.path = path
+        self.adopted = adopted is not None
+        self._setting = setting
+        self._lock: int | None = None
+        self._inode: tuple[int, int] | None = None
+        if adopted is not None:
+            self.socket: socket.socket = adopted
 
     @property
     def gone(self) -> bool:
         """Whether the file of the socket bound here was removed or replaced, so that no client can connect."""
         return not self.adopted and _inode(self.path) != self._inode
 
-    def rebind(self, mode: int, group: str | int | None, setting: str = "--socket") -> None:
-        """Create the socket file again after it was removed. The caller closes the previous socket.
+    def bind(self, mode: int, group: str | int | None) -> None:
+        """Create the socket file, at first or after it was removed. The caller closes a previous socket.
 
-        Raises `ListenError`, and changes nothing, where that fails: another daemon may have bound the path meanwhile.
+        Raises `ListenError`, and changes nothing, where that fails: another daemon may have bound the path.
         """
         try:
-            _prepare_directory(self.path, setting)
-            name = f"{self.path}.lock"
+            _prepare_directory(self.path, self._setting)
             # The lock file may have been removed too, and a second daemon may have locked a new one of its name.
-            lock = self._lock if self._lock is not None and _is_open_at(self._lock, name) else _lock(self.path, setting)
+            held = self._lock is not None and _is_open_at(self._lock, f"{self.path}.lock")
+            lock = self._lock if held else None
+            if lock is None:
+                lock = _lock(self.path, self._setting)
         except OSError as error:
-            raise ListenError(f"{error.filename or self.path}: {error.strerror}") from error
+            place = error.filename or self.path
+            raise ListenError(f"{place}: {error.strerror}; choose another {self._setting}") from error
 
         try:
-            _remove_dead(self.path, setting)
+            _remove_dead(self.path, self._setting)
             bound = _bound(self.path, mode, group)
         except (OSError, ListenError) as error:
             if lock != self._lock:
                 os.close(lock)
 
-            raise ListenError(f"cannot listen on {self.path}: {error}") from error
+            if isinstance(error, ListenError):
+                raise
+
+            raise ListenError(f"cannot listen on {self.path}: {error.strerror or error}") from error
 
         if self._lock is not None and lock != self._lock:
             os.close(self._lock)
@@ -81,7 +89,8 @@ class Listener:
 def adopt(listening: socket.socket) -> Listener:
     """Serve on a socket that another process has bound, and that remains responsible for its mode, group and removal."""
     listening.settimeout(0)
-    return Listener(listening, adopted=True)
+    name = listening.getsockname()
+    return Listener(os.fsdecode(name) if isinstance(name, bytes) else str(name), adopted=listening)
 
 
 def bind(path: str, mode: int, group: str | int | None, setting: str = "--socket") -> Listener:
@@ -89,21 +98,9 @@ def bind(path: str, mode: int, group: str | int | None, setting: str = "--socket
 
     Raises `ListenError` with the reason, and leaves existing files unchanged.
     """
-    try:
-        _prepare_directory(path, setting)
-        lock = _lock(path, setting)
-    except OSError as error:
-        raise ListenError(f"{error.filename or path}: {error.strerror}; choose another {setting}") from error
-
-    try:
-        _remove_dead(path, setting)
-        return Listener(_bound(path, mode, group), adopted=False, path=path, lock=lock)
-    except OSError as error:
-        os.close(lock)
-        raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from error
-    except ListenError:
-        os.close(lock)
-        raise
+    listener = Listener(path, setting)
+    listener.bind(mode, group)
+    return listener
 
 
 def _prepare_directory(path: str, setting: str) -> None:
@@ -228,8 +225,3 @@ def _inode(path: str) -> tuple[int, int] | None:
         return None
 
     return found.st_dev, found.st_ino
-
-
-def _name_of(listening: socket.socket) -> str:
-    name = listening.getsockname()
-    return os.fsdecode(name) if isinstance(name, bytes) else str(name)

@@ -28,7 +28,7 @@ class Monitored:
 
     async def _rebind(self) -> None:
         before = self.listening.socket
-        self.listening.rebind(MODE, None)
+        self.listening.bind(MODE, None)
         before.close()
 
     def _log(self, level: str, event: str, **_: Any) -> None:
