@@ -1,8 +1,7 @@
-"""What processes see and do, and what they may see: the judge knows neither engine nor clients, nor what they mean to do.
+"""Check what apps receive, without any knowledge of engine, clients and their intentions.
 
 Every call of an upstream function is a *run* with a number, and its answer consists of pieces that name the run, their place in
-it and how many there are. So whoever is given an answer can tell whose it is, whether it is whole, and whether it may still be
-given.
+it and how many there are. So every received answer shows whose it is, whether it is whole, and whether it may still be served.
 """
 
 from collections import defaultdict
@@ -17,10 +16,10 @@ End = Literal["", "ok", "transient", "fatal", "ignored", "unshareable", "left", 
 """How a run ended: `left` where its caller went before its end, `dead` with its process."""
 
 _SLOWEST_CLOCK = 0.95
-"""Who has a clock that is faster than the real time's waits less of that."""
+"""A process whose clock is fast waits less of the real time."""
 
 Place = tuple[str, str]
-"""Scope and key, as those who ask mean them."""
+"""Scope and key that a caller means."""
 
 LATE_SECONDS = 4.0
 """Beyond its ``wait`` a call may take so long for a daemon that hangs, is gone, or forgets; see `sidecard_client._sync.connector`."""
@@ -85,7 +84,7 @@ class Removal:
     done_at: float | None = None
 
     def reaches(self, place: Place) -> bool:
-        """Tell whether it removes what is there."""
+        """Return whether it covers a place."""
         return self.key in {None, place[1]} and self.namespace in {None, place[0], place[0].partition(":")[2]}
 
 
@@ -108,7 +107,7 @@ class AnswerChecker:
     # Calls ------------------------------------------------------------------------------------------------------------
 
     def call_begins(self, place: Place, process: str, wait_seconds: float) -> Call:
-        """An app asks."""
+        """An app begins a call."""
         call = Call(next(self._numbers), place, process, self.now, wait_seconds, self.now)
         self.calls[call] = None
         return call
@@ -147,7 +146,7 @@ class AnswerChecker:
         self._over(call)
         self.ends[type(fault).__name__] += 1
         if isinstance(fault, UpstreamFailed):
-            assert fault.run in call.runs, f"the exception of somebody else's {fault.run}"
+            assert fault.run in call.runs, f"the exception of another call's {fault.run}"
             return
 
         if isinstance(fault, CallTimeout):
@@ -161,7 +160,7 @@ class AnswerChecker:
             assert run.end in {"transient", "fatal", "ignored"}, f"it failed as {run}, which ended {run.end}"
 
     def call_leaves(self, call: Call) -> None:
-        """Who asked is gone, or wants it no more."""
+        """The caller is gone, or has canceled."""
         self._over(call)
         self.ends["left"] += 1
 
@@ -186,7 +185,7 @@ class AnswerChecker:
         call.runs.append(run)
         call.running = True
         others = self._running[call.place]
-        assert not (self._calm and others), f"{run.place} is being computed twice, by nobody's fault"
+        assert not (self._calm and others), f"{run.place} is being computed twice, without any fault"
         others.append(run)
         return run
 
@@ -200,10 +199,10 @@ class AnswerChecker:
         run.call.quiet_since = self.now
         self._running[run.place].remove(run)
 
-    def brought(self, place: Place, process: str) -> Run:
-        """An answer comes from elsewhere: it is put, or another host has computed it."""
+    def foreign_answer(self, place: Place, process: str) -> Run:
+        """Register an answer that no run here computes: it is put, or another host computes it."""
         call = Call(next(self._numbers), place, process, self.now, 0.0)
-        # When it comes nobody here knows: it may be after a removal that was asked for later.
+        # The time of its arrival is unknown here: it may follow a removal that was requested later.
         run = Run(len(self.runs) + 1, place, call, 1, inf, end="ok")
         self.runs.append(run)
         return run
@@ -211,25 +210,25 @@ class AnswerChecker:
     # Operators --------------------------------------------------------------------------------------------------------
 
     def removal_begins(self, namespace: str | None, key: str | None) -> Removal:
-        """Somebody deletes or purges."""
+        """A delete or purge is requested."""
         removal = Removal(namespace, key, self.now)
         self._removals.append(removal)
         return removal
 
     def removal_ends(self, removal: Removal) -> None:
-        """And has been told that it is done."""
+        """The removal is acknowledged."""
         removal.done_at = self.now
 
     # Time -------------------------------------------------------------------------------------------------------------
 
     def excuse(self, seconds: float, process: str | None = None) -> None:
-        """Nobody, or one process, can keep to its times for so long."""
+        """Extend the deadlines of all calls, or of one process' calls."""
         for call in self.calls:
             if process in {None, call.process}:
                 call.excused_seconds += seconds
 
     def look(self) -> None:
-        """Nobody may wait beyond its time."""
+        """Check that no call has waited beyond its time."""
         for call in self.calls:
             if not call.running:
                 late_at = call.quiet_since + 2 * call.wait_seconds + LATE_SECONDS + call.excused_seconds

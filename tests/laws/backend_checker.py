@@ -251,7 +251,7 @@ class BackendChecker(EventChecker):
                 assert settings.max_concurrent or settings.requests_per_minute or settings.tokens_per_minute
 
     def _none_free(self, asked: Asked, reply: str, now: float) -> None:
-        """Remember the backends that could have been called when a caller was told that none can."""
+        """Remember the backends that could have been called when a caller got no lease."""
         if self._exact and len(self.held) < self.settings.max_leases:
             self.passed_over |= {(name, reply) for name in asked.names if self.is_free(name, now)}
 

@@ -250,7 +250,7 @@ class EventChecker:
         )
 
     def _wait(self, asked: Asked, now: float) -> None:
-        """A caller was told to wait."""
+        """A caller received `Pending`."""
 
     def _check_end(
         self, asked: Asked, reply: wire.AnyReply, request: wire.Request | None, presented: Held | None, now: float

@@ -42,7 +42,7 @@ class BackendMachine(TrialMachine):
 
     @rule(what=st.sampled_from(["join", "renew", "begin again", "look"]), pick=PICKS)
     def seldom(self, what: str, pick: int) -> None:
-        """What changes little, and should not take much of the schedule: rules are chosen evenly."""
+        """Do what changes little: as one rule, because rules are chosen evenly."""
         trial = self.trial
         waiting = list(trial.checker.asked.values())
         match what:
@@ -75,21 +75,21 @@ class BackendMachine(TrialMachine):
         mode=st.sampled_from(["use"] * 6 + ["refresh", "only_if_cached"]),
     )
     def begin(self, picks: list[int], **fields: Any) -> None:
-        """Some ask whether they must call."""
+        """Begin for some peers."""
         for pick in picks:
             self.trial.ask(self.peer(pick), wire.Begin(id=self.trial.next_id(), **fields))
 
     @with_peers
     @rule(picks=st.lists(PICKS, min_size=3, max_size=8), backends=BACKENDS, key=st.sampled_from([None, None, "k"]))
     def crowd(self, picks: list[int], backends: tuple[str, ...], key: str | None) -> None:
-        """Many want the same at once."""
+        """Begin the same call for many peers."""
         for pick in picks:
             self.trial.ask(self.peer(pick), wire.Begin(key, id=self.trial.next_id(), backends=backends))
 
     @with_peers
     @rule(times=st.integers(1, 4), pick=PICKS, current=st.sampled_from([True, True, True, False]), usage=USAGES)
     def complete(self, times: int, pick: int, current: bool, usage: wire.Usage | None) -> None:
-        """An answer comes, in time or late, and then those of others."""
+        """Complete some leases, current or not."""
         for number in range(times):
             peer, lease = self.lease(pick + number, current)
             if peer in self.trial.peers:
@@ -108,7 +108,7 @@ class BackendMachine(TrialMachine):
         usage=USAGES,
     )
     def fail(self, times: int, pick: int, **fields: Any) -> None:
-        """A failure comes, and the same again for others."""
+        """Fail some leases in the same way."""
         for _ in range(times):
             peer, lease = self.lease(pick, current=True)
             self.trial.ask(peer, wire.Fail(lease, id=self.trial.next_id(), message="why", **fields))
@@ -121,7 +121,7 @@ class BackendMachine(TrialMachine):
         failing=st.sampled_from([True, True, False]),
     )
     def calls(self, pick: int, backend: str, times: int, failing: bool) -> None:
-        """A backend is asked again and again, and is down, or is not."""
+        """Call a backend several times, which is down, or is not."""
         peer = self.peer(pick)
         for _ in range(times):
             begin = wire.Begin(None, id=self.trial.next_id(), backends=(backend,), wait_seconds=0.0)
@@ -136,7 +136,7 @@ class BackendMachine(TrialMachine):
 
     @rule(backend=st.sampled_from("aab"))
     def cool_down(self, backend: str) -> None:
-        """Time passes until an open breaker may probe."""
+        """Let time pass until an open breaker may probe."""
         breaker = self.trial.checker.breaker(backend)
         if breaker.state == "open":
             self.trial.now = max(self.trial.now, breaker.until)
@@ -145,7 +145,7 @@ class BackendMachine(TrialMachine):
     @with_peers
     @rule(pick=PICKS, waiting=st.booleans())
     def cancel(self, pick: int, waiting: bool) -> None:
-        """A peer takes a begin back that waits, or whose lease was granted."""
+        """Cancel a begin that waits, or whose lease was granted."""
         checker = self.trial.checker
         ones = [(one.peer, one.begin.id) for one in (checker.asked if waiting else checker.held).values()]
         if ones:
@@ -157,7 +157,7 @@ class BackendMachine(TrialMachine):
         action=st.sampled_from(["open", "auto", "auto", "close", "disable"]),
     )
     def operate(self, backend: str, action: wire.BreakerAction) -> None:
-        """An operator sets a breaker."""
+        """Set a breaker."""
         self.trial.operate(backend, action)
 
 

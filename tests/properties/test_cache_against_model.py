@@ -149,7 +149,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(place=PLACES)
     def delete(self, place: Place) -> None:
-        """Remove, and be told whether it was live."""
+        """Remove an entry; the cache returns whether it was live."""
         live = place in self.live()
         self.left += live
         assert self.cache.delete(*place, self.now) == live
@@ -157,7 +157,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(scopes=st.lists(st.sampled_from(SCOPES), unique=True), tag=st.sampled_from([None, "red"]))
     def purge(self, scopes: list[str], tag: str | None) -> None:
-        """Remove many, and be told how many were live."""
+        """Remove many entries; the cache returns how many were live."""
         meant = [place for place, kept in self.kept.items() if place[0] in scopes and (tag is None or tag in kept.tags)]
         count = len(self.live().keys() & set(meant))
         self.left += count
@@ -292,7 +292,7 @@ class CacheMachine(RuleBasedStateMachine):
         assert all(partition.levels for partition in policy._partitions.values())
 
     def live(self) -> dict[Place, Kept]:
-        """Return what somebody may be served now."""
+        """Return the entries that may be served now."""
         return {place: kept for place, kept in self.kept.items() if self.now < kept.expires}
 
     def _swept(self, kept: Kept) -> bool:

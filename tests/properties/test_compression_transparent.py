@@ -1,4 +1,4 @@
-"""Two hosts that differ in compression alone: whatever their peers do, they hear the same, byte for byte."""
+"""Two hosts that differ in compression alone: their peers receive the same bytes, whatever they do."""
 
 import random
 from typing import Any
@@ -38,7 +38,7 @@ COUNTED_OTHERWISE = {
 
 
 class TwinHosts(RuleBasedStateMachine):
-    """The same events to both, in a cache that has room for all: who must leave is not theirs to agree on."""
+    """The same events to both, in a cache that has room for all: evictions may differ."""
 
     @initialize(
         min_bytes=st.sampled_from([1, 100, 1000]),
@@ -126,7 +126,7 @@ class TwinHosts(RuleBasedStateMachine):
         if swapped:
             self.kept = {key: (small, plain) for key, (plain, small) in self.kept.items()}
 
-        self._hear()
+        self._settle()
 
     @rule(seconds=st.sampled_from([0.01, 1.0, 4.0, 11.0]))
     def wait(self, seconds: float) -> None:
@@ -134,7 +134,7 @@ class TwinHosts(RuleBasedStateMachine):
         for host in (self.plain, self.small):
             host.passes(seconds)
 
-        self._hear()
+        self._settle()
 
     @invariant()
     def they_count_the_same(self) -> None:
@@ -156,10 +156,10 @@ class TwinHosts(RuleBasedStateMachine):
         for peers in self.peers:
             peers[peer].asks(request)
 
-        self._hear()
+        self._settle()
 
-    def _hear(self) -> None:
-        """Let the stores do what they are to do, and see that both sides hear the same."""
+    def _settle(self) -> None:
+        """Let the stores work, and check that both sides receive the same."""
         while wanted := list(zip(self.plain.wants(), self.small.wants(), strict=True)):
             for plain, small in wanted:
                 assert type(plain) is type(small)

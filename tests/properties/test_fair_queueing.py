@@ -1,4 +1,4 @@
-"""Fairness between processes, whatever order they come, leave and finish in."""
+"""Fairness between processes, in whatever order they come, leave and finish."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -63,7 +63,7 @@ class Counter:
         self.serve(expected=bool(self.waiting))
 
     def serve(self, *, expected: bool) -> None:
-        """Judge who got the permit, if it is somebody's turn."""
+        """Check which caller got the permit, if one was due."""
         leases = [
             (pid, reply) for pid, actor in self.actors.items() for reply in actor.receives() if isinstance(reply, Lease)
         ]
@@ -85,8 +85,8 @@ class Counter:
 
 @settings(max_examples=150, deadline=None)
 @given(steps=STEPS)
-def test_no_waiting_process_is_passed_by_more_than_once_by_each_other(steps: list[tuple[str, int]]) -> None:
-    """Between two turns of a process each other one has at most one; with two of them, service alternates."""
+def test_waiting_process_is_passed_over_at_most_once_by_each_other(steps: list[tuple[str, int]]) -> None:
+    """Between two turns of a process, each other process has at most one turn; two processes alternate."""
     counter = Counter()
     for what, which in steps:
         match what:

@@ -1,4 +1,4 @@
-"""Framing under any split, and under bytes that nobody meant."""
+"""Framing under any split, and under arbitrary bytes."""
 
 import itertools
 from collections.abc import Iterator

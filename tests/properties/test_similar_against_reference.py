@@ -1,4 +1,4 @@
-"""Answers to similar requests, judged by a list of all that is stored: the nearest that may be served, and never another's.
+"""Answers to similar requests against a list of all that is stored: the nearest that may be served, and never another's.
 
 Each answer says whose it is, so whatever is served is seen to be of the same scope, task, group and kind, alive, in its time,
 and the nearest that is. Vectors are angles, so who is nearest is told without any index.
@@ -25,7 +25,7 @@ TTL_SECONDS = 50.0
 STALE_SECONDS = 20.0
 SIMILAR = TaskSettings(similar=True, similar_threshold=THRESHOLD, similar_max_entries=NEAREST)
 UNSURE = 1e-5
-"""Cosines that differ by less may be told apart differently, by float 32."""
+"""Cosines that differ by less may be ordered differently in float 32."""
 
 
 class Kind(NamedTuple):
@@ -215,10 +215,10 @@ FAQ = Kind(1000, "default", "faq", "g", stream=False)
     steps=[("call", FAQ, "a", 0, ()), ("call", FAQ, "b", 10, ()), ("delete", FAQ, "a"), ("call", FAQ, "c", 10, ())]
 )
 @example(steps=[("call", FAQ, "a", 0, ()), ("pass", 55.0), ("call", FAQ, "b", 10, ()), ("call", FAQ, "a", 0, ())])
-def test_only_what_is_alive_and_of_the_same_kind_is_served(
+def test_similar_request_is_served_the_nearest_live_answer_of_its_kind(
     new_index: IndexFactory, steps: list[tuple[Any, ...]]
 ) -> None:
-    """Whatever comes, goes and expires in between."""
+    """A similar request is served the nearest answer that is alive and of its kind, whatever was stored and removed before."""
     world = World(new_index)
     for step in steps:
         world.step(*step)

@@ -1,4 +1,4 @@
-"""Streams under any interleaving that hypothesis can think of, shrunk where one breaks the law."""
+"""Streams under interleavings that hypothesis invents, shrunk where one breaks a law."""
 
 import random
 
@@ -10,8 +10,10 @@ from tests.simulation.test_stream_schedules import WORLDS, Schedule
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(sorted(WORLDS)), st.integers(1, 60), st.randoms(use_true_random=False))
-def test_no_reader_ever_takes_a_part_for_the_whole(world: str, steps: int, chance: random.Random) -> None:
-    """Nor is anything partial stored, nor does anybody wait for ever; the judge is the simulation's."""
+def test_streams_in_any_order_of_events_deliver_only_whole_answers(
+    world: str, steps: int, chance: random.Random
+) -> None:
+    """No reader receives a part as the whole, nothing partial is stored, and every wait ends."""
     schedule = Schedule(world, "")
     schedule.chance = chance
     schedule.run(steps)

@@ -8,7 +8,7 @@ from sidecard.core.timers import Timers
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_timers_name_and_give_what_a_dict_would(seed: int) -> None:
+def test_timers_return_the_deadlines_of_a_dict(seed: int) -> None:
     """However often deadlines are replaced and cleared, none is lost, none fires twice and none fires early."""
     chance = random.Random(seed)
     timers: Timers[str] = Timers()

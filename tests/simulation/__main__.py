@@ -1,9 +1,8 @@
-"""Simulates for as long as you like: ``python -m tests.simulation --hours 8 --seed 1``.
+"""Simulate a host for hours: ``python -m tests.simulation --hours 8 --seed 1``.
 
-Lives follow each other, a kind of world each in turn (``--world`` for one kind alone), all of them decided by the seed. Each
-minute says how far it is. At the first fault it stops with 1, having written the shortest script it could find, as a test to be
-pasted. Several of them may run at a time, with seeds of their own: ``for seed in 1 2; do python -m tests.simulation --seed
-$seed & done``. What is simulated and judged is told in `tests.simulation.host.world`.
+The seed decides all lives; the worlds take turns (``--world`` selects one). Progress is printed each minute. The first fault ends
+the run with exit code 1 and the shortest script that was found, as a test to be pasted. Several runs, each with its own seed, may
+run at a time. See `tests.simulation.host.world` for what is simulated.
 """
 
 import argparse

@@ -1,8 +1,7 @@
-"""Bugs on purpose: each breaks one thing in engine or clients as a person might, and the simulation must notice.
+"""Planted bugs: each breaks one thing in engine or clients as a person might, and the simulation must find it.
 
-A mutant replaces methods for as long as its context lasts. ``setting`` is the world in which it matters most, ``happenings``
-how much may happen in lives of it, one after the other from the seed 1, until the mutant is found: five times and more what it
-took when it was written.
+``setting`` is the world in which the bug matters most. ``happenings`` is how much may happen in lives of that world, from seed 1
+on, until the bug is found: at least five times what it took when the mutant was written.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""A store of many hosts as simple as it can be, and the network to it, on a virtual clock."""
+"""A store of many hosts in its simplest form, and the network to it, on a virtual clock."""
 
 import random
 from collections.abc import Callable
@@ -40,7 +40,7 @@ class Clock:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
 
     def at(self, instant: float, action: Callable[[], None]) -> None:
-        """Let something happen."""
+        """Schedule an action."""
         self._sequence += 1
         heappush(self._heap, (instant, self._sequence, action))
 
@@ -79,7 +79,7 @@ class Server:
         return Absent(token)
 
     def write(self, line: "Line", wish: StoreWrite) -> None:
-        """Take an entry, if its claim is current, or nobody else was faster."""
+        """Take an entry, if its claim is current, or no other host was faster."""
         place = wish.scope, wish.key
         claim, _ = self.claims.get(place, ("", 0.0))
         if (wish.claim and claim != wish.claim) or (not wish.claim and not wish.replace and self._live(place)):
@@ -89,39 +89,39 @@ class Server:
         if wish.claim:
             del self.claims[place]
 
-        self.tell(line, KeyChanged(*place, "stored"))
+        self.notify(line, KeyChanged(*place, "stored"))
 
     def release(self, line: "Line", release: StoreRelease) -> None:
         """Take a claim back."""
         place = release.scope, release.key
         if self.claims.get(place, ("", 0.0))[0] == release.claim:
             del self.claims[place]
-            self.tell(line, KeyChanged(*place, "unshared" if release.unshared else "released"))
+            self.notify(line, KeyChanged(*place, "unshared" if release.unshared else "released"))
 
     def remove(self, line: "Line", place: Place) -> int:
         """Remove an entry and its claim."""
         count = int(self._live(place) is not None)
         self.entries.pop(place, None)
         self.claims.pop(place, None)
-        self.tell(line, KeyChanged(*place, "removed"))
+        self.notify(line, KeyChanged(*place, "removed"))
         return count
 
     def purge(self, line: "Line", namespace: str | None) -> int:
         """Remove what a purge covers, with its claims."""
-        self.tell(line, EntriesPurged(namespace, None))
+        self.notify(line, EntriesPurged(namespace, None))
         places = [place for place in {*self.entries, *self.claims} if covers(namespace, place[0])]
         count = sum(self._live(place) is not None for place in places)
         for place in places:
             self.entries.pop(place, None)
             self.claims.pop(place, None)
 
-        self.tell(line, EntriesPurged(namespace, None))
+        self.notify(line, EntriesPurged(namespace, None))
         return count
 
-    def tell(self, teller: "Line", news: KeyChanged | EntriesPurged) -> None:
-        """Let every host hear; the teller only that it may ask again."""
+    def notify(self, sender: "Line", news: KeyChanged | EntriesPurged) -> None:
+        """Notify every host; the sender only that it may ask again."""
         for line in self.lines:
-            if line is not teller:
+            if line is not sender:
                 line.hear(news)
             elif isinstance(news, KeyChanged):
                 line.hear(structs.replace(news, how="released"))

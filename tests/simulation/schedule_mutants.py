@@ -73,9 +73,9 @@ def _trim_by_count_alone(_: Original) -> Original:
     return mutant
 
 
-def _judge_failures_alone(judge: Original) -> Original:
+def _judge_failures_alone(judge_window: Original) -> Original:
     def mutant(self: Breaker, now: float) -> Any:
-        return [] if self.failures == 0 else judge(self, now)
+        return [] if self.failures == 0 else judge_window(self, now)
 
     return mutant
 

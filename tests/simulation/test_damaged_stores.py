@@ -1,4 +1,4 @@
-"""Stores, spools and ledgers with damage, at random: a daemon starts on each, and never serves what was not stored.
+"""Randomly damaged stores, spools and ledgers: a daemon starts on each, and never serves what was not stored.
 
 After Redis' ``corrupt-dump-fuzzer``. Each failure names its seed.
 """
@@ -15,12 +15,12 @@ STORES_PER_SEED = 12
 
 
 def _bits(dice: random.Random, size: int) -> list[tuple[int, int]]:
-    """Some bytes anywhere are others."""
+    """Change some bytes anywhere."""
     return [(dice.randrange(size), dice.randrange(256)) for _ in range(dice.choice((1, 1, 3, 30)))]
 
 
 def _sector(dice: random.Random, size: int) -> list[tuple[int, int]]:
-    """A sector came back as zeros, or as noise."""
+    """Replace a sector by zeros, or by noise."""
     start = dice.randrange(size // 512) * 512
     noise = dice.random() < 0.5
     return [(start + at, dice.randrange(256) if noise else 0) for at in range(512)]
@@ -28,10 +28,10 @@ def _sector(dice: random.Random, size: int) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("damage", [_bits, _sector])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_damaged_store_serves_nothing_that_was_not_stored(
+def test_store_with_random_damage_serves_only_stored_values(
     seed: int, damage: Callable[[random.Random, int], list[tuple[int, int]]]
 ) -> None:
-    """Its structure is SQLite's to check, what is in it is ours."""
+    """A damaged store serves stored values or nothing."""
     dice = random.Random(seed)
     size = len(whole_store())
     for _ in range(STORES_PER_SEED):
@@ -39,8 +39,8 @@ def test_a_damaged_store_serves_nothing_that_was_not_stored(
         store_file(b"".join(place.to_bytes(4, "big") + bytes((byte,)) for place, byte in places))
 
 
-def test_damage_within_a_value_is_not_served_and_all_else_is() -> None:
-    """SQLite itself finds nothing wrong with such a file."""
+def test_store_with_a_damaged_value_serves_all_other_values() -> None:
+    """A value whose bytes have changed is not served, though SQLite finds no fault with the file."""
     whole = whole_store()
     for key, value in VALUES.items():
         place = whole.index(value[-200:])

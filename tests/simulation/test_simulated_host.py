@@ -1,4 +1,4 @@
-"""The whole in one process: real daemon, real clients, no kernel, and a script that decides everything.
+"""A host in one process: real daemon, real clients, no kernel, and a script that decides everything.
 
 ``SIDECARD_SIMULATION_SEED`` sets which lives. For hours of it: ``python -m tests.simulation``.
 """
@@ -32,8 +32,8 @@ def _stage() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_nothing_goes_wrong_in_a_few_lives(name: str) -> None:
-    """Whatever happens in whatever order, nobody sees what may not be seen, and nothing is left."""
+def test_simulation_for_a_few_lives_finds_nothing(name: str) -> None:
+    """No law is broken in a few lives of each world, and nothing is left at their end."""
     _live(name, SEED, _FEW)
 
 
@@ -41,13 +41,13 @@ def test_nothing_goes_wrong_in_a_few_lives(name: str) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("part", range(2))
 @pytest.mark.parametrize("name", SETTINGS)
-def test_nothing_goes_wrong_in_a_million_happenings(name: str, part: int) -> None:
-    """As above, longer; with other lives than those."""
+def test_simulation_for_a_million_happenings_finds_nothing(name: str, part: int) -> None:
+    """No law is broken in many other lives of each world."""
     _live(name, 1_000 * SEED + part + 1, _MANY)
 
 
-def test_a_script_is_lived_the_same_each_time() -> None:
-    """Also where strings have other hashes: nothing depends on the order of a set."""
+def test_script_run_twice_has_the_same_outcome() -> None:
+    """A script has the same outcome in another process with other string hashes: no set's order matters."""
     here = digest("plain", 400)
     command = [sys.executable, "-c", f"from {__spec__.name} import digest; print(digest('plain', 400))"]
     there = subprocess.run(
@@ -58,8 +58,8 @@ def test_a_script_is_lived_the_same_each_time() -> None:
     assert there.stdout.strip() == here
 
 
-def test_what_is_found_is_told_as_a_short_test_that_fails_until_it_is_right() -> None:
-    """With a bug that was put in, the text of the test is run with it and without it."""
+def test_finding_is_printed_as_a_short_test_that_fails_until_the_bug_is_fixed() -> None:
+    """The printed test of a planted bug fails with the bug and passes without it."""
     mutant = MUTANTS["who joins a stream late misses a piece"]
     with planted(mutant.replacements):
         _, found = live_on(mutant.setting, 1, mutant.happenings)
@@ -76,8 +76,8 @@ def test_what_is_found_is_told_as_a_short_test_that_fails_until_it_is_right() ->
     assert len(short.script) <= 12 < len(found.script)
 
 
-def test_a_part_of_a_script_means_something_too() -> None:
-    """What a step is about may be missing: then it does nothing."""
+def test_part_of_a_script_runs_as_well() -> None:
+    """A step whose subject is missing does nothing."""
     writer = Writer(SETTINGS["scarce"], "any")
     script = [writer.step() for _ in range(300)]
     for start in range(0, 300, 60):
@@ -94,8 +94,8 @@ def digest(name: str, steps: int) -> str:
 
 
 def _traces(world: World) -> object:
-    runs = [(run.place, run.started_at, run.end, run.backend, run.call.process) for run in world.judge.runs]
-    return world.happenings, world.now, sorted(world.judge.ends.items()), runs
+    runs = [(run.place, run.started_at, run.end, run.backend, run.call.process) for run in world.answers.runs]
+    return world.happenings, world.now, sorted(world.answers.ends.items()), runs
 
 
 def _live(name: str, seed: int, happenings: int) -> None:

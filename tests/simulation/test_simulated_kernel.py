@@ -1,4 +1,4 @@
-"""What the simulation stands on: wires that cut bytes anywhere, threads that go on until they wait, clocks of their own."""
+"""The simulated kernel: pipes that cut bytes anywhere, threads that run until they wait, and a clock for each process."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.simulation.host.threads import Event, Interrupted, Lock, ThreadedProc
 
 
 class Ground:
-    """Who gives turns as soon as somebody wants one."""
+    """A world that gives a turn to every process that wants one."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -43,8 +43,8 @@ class Ground:
         self.now = end
 
 
-def test_bytes_arrive_in_order_however_they_are_cut() -> None:
-    """And the end after the last of them."""
+def test_pipe_with_cut_bytes_delivers_them_in_order() -> None:
+    """Bytes arrive in order however they are cut, and the end follows the last."""
     pipe = Pipe(Ground())
     assert pipe.send(b"abcdef") == 6
     pipe.end()
@@ -56,8 +56,8 @@ def test_bytes_arrive_in_order_however_they_are_cut() -> None:
     assert heard == [(b"a", False), (b"bcd", False), (b"ef", True)]
 
 
-def test_a_full_pipe_takes_no_more_until_somebody_reads() -> None:
-    """Whether the bytes are on their way or have arrived."""
+def test_full_pipe_takes_no_more_until_it_is_read() -> None:
+    """A pipe counts the bytes on their way and those that have arrived."""
     pipe = Pipe(Ground())
     assert pipe.send(b"x" * (CAPACITY_BYTES + 5)) == CAPACITY_BYTES
     pipe.deliver(10)
@@ -66,8 +66,8 @@ def test_a_full_pipe_takes_no_more_until_somebody_reads() -> None:
     assert pipe.send(b"y" * 9) == 4
 
 
-def test_of_what_a_killed_process_had_sent_a_part_arrives_and_then_the_end() -> None:
-    """As much as was said."""
+def test_pipe_of_a_killed_process_delivers_a_part_and_then_the_end() -> None:
+    """The given number of bytes arrives, and then the end."""
     ground = Ground()
     ours, theirs = Pipe(ground), Pipe(ground)
     theirs.send(b"abcdef")
@@ -80,8 +80,8 @@ def test_of_what_a_killed_process_had_sent_a_part_arrives_and_then_the_end() -> 
         ours.send(b"too late")
 
 
-def test_threads_take_turns_where_they_wait() -> None:
-    """A lock is had by one at a time, and an event wakes all."""
+def test_threads_that_wait_take_turns() -> None:
+    """One thread holds a lock at a time, and an event wakes all."""
     ground = Ground()
     process = ThreadedProcess(ground, "threads")
     lock, event, said = Lock(), Event(), list[str]()
@@ -102,8 +102,8 @@ def test_threads_take_turns_where_they_wait() -> None:
     assert ground.faults == []
 
 
-def test_an_interrupted_thread_hears_of_it_where_it_waits() -> None:
-    """And leaves what it had entered."""
+def test_interrupted_thread_raises_where_it_waits() -> None:
+    """An interrupted thread leaves the blocks that it had entered."""
     ground = Ground()
     process = ThreadedProcess(ground, "threads")
     ends: list[type[BaseException]] = []
@@ -124,8 +124,8 @@ def test_an_interrupted_thread_hears_of_it_where_it_waits() -> None:
     assert ground.faults == []
 
 
-def test_each_process_has_a_clock_of_its_own() -> None:
-    """A timer goes off when its own process' clock shows the time."""
+def test_timer_follows_the_clock_of_its_process() -> None:
+    """A timer fires when the clock of its own process shows the time."""
     ground = Ground()
     process = LoopProcess(ground, "fast", offset_seconds=100.0, rate=2.0)
     instants: list[float] = []

@@ -1,6 +1,6 @@
-"""Many hosts and one store: random lives, and what must be true of them all.
+"""Long random schedules of several hosts with one store.
 
-``SIDECARD_SIMULATION_STEPS`` sets how many steps in all (100,000), ``SIDECARD_SIMULATION_SEED`` which ones.
+See `tests.simulation.schedules` for their number and seed.
 """
 
 import random
@@ -21,7 +21,7 @@ _STEPS = steps(100_000)
 _STEPS_OF_A_LIFE = 400
 _WAIT_SECONDS = 5.0
 _SETTLED_SECONDS = 8 * LONGEST_DELAY_SECONDS
-"""After so long, everybody has heard of what was done."""
+"""After so long, every host knows of a change."""
 
 
 class World(NamedTuple):
@@ -44,7 +44,7 @@ WORLDS = {
 
 
 class Held(NamedTuple):
-    """A lease that somebody has."""
+    """A held lease."""
 
     lease: str
     key: str
@@ -122,7 +122,7 @@ class OneHost:
         self.happens(RequestReceived(caller.peer, request))
 
     def receives(self, caller: Caller, reply: wire.AnyReply) -> None:
-        """Take a reply, and judge it."""
+        """Take a reply, and check it."""
         if isinstance(reply, wire.Deleted):
             key, _ = self.removing.pop((caller.peer.id, reply.id))
             self.life.removed(key)
@@ -173,7 +173,7 @@ class Schedule:
             (move,) = self.chance.choices(list(moves), list(moves.values()))
             move()
             if not (self.world.removals or self.world.cuts or self.world.deaths):
-                self.judge_leases()
+                self.check_leases()
 
         for host in self.hosts:
             for caller in list(host.callers.values()):
@@ -183,7 +183,7 @@ class Schedule:
         for _ in range(40):
             self.pass_time(0.5)
 
-        self.judge_rest()
+        self.check_rest()
 
     def choose(self) -> tuple[OneHost, Caller]:
         """Choose a caller."""
@@ -289,7 +289,7 @@ class Schedule:
         self.pass_time(self.chance.choice([0.005, 0.03, 0.1, 0.4]))
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass; whoever lives renews its claims and its leases."""
+        """Let time pass; living hosts renew their claims and leases."""
         end = self.clock.now + seconds
         while self.clock.now < end:
             for host in self.hosts:
@@ -302,7 +302,7 @@ class Schedule:
             self.clock.run(min(end, self.clock.now + 0.5))
 
     def note(self, host: OneHost, text: str) -> None:
-        """Keep what happened, to be told should something be wrong."""
+        """Record a step, to be shown with a failure."""
         self.script.append((self.clock.now, f"host{self.hosts.index(host)} {text}"))
 
     # What must be true
@@ -329,12 +329,12 @@ class Schedule:
         for one in self.keys if key is None else [key]:
             self.removals[one] = self.clock.now
 
-    def judge_leases(self) -> None:
+    def check_leases(self) -> None:
         """Without faults and removals, a key has one holder over all hosts."""
         held = [caller.held.key for host in self.hosts for caller in host.callers.values() if caller.held is not None]
         assert len(held) == len(set(held)), "two hosts compute one key"
 
-    def judge_rest(self) -> None:
+    def check_rest(self) -> None:
         """In the end nothing is left of anything."""
         for host in self.hosts:
             if host.alive:
@@ -362,9 +362,9 @@ class Schedule:
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_hosts_agree_by_the_store(world: str) -> None:
+def test_store_schedules_agree_on_entries(world: str) -> None:
     """Every begin ends once and in time, with the answer to its key, of what is not removed; nothing is left behind."""
     live(Schedule, world, _STEPS // len(WORLDS), (_STEPS_OF_A_LIFE,))
 
 
-assert CLAIM_SECONDS < _WAIT_SECONDS, "who waits for a host that dies is to be answered"
+assert CLAIM_SECONDS < _WAIT_SECONDS, "a caller that waits for a host that dies must be answered"

@@ -1,8 +1,7 @@
-"""Long random schedules of streams, judged by what readers see.
+"""Long random schedules of streams, checked on what readers receive.
 
-Every piece names its lease and its place, so that whoever reads can tell: all pieces are of one call, none is missing, and an
-end comes only after all of them, of a call that was completed. ``SIDECARD_SIMULATION_STEPS`` sets how many steps in all
-(50,000), ``SIDECARD_SIMULATION_SEED`` which ones.
+Every piece names its lease and its index, so the reader knows that all pieces are of one call, that none is missing, and that
+the end follows all of them, of a completed call.
 """
 
 import random
@@ -35,7 +34,7 @@ WORLDS: dict[str, dict[str, Any]] = {
 
 
 class Reading:
-    """One begin: what its caller was sent."""
+    """One begin, and what its caller received."""
 
     def __init__(self, actor: Actor, begin: wire.Begin) -> None:
         self.actor = actor
@@ -43,7 +42,7 @@ class Reading:
         self.pieces: list[str] = []
         self.end: wire.AnyReply | None = None
         self.gone = False
-        """Its caller has cancelled it, or is dead."""
+        """Its caller has canceled it, or is dead."""
 
 
 class Schedule:
@@ -61,8 +60,8 @@ class Schedule:
         """Who has, or had, which lease."""
         self.keys: dict[str, str | None] = {}
         """By lease, the key that it is of."""
-        self.brought: dict[str, list[str]] = {}
-        """By lease, what its holder has brought."""
+        self.appended: dict[str, list[str]] = {}
+        """By lease, the pieces that its holder has appended."""
         self.completed: set[str] = set()
         self.ids = 0
         self.moves: dict[Callable[[], None], int] = {
@@ -107,20 +106,20 @@ class Schedule:
         self.say(actor, begin)
 
     def append(self) -> None:
-        """Let a holder bring a piece, now and then a large one; now and then one whose lease has ended."""
+        """Append a piece, sometimes a large one, and sometimes to a lease that has ended."""
         name = self.choose_lease()
         if name is None:
             return
 
         size = self.chance.choice([1, 1, 1, 1, 90 * _KIB, 300 * _KIB])
-        number = len(self.brought.setdefault(name, []))
+        number = len(self.appended.setdefault(name, []))
         piece = f"{name}/{number}/".ljust(size, ".")
-        self.brought[name].append(piece)
+        self.appended[name].append(piece)
         holder = self.holder(name)
         self.say(holder, wire.Append(name, packed(piece), id=-1))
         if any(reply.id == -1 for reply in holder.inbox):
             # It was refused.
-            self.brought[name].pop()
+            self.appended[name].pop()
 
     def complete(self) -> None:
         """Let a holder end its call well."""
@@ -131,7 +130,7 @@ class Schedule:
         holder, reading = self.holder(name), self.leases.get(name)
         stream = reading is not None and reading.begin.stream
         if reading is not None and not stream:
-            self.brought[name] = [f"{name}/0/"]
+            self.appended[name] = [f"{name}/0/"]
 
         value = {} if stream else {"value": packed([f"{name}/0/"])}
         self.leases.pop(name, None)
@@ -206,7 +205,7 @@ class Schedule:
         """Forbid a flight in progress to store."""
         self.say(self.chance.choice(self.actors), wire.Delete(self.chance.choice(["hot", "cold"]), id=-6))
 
-    # What is seen -----------------------------------------------------------------------------------------------------
+    # Checks -----------------------------------------------------------------------------------------------------
 
     def say(self, actor: Actor, request: wire.AnyRequest) -> None:
         """Send a request."""
@@ -218,12 +217,12 @@ class Schedule:
         """Choose a lease, one that has ended now and then."""
         names = list(self.leases)
         if self.chance.random() < 0.05:
-            names = [name for name in self.brought if self.holders[name] in self.actors] or names
+            names = [name for name in self.appended if self.holders[name] in self.actors] or names
 
         return self.chance.choice(names) if names else None
 
     def holder(self, name: str) -> Actor:
-        """Return who has or had a lease."""
+        """Return the present or last holder of a lease."""
         return self.holders[name]
 
     def drop_leases(self, which: Callable[[Reading], bool]) -> None:
@@ -232,25 +231,25 @@ class Schedule:
             del self.leases[name]
 
     def look(self) -> None:
-        """Judge what has arrived."""
+        """Check what has arrived."""
         for note in self.host.notes:
             if isinstance(note, LeaseEnded):
-                # Of those that expired nobody else hears.
+                # No reply says that a lease expired.
                 self.leases.pop(note.lease, None)
 
         self.host.notes.clear()
         for actor in self.actors:
             for reply in actor.receives():
                 if reply.id > 0:
-                    self.judge(self.readings[actor.peer.id, reply.id], reply)
+                    self.check(self.readings[actor.peer.id, reply.id], reply)
                 elif isinstance(reply, wire.StaleLease):
                     pass
                 elif isinstance(reply, wire.Error):
                     # An append to a lease that is no stream's, and nothing else.
                     assert "append is for the lease" in reply.message, reply
 
-    def judge(self, reading: Reading, reply: wire.AnyReply) -> None:
-        """Judge one reply to a begin."""
+    def check(self, reading: Reading, reply: wire.AnyReply) -> None:
+        """Check one reply to a begin."""
         assert not reading.gone, f"{reply} for a begin that was taken back"
         assert reading.end is None, f"{reply} after {reading.end}"
         match reply:
@@ -274,7 +273,7 @@ class Schedule:
                 self.leases[reply.lease] = reading
                 self.holders[reply.lease] = reading.actor
                 self.keys[reply.lease] = reading.begin.key
-                self.brought[reply.lease] = []
+                self.appended[reply.lease] = []
             case _:
                 reading.end = reply
 
@@ -282,7 +281,7 @@ class Schedule:
         """Take a piece that a reader was sent."""
         lease, number, _ = piece.split("/")
         assert int(number) == len(reading.pieces), "a piece is missing, or came twice"
-        assert self.brought[lease][int(number)] == piece
+        assert self.appended[lease][int(number)] == piece
         if reading.pieces:
             assert reading.pieces[0].split("/")[0] == lease, "pieces of two calls are mixed"
         else:
@@ -291,8 +290,8 @@ class Schedule:
         reading.pieces.append(piece)
 
     def is_whole(self, reading: Reading, pieces: list[str]) -> None:
-        """Judge an answer that is said to be whole."""
-        answers = [self.brought[name] for name in self.completed if self.keys[name] == reading.begin.key]
+        """Check an answer that was delivered as whole."""
+        answers = [self.appended[name] for name in self.completed if self.keys[name] == reading.begin.key]
         assert pieces in answers, "no answer that anybody has completed, or a piece of it is missing"
 
     def wind_up(self) -> None:
@@ -323,6 +322,6 @@ class Schedule:
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.timeout(600)
-def test_streams_obey_the_law_on_long_random_schedules(world: str) -> None:
-    """No reader ever sees a part for the whole, whatever happens in whatever order."""
+def test_stream_schedules_deliver_only_whole_answers(world: str) -> None:
+    """No reader receives a part as the whole, and nothing is left at the end."""
     live(Schedule, world, _STEPS // len(WORLDS), _STEPS_OF_LIVES)

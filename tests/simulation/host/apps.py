@@ -18,7 +18,7 @@ PATH = "/simulated/sidecard.sock"
 
 TEAM = "team"
 TEAM_UIDS = frozenset({1000, 1001})
-"""Who shares a namespace."""
+"""The uids that share the namespace."""
 
 Fields = dict[str, Any]
 """What a step says of a call: see `plan_of`."""
@@ -30,13 +30,13 @@ _MAY_BE = (CallFailed, CallRejected, CallTimeout, UpstreamFailed)
 class Stage(Surroundings, Protocol):
     """What an app needs of the world."""
 
-    judge: AnswerChecker
+    answers: AnswerChecker
     wait_seconds: float
     """How long the daemon lets wait who does not say."""
 
 
 class App:
-    """What both kinds of apps are: credentials, sockets, and who asks for what."""
+    """Base of both kinds of apps: credentials, sockets, and the calls of a plan."""
 
     world: Stage
     name: str
@@ -46,9 +46,9 @@ class App:
     dying: bool
 
     def begin(self, fields: Fields) -> Call:
-        """Take note that a call begins."""
+        """Report the start of a call."""
         wait_seconds = fields.get("wait")
-        return self.world.judge.call_begins(
+        return self.world.answers.call_begins(
             (scope_of(self.uid, fields.get("namespace")), fields["key"]),
             self.name,
             self.world.wait_seconds if wait_seconds is None else wait_seconds,
@@ -61,19 +61,19 @@ class App:
         if fields.get("stream") and end == "unshareable":
             end = "ok"
 
-        return self.world.judge.run_begins(call, fields.get("size", 1), backend), seconds, end
+        return self.world.answers.run_begins(call, fields.get("size", 1), backend), seconds, end
 
     def ends(self, run: Run, end: str) -> None:
         """End a run. Raises what the plan says."""
         if end in {"transient", "fatal", "ignored"}:
-            self.world.judge.run_ends(run, end)  # type: ignore[arg-type]  # one of its words
+            self.world.answers.run_ends(run, end)  # type: ignore[arg-type]  # one of its words
             raise UpstreamFailed(run, end)
 
-        self.world.judge.run_ends(run, "unshareable" if end == "unshareable" else "ok")
+        self.world.answers.run_ends(run, "unshareable" if end == "unshareable" else "ok")
 
     def breaks(self, run: Run) -> None:
         """A run is over before its end."""
-        self.world.judge.run_ends(run, "dead" if self.dying else "left")
+        self.world.answers.run_ends(run, "dead" if self.dying else "left")
 
     def policy(self, fields: Fields) -> Fields:
         """Return the policy keywords of a call."""
@@ -81,17 +81,17 @@ class App:
         return {"key": fields["key"]} | {name: fields[name] for name in names if name in fields}
 
     def result(self, call: Call, outcome: Callable[[], tuple[object, str | None]]) -> None:
-        """Tell the judge how a call ended."""
-        judge = self.world.judge
+        """Report the end of a call to the answer checker."""
+        answers = self.world.answers
         try:
             value, source = outcome()
         except _MAY_BE as fault:
-            judge.call_fails(call, fault)
+            answers.call_fails(call, fault)
         except (Killed, Interrupted, asyncio.CancelledError):
-            judge.call_leaves(call)
+            answers.call_leaves(call)
             raise
         else:
-            judge.call_ends(call, value, source)
+            answers.call_ends(call, value, source)
 
     @property
     def open_sockets(self) -> list[Socket]:
@@ -194,7 +194,7 @@ class BlockingApp(App, ThreadedProcess):
         def outcome() -> tuple[object, str | None]:
             with self._client.stream(_functions(function, fields), **self.policy(fields)) as stream:
                 for piece in stream:
-                    self.world.judge.call_sees(call, piece)
+                    self.world.answers.call_sees(call, piece)
                     if len(call.seen) == fields.get("leave"):
                         raise Interrupted
 
@@ -258,12 +258,12 @@ class AsyncApp(App, LoopProcess):
         self.soon(lambda: self._start(work))
 
     def die(self, kept: int) -> None:
-        """End at once. The tasks' ends reach nobody, but without them Python would complain of them."""
+        """End at once. The tasks are ended too: otherwise Python warns about them."""
         self.bury(kept)
         Process.current = self
         for _ in range(100):
             tasks = self.loop.tasks().copy()
-            # Those that have not begun begin first: a coroutine that never ran is one that somebody forgot, Python says.
+            # Tasks that have not begun begin first: Python warns about a coroutine that never ran.
             self.run_ready()
             for task in tasks:
                 task.cancel()
@@ -308,7 +308,7 @@ class AsyncApp(App, LoopProcess):
 
         try:
             result = await self._client.outcome(_functions(function, fields), **self.policy(fields))
-        except BaseException as error:  # noqa: BLE001 - raised again, where all ends are told apart
+        except BaseException as error:  # noqa: BLE001 - raised again where all ends are handled
             fault = error
             self.result(call, lambda: _raise(fault))
         else:
@@ -335,7 +335,7 @@ class AsyncApp(App, LoopProcess):
         try:
             async with self._client.stream(_functions(function, fields), **self.policy(fields)) as stream:
                 async for piece in stream:
-                    self.world.judge.call_sees(call, piece)
+                    self.world.answers.call_sees(call, piece)
                     if len(call.seen) == fields.get("leave"):
                         raise Interrupted
 
@@ -344,7 +344,7 @@ class AsyncApp(App, LoopProcess):
                         call.excused_seconds += 2 * pause
                         await anyio.sleep(pause)
 
-        except BaseException as error:  # noqa: BLE001 - raised again, where all ends are told apart
+        except BaseException as error:  # noqa: BLE001 - raised again where all ends are handled
             fault = error
             self.result(call, lambda: _raise(fault))
         else:

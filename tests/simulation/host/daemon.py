@@ -31,7 +31,7 @@ LIMITS = LimitSettings(stall_seconds=5.0, max_outbox_bytes=6000)
 
 
 class Credentials(NamedTuple):
-    """What the kernel knows of a peer; stands for its socket."""
+    """The credentials of a peer, in place of its socket."""
 
     pid: int
     uid: int
@@ -65,7 +65,7 @@ class Transport:
     # What a protocol asks
 
     def get_extra_info(self, _: str) -> Credentials:
-        """Return what stands for the socket."""
+        """Return the substitute of the socket."""
         return self._credentials
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
@@ -227,7 +227,7 @@ class Store:
             return
 
         token = f"elsewhere-{next(self._tokens)}"
-        other: Any = None  # its own line, from which nobody hears
+        other: Any = None  # its own line, which no daemon reads
         if not isinstance(server.ask(StoreRead(0, *place, claim=True, read_entry=True), token), Absent):
             return
 
@@ -376,7 +376,7 @@ class Daemon(LoopProcess):
             ends.close(0)
 
     def peers(self) -> list[Peer]:
-        """Return who is connected."""
+        """Return the connected peers."""
         return list(self.connections._peers.values())
 
 

@@ -1,4 +1,4 @@
-"""Puts the clients' modules, and the sizes of buffers, on the stage: clock, sockets and threads are a world's for a while."""
+"""Patch the clients' modules, and the sizes of buffers: clock, sockets and threads are a world's for a while."""
 
 import gc
 import logging
@@ -32,11 +32,11 @@ from tests.simulation.host.threads import THREADING_MODULE
 
 
 def _no_impostor(*_: object) -> None:
-    """There is none here."""
+    """Find no impostor."""
 
 
 def _even() -> float:
-    """Stand for what is drawn of the system's randomness."""
+    """Replace draws from the system's randomness."""
     return 0.5
 
 
@@ -53,7 +53,7 @@ _PLACES: list[tuple[Any, str, Any]] = [
     *((module, "socket", SOCKET_MODULE) for module in (aio_link, channel)),
     *((module, "impostor", _no_impostor) for module in (aio_link, channel)),
     (pool, "_jitter", _even),
-    # Small, as the pipes are: who reads slowly is to be met often.
+    # Small, as the pipes are, so that slow readers are frequent.
     (peer, "HIGH_WATER_BYTES", 1000),
     (peer, "COUNTED_BYTES", 500),
     (peer, "LOW_WATER_BYTES", 125),
@@ -65,7 +65,7 @@ _PLACES: list[tuple[Any, str, Any]] = [
 
 @contextmanager
 def simulated() -> Iterator[None]:
-    """Have the clients simulated. Garbage is not looked for meanwhile: its finalizers would run at moments that nobody chose."""
+    """Run the clients simulated. The garbage collector is off: its finalizers would run at moments that no script chose."""
     logger = logging.getLogger("sidecard_client")
     was_disabled, logger.disabled = logger.disabled, True
     gc.disable()

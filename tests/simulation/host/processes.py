@@ -49,7 +49,7 @@ class Process:
     """Whatever takes turns. Its clock shows ``offset_seconds`` at the world's beginning and runs at ``rate``."""
 
     current: "Process"
-    """Whose turn it is, or was last."""
+    """The process whose turn it is, or was last."""
 
     def __init__(self, world: Surroundings, name: str, *, offset_seconds: float = 0.0, rate: float = 1.0) -> None:
         self.world = world
@@ -136,7 +136,7 @@ class _TimerHandle(asyncio.TimerHandle):
 
 
 class Readable(Protocol):
-    """What a descriptor stands for."""
+    """The object of a descriptor."""
 
     @property
     def is_readable(self) -> bool:
@@ -148,7 +148,7 @@ class Readable(Protocol):
 
 
 class Loop(asyncio.AbstractEventLoop):
-    """An event loop whose time and descriptors are a process'. What nobody here needs is not implemented."""
+    """An event loop whose time and descriptors are a process'. Methods that no client uses are not implemented."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -237,9 +237,9 @@ class Loop(asyncio.AbstractEventLoop):
         return self._writers.pop(fd, None) is not None
 
     def look(self, fd: int) -> None:
-        """Something may have come at a descriptor, or gone from it: tell who waits for that.
+        """Call the callbacks of a descriptor that has become readable or writable.
 
-        As a poll does it tells once: who is told removes its callback, or reads, and adds it again.
+        As a poll does, it calls once: a callback removes itself, or reads and is added again.
         """
         descriptor = self.descriptors.get(fd)
         if descriptor is None:

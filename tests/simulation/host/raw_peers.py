@@ -1,7 +1,7 @@
-"""Strangers: processes that speak the protocol by themselves, in either encoding, and not always as they should.
+"""Raw peers: processes that speak the protocol without a client, in either encoding, and not always as they should.
 
 They hold leases and hang, answer late, answer twice, answer in others' name, reuse ids, take begins back, half-close and stop
-in the middle of a message. What they are told is judged as what apps are told.
+in the middle of a message. Their replies are checked as those of apps are.
 """
 
 import base64
@@ -30,7 +30,7 @@ _ENDS = frozenset({"hit", "shared", "lease", "rejected", "failed", "timeout", "e
 
 
 class Begun:
-    """A begin that a stranger has made."""
+    """A begin that a raw peer has sent."""
 
     def __init__(self, call: Call, fields: Fields) -> None:
         self.call = call
@@ -60,7 +60,7 @@ class RawPeer(LoopProcess):
         self.dying = False
         self._lines = lines
         self._leases = leases
-        """Names of all leases that anybody holds, which it should not know."""
+        """Names of all leases of other peers, which it should not know."""
         self._socket: Socket | None = None
         self._reader: Any = None
         self._unsent = b""
@@ -71,7 +71,7 @@ class RawPeer(LoopProcess):
         """Then what it is answered may be in the other encoding."""
         self._ids = 0
 
-    # What a script tells it
+    # Steps of a script
 
     def calls(self, fields: Fields) -> None:
         """Begin, and do with the lease what ``fields`` say."""
@@ -81,7 +81,7 @@ class RawPeer(LoopProcess):
                 return
 
             wait_seconds = fields.get("wait")
-            call = self.world.judge.call_begins(
+            call = self.world.answers.call_begins(
                 (scope_of(self.uid, fields.get("namespace")), fields["key"]),
                 self.name,
                 self.world.wait_seconds if wait_seconds is None else wait_seconds,
@@ -110,16 +110,16 @@ class RawPeer(LoopProcess):
             targets = list(self._begun)
             if targets and self._connect():
                 target = targets[number % len(targets)]
-                self.world.judge.call_leaves(self._begun.pop(target).call)
+                self.world.answers.call_leaves(self._begun.pop(target).call)
                 self._say({"op": "cancel", "id": -9, "target": target})
 
         self.soon(cancel)
 
     def does(self, action: Callable[[Any], Any], then: Callable[[], None]) -> None:
-        """Do nothing: a stranger is no app."""
+        """Do nothing: a raw peer has no client."""
 
     def says(self, request: Fields) -> None:
-        """Say something that it should not, such as something about a lease of somebody else's."""
+        """Send a request that a client never sends, such as one about another peer's lease."""
 
         def say() -> None:
             leases = self._leases()
@@ -231,7 +231,7 @@ class RawPeer(LoopProcess):
     def _all_leave(self) -> None:
         begun, self._begun = self._begun, {}
         for one in begun.values():
-            self.world.judge.call_leaves(one.call)
+            self.world.answers.call_leaves(one.call)
 
     def _hear(self, reply: Fields) -> None:
         kind, request_id = reply["type"], reply["id"]
@@ -241,17 +241,17 @@ class RawPeer(LoopProcess):
             return
 
         begun.call.quiet_since = self.world.now
-        judge = self.world.judge
+        answers = self.world.answers
         if kind == "chunk":
-            judge.call_sees(begun.call, reply["chunk"])
+            answers.call_sees(begun.call, reply["chunk"])
         elif kind in _ENDS:
             del self._begun[request_id]
             if kind in {"hit", "shared"}:
-                judge.call_ends(begun.call, reply["value"], "stale" if reply.get("stale") else _source(kind))
+                answers.call_ends(begun.call, reply["value"], "stale" if reply.get("stale") else _source(kind))
             elif kind == "end":
-                judge.call_ends(begun.call, begun.call.seen, reply["source"])
+                answers.call_ends(begun.call, begun.call.seen, reply["source"])
             else:
-                judge.call_leaves(begun.call)
+                answers.call_leaves(begun.call)
                 if kind == "lease":
                     assert not begun.call.seen, "who has seen a piece may not lead"
                     self._work(begun, reply)
@@ -259,24 +259,24 @@ class RawPeer(LoopProcess):
             assert kind == "pending", reply
 
     def _work(self, begun: Begun, lease: Fields) -> None:
-        """Make the call, and tell; ``how`` says what is wrong with it."""
+        """Make the call and report its end; ``how`` names what the peer does wrong."""
         fields, name, ours = begun.fields, lease["lease"], self._socket
         plan = fields.get("plan", ((0.1, "ok"),))
         seconds, end = plan[0]
         size, how = fields.get("size", 1), fields.get("how", "")
-        run = self.world.judge.run_begins(begun.call, size, lease["backend"])
+        run = self.world.answers.run_begins(begun.call, size, lease["backend"])
         if how != "silent":
             self._renew(run, name, lease["expires_in_seconds"] / 3, ours)
 
         def step(index: int) -> None:
             if self._socket is not ours and how != "late":
-                self.world.judge.run_ends(run, "left")
+                self.world.answers.run_ends(run, "left")
                 return
 
             if not self._connect():
-                self.world.judge.run_ends(run, "left")
+                self.world.answers.run_ends(run, "left")
             elif end in {"transient", "fatal", "ignored"} and index >= size // 2:
-                self.world.judge.run_ends(run, end)
+                self.world.answers.run_ends(run, end)
                 self._say(
                     {
                         "op": "fail",
@@ -292,7 +292,7 @@ class RawPeer(LoopProcess):
 
                 self.at(self.clock() + seconds, lambda: step(index + 1))
             else:
-                self.world.judge.run_ends(run, "ok")
+                self.world.answers.run_ends(run, "ok")
                 value = {} if fields.get("stream") else {"value": run.answer()}
                 for _ in range(2 if how == "twice" else 1):
                     self._say({"op": "complete", "id": -3, "lease": name, **value})

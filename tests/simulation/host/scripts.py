@@ -1,4 +1,4 @@
-"""Scripts: made at random, lived, shortened to what matters, and told so that they can be lived again.
+"""Scripts: written at random, run, shortened to what matters, and printed as a test.
 
 As FoundationDB has it, not every fault is possible in every life: one that is would drown the others.
 """
@@ -256,7 +256,7 @@ def _simpler_steps(step: Step) -> list[Step]:
 
 
 def told(found: Found) -> str:
-    """Write a script as a test, to be pasted."""
+    """Return a script as a test, to be pasted."""
     says = str(found.fault).splitlines()[0] if str(found.fault) else type(found.fault).__name__
     steps = "\n".join(f"            {pformat(step, width=100_000, sort_dicts=False)}," for step in found.script)
     doc = says.replace("\\", "").replace('"""', "'''")[:100].replace('"', "'")

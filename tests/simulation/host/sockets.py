@@ -225,7 +225,7 @@ class Socket:
                 raise BlockingIOError(11, "Resource temporarily unavailable")
 
     def shutdown(self, _how: int) -> None:
-        """End both directions; who waits here wakes."""
+        """End both directions, and wake the waiting threads."""
         self._living().outgoing.end()
         self._shut = True
         self._stirred()

@@ -19,7 +19,7 @@ class Killed(BaseException):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Somebody interrupts a thread where it waits."""
+    """A thread is interrupted where it waits."""
 
 
 class Waiter:
@@ -90,7 +90,7 @@ class ThreadedProcess(Process):
         return Waiter(self)
 
     def block(self, waiter: Waiter, instant: float | None) -> bool:
-        """Wait; False where ``instant`` came before somebody woke the waiter."""
+        """Wait; False where ``instant`` came before the waiter was woken."""
         if not self.alive:
             raise Killed
 
@@ -109,7 +109,7 @@ class ThreadedProcess(Process):
         self.block(self.waiter(), self.clock() + seconds)
 
     def kill_threads(self) -> None:
-        """End every thread where it waits; what they still do reaches nobody."""
+        """End every thread where it waits. Nothing that they still do has an effect."""
         Process.current = self
         while self._threads:
             thread, _ = self._threads.popitem()
@@ -168,7 +168,7 @@ class Event:
         self._waiting: list[Waiter] = []
 
     def set(self) -> None:
-        """Let who waits go on."""
+        """Wake the waiting thread."""
         self._set = True
         woken, self._waiting = self._waiting, []
         for waiter in woken:

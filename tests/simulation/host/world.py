@@ -73,7 +73,7 @@ class World:
         self.now = 0.0
         self.happenings = 0
         stores = setting.settings.store != "none"
-        self.judge = AnswerChecker(calm=setting.calm, exact_removals=not stores)
+        self.answers = AnswerChecker(calm=setting.calm, exact_removals=not stores)
         self.wait_seconds = setting.settings.wait_seconds
         self.slots: list[Any] = [None] * SLOTS
         self.daemon: Daemon | None = None
@@ -128,12 +128,12 @@ class World:
             self._resume(process)
 
         until = self.now + _SETTLE_SECONDS
-        while self.now < until and any(call.process.startswith("app") for call in self.judge.calls):
+        while self.now < until and any(call.process.startswith("app") for call in self.answers.calls):
             self.pass_time(0.25)
 
         self.close()
         self.pass_time(0.25)
-        assert not self.judge.calls, f"calls without an end: {list(self.judge.calls)}"
+        assert not self.answers.calls, f"calls without an end: {list(self.answers.calls)}"
         while self.daemon is not None and self.daemon.stopping:
             self.pass_time(1.0)
 
@@ -222,7 +222,7 @@ class World:
 
     def _happen(self, what: Process | Pipe, size: int) -> None:
         self.happenings += 1
-        self.judge.now = self.now
+        self.answers.now = self.now
         del self._possible[what]
         if isinstance(what, Pipe):
             what.deliver(size)
@@ -241,8 +241,8 @@ class World:
         if self._faults:
             raise self._faults[0]
 
-        self.judge.now = self.now
-        self.judge.look()
+        self.answers.now = self.now
+        self.answers.look()
 
     # Steps: processes -------------------------------------------------------------------------------------------------
 
@@ -281,20 +281,20 @@ class World:
         self._paused.pop(process, None)
         process.die(kept)
         self._possible.pop(process, None)
-        for call in [call for call in self.judge.calls if call.process == process.name]:
-            self.judge.call_leaves(call)
+        for call in [call for call in self.answers.calls if call.process == process.name]:
+            self.answers.call_leaves(call)
 
     def pause(self, slot: int, seconds: float) -> None:
         """Stop a process, as SIGSTOP does; it goes on with what it had."""
         process = self.slots[slot]
         if process is not None:
-            self.judge.excuse(seconds, process.name)
+            self.answers.excuse(seconds, process.name)
             self._pause(process, seconds)
 
     def pause_daemon(self, seconds: float) -> None:
         """Stop the daemon."""
         if self.daemon is not None:
-            self.judge.excuse(seconds)
+            self.answers.excuse(seconds)
             self._pause(self.daemon, seconds)
 
     def _pause(self, process: Process, seconds: float) -> None:
@@ -349,22 +349,24 @@ class World:
         """Let a process write an entry."""
         process = self.slots[slot]
         if isinstance(process, App):
-            answer = self.judge.brought((f"{process.uid}:default", key), process.name).answer()
+            answer = self.answers.foreign_answer((f"{process.uid}:default", key), process.name).answer()
             self._does(slot, lambda client: client.put(key, answer), lambda: None)
 
     def delete(self, slot: int, key: str) -> None:
         """Let a process remove an entry."""
         process = self.slots[slot]
         if isinstance(process, App):
-            removal = self.judge.removal_begins(f"{process.uid}:default", key)
-            self._does(slot, lambda client: client.delete(key), lambda: self.judge.removal_ends(removal))
+            removal = self.answers.removal_begins(f"{process.uid}:default", key)
+            self._does(slot, lambda client: client.delete(key), lambda: self.answers.removal_ends(removal))
 
     def purge(self, slot: int, namespace: str | None) -> None:
         """Let a process purge, if it may."""
         process = self.slots[slot]
         if isinstance(process, App):
-            removal = self.judge.removal_begins(namespace, None)
-            self._does(slot, lambda client: client.purge(namespace=namespace), lambda: self.judge.removal_ends(removal))
+            removal = self.answers.removal_begins(namespace, None)
+            self._does(
+                slot, lambda client: client.purge(namespace=namespace), lambda: self.answers.removal_ends(removal)
+            )
 
     def set_breaker(self, slot: int, backend: str, action: Any) -> None:
         """Let a process set a breaker, if it may."""
@@ -438,6 +440,6 @@ class World:
         place = ("1000:default", key)
 
         def answer() -> bytes | None:
-            return wire.pack(self.judge.brought(place, "elsewhere").answer()) if end == "ok" else None
+            return wire.pack(self.answers.foreign_answer(place, "elsewhere").answer()) if end == "ok" else None
 
         self._store.computes(self.daemon, place, seconds, answer)
