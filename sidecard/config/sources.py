@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from sidecard.config.model import FIXED, NAMED, NESTED, Setting
 from sidecard.config.parsers import parse_json
-from sidecard.config.validation import Path, Values, conflicts
+from sidecard.config.validation import SettingPath, Values, conflicts
 
 LEGACY_VARIABLES = {
     "REDIS_URL": "store.url",
@@ -47,8 +47,8 @@ class SettingsCollector:
     """Values and problems so far. A value added later replaces one added before."""
 
     def __init__(self) -> None:
-        self._raw: dict[Path, _RawValue] = {}
-        self._tables: dict[Path, str] = {}
+        self._raw: dict[SettingPath, _RawValue] = {}
+        self._tables: dict[SettingPath, str] = {}
         self.problems: list[str] = []
 
     def add_toml(self, source: str, text: str) -> None:
@@ -142,7 +142,7 @@ class SettingsCollector:
                 else:
                     self._add((table, name, key), _RawValue(value, is_text=False, where=f"{place}.{key}"))
 
-    def _add_nested(self, path: Path, body: Any, where: str) -> None:
+    def _add_nested(self, path: SettingPath, body: Any, where: str) -> None:
         table, name, nested = path
         if not isinstance(body, dict):
             should = f"it should be a table, written [{table}.{name}.{nested}]"
@@ -152,7 +152,7 @@ class SettingsCollector:
         for key, value in body.items():
             self._add((table, name, f"{nested}.{key}"), _RawValue(value, is_text=False, where=f"{where}.{key}"))
 
-    def _add(self, path: Path, raw: _RawValue) -> None:
+    def _add(self, path: SettingPath, raw: _RawValue) -> None:
         section, key = path[0], path[-1]
         if raw.is_text and not is_utf8(raw.value):
             self.problems.append(f"{raw.where}: {section}.{key} is not UTF-8; everything logged and shown must be")
@@ -176,10 +176,10 @@ class SettingsCollector:
         nearest = difflib.get_close_matches(name, longer or known, n=1, cutoff=0.0)[0]
         self.problems.append(f"{_place(where, name)}: there is no setting {name}; the nearest known one is {nearest}")
 
-    def values(self) -> dict[Path, Any]:
+    def values(self) -> dict[SettingPath, Any]:
         """Parse everything that was added. Invalid values are left out and reported in ``problems``."""
-        values: dict[Path, Any] = {}
-        invalid: set[Path] = set()
+        values: dict[SettingPath, Any] = {}
+        invalid: set[SettingPath] = set()
         for path, raw in self._raw.items():
             parser = _setting(path).parser
             try:
@@ -196,11 +196,11 @@ class SettingsCollector:
         """Return the names declared in ``table``, sorted."""
         return sorted(path[1] for path in self._tables if path[0] == table)
 
-    def origin(self, path: Path) -> str:
+    def origin(self, path: SettingPath) -> str:
         """Return where the value of ``path`` was found."""
         return self._raw[path].where
 
-    def place(self, path: Path) -> str:
+    def place(self, path: SettingPath) -> str:
         """Return the same for the beginning of a sentence that goes on with the setting's name."""
         return _place(self._raw[path].where, ".".join(path))
 
@@ -225,7 +225,7 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def _setting(path: Path) -> Setting:
+def _setting(path: SettingPath) -> Setting:
     return (FIXED.get(path[0]) or NAMED[path[0]])[path[-1]]
 
 

@@ -15,7 +15,7 @@ from sidecard.core.settings import (
     settings_of_unnamed,
 )
 
-Path = tuple[str, ...]
+SettingPath = tuple[str, ...]
 """The place of a value: ``(section, key)``, or ``(table, name, key)``."""
 
 _BREAKER = "breaker."
@@ -39,18 +39,18 @@ def backend_settings(name: str, given: Mapping[str, Any]) -> BackendSettings:
 class Values(NamedTuple):
     """Collected settings: the valid values, the paths of invalid ones, the declared tables, and where each was found."""
 
-    valid: Mapping[Path, Any]
-    invalid: Collection[Path]
-    tables: Mapping[Path, str]
+    valid: Mapping[SettingPath, Any]
+    invalid: Collection[SettingPath]
+    tables: Mapping[SettingPath, str]
     """The place of each named table, ``(table, name)``, in the words of an error."""
-    where: Callable[[Path], str]
+    where: Callable[[SettingPath], str]
 
     def below(self, *prefix: str) -> dict[str, Any]:
         """Return the valid values below ``prefix``, by key."""
         depth = len(prefix)
         return {path[depth]: value for path, value in self.valid.items() if path[:depth] == prefix}
 
-    def has(self, path: Path) -> bool:
+    def has(self, path: SettingPath) -> bool:
         """Return whether a value was given, valid or not."""
         return path in self.valid or path in self.invalid
 
@@ -136,7 +136,7 @@ def _of_backend(values: Values, name: str) -> Iterator[str]:
     settings = backend_settings(name, values.below("backends", name))
     breaker = settings.breaker
 
-    def path(key: str) -> Path:
+    def path(key: str) -> SettingPath:
         return ("backends", name, key)
 
     # With a window shorter than min_calls, the breaker could never open.
@@ -166,7 +166,7 @@ def _of_backend(values: Values, name: str) -> Iterator[str]:
         )
 
 
-def _order(values: Values, lower: Path, least: float, upper: Path, most: float) -> Iterator[str]:
+def _order(values: Values, lower: SettingPath, least: float, upper: SettingPath, most: float) -> Iterator[str]:
     """Check that ``least`` is not above ``most``. The error names the configured one, or the lower one if both are."""
     if least <= most or lower in values.invalid or upper in values.invalid:
         return

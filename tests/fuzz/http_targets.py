@@ -7,7 +7,7 @@ import msgspec
 from sidecard.observe.call_log import fine_tuning
 from sidecard.observe.call_log.redaction_process import redacted_json
 from sidecard.observe.http import posted as http_posted
-from sidecard.observe.http.guard import Hosts
+from sidecard.observe.http.guard import HostNames
 from sidecard.observe.push.target import Postponed, Refused, Sent, result_of
 from sidecard_client.http.request import ENDPOINTS, parse_request
 from sidecard_client.http.response import AnswerParser
@@ -78,7 +78,7 @@ def push_answers(data: bytes) -> None:
 def hosts(data: bytes) -> None:
     """A browser's page from elsewhere is never admitted, however its name is written."""
     text = data.decode("latin-1")
-    if Hosts(["known.example"]).admit(text):
+    if HostNames(["known.example"]).admit(text):
         name = text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0]
         # Python's addresses have a zone, which may be anything.
         assert all(letter in "0123456789abcdef.:" for letter in name.lower().partition("%")[0]) or name.lower().rstrip(

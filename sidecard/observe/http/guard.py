@@ -28,7 +28,7 @@ HEADERS = (
 """Headers of every response."""
 
 
-class Hosts:
+class HostNames:
     """The host names that requests may use, with any port: ``names``, ``localhost`` and every IP address."""
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -46,7 +46,7 @@ class Guard:
     ``hosts`` is None for a Unix socket, which browsers cannot reach.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Hosts | None) -> None:
+    def __init__(self, app: ASGIApp, hosts: HostNames | None) -> None:
         self._app = app
         self._hosts = hosts
 

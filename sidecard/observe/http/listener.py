@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sidecard.observe.history import STEP_SECONDS
 from sidecard.observe.http.app import App, Query
-from sidecard.observe.http.guard import Guard, Hosts
+from sidecard.observe.http.guard import Guard, HostNames
 
 MAX_CONNECTIONS = 64
 """Further connections get a 503, and are closed at once above twice as many. A browser opens six, a scraper one."""
@@ -49,7 +49,7 @@ class HttpListener:
         self._log = log
         self._app = App(query)
         local = listening.family == socket.AF_UNIX
-        hosts = None if local else Hosts((socket.gethostname(), *allow_hosts))
+        hosts = None if local else HostNames((socket.gethostname(), *allow_hosts))
         self._server = _Server(_uvicorn_config(Guard(self._app.asgi, hosts)))
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:

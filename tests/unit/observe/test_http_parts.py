@@ -4,7 +4,7 @@ import pytest
 
 from sidecard.observe.http.address import TcpAddress, parse
 from sidecard.observe.http.app import prefers_openmetrics
-from sidecard.observe.http.guard import Hosts
+from sidecard.observe.http.guard import HostNames
 from sidecard.observe.http.posted import measurements
 from sidecard.observe.http.posted import parse as parse_call
 
@@ -26,7 +26,7 @@ from sidecard.observe.http.posted import parse as parse_call
 )
 def test_known_names_and_all_addresses_are_admitted(host: str, admitted: bool) -> None:
     """The owner of a name can make it resolve to this host; an address cannot be rebound."""
-    assert Hosts(["Build-7"]).admit(host) is admitted
+    assert HostNames(["Build-7"]).admit(host) is admitted
 
 
 @pytest.mark.parametrize(
