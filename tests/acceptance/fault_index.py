@@ -26,7 +26,7 @@ HOLDERS = A + "test_faults_of_holders.py::"
 WAITERS = A + "test_faults_of_waiters.py::"
 DAEMONS = A + "test_faults_of_daemons.py::"
 BYTES = A + "test_faults_of_bytes.py::"
-GARBAGE = A + "test_serve.py::test_garbage_gets_a_clear_error_and_nobody_else_notices"
+GARBAGE = A + "test_serve.py::test_garbage_is_answered_by_an_error_and_affects_no_other_peer"
 MULTITUDES = A + "test_faults_of_multitudes.py::"
 RESOURCES = A + "test_faults_of_resources.py::"
 
@@ -52,68 +52,68 @@ FAULTS = {
     1: Fault(
         "holder SIGKILL before, within and after its pieces",
         (
-            HOLDERS + "test_a_killed_holder_costs_one_more_call_and_nobody_takes_a_stump",
-            A + "test_sharing.py::test_a_holder_killed_in_mid_call_costs_one_more_upstream_call",
-            A + "test_streams_shared.py::test_a_holder_that_is_killed_leaves_no_stump",
+            HOLDERS + "test_killed_holder_costs_one_more_call_and_delivers_no_partial_answer",
+            A + "test_sharing.py::test_holder_killed_in_mid_call_costs_one_more_upstream_call",
+            A + "test_streams_shared.py::test_killed_holder_of_a_stream_leaves_no_partial_answer",
         ),
     ),
     2: Fault(
         "holder SIGSTOP beyond its lease, SIGCONT, commit",
         (
-            HOLDERS + "test_a_holder_frozen_beyond_its_lease_commits_in_vain",
-            A + "test_sharing.py::test_a_holder_frozen_beyond_its_lease_is_succeeded_and_its_answer_refused",
+            HOLDERS + "test_holder_frozen_beyond_its_lease_is_refused",
+            A + "test_sharing.py::test_holder_frozen_beyond_its_lease_is_replaced_and_refused",
         ),
     ),
     3: Fault(
         "holder cancelled",
         (
-            HOLDERS + "test_an_interrupted_holder_hands_the_call_on",
-            WAITERS + "test_a_holder_cancelled_at_each_await_leaves_nobody_without",
+            HOLDERS + "test_interrupted_holder_is_replaced",
+            WAITERS + "test_holder_cancelled_at_each_await_leaves_the_waiter_an_answer",
         ),
     ),
     4: Fault(
         "waiter cancelled at each await",
         (),
         {
-            "sync plain": (WAITERS + "test_a_blocking_waiter_interrupted_at_each_step_touches_nobody",),
-            "sync stream": (WAITERS + "test_a_blocking_waiter_interrupted_at_each_step_touches_nobody",),
+            "sync plain": (WAITERS + "test_blocking_waiter_interrupted_at_each_step_affects_no_other_caller",),
+            "sync stream": (WAITERS + "test_blocking_waiter_interrupted_at_each_step_affects_no_other_caller",),
             "async plain": (
-                WAITERS + "test_a_waiter_cancelled_at_each_await_touches_nobody",
+                WAITERS + "test_waiter_cancelled_at_each_await_affects_no_other_caller",
                 I + "test_async_cancellation.py::test_a_call_cancelled_while_it_waits_takes_its_begin_back",
             ),
-            "async stream": (WAITERS + "test_a_waiter_cancelled_at_each_await_touches_nobody",),
+            "async stream": (WAITERS + "test_waiter_cancelled_at_each_await_affects_no_other_caller",),
         },
     ),
     5: Fault(
         "waiter SIGKILL",
         (
-            WAITERS + "test_killed_waiters_touch_nobody",
-            A + "test_streams_shared.py::test_followers_that_are_killed_touch_nobody",
+            WAITERS + "test_killed_waiters_affect_no_other_caller",
+            A + "test_streams_shared.py::test_killed_followers_affect_no_other_reader",
         ),
     ),
     6: Fault(
         "daemon SIGKILL with 100 waiters",
         (
-            DAEMONS + "test_a_killed_daemon_fails_none_of_a_hundred_waiters",
-            A + "test_sharing.py::test_a_killed_daemon_fails_no_call_and_is_used_again_after_its_restart",
-            A + "test_streams_shared.py::test_a_daemon_that_is_killed_leaves_no_stump",
+            DAEMONS + "test_killed_daemon_fails_no_waiter",
+            A + "test_sharing.py::test_killed_daemon_fails_no_call_and_is_used_after_its_restart",
+            A + "test_streams_shared.py::test_killed_daemon_leaves_no_partial_stream",
         ),
     ),
     7: Fault(
         "daemon SIGTERM in the middle of a call",
         (
-            DAEMONS + "test_a_daemon_that_is_told_to_stop_lets_the_call_in_progress_end",
-            A + "test_serve.py::test_a_drain_lets_the_holder_complete_and_the_waiter_have_it",
-            A + "test_serve.py::test_a_drain_that_lasts_too_long_gives_waiters_their_end",
+            DAEMONS + "test_stopping_daemon_lets_the_call_in_progress_end",
+            A + "test_serve.py::test_drain_lets_the_holder_complete_for_its_waiter",
+            A + "test_serve.py::test_drain_beyond_its_time_rejects_waiters",
         ),
     ),
     8: Fault(
         "daemon restarted, old fence used",
-        (HOLDERS + "test_what_a_holder_says_to_the_next_daemon_changes_nothing",),
+        (HOLDERS + "test_completion_sent_to_a_restarted_daemon_changes_nothing",),
     ),
     9: Fault(
         "half a frame, then the end",
-        (BYTES + "test_half_of_a_begin_holds_nothing", A + "test_serve.py::test_half_a_frame_holds_nobody_up"),
+        (BYTES + "test_partial_begin_holds_nothing", A + "test_serve.py::test_partial_frame_delays_no_other_peer"),
         {
             "sync plain": (I + "test_sync_client.py::test_nonsense_falls_back",),
             "async plain": (I + "test_async_faults.py::test_nonsense_is_done_without",),
@@ -143,9 +143,9 @@ FAULTS = {
     13: Fault(
         "ids interleaved, ids used twice",
         (
-            BYTES + "test_ids_in_any_order_are_answered_each_to_its_own",
-            BYTES + "test_ids_in_any_order_in_lines",
-            A + "test_serve.py::test_an_id_used_twice_is_refused_and_the_first_still_answered",
+            BYTES + "test_calls_with_ids_in_any_order_receive_their_own_answers",
+            BYTES + "test_json_requests_with_ids_in_any_order_receive_their_own_answers",
+            A + "test_serve.py::test_id_used_twice_is_rejected_and_the_first_is_answered",
             U + "core/test_engine_streams.py::test_an_id_whose_stream_is_still_being_read_cannot_be_used_again",
         ),
         {
@@ -156,7 +156,7 @@ FAULTS = {
     14: Fault(
         "a reader that never reads",
         (
-            A + "test_serve.py::test_a_peer_that_never_reads_is_closed_and_others_keep_their_pace",
+            A + "test_serve.py::test_peer_that_never_reads_is_closed_and_delays_no_other",
             I + "test_slow_readers.py::test_a_reader_that_never_reads_is_closed_and_its_memory_freed",
             I + "test_slow_readers.py::test_a_slow_follower_does_not_slow_the_holder",
         ),
@@ -164,15 +164,15 @@ FAULTS = {
     15: Fault(
         "no descriptors left in accept",
         (
-            RESOURCES + "test_without_descriptors_left_peers_are_served_and_others_go_on_alone",
+            RESOURCES + "test_daemon_without_descriptors_serves_its_peers_and_recovers",
             I + "test_socket_monitor.py::test_exhausted_descriptors_are_logged_at_begin_and_end",
-            A + "test_serve.py::test_fewer_descriptors_than_peers_are_warned_about_and_survived",
+            A + "test_serve.py::test_daemon_with_fewer_descriptors_than_peers_warns_and_serves",
         ),
     ),
     16: Fault(
         "10,000 connections",
         (
-            RESOURCES + "test_ten_thousand_connections_are_admitted_up_to_the_limit_and_cost_nothing_afterwards",
+            RESOURCES + "test_ten_thousand_connections_are_admitted_up_to_the_limit_and_leave_nothing",
             U + "server/test_connection.py::test_a_peer_above_the_limit_is_closed",
         ),
     ),
@@ -181,11 +181,11 @@ FAULTS = {
         (),
         {
             "sync plain": (
-                HOLDERS + "test_a_fork_during_a_call_takes_nothing_from_either",
+                HOLDERS + "test_fork_during_a_call_disturbs_neither_process",
                 I + "test_sync_client.py::test_a_fork_while_others_wait_and_hold",
                 I + "test_sync_client.py::test_a_real_daemon_shares_between_threads_and_forks",
             ),
-            "sync stream": (HOLDERS + "test_a_fork_during_a_call_takes_nothing_from_either",),
+            "sync stream": (HOLDERS + "test_fork_during_a_call_disturbs_neither_process",),
             "async plain": (
                 I + "test_async_faults.py::test_a_forked_child_is_refused_and_does_not_keep_the_connection",
             ),
@@ -194,14 +194,14 @@ FAULTS = {
             ),
         },
     ),
-    18: Fault("wall clock set by a day", (DAEMONS + "test_a_wall_clock_that_jumps_moves_no_deadline",)),
+    18: Fault("wall clock set by a day", (DAEMONS + "test_jump_of_the_wall_clock_moves_no_deadline",)),
     19: Fault(
         "ENOSPC, EIO, EROFS under the spool and the store",
         (
             I + "test_push.py::test_a_failing_disk_loses_no_block",
             U + "observe/push/test_spool.py::test_a_failed_write_leaves_the_earlier_blocks",
-            A + "test_disk.py::test_a_full_disk_fails_no_call",
-            A + "test_disk.py::test_a_disk_that_becomes_read_only_fails_no_call",
+            A + "test_disk.py::test_full_disk_fails_no_call",
+            A + "test_disk.py::test_read_only_disk_fails_no_call",
         ),
     ),
     20: Fault(
@@ -224,16 +224,18 @@ FAULTS = {
             A + "test_redis_outages.py::test_connections_that_are_cut_again_and_again_fail_no_call",
             A + "test_redis_addresses.py::test_a_failover_of_sentinels_fails_no_call",
             A + "test_redis_addresses.py::test_slots_that_move_fail_no_call",
-            A + "test_many_hosts.py::test_a_server_that_hangs_during_a_flight_keeps_nobody",
+            A + "test_many_hosts.py::test_server_that_hangs_during_a_flight_delays_no_host",
             I + "test_redis_connection.py::test_a_lost_connection_fails_its_commands",
             I + "test_redis_connection.py::test_an_unknown_script_is_sent_as_text",
         ),
     ),
-    22: Fault("a message of Redis lost", (A + "test_many_hosts.py::test_news_that_were_missed_are_made_up_for",)),
+    22: Fault(
+        "a message of Redis lost", (A + "test_many_hosts.py::test_missed_invalidation_makes_the_host_ask_again",)
+    ),
     23: Fault(
         "target of pushes: 400, 429, 500, time-out, half-close, outage",
         (
-            RESOURCES + "test_a_target_that_hangs_up_gets_each_sample_once_it_answers",
+            RESOURCES + "test_push_target_that_hangs_up_receives_every_sample_later",
             I + "test_push.py::test_postponed_blocks_arrive_later",
             I + "test_push.py::test_a_refused_block_is_dropped_alone",
             I + "test_push.py::test_close_does_not_wait_for_a_hanging_target",
@@ -244,7 +246,7 @@ FAULTS = {
     24: Fault(
         "memory full of what is in flight",
         (
-            RESOURCES + "test_memory_that_is_full_of_streams_in_flight_keeps_no_call_from_being_made",
+            RESOURCES + "test_memory_full_of_streams_prevents_no_call",
             U + "core/test_engine_streams.py::test_a_stream_that_outgrows_its_room_goes_on_unshared",
             U + "core/cache/test_memory.py::test_put_of_too_large_a_value_is_refused_and_removes_the_older_one",
         ),
@@ -252,14 +254,14 @@ FAULTS = {
     25: Fault(
         "keys of 64 KiB, of nothing, of no UTF-8",
         (
-            BYTES + "test_keys_that_cannot_be_are_their_callers_mistake",
-            BYTES + "test_keys_that_cannot_be_are_refused_and_the_connection_stays",
+            BYTES + "test_invalid_keys_raise_in_the_client_before_anything_is_sent",
+            BYTES + "test_invalid_keys_on_the_wire_are_rejected_and_the_connection_stays",
         ),
     ),
     26: Fault(
         "a uid that is not allowed",
         (
-            DAEMONS + "test_a_uid_that_may_not_connect_makes_its_own_calls",
+            DAEMONS + "test_uid_without_access_makes_its_own_calls",
             A + "test_user_namespaces.py::test_a_uid_without_a_number_is_not_admitted_and_is_told_why_as_the_log_is",
             U + "core/test_engine_entries.py::test_another_uids_namespace_is_denied_by_every_op",
         ),
@@ -267,7 +269,7 @@ FAULTS = {
     27: Fault(
         "the socket's file deleted",
         (
-            DAEMONS + "test_a_socket_whose_file_is_deleted_is_there_again_and_who_was_connected_stays",
+            DAEMONS + "test_deleted_socket_file_is_recreated_and_connections_stay",
             I + "test_socket_monitor.py::test_a_removed_socket_file_is_recreated",
             I + "test_socket_monitor.py::test_the_socket_of_another_daemon_is_left_alone",
         ),
@@ -275,7 +277,7 @@ FAULTS = {
     28: Fault(
         "two daemons at one path",
         (
-            A + "test_serve.py::test_a_second_daemon_on_one_path_says_why_and_leaves_the_first_alone",
+            A + "test_serve.py::test_second_daemon_on_one_path_explains_and_exits",
             A + "test_backends.py::test_second_daemon_of_a_state_directory_runs_without",
             I + "test_daemon_socket.py::test_two_listeners_exclude_each_other_by_the_lock",
         ),
@@ -283,34 +285,34 @@ FAULTS = {
     29: Fault(
         "delete racing with the commit",
         (
-            HOLDERS + "test_a_delete_that_races_with_the_commit_keeps_the_answer_from_the_cache",
-            A + "test_many_hosts.py::test_a_delete_voids_what_another_host_computes",
+            HOLDERS + "test_delete_that_races_with_the_completion_prevents_storing",
+            A + "test_many_hosts.py::test_delete_voids_the_flight_of_another_host",
         ),
     ),
     30: Fault(
         "a breaker's probe dies",
         (
-            HOLDERS + "test_a_probe_that_dies_lets_the_next_one_probe",
+            HOLDERS + "test_probe_whose_holder_dies_is_replaced",
             A + "test_backends.py::test_next_probe_goes_out_as_soon_as_the_holder_of_the_last_is_dead",
         ),
     ),
     31: Fault(
         "100,000 waiters give up",
-        (MULTITUDES + "test_a_hundred_thousand_waiters_that_give_up_leave_nothing_in_the_daemon",),
+        (MULTITUDES + "test_hundred_thousand_timed_out_waiters_leave_no_memory_in_the_daemon",),
         {
             "async plain": (
-                MULTITUDES + "test_waiters_that_are_cancelled_leave_nothing_in_the_client",
+                MULTITUDES + "test_cancelled_waiters_leave_no_memory_in_the_client",
                 I + "test_async_cancellation.py::test_cancelled_waits_leave_nothing_behind",
             ),
-            "async stream": (MULTITUDES + "test_waiters_that_are_cancelled_leave_nothing_in_the_client",),
+            "async stream": (MULTITUDES + "test_cancelled_waiters_leave_no_memory_in_the_client",),
         },
     ),
     32: Fault(
         "event loop stalls, watchdog",
         (
-            DAEMONS + "test_a_loop_that_stalls_is_ended_by_the_watchdog_and_fails_no_call",
+            DAEMONS + "test_stalled_loop_is_ended_by_the_watchdog_and_fails_no_call",
             A + "test_booted_systemd.py::test_a_loop_that_is_blocked_is_restarted_by_the_watchdog",
-            A + "test_sharing.py::test_callers_that_wait_when_the_daemon_freezes_end_within_a_second",
+            A + "test_sharing.py::test_waiters_of_a_freezing_daemon_end_within_a_second",
         ),
     ),
 }

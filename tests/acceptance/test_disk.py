@@ -61,20 +61,20 @@ def kill_again_and_again(daemon: Start, state: Path, times: int) -> None:
                 assert found is None or found.startswith(answer)
 
 
-def test_what_is_older_than_the_window_survives_a_kill(daemon: Start, state: Path) -> None:
-    """Twice over."""
+def test_entry_older_than_the_write_window_survives_a_kill(daemon: Start, state: Path) -> None:
+    """An entry older than the write window survives two kills."""
     kill_again_and_again(daemon, state, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_hundred_kills_leave_a_whole_file(daemon: Start, state: Path) -> None:
-    """The same, two hundred times, on the same file."""
+def test_store_after_two_hundred_kills_is_whole(daemon: Start, state: Path) -> None:
+    """The file of a daemon that was killed two hundred times is whole."""
     kill_again_and_again(daemon, state, 200)
 
 
-def test_a_stopped_daemon_has_written_everything(daemon: Start, state: Path) -> None:
-    """However young it is; and a hundred callers who ask for it afterwards cost one look."""
+def test_stopped_daemon_has_written_all_entries(daemon: Start, state: Path) -> None:
+    """A stopping daemon writes every entry; afterwards a hundred callers cost one read of the store."""
     one = daemon(STATE_DIRECTORY=str(state), SIDECARD_STORE_WRITE_WINDOW_SECONDS="60")
     for number in range(300):
         assert ask(one.socket, {"op": "put", "key": str(number), "value": number})["stored"] is True
@@ -87,8 +87,8 @@ def test_a_stopped_daemon_has_written_everything(daemon: Start, state: Path) -> 
     assert (stat(one, "store_reads"), stat(one, "store_hits"), stat(one, "hits")) == (300, 300, 300)
 
 
-def test_without_a_state_directory_nothing_is_kept(daemon: Start, state: Path) -> None:
-    """Or with ``--no-state``, or where the store is said to be none."""
+def test_daemon_without_a_store_keeps_nothing(daemon: Start, state: Path) -> None:
+    """A daemon without a state directory, with `--no-state` or with an empty store setting keeps nothing."""
     for flags, environ in ((("--no-state",), {}), ((), {"SIDECARD_STORE_URL": "none"})):
         one = daemon(*flags, STATE_DIRECTORY=str(state), **environ)
         assert stat(one, "store") == "none"
@@ -106,8 +106,8 @@ def calls(one: Daemon, first: int, count: int) -> None:
             assert outcome.source == "upstream"
 
 
-def test_a_full_disk_fails_no_call(daemon: Start, small_disk: Path) -> None:
-    """It is told; what was written is served; when there is room, what waited is written."""
+def test_full_disk_fails_no_call(daemon: Start, small_disk: Path) -> None:
+    """With a full disk, the daemon reports it, serves what it has, and writes the pending entries once there is room."""
     ballast = small_disk / "ballast"
     one = daemon(
         "--no-state", SIDECARD_STORE_URL=f"sqlite:{small_disk}/store.db", SIDECARD_STORE_WRITE_WINDOW_SECONDS="0.1"
@@ -130,8 +130,8 @@ def test_a_full_disk_fails_no_call(daemon: Start, small_disk: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_disk_that_becomes_read_only_fails_no_call(daemon: Start, small_disk: Path) -> None:
-    """As one that is full."""
+def test_read_only_disk_fails_no_call(daemon: Start, small_disk: Path) -> None:
+    """With a read-only disk, the daemon reports it, serves what it has, and writes the pending entries later."""
     one = daemon(
         "--no-state", SIDECARD_STORE_URL=f"sqlite:{small_disk}/store.db", SIDECARD_STORE_WRITE_WINDOW_SECONDS="0.1"
     )

@@ -45,10 +45,10 @@ def call(caller: Caller, shape: str, key: str) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_keys_that_cannot_be_are_their_callers_mistake(
+def test_invalid_keys_raise_in_the_client_before_anything_is_sent(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """Told at once, before anything is sent, and the same client goes on; the longest key that may be works."""
+    """A client rejects an invalid key before it sends anything, and stays usable; the longest valid key works."""
     scene = scenes()
     with connecting(kind, scene.daemon.socket) as make:
         caller = make(daemon_timeout=10)
@@ -77,10 +77,10 @@ def lined(key: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("write", [packed, lined], ids=["msgpack", "JSON lines"])
-def test_keys_that_cannot_be_are_refused_and_the_connection_stays(
+def test_invalid_keys_on_the_wire_are_rejected_and_the_connection_stays(
     write: Callable[[bytes], bytes], scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """With an error that says what is wrong; what follows is served."""
+    """The daemon answers an invalid key with an error that names the cause, and serves the next request."""
     scene = scenes()
     with unnoticed(scene.daemon.socket), socket.socket(socket.AF_UNIX) as stranger:
         stranger.settimeout(20)
@@ -98,10 +98,10 @@ def test_keys_that_cannot_be_are_refused_and_the_connection_stays(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_ids_in_any_order_are_answered_each_to_its_own(
+def test_calls_with_ids_in_any_order_receive_their_own_answers(
     shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """A hundred calls wait on one connection, under ids of all sizes, and end in another order."""
+    """A hundred calls wait on one connection under ids of all sizes, end in another order, and receive their own answers."""
     scene = scenes(*PATIENT)
     chance = random.Random(25)
     ids = chance.sample([0, 1, -1, 2**63 - 1, -(2**63), *range(1000, 1200)], 100)
@@ -136,8 +136,10 @@ def test_ids_in_any_order_are_answered_each_to_its_own(
     scene.calm()
 
 
-def test_ids_in_any_order_in_lines(scenes: Callable[..., Scene], injected: Injected) -> None:
-    """As with frames; each of three ops at once has its own answer."""
+def test_json_requests_with_ids_in_any_order_receive_their_own_answers(
+    scenes: Callable[..., Scene], injected: Injected
+) -> None:
+    """Three kinds of requests in JSON lines at once receive their own answers."""
     scene = scenes()
     requests = [{"op": "ping", "id": 2**63 - 1}, {"op": "get", "key": "k", "id": -5}, {"op": "stats", "id": 0}]
     with socket.socket(socket.AF_UNIX) as line:
@@ -156,8 +158,8 @@ def test_ids_in_any_order_in_lines(scenes: Callable[..., Scene], injected: Injec
 
 
 @pytest.mark.parametrize("encoding", ["msgpack", "JSON lines"])
-def test_half_of_a_begin_holds_nothing(encoding: str, daemon: Start, injected: Injected) -> None:
-    """Whatever its length: no flight, no waiter, and the caller of the same key leads at once."""
+def test_partial_begin_holds_nothing(encoding: str, daemon: Start, injected: Injected) -> None:
+    """A begin that arrives in part opens no flight and no wait: a caller of the same key leads at once."""
     running = daemon()
     whole = packed(b"key") if encoding == "msgpack" else lined(b"key")[:-1]
     for length in range(1, len(whole)):

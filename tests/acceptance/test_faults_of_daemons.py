@@ -28,10 +28,8 @@ LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 
 
 @clients_and_shapes()
-def test_a_killed_daemon_fails_none_of_a_hundred_waiters(
-    kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
-) -> None:
-    """The holder goes on, all others fall back; calls of one process are shared there, streams are each caller's own."""
+def test_killed_daemon_fails_no_waiter(kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected) -> None:
+    """When the daemon is killed, the holder goes on and all waiters fall back: calls of one process are shared there."""
     scene = scenes()
     holders = scene.apps(kind, shape)
     scene.wait_for("start")
@@ -56,10 +54,10 @@ def test_a_killed_daemon_fails_none_of_a_hundred_waiters(
 
 
 @clients_and_shapes()
-def test_a_daemon_that_is_told_to_stop_lets_the_call_in_progress_end(
+def test_stopping_daemon_lets_the_call_in_progress_end(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """In the middle of a stream too: who reads along has the whole, who comes meanwhile makes its own call."""
+    """A stopping daemon lets calls and streams in progress end; new callers make their own calls."""
     scene = scenes()
     apps = scene.apps(kind, shape, processes=3)
     scene.waits(2)
@@ -86,10 +84,10 @@ def test_a_daemon_that_is_told_to_stop_lets_the_call_in_progress_end(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 @clients_and_shapes()
-def test_a_uid_that_may_not_connect_makes_its_own_calls(
+def test_uid_without_access_makes_its_own_calls(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected, socket_directory: Path
 ) -> None:
-    """The socket's mode keeps it out; once it may, it shares, under its own uid and with nobody else's entries."""
+    """A uid that the socket's mode excludes makes its own calls; with access it shares, under its own uid."""
     socket_directory.chmod(0o755)
     with tempfile.TemporaryDirectory(prefix="sc-", dir="/tmp") as open_to_all:
         Path(open_to_all).chmod(0o777)
@@ -109,10 +107,10 @@ def test_a_uid_that_may_not_connect_makes_its_own_calls(
 
 
 @clients_and_shapes()
-def test_a_socket_whose_file_is_deleted_is_there_again_and_who_was_connected_stays(
+def test_deleted_socket_file_is_recreated_and_connections_stay(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """Who comes in between makes its own call."""
+    """The daemon recreates a deleted socket file and keeps its connections; callers in between make their own calls."""
     scene = scenes()
     apps = scene.apps(kind, shape, processes=2)
     scene.waits(1)
@@ -185,10 +183,10 @@ def supervisor(socket_directory: Path) -> Iterator[Supervisor]:
 
 
 @clients_and_shapes()
-def test_a_loop_that_stalls_is_ended_by_the_watchdog_and_fails_no_call(
+def test_stalled_loop_is_ended_by_the_watchdog_and_fails_no_call(
     kind: str, shape: str, scenes: Callable[..., Scene], supervisor: Supervisor, injected: Injected
 ) -> None:
-    """Callers go on without it until it is back; the holder's answer reaches who waits in its own process."""
+    """The watchdog ends a daemon whose loop stalls; callers fall back until it is restarted, and no call fails."""
     scene = scenes(NOTIFY_SOCKET=supervisor.path, WATCHDOG_USEC=str(int(supervisor.WATCHDOG_SECONDS * 1e6)))
     supervisor.serving = scene.daemon
     poll(lambda: supervisor.heard >= 2, "it never said that it lives")
@@ -220,10 +218,10 @@ def told_time(daemon: Daemon) -> float:
 
 @pytest.mark.skipif(not LIBRARIES, reason="needs Debian's faketime")
 @clients_and_shapes()
-def test_a_wall_clock_that_jumps_moves_no_deadline(
+def test_jump_of_the_wall_clock_moves_no_deadline(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected, tmp_path: Path
 ) -> None:
-    """By a day to either side: leases hold, waiters wait, entries live as long as they were to."""
+    """A wall clock that jumps by a day moves no lease, no wait and no lifetime."""
     said = tmp_path / "time"
     said.write_text("+0")
     scene = scenes(

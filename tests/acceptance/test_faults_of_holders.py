@@ -42,10 +42,10 @@ def brought(scene: Scene, pieces: int) -> int:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @clients_and_shapes()
-def test_a_killed_holder_costs_one_more_call_and_nobody_takes_a_stump(
+def test_killed_holder_costs_one_more_call_and_delivers_no_partial_answer(
     kind: str, shape: str, moment: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """Who has seen nothing has the next holder's answer; who has seen a piece is told; no part of the dead one's is kept."""
+    """A waiter without a chunk gets the next holder's answer, a waiter with one fails, and nothing partial is stored."""
     scene = scenes()
     apps = scene.apps(kind, shape, processes=3, callers=2)
     scene.waits(5)
@@ -72,10 +72,10 @@ def test_a_killed_holder_costs_one_more_call_and_nobody_takes_a_stump(
 
 
 @clients_and_shapes()
-def test_a_holder_frozen_beyond_its_lease_commits_in_vain(
+def test_holder_frozen_beyond_its_lease_is_refused(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """1. its lease runs out; 2. the next one leads and commits; 3. it goes on, and the fence refuses all it says."""
+    """1. a lease expires; 2. the next holder leads and completes; 3. the first thaws, and the fence refuses all its messages."""
     scene = scenes(SIDECARD_FLIGHTS_LEASE_SECONDS="1", SIDECARD_FLIGHTS_RENEW_SECONDS="0.3")
     apps = scene.apps(kind, shape, processes=2)
     scene.waits(1)
@@ -101,10 +101,10 @@ def test_a_holder_frozen_beyond_its_lease_commits_in_vain(
 
 
 @clients_and_shapes()
-def test_an_interrupted_holder_hands_the_call_on(
+def test_interrupted_holder_is_replaced(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """By SIGINT, which is ``KeyboardInterrupt`` to the one client and cancellation to the other."""
+    """Another caller takes over from a holder that SIGINT interrupts: `KeyboardInterrupt` in one client, cancellation in the other."""
     scene = scenes()
     holders = scene.apps(kind, shape)
     holder = scene.wait_for("start")
@@ -125,10 +125,10 @@ def test_an_interrupted_holder_hands_the_call_on(
 
 
 @clients_and_shapes()
-def test_what_a_holder_says_to_the_next_daemon_changes_nothing(
+def test_completion_sent_to_a_restarted_daemon_changes_nothing(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """1. a lease; 2. the daemon is killed and started; 3. another leads; 4. the first commits with the old fence."""
+    """1. a lease; 2. the daemon is killed and restarted; 3. another caller leads; 4. the first completes with the old fence."""
     scene = scenes()
     early = scene.apps(kind, shape)
     holder = scene.wait_for("start")
@@ -153,10 +153,10 @@ def test_what_a_holder_says_to_the_next_daemon_changes_nothing(
 
 
 @clients_and_shapes()
-def test_a_delete_that_races_with_the_commit_keeps_the_answer_from_the_cache(
+def test_delete_that_races_with_the_completion_prevents_storing(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """Who waits has it; the next one makes the call anew."""
+    """A deleted key's answer in flight reaches its waiters and is not stored: the next caller makes the call."""
     scene = scenes()
     apps = scene.apps(kind, shape, processes=2)
     scene.waits(1)
@@ -179,10 +179,10 @@ def test_a_delete_that_races_with_the_commit_keeps_the_answer_from_the_cache(
 
 
 @clients_and_shapes()
-def test_a_probe_that_dies_lets_the_next_one_probe(
+def test_probe_whose_holder_dies_is_replaced(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """The breaker neither sticks half open nor lets everybody through."""
+    """After a probe's holder dies, the next caller probes: the breaker neither sticks half-open nor admits all callers."""
     scene = scenes()
     for action in ("open", "auto"):
         ask(scene.daemon.socket, {"op": "breaker", "backend": "default", "action": action})
@@ -203,10 +203,10 @@ def test_a_probe_that_dies_lets_the_next_one_probe(
 
 
 @pytest.mark.parametrize("shape", ["plain", "stream"])
-def test_a_fork_during_a_call_takes_nothing_from_either(
+def test_fork_during_a_call_disturbs_neither_process(
     shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """As a preforking server does: the parent goes on with its call, the child waits for it on a connection of its own."""
+    """After a fork during a call, the parent goes on with it, and the child waits for it on its own connection."""
     scene = scenes()
     apps = scene.apps("sync", shape, forks=True)
     scene.waits(1)

@@ -37,10 +37,10 @@ def give_up(line: Wire, rounds: int, *, stream: bool) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_hundred_thousand_waiters_that_give_up_leave_nothing_in_the_daemon(
+def test_hundred_thousand_timed_out_waiters_leave_no_memory_in_the_daemon(
     shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """It has as much memory after the last as after the first few thousand; the flight they waited for goes on."""
+    """The daemon has as much memory after the last waiter as after a few thousand, and their flight goes on."""
     scene = scenes(*PATIENT)
     with Wire(scene.daemon.socket) as holder, Wire(scene.daemon.socket) as line:
         lease = holder.ask(wire.Begin("key", id=1, stream=shape == "stream"))
@@ -63,10 +63,8 @@ def test_a_hundred_thousand_waiters_that_give_up_leave_nothing_in_the_daemon(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_waiters_that_are_cancelled_leave_nothing_in_the_client(
-    shape: str, daemon: Start, injected: Injected
-) -> None:
-    """Five thousand, by tracemalloc, after as many."""
+async def test_cancelled_waiters_leave_no_memory_in_the_client(shape: str, daemon: Start, injected: Injected) -> None:
+    """Five thousand canceled waits leave nothing in the client, as tracemalloc counts it."""
     path = daemon().socket
     upstream = Upstream()
 

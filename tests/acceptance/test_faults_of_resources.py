@@ -36,10 +36,10 @@ CONNECTIONS = 10_000
 
 @pytest.mark.slow
 @clients_and_shapes()
-def test_without_descriptors_left_peers_are_served_and_others_go_on_alone(
+def test_daemon_without_descriptors_serves_its_peers_and_recovers(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """``accept`` fails with EMFILE: nothing spins, it is said once, and all is well when there are some again."""
+    """When `accept` fails with EMFILE, the daemon serves its peers without spinning, logs it once, and recovers."""
     scene = scenes()
     daemon = scene.daemon
     apps = scene.apps(kind, shape, processes=2)
@@ -86,10 +86,10 @@ def highest_descriptor(pid: int) -> int:
 
 @pytest.mark.slow
 @clients_and_shapes()
-def test_ten_thousand_connections_are_admitted_up_to_the_limit_and_cost_nothing_afterwards(
+def test_ten_thousand_connections_are_admitted_up_to_the_limit_and_leave_nothing(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """Those beyond are closed, which their clients take for no daemon; memory and descriptors come back."""
+    """The daemon closes connections beyond its limit; their memory and descriptors are free again afterwards."""
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < CONNECTIONS + 500:
         pytest.skip(f"this host allows fewer than {CONNECTIONS} descriptors")
 
@@ -138,10 +138,10 @@ def is_admitted(path: str) -> bool:
 
 
 @clients_and_shapes()
-def test_memory_that_is_full_of_streams_in_flight_keeps_no_call_from_being_made(
+def test_memory_full_of_streams_prevents_no_call(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """What is in flight cannot be evicted; what does not fit is not shared, nothing is cut short, and the limit holds."""
+    """Streams that do not fit beside those in flight are made unshared; none is cut, and the limit holds."""
     scene = scenes("--set=cache.max_bytes=1000000", *PATIENT)
     piece = msgspec.Raw(msgspec.msgpack.encode(b"p" * 100_000))
     with contextlib.ExitStack() as stack:
@@ -248,8 +248,8 @@ def copy(source: socket.socket, sink: socket.socket) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.slow
-async def test_a_target_that_hangs_up_gets_each_sample_once_it_answers(tmp_path: Path, injected: Injected) -> None:
-    """Half-closed before, within and after the request: what was not answered is sent again, and in the end all is there."""
+async def test_push_target_that_hangs_up_receives_every_sample_later(tmp_path: Path, injected: Injected) -> None:
+    """Samples that a push target did not acknowledge are sent again until it does."""
     target = ChosenTarget(lambda _: FINE)
     proxy = HalfCloser(target.port, faults=3)
     pusher = Pusher(proxy.url + IMPORT, tmp_path / "spool")

@@ -32,8 +32,10 @@ IDLE = "<AsyncConnection 0 unanswered, 0 pending, 0 held>"
 
 
 @clients_and_shapes()
-def test_killed_waiters_touch_nobody(kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected) -> None:
-    """Neither the holder nor who waits beside them: one call, and all who live have it."""
+def test_killed_waiters_affect_no_other_caller(
+    kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
+) -> None:
+    """After waiters are killed, holder and other waiters share one call."""
     scene = scenes()
     holders = scene.apps(kind, shape)
     scene.wait_for("start")
@@ -175,8 +177,10 @@ async def waits(client: AsyncClient, victim: Victim | None = None, number: int =
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_a_waiter_cancelled_at_each_await_touches_nobody(shape: str, daemon: Start, injected: Injected) -> None:
-    """The holder has its answer, the connection goes on, and the daemon has forgotten the waiter."""
+async def test_waiter_cancelled_at_each_await_affects_no_other_caller(
+    shape: str, daemon: Start, injected: Injected
+) -> None:
+    """When a waiter is canceled at any await, the holder gets its answer, the connection goes on, and no wait is left."""
     path = daemon().socket
     number = 0
     victim: Victim | None = None
@@ -214,10 +218,10 @@ async def test_a_waiter_cancelled_at_each_await_touches_nobody(shape: str, daemo
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_a_holder_cancelled_at_each_await_leaves_nobody_without(
+async def test_holder_cancelled_at_each_await_leaves_the_waiter_an_answer(
     shape: str, daemon: Start, injected: Injected
 ) -> None:
-    """Who waits has the whole answer: the call's if it goes on for its waiter, else its own."""
+    """When a holder is canceled at any await, its waiter gets a whole answer: the call's, or that of its own call."""
     path = daemon().socket
     number = 0
     victim: Victim | None = None
@@ -315,10 +319,10 @@ def interrupted(number: int, call: Callable[[], list[str]]) -> "Future[list[str]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_blocking_waiter_interrupted_at_each_step_touches_nobody(
+def test_blocking_waiter_interrupted_at_each_step_affects_no_other_caller(
     shape: str, daemon: Start, injected: Injected
 ) -> None:
-    """As by Ctrl-C: the holder and the next one have the answer, and the same client goes on."""
+    """When Ctrl-C interrupts a blocking waiter at any step, other callers get the answer, and its client stays usable."""
     path = daemon().socket
     number, value = 0, None
     with Client(path, daemon_timeout=10) as holder, Client(path, daemon_timeout=10) as victim:

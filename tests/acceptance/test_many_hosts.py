@@ -49,7 +49,7 @@ def holder(daemons: list[Daemon]) -> int:
 
 
 def test_four_hosts_make_one_call(daemon: Start, server: RedisServer, ledger: Path) -> None:
-    """Two hundred callers ask for one key at once: one of them calls, and all get its answer."""
+    """Two hundred callers on four hosts share one call."""
     daemons = hosts(daemon, HOSTS, server.url)
     callers = crowd(daemons, ledger, work_seconds=0.5)
     for one in callers:
@@ -63,8 +63,8 @@ def test_four_hosts_make_one_call(daemon: Start, server: RedisServer, ledger: Pa
     assert [stat(one, "claims") for one in daemons] == [0] * HOSTS
 
 
-def test_a_host_that_dies_passes_its_claim_on(daemon: Start, server: RedisServer, ledger: Path) -> None:
-    """Daemon and callers of the holder are killed: one other call, and everybody else is answered within the lease time."""
+def test_claim_of_a_dead_host_passes_on(daemon: Start, server: RedisServer, ledger: Path) -> None:
+    """When a holder's daemon and callers are killed, one other call answers all others within the lease time."""
     lease_seconds = 1.0
     daemons = hosts(daemon, HOSTS, server.url, SIDECARD_FLIGHTS_LEASE_SECONDS=str(lease_seconds))
     callers = crowd(daemons, ledger, work_seconds=0.3)
@@ -90,10 +90,8 @@ def test_a_host_that_dies_passes_its_claim_on(daemon: Start, server: RedisServer
 
 
 @pytest.mark.slow
-def test_a_daemon_that_dies_leaves_its_callers_with_their_own_call(
-    daemon: Start, server: RedisServer, ledger: Path
-) -> None:
-    """Only the daemon is killed: its callers share the call that one of them makes, the others make one more."""
+def test_callers_of_a_dead_daemon_share_their_own_call(daemon: Start, server: RedisServer, ledger: Path) -> None:
+    """When only the daemon is killed, its callers share their own call, and the other hosts make one more."""
     daemons = hosts(daemon, HOSTS, server.url, SIDECARD_FLIGHTS_LEASE_SECONDS="1")
     callers = crowd(daemons, ledger, work_seconds=1.0)
     for one in callers:
@@ -107,8 +105,8 @@ def test_a_daemon_that_dies_leaves_its_callers_with_their_own_call(
 
 
 @pytest.mark.slow
-def test_a_server_that_hangs_during_a_flight_keeps_nobody(daemon: Start, server: RedisServer, ledger: Path) -> None:
-    """Each host then makes its own call; afterwards the store is up again by itself."""
+def test_server_that_hangs_during_a_flight_delays_no_host(daemon: Start, server: RedisServer, ledger: Path) -> None:
+    """Each host makes its own call when the server hangs, and uses it again by itself afterwards."""
     daemons = hosts(daemon, HOSTS, server.url)
     callers = crowd(daemons, ledger, work_seconds=1.0, wait_seconds=8.0)
     for one in callers:
@@ -125,8 +123,8 @@ def test_a_server_that_hangs_during_a_flight_keeps_nobody(daemon: Start, server:
         poll(lambda host=host: stat(host, "store") == "up", "the store does not come back")  # type: ignore[misc]  # bound now
 
 
-def test_a_released_claim_is_taken_up_at_once(daemon: Start, server: RedisServer) -> None:
-    """A failed call of one host is the next host's turn, long before the claim would have expired."""
+def test_released_claim_is_taken_at_once(daemon: Start, server: RedisServer) -> None:
+    """After a failed call, the next host takes the claim long before it would have expired."""
     one, other = hosts(daemon, 2, server.url)
     lease = ask(one.socket, {"op": "begin", "key": "k"})  # the connection ends, and with it the lease
     assert lease["type"] == "lease"
@@ -138,8 +136,8 @@ def test_a_released_claim_is_taken_up_at_once(daemon: Start, server: RedisServer
 @pytest.mark.parametrize(
     "change", ["put", "delete", "purge by tag", "purge by namespace", "purge by task", "purge by tag and task"]
 )
-def test_what_one_host_changes_no_host_serves(daemon: Start, server: RedisServer, change: str) -> None:
-    """Within the time that the news takes."""
+def test_changed_entry_is_served_by_no_host(daemon: Start, server: RedisServer, change: str) -> None:
+    """A change on one host is visible on all hosts within the time of an invalidation."""
     one, other = hosts(daemon, 2, server.url)
     ask(one.socket, {"op": "put", "key": "k", "value": "old", "tags": ["t"]})
     poll(lambda: ask(other.socket, {"op": "get", "key": "k"}).get("value") == "old", "the entry does not arrive")
@@ -156,8 +154,8 @@ def test_what_one_host_changes_no_host_serves(daemon: Start, server: RedisServer
     poll(lambda: ask(other.socket, {"op": "get", "key": "k"}).get("value") == expected, "the old entry is served", 2.0)
 
 
-def test_news_that_were_missed_are_made_up_for(daemon: Start, server: RedisServer) -> None:
-    """The subscriber's connection is cut and the entry changed at once: what was in memory is asked for again."""
+def test_missed_invalidation_makes_the_host_ask_again(daemon: Start, server: RedisServer) -> None:
+    """After its subscription was cut, a host asks the server before it serves what it has in memory."""
     one, other = hosts(daemon, 2, server.url)
     ask(one.socket, {"op": "put", "key": "k", "value": "old"})
     poll(lambda: ask(other.socket, {"op": "get", "key": "k"}).get("value") == "old", "the entry does not arrive")
@@ -170,8 +168,8 @@ def test_news_that_were_missed_are_made_up_for(daemon: Start, server: RedisServe
         assert ask(other.socket, {"op": "get", "key": "k"})["value"] == "new"
 
 
-def test_a_delete_voids_what_another_host_computes(daemon: Start, server: RedisServer, ledger: Path) -> None:
-    """Its callers get the answer; nobody who comes later does."""
+def test_delete_voids_the_flight_of_another_host(daemon: Start, server: RedisServer, ledger: Path) -> None:
+    """The waiters of a deleted key's flight get its answer, and no later caller does."""
     one, other = hosts(daemon, 2, server.url)
     callers = crowd([one], ledger, work_seconds=0.5)
     callers[0].go()

@@ -29,8 +29,8 @@ def ttl_seconds(path: str) -> object:
     return settings["cache.ttl_seconds"]
 
 
-def test_a_reload_changes_what_holds_and_loses_nothing(daemon: Start, socket_path: str, file: Path) -> None:
-    """A call in flight and its waiter, entries, connections and counts are there after it, under the same process."""
+def test_reload_changes_settings_and_loses_nothing(daemon: Start, socket_path: str, file: Path) -> None:
+    """A reload keeps the process, the call in flight with its waiter, entries, connections and counters."""
     file.write_text("[cache]\nttl_seconds = 100\n")
     one = daemon("--config", str(file))
     released, begun = threading.Event(), threading.Event()
@@ -68,8 +68,8 @@ def test_a_reload_changes_what_holds_and_loses_nothing(daemon: Start, socket_pat
     assert one.process.poll() is None
 
 
-def test_settings_that_cannot_be_are_refused_and_told(daemon: Start, socket_path: str, file: Path) -> None:
-    """With their place, all of them; what held goes on holding."""
+def test_invalid_settings_are_rejected_and_reported(daemon: Start, socket_path: str, file: Path) -> None:
+    """A reload reports every invalid setting with its place, and the settings in effect stay."""
     file.write_text("[cache]\nttl_seconds = 100\n")
     one = daemon("--config", str(file))
     file.write_text("[cache]\nttl_seconds = 'soon'\nmax_byte = 1\n")
@@ -89,8 +89,8 @@ def test_settings_that_cannot_be_are_refused_and_told(daemon: Start, socket_path
     assert len(one.said("settings loaded")) == 2
 
 
-def test_a_hangup_reloads_and_systemd_hears_of_it(daemon: Start, socket_directory: Path, file: Path) -> None:
-    """RELOADING with its instant, then READY: so does Type=notify-reload want it."""
+def test_sighup_reloads_and_notifies_systemd(daemon: Start, socket_directory: Path, file: Path) -> None:
+    """On SIGHUP the daemon sends RELOADING with its instant and then READY, as Type=notify-reload requires."""
     file.write_text("[log]\nlevel = 'info'\n[limits]\nmax_peers = 3\n")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(socket_directory / "notify"))
@@ -113,10 +113,8 @@ def test_a_hangup_reloads_and_systemd_hears_of_it(daemon: Start, socket_director
     assert [line["changed"] for line in one.said("settings loaded")] == [["limits.max_peers", "log.level"]]
 
 
-def test_sovereign_mode_does_not_come_on_while_a_connection_leads_out(
-    daemon: Start, socket_path: str, file: Path
-) -> None:
-    """The running store's address counts, not the one in the file, which only a restart would use."""
+def test_sovereign_mode_is_rejected_while_a_connection_leads_out(daemon: Start, socket_path: str, file: Path) -> None:
+    """The address of the running store decides, not the one in the file, which only a restart would use."""
     file.write_text("[store]\nurl = 'redis://192.0.2.1/0'\n")
     daemon("--config", str(file))
     file.write_text("[store]\nurl = 'none'\n[sovereign]\nenabled = true\n")
@@ -129,8 +127,8 @@ def test_sovereign_mode_does_not_come_on_while_a_connection_leads_out(
     assert settings["sovereign.enabled"] is False
 
 
-def test_serve_check_tells_and_does_not_serve(socket_path: str, file: Path) -> None:
-    """As ``config check`` does, for units that want to know before they stop what runs."""
+def test_serve_check_reports_and_does_not_serve(socket_path: str, file: Path) -> None:
+    """`serve --check` reports as `config check` does, so that a unit can check before it stops the running daemon."""
     file.write_text("[cache]\nttl_seconds = 1\n")
     fine = run("serve", "--check", "--config", str(file), "--socket", socket_path)
     assert (fine.returncode, fine.stdout) == (0, "The settings are valid.\n")
@@ -140,8 +138,8 @@ def test_serve_check_tells_and_does_not_serve(socket_path: str, file: Path) -> N
     assert not Path(socket_path).exists()
 
 
-def test_many_reloads_at_once_end_with_what_the_file_says(daemon: Start, socket_path: str, file: Path) -> None:
-    """Each asker is answered; the last that was read holds."""
+def test_concurrent_reloads_end_with_the_settings_of_the_file(daemon: Start, socket_path: str, file: Path) -> None:
+    """Every request for a reload is answered, and the file that was read last holds."""
     file.write_text("[cache]\nttl_seconds = 100\n")
     one = daemon("--config", str(file))
     answers: list[object] = []

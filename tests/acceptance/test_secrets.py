@@ -91,10 +91,8 @@ def told_by_commands(path: str, environ: dict[str, str]) -> bytes:
 
 @pytest.mark.timeout(240)
 @pytest.mark.slow
-def test_no_command_shows_a_secret_of_a_daemon_whose_servers_are_away(
-    daemon: Start, socket_path: str, tmp_path: Path
-) -> None:
-    """Some twenty commands, in both forms."""
+def test_commands_with_unreachable_servers_show_no_secret(daemon: Start, socket_path: str, tmp_path: Path) -> None:
+    """Some twenty commands show no secret, for people and as JSON."""
     environ = secrets_of(tmp_path)
     daemon(STATE_DIRECTORY=str(tmp_path), **environ)
     told = told_by_commands(socket_path, environ | {"STATE_DIRECTORY": str(tmp_path)})
@@ -102,10 +100,10 @@ def test_no_command_shows_a_secret_of_a_daemon_whose_servers_are_away(
     assert found(told) == set()
 
 
-def test_no_log_reply_or_file_of_a_daemon_whose_servers_are_away_has_a_secret(
+def test_logs_replies_and_files_with_unreachable_servers_have_no_secret(
     daemon: Start, socket_path: str, tmp_path: Path
 ) -> None:
-    """Nor what was asked and answered, nor why a call failed; through a reload that fails and a stop."""
+    """Logs, replies and files have no secret, no request, no answer and no cause of a failed call, through a failed reload and a stop."""
     state, settings, page = tmp_path / "state", tmp_path / "sidecard.toml", f"{socket_path}.http"
     state.mkdir()
     settings.write_text("", encoding="utf-8")
@@ -140,10 +138,10 @@ def test_no_log_reply_or_file_of_a_daemon_whose_servers_are_away_has_a_secret(
     assert found(told + b"".join(path.read_bytes() for path in files)) == set()
 
 
-def test_an_api_key_in_an_intercepted_request_goes_to_the_model_and_nowhere_else(
+def test_api_key_of_an_intercepted_request_reaches_only_the_model(
     daemon: Start, socket_path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not even into a call log that keeps prompts, where the prompt is; nor where the model refuses the key."""
+    """The key is in no call log, not even one that keeps prompts, whether the model accepts or refuses it."""
     running = daemon(
         "--set=calls.enabled=true", "--set=calls.prompts=true", "--log-level=debug", STATE_DIRECTORY=str(tmp_path)
     )

@@ -127,8 +127,8 @@ def serve(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_it_with_0_and_nothing_left_but_the_lock_file(number: signal.Signals, daemon: Start) -> None:
-    """It says that it serves and that it stopped, in that order."""
+def test_signal_stops_the_daemon_with_0_and_leaves_only_the_lock_file(number: signal.Signals, daemon: Start) -> None:
+    """The daemon logs that it serves and that it stopped, exits with 0, and leaves only its lock file."""
     running = daemon()
     running.process.send_signal(number)
 
@@ -137,8 +137,8 @@ def test_a_signal_stops_it_with_0_and_nothing_left_but_the_lock_file(number: sig
     assert [line["event"] for line in running.log()] == ["serving", "stopping", "drain started", "stopped"]
 
 
-def test_after_a_kill_the_next_one_takes_the_stale_socket_over(daemon: Start) -> None:
-    """Nobody has to clean up."""
+def test_daemon_after_a_kill_takes_over_the_stale_socket(daemon: Start) -> None:
+    """A daemon replaces the socket file of a killed one without an operator's help."""
     running = daemon()
     running.kill()
     assert Path(running.socket).is_socket()
@@ -148,8 +148,8 @@ def test_after_a_kill_the_next_one_takes_the_stale_socket_over(daemon: Start) ->
     assert running.terminate() == 0
 
 
-def test_a_second_daemon_on_one_path_says_why_and_leaves_the_first_alone(daemon: Start) -> None:
-    """Also where the first is frozen, and answers nothing."""
+def test_second_daemon_on_one_path_explains_and_exits(daemon: Start) -> None:
+    """A second daemon on a path names the cause and exits; the first goes on, even if it was frozen."""
     running = daemon()
     inode = Path(running.socket).stat().st_ino
     second = serve("serve", "--socket", running.socket)
@@ -164,8 +164,8 @@ def test_a_second_daemon_on_one_path_says_why_and_leaves_the_first_alone(daemon:
     assert ask(running.socket, {"op": "ping"})["type"] == "pong"
 
 
-def test_a_socket_that_was_passed_in_is_served_and_stays(socket_path: str, tmp_path: Path) -> None:
-    """As systemd does it; what connects before the daemon is there waits in the socket's queue."""
+def test_inherited_socket_is_served_and_stays(socket_path: str, tmp_path: Path) -> None:
+    """The daemon serves a socket that systemd passes, with the connections in its queue, and leaves its file."""
     shim = tmp_path / "shim.py"
     shim.write_text(
         "import os, sys\n"
@@ -191,8 +191,8 @@ def test_a_socket_that_was_passed_in_is_served_and_stays(socket_path: str, tmp_p
     assert not Path(f"{socket_path}.lock").exists()
 
 
-def test_systemd_is_told_of_start_life_and_end(socket_directory: Path, daemon: Start) -> None:
-    """READY when it accepts, WATCHDOG at twice the rate asked for, STOPPING at the end."""
+def test_systemd_receives_ready_watchdog_and_stopping(socket_directory: Path, daemon: Start) -> None:
+    """The daemon sends READY when it accepts, WATCHDOG at twice the requested rate, and STOPPING at the end."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(socket_directory / "notify"))
         systemd.settimeout(10)
@@ -211,8 +211,8 @@ def test_systemd_is_told_of_start_life_and_end(socket_directory: Path, daemon: S
 # -- the drain ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_drain_lets_the_holder_complete_and_the_waiter_have_it(daemon: Start) -> None:
-    """New calls are turned away meanwhile, and the daemon ends when the flight does."""
+def test_drain_lets_the_holder_complete_for_its_waiter(daemon: Start) -> None:
+    """During a drain new calls are rejected, flights in progress end, and then the daemon does."""
     running = daemon()
     with Wire(running.socket) as holder, Wire(running.socket) as waiter:
         lease = holder.ask(wire.Begin("key", id=1))
@@ -247,8 +247,8 @@ def poll_draining(line: Wire) -> wire.Rejected:
     pytest.fail("the daemon did not begin to drain")
 
 
-def test_a_drain_that_lasts_too_long_gives_waiters_their_end(daemon: Start) -> None:
-    """After `drain_seconds`, whatever the holder does."""
+def test_drain_beyond_its_time_rejects_waiters(daemon: Start) -> None:
+    """After `drain_seconds` every waiter gets its final reply, whatever the holder does."""
     running = daemon("--set", "flights.drain_seconds=0.3")
     with Wire(running.socket) as holder, Wire(running.socket) as waiter:
         assert isinstance(holder.ask(wire.Begin("key", id=1)), wire.Lease)
@@ -261,8 +261,8 @@ def test_a_drain_that_lasts_too_long_gives_waiters_their_end(daemon: Start) -> N
         assert end.reason == "draining"
 
 
-def test_a_second_signal_ends_the_drain(daemon: Start) -> None:
-    """For an operator who will not wait; waiters still get their end."""
+def test_second_signal_ends_the_drain(daemon: Start) -> None:
+    """A second signal ends the drain at once; waiters still get their final replies."""
     running = daemon("--set", "flights.drain_seconds=60")
     with Wire(running.socket) as holder, Wire(running.socket) as waiter:
         assert isinstance(holder.ask(wire.Begin("key", id=1)), wire.Lease)
@@ -290,23 +290,23 @@ def test_a_second_signal_ends_the_drain(daemon: Start) -> None:
         ([], {}, 2, "COMMAND"),
     ],
 )
-def test_what_cannot_be_is_told_on_standard_error_with_its_exit_code(
+def test_impossible_start_is_explained_on_standard_error_with_its_exit_code(
     arguments: list[str], environ: dict[str, str], code: int, said: str
 ) -> None:
-    """No traceback, and no daemon."""
+    """A start that cannot succeed prints one sentence without a traceback and exits with its code."""
     ended = serve(*arguments, **environ)
     assert (ended.returncode, ended.stdout) == (code, "")
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_the_version_is_one() -> None:
-    """Of daemon and client."""
+def test_version_of_daemon_and_client_is_the_same() -> None:
+    """Daemon and client have the same version."""
     assert serve("--version").stdout == f"sidecard {__version__}\n"
 
 
-def test_what_does_less_than_one_might_think_is_warned_about_once(daemon: Start) -> None:
-    """The daemon serves all the same."""
+def test_setting_with_less_effect_than_it_suggests_is_logged_once(daemon: Start) -> None:
+    """The daemon logs one warning for each setting with less effect than it suggests, and serves."""
     running = daemon(DATABASE_URL="postgresql://:secret@host/0")
     assert ask(running.socket, {"op": "config"})["type"] == "config"
     assert running.terminate() == 0
@@ -317,8 +317,8 @@ def test_what_does_less_than_one_might_think_is_warned_about_once(daemon: Start)
     assert "secret" not in running.output()
 
 
-def test_a_sovereign_daemon_does_not_start_with_an_address_that_may_lead_out(socket_path: str) -> None:
-    """The sentence names the setting, and no password."""
+def test_sovereign_daemon_with_an_outside_address_does_not_start(socket_path: str) -> None:
+    """The error names the setting and shows no password."""
     command = [sys.executable, "-m", "sidecard", "serve", "--socket", socket_path]
     environ = os.environ | {"REDIS_URL": "redis://:secret@cache.example/0", "SOVEREIGN_MODE": "true"}
     ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=20, check=False)
@@ -328,8 +328,8 @@ def test_a_sovereign_daemon_does_not_start_with_an_address_that_may_lead_out(soc
     assert "secret" not in ended.stderr
 
 
-def test_fewer_descriptors_than_peers_are_warned_about_and_survived(socket_path: str) -> None:
-    """Those beyond are turned away, those before are served."""
+def test_daemon_with_fewer_descriptors_than_peers_warns_and_serves(socket_path: str) -> None:
+    """The daemon warns, rejects connections beyond its descriptors, and serves the others."""
     limited = f'ulimit -n 100; exec "$0" -m sidecard serve --socket {socket_path}'
     with subprocess.Popen(["/bin/sh", "-c", limited, sys.executable], stderr=subprocess.PIPE) as process:
         try:
@@ -373,8 +373,8 @@ def peers_of(path: str) -> int | None:
 
 @pytest.mark.skipif(shutil.which("socat") is None, reason="needs socat")
 @pytest.mark.parametrize("end", ["\n", ""])
-def test_socat_gets_its_pong(end: str, daemon: Start) -> None:
-    """The README's line, with and without its line feed."""
+def test_socat_ping_receives_a_pong(end: str, daemon: Start) -> None:
+    """The README's `socat` line works with and without its line feed."""
     running = daemon()
     command = ["socat", "-", f"UNIX-CONNECT:{running.socket}"]
     ended = subprocess.run(command, input='{"op":"ping"}' + end, capture_output=True, text=True, timeout=10, check=True)
@@ -416,8 +416,8 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("what", GARBAGE)
-def test_garbage_gets_a_clear_error_and_nobody_else_notices(what: str, daemon: Start) -> None:
-    """And the daemon logs no fault of its own."""
+def test_garbage_is_answered_by_an_error_and_affects_no_other_peer(what: str, daemon: Start) -> None:
+    """The daemon answers garbage with an error, logs no fault of its own, and serves other peers."""
     running = daemon()
     with unnoticed(running.socket), socket.socket(socket.AF_UNIX) as stranger:
         stranger.settimeout(20)
@@ -441,8 +441,8 @@ def test_garbage_gets_a_clear_error_and_nobody_else_notices(what: str, daemon: S
     assert [line for line in running.log() if line["level"] == "error"] == []
 
 
-def test_half_a_frame_holds_nobody_up(daemon: Start) -> None:
-    """Neither while the rest does not come, nor when the peer is gone."""
+def test_partial_frame_delays_no_other_peer(daemon: Start) -> None:
+    """A partial frame delays no other peer, whether its sender waits or leaves."""
     running = daemon()
     whole = frame(wire.pack(wire.Ping(id=1)))
     with unnoticed(running.socket), Wire(running.socket) as slow, Wire(running.socket) as gone:
@@ -454,8 +454,8 @@ def test_half_a_frame_holds_nobody_up(daemon: Start) -> None:
         assert isinstance(slow.hear(), wire.Pong)
 
 
-def test_an_id_used_twice_is_refused_and_the_first_still_answered(daemon: Start) -> None:
-    """While the first of it waits."""
+def test_id_used_twice_is_rejected_and_the_first_is_answered(daemon: Start) -> None:
+    """A begin under the id of a waiting one is rejected, and the waiting one is answered."""
     running = daemon()
     with unnoticed(running.socket), Wire(running.socket) as holder, Wire(running.socket) as twice:
         lease = holder.ask(wire.Begin("key", id=1))
@@ -468,8 +468,8 @@ def test_an_id_used_twice_is_refused_and_the_first_still_answered(daemon: Start)
         assert isinstance(twice.hear(), wire.Shared)
 
 
-def test_random_bytes_harm_nobody(daemon: Start) -> None:
-    """Two hundred strangers, of whom some begin like a frame or a line."""
+def test_random_bytes_affect_no_other_peer(daemon: Start) -> None:
+    """Two hundred peers that send random bytes, some of them like frames or lines, affect no other peer."""
     running = daemon()
     chance = random.Random(20)
     with unnoticed(running.socket):
@@ -484,8 +484,8 @@ def test_random_bytes_harm_nobody(daemon: Start) -> None:
     assert [line for line in running.log() if line["level"] == "error"] == []
 
 
-def test_a_peer_that_never_reads_is_closed_and_others_keep_their_pace(daemon: Start) -> None:
-    """It asks for 100 MB of answers; the daemon keeps a small part of that, and not for long."""
+def test_peer_that_never_reads_is_closed_and_delays_no_other(daemon: Start) -> None:
+    """A peer that requests 100 MB and never reads costs little memory, is closed soon, and delays no other peer."""
     running = daemon("--set", "limits.stall_seconds=1")
     with Wire(running.socket) as writer:
         writer.ask(wire.Put("large", msgspec.Raw(msgspec.msgpack.encode("x" * 1_000_000)), id=1))

@@ -80,10 +80,10 @@ def calls_of(accounts: list[Account]) -> list[Call]:
 
 
 @kinds_of_seconds
-def test_a_thousand_callers_in_eight_processes_make_one_upstream_call(
+def test_thousand_callers_in_eight_processes_make_one_upstream_call(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Callers]
 ) -> None:
-    """All get the one answer."""
+    """A thousand callers in eight processes share one upstream call."""
     callers = workers(daemon().socket, kind)
     callers.go()
     calls = calls_of(callers.results())
@@ -95,10 +95,10 @@ def test_a_thousand_callers_in_eight_processes_make_one_upstream_call(
 
 
 @kinds_of_seconds
-def test_a_holder_killed_in_mid_call_costs_one_more_upstream_call(
+def test_holder_killed_in_mid_call_costs_one_more_upstream_call(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Callers]
 ) -> None:
-    """The lease passes at once; every caller of the seven survivors gets the second holder's answer."""
+    """The lease of a killed holder passes at once, and all callers of the other processes get the second holder's answer."""
     callers = workers(daemon().socket, kind)
     callers.go()
     holder = callers.first_holder()
@@ -114,10 +114,10 @@ def test_a_holder_killed_in_mid_call_costs_one_more_upstream_call(
 
 
 @kinds_of_seconds
-def test_a_holder_frozen_beyond_its_lease_is_succeeded_and_its_answer_refused(
+def test_holder_frozen_beyond_its_lease_is_replaced_and_refused(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Callers]
 ) -> None:
-    """The next one leads; the thawed holder's `complete` changes nothing."""
+    """Another holder replaces a frozen one, whose `complete` changes nothing after it thaws."""
     running = daemon(SIDECARD_FLIGHTS_LEASE_SECONDS="1.5", SIDECARD_FLIGHTS_RENEW_SECONDS="0.5")
     callers = workers(running.socket, kind, callers=20)
     callers.go()
@@ -139,10 +139,10 @@ def test_a_holder_frozen_beyond_its_lease_is_succeeded_and_its_answer_refused(
 
 
 @kinds_of_seconds
-def test_a_killed_daemon_fails_no_call_and_is_used_again_after_its_restart(
+def test_killed_daemon_fails_no_call_and_is_used_after_its_restart(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Callers]
 ) -> None:
-    """Calls end with the right value all along; nobody tells the workers that it is back."""
+    """Calls return the right value while the daemon is dead, and use it again by themselves once it is back."""
     running = daemon()
     prompts = [f"question {number}" for number in range(10)]
     callers = workers(running.socket, kind, callers=4, prompts=prompts, seconds=6.0, upstream_seconds=0.05, ttl=0.1)
@@ -165,10 +165,10 @@ def test_a_killed_daemon_fails_no_call_and_is_used_again_after_its_restart(
 
 @pytest.mark.slow
 @kinds
-def test_a_frozen_daemon_costs_no_call_more_than_a_second(
+def test_frozen_daemon_delays_each_call_by_at_most_a_second(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Callers]
 ) -> None:
-    """For ten seconds it accepts and says nothing; every call ends within a second plus its own work."""
+    """While the daemon accepts and never replies, every call ends within a second plus its own work."""
     running = daemon()
     prompts = [f"question {number}" for number in range(10)]
     callers = workers(
@@ -196,10 +196,10 @@ def test_a_frozen_daemon_costs_no_call_more_than_a_second(
 
 @pytest.mark.slow
 @kinds
-def test_callers_that_wait_when_the_daemon_freezes_end_within_a_second(
+def test_waiters_of_a_freezing_daemon_end_within_a_second(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Callers]
 ) -> None:
-    """A hundred waiters in each process notice it, and make one call per process."""
+    """A hundred waiters in each process notice that the daemon has frozen, and make one call per process."""
     running = daemon()
     callers = workers(
         running.socket, kind, processes=2, callers=100, upstream_seconds=3.0, patience_seconds=DAEMON_TIMEOUT_SECONDS

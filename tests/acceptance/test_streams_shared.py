@@ -70,10 +70,10 @@ def whole(got: Consumed) -> bool:
 
 
 @kinds
-def test_32_consumers_in_8_processes_read_one_call_as_it_comes(
+def test_stream_reaches_32_consumers_in_8_processes_as_it_comes(
     kind: str, readers: Callable[..., tuple[Daemon, Readers]]
 ) -> None:
-    """All get the same pieces; the first reaches the last of them long before the last one is made."""
+    """All consumers get the same pieces, and the first piece reaches the last consumer long before the call ends."""
     running, group = readers(kind)
     consumed = group.consumed()
 
@@ -104,10 +104,10 @@ def test_32_consumers_in_8_processes_read_one_call_as_it_comes(
 
 @kinds
 @pytest.mark.parametrize("when", ["before the first", "in the middle", "after the last"])
-def test_a_holder_that_is_killed_leaves_no_stump(
+def test_killed_holder_of_a_stream_leaves_no_partial_answer(
     kind: str, when: str, readers: Callable[..., tuple[Daemon, Readers]]
 ) -> None:
-    """Who had seen a piece fails, the others read another call; the cache has a whole answer or none."""
+    """Readers with a piece fail, the others read another call, and the cache has a whole answer or none."""
     running, group = readers(kind, processes=4, last_seconds=3.0 if when == "after the last" else 0.0)
     word, number = {"before the first": ("start", 0), "in the middle": ("piece", 3), "after the last": ("last", 0)}[
         when
@@ -138,8 +138,8 @@ def test_a_holder_that_is_killed_leaves_no_stump(
 
 
 @kinds
-def test_a_daemon_that_is_killed_leaves_no_stump(kind: str, readers: Callable[..., tuple[Daemon, Readers]]) -> None:
-    """The holder reads on; followers that had seen a piece fail; who asks anew is served by whoever is there."""
+def test_killed_daemon_leaves_no_partial_stream(kind: str, readers: Callable[..., tuple[Daemon, Readers]]) -> None:
+    """The holder reads on, followers with a piece fail, and later callers get a whole answer."""
     running, group = readers(kind, processes=4)
     poll(lambda: len(group.lines("piece")) > 3, "the holder never came so far")
     running.kill()
@@ -156,8 +156,8 @@ def test_a_daemon_that_is_killed_leaves_no_stump(kind: str, readers: Callable[..
 
 
 @kinds
-def test_followers_that_are_killed_touch_nobody(kind: str, readers: Callable[..., tuple[Daemon, Readers]]) -> None:
-    """All others have the whole, of one call."""
+def test_killed_followers_affect_no_other_reader(kind: str, readers: Callable[..., tuple[Daemon, Readers]]) -> None:
+    """After followers are killed, all other readers have the whole of one call."""
     _, group = readers(kind, processes=4)
     poll(lambda: len(group.lines("piece")) > 2, "the holder never came so far")
     holder = int(group.lines("start")[0][2])
