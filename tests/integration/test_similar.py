@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidecard_client import Client, RequestRefused, SidecardWarning
-from sidecard_client.call import embedding
+from sidecard_client.call import warn
 from tests.callers import KINDS, Caller, connecting
 from tests.daemons import Daemon, ask
 
@@ -65,11 +65,11 @@ def running(daemon: Callable[..., Daemon]) -> Daemon:
 @pytest.fixture(params=KINDS)
 def connect(request: pytest.FixtureRequest, running: Daemon) -> Iterator[Callable[..., Caller]]:
     """Make clients of each kind."""
-    embedding._warned_of.clear()
+    warn._warned_of.clear()
     with connecting(request.param, running.socket) as connect:
         yield connect
 
-    embedding._warned_of.clear()
+    warn._warned_of.clear()
 
 
 def test_a_similar_request_has_the_answer_and_says_so(connect: Callable[..., Caller]) -> None:

@@ -1,6 +1,6 @@
-"""What the async client sends: gathered for one turn of the event loop and handed to the kernel without awaiting.
+"""Requests of the async client: gathered for one turn of the event loop and handed to the kernel without awaiting.
 
-So no cancellation can tear a message, and many callers cost one ``send``.
+So no cancellation can cut a message, and many callers cost one ``send``.
 """
 
 import socket
@@ -9,12 +9,12 @@ from collections.abc import Callable
 import anyio
 
 MESSAGES_PER_SEND = 16
-"""A turn of the loop that says more than this is sent in parts, so that the daemon works while the loop goes on.
-Measured with 64 tasks: 8 to 32 are alike, one send a turn is a third slower."""
+"""More messages of one turn are sent in parts, so that the daemon works while the loop goes on.
+Measured with 64 tasks: 8 to 32 are alike, one send per turn is a third slower."""
 
 
 class SendBuffer:
-    """The sending half of ``sock``; `run` must run beside it. ``broke`` is told why nothing more can be sent."""
+    """The sending half of ``sock``; `run` must run beside it. ``broke`` is called with the reason if sending fails."""
 
     __slots__ = ("_broke", "_closed", "_gathered", "_has_some", "_refused", "_socket", "_taken")
 
@@ -33,7 +33,7 @@ class SendBuffer:
         return len(self._refused) + sum(map(len, self._gathered)) if self._refused else 0
 
     def send(self, data: bytes, *, at_once: bool = False) -> None:
-        """Send ``data`` at the end of the loop's turn, or at once: a caller who is alone gains a turn by that."""
+        """Send ``data`` at the end of the loop's turn, or at once, which saves a single caller a turn."""
         gathered = self._gathered
         gathered.append(data)
         if at_once or len(gathered) >= MESSAGES_PER_SEND:
@@ -42,27 +42,27 @@ class SendBuffer:
             self._has_some.set()
 
     def flush(self) -> None:
-        """Send what has gathered."""
-        # Order is kept by gathering until `run` has sent what was refused.
+        """Send all gathered messages."""
+        # Messages gather until `run` has sent what the kernel refused: that keeps their order.
         if self._gathered and not self._refused and not self._closed:
             data = b"".join(self._gathered)
             self._gathered.clear()
             self._hand_over(memoryview(data))
 
     async def drain(self) -> None:
-        """Return when everything is the kernel's, or the outbox is closed."""
+        """Return when the kernel has taken everything, or the buffer is closed."""
         self.flush()
         while self._refused and not self._closed:
             await self._taken.wait()
 
     def close(self) -> None:
-        """Drop what is left and end `run`."""
+        """Drop the rest and end `run`."""
         self._closed = True
         self._has_some.set()
         self._taken.set()
 
     async def run(self) -> None:
-        """Send at the end of each turn, and go on with what was refused as soon as there is room."""
+        """Send at the end of each turn; send what the kernel refused as soon as it has room."""
         while not self._closed:
             await self._has_some.wait()
             self._has_some = anyio.Event()
@@ -71,7 +71,7 @@ class SendBuffer:
                 try:
                     await anyio.wait_writable(self._socket)
                 except (OSError, anyio.ClosedResourceError):
-                    return  # the reader finds the end, with what came before it
+                    return  # the reader finds the end, and what arrived before it
 
                 self._hand_over(self._refused)
                 if not self._refused:

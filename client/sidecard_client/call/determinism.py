@@ -1,6 +1,6 @@
-"""Whether a request is meant to have one answer, as far as can be seen from it.
+"""Whether a request is meant to have one answer, as far as it shows: temperature 0, or a seed.
 
-What tasks whose ``cache`` is ``deterministic`` go by: temperature 0 or a seed. That a backend keeps to it nobody can know.
+Tasks with ``cache = "deterministic"`` store only such answers. Whether the backend complies cannot be known.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def is_deterministic(fields: Mapping[str, Any]) -> bool:
-    """Tell whether temperature is 0 or a seed is given, on top or in Ollama's ``options``."""
+    """Return whether temperature is 0 or a seed is given, at the top or in Ollama's ``options``."""
     options = fields.get("options")
     for place in (fields, options if isinstance(options, dict) else {}):
         temperature, seed = place.get("temperature"), place.get("seed")
@@ -22,7 +22,7 @@ def is_deterministic(fields: Mapping[str, Any]) -> bool:
 
 
 def asks_for_one_answer(args: tuple[Any, ...], kwargs: Mapping[str, Any], *, said: bool | None) -> bool:
-    """Tell whether a call does: as its caller ``said``, else as its named arguments do, or a dict that is a positional one."""
+    """Return ``said``, the caller's own word, or else whether the named arguments or a positional dict ask for one answer."""
     if said is not None:
         return said
 

@@ -1,26 +1,21 @@
 """Give a call its vector: find the text, run the embedder, name the group of requests to search."""
 
 import inspect
-import warnings
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
 from msgspec import structs
 
 from sidecard_client.call.call import Call, key_name
+from sidecard_client.call.warn import warn_once
 from sidecard_client.keys.fingerprint import group_of
 from sidecard_client.keys.similarity import packed, text_of
 from sidecard_client.keys.vectors import Embedding, QueryVector
-from sidecard_client.protocol.errors import SidecardWarning, UnkeyableRequest
-
-MAX_WARNED: Final = 1000
-"""How many functions are remembered as warned of."""
-
-_warned_of: set[str] = set()
+from sidecard_client.protocol.errors import UnkeyableRequest
 
 
 def embedded(call: Call) -> Call:
-    """Return the call with its vector, from an embedder that blocks; where there is none to be had, without."""
+    """Return the call with its vector, from an embedder that blocks; without a vector if that fails."""
     question = _question(call)
     if question is None:
         return plain(call)
@@ -39,7 +34,7 @@ def embedded(call: Call) -> Call:
 
 
 async def embedded_by_async(call: Call, in_thread: Callable[[Callable[[], Any]], Awaitable[Any]]) -> Call:
-    """As `embedded`, where the embedder may be asynchronous; one that is not runs ``in_thread``."""
+    """Like `embedded`, for an embedder that may be asynchronous. A plain one runs ``in_thread``."""
     question = _question(call)
     if question is None:
         return plain(call)
@@ -62,19 +57,19 @@ async def embedded_by_async(call: Call, in_thread: Callable[[Callable[[], Any]],
 
 
 def plain(call: Call) -> Call:
-    """Return the call as one that is shared by its key alone."""
+    """Return the call without similarity: shared by its key alone."""
     return structs.replace(call, similar=None)
 
 
 def _question(call: Call) -> tuple[Embedding, str, str] | None:
-    """Return what is to be embedded, by what, and the group; None, with a warning, for a request that has no such parts."""
+    """Return embedding, text and group; None, with a warning, for a request without text or group."""
     options = call.options
     embedding = options.embed
     assert embedding is not None  # noqa: S101 - only calls that have one are asked; for the type checker
     found = text_of(call.args, call.kwargs)
     name = getattr(call.functions[0], "__qualname__", type(call.functions[0]).__qualname__)
     if found is None:
-        _warn_once(name, f"embed= finds no text in the arguments of {name} (see sidecard_client.keys.similarity)")
+        _warn(name, f"embed= finds no text in the arguments of {name} (see sidecard_client.keys.similarity)")
         return None
 
     try:
@@ -90,20 +85,16 @@ def _question(call: Call) -> tuple[Embedding, str, str] | None:
             embedding.name,
         )
     except UnkeyableRequest as error:
-        _warn_once(name, f"embed= finds no group for {name}: {error}")
+        _warn(name, f"embed= finds no group for {name}: {error}")
         return None
 
     return embedding, found.text, group
 
 
 def _without(call: Call, embedding: Embedding, error: Exception) -> Call:
-    _warn_once(f"{embedding.name}", f"embed= failed ({type(error).__name__}: {error})")
+    _warn(f"{embedding.name}", f"embed= failed ({type(error).__name__}: {error})")
     return plain(call)
 
 
-def _warn_once(name: str, message: str) -> None:
-    if name not in _warned_of:
-        if len(_warned_of) < MAX_WARNED:
-            _warned_of.add(name)
-
-        warnings.warn(f"{message}, so no similar request is looked for.", SidecardWarning, stacklevel=4)
+def _warn(subject: str, message: str) -> None:
+    warn_once(f"embed {subject}", f"{message}, so no similar request is looked for.")

@@ -1,4 +1,4 @@
-"""What the exception of an upstream call means for those who wait for the same answer."""
+"""The meaning of an upstream call's exception for all waiters of the same answer."""
 
 from collections.abc import Callable
 from typing import Any, cast, get_args
@@ -6,7 +6,7 @@ from typing import Any, cast, get_args
 from sidecard_client.protocol.wire import Fail, FailureKind
 
 MAX_MESSAGE_CHARACTERS = 2000
-"""Of a failure's message. The wire allows 4096; a stack of nested causes says nothing new after that."""
+"""Length of a failure's message. The wire allows 4096; nested causes add nothing beyond this."""
 
 MAX_RETRY_AFTER_SECONDS = 86400.0
 
@@ -26,7 +26,7 @@ FATAL_TYPES = (
     ArithmeticError,
     ImportError,
 )
-"""Faults of the program or of the request: the next caller would meet the same."""
+"""Faults of the program or of the request: the next caller would get the same."""
 
 TIMEOUTS = frozenset(
     {
@@ -41,13 +41,13 @@ TIMEOUTS = frozenset(
         ("urllib3", "TimeoutError"),
     }
 )
-"""Package and name of exceptions that are time-outs but no `TimeoutError`. Their subclasses are as well."""
+"""Package and name of timeout exceptions that are no `TimeoutError`. Their subclasses count too."""
 
 Classify = Callable[[BaseException], FailureKind]
 
 
 def default_classify(error: BaseException) -> FailureKind:
-    """Name the kind of a failed call. The first row that applies counts.
+    """Return the failure kind of an exception. The first matching row counts.
 
     ==============================================================  ===========
     exception                                                       kind
@@ -83,15 +83,14 @@ def default_classify(error: BaseException) -> FailureKind:
 
 
 def kind_of(error: BaseException, classify: Classify) -> FailureKind:
-    """Ask ``classify``; where it raises or answers nonsense, `default_classify` decides.
+    """Ask ``classify``; if it raises or returns no failure kind, `default_classify` decides.
 
-    This is the boundary to the user's hook: the upstream's own exception is on its way to its caller,
-    and a faulty hook must not take its place.
+    A faulty hook must not replace the upstream's own exception, which is on its way to its caller.
     """
     if classify is not default_classify and isinstance(error, Exception):
         try:
             kind: object = classify(error)
-        except Exception:  # noqa: BLE001 - the boundary named above
+        except Exception:  # noqa: BLE001 - the boundary to the user's hook
             return default_classify(error)
 
         if isinstance(kind, str) and kind in FAILURE_KINDS:
@@ -101,11 +100,11 @@ def kind_of(error: BaseException, classify: Classify) -> FailureKind:
 
 
 def message_of(error: BaseException) -> str:
-    """Return ``Type: text``, shortened; a ``__str__`` that raises leaves the type alone."""
+    """Return ``Type: text``, shortened; only the type if ``__str__`` raises."""
     name = type(error).__name__
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - foreign code again, and its own fault must not hide the first one
+    except Exception:  # noqa: BLE001 - foreign code, whose fault must not hide the first one
         return name
 
     message = f"{name}: {text}"[:MAX_MESSAGE_CHARACTERS] if text else name
@@ -121,10 +120,10 @@ def fail(
     retry: bool = False,
     ttl_seconds: float | None = None,
 ) -> Fail:
-    """Build the `Fail` that tells the daemon of ``error``.
+    """Build the `Fail` that reports ``error`` to the daemon.
 
-    ``another`` asks for the next backend; with ``retry`` one that has failed already may be it.
-    ``ttl_seconds`` asks that a ``fatal`` failure is remembered.
+    ``another`` asks for the next backend; with ``retry`` that may be one that has failed.
+    ``ttl_seconds`` asks the daemon to remember a ``fatal`` failure.
     """
     return Fail(
         lease=lease,
@@ -139,10 +138,10 @@ def fail(
 
 
 def is_timeout(error: BaseException) -> bool:
-    """Tell whether the caller's own patience ended, so that nobody knows how the backend is.
+    """Return whether the caller's own timeout ended the call, which proves nothing about the backend.
 
-    A `TimeoutError` (asyncio's and socket's are the same), an exception of `TIMEOUTS`, or urllib's of such a reason.
-    An HTTP status, 408 and 504 included, is the backend's word and no time-out of the caller.
+    A `TimeoutError` (asyncio's and socket's are the same), an exception of `TIMEOUTS`, or urllib's with such a reason.
+    An HTTP status, 408 and 504 included, is the backend's reply and no timeout of the caller.
     """
     if _status_of(error) is not None:
         return False
@@ -154,11 +153,11 @@ def is_timeout(error: BaseException) -> bool:
 
 
 def retry_after_seconds_of(error: BaseException) -> float | None:
-    """Read from the headers of ``error.response``, or of ``error``, when to come again; None where they do not say.
+    """Return the retry delay in the headers of ``error.response``, or of ``error``; None without one.
 
-    ``Retry-After-Ms`` (milliseconds, of OpenAI and Azure) is more precise than ``Retry-After`` and counts first.
-    The latter is a number of seconds or a date, which is compared with the response's own ``Date``,
-    so that neither host's clock matters; with this host's where there is none.
+    ``Retry-After-Ms`` (milliseconds, of OpenAI and Azure) is more precise than ``Retry-After`` and counts first. The
+    latter is a number of seconds or a date. A date is compared with the response's own ``Date``, so that neither host's
+    clock matters; without one, with this host's clock.
     """
     for carrier in (getattr(error, "response", None), error):
         headers = getattr(carrier, "headers", None)
@@ -196,7 +195,7 @@ def _date_in(headers: Any) -> float | None:
     if text is None:
         return None
 
-    from datetime import UTC, datetime  # noqa: PLC0415 - most programs never meet such a date, and all would pay
+    from datetime import UTC, datetime  # noqa: PLC0415 - rare, and slow to import
     from email.utils import parsedate_to_datetime  # noqa: PLC0415 - as above
 
     def instant(date: str) -> datetime:

@@ -1,8 +1,7 @@
-"""Sovereign mode in the client: which backends may be called where no daemon decides.
+"""Sovereign mode of the client: which backends may be called while no daemon decides.
 
-With a daemon the daemon decides, who knows the backends' localities.
-Without one, or on the caller's own account, every backend may be remote but those that `wire.is_local` names:
-a name that nobody can look up is no proof.
+The daemon knows the backends' localities. Without it, or for an unleased call, every backend may be remote except those
+that `wire.is_local` names: a name that cannot be looked up proves nothing.
 """
 
 import warnings
@@ -11,17 +10,17 @@ from collections.abc import Mapping
 from sidecard_client.protocol.errors import SidecardWarning
 
 VARIABLES = ("SIDECARD_SOVEREIGN_ENABLED", "SOVEREIGN_MODE")
-"""The daemon's own, of which the first that is not empty counts."""
+"""The daemon's own; the first non-empty one counts."""
 
 WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-"""Words for flags, which the daemon reads too."""
+"""Words for flags, as the daemon reads them."""
 
 
 def sovereign_by(environ: Mapping[str, str]) -> bool:
-    """Tell whether the environment switches sovereign mode on.
+    """Return whether the environment turns sovereign mode on.
 
-    A word that means neither counts as on, with a warning: the daemon refuses to start with it,
-    and whoever wrote it must not have calls leave the host by a slip of the pen.
+    An unknown word counts as on, with a warning: the daemon refuses to start with it, and a misspelling must not let
+    calls leave the host.
     """
     for variable in VARIABLES:
         text = environ.get(variable)

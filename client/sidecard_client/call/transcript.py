@@ -1,23 +1,22 @@
-"""What was said in a call, for the daemon's call log: only where its operator asks for it, and only what the app lets pass.
+"""Prompt and answer for the daemon's call log: only if its operator asks, and only as the app's ``redact`` hook allows.
 
-The daemon asks with each lease (`wire.Lease.log`). The app's ``redact`` hook sees prompt and answer before they leave the
-process, and whatever goes wrong there, nothing is told: the call itself is not touched by it.
+The daemon asks with each lease (`wire.Lease.log`). The hook sees prompt and answer before they leave the process. If it
+fails, nothing is sent, and the call is unaffected.
 """
 
-import warnings
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
 from sidecard_client.call.options import Options
+from sidecard_client.call.warn import warn
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.errors import SidecardWarning
 
 MAX_TRANSCRIPT_BYTES: Final = 1024 * 1024
-"""Of prompt or answer as msgpack; what is larger is told as ``{"$truncated": "", "bytes": number}``.
+"""Largest prompt or answer as msgpack; a larger one is sent as ``{"$truncated": "", "bytes": number}``.
 
-The daemon's log looks at no more either: such a prompt is images.
+The daemon's log reads no more either: such a prompt is images.
 """
 
 
@@ -26,30 +25,28 @@ def _kind(thing: Any) -> str:
 
 
 _pack = msgspec.msgpack.Encoder(enc_hook=_kind).encode
-"""What has no form in msgpack is told by its type alone: a ``repr`` may hold a secret."""
+"""A value without a msgpack form is sent as its type alone: a ``repr`` may hold a secret."""
 
 
 def transcript_of(
     options: Options, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any
 ) -> wire.Transcript | None:
-    """Return what is told of a call that was given ``args`` and ``kwargs`` and returned ``value``; None for nothing.
+    """Return the transcript of a call with ``args`` and ``kwargs`` that returned ``value``; None for nothing.
 
-    The prompt is ``{"args": [...], "kwargs": {...}}``. Never raises: a hook that fails is warned of by its exception's type.
+    The prompt is ``{"args": [...], "kwargs": {...}}``. Never raises: a failing hook costs a warning with its exception's type.
     """
     prompt: Any = {"args": list(args), "kwargs": kwargs}
     try:
-        said = (prompt, value) if options.redact is None else options.redact(prompt, value)
-        if said is None:
+        redacted = (prompt, value) if options.redact is None else options.redact(prompt, value)
+        if redacted is None:
             return None
 
-        prompt, answer = said
+        prompt, answer = redacted
         return wire.Transcript(_packed(prompt), _packed(answer))
-    except Exception as error:  # noqa: BLE001 - the boundary to the user's hook, as with `calls.read_usage`
-        warnings.warn(
-            f"The call is logged without what was said ({type(error).__name__}): redact= should return "
-            "(prompt, answer), or None to keep both.",
-            SidecardWarning,
-            stacklevel=2,
+    except Exception as error:  # noqa: BLE001 - the boundary to the user's hook, as in `completion`
+        warn(
+            f"The call is logged without prompt and answer ({type(error).__name__}): redact= should return "
+            "(prompt, answer), or None to log neither."
         )
         return None
 

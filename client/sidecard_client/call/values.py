@@ -1,7 +1,7 @@
-"""Values on their way to other processes: msgpack, and equal when they come back.
+"""Values for other processes: msgpack that decodes to an equal value.
 
-msgpack has no tuples and no classes: a tuple would come back as a list, a dataclass as a dict.
-A caller that shares an answer must get what the holder got, so such values are refused instead of changed.
+msgpack has no tuples and no classes: a tuple would decode to a list, a dataclass to a dict. A caller that shares an answer
+must get the holder's value, so such values are refused instead of changed.
 """
 
 from typing import Any
@@ -12,14 +12,13 @@ from sidecard_client.protocol.errors import UnshareableValue
 from sidecard_client.protocol.wire import pack
 
 unpack_value = msgspec.msgpack.Decoder().decode
-"""Msgpack bytes to plain objects. Raises `msgspec.DecodeError`."""
+"""Decode msgpack bytes to plain objects. Raises `msgspec.DecodeError`."""
 
 
 def pack_value(value: Any) -> bytes:
-    """Return the msgpack bytes of ``value``, having checked that they decode to an equal value.
+    """Return the msgpack bytes of ``value`` after checking that they decode to an equal value.
 
-    The check costs one decoding, on a miss alone, where a model has just worked for it.
-    Raises `UnshareableValue` with the type and what to return instead.
+    The check costs one decoding, and only on a miss. Raises `UnshareableValue` with the type and what to return instead.
     """
     try:
         packed = pack(value)

@@ -1,7 +1,6 @@
-"""What `cached` and `wrap` return: functions and objects whose calls are sidecard's.
+"""What `cached` and `wrap` return: functions and objects whose calls are shared, for both clients.
 
-Both are given ``perform``, which makes a `Call` and returns its value (a client's, blocking or not),
-so the blocking and the asynchronous client share them.
+``perform`` makes a `Call` and returns its value, or an awaitable of it.
 """
 
 import functools
@@ -18,7 +17,7 @@ from sidecard_client.keys.naming import name_of
 Perform = Callable[[Call], Any]
 
 NEVER_SHARED = frozenset({"close", "aclose"})
-"""Public methods that `wrap` passes through unless ``methods`` names them: what they do, each process must do."""
+"""Public methods that `wrap` passes through unless ``methods`` names them: each process must run them itself."""
 
 _GENERATOR_FLAGS = 0x20 | 0x200
 """``inspect.CO_GENERATOR`` and ``CO_ASYNC_GENERATOR``."""
@@ -27,7 +26,7 @@ METHOD_TYPES = (MethodType, FunctionType, BuiltinMethodType)
 
 
 class CachedFunction:
-    """A function, or a method, each of whose calls is sidecard's. ``__wrapped__`` is the function itself."""
+    """A function or method whose calls are shared. ``__wrapped__`` is the function itself."""
 
     def __init__(self, perform: Perform, function: Callable[..., Any], options: Options) -> None:
         _refuse_key(options)
@@ -41,12 +40,12 @@ class CachedFunction:
         self._stream = generates(function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the function's answer; the function runs only if nobody else has it."""
+        """Return the function's value. It runs only if no stored or running call has the answer."""
         call = prepare(self._options, self._function, args, kwargs, stream=self._stream, policy_is_bound=True)
         return self._perform(call)
 
     def __get__(self, instance: object | None, owner: type | None = None) -> Any:
-        """Bind to an instance as a function does, so that ``self`` is no part of the key."""
+        """Bind to an instance like a function, so that ``self`` is not part of the key."""
         if instance is None:
             return self
 
@@ -58,7 +57,7 @@ class CachedFunction:
 
 
 class SharedMethods:
-    """A proxy of an object whose public methods are sidecard's; everything else passes through."""
+    """A proxy of an object whose public methods are shared; everything else passes through."""
 
     __slots__ = ("_sidecard_methods", "_sidecard_options", "_sidecard_perform", "_sidecard_target")
 
@@ -110,9 +109,9 @@ class SharedMethods:
 
 
 def generates(function: Callable[..., Any]) -> bool:
-    """Tell whether a function or method is a generator function, asynchronous or not: its answer comes in pieces.
+    """Return whether a function or method is a generator function, asynchronous or not: its answer is a stream.
 
-    What ``inspect`` would tell, which takes longer to import than the rest of the client.
+    Without ``inspect``, which takes longer to import than the rest of the client.
     """
     plain = getattr(function, "__func__", function)
     while isinstance(plain, functools.partial):
@@ -124,10 +123,10 @@ def generates(function: Callable[..., Any]) -> bool:
 
 def _refuse_key(options: Options) -> None:
     if options.embed is not None and options.embed.vector is not None:
-        raise TypeError("vector= is one call's: here it would be that of all arguments. Use embed=.")
+        raise TypeError("vector= is for one call: here it would be the vector of all arguments. Use embed=.")
 
     if isinstance(options.key, str):
-        raise TypeError("key= is one call's: here it would make all arguments share one answer. Use name=.")
+        raise TypeError("key= is for one call: here all arguments would share one answer. Use name=.")
 
 
 def _shared(perform: Perform, function: Callable[..., Any], options: Options) -> Callable[..., Any]:

@@ -1,6 +1,6 @@
-"""What a key is made of, and what makes two keys differ: for whoever wonders why two calls do not share.
+"""What a key is made of, and what makes two keys differ. Pure.
 
-Pure. `Client.explain` makes an `Explanation` of a call, ``sidecard explain`` of requests in files.
+`Client.explain` makes an `Explanation` of a call, ``sidecard explain`` of requests in files.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,17 +14,17 @@ from sidecard_client.keys.normal_form import NormalForm, ordered
 from sidecard_client.protocol import wire
 
 PARTS: Final = ("task", "model", "name", "args", "kwargs")
-"""What the canonical form is an array of, in its order, after its own name and version."""
+"""The elements of the canonical array, after its name and version."""
 
 SHOWN_CHARACTERS: Final = 60
-"""Of a text in a difference; of longer ones as much around the first place where they differ."""
+"""Length of a text in a difference; of a longer one, that many around the first difference."""
 
 _decode = msgspec.msgpack.Decoder().decode
 _encode = msgspec.msgpack.Encoder(order="sorted").encode
 
 
 class _Absent:
-    """Stands for what one of two requests does not have."""
+    """A value that only the other request has."""
 
     def __repr__(self) -> str:
         return "(absent)"
@@ -34,34 +34,34 @@ ABSENT: Final = _Absent()
 
 
 class Difference(Struct, frozen=True):
-    """A place where two requests differ; ``one`` or ``other`` is `ABSENT` where only the other has it."""
+    """A place where two requests differ. ``one`` or ``other`` is `ABSENT` if only the other has a value."""
 
     path: str
     one: Any
     other: Any
     same_in_normal_form: bool = False
-    """As they are written they differ, and yet not in the form that goes into the keys."""
+    """The texts differ as written, but not in normal form."""
 
     def __str__(self) -> str:
-        """Show it as a line."""
+        """Show one line."""
         one, other = _shown(self.one, self.other)
         return f"{self.path}: {one} / {other}{' (the same in normal form)' * self.same_in_normal_form}"
 
 
 class Explanation(Struct, frozen=True):
-    """The key of a request, and what it is made of."""
+    """The key of a request, and its parts."""
 
     key: str | None
-    """None where ``key=None`` has it that nothing is shared."""
+    """None for ``key=None``: nothing is shared."""
     namespace: str = wire.DEFAULT_NAMESPACE
-    """No part of the key: the same key in another namespace is another entry."""
+    """Not part of the key: the same key in another namespace is another entry."""
     normalize: tuple[NormalForm, ...] = ()
     parts: Mapping[str, Any] = {}
-    """`PARTS` by name, as they go into the key: what is ignored is left out, texts are in normal form. Empty for a given key."""
+    """`PARTS` by name, as they enter the key: without ignored arguments, in normal form. Empty for a given key."""
     as_written: Mapping[str, Any] = {}
-    """The same, before texts were brought into normal form."""
+    """The same, before normalization."""
     canonical: bytes = b""
-    """The bytes that were hashed; see `keys`."""
+    """The bytes that were hashed; see `fingerprint`."""
 
     def __str__(self) -> str:
         """Show key and canonical form, as JSON is written."""
@@ -72,9 +72,9 @@ class Explanation(Struct, frozen=True):
         return "\n".join([*lines, *(f"{name}: {text_of(value)}" for name, value in self.parts.items())])
 
     def differences(self, other: "Explanation") -> list[Difference]:
-        """Return what makes two keys differ, or entries of one key; empty where the two requests share.
+        """Return every difference of two requests; empty if they share an entry.
 
-        Of what differs as it is written and not in normal form, if that is all, there is what to look at, and the keys are one.
+        Differences only in spelling are included, marked ``same_in_normal_form``: the keys are equal despite them.
         """
         found = list(_between(self.parts, other.parts, ""))
         places = {difference.path for difference in found}
@@ -105,14 +105,14 @@ def explain(
     normalize: tuple[NormalForm, ...] = (),
     namespace: str = wire.DEFAULT_NAMESPACE,
 ) -> Explanation:
-    """Return what the key of a request is made of. Raises `UnkeyableRequest`."""
+    """Explain the key of a request. Raises `UnkeyableRequest`."""
     encoded = canonical(task, model, name, args, kwargs, ignore, normalize)
     written = canonical(task, model, name, args, kwargs, ignore) if normalize else encoded
     return Explanation(key_of(encoded), namespace, ordered(normalize), _parts(encoded), _parts(written), encoded)
 
 
 def text_of(value: Any) -> str:
-    """Return a value as JSON is written, and what JSON has no word for as Python does."""
+    """Return a value as JSON, or as Python if JSON cannot express it."""
     try:
         return msgspec.json.encode(value).decode()
     except (TypeError, ValueError):

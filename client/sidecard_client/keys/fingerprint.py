@@ -1,53 +1,35 @@
-"""The key of a request: what would make the answer differ, and nothing else.
+"""The key of a request: everything that would change the answer, and nothing else.
 
-One key serves the cache, the sharing and the log, so they can never disagree.
+One key serves the cache, the sharing and the log, so that they never disagree.
 
-The recipe, so that another language can compute it
-===================================================
-``key = "k1-" + lower-case hex of SHA-256(canonical)``, where ``canonical`` is the msgpack array of seven elements::
+Recipe, for other languages
+===========================
+``key = "k1-" + lower-case hex of SHA-256(canonical)``, where ``canonical`` is the msgpack array::
 
     ["sidecard", 1, task, model, name, args, kwargs]
 
-* ``"sidecard"`` and the version ``1`` keep other hashes and later recipes apart.
-* ``task`` and ``name`` are strings; ``model`` is a string or nil.
-* ``args`` is an array of the positional arguments, ``kwargs`` a map of the named ones.
+``"sidecard"`` and the version ``1`` separate it from other hashes and later recipes. ``task`` and ``name`` are strings,
+``model`` is a string or nil, ``args`` an array of the positional arguments, ``kwargs`` a map of the named ones.
 
-msgpack allows several spellings of a value; canonical is the one with
+Of several msgpack spellings, the canonical one has the shortest form of each integer (positive ones unsigned), string,
+binary, array and map header; every float as float 64; and the entries of each map ordered by key: nil, false, true,
+integers by value, floats by value, strings by their UTF-8 bytes, binaries by their bytes.
 
-* the shortest form of each integer (positive ones unsigned), string, binary, array and map header,
-* every float as float 64,
-* the entries of each map in the order of their keys: first nil, then false, true, then integers by value, then floats by
-  value, then strings by their UTF-8 bytes, then binaries by their bytes.
+The order of a map's entries does not matter, and a tuple equals the list of its elements. Everything else matters: ``1``
+is not ``1.0``, ``True`` is not ``1``, ``"x"`` is not ``b"x"``, a missing argument is not None. A request may hold None,
+bool, int (64 bit), float (not NaN), str, bytes, list, tuple and dict. Anything else is refused, with its place.
 
-What is equal and what is not
-=============================
-The order of a map's entries does not count, and a tuple is the list of its elements, as in JSON.
-Everything else counts: ``1`` is not ``1.0``, ``True`` is not ``1``, ``"x"`` is not ``b"x"``, a missing argument is not None.
-A request may hold None, bool, int (64 bit), float (not NaN), str, bytes, list, tuple and dict.
-Anything else has no stable form and is refused with the place where it stands.
+Where ``normalize`` names forms (`normal_form`), the texts of ``args`` and ``kwargs`` are normalized first, and the array
+has an eighth element: the names of the forms, each once, in alphabetical order. So callers with different forms never
+share.
 
-Normal form
-===========
-Where ``normalize`` names forms (`normal`), the texts among ``args`` and ``kwargs`` are brought into them first, and the array
-has an eighth element: the names of the forms, each once, in alphabetical order::
+Named arguments in `IGNORED_KWARGS` and in the caller's ``ignore`` are left out; ``ignore`` also leaves out top-level fields
+of a dict that is a positional argument. The built-in list does not, because a field of such a dict may be data.
 
-    ["sidecard", 1, task, model, name, args, kwargs, ["case", "nfc", "space"]]
-
-So requests whose callers want different forms never share, whatever they say; and without any, the array is the one above.
-
-Named arguments in `IGNORED_KWARGS`, and those that the caller names in ``ignore``, are left out;
-``ignore`` also leaves out top-level fields of a dict that is a positional argument.
-The built-in list does not reach into such dicts, because there a field of that name may be data.
-
-The group of a request
-======================
-Requests that are equal but for the text that is embedded have one group (see `similar`)::
-
-    group = "g1-" + lower-case hex of SHA-256(canonical)
-
-where ``canonical`` is the array of a key with nil in the place of the text, and for ``args`` an array of four: the positional
-arguments, the text's place (``args[0]``, ``args[0].messages[-1].content``, ``kwargs.prompt``), the numbers in it, in order,
-each maximal run of decimal digits a string, and the embedder's name, a string or nil.
+The group of a request (`similarity`) is ``"g1-" + lower-case hex of SHA-256(canonical)``, where ``canonical`` is the array
+of a key with nil in place of the embedded text, and ``args`` an array of four: the positional arguments; the text's place
+(``args[0]``, ``args[0].messages[-1].content``, ``kwargs.prompt``); the numbers in it, in order, each maximal run of decimal
+digits a string; and the embedder's name, a string or nil.
 """
 
 import hashlib
@@ -68,15 +50,15 @@ _GROUP_PREFIX = f"g{GROUP_VERSION}-"
 _NUMBERS = re.compile(r"\d+")
 
 IGNORED_KWARGS = frozenset({"timeout", "request_id", "idempotency_key"})
-"""Named arguments that say how to ask, not what: they change no answer."""
+"""Named arguments that do not change the answer."""
 
 MAX_DEPTH = 200
-"""Nesting that a request may always have. JSON parsers of other languages stop between 100 and 1,000.
-Plain lists and dicts may go deeper, as far as the encoder goes; beyond it a request is refused, never keyed otherwise."""
+"""Nesting that every request may have. JSON parsers of other languages stop between 100 and 1,000.
+Plain lists and dicts may be deeper, up to the encoder's limit; beyond it a request is refused, never keyed otherwise."""
 
 _TIMESTAMP_HEADS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
-"""How msgpack begins a timestamp, the one extension that the encoder makes by itself: a datetime would come back equal.
-These bytes may stand in a string as well; then the strict walk finds nothing wrong and gives the same result."""
+"""The first bytes of a msgpack timestamp, the only extension that the encoder makes by itself: a datetime would decode to
+an equal one. A string may contain these bytes too; then the strict walk finds no fault and gives the same result."""
 
 _NOTHING: frozenset[str] = frozenset()
 _ONLY_TEXT = frozenset({str})
@@ -100,12 +82,12 @@ def fingerprint(
     ignore: tuple[str, ...] | frozenset[str] = _NOTHING,
     normalize: tuple[NormalForm, ...] = (),
 ) -> str:
-    """Return the key of a request. Raises `UnkeyableRequest` where a part of it has no stable form."""
+    """Return the key of a request. Raises `UnkeyableRequest` for a part without a stable form."""
     return _PREFIX + _sha256(canonical(task, model, name, args, kwargs, ignore, normalize)).hexdigest()
 
 
 def key_of(encoded: bytes) -> str:
-    """Return the key of what `canonical` has returned."""
+    """Return the key of a `canonical` form."""
     return _PREFIX + _sha256(encoded).hexdigest()
 
 
@@ -120,9 +102,9 @@ def group_of(  # noqa: PLR0917 - the parts of a key, and those of the text
     text: str,
     embedder: str | None,
 ) -> str:
-    """Return the group of a request whose ``args`` and ``kwargs`` have None in the place of ``text``.
+    """Return the group of a request whose ``args`` and ``kwargs`` have None in place of ``text``.
 
-    Raises `UnkeyableRequest` where a part of it has no stable form.
+    Raises `UnkeyableRequest` for a part without a stable form.
     """
     if ignore:
         args = tuple(_without(value, ignore) if isinstance(value, dict) else value for value in args)
@@ -140,7 +122,7 @@ def canonical(
     ignore: tuple[str, ...] | frozenset[str] = _NOTHING,
     normalize: tuple[NormalForm, ...] = (),
 ) -> bytes:
-    """Return the bytes that are hashed. Raises `UnkeyableRequest` where a part of the request has no stable form."""
+    """Return the bytes that are hashed. Raises `UnkeyableRequest` for a part without a stable form."""
     if kwargs:
         kwargs = {name: value for name, value in kwargs.items() if name not in IGNORED_KWARGS and name not in ignore}
 
@@ -158,8 +140,8 @@ def canonical(
 
     try:
         encoded = _encode(parts)
-        # A prompt and nothing else, the most frequent request, is what it looks like. The encoder also takes objects that
-        # would come back as something plain (a dataclass, a UUID): those have no stable form, and comparing finds them.
+        # A prompt alone, the most frequent request, needs no check. The encoder also takes objects that would decode to
+        # something plain (a dataclass, a UUID): those have no stable form, and the comparison finds them.
         if not kwargs and _ONLY_TEXT.issuperset(map(type, args)):
             return encoded
 
@@ -168,7 +150,7 @@ def canonical(
             return encoded
 
     except (TypeError, ValueError, OverflowError, RecursionError):
-        pass  # the walk below finds the place, or a way
+        pass  # the walk below finds the place, or encodes it
 
     try:
         heads = [_scalar(part, "the request") for part in parts[:5]]
@@ -189,7 +171,7 @@ def _without(fields: dict[Any, Any], ignore: tuple[str, ...] | frozenset[str]) -
 
 
 def _walk(value: Any, path: str, depth: int) -> bytes:
-    """Encode canonically what the fast way does not take, or say which part of it nobody can."""
+    """Encode a value that the encoder refuses or changes. Raises `UnkeyableRequest` with the place of a faulty part."""
     if depth > MAX_DEPTH:
         raise UnkeyableRequest(f"{path} is nested deeper than {MAX_DEPTH} levels: pass less of it, or give key=.")
 
@@ -225,7 +207,7 @@ def _scalar(value: Any, path: str) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Return what a subclass of a plain class holds, past any method that it overrides: the encoder takes plain ones only."""
+    """Return the plain value of a subclass's instance, whatever methods it overrides: the encoder takes plain ones only."""
     if isinstance(value, str):
         return str.__str__(value)
 
@@ -242,7 +224,7 @@ def _plain(value: Any) -> Any:
 
 
 def _rank(name: Any, path: str) -> tuple[int, Any]:
-    """Order the keys of a map: by class first, because values of different classes cannot be compared."""
+    """Return the sort key of a map's key: by class first, because values of different classes cannot be compared."""
     if name is None:
         return 0, 0
 

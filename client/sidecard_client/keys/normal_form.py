@@ -1,31 +1,29 @@
-"""The normal form of a request's texts, for keys of requests that are to count as one although they are written differently.
+"""The normal form of a request's texts, so that requests share one key although they are written differently.
 
-Off unless asked for (``normalize=`` of a call, a client or a transport; see `options`), because it says that answers do not
-depend on what it takes away:
+Off by default, because it declares that answers do not depend on what it removes:
 
 ``"nfc"``
-    Unicode's composed form: an e with an accent is one character, however it was typed. Changes no meaning that people see.
+    Unicode's composed form: an accented letter is one character, however it was typed. Changes no visible meaning.
 ``"space"``
-    Each run of white space is one space, and there is none at either end. Wrong for what is laid out by it: source code
-    (Python's above all), tables, poems, diffs.
+    Each run of white space becomes one space, and none remains at either end. Wrong for text whose layout matters: source
+    code (above all Python), tables, poems, diffs.
 ``"case"``
-    Unicode's full case folding. Wrong for code, for names that differ by case alone, for base64, and in languages where case
-    means something (Turkish dotless i is not told from the dotted one by a plain I; German "Sie" and "sie" differ).
+    Unicode's full case folding. Wrong for code, for names that differ only by case, for base64, and in languages where
+    case has meaning (Turkish dotless i; German "Sie" and "sie").
 
-It goes into the key alone: the function receives the request as it was written, and of two callers who share, one has the
-answer to the other's spelling. Names of arguments and of fields stay as they are, and so does every value below a name in
-`VERBATIM_NAMES`, where texts are no prose.
+The form affects only the key: the function receives the request as written, and of two callers that share, one gets the
+answer to the other's spelling. Names of arguments and fields are kept, and so is every value below a name in
+`VERBATIM_NAMES`.
 
-The recipe, so that another language can compute it
-===================================================
-Of each string among ``args`` and ``kwargs``, at any depth, but for names of maps and what is below `VERBATIM_NAMES`:
+Recipe, for other languages: for each string of ``args`` and ``kwargs`` at any depth, except names and what is below
+`VERBATIM_NAMES`,
 
-1. with ``nfc``: Unicode Normalization Form C (stable since Unicode 4.1 for all characters that are assigned);
-2. with ``case``: full case folding (the C and F lines of Unicode's CaseFolding.txt), and with ``nfc`` form C once more;
+1. with ``nfc``: Unicode Normalization Form C (stable since Unicode 4.1 for all assigned characters);
+2. with ``case``: full case folding (the C and F lines of CaseFolding.txt), and with ``nfc`` form C once more;
 3. with ``space``: each longest run of U+0009 to U+000D, U+001C to U+001F, U+0020, U+0085, U+00A0, U+1680, U+2000 to U+200A,
-   U+2028, U+2029, U+202F, U+205F and U+3000 becomes one U+0020, and one at either end is taken away.
+   U+2028, U+2029, U+202F, U+205F and U+3000 becomes one U+0020, and one at either end is removed.
 
-How the forms go into the key is told in `keys`.
+`fingerprint` describes how the forms enter the key.
 """
 
 import unicodedata
@@ -55,24 +53,24 @@ VERBATIM_NAMES: Final = frozenset(
         "url",
     }
 )
-"""Names of arguments and fields whose values are identifiers or encoded bytes in the interfaces of language models, or what
-`http_asked` tells of a request beside its body: folding their case would make two images one."""
+"""Arguments and fields whose values are identifiers or encoded bytes in the interfaces of language models, or parts of an
+HTTP request beside its body (`http.request`): folding their case would make two images one."""
 
 BY_TASK: Final = "task"
-"""In place of forms: those that the daemon has for the call's task."""
+"""In place of forms: the daemon's forms for the call's task."""
 
 Normalize = tuple[NormalForm, ...] | Literal["task"]
 
 
 def ordered(forms: Iterable[NormalForm]) -> tuple[NormalForm, ...]:
-    """Return forms as they go into keys: each once, by the alphabet."""
+    """Return forms as they enter keys: each once, in alphabetical order."""
     return tuple(sorted(set(forms)))
 
 
 def normal_arguments(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], forms: Iterable[NormalForm]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a call with their texts in normal form. Raises `RecursionError` for what has no end."""
+    """Return the arguments of a call with their texts in normal form. Raises `RecursionError` for endless nesting."""
     text = _text_form(frozenset(forms))
     return tuple(_normal(value, text) for value in args), _normal_map(kwargs, text)
 
@@ -99,7 +97,7 @@ def _text_form(forms: frozenset[NormalForm]) -> Callable[[str], str]:
         if "case" in forms:
             text = text.casefold()
             if "nfc" in forms:
-                # Folding may take a composed character apart.
+                # Folding may decompose a character.
                 text = unicodedata.normalize("NFC", text)
 
         return " ".join(text.split()) if "space" in forms else text

@@ -1,34 +1,26 @@
-"""Answers to similar requests: which text of a request is embedded, and how its vector and its group come about. Pure.
+"""Similar requests: which text of a request is embedded, and which requests are compared. Pure.
 
 ::
 
     with Client(embed=embed_text) as sidecard:          # text -> vector
         sidecard.call(llm.generate, "What is the capital of France?", task="faq")
-        sidecard.call(llm.generate, "Which city is the capital of France?", task="faq")   # may have the same answer
+        sidecard.call(llm.generate, "Which city is the capital of France?", task="faq")   # may get the same answer
 
-The daemon decides whether: where ``[tasks.NAME] similar`` is not set, nothing of this happens but a flag in each request.
+The daemon decides whether: without ``[tasks.NAME] similar``, only a flag in each request changes. The embedder runs once
+per call, and only if the daemon asks for a vector: it has no answer to the request itself, no running call, and a task
+that looks for similar requests. It never runs for a hit, and never without the daemon. A failing embedder costs one
+warning; the call goes on by its key alone.
 
-When
-====
-The embedder runs once per call, and only if the daemon asks for a vector: it has no answer to the request itself, nobody
-makes the call, and the task looks for similar requests. It never runs for a hit, and never without the daemon.
+The *text* is the first of these:
 
-What
-====
-The *text* is the first of these that there is:
-
-1. of the first positional argument: itself, if it is a str; the ``content`` of its last element, if it is a list of messages
-   and that is a str; of a dict, a field of `TEXT_NAMES`, by the same rules;
+1. of the first positional argument: itself, if it is a str; the ``content`` of its last element, if it is a list of
+   messages and that is a str; of a dict, a field of `TEXT_NAMES`, by the same rules;
 2. without positional arguments, the first of `TEXT_NAMES` that is a named argument, by the same rules.
 
-Where it has no text, a call is shared by its key alone, and says so once. All the rest of the request, earlier messages
-included, is the *group* (`keys.group_of`): nothing else may differ. Nor may the numbers in the text: embedding models hardly
-see them, and "in 2023" must not be answered by "in 2024".
-
-Vectors of two embedding models cannot be compared, so the embedder's name is part of the group as well: that of the function,
-or of the dict's one key, ``embed={"all-MiniLM-L6-v2": model.encode}``. Two models of one class need the latter.
-
-A failing embedder costs one warning and never the call, which goes on by its key alone.
+Everything else, earlier messages included, is the *group* (`fingerprint.group_of`) and must be equal. So must the numbers
+in the text: embedding models hardly distinguish them, and "in 2023" must not be answered by "in 2024". Vectors of two
+models cannot be compared, so the embedder's name is part of the group: the function's, or the one key of a dict,
+``embed={"all-MiniLM-L6-v2": model.encode}``. Two models of one class need the latter.
 """
 
 from collections.abc import Mapping
@@ -42,7 +34,7 @@ from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import UnkeyableRequest
 
 TEXT_NAMES: Final = ("prompt", "messages", "question", "query", "input", "text")
-"""Arguments, and fields of a request, that hold what is asked, in the order in which they are looked for."""
+"""Arguments and fields that hold the text, in order of precedence."""
 
 
 class Text(Struct, frozen=True):
@@ -55,7 +47,7 @@ class Text(Struct, frozen=True):
 
 
 def embedding_by(embedder: Any) -> Embedding:
-    """Return what ``embed=`` says. Raises `TypeError` for what is none, and `UnkeyableRequest` for one without a name."""
+    """Check ``embed=``. Raises `TypeError` for no embedder, and `UnkeyableRequest` for one without a name."""
     if isinstance(embedder, Mapping):
         if len(embedder) != 1:
             raise TypeError(f"embed= takes one embedder, as a function or {{name: function}}, not {len(embedder)}.")
@@ -76,8 +68,8 @@ def embedding_by(embedder: Any) -> Embedding:
 
 
 def packed(vector: Any) -> bytes:
-    """Return a vector as it is sent. Raises `TypeError` and `ValueError` for what is none."""
-    from array import array  # noqa: PLC0415 - for those who embed
+    """Return a vector's bytes. Raises `TypeError` and `ValueError` for what is no vector."""
+    from array import array  # noqa: PLC0415 - for apps that embed
     from math import isfinite  # noqa: PLC0415 - as above
 
     if isinstance(vector, bytes | bytearray | memoryview):
@@ -96,7 +88,7 @@ def packed(vector: Any) -> bytes:
 
 
 def text_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Text | None:
-    """Find the text that is embedded."""
+    """Find the text to embed."""
     if args:
         found = _within(args[0], "args[0]")
         if found is None:
@@ -114,7 +106,7 @@ def text_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Text | None:
 
 
 def _within(value: Any, place: str) -> tuple[str, str, Any] | None:
-    """Return the text in a value, where it stands, and the value with None in its place."""
+    """Return a value's text, its place, and the value with None in its place."""
     if isinstance(value, str):
         return value, place, None
 

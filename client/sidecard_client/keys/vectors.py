@@ -1,4 +1,4 @@
-"""The vector of a call, and how it comes by it; what is done with them is told in `similar`."""
+"""The vector of a call and its embedder; `similarity` describes their use."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
@@ -13,7 +13,7 @@ Embedder = EmbedText | Mapping[str, EmbedText]
 
 
 class Embedding(Struct, frozen=True):
-    """How a call comes by its vector: by ``function``, or it is there."""
+    """Where a call's vector comes from: ``function`` computes it, or it is given."""
 
     name: str | None
     function: EmbedText | None = None
@@ -21,14 +21,14 @@ class Embedding(Struct, frozen=True):
 
 
 class QueryVector(Struct, frozen=True):
-    """What a call brings when it is asked for its vector."""
+    """The vector that a call sends, and its group."""
 
     vector: bytes
     group: str
 
 
 class CanEmbed(Struct, frozen=True):
-    """What a call brings before it is asked."""
+    """The call can compute a vector, which the daemon has not asked for."""
 
 
 CAN_EMBED: Final = CanEmbed()

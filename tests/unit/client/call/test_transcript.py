@@ -66,7 +66,7 @@ def test_the_hook_may_keep_all_of_it() -> None:
 )
 def test_a_hook_that_fails_lets_nothing_pass(redact: Any) -> None:
     """And does not say what it failed at: its message may quote."""
-    with pytest.warns(SidecardWarning, match=r"logged without what was said \(\w+\)"):
+    with pytest.warns(SidecardWarning, match=r"logged without prompt and answer \(\w+\)"):
         assert said("42", "why?", redact=redact) is None
 
 

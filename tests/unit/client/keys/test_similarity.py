@@ -10,7 +10,7 @@ import pytest
 from msgspec import UNSET
 
 from sidecard_client import SidecardWarning
-from sidecard_client.call import embedding
+from sidecard_client.call import warn
 from sidecard_client.call.call import Call, prepare, unshared
 from sidecard_client.call.embedding import embedded
 from sidecard_client.call.options import Options
@@ -38,9 +38,9 @@ def answer(prompt: Any, temperature: float = 0.0) -> str:
 @pytest.fixture(autouse=True)
 def unwarned() -> Iterator[None]:
     """Let each test be the first that warns."""
-    embedding._warned_of.clear()
+    warn._warned_of.clear()
     yield
-    embedding._warned_of.clear()
+    warn._warned_of.clear()
 
 
 def brought(*args: Any, function: Any = answer, stream: bool = False, **policy: Any) -> QueryVector:
@@ -225,10 +225,10 @@ def test_a_request_that_has_no_group_is_shared_by_its_key_alone() -> None:
 def test_a_ready_vector_is_one_calls() -> None:
     """In ``cached`` and ``wrap`` it would be that of all arguments."""
     fake = FakeClient()
-    with pytest.raises(TypeError, match="vector= is one call's"):
+    with pytest.raises(TypeError, match="vector= is for one call"):
         fake.cached(vector=[1.0])(answer)
 
-    with pytest.raises(TypeError, match="vector= is one call's"):
+    with pytest.raises(TypeError, match="vector= is for one call"):
         fake.wrap(fake, vector=[1.0])
 
 

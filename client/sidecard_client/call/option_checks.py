@@ -1,0 +1,139 @@
+"""Checks of policy keywords: each takes a keyword and its value, and returns the value in its final form.
+
+They raise `TypeError` for a wrong type and `ValueError` for a value out of range, with the keyword and what it takes.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sidecard_client.keys.normal_form import BY_TASK, NORMAL_FORMS, Normalize, ordered
+from sidecard_client.keys.vectors import Embedding
+
+MAX_SECONDS = 366 * 86400.0
+
+
+def text(max_characters: int) -> Callable[[str, Any], str]:
+    """Check a str of 1 to ``max_characters``."""
+
+    def check(keyword: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"{keyword}= must be a str, not {type(value).__name__}.")
+
+        if not 1 <= len(value) <= max_characters:
+            raise ValueError(f"{keyword}= must have 1 to {max_characters} characters, not {len(value)}.")
+
+        if not value.isascii():
+            value.encode()  # lone surrogates have no UTF-8 form: UnicodeEncodeError, a ValueError, says where
+
+        return value
+
+    return check
+
+
+def seconds(keyword: str, value: Any) -> float | None:
+    """Check a number of seconds, or None."""
+    if value is None:
+        return None
+
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{keyword}= must be a number of seconds or None, not {type(value).__name__}.")
+
+    if not 0 <= value <= MAX_SECONDS:
+        raise ValueError(f"{keyword}= must be 0 to {MAX_SECONDS:.0f} seconds, not {value}.")
+
+    return float(value)
+
+
+def whole(maximum: int) -> Callable[[str, Any], int]:
+    """Check a whole number from 0 to ``maximum``."""
+
+    def check(keyword: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{keyword}= must be a whole number, not {type(value).__name__}.")
+
+        if not 0 <= value <= maximum:
+            raise ValueError(f"{keyword}= must be 0 to {maximum}, not {value}.")
+
+        return value
+
+    return check
+
+
+def flag(keyword: str, value: Any) -> bool:
+    """Check a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{keyword}= must be True or False, not {type(value).__name__}.")
+
+    return value
+
+
+def one_of(*choices: str) -> Callable[[str, Any], str]:
+    """Check one of a few words."""
+
+    def check(keyword: str, value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"{keyword}= must be {' or '.join(map(repr, choices))}, not {value!r}.")
+
+        return str(value)
+
+    return check
+
+
+def names(max_count: int, max_characters: int = 128) -> Callable[[str, Any], tuple[str, ...]]:
+    """Check a list of at most ``max_count`` names."""
+    check_name = text(max_characters)
+
+    def check(keyword: str, value: Any) -> tuple[str, ...]:
+        if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+            raise TypeError(f"{keyword}= must be a list of names, such as {keyword}=['a'], not {type(value).__name__}.")
+
+        checked = tuple(check_name(keyword, name) for name in value)
+        if len(checked) > max_count:
+            raise ValueError(f"{keyword}= takes at most {max_count} names, not {len(checked)}.")
+
+        return checked
+
+    return check
+
+
+def normal_forms(keyword: str, value: Any) -> Normalize:
+    """Check the names of normal forms, or ``"task"``."""
+    if value is None or value == BY_TASK:
+        return value or ()
+
+    forms = names(len(NORMAL_FORMS))(keyword, value)
+    for form in forms:
+        if form not in NORMAL_FORMS:
+            raise ValueError(f"{keyword}= takes any of {', '.join(map(repr, NORMAL_FORMS))}, or 'task', not {form!r}.")
+
+    return ordered(form for form in NORMAL_FORMS if form in forms)
+
+
+def hook(keyword: str, value: Any) -> Any:
+    """Check a callable."""
+    if not callable(value):
+        raise TypeError(f"{keyword}= must be callable, not {type(value).__name__}.")
+
+    return value
+
+
+def embedder(_: str, value: Any) -> Embedding:
+    """Check an embedder."""
+    from sidecard_client.keys.similarity import embedding_by  # noqa: PLC0415 - for apps that embed
+
+    return embedding_by(value)
+
+
+def vector(keyword: str, value: Any) -> Embedding:
+    """Check a vector."""
+    from sidecard_client.keys.similarity import packed  # noqa: PLC0415 - for apps that embed
+
+    try:
+        return Embedding(None, None, packed(value))
+    except TypeError:
+        raise TypeError(f"{keyword}= must be numbers, or their bytes, not {type(value).__name__}.") from None
+
+
+def or_none(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    """Check as ``check``, but accept None."""
+    return lambda keyword, value: None if value is None else check(keyword, value)
