@@ -1,4 +1,4 @@
-"""Values and names that peers choose so that they cost more than they are charged."""
+"""Values and names that peers choose to cost more than they are charged."""
 
 from msgspec import Raw
 
@@ -22,8 +22,8 @@ def put(host: Host, key: str, value: Raw = Raw(b"\xc0"), **fields: object) -> in
     return host.engine._policy.cache.bytes - before
 
 
-def test_a_value_of_more_pieces_than_fit_is_not_cut_up() -> None:
-    """A byte of it may be a piece, and each piece costs a hundred: the caller is to make its own call."""
+def test_value_with_too_many_chunks_is_not_streamed() -> None:
+    """A value of which each byte may be a chunk is not streamed: the caller makes its own call."""
     host = Host(cache_max_bytes=16 * MIB)
     mine = put(host, "mine", packed("x" * 1000))
     many = 1_000_000
@@ -39,8 +39,8 @@ def test_a_value_of_more_pieces_than_fit_is_not_cut_up() -> None:
     assert isinstance(reader.receives()[0], wire.Hit)
 
 
-def test_a_value_of_as_many_pieces_as_fit_is_replayed_and_charged_for_all_of_them() -> None:
-    """In each form in which msgpack says how many there are."""
+def test_value_with_chunks_that_fit_is_replayed_and_charged() -> None:
+    """Every chunk of a replayed value is charged, in each form of msgpack's length."""
     host = Host(cache_max_bytes=16 * MIB)
     for header, count in ((b"\x93", 3), (b"\xdc\x10\x00", 4096), (b"\xdd\x00\x00\x40\x00", 16384)):
         put(host, str(count), Raw(header + b"\xc0" * count))
@@ -56,15 +56,15 @@ def test_a_value_of_as_many_pieces_as_fit_is_replayed_and_charged_for_all_of_the
         assert isinstance(end, wire.End)
 
 
-def test_a_value_that_lies_about_its_pieces_is_one_piece() -> None:
-    """It is served as it is, and charged for no more than can be in it."""
+def test_value_with_false_length_is_one_chunk() -> None:
+    """A value whose header is false is one chunk and charged for at most its bytes."""
     lie = Raw(b"\xdd\xff\xff\xff\xff\xc0")
     assert chunks_of(lie) == [lie]
     assert Host(cache_max_bytes=MIB).engine._streams.fits(lie)
 
 
-def test_entries_that_share_nothing_with_others_are_charged_for_that() -> None:
-    """A namespace, or a lifetime, for each entry would else hold more than twice what the cache may."""
+def test_entries_without_shared_terms_are_charged_for_their_own() -> None:
+    """Entries with a namespace or lifetime each are charged for their own terms."""
     host = Host()
     usual = put(host, "k")
     for number in range(2 * _FREE_TERMS):
@@ -74,8 +74,8 @@ def test_entries_that_share_nothing_with_others_are_charged_for_that() -> None:
     assert usual == 1 + 1 + ENTRY_OVERHEAD_BYTES
 
 
-def test_from_the_second_entry_on_terms_are_shared_however_many_there_are() -> None:
-    """A host may have a thousand namespaces that are really used."""
+def test_terms_are_shared_from_the_second_entry_on() -> None:
+    """Terms are shared from the second entry on, also among a thousand namespaces."""
     host = Host()
     for number in range(2 * _FREE_TERMS):
         put(host, "first", namespace=f"n{number}")

@@ -1,4 +1,4 @@
-"""What one uid takes of the tables that all use, and what is left for the others."""
+"""Fair shares of the tables among uids."""
 
 import pytest
 
@@ -12,17 +12,17 @@ from tests.host import Actor, Host, packed
 
 GREEDY, POLITE, THIRD = 1000, 1001, 1002
 SIXTEEN = {"spare_share": 0.5}
-"""With a bound of 16 there are 8 more, of which those may have some who have less than 2."""
+"""With a limit of 16 the spare is 8; uids that use less than 2 may use it."""
 
 
 def fills(actor: Actor, count: int, first: int = 0) -> None:
-    """Lead so many flights."""
+    """Lead ``count`` flights."""
     for number in range(first, first + count):
         actor.leads(f"key {number}", number)
 
 
 def is_busy(actor: Actor, begin: Begin) -> bool:
-    """Begin, and tell whether that was refused for want of room."""
+    """Begin; return whether that is rejected as busy."""
     actor.asks(begin)
     (reply,) = actor.receives()
     return isinstance(reply, Rejected) and reply.reason == "busy"
@@ -32,13 +32,13 @@ def is_busy(actor: Actor, begin: Begin) -> bool:
     ("own", "total", "has_room"),
     [(0, 16, True), (1, 16, True), (2, 16, False), (16, 16, False), (0, 23, True), (0, 24, False)],
 )
-def test_the_spare_is_for_those_who_have_little_and_is_bounded(own: int, total: int, has_room: bool) -> None:
-    """A quarter of it each, and no more than all of it."""
+def test_spare_is_for_small_users_and_bounded(own: int, total: int, has_room: bool) -> None:
+    """A uid that uses little may add up to a quarter of the spare; all uids together fill it at most once."""
     assert in_spare(own, total, 16, 0.5) is has_room
 
 
-def test_a_share_counts_by_uid_and_forgets_who_has_nothing() -> None:
-    """Uids of containers come and go."""
+def test_share_counts_by_uid_and_drops_empty_uids() -> None:
+    """A share drops uids that use nothing: containers' uids come and go."""
     share = Share()
     for uid in (1, 1, 2):
         share.take(uid)
@@ -50,8 +50,8 @@ def test_a_share_counts_by_uid_and_forgets_who_has_nothing() -> None:
     assert (share.total, len(share._of_uid)) == (0, 0)
 
 
-def test_one_uid_alone_may_use_all_there_is_and_no_more() -> None:
-    """On most hosts all workers are one uid."""
+def test_single_uid_may_use_the_whole_limit() -> None:
+    """A single active uid may use the whole limit, and no more."""
     host = Host(max_flights=16, **SIXTEEN)
     fills(greedy := host.peer(GREEDY), 16)
 
@@ -60,8 +60,8 @@ def test_one_uid_alone_may_use_all_there_is_and_no_more() -> None:
     assert notes.Saturated("flights", 16) in host.notes
 
 
-def test_a_uid_that_took_all_flights_does_not_shut_another_out() -> None:
-    """Nor a third one, and what they have is bounded too."""
+def test_uid_with_all_flights_does_not_shut_others_out() -> None:
+    """A second and a third uid find room for flights, within the spare."""
     host = Host(max_flights=16, **SIXTEEN)
     fills(host.peer(GREEDY), 16)
     fills(polite := host.peer(POLITE), 2)
@@ -70,8 +70,8 @@ def test_a_uid_that_took_all_flights_does_not_shut_another_out() -> None:
     assert host.stats().flights == 20
 
 
-def test_a_uid_that_took_all_leases_does_not_shut_another_out() -> None:
-    """Calls without a key have no flight."""
+def test_uid_with_all_leases_does_not_shut_others_out() -> None:
+    """A second uid finds room for leases of calls without a key."""
     host = Host(max_leases=16, **SIXTEEN)
     greedy, polite = host.peer(GREEDY), host.peer(POLITE)
     for number in range(16):
@@ -82,8 +82,8 @@ def test_a_uid_that_took_all_leases_does_not_shut_another_out() -> None:
     assert host.engine.metrics.limited == {"max_leases": 1}
 
 
-def test_a_uid_that_took_all_places_to_wait_does_not_shut_another_out() -> None:
-    """Whether they wait for an answer or for a permit."""
+def test_uid_with_all_waiters_does_not_shut_others_out() -> None:
+    """A second uid finds room to wait for an answer and for a permit."""
     host = Host(max_waiters=16, backends={"narrow": BackendSettings(max_concurrent=1)}, **SIXTEEN)
     greedy, polite = host.peer(GREEDY), host.peer(POLITE)
     greedy.leads("key", 100)
@@ -99,8 +99,8 @@ def test_a_uid_that_took_all_places_to_wait_does_not_shut_another_out() -> None:
     assert host.engine.metrics.limited == {"max_waiters": 1}
 
 
-def test_a_uid_that_took_a_whole_queue_does_not_shut_another_out_and_is_passed() -> None:
-    """With as many processes as it likes: uids take turns, and only then processes."""
+def test_uid_with_whole_queue_does_not_shut_others_out() -> None:
+    """A second uid finds room in a queue and takes turns with the first, however many processes that has."""
     host = Host(backends={"narrow": BackendSettings(max_concurrent=1, max_queue=16)}, **SIXTEEN)
     greedy = [host.peer(GREEDY, pid=pid) for pid in range(1, 19)]
     lease = greedy[0].calls("narrow")
@@ -118,8 +118,8 @@ def test_a_uid_that_took_a_whole_queue_does_not_shut_another_out_and_is_passed()
     assert isinstance(polite.receives()[-1], Lease)
 
 
-def test_what_ends_gives_its_share_back() -> None:
-    """However it ends: answered, failed, expired, timed out, cancelled, lost."""
+def test_share_is_returned_at_any_end() -> None:
+    """A share is returned when a flight, lease or wait ends, in whichever way."""
     host = Host(lease_seconds=10, wait_seconds=5)
     alice, bob = host.peer(GREEDY), host.peer(POLITE)
     alice.completes(alice.leads("a"), "x")
@@ -139,8 +139,8 @@ def test_what_ends_gives_its_share_back() -> None:
         assert (share.total, len(share._of_uid)) == (0, 0)
 
 
-def test_a_flight_counts_for_who_began_it_until_it_ends() -> None:
-    """Also where another one has become its holder."""
+def test_flight_counts_for_its_starter_until_its_end() -> None:
+    """A flight counts for the uid that started it, even if another uid becomes its holder."""
     host = Host(shared_namespaces={"team": SharedWith(everyone=True)})
     alice, bob = host.peer(GREEDY), host.peer(POLITE)
     alice.leads("key", namespace="team")
@@ -154,8 +154,8 @@ def test_a_flight_counts_for_who_began_it_until_it_ends() -> None:
     assert shares.total == 0
 
 
-def test_a_uid_that_took_all_names_of_metrics_does_not_shut_another_out() -> None:
-    """Nor all series."""
+def test_uid_with_all_metric_names_does_not_shut_others_out() -> None:
+    """A second uid finds room for metric names and series."""
     host = Host(max_series=26, **SIXTEEN)
     greedy, polite = host.peer(GREEDY), host.peer(POLITE)
     for number in range(600):
@@ -174,8 +174,8 @@ def test_a_uid_that_took_all_names_of_metrics_does_not_shut_another_out() -> Non
     assert host.samples()["polite_total n=1"] == 1
 
 
-def test_a_spare_share_that_is_read_again_holds_for_all_tables_at_once() -> None:
-    """Flights and the apps' metrics alike; what is there already stays."""
+def test_reloaded_spare_share_applies_to_all_tables() -> None:
+    """A reloaded spare share applies to flights and app metrics at once; existing ones stay."""
     host = Host(max_flights=16, max_series=26, spare_share=0.0)
     greedy, polite = host.peer(GREEDY), host.peer(POLITE)
     fills(greedy, 16)

@@ -1,8 +1,8 @@
 from sidecard.core.timers import Timers
 
 
-def test_pop_due_gives_items_in_order_of_their_deadlines() -> None:
-    """The earliest comes first, and nothing comes before its time."""
+def test_pop_due_returns_items_by_deadline() -> None:
+    """The earliest item comes first, and none before its deadline."""
     timers = Timers[str]()
     timers.set("late", 3.0)
     timers.set("early", 1.0)
@@ -13,7 +13,7 @@ def test_pop_due_gives_items_in_order_of_their_deadlines() -> None:
     assert timers.pop_due(5.0) is None
 
 
-def test_set_again_replaces_the_deadline() -> None:
+def test_set_replaces_the_deadline() -> None:
     """A renewed lease is not due at its first deadline."""
     timers = Timers[str]()
     timers.set("lease", 1.0)
@@ -24,8 +24,8 @@ def test_set_again_replaces_the_deadline() -> None:
     assert timers.pop_due(9.0) == "lease"
 
 
-def test_clear_forgets_an_item_and_ignores_strangers() -> None:
-    """What was cleared is never due."""
+def test_clear_removes_item_and_ignores_unknown_ones() -> None:
+    """A cleared item is never due; clearing an unknown one has no effect."""
     timers = Timers[str]()
     timers.set("waiter", 1.0)
     timers.clear("waiter")
@@ -35,8 +35,8 @@ def test_clear_forgets_an_item_and_ignores_strangers() -> None:
     assert len(timers) == 0
 
 
-def test_a_hundred_thousand_cancelled_waits_leave_nothing_behind() -> None:
-    """Dead entries never outnumber the living by much, though their time is far away."""
+def test_hundred_thousand_cleared_deadlines_leave_nothing_behind() -> None:
+    """Dead heap entries never outnumber live ones by much, although their deadlines are far away."""
     timers = Timers[int]()
     timers.set(-1, 1e6)
     for item in range(100_000):
