@@ -2,7 +2,7 @@
 
 import types
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from msgspec import Struct
 
@@ -157,10 +157,13 @@ _PARSERS = {
 }
 """Parsers of settings that the core defines, unless their type and the unit in their name imply one."""
 
+_BY_TYPE: dict[type, Parser] = {bool: parsers.FLAG, int: parsers.count(), float: parsers.number()}
+_SECONDS = parsers.seconds()
+
 
 def _settings(section: str, shape: type[Struct], prefix: str = "") -> dict[str, Setting]:
     settings: dict[str, Setting] = {}
-    for field, hint in get_type_hints(shape, include_extras=True).items():
+    for field, hint in shape.__annotations__.items():
         if isinstance(hint, type) and issubclass(hint, Struct):
             settings |= _settings(section, hint, f"{field}.")
         else:
@@ -182,15 +185,15 @@ def _parser(key: str, hint: Any) -> Parser:
         return parsers.choice(*get_args(kind))
 
     if key.endswith("_seconds"):
-        return parsers.seconds()
+        return _SECONDS
 
-    return {bool: parsers.FLAG, int: parsers.count(), float: parsers.number()}[kind]
+    return _BY_TYPE[kind]
 
 
-_HINTS = get_type_hints(Config)
-SECTIONS: dict[str, type[Struct]] = {name: hint for name, hint in _HINTS.items() if isinstance(hint, type)}
+_FIELDS: dict[str, Any] = Config.__annotations__
+SECTIONS: dict[str, type[Struct]] = {name: hint for name, hint in _FIELDS.items() if isinstance(hint, type)}
 TABLES: dict[str, type[Struct]] = {
-    name: get_args(_HINTS[name])[1] for name in ("tasks", "namespaces", "backends", "budgets")
+    name: get_args(_FIELDS[name])[1] for name in ("tasks", "namespaces", "backends", "budgets")
 }
 """Sections whose keys are names that the operator chooses, each with settings of its own."""
 

@@ -217,7 +217,7 @@ def test_an_internal_error_is_logged_and_costs_one_response(one: Served) -> None
     answer = httpx.get(f"{one.url}/v1/summary")
     assert (answer.status_code, "see the daemon's log" in answer.json()["error"]) == (500, True)
     assert answer.headers["x-content-type-options"] == "nosniff"
-    poll(lambda: bool(one.said), "it is not told")
+    poll(lambda: bool(one.said), "it is not logged")
     assert [(level, type(fields["exc_info"])) for level, _, fields in one.said] == [("error", ZeroDivisionError)]
     one.reply = None
     assert httpx.get(f"{one.url}/v1/summary").status_code == 200
@@ -235,7 +235,7 @@ def test_a_failed_step_of_the_history_does_not_end_the_daemon(monkeypatch: pytes
     monkeypatch.setattr(http, "STEP_SECONDS", 0.01)
     with served() as one:
         one.reply = ZeroDivisionError("a mistake")
-        poll(lambda: ("error", "http history failed") in [line[:2] for line in one.said], "it is not told")
+        poll(lambda: ("error", "http history failed") in [line[:2] for line in one.said], "it is not logged")
         one.reply = None
         poll(lambda: httpx.get(f"{one.url}/v1/history").json()["last"] > 0, "no step is taken any more")
 

@@ -44,7 +44,7 @@ def test_a_redis_address_is_parsed_completely(url: str, address: RedisAddress) -
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "reason"),
     [
         ("postgresql://h", "it should be sqlite:PATH"),
         ("redis:h", "it should be sqlite:PATH"),
@@ -62,9 +62,9 @@ def test_a_redis_address_is_parsed_completely(url: str, address: RedisAddress) -
         ("redis+cluster://h/1", "only database 0"),
     ],
 )
-def test_an_invalid_address_is_reported_without_its_secrets(url: str, said: str) -> None:
+def test_an_invalid_address_is_reported_without_its_secrets(url: str, reason: str) -> None:
     """At the start, not at the first call."""
-    with pytest.raises(ValueError, match=said) as told:
+    with pytest.raises(ValueError, match=reason) as caught:
         parse(url)
 
-    assert "sec" not in str(told.value)
+    assert "sec" not in str(caught.value)

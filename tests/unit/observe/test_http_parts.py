@@ -74,8 +74,8 @@ def test_a_posted_call_becomes_measurements() -> None:
         b'{"prompt":"CANARY","task_type":"rag","success":false,"latency_ms":250,"cost":"0.5","timestamp":1e9}'
     )
     record = measurements(call)
-    told = {(one.name, tuple(sorted(one.labels.items()))): one.value for one in record.metrics}
-    assert told == {
+    measured = {(one.name, tuple(sorted(one.labels.items()))): one.value for one in record.metrics}
+    assert measured == {
         ("openpipe_calls", (("success", "false"), ("task", "rag"))): 1.0,
         ("openpipe_latency_seconds", (("task", "rag"),)): 0.25,
         ("openpipe_cost_dollars", (("task", "rag"),)): 0.5,

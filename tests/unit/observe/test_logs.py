@@ -214,8 +214,8 @@ def test_traffic_logs_request_and_reply(log: Log, stream: io.StringIO) -> None:
     log.write_traffic(complete, [SendReply(1, wire.Stored(5, stored=True)), SendReply(2, shared)])
     log.write_traffic(Tick(), [SendReply(2, wire.Timeout(9, 1.0))])
 
-    told = [{name: line.get(name) for name in ("peer", "op", "reply", "key", "lease")} for line in lines(stream)]
-    assert told == [
+    logged = [{name: line.get(name) for name in ("peer", "op", "reply", "key", "lease")} for line in lines(stream)]
+    assert logged == [
         {"peer": 1, "op": "begin", "reply": "lease", "key": KEY[:SHOWN_KEY_CHARACTERS], "lease": "l-1"},
         {"peer": 1, "op": "complete", "reply": "stored", "key": None, "lease": "l-1"},
         {"peer": 2, "op": "begin", "reply": "shared", "key": None, "lease": None},
