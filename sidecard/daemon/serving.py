@@ -217,7 +217,7 @@ class Daemon:
         gc.freeze()
         gc.enable()
         for sentence in self._config.warnings():
-            self._log.write("warning", sentence)
+            self._log.write("warning", "setting with limited effect", reason=sentence)
 
         state, listening = self._parts.state, self._parts.listener
         self._log.write(

@@ -313,7 +313,7 @@ def test_setting_with_less_effect_than_it_suggests_is_logged_once(daemon: Start)
     warnings = [line for line in running.log() if line["level"] == "warning"]
 
     assert len(warnings) == 1
-    assert "set calls.enabled = true" in warnings[0]["event"]
+    assert "set calls.enabled = true" in warnings[0]["reason"]
     assert "secret" not in running.output()
 
 
