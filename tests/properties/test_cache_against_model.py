@@ -288,7 +288,10 @@ class CacheMachine(RuleBasedStateMachine):
                 dues = [batch.due for batch in level.batches]
                 assert dues == sorted(dues)
 
-        assert sum(len(partition) for partition in partitions.values()) == self.cache.count
+        assert (
+            sum(level.alive for partition in partitions.values() for level in partition.levels.values())
+            == self.cache.count
+        )
         assert all(partition.levels for partition in policy._partitions.values())
 
     def live(self) -> dict[Place, Kept]:

@@ -101,10 +101,6 @@ class Partition:
         self.levels: dict[int, _Level] = {}
         self.inflation = 0.0
 
-    def __len__(self) -> int:
-        """Return the number of live entries."""
-        return sum(level.alive for level in self.levels.values())
-
     def push(self, entry: Entry, inflation: float) -> None:
         """Add an entry to its level."""
         level = self.at(entry.level)

@@ -77,9 +77,6 @@ class SimilarityGroup:
         """By label, oldest first."""
         self._labels: dict[str, int] = {}
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def add(self, entry: Entry, vector: bytes, max_entries: int) -> None:
         """Index an entry by its vector. Beyond ``max_entries`` the oldest one is no longer found."""
         self._last_label = label = self._last_label + 1
