@@ -1,4 +1,4 @@
-"""Thin client of the sidecard daemon: LLM calls made once for all processes of a host."""
+"""Thin client of the sidecard daemon, through which all processes of a host share LLM calls."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # a type checker would take any name for one that this makes
+if not TYPE_CHECKING:  # for a type checker, every name would exist
     _LATER = {
         "AsyncClient": "_async.client",
         "AsyncStream": "_async.streams",
@@ -60,7 +60,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that this ma
     }
 
     def __getattr__(name: str) -> Any:
-        """Import a client when it is asked for: the daemon needs none, and the blocking one does without anyio."""
+        """Import a client on first use: the daemon needs none, and the blocking one needs no anyio."""
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -29,7 +29,7 @@ from sidecard.server.large_replies import around_value, shared_value
 from sidecard.server.scheduler import MAX_BATCH, TURN_SECONDS, FairScheduler
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
-from sidecard_client.protocol.frames import Incoming, RequestReader, line
+from sidecard_client.protocol.frames import Incoming, RequestReader, json_line
 
 HIGH_WATER_BYTES: Final = 1024 * 1024
 
@@ -106,7 +106,7 @@ class PeerConnection(asyncio.Protocol):
             self._serve_slowly(fault.before)
             return
 
-        if self._reader.calm:
+        if self._reader.single_frames:
             # Exactly one message.
             self._driver.serve(self._peer, self, messages)
         else:
@@ -160,7 +160,7 @@ class PeerConnection(asyncio.Protocol):
 
         if self._reader.json:
             self._unanswered.reply(reply)
-            data = line(reply)
+            data = json_line(reply)
         else:
             # `sidecard_client.protocol.frames.frame`, without its call: every hit passes here.
             data = wire.pack(reply)
@@ -242,7 +242,7 @@ class PeerConnection(asyncio.Protocol):
         if self._reader.partial:
             self._start_message_timer()
 
-        now = self._scheduler.may_serve_now(len(messages) + len(self._backlog) + self._reader.left)
+        now = self._scheduler.may_serve_now(len(messages) + len(self._backlog) + self._reader.undecoded)
         if now and len(messages) <= MAX_BATCH and not (self._reader.json or self._backlog or self.congested):
             # Bypasses the backlog, which would slow down a client with many concurrent calls.
             self._backlog.extend(messages[self._driver.serve(self._peer, self, messages) :])
@@ -256,7 +256,7 @@ class PeerConnection(asyncio.Protocol):
 
     def _serve_batch(self) -> None:
         if not self._backlog:
-            self._backlog.extend(self._reader.more())
+            self._backlog.extend(self._reader.take_more())
 
         if self._reader.json:
             self._serve_lines()
@@ -288,7 +288,7 @@ class PeerConnection(asyncio.Protocol):
         if self.congested:
             return False
 
-        if self._backlog or self._reader.left:
+        if self._backlog or self._reader.undecoded:
             self._transport.pause_reading()
             return True
 
@@ -298,7 +298,7 @@ class PeerConnection(asyncio.Protocol):
         elif self._half_closed:
             self._close_if_answered()
         else:
-            self._reader.settle()
+            self._reader.mark_served()
             self._transport.resume_reading()
 
         return False
@@ -312,7 +312,7 @@ class PeerConnection(asyncio.Protocol):
             self._scheduler.enqueue(self, self._peer.uid)
 
     def _close_if_answered(self) -> None:
-        if not self._unanswered and not self._backlog and not self._reader.left:
+        if not self._unanswered and not self._backlog and not self._reader.undecoded:
             self.close()
 
     def _send_denial(self, data: bytes) -> None:
@@ -324,7 +324,7 @@ class PeerConnection(asyncio.Protocol):
             self._feed(data)
 
         if self._reader.json and not self._transport.is_closing():
-            self._transport.write(line(wire.Error(0, "unavailable", f"This connection is denied: {self._denial}")))
+            self._transport.write(json_line(wire.Error(0, "unavailable", f"This connection is denied: {self._denial}")))
 
         self._denial = None
         self._transport.close()
@@ -355,7 +355,7 @@ class PeerConnection(asyncio.Protocol):
             self._transport.pause_reading()
             self._start_progress_timer()
 
-        unserved = self._reader.held_bytes + MESSAGE_OVERHEAD_BYTES * (len(self._backlog) + self._reader.left)
+        unserved = self._reader.held_bytes + MESSAGE_OVERHEAD_BYTES * (len(self._backlog) + self._reader.undecoded)
         max_bytes = self._buffers.max_bytes
         for victim in self._buffers.update(self, self._peer.uid, unread + unserved):
             victim._abort_for(  # noqa: SLF001 - of the same class

@@ -9,7 +9,15 @@ from sidecard.config.schema import LimitSettings
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import Connection
 from sidecard_client.protocol.errors import FramingError, ProtocolError
-from sidecard_client.protocol.frames import BadMessage, FrameBuffer, Incoming, LineBuffer, RequestReader, frame, line
+from sidecard_client.protocol.frames import (
+    BadMessage,
+    FrameBuffer,
+    Incoming,
+    LineBuffer,
+    RequestReader,
+    frame,
+    json_line,
+)
 from tests.fuzz.target import Target, pieces
 from tests.unit.server.harness import FakePeer, ServerHarness
 
@@ -57,7 +65,7 @@ def requests(data: bytes) -> None:
     assert whole == cut_up, f"{whole} and, in pieces, {cut_up}"
     for message in whole[0]:
         if isinstance(message, BadMessage):
-            line(wire.Error(message.id, message.code, message.message))
+            json_line(wire.Error(message.id, message.code, message.message))
         else:
             _comes_back(message)
 
@@ -225,7 +233,7 @@ _TALKS: tuple[Callable[[FakePeer, bytes], None], ...] = (_as_line, _as_frame, _a
 
 
 def _in_json(request: wire.AnyRequest) -> bytes:
-    return line(request)[:-1]  # type: ignore[arg-type]  # which fields there are is no concern of it
+    return json_line(request)[:-1]  # type: ignore[arg-type]  # which fields there are is no concern of it
 
 
 def _request_seeds() -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Framing, both encodings; sans-I/O: bytes in, messages out, and back. The rules are in `sidecard docs protocol`."""
+"""Framing of both encodings, sans-I/O: bytes in, messages out, and back. `wire` and ``sidecard docs protocol`` have the rules."""
 
 import base64
 import binascii
@@ -23,7 +23,7 @@ _plain = msgspec.msgpack.Decoder().decode
 _shallow = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 
 _SMALL_BYTES = 64 * 1024
-"""Of a message that is wrong and may be looked at as a whole."""
+"""Up to this size, an invalid message is decoded as a whole for its error."""
 
 _to_json = msgspec.json.Encoder().encode
 _from_json = msgspec.json.Decoder().decode
@@ -34,45 +34,45 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "mode": get_args(wire.Mode),
     "route": get_args(wire.Route),
 }
-"""Fields that hold one of a few words."""
+"""Fields that take one of a few words."""
 
 _DECODE_FAULTS = (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError, TypeError, OverflowError)
 """What decoding a peer's bytes may raise: malformed, of a wrong type, nested too deep, not UTF-8, out of range."""
 
 
 def frame(payload: bytes) -> bytes:
-    """Return a msgpack message with its length before it."""
+    """Return a msgpack message after its length."""
     return len(payload).to_bytes(_HEADER, "big") + payload
 
 
 class FrameBuffer:
-    """Cuts a stream of bytes into frames, however it was split on its way."""
+    """Splits a stream of bytes into frames, however the bytes arrive."""
 
     def __init__(self, max_frame_bytes: int = wire.MAX_FRAME_BYTES) -> None:
         self._max_frame_bytes = max_frame_bytes
         self._max_bytes = max_frame_bytes + _HEADER
         self._buffer = bytearray()
         self._wanted = _HEADER
-        """Bytes that the buffer must hold before looking at it again is worth while."""
+        """Bytes that the buffer must hold before another frame can be complete."""
 
     @property
     def held_bytes(self) -> int:
-        """What is here of a frame that is not whole."""
+        """Bytes of an incomplete frame."""
         return len(self._buffer)
 
-    def holds_just(self, data: bytes | memoryview) -> bool:
-        """Tell whether ``data``, with what came before it, is exactly one frame that may be."""
+    def is_one_frame(self, data: bytes | memoryview) -> bool:
+        """Return whether ``data`` is exactly one frame within the limit, and nothing precedes it."""
         return (
             _HEADER < len(data) <= self._max_bytes and not self._buffer and _length_of(data)[0] == len(data) - _HEADER
         )
 
     def feed(self, data: bytes | memoryview) -> list[bytes | memoryview]:
-        """Take bytes in and return the payloads that are whole now.
+        """Take received bytes and return the complete payloads.
 
         Raises `FramingError` for a length of 0 or above the limit, with the payloads ``before`` it.
         """
         buffer = self._buffer
-        # `holds_just`, without its call: nearly every read is one whole frame.
+        # Like `is_one_frame`, without its call: nearly every read is one complete frame.
         if _HEADER < len(data) <= self._max_bytes and not buffer and _length_of(data)[0] == len(data) - _HEADER:
             return [(data if data.__class__ is memoryview else memoryview(data))[_HEADER:]]
 
@@ -119,7 +119,7 @@ class FrameBuffer:
 
 
 class LineBuffer:
-    """Cuts a stream of bytes into lines; blank ones are skipped."""
+    """Splits a stream of bytes into lines; blank ones are skipped."""
 
     def __init__(self, max_line_bytes: int = wire.MAX_LINE_BYTES) -> None:
         self._max_line_bytes = max_line_bytes
@@ -127,11 +127,11 @@ class LineBuffer:
 
     @property
     def held_bytes(self) -> int:
-        """What is here of a line that is not whole."""
+        """Bytes of an incomplete line."""
         return len(self._rest)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take bytes in and return the lines that are whole now.
+        """Take received bytes and return the complete lines.
 
         Raises `FramingError` for a line above the limit, with the lines ``before`` it.
         """
@@ -150,7 +150,7 @@ class LineBuffer:
         return [line for line in lines if line.strip()]
 
     def finish(self) -> list[bytes]:
-        """Return the last line where it lacks its line feed."""
+        """Return the last line if it lacks its line feed."""
         line, self._rest = bytes(self._rest), bytearray()
         return [line] if line.strip() else []
 
@@ -165,7 +165,7 @@ class LineBuffer:
 
 
 class BadMessage(Struct, frozen=True):
-    """A message that was well framed and is wrong; the connection goes on."""
+    """An invalid message in a valid frame. The connection stays open."""
 
     id: int
     code: wire.ErrorCode
@@ -176,7 +176,7 @@ Incoming = wire.AnyRequest | BadMessage
 
 
 class RequestReader:
-    """The daemon's side of a connection: finds out the encoding and reads requests, at most ``at_once`` of them in one go."""
+    """The daemon's side of a connection: detects the encoding and decodes requests, at most ``at_once`` per call."""
 
     def __init__(
         self,
@@ -185,52 +185,52 @@ class RequestReader:
         at_once: int | None = None,
     ) -> None:
         self.json: bool | None = None
-        """Whether the peer speaks JSON lines; None before its first byte."""
-        self.calm = False
-        """Each read has been one whole frame since `settle` found nothing left to look at."""
+        """Whether the peer uses JSON lines; None before its first byte."""
+        self.single_frames = False
+        """Each read was one complete frame since `mark_served`, so the next is decoded directly."""
         self.partial = 0
-        """Not 0 while a message has come in part: a number that each such message has for itself."""
+        """The number of the incomplete message, or 0 if none has begun."""
         self._begun = 0
         self._at_once = at_once
         self._frames = FrameBuffer(max_frame_bytes)
-        self._holds_just = self._frames.holds_just
+        self._is_one_frame = self._frames.is_one_frame
         self._lines = LineBuffer(max_line_bytes)
-        self._left: deque[bytes | memoryview] = deque()
+        self._waiting: deque[bytes | memoryview] = deque()
 
     @property
-    def left(self) -> int:
-        """Messages that are whole and have not been returned: decoding is most of what a cheap one costs."""
-        return len(self._left)
+    def undecoded(self) -> int:
+        """Complete messages that were not decoded yet: decoding is most of a small message's cost."""
+        return len(self._waiting)
 
     @property
     def held_bytes(self) -> int:
-        """What the peer has sent and nobody has got."""
-        return self._frames.held_bytes + self._lines.held_bytes + sum(map(len, self._left))
+        """Bytes that the peer has sent and that were not decoded."""
+        return self._frames.held_bytes + self._lines.held_bytes + sum(map(len, self._waiting))
 
     def feed(self, data: bytes) -> list[Incoming]:
-        """Take bytes in and return the messages that are whole now, as far as they fit in one go; `more` has the rest.
+        """Take received bytes and return complete messages, at most ``at_once``; `take_more` returns the rest.
 
-        Raises `FramingError` with all messages ``before`` the fault, which are to be served; nothing can be read after it.
+        Raises `FramingError` with all messages ``before`` the fault, which must be served; nothing can be read after it.
         """
-        # Nearly always one whole frame comes alone, and what follows costs more than decoding it.
-        if self.calm and self._holds_just(data):
+        # Nearly every read is one complete frame, and the general path costs more than decoding it.
+        if self.single_frames and self._is_one_frame(data):
             try:
                 return [wire.unpack_request(memoryview(data)[_HEADER:])]
             except _DECODE_FAULTS as fault:
                 return [_explain(memoryview(data)[_HEADER:], fault)]
 
-        self.calm = False
+        self.single_frames = False
         if self.json is None:
             if not data:
                 return []
 
-            self._recognise(data)
+            self._detect_encoding(data)
 
         try:
             whole = self._lines.feed(data) if self.json else self._frames.feed(data)
         except FramingError as fault:
-            fault.before = tuple(map(self._read, (*self._left, *fault.before)))
-            self._left.clear()
+            fault.before = tuple(map(self._read, (*self._waiting, *fault.before)))
+            self._waiting.clear()
             raise
 
         if not self._lines.held_bytes + self._frames.held_bytes:
@@ -239,31 +239,31 @@ class RequestReader:
             self._begun += 1
             self.partial = self._begun
 
-        if self._left or (self._at_once is not None and len(whole) > self._at_once):
-            self._left += whole
-            return self.more()
+        if self._waiting or (self._at_once is not None and len(whole) > self._at_once):
+            self._waiting += whole
+            return self.take_more()
 
         return list(map(_request_of_line if self.json else _request_of_frame, whole))
 
-    def more(self) -> list[Incoming]:
-        """Return messages that are left, as many as one go may have."""
-        count = len(self._left) if self._at_once is None else min(self._at_once, len(self._left))
-        return [self._read(self._left.popleft()) for _ in range(count)]
+    def take_more(self) -> list[Incoming]:
+        """Return further messages, at most ``at_once``."""
+        count = len(self._waiting) if self._at_once is None else min(self._at_once, len(self._waiting))
+        return [self._read(self._waiting.popleft()) for _ in range(count)]
 
-    def settle(self) -> None:
-        """All that was returned is served: whole frames, where the next ones are that, are read the short way again."""
-        self.calm = self.json is False and not self.partial and not self._left
+    def mark_served(self) -> None:
+        """Record that all returned messages were served: complete frames may take the direct path again."""
+        self.single_frames = self.json is False and not self.partial and not self._waiting
 
     def finish(self) -> list[Incoming]:
-        """Return what is left, with what the end of the stream makes whole: a last line without its line feed."""
-        self._left += self._lines.finish() if self.json else ()
+        """Return the remaining messages at the end of the stream, a last line without its line feed included."""
+        self._waiting += self._lines.finish() if self.json else ()
         self.partial = 0
-        return self.more()
+        return self.take_more()
 
     def _read(self, whole: bytes | memoryview) -> Incoming:
         return _request_of_line(whole) if self.json else _request_of_frame(whole)
 
-    def _recognise(self, data: bytes) -> None:
+    def _detect_encoding(self, data: bytes) -> None:
         first = data[:1]
         if first in {b"\x00", b"\x01"}:
             self.json = False
@@ -288,10 +288,10 @@ class RequestReader:
         )
 
 
-def line(reply: wire.AnyReply) -> bytes:
+def json_line(reply: wire.AnyReply) -> bytes:
     """Return a reply as one line of JSON.
 
-    A value that JSON cannot say (a map with keys that are not strings, NaN) becomes an `Error` that names msgpack.
+    A value that JSON cannot express (a map with keys that are not strings, NaN) becomes an `Error` that names msgpack.
     """
     try:
         return _to_json(_without_bytes(_plain(wire.pack(reply)))) + b"\n"
@@ -318,7 +318,7 @@ def _request_of_line(line: bytes | memoryview) -> Incoming:
 
 
 def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
-    """Say what is wrong with a message, with its id and op where they can still be read."""
+    """Describe what is wrong with a message, with its id and op if they can be decoded."""
     try:
         fields = _plain(payload) if len(payload) <= _SMALL_BYTES else _head_of(payload)
     except _DECODE_FAULTS:
@@ -346,7 +346,7 @@ def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
 
 
 def _head_of(payload: bytes | memoryview) -> dict[str, Any]:
-    """Return id and op of a message without reading the rest, which would take seconds where it is as large as it may be."""
+    """Return id and op of a message without decoding the rest, which may take seconds for the largest one."""
     fields = _shallow(payload)
     head = {
         name: fields[name] for name in ("id", "op") if name in fields and len(memoryview(fields[name])) <= _SMALL_BYTES
@@ -355,7 +355,7 @@ def _head_of(payload: bytes | memoryview) -> dict[str, Any]:
 
 
 def _with_bytes(value: Any) -> Any:
-    """Turn each ``{"$bytes": base64}`` into bytes."""
+    """Convert each ``{"$bytes": base64}`` to bytes."""
     if isinstance(value, dict):
         if len(value) == 1 and isinstance(text := value.get("$bytes"), str):
             try:
@@ -369,7 +369,7 @@ def _with_bytes(value: Any) -> Any:
 
 
 def _without_bytes(value: Any) -> Any:
-    """Turn bytes into ``{"$bytes": base64}``, and refuse what JSON has no word for."""
+    """Convert bytes to ``{"$bytes": base64}``. Raises for what JSON cannot express."""
     if isinstance(value, bytes):
         return {"$bytes": base64.b64encode(value).decode()}
 

@@ -1,18 +1,18 @@
-"""Where the socket is: design by convention, so that daemon and clients of one host meet without being told.
+"""The socket's path: daemon and clients of one host find each other by convention.
 
 A daemon takes the first that applies:
 
-1. what the caller says,
+1. the explicit path,
 2. ``$SIDECARD_SOCKET``,
-3. ``$RUNTIME_DIRECTORY/sidecard.sock`` (systemd sets it; of several directories, the first),
-4. ``/run/sidecard/sidecard.sock``, if it is root's,
+3. ``$RUNTIME_DIRECTORY/sidecard.sock`` (set by systemd; of several directories, the first),
+4. ``/run/sidecard/sidecard.sock``, if it runs as root,
 5. ``$XDG_RUNTIME_DIR/sidecard.sock``,
 6. ``/tmp/sidecard-UID/sidecard.sock``.
 
-A client takes 1 or 2 where given, else the first of what is left that exists, 4 included, whoever it is:
-an app that systemd gave a ``$RUNTIME_DIRECTORY`` of its own still finds the host's daemon.
-Where none exists it takes what a daemon of the same uid and environment would, so that both name one place from the start.
-6 counts only where 5 is not set: a directory in ``/tmp`` that anybody may have made is no second choice.
+A client takes 1 or 2 if given, else the first of 3 to 6 that exists, whatever its uid: an app with a
+``$RUNTIME_DIRECTORY`` of its own still finds the host's daemon. If none exists, it takes the path that a daemon of the same
+uid and environment would bind. 6 counts only if 5 is not set: a directory in ``/tmp``, which anybody can create, is no
+second choice.
 """
 
 import os
@@ -39,31 +39,31 @@ def find_socket(
     uid: int | None = None,
     exists: Callable[[str], bool] = os.path.exists,
 ) -> str:
-    """Return the path that a client connects to. Raises `ValueError` where it is longer than a socket's may be."""
+    """Return the path that a client connects to. Raises `ValueError` if it is too long for a socket."""
     uid = os.getuid() if uid is None else uid
     return _checked(
-        _firm(explicit, environ) or next(filter(exists, _candidates(environ, uid)), None) or _own(environ, uid)
+        _given(explicit, environ) or next(filter(exists, _candidates(environ, uid)), None) or _default(environ, uid)
     )
 
 
 def listening_socket(
     explicit: StrPath | None = None, environ: Mapping[str, str] = os.environ, *, uid: int | None = None
 ) -> str:
-    """Return the path that a daemon binds. Raises `ValueError` where it is longer than a socket's may be."""
+    """Return the path that a daemon binds. Raises `ValueError` if it is too long for a socket."""
     uid = os.getuid() if uid is None else uid
-    return _checked(_firm(explicit, environ) or _own(environ, uid))
+    return _checked(_given(explicit, environ) or _default(environ, uid))
 
 
 def private_directory(uid: int) -> str:
-    """Return the directory of the last resort; whoever creates it must check that it is the uid's own."""
+    """Return the directory of the last resort. Its creator must check that the uid owns it."""
     return f"/tmp/sidecard-{uid}"  # noqa: S108 - its ownership is checked by the daemon that binds in it
 
 
 def impostor(connected: socket.socket, path: str) -> str | None:
-    """Say why the daemon at the other end must not be trusted; None where it may be.
+    """Return why the daemon at the other end must not be trusted, or None.
 
-    Anybody can make the directory of the last resort first, since it is in ``/tmp``, and would be sent this user's prompts.
-    So there the daemon must be this user's or root's; every other place was chosen by somebody who may.
+    Anybody can create the directory of the last resort first, since it is in ``/tmp``, and would receive this user's
+    prompts. So a daemon there must run as this user or root. Every other path was chosen by an authorized user.
     """
     uid = os.getuid()
     if not path.startswith(f"{private_directory(uid)}/"):
@@ -77,13 +77,13 @@ def impostor(connected: socket.socket, path: str) -> str | None:
     return f"{path} is served by uid {server_uid}, who is not this user: remove that directory, or name another socket"
 
 
-def _firm(explicit: StrPath | None, environ: Mapping[str, str]) -> str | None:
-    """Return what somebody said, which is not second-guessed."""
+def _given(explicit: StrPath | None, environ: Mapping[str, str]) -> str | None:
+    """Return the path that was given, which is final."""
     return environ.get("SIDECARD_SOCKET") or None if explicit is None else os.fspath(explicit)
 
 
 def _candidates(environ: Mapping[str, str], uid: int) -> list[str]:
-    """Return the conventional places, in order."""
+    """Return the conventional paths, in order."""
     runtime = environ.get("RUNTIME_DIRECTORY", "").split(":", 1)[0]
     places = [f"{runtime}/{SOCKET_NAME}"] if runtime else []
     places.append(SYSTEM_SOCKET)
@@ -93,8 +93,8 @@ def _candidates(environ: Mapping[str, str], uid: int) -> list[str]:
     return places
 
 
-def _own(environ: Mapping[str, str], uid: int) -> str:
-    """Return the first place that a daemon of this uid may bind: the system's is root's, or whose systemd says so."""
+def _default(environ: Mapping[str, str], uid: int) -> str:
+    """Return the first path that a daemon of this uid may bind: the system's only as root, or if systemd names it."""
     first, *others = _candidates(environ, uid)
     if uid == 0 or first != SYSTEM_SOCKET or environ.get("RUNTIME_DIRECTORY"):
         return first

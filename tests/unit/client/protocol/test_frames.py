@@ -6,7 +6,7 @@ import pytest
 
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
-from sidecard_client.protocol.frames import BadMessage, FrameBuffer, LineBuffer, RequestReader, frame, line
+from sidecard_client.protocol.frames import BadMessage, FrameBuffer, LineBuffer, RequestReader, frame, json_line
 from sidecard_client.protocol.wire import Begin, Ping
 
 PING = frame(wire.pack(Ping(id=7)))
@@ -204,7 +204,7 @@ def test_bytes_travel_through_json() -> None:
     assert isinstance(request, wire.Put)
     assert msgspec.msgpack.decode(request.value) == [b"\x00\xff"]
 
-    written = line(hit(bytes(request.value)))
+    written = json_line(hit(bytes(request.value)))
     assert json.loads(written)["value"] == [{"$bytes": "AP8="}]
     assert written.endswith(b"}\n")
 
@@ -222,7 +222,7 @@ def test_a_framed_reply_carries_the_value_as_it_was() -> None:
 )
 def test_a_value_that_json_cannot_say_becomes_an_error_with_the_same_id(value: bytes) -> None:
     """Integer keys, NaN, too deep, not UTF-8: the reader is told to use msgpack."""
-    reply = json.loads(line(hit(value)))
+    reply = json.loads(json_line(hit(value)))
 
     assert (reply["type"], reply["id"], reply["code"]) == ("error", 3, "bad_request")
     assert "msgpack" in reply["message"]
@@ -236,10 +236,10 @@ def test_only_so_many_messages_are_read_at_once_and_the_rest_is_left() -> None:
     ):
         reader = RequestReader(at_once=4)
         assert [message.id for message in reader.feed(data)] == [1, 2, 3, 4]
-        assert reader.left == 5
+        assert reader.undecoded == 5
         assert [message.id for message in reader.feed(data[: len(data) // 9])] == [5, 6, 7, 8]
-        assert [message.id for message in reader.more()] == [9, 1]
-        assert (reader.left, reader.held_bytes) == (0, 0)
+        assert [message.id for message in reader.take_more()] == [9, 1]
+        assert (reader.undecoded, reader.held_bytes) == (0, 0)
 
 
 def test_a_message_in_parts_has_one_number_until_it_is_whole() -> None:
@@ -262,13 +262,13 @@ def test_whole_frames_are_read_the_short_way_once_all_is_settled() -> None:
     one = frame(wire.pack(wire.Ping(id=1)))
     reader = RequestReader(at_once=1)
     reader.feed(one * 3)
-    reader.settle()
-    assert not reader.calm
-    reader.more()
-    reader.more()
-    reader.settle()
-    assert reader.calm
+    reader.mark_served()
+    assert not reader.single_frames
+    reader.take_more()
+    reader.take_more()
+    reader.mark_served()
+    assert reader.single_frames
     assert [message.id for message in reader.feed(one)] == [1]
-    assert reader.calm
+    assert reader.single_frames
     reader.feed(one[:5])
-    assert not reader.calm
+    assert not reader.single_frames
