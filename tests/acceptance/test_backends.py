@@ -82,7 +82,7 @@ def state_of(daemon: Daemon, backend: str = "b") -> dict[str, Any]:
 
 @kinds
 def test_breaker_opens_once_for_sixteen_processes(kind: str, daemon: Start, crew: Crew) -> None:
-    """What one has learned, all know: no further call reaches the backend, and each process is told why."""
+    """After the breaker opens for one process, no further call reaches the backend, and each process gets the reason."""
     running = daemon(**backends(b={"breaker": {"open_seconds": 60}}))
     crew.hire(16, kind=kind, callers=1, calls=40, fails=True, work_seconds=0.01)
     crew.go()
@@ -119,20 +119,20 @@ def probe_cycles(cycles: int, daemon: Start, crew: Crew) -> None:
     assert ends["ConnectionError"] == crew.calls()
 
 
-def test_exactly_three_probes_reach_the_backend_each_time(daemon: Start, crew: Crew) -> None:
-    """Over 20 cycles."""
+def test_probing_breaker_lets_exactly_three_probes_through(daemon: Start, crew: Crew) -> None:
+    """A half-open breaker with three probes lets exactly three calls through, in 20 cycles."""
     probe_cycles(20, daemon, crew)
 
 
 @pytest.mark.slow
-def test_exactly_three_probes_reach_the_backend_each_of_200_times(daemon: Start, crew: Crew) -> None:
-    """Over 200 cycles."""
+def test_probing_breaker_lets_exactly_three_probes_through_200_times(daemon: Start, crew: Crew) -> None:
+    """A half-open breaker with three probes lets exactly three calls through, in 200 cycles."""
     probe_cycles(200, daemon, crew)
 
 
 @kinds
-def test_next_probe_goes_out_as_soon_as_the_holder_of_the_last_is_dead(kind: str, daemon: Start, crew: Crew) -> None:
-    """A probe that is lost is given back with its connection, and says nothing of the backend."""
+def test_probe_after_a_dead_holder_is_sent_at_once(kind: str, daemon: Start, crew: Crew) -> None:
+    """The permit of a lost probe returns with its connection and says nothing of the backend."""
     running = daemon(**backends(b={}))
     crew.hire(1, kind=kind, callers=1, work_seconds=60.0)
     for action in ("open", "auto"):
@@ -149,8 +149,8 @@ def test_next_probe_goes_out_as_soon_as_the_holder_of_the_last_is_dead(kind: str
 
 
 @kinds
-def test_local_model_never_gets_more_calls_at_once_than_it_can_take(kind: str, daemon: Start, crew: Crew) -> None:
-    """Fifty callers in two processes are all served, two at a time, and the many do not starve the few."""
+def test_local_model_gets_at_most_its_limit_of_calls_at_once(kind: str, daemon: Start, crew: Crew) -> None:
+    """Fifty callers in two processes are served two at a time, and the process with many callers does not starve the other."""
     daemon(**backends(b={"locality": "local", "max_concurrent": 2}))
     crew.hire(1, kind=kind, callers=40, work_seconds=0.02)
     crew.hire(1, kind=kind, callers=10, work_seconds=0.02)
@@ -165,8 +165,8 @@ def test_local_model_never_gets_more_calls_at_once_than_it_can_take(kind: str, d
 
 
 @kinds
-def test_same_call_of_many_waits_for_its_permit_once(kind: str, daemon: Start, crew: Crew) -> None:
-    """Waiting for a permit is part of the flight: duplicates join it, and the backend is asked once for all."""
+def test_equal_calls_wait_for_one_permit(kind: str, daemon: Start, crew: Crew) -> None:
+    """Callers of an equal key join a flight that waits for a permit, and the backend is called once for all."""
     running = daemon(**backends(b={"max_concurrent": 1}))
     with Client(running.socket) as client:
 
@@ -183,8 +183,8 @@ def test_same_call_of_many_waits_for_its_permit_once(kind: str, daemon: Start, c
     assert crew.calls() == 1
 
 
-def test_retries_of_many_workers_stay_within_the_hosts_budget(daemon: Start, crew: Crew) -> None:
-    """Twenty calls of ten workers that want three retries each are not eighty: a fifth on top, and the floor."""
+def test_retries_of_many_workers_stay_within_the_budget_of_the_host(daemon: Start, crew: Crew) -> None:
+    """Twenty calls of ten workers with three retries each cost a fifth more calls and the floor, not sixty more."""
     running = daemon(
         SIDECARD_RETRIES_FLOOR_PER_SECOND="0.5",
         SIDECARD_RETRIES_WINDOW_SECONDS="60",
@@ -212,8 +212,8 @@ def big(question: str) -> str:
 BOTH = {"local": small, "cloud": big}
 
 
-def test_call_goes_on_with_the_next_backend_and_says_why(daemon: Start) -> None:
-    """The app notices nothing; the outcome tells."""
+def test_failed_call_continues_on_the_next_backend(daemon: Start) -> None:
+    """The app gets the answer, and the outcome names the backend and the reason."""
     running = daemon()
     with Client(running.socket) as client:
         client.breaker("local", "open")
@@ -227,8 +227,8 @@ def test_call_goes_on_with_the_next_backend_and_says_why(daemon: Start) -> None:
         assert client.outcome(BOTH, "again").backend == "local"
 
 
-def test_sovereign_host_calls_nobody_outside(daemon: Start) -> None:
-    """A backend that nobody declared local gets no lease, under whatever name."""
+def test_sovereign_host_makes_no_remote_call(daemon: Start) -> None:
+    """A backend that is not declared local gets no lease, under any name."""
     running = daemon("--set", "backends.lab.locality=local", SOVEREIGN_MODE="true")
     with Client(running.socket) as client:
         assert client.outcome({"cloud": big, "lab": small}, "hello").backend == "lab"
@@ -254,7 +254,7 @@ TWO_DOLLARS = {"SIDECARD_BUDGETS": '{"b": {"dollars": 2.0, "period_seconds": 315
 
 
 def test_spent_budget_leaves_the_free_backend(daemon: Start) -> None:
-    """Two dollars are two calls; then the local one serves, and who wants only the dear one is refused."""
+    """Two dollars pay for two calls; then the local backend serves, and callers of the paid one alone are rejected."""
     running = daemon(**PRICED, **TWO_DOLLARS)
     with Client(running.socket) as client:
         assert [spend(client, str(number)) for number in range(4)] == ["cloud", "cloud", "local", "local"]
@@ -274,7 +274,7 @@ def test_spent_budget_leaves_the_free_backend(daemon: Start) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_ledger_budgets_and_open_breakers_survive_a_restart(number: int, daemon: Start, tmp_path: Path) -> None:
-    """At once after a stop; after a kill, what was booked before the last write."""
+    """A stop keeps everything; a kill keeps what was booked before the last write."""
     running = daemon(**PRICED, **TWO_DOLLARS, STATE_DIRECTORY=str(tmp_path))
     with Client(running.socket) as client:
         assert [spend(client, str(number)) for number in range(2)] == ["cloud", "cloud"]
@@ -299,8 +299,8 @@ def read(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-def test_damaged_ledger_stops_no_start(daemon: Start, tmp_path: Path) -> None:
-    """It is kept aside, told of once, and a new one is begun."""
+def test_damaged_ledger_is_set_aside_at_the_start(daemon: Start, tmp_path: Path) -> None:
+    """The daemon renames a damaged ledger, logs it once, and begins a new one."""
     (tmp_path / "ledger.json").write_bytes(b'{"version": 1, "tasks": [')
     running = daemon(STATE_DIRECTORY=str(tmp_path))
     assert (tmp_path / "ledger.json.corrupt").exists()
@@ -312,8 +312,8 @@ def test_damaged_ledger_stops_no_start(daemon: Start, tmp_path: Path) -> None:
     assert json.loads(read(tmp_path / "ledger.json"))["tasks"]["general"]["led"] == 1
 
 
-def test_second_daemon_of_a_state_directory_runs_without(daemon: Start, tmp_path: Path) -> None:
-    """Two that write one ledger would lose each other's."""
+def test_second_daemon_of_a_state_directory_runs_without_it(daemon: Start, tmp_path: Path) -> None:
+    """A second daemon does not write the ledger of the first, because each would lose the other's sums."""
     first = daemon(STATE_DIRECTORY=str(tmp_path))
     second = daemon(STATE_DIRECTORY=str(tmp_path))
     first.terminate()
@@ -323,8 +323,8 @@ def test_second_daemon_of_a_state_directory_runs_without(daemon: Start, tmp_path
     assert "another daemon" in note["reason"]
 
 
-def test_daemon_without_state_writes_none(daemon: Start, tmp_path: Path) -> None:
-    """Also where there is a place for it."""
+def test_daemon_without_state_writes_no_ledger(daemon: Start, tmp_path: Path) -> None:
+    """With `--no-state` no ledger is written, even if there is a state directory."""
     running = daemon("--no-state", STATE_DIRECTORY=str(tmp_path))
     with Client(running.socket) as client:
         client.call(small, "x")

@@ -53,7 +53,7 @@ def rows(state: Path, number: int) -> list[dict[str, Any]]:
 
 
 def test_each_call_is_a_row(daemon: Start, socket_path: str, tmp_path: Path) -> None:
-    """With task, model, tokens, cost and source; without what was said."""
+    """Each call has a row with task, model, tokens, cost and source, without its text."""
     daemon(LOGGED, STATE_DIRECTORY=str(tmp_path))
     usage = {"model": "small", "prompt_tokens": 3, "completion_tokens": 4, "cost_dollars": 0.25}
     with Client(socket_path, usage=lambda _: usage, task="rag") as client:
@@ -75,8 +75,8 @@ def test_each_call_is_a_row(daemon: Start, socket_path: str, tmp_path: Path) -> 
 
 
 @pytest.mark.anyio
-async def test_what_was_said_is_kept_where_both_sides_want_it(daemon: Start, socket_path: str, tmp_path: Path) -> None:
-    """The operator's expressions blot out what they find, and the app's hook has the first word."""
+async def test_texts_are_kept_if_app_and_operator_agree(daemon: Start, socket_path: str, tmp_path: Path) -> None:
+    """Texts are kept if both sides ask for it; the app's hook runs first, then the operator's expressions redact matches."""
     daemon(LOGGED, PROMPTS, '--set=calls.redact=["sk-[0-9]+"]', STATE_DIRECTORY=str(tmp_path))
     async with AsyncClient(socket_path) as client:
         await client.call(answer, f"my key is {SECRET}", system="Be brief. ", name="async")
@@ -104,8 +104,8 @@ async def test_what_was_said_is_kept_where_both_sides_want_it(daemon: Start, soc
     } in conversations
 
 
-def test_a_stop_writes_what_waits(daemon: Start, socket_path: str, tmp_path: Path) -> None:
-    """Within the second that a batch may take."""
+def test_stop_writes_pending_rows(daemon: Start, socket_path: str, tmp_path: Path) -> None:
+    """A stopping daemon writes all rows of the last batch."""
     one = daemon(LOGGED, STATE_DIRECTORY=str(tmp_path))
     with Client(socket_path) as client:
         for number in range(300):
@@ -116,8 +116,8 @@ def test_a_stop_writes_what_waits(daemon: Start, socket_path: str, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_kill_loses_what_waits_and_nothing_else(daemon: Start, socket_path: str, tmp_path: Path) -> None:
-    """What was written is there, and the next daemon goes on with the same file."""
+def test_kill_loses_only_pending_rows(daemon: Start, socket_path: str, tmp_path: Path) -> None:
+    """After a kill the written rows are there, and the next daemon continues the same file."""
     one = daemon(LOGGED, STATE_DIRECTORY=str(tmp_path))
     with Client(socket_path) as client:
         client.call(answer, "first")
@@ -131,8 +131,8 @@ def test_a_kill_loses_what_waits_and_nothing_else(daemon: Start, socket_path: st
     assert len(told) == len(set(told)) in {2, 3}
 
 
-def test_a_log_without_a_place_is_refused_at_the_start(socket_path: str) -> None:
-    """Not found out when somebody wants to look at it."""
+def test_call_log_without_a_place_prevents_the_start(socket_path: str) -> None:
+    """A call log that has no place to be written is an error at the start."""
     done = subprocess.run(
         [sys.executable, "-m", "sidecard", "serve", "--no-state", "--socket", socket_path, LOGGED],
         capture_output=True,
@@ -146,10 +146,8 @@ def test_a_log_without_a_place_is_refused_at_the_start(socket_path: str) -> None
 
 
 @pytest.mark.slow
-def test_callers_who_were_served_by_one_call_have_rows_of_their_own(
-    daemon: Start, socket_path: str, tmp_path: Path
-) -> None:
-    """Each caller is one call, whoever made it."""
+def test_callers_of_one_shared_call_have_a_row_each(daemon: Start, socket_path: str, tmp_path: Path) -> None:
+    """Each caller has a row, whichever caller made the call."""
     daemon(LOGGED, STATE_DIRECTORY=str(tmp_path))
     with Client(socket_path) as client, ThreadPoolExecutor(3) as threads:
         entered, opened = threading.Event(), threading.Event()

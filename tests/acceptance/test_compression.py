@@ -51,10 +51,10 @@ def compressed(daemon: Daemon) -> object:
 
 
 @pytest.mark.parametrize(("first", "second"), [(ON, OFF), (OFF, ON)])
-def test_a_store_on_disk_is_read_whoever_has_written_it(
+def test_store_on_disk_is_read_with_either_setting(
     daemon: Start, tmp_path: Path, first: dict[str, str], second: dict[str, str]
 ) -> None:
-    """Answers and streams, by a daemon with another setting."""
+    """A daemon reads answers and streams that another one wrote with or without compression."""
     one = daemon(STATE_DIRECTORY=str(tmp_path), **first)
     assert asked(one, "a", "b") == ["upstream", "upstream"]
     with Client(one.socket) as client:
@@ -74,8 +74,8 @@ def test_a_store_on_disk_is_read_whoever_has_written_it(
     assert stat(other, "store_hits") == 3
 
 
-def test_damaged_records_on_disk_cost_a_call_each(daemon: Start, tmp_path: Path) -> None:
-    """Cut off, emptied, longer, of a size that nothing has, of zeros; the new answers take their places."""
+def test_damaged_record_on_disk_is_a_miss(daemon: Start, tmp_path: Path) -> None:
+    """A record that is cut, emptied, longer, zeroed or of an impossible size is a miss, and the new answer replaces it."""
     one = daemon(STATE_DIRECTORY=str(tmp_path), **ON)
     asked(one, "a", "b", "c", "d", "e", "whole")
     assert one.terminate() == 0
@@ -94,8 +94,8 @@ def test_damaged_records_on_disk_cost_a_call_each(daemon: Start, tmp_path: Path)
     assert asked(one, "a", "b", "c", "d", "e", "whole") == ["cache"] * 6
 
 
-def test_hosts_with_and_without_share_a_redis(daemon: Start, server: RedisServer) -> None:
-    """Each reads what the other has written, in either form."""
+def test_hosts_with_and_without_compression_share_a_redis(daemon: Start, server: RedisServer) -> None:
+    """Each host reads what the other has written, in either form."""
     (small,) = hosts(daemon, 1, server.url, **ON)
     (plain,) = hosts(daemon, 1, server.url)
     assert asked(small, "a") == asked(plain, "b") == ["upstream"]
@@ -108,8 +108,8 @@ def test_hosts_with_and_without_share_a_redis(daemon: Start, server: RedisServer
     assert sizes[0] < len(TEXT) / 10 < len(TEXT) < sizes[1]
 
 
-def test_a_damaged_record_in_redis_costs_a_call(daemon: Start, server: RedisServer) -> None:
-    """Of a host that has nothing of it in memory."""
+def test_damaged_record_in_redis_is_a_miss(daemon: Start, server: RedisServer) -> None:
+    """A host without the entry in memory makes the call."""
     (one,) = hosts(daemon, 1, server.url, **ON)
     asked(one, "a")
     with server.client() as client:
@@ -125,8 +125,8 @@ def test_a_damaged_record_in_redis_costs_a_call(daemon: Start, server: RedisServ
     assert asked(other, "a") == ["cache"]
 
 
-def test_a_reload_leaves_the_entries_that_there_are(daemon: Start, tmp_path: Path) -> None:
-    """Compression comes on and goes off again; all are hits meanwhile."""
+def test_reload_of_compression_keeps_entries(daemon: Start, tmp_path: Path) -> None:
+    """Entries stay hits while reloads switch compression on and off."""
     file = tmp_path / "sidecard.toml"
     file.write_text("")
     one = daemon("--no-state", "--config", str(file))

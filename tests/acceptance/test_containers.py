@@ -27,16 +27,16 @@ def container(image: str) -> Iterator[str]:
     run("podman", "rm", "--force", "--volumes", "--time=1", NAME)
 
 
-def test_container_serves_as_nobody_on_a_read_only_root(container: str) -> None:
-    """The daemon needs no root, no capability and no writable root to answer."""
+def test_container_serves_without_root_on_a_read_only_root(container: str) -> None:
+    """The daemon needs no root, no capability and no writable root."""
     assert "0.1.0" in must("podman", "exec", container, "sidecard", "ping")
     assert must("podman", "exec", container, "id", "-u") == "1001"
     assert "Read-only file system" in run("podman", "exec", container, "touch", "/opt/sidecard/x").stderr
     assert "CapEff:\t0000000000000000" in must("podman", "exec", container, "cat", "/proc/1/status")
 
 
-def test_health_command_tells_a_daemon_that_hangs(container: str) -> None:
-    """Healthy, then stopped in its tracks and unhealthy, then healthy again when it goes on."""
+def test_health_command_detects_an_unresponsive_daemon(container: str) -> None:
+    """The container is healthy, unhealthy while the daemon is stopped, and healthy again afterwards."""
     must("podman", "kill", "--signal=STOP", container)
     assert run("podman", "healthcheck", "run", container).returncode == 1
 
@@ -44,15 +44,15 @@ def test_health_command_tells_a_daemon_that_hangs(container: str) -> None:
     until(lambda: run("podman", "healthcheck", "run", container).returncode == 0, "a healthy container again")
 
 
-def test_container_stops_by_itself_when_told(container: str) -> None:
-    """SIGTERM as the first process of a container ends the daemon with 0, long before podman would kill it."""
+def test_container_stops_on_sigterm(container: str) -> None:
+    """SIGTERM ends the daemon, the container's first process, with 0, long before podman would kill it."""
     started = time.monotonic()
     must("podman", "stop", "--time=60", container)
     assert time.monotonic() - started < 30
     assert must("podman", "inspect", "--format={{.State.ExitCode}}", container) == "0"
 
 
-def test_image_knows_neither_an_installer_nor_where_packages_came_from(image: str) -> None:
+def test_image_has_no_installer_and_no_package_index(image: str) -> None:
     """The index that built the image, which may carry a password, is in no layer's history and no environment."""
     told = must("podman", "image", "inspect", image)
     assert "PIP_" not in told
@@ -159,8 +159,8 @@ def test_in_user_namespaces_uids_are_those_of_the_same_mapping(crew: Crew) -> No
     assert crew.calls(CALL, *OTHER_MAPPING, "--user=1002:1001").stdout == "Q fallback\n"
 
 
-def test_what_was_cached_is_there_after_kill_9_and_a_new_container(crew: Crew) -> None:
-    """An app that calls meanwhile is not failed."""
+def test_entries_survive_a_kill_and_a_new_container(crew: Crew) -> None:
+    """Entries survive, and calls in between do not fail."""
     shared = '--env=SIDECARD_NAMESPACES={"team": {"shared_with": "all"}}'
     crew.serve(shared)
     assert crew.calls(CALL, "--user=1002:1001").stdout == "Q upstream\n"
@@ -174,7 +174,7 @@ def test_what_was_cached_is_there_after_kill_9_and_a_new_container(crew: Crew) -
 
 
 def test_memory_stays_far_below_the_reservation(crew: Crew) -> None:
-    """Idle, and after ten thousand calls of a container beside it; printed with the size of the image."""
+    """The container's memory, idle and after ten thousand calls, is printed with the size of the image."""
     crew.serve()
     idle, _ = crew.resident_bytes()
     sources = crew.calls(LOAD, "--user=1002:1001").stdout.strip()
@@ -214,8 +214,8 @@ def built(image: str) -> Iterator[Callable[..., str]]:
     run("podman", "rmi", "--force", *names)
 
 
-def test_it_runs_without_a_shell(image: str, built: Callable[..., str], tmp_path: Path) -> None:
-    """Also its health command: an image from which every shell was taken."""
+def test_image_without_a_shell_serves(image: str, built: Callable[..., str], tmp_path: Path) -> None:
+    """The daemon and its health command run in an image without any shell."""
     recipe = f"FROM {image}\nUSER 0\nRUN rm /bin/sh /bin/dash /bin/bash\nUSER 1001:1001\n"
     crew = Crew(built(recipe, tmp_path, "--format=docker"))
     try:

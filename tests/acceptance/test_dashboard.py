@@ -107,8 +107,10 @@ def fill(path: str) -> None:
                 client.call(fail, number, name="g", backend="flaky")
 
 
-def test_it_shows_calls_as_they_come(one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str) -> None:
-    """First what to do; then hit rate, money, backends, budgets, tasks, without a reload."""
+def test_dashboard_shows_calls_as_they_come(
+    one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str
+) -> None:
+    """It shows a first step, then hit rate, money, backends, budgets and tasks, without a reload."""
     page = opened(one[1])
     expect(page.get_by_role("heading", name="No calls yet")).to_be_visible(timeout=WAIT_MILLISECONDS)
     fill(socket_path)
@@ -122,10 +124,10 @@ def test_it_shows_calls_as_they_come(one: tuple[Daemon, str], opened: Callable[.
     expect(page.get_by_role("heading", name="Problems")).to_be_visible()
 
 
-def test_the_first_command_that_it_names_works(
+def test_dashboard_names_a_first_command_that_works(
     one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str
 ) -> None:
-    """Typed as it stands, by whoever has nothing else yet."""
+    """The command works as printed, on a host without anything else."""
     page = opened(one[1])
     expect(page.get_by_role("heading", name="No calls yet")).to_be_visible(timeout=WAIT_MILLISECONDS)
     command = page.locator("#empty code").inner_text()
@@ -134,10 +136,8 @@ def test_the_first_command_that_it_names_works(
     assert ask(socket_path, {"op": "stats"})["begins"] == 1
 
 
-def test_names_are_text_and_nothing_else(
-    one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str
-) -> None:
-    """A task may have any name."""
+def test_dashboard_shows_names_as_text(one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str) -> None:
+    """A task name with markup is shown as text."""
     fill(socket_path)
     page = opened(one[1])
     expect(page.get_by_role("rowheader", name=ATTACK)).to_be_visible(timeout=WAIT_MILLISECONDS)
@@ -145,10 +145,10 @@ def test_names_are_text_and_nothing_else(
     assert page.locator("main img").count() == 0
 
 
-def test_a_daemon_that_is_gone_is_told_and_found_again(
+def test_dashboard_reports_a_stopped_daemon_and_reconnects(
     one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str
 ) -> None:
-    """Seen and, for those who do not see, said; the last numbers stay."""
+    """The page reports it visibly and to screen readers, keeps the last numbers, and goes on after the restart."""
     fill(socket_path)
     page = opened(one[1])
     expect(page.locator("#hit-rate")).to_have_text("25.0 %", timeout=WAIT_MILLISECONDS)
@@ -163,8 +163,10 @@ def test_a_daemon_that_is_gone_is_told_and_found_again(
 
 
 @pytest.mark.parametrize("width", [320, 360, 768, 1280])
-def test_nothing_is_cut_off(one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str, width: int) -> None:
-    """Without sideways scrolling, on a small phone and on a desk."""
+def test_dashboard_fits_small_and_large_screens(
+    one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str, width: int
+) -> None:
+    """No width needs horizontal scrolling."""
     fill(socket_path)
     page = opened(one[1], width)
     expect(page.locator("#hit-rate")).to_have_text("25.0 %", timeout=WAIT_MILLISECONDS)
@@ -172,10 +174,10 @@ def test_nothing_is_cut_off(one: tuple[Daemon, str], opened: Callable[..., Page]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_can_be_read(
+def test_dashboard_texts_have_enough_contrast(
     one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str, scheme: str
 ) -> None:
-    """Its contrast is at least what WCAG asks for, on light ground and on dark."""
+    """Every text has at least the contrast of WCAG, in light and dark mode."""
     fill(socket_path)
     page = opened(one[1], color_scheme=scheme)
     expect(page.locator("#budgets")).to_contain_text("$0.50 of $1.00", timeout=WAIT_MILLISECONDS)
@@ -184,10 +186,10 @@ def test_every_text_can_be_read(
     assert [text for contrast, text in told if contrast < LEAST_CONTRAST] == []
 
 
-def test_it_can_be_used_without_a_mouse_and_without_eyes(
+def test_dashboard_works_with_keyboard_and_screen_reader(
     one: tuple[Daemon, str], opened: Callable[..., Page], socket_path: str
 ) -> None:
-    """Landmarks, one first heading, a table with heads, charts that are described and have their numbers as a table."""
+    """It has landmarks, one first heading, a table with headers, and charts with descriptions and a table of their numbers."""
     fill(socket_path)
     page = opened(one[1])
     expect(page.locator("#hit-rate")).to_have_text("25.0 %", timeout=WAIT_MILLISECONDS)
@@ -206,8 +208,8 @@ def test_it_can_be_used_without_a_mouse_and_without_eyes(
     assert {"As a table", "summary", "metrics", "health"} <= reached
 
 
-def test_nothing_is_asked_of_anybody_else(one: tuple[Daemon, str], opened: Callable[..., Page]) -> None:
-    """It works where there is no network."""
+def test_dashboard_loads_nothing_from_other_hosts(one: tuple[Daemon, str], opened: Callable[..., Page]) -> None:
+    """The page works without a network."""
     page = opened("about:blank")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

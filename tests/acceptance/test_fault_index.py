@@ -3,8 +3,8 @@
 from tests.acceptance.fault_index import CLIENTS_AND_SHAPES, FAULTS, names_of, table
 
 
-def test_every_fault_has_tests_that_exist() -> None:
-    """Thirty-two of them, each for both clients, plain and streamed, unless the test is about neither."""
+def test_fault_index_names_existing_tests_for_every_fault() -> None:
+    """Each of the 32 faults has tests for both clients, plain and streamed, unless it concerns neither."""
     assert list(FAULTS) == list(range(1, 33))
     for number, fault in FAULTS.items():
         assert fault.everybody or set(fault.only) == set(CLIENTS_AND_SHAPES), number
@@ -14,8 +14,8 @@ def test_every_fault_has_tests_that_exist() -> None:
             assert name.partition("[")[0] in names_of(path), test
 
 
-def test_the_table_adds_up_what_tests_have_counted() -> None:
-    """By fault; a test that passed without counting is one."""
+def test_fault_table_adds_up_the_counts_of_tests() -> None:
+    """Counts are summed by fault; a passed test without a count counts as one."""
     first, second = FAULTS[22].tests[0], FAULTS[18].tests[0]
     lines = table(
         [

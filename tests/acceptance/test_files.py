@@ -72,8 +72,8 @@ def expressions(dashboard: Any) -> Iterator[str]:
         yield expression
 
 
-def test_the_dashboard_is_one_that_grafana_takes(dashboard: Any) -> None:
-    """Ids are unique, no two panels are in one place, and each says where its data come from."""
+def test_grafana_dashboard_is_well_formed(dashboard: Any) -> None:
+    """Ids are unique, no two panels overlap, and each panel names its data source."""
     panels = dashboard["panels"]
     assert dashboard["schemaVersion"] >= 36
     assert len({panel["id"] for panel in panels}) == len(panels)
@@ -88,16 +88,16 @@ def test_the_dashboard_is_one_that_grafana_takes(dashboard: Any) -> None:
 
 
 @needs_promtool
-def test_every_query_of_the_dashboard_is_one_that_prometheus_reads(dashboard: Any, tmp_path: Path) -> None:
-    """As rules, which promtool reads without a server."""
+def test_grafana_queries_are_valid_promql(dashboard: Any, tmp_path: Path) -> None:
+    """Promtool accepts every query, as a rule."""
     rules = [{"record": f"panel:{number}", "expr": text} for number, text in enumerate(expressions(dashboard))]
     file = tmp_path / "rules.json"
     file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
     assert f"{len(rules)} rules found" in promtool("check", "rules", file)
 
 
-def test_what_is_shown_and_watched_is_what_a_daemon_tells(dashboard: Any, alerts: Path, exposed: set[str]) -> None:
-    """A name that nobody tells would be an empty panel, or an alert that never fires; and nothing that is told is forgotten."""
+def test_dashboard_and_alerts_use_exactly_the_exposed_metrics(dashboard: Any, alerts: Path, exposed: set[str]) -> None:
+    """Every used name is exposed, and every exposed name is used or listed as unused."""
     shown = {name for text in expressions(dashboard) for name in NAMES.findall(text)}
     watched = set(
         NAMES.findall(" ".join(re.findall(r"expr: (.*?)\n        (?:for|labels)", alerts.read_text(), re.DOTALL)))
@@ -110,8 +110,8 @@ def test_what_is_shown_and_watched_is_what_a_daemon_tells(dashboard: Any, alerts
     assert unshown - watched == set()
 
 
-def test_a_share_of_all_calls_counts_no_call_twice(dashboard: Any, alerts: Path) -> None:
-    """A call that is asked for its vector begins once more."""
+def test_ratios_count_each_call_once(dashboard: Any, alerts: Path) -> None:
+    """A call whose vector the daemon requests begins twice and counts once."""
     shares = [
         text for text in (*expressions(dashboard), alerts.read_text()) if re.search(r"/[^/]*requests_total", text)
     ]
@@ -121,8 +121,8 @@ def test_a_share_of_all_calls_counts_no_call_twice(dashboard: Any, alerts: Path)
 
 
 @needs_promtool
-def test_the_rules_are_rules(alerts: Path) -> None:
-    """As Prometheus sees them; each says what it means and where to begin."""
+def test_alert_rules_are_valid_and_explained(alerts: Path) -> None:
+    """Promtool accepts the rules; each says what it means and where to begin."""
     promtool("check", "rules", alerts)
     text = alerts.read_text()
     count = text.count("- alert:")
@@ -191,8 +191,8 @@ CASES = {
 """For each alert: series that must raise it, series that must not, and when to look."""
 
 
-def test_there_is_a_case_for_every_alert(alerts: Path) -> None:
-    """An alert that nobody has seen fire is a guess."""
+def test_alert_rules_have_a_test_case_each(alerts: Path) -> None:
+    """Every alert has a case in which it fires."""
     assert set(re.findall(r"- alert: (\w+)", alerts.read_text())) == set(CASES)
 
 
@@ -201,8 +201,8 @@ def test_there_is_a_case_for_every_alert(alerts: Path) -> None:
     "alert",
     [pytest.param(name, marks=pytest.mark.slow if int(at[:-1]) > 60 else ()) for name, (*_, at) in CASES.items()],
 )
-def test_an_alert_fires_and_keeps_quiet(alert: str, alerts: Path, tmp_path: Path) -> None:
-    """Read by Prometheus' own evaluation of rules."""
+def test_alert_rules_fire_only_in_their_case(alert: str, alerts: Path, tmp_path: Path) -> None:
+    """Promtool's own evaluation fires each alert in its case and in no other."""
     firing, quiet, at = CASES[alert]
     for name, given, fires in (("firing", firing, True), ("quiet", quiet, False)):
         # With the alerts of others beside it, which do not matter here.

@@ -43,8 +43,8 @@ def raw(url: str, request: bytes) -> bytes:
     return received
 
 
-def test_metrics_are_scraped_in_the_format_that_is_asked_for(serve: Serve, socket_path: str) -> None:
-    """With the apps' own; Prometheus' own check finds nothing wrong."""
+def test_scrape_has_the_requested_format(serve: Serve, socket_path: str) -> None:
+    """The scrape has the daemon's and the apps' metrics, and promtool finds no fault with it."""
     url = serve()
     with Client(socket_path) as client:
         client.call(str, 1, name="f")
@@ -63,7 +63,7 @@ def test_metrics_are_scraped_in_the_format_that_is_asked_for(serve: Serve, socke
 
 
 def test_health_is_503_only_while_the_daemon_drains(daemon: Start, socket_path: str) -> None:
-    """An open breaker is told, and no reason to take the daemon out of service."""
+    """An open breaker is reported and does not make the daemon unhealthy."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     one = daemon("--no-state", f"--set=http.listen=127.0.0.1:{port}")
@@ -97,18 +97,18 @@ def test_health_is_503_only_while_the_daemon_drains(daemon: Start, socket_path: 
         ("GET", "/assets/%2e%2e/http.py", {}, b"", 404, "Unknown path"),
     ],
 )
-def test_what_is_wrong_is_refused_in_a_sentence(
+def test_invalid_request_is_answered_by_a_sentence(
     serve: Serve, method: str, path: str, headers: dict[str, str], body: bytes, status: int, said: str
 ) -> None:
-    """As JSON, and the next request is served."""
+    """The error is JSON, and the next request on the connection is served."""
     url = serve()
     answer = httpx.request(method, url + path, headers=headers, content=body)
     assert (answer.status_code, said in answer.json()["error"]) == (status, True), answer.text
     assert httpx.get(f"{url}/health").status_code == 200
 
 
-def test_every_answer_keeps_other_pages_out(serve: Serve) -> None:
-    """No script but the page's own, no frame, no sniffing, nothing kept; and nobody is told what serves."""
+def test_responses_have_security_headers(serve: Serve) -> None:
+    """Responses allow only the page's own script, no frame and no sniffing, are not stored, and do not name the server."""
     url = serve()
     for path in ("/", "/assets/style.css", "/metrics", "/v1/summary", "/nothing"):
         headers = httpx.get(url + path).headers
@@ -122,14 +122,14 @@ def test_every_answer_keeps_other_pages_out(serve: Serve) -> None:
     assert httpx.head(f"{url}/").content == b""
 
 
-def test_a_known_name_is_answered(serve: Serve) -> None:
-    """As behind a reverse proxy, or in a pod."""
+def test_known_host_name_is_answered(serve: Serve) -> None:
+    """A configured host name is served, as behind a reverse proxy or in a pod."""
     url = serve('--set=http.allow_hosts=["openpipe"]')
     assert httpx.get(f"{url}/health", headers={"Host": "openpipe:3000"}).status_code == 200
 
 
-def test_strangers_cost_nobody_anything(serve: Serve, socket_path: str) -> None:
-    """Nonsense, endless headers, a crowd that says nothing: others are served, on both sockets."""
+def test_hostile_http_clients_delay_no_other(serve: Serve, socket_path: str) -> None:
+    """Garbage, endless headers and silent connections delay no peer on either socket."""
     url = serve()
     assert b"400" in raw(url, b"\x00\x01nonsense\r\n\r\n").split(b"\r\n")[0]
     assert b"400" in raw(url, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000).split(b"\r\n")[0]
@@ -147,8 +147,8 @@ def test_strangers_cost_nobody_anything(serve: Serve, socket_path: str) -> None:
             one.close()
 
 
-def test_it_listens_on_a_unix_socket_too(daemon: Start, socket_directory: Path) -> None:
-    """As private as the daemon's own, and gone with it; any name will do there."""
+def test_http_on_a_unix_socket_serves(daemon: Start, socket_directory: Path) -> None:
+    """The socket is as private as the daemon's own, is removed with it, and accepts any host name."""
     path = socket_directory / "http.sock"
     one = daemon("--no-state", f"--set=http.listen={path}")
     assert path.stat().st_mode & 0o777 == 0o660
@@ -159,8 +159,8 @@ def test_it_listens_on_a_unix_socket_too(daemon: Start, socket_directory: Path) 
     assert not path.exists()
 
 
-def test_an_address_that_is_taken_is_told_at_the_start(socket_path: str) -> None:
-    """With what to change."""
+def test_address_in_use_is_reported_at_the_start(socket_path: str) -> None:
+    """The error says what to change."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         done = subprocess.run(
@@ -185,8 +185,8 @@ def test_an_address_that_is_taken_is_told_at_the_start(socket_path: str) -> None
     assert not Path(socket_path).exists()
 
 
-def test_a_posted_call_is_counted(serve: Serve) -> None:
-    """And its prompt is nowhere."""
+def test_posted_call_is_counted_without_its_prompt(serve: Serve) -> None:
+    """A posted call is counted, and its prompt is nowhere."""
     url = serve()
     call: dict[str, Any] = {
         "prompt": "CANARY",
@@ -202,8 +202,8 @@ def test_a_posted_call_is_counted(serve: Serve) -> None:
     assert "CANARY" not in told
 
 
-def test_a_path_that_is_taken_names_the_setting_that_is_at_fault(socket_path: str, tmp_path: Path) -> None:
-    """Not the daemon's own socket."""
+def test_socket_path_in_use_is_reported_with_its_setting(socket_path: str, tmp_path: Path) -> None:
+    """The error names the HTTP setting, not the daemon's own socket."""
     taken = tmp_path / "file"
     taken.write_text("somebody's")
     done = subprocess.run(

@@ -20,8 +20,8 @@ Start = Callable[..., Daemon]
 PIPE_BYTES = 4096
 
 
-def test_a_signal_lets_the_log_say_everything_and_another_as_much_as_before(daemon: Start, socket_path: str) -> None:
-    """SIGUSR1 and SIGUSR2; each call is then a line, with its peer, key and lease."""
+def test_sigusr1_and_sigusr2_change_the_log_level(daemon: Start, socket_path: str) -> None:
+    """SIGUSR1 logs each call with its peer, key and lease; SIGUSR2 restores the configured level."""
     one = daemon("--no-state")
     with Client(socket_path) as client:
         client.call(str, "before", name="f")
@@ -40,8 +40,8 @@ def test_a_signal_lets_the_log_say_everything_and_another_as_much_as_before(daem
     assert begin["key"].startswith("k1-")
 
 
-def test_an_operator_sets_the_level_over_the_socket(daemon: Start, socket_path: str) -> None:
-    """As ``sidecard log-level`` does."""
+def test_log_level_command_sets_the_level(daemon: Start, socket_path: str) -> None:
+    """``sidecard log-level`` sets the level over the socket."""
     one = daemon("--no-state")
     assert ask(socket_path, {"op": "log", "level": "error"})["type"] == "ok"
     assert ask(socket_path, {"op": "log", "level": "loud"})["type"] == "error"
@@ -57,8 +57,8 @@ def _answers(socket_path: str) -> bool:
         return False
 
 
-def test_a_log_that_nobody_reads_stops_no_call(socket_path: str, tmp_path: Path) -> None:
-    """A pipe that is full: calls go on, and what could not be kept is told as dropped."""
+def test_unread_log_stops_no_call(socket_path: str, tmp_path: Path) -> None:
+    """With a full pipe calls go on, and lost lines are reported as dropped."""
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SIDECARD_")}

@@ -27,10 +27,10 @@ def noted(notes: Path) -> tuple[int, int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_what_workers_count_is_what_the_daemon_tells(
+def test_metrics_of_killed_workers_are_counted_as_acknowledged(
     daemon: Callable[..., Daemon], socket_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """To the last increment for those who live, and between acknowledged and begun for those who were killed."""
+    """The daemon has every increment of living workers, and between acknowledged and sent ones of killed workers."""
     seed = int(os.environ.get("SIDECARD_SIMULATION_SEED", "1"))
     chance = random.Random(seed)
     daemon("--no-state")

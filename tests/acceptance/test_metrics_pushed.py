@@ -53,10 +53,10 @@ def lost(life: Points, missed: int) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("format_path", ["/api/v1/import", "/api/v1/import/prometheus", "/api/v1/write"])
-def test_an_outage_and_a_kill_leave_no_gap_and_no_duplicate(
+def test_metrics_pushed_after_outage_and_kill_have_no_gap_and_no_duplicate(
     daemon: Callable[..., Daemon], socket_path: str, tmp_path: Path, format_path: str
 ) -> None:
-    """What was collected while the target was away is there with its own instants, those before the kill too.
+    """Samples collected during the outage, before the kill too, arrive with their own instants.
 
     Which of the two daemons a sample is from, its instant tells: what the apps have counted without a daemon is in the
     second one's first sample, which may be more than all that the first one had.

@@ -89,8 +89,8 @@ def locked() -> Iterator[tuple[str, str, int]]:
         yield canonicalize_name(name), version, entry.count("--hash=sha256:")
 
 
-def test_root_holds_what_it_is_meant_to_hold() -> None:
-    """No stray file at the root of the repository (what git ignores is not in it)."""
+def test_repository_root_has_no_stray_file() -> None:
+    """The root holds the listed files only (what git ignores does not count)."""
     listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"],
         capture_output=True, text=True, check=False,
@@ -102,8 +102,8 @@ def test_root_holds_what_it_is_meant_to_hold() -> None:
     assert {entry for entry in entries if not entry.startswith(".")} == ROOT_ENTRIES
 
 
-def test_readme_and_ci_run_the_same_tests() -> None:
-    """What the README promises to a newcomer is, word for word, what CI runs first."""
+def test_readme_and_ci_run_the_same_test_command() -> None:
+    """The README's test command is, word for word, the first that CI runs."""
     command = "python3 -m venv .venv && .venv/bin/pip install -e './client[async]' -e '.[test]' && .venv/bin/pytest\n"
     assert command in (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"\n{command}" in (ROOT / ".ci/run").read_text(encoding="utf-8")

@@ -40,10 +40,10 @@ def answer(prompt: str) -> str:
     return prompt.upper()
 
 
-def test_nothing_that_the_daemon_keeps_is_open_to_others_under_any_umask(
+def test_files_of_the_daemon_under_any_umask_are_private(
     daemon: Start, socket_path: str, tmp_path: Path, no_umask: None
 ) -> None:
-    """Store and its log, ledger, spool, call log, locks; while it serves and after it has ended."""
+    """Store, ledger, spool, call log and locks are private while it serves and after it has ended."""
     state = tmp_path / "state"
     state.mkdir(mode=0o700)
     running = daemon(
@@ -64,16 +64,16 @@ def test_nothing_that_the_daemon_keeps_is_open_to_others_under_any_umask(
 
 
 @pytest.mark.parametrize("mode", ["0600", "0660", "0666"])
-def test_the_socket_has_the_mode_that_is_configured_under_any_umask(
+def test_socket_under_any_umask_has_the_configured_mode(
     daemon: Start, socket_path: str, no_umask: None, mode: str
 ) -> None:
-    """Its lock is the daemon's alone."""
+    """The socket has the configured mode, and its lock file is private."""
     daemon("--no-state", f"--set=socket.mode={mode}")
     assert modes(Path(socket_path).parent) == {"s.sock": int(mode, 8), "s.sock.lock": 0o600}
 
 
-def test_an_exported_store_is_its_owners_alone(daemon: Start, socket_path: str, tmp_path: Path, no_umask: None) -> None:
-    """It has everybody's answers in it."""
+def test_exported_store_is_private(daemon: Start, socket_path: str, tmp_path: Path, no_umask: None) -> None:
+    """An exported store, which has all users' answers, is readable by its owner alone."""
     running = daemon("--set=store.write_window_seconds=0.05", STATE_DIRECTORY=str(tmp_path))
     with Client(socket_path) as client:
         client.call(answer, "why?")
@@ -109,10 +109,10 @@ def _a_file(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("prepare", [_of_another, _for_everybody, _a_link, _a_file])
-def test_a_directory_in_tmp_that_another_could_have_prepared_is_refused_by_the_daemon(
+def test_directory_in_tmp_of_another_user_is_rejected(
     prepare: Callable[[Path], None], socket_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the directory's name and what to do about it, and without a trace."""
+    """The daemon names the directory and what to do about it, and writes nothing."""
     if prepare is _of_another and os.geteuid() != 0:
         pytest.skip("only root can give a directory away")
 
@@ -127,10 +127,10 @@ def test_a_directory_in_tmp_that_another_could_have_prepared_is_refused_by_the_d
     assert directory.is_file() or not any(directory.iterdir())
 
 
-def test_a_directory_in_tmp_that_is_ours_is_made_for_us_alone(
+def test_directory_in_tmp_is_created_private(
     socket_directory: Path, monkeypatch: pytest.MonkeyPatch, no_umask: None
 ) -> None:
-    """Whatever the umask."""
+    """The daemon's directory in /tmp is private under any umask."""
     directory = socket_directory / f"sidecard-{os.getuid()}"
     monkeypatch.setattr(paths, "private_directory", lambda _: str(directory))
     listening = listener.bind(f"{directory}/{paths.SOCKET_NAME}", 0o660, None)
@@ -140,8 +140,8 @@ def test_a_directory_in_tmp_that_is_ours_is_made_for_us_alone(
         listening.close()
 
 
-def test_a_state_directory_that_everybody_may_write_to_is_told(daemon: Start, tmp_path: Path) -> None:
-    """The daemon serves, and its operator hears what to change."""
+def test_world_writable_state_directory_is_logged(daemon: Start, tmp_path: Path) -> None:
+    """The daemon serves and logs what to change."""
     tmp_path.chmod(0o777)
     running = daemon(STATE_DIRECTORY=str(tmp_path))
     assert running.terminate() == 0

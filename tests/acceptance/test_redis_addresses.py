@@ -22,10 +22,10 @@ SECRET = "correct-horse"
 
 
 @pytest.mark.parametrize("place", ["in a file", "in the environment", "in the address"])
-def test_a_password_may_stand_in_several_places(
+def test_redis_password_from_any_place_is_used_and_never_shown(
     daemon: Start, socket_directory: Path, tmp_path: Path, place: str
 ) -> None:
-    """And is shown in none."""
+    """Each way to give the password works, and no output shows it."""
     server = RedisServer(socket_directory / "redis", any_program(), port=free_port(), requirepass=SECRET)
     file = tmp_path / "password"
     file.write_text(f"{SECRET}\n")
@@ -43,8 +43,8 @@ def test_a_password_may_stand_in_several_places(
         assert SECRET not in one.output()
 
 
-def test_a_wrong_password_is_told_without_it(daemon: Start, socket_directory: Path) -> None:
-    """The daemon serves all the same."""
+def test_wrong_redis_password_is_reported_without_it(daemon: Start, socket_directory: Path) -> None:
+    """The daemon serves and reports the fault without the password."""
     server = RedisServer(socket_directory / "redis", any_program(), requirepass=SECRET)
     with ending(server):
         one = daemon("--no-state", SIDECARD_STORE_URL=server.url, SIDECARD_STORE_PASSWORD="battery-staple")
@@ -57,8 +57,8 @@ def test_a_wrong_password_is_told_without_it(daemon: Start, socket_directory: Pa
         assert SECRET not in shown
 
 
-def test_a_user_needs_only_our_keys_and_channel(daemon: Start, socket_directory: Path) -> None:
-    """The rights that the README names are enough."""
+def test_redis_user_with_documented_rights_suffices(daemon: Start, socket_directory: Path) -> None:
+    """A user with the rights that the documentation names can use the store."""
     server = RedisServer(socket_directory / "redis", any_program())
     with ending(server), server.client() as client:
         rules = "on ~sidecard* resetchannels &sidecard* +@read +@write +@scripting +@pubsub +@connection +@fast"
@@ -73,8 +73,8 @@ def test_a_user_needs_only_our_keys_and_channel(daemon: Start, socket_directory:
 
 
 @pytest.mark.slow
-def test_certificates_of_both_sides_are_checked(daemon: Start, socket_directory: Path) -> None:
-    """With them the store is up; without the client's, or with another authority's, it is not, and it is said why."""
+def test_redis_tls_checks_certificates_of_both_sides(daemon: Start, socket_directory: Path) -> None:
+    """With both certificates the store is up; without the client's or with another authority's it is down, with the reason."""
     files = certificates(socket_directory / "certificates")
     directory = socket_directory / "redis"
     directory.mkdir()
@@ -101,8 +101,8 @@ def test_certificates_of_both_sides_are_checked(daemon: Start, socket_directory:
             poll(lambda wrong=wrong: stat(wrong, "store") == "down", "the store is not down")  # type: ignore[misc]
 
 
-def test_an_address_that_cannot_be_meant_keeps_the_daemon_from_starting(socket_path: str) -> None:
-    """With a sentence, and without what stood there."""
+def test_invalid_redis_address_prevents_the_start(socket_path: str) -> None:
+    """The error is one sentence without the address."""
     command = [
         sys.executable,
         "-m",
@@ -169,8 +169,8 @@ class Load:
 
 
 @pytest.mark.slow
-def test_a_failover_of_sentinels_fails_no_call(daemon: Start, socket_directory: Path) -> None:
-    """The primary is killed under load: the daemons find the next one, and write there what waited."""
+def test_sentinel_failover_under_load_fails_no_call(daemon: Start, socket_directory: Path) -> None:
+    """After the primary is killed, the daemons find the next one and write pending entries there."""
     sentinels = Sentinels(socket_directory, hosts_program())
     with ending(sentinels):
         daemons = hosts(daemon, 2, sentinels.url)
@@ -193,8 +193,8 @@ def test_a_failover_of_sentinels_fails_no_call(daemon: Start, socket_directory: 
 
 
 @pytest.mark.slow
-def test_slots_that_move_fail_no_call(daemon: Start, socket_directory: Path) -> None:
-    """Three nodes, and four hundred slots that go from one to the next under load."""
+def test_cluster_slots_moved_under_load_fail_no_call(daemon: Start, socket_directory: Path) -> None:
+    """Four hundred slots move between three nodes under load, and no call fails."""
     cluster = Cluster(socket_directory, hosts_program())
     with ending(cluster):
         daemons = hosts(daemon, 2, cluster.url)

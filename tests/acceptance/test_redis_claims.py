@@ -51,8 +51,8 @@ def leads(caller: Wire) -> wire.Lease:
     return reply
 
 
-def test_a_claim_that_could_not_be_given_back_keeps_nobody_waiting(daemon: Start, server: RedisServer) -> None:
-    """The next caller on this host has the lease at once, and need not wait until the claim expires."""
+def test_claim_that_was_not_released_delays_no_local_caller(daemon: Start, server: RedisServer) -> None:
+    """The next caller on the host gets the lease at once, before the claim expires."""
     running = daemon("--no-state", SIDECARD_STORE_URL=server.url)
     turns(running, "up")
     alice, bob = Wire(running.socket), Wire(running.socket)
@@ -69,10 +69,8 @@ def test_a_claim_that_could_not_be_given_back_keeps_nobody_waiting(daemon: Start
     assert time.monotonic() - began_at < CLAIM_SECONDS / 2
 
 
-def test_a_claim_that_was_granted_unheard_keeps_nobody_waiting_once_its_entry_has_expired(
-    daemon: Start, server: RedisServer
-) -> None:
-    """Who computes a key is remembered also while its entry is found.
+def test_claim_granted_without_a_reply_is_reused_after_its_entry_expires(daemon: Start, server: RedisServer) -> None:
+    """The host that holds a claim is remembered while its entry is served.
 
     1. A server hangs, with the question for a claim in its queue; 2. the call is made without; 3. the server grants the claim;
     4. its entry is read from there, and expires; 5. the next callers ask for the key.
@@ -99,10 +97,8 @@ def test_a_claim_that_was_granted_unheard_keeps_nobody_waiting_once_its_entry_ha
     assert time.monotonic() - began_at < CLAIM_SECONDS / 2
 
 
-def test_a_claim_whose_entry_was_overtaken_before_it_was_written_keeps_nobody_waiting(
-    daemon: Start, server: RedisServer
-) -> None:
-    """What takes a write's place takes over its claim.
+def test_claim_of_a_replaced_write_is_released(daemon: Start, server: RedisServer) -> None:
+    """A write that replaces a pending one takes over its claim.
 
     1. A call is made under a claim; 2. the server hangs, and its answer waits to be written; 3. it expires; 4. another one is
     made without a claim and takes its place; 5. the server is there again, and has the claim of the first.

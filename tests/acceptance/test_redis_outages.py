@@ -39,8 +39,8 @@ def put(daemon: Daemon, key: str, value: object = 1) -> None:
     assert ask(daemon.socket, {"op": "put", "key": key, "value": value})["stored"] is True
 
 
-def test_a_server_that_comes_later_gets_what_was_written_meanwhile(daemon: Start, server: RedisServer) -> None:
-    """The daemon starts without it, says so, serves from memory, and writes as soon as it can."""
+def test_redis_that_starts_later_receives_pending_entries(daemon: Start, server: RedisServer) -> None:
+    """The daemon starts without the server, reports it, serves from memory, and writes as soon as it can."""
     server.kill()
     one = daemon("--no-state", SIDECARD_STORE_URL=server.url)
     turns(one, "down")
@@ -54,8 +54,8 @@ def test_a_server_that_comes_later_gets_what_was_written_meanwhile(daemon: Start
     poll(lambda: entries(server) == 1, "the entry was not written")
 
 
-def test_a_server_that_was_restarted_empty_costs_nothing_but_its_entries(daemon: Start, server: RedisServer) -> None:
-    """What is in memory is doubted, asked for, and gone; calls go on."""
+def test_redis_restarted_empty_loses_only_its_entries(daemon: Start, server: RedisServer) -> None:
+    """Entries in memory are checked against the server and dropped; calls go on."""
     one, other = hosts(daemon, 2, server.url)
     put(one, "k")
     poll(lambda: ask(other.socket, {"op": "get", "key": "k"})["type"] == "hit", "the entry does not arrive")
@@ -74,8 +74,8 @@ def test_a_server_that_was_restarted_empty_costs_nothing_but_its_entries(daemon:
     assert ask(other.socket, {"op": "get", "key": "k"})["type"] == "miss"
 
 
-def test_a_server_that_hangs_slows_no_hit(daemon: Start, server: RedisServer) -> None:
-    """Hits are served from memory, in the time that they always take; misses wait half a second, once."""
+def test_unresponsive_redis_slows_no_hit(daemon: Start, server: RedisServer) -> None:
+    """Hits from memory take their usual time; misses wait half a second, once."""
     (one,) = hosts(daemon, 1, server.url)
     with Client(one.socket) as sidecard:
         sidecard.put("k", "v")
@@ -107,8 +107,8 @@ def test_a_server_that_hangs_slows_no_hit(daemon: Start, server: RedisServer) ->
         poll(lambda: entries(server) >= 2, "what was written meanwhile does not arrive")
 
 
-def test_a_server_that_is_full_is_read_and_told(daemon: Start, server: RedisServer) -> None:
-    """Out of memory: what it has is served, what it does not take waits, and arrives when there is room."""
+def test_full_redis_is_read_and_reported(daemon: Start, server: RedisServer) -> None:
+    """A server out of memory serves what it has; pending entries arrive once there is room."""
     one, other = hosts(daemon, 2, server.url)
     put(one, "early", "v")
     with server.client() as client:
@@ -129,8 +129,8 @@ def test_a_server_that_is_full_is_read_and_told(daemon: Start, server: RedisServ
     poll(lambda: ask(other.socket, {"op": "get", "key": "late"}).get("value") == "v", "the late entry does not arrive")
 
 
-def test_a_replica_is_read_and_told(daemon: Start, server: RedisServer, socket_directory: Path) -> None:
-    """A store that may only be read serves what it has."""
+def test_read_only_replica_is_read_and_reported(daemon: Start, server: RedisServer, socket_directory: Path) -> None:
+    """A read-only store serves what it has."""
     replica = RedisServer(socket_directory / "replica", any_program())
     with ending(replica):
         one, other = hosts(daemon, 2, replica.url)
@@ -150,8 +150,8 @@ def test_a_replica_is_read_and_told(daemon: Start, server: RedisServer, socket_d
         poll(lambda: entries(replica) == 2, "what was written meanwhile does not arrive")
 
 
-def test_what_others_have_put_at_our_keys_is_a_miss(daemon: Start, server: RedisServer) -> None:
-    """Strings, lists, other fields, later versions, garbage; and fifty thousand keys that are none of ours."""
+def test_foreign_data_under_our_keys_is_a_miss(daemon: Start, server: RedisServer) -> None:
+    """Strings, lists, other fields, later versions and garbage are misses, among fifty thousand foreign keys."""
     (one,) = hosts(daemon, 1, server.url)
     scope = f"sidecard:1:{os.getuid()}:default"
     far = 10**15
@@ -180,8 +180,8 @@ def test_what_others_have_put_at_our_keys_is_a_miss(daemon: Start, server: Redis
         assert stat(one, "store") == "up"
 
 
-def test_connections_that_are_cut_again_and_again_fail_no_call(daemon: Start, server: RedisServer) -> None:
-    """Every 50 ms all connections are killed, and the whole server is emptied: answers are right, and calls go on."""
+def test_redis_connections_cut_every_50_ms_fail_no_call(daemon: Start, server: RedisServer) -> None:
+    """While all connections are killed and the server is emptied again and again, answers are right and calls go on."""
     daemons = hosts(daemon, 2, server.url)
     over = threading.Event()
 
@@ -257,14 +257,12 @@ def cancelled_calls(daemon: Start, server: RedisServer, tmp_path: Path, calls: i
         assert stat(one, "store") == "up"
 
 
-def test_callers_that_give_up_leave_nothing_behind(daemon: Start, server: RedisServer, tmp_path: Path) -> None:
-    """A thousand cancelled calls: no wrong answer, no further connection, no claim."""
+def test_thousand_cancelled_callers_leave_no_claim(daemon: Start, server: RedisServer, tmp_path: Path) -> None:
+    """A thousand canceled calls cause no wrong answer, no further connection and no claim."""
     cancelled_calls(daemon, server, tmp_path, 1000)
 
 
 @pytest.mark.slow
-def test_ten_thousand_callers_that_give_up_leave_nothing_behind(
-    daemon: Start, server: RedisServer, tmp_path: Path
-) -> None:
-    """The same, ten times as many."""
+def test_ten_thousand_cancelled_callers_leave_no_claim(daemon: Start, server: RedisServer, tmp_path: Path) -> None:
+    """Ten thousand canceled calls cause no wrong answer, no further connection and no claim."""
     cancelled_calls(daemon, server, tmp_path, 10_000)

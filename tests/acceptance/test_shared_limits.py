@@ -65,8 +65,8 @@ def breaker(daemon: Daemon, backend: str) -> str:
     return str(states.get(backend, "unknown"))
 
 
-def test_a_breaker_that_opens_opens_on_every_host(daemon: Start, server: RedisServer) -> None:
-    """Within a second; a local backend's is each host's own; and who starts later finds it open, restarted or not."""
+def test_shared_breaker_opens_on_every_host(daemon: Start, server: RedisServer) -> None:
+    """Within a second the breaker is open on all hosts, also on those that start later; local backends keep their own."""
     one, other = hosts(daemon, 2, server.url, SIDECARD_STORE_SHARE_BREAKERS="1")
     break_it(one, "cloud")
     break_it(one, "local")
@@ -78,8 +78,8 @@ def test_a_breaker_that_opens_opens_on_every_host(daemon: Start, server: RedisSe
         assert breaker(host, "local") != "open"
 
 
-def test_breakers_are_each_hosts_own_unless_shared(daemon: Start, server: RedisServer) -> None:
-    """A host's network may be what is broken."""
+def test_unshared_breaker_opens_on_one_host(daemon: Start, server: RedisServer) -> None:
+    """Without the setting each host has its own breaker, since its network may be the fault."""
     one, other = hosts(daemon, 2, server.url)
     break_it(one, "cloud")
     ask(one.socket, {"op": "put", "key": "k", "value": 1})
@@ -105,8 +105,8 @@ def pay(daemon: Daemon, dollars: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_budget_is_one_for_all_hosts(daemon: Start, server: RedisServer, tmp_path: Path) -> None:
-    """What one spends the others have no longer; a restart counts nothing twice, and refills nothing."""
+def test_shared_budget_counts_the_spending_of_all_hosts(daemon: Start, server: RedisServer, tmp_path: Path) -> None:
+    """What one host spends is spent for all; a restart counts nothing twice and refills nothing."""
     states = [tmp_path / "one", tmp_path / "other"]
     budget = {"all": {"dollars": 1.0, "hard": True}}
     daemons = []

@@ -17,8 +17,8 @@ SECONDS = float(os.environ.get("SOAK_SECONDS", "300"))
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 240)
-def test_a_daemon_under_trouble_answers_rightly_does_not_grow_and_gives_all_back(tmp_path: Path) -> None:
-    """Workers killed, the daemon restarted and killed, Redis away and hung, settings read again; the seed is printed."""
+def test_soak_under_faults_answers_rightly_and_leaves_nothing(tmp_path: Path) -> None:
+    """Workers and daemon are killed, Redis fails, settings are reloaded; answers are right, memory does not grow; the seed is printed."""
     seed = int(os.environ.get("SOAK_SEED") or int.from_bytes(os.urandom(4), "big"))
     drawn = Path(os.environ.get("SOAK_PICTURE") or tmp_path / "soak.svg")
     result = soak(SECONDS, seed, drawn)
@@ -31,8 +31,8 @@ def test_a_daemon_under_trouble_answers_rightly_does_not_grow_and_gives_all_back
     assert drawn.read_text().startswith("<svg")
 
 
-def test_a_leak_is_seen_through_noise() -> None:
-    """What the slope is for: a third of the samples may be anything."""
+def test_slope_finds_a_leak_through_noise() -> None:
+    """The slope finds growth though a third of the samples may be anything."""
     flat = [(float(second), 100.0 + second * 7919 % 13) for second in range(200)]
     leaking = [(second, value + 0.1 * second) for second, value in flat]
     for points in (flat, leaking):
@@ -42,6 +42,6 @@ def test_a_leak_is_seen_through_noise() -> None:
     assert slope(leaking) == pytest.approx(0.1, abs=0.02)
 
 
-def test_a_picture_is_drawn_also_of_nothing() -> None:
-    """A soak that fails at once leaves one too."""
+def test_picture_of_no_samples_is_drawn() -> None:
+    """A soak that fails at once has a picture too."""
     assert picture("none", {"empty": []}, [(0.0, "daemon killed")], 0.0).endswith("</svg>\n")

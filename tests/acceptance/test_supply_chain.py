@@ -64,8 +64,8 @@ def holds(wanted: Requirement, python: str, extra: str = "") -> bool:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_the_lock_has_all_that_is_needed_in_versions_that_are_allowed(python: str) -> None:
-    """On each Python: of both projects, and of all that these need in turn."""
+def test_lock_has_all_requirements_in_allowed_versions(python: str) -> None:
+    """On each Python the lock covers both projects and all that they require."""
     pinned = {canonicalize_name(entry.name): entry for entry in lock() if holds(entry, python)}
     waiting, seen = declared(), set[str]()
     while waiting:
@@ -88,8 +88,8 @@ def test_the_lock_has_all_that_is_needed_in_versions_that_are_allowed(python: st
     assert set(pinned) == seen, "something is pinned that nothing needs"
 
 
-def test_what_is_pinned_may_be_used_by_anybody() -> None:
-    """MIT, BSD, Apache and their like; as each distribution says in its metadata."""
+def test_lock_has_only_permissive_licenses() -> None:
+    """Each distribution's metadata names MIT, BSD, Apache or a similar license."""
     unknown = {}
     for entry in lock():
         try:
@@ -108,8 +108,8 @@ def test_what_is_pinned_may_be_used_by_anybody() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("python", PYTHONS)
-def test_all_that_is_pinned_comes_as_wheels(python: str, tmp_path: Path) -> None:
-    """Nothing is built where it is installed: no compiler in the image, and no code of a build run on the host."""
+def test_lock_has_a_wheel_for_every_distribution(python: str, tmp_path: Path) -> None:
+    """Nothing is built at installation: there is no compiler in the image, and no build code runs on the host."""
     versions = [
         "--python-version",
         python,

@@ -84,8 +84,8 @@ def namespaced(socket_directory: Path) -> Iterator[Start]:
         process.wait()
 
 
-def test_a_uid_with_a_number_in_the_namespace_is_who_it_is_there(namespaced: Start) -> None:
-    """Root is the daemon's own user, and an operator; the other is 1."""
+def test_mapped_uid_is_itself_in_the_namespace(namespaced: Start) -> None:
+    """Root is the daemon's own user and an operator; the other is uid 1."""
     path = namespaced("--set", "operators.uids=[1]")
     assert asks(0, path, op="config") is not None
     reply = asks(MAPPED, path, op="config")
@@ -93,10 +93,8 @@ def test_a_uid_with_a_number_in_the_namespace_is_who_it_is_there(namespaced: Sta
     assert reply["type"] == "config"
 
 
-def test_a_uid_without_a_number_is_not_admitted_and_is_told_why_as_the_log_is(
-    namespaced: Start, socket_directory: Path
-) -> None:
-    """All such are one uid to the kernel, and would share what is private."""
+def test_unmapped_uid_is_rejected_with_the_reason(namespaced: Start, socket_directory: Path) -> None:
+    """All unmapped uids are one to the kernel and would share what is private; the reply and the log say so."""
     path = namespaced()
     reply = asks(UNMAPPED, path, op="ping")
     assert reply is not None
@@ -108,8 +106,8 @@ def test_a_uid_without_a_number_is_not_admitted_and_is_told_why_as_the_log_is(
     assert asks(MAPPED, path, op="ping") is not None
 
 
-def test_they_are_let_in_where_the_operator_says_so(namespaced: Start) -> None:
-    """As one uid, with a namespace that is theirs together."""
+def test_unmapped_uid_is_admitted_by_configuration(namespaced: Start) -> None:
+    """Configured, all unmapped uids are admitted as one uid with one namespace."""
     path = namespaced("--set", "socket.admit_unmapped=true")
     assert asks(UNMAPPED, path, op="put", key="k", value="v") is not None
     for uid, answer in ((UNMAPPED + 1, "hit"), (MAPPED, "miss"), (0, "miss")):

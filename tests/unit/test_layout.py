@@ -24,7 +24,7 @@ LONG_FILES = {
 
 LARGE_FOLDERS = {
     # What a call is: one module for each part of it, without I/O.
-    "client/sidecard_client/call": 18,
+    "client/sidecard_client/call": 20,
 }
 """Folders that may have more Python files, and how many."""
 
