@@ -1,0 +1,262 @@
+"""The decisions of a stream: each scenario as a script of results, and an interruption thrown in at every yield."""
+
+from typing import Any
+from warnings import catch_warnings
+
+import pytest
+
+from sidecard_client import CallFailed, CallTimeout
+from sidecard_client.call import conversation as commands
+from sidecard_client.call.call import prepare
+from sidecard_client.call.conversation import Raised, Returned
+from sidecard_client.call.options import Options
+from sidecard_client.call.streams import END, Provenance, stream
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost, NotConnected
+
+DOWN = ConnectionError("down")
+GONE = ConnectionEnded("gone")
+STORED = wire.Stored(id=0, stored=True)
+OK = wire.Ok(id=0)
+WAITERS = wire.Ok(id=0, waiters=2)
+END_REPLY = wire.End(1, "cache", 0.0, False, 1.0, 0.5, "local", {})
+
+
+class Interruption(BaseException):
+    """A cancellation, or Ctrl-C."""
+
+
+def lease(backend: str = "default", **fields: Any) -> wire.Lease:
+    """Build a lease."""
+    return wire.Lease(id=1, lease=f"l.{backend}", backend=backend, expires_in_seconds=15, attempt=1, **fields)
+
+
+def chunk(piece: str) -> wire.Chunk:
+    """Build a piece of another caller's stream."""
+    return wire.Chunk(1, piece)
+
+
+def generate(prompt: str) -> list[str]:
+    """Be the function."""
+    return [prompt]
+
+
+class Daemon:
+    """Executes commands with the results of a script, and counts the leases that it may still hold."""
+
+    def __init__(self, *results: Any, leave_at: int = -1, may_go_on: bool = True) -> None:
+        self.results = list(results)
+        self.commands: list[commands.Command] = []
+        self.pieces: list[Any] = []
+        self.held = 0
+        self.renewed = False
+        self._leave_at = leave_at
+        self._may_go_on = may_go_on
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the commands so far."""
+        return [type(command).__name__ for command in self.commands]
+
+    def execute(self, command: commands.Command) -> Any:  # noqa: C901 - one case for each kind of command
+        """Execute a command."""
+        self.commands.append(command)
+        match command:
+            case commands.Give():
+                self.pieces.append(command.piece)
+                return len(self.pieces) - 1 != self._leave_at
+            case commands.GoOn():
+                return self._may_go_on
+            case commands.Abandon():
+                self.held, self.renewed = 0, False
+                return None
+            case commands.Hold() | commands.Release():
+                self.renewed = isinstance(command, commands.Hold)
+                return None
+            case commands.Send(wire.Append()):
+                return True
+            case commands.Send():
+                self._give_back()
+                return True
+
+        result = self.results.pop(0)
+        if isinstance(command, commands.Open) and command.lease is not None:
+            self.renewed = isinstance(result, Returned)
+
+        if isinstance(result, wire.Lease):
+            self.held = 1
+        elif isinstance(command, commands.Ask) and not isinstance(command.message, wire.Renew):
+            assert not self.renewed, "the heartbeat may send meanwhile"
+            if not isinstance(result, ConnectionLost | wire.Error):
+                self._give_back()
+
+        return result
+
+    def interrupt(self, command: commands.Command) -> None:
+        """Leave what an interrupted command leaves."""
+        self.commands.append(command)
+        match command:
+            case commands.Ask(wire.Fail(next=True)) | commands.Ask(wire.Renew()) | commands.Send(wire.Append()):
+                pass
+            case commands.Ask() | commands.Send():
+                self._give_back()
+            case commands.Abandon() | commands.Begin():
+                self.held, self.renewed = 0, False
+
+    def _give_back(self) -> None:
+        self.held -= 1
+        self.renewed = False
+        assert self.held >= 0, "a lease was given back twice"
+
+
+Script = tuple[str, dict[str, Any], tuple[Any, ...], list[Any]]
+
+SCRIPTS: list[Script] = [
+    ("a stored stream", {}, (chunk("a"), chunk("b"), END_REPLY), ["a", "b"]),
+    ("an empty stored stream", {}, (END_REPLY,), []),
+    ("a stream that leads", {}, (lease(), Returned("a"), Returned("b"), Returned(END), STORED), ["a", "b"]),
+    ("a stream that ends at once", {}, (lease(), Returned(END), STORED), []),
+    ("a complete that is lost", {}, (lease(), Returned("a"), Returned(END), GONE), ["a"]),
+    ("a failure before the first piece", {}, (lease(), Raised(DOWN), OK), []),
+    ("a failure after the first piece", {}, (lease(), Returned("a"), Raised(DOWN), OK), ["a"]),
+    ("a retry", {"retries": 1}, (lease(), Raised(DOWN), lease(), Returned("a"), Returned(END), STORED), ["a"]),
+    ("a stale value", {}, (lease(stale_value=["old"]), Raised(DOWN), OK), ["old"]),
+    ("a piece that cannot be shared", {}, (lease(), Returned(object), OK, Returned(END)), [object]),
+    ("no daemon", {}, (NotConnected("no"), Returned("a"), Returned(END)), ["a"]),
+    ("a daemon that restarts", {}, (GONE, lease(), Returned("a"), Returned(END), STORED), ["a"]),
+    ("an own call", {}, (wire.Failed(1, "ignored", ""), lease(), Returned("a"), Returned(END), STORED), ["a"]),
+]
+
+
+def converse(policy: dict[str, Any]) -> Any:
+    """Start a stream's conversation."""
+    call = prepare(Options(), generate, ("p",), {"key": "k", **policy}, stream=True)
+    return stream(call, Provenance(), lambda: "/s")
+
+
+def drive(conversation: Any, daemon: Daemon, throw_at: int = -1) -> Any:
+    """Execute commands to the end. At the yield number ``throw_at``, throw an interruption in instead of a result."""
+    resume, result, count = conversation.send, None, 0
+    while True:
+        try:
+            command = resume(result)
+        except StopIteration as end:
+            return end.value
+
+        if count == throw_at:
+            daemon.interrupt(command)
+            resume, result = conversation.throw, Interruption()
+        else:
+            resume, result = conversation.send, daemon.execute(command)
+
+        count += 1
+
+
+def played(script: Script) -> Daemon:
+    """Play a script to its end."""
+    daemon = Daemon(*script[2])
+    with catch_warnings(action="ignore"):
+        drive(converse(script[1]), daemon)
+
+    return daemon
+
+
+INTERRUPTIONS = [
+    pytest.param(script, index, id=f"{script[0]}, yield {index}")
+    for script in SCRIPTS
+    for index in range(len(played(script).commands))
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=[script[0] for script in SCRIPTS])
+def test_a_stream_that_ends_has_given_every_piece_and_holds_nothing(script: Script) -> None:
+    """Every lease was reported or given back, and every result of the script was needed."""
+    daemon = played(script)
+    assert (daemon.pieces, daemon.results) == (script[3], [])
+    assert (daemon.held, daemon.renewed) == (0, False)
+
+
+@pytest.mark.parametrize(("script", "index"), INTERRUPTIONS)
+def test_an_interruption_at_any_yield_leaves_nothing_held(script: Script, index: int) -> None:
+    """The lease is given back once, and the interruption is raised."""
+    daemon = Daemon(*script[2])
+    with pytest.raises(Interruption), catch_warnings(action="ignore"):
+        drive(converse(script[1]), daemon, throw_at=index)
+
+    assert (daemon.held, daemon.renewed) == (0, False)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_a_dropped_conversation_executes_nothing_more(index: int) -> None:
+    """1. nothing refers to a stream any more; 2. its generator is closed, which must not yield a command."""
+    conversation, daemon = converse({}), Daemon(lease(), Returned("a"), Returned("b"))
+    result = None
+    for _ in range(index + 1):
+        result = daemon.execute(conversation.send(result))
+
+    conversation.close()
+    assert conversation.gi_frame is None
+
+
+# Leaving early -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("renewal", "may_go_on", "names"),
+    [
+        (WAITERS, True, ["Release", "Ask", "Hold", "GoOn", "Pull", "Send", "Pull", "Release", "Ask"]),
+        (WAITERS, False, ["Release", "Ask", "Hold", "GoOn", "Release", "Send"]),
+        (OK, True, ["Release", "Ask", "Send"]),
+        (GONE, True, ["Release", "Ask", "Send"]),
+    ],
+)
+def test_a_caller_that_leaves_ends_the_call_unless_others_wait(renewal: Any, may_go_on: bool, names: list[str]) -> None:
+    """The function goes on for the waiters if it can, and reports its end."""
+    results = (lease(), Returned("a"), renewal, Returned("b"), Returned(END), STORED)
+    daemon = Daemon(*results, leave_at=0, may_go_on=may_go_on)
+    assert drive(converse({}), daemon) is None
+    assert daemon.names[daemon.names.index("Give") + 1 :] == names
+    assert (daemon.pieces, daemon.held, daemon.renewed) == (["a"], 0, False)
+
+
+# Streams that break ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "text"),
+    [
+        (wire.Failed(1, "fatal", "bad"), CallFailed, "bad"),
+        (wire.Timeout(1, 2.0), CallTimeout, None),
+        (wire.Rejected(1, "draining"), CallFailed, "stopped"),
+        (GONE, CallFailed, "lost"),
+        (OK, CallFailed, "sent Ok"),
+    ],
+)
+def test_a_followed_stream_never_ends_silently(reply: Any, error: type[Exception], text: str | None) -> None:
+    """Whatever takes the place of its end is an exception."""
+    daemon = Daemon(chunk("a"), reply)
+    with pytest.raises(error, match=text):
+        drive(converse({}), daemon)
+
+    assert daemon.pieces == ["a"]
+
+
+def test_a_holder_whose_daemon_takes_no_pieces_goes_on_alone() -> None:
+    """Its caller gets every piece."""
+
+    class Full(Daemon):
+        def execute(self, command: commands.Command) -> Any:
+            result = super().execute(command)
+            return False if isinstance(command, commands.Send) else result
+
+    daemon = Full(lease(), Returned("a"), Returned("b"), Returned(END))
+    assert drive(converse({}), daemon) is None
+    assert (daemon.pieces, daemon.held) == (["a", "b"], 0)
+    assert daemon.names.count("Abandon") == 1
+
+
+def test_an_exception_of_the_function_is_returned() -> None:
+    """The very same object."""
+    daemon = Daemon(lease(), Returned("a"), Raised(DOWN), OK)
+    result = drive(converse({}), daemon)
+    assert result.error is DOWN
