@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from sidecard.cli.exit_codes import BAD_CONFIG, OK, PROBLEM, UNREACHABLE, USAGE, UnreachableError, UsageError
 from sidecard.errors import ConfigError, SidecardError
@@ -72,17 +72,34 @@ def _fail(exit_code: int, *problems: object) -> int:
     return exit_code
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Finds the terminal's width without shutil, whose import takes a fiftieth of the daemon's start."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(1).columns)
+        except (ValueError, OSError):
+            columns = 80
+
+        super().__init__(prog, width=columns - 2)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Also the class of all subparsers: argparse formats each argument when it is added."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": _HelpFormatter} | options)
+
+
 def _parser(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sidecard",
         description="Shares the LLM calls of one host between its processes.",
         epilog=f"Exit codes: {OK} success, {PROBLEM} failure or a problem found, {USAGE} usage error, "
         f"{UNREACHABLE} no daemon answers, {BAD_CONFIG} invalid settings.",
     )
     parser.add_argument("--version", action="version", version=f"sidecard {__version__}")
-    commands = parser.add_subparsers(
-        metavar="COMMAND", required=True, prog="sidecard"
-    )  # prog: spares an import of shutil
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
     modules = {COMMANDS[command]} if command in COMMANDS else dict.fromkeys(COMMANDS.values())
     for module in modules:
         importlib.import_module(f"sidecard.cli.{module}").add_parser(commands)

@@ -40,6 +40,9 @@ _DAEMON_VARIABLES = (
 )
 """Prefixes of environment names that configure the host's own daemon; child processes do not inherit them."""
 
+_SCRIPT = "from sidecard.__main__ import main; raise SystemExit(main())"
+"""The command ``sidecard``, as its installed script has it: ``python -m`` would import more."""
+
 
 class Processes:
     """Context manager that ends all its processes and removes its directory on exit, also when interrupted."""
@@ -98,9 +101,8 @@ class Processes:
         path = str(self.directory / f"{name}.sock")
         settings = self.directory / "empty.toml"
         settings.touch()
-        process = self.start(
-            sys.executable, "-m", "sidecard", "serve", "--no-state", "--config", str(settings), "--socket", path, *flags
-        )
+        command = (sys.executable, "-c", _SCRIPT, "serve", "--no-state", "--config", str(settings), "--socket", path)
+        process = self.start(*command, *flags)
         self.wait_until(process, lambda: _answers(path))
         return path, process
 

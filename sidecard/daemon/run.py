@@ -1,7 +1,6 @@
 """Start the daemon: everything before its event loop, and what must be installed for its settings."""
 
 import asyncio
-import importlib.util
 import os
 import sys
 import time
@@ -60,10 +59,10 @@ def run(config: Config, environ: MutableMapping[str, str], *, reread: Callable[[
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if importlib.util.find_spec("uvloop") is None:
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
         return None
-
-    import uvloop  # noqa: PLC0415 - not on every platform
 
     return uvloop.new_event_loop
 
