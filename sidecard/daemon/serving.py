@@ -290,7 +290,7 @@ class Daemon:
                 await asyncio.sleep(notifier.watchdog_seconds / 2)
 
     def _log_bug(self, bug: SidecardBug) -> None:
-        self._log.write_fault("bug", bug.__cause__ or bug, correlation=bug.correlation, event_kind=bug.event)
+        self._log.write_fault("internal error", bug.__cause__ or bug, correlation=bug.correlation, event_kind=bug.event)
 
     def _log_loop_failure(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         fault = context.get("exception")

@@ -164,10 +164,10 @@ def test_an_internal_error_is_logged_with_its_traceback(log: Log, stream: io.Str
     try:
         raise ZeroDivisionError("ours")
     except ZeroDivisionError as fault:
-        log.write_fault("bug", fault, correlation="abc")
+        log.write_fault("internal error", fault, correlation="abc")
 
     (line,) = lines(stream)
-    assert (line["event"], line["level"], line["correlation"]) == ("bug", "error", "abc")
+    assert (line["event"], line["level"], line["correlation"]) == ("internal error", "error", "abc")
     assert "test_logs.py" in str(line["exception"])
     assert "ZeroDivisionError: ours" in str(line["exception"])
 
@@ -196,7 +196,7 @@ def test_the_console_shows_tracebacks_too(clock: Clock) -> None:
     """Below the line."""
     stream = io.StringIO()
     log = open_log("info", "console", clock, stream)
-    log.write_fault("bug", ZeroDivisionError("ours"))
+    log.write_fault("internal error", ZeroDivisionError("ours"))
 
     assert "ZeroDivisionError: ours" in stream.getvalue()
 
