@@ -80,7 +80,7 @@ def _hits(hosts: Hosts, effort: Effort) -> list[Row]:
 
         for _ in range(effort.rounds):
             seconds: dict[str, list[float]] = {side: [] for side in _SIDES}
-            # Interleaved call by call, as in `sidecard.cli.bench.metrics`.
+            # Interleaved call by call, as in `tests.bench.own_ratios`.
             for call in range(effort.calls):
                 for side, client in clients.items():
                     began_at = perf_counter()

@@ -1,10 +1,9 @@
-"""The cost of metrics: an increment, a scrape of many workers, and the daemon's own metrics during a hit."""
+"""The cost of metrics: an increment, and a scrape of many workers."""
 
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from statistics import median
 from time import perf_counter
 
 import msgspec
@@ -25,8 +24,8 @@ _PEER = "sidecard.cli.bench.metrics_peer"
 
 
 def metrics(hosts: Hosts, effort: Effort) -> list[Row]:
-    """Compare with prometheus_client and its multiprocess mode, and a hit with and without the daemon's metrics."""
-    return [*_increments(hosts, effort), _scrape(hosts, effort), _hits(hosts, effort)]
+    """Compare with prometheus_client and its multiprocess mode."""
+    return [*_increments(hosts, effort), _scrape(hosts, effort)]
 
 
 def per_increment(increment: Callable[[], object], count: int) -> float:
@@ -83,32 +82,6 @@ def _scrape(hosts: Hosts, effort: Effort) -> Row:
 
     what = f"scrape of {WORKERS} workers, against multiprocess mode"
     return compare(what, 1.0, ours, theirs, ("sidecard", "multiprocess"))
-
-
-def _hits(hosts: Hosts, effort: Effort) -> Row:
-    flags = "--no-state", "--set", "cache.ttl_seconds=86400", "--set"
-    times: dict[str, list[float]] = {"true": [], "false": []}
-    with ExitStack() as stack:
-        clients = {}
-        for enabled in times:
-            path, _ = hosts.processes.start_daemon(f"metrics-{enabled}", *flags, f"metrics.enabled={enabled}")
-            clients[enabled] = stack.enter_context(Client(path))
-            clients[enabled].call(str, "question", name="answer")
-
-        for _ in range(effort.rounds):
-            seconds: dict[str, list[float]] = {enabled: [] for enabled in times}
-            # Interleaved call by call: the difference is smaller than the effect of a second of other load.
-            for _ in range(effort.calls):
-                for enabled, client in clients.items():
-                    began_at = perf_counter()
-                    client.call(str, "question", name="answer")
-                    seconds[enabled].append(perf_counter() - began_at)
-
-            for enabled, round_seconds in seconds.items():
-                times[enabled].append(median(round_seconds))
-
-    what = "hit with the daemon's metrics enabled, against disabled"
-    return compare(what, 1.05, times["true"], times["false"], ("enabled", "disabled"))
 
 
 @contextmanager

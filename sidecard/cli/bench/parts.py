@@ -29,7 +29,6 @@ class Part(Struct, frozen=True):
 PARTS = (
     Part(single.hits_and_misses, one_cpu=True),
     Part(crowd.rates),
-    Part(crowd.waiters),
     Part(stores.stores, one_cpu=True),
     Part(metrics.metrics, one_cpu=True),
     Part(single.starts),

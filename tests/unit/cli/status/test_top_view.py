@@ -41,13 +41,13 @@ def busy() -> Host:
 
 def test_top_shows_rates_savings_backends_budgets_and_tasks(busy: Host) -> None:
     """Backends with problems and busy tasks come first."""
-    told = shown(busy, rates=Rates(12.5, 10.0, 0.5, 2.0))
-    text = "\n".join(told)
+    seen = shown(busy, rates=Rates(12.5, 10.0, 0.5, 2.0))
+    text = "\n".join(seen)
     assert "calls 12.5/s   hits 10.0/s   shared 0.5/s   upstream 2.0/s" in text
     assert "avoided #######------------- 33.3 %   of 3 calls" in text
     assert "saved   $0.25 of $0.50" in text
     assert "at most 4.0/s" in text
-    assert [line.split()[:3] for line in told if line.startswith(("cloud", "local"))] == [
+    assert [line.split()[:3] for line in seen if line.startswith(("cloud", "local"))] == [
         ["cloud", "forced", "open"],
         ["local", "closed", "0"],
     ]
@@ -63,20 +63,20 @@ def test_top_without_calls_says_so() -> None:
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 10), (10, 3), (1, 1)])
 def test_top_on_a_small_terminal_is_cut(busy: Host, width: int, height: int) -> None:
     """The last lines and the ends of lines are omitted."""
-    told = shown(busy, width=width, height=height)
-    assert len(told) <= height
-    assert all(len(line) <= width for line in told)
-    assert told[0].startswith("sidecard"[:width])
+    seen = shown(busy, width=width, height=height)
+    assert len(seen) <= height
+    assert all(len(line) <= width for line in seen)
+    assert seen[0].startswith("sidecard"[:width])
 
 
 def test_top_with_many_backends_shows_those_with_problems() -> None:
     """Further backends are counted."""
     host = Host(backends={f"b{number:02}": BackendSettings() for number in range(20)})
     host.sets("b17", "open")
-    told = shown(host)
-    assert sum(line.startswith("b") and not line.startswith("backend") for line in told) == MAX_BACKENDS
-    assert next(line for line in told if line.startswith("b") and "open" in line).startswith("b17")
-    assert f"and {20 - MAX_BACKENDS} more" in told
+    seen = shown(host)
+    assert sum(line.startswith("b") and not line.startswith("backend") for line in seen) == MAX_BACKENDS
+    assert next(line for line in seen if line.startswith("b") and "open" in line).startswith("b17")
+    assert f"and {20 - MAX_BACKENDS} more" in seen
 
 
 def test_names_cannot_control_the_terminal() -> None:
