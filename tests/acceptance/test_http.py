@@ -159,26 +159,19 @@ def test_http_on_a_unix_socket_serves(daemon: Start, socket_directory: Path) -> 
     assert not path.exists()
 
 
+def start_in_vain(socket_path: str, listen: object) -> "subprocess.CompletedProcess[str]":
+    """Start a daemon with an HTTP address that it cannot use."""
+    command = [sys.executable, "-m", "sidecard", "serve", "--no-state", "--socket", socket_path]
+    return subprocess.run(
+        [*command, f"--set=http.listen={listen}"], capture_output=True, text=True, check=False, timeout=30
+    )
+
+
 def test_address_in_use_is_reported_at_the_start(socket_path: str) -> None:
     """The error says what to change."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "sidecard",
-                "serve",
-                "--no-state",
-                "--socket",
-                socket_path,
-                f"--set=http.listen={listen}",
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-        )
+        done = start_in_vain(socket_path, listen)
 
     assert done.returncode != 0
     assert f"cannot listen on {listen} for HTTP" in done.stderr
@@ -206,22 +199,7 @@ def test_socket_path_in_use_is_reported_with_its_setting(socket_path: str, tmp_p
     """The error names the HTTP setting, not the daemon's own socket."""
     taken = tmp_path / "file"
     taken.write_text("somebody's")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "sidecard",
-            "serve",
-            "--no-state",
-            "--socket",
-            socket_path,
-            f"--set=http.listen={taken}",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    done = start_in_vain(socket_path, taken)
     assert done.returncode != 0
     assert f"{taken} exists and is not a socket: remove it, or choose another http.listen" in done.stderr
     assert taken.read_text() == "somebody's"

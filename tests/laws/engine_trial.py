@@ -103,7 +103,7 @@ class EngineTrial:
             if isinstance(effect, SendReply) and isinstance(effect.reply, wire.Lease):
                 self.granted.append((self.checker.peers[effect.peer], effect.reply.lease))
 
-        self.tables.check(event, self.now)
+        self.tables.check(self.now, ticked=isinstance(event, Tick))
         self._check_deadline()
         self.check(event, effects)
         self.broken = False

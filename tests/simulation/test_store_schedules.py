@@ -14,6 +14,8 @@ from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestRecei
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 from tests.host import packed, unpacked
+from tests.laws.event_checker import EventChecker
+from tests.laws.table_checker import TableChecker
 from tests.simulation.reference_store import CLAIM_SECONDS, LONGEST_DELAY_SECONDS, Clock, Line, Server
 from tests.simulation.schedules import live, steps
 
@@ -78,6 +80,8 @@ class OneHost:
             settings, boot_id=name, version="0", now=self.clock.now, shown_settings={}, shown_origins={}
         )
         self.line = Line(life.server, name, life.chance, self.happens)
+        self.events = EventChecker(settings, stores=True)
+        self.tables = TableChecker(self.engine)
         self.callers: dict[int, Caller] = {}
         self.removing: dict[tuple[int, int], tuple[str | None, float]] = {}
         self.alive = True
@@ -98,7 +102,10 @@ class OneHost:
             return
 
         wanted: list[StoreEffect] = []
-        for effect in self.engine.handle(event, self.clock.now):
+        effects = self.engine.handle(event, self.clock.now)
+        self.events.watch(event, effects, self.clock.now)
+        self.tables.check(self.clock.now, ticked=isinstance(event, Tick))
+        for effect in effects:
             if isinstance(effect, SendReply):
                 self.receives(self.callers[effect.peer], effect.reply)
             elif not isinstance(effect, EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings):

@@ -16,6 +16,7 @@ from sidecard.core.notes import LeaseEnded
 from sidecard.core.settings import BackendSettings, BreakerSettings
 from sidecard_client.protocol import wire
 from tests.host import Actor, Host, packed
+from tests.laws.table_checker import TableChecker
 from tests.simulation.schedules import live, steps
 
 _STEPS = steps(50_000)
@@ -52,6 +53,7 @@ class Schedule:
         self.chance = random.Random(seed)
         self.host = Host(backends=_CALM, **WORLDS[world])
         self.trial = SimpleNamespace(script=[])
+        self.tables = TableChecker(self.host.engine)
         self.actors: list[Actor] = []
         self.readings: dict[tuple[int, int], Reading] = {}
         self.leases: dict[str, Reading] = {}
@@ -231,7 +233,8 @@ class Schedule:
             del self.leases[name]
 
     def look(self) -> None:
-        """Check what has arrived."""
+        """Check what has arrived, and the engine's tables."""
+        self.tables.check(self.host.now)
         for note in self.host.notes:
             if isinstance(note, LeaseEnded):
                 # No reply says that a lease expired.

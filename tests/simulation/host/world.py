@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import structs
 
 from sidecard.core.effects import Effect
-from sidecard.core.events import Event
+from sidecard.core.events import Event, Tick
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 from tests.laws.answer_checker import AnswerChecker
@@ -179,7 +179,7 @@ class World:
         if daemon.alive:
             now = daemon.clock()
             self.events.watch(event, effects, now)
-            self.tables.check(event, now)
+            self.tables.check(now, ticked=isinstance(event, Tick))
 
     # Steps: what can happen by itself ---------------------------------------------------------------------------------
 
