@@ -99,7 +99,7 @@ def test_unmapped_uid_is_rejected_with_the_reason(namespaced: Start, socket_dire
     reply = asks(UNMAPPED, path, op="ping")
     assert reply is not None
     assert reply["code"] == "unavailable"
-    assert "its uid has no number in this user namespace" in str(reply["message"])
+    assert "its uid is not mapped into this user namespace" in str(reply["message"])
     log = socket_directory / "log"
     poll(lambda: "peer denied" in log.read_text(), "nothing said")
     assert "give both containers the same UserNS=, or set socket.admit_unmapped" in log.read_text()
