@@ -25,7 +25,7 @@ IDLE = "<AsyncConnection 0 unanswered, 0 pending, 0 held>"
 
 @pytest.fixture
 def scripted(socket_path: str) -> Iterator[ScriptedDaemon]:
-    """Start a daemon that leases everything until told otherwise."""
+    """Start a daemon that grants every lease unless scripted otherwise."""
     with ScriptedDaemon(socket_path) as daemon:
         yield daemon
 
@@ -406,7 +406,7 @@ async def test_an_outer_cancellation_ends_the_body_and_the_client(scripted: Scri
 
 @pytest.mark.parametrize("op", [wire.Begin, wire.Ping])
 async def test_closing_ends_waiting_calls_with_an_error(scripted: ScriptedDaemon, op: type[wire.Request]) -> None:
-    """Their functions do not run: whoever closes a client does not want its calls."""
+    """Their functions do not run: a closed client makes no calls."""
     scripted.always(op, HANG)
     errors = []
 
@@ -452,7 +452,7 @@ async def test_closing_lets_running_functions_end(scripted: ScriptedDaemon) -> N
 
 
 async def test_what_was_said_last_is_still_sent(scripted: ScriptedDaemon) -> None:
-    """A call that fails just before the end tells the daemon so."""
+    """A call that fails just before the end reports its failure."""
 
     async def fails() -> str:
         raise ValueError

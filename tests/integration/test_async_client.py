@@ -1,4 +1,4 @@
-"""`AsyncClient` against a daemon that does as it is told, and against the real one."""
+"""`AsyncClient` against a scripted daemon, and against the real one."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def scripted(socket_path: str) -> Iterator[ScriptedDaemon]:
-    """Start a daemon that leases everything until told otherwise."""
+    """Start a daemon that grants every lease unless scripted otherwise."""
     with ScriptedDaemon(socket_path) as daemon:
         yield daemon
 
@@ -38,7 +38,7 @@ async def ask_model(prompt: str, *, loud: bool = False) -> str:
 
 
 class Model:
-    """An SDK's client, of which there may be many."""
+    """An SDK's client."""
 
     name = "small"
 
@@ -161,7 +161,7 @@ async def test_a_refused_begin_falls_back_and_warns(scripted: ScriptedDaemon) ->
 
 
 async def test_a_functions_exception_reaches_its_caller_as_it_is(scripted: ScriptedDaemon) -> None:
-    """And the daemon is told its kind and text."""
+    """The daemon gets the failure's kind and text."""
     fault = ValueError("no such model")
 
     async def fails() -> str:
@@ -359,11 +359,11 @@ async def test_another_event_loop_must_make_its_own_client(scripted: ScriptedDae
     async with AsyncClient(scripted.path) as sidecard:
         await sidecard.ping()
 
-        def elsewhere() -> None:
+        def in_another_thread() -> None:
             anyio.run(sidecard.ping)
 
         with pytest.raises(RuntimeError, match="another event loop"):
-            await anyio.to_thread.run_sync(elsewhere)
+            await anyio.to_thread.run_sync(in_another_thread)
 
 
 # The real daemon -------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ CALL_SECONDS = 1.0
 
 @pytest.fixture
 def scripted(socket_path: str) -> Iterator[ScriptedDaemon]:
-    """Start a daemon that leases everything until told otherwise."""
+    """Start a daemon that grants every lease unless scripted otherwise."""
     with ScriptedDaemon(socket_path) as daemon:
         yield daemon
 
@@ -289,7 +289,7 @@ async def test_callers_who_lose_the_daemon_join_the_holder_of_their_process(scri
 
 
 async def test_a_client_uses_the_daemon_again_after_its_restart(daemon: Callable[..., Daemon]) -> None:
-    """Without being told, after a back-off of a fraction of a second."""
+    """The client reconnects by itself, after a back-off of a fraction of a second."""
     first = daemon()
     async with AsyncClient(first.socket) as sidecard:
         assert (await timed(sidecard))[0].source == "upstream"
@@ -412,7 +412,7 @@ async def test_without_a_daemon_what_needs_one_says_so(socket_path: str) -> None
 
 
 async def test_a_patient_client_renews_short_leases_in_time(scripted: ScriptedDaemon) -> None:
-    """How long it waits for the daemon's answers has nothing to do with how often the daemon wants to hear of it."""
+    """Leases are renewed in time, however long the client's timeout is."""
     scripted.script(wire.Begin, lease(expires_in_seconds=0.6))
 
     async def slow() -> float:

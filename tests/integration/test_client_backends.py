@@ -38,13 +38,13 @@ def client(connect: Callable[..., Caller]) -> Caller:
 
 @pytest.fixture
 def scripted(socket_path: str) -> Iterator[ScriptedDaemon]:
-    """A daemon that leases everything until told otherwise."""
+    """A daemon that grants every lease unless scripted otherwise."""
     with ScriptedDaemon(socket_path) as daemon:
         yield daemon
 
 
 class Upstream:
-    """A backend's function that fails as often as it is told, and then answers."""
+    """A backend's function that fails a given number of times, and then answers."""
 
     def __init__(self, *errors: Exception) -> None:
         self.errors = list(errors)
@@ -122,7 +122,7 @@ def test_a_retry_waits_for_its_lease(scripted: ScriptedDaemon, client: Caller) -
 
 
 def test_retries_end(scripted: ScriptedDaemon, client: Caller) -> None:
-    """The last failure is raised, told without asking for more."""
+    """The last failure is raised, and reported without asking for another backend."""
     scripted.always(wire.Fail, lambda fail: [PENDING, lease()] if fail.next else wire.Ok(0))
     upstream = Upstream(*down(5))
     with pytest.raises(ConnectionError, match="down 3"):
@@ -435,7 +435,7 @@ def test_the_real_daemon_lets_callers_wait_for_a_permit(daemon: Callable[..., Da
 
 
 def test_the_real_daemons_operator_opens_a_breaker(daemon: Callable[..., Daemon], client: Caller) -> None:
-    """Calls go elsewhere, and say so; where there is no elsewhere, they are rejected, queued ones too."""
+    """Calls use another backend and report that; without one they are rejected, queued ones too."""
     daemon(SIDECARD_BACKENDS=json.dumps({"cloud": {"max_concurrent": 1}}))
     upstream, go_on = Upstream(), threading.Event()
 

@@ -677,7 +677,7 @@ class TestAsync:
         assert model.asked == 1
 
     async def test_a_client_that_is_closed_ends_its_streams(self, running: Daemon, model: Model) -> None:
-        """Who still reads is told; the function is closed."""
+        """A caller that still reads gets an error, and the function is closed."""
         errors: list[Exception] = []
 
         async def read(client: AsyncClient) -> None:

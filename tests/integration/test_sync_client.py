@@ -331,7 +331,7 @@ def test_classify_decides(daemon: ScriptedDaemon, client: Client, upstream: Upst
 
 
 def test_a_value_that_cannot_be_shared(daemon: ScriptedDaemon, client: Client, upstream: Upstream) -> None:
-    """Its caller gets it, the waiters make their own calls, and the programmer is told once."""
+    """Its caller gets it, the waiters make their own calls, and one warning is issued."""
 
     def unshareable(prompt: str) -> tuple[str, ...]:
         return (prompt,)
@@ -361,7 +361,7 @@ def test_a_value_that_is_too_large(daemon: ScriptedDaemon, client: Client) -> No
 
 
 def test_a_stale_lease_costs_nothing(daemon: ScriptedDaemon, client: Client, upstream: Upstream) -> None:
-    """The value is its caller's, whoever leads by now."""
+    """The caller gets its value, even if another holder has taken over."""
     daemon.script(wire.Complete, wire.StaleLease(id=0))
     assert client.outcome(upstream.generate, "p").source == "upstream"
     client.call(upstream.generate, "q")
@@ -372,7 +372,7 @@ def test_a_stale_lease_costs_nothing(daemon: ScriptedDaemon, client: Client, ups
 def test_a_daemon_that_fails_at_the_end_costs_nothing(
     daemon: ScriptedDaemon, hasty: Client, upstream: Upstream, step: Any
 ) -> None:
-    """Failure to tell never masks value or exception."""
+    """A report that fails never masks value or exception."""
     daemon.script(wire.Complete, step)
     assert hasty.outcome(upstream.generate, "p").value == "answer to p"
 
@@ -414,7 +414,7 @@ def test_a_transient_failure_asks_for_the_next_backend(
 
 
 def test_the_last_backends_failure_is_raised(daemon: ScriptedDaemon, client: Client) -> None:
-    """The second exception, told without asking for more."""
+    """The second exception is reported without asking for another backend."""
     first, second = Upstream(), Upstream()
     first.errors, second.errors = [ConnectionError("1")], [TimeoutError("2")]
     daemon.script(wire.Begin, lease("local"))
@@ -1050,10 +1050,10 @@ def test_a_real_daemon_keeps_entries(real: Daemon, client: Client) -> None:
 
 def test_a_real_daemon_forgets_a_dead_childs_lease(real: Daemon, client: Client, upstream: Upstream) -> None:
     """A holder that is killed is followed at once by the one who waits."""
-    ready, told = os.pipe()
+    ready, signal_end = os.pipe()
 
     def hold(prompt: str) -> str:
-        os.write(told, b"x")
+        os.write(signal_end, b"x")
         time.sleep(60)
         return prompt
 
@@ -1071,4 +1071,4 @@ def test_a_real_daemon_forgets_a_dead_childs_lease(real: Daemon, client: Client,
     assert waiter.result(5).source == "upstream"
     os.waitpid(pid, 0)
     os.close(ready)
-    os.close(told)
+    os.close(signal_end)

@@ -9,7 +9,7 @@ from sidecard_client import AsyncClient, Client
 
 
 def test_arguments_are_checked_at_once() -> None:
-    """In words, and before the first call."""
+    """Wrong arguments are errors before the first call."""
     with pytest.raises(ValueError, match="daemon_timeout= must be more than 0 seconds, not 0"):
         Client("/tmp/x", daemon_timeout=0)
 
@@ -24,7 +24,7 @@ def test_arguments_are_checked_at_once() -> None:
 
 
 def test_making_a_client_connects_to_nothing() -> None:
-    """It says so."""
+    """Its representation shows no connection."""
     with Client("/nowhere/at.all") as client:
         assert repr(client) == "<Client <Connector <Availability up> 0 open, 0 idle>>"
 
@@ -40,7 +40,7 @@ def test_the_decorators_check_their_policy_at_once() -> None:
 
 
 def test_both_clients_have_the_same_methods_in_the_same_order() -> None:
-    """What one has, the other has too; `close` is the end of ``async with`` there."""
+    """Only `close` differs: ``async with`` replaces it."""
 
     def public(kind: type) -> list[str]:
         return [name for name in vars(kind) if not name.startswith("_") and inspect.isfunction(vars(kind)[name])]

@@ -43,8 +43,8 @@ def asks(attempts: Attempts, backend: str, kind: wire.FailureKind = "transient")
     return message.next, message.retry
 
 
-def test_take_returns_the_leases_function() -> None:
-    """And counts it."""
+def test_use_returns_the_function_of_the_leases_backend() -> None:
+    """A used lease counts as an attempt."""
     attempts = attempts_at("local", "cloud")
     assert attempts.use(lease("cloud", passed_over={"local": "saturated"})) is big
     outcome = attempts.outcome("v", "upstream", 0.5)
@@ -52,15 +52,15 @@ def test_take_returns_the_leases_function() -> None:
     assert (outcome.passed_over, outcome.attempts) == ({"local": "saturated"}, 1)
 
 
-def test_fail_asks_for_each_backend_once() -> None:
-    """Without retries, as long as one is left."""
+def test_failure_asks_for_each_backend_once() -> None:
+    """Without retries, a failure asks for another backend while one is left."""
     attempts = attempts_at("local", "cloud")
     assert asks(attempts, "local") == (True, False)
     assert asks(attempts, "cloud") == (False, False)
 
 
-def test_fail_asks_for_as_many_retries_as_the_policy_has() -> None:
-    """Each of them goes over all backends again."""
+def test_failure_asks_for_as_many_retries_as_the_policy_has() -> None:
+    """Each retry may use all backends again."""
     attempts = attempts_at("local", "cloud", retries=1)
     assert [asks(attempts, name) for name in ("local", "cloud", "local", "cloud")] == [
         (True, True),
@@ -73,14 +73,14 @@ def test_fail_asks_for_as_many_retries_as_the_policy_has() -> None:
 
 @pytest.mark.parametrize("names", [("default",) * 3, ("local", "cloud", "near")])
 def test_each_further_lease_of_a_single_function_is_a_retry(names: tuple[str, ...]) -> None:
-    """Also where the daemon's config gives it several backends: it is the same function."""
+    """A single function is retried even if the daemon configures several backends for it."""
     attempts = attempts_at(retries=2)
     assert [asks(attempts, name) for name in names] == [(True, True), (True, True), (False, False)]
 
 
 @pytest.mark.parametrize("kind", ["fatal", "ignored", "cancelled"])
-def test_fail_asks_for_nothing_where_nothing_would_help(kind: wire.FailureKind) -> None:
-    """Retries are for what may pass."""
+def test_failure_asks_for_nothing_where_nothing_would_help(kind: wire.FailureKind) -> None:
+    """Only transient failures are retried."""
     assert asks(attempts_at("local", "cloud", retries=3), "local", kind) == (False, False)
 
 
@@ -104,14 +104,14 @@ def after_failure(attempts: Attempts, reply: wire.AnyReply | ConnectionLost, bac
 
 @pytest.mark.parametrize("reply", GIVE_UP, ids=lambda reply: type(reply).__name__)
 def test_the_daemons_no_is_final(reply: wire.AnyReply) -> None:
-    """Even where a backend is left: there is a reason why it may not be called."""
+    """A refusal stands even if a backend is left: the daemon has a reason."""
     assert after_failure(attempts_at("local", "cloud"), reply) == "give_up"
     assert not may_leave_lease(reply)
 
 
 @pytest.mark.parametrize("reply", VOID, ids=lambda reply: type(reply).__name__)
 def test_a_lost_daemon_is_no_reason_to_give_up_a_backend(reply: wire.AnyReply | ConnectionLost) -> None:
-    """But no permission to ask one again either, or one that may be remote."""
+    """An untried backend is called without a lease, unless it may be remote; a failed one is not called again."""
     assert after_failure(attempts_at("local", "cloud"), reply) == "without_lease"
     assert after_failure(attempts_at("local", retries=1), reply) == "give_up"
     assert after_failure(attempts_at(retries=1), reply) == "give_up"
@@ -120,17 +120,17 @@ def test_a_lost_daemon_is_no_reason_to_give_up_a_backend(reply: wire.AnyReply | 
 
 
 def test_a_lost_daemon_leaves_only_backends_that_were_never_asked() -> None:
-    """1. both fail; 2. a retry on the first fails too; 3. the daemon is lost: the second has had its chance."""
+    """1. Both backends fail; 2. a retry on the first fails; 3. the daemon is lost: no backend is left."""
     attempts = attempts_at("local", "cloud", retries=1)
     asks(attempts, "local")
     asks(attempts, "cloud")
     assert after_failure(attempts, LOST) == "give_up"
 
 
-def test_a_lease_is_taken_where_it_was_asked_for() -> None:
-    """On another backend always, on one that has failed after a retry."""
+def test_a_lease_is_used_if_it_was_asked_for() -> None:
+    """A lease on another backend is always used; on a failed one only as a retry."""
     assert after_failure(attempts_at("local", "cloud"), lease("cloud")) == "use_lease"
     assert after_failure(attempts_at("local", "cloud", retries=1), lease("local")) == "use_lease"
     assert after_failure(attempts_at("local", "cloud"), lease("local")) == "without_lease"
-    assert after_failure(attempts_at(retries=1), lease("elsewhere")) == "use_lease"
+    assert after_failure(attempts_at(retries=1), lease("other")) == "use_lease"
     assert may_leave_lease(lease("local"))

@@ -12,14 +12,14 @@ def availability() -> Availability:
 
 
 def test_admit_while_up(availability: Availability) -> None:
-    """Everybody asks a daemon that has not failed."""
+    """Every caller asks a daemon that has not failed."""
     assert availability.up
     assert all(availability.admit(now) for now in (0.0, 0.0, 5.0))
     assert repr(availability) == "<Availability up>"
 
 
 def test_failed_shuts_out_until_the_back_off_has_passed(availability: Availability) -> None:
-    """After a failure nobody asks for a tenth of a second."""
+    """After a failure, no caller asks for a tenth of a second."""
     assert availability.failed(10.0)
     assert not availability.up
     assert not availability.admit(10.0 + FIRST_BACK_OFF_SECONDS - 0.001)
@@ -27,7 +27,7 @@ def test_failed_shuts_out_until_the_back_off_has_passed(availability: Availabili
 
 
 def test_admit_after_the_back_off_lets_one_through(availability: Availability) -> None:
-    """While the prober asks, the others go on without the daemon."""
+    """While the prober asks, other callers continue without the daemon."""
     availability.failed(10.0)
     assert availability.admit(10.2)
     assert not availability.admit(10.2)
@@ -36,7 +36,7 @@ def test_admit_after_the_back_off_lets_one_through(availability: Availability) -
 
 
 def test_admit_when_the_prober_never_came_back(availability: Availability) -> None:
-    """A prober that was killed does not keep the daemon shut out for ever."""
+    """A killed prober does not block the daemon forever."""
     availability.failed(10.0)
     assert availability.admit(10.2)
     assert availability.admit(11.2)
@@ -44,7 +44,7 @@ def test_admit_when_the_prober_never_came_back(availability: Availability) -> No
 
 
 def test_succeeded_opens_for_all(availability: Availability) -> None:
-    """One answer is enough, and the next outage starts with a short back-off again."""
+    """One reply is enough; the next outage starts with a short back-off."""
     availability.failed(10.0)
     availability.admit(10.2)
     availability.failed(10.3)

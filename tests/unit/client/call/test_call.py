@@ -48,30 +48,30 @@ def prepared(function: Any = small, *args: Any, **kwargs: Any) -> Call:
 
 
 def test_prepare_makes_the_key_of_all_that_counts() -> None:
-    """Task, model, name and arguments, as `keys` says."""
+    """The key covers task, model, name and arguments."""
     call = prepared(small, "p", task="rag", model="m")
     assert call.key == fingerprint("rag", "m", name_of(small), ("p",), {})
 
 
 def test_prepare_gives_the_name_in_place_of_the_functions() -> None:
-    """``name=`` is what a lambda needs."""
+    """A lambda needs ``name=``."""
     assert prepared(lambda prompt: prompt, "p", name="n").key == fingerprint("general", None, "n", ("p",), {})
 
 
 def test_prepare_without_a_stable_name() -> None:
-    """The error says what to give."""
+    """The error says what to pass."""
     with pytest.raises(UnkeyableRequest, match="name="):
         prepared(lambda prompt: prompt, "p")
 
 
 def test_prepare_takes_a_key_as_it_is() -> None:
-    """``key=`` replaces all, and needs no name and no keyable argument."""
+    """``key=`` replaces the computed key, and needs no name and no keyable argument."""
     assert prepared(lambda prompt: prompt, object(), key="k").key == "k"
     assert prepared(lambda prompt: prompt, object(), key=None).key is None
 
 
 def test_prepare_with_backends_shares_one_key_between_them() -> None:
-    """Their answers are interchangeable by declaration; the first names the key."""
+    """The first function names the key of all backends."""
     call = prepared({"local": small, "cloud": big}, "p")
     assert call.backends == ("local", "cloud")
     assert call.key == prepared(small, "p").key
@@ -80,7 +80,7 @@ def test_prepare_with_backends_shares_one_key_between_them() -> None:
 
 @pytest.mark.parametrize("nonsense", ["text", 3, None, {}, {"a": 3}, {3: small}, {"": small}])
 def test_prepare_refuses_what_cannot_be_called(nonsense: Any) -> None:
-    """The most frequent mistake is to call the function oneself; with a policy or without."""
+    """Calling the function oneself, the most frequent mistake, is an error with and without a policy."""
     with pytest.raises((TypeError, ValueError)):
         prepared(nonsense, "p")
 
@@ -89,13 +89,13 @@ def test_prepare_refuses_what_cannot_be_called(nonsense: Any) -> None:
 
 
 def test_prepare_says_how_a_call_is_written() -> None:
-    """The sentence names the mistake."""
+    """The error names the mistake."""
     with pytest.raises(TypeError, match=r"not str: write call\(f, x\), not call\(f\(x\)\)"):
         prepared("an answer")
 
 
 def test_backend_of_a_lease() -> None:
-    """A single function answers for any name; among several an unknown name means the preferred one."""
+    """A single function serves every name; among several, an unknown name means the preferred one."""
     assert prepared(small).backend_of("default") == "default"
     assert prepared(small).function_of("default") is small
     several = prepared({"local": small, "cloud": big})
@@ -104,7 +104,7 @@ def test_backend_of_a_lease() -> None:
 
 
 def test_begin_carries_the_policy() -> None:
-    """What the daemon must know, and nothing else."""
+    """A begin carries what the daemon needs, and nothing else."""
     call = prepared(
         {"local": small}, "p", task="rag", namespace="team", ttl=600, wait=30, mode="refresh", route="cheapest"
     )
@@ -124,7 +124,7 @@ def test_begin_carries_the_policy() -> None:
 
 
 def test_a_single_function_goes_to_its_backend() -> None:
-    """The key is that of any other place; a lease of whatever name is one on it."""
+    """The backend does not change the key; every lease means that backend."""
     call = prepared(small, "p", backend="cloud")
     assert call.begin(1).backends == ("cloud",)
     assert call.key == prepared(small, "p").key
@@ -135,7 +135,7 @@ def test_a_single_function_goes_to_its_backend() -> None:
 
 
 def test_a_dict_of_functions_names_its_backends_itself() -> None:
-    """Nobody could say what a second name meant."""
+    """``backend=`` beside a dict is ambiguous."""
     with pytest.raises(TypeError, match="backend='cloud' is for a single function"):
         prepared({"local": small, "cloud": big}, "p", backend="cloud")
 
@@ -154,7 +154,7 @@ def resolve(reply: wire.Reply, **policy: Any) -> Any:
 
 
 def test_resolve_answers() -> None:
-    """A stored, a stale and a shared answer each say where they come from."""
+    """Stored, stale and shared answers report their source."""
     assert resolve(hit()) == Outcome("v", "cache", 3.0, "b", 2.0, 0.5, 0.25)
     assert resolve(hit(stale=True)).source == "stale"
     shared = msgspec.convert(msgspec.to_builtins(hit()) | {"type": "shared"}, wire.Shared)
@@ -163,7 +163,7 @@ def test_resolve_answers() -> None:
 
 @pytest.mark.parametrize("reason", ["busy", "draining"])
 def test_resolve_a_full_daemon(reason: str) -> None:
-    """It is as if the daemon were not there; or the error, where the caller asked for it."""
+    """A full daemon counts as absent, or is an error if the caller asked for one."""
     reply = wire.Rejected(id=1, reason=reason, retry_after_seconds=2)  # type: ignore[arg-type]  # a parameter's str
     assert resolve(reply) is NextStep.WITHOUT_DAEMON
     with pytest.raises(CallRejected) as caught:
@@ -174,7 +174,7 @@ def test_resolve_a_full_daemon(reason: str) -> None:
 
 @pytest.mark.parametrize("reason", ["not_cached", "breaker_open", "saturated", "sovereign", "budget"])
 def test_resolve_a_rejection_by_policy(reason: str) -> None:
-    """A policy is not to be circumvented by falling back."""
+    """A call must not evade a policy by falling back."""
     with pytest.raises(CallRejected, match=reason) as caught:
         resolve(wire.Rejected(id=1, reason=reason, retry_after_seconds=3.0, backends={"local": reason}))  # type: ignore[arg-type,dict-item]  # a parameter's str
 
@@ -182,7 +182,7 @@ def test_resolve_a_rejection_by_policy(reason: str) -> None:
 
 
 def test_resolve_a_failure() -> None:
-    """The holder's, unless only its answer could not be shared."""
+    """The holder's failure is raised, unless only its answer could not be shared."""
     with pytest.raises(CallFailed) as caught:
         resolve(wire.Failed(id=1, kind="fatal", message="bad prompt"))
 
@@ -191,7 +191,7 @@ def test_resolve_a_failure() -> None:
 
 
 def test_resolve_a_timeout() -> None:
-    """It is the caller's own time that counts."""
+    """The error carries the caller's own waiting time."""
     with pytest.raises(CallTimeout) as caught:
         resolve(wire.Timeout(id=1, waited_seconds=9))
 
@@ -199,7 +199,7 @@ def test_resolve_a_timeout() -> None:
 
 
 def test_resolve_an_error() -> None:
-    """A daemon that refuses does not make the app fail, but it does not go unsaid."""
+    """A daemon that refuses a call costs a warning, not an error."""
     reply = wire.Error(id=1, code="denied", message="not yours")
     with pytest.warns(SidecardWarning, match="denied.*not yours"):
         assert resolve(reply) is NextStep.WITHOUT_DAEMON
@@ -209,13 +209,13 @@ def test_resolve_an_error() -> None:
 
 
 def test_resolve_nonsense() -> None:
-    """A begin is not answered by a pong."""
+    """A reply of a wrong type is an error."""
     with pytest.raises(ProtocolError, match="Ok"):
         resolve(wire.Ok(id=1))
 
 
 def test_complete_carries_value_and_policy() -> None:
-    """The packed value, its price and its time to live."""
+    """The message carries the packed value, its price and its time to live."""
     call = prepared(small, "p", ttl=60, tags=["a"], model="m", usage=lambda value: {"prompt_tokens": len(value)})
     assert completion.complete(call, LEASE, "abc") == wire.Complete(
         lease="l",
@@ -226,8 +226,8 @@ def test_complete_carries_value_and_policy() -> None:
     )
 
 
-def test_what_was_said_is_told_where_the_operator_asks_for_it() -> None:
-    """And left out where there is hardly room for the value itself."""
+def test_a_transcript_is_sent_if_the_operator_asks_for_it() -> None:
+    """It is left out of a message without room for it."""
     asked = msgspec.structs.replace(LEASE, log=True)
     said = completion.complete(prepared(small, "p"), asked, "abc").spoken
     assert said is not None
@@ -239,7 +239,7 @@ def test_what_was_said_is_told_where_the_operator_asks_for_it() -> None:
 
 
 def test_complete_refuses_what_cannot_be_shared() -> None:
-    """An object, and a text that no frame holds; the daemon is told why."""
+    """The error names an object, and a text that no frame holds; the daemon gets the reason."""
     with pytest.raises(UnshareableValue, match="object"):
         completion.complete(prepared(), LEASE, object())
 
@@ -247,14 +247,14 @@ def test_complete_refuses_what_cannot_be_shared() -> None:
         completion.complete(prepared(), LEASE, b"x" * completion.MAX_VALUE_BYTES)
 
     call = prepared(usage=lambda _: {"model": "m", "cost_dollars": 0.5})
-    told = completion.refuse_to_share(call, "l", object(), caught.value)
-    assert (told.kind, told.next) == ("ignored", False)
-    assert (told.answered, told.usage) == (True, wire.Usage(model="m", cost_dollars=0.5))
-    assert "too large" in told.message
+    message = completion.refuse_to_share(call, "l", object(), caught.value)
+    assert (message.kind, message.next) == ("ignored", False)
+    assert (message.answered, message.usage) == (True, wire.Usage(model="m", cost_dollars=0.5))
+    assert "too large" in message.message
 
 
 def test_warn_unshareable_once_per_function() -> None:
-    """A loop does not fill the logs."""
+    """A loop issues one warning."""
     error = UnshareableValue("no")
 
     def warned_once() -> None:
@@ -278,30 +278,30 @@ def test_warn_unshareable_once_per_function() -> None:
     ],
 )
 def test_read_usage(said: Any, usage: wire.Usage | None) -> None:
-    """A map or a `Usage`; the policy's model where it names none."""
+    """A mapping or a `Usage`, with the policy's model by default."""
     assert completion.read_usage(DEFAULTS.changed({"usage": lambda _value: said, "model": "m"}), "v") == usage
 
 
 def test_read_usage_without_a_hook() -> None:
-    """Nothing is guessed."""
+    """Without a hook there is no usage."""
     assert completion.read_usage(DEFAULTS, "v") is None
 
 
 @pytest.mark.parametrize("said", [{"prompt_tokens": -1}, 3, wire.Usage(cost_dollars=-1.0), {"model": "\udc80"}])
 def test_read_usage_that_is_nonsense_costs_the_price_alone(said: Any) -> None:
-    """The value reaches everyone, and a warning its programmer."""
+    """Invalid usage costs a warning and the price, never the value."""
     with pytest.warns(SidecardWarning, match="without its cost"):
         assert completion.read_usage(DEFAULTS.changed({"usage": lambda _value: said}), "v") is None
 
 
 def test_read_usage_whose_hook_raises() -> None:
-    """As above."""
+    """A failing hook costs a warning and the price, never the value."""
     with pytest.warns(SidecardWarning, match="ZeroDivisionError"):
         assert completion.read_usage(DEFAULTS.changed({"usage": lambda value: 1 / len(value)}), "") is None
 
 
 def test_another_backend() -> None:
-    """Only where the failure may pass elsewhere, and an elsewhere is left."""
+    """A call asks for another backend only after a transient failure, and only if one is left."""
     several = prepared({"local": small, "cloud": big})
     assert calls.another_backend(several, ["local"], "transient")
     assert not calls.another_backend(several, ["local"], "fatal")
@@ -310,7 +310,7 @@ def test_another_backend() -> None:
 
 
 def test_untried() -> None:
-    """In order of preference; a single function is called default."""
+    """Backends in order of preference; a single function is called default."""
     several = prepared({"local": small, "cloud": big})
     assert several.untried([]) == [("local", small), ("cloud", big)]
     assert several.untried(["local"]) == [("cloud", big)]
@@ -318,7 +318,7 @@ def test_untried() -> None:
 
 
 def test_untried_where_only_local_backends_may_be_called() -> None:
-    """A name that nobody can look up is no proof; a function without a backend goes to the default one."""
+    """An unknown name may be remote; a function without a backend goes to the default one."""
     several = prepared({"cloud": big, "local": small, "default": small, "near": small}, sovereign=True)
     assert [name for name, _ in several.untried([])] == ["local", "default"]
     assert [name for name, _ in several.untried(["local"])] == ["default"]
@@ -326,8 +326,8 @@ def test_untried_where_only_local_backends_may_be_called() -> None:
     assert prepared(small, "p", sovereign=True, backend="cloud").untried([]) == []
 
 
-def test_another_here() -> None:
-    """As with the daemon, but for what sovereignty leaves out; a single function has run already."""
+def test_another_without_daemon() -> None:
+    """Like with a daemon, but without the backends that sovereignty forbids."""
     several = prepared({"local": small, "cloud": big})
     assert calls.another_without_daemon(several, ["local"], "transient")
     assert not calls.another_without_daemon(several, ["local"], "fatal")
@@ -338,8 +338,8 @@ def test_another_here() -> None:
     )
 
 
-def test_choices_here_where_sovereignty_leaves_none() -> None:
-    """The error says so of each backend; so it does before a call joins another one."""
+def test_backends_without_daemon_where_sovereignty_leaves_none() -> None:
+    """The error names the reason for each backend."""
     call = prepared({"cloud": big, "far": big}, sovereign=True)
     for refused in (
         lambda: calls.backends_without_daemon(call, ()),
@@ -351,7 +351,7 @@ def test_choices_here_where_sovereignty_leaves_none() -> None:
         assert caught.value.backends == {"cloud": "sovereign", "far": "sovereign"}
 
 
-def test_may_run_here() -> None:
+def test_check_fallback() -> None:
     """Without a daemon a call is made, unless its policy forbids that."""
     calls.check_fallback(prepared(), "gone", lambda: "/s")
     with pytest.raises(CallRejected, match="not_cached"):
@@ -362,7 +362,7 @@ def test_may_run_here() -> None:
 
 
 def test_remaining_seconds() -> None:
-    """Never negative, and unknown where the policy says nothing."""
+    """The rest of a wait is never negative, and None without a limit."""
     assert calls.remaining_seconds(prepared(), 5) is None
     assert calls.remaining_seconds(prepared(small, "p", wait=3), 1) == 2
     assert calls.remaining_seconds(prepared(small, "p", wait=3), 5) == 0

@@ -80,17 +80,17 @@ TABLE: list[tuple[BaseException, wire.FailureKind]] = [
     ("error", "kind"), TABLE, ids=[f"{number}-{type(row[0]).__name__}" for number, row in enumerate(TABLE)]
 )
 def test_default_classify_follows_its_table(error: BaseException, kind: str) -> None:
-    """Each row of the documented table."""
+    """Each row of the documented table holds."""
     assert default_classify(error) == kind
 
 
 def test_kind_of_asks_the_hook() -> None:
-    """The user knows better."""
+    """The user's hook overrides the default."""
     assert kind_of(ValueError(), lambda _error: "transient") == "transient"
 
 
 def test_kind_of_ignores_a_hook_that_raises_or_talks_nonsense() -> None:
-    """A faulty hook does not take the place of the upstream's exception."""
+    """A faulty hook does not replace the upstream's exception."""
 
     def raises(_error: BaseException) -> wire.FailureKind:
         raise RuntimeError("hook")
@@ -101,12 +101,12 @@ def test_kind_of_ignores_a_hook_that_raises_or_talks_nonsense() -> None:
 
 
 def test_kind_of_does_not_ask_about_interruptions() -> None:
-    """Control-C is nobody's failure."""
+    """Ctrl-C counts as a cancellation, not as a failure."""
     assert kind_of(KeyboardInterrupt(), lambda _error: "fatal") == "cancelled"
 
 
 def test_message_of_names_the_type_and_cuts_the_text() -> None:
-    """A message fits the wire's field whatever the exception says."""
+    """A message fits the wire's field, whatever the exception's text."""
     assert message_of(ValueError("bad prompt")) == "ValueError: bad prompt"
     assert message_of(ValueError()) == "ValueError"
     assert len(message_of(ValueError("x" * 10_000))) == MAX_MESSAGE_CHARACTERS
@@ -128,8 +128,8 @@ def test_message_of_text_without_a_utf_8_form_can_be_sent() -> None:
     wire.pack(fail("l", ValueError("a\udc80b"), "fatal"))
 
 
-def test_fail_carries_all_that_the_daemon_may_know() -> None:
-    """Kind, message, hint and wishes."""
+def test_fail_carries_kind_message_delay_and_requests() -> None:
+    """The daemon gets everything it needs for its decision."""
     error = StatusError(response=SimpleNamespace(headers={"retry-after": "7"}))
     assert fail("b.1", error, "transient", another=True) == wire.Fail(
         lease="b.1", kind="transient", message="StatusError: status", retry_after_seconds=7.0, next=True
@@ -142,7 +142,7 @@ def test_fail_carries_all_that_the_daemon_may_know() -> None:
 def foreign(module: str, name: str, *, status: int | None = None) -> BaseException:
     """Make an exception whose class descends from ``module``'s ``name``, as an SDK's own do."""
     base = type(name, (Exception,), {"__module__": module})
-    error: BaseException = type("Own", (base,), {"__module__": "elsewhere"})()
+    error: BaseException = type("Own", (base,), {"__module__": "other"})()
     if status is not None:
         error.status_code = status  # type: ignore[attr-defined]  # as SDKs do
 
@@ -179,7 +179,7 @@ def foreign(module: str, name: str, *, status: int | None = None) -> BaseExcepti
     ids=lambda value: type(value).__name__,
 )
 def test_is_timeout(error: BaseException, timeout: bool) -> None:
-    """The caller's own patience, whoever's library counts it; a status is the backend's word."""
+    """Timeouts of every library count as the caller's own; an HTTP status is the backend's reply."""
     assert is_timeout(error) is timeout
 
 
@@ -209,13 +209,13 @@ def test_is_timeout(error: BaseException, timeout: bool) -> None:
     ],
 )
 def test_retry_after_seconds_of(headers: object, seconds: float | None) -> None:
-    """Numbers and dates are read, nonsense is not; of the response, or of the exception itself as urllib's has them."""
+    """Numbers and dates are read from the response's or the exception's headers; nonsense is ignored."""
     assert retry_after_seconds_of(StatusError(response=SimpleNamespace(headers=headers))) == seconds
     assert retry_after_seconds_of(StatusError(headers=headers)) == seconds
 
 
 def test_retry_after_seconds_of_a_date_without_the_responses_own() -> None:
-    """Then this host's clock is all there is."""
+    """Without the response's own date, this host's clock counts."""
     then = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=600), usegmt=True)
     seconds = retry_after_seconds_of(StatusError(headers={"retry-after": then}))
     assert seconds is not None

@@ -57,7 +57,7 @@ def test_enter_the_first_leads_and_the_next_wait(flights: LocalFlights) -> None:
 
 
 def test_succeed_gives_each_waiter_its_own_copy(flights: LocalFlights) -> None:
-    """Nobody's changes show in another's answer, as with the daemon."""
+    """A waiter's changes do not show in another waiter's value."""
     woken: list[str] = []
     flight = lead(flights)
     waiters = [wait(flights, woken, name) for name in "ab"]
@@ -74,7 +74,7 @@ def test_succeed_gives_each_waiter_its_own_copy(flights: LocalFlights) -> None:
 
 
 def test_succeed_forgets_the_answer(flights: LocalFlights) -> None:
-    """Nothing is cached in the client: who comes later leads."""
+    """The client caches nothing: a later caller leads."""
     flights.succeed(lead(flights), "x")
     lead(flights)
 
@@ -89,7 +89,7 @@ def test_succeed_with_a_value_that_cannot_be_shared_releases_all(flights: LocalF
 
 @pytest.mark.parametrize("kind", ["transient", "cancelled"])
 def test_fail_that_may_pass_elects_the_longest_waiting(flights: LocalFlights, kind: str) -> None:
-    """The next one runs the function itself, and the others go on waiting."""
+    """The elected waiter runs the function, and the others keep waiting."""
     flight = lead(flights)
     first, second = wait(flights), wait(flights)
     flights.fail(flight, kind, "m")  # type: ignore[arg-type]  # a parameter's str
@@ -99,7 +99,7 @@ def test_fail_that_may_pass_elects_the_longest_waiting(flights: LocalFlights, ki
 
 
 def test_fail_after_the_last_election_fails_all(flights: LocalFlights) -> None:
-    """A backend that is down is asked three times, not once for each waiting thread."""
+    """A backend that is down is called three times, not once for each waiting thread."""
     flight = lead(flights)
     waiters = [wait(flights) for _ in range(4)]
     for number in range(MAX_ELECTIONS):
@@ -116,7 +116,7 @@ def test_fail_after_the_last_election_fails_all(flights: LocalFlights) -> None:
 
 
 def test_fail_fatal_fails_all_at_once_and_is_not_remembered(flights: LocalFlights) -> None:
-    """What is wrong for one is wrong for all who wait, and for nobody later."""
+    """A fatal failure reaches all current waiters, and no later caller."""
     flight = lead(flights)
     waiters = [wait(flights), wait(flights)]
     flights.fail(flight, "fatal", "bad prompt")
@@ -125,7 +125,7 @@ def test_fail_fatal_fails_all_at_once_and_is_not_remembered(flights: LocalFlight
 
 
 def test_fail_ignored_releases_all(flights: LocalFlights) -> None:
-    """As with the daemon."""
+    """An ignored failure releases all waiters, like in the daemon."""
     flight = lead(flights)
     waiter = wait(flights)
     flights.fail(flight, "ignored", "")
@@ -133,7 +133,7 @@ def test_fail_ignored_releases_all(flights: LocalFlights) -> None:
 
 
 def test_fail_with_nobody_waiting_ends_the_flight(flights: LocalFlights) -> None:
-    """Nobody is elected who is not there."""
+    """Without waiters, a failure ends the flight."""
     flights.fail(lead(flights), "transient", "")
     assert len(flights) == 0
 
@@ -149,7 +149,7 @@ def test_leave_while_waiting_touches_nobody_else(flights: LocalFlights) -> None:
 
 
 def test_leave_after_an_election_passes_the_turn_on(flights: LocalFlights) -> None:
-    """1. elected; 2. interrupted before it looked; 3. the next leads, or nobody ever would."""
+    """1. A waiter is elected; 2. it is interrupted before it sees that; 3. the next waiter leads."""
     flight = lead(flights)
     elected, there = wait(flights), wait(flights)
     flights.fail(flight, "transient", "")
@@ -158,7 +158,7 @@ def test_leave_after_an_election_passes_the_turn_on(flights: LocalFlights) -> No
 
 
 def test_leave_after_the_answer_does_nothing(flights: LocalFlights) -> None:
-    """An interrupted caller does not need its answer."""
+    """Leaving an ended flight changes nothing."""
     flight = lead(flights)
     waiter = wait(flights)
     flights.succeed(flight, 1)
@@ -167,7 +167,7 @@ def test_leave_after_the_answer_does_nothing(flights: LocalFlights) -> None:
 
 
 def test_lead_announces_a_call_that_others_may_join(flights: LocalFlights) -> None:
-    """A lease's holder is joined by callers who lose the daemon."""
+    """Callers who lose the daemon join a lease holder's call."""
     flight = flights.lead(KEY)
     assert flight is not None
     waiter = wait(flights)
@@ -176,13 +176,13 @@ def test_lead_announces_a_call_that_others_may_join(flights: LocalFlights) -> No
 
 
 def test_lead_while_another_call_of_the_key_runs(flights: LocalFlights) -> None:
-    """The second makes its call all the same, and nobody joins it."""
+    """The second call is made, and no caller joins it."""
     lead(flights)
     assert flights.lead(KEY) is None
 
 
 def test_drop_ends_the_turn_of_an_interrupted_leader(flights: LocalFlights) -> None:
-    """An interruption that nobody could catch does not leave a flight without a leader."""
+    """An interrupted leader leaves no flight without a leader."""
     flight = lead(flights)
     waiter = wait(flights)
     flights.drop(flight, 0)
@@ -191,7 +191,7 @@ def test_drop_ends_the_turn_of_an_interrupted_leader(flights: LocalFlights) -> N
 
 
 def test_drop_after_the_turn_has_ended_does_nothing(flights: LocalFlights) -> None:
-    """The elected one's turn is not its predecessor's to end, nor is a later flight of the key."""
+    """A leader ends neither the turn of its successor nor a later flight of the key."""
     flight = lead(flights)
     waiter = wait(flights)
     flights.fail(flight, "transient", "")
@@ -205,7 +205,7 @@ def test_drop_after_the_turn_has_ended_does_nothing(flights: LocalFlights) -> No
 
 
 def test_repr_counts(flights: LocalFlights) -> None:
-    """Keys are long and say nothing."""
+    """The representation shows counts instead of keys."""
     flight = lead(flights)
     wait(flights)
     assert repr(flight) == "<LocalFlight 1 waiting, 0 elections>"

@@ -43,13 +43,13 @@ def test_split_without_keywords_changes_nothing() -> None:
 
 
 def test_split_leaves_the_functions_own_keywords() -> None:
-    """What is not sidecard's goes to the function."""
+    """Every other keyword goes to the function."""
     keywords = {"temperature": 0.5}
     assert split(DEFAULTS, [plain], keywords) == (DEFAULTS, keywords)
 
 
 def test_split_takes_every_policy_keyword() -> None:
-    """Each keyword of the table has its field."""
+    """Each policy keyword has its field."""
     policy: dict[str, Any] = {
         "task": "rag",
         "namespace": "team",
@@ -118,33 +118,33 @@ def test_split_gives_model_to_both_where_the_function_takes_it(function: Any) ->
 
 
 def test_split_keeps_model_from_a_function_that_does_not_take_it() -> None:
-    """It is part of the key alone."""
+    """``model`` then only enters the key."""
     options, own = split(DEFAULTS, [plain], {"model": "m"})
     assert options.model == "m"
     assert own == {}
 
 
 def test_split_leaves_a_model_that_is_no_text_to_the_function() -> None:
-    """As an argument it is part of the key already, or refused there."""
+    """It enters the key as an argument, or is refused there."""
     options, own = split(DEFAULTS, [with_model], {"model": 4})
     assert options.model is None
     assert own == {"model": 4}
 
 
 def test_split_refuses_a_model_that_some_backends_take() -> None:
-    """Nobody could say for whom it was meant."""
+    """A keyword that both sides declare is ambiguous."""
     with pytest.raises(TypeError, match="all of them that parameter, or none"):
         split(DEFAULTS, [with_model, plain], {"model": "m"})
 
 
 def test_split_refuses_a_keyword_that_both_declare() -> None:
-    """The error says how to tell them apart."""
+    """The error says how to distinguish them."""
     with pytest.raises(TypeError, match=r"'ttl' is a policy keyword.*with_ttl.*functools.partial.*wrap\(\)"):
         split(DEFAULTS, [with_ttl], {"ttl": 3})
 
 
 def test_split_allows_other_policy_for_a_function_that_declares_one() -> None:
-    """Only what was given twice clashes; a function that takes anything does not declare it."""
+    """Only a keyword given twice is ambiguous; ``**kwargs`` declares none."""
     assert split(DEFAULTS, [with_ttl], {"task": "rag"})[0].task == "rag"
     assert split(DEFAULTS, [with_anything], {"ttl": 3})[0].ttl_seconds == 3
 
@@ -211,7 +211,7 @@ def decorated(*args: Any, **kwargs: Any) -> str:
     ],
 )
 def test_declared_policy_keywords(function: Any, declared: set[str]) -> None:
-    """Functions of every kind, read once and remembered."""
+    """Functions of every kind are read once."""
     assert declared_policy_keywords(function) == declared
     assert declared_policy_keywords(function) == declared
 
@@ -273,7 +273,7 @@ def test_declared_policy_keywords(function: Any, declared: set[str]) -> None:
         ),
     ],
 )
-def test_changed_refuses_what_cannot_be_meant(keyword: str, value: object, error: type[Exception], words: str) -> None:
+def test_changed_refuses_invalid_values(keyword: str, value: object, error: type[Exception], words: str) -> None:
     """Each error says what to write instead."""
     with pytest.raises(error, match=words):
         DEFAULTS.changed({keyword: value})
@@ -287,7 +287,7 @@ def test_changed_takes_none_back_to_the_default(keyword: str) -> None:
 
 
 def test_embed_and_vector_are_one_or_the_other() -> None:
-    """The nearest wins; both at once cannot be meant."""
+    """The call overrides the client; both at once are an error."""
     embeds = DEFAULTS.changed({"embed": {"model": len}})
     assert embeds.embed == Embedding("model", len)  # type: ignore[arg-type]  # any callable will do here
     ready = embeds.changed({"vector": [1.0, 0.5]})
@@ -298,11 +298,11 @@ def test_embed_and_vector_are_one_or_the_other() -> None:
 
 
 def test_changed_by_nothing_is_the_same() -> None:
-    """No copy without a change."""
+    """Without a change there is no copy."""
     assert DEFAULTS.changed({}) is DEFAULTS
 
 
-def test_a_number_of_seconds_that_cannot_be_is_told_with_its_bounds_written_out() -> None:
-    """31622400 is a year that one can read; 3.16224e+07 is not."""
+def test_the_error_of_a_number_of_seconds_writes_its_bounds_out() -> None:
+    """31622400 is readable; 3.16224e+07 is not."""
     with pytest.raises(ValueError, match=r"^ttl= must be 0 to 31622400 seconds, not -1\.$"):
         split(DEFAULTS, [plain], {"ttl": -1})

@@ -20,11 +20,11 @@ from sidecard_client.call.sovereign import sovereign_by
     ids=str,
 )
 def test_sovereign_by(environ: dict[str, str], on: bool) -> None:
-    """The newer name wins where it is not empty; the words are the daemon's."""
+    """The newer variable wins if it is not empty; the words are the daemon's."""
     assert sovereign_by(environ) is on
 
 
-def test_a_word_that_is_none_counts_as_on() -> None:
-    """A slip of the pen must not let a call leave the host."""
+def test_an_unknown_word_counts_as_on() -> None:
+    """A misspelling must not let a call leave the host."""
     with pytest.warns(SidecardWarning, match="SOVEREIGN_MODE is 'enabled', which counts as true here"):
         assert sovereign_by({"SOVEREIGN_MODE": "enabled"})

@@ -7,7 +7,7 @@ from sidecard_client.call.streams import Provenance
 
 @pytest.mark.parametrize("source", ["cache", "stale"])
 def test_pieces_of_a_stored_stream_are_spaced(source: str) -> None:
-    """From when the one before was taken; a reader that takes longer itself waits no more."""
+    """The pause counts from the piece before; a slow reader does not wait longer."""
     facts = Provenance()
     assert facts.pause_seconds(2.0, 100.0) == 0.0  # the first piece says where it is from
     facts.source = source  # type: ignore[assignment]  # one of its literals
@@ -17,8 +17,8 @@ def test_pieces_of_a_stored_stream_are_spaced(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["upstream", "shared", "fallback"])
-def test_pieces_of_a_call_in_progress_are_not_held_up(source: str) -> None:
-    """They come as they come."""
+def test_pieces_of_a_running_call_are_not_delayed(source: str) -> None:
+    """They are given as they arrive."""
     facts = Provenance()
     facts.source = source  # type: ignore[assignment]  # one of its literals
     assert [facts.pause_seconds(2.0, now) for now in (100.0, 100.1, 100.2)] == [0.0, 0.0, 0.0]

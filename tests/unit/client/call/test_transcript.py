@@ -1,4 +1,4 @@
-"""What is told of a call to the call log, and what the app's hook makes of it."""
+"""The transcript of a call for the call log, and the app's redaction hook."""
 
 from typing import Any
 
@@ -13,39 +13,39 @@ from sidecard_client.protocol import wire
 
 def said(value: Any, *args: Any, redact: Any = None, **kwargs: Any) -> tuple[Any, Any] | None:
     """Return prompt and answer as the daemon reads them."""
-    told = transcript_of(Options(redact=redact), args, kwargs, value)
-    if told is None:
+    sent_transcript = transcript_of(Options(redact=redact), args, kwargs, value)
+    if sent_transcript is None:
         return None
 
-    # As it travels: what is told must be what is read.
-    sent = wire.unpack_request(wire.pack(wire.Complete("lease", msgspec.Raw(b"\xc0"), spoken=told)))
+    # As sent over the wire: it must decode to what was encoded.
+    sent = wire.unpack_request(wire.pack(wire.Complete("lease", msgspec.Raw(b"\xc0"), spoken=sent_transcript)))
     assert isinstance(sent, wire.Complete)
     assert sent.spoken is not None
-    told = sent.spoken
-    return msgspec.msgpack.decode(told.prompt), msgspec.msgpack.decode(told.answer)
+    sent_transcript = sent.spoken
+    return msgspec.msgpack.decode(sent_transcript.prompt), msgspec.msgpack.decode(sent_transcript.answer)
 
 
 def test_arguments_are_the_prompt_and_the_value_is_the_answer() -> None:
-    """Where no hook has anything against it."""
+    """Without a hook, both are sent as they are."""
     assert said("42", "why?", temperature=0) == ({"args": ["why?"], "kwargs": {"temperature": 0}}, "42")
 
 
-def test_what_has_no_form_is_told_by_its_type() -> None:
-    """A client that holds an API key, say."""
+def test_an_argument_without_a_msgpack_form_is_sent_as_its_type() -> None:
+    """A client object may hold an API key."""
 
     class Session:
         def __repr__(self) -> str:
             return "Session(key=SECRET)"
 
-    told = said("42", Session(), "why?")
-    assert told is not None
-    assert told[0]["args"][1:] == ["why?"]
-    assert "Session>" in told[0]["args"][0]
-    assert "SECRET" not in str(told)
+    sent_transcript = said("42", Session(), "why?")
+    assert sent_transcript is not None
+    assert sent_transcript[0]["args"][1:] == ["why?"]
+    assert "Session>" in sent_transcript[0]["args"][0]
+    assert "SECRET" not in str(sent_transcript)
 
 
-def test_the_hook_sees_both_and_says_what_is_told() -> None:
-    """In whatever shape it likes."""
+def test_the_hook_decides_what_is_sent() -> None:
+    """It may return any shape."""
     seen = []
 
     def redact(prompt: Any, answer: Any) -> tuple[Any, Any]:
@@ -57,31 +57,31 @@ def test_the_hook_sees_both_and_says_what_is_told() -> None:
 
 
 def test_the_hook_may_keep_all_of_it() -> None:
-    """None is told as nothing."""
+    """A hook that returns None sends no transcript."""
     assert said("42", "why?", redact=lambda *_: None) is None
 
 
 @pytest.mark.parametrize(
     "redact", [lambda *_: 1 / 0, lambda *_: 5, lambda *_: ("a", "b", "c"), lambda *_: ("\udc00", "")]
 )
-def test_a_hook_that_fails_lets_nothing_pass(redact: Any) -> None:
-    """And does not say what it failed at: its message may quote."""
+def test_a_failing_hook_sends_nothing(redact: Any) -> None:
+    """The warning leaves the exception's text out, which may quote the prompt."""
     with pytest.warns(SidecardWarning, match=r"logged without prompt and answer \(\w+\)"):
         assert said("42", "why?", redact=redact) is None
 
 
-def test_what_is_too_large_is_told_by_its_size() -> None:
-    """Images, mostly."""
+def test_a_too_large_prompt_is_sent_as_its_size() -> None:
+    """Such prompts are mostly images."""
     image = b"x" * MAX_TRANSCRIPT_BYTES
-    told = said("42", image, redact=lambda prompt, _: (prompt, image))
-    assert told is not None
-    prompt, answer = told
+    sent_transcript = said("42", image, redact=lambda prompt, _: (prompt, image))
+    assert sent_transcript is not None
+    prompt, answer = sent_transcript
     assert prompt["$truncated"] == answer["$truncated"] == ""
     assert prompt["bytes"] > answer["bytes"] > MAX_TRANSCRIPT_BYTES
 
 
 def test_a_hook_is_a_callable() -> None:
-    """Said where it is given."""
+    """Another type is refused at once."""
     with pytest.raises(TypeError, match="redact= must be callable"):
         Options().changed({"redact": "no"})
 

@@ -23,7 +23,7 @@ Pair = namedtuple("Pair", "a b")  # noqa: PYI024 - the untyped kind is what is t
     ["text", "", b"\x00\xff", None, True, 0, -(2**63), 2**64 - 1, 0.1, [], [1, [2.5, None]], {"a": {"b": []}}, {1: 2}],
 )
 def test_values_come_back_equal_and_of_the_same_type(value: Any) -> None:
-    """Whatever msgpack has a word for."""
+    """Every type that msgpack has decodes to an equal value."""
     back = unpack_value(pack_value(value))
 
     assert back == value
@@ -34,13 +34,13 @@ def test_values_come_back_equal_and_of_the_same_type(value: Any) -> None:
     "value",
     [(1, 2), [(1, 2)], Answer(), Pair(1, 2), {1, 2}, float("nan"), 2**64, object(), {"a": Answer()}, "\ud800", 1j],
 )
-def test_what_would_come_back_as_something_else_is_refused(value: Any) -> None:
-    """Whoever shares an answer gets what the holder got, or makes the call itself."""
+def test_a_value_that_would_decode_to_another_is_refused(value: Any) -> None:
+    """A caller that shares gets the holder's value, or makes its own call."""
     with pytest.raises(UnshareableValue, match=type(value).__name__):
         pack_value(value)
 
 
-def test_a_value_in_itself_is_refused() -> None:
+def test_a_value_that_contains_itself_is_refused() -> None:
     """Endless nesting is an error, not a crash."""
     endless: list[Any] = []
     endless.append(endless)

@@ -57,7 +57,7 @@ def wrapped(methods: Any = None, **policy: Any) -> tuple[Any, Llm, Performer]:
 
 
 def test_wrap_shares_public_methods() -> None:
-    """All of a method's keywords are the method's, ``task`` included."""
+    """All keywords of a method's calls are the method's, ``task`` included."""
     proxy, llm, performer = wrapped(task="rag")
     assert proxy.generate("p", task="t") == "pt0.5"
     (call,) = performer.calls
@@ -70,7 +70,7 @@ def test_wrap_shares_public_methods() -> None:
 
 
 def test_wrap_passes_everything_else_through() -> None:
-    """Attributes, private methods, classes, and what each process must do for itself."""
+    """Attributes, private methods, classes and ``close`` pass through."""
     proxy, llm, performer = wrapped()
     assert proxy.temperature == 0.5
     proxy.temperature = 1
@@ -87,7 +87,7 @@ def test_wrap_passes_everything_else_through() -> None:
 
 
 def test_wrap_with_methods_shares_those_alone() -> None:
-    """Whoever names them means them."""
+    """Named methods are shared, even if they would pass through by default."""
     proxy, _, performer = wrapped(["embed"])
     proxy.generate("p")
     assert performer.calls == []
@@ -96,7 +96,7 @@ def test_wrap_with_methods_shares_those_alone() -> None:
 
 
 def test_wrap_with_a_name_keeps_the_methods_apart() -> None:
-    """The name is the object's: one method's answer is never another's."""
+    """The name is a prefix of the method: no method gets the answer of another."""
     proxy, _, performer = wrapped(name="fast")
     proxy.generate("p")
     proxy.embed("p")
@@ -106,7 +106,7 @@ def test_wrap_with_a_name_keeps_the_methods_apart() -> None:
 
 
 def test_wrap_a_module() -> None:
-    """Its functions, also those written in C, are its methods."""
+    """A module's functions, also those written in C, are its methods."""
     performer = Performer()
     proxy: Any = SharedMethods(performer, math, Options(), None)
     assert proxy.sqrt(4.0) == 2.0
@@ -114,8 +114,8 @@ def test_wrap_a_module() -> None:
     assert len(performer.calls) == 1
 
 
-def test_wrap_refuses_what_cannot_be_meant() -> None:
-    """At once, not at the first call."""
+def test_wrap_refuses_invalid_arguments() -> None:
+    """The error is raised at once, not at the first call."""
     with pytest.raises(TypeError, match=r"methods=\['generate'\]"):
         wrapped("generate")
 
@@ -135,7 +135,7 @@ def answer(question: str, *, ttl: int = 0) -> str:
 
 
 def test_cached_shares_each_call() -> None:
-    """All keywords are the function's, and it still looks like the function."""
+    """All keywords are the function's, and the decorated function keeps its metadata."""
     performer = Performer()
     function = CachedFunction(performer, answer, Options(task="rag"))
     assert function("q", ttl=3) == "q3"
@@ -146,7 +146,7 @@ def test_cached_shares_each_call() -> None:
 
 
 def test_cached_on_a_method_leaves_self_out_of_the_key() -> None:
-    """Two instances share; the class and the arguments are the key."""
+    """Two instances share; class and arguments are the key."""
     performer = Performer()
 
     class Bot:
@@ -165,7 +165,7 @@ def test_cached_on_a_method_leaves_self_out_of_the_key() -> None:
 
 
 def test_cached_needs_a_stable_name_at_once() -> None:
-    """A decorator fails where it stands."""
+    """A decorator fails where it is applied."""
     with pytest.raises(UnkeyableRequest, match="name="):
         CachedFunction(Performer(), lambda: 1, Options())
 
@@ -174,6 +174,6 @@ def test_cached_needs_a_stable_name_at_once() -> None:
 
 
 def test_cached_refuses_a_key() -> None:
-    """It would give one answer to all arguments."""
+    """One key would give one answer to all arguments."""
     with pytest.raises(TypeError, match="for one call"):
         CachedFunction(Performer(), answer, Options(key="k"))

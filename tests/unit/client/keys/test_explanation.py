@@ -43,7 +43,7 @@ def test_an_explanation_has_the_key_and_what_it_is_made_of() -> None:
 
 
 def test_an_explanation_reads_as_lines() -> None:
-    """For whoever prints it."""
+    """An explanation prints as readable text."""
     assert str(of("q ", normalize=("space",))) == (
         f"key: {of('q', normalize=('space',)).key}\nnamespace: default\nnormalize: space\n"
         'task: "rag"\nmodel: "m"\nname: "app.f"\nargs: ["q"]\nkwargs: {}'

@@ -303,7 +303,7 @@ def test_name_of_functions_and_methods() -> None:
 
 
 def test_name_of_a_wrapped_function_is_the_wrapped_ones() -> None:
-    """`functools.wraps` says who it stands for."""
+    """`functools.wraps` gives a wrapper the name of its function."""
 
     @wraps(function)
     def wrapper() -> None:
@@ -323,10 +323,10 @@ SCRIPT = """
 import multiprocessing, sys
 from sidecard_client.keys.naming import name_of
 def answer(): pass
-def tell(): print(name_of(answer), flush=True)
+def show(): print(name_of(answer), flush=True)
 if __name__ == "__main__":
-    tell()
-    process = multiprocessing.get_context(sys.argv[1]).Process(target=tell)
+    show()
+    process = multiprocessing.get_context(sys.argv[1]).Process(target=show)
     process.start()
     process.join()
 """
@@ -337,9 +337,9 @@ def test_name_of_a_scripts_function_is_its_files_in_every_child(method: str, tmp
     """Two scripts do not share ``__main__.answer``; a script and its workers do."""
     script = tmp_path / "one.py"
     script.write_text(SCRIPT)
-    told = subprocess.run([sys.executable, str(script), method], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run([sys.executable, str(script), method], capture_output=True, text=True, check=True).stdout
 
-    assert told.splitlines() == [f"main:{script.resolve()}.answer"] * 2
+    assert output.splitlines() == [f"main:{script.resolve()}.answer"] * 2
 
 
 def test_the_slow_way_agrees_with_the_fast_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,8 +43,8 @@ def unwarned() -> Iterator[None]:
     warn._warned_of.clear()
 
 
-def brought(*args: Any, function: Any = answer, stream: bool = False, **policy: Any) -> QueryVector:
-    """Return what a call of ``function`` brings when it is asked for its vector."""
+def query_of(*args: Any, function: Any = answer, stream: bool = False, **policy: Any) -> QueryVector:
+    """Return the vector and group that a call of ``function`` sends."""
     keywords = policy.pop("keywords", {})
     options = Options().changed({"embed": embed}).changed(policy)
     asked = embedded(prepare(options, function, args, keywords, stream=stream, policy_is_bound=True)).similar
@@ -104,8 +104,8 @@ def test_finding_the_text_leaves_the_request_as_it_is() -> None:
 
 def test_requests_that_differ_in_their_text_alone_have_one_group() -> None:
     """Whatever the text is; by the recipe of `keys`, written out here."""
-    assert brought("hello").group == brought("bye").group
-    group = brought("hello 2023", 1, name="n", task="t", embed={"m": embed}).group
+    assert query_of("hello").group == query_of("bye").group
+    group = query_of("hello 2023", 1, name="n", task="t", embed={"m": embed}).group
     canonical = msgspec.msgpack.encode(["sidecard", 1, "t", None, "n", [[None, 1], "args[0]", ["2023"], "m"], {}])
     assert group == "g1-" + hashlib.sha256(canonical).hexdigest()
 
@@ -113,43 +113,43 @@ def test_requests_that_differ_in_their_text_alone_have_one_group() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        brought("hello", 0.5),
-        brought("hello", keywords={"temperature": 0.5}),
-        brought("hello", task="other"),
-        brought("hello", model="other"),
-        brought("hello", name="other"),
-        brought("hello", stream=True),
-        brought("hello", embed={"other": embed}),
-        brought("hello", vector=[1.0, 0.0]),
-        brought("hello 2023"),
-        brought({"prompt": "hello"}),
-        brought(CHAT),
-        brought(keywords={"prompt": "hello"}),
+        query_of("hello", 0.5),
+        query_of("hello", keywords={"temperature": 0.5}),
+        query_of("hello", task="other"),
+        query_of("hello", model="other"),
+        query_of("hello", name="other"),
+        query_of("hello", stream=True),
+        query_of("hello", embed={"other": embed}),
+        query_of("hello", vector=[1.0, 0.0]),
+        query_of("hello 2023"),
+        query_of({"prompt": "hello"}),
+        query_of(CHAT),
+        query_of(keywords={"prompt": "hello"}),
     ],
 )
 def test_whatever_else_differs_makes_another_group(other: QueryVector) -> None:
     """Arguments, task, model, function, pieces or not, embedder, numbers in the text, and where the text stands."""
-    assert other.group != brought("hello").group
+    assert other.group != query_of("hello").group
 
 
 def test_earlier_messages_are_part_of_the_group() -> None:
     """The same last question means something else after another one."""
     other = [{"role": "system", "content": "Be long."}, CHAT[1]]
 
-    assert brought(CHAT).group != brought(other).group
+    assert query_of(CHAT).group != query_of(other).group
 
 
 def test_what_the_key_ignores_the_group_ignores() -> None:
     """One deny-list for both."""
-    assert brought({"prompt": "hello", "trace": 1}, ignore=["trace"]).group == (
-        brought({"prompt": "hello", "trace": 2}, ignore=["trace"]).group
+    assert query_of({"prompt": "hello", "trace": 1}, ignore=["trace"]).group == (
+        query_of({"prompt": "hello", "trace": 2}, ignore=["trace"]).group
     )
-    assert brought("hello", keywords={"timeout": 1}).group == brought("hello").group
+    assert query_of("hello", keywords={"timeout": 1}).group == query_of("hello").group
 
 
 def test_calls_with_keys_of_their_own_have_groups_by_their_functions() -> None:
-    """A key says nothing of which requests are alike."""
-    assert brought("hello", key="one").group == brought("bye", key="two").group == brought("hello").group
+    """An explicit key does not change the group."""
+    assert query_of("hello", key="one").group == query_of("bye", key="two").group == query_of("hello").group
 
 
 def test_a_call_brings_a_vector_only_where_it_can_be_shared() -> None:
@@ -169,7 +169,7 @@ def test_a_begin_says_that_there_could_be_a_vector_and_then_has_it() -> None:
     second = embedded(call).begin(2)
 
     assert (second.embeds, second.vector) == (False, struct.pack("<2f", 1.0, 0.0))
-    assert second.group == brought("hello").group
+    assert second.group == query_of("hello").group
 
 
 def test_a_vector_is_wanted_at_most_once() -> None:

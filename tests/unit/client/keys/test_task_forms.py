@@ -4,7 +4,7 @@ from sidecard_client.keys.task_forms import KEEP_SECONDS, MAX_TASKS, TaskForms
 from sidecard_client.protocol import wire
 
 
-def told(*forms: str) -> wire.Explained:
+def explained(*forms: str) -> wire.Explained:
     """Return the daemon's answer."""
     value = wire.PolicyValue(list(forms), "tasks.rag.normalize")
     return wire.Explained(1, "rag", "1:default", {"normalize": value})
@@ -20,7 +20,7 @@ def test_what_is_not_known_is_to_be_asked_for_and_is_none_meanwhile() -> None:
 def test_what_was_told_holds_for_its_time_and_is_then_asked_for_again() -> None:
     """But is what counts as long as nobody answers."""
     forms = TaskForms()
-    assert forms.learn("rag", told("space", "nfc"), 10.0) == ("nfc", "space")
+    assert forms.learn("rag", explained("space", "nfc"), 10.0) == ("nfc", "space")
     assert forms.current("rag", 10.0 + KEEP_SECONDS - 0.1) == ("nfc", "space")
     assert forms.current("rag", 10.0 + KEEP_SECONDS) is None
     assert forms.last("rag") == ("nfc", "space")
@@ -38,14 +38,14 @@ def test_a_daemon_that_explains_nothing_has_no_forms() -> None:
 
 def test_a_form_that_this_client_does_not_know_is_left_out() -> None:
     """Of a later version."""
-    assert TaskForms().learn("rag", told("nfc", "stemmed"), 0.0) == ("nfc",)
+    assert TaskForms().learn("rag", explained("nfc", "stemmed"), 0.0) == ("nfc",)
 
 
 def test_tasks_have_a_bound() -> None:
-    """They are then asked for anew."""
+    """A full table is cleared; the daemon is then asked again."""
     forms = TaskForms()
     for number in range(MAX_TASKS + 1):
-        forms.learn(str(number), told("nfc"), 0.0)
+        forms.learn(str(number), explained("nfc"), 0.0)
 
     assert forms.current(str(MAX_TASKS), 0.0) == ("nfc",)
     assert forms.current("0", 0.0) is None

@@ -221,7 +221,7 @@ def test_a_framed_reply_carries_the_value_as_it_was() -> None:
     "value", [b"\x81\x01\x02", b"\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00", b"\x91" * 2000 + b"\xc0", b"\xa1\xff"]
 )
 def test_a_value_that_json_cannot_say_becomes_an_error_with_the_same_id(value: bytes) -> None:
-    """Integer keys, NaN, too deep, not UTF-8: the reader is told to use msgpack."""
+    """Integer keys, NaN, too deep, not UTF-8: the error names msgpack."""
     reply = json.loads(json_line(hit(value)))
 
     assert (reply["type"], reply["id"], reply["code"]) == ("error", 3, "bad_request")

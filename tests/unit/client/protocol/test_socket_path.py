@@ -50,7 +50,7 @@ def test_a_users_client_uses_the_systems_daemon_where_there_is_one() -> None:
 
 @pytest.mark.parametrize("place", [SYSTEM, "/run/user/5/sidecard.sock"])
 def test_a_client_with_a_runtime_directory_of_its_own_finds_the_daemon_that_runs(place: str) -> None:
-    """An app that systemd started has one, and its daemon listens elsewhere."""
+    """A client skips a runtime directory of its own app that has no socket."""
     environ = without("SIDECARD_SOCKET")
 
     assert find_socket(None, environ, uid=5, exists=place.__eq__) == place
