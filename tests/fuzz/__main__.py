@@ -1,8 +1,8 @@
-"""Guided fuzzing of one target: ``python -m tests.fuzz TARGET --seconds N``; without a target, says which there are.
+"""Guided fuzzing of one target: ``python -m tests.fuzz TARGET --seconds N``; without a target it lists them.
 
-Needs the extra ``fuzz`` (atheris, which is libFuzzer). It begins with the target's seeds and its corpus. What breaks the contract
-ends the run with exit code 1, the traceback, and a line of base64 to be added to the corpus once it is understood.
-With ``--keep`` the shortest inputs that reach further than the corpus did are added to it.
+Needs the extra ``fuzz`` (atheris, which is libFuzzer). It begins with the target's seeds and its corpus. A broken
+contract ends the run with exit code 1, the traceback, and a line of base64 for the corpus, to be added once it is understood.
+With ``--keep`` the shortest inputs that reach further than the corpus are added to it.
 """
 
 import argparse
@@ -26,7 +26,7 @@ MEMORY_MEBIBYTES = 1024
 def main() -> int:
     """Run one target in a process of its own: libFuzzer ends the process that it runs in."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
-    parser.add_argument("target", nargs="?", choices=sorted(TARGETS), help="left out: tells which there are")
+    parser.add_argument("target", nargs="?", choices=sorted(TARGETS), help="left out: lists them")
     parser.add_argument("--seconds", type=int, default=60, help="how long (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="of libFuzzer; 0 takes another each time")
     parser.add_argument("--keep", action="store_true", help="add what reaches further to the corpus")

@@ -1,4 +1,4 @@
-"""The checked-in inputs of each target, as lines of base64: what once broke something, and what reaches far."""
+"""The checked-in inputs of each target, as lines of base64: earlier findings, and inputs that reach far."""
 
 import base64
 from pathlib import Path
@@ -9,18 +9,18 @@ MAX_INPUTS = 80
 """Of one target."""
 
 MAX_INPUT_BYTES = 1024
-"""Of one that is kept for how far it reaches; what once broke something may be longer."""
+"""Of an input that is kept for its reach; an earlier finding may be longer."""
 
 
 def inputs(target: str) -> list[bytes]:
-    """Return what is kept for a target."""
+    """Return the inputs of a target."""
     file = FOLDER / f"{target}.txt"
     lines = file.read_text(encoding="ascii").splitlines() if file.exists() else []
     return [base64.b64decode(line, validate=True) for line in lines if line and not line.startswith("#")]
 
 
 def keep(target: str, found: list[bytes]) -> int:
-    """Add to what is kept, the shortest first, up to the bound; return how many were added."""
+    """Add inputs, the shortest first, up to the bound; return how many were added."""
     kept = inputs(target)
     few = [
         data

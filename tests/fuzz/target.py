@@ -1,18 +1,18 @@
-"""What a fuzz target is: bytes in, nothing out, and an exception where a contract does not hold."""
+"""A fuzz target: a function of bytes that raises where a contract is broken."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 
 class Target(NamedTuple):
-    """One thing that reads what others wrote. ``check`` raises for what must not be, and for nothing else."""
+    """One reader of foreign bytes. ``check`` raises for a broken contract, and for nothing else."""
 
     name: str
     check: Callable[[bytes], None]
     seeds: Callable[[], list[bytes]]
-    """Inputs that are right, from which others are made."""
+    """Valid inputs, from which others are made."""
     words: tuple[bytes, ...] = ()
-    """What its format is made of, for the fuzzer to put in."""
+    """Words of its format, for the fuzzer to insert."""
     max_bytes: int = 4096
 
 

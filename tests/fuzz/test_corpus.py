@@ -1,4 +1,4 @@
-"""What is kept of fuzzing, tried again; and, where atheris is installed, a little more of it."""
+"""The corpus of fuzzing, and some seconds of guided fuzzing where atheris is installed."""
 
 import importlib.util
 import subprocess
@@ -16,8 +16,8 @@ MAX_CORPUS_BYTES = 300 * 1024
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_what_fuzzing_has_found_holds_its_contract(name: str) -> None:
-    """Seeds, inputs that reach far, and all that once broke something: nothing but what is documented comes of any of them."""
+def test_corpus_input_keeps_the_contract_of_its_target(name: str) -> None:
+    """Seeds, far-reaching inputs and earlier findings have documented outcomes only."""
     target = TARGETS[name]
     kept = [*target.seeds(), *inputs(name)]
     assert len(kept) > 1
@@ -25,8 +25,8 @@ def test_what_fuzzing_has_found_holds_its_contract(name: str) -> None:
         target.check(data)
 
 
-def test_the_corpus_is_small_and_each_file_is_a_targets() -> None:
-    """It is read in each run of the tests, and nobody prunes what nobody reads."""
+def test_corpus_is_small_and_has_a_file_for_each_target() -> None:
+    """Every run of the tests replays the corpus, so its size is bounded."""
     files = list(FOLDER.iterdir())
     assert {file.stem for file in files} == set(TARGETS)
     assert sum(file.stat().st_size for file in files) < MAX_CORPUS_BYTES
@@ -39,8 +39,8 @@ def test_the_corpus_is_small_and_each_file_is_a_targets() -> None:
     importlib.util.find_spec("atheris") is None, reason="atheris is not installed: the extra `fuzz` has it"
 )
 @pytest.mark.parametrize("name", TARGETS)
-def test_some_seconds_of_guided_fuzzing_find_nothing(name: str) -> None:
-    """Minutes find more: ``python -m tests.fuzz TARGET --seconds N``."""
+def test_guided_fuzzing_for_some_seconds_finds_nothing(name: str) -> None:
+    """A finding fails the test and is printed as a line for the corpus. ``python -m tests.fuzz TARGET --seconds N`` runs longer."""
     command = [sys.executable, "-m", "tests.fuzz", name, "--seconds", str(GUIDED_SECONDS)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False, timeout=240)
     assert done.returncode == 0, (done.stdout[-2000:], done.stderr[-4000:])

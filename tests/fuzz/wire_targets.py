@@ -1,4 +1,4 @@
-"""Targets on the socket: what peers send to the daemon, what a daemon sends to clients, and whole conversations."""
+"""Targets on the socket: requests, replies, and whole conversations."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -58,7 +58,7 @@ REPLIES: tuple[bytes, ...] = (
 
 
 def requests(data: bytes) -> None:
-    """Whatever bytes come, and however they are cut: messages, or a `FramingError` with the messages before it."""
+    """Any bytes, cut anywhere, are messages, or a `FramingError` after the messages before it."""
     cut, data = data[:1], data[1:]
     whole = _read(RequestReader(MAX_FRAME_BYTES, MAX_FRAME_BYTES), [data])
     cut_up = _read(RequestReader(MAX_FRAME_BYTES, MAX_FRAME_BYTES), pieces(data, cut[0] if cut else 1))
@@ -90,7 +90,7 @@ def _comes_back(message: wire.AnyRequest) -> None:
 
 
 def buffers(data: bytes) -> None:
-    """A buffer holds no more than it was given, gives back nothing else, and says so where it is too much."""
+    """A buffer holds no more than it was given, returns nothing else, and raises if it is too much."""
     cut, data = data[:1], data[1:]
     for make, joined in ((FrameBuffer, _framed), (LineBuffer, b"\n".join)):
         buffer = make(MAX_FRAME_BYTES)
@@ -110,7 +110,7 @@ def _framed(payloads: Sequence[bytes]) -> bytes:
 
 
 def replies(data: bytes) -> None:
-    """A client believes a daemon nothing that makes no sense: `ProtocolError`, after which the connection is closed."""
+    """A client raises `ProtocolError` on replies that make no sense, after which the connection is closed."""
     cut, data = data[:1], data[1:]
     connection = Connection(MAX_FRAME_BYTES)
     for request in REQUESTS:
@@ -133,7 +133,7 @@ LIMITS = LimitSettings(max_frame_bytes=4096, max_line_bytes=4096)
 
 
 def conversation(data: bytes) -> None:
-    """Peers say whatever they like, in both encodings: no mistake of ours, and nothing left when they are gone.
+    """Peers send anything in both encodings: the daemon makes no mistake, and nothing is left when they are gone.
 
     Each line is a step. Its first byte says what comes: a line of JSON, the same as a frame, raw bytes for a frame, or time.
     """
@@ -144,7 +144,7 @@ def conversation(data: bytes) -> None:
         assert not server.bugs, server.bugs
 
     for peer in peers.values():
-        _heard(peer)
+        _check_sent(peer)
         if not _is_closed(peer):
             peer.disconnect()
 
@@ -171,8 +171,8 @@ def _run(server: ServerHarness) -> None:
         pass
 
 
-def _heard(peer: FakePeer) -> None:
-    """Whatever was sent is well framed, and names a reply and a request; values are passed on as peers gave them."""
+def _check_sent(peer: FakePeer) -> None:
+    """Check that sent bytes are well framed, and name a reply and a request; values are passed on unchanged."""
     sent = peer.transport.sent
     if sent[:1] == b"{":
         assert all(isinstance(msgspec.json.decode(one), dict) for one in sent.splitlines())
