@@ -17,6 +17,8 @@ from tests.workers import Workers
 WORKER = "tests.acceptance.backend_worker"
 Start = Callable[..., Daemon]
 kinds = pytest.mark.parametrize("kind", ["sync", "async"])
+kinds_of_seconds = pytest.mark.parametrize("kind", ["sync", pytest.param("async", marks=pytest.mark.slow)])
+"""For tests of the daemon that take seconds: the slow run repeats them with the other client."""
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -80,7 +82,7 @@ def state_of(daemon: Daemon, backend: str = "b") -> dict[str, Any]:
     return state
 
 
-@kinds
+@kinds_of_seconds
 def test_breaker_opens_once_for_sixteen_processes(kind: str, daemon: Start, crew: Crew) -> None:
     """After the breaker opens for one process, no further call reaches the backend, and each process gets the reason."""
     running = daemon(**backends(b={"breaker": {"open_seconds": 60}}))
@@ -164,7 +166,7 @@ def test_local_model_gets_at_most_its_limit_of_calls_at_once(kind: str, daemon: 
     assert last - first <= 24, starts
 
 
-@kinds
+@kinds_of_seconds
 def test_equal_calls_wait_for_one_permit(kind: str, daemon: Start, crew: Crew) -> None:
     """Callers of an equal key join a flight that waits for a permit, and the backend is called once for all."""
     running = daemon(**backends(b={"max_concurrent": 1}))
