@@ -8,7 +8,7 @@ import msgspec
 
 from sidecard.cli.arguments import Commands, add_command
 from sidecard.cli.exit_codes import BAD_CONFIG, OK, UsageError
-from sidecard.cli.output import fields_of, warn, write, write_json
+from sidecard.cli.output import fields_of, warn, write, write_json, write_reply
 from sidecard.cli.query import query, socket_of
 from sidecard.cli.text.numbers import plural, seconds
 from sidecard_client.protocol import wire
@@ -51,14 +51,14 @@ def _ping(arguments: argparse.Namespace) -> int:
 
 def _metrics(arguments: argparse.Namespace) -> int:
     metrics = query(socket_of(arguments), wire.GetMetrics(id=1), wire.Metrics)
-    if arguments.json:
-        write_json(fields_of(metrics))
-        return OK
 
-    from sidecard.observe import exposition  # noqa: PLC0415 - imports prometheus_client
+    def exposition() -> str:
+        from sidecard.observe.exposition import openmetrics, text  # noqa: PLC0415 - imports prometheus_client
 
-    render = exposition.openmetrics if arguments.format == "openmetrics" else exposition.text
-    write(render(metrics.families).decode().rstrip("\n"))
+        render = openmetrics if arguments.format == "openmetrics" else text
+        return render(metrics.families).decode().rstrip("\n")
+
+    write_reply(metrics, exposition, as_json=arguments.json)
     return OK
 
 
@@ -68,21 +68,13 @@ def _purge(arguments: argparse.Namespace) -> int:
         raise UsageError("choose entries: --namespace NAME, --tag TAG, --task NAME or several of these, or else --all")
 
     deleted = query(socket_of(arguments), wire.Purge(id=1, **chosen), wire.Deleted)
-    if arguments.json:
-        write_json(fields_of(deleted))
-    else:
-        write(f"{plural(deleted.count, 'entry', 'entries')} removed")
-
+    write_reply(deleted, lambda: f"{plural(deleted.count, 'entry', 'entries')} removed", as_json=arguments.json)
     return OK
 
 
 def _log_level(arguments: argparse.Namespace) -> int:
     done = query(socket_of(arguments), wire.SetLog(arguments.level, id=1), wire.Ok)
-    if arguments.json:
-        write_json(fields_of(done))
-    else:
-        write(f"log level set to {arguments.level}")
-
+    write_reply(done, lambda: f"log level set to {arguments.level}", as_json=arguments.json)
     return OK
 
 

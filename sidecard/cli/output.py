@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +30,14 @@ def fields_of(reply: msgspec.Struct) -> dict[str, Any]:
     """Return a reply's documented fields, without ``type`` and ``id``."""
     fields: dict[str, Any] = msgspec.to_builtins(reply)
     return {name: value for name, value in fields.items() if name not in {"type", "id"}}
+
+
+def write_reply(reply: msgspec.Struct, text: Callable[[], str], *, as_json: bool) -> None:
+    """Write a reply's fields as JSON, or the text for people."""
+    if as_json:
+        write_json(fields_of(reply))
+    else:
+        write(text())
 
 
 def json_line(value: Any) -> bytes:

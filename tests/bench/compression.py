@@ -13,9 +13,11 @@ from statistics import median
 from time import perf_counter
 
 from sidecard.cli.bench.hosts import Hosts
+from sidecard.cli.bench.parts import Part
 from sidecard.cli.bench.rows import Effort, Row, ratio_of
 from sidecard.cli.processes import end
 from sidecard_client import Client
+from tests.bench.command import run_parts
 from tests.bench.scale import resident_bytes
 
 KIBIBYTE = 1024
@@ -124,4 +126,12 @@ def _memory(hosts: Hosts) -> Row:
     figures = {"plain_bytes": grown["plain"], "compressed_bytes": grown["cached"]}
     return Row(
         "memory of a 16 KiB text, compressed against plain", 0.6, grown["cached"] / grown["plain"], figures=figures
+    )
+
+
+if __name__ == "__main__":
+    run_parts(
+        "compression",
+        "Measures the cost and benefit of storing large answers compressed.",
+        Part(compression, one_cpu=True),
     )

@@ -7,12 +7,14 @@ from time import monotonic, perf_counter, sleep
 
 from sidecard.cli.bench.hosts import ASYNC_WORKER, Hosts, Worker, perform_together
 from sidecard.cli.bench.load import VALUE, Order, Upstream
+from sidecard.cli.bench.parts import Part
 from sidecard.cli.bench.rows import Effort, Row, compare
 from sidecard.cli.query import query
 from sidecard.errors import SidecardError
 from sidecard_client import Client
 from sidecard_client.keys.naming import name_of
 from sidecard_client.protocol import wire
+from tests.bench.command import run_parts
 
 WAITERS = 1000
 WAITING_PROCESSES = 8
@@ -113,3 +115,12 @@ def daemon_metrics(hosts: Hosts, effort: Effort) -> list[Row]:
 
     what = "hit with the daemon's metrics enabled, against disabled"
     return [compare(what, 1.05, times["true"], times["false"], ("enabled", "disabled"))]
+
+
+if __name__ == "__main__":
+    run_parts(
+        "own_ratios",
+        "Compares waiters with hits, and hits with and without the daemon's metrics.",
+        Part(waiters),
+        Part(daemon_metrics, one_cpu=True),
+    )

@@ -14,12 +14,14 @@ from msgspec import Raw
 
 from sidecard.cli.bench.hosts import WORKER, Hosts, Worker
 from sidecard.cli.bench.load import VALUE, Order
+from sidecard.cli.bench.parts import Part
 from sidecard.cli.bench.rows import Effort, Row, compare
 from sidecard.cli.processes import end
 from sidecard.errors import SidecardError
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import FrameBuffer, frame
+from tests.bench.command import run_parts
 
 FEW = 1000
 MANY = 1_000_000
@@ -167,3 +169,14 @@ def _raise_descriptor_limit(count: int) -> str:
 
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count), hard))
     return ""
+
+
+if __name__ == "__main__":
+    run_parts(
+        "scale",
+        "Measures the effect of many entries, many peers and churn on time and memory.",
+        Part(idle_peers, one_cpu=True),
+        Part(memory),
+        Part(many_entries, one_cpu=True),
+        Part(churn),
+    )

@@ -6,7 +6,7 @@ It runs on asyncio because `redis.asyncio` does. Waiting for an order blocks the
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from time import monotonic, perf_counter, sleep
 from typing import Any
@@ -15,7 +15,7 @@ from sidecard.cli.bench.load import PROMPTS, VALUE, Order, Result, Upstream, rea
 from sidecard.cli.bench.worker import redis_key
 from sidecard_client import AsyncClient
 
-Hit = Callable[[str], Awaitable[Any]]
+Hit = Callable[[str], Coroutine[Any, Any, Any]]
 
 
 class AsyncWorker:
@@ -50,15 +50,11 @@ async def _in_turn(hit: Hit, task: int, count: int) -> None:
         await hit(PROMPTS[(task + number) % len(PROMPTS)])
 
 
-async def _together(tasks: int, work: Callable[[int], Awaitable[Any]]) -> None:
+async def _together(tasks: int, work: Callable[[int], Coroutine[Any, Any, Any]]) -> None:
     # A task group, because it cancels the other tasks when one fails; `gather` would not.
     async with asyncio.TaskGroup() as group:
         for task in range(tasks):
-            group.create_task(_await(work(task)))
-
-
-async def _await(work: Awaitable[Any]) -> None:
-    await work
+            group.create_task(work(task))
 
 
 async def _sidecard_side(path: str, upstream: Upstream, stack: AsyncExitStack) -> Hit:

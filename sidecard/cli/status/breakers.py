@@ -5,7 +5,7 @@ from typing import get_args
 
 from sidecard.cli.arguments import Commands, add_command
 from sidecard.cli.exit_codes import OK, PROBLEM, UsageError
-from sidecard.cli.output import fields_of, write, write_json
+from sidecard.cli.output import write_reply
 from sidecard.cli.query import query, socket_of
 from sidecard.cli.text.numbers import count, dollars, seconds
 from sidecard.cli.text.tables import printable, render, table
@@ -44,11 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _set(arguments)
 
     breakers = query(socket_of(arguments), GetBreakers(id=1), Breakers)
-    if arguments.json:
-        write_json(fields_of(breakers))
-    else:
-        write(breakers_text(breakers))
-
+    write_reply(breakers, lambda: breakers_text(breakers), as_json=arguments.json)
     # Half-open counts as tripped: the backend failed, and whether it recovered is not known yet.
     tripped = any(state.state in {"open", "half_open"} for state in breakers.backends.values())
     return PROBLEM if tripped else OK
@@ -59,11 +55,7 @@ def _set(arguments: argparse.Namespace) -> int:
         raise UsageError(f"name a backend: sidecard breakers {arguments.action} BACKEND")
 
     done = query(socket_of(arguments), SetBreaker(arguments.backend, arguments.action, id=1), Ok)
-    if arguments.json:
-        write_json(fields_of(done))
-    else:
-        write(f"{arguments.backend}: {_DONE[arguments.action]}")
-
+    write_reply(done, lambda: f"{arguments.backend}: {_DONE[arguments.action]}", as_json=arguments.json)
     return OK
 
 

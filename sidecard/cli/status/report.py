@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sidecard.cli.arguments import Commands, add_command
 from sidecard.cli.exit_codes import OK
-from sidecard.cli.output import fields_of, write, write_json
+from sidecard.cli.output import write_reply
 from sidecard.cli.query import query, socket_of
 from sidecard.cli.text.charts import bar, symbols_for
 from sidecard.cli.text.numbers import count, dollars, percent, seconds
@@ -29,11 +29,7 @@ def add_parser(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     report = query(socket_of(arguments), GetReport(id=1), Report)
-    if arguments.json:
-        write_json(fields_of(report))
-    else:
-        write(report_text(report))
-
+    write_reply(report, lambda: report_text(report), as_json=arguments.json)
     return OK
 
 

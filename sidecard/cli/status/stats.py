@@ -4,7 +4,7 @@ import argparse
 
 from sidecard.cli.arguments import Commands, add_command
 from sidecard.cli.exit_codes import OK
-from sidecard.cli.output import fields_of, write, write_json
+from sidecard.cli.output import write_reply
 from sidecard.cli.query import query, socket_of
 from sidecard.cli.text.numbers import count, percent, ratio, seconds, size
 from sidecard.cli.text.tables import render, table
@@ -93,11 +93,7 @@ def add_parser(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     stats = query(socket_of(arguments), GetStats(id=1), Stats)
-    if arguments.json:
-        write_json(fields_of(stats))
-    else:
-        write(stats_text(stats))
-
+    write_reply(stats, lambda: stats_text(stats), as_json=arguments.json)
     return OK
 
 
