@@ -27,8 +27,8 @@ def generate(prompt: str) -> str:
     return prompt
 
 
-def test_an_explanation_has_the_key_and_what_it_is_made_of() -> None:
-    """What is ignored is left out, as in the key."""
+def test_an_explanation_has_the_key_and_its_parts() -> None:
+    """Ignored arguments are left out, as in the key."""
     explained = of("q", {"a": (1,)}, temperature=0, trace="x", timeout=3)
     assert explained.key == fingerprint("rag", "m", "app.f", ("q", {"a": (1,)}), {"temperature": 0})
     assert explained.canonical == canonical("rag", "m", "app.f", ("q", {"a": (1,)}), {"temperature": 0})
@@ -71,14 +71,14 @@ def test_an_explanation_reads_as_lines() -> None:
         (explain("a", None, "f", (), {}), explain("b", "m", "g", (), {}), ["task: 'a' / 'b'", "model: None / 'm'", "name: 'f' / 'g'"]),
     ],
 )  # fmt: skip
-def test_differences_are_told_by_their_place(one: Explanation, other: Explanation, expected: list[str]) -> None:
-    """Each with both values; and there are some just where the keys differ."""
+def test_differences_have_their_place(one: Explanation, other: Explanation, expected: list[str]) -> None:
+    """Each has both values, and there are some exactly if the keys differ."""
     assert lines(one, other) == expected
     assert bool(expected) == (one.key != other.key)
 
 
 def test_a_long_text_is_shown_around_the_first_place_where_it_differs() -> None:
-    """The rest of a prompt helps nobody."""
+    """The rest of a prompt is left out."""
     text = "word " * 100
     (line,) = lines(of(text + "one" + text), of(text + "other" + text))
     assert "word oneword" in line
@@ -87,13 +87,13 @@ def test_a_long_text_is_shown_around_the_first_place_where_it_differs() -> None:
 
 
 def test_the_end_of_a_text_that_goes_on_is_shown() -> None:
-    """There is no other place where they differ."""
+    """A text that is a prefix of the other differs at its end."""
     (line,) = lines(of("a" * 200), of("a" * 200 + "!"))
     assert line.endswith("!'")
 
 
-def test_what_the_normal_form_takes_away_is_told_as_such() -> None:
-    """It is no reason for another key."""
+def test_a_difference_that_normalization_removes_is_marked() -> None:
+    """It does not change the key."""
     one, other = of("A  b", "x", normalize=("space",)), of("A b", "y", normalize=("space",))
     assert one.differences(other) == [
         Difference("args[1]", "x", "y"),
@@ -104,20 +104,20 @@ def test_what_the_normal_form_takes_away_is_told_as_such() -> None:
 
 
 def test_other_forms_and_another_namespace_are_differences() -> None:
-    """The one of the keys, the other of the places."""
+    """Forms change the key, the namespace changes the entry."""
     assert lines(of("a"), of("a", normalize=("nfc",))) == ["normalize: [] / ['nfc']"]
     here = explain("t", None, "f", (), {}, namespace="here")
     assert lines(here, explain("t", None, "f", (), {})) == ["namespace: 'here' / 'default'"]
 
 
 def test_given_keys_differ_by_themselves() -> None:
-    """There is nothing that they are made of."""
+    """A given key has no parts."""
     assert lines(Explanation("a"), Explanation("b")) == ["key: 'a' / 'b'"]
     assert repr(ABSENT) == "(absent)"
 
 
 def test_a_call_is_explained_as_it_would_be_keyed() -> None:
-    """By the same options; a stream's name differs."""
+    """The call's options apply; a stream's name differs."""
     options = Options().changed({"task": "rag", "namespace": "team", "normalize": ["space"]})
     call = calls.prepare(options, generate, ("q ",), {})
     explained = calls.explanation_of(call)
@@ -127,7 +127,7 @@ def test_a_call_is_explained_as_it_would_be_keyed() -> None:
 
 
 def test_a_call_that_goes_by_its_tasks_forms_is_keyed_by_those() -> None:
-    """As soon as they are known, and refused where no key can be made."""
+    """The forms are applied once they are known."""
     options = Options().changed({"normalize": "task"})
     call = calls.prepare(options, generate, ("q ",), {})
     assert call.key is calls.UNKEYED
@@ -140,6 +140,6 @@ def test_a_call_that_goes_by_its_tasks_forms_is_keyed_by_those() -> None:
 
 @pytest.mark.parametrize("key", ["mine", None])
 def test_a_given_key_is_all_there_is_to_explain(key: str | None) -> None:
-    """None shares nothing."""
+    """A null key shares nothing."""
     call = calls.prepare(Options().changed({"key": key}), generate, ("q",), {})
     assert calls.explanation_of(call) == Explanation(key)

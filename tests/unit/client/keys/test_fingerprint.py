@@ -42,7 +42,7 @@ def with_bytes(value: Any) -> Any:
 
 @pytest.mark.parametrize("vector", VECTORS, ids=[vector["key"][:11] for vector in VECTORS])
 def test_golden_vectors(vector: dict[str, Any]) -> None:
-    """What another language must compute, byte by byte."""
+    """Other languages must compute the same keys, byte by byte."""
     request = (
         vector["task"],
         vector["model"],
@@ -73,7 +73,7 @@ Pair = namedtuple("Pair", "a b")  # noqa: PYI024 - the untyped kind is what is t
     ],
 )
 def test_equal_requests_have_equal_keys(one: Any, other: Any) -> None:
-    """Neither the order of entries nor the kind of sequence counts."""
+    """The order of entries and the kind of sequence do not matter."""
     assert key(one) == key(other)
 
 
@@ -84,12 +84,12 @@ DIFFERENT: list[Any] = [
 
 
 def test_requests_that_differ_have_different_keys() -> None:
-    """Type, value, order and nesting of every part count."""
+    """Type, value, order and nesting of every part matter."""
     assert len({key(value) for value in DIFFERENT}) == len(DIFFERENT)
 
 
 def test_every_part_of_a_request_counts() -> None:
-    """Task, model, name, positional and named arguments; nothing slides from one into the other."""
+    """Task, model, name, positional and named arguments are separate parts."""
     requests: list[tuple[Any, ...]] = [
         ("t", None, "n", ("x",), {}),
         ("u", None, "n", ("x",), {}),
@@ -107,13 +107,13 @@ def test_every_part_of_a_request_counts() -> None:
 
 
 def test_the_deny_list_leaves_out_named_arguments_alone() -> None:
-    """How to ask is not what to ask; inside a positional dict the same name may be data."""
+    """A field of the same name in a positional dict may be data."""
     assert key("x", timeout=5, request_id="a") == key("x")
     assert key({"timeout": 5}) != key({})
 
 
 def test_ignore_leaves_out_named_arguments_and_fields_of_positional_dicts() -> None:
-    """What the caller names, at the top level."""
+    """Only top-level fields are left out."""
 
     def ignoring(*args: Any, **kwargs: Any) -> str:
         return fingerprint("general", None, "module.function", args, kwargs, ("user",))
@@ -164,14 +164,14 @@ CYCLE.append(CYCLE)
         (CYCLE, "nested deeper"),
     ],
 )
-def test_what_has_no_stable_form_is_refused_with_its_place(value: Any, words: str) -> None:
-    """A dataclass and a dict of its fields must not share a key, so neither is guessed at."""
+def test_a_value_without_a_stable_form_is_refused_with_its_place(value: Any, words: str) -> None:
+    """A dataclass and a dict of its fields must not share a key."""
     with pytest.raises(UnkeyableRequest, match=words):
         key(value)
 
 
 def test_a_string_enum_is_its_string() -> None:
-    """It equals it, so it may share its key."""
+    """It equals its string, so it shares its key."""
     assert key(Text.RED) == key("red")
 
 
@@ -206,15 +206,15 @@ class Blob(bytes):
     ("special", "plain"),
     [(Markup("x"), "x"), (Number(3), 3), (Real(1.5), 1.5), (Blob(b"x"), b"x"), (Rank.FIRST, 1)],
 )
-def test_a_subclass_of_a_plain_class_is_what_it_holds(special: Any, plain: Any) -> None:
-    """They are equal, as a value, within others and as the key of a map."""
+def test_a_subclass_of_a_plain_class_is_keyed_by_its_plain_value(special: Any, plain: Any) -> None:
+    """As a value, inside others and as the key of a map."""
     assert key(special) == key(plain)
     assert key([special], k=(special,)) == key([plain], k=[plain])
     assert key({special: special}) == key({plain: plain})
 
 
-def test_keys_of_a_map_stand_in_the_documented_order() -> None:
-    """By class, then by value; what JSON vectors cannot say."""
+def test_keys_of_a_map_are_in_the_documented_order() -> None:
+    """By class, then by value: JSON vectors cannot express that."""
     request = {b"a": 0, "b": 0, "aa": 0, 2.5: 0, -1.5: 0, 300: 0, 7: 0, -1: 0, True: 0, False: 0, None: 0}
 
     entries = "c000 c200 c300 ff00 0700 cd012c00 cbbff800000000000000 cb400400000000000000 a2616100 a16200 c4016100"
@@ -225,7 +225,7 @@ def test_keys_of_a_map_stand_in_the_documented_order() -> None:
 
 
 def test_a_request_that_meets_a_full_stack_is_refused() -> None:
-    """The caller's own recursion leaves no room, which is no reason for another error than usual."""
+    """The caller's own recursion leads to the usual error."""
     nested: Any = (1,)
     for _ in range(keys.MAX_DEPTH - 10):
         nested = [nested]
@@ -239,35 +239,35 @@ def test_a_request_that_meets_a_full_stack_is_refused() -> None:
 
 
 def test_requests_in_different_normal_forms_never_share() -> None:
-    """Whatever they say: who wants no form must not get an answer to another spelling."""
+    """A caller without forms must not get an answer to another spelling."""
     forms: list[tuple[Any, ...]] = [(), ("nfc",), ("space",), ("case",), ("case", "nfc"), ("case", "nfc", "space")]
     keys_ = [fingerprint("t", None, "n", ("plain",), {}, (), form) for form in forms]
     assert len(set(keys_)) == len(forms)
 
 
 def test_the_order_of_forms_does_not_count() -> None:
-    """Nor that one is named twice."""
+    """Nor does a repeated form."""
     one = fingerprint("t", None, "n", ("A  b",), {}, (), ("space", "case"))
     assert fingerprint("t", None, "n", (" a B",), {}, (), ("case", "space", "case")) == one
 
 
 @pytest.mark.parametrize("value", [(1, ("A ",)), {"x": {1: "A "}}, b"A ", OrderedDict(a=["A ", None, 1.5, True])])
 def test_the_walk_and_the_encoder_agree_on_normal_forms(value: Any) -> None:
-    """What only the walk takes has the same canonical form with its texts in form beforehand."""
+    """The strict walk gives the canonical form of the normalized request."""
     normal = canonical("t", None, "n", (value,), {"k": value}, (), ("case", "space"))
     args, kwargs = normal_arguments((value,), {"k": value}, ("case", "space"))
     assert normal[1:] == canonical("t", None, "n", args, kwargs)[1:] + bytes.fromhex("92a463617365a57370616365")
     assert normal[0] == 0x98
 
 
-def test_what_has_no_stable_form_is_refused_in_normal_form_as_well() -> None:
-    """With its place."""
+def test_a_value_without_a_stable_form_is_refused_in_normal_form_too() -> None:
+    """The error has its place."""
     with pytest.raises(UnkeyableRequest, match=r"args\[0\]\['a'\]"):
         fingerprint("t", None, "n", ({"a": object()},), {}, (), ("nfc",))
 
 
-def test_a_request_without_end_is_refused_in_normal_form_as_well() -> None:
-    """As without."""
+def test_endless_nesting_is_refused_in_normal_form_too() -> None:
+    """The error is the usual one."""
     endless: list[Any] = []
     endless.append(endless)
     with pytest.raises(UnkeyableRequest, match="nested too deep"):
@@ -294,7 +294,7 @@ class Sub(Base):
 
 
 def test_name_of_functions_and_methods() -> None:
-    """Module and qualified name; methods by the class that they are called on."""
+    """Module and qualified name; for methods, the class that they are called on."""
     assert name_of(function) == f"{__name__}.function"
     assert name_of(Base().method) == f"{__name__}.Base.method"
     assert name_of(Sub().method) == f"{__name__}.Sub.method"
@@ -313,8 +313,8 @@ def test_name_of_a_wrapped_function_is_the_wrapped_ones() -> None:
 
 
 @pytest.mark.parametrize("nameless", [lambda: None, partial(function), Question()])
-def test_name_of_what_has_none_asks_for_one(nameless: Any) -> None:
-    """The error says how to give it."""
+def test_name_of_a_function_without_a_stable_name_is_an_error(nameless: Any) -> None:
+    """The error says how to pass one."""
     with pytest.raises(UnkeyableRequest, match="name="):
         name_of(nameless)
 
@@ -342,8 +342,8 @@ def test_name_of_a_scripts_function_is_its_files_in_every_child(method: str, tmp
     assert output.splitlines() == [f"main:{script.resolve()}.answer"] * 2
 
 
-def test_the_slow_way_agrees_with_the_fast_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One rule, two ways: the strict walk encodes what the encoder takes to the same bytes."""
+def test_the_strict_walk_agrees_with_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both encode a plain request to the same bytes."""
     requests = [("t", "m", "n", (value,), {"b": value, "a": 1}) for value in DIFFERENT if value != {None: "a"}]
     requests = [
         request

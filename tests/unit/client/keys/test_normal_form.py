@@ -37,37 +37,37 @@ def form(text: Any, *forms: NormalForm) -> Any:
     ],
 )
 def test_forms(text: str, forms: tuple[NormalForm, ...], expected: str) -> None:
-    """Each by itself, and where they meet."""
+    """Each form alone, and combined."""
     assert form(text, *forms) == expected
 
 
-def test_the_white_space_of_the_recipe_is_what_is_taken_for_it() -> None:
-    """The table in the module's text, character by character."""
+def test_the_recipe_lists_the_white_space() -> None:
+    """The module's table is complete, character by character."""
     assert "".join(chr(number) for number in range(0x110000) if not form(chr(number), "space")) == SPACES
 
 
-def test_texts_are_found_at_any_depth_and_names_are_none() -> None:
-    """Of maps within lists within arguments."""
+def test_texts_are_normalized_at_any_depth_but_names_are_not() -> None:
+    """In maps within lists within arguments."""
     args, kwargs = normal_arguments((["A ", ("B ",)], 1, None), {"X Y": {"C ": "D "}}, ("case", "space"))
     assert args == (["a", ["b"]], 1, None)
     assert kwargs == {"X Y": {"C ": "d"}}
 
 
-def test_what_is_no_text_is_left_alone() -> None:
-    """Bytes above all: nobody knows what they are."""
+def test_other_values_are_kept() -> None:
+    """Bytes in particular have no known encoding."""
     value = {"a": b"A ", "b": 1.5, "c": True, "d": None}
     assert form(value, *NORMAL_FORMS) == value
 
 
 @pytest.mark.parametrize("name", sorted(VERBATIM_NAMES))
-def test_values_of_identifiers_and_encoded_bytes_are_left_alone(name: str) -> None:
-    """As arguments, and as fields at any depth: two images must not become one."""
+def test_identifiers_and_encoded_bytes_are_kept(name: str) -> None:
+    """As arguments and as fields at any depth: two images must not become one."""
     value = {"deep": ["A ", {"er": "B "}]}
     assert normal_arguments(({name: value},), {name: "A "}, NORMAL_FORMS) == (({name: value},), {name: "A "})
 
 
 def test_a_text_of_another_class_is_its_text() -> None:
-    """Past any method that it overrides."""
+    """Overridden methods do not matter."""
 
     class Loud(str):
         __slots__ = ()
@@ -79,27 +79,27 @@ def test_a_text_of_another_class_is_its_text() -> None:
 
 
 def test_the_arguments_themselves_stay_as_they_are() -> None:
-    """The function receives what its caller has written."""
+    """The function receives the request as written."""
     message = {"content": "A "}
     normal_arguments(([message],), {"m": message}, NORMAL_FORMS)
     assert message == {"content": "A "}
 
 
-def test_forms_go_by_the_alphabet_and_each_once() -> None:
-    """As they go into keys."""
+def test_forms_are_sorted_and_unique() -> None:
+    """As they enter keys."""
     assert ordered(["space", "nfc", "space"]) == ("nfc", "space")
 
 
 @given(st.text())
-def test_space_is_gone_once_it_is_gone(text: str) -> None:
-    """A second time changes nothing."""
+def test_normalizing_twice_changes_nothing_more(text: str) -> None:
+    """The forms are idempotent."""
     once = form(text, "space")
     assert form(once, "space") == once
     assert "  " not in once
 
 
 @given(st.text(), st.sampled_from(SPACES))
-def test_one_more_space_where_there_is_one_makes_no_other_text(text: str, space: str) -> None:
-    """Whichever it is."""
+def test_another_space_beside_a_space_changes_nothing(text: str, space: str) -> None:
+    """Whichever white space it is."""
     wider = text.replace(" ", " " + space)
     assert form(wider, "space", "nfc") == form(text, "space", "nfc")

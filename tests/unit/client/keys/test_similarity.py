@@ -67,7 +67,7 @@ def query_of(*args: Any, function: Any = answer, stream: bool = False, **policy:
 def test_the_text_is_found_where_the_rules_say(
     args: tuple[Any, ...], kwargs: dict[str, Any], text: str, place: str
 ) -> None:
-    """Positional before named ones, messages by their last."""
+    """Positional arguments come before named ones; of messages, the last counts."""
     found = text_of(args, kwargs)
 
     assert found is not None
@@ -90,12 +90,12 @@ def test_the_text_is_found_where_the_rules_say(
     ],
 )
 def test_nothing_else_is_taken_for_the_text(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Guessing would make of unequal requests one group."""
+    """A guess would put different requests into one group."""
     assert text_of(args, kwargs) is None
 
 
 def test_finding_the_text_leaves_the_request_as_it_is() -> None:
-    """The function is still to get it."""
+    """The function still receives the text."""
     request = {"messages": [dict(message) for message in CHAT]}
     text_of((request,), {})
 
@@ -103,7 +103,7 @@ def test_finding_the_text_leaves_the_request_as_it_is() -> None:
 
 
 def test_requests_that_differ_in_their_text_alone_have_one_group() -> None:
-    """Whatever the text is; by the recipe of `keys`, written out here."""
+    """The group follows the documented recipe."""
     assert query_of("hello").group == query_of("bye").group
     group = query_of("hello 2023", 1, name="n", task="t", embed={"m": embed}).group
     canonical = msgspec.msgpack.encode(["sidecard", 1, "t", None, "n", [[None, 1], "args[0]", ["2023"], "m"], {}])
@@ -128,19 +128,19 @@ def test_requests_that_differ_in_their_text_alone_have_one_group() -> None:
     ],
 )
 def test_whatever_else_differs_makes_another_group(other: QueryVector) -> None:
-    """Arguments, task, model, function, pieces or not, embedder, numbers in the text, and where the text stands."""
+    """Arguments, task, model, function, stream, embedder, numbers in the text, and its place matter."""
     assert other.group != query_of("hello").group
 
 
 def test_earlier_messages_are_part_of_the_group() -> None:
-    """The same last question means something else after another one."""
+    """A last question means something else after other messages."""
     other = [{"role": "system", "content": "Be long."}, CHAT[1]]
 
     assert query_of(CHAT).group != query_of(other).group
 
 
-def test_what_the_key_ignores_the_group_ignores() -> None:
-    """One deny-list for both."""
+def test_the_group_ignores_what_the_key_ignores() -> None:
+    """Both use one deny-list."""
     assert query_of({"prompt": "hello", "trace": 1}, ignore=["trace"]).group == (
         query_of({"prompt": "hello", "trace": 2}, ignore=["trace"]).group
     )
@@ -152,8 +152,8 @@ def test_calls_with_keys_of_their_own_have_groups_by_their_functions() -> None:
     assert query_of("hello", key="one").group == query_of("bye", key="two").group == query_of("hello").group
 
 
-def test_a_call_brings_a_vector_only_where_it_can_be_shared() -> None:
-    """Not without an embedder, not with a null key, and not when it is its caller's own."""
+def test_a_call_sends_a_vector_only_if_it_can_be_shared() -> None:
+    """Not without an embedder, not with a null key, and not for an own call."""
     assert prepare(Options(), answer, ("hello",), {}).similar is None
     assert prepare(Options(), answer, ("hello",), {"embed": embed, "key": None}).similar is None
     call = prepare(Options(), answer, ("hello",), {"embed": embed})
@@ -161,7 +161,7 @@ def test_a_call_brings_a_vector_only_where_it_can_be_shared() -> None:
     assert unshared(embedded(call)).similar is None
 
 
-def test_a_begin_says_that_there_could_be_a_vector_and_then_has_it() -> None:
+def test_a_begin_offers_a_vector_and_then_carries_it() -> None:
     """As little-endian float 32."""
     call = prepare(Options(), answer, ("hello",), {"embed": embed})
     first = call.begin(1)
@@ -173,7 +173,7 @@ def test_a_begin_says_that_there_could_be_a_vector_and_then_has_it() -> None:
 
 
 def test_a_vector_is_wanted_at_most_once() -> None:
-    """A daemon that asks again is at fault."""
+    """A second request for it is an error of the daemon."""
     call = prepare(Options(), answer, ("hello",), {"embed": embed})
     assert resolve(call, VectorWanted(1), 0.0) is NextStep.SEND_VECTOR
     for asked in (embedded(call), prepare(Options(), answer, ("hello",), {})):
@@ -182,7 +182,7 @@ def test_a_vector_is_wanted_at_most_once() -> None:
 
 
 def test_an_outcome_says_how_similar() -> None:
-    """None where the answer is the call's own."""
+    """None if the answer is the request's own."""
     call = prepare(Options(), answer, ("hello",), {})
     for similarity in (None, 0.97):
         outcome = resolve(call, Hit(1, "v", 0.0, False, 0.0, 0.0, "b", {}, similarity), 0.0)
@@ -197,7 +197,7 @@ def faulty(text: str) -> Any:
 
 @pytest.mark.parametrize("embedder", [faulty, {"zero": lambda _: [0.0]}, {"none": lambda _: None}, {"words": str}])
 def test_a_faulty_embedder_costs_one_warning_and_not_the_call(embedder: Any) -> None:
-    """It goes on by its key alone."""
+    """The call goes on by its key alone."""
     call = prepare(Options(), answer, ("hello",), {"embed": embedder})
     with pytest.warns(SidecardWarning, match="embed= failed .* no similar request is looked for"):
         assert embedded(call).similar is None
@@ -207,7 +207,7 @@ def test_a_faulty_embedder_costs_one_warning_and_not_the_call(embedder: Any) -> 
 
 
 def test_a_request_without_a_text_is_shared_by_its_key_alone() -> None:
-    """With one warning that names the function."""
+    """One warning names the function."""
     call = prepare(Options(), answer, (3,), {"embed": embed})
     with pytest.warns(SidecardWarning, match="finds no text in the arguments of answer"):
         assert embedded(call).similar is None
@@ -216,14 +216,14 @@ def test_a_request_without_a_text_is_shared_by_its_key_alone() -> None:
 
 
 def test_a_request_that_has_no_group_is_shared_by_its_key_alone() -> None:
-    """With a key of its own it may have arguments that have no stable form."""
+    """With an explicit key, its arguments may have no stable form."""
     call = prepare(Options(), answer, ("hello", object()), {"embed": embed, "key": "k"})
     with pytest.warns(SidecardWarning, match="finds no group for answer"):
         assert embedded(call).similar is None
 
 
-def test_a_ready_vector_is_one_calls() -> None:
-    """In ``cached`` and ``wrap`` it would be that of all arguments."""
+def test_a_given_vector_is_for_one_call() -> None:
+    """``cached`` and ``wrap`` refuse it."""
     fake = FakeClient()
     with pytest.raises(TypeError, match="vector= is for one call"):
         fake.cached(vector=[1.0])(answer)
@@ -236,7 +236,7 @@ def test_a_ready_vector_is_one_calls() -> None:
 
 
 def test_the_fake_client_serves_similar_requests_by_the_same_rules() -> None:
-    """Namespaces and groups apart, and only above the threshold it was given."""
+    """Within one namespace and group, above its threshold."""
     fake = FakeClient(similar_threshold=0.9, embed=embed)
     assert fake.outcome(answer, "hello").source == "upstream"
     hit = fake.outcome(answer, "hi")
@@ -252,8 +252,8 @@ def test_the_fake_client_serves_similar_requests_by_the_same_rules() -> None:
     assert [asked.similarity is not None for asked in fake.asked].count(True) == 1
 
 
-def test_the_fake_client_looks_for_nothing_similar_unless_it_is_told() -> None:
-    """As a daemon does; the embedder does not even run."""
+def test_the_fake_client_looks_for_similar_requests_only_with_a_threshold() -> None:
+    """Without one, the embedder does not run."""
     fake = FakeClient(embed=faulty)
 
     assert fake.outcome(answer, "hello").source == "upstream"
@@ -261,7 +261,7 @@ def test_the_fake_client_looks_for_nothing_similar_unless_it_is_told() -> None:
 
 
 def test_the_fake_client_compares_no_vectors_of_different_lengths() -> None:
-    """Which a daemon refuses."""
+    """A daemon refuses them too."""
     fake = FakeClient(similar_threshold=0.1)
     fake.outcome(answer, "hello", vector=[1.0, 0.0])
 

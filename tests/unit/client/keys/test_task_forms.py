@@ -10,15 +10,15 @@ def explained(*forms: str) -> wire.Explained:
     return wire.Explained(1, "rag", "1:default", {"normalize": value})
 
 
-def test_what_is_not_known_is_to_be_asked_for_and_is_none_meanwhile() -> None:
-    """Off until the daemon says otherwise."""
+def test_unknown_forms_are_asked_for_and_none_meanwhile() -> None:
+    """Normalization is off until the daemon names forms."""
     forms = TaskForms()
     assert forms.current("rag", 0.0) is None
     assert forms.last("rag") == ()
 
 
-def test_what_was_told_holds_for_its_time_and_is_then_asked_for_again() -> None:
-    """But is what counts as long as nobody answers."""
+def test_known_forms_expire_and_are_asked_for_again() -> None:
+    """Until a reply, the last ones count."""
     forms = TaskForms()
     assert forms.learn("rag", explained("space", "nfc"), 10.0) == ("nfc", "space")
     assert forms.current("rag", 10.0 + KEEP_SECONDS - 0.1) == ("nfc", "space")
@@ -28,7 +28,7 @@ def test_what_was_told_holds_for_its_time_and_is_then_asked_for_again() -> None:
 
 
 def test_a_daemon_that_explains_nothing_has_no_forms() -> None:
-    """Of an earlier version: known as well, or it would be asked at each call."""
+    """An older daemon is not asked at each call."""
     forms = TaskForms()
     forms.learn("rag", wire.Error(1, "unknown_op", "there is no op 'explain'"), 0.0)
     assert forms.current("rag", 0.0) == ()
@@ -37,7 +37,7 @@ def test_a_daemon_that_explains_nothing_has_no_forms() -> None:
 
 
 def test_a_form_that_this_client_does_not_know_is_left_out() -> None:
-    """Of a later version."""
+    """A newer daemon may have more forms."""
     assert TaskForms().learn("rag", explained("nfc", "stemmed"), 0.0) == ("nfc",)
 
 

@@ -22,7 +22,7 @@ def hit(request_id: int, value: object = "x") -> wire.Hit:
 
 
 def test_send_numbers_requests_from_one() -> None:
-    """Whatever id a request bears, it gets the connection's next, and its bytes say so."""
+    """A request gets the next id, whatever its own is."""
     connection = Connection()
     sent = [connection.send(wire.Ping(id=7)) for _ in range(3)]
 
@@ -39,8 +39,8 @@ def test_send_keeps_the_fields_of_a_request() -> None:
     assert wire.unpack_request(data[4:]) == wire.Begin(id=1, key="k", task="rag", wait_seconds=2.0)
 
 
-def test_next_id_foretells_the_id_of_the_next_request() -> None:
-    """A request that bears it already is sent as it is."""
+def test_next_id_is_the_id_of_the_next_request() -> None:
+    """A request that has it already is sent without a copy."""
     connection = Connection()
     connection.send(wire.Ping())
 
@@ -48,7 +48,7 @@ def test_next_id_foretells_the_id_of_the_next_request() -> None:
 
 
 def test_receive_returns_replies_in_order_of_arrival() -> None:
-    """Requests are answered in any order, and are closed by it."""
+    """Requests may be answered in any order; a reply closes its request."""
     connection = Connection()
     connection.send(wire.Begin(key="a"))
     connection.send(wire.Begin(key="b"))
@@ -59,7 +59,7 @@ def test_receive_returns_replies_in_order_of_arrival() -> None:
 
 
 def test_receive_takes_bytes_one_at_a_time() -> None:
-    """A reply is returned when its last byte has come."""
+    """A reply is returned with its last byte."""
     connection = Connection()
     connection.send(wire.Begin(key="a"))
     data = framed(hit(1, "é" * 50))
@@ -86,7 +86,7 @@ def test_a_pending_request_stays_open_until_its_last_reply() -> None:
 
 @pytest.mark.parametrize("kind", wire.FINAL_REPLIES_OF_BEGIN)
 def test_every_final_reply_ends_a_wait(kind: type[wire.Reply]) -> None:
-    """All the types that the wire lists."""
+    """Every type that the wire lists closes the request."""
     fields: dict[str, Any] = {
         "id": 1,
         "value": 1,
@@ -107,12 +107,12 @@ def test_every_final_reply_ends_a_wait(kind: type[wire.Reply]) -> None:
 
 
 def test_every_request_of_the_wire_has_its_answers() -> None:
-    """A request that is added to the wire must be added to the table."""
+    """The table covers every request of the wire."""
     assert set(ANSWERS) == set(wire.AnyRequest.__args__)
 
 
 def test_a_watch_is_open_through_any_number_of_notes() -> None:
-    """Until it is forgotten."""
+    """It stays open until it is forgotten."""
     connection = Connection()
     request_id, _ = connection.send(wire.Watch())
     note = wire.Note(request_id, "evicted", 1.0, {"count": 1})
@@ -123,7 +123,7 @@ def test_a_watch_is_open_through_any_number_of_notes() -> None:
 
 
 def test_a_late_reply_to_a_forgotten_request_is_dropped() -> None:
-    """1. the daemon answers; 2. the client forgets; 3. the answer comes."""
+    """1. The daemon replies; 2. the client forgets the request; 3. the reply arrives."""
     connection = Connection()
     for _ in range(3):
         connection.send(wire.Begin(key="a"))
@@ -137,7 +137,7 @@ def test_a_late_reply_to_a_forgotten_request_is_dropped() -> None:
 
 
 def test_forget_of_an_unknown_id_changes_nothing() -> None:
-    """A caller may give up a request whose answer has come meanwhile."""
+    """A caller may give up a request that was just answered."""
     connection = Connection()
     connection.send(wire.Ping())
     connection.forget(9)
@@ -166,8 +166,8 @@ def test_a_hundred_thousand_forgotten_requests_leave_nothing_behind() -> None:
         pytest.param([wire.Pending(1), wire.Ok(1)], id="an end of a type that no wait has"),
     ],
 )
-def test_receive_refuses_a_reply(replies: list[wire.Reply]) -> None:
-    """Nobody may be given what was not meant for them."""
+def test_receive_refuses_an_unexpected_reply(replies: list[wire.Reply]) -> None:
+    """No caller may get a reply that was meant for another."""
     connection = Connection()
     connection.send(wire.Begin(key="a"))
 
@@ -184,7 +184,7 @@ def test_receive_refuses_pending_for_anything_but_a_begin() -> None:
         connection.receive(framed(wire.Pending(1)))
 
 
-def test_an_error_of_the_connection_says_what_the_daemon_said() -> None:
+def test_an_error_about_the_connection_is_raised_with_its_text() -> None:
     """The daemon answers wrong framing with id 0 before it closes."""
     connection = Connection()
     connection.send(wire.Ping())
@@ -207,7 +207,7 @@ def test_an_error_of_the_connection_says_what_the_daemon_said() -> None:
     ],
 )
 def test_receive_refuses_bytes_that_are_no_reply(garbage: bytes) -> None:
-    """Each is a `ProtocolError`, and no request is taken for answered."""
+    """Each is a `ProtocolError`, and closes no request."""
     connection = Connection()
     connection.send(wire.Ping())
 
@@ -217,8 +217,8 @@ def test_receive_refuses_bytes_that_are_no_reply(garbage: bytes) -> None:
     assert len(connection) == 1
 
 
-def test_a_reply_above_the_limit_is_refused_before_it_is_there() -> None:
-    """Its header is enough."""
+def test_a_reply_above_the_limit_is_refused_by_its_header() -> None:
+    """Its payload need not arrive."""
     connection = Connection(max_reply_bytes=1000)
 
     with pytest.raises(FramingError, match="1001"):
@@ -236,8 +236,8 @@ def test_a_reply_above_the_limit_is_refused_before_it_is_there() -> None:
     ],
     ids=lambda reply: type(reply).__name__,
 )
-def test_a_fail_may_wait_as_a_begin_does(reply: wire.Reply) -> None:
-    """At once or after a pending; and then it is closed."""
+def test_a_fail_may_wait_like_a_begin(reply: wire.Reply) -> None:
+    """Its last reply closes it, at once or after a `Pending`."""
     for before in ([], [wire.Pending(1)]):
         connection = Connection()
         connection.send(wire.Fail(lease="l", next=True, retry=True))
@@ -246,8 +246,8 @@ def test_a_fail_may_wait_as_a_begin_does(reply: wire.Reply) -> None:
         assert len(connection) == 0
 
 
-def test_a_fail_that_waits_does_not_end_as_one_that_did_not() -> None:
-    """``ok`` says at once that there is no other lease."""
+def test_a_waiting_fail_is_not_ended_by_ok() -> None:
+    """``ok`` is an immediate reply: there is no other lease."""
     connection = Connection()
     connection.send(wire.Fail(lease="l", next=True))
 
@@ -256,7 +256,7 @@ def test_a_fail_that_waits_does_not_end_as_one_that_did_not() -> None:
 
 
 def test_requests_about_breakers_have_answers_of_their_own() -> None:
-    """What the daemon shows, and what it has done."""
+    """A list for one, a confirmation for the other."""
     connection = Connection()
     connection.send(wire.GetBreakers())
     connection.send(wire.SetBreaker(backend="cloud", action="open"))

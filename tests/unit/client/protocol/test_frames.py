@@ -23,12 +23,12 @@ def test_frame_is_length_and_payload() -> None:
 
 
 def test_feed_of_one_whole_frame_gives_its_payload() -> None:
-    """The usual case."""
+    """One read usually holds one frame."""
     assert [bytes(payload) for payload in FrameBuffer().feed(frame(b"abc"))] == [b"abc"]
 
 
 def test_feed_of_a_frame_in_many_pieces_gives_it_once_whole() -> None:
-    """Every split is fine."""
+    """A frame may be split anywhere."""
     buffer = FrameBuffer()
     pieces = [frame(b"abc")[index : index + 1] for index in range(7)]
 
@@ -36,7 +36,7 @@ def test_feed_of_a_frame_in_many_pieces_gives_it_once_whole() -> None:
 
 
 def test_feed_of_many_frames_and_a_half_keeps_the_half() -> None:
-    """What is not whole waits for the rest."""
+    """An incomplete frame waits for its rest."""
     buffer = FrameBuffer()
     data = frame(b"a") + frame(b"bc") + frame(b"def")
 
@@ -46,7 +46,7 @@ def test_feed_of_many_frames_and_a_half_keeps_the_half() -> None:
 
 @pytest.mark.parametrize("length", [101, 2**32 - 1])
 def test_a_length_above_the_limit_is_refused_before_its_payload_comes(length: int) -> None:
-    """No memory is set aside for a claim."""
+    """No memory is reserved for an announced length."""
     with pytest.raises(FramingError, match="max_frame_bytes") as caught:
         FrameBuffer(100).feed(length.to_bytes(4, "big"))
 
@@ -54,13 +54,13 @@ def test_a_length_above_the_limit_is_refused_before_its_payload_comes(length: in
 
 
 def test_a_whole_frame_above_the_limit_is_refused() -> None:
-    """Coming in one piece is no way around the limit."""
+    """Arriving in one piece does not evade the limit."""
     with pytest.raises(FramingError):
         FrameBuffer(100).feed(frame(b"x" * 101))
 
 
 def test_a_length_of_zero_is_refused() -> None:
-    """There is no empty message."""
+    """No message is empty."""
     with pytest.raises(FramingError, match="length 0"):
         FrameBuffer().feed(b"\x00\x00\x00\x00\x00")
 
@@ -75,7 +75,7 @@ def test_a_length_of_zero_is_refused() -> None:
     ],
 )
 def test_messages_before_a_fault_in_the_same_bytes_come_with_it(data: bytes, served: tuple[object, ...]) -> None:
-    """The kernel chose to deliver them together; they were whole and are to be answered."""
+    """Complete messages must be answered, even if a fault follows in the same read."""
     with pytest.raises(FramingError) as caught:
         RequestReader(max_frame_bytes=100, max_line_bytes=100).feed(data)
 
@@ -87,7 +87,7 @@ def test_messages_before_a_fault_in_the_same_bytes_come_with_it(data: bytes, ser
 
 
 def test_no_bytes_choose_no_encoding() -> None:
-    """The first byte does."""
+    """The first byte chooses the encoding."""
     reader = RequestReader()
 
     assert reader.feed(b"") == []
@@ -96,7 +96,7 @@ def test_no_bytes_choose_no_encoding() -> None:
 
 
 def test_lines_are_cut_and_blank_ones_skipped() -> None:
-    """However they arrive; the last may lack its line feed."""
+    """Lines may arrive split; the last may lack its line feed."""
     buffer = LineBuffer()
 
     assert buffer.feed(b'{"a"') == []
@@ -107,12 +107,12 @@ def test_lines_are_cut_and_blank_ones_skipped() -> None:
 
 @pytest.mark.parametrize("data", [b"x" * 101, b"x" * 101 + b"\n", b"ok\n" + b"x" * 101])
 def test_a_line_above_the_limit_is_refused_before_it_ends(data: bytes) -> None:
-    """Ten megabytes without a line feed are not collected."""
+    """A long line without a line feed is not collected."""
     with pytest.raises(FramingError, match="max_line_bytes"):
         LineBuffer(100).feed(data)
 
 
-def test_reader_tells_msgpack_by_the_first_byte() -> None:
+def test_reader_detects_msgpack_by_the_first_byte() -> None:
     """A length below 16 MiB begins with 0 or 1."""
     reader = RequestReader()
 
@@ -122,7 +122,7 @@ def test_reader_tells_msgpack_by_the_first_byte() -> None:
 
 
 @pytest.mark.parametrize("start", [b"", b" ", b"\t", b"\n", b"\r\n"])
-def test_reader_tells_json_by_the_first_byte(start: bytes) -> None:
+def test_reader_detects_json_by_the_first_byte(start: bytes) -> None:
     """A brace or white space."""
     reader = RequestReader()
 
@@ -139,8 +139,8 @@ def test_reader_takes_the_last_line_without_its_line_feed() -> None:
 
 
 @pytest.mark.parametrize(("data", "word"), [(b"GET / HTTP/1.1\r\n", "JSON lines"), (b"\xff\xff\xff\xff", "length")])
-def test_reader_refuses_what_is_neither(data: bytes, word: str) -> None:
-    """It says what the socket speaks."""
+def test_reader_refuses_other_encodings(data: bytes, word: str) -> None:
+    """The error names the encodings."""
     with pytest.raises(FramingError, match=word):
         RequestReader().feed(data)
 
@@ -166,7 +166,7 @@ def test_reader_refuses_what_is_neither(data: bytes, word: str) -> None:
 def test_a_wrong_line_is_explained_and_the_connection_goes_on(
     line: bytes, code: str, request_id: int, word: str
 ) -> None:
-    """Code, id where it can be read, and what would be right."""
+    """The error has code, id if readable, and the correction."""
     reader = RequestReader()
     (bad,) = reader.feed(line + b"\n")
 
@@ -229,7 +229,7 @@ def test_a_value_that_json_cannot_say_becomes_an_error_with_the_same_id(value: b
 
 
 def test_only_so_many_messages_are_read_at_once_and_the_rest_is_left() -> None:
-    """In order, with what comes later behind it, in both encodings."""
+    """The rest keeps its order before later messages, in both encodings."""
     for data in (
         b"".join(frame(wire.pack(wire.Ping(id=number))) for number in range(1, 10)),
         b"".join(b'{"op":"ping","id":%d}\n' % number for number in range(1, 10)),
@@ -243,7 +243,7 @@ def test_only_so_many_messages_are_read_at_once_and_the_rest_is_left() -> None:
 
 
 def test_a_message_in_parts_has_one_number_until_it_is_whole() -> None:
-    """The next one has another, also where its beginning came with the end of the one before."""
+    """The next incomplete message has another number."""
     one = frame(wire.pack(wire.Ping(id=1)))
     reader = RequestReader()
     reader.feed(one[:3])
@@ -257,8 +257,8 @@ def test_a_message_in_parts_has_one_number_until_it_is_whole() -> None:
     assert reader.partial == 0
 
 
-def test_whole_frames_are_read_the_short_way_once_all_is_settled() -> None:
-    """And not while something is left that came before them."""
+def test_complete_frames_are_decoded_directly_once_all_are_served() -> None:
+    """Not while earlier messages wait."""
     one = frame(wire.pack(wire.Ping(id=1)))
     reader = RequestReader(at_once=1)
     reader.feed(one * 3)

@@ -23,18 +23,18 @@ def without(*names: str) -> dict[str, str]:
     ],
 )
 def test_daemon_and_client_of_one_user_meet(environ: dict[str, str], path: str) -> None:
-    """The first that applies, for both."""
+    """Both take the first path that applies."""
     assert listening_socket(None, environ, uid=5) == path
     assert find_socket(None, environ, uid=5, exists=lambda _: False) == path
 
 
-def test_what_the_caller_says_wins() -> None:
-    """Over every variable."""
+def test_an_explicit_path_wins() -> None:
+    """It overrides every variable."""
     assert find_socket(Path("/x.sock"), ALL, uid=5) == listening_socket("/x.sock", ALL, uid=5) == "/x.sock"
 
 
 def test_root_uses_the_systems_path_even_before_it_exists() -> None:
-    """Its daemon makes it, and its clients look for it there."""
+    """Root's daemon creates it, and root's clients look for it there."""
     environ = without("SIDECARD_SOCKET", "RUNTIME_DIRECTORY")
 
     assert listening_socket(None, environ, uid=0) == SYSTEM
@@ -42,7 +42,7 @@ def test_root_uses_the_systems_path_even_before_it_exists() -> None:
 
 
 def test_a_users_client_uses_the_systems_daemon_where_there_is_one() -> None:
-    """The one that runs beats the one that could."""
+    """A running daemon comes before one that could run."""
     environ = without("SIDECARD_SOCKET", "RUNTIME_DIRECTORY")
 
     assert find_socket(None, environ, uid=5, exists=SYSTEM.__eq__) == SYSTEM
@@ -56,13 +56,13 @@ def test_a_client_with_a_runtime_directory_of_its_own_finds_the_daemon_that_runs
     assert find_socket(None, environ, uid=5, exists=place.__eq__) == place
 
 
-def test_what_somebody_said_is_not_second_guessed() -> None:
-    """Another socket that exists is another daemon."""
+def test_a_given_path_is_final() -> None:
+    """Another existing socket is another daemon."""
     assert find_socket(None, ALL, uid=5, exists=SYSTEM.__eq__) == "/a.sock"
 
 
 def test_a_directory_in_tmp_is_no_second_choice() -> None:
-    """Anybody may have made it."""
+    """Anybody can create it."""
     environ = {"XDG_RUNTIME_DIR": "/run/user/5"}
 
     assert (
@@ -73,7 +73,7 @@ def test_a_directory_in_tmp_is_no_second_choice() -> None:
 @pytest.mark.parametrize("uid", [0, 5])
 @pytest.mark.parametrize("names", [(), ("SIDECARD_SOCKET",), ("SIDECARD_SOCKET", "RUNTIME_DIRECTORY"), tuple(ALL)])
 def test_a_client_finds_its_own_daemon_before_and_after_it_starts(uid: int, names: tuple[str, ...]) -> None:
-    """Same uid and environment, same place, whether or not the socket is there yet."""
+    """Same uid and environment give the same path, whether or not the socket exists."""
     environ = without(*names)
     bound = listening_socket(None, environ, uid=uid)
 
@@ -82,13 +82,13 @@ def test_a_client_finds_its_own_daemon_before_and_after_it_starts(uid: int, name
 
 
 def test_too_long_a_path_is_refused_with_the_limit() -> None:
-    """The kernel's own error says nothing of length."""
+    """The kernel's own error does not mention the length."""
     with pytest.raises(ValueError, match="107"):
         find_socket("/" + "x" * 107)
 
 
 def test_a_service_whose_runtime_directory_is_the_systems_binds_there_without_being_root() -> None:
-    """The unit's own user, with RuntimeDirectory=sidecard."""
+    """A unit's own user binds there with RuntimeDirectory=sidecard."""
     environ = {"RUNTIME_DIRECTORY": "/run/sidecard"}
 
     assert listening_socket(None, environ, uid=997) == SYSTEM

@@ -34,7 +34,7 @@ def shared(value: bytes) -> wire.Shared:
 def test_an_answer_that_cannot_be_read_costs_its_own_caller_alone(
     value: bytes, reply: Callable[[bytes], wire.Reply]
 ) -> None:
-    """It makes its own call, as where an answer cannot be shared; the connection goes on with the requests of others."""
+    """Its caller makes its own call, and the connection serves the other requests."""
     connection = Connection()
     connection.send(wire.Begin("key"))
     connection.send(wire.Ping())
@@ -49,7 +49,7 @@ def test_an_answer_that_cannot_be_read_costs_its_own_caller_alone(
 
 
 def test_a_piece_that_cannot_be_read_ends_its_stream_alone() -> None:
-    """What comes of the stream after it is dropped."""
+    """Later pieces of the stream are dropped."""
     connection = Connection()
     connection.send(wire.Begin("key", stream=True))
     pieces = [wire.Chunk(1, "a"), wire.Chunk(1, msgspec.Raw(b"\xa1\xff")), wire.Chunk(1, "b")]
@@ -60,7 +60,7 @@ def test_a_piece_that_cannot_be_read_ends_its_stream_alone() -> None:
 
 
 def test_a_lease_that_cannot_be_read_ends_the_connection() -> None:
-    """The daemon must know at once that nobody holds it."""
+    """The daemon must learn at once that nobody holds it."""
     connection = Connection()
     connection.send(wire.Begin("key"))
     lease = wire.pack({"type": "lease", "id": 1, "lease": "boot-1", "backend": msgspec.Raw(b"\xa1\xff")})
