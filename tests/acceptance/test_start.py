@@ -17,7 +17,6 @@ UNNEEDED = {
     "shutil",
     "starlette",
     "structlog",
-    "typing_extensions",
 }
 """Modules that only other commands, or daemons with other settings, need. Each takes at least a fiftieth of the start."""
 

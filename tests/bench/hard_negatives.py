@@ -1,4 +1,4 @@
-"""Questions of which each pair looks alike and must not share an answer: one word, number or name is another."""
+"""Hard negatives: pairs of questions that differ in one word, number or name and must not share an answer."""
 
 from collections.abc import Iterator
 

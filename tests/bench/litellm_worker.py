@@ -1,4 +1,4 @@
-"""LiteLLM's own caching, measured: takes a server's address and a number of rounds, prints seconds per call as JSON.
+"""Measure LiteLLM's own cache: takes a server's URL and a number of rounds, prints seconds per call as JSON.
 
 Run with the Python that has LiteLLM, which need not be the tests' own.
 """
@@ -12,7 +12,7 @@ from litellm.caching.caching import Cache
 
 
 def main(url: str, rounds: int) -> dict[str, list[float]]:
-    """Measure misses and hits of its cache in memory, in turn."""
+    """Measure misses and hits of its cache in memory, interleaved."""
     litellm.cache = Cache(type="local")  # type: ignore[arg-type,unused-ignore]  # its enumeration's value
     litellm.telemetry = False
     times: dict[str, list[float]] = {"miss": [], "hit": []}

@@ -1,4 +1,4 @@
-"""A scripted model in a process of its own, so that it takes no time of the one that measures. Prints its address."""
+"""A scripted model in a separate process, so that it takes no time from the measuring process. Prints its URL."""
 
 import sys
 

