@@ -11,20 +11,19 @@ from unittest.mock import patch
 
 from sidecard.core.flights import streams
 from sidecard.server import buffers
-from sidecard.server import connection as peer
-from sidecard_client._async import calls as aio_calls
-from sidecard_client._async import connection as aio_link
-from sidecard_client._async import connector as aio_reach
-from sidecard_client._async import streams as aio_stream
-from sidecard_client._sync import calls as runner
-from sidecard_client._sync import connection as channel
-from sidecard_client._sync import connector as pool
+from sidecard.server import connection as daemon_connection
+from sidecard_client._async import calls as async_calls
+from sidecard_client._async import connection as async_connection
+from sidecard_client._async import connector as async_connector
+from sidecard_client._async import streams as async_streams
+from sidecard_client._sync import calls as sync_calls
+from sidecard_client._sync import connection as sync_connection
+from sidecard_client._sync import connector as sync_connector
 from sidecard_client._sync import heartbeat
-from sidecard_client._sync import streams as sync_stream
-from sidecard_client.call import conversation
-from sidecard_client.call import local_flights as local
-from sidecard_client.call import streams as streaming
-from sidecard_client.metrics import client_metrics as instruments
+from sidecard_client._sync import streams as sync_streams
+from sidecard_client.call import conversation, local_flights
+from sidecard_client.call import streams as call_streams
+from sidecard_client.metrics import client_metrics
 from sidecard_client.protocol.errors import SidecardWarning
 from tests.simulation.host.processes import monotonic
 from tests.simulation.host.sockets import SOCKET_MODULE
@@ -43,23 +42,31 @@ def _even() -> float:
 _PLACES: list[tuple[Any, str, Any]] = [
     *(
         (module, "monotonic", monotonic)
-        for module in (aio_calls, aio_link, aio_reach, aio_stream, streaming, conversation)
+        for module in (async_calls, async_connection, async_connector, async_streams, call_streams, conversation)
     ),
-    *((module, "monotonic", monotonic) for module in (heartbeat, pool, runner, sync_stream)),
+    *((module, "monotonic", monotonic) for module in (heartbeat, sync_connector, sync_calls, sync_streams)),
     *(
         (module, "threading", THREADING_MODULE)
-        for module in (channel, heartbeat, instruments, local, pool, runner, sync_stream)
+        for module in (
+            sync_connection,
+            heartbeat,
+            client_metrics,
+            local_flights,
+            sync_connector,
+            sync_calls,
+            sync_streams,
+        )
     ),
-    *((module, "socket", SOCKET_MODULE) for module in (aio_link, channel)),
-    *((module, "impostor", _no_impostor) for module in (aio_link, channel)),
-    (pool, "_jitter", _even),
+    *((module, "socket", SOCKET_MODULE) for module in (async_connection, sync_connection)),
+    *((module, "impostor", _no_impostor) for module in (async_connection, sync_connection)),
+    (sync_connector, "_jitter", _even),
     # Small, as the pipes are, so that slow readers are frequent.
-    (peer, "HIGH_WATER_BYTES", 1000),
-    (peer, "COUNTED_BYTES", 500),
-    (peer, "LOW_WATER_BYTES", 125),
+    (daemon_connection, "HIGH_WATER_BYTES", 1000),
+    (daemon_connection, "COUNTED_BYTES", 500),
+    (daemon_connection, "LOW_WATER_BYTES", 125),
     (buffers, "COUNTED_BYTES", 500),
     (streams, "WINDOW_BYTES", 200),
-    (aio_reach, "random", SimpleNamespace(random=_even)),
+    (async_connector, "random", SimpleNamespace(random=_even)),
 ]
 
 

@@ -1,11 +1,11 @@
-"""The world: a daemon, processes, the wires between them, and the time. Everything in it is decided by a script.
+"""The world: a daemon, processes, the sockets between them, and the time. A script decides everything in it.
 
-A script is a list of steps, each a tuple of a word and what it is about (`World.steps` has them all). Any list of steps means
-something: what a step is about is found by its number among what there is, and a step about nothing does nothing. So parts of a
-script can be left out, and what happens is the same each time.
+A script is a list of steps, each a word with its arguments (`World.steps` lists them). Every list of steps can be run: a step
+finds its subject by a number among the present ones, and does nothing without one. So parts of a script can be left out, and the
+same script has the same outcome each time.
 
-Nothing takes time by itself. What is possible now (a turn of a process, bytes that can arrive) is done when a step ``go`` says so,
-or, as in every fair system, before it has been possible for `World.LAG_SECONDS`.
+Nothing takes time by itself. A turn of a process or bytes that can arrive happen when a step ``go`` chooses them, and at the
+latest after `World.LAG_SECONDS`, as in every fair system.
 """
 
 import random
@@ -38,13 +38,13 @@ SLOTS = 7
 DAEMON_OFFSET_SECONDS = 1000.0
 
 _SETTLE_SECONDS = 60.0
-"""Longer than any call may take."""
+"""Longer than any call."""
 
 _SLOWEST_SECONDS = 3.0
-"""Longer than a store may take."""
+"""Longer than a store takes to reply."""
 
 _FORGET_SECONDS = 400.0
-"""Longer than anything is kept."""
+"""Longer than any lifetime."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Setting:
     kinds: Sequence[str] = ("blocking", "async", "blocking", "frames", "lines", "async", "blocking")
     uids: Sequence[int] = (1000, 1000, 1000, 1000, 1000, 1001, 0)
     calm: bool = False
-    """Nothing goes wrong: then no key is ever computed twice at a time."""
+    """No fault happens: then no key is ever computed twice at a time."""
 
 
 class World:
@@ -83,13 +83,13 @@ class World:
         self._chance = random.Random(1)
         self._store = Store(random.Random(2)) if stores else None
         self._possible: dict[Process | Pipe, float] = {}
-        """What can happen now, and since when; the longest first."""
+        """What can happen now, with the time since when, the oldest first."""
         self._paused: dict[Process, float] = {}
         self._faults: list[BaseException] = []
         self._boots = count(1)
         self._pids = count(1)
         self._apps: set[int] = set()
-        """Pids of all who use our clients."""
+        """Pids of all processes with a client."""
         self.steps: dict[str, Callable[..., object]] = {
             "boot": self.boot,
             "break": self.set_breaker,
@@ -118,12 +118,12 @@ class World:
         self.boot()
 
     def do(self, step: Step) -> None:
-        """Do one step of a script. Raises the first thing that is wrong."""
+        """Do one step of a script. Raises the first fault."""
         self.steps[step[0]](*step[1:])
         self._check()
 
     def end(self) -> None:
-        """Let everything come to its end: every call has one, and then nothing is left of anything."""
+        """Let all calls end, and check that nothing is left."""
         for process in list(self._paused):
             self._resume(process)
 
@@ -154,16 +154,16 @@ class World:
     # What processes and pipes need ------------------------------------------------------------------------------------
 
     def stir(self, process: Process) -> None:
-        """The process has something to do."""
+        """Register that a process can take a turn."""
         if process.alive and not process.paused:
             self._possible.setdefault(process, self.now)
 
     def moves(self, pipe: Pipe) -> None:
-        """Something is on its way."""
+        """Register that bytes can arrive."""
         self._possible.setdefault(pipe, self.now)
 
     def fault(self, fault: BaseException) -> None:
-        """Something happened that must not."""
+        """Record a fault, which the next check raises."""
         self._faults.append(fault)
 
     def connect(self, process: Process, ours: Pipe, theirs: Pipe) -> None:
@@ -175,7 +175,7 @@ class World:
         daemon.connect(ours, theirs, Credentials(process.pid, process.uid))  # type: ignore[attr-defined]  # as above
 
     def watch(self, daemon: Daemon, event: Event, effects: Sequence[Effect]) -> None:
-        """See what the engine has done."""
+        """Check an event of the engine."""
         if daemon.alive:
             now = daemon.clock()
             self.events.watch(event, effects, now)
@@ -184,13 +184,13 @@ class World:
     # Steps: what can happen by itself ---------------------------------------------------------------------------------
 
     def go(self, number: int, size: int) -> None:
-        """Let one of the things happen that can; of bytes that arrive ``size`` (0: all)."""
+        """Let one possible thing happen; of arriving bytes, ``size`` of them (0: all)."""
         if self._possible:
             possible = list(self._possible)
             self._happen(possible[number % len(possible)], size)
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, and what must happen in it."""
+        """Let time pass, with what must happen in it."""
         end = self.now + seconds
         while True:
             instant, what = self._next()
@@ -204,7 +204,7 @@ class World:
         self.now = end
 
     def _next(self) -> tuple[float, Callable[[], None] | None]:
-        """Return what is next to happen, and when: what must, who wakes, whose timer goes off."""
+        """Return the next event and its time: the oldest possible one, a process that resumes, or a timer."""
         instant, what = float("inf"), None
         first = next(iter(self._possible), None)
         if first is not None:
@@ -253,7 +253,7 @@ class World:
 
         pid = next(self._pids)
         is_app = kind in {"blocking", "async"}
-        name = f"{'app' if is_app else 'stranger'}-{slot}-{pid}"
+        name = f"{'app' if is_app else 'raw'}-{slot}-{pid}"
         if is_app:
             self._apps.add(pid)
 
@@ -271,7 +271,7 @@ class World:
         return [name for name, held in self.events.held.items() if held.peer.pid != pid]
 
     def kill(self, slot: int, kept: int) -> None:
-        """End a process at once; of what it had sent and is on its way so many bytes arrive."""
+        """Kill a process; of the bytes on their way from it, ``kept`` arrive."""
         process = self.slots[slot]
         if process is None:
             return
@@ -285,7 +285,7 @@ class World:
             self.answers.call_leaves(call)
 
     def pause(self, slot: int, seconds: float) -> None:
-        """Stop a process, as SIGSTOP does; it goes on with what it had."""
+        """Stop a process, as SIGSTOP does, and continue it later."""
         process = self.slots[slot]
         if process is not None:
             self.answers.excuse(seconds, process.name)
@@ -316,7 +316,7 @@ class World:
             process.open_sockets[number % len(process.open_sockets)].cut(kept)
 
     def half_close(self, slot: int) -> None:
-        """Let a stranger send no more."""
+        """Let a raw peer half-close."""
         process = self.slots[slot]
         if isinstance(process, RawPeer):
             process.half_closes()
@@ -324,7 +324,7 @@ class World:
     # Steps: what processes do -----------------------------------------------------------------------------------------
 
     def call(self, slot: int, fields: Fields) -> None:
-        """Let a process ask for an answer."""
+        """Let a process make a call."""
         process = self.slots[slot]
         if process is not None:
             process.calls(fields)
@@ -336,7 +336,7 @@ class World:
             process.interrupts(number)
 
     def say(self, slot: int, request: Fields) -> None:
-        """Let a stranger say something that it should not."""
+        """Let a raw peer send what a client never sends."""
         process = self.slots[slot]
         if isinstance(process, RawPeer):
             process.says(request)
@@ -360,7 +360,7 @@ class World:
             self._does(slot, lambda client: client.delete(key), lambda: self.answers.removal_ends(removal))
 
     def purge(self, slot: int, namespace: str | None) -> None:
-        """Let a process purge, if it may."""
+        """Let a process purge, authorized or not."""
         process = self.slots[slot]
         if isinstance(process, App):
             removal = self.answers.removal_begins(namespace, None)
@@ -369,7 +369,7 @@ class World:
             )
 
     def set_breaker(self, slot: int, backend: str, action: Any) -> None:
-        """Let a process set a breaker, if it may."""
+        """Let a process set a breaker, authorized or not."""
         self._does(slot, lambda client: client.breaker(backend, action), lambda: None)
 
     def _does(self, slot: int, action: Callable[[Any], Any], then: Callable[[], None]) -> None:
@@ -398,7 +398,7 @@ class World:
         return self.daemon
 
     def crash(self, kept: int) -> None:
-        """End the daemon at once."""
+        """Kill the daemon."""
         daemon, self.daemon = self.daemon, None
         if daemon is not None:
             self._possible.pop(daemon, None)
@@ -412,7 +412,7 @@ class World:
             daemon.soon(lambda: daemon.stop(drain_seconds, lambda: self.crash(1 << 30)))
 
     def reload(self, number: int) -> None:
-        """Let the daemon go by other settings."""
+        """Reload other settings."""
         self._settings = structs.replace(self.setting.settings, **self.setting.reloads[number])
         daemon = self.daemon
         if daemon is not None:
@@ -428,7 +428,7 @@ class World:
             daemon.at(daemon.clock() + seconds, line.mend)
 
     def slow_store(self, seconds: float) -> None:
-        """Let the store do nothing for a while."""
+        """Delay the store."""
         if self._store is not None:
             self._store.slow(seconds)
 
