@@ -35,7 +35,7 @@ def main(url: str, directory: str, first: str, journal: str) -> None:
             wall=lambda: time.time_ns() / 1e9,
             log=lambda *said, **fields: print(said, fields),
             count=print,
-            jitter=lambda: 0.0,
+            jitter=lambda: 1.0,  # the shortest pauses
         )
         anyio.run(push.run)
 

@@ -62,7 +62,7 @@ class Pusher:
             wall=lambda: time.time_ns() / 1e9,
             log=self._say,
             count=self._count,
-            jitter=lambda: 0.0,
+            jitter=lambda: 1.0,  # the shortest pauses
         )
 
     def _collect(self) -> list[Family]:

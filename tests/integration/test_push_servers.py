@@ -45,7 +45,7 @@ class Pusher:
             wall=lambda: began_at + self.collected * STEP_MILLISECONDS / 1000,
             log=lambda _, event, **fields: self.said.append((event, fields)),
             count=self._count,
-            jitter=lambda: 0.0,
+            jitter=lambda: 1.0,  # the shortest pauses
         )
 
     def _collect(self) -> list[Family]:
