@@ -1,7 +1,7 @@
 """Answers to similar requests against a list of all that is stored: the nearest that may be served, and never another's.
 
 Each answer says whose it is, so whatever is served is seen to be of the same scope, task, group and kind, alive, in its time,
-and the nearest that is. Vectors are angles, so who is nearest is told without any index.
+and the nearest that is. Vectors are angles, so the nearest one is known without an index.
 """
 
 import math

@@ -12,10 +12,10 @@ import traceback
 from itertools import count, cycle
 
 from tests.simulation.host.patches import simulated
-from tests.simulation.host.scripts import STEPS_OF_A_LIFE, Found, live, shorten, told
+from tests.simulation.host.scripts import STEPS_OF_A_LIFE, Found, as_test, live, shorten
 from tests.simulation.host.worlds import SETTINGS
 
-_SECONDS_BETWEEN_WORDS = 60.0
+_REPORT_SECONDS = 60.0
 
 
 def main() -> int:
@@ -36,7 +36,7 @@ def main() -> int:
     traceback.print_exception(found.fault)
     print("Making the script shorter ...", file=sys.stderr)
     with simulated():
-        print(told(shorten(found)))
+        print(as_test(shorten(found)))
 
     return 1
 
@@ -47,7 +47,7 @@ def _simulate(seconds: float, seed: int, names: list[str]) -> Found | None:
     with simulated():
         for life, name in zip(count(), cycle(names), strict=False):
             now = time.monotonic()
-            if now - said_at > _SECONDS_BETWEEN_WORDS or now - began_at > seconds:
+            if now - said_at > _REPORT_SECONDS or now - began_at > seconds:
                 said_at = now
                 each_us = (now - began_at) / max(1, happenings) * 1e6
                 print(

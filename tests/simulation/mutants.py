@@ -227,7 +227,7 @@ def _broken_is_whole(follow: Original) -> Original:
 
 
 MUTANTS: dict[str, Mutant] = {
-    "append looks at the lease and not at who holds it": Mutant(
+    "append checks the lease and not its holder": Mutant(
         "streams", 30_000, ((AppendOperation, "append", _append_of_anybody),)
     ),
     "the permit of a cancelled call stays out": Mutant(
@@ -236,33 +236,33 @@ MUTANTS: dict[str, Mutant] = {
     "a waiter that timed out stays on its flight's list": Mutant(
         "plain", 10_000, ((DeadlineOperation, "tick", _tick_without_leaving),)
     ),
-    "who is elected may have stopped waiting": Mutant(
+    "an elected waiter has stopped waiting": Mutant(
         "impatient", 20_000, ((Flights, "next_candidate", _first_who_waits),)
     ),
     "a purge lets flights in progress store": Mutant("stale", 20_000, ((Flights, "void", nothing),)),
-    "who joins a stream late misses a piece": Mutant("streams", 10_000, ((Streams, "open", _open_too_late),)),
-    "a purge leaves what is stale": Mutant("stale", 20_000, ((MemoryCache, "purge", _purge_what_is_fresh),)),
+    "a late reader of a stream misses a piece": Mutant("streams", 10_000, ((Streams, "open", _open_too_late),)),
+    "a purge leaves stale entries": Mutant("stale", 20_000, ((MemoryCache, "purge", _purge_what_is_fresh),)),
     "the timer of a waiter that leaves goes on": Mutant("plain", 10_000, ((Flights, "leave", _leave_with_timer),)),
     "a holder that hangs keeps its lease where nobody waits": Mutant(
         "plain", 30_000, ((Departures, "end_leases", _forgive_silence),)
     ),
-    "a drain forgets who waits for a permit": Mutant(
+    "a drain forgets callers that wait for a permit": Mutant(
         "scarce", 150_000, ((DrainOperation, "start", _drain_without_applicants),)
     ),
-    "a breaker hears calls of its earlier generations": Mutant(
+    "a breaker counts calls of earlier generations": Mutant(
         "scarce", 100_000, ((Breaker, "record", _record_of_any_generation),)
     ),
-    "namespaces are not told apart by uid": Mutant("plain", 10_000, ((Scopes, "find", _same_scope_for_all),)),
-    "what is left of a broken stream goes before the next one": Mutant(
+    "two uids share one private namespace": Mutant("plain", 10_000, ((Scopes, "find", _same_scope_for_all),)),
+    "readers of a broken stream get pieces of the next one": Mutant(
         "streams", 10_000, ((Election, "interrupt_stream", no_effects),)
     ),
     "the last of several waiters is forgotten": Mutant(
         "calm", 10_000, ((Flights, "finish", _finish_without_the_last),)
     ),
-    "client: the reply to a request that was taken back goes to another": Mutant(
+    "client: the reply to a canceled request goes to another": Mutant(
         "impatient", 30_000, ((Connection, "forget", nothing), (AsyncConnection, "_deliver", _deliver_to_the_first))
     ),
-    "client: an answer is told again on another connection": Mutant(
+    "client: an answer is sent again on another connection": Mutant(
         "plain", 20_000, ((Connector, "exchange", _tell_again),)
     ),
     "client: a broken stream ends as a whole one does": Mutant(

@@ -15,7 +15,7 @@ from tests.simulation.mutants import MUTANTS, planted
 from tests.simulation.schedule_mutants import SCHEDULE_MUTANTS
 from tests.simulation.schedules import Life, live
 
-_QUICK = ("namespaces are not told apart by uid", "client: an answer is told again on another connection")
+_QUICK = ("two uids share one private namespace", "client: an answer is sent again on another connection")
 """One of the engine and one of a client, which are found in a second."""
 
 SCHEDULES: dict[str, tuple[Callable[[str, str], Life], Collection[str], Sequence[int]]] = {

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.simulation.host.patches import simulated
-from tests.simulation.host.scripts import Writer, live_on, relive, replay, shorten, told
+from tests.simulation.host.scripts import Writer, as_test, live_on, relive, replay, shorten
 from tests.simulation.host.world import World
 from tests.simulation.host.worlds import SETTINGS
 from tests.simulation.mutants import MUTANTS, planted
@@ -60,14 +60,14 @@ def test_script_run_twice_has_the_same_outcome() -> None:
 
 def test_finding_is_printed_as_a_short_test_that_fails_until_the_bug_is_fixed() -> None:
     """The printed test of a planted bug fails with the bug and passes without it."""
-    mutant = MUTANTS["who joins a stream late misses a piece"]
+    mutant = MUTANTS["a late reader of a stream misses a piece"]
     with planted(mutant.replacements):
         _, found = live_on(mutant.setting, 1, mutant.happenings)
         assert found is not None
         short = shorten(found, _TRIALS)
         names: dict[str, object] = {}
-        exec(told(short), names)  # noqa: S102 - the text that a developer would paste
-        test = names["test_what_went_wrong_is_right_now"]
+        exec(as_test(short), names)  # noqa: S102 - the text that a developer would paste
+        test = names["test_finding_is_fixed"]
         assert callable(test)
         with pytest.raises(AssertionError):
             test()
@@ -101,5 +101,5 @@ def _traces(world: World) -> object:
 def _live(name: str, seed: int, happenings: int) -> None:
     _, found = live_on(name, seed, happenings)
     if found is not None:
-        found.fault.add_note(f"seed {seed} of {name!r}; to be lived again as\n\n{told(shorten(found, _TRIALS))}")
+        found.fault.add_note(f"seed {seed} of {name!r}; reproduced by\n\n{as_test(shorten(found, _TRIALS))}")
         raise found.fault

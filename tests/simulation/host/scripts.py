@@ -255,14 +255,14 @@ def _simpler_steps(step: Step) -> list[Step]:
             return []
 
 
-def told(found: Found) -> str:
+def as_test(found: Found) -> str:
     """Return a script as a test, to be pasted."""
     says = str(found.fault).splitlines()[0] if str(found.fault) else type(found.fault).__name__
     steps = "\n".join(f"            {pformat(step, width=100_000, sort_dicts=False)}," for step in found.script)
     doc = says.replace("\\", "").replace('"""', "'''")[:100].replace('"', "'")
     return (
         "from tests.simulation.host.scripts import replay\n\n\n"
-        "def test_what_went_wrong_is_right_now() -> None:\n"
+        "def test_finding_is_fixed() -> None:\n"
         f'    """It ended in: {doc}."""\n'
         f"    replay(\n        {found.setting!r},\n        [\n{steps}\n        ],\n    )\n"
     )
