@@ -43,7 +43,7 @@ from sidecard_client.call.outcome import NextStep, Outcome, Source, resolve
 from sidecard_client.call.values import unpack_value
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
-from sidecard_client.protocol.errors import CallFailed, CallTimeout
+from sidecard_client.protocol.errors import CallFailed, CallRejected, CallTimeout
 
 LOCAL_WAIT_SECONDS = 120.0
 """How long a call without a ``wait`` waits for another one of its process: the daemon's own default."""
@@ -173,7 +173,7 @@ def converse(
     Raises `CallFailed`, `CallRejected`, `CallTimeout`, `DaemonUnavailable`, `RequestRefused` and `ProtocolError`.
     """
     if type(reply) is wire.Lease:
-        return _lead(Attempts(call, reply), flights, monotonic() - started)
+        return _make(Attempts(call, reply), flights, None, "upstream", monotonic() - started)
 
     return _converse(call, flights, place, started, reply)
 
@@ -190,7 +190,7 @@ def _converse(
 
     waited_seconds = monotonic() - started
     if isinstance(reply, wire.Lease):
-        return (yield from _lead(Attempts(call, reply), flights, waited_seconds))
+        return (yield from _make(Attempts(call, reply), flights, None, "upstream", waited_seconds))
 
     resolved = resolve(call, reply, waited_seconds)
     match resolved:
@@ -210,39 +210,26 @@ def _converse(
     return (yield from converse(call, flights, place, started, reply))
 
 
-def _lead(attempts: Attempts, flights: LocalFlights, waited_seconds: float) -> Conversation:
-    """Make the call under a lease. A stale value that the daemon sent along replaces a failure that may pass."""
-    call = attempts.call
-    # Callers of this process who lose the daemon meanwhile join this call instead of making their own.
-    flight = None if call.key is None else flights.lead((call.options.namespace, call.key))
-    try:
-        result = yield from _make(attempts, flights, flight, "upstream", waited_seconds)
-    except Exception as error:
-        stale = attempts.stale_outcome(error, waited_seconds)
-        if stale is None:
-            raise
-
-        return stale
-
-    if isinstance(result, Raised):
-        return attempts.stale_outcome(result.error, waited_seconds) or result
-
-    return result
-
-
-def _make(
+def _make(  # noqa: C901 - one place for all that a result leads to
     attempts: Attempts, flights: LocalFlights, flight: LocalFlight | None, source: Source, waited_seconds: float
 ) -> Conversation:
-    """Run the function, and give the result to the daemon and to the waiters of ``flight``."""
+    """Run the function, and give the result to the daemon and to the waiters of ``flight``.
+
+    A stale value that the daemon sent along replaces a failure that may pass.
+    """
     call, turn = attempts.call, 0 if flight is None else flight.elections
     try:
+        if attempts.lease is not None and call.key is not None:
+            # Callers of this process who lose the daemon meanwhile join this call instead of making their own.
+            flight = flights.lead((call.options.namespace, call.key))
+
         result = yield from run_attempts(attempts, Run)
         if isinstance(result, Raised):
             if flight is not None:
                 kind = kind_of(result.error, call.options.classify)
                 flights.fail(flight, kind, message_of(result.error))
 
-            return result
+            return attempts.stale_outcome(result.error, waited_seconds) or result
 
         if flight is not None:
             flights.succeed(flight, result.value)
@@ -304,11 +291,20 @@ def run_attempts(attempts: Attempts, run: type[Run] | type[Open]) -> Attempting:
         if next_step == "give_up":
             return result
 
-    tried = attempts.tried
-    for backend, function in backends_without_daemon(call, tried):
+    return (yield from _run_unleased(attempts, run))
+
+
+def _run_unleased(attempts: Attempts, run: type[Run] | type[Open]) -> Attempting:
+    call, tried = attempts.call, attempts.tried
+    try:
+        choices = backends_without_daemon(call, tried)
+    except CallRejected as error:
+        return Raised(error.with_traceback(None))  # which refers to this frame, and that to it
+
+    for backend, function in choices:
         tried.add(backend)
         attempts.backend = backend
-        result = yield run(function, call, None)
+        result: Returned | Raised = yield run(function, call, None)
         if isinstance(result, Returned):
             return result
 

@@ -246,17 +246,10 @@ def _follow_chunks(reply: FinalReply, facts: Provenance) -> Generator[Command, A
 
 
 def lead(leading: Leading, facts: Provenance) -> Generator[Command, Any, Raised | None]:
-    """Run the function, and give each piece to the daemon and to the caller. Returns the function's exception.
-
-    Raises `CallRejected` where sovereignty leaves no backend.
-    """
+    """Run the function, and give each piece to the daemon and to the caller. Returns the call's exception."""
     attempts, dropped = leading.attempts, False
     try:
-        try:
-            result: Returned | Raised = yield from run_attempts(attempts, Open)
-        except Exception as error:  # noqa: BLE001 - returned, like the function's own
-            result = Raised(error.with_traceback(None))  # which refers to this frame, and that to it
-
+        result: Returned | Raised = yield from run_attempts(attempts, Open)
         if isinstance(result, Raised):
             stale = attempts.stale_outcome(result.error, facts.waited_seconds)
             if stale is None:
