@@ -50,7 +50,7 @@ class AsyncInterpreter:
 
         started = monotonic()
         execution = AsyncExecution(connector)
-        reply = await execution.begin(commands.Begin(call))
+        reply = await execution.begin(commands.BeginCall(call))
         if type(reply) is wire.Hit:
             return hit_outcome(reply, monotonic() - started)
 
@@ -113,7 +113,7 @@ class AsyncExecution:
                 # A cancellation: the conversation gives back what is held, without waiting, and raises it again.
                 resume, result = conversation.throw, error
 
-    async def begin(self, command: commands.Begin) -> FinalReply:
+    async def begin(self, command: commands.BeginCall) -> FinalReply:
         """Send a begin and wait for the final reply."""
         try:
             connection = self._connector.connection()
@@ -191,7 +191,7 @@ class AsyncExecution:
         commands.Abandon: abandon,
     }
     waiting_handlers: ClassVar[dict[type, Callable[[Any, Any], Coroutine[Any, Any, Any]]]] = {
-        commands.Begin: begin,
+        commands.BeginCall: begin,
         commands.Ask: _ask,
         commands.Run: _run,
         commands.WaitLocal: _wait_local,

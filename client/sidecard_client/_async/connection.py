@@ -19,19 +19,19 @@ from typing import NamedTuple
 from weakref import WeakSet
 
 import anyio
-from msgspec import Struct
 
 from sidecard_client._async.reply_futures import ReplyFuture, ReplyQueue, reply_future_factory
 from sidecard_client._async.send_buffer import SendBuffer
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import (
     LATE_SECONDS,
-    RENEWALS_PER_LEASE,
     Connection,
     ConnectionEnded,
     ConnectionLost,
     DaemonUnresponsive,
     NotConnected,
+    Renewal,
+    renewal_of,
 )
 from sidecard_client.protocol.errors import ProtocolError
 from sidecard_client.protocol.socket_path import impostor
@@ -42,13 +42,6 @@ MAX_TICK_SECONDS = 0.125
 """However long a client's timeout is, its leases must be renewed in time."""
 
 RECEIVE_BYTES = 128 * 1024
-
-
-class Held(Struct):
-    """A held lease: renewed every ``every_seconds``, next at ``renew_at``."""
-
-    every_seconds: float
-    renew_at: float
 
 
 class Wait(NamedTuple):
@@ -110,7 +103,7 @@ class AsyncConnection:
         self._unanswered: dict[int, ReplyFuture] = {}  # in order of sending
         self._pending: dict[int, ReplyFuture] = {}
         self._waits: dict[int, Wait] = {}
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, Renewal] = {}
         self._queues: dict[int, ReplyQueue] = {}
         self._tick = 0
         ticks = max(MIN_TICKS_PER_TIMEOUT, ceil(timeout_seconds / MAX_TICK_SECONDS))
@@ -213,8 +206,7 @@ class AsyncConnection:
 
     def hold(self, lease: wire.Lease) -> None:
         """Renew ``lease`` until `release`."""
-        every_seconds = lease.expires_in_seconds / RENEWALS_PER_LEASE
-        self._held[lease.lease] = Held(every_seconds, monotonic() + every_seconds)
+        self._held[lease.lease] = renewal_of(lease, monotonic())
         if self._resting:
             self._stir()
 

@@ -102,7 +102,7 @@ class Execution:
                 # An interruption, wherever it comes: the conversation gives back what is held, and raises it again.
                 resume, result = conversation.throw, error
 
-    def begin(self, command: commands.Begin) -> commands.FinalReply:
+    def begin(self, command: commands.BeginCall) -> commands.FinalReply:
         """Send a begin and wait for the final reply."""
         self.give_back()
         call, wait_seconds, started = command.call, command.wait_seconds, monotonic()
@@ -174,7 +174,7 @@ class Execution:
         return embedded(command.call)
 
     handlers: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {
-        commands.Begin: begin,
+        commands.BeginCall: begin,
         commands.Ask: _ask,
         commands.Send: _send,
         commands.Hold: hold,

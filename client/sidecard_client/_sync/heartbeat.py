@@ -17,28 +17,16 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-from msgspec import Struct
-
 from sidecard_client._sync.connection import BlockingConnection
-from sidecard_client.protocol.connection import RENEWALS_PER_LEASE
+from sidecard_client.protocol.connection import Renewal, renewal_of
 from sidecard_client.protocol.wire import Lease
 
 PING_SECONDS = 0.2
 QUIET_SECONDS = 0.1
 """A daemon that replied this recently is not pinged."""
 
-MIN_RENEWAL_SECONDS = 0.05
-
 LINGER_SECONDS = 10.0
 """How long the thread outlives its last work: starting one costs more than a miss."""
-
-
-class Held(Struct):
-    """A held lease: renewed every ``every_seconds``, next at ``renew_at``."""
-
-    lease: str
-    every_seconds: float
-    renew_at: float
 
 
 class Heartbeat:
@@ -56,7 +44,7 @@ class Heartbeat:
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._wakes_at = math.inf
-        self._held: dict[BlockingConnection, Held] = {}
+        self._held: dict[BlockingConnection, Renewal] = {}
         self._waiting: dict[BlockingConnection, None] = {}  # ordered, so that the longest-waiting one is pinged
         self._pinged: BlockingConnection | None = None
         self._pinged_at = 0.0
@@ -67,12 +55,11 @@ class Heartbeat:
 
     def hold(self, connection: BlockingConnection, lease: Lease) -> None:
         """Renew ``lease`` until `release`."""
-        every_seconds = max(lease.expires_in_seconds / RENEWALS_PER_LEASE, MIN_RENEWAL_SECONDS)
-        renew_at = monotonic() + every_seconds
+        renewal = renewal_of(lease, monotonic())
         with self._lock:
-            self._shortest_seconds = min(self._shortest_seconds, every_seconds)
-            self._held[connection] = Held(lease.lease, every_seconds, renew_at)
-            self._wake_by(renew_at)
+            self._shortest_seconds = min(self._shortest_seconds, renewal.every_seconds)
+            self._held[connection] = renewal
+            self._wake_by(renewal.renew_at)
 
     def release(self, connection: BlockingConnection) -> None:
         """Stop renewing. The thread does not use the connection after this. Does nothing if it holds nothing."""

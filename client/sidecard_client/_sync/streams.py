@@ -11,7 +11,7 @@ from sidecard_client._sync.calls import Execution
 from sidecard_client._sync.connector import Connector
 from sidecard_client.call.call import UNKEYED, Call, T, keyed
 from sidecard_client.call.conversation import (
-    Begin,
+    BeginCall,
     Command,
     FinalReply,
     Give,
@@ -141,7 +141,7 @@ class _StreamExecution(Execution):
     _pieces: Iterator[Any] = iter(())
     _close_source: Callable[[], object] | None = None
 
-    def begin(self, command: Begin) -> FinalReply:
+    def begin(self, command: BeginCall) -> FinalReply:
         """Send a begin, and follow the stream if the reply is its first piece."""
         reply = super().begin(command)
         if isinstance(reply, wire.Chunk):
@@ -192,4 +192,4 @@ class _StreamExecution(Execution):
         except BaseException as error:  # noqa: BLE001 - as above
             return Raised(error)
 
-    handlers: ClassVar = {**Execution.handlers, Begin: begin, NextReply: _next_reply, Open: _open, Pull: _pull}
+    handlers: ClassVar = {**Execution.handlers, BeginCall: begin, NextReply: _next_reply, Open: _open, Pull: _pull}

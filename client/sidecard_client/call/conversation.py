@@ -51,7 +51,7 @@ LOCAL_WAIT_SECONDS = 120.0
 TURNED_AWAY = "it takes no more calls now"
 
 
-class Begin(Struct, frozen=True):
+class BeginCall(Struct, frozen=True):
     """Begin ``call``; the result is the final reply or `ConnectionLost`. ``again``: the last connection has ended."""
 
     call: Call
@@ -151,7 +151,7 @@ class Raised(Struct, frozen=True):
 
 
 Command = (
-    Begin | Ask | Send | Run | Hold | Release | Abandon | WaitLocal | Embed | Open | Pull | NextReply | Give | GoOn
+    BeginCall | Ask | Send | Run | Hold | Release | Abandon | WaitLocal | Embed | Open | Pull | NextReply | Give | GoOn
 )
 
 Conversation = Generator[Command, Any, Outcome[Any] | Raised]
@@ -183,7 +183,7 @@ def _converse(
 ) -> Conversation:
     if isinstance(reply, ConnectionEnded):
         # The daemon has restarted, or closed an idle connection. It holds nothing for it, so asking again is safe.
-        reply = yield Begin(call, remaining_seconds(call, monotonic() - started), again=True)
+        reply = yield BeginCall(call, remaining_seconds(call, monotonic() - started), again=True)
 
     if isinstance(reply, ConnectionLost):
         return (yield from _fall_back(call, flights, place, started, reply.reason))
@@ -206,7 +206,7 @@ def _converse(
             call = unshared(call)
 
     started = monotonic()
-    reply = yield Begin(call)
+    reply = yield BeginCall(call)
     return (yield from converse(call, flights, place, started, reply))
 
 

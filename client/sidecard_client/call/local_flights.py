@@ -24,7 +24,7 @@ LocalKey = tuple[str, str]
 """Namespace and key."""
 
 
-class Event(Protocol):
+class Wakeup(Protocol):
     """What a waiter waits for: `threading.Event` or `anyio.Event`."""
 
     def set(self) -> object:
@@ -84,7 +84,7 @@ class LocalWaiter:
 class LocalFlights:
     """The running calls of one client, by namespace and key. ``new_event`` makes what waiters wait for."""
 
-    def __init__(self, new_event: Callable[[], Event]) -> None:
+    def __init__(self, new_event: Callable[[], Wakeup]) -> None:
         self._new_event = new_event
         self._lock = threading.Lock()  # guards _flights and the fields of every flight and waiter
         self._flights: dict[LocalKey, LocalFlight] = {}

@@ -26,7 +26,7 @@ from sidecard_client.call.conversation import (
     TURNED_AWAY,
     Abandon,
     Ask,
-    Begin,
+    BeginCall,
     Command,
     Embed,
     FinalReply,
@@ -192,10 +192,10 @@ def follow(  # noqa: C901, PLR0912 - one case for each reply
     """
     while True:
         started = monotonic()
-        reply: FinalReply = yield Begin(call)
+        reply: FinalReply = yield BeginCall(call)
         if isinstance(reply, ConnectionEnded):
             # The daemon has restarted, or closed an idle connection. It holds nothing for it, so asking again is safe.
-            reply = yield Begin(call, remaining_seconds(call, monotonic() - started), again=True)
+            reply = yield BeginCall(call, remaining_seconds(call, monotonic() - started), again=True)
 
         waited_seconds = monotonic() - started
         match reply:

@@ -37,7 +37,7 @@ TEXT_NAMES: Final = ("prompt", "messages", "question", "query", "input", "text")
 """Arguments and fields that hold the text, in order of precedence."""
 
 
-class Text(Struct, frozen=True):
+class FoundText(Struct, frozen=True):
     """The text of a request, and the request without it."""
 
     text: str
@@ -87,7 +87,7 @@ def packed(vector: Any) -> bytes:
     return numbers.tobytes()
 
 
-def text_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Text | None:
+def text_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> FoundText | None:
     """Find the text to embed."""
     if args:
         found = _within(args[0], "args[0]")
@@ -95,14 +95,14 @@ def text_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Text | None:
             return None
 
         text, place, rest = found
-        return Text(text, place, (rest, *args[1:]), dict(kwargs))
+        return FoundText(text, place, (rest, *args[1:]), dict(kwargs))
 
     found = _field(kwargs, "kwargs")
     if found is None:
         return None
 
     text, place, rest = found
-    return Text(text, place, (), rest)
+    return FoundText(text, place, (), rest)
 
 
 def _within(value: Any, place: str) -> tuple[str, str, Any] | None:

@@ -11,6 +11,7 @@ A request is open from `Connection.send` to its last reply or `Connection.forget
 The owner of a `Connection` moves the bytes and watches the time.
 """
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from sidecard_client.protocol import wire
@@ -70,6 +71,23 @@ LATE_SECONDS = 1.0
 
 RENEWALS_PER_LEASE = 3
 """How often a holder renews a lease in its lifetime: two renewals may be late before it expires."""
+
+
+MIN_RENEWAL_SECONDS = 0.05
+
+
+class Renewal(Struct):
+    """A held lease: renewed every ``every_seconds``, next at ``renew_at``."""
+
+    lease: str
+    every_seconds: float
+    renew_at: float
+
+
+def renewal_of(lease: wire.Lease, now: float) -> Renewal:
+    """Plan the renewals of a lease that was granted ``now``."""
+    every_seconds = max(lease.expires_in_seconds / RENEWALS_PER_LEASE, MIN_RENEWAL_SECONDS)
+    return Renewal(lease.lease, every_seconds, now + every_seconds)
 
 
 def _answered_by(*kinds: type[wire.Reply]) -> frozenset[type[wire.Reply]]:

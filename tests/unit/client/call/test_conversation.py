@@ -181,7 +181,7 @@ def test_a_conversation_that_ends_leaves_nothing_held(script: Script) -> None:
 def test_the_scripts_reach_every_command() -> None:
     """Of a plain call that joins no other: each is interrupted below."""
     reached = {name for script in SCRIPTS for name in played(script).names}
-    assert reached == {"Begin", "Ask", "Send", "Run", "Abandon"}
+    assert reached == {"BeginCall", "Ask", "Send", "Run", "Abandon"}
 
 
 @pytest.mark.parametrize(("script", "index"), INTERRUPTIONS)
@@ -322,7 +322,7 @@ def test_a_function_may_raise_stop_iteration() -> None:
 
 def test_a_lost_begin_is_sent_again_only_if_the_connection_had_ended() -> None:
     """A hanging daemon may still hold the first begin."""
-    for lost, names in ((GONE, ["Begin", "Run"]), (SILENT, ["Run"]), (NotConnected("no"), ["Run"])):
+    for lost, names in ((GONE, ["BeginCall", "Run"]), (SILENT, ["Run"]), (NotConnected("no"), ["Run"])):
         results: list[Any] = [SILENT] if isinstance(lost, ConnectionEnded) else []
         daemon = Daemon(lost, *results, Returned("v"))
         assert isinstance(lost, ConnectionLost)

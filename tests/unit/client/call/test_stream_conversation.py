@@ -100,7 +100,7 @@ class Daemon:
                 pass
             case commands.Ask() | commands.Send():
                 self._give_back()
-            case commands.Abandon() | commands.Begin():
+            case commands.Abandon() | commands.BeginCall():
                 self.held, self.renewed = 0, False
 
     def _give_back(self) -> None:
