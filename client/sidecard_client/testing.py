@@ -116,7 +116,7 @@ class FakeStream(Stream[T]):
 class FakeClient(Client):
     """A `Client` for one thread that keeps entries in a dict. ``policy`` holds every call's defaults, as in `Client`.
 
-    ``asked`` records the calls. ``retries=`` calls again at once.
+    ``asked`` records the calls. ``retries=`` calls again immediately.
     ``sovereign=True`` leaves out backends that may be remote, as `Client` without a daemon; the environment is not read.
     With ``force_miss`` every call runs its function, so that a test does not depend on another test's answers.
     `measured` returns the changes of the program's metrics.
@@ -166,7 +166,7 @@ class FakeClient(Client):
         return self._run(calls.prepare(self._options, function, args, kwargs))
 
     def stream(self, function: StreamFunctions[T], /, *args: Any, **kwargs: Any) -> FakeStream[T]:
-        """As `Client.stream`, except that all pieces arrive at once."""
+        """As `Client.stream`, except that all pieces arrive at the same time."""
         call = calls.prepare(self._options, cast("Functions[Any]", function), args, kwargs, stream=True)
         return FakeStream(lambda: self._run(call))
 

@@ -9,7 +9,7 @@ A setting is taken from the first of these sources that has it:
 4. the TOML file: ``--config``, else ``$SIDECARD_CONFIG``, else `DEFAULT_FILE` if it exists
 5. its default
 
-An empty environment variable counts as not set. Unknown and invalid settings are errors, all reported at once.
+An empty environment variable counts as not set. Unknown and invalid settings are errors, all reported together.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -43,27 +43,28 @@ class CacheSettings(Struct, frozen=True):
     whose cost is paid by hits on entries that are not hot. It begins to pay at 4 KiB. A 32nd of ``max_bytes`` is used in
     addition for recently expanded answers."""
     ttl_seconds: Annotated[float, parsers.seconds()] = 300.0
-    """How long an answer is served, unless its task or its call sets another time."""
+    """How long an answer is served, unless its task or its call sets another time. If ``sharing_window_seconds`` is longer, the answer
+    is served until the end of that window."""
     stale_seconds: Annotated[float, parsers.seconds()] = 0.0
-    """How much longer an expired answer may be served while another is fetched, or if none can be fetched. Precedents: RFC
+    """How much longer than ``ttl_seconds`` an answer may be served while another is fetched, or if none can be fetched. Precedents: RFC
     5861's stale-while-revalidate and stale-if-error; Varnish's grace is 10 s."""
     sharing_window_seconds: Annotated[float, parsers.seconds()] = 60.0
-    """How long a finished answer is shared even if nothing is cached."""
+    """How long a finished answer is shared, even if nothing is cached or ``ttl_seconds`` is shorter."""
 
 
 class FlightSettings(Struct, frozen=True):
     """Calls in progress: leases and waiters."""
 
     lease_seconds: Annotated[float, parsers.seconds(least=0.1)] = 15.0
-    """A holder that does not renew its lease for this time loses it. A holder that dies loses it at once."""
+    """A holder that does not renew its lease for this time loses it. A holder that dies loses it immediately."""
     renew_seconds: Annotated[float | None, parsers.seconds(least=0.01)] = None
     """How often holders renew their leases. Default: a third of ``lease_seconds``."""
     wait_seconds: Annotated[float, parsers.seconds()] = 120.0
     """How long a caller without a deadline of its own waits."""
     max_elections: Annotated[int, parsers.count()] = 2
-    """How many holders of a flight may fail before its waiters share the failure."""
+    """How often a failed holder is replaced. With 2, the failure of the third holder is shared."""
     max_waiters: Annotated[int, parsers.count()] = 16384
-    """Callers that may wait at once, for answers or permits."""
+    """Maximum number of callers that wait at the same time, for answers or permits."""
     drain_seconds: Annotated[float, parsers.seconds()] = 20.0
     """How long calls in progress may continue after SIGTERM. Longer than most calls, and below systemd's own 90 s."""
 
@@ -205,29 +206,29 @@ class LimitSettings(Struct, frozen=True):
     max_line_bytes: Annotated[int, parsers.byte_size(1024, 2**30)] = MAX_LINE_BYTES
     """Size limit of one JSON line."""
     max_peers: Annotated[int, parsers.count(1)] = 4096
-    """Connections at a time."""
+    """Maximum number of connections."""
     max_peers_per_uid: Annotated[int, parsers.count(1)] = 4096
-    """Connections of one uid at a time. As ``max_peers``, because all workers of most hosts run as one user. Precedents: Redis
+    """Maximum number of connections of one uid. As ``max_peers``, because all workers of most hosts run as one user. Precedents: Redis
     maxclients 10000, memcached -c 1024."""
     max_outbox_bytes: Annotated[int, parsers.byte_size(65536)] = 32 * MIB
-    """Unread replies of one peer; a peer with more is closed. Precedent: Redis client-output-buffer-limit pubsub 32 MiB."""
+    """Maximum size of unread replies of one peer; a peer with more is closed. Precedent: Redis client-output-buffer-limit pubsub 32 MiB."""
     stall_seconds: Annotated[float, parsers.seconds(least=0.1)] = 30.0
     """How long a peer may leave replies unread before it is closed."""
     max_buffered_bytes: Annotated[int, parsers.byte_size(MIB)] = 256 * MIB
-    """Unread replies and incomplete messages of all peers together; above it, the peers that hold most are closed. Precedent:
+    """Maximum size of unread replies and incomplete messages of all peers together; above it, the peers that hold most are closed. Precedent:
     Redis' maxmemory-clients, off by default. A quarter of the 1 GiB that the systemd units grant."""
     message_seconds: Annotated[float, parsers.seconds(least=0.1)] = 30.0
     """How long a message may take from its first byte to its last. A slower peer is closed, at the latest after twice this
     time. Precedents: nginx' client_header_timeout 60 s, Apache's RequestReadTimeout 20 s."""
     max_flights: Annotated[int, parsers.count(1)] = 16384
-    """Keys computed at a time."""
+    """Maximum number of keys that are computed at the same time. Leases are limited to twice this number."""
     max_series: Annotated[int, parsers.count(1)] = 1000
-    """Label sets of one app metric. Further ones are added up under the label ``overflow="true"``."""
+    """Maximum number of label sets of one app metric. Further ones are added up under the label ``overflow="true"``."""
     max_backends: Annotated[int, parsers.count(1)] = 256
-    """Backends known at a time. Unused backends without configuration are forgotten first."""
+    """Maximum number of known backends. Unused backends without configuration are forgotten first."""
     spare_share: Annotated[float, parsers.number(0.0, 10.0)] = 0.25
-    """Additional room above ``max_flights``, ``max_waiters``, ``max_queue`` and the bounds of app metrics, as a share, for uids
-    that use little. It prevents one uid from excluding all others; 0 is none. Never used on a host with one uid."""
+    """Additional room above ``max_flights``, ``max_waiters``, ``max_queue`` and the bounds of app metrics, as a share of each, for
+    uids that use little. It prevents one uid from excluding all others; 0 is no room. Never used on a host with one uid."""
 
 
 class NamespaceSettings(Struct, frozen=True):

@@ -22,11 +22,12 @@ from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.cache.similarity import IndexFactory, SimilarAnswers
 from sidecard.core.counters import Counters
 from sidecard.core.events import Event, Peer, RequestReceived
+from sidecard.core.flights.departures import Departures
 from sidecard.core.flights.election import Election
 from sidecard.core.flights.endings import Endings
 from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.grants import Grants, LeaseReplies
-from sidecard.core.flights.leases import Departures, Leases
+from sidecard.core.flights.leases import Leases
 from sidecard.core.flights.limits import TableLimits
 from sidecard.core.flights.queues import Queues
 from sidecard.core.flights.requests.append import AppendOperation
@@ -297,7 +298,7 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        """There is no lease, no waiter and no reader of a stream."""
+        """There is no lease, no waiter and no follower of a stream."""
         flights = self._flights
         return not (flights.lease_count or flights.waiter_count or flights.applicant_count or self._streams)
 

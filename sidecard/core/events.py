@@ -1,4 +1,4 @@
-"""Events: the only way for the engine to learn anything. The counterpart of `sidecard.core.effects`."""
+"""Events: the only inputs of the engine. The counterpart of `sidecard.core.effects`."""
 
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from sidecard_client.protocol.wire import AnyRequest, StoreState
 class Peer(Struct, frozen=True, gc=False):
     """One connection, with the credentials that the kernel recorded at ``connect()``.
 
-    ``pid`` is 0 if the peer lives in another pid namespace, so no table is keyed on it.
+    ``pid`` is 0 if the peer lives in another pid namespace. The fair queue then uses ``id`` instead (`Applicant.flow`).
     """
 
     id: int
@@ -65,7 +65,7 @@ class DrainRequested(Struct, frozen=True):
 
 
 class DrainExpired(Struct, frozen=True):
-    """The time to drain has passed: every waiter is answered now."""
+    """The time to drain has passed: every waiter gets its reply now."""
 
 
 class Found(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Notes: facts for operators, as data. Log, metrics and watchers listen to them; the core knows neither.
+"""Notes: facts for operators, as data. The log and the watchers receive them; the core knows neither.
 
 What happens on every call is no note; the ledger counts it.
 `sidecard.core.operations.watch.fields_of` truncates ``key`` and reduces ``message`` to the exception's type.
@@ -36,7 +36,7 @@ class Reelected(Struct, frozen=True):
 
 
 class FlightFailed(Struct, frozen=True):
-    """A flight ended without an answer; ``waiters`` is how many callers were notified."""
+    """A flight ended without an answer, or its stream broke and it goes on; ``waiters`` is how many callers were notified."""
 
     key: str
     kind: str

@@ -25,35 +25,36 @@ class SharedWith(Struct, frozen=True):
     gids: frozenset[int] = frozenset()
 
     def admits(self, uid: int, gid: int) -> bool:
-        """Tell whether a peer with these credentials may use the namespace."""
+        """Return whether a peer with these credentials may use the namespace."""
         return self.everyone or uid in self.uids or gid in self.gids
 
 
 class BreakerSettings(Struct, frozen=True):
-    """When a breaker opens and for how long. Defaults from resilience4j, Polly and Envoy, which differ (README)."""
+    """When a breaker opens and for how long. The defaults are modeled on those of resilience4j, Polly and Envoy, which differ."""
 
     window_seconds: float = 60.0
     """Age of the oldest outcome that counts."""
     window_calls: int = 100
-    """Most outcomes that count; the latest do."""
+    """Maximum number of outcomes that count: the latest ones."""
     min_calls: int = 10
-    """Fewest outcomes for a decision: one failure of one call is no outage."""
+    """The breaker does not open before the window has this many outcomes: one failure of one call is no outage."""
     failure_rate: float = 0.5
     """Share of failed calls at which the breaker opens."""
     slow_rate: float = 0.8
     """Share of slow calls at which the breaker opens."""
     slow_seconds: float = 60.0
-    """A longer call is slow. 0: no call is."""
+    """A call that takes longer is slow. 0: no call is slow."""
     slow_first_chunk_seconds: float = 0.0
-    """A call with a later first chunk is slow. 0: no call is."""
+    """A call whose first chunk arrives later is slow. 0: no call is slow."""
     open_seconds: float = 10.0
     """How long the breaker stays open; doubled at each further opening, until it has stayed closed for one window."""
     max_open_seconds: float = 300.0
-    """Longest time that the breaker stays open at once."""
+    """Maximum length of one open period."""
     probes: int = 1
-    """Calls that a half-open breaker admits; all of their outcomes decide whether it closes."""
+    """Outcomes that a half-open breaker waits for before it closes or opens again. It admits as many calls, and another one for
+    each call whose outcome shows nothing about the backend."""
     probe_seconds: float = 60.0
-    """A probe without an outcome after this time counts as failed; at least ``slow_seconds``."""
+    """A probe that takes longer opens the breaker again. ``slow_seconds`` applies instead if it is longer."""
     enabled: bool = True
     """Whether the breaker may open; otherwise it only measures."""
 
@@ -67,15 +68,15 @@ class BackendSettings(Struct, frozen=True):
     locality: Locality = "remote"
     """Whether calls stay on this host or in its private networks."""
     max_concurrent: int = 0
-    """Most calls in progress. 0 is no limit; a local backend has a limit of 4 by default."""
+    """Maximum number of calls in progress. 0 is no limit; a local backend has a limit of 4 by default."""
     max_queue: int = 512
-    """Most callers that wait for a permit. Precedent: Ollama's queue of 512."""
+    """Maximum number of callers that wait for a permit. Precedent: Ollama's queue of 512."""
     adaptive: bool = False
     """Whether the limit adapts, up to ``max_concurrent``, to the time to the first chunk or per token."""
     requests_per_minute: float = 0.0
-    """Most calls per minute. 0 is no limit."""
+    """Maximum number of calls per minute. 0 is no limit."""
     tokens_per_minute: float = 0.0
-    """Most tokens per minute. 0 is no limit."""
+    """Maximum number of tokens per minute. 0 is no limit."""
     input_dollars_per_million_tokens: float | None = None
     """Price of prompt tokens."""
     output_dollars_per_million_tokens: float | None = None
@@ -120,26 +121,26 @@ class TaskSettings(Struct, frozen=True):
     ttl_seconds: float | None = None
     """How long answers are served; unset: ``cache.ttl_seconds``."""
     stale_seconds: float | None = None
-    """How much longer expired answers may be served; unset: ``cache.stale_seconds``."""
+    """How much longer answers past their lifetime may be served; unset: ``cache.stale_seconds``."""
     cache: Cacheability = "always"
     """Which answers may be stored, whatever callers request: all, those of requests that callers declare deterministic
-    (temperature 0, a seed), or none. Calls in flight are shared in any case. Entries stored before stay until they expire or
-    ``sidecard purge --task NAME``."""
+    (temperature 0, a seed), or none. Calls in flight are shared in any case. Entries stored earlier stay until they expire or
+    ``sidecard purge --task NAME`` removes them."""
     normalize: tuple[NormalForm, ...] = ()
     """Normal forms of texts in keys, for clients with ``normalize="task"``. Requests that differ in nothing else share an
     answer: wrong for code, and wherever layout or case matter. A change changes the keys of all clients."""
     early_refresh: float = 0.0
-    """How early before its expiry a requested answer is refreshed, as a factor of its call's duration. 0: never.
+    """How long before the end of its lifetime a requested answer is refreshed, as a factor of its call's duration. 0: never.
     1 is the optimum according to its inventors (`sidecard.core.cache.freshness`)."""
     failure_ttl_seconds: float = 0.0
     """How long a ``fatal`` failure is served without a call. 0: failures are not remembered."""
     similar: bool = False
     """Whether answers to similar requests are served, where callers embed their requests (``pip install
-    'sidecard[similar]'``). Embeddings hardly distinguish "is" from "is not": read ``sidecard docs operations`` first."""
+    'sidecard[similar]'``). Embeddings hardly distinguish "is" from "is not": read ``sidecard docs benchmarks`` first."""
     similar_threshold: float = 0.95
-    """Smallest cosine of the vectors of two similar requests."""
+    """Minimum cosine of the vectors of two similar requests."""
     similar_max_entries: int = 10_000
-    """Most answers that one group (requests equal but for their text) can find; the oldest leave first."""
+    """Maximum number of answers that one group (requests that differ only in their text) can find; the oldest are removed first."""
     backends: tuple[str, ...] = ()
     """Backends of begins that name none."""
     route: Route | None = None
@@ -163,7 +164,7 @@ class RetrySettings(Struct, frozen=True):
     """Wait before the first retry. Doubled with each retry of a call, then multiplied by a random factor from 0.5 to 1, as in
     the OpenAI SDK."""
     max_backoff_seconds: float = 8.0
-    """Longest wait before a retry."""
+    """Maximum wait before a retry."""
 
 
 class EngineSettings(Struct, frozen=True):
@@ -182,24 +183,24 @@ class EngineSettings(Struct, frozen=True):
     namespace_max_bytes: dict[str, int] = {}
     """Memory limit of each scope of a namespace, for namespaces with a limit of their own."""
     lease_seconds: float = 15.0
-    """Lifetime of a lease that is not renewed. A dead holder is noticed at once; this is for one that hangs.
+    """Lifetime of a lease that is not renewed. A dead holder loses it immediately; this is for one that hangs.
     Precedents: nginx proxy_cache_lock_age 5 s, Facebook's leases 10 s, etcd's sessions 60 s."""
     renew_seconds: float | None = None
     """How often holders renew; by default every third of the lease. Holders are sent three times this as the lifetime."""
     wait_seconds: float = 120.0
     """Waiting time of a begin that names none."""
     max_elections: int = 2
-    """Most holders elected for one flight; after that its waiters share the failure."""
+    """How often a failed holder of one flight is replaced; the next failure is shared by its waiters."""
     max_waiters: int = 16384
     max_flights: int = 16384
     max_leases: int = 32768
     spare_share: float = 0.25
     """Spare room beyond the limits of flights, leases, waiters, queues and app metrics (`sidecard.core.shares`)."""
     max_tasks: int = 256
-    """Most tasks with a ledger of their own; further ones share `sidecard.core.accounts.ledger.OTHER`."""
+    """Maximum number of tasks with a ledger of their own; further ones share `sidecard.core.accounts.ledger.OTHER`."""
     backends: dict[str, BackendSettings] = {}
     max_backends: int = 256
-    """Most backends; beyond it, unconfigured ones that are not in use are dropped."""
+    """Maximum number of backends; beyond it, unconfigured ones that are not in use are dropped."""
     budgets: dict[str, BudgetSettings] = {}
     retries: RetrySettings = RetrySettings()
     sovereign: bool = False
@@ -211,7 +212,7 @@ class EngineSettings(Struct, frozen=True):
     metrics: bool = True
     """Report the daemon's own metrics; app metrics are reported in any case."""
     max_series: int = 1000
-    """Most label sets of one app metric."""
+    """Maximum number of label sets of one app metric."""
     log_calls: bool = False
     log_prompts: bool = False
     """Ask holders to send prompts and answers for the call log."""

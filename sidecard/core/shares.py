@@ -11,7 +11,7 @@ full                less than a quarter of the spare    yes, until the spare is 
 full                more                                no
 ==================  ==================================  =============================================================
 
-So a latecomer finds room at once, no uid loses what it has, and memory is bounded by the limit plus the spare.
+So a uid that starts to use a full table finds room immediately, no uid loses what it has, and memory is bounded by the limit plus the spare.
 Precedent for a guaranteed minimum plus a shared rest: Linux' TCP memory accounting, with its minimum for each socket.
 """
 

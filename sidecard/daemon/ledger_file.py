@@ -142,7 +142,7 @@ class LedgerKeeper:
                 self._log("info", "ledger restored", file=str(self._file.path))
 
     async def run(self) -> None:
-        """Write every `WRITE_SECONDS` until cancelled; a write that has started is completed first."""
+        """Write every `WRITE_SECONDS` until canceled; a write that has started is completed first."""
         while True:
             await asyncio.sleep(WRITE_SECONDS)
             await self.write()

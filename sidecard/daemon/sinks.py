@@ -87,7 +87,7 @@ class Sinks:
             self._http = self._open_http(query, stack)
 
     async def run(self, on_started: Callable[[], None]) -> None:
-        """Run all sinks until cancelled; then call `close`. ``on_started`` is called once HTTP is served."""
+        """Run all sinks until canceled; then call `close`. ``on_started`` is called once HTTP is served."""
         async with asyncio.TaskGroup() as tasks:
             for sink in (self._calls, self._push):
                 if sink is not None:

@@ -26,7 +26,7 @@ class Notifier:
         # "@" is the NUL byte of an abstract address. Other schemes (vsock:) are for virtual machines.
         self._address = f"\0{address[1:]}" if address.startswith("@") else address if address.startswith("/") else None
         self.watchdog_seconds = _watchdog_seconds(environ, pid)
-        """Longest time between two calls of `alive`; None without a watchdog."""
+        """Maximum time between two calls of `alive`; None without a watchdog."""
 
     def ready(self, status: str) -> None:
         """Report that the service accepts connections."""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 MAX_BATCH = 64
-"""Results handed to the event loop at once: waking the loop costs as much as one read."""
+"""Results handed to the event loop together: waking the loop costs as much as one read."""
 
 MAX_DELAY_SECONDS = 0.001
 """How long a result may wait for others: on a slow disk, 64 reads take a second."""

@@ -8,7 +8,7 @@ Back-pressure, in order of severity:
 
 A peer whose message stays incomplete for ``message_seconds`` is closed too, even if bytes keep arriving.
 
-More than a few messages at once are served in turns (`sidecard.server.scheduler`). Median time of a hit for a peer that asks
+More than a few messages of a peer are served in turns (`sidecard.server.scheduler`). Median time of a hit for a peer that asks
 every 5 ms, two cores shared by all, with turns (and before there were any): 0.3 ms alone; 0.5 ms (2) beside 4 peers that
 ping without pause; 0.5 ms (8) beside 16; 6 ms (24) beside 16 that have hits; 3 ms (7,400) beside 16 that read all metrics.
 """
@@ -211,7 +211,7 @@ class PeerConnection(asyncio.Protocol):
     # -- called by the connection table, the scheduler and other connections -------------------------------------------
 
     def close(self) -> None:
-        """End the connection: the engine forgets the peer at once, replies in the send buffer may still arrive."""
+        """End the connection: the engine forgets the peer immediately; replies in the send buffer may still arrive."""
         if self._closing:
             return
 

@@ -21,7 +21,7 @@ DENIAL_SECONDS: Final = 1.0
 """How long a denied connection may take to show its encoding, so that the reason can be sent in it."""
 
 MAX_DENIED: Final = 16
-"""Denied connections kept open for that at a time; more are closed at once. Each occupies a descriptor."""
+"""Denied connections kept open for that at a time; more are closed immediately. Each occupies a descriptor."""
 
 
 def unmapped_uid(proc: Path = Path("/proc")) -> int | None:

@@ -71,7 +71,7 @@ class ReplyWriter(Protocol):
         """Queue a reply."""
 
     def queue_shared(self, reply: wire.AnyReply) -> None:
-        """Queue a reply whose value may be sent to several peers at once."""
+        """Queue a reply whose value may be sent to several peers."""
 
     def flush(self) -> None:
         """Pass the queued replies to the kernel."""
@@ -82,7 +82,7 @@ class Driver:
 
     ``clock`` is monotonic, with the loop's time base. ``on_note`` receives each note, ``on_bug`` each internal error,
     ``on_call`` the rows of the call log, ``on_level`` the new log level, ``on_reload`` requests to reread the settings.
-    ``metrics``, if given, counts and times requests. ``store`` executes store effects; it may return an answer at once.
+    ``metrics``, if given, counts and times requests. ``store`` executes store effects; it may return an answer immediately.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from sidecard.errors import ListenError
 from sidecard_client.protocol import socket_path as paths
 
 BACKLOG = 4096
-"""All workers of a host may connect at once. The kernel limits it to net.core.somaxconn."""
+"""All workers of a host may connect at the same time. The kernel limits it to net.core.somaxconn."""
 
 PROBE_SECONDS = 1.0
 """How long a process behind an existing socket may take to reply to a ping."""

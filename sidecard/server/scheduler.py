@@ -1,4 +1,4 @@
-"""Decide whose messages are served next when peers have sent more than is served at once.
+"""Decide whose messages are served next when peers have sent more than one turn serves.
 
 One batch is served per iteration of the event loop: uids in turn, and the connections of each uid in turn. A peer that
 sends one request therefore waits for at most one batch of another peer. Measurements beside 16 flooding peers:
@@ -17,7 +17,7 @@ MAX_BATCH: Final = 64
 """Messages of one peer served in a row: about 1 ms of cheap ones. As many as an `AsyncClient` has concurrent calls."""
 
 MAX_UNSCHEDULED: Final = 8
-"""Messages that a peer may send at once and have served immediately while other connections wait for their turns."""
+"""Messages of one burst that are served immediately, even while other connections wait for their turns."""
 
 TURN_SECONDS: Final = 0.002
 """A batch ends after this time whatever its messages are: all metrics of a busy host take 30 ms."""

@@ -1,6 +1,6 @@
 """Check every few seconds for what the kernel does not report: a removed socket file, and exhausted file descriptors.
 
-Both are silent otherwise. Clients that find no socket, or whose connection is closed at once, make their own calls, so
+Both are silent otherwise. Clients that find no socket, or whose connection is closed immediately, make their own calls, so
 nothing fails; the calls are just not shared.
 """
 
@@ -27,7 +27,7 @@ class SocketMonitor:
         self._exhausted = False
 
     async def run(self) -> None:
-        """Check until cancelled."""
+        """Check until canceled."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             await self.check()
@@ -65,7 +65,7 @@ class SocketMonitor:
             self._log(
                 "error",
                 "file descriptors exhausted",
-                reason="new connections are closed at once: raise LimitNOFILE= or `ulimit -n`, or lower limits.max_peers",
+                reason="new connections are closed immediately: raise LimitNOFILE= or `ulimit -n`, or lower limits.max_peers",
             )
         elif self._exhausted and not exhausted:
             self._log("info", "file descriptors available again")

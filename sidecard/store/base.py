@@ -31,7 +31,7 @@ class Store(Protocol):
     """Whether other hosts use it too. It then grants claims and reports other hosts' changes."""
 
     def perform(self, effect: StoreEffect) -> StoreAnswered | None:
-        """Start an effect; return its answer where that is known at once.
+        """Start an effect; return its answer if that is known immediately.
 
         Every ticket is answered once, by this method or within a bounded time by a `StoreAnswered` event.
         """
@@ -40,7 +40,7 @@ class Store(Protocol):
         """Receive a note of the core, such as an opened breaker that other hosts should know of."""
 
     async def run(self, notify: StoreListener) -> None:
-        """Serve until cancelled. A store that cannot be opened is tried again and again."""
+        """Serve until canceled. A store that cannot be opened is tried again and again."""
 
     async def close(self) -> None:
         """Write pending changes, within a bounded time, and disconnect. Call it after `run` has ended."""

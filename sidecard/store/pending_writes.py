@@ -20,7 +20,7 @@ OVERHEAD_BYTES = 400
 """Memory of a change beside its texts and its value."""
 
 SLACK_SHARE = 1 / 16
-"""Share of the bound that is freed at once: freeing scans all changes, which must not happen for each further one."""
+"""Share of the bound that is freed together: freeing scans all changes, which must not happen for each further one."""
 
 
 class PendingWrites(WriteBehindQueue[StoreChange]):

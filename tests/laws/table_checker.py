@@ -47,7 +47,7 @@ class TableChecker:
             "questions": len(lookups.questions),
             "gets": len(lookups.gets),
             "removals": len(engine._writes.removals),
-            "readers": len(streams.readers),
+            "followers": len(streams.followers),
             "stream bytes": streams.bytes,
             "entries": engine._policy.cache.count,
             "bytes": engine._policy.cache.bytes,
@@ -83,7 +83,7 @@ class TableChecker:
         assert cache.bytes == sum(entry.charge for entry in entries)
         assert cache.count == len(entries)
         assert cache.bytes + cache.reserved <= cache.budget or not cache.count, "the cache is above its budget"
-        held = {id(reader.stream): reader.stream for reader in streams.readers.values()}
+        held = {id(follower.stream): follower.stream for follower in streams.followers.values()}
         held |= {id(flight.stream): flight.stream for flight in self._engine._flights if flight.stream is not None}
         assert streams.bytes == cache.reserved == sum(stream.charge for stream in held.values())
 
@@ -112,7 +112,7 @@ class TableChecker:
 
         assert waiting == waiters, "a waiter waits for a flight that is over"
         assert self._engine.idle == (
-            not leases and not waiters and not applicants and not self._engine._streams.readers
+            not leases and not waiters and not applicants and not self._engine._streams.followers
         )
 
     def _check_timers(self, now: float, *, ticked: bool) -> None:

@@ -12,8 +12,9 @@ from unittest.mock import patch
 from sidecard.core.backends.breaker import Breaker, BreakerPass
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.events import Peer
+from sidecard.core.flights.departures import Departures
 from sidecard.core.flights.election import Election
-from sidecard.core.flights.leases import Departures, Leases
+from sidecard.core.flights.leases import Leases
 from sidecard.core.flights.participants import HeldLease
 from sidecard.core.flights.requests.append import AppendOperation
 from sidecard.core.flights.requests.deadlines import DeadlineOperation
@@ -244,7 +245,7 @@ MUTANTS: dict[str, Mutant] = {
     "a purge leaves stale entries": Mutant("stale", 20_000, ((MemoryCache, "purge", _purge_what_is_fresh),)),
     "the timer of a waiter that leaves goes on": Mutant("plain", 10_000, ((Flights, "leave", _leave_with_timer),)),
     "a holder that hangs keeps its lease where nobody waits": Mutant(
-        "plain", 30_000, ((Departures, "end_leases", _forgive_silence),)
+        "plain", 30_000, ((Departures, "remove_holders", _forgive_silence),)
     ),
     "a drain forgets callers that wait for a permit": Mutant(
         "scarce", 150_000, ((DrainOperation, "start", _drain_without_applicants),)

@@ -45,7 +45,7 @@ RECEIVE_BYTES = 128 * 1024
 
 
 class Wait(NamedTuple):
-    """A request that waits for at most ``wait_seconds`` from ``since``; ``begin_id`` is cancelled after that."""
+    """A request that waits for at most ``wait_seconds`` from ``since``; ``begin_id`` is canceled after that."""
 
     since: float
     wait_seconds: float
@@ -135,7 +135,7 @@ class AsyncConnection:
         """Send a request and return its last reply. Raises `ConnectionLost`.
 
         A wait that the daemon does not end `LATE_SECONDS` after ``wait_seconds`` ends in the client's own `Timeout`, and
-        the begin of ``begin_id`` (by default the request's own) is cancelled. A cancelled caller leaves nothing behind,
+        the begin of ``begin_id`` (by default the request's own) is canceled. A canceled caller leaves nothing behind,
         at the daemon neither if it has only begun.
         """
         if self.reason is not None:
@@ -155,7 +155,7 @@ class AsyncConnection:
         except BaseException:
             self._forget(request_id)
             if isinstance(request, Begin):
-                # 1. the daemon grants the lease; 2. its caller is cancelled, before or after it was read; 3. nobody
+                # 1. the daemon grants the lease; 2. its caller is canceled, before or after it was read; 3. nobody
                 # would hold it.
                 self.send(Cancel(target=request_id))
 
@@ -391,7 +391,7 @@ class AsyncConnection:
 
 
 def _connect(path: str) -> socket.socket:
-    """Connect at once: a Unix socket's accept queue either takes a connection now or is full."""
+    """Connect immediately: a Unix socket's accept queue either takes a connection now or is full."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         connection.connect(path)

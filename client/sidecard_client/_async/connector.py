@@ -133,7 +133,7 @@ class AsyncConnector:
         return ended and not again
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run ``work`` in a task of the client's, which is cancelled when the client is closed."""
+        """Run ``work`` in a task of the client's, which is canceled when the client is closed."""
         tasks = self._tasks
         assert tasks is not None  # noqa: S101 - a client with a connection is open; for the type checker
         tasks.start_soon(work, name="sidecard call")

@@ -38,7 +38,7 @@ class AsyncLifecycle(BaseClient, ClientMetrics):
     Belongs to the event loop in which it was opened; any task of that may use it. In another loop or thread, and in the
     child of a fork, its methods raise `RuntimeError`: make another client there. Plain functions run in threads.
 
-    A call may be cancelled at any time: one that waits leaves the others waiting, one whose function runs hands the call
+    A call may be canceled at any time: one that waits leaves the others waiting, one whose function runs hands the call
     to the next waiter. Calls that still wait when the client is closed raise `RuntimeError`; functions that still run go
     on, and are not shared.
     """

@@ -14,7 +14,7 @@ class ReplyFuture(Protocol):
     """The last reply to a request, or None if none will arrive."""
 
     def done(self) -> bool:
-        """Return whether the result is set, or the caller is being cancelled."""
+        """Return whether the result is set, or the caller is being canceled."""
 
     def set_result(self, reply: AnyReply | None, /) -> None:
         """Wake the caller."""

@@ -33,7 +33,7 @@ class SendBuffer:
         return len(self._refused) + sum(map(len, self._gathered)) if self._refused else 0
 
     def send(self, data: bytes, *, at_once: bool = False) -> None:
-        """Send ``data`` at the end of the loop's turn, or at once, which saves a single caller a turn."""
+        """Send ``data`` at the end of the loop's turn, or immediately, which saves a single caller a turn."""
         gathered = self._gathered
         gathered.append(data)
         if at_once or len(gathered) >= MESSAGES_PER_SEND:

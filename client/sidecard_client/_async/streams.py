@@ -1,7 +1,7 @@
 """The async client's streams: execute the commands of `call.streams`.
 
 Pieces of another caller are followed in the caller's task. A function that runs here runs in a task of the client's, so
-that it can go on for others when its caller is cancelled. It is at most one piece ahead of its caller::
+that it can go on for others when its caller is canceled. It is at most one piece ahead of its caller::
 
     client's task:   piece -> to the daemon -> hand over -- wait until taken --> next piece ...
     caller's task:                             take -----> use it ------------> wait for the next

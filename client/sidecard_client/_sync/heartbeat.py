@@ -1,12 +1,13 @@
 """One thread per client that renews leases and notices a daemon that hangs.
 
-It runs only while a call holds a lease or waits, and never blocks: it sends, and the calls' own threads receive.
+It starts when a call holds a lease or waits, and ends `LINGER_SECONDS` after the last such call. It never blocks: it sends, and
+the calls' own threads receive.
 
 - It renews a lease every third of its lifetime over the holder's own connection, which the holder's thread does not use
   while its function runs.
 - While calls wait, it pings over one of their connections every `PING_SECONDS`; the pong wakes the thread that waits
   there, which records it. If neither that nor any other reply arrives within ``timeout_seconds``, the daemon is
-  unreachable: every waiting connection is abandoned, which wakes its thread at once.
+  unreachable: every waiting connection is abandoned, which wakes its thread immediately.
 
 So 125 waiting threads cost five small messages a second. All learn of a stopped daemon together, at most `QUIET_SECONDS`
 + `PING_SECONDS` + ``timeout_seconds`` (0.8 s) after its last reply.
@@ -114,7 +115,7 @@ class Heartbeat:
             self._wake.wait(sleep_seconds)
 
     def _beat(self, now: float) -> float:
-        """Do what is due and return the next instant to look; ``now`` if the thread may end."""
+        """Renew and ping what is due, and return the next instant to do so; ``now`` if the thread may end."""
         wakes_at = min(self._renew(now), self._ping(now))
         if wakes_at < math.inf:
             self._ends_at = now + LINGER_SECONDS

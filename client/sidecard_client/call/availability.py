@@ -18,7 +18,7 @@ from collections.abc import Callable
 from sidecard_client.protocol.backoff import Backoff
 
 FIRST_BACK_OFF_SECONDS = 0.1
-"""Short enough that a daemon restarted by systemd (``RestartSec=100ms``) is used again at once."""
+"""Short enough that a daemon restarted by systemd (``RestartSec=100ms``) is used again immediately."""
 
 MAX_BACK_OFF_SECONDS = 5.0
 """A hanging daemon costs one caller ``daemon_timeout`` this often: 10 % of one thread at 0.5 s."""

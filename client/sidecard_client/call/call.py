@@ -194,7 +194,7 @@ def explanation_of(call: Call, forms: tuple[NormalForm, ...] | None = None) -> E
 def unshared(call: Call) -> Call:
     """Return the call without a key: nothing is shared, but the daemon still grants the permission.
 
-    All waiters for an unshareable answer continue at once; a local model must not receive all their calls at once.
+    All waiters for an unshareable answer continue immediately; a local model must not receive all their calls at the same time.
     """
     return msgspec.structs.replace(call, key=None, similar=None)
 

@@ -20,7 +20,7 @@ from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import UnshareableValue
 
 MAX_VALUE_BYTES = wire.MAX_FRAME_BYTES - 64 * 1024
-"""Largest packed value that is sent; the rest of the frame holds lease, usage and tags.
+"""Maximum size of a packed value that is sent; the rest of the frame holds lease, usage and tags.
 A transcript is sent with values that leave room for it: all but those within 2 MiB of this."""
 
 

@@ -319,7 +319,7 @@ def settle(attempts: Attempts, message: wire.Complete | wire.Fail) -> Generator[
     # From here on nothing is left to give back: an interrupted report was sent whole, or its connection is closed.
     attempts.lease = None
     if isinstance(message, wire.Fail) and message.kind == "cancelled":
-        yield Send(message)  # a cancelled caller must not wait
+        yield Send(message)  # a canceled caller must not wait
         return
 
     reply: FinalReply = yield Ask(message)

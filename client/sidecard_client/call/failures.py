@@ -1,4 +1,4 @@
-"""The meaning of an upstream call's exception for all waiters of the same answer."""
+"""What an upstream call's exception means for the callers that wait for the same answer."""
 
 from collections.abc import Callable
 from typing import Any, cast, get_args
@@ -85,7 +85,7 @@ def default_classify(error: BaseException) -> FailureKind:
 def kind_of(error: BaseException, classify: Classify) -> FailureKind:
     """Ask ``classify``; if it raises or returns no failure kind, `default_classify` decides.
 
-    A faulty hook must not replace the upstream's own exception, which is on its way to its caller.
+    A faulty hook must not replace the upstream's own exception, which the caller is to get.
     """
     if classify is not default_classify and isinstance(error, Exception):
         try:
@@ -104,7 +104,7 @@ def message_of(error: BaseException) -> str:
     name = type(error).__name__
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - foreign code, whose fault must not hide the first one
+    except Exception:  # noqa: BLE001 - foreign code, whose exception must not hide the first one
         return name
 
     message = f"{name}: {text}"[:MAX_MESSAGE_CHARACTERS] if text else name

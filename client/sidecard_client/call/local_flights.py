@@ -49,7 +49,7 @@ class LocalFailure(Struct, frozen=True):
 
 
 class Released(Struct, frozen=True):
-    """The answer cannot be shared: every waiter makes its own call, all at once."""
+    """The answer cannot be shared: every waiter makes its own call, all at the same time."""
 
 
 LocalEnd = Answered | Elected | LocalFailure | Released
@@ -66,7 +66,7 @@ class LocalFlight:
         self.waiters: deque[LocalWaiter] = deque()
 
     def __repr__(self) -> str:
-        """Show the counts; keys are long and meaningless to a reader."""
+        """Show the counts; keys are long and meaningless to people."""
         return f"<LocalFlight {len(self.waiters)} waiting, {self.elections} elections>"
 
 
@@ -159,7 +159,7 @@ class LocalFlights:
     def leave(self, waiter: LocalWaiter) -> None:
         """Remove a waiter whose caller stops waiting.
 
-        1. The leader fails and this waiter is elected; 2. its caller is cancelled before it has seen that;
+        1. The leader fails and this waiter is elected; 2. its caller is canceled before it has seen that;
         3. the turn passes to the next waiter, or nobody would ever lead.
         """
         with self._lock:

@@ -1,10 +1,11 @@
 """The policy of a call: the keywords of `call` and `outcome` that do not go to the function.
 
-``sidecard docs client`` lists them with their defaults. Every other keyword goes to the function and into the key.
+``sidecard docs client`` lists them with their defaults. Every other keyword goes to the function, and into the key unless it is
+named in ``ignore=`` or `sidecard_client.keys.fingerprint.IGNORED_KWARGS` (``timeout``, ``request_id``, ``idempotency_key``).
 
 ``retries`` is 0 by default, because SDKs retry by themselves. The daemon decides whether and when: it backs off, honors
 ``Retry-After``, and has one retry budget for all workers of the host. Without a daemon there is no such budget and no
-retry: it prevents the very storm that would follow a daemon's end.
+retry; otherwise all workers of a host would retry when its daemon ends.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -43,7 +44,7 @@ MAX_KEY_CHARACTERS = 1024
 MAX_NAME_CHARACTERS = 128
 MAX_NAMESPACE_CHARACTERS = 160
 MAX_RETRIES = 10
-"""The pause before the tenth is the daemon's longest; by then no caller waits any more."""
+"""After this many retries the back-off has long been at its maximum."""
 
 
 class Options(Struct, frozen=True):

@@ -45,9 +45,9 @@ class NextStep(Enum):
     """What a caller does after a reply that is neither a value nor a lease."""
 
     OWN_CALL = "own call"
-    """The holder's answer could not be shared: every waiter makes its own call, all at once."""
+    """The holder's answer could not be shared: every waiter makes its own call, all at the same time."""
     WITHOUT_DAEMON = "without the daemon"
-    """The daemon takes no more calls, or sent nonsense: continue as if it were not there."""
+    """The daemon takes no more calls, or sent an invalid reply: continue as if it were not there."""
     SEND_VECTOR = "send the vector"
     """A similar request may have been answered: begin again, with the vector (`embedding.embedded`)."""
 

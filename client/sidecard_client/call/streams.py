@@ -84,7 +84,7 @@ class Provenance:
     def pause_seconds(self, pace_seconds: float, now: float) -> float:
         """Return how long to wait before taking a piece, so that a stored stream's pieces are ``pace_seconds`` apart.
 
-        Before it and not after: a caller that is cancelled while it waits has lost no piece.
+        Before it and not after: a caller that is canceled while it waits has lost no piece.
         """
         at = max(self._next_at, now) if self.source in _STORED else now
         self._next_at = at + pace_seconds

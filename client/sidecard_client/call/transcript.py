@@ -14,7 +14,7 @@ from sidecard_client.call.warn import warn
 from sidecard_client.protocol import wire
 
 MAX_TRANSCRIPT_BYTES: Final = 1024 * 1024
-"""Largest prompt or answer as msgpack; a larger one is sent as ``{"$truncated": "", "bytes": number}``.
+"""Maximum size of a prompt or answer as msgpack; a larger one is sent as ``{"$truncated": "", "bytes": number}``.
 
 The daemon's log reads no more either: such a prompt is images.
 """

@@ -62,7 +62,7 @@ IGNORED_HEADERS: Final = frozenset(
 """They describe the caller, the attempt and the transport; none of them changes an answer."""
 
 IGNORED_PREFIXES: Final = ("x-stainless-", "x-sidecard-", "x-b3-", "x-datadog-")
-"""``x-stainless-`` is sent by the SDKs of OpenAI and Anthropic: platform, number of retries, time-outs."""
+"""``x-stainless-`` is sent by the SDKs of OpenAI and Anthropic: platform, number of retries, timeouts."""
 
 IGNORED_FIELDS: Final[Mapping[ApiFamily, frozenset[str]]] = {
     "openai_chat": frozenset({"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}),

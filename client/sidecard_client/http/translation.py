@@ -86,7 +86,7 @@ def forwarded(request: "Request") -> "Request":
 
 
 def read_timeout_of(request: "Request") -> float | None:
-    """Return the request's read time-out in seconds."""
+    """Return the request's read timeout in seconds."""
     timeouts = request.extensions.get("timeout")
     seconds = timeouts.get("read") if isinstance(timeouts, dict) else None
     return float(seconds) if isinstance(seconds, int | float) else None

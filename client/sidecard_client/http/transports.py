@@ -48,7 +48,7 @@ class SidecardTransport(Interception, _BaseTransport):  # type: ignore[misc]  # 
 
     ``inner`` makes the calls; by default the ``HTTPTransport`` of httpx2, or of httpx if that is not installed.
     ``sidecard`` is a `Client`, which any number of transports may use; by default the transport makes its own.
-    ``task``, ``ttl``, ``stale``, ``wait`` and ``pace`` apply to every call; ``wait`` defaults to the request's read time-out.
+    ``task``, ``ttl``, ``stale``, ``wait`` and ``pace`` apply to every call; ``wait`` defaults to the request's read timeout.
     ``keep`` selects the answers that are stored (`Keep`), for all tasks or by task. ``keep_length`` also stores answers that
     were cut at their maximum length. ``backend`` replaces the computed name. ``share_credentials`` lets all API keys share
     answers. ``endpoints`` replaces the table of paths. ``normalize`` sets the form of the body's texts in keys (`normal_form`).

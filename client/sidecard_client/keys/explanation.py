@@ -61,7 +61,7 @@ class Explanation(Struct, frozen=True):
     as_written: Mapping[str, Any] = {}
     """The same, before normalization."""
     canonical: bytes = b""
-    """The bytes that were hashed; see `fingerprint`."""
+    """The bytes that were hashed; see `sidecard_client.keys.fingerprint`."""
 
     def __str__(self) -> str:
         """Show key and canonical form, as JSON is written."""

@@ -1,6 +1,6 @@
 """The key of a request: everything that would change the answer, and nothing else.
 
-One key serves the cache, the sharing and the log, so that they never disagree.
+The cache, the sharing of calls and the log use the same key, so that they never disagree.
 
 Recipe, for other languages
 ===========================
@@ -19,14 +19,20 @@ The order of a map's entries does not matter, and a tuple equals the list of its
 is not ``1.0``, ``True`` is not ``1``, ``"x"`` is not ``b"x"``, a missing argument is not None. A request may hold None,
 bool, int (64 bit), float (not NaN), str, bytes, list, tuple and dict. Anything else is refused, with its place.
 
-Where ``normalize`` names forms (`normal_form`), the texts of ``args`` and ``kwargs`` are normalized first, and the array
+Normal forms
+------------
+If ``normalize`` names forms (`sidecard_client.keys.normal_form`), the texts of ``args`` and ``kwargs`` are normalized first, and the array
 has an eighth element: the names of the forms, each once, in alphabetical order. So callers with different forms never
-share.
+share, even if their texts are equal.
 
+What is left out
+----------------
 Named arguments in `IGNORED_KWARGS` and in the caller's ``ignore`` are left out; ``ignore`` also leaves out top-level fields
 of a dict that is a positional argument. The built-in list does not, because a field of such a dict may be data.
 
-The group of a request (`similarity`) is ``"g1-" + lower-case hex of SHA-256(canonical)``, where ``canonical`` is the array
+Groups
+------
+The group of a request (`sidecard_client.keys.similarity`) is ``"g1-" + lower-case hex of SHA-256(canonical)``, where ``canonical`` is the array
 of a key with nil in place of the embedded text, and ``args`` an array of four: the positional arguments; the text's place
 (``args[0]``, ``args[0].messages[-1].content``, ``kwargs.prompt``); the numbers in it, in order, each maximal run of decimal
 digits a string; and the embedder's name, a string or nil.
@@ -53,8 +59,8 @@ IGNORED_KWARGS = frozenset({"timeout", "request_id", "idempotency_key"})
 """Named arguments that do not change the answer."""
 
 MAX_DEPTH = 200
-"""Nesting that every request may have. JSON parsers of other languages stop between 100 and 1,000.
-Plain lists and dicts may be deeper, up to the encoder's limit; beyond it a request is refused, never keyed otherwise."""
+"""Nesting that is always supported. JSON parsers of other languages stop between 100 and 1,000.
+Deeper plain lists and dicts work as far as the encoder does; beyond that the request is refused."""
 
 _TIMESTAMP_HEADS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
 """The first bytes of a msgpack timestamp, the only extension that the encoder makes by itself: a datetime would decode to

@@ -23,7 +23,7 @@ Recipe, for other languages: for each string of ``args`` and ``kwargs`` at any d
 3. with ``space``: each longest run of U+0009 to U+000D, U+001C to U+001F, U+0020, U+0085, U+00A0, U+1680, U+2000 to U+200A,
    U+2028, U+2029, U+202F, U+205F and U+3000 becomes one U+0020, and one at either end is removed.
 
-`fingerprint` describes how the forms enter the key.
+`sidecard_client.keys.fingerprint` describes how the forms enter the key.
 """
 
 import unicodedata
@@ -54,7 +54,7 @@ VERBATIM_NAMES: Final = frozenset(
     }
 )
 """Arguments and fields whose values are identifiers or encoded bytes in the interfaces of language models, or parts of an
-HTTP request beside its body (`http.request`): folding their case would make two images one."""
+HTTP request beside its body (`sidecard_client.http.request`): folding their case would make two images one."""
 
 BY_TASK: Final = "task"
 """In place of forms: the daemon's forms for the call's task."""

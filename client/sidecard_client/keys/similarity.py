@@ -17,7 +17,7 @@ The *text* is the first of these:
    messages and that is a str; of a dict, a field of `TEXT_NAMES`, by the same rules;
 2. without positional arguments, the first of `TEXT_NAMES` that is a named argument, by the same rules.
 
-Everything else, earlier messages included, is the *group* (`fingerprint.group_of`) and must be equal. So must the numbers
+Everything else, earlier messages included, is the *group* (`sidecard_client.keys.fingerprint.group_of`) and must be equal. So must the numbers
 in the text: embedding models hardly distinguish them, and "in 2023" must not be answered by "in 2024". Vectors of two
 models cannot be compared, so the embedder's name is part of the group: the function's, or the one key of a dict,
 ``embed={"all-MiniLM-L6-v2": model.encode}``. Two models of one class need the latter.

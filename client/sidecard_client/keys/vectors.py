@@ -1,4 +1,4 @@
-"""The vector of a call and its embedder; `similarity` describes their use."""
+"""The vector of a call and its embedder; `sidecard_client.keys.similarity` describes their use."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final

@@ -125,13 +125,13 @@ _AFTER_PENDING = frozenset({wire.Chunk, wire.Note, *wire.FINAL_REPLIES_OF_BEGIN}
 
 
 class Connection:
-    """One connection that carries any number of requests at once. After a `ProtocolError` it must be closed."""
+    """One connection that carries any number of requests at the same time. After a `ProtocolError` it must be closed."""
 
     __slots__ = ("_frames", "_unanswered", "next_id", "pending")
 
     def __init__(self, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
         self.pending: set[int] = set()
-        """Ids of the requests whose first reply was `Pending` or a piece of a stream."""
+        """Ids of the requests whose first reply was `Pending` or a chunk of a stream."""
         self._frames = FrameBuffer(max_reply_bytes)
         self.next_id = 1
         """The id that the next request gets. A request that has it already saves `send` a copy."""
@@ -197,7 +197,7 @@ class Connection:
 
 
 def _undecodable(payload: bytes | memoryview, fault: Exception) -> wire.Failed:
-    # The pieces that follow an undecodable piece of a stream find their request closed, and are dropped.
+    # The chunks that follow an undecodable chunk of a stream find their request closed, and are dropped.
     reply = replacement_for(payload, fault)
     if reply is None:
         raise ProtocolError(f"The daemon sent a frame that is no reply: {fault}") from fault

@@ -47,7 +47,10 @@ _REJECTIONS: dict[RejectionReason, tuple[str, str]] = {
         "the budget of its task or backends is spent",
         "raise the budget, or add a backend without cost",
     ),
-    "busy": ("the daemon's tables are full", 'raise its [limits], or use on_unavailable="fallback"'),
+    "busy": (
+        "the daemon's tables are full",
+        'raise limits.max_flights, flights.max_waiters or cache.max_bytes (for streams), or use on_unavailable="fallback"',
+    ),
     "draining": ("the daemon is shutting down", 'restart it, or use on_unavailable="fallback"'),
     "not_cached": ("no answer is stored, and mode= is only_if_cached", 'use mode="use" to make the call'),
 }
@@ -75,7 +78,7 @@ class CallRejected(SidecardError):
     """The daemon does not permit the call, for ``reason``, until ``retry_after_seconds`` if that is known.
 
     ``backends`` has the reason of each of the call's backends, and is empty if they are not the cause.
-    Of several reasons, ``reason`` is the one that passes soonest.
+    Of several reasons, ``reason`` is the one expected to end first.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ class Pong(Reply, frozen=True, tag="pong"):
 
 
 class Pending(Reply, frozen=True, tag="pending"):
-    """The `Begin` waits and another reply follows. Sent at once, so that a hung daemon differs from a long wait."""
+    """The `Begin` waits and another reply follows. Sent immediately, so that the client can tell a hung daemon from a long wait."""
 
 
 class VectorWanted(Reply, frozen=True, tag="vector_wanted"):
@@ -32,7 +32,7 @@ class VectorWanted(Reply, frozen=True, tag="vector_wanted"):
 
 
 class ValueReply(Reply, frozen=True, omit_defaults=True):
-    """Base of the replies with an answer. ``saved_seconds`` and ``saved_dollars`` are what its own call took."""
+    """Base of the replies with an answer. ``saved_*``: duration and price of the call that produced it."""
 
     value: Any
     age_seconds: float
@@ -52,14 +52,14 @@ class Hit(ValueReply, frozen=True, tag="hit", omit_defaults=True):
 
 
 class Shared(ValueReply, frozen=True, tag="shared", omit_defaults=True):
-    """The answer of another caller's flight. The time waited is subtracted from ``saved_seconds``."""
+    """The answer of another caller's flight. ``saved_seconds`` is less the time waited."""
 
     trace: str = ""
     """The holder's span, if it is traced."""
 
 
 class Chunk(Reply, frozen=True, tag="chunk", omit_defaults=True):
-    """The next piece of an answer. Only the first one carries the fields after ``chunk``."""
+    """The next chunk of a streamed answer. Only the first one carries the fields after ``chunk``."""
 
     chunk: Any
     source: StreamSource = ""
@@ -99,7 +99,8 @@ class Lease(Reply, frozen=True, tag="lease", omit_defaults=True):
     log: bool = False
     """Send the prompt and the answer for the call log (`Complete.spoken`)."""
     stale_value: Any = UNSET
-    """An expired answer to return if the call fails transiently; left out if there is none."""
+    """A stored answer to return if the call fails transiently; left out if there is none. It is stale, unless the lease refreshes
+    it early."""
     stale_age_seconds: float = 0.0
     stale_backend: str = ""
 
@@ -111,7 +112,7 @@ class Rejected(Reply, frozen=True, tag="rejected"):
     retry_after_seconds: float | None = None
     backends: dict[str, RejectionReason] = {}
     stale_value: Any = UNSET
-    """An expired answer, if the caller may use one; left out if there is none."""
+    """A stale answer, if the caller may use one; left out if there is none."""
     stale_age_seconds: float = 0.0
     stale_backend: str = ""
 
@@ -171,7 +172,7 @@ class EntryState(Struct, frozen=True):
 
     age_seconds: float
     ttl_left_seconds: float
-    """Remaining lifetime; 0 if it has expired."""
+    """Remaining lifetime; 0 if it has passed."""
     stale_left_seconds: float
     """How long it may be served as stale after its lifetime."""
     stale: bool

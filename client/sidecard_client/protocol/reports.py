@@ -41,7 +41,7 @@ class Stats(Reply, frozen=True, tag="stats"):
     stream_bytes: int
     """Of streams in flight or still being read; they reduce the cache's room."""
     streams: int
-    """Begins that are receiving the pieces of an answer."""
+    """Begins that are receiving the chunks of an answer."""
     begins: int
     """`Begin` requests accepted."""
     hits: int
@@ -106,11 +106,11 @@ class Stats(Reply, frozen=True, tag="stats"):
     refused_too_large: int
     """Answers not stored because they exceed the size limit of an entry."""
     chunks_taken: int
-    """Pieces of streams received from holders."""
+    """Chunks of streams received from holders."""
     chunks_sent: int
-    """Pieces of streams sent to readers."""
+    """Chunks of streams sent to followers."""
     streams_broken: int
-    """Of ``failed``, readers whose stream failed after its first piece."""
+    """Of ``failed``, followers whose stream failed after its first chunk."""
     vectors_wanted: int
     """Begins that ended in `VectorWanted`; each is followed by another one."""
     vectors: int
@@ -249,7 +249,7 @@ class BackendState(Struct, frozen=True):
     cause: str
     """Why the breaker is not closed, as a sentence; empty if it is."""
     retry_after_seconds: float | None
-    """Until the next call is allowed; None if one is allowed now."""
+    """Until the next call is allowed; None if one is allowed now, or if an operator holds the breaker open."""
     calls: int
     """In the window, as ``failures`` and ``slow``."""
     failures: int

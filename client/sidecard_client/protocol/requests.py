@@ -40,7 +40,7 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     cost_dollars: Dollars | None = None
     """None lets the daemon compute it from its prices, if it has one for the backend and model."""
     first_chunk_seconds: Seconds | None = None
-    """From the call's start to the answer's first piece: a measure of load that ignores the answer's length."""
+    """From the call's start to the answer's first chunk: a measure of load that ignores the answer's length."""
 
 
 class Request(Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="op"):
@@ -68,7 +68,7 @@ class Begin(Request, frozen=True, tag="begin"):
     route: Route | None = None
     """How ``backends`` are ordered; None is the task's setting, else ``order``."""
     stream: bool = False
-    """Ask for the answer piece by piece, or for a lease of a call that answers piece by piece."""
+    """Ask for the answer chunk by chunk, or for a lease of a call that answers chunk by chunk."""
     vector: VectorBytes | VectorNumbers | None = None
     """Embedding of the request's text, to find similar answers in ``group``."""
     trace: Trace = ""
@@ -89,7 +89,7 @@ class Transcript(Struct, frozen=True):
 
 
 class Append(Request, frozen=True, tag="append"):
-    """Send the next piece of a stream's answer. Replies: none, `StaleLease`, `Error`."""
+    """Send the next chunk of a streamed answer. Replies: none, `StaleLease`, `Error`."""
 
     lease: Name
     chunk: Raw
@@ -118,7 +118,7 @@ class Fail(Request, frozen=True, tag="fail"):
     kind: FailureKind = "transient"
     message: Text = ""
     retry_after_seconds: Seconds | None = None
-    """Closes the backend to all callers for so long, without counting as its failure."""
+    """With ``transient``: closes the backend to all callers for so long, at most an hour, without counting as its failure."""
     next: bool = False
     """Ask for a lease on another of the call's backends."""
     retry: bool = False

@@ -16,7 +16,7 @@ MAX_LINE_BYTES = 1024 * 1024
 FRAME_HEADER_BYTES = 4
 
 MAX_MEASUREMENTS = 2048
-"""Of one `RecordMetrics`: they take 20 ms, during which nobody else is served. A full frame would take seconds."""
+"""Of one `RecordMetrics`: they take 20 ms, during which the daemon serves no one else. A full frame would take seconds."""
 
 MAX_DIMENSIONS = 4096
 """Of a vector. Precedents: OpenAI's text-embedding-3-large has 3072, the largest open models 4096, small ones 384."""

@@ -57,7 +57,7 @@ class Order(Struct, omit_defaults=True):
     ``misses``  the same with new prompts
     ``rate``    make hits for ``seconds``; the result has their number and the elapsed time
     ``burst``   make ``count`` hits in ``concurrent`` tasks; the result has the elapsed time
-    ``join``    request ``prompt`` in ``count`` tasks at once; the result has the instant of the last answer
+    ``join``    request ``prompt`` in ``count`` tasks at the same time; the result has the instant of the last answer
     """
 
     do: Literal["single", "misses", "rate", "burst", "join"]

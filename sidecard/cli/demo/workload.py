@@ -33,7 +33,7 @@ BURST_EVERY: Final = 4
 _KEPT_FOR_BURSTS: Final = 4
 
 MAX_PAUSE_SECONDS: Final = 0.4
-"""Longest pause of a worker between two questions."""
+"""Maximum pause of a worker between two questions."""
 
 
 class Turn(Struct, frozen=True):

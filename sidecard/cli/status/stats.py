@@ -32,7 +32,7 @@ _COUNTERS = {
         ("rejected_sovereign", "  because they would have left the host"),
         ("timeouts", "timed out while waiting"),
         ("vectors_wanted", "asked to begin again with the vector of their text"),
-        ("left", "cancelled or disconnected while waiting"),
+        ("left", "canceled or disconnected while waiting"),
     ),
     "Leases": (
         ("leases_granted", "granted"),
@@ -54,8 +54,8 @@ _COUNTERS = {
     ),
     "Streams": (
         ("chunks_taken", "chunks received from holders"),
-        ("chunks_sent", "chunks sent to readers"),
-        ("streams_broken", "readers whose stream broke after its first chunk"),
+        ("chunks_sent", "chunks sent to followers"),
+        ("streams_broken", "followers whose stream broke after its first chunk"),
     ),
     "Entries": (
         ("misses", "lookups without a result"),

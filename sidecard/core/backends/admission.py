@@ -212,7 +212,7 @@ class Admission:
         """Smooth weighted round robin, as in nginx: all eligible backends earn their weight, the chosen one pays the total.
 
         Without randomness and without bursts: 3 to 1 is AABA and not AAAB. Backends that cannot be called earn nothing, or
-        they would get all calls at once when they recover.
+        they would get all calls immediately when they recover.
         """
         total = 0.0
         for choice in choices:

@@ -87,7 +87,7 @@ class Backend:
 
     @property
     def limit(self) -> int:
-        """Most permits at a time; 0 means no limit."""
+        """Maximum number of permits; 0 means no limit."""
         return self.settings.max_concurrent if self._adaptive is None else self._adaptive.limit
 
     @property
@@ -134,7 +134,7 @@ class Backend:
         return Permit(self, self.breaker.admit(now))
 
     def release(self, permit: Permit, result: CallResult, now: float, pause_seconds: float = 0.0) -> list[BreakerNote]:
-        """Take a permit back with its call's result, or with the pause that the backend requested."""
+        """Return a permit, with its call's result or with the pause that the backend requested."""
         self.permits -= 1
         notes = self.breaker.advance(now)
         if pause_seconds:
@@ -151,7 +151,7 @@ class Backend:
         return "slow" if slow_first and (usage.first_chunk_seconds or 0.0) > slow_first else "success"
 
     def result_of_failure(self, failure: Fail) -> CallResult:
-        """Score a failed call. A failure that every caller would meet shows that the backend is up."""
+        """Score a failed call. A fatal failure, which every caller would get, shows that the backend is up."""
         if failure.kind == "fatal":
             return "success"
 
@@ -225,7 +225,7 @@ class Backend:
         )
 
     def cause(self, now: float) -> str:
-        """Return a sentence that says why the breaker is not closed; empty if it is."""
+        """Return a sentence with the reason why the breaker is not closed; empty if it is."""
         match self.breaker.state:
             case "closed":
                 return ""

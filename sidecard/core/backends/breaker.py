@@ -4,8 +4,8 @@
     closed        tripped         open          too many of the window's calls failed or were slow
     closed        paused          open          the backend, or another host's breaker, requested a pause
     open          cooled_down     half_open     its open time has passed
-    half_open     probes_passed   closed        all probes have ended, and few enough were bad
-    half_open     probes_failed   open          all have ended, and too many were bad; or one is overdue
+    half_open     probes_passed   closed        all probes have ended, and few enough failed or were slow
+    half_open     probes_failed   open          all have ended, and too many failed or were slow; or one is overdue
     half_open     paused          open
     any           open            forced_open   ┐
     any           close           closed        │ an operator's actions
@@ -15,14 +15,14 @@
 
 Each change of state begins a new *generation*. A pass carries the generation that issued it, and the result of an older one
 changes nothing: 1. a call begins while closed; 2. the breaker opens and probes; 3. the call of 1 succeeds. Without
-generations, 3 closes the breaker (published breakers do that, and the reverse).
+generations, 3 closes the breaker. Published breakers have this fault, and its reverse: a late failure opens a closed breaker.
 
 A probe's pass that is returned without a result (its holder died or gave up, or the answer says nothing about the backend)
-is free again at once, so probing cannot get stuck on it; one that is never returned is overdue after `probe_seconds`.
+is free again immediately, so probing cannot get stuck on it; one that is never returned is overdue after `probe_seconds`.
 
 Windows and rates as in resilience4j; a minimum of calls as in every breaker that survived low traffic; probes judged by all
-of their results as in resilience4j; an open time that doubles with each opening and is reset by a quiet window as in Envoy's
-outlier ejection.
+of their results as in resilience4j; an open time that doubles with each opening and is reset once the breaker has stayed
+closed for one window, as in Envoy's outlier ejection.
 """
 
 from collections import deque
@@ -37,13 +37,13 @@ from sidecard.core.settings import BreakerSettings
 from sidecard_client.protocol.wire import BreakerAction, BreakerState
 
 CallResult = Literal["success", "slow", "failure", "nothing"]
-"""How a call is scored; ``nothing`` says nothing about the backend."""
+"""How a call is scored; ``nothing`` shows nothing about the backend."""
 
 JITTER = 0.1
 """Open times are lengthened or shortened by up to this share, so that the daemons of many hosts do not probe together."""
 
 MAX_RETRY_AFTER_SECONDS = 3600.0
-"""Longest ``retry_after`` that is honored: any worker reports it, and a mistake must not last a week."""
+"""Maximum ``retry_after`` that is honored: any worker reports it, and a mistake must not last a week."""
 
 PROBING_RETRY_SECONDS = 1.0
 """The ``retry_after_seconds`` of callers that are rejected while all probes are out: about the time of a short call."""
@@ -160,7 +160,7 @@ class Breaker:
         return PROBING_RETRY_SECONDS if self.state == "half_open" and not self.admits() else None
 
     def record(self, breaker_pass: BreakerPass, result: CallResult, now: float) -> list[BreakerNote]:
-        """Take a pass back with the result of its call."""
+        """Return a pass, with the result of its call."""
         if breaker_pass.generation != self.generation:
             return []
 
@@ -174,7 +174,7 @@ class Breaker:
         return self._judge_window(now)
 
     def honor_retry_after(self, breaker_pass: BreakerPass, seconds: float, now: float) -> list[BreakerNote]:
-        """Take a pass back whose backend requested a pause: no calls for ``seconds``. Not a failure.
+        """Return a pass whose backend requested a pause: no calls for ``seconds``. This is not a failure.
 
         A disabled breaker stays as it is.
         """
@@ -184,7 +184,10 @@ class Breaker:
         return [self._pause(seconds, "retry_after", now)]
 
     def open_as_remote(self, seconds: float, now: float) -> list[BreakerNote]:
-        """Follow the breaker of another host, which opened for ``seconds``. One that is open probes at the later instant."""
+        """Open as another host's breaker has, for ``seconds``.
+
+        A breaker that is already open stays open until the later of the two times.
+        """
         if self.state == "open":
             self._until = max(self._until, now + min(seconds, MAX_RETRY_AFTER_SECONDS))
             return []
@@ -192,7 +195,7 @@ class Breaker:
         return [self._pause(seconds, "elsewhere", now)] if self.state in {"closed", "half_open"} else []
 
     def set(self, action: BreakerAction, now: float) -> list[BreakerNote]:
-        """Apply an operator's action; one that makes no difference is no change."""
+        """Apply an operator's action, unless the breaker is in that state already."""
         state = _BY_OPERATOR[action].get(self.state)
         if state is None:
             return []
@@ -203,7 +206,7 @@ class Breaker:
         return [self._enter(state, now, "operator", None)]
 
     def reconfigure(self, settings: BreakerSettings, now: float) -> list[BreakerNote]:
-        """Apply other settings; counts stay, and so does an operator's ``open``."""
+        """Apply other settings. Counts stay, and an operator's ``open`` stays in effect."""
         if settings == self._settings:
             return []
 

@@ -55,7 +55,7 @@ class Budget:
     def admits(self, expected_dollars: float, now: float) -> bool:
         """Return whether a call with this expected cost may be made.
 
-        Calls in progress count with their expected cost; otherwise many that begin at once would each find room.
+        Calls in progress count with their expected cost; otherwise many that begin at the same time would each find room.
         """
         spent = self.spent_dollars(now) + self.reserved_dollars
         return spent < self.settings.dollars and spent + expected_dollars <= self.settings.dollars

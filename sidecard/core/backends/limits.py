@@ -79,7 +79,7 @@ class AdaptiveLimit:
 
     @property
     def limit(self) -> int:
-        """Most calls in progress."""
+        """Maximum number of calls in progress."""
         return int(self._limit)
 
     def sample(self, seconds: float, in_progress: int) -> None:

@@ -1,6 +1,6 @@
 """Fair queueing: round robin among groups, within a group round robin among flows, within a flow first in, first out.
 
-Each process is a flow and each uid a group. A process that requests a thousand permits at once delays another's first
+Each process is a flow and each uid a group. A process that requests a thousand permits in a burst delays another's first
 request by one turn, not by a thousand, and neither does a uid with a thousand processes delay another uid any more.
 Precedent: the fair queueing of nginx's and Kubernetes' request queues.
 """

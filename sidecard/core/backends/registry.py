@@ -15,7 +15,7 @@ OTHER_BACKENDS = "(other)"
 """The backend whose breaker and numbers are shared by all names beyond the bound."""
 
 MAX_NAMED = 16
-"""Most backends of one begin. They are looked up one after the other, and none of them may evict another."""
+"""Maximum number of backends of one begin. They are looked up one after the other, and none of them may evict another."""
 
 
 class Backends:

@@ -19,7 +19,7 @@ from sidecard.core.cache.memory import MemoryCache
 from sidecard_client.protocol.wire import MAX_FRAME_BYTES
 
 MAX_BYTES = 256 * 1024
-"""Largest value that is compressed; larger ones would stall the serving loop. 1.1 to 2.0 ms once, and 0.3 to 0.6 ms per decompression (zstd, level 1)."""
+"""Maximum size of a value that is compressed; larger ones would stall the serving loop. 1.1 to 2.0 ms once, and 0.3 to 0.6 ms per decompression (zstd, level 1)."""
 
 MIN_SAVED_SHARE = 1 / 8
 """Share that compression must save, or each hit would pay for little. Precedent: ZFS keeps a block as it is below 12.5 %.

@@ -130,7 +130,7 @@ class Entry(Struct, gc=False):
 
     @property
     def expires_at(self) -> float:
-        """The instant from which the entry is served to nobody."""
+        """The instant from which the entry is not served any more."""
         return self.stored_at + self.terms.lifetime_seconds
 
     def is_fresh(self, now: float) -> bool:

@@ -6,7 +6,7 @@ stale-if-error), Varnish's grace, nginx' ``proxy_cache_use_stale``, Facebook's l
 With ``early_refresh`` an answer may be refreshed early, by a random draw at each hit: Vattani, Chierichetti, Lowenstein,
 "Optimal probabilistic cache stampede prevention", VLDB 2015. A slow call is repeated earlier; a popular entry is certainly
 refreshed, an unpopular one never. The lease makes sure that one caller does it. If that caller would wait for a permit or be
-rejected, it is served the fresh answer instead.
+rejected, it is served the answer that is still fresh.
 """
 
 import math
@@ -20,7 +20,7 @@ from sidecard_client.protocol.wire import Begin
 
 
 class FreshnessPolicy(Struct, frozen=True, eq=False):
-    """Decide which stale answers are served and when to refresh early. ``jitter`` is uniform in [0, 1)."""
+    """Decides which stale answers are served and when to refresh early. ``jitter`` is uniform in [0, 1)."""
 
     cache: MemoryCache
     jitter: Callable[[], float]

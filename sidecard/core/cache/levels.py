@@ -69,7 +69,7 @@ class _Level:
         return entry
 
     def count_dead(self) -> None:
-        """Account for an entry that died. Most expire in order and are dropped at the head at once, others in bulk."""
+        """Account for an entry that died. Most expire in order and are dropped at the head immediately, others in bulk."""
         self.alive -= 1
         self.dead += 1
         self._clear_head()

@@ -15,7 +15,7 @@ SHARING_ONLY_BYTES = 16 * 1024 * 1024
 """Budget for finished answers inside the sharing window if caching is off (``max_bytes`` 0)."""
 
 MAX_ENTRY_SHARE = 1 / 8
-"""Largest share of the budget for one entry; a larger one is refused, since one answer must not evict all others.
+"""Maximum share of the budget for one entry; a larger one is refused, since one answer must not evict all others.
 Precedent: memcached's item limit is 1/64 of its default memory, Varnish's transient storage takes what is too large."""
 
 _BATCH = 1000
@@ -93,7 +93,7 @@ class MemoryCache:
         return self.max_entry_bytes if limit is None else min(self.max_entry_bytes, int(limit * MAX_ENTRY_SHARE))
 
     def resize(self, max_bytes: int, now: float) -> None:
-        """Set another budget; `shrink` removes the excess. 0 empties the cache at once."""
+        """Set another budget; `shrink` removes the excess. 0 empties the cache immediately."""
         self.max_bytes = max_bytes
         self.caching = max_bytes > 0
         if not self.caching:
@@ -155,7 +155,7 @@ class MemoryCache:
     ) -> Insertion:
         """Replace the key's entry, removing expired entries and then victims until the new one fits.
 
-        An answer that may not be stored still removes the older one: the older one is out of date. ``age_seconds`` is the
+        Even if the new answer cannot be kept, the old one is removed, because it is outdated. ``age_seconds`` is the
         age that the answer already has.
         """
         older = self._tables.get(terms.scope, {}).get(key)

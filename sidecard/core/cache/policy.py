@@ -30,7 +30,7 @@ _TermsKey = tuple[str, float, float, str, float, float, str]
 
 
 class CachePolicy:
-    """Store answers. ``codec`` compresses large ones if the settings ask for it."""
+    """Stores answers. ``codec`` compresses large ones if the settings ask for it."""
 
     def __init__(self, settings: LiveSettings, count: Counters, codec: Codec | None = None) -> None:
         self.cache = MemoryCache(settings.now.cache_max_bytes)
@@ -94,7 +94,7 @@ class CachePolicy:
         if value is None:
             return None
 
-        # Reused as it is: the same codec, perhaps of another version, made the record's value.
+        # The record's value is reused unchanged: the same codec, perhaps in another version, compressed it.
         wanted = 0 < self.settings.now.compress_min_bytes <= len(value)
         return (record.value, True) if wanted else (value, False)
 

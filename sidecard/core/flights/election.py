@@ -27,7 +27,7 @@ class Election(Struct, frozen=True, eq=False):
     freshness: FreshnessPolicy
     endings: Endings
 
-    def lease_ended(
+    def continue_flight(
         self, flight: Flight | None, kind: FailureKind, message: str, now: float, unresponsive: Peer | None = None
     ) -> list[Effect]:
         """Continue a flight whose lease ended without an answer: with the next holder, or by its end.
@@ -94,7 +94,7 @@ class Election(Struct, frozen=True, eq=False):
         if applicant.first:
             return self.elect_next(applicant.flight, now, elected=applicant.elected)
 
-        return self.lease_ended(applicant.flight, "transient", applicant.failure, now)
+        return self.continue_flight(applicant.flight, "transient", applicant.failure, now)
 
     def admit_again(self, applicant: Applicant, now: float) -> list[Effect]:
         """Admit an applicant that has waited, or reject it and continue its flight."""
@@ -113,16 +113,19 @@ class Election(Struct, frozen=True, eq=False):
         return [reply, *self.promote_next(applicant, now)]
 
     def interrupt_stream(self, flight: Flight, kind: FailureKind, message: str, now: float) -> list[Effect]:
-        """Discard a failed holder's stream: its readers have seen chunks, so no other holder's stream fits them."""
+        """Discard a failed holder's stream and fail its followers.
+
+        They have seen some of its chunks, and another holder's stream would not continue them.
+        """
         if flight.stream is None:
             return []
 
         self.streams.drop(flight.stream)
         flight.end_stream()
-        waiters = [waiter for waiter in flight.waiters.values() if waiter.reader is not None]
+        waiters = [waiter for waiter in flight.waiters.values() if waiter.follower is not None]
         for waiter in waiters:
             self.flights.leave(waiter)
-            self.streams.close(waiter.reader)
+            self.streams.close(waiter.follower)
 
         self.streams.broken += len(waiters)
         return self.endings.fail_waiters(flight.key, waiters, kind, message, now)
@@ -142,7 +145,7 @@ class Election(Struct, frozen=True, eq=False):
         """Reject all waiters of a flight, because the daemon is stopping."""
         waiters = self.flights.release(flight)
         for waiter in waiters:
-            self.streams.close(waiter.reader)
+            self.streams.close(waiter.follower)
 
         return self.endings.reject_waiters(waiters, DRAINING, now)
 

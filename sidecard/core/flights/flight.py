@@ -10,7 +10,7 @@ A flight is in exactly one state:
 `OVER`              every caller has been answered; the flight has left the table
 ==================  ==============================================================================================
 
-`TRANSITIONS` is the whole law: an event that it does not allow raises `KeyError` and changes nothing. Only the methods of
+`TRANSITIONS` lists all transitions: an event that it does not allow raises `KeyError` and changes nothing. Only the methods of
 this class, of its participants (`sidecard.core.flights.participants`) and of the table (`sidecard.core.flights.table`)
 change a flight; the rest of the engine calls them and turns the results into effects.
 """
@@ -33,9 +33,9 @@ OVER: Final = "over"
 FlightEvent = Literal["store_asked", "claimed_elsewhere", "not_stored", "lease_granted", "lease_ended", "finished"]
 
 TRANSITIONS: Final[dict[tuple[FlightState, FlightEvent], FlightState]] = {
-    # A flight starts as QUEUED. With a store, the first caller asks it at once.
+    # A flight starts as QUEUED. With a store, its first caller asks the store in the same event.
     (QUEUED, "store_asked"): LOOKING_UP,
-    # Once more: the first answer may be outdated, or callers have joined that need the claim.
+    # Again, because the first answer may be outdated, or because callers that need the claim have joined.
     (LOOKING_UP, "store_asked"): LOOKING_UP,
     (LOOKING_UP, "claimed_elsewhere"): CLAIMED_ELSEWHERE,
     # The other host's time is up, or it has changed the key.
@@ -73,7 +73,7 @@ class Flight(Struct, eq=False):
     storable: bool = True
     """False after a delete or purge: the answer being computed may be what was to be removed."""
     voided_tags: frozenset[str] = frozenset()
-    """Tags purged meanwhile; an answer that bears one of them is not stored."""
+    """Tags purged meanwhile; an answer that has one of them is not stored."""
     stream: "SharedStream | None" = None
     """The holder's chunks so far, of a streamed answer."""
     unshared: bool = False
@@ -87,7 +87,7 @@ class Flight(Struct, eq=False):
     outdated: bool = False
     """The store's answer to the open question may be older than a known change."""
     pending: bool = False
-    """New callers are sent `Pending` at once."""
+    """New callers are sent `Pending` immediately."""
 
     def store_asked(self, *, reads_entry: bool, claiming: bool) -> None:
         """Record that the store is asked, for the entry, the claim, or both."""
@@ -115,17 +115,17 @@ class Flight(Struct, eq=False):
         self.pending = True
 
     def store_is_slow(self) -> None:
-        """Send `Pending` to later callers at once."""
+        """Send `Pending` to later callers immediately."""
         self.pending = True
 
     def lease_granted(self, lease: "HeldLease") -> None:
-        """Give the flight its holder, for its attempt number ``lease.attempt``."""
+        """Record the flight's holder, whose call is attempt number ``lease.attempt``."""
         self.state = TRANSITIONS[self.state, "lease_granted"]
         self.attempts = lease.attempt
         self.lease = lease
 
     def lease_ended(self) -> None:
-        """Take the holder's lease away, whatever the outcome."""
+        """Remove the holder, whatever the outcome of its lease."""
         self.state = TRANSITIONS[self.state, "lease_ended"]
         self.lease = None
 
@@ -164,7 +164,7 @@ class Flight(Struct, eq=False):
         self.storable = False
 
     def void(self, tag: str | None) -> None:
-        """Do not store the answer if it bears ``tag``; in any case if ``tag`` is None or too many tags are voided.
+        """Do not store the answer if it has ``tag``; in any case if ``tag`` is None or too many tags are voided.
 
         An answer's tags are known only at its end: 1. a call starts; 2. its tag is purged, because its sources have
         changed; 3. the answer arrives with that tag. So the flight remembers the tag.
@@ -175,11 +175,11 @@ class Flight(Struct, eq=False):
             self.voided_tags |= {tag}
 
     def may_store(self, tags: tuple[str, ...]) -> bool:
-        """Tell whether an answer that bears ``tags`` is unaffected by removals during the flight."""
+        """Return whether an answer with ``tags`` is unaffected by removals during the flight."""
         return self.storable and self.voided_tags.isdisjoint(tags)
 
     def concerns(self, task: str) -> bool:
-        """Tell whether any participant's request is of ``task``. A key that callers choose may be of several tasks."""
+        """Return whether any participant's request is of ``task``. Callers of different tasks may choose the same key."""
         participants = (self.lease, self.applicant, *self.waiters.values())
         return any(one is not None and one.request.task == task for one in participants)
 

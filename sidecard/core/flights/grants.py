@@ -1,7 +1,7 @@
 """Grant leases.
 
 A lease requires a permit from a backend. The caller next in line for a lease is an *applicant*. `Grants.admit` gives it the
-lease, queues it on every backend that is merely full, or returns why neither is possible.
+lease, queues it on every backend whose only obstacle is a lack of room, or returns why neither is possible.
 """
 
 from typing import Any
@@ -60,9 +60,9 @@ class LeaseReplies(Struct, frozen=True, eq=False):
         else:
             counters.retries += 1
 
-        stale_answer = _NO_STALE_ANSWER
+        stale_value, stale_age_seconds, stale_backend = _NO_STALE_ANSWER
         if previous is not None:
-            stale_answer = self.serving.answer_fields(previous, now)
+            stale_value, stale_age_seconds, stale_backend = self.serving.answer_fields(previous, now)
             counters.early_refreshes += lease.early_refresh
             counters.stale_given += not lease.early_refresh
 
@@ -81,7 +81,9 @@ class LeaseReplies(Struct, frozen=True, eq=False):
             decision.route,
             decision.obstacles,
             self.recorder.prompts,
-            *stale_answer,
+            stale_value=stale_value,
+            stale_age_seconds=stale_age_seconds,
+            stale_backend=stale_backend,
         )
         effects.append(SendReply(lease.peer.id, reply))
         return effects

@@ -1,6 +1,5 @@
 """End leases: give their permits back, and bill and record their calls."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -15,10 +14,7 @@ from sidecard.core.backends.registry import Backends
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, EmitNote, SendReply
 from sidecard.core.events import Peer
-from sidecard.core.flights.election import Election
-from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
-from sidecard.core.flights.queues import Queues
-from sidecard.core.flights.streams import Streams
+from sidecard.core.flights.participants import HeldLease
 from sidecard.core.flights.table import Flights
 from sidecard_client.protocol import wire
 
@@ -57,7 +53,7 @@ class Leases(Struct, frozen=True, eq=False):
     ) -> PaidCall:
         """End a lease whose backend has answered; learn from the call, bill it and record it.
 
-        ``message`` is why the answer is not ``done``, that is, not to be shared.
+        ``message`` is why the outcome is not ``done``, that is, why the answer is not shared.
         """
         backend, seconds = lease.permit.backend, now - lease.granted_at
         usage = self.billing.priced(backend, usage)
@@ -77,7 +73,7 @@ class Leases(Struct, frozen=True, eq=False):
         now: float,
         pause_seconds: float = 0.0,
     ) -> list[Effect]:
-        """End a lease whose call has no answer. ``pause_seconds`` is how long its backend wants no calls."""
+        """End a lease whose call has no answer. ``pause_seconds`` is the pause that the backend requested."""
         effects = [_ended_note(lease, outcome, message)]
         effects += self._end(lease, outcome, result, now, pause_seconds=pause_seconds)
         self.recorder.record_failure(lease, outcome, message, now - lease.granted_at)
@@ -114,56 +110,6 @@ class Leases(Struct, frozen=True, eq=False):
         self.admission.release_reservation(lease.permit)
         self.metrics.count_lease(backend.name, outcome)
         return [EmitNote(note) for note in backend.release(lease.permit, result, now, pause_seconds)]
-
-
-class Departures(Struct, frozen=True, eq=False):
-    """Removes callers that leave, time out, or are lost; their flights go to the next caller."""
-
-    flights: Flights
-    leases: Leases
-    queues: Queues
-    election: Election
-    streams: Streams
-    counters: Counters
-
-    def remove_waiter(self, waiter: Waiter) -> None:
-        """Remove a waiter, and the reader of its stream."""
-        self.flights.leave(waiter)
-        self.streams.close(waiter.reader)
-
-    def end_leases(
-        self,
-        leases: Sequence[HeldLease],
-        outcome: notes.Outcome,
-        kind: wire.FailureKind,
-        message: str,
-        now: float,
-        applicants: Sequence[Applicant] = (),
-    ) -> list[Effect]:
-        """End leases whose calls have no outcome, and withdraw applicants; their flights go to the next caller.
-
-        All of them end before the first election: 1. a process dies that held two leases, the second of them a probe;
-        2. a caller that waits for the first would find the probe still out.
-        """
-        for applicant in applicants:
-            self.flights.withdraw(applicant)
-            self.counters.left += applicant.first
-
-        effects: list[Effect] = []
-        for lease in leases:
-            effects += self.leases.unanswered(lease, outcome, message, "nothing", now)
-
-        for lease in leases:
-            effects += self.queues.permit_released(lease.permit.backend, now)
-
-        for applicant in applicants:
-            effects += self.election.promote_next(applicant, now)
-
-        for lease in leases:
-            unresponsive = lease.peer if outcome == "expired" else None
-            effects += self.election.lease_ended(lease.flight, kind, message, now, unresponsive)
-
-        return effects
 
 
 def _ended_note(lease: HeldLease, outcome: notes.Outcome, message: str) -> Effect:

@@ -12,7 +12,7 @@ from sidecard.core.shares import Share, in_spare
 
 
 class TableLimits(Struct, frozen=True, eq=False):
-    """Limits what each uid adds to the tables. A full table is noted once each time that it fills, not once per begin."""
+    """Limits what each uid adds to the tables. A table is noted when it becomes full, not for each rejected begin."""
 
     settings: LiveSettings
     flights: Flights
@@ -35,7 +35,7 @@ class TableLimits(Struct, frozen=True, eq=False):
         return self._admits("waiters", self.flights.waiters_by_uid, uid, self.settings.now.max_waiters)
 
     def saturated(self, table: Table, limit: int | None = None) -> list[Effect]:
-        """Count that a table was full, and note it once. ``limit`` is by default the table's setting."""
+        """Count a rejection by a full table, and note it once. ``limit`` is by default the table's setting."""
         self.count("streams" if table == "streams" else f"max_{table}")
         if table in self.noted:
             return []
@@ -44,7 +44,7 @@ class TableLimits(Struct, frozen=True, eq=False):
         return [EmitNote(Saturated(table, self._limits()[table] if limit is None else limit))]
 
     def count(self, setting: str) -> None:
-        """Count that a limit had an effect, by the name of its setting."""
+        """Count one rejection by a limit, by the name of its setting."""
         self.metrics.limited[setting] += 1
 
     def full_tables(self) -> list[str]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sidecard.core.backends.backend import Backend, Permit
     from sidecard.core.cache.entry import Entry
     from sidecard.core.flights.flight import Flight
-    from sidecard.core.flights.streams import StreamReader
+    from sidecard.core.flights.streams import Follower
 
 
 class Waiter(Struct, eq=False):
@@ -29,8 +29,8 @@ class Waiter(Struct, eq=False):
     """It has been sent `Pending`."""
     lookup_open: bool = False
     """It is not known yet whether the store has an entry for it."""
-    reader: "StreamReader | None" = None
-    """Its position in the flight's stream, from the first chunk on; then ``deadline`` moves with each chunk."""
+    follower: "Follower | None" = None
+    """Its place as a follower of the flight's stream, from the first chunk on; then ``deadline`` moves with each chunk."""
 
     @property
     def may_lead(self) -> bool:
@@ -49,9 +49,9 @@ class Waiter(Struct, eq=False):
         """Record that the store has no entry for the waiter."""
         self.lookup_open = False
 
-    def follow(self, reader: "StreamReader", deadline: float) -> None:
-        """Read the flight's stream, and wait until ``deadline`` for its next chunk."""
-        self.reader = reader
+    def follow(self, follower: "Follower", deadline: float) -> None:
+        """Follow the flight's stream, and wait until ``deadline`` for its next chunk."""
+        self.follower = follower
         self.deadline = deadline
 
 
@@ -68,11 +68,11 @@ class Applicant(Struct, eq=False):
     first: bool = True
     """Its begin has not been answered yet."""
     elected: bool = False
-    """A holder's failure has made it the next."""
+    """It was elected after a holder failed."""
     pending: bool = False
     """It has been sent `Pending`."""
     previous: "Entry | None" = None
-    """The stored answer that it gets in place of a rejection (`sidecard.core.cache.freshness`)."""
+    """The stored answer that it gets instead of a rejection (`sidecard.core.cache.freshness`)."""
     failure: str = ""
     """Why its last call failed, if it is not the first."""
     tried: tuple[str, ...] = ()
@@ -130,7 +130,7 @@ class Applicant(Struct, eq=False):
 
 
 class HeldLease(Struct, eq=False):
-    """Permission to make a call, held by one peer until it ends in one way or another."""
+    """Permission to make a call, held by one peer until its end."""
 
     name: str
     flight: "Flight | None"
@@ -146,7 +146,7 @@ class HeldLease(Struct, eq=False):
     """The answer that it replaces is still fresh."""
 
     def detach(self) -> None:
-        """Part the lease from its flight: the holder goes on, without sharing its answer."""
+        """Separate the lease from its flight: the holder goes on, without sharing its answer."""
         if self.flight is not None:
             self.flight.lease_ended()
             self.flight = None

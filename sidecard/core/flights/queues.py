@@ -29,7 +29,7 @@ class Queues(Struct, frozen=True, eq=False):
     def permit_released(self, backend: Backend, now: float) -> list[Effect]:
         """Serve a backend's queue as far as it has room; if its breaker has opened, empty the queue.
 
-        To be called whenever a permit has returned or a breaker may have changed.
+        Call this whenever a permit has returned or a breaker may have changed.
         """
         if backend.take_reclosed():
             self._enqueue_others(backend, now)
@@ -81,7 +81,7 @@ class Queues(Struct, frozen=True, eq=False):
     def _serve_first(self, backend: Backend, now: float) -> list[Effect]:
         applicant = backend.queue.first()
         if applicant.deadline <= now:
-            # As in `Flights.next_candidate`: the permit returned before the tick that would have answered the applicant.
+            # As in `Flights.next_candidate`: the permit returned before the tick that would have timed the applicant out.
             return self.applicant_due(applicant, now)
 
         if self.admission.policy_obstacle(applicant.request.task, backend, now) is not None:
@@ -97,7 +97,7 @@ class Queues(Struct, frozen=True, eq=False):
         return self.grants.grant(applicant, choice, Decision(self.admission.route(applicant.request)), now)
 
     def _enqueue_others(self, backend: Backend, now: float) -> None:
-        """Queue applicants that wait for other backends and could not be called here when they came."""
+        """Queue applicants that wait for other backends: this backend's breaker was not closed when they applied."""
         for applicant in self.flights.applicants():
             if not applicant.queues or applicant.is_queued_at(backend):
                 continue

@@ -161,20 +161,20 @@ class Serving(Struct, frozen=True, eq=False):
         if self.recorder.enabled:
             self.recorder.record_served(peer, request, reply, waited_seconds)
 
-        if waiter.reader is not None:
-            return self.streams.finish(waiter.reader, reply)
+        if waiter.follower is not None:
+            return self.streams.finish(waiter.follower, reply)
 
         return self.streams.replay(peer, reply) if request.stream else [SendReply(peer.id, reply)]
 
     def follow(self, waiter: Waiter, lease: HeldLease, stream: SharedStream, now: float) -> list[Effect]:
         """Send a waiter the chunks that it has not seen yet. Each chunk renews its waiting time."""
-        reader = waiter.reader
-        if reader is None:
+        follower = waiter.follower
+        if follower is None:
             first = wire.Chunk(0, None, "shared", 0.0, lease.backend)
-            reader = self.streams.open(waiter.peer, waiter.request.id, stream, first)
+            follower = self.streams.open(waiter.peer, waiter.request.id, stream, first)
 
-        waiter.follow(reader, now + self.endings.wait_seconds(waiter.request))
-        return self.streams.pump(reader)
+        waiter.follow(follower, now + self.endings.wait_seconds(waiter.request))
+        return self.streams.pump(follower)
 
     def read(self, request: wire.Get, entry: Entry | None, now: float) -> wire.Hit | wire.Miss:
         """Return the reply to a `get`. An answer that is only shared by the window counts as not stored."""

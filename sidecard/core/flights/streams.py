@@ -1,21 +1,21 @@
 """Streams: answers that are shared chunk by chunk while they arrive.
 
-The chunks of an answer are kept once (`SharedStream`). Each caller reads them through a `StreamReader`, a position in the stream:
+The chunks of an answer are kept once (`SharedStream`). Each caller has a `Follower`, its position in the stream:
 
 =======================  ===========================================================================================
-event                    what happens to the reader
+event                    what happens to the followers
 =======================  ===========================================================================================
-append                   the chunk is sent at once to every reader that is not paused
-begin, stream in flight  a new reader at position 0 gets the chunks so far, then each new one
-begin, stream stored     a new reader at position 0 of a stream that has ended
-`WINDOW_BYTES` sent      the reader is paused until its peer has read most of its backlog (`AwaitRead`, `BacklogRead`)
-complete                 `StreamReader.end` is set; it is sent after the last chunk, then the reader is closed
-the stream breaks        readers that have seen a chunk fail; the other callers wait for the next holder's stream
-the caller leaves        the reader is closed
+append                   the chunk is sent immediately to every follower that is not paused
+begin, stream in flight  a new follower at position 0 gets the chunks so far, then each new one
+begin, stream stored     a new follower at position 0 of a stream that has ended
+`WINDOW_BYTES` sent      the follower is paused until its peer has read most of its backlog (`AwaitRead`, `BacklogRead`)
+complete                 `Follower.end` is set; it is sent after the last chunk, then the follower is closed
+the stream breaks        followers that have seen a chunk fail; the other callers wait for the next holder's stream
+the caller leaves        the follower is closed
 =======================  ===========================================================================================
 
-So a slow peer occupies at most one window and one chunk of memory of its own, and delays no one; its connection closes a
-peer that reads nothing (``limits.stall_seconds``). All streams together are bounded (`Streams.limit_bytes`), within the
+So a slow peer occupies at most one window and one chunk of memory of its own, and delays no one; the server closes the
+connection of a peer that reads nothing (``limits.stall_seconds``). All streams together are bounded (`Streams.limit_bytes`), within the
 cache's budget.
 """
 
@@ -30,7 +30,7 @@ from sidecard.core.events import Peer
 from sidecard_client.protocol import wire
 
 WINDOW_BYTES = 256 * 1024
-"""A quarter of the backlog at which a connection is not served any more; some ten thousand tokens."""
+"""Unread bytes after which a follower is paused: a quarter of the backlog at which its whole connection is paused."""
 
 CHUNK_OVERHEAD_BYTES = 100
 """Cost of each chunk's bytes object and list slot: streams consist of small chunks."""
@@ -39,7 +39,7 @@ MAX_SHARE = 1 / 2
 """Share of the cache's budget that all streams may use."""
 
 MAX_STREAM_BYTES = wire.MAX_FRAME_BYTES - 64 * 1024
-"""Limit of one stream: as a whole it must fit into a frame, because it is stored and read by `get` as one value."""
+"""Limit of one stream: the whole answer must fit into a frame, because it is stored and read by `get` as one value."""
 
 _SHORT_ARRAY, _ARRAY_16, _ARRAY_32 = 0x90, 0xDC, 0xDD
 _MAX_SHORT = 15
@@ -62,7 +62,7 @@ class SharedStream(Struct, eq=False):
         return b"".join((_array_header(len(self.chunks)), *map(bytes, self.chunks)))
 
 
-class StreamReader(Struct, eq=False):
+class Follower(Struct, eq=False):
     """One caller's position in a stream."""
 
     peer: Peer
@@ -72,17 +72,17 @@ class StreamReader(Struct, eq=False):
     """The metadata to send with the first chunk."""
     position: int = 0
     sent_bytes: int = 0
-    """Since the reader was last resumed."""
+    """Since the follower was last resumed."""
     paused: bool = False
     end: wire.End | None = None
 
 
 class Streams:
-    """All readers, and the memory of all streams."""
+    """All followers, and the memory of all streams."""
 
     def __init__(self, cache: MemoryCache) -> None:
         self._cache = cache
-        self.readers: dict[tuple[int, int], StreamReader] = {}
+        self.followers: dict[tuple[int, int], Follower] = {}
         """By peer and request id."""
         self._of_peer: dict[int, set[int]] = {}
         self.bytes = 0
@@ -95,16 +95,16 @@ class Streams:
         """Readers of failed streams that had seen a chunk."""
 
     def __len__(self) -> int:
-        return len(self.readers)
+        return len(self.followers)
 
     @property
     def limit_bytes(self) -> int:
-        """Most bytes that all streams may use."""
+        """Maximum number of bytes that all streams may use."""
         return int(self._cache.budget * MAX_SHARE)
 
-    def find(self, peer: Peer, request_id: int) -> StreamReader | None:
-        """Return the reader of a peer's begin of that id."""
-        return self.readers.get((peer.id, request_id))
+    def find(self, peer: Peer, request_id: int) -> Follower | None:
+        """Return the follower of a peer's begin of that id."""
+        return self.followers.get((peer.id, request_id))
 
     def hold(self, stream: SharedStream) -> SharedStream:
         """Add a user to a stream, until `drop`."""
@@ -133,59 +133,59 @@ class Streams:
         self._charge(charge)
         return True
 
-    def open(self, peer: Peer, request_id: int, stream: SharedStream, first: wire.Chunk) -> StreamReader:
-        """Open a reader at the beginning of a stream."""
-        reader = self.readers[peer.id, request_id] = StreamReader(peer, request_id, self.hold(stream), first)
+    def open(self, peer: Peer, request_id: int, stream: SharedStream, first: wire.Chunk) -> Follower:
+        """Open a follower at the beginning of a stream."""
+        follower = self.followers[peer.id, request_id] = Follower(peer, request_id, self.hold(stream), first)
         self._of_peer.setdefault(peer.id, set()).add(request_id)
-        return reader
+        return follower
 
-    def close(self, reader: StreamReader | None) -> None:
-        """Close a reader, if there is one."""
-        if reader is None:
+    def close(self, follower: Follower | None) -> None:
+        """Close a follower, if there is one."""
+        if follower is None:
             return
 
-        del self.readers[reader.peer.id, reader.request_id]
-        ids = self._of_peer[reader.peer.id]
-        ids.remove(reader.request_id)
+        del self.followers[follower.peer.id, follower.request_id]
+        ids = self._of_peer[follower.peer.id]
+        ids.remove(follower.request_id)
         if not ids:
-            del self._of_peer[reader.peer.id]
+            del self._of_peer[follower.peer.id]
 
-        self.drop(reader.stream)
+        self.drop(follower.stream)
 
-    def pump(self, reader: StreamReader) -> list[Effect]:
-        """Send the chunks, and the end, that the reader may have now."""
+    def pump(self, follower: Follower) -> list[Effect]:
+        """Send the follower all chunks that its window admits, and the end after the last one."""
         effects: list[Effect] = []
-        chunks, peer_id = reader.stream.chunks, reader.peer.id
-        while not reader.paused and reader.position < len(chunks):
-            chunk = chunks[reader.position]
-            plain = wire.Chunk(reader.request_id, chunk)
-            reply = plain if reader.position else structs.replace(reader.first, id=plain.id, chunk=chunk)
+        chunks, peer_id = follower.stream.chunks, follower.peer.id
+        while not follower.paused and follower.position < len(chunks):
+            chunk = chunks[follower.position]
+            plain = wire.Chunk(follower.request_id, chunk)
+            reply = plain if follower.position else structs.replace(follower.first, id=plain.id, chunk=chunk)
             effects.append(SendReply(peer_id, reply))
-            reader.position += 1
+            follower.position += 1
             self.sent += 1
-            reader.sent_bytes += len(memoryview(chunk)) + CHUNK_OVERHEAD_BYTES
-            if reader.sent_bytes >= WINDOW_BYTES:
-                reader.paused = True
-                effects.append(AwaitRead(peer_id, reader.request_id))
+            follower.sent_bytes += len(memoryview(chunk)) + CHUNK_OVERHEAD_BYTES
+            if follower.sent_bytes >= WINDOW_BYTES:
+                follower.paused = True
+                effects.append(AwaitRead(peer_id, follower.request_id))
 
-        if reader.end is not None and reader.position == len(chunks):
-            effects.append(SendReply(peer_id, reader.end))
-            self.close(reader)
+        if follower.end is not None and follower.position == len(chunks):
+            effects.append(SendReply(peer_id, follower.end))
+            self.close(follower)
 
         return effects
 
     def resume(self, peer_id: int, request_id: int) -> list[Effect]:
-        """Resume a paused reader, whose peer has read most of its backlog."""
-        reader = self.readers.get((peer_id, request_id))
-        if reader is None or not reader.paused:
+        """Resume a paused follower, whose peer has read most of its backlog."""
+        follower = self.followers.get((peer_id, request_id))
+        if follower is None or not follower.paused:
             return []
 
-        reader.paused = False
-        reader.sent_bytes = 0
-        return self.pump(reader)
+        follower.paused = False
+        follower.sent_bytes = 0
+        return self.pump(follower)
 
     def fits(self, value: Raw) -> bool:
-        """Tell whether a stored answer can be replayed now, even to a slow reader.
+        """Return whether a stored answer can be replayed now, even to a slow follower.
 
         Its elements cost as much as a stream's chunks: otherwise 16 MB of nulls would take a gigabyte.
         """
@@ -194,29 +194,33 @@ class Streams:
         return charge <= WINDOW_BYTES or self.bytes + charge <= self.limit_bytes
 
     def replay(self, peer: Peer, reply: wire.Hit | wire.Shared) -> list[Effect]:
-        """Serve a whole answer as a stream; an answer with too many chunks is not shared in this form."""
+        """Serve a whole answer as a stream, if it fits; otherwise the caller makes its own call."""
         if not self.fits(reply.value):
-            return [SendReply(peer.id, wire.Failed(reply.id, "ignored", "the answer has too many chunks to be shared"))]
+            return [
+                SendReply(
+                    peer.id, wire.Failed(reply.id, "ignored", "the answer is too large to be sent as a stream now")
+                )
+            ]
 
         self.hits += isinstance(reply, wire.Hit)
         chunks = chunks_of(reply.value)
         stream = SharedStream(chunks, charge=len(memoryview(reply.value)) + CHUNK_OVERHEAD_BYTES * len(chunks))
-        reader = self.open(peer, reply.id, stream, first_of(reply))
-        return self.finish(reader, reply)
+        follower = self.open(peer, reply.id, stream, first_of(reply))
+        return self.finish(follower, reply)
 
-    def finish(self, reader: StreamReader, reply: wire.Hit | wire.Shared) -> list[Effect]:
+    def finish(self, follower: Follower, reply: wire.Hit | wire.Shared) -> list[Effect]:
         """Send the rest of a complete stream, and then its end, with the metadata of ``reply``."""
-        reader.end = _end_of(reply)
-        return self.pump(reader)
+        follower.end = _end_of(reply)
+        return self.pump(follower)
 
     def lose(self, peer: Peer) -> None:
-        """Close all readers of a lost peer."""
+        """Close all followers of a lost peer."""
         for request_id in list(self._of_peer.get(peer.id, ())):
-            self.close(self.readers[peer.id, request_id])
+            self.close(self.followers[peer.id, request_id])
 
-    def whole_answers(self) -> Sequence[StreamReader]:
-        """Return the readers of complete answers, which belong to no flight."""
-        return [reader for reader in self.readers.values() if reader.end is not None]
+    def whole_answers(self) -> Sequence[Follower]:
+        """Return the followers of complete answers, which belong to no flight."""
+        return [follower for follower in self.followers.values() if follower.end is not None]
 
     def _charge(self, charge: int) -> None:
         self.bytes += charge

@@ -1,7 +1,6 @@
 """The table of all flights, leases, waiters and applicants, with their deadlines.
 
 A lease that has ended is not current: messages that name it later are rejected. That is all a fence is.
-Every key in these tables is an id that is never reused.
 """
 
 from collections import OrderedDict
@@ -94,13 +93,13 @@ class Flights:
         return self._flights.get((scope, key))
 
     def start(self, scope: str, key: str, uid: int) -> Flight:
-        """Start a flight; the caller at once gives it a lease, an applicant or a question to the store."""
+        """Start a flight; the caller must give it a lease, an applicant or a question to the store."""
         flight = self._flights[scope, key] = Flight(scope, key, uid)
         self.flights_by_uid.take(uid)
         return flight
 
     def apply(self, applicant: Applicant) -> None:
-        """Let a caller wait for a lease."""
+        """Add an applicant."""
         if applicant.flight is not None:
             applicant.flight.applied(applicant)
 
@@ -112,7 +111,7 @@ class Flights:
         self.timers.set(applicant, min(applicant.deadline, applicant.not_before or applicant.deadline))
 
     def withdraw(self, applicant: Applicant) -> None:
-        """End a caller's wait for a lease, for any reason."""
+        """Remove an applicant, for any reason."""
         if applicant.flight is not None:
             applicant.flight.applied(None)
 
@@ -222,8 +221,8 @@ class Flights:
     def next_candidate(self, flight: Flight, now: float, unresponsive: Peer | None = None) -> Waiter | None:
         """Return the longest-waiting caller that is still willing to become the next holder.
 
-        Willingness is checked at the grant: 1. a waiter's deadline passes; 2. the lease is lost; 3. the tick follows that
-        would have answered the waiter. Without the check, the lease granted in 2 goes to a caller that has given up.
+        Willingness is checked at the grant: 1. a waiter's deadline passes; 2. the lease is lost; 3. only then comes
+        the tick that would have timed the waiter out. Without the check, the lease granted in 2 goes to a caller that has given up.
 
         If the last holder was ``unresponsive``, callers of other processes come first: its own process hangs as a whole,
         and each lease granted to it costs the other callers another `lease_seconds`.
@@ -284,5 +283,5 @@ class Flights:
 
 
 def _same_process(one: Peer, other: Peer) -> bool:
-    """Tell whether two peers are certainly one process; pid 0 is any process of another pid namespace."""
+    """Return whether two peers are known to be one process; pid 0 means unknown."""
     return one.id == other.id or (one.pid == other.pid != 0 and one.uid == other.uid)

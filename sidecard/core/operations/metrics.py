@@ -42,7 +42,8 @@ LIMITS = (
     "max_queue",
     "streams",
 )
-"""Limits that may reject a begin or close a connection: settings of ``[limits]``, and derived ones. All exposed from the start."""
+"""Limits that may reject a begin or close a connection: settings of ``[limits]``, ``flights.max_waiters``, the ``max_queue`` of
+backends, and derived limits. All exposed from the start."""
 
 SHELL_GAUGES = {
     "buffered_bytes": "Unread replies and incomplete messages of peers that hold much.",
@@ -126,10 +127,10 @@ class MetricsOperations(Struct, frozen=True, eq=False):
         )
         yield _counter(
             "chunks",
-            "Chunks of streams: taken from holders, and sent to readers.",
+            "Chunks of streams: taken from holders, and sent to followers.",
             _by("way", {"taken": stats.chunks_taken, "sent": stats.chunks_sent}),
         )
-        yield _counter("streams_broken", "Readers whose stream failed after its first chunk.", stats.streams_broken)
+        yield _counter("streams_broken", "Followers whose stream failed after its first chunk.", stats.streams_broken)
         yield _counter("reelections", "Leases that passed to a waiter.", stats.reelections)
         rejected = {reason: getattr(stats, f"rejected_{reason}") for reason in get_args(RejectionReason)}
         yield _counter("rejected", "Begins ended by a rejection.", _by("reason", rejected))

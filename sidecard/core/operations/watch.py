@@ -31,7 +31,7 @@ WINDOW_NOTES: Final = 256
 """Some 80 KiB: below what the kernel buffers for a peer that does not read."""
 
 MAX_WAITING: Final = 1024
-"""Some 300 KiB. A process that dies with a thousand leases makes as many notes at once."""
+"""Some 300 KiB. A process that dies with a thousand leases makes as many notes in one event."""
 
 MAX_WATCHES: Final = 64
 """Each makes every note more expensive."""

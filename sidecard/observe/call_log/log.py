@@ -111,7 +111,7 @@ class CallLog:
             self._batch_ready.set()
 
     async def run(self) -> None:
-        """Write until cancelled."""
+        """Write until canceled."""
         self._worker = WorkerThread("sidecard-calls", asyncio.get_running_loop())
         backoff = Backoff(MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
         prune_at = anyio.current_time()
@@ -135,7 +135,7 @@ class CallLog:
         """Write what waits, for at most `CLOSE_SECONDS`, and disconnect. Call it once `run` has ended."""
         worker = self._worker
         if worker is None:
-            return  # cancelled before it started
+            return  # canceled before it started
 
         with anyio.move_on_after(CLOSE_SECONDS):
             try:
@@ -158,7 +158,7 @@ class CallLog:
     async def _write_batch(self) -> None:
         """Write a batch. Raises `CallLogError`; the same rows are then tried again first."""
         if not self._rows:
-            self._queue.give_back()  # a batch whose rows were never made: `run` was cancelled
+            self._queue.give_back()  # a batch whose rows were never made: `run` was canceled
             batch = self._queue.take(BATCH_ROWS, BATCH_BYTES)
             self._rows, faults = await self._do(partial(self._made, batch))
             if faults:

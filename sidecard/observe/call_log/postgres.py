@@ -51,7 +51,7 @@ SIZE_PAUSE_SECONDS: Final = 600.0
 
 _STEP_ROWS: Final = 1000
 _ADVISORY_LOCK: Final = 0x5344_4341
-"""Held while the table is created: hosts that start at once create one."""
+"""Held while the table is created: of several hosts that start at the same time, one creates it."""
 
 _DEFAULTS: Final[dict[str, Any]] = {
     "application_name": "sidecard",

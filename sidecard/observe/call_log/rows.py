@@ -259,7 +259,7 @@ def insertion(table: str, mark: str) -> str:
 def add_all(
     rows: Sequence[CallRow], add: Callable[[Sequence[CallRow]], None], never_kept: tuple[type[Exception], ...]
 ) -> int:
-    """Add rows at once or, where that raises one of ``never_kept``, one by one. Return how many can never be stored."""
+    """Add rows together or, if that raises one of ``never_kept``, one by one. Return how many can never be stored."""
     try:
         add(rows)
     except never_kept:

@@ -20,7 +20,7 @@ from sidecard.observe.http.app import App, Query
 from sidecard.observe.http.guard import Guard, HostNames
 
 MAX_CONNECTIONS = 64
-"""Further connections get a 503, and are closed at once above twice as many. A browser opens six, a scraper one."""
+"""Further connections get a 503, and are closed immediately above twice as many. A browser opens six, a scraper one."""
 
 MAX_HEAD_BYTES = 16 * 1024
 """Of a request's line and headers. Precedents: nginx 4 times 8 KiB, Apache 8 KiB a line, Go 1 MiB."""
@@ -53,7 +53,7 @@ class HttpListener:
         self._server = _Server(_uvicorn_config(Guard(self._app.asgi, hosts)))
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled, then let responses in progress end, for at most `STOP_SECONDS`.
+        """Serve until canceled, then let responses in progress end, for at most `STOP_SECONDS`.
 
         Start it by ``await task_group.start(listener.run)``, which returns once requests are accepted.
         """

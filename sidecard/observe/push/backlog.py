@@ -1,6 +1,6 @@
 """The backlog of a push: blocks that wait while the target is unavailable, on disk, or in memory while the disk takes nothing.
 
-New blocks are added in memory, and a thread moves them to the disk, at once where that can be written. While the disk is full,
+New blocks are added in memory, and a thread moves them to the disk, immediately if it is writable. While the disk is full,
 read-only, missing or hanging they stay in memory, within a bound, and the disk is tried again every `RETRY_DISK_SECONDS`.
 So blocks on disk are older than blocks in memory.
 """
@@ -218,7 +218,7 @@ class Backlog:
     async def _on_disk(self, job: Callable[[], T]) -> T:
         """Do a job that waits for the disk, one at a time. Raises `OSError`.
 
-        A caller that is cancelled meanwhile waits for the job's end, so that its result is known.
+        A caller that is canceled meanwhile waits for the job's end, so that its result is known.
         """
         with anyio.move_on_after(DISK_SECONDS, shield=True):
             async with self._disk:

@@ -8,11 +8,11 @@ VictoriaMetrics accepts samples in any order, so new blocks go first: a day's ba
 samples older than what it has, so there all blocks go through the backlog until it is empty: new ones arrive late by the time
 that draining takes, and none is lost.
 
-Where the order does not matter, a block that the target fails at with 5xx is moved behind the others, so that it stops none.
-Where it does, such a block stops the others until the bound drops it; Prometheus rejects a wrong block with 400, which drops it
-at once. How old a sample may be is Prometheus' own setting (``out_of_order_time_window``).
+If the order does not matter, a block that the target answers with 5xx is moved behind the others, so that it stops none.
+Otherwise such a block stops the others until the bound drops it; Prometheus rejects a wrong block with 400, which drops it
+immediately. How old a sample may be is Prometheus' own setting (``out_of_order_time_window``).
 
-A block arrives twice where the target stored it and its answer was lost. It is an exact duplicate: Prometheus keeps one,
+A block arrives twice if the target stored it and its answer was lost. It is an exact duplicate: Prometheus keeps one,
 VictoriaMetrics does so with ``-dedup.minScrapeInterval=1ms``.
 """
 
@@ -94,7 +94,7 @@ class Push:
         return self._backlog.size_bytes
 
     async def run(self) -> None:
-        """Collect and send until cancelled; await `close` after that."""
+        """Collect and send until canceled; await `close` after that."""
         await self._backlog.open()
         async with anyio.create_task_group() as tasks:
             sending = anyio.CancelScope(shield=True)

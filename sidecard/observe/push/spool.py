@@ -38,7 +38,7 @@ from sidecard.observe.push.spool_records import (
 from sidecard.persistence.files import SAFE_FLAGS, FileLock, read_regular
 
 MAX_FILE_BYTES = 1024 * 1024
-"""What is dropped at once at the bound. Precedent: vmagent's 512 MB, which is too coarse for a sidecar."""
+"""Size of one file, the unit that is dropped at the bound. Precedent: vmagent's 512 MB, which is too coarse for a sidecar."""
 
 MAX_CORRUPT_FILES = 3
 

@@ -54,7 +54,7 @@ class Claims:
         self._sequence = 0
 
     def read(self, read: StoreRead) -> Answer | None:
-        """Read an entry; return the answer if it is known at once."""
+        """Read an entry; return the answer if it is known immediately."""
         claim = self._new_claim(read) if read.claim else ""
         pending = self._writes.find(read.scope, read.key) if read.read_entry else None
         removing = isinstance(pending, StoreRemove) or (read.read_entry and self._writes.pending.purging(read.scope))
@@ -120,7 +120,7 @@ class Claims:
         self._releasing.clear()
 
     async def renew(self) -> None:
-        """Renew the claims until cancelled."""
+        """Renew the claims until canceled."""
         while True:
             for name, claim in self._held.items():
                 call = ScriptCall(RENEW, entry_name(*name), (claim, self._claim_milliseconds))

@@ -125,7 +125,7 @@ class SharedCounters:
         self._spent[spending.budget] = spending
 
     async def serve(self, connection: RedisConnection) -> None:
-        """Publish and poll until cancelled. Raises as `RedisConnection.run`."""
+        """Publish and poll until canceled. Raises as `RedisConnection.run`."""
         self._reported.clear()
         # The server may have lost what was published.
         self._unpublished |= {backend for backend, until in self._open.items() if until > self._clock()}

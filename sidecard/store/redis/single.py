@@ -1,6 +1,6 @@
 """A connection to one Redis server: an `asyncio.Protocol` with hiredis' parser.
 
-A command is written at once, in the event loop's turn in which its request was received, and its reply calls back. A read
+A command is written immediately, in the event loop's turn in which its request was received, and its reply calls back. A read
 costs about 20 us of this process, where redis-py's asynchronous client takes some 80 us.
 
 Replies are matched by their order alone, and no request's task waits for one: a caller that leaves, leaves no half-read reply

@@ -71,7 +71,7 @@ class RedisWrites(BackgroundWrites):
         return self._aged(change) if isinstance(change, StoreWrite) else change
 
     async def serve(self, connection: RedisConnection) -> None:
-        """Write until cancelled. Raises as `RedisConnection.run`."""
+        """Write until canceled. Raises as `RedisConnection.run`."""
         backoff = Backoff(MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
         while True:
             if not self._health.takes_writes:

@@ -1,6 +1,6 @@
 """Reads of the store on disk.
 
-What is in the page cache is read at once, in the event loop's thread: that takes 10 us, and handing the read to a thread and
+What is in the page cache is read immediately, in the event loop's thread: that takes 10 us, and handing the read to a thread and
 back takes 40. nginx reads its cache's files the same way. A read that takes longer than `SLOW_READ_SECONDS` sends those after
 it to a thread, for `SLOW_DISK_SECONDS`.
 """
@@ -66,7 +66,7 @@ class DiskReads:
         """When the worker last answered anything."""
 
     def look_up(self, ask: StoreRead) -> Answer | None:
-        """Look an entry up; return the answer if it is known at once."""
+        """Look an entry up; return the answer if it is known immediately."""
         change = self._pending.find(ask.scope, ask.key)
         if change is not None:
             return self.pending_answer(change)

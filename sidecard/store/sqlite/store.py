@@ -116,7 +116,7 @@ class DiskStore:
         """See `Store`."""
         reading, writing = self._reads.worker, self._writes.worker
         if reading is None or writing is None:
-            return  # cancelled before it started
+            return  # canceled before it started
 
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):

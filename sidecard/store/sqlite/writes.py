@@ -1,7 +1,7 @@
 """Writes to the store on disk, behind the requests that cause them.
 
 Entries are written at most ``write_window_seconds`` after they were made, as long as the disk keeps up: that is what a killed
-daemon may lose. Removals and purges are written at once.
+daemon may lose. Removals and purges are written immediately.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ class DiskWrites(BackgroundWrites):
         return self._add(change)
 
     def remove(self, removal: StoreRemove | StorePurge) -> StoreAnswered | None:
-        """Write a removal at once; return an answer that is known already."""
+        """Write a removal immediately; return its answer if that is known already."""
         unwritten = self._count_unwritten(removal)
         replaced = self.add(removal)
         if removal.ticket == UNANSWERED:
@@ -132,7 +132,7 @@ class DiskWrites(BackgroundWrites):
         clear, self.pending.lost_track = self.pending.lost_track, False
         settled = asyncio.Event()
 
-        # In a callback: where this task is cancelled, it must still be known that the batch was written.
+        # In a callback: if this task is canceled, it must still be known that the batch was written.
         def settle(result: Any) -> None:
             settled.set()
             # Also where track was lost again meanwhile.

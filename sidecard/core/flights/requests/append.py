@@ -1,4 +1,4 @@
-"""`append`: take the next chunk of a streamed answer."""
+"""`append`: receive the next chunk of a streamed answer."""
 
 from msgspec import Struct
 
@@ -15,7 +15,7 @@ from sidecard_client.protocol import wire
 
 
 class AppendOperation(Struct, frozen=True, eq=False):
-    """Adds chunks to streams and sends them to the readers."""
+    """Adds chunks to streams and sends them to the followers."""
 
     flights: Flights
     leases: Leases
@@ -25,7 +25,7 @@ class AppendOperation(Struct, frozen=True, eq=False):
     cache: MemoryCache
 
     def append(self, peer: Peer, request: wire.Append, now: float) -> list[Effect]:
-        """Add a chunk and send it to all waiters that read the stream."""
+        """Add a chunk and send it to all followers of the stream."""
         lease = self.flights.held(request.lease, peer)
         if lease is None:
             return self.leases.reject_stale(peer, request)
@@ -45,9 +45,12 @@ class AppendOperation(Struct, frozen=True, eq=False):
         if not self.streams.append(stream, bytes(request.chunk)):
             # The holder goes on without sharing; callers that have seen no chunk make their own calls.
             limit_bytes = self.streams.limit_bytes
-            text = f"the stream exceeds what can be shared: {MAX_STREAM_BYTES} bytes, or {limit_bytes} of all streams"
+            text = (
+                f"the stream is too long to share: the limit is {MAX_STREAM_BYTES} bytes for one stream "
+                f"and {limit_bytes} bytes for all"
+            )
             lease.detach()
-            return self.election.lease_ended(flight, "ignored", text, now)
+            return self.election.continue_flight(flight, "ignored", text, now)
 
         self.cache.make_room_for_reserved(now)
         effects: list[Effect] = []

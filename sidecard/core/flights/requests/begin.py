@@ -42,7 +42,7 @@ class BeginOperation(Struct, frozen=True, eq=False):
             return [not_yours(peer, request, request.namespace)]
 
         if self.flights.is_waiting(peer, request.id) or (
-            self.streams.readers and self.streams.find(peer, request.id) is not None
+            self.streams.followers and self.streams.find(peer, request.id) is not None
         ):
             return [id_in_use(peer, request)]
 
@@ -177,7 +177,7 @@ class PreviousAnswers(Struct, frozen=True, eq=False):
 
 
 class NewCallers(Struct, frozen=True, eq=False):
-    """Lets callers of a key that needs a call lead its flight, or join it."""
+    """Lets the caller of a key start its flight, or join it."""
 
     flights: Flights
     grants: Grants
@@ -209,7 +209,7 @@ class NewCallers(Struct, frozen=True, eq=False):
         return effects
 
     def join(self, flight: Flight, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
-        """Let a caller wait for a flight's answer, and read its stream."""
+        """Let a caller wait for a flight's answer, and follow its stream."""
         wait_seconds = self.endings.wait_seconds(request)
         if wait_seconds <= 0:
             return [self.endings.time_out(peer, request, 0.0)]

@@ -1,11 +1,11 @@
-"""`cancel`: take back a waiting begin, or the lease that it has just led to."""
+"""`cancel`: withdraw a waiting begin, or the lease that it has just led to."""
 
 from msgspec import Struct
 
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
-from sidecard.core.flights.leases import Departures
+from sidecard.core.flights.departures import Departures
 from sidecard.core.flights.participants import Waiter
 from sidecard.core.flights.streams import Streams
 from sidecard.core.flights.table import Flights
@@ -13,7 +13,7 @@ from sidecard_client.protocol import wire
 
 
 class CancelOperation(Struct, frozen=True, eq=False):
-    """Removes callers that take their begin back."""
+    """Removes callers that withdraw their begin."""
 
     flights: Flights
     streams: Streams
@@ -31,10 +31,10 @@ class CancelOperation(Struct, frozen=True, eq=False):
 
         applicants, leases = self.flights.of_request(peer, request.target)
         if waiting is None:
-            # The reader of a whole answer, if there is one; its begin was counted when the answer was found.
+            # The follower of a whole answer, if there is one; its begin was counted when the answer was found.
             self.streams.close(self.streams.find(peer, request.target))
         else:
             applicants = [waiting]
 
-        message = "the caller cancelled its begin"
-        return effects + self.departures.end_leases(leases, "cancelled", "cancelled", message, now, applicants)
+        message = "the caller canceled its begin"
+        return effects + self.departures.remove_holders(leases, "cancelled", "cancelled", message, now, applicants)

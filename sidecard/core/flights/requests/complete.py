@@ -1,4 +1,4 @@
-"""`complete`: take the answer of a lease, store it, and give it to all waiters."""
+"""`complete`: receive the answer of a lease, store it, and send it to all waiters."""
 
 from msgspec import Raw, Struct
 

@@ -1,13 +1,13 @@
-"""Deadlines: end what is due, at each tick."""
+"""The tick: handle every timer that is due."""
 
 from msgspec import Struct
 
 from sidecard.core.backends.backend import Backend
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.effects import Effect
+from sidecard.core.flights.departures import Departures
 from sidecard.core.flights.endings import Endings
 from sidecard.core.flights.flight import Flight
-from sidecard.core.flights.leases import Departures
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
 from sidecard.core.flights.queues import Queues
 from sidecard.core.flights.store.lookups import Lookups
@@ -31,7 +31,7 @@ class DeadlineOperation(Struct, frozen=True, eq=False):
     cache: MemoryCache
 
     def tick(self, now: float) -> list[Effect]:  # noqa: C901 - one case for each kind of item
-        """End everything that is due."""
+        """Handle everything that is due."""
         effects: list[Effect] = []
         timers = self.flights.timers
         while (due := timers.pop_due(now)) is not None:
@@ -60,5 +60,5 @@ class DeadlineOperation(Struct, frozen=True, eq=False):
         return effects
 
     def _expire(self, lease: HeldLease, now: float) -> list[Effect]:
-        message = f"the process that made this call did not renew its lease for {self.flights.lease_seconds:g} s"
-        return self.departures.end_leases([lease], "expired", "transient", message, now)
+        message = f"the process that made this call did not renew its lease in time; leases now last {self.flights.lease_seconds:g} s"
+        return self.departures.remove_holders([lease], "expired", "transient", message, now)

@@ -1,11 +1,11 @@
-"""The loss of a peer: its waits end, its leases are lost."""
+"""The loss of a peer: its begins are dropped, its leases count as lost."""
 
 from msgspec import Struct
 
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect
 from sidecard.core.events import Peer
-from sidecard.core.flights.leases import Departures
+from sidecard.core.flights.departures import Departures
 from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.store.writes import StoreUpdates
 from sidecard.core.flights.streams import Streams
@@ -23,7 +23,7 @@ class DisconnectOperation(Struct, frozen=True, eq=False):
     counters: Counters
 
     def peer_lost(self, peer: Peer, now: float) -> list[Effect]:
-        """Remove everything of a lost peer; its flights go to the next callers."""
+        """Remove all that belongs to a lost peer; its flights go to the next callers."""
         waiters, applicants, leases = self.flights.of_peer(peer)
         for waiter in waiters:
             # Before its leases end: a peer that waits for its own flight must not be elected.
@@ -31,7 +31,7 @@ class DisconnectOperation(Struct, frozen=True, eq=False):
             self.counters.left += 1
 
         message = "the connection of the process that made this call has ended"
-        effects = self.departures.end_leases(leases, "lost", "transient", message, now, applicants)
+        effects = self.departures.remove_holders(leases, "lost", "transient", message, now, applicants)
         self.lookups.peer_lost(peer)
         self.writes.peer_lost(peer)
         self.streams.lose(peer)

@@ -1,4 +1,4 @@
-"""The drain before the daemon stops: no new leases, then an answer for every waiter."""
+"""The drain before the daemon stops: no new leases, then a reply to every waiter."""
 
 from msgspec import Struct
 
@@ -28,10 +28,10 @@ class DrainOperation(Struct, frozen=True, eq=False):
         return effects
 
     def expire(self, now: float) -> list[Effect]:
-        """Reject every waiter, and end every reader of a whole answer."""
+        """Reject every waiter, and end every follower of a whole answer."""
         effects = [effect for flight in self.flights for effect in self.election.dismiss_waiters(flight, now)]
-        for reader in self.streams.whole_answers():
-            self.streams.close(reader)
-            effects.append(DRAINING.reply(reader.peer, reader.request_id))
+        for follower in self.streams.whole_answers():
+            self.streams.close(follower)
+            effects.append(DRAINING.reply(follower.peer, follower.request_id))
 
         return effects

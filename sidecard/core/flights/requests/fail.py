@@ -1,4 +1,4 @@
-"""`fail`: take the failure of a lease: another backend, another holder, or the end of the flight."""
+"""`fail`: receive the failure of a lease, and grant another backend, elect another holder, or end the flight."""
 
 from msgspec import Struct
 
@@ -60,13 +60,13 @@ class FailOperation(Struct, frozen=True, eq=False):
         effects += further
         if not continues:
             effects.append(SendReply(peer.id, wire.Ok(request.id)))
-            effects += self.election.lease_ended(flight, kind, message, now)
+            effects += self.election.continue_flight(flight, kind, message, now)
 
         return effects
 
 
 class FurtherAttempts(Struct, frozen=True, eq=False):
-    """Lets a caller whose call has failed go on: on another backend, or after a pause."""
+    """Lets a caller whose call has failed try again: on another backend, or after a pause."""
 
     flights: Flights
     grants: Grants

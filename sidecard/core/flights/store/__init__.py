@@ -1,1 +1,1 @@
-"""The engine's side of the store, the durable second tier. Without a store, all of this does nothing."""
+"""The engine's side of the store, the durable second tier. Without a store, these modules do nothing."""

@@ -40,13 +40,13 @@ class LookupAnswers(Struct, frozen=True, eq=False):
     endings: Endings
 
     def answered(self, flight: Flight, answer: Answer, now: float) -> list[Effect]:
-        """Take the store's answer to a flight's question."""
+        """Continue a flight with the store's answer to its question."""
         if isinstance(answer, Absent):
             flight.store_answered(answer.claim)
 
         entry = self.policy.cache.get(flight.scope, flight.key, now) if flight.reads_entry else None
         if entry is not None:
-            # It has come to memory meanwhile, or it is the one that is doubted.
+            # It was stored in memory meanwhile, or it is the doubted entry.
             doubted = self.status.doubts(entry)
             if entry.is_fresh(now) and (isinstance(answer, Unavailable) or not doubted):
                 return self._serve(flight, entry, now)
@@ -57,7 +57,7 @@ class LookupAnswers(Struct, frozen=True, eq=False):
         return self._conclude(flight, answer, now)
 
     def compute_here(self, flight: Flight, now: float) -> list[Effect]:
-        """No host has the answer: serve what may be served in its place, and admit a caller to compute it."""
+        """No host has the answer: serve similar or stale answers where allowed, and admit a caller to compute it."""
         self.flights.timers.clear(flight)
         flight.not_stored()
         effects = self._serve_similar(flight, now)
@@ -130,7 +130,7 @@ class LookupAnswers(Struct, frozen=True, eq=False):
         return effects
 
     def _not_stored(self, flight: Flight, now: float) -> list[Effect]:
-        """Answer the callers that want nothing but a stored answer: there is none."""
+        """Answer the callers that accept only a stored answer: there is none."""
         effects = self.lookups.answer_gets(flight, now, None)
         for waiter in list(flight.waiters.values()):
             if waiter.lookup_open:

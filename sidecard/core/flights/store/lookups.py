@@ -1,4 +1,4 @@
-"""Store lookups: a flight begins by asking the store.
+"""Store lookups: with a store, a flight begins by asking it.
 
 The store answers later, by `StoreAnswered`. Until then the flight has neither lease nor applicant, and all of its callers
 wait, so a hundred callers cost one read. They are sent `Pending` only after `PENDING_AFTER_SECONDS`.
@@ -112,7 +112,7 @@ class Lookups(Struct, frozen=True, eq=False):
     def ask_again(self, flight: Flight, now: float) -> list[Effect]:
         """A flight's key has changed: do not trust the open question's answer, or ask a new question.
 
-        There is one question at a time: a claim that came with an answer to an abandoned question would be lost.
+        One question at a time: if it were abandoned, a claim in its answer would be lost.
         """
         if flight.state == LOOKING_UP:
             flight.outdate()
@@ -122,7 +122,7 @@ class Lookups(Struct, frozen=True, eq=False):
         return []
 
     def ask_again_within(self, namespace: str | None, now: float) -> list[Effect]:
-        """The same for all flights of a namespace; None means all."""
+        """Do `ask_again` for all flights of a namespace; None means all."""
         return [
             effect
             for flight in self.flights

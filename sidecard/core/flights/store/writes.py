@@ -1,4 +1,4 @@
-"""Writes and removals: what the engine lets the store keep, and the requests that wait for a removal."""
+"""Writes and removals of entries in the store, and the requests that wait for a removal."""
 
 from msgspec import Struct
 
