@@ -41,7 +41,7 @@ def test_a_forwarded_request_lacks_our_headers_and_asks_for_plain_bytes() -> Non
 
 @pytest.mark.parametrize(("timeout", "seconds"), [({"read": 5}, 5.0), ({"read": None}, None), ({}, None), (None, None)])
 def test_the_read_timeout_is_an_extension(timeout: Any, seconds: float | None) -> None:
-    """Without a read time-out, there is none."""
+    """Without a read timeout, there is none."""
     assert read_timeout_of(httpx2.Request("GET", "http://h", extensions={"timeout": timeout})) == seconds
 
 
