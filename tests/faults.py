@@ -157,7 +157,7 @@ class Scene:
 
 
 def whole(got: End, pieces: int = 3) -> bool:
-    """Tell whether a caller has all pieces, in order, of one call."""
+    """Return whether a caller has all pieces, in order, of one call."""
     pid = got.pieces[0].partition(":")[0] if got.pieces else ""
     return got.pieces == [f"{pid}:{number}" for number in range(pieces)]
 

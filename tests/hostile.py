@@ -74,7 +74,7 @@ class Wire:
         return self.receives()[0]
 
     def is_closed(self) -> bool:
-        """Tell whether the daemon has ended the connection. What it has sent is read and forgotten."""
+        """Return whether the daemon has ended the connection. What it has sent is read and forgotten."""
         self.socket.setblocking(False)
         try:
             while self.socket.recv(1 << 20):

@@ -45,7 +45,7 @@ class Scopes:
 
 
 def covers(namespace: str | None, scope: str) -> bool:
-    """Tell whether a purge of ``namespace`` includes ``scope``: None means all, ``NAME`` that name of every uid."""
+    """Return whether a purge of ``namespace`` includes ``scope``: None means all, ``NAME`` that name of every uid."""
     return namespace is None or scope == namespace or namespace_of(scope) == namespace
 
 

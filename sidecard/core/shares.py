@@ -33,7 +33,7 @@ class Share:
         return self._of_uid.get(uid, 0)
 
     def has_room(self, uid: int, limit: int, spare_share: float) -> bool:
-        """Tell whether a uid may add one more. ``limit`` is for all uids; ``spare_share`` of it is the spare."""
+        """Return whether a uid may add one more. ``limit`` is for all uids; ``spare_share`` of it is the spare."""
         return self.total < limit or in_spare(self.of(uid), self.total, limit, spare_share)
 
     def take(self, uid: int) -> None:
@@ -52,6 +52,6 @@ class Share:
 
 
 def in_spare(own: int, total: int, limit: int, spare_share: float) -> bool:
-    """Tell whether a uid that uses ``own`` of ``total`` may add one more to a full table."""
+    """Return whether a uid that uses ``own`` of ``total`` may add one more to a full table."""
     spare = limit * spare_share
     return own < spare * LITTLE_SHARE and total < limit + spare

@@ -135,7 +135,7 @@ def test_deleted_socket_file_is_recreated_and_connections_stay(
 
 
 def answers(path: str) -> bool:
-    """Tell whether a daemon answers."""
+    """Return whether a daemon answers."""
     try:
         return ask(path, {"op": "ping"})["type"] == "pong"
     except OSError:

@@ -132,7 +132,7 @@ def patient(path: str) -> Wire:
 
 
 def is_admitted(path: str) -> bool:
-    """Tell whether one more is served."""
+    """Return whether one more is served."""
     with Wire(path) as line:
         return is_served(line)
 

@@ -150,7 +150,7 @@ class Victim:
 
 
 def begun(upstream: Upstream, victim: Victim) -> bool:
-    """Tell whether the upstream runs, or the victim is where it is to be cancelled."""
+    """Return whether the upstream runs, or the victim is where it is to be cancelled."""
     return upstream.running.is_set() or victim.reached
 
 
@@ -267,7 +267,7 @@ async def test_holder_cancelled_at_each_await_leaves_the_waiter_an_answer(
 
 
 def within_finalizer(frame: FrameType | None) -> bool:
-    """Tell whether a frame is of a ``__del__``, or was called by one."""
+    """Return whether a frame is of a ``__del__``, or was called by one."""
     while frame is not None and frame.f_code.co_name != "__del__":
         frame = frame.f_back
 

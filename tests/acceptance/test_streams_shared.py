@@ -64,7 +64,7 @@ def readers(tmp_path: Path, daemon: Callable[..., Daemon]) -> Iterator[Callable[
 
 
 def whole(got: Consumed) -> bool:
-    """Tell whether a consumer has all pieces, in order, of one call."""
+    """Return whether a consumer has all pieces, in order, of one call."""
     pid = got.pieces[0].partition(":")[0] if got.pieces else ""
     return got.pieces == [f"{pid}:{number}" for number in range(PIECES)]
 

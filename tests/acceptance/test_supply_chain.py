@@ -54,7 +54,7 @@ def declared() -> list[Requirement]:
 
 
 def holds(wanted: Requirement, python: str, extra: str = "") -> bool:
-    """Tell whether a requirement is one on that Python."""
+    """Return whether a requirement is one on that Python."""
     environment: dict[str, Any] = {**default_environment()} | {
         "python_version": python,
         "python_full_version": f"{python}.9",

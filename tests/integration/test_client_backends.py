@@ -270,7 +270,7 @@ def hasty(connect: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch) -> Ca
 
 
 def taken_back(scripted: ScriptedDaemon) -> bool:
-    """Tell whether the daemon learned that nobody waits any more: by a cancel of the begin, or by the connection's end."""
+    """Return whether the daemon learned that nobody waits any more: by a cancel of the begin, or by the connection's end."""
     begin = scripted.requests(wire.Begin)[0].id
     return scripted.ended == [0] or [cancel.target for cancel in scripted.requests(wire.Cancel)] == [begin]
 

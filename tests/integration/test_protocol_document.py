@@ -42,7 +42,7 @@ def exchange(path: str, line: str) -> list[dict[str, Any]]:
 
 
 def same_shape(said: object, seen: object) -> bool:
-    """Tell whether a reply is as documented: numbers may differ, ``...`` abbreviates, defaults may be left out."""
+    """Return whether a reply is as documented: numbers may differ, ``...`` abbreviates, defaults may be left out."""
     if isinstance(said, dict) and isinstance(seen, dict):
         extra = [seen[name] for name in seen.keys() - said.keys()]
         return all(name in seen and same_shape(said[name], seen[name]) for name in said) and not any(extra)

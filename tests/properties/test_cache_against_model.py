@@ -299,7 +299,7 @@ class CacheMachine(RuleBasedStateMachine):
         return {place: kept for place, kept in self.kept.items() if self.now < kept.expires}
 
     def _swept(self, kept: Kept) -> bool:
-        """Tell whether the second in which the entry expired has passed: expiry is noticed to the second."""
+        """Return whether the second in which the entry expired has passed: expiry is noticed to the second."""
         return int(kept.expires) + 1 <= self.now
 
     def _held(self) -> set[Place]:

@@ -184,5 +184,5 @@ class Flight(Struct, eq=False):
         return any(one is not None and one.request.task == task for one in participants)
 
     def needs_holder(self) -> bool:
-        """Tell whether any waiter would make the call itself."""
+        """Return whether any waiter would make the call itself."""
         return any(waiter.may_lead for waiter in self.waiters.values())

@@ -27,11 +27,11 @@ class TableLimits(Struct, frozen=True, eq=False):
         return flights.start(scope, key, uid) if admitted else None
 
     def admits_lease(self, uid: int) -> bool:
-        """Tell whether ``uid`` may hold one more lease."""
+        """Return whether ``uid`` may hold one more lease."""
         return self._admits("leases", self.flights.leases_by_uid, uid, self.settings.now.max_leases)
 
     def admits_waiter(self, uid: int) -> bool:
-        """Tell whether one more caller of ``uid`` may wait."""
+        """Return whether one more caller of ``uid`` may wait."""
         return self._admits("waiters", self.flights.waiters_by_uid, uid, self.settings.now.max_waiters)
 
     def saturated(self, table: Table, limit: int | None = None) -> list[Effect]:

@@ -101,7 +101,7 @@ class Applicant(Struct, eq=False):
         self.not_before = 0.0
 
     def is_queued_at(self, backend: "Backend") -> bool:
-        """Tell whether the applicant is in a backend's queue."""
+        """Return whether the applicant is in a backend's queue."""
         return any(queued is backend for _, queued in self.queues)
 
     def enqueue(self, choice: "Choice") -> None:

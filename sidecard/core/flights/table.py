@@ -236,7 +236,7 @@ class Flights:
         return next(others, next(iter(waiters), None))
 
     def is_waiting(self, peer: Peer, request_id: int) -> bool:
-        """Tell whether a request of that id waits."""
+        """Return whether a request of that id waits."""
         table = self._peers.get(peer.id)
         return table is not None and (request_id in table.waiters or request_id in table.applicants)
 

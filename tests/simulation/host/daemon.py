@@ -77,7 +77,7 @@ class Transport:
         return len(self._buffer)
 
     def is_closing(self) -> bool:
-        """Tell whether it is being closed."""
+        """Return whether it is being closed."""
         return self._closing
 
     def pause_reading(self) -> None:

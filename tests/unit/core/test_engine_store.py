@@ -63,7 +63,7 @@ def begun(host: Host, request_id: int = 1, **fields: Any) -> tuple[Actor, StoreR
 
 
 def balanced(host: Host) -> bool:
-    """Tell whether every begin has its end, or waits."""
+    """Return whether every begin has its end, or waits."""
     stats = host.stats()
     ends = stats.hits + stats.shared + stats.leases_first + stats.failed + stats.rejected + stats.timeouts + stats.left
     return stats.begins == ends + stats.waiters

@@ -43,7 +43,7 @@ class Lookups(Struct, frozen=True, eq=False):
     gets: dict[Flight, list[tuple[Peer, wire.Get]]] = {}
 
     def concerns(self, flight: Flight | None, request: wire.Begin) -> bool:
-        """Tell whether a begin waits for the store: its flight does, or it has none and the store is to be asked."""
+        """Return whether a begin waits for the store: its flight does, or it has none and the store is to be asked."""
         if flight is not None:
             return flight.state == LOOKING_UP
 

@@ -53,7 +53,7 @@ class StoreStatus:
         return next(self._tickets)
 
     def doubts(self, entry: Entry) -> bool:
-        """Tell whether the store should be read before this entry is served: invalidations of it may have been missed."""
+        """Return whether the store should be read before this entry is served: invalidations of it may have been missed."""
         return entry.terms.trust_epoch != self._policy.trust_epoch and self.answers
 
     def changed(self, event: StoreStateChanged) -> list[Effect]:

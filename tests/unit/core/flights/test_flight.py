@@ -225,7 +225,7 @@ def test_only_flights_and_their_table_change_flights() -> None:
 
 
 def _is_own(attribute: ast.Attribute) -> bool:
-    """Tell whether an attribute is of the class at hand, or of one whose attributes have the same names."""
+    """Return whether an attribute is of the class at hand, or of one whose attributes have the same names."""
     return isinstance(attribute.value, ast.Name) and attribute.value.id in {"self", "decision", "counters", "entry"}
 
 
