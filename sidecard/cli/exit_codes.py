@@ -6,13 +6,13 @@ OK: Final = 0
 PROBLEM: Final = 1
 """The command failed, or found a problem."""
 USAGE: Final = 2
-"""As argparse exits."""
+"""The code with which argparse exits."""
 UNREACHABLE: Final = 69
 """No daemon, or no database, answers: EX_UNAVAILABLE of sysexits.h."""
 BAD_CONFIG: Final = 78
 """EX_CONFIG of sysexits.h."""
 INTERRUPTED: Final = 130
-"""As shells report SIGINT: 128 plus the signal's number."""
+"""The code by which shells report SIGINT: 128 plus the signal's number."""
 
 
 class UsageError(Exception):

@@ -15,7 +15,7 @@ class SendReply(Struct, frozen=True):
     peer: int
     reply: AnyReply
     answer_to: type[Request] = Begin
-    """Class of the answered request, where an earlier event carried it."""
+    """Class of the answered request, if an earlier event carried it."""
 
 
 class AwaitRead(Struct, frozen=True):

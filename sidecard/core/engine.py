@@ -281,13 +281,13 @@ class Engine:
 
     @property
     def watched(self) -> bool:
-        """At least one peer watches notes, so they must come back as `NoteEmitted`."""
+        """At least one peer watches notes, so the shell must return them as `NoteEmitted`."""
         return bool(self._watches)
 
     def next_deadline(self) -> float | None:
         """Return the instant at which a `Tick` is due; None if no item has a deadline.
 
-        It may lie in the past while a flood of expired entries is removed in batches.
+        It may be in the past while many expired entries are removed in batches.
         """
         due = self._timers.next_deadline()
         expiry = self._cache.next_expiry()

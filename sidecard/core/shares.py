@@ -16,7 +16,7 @@ Precedent for a guaranteed minimum plus a shared rest: Linux' TCP memory account
 """
 
 LITTLE_SHARE = 1 / 4
-"""Of the spare room: so many uids at a time can be protected from being shut out."""
+"""Share of the spare room below which a uid uses little: so four uids can use the spare at the same time."""
 
 
 class Share:

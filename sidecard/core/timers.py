@@ -13,7 +13,7 @@ class Timers(Generic[T]):
     """One deadline per item.
 
     A cleared or replaced deadline stays in the heap as a dead entry until it is popped, or until dead entries outnumber
-    live ones: 100,000 waiters that come and go within their two minutes must not leave 100,000 entries behind.
+    live ones: 100,000 waiters that join and leave within their two minutes must not leave 100,000 entries behind.
     """
 
     def __init__(self) -> None:

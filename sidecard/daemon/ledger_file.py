@@ -41,7 +41,7 @@ class LedgerFile:
         self.path = directory / NAME
 
     def read(self) -> LedgerSnapshot | None:
-        """Return what an earlier run wrote; None where there is no file.
+        """Return what an earlier run wrote; None if there is no file.
 
         Raises `LedgerDamagedError`, or `StateUnusableError`, after which the file must be left as it is.
         """
@@ -79,7 +79,7 @@ class LedgerFile:
         return corrupt
 
     def write(self, snapshot: LedgerSnapshot) -> None:
-        """Replace the file. Interrupted at any point, the old or the new one is there, whole. Raises `OSError`."""
+        """Replace the file atomically: after an interruption, the old or the new file exists as a whole. Raises `OSError`."""
         # A fixed name instead of a random one: the directory is locked, and a killed daemon's leftover is overwritten.
         new = self.path.with_name(f"{NAME}.new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | SAFE_FLAGS
@@ -159,7 +159,7 @@ class LedgerKeeper:
         try:
             # The snapshot does not change any more: the thread encodes it while the engine books.
             await run_in_thread("sidecard-ledger", partial(self._file.write, self._engine.ledger_snapshot()))
-        except (OSError, RuntimeError) as error:  # the latter where the host allows no further thread
+        except (OSError, RuntimeError) as error:  # the latter if the host allows no further thread
             if not self._failing:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 self._log("warning", "ledger not written", file=str(self._file.path), reason=reason)

@@ -71,7 +71,7 @@ class Sinks:
 
     @property
     def on_call(self) -> Callable[[CallRecord], None] | None:
-        """What receives each ended call; None without a call log."""
+        """Receives each ended call; None without a call log."""
         calls, wall_clock = self._calls, self._wall_clock
         return None if calls is None else lambda record: calls.add(record, wall_clock())
 

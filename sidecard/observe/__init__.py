@@ -1,1 +1,1 @@
-"""What people see of the daemon: listeners to notes."""
+"""Outputs for people and monitoring: logs, HTTP, pushed metrics, the call log."""

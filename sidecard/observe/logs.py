@@ -16,7 +16,7 @@ from sidecard.core.operations.watch import SHOWN_KEY_CHARACTERS, fields_of, name
 from sidecard_client.protocol import wire
 
 MAX_LINES_PER_SECOND = 20
-"""Of one event: a misbehaving peer must not fill the disk."""
+"""Limit of one event: a misbehaving peer must not fill the disk."""
 
 _LEVELS: dict[type[Note], str] = {
     notes.Evicted: "debug",

@@ -22,7 +22,7 @@ _OF_STATE = (
     "latency_seconds",
 )
 _UNKNOWN_STATE = dict.fromkeys(_OF_STATE) | {"cause": "", "permits": 0, "queued": 0, "max_queue": 0}
-"""Of a backend of an earlier run, known only from the ledger."""
+"""State of a backend of an earlier run, known only from the ledger."""
 
 _UNUSED = BackendSpending(calls=0, seconds=0.0, dollars=0.0, prompt_tokens=0, completion_tokens=0, saved_dollars=0.0)
 

@@ -18,7 +18,7 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
-        # Read-only: an existing lock file can also be locked where nothing can be written at the moment.
+        # Read-only: an existing lock file can also be locked if nothing can be written at the moment.
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | SAFE_FLAGS, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,7 +34,7 @@ class FileLock:
 
 
 def create_regular(path: Path) -> bool:
-    """Create a file where there is none; return whether it is a regular file. Raises `OSError`."""
+    """Create a file if there is none; return whether it is a regular file. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | SAFE_FLAGS, 0o600)
     try:
         return stat.S_ISREG(os.fstat(descriptor).st_mode)

@@ -57,7 +57,7 @@ class SqliteFormat(Struct, frozen=True):
     def open(
         self, path: Path, pragmas: Iterable[str] = (), *, patience_seconds: float = 0.0, probe: str = ""
     ) -> SqliteConnection:
-        """Open a file for writing; create it, and its tables, where they are missing.
+        """Open a file for writing; create it, and its tables, if they are missing.
 
         ``pragmas`` are set before the tables are created, ``probe`` is a statement that a whole file can run.
         Raises `DamagedError`, `UnusableError`, or `sqlite3.Error`.
@@ -97,7 +97,7 @@ class SqliteFormat(Struct, frozen=True):
         return connection
 
     def recognizes(self, connection: SqliteConnection, path: Path) -> bool:
-        """Return whether a file has these tables; False where it is empty yet. Raises `ForeignError`."""
+        """Return whether a file has these tables; False if it is empty yet. Raises `ForeignError`."""
         application_id = connection.number("PRAGMA application_id")
         version = connection.number("PRAGMA user_version")
         if not application_id and not version and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():

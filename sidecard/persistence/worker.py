@@ -26,8 +26,8 @@ _Job = tuple[Callable[[], Any], Callable[[Any], None] | None]
 class WorkerThread:
     """Does jobs in order, in a daemon thread: one that hangs with its disk does not keep the process alive.
 
-    ``loop`` is the event loop whose thread receives results; None where no job has one.
-    Raises `RuntimeError` where the host allows no further thread.
+    ``loop`` is the event loop whose thread receives results; None if no job has one.
+    Raises `RuntimeError` if the host allows no further thread.
     """
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -43,7 +43,7 @@ class WorkerThread:
 
     @property
     def busy(self) -> bool:
-        """Whether a job of `do` or `run` has no result yet, also where nobody waits for it any more."""
+        """Whether a job of `do` or `run` has no result yet, even if no task waits for it any more."""
         return self._unsettled > 0
 
     def submit(self, job: Callable[[], object]) -> None:
@@ -94,7 +94,7 @@ class WorkerThread:
                 try:
                     self._loop.call_soon_threadsafe(self._settle, results)
                 except RuntimeError:
-                    return  # the loop is closed: nobody waits
+                    return  # the loop is closed: no task waits
 
             if job is None:
                 return
@@ -108,7 +108,7 @@ class WorkerThread:
 async def run_in_thread(name: str, job: Callable[[], T], *, abandon: bool = False) -> T:
     """Do one job in a new daemon thread, and return or raise as it does.
 
-    Cancellation ends the wait only after the job, unless ``abandon``. Raises `RuntimeError` where the host allows no
+    Cancellation ends the wait only after the job, unless ``abandon``. Raises `RuntimeError` if the host allows no
     further thread. Unlike `anyio.to_thread`, it does not import anyio's asyncio backend: a sixth of the daemon's start.
     """
     worker = WorkerThread(name, asyncio.get_running_loop())

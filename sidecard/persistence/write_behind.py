@@ -23,7 +23,7 @@ class WriteBehindQueue(Generic[T]):
         self.max_bytes = max_bytes
         self.max_items = max_items
         self.bytes = 0
-        """Of all items, including the batch that is being written."""
+        """Size of all items, including the batch that is being written."""
         self._size_of = size_of
         self._waiting: dict[Hashable, T] = {}
         self._taken: dict[Hashable, T] = {}
@@ -39,7 +39,7 @@ class WriteBehindQueue(Generic[T]):
 
     @property
     def waiting(self) -> list[tuple[Hashable, T]]:
-        """What is in no batch, with its names, the oldest first."""
+        """The items that are in no batch, by name, the oldest first."""
         return list(self._waiting.items())
 
     def has_room(self, size_bytes: int) -> bool:
@@ -63,7 +63,7 @@ class WriteBehindQueue(Generic[T]):
         return older
 
     def take(self, max_items: int, max_bytes: float = float("inf")) -> list[T]:
-        """Start a batch of the oldest items, at least one where there is any. The batch before it must have ended."""
+        """Start a batch of the oldest items, at least one if there is any. The batch before it must have ended."""
         batch_bytes = 0
         for name, item in list(islice(self._waiting.items(), max_items)):
             batch_bytes += self._size_of(item)
@@ -94,13 +94,13 @@ class WriteBehindQueue(Generic[T]):
         self._waiting |= newer
 
     def discard(self, name: Hashable) -> None:
-        """Remove an item, wherever it is; nothing happens where it is gone."""
+        """Remove an item, in a batch or not; do nothing if it has been removed already."""
         for items in (self._waiting, self._taken):
             if name in items:
                 self._forget(name, items.pop(name))
 
     def drop_oldest(self) -> T | None:
-        """Remove and return the oldest item that is in no batch; None where there is none."""
+        """Remove and return the oldest item that is in no batch; None if there is none."""
         name = next(iter(self._waiting), None)
         if name is None:
             return None

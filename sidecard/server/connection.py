@@ -41,7 +41,7 @@ MESSAGE_OVERHEAD_BYTES: Final = 200
 
 
 class ServerContext(NamedTuple):
-    """What all connections of a daemon share."""
+    """Objects that all connections of a daemon share."""
 
     driver: Driver
     connections: ConnectionTable

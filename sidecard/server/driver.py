@@ -1,6 +1,6 @@
 """The driver: the only caller of `Engine.handle`, and the only executor of its effects.
 
-Everything runs in the event loop's thread without an ``await``, so the engine needs no lock and no state is ever torn.
+Everything runs in the event loop's thread without an ``await``, so the engine needs no lock, and each event sees a consistent state.
 """
 
 import os

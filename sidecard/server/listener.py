@@ -43,7 +43,7 @@ class Listener:
     def bind(self, mode: int, group: str | int | None) -> None:
         """Create the socket file, at first or after it was removed. The caller closes a previous socket.
 
-        Raises `ListenError`, and changes nothing, where that fails: another daemon may have bound the path.
+        Raises `ListenError`, and changes nothing, if that fails: another daemon may have bound the path.
         """
         try:
             _prepare_directory(self.path, self._setting)

@@ -1,4 +1,4 @@
-"""What the writes of every store have in common: pending changes, callers that wait for removals, counters."""
+"""The common part of the writes of all stores: pending changes, callers that wait for removals, counters."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ class BackgroundWrites:
         self.reporter = reporter
         self.written = self.refused = self.evicted = self.given_up = 0
         self.entries, self.bytes = 0, 0
-        """Of the whole store, where it counts them."""
+        """Entries and bytes of the whole store, if it counts them."""
         self._removals: dict[int, tuple[int, float]] = {}
         """Tickets of removals and purges whose callers wait: see `expect_removal`."""
         reporter.measure = self.measure

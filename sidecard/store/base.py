@@ -13,7 +13,7 @@ StoreListener = Callable[[StoreEvent], None]
 """Receives a store's events, in the event loop's thread and never from within `Store.perform`."""
 
 StoreChange = StoreWrite | StoreRemove | StorePurge
-"""What a store writes."""
+"""Effects that a store writes."""
 
 UNANSWERED = 0
 """The ticket of a removal whose caller waits no longer, or never did."""

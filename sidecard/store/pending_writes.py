@@ -51,7 +51,7 @@ class PendingWrites(WriteBehindQueue[StoreChange]):
         return replaced
 
     def find(self, scope: str, key: str) -> StoreWrite | StoreRemove | None:
-        """Return the pending change of a key; None where there is none."""
+        """Return the pending change of a key; None if there is none."""
         name = (scope, key)
         change = self._waiting.get(name)
         if change is None:

@@ -29,7 +29,7 @@ from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 from sidecard_client.protocol.wire import AnyReply
 
 MAX_BACKLOG_BYTES = 1024 * 1024
-"""Unsent pieces of a stream, beyond which the call goes on unshared: nobody waits for a daemon that does not read."""
+"""Unsent pieces of a stream, beyond which the call goes on unshared: a caller does not wait for a daemon that does not read."""
 
 
 class AsyncInterpreter:

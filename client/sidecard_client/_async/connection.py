@@ -194,11 +194,11 @@ class AsyncConnection:
 
     @property
     def backlog_bytes(self) -> int:
-        """What the kernel has not taken yet."""
+        """Bytes that the kernel has not taken yet."""
         return self._send_buffer.backlog_bytes
 
     def send(self, request: AnyRequest) -> None:
-        """Send a request whose reply nobody needs. Never waits and never fails: a lost connection voids it anyway."""
+        """Send a request whose reply is not needed. Never waits and never fails: a lost connection voids it anyway."""
         if self.reason is None:
             request_id, data = self.protocol.send(request)
             self.protocol.forget(request_id)

@@ -25,7 +25,7 @@ _log = logging.getLogger("sidecard_client")
 
 
 class AsyncConnector:
-    """The connection to ``path`` (found at each connecting where it is None). Usable between `open` and `close`."""
+    """The connection to ``path`` (searched at each connection attempt if it is None). Usable between `open` and `close`."""
 
     def __init__(self, path: str | None, timeout_seconds: float) -> None:
         self.closed = False

@@ -86,7 +86,7 @@ class AsyncLifecycle(BaseClient, ClientMetrics):
 
 
 class AsyncDecorator:
-    """What `AsyncClient.cached` returns: makes a function one to be awaited, whose calls are shared."""
+    """Decorator that `AsyncClient.cached` returns: makes a function awaitable and shares its calls."""
 
     def __init__(self, perform: Perform, options: Options) -> None:
         self._perform = perform

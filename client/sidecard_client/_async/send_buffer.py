@@ -29,7 +29,7 @@ class SendBuffer:
 
     @property
     def backlog_bytes(self) -> int:
-        """What the kernel has not taken yet."""
+        """Bytes that the kernel has not taken yet."""
         return len(self._refused) + sum(map(len, self._gathered)) if self._refused else 0
 
     def send(self, data: bytes, *, at_once: bool = False) -> None:

@@ -96,7 +96,7 @@ class BlockingConnection:
         return self.receive(request_id)
 
     def send(self, request: AnyRequest) -> None:
-        """Send a request whose reply nobody needs, beside the heartbeat. Raises `ConnectionLost`: then nothing can be sent."""
+        """Send a request whose reply is not needed, while the heartbeat may send too. Raises `ConnectionLost`: then nothing can be sent."""
         try:
             with self._sending:
                 request_id, data = self.protocol.send(request)

@@ -30,7 +30,7 @@ MAX_IDLE_CONNECTIONS = 128
 
 
 class Connector:
-    """Connections to ``path`` (found at each connection where it is None). Thread-safe.
+    """Connections to ``path`` (searched at each connection attempt if it is None). Thread-safe.
 
     A connection that `first_reply` returns belongs to its caller until `give_back` or `throw_away`.
     """

@@ -53,7 +53,7 @@ class Lifecycle(BaseClient, ClientMetrics):
 
 
 class Decorator:
-    """What `Client.cached` returns: makes a function one whose calls are shared."""
+    """Decorator that `Client.cached` returns: the calls of the function are shared."""
 
     def __init__(self, perform: Perform, options: Options) -> None:
         self._perform = perform

@@ -31,7 +31,7 @@ class Stream(Provenance, Generic[T]):
     """Iterates over the pieces of an answer, wherever they come from. Begins with the first piece.
 
     For one thread at a time. As a context manager it is closed at the end of the block. An unreferenced one is closed
-    too, but then nobody finishes the call for others.
+    too, but then the call is not finished for others.
     """
 
     def __init__(self, connector: Connector, call: Call) -> None:
@@ -98,7 +98,7 @@ class Stream(Provenance, Generic[T]):
         if self._execution.follows:
             self._execution.unfollow()
         elif isinstance(self._execution.run(conversation, False), GoOn):  # noqa: FBT003 - the result of `Give`
-            with suppress(RuntimeError):  # no thread can be started: then nobody finishes it
+            with suppress(RuntimeError):  # no thread can be started: then the call is not finished
                 threading.Thread(target=self._finish, name="sidecard-stream", daemon=True).start()
                 return
 

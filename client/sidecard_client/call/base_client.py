@@ -82,5 +82,5 @@ class BaseClient:
 
     @property
     def sovereign(self) -> bool:
-        """Whether backends that may be remote are left out where no daemon decides."""
+        """Whether backends that may be remote are left out if no daemon decides."""
         return self._options.sovereign

@@ -81,7 +81,7 @@ def usage_of(call: Call, value: Any) -> wire.Usage | None:
 
 
 def read_usage(options: Options, value: Any) -> wire.Usage | None:
-    """Ask the ``usage`` hook. Where it fails, warn and return None: the value must not be lost with its price."""
+    """Ask the ``usage`` hook. If it fails, warn and return None: the value must not be lost with its price."""
     if options.usage is None:
         return None
 
@@ -102,7 +102,7 @@ def read_usage(options: Options, value: Any) -> wire.Usage | None:
 
 
 def may_be_stored(options: Options, value: Any) -> bool:
-    """Ask the ``store`` hook. Where it fails, warn and do not store."""
+    """Ask the ``store`` hook. If it fails, warn and do not store."""
     if options.store is None:
         return True
 

@@ -381,7 +381,7 @@ def is_tracing() -> bool:
     """Return whether the app traces: OpenTelemetry is imported and has a provider (as redis-py decides).
 
     Asked for each call, so it must cost nothing: it reads the provider where the library keeps it, outside its public
-    interface. Where it is not found there, `tracing.traced` finds out.
+    interface. If it is not found there, `tracing.traced` finds out.
     """
     library = sys.modules.get("opentelemetry.trace")
     return library is not None and library.__dict__.get("_TRACER_PROVIDER", library) is not None

@@ -160,10 +160,10 @@ class LocalFlights:
         """Remove a waiter whose caller stops waiting.
 
         1. The leader fails and this waiter is elected; 2. its caller is canceled before it has seen that;
-        3. the turn passes to the next waiter, or nobody would ever lead.
+        3. the turn passes to the next waiter, or no caller would lead.
         """
         with self._lock:
-            # Neither waiting nor ended: another thread is about to set an end that nobody will read.
+            # Neither waiting nor ended: another thread is about to set an end that no waiter will read.
             if waiter in waiter.flight.waiters:
                 waiter.flight.waiters.remove(waiter)
                 return

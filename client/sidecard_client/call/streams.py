@@ -51,7 +51,7 @@ from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 from sidecard_client.protocol.errors import CallFailed, CallTimeout, ProtocolError, UnshareableValue
 
 END: Final[Any] = object()
-"""The value of `Returned` in place of a piece where a stream ends."""
+"""The value of `Returned` in place of a piece if a stream ends."""
 
 MAX_CHUNK_BYTES: Final = MAX_VALUE_BYTES
 
@@ -68,13 +68,13 @@ class Provenance:
     waited_seconds: float = 0.0
     """From asking to the first piece, or to the permission to call."""
     saved_seconds: float = 0.0
-    """Known at the end; 0 where this caller made the call."""
+    """Known at the end; 0 if this caller made the call."""
     saved_dollars: float = 0.0
     """Known with the first piece of a stored answer, else at the end."""
     attempts: int = 0
     """Leases that the call used."""
     similarity: float | None = None
-    """Of an answer to a similar request, like `Outcome.similarity`; known with the first piece."""
+    """As `Outcome.similarity`; known with the first piece."""
     _next_at: float = 0.0
 
     def adopt(self, other: "Provenance") -> None:
@@ -264,7 +264,7 @@ def lead(leading: Leading, facts: Provenance) -> Generator[Command, Any, Raised 
         facts.backend, facts.attempts = attempts.backend, attempts.count
         return (yield from _lead_pieces(attempts, result.value))
     except GeneratorExit:
-        dropped = True  # nobody executes commands any more
+        dropped = True  # no shell executes commands any more
         raise
     finally:
         if attempts.lease is not None and not dropped:

@@ -82,7 +82,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 MAX_BACKEND_CHARACTERS: Final = 128
 IDENTITY_DIGITS: Final = 12
-"""Of the credentials' SHA-256: enough to tell the API keys of one host apart, too few to find one by trying."""
+"""Digits of the credentials' SHA-256: enough to distinguish the API keys of one host, too few to find one by trying."""
 
 _from_json = msgspec.json.Decoder().decode
 _MAX_INTEGER: Final = 2**63

@@ -19,10 +19,10 @@ from sidecard_client.http.request import ApiFamily
 from sidecard_client.protocol.wire import FailureKind, Usage
 
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024
-"""Of a stream. A longer line is not an event of a language model."""
+"""Limit of a stream's line. A longer line is not an event of a language model."""
 
 MAX_BODY_BYTES: Final = 15 * 1024 * 1024
-"""Of an answer that is not a stream. Larger ones are not shared."""
+"""Limit of an answer that is not a stream. Larger ones are not shared."""
 
 _STORED: Final = frozenset(
     {"stop", "end_turn", "stop_sequence", "completed", "tool_calls", "function_call", "tool_use"}
@@ -34,7 +34,7 @@ _FATAL_ERRORS: Final = ("invalid", "not_found", "permission", "authentication", 
 """Prefixes of the error types that a repetition would meet again."""
 
 _FINAL_EVENTS: Final = ("response.completed", "response.incomplete", "response.failed")
-"""Of the Responses API. A tuple, because a hostile ``type`` may be unhashable."""
+"""Last events of the Responses API. A tuple, because a hostile ``type`` may be unhashable."""
 
 _from_json = msgspec.json.Decoder().decode
 
@@ -42,14 +42,14 @@ TRANSIENT_STATUSES: Final = frozenset({408, 409, 425, 429})
 
 
 class AnswerSummary(Struct, frozen=True):
-    """What an answer was. ``reason`` says why it is incomplete or not stored, else it is empty."""
+    """The assessment of an answer. ``reason`` says why it is incomplete or not stored; otherwise it is empty."""
 
     complete: bool
     keep: bool
     reason: str
     usage: Usage | None = None
     failure: FailureKind | None = None
-    """Of an error inside the answer."""
+    """Kind of an error inside the answer."""
 
 
 def kind_of_status(status: int) -> FailureKind | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Response = Any
 
 MAX_MESSAGE_CHARACTERS: Final = 1900
-"""Of a failure that carries a response to its waiters: the client truncates messages at 2,000."""
+"""Limit of a failure's message that carries a response to its waiters: the client truncates messages at 2,000."""
 
 _HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "set-cookie", "trailer", "transfer-encoding", "upgrade"})
 """Headers of one connection, or of one client: a cookie is a credential."""

@@ -22,7 +22,7 @@ Labels = tuple[tuple[str, str], ...]
 """Sorted names and values."""
 
 MAX_SERIES = 10_000
-"""Of one client: about 5 MB. The daemon has a limit of its own per metric (``limits.max_series``)."""
+"""Limit of one client: about 5 MB. The daemon has a limit of its own per metric (``limits.max_series``)."""
 
 DEFAULT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """In seconds. Precedent: the client libraries of Prometheus."""
@@ -30,7 +30,7 @@ DEFAULT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2
 MAX_BUCKETS = 64
 MAX_LABELS = 16
 MAX_LABEL_CHARACTERS = 256
-"""As in the daemon; longer values are truncated."""
+"""The daemon's limit too; longer values are truncated."""
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,199}", re.ASCII)
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]{0,99}", re.ASCII)

@@ -19,7 +19,7 @@ from sidecard_client.protocol.wire import Usage
 SHOWN_KEY_CHARACTERS: Final = 12
 
 _PARENT_PARTS: Final = 4
-"""Of a W3C ``traceparent``: version, trace, span, flags."""
+"""Number of parts of a W3C ``traceparent``: version, trace, span, flags."""
 
 
 class Span:

@@ -198,7 +198,7 @@ class Explained(Reply, frozen=True, tag="explained", omit_defaults=True):
     entry: EntryState | None = None
     """None without a ``key``, and if only the store has an entry."""
     waiters: int | None = None
-    """Of the flight in progress; None if there is none."""
+    """Waiters of the flight in progress; None if there is no flight."""
     failure: str | None = None
     """The remembered failure of the key, as the next caller would receive it."""
     store: StoreState = "none"

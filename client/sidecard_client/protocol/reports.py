@@ -39,7 +39,7 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Keys, values and the fixed cost per entry."""
     cache_max_bytes: int
     stream_bytes: int
-    """Of streams in flight or still being read; they reduce the cache's room."""
+    """Size of streams in flight or still being read; it reduces the cache's room."""
     streams: int
     """Begins that are receiving the chunks of an answer."""
     begins: int
@@ -87,7 +87,7 @@ class Stats(Reply, frozen=True, tag="stats"):
     failed: int
     """Begins that ended in `Failed`."""
     failed_again: int
-    """Of ``failed``, those that met a remembered failure."""
+    """Of ``failed``, those that ended by a remembered failure."""
     rejected: int
     """Begins that ended in `Rejected`."""
     rejected_busy: int

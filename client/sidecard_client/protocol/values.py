@@ -16,10 +16,10 @@ MAX_LINE_BYTES = 1024 * 1024
 FRAME_HEADER_BYTES = 4
 
 MAX_MEASUREMENTS = 2048
-"""Of one `RecordMetrics`: they take 20 ms, during which the daemon serves no one else. A full frame would take seconds."""
+"""Limit of one `RecordMetrics`: they take 20 ms, during which the daemon serves no one else. A full frame would take seconds."""
 
 MAX_DIMENSIONS = 4096
-"""Of a vector. Precedents: OpenAI's text-embedding-3-large has 3072, the largest open models 4096, small ones 384."""
+"""Limit of a vector. Precedents: OpenAI's text-embedding-3-large has 3072, the largest open models 4096, small ones 384."""
 
 DEFAULT_NAMESPACE = "default"
 DEFAULT_TASK = "general"

@@ -45,7 +45,7 @@ class AppMetric:
         self.aggregate: Aggregate = first.aggregate
         self.bounds = first.bounds or DEFAULT_BOUNDS
         self.values: dict[Labels, dict[int, float]] = {}
-        """Of gauges by peer, latest last; counters have one value for all peers, under 0."""
+        """Values by label set and peer id, the latest last. Counters have one value for all peers, under 0."""
         self.histograms: dict[Labels, Buckets] = {}
         self.workers: dict[int, int] = {}
         """Pids by peer, of peers that have a gauge."""

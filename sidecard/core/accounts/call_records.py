@@ -18,7 +18,7 @@ _EXCEPTION = re.compile(r"[A-Za-z_]\w{0,79}(?:\.[A-Za-z_]\w{0,79}){0,7}", re.ASC
 
 
 class LeasedCall(Protocol):
-    """What accounts need of a lease (`sidecard.core.flights`)."""
+    """The facts about a lease (`sidecard.core.flights`) that accounts need."""
 
     peer: Peer
     request: wire.Begin

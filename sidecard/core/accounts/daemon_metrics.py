@@ -40,7 +40,7 @@ class DaemonMetrics:
         self.gauges: dict[str, Callable[[], float]] = {}
         """Gauges of the shell's parts by name."""
         self.dropped_by: dict[str, Callable[[], int]] = {}
-        """As ``dropped``, for parts that count themselves."""
+        """Like ``dropped``, for parts that keep their own counts."""
         self._max_backends = max_backends
         self._backends: set[str] = set()
         self._offset_seconds = wall_offset_seconds

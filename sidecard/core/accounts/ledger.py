@@ -71,7 +71,7 @@ class TaskLedger:
     def sums_of_this_run(self) -> dict[str, float]:
         """Return all sums without the restored parts, for counters that start at 0 with the daemon.
 
-        A killed daemon loses its latest bookings. A counter that continued from the restored sum would have gone back, which
+        A killed daemon loses its latest bookings. A counter that continued from the restored sum would have decreased, which
         Prometheus takes for a restart from 0: it would count the whole ledger once more.
         """
         return {name: value - self.restored.get(name, 0) for name, value in self.sums().items()}

@@ -43,7 +43,7 @@ class Decision(Struct):
 
     @property
     def reason(self) -> RejectionReason:
-        """Of several reasons, the one that passes soonest."""
+        """Of several reasons, the one expected to end first."""
         return next(reason for reason in _SOONEST if reason in self.obstacles.values())
 
 

@@ -230,7 +230,7 @@ class Breaker:
     def restore(self, memory: BreakerMemory, now: float, wall_offset_seconds: float) -> None:
         """Continue from an earlier run's state: a restart closes no open breaker and ends no operator's hold.
 
-        A half-open one starts probing again, since the earlier probes are gone.
+        A half-open one starts probing again, since the earlier probes ended with that run.
         """
         self.state = memory.state
         self.cause = memory.cause

@@ -11,7 +11,7 @@ TOLERANCE = 1.5
 WARM_UP_SAMPLES = 10
 LONG_WINDOW_SAMPLES = 600
 INITIAL_LIMIT = 4
-"""As in Netflix' Gradient2, which starts at 20 for services that answer in milliseconds; a local model has a few slots."""
+"""Precedent: Netflix' Gradient2, which starts at 20 for services that answer in milliseconds; a local model has a few slots."""
 
 
 class MinuteLimit:

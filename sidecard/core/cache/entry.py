@@ -159,7 +159,7 @@ class Entry(Struct, gc=False):
 
     @property
     def level(self) -> int:
-        """Its level in the eviction policy."""
+        """Level in the eviction policy."""
         return self.state >> _LEVEL_SHIFT & LEVELS - 1
 
     @property

@@ -9,7 +9,7 @@ replaces a stale one inherits its vector.
 
 A vector lives as long as its entry: `MemoryCache` notifies the entry's group when the entry leaves. The entry is charged for
 it. Serving a similar request creates no entry under that request's key. Otherwise, an answer near enough to one question
-would be served to those near the next one, and so on, ever further away.
+would be served to those near the next one, and so on, further away at each step.
 """
 
 from array import array
@@ -56,7 +56,7 @@ IndexFactory = Callable[[int], VectorIndex]
 
 
 class GroupKey(NamedTuple):
-    """What all requests of a group have in common."""
+    """The values that all requests of a group have in common."""
 
     scope: str
     task: str

@@ -97,7 +97,7 @@ class Flight(Struct, eq=False):
         self.outdated = False
 
     def store_answered(self, claim: str) -> None:
-        """Record the claim that came with the store's answer, if any."""
+        """Record the claim in the store's answer, if any."""
         self.claim = claim
 
     def outdate(self) -> None:

@@ -21,7 +21,7 @@ _FRESH = False
 """``stale`` of answers that have just been computed, and of those that `get` reads."""
 
 WOULD_WAIT = Rejection("saturated")
-"""Of a caller with a previous answer that would have to wait for a permit: it is served that answer."""
+"""Marks a caller that would have to wait for a permit but has a previous answer: it is served that answer."""
 
 
 class Serving(Struct, frozen=True, eq=False):

@@ -35,7 +35,7 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 """A batch is written after that time, or once it has that many rows or bytes."""
 
 MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 30.0
-"""Between two tries where the database takes nothing."""
+"""Between two tries if the database takes nothing."""
 
 STUCK_SECONDS: Final = 30.0
 """A write that takes longer is logged."""
@@ -83,7 +83,7 @@ class CallLog:
         self._arrived = asyncio.Event()
         self._batch_ready = asyncio.Event()
         self._rows: list[CallRow] = []
-        """Of the batch that is being written."""
+        """Rows of the batch that is being written."""
         self._worker: WorkerThread | None = None
         self._failing = self._dropping = False
 
@@ -203,7 +203,7 @@ class CallLog:
     # Logging ---------------------------------------------------------------------------------------------------------
 
     async def _do(self, job: Callable[[], _T]) -> _T:
-        """Do a job in the thread that `run` started, and log where that takes too long. Raises as the job does."""
+        """Do a job in the thread that `run` started, and log if that takes too long. Raises as the job does."""
         stuck = asyncio.get_running_loop().call_later(
             STUCK_SECONDS, lambda: self._failed(CallLogError(f"{self._writer.place} does not answer"))
         )

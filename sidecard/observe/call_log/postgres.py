@@ -75,7 +75,7 @@ _NEVER_KEPT: Final = (errors.DataError, errors.IntegrityError, UnicodeError)
 class PostgresCallWriter:
     """See `sidecard.observe.call_log.rows.CallWriter`. ``place`` is the URL without its password; ``clock`` is monotonic.
 
-    ``retention_days`` 0 keeps rows of any age. Raises `ConfigError` where the URL cannot be read.
+    ``retention_days`` 0 keeps rows of any age. Raises `ConfigError` if the URL cannot be read.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class PostgresCallWriter:
 class PostgresCallReader:
     """See `sidecard.observe.call_log.rows.CallReader`. ``place`` is the URL without its password.
 
-    Raises `ConfigError` where the URL cannot be read, `CallLogError` where the server cannot be reached.
+    Raises `ConfigError` if the URL cannot be read, `CallLogError` if the server cannot be reached.
     """
 
     def __init__(self, url: str, *, place: str) -> None:

@@ -1,13 +1,13 @@
 """Prompts and answers as JSON for the call log, redacted by ``calls.redact``.
 
 A process of its own does this. Python's regular expressions hold the interpreter's lock: one that backtracks without end would
-stop the whole daemon, in any thread. The process starts with the first text, is ended by the kernel where one call's texts take
+stop the whole daemon, in any thread. The process starts with the first text, is ended by the kernel if one call's texts take
 more than `MAX_CPU_SECONDS`, and ends with the daemon.
 
 ==================  ======================================================================================================
 value               JSON
 ==================  ======================================================================================================
-bytes               ``{"$bytes": base64}``; redacted as text where they are UTF-8
+bytes               ``{"$bytes": base64}``; redacted as text if they are UTF-8
 above the limit     ``{"$truncated": the beginning of its JSON, "bytes": size of the whole}``
 undecodable         ``{"$unreadable": size}``
 ==================  ======================================================================================================
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from subprocess import Popen
 
 MAX_TEXT_BYTES: Final = 256 * 1024
-"""Of one prompt or answer, as JSON. A model's context of 64,000 tokens is about as much."""
+"""Limit of one prompt or answer, as JSON. A model's context of 64,000 tokens is about as much."""
 
 MAX_PACKED_BYTES: Final = 1024 * 1024
 """Larger texts are not decoded: they are mostly images, and decoding a map of a million nulls takes 100 MB."""
@@ -130,7 +130,7 @@ class RedactionProcess:
         self._process: Popen[bytes] | None = None
 
     def texts(self, prompt: bytes | None, answer: bytes | None) -> tuple[str | None, str | None]:
-        """Return msgpack bytes as redacted JSON. Raises `OSError` where that took too long, or where no process can start."""
+        """Return msgpack bytes as redacted JSON. Raises `OSError` if that took too long, or if no process can start."""
         process = self._process or self._start()
         try:
             _send(cast("IO[bytes]", process.stdin), _pack((prompt, answer)))
@@ -191,7 +191,7 @@ def _send(pipe: IO[bytes], message: bytes) -> None:
 
 
 def _receive(pipe: IO[bytes]) -> bytes:
-    """Return the next message. Raises `EOFError` where the other side has closed."""
+    """Return the next message. Raises `EOFError` if the other side has closed."""
     return _exactly(pipe, int.from_bytes(_exactly(pipe, 4), "big"))
 
 

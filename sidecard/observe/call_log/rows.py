@@ -58,7 +58,7 @@ class CallRow(Struct, frozen=True):
     error: str
     trace: str
     bytes: int
-    """What the row counts toward ``calls.max_bytes``."""
+    """The row's share of ``calls.max_bytes``."""
     prompt: str | None
     """JSON; None where prompts are not kept."""
     answer: str | None
@@ -156,14 +156,14 @@ class CallWriter(Protocol):
     def write(self, rows: Sequence[CallRow]) -> int:
         """Store rows that are not stored yet; return how many can never be stored.
 
-        Raises `CallLogError` where it must be tried again.
+        Raises `CallLogError` if it must be tried again.
         """
 
     def prune(self) -> bool:
         """Remove some rows that are too old or too many; return whether there are more. Raises `CallLogError`."""
 
     def notice(self) -> str:
-        """Return a sentence for the operator, once; empty where there is none."""
+        """Return a sentence for the operator, once; empty if there is none."""
 
     def close(self) -> None:
         """Disconnect; a later call connects again."""

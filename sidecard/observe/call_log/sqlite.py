@@ -90,7 +90,7 @@ class SqliteCallWriter:
         self._path = path
         self._wal_bytes = min(max(_MIN_WAL_BYTES, max_bytes // _WAL_SHARE), _MAX_WAL_BYTES)
         self._max_bytes = max_bytes - _RESERVED_WALS * self._wal_bytes
-        """Of the file itself."""
+        """Limit of the file itself."""
         self._retention_seconds = retention_days * DAY_SECONDS
         self._wall_clock = wall_clock
         self._connection: SqliteConnection | None = None
@@ -236,7 +236,7 @@ class SqliteCallWriter:
 
 
 class SqliteCallReader:
-    """See `sidecard.observe.call_log.rows.CallReader`. Raises `NoCallLogError` where there is no call log, else `CallLogError`."""
+    """See `sidecard.observe.call_log.rows.CallReader`. Raises `NoCallLogError` if there is no call log, else `CallLogError`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""From ``calls.url`` to a call log's writer or reader. A database's driver is imported only where the URL names it."""
+"""From ``calls.url`` to a call log's writer or reader. A database's driver is imported only if the URL names it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +66,7 @@ def open_log(
 
 
 def require(url: str) -> None:
-    """Import the driver that ``url`` needs. Raises `ConfigError` where it is missing, or where the URL is invalid."""
+    """Import the driver that ``url`` needs. Raises `ConfigError` if it is missing, or if the URL is invalid."""
     if not url or _path(url, None) is not None:
         return
 
@@ -79,7 +79,7 @@ def require(url: str) -> None:
 def open_reader(url: str, state: Path | None) -> CallReader:
     """Return the reader of the call log that `open_log` writes.
 
-    Raises `ConfigError`, `CallLogError`, or `NoCallLogError` where there is none yet.
+    Raises `ConfigError`, `CallLogError`, or `NoCallLogError` if there is none yet.
     """
     path = _path(url, state)
     if path is not None:

@@ -23,7 +23,7 @@ MAX_CONNECTIONS = 64
 """Further connections get a 503, and are closed immediately above twice as many. A browser opens six, a scraper one."""
 
 MAX_HEAD_BYTES = 16 * 1024
-"""Of a request's line and headers. Precedents: nginx 4 times 8 KiB, Apache 8 KiB a line, Go 1 MiB."""
+"""Limit of a request's line and headers. Precedents: nginx 4 times 8 KiB, Apache 8 KiB a line, Go 1 MiB."""
 
 RESPONSE_SECONDS = 20.0
 """A connection without a completed response for this time is aborted. Longer than keep-alive, and than any scrape."""

@@ -11,7 +11,7 @@ MAX_BODY_BYTES = 64 * 1024
 """The blueprint's client cuts prompts at 1,000 characters, so its bodies have at most about 12 KB."""
 
 MAX_TASK_CHARACTERS = 128
-"""As the protocol's names; a longer task is cut."""
+"""The limit of names in the protocol; a longer task is truncated."""
 
 Amount = Annotated[float, Meta(ge=0, le=1e12)]
 

@@ -51,7 +51,7 @@ class QueuedBlock(NamedTuple):
 
 
 class Backlog:
-    """A queue of blocks, the oldest first; the oldest are dropped where there is no room. No method raises.
+    """A queue of blocks, the oldest first; the oldest are dropped if there is no room. No method raises.
 
     ``directory`` is the spool's; None keeps all in memory. ``max_bytes`` bounds the blocks on disk, and those in memory.
     ``clock`` is monotonic. ``on_dropped`` receives numbers of samples. ``log(level, event, **fields)`` writes a log line.
@@ -111,7 +111,7 @@ class Backlog:
             self._on_dropped(dropped.samples)
 
     async def oldest(self) -> QueuedBlock | None:
-        """Return the oldest block; None where there is none. It stays until it is taken."""
+        """Return the oldest block; None if there is none. It stays until it is taken."""
         self._memory.give_back()
         await self._move_to_disk()
         if self._spool is not None:
@@ -190,7 +190,7 @@ class Backlog:
                 self._moved.append(name)
 
     def _settle(self) -> None:
-        """Take over what the worker has done, also in jobs that nobody waited for any more."""
+        """Take over what the worker has done, also in jobs that no caller waited for any more."""
         while self._moved:
             self._memory.discard(self._moved.popleft())
 
@@ -210,7 +210,7 @@ class Backlog:
     async def _close_spool(self) -> None:
         spool = self._spool
         if spool is not None:
-            # Where the disk hangs, the worker still uses the spool's files: closed, their descriptors would soon be reused.
+            # If the disk hangs, the worker still uses the spool's files: closed, their descriptors would soon be reused.
             with contextlib.suppress(OSError):
                 await self._on_disk(spool.close)
                 self._spool = None

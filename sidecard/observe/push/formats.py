@@ -20,10 +20,10 @@ from sidecard.persistence.batches import batches
 from sidecard_client.protocol.wire import Family
 
 MAX_SAMPLES = 10_000
-"""Of one block. Precedent: vmagent's 10,000 rows."""
+"""Limit of one block. Precedent: vmagent's 10,000 rows."""
 
 MAX_RAW_BYTES = 1024 * 1024
-"""Of one block before compression, unless a single sample has more."""
+"""Limit of one block before compression, unless a single sample has more."""
 
 STALE = struct.pack("<Q", 0x7FF0000000000002)
 """Prometheus' stale marker, the value of a series that has ended: one of many NaNs."""
@@ -33,7 +33,7 @@ _GZIP_LEVEL = 1
 
 
 class Format(IntEnum):
-    """What a target accepts. The numbers are written to disk and must keep their meaning."""
+    """Formats that a target accepts. The numbers are written to disk and must keep their meaning."""
 
     JSON_LINES = 1
     """VictoriaMetrics' ``/api/v1/import``. Non-finite values are left out: it rejects lines with them."""

@@ -1,4 +1,4 @@
-"""Push: metrics of hosts that nobody scrapes, collected at intervals and sent to a time series database.
+"""Push: metrics of hosts that no server scrapes, collected at intervals and sent to a time series database.
 
 Blocks that cannot be sent wait in the backlog, and are sent later with the timestamps of their collection. While the target
 answers and nothing waits, the disk is not touched: a daemon that is killed then loses the blocks that were on their way.
@@ -51,7 +51,7 @@ class Push:
     ``clock`` is monotonic and ``wall`` the wall's, both in seconds; ``jitter`` is uniform in [0, 1).
     ``log(level, event, **fields)`` writes a log line; ``count(what, number)`` counts what is dropped.
 
-    Raises `ValueError` where the URL's path names no format, and `OSError` where ``ca_file`` cannot be used.
+    Raises `ValueError` if the URL's path names no format, and `OSError` where ``ca_file`` cannot be used.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Push:
     # Collecting ------------------------------------------------------------------------------------------------------
 
     async def _collect_all(self) -> None:
-        # A random start: hosts that start together must not send together for ever.
+        # A random start: hosts that start together must not send together forever.
         collect_at = self._clock() + self._jitter() * self._interval_seconds
         while True:
             await anyio.sleep(max(0.0, collect_at - self._clock()))

@@ -59,7 +59,7 @@ class _File(Struct, eq=False):
     number: int
     bytes: int
     samples: int | None
-    """None where an earlier process wrote the file and it was not read yet."""
+    """None if an earlier process wrote the file and it was not read yet."""
 
 
 class Spool:
@@ -114,7 +114,7 @@ class Spool:
         return not self._files
 
     def append(self, block: Block) -> None:
-        """Add the newest block, and drop the oldest ones where the bound requires it."""
+        """Add the newest block, and drop the oldest ones if the bound requires it."""
         data = encode_record(block)
         if len(block.body) > MAX_BODY_BYTES or len(FILE_MAGIC) + len(data) > self._max_bytes:
             self._on_dropped(block.samples)
@@ -134,7 +134,7 @@ class Spool:
         file.samples = (file.samples or 0) + block.samples
 
     def oldest(self) -> tuple[BlockPosition, Block] | None:
-        """Return the oldest block; None where there is none. It stays until it is taken."""
+        """Return the oldest block; None if there is none. It stays until it is taken."""
         if self._shown is not None and self._shown_dropped:
             # It was returned and not taken, and cannot be any more.
             self._on_dropped(self._shown[1].samples)
@@ -225,7 +225,7 @@ class Spool:
         self._files.append(_File(self._number, 0, 0))
 
     def _write(self, data: bytes) -> None:
-        """Write all or nothing. Raises `OSError`, also where the file is no longer in the directory."""
+        """Write all or nothing. Raises `OSError`, also if the file is no longer in the directory."""
         descriptor, file = self._writing, self._files[-1]
         if descriptor is None:
             return
@@ -281,7 +281,7 @@ class Spool:
         file.samples = samples
 
     def _end(self, file: _File) -> None:
-        """Remove a file whose blocks are all taken; set it aside where the rest of it cannot be read."""
+        """Remove a file whose blocks are all taken; set it aside if the rest of it cannot be read."""
         damaged = self._damaged
         if damaged:
             path = self._path(file.number)

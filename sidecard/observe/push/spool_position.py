@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sidecard.persistence.files import SAFE_FLAGS, read_regular
 
 MAX_NUMBER = 10**15
-"""Of a file: sidecard never writes larger ones."""
+"""Limit of a file's number: sidecard never writes larger ones."""
 
 _POSITION = struct.Struct("<QQ")
 _CHECKSUM = struct.Struct("<I")
@@ -32,7 +32,7 @@ class PositionFile:
         self._descriptor: int | None = None
 
     def write(self, position: BlockPosition) -> None:
-        """Write a position, in case the process is killed. Where that fails, a later process sends some blocks again."""
+        """Write a position, in case the process is killed. If that fails, a later process sends some blocks again."""
         data = _POSITION.pack(*position)
         with contextlib.suppress(OSError):
             if self._descriptor is None:
@@ -42,7 +42,7 @@ class PositionFile:
             os.pwrite(self._descriptor, data + _CHECKSUM.pack(zlib.crc32(data)), 0)
 
     def read(self) -> BlockPosition | None:
-        """Return the position that an earlier process wrote; None where it is missing or damaged."""
+        """Return the position that an earlier process wrote; None if it is missing or damaged."""
         try:
             data = read_regular(self._path, _BYTES)
         except OSError:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 FILE_MAGIC = b"scspool1"
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
-"""Of one block: more than any that is made, and small enough that a damaged length allocates little memory."""
+"""Limit of one block: more than any block has, and small enough that a damaged length allocates little memory."""
 
 _CHECKSUM = struct.Struct("<I")
 _ABOUT = struct.Struct("<IBIq")

@@ -34,7 +34,7 @@ MAX_RETRY_AFTER_SECONDS = 3600.0
 """A target that requests a longer pause is tried again after an hour."""
 
 MAX_SECRET_BYTES = 65536
-"""Of a file with a password or a bearer token."""
+"""Limit of a file with a password or a bearer token."""
 
 MAX_ANSWER_BYTES = 4096
 """Read of an answer: an error's first words suffice. Leaving the rest unread costs a connection."""
@@ -155,7 +155,7 @@ def result_of(status: int, headers: Mapping[str, str], text: str, wall_seconds: 
 
 
 def retry_after_seconds(value: str, wall_seconds: float) -> float | None:
-    """Read a ``Retry-After``: seconds, or a date. None where it is neither; never above `MAX_RETRY_AFTER_SECONDS`."""
+    """Read a ``Retry-After``: seconds, or a date. None if it is neither; never above `MAX_RETRY_AFTER_SECONDS`."""
     value = value.strip()
     if value.isascii() and value.isdecimal():
         # The first of thousands of digits suffice, and Python refuses to read them all.

@@ -78,7 +78,7 @@ class Claims:
         """Release a claim. If the server is unreachable, the claim expires, unless this host requests it again before.
 
         Otherwise: 1. The server hangs. 2. A call fails, and its claim cannot be released. 3. The server is back.
-        4. The next callers wait for the holder of the claim, which nobody is.
+        4. The next callers wait for the holder of the claim, which no caller is.
         """
         self.used(release.scope, release.key)
         name = release.scope, release.key

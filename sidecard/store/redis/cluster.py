@@ -42,7 +42,7 @@ class ClusterConnection:
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """See `RedisConnection`."""
-        # Twice the limit of one command: it is sent twice where a slot moves.
+        # Twice the limit of one command: it is sent twice if a slot moves.
         async with asyncio.timeout(2 * self._access.timeout_seconds):
             return list(await asyncio.gather(*(self._run_one(command) for command in commands)))
 

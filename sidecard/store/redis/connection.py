@@ -1,4 +1,4 @@
-"""What a connection to a Redis server offers, to one node or to a cluster."""
+"""The interface of a connection to a Redis server, to one node or to a cluster."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Never, Protocol

@@ -27,7 +27,7 @@ class _Message(Struct, array_like=True, frozen=True):
     first: str | None
     second: str | None
     task: str | None = None
-    """Of a purge. A purge by task has another word: a host whose version ignores tasks must not purge all of them."""
+    """Task of a purge. A purge by task has another word: a host whose version ignores tasks must not purge all of them."""
 
 
 _unpack = msgspec.msgpack.Decoder(_Message).decode

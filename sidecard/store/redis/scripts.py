@@ -14,7 +14,7 @@ field                content
 ===================  ================================================================================================
 
 Redis expires the hash when the later of both has passed. A claim stays in the hash for a while after its time
-(`GRACE_MILLISECONDS`): a holder that was merely late, and that nobody replaced, may still store and renew.
+(`GRACE_MILLISECONDS`): a holder that was late, but was not replaced, may still store and renew.
 
 Every change is published on one channel by the script that makes it: a host that receives the message finds the change done.
 """
@@ -35,7 +35,7 @@ ENVELOPE = 1
 """The first byte of an encoded entry."""
 
 COMPRESSED_ENVELOPE = 2
-"""As `ENVELOPE`, with a compressed value (`sidecard.core.cache.compression`). Versions without compression have a miss."""
+"""Like `ENVELOPE`, but with a compressed value (`sidecard.core.cache.compression`). Versions without compression have a miss."""
 
 GRACE_MILLISECONDS = 60_000
 """Far longer than a server hangs before it recovers, and short enough that the memory does not matter."""
@@ -70,7 +70,7 @@ class Script:
 
 
 READ = Script(
-    # The most frequent case first: 10 us of a server's time, where the rest takes 20.
+    # The most frequent case first: 10 us of a server's time, while the others take 20.
     """
 if ARGV[3] == '1' then
   local found = redis.pcall('HMGET', KEYS[1], 'value', 'until')

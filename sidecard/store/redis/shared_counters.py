@@ -1,4 +1,4 @@
-"""Shared counters: breakers that open on all hosts, and budgets that all hosts spend, where the settings share them.
+"""Shared counters: breakers that open on all hosts, and budgets that all hosts spend, if the settings share them.
 
 One Redis hash has the open breakers: each backend's, and until when it is open. One hash for each budget and period has the
 total spending of each run of each daemon, so that reporting it twice counts once. A daemon that starts reads both: no restart

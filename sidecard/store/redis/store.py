@@ -102,7 +102,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """See `Store`."""
-        # A fault was reported already, or comes too late to matter: see the module's text for what is lost.
+        # A fault was reported already, or is too late to matter: see the module's docstring for what is lost.
         with anyio.move_on_after(CLOSE_SECONDS), suppress(*FAULTS):
             connection = self._new_connection()
             try:
@@ -161,6 +161,6 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
 
 
 async def _close(connection: RedisConnection) -> None:
-    # A fault means that the connection is gone, which is what is wanted.
+    # A fault means that the connection has ended, which is the aim.
     with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS), suppress(*FAULTS):
         await connection.close()

@@ -58,7 +58,7 @@ class RedisWrites(BackgroundWrites):
         return replaced
 
     def _with_claim(self, change: StoreChange) -> StoreChange:
-        """Let a write without a claim take over that of the write it replaces: otherwise nobody would release it."""
+        """Let a write without a claim take over that of the write it replaces: otherwise that claim would not be released."""
         if not isinstance(change, StoreWrite) or change.claim or change.replace:
             return change
 
@@ -66,7 +66,7 @@ class RedisWrites(BackgroundWrites):
         return structs.replace(change, claim=older.claim) if isinstance(older, StoreWrite) and older.claim else change
 
     def find(self, scope: str, key: str) -> StoreWrite | StoreRemove | None:
-        """Return a key's pending change, with its present age; None where there is none."""
+        """Return a key's pending change, with its present age; None if there is none."""
         change = self.pending.find(scope, key)
         return self._aged(change) if isinstance(change, StoreWrite) else change
 

@@ -58,7 +58,7 @@ class ExportedEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Exported(Struct):
-    """What was exported. ``foreign`` entries, of another version, and ``damaged`` ones were not."""
+    """Result of an export. ``foreign`` entries, of another version, and ``damaged`` ones were not."""
 
     entries: int = 0
     foreign: int = 0
@@ -66,7 +66,7 @@ class Exported(Struct):
 
 
 class Imported(Struct):
-    """What was imported. For ``older`` lines the store has a newer entry; ``refused`` ones are too large for it.
+    """Result of an import. For ``older`` lines the store has a newer entry; ``refused`` ones are too large for it.
 
     ``evicted`` counts entries that left to make room.
     """
@@ -121,8 +121,8 @@ def check(file: Iterable[bytes]) -> Iterator[int]:
 def import_into(path: Path, file: BinaryIO, max_bytes: int, clock: Callable[[], float]) -> Iterator[Imported]:
     """Store exported lines, and yield the progress after each batch. ``clock`` is the wall's.
 
-    `check` the lines first: those before a wrong one are stored. The store is created where there is none.
-    Raises `SidecardError`, also where a daemon uses the store.
+    `check` the lines first: those before a wrong one are stored. The store is created if there is none.
+    Raises `SidecardError`, also if a daemon uses the store.
     """
     progress = Imported()
     with locked(path):

@@ -82,7 +82,7 @@ class StoreReader:
         self._clock = clock
 
     def look(self, scope: str, key: str) -> tuple[int, Record] | None:
-        """Return an entry with its row's id; None where there is none, or it has expired."""
+        """Return an entry with its row's id; None if there is none, or it has expired."""
         row = self._connection.execute(LOOK_UP, (scope, key)).fetchone()
         if row is None:
             return None

@@ -1,4 +1,4 @@
-"""What works of a store's file, and how that is reported."""
+"""Which operations of a store's file work, and how that is reported."""
 
 import asyncio
 import sqlite3
@@ -10,7 +10,7 @@ from sidecard.persistence.sqlite_file import is_damage
 from sidecard.store.base import StoreReporter
 
 ANSWER_SECONDS = 0.5
-"""How long the disk may take to read an entry before it counts as hanging. Below the clients' own patience."""
+"""How long the disk may take to read an entry before it counts as hanging. Below the clients' own ``daemon_timeout``."""
 
 
 class DiskHealth:
@@ -23,7 +23,7 @@ class DiskHealth:
         self.takes_writes = True
         self.must_reopen = asyncio.Event()
         self.damage: sqlite3.Error | None = None
-        """What is wrong with a file that can be opened."""
+        """The problem of a file that can be opened."""
         self.answer_seconds = ANSWER_SECONDS
         self._path = path
         self._reporter = reporter

@@ -42,7 +42,7 @@ class Compaction(Struct, frozen=True):
 def verify(path: Path, clock: Callable[[], float]) -> Verification:
     """Check a store, while a daemon may use it: all is read as of one instant. ``clock`` is the wall's.
 
-    Raises `SidecardError` where there is no file, or where it cannot be read now.
+    Raises `SidecardError` if there is no file, or if it cannot be read now.
     """
     file_bytes = size_on_disk(path)
     try:
@@ -56,7 +56,7 @@ def verify(path: Path, clock: Callable[[], float]) -> Verification:
 def compact(path: Path, clock: Callable[[], float]) -> Compaction:
     """Remove expired entries and return unused pages to the disk. ``clock`` is the wall's.
 
-    Raises `SidecardError` where there is no file, where a daemon uses it, or where it cannot be written.
+    Raises `SidecardError` if there is no file, if a daemon uses it, or if it cannot be written.
     """
     before = size_on_disk(path)
     expired = 0
@@ -75,7 +75,7 @@ def compact(path: Path, clock: Callable[[], float]) -> Compaction:
 
 
 def size_on_disk(path: Path) -> int:
-    """Return the bytes of a store and its write-ahead log. Raises `SidecardError` where there is none."""
+    """Return the bytes of a store and its write-ahead log. Raises `SidecardError` if there is none."""
     try:
         status = path.stat()
     except OSError as error:
@@ -113,7 +113,7 @@ def opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep daemons from a store. Raises `SidecardError` where one uses it."""
+    """Keep daemons from a store. Raises `SidecardError` if one uses it."""
     try:
         lock = lock_store(path)
     except UnusableError as error:

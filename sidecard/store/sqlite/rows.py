@@ -23,7 +23,7 @@ ABOUT_VERSION = 2
 """Version 1 had no checksum."""
 
 COMPRESSED_VERSION = 3
-"""As 2, with a compressed value (`sidecard.core.cache.compression`). Programs that know only version 2 have a miss."""
+"""Like version 2, but with a compressed value (`sidecard.core.cache.compression`). Programs that know only version 2 have a miss."""
 
 _VERSIONS = ABOUT_VERSION, COMPRESSED_VERSION
 
@@ -71,7 +71,7 @@ def row_of(scope: str, key: str, record: Record, stored_at: float, expires_at: f
 
 
 def record_of(row: EntryRow, now: float) -> Record | None:
-    """Return the record of a row; None where it is damaged or of another version. ``now`` is the wall clock's."""
+    """Return the record of a row; None if it is damaged or of another version. ``now`` is the wall clock's."""
     scope, key, stored_at, expires_at, about, value = row
     try:
         terms = about[:-CHECKSUM_BYTES]

@@ -138,7 +138,7 @@ class DiskStore:
             self._reads.check(reading)
 
     async def _open(self, reading: WorkerThread, writing: WorkerThread) -> float | None:
-        """Open the file; where that fails, return the seconds until the next try."""
+        """Open the file; if that fails, return the seconds until the next try."""
         await self._close_file(reading, writing)
         if self._health.damage is not None:
             return self._recreate(DamagedError(f"{self._path} is damaged ({self._health.damage})"))
@@ -160,7 +160,7 @@ class DiskStore:
         return None
 
     def _open_writer(self) -> None:
-        """In the writer's thread: the file is known to be open also where nobody waits for this any more."""
+        """In the writer's thread: the file is known to be open even if no task waits for this any more."""
         if self._lock is None:
             self._lock = lock_store(self._path)
 

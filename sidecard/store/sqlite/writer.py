@@ -51,7 +51,7 @@ class Applied(NamedTuple):
 class StoreWriter:
     """Changes the file. ``clock`` is the wall's. All methods wait for the disk.
 
-    Raises `DamagedError`, `UnusableError` or `sqlite3.Error`. Tables are created where they are missing.
+    Raises `DamagedError`, `UnusableError` or `sqlite3.Error`. Tables are created if they are missing.
     """
 
     def __init__(self, path: Path, max_bytes: int, clock: Callable[[], float]) -> None:
@@ -84,7 +84,7 @@ class StoreWriter:
         *,
         clear: bool = False,
     ) -> Applied:
-        """Apply changes in one transaction: all of them or, where this raises `sqlite3.Error`, none.
+        """Apply changes in one transaction: all of them or, if this raises `sqlite3.Error`, none.
 
         Each change comes with the wall clock's instant at which it was made. ``hit_rows`` are ids of rows that were
         read; ``clear`` empties the file first.

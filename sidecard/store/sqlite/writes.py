@@ -29,7 +29,7 @@ MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 2.0
 """Between two tries of what the file refuses."""
 
 TIDY_SECONDS = 5.0
-"""How often expired entries are removed and hits are written where nothing else is written."""
+"""How often expired entries are removed and hits are written if nothing else is written."""
 
 
 class DiskWrites(BackgroundWrites):

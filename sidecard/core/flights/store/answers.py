@@ -1,4 +1,4 @@
-"""What the store's answers mean for the callers that wait for them."""
+"""The effects of the store's answers on the callers that wait for them."""
 
 from msgspec import Struct
 
