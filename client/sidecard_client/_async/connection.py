@@ -1,10 +1,11 @@
-"""One connection of the async client, and the three tasks that serve it as long as it lives: reader, sender, watcher.
+"""One connection of the async client, and the three tasks that serve it until it ends: reader, sender, watcher.
 
 A caller awaits one reply future, which the reader sets; no call has a task or a cancel scope of its own.
 
-The watcher judges time limits. It counts ticks, of at most a quarter of ``timeout_seconds``, and remembers the next id at
-each: a request that is older than so many ticks and has no reply is overdue. Ticks are counted and not measured: an
-event loop that user code has blocked for seconds counts one, and reads what has arrived meanwhile before the next.
+The watcher enforces time limits. It wakes in ticks of at most a quarter of ``timeout_seconds`` and notes the next request
+id at each. A request whose id is older than one timeout of ticks, and that has no reply, is overdue. Ticks are counted and
+not measured: if user code blocks the event loop for seconds, that is one tick, and the reader reads what has arrived
+meanwhile before the next one.
 
 A connection ends once, with a reason, and is not used again.
 """
@@ -39,7 +40,7 @@ from sidecard_client.protocol.wire import AnyReply, AnyRequest, Begin, Cancel, C
 
 MIN_TICKS_PER_TIMEOUT = 4
 MAX_TICK_SECONDS = 0.125
-"""However long a client's timeout is, its leases must be renewed in time."""
+"""Leases must be renewed in time, however long a client's timeout is."""
 
 RECEIVE_BYTES = 128 * 1024
 
@@ -55,8 +56,8 @@ class Wait(NamedTuple):
 class AsyncConnection:
     """A connection to ``path``; `run` must be started in a task group. Raises `NotConnected`.
 
-    ``proven`` is true from the first reply to the end; ``proved`` is called when it becomes so, ``ended`` at the end.
-    ``reason`` is None until the end. ``ended_by_daemon`` then tells a closed connection from an unresponsive daemon.
+    ``proven`` is true from the first reply to the end; ``proved`` is called when it becomes true, ``ended`` at the end.
+    ``reason`` is None until the end. ``ended_by_daemon`` distinguishes a closed connection from an unresponsive daemon.
     """
 
     __slots__ = (
@@ -109,7 +110,7 @@ class AsyncConnection:
         ticks = max(MIN_TICKS_PER_TIMEOUT, ceil(timeout_seconds / MAX_TICK_SECONDS))
         self._timeout_seconds = timeout_seconds
         self._tick_seconds = timeout_seconds / ticks
-        # One more than the timeout has, because the last reply may have come at any moment of its tick.
+        # One more than the timeout has, because the last reply may have arrived at any moment of its tick.
         self._silent_ticks = ticks + 1
         self._ids = deque([0] * ticks, ticks)  # the next id at each of the last ticks
         self._heard = 0  # the tick of the last received bytes
@@ -135,8 +136,8 @@ class AsyncConnection:
         """Send a request and return its last reply. Raises `ConnectionLost`.
 
         A wait that the daemon does not end `LATE_SECONDS` after ``wait_seconds`` ends in the client's own `Timeout`, and
-        the begin of ``begin_id`` (by default the request's own) is canceled. A canceled caller leaves nothing behind,
-        at the daemon neither if it has only begun.
+        the begin of ``begin_id`` (by default the request's own) is canceled. A canceled caller leaves nothing behind, not
+        even a begin at the daemon.
         """
         if self.reason is not None:
             raise self.lost()
@@ -155,8 +156,8 @@ class AsyncConnection:
         except BaseException:
             self._forget(request_id)
             if isinstance(request, Begin):
-                # 1. the daemon grants the lease; 2. its caller is canceled, before or after it was read; 3. nobody
-                # would hold it.
+                # 1. the daemon grants the lease; 2. the caller is canceled, before or after the reply was read; 3. without
+                # this, no caller would hold the lease.
                 self.send(Cancel(target=request_id))
 
             raise
@@ -170,9 +171,9 @@ class AsyncConnection:
         return reply
 
     async def follow(self, request: AnyRequest, wait_seconds: float | None = None) -> tuple[AnyReply, ReplyQueue]:
-        """Like `ask`, for a reply that may be the first piece of a stream. What follows it arrives in the queue.
+        """Like `ask`, for a reply that may be the first chunk of a stream. The queue receives the following replies.
 
-        A caller that got a piece calls `unfollow` when it wants no more.
+        A caller that got a chunk calls `unfollow` when it wants no more.
         """
         request_id = self.protocol.next_id
         queue = self._queues[request_id] = ReplyQueue(self._new_future)
@@ -198,7 +199,7 @@ class AsyncConnection:
         return self._send_buffer.backlog_bytes
 
     def send(self, request: AnyRequest) -> None:
-        """Send a request whose reply is not needed. Never waits and never fails: a lost connection voids it anyway."""
+        """Send a request and ignore its reply. Never waits and never fails: a lost connection voids the request anyway."""
         if self.reason is None:
             request_id, data = self.protocol.send(request)
             self.protocol.forget(request_id)
@@ -220,7 +221,7 @@ class AsyncConnection:
         return ConnectionEnded(reason) if self.ended_by_daemon else DaemonUnresponsive(reason)
 
     def end(self, reason: str, *, by_daemon: bool = False) -> None:
-        """Close the connection; waiting callers get `ConnectionLost`. Does nothing if it has ended."""
+        """Close the connection; waiting callers get `ConnectionLost`. Does nothing if the connection has ended."""
         if self.reason is not None:
             return
 
@@ -306,7 +307,7 @@ class AsyncConnection:
                 self._judge()
                 self._ids.append(self.protocol.next_id)
 
-    # Decisions, none of which waits -----------------------------------------------------------------------------------
+    # Decisions, which never wait --------------------------------------------------------------------------------------
 
     def _stir(self) -> None:
         self._resting = False
@@ -349,13 +350,13 @@ class AsyncConnection:
 
     def _renew(self, now: float) -> None:
         for lease, held in self._held.items():
-            # Early rather than late: what falls due within the coming tick is renewed before it.
+            # Early rather than late: a renewal that falls due within the coming tick is sent before it.
             if held.renew_at <= now + self._tick_seconds:
                 held.renew_at = now + held.every_seconds
                 self.send(Renew(lease=lease))
 
     def _end_late_waits(self, now: float) -> None:
-        """End waits that the daemon has forgotten, though it answers pings."""
+        """End waits that the daemon has forgotten although it answers pings."""
         grace_seconds = self._timeout_seconds + LATE_SECONDS
         for request_id, wait in list(self._waits.items()):
             waited_seconds = now - wait.since
@@ -367,7 +368,7 @@ class AsyncConnection:
                     future.set_result(Timeout(request_id, waited_seconds))
 
     def _judge(self) -> None:
-        """Find out whether the daemon hangs. Ping it if a caller waits and no other reply would show that."""
+        """Detect a hung daemon, and end overdue requests. Ping if callers wait and no other reply would show a hang."""
         if not self._unanswered:
             if (self._pending or self._queues) and self._heard < self._tick - 1:
                 request_id, data = self.protocol.send(Ping(id=self.protocol.next_id))
@@ -381,7 +382,7 @@ class AsyncConnection:
             self.end("it does not answer")
             return
 
-        # Other requests were answered meanwhile: the daemon is overloaded, not gone.
+        # Other requests were answered meanwhile: the daemon is overloaded, and does not hang.
         for request_id in overdue:
             future = self._unanswered[request_id]
             self._forget(request_id)
@@ -391,7 +392,7 @@ class AsyncConnection:
 
 
 def _connect(path: str) -> socket.socket:
-    """Connect immediately: a Unix socket's accept queue either takes a connection now or is full."""
+    """Connect without waiting: a Unix socket's accept queue takes a connection immediately, or is full."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         connection.connect(path)

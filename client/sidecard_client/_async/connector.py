@@ -1,4 +1,4 @@
-"""The connection of an async client: made and remade as `availability` allows, for one event loop."""
+"""The connection of an async client: opened and reopened as `availability` allows, for one event loop."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ _log = logging.getLogger("sidecard_client")
 
 
 class AsyncConnector:
-    """The connection to ``path`` (searched at each connection attempt if it is None). Usable between `open` and `close`."""
+    """The connection to ``path`` (None: each new connection finds it). Usable between `open` and `close`."""
 
     def __init__(self, path: str | None, timeout_seconds: float) -> None:
         self.closed = False
@@ -77,7 +77,7 @@ class AsyncConnector:
     def connection(self) -> AsyncConnection:
         """Return the connection, and connect if there is none.
 
-        Raises `NotConnected` if the daemon is not worth asking now, and `RuntimeError` in a wrong place.
+        Raises `NotConnected` if the daemon must not be asked now, and `RuntimeError` in another thread or event loop.
         """
         if get_ident() != self._thread or _get_running_loop() is not self._loop:
             self._reject_use()
@@ -89,7 +89,7 @@ class AsyncConnector:
         return self._admitted()
 
     async def ask(self, request: AnyRequest) -> AnyReply:
-        """Send a request that is no call's and return its last reply; once more if the connection has ended.
+        """Send a request outside of calls and return its last reply; send it once more if the connection has ended.
 
         Raises `ConnectionLost` and `RuntimeError`.
         """
@@ -119,8 +119,8 @@ class AsyncConnector:
     def may_ask_again(self, lost: ConnectionLost, *, again: bool) -> bool:
         """Return whether a request may be sent once more; ``again`` if that was the second time.
 
-        Only if the connection has ended: the daemon was restarted or closed an idle connection, and everything that it
-        granted to that one is void. If the second ends too, the daemon counts as lost.
+        Only if the connection has ended: the daemon was restarted or closed an idle connection, and what the daemon granted
+        over it is void. If the second connection ends too, the daemon counts as unreachable.
         Raises `RuntimeError` if this client was closed meanwhile.
         """
         if self.closed:

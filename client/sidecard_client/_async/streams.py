@@ -103,7 +103,7 @@ class AsyncStream(Provenance, Generic[T]):
             upstream.orphaned = True
 
     async def aclose(self) -> None:
-        """End the stream. A call that runs here, and for which others wait, is finished for them."""
+        """End the stream. If this client makes the call and other callers wait for it, a task finishes it for them."""
         upstream = self._upstream
         self._leave()
         if upstream is not None:
@@ -160,9 +160,9 @@ class _Upstream:
         self._error: BaseException | None = None
         self._left = False
         self.orphaned = False
-        """Nothing refers to its stream any more."""
+        """No reference to its stream is left."""
         self.settled = anyio.Event()
-        """Its caller has left and it goes on for others, or it has ended."""
+        """The call has ended, or goes on for waiters after its caller has left."""
 
     # The caller's side ------------------------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ class _Upstream:
         return self._piece
 
     def leave(self) -> None:
-        """End the caller's part: go on only if others wait for the call."""
+        """End the caller's part: go on only if other callers wait for the call."""
         if self._left:
             return
 
@@ -208,7 +208,7 @@ class _Upstream:
             with self._scope:
                 try:
                     await self._hand_over_all()
-                except Exception as error:  # noqa: BLE001 - its caller's to see
+                except Exception as error:  # noqa: BLE001 - raised in the caller
                     self._give(END, error)
                 finally:
                     await self._execution.close_source()
@@ -281,7 +281,7 @@ class _StreamExecution(AsyncExecution):
                 await closing
 
     async def ask(self, connection: AsyncConnection, request: wire.Begin) -> AnyReply:
-        """Begin, and follow the stream if the reply is its first piece."""
+        """Begin, and follow the stream if the reply is its first chunk."""
         reply, queue = await connection.follow(request, request.wait_seconds)
         self._queue = queue if isinstance(reply, wire.Chunk) else None
         return reply

@@ -67,7 +67,7 @@ class Interpreter:
 class Execution:
     """One conversation, and the connection that it uses.
 
-    ``handlers`` execute commands. A command of another class is handed over to the caller of `run`.
+    ``handlers`` execute commands. `run` returns a command of another class to its caller.
     """
 
     def __init__(self, connector: Connector, connection: BlockingConnection | None = None) -> None:
@@ -99,7 +99,7 @@ class Execution:
                     self.give_back()
                     raise
 
-                # An interruption, wherever it comes: the conversation gives back what is held, and raises it again.
+                # An interruption, at any point: the conversation returns what is held, and raises it again.
                 resume, result = conversation.throw, error
 
     def begin(self, command: commands.BeginCall) -> commands.FinalReply:

@@ -60,8 +60,8 @@ class BlockingConnection:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval_of(timeout_seconds))
-            # Connecting and sending wait by this one. A quarter each, so that a daemon that hangs with a full accept
-            # queue costs a new connection at most 1.5 times the limit.
+            # Connecting and sending have this limit. A quarter each, so that a daemon that hangs with a full accept queue
+            # costs a new connection at most 1.5 times ``timeout_seconds``.
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval_of(timeout_seconds / 4))
             self.socket.connect(path)
             stranger = impostor(self.socket, path)
@@ -96,7 +96,7 @@ class BlockingConnection:
         return self.receive(request_id)
 
     def send(self, request: AnyRequest) -> None:
-        """Send a request whose reply is not needed, while the heartbeat may send too. Raises `ConnectionLost`: then nothing can be sent."""
+        """Send a request and ignore its reply; the heartbeat may send too. Raises `ConnectionLost`: then nothing can be sent."""
         try:
             with self._sending:
                 request_id, data = self.protocol.send(request)
@@ -106,7 +106,7 @@ class BlockingConnection:
             raise _send_failure(error) from error
 
     def cancel(self, target: int) -> None:
-        """Take back a request that has many replies. Those in transit are dropped. Raises `ConnectionLost`."""
+        """Withdraw a request that has many replies, and drop those in transit. Raises `ConnectionLost`."""
         self.protocol.forget(target)
         self._replies.clear()
         self.exchange(Cancel(target=target))
@@ -163,10 +163,10 @@ class BlockingConnection:
             raise InvalidReply(str(error)) from error
 
     def _read_late(self) -> int:
-        """Receive what arrived since the time limit.
+        """Receive what has arrived since the time limit.
 
-        1. ``recv`` gives up; 2. the reply arrives; 3. this thread gets the interpreter back, which takes long when a
-        hundred others want it. Then the daemon was not silent.
+        1. ``recv`` gives up; 2. the reply arrives; 3. this thread gets the interpreter's lock back, which takes long if a
+        hundred other threads want it. So the daemon did reply.
         """
         try:
             return self.socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
@@ -192,15 +192,15 @@ class BlockingConnection:
         return self._beat(Ping())
 
     def abandon(self) -> None:
-        """Wake the thread that waits here: the daemon is unreachable."""
+        """Wake the thread that waits for a reply: the daemon is unreachable."""
         self.abandoned = True
         try:
             self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
-            return  # it has ended already, which wakes as well
+            return  # the connection has ended already, which also wakes the thread
 
     def has_input(self) -> bool:
-        """Return whether anything, an end included, has arrived and was not read. Consumes nothing."""
+        """Return whether unread bytes, or the connection's end, have arrived. Consumes nothing."""
         try:
             self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -217,13 +217,13 @@ class BlockingConnection:
 
     def _beat(self, request: AnyRequest) -> int | None:
         if not self._sending.acquire(blocking=False):
-            return 0  # a piece is being sent: the next beat is soon enough
+            return 0  # a chunk is being sent: the next beat is soon enough
 
         request_id, data = self.protocol.send(request)
         try:
             self.socket.send(data, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            return request_id  # the daemon does not read now: it may again by the next beat
+            return request_id  # the daemon does not read now, but may read again before the next beat
         except OSError:
             return None
         finally:

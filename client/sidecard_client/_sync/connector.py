@@ -1,6 +1,6 @@
 """The connections of a blocking client: which one a request uses, and whether the daemon is asked at all.
 
-Every failure is a `ConnectionLost`. Those that say something about the daemon are reported to `availability`.
+Every failure is a `ConnectionLost`. Those that show the daemon to be unreachable are reported to `availability`.
 """
 
 import os
@@ -30,7 +30,7 @@ MAX_IDLE_CONNECTIONS = 128
 
 
 class Connector:
-    """Connections to ``path`` (searched at each connection attempt if it is None). Thread-safe.
+    """Connections to ``path`` (None: each new connection finds it). Thread-safe.
 
     A connection that `first_reply` returns belongs to its caller until `give_back` or `throw_away`.
     """
@@ -68,7 +68,7 @@ class Connector:
         """Send the request that ``make`` builds for an id; return the first reply and its connection.
 
         An idle connection may have ended (the daemon was restarted). Then the request is sent once more, on a new one:
-        everything that the daemon granted to the old one is void. Raises `ConnectionLost` and `RuntimeError`.
+        what the daemon granted over the old one is void. Raises `ConnectionLost` and `RuntimeError`.
         """
         if not self._availability.up:
             self._admit()
@@ -105,7 +105,7 @@ class Connector:
             return connection, reply
 
     def ask(self, request: wire.AnyRequest) -> Any:
-        """Send a request that is no call's and return its reply. Raises as `first_reply`."""
+        """Send a request outside of calls and return its reply. Raises as `first_reply`."""
         connection, reply = self.first_reply(lambda _: request)
         self.give_back(connection)
         return reply
@@ -126,7 +126,7 @@ class Connector:
     def exchange(
         self, connection: BlockingConnection, request: wire.AnyRequest, wait_seconds: float | None = None
     ) -> wire.AnyReply | ConnectionLost:
-        """Return the final reply to a holder's ``request``, or the `ConnectionLost`: a lost report fails no call."""
+        """Return the final reply to a holder's ``request``, or the `ConnectionLost`, since a lost report fails no call."""
         started = monotonic()
         try:
             reply = connection.exchange(request)
@@ -142,14 +142,14 @@ class Connector:
     def wait(
         self, connection: BlockingConnection, request_id: int, wait_seconds: float | None, started: float
     ) -> wire.AnyReply | ConnectionLost:
-        """Return the next reply to a pending request, while the heartbeat watches over the daemon, or `ConnectionLost`.
+        """Return the next reply to a pending request, or `ConnectionLost`. The heartbeat watches the daemon meanwhile.
 
-        That is `ConnectionEnded` if the daemon has ended and may be asked again, `DaemonUnresponsive` if it hangs. Then,
-        and after an interruption, the connection is thrown away.
+        `ConnectionEnded`: the daemon has ended and may be asked again. `DaemonUnresponsive`: it hangs. After either, and
+        after an interruption, the connection is thrown away.
         """
         self.heartbeat.heard_at = monotonic()
         try:
-            reply = connection.received(request_id)  # most pieces of a stored answer arrive together
+            reply = connection.received(request_id)  # most chunks of a stored answer arrive together
             if reply is None:
                 reply = self._wait_watched(connection, request_id, wait_seconds, started)
 
@@ -171,14 +171,14 @@ class Connector:
     ) -> wire.AnyReply:
         late = None if wait_seconds is None else started + wait_seconds + self._timeout_seconds + LATE_SECONDS
         if not self.heartbeat.watch(connection):
-            raise DaemonUnresponsive("no thread could be started to watch over the wait")
+            raise DaemonUnresponsive("no thread could be started to watch the daemon")
 
         try:
             while True:
                 try:
                     reply = connection.receive_or_beat(request_id)
                 except DaemonUnresponsive:
-                    reply = None  # the socket's own time limit, which means nothing here: the heartbeat judges
+                    reply = None  # the socket's own time limit, which does not apply here: the heartbeat decides
 
                 if reply is not None:
                     return reply
@@ -225,7 +225,7 @@ class Connector:
             self.throw_away(connection)
 
     def throw_away(self, connection: BlockingConnection) -> None:
-        """Close ``connection``. Everything that it waited for or held is void."""
+        """Close ``connection``. The daemon voids its waits and its lease."""
         self._open.discard(connection)
         connection.close()
 
@@ -238,8 +238,8 @@ class Connector:
     def leave_to_parent(self) -> None:
         """Restart in the child of a fork: with no connection, no thread and new locks.
 
-        The child's copies are closed, not shut down: they are the parent's connections too. If they stayed open, the
-        daemon would not see the parent's death.
+        The child's copies are closed but not shut down, since they are the parent's connections too. If they stayed open,
+        the daemon would not notice the parent's death.
         """
         for connection in self._open:
             connection.close()

@@ -1,16 +1,16 @@
-"""One thread per client that renews leases and notices a daemon that hangs.
+"""One thread per client that renews leases and detects a hung daemon.
 
 It starts when a call holds a lease or waits, and ends `LINGER_SECONDS` after the last such call. It never blocks: it sends, and
 the calls' own threads receive.
 
 - It renews a lease every third of its lifetime over the holder's own connection, which the holder's thread does not use
   while its function runs.
-- While calls wait, it pings over one of their connections every `PING_SECONDS`; the pong wakes the thread that waits
-  there, which records it. If neither that nor any other reply arrives within ``timeout_seconds``, the daemon is
-  unreachable: every waiting connection is abandoned, which wakes its thread immediately.
+- While calls wait, it pings over one of their connections every `PING_SECONDS`; the pong wakes the thread that waits on
+  that connection, which records it. If neither the pong nor any other reply arrives within ``timeout_seconds``, the daemon
+  is unreachable: every waiting connection is abandoned, which wakes its thread immediately.
 
-So 125 waiting threads cost five small messages a second. All learn of a stopped daemon together, at most `QUIET_SECONDS`
-+ `PING_SECONDS` + ``timeout_seconds`` (0.8 s) after its last reply.
+So 125 waiting threads cost five small messages per second. All of them detect a stopped daemon together, at most
+`QUIET_SECONDS` + `PING_SECONDS` + ``timeout_seconds`` (0.8 s) after its last reply.
 """
 
 import math
@@ -31,7 +31,7 @@ LINGER_SECONDS = 10.0
 
 
 class Heartbeat:
-    """The thread. It starts when there is something to keep alive and ends `LINGER_SECONDS` after.
+    """The thread. It starts when a call holds a lease or waits, and ends `LINGER_SECONDS` after the last one.
 
     ``unresponsive`` is called from the thread, before the waiting connections are abandoned.
     ``heard_at`` is the monotonic instant of the daemon's last reply; each receiver sets it.
@@ -63,7 +63,7 @@ class Heartbeat:
             self._wake_by(renewal.renew_at)
 
     def release(self, connection: BlockingConnection) -> None:
-        """Stop renewing. The thread does not use the connection after this. Does nothing if it holds nothing."""
+        """Stop renewing. The thread does not use the connection after this. Does nothing if it holds no lease."""
         with self._lock:
             self._held.pop(connection, None)
 
@@ -103,7 +103,7 @@ class Heartbeat:
             with self._lock:
                 self._wake.clear()
                 now = monotonic()
-                # If this thread was scheduled late, the daemon gets as much more time.
+                # If this thread was scheduled late, extend the daemon's time by as much.
                 self._pinged_at += max(0.0, now - self._wakes_at)
                 self._wakes_at = self._beat(now)
                 if self._wakes_at <= now:
@@ -115,7 +115,7 @@ class Heartbeat:
             self._wake.wait(sleep_seconds)
 
     def _beat(self, now: float) -> float:
-        """Renew and ping what is due, and return the next instant to do so; ``now`` if the thread may end."""
+        """Send due renewals and pings; return when to wake next, or ``now`` if the thread may end."""
         wakes_at = min(self._renew(now), self._ping(now))
         if wakes_at < math.inf:
             self._ends_at = now + LINGER_SECONDS
@@ -124,7 +124,7 @@ class Heartbeat:
         if self._closed or now >= self._ends_at:
             return now
 
-        # Not beyond the next lease's first renewal, or each short call would have to wake the thread.
+        # Not longer than until the next lease's first renewal, or each short call would have to wake the thread.
         return min(self._ends_at, now + self._shortest_seconds)
 
     def _renew(self, now: float) -> float:
@@ -141,7 +141,7 @@ class Heartbeat:
         return earliest
 
     def _ping(self, now: float) -> float:
-        """Ping, or judge the last ping. `_pinged` is None while none is unanswered."""
+        """Send a ping, or check the last one; return when to wake next. ``_pinged`` is None if no ping is open."""
         if not self._waiting:
             self._pinged = None
             return math.inf

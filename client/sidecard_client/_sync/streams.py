@@ -30,8 +30,8 @@ from sidecard_client.protocol import wire
 class Stream(Provenance, Generic[T]):
     """Iterates over the pieces of an answer, wherever they come from. Begins with the first piece.
 
-    For one thread at a time. As a context manager it is closed at the end of the block. An unreferenced one is closed
-    too, but then the call is not finished for others.
+    For one thread at a time. As a context manager, it is closed at the end of the block. A stream without references is
+    closed too, but then its call is not finished for waiters.
     """
 
     def __init__(self, connector: Connector, call: Call) -> None:
@@ -81,15 +81,16 @@ class Stream(Provenance, Generic[T]):
         self.close()
 
     def __del__(self) -> None:
-        # No lock may be taken, since this may run anywhere. The daemon sees the connection's end, and elects a waiter.
+        # Takes no lock, since this may run at any point of any thread. The daemon sees the connection end, and elects a
+        # waiter.
         execution = getattr(self, "_execution", None)
         if execution is not None and execution.connection is not None:
             self._connector.throw_away(execution.connection)
 
     def close(self) -> None:
-        """End the stream. A call that runs here, and for which others wait, is finished for them by a thread."""
-        # Closed first: 1. an SDK closes its response, and a thread goes on for others; 2. its `with` block closes it
-        # once more, and a second thread would ask the same generator.
+        """End the stream. If this client makes the call and other callers wait for it, a thread finishes it for them."""
+        # Marked first: 1. an SDK closes its response, and a thread continues the call for waiters; 2. its `with` block
+        # closes it again, and a second thread would resume the same generator.
         conversation, was_closed = self._conversation, self._closed
         self._closed = True
         if was_closed or conversation is None:
@@ -98,7 +99,7 @@ class Stream(Provenance, Generic[T]):
         if self._execution.follows:
             self._execution.unfollow()
         elif isinstance(self._execution.run(conversation, False), GoOn):  # noqa: FBT003 - the result of `Give`
-            with suppress(RuntimeError):  # no thread can be started: then the call is not finished
+            with suppress(RuntimeError):  # if no thread can be started, the call is not finished
                 threading.Thread(target=self._finish, name="sidecard-stream", daemon=True).start()
                 return
 
@@ -108,7 +109,7 @@ class Stream(Provenance, Generic[T]):
 
     def _finish(self) -> None:
         conversation = self._conversation
-        # Its followers get the result; here is nobody who could.
+        # Its followers get the result; this process has no caller for it any more.
         with suppress(BaseException):
             if conversation is not None:
                 self._execution.run(conversation, True)  # noqa: FBT003 - the result of `GoOn`
@@ -151,7 +152,7 @@ class _StreamExecution(Execution):
         return reply
 
     def unfollow(self) -> None:
-        """Take the begin back."""
+        """Withdraw the begin."""
         self.follows = False
         if self.connection is not None and self._connector.cancel(self.connection, self._request_id):
             self.give_back()

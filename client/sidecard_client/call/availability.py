@@ -1,16 +1,16 @@
-"""Whether the daemon is worth asking: the client's own breaker on the socket.
+"""Whether to ask the daemon: the client's own breaker on the socket.
 
 Pure: time is the argument ``now`` (monotonic seconds), jitter is a callable.
 Not thread-safe by itself: a shell with threads guards `admit`, `succeeded` and `failed` by a lock,
 and may read `up` without one.
 
-===========  ==========================================  =======================
-state        a caller                                    leaves by
-===========  ==========================================  =======================
-up           asks the daemon                             `failed` -> down
-down         goes on without it until ``retry_at``       time -> probing
-probing      one caller asks, the others go on without   `succeeded` -> up, `failed` -> down (doubled)
-===========  ==========================================  =======================
+===========  ============================================  ===============================================
+state        a caller                                      ends by
+===========  ============================================  ===============================================
+up           asks the daemon                               `failed` -> down
+down         goes on without it until `Backoff.retry_at`   time -> probing
+probing      one caller asks, the others go on without it  `succeeded` -> up, `failed` -> down (doubled)
+===========  ============================================  ===============================================
 """
 
 from collections.abc import Callable
@@ -21,16 +21,15 @@ FIRST_BACK_OFF_SECONDS = 0.1
 """Short enough that a daemon restarted by systemd (``RestartSec=100ms``) is used again immediately."""
 
 MAX_BACK_OFF_SECONDS = 5.0
-"""A hanging daemon costs one caller ``daemon_timeout`` this often: 10 % of one thread at 0.5 s."""
+"""While the daemon hangs, one caller loses ``daemon_timeout`` every 5 s: at 0.5 s, 10 % of one thread."""
 
 
 class Availability:
     """The breaker of one socket path.
 
-    ``jitter`` returns a number in [0, 1]; a back-off is shortened by up to a quarter of itself by it,
-    so that the processes of a host do not probe in step.
-    ``probe_seconds`` is how long one prober is waited for before another may probe:
-    a prober can be killed, or be a thread that a fork left behind.
+    ``jitter`` returns a number in [0, 1). It shortens each back-off by up to a quarter, so that the processes of a host do
+    not probe in step. ``probe_seconds``: after this time without a result, another caller may probe, since a prober can be
+    killed, or be a thread that does not exist in a forked child.
     """
 
     __slots__ = ("_backoff", "_probe_ends_at", "_probe_seconds", "up")
@@ -52,7 +51,7 @@ class Availability:
         return f"<Availability down, {self._backoff.failures} failures>"
 
     def admit(self, now: float) -> bool:
-        """Say whether this caller asks the daemon; the first one after the back-off becomes the prober."""
+        """Return whether this caller may ask the daemon. The first one after the back-off becomes the prober."""
         if self.up:
             return True
 
@@ -66,7 +65,7 @@ class Availability:
         return True
 
     def succeeded(self) -> bool:
-        """Take note of an answer. Returns whether the daemon was down before it."""
+        """Record a reply of the daemon. Returns whether the daemon was down before it."""
         was_down = not self.up
         self.up = True
         self._backoff.reset()
@@ -74,10 +73,10 @@ class Availability:
         return was_down
 
     def failed(self, now: float) -> bool:
-        """Take note that no answer came. Returns whether the daemon was up before.
+        """Record that the daemon did not reply. Returns whether the daemon was up before.
 
-        While the daemon is down only its prober's failure doubles the back-off:
-        1. 125 threads wait; 2. the daemon hangs; 3. 125 failures arrive. That is one outage, not 125.
+        While the daemon is down, only the prober's failure doubles the back-off:
+        1. 125 threads wait; 2. the daemon hangs; 3. 125 failures are recorded. That is one outage, not 125.
         """
         if self.up:
             self.up = False

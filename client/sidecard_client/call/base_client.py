@@ -1,4 +1,4 @@
-"""What both clients share: their arguments, checked once, and the defaults of every call's policy."""
+"""Arguments of both clients, checked once, and the defaults of every call's policy."""
 
 import os
 from collections.abc import Collection
@@ -13,7 +13,7 @@ from sidecard_client.protocol import wire
 from sidecard_client.protocol.socket_path import StrPath, find_socket
 
 DAEMON_TIMEOUT_SECONDS = 0.5
-"""Ten thousand times a hit's round trip: a daemon that needs longer does not work."""
+"""Ten thousand times a hit's round trip: a daemon that needs longer does not work properly."""
 
 
 class BaseClient:
@@ -39,14 +39,14 @@ class BaseClient:
     ) -> None:
         """Connect to nothing; never fail because no daemon runs.
 
-        ``path`` is the daemon's socket; by default, `socket_path.find_socket` finds it at each connecting.
+        ``path`` is the daemon's socket; by default, each new connection finds it by `socket_path.find_socket`.
         ``daemon_timeout`` is how many seconds the daemon may take for a first reply, or for a sign of life during a wait,
         before calls are made without it. The other keywords are the defaults of every call's policy; see `options`.
 
-        A sovereign daemon grants no lease on a remote backend. ``sovereign`` keeps that up without it: calls without a
-        lease leave out every backend that is not named ``local`` or ``default``, and raise `CallRejected` ("sovereign")
-        where none is left. None reads the daemon's own variables once: ``SIDECARD_SOVEREIGN_ENABLED``, else
-        ``SOVEREIGN_MODE``. While a daemon answers, it alone decides.
+        A sovereign daemon grants no lease on a remote backend. ``sovereign`` extends that to calls without a lease: they
+        use only backends named ``local``, ``default`` or by a loopback address, and raise `CallRejected` ("sovereign") if
+        none is left. None reads the daemon's variables once: ``SIDECARD_SOVEREIGN_ENABLED``, else ``SOVEREIGN_MODE``.
+        While a daemon replies, the daemon alone decides.
 
         Raises `ValueError` and `TypeError` for a wrong argument, including a path that is too long for a socket.
         """
@@ -82,5 +82,5 @@ class BaseClient:
 
     @property
     def sovereign(self) -> bool:
-        """Whether backends that may be remote are left out if no daemon decides."""
+        """Whether calls without a lease use only backends that are known to be local."""
         return self._options.sovereign

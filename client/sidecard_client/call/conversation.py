@@ -52,7 +52,7 @@ TURNED_AWAY = "it takes no more calls now"
 
 
 class BeginCall(Struct, frozen=True):
-    """Begin ``call``; the result is the final reply or `ConnectionLost`. ``again``: the last connection has ended."""
+    """Begin ``call``: the result is the final reply or `ConnectionLost`. ``again``: this repeats a begin whose connection ended."""
 
     call: Call
     wait_seconds: float | None = None
@@ -316,7 +316,8 @@ def _run_unleased(attempts: Attempts, run: type[Run] | type[Open]) -> Attempting
 
 def settle(attempts: Attempts, message: wire.Complete | wire.Fail) -> Generator[Command, Any, None]:
     """Send the last report of a lease, and make sure that the daemon holds none after it."""
-    # From here on nothing is left to give back: an interrupted report was sent whole, or its connection is closed.
+    # From here on the lease need not be returned: if this is interrupted, the report was sent completely or the connection
+    # is closed.
     attempts.lease = None
     if isinstance(message, wire.Fail) and message.kind == "cancelled":
         yield Send(message)  # a canceled caller must not wait

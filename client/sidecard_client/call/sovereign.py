@@ -1,7 +1,7 @@
-"""Sovereign mode of the client: which backends may be called while no daemon decides.
+"""Sovereign mode of the client: which backends may be called without a daemon's lease.
 
-The daemon knows the backends' localities. Without it, or for an unleased call, every backend may be remote except those
-that `wire.is_local` names: a name that cannot be looked up proves nothing.
+With a daemon, the daemon decides: it knows which backends are local. Without one, only the backends that `wire.is_local`
+accepts count as local; any other name proves nothing.
 """
 
 import warnings
@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from sidecard_client.protocol.errors import SidecardWarning
 
 VARIABLES = ("SIDECARD_SOVEREIGN_ENABLED", "SOVEREIGN_MODE")
-"""The daemon's own; the first non-empty one counts."""
+"""The daemon's variables; the first non-empty one counts."""
 
 WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-"""Words for flags, as the daemon reads them."""
+"""Values of flags, as the daemon reads them."""
 
 
 def sovereign_by(environ: Mapping[str, str]) -> bool:
     """Return whether the environment turns sovereign mode on.
 
-    An unknown word counts as on, with a warning: the daemon refuses to start with it, and a misspelling must not let
-    calls leave the host.
+    An unknown word counts as on, with a warning: a misspelling must not let calls leave the host. The daemon does not
+    start with it.
     """
     for variable in VARIABLES:
         text = environ.get(variable)
@@ -28,7 +28,7 @@ def sovereign_by(environ: Mapping[str, str]) -> bool:
             flag = WORDS.get(text.strip().lower())
             if flag is None:
                 words = ", ".join(WORDS)
-                message = f"{variable} is {text!r}, which counts as true here; it should be one of {words}."
+                message = f"{variable} is {text!r}, which counts as true; set it to one of {words}."
                 warnings.warn(message, SidecardWarning, stacklevel=3)
 
             return flag is not False

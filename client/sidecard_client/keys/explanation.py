@@ -64,7 +64,7 @@ class Explanation(Struct, frozen=True):
     """The bytes that were hashed; see `sidecard_client.keys.fingerprint`."""
 
     def __str__(self) -> str:
-        """Show key and canonical form, as JSON is written."""
+        """Show the key, the namespace and the parts, as JSON."""
         lines = [f"key: {self.key}", f"namespace: {self.namespace}"]
         if self.normalize:
             lines.append(f"normalize: {', '.join(self.normalize)}")
@@ -72,9 +72,10 @@ class Explanation(Struct, frozen=True):
         return "\n".join([*lines, *(f"{name}: {text_of(value)}" for name, value in self.parts.items())])
 
     def differences(self, other: "Explanation") -> list[Difference]:
-        """Return every difference of two requests; empty if they share an entry.
+        """Return every difference between two requests.
 
-        Differences only in spelling are included, marked ``same_in_normal_form``: the keys are equal despite them.
+        Texts that differ only before normalization are included, marked ``same_in_normal_form``: the keys are equal
+        despite them. Empty if the requests are written alike and share an entry.
         """
         found = list(_between(self.parts, other.parts, ""))
         places = {difference.path for difference in found}
@@ -131,7 +132,7 @@ def _between(one: Any, other: Any, path: str) -> Iterator[Difference]:
         for index in range(max(len(one), len(other))):
             yield from _between(_at(one, index), _at(other, index), f"{path}[{index}]")
     elif one is ABSENT or other is ABSENT or _encode(one) != _encode(other):
-        # By their bytes: 1 is not 1.0, and True is not 1.
+        # Compared by their encoding: 1 is not 1.0, and True is not 1.
         yield Difference(path, one, other)
 
 

@@ -11,11 +11,11 @@ from sidecard_client.protocol.errors import UnkeyableRequest
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """Return ``module.qualified_name`` of a function, the same in every process that runs the same program.
+    """Return ``module.qualified_name`` of a function.
 
-    A method's name has the class that it is called on, so that subclasses do not share what they inherit.
+    A method's name has the class that it is called on, so that subclasses do not share calls of inherited methods.
     The main program's module is named after its file, because every script's is called ``__main__``.
-    Raises `UnkeyableRequest` for what has no stable name: lambdas, partials, instances.
+    Raises `UnkeyableRequest` for functions without a stable name: lambdas, partials, instances.
     """
     try:
         qualified_name = function.__qualname__
@@ -35,7 +35,7 @@ def name_of(function: Callable[..., Any]) -> str:
         module = kind.__module__
         qualified_name = f"{kind.__qualname__}.{function.__name__}"
 
-    if module in {"__main__", "__mp_main__"}:  # the latter is what multiprocessing calls its parent's main module
+    if module in {"__main__", "__mp_main__"}:  # multiprocessing's name for its parent's main module
         module = _main_module()
 
     return f"{module}.{qualified_name}"

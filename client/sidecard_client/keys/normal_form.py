@@ -1,6 +1,6 @@
 """The normal form of a request's texts, so that requests share one key although they are written differently.
 
-Off by default, because it declares that answers do not depend on what it removes:
+Off by default, because a form declares that answers do not depend on what it removes:
 
 ``"nfc"``
     Unicode's composed form: an accented letter is one character, however it was typed. Changes no visible meaning.
@@ -11,7 +11,7 @@ Off by default, because it declares that answers do not depend on what it remove
     Unicode's full case folding. Wrong for code, for names that differ only by case, for base64, and in languages where
     case has meaning (Turkish dotless i; German "Sie" and "sie").
 
-The form affects only the key: the function receives the request as written, and of two callers that share, one gets the
+Forms affect only the key: the function receives the request as written, and of two callers that share, one gets the
 answer to the other's spelling. Names of arguments and fields are kept, and so is every value below a name in
 `VERBATIM_NAMES`.
 
@@ -54,16 +54,16 @@ VERBATIM_NAMES: Final = frozenset(
     }
 )
 """Arguments and fields whose values are identifiers or encoded bytes in the interfaces of language models, or parts of an
-HTTP request beside its body (`sidecard_client.http.request`): folding their case would make two images one."""
+HTTP request besides its body (`sidecard_client.http.request`). Case folding, for example, would make two different images equal."""
 
 BY_TASK: Final = "task"
-"""In place of forms: the daemon's forms for the call's task."""
+"""Given instead of forms: use the daemon's forms for the call's task."""
 
 Normalize = tuple[NormalForm, ...] | Literal["task"]
 
 
 def ordered(forms: Iterable[NormalForm]) -> tuple[NormalForm, ...]:
-    """Return forms as they enter keys: each once, in alphabetical order."""
+    """Return forms as they are in keys: each once, in alphabetical order."""
     return tuple(sorted(set(forms)))
 
 

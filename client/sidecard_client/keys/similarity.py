@@ -6,10 +6,10 @@
         sidecard.call(llm.generate, "What is the capital of France?", task="faq")
         sidecard.call(llm.generate, "Which city is the capital of France?", task="faq")   # may get the same answer
 
-The daemon decides whether: without ``[tasks.NAME] similar``, only a flag in each request changes. The embedder runs once
-per call, and only if the daemon asks for a vector: it has no answer to the request itself, no running call, and a task
-that looks for similar requests. It never runs for a hit, and never without the daemon. A failing embedder costs one
-warning; the call goes on by its key alone.
+The daemon decides whether similar answers are served: without ``[tasks.NAME] similar``, an embedder only sets a flag in
+each request. The embedder runs once per call, and only if the daemon asks for a vector: it has no answer to the request
+itself, no call of it in progress, and a task that looks for similar requests. The embedder never runs for a hit, and never
+without the daemon. If it fails, the client warns once, and the call goes on by its key alone.
 
 The *text* is the first of these:
 
@@ -17,10 +17,10 @@ The *text* is the first of these:
    messages and that is a str; of a dict, a field of `TEXT_NAMES`, by the same rules;
 2. without positional arguments, the first of `TEXT_NAMES` that is a named argument, by the same rules.
 
-Everything else, earlier messages included, is the *group* (`sidecard_client.keys.fingerprint.group_of`) and must be equal. So must the numbers
-in the text: embedding models hardly distinguish them, and "in 2023" must not be answered by "in 2024". Vectors of two
-models cannot be compared, so the embedder's name is part of the group: the function's, or the one key of a dict,
-``embed={"all-MiniLM-L6-v2": model.encode}``. Two models of one class need the latter.
+Everything else, earlier messages included, is the *group* (`fingerprint.group_of`) and must be equal. So must the numbers
+in the text: embedding models hardly distinguish them, and "in 2023" must not get the answer to "in 2024". Vectors of two
+models cannot be compared, so the embedder's name is part of the group: the function's name, or the one key of a dict,
+``embed={"all-MiniLM-L6-v2": model.encode}``. Two models of one class need the dict.
 """
 
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class FoundText(Struct, frozen=True):
 
 
 def embedding_by(embedder: Any) -> Embedding:
-    """Check ``embed=``. Raises `TypeError` for no embedder, and `UnkeyableRequest` for one without a name."""
+    """Check ``embed=``. Raises `TypeError` if it is not an embedder, and `UnkeyableRequest` if it has no stable name."""
     if isinstance(embedder, Mapping):
         if len(embedder) != 1:
             raise TypeError(f"embed= takes one embedder, as a function or {{name: function}}, not {len(embedder)}.")
@@ -68,7 +68,7 @@ def embedding_by(embedder: Any) -> Embedding:
 
 
 def packed(vector: Any) -> bytes:
-    """Return a vector's bytes. Raises `TypeError` and `ValueError` for what is no vector."""
+    """Return a vector's bytes. Raises `TypeError` and `ValueError` for an invalid vector."""
     from array import array  # noqa: PLC0415 - for apps that embed
     from math import isfinite  # noqa: PLC0415 - as above
 

@@ -1,9 +1,9 @@
 """The daemon's normal forms for tasks, for clients with ``normalize="task"``. Pure.
 
-Clients make the keys, so such a client must know the setting before it begins. It asks by `wire.Explain` before its first
-call of a task, and again after `KEEP_SECONDS`. For that long after a reload, two clients may use different settings: their
-keys differ then, which costs sharing but gives no wrong answer. If the daemon cannot be asked, its last reply counts; before
-any reply there is no normal form.
+Clients make the keys, so such a client must know the setting before it sends a begin. It asks by `wire.Explain` before its
+first call of a task, and again after `KEEP_SECONDS`. For that long after a reload, two clients may use different settings:
+their keys then differ, which costs sharing but never gives a wrong answer. If the daemon cannot be asked, the client uses
+its last reply, and before any reply no normal form.
 """
 
 from typing import Any, Final
@@ -12,7 +12,7 @@ from sidecard_client.keys.normal_form import NORMAL_FORMS, NormalForm, ordered
 from sidecard_client.protocol import wire
 
 KEEP_SECONDS: Final = 60.0
-"""One more round trip per minute and task."""
+"""The cost is one more round trip per minute and task."""
 
 MAX_TASKS: Final = 1024
 

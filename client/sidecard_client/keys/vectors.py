@@ -13,7 +13,7 @@ Embedder = EmbedText | Mapping[str, EmbedText]
 
 
 class Embedding(Struct, frozen=True):
-    """Where a call's vector comes from: ``function`` computes it, or it is given."""
+    """The source of a call's vector: ``function`` computes it, or ``vector`` is given."""
 
     name: str | None
     function: EmbedText | None = None

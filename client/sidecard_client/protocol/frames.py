@@ -1,4 +1,7 @@
-"""Framing of both encodings, sans-I/O: bytes in, messages out, and back. `wire` and ``sidecard docs protocol`` have the rules."""
+"""Framing of both encodings, sans-I/O: split received bytes into messages, and encode messages.
+
+`wire` defines the messages; ``sidecard docs protocol`` describes the framing.
+"""
 
 import base64
 import binascii
@@ -23,7 +26,7 @@ _plain = msgspec.msgpack.Decoder().decode
 _shallow = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 
 _SMALL_BYTES = 64 * 1024
-"""Up to this size, an invalid message is decoded as a whole for its error."""
+"""A wrong message up to this size is decoded completely to explain what is wrong."""
 
 _to_json = msgspec.json.Encoder().encode
 _from_json = msgspec.json.Decoder().decode
@@ -37,11 +40,11 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 """Fields that take one of a few words."""
 
 _DECODE_FAULTS = (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError, TypeError, OverflowError)
-"""What decoding a peer's bytes may raise: malformed, of a wrong type, nested too deep, not UTF-8, out of range."""
+"""Exceptions of decoding a peer's bytes: malformed, of a wrong type, nested too deep, not UTF-8, out of range."""
 
 
 def frame(payload: bytes) -> bytes:
-    """Return a msgpack message after its length."""
+    """Return a msgpack message preceded by its length."""
     return len(payload).to_bytes(_HEADER, "big") + payload
 
 
@@ -53,11 +56,11 @@ class FrameBuffer:
         self._max_bytes = max_frame_bytes + _HEADER
         self._buffer = bytearray()
         self._wanted = _HEADER
-        """Bytes that the buffer must hold before another frame can be complete."""
+        """Bytes the buffer must hold before the next frame can be complete."""
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of an incomplete frame."""
+        """Bytes received of an incomplete frame."""
         return len(self._buffer)
 
     def is_one_frame(self, data: bytes | memoryview) -> bool:
@@ -113,13 +116,13 @@ class FrameBuffer:
             raise FramingError(
                 "too_large",
                 f"A frame of {length} bytes is larger than the limit of {self._max_frame_bytes}: "
-                "send less, or raise limits.max_frame_bytes.",
+                "send less, or ask the operator to raise limits.max_frame_bytes.",
                 tuple(before),
             )
 
 
 class LineBuffer:
-    """Splits a stream of bytes into lines; blank ones are skipped."""
+    """Splits a stream of bytes into lines, and skips blank ones."""
 
     def __init__(self, max_line_bytes: int = wire.MAX_LINE_BYTES) -> None:
         self._max_line_bytes = max_line_bytes
@@ -127,7 +130,7 @@ class LineBuffer:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of an incomplete line."""
+        """Bytes received of an incomplete line."""
         return len(self._rest)
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -159,7 +162,7 @@ class LineBuffer:
             raise FramingError(
                 "too_large",
                 f"A line of more than {self._max_line_bytes} bytes: send larger values in msgpack frames, "
-                "or raise limits.max_line_bytes.",
+                "or ask the operator to raise limits.max_line_bytes.",
                 tuple(before),
             )
 
@@ -187,9 +190,9 @@ class RequestReader:
         self.json: bool | None = None
         """Whether the peer uses JSON lines; None before its first byte."""
         self.single_frames = False
-        """Each read was one complete frame since `mark_served`, so the next is decoded directly."""
+        """Since `mark_served`, each read was exactly one frame; then frames are decoded without buffering (the fast path)."""
         self.partial = 0
-        """The number of the incomplete message, or 0 if none has begun."""
+        """Number of the incomplete message, different for each; 0 if there is none."""
         self._begun = 0
         self._at_once = at_once
         self._frames = FrameBuffer(max_frame_bytes)
@@ -199,18 +202,18 @@ class RequestReader:
 
     @property
     def undecoded(self) -> int:
-        """Complete messages that were not decoded yet: decoding is most of a small message's cost."""
+        """Number of complete messages not decoded yet. Decoding is most of a small message's cost."""
         return len(self._waiting)
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that the peer has sent and that were not decoded."""
+        """Bytes received and not yet returned as messages."""
         return self._frames.held_bytes + self._lines.held_bytes + sum(map(len, self._waiting))
 
     def feed(self, data: bytes) -> list[Incoming]:
-        """Take received bytes and return complete messages, at most ``at_once``; `take_more` returns the rest.
+        """Take received bytes and return up to ``at_once`` complete messages; `take_more` returns the rest.
 
-        Raises `FramingError` with all messages ``before`` the fault, which must be served; nothing can be read after it.
+        Raises `FramingError`, after which nothing can be read. Its messages ``before`` the fault must still be served.
         """
         # Nearly every read is one complete frame, and the general path costs more than decoding it.
         if self.single_frames and self._is_one_frame(data):
@@ -246,16 +249,16 @@ class RequestReader:
         return list(map(_request_of_line if self.json else _request_of_frame, whole))
 
     def take_more(self) -> list[Incoming]:
-        """Return further messages, at most ``at_once``."""
+        """Return up to ``at_once`` of the remaining messages."""
         count = len(self._waiting) if self._at_once is None else min(self._at_once, len(self._waiting))
         return [self._read(self._waiting.popleft()) for _ in range(count)]
 
     def mark_served(self) -> None:
-        """Record that all returned messages were served: complete frames may take the direct path again."""
+        """Call when all returned messages are served; later complete frames then take the fast path again."""
         self.single_frames = self.json is False and not self.partial and not self._waiting
 
     def finish(self) -> list[Incoming]:
-        """Return the remaining messages at the end of the stream, a last line without its line feed included."""
+        """At the end of the stream, return up to ``at_once`` remaining messages. The last line may lack its line feed."""
         self._waiting += self._lines.finish() if self.json else ()
         self.partial = 0
         return self.take_more()
@@ -273,7 +276,7 @@ class RequestReader:
         if first == b"{" or first in _WHITE_SPACE:
             return
 
-        if not 0x20 <= first[0] < 0x80:  # noqa: PLR2004 - no text, so it is meant as a frame's length
+        if not 0x20 <= first[0] < 0x80:  # noqa: PLR2004 - not ASCII text, so it was meant as a frame's length
             self.json = False
             raise FramingError(
                 "too_large",
@@ -312,17 +315,17 @@ def _request_of_line(line: bytes | memoryview) -> Incoming:
         fields = _from_json(line)
         payload = wire.pack(_with_bytes(fields))
     except _DECODE_FAULTS as fault:
-        return BadMessage(0, "bad_request", f"The line is no JSON object that a request can be: {fault}")
+        return BadMessage(0, "bad_request", f"The line cannot be decoded as the JSON object of a request: {fault}")
 
     return _request_of_frame(payload)
 
 
 def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
-    """Describe what is wrong with a message, with its id and op if they can be decoded."""
+    """Explain what is wrong with a message, with its id and op if they can be decoded."""
     try:
         fields = _plain(payload) if len(payload) <= _SMALL_BYTES else _head_of(payload)
     except _DECODE_FAULTS:
-        return BadMessage(0, "bad_request", f"The message is no msgpack map that can be read: {fault}")
+        return BadMessage(0, "bad_request", f"The message cannot be decoded as a msgpack map: {fault}")
 
     if not isinstance(fields, dict):
         return BadMessage(
@@ -346,7 +349,7 @@ def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
 
 
 def _head_of(payload: bytes | memoryview) -> dict[str, Any]:
-    """Return id and op of a message without decoding the rest, which may take seconds for the largest one."""
+    """Return id and op of a message without decoding the rest, which takes seconds for the largest messages."""
     fields = _shallow(payload)
     head = {
         name: fields[name] for name in ("id", "op") if name in fields and len(memoryview(fields[name])) <= _SMALL_BYTES

@@ -1,6 +1,6 @@
-"""The socket's path: daemon and clients of one host find each other by convention.
+"""The socket's path. The daemon and the clients of a host find each other by convention.
 
-A daemon takes the first that applies:
+A daemon binds the first path that applies:
 
 1. the explicit path,
 2. ``$SIDECARD_SOCKET``,
@@ -9,10 +9,9 @@ A daemon takes the first that applies:
 5. ``$XDG_RUNTIME_DIR/sidecard.sock``,
 6. ``/tmp/sidecard-UID/sidecard.sock``.
 
-A client takes 1 or 2 if given, else the first of 3 to 6 that exists, whatever its uid: an app with a
-``$RUNTIME_DIRECTORY`` of its own still finds the host's daemon. If none exists, it takes the path that a daemon of the same
-uid and environment would bind. 6 counts only if 5 is not set: a directory in ``/tmp``, which anybody can create, is no
-second choice.
+A client connects to 1 or 2 if set, else to the first of 3 to 6 that exists. It tries 4 whatever its uid, so that an app
+with its own ``$RUNTIME_DIRECTORY`` finds the host's daemon. If none exists, it takes the path that a daemon of the same uid
+and environment would bind. 6 applies only if ``$XDG_RUNTIME_DIR`` is not set: anybody can create a directory in ``/tmp``.
 """
 
 import os
@@ -55,15 +54,15 @@ def listening_socket(
 
 
 def private_directory(uid: int) -> str:
-    """Return the directory of the last resort. Its creator must check that the uid owns it."""
-    return f"/tmp/sidecard-{uid}"  # noqa: S108 - its ownership is checked by the daemon that binds in it
+    """Return the directory of path 6, in ``/tmp``. A daemon that binds in it must check that the uid owns it."""
+    return f"/tmp/sidecard-{uid}"  # noqa: S108 - the daemon checks its owner
 
 
 def impostor(connected: socket.socket, path: str) -> str | None:
-    """Return why the daemon at the other end must not be trusted, or None.
+    """Return why the daemon at the other end of ``connected`` must not be trusted, or None.
 
-    Anybody can create the directory of the last resort first, since it is in ``/tmp``, and would receive this user's
-    prompts. So a daemon there must run as this user or root. Every other path was chosen by an authorized user.
+    Another user may have created this user's directory in ``/tmp`` to receive the prompts. So a daemon there must run as
+    this user or root. Every other path was chosen by an authorized user.
     """
     uid = os.getuid()
     if not path.startswith(f"{private_directory(uid)}/"):
@@ -74,11 +73,13 @@ def impostor(connected: socket.socket, path: str) -> str | None:
     if server_uid in {0, uid}:
         return None
 
-    return f"{path} is served by uid {server_uid}, who is not this user: remove that directory, or name another socket"
+    return (
+        f"{path} is served by uid {server_uid}, which is not this user: remove that directory, or name another socket"
+    )
 
 
 def _given(explicit: StrPath | None, environ: Mapping[str, str]) -> str | None:
-    """Return the path that was given, which is final."""
+    """Return the path given explicitly, without checking that it exists."""
     return environ.get("SIDECARD_SOCKET") or None if explicit is None else os.fspath(explicit)
 
 
@@ -94,7 +95,10 @@ def _candidates(environ: Mapping[str, str], uid: int) -> list[str]:
 
 
 def _default(environ: Mapping[str, str], uid: int) -> str:
-    """Return the first path that a daemon of this uid may bind: the system's only as root, or if systemd names it."""
+    """Return the first path that a daemon of this uid may bind.
+
+    The system-wide path is for root, or for a service whose ``$RUNTIME_DIRECTORY`` it is.
+    """
     first, *others = _candidates(environ, uid)
     if uid == 0 or first != SYSTEM_SOCKET or environ.get("RUNTIME_DIRECTORY"):
         return first

@@ -26,5 +26,5 @@ def test_sovereign_by(environ: dict[str, str], on: bool) -> None:
 
 def test_an_unknown_word_counts_as_on() -> None:
     """A misspelling must not let a call leave the host."""
-    with pytest.warns(SidecardWarning, match="SOVEREIGN_MODE is 'enabled', which counts as true here"):
+    with pytest.warns(SidecardWarning, match="SOVEREIGN_MODE is 'enabled', which counts as true; set it to"):
         assert sovereign_by({"SOVEREIGN_MODE": "enabled"})
