@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from statistics import median
 from time import monotonic, perf_counter, sleep
 
-from sidecard.cli.bench.hosts import ASYNC_WORKER, Hosts, Worker, perform_together
+from sidecard.cli.bench.hosts import ASYNC_WORKER, Hosts, WorkerProcess, perform_together
 from sidecard.cli.bench.load import VALUE, Order, Upstream
 from sidecard.cli.bench.parts import Part
 from sidecard.cli.bench.rows import Effort, Row, compare
@@ -52,7 +52,7 @@ class _HeldFlight:
         self._go = threading.Event()
         self._completed_at = 0.0
 
-    def run(self, workers: list[Worker], share: int) -> tuple[int, float]:
+    def run(self, workers: list[WorkerProcess], share: int) -> tuple[int, float]:
         """Return the number of upstream calls, and the seconds from the holder's answer to the last waiter's."""
         holder = threading.Thread(target=self._hold)
         holder.start()

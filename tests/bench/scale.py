@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from sidecard.cli.bench.hosts import WORKER, Hosts, Worker
+from sidecard.cli.bench.hosts import WORKER, Hosts, WorkerProcess
 from sidecard.cli.bench.load import VALUE, Order
 from sidecard.cli.bench.parts import Part
 from sidecard.cli.bench.rows import Effort, Row, compare
@@ -61,7 +61,7 @@ def many_entries(hosts: Hosts, effort: Effort) -> list[Row]:
     for name, count in (("few", FEW), ("many", MANY)):
         path, _ = hosts.processes.start_daemon(name, *flags)
         _put(path, _entries("other", count, wire.pack(VALUE[:64])))
-        workers[name] = Worker(hosts.processes, WORKER, {"sidecard": path})
+        workers[name] = WorkerProcess(hosts.processes, WORKER, {"sidecard": path})
         workers[name].result()
 
     times: dict[str, list[float]] = {name: [] for name in workers}

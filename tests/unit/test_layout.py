@@ -65,3 +65,22 @@ def test_names_are_imported_one_by_one() -> None:
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
     }
     assert stars == STAR_IMPORTS
+
+
+SHARED_CLASS_NAMES = {
+    # The root exception of each package; the client's is public.
+    "SidecardError",
+}
+"""Public class names that may be defined in several modules."""
+
+
+def test_a_class_name_stands_for_one_idea() -> None:
+    """No two modules of the product define a public class of the same name."""
+    modules: dict[str, list[str]] = {}
+    for name, file in _files(*PRODUCT).items():
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                modules.setdefault(node.name, []).append(name)
+
+    repeated = {name: places for name, places in modules.items() if len(places) > 1}
+    assert {name: places for name, places in repeated.items() if name not in SHARED_CLASS_NAMES} == {}

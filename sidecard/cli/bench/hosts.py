@@ -57,10 +57,10 @@ class Hosts:
         os.sched_setaffinity(0, self._cpus)
         self.processes.__exit__()
 
-    def workers(self, count: int, module: str, *sides: str) -> list["Worker"]:
+    def workers(self, count: int, module: str, *sides: str) -> list["WorkerProcess"]:
         """Start worker processes that are connected to ``sides`` and have stored the answers they will request."""
         sockets = {side: self.sockets[side] for side in sides}
-        workers = [Worker(self.processes, module, sockets) for _ in range(count)]
+        workers = [WorkerProcess(self.processes, module, sockets) for _ in range(count)]
         for worker in workers:
             worker.result()
 
@@ -87,7 +87,7 @@ class Hosts:
         self.sockets["redis"] = str(path)
 
 
-class Worker:
+class WorkerProcess:
     """A worker process; each `order` yields one `result`."""
 
     def __init__(self, processes: Processes, module: str, sockets: Mapping[str, str]) -> None:
@@ -119,7 +119,7 @@ class Worker:
         return self.result()
 
 
-def perform_together(workers: list[Worker], order: Order) -> list[Result]:
+def perform_together(workers: list[WorkerProcess], order: Order) -> list[Result]:
     """Let all workers start one order at the same instant, and return their results."""
     order.start_at = monotonic() + START_DELAY_SECONDS
     for worker in workers:

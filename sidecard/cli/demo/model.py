@@ -42,13 +42,13 @@ class Listening(Struct, frozen=True):
     error: str = ""
 
 
-class Question(Struct, frozen=True):
+class ModelQuestion(Struct, frozen=True):
     """Body of a ``POST /`` request."""
 
     question: str
 
 
-class Reply(Struct, frozen=True):
+class ModelReply(Struct, frozen=True):
     """Response to ``POST /``."""
 
     text: str
@@ -125,7 +125,7 @@ class Model:
         self._server = xllamacpp.Server(params)
         self.served: list[Served] = []
 
-    def answer(self, question: str) -> Reply:
+    def answer(self, question: str) -> ModelReply:
         """Answer deterministically: equal questions get equal answers. Raises `RuntimeError` on failure."""
         began = perf_counter()
         completion: dict[str, Any] = self._server.handle_chat_completions(
@@ -143,7 +143,7 @@ class Model:
 
         text = completion["choices"][0]["message"]["content"]
         usage = completion["usage"]
-        reply = Reply(text, usage["prompt_tokens"], usage["completion_tokens"])
+        reply = ModelReply(text, usage["prompt_tokens"], usage["completion_tokens"])
         self.served.append(Served(question, perf_counter() - began, reply.prompt_tokens, reply.completion_tokens))
         return reply
 
@@ -155,14 +155,14 @@ class _Listener(HTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """``POST /`` takes a `Question` and returns a `Reply`; ``GET /`` returns the list of `Served`."""
+    """``POST /`` takes a `ModelQuestion` and returns a `ModelReply`; ``GET /`` returns the list of `Served`."""
 
     model: ClassVar[Model]
 
     def do_POST(self) -> None:
         """Answer a question."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self._send(self.model.answer(msgspec.json.decode(body, type=Question).question))
+        self._send(self.model.answer(msgspec.json.decode(body, type=ModelQuestion).question))
 
     def do_GET(self) -> None:
         """Return all answered questions."""

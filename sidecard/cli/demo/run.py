@@ -14,7 +14,7 @@ import msgspec
 from sidecard.cli.demo.model import Listening, Served
 from sidecard.cli.demo.progress import Progress, Show, say, showing
 from sidecard.cli.demo.summary import Summary, summarize
-from sidecard.cli.demo.worker import Asked, Plan, Waiting, opener
+from sidecard.cli.demo.worker import DemoAnswer, Plan, Waiting, opener
 from sidecard.cli.demo.workload import turns
 from sidecard.cli.processes import END_SECONDS, Processes
 from sidecard.cli.query import query
@@ -75,13 +75,13 @@ def _start_worker(processes: Processes, plan: Plan) -> Process:
     return process
 
 
-def _conduct(processes: Processes, workers: list[Process], model: Process, show: Show) -> list[Asked]:
+def _conduct(processes: Processes, workers: list[Process], model: Process, show: Show) -> list[DemoAnswer]:
     """Let the workers ask all questions, synchronizing the bursts; return the outcomes."""
     lines: SimpleQueue[tuple[Process, bytes]] = SimpleQueue()
     for process in workers:
         Thread(target=_listen, args=(process, lines), daemon=True).start()
 
-    asked: list[Asked] = []
+    asked: list[DemoAnswer] = []
     progress = Progress()
     waiting = 0
     working = len(workers)
@@ -96,7 +96,7 @@ def _conduct(processes: Processes, workers: list[Process], model: Process, show:
 
             continue
 
-        match msgspec.json.decode(line, type=Waiting | Asked):
+        match msgspec.json.decode(line, type=Waiting | DemoAnswer):
             case Waiting():
                 waiting += 1
                 if waiting == len(workers):
@@ -104,7 +104,7 @@ def _conduct(processes: Processes, workers: list[Process], model: Process, show:
                     for each in workers:
                         _send(each, b"")
 
-            case Asked() as one:
+            case DemoAnswer() as one:
                 asked.append(one)
                 progress.count(one.source)
                 show(progress)

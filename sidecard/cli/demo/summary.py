@@ -16,7 +16,7 @@ from sidecard.cli.demo.model import Served
 from sidecard.cli.demo.worker import (
     COMPLETION_DOLLARS_PER_MILLION_TOKENS,
     PROMPT_DOLLARS_PER_MILLION_TOKENS,
-    Asked,
+    DemoAnswer,
     cost_dollars,
 )
 from sidecard_client.protocol.wire import Ledger
@@ -75,7 +75,7 @@ class Summary(Struct, frozen=True, kw_only=True):
 
 def summarize(
     planned: Sequence[str],
-    asked: Sequence[Asked],
+    asked: Sequence[DemoAnswer],
     ledger: Ledger,
     served: Sequence[Served],
     *,
@@ -121,7 +121,7 @@ def summarize(
 
 
 def _miscounted(
-    planned: Sequence[str], asked: Sequence[Asked], ledger: Ledger, served: Sequence[Served]
+    planned: Sequence[str], asked: Sequence[DemoAnswer], ledger: Ledger, served: Sequence[Served]
 ) -> Iterator[str]:
     if Counter(planned) != Counter(one.question for one in asked):
         yield f"The workers asked {len(asked)} questions, which differ from the {len(planned)} planned ones."
@@ -144,7 +144,7 @@ def _miscounted(
         yield f"The model was asked {len(served)} times, for {distinct} distinct questions."
 
 
-def _mismeasured(asked: Sequence[Asked], ledger: Ledger, served: Sequence[Served]) -> Iterator[str]:
+def _mismeasured(asked: Sequence[DemoAnswer], ledger: Ledger, served: Sequence[Served]) -> Iterator[str]:
     billed_dollars = sum(_cost_dollars(call) for call in served)
     if not isclose(billed_dollars, ledger.billed_dollars, rel_tol=ROUNDING):
         yield f"The model's tokens cost ${billed_dollars:.9f}; the daemon reports ${ledger.billed_dollars:.9f}."
@@ -158,7 +158,7 @@ def _mismeasured(asked: Sequence[Asked], ledger: Ledger, served: Sequence[Served
         yield f"The model worked {model_seconds:.1f} s; the daemon reports {ledger.billed_seconds:.1f} s for its calls."
 
 
-def _inconsistent(asked: Sequence[Asked]) -> Iterator[str]:
+def _inconsistent(asked: Sequence[DemoAnswer]) -> Iterator[str]:
     answers: dict[str, set[str]] = {}
     for one in asked:
         answers.setdefault(one.question, set()).add(one.text)
@@ -181,5 +181,5 @@ def _saved_dollars(ledger: Ledger) -> float:
     return ledger.saved_by_cache_dollars + ledger.saved_by_sharing_dollars
 
 
-def _cost_dollars(call: Served | Asked) -> float:
+def _cost_dollars(call: Served | DemoAnswer) -> float:
     return cost_dollars(call.prompt_tokens, call.completion_tokens)

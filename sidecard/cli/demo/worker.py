@@ -1,7 +1,7 @@
 """A worker of the demo: an app process that asks its questions through sidecard.
 
 ``python -m sidecard.cli.demo.worker`` reads a `Plan` as a line of JSON, and then an empty line at the start of each burst. It writes
-lines of JSON: `Waiting` before a burst, `Asked` after each question.
+lines of JSON: `Waiting` before a burst, `DemoAnswer` after each question.
 """
 
 import sys
@@ -12,7 +12,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import msgspec
 from msgspec import Struct
 
-from sidecard.cli.demo.model import Question, Reply
+from sidecard.cli.demo.model import ModelQuestion, ModelReply
 from sidecard.cli.demo.workload import Turn
 from sidecard_client import Client, Usage
 
@@ -45,7 +45,7 @@ class Waiting(Struct, frozen=True, tag="waiting"):
     """The worker is ready for the next burst."""
 
 
-class Asked(Struct, frozen=True, tag="asked"):
+class DemoAnswer(Struct, frozen=True, tag="asked"):
     """One question and its outcome, as the worker saw them."""
 
     question: str
@@ -74,14 +74,14 @@ def usage_of(reply: dict[str, Any]) -> Usage:
 def work(plan: Plan, lines: IO[bytes], output: IO[bytes]) -> None:
     """Ask the plan's questions in order."""
 
-    def report(message: Waiting | Asked) -> None:
+    def report(message: Waiting | DemoAnswer) -> None:
         output.write(msgspec.json.encode(message) + b"\n")
         output.flush()
 
     def ask_model(question: str) -> dict[str, Any]:
-        request = Request(plan.model_url, msgspec.json.encode(Question(question)))  # noqa: S310 - the demo's own URL
+        request = Request(plan.model_url, msgspec.json.encode(ModelQuestion(question)))  # noqa: S310 - the demo's own URL
         with opener.open(request, timeout=PATIENCE_SECONDS) as response:
-            reply: dict[str, Any] = msgspec.to_builtins(msgspec.json.decode(response.read(), type=Reply))
+            reply: dict[str, Any] = msgspec.to_builtins(msgspec.json.decode(response.read(), type=ModelReply))
             return reply
 
     with Client(
@@ -102,7 +102,7 @@ def work(plan: Plan, lines: IO[bytes], output: IO[bytes]) -> None:
                 sleep(turn.pause_seconds)
 
             outcome = client.outcome(ask_model, turn.question, name="demo.ask_model", model=plan.model_name)
-            report(Asked(turn.question, outcome.source, **outcome.value))
+            report(DemoAnswer(turn.question, outcome.source, **outcome.value))
 
 
 def main() -> None:

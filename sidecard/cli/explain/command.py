@@ -8,7 +8,7 @@ from typing import Any
 
 from sidecard.cli.arguments import Commands, add_settings_arguments, load_settings
 from sidecard.cli.exit_codes import OK, PROBLEM, UsageError
-from sidecard.cli.explain.requests import Explained, Flags, Question, parse_header, read_question
+from sidecard.cli.explain.requests import ExplainedRequest, Flags, Question, parse_header, read_question
 from sidecard.cli.output import STANDARD, write, write_json
 from sidecard.cli.query import query, socket_of
 from sidecard.errors import SidecardError
@@ -102,7 +102,7 @@ def _contents(name: str) -> bytes:
         raise SidecardError(f"cannot read {name}: {error.strerror}") from error
 
 
-def _explain(question: Question, arguments: argparse.Namespace) -> Explained:
+def _explain(question: Question, arguments: argparse.Namespace) -> ExplainedRequest:
     path = socket_of(arguments)
     task, namespace = question.options.task, question.options.namespace
     reply, why_not = _query(
@@ -116,7 +116,7 @@ def _explain(question: Question, arguments: argparse.Namespace) -> Explained:
         )
 
     own = {name: wire.PolicyValue(value, origin, origin) for name, (value, origin) in question.policy.items()}
-    return Explained(question, explanation, policy | own, reply, path, why_not)
+    return ExplainedRequest(question, explanation, policy | own, reply, path, why_not)
 
 
 def _query(path: str, request: wire.Explain, *, required: bool) -> tuple[wire.Explained | None, str]:

@@ -3,21 +3,21 @@
 from typing import Any
 
 from sidecard.cli.explain import view
-from sidecard.cli.explain.requests import Explained
+from sidecard.cli.explain.requests import ExplainedRequest
 from sidecard_client.keys.explanation import ABSENT
 
 MAX_DIFFERENCES = 50
 """Number of differences in the text; JSON has all."""
 
 
-def share(one: Explained, other: Explained) -> bool:
+def share(one: ExplainedRequest, other: ExplainedRequest) -> bool:
     """Return whether two requests get one answer."""
     unshared = one.question.unshared_because or other.question.unshared_because
     first, second = one.explanation, other.explanation
     return not unshared and first.key == second.key and first.namespace == second.namespace
 
 
-def text_of(one: Explained, other: Explained) -> str:
+def text_of(one: ExplainedRequest, other: ExplainedRequest) -> str:
     """Return the comparison as text."""
     differences = one.explanation.differences(other.explanation)
     lines = [f"  {difference}" for difference in differences[:MAX_DIFFERENCES]]
@@ -38,7 +38,7 @@ def text_of(one: Explained, other: Explained) -> str:
     return "\n".join([*keys, head, *reasons, *lines])
 
 
-def fields_of(one: Explained, other: Explained) -> dict[str, Any]:
+def fields_of(one: ExplainedRequest, other: ExplainedRequest) -> dict[str, Any]:
     """Return the comparison as fields; a difference lacks the side on which the value is absent."""
     return {
         "share": share(one, other),

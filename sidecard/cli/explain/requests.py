@@ -101,7 +101,7 @@ class Question(Struct, frozen=True):
         )
 
 
-class Explained(Struct, frozen=True):
+class ExplainedRequest(Struct, frozen=True):
     """A request with everything known about it."""
 
     question: Question

@@ -4,18 +4,18 @@ from typing import Any
 
 import msgspec
 
-from sidecard.cli.explain.requests import Explained
+from sidecard.cli.explain.requests import ExplainedRequest
 from sidecard.cli.text.numbers import dollars, seconds, size
 from sidecard_client.keys.explanation import text_of as canonical_text
 from sidecard_client.protocol import wire
 
 
-def text_of(explained: Explained) -> str:
+def text_of(explained: ExplainedRequest) -> str:
     """Return key, policy and current state as text."""
     return "\n".join([*_key_lines(explained), "", *_policy_lines(explained), "", *_state_lines(explained)])
 
 
-def fields_of(explained: Explained) -> dict[str, Any]:
+def fields_of(explained: ExplainedRequest) -> dict[str, Any]:
     """Return key, policy and current state as flat, documented fields."""
     explanation, now = explained.explanation, explained.now
     stored, why_not = explained.stored
@@ -37,7 +37,7 @@ def fields_of(explained: Explained) -> dict[str, Any]:
     }
 
 
-def _key_lines(explained: Explained) -> list[str]:
+def _key_lines(explained: ExplainedRequest) -> list[str]:
     explanation, unshared_because = explained.explanation, explained.question.unshared_because
     scope = "" if explained.now is None else f" ({explained.now.scope})"
     shown = f"none: {unshared_because}" if unshared_because else explanation.key
@@ -59,7 +59,7 @@ def _indented(text: str) -> str:
     return text.replace("\n", "\n" + " " * 11)
 
 
-def _policy_lines(explained: Explained) -> list[str]:
+def _policy_lines(explained: ExplainedRequest) -> list[str]:
     rows = [(name, _value(value.value), _source(value)) for name, value in explained.policy.items()]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows]
@@ -89,7 +89,7 @@ def _source(value: wire.PolicyValue) -> str:
     return f"{value.setting} ({value.origin})" if value.origin else value.setting
 
 
-def _state_lines(explained: Explained) -> list[str]:
+def _state_lines(explained: ExplainedRequest) -> list[str]:
     now = explained.now
     if now is None:
         return [

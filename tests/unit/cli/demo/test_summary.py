@@ -8,7 +8,7 @@ from sidecard.cli.demo.model import Served
 from sidecard.cli.demo.summary import Summary
 from sidecard.cli.demo.summary import summarize as summarize_run
 from sidecard.cli.demo.summary_text import text_of
-from sidecard.cli.demo.worker import Asked, cost_dollars
+from sidecard.cli.demo.worker import DemoAnswer, cost_dollars
 from sidecard_client.protocol.wire import Ledger
 
 HOT = "What is hot?"
@@ -18,10 +18,10 @@ CALL_DOLLARS = cost_dollars(20, 10)
 """$0.000009: 20 tokens at $0.15 and 10 at $0.60 a million."""
 
 ASKED = [
-    Asked(HOT, "upstream", "Fire.", 20, 10),
-    Asked(HOT, "shared", "Fire.", 20, 10),
-    Asked(HOT, "cache", "Fire.", 20, 10),
-    Asked(COLD, "upstream", "Ice.", 20, 10),
+    DemoAnswer(HOT, "upstream", "Fire.", 20, 10),
+    DemoAnswer(HOT, "shared", "Fire.", 20, 10),
+    DemoAnswer(HOT, "cache", "Fire.", 20, 10),
+    DemoAnswer(COLD, "upstream", "Ice.", 20, 10),
 ]
 SERVED = [Served(HOT, 2.0, 20, 10), Served(COLD, 1.0, 20, 10)]
 LEDGER = Ledger(
@@ -46,7 +46,10 @@ LEDGER = Ledger(
 
 
 def summarize(
-    asked: list[Asked] = ASKED, ledger: Ledger = LEDGER, served: list[Served] = SERVED, planned: list[str] = PLANNED
+    asked: list[DemoAnswer] = ASKED,
+    ledger: Ledger = LEDGER,
+    served: list[Served] = SERVED,
+    planned: list[str] = PLANNED,
 ) -> Summary:
     """Summarize the run, or a variant of it."""
     return summarize_run(planned, asked, ledger, served, model="tiny", workers=3, took_seconds=5.0)

@@ -8,7 +8,7 @@ import pytest
 from sidecard.cli.exit_codes import UsageError
 from sidecard.cli.explain import comparison
 from sidecard.cli.explain.comparison import share
-from sidecard.cli.explain.requests import Explained, Flags, Question, parse_header, read_question
+from sidecard.cli.explain.requests import ExplainedRequest, Flags, Question, parse_header, read_question
 from sidecard.cli.explain.view import fields_of, text_of
 from sidecard.cli.text.numbers import seconds
 from sidecard.core.operations.policies import policy_of
@@ -33,13 +33,13 @@ def question(fields: object, **flags: Any) -> Question:
 
 def explained(
     fields: object, settings: EngineSettings = SETTINGS, now: State | None = None, **flags: Any
-) -> Explained:  # fmt: skip
+) -> ExplainedRequest:  # fmt: skip
     """Explain a request without a daemon, or with a daemon's state."""
     asked = question(fields, **flags)
     policy = policy_of(settings, asked.options.task, {"cache.ttl_seconds": "default"})
     said = {name: PolicyValue(value, origin, origin) for name, (value, origin) in asked.policy.items()}
     explanation = asked.explain(policy["normalize"].value)
-    return Explained(asked, explanation, policy | said, now, "/s.sock", "no daemon")
+    return ExplainedRequest(asked, explanation, policy | said, now, "/s.sock", "no daemon")
 
 
 def generate(prompt: str, *, temperature: float = 1.0) -> str:
