@@ -3,7 +3,6 @@
 from sidecard_client.protocol.wire import RejectionReason
 
 _COUNTERS_OF_OUTCOMES = {
-    "done": "completed",
     "expired": "expired",
     "lost": "lost",
     "cancelled": "failed_cancelled",
@@ -66,7 +65,10 @@ class Counters:
 
     def end_lease(self, outcome: str) -> None:
         """Count a lease's end; ``outcome`` is ``done`` or one of `sidecard.core.notes.Outcome`."""
-        self._increment(_COUNTERS_OF_OUTCOMES[outcome])
+        if outcome == "done":
+            self.completed += 1
+        else:
+            self._increment(_COUNTERS_OF_OUTCOMES[outcome])
 
     def fields(self) -> dict[str, int]:
         """Return all counters by name."""

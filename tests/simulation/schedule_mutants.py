@@ -66,9 +66,7 @@ def _close_after_one_probe(record_probe: Original) -> Original:
 def _trim_by_count_alone(_: Original) -> Original:
     def mutant(self: Breaker) -> None:
         while len(self._window) > self._settings.window_calls:
-            oldest = self._window.popleft()
-            self.failures -= oldest.failed
-            self.slow -= oldest.slow
+            self._count(self._window.popleft()[1], -1)
 
     return mutant
 

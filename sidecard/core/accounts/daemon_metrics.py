@@ -65,8 +65,9 @@ class DaemonMetrics:
         self.spent[labels] += dollars
 
     def _label(self, backend: str) -> str:
-        label = bounded(backend, self._backends, self._max_backends)
-        if label == backend:
-            self._backends.add(label)
+        if backend in self._backends:
+            return backend
 
+        label = bounded(backend, self._backends, self._max_backends)
+        self._backends.add(label)
         return label

@@ -13,6 +13,7 @@ from sidecard.core.accounts.histogram import CALL_BOUNDS, Buckets
 from sidecard.core.backends.breaker import BreakerMemory
 from sidecard.core.backends.budgets import BudgetMemory
 from sidecard.core.cache.entry import Entry
+from sidecard.core.records import NO_USAGE
 from sidecard_client.protocol.wire import BackendSpending, Ledger, Usage
 
 LEDGER_VERSION = 1
@@ -169,9 +170,10 @@ class BackendLedger(Struct, eq=False):
         """Book an answered call."""
         self.calls += 1
         self.seconds += seconds
-        self.dollars += usage.cost_dollars or 0.0
-        self.prompt_tokens += usage.prompt_tokens or 0
-        self.completion_tokens += usage.completion_tokens or 0
+        if usage is not NO_USAGE:
+            self.dollars += usage.cost_dollars or 0.0
+            self.prompt_tokens += usage.prompt_tokens or 0
+            self.completion_tokens += usage.completion_tokens or 0
 
     def add(self, spending: BackendSpending) -> None:
         """Add an earlier run's sums."""
@@ -193,13 +195,15 @@ class BackendLedgers:
 
     def count_call(self, backend: str, seconds: float, usage: Usage) -> None:
         """Book an answered call."""
-        for ledger in self._of(backend, usage.model):
-            ledger.count_call(seconds, usage)
+        _ledger(self._backends, backend, self._max_backends).count_call(seconds, usage)
+        if usage.model is not None:
+            self._of_model(backend, usage.model).count_call(seconds, usage)
 
     def count_saved(self, backend: str, model: str | None, dollars: float) -> None:
         """Book an answer that was served again."""
-        for ledger in self._of(backend, model):
-            ledger.saved_dollars += dollars
+        _ledger(self._backends, backend, self._max_backends).saved_dollars += dollars
+        if model is not None:
+            self._of_model(backend, model).saved_dollars += dollars
 
     def backends(self) -> dict[str, BackendSpending]:
         """Return the sums of each backend."""
@@ -217,12 +221,8 @@ class BackendLedgers:
         for name, spending in models.items():
             _ledger(self._models, name, MAX_MODELS).add(spending)
 
-    def _of(self, backend: str, model: str | None) -> list[BackendLedger]:
-        ledgers = [_ledger(self._backends, backend, self._max_backends)]
-        if model is not None:
-            ledgers.append(_ledger(self._models, f"{backend}/{model}", MAX_MODELS))
-
-        return ledgers
+    def _of_model(self, backend: str, model: str) -> BackendLedger:
+        return _ledger(self._models, f"{backend}/{model}", MAX_MODELS)
 
 
 def _ledger(ledgers: dict[str, BackendLedger], name: str, bound: int) -> BackendLedger:

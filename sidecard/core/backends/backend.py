@@ -160,9 +160,8 @@ class Backend:
 
         return self.settings.timeouts if failure.timeout else "failure"
 
-    def learn(self, seconds: float, usage: Usage, now: float) -> None:
-        """Add an answer's numbers to the measurements, before its permit is released."""
-        self.latency.add(seconds, now)
+    def learn_usage(self, seconds: float, usage: Usage, now: float) -> None:
+        """Add an answer's cost and tokens to the measurements."""
         if usage.cost_dollars is not None:
             self.dollars.add(usage.cost_dollars, now)
 

@@ -84,12 +84,6 @@ class BreakerMemory(Struct, frozen=True):
     doublings: int
 
 
-class _Outcome(Struct, frozen=True, gc=False):
-    at: float
-    failed: bool
-    slow: bool
-
-
 class Breaker:
     """One backend's breaker. ``jitter`` is uniform in [0, 1)."""
 
@@ -104,7 +98,8 @@ class Breaker:
         self._name = name
         self._settings = settings
         self._jitter = jitter
-        self._window: deque[_Outcome] = deque()
+        self._window: deque[tuple[float, CallResult]] = deque()
+        """Instants and results of the latest calls."""
         self._until = 0.0
         """While open: when to probe."""
         self._doublings = -1
@@ -170,8 +165,12 @@ class Breaker:
         if result == "nothing":
             return []
 
-        self._count(_Outcome(now, result == "failure", result == "slow"))
-        return self._judge_window(now)
+        self._window.append((now, result))
+        if result != "success":
+            self._count(result, 1)
+
+        self._trim()
+        return self._judge_window(now) if self.failures or self.slow else []
 
     def honor_retry_after(self, breaker_pass: BreakerPass, seconds: float, now: float) -> list[BreakerNote]:
         """Return a pass whose backend requested a pause: no calls for ``seconds``. This is not a failure.
@@ -271,21 +270,19 @@ class Breaker:
 
         return []
 
-    def _count(self, outcome: _Outcome) -> None:
-        self._window.append(outcome)
-        self.failures += outcome.failed
-        self.slow += outcome.slow
-        self._trim()
+    def _count(self, result: CallResult, by: int) -> None:
+        if result == "failure":
+            self.failures += by
+        elif result == "slow":
+            self.slow += by
 
     def _trim(self) -> None:
         """Drop what is outside the window, which ends with the latest outcome."""
         window, settings = self._window, self._settings
         while window and (
-            len(window) > settings.window_calls or window[0].at <= window[-1].at - settings.window_seconds
+            len(window) > settings.window_calls or window[0][0] <= window[-1][0] - settings.window_seconds
         ):
-            oldest = window.popleft()
-            self.failures -= oldest.failed
-            self.slow -= oldest.slow
+            self._count(window.popleft()[1], -1)
 
     def _open(self, event: BreakerEvent, cause: OpenCause, now: float) -> BreakerNote:
         settings = self._settings

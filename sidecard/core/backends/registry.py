@@ -8,6 +8,7 @@ from sidecard.core.backends.backend import TYPICAL_COMPLETION_TOKENS, TYPICAL_PR
 from sidecard.core.backends.breaker import BreakerMemory
 from sidecard.core.backends.windows import MovingAverage
 from sidecard.core.notes import BreakerNote
+from sidecard.core.records import NO_USAGE
 from sidecard.core.settings import BackendSettings, settings_of_unnamed
 from sidecard_client.protocol.wire import LOCAL_BACKENDS, BreakerState, Usage
 
@@ -98,8 +99,12 @@ class Backends:
         return {name: backend.breaker.state for name, backend in self.all().items()}
 
     def learn(self, backend: Backend, seconds: float, usage: Usage, now: float) -> None:
-        """Add an answer's numbers to the measurements."""
-        backend.learn(seconds, usage, now)
+        """Add an answer's numbers to the measurements, before its permit is released."""
+        backend.latency.add(seconds, now)
+        if usage is NO_USAGE:
+            return
+
+        backend.learn_usage(seconds, usage, now)
         if usage.prompt_tokens is not None:
             self.prompt_tokens.add(usage.prompt_tokens, now)
 

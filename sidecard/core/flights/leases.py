@@ -1,5 +1,6 @@
 """End leases: give their permits back, and bill and record their calls."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from msgspec import Struct
@@ -103,13 +104,15 @@ class Leases(Struct, frozen=True, eq=False):
         *,
         answered: bool = False,
         pause_seconds: float = 0.0,
-    ) -> list[Effect]:
+    ) -> Iterable[Effect]:
         self.flights.end_lease(lease, answered=answered)
         self.counters.end_lease(outcome)
-        backend = lease.permit.backend
-        self.admission.release_reservation(lease.permit)
-        self.metrics.count_lease(backend.name, outcome)
-        return [EmitNote(note) for note in backend.release(lease.permit, result, now, pause_seconds)]
+        permit = lease.permit
+        if permit.reserved:
+            self.admission.release_reservation(permit)
+
+        self.metrics.count_lease(permit.backend.name, outcome)
+        return map(EmitNote, permit.backend.release(permit, result, now, pause_seconds))
 
 
 def _ended_note(lease: HeldLease, outcome: notes.Outcome, message: str) -> Effect:
