@@ -46,10 +46,10 @@ class GreedyDual:
         self._ghosts = GhostQueue()
         self._count = 0
 
-    def admit(self, entry: Entry) -> None:
-        """Add a new entry, with its earlier hits if it is a ghost."""
+    def admit(self, entry: Entry, charge: int) -> None:
+        """Add a new entry of ``charge`` bytes, with its earlier hits if it is a ghost."""
         self._count += 1
-        priority = self._priorities.learn(entry)
+        priority = self._priorities.learn(entry, charge)
         hits = self._ghosts.recall(entry.terms.scope, entry.key)
         # The return of a ghost is one more hit.
         hits = 0 if hits is None else hits + 1

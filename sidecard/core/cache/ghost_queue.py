@@ -54,6 +54,9 @@ class GhostQueue:
 
     def recall(self, scope: str, key: str) -> int | None:
         """Remove a ghost and return its hits; None if the key is no ghost."""
+        if not self._turn:
+            return None  # nothing has been evicted yet
+
         words, number = self._words, _hash(scope, key)
         first = self._first(number)
         for place in range(first, first + _WAYS):

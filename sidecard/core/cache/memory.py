@@ -158,9 +158,9 @@ class MemoryCache:
         Even if the new answer cannot be kept, the old one is removed, because it is outdated. ``age_seconds`` is the
         age that the answer already has.
         """
-        older = self._tables.get(terms.scope, {}).get(key)
-        if older is not None:
-            self._remove(older)
+        table = self._tables.get(terms.scope)
+        if table is not None and key in table:
+            self._remove(table[key])
 
         if terms.lifetime_seconds <= 0:
             return Insertion(None)
@@ -171,7 +171,9 @@ class MemoryCache:
             return Insertion(None, too_large=True)
 
         evicted = self._make_room_within(terms.scope, charge, now) if self._limits else 0
-        evicted += self._make_room(charge, now)
+        if self.bytes + self.reserved + charge > self.budget:
+            evicted += self._make_room(charge, now)
+
         self._insert(entry, charge)
         return Insertion(entry, evicted=evicted)
 
@@ -285,16 +287,17 @@ class MemoryCache:
         return False
 
     def _insert(self, entry: Entry, charge: int) -> None:
-        self._tables.setdefault(entry.terms.scope, {})[entry.key] = entry
+        scope = entry.terms.scope
+        self._tables.setdefault(scope, {})[entry.key] = entry
         self.bytes += charge
         self.count += 1
-        if self._limits and self._is_limited(entry.terms.scope):
-            self._limited_bytes[entry.terms.scope] = self._limited_bytes.get(entry.terms.scope, 0) + charge
+        if self._limits and self._is_limited(scope):
+            self._limited_bytes[scope] = self._limited_bytes.get(scope, 0) + charge
 
         if entry.state & COMPRESSED:
             self._count_compressed(entry, 1)
 
-        self._policy.admit(entry)
+        self._policy.admit(entry, charge)
         second = _expiry_second(entry)
         bucket = self._wheel.get(second)
         if bucket is None:
@@ -351,4 +354,4 @@ class MemoryCache:
 
 def _expiry_second(entry: Entry) -> int:
     """Return the first whole second at which the entry has certainly expired."""
-    return int(entry.expires_at) + 1
+    return int(entry.stored_at + entry.terms.lifetime_seconds) + 1

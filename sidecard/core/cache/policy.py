@@ -16,7 +16,7 @@ from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, EmitNote
 from sidecard.core.records import NO_USAGE, Record
 from sidecard.core.scopes import covers
-from sidecard.core.settings import LiveSettings
+from sidecard.core.settings import LiveSettings, TaskSettings
 from sidecard_client.protocol.wire import Usage
 
 _MAX_SHARED_TERMS = 4096
@@ -46,10 +46,13 @@ class CachePolicy:
         self, key: str, value: bytes, now: float, terms: Terms, seconds: float
     ) -> tuple[Entry | None, list[Effect]]:
         """Store an answer; return its entry, or None if it was not stored, and the notes."""
-        kept, compressed = self._compressed(value)
-        insertion = self.cache.put(key, kept, now, terms, seconds, compressed=compressed)
+        compressed = False
+        if self.settings.now.compress_min_bytes:
+            value, compressed = self._compressed(value)
+
+        insertion = self.cache.put(key, value, now, terms, seconds, compressed=compressed)
         self._count.stored += insertion.entry is not None
-        return insertion.entry, self._notes(insertion, key, kept, terms)
+        return insertion.entry, self._notes(insertion, key, value, terms)
 
     def adopt(self, scope: str, key: str, record: Record, now: float) -> tuple[Entry | None, list[Effect]]:
         """Copy a store's record into memory; return its entry, even if it was too large to keep, and the notes.
@@ -119,21 +122,18 @@ class CachePolicy:
 
         return effects
 
-    def ttl_seconds(self, task: str, *requested: float | None) -> float:
+    def ttl_seconds(self, task: TaskSettings, *requested: float | None) -> float:
         """Return an answer's time to live: the first of ``requested`` that is set, else the task's, else the default."""
-        for ttl_seconds in requested:
+        for ttl_seconds in (*requested, task.ttl_seconds):
             if ttl_seconds is not None:
                 return ttl_seconds
 
-        ttl_seconds = self.settings.now.task(task).ttl_seconds
-        return self.settings.now.ttl_seconds if ttl_seconds is None else ttl_seconds
+        return self.settings.now.ttl_seconds
 
-    def stale_seconds(self, task: str, requested: float | None) -> float:
+    def stale_seconds(self, task: TaskSettings, requested: float | None) -> float:
         """Return how long it may be served as stale: ``requested`` if set, else the task's, else the default."""
-        if requested is None:
-            requested = self.settings.now.task(task).stale_seconds
-
-        return self.settings.now.stale_seconds if requested is None else requested
+        stale_seconds = task.stale_seconds if requested is None else requested
+        return self.settings.now.stale_seconds if stale_seconds is None else stale_seconds
 
     def terms(  # noqa: PLR0917 - the facts in which entries differ
         self,
@@ -146,7 +146,6 @@ class CachePolicy:
         stale_seconds: float = 0.0,
         early_refresh: float = 0.0,
         task: str = "",
-        *,
         group: RemovalListener | None = None,
         group_bytes: int = 0,
     ) -> Terms:

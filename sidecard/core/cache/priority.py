@@ -74,26 +74,26 @@ class Priorities:
         self._seconds = _RunningMedian()
         self._calls = _RunningMedian()
 
-    def learn(self, entry: Entry) -> float:
-        """Add a new entry to its median; return the entry's priority."""
-        median, cost = self._cost_per_byte(entry)
+    def learn(self, entry: Entry, charge: int) -> float:
+        """Add a new entry of ``charge`` bytes to its median; return the entry's priority."""
+        median, cost = self._cost_per_byte(entry, charge)
         median.add(cost)
         return _bounded(cost / median.value)
 
     def of(self, entry: Entry) -> float:
         """Return the current priority of an entry."""
-        median, cost = self._cost_per_byte(entry)
+        median, cost = self._cost_per_byte(entry, entry.charge)
         return _bounded(cost / median.value)
 
-    def _cost_per_byte(self, entry: Entry) -> tuple[_RunningMedian, float]:
+    def _cost_per_byte(self, entry: Entry, charge: int) -> tuple[_RunningMedian, float]:
         dollars = entry.dollars
         if dollars > 0:
-            return self._dollars, dollars / entry.charge
+            return self._dollars, dollars / charge
 
         if entry.seconds > 0:
-            return self._seconds, entry.seconds / entry.charge
+            return self._seconds, entry.seconds / charge
 
-        return self._calls, 1 / entry.charge
+        return self._calls, 1 / charge
 
 
 def _bounded(priority: float) -> float:

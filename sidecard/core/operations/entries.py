@@ -49,20 +49,21 @@ class EntryOperations(Struct, frozen=True, eq=False):
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        policy, task = self.policy, request.task
-        if task in policy.settings.now.uncached_tasks:
+        policy, settings = self.policy, self.policy.settings.now
+        if request.task in settings.uncached_tasks:
             return [SendReply(peer.id, wire.Stored(request.id, stored=False))]
 
+        task = settings.task(request.task)
         ttl_seconds, stale_seconds = policy.ttl_seconds(task, request.ttl_seconds), policy.stale_seconds(task, None)
         terms = policy.terms(
-            scope, ttl_seconds, 0.0, wire.DEFAULT_BACKEND, NO_USAGE, request.tags, stale_seconds, task=task
+            scope, ttl_seconds, 0.0, wire.DEFAULT_BACKEND, NO_USAGE, request.tags, stale_seconds, task=request.task
         )
         self.failures.forget(scope, request.key)
         entry, effects = policy.store(request.key, bytes(request.value), now, terms, 0.0)
-        if entry is not None:
-            effects += self.writes.write(entry, now)
-        else:
+        if entry is None:
             effects += self.writes.forget(scope, request.key)
+        elif self.writes.status.state != "none":
+            effects += self.writes.write(entry, now)
 
         return [SendReply(peer.id, wire.Stored(request.id, entry is not None)), *effects]
 

@@ -88,27 +88,33 @@ class AnswerStorage(Struct, frozen=True, eq=False):
         if not (request.store and cacheable and flight.may_store(request.tags)):
             return False, []
 
-        placement = self.similar_answers.placement(flight.scope, flight.key, begin)
+        scope, key = flight.scope, flight.key
+        placement = self.similar_answers.placement(scope, key, begin) if task.similar else None
         terms = policy.terms(
-            flight.scope,
-            policy.ttl_seconds(begin.task, request.ttl_seconds, begin.ttl_seconds),
+            scope,
+            policy.ttl_seconds(task, request.ttl_seconds, begin.ttl_seconds),
             settings.sharing_window_seconds,
             lease.backend,
             call.usage,
             request.tags,
-            policy.stale_seconds(begin.task, begin.stale_seconds),
+            policy.stale_seconds(task, begin.stale_seconds),
             task.early_refresh,
             begin.task,
-            group=None if placement is None else placement.group,
-            group_bytes=0 if placement is None else placement.charge,
+            None if placement is None else placement.group,
+            0 if placement is None else placement.charge,
         )
-        self.failures.forget(flight.scope, flight.key)
-        entry, effects = policy.store(flight.key, value, now, terms, call.seconds)
+        if self.failures.known:
+            self.failures.forget(scope, key)
+
+        entry, effects = policy.store(key, value, now, terms, call.seconds)
         if entry is None:
-            return False, effects + self.writes.forget(flight.scope, flight.key)
+            return False, effects + self.writes.forget(scope, key)
 
         if placement is not None:
-            self.similar_answers.index(placement, flight.key)
+            self.similar_answers.index(placement, key)
 
-        replace = begin.mode == "refresh" or lease.early_refresh
-        return True, effects + self.writes.write(entry, now, claim=flight.take_claim(), replace=replace)
+        if self.writes.status.state != "none":
+            replace = begin.mode == "refresh" or lease.early_refresh
+            effects += self.writes.write(entry, now, claim=flight.take_claim(), replace=replace)
+
+        return True, effects

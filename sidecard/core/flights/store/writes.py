@@ -23,10 +23,7 @@ class StoreUpdates(Struct, frozen=True, eq=False):
     removals: dict[int, PendingRemoval] = {}
 
     def write(self, entry: Entry, now: float, *, claim: str = "", replace: bool = True) -> list[Effect]:
-        """Write an entry that memory has just stored; see `StoreWrite`."""
-        if self.status.state == "none":
-            return []
-
+        """Write an entry that memory has just stored; see `StoreWrite`. There must be a store."""
         terms = entry.terms
         record = Record(
             entry.value,

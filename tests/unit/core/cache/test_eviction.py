@@ -23,7 +23,7 @@ def admitted(policy: GreedyDual, *entries: Entry) -> None:
     """Admit entries in order, then repeat the hits that they had before."""
     for one in entries:
         asked = one.recent_hits
-        policy.admit(one)
+        policy.admit(one, one.charge)
         for _ in range(asked):
             one.touch()
 
