@@ -13,8 +13,8 @@ _ids = Ids()
 
 def record(**fields: Any) -> CallRecord:
     """Return a call."""
-    told: dict[str, Any] = {"source": "upstream", "task": "rag", "namespace": "1:d", "uid": 1, "pid": 2}
-    return CallRecord(**told | fields)
+    defaults: dict[str, Any] = {"source": "upstream", "task": "rag", "namespace": "1:d", "uid": 1, "pid": 2}
+    return CallRecord(**defaults | fields)
 
 
 def row(at: float = AT, prompt: str | None = None, answer: str | None = None, **fields: Any) -> CallRow:

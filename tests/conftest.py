@@ -12,7 +12,7 @@ import pytest
 
 from tests.daemons import Daemon
 
-# Hundreds of daemons and callers are started here: each would compile all of its modules anew.
+# Hundreds of daemons and callers are started here: each would compile all of its modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A shell starts what runs in its background with interrupts ignored, which all processes started here would inherit.

@@ -51,7 +51,7 @@ class Daemon:
         self.socket = path
         self._command = [sys.executable, "-m", "sidecard", "serve", "--socket", path, *arguments]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SIDECARD_")}
-        # Not the state of whoever runs the tests.
+        # Not the state of the user who runs the tests.
         clean["XDG_STATE_HOME"] = "/nonexistent"
         self._environ = clean | environ
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the daemon may be started again

@@ -20,8 +20,8 @@ WORKER = "tests.acceptance.fault_worker"
 class Injected(Protocol):
     """Book what a test did, for the table of ``pytest --faults``."""
 
-    def __call__(self, times: int, *, callers: int = 0, told: int = 0, lost: int = 0) -> None:
-        """So many faults, that so many callers met, of whom some were told that it failed, and some had no right end."""
+    def __call__(self, times: int, *, callers: int = 0, notified: int = 0, lost: int = 0) -> None:
+        """Record ``times`` faults that affected ``callers``: ``notified`` of them got the failure, ``lost`` of them no valid end."""
 
 
 EMPTY = ("flights", "leases", "waiters", "queued", "permits", "streams", "stream_bytes")
@@ -51,18 +51,18 @@ def clients_and_shapes(*default: tuple[str, str]) -> pytest.MarkDecorator:
 
 
 def resident_bytes(pid: int) -> int:
-    """Tell how much memory a process has."""
+    """Return how much memory a process uses."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def descriptors(pid: int) -> int:
-    """Tell how many descriptors a process has open."""
+    """Return how many descriptors a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - links that may be gone when they are looked at
 
 
 def cpu_seconds(pid: int) -> float:
-    """Tell how much processor time a process has had."""
+    """Return how much processor time a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -137,7 +137,7 @@ class Scene:
         poll(lambda: self.stats()["waiters"] >= waiters, f"{waiters} waiters never waited")
 
     def calm(self, *errors: str, restarted: bool = False) -> None:
-        """Expect that nothing is left of the fault: tables empty, descriptors back, health fine, no fault of our own told.
+        """Expect that nothing is left of the fault: tables empty, descriptors back, health fine, no internal error logged.
 
         ``errors`` are the events that the log may have at level error.
         """
@@ -169,7 +169,7 @@ def judge(ends: list[End], pieces: int = 3) -> list[End]:
         if got.end == "value":
             assert whole(got, pieces), got
         else:
-            # Only of a stream of which it has seen the beginning may a caller be told that it broke.
+            # Only a caller that has seen the beginning of a stream may get its failure.
             assert got.end == "CallFailed", got
             assert 0 < len(got.pieces) < pieces or len({piece.partition(":")[0] for piece in got.pieces}) == 1, got
             failures.append(got)

@@ -15,7 +15,7 @@ SECTIONS = {
 
 
 def generated(page: str) -> str:
-    """Return the text of a page with its section generated anew."""
+    """Return the text of a page with its section regenerated."""
     name, markdown = SECTIONS[page]
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
     start, end = f"<!-- generated: {name} -->\n", "<!-- end -->\n"

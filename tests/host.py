@@ -51,7 +51,7 @@ _Reply = TypeVar("_Reply", bound=wire.Reply)
 
 
 class Actor:
-    """One peer: it asks, hears, and leaves."""
+    """One peer: it sends requests, receives replies, and disconnects."""
 
     def __init__(self, host: "Host", peer: Peer) -> None:
         self.host = host
@@ -64,8 +64,8 @@ class Actor:
 
     def receives(self) -> list[wire.AnyReply]:
         """Return, and forget, what arrived since the last time."""
-        heard, self.inbox = self.inbox, []
-        return heard
+        replies, self.inbox = self.inbox, []
+        return replies
 
     def leads(self, key: str, request_id: int = 1, **fields: Any) -> str:
         """Begin, expect a lease, and return its name."""
@@ -96,7 +96,7 @@ class Actor:
         return self.gets(wire.Rejected)
 
     def fails(self, lease: str, kind: wire.FailureKind = "transient", request_id: int = 98, **fields: Any) -> None:
-        """Say that a call has failed; what is answered waits to be heard."""
+        """Report that a call has failed; the replies stay in the inbox."""
         self.asks(wire.Fail(lease, kind, id=request_id, **fields))
 
     def completes(self, lease: str, value: Any, **fields: Any) -> None:
@@ -114,11 +114,11 @@ class Actor:
 
     def reads(self) -> tuple[list[Any], wire.AnyReply | None]:
         """Return the pieces that have arrived since the last time, and what came after them."""
-        heard = self.receives()
-        pieces = [msgspec.msgpack.decode(reply.chunk) for reply in heard if isinstance(reply, wire.Chunk)]
-        rest = [reply for reply in heard if not isinstance(reply, wire.Chunk)]
+        replies = self.receives()
+        pieces = [msgspec.msgpack.decode(reply.chunk) for reply in replies if isinstance(reply, wire.Chunk)]
+        rest = [reply for reply in replies if not isinstance(reply, wire.Chunk)]
         assert len(rest) <= 1, rest
-        assert not rest or heard[-1] is rest[0], "nothing comes after the end"
+        assert not rest or replies[-1] is rest[0], "nothing comes after the end"
         return pieces, rest[0] if rest else None
 
     def dies(self) -> None:
@@ -128,7 +128,7 @@ class Actor:
 
 
 class Host:
-    """An engine, its peers, and a clock that moves only when told."""
+    """An engine, its peers, and a clock that moves only on request."""
 
     codec: Codec = Zstd()
     """What compresses large answers, should the settings ask for it."""
@@ -158,9 +158,9 @@ class Host:
         """What the call log was given."""
         self.levels: list[wire.LogLevel] = []
         self.reloads: list[ReadSettings] = []
-        """Who wants the settings read again."""
+        """Peers that requested a reload."""
         self.behind: list[AwaitRead] = []
-        """Who is sent no more before it has read."""
+        """Peers that must read before more is sent."""
         self._peers = 0
 
     def peer(self, uid: int = 1000, gid: int = 1000, *, pid: int = 0, operator: bool = False) -> Actor:
@@ -196,7 +196,7 @@ class Host:
                 self.happens(NoteEmitted(note))
 
     def all_have_read(self) -> None:
-        """Let all who are behind have room for more, once."""
+        """Let all slow peers read their backlog, once."""
         behind, self.behind = self.behind, []
         for ask in behind:
             self.happens(BacklogRead(ask.peer, ask.request_id))

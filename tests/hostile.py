@@ -21,7 +21,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be oth
 
 @contextmanager
 def being(uid: int, gid: int | None = None) -> Iterator[None]:
-    """Be another uid: files and sockets are opened with its rights, and the kernel tells it to whom we connect."""
+    """Be another uid: files and sockets are opened with its rights, and the kernel reports it to the servers we connect to."""
     own_groups = os.getgroups()
     os.setgroups([])
     os.setegid(uid if gid is None else gid)
@@ -65,8 +65,8 @@ class Wire:
             assert data, "the daemon closed the connection"
             self._ready += map(wire.unpack_reply, self._frames.feed(data))
 
-        heard, self._ready = self._ready[:count], self._ready[count:]
-        return heard
+        replies, self._ready = self._ready[:count], self._ready[count:]
+        return replies
 
     def asks(self, request: wire.Request) -> Any:
         """Send a request and return the next reply."""
@@ -89,7 +89,7 @@ class Wire:
             self.socket.settimeout(20)
 
     def close(self) -> None:
-        """End it. Whoever is forgotten does so too: tests have hundreds of them."""
+        """End it. Garbage collection does so too: tests have hundreds of them."""
         self.socket.close()
 
     __del__ = close

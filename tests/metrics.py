@@ -1,4 +1,4 @@
-"""What a real daemon tells of its metrics, for tests that look at it from outside."""
+"""The metrics that a real daemon exposes, for tests that observe it from outside."""
 
 from typing import Any
 

@@ -17,7 +17,7 @@ from tests.daemons import poll
 from tests.servers import free_port
 
 PASSWORD = "hunter2/@:x"
-"""What must be escaped in a URL, and never be told."""
+"""A password that must be escaped in a URL, and never be shown."""
 
 
 def programs() -> Path:

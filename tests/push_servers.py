@@ -165,7 +165,7 @@ class ChosenTarget:
                     self.send_header(name, value)
 
                 self.end_headers()
-                with suppress(BrokenPipeError):  # who asks may have read enough
+                with suppress(BrokenPipeError):  # the client may have read enough
                     self.wfile.write(text.encode())
 
             def log_message(self, *_: Any) -> None:

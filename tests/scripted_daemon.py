@@ -1,4 +1,4 @@
-"""A daemon that does what a test tells it: a real Unix socket, real frames, and a script in place of an engine.
+"""A daemon that a test scripts: a real Unix socket, real frames, and a script in place of an engine.
 
 A step answers one request. It is one of
 
@@ -42,7 +42,7 @@ class Close:
 
 
 class Die:
-    """The end of the daemon: as `Close`, for all connections, and nobody listens any more."""
+    """The end of the daemon: like `Close` for all connections, and the socket does not listen any more."""
 
 
 HANG: Final = Hang()
@@ -102,7 +102,7 @@ def hit(value: Any, *, age_seconds: float = 3.0, stale: bool = False, backend: s
 
 
 def shared(value: Any, *, backend: str = "default") -> wire.Shared:
-    """Build an answer that somebody else has fetched."""
+    """Build an answer that another caller has fetched."""
     return wire.Shared(
         id=0,
         value=value,
@@ -188,7 +188,7 @@ class ScriptedDaemon:
             self._always[op] = step
 
     def freeze(self) -> None:
-        """Behave like a stopped process: the kernel accepts and takes bytes, nobody answers."""
+        """Behave like a stopped process: the kernel accepts connections and bytes, but no reply is sent."""
         self._thawed.clear()
 
     def thaw(self) -> None:

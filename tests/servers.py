@@ -48,7 +48,7 @@ def hosts_program() -> str:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens at, and whose cluster bus port exists."""
+    """Return a port at which no server listens, and whose cluster bus port exists."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -119,7 +119,7 @@ class RedisServer:
             with self.client() as client:
                 return bool(client.ping())
         except RedisError as error:
-            # Certificates, users: it is there, and somebody else's business who may come in.
+            # Certificates, users: the server is there, and decides which users may log in.
             return "NOAUTH" in str(error) or (self.directory / "tls").exists()
 
 
@@ -150,7 +150,7 @@ class Sentinels:
         poll(self._ready, "the sentinels do not know each other")
 
     def primary(self) -> int:
-        """Return the port of whoever is the primary, as a sentinel has it."""
+        """Return the port of the current primary according to a sentinel."""
         with self.sentinels[0].client() as sentinel:
             return int(sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)[1])
 

@@ -87,11 +87,11 @@ class Result(msgspec.Struct):
     ends: dict[str, int]
     faults: list[str]
     growing: list[str]
-    """What rises, and when nobody was served."""
+    """Values that rise, and times without a served caller."""
     left: list[str]
     """What was not given back in the end."""
     logged: list[str]
-    """Mistakes of the daemon's own that its log tells of."""
+    """Internal errors in the daemon's log."""
     samples: list[Sample]
     done: list[tuple[float, str]]
 
@@ -102,7 +102,7 @@ class Result(msgspec.Struct):
 
 
 class Soak:
-    """One daemon, its Redis, its workers, and who makes trouble. All chance is of ``seed``."""
+    """One daemon, its Redis, its workers, and its troublemakers. All randomness comes from ``seed``."""
 
     def __init__(self, directory: Path, seed: int, say: Callable[[str], None] = print) -> None:
         self.random = random.Random(seed)
@@ -173,7 +173,7 @@ class Soak:
         if len(steady) < 10:
             return ["too few samples to judge by"]
 
-        told = []
+        problems = []
         for name, values, tolerance in (
             ("resident bytes", [one.resident_bytes for one in steady], max(8 * MIB, steady[0].resident_bytes // 10)),
             ("descriptors besides peers", [one.descriptors - one.gauges["peers"] for one in steady], 4),
@@ -185,23 +185,23 @@ class Soak:
             points = [(one.at, float(value)) for one, value in zip(steady, values, strict=True)]
             rise = slope(points) * (steady[-1].at - steady[0].at)
             if rise > tolerance:
-                told.append(f"{name} rose by {rise:.0f} in {steady[-1].at - steady[0].at:.0f} s")
+                problems.append(f"{name} rose by {rise:.0f} in {steady[-1].at - steady[0].at:.0f} s")
 
-        return told
+        return problems
 
     def stuck(self) -> list[str]:
-        """Say when all waited for the last daemon and nobody made a call: a claim, or a permit, that is nobody's."""
-        told, since = list[str](), self.seconds
+        """Return when all callers waited for the last daemon and none made a call: a claim or permit without a holder."""
+        problems, since = list[str](), self.seconds
         last = [sample for sample in self.samples if sample.pid == self.daemon.pid]
         for sample in last:
             # A daemon that was killed has left claims, which must expire first.
             if sample.gauges["waiters"] < CALLERS or sample.gauges["leases"] or sample.at < last[0].at + CLAIM_SECONDS:
                 since = sample.at
             elif sample.at - since > STUCK_SECONDS:
-                told.append(f"from {since:.0f} s on, for {sample.at - since:.0f} s, callers waited for nobody")
+                problems.append(f"from {since:.0f} s on, for {sample.at - since:.0f} s, callers waited for nobody")
                 since = sample.at
 
-        return told
+        return problems
 
     def picture(self, seconds: float) -> str:
         """Draw what was sampled."""
@@ -333,13 +333,13 @@ class Soak:
         def left() -> list[str]:
             stats = ask(self.daemon.socket, {"op": "stats"})
             expected = {"flights": 0, "waiters": 0, "leases": 0, "permits": 0, "queued": 0, "streams": 0, "peers": 1}
-            told = [f"{name}: {stats[name]}" for name, count in expected.items() if stats[name] != count]
+            problems = [f"{name}: {stats[name]}" for name, count in expected.items() if stats[name] != count]
             now = self._sample()
             if before is not None and now is not None and now.descriptors > before.descriptors + 4:
                 # A link to Redis or two, and the executor's.
-                told.append(f"descriptors: {now.descriptors}, of {before.descriptors} in the beginning")
+                problems.append(f"descriptors: {now.descriptors}, of {before.descriptors} in the beginning")
 
-            return told
+            return problems
 
         try:
             poll(lambda: not left(), "something is left", 40.0)
@@ -414,7 +414,7 @@ def main() -> int:
         prog="python -m tests.soak", description="See whether a daemon under trouble grows."
     )
     parser.add_argument("--hours", type=float, default=1.0, help="how long (default: 1)")
-    parser.add_argument("--seed", type=int, default=None, help="of all chance; one that is told where none is given")
+    parser.add_argument("--seed", type=int, default=None, help="of all chance; by default one that is printed")
     parser.add_argument("--picture", type=Path, default=None, help="an SVG is written there")
     parsed = parser.parse_args()
     seed = parsed.seed if parsed.seed is not None else int.from_bytes(os.urandom(4), "big")

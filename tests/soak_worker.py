@@ -1,4 +1,4 @@
-"""A worker of the soak (`tests.soak`): it makes calls of every kind, and checks each answer, until it is told or made to end.
+"""A worker of the soak (`tests.soak`): it makes calls of every kind, and checks each answer, until it is asked or forced to end.
 
 The value of a call is a function of its key alone, so whatever way an answer has come, it can be judged.
 Every upstream call adds a record to one file of all workers; what a worker saw is in a file of its own, a line each half second.
@@ -161,7 +161,7 @@ class Worker:
             self.fault(f"{kind} {number}: {error!r}")
 
     def report(self) -> None:
-        """Write down what was seen so far, until told to stop, and then once more."""
+        """Write the results so far at intervals, and once more at the end."""
         with Path(self.plan.seen).open("ab", buffering=0) as seen:
             while True:
                 stopping = self.stopping.wait(REPORT_SECONDS)

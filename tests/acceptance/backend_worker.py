@@ -29,7 +29,7 @@ class Plan(msgspec.Struct):
     calls: int = 1
     """Of each caller. 0: until there is a file ``LEDGER.stop``."""
     prompt: str = ""
-    """The same for all; where it is empty, each call has its own and shares with nobody."""
+    """The same for all; if it is empty, each call has its own key and is not shared."""
     retries: int = 0
     pause_seconds: float = 0.002
     """After a refusal."""

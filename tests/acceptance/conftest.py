@@ -33,8 +33,8 @@ def scenes(daemon: Callable[..., Daemon], tmp_path: Path) -> Iterator[Callable[.
 def injected(record_property: Callable[[str, object], None]) -> Injected:
     """Book what a test did."""
 
-    def book(times: int, *, callers: int = 0, told: int = 0, lost: int = 0) -> None:
-        record_property("injected", (times, callers, told, lost))
+    def book(times: int, *, callers: int = 0, notified: int = 0, lost: int = 0) -> None:
+        record_property("injected", (times, callers, notified, lost))
 
     return book
 

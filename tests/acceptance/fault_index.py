@@ -330,19 +330,17 @@ def table(passed: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
     counted: dict[str, Counter[str]] = {}
     for node, properties in passed:
         # A test that does not count injects its fault once at least.
-        injected, callers, told, lost = properties.get("injected", (1, 0, 0, 0))
-        counted[node] = Counter(tests=1, injected=injected, callers=callers, told=told, lost=lost)
+        injected, callers, notified, lost = properties.get("injected", (1, 0, 0, 0))
+        counted[node] = Counter(tests=1, injected=injected, callers=callers, notified=notified, lost=lost)
 
-    lines = [f"{'':2}  {'fault':<74} {'tests':>5} {'injected':>9} {'callers':>8} {'told':>5} {'lost':>5}"]
+    lines = [f"{'':2}  {'fault':<74} {'tests':>5} {'injected':>9} {'callers':>8} {'notified':>8} {'lost':>5}"]
     for number, fault in FAULTS.items():
         total = Counter[str]()
         for node, counts in counted.items():
             if any(node.partition("[")[0] == test or ("[" in test and node.startswith(test)) for test in fault.tests):
                 total.update(counts)
 
-        columns = (
-            f"{total['tests']:>5} {total['injected']:>9} {total['callers']:>8} {total['told']:>5} {total['lost']:>5}"
-        )
+        columns = f"{total['tests']:>5} {total['injected']:>9} {total['callers']:>8} {total['notified']:>8} {total['lost']:>5}"
         lines.append(f"{number:>2}  {fault.what:<74} {columns}")
 
     return lines

@@ -34,7 +34,7 @@ class Plan(msgspec.Struct):
     key: str = "key"
     wait_seconds: float = 60.0
     user: int = -1
-    """Whom the process is to be, once it has imported what it needs; -1 for whom it is."""
+    """The uid that the process takes after its imports; -1 keeps its own."""
     forks: bool = False
     """Whether the process forks while it holds the lease; the child makes the same call, with the same client."""
     patience_seconds: float = 10.0

@@ -22,7 +22,7 @@ def model(prompt: str) -> str:
 
 
 def main() -> None:
-    """Call, and tell."""
+    """Make calls, and print their results."""
     path, rate, seconds, prefix = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
     lock = threading.Lock()
     sources: Counter[str] = Counter()
@@ -44,7 +44,7 @@ def main() -> None:
                     outcome = sidecard.outcome(model, prompt)
                     fault = None if outcome.value == f"answer to {prompt}" else f"{prompt}: {outcome.value}"
                     source: str = outcome.source
-                except Exception as error:  # noqa: BLE001 - any is what is looked for
+                except Exception as error:  # noqa: BLE001 - any exception is a finding
                     fault, source = repr(error), "failed"
 
                 with lock:

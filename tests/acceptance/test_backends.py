@@ -242,7 +242,7 @@ def test_sovereign_host_makes_no_remote_call(daemon: Start) -> None:
 
 
 def price(_: str) -> dict[str, Any]:
-    """Tell what a call used."""
+    """Report what a call used."""
     return {"model": "m", "prompt_tokens": 1_000_000, "completion_tokens": 0}
 
 

@@ -106,9 +106,9 @@ async def test_the_blueprints_client_hits_metrics_and_summary_and_reads_sense(
     assert summary["deduplication_rate"] == 0.0
     assert 0.0 < summary["avg_latency_reduction"] <= 1.0
     async with httpx.AsyncClient() as scraper:
-        told = (await scraper.get(f"{url}/metrics")).text
+        text = (await scraper.get(f"{url}/metrics")).text
 
-    assert 'openpipe_calls_total{success="true",task="rag"} 1.0' in told
-    assert 'openpipe_calls_total{success="false",task="rag"} 1.0' in told
-    assert 'openpipe_latency_seconds_count{task="rag"} 2.0' in told
-    assert 'openpipe_cost_dollars_total{task="rag"} 0.002' in told
+    assert 'openpipe_calls_total{success="true",task="rag"} 1.0' in text
+    assert 'openpipe_calls_total{success="false",task="rag"} 1.0' in text
+    assert 'openpipe_latency_seconds_count{task="rag"} 2.0' in text
+    assert 'openpipe_cost_dollars_total{task="rag"} 0.002' in text

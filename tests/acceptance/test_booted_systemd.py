@@ -1,4 +1,4 @@
-"""The units, for real: systemd booted in a container around them. What that needs, `test_containers` tells."""
+"""The units, for real: systemd booted in a container around them. `test_containers` lists the requirements."""
 
 import json
 import shutil
@@ -109,13 +109,13 @@ def test_first_peer_starts_the_daemon_which_adopts_the_socket(listening: Command
 
 
 def test_socket_refuses_a_user_outside_the_group(listening: Command) -> None:
-    """A stranger is told that the daemon is unreachable, and does not start it."""
+    """An unauthorized user gets the error that the daemon is unreachable, and does not start it."""
     assert listening("sidecard", "ping", user="stranger").returncode == 69
     assert shown(listening, "ActiveState") == "inactive"
 
 
 def test_hardened_daemon_still_sees_who_asks(listening: Command) -> None:
-    """Inside the unit's confinement one app's uid is told from another's (with PrivateUsers= both would be 65534)."""
+    """Inside the unit's confinement the daemon distinguishes the uids of two apps (with PrivateUsers= both would be 65534)."""
     uid = listening("id", "-u", "app").stdout.strip()
     drop_in(listening, f"Environment=SIDECARD_OPERATORS_UIDS={uid}")
     # socat hangs up half a second after its input has ended, and the first ask has to start the daemon.
@@ -138,7 +138,7 @@ def test_socket_outlives_restart_and_stop_of_the_daemon(listening: Command) -> N
 
 
 def test_watchdog_replaces_a_daemon_that_hangs(listening: Command) -> None:
-    """A daemon that is stopped in its tracks is killed and started again, and peers need not be told."""
+    """The watchdog kills and restarts a daemon stopped by SIGSTOP; peers reconnect by themselves."""
     drop_in(listening, "WatchdogSec=2")
     assert listening("systemctl", "start", "sidecard.service").returncode == 0, journal(listening)
     hanging = shown(listening, "MainPID")
@@ -184,23 +184,23 @@ class Load:
         self._thread.join(120)
         assert self._result is not None
         assert self._result.returncode == 0, self._result.stderr
-        told: dict[str, Any] = json.loads(self._result.stdout.splitlines()[-1])
-        return told
+        summary: dict[str, Any] = json.loads(self._result.stdout.splitlines()[-1])
+        return summary
 
 
-def judge(told: dict[str, Any], what: str) -> None:
+def judge(summary: dict[str, Any], what: str) -> None:
     """Expect that no call has failed or hung, and that the daemon served again in the end."""
-    sources = told["sources"]
-    print(f"{what}: {sum(sources.values())} calls, {sources}, longest {told['longest_seconds']:.3f} s")
-    assert told["faults"] == []
+    sources = summary["sources"]
+    print(f"{what}: {sum(sources.values())} calls, {sources}, longest {summary['longest_seconds']:.3f} s")
+    assert summary["faults"] == []
     assert "failed" not in sources
     # Connections wait in systemd's socket; a slow machine may make a client lose its patience for a moment.
     assert sources.get("fallback", 0) < sum(sources.values()) / 5
-    # A quarter is new, and fifty are asked for again and again: without the store on disk each start would ask anew.
+    # A quarter of the requests is new, and fifty are repeated: without the store on disk, each start would call the upstream again.
     assert sources["upstream"] < sum(sources.values()) / 4 + 50 + 30
-    assert told["longest_seconds"] < 2.0
+    assert summary["longest_seconds"] < 2.0
     assert sources["cache"] > sum(sources.values()) / 3
-    assert told["last"] == "cache"
+    assert summary["last"] == "cache"
 
 
 def test_restarts_under_load_fail_no_call(listening: Command) -> None:
@@ -254,8 +254,10 @@ def test_limits_hold_without_a_restart(listening: Command) -> None:
     limits = (ROOT / "systemd" / "sidecard-limits.conf").read_text(encoding="utf-8")
     write(listening, "/etc/systemd/system/sidecard.service.d/limits.conf", limits)
     assert listening("systemctl", "daemon-reload").returncode == 0
-    told = {name: shown(listening, name) for name in ("MemoryMax", "MemoryHigh", "MemorySwapMax", "CPUQuotaPerSecUSec")}
-    assert told == {
+    properties = {
+        name: shown(listening, name) for name in ("MemoryMax", "MemoryHigh", "MemorySwapMax", "CPUQuotaPerSecUSec")
+    }
+    assert properties == {
         "MemoryMax": str(2**30),
         "MemoryHigh": str(896 * 2**20),
         "MemorySwapMax": "0",
@@ -269,7 +271,7 @@ def test_the_memory_limit_reaches_the_kernel(listening: Command) -> None:
     group = shown(listening, "ControlGroup")
     # The unified hierarchy, and the older one.
     places = (f"/sys/fs/cgroup{group}/memory.max", f"/sys/fs/cgroup/memory{group}/memory.limit_in_bytes")
-    limits = [told.stdout.strip() for place in places if (told := listening("cat", place)).returncode == 0]
+    limits = [done.stdout.strip() for place in places if (done := listening("cat", place)).returncode == 0]
     if not limits:
         pytest.skip("systemd in a container has no memory controller on this machine")
 
@@ -285,9 +287,9 @@ def test_a_reload_reads_the_settings_and_keeps_the_process(listening: Command) -
         before = shown(listening, "MainPID")
 
         def ttl_seconds() -> object:
-            told = listening("sidecard", "config", "show", "--running", "--json")
-            assert told.returncode == 0, told.stderr
-            return json.loads(told.stdout)["settings"]["cache.ttl_seconds"]
+            done = listening("sidecard", "config", "show", "--running", "--json")
+            assert done.returncode == 0, done.stderr
+            return json.loads(done.stdout)["settings"]["cache.ttl_seconds"]
 
         assert ttl_seconds() == 100.0
         write(listening, config, "[cache]\nttl_seconds = 200\n")
@@ -314,8 +316,8 @@ def test_instances_of_the_template_are_apart(machine: Command) -> None:
         assert started.returncode == 0, started.stderr + machine("journalctl", "--no-pager").stdout[-3000:]
         for number, name in enumerate(("one", "two"), start=1):
             path = f"/run/sidecard-{name}/sidecard.sock"
-            told = machine("sidecard", "config", "show", "--running", "--json", SIDECARD_SOCKET=path)
-            assert json.loads(told.stdout)["settings"]["cache.ttl_seconds"] == number * 100.0
+            done = machine("sidecard", "config", "show", "--running", "--json", SIDECARD_SOCKET=path)
+            assert json.loads(done.stdout)["settings"]["cache.ttl_seconds"] == number * 100.0
             put = f"""echo '{{"op":"put","key":"k{number}","value":1}}' | socat -t 5 - UNIX-CONNECT:{path}"""
             assert json.loads(machine("sh", "-c", put, user="app").stdout)["type"] == "stored"
             assert machine("test", "-e", f"/var/lib/sidecard-{name}/store.db").returncode == 0
@@ -328,7 +330,7 @@ def test_instances_of_the_template_are_apart(machine: Command) -> None:
 
 @pytest.mark.parametrize("namespaces", [True, False], ids=["confined", "without namespaces"])
 def test_a_users_own_daemon(namespaces: bool, machine: Command) -> None:
-    """Under the manager of a user who is not logged in: started by its socket, found without being told where."""
+    """Under the manager of a user who is not logged in: started by its socket, found without a given path."""
     uid = machine("id", "-u", "app").stdout.strip()
     machine("loginctl", "enable-linger", "app")
     home = {"user": "app", "XDG_RUNTIME_DIR": f"/run/user/{uid}", "HOME": "/home/app"}
@@ -349,7 +351,7 @@ def test_a_users_own_daemon(namespaces: bool, machine: Command) -> None:
         pinged = machine("sidecard", "ping", **home)
         said = machine("journalctl", "--no-pager", "--lines=40").stdout
         assert f"/run/user/{uid}/sidecard.sock" in pinged.stdout, pinged.stderr + said
-        # The daemon's own user is an operator: inside the namespace, too, the user is who it is.
+        # The daemon's own user is an operator: inside the namespace, too, it has its own uid.
         assert machine("sidecard", "config", "show", "--running", **home).returncode == 0
         assert machine("systemctl", "--user", "reload", "sidecard.service", **home).returncode == 0
         refused = machine("sidecard", "ping", "--socket", f"/run/user/{uid}/sidecard.sock", user="other")

@@ -1,4 +1,4 @@
-"""The call log of a real daemon, as ``sidecard calls`` shows it: who called what, what it cost, and what was said if that is kept."""
+"""The call log of a real daemon, as ``sidecard calls`` shows it: the caller, the call, its cost, and the prompt and answer if they are kept."""
 
 import json
 import os
@@ -88,8 +88,8 @@ async def test_texts_are_kept_if_app_and_operator_agree(daemon: Start, socket_pa
     with Client(socket_path) as blocking:
         blocking.call(answer, "three", name="blocking")
 
-    told = [(row["prompt"], row["answer"]) for row in rows(tmp_path, 4)]
-    assert told == [
+    logged = [(row["prompt"], row["answer"]) for row in rows(tmp_path, 4)]
+    assert logged == [
         (
             {"args": ["my key is [redacted]"], "kwargs": {"system": "Be brief. "}},
             "Be brief. my key is [redacted]!",
@@ -127,8 +127,8 @@ def test_kill_loses_only_pending_rows(daemon: Start, socket_path: str, tmp_path:
         one.start_again()
         poll(lambda: client.outcome(answer, "last").source != "fallback", "the daemon is not used again")
 
-    told = [row["key"] for row in rows(tmp_path, 2)]
-    assert len(told) == len(set(told)) in {2, 3}
+    logged = [row["key"] for row in rows(tmp_path, 2)]
+    assert len(logged) == len(set(logged)) in {2, 3}
 
 
 def test_call_log_without_a_place_prevents_the_start(socket_path: str) -> None:

@@ -133,13 +133,13 @@ def test_reload_of_compression_keeps_entries(daemon: Start, tmp_path: Path) -> N
     assert asked(one, "a") == ["upstream"]
     for settings, question, count in (("compress_min_bytes = '1 KiB'", "b", 1), ("compress_min_bytes = 0", "c", 1)):
         file.write_text(f"[cache]\n{settings}\n")
-        told = run("reload", "--socket", one.socket)
-        assert told.returncode == 0
-        assert told.stdout.startswith("cache.compress_min_bytes = ")
+        done = run("reload", "--socket", one.socket)
+        assert done.returncode == 0
+        assert done.stdout.startswith("cache.compress_min_bytes = ")
         assert asked(one, "a", question) == ["cache", "upstream"]
         assert asked(one, "a", "b") == ["cache", "cache"]
         assert compressed(one) == count
 
-    told = run("stats", "--socket", one.socket)
-    assert "compressed" in told.stdout
-    assert "1 entries" in told.stdout
+    done = run("stats", "--socket", one.socket)
+    assert "compressed" in done.stdout
+    assert "1 entries" in done.stdout

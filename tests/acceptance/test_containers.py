@@ -54,9 +54,9 @@ def test_container_stops_on_sigterm(container: str) -> None:
 
 def test_image_has_no_installer_and_no_package_index(image: str) -> None:
     """The index that built the image, which may carry a password, is in no layer's history and no environment."""
-    told = must("podman", "image", "inspect", image)
-    assert "PIP_" not in told
-    assert json.loads(told)[0]["Healthcheck"]["Test"] == ["CMD", "sidecard", "ping"]
+    inspected = must("podman", "image", "inspect", image)
+    assert "PIP_" not in inspected
+    assert json.loads(inspected)[0]["Healthcheck"]["Test"] == ["CMD", "sidecard", "ping"]
     assert "No module named pip" in run(*RUN, "--rm", "--entrypoint=python3", image, "-m", "pip").stderr
 
 
@@ -123,7 +123,7 @@ class Crew:
 
 @pytest.fixture
 def crew(image: str) -> Iterator[Crew]:
-    """Nobody yet."""
+    """A crew without members."""
     one = Crew(image)
     yield one
     run("podman", "rm", "--force", "--time=1", one.daemon)
@@ -141,7 +141,7 @@ def test_apps_in_other_containers_share_calls_by_the_mounted_directory(crew: Cre
 
 
 def test_in_user_namespaces_uids_are_those_of_the_same_mapping(crew: Crew) -> None:
-    """An app is who it is inside, no operator, and private; one of another mapping is nobody, and refused."""
+    """An app keeps its uid inside, is no operator, and has a private namespace; one without a mapped uid is refused."""
     probe = run(*RUN, "--rm", *MAPPING, "--entrypoint=true", crew.image)
     if probe.returncode:
         pytest.skip(f"this machine makes no user namespaces for containers: {probe.stderr[-300:]}")
@@ -234,7 +234,7 @@ def test_the_oci_format_drops_the_health_command(base_image: str, built: Callabl
 
 
 def test_two_builds_have_the_same_files(image: str, base_image: str, built: Callable[..., str]) -> None:
-    """Byte by byte: what is installed comes from the lock file, and its bytecode does not tell the time."""
+    """Byte by byte: what is installed comes from the lock file, and its bytecode has no timestamps."""
     again = built(None, ROOT, "--format=docker", "--no-cache", f"--build-arg=BASE_IMAGE={base_image}", *pip_options())
     hashes = (
         "import hashlib, pathlib; [print(path, hashlib.sha256(path.read_bytes()).hexdigest()) "

@@ -40,14 +40,14 @@ CONTRASTS = """() => {
         }
         return [255, 255, 255];
     };
-    const told = [];
+    const contrasts = [];
     for (const element of document.querySelectorAll('body *')) {
         const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
         if (!own || !element.getClientRects().length || element.closest('svg, noscript')) continue;
         const pair = [luminance(numbers(getComputedStyle(element).color)), luminance(behind(element))].sort((a, b) => b - a);
-        told.push([(pair[0] + 0.05) / (pair[1] + 0.05), element.tagName + ': ' + element.textContent.trim().slice(0, 40)]);
+        contrasts.push([(pair[0] + 0.05) / (pair[1] + 0.05), element.tagName + ': ' + element.textContent.trim().slice(0, 40)]);
     }
-    return told;
+    return contrasts;
 }"""
 
 
@@ -181,9 +181,9 @@ def test_dashboard_texts_have_enough_contrast(
     fill(socket_path)
     page = opened(one[1], color_scheme=scheme)
     expect(page.locator("#budgets")).to_contain_text("$0.50 of $1.00", timeout=WAIT_MILLISECONDS)
-    told = page.evaluate(CONTRASTS)
-    assert len(told) > 30
-    assert [text for contrast, text in told if contrast < LEAST_CONTRAST] == []
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 30
+    assert [text for contrast, text in contrasts if contrast < LEAST_CONTRAST] == []
 
 
 def test_dashboard_works_with_keyboard_and_screen_reader(

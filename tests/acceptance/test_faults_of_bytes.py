@@ -113,7 +113,7 @@ def test_calls_with_ids_in_any_order_receive_their_own_answers(
             leases.append((number, granted.lease))
 
         line.send(*(wire.Begin(str(number), id=number, stream=shape == "stream") for number in ids))
-        pending = [line.hear() for _ in ids]
+        pending = [line.receive() for _ in ids]
         assert [reply.id for reply in pending if isinstance(reply, wire.Pending)] == ids
         chance.shuffle(leases)
         for number, lease in leases:
@@ -123,12 +123,12 @@ def test_calls_with_ids_in_any_order_receive_their_own_answers(
             else:
                 holder.send(wire.Complete(lease, value, id=8))
 
-            assert isinstance(holder.hear(), wire.Stored)
-            reply = line.hear()
+            assert isinstance(holder.receive(), wire.Stored)
+            reply = line.receive()
             assert isinstance(reply, wire.Shared | wire.Chunk)
             assert (reply.id, reply.value if isinstance(reply, wire.Shared) else reply.chunk) == (number, number)
             if shape == "stream":
-                end = line.hear()
+                end = line.receive()
                 assert isinstance(end, wire.End)
                 assert end.id == number
 
@@ -139,7 +139,7 @@ def test_calls_with_ids_in_any_order_receive_their_own_answers(
 def test_json_requests_with_ids_in_any_order_receive_their_own_answers(
     scenes: Callable[..., Scene], injected: Injected
 ) -> None:
-    """Three kinds of requests in JSON lines at once receive their own answers."""
+    """Three kinds of requests in JSON lines, sent together, receive their own answers."""
     scene = scenes()
     requests = [{"op": "ping", "id": 2**63 - 1}, {"op": "get", "key": "k", "id": -5}, {"op": "stats", "id": 0}]
     with socket.socket(socket.AF_UNIX) as line:
@@ -159,7 +159,7 @@ def test_json_requests_with_ids_in_any_order_receive_their_own_answers(
 
 @pytest.mark.parametrize("encoding", ["msgpack", "JSON lines"])
 def test_partial_begin_holds_nothing(encoding: str, daemon: Start, injected: Injected) -> None:
-    """A begin that arrives in part opens no flight and no wait: a caller of the same key leads at once."""
+    """A begin that arrives in part opens no flight and no wait: a caller of the same key leads immediately."""
     running = daemon()
     whole = packed(b"key") if encoding == "msgpack" else lined(b"key")[:-1]
     for length in range(1, len(whole)):

@@ -39,10 +39,10 @@ def test_killed_daemon_fails_no_waiter(kind: str, shape: str, scenes: Callable[.
     scene.wait_for("start", count=3)
     scene.open("all")
     ends = [*holders.ends(), *others.ends()]
-    told = judge(ends)
-    injected(1, callers=len(ends), told=len(told))
+    notified = judge(ends)
+    injected(1, callers=len(ends), notified=len(notified))
 
-    assert not told
+    assert not notified
     assert len(ends) == 101
     assert set(scene.noted("start")) == {*holders.pids, *others.pids}
     assert all(got.pieces[0].startswith(f"{got.pid}:") for got in ends)
@@ -72,7 +72,7 @@ def test_stopping_daemon_lets_the_call_in_progress_end(
     scene.wait_for("start", count=2)
     scene.open("all")
     ends, after = apps.ends(), late.ends()
-    injected(1, callers=len(ends) + len(after), told=len(judge(ends + after)))
+    injected(1, callers=len(ends) + len(after), notified=len(judge(ends + after)))
 
     assert [got.end for got in ends + after] == ["value"] * 4
     assert len({tuple(got.pieces) for got in ends}) == 1
@@ -99,7 +99,7 @@ def test_uid_without_access_makes_its_own_calls(
         Path(scene.daemon.socket).chmod(0o666)
         (ours,) = scene.apps(kind, shape).ends()
         ends = [*scene.apps(kind, shape, user=NOBODY).ends(), *scene.apps(kind, shape, user=NOBODY).ends()]
-        injected(1, callers=4, told=len(judge([first, ours, *ends])))
+        injected(1, callers=4, notified=len(judge([first, ours, *ends])))
 
         assert [got.source for got in ends] == ["upstream", "cache"]
         assert ends[0].pieces == ends[1].pieces != ours.pieces
@@ -116,14 +116,14 @@ def test_deleted_socket_file_is_recreated_and_connections_stay(
     scene.waits(1)
     Path(scene.daemon.socket).unlink()
     between = scene.apps(kind, shape)
-    poll(Path(scene.daemon.socket).is_socket, "it was not bound anew")
+    poll(Path(scene.daemon.socket).is_socket, "it was not bound again")
     poll(lambda: answers(scene.daemon.socket), "nobody accepts there")
     later = scene.apps(kind, shape)
     poll(lambda: scene.stats()["waiters"] >= 2, "who came later does not wait with the others")
     scene.open("all")
     ends = [*apps.ends(), *later.ends()]
     gone = between.ends()
-    injected(1, callers=4, told=len(judge(ends + gone)))
+    injected(1, callers=4, notified=len(judge(ends + gone)))
 
     assert len({tuple(got.pieces) for got in ends}) == 1
     assert len(ends) == 3
@@ -154,7 +154,7 @@ class Supervisor(threading.Thread):
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self.path)
         self._socket.settimeout(self.WATCHDOG_SECONDS)
-        self.heard = 0
+        self.pings = 0
         self.killed = 0
         self.enough = False
 
@@ -162,7 +162,7 @@ class Supervisor(threading.Thread):
         """Listen until it is enough."""
         while not self.enough:
             try:
-                self.heard += self._socket.recv(4096).startswith(b"WATCHDOG=1")
+                self.pings += self._socket.recv(4096).startswith(b"WATCHDOG=1")
             except TimeoutError:
                 if self.serving is not None and not self.enough:
                     self.serving.kill()
@@ -189,7 +189,7 @@ def test_stalled_loop_is_ended_by_the_watchdog_and_fails_no_call(
     """The watchdog ends a daemon whose loop stalls; callers fall back until it is restarted, and no call fails."""
     scene = scenes(NOTIFY_SOCKET=supervisor.path, WATCHDOG_USEC=str(int(supervisor.WATCHDOG_SECONDS * 1e6)))
     supervisor.serving = scene.daemon
-    poll(lambda: supervisor.heard >= 2, "it never said that it lives")
+    poll(lambda: supervisor.pings >= 2, "it never said that it lives")
     apps = scene.apps(kind, shape, processes=2, callers=3, patience_seconds=1.0)
     scene.waits(5)
     stalled = scene.daemon.pid
@@ -199,7 +199,7 @@ def test_stalled_loop_is_ended_by_the_watchdog_and_fails_no_call(
     ends = apps.ends()
     poll(lambda: supervisor.killed == 1, "the watchdog did not bite")
     poll(lambda: answers(scene.daemon.socket), "no other daemon came")
-    injected(1, callers=len(ends), told=len(judge(ends)))
+    injected(1, callers=len(ends), notified=len(judge(ends)))
 
     assert [got.end for got in ends] == ["value"] * 6
     assert scene.daemon.pid != stalled
@@ -211,8 +211,8 @@ def test_stalled_loop_is_ended_by_the_watchdog_and_fails_no_call(
     scene.calm(restarted=True)
 
 
-def told_time(daemon: Daemon) -> float:
-    """Tell the wall clock's time by the last line of the log."""
+def logged_time(daemon: Daemon) -> float:
+    """Return the wall clock's time in the last line of the log."""
     return datetime.fromisoformat(daemon.log()[-1]["timestamp"]).timestamp()
 
 
@@ -238,13 +238,13 @@ def test_jump_of_the_wall_clock_moves_no_deadline(
         said.write_text(jump)
         days = {"+1d": 1, "-1d": -1, "+0": 0}[jump]
         ask(scene.daemon.socket, {"op": "log", "level": "info"})
-        poll(lambda days=days: abs(told_time(scene.daemon) - wall_clock() - days * 86400) < 3600, "no jump")  # type: ignore[misc]
+        poll(lambda days=days: abs(logged_time(scene.daemon) - wall_clock() - days * 86400) < 3600, "no jump")  # type: ignore[misc]
         assert ask(scene.daemon.socket, {"op": "get", "key": "entry"})["type"] == "hit"
         assert (scene.stats()["waiters"], scene.stats()["leases"], scene.stats()["expired"]) == (1, 1, 0)
 
     scene.open("all")
     ends = apps.ends()
-    injected(3, callers=len(ends), told=len(judge(ends)))
+    injected(3, callers=len(ends), notified=len(judge(ends)))
     assert [got.end for got in ends] == ["value", "value"]
     assert len(scene.noted("start")) == 1
     scene.calm()

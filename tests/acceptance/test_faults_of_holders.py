@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 Start = Callable[..., Daemon]
 
 MOMENTS = {"before the first piece": 0, "in the middle": 1, "after the last piece": 3}
-"""How many pieces the upstream has brought."""
+"""Number of pieces that the upstream has sent."""
 
 
 def cached(scene: Scene, shape: str) -> list[str] | None:
@@ -30,8 +30,8 @@ def cached(scene: Scene, shape: str) -> list[str] | None:
     return pieces
 
 
-def brought(scene: Scene, pieces: int) -> int:
-    """Let the first upstream bring so many pieces, and return its process."""
+def holder_after(scene: Scene, pieces: int) -> int:
+    """Let the first upstream send this many pieces, and return its process."""
     holder = scene.wait_for("start")
     for number in range(pieces):
         scene.open(str(number))
@@ -50,22 +50,22 @@ def test_killed_holder_costs_one_more_call_and_delivers_no_partial_answer(
     apps = scene.apps(kind, shape, processes=3, callers=2)
     scene.waits(5)
     pieces = MOMENTS[moment]
-    holder = brought(scene, pieces)
+    holder = holder_after(scene, pieces)
     if shape == "stream" and pieces:
-        # The holder and all who follow it.
+        # The holder and all its followers.
         scene.wait_for(f"seen.{pieces}", count=6)
 
     os.kill(holder, signal.SIGKILL)
     scene.open("all")
     ends = apps.ends()
-    told = judge(ends)
-    injected(1, callers=len(ends), told=len(told))
+    notified = judge(ends)
+    injected(1, callers=len(ends), notified=len(notified))
 
     assert len(ends) == 4
-    assert len(told) == (4 if shape == "stream" and pieces else 0)
-    assert len(scene.noted("start")) == (1 if told else 2)
+    assert len(notified) == (4 if shape == "stream" and pieces else 0)
+    assert len(scene.noted("start")) == (1 if notified else 2)
     kept = cached(scene, shape)
-    assert (kept is None) == bool(told)
+    assert (kept is None) == bool(notified)
     assert kept is None or whole(End(0, "value", kept))
     assert not any(piece.startswith(f"{holder}:") for piece in kept or ())
     scene.calm()
@@ -87,10 +87,10 @@ def test_holder_frozen_beyond_its_lease_is_refused(
         kept = cached(scene, shape)
 
     ends = apps.ends()
-    told = judge(ends)
-    injected(1, callers=len(ends), told=len(told))
+    notified = judge(ends)
+    injected(1, callers=len(ends), notified=len(notified))
 
-    assert not told
+    assert not notified
     assert len(ends) == len(scene.noted("start")) == 2
     assert kept is not None
     assert whole(End(0, "value", kept))
@@ -114,12 +114,12 @@ def test_interrupted_holder_is_replaced(
     (interrupted,) = holders.ends()
     scene.open("all")
     ends = others.ends()
-    told = judge(ends)
-    injected(1, callers=len(ends), told=len(told))
+    notified = judge(ends)
+    injected(1, callers=len(ends), notified=len(notified))
 
     assert interrupted.end == "KeyboardInterrupt"
     assert len(ends) == 2
-    assert not told
+    assert not notified
     assert len(scene.noted("start")) == 2
     scene.calm()
 
@@ -138,7 +138,7 @@ def test_completion_sent_to_a_restarted_daemon_changes_nothing(
     second = scene.wait_for("start", count=2)
     scene.open("all")
     ends = [*early.ends(), *late.ends()]
-    injected(1, callers=len(ends), told=len(judge(ends)))
+    injected(1, callers=len(ends), notified=len(judge(ends)))
 
     assert holder != second
     assert [got.end for got in ends] == ["value", "value"]
@@ -160,16 +160,16 @@ def test_delete_that_races_with_the_completion_prevents_storing(
     scene = scenes()
     apps = scene.apps(kind, shape, processes=2)
     scene.waits(1)
-    brought(scene, 2)
+    holder_after(scene, 2)
     with Client(scene.daemon.socket) as other:
         other.delete("key")
 
     scene.open("all")
     ends = apps.ends()
-    told = judge(ends)
-    injected(1, callers=len(ends), told=len(told))
+    notified = judge(ends)
+    injected(1, callers=len(ends), notified=len(notified))
 
-    assert not told
+    assert not notified
     assert len({tuple(got.pieces) for got in ends}) == len(scene.noted("start")) == 1
     assert cached(scene, shape) is None
     assert not judge(scene.apps(kind, shape).ends())
@@ -193,10 +193,10 @@ def test_probe_whose_holder_dies_is_replaced(
     os.kill(probe, signal.SIGKILL)
     scene.open("all")
     ends = apps.ends()
-    told = judge(ends)
-    injected(1, callers=len(ends), told=len(told))
+    notified = judge(ends)
+    injected(1, callers=len(ends), notified=len(notified))
 
-    assert not told
+    assert not notified
     assert len(ends) == len(scene.noted("start")) == 2
     poll(lambda: ask(scene.daemon.socket, {"op": "health"})["reasons"] == [], "the breaker did not close")
     scene.calm()

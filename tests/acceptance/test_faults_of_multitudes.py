@@ -29,11 +29,11 @@ def give_up(line: Wire, rounds: int, *, stream: bool) -> None:
         ids = range(number * 2 * AT_ONCE + 10, (number * 2 + 2) * AT_ONCE + 10, 2)
         line.send(*(wire.Begin("key", id=one, stream=stream) for one in ids))
         for _ in ids:
-            assert isinstance(line.hear(), wire.Pending)
+            assert isinstance(line.receive(), wire.Pending)
 
         line.send(*(wire.Cancel(one, id=one + 1) for one in ids))
         for _ in ids:
-            assert isinstance(line.hear(), wire.Ok)
+            assert isinstance(line.receive(), wire.Ok)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -52,7 +52,7 @@ def test_hundred_thousand_timed_out_waiters_leave_no_memory_in_the_daemon(
         stats = scene.stats()
         assert (stats["waiters"], stats["leases"], stats["left"]) == (0, 1, CANCELS + 10 * AT_ONCE)
         holder.send(wire.Complete(lease.lease, msgspec.Raw(b"\x91\x01"), id=3))
-        assert isinstance(holder.hear(), wire.Stored)
+        assert isinstance(holder.receive(), wire.Stored)
 
     print(f"\n{shape}: {CANCELS} waiters gave up, the daemon grew by {growth / 1024:.0f} KiB")
     injected(CANCELS, callers=CANCELS)

@@ -68,7 +68,7 @@ def test_daemon_without_descriptors_serves_its_peers_and_recovers(
 
     scene.open("all")
     ends, own = apps.ends(), alone.ends()
-    injected(refused + 1, callers=3, told=len(judge(ends + own)))
+    injected(refused + 1, callers=3, notified=len(judge(ends + own)))
     assert refused == 100
     assert busy < 0.5
     assert len({tuple(got.pieces) for got in ends}) == 1
@@ -80,7 +80,7 @@ def test_daemon_without_descriptors_serves_its_peers_and_recovers(
 
 
 def highest_descriptor(pid: int) -> int:
-    """Tell the greatest number in use."""
+    """Return the greatest number in use."""
     return max(map(int, os.listdir(f"/proc/{pid}/fd")))  # noqa: PTH208 - links that may be gone when they are looked at
 
 
@@ -106,7 +106,7 @@ def test_ten_thousand_connections_are_admitted_up_to_the_limit_and_leave_nothing
         (own,) = alone.ends()
         ends = apps.ends()
 
-    injected(CONNECTIONS, callers=3, told=len(judge([*ends, own])))
+    injected(CONNECTIONS, callers=3, notified=len(judge([*ends, own])))
     assert served == 5000 - 2
     assert own.source == "fallback"
     assert len({tuple(got.pieces) for got in ends}) == 1
@@ -160,16 +160,18 @@ def test_memory_full_of_streams_prevents_no_call(
         assert full["stream_bytes"] + full["cache_bytes"] <= 1_000_000
         scene.open("all")
         ends = scene.apps(kind, shape, callers=4).ends()
-        told = judge(ends)
+        notified = judge(ends)
         for holder, lease in zip(holders, leases, strict=True):
             holder.ask(wire.Complete(lease, id=3))
 
         got = [list(replies(reader)) for reader in readers]
 
     injected(
-        8, callers=len(ends) + len(readers), told=len(told) + sum(isinstance(all_[-1], wire.Failed) for all_ in got)
+        8,
+        callers=len(ends) + len(readers),
+        notified=len(notified) + sum(isinstance(all_[-1], wire.Failed) for all_ in got),
     )
-    assert not told
+    assert not notified
     for all_ in got:
         chunks = [reply for reply in all_ if isinstance(reply, wire.Chunk)]
         last = all_[-1]
@@ -185,7 +187,7 @@ def test_memory_full_of_streams_prevents_no_call(
 def replies(line: Wire) -> Iterator[wire.AnyReply]:
     """Yield the replies to a begin until its end."""
     while True:
-        reply = line.hear()
+        reply = line.receive()
         assert reply is not None
         yield reply
         if not isinstance(reply, wire.Chunk):
@@ -213,7 +215,7 @@ class HalfCloser:
                     if outer.left % 2:
                         self.request.sendall(b"HTTP/1.1 20")
 
-                    # The end of what is sent, not of the connection: who waits for an answer must not wait for ever.
+                    # The end of the sending side, not of the connection: a peer that waits for an answer must not wait forever.
                     self.request.shutdown(socket.SHUT_WR)
                     while self.request.recv(65536):
                         pass

@@ -52,7 +52,7 @@ def test_killed_waiters_affect_no_other_caller(
     poll(lambda: scene.stats()["waiters"] == 3, "the dead still wait")
     scene.open("all")
     ends = [*holders.ends(), *others.ends()]
-    injected(2, callers=len(ends), told=len(judge(ends)))
+    injected(2, callers=len(ends), notified=len(judge(ends)))
 
     assert [got.end for got in ends] == ["value"] * 4
     assert len({tuple(got.pieces) for got in ends}) == len(scene.noted("start")) == 1
@@ -95,7 +95,7 @@ class Upstream:
         """Be a stream, which waits after its first piece."""
         self.calls += 1
         self.running.set()
-        # Who joins after the holder has asked whether anybody waits may see the beginning of a stream that then breaks.
+        # A caller that joins after the holder asked for the number of waiters may see the beginning of a stream that then breaks.
         await self.joined.wait()
         yield PIECES[0]
         await self.may_end.wait()
@@ -118,7 +118,7 @@ async def read(client: AsyncClient, shape: str, upstream: Upstream, key: str) ->
 
 
 class Victim:
-    """A caller who is cancelled at one of its awaits, at once or when it is told to be."""
+    """A caller that is canceled at one of its awaits, immediately or on request."""
 
     def __init__(self, number: int, *, at_once: bool) -> None:
         self._number = number
@@ -200,7 +200,7 @@ async def test_waiter_cancelled_at_each_await_affects_no_other_caller(
                 tasks.start_soon(victim.run, read(ours, shape, upstream, key))
                 await waits(theirs, victim)
                 if victim.reached:
-                    # The daemon knows that nobody waits any more while the holder is still at it.
+                    # The daemon knows that no caller waits any more while the holder still computes.
                     await victim.over.wait()
                     await none_left(theirs, "waiters")
 
@@ -245,7 +245,7 @@ async def test_holder_cancelled_at_each_await_leaves_the_waiter_an_answer(
                 else:
                     victim.release()
                     await victim.over.wait()
-                    # Who came before the lease is back could see the beginning of what is just being ended.
+                    # A caller that begins before the lease is returned could see the beginning of a stream that is being ended.
                     await none_left(theirs, "leases")
                     tasks.start_soon(wait)
 
@@ -284,7 +284,7 @@ class Interruption:
         self._left = number
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
-        """See a function entered. What is raised within a finalizer reaches nobody: those are left alone."""
+        """See a function entered. An exception within a finalizer reaches no caller, so finalizers are not interrupted."""
         ours = f"{os.sep}sidecard_client{os.sep}" in frame.f_code.co_filename
         if event == "call" and ours and not within_finalizer(frame):
             self._left -= 1

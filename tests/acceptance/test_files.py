@@ -44,7 +44,7 @@ def alerts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def exposed(daemon: Callable[..., Daemon], socket_path: str, tmp_path: Path) -> set[str]:
-    """Return the names of all samples that a daemon with every outlet tells."""
+    """Return the names of all samples that a daemon with every sink exposes."""
     daemon(
         "--set=calls.enabled=true",
         "--set=push.url=http://127.0.0.1:9/api/v1/import",
@@ -207,11 +207,11 @@ def test_alert_rules_fire_only_in_their_case(alert: str, alerts: Path, tmp_path:
     for name, given, fires in (("firing", firing, True), ("quiet", quiet, False)):
         # With the alerts of others beside it, which do not matter here.
         query = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})'
-        told = [{"labels": "{}", "value": 1}] if fires else []
+        expected = [{"labels": "{}", "value": 1}] if fires else []
         test = {
             "interval": "1m",
             "input_series": given,
-            "promql_expr_test": [{"expr": query, "eval_time": at, "exp_samples": told}],
+            "promql_expr_test": [{"expr": query, "eval_time": at, "exp_samples": expected}],
         }
         file = tmp_path / f"{name}.json"
         file.write_text(json.dumps({"rule_files": [str(alerts)], "evaluation_interval": "1m", "tests": [test]}))

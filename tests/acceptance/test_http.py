@@ -189,10 +189,10 @@ def test_posted_call_is_counted_without_its_prompt(serve: Serve) -> None:
         "task_type": "rag",
     }
     assert httpx.post(f"{url}/v1/metrics", json=call).json() == {"recorded": 4, "dropped": 0}
-    told = httpx.get(f"{url}/metrics").text
-    assert 'openpipe_calls_total{success="true",task="rag"} 1.0' in told
-    assert 'openpipe_cost_dollars_total{task="rag"} 0.25' in told
-    assert "CANARY" not in told
+    text = httpx.get(f"{url}/metrics").text
+    assert 'openpipe_calls_total{success="true",task="rag"} 1.0' in text
+    assert 'openpipe_cost_dollars_total{task="rag"} 0.25' in text
+    assert "CANARY" not in text
 
 
 def test_socket_path_in_use_is_reported_with_its_setting(socket_path: str, tmp_path: Path) -> None:

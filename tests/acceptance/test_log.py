@@ -1,4 +1,4 @@
-"""The log of a real daemon: its level set while it runs, and a stream that nobody reads."""
+"""The log of a real daemon: its level set while it runs, and an output stream that is not read."""
 
 import fcntl
 import functools
@@ -53,7 +53,7 @@ def test_log_level_command_sets_the_level(daemon: Start, socket_path: str) -> No
 def _answers(socket_path: str) -> bool:
     try:
         return ask(socket_path, {"op": "ping"})["type"] == "pong"
-    except (FileNotFoundError, ConnectionRefusedError):  # it is not there, or nobody listens yet
+    except (FileNotFoundError, ConnectionRefusedError):  # it is not there, or no server listens yet
         return False
 
 

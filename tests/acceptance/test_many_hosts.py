@@ -1,4 +1,4 @@
-"""One key, many hosts: real daemons, real Redis, real processes. Each daemon stands for a host."""
+"""One key, many hosts: real daemons, real Redis, real processes. Each daemon represents a host."""
 
 import time
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ def test_claim_of_a_dead_host_passes_on(daemon: Start, server: RedisServer, ledg
     lease_seconds = 1.0
     daemons = hosts(daemon, HOSTS, server.url, SIDECARD_FLIGHTS_LEASE_SECONDS=str(lease_seconds))
     callers = crowd(daemons, ledger, work_seconds=0.3)
-    # The first comes alone, so that it is known whom to kill, and long enough for the others to come to wait.
+    # The first starts alone, so that the process to kill is known, and takes long enough for the others to join.
     first = Callers(Plan(daemons[0].socket, str(ledger), CALLERS, work_seconds=60.0))
     first.go()
     assert holder(daemons) == 0

@@ -56,18 +56,20 @@ def test_metrics_of_killed_workers_are_counted_as_acknowledged(
         time.sleep(0.001)
 
     codes = [worker.wait(120) for worker in workers]
-    told = samples(socket_path)
+    exposed = samples(socket_path)
     lines = []
     for number, path in enumerate(notes):
         begun, acknowledged = noted(path)
-        counted = told.get(f"work_total number={number}", 0.0)
+        counted = exposed.get(f"work_total number={number}", 0.0)
         fate = "killed" if codes[number] else "lived"
-        lines.append(f"{number} {fate:>6} {begun:>10,} begun {acknowledged:>10,} acknowledged {counted:>12,.0f} told")
+        lines.append(
+            f"{number} {fate:>6} {begun:>10,} begun {acknowledged:>10,} acknowledged {counted:>12,.0f} exposed"
+        )
         assert acknowledged <= counted <= begun, (seed, lines[-1])
         if number not in ends_at:
             assert (codes[number], counted) == (0, INCREMENTS), (seed, lines[-1])
 
-    assert told["sidecard_dropped_total what=client"] == told["sidecard_dropped_total what=series"] == 0.0
+    assert exposed["sidecard_dropped_total what=client"] == exposed["sidecard_dropped_total what=series"] == 0.0
     poll(lambda: "alive" not in samples(socket_path), "a gauge outlived its worker")
     with capsys.disabled():
         print("", *lines, sep="\n")

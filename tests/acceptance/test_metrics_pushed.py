@@ -42,7 +42,7 @@ def spooled(path: str, blocks: int) -> None:
 
 
 def lost(life: Points, missed: int) -> float:
-    """Tell how many samples of one daemon's life are not there, of those that it has not said it missed.
+    """Return how many samples of one daemon's run are missing, except those that it logged as missed.
 
     The last one may be late by one interval, and by those that it then missed: on a busy machine up to 1 is none.
     """
@@ -58,7 +58,7 @@ def test_metrics_pushed_after_outage_and_kill_have_no_gap_and_no_duplicate(
 ) -> None:
     """Samples collected during the outage, before the kill too, arrive with their own instants.
 
-    Which of the two daemons a sample is from, its instant tells: what the apps have counted without a daemon is in the
+    A sample's timestamp shows which of the two daemons sent it: what the apps have counted without a daemon is in the
     second one's first sample, which may be more than all that the first one had.
     """
     target = VictoriaMetrics(tmp_path / "metrics")
@@ -103,5 +103,5 @@ def test_metrics_pushed_after_outage_and_kill_have_no_gap_and_no_duplicate(
 
 
 def missed(one: Daemon) -> int:
-    """Tell how many collections the daemon came too late for, by its log."""
+    """Return how many collections the daemon missed according to its log."""
     return sum(int(line["missed"]) for line in one.said("metrics collected late"))

@@ -140,9 +140,9 @@ class TestWheel:
 
     def test_wheel_tells_version_python_and_licence(self, wheels: dict[str, Path], package: str) -> None:
         """The metadata agree with the one place that says the version."""
-        told = metadata(wheels[package])
-        assert told["Version"] == importlib.metadata.version("sidecard-client")
-        assert (told["Requires-Python"], told["License-Expression"]) == (">=3.11", "MIT")
+        fields = metadata(wheels[package])
+        assert fields["Version"] == importlib.metadata.version("sidecard-client")
+        assert (fields["Requires-Python"], fields["License-Expression"]) == (">=3.11", "MIT")
 
 
 @pytest.mark.slow

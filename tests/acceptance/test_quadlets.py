@@ -73,7 +73,7 @@ def test_the_pod_has_what_its_containers_must_not() -> None:
     assert sections(QUADLETS / "stack.pod")["Pod"] == {"UserNS": container("sidecard")["UserNS"]}
 
 
-def test_daemon_and_app_meet_and_are_told_apart() -> None:
+def test_daemon_and_app_connect_with_distinct_uids() -> None:
     """One directory with a shared label, one mapping, two uids, and a group that opens the socket."""
     daemon, app = container("sidecard"), container("app")
     (directory,) = app["Volume"]
@@ -104,7 +104,7 @@ def test_the_generator_makes_services_of_them(tmp_path: Path) -> None:
         if unit.suffix != ".conf":
             shutil.copy(unit, tmp_path)
 
-    told = subprocess.run(
+    done = subprocess.run(
         [generator, "-user", "-dryrun"],
         env={"QUADLET_UNIT_DIRS": str(tmp_path)},
         capture_output=True,
@@ -112,9 +112,9 @@ def test_the_generator_makes_services_of_them(tmp_path: Path) -> None:
         timeout=30,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
+    assert done.returncode == 0, done.stderr
     for service in ("sidecard.service", "app.service", "sidecard-run-volume.service", "stack-pod.service"):
-        assert f"---{service}---" in told.stdout
+        assert f"---{service}---" in done.stdout
 
 
 def arguments() -> list[str]:
@@ -123,7 +123,7 @@ def arguments() -> list[str]:
 
 
 def command(image: str) -> list[str]:
-    """Return the `podman run` that the generator would make of the daemon's unit, for root, who cannot keep ids."""
+    """Return the `podman run` that the generator would make of the daemon's unit, for root, which cannot keep ids."""
     settings = container("sidecard")
     options = []
     for key, values in settings.items():

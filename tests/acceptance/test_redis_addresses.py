@@ -120,7 +120,7 @@ def test_invalid_redis_address_prevents_the_start(socket_path: str) -> None:
 
 
 class Load:
-    """Callers of two hosts, who count what reaches the upstream."""
+    """Callers of two hosts, which count the calls that reach the upstream."""
 
     def __init__(self, daemons: list[Daemon]) -> None:
         self.upstream: Counter[int] = Counter()
@@ -145,7 +145,7 @@ class Load:
             for thread in self._threads:
                 thread.join()
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Say what came of it."""
         duplicates = sum(self.upstream.values()) - len(self.upstream)
         return f"{self.calls} calls of {len(self.upstream)} keys, {duplicates} made more than once"
@@ -185,7 +185,7 @@ def test_sentinel_failover_under_load_fails_no_call(daemon: Start, socket_direct
 
             time.sleep(1.0)
 
-        print("failover:", load.told())
+        print("failover:", load.summary())
         assert load.wrong == []
         assert load.calls > 100
         for one in daemons:
@@ -207,7 +207,7 @@ def test_cluster_slots_moved_under_load_fail_no_call(daemon: Start, socket_direc
 
             time.sleep(1.0)
 
-        print("resharding:", load.told())
+        print("resharding:", load.summary())
         assert load.wrong == []
         assert load.calls > 100
         for one in daemons:

@@ -1,4 +1,4 @@
-"""Claims that a host cannot give back, because its Redis hangs or is away: nobody waits for what nobody computes."""
+"""Claims that a host cannot give back, because its Redis hangs or is away: no caller waits for a key that no host computes."""
 
 import os
 import time
@@ -52,7 +52,7 @@ def leads(caller: Wire) -> wire.Lease:
 
 
 def test_claim_that_was_not_released_delays_no_local_caller(daemon: Start, server: RedisServer) -> None:
-    """The next caller on the host gets the lease at once, before the claim expires."""
+    """The next caller on the host gets the lease immediately, before the claim expires."""
     running = daemon("--no-state", SIDECARD_STORE_URL=server.url)
     turns(running, "up")
     alice, bob = Wire(running.socket), Wire(running.socket)

@@ -1,4 +1,4 @@
-"""A Redis server that is slow, down, hung, full, not ours to write to: no call fails, it is told, and it passes by itself."""
+"""A Redis server that is slow, down, hung, full, not ours to write to: no call fails, the outage is reported, and the daemon recovers by itself."""
 
 import os
 import threading
@@ -47,7 +47,7 @@ def test_redis_that_starts_later_receives_pending_entries(daemon: Start, server:
     assert "cannot be reached" in reasons(one)
     put(one, "k", "v")
     assert ask(one.socket, {"op": "get", "key": "k"})["value"] == "v"
-    assert stat(one, "store_pending") in {0, 1}  # told with the next try
+    assert stat(one, "store_pending") in {0, 1}  # reported with the next attempt
     server.start()
     turns(one, "up")
     assert reasons(one) == ""
@@ -63,7 +63,7 @@ def test_redis_restarted_empty_loses_only_its_entries(daemon: Start, server: Red
     for host in (one, other):
         turns(host, "down")
 
-    # Doubted, but there is nobody to ask.
+    # Doubted, but no server can be asked.
     assert ask(other.socket, {"op": "get", "key": "k"})["type"] == "hit"
     server.start()
     for host in (one, other):
@@ -95,7 +95,7 @@ def test_unresponsive_redis_slows_no_hit(daemon: Start, server: RedisServer) -> 
         assert sidecard.call(lambda: "made", name="made") == "made"
         assert time.monotonic() - began_at < 2.0
         assert slowest(2000) < 0.25
-        # As one that hangs is found out: nobody takes the daemon for dead meanwhile.
+        # Until the hang is detected, no client takes the daemon for dead.
         assert sidecard.delete("nothing") == 0
         assert sidecard.get("nothing") is None
         turns(one, "down")
@@ -137,7 +137,7 @@ def test_read_only_replica_is_read_and_reported(daemon: Start, server: RedisServ
         put(one, "k", "v")
         poll(lambda: entries(replica) == 1, "the entry was not written")
         with replica.client() as client:
-            # Of nobody who answers: it keeps what it has.
+            # No server answers: it keeps its entries.
             client.execute_command("REPLICAOF", "127.0.0.1", "1")
             assert ask(other.socket, {"op": "get", "key": "k"})["value"] == "v"
             put(one, "k2")

@@ -53,9 +53,9 @@ def test_reload_changes_settings_and_loses_nothing(daemon: Start, socket_path: s
         poll(lambda: client.stats().waiters == 1, "nobody waits")
         peers = client.stats().peers
         file.write_text("[cache]\nttl_seconds = 200\n[store]\nurl = 'none'\n")
-        told = run("reload", "--socket", socket_path)
-        assert (told.returncode, told.stdout) == (0, "cache.ttl_seconds = 200.0\n")
-        assert "need a restart: store.url" in told.stderr
+        done = run("reload", "--socket", socket_path)
+        assert (done.returncode, done.stdout) == (0, "cache.ttl_seconds = 200.0\n")
+        assert "need a restart: store.url" in done.stderr
         assert (ttl_seconds(socket_path), client.stats().peers, client.stats().waiters) == (200.0, peers, 1)
         released.set()
         for caller in callers:
@@ -73,10 +73,10 @@ def test_invalid_settings_are_rejected_and_reported(daemon: Start, socket_path: 
     file.write_text("[cache]\nttl_seconds = 100\n")
     one = daemon("--config", str(file))
     file.write_text("[cache]\nttl_seconds = 'soon'\nmax_byte = 1\n")
-    told = run("reload", "--socket", socket_path)
-    assert (told.returncode, told.stdout) == (78, "")
-    assert "cache.ttl_seconds" in told.stderr
-    assert "cache.max_bytes" in told.stderr
+    done = run("reload", "--socket", socket_path)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "cache.ttl_seconds" in done.stderr
+    assert "cache.max_bytes" in done.stderr
     assert json.loads(run("reload", "--socket", socket_path, "--json").stdout)["problems"]
     file.unlink()
     assert run("reload", "--socket", socket_path).returncode == 78
@@ -118,10 +118,10 @@ def test_sovereign_mode_is_rejected_while_a_connection_leads_out(daemon: Start, 
     file.write_text("[store]\nurl = 'redis://192.0.2.1/0'\n")
     daemon("--config", str(file))
     file.write_text("[store]\nurl = 'none'\n[sovereign]\nenabled = true\n")
-    told = run("reload", "--socket", socket_path)
-    assert told.returncode == 78
-    assert "restart" in told.stderr
-    assert "store.url" in told.stderr
+    done = run("reload", "--socket", socket_path)
+    assert done.returncode == 78
+    assert "restart" in done.stderr
+    assert "store.url" in done.stderr
     settings = ask(socket_path, {"op": "config"})["settings"]
     assert isinstance(settings, dict)
     assert settings["sovereign.enabled"] is False

@@ -1,4 +1,4 @@
-"""Canaries in every place that can hold a secret, through failures, at debug level: none is in anything that is told or kept.
+"""Canaries in every place that can hold a secret, through failures, at debug level: none is in any output or file.
 
 A canary that is found says by its own name which place it was put in.
 """
@@ -33,7 +33,7 @@ ASKED = ("ping", "stats", "report", "health", "config", "breakers", "metrics")
 
 
 def free_port() -> int:
-    """Name a port at which nobody listens."""
+    """Return a port at which no server listens."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
@@ -51,12 +51,12 @@ def refuse(prompt: str) -> str:
 
 
 def found(data: bytes) -> set[bytes]:
-    """Return which canaries are in what was told."""
+    """Return which canaries are in an output."""
     return set(CANARY.findall(data))
 
 
 def secrets_of(directory: Path) -> dict[str, str]:
-    """Return an environment with a canary wherever one can be, and nobody at the other end of any address."""
+    """Return an environment with a canary wherever one can be, and addresses at which no server listens."""
     port = free_port()
     token, password = directory / "token", directory / "password"
     token.write_text("canary-bearer-token\n", encoding="utf-8")
@@ -75,18 +75,18 @@ def secrets_of(directory: Path) -> dict[str, str]:
     }
 
 
-def told_by_commands(path: str, environ: dict[str, str]) -> bytes:
-    """Run every command that tells something, for people and for programs, and return all that they print."""
-    told = b""
+def output_of_commands(path: str, environ: dict[str, str]) -> bytes:
+    """Run every command that prints values, for people and for programs, and return all output."""
+    exposed = b""
     for command in COMMANDS:
         for form in ((), ("--json",)):
             done = subprocess.run(
                 [sys.executable, "-m", "sidecard", *command, "--socket", path, *form],
                 env=os.environ | environ, capture_output=True, check=False, timeout=60,
             )  # fmt: skip
-            told += done.stdout + done.stderr
+            exposed += done.stdout + done.stderr
 
-    return told
+    return exposed
 
 
 @pytest.mark.timeout(240)
@@ -95,9 +95,9 @@ def test_commands_with_unreachable_servers_show_no_secret(daemon: Start, socket_
     """Some twenty commands show no secret, for people and as JSON."""
     environ = secrets_of(tmp_path)
     daemon(STATE_DIRECTORY=str(tmp_path), **environ)
-    told = told_by_commands(socket_path, environ | {"STATE_DIRECTORY": str(tmp_path)})
-    assert b"store.password" in told
-    assert found(told) == set()
+    exposed = output_of_commands(socket_path, environ | {"STATE_DIRECTORY": str(tmp_path)})
+    assert b"store.password" in exposed
+    assert found(exposed) == set()
 
 
 def test_logs_replies_and_files_with_unreachable_servers_have_no_secret(
@@ -119,23 +119,23 @@ def test_logs_replies_and_files_with_unreachable_servers_have_no_secret(
 
     poll(lambda: bool(running.said("metrics not pushed")), "nothing was pushed to where nobody is")
     poll(lambda: bool(running.said("store failed")), "Redis was not missed")
-    told = b"".join(json.dumps(ask(socket_path, {"op": op})).encode() for op in ASKED)
-    told += json.dumps(ask(socket_path, {"op": "canary-op", "id": 7})).encode().replace(b"canary-op", b"")
+    exposed = b"".join(json.dumps(ask(socket_path, {"op": op})).encode() for op in ASKED)
+    exposed += json.dumps(ask(socket_path, {"op": "canary-op", "id": 7})).encode().replace(b"canary-op", b"")
     with httpx.Client(transport=httpx.HTTPTransport(uds=page)) as browser:
         for place in ("/", "/health", "/metrics", "/v1/summary", "/v1/history"):
-            told += browser.get(f"http://localhost{place}").content
+            exposed += browser.get(f"http://localhost{place}").content
 
-        told += browser.post("http://localhost/v1/metrics", content=b'{"cost": "canary-posted"').content
+        exposed += browser.post("http://localhost/v1/metrics", content=b'{"cost": "canary-posted"').content
 
     settings.write_text('[store]\npassword = "canary-reloaded\n[push]\npassword = 5', encoding="utf-8")
     running.process.send_signal(signal.SIGHUP)
     poll(lambda: bool(running.said("settings not changed")), "it was not read again")
-    told += Path(f"/proc/{running.pid}/cmdline").read_bytes()
+    exposed += Path(f"/proc/{running.pid}/cmdline").read_bytes()
     assert running.terminate() == 0
-    told += running.output().encode()
+    exposed += running.output().encode()
     files = [path for path in state.rglob("*") if path.is_file()]
     assert {path.name for path in files} >= {"ledger.json", "lock"}
-    assert found(told + b"".join(path.read_bytes() for path in files)) == set()
+    assert found(exposed + b"".join(path.read_bytes() for path in files)) == set()
 
 
 def test_api_key_of_an_intercepted_request_reaches_only_the_model(
@@ -160,7 +160,7 @@ def test_api_key_of_an_intercepted_request_reaches_only_the_model(
 
             app.post(f"{model.url}/v1/chat/completions", json=body)
 
-        told = json.dumps([ask(socket_path, {"op": op}) for op in ASKED]).encode()
+        exposed = json.dumps([ask(socket_path, {"op": op}) for op in ASKED]).encode()
 
     assert running.terminate() == 0
     with sqlite3.connect(tmp_path / "calls.sqlite") as log:
@@ -169,4 +169,4 @@ def test_api_key_of_an_intercepted_request_reaches_only_the_model(
     log.close()
     assert "what was asked" in logged
     kept = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
-    assert found(told + kept + running.output().encode() + caplog.text.encode()) == set()
+    assert found(exposed + kept + running.output().encode() + caplog.text.encode()) == set()

@@ -1,4 +1,4 @@
-"""``sidecard serve`` as operators and strangers meet it: started, stopped, killed, and told nonsense."""
+"""``sidecard serve`` from outside: started, stopped, killed, and sent invalid bytes."""
 
 import contextlib
 import json
@@ -51,7 +51,7 @@ class Wire:
         """Send requests in one piece."""
         self.socket.sendall(b"".join(frame(wire.pack(request)) for request in requests))
 
-    def hear(self) -> wire.AnyReply | None:
+    def receive(self) -> wire.AnyReply | None:
         """Wait for one reply; None at the connection's end."""
         while len(self.received) < 4 or len(self.received) < 4 + int.from_bytes(self.received[:4], "big"):
             data = self.socket.recv(1 << 20)
@@ -68,11 +68,11 @@ class Wire:
     def ask(self, request: wire.Request) -> wire.AnyReply | None:
         """Send one request and wait for one reply."""
         self.send(request)
-        return self.hear()
+        return self.receive()
 
 
 class Bystander(threading.Thread):
-    """Another peer, who pings all the while and must notice nothing."""
+    """Another peer, which pings all the time and must not be affected."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Bystander(threading.Thread):
         self.strange: list[object] = []
 
     def run(self) -> None:
-        """Ping until told that it is enough, and once more after that."""
+        """Ping until `enough` is set, and once more after that."""
         last = False
         with Wire(self.path) as line:
             while not last:
@@ -197,8 +197,8 @@ def test_systemd_receives_ready_watchdog_and_stopping(socket_directory: Path, da
         systemd.bind(str(socket_directory / "notify"))
         systemd.settimeout(10)
         running = daemon(NOTIFY_SOCKET=str(socket_directory / "notify"), WATCHDOG_USEC="200000")
-        heard = {systemd.recv(1000).partition(b"\n")[0] for _ in range(6)}
-        assert heard == {b"READY=1", b"WATCHDOG=1"}
+        messages = {systemd.recv(1000).partition(b"\n")[0] for _ in range(6)}
+        assert messages == {b"READY=1", b"WATCHDOG=1"}
 
         assert running.terminate() == 0
         last = b"WATCHDOG=1"
@@ -225,11 +225,11 @@ def test_drain_lets_the_holder_complete_for_its_waiter(daemon: Start) -> None:
             late.connect(running.socket)
 
         holder.send(wire.Complete(lease.lease, msgspec.Raw(msgspec.msgpack.encode("answer")), id=3))
-        assert isinstance(holder.hear(), wire.Stored)
-        shared = waiter.hear()
+        assert isinstance(holder.receive(), wire.Stored)
+        shared = waiter.receive()
         assert isinstance(shared, wire.Shared)
         assert shared.value == "answer"
-        assert waiter.hear() is None
+        assert waiter.receive() is None
 
     assert running.process.wait(timeout=10) == 0
 
@@ -256,13 +256,13 @@ def test_drain_beyond_its_time_rejects_waiters(daemon: Start) -> None:
         began_at = time.monotonic()
         assert running.terminate(10) == 0
         assert 0.3 <= time.monotonic() - began_at < 5
-        end = waiter.hear()
+        end = waiter.receive()
         assert isinstance(end, wire.Rejected)
         assert end.reason == "draining"
 
 
 def test_second_signal_ends_the_drain(daemon: Start) -> None:
-    """A second signal ends the drain at once; waiters still get their final replies."""
+    """A second signal ends the drain immediately; waiters still get their final replies."""
     running = daemon("--set", "flights.drain_seconds=60")
     with Wire(running.socket) as holder, Wire(running.socket) as waiter:
         assert isinstance(holder.ask(wire.Begin("key", id=1)), wire.Lease)
@@ -270,7 +270,7 @@ def test_second_signal_ends_the_drain(daemon: Start) -> None:
         running.process.send_signal(signal.SIGTERM)
         poll_draining(holder)
         assert running.terminate(10) == 0
-        assert isinstance(waiter.hear(), wire.Rejected)
+        assert isinstance(waiter.receive(), wire.Rejected)
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ def test_daemon_with_fewer_descriptors_than_peers_warns_and_serves(socket_path: 
 
 
 def is_served(line: Wire) -> bool:
-    """Ping, and tell whether that was answered."""
+    """Ping, and return whether there was a reply."""
     try:
         return line.ask(wire.Ping(id=1)) is not None
     except OSError:
@@ -361,7 +361,7 @@ def is_served(line: Wire) -> bool:
 
 
 def peers_of(path: str) -> int | None:
-    """Ask how many are connected, whoever asks included; None while nobody is admitted."""
+    """Return the number of connections, this one included; None while no peer is admitted."""
     try:
         return int(str(ask(path, {"op": "stats"})["peers"]))
     except (OSError, IndexError):
@@ -451,7 +451,7 @@ def test_partial_frame_delays_no_other_peer(daemon: Start) -> None:
         gone.socket.close()
         assert ask(running.socket, {"op": "ping"})["type"] == "pong"
         slow.socket.sendall(whole[5:])
-        assert isinstance(slow.hear(), wire.Pong)
+        assert isinstance(slow.receive(), wire.Pong)
 
 
 def test_id_used_twice_is_rejected_and_the_first_is_answered(daemon: Start) -> None:
@@ -465,7 +465,7 @@ def test_id_used_twice_is_rejected_and_the_first_is_answered(daemon: Start) -> N
         assert isinstance(error, wire.Error)
         assert error.code == "bad_request"
         holder.send(wire.Complete(lease.lease, msgspec.Raw(b"\x01"), id=2))
-        assert isinstance(twice.hear(), wire.Shared)
+        assert isinstance(twice.receive(), wire.Shared)
 
 
 def test_random_bytes_affect_no_other_peer(daemon: Start) -> None:
@@ -511,6 +511,6 @@ def test_peer_that_never_reads_is_closed_and_delays_no_other(daemon: Start) -> N
 
 
 def resident_bytes(pid: int) -> int:
-    """Tell how much memory a process has."""
+    """Return how much memory a process uses."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

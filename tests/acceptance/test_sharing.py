@@ -1,4 +1,4 @@
-"""What the whole is for, with real processes: one call for many callers, whoever dies, hangs or comes back."""
+"""The purpose of sidecard, with real processes: one call for many callers, although processes die, hang or return."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ class Callers(Workers[Account]):
         self.start(plan, processes)
 
     def upstream_pids(self, word: str = "start") -> list[int]:
-        """Return who made upstream calls, in order."""
+        """Return the processes that made upstream calls, in order."""
         return [int(line.split()[1]) for line in self.ledger.read_text().splitlines() if line.startswith(word)]
 
     def first_holder(self) -> int:
@@ -74,7 +74,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def calls_of(accounts: list[Account]) -> list[Call]:
-    """Return all calls, none of which may have raised."""
+    """Return all calls; none may have raised."""
     assert [error for account in accounts for error in account.errors] == []
     return [call for account in accounts for call in account.calls]
 
@@ -98,7 +98,7 @@ def test_thousand_callers_in_eight_processes_make_one_upstream_call(
 def test_holder_killed_in_mid_call_costs_one_more_upstream_call(
     kind: str, daemon: Callable[..., Daemon], workers: Callable[..., Callers]
 ) -> None:
-    """The lease of a killed holder passes at once, and all callers of the other processes get the second holder's answer."""
+    """The lease of a killed holder passes immediately, and all callers of the other processes get the second holder's answer."""
     callers = workers(daemon().socket, kind)
     callers.go()
     holder = callers.first_holder()

@@ -43,5 +43,5 @@ def test_slope_finds_a_leak_through_noise() -> None:
 
 
 def test_picture_of_no_samples_is_drawn() -> None:
-    """A soak that fails at once has a picture too."""
+    """A soak that fails immediately has a picture too."""
     assert picture("none", {"empty": []}, [(0.0, "daemon killed")], 0.0).endswith("</svg>\n")

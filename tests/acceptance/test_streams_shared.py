@@ -1,4 +1,4 @@
-"""Streams shared by real processes, whoever is killed: nobody ever takes a part for the whole, and nothing partial is kept."""
+"""Streams shared by real processes, some of which are killed: no caller takes a partial answer for a whole one, and nothing partial is stored."""
 
 import os
 import signal

@@ -93,12 +93,14 @@ def test_lock_has_only_permissive_licenses() -> None:
     unknown = {}
     for entry in lock():
         try:
-            told: Any = importlib.metadata.metadata(entry.name)
+            details: Any = importlib.metadata.metadata(entry.name)
         except importlib.metadata.PackageNotFoundError:
             continue  # not for this Python
 
-        classifiers = [text for text in told.get_all("Classifier") or () if text.startswith("License ::")]
-        licence = " ".join([told.get("License-Expression") or "", (told.get("License") or "")[:200], *classifiers])
+        classifiers = [text for text in details.get_all("Classifier") or () if text.startswith("License ::")]
+        licence = " ".join(
+            [details.get("License-Expression") or "", (details.get("License") or "")[:200], *classifiers]
+        )
         if not PERMISSIVE.search(licence) or re.search(r"\bA?GPL", licence):
             unknown[entry.name] = licence
 

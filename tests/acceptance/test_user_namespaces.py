@@ -1,4 +1,4 @@
-"""A daemon in a user namespace, as in a rootless container: who is who, and what becomes of those who have no number there."""
+"""A daemon in a user namespace, as in a rootless container: which uid each peer has, and how peers without a mapped uid are treated."""
 
 import json
 import os
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 MAPPED, UNMAPPED = 5001, 5002
-"""Uids of the host: the first is 1 in the daemon's namespace, where root is root and nobody else is anybody."""
+"""Uids of the host: the first is 1 in the daemon's namespace, where only root is mapped to itself."""
 
 Start = Callable[..., str]
 

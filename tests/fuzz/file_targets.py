@@ -1,6 +1,6 @@
 """Targets among files: the spool, the ledger, the store and what is exported of it, and entries as Redis has them.
 
-Whoever can write to the state directory can do worse than damage; what is meant here are disks, copies and later versions.
+A user who can write to the state directory can do worse than damage files. These targets stand for faults of disks, partial copies and later versions.
 """
 
 import io
@@ -72,7 +72,7 @@ def spool(data: bytes) -> None:
 
 
 def ledger(data: bytes) -> None:
-    """A ledger, or a `StateUnusableError`; an engine that goes on from it can tell, and write, all that it knows."""
+    """A ledger, or a `StateUnusableError`; an engine restored from it can report and write all of it."""
     with scratch() as directory:
         file = LedgerFile(directory)
         file.path.write_bytes(data)
@@ -103,7 +103,7 @@ def envelope(data: bytes) -> None:
 
 
 def news(data: bytes) -> None:
-    """What another host says on the channel, or anybody who may publish there: a change, or nothing."""
+    """A message on the channel, of another host or of any other publisher: a change, or nothing."""
     reporter, events = StoreReporter(), list[object]()
     reporter.notify = events.append
     Invalidations("here", reporter).received(data)

@@ -1,4 +1,4 @@
-"""Targets in HTTP: what is posted, what SDKs ask and are answered, what a target of metrics answers, who asks for which host."""
+"""Targets in HTTP: what is posted, what SDKs ask and are answered, what a target of metrics answers, which hosts requests name."""
 
 from contextlib import suppress
 

@@ -84,7 +84,7 @@ def environment(data: bytes) -> None:
     _settings(collector)
     Notifier(environ, 1)
     with suppress(ListenError, StateUnusableError, ValueError):
-        # As nobody's: what is passed in for this process is no file of ours.
+        # Without an owner: descriptors passed to this process are not the daemon's.
         adopt_socket(environ | {"LISTEN_PID": "0"}, 1)
         state_directory(environ)
         paths.find_socket(None, environ, uid=1)

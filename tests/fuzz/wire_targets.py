@@ -117,16 +117,16 @@ def replies(data: bytes) -> None:
         connection.send(request)
 
     opened = len(connection)
-    heard: list[wire.AnyReply] = []
+    replies: list[wire.AnyReply] = []
     try:
         for piece in pieces(data, cut[0] if cut else 1):
-            heard += connection.receive(piece)
+            replies += connection.receive(piece)
     except ProtocolError:
         pass
 
     assert len(connection) <= opened
-    assert all(0 < reply.id <= opened for reply in heard)
-    assert len([reply for reply in heard if not isinstance(reply, wire.Pending | wire.Chunk)]) <= opened
+    assert all(0 < reply.id <= opened for reply in replies)
+    assert len([reply for reply in replies if not isinstance(reply, wire.Pending | wire.Chunk)]) <= opened
 
 
 LIMITS = LimitSettings(max_frame_bytes=4096, max_line_bytes=4096)
@@ -150,7 +150,7 @@ def conversation(data: bytes) -> None:
 
         _run(server)
 
-    # Armed timers fire and find nobody. A peer that half-closed while a begin of it waited is answered, and closed, only now.
+    # Armed timers fire and find no participant. A peer that half-closed while a begin of it waited is answered, and closed, only now.
     server.loop.pass_time(400 * 86400.0)
     _run(server)
     for peer in peers.values():

@@ -137,7 +137,7 @@ async def test_a_lease_that_arrives_in_the_turn_of_the_cancel_is_given_back(
 
 
 async def test_a_holder_cancelled_in_its_function_hands_the_call_on(daemon: Callable[..., Daemon]) -> None:
-    """The waiter of another process leads at once; the daemon counts a cancelled lease."""
+    """The waiter of another process gets the lease immediately; the daemon counts a cancelled lease."""
     path = daemon().socket
     running = anyio.Event()
 
@@ -191,7 +191,7 @@ async def test_a_holder_cancelled_between_two_backends_gives_the_next_lease_back
 
 
 async def test_a_caller_cancelled_in_the_pause_before_its_retry_leaves_nothing(daemon: Callable[..., Daemon]) -> None:
-    """At the real daemon neither: its waiter leads at once."""
+    """Nor does the real daemon: its waiter gets the lease immediately."""
     path = daemon(SIDECARD_RETRIES_BACKOFF_SECONDS="60", SIDECARD_RETRIES_MAX_BACKOFF_SECONDS="60").socket
 
     async def fails() -> str:
@@ -278,7 +278,7 @@ async def test_cancelled_waits_leave_nothing_behind(daemon: Callable[..., Daemon
 
 
 async def test_a_local_leader_cancelled_passes_the_call_to_the_next(socket_path: str) -> None:
-    """One caller's cancellation is nobody else's, however many there are in a row."""
+    """One caller's cancellation affects no other caller, however many there are in a row."""
     mine: ContextVar[anyio.CancelScope] = ContextVar("mine")
     leaders = []
 
@@ -312,7 +312,7 @@ async def test_a_local_leader_cancelled_passes_the_call_to_the_next(socket_path:
 
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_local_waiter_cancelled_touches_nobody(socket_path: str, fails: bool) -> None:
-    """The leader goes on, the others get its answer; where it fails, the next who is still there leads."""
+    """The leader goes on, the others get its answer; if it fails, the next remaining waiter leads."""
     go_on = anyio.Event()
     runs = []
 
@@ -347,7 +347,7 @@ async def test_a_local_waiter_cancelled_touches_nobody(socket_path: str, fails: 
 
 
 async def test_a_local_failure_is_shared_as_the_daemon_would(socket_path: str) -> None:
-    """A fatal one fails everyone who waited, each with its own exception."""
+    """A fatal failure fails every waiter, each with its own exception."""
     go_on = anyio.Event()
 
     async def fails() -> str:
@@ -465,7 +465,7 @@ async def test_what_was_said_last_is_still_sent(scripted: ScriptedDaemon) -> Non
 
 
 async def test_calls_with_a_limit_leave_no_deadline_behind(scripted: ScriptedDaemon) -> None:
-    """Answered at once, after a wait, without an answer, or cancelled."""
+    """Answered immediately, after a wait, without an answer, or cancelled."""
     scripted.script(wire.Begin, hit("v"), [PENDING, hit("v")], lease(), PENDING)
 
     async with AsyncClient(scripted.path) as sidecard:

@@ -71,7 +71,7 @@ async def test_a_hit_is_the_value_and_the_function_does_not_run(scripted: Script
     [(hit("v", stale=True), "stale"), (shared("v"), "shared"), ([PENDING, shared("v")], "shared")],
 )
 async def test_other_answers_with_a_value(scripted: ScriptedDaemon, reply: Any, source: str) -> None:
-    """At once or after a wait."""
+    """Immediately or after a wait."""
     scripted.script(wire.Begin, reply)
 
     async with AsyncClient(scripted.path) as sidecard:
@@ -122,7 +122,7 @@ async def test_answers_without_a_value_raise(
 
 
 async def test_a_failure_that_cannot_be_shared_makes_the_own_call(scripted: ScriptedDaemon) -> None:
-    """Where and when the daemon says, and nobody shares it."""
+    """On the backend and at the time that the daemon decides; the call is not shared."""
     scripted.script(wire.Begin, [PENDING, wire.Failed(0, "ignored", "")])
 
     async with AsyncClient(scripted.path) as sidecard:
@@ -214,7 +214,7 @@ async def test_a_void_lease_does_not_keep_the_next_backend_from_answering(
 
 
 async def test_plain_functions_run_in_threads(scripted: ScriptedDaemon) -> None:
-    """Nobody knows whether they block; what they return may still have to be awaited."""
+    """Whether they block is unknown; what they return may still have to be awaited."""
     threads = []
 
     def plain(prompt: str) -> str:
@@ -315,7 +315,7 @@ async def test_a_refused_request_says_what_to_change(scripted: ScriptedDaemon) -
 
 
 async def test_a_thousand_calls_share_one_connection(scripted: ScriptedDaemon) -> None:
-    """They all wait at once, and each gets its own answer."""
+    """They all wait at the same time, and each gets its own answer."""
     answer = threading.Event()
     scripted.always(wire.Begin, lambda begin: [PENDING, After(answer, hit(begin.key))])
     values = []

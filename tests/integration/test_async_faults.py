@@ -1,4 +1,4 @@
-"""`AsyncClient` while the daemon hangs, dies, talks nonsense, or is not there."""
+"""`AsyncClient` while the daemon hangs, dies, sends invalid bytes, or is not there."""
 
 import os
 import subprocess
@@ -140,7 +140,7 @@ async def test_a_daemon_that_stops_during_the_function_does_not_keep_its_value(s
 
 
 async def test_a_lease_whose_answer_the_daemon_cannot_take_is_given_back(scripted: ScriptedDaemon) -> None:
-    """Those who wait for it must not wait until it ends by itself."""
+    """Its waiters must not wait until it ends by itself."""
     scripted.script(wire.Complete, wire.Error(0, "bad_request", "a field that this daemon does not know"))
     async with AsyncClient(scripted.path) as sidecard:
         outcome, _ = await timed(sidecard)
@@ -245,7 +245,7 @@ async def test_a_connection_that_ends_is_made_again_once(scripted: ScriptedDaemo
 
 @pytest.mark.parametrize("end", [CLOSE, DIE])
 async def test_a_daemon_that_ends_every_connection_is_done_without(scripted: ScriptedDaemon, end: Any) -> None:
-    """Twice is enough, and the next call does not try at once."""
+    """Two attempts are enough, and the next call does not try immediately."""
     scripted.always(wire.Begin, end)
 
     async with AsyncClient(scripted.path) as sidecard:
@@ -303,7 +303,7 @@ async def test_a_client_uses_the_daemon_again_after_its_restart(daemon: Callable
         assert (await timed(sidecard))[0].source == "cache"
 
 
-# A daemon that talks nonsense ------------------------------------------------------------------------------------------
+# A daemon that sends invalid bytes --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

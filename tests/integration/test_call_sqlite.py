@@ -295,7 +295,7 @@ def test_a_link_is_not_followed(path: Path, opened: Open) -> None:
 
 
 def test_a_removed_file_is_recreated(path: Path, opened: Open) -> None:
-    """Otherwise rows would go to a file that nobody can find."""
+    """Otherwise rows would go to a file that cannot be found."""
     writer = opened()
     writer.write([row()])
     for file in path.parent.iterdir():

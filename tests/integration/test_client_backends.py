@@ -77,7 +77,7 @@ def test_a_begin_names_the_functions_backend_and_the_route(scripted: ScriptedDae
     assert begins == [(("cloud",), None), (("local", "cloud"), "fastest"), ((), None)]
 
 
-def test_an_outcome_tells_of_its_leases(scripted: ScriptedDaemon, client: Caller) -> None:
+def test_an_outcome_counts_its_leases(scripted: ScriptedDaemon, client: Caller) -> None:
     """What was passed over, and how many there were; neither where the answer was another's."""
     scripted.script(wire.Begin, [PENDING, lease("cloud", passed_over={"local": "saturated"})], shared("v"))
     functions = {"local": Upstream().generate, "cloud": Upstream().generate}
@@ -97,7 +97,7 @@ def test_a_begin_that_queued_may_be_refused(scripted: ScriptedDaemon, client: Ca
     assert caught.value.backends == {"local": "saturated", "cloud": "breaker_open"}
 
 
-def test_a_callers_own_time_out_is_told_as_one(scripted: ScriptedDaemon, client: Caller) -> None:
+def test_a_callers_own_timeout_is_reported_as_one(scripted: ScriptedDaemon, client: Caller) -> None:
     """Other failures are not."""
     for error in (TimeoutError("slow"), ConnectionError("down")):
         with pytest.raises(type(error)):
@@ -226,7 +226,7 @@ def test_a_daemon_lost_during_the_wait_after_a_failure(
 def test_a_backend_that_has_failed_is_not_called_again_without_the_daemon(
     scripted: ScriptedDaemon, client: Caller
 ) -> None:
-    """1. both fail; 2. the retry on the first fails; 3. the daemon ends: nobody allows a retry on the second."""
+    """1. both fail; 2. the retry on the first fails; 3. the daemon ends: no daemon allows a retry on the second."""
     scripted.script(wire.Begin, lease("local"))
     scripted.script(wire.Fail, lease("cloud"), [PENDING, lease("local")], DIE)
     local, cloud = Upstream(*down(2)), Upstream(*down(1))
@@ -250,7 +250,7 @@ def test_a_long_wait_after_a_failure_is_no_fault(scripted: ScriptedDaemon, conne
 
 
 def test_no_retries_without_a_daemon(client: Caller) -> None:
-    """The budget is the host's, and nobody is there to keep it."""
+    """The budget is the host's, and only the daemon keeps it."""
     upstream = Upstream(*down(1))
     with pytest.raises(ConnectionError):
         client.outcome(upstream.generate, "p", retries=5)
@@ -270,7 +270,7 @@ def hasty(connect: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch) -> Ca
 
 
 def taken_back(scripted: ScriptedDaemon) -> bool:
-    """Return whether the daemon learned that nobody waits any more: by a cancel of the begin, or by the connection's end."""
+    """Return whether the daemon learned that no caller waits any more: by a cancel of the begin, or by the connection's end."""
     begin = scripted.requests(wire.Begin)[0].id
     return scripted.ended == [0] or [cancel.target for cancel in scripted.requests(wire.Cancel)] == [begin]
 

@@ -237,7 +237,7 @@ def test_names_of_javascript_properties_are_shown(one: Served, opened: Open) -> 
         expect(page.get_by_role("heading", name=name)).to_be_visible()
 
 
-def test_screen_readers_hear_faults_once_and_no_numbers(one: Served, opened: Open) -> None:
+def test_screen_readers_announce_faults_once_and_no_numbers(one: Served, opened: Open) -> None:
     """Announcements of every change would be unusable."""
     page = opened()
     page.evaluate(
@@ -259,7 +259,7 @@ def test_screen_readers_hear_faults_once_and_no_numbers(one: Served, opened: Ope
 
 
 def test_a_hidden_page_polls_less_often(opened: Open) -> None:
-    """Every two seconds, every half minute while hidden, and at once when shown again."""
+    """Every two seconds, every half minute while hidden, and immediately when shown again."""
     page = opened(frozen=True)
     asked: list[str] = []
     page.on("requestfinished", lambda request: asked.append(request.url) if "/v1/summary" in request.url else None)

@@ -49,11 +49,11 @@ def record(value: bytes = b"v", ttl_seconds: float = 300.0, tags: tuple[str, ...
 
 
 class Running:
-    """A store, and what it has told."""
+    """A store, and the events that it has sent."""
 
     def __init__(self, path: Path, max_bytes: int, wall_clock: Callable[[], float]) -> None:
         self.said: list[dict[str, object]] = []
-        self.told: list[StoreEvent] = []
+        self.events: list[StoreEvent] = []
         self.faults: list[Exception] = []
         self._tickets = 0
         self.store = DiskStore(
@@ -74,7 +74,7 @@ class Running:
         """Let something be done."""
         answer = self.store.perform(effect)
         if answer is not None:
-            self.told.append(answer)
+            self.events.append(answer)
 
     async def look(self, key: str, scope: str = "1:default") -> Answer:
         """Ask for an entry."""
@@ -85,7 +85,7 @@ class Running:
     async def value(self, key: str) -> bytes | None:
         """Ask for an entry's value; None where there is none."""
         answer = await self.look(key)
-        assert not isinstance(answer, Unavailable), self.told
+        assert not isinstance(answer, Unavailable), self.events
         return answer.record.value if isinstance(answer, Found) else None
 
     async def remove(self, key: str) -> Answer:
@@ -102,27 +102,27 @@ class Running:
 
     async def _answer(self) -> Answer:
         ticket = self._tickets
-        await until(lambda: any(isinstance(one, StoreAnswered) and one.ticket == ticket for one in self.told))
-        answers = [one.answer for one in self.told if isinstance(one, StoreAnswered) and one.ticket == ticket]
+        await until(lambda: any(isinstance(one, StoreAnswered) and one.ticket == ticket for one in self.events))
+        answers = [one.answer for one in self.events if isinstance(one, StoreAnswered) and one.ticket == ticket]
         assert len(answers) == 1
         return answers[0]
 
     def turns(self) -> list[str]:
         """Return how the store was, in order."""
-        return [one.state for one in self.told if isinstance(one, StoreStateChanged)]
+        return [one.state for one in self.events if isinstance(one, StoreStateChanged)]
 
     def reason(self) -> str:
         """Return why it is as it is."""
-        return [one.reason for one in self.told if isinstance(one, StoreStateChanged)][-1]
+        return [one.reason for one in self.events if isinstance(one, StoreStateChanged)][-1]
 
     async def written(self, count: int) -> None:
         """Wait until so many entries were written."""
         await until(lambda: self.gauge("store_written") >= count)
 
     def gauge(self, name: str) -> int:
-        """Return a number that was told last."""
-        told = [one.gauges for one in self.told if isinstance(one, StoreMeasured)]
-        return getattr(told[-1], name) if told else 0
+        """Return the latest value of a gauge."""
+        gauges = [one.gauges for one in self.events if isinstance(one, StoreMeasured)]
+        return getattr(gauges[-1], name) if gauges else 0
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -139,7 +139,7 @@ async def running(
     """Run a store on a file, and close it."""
     one = Running(path, max_bytes, wall_clock)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(one.store.run, one.told.append)
+        tasks.start_soon(one.store.run, one.events.append)
         try:
             yield one
         finally:
@@ -209,7 +209,7 @@ async def test_a_removal_replaced_by_a_write_is_answered(path: Path) -> None:
     async with running(path) as one:
         one.perform(StoreRemove(77, "1:default", "k"))
         one.write("k", record(b"new"))
-        await until(lambda: any(isinstance(told, StoreAnswered) and told.ticket == 77 for told in one.told))
+        await until(lambda: any(isinstance(event, StoreAnswered) and event.ticket == 77 for event in one.events))
         assert await one.value("k") == b"new"
 
 
@@ -453,7 +453,7 @@ async def test_two_daemons_do_not_share_a_file(path: Path, monkeypatch: pytest.M
         await second_to_end.written(1)
         other = Running(path, 1 << 30, now)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(other.store.run, other.told.append)
+            tasks.start_soon(other.store.run, other.events.append)
             await until(lambda: other.turns() == ["down"])
             assert "another process uses" in other.reason()
             tasks.cancel_scope.cancel()

@@ -49,7 +49,7 @@ def path(tmp_path: Path) -> Path:
 
 
 class Running:
-    """A store, and what it has told."""
+    """A store, and the events that it has sent."""
 
     def __init__(self, path: Path, window_seconds: float) -> None:
         self.said: list[str] = []
@@ -71,7 +71,7 @@ class Running:
         """Take what is logged."""
         self.said.append(event)
 
-    def hear(self, event: StoreEvent | None) -> None:
+    def take(self, event: StoreEvent | None) -> None:
         """Take what the store says."""
         if isinstance(event, StoreAnswered):
             assert event.ticket not in self.answers, "answered twice"
@@ -81,7 +81,7 @@ class Running:
 
     def perform(self, effect: StoreEffect) -> None:
         """Let something be done."""
-        self.hear(self.store.perform(effect))
+        self.take(self.store.perform(effect))
 
     def write(self, key: str, value: bytes = b"v", ttl_seconds: float = 300.0, *tags: str) -> None:
         """Let an entry be kept."""
@@ -134,7 +134,7 @@ async def running(path: Path, window_seconds: float = 0.02) -> AsyncIterator[Run
     """Run a store on a file, and close it."""
     one = Running(path, window_seconds)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(one.store.run, one.hear)
+        tasks.start_soon(one.store.run, one.take)
         try:
             await until(lambda: bool(one.turns))
             yield one

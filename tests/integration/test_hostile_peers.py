@@ -96,7 +96,7 @@ def test_unread_replies_of_many_peers_share_one_limit(daemon: Start) -> None:
 
 
 def test_one_large_answer_for_many_waiters_is_in_memory_once(daemon: Start) -> None:
-    """All of them get it at once, before any can read."""
+    """All of them are sent it together, before any can read."""
     running = daemon()
     path = running.socket
     holder, waiters = Wire(path), [Wire(path) for _ in range(60)]

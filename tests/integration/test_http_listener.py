@@ -354,13 +354,13 @@ class TestInTheDaemonsThread:
 
     async def test_signal_handlers_remain_the_daemons(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Uvicorn would replace them, and raise the signals again at its end."""
-        heard: list[Any] = []
+        reports: list[Any] = []
         handlers: list[Callable[..., Any]] = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]  # type: ignore[misc]  # those of pytest and Python
         listener = HttpListener(
             (),
             bind_tcp(TcpAddress("127.0.0.1", 0)),
             lambda _: wire.Error(0, "unavailable", "not asked"),
-            lambda *said, **_: heard.append(said),
+            lambda *said, **_: reports.append(said),
         )
         monkeypatch.setattr(listener._app, "record_step", lambda: None)
         async with anyio.create_task_group() as tasks:
@@ -369,7 +369,7 @@ class TestInTheDaemonsThread:
             tasks.cancel_scope.cancel()
 
         assert during == handlers
-        assert heard == []
+        assert reports == []
 
     async def test_cancellation_before_the_start_closes_the_socket(self) -> None:
         """The daemon may be stopped at any time."""

@@ -115,7 +115,7 @@ def test_what_a_task_stores(client: Caller, task: str, fields: dict[str, Any], e
 
 
 def test_without_a_daemon_calls_go_on_without_a_normal_form(socket_path: str) -> None:
-    """There is nobody to ask, and nobody to share with."""
+    """No daemon can be asked, and no caller shares the answer."""
     upstream = Upstream()
     with Client(socket_path, normalize="task") as client:
         assert client.outcome(upstream, "a  b", task="loose", name="n").source == "fallback"

@@ -33,7 +33,7 @@ def anyio_backend() -> str:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait, at most half a minute."""
     with anyio.fail_after(30):
-        while not condition():  # noqa: ASYNC110 - of things that tell nobody
+        while not condition():  # noqa: ASYNC110 - of states that send no event
             await anyio.sleep(0.005)
 
 

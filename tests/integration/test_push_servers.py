@@ -67,7 +67,7 @@ class Pusher:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait, at most half a minute."""
     with anyio.fail_after(30):
-        while not condition():  # noqa: ASYNC110 - of things that tell nobody
+        while not condition():  # noqa: ASYNC110 - of states that send no event
             await anyio.sleep(0.01)
 
 
@@ -86,7 +86,7 @@ def stored(server: MetricsServer, count: int) -> Points:
 async def broken_and_unbroken(
     steady: MetricsServer, broken: MetricsServer, path: str, directory: Path | None, end: str
 ) -> None:
-    """Push the same to two servers, of which one goes away twice; both must store the same."""
+    """Push the same to two servers, one of which disconnects twice; both must store the same."""
     began_at = began()
     one, other = (
         Pusher(steady.url + path, None, began_at),

@@ -48,10 +48,10 @@ def access(path: str, **fields: Any) -> RedisAccess:
 
 
 class Server:
-    """Greets who comes first, and then says what it was told to say, whatever it hears. A thread, with plain sockets."""
+    """A thread with a plain socket: it greets the first client, then sends the scripted replies regardless of the requests."""
 
     def __init__(self, path: str, says: tuple[bytes, ...], greeting: bytes = GREETING) -> None:
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         self._says = says
         self._greeting = greeting
         self._listening = socket.socket(socket.AF_UNIX)
@@ -73,10 +73,10 @@ class Server:
             while not hello.endswith(last):
                 hello += connection.recv(65536)
 
-            self.heard.append(hello)
+            self.received.append(hello)
             connection.sendall(self._greeting + LOADED * len(ALL))
             for text in self._says:
-                self.heard.append(connection.recv(65536))
+                self.received.append(connection.recv(65536))
                 if text == b"close":
                     return
 
@@ -102,12 +102,12 @@ async def connected(socket_path: str, *says: bytes) -> AsyncIterator[tuple[Singl
 
 async def fault_of(connection: SingleConnection, command: tuple[str, ...]) -> Exception:
     """Ask and watch until something fails; return what."""
-    with pytest.raises(ExceptionGroup) as told:  # noqa: PT012 - both are needed for it
+    with pytest.raises(ExceptionGroup) as raised:  # noqa: PT012 - both are needed for it
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(connection.monitor)
             await connection.run([command])
 
-    fault: Exception = told.value.exceptions[0]
+    fault: Exception = raised.value.exceptions[0]
     return fault
 
 
@@ -119,7 +119,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_replies_reach_their_commands_in_order(socket_path: str) -> None:
-    """Also where they arrive in pieces, or several at once."""
+    """Also if they arrive in pieces, or several together."""
     async with connected(socket_path, b"+a\r\n$3\r\nb", b"cd\r\n") as (connection, _):
         replies: list[object] = []
         connection.send(("ONE",), replies.append)
@@ -132,7 +132,7 @@ async def test_replies_reach_their_commands_in_order(socket_path: str) -> None:
 
 @pytest.mark.parametrize("says", [b"close", b"$100\r\nhalf of it"], ids=["at once", "in mid-reply"])
 async def test_a_lost_connection_fails_its_commands(socket_path: str, says: bytes) -> None:
-    """Later commands fail at once."""
+    """Later commands fail immediately."""
     async with connected(socket_path, says, b"close") as (connection, _):
         assert isinstance(await fault_of(connection, ("GET", "k")), FAULTS)
         with pytest.raises(FAULTS):
@@ -153,14 +153,14 @@ async def test_an_idle_server_is_pinged(socket_path: str) -> None:
         with pytest.raises(TimeoutError), anyio.fail_after(5):
             await connection.monitor()
 
-        assert b"".join(server.heard[1:]).count(b"PING") == 2
+        assert b"".join(server.received[1:]).count(b"PING") == 2
 
 
 @pytest.mark.parametrize(
     "says", [b"!nonsense\r\n", b"-LOADING Redis is loading the dataset in memory\r\n", b"+one\r\n+too many\r\n"]
 )
 async def test_a_protocol_violation_ends_the_connection(socket_path: str, says: bytes) -> None:
-    """Nonsense, a server that is not ready, a reply without a command."""
+    """Invalid bytes, a server that is not ready, a reply without a command."""
     async with connected(socket_path, says, b"") as (connection, _):
         connection.send(("GET", "k"), lambda _: None)
         await until(connection._lost.done)
@@ -168,13 +168,13 @@ async def test_a_protocol_violation_ends_the_connection(socket_path: str, says: 
 
 
 async def test_an_unknown_script_is_sent_as_text(socket_path: str) -> None:
-    """The server was told to forget it, or has taken over from another."""
+    """The server's scripts were flushed, or it has replaced another server."""
     async with connected(socket_path, b"-NOSCRIPT No matching script\r\n", b":1\r\n") as (connection, server):
         with anyio.fail_after(5):
             assert await connection.run([ScriptCall(RENEW, b"k", ("t", 5))]) == [1]
 
-        assert RENEW.sha.encode() in server.heard[1]
-        assert RENEW.text.encode() in server.heard[2]
+        assert RENEW.sha.encode() in server.received[1]
+        assert RENEW.text.encode() in server.received[2]
 
 
 async def test_an_error_is_the_reply_of_its_command(socket_path: str) -> None:
@@ -201,11 +201,11 @@ async def test_a_wrong_password_is_an_authentication_error(socket_path: str) -> 
     """The password is in the command, not in the error."""
     server = Server(socket_path, (), b"-WRONGPASS invalid username-password pair\r\n")
     connection = SingleConnection(access(socket_path, password="secret"))
-    with pytest.raises(AuthenticationError) as told:
+    with pytest.raises(AuthenticationError) as raised:
         await connection.open()
 
-    assert "secret" not in str(told.value)
-    assert b"secret" in server.heard[0]
+    assert "secret" not in str(raised.value)
+    assert b"secret" in server.received[0]
     await connection.close()
     await anyio.lowlevel.checkpoint()  # the transport's own turn to close
     server.close()

@@ -114,7 +114,7 @@ def test_where_the_task_looks_for_nothing_the_embedder_does_not_run(connect: Cal
 
 
 def test_without_a_daemon_the_embedder_does_not_run(connect: Callable[..., Caller], running: Daemon) -> None:
-    """The call is made, and the vector would be for nobody."""
+    """The call is made, and no caller would use the vector."""
     embedder, model = Embedder(), Model()
     client = connect(embed={"angles": embedder.embed}, task="faq")
     running.terminate()
@@ -166,7 +166,7 @@ def test_a_ready_vector_needs_no_embedder(connect: Callable[..., Caller]) -> Non
 
 
 def test_another_number_of_dimensions_is_an_error_that_says_what_to_change(connect: Callable[..., Caller]) -> None:
-    """Which a caller sees who wants to; for the others the call is made without the daemon, with a warning."""
+    """With ``on_unavailable="raise"`` the caller sees it; otherwise the call is made without the daemon, with a warning."""
     model = Model()
     client = connect(task="faq")
     client.outcome(model.generate, "one", vector=[1.0, 0.0])

@@ -90,7 +90,7 @@ def test_what_nobody_could_answer_is_raised(client: Caller) -> None:
 
 
 def test_an_open_breaker_leaves_the_old_answer(client: Caller) -> None:
-    """No call is made; who has none is rejected."""
+    """No call is made; a caller without a stale answer is rejected."""
     upstream = Upstream()
     client.outcome(upstream, **OLD)
     client.ask("breaker", "default", "open")
@@ -102,7 +102,7 @@ def test_an_open_breaker_leaves_the_old_answer(client: Caller) -> None:
 
 
 def test_the_others_have_the_old_answer_while_one_fetches(client: Caller) -> None:
-    """Nobody waits."""
+    """No caller waits."""
     upstream = Upstream()
     client.outcome(upstream, **OLD)
     seen = []
@@ -143,7 +143,7 @@ def test_a_stream_that_fails_before_its_first_piece_is_the_old_one(client: Calle
 
 
 def test_a_failure_is_remembered_where_its_caller_says_so(client: Caller) -> None:
-    """The next one hears it without a call, as if it had waited."""
+    """The next caller gets it without a call, as if it had waited."""
     upstream = Upstream()
     upstream.error = ValueError("bad prompt")
     with pytest.raises(ValueError, match="bad prompt"):

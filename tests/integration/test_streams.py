@@ -76,7 +76,7 @@ def pieces(prompt: str, call: int = 1, count: int = 4) -> list[str]:
 
 @pytest.fixture
 def model() -> Model:
-    """A model that nobody has asked."""
+    """A model without any calls yet."""
     return Model()
 
 
@@ -170,7 +170,7 @@ def test_followers_read_along_and_late_ones_catch_up(running: Daemon, client: Cl
 def test_a_stream_that_fails_in_the_middle_raises_everywhere_and_is_not_kept(
     running: Daemon, client: Client, model: Model
 ) -> None:
-    """Its own caller sees the exception, followers see `CallFailed`, nobody sees an early end."""
+    """Its own caller sees the exception, followers see `CallFailed`, and no caller sees an early end."""
     model.errors = [ConnectionError("gone")]
     holder = Reader(client.stream(model.stream, "p"))
     poll(lambda: model.asked == 1, "the model was never asked")
@@ -264,7 +264,7 @@ def test_a_stored_stream_comes_at_the_pace_that_was_asked_for(client: Client, mo
 
 
 def test_a_stream_that_is_closed_twice_is_finished_once(running: Daemon, client: Client, model: Model) -> None:
-    """SDKs close a response when it has ended and when its block does; nobody may then ask the same generator at once."""
+    """SDKs close a response when it has ended and when its block does; both must not use the generator at the same time."""
     model.lets(1)
     shared = client.stream(model.stream, "p")
     assert next(shared) == "p 1.0"
@@ -324,10 +324,10 @@ def test_a_follower_that_leaves_touches_nobody(running: Daemon, client: Client, 
     assert holder.ends() == other.ends() == pieces("p")
 
 
-def test_when_the_daemon_dies_the_holder_goes_on_and_followers_are_told(
+def test_when_the_daemon_dies_the_holder_goes_on_and_followers_fail(
     running: Daemon, client: Client, model: Model
 ) -> None:
-    """A new caller falls back; nobody takes a stump for an answer."""
+    """A new caller falls back; no caller takes a partial stream for an answer."""
     holder = Reader(client.stream(model.stream, "p"))
     poll(lambda: model.asked == 1, "the model was never asked")
     follower = Reader(client.stream(model.stream, "p"))
@@ -364,7 +364,7 @@ def test_patience_is_for_each_piece(running: Daemon, client: Client, model: Mode
 
 
 def test_pieces_that_cannot_be_shared_are_only_their_callers(client: Client, running: Daemon) -> None:
-    """With a warning; those who wait make their own calls."""
+    """With a warning; waiters make their own calls."""
     calls = []
 
     def objects() -> Iterator[object]:
@@ -505,7 +505,7 @@ class TestAsync:
             assert [piece async for piece in client.stream(model.stream, "b")] == pieces("b", 2)
 
     async def test_followers_read_along_on_one_connection(self, running: Daemon, model: Model) -> None:
-        """Those who come late catch up."""
+        """Followers that join late catch up."""
         got: list[list[str]] = [[] for _ in range(6)]
 
         async def read(client: AsyncClient, mine: list[str]) -> None:
@@ -597,7 +597,7 @@ class TestAsync:
             assert stats(running)["stored"] == 0
 
     async def test_failures_reach_the_caller_and_the_followers(self, running: Daemon, model: Model) -> None:
-        """Its own caller sees the exception, followers see `CallFailed`, nobody sees an early end."""
+        """Its own caller sees the exception, followers see `CallFailed`, and no caller sees an early end."""
         model.errors = [ConnectionError("gone")]
         seen: list[Exception] = []
 
@@ -633,7 +633,7 @@ class TestAsync:
 
         assert (stream.backend, stream.attempts, stream.source) == ("cloud", 2, "upstream")
 
-    async def test_when_the_daemon_dies_the_holder_goes_on_and_followers_are_told(
+    async def test_when_the_daemon_dies_the_holder_goes_on_and_followers_fail(
         self, running: Daemon, model: Model
     ) -> None:
         """A new caller falls back."""

@@ -216,7 +216,7 @@ def test_timeout_that_the_daemon_forgets(
     with pytest.raises(CallTimeout):
         hasty.call(upstream.generate, "p", wait=0.1)
 
-    wait_until(lambda: daemon.ended == [0])  # its late answer finds nobody
+    wait_until(lambda: daemon.ended == [0])  # its late answer finds no waiter
 
 
 @pytest.mark.parametrize("reason", ["busy", "draining"])
@@ -289,7 +289,7 @@ def test_an_answer_that_comes_too_late_is_nobodys(daemon: ScriptedDaemon, hasty:
     wait_until(recovered)
 
 
-def test_an_error_of_the_whole_connection_is_told(daemon: ScriptedDaemon, client: Client) -> None:
+def test_an_error_of_the_whole_connection_is_raised(daemon: ScriptedDaemon, client: Client) -> None:
     """It has no request's id, and the connection is not used again."""
     daemon.script(wire.Get, [_framed(wire.Error(id=0, code="too_large", message="smaller"), 0), CLOSE])
     with pytest.raises(RequestRefused, match="smaller"):
@@ -471,7 +471,7 @@ def test_an_interruption_in_the_wait_after_a_failure_leaves_nothing(
 def test_an_error_instead_of_another_lease_gives_the_first_one_back(
     daemon: ScriptedDaemon, client: Client, upstream: Upstream
 ) -> None:
-    """Nobody knows whether it has ended, so the connection is closed."""
+    """Whether it has ended is unknown, so the connection is closed."""
     upstream.errors = [ConnectionError("1")]
     daemon.script(wire.Fail, wire.Error(id=0, code="internal", message=""))
     with pytest.raises(ConnectionError):
@@ -481,7 +481,7 @@ def test_an_error_instead_of_another_lease_gives_the_first_one_back(
 
 
 def test_a_lease_that_nobody_can_use_is_given_back(daemon: ScriptedDaemon, client: Client) -> None:
-    """A second lease on a backend that has failed already: the connection is closed, so the lease is lost at once."""
+    """A second lease on a backend that has failed already: the connection is closed, so the lease is lost immediately."""
     first = Upstream()
     first.errors = [ConnectionError("1")]
     daemon.script(wire.Begin, lease("local"))
@@ -593,7 +593,7 @@ def test_threads_without_a_daemon_and_a_value_that_cannot_be_shared(client: Clie
 def test_threads_join_the_running_lease_when_the_daemon_dies(
     daemon: ScriptedDaemon, client: Client, upstream: Upstream
 ) -> None:
-    """The holder is in this process: nobody calls a second time."""
+    """The holder is in this process: no second call is made."""
     upstream.gate = threading.Event()
     daemon.script(wire.Begin, lease(), PENDING, PENDING)
     leader = in_thread(client.outcome, upstream.generate, "p")
@@ -735,7 +735,7 @@ def test_a_lease_that_was_lost_is_renewed_no_more(daemon: ScriptedDaemon, client
 def test_a_finished_call_renews_nothing(
     daemon: ScriptedDaemon, client: Client, upstream: Upstream, error: BaseException | None
 ) -> None:
-    """A lease that nobody works for must expire, whatever ended the work; those of other calls live on."""
+    """A lease without a running call must expire, whatever ended the call; leases of other calls are kept."""
     daemon.always(wire.Begin, lambda _request: lease(expires_in_seconds=0.3))
     upstream.gate = threading.Event()
     running = in_thread(client.call, upstream.generate, "p")
@@ -858,7 +858,7 @@ def test_a_fork_while_others_wait_and_hold(daemon: ScriptedDaemon, client: Clien
 
 
 def test_threads_have_connections_of_their_own(daemon: ScriptedDaemon, client: Client, upstream: Upstream) -> None:
-    """As many as there are calls at once, and these are kept."""
+    """As many as there are concurrent calls, and these are kept."""
     upstream.gate = threading.Event()
     futures = [in_thread(client.call, upstream.generate, f"p{number}") for number in range(8)]
     wait_until(lambda: len(upstream.prompts) == 8)
@@ -1049,7 +1049,7 @@ def test_a_real_daemon_keeps_entries(real: Daemon, client: Client) -> None:
 
 
 def test_a_real_daemon_forgets_a_dead_childs_lease(real: Daemon, client: Client, upstream: Upstream) -> None:
-    """A holder that is killed is followed at once by the one who waits."""
+    """The waiter replaces a killed holder immediately."""
     ready, signal_end = os.pipe()
 
     def hold(prompt: str) -> str:

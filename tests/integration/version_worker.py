@@ -111,7 +111,7 @@ def wait(client: Client) -> None:
 
 
 async def concurrent_calls(path: str) -> list[Any]:
-    """Make ten calls at once on one connection."""
+    """Make ten calls at the same time on one connection."""
     async with AsyncClient(path, daemon_timeout=PATIENCE_SECONDS) as client:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(client.call(answer, f"c{number % 2}")) for number in range(10)]

@@ -65,7 +65,7 @@ class EngineTrial:
         return [one.reply for one in sent if (one.peer, one.reply.id) == (peer.id, request.id)]
 
     def observe(self, request: wire.AnyRequest, kind: type[_Reply]) -> _Reply:
-        """Send a request of which the script has no trace, and return its reply."""
+        """Send a request that is not part of the script, and return its reply."""
         event = RequestReceived(self.observer, request)
         effects = self.engine.handle(event, self.now)
         self.checker.watch(event, effects, self.now)
@@ -81,7 +81,7 @@ class EngineTrial:
         return self._ids
 
     def tick(self) -> None:
-        """Tell the engine the time."""
+        """Send the engine a tick."""
         self.happen(Tick())
 
     def passes(self, seconds: float) -> None:

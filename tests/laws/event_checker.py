@@ -370,7 +370,7 @@ class EventChecker:
             value = _listed(presented.chunks) if begin.stream else bytes(request.value)
             self._stored.keep(self.settings, place, value, request, begin, now)
         elif may_store:
-            # It was too large, or dead at once: the meaning of the key has changed all the same.
+            # It was too large, or its lifetime was 0: the key's value has changed nevertheless.
             self._stored.drop(place)
 
         for asked in self._waiting(place):

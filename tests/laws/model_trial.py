@@ -116,7 +116,7 @@ class ModelTrial(EngineTrial):
             assert not (room and any(f"table of {table}" in reason for reason in health.reasons)), health.reasons
 
     def _follow_entries(self, effects: list[Effect]) -> None:
-        """Tell the model what the cache alone decides: which entries were evicted, and whether one is too large."""
+        """Report to the model what the cache alone decides: which entries were evicted, and whether one is too large."""
         emitted = [effect.note for effect in effects if isinstance(effect, EmitNote)]
         refused = [note for note in emitted if isinstance(note, notes.EntryRefused)]
         assert all(note.size_bytes + _MOST_CHARGED_BYTES > note.max_bytes for note in refused)

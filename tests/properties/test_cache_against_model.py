@@ -1,4 +1,4 @@
-"""The cache against a dict: what it serves, what it counts, and who leaves first."""
+"""The cache against a dict: what it serves, what it counts, and what it evicts first."""
 
 import tracemalloc
 from collections.abc import Callable

@@ -63,12 +63,12 @@ class EngineMachine(TrialMachine):
     @with_peers
     @rule(begins=st.lists(st.tuples(PICKS, BEGINS), min_size=2, max_size=6))
     def crowd(self, begins: list[tuple[int, wire.Begin]]) -> None:
-        """Begin many times at once."""
+        """Begin many times in one step."""
         for pick, begin in begins:
             self.begin(pick, begin)
 
     def _lease(self, pick: int, who: str) -> tuple[Peer, str]:
-        """Choose a lease and who presents it."""
+        """Choose a lease and the peer that presents it."""
         current = [(lease.peer, lease.name) for lease in self.trial.model.leases]
         leases = self.trial.granted if who == "with an old one" else current
         if not leases:

@@ -32,7 +32,7 @@ def shuffled(value: Any) -> Any:
 
 
 def exactly(value: Any) -> Any:
-    """Return a value whose equality tells types apart, as keys do."""
+    """Return a value whose equality distinguishes types, as keys do."""
     if isinstance(value, dict):
         return "map", frozenset((exactly(name), exactly(item)) for name, item in value.items())
     if isinstance(value, list):

@@ -192,7 +192,7 @@ class Line:
                 self._server.claims[place] = token, self._clock.now + CLAIM_SECONDS
 
     def hear(self, news: KeyChanged | EntriesPurged) -> None:
-        """Hear what another host has done."""
+        """Apply another host's change."""
         self._later("news", lambda: self._tell(news))
 
     def _ask(self, ask: StoreRead) -> None:

@@ -25,7 +25,7 @@ class Ground:
         """Wait for the test."""
 
     def connect(self, process: Process, ours: Pipe, theirs: Pipe) -> None:
-        """Nobody does."""
+        """Not used."""
 
     def settle(self, process: Process, seconds: float = 0.0) -> None:
         """Let time pass for a process, and all that it does in it."""
@@ -48,12 +48,12 @@ def test_pipe_with_cut_bytes_delivers_them_in_order() -> None:
     pipe = Pipe(Ground())
     assert pipe.send(b"abcdef") == 6
     pipe.end()
-    heard = []
+    reads = []
     for size in (1, 3, 0):
         pipe.deliver(size)
-        heard.append((pipe.read(100), pipe.end_arrived))
+        reads.append((pipe.read(100), pipe.end_arrived))
 
-    assert heard == [(b"a", False), (b"bcd", False), (b"ef", True)]
+    assert reads == [(b"a", False), (b"bcd", False), (b"ef", True)]
 
 
 def test_full_pipe_takes_no_more_until_it_is_read() -> None:

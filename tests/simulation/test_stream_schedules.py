@@ -59,7 +59,7 @@ class Schedule:
         self.leases: dict[str, Reading] = {}
         """Those that are held."""
         self.holders: dict[str, Actor] = {}
-        """Who has, or had, which lease."""
+        """The current or former holder of each lease."""
         self.keys: dict[str, str | None] = {}
         """By lease, the key that it is of."""
         self.appended: dict[str, list[str]] = {}
@@ -180,7 +180,7 @@ class Schedule:
                 self.say(self.holder(name), wire.Renew(name, id=-5))
 
     def read_on(self) -> None:
-        """Let those who are behind have read."""
+        """Let all slow peers read their backlog."""
         self.trial.script.append((self.host.now, f"room for {len(self.host.behind)}"))
         self.host.all_have_read()
 

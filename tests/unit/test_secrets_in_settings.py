@@ -71,9 +71,9 @@ def test_an_error_in_a_file_contains_no_secret(text: str, tmp_path: Path, capsys
     file = tmp_path / "sidecard.toml"
     file.write_text(text, encoding="utf-8")
     assert main(["serve", "--check", "--config", str(file)]) == BAD_CONFIG
-    told = "".join(capsys.readouterr())
-    assert told.startswith("sidecard: ")
-    assert CANARY not in told
+    printed = "".join(capsys.readouterr())
+    assert printed.startswith("sidecard: ")
+    assert CANARY not in printed
 
 
 @pytest.mark.parametrize("environ", WRONG_VARIABLES, ids=lambda environ: next(iter(environ)))
@@ -85,9 +85,9 @@ def test_an_error_in_a_variable_contains_no_secret(
         monkeypatch.setenv(name, value)
 
     assert main(["config", "check"]) == BAD_CONFIG
-    told = "".join(capsys.readouterr())
-    assert next(iter(environ)) in told
-    assert CANARY not in told
+    printed = "".join(capsys.readouterr())
+    assert next(iter(environ)) in printed
+    assert CANARY not in printed
 
 
 @pytest.mark.parametrize("text", WRONG_FLAGS)

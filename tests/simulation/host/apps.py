@@ -32,7 +32,7 @@ class Stage(Surroundings, Protocol):
 
     answers: AnswerChecker
     wait_seconds: float
-    """How long the daemon lets wait who does not say."""
+    """Waiting time of a begin that names none."""
 
 
 class App:
@@ -147,7 +147,7 @@ class BlockingApp(App, ThreadedProcess):
         self.start(work)
 
     def die(self, kept: int) -> None:
-        """End at once."""
+        """End immediately."""
         self.bury(kept)
         self.alive = False
         self.kill_threads()
@@ -258,7 +258,7 @@ class AsyncApp(App, LoopProcess):
         self.soon(lambda: self._start(work))
 
     def die(self, kept: int) -> None:
-        """End at once. The tasks are ended too: otherwise Python warns about them."""
+        """End immediately. The tasks are ended too: otherwise Python warns about them."""
         self.bury(kept)
         Process.current = self
         for _ in range(100):

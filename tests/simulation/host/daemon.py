@@ -366,7 +366,7 @@ class Daemon(LoopProcess):
         self.driver.drain(flush)
 
     def die(self, kept: int) -> None:
-        """End at once: of what is on its way to each peer so many bytes arrive."""
+        """End immediately: of what is on its way to each peer so many bytes arrive."""
         self.alive = False
         self.forget_everything()
         for transport in self.transports:
@@ -381,4 +381,4 @@ class Daemon(LoopProcess):
 
 
 def _ignore(*_: object) -> None:
-    """Nobody reads it here."""
+    """It is not read in the simulation."""

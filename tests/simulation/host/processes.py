@@ -140,11 +140,11 @@ class Readable(Protocol):
 
     @property
     def is_readable(self) -> bool:
-        """Reading would return at once."""
+        """Reading would return immediately."""
 
     @property
     def is_writable(self) -> bool:
-        """Writing would take something at once."""
+        """Writing would take something immediately."""
 
 
 class Loop(asyncio.AbstractEventLoop):

@@ -145,7 +145,7 @@ class RawPeer(LoopProcess):
             self._half_closed = True
 
     def die(self, kept: int) -> None:
-        """End at once."""
+        """End immediately."""
         self.dying = True
         for one in self.sockets:
             one.kill(kept)

@@ -58,7 +58,7 @@ class Found(NamedTuple):
 
     @property
     def where(self) -> tuple[str, str]:
-        """Tell faults apart: by the place that has found them."""
+        """Distinguish faults by the place that found them."""
         frame = traceback.extract_tb(self.fault.__traceback__)[-1]
         return frame.filename, frame.line or ""
 

@@ -88,7 +88,7 @@ class Pipe:
 
     @property
     def is_readable(self) -> bool:
-        """Reading returns at once."""
+        """Reading returns immediately."""
         return bool(self.arrived) or self.end_arrived
 
     def read(self, size: int) -> bytes:
@@ -259,12 +259,12 @@ class Socket:
 
     @property
     def is_readable(self) -> bool:
-        """Reading returns at once."""
+        """Reading returns immediately."""
         return self._ends is not None and (self._shut or self._ends.incoming.is_readable)
 
     @property
     def is_writable(self) -> bool:
-        """Writing takes something, or fails, at once."""
+        """Writing takes something, or fails, immediately."""
         outgoing = None if self._ends is None else self._ends.outgoing
         return outgoing is None or outgoing.room > 0 or outgoing.broken or outgoing.ended
 

@@ -175,7 +175,7 @@ class Event:
             waiter.wake()
 
     def clear(self) -> None:
-        """Let who comes wait."""
+        """Let arriving threads wait."""
         self._set = False
 
     def wait(self, timeout: float | None = None) -> bool:

@@ -30,7 +30,7 @@ def test_task_backends_and_route_apply_to_begins_without_any() -> None:
 
 
 def test_sovereign_mode_grants_no_lease_on_remote_backends() -> None:
-    """Sovereign mode rejects remote backends at once, as next backend, and while queued."""
+    """Sovereign mode rejects remote backends immediately, as next backend, and while queued."""
     host = Host(sovereign=True, backends={"near": BackendSettings(locality="local", max_concurrent=1)})
     alice = host.peer()
     assert alice.refused("cloud") == Rejected(1, "sovereign", None, {"cloud": "sovereign"})
@@ -88,7 +88,7 @@ def test_soft_budget_notes_once_per_period_and_rejects_nothing() -> None:
     assert sum(isinstance(note, notes.BudgetSpent) for note in host.notes) == 2
 
 
-@pytest.mark.parametrize("way", ["complete", "fail", "told off", "lost", "cancelled", "expired"])
+@pytest.mark.parametrize("way", ["complete", "fail", "retry_after", "lost", "cancelled", "expired"])
 def test_budget_reservation_is_released_once_whatever_the_outcome(way: str) -> None:
     """A call's reservation is released once and completely, whatever the outcome."""
     host = Host(budgets={"all": BudgetSettings(10.0, hard=True)})
@@ -101,7 +101,7 @@ def test_budget_reservation_is_released_once_whatever_the_outcome(way: str) -> N
             alice.completes(lease, "answer")
         case "fail":
             alice.fails(lease)
-        case "told off":
+        case "retry_after":
             alice.fails(lease, retry_after_seconds=5.0)
         case "lost":
             alice.dies()

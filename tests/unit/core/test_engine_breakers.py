@@ -253,7 +253,7 @@ def test_ignored_call_without_answer_has_no_result() -> None:
 
 
 def test_operator_opens_probes_and_closes_breaker() -> None:
-    """``open`` holds until an operator acts, ``auto`` probes first, ``close`` acts at once."""
+    """``open`` holds until an operator acts, ``auto`` probes first, ``close`` acts immediately."""
     host = Host()
     host.sets("cloud", "open")
     host.passes(1e6)
@@ -281,7 +281,7 @@ def test_disabled_breaker_measures_and_stays_closed() -> None:
 
 
 def test_operator_open_empties_queue_and_close_serves_it() -> None:
-    """An operator's actions affect the queue at once, not at the next call."""
+    """An operator's actions affect the queue immediately, not at the next call."""
     host = limited()
     held(host, "a")
     bob = host.peer()

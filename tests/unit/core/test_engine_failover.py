@@ -232,7 +232,7 @@ def test_retry_on_open_breaker_is_rejected() -> None:
 
 
 def test_peer_lost_before_retry_passes_flight_on() -> None:
-    """A peer lost before its retry passes its flight on at once."""
+    """A peer lost before its retry passes its flight on immediately."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     alice.fails(alice.leads("key", backends=("a",)), next=True, retry=True)

@@ -162,8 +162,8 @@ def test_renew_keeps_lease() -> None:
     assert unpacked(bob.receives()[0]) == "answer"
 
 
-@pytest.mark.parametrize(("renew", "told"), [(None, 15.0), (2.0, 6.0), (10.0, 15.0)])
-def test_lease_reply_implies_renew_interval(renew: float | None, told: float) -> None:
+@pytest.mark.parametrize(("renew", "expected"), [(None, 15.0), (2.0, 6.0), (10.0, 15.0)])
+def test_lease_reply_implies_renew_interval(renew: float | None, expected: float) -> None:
     """The lifetime in the lease reply is three renewal intervals, and never more than the lease's."""
     host = Host(renew_seconds=renew)
     alice = host.peer()
@@ -171,7 +171,7 @@ def test_lease_reply_implies_renew_interval(renew: float | None, told: float) ->
 
     (lease,) = alice.receives()
     assert isinstance(lease, Lease)
-    assert lease.expires_in_seconds == told
+    assert lease.expires_in_seconds == expected
 
 
 def test_lease_of_another_peer_is_stale() -> None:
@@ -224,7 +224,7 @@ def test_fatal_failure_fails_all_waiters_and_is_not_remembered() -> None:
 
 
 def test_ignored_failure_releases_all_waiters_at_once() -> None:
-    """An answer that cannot be shared releases all waiters at once."""
+    """An answer that cannot be shared releases all waiters at the same time."""
     host = Host()
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     lease = alice.leads("key")
@@ -325,7 +325,7 @@ def test_expired_waiter_is_not_elected_before_its_tick() -> None:
 
 
 def test_begin_with_zero_wait_times_out_at_once() -> None:
-    """A begin with ``wait_seconds`` 0 gets an entry, a lease, or a timeout at once."""
+    """A begin with ``wait_seconds`` 0 gets an entry, a lease, or a timeout immediately."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     alice.leads("key")
@@ -510,7 +510,7 @@ def test_drain_rejects_waiters_of_failed_holder() -> None:
 
 
 def test_expired_waiter_times_out_during_drain() -> None:
-    """A waiter past its deadline times out during a drain, even if one tick brings both."""
+    """A waiter past its deadline times out during a drain, even if one tick handles both."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     alice.leads("key")

@@ -200,7 +200,7 @@ def test_newcomer_does_not_overtake_queue() -> None:
 
 
 def test_due_queue_is_served_after_newcomer_joins() -> None:
-    """A queue that is due is served at once, although a newcomer has reset its timer."""
+    """A queue that is due is served immediately, although a newcomer has reset its timer."""
     host = Host(backends={"a": BackendSettings(requests_per_minute=2.0)}, lease_seconds=600.0, wait_seconds=500.0)
     held(host, "a")
     held(host, "a")
@@ -273,7 +273,7 @@ def test_full_queue_rejects_and_notes_once() -> None:
 
 
 def test_queue_of_zero_rejects_at_once() -> None:
-    """A backend with ``max_queue`` 0 rejects callers at once."""
+    """A backend with ``max_queue`` 0 rejects callers immediately."""
     host = Host(backends={"a": BackendSettings(max_concurrent=1, max_queue=0)})
     held(host, "a")
 
@@ -308,7 +308,7 @@ def test_zero_wait_is_rejected_by_full_backend() -> None:
 
 
 def test_zero_wait_gets_free_permit() -> None:
-    """``wait_seconds`` 0 gets a free permit at once."""
+    """``wait_seconds`` 0 gets a free permit immediately."""
     assert limited().peer().calls("a", wait_seconds=0.0).backend == "a"
 
 

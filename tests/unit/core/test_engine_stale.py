@@ -28,8 +28,8 @@ def host_with_an_old_answer(age_seconds: float = 15.0, **settings: Any) -> tuple
     return host, alice, bob
 
 
-def brought(reply: Lease | Rejected) -> Any:
-    """Return the older answer that a reply brings along."""
+def older_answer_of(reply: Lease | Rejected) -> Any:
+    """Return the older answer that a reply carries."""
     return msgspec.msgpack.decode(reply.stale_value)
 
 
@@ -40,7 +40,7 @@ def test_one_caller_refreshes_and_others_get_stale_answer() -> None:
     bob.asks(Begin("key", id=6))
 
     lease = alice.gets(Lease)
-    assert (brought(lease), lease.stale_age_seconds, lease.stale_backend) == ("old", 15.0, "default")
+    assert (older_answer_of(lease), lease.stale_age_seconds, lease.stale_backend) == ("old", 15.0, "default")
     hit = bob.gets(Hit)
     assert (unpacked(hit), hit.stale, hit.age_seconds, hit.saved_dollars) == ("old", True, 15.0, 0.5)
     alice.completes(lease.lease, "new")
@@ -58,7 +58,7 @@ def test_answer_is_stale_until_its_stale_time_ends() -> None:
     """A stale answer is served until its stale time ends; then the next caller leads without it."""
     host, alice, bob = host_with_an_old_answer(39.999)
     alice.asks(Begin("key", id=5))
-    assert brought(alice.gets(Lease)) == "old"
+    assert older_answer_of(alice.gets(Lease)) == "old"
     host.passes(0.002)
     bob.asks(Begin("key", id=6))
 
@@ -131,7 +131,7 @@ def test_open_breaker_rejects_with_stale_answer() -> None:
     alice.asks(Begin("key", id=5))
 
     rejected = alice.gets(Rejected)
-    assert (rejected.reason, brought(rejected), rejected.stale_age_seconds) == ("breaker_open", "old", 15.0)
+    assert (rejected.reason, older_answer_of(rejected), rejected.stale_age_seconds) == ("breaker_open", "old", 15.0)
     stats = host.stats()
     assert (stats.rejected, stats.stale_given) == (1, 1)
 
@@ -144,7 +144,7 @@ def test_spent_budget_rejects_with_stale_answer() -> None:
     alice.asks(Begin("key", id=5))
 
     rejected = alice.gets(Rejected)
-    assert (rejected.reason, brought(rejected)) == ("budget", "old")
+    assert (rejected.reason, older_answer_of(rejected)) == ("budget", "old")
 
 
 def test_full_backend_serves_stale_answer() -> None:
@@ -173,7 +173,7 @@ def test_failed_refresh_keeps_stale_answer() -> None:
     alice.fails(alice.leads("key", 5), "transient")
     bob.asks(Begin("key", id=6))
 
-    assert brought(bob.gets(Lease)) == "old"
+    assert older_answer_of(bob.gets(Lease)) == "old"
 
 
 def test_delete_and_purge_remove_stale_answer() -> None:
@@ -197,7 +197,7 @@ def test_stale_stream_is_replayed_as_stale() -> None:
     alice.receives()
     host.passes(15.0)
     alice.asks(Begin("key", id=5, stream=True))
-    assert brought(alice.gets(Lease)) == ["a", "b"]
+    assert older_answer_of(alice.gets(Lease)) == ["a", "b"]
     bob.asks(Begin("key", id=6, stream=True))
     chunks = bob.receives()
 
@@ -208,7 +208,7 @@ def test_stale_stream_is_replayed_as_stale() -> None:
 
 
 def test_answer_with_zero_ttl_is_stale_at_once() -> None:
-    """An answer with ttl 0 is stale at once and is not written to the store."""
+    """An answer with ttl 0 is stale immediately and is not written to the store."""
     host = Host(ttl_seconds=0.0, stale_seconds=30.0, sharing_window_seconds=0.0, store="own")
     alice = host.peer()
     alice.asks(Begin("key", id=1))
@@ -218,7 +218,7 @@ def test_answer_with_zero_ttl_is_stale_at_once() -> None:
     assert [type(effect).__name__ for effect in host.wants()] == ["StoreRemove"]
     alice.asks(Begin("key", id=2))
     host.answers(host.asked().ticket, Absent())
-    assert brought(alice.gets(Lease)) == "old"
+    assert older_answer_of(alice.gets(Lease)) == "old"
 
 
 def test_store_is_read_before_stale_refresh() -> None:
@@ -232,10 +232,10 @@ def test_store_is_read_before_stale_refresh() -> None:
     alice.asks(Begin("key", id=2))
     ask = host.asked()
     bob.asks(Begin("key", id=3))
-    assert bob.gets(Hit).stale  # somebody looks already
+    assert bob.gets(Hit).stale  # another caller refreshes it already
     host.answers(ask.ticket, Absent("claim"))
 
-    assert brought(alice.gets(Lease)) == "old"
+    assert older_answer_of(alice.gets(Lease)) == "old"
     carol.asks(Begin("key", id=4))
     assert carol.gets(Hit).stale
 
@@ -313,7 +313,7 @@ def test_early_refresh_follows_the_papers_formula(jitter: float, early: bool) ->
         return
 
     lease = alice.gets(Lease)
-    assert brought(lease) == "old"
+    assert older_answer_of(lease) == "old"
     bob.asks(Begin("key", id=6, task="rag"))
     hit = bob.gets(Hit)
     assert (unpacked(hit), hit.stale) == ("old", False)

@@ -112,7 +112,7 @@ def test_absent_entry_makes_longest_waiting_caller_lead() -> None:
 
 
 def test_pending_is_sent_only_if_store_is_slow() -> None:
-    """Callers are sent pending once, after 20 ms; later callers at once."""
+    """Callers are sent pending once, after 20 ms; later callers immediately."""
     host = own()
     alice, ask = begun(host)
     host.passes(0.019)
@@ -182,7 +182,7 @@ def test_caller_joining_gets_asks_for_claim() -> None:
 
 
 def test_refresh_does_not_read_store() -> None:
-    """A refresh leads at once with an own store, and claims with a shared one; its answer replaces the entry."""
+    """A refresh leads immediately with an own store, and claims with a shared one; its answer replaces the entry."""
     host = own()
     alice = host.peer()
     alice.asks(Begin("key", id=1, mode="refresh"))
@@ -660,8 +660,8 @@ def test_store_state_changes_are_noted_once() -> None:
     alice.asks(wire.GetHealth(id=2))
     assert alice.gets(wire.Health).reasons[0].startswith("The store accepts no entries: It is full.")
     host.happens(StoreStateChanged("up"))
-    told = [note for note in host.notes if isinstance(note, notes.StoreFailed | notes.StoreRecovered)]
-    assert told == [
+    noted = [note for note in host.notes if isinstance(note, notes.StoreFailed | notes.StoreRecovered)]
+    assert noted == [
         notes.StoreFailed("down", "It is gone."),
         notes.StoreFailed("read_only", "It is full."),
         notes.StoreRecovered(3),
@@ -671,7 +671,7 @@ def test_store_state_changes_are_noted_once() -> None:
 
 
 def test_table_limits_bound_lookups() -> None:
-    """Callers beyond the table limits are rejected at once."""
+    """Callers beyond the table limits are rejected immediately."""
     host = own(max_flights=1, max_waiters=2)
     _, ask = begun(host)
     alice = host.peer()

@@ -22,7 +22,7 @@ def stream_of(host: Host, key: str = "key", **fields: Any) -> tuple[Actor, str]:
 
 
 def follower_of(host: Host, key: str = "key", **fields: Any) -> Actor:
-    """Let a new peer wait for a stream of which nothing has come yet."""
+    """Let a new peer wait for a stream without a chunk yet."""
     follower = host.peer()
     follower.waits(key, stream=True, **fields)
     return follower
@@ -488,8 +488,8 @@ def test_deleted_stream_reaches_readers_only() -> None:
     follower.asks(wire.Delete("key", id=9))
     holder.appends(lease, "b")
     assert not ends(holder, lease).stored
-    heard = follower.receives()
-    assert [type(reply) for reply in heard] == [wire.Chunk, wire.Deleted, wire.Chunk, wire.End]
+    replies = follower.receives()
+    assert [type(reply) for reply in replies] == [wire.Chunk, wire.Deleted, wire.Chunk, wire.End]
 
 
 def test_expired_drain_ends_every_reader() -> None:

@@ -23,7 +23,7 @@ def put(host: Host, key: str, value: Raw = Raw(b"\xc0"), **fields: object) -> in
 
 
 def test_value_with_too_many_chunks_is_not_streamed() -> None:
-    """A value of which each byte may be a chunk is not streamed: the caller makes its own call."""
+    """A value whose every byte may be a chunk is not streamed: the caller makes its own call."""
     host = Host(cache_max_bytes=16 * MIB)
     mine = put(host, "mine", packed("x" * 1000))
     many = 1_000_000

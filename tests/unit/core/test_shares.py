@@ -175,19 +175,19 @@ def test_uid_with_all_metric_names_does_not_shut_others_out() -> None:
 
 
 def test_reloaded_spare_share_applies_to_all_tables() -> None:
-    """A reloaded spare share applies to flights and app metrics at once; existing ones stay."""
+    """A reloaded spare share applies to flights and app metrics immediately; existing ones stay."""
     host = Host(max_flights=16, max_series=26, spare_share=0.0)
     greedy, polite = host.peer(GREEDY), host.peer(POLITE)
     fills(greedy, 16)
     for number in range(MAX_METRICS):
         greedy.asks(RecordMetrics(metrics=(Measurement(name=f"greedy_{number}", kind="counter"),)))
 
-    told = RecordMetrics(metrics=(Measurement(name="polite", kind="counter"),), acknowledge=True)
+    message = RecordMetrics(metrics=(Measurement(name="polite", kind="counter"),), acknowledge=True)
     assert is_busy(polite, Begin("key", id=99))
-    polite.asks(told)
+    polite.asks(message)
     assert polite.gets(wire.Recorded).dropped == 1
 
     host.reads(max_flights=16, max_series=26, **SIXTEEN)
     polite.leads("key")
-    polite.asks(told)
+    polite.asks(message)
     assert polite.gets(wire.Recorded).dropped == 0

@@ -64,7 +64,7 @@ def test_the_lock_ends_with_its_process_and_is_not_inherited(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("obstacle", ["directory", "symlink", "missing"])
 def test_a_lock_file_that_cannot_be_opened_is_an_error(obstacle: str, tmp_path: Path) -> None:
-    """At once, without waiting."""
+    """It fails immediately, without waiting."""
     directory = tmp_path / "state"
     if obstacle != "missing":
         directory.mkdir()

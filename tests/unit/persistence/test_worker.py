@@ -1,4 +1,4 @@
-"""The worker thread: order, results, faults, and jobs that nobody waits for any more."""
+"""The worker thread: order, results, faults, and jobs that no task waits for any more."""
 
 import asyncio
 import threading
@@ -51,7 +51,7 @@ async def test_do_hands_results_over_in_order_on_the_loops_thread() -> None:
 
 
 async def test_a_cancelled_wait_does_not_end_the_job() -> None:
-    """The worker is busy until the job's result arrives, though nobody waits for it."""
+    """The worker is busy until the job's result arrives, though no task waits for it."""
     worker = WorkerThread("test", asyncio.get_running_loop())
     go_on, done = threading.Event(), threading.Event()
 

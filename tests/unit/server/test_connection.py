@@ -114,7 +114,7 @@ def test_data_after_the_end_is_not_served() -> None:
 
 
 def test_end_of_file_ends_a_msgpack_peer() -> None:
-    """Another holder takes over its flight at once."""
+    """Another holder takes over its flight immediately."""
     server = ServerHarness()
     alice, bob = server.connect(), server.connect()
     alice.send(wire.Begin("key", id=1))

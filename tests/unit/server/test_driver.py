@@ -136,14 +136,14 @@ def test_a_watcher_that_does_not_read_is_paused_and_not_closed() -> None:
 
     root.transport.reads = True
     root.transport.buffered = 0
-    heard: list[wire.Note] = []
-    while len(heard) <= MAX_WAITING:
+    replies: list[wire.Note] = []
+    while len(replies) <= MAX_WAITING:
         server.loop.pass_time(POLL_SECONDS)
         server.loop.turn()
-        heard += [reply for reply in root.received() if isinstance(reply, wire.Note)]
+        replies += [reply for reply in root.received() if isinstance(reply, wire.Note)]
 
-    assert [note.note for note in heard] == ["lease_ended"] * MAX_WAITING + ["left_out"]
-    assert heard[-1].fields == {"count": 5}
+    assert [note.note for note in replies] == ["lease_ended"] * MAX_WAITING + ["left_out"]
+    assert replies[-1].fields == {"count": 5}
 
 
 def test_a_lost_peer_is_reported_once() -> None:

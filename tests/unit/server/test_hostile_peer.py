@@ -188,13 +188,13 @@ def test_messages_before_a_framing_error_are_served_in_turns_before_the_error() 
     alice = server.connect()
     pings = b"".join(frame(wire.pack(wire.Ping(id=number))) for number in range(3 * MAX_BATCH))
     alice.connection.data_received(pings + b"\xff\xff\xff\xff")
-    heard = alice.received()
-    assert len(heard) == MAX_BATCH
+    replies = alice.received()
+    assert len(replies) == MAX_BATCH
     while server.loop.turn():
-        heard += alice.received()
+        replies += alice.received()
 
-    assert [reply.id for reply in heard] == [*range(3 * MAX_BATCH), 0]
-    assert heard[-1].code == "too_large"
+    assert [reply.id for reply in replies] == [*range(3 * MAX_BATCH), 0]
+    assert replies[-1].code == "too_large"
     assert alice.transport.closed
 
 
@@ -206,11 +206,11 @@ def test_many_lines_of_a_half_closed_peer_are_all_served_before_it_is_closed() -
         "".join(f'{{"op":"ping","id":{number}}}\n' for number in range(3 * MAX_BATCH)) + '{"op":"ping","id":-1}'
     )
     alice.disconnect()
-    heard = alice.received()
+    replies = alice.received()
     while server.loop.turn():
-        heard += alice.received()
+        replies += alice.received()
 
-    assert [reply["id"] for reply in heard] == [*range(3 * MAX_BATCH), -1]
+    assert [reply["id"] for reply in replies] == [*range(3 * MAX_BATCH), -1]
     assert alice.transport.closed
 
 

@@ -45,7 +45,7 @@ def test_late_removals_are_given_up(writes: BackgroundWrites, events: list[Store
 
 
 def test_a_removal_that_a_write_replaces_is_answered(writes: BackgroundWrites) -> None:
-    """It is no longer done by itself; one that nobody waits for needs no answer."""
+    """It is no longer done by itself; a removal without a waiting request needs no answer."""
     assert writes._add(StoreRemove(7, SCOPE, "k")) is None
     writes.expect_removal(7)
     assert writes._add(write("k")) == StoreAnswered(7, Unavailable())

@@ -132,7 +132,7 @@ def test_a_purge_by_task_removes_entries_of_the_task() -> None:
 
 
 def test_an_entry_purged_while_it_is_written_is_not_found() -> None:
-    """1. An entry is taken, to be written. 2. It is purged. 3. It is looked up: that it is being written is outdated."""
+    """1. An entry is taken, to be written. 2. It is purged. 3. It is looked up: the write in progress is outdated."""
     pending = PendingWrites(10_000)
     pending.add(write("k", b"v", "t"))
     pending.add(write("other", b"v", "u"))

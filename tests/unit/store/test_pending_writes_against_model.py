@@ -1,4 +1,4 @@
-"""Pending changes and a store, against the simplest model: every change is done at once."""
+"""Pending changes and a store, against the simplest model: every change is done immediately."""
 
 from typing import Any
 
@@ -106,7 +106,7 @@ class Trial:
             do(self.disk, change)
 
     def seen(self, scope: str, key: str) -> tuple[bytes, tuple[str, ...]] | None:
-        """Return what somebody is served who asks now."""
+        """Return what a caller that asks now is served."""
         change = self.pending.find(scope, key)
         if change is not None:
             return (change.record.value, change.record.tags) if isinstance(change, StoreWrite) else None

@@ -1,4 +1,4 @@
-"""The breaker on the socket, as a table: who asks, who goes on without."""
+"""The breaker on the socket, as a table: which callers ask the daemon, and which continue without it."""
 
 import pytest
 

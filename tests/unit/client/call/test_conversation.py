@@ -268,7 +268,7 @@ def test_a_waiter_of_a_cancelled_call_leads_the_next() -> None:
 
 @pytest.mark.parametrize("elected", [False, True])
 def test_an_interrupted_wait_touches_nobody_else(elected: bool) -> None:
-    """An elected waiter passes its turn on, or nobody would ever lead."""
+    """An elected waiter that leaves passes its turn on; otherwise no caller would lead."""
     flights = LocalFlights(threading.Event)
     flight = led(flights)
     conversation = fall_back(flights)

@@ -1,4 +1,4 @@
-"""What an exception means for those who wait."""
+"""What an exception means for the waiters."""
 
 import asyncio
 import concurrent.futures
@@ -209,7 +209,7 @@ def test_is_timeout(error: BaseException, timeout: bool) -> None:
     ],
 )
 def test_retry_after_seconds_of(headers: object, seconds: float | None) -> None:
-    """Numbers and dates are read from the response's or the exception's headers; nonsense is ignored."""
+    """Numbers and dates are read from the response's or the exception's headers; invalid values are ignored."""
     assert retry_after_seconds_of(StatusError(response=SimpleNamespace(headers=headers))) == seconds
     assert retry_after_seconds_of(StatusError(headers=headers)) == seconds
 

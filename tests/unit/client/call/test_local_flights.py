@@ -80,7 +80,7 @@ def test_succeed_forgets_the_answer(flights: LocalFlights) -> None:
 
 
 def test_succeed_with_a_value_that_cannot_be_shared_releases_all(flights: LocalFlights) -> None:
-    """Waiters make their own calls, all at once."""
+    """Waiters make their own calls, all at the same time."""
     flight = lead(flights)
     waiters = [wait(flights) for _ in range(3)]
     flights.succeed(flight, object())
@@ -167,7 +167,7 @@ def test_leave_after_the_answer_does_nothing(flights: LocalFlights) -> None:
 
 
 def test_lead_announces_a_call_that_others_may_join(flights: LocalFlights) -> None:
-    """Callers who lose the daemon join a lease holder's call."""
+    """Callers that lose the daemon join a lease holder's call."""
     flight = flights.lead(KEY)
     assert flight is not None
     waiter = wait(flights)

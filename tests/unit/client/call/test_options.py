@@ -287,7 +287,7 @@ def test_changed_takes_none_back_to_the_default(keyword: str) -> None:
 
 
 def test_embed_and_vector_are_one_or_the_other() -> None:
-    """The call overrides the client; both at once are an error."""
+    """The call overrides the client; both together are an error."""
     embeds = DEFAULTS.changed({"embed": {"model": len}})
     assert embeds.embed == Embedding("model", len)  # type: ignore[arg-type]  # any callable will do here
     ready = embeds.changed({"vector": [1.0, 0.5]})

@@ -81,7 +81,7 @@ def test_a_too_large_prompt_is_sent_as_its_size() -> None:
 
 
 def test_a_hook_is_a_callable() -> None:
-    """Another type is refused at once."""
+    """Another type is refused immediately."""
     with pytest.raises(TypeError, match="redact= must be callable"):
         Options().changed({"redact": "no"})
 

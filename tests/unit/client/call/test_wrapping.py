@@ -115,7 +115,7 @@ def test_wrap_a_module() -> None:
 
 
 def test_wrap_refuses_invalid_arguments() -> None:
-    """The error is raised at once, not at the first call."""
+    """The error is raised immediately, not at the first call."""
     with pytest.raises(TypeError, match=r"methods=\['generate'\]"):
         wrapped("generate")
 

@@ -24,7 +24,7 @@ REQUEST = httpx2.Request("POST", "http://h/v1/messages", content=b"{}")
 
 
 def test_the_library_is_that_of_the_request() -> None:
-    """Httpx and httpx2 are told apart by the request's class."""
+    """The request's class distinguishes httpx and httpx2."""
     assert library_of(REQUEST) is httpx2
     assert library_of(httpx.Request("GET", "http://h")) is httpx
 

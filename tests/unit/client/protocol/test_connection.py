@@ -237,7 +237,7 @@ def test_a_reply_above_the_limit_is_refused_by_its_header() -> None:
     ids=lambda reply: type(reply).__name__,
 )
 def test_a_fail_may_wait_like_a_begin(reply: wire.Reply) -> None:
-    """Its last reply closes it, at once or after a `Pending`."""
+    """Its last reply closes it, immediately or after a `Pending`."""
     for before in ([], [wire.Pending(1)]):
         connection = Connection()
         connection.send(wire.Fail(lease="l", next=True, retry=True))

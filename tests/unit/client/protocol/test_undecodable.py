@@ -23,7 +23,7 @@ def hit(value: bytes) -> wire.Hit:
 
 
 def shared(value: bytes) -> wire.Shared:
-    """Build somebody else's answer of these bytes."""
+    """Build another caller's answer from these bytes."""
     return wire.Shared(
         1, msgspec.Raw(value), 1.0, stale=False, saved_seconds=1.0, saved_dollars=0.0, backend="b", meta={}
     )
@@ -60,7 +60,7 @@ def test_a_piece_that_cannot_be_read_ends_its_stream_alone() -> None:
 
 
 def test_a_lease_that_cannot_be_read_ends_the_connection() -> None:
-    """The daemon must learn at once that nobody holds it."""
+    """The daemon must learn immediately that no caller holds it."""
     connection = Connection()
     connection.send(wire.Begin("key"))
     lease = wire.pack({"type": "lease", "id": 1, "lease": "boot-1", "backend": msgspec.Raw(b"\xa1\xff")})

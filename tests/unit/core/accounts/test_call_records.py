@@ -75,7 +75,7 @@ def test_records_have_prompts_if_the_lease_asked_for_them() -> None:
 
 
 def test_calls_without_a_key_are_recorded() -> None:
-    """They are shared with nobody."""
+    """They are not shared."""
     host = Host(log_calls=True, log_prompts=True)
     alice = host.peer()
     alice.completes(alice.calls("cloud").lease, "because", spoken=SPOKEN)

@@ -259,7 +259,7 @@ def test_a_spent_hard_budget_rejects_backends_that_cost() -> None:
 
 
 def test_calls_in_progress_count_for_a_budget() -> None:
-    """Many calls that begin at once must not each find room; a released permit returns its reservation."""
+    """Many calls that begin at the same time must not each find room; a released permit returns its reservation."""
     town = Town(budgets={"daily": BudgetSettings(1.0, hard=True)})
     town.answers("cloud", 1.0, cost_dollars=0.25)
     permits = []

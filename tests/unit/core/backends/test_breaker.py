@@ -527,7 +527,7 @@ def test_retry_after_seconds_by_state(state: BreakerState, seconds: float | None
 
 
 def test_retry_after_seconds_is_none_with_a_probe_left() -> None:
-    """The next call is admitted at once."""
+    """The next call is admitted immediately."""
     bench = Bench()
     bench.trip()
     bench.wait_for_probes()

@@ -70,7 +70,7 @@ def test_put_of_too_large_a_value_is_refused_and_removes_the_older_one() -> None
 
 
 def test_put_with_a_lifetime_of_zero_stores_nothing() -> None:
-    """Without time to live and sharing window, the entry could be served to nobody."""
+    """Without time to live and sharing window, the entry could not be served."""
     cache = MemoryCache(10_000_000)
 
     assert put(cache, "key", ttl=0.0).entry is None
@@ -168,7 +168,7 @@ def test_purge_by_tag_leaves_the_rest() -> None:
 
 
 def test_expire_removes_many_entries_in_batches() -> None:
-    """Mass expiry is spread over several ticks, and the next is due at once until it is done."""
+    """Mass expiry is spread over several ticks, and the next is due immediately until it is done."""
     cache = MemoryCache(100_000_000)
     for number in range(2500):
         put(cache, f"key{number}", ttl=5.0)

@@ -1,4 +1,4 @@
-"""Settings operations: what a reload changes at once, and what it does not lose."""
+"""Settings operations: what a reload changes immediately, and what it does not lose."""
 
 from typing import Any
 
@@ -84,7 +84,7 @@ def test_a_new_lifetime_applies_to_new_entries() -> None:
 
 
 def test_a_smaller_cache_evicts_in_batches_and_a_larger_one_keeps_entries() -> None:
-    """Removing hundreds of thousands of entries blocks nobody."""
+    """Removing hundreds of thousands of entries blocks no caller."""
     host = Host(cache_max_bytes=10_000_000)
     alice = host.peer()
     for number in range(5000):
@@ -155,7 +155,7 @@ def test_a_cache_that_is_switched_off_drops_its_entries() -> None:
 
 
 def test_a_higher_limit_grants_leases_to_waiting_callers() -> None:
-    """At once, first come first served; a lower limit ends no call."""
+    """Immediately, first come first served; a lower limit ends no call."""
     host = Host(**limited(1))
     alice, bob, carol = host.peer(), host.peer(), host.peer()
     held = alice.calls("b")

@@ -1,4 +1,4 @@
-"""The watch operation: who gets which notes, and how many a slow watcher gets."""
+"""The watch operation: which peer gets which notes, and how many a slow watcher gets."""
 
 from typing import Any, get_args
 

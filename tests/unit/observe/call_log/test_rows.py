@@ -63,9 +63,9 @@ def test_a_row_has_the_fields_of_its_record() -> None:
     """Field by field."""
     call = record(key="k1-a", backend="cloud", model="m", prompt_tokens=3, completion_tokens=4, billed_dollars=0.5)
     row = row_of("i", AT, "host", call, '"p"', '"a"')
-    told = structs.asdict(call)
-    assert {name: getattr(row, name) for name in told if name not in {"prompt", "answer"}} == {
-        name: value for name, value in told.items() if name not in {"prompt", "answer"}
+    fields = structs.asdict(call)
+    assert {name: getattr(row, name) for name in fields if name not in {"prompt", "answer"}} == {
+        name: value for name, value in fields.items() if name not in {"prompt", "answer"}
     }
     assert (row.id, row.at_seconds, row.host, row.prompt, row.answer) == ("i", AT, "host", '"p"', '"a"')
 

@@ -73,7 +73,7 @@ class Place:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> type[Disk]:
-    """Let spools be on a disk that does as a test says, and time out at once."""
+    """Put spools on a scripted disk, and let jobs time out immediately."""
     monkeypatch.setattr(push_backlog, "Spool", Disk)
     monkeypatch.setattr(Disk, "fault", None)
     monkeypatch.setattr(Disk, "gate", None)

@@ -315,7 +315,7 @@ def test_one_process_uses_a_directory_at_a_time(directory: Path) -> None:
 
 
 def test_a_removed_directory_is_an_error_and_counted(directory: Path) -> None:
-    """Before more is written to files that nobody can find."""
+    """Before more is written to files that cannot be found."""
     queue = Queue(directory)
     queue.spool.append(block(0))
     queue.spool.append(block(1))

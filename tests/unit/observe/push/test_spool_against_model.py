@@ -39,7 +39,7 @@ class World:
         self.taken: list[Block] = []
         self.dropped = 0
         self.on_its_way = 0
-        """Samples that were being sent when a process died, of a file that had to go meanwhile: nobody knows what became of them."""
+        """Samples that were being sent when a process died, of a file that was dropped meanwhile: whether they arrived is unknown."""
         self.damaged: list[Path] = []
         self.lives = 0
         self.spool = self._open()
@@ -83,7 +83,7 @@ class World:
         self.spool = self._open()
 
     def harm(self, kind: str, which: int, where: int) -> None:
-        """Damage one file of a directory that nobody uses."""
+        """Damage one file of a directory that is not in use."""
         files = sorted(path for path in self.directory.iterdir() if path.name != "lock")
         if not files:
             return
@@ -132,8 +132,8 @@ def test_no_crash_loses_repeats_or_reorders_a_block(steps: list[Step]) -> None:
         numbers = [block.at_milliseconds for block in world.taken]
         assert world.taken == [world.made[number] for number in numbers]
         assert numbers == sorted(set(numbers))
-        told = sum(block.samples for block in world.taken) + world.dropped + world.on_its_way
-        assert told == sum(block.samples for block in world.made)
+        accounted = sum(block.samples for block in world.taken) + world.dropped + world.on_its_way
+        assert accounted == sum(block.samples for block in world.made)
         assert world.damaged == []
 
 

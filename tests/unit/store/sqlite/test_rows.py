@@ -14,7 +14,7 @@ ROW = row_of("1:default", "key", RECORD, 1000.0, 1600.0)
 
 
 def flipped(data: bytes, bit: int) -> bytes:
-    """Return bytes of which one bit is another."""
+    """Return bytes with one bit flipped."""
     return (int.from_bytes(data, "big") ^ (1 << bit)).to_bytes(len(data), "big")
 
 
