@@ -64,6 +64,8 @@ EXAMPLES = {
 }
 """Values in the example file that are not the default."""
 
+START_ONLY = " Takes effect at the next start only."
+
 _TABLE_HEAD = "| setting | value | default | description | environment |\n|---|---|---|---|---|"
 
 
@@ -87,7 +89,7 @@ def example_toml() -> str:
 
 def _markdown_section(section: str, shape: type[Struct]) -> str:
     title = f"[{section}]" if section in SECTIONS else f"[{section}.NAME]"
-    restart = " Takes effect at the next start only." if section in START_ONLY_SECTIONS else ""
+    restart = START_ONLY if section in START_ONLY_SECTIONS else ""
     rows = [_TABLE_HEAD]
     for setting, default, description in _documented(section, shape):
         if section in SECTIONS:
@@ -96,11 +98,12 @@ def _markdown_section(section: str, shape: type[Struct]) -> str:
         else:
             variables = f"in `SIDECARD_{section.upper()}` (JSON)"
 
+        note = START_ONLY if setting.key in START_ONLY_SETTINGS.get(section, ()) else ""
         cells = (
             f"`{setting.key}`",
             setting.parser.expects,
             _markdown_default(setting, default),
-            description,
+            description + note,
             variables,
         )
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

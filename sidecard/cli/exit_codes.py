@@ -1,4 +1,4 @@
-"""Exit codes of all commands, and the errors that no other module defines."""
+"""Exit codes of all commands, and the errors that lead to them."""
 
 from typing import Final
 

@@ -39,9 +39,9 @@ class CacheSettings(Struct, frozen=True):
     max_bytes: Annotated[int, parsers.byte_size()] = 256 * MIB
     """Memory for keys, values and the measured overhead of each entry. 0 disables caching; calls are still shared."""
     compress_min_bytes: Annotated[int, parsers.byte_size()] = 0
-    """Compress answers of at least this size, in memory and in the store, if that makes them smaller. 0 disables compression,
-    whose cost is paid by hits on entries that are not hot. It begins to pay at 4 KiB. A 32nd of ``max_bytes`` is used in
-    addition for recently expanded answers."""
+    """Minimum size of answers that are compressed; 0 disables compression. They are compressed in memory and in the store, if
+    that makes them smaller. Hits on entries that are not hot then take longer; compression is worth that from 4 KiB. A 32nd
+    of ``max_bytes`` is used in addition for recently decompressed answers."""
     ttl_seconds: Annotated[float, parsers.seconds()] = 300.0
     """How long an answer is served, unless its task or its call sets another time. If ``sharing_window_seconds`` is longer, the answer
     is served until the end of that window."""
@@ -77,7 +77,7 @@ class StoreSettings(Struct, frozen=True):
     max_bytes: Annotated[int, parsers.byte_size(MIB)] = 1024 * MIB
     """Size limit of the entries in a store file. A Redis server has its own ``maxmemory``."""
     write_window_seconds: Annotated[float, parsers.seconds(least=0.01)] = 1.0
-    """How many seconds of writes a killed daemon may lose. Precedent: Redis' ``appendfsync everysec``."""
+    """How many seconds of writes a killed daemon may lose; for SQLite only. Precedent: Redis' ``appendfsync everysec``."""
     username: Annotated[str, parsers.TEXT] = ""
     """Redis user."""
     password: Annotated[str, parsers.SECRET] = ""
@@ -91,7 +91,7 @@ class StoreSettings(Struct, frozen=True):
     key_file: Annotated[str, parsers.TEXT] = ""
     """Private key of the client certificate."""
     timeout_seconds: Annotated[float, parsers.seconds(least=0.01)] = 0.5
-    """A Redis server that takes longer counts as down. Below the clients' own ``daemon_timeout``."""
+    """A Redis server that takes longer counts as down. Keep it at or below the clients' own ``daemon_timeout``."""
     share_breakers: Annotated[bool, parsers.FLAG] = False
     """Whether a breaker that opens on one host opens on all hosts with the same Redis."""
     share_budgets: Annotated[bool, parsers.FLAG] = False
@@ -192,8 +192,8 @@ class LogSettings(Struct, frozen=True):
     """The daemon's log on standard error."""
 
     level: Annotated[str, parsers.choice("debug", "info", "warning", "error")] = "info"
-    """Lowest level that is logged. ``sidecard log-level``, SIGUSR1 (debug) and SIGUSR2 (back to this) change it until the next
-    reload."""
+    """Lowest level that is logged. ``sidecard log-level``, SIGUSR1 (debug) and SIGUSR2 (back to this) change it until it is set
+    again, or a reload changes ``log.level``."""
     format: Annotated[str, parsers.choice("auto", "console", "json")] = "auto"
     """Format of log lines; ``auto`` is ``console`` on a terminal and ``json`` otherwise."""
 
@@ -227,8 +227,9 @@ class LimitSettings(Struct, frozen=True):
     max_backends: Annotated[int, parsers.count(1)] = 256
     """Maximum number of known backends. Unused backends without configuration are forgotten first."""
     spare_share: Annotated[float, parsers.number(0.0, 10.0)] = 0.25
-    """Additional room above ``max_flights``, ``max_waiters``, ``max_queue`` and the bounds of app metrics, as a share of each, for
-    uids that use little. It prevents one uid from excluding all others; 0 is no room. Never used on a host with one uid."""
+    """Additional room above ``max_flights``, the limit of leases, ``max_waiters``, ``max_queue`` and the bounds of app metrics, as
+    a share of each, for uids that use little. It prevents one uid from excluding all others; 0 is no room. Never used on a host
+    with one uid."""
 
 
 class NamespaceSettings(Struct, frozen=True):

@@ -59,7 +59,7 @@ class Counters:
         self.vectors_wanted = 0
 
     def reject(self, reason: RejectionReason) -> None:
-        """Count a begin that ended in `Rejected`."""
+        """Count a begin that ended in `Rejected`; called by `Endings.reject` alone."""
         self.rejected += 1
         self._increment(f"rejected_{reason}")
 

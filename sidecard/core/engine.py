@@ -90,7 +90,7 @@ class Engine:
         live = LiveSettings(settings)
         self._counters = counters = Counters()
         self.metrics = metrics = DaemonMetrics(settings.max_backends, wall_offset_seconds)
-        """The shell measures by it too."""
+        """The driver measures by it too."""
         self._recorder = recorder = CallRecorder(enabled=settings.log_calls, prompts=settings.log_prompts)
         scopes = Scopes(settings.shared_namespaces)
         self._policy = policy = CachePolicy(live, counters, codec)
@@ -281,7 +281,7 @@ class Engine:
 
     @property
     def watched(self) -> bool:
-        """At least one peer watches notes, so the shell must return them as `NoteEmitted`."""
+        """At least one peer watches notes, so the driver must return them as `NoteEmitted`."""
         return bool(self._watches)
 
     def next_deadline(self) -> float | None:

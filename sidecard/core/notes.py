@@ -16,13 +16,14 @@ OpenCause = Literal["failures", "slow", "retry_after", "probes", "operator", "el
 
 
 class LeaseEnded(Struct, frozen=True):
-    """A lease ended without `complete`; ``outcome`` is the cause."""
+    """A lease ended without `complete`; ``outcome`` is the cause. ``pid`` is the holder's, or 0 if it is unknown."""
 
     outcome: Outcome
     key: str | None
     lease: str
     backend: str
     peer: int
+    pid: int
     message: str
 
 
@@ -66,8 +67,8 @@ class Evicted(Struct, frozen=True):
     count: int
 
 
-class Saturated(Struct, frozen=True):
-    """A table has reached its limit, so a begin was rejected as ``busy``."""
+class TableFull(Struct, frozen=True):
+    """A table has reached its limit, so a begin was rejected as ``busy``. Watchers and the log name the note ``saturated``."""
 
     table: Table
     limit: int
@@ -122,7 +123,7 @@ class QueueFull(Struct, frozen=True):
 
 
 class BudgetSpent(Struct, frozen=True):
-    """A budget is spent for the rest of its period; if it is hard, paid calls are rejected."""
+    """A budget is spent for the rest of its period. If it is hard, paid calls are rejected."""
 
     budget: str
     dollars: float
@@ -152,7 +153,7 @@ Note = (
     | StaleLeaseRefused
     | EntryRefused
     | Evicted
-    | Saturated
+    | TableFull
     | DrainStarted
     | BreakerNote
     | QueueFull

@@ -112,7 +112,7 @@ class BudgetSettings(Struct, frozen=True):
     backend: str | None = None
     """Backend whose calls count; unset: all backends."""
     hard: bool = False
-    """Whether paid calls are rejected once the budget is spent; otherwise it is only logged."""
+    """Whether paid calls that no longer fit are rejected; otherwise a spent budget is only logged."""
 
 
 class TaskSettings(Struct, frozen=True):
@@ -142,9 +142,9 @@ class TaskSettings(Struct, frozen=True):
     similar_max_entries: int = 10_000
     """Maximum number of answers that one group (requests that differ only in their text) can find; the oldest are removed first."""
     backends: tuple[str, ...] = ()
-    """Backends of begins that name none."""
+    """Backends of calls that name none."""
     route: Route | None = None
-    """Route of begins that name none."""
+    """Route of calls that name none."""
 
 
 ANY_TASK = TaskSettings()

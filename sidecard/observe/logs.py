@@ -22,7 +22,7 @@ _LEVELS: dict[type[Note], str] = {
     notes.Evicted: "debug",
     **dict.fromkeys((notes.LeaseEnded, notes.Reelected, notes.StaleLeaseRefused, notes.DrainStarted), "info"),
     **dict.fromkeys((notes.BreakerProbing, notes.BreakerClosed, notes.StoreRecovered), "info"),
-    **dict.fromkeys((notes.FlightFailed, notes.EntryRefused, notes.Saturated, notes.QueueFull), "warning"),
+    **dict.fromkeys((notes.FlightFailed, notes.EntryRefused, notes.TableFull, notes.QueueFull), "warning"),
     **dict.fromkeys((notes.BreakerOpened, notes.BreakerDisabled, notes.BudgetSpent, notes.StoreFailed), "warning"),
 }
 _WEIGHTS = {"debug": 10, "info": 20, "warning": 30, "error": 40}

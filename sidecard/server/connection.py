@@ -8,9 +8,7 @@ Back-pressure, in order of severity:
 
 A peer whose message stays incomplete for ``message_seconds`` is closed too, even if bytes keep arriving.
 
-More than a few messages of a peer are served in turns (`sidecard.server.scheduler`). Median time of a hit for a peer that asks
-every 5 ms, two cores shared by all, with turns (and before there were any): 0.3 ms alone; 0.5 ms (2) beside 4 peers that
-ping without pause; 0.5 ms (8) beside 16; 6 ms (24) beside 16 that have hits; 3 ms (7,400) beside 16 that read all metrics.
+More than a few messages of a peer are served in turns (`sidecard.server.scheduler`).
 """
 
 import asyncio

@@ -21,7 +21,8 @@ DENIAL_SECONDS: Final = 1.0
 """How long a denied connection may take to show its encoding, so that the reason can be sent in it."""
 
 MAX_DENIED: Final = 16
-"""Denied connections kept open for that at a time; more are closed immediately. Each occupies a descriptor."""
+"""At most this many denied connections are open at the same time to read the reason; further ones are closed immediately.
+Each occupies a descriptor."""
 
 
 def unmapped_uid(proc: Path = Path("/proc")) -> int | None:

@@ -1,8 +1,18 @@
 """Decide whose messages are served next when peers have sent more than one turn serves.
 
 One batch is served per iteration of the event loop: uids in turn, and the connections of each uid in turn. A peer that
-sends one request therefore waits for at most one batch of another peer. Measurements beside 16 flooding peers:
-`sidecard.server.connection`.
+sends one request therefore waits for at most one batch of another peer. Median time of a hit for a peer that asks every
+5 ms, on two cores shared by all processes:
+
+=======================================  ==========  ========
+others                                   with turns  without
+=======================================  ==========  ========
+none                                     0.3 ms
+4 peers that ping without pause          0.5 ms      2 ms
+16 peers that ping without pause         0.5 ms      8 ms
+16 peers that have hits without pause    6 ms        24 ms
+16 peers that read all metrics           3 ms        7,400 ms
+=======================================  ==========  ========
 """
 
 from typing import TYPE_CHECKING, Final, Protocol

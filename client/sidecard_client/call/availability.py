@@ -1,7 +1,7 @@
 """Whether to ask the daemon: the client's own breaker on the socket.
 
 Pure: time is the argument ``now`` (monotonic seconds), jitter is a callable.
-Not thread-safe by itself: a shell with threads guards `admit`, `succeeded` and `failed` by a lock,
+Not thread-safe by itself: a client with threads guards `admit`, `succeeded` and `failed` by a lock,
 and may read `up` without one.
 
 ===========  ============================================  ===============================================

@@ -264,7 +264,7 @@ def lead(leading: Leading, facts: Provenance) -> Generator[Command, Any, Raised 
         facts.backend, facts.attempts = attempts.backend, attempts.count
         return (yield from _lead_pieces(attempts, result.value))
     except GeneratorExit:
-        dropped = True  # no shell executes commands any more
+        dropped = True  # no interpreter executes commands any more
         raise
     finally:
         if attempts.lease is not None and not dropped:

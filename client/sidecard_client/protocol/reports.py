@@ -71,7 +71,7 @@ class Stats(Reply, frozen=True, tag="stats"):
     retries: int
     """Leases granted to a caller on a backend that failed it before."""
     retries_refused: int
-    """Retries denied because the retry budget was spent."""
+    """Retries rejected because the retry budget was spent."""
     breakers_opened: int
     stale_leases: int
     """Messages rejected because their lease was not current."""

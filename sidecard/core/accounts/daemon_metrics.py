@@ -17,8 +17,8 @@ _TRACE_ID = slice(3, 35)
 class DaemonMetrics:
     """Counters, gauges and histograms, exposed by `sidecard.core.operations.metrics`.
 
-    The shell updates ``requests``, ``handled``, ``dropped`` and ``limited`` and registers ``gauges`` and ``dropped_by``; the
-    engine updates the rest. Peers choose the names of backends and models, so their number is bounded: further ones are
+    The daemon around the engine updates ``requests``, ``handled``, ``dropped`` and ``limited`` and registers ``gauges`` and
+    ``dropped_by``; the engine updates the rest. Peers choose the names of backends and models, so their number is bounded: further ones are
     counted as `OTHER`.
     """
 
@@ -38,7 +38,7 @@ class DaemonMetrics:
         self.limited: Counter[str] = Counter()
         """Rejections and closed connections by the limit that caused them."""
         self.gauges: dict[str, Callable[[], float]] = {}
-        """Gauges of the shell's parts by name."""
+        """Gauges of the daemon's parts around the engine, by name."""
         self.dropped_by: dict[str, Callable[[], int]] = {}
         """Like ``dropped``, for parts that keep their own counts."""
         self._max_backends = max_backends

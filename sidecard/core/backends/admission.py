@@ -1,7 +1,8 @@
 """Routing and admission: which backend gets a call, by resilience, limits, cost and sovereignty.
 
-`Admission.decide` orders the backends by the route and takes the first that admits the call. The others are either worth
-waiting for (all permits are out, or the minute's limit is used up) or reject it.
+`Admission.decide` orders the backends by the route and takes the first that admits the call. Each of the others is either
+worth waiting for (all permits are out, or the minute's limit is used up) or an obstacle; if all are obstacles, the call is
+rejected.
 """
 
 import math
@@ -133,7 +134,7 @@ class Admission:
 
         if self._budgets.by_name and backend.costs:
             expected = self._backends.expected_dollars(backend) or 0.0
-            if self._budgets.refusing(task, backend.name, expected, now):
+            if self._budgets.rejecting(task, backend.name, expected, now):
                 return "budget"
 
         return None
@@ -178,8 +179,8 @@ class Admission:
 
         if reason == "budget":
             expected = self._backends.expected_dollars(backend) or 0.0
-            refusing = self._budgets.refusing(task, backend.name, expected, now)
-            return None if refusing is None else refusing.resets_in_seconds(now)
+            rejecting = self._budgets.rejecting(task, backend.name, expected, now)
+            return None if rejecting is None else rejecting.resets_in_seconds(now)
 
         # One place in a queue becomes free after about one call.
         return backend.latency.value if reason == "saturated" and backend.latency.known else None

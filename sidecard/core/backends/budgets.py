@@ -36,7 +36,7 @@ class Budget:
         self._noted_period: int | None = None
 
     def reconfigure(self, settings: BudgetSettings) -> None:
-        """Apply other settings with the same period. If the budget is then used up, that is noted again."""
+        """Apply other settings with the same period. If the budget is spent under them, that is noted again."""
         if settings != self.settings:
             self.settings = settings
             self._noted_period = None
@@ -123,7 +123,7 @@ class Budgets:
         self._covering: dict[tuple[str, str], tuple[Budget, ...]] = {}
 
     def reconfigure(self, settings: dict[str, BudgetSettings]) -> None:
-        """Apply other settings. A budget keeps its spending if its name and period stay; another period makes it meaningless."""
+        """Apply other settings. A budget keeps its spending if its name stays; with another period the spending starts at 0."""
         self._covering.clear()
         older = self.by_name
         self.by_name = {}
@@ -151,11 +151,11 @@ class Budgets:
 
         return found
 
-    def refusing(self, task: str, backend: str, expected_dollars: float, now: float) -> Budget | None:
-        """Return the hard budget without room for a call, the one that resets last; None if all have room."""
-        refusing = [
+    def rejecting(self, task: str, backend: str, expected_dollars: float, now: float) -> Budget | None:
+        """Of the hard budgets without room for the call, return the one that resets last; None if all have room."""
+        rejecting = [
             budget
             for budget in self.covering(task, backend)
             if budget.settings.hard and not budget.admits(expected_dollars, now)
         ]
-        return max(refusing, key=lambda budget: budget.resets_in_seconds(now), default=None)
+        return max(rejecting, key=lambda budget: budget.resets_in_seconds(now), default=None)

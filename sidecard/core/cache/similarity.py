@@ -1,8 +1,8 @@
 """Answers to similar requests, found by the vectors of the requests' texts.
 
 A *group* holds the answers to the requests of one scope and task that differ in their text alone. It indexes those answers
-that came with a vector and finds the ones nearest to another vector. The shell supplies the index (`VectorIndex`); without
-a task that is configured for similarity, none is created.
+that have a vector and finds the ones nearest to another vector. The daemon around the engine supplies the index
+(`VectorIndex`); without a task that is configured for similarity, none is created.
 
 `sidecard docs protocol` ("Similar requests") describes when a vector is requested and which answers are served. The answer that
 replaces a stale one inherits its vector.

@@ -58,7 +58,7 @@ class Endings(Struct, frozen=True, eq=False):
 
     def reject_full(self, peer: Peer, request: wire.Begin, table: Table, limit: int | None = None) -> list[Effect]:
         """End a begin because a table is full."""
-        return [self.reject(peer, request, TABLE_FULL), *self.limits.saturated(table, limit)]
+        return [self.reject(peer, request, TABLE_FULL), *self.limits.note_full(table, limit)]
 
     def time_out(self, peer: Peer, request: wire.Begin, waited_seconds: float) -> SendReply:
         """End a begin at its own deadline."""

@@ -104,7 +104,7 @@ class Grants(Struct, frozen=True, eq=False):
         """Give an applicant its lease, or let it queue for a permit; return why, if neither is possible."""
         request = applicant.request
         if not self.limits.admits_lease(applicant.peer.uid):
-            return TABLE_FULL, self.limits.saturated("leases")
+            return TABLE_FULL, self.limits.note_full("leases")
 
         names = self.admission.names(request)
         if applicant.tried:
@@ -119,7 +119,7 @@ class Grants(Struct, frozen=True, eq=False):
                 return WOULD_WAIT, effects
 
             if applicant.first and not self.limits.admits_waiter(applicant.peer.uid):
-                return TABLE_FULL, effects + self.limits.saturated("waiters")
+                return TABLE_FULL, effects + self.limits.note_full("waiters")
 
             self._queue(applicant, decision.queues, now)
             if not applicant.pending:

@@ -117,4 +117,4 @@ class Leases(Struct, frozen=True, eq=False):
 
 def _ended_note(lease: HeldLease, outcome: notes.Outcome, message: str) -> Effect:
     key = None if lease.flight is None else lease.flight.key
-    return EmitNote(notes.LeaseEnded(outcome, key, lease.name, lease.backend, lease.peer.id, message))
+    return EmitNote(notes.LeaseEnded(outcome, key, lease.name, lease.backend, lease.peer.id, lease.peer.pid, message))

@@ -6,7 +6,7 @@ from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.effects import Effect, EmitNote
 from sidecard.core.flights.flight import Flight
 from sidecard.core.flights.table import Flights
-from sidecard.core.notes import Saturated, Table
+from sidecard.core.notes import Table, TableFull
 from sidecard.core.settings import LiveSettings
 from sidecard.core.shares import Share, in_spare
 
@@ -18,7 +18,7 @@ class TableLimits(Struct, frozen=True, eq=False):
     flights: Flights
     metrics: DaemonMetrics
     noted: set[Table] = set()
-    """Tables whose saturation has been noted, and that have had no room since."""
+    """Tables noted as full that have had no room since."""
 
     def start_flight(self, scope: str, key: str, uid: int) -> Flight | None:
         """Start a flight for a caller of ``uid``; None if the table has no room."""
@@ -34,18 +34,18 @@ class TableLimits(Struct, frozen=True, eq=False):
         """Return whether one more caller of ``uid`` may wait."""
         return self._admits("waiters", self.flights.waiters_by_uid, uid, self.settings.now.max_waiters)
 
-    def saturated(self, table: Table, limit: int | None = None) -> list[Effect]:
+    def note_full(self, table: Table, limit: int | None = None) -> list[Effect]:
         """Count a rejection by a full table, and note it once. ``limit`` is by default the table's setting."""
         self.count("streams" if table == "streams" else f"max_{table}")
         if table in self.noted:
             return []
 
         self.noted.add(table)
-        return [EmitNote(Saturated(table, self._limits()[table] if limit is None else limit))]
+        return [EmitNote(TableFull(table, self._limits()[table] if limit is None else limit))]
 
-    def count(self, setting: str) -> None:
-        """Count one rejection by a limit, by the name of its setting."""
-        self.metrics.limited[setting] += 1
+    def count(self, limit: str) -> None:
+        """Count one rejection by a limit, by its name in ``sidecard_limited_total``."""
+        self.metrics.limited[limit] += 1
 
     def full_tables(self) -> list[str]:
         """Return the names of the tables that are at their limit."""

@@ -130,7 +130,7 @@ class Applicant(Struct, eq=False):
 
 
 class HeldLease(Struct, eq=False):
-    """Permission to make a call, held by one peer until its end."""
+    """Permission to make a call, held by one peer until the lease ends."""
 
     name: str
     flight: "Flight | None"

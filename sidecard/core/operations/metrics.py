@@ -42,15 +42,17 @@ LIMITS = (
     "max_queue",
     "streams",
 )
-"""Limits that may reject a begin or close a connection: settings of ``[limits]``, ``flights.max_waiters``, the ``max_queue`` of
-backends, and derived limits. All exposed from the start."""
+"""Reasons to reject a begin, or to deny or close a connection. All are exposed from the start.
 
-SHELL_GAUGES = {
+Settings of ``[limits]``, ``flights.max_waiters``, and the ``max_queue`` of backends; ``max_leases`` and ``streams``, which are
+derived from settings; and ``unmapped``, a uid that ``socket.admit_unmapped`` does not admit."""
+
+DAEMON_GAUGES = {
     "buffered_bytes": "Unread replies and incomplete messages of peers that hold much.",
     "spool_bytes": "Metrics on disk that wait for the target of push.",
     "calls_pending": "Rows that wait to be written to the call log.",
 }
-"""Gauges of the shell, with their descriptions."""
+"""Gauges of the daemon around the engine, with their descriptions."""
 
 Values = Iterable[tuple[dict[str, str], float]]
 """Values by label set."""
@@ -161,7 +163,7 @@ class MetricsOperations(Struct, frozen=True, eq=False):
         )
         yield _counter(
             "limited",
-            "Connections refused or closed, and begins rejected, by limit.",
+            "Connections denied or closed, and begins rejected, by limit.",
             _by("limit", {limit: self.daemon.limited[limit] for limit in LIMITS}),
         )
         yield _counter(
@@ -205,11 +207,11 @@ class MetricsOperations(Struct, frozen=True, eq=False):
             ("waiters", "Begins that wait for an answer or a permit."),
             ("cache_entries", "Entries in memory."),
             ("cache_bytes", "Bytes of entries: keys, values and the fixed cost of each."),
-            ("cache_max_bytes", "Limit of cache_bytes."),
+            ("cache_max_bytes", "Limit of `sidecard_cache_bytes`."),
             ("vectors", "Entries that may be served to similar requests."),
             ("cache_compressed_entries", "Entries whose answers are kept compressed."),
-            ("cache_compressed_bytes", "Size of those answers as they are kept."),
-            ("cache_uncompressed_bytes", "Size of those answers as they are served."),
+            ("cache_compressed_bytes", "Bytes of compressed answers, as kept."),
+            ("cache_uncompressed_bytes", "Bytes of compressed answers, uncompressed."),
             ("streams", "Begins that are being sent a stream."),
             ("stream_bytes", "Bytes of streams in flight or still being read."),
         ):
@@ -220,7 +222,7 @@ class MetricsOperations(Struct, frozen=True, eq=False):
             yield _gauge("store_pending", "Pending writes and removals.", stats.store_pending)
 
         for name, value in sorted(self.daemon.gauges.items()):
-            yield _gauge(name, SHELL_GAUGES[name], value())
+            yield _gauge(name, DAEMON_GAUGES[name], value())
 
     def _of_backends(self) -> Iterator[Family]:
         backends = self.backends.all().items()

@@ -1,4 +1,7 @@
-"""Settings operations: `config`, `reload` and `log`. A reload loses no connection, call in progress, entry or count."""
+"""Settings operations: `config`, `reload` and `log`.
+
+A reload loses no connection, call in progress, entry or count, except the spending of a budget whose period changes.
+"""
 
 from msgspec import Struct
 
@@ -20,7 +23,8 @@ from sidecard_client.protocol import wire
 class SettingsOperations(Struct, frozen=True, eq=False):
     """Show the settings, have them read again, and apply them.
 
-    Most parts of the engine read `LiveSettings`; those that keep state by settings are reconfigured. The shell reports settings that take effect at the next start only: addresses, the store, listeners.
+    Most parts of the engine read `LiveSettings`; those that derive state from settings are reconfigured. The daemon around the
+    engine reports settings that take effect at the next start only: addresses, the store, listeners.
     """
 
     status: StatusOperations

@@ -23,7 +23,7 @@ from msgspec import structs
 from sidecard.core.accounts.call_records import exception_of
 from sidecard.core.effects import AwaitRead, Effect, SendReply
 from sidecard.core.events import BacklogRead, NoteEmitted, Peer
-from sidecard.core.notes import Note
+from sidecard.core.notes import Note, TableFull
 from sidecard.core.replies import error, for_operators
 from sidecard_client.protocol import wire
 
@@ -45,9 +45,13 @@ LEFT_OUT: Final = "left_out"
 _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
+_OLDER_NAMES: dict[type[Note], str] = {TableFull: "saturated"}
+"""Names on the wire and in the log that are older than their classes."""
+
+
 def name_of(kind: type[Note]) -> str:
     """Return a note's name: ``breaker_opened``."""
-    return _CAPITAL.sub("_", kind.__name__).lower()
+    return _OLDER_NAMES.get(kind) or _CAPITAL.sub("_", kind.__name__).lower()
 
 
 NAMES: Final = frozenset(map(name_of, get_args(Note)))

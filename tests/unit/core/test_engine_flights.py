@@ -88,6 +88,17 @@ def test_lost_holder_passes_lease_to_longest_waiting() -> None:
     assert lease == "boot-1"
 
 
+def test_note_of_ended_lease_names_holders_process() -> None:
+    """The note of an ended lease has the holder's connection and pid, by which an operator finds the worker."""
+    host = Host()
+    alice = host.peer(pid=42)
+    lease = alice.leads("key")
+    alice.dies()
+
+    (note,) = [note for note in host.notes if isinstance(note, notes.LeaseEnded)]
+    assert (note.lease, note.peer, note.pid) == (lease, alice.peer.id, 42)
+
+
 def test_expired_lease_is_replaced_and_late_complete_rejected() -> None:
     """An expired lease goes to another holder; the late complete is stale, and billed."""
     host = Host()
@@ -546,7 +557,7 @@ def test_full_table_rejects_callers_as_busy(table: str, settings: dict[str, int]
         bob.asks(Begin(f"other{number}", id=number))
 
     assert bob.receives() == [Rejected(number, "busy") for number in range(3)]
-    assert host.notes == [notes.Saturated(table, 1)]  # type: ignore[arg-type]  # one of the literals
+    assert host.notes == [notes.TableFull(table, 1)]  # type: ignore[arg-type]  # one of the literals
     alice.completes(lease, "answer")
     assert bob.leads("other")
 

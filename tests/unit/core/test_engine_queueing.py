@@ -334,7 +334,7 @@ def test_max_waiters_bounds_applicants_and_is_noted_once() -> None:
         bob.asks(Begin(None, id=number, backends=("a",)))
 
     bob.receives()
-    full = notes.Saturated("waiters", 2)
+    full = notes.TableFull("waiters", 2)
     assert [carol.refused("a").reason for _ in range(3)] == ["busy"] * 3
     assert host.notes.count(full) == 1
     holder.completes(lease, "answer")
@@ -351,12 +351,12 @@ def test_max_leases_bounds_all_backends_and_is_noted_once() -> None:
     holder, lease = held(host, "x")
     bob = host.peer()
     assert [bob.refused("y").reason for _ in range(3)] == ["busy"] * 3
-    assert host.notes.count(notes.Saturated("leases", 1)) == 1
+    assert host.notes.count(notes.TableFull("leases", 1)) == 1
     holder.completes(lease, "answer")
     bob.calls("y")
     host.peer().refused("z")
 
-    assert host.notes.count(notes.Saturated("leases", 1)) == 2
+    assert host.notes.count(notes.TableFull("leases", 1)) == 2
 
 
 def test_queued_caller_is_rejected_if_lease_table_is_full() -> None:

@@ -385,7 +385,7 @@ def test_stored_stream_without_room_is_rejected_as_busy() -> None:
     refused = ends_[-1]
     assert isinstance(refused, wire.Rejected)
     assert refused.reason == "busy"
-    assert notes.Saturated("streams", 2 * 1024 * KIB) in host.notes
+    assert notes.TableFull("streams", 2 * 1024 * KIB) in host.notes
 
 
 def test_append_without_stream_lease_is_rejected() -> None:

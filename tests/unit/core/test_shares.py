@@ -57,7 +57,7 @@ def test_single_uid_may_use_the_whole_limit() -> None:
 
     assert is_busy(greedy, Begin("one more", id=99))
     assert host.engine.metrics.limited == {"max_flights": 1}
-    assert notes.Saturated("flights", 16) in host.notes
+    assert notes.TableFull("flights", 16) in host.notes
 
 
 def test_uid_with_all_flights_does_not_shut_others_out() -> None:

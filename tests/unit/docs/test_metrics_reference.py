@@ -3,14 +3,14 @@
 import re
 from importlib import resources
 
-from sidecard.core.operations.metrics import SHELL_GAUGES
+from sidecard.core.operations.metrics import DAEMON_GAUGES
 from tests.metrics_reference import GAUGES, families, markdown
 
 
 def test_every_family_of_the_reference_has_a_sample() -> None:
     """The labels of a family are those of its samples."""
     assert [family.name for family in families() if not family.samples] == []
-    assert set(GAUGES) == set(SHELL_GAUGES)
+    assert set(GAUGES) == set(DAEMON_GAUGES)
 
 
 def test_the_reference_has_one_complete_row_per_metric() -> None:

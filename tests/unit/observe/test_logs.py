@@ -60,13 +60,13 @@ def lines(stream: io.StringIO) -> list[dict[str, object]]:
 @pytest.mark.parametrize(
     ("note", "level", "event"),
     [
-        (notes.LeaseEnded("lost", KEY, "l", "local", 1, "gone"), "info", "lease ended"),
+        (notes.LeaseEnded("lost", KEY, "l", "local", 1, 7, "gone"), "info", "lease ended"),
         (notes.Reelected(KEY, "l", 1, 1), "info", "reelected"),
         (notes.FlightFailed(KEY, "fatal", "why", 3), "warning", "flight failed"),
         (notes.StaleLeaseRefused("complete", "l", 1), "info", "stale lease refused"),
         (notes.EntryRefused(KEY, 2, 1), "warning", "entry refused"),
         (notes.Evicted(5), "debug", "evicted"),
-        (notes.Saturated("waiters", 9), "warning", "saturated"),
+        (notes.TableFull("waiters", 9), "warning", "saturated"),
         (notes.DrainStarted(1, 2), "info", "drain started"),
         (notes.BreakerOpened("cloud", "failures", 10.0, 20, 11, 0, 2), "warning", "breaker opened"),
         (notes.BreakerProbing("cloud", 1, 3), "info", "breaker probing"),
@@ -100,8 +100,9 @@ def test_a_key_is_cut(log: Log, stream: io.StringIO) -> None:
 
 def test_a_lease_without_a_key_has_none(log: Log, stream: io.StringIO) -> None:
     """There is nothing to cut."""
-    log.write_note(notes.LeaseEnded("lost", None, "l", "local", 1, "gone"))
+    log.write_note(notes.LeaseEnded("lost", None, "l", "local", 1, 7, "gone"))
     assert lines(stream)[0]["key"] is None
+    assert lines(stream)[0]["pid"] == 7
 
 
 CANARY = "zebra-4711"
@@ -129,7 +130,7 @@ def test_only_the_exception_type_of_a_failure_is_logged(
 ) -> None:
     """Exceptions of other processes may quote the prompt."""
     log.write_note(notes.FlightFailed(KEY, "fatal", message, 3))
-    log.write_note(notes.LeaseEnded("fatal", KEY, "l", "local", 1, message))
+    log.write_note(notes.LeaseEnded("fatal", KEY, "l", "local", 1, 7, message))
 
     assert [line["error"] for line in lines(stream)] == [error, error]
     assert CANARY not in stream.getvalue()
@@ -139,7 +140,7 @@ def test_lines_below_the_level_are_not_written(stream: io.StringIO, clock: Clock
     """As `log.level` is set."""
     log = open_log("warning", "json", clock, stream)
     log.write_note(notes.DrainStarted(1, 2))
-    log.write_note(notes.Saturated("waiters", 9))
+    log.write_note(notes.TableFull("waiters", 9))
 
     assert [line["event"] for line in lines(stream)] == ["saturated"]
 

@@ -132,13 +132,13 @@ def test_covering_selects_by_task_and_backend(task: str, backend: str, covering:
 def test_refusing_returns_the_budget_that_resets_last() -> None:
     """A caller that retried earlier would be refused again."""
     budgets = Budgets(BUDGETS, 0.0)
-    assert budgets.refusing("rag", "cloud", 0.5, 0.0) is None
+    assert budgets.rejecting("rag", "cloud", 0.5, 0.0) is None
     budgets.by_name["rag on cloud"].spend(1.0, 0.0)
-    assert budgets.refusing("rag", "cloud", 0.5, 0.0) is budgets.by_name["rag on cloud"]
+    assert budgets.rejecting("rag", "cloud", 0.5, 0.0) is budgets.by_name["rag on cloud"]
     budgets.by_name["cloud"].spend(5.0, 0.0)
 
-    assert budgets.refusing("rag", "cloud", 0.5, 0.0) is budgets.by_name["cloud"]
-    assert budgets.refusing("rag", "local", 0.5, 0.0) is None
+    assert budgets.rejecting("rag", "cloud", 0.5, 0.0) is budgets.by_name["cloud"]
+    assert budgets.rejecting("rag", "local", 0.5, 0.0) is None
 
 
 def test_a_soft_budget_refuses_nothing() -> None:
@@ -146,7 +146,7 @@ def test_a_soft_budget_refuses_nothing() -> None:
     budgets = Budgets({"all": BudgetSettings(1.0)}, 0.0)
     budgets.by_name["all"].spend(50.0, 0.0)
 
-    assert budgets.refusing("rag", "cloud", 1.0, 0.0) is None
+    assert budgets.rejecting("rag", "cloud", 1.0, 0.0) is None
 
 
 def test_the_table_of_covering_budgets_is_bounded() -> None:

@@ -56,6 +56,7 @@ def test_notes_are_sent_as_they_are_made() -> None:
             "lease": lease,
             "backend": "default",
             "peer": alice.peer.id,
+            "pid": 0,
             "error": "ValueError",
         },
     )
@@ -224,7 +225,12 @@ def test_every_note_has_a_name(kind: type[Note]) -> None:
     assert name_of(kind).islower()
 
 
+def test_the_note_of_a_full_table_keeps_its_name() -> None:
+    """Watchers and log filters know it as ``saturated``."""
+    assert name_of(notes.TableFull) == "saturated"
+
+
 def test_a_note_without_key_and_message_is_sent_as_it_is() -> None:
     """The lease of a call without a key has none."""
-    assert fields_of(notes.LeaseEnded("lost", None, "l", "b", 1, "no exception at all"))["error"] == ""
-    assert fields_of(notes.Saturated("waiters", 3)) == {"table": "waiters", "limit": 3}
+    assert fields_of(notes.LeaseEnded("lost", None, "l", "b", 1, 7, "no exception at all"))["error"] == ""
+    assert fields_of(notes.TableFull("waiters", 3)) == {"table": "waiters", "limit": 3}
