@@ -284,6 +284,10 @@ class Engine:
         """At least one peer watches notes, so the driver must return them as `NoteEmitted`."""
         return bool(self._watches)
 
+    def may_be_due_before(self, instant: float) -> bool:
+        """Tell, in less time than `next_deadline` takes, whether that may be before ``instant``."""
+        return self._timers.has_before(instant) or self._cache.expires_before(instant)
+
     def next_deadline(self) -> float | None:
         """Return the instant at which a `Tick` is due; None if no item has a deadline.
 

@@ -26,9 +26,9 @@ class Timers(Generic[T]):
 
     def set(self, item: T, deadline: float) -> None:
         """Make ``item`` due at ``deadline``, instead of any deadline set before."""
-        self._sequence += 1
-        self._live[item] = self._sequence
-        heappush(self._heap, (deadline, self._sequence, item))
+        self._sequence = sequence = self._sequence + 1
+        self._live[item] = sequence
+        heappush(self._heap, (deadline, sequence, item))
         if len(self._heap) > 2 * len(self._live) + _SLACK:
             self._heap = [entry for entry in self._heap if self._live.get(entry[2]) == entry[1]]
             heapify(self._heap)
@@ -36,6 +36,10 @@ class Timers(Generic[T]):
     def clear(self, item: T) -> None:
         """Remove an item's deadline, if it has one."""
         self._live.pop(item, None)
+
+    def has_before(self, instant: float) -> bool:
+        """Tell whether there may be a deadline before ``instant``: a cleared one counts until it leaves the heap."""
+        return bool(self._heap) and self._heap[0][0] < instant
 
     def next_deadline(self) -> float | None:
         """Return the earliest deadline; None if there is none."""

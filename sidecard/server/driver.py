@@ -295,15 +295,16 @@ class Driver:
             for writer in unflushed:
                 writer.flush()
 
-        due = self._engine.next_deadline()
         # A timer that is too early is left to fire: most leases end long before their deadline, and moving the timer each
         # time costs more than one idle tick.
-        if due is not None and due < self._timer_due:
-            if self._timer is not None:
-                self._timer.cancel()
+        if self._engine.may_be_due_before(self._timer_due):
+            due = self._engine.next_deadline()
+            if due is not None and due < self._timer_due:
+                if self._timer is not None:
+                    self._timer.cancel()
 
-            self._timer_due = due
-            self._timer = self._loop.call_later(max(0.0, due - now) + TIMER_GRAIN_SECONDS, self._tick)
+                self._timer_due = due
+                self._timer = self._loop.call_later(max(0.0, due - now) + TIMER_GRAIN_SECONDS, self._tick)
 
         if self._on_idle is not None and self._engine.idle:
             on_idle, self._on_idle = self._on_idle, None

@@ -86,8 +86,10 @@ class Admission:
     ) -> tuple[Decision, list[Effect]]:
         """Choose among ``names`` for a caller of ``flow``; also return notes of breakers that changed with time."""
         effects: list[Effect] = []
-        choices = [(name, self._backends.of(name)) for name in names]
-        for _, backend in choices:
+        choices: list[Choice] = []
+        for name in names:
+            backend = self._backends.of(name)
+            choices.append((name, backend))
             if backend.breaker.state != "closed":  # time alone does not change a closed one
                 effects += map(EmitNote, backend.breaker.advance(now))
 

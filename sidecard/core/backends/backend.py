@@ -105,17 +105,17 @@ class Backend:
 
     def obstacle(self, now: float) -> RejectionReason | None:
         """Return why the next caller in the queue cannot get a permit. Call `Breaker.advance` first."""
-        if not self.breaker.admits():
+        if self.breaker.state != "closed" and not self.breaker.admits():
             return "breaker_open"
 
-        limit = self.limit
+        limit, settings = self.limit, self.settings
         if limit and self.permits >= limit:
             return "saturated"
 
-        if self.settings.requests_per_minute and not self._requests.has_room(1.0, now):
+        if settings.requests_per_minute and not self._requests.has_room(1.0, now):
             return "saturated"
 
-        if self.settings.tokens_per_minute and not self._has_tokens(now):
+        if settings.tokens_per_minute and not self._has_tokens(now):
             return "saturated"
 
         return None

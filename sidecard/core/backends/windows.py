@@ -42,14 +42,15 @@ class SlidingSum:
         """Pairs of a second and the amount in it, oldest first."""
 
     def add(self, amount: float, now: float) -> bool:
-        """Add an amount to the current second; return whether it is the first in this second."""
+        """Add an amount to the current second; return whether it is the first in this second. ``now`` never steps back."""
         self.total += amount
-        second = float(int(now))
-        if self.seconds and self.seconds[-1][0] == second:
-            self.seconds[-1][1] += amount
-            return False
+        if self.seconds:
+            latest = self.seconds[-1]
+            if now < latest[0] + 1.0:
+                latest[1] += amount
+                return False
 
-        self.seconds.append([second, amount])
+        self.seconds.append([float(int(now)), amount])
         return True
 
     def expire(self, window_seconds: float, now: float) -> None:

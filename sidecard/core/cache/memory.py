@@ -212,6 +212,10 @@ class MemoryCache:
         """Return the scopes that have entries."""
         return list(self._tables)
 
+    def expires_before(self, instant: float) -> bool:
+        """Tell whether an entry may expire before ``instant``; a removed one may count."""
+        return bool(self._wheel_heap) and self._wheel_heap[0] < instant
+
     def next_expiry(self) -> float | None:
         """Return the instant, to the second, at which the next entry will have expired; None if the cache is empty."""
         heap = self._wheel_heap

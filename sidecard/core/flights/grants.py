@@ -4,9 +4,7 @@ A lease requires a permit from a backend. The caller next in line for a lease is
 lease, queues it on every backend whose only obstacle is a lack of room, or returns why neither is possible.
 """
 
-from typing import Any
-
-from msgspec import UNSET, Struct
+from msgspec import Struct, structs
 
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.ledger import TaskLedgers
@@ -25,8 +23,6 @@ from sidecard.core.notes import QueueFull, Reelected
 from sidecard.core.settings import LiveSettings
 from sidecard_client.protocol import wire
 
-_NO_STALE_ANSWER: tuple[Any, float, str] = (UNSET, 0.0, "")
-
 
 class LeaseReplies(Struct, frozen=True, eq=False):
     """Books granted leases and makes their replies."""
@@ -42,29 +38,21 @@ class LeaseReplies(Struct, frozen=True, eq=False):
         counters, previous, flight = self.counters, applicant.previous, applicant.flight
         counters.leases_granted += 1
         effects: list[Effect] = []
-        if applicant.pending or (applicant.first and flight is not None):
-            ledger = self.ledgers.of(applicant.request.task)
-            if applicant.pending:
-                ledger.waits.observe(now - applicant.joined_at)
+        if applicant.pending:
+            self.ledgers.of(applicant.request.task).waits.observe(now - applicant.joined_at)
 
-            if applicant.first and flight is not None:
-                ledger.led += 1
+        if applicant.first:
+            counters.leases_first += 1
+            if flight is not None:
+                self.ledgers.of(applicant.request.task).led += 1
                 if applicant.elected:
                     counters.reelections += 1
                     effects.append(EmitNote(Reelected(flight.key, lease.name, lease.peer.id, flight.elections)))
 
-        if applicant.first:
-            counters.leases_first += 1
         elif applicant.tried:
             counters.next_backends += 1
         else:
             counters.retries += 1
-
-        stale_value, stale_age_seconds, stale_backend = _NO_STALE_ANSWER
-        if previous is not None:
-            stale_value, stale_age_seconds, stale_backend = self.serving.answer_fields(previous, now)
-            counters.early_refreshes += lease.early_refresh
-            counters.stale_given += not lease.early_refresh
 
         # Holders renew every third of the lifetime that they are sent.
         settings = self.settings.now
@@ -81,10 +69,13 @@ class LeaseReplies(Struct, frozen=True, eq=False):
             decision.route,
             decision.obstacles,
             self.recorder.prompts,
-            stale_value=stale_value,
-            stale_age_seconds=stale_age_seconds,
-            stale_backend=stale_backend,
         )
+        if previous is not None:
+            counters.early_refreshes += lease.early_refresh
+            counters.stale_given += not lease.early_refresh
+            value, age_seconds, backend = self.serving.answer_fields(previous, now)
+            reply = structs.replace(reply, stale_value=value, stale_age_seconds=age_seconds, stale_backend=backend)
+
         effects.append(SendReply(lease.peer.id, reply))
         return effects
 

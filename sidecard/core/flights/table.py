@@ -126,13 +126,13 @@ class Flights:
     def grant(self, applicant: Applicant, backend: str, permit: Permit, now: float) -> HeldLease:
         """Grant a lease."""
         self._sequence += 1
-        flight = applicant.flight
+        flight, peer, previous = applicant.flight, applicant.peer, applicant.previous
         attempt = 1 if flight is None else flight.attempts + 1
-        previous = applicant.previous
+        name = f"{self._boot_id}-{self._sequence}"
         lease = HeldLease(
-            f"{self._boot_id}-{self._sequence}",
+            name,
             flight,
-            applicant.peer,
+            peer,
             applicant.request,
             backend,
             permit,
@@ -145,9 +145,9 @@ class Flights:
         if flight is not None:
             flight.lease_granted(lease)
 
-        self._leases[lease.name] = lease
-        self.leases_by_uid.take(lease.peer.uid)
-        self._table(lease.peer).leases[lease.name] = lease
+        self._leases[name] = lease
+        self.leases_by_uid.take(peer.uid)
+        self._table(peer).leases[name] = lease
         self.timers.set(lease, now + self.lease_seconds)
         return lease
 
