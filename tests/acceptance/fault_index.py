@@ -68,7 +68,7 @@ FAULTS = {
         "holder cancelled",
         (
             HOLDERS + "test_interrupted_holder_is_replaced",
-            WAITERS + "test_holder_cancelled_at_each_await_leaves_the_waiter_an_answer",
+            WAITERS + "test_holder_canceled_at_each_await_leaves_the_waiter_an_answer",
         ),
     ),
     4: Fault(
@@ -78,10 +78,10 @@ FAULTS = {
             "sync plain": (WAITERS + "test_blocking_waiter_interrupted_at_each_step_affects_no_other_caller",),
             "sync stream": (WAITERS + "test_blocking_waiter_interrupted_at_each_step_affects_no_other_caller",),
             "async plain": (
-                WAITERS + "test_waiter_cancelled_at_each_await_affects_no_other_caller",
-                I + "test_async_cancellation.py::test_a_call_cancelled_while_it_waits_takes_its_begin_back",
+                WAITERS + "test_waiter_canceled_at_each_await_affects_no_other_caller",
+                I + "test_async_cancellation.py::test_a_call_canceled_while_it_waits_withdraws_its_begin",
             ),
-            "async stream": (WAITERS + "test_waiter_cancelled_at_each_await_affects_no_other_caller",),
+            "async stream": (WAITERS + "test_waiter_canceled_at_each_await_affects_no_other_caller",),
         },
     ),
     5: Fault(
@@ -115,16 +115,16 @@ FAULTS = {
         "half a frame, then the end",
         (BYTES + "test_partial_begin_holds_nothing", A + "test_serve.py::test_partial_frame_delays_no_other_peer"),
         {
-            "sync plain": (I + "test_sync_client.py::test_nonsense_falls_back",),
-            "async plain": (I + "test_async_faults.py::test_nonsense_is_done_without",),
+            "sync plain": (I + "test_sync_client.py::test_invalid_bytes_fall_back",),
+            "async plain": (I + "test_async_faults.py::test_invalid_bytes_lead_to_fallback",),
         },
     ),
     10: Fault(
         "frames of 2^32-1, 0 and -2^31 bytes",
         (GARBAGE + "[a length of",),
         {
-            "sync plain": (I + "test_sync_client.py::test_nonsense_falls_back",),
-            "async plain": (I + "test_async_faults.py::test_nonsense_is_done_without",),
+            "sync plain": (I + "test_sync_client.py::test_invalid_bytes_fall_back",),
+            "async plain": (I + "test_async_faults.py::test_invalid_bytes_lead_to_fallback",),
         },
     ),
     11: Fault(
@@ -293,7 +293,7 @@ FAULTS = {
         "a breaker's probe dies",
         (
             HOLDERS + "test_probe_whose_holder_dies_is_replaced",
-            A + "test_backends.py::test_probe_after_a_dead_holder_is_sent_at_once",
+            A + "test_backends.py::test_probe_after_a_dead_holder_is_sent_immediately",
         ),
     ),
     31: Fault(
@@ -301,10 +301,10 @@ FAULTS = {
         (MULTITUDES + "test_hundred_thousand_timed_out_waiters_leave_no_memory_in_the_daemon",),
         {
             "async plain": (
-                MULTITUDES + "test_cancelled_waiters_leave_no_memory_in_the_client",
-                I + "test_async_cancellation.py::test_cancelled_waits_leave_nothing_behind",
+                MULTITUDES + "test_canceled_waiters_leave_no_memory_in_the_client",
+                I + "test_async_cancellation.py::test_canceled_waits_leave_nothing_behind",
             ),
-            "async stream": (MULTITUDES + "test_cancelled_waiters_leave_no_memory_in_the_client",),
+            "async stream": (MULTITUDES + "test_canceled_waiters_leave_no_memory_in_the_client",),
         },
     ),
     32: Fault(

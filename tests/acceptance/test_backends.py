@@ -133,7 +133,7 @@ def test_probing_breaker_lets_exactly_three_probes_through_200_times(daemon: Sta
 
 
 @kinds
-def test_probe_after_a_dead_holder_is_sent_at_once(kind: str, daemon: Start, crew: Crew) -> None:
+def test_probe_after_a_dead_holder_is_sent_immediately(kind: str, daemon: Start, crew: Crew) -> None:
     """The permit of a lost probe returns with its connection and says nothing of the backend."""
     running = daemon(**backends(b={}))
     crew.hire(1, kind=kind, callers=1, work_seconds=60.0)
@@ -151,7 +151,7 @@ def test_probe_after_a_dead_holder_is_sent_at_once(kind: str, daemon: Start, cre
 
 
 @kinds
-def test_local_model_gets_at_most_its_limit_of_calls_at_once(kind: str, daemon: Start, crew: Crew) -> None:
+def test_local_model_gets_at_most_its_limit_of_concurrent_calls(kind: str, daemon: Start, crew: Crew) -> None:
     """Fifty callers in two processes are served two at a time, and the process with many callers does not starve the other."""
     daemon(**backends(b={"locality": "local", "max_concurrent": 2}))
     crew.hire(1, kind=kind, callers=40, work_seconds=0.02)

@@ -114,7 +114,7 @@ def test_socket_refuses_a_user_outside_the_group(listening: Command) -> None:
     assert shown(listening, "ActiveState") == "inactive"
 
 
-def test_hardened_daemon_still_sees_who_asks(listening: Command) -> None:
+def test_hardened_daemon_still_sees_the_peers_uid(listening: Command) -> None:
     """Inside the unit's confinement the daemon distinguishes the uids of two apps (with PrivateUsers= both would be 65534)."""
     uid = listening("id", "-u", "app").stdout.strip()
     drop_in(listening, f"Environment=SIDECARD_OPERATORS_UIDS={uid}")

@@ -63,7 +63,7 @@ def test_hundred_thousand_timed_out_waiters_leave_no_memory_in_the_daemon(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_cancelled_waiters_leave_no_memory_in_the_client(shape: str, daemon: Start, injected: Injected) -> None:
+async def test_canceled_waiters_leave_no_memory_in_the_client(shape: str, daemon: Start, injected: Injected) -> None:
     """Five thousand canceled waits leave nothing in the client, as tracemalloc counts it."""
     path = daemon().socket
     upstream = Upstream()

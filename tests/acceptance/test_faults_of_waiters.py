@@ -177,7 +177,7 @@ async def waits(client: AsyncClient, victim: Victim | None = None, number: int =
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_waiter_cancelled_at_each_await_affects_no_other_caller(
+async def test_waiter_canceled_at_each_await_affects_no_other_caller(
     shape: str, daemon: Start, injected: Injected
 ) -> None:
     """When a waiter is canceled at any await, the holder gets its answer, the connection goes on, and no wait is left."""
@@ -218,7 +218,7 @@ async def test_waiter_cancelled_at_each_await_affects_no_other_caller(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_holder_cancelled_at_each_await_leaves_the_waiter_an_answer(
+async def test_holder_canceled_at_each_await_leaves_the_waiter_an_answer(
     shape: str, daemon: Start, injected: Injected
 ) -> None:
     """When a holder is canceled at any await, its waiter gets a whole answer: the call's, or that of its own call."""

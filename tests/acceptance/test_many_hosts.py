@@ -123,7 +123,7 @@ def test_server_that_hangs_during_a_flight_delays_no_host(daemon: Start, server:
         poll(lambda host=host: stat(host, "store") == "up", "the store does not come back")  # type: ignore[misc]  # bound now
 
 
-def test_released_claim_is_taken_at_once(daemon: Start, server: RedisServer) -> None:
+def test_released_claim_is_taken_immediately(daemon: Start, server: RedisServer) -> None:
     """After a failed call, the next host takes the claim long before it would have expired."""
     one, other = hosts(daemon, 2, server.url)
     lease = ask(one.socket, {"op": "begin", "key": "k"})  # the connection ends, and with it the lease

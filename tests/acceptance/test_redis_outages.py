@@ -257,12 +257,12 @@ def cancelled_calls(daemon: Start, server: RedisServer, tmp_path: Path, calls: i
         assert stat(one, "store") == "up"
 
 
-def test_thousand_cancelled_callers_leave_no_claim(daemon: Start, server: RedisServer, tmp_path: Path) -> None:
+def test_thousand_canceled_callers_leave_no_claim(daemon: Start, server: RedisServer, tmp_path: Path) -> None:
     """A thousand canceled calls cause no wrong answer, no further connection and no claim."""
     cancelled_calls(daemon, server, tmp_path, 1000)
 
 
 @pytest.mark.slow
-def test_ten_thousand_cancelled_callers_leave_no_claim(daemon: Start, server: RedisServer, tmp_path: Path) -> None:
+def test_ten_thousand_canceled_callers_leave_no_claim(daemon: Start, server: RedisServer, tmp_path: Path) -> None:
     """Ten thousand canceled calls cause no wrong answer, no further connection and no claim."""
     cancelled_calls(daemon, server, tmp_path, 10_000)

@@ -72,7 +72,7 @@ async def cancelled_when(
 
 
 @pytest.mark.parametrize("pending", [False, True])
-async def test_a_call_cancelled_while_it_waits_takes_its_begin_back(scripted: ScriptedDaemon, pending: bool) -> None:
+async def test_a_call_canceled_while_it_waits_withdraws_its_begin(scripted: ScriptedDaemon, pending: bool) -> None:
     """Before and after the first answer, and nothing stays open."""
     scripted.always(wire.Begin, PENDING if pending else HANG)
 
@@ -136,7 +136,7 @@ async def test_a_lease_that_arrives_in_the_turn_of_the_cancel_is_given_back(
     assert (stats.leases, stats.failed_cancelled, stats.leases_granted) == (0, 1, 2)
 
 
-async def test_a_holder_cancelled_in_its_function_hands_the_call_on(daemon: Callable[..., Daemon]) -> None:
+async def test_a_holder_canceled_in_its_function_passes_the_call_on(daemon: Callable[..., Daemon]) -> None:
     """The waiter of another process gets the lease immediately; the daemon counts a cancelled lease."""
     path = daemon().socket
     running = anyio.Event()
@@ -166,7 +166,7 @@ async def test_a_holder_cancelled_in_its_function_hands_the_call_on(daemon: Call
 
 
 @pytest.mark.parametrize("pending", [False, True])
-async def test_a_holder_cancelled_between_two_backends_gives_the_next_lease_back(
+async def test_a_holder_canceled_between_two_backends_returns_the_next_lease(
     scripted: ScriptedDaemon, pending: bool
 ) -> None:
     """The begin is cancelled, whose lease the next one is; also where that was to be waited for."""
@@ -190,7 +190,7 @@ async def test_a_holder_cancelled_between_two_backends_gives_the_next_lease_back
         assert link_of(sidecard) == IDLE
 
 
-async def test_a_caller_cancelled_in_the_pause_before_its_retry_leaves_nothing(daemon: Callable[..., Daemon]) -> None:
+async def test_a_caller_canceled_in_the_pause_before_its_retry_leaves_nothing(daemon: Callable[..., Daemon]) -> None:
     """Nor does the real daemon: its waiter gets the lease immediately."""
     path = daemon(SIDECARD_RETRIES_BACKOFF_SECONDS="60", SIDECARD_RETRIES_MAX_BACKOFF_SECONDS="60").socket
 
@@ -218,7 +218,7 @@ async def test_a_caller_cancelled_in_the_pause_before_its_retry_leaves_nothing(d
     assert (stats.queued, stats.leases, stats.permits) == (0, 0, 0)
 
 
-async def test_a_holder_cancelled_while_its_answer_is_taken_has_given_it(scripted: ScriptedDaemon) -> None:
+async def test_a_holder_canceled_during_its_complete_has_sent_the_answer(scripted: ScriptedDaemon) -> None:
     """The complete was sent; nothing is taken back."""
     scripted.always(wire.Complete, HANG)
 
@@ -244,7 +244,7 @@ async def test_asyncios_own_cancellation_is_the_same(scripted: ScriptedDaemon) -
         assert link_of(sidecard) == IDLE
 
 
-async def test_cancelled_waits_leave_nothing_behind(daemon: Callable[..., Daemon]) -> None:
+async def test_canceled_waits_leave_nothing_behind(daemon: Callable[..., Daemon]) -> None:
     """Ten thousand of them, at the client and at the daemon."""
     async with AsyncClient(daemon().socket) as sidecard:
         running = anyio.Event()
@@ -277,7 +277,7 @@ async def test_cancelled_waits_leave_nothing_behind(daemon: Callable[..., Daemon
 # Without a daemon ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_local_leader_cancelled_passes_the_call_to_the_next(socket_path: str) -> None:
+async def test_a_local_leader_canceled_passes_the_call_to_the_next(socket_path: str) -> None:
     """One caller's cancellation affects no other caller, however many there are in a row."""
     mine: ContextVar[anyio.CancelScope] = ContextVar("mine")
     leaders = []
@@ -311,7 +311,7 @@ async def test_a_local_leader_cancelled_passes_the_call_to_the_next(socket_path:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_local_waiter_cancelled_touches_nobody(socket_path: str, fails: bool) -> None:
+async def test_a_local_waiter_canceled_affects_no_other_caller(socket_path: str, fails: bool) -> None:
     """The leader goes on, the others get its answer; if it fails, the next remaining waiter leads."""
     go_on = anyio.Event()
     runs = []
@@ -478,7 +478,7 @@ async def test_calls_with_a_limit_leave_no_deadline_behind(scripted: ScriptedDae
         assert link._waits == {}
 
 
-async def test_a_call_after_a_cancelled_one_is_answered_as_ever(scripted: ScriptedDaemon) -> None:
+async def test_a_call_after_a_canceled_one_is_answered_as_ever(scripted: ScriptedDaemon) -> None:
     """On the same connection."""
     scripted.script(wire.Begin, PENDING, hit("stored"))
 

@@ -257,7 +257,7 @@ async def test_a_daemon_that_ends_every_connection_is_done_without(scripted: Scr
     assert len(scripted.requests(wire.Begin)) == (2 if end is CLOSE else 1)
 
 
-async def test_callers_who_lose_the_daemon_join_the_holder_of_their_process(scripted: ScriptedDaemon) -> None:
+async def test_callers_that_lose_the_daemon_join_the_holder_of_their_process(scripted: ScriptedDaemon) -> None:
     """The function runs once, under a lease that is void by then."""
     go_on = anyio.Event()
     runs = []
@@ -317,7 +317,7 @@ async def test_a_client_uses_the_daemon_again_after_its_restart(daemon: Callable
         pytest.param([b"\x00\x00", HANG], id="half a frame"),
     ],
 )
-async def test_nonsense_is_done_without(scripted: ScriptedDaemon, nonsense: Any) -> None:
+async def test_invalid_bytes_lead_to_fallback(scripted: ScriptedDaemon, nonsense: Any) -> None:
     """An app never sees it; the policy may ask to."""
     scripted.always(wire.Begin, nonsense)
 

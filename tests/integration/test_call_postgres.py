@@ -101,7 +101,7 @@ def test_a_row_that_can_never_be_stored_fails_alone(server: PostgresServer, open
     assert rows_in(server) == [rows[0], rows[2], rows[4]]
 
 
-def test_hosts_that_start_at_once_create_one_table(server: PostgresServer, opened: Open) -> None:
+def test_hosts_that_start_together_create_one_table(server: PostgresServer, opened: Open) -> None:
     """None of them fails."""
     writers = [opened() for _ in range(8)]
     faults: list[Exception] = []

@@ -47,7 +47,7 @@ def test_a_large_text_is_returned(maker: RedactionProcess) -> None:
 
 
 @pytest.mark.slow
-def test_an_endless_expression_blocks_nobody(maker: RedactionProcess) -> None:
+def test_an_endless_expression_blocks_no_caller(maker: RedactionProcess) -> None:
     """The interpreter of this process goes on meanwhile; the text fails, and the next one succeeds."""
     done = threading.Event()
     faults = []

@@ -177,7 +177,7 @@ def test_another_number_of_dimensions_is_an_error_that_says_what_to_change(conne
         assert client.outcome(model.generate, "two", vector=[1.0, 0.0, 0.0]).source == "fallback"
 
 
-def test_an_answer_that_is_deleted_is_served_to_nobody(connect: Callable[..., Caller]) -> None:
+def test_a_deleted_answer_is_not_served(connect: Callable[..., Caller]) -> None:
     """Its vector goes with it."""
     model = Model()
     client = connect(task="faq")

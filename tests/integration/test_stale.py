@@ -79,7 +79,7 @@ def test_the_old_answer_comes_after_all_other_backends(client: Caller) -> None:
     assert (old.source, old.value, old.attempts) == ("stale", 1, 4)
 
 
-def test_what_nobody_could_answer_is_raised(client: Caller) -> None:
+def test_a_failure_without_a_stale_answer_is_raised(client: Caller) -> None:
     """A fault of the request is no outage."""
     upstream = Upstream()
     client.outcome(upstream, **OLD)

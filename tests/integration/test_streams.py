@@ -279,9 +279,7 @@ def test_a_stream_that_is_closed_twice_is_finished_once(running: Daemon, client:
     assert model.asked == model.closed == 1
 
 
-def test_a_stream_that_nobody_refers_to_any_more_gives_its_lease_back(
-    running: Daemon, client: Client, model: Model
-) -> None:
+def test_a_stream_without_references_returns_its_lease(running: Daemon, client: Client, model: Model) -> None:
     """As in ``for ... break``."""
     model.lets(2)
     for _piece in client.stream(model.stream, "p"):
@@ -309,7 +307,7 @@ def test_an_exception_in_the_loop_releases_the_call(running: Daemon, client: Cli
     assert model.closed == 1
 
 
-def test_a_follower_that_leaves_touches_nobody(running: Daemon, client: Client, model: Model) -> None:
+def test_a_follower_that_leaves_affects_no_other_caller(running: Daemon, client: Client, model: Model) -> None:
     """Neither the holder nor the other follower."""
     holder = Reader(client.stream(model.stream, "p"))
     poll(lambda: model.asked == 1, "the model was never asked")
@@ -529,7 +527,7 @@ class TestAsync:
         assert got == [pieces("p")] * 6
         assert model.asked == 1
 
-    async def test_a_caller_that_is_cancelled_between_two_paced_pieces_loses_none(
+    async def test_a_caller_that_is_canceled_between_two_paced_pieces_loses_none(
         self, running: Daemon, model: Model
     ) -> None:
         """The pause is before a piece is taken."""
@@ -546,7 +544,7 @@ class TestAsync:
             assert read == pieces("p")
             assert monotonic() - began >= 0.3
 
-    async def test_a_cancelled_holder_finishes_for_its_followers(self, running: Daemon, model: Model) -> None:
+    async def test_a_canceled_holder_finishes_for_its_followers(self, running: Daemon, model: Model) -> None:
         """Wherever it was cancelled: here while it waited for a piece."""
         got: list[str] = []
 

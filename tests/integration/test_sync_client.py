@@ -149,7 +149,7 @@ def test_hit_larger_than_a_buffer(daemon: ScriptedDaemon, client: Client, upstre
     assert client.call(upstream.generate, "p") == "small"
 
 
-def test_pending_waits_for_somebody_elses_answer(daemon: ScriptedDaemon, client: Client, upstream: Upstream) -> None:
+def test_pending_waits_for_another_callers_answer(daemon: ScriptedDaemon, client: Client, upstream: Upstream) -> None:
     """It is given as soon as it is there."""
     ready = threading.Event()
     daemon.script(wire.Begin, [PENDING, After(ready, shared("v"))])
@@ -266,7 +266,7 @@ def _framed(reply: wire.Reply, request_id: int) -> bytes:
 
 
 @pytest.mark.parametrize("step", NONSENSE.values(), ids=NONSENSE)
-def test_nonsense_falls_back(daemon: ScriptedDaemon, hasty: Client, upstream: Upstream, step: Any) -> None:
+def test_invalid_bytes_fall_back(daemon: ScriptedDaemon, hasty: Client, upstream: Upstream, step: Any) -> None:
     """Never an error, never another's value, and the connection is not used again."""
     daemon.always(wire.Begin, step)
     outcome = hasty.outcome(upstream.generate, "p")
@@ -274,7 +274,7 @@ def test_nonsense_falls_back(daemon: ScriptedDaemon, hasty: Client, upstream: Up
     wait_until(lambda: 0 in daemon.ended)
 
 
-def test_an_answer_that_comes_too_late_is_nobodys(daemon: ScriptedDaemon, hasty: Client, upstream: Upstream) -> None:
+def test_a_late_answer_is_not_delivered(daemon: ScriptedDaemon, hasty: Client, upstream: Upstream) -> None:
     """1. no answer in time; 2. the call goes on without; 3. the answer comes; 4. the next call does not get it."""
     late = threading.Event()
     daemon.script(wire.Begin, After(late, hit("late")), hit("right"))
@@ -480,7 +480,7 @@ def test_an_error_instead_of_another_lease_gives_the_first_one_back(
     wait_until(lambda: daemon.ended == [0])
 
 
-def test_a_lease_that_nobody_can_use_is_given_back(daemon: ScriptedDaemon, client: Client) -> None:
+def test_an_unusable_lease_is_returned(daemon: ScriptedDaemon, client: Client) -> None:
     """A second lease on a backend that has failed already: the connection is closed, so the lease is lost immediately."""
     first = Upstream()
     first.errors = [ConnectionError("1")]
@@ -641,7 +641,7 @@ def test_a_daemon_that_hangs_while_many_wait(daemon: ScriptedDaemon, upstream: U
     assert len(upstream.prompts) == 1
 
 
-def test_a_daemon_that_is_restarted_is_used_at_once(path: str, client: Client, upstream: Upstream) -> None:
+def test_a_restarted_daemon_is_used_immediately(path: str, client: Client, upstream: Upstream) -> None:
     """A kept connection that has ended is replaced, and the begin sent again, before anyone falls back."""
     for _ in range(2):
         with ScriptedDaemon(path) as daemon:

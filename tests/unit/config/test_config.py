@@ -247,7 +247,7 @@ def test_namespace_limits_reach_the_engine(file: Path) -> None:
     assert config.shown()["namespaces.other.max_bytes"] == 0
 
 
-def test_all_problems_are_reported_at_once(file: Path) -> None:
+def test_all_problems_are_reported_together(file: Path) -> None:
     """Not only the first."""
     assert len(problems_of("[cache]\nttl_seconds = []\nsize = 1", {"SIDECARD_X": "1"}, file=file)) == 3
 

@@ -95,7 +95,7 @@ def test_queued_next_rejected_by_opening_breaker_fails_flight() -> None:
     assert bob.receives() == [Failed(1, "transient", "a is down")]
 
 
-def test_cancelled_failure_gets_no_next() -> None:
+def test_canceled_failure_gets_no_next() -> None:
     """A fail of kind ``cancelled`` gets no other backend."""
     host = Host()
     alice = host.peer()
@@ -104,7 +104,7 @@ def test_cancelled_failure_gets_no_next() -> None:
     assert alice.receives() == [Ok(98)]
 
 
-def test_queued_next_is_cancelled_by_its_begins_id() -> None:
+def test_queued_next_is_canceled_by_its_begins_id() -> None:
     """A queued ``next`` is cancelled by its begin's id, and the flight goes to the next caller."""
     host = Host(backends={"b": ONE})
     held(host, "b")

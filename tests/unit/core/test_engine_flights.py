@@ -234,7 +234,7 @@ def test_fatal_failure_fails_all_waiters_and_is_not_remembered() -> None:
     assert bob.leads("key") == "boot-2"
 
 
-def test_ignored_failure_releases_all_waiters_at_once() -> None:
+def test_ignored_failure_releases_all_waiters_together() -> None:
     """An answer that cannot be shared releases all waiters at the same time."""
     host = Host()
     alice, bob, carol = host.peer(), host.peer(), host.peer()
@@ -335,7 +335,7 @@ def test_expired_waiter_is_not_elected_before_its_tick() -> None:
     assert bob.receives() == [Timeout(1, 3.0)]
 
 
-def test_begin_with_zero_wait_times_out_at_once() -> None:
+def test_begin_with_zero_wait_times_out_immediately() -> None:
     """A begin with ``wait_seconds`` 0 gets an entry, a lease, or a timeout immediately."""
     host = Host()
     alice, bob = host.peer(), host.peer()

@@ -272,7 +272,7 @@ def test_full_queue_rejects_and_notes_once() -> None:
     assert host.notes.count(full) == 2
 
 
-def test_queue_of_zero_rejects_at_once() -> None:
+def test_queue_of_zero_rejects_immediately() -> None:
     """A backend with ``max_queue`` 0 rejects callers immediately."""
     host = Host(backends={"a": BackendSettings(max_concurrent=1, max_queue=0)})
     held(host, "a")

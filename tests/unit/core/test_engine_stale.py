@@ -207,7 +207,7 @@ def test_stale_stream_is_replayed_as_stale() -> None:
     assert (chunks[-1].source, chunks[-1].stale) == ("stale", True)
 
 
-def test_answer_with_zero_ttl_is_stale_at_once() -> None:
+def test_answer_with_zero_ttl_is_stale_immediately() -> None:
     """An answer with ttl 0 is stale immediately and is not written to the store."""
     host = Host(ttl_seconds=0.0, stale_seconds=30.0, sharing_window_seconds=0.0, store="own")
     alice = host.peer()

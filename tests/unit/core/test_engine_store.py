@@ -600,7 +600,7 @@ def test_lost_peers_get_no_replies_from_lookups() -> None:
     assert balanced(host)
 
 
-def test_begin_cancelled_during_lookup_gets_nothing() -> None:
+def test_begin_canceled_during_lookup_gets_nothing() -> None:
     """A begin that is cancelled during a lookup gets nothing; the lookup goes on for later callers."""
     host = own()
     alice, ask = begun(host)

@@ -348,7 +348,7 @@ async def test_a_failing_write_is_logged_once_until_one_succeeds(file: Disk, acc
 
 
 @pytest.mark.anyio
-async def test_a_slow_disk_blocks_nobody_and_gets_one_write_at_a_time(
+async def test_a_slow_disk_blocks_no_caller_and_gets_one_write_at_a_time(
     file: Disk, account: Account, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The event loop goes on, later bookings are in the next write, and a cancelled write is completed first."""

@@ -37,7 +37,7 @@ def test_read_regular_is_bounded(tmp_path: Path) -> None:
     assert read_regular(path, 3) == b"1234"
 
 
-def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_fifo_is_refused_immediately(tmp_path: Path) -> None:
     """Neither reading nor creating waits for the FIFO's other end."""
     path = tmp_path / "fifo"
     os.mkfifo(path)

@@ -50,7 +50,7 @@ async def test_do_hands_results_over_in_order_on_the_loops_thread() -> None:
     worker.stop()
 
 
-async def test_a_cancelled_wait_does_not_end_the_job() -> None:
+async def test_a_canceled_wait_does_not_end_the_job() -> None:
     """The worker is busy until the job's result arrives, though no task waits for it."""
     worker = WorkerThread("test", asyncio.get_running_loop())
     go_on, done = threading.Event(), threading.Event()

@@ -160,7 +160,7 @@ def test_a_half_closed_json_peer_that_watches_gets_notes_until_it_disconnects() 
     assert not root.transport.closed
 
 
-def test_a_half_closed_json_peer_that_has_cancelled_its_watch_is_closed() -> None:
+def test_a_half_closed_json_peer_that_has_canceled_its_watch_is_closed() -> None:
     """No request is outstanding then."""
     server = ServerHarness()
     root = server.connect(uid=0)

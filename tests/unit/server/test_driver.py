@@ -219,7 +219,7 @@ def test_a_drain_ends_when_no_lease_and_no_waiter_is_left() -> None:
     assert ended == ["idle"]
 
 
-def test_a_drain_of_an_idle_daemon_ends_at_once() -> None:
+def test_a_drain_of_an_idle_daemon_ends_immediately() -> None:
     """There is nothing to wait for."""
     server, ended = ServerHarness(), list[str]()
     server.driver.drain(lambda: ended.append("idle"))

@@ -65,7 +65,7 @@ def test_a_value_with_many_waiters_counts_once_until_the_last_has_read_it() -> N
     assert (len(server.buffers._values), len(server.buffers._used)) == (0, 0)
 
 
-def test_a_peer_that_reads_at_once_shares_nothing() -> None:
+def test_a_peer_that_reads_immediately_shares_nothing() -> None:
     """Its frame has left when it is written."""
     server = ServerHarness()
     holder, waiter = server.connect(), server.connect()

@@ -8,7 +8,7 @@ import sidecard_client
 from sidecard_client import AsyncClient, Client
 
 
-def test_arguments_are_checked_at_once() -> None:
+def test_arguments_are_checked_immediately() -> None:
     """Wrong arguments are errors before the first call."""
     with pytest.raises(ValueError, match="daemon_timeout= must be more than 0 seconds, not 0"):
         Client("/tmp/x", daemon_timeout=0)
@@ -29,7 +29,7 @@ def test_making_a_client_connects_to_nothing() -> None:
         assert repr(client) == "<Client <Connector <Availability up> 0 open, 0 idle>>"
 
 
-def test_the_decorators_check_their_policy_at_once() -> None:
+def test_the_decorators_check_their_policy_immediately() -> None:
     """An unknown keyword is an error where it is written."""
     client = Client("/nowhere/at.all")
     with pytest.raises(TypeError, match="'tll' is not a policy keyword"):

@@ -208,7 +208,7 @@ def test_resolve_an_error() -> None:
         resolve(reply, on_unavailable="raise")
 
 
-def test_resolve_nonsense() -> None:
+def test_resolve_of_an_invalid_reply() -> None:
     """A reply of a wrong type is an error."""
     with pytest.raises(ProtocolError, match="Ok"):
         resolve(wire.Ok(id=1))
@@ -288,7 +288,7 @@ def test_read_usage_without_a_hook() -> None:
 
 
 @pytest.mark.parametrize("said", [{"prompt_tokens": -1}, 3, wire.Usage(cost_dollars=-1.0), {"model": "\udc80"}])
-def test_read_usage_that_is_nonsense_costs_the_price_alone(said: Any) -> None:
+def test_read_usage_that_is_invalid_loses_the_price_alone(said: Any) -> None:
     """Invalid usage costs a warning and the price, never the value."""
     with pytest.warns(SidecardWarning, match="without its cost"):
         assert completion.read_usage(DEFAULTS.changed({"usage": lambda _value: said}), "v") is None

@@ -256,7 +256,7 @@ def test_a_caller_without_a_daemon_joins_the_running_call(
     assert not flight.waiters
 
 
-def test_a_waiter_of_a_cancelled_call_leads_the_next() -> None:
+def test_a_waiter_of_a_canceled_call_leads_the_next() -> None:
     """1. more callers in a row are cancelled than elections allow; 2. the last waiter must not fail for it."""
     flights = LocalFlights(threading.Event)
     flight = led(flights)
@@ -267,7 +267,7 @@ def test_a_waiter_of_a_cancelled_call_leads_the_next() -> None:
 
 
 @pytest.mark.parametrize("elected", [False, True])
-def test_an_interrupted_wait_touches_nobody_else(elected: bool) -> None:
+def test_an_interrupted_wait_affects_no_other_caller(elected: bool) -> None:
     """An elected waiter that leaves passes its turn on; otherwise no caller would lead."""
     flights = LocalFlights(threading.Event)
     flight = led(flights)

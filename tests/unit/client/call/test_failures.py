@@ -89,7 +89,7 @@ def test_kind_of_asks_the_hook() -> None:
     assert kind_of(ValueError(), lambda _error: "transient") == "transient"
 
 
-def test_kind_of_ignores_a_hook_that_raises_or_talks_nonsense() -> None:
+def test_kind_of_ignores_a_hook_that_raises_or_returns_no_kind() -> None:
     """A faulty hook does not replace the upstream's exception."""
 
     def raises(_error: BaseException) -> wire.FailureKind:

@@ -115,7 +115,7 @@ def test_fail_after_the_last_election_fails_all(flights: LocalFlights) -> None:
     assert len(flights) == 0
 
 
-def test_fail_fatal_fails_all_at_once_and_is_not_remembered(flights: LocalFlights) -> None:
+def test_fail_fatal_fails_all_together_and_is_not_remembered(flights: LocalFlights) -> None:
     """A fatal failure reaches all current waiters, and no later caller."""
     flight = lead(flights)
     waiters = [wait(flights), wait(flights)]
@@ -132,13 +132,13 @@ def test_fail_ignored_releases_all(flights: LocalFlights) -> None:
     assert waiter.end == Released()
 
 
-def test_fail_with_nobody_waiting_ends_the_flight(flights: LocalFlights) -> None:
+def test_fail_without_waiters_ends_the_flight(flights: LocalFlights) -> None:
     """Without waiters, a failure ends the flight."""
     flights.fail(lead(flights), "transient", "")
     assert len(flights) == 0
 
 
-def test_leave_while_waiting_touches_nobody_else(flights: LocalFlights) -> None:
+def test_leave_while_waiting_affects_no_other_caller(flights: LocalFlights) -> None:
     """A waiter that has left is not elected."""
     flight = lead(flights)
     gone, there = wait(flights), wait(flights)

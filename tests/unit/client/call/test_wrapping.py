@@ -164,7 +164,7 @@ def test_cached_on_a_method_leaves_self_out_of_the_key() -> None:
     assert Bot.ask is Bot.__dict__["ask"]
 
 
-def test_cached_needs_a_stable_name_at_once() -> None:
+def test_cached_needs_a_stable_name_immediately() -> None:
     """A decorator fails where it is applied."""
     with pytest.raises(UnkeyableRequest, match="name="):
         CachedFunction(Performer(), lambda: 1, Options())

@@ -19,7 +19,7 @@ def test_failed_sets_the_instant_of_the_next_try() -> None:
     assert repr(backoff) == "<Backoff failures=2 retry_at=22>"
 
 
-def test_reset_makes_the_next_try_due_at_once() -> None:
+def test_reset_makes_the_next_try_due_immediately() -> None:
     """After a success the next outage starts with the first delay again."""
     backoff = Backoff(1.0, 8.0)
     backoff.failed(10.0)

@@ -228,7 +228,7 @@ def test_a_value_that_json_cannot_say_becomes_an_error_with_the_same_id(value: b
     assert "msgpack" in reply["message"]
 
 
-def test_only_so_many_messages_are_read_at_once_and_the_rest_is_left() -> None:
+def test_a_read_returns_a_bounded_number_of_messages_and_keeps_the_rest() -> None:
     """The rest keeps its order before later messages, in both encodings."""
     for data in (
         b"".join(frame(wire.pack(wire.Ping(id=number))) for number in range(1, 10)),

@@ -335,7 +335,7 @@ def test_exactly_the_configured_probes_are_admitted() -> None:
 
 
 @pytest.mark.parametrize("way", ["lost", "cancelled", "ignored"])
-def test_a_probe_without_a_result_is_free_again_at_once(way: str) -> None:
+def test_a_probe_without_a_result_is_free_again_immediately(way: str) -> None:
     """It is neither success nor failure; the next may be sent at the same instant."""
     bench, (probe,) = probing(1)
     assert bench.record(probe, "nothing") == []
@@ -443,7 +443,7 @@ def test_retry_after_is_bounded_by_an_hour() -> None:
     assert bench.breaker.retry_after_seconds(bench.now) == MAX_RETRY_AFTER_SECONDS
 
 
-def test_retry_after_of_one_probe_opens_at_once() -> None:
+def test_retry_after_of_one_probe_opens_immediately() -> None:
     """The other probes' results are then of an older generation."""
     bench, probes = probing(3)
     bench.breaker.honor_retry_after(probes[0], 30.0, bench.now)

@@ -316,7 +316,7 @@ def test_a_new_lease_time_applies_at_the_next_grant_or_renewal() -> None:
     assert alice.receives() == [wire.StaleLease(6)]
 
 
-def test_all_other_settings_apply_at_once() -> None:
+def test_all_other_settings_apply_immediately() -> None:
     """Waits, elections, routes, retries and bounds on tables."""
     host = Host()
     alice, bob = host.peer(), host.peer()

@@ -267,7 +267,7 @@ def test_at_the_limit_the_oldest_blocks_are_dropped(directory: Path) -> None:
     assert sum(queue.dropped) + sum(one.samples for one in left) == sum(range(1, 201))
 
 
-def test_a_lowered_limit_applies_at_once(directory: Path) -> None:
+def test_a_lowered_limit_applies_immediately(directory: Path) -> None:
     """Also to files of an earlier process; dropped samples are counted."""
     blocks = filled(directory, 100, 50_000)
     queue = Queue(directory, 3_000)

@@ -90,7 +90,7 @@ def test_the_url_in_logs_has_no_secrets() -> None:
     assert target.shown_url == "http://***@vm:8428/api/v1/import?***"
 
 
-def test_unusable_certificates_are_an_error_at_once(tmp_path: object) -> None:
+def test_unusable_certificates_are_an_error_immediately(tmp_path: object) -> None:
     """Not at the first push."""
     with pytest.raises(OSError, match="No such file"):
         Target(PushSettings("https://vm/", ca_file="/nonexistent/ca.pem"), {}, wall=lambda: NOW)
