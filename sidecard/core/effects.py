@@ -1,12 +1,15 @@
 """Effects: the only way for the engine to act on the world. The counterpart of `sidecard.core.events`."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
 from sidecard.core.notes import Note
 from sidecard.core.records import Record
 from sidecard_client.protocol.wire import AnyReply, Begin, LogLevel, Request
+
+NO_TICKET: Final = 0
+"""Ticket of a removal that nobody waits for."""
 
 
 class SendReply(Struct, frozen=True):
@@ -85,7 +88,7 @@ class StoreRelease(Struct, frozen=True):
 
 
 class StoreRemove(Struct, frozen=True):
-    """Remove a key's entry and void its claim; a `StoreAnswered` follows."""
+    """Remove a key's entry and void its claim; a `StoreAnswered` follows, unless the ticket is `NO_TICKET`."""
 
     ticket: int
     scope: str
@@ -95,7 +98,7 @@ class StoreRemove(Struct, frozen=True):
 class StorePurge(Struct, frozen=True):
     """Remove the entries that match ``namespace`` (see `sidecard.core.scopes.covers`), ``tag`` and ``task``; None is any.
 
-    A `StoreAnswered` follows.
+    A `StoreAnswered` follows, unless the ticket is `NO_TICKET`.
     """
 
     ticket: int

@@ -8,7 +8,7 @@ from sidecard.store.base import StoreChange, StoreReporter
 from sidecard.store.pending_writes import PendingWrites
 
 PENDING_MAX_BYTES = 64 * 1024 * 1024
-"""Changes that may wait while the store takes nothing."""
+"""Maximum size of changes that wait while the store takes none."""
 
 
 class BackgroundWrites:
@@ -26,11 +26,11 @@ class BackgroundWrites:
         reporter.measure = self.measure
 
     def expect_removal(self, ticket: int, unwritten: int = 0, since: float = 0.0) -> None:
-        """Answer a removal once it is done. It has removed ``unwritten`` entries before they reached the store."""
+        """Answer a removal once it is done. ``unwritten``: entries it removed that were still waiting to be written."""
         self._removals[ticket] = unwritten, since
 
     def unwritten(self, ticket: int) -> int:
-        """Return how many entries a removal removed before they reached the store."""
+        """Return how many entries a removal removed that were still waiting to be written."""
         return self._removals.get(ticket, (0, 0.0))[0]
 
     def answer_removal(self, ticket: int, answer: Removed | Unavailable) -> None:
@@ -39,7 +39,7 @@ class BackgroundWrites:
             self.reporter.notify(StoreAnswered(ticket, answer))
 
     def give_up_removals(self, until: float = float("inf")) -> None:
-        """Answer `Unavailable` to all removals requested up to that instant. They are done later."""
+        """Answer `Unavailable` to all removals requested up to ``until``. They are done later."""
         for ticket in [ticket for ticket, (_, since) in self._removals.items() if since <= until]:
             self.answer_removal(ticket, Unavailable())
 
@@ -61,7 +61,7 @@ class BackgroundWrites:
         )
 
     def _add(self, change: StoreChange) -> StoreAnswered | None:
-        """Add a change; return the answer to a removal that it replaces, which is no longer done by itself."""
+        """Add a change; return the answer to the removal that it makes unnecessary, if any."""
         replaced = self.pending.add(change)
         if not isinstance(replaced, StoreRemove) or self._removals.pop(replaced.ticket, None) is None:
             return None

@@ -15,9 +15,6 @@ StoreListener = Callable[[StoreEvent], None]
 StoreChange = StoreWrite | StoreRemove | StorePurge
 """Effects that a store writes."""
 
-UNANSWERED = 0
-"""The ticket of a removal whose caller waits no longer, or never did."""
-
 terms_of: Callable[[object], tuple[float, float, float, str, Usage, tuple[str, ...]]] = attrgetter(
     "seconds", "ttl_seconds", "window_seconds", "backend", "usage", "tags"
 )

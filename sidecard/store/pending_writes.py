@@ -1,8 +1,8 @@
 """Changes that are still to be written to a store: the latest of each key, in order, within a bound.
 
-While the store is unavailable, reads are answered from here. Beyond the bound the oldest entries are dropped.
-An entry that a dropped one was to replace must not reappear after a restart, so its removal stays, which is small.
-If even removals are too many, `PendingWrites.lost_track` is set, and the store must be cleared.
+While the store is unavailable, reads are answered from the pending changes. Beyond the bound the oldest entries are dropped.
+An entry in the store that a dropped one was to replace must not reappear after a restart, so a small
+removal takes its place. If even the removals exceed the bound, `PendingWrites.must_clear_store` is set.
 """
 
 from collections.abc import Hashable, Iterable, Iterator
@@ -10,14 +10,14 @@ from collections.abc import Hashable, Iterable, Iterator
 from msgspec import structs
 
 from sidecard.core.cache.entry import text_bytes
-from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
+from sidecard.core.effects import NO_TICKET, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.records import Record
 from sidecard.core.scopes import covers
 from sidecard.persistence.write_behind import WriteBehindQueue
-from sidecard.store.base import UNANSWERED, StoreChange
+from sidecard.store.base import StoreChange
 
 OVERHEAD_BYTES = 400
-"""Memory of a change beside its texts and its value."""
+"""Memory of a change besides its texts and its value."""
 
 SLACK_SHARE = 1 / 16
 """Share of the bound that is freed together: freeing scans all changes, which must not happen for each further one."""
@@ -29,8 +29,8 @@ class PendingWrites(WriteBehindQueue[StoreChange]):
     def __init__(self, max_bytes: int) -> None:
         super().__init__(_size, max_bytes=max_bytes)
         self.dropped = 0
-        self.lost_track = False
-        """Removals were dropped: nothing that the store has can be trusted until it is cleared."""
+        self.must_clear_store = False
+        """Removals were dropped, so the store may have entries that were removed: it must be cleared before it is read."""
         self._purges: dict[Hashable, StorePurge] = {}
         """All purges, waiting or taken: each read checks them, among possibly very many other changes."""
 
@@ -40,7 +40,7 @@ class PendingWrites(WriteBehindQueue[StoreChange]):
         if isinstance(change, StorePurge):
             for write in list(self.within(change)):
                 # The removal stays: an older entry of the key in the store, with other tags, must not reappear.
-                self.put((write.scope, write.key), StoreRemove(UNANSWERED, write.scope, write.key))
+                self.put((write.scope, write.key), StoreRemove(NO_TICKET, write.scope, write.key))
 
             self._purges[self.append(change)] = change
         else:
@@ -61,7 +61,7 @@ class PendingWrites(WriteBehindQueue[StoreChange]):
                 name in self._waiting and _purges(purge, change.scope, change.record)
                 for name, purge in self._purges.items()
             ):
-                return StoreRemove(UNANSWERED, scope, key)
+                return StoreRemove(NO_TICKET, scope, key)
 
         return change if isinstance(change, StoreWrite | StoreRemove) else None
 
@@ -80,7 +80,7 @@ class PendingWrites(WriteBehindQueue[StoreChange]):
                 yield change
 
     def give_back(self, changes: Iterable[StoreChange] | None = None) -> None:
-        """End the batch: all of it, or only ``changes`` of it, could not be written and wait again."""
+        """End the batch. All of it, or only ``changes`` of it, could not be written and wait again."""
         kept = None if changes is None else {id(change) for change in changes}
         newer, self._waiting = self._waiting, {}
         taken, self._taken = self._taken, {}
@@ -94,7 +94,7 @@ class PendingWrites(WriteBehindQueue[StoreChange]):
             elif isinstance(change, StoreWrite) and any(_purges(purge, change.scope, change.record) for purge in later):
                 # As in `add`, for a purge that arrived while this was taken.
                 self._forget(name, change)
-                self.put(name, StoreRemove(UNANSWERED, change.scope, change.key))
+                self.put(name, StoreRemove(NO_TICKET, change.scope, change.key))
             else:
                 self._waiting[name] = change
 
@@ -117,20 +117,20 @@ class PendingWrites(WriteBehindQueue[StoreChange]):
 
                 if not entries_only:
                     self.discard(name)
-                    self.lost_track = True
+                    self.must_clear_store = True
                 elif isinstance(change, StoreWrite):
                     self.dropped += 1
                     self.discard(name)
                     if change.claim or change.replace:
-                        self.put(name, StoreRemove(UNANSWERED, change.scope, change.key))
+                        self.put(name, StoreRemove(NO_TICKET, change.scope, change.key))
 
 
 def _merged(older: StoreChange | None, change: StoreChange) -> StoreChange:
-    """Return what replaces an older change: what that was to remove from the store must be removed in any case."""
+    """Return the change that replaces ``older``. An entry that ``older`` was to remove must be removed in any case."""
     removes = isinstance(older, StoreRemove) or (isinstance(older, StoreWrite) and older.replace)
     if removes and isinstance(change, StoreWrite) and not change.claim and not change.replace:
-        # 1. A key is to be removed. 2. An entry of it is to be written, which would let another host's stay, or is
-        # dropped for want of room. 3. The entry that was to be removed is served.
+        # Without this: 1. a key is to be removed; 2. an entry of the key is to be written, which keeps another host's
+        # entry, or is dropped for lack of room; 3. the entry that was to be removed is served.
         return structs.replace(change, replace=True)
 
     return change

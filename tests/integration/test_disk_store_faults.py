@@ -327,16 +327,16 @@ async def test_track_lost_while_a_batch_is_written_stays_lost(path: Path) -> Non
         writing.do(lambda: go_on.wait(5), lambda _: None)
         one.store._writes.urgent.set()
         await until(lambda: bool(one.store._writes.pending._taken))
-        one.store._writes.pending.lost_track = True
+        one.store._writes.pending.must_clear_store = True
         go_on.set()
         await one.written()
-        assert one.store._writes.pending.lost_track
+        assert one.store._writes.pending.must_clear_store
         one.write("later")
         one.store._writes.urgent.set()
         await one.written()
         assert await one.answer(one.ask("to be removed")) == Absent()
         assert isinstance(await one.answer(one.ask("later")), Found)
-        assert not one.store._writes.pending.lost_track
+        assert not one.store._writes.pending.must_clear_store
         one.write("last")
         one.store._writes.urgent.set()
         await one.written()

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from sidecard.config.store_url import RedisAddress
 
 FAULTS = (RedisError, OSError, TimeoutError)
-"""Faults of a server, as opposed to mistakes of our own."""
+"""Faults of a server, as opposed to internal errors."""
 
 
 class NotAdmittedError(ConnectionError):

@@ -1,4 +1,14 @@
-"""Reads and claims, over one connection: entries that are looked up, and the claims that this host holds."""
+"""Reads and claims, over one connection: entries that are looked up, and the claims that this host holds.
+
+A claim makes one host compute a key while the others wait. Its life:
+
+1. *Requested* by a read that may lead to a call. The server grants it if there is no entry and no current claim.
+2. *Held*: renewed every third of ``claim_seconds``, until the flight ends. If this host dies, it expires.
+3. *Used* by the write of the entry, which ends it; or *released* if the flight has no entry to store.
+
+If the reply to a request or a release is lost, the claim is *unsure*: the host may hold it. The next read of the key requests
+the same claim again; otherwise it expires.
+"""
 
 from functools import partial
 from typing import Any
@@ -45,10 +55,10 @@ class Claims:
         self._open: dict[int, tuple[StoreRead, str]] = {}
         """Reads without an answer, each with the claim that it requests, by ticket."""
         self._held: dict[_Name, str] = {}
-        """Claims that are to be renewed."""
+        """Claims to renew."""
         self._unsure: dict[_Name, str] = {}
-        """Claims that were requested or released without a reply. Requested again, they are granted if they were then.
-        Finding an entry does not end them: they outlive it."""
+        """Claims whose request or release got no reply: this host may hold them. Asking again with the same claim is safe, also
+        after an entry was found."""
         self._releasing: dict[_Name, str] = {}
         """Claims that are being released."""
         self._sequence = 0
@@ -67,7 +77,7 @@ class Claims:
         if removing and not claim:
             return Absent()
 
-        # An entry that is to be removed is not read, but who computes the key is the server's decision.
+        # An entry that is to be removed is not read, but the server still decides which host computes the key.
         arguments = (claim, self._claim_milliseconds, int(read.read_entry and not removing))
         self._open[read.ticket] = read, claim
         call = ScriptCall(READ, entry_name(read.scope, read.key), arguments)
@@ -78,7 +88,7 @@ class Claims:
         """Release a claim. If the server is unreachable, the claim expires, unless this host requests it again before.
 
         Otherwise: 1. The server hangs. 2. A call fails, and its claim cannot be released. 3. The server is back.
-        4. The next callers wait for the holder of the claim, which no caller is.
+        4. The next callers wait for a holder that does not exist.
         """
         self.used(release.scope, release.key)
         name = release.scope, release.key
@@ -149,10 +159,10 @@ class Claims:
 
     def _replied(self, read: StoreRead, claim: str, reply: Any) -> None:
         if isinstance(reply, ResponseError):
-            # An existing entry is returned before the script writes anything: so there is none.
+            # The script failed while writing, which it does only if there is no entry.
             refused = self._health.refuses_writes(reply)
             if refused:
-                self._writes.changed.set()  # it finds out when the server takes writes again
+                self._writes.changed.set()  # its task checks when the server takes writes again
 
             self._answer(read, Absent() if refused else Unavailable())
             return
@@ -188,5 +198,6 @@ class Claims:
 
     def _renewed(self, name: _Name, claim: str, reply: Any) -> None:
         if reply == 0 and self._held.get(name) == claim:
-            # Expired and taken over, or removed. The flight goes on for its callers; its entry will be refused.
+            # The claim has expired and passed to another host, or was removed. The flight goes on for its callers; the store
+            # will refuse its entry.
             del self._held[name]

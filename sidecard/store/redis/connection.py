@@ -25,14 +25,14 @@ class ScriptCall(Struct, frozen=True):
 
 
 Command = ScriptCall | tuple[str | bytes | int, ...]
-"""A script, or a plain command. A cluster sends the latter to the node of its second part."""
+"""A script, or a plain command. A cluster sends a plain command to the node of its second part."""
 
 ReplyHandler = Callable[[Any], None]
 """Receives a reply, which may be a `ResponseError`."""
 
 
 class RedisConnection(Protocol):
-    """A connection. After any fault it is of no further use."""
+    """A connection, which is not used again after a fault."""
 
     async def open(self) -> None:
         """Connect. Raises `FAULTS`."""
@@ -44,10 +44,10 @@ class RedisConnection(Protocol):
         """Run commands and return their replies. Raises `FAULTS`, possibly after some of them ran."""
 
     def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
-        """Yield the keys that match a pattern, by pages, of all nodes. Raises `FAULTS`."""
+        """Yield pages of the keys on all nodes that match a pattern. Raises `FAULTS`."""
 
     async def monitor(self) -> Never:
-        """Check that the server answers, as long as the connection is used. Raises what ended it."""
+        """Check that the server replies, as long as the connection is used. Raises the fault that ended it."""
 
     async def close(self) -> None:
         """Disconnect, in any state."""

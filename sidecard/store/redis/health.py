@@ -8,7 +8,7 @@ from sidecard.store.base import StoreReporter
 from sidecard.store.redis.access import RedisAccess
 
 _READ_ONLY = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "NOPERM")
-"""Error codes of a server that reads but does not write. Scripts have them in the middle of their errors."""
+"""Error codes of a server that reads but does not write. Errors of scripts contain them in the middle."""
 
 _SHOWN_CHARACTERS = 200
 
@@ -43,9 +43,9 @@ class RedisHealth:
         self._reporter.state(StoreStateChanged("up"))
 
     def refuses_writes(self, error: ResponseError) -> bool:
-        """Return whether an error means that the server takes no writes; that is reported and kept.
+        """Return whether an error means that the server takes no writes. If it does, report that, until `writes_again`.
 
-        Raises `ConnectionError` where another server must be found.
+        Raises `ConnectionError` if another server must be found.
         """
         text = str(error)
         code = next((code for code in _READ_ONLY if code in text), None)

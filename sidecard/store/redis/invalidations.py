@@ -1,9 +1,9 @@
-"""Invalidations: what hosts publish on one channel. Each changed entry, each claim that ends, each purge.
+"""Invalidations: hosts publish each changed entry, each ended claim and each purge on one channel.
 
-One connection receives them for all callers of the host. The server confirms the subscription before the first read:
-1. A key is read, and another host computes it. 2. That host stores it, and publishes. 3. A host that subscribed only now would
-wait for what was published before.
-Messages are lost with their connection. The session ends with it, and the next one begins with `InvalidationsMissed`.
+One connection receives them for all callers of the host. The server confirms the subscription before the first read.
+Otherwise: 1. a host reads a key that another host computes; 2. that host stores the entry, and publishes; 3. the first host
+subscribes, and waits for a message that was published before.
+If the connection ends, messages are lost. The session ends with it, and the next one begins with `InvalidationsMissed`.
 """
 
 from typing import Literal
@@ -52,7 +52,7 @@ class Invalidations:
         return msgspec.msgpack.encode((self._host, "task_purged", namespace, tag, task))
 
     async def subscribe(self, connection: SingleConnection) -> None:
-        """Receive all messages from this call's return on. Raises `FAULTS`."""
+        """Receive all messages that are published after this returns. Raises `FAULTS`."""
         await connection.subscribe(CHANNEL, self.received)
 
     def received(self, data: bytes) -> None:
@@ -69,5 +69,5 @@ class Invalidations:
                 notify(EntriesPurged(first, second, message.task))
         elif first is not None and second is not None:
             # The engine knows this host's own changes. But a caller of this host may have read the key just before the
-            # change, and wait because the key was claimed.
+            # change, and now waits because the key was claimed.
             notify(KeyChanged(first, second, "released" if message.host == self._host else what))

@@ -29,7 +29,7 @@ from sidecard.store.base import terms_of
 from sidecard_client.protocol.wire import Usage
 
 LAYOUT = 1
-"""Part of every name: another layout has other names, so its entries are misses."""
+"""Part of every Redis key: another layout has other keys, so its entries are misses."""
 
 ENVELOPE = 1
 """The first byte of an encoded entry."""
@@ -38,7 +38,7 @@ COMPRESSED_ENVELOPE = 2
 """Like `ENVELOPE`, but with a compressed value (`sidecard.core.cache.compression`). Versions without compression have a miss."""
 
 GRACE_MILLISECONDS = 60_000
-"""Far longer than a server hangs before it recovers, and short enough that the memory does not matter."""
+"""Far longer than the usual hang of a server that recovers, and short enough that the memory does not matter."""
 
 NOW = """
 local clock = redis.call('TIME')
@@ -62,7 +62,7 @@ end
 
 
 class Script:
-    """One script: its text, and the name by which a server knows it."""
+    """One script: its text, and the SHA-1 by which a server knows it."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -70,7 +70,7 @@ class Script:
 
 
 READ = Script(
-    # The most frequent case first: 10 us of a server's time, while the others take 20.
+    # The most frequent case first: it takes 10 us of a server's time, the others 20.
     """
 if ARGV[3] == '1' then
   local found = redis.pcall('HMGET', KEYS[1], 'value', 'until')
@@ -95,7 +95,10 @@ keep(stored, now + claim_ms)
 return {'claimed'}
 """
 )
-"""claim or '', its milliseconds, '1' to read -> found with envelope and remaining milliseconds, absent, elsewhere, claimed."""
+"""Arguments: the claim to request (empty: none), its milliseconds, ``1`` to read the entry.
+
+Returns ``found`` with the envelope and its remaining milliseconds; ``elsewhere`` with those of another holder's claim;
+``claimed``; or ``absent``."""
 
 WRITE = Script(
     NOW
@@ -116,7 +119,10 @@ redis.call('PUBLISH', ARGV[6], ARGV[7])
 return 1
 """
 )
-"""claimed|absent|always, claim, envelope, milliseconds, tags, channel, message -> 1 if it was stored."""
+"""Arguments: when to write, the claim (may be empty), envelope, milliseconds, tags, channel, message.
+
+``claimed`` writes if the claim is current, ``absent`` if there is no entry, ``always`` in any case. Returns 1 if the entry was
+stored."""
 
 RENEW = Script(
     NOW
@@ -129,7 +135,7 @@ keep(stored, now + tonumber(ARGV[2]))
 return 1
 """
 )
-"""claim, milliseconds -> 1 if the claim is still current."""
+"""Arguments: claim, milliseconds. Returns 1 if the claim was still current."""
 
 RELEASE = Script(
     NOW
@@ -146,7 +152,7 @@ redis.call('PUBLISH', ARGV[2], ARGV[3])
 return 1
 """
 )
-"""claim, channel, message -> 1 if the claim was current."""
+"""Arguments: claim, channel, message. Returns 1 if the claim was current."""
 
 REMOVE = Script(
     NOW
@@ -158,7 +164,7 @@ redis.call('PUBLISH', ARGV[1], ARGV[2])
 return stored > 0 and 1 or 0
 """
 )
-"""channel, message -> 1 if there was an entry. Its claim is removed too, so a computation in progress is not stored."""
+"""Arguments: channel, message. Returns 1 if there was an entry. Removes the claim too, so that a call in progress stores nothing."""
 
 PURGE = Script(
     NOW
@@ -178,7 +184,9 @@ redis.call('DEL', KEYS[1])
 return stored > 0 and 1 or 0
 """
 )
-"""Tags as `encode_tags` returns each, none for any entry -> 1 if there was an entry with all of them. Claims are removed in any case."""
+"""Arguments: the encoded tags (none: every entry matches). Returns 1 if an entry with all of them was removed.
+
+Claims are removed in any case."""
 
 ALL = (READ, WRITE, RENEW, RELEASE, REMOVE, PURGE)
 
@@ -192,7 +200,7 @@ class _Envelope(Struct, array_like=True, frozen=True):
     tags: tuple[str, ...]
     value: bytes
     task: str = ""
-    """Empty in envelopes of versions that kept no task; those versions ignore it in ours."""
+    """Empty in envelopes of versions without tasks, which ignore it when they read ours."""
 
 
 _pack = msgspec.msgpack.Encoder().encode

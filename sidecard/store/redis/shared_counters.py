@@ -1,8 +1,8 @@
 """Shared counters: breakers that open on all hosts, and budgets that all hosts spend, if the settings share them.
 
-One Redis hash has the open breakers: each backend's, and until when it is open. One hash for each budget and period has the
-total spending of each run of each daemon, so that reporting it twice counts once. A daemon that starts reads both: no restart
-closes an open breaker or refills a budget.
+One Redis hash has the open breakers: each backend, and until when its breaker is open. One hash for each budget and period has
+the total spending of each run of each daemon, so that a total reported twice counts once. A daemon reads both at its start, so
+that no restart closes an open breaker or refills a budget.
 """
 
 from collections.abc import Callable
@@ -35,10 +35,10 @@ redis.call('PEXPIREAT', KEYS[1], math.max(ends, now + redis.call('PTTL', KEYS[1]
 return 1
 """
 )
-"""backend, milliseconds"""
+"""Arguments: backend, milliseconds."""
 
 _CLOSE = Script("return redis.call('HDEL', KEYS[1], ARGV[1])")
-"""backend"""
+"""Arguments: backend."""
 
 _OPEN_NOW = Script(
     NOW
@@ -55,7 +55,7 @@ end
 return open
 """
 )
-"""-> backend, milliseconds left, ..."""
+"""Returns the open breakers: backend, remaining milliseconds, and so on."""
 
 _SPEND = Script(
     """
@@ -71,7 +71,7 @@ end
 return tostring(sum)
 """
 )
-"""host, dollars, milliseconds -> what the other hosts spent"""
+"""Arguments: host, dollars, milliseconds. Returns the spending of the other hosts."""
 
 
 class SharedCounters:
@@ -103,7 +103,7 @@ class SharedCounters:
         self._unpublished: set[str] = set()
         """Breakers that opened on this host and are not published yet."""
         self._reported: dict[str, float] = {}
-        """Other hosts' breakers that the engine knows of, and until when they are open."""
+        """Breakers of other hosts that were reported to the engine, and until when they are open."""
         self._spent: dict[str, ShareSpending] = {}
 
     def note(self, note: notes.Note) -> None:

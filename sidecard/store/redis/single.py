@@ -1,10 +1,10 @@
 """A connection to one Redis server: an `asyncio.Protocol` with hiredis' parser.
 
 A command is written immediately, in the event loop's turn in which its request was received, and its reply calls back. A read
-costs about 20 us of this process, where redis-py's asynchronous client takes some 80 us.
+costs about 20 us of this process; redis-py's asynchronous client takes some 80 us.
 
-Replies are matched by their order alone, and no request's task waits for one: a caller that leaves, leaves no half-read reply
-to the next (the fault that once showed ChatGPT users other users' chats).
+Replies are matched by their order alone. No request's task waits for one, so a caller that leaves cannot leave a half-read
+reply to the next caller (the fault that once showed ChatGPT users other users' chats).
 """
 
 import asyncio
@@ -28,11 +28,11 @@ PING_SECONDS = 0.5
 """How long a connection may be idle before the server is pinged."""
 
 _UNAVAILABLE_CODES = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY ")
-"""Error codes of a server that is as good as down."""
+"""Error codes of a server that counts as down."""
 
 
 class SingleConnection(asyncio.Protocol):
-    """One connection, with RESP3. In a cluster it leads to any node: each of them forwards published messages."""
+    """One connection, with RESP3. In a cluster it connects to any node, because each node forwards published messages."""
 
     def __init__(self, access: RedisAccess) -> None:
         self._access = access
@@ -54,7 +54,7 @@ class SingleConnection(asyncio.Protocol):
             await self._greet()
 
     async def subscribe(self, channel: str, on_message: Callable[[bytes], None]) -> None:
-        """Receive a channel's messages, all that follow this call's return. Raises `FAULTS`."""
+        """Receive all messages of a channel that are published after this returns. Raises `FAULTS`."""
         self._on_message = on_message
         async with asyncio.timeout(self._access.timeout_seconds):
             self._write(_packed(("SUBSCRIBE", channel)))
@@ -207,7 +207,7 @@ class SingleConnection(asyncio.Protocol):
 
     def _ran(self, call: ScriptCall, on_reply: ReplyHandler, reply: Any) -> None:
         if isinstance(reply, NoScriptError):
-            # Somebody had the server forget its scripts.
+            # The server does not have the script: after SCRIPT FLUSH, or because loading is forbidden.
             self._waiting.append((on_reply, self._loop.time()))
             self._write(_packed(("EVAL", call.script.text, 1, call.key, *call.arguments)))
         else:
@@ -234,7 +234,7 @@ class SingleConnection(asyncio.Protocol):
 
 
 async def _primary(access: RedisAccess) -> tuple[str, int]:
-    """Ask the sentinels for the primary's address. They have no password of ours."""
+    """Ask the sentinels for the primary's address, without a password."""
     options: dict[str, Any] = {
         "socket_timeout": access.timeout_seconds,
         "socket_connect_timeout": access.timeout_seconds,

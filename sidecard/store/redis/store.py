@@ -1,11 +1,11 @@
 """The store of many hosts: Redis or Valkey.
 
-A *session* has three connections, each with one task: reads and claims, writes, invalidations; and a fourth where breakers or
+A *session* has three connections, each with one task: reads and claims, writes, invalidations; and a fourth if breakers or
 budgets are shared. After any fault all are closed, every open read is answered `Unavailable`, and a new session is tried.
-The memory tier and the flights of this host never wait for any of it, and no request's task touches it.
+The memory tier and the flights of this host never wait for a session.
 
-What may be lost: a pending write, when the daemon is killed; a claim, when the server fails over before it replicated the
-claim, which makes a second call. Never lost: that an answer belongs to its key, and that only the holder of a claim stores.
+What may be lost: a pending write, if the daemon is killed; a claim, if the server fails over before the claim was replicated;
+then the call is made twice. In any case an answer belongs to its key, and only the holder of a claim stores one.
 """
 
 import random
@@ -33,8 +33,8 @@ from sidecard_client.protocol.backoff import Backoff
 class RedisStore:
     """See `sidecard.store.base.Store`. A claim that this host does not renew expires after ``claim_seconds``.
 
-    ``host`` is unique to this run of the daemon. ``clock`` is the engine's. ``on_fault`` receives mistakes of our own that
-    ended a session. ``shared_counters`` makes what shares breakers and budgets, if any are shared.
+    ``host`` is unique to this run of the daemon. ``clock`` is the engine's. ``on_fault`` receives internal errors that ended a
+    session. ``shared_counters`` creates the `SharedCounters`, if breakers or budgets are shared.
     """
 
     shared = True

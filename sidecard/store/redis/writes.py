@@ -7,13 +7,13 @@ import anyio
 from msgspec import structs
 from redis.exceptions import ResponseError
 
-from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
+from sidecard.core.effects import NO_TICKET, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import Removed, StoreAnswered, Unavailable
 from sidecard.core.records import index_tags_of_purge
 from sidecard.core.scopes import covers
 from sidecard.persistence.batches import batches
 from sidecard.store.background_writes import BackgroundWrites
-from sidecard.store.base import UNANSWERED, StoreChange, StoreReporter
+from sidecard.store.base import StoreChange, StoreReporter
 from sidecard.store.redis import scripts
 from sidecard.store.redis.connection import RedisConnection, ScriptCall
 from sidecard.store.redis.health import RedisHealth
@@ -30,7 +30,7 @@ MAX_WRITE_FAILURES = 3
 """Sessions that one write may end before it is dropped: it may be too large for the time limit."""
 
 MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 2.0
-"""Between two tries of what a server refuses or does not answer."""
+"""Pause between two attempts while the server refuses writes or does not reply."""
 
 
 class RedisWrites(BackgroundWrites):
@@ -49,7 +49,7 @@ class RedisWrites(BackgroundWrites):
         """Write a change soon; return an answer that is known already."""
         replaced = self._add(self._with_claim(change))
         self.changed.set()
-        if not isinstance(change, StoreWrite) and change.ticket != UNANSWERED:
+        if not isinstance(change, StoreWrite) and change.ticket != NO_TICKET:
             if self._health.connected is False:
                 return StoreAnswered(change.ticket, Unavailable())
 
@@ -155,7 +155,7 @@ class RedisWrites(BackgroundWrites):
         return structs.replace(write, record=structs.replace(write.record, age_seconds=age_seconds))
 
     async def _purge(self, connection: RedisConnection, purge: StorePurge) -> list[StoreChange]:
-        # Published before, so that flights in progress on any host store nothing; and after, for reads in between.
+        # Published before the purge, so that flights in progress on any host store nothing, and after it, for reads meanwhile.
         publish = ("PUBLISH", CHANNEL, self._invalidations.of_purge(purge.namespace, purge.tag, purge.task))
         await connection.run([publish])
         tags = tuple(encode_tags((tag,)) for tag in index_tags_of_purge(purge.tag, purge.task))

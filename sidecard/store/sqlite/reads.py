@@ -14,13 +14,13 @@ from pathlib import Path
 
 from msgspec import structs
 
-from sidecard.core.effects import StorePurge, StoreRead, StoreRemove, StoreWrite
+from sidecard.core.effects import NO_TICKET, StorePurge, StoreRead, StoreRemove, StoreWrite
 from sidecard.core.events import Absent, Answer, Found, StoreAnswered, Unavailable
 from sidecard.core.records import Record
 from sidecard.core.scopes import covers
 from sidecard.persistence.sqlite_file import UnusableError
 from sidecard.persistence.worker import WorkerThread
-from sidecard.store.base import UNANSWERED, StoreChange, StoreReporter
+from sidecard.store.base import StoreChange, StoreReporter
 from sidecard.store.pending_writes import PendingWrites
 from sidecard.store.sqlite.format import StoreReader
 from sidecard.store.sqlite.health import DiskHealth
@@ -132,7 +132,7 @@ class DiskReads:
             health.hanging = True
             self._reporter.faults += 1
             # Queued behind what hangs: its result shows that the disk answers again.
-            worker.do(lambda: None, partial(self._looked, StoreRead(UNANSWERED, "", "")))
+            worker.do(lambda: None, partial(self._looked, StoreRead(NO_TICKET, "", "")))
             health.report()
 
         for ask in late:

@@ -3,9 +3,9 @@
 Write-ahead log, ``synchronous=NORMAL``: a killed daemon loses nothing that was committed. A host that loses power may lose
 the last commits. Neither damages the file.
 
-Eviction is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023), in two columns. Hits in memory
-are not counted: an entry's hits are those that memory had no room for. The memory cache's own policy would need each row's
-priority in an index, for a disk that is rarely full.
+Eviction is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023), in two columns. Only reads
+from disk count as hits; hits in memory do not. The memory cache's own policy would need each row's priority in an index, for
+a disk that is rarely full.
 """
 
 import contextlib
@@ -206,7 +206,7 @@ class StoreWriter:
         return removed
 
     def _make_room(self, size: int, now: float) -> int:
-        """Evict until an entry fits; return how many left."""
+        """Evict until an entry of ``size`` fits; return how many were evicted."""
         evicted = 0
         while sum(self._bytes) + size > self._max_bytes:
             if self._expire(now):

@@ -1,7 +1,7 @@
-"""Writes to the store on disk, behind the requests that cause them.
+"""Writes to the store on disk, after the requests that cause them.
 
-Entries are written at most ``write_window_seconds`` after they were made, as long as the disk keeps up: that is what a killed
-daemon may lose. Removals and purges are written immediately.
+Entries are written at most ``write_window_seconds`` after they were made, as long as the disk keeps up: a killed daemon may
+lose that much. Removals and purges whose callers wait are written immediately; other removals wait like entries.
 """
 
 import asyncio
@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
+from sidecard.core.effects import NO_TICKET, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import Found, Removed, StoreAnswered, Unavailable
 from sidecard.persistence.worker import WorkerThread
 from sidecard.store.background_writes import BackgroundWrites
-from sidecard.store.base import UNANSWERED, StoreChange, StoreReporter
+from sidecard.store.base import StoreChange, StoreReporter
 from sidecard.store.sqlite.health import DiskHealth
 from sidecard.store.sqlite.reads import DiskReads
 from sidecard.store.sqlite.writer import Applied, StoreWriter
@@ -26,10 +26,10 @@ MAX_BATCH = 1000
 """Changes in one transaction: a commit takes milliseconds, and reads of the file go on meanwhile."""
 
 MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 2.0
-"""Between two tries of what the file refuses."""
+"""Pause between two attempts while the file refuses writes."""
 
 TIDY_SECONDS = 5.0
-"""How often expired entries are removed and hits are written if nothing else is written."""
+"""How often expired entries are removed and hits are written while there are no other writes."""
 
 
 class DiskWrites(BackgroundWrites):
@@ -56,12 +56,12 @@ class DiskWrites(BackgroundWrites):
         self.worker: WorkerThread | None = None
         self.writer: StoreWriter | None = None
         self.urgent = asyncio.Event()
-        """Do not wait for the window to end."""
+        """Set: write now, without waiting for the window to end."""
         self._changed_at = 0.0
         """When the oldest change since the last batch was made."""
 
     def add(self, change: StoreChange) -> StoreAnswered | None:
-        """Write a change soon; return the answer to a removal that it replaces."""
+        """Write a change soon; return the answer to the removal that it makes unnecessary, if any."""
         if not self.changed.is_set():
             self._changed_at = self._clock()
             self.changed.set()
@@ -69,10 +69,10 @@ class DiskWrites(BackgroundWrites):
         return self._add(change)
 
     def remove(self, removal: StoreRemove | StorePurge) -> StoreAnswered | None:
-        """Write a removal immediately; return its answer if that is known already."""
+        """Write a removal, immediately if its caller waits; return an answer that is known already."""
         unwritten = self._count_unwritten(removal)
         replaced = self.add(removal)
-        if removal.ticket == UNANSWERED:
+        if removal.ticket == NO_TICKET:
             return replaced
 
         if self._health.usable is False or not self._health.takes_writes:
@@ -129,14 +129,14 @@ class DiskWrites(BackgroundWrites):
         offset = self._wall_clock() - self._clock()
         batch = [(change, change.made_at + offset if isinstance(change, StoreWrite) else 0.0) for change in changes]
         hit_rows = [self.reads.hit_rows.popleft() for _ in range(len(self.reads.hit_rows))]
-        clear, self.pending.lost_track = self.pending.lost_track, False
+        clear, self.pending.must_clear_store = self.pending.must_clear_store, False
         settled = asyncio.Event()
 
         # In a callback: if this task is canceled, it must still be known that the batch was written.
         def settle(result: Any) -> None:
             settled.set()
-            # Also where track was lost again meanwhile.
-            self.pending.lost_track |= clear and isinstance(result, Exception)
+            # Clear again next time if this failed, or if removals were dropped meanwhile.
+            self.pending.must_clear_store |= clear and isinstance(result, Exception)
             self._wrote(changes, result)
 
         self.worker.do(partial(self.writer.apply, batch, hit_rows, clear=clear), settle)
@@ -149,7 +149,7 @@ class DiskWrites(BackgroundWrites):
         self.entries, self.bytes = writer.sums()
 
     def _count_unwritten(self, removal: StoreRemove | StorePurge) -> int:
-        """Count the pending entries, served already, that a removal takes."""
+        """Count the entries that a removal removes before they are written; reads were answered with them already."""
         if isinstance(removal, StorePurge):
             found = [self.reads.pending_answer(write) for write in self.pending.within(removal)]
         else:

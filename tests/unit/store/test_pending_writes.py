@@ -1,8 +1,7 @@
 """Pending changes; races are numbered interleavings."""
 
-from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
+from sidecard.core.effects import NO_TICKET, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.records import Record
-from sidecard.store.base import UNANSWERED
 from sidecard.store.pending_writes import OVERHEAD_BYTES, PendingWrites
 
 SCOPE = "1:d"
@@ -18,7 +17,7 @@ def record(*tags: str, task: str = "") -> Record:
     return Record(b"v", 1.0, 300.0, 60.0, "cloud", tags=tags, task=task)
 
 
-def remove(key: str, ticket: int = UNANSWERED) -> StoreRemove:
+def remove(key: str, ticket: int = NO_TICKET) -> StoreRemove:
     """Return a removal."""
     return StoreRemove(ticket, SCOPE, key)
 
@@ -223,7 +222,7 @@ def test_beyond_the_limit_the_oldest_entries_are_dropped_and_counted() -> None:
     assert pending.dropped == 100 - len(pending)
     assert pending.find(SCOPE, "99") is not None
     assert pending.find(SCOPE, "0") is None
-    assert not pending.lost_track
+    assert not pending.must_clear_store
 
 
 def test_a_dropped_write_leaves_its_removal() -> None:
@@ -243,18 +242,18 @@ def test_a_dropped_write_leaves_its_removal() -> None:
         remove("removed"),
         None,
     ]
-    assert not pending.lost_track
+    assert not pending.must_clear_store
 
 
 def test_too_many_removals_lose_track() -> None:
     """Nothing that the store has can be trusted then; a forgotten purge is no longer pending."""
     pending = PendingWrites(20 * OVERHEAD_BYTES)
-    pending.add(StorePurge(UNANSWERED, None, None))
+    pending.add(StorePurge(NO_TICKET, None, None))
     for number in range(100):
         pending.add(remove(str(number)))
         assert pending.bytes <= 20 * OVERHEAD_BYTES
 
-    assert pending.lost_track
+    assert pending.must_clear_store
     assert pending.dropped == 0
     assert not pending.purged(SCOPE, record())
 

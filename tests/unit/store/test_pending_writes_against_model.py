@@ -5,10 +5,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecard.core.effects import StorePurge, StoreRemove, StoreWrite
+from sidecard.core.effects import NO_TICKET, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.records import Record
 from sidecard.core.scopes import covers
-from sidecard.store.base import UNANSWERED, StoreChange
+from sidecard.store.base import StoreChange
 from sidecard.store.pending_writes import PendingWrites, _size
 
 SCOPES, KEYS, TAGS = ("1:d", "2:d", "1:e"), ("a", "b"), ("t", "u")
@@ -72,9 +72,9 @@ class Trial:
                     first[0], first[1], Record(b"%d" % self.number, 1.0, 300.0, 60.0, "", tags=second), replace=True
                 )
             elif kind == "remove":
-                change = StoreRemove(UNANSWERED, first[0], first[1])
+                change = StoreRemove(NO_TICKET, first[0], first[1])
             else:
-                change = StorePurge(UNANSWERED, first, second)
+                change = StorePurge(NO_TICKET, first, second)
 
             self.pending.add(change)
             do(self.truth, change)
@@ -154,7 +154,7 @@ def test_a_dropped_entry_is_a_miss_never_an_older_entry(steps: list[tuple[str, A
         trial.step(*step)
         trial.check_charge()
         assert trial.pending.bytes <= max_bytes or not trial.pending._waiting
-        if trial.pending.lost_track:
+        if trial.pending.must_clear_store:
             return
 
         for scope in SCOPES:

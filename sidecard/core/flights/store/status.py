@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.policy import CachePolicy
-from sidecard.core.effects import Effect, EmitNote
+from sidecard.core.effects import NO_TICKET, Effect, EmitNote
 from sidecard.core.events import Peer, StoreGauges, StoreMeasured, StoreStateChanged
 from sidecard.core.notes import StoreFailed, StoreRecovered
 from sidecard.core.settings import StoreKind
@@ -15,9 +15,6 @@ from sidecard_client.protocol.wire import Delete, Purge, StoreState
 
 PATIENCE_SECONDS: Final = 0.3
 """How long a get, a delete or a purge waits for the store: clients give up on a daemon that takes 0.5 s."""
-
-NO_TICKET: Final = 0
-"""The ticket of a removal whose result is not awaited."""
 
 
 class PendingRemoval(Struct, frozen=True, eq=False):

@@ -4,10 +4,10 @@ from msgspec import Struct
 
 from sidecard.core.cache.entry import Entry
 from sidecard.core.counters import Counters
-from sidecard.core.effects import Effect, SendReply, StorePurge, StoreRemove, StoreWrite
+from sidecard.core.effects import NO_TICKET, Effect, SendReply, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import Peer, Removed, StoreAnswered
 from sidecard.core.flights.store.lookups import Lookups
-from sidecard.core.flights.store.status import NO_TICKET, PATIENCE_SECONDS, PendingRemoval, StoreStatus
+from sidecard.core.flights.store.status import PATIENCE_SECONDS, PendingRemoval, StoreStatus
 from sidecard.core.flights.table import Flights
 from sidecard.core.records import Record
 from sidecard_client.protocol import wire
