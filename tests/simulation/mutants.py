@@ -241,10 +241,10 @@ MUTANTS: dict[str, Mutant] = {
         "impatient", 20_000, ((Flights, "next_candidate", _first_who_waits),)
     ),
     "a purge lets flights in progress store": Mutant("stale", 20_000, ((Flights, "void", nothing),)),
-    "a late reader of a stream misses a piece": Mutant("streams", 10_000, ((Streams, "open", _open_too_late),)),
+    "a late follower of a stream misses a chunk": Mutant("streams", 10_000, ((Streams, "open", _open_too_late),)),
     "a purge leaves stale entries": Mutant("stale", 20_000, ((MemoryCache, "purge", _purge_what_is_fresh),)),
     "the timer of a waiter that leaves goes on": Mutant("plain", 10_000, ((Flights, "leave", _leave_with_timer),)),
-    "a holder that hangs keeps its lease where nobody waits": Mutant(
+    "a holder that hangs keeps its lease if no caller waits": Mutant(
         "plain", 30_000, ((Departures, "remove_holders", _forgive_silence),)
     ),
     "a drain forgets callers that wait for a permit": Mutant(
@@ -254,7 +254,7 @@ MUTANTS: dict[str, Mutant] = {
         "scarce", 100_000, ((Breaker, "record", _record_of_any_generation),)
     ),
     "two uids share one private namespace": Mutant("plain", 10_000, ((Scopes, "find", _same_scope_for_all),)),
-    "readers of a broken stream get pieces of the next one": Mutant(
+    "followers of a broken stream get chunks of the next one": Mutant(
         "streams", 10_000, ((Election, "interrupt_stream", no_effects),)
     ),
     "the last of several waiters is forgotten": Mutant(

@@ -60,7 +60,7 @@ def test_script_run_twice_has_the_same_outcome() -> None:
 
 def test_finding_is_printed_as_a_short_test_that_fails_until_the_bug_is_fixed() -> None:
     """The printed test of a planted bug fails with the bug and passes without it."""
-    mutant = MUTANTS["a late reader of a stream misses a piece"]
+    mutant = MUTANTS["a late follower of a stream misses a chunk"]
     with planted(mutant.replacements):
         _, found = live_on(mutant.setting, 1, mutant.happenings)
         assert found is not None

@@ -39,7 +39,7 @@ _COUNTERS = {
         ("reelections", "  to a waiter, after the holder was lost"),
         ("next_backends", "  for another backend"),
         ("retries", "  to retry a backend"),
-        ("early_refreshes", "  to refresh an answer before it expires"),
+        ("early_refreshes", "  to refresh an answer before it is stale"),
         ("stale_given", "accompanied by a stale answer, including rejections"),
         ("retries_refused", "retries rejected by the host's retry budget"),
         ("breakers_opened", "breakers opened"),
