@@ -176,7 +176,7 @@ class Host:
         made: list[Note] = []
         for effect in self.engine.handle(event, self.now):
             if isinstance(effect, SendReply):
-                self.actors[effect.peer].inbox.append(effect.reply)
+                self.actors[effect.peer_id].inbox.append(effect.reply)
             elif isinstance(effect, EmitNote):
                 self.notes.append(effect.note)
                 made.append(effect.note)
@@ -199,7 +199,7 @@ class Host:
         """Let all slow peers read their backlog, once."""
         behind, self.behind = self.behind, []
         for ask in behind:
-            self.happens(BacklogRead(ask.peer, ask.request_id))
+            self.happens(BacklogRead(ask.peer_id, ask.request_id))
 
     def passes(self, seconds: float) -> None:
         """Let time pass, with a tick at every instant that the engine asks for."""

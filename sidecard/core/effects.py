@@ -13,9 +13,9 @@ NO_TICKET: Final = 0
 
 
 class SendReply(Struct, frozen=True):
-    """Deliver ``reply`` to the peer of id ``peer``; never addressed to a lost peer."""
+    """Deliver ``reply`` to a peer; never addressed to a lost one."""
 
-    peer: int
+    peer_id: int
     reply: AnyReply
     answer_to: type[Request] = Begin
     """Class of the answered request, if an earlier event carried it."""
@@ -24,7 +24,7 @@ class SendReply(Struct, frozen=True):
 class AwaitRead(Struct, frozen=True):
     """Report by `sidecard.core.events.BacklogRead` when the peer has read most of its backlog, or ``all`` of it."""
 
-    peer: int
+    peer_id: int
     request_id: int
     all: bool = False
 
@@ -38,7 +38,7 @@ class SetLogLevel(Struct, frozen=True):
 class ReadSettings(Struct, frozen=True):
     """Reread the settings at a peer's request. Ends in `sidecard.core.events.SettingsRead`."""
 
-    peer: int
+    peer_id: int
     request_id: int
 
 

@@ -46,7 +46,7 @@ class PeerLost(Struct, frozen=True):
 class BacklogRead(Struct, frozen=True):
     """A peer has read most of its backlog, as `sidecard.core.effects.AwaitRead` requested for one of its requests."""
 
-    peer: int
+    peer_id: int
     request_id: int
 
 

@@ -58,7 +58,7 @@ class Reloader:
             while self._requests:
                 effect = self._requests.popleft()
                 self._on_change(True)  # noqa: FBT003 - a callback's only argument
-                await self._reload(None if effect is None else (effect.peer, effect.request_id))
+                await self._reload(None if effect is None else (effect.peer_id, effect.request_id))
                 self._on_change(False)  # noqa: FBT003 - as above
 
     async def _reload(self, asked_by: tuple[int, int] | None) -> None:

@@ -90,13 +90,13 @@ class Log:
                 continue
 
             reply = effect.reply
-            asked = request if request is not None and (peer, request.id) == (effect.peer, reply.id) else None
+            asked = request if request is not None and (peer, request.id) == (effect.peer_id, reply.id) else None
             op = wire.tag_of(effect.answer_to if asked is None else type(asked))
             names = {name: getattr(asked, name, None) or getattr(reply, name, None) for name in ("key", "lease")}
             if names["key"] is not None:
                 names["key"] = names["key"][:SHOWN_KEY_CHARACTERS]
 
-            self.write("debug", "answered", peer=effect.peer, op=op, reply=wire.tag_of(type(reply)), **names)
+            self.write("debug", "answered", peer=effect.peer_id, op=op, reply=wire.tag_of(type(reply)), **names)
 
     def write_fault(self, event: str, fault: BaseException, **fields: object) -> None:
         """Log an internal error with its traceback."""

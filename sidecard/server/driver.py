@@ -149,7 +149,7 @@ class Driver:
 
                     for effect in effects:
                         # Nearly always the one effect is the reply to the sender.
-                        if type(effect) is SendReply and effect.peer == peer_id and effect.reply.id == message.id:
+                        if type(effect) is SendReply and effect.peer_id == peer_id and effect.reply.id == message.id:
                             reply = effect.reply
                             writer.queue(reply)
                             if type(reply) is not wire.Hit or kind is not wire.Begin:
@@ -183,7 +183,7 @@ class Driver:
         replies = list[wire.AnyReply]()
         now = self.clock()
         for effect in self._handle_event(RequestReceived(DAEMON_PEER, request), now):
-            if type(effect) is SendReply and effect.peer == DAEMON_PEER.id:
+            if type(effect) is SendReply and effect.peer_id == DAEMON_PEER.id:
                 replies.append(effect.reply)
             else:
                 self._execute(effect)
@@ -246,7 +246,7 @@ class Driver:
 
     def _execute(self, effect: Effect) -> None:  # noqa: C901 - one branch for each kind of effect
         if type(effect) is SendReply:
-            writer = self._writers.get(effect.peer)
+            writer = self._writers.get(effect.peer_id)
             # A peer may be lost between two effects of one event: its socket broke while the first was written.
             if writer is not None:
                 writer.queue_shared(effect.reply)
@@ -274,16 +274,16 @@ class Driver:
             raise TypeError(f"unexpected effect: {type(effect).__name__}")
 
     def _await_read(self, effect: AwaitRead) -> None:
-        writer = self._writers.get(effect.peer)
+        writer = self._writers.get(effect.peer_id)
         if writer is None:
             return
 
         if effect.all and writer.has_unread:
             self._loop.call_later(POLL_SECONDS, self._await_read, effect)
         elif writer.congested:
-            self._awaiting_read.setdefault(effect.peer, []).append(effect.request_id)
+            self._awaiting_read.setdefault(effect.peer_id, []).append(effect.request_id)
         else:
-            self.handle(BacklogRead(effect.peer, effect.request_id))
+            self.handle(BacklogRead(effect.peer_id, effect.request_id))
 
     def _settle(self, now: float) -> None:
         """After an event: handle what it caused, flush the replies, and set the timer."""

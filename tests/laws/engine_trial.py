@@ -62,7 +62,7 @@ class EngineTrial:
         """Send a peer's request; return its direct replies."""
         effects = self.happen(RequestReceived(peer, request))
         sent = [effect for effect in effects if isinstance(effect, SendReply)]
-        return [one.reply for one in sent if (one.peer, one.reply.id) == (peer.id, request.id)]
+        return [one.reply for one in sent if (one.peer_id, one.reply.id) == (peer.id, request.id)]
 
     def observe(self, request: wire.AnyRequest, kind: type[_Reply]) -> _Reply:
         """Send a request that is not part of the script, and return its reply."""
@@ -70,7 +70,7 @@ class EngineTrial:
         effects = self.engine.handle(event, self.now)
         self.checker.watch(event, effects, self.now)
         (reply,) = [
-            effect.reply for effect in effects if isinstance(effect, SendReply) and effect.peer == self.observer.id
+            effect.reply for effect in effects if isinstance(effect, SendReply) and effect.peer_id == self.observer.id
         ]
         assert isinstance(reply, kind)
         return reply
@@ -101,7 +101,7 @@ class EngineTrial:
         self.checker.watch(event, effects, self.now)
         for effect in effects:
             if isinstance(effect, SendReply) and isinstance(effect.reply, wire.Lease):
-                self.granted.append((self.checker.peers[effect.peer], effect.reply.lease))
+                self.granted.append((self.checker.peers[effect.peer_id], effect.reply.lease))
 
         self.tables.check(self.now, ticked=isinstance(event, Tick))
         self._check_deadline()

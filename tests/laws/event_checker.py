@@ -84,7 +84,7 @@ class EventChecker:
             if isinstance(effect, EmitNote):
                 self._note(effect.note, now)
             elif isinstance(effect, SendReply):
-                assert effect.peer in self.peers or effect.peer == 0, "an effect addresses a lost peer"
+                assert effect.peer_id in self.peers or effect.peer_id == 0, "an effect addresses a lost peer"
                 self._reply(effect, asker, request, presented, direct, now)
             else:
                 assert self._stores or not isinstance(effect, _FOR_THE_STORE), (
@@ -211,7 +211,7 @@ class EventChecker:
         direct: list[wire.AnyReply],
         now: float,
     ) -> None:
-        who, reply = (effect.peer, effect.reply.id), effect.reply
+        who, reply = (effect.peer_id, effect.reply.id), effect.reply
         is_direct = asker is not None and request is not None and who == (asker.id, request.id)
         if is_direct:
             direct.append(reply)
@@ -411,7 +411,9 @@ class EventChecker:
 def _is_refused(who: Who, effects: Sequence[Effect]) -> bool:
     """Return whether a request is answered by an error, which leaves its lease as it was."""
     return any(
-        isinstance(effect, SendReply) and (effect.peer, effect.reply.id) == who and isinstance(effect.reply, wire.Error)
+        isinstance(effect, SendReply)
+        and (effect.peer_id, effect.reply.id) == who
+        and isinstance(effect.reply, wire.Error)
         for effect in effects
     )
 

@@ -41,7 +41,7 @@ class ModelTrial(EngineTrial):
         """Compare the replies with the predicted ones, and the counters with the model's."""
         self._follow_entries(effects)
         predicted = self.model.handle(event, self.now)
-        sent = [(effect.peer, effect.reply) for effect in effects if isinstance(effect, SendReply)]
+        sent = [(effect.peer_id, effect.reply) for effect in effects if isinstance(effect, SendReply)]
         actual, expected = _by_request(sent), _by_request(predicted)
         assert actual == expected, f"the engine replies {actual}, the model {expected}"
         for peer_id, reply in sent:

@@ -107,7 +107,7 @@ class OneHost:
         self.tables.check(self.clock.now, ticked=isinstance(event, Tick))
         for effect in effects:
             if isinstance(effect, SendReply):
-                self.receives(self.callers[effect.peer], effect.reply)
+                self.receives(self.callers[effect.peer_id], effect.reply)
             elif not isinstance(effect, EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings):
                 wanted.append(effect)
 

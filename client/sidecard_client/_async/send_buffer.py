@@ -14,23 +14,23 @@ Measured with 64 tasks: 8 to 32 are alike, one send per turn is a third slower."
 
 
 class SendBuffer:
-    """The sending half of ``sock``; `run` must run beside it. ``broke`` is called with the reason if sending fails."""
+    """The sending half of ``sock``; `run` must run in a task. ``broke`` is called with the reason if sending fails."""
 
-    __slots__ = ("_broke", "_closed", "_gathered", "_has_some", "_refused", "_socket", "_taken")
+    __slots__ = ("_broke", "_closed", "_gathered", "_has_some", "_socket", "_taken", "_unsent")
 
     def __init__(self, sock: socket.socket, broke: Callable[[str], object]) -> None:
         self._socket = sock
         self._broke = broke
         self._closed = False
         self._gathered: list[bytes] = []
-        self._refused = memoryview(b"")  # by the kernel, whose buffer is full
+        self._unsent = memoryview(b"")  # not taken by the kernel, whose buffer is full
         self._has_some = anyio.Event()
-        self._taken = anyio.Event()  # what had been refused
+        self._taken = anyio.Event()  # set when the kernel has taken all of it
 
     @property
     def backlog_bytes(self) -> int:
         """Bytes that the kernel has not taken yet."""
-        return len(self._refused) + sum(map(len, self._gathered)) if self._refused else 0
+        return len(self._unsent) + sum(map(len, self._gathered)) if self._unsent else 0
 
     def send(self, data: bytes, *, at_once: bool = False) -> None:
         """Send ``data`` at the end of the loop's turn, or immediately, which saves a single caller a turn."""
@@ -43,8 +43,8 @@ class SendBuffer:
 
     def flush(self) -> None:
         """Send all gathered messages."""
-        # Messages gather until `run` has sent what the kernel refused: that keeps their order.
-        if self._gathered and not self._refused and not self._closed:
+        # Messages gather until `run` has sent the unsent bytes: that keeps their order.
+        if self._gathered and not self._unsent and not self._closed:
             data = b"".join(self._gathered)
             self._gathered.clear()
             self._hand_over(memoryview(data))
@@ -52,7 +52,7 @@ class SendBuffer:
     async def drain(self) -> None:
         """Return when the kernel has taken everything, or the buffer is closed."""
         self.flush()
-        while self._refused and not self._closed:
+        while self._unsent and not self._closed:
             await self._taken.wait()
 
     def close(self) -> None:
@@ -62,19 +62,19 @@ class SendBuffer:
         self._taken.set()
 
     async def run(self) -> None:
-        """Send at the end of each turn; send what the kernel refused as soon as it has room."""
+        """Send at the end of each turn; send unsent bytes as soon as the kernel has room."""
         while not self._closed:
             await self._has_some.wait()
             self._has_some = anyio.Event()
             self.flush()
-            while self._refused and not self._closed:
+            while self._unsent and not self._closed:
                 try:
                     await anyio.wait_writable(self._socket)
                 except (OSError, anyio.ClosedResourceError):
-                    return  # the reader finds the end, and what arrived before it
+                    return  # the reader reads what arrived before the end, and finds the end
 
-                self._hand_over(self._refused)
-                if not self._refused:
+                self._hand_over(self._unsent)
+                if not self._unsent:
                     self._taken.set()
                     self._taken = anyio.Event()
                     self.flush()
@@ -85,10 +85,10 @@ class SendBuffer:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self._refused = memoryview(b"")
+            self._unsent = memoryview(b"")
             self._broke(f"the connection broke: {error}")
             return
 
-        self._refused = data[sent:]
-        if self._refused:
+        self._unsent = data[sent:]
+        if self._unsent:
             self._has_some.set()

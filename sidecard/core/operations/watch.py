@@ -162,7 +162,7 @@ class Watches:
 
     def backlog_read(self, event: BacklogRead, now: float) -> list[Effect]:
         """Continue a watch whose peer has read all that it was sent."""
-        watch = self._watches.get((event.peer, event.request_id))
+        watch = self._watches.get((event.peer_id, event.request_id))
         return [] if watch is None else watch.resume(now + self._wall_offset_seconds)
 
     def cancel(self, peer: Peer, target: int) -> None:

@@ -298,7 +298,7 @@ class Daemon(LoopProcess):
             self.clock,
             on_note=_ignore,
             on_bug=lambda bug: world.fault(bug.__cause__ or bug),
-            on_reload=lambda asked: self.soon(lambda: self.reload(self.settings, (asked.peer, asked.request_id))),
+            on_reload=lambda asked: self.soon(lambda: self.reload(self.settings, (asked.peer_id, asked.request_id))),
             metrics=self.engine.metrics,
             store=None if store is None else store.open(self, boot_id),
         )

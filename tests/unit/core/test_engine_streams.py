@@ -287,9 +287,9 @@ def test_slow_reader_gets_one_window_and_delays_no_one() -> None:
     pieces = [bytes([number]) * 100 * KIB for number in range(10)]
     for piece in pieces:
         holder.appends(lease, piece)
-        for ask in [ask for ask in host.behind if ask.peer == fast.peer.id]:
+        for ask in [ask for ask in host.behind if ask.peer_id == fast.peer.id]:
             host.behind.remove(ask)
-            host.happens(BacklogRead(ask.peer, ask.request_id))
+            host.happens(BacklogRead(ask.peer_id, ask.request_id))
 
     ends(holder, lease)
     got_fast, end_fast = fast.reads()
