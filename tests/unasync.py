@@ -61,9 +61,13 @@ def translate(source: str) -> str:
 
 
 def generate(name: str) -> str:
-    """Return what the generated file ``name`` must hold, formatted."""
+    """Return what the generated file ``name`` must hold, but for its format."""
     source = PACKAGE / "_async" / name
-    code = HEADER.format(source=f"_async/{name}") + translate(source.read_text())
+    return HEADER.format(source=f"_async/{name}") + translate(source.read_text())
+
+
+def formatted(name: str, code: str) -> str:
+    """Return ``code`` as ruff formats it."""
     command = [sys.executable, "-m", "ruff", "format", "-q", "--stdin-filename", str(PACKAGE / "_sync" / name), "-"]
     return subprocess.run(command, input=code, capture_output=True, text=True, check=True).stdout
 
@@ -85,7 +89,7 @@ def _without_overloads(source: str) -> str:
 def main() -> None:
     """Write all generated files."""
     for name in GENERATED:
-        (PACKAGE / "_sync" / name).write_text(generate(name))
+        (PACKAGE / "_sync" / name).write_text(formatted(name, generate(name)))
 
 
 if __name__ == "__main__":
