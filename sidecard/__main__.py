@@ -1,4 +1,4 @@
-"""``python -m sidecard`` and the command ``sidecard``, whose start is a daemon's start: nothing is imported in vain."""
+"""``python -m sidecard`` and the command ``sidecard``, whose start is a daemon's start: nothing unnecessary is imported."""
 
 import gc
 import sys

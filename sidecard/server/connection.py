@@ -73,7 +73,7 @@ class PeerConnection(asyncio.Protocol):
         """The peer has left so much unread that it is counted."""
         self.congested = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream's is no less
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream has a transport of this type
         """Identify the peer and admit it, or arrange to send it the reason why not."""
         self._transport = transport
         admitted = self._connections.admit(self, transport.get_extra_info("socket"))

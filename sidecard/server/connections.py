@@ -1,4 +1,4 @@
-"""The table of open connections: who is admitted, within which limits, and with which kernel-verified credentials."""
+"""The table of open connections: which peers are admitted, within which limits, and with which kernel-verified credentials."""
 
 import itertools
 import socket

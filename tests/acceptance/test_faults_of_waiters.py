@@ -1,4 +1,4 @@
-"""Waiters that are killed, cancelled at each await, and interrupted at each step.
+"""Waiters that are killed, canceled at each await, and interrupted at each step.
 
 See `tests.acceptance.fault_index`.
 """
@@ -150,7 +150,7 @@ class Victim:
 
 
 def begun(upstream: Upstream, victim: Victim) -> bool:
-    """Return whether the upstream runs, or the victim is where it is to be cancelled."""
+    """Return whether the upstream runs, or the victim is where it is to be canceled."""
     return upstream.running.is_set() or victim.reached
 
 

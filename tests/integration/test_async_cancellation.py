@@ -112,7 +112,7 @@ async def test_a_lease_that_crosses_with_the_cancel_is_dropped(scripted: Scripte
 async def test_a_lease_that_arrives_in_the_turn_of_the_cancel_is_given_back(
     daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
-    """1. the reader has the lease; 2. its caller, not yet having run, is cancelled; 3. another caller must lead."""
+    """1. the reader has the lease; 2. its caller, not yet having run, is canceled; 3. another caller must lead."""
     path = daemon().socket
     deliver = AsyncConnection._deliver
     async with AsyncClient(path) as sidecard, AsyncClient(path) as other:
@@ -137,7 +137,7 @@ async def test_a_lease_that_arrives_in_the_turn_of_the_cancel_is_given_back(
 
 
 async def test_a_holder_canceled_in_its_function_passes_the_call_on(daemon: Callable[..., Daemon]) -> None:
-    """The waiter of another process gets the lease immediately; the daemon counts a cancelled lease."""
+    """The waiter of another process gets the lease immediately; the daemon counts a canceled lease."""
     path = daemon().socket
     running = anyio.Event()
 
@@ -169,7 +169,7 @@ async def test_a_holder_canceled_in_its_function_passes_the_call_on(daemon: Call
 async def test_a_holder_canceled_between_two_backends_returns_the_next_lease(
     scripted: ScriptedDaemon, pending: bool
 ) -> None:
-    """The begin is cancelled, whose lease the next one is; also where that was to be waited for."""
+    """The begin is canceled, whose lease the next one is; also where that was to be waited for."""
     scripted.script(wire.Begin, lease("local"))
     scripted.always(wire.Fail, PENDING if pending else HANG)
 
@@ -393,7 +393,7 @@ async def test_an_exception_of_the_body_leaves_as_itself(scripted: ScriptedDaemo
 
 
 async def test_an_outer_cancellation_ends_the_body_and_the_client(scripted: ScriptedDaemon) -> None:
-    """The scope that was cancelled catches it, and the connection is closed."""
+    """The scope that was canceled catches it, and the connection is closed."""
     scripted.always(wire.Begin, PENDING)
 
     with anyio.move_on_after(0.05) as scope:
@@ -465,7 +465,7 @@ async def test_what_was_said_last_is_still_sent(scripted: ScriptedDaemon) -> Non
 
 
 async def test_calls_with_a_limit_leave_no_deadline_behind(scripted: ScriptedDaemon) -> None:
-    """Answered immediately, after a wait, without an answer, or cancelled."""
+    """Answered immediately, after a wait, without an answer, or canceled."""
     scripted.script(wire.Begin, hit("v"), [PENDING, hit("v")], lease(), PENDING)
 
     async with AsyncClient(scripted.path) as sidecard:

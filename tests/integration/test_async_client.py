@@ -355,7 +355,7 @@ async def test_a_client_must_be_entered_and_only_once(scripted: ScriptedDaemon) 
 
 
 async def test_another_event_loop_must_make_its_own_client(scripted: ScriptedDaemon) -> None:
-    """It would wait for ever otherwise."""
+    """It would wait forever otherwise."""
     async with AsyncClient(scripted.path) as sidecard:
         await sidecard.ping()
 

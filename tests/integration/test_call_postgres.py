@@ -210,7 +210,7 @@ def test_a_terminated_connection_is_replaced(server: PostgresServer, opened: Ope
 
 
 def test_a_locked_table_is_retried(server: PostgresServer, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No statement waits for ever."""
+    """No statement waits forever."""
     monkeypatch.setattr("sidecard.observe.call_log.postgres.STATEMENT_SECONDS", 1)
     writer = opened()
     writer.write([row()])

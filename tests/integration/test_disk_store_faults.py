@@ -164,7 +164,7 @@ def spoil(path: Path, statement: str) -> None:
 
 
 async def test_damage_that_opening_does_not_show_is_set_aside(path: Path) -> None:
-    """One page in the middle: a file that is merely reopened would alternate between up and down for ever."""
+    """One page in the middle: a file that is merely reopened would alternate between up and down forever."""
     await filled(path)
     with sqlite3.connect(path) as connection:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()

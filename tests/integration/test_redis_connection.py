@@ -188,7 +188,7 @@ async def test_an_error_is_the_reply_of_its_command(socket_path: str) -> None:
 
 
 async def test_a_canceled_caller_leaves_no_reply_to_the_next(socket_path: str) -> None:
-    """1. A caller sends a command and is cancelled. 2. Another sends one. 3. Both replies arrive: each has its own."""
+    """1. A caller sends a command and is canceled. 2. Another sends one. 3. Both replies arrive: each has its own."""
     async with connected(socket_path, b"", b"+first\r\n+second\r\n") as (connection, _):
         with anyio.move_on_after(0.02):
             await connection.run([("ONE",)])

@@ -545,7 +545,7 @@ class TestAsync:
             assert monotonic() - began >= 0.3
 
     async def test_a_canceled_holder_finishes_for_its_followers(self, running: Daemon, model: Model) -> None:
-        """Wherever it was cancelled: here while it waited for a piece."""
+        """Wherever it was canceled: here while it waited for a piece."""
         got: list[str] = []
 
         async def read(client: AsyncClient) -> None:

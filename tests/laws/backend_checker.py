@@ -276,5 +276,5 @@ class BackendChecker(EventChecker):
 
 
 def _is_answered(request: wire.Complete | wire.Fail) -> bool:
-    """Return whether a failed call was answered all the same: it is billed, and its speed counts."""
+    """Return whether a failed call was answered nevertheless: it is billed, and its speed counts."""
     return isinstance(request, wire.Fail) and request.kind == "ignored" and request.answered

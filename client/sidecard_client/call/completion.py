@@ -60,7 +60,7 @@ def complete_packed(call: Call, lease: wire.Lease, packed: Raw, value: Any) -> w
 def refuse_to_share(call: Call, lease: str, value: Any, error: UnshareableValue) -> wire.Fail:
     """Build the message for a value that only its own caller gets: waiters make their own calls.
 
-    The backend has answered all the same, which its breaker and the ledger must know.
+    The backend has answered nevertheless, which its breaker and the ledger must know.
     """
     return wire.Fail(lease=lease, kind="ignored", message=message_of(error), answered=True, usage=usage_of(call, value))
 

@@ -220,7 +220,7 @@ def _make(  # noqa: C901 - one place for all that a result leads to
     call, turn = attempts.call, 0 if flight is None else flight.elections
     try:
         if attempts.lease is not None and call.key is not None:
-            # Callers of this process who lose the daemon meanwhile join this call instead of making their own.
+            # Callers of this process that lose the daemon meanwhile join this call instead of making their own.
             flight = flights.lead((call.options.namespace, call.key))
 
         result = yield from run_attempts(attempts, Run)

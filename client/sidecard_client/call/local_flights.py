@@ -1,7 +1,7 @@
 """Sharing within one process while no daemon answers: the law of flights in small.
 
 A `LocalFlight` exists while a caller of this process runs its function, under a lease or without one, so that a
-caller who loses the daemon joins the running call. Waiters get the answer at its end; nothing is cached.
+caller that loses the daemon joins the running call. Waiters get the answer at its end; nothing is cached.
 
 Thread-safe. `LocalWaiter.event` is set once, from the thread that ends the flight, after `LocalWaiter.end`.
 """

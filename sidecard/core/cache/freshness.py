@@ -1,6 +1,6 @@
 """Stale answers, and refreshing shortly before an answer becomes stale.
 
-`sidecard docs protocol` ("Stale answers") describes who gets a stale answer. Precedents: RFC 5861 (stale-while-revalidate,
+`sidecard docs protocol` ("Stale answers") describes which callers get a stale answer. Precedents: RFC 5861 (stale-while-revalidate,
 stale-if-error), Varnish's grace, nginx' ``proxy_cache_use_stale``, Facebook's leases with stale values (memcache, NSDI 2013).
 
 With ``early_refresh`` an answer may be refreshed early, by a random draw at each hit: Vattani, Chierichetti, Lowenstein,

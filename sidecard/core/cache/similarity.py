@@ -229,7 +229,7 @@ class SimilarAnswers:
         return None if vector is None else Placement(group, vector)
 
     def _is_configured(self, task: str) -> bool:
-        # Without stored answers nothing can be found, and vectors would be computed in vain.
+        # Without stored answers nothing can be found, and vectors would be computed needlessly.
         return self._settings.now.task(task).similar and task not in self._settings.now.uncached_tasks
 
 

@@ -1,4 +1,4 @@
-"""Restrict who may read over HTTP through a browser: only the dashboard's own page.
+"""Restrict reading over HTTP through a browser to the dashboard's own page.
 
 There is no password. Other pages are excluded by what browsers enforce, requested by headers, and by a check of the host
 name against DNS rebinding, which browsers cannot prevent.

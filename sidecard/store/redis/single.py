@@ -136,7 +136,7 @@ class SingleConnection(asyncio.Protocol):
 
     # Called by the transport -----------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream's is no less
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream has a transport of this type
         """Keep the transport."""
         self._transport = transport
 
@@ -160,7 +160,7 @@ class SingleConnection(asyncio.Protocol):
                     raise ConnectionError("the server sent a reply without a request")
         except hiredis.HiredisError as error:
             self._lose(ConnectionError(f"the server does not speak the protocol ({error})"))
-        except Exception as fault:  # noqa: BLE001 - all who wait must learn of it, whatever it was
+        except Exception as fault:  # noqa: BLE001 - all waiting commands must fail with it, whatever it was
             self._lose(fault)
 
     def connection_lost(self, exc: Exception | None) -> None:

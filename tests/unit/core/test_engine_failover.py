@@ -105,7 +105,7 @@ def test_canceled_failure_gets_no_next() -> None:
 
 
 def test_queued_next_is_canceled_by_its_begins_id() -> None:
-    """A queued ``next`` is cancelled by its begin's id, and the flight goes to the next caller."""
+    """A queued ``next`` is canceled by its begin's id, and the flight goes to the next caller."""
     host = Host(backends={"b": ONE})
     held(host, "b")
     alice, bob = host.peer(), host.peer()

@@ -346,7 +346,7 @@ def test_begin_with_zero_wait_times_out_immediately() -> None:
 
 
 def test_cancel_removes_waiting_begin() -> None:
-    """A cancelled begin gets no reply, and its id is free again."""
+    """A canceled begin gets no reply, and its id is free again."""
     host = Host()
     alice, bob = host.peer(), host.peer()
     lease = alice.leads("key")

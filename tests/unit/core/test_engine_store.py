@@ -601,7 +601,7 @@ def test_lost_peers_get_no_replies_from_lookups() -> None:
 
 
 def test_begin_canceled_during_lookup_gets_nothing() -> None:
-    """A begin that is cancelled during a lookup gets nothing; the lookup goes on for later callers."""
+    """A begin that is canceled during a lookup gets nothing; the lookup goes on for later callers."""
     host = own()
     alice, ask = begun(host)
     alice.asks(Cancel(1, id=9))

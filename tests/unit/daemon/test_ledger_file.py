@@ -351,7 +351,7 @@ async def test_a_failing_write_is_logged_once_until_one_succeeds(file: Disk, acc
 async def test_a_slow_disk_blocks_no_caller_and_gets_one_write_at_a_time(
     file: Disk, account: Account, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The event loop goes on, later bookings are in the next write, and a cancelled write is completed first."""
+    """The event loop goes on, later bookings are in the next write, and a canceled write is completed first."""
     monkeypatch.setattr("sidecard.daemon.ledger_file.WRITE_SECONDS", 0.0)
     keeping = LedgerKeeper(file, account, said.say)
     file.gate = threading.Event()

@@ -3,7 +3,7 @@
 The store answers later, by `StoreAnswered`. Until then the flight has neither lease nor applicant, and all of its callers
 wait, so a hundred callers cost one read. They are sent `Pending` only after `PENDING_AFTER_SECONDS`.
 
-On one host, the fence of a lease decides who may store. Among hosts, the *claim* decides, which a shared store grants to one
+On one host, the fence of a lease decides which holder may store. Among hosts, the *claim* decides, which a shared store grants to one
 host at a time. A lost claim costs a second call, never a wrong answer.
 """
 

@@ -82,7 +82,7 @@ class Daemon:
             case commands.Ask() | commands.Send():
                 self._give_back()
             case _:
-                self.held = 0  # a begin is cancelled by the client itself
+                self.held = 0  # a begin is canceled by the client itself
 
     def _give_back(self) -> None:
         self.held -= 1
@@ -257,7 +257,7 @@ def test_a_caller_without_a_daemon_joins_the_running_call(
 
 
 def test_a_waiter_of_a_canceled_call_leads_the_next() -> None:
-    """1. more callers in a row are cancelled than elections allow; 2. the last waiter must not fail for it."""
+    """1. more callers in a row are canceled than elections allow; 2. the last waiter must not fail for it."""
     flights = LocalFlights(threading.Event)
     flight = led(flights)
     flight.elections = 99

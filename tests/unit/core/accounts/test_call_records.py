@@ -60,7 +60,7 @@ def test_records_have_no_prompts_by_default() -> None:
 
 
 def test_records_have_prompts_if_the_lease_asked_for_them() -> None:
-    """An app may leave the texts out all the same."""
+    """An app may leave the texts out nevertheless."""
     host = Host(log_calls=True, log_prompts=True)
     alice = host.peer()
     assert alice.calls("cloud").log

@@ -374,7 +374,7 @@ def test_openings_and_changes_of_dropped_backends_still_count() -> None:
 
 
 def test_backends_beyond_the_bound_share_one() -> None:
-    """They are called all the same, and share breaker and limit; a caller is in its queue once."""
+    """They are called nevertheless, and share breaker and limit; a caller is in its queue once."""
     town = Town(max_backends=40)
     for number in range(60):
         town.takes(f"busy{number}")

@@ -224,7 +224,7 @@ def test_labels_that_peers_choose_are_bounded() -> None:
 
 
 def test_the_daemons_own_metrics_can_be_disabled() -> None:
-    """The apps' metrics are exposed all the same."""
+    """The apps' metrics are exposed nevertheless."""
     host = Host(metrics=False)
     host.peer().asks(wire.RecordMetrics(metrics=(wire.Measurement(name="docs", kind="counter"),)))
     assert host.samples() == {"docs_total": 1}

@@ -188,7 +188,7 @@ def test_notes_after_a_left_out_one_are_left_out() -> None:
 
 
 def test_a_read_after_a_cancel_is_ignored() -> None:
-    """1. the daemon awaits a read; 2. the watch is cancelled; 3. the peer reads."""
+    """1. the daemon awaits a read; 2. the watch is canceled; 3. the peer reads."""
     host = Host()
     root = watcher(host)
     evicts(host, *range(WINDOW_NOTES))
