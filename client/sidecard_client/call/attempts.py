@@ -15,7 +15,7 @@ Without the daemon, or with a void lease, there is no permission to retry: backe
 from collections.abc import Callable
 from typing import Any, Literal
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from sidecard_client.call import failures
 from sidecard_client.call.call import Call, another_backend, another_without_daemon
@@ -30,41 +30,40 @@ AfterFailure = Literal["use_lease", "without_lease", "give_up"]
 _MAY_LEAVE_LEASE = (ConnectionLost, wire.Lease, wire.Error)
 
 
-class Attempts:
+class Attempts(Struct, eq=False):
     """The attempts of ``call``, and its ``lease`` until the daemon has the result.
 
     ``tried`` are the backends that the call has used, ``count`` is the number of its leases.
     """
 
-    __slots__ = ("_retries", "_round", "_stale", "backend", "call", "count", "lease", "passed_over", "tried")
-
-    def __init__(self, call: Call, lease: wire.Lease | None = None) -> None:
-        self.call = call
-        self.lease = lease
-        self._stale: wire.Lease | None = None  # the lease that carried a stale value
-        self._retries = 0
-        self._round: list[str] = []  # backends used since the last retry
-        self.tried: set[str] = set()
-        self.count = 0
-        self.backend = ""
-        self.passed_over: dict[str, wire.RejectionReason] = {}
+    call: Call
+    lease: wire.Lease | None = None
+    tried: set[str] = set()
+    count: int = 0
+    backend: str = ""
+    passed_over: dict[str, wire.RejectionReason] = {}
+    _stale: wire.Lease | None = None
+    """The lease that carried a stale value."""
+    _retries: int = 0
+    _round: list[str] = []
+    """Backends used since the last retry."""
 
     def use(self, lease: wire.Lease) -> Callable[..., Any]:
         """Use ``lease``, and return the function to run under it."""
         call = self.call
-        self.backend = call.backend_of(lease.backend)
+        self.backend = backend = call.backend_of(lease.backend)
         self.passed_over = lease.passed_over
         if lease.stale_value is not UNSET:
             self._stale = lease
 
         self.count += 1
-        if self._is_retry(self.backend):
+        if self._round and self._is_retry(backend):
             self._retries += 1
             self._round.clear()
 
-        self._round.append(self.backend)
-        self.tried.add(self.backend)
-        return call.function_of(self.backend)
+        self._round.append(backend)
+        self.tried.add(backend)
+        return call.function_of(backend)
 
     def failure(self, lease: wire.Lease, error: BaseException, kind: FailureKind) -> wire.Fail:
         """Build the message of a failure. It asks for everything that may still help."""

@@ -48,9 +48,9 @@ def complete_packed(call: Call, lease: wire.Lease, packed: Raw, value: Any) -> w
     return wire.Complete(
         lease=lease.lease,
         value=packed,
-        usage=usage_of(call, value),
+        usage=None if options.usage is None and call.span is None else usage_of(call, value),
         ttl_seconds=options.ttl_seconds,
-        store=may_be_stored(options, value),
+        store=options.store is None or may_be_stored(options, value),
         tags=options.tags,
         deterministic=asks_for_one_answer(call.args, call.kwargs, said=options.deterministic),
         spoken=transcript_of(options, call.args, call.kwargs, value) if logged else None,

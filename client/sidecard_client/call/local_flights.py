@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from sidecard_client.call.values import pack_value
 from sidecard_client.protocol.errors import UnshareableValue
@@ -55,15 +55,12 @@ class Released(Struct, frozen=True):
 LocalEnd = Answered | Elected | LocalFailure | Released
 
 
-class LocalFlight:
+class LocalFlight(Struct, eq=False):
     """One running call of this process. Only `LocalFlights` changes its fields."""
 
-    __slots__ = ("elections", "key", "waiters")
-
-    def __init__(self, key: LocalKey) -> None:
-        self.key = key
-        self.elections = 0
-        self.waiters: deque[LocalWaiter] = deque()
+    key: LocalKey
+    elections: int = 0
+    waiters: "deque[LocalWaiter]" = field(default_factory=deque)
 
     def __repr__(self) -> str:
         """Show the counts; keys are long and meaningless to people."""
@@ -95,12 +92,9 @@ class LocalFlights:
 
     def lead(self, key: LocalKey) -> LocalFlight | None:
         """Announce a call that this caller makes in any case. None if another call of the key is running."""
-        with self._lock:
-            if key in self._flights:
-                return None
-
-            flight = self._flights[key] = LocalFlight(key)
-            return flight
+        flight = LocalFlight(key)
+        # Atomic, so that a miss needs no lock for it.
+        return flight if self._flights.setdefault(key, flight) is flight else None
 
     def enter(self, key: LocalKey) -> LocalFlight | LocalWaiter:
         """Join the running call of ``key`` (returns a `LocalWaiter`) or become its leader (a `LocalFlight`)."""
