@@ -130,7 +130,9 @@ class Backend:
     def acquire(self, now: float) -> Permit:
         """Issue a permit; `obstacle` must be None."""
         self.permits += 1
-        self._requests.spend(1.0, now)
+        if self.settings.requests_per_minute:
+            self._requests.spend(1.0, now)
+
         return Permit(self, self.breaker.admit(now))
 
     def release(self, permit: Permit, result: CallResult, now: float, pause_seconds: float = 0.0) -> list[BreakerNote]:

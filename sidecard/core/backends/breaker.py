@@ -282,7 +282,9 @@ class Breaker:
         while window and (
             len(window) > settings.window_calls or window[0][0] <= window[-1][0] - settings.window_seconds
         ):
-            self._count(window.popleft()[1], -1)
+            _, oldest = window.popleft()
+            if oldest != "success":
+                self._count(oldest, -1)
 
     def _open(self, event: BreakerEvent, cause: OpenCause, now: float) -> BreakerNote:
         settings = self._settings

@@ -8,7 +8,7 @@ from sidecard.core.flights.flight import Flight
 from sidecard.core.flights.table import Flights
 from sidecard.core.notes import Table, TableFull
 from sidecard.core.settings import LiveSettings
-from sidecard.core.shares import Share, in_spare
+from sidecard.core.shares import in_spare
 
 
 class TableLimits(Struct, frozen=True, eq=False):
@@ -23,16 +23,18 @@ class TableLimits(Struct, frozen=True, eq=False):
     def start_flight(self, scope: str, key: str, uid: int) -> Flight | None:
         """Start a flight for a caller of ``uid``; None if the table has no room."""
         flights = self.flights
-        admitted = self._admits("flights", flights.flights_by_uid, uid, self.settings.now.max_flights)
+        admitted = self._admits("flights", len(flights), flights.flights_by_uid[uid], self.settings.now.max_flights)
         return flights.start(scope, key, uid) if admitted else None
 
     def admits_lease(self, uid: int) -> bool:
         """Return whether ``uid`` may hold one more lease."""
-        return self._admits("leases", self.flights.leases_by_uid, uid, self.settings.now.max_leases)
+        flights = self.flights
+        return self._admits("leases", flights.lease_count, flights.leases_by_uid[uid], self.settings.now.max_leases)
 
     def admits_waiter(self, uid: int) -> bool:
         """Return whether one more caller of ``uid`` may wait."""
-        return self._admits("waiters", self.flights.waiters_by_uid, uid, self.settings.now.max_waiters)
+        waiters = self.flights.waiters_by_uid
+        return self._admits("waiters", waiters.total, waiters.of(uid), self.settings.now.max_waiters)
 
     def note_full(self, table: Table, limit: int | None = None) -> list[Effect]:
         """Count a rejection by a full table, and note it once. ``limit`` is by default the table's setting."""
@@ -53,9 +55,9 @@ class TableLimits(Struct, frozen=True, eq=False):
         levels = {"flights": len(flights), "leases": flights.lease_count, "waiters": flights.waiter_count}
         return [table for table, limit in self._limits().items() if levels[table] >= limit]
 
-    def _admits(self, table: Table, share: Share, uid: int, limit: int) -> bool:
+    def _admits(self, table: Table, total: int, own: int, limit: int) -> bool:
         # Most tables are below their limit: then one comparison is enough.
-        if share.total >= limit and not in_spare(share.of(uid), share.total, limit, self.settings.now.spare_share):
+        if total >= limit and not in_spare(own, total, limit, self.settings.now.spare_share):
             return False
 
         if self.noted:

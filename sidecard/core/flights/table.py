@@ -3,7 +3,7 @@
 A lease that has ended is not current: messages that name it later are rejected. That is all a fence is.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -53,8 +53,9 @@ class Flights:
         self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | PendingRemoval | MemoryCache] = Timers()
         self.unused_claims: list[Flight] = []
         """Flights that are over and did not use their claim."""
-        self.flights_by_uid = Share()
-        self.leases_by_uid = Share()
+        self.flights_by_uid: Counter[int] = Counter()
+        """Of the uids that started them."""
+        self.leases_by_uid: Counter[int] = Counter()
         self.waiters_by_uid = Share()
 
     def __len__(self) -> int:
@@ -95,7 +96,7 @@ class Flights:
     def start(self, scope: str, key: str, uid: int) -> Flight:
         """Start a flight; the caller must give it a lease, an applicant or a question to the store."""
         flight = self._flights[scope, key] = Flight(scope, key, uid)
-        self.flights_by_uid.take(uid)
+        self.flights_by_uid[uid] += 1
         return flight
 
     def apply(self, applicant: Applicant) -> None:
@@ -146,7 +147,7 @@ class Flights:
             flight.lease_granted(lease)
 
         self._leases[name] = lease
-        self.leases_by_uid.take(peer.uid)
+        self.leases_by_uid[peer.uid] += 1
         self._table(peer).leases[name] = lease
         self.timers.set(lease, now + self.lease_seconds)
         return lease
@@ -171,12 +172,13 @@ class Flights:
     def end_lease(self, lease: HeldLease, *, answered: bool) -> None:
         """End a lease. Unless its call has ``answered``, remember it, so that a late answer can be billed."""
         del self._leases[lease.name]
-        self.leases_by_uid.give_back(lease.peer.uid)
-        if lease.flight is not None:
-            lease.flight.lease_ended()
+        peer, flight = lease.peer, lease.flight
+        self.leases_by_uid[peer.uid] -= 1
+        if flight is not None:
+            flight.lease_ended()
 
         self.timers.clear(lease)
-        del self._peers[lease.peer.id].leases[lease.name]
+        del self._peers[peer.id].leases[lease.name]
         if not answered:
             self._ended[lease.name] = lease
             if len(self._ended) > _REMEMBERED_LEASES:
@@ -212,7 +214,7 @@ class Flights:
         """End a flight that has no lease; return its waiters."""
         flight.finish()
         del self._flights[flight.scope, flight.key]
-        self.flights_by_uid.give_back(flight.uid)
+        self.flights_by_uid[flight.uid] -= 1
         if flight.claim:
             self.unused_claims.append(flight)
 
@@ -265,8 +267,11 @@ class Flights:
         return list(self._applicants)
 
     def forget(self, peer: Peer) -> None:
-        """Drop the table of a lost peer, which has no participants any more."""
+        """Drop the table of a lost peer, which has no participants any more, and its uid's counts if they are 0."""
         self._peers.pop(peer.id, None)
+        for by_uid in (self.flights_by_uid, self.leases_by_uid):
+            if not by_uid[peer.uid]:
+                del by_uid[peer.uid]
 
     def void(self, namespace: str | None, tag: str | None = None, task: str | None = None) -> None:
         """Forbid flights to store answers that a purge of ``namespace``, ``tag`` and ``task`` removes."""

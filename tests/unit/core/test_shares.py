@@ -135,8 +135,12 @@ def test_share_is_returned_at_any_end() -> None:
     host.passes(30)
 
     flights = host.engine._flights
-    for share in (flights.flights_by_uid, flights.leases_by_uid, flights.waiters_by_uid):
-        assert (share.total, len(share._of_uid)) == (0, 0)
+    assert flights.waiters_by_uid.total == len(flights.waiters_by_uid._of_uid) == 0
+    assert not any(flights.flights_by_uid.values())
+    assert not any(flights.leases_by_uid.values())
+    alice.dies()
+    assert not flights.flights_by_uid
+    assert not flights.leases_by_uid
 
 
 def test_flight_counts_for_its_starter_until_its_end() -> None:
@@ -147,11 +151,11 @@ def test_flight_counts_for_its_starter_until_its_end() -> None:
     bob.waits("key", namespace="team")
     alice.dies()
     (lease,) = bob.receives()
-    shares = host.engine._flights.flights_by_uid
-    assert (shares.of(GREEDY), shares.of(POLITE)) == (1, 0)
+    flights = host.engine._flights
+    assert flights.flights_by_uid == {GREEDY: 1}
     assert isinstance(lease, Lease)
     bob.asks(wire.Complete(lease.lease, packed("x"), id=9))
-    assert shares.total == 0
+    assert len(flights) == flights.flights_by_uid[GREEDY] == 0
 
 
 def test_uid_with_all_metric_names_does_not_shut_others_out() -> None:
