@@ -961,7 +961,7 @@ def test_refused_and_garbled_requests(daemon: ScriptedDaemon, client: Client) ->
     with pytest.raises(RequestRefused, match="operators only"):
         client.purge()
 
-    with pytest.raises(DaemonUnavailable, match="answered Purge by Ok"):
+    with pytest.raises(DaemonUnavailable, match="answered Purge with Ok"):
         client.purge()
 
     time.sleep(FIRST_BACK_OFF_SECONDS)  # a daemon that makes no sense counts as away for as long

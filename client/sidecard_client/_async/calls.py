@@ -29,7 +29,7 @@ from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 from sidecard_client.protocol.wire import AnyReply
 
 MAX_BACKLOG_BYTES = 1024 * 1024
-"""Unsent pieces of a stream, beyond which the call goes on unshared: a caller does not wait for a daemon that does not read."""
+"""Unsent bytes of a stream beyond which the call goes on unshared: a caller does not wait for a daemon that does not read."""
 
 
 class AsyncInterpreter:
@@ -73,8 +73,8 @@ class AsyncInterpreter:
 class AsyncExecution:
     """One conversation, and the connection that it uses.
 
-    ``handlers`` execute commands without waiting, ``waiting_handlers`` those that wait. A command of another class is
-    handed over to the caller of `run`.
+    ``handlers`` execute commands without waiting, ``waiting_handlers`` those that wait. `run` returns a command of another
+    class to its caller.
     """
 
     def __init__(self, connector: AsyncConnector) -> None:
@@ -110,7 +110,7 @@ class AsyncExecution:
                     result = None  # the error refers to this frame, which must not refer to it
                     raise
 
-                # A cancellation: the conversation gives back what is held, without waiting, and raises it again.
+                # A cancellation: the conversation returns what is held, without waiting, and raises it again.
                 resume, result = conversation.throw, error
 
     async def begin(self, command: commands.BeginCall) -> FinalReply:

@@ -59,7 +59,7 @@ class AsyncClient(AsyncLifecycle):
     async def outcome(  # type: ignore[misc]  # mypy wants one T for both overloads
         self, function: Functions[T], /, *args: Any, **kwargs: Any
     ) -> Outcome[T]:
-        """Like `call`, but return the value with where it came from."""
+        """Like `call`, but return the value with its source."""
         return await self._interpreter.run(calls.prepare(self._options, function, args, kwargs))
 
     def stream(self, function: AsyncStreamFunctions[T], /, *args: Any, **kwargs: Any) -> AsyncStream[T]:
@@ -76,7 +76,7 @@ class AsyncClient(AsyncLifecycle):
 
         Raises what `call` does, when the first piece is taken. After it, another caller's stream that breaks raises
         `CallFailed` or `CallTimeout` (``wait=`` limits the wait for each piece): discard the pieces before it. No stream
-        ends early without an exception. A caller that leaves early ends the call, unless others wait for it.
+        ends early without an exception. A caller that closes it early ends the call, unless other callers wait for it.
         """
         call = calls.prepare(self._options, cast("Functions[Any]", function), args, kwargs, stream=True)
         return AsyncStream(self._connector, call)

@@ -45,7 +45,7 @@ class AsyncConnector:
         return f"<AsyncConnector {self._availability!r} {self._connection!r}>"
 
     def place(self) -> str:
-        """Name the socket for a message: its path, or what is wrong with it."""
+        """Return the socket's path for a message, or the problem with it."""
         try:
             return self._path()
         except ValueError as error:
@@ -55,7 +55,7 @@ class AsyncConnector:
         return self._given_path or find_socket()
 
     def open(self, tasks: TaskGroup) -> None:
-        """Belong to the running event loop. Connections are served in ``tasks``."""
+        """Bind the connector to the running event loop. Connections are served in ``tasks``."""
         self._tasks = tasks
         self._thread = get_ident()
         self._process = os.getpid()
@@ -133,7 +133,7 @@ class AsyncConnector:
         return ended and not again
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run ``work`` in a task of the client's, which is canceled when the client is closed."""
+        """Run ``work`` in a task of the client, which is canceled when the client is closed."""
         tasks = self._tasks
         assert tasks is not None  # noqa: S101 - a client with a connection is open; for the type checker
         tasks.start_soon(work, name="sidecard call")
@@ -168,7 +168,7 @@ class AsyncConnector:
             _log.info("sidecard answers again")
 
     def _ended(self, connection: AsyncConnection) -> None:
-        # The end of a connection alone proves nothing: the next attempt to connect shows whether the daemon is gone.
+        # The end of a connection alone proves nothing: the next attempt to connect shows whether the daemon has ended.
         if not connection.ended_by_daemon and not self.closed:
             self._failed(connection.reason or "")
 

@@ -35,12 +35,12 @@ AsyncFunctions = Callable[..., Awaitable[T]] | Backends[Awaitable[T]]
 class AsyncLifecycle(BaseClient, ClientMetrics):
     """Any number of concurrent calls over one connection, on asyncio and on trio. Reconnects by itself.
 
-    Belongs to the event loop in which it was opened; any task of that may use it. In another loop or thread, and in the
-    child of a fork, its methods raise `RuntimeError`: make another client there. Plain functions run in threads.
+    It belongs to the event loop in which it was opened; any task of that loop may use it. In another loop or thread, and in
+    the child of a fork, its methods raise `RuntimeError`: make another client there. Plain functions run in threads.
 
-    A call may be canceled at any time: one that waits leaves the others waiting, one whose function runs hands the call
-    to the next waiter. Calls that still wait when the client is closed raise `RuntimeError`; functions that still run go
-    on, and are not shared.
+    A call may be canceled at any time. If it waits, other callers go on waiting; if its function runs, the daemon passes the
+    call to the next waiter. When the client is closed, calls that still wait raise `RuntimeError`; functions that still run
+    go on, and their answers are not shared.
     """
 
     def _open(self, path: str | None, timeout_seconds: float) -> None:
@@ -75,8 +75,8 @@ class AsyncLifecycle(BaseClient, ClientMetrics):
                     await anyio.to_thread.run_sync(self._close_metrics)
         finally:
             tasks.cancel_scope.cancel()
-            # The task group is the client's own: the body's exceptions leave as they are and not in a group. Only
-            # cancellation is passed in, because the group alone knows whether it was its own.
+            # The task group is the client's own, so the body's exceptions are raised as they are and not in a group. Only a
+            # cancellation is passed to the group, because only the group knows whether it caused it.
             if not isinstance(error, anyio.get_cancelled_exc_class()):
                 kind, error, traceback = None, None, None
 

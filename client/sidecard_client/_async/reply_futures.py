@@ -1,4 +1,4 @@
-"""What a caller of the async client awaits: one reply, or a queue of them, without a task or cancel scope of its own."""
+"""Awaitable replies of the async client: one reply, or a queue of them, without a task or cancel scope per call."""
 
 from asyncio import _get_running_loop
 from collections import deque
@@ -23,7 +23,7 @@ class ReplyFuture(Protocol):
 
 
 class EventReplyFuture:
-    """A `ReplyFuture` for every event loop. On asyncio its own future makes a hit a sixth cheaper."""
+    """A `ReplyFuture` for every event loop. On asyncio, `asyncio.Future` is used, which makes a hit a sixth cheaper."""
 
     __slots__ = ("_event", "_reply")
 
@@ -53,7 +53,7 @@ def reply_future_factory() -> Callable[[], ReplyFuture]:
 
 
 class ReplyQueue:
-    """The replies to a request that has many: pieces of a stream, and what ends them."""
+    """The replies to a request that has many: the chunks of a stream, and the reply that ends it."""
 
     __slots__ = ("_future", "_new_future", "_replies")
 

@@ -1,7 +1,7 @@
 """The async client's streams: execute the commands of `call.streams`.
 
-Pieces of another caller are followed in the caller's task. A function that runs here runs in a task of the client's, so
-that it can go on for others when its caller is canceled. It is at most one piece ahead of its caller::
+Another caller's stream is followed in the caller's task. This client's own call runs in a task of the client, so that it can
+go on for waiters when its caller is canceled. It is at most one piece ahead of its caller::
 
     client's task:   piece -> to the daemon -> hand over -- wait until taken --> next piece ...
     caller's task:                             take -----> use it ------------> wait for the next
@@ -39,7 +39,7 @@ from sidecard_client.protocol.connection import ConnectionLost
 from sidecard_client.protocol.wire import AnyReply
 
 ORPHAN_SECONDS = 1.0
-"""How often a task that waits for its caller checks that there is one."""
+"""How often a task that waits for its caller checks that the caller still exists."""
 
 CLOSE_SECONDS = 1.0
 """How long a function's generator may take to close."""
@@ -48,8 +48,8 @@ CLOSE_SECONDS = 1.0
 class AsyncStream(Provenance, Generic[T]):
     """Iterates over the pieces of an answer, wherever they come from. Begins with the first piece.
 
-    For one task at a time. As an asynchronous context manager it is closed at the end of the block; without one, say
-    ``await stream.aclose()`` if you leave it before its end.
+    For one task at a time. As an asynchronous context manager it is closed at the end of the block. Without a block, call
+    ``await stream.aclose()`` if you stop before its end.
     """
 
     def __init__(self, connector: AsyncConnector, call: Call) -> None:
@@ -144,7 +144,7 @@ class AsyncStream(Provenance, Generic[T]):
 
 
 class _Upstream:
-    """The function of one stream, in a task of the client's."""
+    """The function of one stream, which runs in a task of the client."""
 
     def __init__(
         self, connector: AsyncConnector, execution: "_StreamExecution", leading: Leading, facts: Provenance
@@ -203,7 +203,7 @@ class _Upstream:
     # The task's side --------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run the function, and hand its pieces over."""
+        """Run the function, and hand its pieces over to the caller."""
         try:
             with self._scope:
                 try:
@@ -213,7 +213,7 @@ class _Upstream:
                 finally:
                     await self._execution.close_source()
         except BaseException as error:
-            # Not an `Exception`: the caller's, as if the function ran in the caller's own task.
+            # Not an `Exception`: raised in the caller too, as if the function ran in the caller's own task.
             closed = RuntimeError("This client is closed: make a new one.") if self._connector.closed else None
             self._give(END, closed or error)
             if isinstance(error, anyio.get_cancelled_exc_class()):

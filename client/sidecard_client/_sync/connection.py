@@ -56,7 +56,7 @@ class BlockingConnection:
         self._replies: deque[AnyReply] = deque()  # received, and not yet returned
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
-        self._sending = threading.Lock()  # a stream's pieces are sent while the heartbeat may renew its lease
+        self._sending = threading.Lock()  # a stream's chunks are sent while the heartbeat may renew its lease
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval_of(timeout_seconds))

@@ -55,7 +55,7 @@ class Connector:
         return f"<Connector {self._availability!r} {len(self._open)} open, {len(self._idle)} idle>"
 
     def place(self) -> str:
-        """Name the socket for a message: its path, or what is wrong with it."""
+        """Return the socket's path for a message, or the problem with it."""
         try:
             return self._path()
         except ValueError as error:
@@ -88,7 +88,7 @@ class Connector:
                 if is_new:
                     raise self._failed(error) from None
 
-                self._drop_idle()  # they have ended as well
+                self._drop_idle()  # they have ended too
                 connection, is_new = self._connect(), True
                 continue
             except BaseException as error:

@@ -18,7 +18,7 @@ _FALLBACK_REASONS = frozenset({"busy", "draining"})
 
 
 class Outcome(Struct, Generic[T], frozen=True):
-    """A call's value and where it came from.
+    """A call's value and its source.
 
     ``source`` is ``upstream`` (this caller made the call), ``cache``, ``stale``, ``shared`` (another caller's call),
     or ``fallback`` (made without the daemon, or shared within the process).

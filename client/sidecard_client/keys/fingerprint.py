@@ -17,13 +17,13 @@ integers by value, floats by value, strings by their UTF-8 bytes, binaries by th
 
 The order of a map's entries does not matter, and a tuple equals the list of its elements. Everything else matters: ``1``
 is not ``1.0``, ``True`` is not ``1``, ``"x"`` is not ``b"x"``, a missing argument is not None. A request may hold None,
-bool, int (64 bit), float (not NaN), str, bytes, list, tuple and dict. Anything else is refused, with its place.
+bool, int (64 bit), float (not NaN), str, bytes, list, tuple and dict. For anything else, the error names its place.
 
 Normal forms
 ------------
-If ``normalize`` names forms (`sidecard_client.keys.normal_form`), the texts of ``args`` and ``kwargs`` are normalized first, and the array
-has an eighth element: the names of the forms, each once, in alphabetical order. So callers with different forms never
-share, even if their texts are equal.
+If ``normalize`` names forms (`sidecard_client.keys.normal_form`), the texts of ``args`` and ``kwargs`` are normalized first,
+and the array has an eighth element: the names of the forms, each once, in alphabetical order. So callers with different
+forms never share, even if their texts are equal.
 
 What is left out
 ----------------
@@ -32,10 +32,13 @@ of a dict that is a positional argument. The built-in list does not, because a f
 
 Groups
 ------
-The group of a request (`sidecard_client.keys.similarity`) is ``"g1-" + lower-case hex of SHA-256(canonical)``, where ``canonical`` is the array
-of a key with nil in place of the embedded text, and ``args`` an array of four: the positional arguments; the text's place
-(``args[0]``, ``args[0].messages[-1].content``, ``kwargs.prompt``); the numbers in it, in order, each maximal run of decimal
-digits a string; and the embedder's name, a string or nil.
+The group of a request (`sidecard_client.keys.similarity`) is ``"g1-" + lower-case hex of SHA-256(canonical)``. There,
+``canonical`` is the array of a key with nil in place of the embedded text. Its ``args`` is an array of four:
+
+1. the positional arguments;
+2. the text's place (``args[0]``, ``args[0].messages[-1].content``, ``kwargs.prompt``);
+3. the numbers in the text, in order: each maximal run of decimal digits, as a string;
+4. the embedder's name, a string or nil.
 """
 
 import hashlib
@@ -60,11 +63,11 @@ IGNORED_KWARGS = frozenset({"timeout", "request_id", "idempotency_key"})
 
 MAX_DEPTH = 200
 """Nesting that is always supported. JSON parsers of other languages stop between 100 and 1,000.
-Deeper plain lists and dicts work as far as the encoder does; beyond that the request is refused."""
+Deeper plain lists and dicts work as far as the encoder does; beyond that, `UnkeyableRequest` is raised."""
 
 _TIMESTAMP_HEADS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
-"""The first bytes of a msgpack timestamp, the only extension that the encoder makes by itself: a datetime would decode to
-an equal one. A string may contain these bytes too; then the strict walk finds no fault and gives the same result."""
+"""The first bytes of a msgpack timestamp, the only extension that the encoder makes by itself. A datetime decodes to an equal
+one, so the comparison misses it. A string may contain these bytes too; then `_walk` finds no fault and returns the same."""
 
 _NOTHING: frozenset[str] = frozenset()
 _ONLY_TEXT = frozenset({str})

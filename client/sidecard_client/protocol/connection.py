@@ -38,31 +38,31 @@ class ConnectionLost(Exception):
 
     @property
     def reason(self) -> str:
-        """Say why."""
+        """The reason, as text."""
         return str(self)
 
 
 class ConnectionEnded(ConnectionLost):
-    """The connection has ended: the daemon holds nothing for it any more."""
+    """The connection has ended: the daemon has released all that belonged to it."""
 
 
 class DaemonUnresponsive(ConnectionLost):
-    """No reply came in time: the daemon hangs, or the host is overloaded."""
+    """No reply arrived in time: the daemon hangs, or the host is overloaded."""
 
 
 class InvalidReply(ConnectionLost):
-    """The received bytes are no reply to any open request."""
+    """The received bytes are not a reply to an open request."""
 
 
 class NotConnected(ConnectionLost):
-    """No connection could be made, or the daemon is not worth asking now."""
+    """No connection could be made, or the back-off after a failure has not ended."""
 
 
 class ConnectionRefused(ProtocolError):
-    """The daemon closes the whole connection, and says why in ``error``."""
+    """The daemon closes the whole connection; ``error`` has the reason."""
 
     def __init__(self, error: Error) -> None:
-        super().__init__(f"The daemon gave the connection up ({error.code}): {error.message}")
+        super().__init__(f"The daemon closed the connection ({error.code}): {error.message}")
         self.error = error
 
 
@@ -164,7 +164,7 @@ class Connection:
     def receive(self, data: bytes | memoryview) -> list[AnyReply]:
         """Take received bytes and return the complete replies to open requests.
 
-        Raises `ProtocolError` for bytes that are no replies, and for a reply that no open request expects;
+        Raises `ProtocolError` for bytes that cannot be decoded, and for a reply that no open request expects;
         `ConnectionRefused` for an `Error` about the whole connection (id 0).
         """
         replies = []
@@ -211,7 +211,7 @@ def _unexpected(reply: wire.Reply, expected: frozenset[type[wire.Reply]] | None)
 
     for request, answers in ANSWERS.items():
         if answers is expected:
-            return ProtocolError(f"The daemon answered {request.__name__} by {type(reply).__name__}.")
+            return ProtocolError(f"The daemon answered {request.__name__} with {type(reply).__name__}.")
 
     return ProtocolError(
         f"The daemon sent a {type(reply).__name__} with the id {reply.id}, which no open request expects."

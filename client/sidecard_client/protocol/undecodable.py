@@ -1,8 +1,8 @@
-"""Replies whose value cannot be decoded: one such value costs one call, and not the connection.
+"""Replies whose value cannot be decoded: each fails one call, and the connection stays open.
 
-The daemon forwards values without decoding them. So any program that speaks the protocol can store well-framed bytes
-that are no value: text that is not UTF-8, a map whose key is a map, a time stamp out of range. A client that closed its
-connection for that would lose all its other calls, again for each time the value is served.
+The daemon forwards values without decoding them. So any program that speaks the protocol can store well-framed bytes that
+do not decode: text that is not UTF-8, a map whose key is a map, a time stamp out of range. If a client closed its connection
+for such a value, all its other calls would fail each time that the value is served.
 """
 
 import msgspec
@@ -11,7 +11,7 @@ from msgspec import Struct
 from sidecard_client.protocol.wire import Chunk, Failed, Hit, RequestId, Shared, tag_of
 
 DECODE_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeError, ValueError)
-"""What decoding a reply may raise. `UnicodeDecodeError` is no `msgspec.DecodeError`."""
+"""Exceptions of decoding a reply. `UnicodeDecodeError` is not a `msgspec.DecodeError`."""
 
 VALUE_TAGS = frozenset({tag_of(Hit), tag_of(Shared), tag_of(Chunk)})
 """Replies that carry a value of another process."""
@@ -26,9 +26,9 @@ _decode_head = msgspec.msgpack.Decoder(_Head).decode
 
 
 def replacement_for(payload: bytes | memoryview, fault: Exception) -> Failed | None:
-    """Return the reply that replaces an undecodable one; None if it carries no value, or not even its head decodes.
+    """Return the reply that replaces an undecodable one; None if that carries no value, or if its id and type do not decode.
 
-    Waiters get the same reply for an unshareable answer: the caller makes its own call.
+    It is the reply that waiters get for an unshareable answer, so that the caller makes its own call.
     """
     try:
         head = _decode_head(payload)

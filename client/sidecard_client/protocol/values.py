@@ -1,4 +1,4 @@
-"""Limits and field types that the messages are made of."""
+"""Limits and field types of the messages."""
 
 import re
 from typing import Annotated, Literal

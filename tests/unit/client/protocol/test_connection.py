@@ -171,7 +171,7 @@ def test_receive_refuses_an_unexpected_reply(replies: list[wire.Reply]) -> None:
     connection = Connection()
     connection.send(wire.Begin(key="a"))
 
-    with pytest.raises(ProtocolError, match=r"with the id -?\d|answered Begin by Ok"):
+    with pytest.raises(ProtocolError, match=r"with the id -?\d|answered Begin with Ok"):
         connection.receive(framed(*replies))
 
 
@@ -189,7 +189,7 @@ def test_an_error_about_the_connection_is_raised_with_its_text() -> None:
     connection = Connection()
     connection.send(wire.Ping())
 
-    with pytest.raises(ProtocolError, match=r"gave the connection up \(too_large\): send less"):
+    with pytest.raises(ProtocolError, match=r"closed the connection \(too_large\): send less"):
         connection.receive(framed(wire.Error(0, "too_large", "send less")))
 
 
