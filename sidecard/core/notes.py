@@ -1,6 +1,6 @@
 """Notes: facts for operators, as data. The log and the watchers receive them; the core knows neither.
 
-What happens on every call is no note; the ledger counts it.
+What happens on every call is no note; the ledger counts it. ``peer`` is the id of a peer, as in the log.
 `sidecard.core.operations.watch.fields_of` truncates ``key`` and reduces ``message`` to the exception's type.
 """
 

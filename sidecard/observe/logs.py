@@ -84,13 +84,13 @@ class Log:
 
     def write_traffic(self, event: Event, effects: Sequence[Effect]) -> None:
         """Log each reply with its request, at level debug."""
-        peer, request = (event.peer.id, event.request) if isinstance(event, RequestReceived) else (0, None)
+        peer_id, request = (event.peer.id, event.request) if isinstance(event, RequestReceived) else (0, None)
         for effect in effects:
             if not isinstance(effect, SendReply):
                 continue
 
             reply = effect.reply
-            asked = request if request is not None and (peer, request.id) == (effect.peer_id, reply.id) else None
+            asked = request if request is not None and (peer_id, request.id) == (effect.peer_id, reply.id) else None
             op = wire.tag_of(effect.answer_to if asked is None else type(asked))
             names = {name: getattr(asked, name, None) or getattr(reply, name, None) for name in ("key", "lease")}
             if names["key"] is not None:

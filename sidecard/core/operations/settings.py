@@ -67,9 +67,9 @@ class SettingsOperations(Struct, frozen=True, eq=False):
             self.status.run = self.status.run.with_settings(event.shown, event.origins)
 
         if event.asked_by is not None:
-            peer, request_id = event.asked_by
+            peer_id, request_id = event.asked_by
             reply = wire.Reloaded(request_id, event.changed, event.needs_restart, event.problems)
-            effects.append(SendReply(peer, reply, answer_to=wire.Reload))
+            effects.append(SendReply(peer_id, reply, answer_to=wire.Reload))
 
         return effects
 
