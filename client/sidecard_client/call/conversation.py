@@ -210,7 +210,7 @@ def _converse(
     return (yield from converse(call, flights, place, started, reply))
 
 
-def _make(  # noqa: C901 - one place for all that a result leads to
+def _make(  # noqa: C901, PLR0912 - one place for all that a result leads to
     attempts: Attempts, flights: LocalFlights, flight: LocalFlight | None, source: Source, waited_seconds: float
 ) -> Conversation:
     """Run the function, and give the result to the daemon and to the waiters of ``flight``.
@@ -219,11 +219,17 @@ def _make(  # noqa: C901 - one place for all that a result leads to
     """
     call, turn = attempts.call, 0 if flight is None else flight.elections
     try:
-        if attempts.lease is not None and call.key is not None:
-            # Callers of this process that lose the daemon meanwhile join this call instead of making their own.
-            flight = flights.lead((call.options.namespace, call.key))
+        result, lease = None, attempts.lease
+        if lease is not None:
+            if call.key is not None:
+                # Callers of this process that lose the daemon meanwhile join this call instead of making their own.
+                flight = flights.lead((call.options.namespace, call.key))
 
-        result = yield from run_attempts(attempts, Run)
+            result = yield Run(attempts.use(lease), call, lease)
+
+        if not isinstance(result, Returned):
+            result = yield from run_attempts(attempts, Run, result)
+
         if isinstance(result, Raised):
             if flight is not None:
                 kind = kind_of(result.error, call.options.classify)
@@ -261,14 +267,17 @@ def _make(  # noqa: C901 - one place for all that a result leads to
             yield Abandon()
 
 
-def run_attempts(attempts: Attempts, run: type[Run] | type[Open]) -> Attempting:
+def run_attempts(attempts: Attempts, run: type[Run] | type[Open], result: Raised | None = None) -> Attempting:
     """Run the function, on one backend after another, until it returns or no backend is left.
 
-    If it returns, `Attempts.lease` is still the daemon's; else, the daemon has the failure.
+    ``result`` is that of the first run, if it was made already. If the function returns, `Attempts.lease` is still the
+    daemon's; else, the daemon has the failure.
     """
     call = attempts.call
     while (lease := attempts.lease) is not None:
-        result: Returned | Raised = yield run(attempts.use(lease), call, lease)
+        if result is None:
+            result = yield run(attempts.use(lease), call, lease)
+
         if isinstance(result, Returned):
             return result
 
@@ -281,7 +290,7 @@ def run_attempts(attempts: Attempts, run: type[Run] | type[Open]) -> Attempting:
         reply: FinalReply = yield Ask(message, call.options.wait_seconds)
         next_step = attempts.after_failure(message, reply)
         if isinstance(reply, wire.Lease) and next_step == "use_lease":
-            attempts.lease = reply
+            attempts.lease, result = reply, None
             continue
 
         if may_leave_lease(reply):
