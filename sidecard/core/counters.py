@@ -1,5 +1,6 @@
 """The counters of `wire.Stats`, each defined there."""
 
+from sidecard.core.notes import Outcome
 from sidecard_client.protocol.wire import RejectionReason
 
 _COUNTERS_OF_OUTCOMES = {
@@ -63,12 +64,9 @@ class Counters:
         self.rejected += 1
         self._increment(f"rejected_{reason}")
 
-    def end_lease(self, outcome: str) -> None:
-        """Count a lease's end; ``outcome`` is ``done`` or one of `sidecard.core.notes.Outcome`."""
-        if outcome == "done":
-            self.completed += 1
-        else:
-            self._increment(_COUNTERS_OF_OUTCOMES[outcome])
+    def end_without_answer(self, outcome: Outcome) -> None:
+        """Count the end of a lease whose answer is not shared."""
+        self._increment(_COUNTERS_OF_OUTCOMES[outcome])
 
     def fields(self) -> dict[str, int]:
         """Return all counters by name."""

@@ -58,9 +58,6 @@ class CallRecorder:
         self, lease: LeasedCall, seconds: float, usage: wire.Usage, transcript: wire.Transcript | None = None
     ) -> None:
         """Record a call that its backend answered."""
-        if not self.enabled:
-            return
-
         kept = transcript if self.prompts else None
         self._record(
             lease.peer,

@@ -138,11 +138,12 @@ class Backend:
     def release(self, permit: Permit, result: CallResult, now: float, pause_seconds: float = 0.0) -> list[BreakerNote]:
         """Return a permit, with its call's result or with the pause that the backend requested."""
         self.permits -= 1
-        notes = self.breaker.advance(now)
+        breaker = self.breaker
+        notes = [] if breaker.state == "closed" else breaker.advance(now)
         if pause_seconds:
-            return notes + self.breaker.honor_retry_after(permit.breaker_pass, pause_seconds, now)
+            return notes + breaker.honor_retry_after(permit.breaker_pass, pause_seconds, now)
 
-        return notes + self.breaker.record(permit.breaker_pass, result, now)
+        return notes + breaker.record(permit.breaker_pass, result, now)
 
     def result_of_answer(self, seconds: float, usage: Usage) -> CallResult:
         """Score an answer that took ``seconds``."""

@@ -167,7 +167,7 @@ class MemoryCache:
 
         entry = Entry(key, value, now - age_seconds, seconds, terms, COMPRESSED if compressed else 0)
         charge = entry.charge
-        if charge > self.max_entry_bytes_in(terms.scope):
+        if charge > (self.max_entry_bytes_in(terms.scope) if self._limits else self.max_entry_bytes):
             return Insertion(None, too_large=True)
 
         evicted = self._make_room_within(terms.scope, charge, now) if self._limits else 0

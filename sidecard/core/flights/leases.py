@@ -62,7 +62,9 @@ class Leases(Struct, frozen=True, eq=False):
         effects = [] if outcome == "done" else [_ended_note(lease, outcome, message)]
         effects += self._end(lease, outcome, backend.result_of_answer(seconds, usage), now, answered=True)
         effects += self.billing.bill(lease, seconds, usage, now)
-        self.recorder.record_answer(lease, seconds, usage, spoken)
+        if self.recorder.enabled:
+            self.recorder.record_answer(lease, seconds, usage, spoken)
+
         return PaidCall(seconds, usage, effects)
 
     def unanswered(
@@ -106,7 +108,11 @@ class Leases(Struct, frozen=True, eq=False):
         pause_seconds: float = 0.0,
     ) -> Iterable[Effect]:
         self.flights.end_lease(lease, answered=answered)
-        self.counters.end_lease(outcome)
+        if outcome == "done":
+            self.counters.completed += 1
+        else:
+            self.counters.end_without_answer(outcome)
+
         permit = lease.permit
         if permit.reserved:
             self.admission.release_reservation(permit)
