@@ -1,6 +1,5 @@
 """The counters of `wire.Stats`, each defined there."""
 
-from sidecard.core.notes import Outcome
 from sidecard_client.protocol.wire import RejectionReason
 
 _COUNTERS_OF_OUTCOMES = {
@@ -64,8 +63,8 @@ class Counters:
         self.rejected += 1
         self._increment(f"rejected_{reason}")
 
-    def end_without_answer(self, outcome: Outcome) -> None:
-        """Count the end of a lease whose answer is not shared."""
+    def end_without_answer(self, outcome: str) -> None:
+        """Count the end of a lease whose answer is not shared, by its `sidecard.core.notes.Outcome`."""
         self._increment(_COUNTERS_OF_OUTCOMES[outcome])
 
     def fields(self) -> dict[str, int]:
