@@ -139,7 +139,7 @@ class Engine:
         self._begin = BeginOperation(scopes, flights, streams, policy, serving, counters, misses).begin
         self._append = AppendOperation(flights, leases, streams, serving, election, cache)
         storage = AnswerStorage(policy, similar, failures, writes)
-        self._complete = CompleteOperation(flights, leases, queues, streams, serving, storage)
+        self._complete = CompleteOperation(flights, leases, queues, streams, serving, storage).complete
         attempts = FurtherAttempts(flights, grants, admission, retries, endings, counters)
         self._fail = FailOperation(flights, streams, leases, election, queues, attempts, failures)
         self._renew = RenewOperation(flights, leases)
@@ -173,9 +173,11 @@ class Engine:
         """Handle one event; return the effects to execute, in order. ``now`` never steps back."""
         if isinstance(event, RequestReceived):
             request = event.request
-            # Directly, because most requests are begins: the `match` of all requests costs one more call on every hit.
+            # Directly, because most requests are these: the `match` of all requests costs one more call.
             if type(request) is wire.Begin:
                 effects = self._begin(event.peer, request, now)
+            elif type(request) is wire.Complete:
+                effects = self._complete(event.peer, request, now)
             else:
                 effects = self._request(event.peer, request, now)
         else:
@@ -189,7 +191,7 @@ class Engine:
     def _request(self, peer: Peer, request: wire.AnyRequest, now: float) -> "list[Effect]":  # noqa: C901, PLR0912 - one case for each request
         match request:
             case wire.Complete():
-                return self._complete.complete(peer, request, now)
+                return self._complete(peer, request, now)
             case wire.Append():
                 return self._append.append(peer, request, now)
             case wire.Renew():

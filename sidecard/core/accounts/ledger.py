@@ -195,7 +195,8 @@ class BackendLedgers:
 
     def count_call(self, backend: str, seconds: float, usage: Usage) -> None:
         """Book an answered call."""
-        _ledger(self._backends, backend, self._max_backends).count_call(seconds, usage)
+        ledger = self._backends.get(backend) or _ledger(self._backends, backend, self._max_backends)
+        ledger.count_call(seconds, usage)
         if usage.model is not None:
             self._of_model(backend, usage.model).count_call(seconds, usage)
 

@@ -14,7 +14,7 @@ from sidecard.core.backends.backend import Backend, Permit
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote
-from sidecard.core.settings import LiveSettings
+from sidecard.core.settings import ANY_TASK, LiveSettings
 from sidecard.core.shares import in_spare
 from sidecard_client.protocol.wire import DEFAULT_BACKEND, Begin, RejectionReason, Route
 
@@ -69,12 +69,15 @@ class Admission:
 
     def names(self, request: Begin) -> tuple[str, ...]:
         """Return the backends that may answer a begin, in its order of preference, without duplicates."""
-        names = request.backends or self._settings.now.task(request.task).backends or (DEFAULT_BACKEND,)
+        names = request.backends
+        if not names:
+            names = self._settings.now.tasks.get(request.task, ANY_TASK).backends or (DEFAULT_BACKEND,)
+
         return names if len(names) == 1 else tuple(dict.fromkeys(names))
 
     def route(self, request: Begin) -> Route:
         """Return how a begin's backends are ordered."""
-        return request.route or self._settings.now.task(request.task).route or "order"
+        return request.route or self._settings.now.tasks.get(request.task, ANY_TASK).route or "order"
 
     def has_queue_room(self, backend: Backend, flow: tuple[int, int]) -> bool:
         """Return whether a flow may queue one more caller; its first number is the uid."""

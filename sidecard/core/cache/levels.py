@@ -103,7 +103,8 @@ class Partition:
 
     def push(self, entry: Entry, inflation: float) -> None:
         """Add an entry to its level."""
-        level = self.at(entry.level)
+        number = entry.level
+        level = self.levels.get(number) or self.at(number)
         level.add(entry, self.inflation + inflation + level.value)
 
     def at(self, number: int) -> _Level:

@@ -52,7 +52,8 @@ class CachePolicy:
 
         insertion = self.cache.put(key, value, now, terms, seconds, compressed=compressed)
         self._count.stored += insertion.entry is not None
-        return insertion.entry, self._notes(insertion, key, value, terms)
+        noted = insertion.evicted or insertion.too_large
+        return insertion.entry, self._notes(insertion, key, value, terms) if noted else []
 
     def adopt(self, scope: str, key: str, record: Record, now: float) -> tuple[Entry | None, list[Effect]]:
         """Copy a store's record into memory; return its entry, even if it was too large to keep, and the notes.

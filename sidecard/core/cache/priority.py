@@ -86,7 +86,7 @@ class Priorities:
         return _bounded(cost / median.value)
 
     def _cost_per_byte(self, entry: Entry, charge: int) -> tuple[_RunningMedian, float]:
-        dollars = entry.dollars
+        dollars = entry.terms.usage.cost_dollars or 0.0
         if dollars > 0:
             return self._dollars, dollars / charge
 

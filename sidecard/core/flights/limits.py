@@ -22,14 +22,21 @@ class TableLimits(Struct, frozen=True, eq=False):
 
     def start_flight(self, scope: str, key: str, uid: int) -> Flight | None:
         """Start a flight for a caller of ``uid``; None if the table has no room."""
-        flights = self.flights
-        admitted = self._admits("flights", len(flights), flights.flights_by_uid[uid], self.settings.now.max_flights)
-        return flights.start(scope, key, uid) if admitted else None
+        flights, limit = self.flights, self.settings.now.max_flights
+        if (len(flights) >= limit or self.noted) and not self._admits(
+            "flights", len(flights), flights.flights_by_uid[uid], limit
+        ):
+            return None
+
+        return flights.start(scope, key, uid)
 
     def admits_lease(self, uid: int) -> bool:
         """Return whether ``uid`` may hold one more lease."""
-        flights = self.flights
-        return self._admits("leases", flights.lease_count, flights.leases_by_uid[uid], self.settings.now.max_leases)
+        flights, limit = self.flights, self.settings.now.max_leases
+        if flights.lease_count < limit and not self.noted:
+            return True
+
+        return self._admits("leases", flights.lease_count, flights.leases_by_uid[uid], limit)
 
     def admits_waiter(self, uid: int) -> bool:
         """Return whether one more caller of ``uid`` may wait."""
@@ -56,7 +63,6 @@ class TableLimits(Struct, frozen=True, eq=False):
         return [table for table, limit in self._limits().items() if levels[table] >= limit]
 
     def _admits(self, table: Table, total: int, own: int, limit: int) -> bool:
-        # Most tables are below their limit: then one comparison is enough.
         if total >= limit and not in_spare(own, total, limit, self.settings.now.spare_share):
             return False
 

@@ -148,7 +148,8 @@ class Flights:
 
         self._leases[name] = lease
         self.leases_by_uid[peer.uid] += 1
-        self._table(peer).leases[name] = lease
+        table = self._peers.get(peer.id) or self._table(peer)
+        table.leases[name] = lease
         self.timers.set(lease, now + self.lease_seconds)
         return lease
 

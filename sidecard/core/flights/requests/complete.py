@@ -51,7 +51,9 @@ class CompleteOperation(Struct, frozen=True, eq=False):
             value = (stream or SharedStream()).packed()
 
         stored, effects = self.answers.store(flight, lease, value, call, request, now)
-        flight.keep_answer(unshared=not stored)
+        if not stored:
+            flight.keep_answer(unshared=True)
+
         effects.append(SendReply(peer.id, wire.Stored(request.id, stored)))
         waiters = self.flights.finish(flight)
         if waiters:
