@@ -287,8 +287,8 @@ class Engine:
         return bool(self._watches)
 
     def may_be_due_before(self, instant: float) -> bool:
-        """Tell, in less time than `next_deadline` takes, whether that may be before ``instant``."""
-        return self._timers.has_before(instant) or self._cache.expires_before(instant)
+        """Return, in less time than `next_deadline` takes, whether that may be before ``instant``."""
+        return self._timers.no_earlier_than < instant or self._cache.no_expiry_before < instant
 
     def next_deadline(self) -> float | None:
         """Return the instant at which a `Tick` is due; None if no item has a deadline.

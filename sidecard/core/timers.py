@@ -1,6 +1,7 @@
 """Deadlines as data. The driver sleeps; this module only orders the deadlines."""
 
 from heapq import heapify, heappop, heappush
+from math import inf
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -17,6 +18,8 @@ class Timers(Generic[T]):
     """
 
     def __init__(self) -> None:
+        self.no_earlier_than = inf
+        """Lower bound of all deadlines; exact after `next_deadline`."""
         self._heap: list[tuple[float, int, T]] = []
         self._live: dict[T, int] = {}
         self._sequence = 0
@@ -29,6 +32,8 @@ class Timers(Generic[T]):
         self._sequence = sequence = self._sequence + 1
         self._live[item] = sequence
         heappush(self._heap, (deadline, sequence, item))
+        self.no_earlier_than = min(self.no_earlier_than, deadline)
+
         if len(self._heap) > 2 * len(self._live) + _SLACK:
             self._heap = [entry for entry in self._heap if self._live.get(entry[2]) == entry[1]]
             heapify(self._heap)
@@ -37,16 +42,13 @@ class Timers(Generic[T]):
         """Remove an item's deadline, if it has one."""
         self._live.pop(item, None)
 
-    def has_before(self, instant: float) -> bool:
-        """Tell whether there may be a deadline before ``instant``: a cleared one counts until it leaves the heap."""
-        return bool(self._heap) and self._heap[0][0] < instant
-
     def next_deadline(self) -> float | None:
         """Return the earliest deadline; None if there is none."""
         heap = self._heap
         while heap and self._live.get(heap[0][2]) != heap[0][1]:
             heappop(heap)
 
+        self.no_earlier_than = heap[0][0] if heap else inf
         return heap[0][0] if heap else None
 
     def pop_due(self, now: float) -> T | None:

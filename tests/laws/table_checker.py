@@ -1,6 +1,7 @@
 """Check the engine's own tables after each event: what it has counted is what it has, and no timer or queue names what is gone."""
 
 from collections import Counter
+from math import inf
 
 from sidecard.core.engine import Engine
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, LEASED, LOOKING_UP, QUEUED, Flight
@@ -140,6 +141,14 @@ class TableChecker:
                 "a waiter without a deadline"
             )
 
+        cache, deadlines = (
+            self._engine._cache,
+            [due for due, number, item in flights.timers._heap if timed.get(item) == number],
+        )
+        assert flights.timers.no_earlier_than <= min(deadlines, default=inf), (
+            "a deadline of which the driver does not know"
+        )
+        assert cache.no_expiry_before <= min(cache._wheel, default=inf), "an expiry of which the driver does not know"
         if ticked:
             deadline = self._engine.next_deadline()
             assert deadline is None or deadline > now, "the next deadline has passed already"

@@ -4,6 +4,7 @@ Only `MemoryCache._insert` and `MemoryCache._unlink` add and remove entries, so 
 """
 
 from heapq import heappop, heappush
+from math import inf
 
 from msgspec import Struct
 
@@ -63,6 +64,8 @@ class MemoryCache:
         self.expired = 0
         self._tables: dict[str, dict[str, Entry]] = {}
         self._policy = GreedyDual()
+        self.no_expiry_before = inf
+        """Lower bound of `next_expiry`, which makes it exact."""
         self._wheel: dict[int, _Bucket] = {}
         self._wheel_heap: list[int] = []
         self._limits: dict[str, int] = {}
@@ -212,16 +215,13 @@ class MemoryCache:
         """Return the scopes that have entries."""
         return list(self._tables)
 
-    def expires_before(self, instant: float) -> bool:
-        """Tell whether an entry may expire before ``instant``; a removed one may count."""
-        return bool(self._wheel_heap) and self._wheel_heap[0] < instant
-
     def next_expiry(self) -> float | None:
         """Return the instant, to the second, at which the next entry will have expired; None if the cache is empty."""
         heap = self._wheel_heap
         while heap and heap[0] not in self._wheel:
             heappop(heap)
 
+        self.no_expiry_before = heap[0] if heap else inf
         return float(heap[0]) if heap else None
 
     def expire(self, now: float) -> int:
@@ -307,6 +307,7 @@ class MemoryCache:
         if bucket is None:
             bucket = self._wheel[second] = _Bucket()
             heappush(self._wheel_heap, second)
+            self.no_expiry_before = min(self.no_expiry_before, second)
             if len(self._wheel_heap) > 2 * len(self._wheel) + _SLACK:
                 self._wheel_heap = sorted(self._wheel)
 

@@ -24,6 +24,20 @@ def test_set_replaces_the_deadline() -> None:
     assert timers.pop_due(9.0) == "lease"
 
 
+def test_the_lower_bound_is_exact_once_the_next_deadline_was_asked_for() -> None:
+    """A cleared deadline leaves the bound too low, which costs a question; it is never too high."""
+    timers = Timers[str]()
+    timers.set("lease", 5.0)
+    timers.set("waiter", 1.0)
+    timers.clear("waiter")
+    assert timers.no_earlier_than == 1.0
+    assert timers.next_deadline() == timers.no_earlier_than == 5.0
+    timers.clear("lease")
+    assert timers.next_deadline() is None
+    timers.set("lease", 9.0)
+    assert timers.no_earlier_than == 9.0
+
+
 def test_clear_removes_item_and_ignores_unknown_ones() -> None:
     """A cleared item is never due; clearing an unknown one has no effect."""
     timers = Timers[str]()
