@@ -60,7 +60,8 @@ class Heartbeat:
         with self._lock:
             self._shortest_seconds = min(self._shortest_seconds, renewal.every_seconds)
             self._held[connection] = renewal
-            self._wake_by(renewal.renew_at)
+            if self._thread is None or renewal.renew_at < self._wakes_at:
+                self._wake_by(renewal.renew_at)
 
     def release(self, connection: BlockingConnection) -> None:
         """Stop renewing. The thread does not use the connection after this. Does nothing if it holds no lease."""

@@ -51,7 +51,7 @@ class Attempts(Struct, eq=False):
     def use(self, lease: wire.Lease) -> Callable[..., Any]:
         """Use ``lease``, and return the function to run under it."""
         call = self.call
-        self.backend = backend = call.backend_of(lease.backend)
+        self.backend = backend = call.backend_of(lease.backend) if call.backends else lease.backend
         self.passed_over = lease.passed_over
         if lease.stale_value is not UNSET:
             self._stale = lease
@@ -63,7 +63,7 @@ class Attempts(Struct, eq=False):
 
         self._round.append(backend)
         self.tried.add(backend)
-        return call.function_of(backend)
+        return call.function_of(backend) if call.backends else call.functions[0]
 
     def failure(self, lease: wire.Lease, error: BaseException, kind: FailureKind) -> wire.Fail:
         """Build the message of a failure. It asks for everything that may still help."""
