@@ -2,15 +2,6 @@
 
 from sidecard_client.protocol.wire import RejectionReason
 
-_COUNTERS_OF_OUTCOMES = {
-    "expired": "expired",
-    "lost": "lost",
-    "cancelled": "failed_cancelled",
-    "fatal": "failed_fatal",
-    "ignored": "failed_ignored",
-    "transient": "failed_transient",
-}
-
 
 class Counters:
     """Counts since the start of the daemon; they only grow."""
@@ -65,7 +56,7 @@ class Counters:
 
     def end_without_answer(self, outcome: str) -> None:
         """Count the end of a lease whose answer is not shared, by its `sidecard.core.notes.Outcome`."""
-        self._increment(_COUNTERS_OF_OUTCOMES[outcome])
+        self._increment(outcome if outcome in {"expired", "lost"} else f"failed_{outcome}")
 
     def fields(self) -> dict[str, int]:
         """Return all counters by name."""

@@ -23,9 +23,8 @@ class TableLimits(Struct, frozen=True, eq=False):
     def start_flight(self, scope: str, key: str, uid: int) -> Flight | None:
         """Start a flight for a caller of ``uid``; None if the table has no room."""
         flights, limit = self.flights, self.settings.now.max_flights
-        if (len(flights) >= limit or self.noted) and not self._admits(
-            "flights", len(flights), flights.flights_by_uid[uid], limit
-        ):
+        busy = len(flights) >= limit or self.noted
+        if busy and not self._admits("flights", len(flights), flights.flights_by_uid[uid], limit):
             return None
 
         return flights.start(scope, key, uid)
