@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 ROOT_ENTRIES = {
     "Containerfile", "LICENSE", "README.md", "client", "pyproject.toml", "requirements.lock", "sidecard", "systemd", "tests",
 }  # fmt: skip
-SHIPPED = {"sidecard": {".html", ".css", ".js", ".svg", ".json", ".toml", ".yml"}, "sidecard_client": set[str]()}
+SHIPPED = {"sidecard": {".md", ".html", ".css", ".js", ".svg", ".json", ".toml", ".yml"}, "sidecard_client": set[str]()}
 BUILDS = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 CLIENT_ALONE = """
@@ -129,7 +129,7 @@ class TestWheel:
     pytestmark = BUILDS
 
     def test_wheel_holds_its_whole_package_and_nothing_else(self, wheels: dict[str, Path], package: str) -> None:
-        """Each module is in it, typed, with the dashboard and the files for other programs, and no test and nothing else is."""
+        """Each module is in it, typed, with the dashboard, the documentation and the files for other programs; no test is."""
         with zipfile.ZipFile(wheels[package]) as archive:
             packed = {name for name in archive.namelist() if ".dist-info/" not in name}
 
