@@ -177,7 +177,7 @@ def _markdown_default(setting: Setting, default: Any) -> str:
         return "required"
 
     shown = _shown_default(setting, default)
-    return "unset" if shown is None else f"`{json.dumps(shown)}`"
+    return "unset" if shown is None or shown == "" else f"`{json.dumps(shown)}`"
 
 
 def _shown_default(setting: Setting, default: Any) -> Any:

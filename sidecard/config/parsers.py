@@ -124,7 +124,7 @@ def choices(*words: str) -> Parser:
 
 
 def _bounds(least: float, most: float) -> str:
-    return f"at least {least:g}" if most == MAX_COUNT else f"between {least:.15g} and {most:.15g}"
+    return f"at least {least:.15g}" if most == MAX_COUNT else f"between {least:.15g} and {most:.15g}"
 
 
 def _invalid() -> Any:

@@ -112,7 +112,9 @@ class BudgetSettings(Struct, frozen=True):
     backend: str | None = None
     """Backend whose calls count; unset: all backends."""
     hard: bool = False
-    """Whether paid calls that no longer fit are rejected; otherwise a spent budget is only logged."""
+    """Whether paid calls that no longer fit are rejected; otherwise a spent budget is only logged. A call fits if its expected
+    cost does: the mean of earlier calls, or on a backend with a price, before the first one, that of 1,000 prompt and 250
+    completion tokens."""
 
 
 class TaskSettings(Struct, frozen=True):

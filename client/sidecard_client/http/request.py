@@ -100,7 +100,7 @@ class LlmRequest(Struct, frozen=True):
     choices: int
     """How many answers the request asks for."""
     backend: str
-    """``host:port/model#identity``: each host, model and account has a breaker of its own."""
+    """``host:port/model#identity``, without the scheme's own port: each host, model and account has a breaker of its own."""
     parts: dict[str, Any]
 
 

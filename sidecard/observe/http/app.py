@@ -1,4 +1,4 @@
-"""The routes of the HTTP listener: the dashboard, and the data for it, for scrapers and for the blueprint's client.
+"""The routes of the HTTP listener: the dashboard, and the data for it, for scrapers and for OpenPipe clients.
 
 =====================  =====================================================================================
 ``GET /``              the dashboard, and its files below ``/assets/``

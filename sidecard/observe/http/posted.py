@@ -1,4 +1,4 @@
-"""The body of ``POST /v1/metrics``: one call that an app made itself, with the field names of the blueprint's client."""
+"""The body of ``POST /v1/metrics``: one call that an app made itself, with the field names of OpenPipe clients."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 from sidecard_client.protocol.wire import DEFAULT_TASK, Measurement, MetricKind, RecordMetrics
 
 MAX_BODY_BYTES = 64 * 1024
-"""The blueprint's client cuts prompts at 1,000 characters, so its bodies have at most about 12 KB."""
+"""Such clients cut prompts at 1,000 characters, so their bodies have at most about 12 KB."""
 
 MAX_TASK_CHARACTERS = 128
 """The limit of names in the protocol; a longer task is truncated."""
