@@ -1,5 +1,6 @@
 """Write the generated sections of the documentation: ``python -m tests.generated_docs``."""
 
+import argparse
 import re
 from pathlib import Path
 
@@ -29,6 +30,9 @@ def generated(page: str) -> str:
 
 def main() -> None:
     """Write every page."""
+    argparse.ArgumentParser(
+        prog="python -m tests.generated_docs", description="Write the generated sections of the documentation."
+    ).parse_args()
     for page in SECTIONS:
         (DOCS / f"{page}.md").write_text(generated(page), encoding="utf-8")
 

@@ -411,11 +411,16 @@ def soak(seconds: float, seed: int, picture_path: Path | None = None, say: Calla
 def main() -> int:
     """Soak for as long as asked for, and say what was found."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.soak", description="See whether a daemon under trouble grows."
+        prog="python -m tests.soak",
+        description="Kill workers, daemon and Redis at random for hours, and check that answers are right and that memory does not grow.",
     )
-    parser.add_argument("--hours", type=float, default=1.0, help="how long (default: 1)")
-    parser.add_argument("--seed", type=int, default=None, help="of all chance; by default one that is printed")
-    parser.add_argument("--picture", type=Path, default=None, help="an SVG is written there")
+    parser.add_argument("--hours", type=float, default=1.0, help="duration (default: 1)")
+    parser.add_argument(
+        "--seed", type=int, default=None, help="seed of all random choices (default: a random one, which is printed)"
+    )
+    parser.add_argument(
+        "--picture", type=Path, default=None, help="SVG file for curves of memory, descriptors and threads"
+    )
     parsed = parser.parse_args()
     seed = parsed.seed if parsed.seed is not None else int.from_bytes(os.urandom(4), "big")
     result = soak(parsed.hours * 3600, seed, parsed.picture)

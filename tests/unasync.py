@@ -4,6 +4,7 @@ Tokens are translated, in docstrings as in code, and overloads for asynchronous 
 differ in nothing but these tokens are generated (`GENERATED`); the rest of ``_sync`` is written by hand.
 """
 
+import argparse
 import ast
 import io
 import itertools
@@ -69,7 +70,7 @@ def generate(name: str) -> str:
 def formatted(name: str, code: str) -> str:
     """Return ``code`` as ruff formats it."""
     command = [sys.executable, "-m", "ruff", "format", "-q", "--stdin-filename", str(PACKAGE / "_sync" / name), "-"]
-    return subprocess.run(command, input=code, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, input=code, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def _is_overload(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
@@ -88,6 +89,10 @@ def _without_overloads(source: str) -> str:
 
 def main() -> None:
     """Write all generated files."""
+    argparse.ArgumentParser(
+        prog="python -m tests.unasync",
+        description="Write the blocking client from the asynchronous one. Needs ruff (extra `lint`).",
+    ).parse_args()
     for name in GENERATED:
         (PACKAGE / "_sync" / name).write_text(formatted(name, generate(name)))
 

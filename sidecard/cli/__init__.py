@@ -12,7 +12,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sidecard.cli.exit_codes import BAD_CONFIG, OK, PROBLEM, UNREACHABLE, USAGE, UnreachableError, UsageError
+from sidecard.cli.exit_codes import (
+    BAD_CONFIG,
+    INTERRUPTED,
+    OK,
+    PROBLEM,
+    UNREACHABLE,
+    USAGE,
+    UnreachableError,
+    UsageError,
+)
 from sidecard.errors import ConfigError, SidecardError
 from sidecard_client import DaemonUnavailable, RequestRefused, __version__
 
@@ -94,9 +103,9 @@ class _Parser(argparse.ArgumentParser):
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="sidecard",
-        description="Shares the LLM calls of one host between its processes.",
+        description="Share the LLM calls of one host between its processes.",
         epilog=f"Exit codes: {OK} success, {PROBLEM} failure or a problem found, {USAGE} usage error, "
-        f"{UNREACHABLE} no daemon answers, {BAD_CONFIG} invalid settings.",
+        f"{UNREACHABLE} no daemon answers, {BAD_CONFIG} invalid settings, {INTERRUPTED} interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"sidecard {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -57,7 +57,9 @@ def load_settings(arguments: argparse.Namespace, environ: Mapping[str, str]) -> 
         name, equals, text = pair.partition("=")
         if not equals:
             # The pair is not quoted: it may be a mistyped `--set store.password:SECRET`.
-            raise ConfigError(["flag --set: one has no = between name and value; write --set SECTION.KEY=VALUE"])
+            raise ConfigError(
+                ["flag --set: an argument has no = between name and value; write --set SECTION.KEY=VALUE"]
+            )
 
         overrides.append(Override(name.strip(), text.strip(), "--set"))
 

@@ -26,7 +26,7 @@ _Step = TypeVar("_Step")
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
-    cache = commands.add_parser("cache", help="maintain the store on disk", description="Maintains the store on disk.")
+    cache = commands.add_parser("cache", help="maintain the store on disk", description="Maintain the store on disk.")
     actions = cache.add_subparsers(metavar="ACTION", required=True)
     in_use, unused = "; a daemon may be using the store", "; no daemon may be using the store"
     for name, run, purpose in (

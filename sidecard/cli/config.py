@@ -17,9 +17,7 @@ from sidecard_client.protocol import wire
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
-    config = commands.add_parser(
-        "config", help="show or check the settings", description="Shows or checks the settings."
-    )
+    config = commands.add_parser("config", help="show or check the settings", description="Show or check the settings.")
     actions = config.add_subparsers(metavar="ACTION", required=True)
     show = add_command(actions, "show", _show, "show every setting and its source", settings=True)
     show.add_argument("--running", action="store_true", help="of the running daemon (operators only)")
@@ -27,7 +25,7 @@ def add_parser(commands: Commands) -> None:
     example = actions.add_parser(
         "example",
         help="write a settings file with all defaults, commented out and explained",
-        description="Writes an annotated settings file: sidecard config example > /etc/sidecard/sidecard.toml",
+        description="Write an annotated settings file: sidecard config example > /etc/sidecard/sidecard.toml",
     )
     example.set_defaults(run=_example)
 

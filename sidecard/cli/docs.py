@@ -19,7 +19,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "docs",
         help="list or show the documentation",
-        description="Lists the topics of the documentation, or shows one.",
+        description="List the topics of the documentation, or show one.",
     )
     parser.add_argument("topic", nargs="?", metavar="TOPIC", help="topic to show")
     parser.add_argument(
@@ -32,7 +32,9 @@ def _run(arguments: argparse.Namespace) -> int:
     topics = read_topics()
     if arguments.topic is None:
         rows = [(name, *summary(text)) for name, text in topics.items()]
-        write(render(table("", ("topic", "title", ""), rows, align="lll")) if rows else "No topics are installed.")
+        write(
+            render(table("", ("topic", "title", "contents"), rows, align="lll")) if rows else "No topics are installed."
+        )
         return OK
 
     text = topics.get(arguments.topic)

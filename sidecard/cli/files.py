@@ -19,7 +19,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "files",
         help="write a Grafana dashboard, or alert rules",
-        description="Writes a file for another program, such as `sidecard files alerts > sidecard.yml`.",
+        description="Write a file for another program, such as `sidecard files alerts > sidecard.yml`.",
     )
     described = "; ".join(f"{name}: {purpose}" for name, (_, purpose) in FILES.items())
     parser.add_argument("name", choices=FILES, help=described)

@@ -17,7 +17,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "serve",
         help="run the daemon",
-        description="Runs the daemon in the foreground until SIGTERM or SIGINT; a second signal stops it immediately.",
+        description="Run the daemon in the foreground until SIGTERM or SIGINT; a second signal stops it immediately.",
     )
     add_settings_arguments(parser)
     parser.add_argument(

@@ -236,7 +236,7 @@ def test_export_writes_all_fields(state: Path, calls: Run, tmp_path: Path) -> No
     target = tmp_path / "out.jsonl"
     target.write_text("old")
     done = calls("export", "--output", target, "--limit", "1")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "exported 1\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "1 call exported\n")
     assert json.loads(target.read_text())["id"] == rows[0].id
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith("out")] == ["out.jsonl"]
@@ -280,10 +280,10 @@ def test_export_of_conversations_takes_the_newest_call_of_each_key(state: Path, 
         ["two", "2"],
     ]
     assert done.stderr == (
-        "exported 4, omitted 4: no prompt kept (2), no conversation in the prompt (1), an older call of the same key (1)\n"
+        "4 calls exported, omitted 4: no prompt kept (2), no conversation in the prompt (1), an older call of the same key (1)\n"
     )
     done = calls("export", "--format", "openai-chat", "--task", "other", "--limit", "1")
-    assert (len(lines_of(done)), done.stderr) == (1, "exported 1\n")
+    assert (len(lines_of(done)), done.stderr) == (1, "1 call exported\n")
 
 
 def test_a_closed_pipe_is_not_an_error(state: Path) -> None:
@@ -335,7 +335,7 @@ def test_an_export_uses_little_memory(state: Path, tmp_path: Path) -> None:
 
     limited = ["bash", "-c", 'ulimit -v 400000; exec "$@"', "-", *command("export", "--output", tmp_path / "out")]
     done = subprocess.run(limited, env=clean(state), capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "exported 3,000\n")
+    assert (done.returncode, done.stderr) == (0, "3,000 calls exported\n")
 
 
 # PostgreSQL ----------------------------------------------------------------------------------------------------------

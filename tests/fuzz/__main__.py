@@ -26,10 +26,14 @@ MEMORY_MEBIBYTES = 1024
 def main() -> int:
     """Run one target in a process of its own: libFuzzer ends the process that it runs in."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
-    parser.add_argument("target", nargs="?", choices=sorted(TARGETS), help="left out: lists them")
-    parser.add_argument("--seconds", type=int, default=60, help="how long (default: 60)")
-    parser.add_argument("--seed", type=int, default=0, help="of libFuzzer; 0 takes another each time")
-    parser.add_argument("--keep", action="store_true", help="add what reaches further to the corpus")
+    parser.add_argument(
+        "target", nargs="?", choices=sorted(TARGETS), help="parser to fuzz; without it, list the targets"
+    )
+    parser.add_argument("--seconds", type=int, default=60, help="duration (default: 60)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of libFuzzer; 0 chooses a new one each time (default)"
+    )
+    parser.add_argument("--keep", action="store_true", help="add the inputs that reach new code to the corpus")
     arguments = parser.parse_args()
     if arguments.target is None:
         print("\n".join(sorted(TARGETS)))

@@ -1,4 +1,4 @@
-"""Simulate a host for hours: ``python -m tests.simulation --hours 8 --seed 1``.
+"""Simulate a host on a virtual clock and check the laws: ``python -m tests.simulation --hours 8 --seed 1``.
 
 The seed decides all lives; the worlds take turns (``--world`` selects one). Progress is printed each minute. The first fault ends
 the run with exit code 1 and the shortest script that was found, as a test to be pasted. Several runs, each with its own seed, may
@@ -23,9 +23,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.simulation", description=__doc__.splitlines()[0] if __doc__ else ""
     )
-    parser.add_argument("--hours", type=float, default=0.1, help="how long (default: 0.1)")
-    parser.add_argument("--seed", type=int, default=1, help="which lives (default: 1)")
-    parser.add_argument("--world", choices=list(SETTINGS), help="one kind of world alone (default: all in turn)")
+    parser.add_argument("--hours", type=float, default=0.1, help="duration in real time (default: 0.1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of all random choices (default: 1)")
+    parser.add_argument("--world", choices=list(SETTINGS), help="only this kind of host (default: all in turn)")
     arguments = parser.parse_args()
     found = _simulate(
         arguments.hours * 3600.0, arguments.seed, [arguments.world] if arguments.world else list(SETTINGS)

@@ -40,11 +40,11 @@ _REJECTIONS: dict[RejectionReason, tuple[str, str]] = {
         "add another backend, or raise their max_concurrent, max_queue or rate limits",
     ),
     "sovereign": (
-        "sovereign mode is on, and none of its backends is known to be local",
+        "sovereign mode is on, and none of the call's backends is known to be local",
         'add a backend named "local", or one with locality = "local" in the daemon\'s config',
     ),
     "budget": (
-        "the budget of its task or backends is spent",
+        "a budget of its task or backends is spent, or too small for the expected cost",
         "raise the budget, or add a backend without cost",
     ),
     "busy": (

@@ -15,8 +15,8 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "bench",
         help="measure the speed on this machine",
-        description="Measures sidecard against redis-py with hiredis and redis-server, a bare echo over a Unix socket, "
-        "prometheus_client, and an empty Python interpreter, in interleaved rounds. Prints each ratio with its target. "
+        description="Measure sidecard against redis-py with hiredis and redis-server, a bare echo over a Unix socket, "
+        "prometheus_client, and an empty Python interpreter, in interleaved rounds. Print each ratio with its target. "
         "Exit code 1 if a target is missed.",
     )
     parser.add_argument("--quick", action="store_true", help="few rounds: less precise, in a quarter of the time")

@@ -15,7 +15,7 @@ SHOWN_ROWS = 50
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
-    calls = commands.add_parser("calls", help="query the call log", description="Queries the call log.")
+    calls = commands.add_parser("calls", help="query the call log", description="Query the call log.")
     actions = calls.add_subparsers(metavar="ACTION", required=True)
     listed = add_command(actions, "list", _list, "list calls, newest first, without prompts and answers", settings=True)
     listed.add_argument(

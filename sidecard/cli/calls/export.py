@@ -11,6 +11,7 @@ from sidecard.cli.arguments import Commands, add_command
 from sidecard.cli.calls.log import add_filters, filter_of, open_log, parse_count
 from sidecard.cli.exit_codes import OK, PROBLEM
 from sidecard.cli.output import STANDARD, json_line, replaced_file, write_lines
+from sidecard.cli.text.numbers import plural
 
 if TYPE_CHECKING:
     from sidecard.observe.call_log.rows import CallRow
@@ -51,7 +52,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
     reasons = [why if len(omitted) == 1 else f"{why} ({number:,})" for why, number in omitted.most_common()]
     rest = f", omitted {omitted.total():,}: {', '.join(reasons)}" if omitted else ""
-    print(f"exported {exported:,}{rest}", file=sys.stderr)
+    print(f"{plural(exported, 'call', 'calls')} exported{rest}", file=sys.stderr)
     return OK if exported else PROBLEM
 
 

@@ -20,7 +20,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "demo",
         help="see what sharing saves, with a real local model",
-        description="Starts a daemon, a local model and several workers that ask it questions, many of them equal. Shows how "
+        description="Start a daemon, a local model and several workers that ask it questions, many of them equal. Show how "
         "many calls were made and what was saved, compared with the possible maximum. Nothing leaves this machine.",
     )
     parser.add_argument(

@@ -23,8 +23,9 @@ def add_parser(commands: Commands) -> None:
         "explain",
         help="show a request's key and policy, or why two requests do not share",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Shows the canonical form of a request, its key, the policy that applies with the source of each value,\n"
-        "and the daemon's current state of the key. For two requests, shows why their keys differ.",
+        description="Show the canonical form of a request, its key, the policy that applies with the\n"
+        "source of each value, and the daemon's current state of the key. For two\n"
+        "requests, show why their keys differ.",
         epilog="A request is a JSON object, in one of these forms:\n"
         '  {"name": "app.answer", "args": ["why?"], "kwargs": {}, "task": "rag", "model": null, "ttl": 60}\n'
         '  {"url": "https://api.openai.com/v1/chat/completions", "headers": {}, "body": {"model": "...", ...}}\n'
@@ -35,7 +36,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("other", nargs="?", metavar="OTHER", help="second request, to compare with the first")
     parser.add_argument("--url", help="URL of the body, such as https://api.openai.com/v1/chat/completions")
     parser.add_argument(
-        "--header", action="append", default=[], metavar="NAME: VALUE", help="header of the request; may be repeated"
+        "--header", action="append", default=[], metavar="'NAME: VALUE'", help="header of the request; may be repeated"
     )
     parser.add_argument(
         "--share-credentials",

@@ -45,7 +45,7 @@ def _key_lines(explained: ExplainedRequest) -> list[str]:
     if explanation.normalize:
         lines.append(f"normalize  {', '.join(explanation.normalize)}")
 
-    lines += [f"{name:<11}{explanation.parts[name]}" for name in ("task", "model", "name")]
+    lines += [f"{name:<11}{explanation.parts[name] or 'none'}" for name in ("task", "model", "name")]
     lines += [f"{name:<11}{_indented(canonical_text(explanation.parts[name]))}" for name in ("args", "kwargs")]
     return lines
 
