@@ -101,6 +101,11 @@ def normal_forms(keyword: str, value: Any) -> Normalize:
     if value is None or value == BY_TASK:
         return value or ()
 
+    if isinstance(value, str):
+        raise TypeError(
+            f"{keyword}= must be a list, such as {keyword}=[{NORMAL_FORMS[0]!r}], or 'task', not {value!r}."
+        )
+
     forms = names(len(NORMAL_FORMS))(keyword, value)
     for form in forms:
         if form not in NORMAL_FORMS:

@@ -25,7 +25,7 @@ def pack_value(value: Any) -> bytes:
         if type(value) is str or unpack_value(packed) == value:
             return packed
 
-        reason = "comes back as something else"
+        reason = "does not come back equal from msgpack"
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         reason = f"cannot be encoded: {error}"
 

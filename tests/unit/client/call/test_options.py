@@ -248,7 +248,7 @@ def test_declared_policy_keywords(function: Any, declared: set[str]) -> None:
         ("retries", 11, ValueError, "0 to 10, not 11"),
         ("retries", -1, ValueError, "0 to 10"),
         ("sovereign", 1, TypeError, "True or False, not int"),
-        ("normalize", "nfc", TypeError, "list of names"),
+        ("normalize", "nfc", TypeError, "a list, such as normalize=.*, or 'task', not 'nfc'"),
         ("normalize", ["nfkc"], ValueError, "'nfc', 'space', 'case', or 'task', not 'nfkc'"),
         ("deterministic", 1, TypeError, "True or False, not int"),
         ("sovereign", None, TypeError, "True or False, not NoneType"),
