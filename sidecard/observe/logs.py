@@ -117,7 +117,7 @@ def _json_writer(stream: LogStream) -> LineWriter:
         timestamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         line = fields | {"event": event, "level": level, "timestamp": timestamp}
         if isinstance(fault, BaseException):
-            line["exception"] = "".join(format_exception(fault)).rstrip("\n")
+            line["exception"] = "".join(format_exception(fault)).removesuffix("\n")
 
         stream.write(f"{_in_json(line)}\n")
         stream.flush()

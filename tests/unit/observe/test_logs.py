@@ -173,6 +173,14 @@ def test_an_internal_error_is_logged_with_its_traceback(log: Log, stream: io.Str
     assert "ZeroDivisionError: ours" in str(line["exception"])
 
 
+def test_a_message_keeps_its_own_line_breaks(log: Log, stream: io.StringIO) -> None:
+    """Only the traceback's last one is removed, as structlog does."""
+    log.write_fault("internal error", ZeroDivisionError("ours\n\n"))
+
+    (line,) = lines(stream)
+    assert line["exception"] == "ZeroDivisionError: ours\n\n"
+
+
 @pytest.mark.parametrize(
     ("form", "stream", "is_json"),
     [
