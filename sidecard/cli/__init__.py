@@ -5,6 +5,7 @@ parsed arguments and returns an exit code. Only the module of the requested comm
 """
 
 import argparse
+import contextlib
 import gc
 import importlib
 import os
@@ -85,12 +86,21 @@ class _HelpFormatter(argparse.HelpFormatter):
     """Finds the terminal's width without shutil, whose import takes a fiftieth of the daemon's start."""
 
     def __init__(self, prog: str) -> None:
-        try:
-            columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(1).columns)
-        except (ValueError, OSError):
-            columns = 80
+        super().__init__(prog, width=_terminal_columns() - 2)
 
-        super().__init__(prog, width=columns - 2)
+
+def _terminal_columns() -> int:
+    """Return the width of lines, as `shutil.get_terminal_size` does: COLUMNS, the terminal's unless it has 0, or 80."""
+    try:
+        columns = int(os.environ.get("COLUMNS", "0"))
+    except ValueError:
+        columns = 0
+
+    if columns <= 0:
+        with contextlib.suppress(OSError):
+            columns = os.get_terminal_size(1).columns
+
+    return columns if columns > 0 else 80
 
 
 class _Parser(argparse.ArgumentParser):
