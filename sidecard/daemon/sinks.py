@@ -94,7 +94,8 @@ class Sinks:
                     tasks.create_task(sink.run())
 
             if self._http is not None:
-                await self._http.run(task_status=_Started(on_started))
+                # A task too: the other sinks must not be canceled only after responses in progress have ended.
+                tasks.create_task(self._http.run(task_status=_Started(on_started)))
             else:
                 on_started()
 
