@@ -263,7 +263,8 @@ class Daemon:
             self._stop.set()
         else:
             self._hurried = True
-            if self._waiting is not None:
+            # A timeout that has just expired, but has not been raised yet, cannot be rescheduled.
+            if self._waiting is not None and not self._waiting.expired():
                 self._waiting.reschedule(asyncio.get_running_loop().time())
 
     def _apply(self, before: Config, after: Config) -> None:
