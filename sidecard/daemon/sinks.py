@@ -88,16 +88,21 @@ class Sinks:
 
     async def run(self, on_started: Callable[[], None]) -> None:
         """Run all sinks until canceled; then call `close`. ``on_started`` is called once HTTP is served."""
-        async with asyncio.TaskGroup() as tasks:
-            for sink in (self._calls, self._push):
-                if sink is not None:
-                    tasks.create_task(sink.run())
+        running = [sink.run for sink in (self._calls, self._push) if sink is not None]
+        if running or self._http is not None:
+            import anyio  # noqa: PLC0415 - only for daemons with sinks, which use it
 
-            if self._http is not None:
-                # A task too: the other sinks must not be canceled only after responses in progress have ended.
-                tasks.create_task(self._http.run(task_status=_Started(on_started)))
-            else:
+            # Not asyncio's group: its cancellation ignores anyio's shields, within which a push must not be interrupted.
+            async with anyio.create_task_group() as tasks:
+                for run in running:
+                    tasks.start_soon(run)
+
+                if self._http is not None:
+                    await tasks.start(self._http.run)
+
                 on_started()
+        else:
+            on_started()
 
     async def close(self) -> None:
         """Write and send what is pending, for about two seconds."""
@@ -161,16 +166,6 @@ class Sinks:
 
         self._log("info", "serving http", at=at)
         return HttpListener(self._config.http.allow_hosts, listening, query, self._log)
-
-
-class _Started:
-    """The `anyio.abc.TaskStatus` of a task that runs without anyio."""
-
-    def __init__(self, on_started: Callable[[], None]) -> None:
-        self._on_started = on_started
-
-    def started(self, _: None = None) -> None:
-        self._on_started()
 
 
 def _families(query: Query) -> list[wire.Family]:
