@@ -115,12 +115,16 @@ class PendingWrites(WriteBehindQueue[StoreChange]):
                 if self.bytes <= enough:
                     return
 
+                if entries_only and not isinstance(change, StoreWrite):
+                    continue
+
+                # Not `discard`: an older change of the name that is being written must still count, and be retried.
+                del self._waiting[name]
+                self._forget(name, change)
                 if not entries_only:
-                    self.discard(name)
                     self.must_clear_store = True
                 elif isinstance(change, StoreWrite):
                     self.dropped += 1
-                    self.discard(name)
                     if change.claim or change.replace:
                         self.put(name, StoreRemove(NO_TICKET, change.scope, change.key))
 

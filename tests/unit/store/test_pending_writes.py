@@ -268,3 +268,20 @@ def test_at_the_limit_changes_are_not_scanned_for_each_new_one() -> None:
         shrinkings += pending.dropped > before
 
     assert 0 < shrinkings < 3000 / 10
+
+
+def test_a_dropped_entry_leaves_the_removal_that_is_being_written() -> None:
+    """1. A removal is taken. 2. An entry of its key is dropped for lack of room. 3. The removal fails."""
+    pending = PendingWrites(10_000)
+    removal = remove("k", 1)
+    pending.add(removal)
+    pending.take(1)
+    pending.add(write("k", bytes(20_000)))
+    assert pending.dropped == 1
+    assert pending.find(SCOPE, "k") == removal
+
+    pending.give_back()
+    assert pending.find(SCOPE, "k") == removal
+    pending.take(1)
+    pending.done()
+    assert (len(pending), pending.bytes) == (0, 0)
