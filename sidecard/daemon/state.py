@@ -1,5 +1,6 @@
 """The state directory: the place of whatever outlives the daemon. It is used if it exists, and never created here."""
 
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,8 @@ def state_directory(environ: Mapping[str, str]) -> Path | None:
     # systemd separates several directories by colons (systemd.exec(5)).
     if named := environ.get("STATE_DIRECTORY", "").partition(":")[0]:
         directory = Path(named)
-        if not directory.is_dir():
+        # Unlike `Path.is_dir`, this returns False for a name that is too long, or below a directory without access.
+        if not os.path.isdir(directory):  # noqa: PTH112
             raise StateUnusableError(
                 f"STATE_DIRECTORY is {named}, which is not a directory: create it, or use --no-state"
             )
@@ -40,7 +42,7 @@ def state_directory(environ: Mapping[str, str]) -> Path | None:
         home += "/.local/state"
 
     directory = Path(home) / "sidecard"
-    return directory if directory.is_dir() else None
+    return directory if os.path.isdir(directory) else None  # noqa: PTH112 - as above
 
 
 def writable_by_others(directory: Path) -> str | None:

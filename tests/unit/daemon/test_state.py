@@ -36,6 +36,13 @@ def test_a_missing_directory_is_not_created(tmp_path: Path) -> None:
             state_directory({"STATE_DIRECTORY": str(tmp_path / name)})
 
 
+def test_a_name_that_cannot_exist_is_a_missing_directory() -> None:
+    """A name that is longer than the system allows is no fault of the daemon's own."""
+    assert state_directory({"XDG_STATE_HOME": "/" + "a" * 5000}) is None
+    with pytest.raises(StateUnusableError, match="which is not a directory"):
+        state_directory({"STATE_DIRECTORY": "a" * 5000})
+
+
 def test_only_one_daemon_holds_the_lock(tmp_path: Path) -> None:
     """A second one gets an error until the first has released it."""
     with StateLock(tmp_path):
