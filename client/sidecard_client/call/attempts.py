@@ -42,6 +42,8 @@ class Attempts(Struct, eq=False):
     count: int = 0
     backend: str = ""
     passed_over: dict[str, wire.RejectionReason] = {}
+    opened_at: float = 0.0
+    """When the function of a stream was last called, in monotonic seconds."""
     _stale: wire.Lease | None = None
     """The lease that carried a stale value."""
     _retries: int = 0

@@ -276,6 +276,7 @@ def run_attempts(attempts: Attempts, run: type[Run] | type[Open], result: Raised
     call = attempts.call
     while (lease := attempts.lease) is not None:
         if result is None:
+            attempts.opened_at = monotonic()
             result = yield run(attempts.use(lease), call, lease)
 
         if isinstance(result, Returned):

@@ -132,15 +132,15 @@ class Leading:
 
 
 class StreamReport:
-    """The messages of a stream's holder: each piece, and the end.
+    """The messages of a stream's holder: each piece, and the end. Its function was called at ``opened_at``.
 
     The pieces are kept only for hooks that need the whole (``usage``, ``store``, the daemon's call log).
     """
 
-    def __init__(self, call: Call, lease: wire.Lease) -> None:
+    def __init__(self, call: Call, lease: wire.Lease, opened_at: float) -> None:
         self._call = call
         self._lease = lease
-        self._began = monotonic()
+        self._opened_at = opened_at
         self._first_chunk_seconds: float | None = None
         options = call.options
         wanted = options.usage is not None or options.store is not None or lease.log
@@ -149,7 +149,7 @@ class StreamReport:
     def append(self, piece: Any) -> wire.Append:
         """Build the message of a piece. Raises `UnshareableValue`."""
         if self._first_chunk_seconds is None:
-            self._first_chunk_seconds = monotonic() - self._began
+            self._first_chunk_seconds = monotonic() - self._opened_at
 
         packed = pack_value(piece)
         if len(packed) > MAX_CHUNK_BYTES:
@@ -272,7 +272,8 @@ def lead(leading: Leading, facts: Provenance) -> Generator[Command, Any, Raised 
 
 
 def _lead_pieces(attempts: Attempts, piece: Any) -> Generator[Command, Any, Raised | None]:
-    report = None if attempts.lease is None else StreamReport(attempts.call, attempts.lease)
+    lease = attempts.lease
+    report = None if lease is None else StreamReport(attempts.call, lease, attempts.opened_at)
     wanted = True
     while True:
         if report is not None and not (yield from _report(attempts, report, piece)):

@@ -1,8 +1,15 @@
 """What both clients' streams have in common."""
 
+from time import sleep
+from typing import Any
+
 import pytest
 
-from sidecard_client.call.streams import Provenance
+from sidecard_client.call.call import prepare
+from sidecard_client.call.conversation import Ask, BeginCall, Give, Open, Pull, Returned
+from sidecard_client.call.options import Options
+from sidecard_client.call.streams import END, Provenance, stream
+from sidecard_client.protocol import wire
 
 
 @pytest.mark.parametrize("source", ["cache", "stale"])
@@ -22,3 +29,29 @@ def test_pieces_of_a_running_call_are_not_delayed(source: str) -> None:
     facts = Provenance()
     facts.source = source  # type: ignore[assignment]  # one of its literals
     assert [facts.pause_seconds(2.0, now) for now in (100.0, 100.1, 100.2)] == [0.0, 0.0, 0.0]
+
+
+def test_the_report_of_a_stream_says_when_its_first_piece_came() -> None:
+    """Breakers and routes judge by the seconds from the call of the function to its first piece."""
+    granted = wire.Lease(id=1, lease="l", backend="default", expires_in_seconds=15, attempt=1)
+    conversation = stream(prepare(Options(), list, ("p",), {}, stream=True), Provenance(), str)
+    result: Any = None
+    usage = None
+    while usage is None:
+        match conversation.send(result):
+            case BeginCall():
+                result = granted
+            case Open():
+                sleep(0.02)
+                result = Returned("piece")
+            case Give():
+                result = True
+            case Pull():
+                result = Returned(END)
+            case Ask(wire.Complete() as complete):
+                usage = complete.usage
+            case _:
+                result = True
+
+    assert usage.first_chunk_seconds is not None
+    assert 0.02 <= usage.first_chunk_seconds < 10
