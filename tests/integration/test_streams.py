@@ -263,6 +263,39 @@ def test_a_stored_stream_comes_at_the_pace_that_was_asked_for(client: Client, mo
     assert seconds[1] >= 0.6  # three pauses
 
 
+def test_a_function_may_close_its_own_stream(running: Daemon, client: Client) -> None:
+    """The piece that it yields next is the last one, and the lease is returned."""
+    streams: list[Stream[str]] = []
+
+    def generate(prompt: str) -> Iterator[str]:
+        yield prompt
+        streams[0].close()
+        yield "last"
+        yield "more"
+
+    streams.append(client.stream(generate, "p"))
+    assert list(streams[0]) == ["p", "last"]
+    poll(lambda: ask(running.socket, {"op": "stats"})["leases"] == 0, "the lease is kept")
+
+
+def test_another_thread_may_close_a_stream_while_its_function_runs(
+    running: Daemon, client: Client, model: Model
+) -> None:
+    """The lease is returned immediately, so that a waiter need not wait for the function."""
+    shared = client.stream(model.stream, "p")
+    model.lets(1)
+    assert next(shared) == "p 1.0"
+    rest: list[str] = []
+    reader = threading.Thread(target=lambda: rest.extend(shared))
+    reader.start()
+    poll(lambda: shared._execution.calls_function, "the function does not run")
+    shared.close()
+    poll(lambda: ask(running.socket, {"op": "stats"})["leases"] == 0, "the lease is kept")
+    model.lets(1)
+    reader.join(SECONDS)
+    assert rest == ["p 1.1"]
+
+
 def test_a_stream_that_is_closed_twice_is_finished_once(running: Daemon, client: Client, model: Model) -> None:
     """SDKs close a response when it has ended and when its block does; both must not use the generator at the same time."""
     model.lets(1)

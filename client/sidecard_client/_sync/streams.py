@@ -39,7 +39,7 @@ class Stream(Provenance, Generic[T]):
         self._call = call
         self._execution = _StreamExecution(connector)
         self._conversation: Generator[Command, Any, Raised | None] | None = None
-        self._began = False
+        self._busy = False  # True: the conversation runs, so it cannot be resumed
         self._closed = False
 
     def __repr__(self) -> str:
@@ -61,6 +61,9 @@ class Stream(Provenance, Generic[T]):
         try:
             step = self._advance()
             if isinstance(step, Give):
+                if self._closed:
+                    self._end()
+
                 return cast("T", step.piece)
 
             finished(step)
@@ -98,6 +101,12 @@ class Stream(Provenance, Generic[T]):
 
         if self._execution.follows:
             self._execution.unfollow()
+        elif self._busy:
+            # By the function itself, or in another thread than the one that takes a piece, which ends the rest.
+            if self._execution.calls_function:
+                self._execution.end()
+
+            return
         elif isinstance(self._execution.run(conversation, False), GoOn):  # noqa: FBT003 - the result of `Give`
             with suppress(RuntimeError):  # if no thread can be started, the call is not finished
                 threading.Thread(target=self._finish, name="sidecard-stream", daemon=True).start()
@@ -117,14 +126,18 @@ class Stream(Provenance, Generic[T]):
         self._end()
 
     def _advance(self) -> Any:
+        result = None if self._conversation is None else True  # the result of `Give`
         if self._conversation is None:
             if self._call.key is UNKEYED:
                 self._call = keyed(self._call, self._connector.normal_forms(self._call.options.task))
 
             self._conversation = stream(self._call, self, self._connector.place)
-            return self._execution.run(self._conversation)
 
-        return self._execution.run(self._conversation, True)  # noqa: FBT003 - the result of `Give`
+        self._busy = True
+        try:
+            return self._execution.run(self._conversation, result)
+        finally:
+            self._busy = False
 
     def _end(self) -> None:
         self._closed = True
@@ -137,6 +150,8 @@ class _StreamExecution(Execution):
 
     follows = False
     """The pieces are the daemon's, and more may come."""
+    calls_function = False
+    """The function runs, which does not use the connection."""
     _request_id = 0
     _wait_seconds: float | None = None
     _pieces: Iterator[Any] = iter(())
@@ -175,6 +190,7 @@ class _StreamExecution(Execution):
 
     def _open(self, command: Open) -> Returned | Raised:
         self.hold(command)
+        self.calls_function = True
         try:
             pieces = command.function(*command.call.args, **command.call.kwargs)
             if not isinstance(pieces, Iterable):
@@ -186,11 +202,16 @@ class _StreamExecution(Execution):
         except BaseException as error:  # noqa: BLE001 - the conversation decides about it
             self.release()
             return Raised(error)
+        finally:
+            self.calls_function = False
 
     def _pull(self, _: Pull) -> Returned | Raised:
+        self.calls_function = True
         try:
             return Returned(next(self._pieces, END))
         except BaseException as error:  # noqa: BLE001 - as above
             return Raised(error)
+        finally:
+            self.calls_function = False
 
     handlers: ClassVar = {**Execution.handlers, BeginCall: begin, NextReply: _next_reply, Open: _open, Pull: _pull}
