@@ -468,6 +468,23 @@ def test_an_interruption_in_the_wait_after_a_failure_leaves_nothing(
     assert client._interpreter._flights._flights == {}
 
 
+@pytest.mark.parametrize("error", [None, ValueError("bad")])
+def test_an_interruption_before_the_report_is_sent_leaves_no_lease(
+    daemon: ScriptedDaemon, client: Client, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """The connection is closed. If it were kept, the lease would be the daemon's until it expires."""
+    upstream.errors = [error] if error else []
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client._connector, "exchange", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.call(upstream.generate, "p")
+
+    wait_until(lambda: daemon.ended == [0])
+
+
 def test_an_error_instead_of_another_lease_gives_the_first_one_back(
     daemon: ScriptedDaemon, client: Client, upstream: Upstream
 ) -> None:

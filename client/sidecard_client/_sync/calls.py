@@ -15,6 +15,7 @@ from sidecard_client.call.local_flights import LocalFlights
 from sidecard_client.call.outcome import Outcome, hit_outcome
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
+from sidecard_client.protocol.errors import SidecardError
 
 
 class Interpreter:
@@ -96,7 +97,13 @@ class Execution:
             except BaseException as error:
                 if error is result:  # the conversation has ended with it
                     result = None  # the error refers to this frame, which must not refer to it
-                    self.give_back()
+                    if isinstance(error, SidecardError):
+                        self.give_back()
+                    else:
+                        # 1. the daemon grants the lease; 2. an interruption comes before the conversation has it, or after
+                        # the conversation has passed on its last report; 3. no one else returns the lease.
+                        self.abandon()
+
                     raise
 
                 # An interruption, at any point: the conversation returns what is held, and raises it again.
