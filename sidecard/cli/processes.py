@@ -31,6 +31,7 @@ _DAEMON_VARIABLES = (
     "LISTEN_",
     "METRICS_ENABLED",
     "NOTIFY_SOCKET",
+    "PYTHONDONTWRITEBYTECODE",  # each start would compile all modules again
     "REDIS_URL",
     "RUNTIME_DIRECTORY",
     "SIDECARD_",
@@ -38,7 +39,7 @@ _DAEMON_VARIABLES = (
     "STATE_DIRECTORY",
     "WATCHDOG_",
 )
-"""Prefixes of environment names that configure the host's own daemon; child processes do not inherit them."""
+"""Prefixes of environment names that child processes do not inherit: most configure the host's own daemon."""
 
 _SCRIPT = "from sidecard.__main__ import main; raise SystemExit(main())"
 """The command ``sidecard``, as its installed script has it: ``python -m`` would import more."""

@@ -33,9 +33,9 @@ def record(sources: Sequence[Source], effort: Effort, machine: str) -> Recording
 
 
 def machine() -> str:
-    """Describe this machine: processors and kernel."""
+    """Describe this machine: its processors."""
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return f"{len(os.sched_getaffinity(0))} x {model[1] if model else os.uname().machine}, Linux {os.uname().release}"
+    return f"{len(os.sched_getaffinity(0))} x {model[1] if model else os.uname().machine}"
 
 
 def main() -> None:
