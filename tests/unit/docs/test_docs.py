@@ -81,3 +81,9 @@ def test_modules_that_the_documentation_names_exist() -> None:
             path = (ROOT / "client").joinpath(*name.split("."))
             candidates = (path, path.with_suffix(".py"), path.parent.with_suffix(".py"))
             assert any(candidate.exists() for candidate in candidates), f"{page.name}: {name}"
+
+
+def test_no_page_has_a_placeholder() -> None:
+    """Every table is filled in."""
+    for page in [ROOT / "README.md", *PAGES]:
+        assert re.findall(r"^[A-Z]+_[A-Z]+$", page.read_text(encoding="utf-8"), re.MULTILINE) == [], page.name
