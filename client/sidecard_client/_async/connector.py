@@ -18,7 +18,7 @@ from sidecard_client.call.availability import Availability
 from sidecard_client.keys.normal_form import NormalForm
 from sidecard_client.keys.task_forms import TaskForms
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost, NotConnected
-from sidecard_client.protocol.socket_path import find_socket
+from sidecard_client.protocol.socket_path import find_socket, path_for_message
 from sidecard_client.protocol.wire import AnyReply, AnyRequest, Explain
 
 _log = logging.getLogger("sidecard_client")
@@ -46,10 +46,7 @@ class AsyncConnector:
 
     def place(self) -> str:
         """Return the socket's path for a message, or the problem with it."""
-        try:
-            return self._path()
-        except ValueError as error:
-            return str(error)
+        return path_for_message(self._given_path)
 
     def _path(self) -> str:
         return self._given_path or find_socket()

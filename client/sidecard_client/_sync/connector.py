@@ -23,7 +23,7 @@ from sidecard_client.protocol.connection import (
     InvalidReply,
     NotConnected,
 )
-from sidecard_client.protocol.socket_path import find_socket
+from sidecard_client.protocol.socket_path import find_socket, path_for_message
 
 MAX_IDLE_CONNECTIONS = 128
 """Connections kept for later. A process with more threads opens more, and closes them again."""
@@ -56,10 +56,7 @@ class Connector:
 
     def place(self) -> str:
         """Return the socket's path for a message, or the problem with it."""
-        try:
-            return self._path()
-        except ValueError as error:
-            return str(error)
+        return path_for_message(self._given_path)
 
     def _path(self) -> str:
         return self._given_path or find_socket()

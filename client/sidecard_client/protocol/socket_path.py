@@ -45,6 +45,14 @@ def find_socket(
     )
 
 
+def path_for_message(given: str | None) -> str:
+    """Return the path that a client connects to, ``given`` or found, for a message; or the problem with it."""
+    try:
+        return given or find_socket()
+    except ValueError as error:
+        return str(error)
+
+
 def listening_socket(
     explicit: StrPath | None = None, environ: Mapping[str, str] = os.environ, *, uid: int | None = None
 ) -> str:

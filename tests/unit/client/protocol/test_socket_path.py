@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecard_client.protocol.socket_path import find_socket, listening_socket
+from sidecard_client.protocol.socket_path import find_socket, listening_socket, path_for_message
 
 SYSTEM = "/run/sidecard/sidecard.sock"
 ALL = {"SIDECARD_SOCKET": "/a.sock", "RUNTIME_DIRECTORY": "/run/one:/run/two", "XDG_RUNTIME_DIR": "/run/user/5"}
@@ -92,3 +92,12 @@ def test_a_service_whose_runtime_directory_is_the_systems_binds_there_without_be
     environ = {"RUNTIME_DIRECTORY": "/run/sidecard"}
 
     assert listening_socket(None, environ, uid=997) == SYSTEM
+
+
+def test_a_message_names_the_path_or_the_problem_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Building a message never raises."""
+    assert path_for_message("/given.sock") == "/given.sock"
+    monkeypatch.setenv("SIDECARD_SOCKET", "/found.sock")
+    assert path_for_message(None) == "/found.sock"
+    monkeypatch.setenv("SIDECARD_SOCKET", "/" + "a" * 200)
+    assert "a" * 200 in path_for_message(None)
