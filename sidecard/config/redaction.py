@@ -9,7 +9,7 @@ _PATH = re.compile(r"[\w.~:/%,+-]*")
 
 
 def redacted(url: str) -> str:
-    """Return a URL without credentials and query; ``***`` if it cannot be told what is secret.
+    """Return a URL without credentials and query; ``***`` if its secret parts cannot be identified.
 
     The URL is not parsed: a password with an unescaped ``/`` or ``?`` would be taken for a path. A ``DATABASE_URL`` may
     not even be a URL: ``host=h password=p``, ``Server=h;Password=p``.

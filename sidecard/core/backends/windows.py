@@ -6,7 +6,7 @@ HALF_LIFE_SECONDS = 60.0
 
 
 class MovingAverage:
-    """The mean of samples, each of which weighs half as much after every `HALF_LIFE_SECONDS`."""
+    """The mean of samples, whose weights halve every `HALF_LIFE_SECONDS`."""
 
     __slots__ = ("_at", "_weight", "value")
 
