@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,11 +93,13 @@ async def broken_and_unbroken(
         Pusher(steady.url + path, None, began_at),
         Pusher(broken.url + path, directory, began_at),
     )
+    outages: list[int] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(one.push.run)
         tasks.start_soon(other.push.run)
         for outage in (1, 2):
             await other.reaches(20 * outage)
+            outages.append(other.collected)
             await anyio.to_thread.run_sync(broken.stop if end == "stopped" else broken.pause)
             await other.reaches(other.collected + 40)
             await anyio.to_thread.run_sync(broken.start if end == "stopped" else broken.resume)
@@ -115,8 +118,12 @@ async def broken_and_unbroken(
         (round(began_at * 1000) + STEP_MILLISECONDS * (n - 1), n) for n in range(1, other.collected + 1)
     ]
     found = stored(broken, other.collected)
-    # What hangs may have taken a block and not have answered in time: then it is there twice, exactly.
-    assert (found if end == "stopped" else sorted(set(found))) == expected
+    # A server that hangs or stops may have stored a block without acknowledging it: the block is sent again, exactly.
+    assert sorted(set(found)) == expected
+    if end == "stopped":
+        repeated = [n for (_, n), times in Counter(found).items() if times > 1]
+        # Only the block on its way when the server stopped: a few collections, on a slow machine.
+        assert all(any(at - 5 <= n <= at + 1 for at in outages) for n in repeated), (repeated, outages)
     assert [event for event, _ in other.said].count("metrics not pushed") >= 2
 
 
@@ -132,7 +139,7 @@ async def broken_and_unbroken(
     ],
 )
 async def test_victoria_metrics_has_no_gap_after_an_outage(tmp_path: Path, path: str, end: str, spool: str) -> None:
-    """And no duplicate, in each of its formats."""
+    """In each format. The only duplicates are exact: the blocks on their way when the server stopped."""
     steady, broken = VictoriaMetrics(tmp_path / "steady"), VictoriaMetrics(tmp_path / "broken")
     with running(steady, broken):
         directory = tmp_path / "spool" if spool == "on disk" else None
