@@ -107,7 +107,7 @@ async def test_calls_that_wait_notice_a_daemon_that_stops(scripted: ScriptedDaem
 
         seconds = monotonic() - frozen_at
 
-    assert seconds < CALL_SECONDS
+    assert seconds < 2 * CALL_SECONDS  # 0.8 s on a quiet machine, where a call that notices nothing waits for minutes
     assert len(runs) == 1
     assert {(outcome.value, outcome.source) for outcome in outcomes} == {("value", "fallback")}
 
