@@ -1,0 +1,276 @@
+"""Run one attack beside a bystander and a daemon, and measure the bystander's calls and the daemon's memory."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from tests.bench.bystanders.attack import ATTACKS, Attack
+
+ROOT = Path(__file__).parents[3]
+MIB = 1024 * 1024
+BYSTANDER_UID, ATTACKER_UID = 61001, 61100
+
+BYSTANDER_PRIORITY = 10
+"""Real-time priority: what is measured is how long the daemon takes, not how long a runnable bystander waits for a processor."""
+
+DAEMON_NICE, ATTACKER_NICE = -20, -10
+"""Above other work on the machine; attackers use what processor time the daemon leaves."""
+
+PREPARE_SECONDS = 180.0
+MAX_RESIDENT_BYTES = 6 * 1024 * MIB
+"""Beyond it, a round of an older version ends early, for the sake of the machine."""
+
+BOUND_SETTINGS = ("cache.max_bytes", "limits.max_buffered_bytes", "limits.max_memory_bytes")
+ALLOWANCE_BYTES = 40 * MIB
+
+
+class Measured(Struct, frozen=True):
+    """One row: what an attack did to the bystander and to the daemon."""
+
+    name: str
+    about: str
+    calls: int
+    p50_ms: float
+    p999_ms: float
+    max_ms: float
+    fallbacks: int
+    wrong: list[str]
+    """Ends of the bystander's calls that no attack may cause, and internal errors of the daemon."""
+    start_mib: float
+    peak_mib: float
+    bound_mib: float
+    """The configured bounds, plus 40 MiB."""
+
+    def misses(self, p999_ms: float = 20.0, max_ms: float = 100.0) -> list[str]:
+        """Return which targets the row misses."""
+        missed = [f"wrong: {', '.join(self.wrong)}"] if self.wrong else []
+        if self.fallbacks:
+            missed.append(f"{self.fallbacks} fallbacks")
+        if self.p999_ms > p999_ms:
+            missed.append(f"p99.9 {self.p999_ms:.1f} ms")
+        if self.max_ms > max_ms:
+            missed.append(f"max {self.max_ms:.1f} ms")
+        if self.peak_mib > self.bound_mib:
+            missed.append(f"{self.peak_mib:.0f} MiB of {self.bound_mib:.0f}")
+        return missed
+
+
+def measure(attack: Attack | None, seconds: float = 6.0, tree: Path = ROOT, *, quiet: bool = False) -> Measured:
+    """Run an attack (none: only the bystander) against the daemon of ``tree``."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="by-", dir="/tmp")))
+        directory.chmod(0o755)
+        port = _free_port()
+        path, log = str(directory / "s"), directory / "log"
+        daemon = stack.enter_context(_daemon(tree, path, log, port, attack.settings if attack else (), quiet=quiet))
+        bound = sum(_settings(path).values()) + ALLOWANCE_BYTES
+        start = _memory(daemon.pid, "VmHWM")
+
+        if attack is not None and attack.prepare is not None:
+            with _attackers(attack, "prepare", path, port, quiet=quiet) as (one, *_):
+                one.wait(PREPARE_SECONDS)
+
+        bystander = stack.enter_context(_bystander(tree, path, quiet=quiet))
+        _period(bystander, 0.5)
+        if attack is None:
+            seen = _period(bystander, seconds)
+        else:
+            with _attackers(attack, "run", path, port, quiet=quiet) as attackers:
+                if attack.stopped:
+                    time.sleep(1.5)
+                    for process in attackers:
+                        process.send_signal(signal.SIGSTOP)
+
+                seen = _period(bystander, seconds, daemon.pid)
+
+        # How the daemon copes with the end of all that.
+        after = _period(bystander, 0.7)
+        peak = _memory(daemon.pid, "VmHWM")
+        errors = _errors(log)
+
+    taken = sorted([*seen["taken"], *after["taken"]])
+    ends = {**after["ends"]}
+    for end, count in seen["ends"].items():
+        ends[end] = ends.get(end, 0) + count
+
+    wrong = [
+        f"{end} ({count})" for end, count in ends.items() if end not in {"cache", "upstream", "shared", "fallback"}
+    ]
+    return Measured(
+        name=attack.name if attack else "nothing",
+        about=attack.about if attack else "No attack",
+        calls=len(taken),
+        p50_ms=taken[len(taken) // 2] * 1000,
+        p999_ms=taken[min(len(taken) - 1, int(len(taken) * 0.999))] * 1000,
+        max_ms=taken[-1] * 1000,
+        fallbacks=ends.get("fallback", 0),
+        wrong=wrong + errors,
+        start_mib=start / MIB,
+        peak_mib=peak / MIB,
+        bound_mib=bound / MIB,
+    )
+
+
+def _errors(log: Path) -> list[str]:
+    """Return the daemon's errors, each once, with their count."""
+    counts: dict[str, int] = {}
+    for text in log.read_text(errors="replace").splitlines():
+        if '"level":"error"' in text.replace(" ", "") or "Traceback" in text:
+            event = re.sub(r'.*"event": ?"([^"]*)".*', r"\1", text)[:100]
+            counts[event] = counts.get(event, 0) + 1
+
+    return [f"daemon logged: {event} ({count})" for event, count in counts.items()]
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _environ(tree: Path) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SIDECARD_")}
+    return clean | {"PYTHONPATH": f"{tree}:{tree}/client", "PYTHONSAFEPATH": "1", "XDG_STATE_HOME": "/nonexistent"}
+
+
+def _renice(pid: int, niceness: int, *, quiet: bool) -> None:
+    if quiet:
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, pid, niceness)
+
+
+@contextmanager
+def _daemon(
+    tree: Path, path: str, log: Path, port: int, settings: tuple[str, ...], *, quiet: bool
+) -> Iterator[subprocess.Popen[bytes]]:
+    known = subprocess.run(
+        [sys.executable, "-m", "sidecard", "config", "show"],
+        env=_environ(tree),
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    arguments = ["--socket", path, "--no-state", "--log-format", "json", "--set", "socket.mode=0666"]
+    for setting in settings:
+        name = setting.partition("=")[0]
+        # An older version lacks some settings.
+        if not name.startswith("limits.") or name in known:
+            arguments += ["--set", setting.replace("{port}", str(port))]
+
+    with log.open("wb") as output:
+        command = [sys.executable, "-m", "sidecard", "serve", *arguments]
+        process = subprocess.Popen(command, env=_environ(tree), stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+    try:
+        _renice(process.pid, DAEMON_NICE, quiet=quiet)
+        until = time.monotonic() + 30
+        while True:
+            with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(path)
+                break
+
+            if process.poll() is not None or time.monotonic() > until:
+                raise AssertionError(log.read_text())
+
+            time.sleep(0.02)
+
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _settings(path: str) -> dict[str, int]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        connection.sendall(b'{"op":"config"}\n')
+        connection.shutdown(socket.SHUT_WR)
+        text = b""
+        while data := connection.recv(1 << 16):
+            text += data
+
+    settings = json.loads(text)["settings"]
+    return {name: settings[name] for name in BOUND_SETTINGS if isinstance(settings.get(name), int)}
+
+
+def _memory(pid: int, what: str) -> int:
+    with suppress(OSError):
+        for text in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if text.startswith(f"{what}:"):
+                return int(text.split()[1]) * 1024
+
+    return 0
+
+
+@contextmanager
+def _bystander(tree: Path, path: str, *, quiet: bool) -> Iterator[subprocess.Popen[bytes]]:
+    priority = BYSTANDER_PRIORITY if quiet else 0
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("bystander.py")), path, str(BYSTANDER_UID), str(priority)],
+        env=_environ(tree), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b'"ready"\n', "the bystander cannot work"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _period(bystander: subprocess.Popen[bytes], seconds: float, watched_pid: int | None = None) -> dict[str, Any]:
+    """Let the bystander work for so long, and return what it has seen since the period before."""
+    assert bystander.stdin is not None
+    assert bystander.stdout is not None
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, 0.1))
+        if watched_pid is not None and _memory(watched_pid, "VmRSS") > MAX_RESIDENT_BYTES:
+            break
+
+    bystander.stdin.write(b"\n")
+    bystander.stdin.flush()
+    seen: dict[str, Any] = json.loads(bystander.stdout.readline())
+    return seen
+
+
+@contextmanager
+def _attackers(
+    attack: Attack, what: str, path: str, port: int, *, quiet: bool
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "tests.bench.bystanders.attacker", attack.name, what, path, str(port),
+                str(0 if attack.operator and what == "run" else ATTACKER_UID + number % attack.uids),
+                str(number), str(ATTACKER_NICE if quiet else 0),
+            ],
+            cwd=ROOT, stdin=subprocess.DEVNULL,
+        )
+        for number in range(1 if what == "prepare" else attack.processes)
+    ]  # fmt: skip
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def all_attacks() -> dict[str, Attack]:
+    """Return all attacks by name."""
+    import tests.bench.bystanders.attacker  # noqa: F401, PLC0415 - registers them
+
+    return ATTACKS
