@@ -494,17 +494,18 @@ async def test_a_locked_file_is_written_later(path: Path, monkeypatch: pytest.Mo
 async def test_a_hanging_disk_is_reported_and_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lookup is answered in time; when the disk answers again, the store is up again."""
     monkeypatch.setattr("sidecard.store.sqlite.health.ANSWER_SECONDS", 0.1)
-    monkeypatch.setattr("sidecard.store.sqlite.reads.SLOW_READ_SECONDS", -1.0)
     async with running(path) as one:
         one.write("k")
         await one.written(1)
-        assert await one.value("k") == b"v"  # slowly, as it seems: those after it are the thread's
+        assert await one.value("k") == b"v"
         let_go = threading.Event()
         worker = one.store._reads.worker
         assert worker is not None
         worker.do(let_go.wait, lambda _: None)
         assert await one.look("k") == Unavailable()
         assert one.turns()[-1] == "down"
+        # Later reads do not queue behind the one that hangs.
+        assert one.store.perform(StoreRead(10_000, "1:default", "k")) == StoreAnswered(10_000, Unavailable())
         let_go.set()
         await until(lambda: one.turns()[-1] == "up")
         assert await one.value("k") == b"v"

@@ -116,9 +116,8 @@ class Running:
         await until(lambda: not len(self.store._writes.pending))
 
     def read_by_thread(self, look: Callable[[str, str], object]) -> None:
-        """Let the disk be slow, so that its own thread reads, and let it read so."""
+        """Let the disk be slow."""
         assert self.store._reads.reader is not None
-        self.store._reads.slow_until = float("inf")
         self.store._reads.reader.look = look  # type: ignore[method-assign,assignment]  # the disk, as slow as wanted
 
 

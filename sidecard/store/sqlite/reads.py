@@ -1,11 +1,9 @@
-"""Reads of the store on disk.
+"""Reads of the store on disk, in a thread of their own.
 
-What is in the page cache is read immediately, in the event loop's thread: that takes 10 us, and handing the read to a thread and
-back takes 40. nginx reads its cache's files the same way. A read that takes longer than `SLOW_READ_SECONDS` sends those after
-it to a thread, for `SLOW_DISK_SECONDS`.
+Any read may hang with its disk, whatever the page cache had a moment ago, so the event loop's thread never reads. Handing a
+read to the thread and back costs 40 to 65 us; `sidecard docs benchmarks` has what was measured of the alternatives.
 """
 
-import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -24,11 +22,6 @@ from sidecard.store.base import StoreChange, StoreReporter
 from sidecard.store.pending_writes import PendingWrites
 from sidecard.store.sqlite.format import StoreReader
 from sidecard.store.sqlite.health import DiskHealth
-
-SLOW_READ_SECONDS = 0.002
-"""A read that takes longer was not from the page cache, or was very large."""
-
-SLOW_DISK_SECONDS = 10.0
 
 _MAX_HIT_ROWS = 10_000
 
@@ -55,9 +48,7 @@ class DiskReads:
         """Rows that were read: their hits are written with the next batch."""
         self.worker: WorkerThread | None = None
         self.reader: StoreReader | None = None
-        """Used by the worker; `_loop_reader` reads the same file in the event loop's thread."""
-        self.slow_until = float("-inf")
-        self._loop_reader: StoreReader | None = None
+        """Used in the worker's thread only."""
         self._open: dict[int, tuple[StoreRead, float]] = {}
         """Lookups without an answer, and when they were made, the oldest first."""
         self._outdated: set[int] = set()
@@ -71,29 +62,14 @@ class DiskReads:
         if change is not None:
             return self.pending_answer(change)
 
-        if self._health.usable is False:
+        if self._health.usable is False or self._health.hanging:
             return Unavailable()
 
-        now = self._clock()
-        reader = self._loop_reader
-        if reader is None or now < self.slow_until or self._health.hanging:
-            self._open[ask.ticket] = ask, now
-            if self._health.usable:
-                self._read(ask)
+        self._open[ask.ticket] = ask, self._clock()
+        if self._health.usable:
+            self._read(ask)
 
-            return None
-
-        try:
-            found = reader.look(ask.scope, ask.key)
-        except sqlite3.Error as error:
-            asyncio.get_running_loop().call_soon(self._failed, error)
-            return Unavailable()
-
-        ended_at = self._clock()
-        if ended_at - now > SLOW_READ_SECONDS:
-            self.slow_until = ended_at + SLOW_DISK_SECONDS
-
-        return self._answer_of(ask, found)
+        return None
 
     def pending_answer(self, change: StoreWrite | StoreRemove) -> Found | Absent:
         """Return the answer for a key that has a pending change."""
@@ -143,7 +119,6 @@ class DiskReads:
     async def open(self, worker: WorkerThread) -> None:
         """Open the file. Raises `sqlite3.Error`."""
         await worker.run(self._open_reader)
-        self._loop_reader = StoreReader(self._path, self._wall_clock)
 
     def resume(self) -> None:
         """Read what was looked up while the file was being opened."""
@@ -152,10 +127,6 @@ class DiskReads:
 
     async def close(self, worker: WorkerThread) -> None:
         """Close the file."""
-        if self._loop_reader is not None:
-            self._loop_reader.close()
-            self._loop_reader = None
-
         if self.reader is not None:
             reader, self.reader = self.reader, None
             await worker.run(reader.close)
@@ -167,14 +138,17 @@ class DiskReads:
 
     def _read(self, ask: StoreRead) -> None:
         if self.worker is not None:
-            self.worker.do(partial(self._look, ask.scope, ask.key), partial(self._looked, ask))
+            self.worker.do(partial(self._look, ask), partial(self._looked, ask))
 
-    def _look(self, scope: str, key: str) -> tuple[int, Record] | None:
+    def _look(self, ask: StoreRead) -> tuple[int, Record] | None:
         """In the worker's thread: while the file is being opened, this waits behind that."""
+        if ask.ticket not in self._open:
+            return None  # given up while an earlier read hung
+
         if self.reader is None:
             raise UnusableError
 
-        return self.reader.look(scope, key)
+        return self.reader.look(ask.scope, ask.key)
 
     def _looked(self, ask: StoreRead, result: tuple[int, Record] | Exception | None) -> None:
         self._answered_at = self._clock()

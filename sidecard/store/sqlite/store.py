@@ -18,6 +18,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,9 +123,8 @@ class DiskStore:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._writes.write_all(writing)
                 await self._close_file(reading, writing)
-
-        if self._lock is not None:
-            self._lock.close()
+                if self._lock is not None:
+                    await writing.run(self._lock.close)
 
         reading.stop()
         writing.stop()
@@ -141,13 +141,13 @@ class DiskStore:
         """Open the file; if that fails, return the seconds until the next try."""
         await self._close_file(reading, writing)
         if self._health.damage is not None:
-            return self._recreate(DamagedError(f"{self._path} is damaged ({self._health.damage})"))
+            return await self._recreate(writing, DamagedError(f"{self._path} is damaged ({self._health.damage})"))
 
         try:
             await writing.run(self._open_writer)
             await self._reads.open(reading)
         except DamagedError as error:
-            return self._recreate(error)
+            return await self._recreate(writing, error)
         except UnusableError as error:
             self._health.unusable(f"{error}.")
             return FOREIGN_PAUSE_SECONDS if isinstance(error, ForeignError) else MAX_PAUSE_SECONDS
@@ -172,11 +172,11 @@ class DiskStore:
             writer, self._writes.writer = self._writes.writer, None
             await writing.run(writer.close)
 
-    def _recreate(self, error: DamagedError) -> float:
+    async def _recreate(self, writing: WorkerThread, error: DamagedError) -> float:
         """Set a damaged file aside; return the seconds until the next try to open the file."""
         self._reporter.faults += 1
         try:
-            kept_as = set_aside(self._path)
+            kept_as = await writing.run(partial(set_aside, self._path))
         except OSError as fault:
             self._health.unusable(f"{error}, and cannot be renamed ({fault.strerror}).")
             return FOREIGN_PAUSE_SECONDS
