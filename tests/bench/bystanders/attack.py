@@ -117,7 +117,9 @@ class Target:
 
     def http(self, *requests: bytes) -> socket.socket:
         """Open a connection to the HTTP listener and send ``requests``."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=REPLY_SECONDS)
+        connection = socket.socket(socket.AF_INET)
+        connection.settimeout(REPLY_SECONDS)
+        connection.connect(("127.0.0.1", self.port))
         connection.sendall(b"".join(requests))
         return connection
 

@@ -80,7 +80,7 @@ def measure(attack: Attack | None, seconds: float = 6.0, tree: Path = ROOT, *, q
 
         if attack is not None and attack.prepare is not None:
             with _attackers(attack, "prepare", path, port, quiet=quiet) as (one, *_):
-                one.wait(PREPARE_SECONDS)
+                assert one.wait(PREPARE_SECONDS) == 0, "the preparation failed"
 
         bystander = stack.enter_context(_bystander(tree, path, quiet=quiet))
         _period(bystander, 0.5)
@@ -94,6 +94,7 @@ def measure(attack: Attack | None, seconds: float = 6.0, tree: Path = ROOT, *, q
                         process.send_signal(signal.SIGSTOP)
 
                 seen = _period(bystander, seconds, daemon.pid)
+                assert all(process.poll() is None for process in attackers), "an attacker has ended"
 
         # How the daemon copes with the end of all that.
         after = _period(bystander, 0.7)

@@ -76,7 +76,7 @@ def half_frames_of_8_mib(target: Target) -> None:
 
 @attack()
 def nested_json(target: Target) -> None:
-    """JSON lines that are nested deep, escaped, full of duplicate keys or of huge numbers."""
+    """JSON lines that are nested deep, escaped, or full of duplicate keys."""
     depth = 100_000
     lines = (
         b'{"op":"put","key":"k","value":' + b"[" * depth + b"]" * depth + b"}\n",
@@ -84,7 +84,6 @@ def nested_json(target: Target) -> None:
         b'{"op":"ping","x":"' + rb"\ud83d\ude00" * 80_000 + b'"}\n',
         b'{"op":"ping"' + b',"id":1' * 140_000 + b"}\n",
         b'{"op":"ping","x":' + b"9" * 1_000_000 + b"}\n",
-        b'{"op":"put","key":"k","value":[' + b"1e308," * 160_000 + b"1]}\n",
         b'{"op":"put","key":"k","value":{"$bytes":"' + b"AAAA" * 240_000 + b'"}}\n',
     )
     for message in lines:
@@ -92,6 +91,16 @@ def nested_json(target: Target) -> None:
             connection = target.connect()
             connection.socket.sendall(message)
             connection.discard(0.01)
+
+
+@attack()
+def numbers_that_are_slow(target: Target) -> None:
+    """JSON lines of numbers whose exact conversion is slow."""
+    connection = target.connect()
+    for number in (b"1e308,", b"5e-324,", b"1e23,"):
+        connection.socket.sendall(b'{"op":"put","key":"k","value":[' + number * 160_000 + b"1]}\n")
+        while not connection.socket.recv(1 << 20).endswith(b"\n"):
+            pass
 
 
 @attack()

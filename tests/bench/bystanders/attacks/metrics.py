@@ -34,7 +34,7 @@ def _many_series(target: Target) -> None:
 
 
 def _long_labels(target: Target) -> None:
-    _series(target, 2_000, labels=16, label_characters=1000)
+    _series(target, 2_000, labels=16, label_characters=250)
 
 
 def _read(connection: Any, seconds: float = 10.0) -> None:
@@ -60,11 +60,15 @@ def scrapes_of_20_000_histograms(target: Target) -> None:
 
 @attack(prepare=_long_labels, settings=HTTP)
 def scrapes_of_long_labels(target: Target) -> None:
-    """`GET /metrics`, with 2,000 histograms of 16 labels of 1,000 characters."""
+    """`GET /metrics`, with 2,000 histograms of 16 labels of 250 characters."""
     _read(target.http(SCRAPE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")))
 
 
-@attack(settings=HTTP)
+def _busy_host(target: Target) -> None:
+    _series(target, 1_000)
+
+
+@attack(prepare=_busy_host, settings=HTTP)
 def parallel_scrapes(target: Target) -> None:
     """8 `GET /metrics` at a time, by a uid without access to the socket."""
     connections = [target.http(SCRAPE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) for _ in range(8)]
@@ -72,7 +76,7 @@ def parallel_scrapes(target: Target) -> None:
         _read(connection)
 
 
-@attack(settings=HTTP)
+@attack(prepare=_busy_host, settings=HTTP)
 def pipelined_scrapes(target: Target) -> None:
     """500 pipelined HTTP requests on each of 8 connections."""
     connections = [target.http(SCRAPE * 250 + SCRAPE.replace(b"/metrics", b"/v1/summary") * 250) for _ in range(8)]
