@@ -1,7 +1,8 @@
 """Guided fuzzing of one target: ``python -m tests.fuzz TARGET --seconds N``; without a target it lists them.
 
 Needs the extra ``fuzz`` (atheris, which is libFuzzer). It begins with the target's seeds and its corpus. A broken
-contract ends the run with exit code 1, the traceback, and a line of base64 for the corpus, to be added once it is understood.
+contract ends the run with the traceback and a line of base64 for the corpus, to be added once it is understood. The finding is
+replayed three times without the fuzzer: exit code 1 if it breaks the contract again, 3 if it never does.
 With ``--keep`` the shortest inputs that reach further than the corpus are added to it.
 """
 
@@ -18,6 +19,13 @@ from tests.fuzz.targets import TARGETS
 
 TIMEOUT_SECONDS = 10
 """For one input: none of them has more than a few KiB."""
+
+START_SECONDS = 10
+"""Of a process that replays one input, on a busy machine."""
+
+REPLAYS = 3
+UNREPRODUCED = 3
+"""Exit code of a run whose findings cannot be reproduced."""
 
 MEMORY_MEBIBYTES = 1024
 """Of the process, and a quarter of it of any one allocation: a length prefix must not allocate."""
@@ -67,13 +75,33 @@ def _run(name: str, scratch: Path, seconds: int, seed: int, *, keeping: bool) ->
     done = subprocess.run(
         [*command, *([f"-dict={words}"] if target.words else [])], check=False, stdin=subprocess.DEVNULL
     )
+    broken = False
     for crash in sorted(crashes.iterdir()):
-        print(f"{crash.name}: {base64.b64encode(crash.read_bytes()).decode()}")
+        times = sum(_breaks(name, crash) for _ in range(REPLAYS))
+        broken = broken or times > 0
+        print(f"{crash.name}, {times} of {REPLAYS} replays: {base64.b64encode(crash.read_bytes()).decode()}")
 
     if keeping and not done.returncode:
         print(f"{keep(name, [file.read_bytes() for file in grown.iterdir()])} inputs were added to the corpus")
 
-    return int(done.returncode != 0)
+    if not done.returncode:
+        return 0
+
+    # Without an input, the fuzzer itself has failed.
+    return UNREPRODUCED if any(crashes.iterdir()) and not broken else 1
+
+
+def _breaks(name: str, file: Path) -> bool:
+    """Return whether an input breaks its target's contract, or exceeds the limits of time and memory, without the fuzzer."""
+    try:
+        replayed = subprocess.run(
+            [sys.executable, "-m", "tests.fuzz.replay", name, str(file), str(MEMORY_MEBIBYTES)],
+            check=False, stdin=subprocess.DEVNULL, timeout=TIMEOUT_SECONDS + START_SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return True
+
+    return replayed.returncode != 0
 
 
 def _escaped(word: bytes) -> str:
