@@ -56,6 +56,7 @@ from sidecard.core.operations.status import RunInfo, StatusOperations
 from sidecard.core.operations.watch import Watches
 from sidecard.core.scopes import Scopes
 from sidecard.core.settings import EngineSettings, LiveSettings
+from sidecard.core.wall_clock import WallClock
 from sidecard_client.protocol import wire
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ class Engine:
 
     ``shown_settings`` and ``shown_origins`` are the reply to `config`, by full name. ``jitter`` is uniform in [0, 1).
     ``price`` knows the prices of models. ``codec`` compresses large values, if the settings require it.
-    ``wall_offset_seconds`` plus ``now`` is the wall clock's time, to which the periods of budgets are aligned; it is fixed
-    for the run. ``new_index`` makes vector indexes, for tasks that serve similar requests.
+    ``wall_offset_seconds`` plus ``now`` is the wall clock's time, to which the periods of budgets are aligned, until
+    `ClocksStepped`. ``new_index`` makes vector indexes, for tasks that serve similar requests.
     """
 
     def __init__(  # noqa: PLR0915 - all parts of the engine meet here
@@ -88,8 +89,9 @@ class Engine:
         new_index: IndexFactory | None = None,
     ) -> None:
         live = LiveSettings(settings)
+        wall = WallClock(wall_offset_seconds)
         self._counters = counters = Counters()
-        self.metrics = metrics = DaemonMetrics(settings.max_backends, wall_offset_seconds)
+        self.metrics = metrics = DaemonMetrics(settings.max_backends, wall)
         """The driver measures by it too."""
         self._recorder = recorder = CallRecorder(enabled=settings.log_calls, prompts=settings.log_prompts)
         scopes = Scopes(settings.shared_namespaces)
@@ -98,7 +100,7 @@ class Engine:
         freshness = FreshnessPolicy(cache, jitter)
         self._similar = similar = SimilarAnswers(new_index, policy)
         self._backends = backends = Backends(settings.backends, settings.max_backends, jitter)
-        budgets = Budgets(settings.budgets, wall_offset_seconds)
+        budgets = Budgets(settings.budgets, wall)
         admission = Admission(live, backends, budgets)
         retries = RetryBudget(live, jitter)
         ledgers = TaskLedgers(settings.max_tasks)
@@ -108,7 +110,7 @@ class Engine:
             budgets,
             metrics,
             price,
-            wall_offset_seconds,
+            wall,
             now,
             shares_budgets=settings.share_budgets,
         )
@@ -149,7 +151,7 @@ class Engine:
         self._drain = DrainOperation(flights, election, streams)
 
         self._breakers = BreakerOperations(backends, queues)
-        self._watches = Watches(wall_offset_seconds)
+        self._watches = Watches(wall)
         run = RunInfo(boot_id, version, now, shown_settings, shown_origins)
         self._status = status = StatusOperations(run, cache, streams, flights, similar, store, backends, counters)
         self._entries = EntryOperations(policy, flights, lookups, store, writes, serving, scopes, failures)
@@ -244,6 +246,10 @@ class Engine:
         match event:
             case events.Tick():
                 return self._deadlines.tick(now)
+            case events.ClocksStepped():
+                self._flights.host_slept(event.slept_seconds, now)
+                self._billing.set_wall_clock(event.wall_offset_seconds, now)
+                return []
             case events.StoreAnswered():
                 return self._store_events.answered(event, now)
             case events.KeyChanged():

@@ -60,6 +60,13 @@ class Tick(Struct, frozen=True):
     """The instant of `Engine.next_deadline` has passed."""
 
 
+class ClocksStepped(Struct, frozen=True):
+    """The host slept for ``slept_seconds``, or its wall clock was set: ``wall_offset_seconds`` is that from now on."""
+
+    slept_seconds: float
+    wall_offset_seconds: float
+
+
 class DrainRequested(Struct, frozen=True):
     """The daemon is stopping: no new leases, flights in progress may end."""
 
@@ -196,6 +203,6 @@ StoreEvent = (
     | RemoteSpending
 )
 PeerEvent = PeerJoined | PeerLost | BacklogRead
-LifecycleEvent = Tick | DrainRequested | DrainExpired | SettingsRead | NoteEmitted
+LifecycleEvent = Tick | ClocksStepped | DrainRequested | DrainExpired | SettingsRead | NoteEmitted
 
 Event = RequestReceived | PeerEvent | StoreEvent | LifecycleEvent

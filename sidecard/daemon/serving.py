@@ -5,7 +5,6 @@ import gc
 import os
 import random
 import signal
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -19,8 +18,10 @@ from sidecard.config.model import Config
 from sidecard.core.accounts.billing import Price
 from sidecard.core.cache.similarity import IndexFactory
 from sidecard.core.engine import Engine
+from sidecard.core.events import ClocksStepped
 from sidecard.core.notes import Note
 from sidecard.core.settings import StoreKind
+from sidecard.daemon.clocks import ClockWatch, awake_clock, clock, wall_clock
 from sidecard.daemon.ledger_file import LedgerFile, LedgerKeeper
 from sidecard.daemon.reloading import Reloader
 from sidecard.daemon.sinks import Sinks
@@ -42,9 +43,6 @@ FLUSH_SECONDS = 2.0
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """SIGUSR1 sets the log level to debug, SIGUSR2 back to the configured one."""
-
-_clock = time.monotonic
-_wall_clock = time.time  # noqa: TID251 - whatever outlives a run, or is sent to another host, has no other clock
 
 
 class Parts(NamedTuple):
@@ -102,8 +100,8 @@ class Daemon:
             self._config,
             state,
             host=boot_id,
-            clock=_clock,
-            wall_clock=_wall_clock,
+            clock=clock,
+            wall_clock=wall_clock,
             log=log.write,
             on_fault=partial(log.write_fault, "store failed"),
         )
@@ -112,11 +110,11 @@ class Daemon:
         engine.metrics.limited = self._server.limited
         engine.metrics.gauges["buffered_bytes"] = lambda: self._server.buffers.bytes
         engine.metrics.dropped_by["log_lines"] = lambda: log.left_out + self._parts.log_writer.dropped
-        sinks = Sinks(self._config, state, engine.metrics, clock=_clock, wall_clock=_wall_clock, log=log.write)
+        sinks = Sinks(self._config, state, engine.metrics, clock=clock, wall_clock=wall_clock, log=log.write)
         driver = self._driver = Driver(
             engine,
             loop,
-            _clock,
+            clock,
             on_note=log.write_note if store is None else partial(self._on_note, store),
             on_bug=self._log_bug,
             on_call=sinks.on_call,
@@ -124,7 +122,9 @@ class Daemon:
             on_reload=lambda effect: self._reloader.request(effect),  # noqa: PLW0108 - it is created below
             metrics=engine.metrics if self._config.metrics.enabled else None,
             store=None if store is None else store.perform,
+            before_tick=lambda: watch.check(),  # noqa: PLW0108 - it is created below
         )
+        watch = ClockWatch(self._clocks_stepped)
         self._reloader = Reloader(
             self._config, self._parts.reread, log, driver, store_kind, apply=self._apply, on_change=self._notify_reload
         )
@@ -148,6 +148,7 @@ class Daemon:
                 await self._server.start(driver)
                 start(self._reloader.run())
                 start(self._feed_watchdog())
+                start(watch.run())
                 start(SocketMonitor(self._parts.listener, self._server.rebind, log.write).run())
                 if ledger is not None:
                     start(ledger.run())
@@ -193,7 +194,7 @@ class Daemon:
         self._waiting = None
 
     def _new_engine(self, boot_id: str, store: StoreKind) -> Engine:
-        now = _clock()
+        now = clock()
         return Engine(
             structs.replace(self._config.engine_settings(), store=store),
             boot_id=boot_id,
@@ -205,8 +206,13 @@ class Daemon:
             price=self._parts.price,
             codec=Zstd(),
             new_index=self._parts.new_index,
-            wall_offset_seconds=_wall_clock() - now,  # read once: it decides which day a budget's period is
+            wall_offset_seconds=wall_clock() - now,
         )
+
+    def _clocks_stepped(self, event: ClocksStepped) -> None:
+        slept_seconds = round(event.slept_seconds, 1)
+        self._log.write("info", "clocks stepped", slept_seconds=slept_seconds, wall_time=round(wall_clock(), 1))
+        self._driver.clocks_stepped(event)
 
     def _on_note(self, store: Store, note: Note) -> None:
         self._log.write_note(note)
@@ -237,7 +243,7 @@ class Daemon:
             return
 
         if active:
-            self._parts.notifier.reloading(_clock())
+            self._parts.notifier.reloading(awake_clock())
         else:
             self._parts.notifier.ready(f"serving on {self._parts.listener.path}")
 

@@ -24,6 +24,7 @@ from sidecard.core.effects import (
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
     BacklogRead,
+    ClocksStepped,
     DrainExpired,
     DrainRequested,
     Event,
@@ -80,7 +81,8 @@ class ReplyWriter(Protocol):
 class Driver:
     """Passes events to the engine and executes the effects.
 
-    ``clock`` is monotonic, with the loop's time base. ``on_note`` receives each note, ``on_bug`` each internal error,
+    ``clock`` is the engine's; unlike the loop's, it counts the time that the host sleeps. ``before_tick`` is called before each
+    `Tick` and may report that. ``on_note`` receives each note, ``on_bug`` each internal error,
     ``on_call`` the rows of the call log, ``on_level`` the new log level, ``on_reload`` requests to reread the settings.
     ``metrics``, if given, counts and times requests. ``store`` executes store effects; it may return an answer immediately.
     """
@@ -98,6 +100,7 @@ class Driver:
         on_reload: Callable[[ReadSettings], None] | None = None,
         metrics: DaemonMetrics | None = None,
         store: Callable[[StoreEffect], StoreAnswered | None] | None = None,
+        before_tick: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
         self._handle_event = engine.handle
@@ -110,6 +113,7 @@ class Driver:
         self._on_reload = on_reload
         self._metrics = metrics
         self._store = store
+        self._before_tick = before_tick
         self._begin_number = cycle(range(TIMED_BEGINS)).__next__
         """0 for each begin that is timed."""
         self._next: deque[StoreAnswered | NoteEmitted] = deque()
@@ -310,8 +314,20 @@ class Driver:
             on_idle, self._on_idle = self._on_idle, None
             on_idle()
 
+    def clocks_stepped(self, event: ClocksStepped) -> None:
+        """Handle a step of the clocks: what became due while the host slept is due now, though the loop's timer is not."""
+        self.handle(event)
+        self._handle_due()
+
     def _tick(self) -> None:
-        self._timer = None
+        self._before_tick()
+        self._handle_due()
+
+    def _handle_due(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
         self._timer_due = float("inf")
         self.handle(Tick())
 

@@ -13,6 +13,7 @@ from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote, ShareSpending
 from sidecard.core.events import RemoteSpending
 from sidecard.core.records import NO_USAGE
+from sidecard.core.wall_clock import WallClock
 from sidecard_client.protocol.wire import Usage
 
 Price = Callable[[str, int, int], float | None]
@@ -34,7 +35,7 @@ class Billing:
         budgets: Budgets,
         metrics: DaemonMetrics,
         price: Price,
-        wall_offset_seconds: float,
+        wall: WallClock,
         now: float,
         *,
         shares_budgets: bool = False,
@@ -45,9 +46,10 @@ class Billing:
         self._metrics = metrics
         self._price = price
         self._shares_budgets = shares_budgets
-        self._offset_seconds = wall_offset_seconds
+        self._wall = wall
         self._started_at = now
-        self._began_at = now + wall_offset_seconds
+        self._earlier_seconds = 0.0
+        """Age of the ledger when this run started."""
 
     def priced(self, backend: Backend, usage: Usage | None) -> Usage:
         """Return a usage with its cost: as the caller reported, else by the backend's price, else by the model's.
@@ -97,26 +99,30 @@ class Billing:
 
     def ledger_seconds(self, now: float) -> float:
         """Return the age of the ledger."""
-        return max(0.0, now + self._offset_seconds - self._began_at)
+        return now - self._started_at + self._earlier_seconds
+
+    def set_wall_clock(self, offset_seconds: float, now: float) -> None:
+        """Apply a wall clock that was set: the periods of budgets follow it."""
+        self.budgets.set_wall_clock(offset_seconds, now)
 
     def snapshot(self, backends: Backends) -> LedgerSnapshot:
         """Return what to keep over a restart."""
         return LedgerSnapshot(
-            began_at=self._began_at,
+            began_at=self._wall.at(self._started_at) - self._earlier_seconds,
             tasks=self.tasks.sums(),
             backends=self.spending.backends(),
             models=self.spending.models(),
             budgets={name: budget.memory() for name, budget in self.budgets.by_name.items()},
-            breakers=backends.memory(self._offset_seconds),
+            breakers=backends.memory(self._wall.offset_seconds),
         )
 
     def restore(self, snapshot: LedgerSnapshot, backends: Backends) -> None:
         """Continue from what an earlier run kept."""
-        self._began_at = min(self._began_at, snapshot.began_at)
+        self._earlier_seconds = max(0.0, self._wall.at(self._started_at) - snapshot.began_at)
         self.tasks.add(snapshot.tasks)
         self.spending.add(snapshot.backends, snapshot.models)
         for name, memory in snapshot.budgets.items():
             if name in self.budgets.by_name:
-                self.budgets.by_name[name].restore(memory)
+                self.budgets.by_name[name].restore(memory, self._started_at)
 
-        backends.restore(snapshot.breakers, self._started_at, self._offset_seconds)
+        backends.restore(snapshot.breakers, self._started_at, self._wall.offset_seconds)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from sidecard.core.accounts.histogram import CALL_BOUNDS, HANDLE_BOUNDS, Buckets
 from sidecard.core.accounts.ledger import MAX_MODELS, OTHER, bounded
+from sidecard.core.wall_clock import WallClock
 from sidecard_client.protocol.wire import Exemplar
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class DaemonMetrics:
     counted as `OTHER`.
     """
 
-    def __init__(self, max_backends: int, wall_offset_seconds: float = 0.0) -> None:
+    def __init__(self, max_backends: int, wall: WallClock) -> None:
         self.requests: Counter[tuple[type, type]] = Counter()
         """By class of request and class of reply, except begins that hit, which `Counters.hits` counts."""
         self.handled: defaultdict[type, Buckets] = defaultdict(lambda: Buckets(HANDLE_BOUNDS))
@@ -43,7 +44,7 @@ class DaemonMetrics:
         """Like ``dropped``, for parts that keep their own counts."""
         self._max_backends = max_backends
         self._backends: set[str] = set()
-        self._offset_seconds = wall_offset_seconds
+        self._wall = wall
 
     def count_lease(self, backend: str, outcome: str) -> None:
         """Count an ended lease."""
@@ -54,7 +55,7 @@ class DaemonMetrics:
         histogram = self.upstream[self._label(backend)]
         histogram.observe(seconds)
         if trace:
-            histogram.exemplify(Exemplar({"trace_id": trace[_TRACE_ID]}, seconds, now + self._offset_seconds))
+            histogram.exemplify(Exemplar({"trace_id": trace[_TRACE_ID]}, seconds, self._wall.at(now)))
 
     def count_dollars(self, backend: str, model: str | None, dollars: float) -> None:
         """Add what a call cost."""

@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from sidecard.core import notes
 from sidecard.core.settings import BudgetSettings
+from sidecard.core.wall_clock import WallClock
 from sidecard_client.protocol.wire import BudgetState
 
 _MAX_CACHED_PAIRS = 4096
@@ -21,14 +22,21 @@ class BudgetMemory(Struct, frozen=True):
 
 
 class Budget:
-    """One budget. ``wall_offset_seconds`` converts the monotonic clock to the wall clock, to which periods are aligned."""
+    """One budget. Its periods are aligned to the wall clock, ``wall``.
 
-    def __init__(self, name: str, settings: BudgetSettings, wall_offset_seconds: float) -> None:
+    Spending belongs to its period. If the clock is set back into an earlier period, the spending moves with it, so that no
+    step of the clock empties a budget before its period has passed.
+    """
+
+    def __init__(self, name: str, settings: BudgetSettings, wall: WallClock) -> None:
         self.name = name
         self.settings = settings
         self.reserved_dollars = 0.0
-        self._offset_seconds = wall_offset_seconds
+        self._wall = wall
         self._memory = BudgetMemory(0, 0.0)
+        """The period with the latest spending."""
+        self._earlier = BudgetMemory(0, 0.0)
+        """The period before that: the clock may be set back into it."""
         self._restored = BudgetMemory(0, 0.0)
         """The part of ``_memory`` that earlier runs have spent."""
         self._remote = BudgetMemory(0, 0.0)
@@ -47,10 +55,10 @@ class Budget:
 
     def spent_dollars(self, now: float) -> float:
         """Return the cost of the current period's calls, on all hosts that share the budget."""
-        period = self._period(now)
+        period = self.period(now)
         restored = self._restored.within(period)
         # The remote sum may include what this host's earlier runs have spent: it counts once.
-        return self._memory.within(period) + max(0.0, self._remote.within(period) - restored)
+        return self._booked(period) + max(0.0, self._remote.within(period) - restored)
 
     def admits(self, expected_dollars: float, now: float) -> bool:
         """Return whether a call with this expected cost may be made.
@@ -62,19 +70,25 @@ class Budget:
 
     def spend(self, dollars: float, now: float) -> notes.BudgetSpent | None:
         """Add a call's cost; return a note, once per period, when the budget is used up."""
-        period = self._period(now)
-        self._memory = BudgetMemory(period, self._memory.within(period) + dollars)
+        period = self.period(now)
+        self._book(period, self._booked(period) + dollars)
         return self._note(period, now)
 
     def set_remote(self, period: int, dollars: float, now: float) -> notes.BudgetSpent | None:
         """Replace the known spending of others; return a note as `spend` does."""
         self._remote = BudgetMemory(period, dollars)
-        return self._note(self._period(now), now)
+        return self._note(self.period(now), now)
 
     def own_spending(self, now: float) -> tuple[int, float]:
         """Return the current period, and what this run has spent in it."""
-        period = self._period(now)
-        return period, self._memory.within(period) - self._restored.within(period)
+        period = self.period(now)
+        return period, self._booked(period) - self._restored.within(period)
+
+    def wall_clock_set(self, before: int, now: float) -> None:
+        """Keep the spending of the period ``before`` if the wall clock was set back into an earlier one."""
+        period = self.period(now)
+        if period < before and self._booked(before) > self._booked(period):
+            self._book(period, self._booked(before))
 
     def _note(self, period: int, now: float) -> notes.BudgetSpent | None:
         spent = self.spent_dollars(now)
@@ -88,7 +102,7 @@ class Budget:
     def resets_in_seconds(self, now: float) -> float:
         """Return the rest of the current period."""
         period_seconds = self.settings.period_seconds
-        return period_seconds - (now + self._offset_seconds) % period_seconds
+        return period_seconds - self._wall.at(now) % period_seconds
 
     def state(self, now: float) -> BudgetState:
         """Return its state for `report`."""
@@ -106,20 +120,35 @@ class Budget:
         """Return what to keep over a restart."""
         return self._memory
 
-    def restore(self, memory: BudgetMemory) -> None:
+    def restore(self, memory: BudgetMemory, now: float) -> None:
         """Continue from what an earlier run kept; the spending of a past period has no effect."""
+        period = self.period(now)
+        if memory.period > period:
+            # The wall clock was ahead, or is behind: see the class.
+            memory = BudgetMemory(period, memory.spent_dollars)
+
         self._memory = self._restored = memory
 
-    def _period(self, now: float) -> int:
-        return int((now + self._offset_seconds) // self.settings.period_seconds)
+    def period(self, now: float) -> int:
+        """Return the number of the current period."""
+        return int(self._wall.at(now) // self.settings.period_seconds)
+
+    def _booked(self, period: int) -> float:
+        return self._memory.within(period) or self._earlier.within(period)
+
+    def _book(self, period: int, dollars: float) -> None:
+        if period != self._memory.period:
+            self._earlier = self._memory
+
+        self._memory = BudgetMemory(period, dollars)
 
 
 class Budgets:
     """All budgets."""
 
-    def __init__(self, settings: dict[str, BudgetSettings], wall_offset_seconds: float) -> None:
-        self.by_name = {name: Budget(name, given, wall_offset_seconds) for name, given in settings.items()}
-        self._offset_seconds = wall_offset_seconds
+    def __init__(self, settings: dict[str, BudgetSettings], wall: WallClock) -> None:
+        self.by_name = {name: Budget(name, given, wall) for name, given in settings.items()}
+        self._wall = wall
         self._covering: dict[tuple[str, str], tuple[Budget, ...]] = {}
 
     def reconfigure(self, settings: dict[str, BudgetSettings]) -> None:
@@ -130,10 +159,17 @@ class Budgets:
         for name, given in settings.items():
             budget = older.get(name)
             if budget is None or budget.settings.period_seconds != given.period_seconds:
-                budget = Budget(name, given, self._offset_seconds)
+                budget = Budget(name, given, self._wall)
 
             budget.reconfigure(given)
             self.by_name[name] = budget
+
+    def set_wall_clock(self, offset_seconds: float, now: float) -> None:
+        """Apply a wall clock that was set."""
+        before = [(budget, budget.period(now)) for budget in self.by_name.values()]
+        self._wall.offset_seconds = offset_seconds
+        for budget, period in before:
+            budget.wall_clock_set(period, now)
 
     def covering(self, task: str, backend: str) -> tuple[Budget, ...]:
         """Return the budgets to which calls of ``task`` on ``backend`` count."""

@@ -49,6 +49,10 @@ class Waiter(Struct, eq=False):
         """Record that the store has no entry for the waiter."""
         self.lookup_open = False
 
+    def wait_longer(self, seconds: float) -> None:
+        """Move the deadline."""
+        self.deadline += seconds
+
     def follow(self, follower: "Follower", deadline: float) -> None:
         """Follow the flight's stream, and wait until ``deadline`` for its next chunk."""
         self.follower = follower
@@ -99,6 +103,10 @@ class Applicant(Struct, eq=False):
     def retry_is_due(self) -> None:
         """End the pause before a retry."""
         self.not_before = 0.0
+
+    def wait_longer(self, seconds: float) -> None:
+        """Move the deadline."""
+        self.deadline += seconds
 
     def is_queued_at(self, backend: "Backend") -> bool:
         """Return whether the applicant is in a backend's queue."""

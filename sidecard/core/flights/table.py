@@ -109,6 +109,9 @@ class Flights:
         if applicant.first:
             self.waiters_by_uid.take(applicant.peer.uid)
 
+        self._set_timer(applicant)
+
+    def _set_timer(self, applicant: Applicant) -> None:
         self.timers.set(applicant, min(applicant.deadline, applicant.not_before or applicant.deadline))
 
     def withdraw(self, applicant: Applicant) -> None:
@@ -169,6 +172,27 @@ class Flights:
     def renew(self, lease: HeldLease, now: float) -> None:
         """Prolong a lease."""
         self.timers.set(lease, now + self.lease_seconds)
+
+    def host_slept(self, seconds: float, now: float) -> None:
+        """Prolong what is in progress: holders and callers slept as well, and renew as soon as they are awake.
+
+        Everything else ages while the host sleeps: entries, budgets, open breakers, retries.
+        """
+        if seconds <= 0:
+            return
+
+        for lease in self._leases.values():
+            self.renew(lease, now)
+
+        waiters = [waiter for flight in self._flights.values() for waiter in flight.waiters.values()]
+        for waiter in waiters:
+            waiter.wait_longer(seconds)
+            if not waiter.no_wait:
+                self.timers.set(waiter, waiter.deadline)
+
+        for applicant in self._applicants:
+            applicant.wait_longer(seconds)
+            self._set_timer(applicant)
 
     def end_lease(self, lease: HeldLease, *, answered: bool) -> None:
         """End a lease. Unless its call has ``answered``, remember it, so that a late answer can be billed."""

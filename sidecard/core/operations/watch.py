@@ -25,6 +25,7 @@ from sidecard.core.effects import AwaitRead, Effect, SendReply
 from sidecard.core.events import BacklogRead, NoteEmitted, Peer
 from sidecard.core.notes import Note, TableFull
 from sidecard.core.replies import error, for_operators
+from sidecard.core.wall_clock import WallClock
 from sidecard_client.protocol import wire
 
 WINDOW_NOTES: Final = 256
@@ -116,10 +117,10 @@ class _Watch:
 
 
 class Watches:
-    """All watches. ``wall_offset_seconds`` is that of `sidecard.core.engine.Engine`."""
+    """All watches. ``wall`` is the wall clock, which notes carry."""
 
-    def __init__(self, wall_offset_seconds: float) -> None:
-        self._wall_offset_seconds = wall_offset_seconds
+    def __init__(self, wall: WallClock) -> None:
+        self._wall = wall
         self._watches: dict[tuple[int, int], _Watch] = {}
 
     def __bool__(self) -> bool:
@@ -155,7 +156,7 @@ class Watches:
             return []
 
         fields = fields_of(event.note)
-        at_seconds = now + self._wall_offset_seconds
+        at_seconds = self._wall.at(now)
         return [
             effect for watch in watches for effect in watch.offer(wire.Note(watch.request_id, name, at_seconds, fields))
         ]
@@ -163,7 +164,7 @@ class Watches:
     def backlog_read(self, event: BacklogRead, now: float) -> list[Effect]:
         """Continue a watch whose peer has read all that it was sent."""
         watch = self._watches.get((event.peer_id, event.request_id))
-        return [] if watch is None else watch.resume(now + self._wall_offset_seconds)
+        return [] if watch is None else watch.resume(self._wall.at(now))
 
     def cancel(self, peer: Peer, target: int) -> None:
         """End the peer's watch with that id, if any."""

@@ -11,7 +11,7 @@ import msgspec
 from sidecard.config.schema import LimitSettings
 from sidecard.core.effects import CallRecord
 from sidecard.core.engine import Engine
-from sidecard.core.events import Peer
+from sidecard.core.events import ClocksStepped, Peer
 from sidecard.core.notes import Note
 from sidecard.core.settings import EngineSettings
 from sidecard.errors import SidecardBug
@@ -204,18 +204,21 @@ class ServerHarness:
         self.levels: list[str] = []
         self.refused: list[tuple[int, str]] = []
         self.closed: list[tuple[Peer, str]] = []
+        self.slept_seconds = self._reported_seconds = 0.0
+        """What the engine's clock has counted and the loop's has not."""
         self.engine = Engine(
             EngineSettings(**settings), boot_id="boot", version="1", now=100.0, shown_settings={}, shown_origins={}
         )
         self.driver = Driver(
             self.engine,
             self.loop,  # type: ignore[arg-type]  # the part of a loop that is used
-            lambda: self.loop.now,
+            lambda: self.loop.now + self.slept_seconds,
             on_note=self.notes.append,
             on_bug=self.bugs.append,
             on_call=self.calls.append,
             on_level=self.levels.append,
             metrics=self.engine.metrics,
+            before_tick=self._before_tick,
         )
         self.connections = ConnectionTable(
             self.limits,
@@ -227,6 +230,16 @@ class ServerHarness:
         self.buffers = BufferBudget[PeerConnection](self.limits.max_buffered_bytes)
         scheduler = FairScheduler(self.loop)  # type: ignore[arg-type]  # the part of a loop that is used
         self.context = ServerContext(self.driver, self.connections, scheduler, self.buffers, self.loop)  # type: ignore[arg-type]  # as above
+
+    def notice_sleep(self) -> None:
+        """Report that the host slept, as the daemon does once a second."""
+        slept_seconds = self.slept_seconds - self._reported_seconds
+        self._reported_seconds = self.slept_seconds
+        self.driver.clocks_stepped(ClocksStepped(slept_seconds, 0.0))
+
+    def _before_tick(self) -> None:
+        if self.slept_seconds > self._reported_seconds:
+            self.notice_sleep()
 
     def connect(self, uid: int = UID, gid: int = GID) -> FakePeer:
         """Connect a peer."""

@@ -83,6 +83,32 @@ def test_a_passed_deadline_sets_a_timer_of_one_grain() -> None:
     assert all(due >= server.loop.now + TIMER_GRAIN_SECONDS for due in server.loop.armed)
 
 
+def test_what_is_due_after_a_sleep_is_handled_once_it_is_known() -> None:
+    """The loop's timer did not count the sleep: it would fire a whole lifetime of the entry later."""
+    server = ServerHarness()
+    alice = server.connect()
+    alice.send(wire.Put("key", value_of("answer"), id=1))
+    server.slept_seconds += 3600.0
+    (armed,) = server.loop.armed
+    server.notice_sleep()
+    assert server.engine.next_deadline() is None
+    assert server.loop.armed == []
+    assert armed > server.loop.now
+
+
+def test_a_timer_after_a_sleep_ends_no_lease() -> None:
+    """1. A lease and a short wait. 2. The host sleeps. 3. The wait's timer fires before the sleep is known."""
+    server = ServerHarness(lease_seconds=15)
+    alice, bob = server.connect(), server.connect()
+    alice.send(wire.Begin("key", id=1))
+    (lease,) = alice.received()
+    bob.send(wire.Begin("key", id=2, wait_seconds=2))
+    server.slept_seconds += 3600.0
+    server.loop.pass_time(2 + TIMER_GRAIN_SECONDS)
+    alice.send(wire.Complete(lease.lease, value_of("answer"), id=3))
+    assert isinstance(alice.received()[-1], wire.Stored)
+
+
 def test_notes_reach_their_listener() -> None:
     """Notes are data."""
     server = ServerHarness()

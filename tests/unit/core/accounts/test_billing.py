@@ -11,6 +11,7 @@ from sidecard.core.accounts.ledger import LEDGER_VERSION, MAX_MODELS, OTHER, Bac
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.registry import Backends
 from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings, TaskSettings
+from sidecard.core.wall_clock import WallClock
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Usage
 from tests.host import Host
@@ -25,7 +26,8 @@ def table(model: str, prompt_tokens: int, completion_tokens: int) -> float | Non
 
 def accounts(price: Price = no_price) -> Billing:
     """Return empty billing."""
-    return Billing(TaskLedgers(8), BackendLedgers(8), Budgets({}, 0.0), DaemonMetrics(8), price, 0.0, 0.0)
+    wall = WallClock()
+    return Billing(TaskLedgers(8), BackendLedgers(8), Budgets({}, wall), DaemonMetrics(8, wall), price, wall, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from sidecard.core.backends.admission import LATENCY_HALF_LIFE_SECONDS, Admissio
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.registry import MAX_NAMED, OTHER_BACKENDS, Backends
 from sidecard.core.settings import BackendSettings, BudgetSettings, EngineSettings, LiveSettings, TaskSettings
+from sidecard.core.wall_clock import WallClock
 from sidecard_client.protocol.wire import Begin, RejectionReason, Route, Usage
 
 
@@ -19,7 +20,7 @@ class Town:
         self.now = 1000.0
         self.settings = EngineSettings(budgets=budgets or {}, **settings)
         self.backends = Backends(self.settings.backends, self.settings.max_backends, lambda: 0.5)
-        self.budgets = Budgets(self.settings.budgets, 0.0)
+        self.budgets = Budgets(self.settings.budgets, WallClock())
         self.admission = Admission(LiveSettings(self.settings), self.backends, self.budgets)
 
     def decide(self, *names: str, route: Route | None = None, task: str = "general") -> Decision:

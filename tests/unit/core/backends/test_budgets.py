@@ -5,6 +5,7 @@ import pytest
 from sidecard.core import notes
 from sidecard.core.backends.budgets import Budget, BudgetMemory, Budgets
 from sidecard.core.settings import BudgetSettings
+from sidecard.core.wall_clock import WallClock
 
 DAY = 86400.0
 START = 1_700_000_000.0
@@ -13,7 +14,7 @@ START = 1_700_000_000.0
 
 def budget(dollars: float = 10.0, offset: float = START, *, hard: bool = True, period: float = DAY) -> Budget:
     """Return a budget whose monotonic clock began at ``offset``."""
-    return Budget("daily", BudgetSettings(dollars, period_seconds=period, hard=hard), offset)
+    return Budget("daily", BudgetSettings(dollars, period_seconds=period, hard=hard), WallClock(offset))
 
 
 def test_a_day_ends_at_midnight_utc() -> None:
@@ -97,7 +98,7 @@ def test_spending_survives_a_restart_within_its_period() -> None:
     daily.spend(7.0, 50.0)
     memory = daily.memory()
     later = budget(offset=START + 100.0)
-    later.restore(memory)
+    later.restore(memory, 0.0)
 
     assert later.spent_dollars(0.0) == 7.0
     assert later.spent_dollars(DAY) == 0.0
@@ -123,7 +124,7 @@ BUDGETS = {
 )
 def test_covering_selects_by_task_and_backend(task: str, backend: str, covering: list[str]) -> None:
     """A call counts for each budget that names its task, its backend, both, or neither."""
-    budgets = Budgets(BUDGETS, 0.0)
+    budgets = Budgets(BUDGETS, WallClock())
 
     for _ in range(2):
         assert [one.name for one in budgets.covering(task, backend)] == covering
@@ -131,7 +132,7 @@ def test_covering_selects_by_task_and_backend(task: str, backend: str, covering:
 
 def test_refusing_returns_the_budget_that_resets_last() -> None:
     """A caller that retried earlier would be refused again."""
-    budgets = Budgets(BUDGETS, 0.0)
+    budgets = Budgets(BUDGETS, WallClock())
     assert budgets.rejecting("rag", "cloud", 0.5, 0.0) is None
     budgets.by_name["rag on cloud"].spend(1.0, 0.0)
     assert budgets.rejecting("rag", "cloud", 0.5, 0.0) is budgets.by_name["rag on cloud"]
@@ -143,7 +144,7 @@ def test_refusing_returns_the_budget_that_resets_last() -> None:
 
 def test_a_soft_budget_refuses_nothing() -> None:
     """It only makes a note."""
-    budgets = Budgets({"all": BudgetSettings(1.0)}, 0.0)
+    budgets = Budgets({"all": BudgetSettings(1.0)}, WallClock())
     budgets.by_name["all"].spend(50.0, 0.0)
 
     assert budgets.rejecting("rag", "cloud", 1.0, 0.0) is None
@@ -151,7 +152,7 @@ def test_a_soft_budget_refuses_nothing() -> None:
 
 def test_the_table_of_covering_budgets_is_bounded() -> None:
     """Peers choose the names of tasks and backends."""
-    budgets = Budgets(BUDGETS, 0.0)
+    budgets = Budgets(BUDGETS, WallClock())
     for number in range(10_000):
         budgets.covering(f"task{number}", "cloud")
 
@@ -178,7 +179,7 @@ def test_spending_of_an_earlier_run_counts_once() -> None:
     """1. a run spends and shares that; 2. it ends; 3. the next restores its ledger, and receives the shared sum."""
     daily = budget(10.0)
     period, _ = daily.own_spending(0.0)
-    daily.restore(BudgetMemory(period, 3.0))
+    daily.restore(BudgetMemory(period, 3.0), 0.0)
     assert daily.spent_dollars(0.0) == 3.0
     assert daily.own_spending(0.0) == (period, 0.0)
     daily.set_remote(period, 3.0, 0.0)
@@ -188,3 +189,49 @@ def test_spending_of_an_earlier_run_counts_once() -> None:
     assert daily.spent_dollars(0.0) == 6.0
     assert daily.own_spending(0.0) == (period, 1.0)
     assert daily.memory() == BudgetMemory(period, 4.0)
+
+
+def set_clock(those: Budgets, days: float, now: float) -> None:
+    """Set the wall clock to so many days after `START`."""
+    those.set_wall_clock(START + days * DAY - now, now)
+
+
+def test_spending_stays_with_its_day_while_the_clock_is_set_back_and_forth() -> None:
+    """Each day is booked once, however often the clock says that it begins."""
+    those = Budgets({"daily": BudgetSettings(10.0, period_seconds=DAY)}, WallClock(START))
+    daily = those.by_name["daily"]
+    daily.spend(8.0, 0.0)
+    for now in (10.0, 20.0, 30.0):
+        set_clock(those, 1.0, now)
+        assert daily.spent_dollars(now) == (now - 10.0) / 10.0
+        daily.spend(1.0, now)
+        set_clock(those, 0.0, now)
+        assert daily.spent_dollars(now) == 8.0
+
+
+def test_a_clock_that_is_set_back_does_not_empty_a_budget() -> None:
+    """Into a day that this run knows nothing of, or of which it has booked less; a day later the budget is empty."""
+    those = Budgets({"daily": BudgetSettings(10.0, period_seconds=DAY)}, WallClock(START))
+    daily = those.by_name["daily"]
+    daily.spend(8.0, 0.0)
+    set_clock(those, -7.0, 1.0)
+    assert daily.spent_dollars(1.0) == 8.0
+    daily.spend(1.0, 1.0)
+    assert daily.spent_dollars(1.0) == 9.0
+    assert daily.spent_dollars(1.0 + DAY) == 0.0
+
+
+def test_a_host_that_slept_for_a_day_has_a_new_budget() -> None:
+    """Its clock counts the sleep."""
+    daily = budget()
+    daily.spend(8.0, 0.0)
+    assert daily.spent_dollars(DAY) == 0.0
+
+
+def test_spending_from_the_future_counts_now() -> None:
+    """1. The clock is a day ahead. 2. A call is billed. 3. The daemon stops. 4. The clock is set right. 5. It starts."""
+    daily = budget()
+    period, _ = daily.own_spending(0.0)
+    daily.restore(BudgetMemory(period + 1, 8.0), 0.0)
+    assert daily.spent_dollars(0.0) == 8.0
+    assert daily.spent_dollars(DAY) == 0.0
