@@ -6,7 +6,8 @@ Workers of both kinds make calls of all kinds, and check each answer (`tests.soa
 daemon is stopped and killed, its Redis comes and goes and hangs, settings are read again.
 Each second what the daemon holds is sampled. In the first part (`RESTARTS_SHARE`) daemons come and go; the last one stays, so
 that it can be judged whether it grows: by the median of all slopes between samples (Theil and Sen), which a third of outliers
-do not move. In the end, when all workers have gone, everything must be given back.
+do not move. With ``--attackers``, processes of another uid attack all the time (`tests.bench.bystanders`); then memory must stay
+within its bounds, and calls of a bystander, which begins after the last restart, must not fall back. In the end, when all workers have gone, everything must be given back.
 """
 
 import argparse
@@ -26,8 +27,10 @@ from pathlib import Path
 
 import msgspec
 
+from tests.bench.bystanders.harness import bounds
 from tests.daemons import Daemon, ask, poll
 from tests.servers import RedisServer, any_program, ending
+from tests.soak_attackers import Attackers
 from tests.soak_picture import Curve, picture
 from tests.soak_worker import CALLERS, RECORD, Plan, Seen
 
@@ -46,6 +49,8 @@ STUCK_SECONDS = 8.0
 
 CLAIM_SECONDS = 20.0
 """So long, at most, the claims of a daemon that was killed stay in Redis."""
+
+QUANTILES = (("p50", 0.5), ("p99.9", 0.999), ("max", 1.0))
 
 GAUGES = ("cache_entries", "flights", "waiters", "leases", "peers", "stream_bytes")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -90,6 +95,8 @@ class Result(msgspec.Struct):
     """Values that rise, and times without a served caller."""
     left: list[str]
     """What was not given back in the end."""
+    bystander: list[str]
+    """What attacks did to a bystander; nothing without attackers."""
     logged: list[str]
     """Internal errors in the daemon's log."""
     samples: list[Sample]
@@ -98,13 +105,15 @@ class Result(msgspec.Struct):
     @property
     def complaints(self) -> list[str]:
         """Whatever is not as it must be."""
-        return [*self.faults, *self.growing, *self.left, *self.logged]
+        return [*self.faults, *self.growing, *self.left, *self.bystander, *self.logged]
 
 
 class Soak:
     """One daemon, its Redis, its workers, and its troublemakers. All randomness comes from ``seed``."""
 
-    def __init__(self, directory: Path, seed: int, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, directory: Path, seed: int, say: Callable[[str], None] = print, *, attacked: bool = False
+    ) -> None:
         self.random = random.Random(seed)
         self._say = say
         self._directory = directory
@@ -118,7 +127,13 @@ class Soak:
             "--no-state",
             SIDECARD_STORE_URL=self.redis.url,
             SIDECARD_LOG_FORMAT="json",
+            **({"SIDECARD_SOCKET_MODE": "0666"} if attacked else {}),
         )
+        self._attackers: Attackers | None = None
+        if attacked:
+            directory.chmod(0o755)
+            self._attackers = Attackers(self.daemon.socket, self.random)
+
         self.samples: list[Sample] = []
         self.done: list[tuple[float, str]] = []
         self._workers: list[subprocess.Popen[bytes]] = []
@@ -142,6 +157,7 @@ class Soak:
             time.sleep(1.0)  # between samples, not for something to happen
             self._come_back()
             self._replace_the_dead()
+            self._attack(seconds)
             if (sample := self._sample()) is not None:
                 self.samples.append(sample)
 
@@ -159,7 +175,8 @@ class Soak:
             needed=len(set(made)),
             ends=dict(sum((Counter(one.ends) for one in seen), Counter[str]())),
             faults=[fault for one in seen for fault in one.faults],
-            growing=[*self.growing(), *self.stuck()],
+            growing=[*(self.growing() if self._attackers is None else self.above_bounds()), *self.stuck()],
+            bystander=self._bystander_faults(),
             left=left,
             logged=self._logged(),
             samples=self.samples,
@@ -188,6 +205,12 @@ class Soak:
                 problems.append(f"{name} rose by {rise:.0f} in {steady[-1].at - steady[0].at:.0f} s")
 
         return problems
+
+    def above_bounds(self) -> list[str]:
+        """Return by how much memory exceeds the configured bounds: beside attackers, it rises and falls with them."""
+        peak, bound = max(one.resident_bytes for one in self.samples), bounds(self.daemon.socket)
+        self._say(f"peak of {peak / MIB:.0f} MiB; the bounds are {bound / MIB:.0f} MiB")
+        return [f"{peak / MIB:.0f} MiB are resident; the bounds are {bound / MIB:.0f} MiB"] if peak > bound else []
 
     def stuck(self) -> list[str]:
         """Return when all callers waited for the last daemon and none made a call: a claim or permit without a holder."""
@@ -282,6 +305,29 @@ class Soak:
             if worker.poll() is not None:
                 self._workers[place] = self._worker()
 
+    def _attack(self, seconds: float) -> None:
+        if self._attackers is None:
+            return
+
+        # A call that is made while the daemon restarts falls back.
+        if self.seconds > seconds * RESTARTS_SHARE + PAUSE_SECONDS[1]:
+            self._attackers.start_bystander()
+
+        for name in self._attackers.step():
+            self.done.append((self.seconds, f"attack: {name}"))
+            self._say(f"{self.seconds:7.1f} s  attack: {name}")
+
+    def _bystander_faults(self) -> list[str]:
+        """Print what the bystander has seen; return what it must not see."""
+        if self._attackers is None:
+            return []
+
+        seen = self._attackers.seen
+        figures = ", ".join(f"{name} {seen.quantile_ms(share):.1f} ms" for name, share in QUANTILES)
+        self._say(f"bystander: {len(seen.taken)} calls, {seen.ends}, {figures}")
+        fallbacks = seen.ends.get("fallback", 0)
+        return [*seen.wrong, *([f"{fallbacks} of the bystander's calls fell back"] if fallbacks else [])]
+
     # Parts -----------------------------------------------------------------------------------------------------------
 
     def _configure(self) -> None:
@@ -324,6 +370,9 @@ class Soak:
     def _end(self, before: Sample | None) -> list[str]:
         """Let all workers end, and say what the daemon has not given back."""
         self._come_back(now=True)
+        if self._attackers is not None:
+            self._attackers.close()
+
         for worker in self._workers:
             worker.send_signal(signal.SIGTERM)
 
@@ -364,6 +413,9 @@ class Soak:
 
     def close(self) -> None:
         """End everything, whatever happened."""
+        if self._attackers is not None:
+            self._attackers.close()
+
         for worker in self._workers:
             if worker.poll() is None:
                 worker.kill()
@@ -391,14 +443,21 @@ def _rates(samples: Sequence[Sample]) -> Curve:
     ]
 
 
-def soak(seconds: float, seed: int, picture_path: Path | None = None, say: Callable[[str], None] = print) -> Result:
+def soak(
+    seconds: float,
+    seed: int,
+    picture_path: Path | None = None,
+    say: Callable[[str], None] = print,
+    *,
+    attacked: bool = False,
+) -> Result:
     """Run a soak of ``seconds``, and leave a picture of it."""
     say(f"seed {seed}")
     with ExitStack() as stack:
         directory = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="sk-", dir="/tmp", ignore_cleanup_errors=True))
         )
-        one = Soak(directory, seed, say)
+        one = Soak(directory, seed, say, attacked=attacked)
         stack.enter_context(ending(one.redis))
         stack.callback(one.close)
         try:
@@ -421,9 +480,12 @@ def main() -> int:
     parser.add_argument(
         "--picture", type=Path, default=None, help="SVG file for curves of memory, descriptors and threads"
     )
+    parser.add_argument(
+        "--attackers", action="store_true", help="add attackers and a bystander of other uids; needs root"
+    )
     parsed = parser.parse_args()
     seed = parsed.seed if parsed.seed is not None else int.from_bytes(os.urandom(4), "big")
-    result = soak(parsed.hours * 3600, seed, parsed.picture)
+    result = soak(parsed.hours * 3600, seed, parsed.picture, attacked=parsed.attackers)
     print(f"{result.asked} calls asked for, {result.made} made, of {result.needed} different ones; ended as:")
     for end, count in sorted(result.ends.items()):
         print(f"  {end}: {count}")

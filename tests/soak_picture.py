@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
 WIDTH, MARGIN, ROW, GAP, TITLE = 1000, 90, 90, 34, 60
-COLOURS = {"daemon": "#c0392b", "redis": "#8e44ad", "worker": "#7f8c8d", "reload": "#2980b9"}
+COLOURS = {"daemon": "#c0392b", "redis": "#8e44ad", "worker": "#7f8c8d", "reload": "#2980b9", "attack:": "#e67e22"}
 """Of what was done, by its first word."""
 
 Curve = Sequence[tuple[float, float]]

@@ -1,7 +1,7 @@
 """Five minutes of everything that may happen to a daemon: nothing is wrong, nothing grows, nothing is left.
 
-``SOAK_SECONDS`` makes it longer, ``SOAK_SEED`` repeats it, ``SOAK_PICTURE`` names the SVG; `python -m tests.soak` does the same by
-hand, for hours.
+``SOAK_SECONDS`` makes it longer, ``SOAK_SEED`` repeats it, ``SOAK_PICTURE`` names the SVG, ``SOAK_ATTACKERS=1`` adds attackers;
+`python -m tests.soak` does the same by hand, for hours.
 """
 
 import os
@@ -21,7 +21,7 @@ def test_soak_under_faults_answers_rightly_and_leaves_nothing(tmp_path: Path) ->
     """Workers and daemon are killed, Redis fails, settings are reloaded; answers are right, memory does not grow; the seed is printed."""
     seed = int(os.environ.get("SOAK_SEED") or int.from_bytes(os.urandom(4), "big"))
     drawn = Path(os.environ.get("SOAK_PICTURE") or tmp_path / "soak.svg")
-    result = soak(SECONDS, seed, drawn)
+    result = soak(SECONDS, seed, drawn, attacked=bool(int(os.environ.get("SOAK_ATTACKERS") or "0")))
 
     print({"asked": result.asked, "made": result.made, "needed": result.needed} | result.ends, drawn)
     assert result.complaints == []

@@ -95,6 +95,10 @@ class Plan:
     def stages(self, mutant: Mutant) -> Iterator[tuple[list[str], float]]:
         """Yield sets of tests, the most specific first, each with the seconds that it may take."""
         names = self._by_function.get((mutant.path, mutant.function_line), [])
+        if not names and not mutant.function_line:
+            # A module without functions: messages, events, settings.
+            names = list(self._tests)
+
         mirror = f"test_{Path(mutant.path).name}"
 
         def priority(name: str) -> tuple[bool, int]:

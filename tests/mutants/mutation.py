@@ -36,6 +36,7 @@ REMOVABLE = (ast.Expr, ast.Assign, ast.AugAssign, ast.Raise, ast.Continue, ast.B
 CONTROL = -1
 """The number of a mutant without a change, which must survive."""
 
+UNMUTATED_FIELDS = frozenset({"annotation", "returns", "decorator_list", "type_params"})
 UNMUTATED_FUNCTIONS = frozenset({"__repr__", "__rich_repr__"})
 UNMUTATED_NAMES = frozenset({"__slots__", "__all__", "__match_args__"})
 
@@ -125,7 +126,8 @@ def _changes(tree: ast.Module) -> Iterator[_Change]:
 
 def _visit(parent: ast.AST, statement: ast.stmt, function_line: int) -> Iterator[_Change]:
     for field, value in list(ast.iter_fields(parent)):
-        if field in {"annotation", "returns", "decorator_list", "type_params"}:
+        # Keywords of a class say how its fields are stored.
+        if field in UNMUTATED_FIELDS or (field == "keywords" and isinstance(parent, ast.ClassDef)):
             continue
 
         for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
@@ -171,6 +173,10 @@ def _is_unmutated(node: ast.AST, parent: ast.AST) -> bool:
     return False
 
 
+def _operators(node: ast.BinOp) -> Iterator[ast.operator]:
+    return (one.op for one in ast.walk(node) if isinstance(one, ast.BinOp))
+
+
 def _replacements(node: ast.AST, parent: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     for kind, replacement in [*_other_operators(node), *_other_flow(node, parent)]:
         yield kind, ast.copy_location(replacement, node)
@@ -201,7 +207,8 @@ def _other_flow(node: ast.AST, parent: ast.AST) -> Iterator[tuple[str, ast.AST]]
             yield "condition negated", changed
         case ast.Constant():
             yield from (("constant", ast.Constant(other)) for other in _other_constants(node.value))
-        case ast.Return(value=ast.expr() as returned) if ast.unparse(returned) != "None":
+        # None means as much as False to most callers.
+        case ast.Return(value=ast.expr() as returned) if ast.unparse(returned) not in {"None", "False"}:
             yield "return", ast.Return(ast.Constant(None))
         case ast.Call(func=ast.Name(id=name)) if name in TWINS:
             twin = ast.copy_location(ast.Name(TWINS[name], ast.Load()), node.func)

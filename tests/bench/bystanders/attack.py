@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import socket
 import struct
 from collections.abc import Callable, Iterable
@@ -124,8 +125,8 @@ class Target:
         return connection
 
     def name(self, prefix: str = "n") -> str:
-        """Return a new name."""
-        return f"{prefix}{self.process}.{next(self.names)}"
+        """Return a name that no other process has used, at most 20 characters longer than ``prefix``."""
+        return f"{prefix}{os.getpid()}.{next(self.names)}"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One process of an attack: ``python -m tests.bench.bystanders.attacker NAME run|prepare PATH PORT UID PROCESS NICE``."""
+"""One process of an attack: ``python -m tests.bench.bystanders.attacker NAME run|prepare|both PATH PORT UID PROCESS NICE``."""
 
 import os
 import sys
@@ -28,11 +28,11 @@ def main() -> None:
 
     attack = ATTACKS[name]
     target = Target(path, int(port), int(process))
-    if what == "prepare":
-        assert attack.prepare is not None
+    if what != "run" and attack.prepare is not None:
         with suppress(OSError):
             attack.prepare(target)
 
+    if what == "prepare":
         return
 
     said = False

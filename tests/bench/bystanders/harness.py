@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from tests.bench.bystanders.attack import ATTACKS, Attack
@@ -29,11 +31,36 @@ DAEMON_NICE, ATTACKER_NICE = -20, -10
 """Above other work on the machine; attackers use what processor time the daemon leaves."""
 
 PREPARE_SECONDS = 180.0
+HEALTH_CHECK_SECONDS, HEALTH_TIMEOUT_SECONDS = 0.2, 1.0
 MAX_RESIDENT_BYTES = 6 * 1024 * MIB
 """Beyond it, a round of an older version ends early, for the sake of the machine."""
 
 BOUND_SETTINGS = ("cache.max_bytes", "limits.max_buffered_bytes", "limits.max_memory_bytes")
 ALLOWANCE_BYTES = 40 * MIB
+RIGHT_ENDS = frozenset({"cache", "upstream", "shared", "fallback"})
+
+
+class Seen(Struct):
+    """What a bystander has seen in one period: seconds of each call, and how many ended in which way."""
+
+    taken: list[float]
+    ends: dict[str, int]
+
+    def add(self, other: "Seen") -> None:
+        """Add another period."""
+        self.taken += other.taken
+        for end, count in other.ends.items():
+            self.ends[end] = self.ends.get(end, 0) + count
+
+    @property
+    def wrong(self) -> list[str]:
+        """Ends that no attack may cause."""
+        return [f"{end} ({count})" for end, count in self.ends.items() if end not in RIGHT_ENDS]
+
+    def quantile_ms(self, share: float) -> float:
+        """Return the milliseconds within which this share of the calls ended."""
+        taken = sorted(self.taken)
+        return taken[min(len(taken) - 1, int(len(taken) * share))] * 1000 if taken else 0.0
 
 
 class Measured(Struct, frozen=True):
@@ -75,14 +102,18 @@ def measure(attack: Attack | None, seconds: float = 6.0, tree: Path = ROOT, *, q
         port = _free_port()
         path, log = str(directory / "s"), directory / "log"
         daemon = stack.enter_context(_daemon(tree, path, log, port, attack.settings if attack else (), quiet=quiet))
-        bound = sum(_settings(path).values()) + ALLOWANCE_BYTES
+        bound = bounds(path)
         start = _memory(daemon.pid, "VmHWM")
 
         if attack is not None and attack.prepare is not None:
             with _attackers(attack, "prepare", path, port, quiet=quiet) as (one, *_):
                 assert one.wait(PREPARE_SECONDS) == 0, "the preparation failed"
 
-        bystander = stack.enter_context(_bystander(tree, path, quiet=quiet))
+        refused: list[str] = []
+        if attack is not None and any("http.listen" in setting for setting in attack.settings):
+            stack.enter_context(_health_checks(port, refused))
+
+        bystander = stack.enter_context(bystanding(tree, path, quiet=quiet))
         _period(bystander, 0.5)
         if attack is None:
             seen = _period(bystander, seconds)
@@ -97,27 +128,19 @@ def measure(attack: Attack | None, seconds: float = 6.0, tree: Path = ROOT, *, q
                 assert all(process.poll() is None for process in attackers), "an attacker has ended"
 
         # How the daemon copes with the end of all that.
-        after = _period(bystander, 0.7)
+        seen.add(_period(bystander, 0.7))
         peak = _memory(daemon.pid, "VmHWM")
         errors = _errors(log)
 
-    taken = sorted([*seen["taken"], *after["taken"]])
-    ends = {**after["ends"]}
-    for end, count in seen["ends"].items():
-        ends[end] = ends.get(end, 0) + count
-
-    wrong = [
-        f"{end} ({count})" for end, count in ends.items() if end not in {"cache", "upstream", "shared", "fallback"}
-    ]
     return Measured(
         name=attack.name if attack else "nothing",
         about=attack.about if attack else "No attack",
-        calls=len(taken),
-        p50_ms=taken[len(taken) // 2] * 1000,
-        p999_ms=taken[min(len(taken) - 1, int(len(taken) * 0.999))] * 1000,
-        max_ms=taken[-1] * 1000,
-        fallbacks=ends.get("fallback", 0),
-        wrong=wrong + errors,
+        calls=len(seen.taken),
+        p50_ms=seen.quantile_ms(0.5),
+        p999_ms=seen.quantile_ms(0.999),
+        max_ms=seen.quantile_ms(1.0),
+        fallbacks=seen.ends.get("fallback", 0),
+        wrong=seen.wrong + refused + errors,
         start_mib=start / MIB,
         peak_mib=peak / MIB,
         bound_mib=bound / MIB,
@@ -193,7 +216,8 @@ def _daemon(
         process.wait()
 
 
-def _settings(path: str) -> dict[str, int]:
+def bounds(path: str) -> int:
+    """Return the bytes that a daemon's settings allow it, and the allowance."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
         connection.sendall(b'{"op":"config"}\n')
@@ -203,7 +227,8 @@ def _settings(path: str) -> dict[str, int]:
             text += data
 
     settings = json.loads(text)["settings"]
-    return {name: settings[name] for name in BOUND_SETTINGS if isinstance(settings.get(name), int)}
+    values = [settings.get(name, 0) for name in BOUND_SETTINGS]
+    return sum(value for value in values if isinstance(value, int)) + ALLOWANCE_BYTES
 
 
 def _memory(pid: int, what: str) -> int:
@@ -216,7 +241,37 @@ def _memory(pid: int, what: str) -> int:
 
 
 @contextmanager
-def _bystander(tree: Path, path: str, *, quiet: bool) -> Iterator[subprocess.Popen[bytes]]:
+def _health_checks(port: int, refused: list[str]) -> Iterator[None]:
+    """Ask for `/health` again and again, as an orchestrator does; add to ``refused`` how often that fails."""
+    ended = threading.Event()
+    asked, failed = 0, 0
+
+    def check() -> None:
+        nonlocal asked, failed
+        while not ended.wait(HEALTH_CHECK_SECONDS):
+            asked += 1
+            try:
+                with urllib.request.urlopen(
+                    f"http://127.0.0.1:{port}/health", timeout=HEALTH_TIMEOUT_SECONDS
+                ) as answer:
+                    answer.read()
+            except OSError:
+                failed += 1
+
+    thread = threading.Thread(target=check)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if failed:
+            refused.append(f"{failed} of {asked} GET /health failed")
+
+
+@contextmanager
+def bystanding(tree: Path, path: str, *, quiet: bool) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a bystander with the client of ``tree``; it works from then on."""
     priority = BYSTANDER_PRIORITY if quiet else 0
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("bystander.py")), path, str(BYSTANDER_UID), str(priority)],
@@ -231,37 +286,42 @@ def _bystander(tree: Path, path: str, *, quiet: bool) -> Iterator[subprocess.Pop
         process.communicate()
 
 
-def _period(bystander: subprocess.Popen[bytes], seconds: float, watched_pid: int | None = None) -> dict[str, Any]:
+def _period(bystander: subprocess.Popen[bytes], seconds: float, watched_pid: int | None = None) -> Seen:
     """Let the bystander work for so long, and return what it has seen since the period before."""
-    assert bystander.stdin is not None
-    assert bystander.stdout is not None
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         time.sleep(min(left, 0.1))
         if watched_pid is not None and _memory(watched_pid, "VmRSS") > MAX_RESIDENT_BYTES:
             break
 
+    return ask_bystander(bystander)
+
+
+def ask_bystander(bystander: subprocess.Popen[bytes]) -> Seen:
+    """Return what a bystander has seen since it was last asked."""
+    assert bystander.stdin is not None
+    assert bystander.stdout is not None
     bystander.stdin.write(b"\n")
     bystander.stdin.flush()
-    seen: dict[str, Any] = json.loads(bystander.stdout.readline())
-    return seen
+    return msgspec.json.decode(bystander.stdout.readline(), type=Seen)
+
+
+def start_attacker(
+    attack: Attack, what: str, path: str, port: int, number: int, *, quiet: bool
+) -> subprocess.Popen[bytes]:
+    """Start one process of an attack, that runs, prepares, or does both."""
+    uid = 0 if attack.operator and what == "run" else ATTACKER_UID + number % attack.uids
+    arguments = [attack.name, what, path, str(port), str(uid), str(number), str(ATTACKER_NICE if quiet else 0)]
+    command = [sys.executable, "-m", "tests.bench.bystanders.attacker", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL)
 
 
 @contextmanager
 def _attackers(
     attack: Attack, what: str, path: str, port: int, *, quiet: bool
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable, "-m", "tests.bench.bystanders.attacker", attack.name, what, path, str(port),
-                str(0 if attack.operator and what == "run" else ATTACKER_UID + number % attack.uids),
-                str(number), str(ATTACKER_NICE if quiet else 0),
-            ],
-            cwd=ROOT, stdin=subprocess.DEVNULL,
-        )
-        for number in range(1 if what == "prepare" else attack.processes)
-    ]  # fmt: skip
+    count = 1 if what == "prepare" else attack.processes
+    processes = [start_attacker(attack, what, path, port, number, quiet=quiet) for number in range(count)]
     try:
         yield processes
     finally:
