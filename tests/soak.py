@@ -27,7 +27,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench.bystanders.harness import bounds
+from tests.bench.bystanders.served import bounds
 from tests.daemons import Daemon, ask, poll
 from tests.servers import RedisServer, any_program, ending
 from tests.soak_attackers import Attackers

@@ -6,7 +6,8 @@ import time
 from contextlib import ExitStack
 
 from tests.bench.bystanders.attack import Attack
-from tests.bench.bystanders.harness import ROOT, Seen, all_attacks, ask_bystander, bystanding, start_attacker
+from tests.bench.bystanders.harness import Seen, all_attacks, ask_bystander, bystanding, start_attacker
+from tests.bench.bystanders.served import ROOT
 
 ATTACK_SECONDS = (5.0, 15.0)
 AT_A_TIME = 2

@@ -8,6 +8,8 @@ import pytest
 
 from tests.bench.bystanders.attack import Attack
 from tests.bench.bystanders.harness import all_attacks, measure
+from tests.bench.bystanders.outcomes import OUTCOMES, check_all
+from tests.bench.bystanders.served import ROOT
 from tests.bench.bystanders.table import row
 from tests.hostile import needs_root
 
@@ -31,3 +33,9 @@ def test_attack_leaves_bystanders_alone(attack: Attack) -> None:
             break
 
     assert missed == []
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_hostile_input_makes_nothing_wrong(name: str) -> None:
+    """What a peer sends makes neither the daemon nor another process' client wrong."""
+    assert check_all(ROOT, name) == {name: ""}

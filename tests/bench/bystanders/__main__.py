@@ -6,7 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench.bystanders.harness import ROOT, all_attacks, measure
+from tests.bench.bystanders.harness import all_attacks, measure
+from tests.bench.bystanders.outcomes import check_all
+from tests.bench.bystanders.served import ROOT
 from tests.bench.bystanders.table import HEAD, row
 
 
@@ -16,6 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.bystanders", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="beginnings of names of attacks (default: all)")
     parser.add_argument("--list", action="store_true", help="list the attacks")
+    parser.add_argument("--outcomes", action="store_true", help="check what makes a daemon or client wrong, not slow")
     parser.add_argument(
         "--tree", type=Path, default=ROOT, help="source tree of the daemon and of the bystander's client"
     )
@@ -23,6 +26,11 @@ def main() -> int:
     parser.add_argument("--shared", action="store_true", help="do not raise priorities above other work on the machine")
     parser.add_argument("--json", type=Path, metavar="FILE", help="add the rows to a file, one line each")
     parsed = parser.parse_args()
+    if parsed.outcomes:
+        found = check_all(parsed.tree.resolve())
+        print(*(f"| {name} | {wrong or 'ok'} |" for name, wrong in found.items()), sep="\n")
+        return int(any(found.values()))
+
     if parsed.list:
         for attack in attacks.values():
             print(f"{attack.name}: {attack.about}")

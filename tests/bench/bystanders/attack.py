@@ -145,6 +145,8 @@ class Attack:
     uids: int = 1
     operator: bool = False
     settings: tuple[str, ...] = ()
+    stalled_disk: bool = False
+    """The daemon has a store on disk, whose reads stall from the moment the attack begins; the bystander has only hits."""
     stopped: bool = False
     """The processes are stopped (SIGSTOP) half a second after their start."""
 

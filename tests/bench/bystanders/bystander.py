@@ -1,4 +1,4 @@
-"""A uid that works while another one attacks: ``bystander.py PATH UID PRIORITY``, with the client of the tree on PYTHONPATH.
+"""A uid that works while another one attacks: ``bystander.py PATH UID PRIORITY MISSES``, with the client of the tree on PYTHONPATH.
 
 Makes a call, pauses for a millisecond, and so on: three hits for one miss, and one call of 25 with a client of its own, as a new process would. It
 prints a line when it is ready; each line on its standard input ends a period, whose measurements it prints.
@@ -25,7 +25,7 @@ def answer(number: int) -> str:
 
 def main() -> None:
     """Make calls, and print their latencies."""
-    path, uid, priority = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    path, (uid, priority, misses) = sys.argv[1], map(int, sys.argv[2:])
     logging.disable(logging.CRITICAL)
     if priority:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
@@ -62,7 +62,7 @@ def main() -> None:
                         outcome = newcomer.outcome(answer, 0)
                         taken.append(time.perf_counter() - started)
                 else:
-                    outcome = steady.outcome(answer, number if number % 4 == 0 else 0)
+                    outcome = steady.outcome(answer, number if misses and number % 4 == 0 else 0)
                     taken.append(time.perf_counter() - started)
 
                 right = outcome.value.startswith("answer ")

@@ -1,7 +1,5 @@
 """Run one attack beside a bystander and a daemon, and measure the bystander's calls and the daemon's memory."""
 
-import json
-import os
 import re
 import signal
 import socket
@@ -12,31 +10,28 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from tests.bench.bystanders.attack import ATTACKS, Attack
+from tests.bench.bystanders.served import MIB, ROOT, bounds, environ_of, memory, serving
 
-ROOT = Path(__file__).parents[3]
-MIB = 1024 * 1024
 BYSTANDER_UID, ATTACKER_UID = 61001, 61100
 
 BYSTANDER_PRIORITY = 10
 """Real-time priority: what is measured is how long the daemon takes, not how long a runnable bystander waits for a processor."""
 
-DAEMON_NICE, ATTACKER_NICE = -20, -10
-"""Above other work on the machine; attackers use what processor time the daemon leaves."""
+ATTACKER_NICE = -10
+"""Above other work on the machine, and below the daemon, which leaves them processor time."""
 
 PREPARE_SECONDS = 180.0
 HEALTH_CHECK_SECONDS, HEALTH_TIMEOUT_SECONDS = 0.2, 1.0
 MAX_RESIDENT_BYTES = 6 * 1024 * MIB
 """Beyond it, a round of an older version ends early, for the sake of the machine."""
 
-BOUND_SETTINGS = ("cache.max_bytes", "limits.max_buffered_bytes", "limits.max_memory_bytes")
-ALLOWANCE_BYTES = 40 * MIB
 RIGHT_ENDS = frozenset({"cache", "upstream", "shared", "fallback"})
 
 
@@ -101,9 +96,9 @@ def measure(attack: Attack | None, seconds: float = 6.0, tree: Path = ROOT, *, q
         directory.chmod(0o755)
         port = _free_port()
         path, log = str(directory / "s"), directory / "log"
-        daemon = stack.enter_context(_daemon(tree, path, log, port, attack.settings if attack else (), quiet=quiet))
+        daemon = stack.enter_context(serving(tree, directory, port, attack, quiet=quiet))
         bound = bounds(path)
-        start = _memory(daemon.pid, "VmHWM")
+        start = memory(daemon.pid, "VmHWM")
 
         if attack is not None and attack.prepare is not None:
             with _attackers(attack, "prepare", path, port, quiet=quiet) as (one, *_):
@@ -113,8 +108,12 @@ def measure(attack: Attack | None, seconds: float = 6.0, tree: Path = ROOT, *, q
         if attack is not None and any("http.listen" in setting for setting in attack.settings):
             stack.enter_context(_health_checks(port, refused))
 
-        bystander = stack.enter_context(bystanding(tree, path, quiet=quiet))
+        stalled = attack is not None and attack.stalled_disk
+        bystander = stack.enter_context(bystanding(tree, path, quiet=quiet, misses=not stalled))
         _period(bystander, 0.5)
+        if stalled:
+            (directory / "stalled").touch()
+
         if attack is None:
             seen = _period(bystander, seconds)
         else:
@@ -129,7 +128,7 @@ def measure(attack: Attack | None, seconds: float = 6.0, tree: Path = ROOT, *, q
 
         # How the daemon copes with the end of all that.
         seen.add(_period(bystander, 0.7))
-        peak = _memory(daemon.pid, "VmHWM")
+        peak = memory(daemon.pid, "VmHWM")
         errors = _errors(log)
 
     return Measured(
@@ -164,82 +163,6 @@ def _free_port() -> int:
         return port
 
 
-def _environ(tree: Path) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SIDECARD_")}
-    return clean | {"PYTHONPATH": f"{tree}:{tree}/client", "PYTHONSAFEPATH": "1", "XDG_STATE_HOME": "/nonexistent"}
-
-
-def _renice(pid: int, niceness: int, *, quiet: bool) -> None:
-    if quiet:
-        with suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, pid, niceness)
-
-
-@contextmanager
-def _daemon(
-    tree: Path, path: str, log: Path, port: int, settings: tuple[str, ...], *, quiet: bool
-) -> Iterator[subprocess.Popen[bytes]]:
-    known = subprocess.run(
-        [sys.executable, "-m", "sidecard", "config", "show"],
-        env=_environ(tree),
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
-    arguments = ["--socket", path, "--no-state", "--log-format", "json", "--set", "socket.mode=0666"]
-    for setting in settings:
-        name = setting.partition("=")[0]
-        # An older version lacks some settings.
-        if not name.startswith("limits.") or name in known:
-            arguments += ["--set", setting.replace("{port}", str(port))]
-
-    with log.open("wb") as output:
-        command = [sys.executable, "-m", "sidecard", "serve", *arguments]
-        process = subprocess.Popen(command, env=_environ(tree), stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-
-    try:
-        _renice(process.pid, DAEMON_NICE, quiet=quiet)
-        until = time.monotonic() + 30
-        while True:
-            with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
-                connection.connect(path)
-                break
-
-            if process.poll() is not None or time.monotonic() > until:
-                raise AssertionError(log.read_text())
-
-            time.sleep(0.02)
-
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def bounds(path: str) -> int:
-    """Return the bytes that a daemon's settings allow it, and the allowance."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(path)
-        connection.sendall(b'{"op":"config"}\n')
-        connection.shutdown(socket.SHUT_WR)
-        text = b""
-        while data := connection.recv(1 << 16):
-            text += data
-
-    settings = json.loads(text)["settings"]
-    values = [settings.get(name, 0) for name in BOUND_SETTINGS]
-    return sum(value for value in values if isinstance(value, int)) + ALLOWANCE_BYTES
-
-
-def _memory(pid: int, what: str) -> int:
-    with suppress(OSError):
-        for text in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if text.startswith(f"{what}:"):
-                return int(text.split()[1]) * 1024
-
-    return 0
-
-
 @contextmanager
 def _health_checks(port: int, refused: list[str]) -> Iterator[None]:
     """Ask for `/health` again and again, as an orchestrator does; add to ``refused`` how often that fails."""
@@ -270,12 +193,12 @@ def _health_checks(port: int, refused: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def bystanding(tree: Path, path: str, *, quiet: bool) -> Iterator[subprocess.Popen[bytes]]:
+def bystanding(tree: Path, path: str, *, quiet: bool, misses: bool = True) -> Iterator[subprocess.Popen[bytes]]:
     """Start a bystander with the client of ``tree``; it works from then on."""
     priority = BYSTANDER_PRIORITY if quiet else 0
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("bystander.py")), path, str(BYSTANDER_UID), str(priority)],
-        env=_environ(tree), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, str(Path(__file__).with_name("bystander.py")), path, str(BYSTANDER_UID), str(priority), str(int(misses))],
+        env=environ_of(tree), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     try:
         assert process.stdout is not None
@@ -291,7 +214,7 @@ def _period(bystander: subprocess.Popen[bytes], seconds: float, watched_pid: int
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         time.sleep(min(left, 0.1))
-        if watched_pid is not None and _memory(watched_pid, "VmRSS") > MAX_RESIDENT_BYTES:
+        if watched_pid is not None and memory(watched_pid, "VmRSS") > MAX_RESIDENT_BYTES:
             break
 
     return ask_bystander(bystander)

@@ -1,8 +1,23 @@
-"""Draw measured attacks as rows of a Markdown table."""
+"""Draw measured attacks as rows of a Markdown table: ``python -m tests.bench.bystanders.table AFTER`` compares with 0.1.0."""
+
+import sys
+from pathlib import Path
+
+import msgspec
 
 from tests.bench.bystanders.harness import Measured
 
+BEFORE = Path(__file__).with_name("before.jsonl")
+"""Rows of 0.1.0, by ``python -m tests.bench.bystanders --tree TREE --json FILE``."""
+
 HEAD = "| attack | p50 ms | p99.9 ms | max ms | fallbacks | peak MiB | missed |\n|---|---|---|---|---|---|---|"
+COMPARISON_HEAD = "| attack | p50 ms | p99.9 ms | max ms | fallbacks | peak MiB |\n|---|---|---|---|---|---|"
+
+
+def read(path: Path) -> dict[str, Measured]:
+    """Return the rows of a file by their name, the last one of each."""
+    rows = [msgspec.json.decode(line, type=Measured) for line in path.read_bytes().splitlines()]
+    return {row.name: row for row in rows}
 
 
 def figures(measured: Measured) -> list[str]:
@@ -11,8 +26,8 @@ def figures(measured: Measured) -> list[str]:
         f"{measured.p50_ms:.1f}",
         _milliseconds(measured.p999_ms),
         _milliseconds(measured.max_ms),
-        f"{measured.fallbacks}" if not measured.fallbacks else f"{measured.fallbacks} of {measured.calls}",
-        f"{measured.peak_mib:.0f}",
+        f"{measured.fallbacks / measured.calls:.1%}" if measured.fallbacks else "0",
+        f"{measured.peak_mib:,.0f}",
     ]
 
 
@@ -23,3 +38,18 @@ def _milliseconds(value: float) -> str:
 def row(measured: Measured) -> str:
     """Return a row that says which targets are missed."""
     return f"| {' | '.join([measured.name, *figures(measured), '; '.join(measured.misses()) or '-'])} |"
+
+
+def comparison(before: dict[str, Measured], after: dict[str, Measured]) -> str:
+    """Return a table of two runs."""
+    rows = [f"| {' | '.join([one.about, *(_pair(before.get(name), one))])} |" for name, one in after.items()]
+    return "\n".join([COMPARISON_HEAD, *rows])
+
+
+def _pair(before: Measured | None, after: Measured) -> list[str]:
+    new = figures(after)
+    return [f"{old} → {now}" for old, now in zip(figures(before) if before else ["-"] * len(new), new, strict=True)]
+
+
+if __name__ == "__main__":
+    print(comparison(read(BEFORE), read(Path(sys.argv[1]))))

@@ -162,14 +162,15 @@ def reports_of_many_names(target: Target) -> None:
     exchange(target.connect(), ({"op": op} for op in ("report", "stats", "health", "breakers") * 5))
 
 
-@attack()
+@attack(prepare=_many_tasks, processes=4)
 def reports_one_at_a_time(target: Target) -> None:
-    """256 connections that each ask `report` one at a time."""
-    connections = target.crowd(256)
+    """256 connections that each ask `report` one at a time, with many names of tasks, backends and models."""
+    connections = target.crowd(64)
     message = framed({"op": "report"})
-    for _ in range(20):
-        for connection in connections:
-            connection.socket.sendall(message)
+    for connection in connections:
+        connection.socket.sendall(message)
 
+    while True:
         for connection in connections:
             connection.receive()
+            connection.socket.sendall(message)

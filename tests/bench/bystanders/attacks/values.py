@@ -208,3 +208,19 @@ def churn_beside_1_000_000_entries(target: Target) -> None:
         exchange(connection, ({"op": "put", "key": target.name(), "value": [1, {"a": 2}]} for _ in range(100)))
         exchange(connection, ({"op": "begin", "key": target.name(), "id": number} for number in range(100)))
         time.sleep(0.01)
+
+
+def _entries_on_disk(target: Target) -> None:
+    connection = target.connect()
+    for number in range(1000):
+        connection.ask(op="put", key=f"disk{number}", value=b"x" * 20_000)
+
+    time.sleep(2.0)
+
+
+@attack(prepare=_entries_on_disk, stalled_disk=True, processes=2, settings=("cache.max_bytes=4MiB",))
+def reads_of_a_stalled_disk(target: Target) -> None:
+    """Hits that are on the disk only, whose reads hang."""
+    connection = target.connect()
+    for number in range(500):
+        connection.ask(op="begin", key=f"disk{number}", id=1)
