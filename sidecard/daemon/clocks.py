@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +44,13 @@ wall_clock = time.time  # noqa: TID251 - whatever outlives a run, or is sent to 
 
 
 def boot_name(proc: Path = Path("/proc")) -> str:
-    """Return a name of this boot: two runs with the same name read the same `clock`. Empty if there is none."""
+    """Return a name of this boot: two runs with the same name read the same `clock`.
+
+    Empty if there is none, or if `clock` does not count sleep.
+    """
+    if clock is awake_clock:
+        return ""
+
     try:
         boot_id = (proc / "sys/kernel/random/boot_id").read_text("ascii").strip()
         # Another time namespace has another clock (time_namespaces(7)).
@@ -51,7 +58,7 @@ def boot_name(proc: Path = Path("/proc")) -> str:
     except (OSError, UnicodeDecodeError):
         return ""
 
-    return f"{boot_id}-{namespace}"
+    return sha256(f"{boot_id} {namespace}".encode()).hexdigest()[:16]
 
 
 class ClockWatch:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sidecard.config.model import Config
 from sidecard.config.store_url import RedisAddress, SqliteAddress, parse
+from sidecard.daemon.clocks import boot_name
 from sidecard.store.base import Store
 
 DEFAULT_NAME = "store.db"
@@ -44,6 +45,7 @@ def open_store(
                 write_window_seconds=config.store.write_window_seconds,
                 clock=clock,
                 wall_clock=wall_clock,
+                boot=boot_name(),
                 log=log,
                 on_fault=on_fault,
             )

@@ -44,15 +44,25 @@ class Store(Protocol):
 
 
 class StoreReporter:
-    """Reports to the engine. A state or gauges that did not change are reported once."""
+    """Reports to the engine. A state or gauges that did not change are reported once.
 
-    def __init__(self) -> None:
+    ``log(level, event, **fields)`` writes a log line.
+    """
+
+    def __init__(self, log: Callable[..., None] = lambda *_, **__: None) -> None:
+        self._log = log
         self.notify: StoreListener = _ignore
         self.measure: Callable[[], None] = lambda: None
         """Reports the gauges; called after each change of the state."""
         self.faults = 0
         self._state: StoreStateChanged | None = None
         self._gauges: StoreGauges | None = None
+
+    def invalid(self, reason: str, **fields: object) -> None:
+        """Count and log data in the store that was rejected (`sidecard.store.validation`)."""
+        self.faults += 1
+        self._log("warning", "store data rejected", reason=reason, **fields)
+        self.measure()
 
     def state(self, state: StoreStateChanged) -> None:
         """Report a state."""

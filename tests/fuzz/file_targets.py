@@ -31,6 +31,7 @@ from sidecard.store.redis.scripts import decode_entry, encode_entry, scope_and_k
 from sidecard.store.sqlite import export_import
 from sidecard.store.sqlite.format import StoreReader
 from sidecard.store.sqlite.maintenance import verify
+from sidecard.store.sqlite.rows import Instant
 from sidecard.store.sqlite.writer import StoreWriter
 from sidecard_client.protocol.wire import Usage
 from tests.fuzz.target import Target
@@ -180,7 +181,7 @@ def damaged_store(path: Path) -> None:
         return
 
     try:
-        reader = StoreReader(path, lambda: NOW_SECONDS + 1)
+        reader = StoreReader(path, lambda: Instant(NOW_SECONDS + 1))
         try:
             for key, value in VALUES.items():
                 found = reader.look("1:default", key)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 from sidecard.core.effects import StoreEffect, StorePurge, StoreRead, StoreRemove, StoreWrite
@@ -41,6 +42,9 @@ WINDOW_SECONDS = 0.05
 def anyio_backend() -> str:
     """As the daemon."""
     return "asyncio"
+
+
+packed = msgspec.msgpack.Encoder().encode
 
 
 def record(value: bytes = b"v", ttl_seconds: float = 300.0, tags: tuple[str, ...] = (), task: str = "") -> Record:
@@ -168,7 +172,7 @@ def path(tmp_path: Path) -> Path:
 
 async def test_an_entry_survives_a_restart(path: Path) -> None:
     """With all its terms, and older by the time that has passed."""
-    kept = record(b"value", tags=("a", "b"))
+    kept = record(packed("value"), tags=("a", "b"))
     async with running(path) as one:
         one.write("k", kept)
 
@@ -177,7 +181,7 @@ async def test_an_entry_survives_a_restart(path: Path) -> None:
         assert isinstance(answer, Found)
         assert 100 <= answer.record.age_seconds < 110
         found = answer.record
-        assert (found.value, found.seconds, found.usage, found.tags) == (b"value", 1.5, kept.usage, ("a", "b"))
+        assert (found.value, found.seconds, found.usage, found.tags) == (packed("value"), 1.5, kept.usage, ("a", "b"))
 
     async with running(path, wall_clock=lambda: now() + 300) as one:
         assert await one.look("k") == Absent()
@@ -208,9 +212,9 @@ async def test_a_removal_replaced_by_a_write_is_answered(path: Path) -> None:
     """1. A key is to be removed. 2. Before that is done it is written again. 3. The remover waits for an answer."""
     async with running(path) as one:
         one.perform(StoreRemove(77, "1:default", "k"))
-        one.write("k", record(b"new"))
+        one.write("k", record(packed("new")))
         await until(lambda: any(isinstance(event, StoreAnswered) and event.ticket == 77 for event in one.events))
-        assert await one.value("k") == b"new"
+        assert await one.value("k") == packed("new")
 
 
 @pytest.mark.parametrize(
@@ -304,18 +308,18 @@ async def test_the_file_stays_within_its_limit(path: Path) -> None:
     """Newcomers without a hit are evicted first, hit entries stay, and the sums stay correct."""
     limit = 200_000
     async with running(path, max_bytes=limit) as one:
-        one.write("wanted", record(b"w" * 1000))
+        one.write("wanted", record(packed("w" * 1000)))
         await one.written(1)
         for _ in range(3):
             assert await one.value("wanted") is not None
 
         for number in range(600):
-            one.write(str(number), record(b"x" * 1000))
+            one.write(str(number), record(packed("x" * 1000)))
 
         await one.written(601)
         assert one.gauge("store_bytes") <= limit
         assert one.gauge("store_evicted") > 400
-        assert await one.value("wanted") == b"w" * 1000
+        assert await one.value("wanted") == packed("w" * 1000)
         one.write("too large", record(b"x" * (limit // 8)))
         one.write("behind it")
         await one.written(602)
@@ -361,7 +365,7 @@ async def test_a_truncated_file_is_set_aside(path: Path) -> None:
     """Wherever it is cut: at the start, or when the missing part is read."""
     async with running(path) as one:
         for number in range(300):
-            one.write(str(number), record(b"x" * 1000))
+            one.write(str(number), record(packed("x" * 1000)))
 
     size = path.stat().st_size
     with path.open("r+b") as file:
@@ -413,8 +417,8 @@ async def test_a_later_versions_file_is_left_alone(path: Path) -> None:
     async with running(path) as one:
         await until(lambda: one.turns() == ["down"])
         assert "later version" in one.reason()
-        one.write("k", record(b"new"))
-        assert await one.value("k") == b"new"
+        one.write("k", record(packed("new")))
+        assert await one.value("k") == packed("new")
 
     assert path.read_bytes() == before
 
@@ -542,13 +546,13 @@ async def test_writes_beyond_the_limit_are_dropped_and_old_entries_stay_gone(
     monkeypatch.setattr("sidecard.store.background_writes.PENDING_MAX_BYTES", 20_000)
     monkeypatch.setattr("sidecard.store.sqlite.writer.WRITE_PATIENCE_SECONDS", 0.01)
     async with running(path) as one:
-        one.write("k", record(b"old"))
+        one.write("k", record(packed("old")))
         await one.written(1)
         locker = sqlite3.connect(path, isolation_level=None)
         locker.execute("BEGIN IMMEDIATE")
-        one.perform(StoreWrite("1:default", "k", record(b"n" * 1000), replace=True, made_at=time.monotonic()))
+        one.perform(StoreWrite("1:default", "k", record(packed("n" * 1000)), replace=True, made_at=time.monotonic()))
         for number in range(100):
-            one.write(str(number), record(b"x" * 1000))
+            one.write(str(number), record(packed("x" * 1000)))
 
         await until(lambda: one.gauge("store_dropped") > 50)
         assert one.gauge("store_pending_bytes") <= 20_000
@@ -556,4 +560,4 @@ async def test_writes_beyond_the_limit_are_dropped_and_old_entries_stay_gone(
         locker.close()
         await until(lambda: one.gauge("store_pending") == 0 and one.turns()[-1] == "up")
         assert await one.look("k") == Absent()
-        assert await one.value("99") == b"x" * 1000
+        assert await one.value("99") == packed("x" * 1000)

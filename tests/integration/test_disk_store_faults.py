@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import pytest
 
 from sidecard.core.effects import StoreEffect, StorePurge, StoreRead, StoreRemove, StoreWrite
@@ -46,6 +47,9 @@ def anyio_backend() -> str:
 def path(tmp_path: Path) -> Path:
     """Name a file that is not there yet."""
     return tmp_path / "store.db"
+
+
+packed = msgspec.msgpack.Encoder().encode
 
 
 class Running:
@@ -148,7 +152,7 @@ async def filled(path: Path) -> None:
     """Make a file of many pages."""
     async with running(path) as one:
         for number in range(500):
-            one.write(str(number), b"x" * 1000)
+            one.write(str(number), packed("x" * 1000))
 
 
 def spoil(path: Path, statement: str) -> None:
@@ -242,7 +246,7 @@ async def test_a_purge_counts_pending_entries(path: Path) -> None:
         await one.written()
 
     async with running(path, NEVER_SECONDS) as one:
-        one.write("both", b"new")
+        one.write("both", packed("new"))
         one.write("pending")
         one.write("only shared", b"v", 0.0)
         assert await one.purge("other") == Removed(0)
@@ -340,3 +344,22 @@ async def test_track_lost_while_a_batch_is_written_stays_lost(path: Path) -> Non
         one.store._writes.urgent.set()
         await one.written()
         assert isinstance(await one.answer(one.ask("later")), Found)
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"\xc1", b"\x01\x02", b"\xdb\xff\xff\xff\xff", b"\xa1\xff", b"\x91" * 5000 + b"\xc0"], ids=repr
+)
+async def test_a_value_that_no_client_can_decode_is_a_miss(path: Path, value: bytes) -> None:
+    """Its checksum holds: another program wrote it so. It is counted and logged, and a new answer replaces it."""
+    async with running(path) as one:
+        one.write("bad", value)
+        one.write("good")
+        await one.written()
+        assert await one.answer(one.ask("bad")) == Absent()
+        assert one.said == ["store data rejected"]
+        assert one.store._reporter.faults == 1
+        assert isinstance(await one.answer(one.ask("good")), Found)
+        one.write("bad", b"v")
+        await one.written()
+        assert isinstance(await one.answer(one.ask("bad")), Found)
+        assert one.turns == ["up"]

@@ -7,10 +7,10 @@ Instants are the wall clock's. ``value`` is the answer in base64; a compressed v
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from sidecard.adapters.zstd import Zstd
 from sidecard.core.cache.compression import decompress
@@ -23,38 +23,43 @@ from sidecard.store.base import terms_of
 from sidecard.store.sqlite.maintenance import locked, opened
 from sidecard.store.sqlite.rows import EntryRow, is_damaged, record_of
 from sidecard.store.sqlite.writer import StoreWriter
+from sidecard.store.validation import (
+    MAX_CLOCK_ERROR_SECONDS,
+    UNDECODABLE,
+    StoredBackend,
+    StoredScope,
+    StoredSeconds,
+    StoredTask,
+)
 from sidecard_client.protocol.wire import Key, Tags, Usage
 
 BATCH_LINES = 1000
 BATCH_BYTES = 8 * 1024 * 1024
 """Values in one transaction: what is read from the export waits in memory until it is committed."""
 
-_Scope = Annotated[str, Meta(pattern=r"^([0-9]+|\*):[^:]+$", max_length=200)]
-_Seconds = Annotated[float, Meta(ge=0, le=1e12)]
-
 
 class ExportedTerms(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """An entry without its value and its instants."""
 
     version: Literal[1]
-    seconds: _Seconds
-    ttl_seconds: _Seconds
-    window_seconds: _Seconds
-    backend: Annotated[str, Meta(max_length=4096)]
+    seconds: StoredSeconds
+    ttl_seconds: StoredSeconds
+    window_seconds: StoredSeconds
+    backend: StoredBackend
     usage: Usage
     tags: Tags
-    task: Annotated[str, Meta(max_length=128)] = ""
+    task: StoredTask = ""
 
 
 class ExportedEntry(Struct, frozen=True, forbid_unknown_fields=True):
     """One line."""
 
-    scope: _Scope
+    scope: StoredScope
     key: Key
     value: bytes
     about: ExportedTerms
-    stored_at: _Seconds
-    expires_at: _Seconds
+    stored_at: StoredSeconds
+    expires_at: StoredSeconds
 
 
 class Exported(Struct):
@@ -98,7 +103,7 @@ def export(path: Path, write: Callable[[bytes], object], clock: Callable[[], flo
             (row_id, clock()),
         ).fetchone():
             row_id, row = columns[0], EntryRow(*columns[1:])
-            record = record_of(row, row.stored_at)
+            record = record_of(row, None)
             value = None if record is None else _value(record)
             if record is not None and value is not None:
                 entry = ExportedEntry(row.scope, row.key, value, _terms(record), row.stored_at, row.expires_at)
@@ -147,7 +152,10 @@ def _store(
     newest: dict[tuple[str, str], ExportedEntry] = {}
     for entry in batch:
         name = entry.scope, entry.key
-        if now >= min(entry.expires_at, entry.stored_at + entry.about.ttl_seconds):
+        # What was stored in the future has an unknown age: a clock was set, on this host or the exporting one.
+        if entry.stored_at > now + MAX_CLOCK_ERROR_SECONDS or now >= min(
+            entry.expires_at, entry.stored_at + entry.about.ttl_seconds
+        ):
             progress.expired += 1
         elif _is_older(entry, newest.get(name), reader):
             progress.older += 1
@@ -187,7 +195,7 @@ def _entries(file: Iterable[bytes]) -> Iterator[tuple[int, ExportedEntry]]:
             entry = _decode(text)
             # A daemon passes values on unchanged: an undecodable one would break the reply that carries it.
             msgspec.msgpack.decode(entry.value)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        except UNDECODABLE as error:
             raise SidecardError(f"line {number} is not an exported entry ({error}): nothing was imported") from error
 
         yield number, entry

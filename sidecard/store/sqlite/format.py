@@ -10,7 +10,8 @@ from pathlib import Path
 from sidecard.core.records import Record
 from sidecard.persistence.files import FileLock
 from sidecard.persistence.sqlite_file import SqliteConnection, SqliteFormat, UnusableError, connect
-from sidecard.store.sqlite.rows import EntryRow, record_of
+from sidecard.store.sqlite.rows import EntryRow, Instant, record_of
+from sidecard.store.validation import is_value
 
 EXPIRY_BATCH = 1000
 """Rows removed in one statement, so that a commit stays short."""
@@ -74,22 +75,31 @@ def connect_store(path: Path, mode: str) -> SqliteConnection:
     return connection
 
 
-class StoreReader:
-    """Looks entries up, over a connection of its own. ``clock`` is the wall's. All methods raise `sqlite3.Error`."""
+class InvalidEntryError(Exception):
+    """An entry is as it was written, but no client can decode its value."""
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+
+class StoreReader:
+    """Looks entries up, over a connection of its own. ``now`` reads the clocks. All methods raise `sqlite3.Error`."""
+
+    def __init__(self, path: Path, now: Callable[[], Instant]) -> None:
         self._connection = connect_store(path, "ro")
-        self._clock = clock
+        self._now = now
 
     def look(self, scope: str, key: str) -> tuple[int, Record] | None:
-        """Return an entry with its row's id; None if there is none, or it has expired."""
+        """Return an entry with its row's id; None if there is none, or it has expired. Raises `InvalidEntryError`."""
         row = self._connection.execute(LOOK_UP, (scope, key)).fetchone()
         if row is None:
             return None
 
-        now = self._clock()
-        record = record_of(EntryRow(scope, key, *row[1:]), now)
-        return None if record is None or now >= row[2] else (row[0], record)
+        record = record_of(EntryRow(scope, key, *row[1:]), self._now())
+        if record is None or record.age_seconds >= record.ttl_seconds:
+            return None
+
+        if not is_value(record.value, compressed=record.compressed):
+            raise InvalidEntryError
+
+        return row[0], record
 
     def close(self) -> None:
         """Disconnect."""

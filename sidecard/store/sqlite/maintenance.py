@@ -13,7 +13,7 @@ from msgspec import Struct
 from sidecard.errors import SidecardError
 from sidecard.persistence.sqlite_file import DamagedError, UnusableError, is_damage
 from sidecard.store.sqlite.format import EXPIRE, EXPIRY_BATCH, STORE_FORMAT, connect_store, lock_store
-from sidecard.store.sqlite.rows import EntryRow, is_damaged, record_of
+from sidecard.store.sqlite.rows import EntryRow, Instant, is_damaged, record_of
 
 MAX_PROBLEMS = 20
 """A damaged file may have as many problems as it has pages; the first few suffice."""
@@ -177,7 +177,7 @@ def _count_misses(connection: sqlite3.Connection, now: float) -> tuple[int, int]
         if is_damaged(row):
             damaged += _is_live(row, now)
         else:
-            foreign += record_of(row, now) is None
+            foreign += record_of(row, Instant(now)) is None
 
     return damaged, foreign
 

@@ -20,14 +20,18 @@ from sidecard.persistence.sqlite_file import UnusableError
 from sidecard.persistence.worker import WorkerThread
 from sidecard.store.base import StoreChange, StoreReporter
 from sidecard.store.pending_writes import PendingWrites
-from sidecard.store.sqlite.format import StoreReader
+from sidecard.store.sqlite.format import InvalidEntryError, StoreReader
 from sidecard.store.sqlite.health import DiskHealth
+from sidecard.store.sqlite.rows import Instant
 
 _MAX_HIT_ROWS = 10_000
 
 
 class DiskReads:
-    """Answers lookups from pending changes and from the file. ``clock`` is the engine's, ``wall_clock`` the wall's."""
+    """Answers lookups from pending changes and from the file.
+
+    ``clock`` is the engine's, of the boot that ``boot`` names; ``wall_clock`` is the wall's.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class DiskReads:
         pending: PendingWrites,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        boot: str,
     ) -> None:
         self._path = path
         self._health = health
@@ -44,6 +49,7 @@ class DiskReads:
         self._pending = pending
         self._clock = clock
         self._wall_clock = wall_clock
+        self._boot = boot
         self.hit_rows: deque[int] = deque(maxlen=_MAX_HIT_ROWS)
         """Rows that were read: their hits are written with the next batch."""
         self.worker: WorkerThread | None = None
@@ -132,7 +138,7 @@ class DiskReads:
             await worker.run(reader.close)
 
     def _open_reader(self) -> None:
-        self.reader = StoreReader(self._path, self._wall_clock)
+        self.reader = StoreReader(self._path, lambda: Instant(self._wall_clock(), self._boot, self._clock()))
 
     # Over the worker -------------------------------------------------------------------------------------------------
 
@@ -140,7 +146,7 @@ class DiskReads:
         if self.worker is not None:
             self.worker.do(partial(self._look, ask), partial(self._looked, ask))
 
-    def _look(self, ask: StoreRead) -> tuple[int, Record] | None:
+    def _look(self, ask: StoreRead) -> tuple[int, Record] | InvalidEntryError | None:
         """In the worker's thread: while the file is being opened, this waits behind that."""
         if ask.ticket not in self._open:
             return None  # given up while an earlier read hung
@@ -148,13 +154,20 @@ class DiskReads:
         if self.reader is None:
             raise UnusableError
 
-        return self.reader.look(ask.scope, ask.key)
+        try:
+            return self.reader.look(ask.scope, ask.key)
+        except InvalidEntryError as error:
+            return error
 
     def _looked(self, ask: StoreRead, result: tuple[int, Record] | Exception | None) -> None:
         self._answered_at = self._clock()
         if self._health.hanging:
             self._health.hanging = False
             self._health.report()
+
+        if isinstance(result, InvalidEntryError):
+            self._reporter.invalid("an entry's value cannot be decoded", scope=ask.scope, key=ask.key)
+            result = None
 
         if isinstance(result, Exception):
             self._answer(ask, Unavailable())

@@ -17,7 +17,8 @@ from msgspec import Struct
 
 from sidecard.core.records import Record
 from sidecard.store.base import terms_of
-from sidecard_client.protocol.wire import Usage
+from sidecard.store.validation import MAX_CLOCK_ERROR_SECONDS, StoredBackend, StoredSeconds, StoredTask
+from sidecard_client.protocol.wire import Tags, Usage
 
 ABOUT_VERSION = 2
 """Version 1 had no checksum."""
@@ -38,17 +39,29 @@ class About(Struct, array_like=True, frozen=True):
     """An entry's terms, without its value and its instants. A later layout has another first number."""
 
     version: int
-    seconds: float
-    ttl_seconds: float
-    window_seconds: float
-    backend: str
+    seconds: StoredSeconds
+    ttl_seconds: StoredSeconds
+    window_seconds: StoredSeconds
+    backend: StoredBackend
     usage: Usage
-    tags: tuple[str, ...]
-    task: str = ""
+    tags: Tags
+    task: StoredTask = ""
+    boot: str = ""
+    """Name of the boot in which it was stored; empty in older rows. Then the wall clock decides its age."""
+    boot_seconds: float = 0.0
+    """When it was stored, by that boot's clock, which no one can set."""
 
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(About).decode
+
+
+class Instant(NamedTuple):
+    """One instant by the wall clock and, if ``boot`` is its name, by the clock of this boot."""
+
+    wall_seconds: float
+    boot: str = ""
+    boot_seconds: float = 0.0
 
 
 class EntryRow(NamedTuple):
@@ -62,16 +75,21 @@ class EntryRow(NamedTuple):
     value: bytes
 
 
-def row_of(scope: str, key: str, record: Record, stored_at: float, expires_at: float) -> EntryRow:
-    """Return the row of a record."""
+def row_of(scope: str, key: str, record: Record, stored: Instant) -> EntryRow:
+    """Return the row of a record that was made at ``stored``."""
+    stored_at = float(stored.wall_seconds)
+    expires_at = stored_at + record.ttl_seconds
     version = COMPRESSED_VERSION if record.compressed else ABOUT_VERSION
-    terms = _pack(About(version, *terms_of(record), record.task))
+    terms = _pack(About(version, *terms_of(record), record.task, stored.boot, stored.boot_seconds))
     checksum = _checksum(scope, key, stored_at, expires_at, terms, record.value)
     return EntryRow(scope, key, stored_at, expires_at, terms + checksum, record.value)
 
 
-def record_of(row: EntryRow, now: float) -> Record | None:
-    """Return the record of a row; None if it is damaged or of another version. ``now`` is the wall clock's."""
+def record_of(row: EntryRow, now: Instant | None) -> Record | None:
+    """Return the record of a row, with its age at ``now``, or an age of 0.
+
+    None if it is damaged, of another version, or stored in the future: then its age is unknown.
+    """
     scope, key, stored_at, expires_at, about, value = row
     try:
         terms = about[:-CHECKSUM_BYTES]
@@ -85,6 +103,10 @@ def record_of(row: EntryRow, now: float) -> Record | None:
     if found.version not in _VERSIONS:
         return None
 
+    age_seconds = 0.0 if now is None else _age_seconds(found, stored_at, now)
+    if age_seconds < -MAX_CLOCK_ERROR_SECONDS:
+        return None
+
     # Field by field: `terms_of` would take 0.2 us more of each read.
     return Record(
         value,
@@ -94,7 +116,7 @@ def record_of(row: EntryRow, now: float) -> Record | None:
         found.backend,
         found.usage,
         found.tags,
-        max(0.0, now - stored_at),
+        max(0.0, age_seconds),
         found.task,
         compressed=found.version == COMPRESSED_VERSION,
     )
@@ -103,9 +125,16 @@ def record_of(row: EntryRow, now: float) -> Record | None:
 def is_damaged(row: EntryRow) -> bool:
     """Return whether a row has one of these versions and is not what was written."""
     try:
-        return record_of(row, 0.0) is None and _unpack(row.about[:-CHECKSUM_BYTES]).version in _VERSIONS
+        return record_of(row, None) is None and _unpack(row.about[:-CHECKSUM_BYTES]).version in _VERSIONS
     except _FAULTS:
         return False
+
+
+def _age_seconds(about: About, stored_at: float, now: Instant) -> float:
+    if about.boot and about.boot == now.boot:
+        return now.boot_seconds - about.boot_seconds
+
+    return now.wall_seconds - stored_at
 
 
 def _checksum(scope: str, key: str, stored_at: float, expires_at: float, terms: bytes, value: bytes) -> bytes:

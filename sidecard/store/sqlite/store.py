@@ -45,7 +45,7 @@ CLOSE_SECONDS = 5.0
 class DiskStore:
     """See `sidecard.store.base.Store`.
 
-    ``clock`` is the engine's and ``wall_clock`` the wall's. ``log(level, event, **fields)`` writes a log line.
+    ``clock`` is the engine's, of the boot that ``boot`` names (empty: it counts no sleep); ``wall_clock`` is the wall's. ``log(level, event, **fields)`` writes a log line.
     ``on_fault`` receives mistakes of our own.
     """
 
@@ -59,6 +59,7 @@ class DiskStore:
         write_window_seconds: float,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        boot: str = "",
         log: Callable[..., None],
         on_fault: Callable[[Exception], None],
     ) -> None:
@@ -66,8 +67,9 @@ class DiskStore:
         self._max_bytes = max_bytes
         self._clock = clock
         self._wall_clock = wall_clock
+        self._boot = boot
         self._log = log
-        self._reporter = reporter = StoreReporter()
+        self._reporter = reporter = StoreReporter(log)
         self._health = health = DiskHealth(path, reporter, self._broken)
         self._writes = DiskWrites(
             path,
@@ -76,6 +78,7 @@ class DiskStore:
             window_seconds=write_window_seconds,
             clock=clock,
             wall_clock=wall_clock,
+            boot=boot,
             on_fault=on_fault,
         )
         self._reads = self._writes.reads
@@ -164,7 +167,7 @@ class DiskStore:
         if self._lock is None:
             self._lock = lock_store(self._path)
 
-        self._writes.opened(StoreWriter(self._path, self._max_bytes, self._wall_clock))
+        self._writes.opened(StoreWriter(self._path, self._max_bytes, self._wall_clock, self._boot))
 
     async def _close_file(self, reading: WorkerThread, writing: WorkerThread) -> None:
         await self._reads.close(reading)

@@ -23,7 +23,7 @@ from sidecard.core.records import index_tags_of_purge
 from sidecard.persistence.sqlite_file import as_damaged, damage
 from sidecard.store.base import StoreChange
 from sidecard.store.sqlite.format import CACHE_PRAGMA, EXPIRE, EXPIRY_BATCH, LOOK_UP, STORE_FORMAT
-from sidecard.store.sqlite.rows import row_of
+from sidecard.store.sqlite.rows import Instant, row_of
 
 ROW_BYTES = 250
 """Disk bytes of a row beside its texts and its value: its columns, and its places in three indexes."""
@@ -51,12 +51,15 @@ class Applied(NamedTuple):
 class StoreWriter:
     """Changes the file. ``clock`` is the wall's. All methods wait for the disk.
 
+    ``boot`` names the boot whose clock `StoreWrite.made_at` is of.
+
     Raises `DamagedError`, `UnusableError` or `sqlite3.Error`. Tables are created if they are missing.
     """
 
-    def __init__(self, path: Path, max_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path, max_bytes: int, clock: Callable[[], float], boot: str = "") -> None:
         self._max_bytes = max_bytes
         self._clock = clock
+        self._boot = boot
         self._ghosts: dict[int, None] = {}
         self._connection = STORE_FORMAT.open(
             path,
@@ -152,7 +155,7 @@ class StoreWriter:
         queue = int(ghost in self._ghosts)
         self._ghosts.pop(ghost, None)
         tags = msgspec.json.encode(record.index_tags).decode() if record.index_tags else None
-        row = row_of(write.scope, write.key, record, float(made_at), float(expires_at))
+        row = row_of(write.scope, write.key, record, Instant(made_at, self._boot, write.made_at))
         self._turn += 1
         self._run(
             "INSERT INTO entries (scope, key, stored_at, expires_at, bytes, queue, turn, asked, tags, about, value)"

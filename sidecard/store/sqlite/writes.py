@@ -44,10 +44,11 @@ class DiskWrites(BackgroundWrites):
         window_seconds: float,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        boot: str,
         on_fault: Callable[[Exception], None],
     ) -> None:
         super().__init__(reporter)
-        self.reads = DiskReads(path, health, reporter, self.pending, clock, wall_clock)
+        self.reads = DiskReads(path, health, reporter, self.pending, clock, wall_clock, boot)
         self._health = health
         self._window_seconds = window_seconds
         self._clock = clock

@@ -19,6 +19,7 @@ from sidecard.cli import cache, main
 from sidecard.core.effects import StoreWrite
 from sidecard.core.records import Record
 from sidecard.store.sqlite.format import StoreReader
+from sidecard.store.sqlite.rows import Instant
 from sidecard.store.sqlite.writer import StoreWriter
 from sidecard_client.protocol.wire import Usage
 
@@ -69,7 +70,7 @@ def record(value: object = "v", ttl_seconds: float = 300.0) -> Record:
 
 def found(path: Path, key: str) -> Record | None:
     """Read an entry as the daemon does."""
-    reader = StoreReader(path, wall_clock)
+    reader = StoreReader(path, lambda: Instant(wall_clock()))
     try:
         row = reader.look("1:default", key)
     finally:
