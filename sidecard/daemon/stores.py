@@ -50,7 +50,7 @@ def open_store(
                 on_fault=on_fault,
             )
         case RedisAddress():
-            return _redis(config, address, host, clock, wall_clock, on_fault)
+            return _redis(config, address, host, clock, wall_clock, log, on_fault)
 
 
 def _redis(
@@ -59,6 +59,7 @@ def _redis(
     host: str,
     clock: Callable[[], float],
     wall_clock: Callable[[], float],
+    log: Callable[..., None],
     on_fault: Callable[[Exception], None],
 ) -> Store:
     from sidecard.store.redis.access import RedisAccess  # noqa: PLC0415 - optional: see the module's docstring
@@ -95,6 +96,7 @@ def _redis(
         claim_seconds=config.flights.lease_seconds,
         clock=clock,
         on_fault=on_fault,
+        log=log,
         shared_counters=shared_counters,
     )
 

@@ -1,5 +1,6 @@
 """The interface between the daemon and its store, and how a store reports to the engine."""
 
+from collections import Counter
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Protocol
@@ -51,6 +52,7 @@ class StoreReporter:
 
     def __init__(self, log: Callable[..., None] = lambda *_, **__: None) -> None:
         self._log = log
+        self._rejected: Counter[str] = Counter()
         self.notify: StoreListener = _ignore
         self.measure: Callable[[], None] = lambda: None
         """Reports the gauges; called after each change of the state."""
@@ -59,9 +61,13 @@ class StoreReporter:
         self._gauges: StoreGauges | None = None
 
     def invalid(self, reason: str, **fields: object) -> None:
-        """Count and log data in the store that was rejected (`sidecard.store.validation`)."""
+        """Count data in the store that was rejected (`sidecard.store.validation`). Log each doubling of each reason's number."""
         self.faults += 1
-        self._log("warning", "store data rejected", reason=reason, **fields)
+        self._rejected[reason] += 1
+        times = self._rejected[reason]
+        if times & (times - 1) == 0:
+            self._log("warning", "store data rejected", reason=reason, times=times, **fields)
+
         self.measure()
 
     def state(self, state: StoreStateChanged) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -233,3 +234,27 @@ def test_a_sovereign_daemon_connects_to_admitted_hosts_only() -> None:
 
     assert issubclass(NotAdmittedError, OSError)
     assert RedisError in FAULTS
+
+
+async def test_a_flood_of_messages_is_passed_on_in_turns(socket_path: str) -> None:
+    """Other tasks of the loop run meanwhile; every message arrives, in order, and so do later ones."""
+    message = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$%d\r\n%d\r\n"
+    flood = b"".join(message % (len(str(number)), number) for number in range(200))
+    subscribed = b">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n"
+    async with connected(socket_path, subscribed + flood, message % (4, 9999) + b"+PONG\r\n") as (connection, _):
+        seen: list[bytes] = []
+        turns = 0
+
+        def take(data: bytes) -> None:
+            seen.append(data)
+            time.sleep(0.001)  # as an expensive purge
+
+        await connection.subscribe("c", take)
+        while len(seen) < 200:
+            await asyncio.sleep(0)
+            turns += 1
+
+        assert seen == [b"%d" % number for number in range(200)]
+        assert turns >= 10
+        assert await connection.run([("PING",)]) == [b"PONG"]
+        assert seen[-1] == b"9999"

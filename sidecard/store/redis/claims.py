@@ -22,8 +22,20 @@ from sidecard.store.base import StoreReporter
 from sidecard.store.redis.connection import RedisConnection, ReplyHandler, ScriptCall
 from sidecard.store.redis.health import RedisHealth
 from sidecard.store.redis.invalidations import Invalidations
-from sidecard.store.redis.scripts import CHANNEL, READ, RELEASE, RENEW, decode_entry, entry_name
+from sidecard.store.redis.scripts import (
+    CHANNEL,
+    MAX_CLAIM_SECONDS,
+    READ,
+    RELEASE,
+    RENEW,
+    decode_entry,
+    entry_name,
+    is_of_another_version,
+)
 from sidecard.store.redis.writes import RedisWrites
+
+MIN_ASK_SECONDS = 0.1
+"""The least pause before a key that another host has claimed is read again, however soon the claim ends."""
 
 _MAX_UNSURE = 10_000
 
@@ -48,7 +60,7 @@ class Claims:
         self._invalidations = invalidations
         self._writes = writes
         self._host = host
-        self._claim_milliseconds = max(1, int(claim_seconds * 1000))
+        self._claim_milliseconds = max(1, int(min(claim_seconds, MAX_CLAIM_SECONDS) * 1000))
         self._connection: RedisConnection | None = None
         self._early: list[tuple[ScriptCall, ReplyHandler]] = []
         """Calls made before the first session: it begins soon, or not for a while."""
@@ -78,10 +90,8 @@ class Claims:
             return Absent()
 
         # An entry that is to be removed is not read, but the server still decides which host computes the key.
-        arguments = (claim, self._claim_milliseconds, int(read.read_entry and not removing))
         self._open[read.ticket] = read, claim
-        call = ScriptCall(READ, entry_name(read.scope, read.key), arguments)
-        self._call(call, partial(self._replied, read, claim))
+        self._send(read, claim, read_entry=read.read_entry and not removing)
         return None
 
     def release(self, release: StoreRelease) -> None:
@@ -143,6 +153,11 @@ class Claims:
         if len(self._unsure) > _MAX_UNSURE:
             del self._unsure[next(iter(self._unsure))]
 
+    def _send(self, read: StoreRead, claim: str, *, read_entry: bool) -> None:
+        arguments = (claim, self._claim_milliseconds, int(read_entry))
+        call = ScriptCall(READ, entry_name(read.scope, read.key), arguments)
+        self._call(call, partial(self._replied, read, claim))
+
     def _new_claim(self, read: StoreRead) -> str:
         claim = self._unsure.get((read.scope, read.key))
         if claim is None:
@@ -170,7 +185,10 @@ class Claims:
         match reply:
             case [b"found", bytes(envelope), int(milliseconds)]:
                 record = decode_entry(envelope, milliseconds / 1000)
-                if read.read_entry and self._writes.find(read.scope, read.key) is not None:
+                if record is None and not is_of_another_version(envelope):
+                    self._reporter.invalid("an entry is damaged, or from the future", scope=read.scope, key=read.key)
+                    self._found_nothing(read, claim)
+                elif read.read_entry and self._writes.find(read.scope, read.key) is not None:
                     # 1. The server reads the old entry. 2. Its removal or replacement is requested. 3. The reply arrives.
                     answer = self.read(read)
                     if answer is not None:
@@ -181,13 +199,21 @@ class Claims:
                 if claim:
                     self._unsure.pop((read.scope, read.key), None)
 
-                self._answer(read, ClaimedRemotely(milliseconds / 1000))
+                seconds = min(max(milliseconds / 1000, MIN_ASK_SECONDS), MAX_CLAIM_SECONDS)
+                self._answer(read, ClaimedRemotely(seconds))
             case [b"claimed"]:
                 self._unsure.pop((read.scope, read.key), None)
                 self._held[read.scope, read.key] = claim
                 self._answer(read, Absent(claim))
             case _:
                 self._answer(read, Absent())
+
+    def _found_nothing(self, read: StoreRead, claim: str) -> None:
+        """Answer a read whose entry is useless. If it requests a claim, request that alone: the holder replaces the entry."""
+        if claim:
+            self._send(read, claim, read_entry=False)
+        else:
+            self._answer(read, Absent())
 
     def _answer(self, read: StoreRead, answer: Answer) -> None:
         if self._open.pop(read.ticket, None) is not None:

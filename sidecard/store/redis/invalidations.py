@@ -6,17 +6,22 @@ subscribes, and waits for a message that was published before.
 If the connection ends, messages are lost. The session ends with it, and the next one begins with `InvalidationsMissed`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from sidecard.core.events import EntriesPurged, KeyChanged
 from sidecard.store.base import StoreReporter
 from sidecard.store.redis.scripts import CHANNEL
 from sidecard.store.redis.single import SingleConnection
+from sidecard.store.validation import UNDECODABLE, StoredTask
 
 KeyChange = Literal["stored", "removed", "released", "unshared"]
+
+
+_Name = Annotated[str, Meta(max_length=1024)]
+"""A scope, key, namespace or tag: none is longer than a key may be."""
 
 
 class _Message(Struct, array_like=True, frozen=True):
@@ -24,9 +29,9 @@ class _Message(Struct, array_like=True, frozen=True):
 
     host: str
     what: KeyChange | Literal["purged", "task_purged"]
-    first: str | None
-    second: str | None
-    task: str | None = None
+    first: _Name | None
+    second: _Name | None
+    task: StoredTask | None = None
     """Task of a purge. A purge by task has another word: a host whose version ignores tasks must not purge all of them."""
 
 
@@ -59,8 +64,10 @@ class Invalidations:
         """Report a message to the engine."""
         try:
             message = _unpack(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return  # another version's, or another program's
+        except UNDECODABLE:
+            # Another version's, or another program's. What it invalidates, if anything, is unknown, and it may be sent often.
+            self._reporter.invalid("an invalidation cannot be decoded")
+            return
 
         notify = self._reporter.notify
         what, first, second = message.what, message.first, message.second

@@ -26,7 +26,15 @@ from msgspec import Struct
 
 from sidecard.core.records import Record
 from sidecard.store.base import terms_of
-from sidecard_client.protocol.wire import Usage
+from sidecard.store.validation import (
+    MAX_CLOCK_ERROR_SECONDS,
+    UNDECODABLE,
+    StoredBackend,
+    StoredSeconds,
+    StoredTask,
+    is_value,
+)
+from sidecard_client.protocol.wire import Tags, Usage
 
 LAYOUT = 1
 """Part of every Redis key: another layout has other keys, so its entries are misses."""
@@ -40,6 +48,9 @@ COMPRESSED_ENVELOPE = 2
 GRACE_MILLISECONDS = 60_000
 """Far longer than the usual hang of a server that recovers, and short enough that the memory does not matter."""
 
+MAX_CLAIM_SECONDS = 600
+"""The longest claim. One that ends later (a foreign value, a clock that was set back, "nan") does not count: no host renews it."""
+
 NOW = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -51,7 +62,9 @@ local ours = kind == 'hash'
 local at = ours and redis.call('HMGET', KEYS[1], 'value', 'until', 'claim', 'claimed_until', 'tags') or {}
 local stored = at[1] and at[2] and tonumber(at[2]) and tonumber(at[2]) > now and tonumber(at[2]) or 0
 local claimed = at[3] and at[4] and tonumber(at[4]) or 0
-"""
+if not (claimed <= now + MAX_CLAIM) then claimed = 0 end
+if stored > 1e15 then stored = 0 end
+""".replace("MAX_CLAIM", str(1000 * MAX_CLAIM_SECONDS))
 
 _KEEP = """
 local function keep(stored, claimed)
@@ -192,14 +205,14 @@ ALL = (READ, WRITE, RENEW, RELEASE, REMOVE, PURGE)
 
 
 class _Envelope(Struct, array_like=True, frozen=True):
-    seconds: float
-    ttl_seconds: float
-    window_seconds: float
-    backend: str
+    seconds: StoredSeconds
+    ttl_seconds: StoredSeconds
+    window_seconds: StoredSeconds
+    backend: StoredBackend
     usage: Usage
-    tags: tuple[str, ...]
+    tags: Tags
     value: bytes
-    task: str = ""
+    task: StoredTask = ""
     """Empty in envelopes of versions without tasks, which ignore it when they read ours."""
 
 
@@ -213,18 +226,32 @@ def encode_entry(record: Record) -> bytes:
     return bytes((version,)) + _pack(_Envelope(*terms_of(record), record.value, record.task))
 
 
+def is_of_another_version(data: bytes) -> bool:
+    """Return whether an envelope is not for this version to judge."""
+    return not data or data[0] not in {ENVELOPE, COMPRESSED_ENVELOPE}
+
+
 def decode_entry(data: bytes, remaining_seconds: float) -> Record | None:
-    """Return an envelope's record; None for one of another version or another program."""
-    version = data[0] if data else None
-    if version not in {ENVELOPE, COMPRESSED_ENVELOPE}:
+    """Return an envelope's record; None for one of another version or another program, or if its value is not msgpack.
+
+    Also None if more time remains than the entry ever had: the server's clock was set back, and the entry's age is unknown.
+    """
+    if is_of_another_version(data):
         return None
 
     try:
         found = _unpack(memoryview(data)[1:])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None
 
     lifetime_seconds = max(found.ttl_seconds, found.window_seconds)
+    if not 0 < remaining_seconds <= lifetime_seconds + MAX_CLOCK_ERROR_SECONDS:
+        return None
+
+    compressed = data[0] == COMPRESSED_ENVELOPE
+    if not is_value(found.value, compressed=compressed):
+        return None
+
     # Field by field: `terms_of` would take 0.2 us more of each read.
     return Record(
         found.value,
@@ -236,7 +263,7 @@ def decode_entry(data: bytes, remaining_seconds: float) -> Record | None:
         found.tags,
         max(0.0, lifetime_seconds - remaining_seconds),
         found.task,
-        compressed=version == COMPRESSED_ENVELOPE,
+        compressed=compressed,
     )
 
 

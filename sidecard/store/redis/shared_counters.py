@@ -26,14 +26,24 @@ _KEPT_PERIODS = 2
 
 _BREAKERS = f"sidecard-breakers:{LAYOUT}".encode()
 
+_MAX_OPEN_MILLISECONDS = 86_400_000
+"""The longest opening that is believed: a breaker doubles its open time up to `max_open_seconds`, 300 s by default."""
+
+_MAX_NAME_CHARACTERS = 4096
+
+_MAX_DOLLARS = 1_000_000_000
+"""The most that one host is believed to have spent in a period. Other fields are skipped, not a number above all."""
+
 _OPEN = Script(
     NOW
     + """
 local ends = now + tonumber(ARGV[2])
-redis.call('HSET', KEYS[1], ARGV[1], math.max(ends, tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or 0)))
+local before = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or 0) or 0
+if not (before < now + MAX_OPEN) then before = 0 end
+redis.call('HSET', KEYS[1], ARGV[1], math.max(ends, before))
 redis.call('PEXPIREAT', KEYS[1], math.max(ends, now + redis.call('PTTL', KEYS[1])))
 return 1
-"""
+""".replace("MAX_OPEN", str(_MAX_OPEN_MILLISECONDS))
 )
 """Arguments: backend, milliseconds."""
 
@@ -46,14 +56,14 @@ _OPEN_NOW = Script(
 local open = {}
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
-  local left = tonumber(all[i + 1]) - now
-  if left > 0 then
+  local left = (tonumber(all[i + 1]) or 0) - now
+  if left > 0 and left < MAX_OPEN then
     open[#open + 1] = all[i]
     open[#open + 1] = left
   end
 end
 return open
-"""
+""".replace("MAX_OPEN", str(_MAX_OPEN_MILLISECONDS))
 )
 """Returns the open breakers: backend, remaining milliseconds, and so on."""
 
@@ -66,10 +76,11 @@ end
 local sum = 0
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
-  if all[i] ~= ARGV[1] then sum = sum + tonumber(all[i + 1]) end
+  local spent = tonumber(all[i + 1])
+  if all[i] ~= ARGV[1] and spent and spent >= 0 and spent <= MAX_DOLLARS then sum = sum + spent end
 end
 return tostring(sum)
-"""
+""".replace("MAX_DOLLARS", str(_MAX_DOLLARS))
 )
 """Arguments: host, dollars, milliseconds. Returns the spending of the other hosts."""
 
@@ -151,6 +162,9 @@ class SharedCounters:
             self._unpublished -= opened.keys()
             self._closed -= closed
 
+        if not isinstance(listed, list):
+            self._reporter.invalid("the open breakers cannot be read")
+
         for backend, milliseconds in _pairs(listed):
             until = now + milliseconds / 1000
             # Each poll lists the same opening; a later end is a new one.
@@ -167,12 +181,35 @@ class SharedCounters:
         name = f"sidecard-budget:{LAYOUT}:{budget}:{period}".encode()
         milliseconds = int(1000 * _KEPT_PERIODS * period_seconds)
         (reply,) = await connection.run([ScriptCall(_SPEND, name, (self._host, repr(dollars), milliseconds))])
-        if isinstance(reply, bytes):
-            self._reporter.notify(RemoteSpending(budget, period, float(reply)))
+        dollars_elsewhere = _dollars(reply)
+        if dollars_elsewhere is None:
+            self._reporter.invalid("a budget's spending cannot be read", budget=budget)
+        else:
+            self._reporter.notify(RemoteSpending(budget, period, dollars_elsewhere))
+
+
+def _dollars(reply: Any) -> float | None:
+    try:
+        dollars = float(reply)
+    except (TypeError, ValueError):
+        return None
+
+    return dollars if 0 <= dollars < float("inf") else None
 
 
 def _pairs(listed: Any) -> list[tuple[str, int]]:
     if not isinstance(listed, list):
         return []
 
-    return [(name.decode(errors="replace"), left) for name, left in zip(listed[::2], listed[1::2], strict=True)]
+    return [
+        (name.decode(), left)
+        for name, left in zip(listed[::2], listed[1::2], strict=True)
+        if _is_backend(name) and isinstance(left, int)
+    ]
+
+
+def _is_backend(name: Any) -> bool:
+    try:
+        return isinstance(name, bytes) and 0 < len(name.decode()) <= _MAX_NAME_CHARACTERS
+    except UnicodeDecodeError:
+        return False

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from time import monotonic
 from typing import Any, Never
 
 import hiredis
@@ -23,6 +24,12 @@ from sidecard.store.redis.access import RedisAccess
 from sidecard.store.redis.cluster import any_node
 from sidecard.store.redis.connection import CLIENT_NAME, SCAN_COUNT, Command, ReplyHandler, ScriptCall
 from sidecard.store.redis.scripts import ALL
+
+TURN_SECONDS = 0.005
+"""How long messages are passed on before the loop's other work is done."""
+
+REPLIES_PER_CHECK = 64
+"""Replies between two readings of the clock. A message may cost far more than a reply, so after each the clock is read."""
 
 PING_SECONDS = 0.5
 """How long a connection may be idle before the server is pinged."""
@@ -46,6 +53,8 @@ class SingleConnection(asyncio.Protocol):
         self._on_message: Callable[[bytes], None] | None = None
         self._subscribed: asyncio.Future[None] = self._loop.create_future()
         self._received_at = self._loop.time()
+        self._paused = False
+        """The rest of what was received is passed on in a later turn."""
 
     async def open(self) -> None:
         """See `RedisConnection`."""
@@ -142,32 +151,58 @@ class SingleConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass replies and messages on."""
-        self._received_at = self._loop.time()
         self._reader.feed(data)
-        try:
-            while True:
-                reply = self._reader.gets()
-                if reply is False:
-                    return
-
-                if isinstance(reply, hiredis.PushNotification):
-                    self._pushed(reply)
-                elif isinstance(reply, BusyLoadingError):
-                    raise reply
-                elif self._waiting:
-                    self._waiting.popleft()[0](reply)
-                elif not self._lost.done():
-                    raise ConnectionError("the server sent a reply without a request")
-        except hiredis.HiredisError as error:
-            self._lose(ConnectionError(f"the server does not speak the protocol ({error})"))
-        except Exception as fault:  # noqa: BLE001 - all waiting commands must fail with it, whatever it was
-            self._lose(fault)
+        if not self._paused:
+            self._pass_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail all commands that wait for a reply."""
         self._lose(exc or ConnectionResetError("the server has closed the connection"))
 
     # Internals -------------------------------------------------------------------------------------------------------
+
+    def _pass_on(self) -> None:
+        """Pass on what was received, for one turn: a flood of messages must not keep the loop from its peers."""
+        self._received_at = self._loop.time()
+        resumes, self._paused = self._paused, False
+        ends_at, passed = monotonic() + TURN_SECONDS, 0
+        try:
+            while not self._lost.done():
+                passed += 1
+                if (self._on_message is not None or not passed % REPLIES_PER_CHECK) and monotonic() > ends_at:
+                    self._pause()
+                    return
+
+                reply = self._reader.gets()
+                if reply is False:
+                    break
+
+                self._take(reply)
+        except hiredis.HiredisError as error:
+            self._lose(ConnectionError(f"the server does not speak the protocol ({error})"))
+        except Exception as fault:  # noqa: BLE001 - all waiting commands must fail with it, whatever it was
+            self._lose(fault)
+
+        if resumes and self._transport is not None and not self._lost.done():
+            self._transport.resume_reading()
+
+    def _take(self, reply: Any) -> None:
+        if isinstance(reply, hiredis.PushNotification):
+            self._pushed(reply)
+        elif isinstance(reply, BusyLoadingError):
+            raise reply
+        elif self._waiting:
+            self._waiting.popleft()[0](reply)
+        else:
+            raise ConnectionError("the server sent a reply without a request")
+
+    def _pause(self) -> None:
+        """Read no more until what was received is passed on, in the loop's next iterations."""
+        self._paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+        self._loop.call_soon(self._pass_on)
 
     async def _connect(self) -> None:
         access = self._access

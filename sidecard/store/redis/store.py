@@ -34,7 +34,7 @@ class RedisStore:
     """See `sidecard.store.base.Store`. A claim that this host does not renew expires after ``claim_seconds``.
 
     ``host`` is unique to this run of the daemon. ``clock`` is the engine's. ``on_fault`` receives internal errors that ended a
-    session. ``shared_counters`` creates the `SharedCounters`, if breakers or budgets are shared.
+    session, ``log(level, event, **fields)`` writes a log line. ``shared_counters`` creates the `SharedCounters`, if breakers or budgets are shared.
     """
 
     shared = True
@@ -47,12 +47,13 @@ class RedisStore:
         claim_seconds: float,
         clock: Callable[[], float],
         on_fault: Callable[[Exception], None],
+        log: Callable[..., None],
         shared_counters: Callable[[StoreReporter], SharedCounters] | None = None,
     ) -> None:
         self._access = access
         self._clock = clock
         self._on_fault = on_fault
-        self._reporter = reporter = StoreReporter()
+        self._reporter = reporter = StoreReporter(log)
         self._health = health = RedisHealth(access, reporter)
         self._invalidations = invalidations = Invalidations(host, reporter)
         self._writes = RedisWrites(health, reporter, invalidations, clock)

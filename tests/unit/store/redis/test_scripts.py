@@ -17,7 +17,7 @@ from sidecard.store.redis.scripts import (
 )
 from sidecard_client.protocol.wire import Usage
 
-RECORD = Record(b"\x00value", 1.5, 300.0, 60.0, "cloud", Usage("m", 1, 2, 0.25), ("a", "b"), task="rag")
+RECORD = Record(b"\xa5value", 1.5, 300.0, 60.0, "cloud", Usage("m", 1, 2, 0.25), ("a", "b"), task="rag")
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 namespaces = texts.filter(lambda text: ":" not in text)
 
@@ -27,7 +27,7 @@ def test_an_envelope_returns_its_record_and_age() -> None:
     found = decode_entry(encode_entry(RECORD), 290.0)
     assert found is not None
     assert found.age_seconds == 10.0
-    assert (found.value, found.seconds, found.ttl_seconds, found.window_seconds) == (b"\x00value", 1.5, 300.0, 60.0)
+    assert (found.value, found.seconds, found.ttl_seconds, found.window_seconds) == (b"\xa5value", 1.5, 300.0, 60.0)
     assert (found.backend, found.usage, found.tags, found.task) == ("cloud", RECORD.usage, ("a", "b"), "rag")
 
 
