@@ -605,3 +605,27 @@ def test_every_begin_has_exactly_one_counted_end() -> None:
 
     ends = stats.hits + stats.shared + stats.leases_first + stats.failed + stats.rejected + stats.timeouts + stats.left
     assert stats.begins == ends + stats.waiters == 7
+
+
+def test_peers_of_unknown_processes_are_different_ones() -> None:
+    """Without a pid, an unresponsive holder's other connections are taken for other processes."""
+    host = Host()
+    hung, first, second = host.peer(), host.peer(), host.peer(pid=8)
+    hung.leads("key")
+    first.waits("key", 4)
+    second.waits("key", 5)
+    host.passes(15.0)
+
+    assert first.receives() == [Lease(4, "boot-2", "default", 15.0, 2)]
+
+
+def test_fatal_failure_is_remembered_for_parts_of_a_second() -> None:
+    """A time below a second counts as any other."""
+    host = Host()
+    alice, bob = host.peer(), host.peer()
+    alice.fails(alice.leads("key"), "fatal", ttl_seconds=0.5)
+    host.passes(0.4)
+    bob.asks(Begin("key", id=1))
+    assert isinstance(bob.receives()[0], Failed)
+    host.passes(0.2)
+    bob.leads("key", 2)

@@ -59,3 +59,16 @@ def test_hundred_thousand_cleared_deadlines_leave_nothing_behind() -> None:
 
     assert len(timers._heap) < 100
     assert timers.next_deadline() == 1e6
+
+
+def test_replaced_deadlines_take_no_memory() -> None:
+    """A lease that is renewed for a day has one deadline, not thousands; others keep theirs."""
+    timers = Timers[str]()
+    timers.set("other", 2.0)
+    for number in range(100_000):
+        timers.set("lease", 10.0 + number)
+
+    assert len(timers._heap) < 1000
+    assert timers.pop_due(1e9) == "other"
+    assert timers.pop_due(1e9) == "lease"
+    assert timers.pop_due(1e9) is None

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 from warnings import catch_warnings
 
@@ -17,6 +18,7 @@ from sidecard_client.call.options import Options
 from sidecard_client.call.outcome import Outcome
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost, DaemonUnresponsive, NotConnected
+from sidecard_client.protocol.errors import SidecardWarning
 
 KEY = ("default", "k")
 DOWN = ConnectionError("down")
@@ -328,3 +330,56 @@ def test_a_lost_begin_is_sent_again_only_if_the_connection_had_ended() -> None:
         assert isinstance(lost, ConnectionLost)
         assert drive(begin({}, lost, LocalFlights(threading.Event)), daemon).source == "fallback"
         assert daemon.names == names
+
+
+@pytest.mark.parametrize(
+    ("reply", "policy", "results"),
+    [
+        (lease(), {}, (Returned("v"), STORED)),
+        (NotConnected("no"), {}, (Returned("v"),)),
+        (NotConnected("no"), {"key": None}, (Returned("v"),)),
+    ],
+    ids=["lease", "fallback", "fallback without a key"],
+)
+def test_waited_seconds_are_the_time_from_the_begin_to_the_own_call(
+    reply: Any, policy: dict[str, Any], results: tuple[Any, ...]
+) -> None:
+    """A caller that makes the call itself has waited since its begin was sent."""
+    call = prepare(Options(), answer, ("p",), {"key": KEY[1], **policy})
+    conversation = converse(call, LocalFlights(threading.Event), lambda: "/s", monotonic() - 5.0, reply)
+
+    assert drive(conversation, Daemon(reply, *results)).waited_seconds == pytest.approx(5.0, abs=2.0)
+
+
+def test_a_local_waiter_has_waited_since_its_begin() -> None:
+    """The time that it waited for the daemon's reply counts too."""
+    flights = LocalFlights(threading.Event)
+    leader = flights.enter(KEY)
+    assert isinstance(leader, LocalFlight)
+    call = prepare(Options(), answer, ("p",), {"key": KEY[1]})
+    waiting = converse(call, flights, lambda: "/s", monotonic() - 5.0, NotConnected("no"))
+    assert isinstance(waiting.send(None), commands.WaitLocal)
+    flights.succeed(leader, "v")
+    with pytest.raises(StopIteration) as end:
+        waiting.send(None)
+
+    assert finished(end.value.value).waited_seconds == pytest.approx(5.0, abs=2.0)
+
+
+def test_a_value_that_cannot_be_shared_is_warned_of() -> None:
+    """The caller gets its value, and a warning that names the function."""
+    with pytest.warns(SidecardWarning, match="unshareable_answer"):
+        outcome = drive(
+            converse(
+                prepare(Options(), unshareable_answer, (), {"key": KEY[1]}),
+                LocalFlights(threading.Event), lambda: "/s", 0.0, lease(),
+            ),
+            Daemon(lease(), Returned(object()), OK),
+        )  # fmt: skip
+
+    assert outcome.source == "upstream"
+
+
+def unshareable_answer() -> object:
+    """Be a function that no other test warns of: a function is warned of once."""
+    return object()

@@ -162,6 +162,7 @@ def foreign(module: str, name: str, *, status: int | None = None) -> BaseExcepti
         (httpx2.ConnectTimeout("slow"), True),
         (httpcore2.ReadTimeout("slow"), True),
         (foreign("httpx", "TimeoutException"), True),
+        (foreign("httpcore", "TimeoutException"), True),
         (foreign("requests.exceptions", "Timeout"), True),
         (foreign("openai", "APITimeoutError"), True),
         (foreign("anthropic._exceptions", "APITimeoutError"), True),

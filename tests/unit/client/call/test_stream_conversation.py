@@ -13,6 +13,7 @@ from sidecard_client.call.options import Options
 from sidecard_client.call.streams import END, Provenance, stream
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost, NotConnected
+from sidecard_client.protocol.errors import SidecardWarning
 
 DOWN = ConnectionError("down")
 GONE = ConnectionEnded("gone")
@@ -260,3 +261,40 @@ def test_an_exception_of_the_function_is_returned() -> None:
     daemon = Daemon(lease(), Returned("a"), Raised(DOWN), OK)
     result = drive(converse({}), daemon)
     assert result.error is DOWN
+
+
+@pytest.mark.parametrize(
+    ("results", "source"),
+    [
+        ((chunk("a"), END_REPLY), "shared"),
+        ((wire.Chunk(1, "a", source="stale"), END_REPLY), "stale"),
+        ((lease(), Returned("a"), Returned(END), STORED), "upstream"),
+        ((NotConnected("no"), Returned("a"), Returned(END)), "fallback"),
+    ],
+)
+def test_the_source_is_known_with_the_first_piece(results: tuple[Any, ...], source: str) -> None:
+    """Pieces of a running call are shared; the caller's own are upstream's, or a fallback's."""
+    provenance, daemon = Provenance(), Daemon(*results)
+    call = prepare(Options(), generate, ("p",), {"key": "k"}, stream=True)
+    conversation = stream(call, provenance, lambda: "/s")
+    command = conversation.send(None)
+    while not isinstance(command, commands.Give):
+        command = conversation.send(daemon.execute(command))
+
+    assert provenance.source == source
+    conversation.close()
+
+
+def test_a_piece_that_cannot_be_shared_is_warned_of() -> None:
+    """The caller gets its pieces, and a warning that names the function."""
+    call = prepare(Options(), generate_unshareable, (), {"key": "k"}, stream=True)
+    daemon = Daemon(lease(), Returned(object), OK, Returned(END))
+    with pytest.warns(SidecardWarning, match="generate_unshareable"):
+        drive(stream(call, Provenance(), lambda: "/s"), daemon)
+
+    assert daemon.pieces == [object]
+
+
+def generate_unshareable() -> list[object]:
+    """Be a function that no other test warns of: a function is warned of once."""
+    return []

@@ -177,3 +177,24 @@ def test_cached_refuses_a_key() -> None:
     """One key would give one answer to all arguments."""
     with pytest.raises(TypeError, match="for one call"):
         CachedFunction(Performer(), answer, Options(key="k"))
+
+
+@pytest.mark.parametrize("name", ["close", "aclose"])
+def test_wrap_passes_the_end_of_a_client_through(name: str) -> None:
+    """Each process must end its own client."""
+    performer = Performer()
+    proxy: Any = SharedMethods(performer, Ending(), Options(), None)
+    assert getattr(proxy, name)() == f"{name} done"
+    assert performer.calls == []
+
+
+class Ending:
+    """A client with both ways to end it."""
+
+    def close(self) -> str:
+        """End."""
+        return "close done"
+
+    def aclose(self) -> str:
+        """End."""
+        return "aclose done"

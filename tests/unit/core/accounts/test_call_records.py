@@ -136,3 +136,12 @@ def test_an_answer_that_cannot_be_shared_is_recorded_as_upstream() -> None:
 def test_exception_of_returns_the_type_alone(message: str, shown: str) -> None:
     """The text of an exception quotes its input."""
     assert exception_of(message) == shown
+
+
+def test_a_call_without_a_price_is_billed_nothing() -> None:
+    """Neither its caller nor a setting knows what it cost."""
+    host = Host(log_calls=True)
+    alice = host.peer()
+    alice.completes(alice.leads("key"), 1, usage=wire.Usage(model="m"))
+    (record,) = host.logged
+    assert record.billed_dollars == 0.0

@@ -382,6 +382,7 @@ def test_backends_beyond_the_bound_share_one() -> None:
 
     assert town.backends.of("one") is town.backends.of("two")
     assert town.backends.of("one").name == OTHER_BACKENDS
+    assert OTHER_BACKENDS in town.backends.all()
     assert town.chooses("one", "two") == "one"
 
 
@@ -393,3 +394,18 @@ def test_none_of_a_begins_own_backends_evicts_another() -> None:
         looked_up = [town.backends.of(name) for name in names]
         assert all(backend is town.backends.of(name) for name, backend in zip(names, looked_up, strict=True))
         names = [f"{name}x" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("settings", "dollars"),
+    [
+        (BackendSettings(input_dollars_per_million_tokens=3.0), 6.0),
+        (BackendSettings(output_dollars_per_million_tokens=5.0), 20.0),
+        (BackendSettings(input_dollars_per_million_tokens=3.0, output_dollars_per_million_tokens=5.0), 26.0),
+        (BackendSettings(), 0.0),
+    ],
+)
+def test_tokens_without_a_price_cost_nothing(settings: BackendSettings, dollars: float) -> None:
+    """A backend may have a price for one direction alone."""
+    town = Town(backends={"cloud": settings})
+    assert town.backends.of("cloud").price_dollars(2e6, 4e6) == pytest.approx(dollars)

@@ -141,3 +141,12 @@ def test_a_sample_of_0_seconds_is_ignored(seconds: float) -> None:
     sampled(limit, seconds, 100)
 
     assert limit.limit == INITIAL_LIMIT
+
+
+def test_the_mean_of_the_first_samples_is_their_average() -> None:
+    """Each of them counts as much as the others."""
+    limit = AdaptiveLimit(20)
+    for seconds in (0.5, 0.7, 0.9):
+        limit.sample(seconds, 1)
+
+    assert limit._mean == pytest.approx(0.7)
