@@ -93,6 +93,8 @@ class Engine:
         self._counters = counters = Counters()
         self.metrics = metrics = DaemonMetrics(settings.max_backends, wall)
         """The driver measures by it too."""
+        self.sink_problems: dict[str, Callable[[], str]] = {}
+        """See `ReportOperations`; each sink of the daemon adds its own."""
         self._recorder = recorder = CallRecorder(enabled=settings.log_calls, prompts=settings.log_prompts)
         scopes = Scopes(settings.shared_namespaces)
         self._policy = policy = CachePolicy(live, counters, codec)
@@ -156,7 +158,7 @@ class Engine:
         self._status = status = StatusOperations(run, cache, streams, flights, similar, store, backends, counters)
         self._entries = EntryOperations(policy, flights, lookups, store, writes, serving, scopes, failures)
         self._explain = ExplainOperation(policy, flights, store, scopes, failures, status)
-        self._reports = ReportOperations(status, flights, limits, store, backends, billing)
+        self._reports = ReportOperations(status, flights, limits, store, backends, billing, self.sink_problems)
         self._apps = apps = AppMetrics(live, metrics.dropped)
         self._reporting = MetricsOperations(status, streams, backends, billing, metrics, apps, enabled=settings.metrics)
         self._settings = SettingsOperations(

@@ -31,6 +31,9 @@ def run(config: Config, environ: MutableMapping[str, str], *, reread: Callable[[
     """
     price = _price(config)
     new_index = vectors.index_maker(config)
+    if not state:
+        sinks.require_place(config)
+
     adopted = systemd.adopt_socket(environ, os.getpid())
     if adopted is None:
         listening = listener.bind(config.socket.path, config.socket.mode, config.socket.group)

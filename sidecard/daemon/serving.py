@@ -110,7 +110,15 @@ class Daemon:
         engine.metrics.limited = self._server.limited
         engine.metrics.gauges["buffered_bytes"] = lambda: self._server.buffers.bytes
         engine.metrics.dropped_by["log_lines"] = lambda: log.left_out + self._parts.log_writer.dropped
-        sinks = Sinks(self._config, state, engine.metrics, clock=clock, wall_clock=wall_clock, log=log.write)
+        sinks = Sinks(
+            self._config,
+            state,
+            engine.metrics,
+            engine.sink_problems,
+            clock=clock,
+            wall_clock=wall_clock,
+            log=log.write,
+        )
         driver = self._driver = Driver(
             engine,
             loop,

@@ -32,6 +32,14 @@ Query = Callable[[wire.AnyRequest], wire.AnyReply]
 """Queries the engine as an operator, without waiting."""
 
 
+def require_place(config: Config) -> None:
+    """Raise `ConfigError` if a daemon that is to keep no state is also to keep a call log in its state directory."""
+    if config.calls.enabled and not config.calls.url:
+        from sidecard.observe.call_log import urls  # noqa: PLC0415 - optional: see the module's docstring
+
+        raise ConfigError([f"calls.enabled is true, but {urls.NOWHERE}"])
+
+
 def require(config: Config) -> None:
     """Import the driver of the call log's database. Raises `ConfigError` if it is not installed."""
     if config.calls.enabled:
@@ -43,7 +51,8 @@ def require(config: Config) -> None:
 class Sinks:
     """The sinks of one daemon: `open` before it serves, `start` when it does, `close` after it has.
 
-    ``state`` is the locked state directory. Losses and gauges are reported to ``metrics``. ``clock`` is the engine's,
+    ``state`` is the locked state directory. Losses and gauges are reported to ``metrics``, and what does not work to ``problems``,
+    which `health` shows. Without a place for the call log, there is none: the daemon serves all the same. ``clock`` is the engine's,
     ``wall_clock`` the wall's, in seconds. ``log`` writes a log line.
 
     Raises `ConfigError` if the call log cannot be opened as configured.
@@ -54,6 +63,7 @@ class Sinks:
         config: Config,
         state: Path | None,
         metrics: DaemonMetrics,
+        problems: dict[str, Callable[[], str]],
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
@@ -62,6 +72,7 @@ class Sinks:
         self._config = config
         self._state = state
         self._metrics = metrics
+        self._problems = problems
         self._clock = clock
         self._wall_clock = wall_clock
         self._log = log
@@ -114,8 +125,13 @@ class Sinks:
     def _count(self, what: str, number: int) -> None:
         self._metrics.dropped[what] += number
 
-    def _open_calls(self) -> "CallLog":
-        from sidecard.observe.call_log.urls import open_log  # noqa: PLC0415 - optional: see the module's docstring
+    def _open_calls(self) -> "CallLog | None":
+        from sidecard.observe.call_log.urls import NOWHERE, open_log  # noqa: PLC0415 - optional: see the module's docstring
+
+        if not self._config.calls.url and self._state is None:
+            self._problems["calls"] = lambda: f"Calls are not logged: {NOWHERE}."
+            self._log("warning", "calls not logged", reason=NOWHERE)
+            return None
 
         calls = open_log(
             self._config.calls,
@@ -127,6 +143,7 @@ class Sinks:
             count=self._count,
         )
         self._metrics.gauges["calls_pending"] = lambda: calls.pending
+        self._problems["calls"] = lambda: calls.problem
         return calls
 
     def _open_push(self, query: Query) -> "Push":

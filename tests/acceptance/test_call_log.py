@@ -14,6 +14,7 @@ import pytest
 
 from sidecard_client import AsyncClient, Client
 from tests.daemons import Daemon, poll
+from tests.many_hosts import reasons
 from tests.metrics import samples
 
 Start = Callable[..., Daemon]
@@ -143,6 +144,32 @@ def test_call_log_without_a_place_prevents_the_start(socket_path: str) -> None:
     assert done.returncode == 78
     assert "there is no state directory" in done.stderr
     assert "sqlite:PATH" in done.stderr
+
+
+def test_unusable_state_directory_costs_the_call_log_alone(daemon: Start, tmp_path: Path) -> None:
+    """Another daemon has locked it: this one serves without a call log, and `health` gives the reason."""
+    first = daemon(LOGGED, STATE_DIRECTORY=str(tmp_path))
+    second = daemon(LOGGED, STATE_DIRECTORY=str(tmp_path))
+    assert "Calls are not logged: there is no state directory" in reasons(second)
+    assert "Calls are not logged" not in reasons(first)
+    with Client(second.socket) as client:
+        assert client.call(lambda: "answer", key="k") == "answer"
+
+    second.terminate()
+    assert len(second.said("calls not logged")) == 1
+
+
+def test_call_log_that_cannot_be_written_is_a_reason(daemon: Start, tmp_path: Path) -> None:
+    """Calls go on; when the file can be written again, the reason is gone and the rows are there."""
+    (tmp_path / "calls.sqlite").mkdir()
+    one = daemon(LOGGED, STATE_DIRECTORY=str(tmp_path))
+    with Client(one.socket) as client:
+        assert client.call(lambda: "answer", key="k") == "answer"
+
+    poll(lambda: "Calls are not logged: " in reasons(one), "no reason appears")
+    (tmp_path / "calls.sqlite").rmdir()
+    assert len(rows(tmp_path, 1)) == 1
+    poll(lambda: "Calls are not logged" not in reasons(one), "the reason stays")
 
 
 @pytest.mark.slow

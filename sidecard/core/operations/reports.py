@@ -1,5 +1,7 @@
 """The `report` and `health` operations: savings and spending, and problems."""
 
+from collections.abc import Callable
+
 from msgspec import Struct
 
 from sidecard.core.accounts.billing import Billing
@@ -22,6 +24,8 @@ class ReportOperations(Struct, frozen=True, eq=False):
     store: StoreStatus
     backends: Backends
     billing: Billing
+    sink_problems: dict[str, Callable[[], str]]
+    """By sink, a callable that returns its problem as a sentence, or an empty text."""
 
     def report(self, peer: Peer, request: wire.GetReport, now: float) -> list[Effect]:
         """Report rates, savings and spending."""
@@ -60,6 +64,7 @@ class ReportOperations(Struct, frozen=True, eq=False):
             if budget.spent_dollars(now) >= budget.settings.dollars
         ]
         problems += self.store.problems()
+        problems += [problem for problem_of in self.sink_problems.values() if (problem := problem_of())]
         health = wire.Health(
             request.id,
             "draining" if draining else "ok",

@@ -86,6 +86,8 @@ class CallLog:
         """Rows of the batch that is being written."""
         self._worker: WorkerThread | None = None
         self._failing = self._dropping = False
+        self.problem = ""
+        """Why nothing can be written, as a sentence; empty if all is well."""
 
     @property
     def pending(self) -> int:
@@ -219,12 +221,14 @@ class CallLog:
             self._log("warning", "calls not written", reason=str(error), waiting=len(self._queue))
 
         self._failing = True
+        self.problem = f"Calls are not logged: {str(error).rstrip('.') or type(error).__name__}."
 
     def _succeeded(self) -> None:
         self._log_notice()
         if self._failing or self._dropping:
             self._log("info", "calls written again", place=self._writer.place)
 
+        self.problem = ""
         self._failing = self._dropping = False
 
     def _log_notice(self) -> None:

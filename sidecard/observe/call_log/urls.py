@@ -19,7 +19,7 @@ _NO_PSYCOPG: Final = (
     "calls.url leads to PostgreSQL, and psycopg cannot be loaded ({}); "
     'install it with `pip install "sidecard[postgres]"`, or let calls.url be sqlite:PATH'
 )
-_NOWHERE: Final = "there is no state directory, and calls.url is empty: name a file with calls.url = sqlite:PATH"
+NOWHERE: Final = "there is no state directory, and calls.url is empty: name a file with calls.url = sqlite:PATH"
 
 SMALLEST_SHARE: Final = 32
 """One prompt or answer may take that fraction of the whole log."""
@@ -59,7 +59,7 @@ def open_log(
             clock=clock,
         )
     else:
-        raise ConfigError([f"calls.enabled is true, but {_NOWHERE}"])
+        raise ConfigError([f"calls.enabled is true, but {NOWHERE}"])
 
     max_text_bytes = min(MAX_TEXT_BYTES, max_bytes // SMALLEST_SHARE)
     return CallLog(writer, host=host, log=log, count=count, redact=settings.redact, max_text_bytes=max_text_bytes)
@@ -88,7 +88,7 @@ def open_reader(url: str, state: Path | None) -> CallReader:
         return SqliteCallReader(path)
 
     if not url:
-        raise NoCallLogError(f"{_NOWHERE}, or set STATE_DIRECTORY as for the daemon")
+        raise NoCallLogError(f"{NOWHERE}, or set STATE_DIRECTORY as for the daemon")
 
     require(url)
     from sidecard.observe.call_log.postgres import PostgresCallReader  # noqa: PLC0415 - see the module's text
