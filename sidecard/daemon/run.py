@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from sidecard.adapters import vectors
@@ -14,6 +15,7 @@ from sidecard.core.accounts.billing import Price, no_price
 from sidecard.daemon import sinks, systemd
 from sidecard.daemon.serving import Daemon, Parts
 from sidecard.daemon.state import StateLock, StateUnusableError, state_directory, writable_by_others
+from sidecard.daemon.stop_deadline import STOP_SECONDS, StopDeadline
 from sidecard.errors import ConfigError
 from sidecard.observe.log_writer import LogWriter
 from sidecard.observe.logs import Log, open_log
@@ -52,13 +54,23 @@ def run(config: Config, environ: MutableMapping[str, str], *, reread: Callable[[
             stack.callback(writer.drain, LAST_LINES_SECONDS)
             directory = _lock_state(environ, log, stack) if state else None
             notifier = systemd.Notifier(environ, os.getpid())
-            parts = Parts(listening, notifier, log, writer, price, new_index, reread_and_require, directory, stack)
+            deadline = StopDeadline(partial(_abandon, log, writer, listening))
+            stack.callback(deadline.cancel)
+            parts = Parts(
+                listening, notifier, log, writer, price, new_index, reread_and_require, directory, stack, deadline
+            )
             # asyncio and not anyio, whose import would take a sixth of the start; sinks that use anyio run on it as well.
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(Daemon(config, parts).run())
 
     finally:
         listening.close()
+
+
+def _abandon(log: Log, writer: LogWriter, listening: listener.Listener) -> None:
+    log.write("warning", "stop abandoned", seconds=STOP_SECONDS, reason="what is pending could not be written in time")
+    writer.drain(LAST_LINES_SECONDS)
+    listening.close()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -26,6 +26,7 @@ from sidecard.daemon.ledger_file import LedgerFile, LedgerKeeper
 from sidecard.daemon.reloading import Reloader
 from sidecard.daemon.sinks import Sinks
 from sidecard.daemon.socket_server import SocketServer
+from sidecard.daemon.stop_deadline import STOP_SECONDS, StopDeadline
 from sidecard.daemon.stores import open_store
 from sidecard.daemon.systemd import Notifier
 from sidecard.errors import SidecardBug
@@ -58,6 +59,7 @@ class Parts(NamedTuple):
     state: Path | None
     """The state directory, locked."""
     stack: ExitStack
+    deadline: StopDeadline
 
 
 class Daemon:
@@ -85,12 +87,12 @@ class Daemon:
         6. close each connection once its replies are read, waiting at most `FLUSH_SECONDS`
         7. abort the remaining connections
         8. write the pending rows of the call log, and push the last metrics
-        9. write the store's pending entries
+        9. meanwhile, write the store's pending entries
         10. write the ledger, if it changed since the last write
         11. release the state directory, and remove the socket if the daemon created it (`sidecard.daemon.run.run` does)
         12. exit with 0
 
-        A second signal ends the waits of 4 and 6.
+        A second signal ends the waits of 4 and 6. If 8 to 10 take longer than `STOP_SECONDS`, 11 and 12 follow at once.
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._log_loop_failure)
@@ -167,12 +169,14 @@ class Daemon:
                 self._report_ready()
                 await self._stop.wait()
                 await self._drain()
+                self._parts.deadline.start()
                 for task in background:
                     task.cancel()
 
-            await sinks.close()
-            if store is not None:
-                await store.close()
+            async with asyncio.TaskGroup() as closing:
+                closing.create_task(sinks.close())
+                if store is not None:
+                    closing.create_task(store.close())
 
             # Last: the periodic write has ended, and nothing can be booked any more.
             if ledger is not None:
@@ -183,7 +187,7 @@ class Daemon:
         """Steps 1 to 7 of `run`."""
         drain_seconds = self._reloader.config.flights.drain_seconds
         connections = self._server.connections
-        self._parts.notifier.stopping("draining", drain_seconds + 2 * FLUSH_SECONDS)
+        self._parts.notifier.stopping("draining", drain_seconds + FLUSH_SECONDS + STOP_SECONDS)
         self._server.stop_accepting()
         self._log.write("info", "stopping", peers=len(connections), drain_seconds=drain_seconds)
         idle, empty = asyncio.Event(), asyncio.Event()

@@ -167,10 +167,11 @@ class Connector:
         self, connection: BlockingConnection, request_id: int, wait_seconds: float | None, started: float
     ) -> wire.AnyReply:
         late = None if wait_seconds is None else started + wait_seconds + self._timeout_seconds + LATE_SECONDS
-        if not self.heartbeat.watch(connection):
-            raise DaemonUnresponsive("no thread could be started to watch the daemon")
-
         try:
+            # Within the `try`: an interruption after `watch` must not leave the connection watched.
+            if not self.heartbeat.watch(connection):
+                raise DaemonUnresponsive("no thread could be started to watch the daemon")
+
             while True:
                 try:
                     reply = connection.receive_or_beat(request_id)

@@ -8,8 +8,9 @@ What may be lost: a pending write, if the daemon is killed; a claim, if the serv
 then the call is made twice. In any case an answer belongs to its key, and only the holder of a claim stores one.
 """
 
+import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import anyio
@@ -110,7 +111,7 @@ class RedisStore:
                 await connection.open()
                 await self._writes.write_all(connection)
             finally:
-                await _close(connection)
+                await _close([connection])
 
     def _new_connection(self) -> RedisConnection:
         is_cluster = self._access.address.kind == "cluster"
@@ -143,8 +144,7 @@ class RedisStore:
             except* Exception as group:  # noqa: BLE001 - the boundary: a mistake of our own ends a session, not the daemon
                 faults += _leaves(group)
         finally:
-            for connection in connections:
-                await _close(connection)
+            await _close(connections)
 
         for fault in faults:
             if not isinstance(fault, FAULTS):
@@ -161,7 +161,22 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
             yield fault
 
 
-async def _close(connection: RedisConnection) -> None:
+async def _close(connections: Sequence[RedisConnection]) -> None:
+    """Disconnect all at the same time, within `CLOSE_SECONDS`. A cancellation takes effect after that."""
+    # Not anyio's shield: the daemon cancels this task with asyncio's own `Task.cancel`, which that does not hold back.
+    closing = asyncio.gather(*map(_close_one, connections))
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        while not closing.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([closing])
+
+        raise
+
+
+async def _close_one(connection: RedisConnection) -> None:
     # A fault means that the connection has ended, which is the aim.
-    with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS), suppress(*FAULTS):
-        await connection.close()
+    with suppress(*FAULTS):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await connection.close()

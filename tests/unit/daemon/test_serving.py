@@ -4,10 +4,12 @@ import asyncio
 import signal
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from sidecard.config.load import load
 from sidecard.core.accounts.billing import no_price
 from sidecard.daemon.serving import Daemon, Parts
+from sidecard.daemon.stop_deadline import StopDeadline
 from sidecard.daemon.systemd import Notifier
 from sidecard.observe.log_writer import LogWriter
 from sidecard.observe.logs import open_log
@@ -27,7 +29,9 @@ def test_a_second_signal_at_the_end_of_a_wait_is_no_fault(socket_directory: Path
             stack.callback(writer.drain, 1.0)
             log = open_log("info", "json", float, writer)
             notifier = Notifier({}, 1)
-            parts = Parts(listening, notifier, log, writer, no_price, lambda _: None, lambda: config, None, stack)  # type: ignore[arg-type,return-value]  # no index is made
+            deadline = StopDeadline(lambda: None)
+            new_index: Any = None  # no index is made
+            parts = Parts(listening, notifier, log, writer, no_price, new_index, lambda: config, None, stack, deadline)
             daemon = Daemon(config, parts)
             daemon._stop.set()
             async with asyncio.TaskGroup() as tasks:
