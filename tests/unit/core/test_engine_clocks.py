@@ -80,3 +80,15 @@ def test_a_wall_clock_that_was_set_moves_the_periods_of_budgets() -> None:
     assert isinstance(report, wire.Report)
     assert report.budgets["daily"].resets_in_seconds == 43200.0 - host.now
     holder.completes(lease, "answer")
+
+
+def test_a_lease_outlives_a_sleep_of_parts_of_a_second() -> None:
+    """A short sleep counts as any other."""
+    host = Host(lease_seconds=15.0)
+    holder = host.peer()
+    lease = holder.leads("k")
+    host.passes(14.8)
+    slept(host, 0.5)
+    host.passes(1.0)
+    holder.asks(wire.Renew(lease, id=6))
+    assert isinstance(holder.receives()[-1], wire.Ok)

@@ -629,3 +629,16 @@ def test_fatal_failure_is_remembered_for_parts_of_a_second() -> None:
     assert isinstance(bob.receives()[0], Failed)
     host.passes(0.2)
     bob.leads("key", 2)
+
+
+def test_a_hit_within_the_sharing_window_counts_as_shared() -> None:
+    """After its time to live, an answer is shared, and the counters say so."""
+    host = Host(ttl_seconds=1.0, sharing_window_seconds=60.0)
+    alice, bob = host.peer(), host.peer()
+    alice.completes(alice.leads("key"), 1)
+    host.passes(2.0)
+    bob.asks(Begin("key", id=1))
+    bob.receives()
+
+    stats = host.stats()
+    assert (stats.shared, stats.hits) == (1, 0)

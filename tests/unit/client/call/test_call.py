@@ -366,3 +366,14 @@ def test_remaining_seconds() -> None:
     assert calls.remaining_seconds(prepared(), 5) is None
     assert calls.remaining_seconds(prepared(small, "p", wait=3), 1) == 2
     assert calls.remaining_seconds(prepared(small, "p", wait=3), 5) == 0
+
+
+@pytest.mark.parametrize(("reason", "stale"), [("budget", True), ("breaker_open", True), ("busy", False)])
+def test_resolve_a_rejection_with_a_stale_answer(reason: str, stale: bool) -> None:
+    """A rejection by policy is covered by the stale answer; a full daemon counts as absent, and the caller makes its call."""
+    reply = wire.Rejected(id=1, reason=reason, stale_value="old", stale_age_seconds=9.0)  # type: ignore[arg-type]  # a parameter's str
+    resolved = resolve(reply)
+    if stale:
+        assert (resolved.value, resolved.source) == ("old", "stale")
+    else:
+        assert resolved is NextStep.WITHOUT_DAEMON

@@ -279,3 +279,16 @@ def test_histograms_without_bounds_use_those_of_prometheus() -> None:
     metrics = Metrics()
     metrics.report(ONE, histogram(0.3))
     assert len([name for name in metrics.samples() if "bucket" in name]) == len(DEFAULT_BOUNDS) + 1
+
+
+def test_a_session_that_reports_outlives_those_that_do_not() -> None:
+    """Sessions that are only named once do not make the daemon forget what a working sender has sent."""
+    metrics = Metrics()
+    for number in range(2 * MAX_SESSIONS):
+        metrics.report(ONE, session=f"once {number}", sequence=1)
+        if number % 1000 == 0:
+            metrics.report(ONE, counted("docs"), session="working", sequence=number + 1)
+
+    before = metrics.samples()["docs_total"]
+    metrics.report(ONE, counted("docs"), session="working", sequence=1)
+    assert metrics.samples()["docs_total"] == before
