@@ -25,3 +25,10 @@ def id_in_use(peer: Peer, request: wire.Request) -> SendReply:
     """Reject a request whose id an unanswered request of the same connection uses."""
     text = f"id {request.id} is already waiting on this connection: use an id once, or cancel it first"
     return error(peer, request, "bad_request", text)
+
+
+def reject_value(peer: Peer, request: wire.Request, problem: str) -> SendReply:
+    """Reject a value that must not be stored or shared, for a `problem` found by `nesting_problem`."""
+    op = type(request).__name__.lower()
+    text = f"{op}: the value cannot be stored or shared: {problem}. Send a flatter value, or its text"
+    return error(peer, request, "bad_request", text)

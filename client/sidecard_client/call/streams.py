@@ -49,6 +49,7 @@ from sidecard_client.call.values import pack_value
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import ConnectionEnded, ConnectionLost
 from sidecard_client.protocol.errors import CallFailed, CallTimeout, ProtocolError, UnshareableValue
+from sidecard_client.protocol.nesting import MAX_PIECE_DEPTH
 
 END: Final[Any] = object()
 """The value of `Returned` in place of a piece if a stream ends."""
@@ -151,7 +152,7 @@ class StreamReport:
         if self._first_chunk_seconds is None:
             self._first_chunk_seconds = monotonic() - self._opened_at
 
-        packed = pack_value(piece)
+        packed = pack_value(piece, MAX_PIECE_DEPTH)
         if len(packed) > MAX_CHUNK_BYTES:
             raise UnshareableValue(
                 f"A piece is too large to be shared: {len(packed)} bytes, at most {MAX_CHUNK_BYTES}."

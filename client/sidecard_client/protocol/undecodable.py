@@ -17,6 +17,10 @@ VALUE_TAGS = frozenset({tag_of(Hit), tag_of(Shared), tag_of(Chunk)})
 """Replies that carry a value of another process."""
 
 
+_VALUE_FIELDS = (b"\xa5value", b"\xa5chunk")
+_MAP_OF_TWO = b"\x82"
+
+
 class _Head(Struct, frozen=True):
     id: RequestId
     type: str
@@ -31,8 +35,15 @@ def replacement_for(payload: bytes | memoryview, fault: Exception) -> Failed | N
     It is the reply that waiters get for an unshareable answer, so that the caller makes its own call.
     """
     try:
-        head = _decode_head(payload)
+        head = _decode_head(_before_value(bytes(payload)) if isinstance(fault, RecursionError) else payload)
     except DECODE_ERRORS:
         return None
 
     return Failed(head.id, "ignored", f"the answer cannot be read: {fault}") if head.type in VALUE_TAGS else None
+
+
+def _before_value(payload: bytes) -> bytes:
+    """Return a reply's type and id alone. In a caller deep in its own stack, even skipping a nested value fails."""
+    id_at = payload.find(b"\xa2id")  # the tag before it may be "chunk" too
+    ends = [end for end in (payload.find(field, id_at) for field in _VALUE_FIELDS) if end > 0]
+    return _MAP_OF_TWO + payload[1 : min(ends, default=0)]

@@ -17,6 +17,7 @@ from sidecard.core.effects import Effect, EmitNote
 from sidecard.core.records import NO_USAGE, Record
 from sidecard.core.scopes import covers
 from sidecard.core.settings import LiveSettings, TaskSettings
+from sidecard_client.protocol.nesting import nesting_problem
 from sidecard_client.protocol.wire import Usage
 
 _MAX_SHARED_TERMS = 4096
@@ -58,7 +59,7 @@ class CachePolicy:
     def adopt(self, scope: str, key: str, record: Record, now: float) -> tuple[Entry | None, list[Effect]]:
         """Copy a store's record into memory; return its entry, even if it was too large to keep, and the notes.
 
-        The entry is None if the record's value is damaged.
+        The entry is None if the record's value is damaged or nested too deep.
         """
         found = self._compressed_of(record)
         if found is None:
@@ -90,13 +91,13 @@ class CachePolicy:
         return (value, False) if smaller is None else (smaller, True)
 
     def _compressed_of(self, record: Record) -> tuple[bytes, bool] | None:
-        """Return the value of a record to keep, and whether it is compressed; None if it is damaged."""
-        if not record.compressed:
-            return self._compressed(record.value)
-
-        value = self.compression.decompress(record.value)
-        if value is None:
+        """Return the value of a record to keep, and whether it is compressed; None if it is damaged or nested too deep."""
+        value = self.compression.decompress(record.value) if record.compressed else record.value
+        if value is None or nesting_problem(value) is not None:
             return None
+
+        if not record.compressed:
+            return self._compressed(value)
 
         # The record's value is reused unchanged: the same codec, perhaps in another version, compressed it.
         wanted = 0 < self.settings.now.compress_min_bytes <= len(value)

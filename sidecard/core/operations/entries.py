@@ -12,9 +12,10 @@ from sidecard.core.flights.store.status import StoreStatus
 from sidecard.core.flights.store.writes import StoreUpdates
 from sidecard.core.flights.table import Flights
 from sidecard.core.records import NO_USAGE
-from sidecard.core.replies import error, not_yours
+from sidecard.core.replies import error, not_yours, reject_value
 from sidecard.core.scopes import Scopes
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.nesting import nesting_problem
 
 
 class EntryOperations(Struct, frozen=True, eq=False):
@@ -49,6 +50,11 @@ class EntryOperations(Struct, frozen=True, eq=False):
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
+        value = bytes(request.value)
+        problem = nesting_problem(value)
+        if problem is not None:
+            return [reject_value(peer, request, problem)]
+
         policy, settings = self.policy, self.policy.settings.now
         if request.task in settings.uncached_tasks:
             return [SendReply(peer.id, wire.Stored(request.id, stored=False))]
@@ -59,7 +65,7 @@ class EntryOperations(Struct, frozen=True, eq=False):
             scope, ttl_seconds, 0.0, wire.DEFAULT_BACKEND, NO_USAGE, request.tags, stale_seconds, task=request.task
         )
         self.failures.forget(scope, request.key)
-        entry, effects = policy.store(request.key, bytes(request.value), now, terms, 0.0)
+        entry, effects = policy.store(request.key, value, now, terms, 0.0)
         if entry is None:
             effects += self.writes.forget(scope, request.key)
         elif self.writes.status.state != "none":

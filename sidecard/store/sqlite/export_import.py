@@ -31,6 +31,7 @@ from sidecard.store.validation import (
     StoredSeconds,
     StoredTask,
 )
+from sidecard_client.protocol.nesting import nesting_problem
 from sidecard_client.protocol.wire import Key, Tags, Usage
 
 BATCH_LINES = 1000
@@ -194,6 +195,10 @@ def _entries(file: Iterable[bytes]) -> Iterator[tuple[int, ExportedEntry]]:
         try:
             entry = _decode(text)
             # A daemon passes values on unchanged: an undecodable one would break the reply that carries it.
+            problem = nesting_problem(entry.value)
+            if problem is not None:
+                raise ValueError(f"its value cannot be stored: {problem}")
+
             msgspec.msgpack.decode(entry.value)
         except UNDECODABLE as error:
             raise SidecardError(f"line {number} is not an exported entry ({error}): nothing was imported") from error

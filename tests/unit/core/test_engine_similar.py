@@ -445,7 +445,7 @@ def test_store_is_read_before_similar_answer() -> None:
     store_says(host, Absent())
     alice.completes(alice.gets(Lease).lease, "a")
     alice.asks(Begin("b", id=2, vector=angle(0), group="g"))
-    store_says(host, Found(Record(packed("own"), 1.0, 60.0, 0.0, "default")))
+    store_says(host, Found(Record(bytes(packed("own")), 1.0, 60.0, 0.0, "default")))
     hit = alice.gets(Hit)
     assert (unpacked(hit), hit.similarity) == ("own", None)
     alice.asks(Begin("c", id=3, vector=angle(0), group="g"))

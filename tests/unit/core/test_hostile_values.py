@@ -4,7 +4,9 @@ from msgspec import Raw
 
 from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES
 from sidecard.core.cache.policy import _FREE_TERMS
+from sidecard.core.events import Found
 from sidecard.core.flights.streams import CHUNK_OVERHEAD_BYTES, chunks_of
+from sidecard.core.records import Record
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Begin, Put
 from tests.host import Host, packed
@@ -83,3 +85,49 @@ def test_terms_are_shared_from_the_second_entry_on() -> None:
     second, third = (put(host, key, namespace=f"n{2 * _FREE_TERMS - 1}") for key in ("second", "third"))
     assert second == len("second") + 1 + ENTRY_OVERHEAD_BYTES
     assert third == second - 1
+
+
+def nested(depth: int) -> Raw:
+    """Return a list nested ``depth`` deep."""
+    return Raw(b"\x91" * depth + b"\x01")
+
+
+def test_deeply_nested_value_is_rejected_at_every_entrance() -> None:
+    """A value that small stacks cannot decode is neither stored nor shared, and the error names the limit."""
+    host = Host()
+    alice, bob = host.peer(), host.peer()
+    lease = alice.leads("key")
+    bob.waits("key")
+    stream = alice.leads("stream", 2, stream=True)
+    requests = (
+        Put("put", nested(65), id=3),
+        wire.Complete(lease, nested(65), id=4),
+        wire.Append(stream, nested(64), id=5),
+    )
+    for request in requests:
+        alice.asks(request)
+        error = alice.gets(wire.Error)
+        assert (error.id, error.code) == (request.id, "bad_request")
+        assert "deep" in error.message
+        assert "flatter" in error.message
+
+    assert bob.receives() == []
+    assert host.stats().cache_entries == 0
+    alice.asks(Put("put", nested(64), id=3))
+    assert alice.gets(wire.Stored).stored
+    alice.asks(wire.Append(stream, nested(63), id=5))
+    alice.asks(wire.Complete(stream, id=6))
+    assert alice.gets(wire.Stored).stored
+    alice.asks(wire.Complete(lease, nested(64), id=4))
+    assert alice.gets(wire.Stored).stored
+    assert isinstance(bob.gets(wire.Shared), wire.Shared)
+
+
+def test_deeply_nested_value_of_a_store_is_damaged() -> None:
+    """A store's entry that small stacks cannot decode counts as absent: the caller makes the call."""
+    host = Host(store="own")
+    alice = host.peer()
+    alice.asks(Begin("key", id=1))
+    host.answers(host.asked().ticket, Found(Record(bytes(nested(900)), 1.0, 60.0, 60.0, "default")))
+
+    assert isinstance(alice.gets(wire.Lease), wire.Lease)

@@ -10,8 +10,9 @@ from sidecard.core.flights.leases import Leases
 from sidecard.core.flights.serving import Serving
 from sidecard.core.flights.streams import MAX_STREAM_BYTES, SharedStream, Streams
 from sidecard.core.flights.table import Flights
-from sidecard.core.replies import error
+from sidecard.core.replies import error, reject_value
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.nesting import MAX_PIECE_DEPTH, nesting_problem
 
 
 class AppendOperation(Struct, frozen=True, eq=False):
@@ -34,6 +35,11 @@ class AppendOperation(Struct, frozen=True, eq=False):
             text = "append is for the lease of a begin with stream: send this answer by complete"
             return [error(peer, request, "bad_request", text)]
 
+        chunk = bytes(request.chunk)
+        problem = nesting_problem(chunk, MAX_PIECE_DEPTH)
+        if problem is not None:
+            return [reject_value(peer, request, problem)]
+
         flight = lease.flight
         if flight is None:
             return []
@@ -42,7 +48,7 @@ class AppendOperation(Struct, frozen=True, eq=False):
         if stream is None:
             stream = flight.start_stream(self.streams.hold(SharedStream()))
 
-        if not self.streams.append(stream, bytes(request.chunk)):
+        if not self.streams.append(stream, chunk):
             # The holder goes on without sharing; callers that have seen no chunk make their own calls.
             limit_bytes = self.streams.limit_bytes
             text = (

@@ -15,8 +15,9 @@ from sidecard.core.flights.serving import Serving
 from sidecard.core.flights.store.writes import StoreUpdates
 from sidecard.core.flights.streams import SharedStream, Streams
 from sidecard.core.flights.table import Flights
-from sidecard.core.replies import error
+from sidecard.core.replies import error, reject_value
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.nesting import nesting_problem
 
 
 class CompleteOperation(Struct, frozen=True, eq=False):
@@ -39,6 +40,10 @@ class CompleteOperation(Struct, frozen=True, eq=False):
         value = bytes(request.value)
         if not value and not lease.request.stream:
             return [error(peer, request, "bad_request", "complete: value is missing; only a stream's is left out")]
+
+        problem = nesting_problem(value)
+        if problem is not None:
+            return [reject_value(peer, request, problem)]
 
         backend, flight = lease.permit.backend, lease.flight
         call = self.leases.answered(lease, "done", request.usage, now, spoken=request.spoken)

@@ -47,3 +47,16 @@ def test_a_value_that_contains_itself_is_refused() -> None:
 
     with pytest.raises(UnshareableValue):
         pack_value(endless)
+
+
+def test_deeply_nested_value_is_refused_with_advice() -> None:
+    """A value nested deeper than small stacks can decode is refused, whatever its size, and so is a cycle."""
+    nest: object = "x"
+    for _ in range(10_000):
+        nest = [nest]
+
+    cycle: list[object] = []
+    cycle.append(cycle)
+    for value in (nest, {"k": nest}, cycle):
+        with pytest.raises(UnshareableValue, match=r"nested more than 64 deep.*flatter"):
+            pack_value(value)

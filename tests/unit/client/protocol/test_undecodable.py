@@ -1,5 +1,7 @@
 """What stands in the place of an answer whose value cannot be read."""
 
+import inspect
+import sys
 from collections.abc import Callable
 
 import msgspec
@@ -67,3 +69,27 @@ def test_a_lease_that_cannot_be_read_ends_the_connection() -> None:
 
     with pytest.raises(ProtocolError, match="no reply"):
         connection.receive(frame(lease))
+
+
+def chunk(value: bytes) -> wire.Chunk:
+    """Build a piece of a stream from these bytes."""
+    return wire.Chunk(1, msgspec.Raw(value))
+
+
+@pytest.mark.parametrize("reply", [hit, shared, chunk])
+def test_recursion_limit_fails_one_call(reply: Callable[[bytes], wire.Reply]) -> None:
+    """A reader deep in its own stack, which cannot even skip a nested value, gets `Failed` for this call alone."""
+    payload = frame(wire.pack(reply(b"\x91" * 63 + b"\x90")))
+
+    def read(frames: int) -> list[wire.AnyReply]:
+        if frames:
+            return read(frames - 1)
+
+        connection = Connection()
+        connection.send(wire.Begin("key"))
+        return connection.receive(payload)
+
+    left = sys.getrecursionlimit() - len(inspect.stack(0))
+    kinds = {type(read(frames)[0]) for frames in range(left - 80, left - 20)}
+
+    assert kinds == {wire.Failed, type(reply(b"\x90"))} or sys.version_info >= (3, 12)

@@ -35,7 +35,7 @@ EVENTS: tuple[FlightEvent, ...] = get_args(FlightEvent)
 OWNERS = {"flight.py", "participants.py", "table.py"}
 """The only modules of `core/flights` that change flights and their participants."""
 
-STORED = Record(packed("stored"), 2.0, 300.0, 60.0, "cloud", Usage(), (), 10.0)
+STORED = Record(bytes(packed("stored")), 2.0, 300.0, 60.0, "cloud", Usage(), (), 10.0)
 
 
 METHODS: dict[FlightEvent, Callable[[Flight], None]] = {
