@@ -128,7 +128,7 @@ def _nesting(tree: Path, directory: Path) -> str:
         connection.ask(op="put", key="nested", value=value)
 
     done = _script(tree, directory, NESTED)
-    return done.stderr.strip()[-200:] if done.returncode else ""
+    return done.stderr.strip().splitlines()[-1][:200] if done.returncode else ""
 
 
 @outcome("a call that hangs in a live process ends, and `health` names it", "flights.max_call_seconds=2")

@@ -1,4 +1,4 @@
-"""Draw measured attacks as rows of a Markdown table: ``python -m tests.bench.bystanders.table AFTER`` compares with 0.1.0."""
+"""Draw measured attacks as rows of a Markdown table: ``python -m tests.bench.bystanders.table AFTER`` updates `security.md`."""
 
 import sys
 from pathlib import Path
@@ -6,9 +6,13 @@ from pathlib import Path
 import msgspec
 
 from tests.bench.bystanders.harness import Measured
+from tests.bench.bystanders.served import ROOT
 
 BEFORE = Path(__file__).with_name("before.jsonl")
 """Rows of 0.1.0, by ``python -m tests.bench.bystanders --tree TREE --json FILE``."""
+
+PAGE = ROOT / "sidecard" / "docs" / "security.md"
+START, END = "<!-- attacks: begin -->", "<!-- attacks: end -->"
 
 HEAD = "| attack | p50 ms | p99.9 ms | max ms | fallbacks | peak MiB | missed |\n|---|---|---|---|---|---|---|"
 COMPARISON_HEAD = "| attack | p50 ms | p99.9 ms | max ms | fallbacks | peak MiB |\n|---|---|---|---|---|---|"
@@ -26,7 +30,7 @@ def figures(measured: Measured) -> list[str]:
         f"{measured.p50_ms:.1f}",
         _milliseconds(measured.p999_ms),
         _milliseconds(measured.max_ms),
-        f"{measured.fallbacks / measured.calls:.1%}" if measured.fallbacks else "0",
+        ", ".join([f"{measured.fallbacks / measured.calls:.1%}" if measured.fallbacks else "0", *measured.wrong]),
         f"{measured.peak_mib:,.0f}",
     ]
 
@@ -51,5 +55,13 @@ def _pair(before: Measured | None, after: Measured) -> list[str]:
     return [f"{old} → {now}" for old, now in zip(figures(before) if before else ["-"] * len(new), new, strict=True)]
 
 
+def main() -> None:
+    """Compare a run with 0.1.0, in the documentation."""
+    text = PAGE.read_text(encoding="utf-8")
+    start, end = text.index(START) + len(START), text.index(END)
+    table = comparison(read(BEFORE), read(Path(sys.argv[1])))
+    PAGE.write_text(f"{text[:start]}\n{table}\n{text[end:]}", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(comparison(read(BEFORE), read(Path(sys.argv[1]))))
+    main()
