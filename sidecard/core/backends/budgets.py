@@ -7,6 +7,8 @@ from sidecard.core.settings import BudgetSettings
 from sidecard.core.wall_clock import WallClock
 from sidecard_client.protocol.wire import BudgetState
 
+_KEPT_PERIODS = 8
+
 _MAX_CACHED_PAIRS = 4096
 
 
@@ -33,10 +35,8 @@ class Budget:
         self.settings = settings
         self.reserved_dollars = 0.0
         self._wall = wall
-        self._memory = BudgetMemory(0, 0.0)
-        """The period with the latest spending."""
-        self._earlier = BudgetMemory(0, 0.0)
-        """The period before that: the clock may be set back into it."""
+        self._spent: dict[int, float] = {}
+        """Spending by period, the last used at the end. Some are kept: the clock may be set back into an earlier one."""
         self._restored = BudgetMemory(0, 0.0)
         """The part of ``_memory`` that earlier runs have spent."""
         self._remote = BudgetMemory(0, 0.0)
@@ -87,8 +87,11 @@ class Budget:
     def wall_clock_set(self, before: int, now: float) -> None:
         """Keep the spending of the period ``before`` if the wall clock was set back into an earlier one."""
         period = self.period(now)
-        if period < before and self._booked(before) > self._booked(period):
-            self._book(period, self._booked(before))
+        spent = self._booked(period)
+        if period < before:
+            spent = max(spent, self._booked(before))
+
+        self._book(period, spent)
 
     def _note(self, period: int, now: float) -> notes.BudgetSpent | None:
         spent = self.spent_dollars(now)
@@ -118,7 +121,7 @@ class Budget:
 
     def memory(self) -> BudgetMemory:
         """Return what to keep over a restart."""
-        return self._memory
+        return BudgetMemory(*next(reversed(self._spent.items()), (0, 0.0)))
 
     def restore(self, memory: BudgetMemory, now: float) -> None:
         """Continue from what an earlier run kept; the spending of a past period has no effect."""
@@ -127,20 +130,21 @@ class Budget:
             # The wall clock was ahead, or is behind: see the class.
             memory = BudgetMemory(period, memory.spent_dollars)
 
-        self._memory = self._restored = memory
+        self._restored = memory
+        self._book(memory.period, memory.spent_dollars)
 
     def period(self, now: float) -> int:
         """Return the number of the current period."""
         return int(self._wall.at(now) // self.settings.period_seconds)
 
     def _booked(self, period: int) -> float:
-        return self._memory.within(period) or self._earlier.within(period)
+        return self._spent.get(period, 0.0)
 
     def _book(self, period: int, dollars: float) -> None:
-        if period != self._memory.period:
-            self._earlier = self._memory
-
-        self._memory = BudgetMemory(period, dollars)
+        self._spent.pop(period, None)
+        self._spent[period] = dollars
+        if len(self._spent) > _KEPT_PERIODS:
+            del self._spent[next(iter(self._spent))]
 
 
 class Budgets:

@@ -221,6 +221,18 @@ def test_a_clock_that_is_set_back_does_not_empty_a_budget() -> None:
     assert daily.spent_dollars(1.0 + DAY) == 0.0
 
 
+def test_a_day_is_remembered_while_the_clock_visits_others() -> None:
+    """Also over a restart, which keeps the present day."""
+    those = Budgets({"daily": BudgetSettings(10.0, period_seconds=DAY)}, WallClock(START))
+    daily = those.by_name["daily"]
+    daily.spend(8.0, 0.0)
+    for days in (-3.0, 0.0, -1.0, 0.0, 2.0, 0.0):
+        set_clock(those, days, 1.0)
+        assert daily.spent_dollars(1.0) == (0.0 if days > 0 else 8.0)
+
+    assert daily.memory() == BudgetMemory(int(START // DAY), 8.0)
+
+
 def test_a_host_that_slept_for_a_day_has_a_new_budget() -> None:
     """Its clock counts the sleep."""
     daily = budget()
