@@ -258,3 +258,35 @@ async def test_a_flood_of_messages_is_passed_on_in_turns(socket_path: str) -> No
         assert turns >= 10
         assert await connection.run([("PING",)]) == [b"PONG"]
         assert seen[-1] == b"9999"
+
+
+async def test_a_password_file_that_hangs_stops_no_other_task(
+    socket_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connecting fails in time, and the loop serves meanwhile."""
+    read, go_on = threading.Event(), threading.Event()
+
+    def hang(_: str) -> str:
+        read.set()
+        go_on.wait(10)
+        return "secret"
+
+    monkeypatch.setattr("sidecard.store.redis.access._secret", hang)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(socket_path)
+    listening.listen()
+    connection = SingleConnection(access(socket_path, password_file=str(tmp_path / "secret")))
+    turns = 0
+    try:
+        opening = asyncio.ensure_future(connection.open())
+        while not opening.done():
+            await asyncio.sleep(0.01)
+            turns += 1
+
+        assert isinstance(opening.exception(), TimeoutError)
+        assert read.is_set()
+        assert turns >= 10
+    finally:
+        go_on.set()
+        await connection.close()
+        listening.close()

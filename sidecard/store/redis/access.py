@@ -9,6 +9,7 @@ from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError
 
 from sidecard.config.store_url import RedisAddress
+from sidecard.persistence.worker import run_in_thread
 
 FAULTS = (RedisError, OSError, TimeoutError)
 """Faults of a server, as opposed to internal errors."""
@@ -31,6 +32,11 @@ class RedisAccess(Struct, frozen=True):
     timeout_seconds: float
     admits: Callable[[str], bool]
 
+    @property
+    def has_credentials(self) -> bool:
+        """Whether the settings or the address have a password."""
+        return bool(self.password_file or self.password or self.address.password)
+
     def credentials(self) -> tuple[str, str] | None:
         """Return user and password. Read again for each connection, so that a password can be changed. Raises `OSError`."""
         password = self.password or self.address.password
@@ -39,6 +45,13 @@ class RedisAccess(Struct, frozen=True):
 
         username = self.username or self.address.username
         return (username or "default", password) if password else None
+
+    async def read_credentials(self) -> tuple[str, str] | None:
+        """Return `credentials`. A file is read in a thread: its disk may hang. Raises `OSError`."""
+        if not self.password_file:
+            return self.credentials()
+
+        return await run_in_thread("sidecard-store-files", self.credentials, abandon=True)
 
     def tls(self) -> ssl.SSLContext | None:
         """Return the TLS settings of a connection; None for an unencrypted one. Raises `OSError`."""
@@ -75,6 +88,10 @@ class Credentials(CredentialProvider):
 
     def __init__(self, access: RedisAccess) -> None:
         self._access = access
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """Return user and password."""
+        return await self._access.read_credentials() or ("",)
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
         """Return user and password."""

@@ -103,7 +103,7 @@ def _cluster(access: RedisAccess) -> RedisCluster:
         files = {"ssl_ca_certs": access.ca_file, "ssl_certfile": access.cert_file, "ssl_keyfile": access.key_file}
         options = {"ssl": True} | {name: file for name, file in files.items() if file}
 
-    if access.credentials():
+    if access.has_credentials:
         options["credential_provider"] = Credentials(access)
 
     return RedisCluster(

@@ -20,6 +20,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, NoScriptError, ResponseError
 
+from sidecard.persistence.worker import run_in_thread
 from sidecard.store.redis.access import RedisAccess
 from sidecard.store.redis.cluster import any_node
 from sidecard.store.redis.connection import CLIENT_NAME, SCAN_COUNT, Command, ReplyHandler, ScriptCall
@@ -218,10 +219,12 @@ class SingleConnection(asyncio.Protocol):
             case _:
                 host, port = await any_node(access)
 
-        await self._loop.create_connection(lambda: self, host, port, ssl=access.tls())
+        # In a thread: certificates may be on a disk that hangs, and the loop serves all peers.
+        tls = await run_in_thread("sidecard-store-files", access.tls, abandon=True) if access.address.tls else None
+        await self._loop.create_connection(lambda: self, host, port, ssl=tls)
 
     async def _greet(self) -> None:
-        credentials = self._access.credentials()
+        credentials = await self._access.read_credentials()
         hello = ("HELLO", 3, *(("AUTH", *credentials) if credentials else ()), "SETNAME", CLIENT_NAME)
         commands: list[Command] = [hello]
         if self._access.address.db:
