@@ -221,6 +221,10 @@ class BudgetState(Struct, frozen=True):
     period_seconds: float
     resets_in_seconds: float
     hard: bool
+    rejected: int = 0
+    """Calls that it has rejected since the daemon started."""
+    rejecting: bool = False
+    """It is hard, and spent or has rejected a call in the last five minutes of this period: the expected cost did not fit."""
 
 
 class Report(Reply, frozen=True, tag="report"):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from sidecard.core.backends.backend import Backend, Permit
-from sidecard.core.backends.budgets import Budgets
+from sidecard.core.backends.budgets import Budget, Budgets
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, EmitNote
 from sidecard.core.settings import ANY_TASK, LiveSettings
@@ -129,6 +129,7 @@ class Admission:
             decision.queues = tuple(waits)
             if decision.chosen is None and not waits:
                 decision.retry_after_seconds = self._retry_after_seconds(request.task, choices, obstacles, now)
+                self._count_rejecting_budgets(request.task, choices, obstacles, now)
 
         return decision, effects
 
@@ -138,8 +139,7 @@ class Admission:
             return "sovereign"
 
         if self._budgets.by_name and backend.costs:
-            expected = self._backends.expected_dollars(backend) or 0.0
-            if self._budgets.rejecting(task, backend.name, expected, now):
+            if self._rejecting_budget(task, backend, now):
                 return "budget"
 
         return None
@@ -153,17 +153,16 @@ class Admission:
         """Issue a permit of a backend that admits the call, and reserve its expected cost."""
         permit = backend.acquire(now)
         if self._budgets.by_name:
-            permit.reserved = self._budgets.covering(task, backend.name)
-            permit.reserved_dollars = self._backends.expected_dollars(backend) or 0.0
-            for budget in permit.reserved:
-                budget.reserved_dollars += permit.reserved_dollars
+            expected = self._backends.expected_dollars(backend) or 0.0
+            covering = self._budgets.covering(task, backend.name)
+            permit.reserved = tuple((budget, budget.reserve(expected)) for budget in covering)
 
         return permit
 
     def release_reservation(self, permit: Permit) -> None:
         """Return what a permit had reserved, at the end of its call."""
-        for budget in permit.reserved:
-            budget.reserved_dollars -= permit.reserved_dollars
+        for budget, dollars in permit.reserved:
+            budget.release(dollars)
 
         permit.reserved = ()
 
@@ -183,12 +182,27 @@ class Admission:
             return backend.breaker.retry_after_seconds(now)
 
         if reason == "budget":
-            expected = self._backends.expected_dollars(backend) or 0.0
-            rejecting = self._budgets.rejecting(task, backend.name, expected, now)
+            rejecting = self._rejecting_budget(task, backend, now)
             return None if rejecting is None else rejecting.resets_in_seconds(now)
 
         # One place in a queue becomes free after about one call.
         return backend.latency.value if reason == "saturated" and backend.latency.known else None
+
+    def _rejecting_budget(self, task: str, backend: Backend, now: float) -> Budget | None:
+        expected = self._backends.expected_dollars(backend) or 0.0
+        age_seconds = self._backends.expected_age_seconds(backend, now)
+        return self._budgets.rejecting(task, backend.name, expected, now, age_seconds)
+
+    def _count_rejecting_budgets(
+        self, task: str, choices: list[Choice], obstacles: dict[str, RejectionReason], now: float
+    ) -> None:
+        """Count a rejected call once for each budget that had no room for it."""
+        if "budget" in obstacles.values():
+            rejecting = [
+                self._rejecting_budget(task, backend, now) for name, backend in choices if obstacles[name] == "budget"
+            ]
+            for budget in dict.fromkeys(budget for budget in rejecting if budget is not None):
+                budget.count_rejected(now)
 
     def _dollars(self, choice: Choice, _: float) -> float:
         expected = self._backends.expected_dollars(choice[1])

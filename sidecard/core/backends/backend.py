@@ -10,7 +10,7 @@ from sidecard.core.backends.breaker import Breaker, BreakerPass, CallResult
 from sidecard.core.backends.budgets import Budget
 from sidecard.core.backends.limits import AdaptiveLimit, MinuteLimit
 from sidecard.core.backends.queue import FairQueue
-from sidecard.core.backends.windows import MovingAverage
+from sidecard.core.backends.windows import MovingAverage, TrimmedMean
 from sidecard.core.notes import BreakerNote
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol.wire import DEFAULT_BACKEND, BackendState, Fail, RejectionReason, Usage
@@ -35,8 +35,8 @@ class Permit(Struct, eq=False):
 
     backend: "Backend"
     breaker_pass: BreakerPass
-    reserved: tuple[Budget, ...] = ()
-    reserved_dollars: float = 0.0
+    reserved: tuple[tuple[Budget, float], ...] = ()
+    """Budgets to which its call counts, each with the dollars reserved of it."""
 
 
 class Backend:
@@ -53,7 +53,7 @@ class Backend:
         self.queue_full_noted = False
         """Whether the full queue has been noted since it last had room."""
         self.latency = MovingAverage()
-        self.dollars = MovingAverage()
+        self.dollars = TrimmedMean()
         self.credit = 0.0
         """Under the route ``weighted``: weight earned and not spent on calls."""
         self._seen_generation = 0

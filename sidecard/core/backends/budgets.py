@@ -11,6 +11,19 @@ _KEPT_PERIODS = 8
 
 _MAX_CACHED_PAIRS = 4096
 
+DOUBT_SECONDS = 600.0
+"""Age from which an expected cost above `DOUBTED_SHARE` of a budget is doubted: rejections bring no news about it, so one call
+at a time may test it."""
+
+DOUBTED_SHARE = 0.5
+"""Share of a budget. A smaller expected cost rejects at most the last half of a period's calls, never a whole period."""
+
+_ROUNDING_DOLLARS = 1e-9
+"""Reservations below this are the rounding errors of others."""
+
+REJECTING_SECONDS = 300.0
+"""How long after a rejection a budget counts as rejecting calls."""
+
 
 class BudgetMemory(Struct, frozen=True):
     """What a budget keeps over a restart: the spending of one period."""
@@ -34,6 +47,9 @@ class Budget:
         self.name = name
         self.settings = settings
         self.reserved_dollars = 0.0
+        self.rejected = 0
+        """Calls of this run that it has rejected."""
+        self._rejected_at = float("-inf")
         self._wall = wall
         self._spent: dict[int, float] = {}
         """Spending by period, the last used at the end. Some are kept: the clock may be set back into an earlier one."""
@@ -60,13 +76,49 @@ class Budget:
         # The remote sum may include what this host's earlier runs have spent: it counts once.
         return self._booked(period) + max(0.0, self._remote.within(period) - restored)
 
-    def admits(self, expected_dollars: float, now: float) -> bool:
-        """Return whether a call with this expected cost may be made.
+    def admits(self, expected_dollars: float, now: float, age_seconds: float = 0.0) -> bool:
+        """Return whether a call with this expected cost may be made; ``age_seconds`` is the age of the expectation.
 
         Calls in progress count with their expected cost; otherwise many that begin at the same time would each find room.
+        No expected cost rejects every call of a period: the first one is admitted, and so is one at a time whose expected cost
+        is doubted (`DOUBT_SECONDS`).
         """
-        spent = self.spent_dollars(now) + self.reserved_dollars
-        return spent < self.settings.dollars and spent + expected_dollars <= self.settings.dollars
+        limit = self.settings.dollars
+        spent = self.spent_dollars(now)
+        committed = spent + self.reserved_dollars
+        if committed >= limit:
+            return False
+
+        if committed + expected_dollars <= limit:
+            return True
+
+        doubted = age_seconds >= DOUBT_SECONDS and expected_dollars > DOUBTED_SHARE * limit
+        return not self.reserved_dollars and (not spent or doubted)
+
+    def reserve(self, expected_dollars: float) -> float:
+        """Reserve the expected cost of an admitted call, at most the whole budget; return what to release at its end."""
+        reserved = min(expected_dollars, self.settings.dollars)
+        self.reserved_dollars += reserved
+        return reserved
+
+    def release(self, reserved_dollars: float) -> None:
+        """Return what a call had reserved."""
+        self.reserved_dollars -= reserved_dollars
+        if abs(self.reserved_dollars) < _ROUNDING_DOLLARS:
+            self.reserved_dollars = 0.0
+
+    def count_rejected(self, now: float) -> None:
+        """Count a rejected call."""
+        self.rejected += 1
+        self._rejected_at = now
+
+    def is_rejecting(self, now: float) -> bool:
+        """Return whether it rejects calls: it is hard, and spent, or has rejected one a short while ago in this period."""
+        if not self.settings.hard:
+            return False
+
+        recently = now - self._rejected_at < REJECTING_SECONDS and self.period(self._rejected_at) == self.period(now)
+        return recently or self.spent_dollars(now) >= self.settings.dollars
 
     def spend(self, dollars: float, now: float) -> notes.BudgetSpent | None:
         """Add a call's cost; return a note, once per period, when the budget is used up."""
@@ -117,6 +169,8 @@ class Budget:
             period_seconds=settings.period_seconds,
             resets_in_seconds=self.resets_in_seconds(now),
             hard=settings.hard,
+            rejected=self.rejected,
+            rejecting=self.is_rejecting(now),
         )
 
     def memory(self) -> BudgetMemory:
@@ -191,11 +245,13 @@ class Budgets:
 
         return found
 
-    def rejecting(self, task: str, backend: str, expected_dollars: float, now: float) -> Budget | None:
+    def rejecting(
+        self, task: str, backend: str, expected_dollars: float, now: float, age_seconds: float = 0.0
+    ) -> Budget | None:
         """Of the hard budgets without room for the call, return the one that resets last; None if all have room."""
         rejecting = [
             budget
             for budget in self.covering(task, backend)
-            if budget.settings.hard and not budget.admits(expected_dollars, now)
+            if budget.settings.hard and not budget.admits(expected_dollars, now, age_seconds)
         ]
         return max(rejecting, key=lambda budget: budget.resets_in_seconds(now), default=None)

@@ -6,7 +6,7 @@ from itertools import islice
 
 from sidecard.core.backends.backend import TYPICAL_COMPLETION_TOKENS, TYPICAL_PROMPT_TOKENS, Backend
 from sidecard.core.backends.breaker import BreakerMemory
-from sidecard.core.backends.windows import MovingAverage
+from sidecard.core.backends.windows import TrimmedMean
 from sidecard.core.notes import BreakerNote
 from sidecard.core.records import NO_USAGE
 from sidecard.core.settings import BackendSettings, settings_of_unnamed
@@ -31,8 +31,8 @@ class Backends:
         self._other: Backend | None = None
         self._opened_by_dropped = 0
         self._changes_of_dropped = 0
-        self.prompt_tokens = MovingAverage()
-        self.completion_tokens = MovingAverage()
+        self.prompt_tokens = TrimmedMean()
+        self.completion_tokens = TrimmedMean()
 
     def reconfigure(self, settings: dict[str, BackendSettings], now: float) -> list[BreakerNote]:
         """Apply other settings. A backend that is no longer configured gets the settings of an unnamed one."""
@@ -105,6 +105,9 @@ class Backends:
             return
 
         backend.learn_usage(seconds, usage, now)
+        if not backend.priced:
+            return  # its tokens are not paid for, so no one checks them
+
         if usage.prompt_tokens is not None:
             self.prompt_tokens.add(usage.prompt_tokens, now)
 
@@ -114,8 +117,8 @@ class Backends:
     def expected_dollars(self, backend: Backend) -> float | None:
         """Return the expected cost of a backend's next call; None if unknown.
 
-        Backends with a price are compared by the mean tokens of *all* backends' calls: a cheap backend gets the easy calls,
-        whose tokens would make it look cheaper still.
+        Backends with a price are compared by the mean tokens of the calls of *all* such backends: a cheap backend gets the easy
+        calls, whose tokens would make it look cheaper still.
         """
         if backend.priced:
             prompts = self.prompt_tokens.value if self.prompt_tokens.known else TYPICAL_PROMPT_TOKENS
@@ -126,6 +129,13 @@ class Backends:
             return backend.dollars.value
 
         return None if backend.costs else 0.0
+
+    def expected_age_seconds(self, backend: Backend, now: float) -> float:
+        """Return the age of the latest number in `expected_dollars`."""
+        if backend.priced:
+            return min(self.prompt_tokens.idle_seconds(now), self.completion_tokens.idle_seconds(now))
+
+        return backend.dollars.idle_seconds(now)
 
     def _create(self, name: str) -> Backend:
         if len(self._backends) >= self._max and name not in LOCAL_BACKENDS:

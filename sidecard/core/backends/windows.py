@@ -1,8 +1,14 @@
-"""Statistics over a window of time: moving averages and sliding sums."""
+"""Statistics over a window of time or of samples: moving averages, trimmed means and sliding sums."""
 
 from collections import deque
 
 HALF_LIFE_SECONDS = 60.0
+
+TRIMMED_SAMPLES = 16
+"""Samples of a `TrimmedMean`."""
+
+TRIMMED_OUTLIERS = 2
+"""The largest of them that do not count, once there are as many others."""
 
 
 class MovingAverage:
@@ -27,6 +33,38 @@ class MovingAverage:
         self.value += (sample - self.value) / weight
         self._weight = weight
         self._at = now
+
+    def idle_seconds(self, now: float) -> float:
+        """Return the time since the last sample."""
+        return now - self._at
+
+
+class TrimmedMean:
+    """The mean of the latest `TRIMMED_SAMPLES` samples without the largest ones.
+
+    Peers report the samples, so one false report must not decide: with two samples, the larger one no longer counts.
+    """
+
+    __slots__ = ("_at", "_samples", "value")
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        """The mean; 0 before the first sample."""
+        self._samples: deque[float] = deque(maxlen=TRIMMED_SAMPLES)
+        self._at = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether there has been a sample."""
+        return bool(self._samples)
+
+    def add(self, sample: float, now: float) -> None:
+        """Add a sample."""
+        self._samples.append(sample)
+        self._at = now
+        counted = sorted(self._samples)
+        del counted[max((len(counted) + 1) // 2, len(counted) - TRIMMED_OUTLIERS) :]
+        self.value = sum(counted) / len(counted)
 
     def idle_seconds(self, now: float) -> float:
         """Return the time since the last sample."""

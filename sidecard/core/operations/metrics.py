@@ -246,6 +246,10 @@ class MetricsOperations(Struct, frozen=True, eq=False):
         yield _gauge("budget_dollars", "Limit of a period's spending.", _by("budget", limits))
         spent = {name: budget.spent_dollars(now) for name, budget in budgets}
         yield _gauge("budget_spent_dollars", "Spending in the current period.", _by("budget", spent))
+        rejected = {name: budget.rejected for name, budget in budgets}
+        yield _counter("budget_rejected", "Calls that the budget rejected.", _by("budget", rejected))
+        rejecting = {name: budget.is_rejecting(now) for name, budget in budgets}
+        yield _gauge("budget_rejecting", "Whether the budget rejects calls now.", _by("budget", rejecting))
 
     def _of_times(self) -> Iterator[Family]:
         upstream, handled = self.daemon.upstream, self.daemon.handled

@@ -60,8 +60,11 @@ class ReportOperations(Struct, frozen=True, eq=False):
         ]
         problems += [
             f"The budget {name!r} is spent: {budget.spent_dollars(now):.6g} of {budget.settings.dollars:g} dollars."
-            for name, budget in self.billing.budgets.by_name.items()
             if budget.spent_dollars(now) >= budget.settings.dollars
+            else f"The budget {name!r} rejects calls: {budget.spent_dollars(now):.6g} of {budget.settings.dollars:g} dollars"
+            " are spent, and the expected cost of a call does not fit."
+            for name, budget in self.billing.budgets.by_name.items()
+            if budget.spent_dollars(now) >= budget.settings.dollars or budget.is_rejecting(now)
         ]
         problems += self.store.problems()
         problems += [problem for problem_of in self.sink_problems.values() if (problem := problem_of())]

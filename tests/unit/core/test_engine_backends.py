@@ -61,6 +61,38 @@ def test_spent_hard_budget_rejects_paid_backends_until_period_ends() -> None:
     assert host.stats().rejected_budget == 1
 
 
+def test_an_outlier_locks_no_later_period() -> None:
+    """After one answer of 300 dollars, another uid's calls within a budget of 10 go on in every later period."""
+    host = Host(budgets={"hourly": BudgetSettings(10.0, period_seconds=3600.0, hard=True)})
+    alice, bob = host.peer(uid=1000), host.peer(uid=2000)
+    alice.completes(alice.calls("cloud").lease, "answer", usage=Usage(cost_dollars=300.0))
+    assert bob.refused("cloud").reason == "budget"
+    for _ in range(3):
+        host.passes(3600.0)
+        for _ in range(4):
+            bob.completes(bob.calls("cloud").lease, "answer", usage=Usage(cost_dollars=0.5))
+
+
+def test_health_names_a_budget_that_rejects_before_it_is_spent() -> None:
+    """A budget at 97 % that no call fits into rejects all calls."""
+    host = Host(budgets={"hourly": BudgetSettings(10.0, period_seconds=3600.0, hard=True)})
+    alice = host.peer()
+    for cost in (3.3, 3.2, 3.2):
+        alice.completes(alice.calls("cloud").lease, "answer", usage=Usage(cost_dollars=cost))
+
+    alice.asks(wire.GetHealth())
+    assert alice.gets(wire.Health).reasons == []
+    alice.refused("cloud")
+    alice.asks(wire.GetHealth())
+    (reason,) = alice.gets(wire.Health).reasons
+    assert reason == (
+        "The budget 'hourly' rejects calls: 9.7 of 10 dollars are spent, and the expected cost of a call does not fit."
+    )
+    state = host.report().budgets["hourly"]
+    assert (state.rejected, state.rejecting) == (1, True)
+    assert host.samples()["sidecard_budget_rejecting budget=hourly"] == 1
+
+
 def test_budget_spent_while_queued_moves_callers_to_other_backends() -> None:
     """A returned permit is not granted if the budget was spent meanwhile."""
     host = Host(

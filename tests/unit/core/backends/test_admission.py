@@ -274,6 +274,51 @@ def test_calls_in_progress_count_for_a_budget() -> None:
     assert town.chooses("cloud") == "cloud"
 
 
+def test_a_rejected_call_counts_once_for_its_budget() -> None:
+    """A call that another backend takes is not rejected."""
+    town = Town(budgets={"daily": BudgetSettings(1.0, hard=True)})
+    daily = town.budgets.by_name["daily"]
+    daily.spend(1.0, town.now)
+    town.decide("cloud", "local")
+    assert daily.rejected == 0
+
+    town.decide("cloud", "other")
+    assert daily.rejected == 1
+
+
+def test_one_false_cost_does_not_reject_later_calls() -> None:
+    """The largest samples do not count once there are others."""
+    town = Town(budgets={"daily": BudgetSettings(10.0, hard=True)})
+    for cost in (0.01, 300.0, 0.01, 300.0, 0.01):
+        town.answers("cloud", 1.0, cost_dollars=cost)
+
+    assert town.chooses("cloud") == "cloud"
+    assert town.backends.of("cloud").dollars.value == 0.01
+
+
+def test_tokens_of_a_free_backend_do_not_price_others() -> None:
+    """No one pays for them, so they may be anything."""
+    town = Town(budgets={"daily": BudgetSettings(1.0, hard=True)}, backends={"cloud": priced(1.0, 1.0)})
+    for _ in range(20):
+        town.answers("local", 1.0, prompt_tokens=2**53, completion_tokens=2**53)
+
+    town.takes("cloud", 3)
+    assert town.chooses("cloud") == "cloud"
+
+
+def test_a_false_number_of_tokens_leaves_one_call_at_a_time() -> None:
+    """The first call of a period tests the expected cost; until it has ended there is no second one."""
+    town = Town(budgets={"daily": BudgetSettings(1.0, hard=True)}, backends={"cloud": priced(1.0, 1.0)})
+    town.answers("cloud", 1.0, prompt_tokens=2**53)
+    permit = town.admission.acquire(town.backends.of("cloud"), "general", town.now)
+
+    assert town.chooses("cloud") is None
+    town.answers("cloud", 1.0, prompt_tokens=1000)
+    town.admission.release_reservation(permit)
+    town.takes("cloud", 2)
+    assert town.chooses("cloud") == "cloud"
+
+
 @pytest.mark.parametrize(
     ("name", "costs"), [("cloud", True), ("default", True), ("local", False), ("near", False), ("dear", True)]
 )

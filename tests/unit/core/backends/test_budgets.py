@@ -3,7 +3,7 @@
 import pytest
 
 from sidecard.core import notes
-from sidecard.core.backends.budgets import Budget, BudgetMemory, Budgets
+from sidecard.core.backends.budgets import DOUBT_SECONDS, REJECTING_SECONDS, Budget, BudgetMemory, Budgets
 from sidecard.core.settings import BudgetSettings
 from sidecard.core.wall_clock import WallClock
 
@@ -43,7 +43,9 @@ def test_periods_follow_one_another_without_a_gap() -> None:
     [
         (0.0, 0.0, 0.0, True),
         (0.0, 0.0, 10.0, True),
-        (0.0, 0.0, 10.5, False),
+        (0.0, 0.0, 10.5, True),
+        (0.0, 0.5, 10.5, False),
+        (0.1, 0.0, 10.5, False),
         (9.0, 0.0, 1.0, True),
         (9.0, 0.5, 1.0, False),
         (9.0, 1.0, 0.0, False),
@@ -65,6 +67,56 @@ def test_admits_while_spent_reserved_and_expected_dollars_fit(
 def test_a_budget_of_0_dollars_admits_nothing() -> None:
     """Not even a call whose cost is unknown."""
     assert not budget(0.0).admits(0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("expected", "age_seconds", "admits"),
+    [(9.5, DOUBT_SECONDS, True), (9.5, DOUBT_SECONDS - 1, False), (5.0, DOUBT_SECONDS, False)],
+)
+def test_an_old_expected_cost_is_tested_if_it_is_a_large_share(
+    expected: float, age_seconds: float, admits: bool
+) -> None:
+    """One call at a time, and only while the budget is not spent."""
+    daily = budget()
+    daily.spend(6.0, 0.0)
+
+    assert daily.admits(expected, 0.0, age_seconds) is admits
+    daily.reserve(0.5)
+    assert not daily.admits(expected, 0.0, age_seconds)
+
+
+def test_reserve_is_bounded_by_the_budget_and_released_exactly() -> None:
+    """An absurd expected cost leaves no rounding error that would look like a call in progress."""
+    daily = budget()
+    amounts = [daily.reserve(dollars) for dollars in (0.1, 0.2, 1e9)]
+    assert amounts == [0.1, 0.2, 10.0]
+    for dollars in amounts:
+        daily.release(dollars)
+
+    assert daily.reserved_dollars == 0.0
+
+
+def test_a_budget_is_rejecting_after_a_rejection_and_while_it_is_spent() -> None:
+    """The state ends with the period, or some minutes after the last rejection."""
+    hourly = budget(offset=0.0, period=3600.0)
+    hourly.spend(9.7, 0.0)
+    assert not hourly.is_rejecting(10.0)
+
+    hourly.count_rejected(10.0)
+    assert (hourly.state(20.0).rejected, hourly.state(20.0).rejecting) == (1, True)
+    assert not hourly.is_rejecting(10.0 + REJECTING_SECONDS)
+    hourly.count_rejected(3590.0)
+    assert hourly.is_rejecting(3599.0)
+    assert not hourly.is_rejecting(3600.0)
+    hourly.spend(10.0, 3600.0)
+    assert hourly.is_rejecting(7000.0)
+
+
+def test_a_soft_budget_is_never_rejecting() -> None:
+    """It only logs."""
+    soft = budget(hard=False)
+    soft.spend(20.0, 0.0)
+    assert not soft.is_rejecting(0.0)
 
 
 def test_spend_notes_a_used_up_budget_once_per_period() -> None:
