@@ -156,8 +156,17 @@ CASES = {
         "10m",
     ),
     "SidecardBudgetSpent": (
-        [series("sidecard_budget_spent_dollars", "10x20", budget="day"), series("sidecard_budget_dollars", "10x20", budget="day")],
-        [series("sidecard_budget_spent_dollars", "9x20", budget="day"), series("sidecard_budget_dollars", "10x20", budget="day")],
+        [
+            series("sidecard_budget_spent_dollars", "9.7x20", budget="day"),
+            series("sidecard_budget_dollars", "10x20", budget="day"),
+            series("sidecard_budget_rejecting", "1x20", budget="day"),
+        ],
+        [
+            series("sidecard_budget_spent_dollars", "9.7x20 0x20", budget="day"),
+            series("sidecard_budget_dollars", "10x20", budget="day"),
+            series("sidecard_budget_rejecting", "0x20", budget="day"),
+            series("sidecard_budget_rejected_total", "7x20", budget="day"),
+        ],
         "10m",
     ),
     "SidecardRejecting": (

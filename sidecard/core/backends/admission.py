@@ -138,9 +138,8 @@ class Admission:
         if self._settings.now.sovereign and backend.settings.locality == "remote":
             return "sovereign"
 
-        if self._budgets.by_name and backend.costs:
-            if self._rejecting_budget(task, backend, now):
-                return "budget"
+        if self._budgets.by_name and backend.costs and self._rejecting_budget(task, backend, now) is not None:
+            return "budget"
 
         return None
 
