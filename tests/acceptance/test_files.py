@@ -206,6 +206,21 @@ def test_alert_rules_have_a_test_case_each(alerts: Path) -> None:
 
 
 @needs_promtool
+def test_a_spent_budget_fires_without_a_rejection(alerts: Path, tmp_path: Path) -> None:
+    """A soft budget rejects nothing."""
+    given = [
+        series("sidecard_budget_spent_dollars", "10x20", budget="day"),
+        series("sidecard_budget_dollars", "10x20", budget="day"),
+    ]
+    query = 'count(ALERTS{alertname="SidecardBudgetSpent",alertstate="firing"})'
+    expected = [{"expr": query, "eval_time": "10m", "exp_samples": [{"labels": "{}", "value": 1}]}]
+    test = {"interval": "1m", "input_series": given, "promql_expr_test": expected}
+    file = tmp_path / "spent.json"
+    file.write_text(json.dumps({"rule_files": [str(alerts)], "evaluation_interval": "1m", "tests": [test]}))
+    promtool("test", "rules", file)
+
+
+@needs_promtool
 @pytest.mark.parametrize(
     "alert",
     [pytest.param(name, marks=pytest.mark.slow if int(at[:-1]) > 60 else ()) for name, (*_, at) in CASES.items()],
