@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from sidecard.adapters.zstd import Zstd
 from sidecard.core.cache.compression import decompress
+from sidecard_client.protocol.nesting import nesting_problem
 from sidecard_client.protocol.wire import MAX_FRAME_BYTES
 
 StoredSeconds = Annotated[float, Meta(ge=0, le=1e12)]
@@ -31,7 +32,7 @@ quarter of the time: enough for the frame that carries them."""
 def is_value(data: bytes, *, compressed: bool = False) -> bool:
     """Return whether bytes are one msgpack value, which a reply can carry and clients can decode."""
     value = decompress(Zstd(), data) if compressed else data
-    if value is None or len(value) > MAX_FRAME_BYTES:
+    if value is None or len(value) > MAX_FRAME_BYTES or nesting_problem(value) is not None:
         return False
 
     try:

@@ -66,6 +66,7 @@ FOREIGN = {
     "cut off": envelope(value=b"\xdb\xff\xff\xff\xff"),
     "no UTF-8": envelope(value=b"\xa1\xff"),
     "nested": envelope(value=b"\x91" * 100_000 + b"\xc0"),
+    "nested a little too deep": envelope(value=b"\x91" * 100 + b"\xc0"),
     "NaN seconds": envelope(seconds=math.nan),
     "endless": envelope(ttl_seconds=math.inf, window_seconds=math.inf),
     "negative lifetime": envelope(ttl_seconds=-1.0),

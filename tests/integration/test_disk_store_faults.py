@@ -347,7 +347,17 @@ async def test_track_lost_while_a_batch_is_written_stays_lost(path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "value", [b"", b"\xc1", b"\x01\x02", b"\xdb\xff\xff\xff\xff", b"\xa1\xff", b"\x91" * 5000 + b"\xc0"], ids=repr
+    "value",
+    [
+        b"",
+        b"\xc1",
+        b"\x01\x02",
+        b"\xdb\xff\xff\xff\xff",
+        b"\xa1\xff",
+        b"\x91" * 5000 + b"\xc0",
+        b"\x91" * 100 + b"\xc0",
+    ],
+    ids=repr,
 )
 async def test_a_value_that_no_client_can_decode_is_a_miss(path: Path, value: bytes) -> None:
     """Its checksum holds: another program wrote it so. It is counted and logged, and a new answer replaces it."""
