@@ -58,6 +58,8 @@ class Config(Struct, frozen=True):
             },
             lease_seconds=self.flights.lease_seconds,
             renew_seconds=self.flights.renew_seconds,
+            max_call_seconds=self.flights.max_call_seconds,
+            idle_seconds=self.flights.idle_seconds,
             wait_seconds=self.flights.wait_seconds,
             max_elections=self.flights.max_elections,
             max_waiters=self.flights.max_waiters,

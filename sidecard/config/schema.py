@@ -59,6 +59,11 @@ class FlightSettings(Struct, frozen=True):
     """A holder that does not renew its lease for this time loses it. A holder that dies loses it immediately."""
     renew_seconds: Annotated[float | None, parsers.seconds(least=0.01)] = None
     """How often holders renew their leases. Default: a third of ``lease_seconds``."""
+    max_call_seconds: Annotated[float, parsers.seconds(least=0.1)] = 3600.0
+    """A call that takes longer loses its lease, even if its process renews it: the backend's permit is released, and another
+    caller makes the call. Its own caller still gets its answer, which is not shared."""
+    idle_seconds: Annotated[float, parsers.seconds(least=0.1)] = 300.0
+    """A stream that has begun and produces nothing for this time loses its lease likewise. Longer than a model's pauses."""
     wait_seconds: Annotated[float, parsers.seconds()] = 120.0
     """How long a caller without a deadline of its own waits."""
     max_elections: Annotated[int, parsers.count()] = 2

@@ -27,7 +27,7 @@ from sidecard.core.flights.election import Election
 from sidecard.core.flights.endings import Endings
 from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.grants import Grants, LeaseReplies
-from sidecard.core.flights.leases import Leases
+from sidecard.core.flights.leases import HungCalls, Leases
 from sidecard.core.flights.limits import TableLimits
 from sidecard.core.flights.queues import Queues
 from sidecard.core.flights.requests.append import AppendOperation
@@ -117,8 +117,9 @@ class Engine:
             shares_budgets=settings.share_budgets,
         )
 
-        self._flights = flights = Flights(boot_id, settings.lease_seconds)
+        self._flights = flights = Flights(boot_id, live)
         self._timers = flights.timers
+        hung_calls = HungCalls(live, flights)
         self._streams = streams = Streams(cache)
         failures = Failures(live)
         limits = TableLimits(live, flights, metrics)
@@ -128,7 +129,7 @@ class Engine:
         grants = Grants(flights, admission, backends, retries, limits, endings, lease_replies)
         election = Election(live, flights, grants, streams, serving, freshness, endings)
         queues = Queues(flights, admission, backends, grants, election, limits, endings)
-        leases = Leases(flights, admission, backends, billing, metrics, recorder, counters)
+        leases = Leases(flights, admission, backends, billing, metrics, recorder, counters, hung_calls)
         departures = Departures(flights, leases, queues, election, streams, counters)
 
         self._store = store = StoreStatus(settings.store, policy)
@@ -148,8 +149,8 @@ class Engine:
         self._fail = FailOperation(flights, streams, leases, election, queues, attempts, failures)
         self._renew = RenewOperation(flights, leases)
         self._cancel = CancelOperation(flights, streams, departures, counters)
-        self._disconnect = DisconnectOperation(flights, streams, departures, lookups, writes, counters)
-        self._deadlines = DeadlineOperation(flights, departures, queues, endings, lookups, writes, cache)
+        self._disconnect = DisconnectOperation(flights, streams, departures, lookups, writes, counters, hung_calls)
+        self._deadlines = DeadlineOperation(flights, hung_calls, departures, queues, endings, lookups, writes, cache)
         self._drain = DrainOperation(flights, election, streams)
 
         self._breakers = BreakerOperations(backends, queues)
@@ -158,7 +159,9 @@ class Engine:
         self._status = status = StatusOperations(run, cache, streams, flights, similar, store, backends, counters)
         self._entries = EntryOperations(policy, flights, lookups, store, writes, serving, scopes, failures)
         self._explain = ExplainOperation(policy, flights, store, scopes, failures, status)
-        self._reports = ReportOperations(status, flights, limits, store, backends, billing, self.sink_problems)
+        self._reports = ReportOperations(
+            status, flights, limits, store, backends, billing, hung_calls, self.sink_problems
+        )
         self._apps = apps = AppMetrics(live, metrics.dropped)
         self._reporting = MetricsOperations(status, streams, backends, billing, metrics, apps, enabled=settings.metrics)
         self._settings = SettingsOperations(

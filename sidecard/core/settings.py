@@ -190,6 +190,10 @@ class EngineSettings(Struct, frozen=True):
     Precedents: nginx proxy_cache_lock_age 5 s, Facebook's leases 10 s, etcd's sessions 60 s."""
     renew_seconds: float | None = None
     """How often holders renew; by default every third of the lease. Holders are sent three times this as the lifetime."""
+    max_call_seconds: float = 3600.0
+    """A lease ends after this time however often it is renewed: a heartbeat shows a live process, not progress."""
+    idle_seconds: float = 300.0
+    """A stream's lease ends if no chunk follows the last one for this time."""
     wait_seconds: float = 120.0
     """Waiting time of a begin that names none."""
     max_elections: int = 2

@@ -136,6 +136,6 @@ class EngineTrial:
 
     def _check_deadline(self) -> None:
         due = [asked.deadline for asked in self.checker.asked.values()]
-        due += [held.expires for held in self.checker.held.values()]
+        due += [held.due(self.checker.settings) for held in self.checker.held.values()]
         deadline = self.engine.next_deadline()
         assert not due or (deadline is not None and deadline <= min(due)), "no timer wakes the engine in time"

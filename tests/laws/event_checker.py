@@ -110,7 +110,7 @@ class EventChecker:
                 self._leave([who for who in self.asked if who[0] == peer.id])
                 self._end([name for name, held in self.held.items() if held.peer == peer], None, now)
             case Tick():
-                self._end([name for name, held in self.held.items() if held.expires <= now], None, now)
+                self._end([name for name, held in self.held.items() if held.due(self.settings) <= now], None, now)
             case DrainRequested():
                 self.draining = True
             case SettingsRead(settings) if settings is not None:
@@ -143,6 +143,7 @@ class EventChecker:
                 self._end([name for name in led if not waiting or name in _noted(effects)], None, now)
             case wire.Append(chunk=chunk) if presented is not None and presented.begin.stream:
                 presented.chunks.append(bytes(chunk))
+                presented.last_chunk = now
                 self._extend_deadlines(presented.place, now)
             case wire.Renew() if presented is not None:
                 presented.expires = now + self.settings.lease_seconds

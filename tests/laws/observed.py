@@ -1,8 +1,10 @@
 """What the event checker remembers of callers, leases and flights."""
 
 from dataclasses import dataclass, field
+from math import inf
 
 from sidecard.core.events import Peer
+from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 from tests.laws.records import Place
 
@@ -45,8 +47,15 @@ class Held:
     granted: float
     expires: float
     chunks: list[bytes] = field(default_factory=list)
+    last_chunk: float | None = None
     generation: int = 0
     """Of the backend's breaker, at the grant."""
+
+    def due(self, settings: EngineSettings) -> float:
+        """Return when it ends without a word of its holder."""
+        work = self.granted + settings.max_call_seconds
+        idle = inf if self.last_chunk is None else self.last_chunk + settings.idle_seconds
+        return min(self.expires, work, idle)
 
     @property
     def peer(self) -> Peer:

@@ -300,7 +300,9 @@ class ReferenceModel(ReferenceEntries):
                 flight.waiters.remove(waiter)
                 self._time_out(waiter, now)
 
-        for lease in [lease for lease in self.leases if now >= lease.expires]:
+        for lease in [
+            lease for lease in self.leases if now >= min(lease.expires, lease.granted + self.settings.max_call_seconds)
+        ]:
             self._end(lease, "expired")
             self._lease_ended(lease.flight, "transient", UNKNOWN, now, lease.peer)
 

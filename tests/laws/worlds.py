@@ -45,6 +45,7 @@ _WORLDS = {
         max_flights=2,
         tasks={"code": TaskSettings(ttl_seconds=16.0, early_refresh=8.0)},
     ),
+    "short calls": EngineSettings(max_call_seconds=20.0, idle_seconds=6.0, lease_seconds=12.0, max_elections=3),
     "small cache": EngineSettings(cache_max_bytes=8_000, ttl_seconds=60.0, sharing_window_seconds=4.0),
 }
 
@@ -144,6 +145,12 @@ BACKEND_WORLDS = {
     ),
     "few elections": EngineSettings(
         backends={"a": _limited(1, _PROBED), "b": _limited(1, _PROBED)}, max_elections=0, lease_seconds=2.0
+    ),
+    "short calls": EngineSettings(
+        backends={"a": _limited(1, _PROBED), "b": _limited(2)},
+        max_call_seconds=9.0,
+        idle_seconds=3.0,
+        lease_seconds=6.0,
     ),
 }
 """Trials also call backends that a world does not name, which no operator configured."""

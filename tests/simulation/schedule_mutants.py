@@ -180,7 +180,7 @@ def _reuse_names(grant: Original) -> Original:
 
 def _renew_for_twice_as_long(_: Original) -> Original:
     def mutant(self: Flights, lease: HeldLease, now: float) -> None:
-        self.timers.set(lease, now + 2 * self.lease_seconds)
+        self.timers.set(lease, now + 2 * self._settings.now.lease_seconds)
 
     return mutant
 

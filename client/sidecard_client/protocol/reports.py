@@ -278,6 +278,20 @@ class Breakers(Reply, frozen=True, tag="breakers"):
     backends: dict[str, BackendState]
 
 
+class LongCall(Struct, frozen=True):
+    """A call that made no progress until its lease ended, or that has been in progress for long."""
+
+    task: str
+    backend: str
+    uid: int
+    pid: int
+    """0 if the process is unknown."""
+    seconds: float
+    """Since its lease was granted."""
+    expired: bool
+    """Its lease has ended by ``flights.max_call_seconds`` or ``flights.idle_seconds``, and its holder has not reported since."""
+
+
 class Health(Reply, frozen=True, tag="health"):
     """``reasons`` lists the problems, one sentence each; empty if there are none."""
 
@@ -288,6 +302,8 @@ class Health(Reply, frozen=True, tag="health"):
     uptime_seconds: float
     breakers: dict[str, BreakerState] = {}
     store: StoreState = "none"
+    long_calls: list[LongCall] = []
+    """The longest first, at most 32."""
 
 
 class Settings(Reply, frozen=True, tag="config"):

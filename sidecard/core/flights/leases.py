@@ -1,6 +1,7 @@
 """End leases: give their permits back, and bill and record their calls."""
 
 from collections.abc import Iterable
+from math import inf
 from typing import Literal
 
 from msgspec import Struct
@@ -17,10 +18,20 @@ from sidecard.core.effects import Effect, EmitNote, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.participants import HeldLease
 from sidecard.core.flights.table import Flights
+from sidecard.core.settings import LiveSettings
 from sidecard_client.protocol import wire
 
 LeaseOutcome = Literal["done"] | notes.Outcome
 LeaseRequest = wire.Append | wire.Complete | wire.Fail | wire.Renew
+
+
+MAX_REMEMBERED = 64
+"""The oldest is forgotten first."""
+
+MAX_REPORTED = 32
+LONG_SHARE = 0.5
+"""Share of ``flights.max_call_seconds`` after which a call in progress is reported."""
+_MAX_SENTENCES = 4
 
 
 class PaidCall(Struct, frozen=True):
@@ -29,6 +40,64 @@ class PaidCall(Struct, frozen=True):
     seconds: float
     usage: wire.Usage
     effects: list[Effect]
+
+
+class HungCalls(Struct, frozen=True, eq=False):
+    """Remembers calls whose lease ended without progress, although their process kept renewing it.
+
+    Such a call may still occupy its backend. So `health` names it until its holder reports or disconnects.
+    """
+
+    settings: LiveSettings
+    flights: Flights
+    by_lease: dict[str, HeldLease] = {}
+
+    def expired(self, lease: HeldLease, now: float) -> str:
+        """Return why a lease ends; remember it if its work, and not its process, made no progress."""
+        if self.flights.overdue_at(lease) > now:
+            lease_seconds = self.settings.now.lease_seconds
+            return (
+                f"the process that made this call did not renew its lease in time; leases now last {lease_seconds:g} s"
+            )
+
+        if len(self.by_lease) >= MAX_REMEMBERED:
+            del self.by_lease[next(iter(self.by_lease))]
+
+        self.by_lease[lease.name] = lease
+        settings = self.settings.now
+        if now >= lease.overdue_at(settings.max_call_seconds, inf):
+            return f"the call took longer than flights.max_call_seconds, {settings.max_call_seconds:g} s"
+
+        return f"the stream produced nothing for flights.idle_seconds, {settings.idle_seconds:g} s"
+
+    def reported(self, name: str, peer: Peer) -> None:
+        """Forget a call that has made progress after all."""
+        lease = self.by_lease.get(name)
+        if lease is not None and lease.peer.id == peer.id:
+            del self.by_lease[name]
+
+    def peer_lost(self, peer: Peer) -> None:
+        """Forget the calls of a lost peer."""
+        for name in [name for name, lease in self.by_lease.items() if lease.peer.id == peer.id]:
+            del self.by_lease[name]
+
+    def report(self, now: float) -> list[wire.LongCall]:
+        """Return the hung calls and those in progress for long, the longest first."""
+        granted_by = now - LONG_SHARE * self.settings.now.max_call_seconds
+        calls = [_call_of(lease, now, expired=True) for lease in self.by_lease.values()]
+        calls += [_call_of(lease, now, expired=False) for lease in self.flights.older_leases(granted_by)]
+        return sorted(calls, key=lambda call: -call.seconds)[:MAX_REPORTED]
+
+    def problems(self, now: float) -> list[str]:
+        """Return a sentence for each hung call, and for the rest together."""
+        hung = [call for call in self.report(now) if call.expired]
+        sentences = [
+            f"A call of task {call.task!r} on backend {call.backend!r}, by process {call.pid or 'unknown'}, has made no "
+            f"progress: it began {call.seconds:.0f} s ago, and its lease has expired."
+            for call in hung[:_MAX_SENTENCES]
+        ]
+        rest = len(self.by_lease) - len(sentences)
+        return [*sentences, f"{rest} further calls have made no progress."] if rest else sentences
 
 
 class Leases(Struct, frozen=True, eq=False):
@@ -41,6 +110,7 @@ class Leases(Struct, frozen=True, eq=False):
     metrics: DaemonMetrics
     recorder: CallRecorder
     counters: Counters
+    hung_calls: HungCalls
 
     def answered(
         self,
@@ -94,6 +164,9 @@ class Leases(Struct, frozen=True, eq=False):
     def reject_stale(self, peer: Peer, request: LeaseRequest) -> list[Effect]:
         """Reject a message whose lease is not current."""
         self.counters.stale_leases += 1
+        if self.hung_calls.by_lease and not isinstance(request, wire.Renew):
+            self.hung_calls.reported(request.lease, peer)
+
         note = notes.StaleLeaseRefused(type(request).__name__.lower(), request.lease, peer.id)
         return [SendReply(peer.id, wire.StaleLease(request.id)), EmitNote(note)]
 
@@ -124,3 +197,9 @@ class Leases(Struct, frozen=True, eq=False):
 def _ended_note(lease: HeldLease, outcome: notes.Outcome, message: str) -> Effect:
     key = None if lease.flight is None else lease.flight.key
     return EmitNote(notes.LeaseEnded(outcome, key, lease.name, lease.backend, lease.peer.id, lease.peer.pid, message))
+
+
+def _call_of(lease: HeldLease, now: float, *, expired: bool) -> wire.LongCall:
+    return wire.LongCall(
+        lease.request.task, lease.backend, lease.peer.uid, lease.peer.pid, now - lease.granted_at, expired
+    )

@@ -152,6 +152,30 @@ class HeldLease(Struct, eq=False):
     retries: int
     early_refresh: bool
     """The answer that it replaces is still fresh."""
+    renewed_until: float
+    last_chunk_at: float | None = None
+    """When its stream last produced a chunk."""
+    slept_seconds: float = 0.0
+    """How long the host has slept since the grant; no call makes progress meanwhile."""
+
+    def renew(self, until: float) -> None:
+        """Keep the lease until an instant, if its work makes progress (`overdue_at`)."""
+        self.renewed_until = until
+
+    def record_chunk(self, now: float) -> None:
+        """Record that the stream has made progress. Only the work produces chunks, so an empty one is progress too."""
+        self.last_chunk_at = now
+
+    def host_slept(self, seconds: float) -> None:
+        """Allow the work as much more time as the host has slept."""
+        self.slept_seconds += seconds
+        if self.last_chunk_at is not None:
+            self.last_chunk_at += seconds
+
+    def overdue_at(self, max_call_seconds: float, idle_seconds: float) -> float:
+        """Return when the lease ends however often it is renewed: a renewal shows a live process, not progress."""
+        latest = self.granted_at + self.slept_seconds + max_call_seconds
+        return latest if self.last_chunk_at is None else min(latest, self.last_chunk_at + idle_seconds)
 
     def detach(self) -> None:
         """Separate the lease from its flight: the holder goes on, without sharing its answer."""

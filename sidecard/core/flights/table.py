@@ -5,6 +5,7 @@ A lease that has ended is not current: messages that name it later are rejected.
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -14,6 +15,7 @@ from sidecard.core.events import Peer
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, Flight
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
 from sidecard.core.scopes import covers
+from sidecard.core.settings import LiveSettings
 from sidecard.core.shares import Share
 from sidecard.core.timers import Timers
 from sidecard_client.protocol.wire import Begin
@@ -38,10 +40,9 @@ class _PeerTable(Struct, eq=False):
 class Flights:
     """All flights and their participants. ``boot_id`` begins the name of each lease."""
 
-    def __init__(self, boot_id: str, lease_seconds: float) -> None:
+    def __init__(self, boot_id: str, settings: LiveSettings) -> None:
         self._boot_id = boot_id
-        self.lease_seconds = lease_seconds
-        """May be replaced at any time; a lease keeps the lifetime of its last grant or renewal."""
+        self._settings = settings
         self.draining = False
         """The daemon is stopping: no new leases."""
         self._sequence = 0
@@ -131,6 +132,7 @@ class Flights:
         """Grant a lease."""
         self._sequence += 1
         flight, peer, previous = applicant.flight, applicant.peer, applicant.previous
+        settings = self._settings.now
         attempt = 1 if flight is None else flight.attempts + 1
         name = f"{self._boot_id}-{self._sequence}"
         lease = HeldLease(
@@ -144,7 +146,8 @@ class Flights:
             now,
             (*applicant.tried, backend),
             applicant.retries,
-            early_refresh=previous is not None and previous.is_fresh(now),
+            previous is not None and previous.is_fresh(now),
+            now + settings.lease_seconds,
         )
         if flight is not None:
             flight.lease_granted(lease)
@@ -153,7 +156,7 @@ class Flights:
         self.leases_by_uid[peer.uid] += 1
         table = self._peers.get(peer.id) or self._table(peer)
         table.leases[name] = lease
-        self.timers.set(lease, now + self.lease_seconds)
+        self.timers.set(lease, now + min(settings.lease_seconds, settings.max_call_seconds))
         return lease
 
     def held(self, name: str, peer: Peer) -> HeldLease | None:
@@ -171,7 +174,33 @@ class Flights:
 
     def renew(self, lease: HeldLease, now: float) -> None:
         """Prolong a lease."""
-        self.timers.set(lease, now + self.lease_seconds)
+        lease.renew(now + self._settings.now.lease_seconds)
+        self.timers.set(lease, self.due_at(lease))
+
+    def progressed(self, lease: HeldLease, now: float) -> None:
+        """Record a chunk of a lease's stream. Only the first one may bring the lease's end nearer."""
+        first = lease.last_chunk_at is None
+        lease.record_chunk(now)
+        if first:
+            self.timers.set(lease, self.due_at(lease))
+
+    def due_at(self, lease: HeldLease) -> float:
+        """Return when a lease ends unless it is renewed or its stream goes on."""
+        return min(lease.renewed_until, self.overdue_at(lease))
+
+    def overdue_at(self, lease: HeldLease) -> float:
+        """Return when a lease ends because its work makes no progress. A reload changes it for leases in progress."""
+        settings = self._settings.now
+        return lease.overdue_at(settings.max_call_seconds, settings.idle_seconds)
+
+    def reconsider_leases(self) -> None:
+        """Apply changed limits to the leases in progress."""
+        for lease in self._leases.values():
+            self.timers.set(lease, self.due_at(lease))
+
+    def older_leases(self, granted_by: float) -> list[HeldLease]:
+        """Return the leases granted at or before an instant, oldest first."""
+        return list(takewhile(lambda lease: lease.granted_at <= granted_by, self._leases.values()))
 
     def host_slept(self, seconds: float, now: float) -> None:
         """Prolong what is in progress: holders and callers slept as well, and renew as soon as they are awake.
@@ -182,6 +211,7 @@ class Flights:
             return
 
         for lease in self._leases.values():
+            lease.host_slept(seconds)
             self.renew(lease, now)
 
         waiters = [waiter for flight in self._flights.values() for waiter in flight.waiters.values()]

@@ -8,6 +8,7 @@ from sidecard.core.accounts.billing import Billing
 from sidecard.core.backends.registry import Backends
 from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
+from sidecard.core.flights.leases import HungCalls
 from sidecard.core.flights.limits import TableLimits
 from sidecard.core.flights.store.status import StoreStatus
 from sidecard.core.flights.table import Flights
@@ -24,6 +25,7 @@ class ReportOperations(Struct, frozen=True, eq=False):
     store: StoreStatus
     backends: Backends
     billing: Billing
+    hung_calls: HungCalls
     sink_problems: dict[str, Callable[[], str]]
     """By sink, a callable that returns its problem as a sentence, or an empty text."""
 
@@ -67,6 +69,7 @@ class ReportOperations(Struct, frozen=True, eq=False):
             if budget.spent_dollars(now) >= budget.settings.dollars or budget.is_rejecting(now)
         ]
         problems += self.store.problems()
+        problems += self.hung_calls.problems(now)
         problems += [problem for problem_of in self.sink_problems.values() if (problem := problem_of())]
         health = wire.Health(
             request.id,
@@ -77,5 +80,6 @@ class ReportOperations(Struct, frozen=True, eq=False):
             now - run.started_at,
             self.backends.states(),
             self.store.state,
+            self.hung_calls.report(now),
         )
         return [*effects, SendReply(peer.id, health)]

@@ -77,7 +77,7 @@ class SettingsOperations(Struct, frozen=True, eq=False):
         flights, cache = self.flights, self.cache
         before, self.live.now = self.live.now, settings
         self.similar.drop_unconfigured()
-        flights.lease_seconds = settings.lease_seconds
+        flights.reconsider_leases()
         self.scopes.share(settings.shared_namespaces)
         self.budgets.reconfigure(settings.budgets)
         if cache.max_bytes != settings.cache_max_bytes:

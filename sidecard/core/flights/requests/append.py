@@ -40,6 +40,7 @@ class AppendOperation(Struct, frozen=True, eq=False):
         if problem is not None:
             return [reject_value(peer, request, problem)]
 
+        self.flights.progressed(lease, now)
         flight = lease.flight
         if flight is None:
             return []

@@ -8,6 +8,7 @@ from sidecard.core.effects import Effect
 from sidecard.core.flights.departures import Departures
 from sidecard.core.flights.endings import Endings
 from sidecard.core.flights.flight import Flight
+from sidecard.core.flights.leases import HungCalls
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
 from sidecard.core.flights.queues import Queues
 from sidecard.core.flights.store.lookups import Lookups
@@ -23,6 +24,7 @@ class DeadlineOperation(Struct, frozen=True, eq=False):
     """Handles the timers of all kinds of items."""
 
     flights: Flights
+    hung_calls: HungCalls
     departures: Departures
     queues: Queues
     endings: Endings
@@ -60,5 +62,11 @@ class DeadlineOperation(Struct, frozen=True, eq=False):
         return effects
 
     def _expire(self, lease: HeldLease, now: float) -> list[Effect]:
-        message = f"the process that made this call did not renew its lease in time; leases now last {self.flights.lease_seconds:g} s"
+        due_at = self.flights.due_at(lease)
+        if due_at > now:
+            # A chunk has moved the end since.
+            self.flights.timers.set(lease, due_at)
+            return []
+
+        message = self.hung_calls.expired(lease, now)
         return self.departures.remove_holders([lease], "expired", "transient", message, now)

@@ -6,6 +6,7 @@ from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect
 from sidecard.core.events import Peer
 from sidecard.core.flights.departures import Departures
+from sidecard.core.flights.leases import HungCalls
 from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.store.writes import StoreUpdates
 from sidecard.core.flights.streams import Streams
@@ -21,6 +22,7 @@ class DisconnectOperation(Struct, frozen=True, eq=False):
     lookups: Lookups
     writes: StoreUpdates
     counters: Counters
+    hung_calls: HungCalls
 
     def peer_lost(self, peer: Peer, now: float) -> list[Effect]:
         """Remove all that belongs to a lost peer; its flights go to the next callers."""
@@ -35,5 +37,6 @@ class DisconnectOperation(Struct, frozen=True, eq=False):
         self.lookups.peer_lost(peer)
         self.writes.peer_lost(peer)
         self.streams.lose(peer)
+        self.hung_calls.peer_lost(peer)
         self.flights.forget(peer)
         return effects
