@@ -52,7 +52,9 @@ class Daemon:
         self._command = [sys.executable, "-m", "sidecard", "serve", "--socket", path, *arguments]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SIDECARD_")}
         # Not the state of the user who runs the tests.
-        clean["XDG_STATE_HOME"] = "/nonexistent"
+        if not {"STATE_DIRECTORY", "XDG_STATE_HOME", "HOME"} & environ.keys():
+            self._command.append("--no-state")
+
         self._environ = clean | environ
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the daemon may be started again
         self.start_again()

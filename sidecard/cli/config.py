@@ -10,7 +10,7 @@ from sidecard.cli.arguments import Commands, add_command, load_settings
 from sidecard.cli.exit_codes import BAD_CONFIG, OK
 from sidecard.cli.output import write, write_json
 from sidecard.cli.query import query, socket_of
-from sidecard.cli.serve import check, load_servable
+from sidecard.cli.serve import check, load_servable, planned_state
 from sidecard.errors import ConfigError
 from sidecard_client.protocol import wire
 
@@ -53,10 +53,11 @@ def _check(arguments: argparse.Namespace) -> int:
     try:
         warnings = load_servable(arguments).warnings()
     except ConfigError as error:
-        write_json({"fine": False, "problems": list(error.problems), "warnings": []})
+        write_json({"fine": False, "problems": list(error.problems), "warnings": [], "state": None})
         return BAD_CONFIG
 
-    write_json({"fine": True, "problems": [], "warnings": warnings})
+    place, state_warnings = planned_state(arguments)
+    write_json({"fine": True, "problems": [], "warnings": warnings + state_warnings, "state": place})
     return OK
 
 

@@ -21,7 +21,9 @@ def add_parser(commands: Commands) -> None:
     )
     add_settings_arguments(parser)
     parser.add_argument(
-        "--no-state", action="store_true", help="ignore the state directory: the ledger starts empty and is not saved"
+        "--no-state",
+        action="store_true",
+        help="keep no state: report, budgets, breakers and stored answers start empty",
     )
     parser.add_argument("--check", action="store_true", help="report problems of the settings, without serving")
     parser.set_defaults(run=_run)
@@ -37,14 +39,33 @@ def load_servable(arguments: argparse.Namespace) -> "Config":
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Write warnings about the settings, or that they are valid. Raises `ConfigError`."""
+    """Write warnings about the settings, and where state would be kept. Raises `ConfigError`."""
     from sidecard.cli.output import warn, write  # noqa: PLC0415 - the daemon does not write results
 
-    for warning in load_servable(arguments).warnings():
+    warnings = load_servable(arguments).warnings()
+    place, state_warnings = planned_state(arguments)
+    for warning in [*warnings, *state_warnings]:
         warn(warning)
 
     write("The settings are valid.")
+    write(f"State of a daemon with this user and environment: {place or 'none'}")
     return OK
+
+
+def planned_state(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
+    """Return where a daemon of this user and environment would keep state, and warnings about that place."""
+    if getattr(arguments, "no_state", False):
+        return None, []
+
+    from sidecard.daemon import state  # noqa: PLC0415 - see `_run`
+
+    problem = state.problem_before_start(os.environ)
+    if problem:
+        return None, [f"No state would be kept, so {state.NOT_KEPT}: {problem}."]
+
+    directory = state.planned_directory(os.environ)
+    unprotected = state.protection_problem(directory) if directory is not None and directory.exists() else ""
+    return str(directory), [unprotected] if unprotected else []
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from sidecard.config.model import Config
 from sidecard.core.accounts.billing import Price, no_price
 from sidecard.daemon import sinks, systemd
 from sidecard.daemon.serving import Daemon, Parts
-from sidecard.daemon.state import StateLock, StateUnusableError, state_directory, writable_by_others
+from sidecard.daemon.state import NOT_KEPT, StateLock, StateUnusableError, create_directory, protection_problem
 from sidecard.daemon.stop_deadline import STOP_SECONDS, StopDeadline
 from sidecard.errors import ConfigError
 from sidecard.observe.log_writer import LogWriter
@@ -26,7 +26,7 @@ LAST_LINES_SECONDS = 1.0
 
 
 def run(config: Config, environ: MutableMapping[str, str], *, reread: Callable[[], Config], state: bool = True) -> None:
-    """Serve until a signal ends the daemon. ``state``: use the state directory, if there is one.
+    """Serve until a signal ends the daemon. ``state``: use the state directory, created if missing.
 
     ``reread`` loads the settings again, from the sources of ``config``; it is called in a thread.
     Raises `ListenError` if a socket cannot be opened, `ConfigError` if a setting needs something that is not installed.
@@ -52,12 +52,27 @@ def run(config: Config, environ: MutableMapping[str, str], *, reread: Callable[[
         log = open_log(config.log.level, config.log.format, time.monotonic, writer)
         with ExitStack() as stack:
             stack.callback(writer.drain, LAST_LINES_SECONDS)
-            directory = _lock_state(environ, log, stack) if state else None
+            if state:
+                directory, problem = _lock_state(environ, log, stack)
+            else:
+                directory, problem = None, ""
+                log.write("info", "state not kept", reason="--no-state", effect=NOT_KEPT)
+
             notifier = systemd.Notifier(environ, os.getpid())
             deadline = StopDeadline(partial(_abandon, log, writer, listening))
             stack.callback(deadline.cancel)
             parts = Parts(
-                listening, notifier, log, writer, price, new_index, reread_and_require, directory, stack, deadline
+                listening,
+                notifier,
+                log,
+                writer,
+                price,
+                new_index,
+                reread_and_require,
+                directory,
+                problem,
+                stack,
+                deadline,
             )
             # asyncio and not anyio, whose import would take a sixth of the start; sinks that use anyio run on it as well.
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -104,17 +119,16 @@ def _price(config: Config) -> Price:
     return table_price()
 
 
-def _lock_state(environ: Mapping[str, str], log: Log, stack: ExitStack) -> Path | None:
-    """Return the state directory, locked until ``stack`` is closed; None if there is none that can be used."""
+def _lock_state(environ: Mapping[str, str], log: Log, stack: ExitStack) -> tuple[Path | None, str]:
+    """Return the state directory, created if missing and locked until ``stack`` is closed, or None and why there is none."""
     try:
-        directory = state_directory(environ)
-        if directory is not None:
-            stack.enter_context(StateLock(directory))
-            if problem := writable_by_others(directory):
-                log.write("warning", "state directory not protected", reason=problem)
-
+        directory = create_directory(environ)
+        stack.enter_context(StateLock(directory))
     except StateUnusableError as error:
-        log.write("warning", "state not kept", reason=str(error))
-        return None
-    else:
-        return directory
+        log.write("warning", "state not kept", reason=str(error), effect=NOT_KEPT)
+        return None, f"No state is kept, so {NOT_KEPT}. Reason: {error}."
+
+    if problem := protection_problem(directory):
+        log.write("warning", "state directory not protected", reason=problem)
+
+    return directory, ""

@@ -58,6 +58,8 @@ class Parts(NamedTuple):
     reread: Callable[[], Config]
     state: Path | None
     """The state directory, locked."""
+    state_problem: str
+    """Why there is no state directory, as a sentence; empty if there is one, or if there is to be none."""
     stack: ExitStack
     deadline: StopDeadline
 
@@ -207,7 +209,7 @@ class Daemon:
 
     def _new_engine(self, boot_id: str, store: StoreKind) -> Engine:
         now = clock()
-        return Engine(
+        engine = Engine(
             structs.replace(self._config.engine_settings(), store=store),
             boot_id=boot_id,
             version=__version__,
@@ -220,6 +222,8 @@ class Daemon:
             new_index=self._parts.new_index,
             wall_offset_seconds=wall_clock() - now,
         )
+        engine.sink_problems["state"] = lambda: self._parts.state_problem
+        return engine
 
     def _clocks_stepped(self, event: ClocksStepped) -> None:
         slept_seconds = round(event.slept_seconds, 1)

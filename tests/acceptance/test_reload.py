@@ -131,7 +131,8 @@ def test_serve_check_reports_and_does_not_serve(socket_path: str, file: Path) ->
     """`serve --check` reports as `config check` does, so that a unit can check before it stops the running daemon."""
     file.write_text("[cache]\nttl_seconds = 1\n")
     fine = run("serve", "--check", "--config", str(file), "--socket", socket_path)
-    assert (fine.returncode, fine.stdout) == (0, "The settings are valid.\n")
+    assert fine.returncode == 0
+    assert fine.stdout.startswith("The settings are valid.\n")
     file.write_text("[cache]\nttl_seconds = 'soon'\n")
     wrong = run("serve", "--check", "--config", str(file), "--socket", socket_path)
     assert (wrong.returncode, wrong.stdout) == (78, "")

@@ -134,7 +134,8 @@ def test_signal_stops_the_daemon_with_0_and_leaves_only_the_lock_file(number: si
 
     assert running.process.wait(timeout=10) == 0
     assert [entry.name for entry in Path(running.socket).parent.iterdir()] == ["s.sock.lock"]
-    assert [line["event"] for line in running.log()] == ["serving", "stopping", "drain started", "stopped"]
+    events = ["state not kept", "serving", "stopping", "drain started", "stopped"]
+    assert [line["event"] for line in running.log()] == events
 
 
 def test_daemon_after_a_kill_takes_over_the_stale_socket(daemon: Start) -> None:
@@ -330,7 +331,7 @@ def test_sovereign_daemon_with_an_outside_address_does_not_start(socket_path: st
 
 def test_daemon_with_fewer_descriptors_than_peers_warns_and_serves(socket_path: str) -> None:
     """The daemon warns, rejects connections beyond its descriptors, and serves the others."""
-    limited = f'ulimit -n 100; exec "$0" -m sidecard serve --socket {socket_path}'
+    limited = f'ulimit -n 100; exec "$0" -m sidecard serve --no-state --socket {socket_path}'
     with subprocess.Popen(["/bin/sh", "-c", limited, sys.executable], stderr=subprocess.PIPE) as process:
         try:
             poll(lambda: Path(socket_path).is_socket(), "no socket")

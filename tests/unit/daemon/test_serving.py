@@ -31,7 +31,9 @@ def test_a_second_signal_at_the_end_of_a_wait_is_no_fault(socket_directory: Path
             notifier = Notifier({}, 1)
             deadline = StopDeadline(lambda: None)
             new_index: Any = None  # no index is made
-            parts = Parts(listening, notifier, log, writer, no_price, new_index, lambda: config, None, stack, deadline)
+            parts = Parts(
+                listening, notifier, log, writer, no_price, new_index, lambda: config, None, "", stack, deadline
+            )
             daemon = Daemon(config, parts)
             daemon._stop.set()
             async with asyncio.TaskGroup() as tasks:
