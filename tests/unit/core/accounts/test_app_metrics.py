@@ -284,7 +284,7 @@ def test_histograms_without_bounds_use_those_of_prometheus() -> None:
 def test_a_session_that_reports_outlives_those_that_do_not() -> None:
     """Sessions that are only named once do not make the daemon forget what a working sender has sent."""
     metrics = Metrics()
-    for number in range(2 * MAX_SESSIONS):
+    for number in range(MAX_SESSIONS + 300):
         metrics.report(ONE, session=f"once {number}", sequence=1)
         if number % 1000 == 0:
             metrics.report(ONE, counted("docs"), session="working", sequence=number + 1)

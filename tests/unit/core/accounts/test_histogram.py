@@ -8,9 +8,9 @@ from sidecard.core.accounts import histogram
 
 
 @pytest.mark.parametrize("bounds", [histogram.CALL_BOUNDS, histogram.DEFAULT_BOUNDS])
-def test_bounds_rise_by_at_most_three_times(bounds: tuple[float, ...]) -> None:
+def test_bounds_rise_by_at_most_two_and_a_half_times(bounds: tuple[float, ...]) -> None:
     """An estimate from a bucket is at most as wrong as the bucket is wide."""
-    assert all(1.0 < above / below < 3.0 for below, above in pairwise(bounds))
+    assert all(1.0 < above / below <= 2.5 for below, above in pairwise(bounds))
 
 
 def test_a_histogram_has_one_bucket_more_than_bounds() -> None:
