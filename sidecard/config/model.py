@@ -66,6 +66,7 @@ class Config(Struct, frozen=True):
             max_flights=self.limits.max_flights,
             # Leases without a key have no flight; they get as much room as those with one.
             max_leases=2 * self.limits.max_flights,
+            max_memory_bytes=self.limits.max_memory_bytes,
             spare_share=self.limits.spare_share,
             backends=self.backends,
             max_backends=self.limits.max_backends,

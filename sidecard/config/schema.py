@@ -222,6 +222,10 @@ class LimitSettings(Struct, frozen=True):
     max_buffered_bytes: Annotated[int, parsers.byte_size(MIB)] = 256 * MIB
     """Maximum size of unread replies and incomplete messages of all peers together; above it, the peers that hold most are closed. Precedent:
     Redis' maxmemory-clients, off by default. A quarter of the 1 GiB that the systemd units grant."""
+    max_memory_bytes: Annotated[int, parsers.byte_size(MIB)] = 128 * MIB
+    """Maximum memory for what peers make the daemon hold besides the cache and buffers: half of it for waiting and held requests,
+    three eighths for streams, an eighth for the apps' metrics. A uid may use three quarters of each; the rest is for uids that use
+    at most a sixteenth. Beyond it, callers are rejected as ``busy`` and make their own calls, and samples are dropped."""
     message_seconds: Annotated[float, parsers.seconds(least=0.1)] = 30.0
     """How long a message may take from its first byte to its last. A slower peer is closed, at the latest after twice this
     time. Precedents: nginx' client_header_timeout 60 s, Apache's RequestReadTimeout 20 s."""

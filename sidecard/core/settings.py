@@ -201,6 +201,8 @@ class EngineSettings(Struct, frozen=True):
     max_waiters: int = 16384
     max_flights: int = 16384
     max_leases: int = 32768
+    max_memory_bytes: int = 128 * 1024 * 1024
+    """Maximum memory that peers make the daemon hold besides the cache and buffers (`sidecard.core.accounts.memory`)."""
     spare_share: float = 0.25
     """Spare room beyond the limits of flights, leases, waiters, queues and app metrics (`sidecard.core.shares`)."""
     max_tasks: int = 256

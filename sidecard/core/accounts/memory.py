@@ -1,0 +1,119 @@
+"""Memory that peers make the daemon hold besides the cache and the connections' buffers, charged to their uids.
+
+`MemoryAccounts` has one `MemoryPool` for each kind of memory, so that one kind never takes the room of another. All of them together
+have ``limits.max_memory_bytes``. Charges are sizes in memory: measured costs of the objects plus their texts and bytes.
+
+A pool is shared fairly, like the tables (`sidecard.core.shares`), but never exceeds its limit:
+
+=================================  ==========================================  ==================
+bytes in use, with the new charge  the uid uses, with the new charge           is it admitted?
+=================================  ==========================================  ==================
+up to `COMMON_SHARE` of the limit  any number: one active uid may use all      yes
+above                              at most `LITTLE_SHARE` of the limit         yes, up to the limit
+above                              more                                        no
+=================================  ==========================================  ==================
+
+What is rejected is the caller's to do without: a begin is ``busy``, a stream is not shared, a sample is dropped.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
+from sidecard.core.settings import LiveSettings
+
+MemoryKind = Literal["requests", "streams", "app_metrics"]
+
+POOL_SHARES: Final[Mapping[MemoryKind, float]] = {"requests": 1 / 2, "streams": 3 / 8, "app_metrics": 1 / 8}
+"""Share of ``limits.max_memory_bytes`` for waiting and held requests with their flights, for chunks of streams, and for the
+apps' metrics."""
+
+COMMON_SHARE: Final = 3 / 4
+"""Share of a pool that a single uid may use."""
+
+LITTLE_SHARE: Final = 1 / 16
+"""Share of a pool up to which a uid finds room in the rest: so four more uids can use it at the same time."""
+
+
+class MemoryPool:
+    """Bytes of one kind, by uid. ``limit`` returns the pool's limit in bytes, which may change at any time."""
+
+    __slots__ = ("_limit", "_of_uid", "total")
+
+    def __init__(self, limit: Callable[[], int]) -> None:
+        self._limit = limit
+        self._of_uid: dict[int, int] = {}
+        self.total = 0
+
+    @property
+    def limit_bytes(self) -> int:
+        """Maximum of all charges together."""
+        return self._limit()
+
+    def of(self, uid: int) -> int:
+        """Return what is charged to a uid."""
+        return self._of_uid.get(uid, 0)
+
+    def by_uid(self) -> Mapping[int, int]:
+        """Return the charges of all uids that have any."""
+        return self._of_uid
+
+    def has_room(self, uid: int, size: int) -> bool:
+        """Return whether a uid may be charged ``size`` more bytes."""
+        total, limit = self.total + size, self._limit()
+        if total <= limit * COMMON_SHARE:
+            return True
+
+        return total <= limit and self.of(uid) + size <= limit * LITTLE_SHARE
+
+    def try_charge(self, uid: int, size: int) -> bool:
+        """Charge a uid, if it has room; return whether it had."""
+        if not self.has_room(uid, size):
+            return False
+
+        self.charge(uid, size)
+        return True
+
+    def charge(self, uid: int, size: int) -> None:
+        """Charge a uid, which `has_room` or moves a charge that it already has."""
+        self.total += size
+        self._of_uid[uid] = self._of_uid.get(uid, 0) + size
+
+    def release(self, uid: int, size: int) -> None:
+        """Take back a charge of exactly that size."""
+        self.total -= size
+        left = self._of_uid[uid] - size
+        if left:
+            self._of_uid[uid] = left
+        else:
+            del self._of_uid[uid]
+
+
+class MemoryAccounts:
+    """The pools of all kinds."""
+
+    def __init__(self, settings: LiveSettings) -> None:
+        def pool(kind: MemoryKind) -> MemoryPool:
+            return MemoryPool(lambda: int(settings.now.max_memory_bytes * POOL_SHARES[kind]))
+
+        self.requests = pool("requests")
+        self.streams = pool("streams")
+        self.app_metrics = pool("app_metrics")
+
+    def by_kind(self) -> dict[str, int]:
+        """Return the bytes of each kind."""
+        kinds: tuple[MemoryKind, ...] = ("requests", "streams", "app_metrics")
+        return {kind: getattr(self, kind).total for kind in kinds}
+
+    def by_uid(self) -> dict[int, int]:
+        """Return the bytes of each uid that holds any."""
+        sums: dict[int, int] = {}
+        for pool in (self.requests, self.streams, self.app_metrics):
+            for uid, size in pool.by_uid().items():
+                sums[uid] = sums.get(uid, 0) + size
+
+        return sums
+
+    @property
+    def total(self) -> int:
+        """Bytes of all kinds."""
+        return sum(self.by_kind().values())
