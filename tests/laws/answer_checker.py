@@ -134,7 +134,7 @@ class AnswerChecker:
             return
 
         assert run.end == "ok", f"{source}: the answer of a run that has ended {run.end}"
-        if source in {"cache", "stale"} and self._exact_removals:
+        if source in {"cache", "stale", "shared"} and self._exact_removals:
             for removal in self._removals:
                 late = removal.done_at is not None and removal.done_at < call.started_at
                 assert not (late and run.started_at < removal.asked_at and removal.reaches(call.place)), (

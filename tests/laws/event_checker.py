@@ -22,7 +22,9 @@ from sidecard.core.effects import (
 from sidecard.core.events import (
     DrainExpired,
     DrainRequested,
+    EntriesPurged,
     Event,
+    KeyChanged,
     Peer,
     PeerJoined,
     PeerLost,
@@ -113,6 +115,10 @@ class EventChecker:
                 self._end([name for name, held in self.held.items() if held.due(self.settings) <= now], None, now)
             case DrainRequested():
                 self.draining = True
+            case KeyChanged(scope, key, how="removed"):
+                self._remove(lambda place: place == (scope, key), None)
+            case EntriesPurged(namespace, tag, None):
+                self._remove(lambda place: purge_covers(namespace, place[0]), tag)
             case SettingsRead(settings) if settings is not None:
                 self._reconfigure(settings)
             case _:
@@ -144,7 +150,7 @@ class EventChecker:
             case wire.Append(chunk=chunk) if presented is not None and presented.begin.stream:
                 presented.chunks.append(bytes(chunk))
                 presented.last_chunk = now
-                self._extend_deadlines(presented.place, now)
+                self._extend_deadlines(presented.asked.course, now)
             case wire.Renew() if presented is not None:
                 presented.expires = now + self.settings.lease_seconds
             case _ if isinstance(request, _DEFERRED):
@@ -157,11 +163,18 @@ class EventChecker:
         # A caller that does not wait for other callers still waits for the store, however long that takes.
         deadline = now + seconds if seconds > 0 else inf
         asked = self.asked[asker.id, reply_id] = Asked(asker, begin, reply_id, place, seconds, deadline)
+        if place is not None:
+            current = self._courses.get(place)
+            if current is None or current.voided:
+                current = self._courses[place] = asked.course
+
+            asked.course = current
+
         return asked
 
     def _ask_again(self, presented: Held, request: wire.Fail, now: float) -> Asked:
         asked = self._ask(presented.peer, presented.begin, request.id, now)
-        asked.failed = request
+        asked.failed, asked.course = request, presented.asked.course
         return asked
 
     def _leave(self, callers: list[Who]) -> None:
@@ -189,9 +202,9 @@ class EventChecker:
         held = self.held.get(request.lease)
         return held if held is not None and held.peer == asker else None
 
-    def _extend_deadlines(self, place: Place | None, now: float) -> None:
+    def _extend_deadlines(self, course: Course, now: float) -> None:
         for asked in self.asked.values():
-            if asked.place == place and asked.begin.stream:
+            if asked.course is course and asked.begin.stream:
                 # Also where it has just passed: a chunk that comes before the tick is in time.
                 asked.deadline = now + asked.wait_seconds
 
@@ -256,7 +269,7 @@ class EventChecker:
     def _check_end(
         self, asked: Asked, reply: wire.AnyReply, request: wire.Request | None, presented: Held | None, now: float
     ) -> None:
-        ours = presented is not None and asked.place is not None and asked.place == presented.place
+        ours = presented is not None and asked.place is not None and asked.course is presented.asked.course
         match reply:
             case wire.Lease():
                 assert not asked.chunks, "a caller that has received a chunk leads"
@@ -285,12 +298,17 @@ class EventChecker:
     def _grant(self, asked: Asked, reply: wire.Lease, now: float) -> Held:
         place = asked.place
         assert reply.lease not in self._holders, "a lease's name was used twice"
-        assert place is None or all(held.place != place for held in self.held.values()), "two live leases of one key"
+        for held in self.held.values():
+            if place is not None and held.place == place:
+                assert held.asked.course is not asked.course, "two live leases of one flight"
+                assert held.asked.course.voided or asked.course.voided, "two flights of one key that callers can join"
+                held.asked.course.replaced |= held.asked.course.voided and not asked.course.voided
+
         self._holders[reply.lease] = asked.peer.id
         held = Held(asked, reply.backend, now, now + self.settings.lease_seconds)
         self.held[reply.lease] = held
         if place is not None:
-            course = self._courses.setdefault(place, Course())
+            course = asked.course
             course.leases += 1
             course.nexts += asked.failed is not None
             assert course.leases <= 1 + self._max_elections + course.nexts, "more holders than elections allow"
@@ -343,7 +361,7 @@ class EventChecker:
             case wire.Fail(kind="fatal" | "ignored") if isinstance(replies[0], wire.Ok):
                 assert presented is not None
                 stream = presented.begin.stream
-                assert stream or presented.place is None or not self._waiting(presented.place), (
+                assert stream or presented.place is None or not self._waiting(presented.asked.course), (
                     "a waiter outlived the end of its flight"
                 )
             case wire.Delete():
@@ -364,8 +382,10 @@ class EventChecker:
             assert not reply.stored
             return
 
-        course = self._courses[place]
-        may_store = request.store and course.may_store and course.purged_tags.isdisjoint(request.tags)
+        course = presented.asked.course
+        may_store = (
+            request.store and course.may_store and not course.replaced and course.purged_tags.isdisjoint(request.tags)
+        )
         assert not reply.stored or may_store, "an answer was stored that may not be"
         if reply.stored:
             value = _listed(presented.chunks) if begin.stream else bytes(request.value)
@@ -374,28 +394,30 @@ class EventChecker:
             # It was too large, or its lifetime was 0: the key's value has changed nevertheless.
             self._stored.drop(place)
 
-        for asked in self._waiting(place):
+        for asked in self._waiting(course):
             assert asked.begin.stream, "a waiter outlived the end of its flight"
 
         for asked in self.asked.values():
-            if asked.place == place:
+            if asked.course is course:
                 asked.deadline = inf
 
-    def _waiting(self, place: Place) -> list[Asked]:
-        return [asked for asked in self.asked.values() if asked.place == place and asked.pending and not asked.chunks]
+    def _waiting(self, course: Course) -> list[Asked]:
+        return [asked for asked in self.asked.values() if asked.course is course and asked.pending and not asked.chunks]
 
     def _remove(self, reaches: Callable[[Place], bool], tag: str | None) -> None:
-        for place, course in self._courses.items():
-            if reaches(place) and tag is not None:
+        # Without a call in progress nothing is voided: a later call starts after the removal.
+        for held in self.held.values():
+            course = held.asked.course
+            if held.place is not None and reaches(held.place) and tag is not None:
                 course.purged_tags |= {tag}
-            elif reaches(place):
+            elif held.place is not None and reaches(held.place):
                 course.may_store = False
 
         self._stored.remove(reaches, tag)
 
     def _check_rest(self, event: Event, now: float) -> None:
-        busy = {held.place for held in self.held.values()} | {asked.place for asked in self.asked.values()}
-        for place in [place for place in self._courses if place not in busy]:
+        busy = {held.asked.course for held in self.held.values()} | {asked.course for asked in self.asked.values()}
+        for place in [place for place, course in self._courses.items() if course not in busy]:
             del self._courses[place]
 
         if isinstance(event, Tick):

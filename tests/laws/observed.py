@@ -22,6 +22,7 @@ class Asked:
     place: Place | None
     wait_seconds: float
     deadline: float
+    course: "Course" = field(default_factory=lambda: Course())  # noqa: PLW0108 - defined below
     failed: wire.Fail | None = None
     pending: bool = False
     chunks: int = 0
@@ -81,3 +82,10 @@ class Course:
     nexts: int = 0
     may_store: bool = True
     purged_tags: frozenset[str] = frozenset()
+    replaced: bool = False
+    """Voided, and a later flight of the key has had a lease."""
+
+    @property
+    def voided(self) -> bool:
+        """A delete or purge was acknowledged during a call, so later callers start another flight."""
+        return not self.may_store or bool(self.purged_tags)

@@ -129,6 +129,11 @@ class Flight:
     purged_tags: frozenset[str] = frozenset()
     """Tags with which its answer is not stored."""
 
+    @property
+    def voided(self) -> bool:
+        """A removal came during its call, so later callers start another flight."""
+        return not self.may_store or bool(self.purged_tags)
+
 
 @dataclass(eq=False)
 class Lease:

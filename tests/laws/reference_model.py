@@ -113,7 +113,7 @@ class ReferenceModel(ReferenceEntries):
 
         self.counts["begins"] += 1
         place = None if begin.key is None else (scope, begin.key)
-        flight = next((flight for flight in self.flights if flight.place == place), None)
+        flight = next((flight for flight in self.flights if flight.place == place and not flight.voided), None)
         alone = flight is None and begin.mode == "use" and not self.draining
         answered, answer = self._answer_stored(place, peer, begin, now, alone=alone)
         if answered:
@@ -134,8 +134,15 @@ class ReferenceModel(ReferenceEntries):
         elif len(self.flights) >= self.settings.max_flights:
             self._reject(peer, begin, "busy")
         else:
-            self.flights.append(Flight(place))
+            self._start(place)
             self._grant(peer, begin, self.flights[-1], now, old=answer)
+
+    def _start(self, place: Place) -> None:
+        """Start a flight; voided ones of the place store nothing from now on."""
+        for voided in self.flights:
+            voided.may_store &= voided.place != place
+
+        self.flights.append(Flight(place))
 
     def _answer_stored(
         self, place: Place | None, peer: Peer, begin: wire.Begin, now: float, *, alone: bool

@@ -101,13 +101,14 @@ class TableChecker:
         assert flights.lease_count == leases
         assert flights.applicant_count == applicants
         waiting = 0
-        for (scope, key), flight in flights._flights.items():
-            assert (scope, key) == (flight.scope, flight.key)
+        assert all(place == (flight.scope, flight.key) for place, flight in flights._flights.items())
+        assert all(flight.voided and not flight.storable for flight in flights._replaced), "a replaced flight may store"
+        for flight in flights:
             waiting += len(flight.waiters)
             held, applying = flight.lease is not None, flight.applicant is not None
             questions = list(lookups.questions.values()).count(flight)
             assert (held, applying, questions) == _OF_STATE.get(flight.state), (
-                f"a flight of {key} is {flight.state}: lease {held}, applicant {applying}, questions {questions}"
+                f"a flight of {flight.key} is {flight.state}: lease {held}, applicant {applying}, questions {questions}"
             )
             assert not held or flight.lease in flights._leases.values()
 
@@ -136,7 +137,7 @@ class TableChecker:
 
         assert all(lease in timed for lease in flights._leases.values()), "a lease without a deadline"
         assert all(applicant in timed for applicant in flights._applicants), "an applicant without a deadline"
-        for flight in flights._flights.values():
+        for flight in flights:
             assert all(waiter in timed or waiter.no_wait for waiter in flight.waiters.values()), (
                 "a waiter without a deadline"
             )

@@ -20,6 +20,7 @@ from sidecard.core.events import Answer, ClaimedRemotely, KeyChanged, Peer
 from sidecard.core.flights.election import Election
 from sidecard.core.flights.failures import Failure, Failures
 from sidecard.core.flights.flight import Flight
+from sidecard.core.flights.leases import Leases
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
 from sidecard.core.flights.queues import Queues
 from sidecard.core.flights.store.answers import LookupAnswers, StoreEvents
@@ -36,6 +37,10 @@ class ScheduleMutant(NamedTuple):
     world: str
     steps: int
     replacements: tuple[Replacement, ...]
+
+
+def _never(_: Original) -> Original:
+    return lambda *_, **__: float("inf")
 
 
 def _always(_: Original) -> Original:
@@ -232,6 +237,24 @@ def _forget_claims(_: Original) -> Original:
     return mutant
 
 
+def _find_voided(_: Original) -> Original:
+    def mutant(self: Flights, scope: str, key: str) -> Flight | None:
+        return self._flights.get((scope, key))
+
+    return mutant
+
+
+def _keep_permit_of_replaced(end: Original) -> Original:
+    def mutant(self: Leases, lease: HeldLease, outcome: str, *rest: Any, **options: Any) -> Any:
+        if lease.flight in self.flights._replaced:
+            self.flights.end_lease(lease, answered=True)
+            return []
+
+        return end(self, lease, outcome, *rest, **options)
+
+    return mutant
+
+
 def _mutants(schedule: str, *mutants: tuple[str, str, int, Replacement]) -> dict[str, ScheduleMutant]:
     return {name: ScheduleMutant(schedule, world, steps, (replacement,)) for name, world, steps, replacement in mutants}
 
@@ -266,7 +289,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         (
             "callers are not queued at a backend that has closed again",
             "rates",
-            9_750,
+            60_000,
             (Queues, "_enqueue_others", nothing),
         ),
         (
@@ -302,7 +325,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         (
             "a purge by tag lets flights in progress store",
             "stale answers",
-            5_750,
+            40_000,
             (Flights, "void", _void_without_tags),
         ),
         ("a failure is remembered for ever", "one election, few tasks", 2_000, (Failures, "find", _remember_for_ever)),
@@ -328,6 +351,11 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         ),
         ("the name of a lease is used twice", "defaults", 2_000, (Flights, "grant", _reuse_names)),
         ("a renewed lease lasts twice as long", "defaults", 2_000, (Flights, "renew", _renew_for_twice_as_long)),
+        ("a begin joins a voided flight", "defaults", 2_000, (Flights, "find", _find_voided)),
+        ("a voided flight stores its answer", "defaults", 2_000, (Flight, "may_store", _always)),
+        ("a replaced flight stores its answer", "defaults", 2_000, (Flight, "replaced", nothing)),
+        ("a replaced flight keeps its permit", "defaults", 2_000, (Leases, "_end", _keep_permit_of_replaced)),
+        ("a hung call keeps its lease", "short calls", 2_000, (HeldLease, "overdue_at", _never)),
         ("elections are not counted", "cached, not shared afterwards", 2_000, (Flight, "count_election", nothing)),
     ),
     **_mutants(

@@ -39,6 +39,10 @@ class AsyncInterpreter:
         self._connector = connector
         self._flights = LocalFlights(anyio.Event)
 
+    def forget(self, namespace: str | None, key: str | None = None) -> None:
+        """Do not let later calls join running calls of keys that were removed."""
+        self._flights.forget(namespace, key)
+
     async def run(self, call: Call, *, trace: bool = True) -> Outcome[Any]:
         """Return the call's outcome, wherever its value comes from. Raises what `AsyncClient.call` does."""
         connector = self._connector

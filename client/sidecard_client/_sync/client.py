@@ -225,4 +225,7 @@ class Client(Lifecycle):
         if isinstance(reply, wire.Error):
             raise RequestRefused(reply.code, reply.message)
 
+        if isinstance(request, wire.Delete | wire.Purge):
+            self._interpreter.forget(request.namespace, request.key if isinstance(request, wire.Delete) else None)
+
         return reply

@@ -60,6 +60,7 @@ class LocalFlight(Struct, eq=False):
 
     key: LocalKey
     elections: int = 0
+    over: bool = False
     waiters: "deque[LocalWaiter]" = field(default_factory=deque)
 
     def __repr__(self) -> str:
@@ -145,7 +146,7 @@ class LocalFlights:
         ``turn`` is the flight's ``elections`` when the leader began.
         """
         with self._lock:
-            over = flight.elections != turn or self._flights.get(flight.key) is not flight
+            over = flight.elections != turn or flight.over
 
         if not over:
             self.fail(flight, "cancelled", "the caller was interrupted")
@@ -165,11 +166,24 @@ class LocalFlights:
         if isinstance(waiter.end, Elected):
             self.fail(waiter.flight, "cancelled", "the waiting caller stopped")
 
+    def forget(self, namespace: str | None, key: str | None = None) -> None:
+        """Let later callers of removed keys make another call; the running calls serve the waiters that they have.
+
+        1. a call runs; 2. its key is deleted, and the daemon acknowledges that; 3. the daemon is lost; 4. another caller
+        of this process must not join the call of 1. None means all; an operator's ``UID:NAME`` counts as all namespaces.
+        """
+        anywhere = namespace is None or ":" in namespace
+        with self._lock:
+            for known in list(self._flights):
+                if (anywhere or known[0] == namespace) and key in (None, known[1]):
+                    del self._flights[known]
+
     def _close(self, flight: LocalFlight) -> deque[LocalWaiter]:
         with self._lock:
             if self._flights.get(flight.key) is flight:
                 del self._flights[flight.key]
 
+            flight.over = True
             waiters, flight.waiters = flight.waiters, deque()
             return waiters
 

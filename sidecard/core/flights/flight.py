@@ -71,9 +71,9 @@ class Flight(Struct, eq=False):
     attempts: int = 0
     """Calls made so far."""
     storable: bool = True
-    """False after a delete or purge: the answer being computed may be what was to be removed."""
+    """False after a delete or purge during a call: its answer may be what was to be removed."""
     voided_tags: frozenset[str] = frozenset()
-    """Tags purged meanwhile; an answer that has one of them is not stored."""
+    """Tags purged during a call; an answer that has one of them is not stored."""
     stream: "SharedStream | None" = None
     """The holder's chunks so far, of a streamed answer."""
     unshared: bool = False
@@ -160,19 +160,32 @@ class Flight(Struct, eq=False):
         self.unshared = unshared
 
     def forbid_storing(self) -> None:
-        """Do not store the answer: its key has been removed meanwhile."""
-        self.storable = False
+        """Void the call in progress: its key has been removed, so later callers must not get its answer."""
+        self.void(None)
 
     def void(self, tag: str | None) -> None:
-        """Do not store the answer if it has ``tag``; in any case if ``tag`` is None or too many tags are voided.
+        """Void the call in progress, for the case that its answer has ``tag``; None means in any case.
 
         An answer's tags are known only at its end: 1. a call starts; 2. its tag is purged, because its sources have
-        changed; 3. the answer arrives with that tag. So the flight remembers the tag.
+        changed; 3. the answer arrives with that tag. So the flight remembers the tag. Without a call in progress nothing
+        is voided: every later call starts after the removal, and a lookup in progress is repeated (`Lookups.ask_again`).
         """
+        if self.state != LEASED:
+            return
+
         if tag is None or len(self.voided_tags) >= MAX_VOIDED_TAGS:
             self.storable = False
         else:
             self.voided_tags |= {tag}
+
+    @property
+    def voided(self) -> bool:
+        """Later callers must not get its answer, or not if it has a purged tag: they start another flight."""
+        return not self.storable or bool(self.voided_tags)
+
+    def replaced(self) -> None:
+        """Record that another flight computes the key for later callers: what they get must not be overwritten."""
+        self.storable = False
 
     def may_store(self, tags: tuple[str, ...]) -> bool:
         """Return whether an answer with ``tags`` is unaffected by removals during the flight."""

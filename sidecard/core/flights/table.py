@@ -47,23 +47,26 @@ class Flights:
         """The daemon is stopping: no new leases."""
         self._sequence = 0
         self._flights: dict[tuple[str, str], Flight] = {}
+        """The latest flight of each key."""
+        self._replaced: dict[Flight, None] = {}
+        """Voided flights whose key has a later flight; each still serves the callers that it had."""
         self._leases: dict[str, HeldLease] = {}
         self._peers: dict[int, _PeerTable] = {}
         self._applicants: dict[Applicant, None] = {}
         self._ended: OrderedDict[str, HeldLease] = OrderedDict()
         self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | PendingRemoval | MemoryCache] = Timers()
         self.unused_claims: list[Flight] = []
-        """Flights that are over and did not use their claim."""
+        """Flights that are over or voided, and did not use their claim."""
         self.flights_by_uid: Counter[int] = Counter()
         """Of the uids that started them."""
         self.leases_by_uid: Counter[int] = Counter()
         self.waiters_by_uid = Share()
 
     def __len__(self) -> int:
-        return len(self._flights)
+        return len(self._flights) + len(self._replaced)
 
     def __iter__(self) -> Iterator[Flight]:
-        return iter(list(self._flights.values()))
+        return iter([*self._flights.values(), *self._replaced])
 
     @property
     def waiter_count(self) -> int:
@@ -91,11 +94,29 @@ class Flights:
         return sum(bool(flight.claim) for flight in self._flights.values())
 
     def find(self, scope: str, key: str) -> Flight | None:
-        """Return the flight of a key."""
-        return self._flights.get((scope, key))
+        """Return the flight of a key that callers can join.
+
+        1. a call starts; 2. its key is deleted, and the delete is acknowledged; 3. a begin arrives. Its caller must not get
+        the answer of 1, so it does not find that flight.
+        """
+        flight = self._flights.get((scope, key))
+        return None if flight is None or flight.voided else flight
+
+    def void_key(self, scope: str, key: str) -> None:
+        """Void the call in progress of a key that is removed, and give its claim to other hosts."""
+        flight = self._flights.get((scope, key))
+        if flight is not None:
+            flight.forbid_storing()
+            self._release_claim_if_voided(flight)
 
     def start(self, scope: str, key: str, uid: int) -> Flight:
         """Start a flight; the caller must give it a lease, an applicant or a question to the store."""
+        voided = self._flights.get((scope, key))
+        if voided is not None:
+            voided.replaced()
+            self._replaced[voided] = None
+            self._release_claim_if_voided(voided)
+
         flight = self._flights[scope, key] = Flight(scope, key, uid)
         self.flights_by_uid[uid] += 1
         return flight
@@ -268,7 +289,11 @@ class Flights:
     def finish(self, flight: Flight) -> list[Waiter]:
         """End a flight that has no lease; return its waiters."""
         flight.finish()
-        del self._flights[flight.scope, flight.key]
+        if flight in self._replaced:
+            del self._replaced[flight]
+        else:
+            del self._flights[flight.scope, flight.key]
+
         self.flights_by_uid[flight.uid] -= 1
         if flight.claim:
             self.unused_claims.append(flight)
@@ -329,10 +354,15 @@ class Flights:
                 del by_uid[peer.uid]
 
     def void(self, namespace: str | None, tag: str | None = None, task: str | None = None) -> None:
-        """Forbid flights to store answers that a purge of ``namespace``, ``tag`` and ``task`` removes."""
+        """Void the calls in progress whose answers a purge of ``namespace``, ``tag`` and ``task`` removes."""
         for flight in self._flights.values():
             if covers(namespace, flight.scope) and (task is None or flight.concerns(task)):
                 flight.void(tag)
+                self._release_claim_if_voided(flight)
+
+    def _release_claim_if_voided(self, flight: Flight) -> None:
+        if flight.claim and not flight.storable:
+            self.unused_claims.append(flight)
 
     def _table(self, peer: Peer) -> _PeerTable:
         table = self._peers.get(peer.id)

@@ -79,10 +79,7 @@ class EntryOperations(Struct, frozen=True, eq=False):
         if scope is None:
             return [not_yours(peer, request, request.namespace)]
 
-        flight = self.flights.find(scope, request.key)
-        if flight is not None:
-            flight.forbid_storing()
-
+        self.flights.void_key(scope, request.key)
         self.failures.forget(scope, request.key)
         deleted = self.policy.cache.delete(scope, request.key, now)
         return self.writes.delete(scope, peer, request, int(deleted), now)

@@ -392,7 +392,7 @@ def test_claim_survives_elections() -> None:
         ("lost", False),
         ("not stored", True),
         ("too large", True),
-        ("deleted", True),
+        ("deleted", False),
         ("expired", False),
     ],
 )
@@ -518,14 +518,15 @@ def test_key_change_removes_entry_from_memory(how: str) -> None:
 
 
 def test_remote_removal_voids_flight() -> None:
-    """Another host's removal prevents storing a flight's answer; its waiters still get it."""
+    """Another host's removal prevents storing a flight's answer, and gives its claim to later callers of all hosts."""
     host = shared()
     alice, ask = begun(host)
     host.answers(ask.ticket, Absent("c1"))
     lease = alice.gets(wire.Lease).lease
     host.happens(KeyChanged(SCOPE, "key", "removed"))
+    assert host.wants() == [StoreRelease(SCOPE, "key", "c1", unshared=False)]
     alice.completes(lease, "new")
-    assert host.wants() == [StoreRelease(SCOPE, "key", "c1", unshared=True)]
+    assert host.wants() == []
     assert host.stats().cache_entries == 0
 
 

@@ -183,12 +183,12 @@ class StoreEvents(Struct, frozen=True, eq=False):
 
     def key_changed(self, event: KeyChanged, now: float) -> list[Effect]:
         """Handle a change of a key by another host."""
-        flight = self.flights.find(event.scope, event.key)
         if event.how in {"stored", "removed"}:
             self.policy.cache.delete(event.scope, event.key, now)
-            if flight is not None and event.how == "removed":
-                flight.forbid_storing()
+            if event.how == "removed":
+                self.flights.void_key(event.scope, event.key)
 
+        flight = self.flights.find(event.scope, event.key)
         if flight is None:
             return []
 

@@ -62,15 +62,18 @@ class Lookups(Struct, frozen=True, eq=False):
             if flight is None:
                 return self.endings.reject_full(peer, request, "flights")
 
+        effects = self.release_claims()  # before the question: a voided flight of the key may have had the claim
         reads_entry = request.mode != "refresh"
         waiter = self.flights.join(flight, peer, request, now, self.endings.wait_seconds(request))
         if reads_entry:
             waiter.open_lookup()
 
         if flight.state != LOOKING_UP:
-            return [self.ask(flight, now, reads_entry=reads_entry)]
+            effects.append(self.ask(flight, now, reads_entry=reads_entry))
+        elif flight.pending:
+            effects += self.send_pending(flight)
 
-        return self.send_pending(flight) if flight.pending else []
+        return effects
 
     def get(self, scope: str, peer: Peer, request: wire.Get, now: float) -> list[Effect] | None:
         """Let a get wait for the store's answer; None if the store is not to be asked."""
@@ -85,6 +88,7 @@ class Lookups(Struct, frozen=True, eq=False):
             if flight is None:
                 return None
 
+            effects += self.release_claims()
             effects.append(self.ask(flight, now, reads_entry=True))
 
         self.gets.setdefault(flight, []).append((peer, request))
@@ -177,10 +181,12 @@ class Lookups(Struct, frozen=True, eq=False):
             self.gets[flight] = [(sender, request) for sender, request in gets if sender.id != peer.id]
 
     def release_claims(self) -> list[Effect]:
-        """Release the claims of flights that are over."""
+        """Release the claims of flights that are over or voided."""
         unused = self.flights.unused_claims
         effects: list[Effect] = [
-            StoreRelease(flight.scope, flight.key, flight.claim, flight.unshared) for flight in unused
+            StoreRelease(flight.scope, flight.key, flight.take_claim(), flight.unshared)
+            for flight in unused
+            if flight.claim
         ]
         unused.clear()
         return effects

@@ -209,3 +209,55 @@ def test_repr_counts(flights: LocalFlights) -> None:
     flight = lead(flights)
     wait(flights)
     assert repr(flight) == "<LocalFlight 1 waiting, 0 elections>"
+
+
+def test_forgotten_flight_serves_its_waiters_and_no_later_caller(flights: LocalFlights) -> None:
+    """After a removal, a later caller makes its own call; the running one answers the waiters that it had."""
+    leader = lead(flights)
+    waiter = wait(flights)
+    other = flights.enter(("other", "k"))
+    flights.forget("default", "k")
+    successor = lead(flights)
+    late = wait(flights)
+    flights.succeed(leader, "old")
+
+    assert isinstance(waiter.end, Answered)
+    assert unpack_value(waiter.end.packed) == "old"
+    assert late.end is None
+    flights.succeed(successor, "new")
+    assert isinstance(late.end, Answered)
+    assert unpack_value(late.end.packed) == "new"
+    assert isinstance(other, LocalFlight)
+    assert len(flights) == 1
+
+
+def test_interrupted_leader_of_forgotten_flight_elects_its_waiter(flights: LocalFlights) -> None:
+    """A removal between the leader's start and its interruption leaves no waiter behind."""
+    leader = lead(flights)
+    waiter = wait(flights)
+    flights.forget(None)
+    flights.drop(leader, 0)
+    assert isinstance(waiter.end, Elected)
+    flights.succeed(leader, "x")
+    flights.drop(leader, 1)
+    assert len(flights) == 0
+
+
+@pytest.mark.parametrize(
+    ("namespace", "key", "forgotten"),
+    [
+        ("default", "k", True),
+        ("default", None, True),
+        (None, None, True),
+        ("1000:default", None, True),
+        ("default", "other", False),
+        ("team", None, False),
+    ],
+)
+def test_removal_forgets_matching_flights_only(
+    flights: LocalFlights, namespace: str | None, key: str | None, forgotten: bool
+) -> None:
+    """A removal reaches its namespace and key; one that names another uid's namespace reaches all."""
+    lead(flights)
+    flights.forget(namespace, key)
+    assert isinstance(flights.enter(KEY), LocalFlight if forgotten else LocalWaiter)
