@@ -58,7 +58,7 @@ class SocketServer:
     async def start(self, driver: Driver) -> None:
         """Begin to accept."""
         loop = asyncio.get_running_loop()
-        self._context = ServerContext(driver, self.connections, FairScheduler(loop), self.buffers, loop)
+        self._context = ServerContext(driver, self.connections, FairScheduler(loop, driver.clock), self.buffers, loop)
         # From 3.13 on the loop would remove the socket's file itself, even if it is another daemon's.
         options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
         self._server = await loop.create_unix_server(

@@ -8,7 +8,7 @@ Back-pressure, in order of severity:
 
 A peer whose message stays incomplete for ``message_seconds`` is closed too, even if bytes keep arriving.
 
-More than a few messages of a peer are served in turns (`sidecard.server.scheduler`).
+Requests that arrive one at a time are served inline; all others in turns (`sidecard.server.scheduler`).
 """
 
 import asyncio
@@ -23,13 +23,18 @@ from sidecard.server.buffers import COUNTED_BYTES, BufferBudget
 from sidecard.server.connections import ConnectionTable
 from sidecard.server.driver import Driver
 from sidecard.server.json_replies import UnansweredRequests
+from sidecard.server.json_text import json_line
 from sidecard.server.large_replies import around_value, shared_value
+from sidecard.server.peer_timers import PeerTimers
+from sidecard.server.reader import Incoming, RequestReader
 from sidecard.server.scheduler import MAX_BATCH, TURN_SECONDS, FairScheduler
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
-from sidecard_client.protocol.frames import Incoming, RequestReader, json_line
 
 HIGH_WATER_BYTES: Final = 1024 * 1024
+
+INLINE_BYTES: Final = 64 * 1024
+"""More bytes of JSON lines are split and decoded in a turn: 1 MiB takes up to 20 ms. Frames are charged to their uid instead."""
 
 LOW_WATER_BYTES: Final = COUNTED_BYTES // 4
 """Unread bytes at which a peer has caught up."""
@@ -48,11 +53,12 @@ class ServerContext(NamedTuple):
     loop: asyncio.AbstractEventLoop
 
 
-class PeerConnection(asyncio.Protocol):
+class PeerConnection(PeerTimers):
     """One accepted connection, and the `sidecard.server.driver.ReplyWriter` of its peer."""
 
     def __init__(self, context: ServerContext, limits: LimitSettings) -> None:
         self._driver, self._connections, self._scheduler, self._buffers, self._loop = context
+        self._clock = self._scheduler.clock
         self._limits = limits
         self._reader = RequestReader(limits.max_frame_bytes, limits.max_line_bytes, MAX_BATCH)
         self._feed = self._reader.feed
@@ -67,8 +73,6 @@ class PeerConnection(asyncio.Protocol):
         self._half_closed = False
         self._unanswered = UnansweredRequests()
         """Maintained for JSON lines only: their senders may half-close and still get their replies."""
-        self._progress_timer: asyncio.TimerHandle | None = None
-        self._message_timer: asyncio.TimerHandle | None = None
         self._behind = False
         """The peer has left so much unread that it is counted."""
         self.congested = False
@@ -96,19 +100,25 @@ class PeerConnection(asyncio.Protocol):
             self._send_denial(data)
             return
 
+        now, scheduler = self._clock(), self._scheduler
+        large = not self._reader.single_frames and len(data) + self._reader.held_bytes > INLINE_BYTES
+        inline = now < scheduler.inline_until or scheduler.may_serve_inline(self._peer.uid, now)
+        if not inline or (large and self._reader.is_text(data)):
+            self._hold(data)
+            return
+
         try:
             messages = self._feed(data)
         except FramingError as fault:
-            # Valid messages before the fault are served first, as if they had arrived in a chunk of their own.
-            self._fault = fault
-            self._serve_slowly(fault.before)
-            return
+            self._fault, messages = fault, list(fault.before)
 
         if self._reader.single_frames:
             # Exactly one message.
-            self._driver.serve(self._peer, self, messages)
+            self._driver.serve(self._peer, self, messages, now)
         else:
-            self._serve_slowly(messages)
+            self._serve_slowly(messages, now)
+            if large:
+                scheduler.charge(self._peer.uid, self._clock() - now)
 
     def eof_received(self) -> bool:
         """Handle the end of input. Only a JSON-lines peer may still read replies: `socat` half-closes."""
@@ -117,7 +127,12 @@ class PeerConnection(asyncio.Protocol):
             return False
 
         self._half_closed = True
-        self._serve_slowly(self._reader.finish())
+        self._reader.end()
+        now = self._clock()
+        if self._reader.held_bytes <= INLINE_BYTES and self._scheduler.may_serve_inline(self._peer.uid, now):
+            self._serve_batch(now)
+
+        self._enqueue_rest()
         return True
 
     def pause_writing(self) -> None:
@@ -138,9 +153,7 @@ class PeerConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Forget the connection, whichever side ended it."""
         self._closing = True
-        self._cancel_progress_timer()
-        if self._message_timer is not None:
-            self._message_timer.cancel()
+        self._cancel_timers()
 
         self._backlog.clear()
         self._queued.clear()
@@ -230,51 +243,68 @@ class PeerConnection(asyncio.Protocol):
 
     def serve_turn(self) -> bool:
         """Serve one batch. Return whether another one waits."""
-        self._serve_batch()
+        self._serve_batch(self._clock())
         return self._has_more()
 
     # -- serving -------------------------------------------------------------------------------------------------------
 
-    def _serve_slowly(self, messages: Sequence[Incoming]) -> None:
-        """Serve anything but exactly one whole frame: a few messages immediately, more of them in turns."""
-        if self._reader.partial:
-            self._start_message_timer()
-
-        now = self._scheduler.may_serve_now(len(messages) + len(self._backlog) + self._reader.undecoded)
-        if now and len(messages) <= MAX_BATCH and not (self._reader.json or self._backlog or self.congested):
-            # Bypasses the backlog, which would slow down a client with many concurrent calls.
-            self._backlog.extend(messages[self._driver.serve(self._peer, self, messages) :])
-        else:
+    def _serve_slowly(self, messages: Sequence[Incoming], now: float) -> None:
+        """Serve a first batch of anything but exactly one whole frame; the rest waits for a turn."""
+        if self._reader.json or self._backlog or self.congested:
             self._backlog.extend(messages)
-            if now:
-                self._serve_batch()
+            self._serve_batch(now)
+        else:
+            # Bypasses the backlog, which would slow down a client with many concurrent calls.
+            self._backlog.extend(messages[self._driver.serve(self._peer, self, messages, now) :])
 
+        self._enqueue_rest()
+
+    def _hold(self, data: bytes) -> None:
+        """Keep received bytes for a turn, in which they are split, decoded and served."""
+        try:
+            self._reader.hold(data)
+        except FramingError as fault:
+            self._fault = fault
+        self._enqueue_rest()
+
+    def _enqueue_rest(self) -> None:
         if self._has_more():
             self._scheduler.enqueue(self, self._peer.uid)
 
-    def _serve_batch(self) -> None:
-        if not self._backlog:
-            self._backlog.extend(self._reader.take_more())
-
+    def _serve_batch(self, now: float) -> None:
+        """Serve one batch: up to `MAX_BATCH` frames, or as many lines as fit into a turn."""
         if self._reader.json:
-            self._serve_lines()
-        elif self._backlog and not self._closing and not self.congested:
+            self._serve_lines(now + TURN_SECONDS)
+            return
+
+        if not self._backlog:
+            self._take_more()
+
+        if self._backlog and not self._closing and not self.congested:
             batch = [self._backlog.popleft() for _ in range(min(len(self._backlog), MAX_BATCH))]
-            served = self._driver.serve(self._peer, self, batch)
+            served = self._driver.serve(self._peer, self, batch, now)
             self._backlog.extendleft(reversed(batch[served:]))
 
-    def _serve_lines(self) -> None:
-        """Serve a batch one request at a time: `UnansweredRequests` must know which one is being served."""
-        until = self._driver.clock() + TURN_SECONDS
-        for _ in range(min(len(self._backlog), MAX_BATCH)):
-            if self._closing or self.congested:
-                return
+    def _take_more(self) -> None:
+        try:
+            self._backlog.extend(self._reader.take_more())
+        except FramingError as fault:
+            self._fault = fault
+            self._backlog.extend(fault.before)
 
-            request = self._backlog.popleft()
-            self._unanswered.begin(request)
-            self._driver.serve(self._peer, self, (request,))
-            self._unanswered.end(request)
-            if self._driver.clock() > until:
+    def _serve_lines(self, until: float) -> None:
+        """Serve requests one at a time: `UnansweredRequests` must know which one is being served."""
+        while (self._backlog or self._reader.has_more) and not self._closing and not self.congested:
+            if not self._backlog:
+                self._take_more()
+
+            if self._backlog:
+                request = self._backlog.popleft()
+                self._unanswered.begin(request)
+                self._driver.serve(self._peer, self, (request,), self._clock())
+                self._unanswered.end(request)
+
+            if self._clock() > until:
                 return
 
     def _has_more(self) -> bool:
@@ -286,9 +316,12 @@ class PeerConnection(asyncio.Protocol):
         if self.congested:
             return False
 
-        if self._backlog or self._reader.undecoded:
+        if self._backlog or self._reader.has_more:
             self._transport.pause_reading()
             return True
+
+        if self._reader.note_partial():
+            self._start_message_timer()
 
         if self._fault is not None:
             self._driver.reject(self, self._fault.code, self._fault.message)
@@ -306,11 +339,10 @@ class PeerConnection(asyncio.Protocol):
         if not self._closing:
             self._driver.peer_read_backlog(self._peer)
 
-        if self._has_more():
-            self._scheduler.enqueue(self, self._peer.uid)
+        self._enqueue_rest()
 
     def _close_if_answered(self) -> None:
-        if not self._unanswered and not self._backlog and not self._reader.undecoded:
+        if not self._unanswered and not self._backlog and not self._reader.has_more:
             self.close()
 
     def _send_denial(self, data: bytes) -> None:
@@ -319,7 +351,7 @@ class PeerConnection(asyncio.Protocol):
             return
 
         with suppress(FramingError):
-            self._feed(data)
+            self._reader.hold(data)
 
         if self._reader.json and not self._transport.is_closing():
             self._transport.write(json_line(wire.Error(0, "unavailable", f"This connection is denied: {self._denial}")))
@@ -353,7 +385,7 @@ class PeerConnection(asyncio.Protocol):
             self._transport.pause_reading()
             self._start_progress_timer()
 
-        unserved = self._reader.held_bytes + MESSAGE_OVERHEAD_BYTES * (len(self._backlog) + self._reader.undecoded)
+        unserved = self._reader.held_bytes + MESSAGE_OVERHEAD_BYTES * len(self._backlog)
         max_bytes = self._buffers.max_bytes
         for victim in self._buffers.update(self, self._peer.uid, unread + unserved):
             victim._abort_for(  # noqa: SLF001 - of the same class
@@ -366,32 +398,3 @@ class PeerConnection(asyncio.Protocol):
         self._connections.report_closed(self._peer, limit, reason)
         self._buffers.release(self)
         self.abort()
-
-    def _start_message_timer(self) -> None:
-        # Checked only when it fires, whatever arrives meanwhile: large messages arrive in parts too.
-        if self._message_timer is None:
-            seconds = self._limits.message_seconds
-            self._message_timer = self._loop.call_later(seconds, self._check_message, self._reader.partial)
-
-    def _check_message(self, incomplete: int) -> None:
-        """Close the peer if the message that was incomplete when the timer started still is."""
-        self._message_timer = None
-        if self._closing or not self._reader.partial:
-            return
-
-        if self._reader.partial == incomplete and not self.congested:
-            seconds = self._limits.message_seconds
-            self._abort_for("message_seconds", f"a message took longer than limits.message_seconds ({seconds:g})")
-        else:
-            self._start_message_timer()
-
-    def _start_progress_timer(self) -> None:
-        self._cancel_progress_timer()
-        seconds = self._limits.stall_seconds
-        reason = f"it read too little for limits.stall_seconds ({seconds:g})"
-        self._progress_timer = self._loop.call_later(seconds, self._abort_for, "stall_seconds", reason)
-
-    def _cancel_progress_timer(self) -> None:
-        if self._progress_timer is not None:
-            self._progress_timer.cancel()
-            self._progress_timer = None

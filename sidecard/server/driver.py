@@ -38,9 +38,9 @@ from sidecard.core.events import (
 )
 from sidecard.core.notes import Note
 from sidecard.errors import SidecardBug
+from sidecard.server.reader import BadMessage, Incoming
 from sidecard.server.scheduler import TURN_SECONDS
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.frames import BadMessage, Incoming
 
 if TYPE_CHECKING:
     import asyncio
@@ -132,10 +132,9 @@ class Driver:
         self.handle(PeerJoined(peer))
 
     def serve(  # noqa: C901, PLR0912 - inlined, because every hit passes here
-        self, peer: Peer, writer: ReplyWriter, messages: Sequence[Incoming]
+        self, peer: Peer, writer: ReplyWriter, messages: Sequence[Incoming], now: float
     ) -> int:
         """Serve messages of one peer, in order, until its writer is full or its turn is over; return how many."""
-        now = self.clock()
         peer_id, metrics = peer.id, self._metrics
         served, settled = 0, True
         for message in messages:

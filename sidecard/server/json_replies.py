@@ -6,8 +6,8 @@ closes once nothing is outstanding. Ids may be left out in JSON, so several requ
 
 from collections import Counter
 
+from sidecard.server.reader import Incoming
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.frames import Incoming
 
 _ENDS_OF_BEGIN = frozenset(wire.FINAL_REPLIES_OF_BEGIN)
 _MAY_END_OWN_WAIT = (wire.Complete, wire.Fail, wire.Cancel)

@@ -1,23 +1,16 @@
-"""Decide whose messages are served next when peers have sent more than one turn serves.
+"""Divide the event loop's time among uids, and each uid's time among its connections.
 
-One batch is served per iteration of the event loop: uids in turn, and the connections of each uid in turn. A peer that
-sends one request therefore waits for at most one batch of another peer. Median time of a hit for a peer that asks every
-5 ms, on two cores shared by all processes:
+Requests that arrive one at a time are served inline, as soon as they are read, for as long as this iteration of the event loop has
+time left. Everything else is a `Schedulable` that waits for a turn: uids take turns first, then the connections and
+background tasks of each uid. A turn lasts `TURN_SECONDS`, or one piece of work that cannot be cut. A uid whose turn took longer owes
+the difference: its next turns are skipped while other uids wait, and its requests are not served inline.
 
-=======================================  ==========  ========
-others                                   with turns  without
-=======================================  ==========  ========
-none                                     0.3 ms
-4 peers that ping without pause          0.5 ms      2 ms
-16 peers that ping without pause         0.5 ms      8 ms
-16 peers that have hits without pause    6 ms        24 ms
-16 peers that read all metrics           3 ms        7,400 ms
-=======================================  ==========  ========
+So a peer that sends one small request waits at most for the current turn, or, if another connection of its own uid waits too,
+for one turn of each uid and of each connection of its own.
 """
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Protocol
-
-from sidecard.core.backends.queue import FairQueue
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,70 +19,138 @@ if TYPE_CHECKING:
 MAX_BATCH: Final = 64
 """Messages of one peer served in a row: about 1 ms of cheap ones. As many as an `AsyncClient` has concurrent calls."""
 
-MAX_UNSCHEDULED: Final = 8
-"""Messages of one burst that are served immediately, even while other connections wait for their turns."""
-
 TURN_SECONDS: Final = 0.002
-"""A batch ends after this time whatever its messages are: all metrics of a busy host take 30 ms."""
+"""A turn ends after this time, at the end of the current piece of work: all metrics of a busy host take 30 ms."""
+
+MAX_DEBT_SECONDS: Final = 0.25
+"""A uid owes no more than this, whatever its longest piece of work took."""
+
+HTTP_UID: Final = -1
+"""Pseudo-uid of all work requested over TCP, where the kernel reports no uid."""
+
+DAEMON_UID: Final = -2
+"""Pseudo-uid of the daemon's own background work."""
+
+_NEVER: Final = float("-inf")
 
 
 class Schedulable(Protocol):
-    """A connection that waits for its turn."""
+    """Work that is done in turns: a connection's messages, or a background task."""
 
     def __hash__(self) -> int: ...
 
     def serve_turn(self) -> bool:
-        """Serve one batch. Return whether another one waits."""
+        """Work for about `TURN_SECONDS`. Return whether more work waits."""
 
 
 class FairScheduler:
-    """Gives turns to connections that have messages to be served."""
+    """Gives turns to work that waits, and decides which requests are served inline. ``clock`` is monotonic."""
 
-    def __init__(self, loop: "asyncio.AbstractEventLoop") -> None:
+    def __init__(self, loop: "asyncio.AbstractEventLoop", clock: "Callable[[], float]") -> None:
         self._call_soon: Callable[[Callable[[], None]], object] = loop.call_soon
-        self._queue: FairQueue[Schedulable] = FairQueue()
-        self._waiting: dict[Schedulable, int] = {}
-        """Connections and their uids."""
-        self._busy = False
-        """This iteration of the event loop has had, or will have, a batch."""
+        self.clock = clock
+        self.inline_until = _NEVER
+        """Until then, requests are served inline without asking `may_serve_inline`, which keeps the hot path short."""
+        self._queues: OrderedDict[int, OrderedDict[Schedulable, None]] = OrderedDict()
+        """Waiting work by uid, the next uid first."""
+        self._uids: dict[Schedulable, int] = {}
+        self._debts: dict[int, float] = {}
+        """Seconds by which uids have exceeded their turns. Forgotten as soon as nothing waits."""
+        self._served: set[int] = set()
+        """Uids that were served inline after this iteration's time was over."""
+        self._scheduled = False
 
-    def may_serve_now(self, count: int) -> bool:
-        """Return whether a peer's ``count`` messages, or a first batch of them, may be served without waiting for a turn."""
-        if count <= MAX_UNSCHEDULED:
+    def __len__(self) -> int:
+        """Count the work that waits."""
+        return len(self._uids)
+
+    def may_serve_inline(self, uid: int, now: float) -> bool:
+        """Return whether a request of ``uid`` may be served now, and not in a turn."""
+        if now < self.inline_until:
             return True
 
-        if self._busy:
+        if not self._scheduled:
+            # The loop does not report when an iteration begins; `_serve` runs at the start of the next one.
+            self._schedule()
+            self.inline_until = now + TURN_SECONDS
+            return True
+
+        # The time of this iteration is over. Each uid that does not wait for a turn is served once more.
+        if uid in self._served or uid in self._queues or uid in self._debts:
             return False
 
-        self._schedule()
+        self._served.add(uid)
         return True
 
-    def enqueue(self, connection: Schedulable, uid: int) -> None:
-        """Queue a connection of ``uid``, unless it is queued already."""
-        if connection not in self._waiting:
-            self._waiting[connection] = uid
-            self._queue.push(uid, connection)
+    def enqueue(self, work: Schedulable, uid: int) -> None:
+        """Queue work of ``uid``, unless it is queued already."""
+        if work not in self._uids:
+            self._uids[work] = uid
+            queue = self._queues.get(uid)
+            if queue is None:
+                queue = self._queues[uid] = OrderedDict()
+
+            queue[work] = None
             self._schedule()
 
-    def remove(self, connection: Schedulable) -> None:
-        """Take a connection out of the queue, if it is in it."""
-        uid = self._waiting.pop(connection, None)
+    def remove(self, work: Schedulable) -> None:
+        """Take work out of the queue, if it is in it."""
+        uid = self._uids.pop(work, None)
         if uid is not None:
-            self._queue.remove(uid, connection)
+            queue = self._queues[uid]
+            del queue[work]
+            if not queue:
+                del self._queues[uid]
+
+    def charge(self, uid: int, seconds: float) -> None:
+        """Count the time that work of ``uid`` took, in a turn or inline."""
+        if seconds > 2 * TURN_SECONDS:
+            self._debts[uid] = min(self._debts.get(uid, 0.0) + seconds - TURN_SECONDS, MAX_DEBT_SECONDS)
+            self.inline_until = _NEVER
+            self._schedule()
 
     def _schedule(self) -> None:
-        if not self._busy:
-            self._busy = True
-            self._call_soon(self._serve_next)
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._serve)
 
-    def _serve_next(self) -> None:
-        self._busy = False
-        if self._waiting:
-            connection = self._queue.first()
-            uid = self._waiting.pop(connection)
-            self._queue.serve(uid, connection)
-            if connection.serve_turn():
-                self.enqueue(connection, uid)
+    def _serve(self) -> None:
+        """Give turns for `TURN_SECONDS`; then the requests that this iteration reads have as much time."""
+        self._scheduled = False
+        self._served.clear()
+        now = self.clock()
+        until = now + TURN_SECONDS
+        try:
+            while self._uids and now < until:
+                began_at = now
+                work, uid = self._next()
+                try:
+                    if work.serve_turn():
+                        self.enqueue(work, uid)
+                finally:
+                    now = self.clock()
+                    self.charge(uid, now - began_at)
+        finally:
+            if self._uids:
+                self._schedule()
+            else:
+                self._debts.clear()
 
-        if self._waiting:
-            self._schedule()
+            self.inline_until = _NEVER if self._debts else now + TURN_SECONDS
+
+    def _next(self) -> tuple[Schedulable, int]:
+        """Take the next work out of the queue. Each skipped turn of a uid pays back `TURN_SECONDS` of its debt."""
+        queues, debts = self._queues, self._debts
+        uid = next(iter(queues))
+        while debts and len(queues) > 1 and uid in debts:
+            debts[uid] -= TURN_SECONDS
+            if debts[uid] <= 0:
+                del debts[uid]
+
+            queues.move_to_end(uid)
+            uid = next(iter(queues))
+
+        queues.move_to_end(uid)
+        work = next(iter(queues[uid]))
+        self.remove(work)
+        return work, uid

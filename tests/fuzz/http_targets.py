@@ -9,11 +9,12 @@ from sidecard.observe.call_log.redaction_process import redacted_json
 from sidecard.observe.http import posted as http_posted
 from sidecard.observe.http.guard import HostNames
 from sidecard.observe.push.target import Postponed, Refused, Sent, result_of
+from sidecard.server.reader import RequestReader
 from sidecard_client.http.request import ENDPOINTS, parse_request
 from sidecard_client.http.response import AnswerParser
 from sidecard_client.keys.fingerprint import fingerprint
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.frames import RequestReader, frame
+from sidecard_client.protocol.frames import frame
 from tests.fuzz.target import Target, fields, pieces
 
 FAMILIES = sorted(set(ENDPOINTS.values()))

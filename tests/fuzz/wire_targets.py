@@ -6,18 +6,12 @@ from typing import Any
 import msgspec
 
 from sidecard.config.schema import LimitSettings
+from sidecard.server.json_text import json_line
+from sidecard.server.reader import BadMessage, Incoming, RequestReader
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import Connection
 from sidecard_client.protocol.errors import FramingError, ProtocolError
-from sidecard_client.protocol.frames import (
-    BadMessage,
-    FrameBuffer,
-    Incoming,
-    LineBuffer,
-    RequestReader,
-    frame,
-    json_line,
-)
+from sidecard_client.protocol.frames import FrameBuffer, LineBuffer, frame
 from tests.fuzz.target import Target, pieces
 from tests.unit.server.harness import FakePeer, ServerHarness
 

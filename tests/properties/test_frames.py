@@ -7,9 +7,10 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecard.server.reader import RequestReader
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
-from sidecard_client.protocol.frames import RequestReader, frame
+from sidecard_client.protocol.frames import frame
 from sidecard_client.protocol.wire import AnyRequest, Begin, Cancel, Ping
 
 REQUESTS = st.one_of(

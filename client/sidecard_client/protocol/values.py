@@ -13,6 +13,9 @@ MAX_FRAME_BYTES = 16 * 1024 * 1024
 MAX_LINE_BYTES = 1024 * 1024
 """Default limit of a JSON line. Lines are for people and scripts; larger values travel in msgpack."""
 
+MAX_LINE_ELEMENTS = 65536
+"""Limit of arrays and objects in a JSON line, and of all elements if it has bytes: they take up to 15 ms to decode."""
+
 FRAME_HEADER_BYTES = 4
 
 MAX_MEASUREMENTS = 2048

@@ -309,7 +309,9 @@ class Daemon(LoopProcess):
 
         self.driver.trace(watch)
         buffers = BufferBudget[PeerConnection](LIMITS.max_buffered_bytes)
-        self._context = ServerContext(self.driver, self.connections, FairScheduler(self.loop), buffers, self.loop)
+        self._context = ServerContext(
+            self.driver, self.connections, FairScheduler(self.loop, self.clock), buffers, self.loop
+        )
         self._connections = count(1)
         self._patience: Timer | None = None
 

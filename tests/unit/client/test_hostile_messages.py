@@ -5,8 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from sidecard.server.reader import BadMessage, RequestReader
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.frames import BadMessage, RequestReader, frame
+from sidecard_client.protocol.frames import frame
 
 MEASUREMENT = {"name": "m", "kind": "counter"}
 

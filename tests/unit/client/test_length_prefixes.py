@@ -6,9 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from sidecard.observe.push.spool_records import FILE_MAGIC, MAX_BODY_BYTES, decode_records
+from sidecard.server.reader import BadMessage, RequestReader
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import Connection
-from sidecard_client.protocol.frames import BadMessage, FrameBuffer, RequestReader, frame
+from sidecard_client.protocol.frames import FrameBuffer, frame
 
 FEW_BYTES = 100_000
 

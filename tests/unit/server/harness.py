@@ -44,6 +44,8 @@ class FakeLoop:
 
     def __init__(self) -> None:
         self.now = 100.0
+        self.cost = 0.0
+        """Seconds that pass at each reading of the clock."""
         self.timers: list[Timer] = []
         self.soon: list[Callable[[], None]] = []
 
@@ -64,13 +66,19 @@ class FakeLoop:
 
         return len(ready)
 
+    def clock(self) -> float:
+        """Return the time, which passes while the server works."""
+        self.now += self.cost
+        return self.now
+
     @property
     def armed(self) -> list[float]:
         """The due times of active timers."""
         return sorted(timer.due for timer in self.timers if not timer.cancelled)
 
     def pass_time(self, seconds: float) -> None:
-        """Advance the time, and fire the timers that are due."""
+        """Run the callbacks of one iteration, advance the time, and fire the timers that are due."""
+        self.turn()
         self.now += seconds
         for timer in sorted(self.timers, key=lambda timer: timer.due):
             if timer.due <= self.now and not timer.cancelled:
@@ -212,7 +220,7 @@ class ServerHarness:
         self.driver = Driver(
             self.engine,
             self.loop,  # type: ignore[arg-type]  # the part of a loop that is used
-            lambda: self.loop.now + self.slept_seconds,
+            lambda: self.loop.clock() + self.slept_seconds,
             on_note=self.notes.append,
             on_bug=self.bugs.append,
             on_call=self.calls.append,
@@ -228,7 +236,7 @@ class ServerHarness:
             limited=self.engine.metrics.limited,
         )
         self.buffers = BufferBudget[PeerConnection](self.limits.max_buffered_bytes)
-        scheduler = FairScheduler(self.loop)  # type: ignore[arg-type]  # the part of a loop that is used
+        scheduler = FairScheduler(self.loop, self.driver.clock)  # type: ignore[arg-type]  # the part of a loop that is used
         self.context = ServerContext(self.driver, self.connections, scheduler, self.buffers, self.loop)  # type: ignore[arg-type]  # as above
 
     def notice_sleep(self) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from sidecard.config.schema import LimitSettings
 from sidecard.server.buffers import COUNTED_BYTES
-from sidecard.server.scheduler import MAX_BATCH, MAX_UNSCHEDULED
+from sidecard.server.scheduler import MAX_BATCH, TURN_SECONDS
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import frame
 from tests.unit.server.harness import FakePeer, ServerHarness, value_of
@@ -113,23 +113,46 @@ def test_read_served_and_lost_bytes_are_no_longer_counted() -> None:
     assert (server.buffers.bytes, len(server.buffers._per_uid), len(server.buffers._held)) == (0, 0, 0)
 
 
-def test_a_small_request_is_served_before_the_second_batch_of_a_flood() -> None:
-    """However many peers flood, each iteration of the loop serves one batch of one of them."""
+@pytest.mark.parametrize("same_uid", [False, True])
+def test_a_small_request_waits_for_at_most_one_turn_of_each_flood(same_uid: bool) -> None:
+    """Another uid's request is served inline; one of the same uid waits for the turns of its connections."""
     server = ServerHarness()
-    floods, polite = [server.connect() for _ in range(8)], server.connect()
+    floods, polite = [server.connect(uid=1) for _ in range(8)], server.connect(uid=1 if same_uid else 2)
+    server.loop.cost = TURN_SECONDS / 4
     for flood in floods:
         flood.send(*(wire.Ping(id=number) for number in range(5 * MAX_BATCH)))
 
-    served = [len(flood.received()) for flood in floods]
-    assert served == [MAX_BATCH] + [0] * 7
-    polite.send(*(wire.Ping(id=number) for number in range(MAX_UNSCHEDULED)))
-    assert len(polite.received()) == MAX_UNSCHEDULED
-    server.loop.turn()
-    assert sum(len(flood.received()) for flood in floods) == MAX_BATCH
+    assert sum(len(flood.received()) for flood in floods) <= 3 * MAX_BATCH
+    polite.send(wire.Ping(id=1))
+    iterations = 0
+    while not (replies := polite.received()):
+        assert server.loop.turn()
+        iterations += 1
 
+    assert len(replies) == 1
+    assert iterations <= (len(floods) + 1 if same_uid else 0)
+    server.loop.cost = 0.0
     while server.loop.turn():
         pass
 
+    assert all(flood.transport.reading for flood in floods)
+
+
+@pytest.mark.parametrize("line", [b'{"op":"nonsense","v":[%s0]}\n' % (b"0," * 100_000), b"\n" * 200_000])
+def test_lines_are_split_and_decoded_in_turns(line: bytes) -> None:
+    """Reading them costs only a copy, so 16 connections with large lines delay another uid by one turn."""
+    server = ServerHarness()
+    floods, polite = [server.connect(uid=1) for _ in range(16)], server.connect(uid=2)
+    for flood in floods:
+        flood.connection.data_received(line)
+
+    assert all(flood.received() == [] for flood in floods)
+    polite.send(wire.Ping(id=1))
+    assert len(polite.received()) == 1
+    while server.loop.turn():
+        pass
+
+    assert all(len(flood.received()) == line.count(b"nonsense") for flood in floods)
     assert all(flood.transport.reading for flood in floods)
 
 
@@ -153,13 +176,14 @@ def test_a_connection_that_ends_while_queued_is_skipped() -> None:
     for peer in (gone, closed, last):
         peer.send(*(wire.Ping(id=number) for number in range(2 * MAX_BATCH)))
 
+    assert [len(peer.received()) for peer in (gone, closed, last)] == [MAX_BATCH] * 3
     gone.disconnect()
     gone.connection.connection_lost(None)
     closed.connection.close()
     while server.loop.turn():
         pass
 
-    assert len(last.received()) == 2 * MAX_BATCH
+    assert len(last.received()) == MAX_BATCH
     assert closed.received() == []
 
 
@@ -168,7 +192,7 @@ def test_a_batch_of_expensive_requests_ends_after_its_time(encode: str) -> None:
     """All metrics of a host take a hundred times as long as a hit."""
     server = ServerHarness()
     alice = server.connect()
-    server.driver.clock = iter(range(10_000)).__next__
+    server.loop.cost = TURN_SECONDS
     if encode == "frames":
         alice.send(*(wire.GetMetrics(id=number) for number in range(20)))
     else:

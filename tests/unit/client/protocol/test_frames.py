@@ -4,9 +4,11 @@ import re
 import msgspec
 import pytest
 
+from sidecard.server.json_text import json_line
+from sidecard.server.reader import BadMessage, RequestReader
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
-from sidecard_client.protocol.frames import BadMessage, FrameBuffer, LineBuffer, RequestReader, frame, json_line
+from sidecard_client.protocol.frames import FrameBuffer, LineBuffer, frame
 from sidecard_client.protocol.wire import Begin, Ping
 
 PING = frame(wire.pack(Ping(id=7)))
@@ -228,18 +230,26 @@ def test_a_value_that_json_cannot_say_becomes_an_error_with_the_same_id(value: b
     assert "msgpack" in reply["message"]
 
 
-def test_a_read_returns_a_bounded_number_of_messages_and_keeps_the_rest() -> None:
-    """The rest keeps its order before later messages, in both encodings."""
-    for data in (
-        b"".join(frame(wire.pack(wire.Ping(id=number))) for number in range(1, 10)),
-        b"".join(b'{"op":"ping","id":%d}\n' % number for number in range(1, 10)),
-    ):
-        reader = RequestReader(at_once=4)
-        assert [message.id for message in reader.feed(data)] == [1, 2, 3, 4]
-        assert reader.undecoded == 5
-        assert [message.id for message in reader.feed(data[: len(data) // 9])] == [5, 6, 7, 8]
-        assert [message.id for message in reader.take_more()] == [9, 1]
-        assert (reader.undecoded, reader.held_bytes) == (0, 0)
+@pytest.mark.parametrize(
+    ("data", "at_once"),
+    [
+        (b"".join(frame(wire.pack(wire.Ping(id=number))) for number in range(1, 10)), 4),
+        (b"".join(b'{"op":"ping","id":%d}\n' % number for number in range(1, 10)), 1),
+    ],
+    ids=["frames", "lines"],
+)
+def test_a_read_returns_a_bounded_number_of_messages_and_keeps_the_rest(data: bytes, at_once: int) -> None:
+    """The rest keeps its order before later messages. Lines are decoded one at a time."""
+    reader = RequestReader(at_once=4)
+    read = [message.id for message in reader.feed(data)]
+    assert read == [1, 2, 3, 4][:at_once]
+    assert reader.has_more
+    read += [message.id for message in reader.feed(data[: len(data) // 9])]
+    while reader.has_more:
+        read += [message.id for message in reader.take_more()]
+
+    assert read == [*range(1, 10), 1]
+    assert reader.held_bytes == 0
 
 
 def test_a_message_in_parts_has_one_number_until_it_is_whole() -> None:

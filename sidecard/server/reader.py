@@ -1,0 +1,268 @@
+"""The daemon's side of a connection, sans-I/O: detect the encoding, decode requests, and explain invalid ones."""
+
+import math
+from typing import TYPE_CHECKING, Any, get_args
+
+import msgspec
+from msgspec import Struct
+
+from sidecard.server.json_text import DECODE_FAULTS, TooManyElements, from_json, payload_of_line
+from sidecard_client.protocol import wire
+from sidecard_client.protocol.errors import FramingError
+from sidecard_client.protocol.frames import FrameBuffer, LineBuffer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_WHITE_SPACE = b" \t\r\n"
+_HEADER = wire.FRAME_HEADER_BYTES
+_OPS = frozenset(str(kind.__struct_config__.tag) for kind in wire.AnyRequest.__args__)
+_KNOWN_OPS = ", ".join(sorted(_OPS))
+
+_plain = msgspec.msgpack.Decoder().decode
+_shallow = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+_shallow_json = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+_SMALL_BYTES = 64 * 1024
+"""A wrong message up to this size is decoded completely to explain what is wrong."""
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "action": get_args(wire.BreakerAction),
+    "kind": get_args(wire.FailureKind),
+    "mode": get_args(wire.Mode),
+    "route": get_args(wire.Route),
+}
+"""Fields that take one of a few words."""
+
+TURN_BYTES = 64 * 1024
+"""A reader for turns splits and decodes no further messages after so many bytes: 0.2 ms to 2 ms, by their content."""
+
+
+class BadMessage(Struct, frozen=True):
+    """An invalid message in a valid frame. The connection stays open."""
+
+    id: int
+    code: wire.ErrorCode
+    message: str
+
+
+Incoming = wire.AnyRequest | BadMessage
+
+
+class RequestReader:
+    """The daemon's side of a connection: detects the encoding and decodes requests, at most ``at_once`` per call."""
+
+    def __init__(
+        self,
+        max_frame_bytes: int = wire.MAX_FRAME_BYTES,
+        max_line_bytes: int = wire.MAX_LINE_BYTES,
+        at_once: int | None = None,
+    ) -> None:
+        self.json: bool | None = None
+        """Whether the peer uses JSON lines; None before its first byte."""
+        self.single_frames = False
+        """Since `mark_served`, each read was exactly one frame; then frames are decoded without buffering (the fast path)."""
+        self.partial = 0
+        """Number of the incomplete message, different for each; 0 if there is none."""
+        self._begun = 0
+        self._taken = False
+        """Complete messages have been returned since `partial` was updated."""
+        self._at_once = at_once
+        self._frames = FrameBuffer(max_frame_bytes)
+        self._is_one_frame = self._frames.is_one_frame
+        self._lines = LineBuffer(max_line_bytes)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether complete messages, or a fault, wait to be returned by `take_more`."""
+        return self._lines.complete if self.json else self._frames.complete
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes received and not yet returned as messages."""
+        return self._frames.held_bytes + self._lines.held_bytes
+
+    def is_text(self, data: bytes) -> bool:
+        """Return whether the peer sends JSON lines, judged by ``data`` if it is the first."""
+        return self.json is True or (self.json is None and data[:1] not in {b"\x00", b"\x01"})
+
+    def feed(self, data: bytes) -> list[Incoming]:
+        """Take received bytes and return complete messages, as many as `take_more` does.
+
+        Raises `FramingError`, after which nothing can be read. Its messages ``before`` the fault must still be served.
+        """
+        # Nearly every read is one complete frame, and the general path costs more than decoding it.
+        if self.single_frames and self._is_one_frame(data):
+            try:
+                return [wire.unpack_request(memoryview(data)[_HEADER:])]
+            except DECODE_FAULTS as fault:
+                return [_explain(memoryview(data)[_HEADER:], fault)]
+
+        self.hold(data)
+        return self.take_more()
+
+    def hold(self, data: bytes) -> None:
+        """Take received bytes, and leave splitting and decoding to `take_more`. Raises `FramingError` for an unknown encoding."""
+        self.single_frames = False
+        if self.json is None:
+            if not data:
+                return
+
+            self._detect_encoding(data)
+
+        (self._lines if self.json else self._frames).hold(data)
+
+    def take_more(self) -> list[Incoming]:
+        """Return further complete messages: up to ``at_once`` frames with up to `TURN_BYTES`, or one line.
+
+        Splitting and decoding are most of a small message's cost. Raises as `feed` does.
+        """
+        buffer = self._lines if self.json else self._frames
+        limit, max_bytes = math.inf, math.inf
+        if self._at_once is not None:
+            # 64 KiB of JSON can take 20 ms, so its caller looks at the clock after each line.
+            limit, max_bytes = 1 if self.json else self._at_once, TURN_BYTES
+
+        try:
+            whole: Sequence[bytes] = buffer.take(limit, max_bytes)
+        except FramingError as fault:
+            fault.before = tuple(map(self._read, fault.before))
+            raise
+
+        self._taken = self._taken or bool(whole)
+        self.note_partial()
+        return list(map(_request_of_line if self.json else _request_of_frame, whole))
+
+    def note_partial(self) -> int:
+        """Update `partial`, and return it."""
+        if self.has_more or not self.held_bytes:
+            self.partial = 0
+        elif self._taken or not self.partial:
+            self._begun += 1
+            self.partial = self._begun
+
+        self._taken = False
+        return self.partial
+
+    def mark_served(self) -> None:
+        """Call when all returned messages are served; later complete frames then take the fast path again."""
+        self.single_frames = self.json is False and not self._frames.held_bytes
+
+    def finish(self) -> list[Incoming]:
+        """At the end of the stream, return as many messages as `take_more`. The last line may lack its line feed."""
+        self.end()
+        return self.take_more()
+
+    def end(self) -> None:
+        """Note the end of the stream: it completes the last line."""
+        if self.json:
+            self._lines.end()
+
+    def _read(self, whole: bytes) -> Incoming:
+        return _request_of_line(whole) if self.json else _request_of_frame(whole)
+
+    def _detect_encoding(self, data: bytes) -> None:
+        first = data[:1]
+        if first in {b"\x00", b"\x01"}:
+            self.json = False
+            return
+
+        self.json = True
+        if first == b"{" or first in _WHITE_SPACE:
+            return
+
+        if not 0x20 <= first[0] < 0x80:  # noqa: PLR2004 - not ASCII text, so it was meant as a frame's length
+            self.json = False
+            raise FramingError(
+                "too_large",
+                f"A frame's length begins with byte 0x{first[0]:02x}, which makes it larger than any limit: "
+                "send the length as 4 bytes, big-endian.",
+            )
+
+        raise FramingError(
+            "bad_request",
+            'This socket speaks JSON lines, such as {"op":"ping"}, and msgpack maps behind a 4-byte length: '
+            f"a connection cannot begin with {first!r}.",
+        )
+
+
+def _request_of_frame(payload: bytes | memoryview) -> Incoming:
+    try:
+        return wire.unpack_request(payload)
+    except DECODE_FAULTS as fault:
+        return _explain(payload, fault)
+
+
+def _request_of_line(line: bytes) -> Incoming:
+    """Decode a JSON line. Its cost is bounded by its elements as well as by its bytes."""
+    if len(line) > _SMALL_BYTES:
+        bad = _unknown_line(line)
+        if bad is not None:
+            return bad
+
+    try:
+        payload = payload_of_line(line)
+    except TooManyElements as fault:
+        return BadMessage(0, "too_large", str(fault))
+    except DECODE_FAULTS as fault:
+        return BadMessage(0, "bad_request", f"The line cannot be decoded as the JSON object of a request: {fault}")
+
+    return _request_of_frame(payload)
+
+
+def _unknown_line(line: bytes) -> BadMessage | None:
+    """Reject a large line that is no object or has an unknown op, without decoding its other fields."""
+    try:
+        fields = _shallow_json(line)
+        head = {name: fields[name] for name in ("id", "op") if len(memoryview(fields.get(name, b""))) <= _SMALL_BYTES}
+        return _explain_head({name: from_json(text) for name, text in head.items()})
+    except (*DECODE_FAULTS, KeyError):
+        # Decoding it completely leads to the explanation.
+        return None
+
+
+def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
+    """Explain what is wrong with a message, with its id and op if they can be decoded."""
+    try:
+        fields = _plain(payload) if len(payload) <= _SMALL_BYTES else _head_of(payload)
+    except DECODE_FAULTS:
+        return BadMessage(0, "bad_request", f"The message cannot be decoded as a msgpack map: {fault}")
+
+    if not isinstance(fields, dict):
+        return BadMessage(
+            0, "bad_request", f"A message is a map with the fields op and id, not a {type(fields).__name__}."
+        )
+
+    bad = _explain_head(fields)
+    if bad is not None:
+        return bad
+
+    op, request_id = fields["op"], fields.get("id", 0)
+    choices = [words for field, words in _CHOICES.items() if str(fault).endswith(f"`$.{field}`")]
+    instead = f"; there are: {', '.join(choices[0])}" if choices and "enum" in str(fault) else ""
+    return BadMessage(request_id, "bad_request", f"{op}: {fault}{instead}")
+
+
+def _explain_head(fields: dict[str, Any]) -> BadMessage | None:
+    """Explain what is wrong with a message's id or op; None if both are valid."""
+    request_id = fields.get("id", 0)
+    if type(request_id) is not int or not -(2**63) <= request_id < 2**63:
+        return BadMessage(0, "bad_request", "id must be an integer of 64 bits.")
+
+    op = fields.get("op")
+    if not isinstance(op, str):
+        return BadMessage(request_id, "bad_request", f"The field op is missing; it is one of: {_KNOWN_OPS}.")
+
+    if op not in _OPS:
+        return BadMessage(request_id, "unknown_op", f"There is no op {op[:64]!r}; there are: {_KNOWN_OPS}.")
+
+    return None
+
+
+def _head_of(payload: bytes | memoryview) -> dict[str, Any]:
+    """Return id and op of a message without decoding the rest, which takes seconds for the largest messages."""
+    fields = _shallow(payload)
+    head = {
+        name: fields[name] for name in ("id", "op") if name in fields and len(memoryview(fields[name])) <= _SMALL_BYTES
+    }
+    return {name: _plain(value) for name, value in head.items()}
