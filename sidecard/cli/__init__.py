@@ -13,13 +13,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
+from sidecard.cli import streams
 from sidecard.cli.exit_codes import (
     BAD_CONFIG,
+    CANNOT_WRITE,
     INTERRUPTED,
     OK,
     PROBLEM,
     UNREACHABLE,
     USAGE,
+    OutputError,
     UnreachableError,
     UsageError,
 )
@@ -53,11 +56,18 @@ COMMANDS: Final = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code, one of `sidecard.cli.exit_codes`."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
-    if arguments[0] != "serve":  # the daemon enables collections when it is ready
-        gc.enable()
+    streams.prepare()
+    exit_code = _run(arguments)
+    streams.flush()
+    return exit_code
 
+
+def _run(arguments: Sequence[str]) -> int:
     try:
+        parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
+        if arguments[0] != "serve":  # the daemon enables collections when it is ready
+            gc.enable()
+
         exit_code: int = parsed.run(parsed)
     except ConfigError as error:
         return _fail(BAD_CONFIG, *error.problems)
@@ -67,17 +77,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(UNREACHABLE, error)
     except (SidecardError, RequestRefused) as error:
         return _fail(PROBLEM, error)
+    except OutputError as error:
+        return _fail(CANNOT_WRITE, error)
     except BrokenPipeError:
-        # `sidecard stats | head`: the reader closed the pipe. Prevents a second flush of standard output at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+        return OK  # `sidecard stats | head`: the reader has what it wants
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
     return exit_code
 
 
 def _fail(exit_code: int, *problems: object) -> int:
+    from sidecard.cli.output import warn  # noqa: PLC0415 - the daemon does not need it
+
     for problem in problems:
-        print(f"sidecard: {problem}", file=sys.stderr)
+        warn(problem)
 
     return exit_code
 
@@ -109,13 +123,23 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": _HelpFormatter} | options)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write help or a usage error; argparse itself ignores errors of standard output."""
+        from sidecard.cli.output import Verbatim, note, write  # noqa: PLC0415 - the daemon does not need it
+
+        text = Verbatim(message.removesuffix("\n"))
+        if file is sys.stdout:
+            write(text)
+        else:
+            note(text)
+
 
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="sidecard",
         description="Share the LLM calls of one host between its processes.",
         epilog=f"Exit codes: {OK} success, {PROBLEM} failure or a problem found, {USAGE} usage error, "
-        f"{UNREACHABLE} no daemon answers, {BAD_CONFIG} invalid settings, {INTERRUPTED} interrupted.",
+        f"{UNREACHABLE} no daemon answers, {CANNOT_WRITE} output cannot be written, {BAD_CONFIG} invalid settings, {INTERRUPTED} interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"sidecard {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -12,7 +12,7 @@ from typing import BinaryIO, TypeVar
 
 from sidecard.cli.arguments import Commands, add_command, load_settings
 from sidecard.cli.exit_codes import OK, PROBLEM
-from sidecard.cli.output import STANDARD, replaced_file, warn, write, write_json
+from sidecard.cli.output import STANDARD, note, replaced_file, warn, write, write_json
 from sidecard.cli.text.numbers import count, plural, size
 from sidecard.errors import SidecardError
 
@@ -84,7 +84,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
     omitted = f"; {_entries(done.foreign)} of another version omitted" if done.foreign else ""
     omitted += f"; {_entries(done.damaged)} omitted because damaged" if done.damaged else ""
-    print(f"{_entries(done.entries)} exported{omitted}", file=sys.stderr)
+    note(f"{_entries(done.entries)} exported{omitted}")
     return OK
 
 
@@ -104,7 +104,7 @@ def _import(arguments: argparse.Namespace) -> int:
     reasons = [f"{number:,} {why}" for why, number in counts.items() if number]
     omitted = f"; omitted: {', '.join(reasons)}" if reasons else ""
     evicted = f"; {_entries(done.evicted)} evicted to make room" if done.evicted else ""
-    print(f"{_entries(done.entries)} imported{omitted}{evicted}", file=sys.stderr)
+    note(f"{_entries(done.entries)} imported{omitted}{evicted}")
     return OK
 
 
@@ -185,7 +185,7 @@ def _last(steps: Iterable[_Step], last: _Step, sentence: Callable[[_Step], str])
         now = time.monotonic()
         if now - reported_at >= PROGRESS_SECONDS:
             reported_at = now
-            print(sentence(last), file=sys.stderr)
+            note(sentence(last))
 
     return last
 

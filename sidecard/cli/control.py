@@ -1,6 +1,7 @@
 """Commands that send one request to a running daemon: ``ping``, ``metrics``, ``purge``, ``log-level``, ``reload``."""
 
 import argparse
+import sys
 from time import perf_counter
 from typing import get_args
 
@@ -8,7 +9,7 @@ import msgspec
 
 from sidecard.cli.arguments import Commands, add_command
 from sidecard.cli.exit_codes import BAD_CONFIG, OK, UsageError
-from sidecard.cli.output import fields_of, warn, write, write_json, write_reply
+from sidecard.cli.output import Verbatim, fields_of, warn, write, write_json, write_reply
 from sidecard.cli.query import query, socket_of
 from sidecard.cli.text.numbers import plural, seconds
 from sidecard_client.protocol import wire
@@ -53,10 +54,12 @@ def _metrics(arguments: argparse.Namespace) -> int:
     metrics = query(socket_of(arguments), wire.GetMetrics(id=1), wire.Metrics)
 
     def exposition() -> str:
+        """Return the format as it is for programs, but safe for a terminal."""
         from sidecard.observe.exposition import openmetrics, text  # noqa: PLC0415 - imports prometheus_client
 
         render = openmetrics if arguments.format == "openmetrics" else text
-        return render(metrics.families).decode().rstrip("\n")
+        scraped = render(metrics.families).decode().rstrip("\n")
+        return scraped if sys.stdout.isatty() else Verbatim(scraped)
 
     write_reply(metrics, exposition, as_json=arguments.json)
     return OK

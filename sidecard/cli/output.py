@@ -3,27 +3,60 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 
-from sidecard.errors import SidecardError
+from sidecard.cli.exit_codes import UNWRITABLE, OutputError
+from sidecard.printable import printable, printable_json
 
 STANDARD = "-"
 """File name that means standard input or output."""
 
 
+class Verbatim(str):
+    """Text that is written as it is: rendered for a terminal already, or in a format for programs."""
+
+    __slots__ = ()
+
+
 def write(text: str) -> None:
-    """Write a line to standard output and flush it, so that `main` handles a closed pipe."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """Write a line to standard output and flush it. Unprintable characters are escaped, unless it is `Verbatim`.
+
+    Raises `OutputError`, and `BrokenPipeError` if the reader is gone.
+    """
+    shown = text if isinstance(text, Verbatim) else printable(text, keep="\n\t")
+    with _standard_output():
+        sys.stdout.write(f"{shown}\n")
+        sys.stdout.flush()
+
+
+@contextmanager
+def _standard_output() -> Iterator[None]:
+    """Raise `OutputError` for errors of standard output."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # the reader closed the pipe: `main` exits without an error
+    except OSError as error:
+        raise OutputError(UNWRITABLE.format(error.strerror)) from error
 
 
 def write_json(value: Any) -> None:
     """Write a value as indented JSON."""
-    write(msgspec.json.format(msgspec.json.encode(value)).decode())
+    write(json_text(msgspec.json.format(msgspec.json.encode(value)).decode()))
+
+
+def write_json_line(value: Any) -> None:
+    """Write a value as one line of JSON."""
+    write(json_text(msgspec.json.encode(value).decode()))
+
+
+def json_text(text: str) -> Verbatim:
+    """Return JSON that may be shown on a terminal."""
+    return Verbatim(printable_json(text))
 
 
 def fields_of(reply: msgspec.Struct) -> dict[str, Any]:
@@ -41,8 +74,12 @@ def write_reply(reply: msgspec.Struct, text: Callable[[], str], *, as_json: bool
 
 
 def json_line(value: Any) -> bytes:
-    """Return a value as one line of JSON."""
-    return msgspec.json.encode(value) + b"\n"
+    """Return a value as one line of JSON that may be shown on a terminal."""
+    line = msgspec.json.encode(value)
+    if not line.isascii() or b"\x7f" in line:
+        line = printable_json(line.decode()).encode()
+
+    return line + b"\n"
 
 
 def write_lines(file: IO[bytes], lines: Iterable[bytes]) -> int:
@@ -55,20 +92,34 @@ def write_lines(file: IO[bytes], lines: Iterable[bytes]) -> int:
     return number
 
 
+def write_json_lines(values: Iterable[Any]) -> int:
+    """Write each value as one line of JSON to standard output, and return their number."""
+    with replaced_file(STANDARD) as file:
+        return write_lines(file, map(json_line, values))
+
+
 def warn(sentence: object) -> None:
-    """Write a sentence to standard error."""
-    print(f"sidecard: {sentence}", file=sys.stderr)
+    """Write a sentence about a problem to standard error."""
+    note(f"sidecard: {sentence}")
+
+
+def note(sentence: str) -> None:
+    """Write a sentence to standard error. Nobody can be informed that this failed, so a failure is ignored."""
+    with suppress(OSError, ValueError):
+        print(printable(sentence, keep="\n\t"), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def replaced_file(name: str) -> Iterator[IO[bytes]]:
-    """Open a file for writing, or standard output. Raises `SidecardError` if it cannot be written.
+    """Open a file for writing, or standard output. Raises `OutputError` if it cannot be written.
 
     An existing file is replaced only after the new one is complete and synced. Pipes and devices are written in place.
     """
     if name == STANDARD:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        with _standard_output():
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+
         return
 
     target = Path(name)
@@ -92,4 +143,4 @@ def replaced_file(name: str) -> Iterator[IO[bytes]]:
     except BrokenPipeError:
         raise  # the reader closed the pipe: `main` exits without an error
     except OSError as error:
-        raise SidecardError(f"cannot write {name}: {error.strerror}") from error
+        raise OutputError(f"cannot write {name}: {error.strerror}. Name another file, or make room for it.") from error

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from traceback import format_exception
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from msgspec import json
 
@@ -13,6 +13,7 @@ from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Event, RequestReceived
 from sidecard.core.notes import Note
 from sidecard.core.operations.watch import SHOWN_KEY_CHARACTERS, fields_of, name_of
+from sidecard.printable import printable, printable_json
 from sidecard_client.protocol import wire
 
 MAX_LINES_PER_SECOND = 20
@@ -119,7 +120,7 @@ def _json_writer(stream: LogStream) -> LineWriter:
         if isinstance(fault, BaseException):
             line["exception"] = "".join(format_exception(fault)).removesuffix("\n")
 
-        stream.write(f"{_in_json(line)}\n")
+        stream.write(f"{printable_json(_in_json(line))}\n")
         stream.flush()
 
     return write_line
@@ -130,10 +131,11 @@ def _console_writer(stream: LogStream) -> LineWriter:
     logger = structlog.wrap_logger(
         structlog.WriteLogger(stream),
         processors=[
+            _escape_fields,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             structlog.dev.ConsoleRenderer(
-                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
+                colors=stream.isatty(), exception_formatter=_escaped_traceback, pad_event_to=0
             ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_WEIGHTS["debug"]),
@@ -141,6 +143,15 @@ def _console_writer(stream: LogStream) -> LineWriter:
         cache_logger_on_first_use=True,
     )
     return lambda level, event, fields: getattr(logger, level)(event, **fields)
+
+
+def _escape_fields(_: object, __: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Escape what would control the terminal: peers choose names, and backends write messages."""
+    return {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
+
+
+def _escaped_traceback(stream: TextIO, fault: Any) -> None:
+    stream.write("\n" + printable("".join(format_exception(*fault)).removesuffix("\n"), keep="\n"))
 
 
 def _in_json(line: Any) -> str:

@@ -1,13 +1,12 @@
 """``sidecard bench``: measure ratios to other software on this machine."""
 
 import argparse
-import sys
 
 import msgspec
 
 from sidecard.cli.arguments import Commands
 from sidecard.cli.exit_codes import INTERRUPTED, OK, PROBLEM
-from sidecard.cli.output import warn, write, write_json
+from sidecard.cli.output import note, warn, write, write_json
 
 
 def add_parser(commands: Commands) -> None:
@@ -35,7 +34,7 @@ def _run(arguments: argparse.Namespace) -> int:
     rows = []
     try:
         for part in PARTS:
-            sys.stderr.write(f"measuring {part.name} ...\n")
+            note(f"measuring {part.name} ...")
             rows += part.measure(effort)
     except KeyboardInterrupt:
         warn("interrupted; all processes of the bench have ended")

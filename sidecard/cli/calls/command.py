@@ -1,13 +1,12 @@
 """``sidecard calls list`` and ``show``: query the call log directly, without a daemon."""
 
 import argparse
-import sys
 
 from sidecard.cli.arguments import Commands, add_command
 from sidecard.cli.calls.export import add_export
 from sidecard.cli.calls.log import add_filters, filter_of, open_log, parse_count, parse_id
 from sidecard.cli.exit_codes import OK, PROBLEM
-from sidecard.cli.output import json_line, warn, write, write_lines
+from sidecard.cli.output import warn, write, write_json_lines
 from sidecard.errors import SidecardError
 
 SHOWN_ROWS = 50
@@ -34,8 +33,7 @@ def _list(arguments: argparse.Namespace) -> int:
     with open_log(arguments) as reader:
         rows = read(reader, filter_of(arguments), newest_first=True, limit=arguments.limit, texts=False)
         if arguments.json:
-            lines = (json_line(fields_of_call(row, texts=False)) for row in rows)
-            return OK if write_lines(sys.stdout.buffer, lines) else PROBLEM
+            return OK if write_json_lines(fields_of_call(row, texts=False) for row in rows) else PROBLEM
 
         shown = list(rows)
 
@@ -62,7 +60,7 @@ def _show(arguments: argparse.Namespace) -> int:
         )
 
     if arguments.json:
-        write_lines(sys.stdout.buffer, [json_line(fields_of_call(rows[0]))])
+        write_json_lines([fields_of_call(rows[0])])
     else:
         write(call_text(rows[0]))
 

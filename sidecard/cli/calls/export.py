@@ -1,7 +1,6 @@
 """``sidecard calls export``: the call log as JSON lines, or as conversations for fine-tuning."""
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from sidecard.cli.arguments import Commands, add_command
 from sidecard.cli.calls.log import add_filters, filter_of, open_log, parse_count
 from sidecard.cli.exit_codes import OK, PROBLEM
-from sidecard.cli.output import STANDARD, json_line, replaced_file, write_lines
+from sidecard.cli.output import STANDARD, json_line, note, replaced_file, write_lines
 from sidecard.cli.text.numbers import plural
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
     reasons = [why if len(omitted) == 1 else f"{why} ({number:,})" for why, number in omitted.most_common()]
     rest = f", omitted {omitted.total():,}: {', '.join(reasons)}" if omitted else ""
-    print(f"{plural(exported, 'call', 'calls')} exported{rest}", file=sys.stderr)
+    note(f"{plural(exported, 'call', 'calls')} exported{rest}")
     return OK if exported else PROBLEM
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from sidecard.cli.text.numbers import count, dollars, seconds, size
-from sidecard.cli.text.tables import printable, render, table
+from sidecard.cli.text.tables import render, table
 from sidecard.observe.call_log.rows import CallRow
+from sidecard.printable import printable
 
 SHOWN_ID_CHARACTERS = 16
 """Enough to identify a row of one daemon."""

@@ -65,7 +65,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(summary)
     else:
-        write(f"\n{summary_text.text_of(summary)}")
+        write("")
+        write(summary_text.text_of(summary))
 
     for sentence in summary.disagreements:
         warn(sentence)

@@ -7,6 +7,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from sidecard.cli.output import note
+
 LINES: Final = 4
 """Number of progress lines if standard error is not a terminal."""
 
@@ -54,7 +56,7 @@ def showing(total: int, *, quiet: bool) -> Iterator[Show]:
 def say(line: str, *, quiet: bool) -> None:
     """Write a line to standard error, unless ``quiet``."""
     if not quiet:
-        print(line, file=sys.stderr, flush=True)
+        note(line)
 
 
 def _nothing(_: Progress) -> None:

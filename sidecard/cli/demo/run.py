@@ -18,8 +18,8 @@ from sidecard.cli.demo.worker import DemoAnswer, Plan, Waiting, opener
 from sidecard.cli.demo.workload import turns
 from sidecard.cli.processes import END_SECONDS, Processes
 from sidecard.cli.query import query
-from sidecard.cli.text.tables import printable
 from sidecard.errors import SidecardError
+from sidecard.printable import printable
 from sidecard_client.call.options import MAX_NAME_CHARACTERS
 from sidecard_client.protocol import wire
 

@@ -3,20 +3,22 @@
 from typing import Final
 
 from sidecard.cli.demo.summary import Summary
+from sidecard.cli.output import Verbatim
 from sidecard.cli.text.numbers import count, dollars, seconds
-from sidecard.cli.text.tables import printable, render, table
+from sidecard.cli.text.tables import render, table
+from sidecard.printable import printable
 
 SHOWN_ANSWERS: Final = 3
 SHOWN_CHARACTERS: Final = 70
 
 
-def text_of(summary: Summary) -> str:
+def text_of(summary: Summary) -> Verbatim:
     """Return the summary as text: some answers, the numbers beside their bounds, and the assumptions."""
     samples = [
         line
         for answer in summary.answers[:SHOWN_ANSWERS]
         for line in (
-            f"  {answer.question} (asked {answer.times_asked} times)",
+            f"  {printable(answer.question)} (asked {answer.times_asked} times)",
             f"    {_shortened(answer.answer)}",
         )
     ]
@@ -35,8 +37,13 @@ def text_of(summary: Summary) -> str:
     )
     title = f"{summary.workers} workers, {summary.asked} questions, {seconds(summary.took_seconds)}"
     numbers = render(table(title, ("", "this run", "possible"), _rows(summary)))
-    parts = ["\n".join([f"Answers of {summary.model}, for example:", *samples]), numbers, "\n".join(notes), agreement]
-    return "\n\n".join(part for part in parts if part)
+    parts = [
+        "\n".join([f"Answers of {printable(summary.model)}, for example:", *samples]),
+        numbers,
+        "\n".join(notes),
+        agreement,
+    ]
+    return Verbatim("\n\n".join(part for part in parts if part))
 
 
 def _rows(summary: Summary) -> list[tuple[str, str, str]]:

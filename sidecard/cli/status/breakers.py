@@ -8,7 +8,8 @@ from sidecard.cli.exit_codes import OK, PROBLEM, UsageError
 from sidecard.cli.output import write_reply
 from sidecard.cli.query import query, socket_of
 from sidecard.cli.text.numbers import count, dollars, seconds
-from sidecard.cli.text.tables import printable, render, table
+from sidecard.cli.text.tables import render, table
+from sidecard.printable import printable
 from sidecard_client.protocol.wire import BackendState, BreakerAction, Breakers, GetBreakers, Ok, SetBreaker
 
 _COLUMNS = (

@@ -17,7 +17,7 @@ import msgspec
 
 from sidecard.cli.arguments import Commands, add_command
 from sidecard.cli.exit_codes import OK
-from sidecard.cli.output import fields_of, write
+from sidecard.cli.output import fields_of, write, write_json_line
 from sidecard.cli.query import query, socket_of
 from sidecard.cli.text.charts import symbols_for
 from sidecard.cli.text.numbers import seconds
@@ -104,7 +104,7 @@ def _write_json(path: str, now: "Snapshot", arguments: argparse.Namespace) -> No
         replies = {"stats": now.stats, "report": now.report, "breakers": now.breakers}
         fields = {"per_second": msgspec.to_builtins(rates_between(before, now))}
         fields |= {name: fields_of(reply) for name, reply in replies.items()}
-        write(msgspec.json.encode(fields).decode())
+        write_json_line(fields)
         if arguments.once:
             return
 

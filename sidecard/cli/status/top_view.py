@@ -8,7 +8,7 @@ from msgspec import Struct
 from sidecard.cli.status.breakers import in_progress, latency
 from sidecard.cli.text.charts import Symbols, bar, curve
 from sidecard.cli.text.numbers import count, dollars, percent, seconds, size
-from sidecard.cli.text.tables import printable
+from sidecard.printable import printable
 from sidecard_client.protocol.wire import Breakers, Report, Stats
 
 if TYPE_CHECKING:

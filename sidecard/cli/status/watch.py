@@ -1,7 +1,6 @@
 """``sidecard watch``: print the daemon's notes as they happen, one per line."""
 
 import argparse
-import sys
 from time import localtime, strftime
 from typing import Any
 
@@ -9,7 +8,8 @@ import msgspec
 
 from sidecard.cli.arguments import Commands, add_command
 from sidecard.cli.exit_codes import OK
-from sidecard.cli.output import write
+from sidecard.cli.output import note as inform
+from sidecard.cli.output import write, write_json_line
 from sidecard.cli.query import REPLY_SECONDS, socket_of
 from sidecard.core.operations.watch import NAMES
 from sidecard_client import DaemonUnavailable, RequestRefused
@@ -44,10 +44,14 @@ def _run(arguments: argparse.Namespace) -> int:
             if isinstance(reply, wire.Error):
                 raise RequestRefused(reply.code, reply.message)
 
-            print("watching: one line per note, Ctrl-C ends", file=sys.stderr, flush=True)
+            inform("watching: one line per note, Ctrl-C ends")
             while True:
                 note = _next(connection)
-                write(msgspec.json.encode(_fields(note)).decode() if arguments.json else line_of(note))
+                if arguments.json:
+                    write_json_line(_fields(note))
+                else:
+                    write(line_of(note))
+
         finally:
             connection.close()
     except KeyboardInterrupt:

@@ -4,17 +4,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sidecard.cli.output import Verbatim
+from sidecard.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
 PIPE_COLUMNS = 140
 """Width of the output if standard output is not a terminal."""
-
-
-def printable(text: str) -> str:
-    """Return ``text`` without characters that control a terminal: any peer can choose names."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, align: str = "") -> "Table":
@@ -45,8 +43,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     return grid
 
 
-def render(*parts: "RenderableType") -> str:
-    """Return ``parts`` as text for standard output, separated by empty lines."""
+def render(*parts: "RenderableType") -> Verbatim:
+    """Return ``parts`` as text for standard output, separated by empty lines, with rich's own escapes on a terminal."""
     from rich.console import Console  # noqa: PLC0415 - see the module docstring
 
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
@@ -56,6 +54,6 @@ def render(*parts: "RenderableType") -> str:
             if position:
                 console.print()
 
-            console.print(part)
+            console.print(printable(part, keep="\n") if isinstance(part, str) else part)
 
-    return "\n".join(line.rstrip() for line in capture.get().rstrip().split("\n"))
+    return Verbatim("\n".join(line.rstrip() for line in capture.get().rstrip().split("\n")))

@@ -44,11 +44,6 @@ def test_percent_and_count_are_formatted() -> None:
     assert (numbers.percent(0.375), numbers.count(1234567)) == ("37.5 %", "1,234,567")
 
 
-def test_printable_replaces_control_characters() -> None:
-    """Any peer can choose the name of a task."""
-    assert tables.printable("a\x1b[2Jb\nc") == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}c"
-
-
 def test_table_aligns_numbers_right_and_ignores_markup() -> None:
     """Brackets in a name are not markup."""
     text = tables.render(tables.table("", ("task", "calls"), [("[bold]rag", "7"), ("x", "1,000")]))
