@@ -259,7 +259,8 @@ class Host:
         }
 
     def sets(self, backend: str, action: wire.BreakerAction) -> None:
-        """Let an operator set a breaker."""
+        """Let an operator set the breaker of a backend, which was in use before."""
+        self.engine._backends.of(backend)
         operator = self.peer(0, 0, operator=True)
         operator.asks(wire.SetBreaker(backend, action))
         assert operator.receives() == [wire.Ok(0)]

@@ -32,6 +32,7 @@ from sidecard_client import DaemonUnavailable, RequestRefused, __version__
 COMMANDS: Final = {
     "serve": "serve",
     "ping": "control",
+    "health": "status.health",
     "stats": "status.stats",
     "report": "status.report",
     "top": "status.top",

@@ -3,13 +3,13 @@
 import argparse
 import sys
 from collections.abc import Iterator
-from difflib import get_close_matches
 from importlib import resources
 
 from sidecard.cli.arguments import Commands
 from sidecard.cli.exit_codes import OK, UsageError
 from sidecard.cli.output import write
 from sidecard.cli.text.tables import render, table
+from sidecard.nearest import advice
 
 SUFFIX = ".md"
 
@@ -78,6 +78,4 @@ def _sentences(block: str) -> Iterator[str]:
 
 
 def _unknown(topic: str, topics: list[str]) -> str:
-    near = get_close_matches(topic, topics, n=1)
-    advice = f"did you mean {near[0]}?" if near else f"topics: {', '.join(topics)}"
-    return f"there is no topic {topic!r}; {advice}"
+    return f"there is no topic {topic!r}; {advice(topic, topics)}"

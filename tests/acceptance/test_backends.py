@@ -277,7 +277,7 @@ def test_spent_budget_leaves_the_free_backend(daemon: Start) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_ledger_budgets_and_open_breakers_survive_a_restart(number: int, daemon: Start, tmp_path: Path) -> None:
     """A stop keeps everything; a kill keeps what was booked before the last write."""
-    running = daemon(**PRICED, **TWO_DOLLARS, STATE_DIRECTORY=str(tmp_path))
+    running = daemon("--set=backends.other.weight=1", **PRICED, **TWO_DOLLARS, STATE_DIRECTORY=str(tmp_path))
     with Client(running.socket) as client:
         assert [spend(client, str(number)) for number in range(2)] == ["cloud", "cloud"]
         client.breaker("other", "open")

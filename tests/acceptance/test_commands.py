@@ -156,6 +156,9 @@ def test_breakers_are_shown_and_set(daemon: Start, socket_path: str) -> None:
     assert as_json.returncode == 0
     assert json.loads(as_json.stdout)["backends"]["cloud"]["state"] == "forced_open"
     assert run("breakers", "close", "cloud", "--socket", socket_path).returncode == 0
+    mistyped = run("breakers", "open", "clouud", "--socket", socket_path)
+    assert mistyped.returncode == 1
+    assert "did you mean 'cloud'?" in mistyped.stderr
     assert "closed" in run("breakers", "--socket", socket_path).stdout
 
 

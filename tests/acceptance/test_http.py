@@ -66,7 +66,7 @@ def test_health_is_503_only_while_the_daemon_drains(daemon: Start, socket_path: 
     """An open breaker is reported and does not make the daemon unhealthy."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    one = daemon("--no-state", f"--set=http.listen=127.0.0.1:{port}")
+    one = daemon("--no-state", f"--set=http.listen=127.0.0.1:{port}", "--set=backends.cloud.weight=1")
     ask(socket_path, {"op": "breaker", "backend": "cloud", "action": "open"})
     healthy = httpx.get(f"{url}/health")
     assert healthy.status_code == 200

@@ -75,7 +75,7 @@ def test_operator_requests_of_others_are_denied_without_effect(open_to_all: Star
         {"op": "purge", "namespace": "default"},
         {"op": "purge", "tag": "t"},
         {"op": "purge", "task": "general"},
-        {"op": "breaker", "backend": "cloud", "action": "open"},
+        {"op": "breaker", "backend": "local", "action": "open"},
         {"op": "config"},
         {"op": "reload"},
         {"op": "log", "level": "debug"},

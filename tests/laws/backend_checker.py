@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sidecard.core import notes
 from sidecard.core.backends.breaker import CallResult
-from sidecard.core.effects import Effect
+from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import DrainExpired, Event, Peer, Tick
 from sidecard.core.settings import BackendSettings, EngineSettings, settings_of_unnamed
 from sidecard_client.protocol import wire
@@ -102,7 +102,12 @@ class BackendChecker(EventChecker):
             late = self._unanswered.get(request.lease)
             if late is not None and late.peer == asker:
                 self._bill(self._unanswered.pop(request.lease), request.usage, now)
-        elif isinstance(request, wire.SetBreaker) and asker.operator:
+        elif (
+            isinstance(request, wire.SetBreaker)
+            and asker.operator
+            # A backend that is not known yet is refused.
+            and any(isinstance(effect, SendReply) and isinstance(effect.reply, wire.Ok) for effect in effects)
+        ):
             self.breaker(request.backend).act(request.action)
 
         super()._take_request(asker, request, presented, effects, now)

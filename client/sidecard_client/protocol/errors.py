@@ -25,10 +25,14 @@ from typing import Any
 
 from sidecard_client.protocol.wire import ErrorCode, FailureKind, RejectionReason
 
-_ADVICE_ON_ERRNO = {
+_HANGS = "It hangs or is stopped: `sidecard ping` examines it; restart it."
+
+_ADVICE_ON_REASON = {
+    "the daemon does not answer": _HANGS,
+    "the daemon does not read": _HANGS,
     os.strerror(errno.EACCES): "socket.group, socket.mode and its directory's mode decide which users may connect.",
 }
-"""What to change if another daemon would not help, by the kernel's reason."""
+"""What to change if another daemon would not help, by the reason of the kernel or of the client."""
 
 _REJECTIONS: dict[RejectionReason, tuple[str, str]] = {
     "breaker_open": (
@@ -126,11 +130,11 @@ class UnshareableValue(SidecardError, TypeError):
 
 
 class DaemonUnavailable(SidecardError, ConnectionError):
-    """No daemon replies at ``path``, for ``reason``."""
+    """No daemon replies at ``path``, for ``reason``; ``advice`` says what to change, if the reason alone does not imply it."""
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, advice: str = "") -> None:
         reason = reason.removeprefix(f"{path}: ")
-        advice = _ADVICE_ON_ERRNO.get(reason, f"Start one: sidecard serve --socket {path}")
+        advice = advice or _ADVICE_ON_REASON.get(reason, f"Start one: sidecard serve --socket {path}")
         super().__init__(f"Cannot reach a daemon at {path}: {reason}. {advice}")
         self.path = path
         self.reason = reason

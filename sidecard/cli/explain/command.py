@@ -12,7 +12,7 @@ from sidecard.cli.explain.requests import ExplainedRequest, Flags, Question, par
 from sidecard.cli.output import STANDARD, write, write_json
 from sidecard.cli.query import query, socket_of
 from sidecard.errors import SidecardError
-from sidecard_client import DaemonUnavailable, RequestRefused, UnkeyableRequest
+from sidecard_client import DaemonUnavailable, UnkeyableRequest
 from sidecard_client.keys.normal_form import NORMAL_FORMS, NormalForm, ordered
 from sidecard_client.protocol import wire
 
@@ -129,11 +129,6 @@ def _query(path: str, request: wire.Explain, *, required: bool) -> tuple[wire.Ex
             raise
 
         return None, str(error)
-    except RequestRefused as error:
-        if error.code != "unknown_op":
-            raise
-
-        return None, "the daemon's version does not support explain"
 
 
 def _query_key(path: str, request: wire.Explain, key: str) -> wire.Explained:

@@ -2,7 +2,7 @@
 
 import argparse
 from time import localtime, strftime
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -10,12 +10,11 @@ from sidecard.cli.arguments import Commands, add_command
 from sidecard.cli.exit_codes import OK
 from sidecard.cli.output import note as inform
 from sidecard.cli.output import write, write_json_line
-from sidecard.cli.query import REPLY_SECONDS, socket_of
+from sidecard.cli.query import REPLY_SECONDS, explained, raise_refusal, socket_of
 from sidecard.core.operations.watch import NAMES
-from sidecard_client import DaemonUnavailable, RequestRefused
 from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client.protocol import wire
-from sidecard_client.protocol.connection import ConnectionLost, DaemonUnresponsive
+from sidecard_client.protocol.connection import DaemonUnresponsive, InvalidReply
 
 _REQUEST_ID = 1
 
@@ -38,26 +37,26 @@ def add_parser(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     path = socket_of(arguments)
     try:
-        connection = BlockingConnection(path, REPLY_SECONDS)
-        try:
-            reply = connection.exchange(wire.Watch(tuple(arguments.note), id=_REQUEST_ID))
-            if isinstance(reply, wire.Error):
-                raise RequestRefused(reply.code, reply.message)
-
-            inform("watching: one line per note, Ctrl-C ends")
-            while True:
-                note = _next(connection)
-                if arguments.json:
-                    write_json_line(_fields(note))
-                else:
-                    write(line_of(note))
-
-        finally:
-            connection.close()
+        with explained(path, REPLY_SECONDS):
+            _watch(path, arguments)
     except KeyboardInterrupt:
         return OK
-    except ConnectionLost as error:
-        raise DaemonUnavailable(path, str(error)) from error
+
+
+def _watch(path: str, arguments: argparse.Namespace) -> NoReturn:
+    connection = BlockingConnection(path, REPLY_SECONDS)
+    try:
+        raise_refusal(connection.exchange(wire.Watch(tuple(arguments.note), id=_REQUEST_ID)))
+        inform("watching: one line per note, Ctrl-C ends")
+        while True:
+            note = _next(connection)
+            if arguments.json:
+                write_json_line(_fields(note))
+            else:
+                write(line_of(note))
+
+    finally:
+        connection.close()
 
 
 def _next(connection: BlockingConnection) -> wire.Note:
@@ -68,7 +67,7 @@ def _next(connection: BlockingConnection) -> wire.Note:
             continue  # no note within the time limit
 
         if not isinstance(note, wire.Note):
-            raise ConnectionLost(f"unexpected reply {type(note).__name__} to a watch")
+            raise InvalidReply(f"unexpected reply {type(note).__name__} to a watch")
 
         return note
 

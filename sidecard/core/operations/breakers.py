@@ -7,7 +7,9 @@ from sidecard.core.effects import Effect, EmitNote, SendReply
 from sidecard.core.events import Peer, RemoteBreakerOpened
 from sidecard.core.flights.queues import Queues
 from sidecard.core.replies import error, for_operators
+from sidecard.nearest import advice
 from sidecard_client.protocol import wire
+from sidecard_client.protocol.wire import is_local
 
 
 class BreakerOperations(Struct, frozen=True, eq=False):
@@ -23,15 +25,19 @@ class BreakerOperations(Struct, frozen=True, eq=False):
         return [*effects, SendReply(peer.id, wire.Breakers(request.id, states))]
 
     def breaker(self, peer: Peer, request: wire.SetBreaker, now: float) -> list[Effect]:
-        """Apply an operator's action to one backend, creating it if needed."""
+        """Apply an operator's action to one backend that is configured, in use, or one of the two that need no settings."""
         if not peer.operator:
             return [for_operators(peer, request, "breaker")]
 
-        backend = self.backends.of(request.backend)
-        if backend.name != request.backend:
-            text = f"there is no room for a backend {request.backend!r}: name it in the config, or raise limits.max_backends"
-            return [error(peer, request, "unavailable", text)]
+        known = self.backends.all()
+        if request.backend not in known and not is_local(request.backend):
+            text = (
+                f"there is no backend {request.backend!r}; {advice(request.backend, known)}. A backend is known from its "
+                f"first call, or if the settings have [backends.{request.backend}]"
+            )
+            return [error(peer, request, "bad_request", text)]
 
+        backend = known.get(request.backend) or self.backends.of(request.backend)
         notes = [*backend.breaker.advance(now), *backend.breaker.set(request.action, now)]
         effects: list[Effect] = [SendReply(peer.id, wire.Ok(request.id)), *map(EmitNote, notes)]
         return effects + self.queues.permit_released(backend, now)

@@ -53,7 +53,7 @@ def test_docs_on_a_terminal_renders_markdown(
 
 @pytest.mark.usefixtures("package")
 @pytest.mark.parametrize(
-    ("topic", "advice"), [("metric", "did you mean metrics?"), ("xyz", "topics: changes, metrics")]
+    ("topic", "advice"), [("metric", "did you mean 'metrics'?"), ("xyz", "Known: 'changes', 'metrics'")]
 )
 def test_docs_with_an_unknown_topic_names_the_nearest(
     topic: str, advice: str, capsys: pytest.CaptureFixture[str]

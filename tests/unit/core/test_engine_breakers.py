@@ -306,15 +306,19 @@ def test_only_operators_set_breakers() -> None:
     assert alice.gets(wire.Breakers).backends == {}
 
 
-def test_setting_breaker_without_room_is_an_error() -> None:
-    """An operator cannot set the breaker of a backend for which the table has no room."""
-    host = Host(max_backends=1)
-    for number in range(40):
-        held(host, f"busy{number}")
-
+def test_setting_the_breaker_of_an_unknown_backend_is_an_error() -> None:
+    """The error has the nearest known name, and no row appears. Configured backends and the built-in ones are known."""
+    host = Host(backends={"cloud": ONE})
     operator = host.peer(0, 0, operator=True)
-    operator.asks(wire.SetBreaker("new", "open", id=3))
-    assert operator.gets(wire.Error).code == "unavailable"
+    operator.asks(wire.SetBreaker("clouud", "open", id=3))
+    refused = operator.gets(wire.Error)
+    assert refused.code == "bad_request"
+    assert "there is no backend 'clouud'; did you mean 'cloud'? Known: 'cloud'." in refused.message
+    assert "[backends.clouud]" in refused.message
+    assert list(host.breakers()) == ["cloud"]
+    for name in ("cloud", "local", "default"):
+        operator.asks(wire.SetBreaker(name, "open", id=3))
+        assert operator.gets(wire.Ok).id == 3
 
 
 def test_breakers_reply_describes_each_backend() -> None:

@@ -6,7 +6,7 @@ from sidecard.cli.config import settings_text
 from sidecard.cli.status.breakers import breakers_text
 from sidecard.cli.status.report import report_text
 from sidecard.cli.status.stats import stats_text
-from sidecard.core.settings import BudgetSettings, TaskSettings
+from sidecard.core.settings import BackendSettings, BudgetSettings, TaskSettings
 from sidecard_client.protocol import wire
 from tests.host import Host
 
@@ -88,7 +88,7 @@ def test_settings_show_their_sources() -> None:
 
 def test_breakers_show_each_backend_and_the_cause_of_open_ones() -> None:
     """Each backend has a row; a breaker that is not closed has a sentence."""
-    host = Host()
+    host = Host(backends={"cloud": BackendSettings()})
     peer, operator = host.peer(), host.peer(uid=0, operator=True)
     peer.completes(peer.leads("key", backends=("local",)), "answer")
     operator.asks(wire.SetBreaker("cloud", "open", id=1))
