@@ -262,10 +262,13 @@ class AsyncConnection:
 
     async def run(self) -> None:
         """Serve the connection until it ends."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._send_buffer.run)
-            tasks.start_soon(self._watch)
-            await self._read()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._send_buffer.run)
+                tasks.start_soon(self._watch)
+                await self._read()
+        finally:
+            self.end("its event loop has ended")  # at once, also if a client was not closed before
 
     async def _read(self) -> None:
         while self.reason is None:

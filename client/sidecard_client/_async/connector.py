@@ -5,9 +5,11 @@ import os
 import random
 from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from threading import get_ident
 from time import monotonic
 from typing import Any
+from weakref import WeakMethod, finalize
 
 import anyio
 from anyio.abc import TaskGroup
@@ -39,6 +41,8 @@ class AsyncConnector:
         self._thread = 0
         self._process = 0
         self._loop: object = None
+        self._call_soon: Callable[..., object] = _call_now
+        self._dropped: finalize[..., AsyncConnector] | None = None
 
     def __repr__(self) -> str:
         """Show the daemon's availability and the connection."""
@@ -57,11 +61,15 @@ class AsyncConnector:
         self._thread = get_ident()
         self._process = os.getpid()
         # Trio has no asyncio loop: None here, and None again in `connection`.
-        self._loop = _get_running_loop()
+        loop = self._loop = _get_running_loop()
+        self._call_soon = _trio_call_soon() if loop is None else loop.call_soon_threadsafe
 
     async def close(self) -> None:
         """End the connection once all requests are sent. Waiting callers get `RuntimeError`."""
         self.closed = True
+        if self._dropped is not None:
+            self._dropped.detach()
+
         connection = self._connection
         if connection is not None:
             try:
@@ -146,14 +154,19 @@ class AsyncConnector:
         connection = self._connection
         if connection is None or connection.reason is not None:
             try:
-                connection = AsyncConnection(
-                    self._path(), self._timeout_seconds, proved=self._proved, ended=self._ended
-                )
+                # The connection's tasks must not keep a connector alive whose client was dropped without being closed.
+                proved, ended = _weakly(self._proved), _weakly(self._ended)
+                connection = AsyncConnection(self._path(), self._timeout_seconds, proved=proved, ended=ended)
             except (ConnectionLost, ValueError) as error:
                 self._failed(str(error))
                 raise NotConnected(str(error)) from None
 
             self._connection = connection
+            if self._dropped is not None:
+                self._dropped.detach()
+
+            self._dropped = finalize(self, _end_dropped, connection, self._call_soon)
+            self._dropped.atexit = False
             tasks = self._tasks
             assert tasks is not None  # noqa: S101 - checked above; for the type checker
             tasks.start_soon(connection.run, name="sidecard connection")
@@ -188,3 +201,31 @@ class AsyncConnector:
             "This client was opened in another event loop: make one AsyncClient for each event loop, "
             "or use Client, which any number of threads may share."
         )
+
+
+def _weakly(method: Callable[..., object]) -> Callable[..., object]:
+    """Return a function that calls a bound method as long as its object is alive."""
+    reference = WeakMethod(method)
+
+    def call(*arguments: object) -> None:
+        alive = reference()
+        if alive is not None:
+            alive(*arguments)
+
+    return call
+
+
+def _end_dropped(connection: AsyncConnection, call_soon: Callable[..., object]) -> None:
+    """End a connection in its event loop. The garbage collector calls this, in any thread."""
+    with suppress(RuntimeError):  # the event loop has ended
+        call_soon(connection.end, "the client was dropped without being closed")
+
+
+def _call_now(function: Callable[..., object], *arguments: object) -> None:
+    function(*arguments)
+
+
+def _trio_call_soon() -> Callable[..., object]:
+    import trio  # noqa: PLC0415 - imported, since it runs
+
+    return trio.lowlevel.current_trio_token().run_sync_soon

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
+from weakref import WeakMethod, finalize
 
 from sidecard_client._sync.connection import BlockingConnection
 from sidecard_client._sync.heartbeat import Heartbeat
@@ -39,6 +40,7 @@ class Connector:
         self.closed = False
         self._given_path = path
         self._timeout_seconds = timeout_seconds
+        self._dropped: finalize[..., Connector] | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -48,7 +50,20 @@ class Connector:
         self._forms = TaskForms()
         self._idle: list[BlockingConnection] = []  # last in, first out; append and pop are atomic
         self._open: set[BlockingConnection] = set()  # in use or idle; add and discard are atomic
-        self.heartbeat = Heartbeat(self._timeout_seconds, self._found_unresponsive)
+        # The heartbeat's thread must not keep a connector alive whose client was dropped without `close`.
+        found = WeakMethod(self._found_unresponsive)
+
+        def found_unresponsive() -> None:
+            method = found()
+            if method is not None:
+                method()
+
+        self.heartbeat = Heartbeat(self._timeout_seconds, found_unresponsive)
+        if self._dropped is not None:
+            self._dropped.detach()
+
+        self._dropped = finalize(self, _end_unused, self._open, self.heartbeat)
+        self._dropped.atexit = False
 
     def __repr__(self) -> str:
         """Show the daemon's availability and the connections."""
@@ -292,6 +307,13 @@ class Connector:
 
         if was_down:
             _log("info", "sidecard answers again")
+
+
+def _end_unused(connections: set[BlockingConnection], heartbeat: Heartbeat) -> None:
+    """Close what belonged to a connector that no client, call or stream uses any more."""
+    heartbeat.abandon()
+    for connection in list(connections):
+        connection.close()
 
 
 def _jitter() -> float:

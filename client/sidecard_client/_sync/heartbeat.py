@@ -29,6 +29,10 @@ QUIET_SECONDS = 0.1
 LINGER_SECONDS = 10.0
 """How long the thread outlives its last work: starting one costs more than a miss."""
 
+LOOK_SECONDS = 0.5
+"""How often a thread without work checks whether its client is gone. The garbage collector, which may interrupt any code,
+cannot wake it: the thread itself may hold the lock of its event."""
+
 
 class Heartbeat:
     """The thread. It starts when a call holds a lease or waits, and ends `LINGER_SECONDS` after the last one.
@@ -86,6 +90,10 @@ class Heartbeat:
             self._closed = True
             self._wake.set()
 
+    def abandon(self) -> None:
+        """End the thread soon, since its client is gone. Takes no lock: the garbage collector calls this."""
+        self._closed = True
+
     def _wake_by(self, instant: float) -> None:
         """Start the thread, or wake it if it sleeps beyond ``instant``."""
         if self._thread is None:
@@ -126,7 +134,7 @@ class Heartbeat:
             return now
 
         # Not longer than until the next lease's first renewal, or each short call would have to wake the thread.
-        return min(self._ends_at, now + self._shortest_seconds)
+        return min(self._ends_at, now + min(self._shortest_seconds, LOOK_SECONDS))
 
     def _renew(self, now: float) -> float:
         earliest = math.inf

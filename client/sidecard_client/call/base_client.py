@@ -5,6 +5,7 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 from sidecard_client.call.failures import Classify, default_classify
+from sidecard_client.call.option_checks import time_limit
 from sidecard_client.call.options import OnUnavailable, Options, ReadUsage, Redact
 from sidecard_client.call.sovereign import sovereign_by
 from sidecard_client.keys.normal_form import NormalForm
@@ -41,7 +42,7 @@ class BaseClient:
 
         ``path`` is the daemon's socket; by default, each new connection finds it by `socket_path.find_socket`.
         ``daemon_timeout`` is how many seconds the daemon may take for a first reply, or for a sign of life during a wait,
-        before calls are made without it. The other keywords are the defaults of every call's policy; see `options`.
+        before calls are made without it: more than 0, at most 3,600. The other keywords are the defaults of every call's policy; see `options`.
 
         A sovereign daemon grants no lease on a remote backend. ``sovereign`` extends that to calls without a lease: they
         use only backends named ``local``, ``default`` or by a loopback address, and raise `CallRejected` ("sovereign") if
@@ -50,9 +51,7 @@ class BaseClient:
 
         Raises `ValueError` and `TypeError` for a wrong argument, including a path that is too long for a socket.
         """
-        if not daemon_timeout > 0:
-            raise ValueError(f"daemon_timeout= must be more than 0 seconds, not {daemon_timeout}.")
-
+        daemon_timeout = time_limit("daemon_timeout", daemon_timeout)
         self._options = Options().changed(
             {
                 "namespace": namespace,

@@ -11,6 +11,9 @@ from sidecard_client.keys.vectors import Embedding
 
 MAX_SECONDS = 366 * 86400.0
 
+MAX_TIME_LIMIT_SECONDS = 3600.0
+"""A daemon that does not answer for an hour hangs."""
+
 
 def text(max_characters: int) -> Callable[[str, Any], str]:
     """Check a str of 1 to ``max_characters``."""
@@ -40,6 +43,18 @@ def seconds(keyword: str, value: Any) -> float | None:
 
     if not 0 <= value <= MAX_SECONDS:
         raise ValueError(f"{keyword}= must be 0 to {MAX_SECONDS:.0f} seconds, not {value}.")
+
+    return float(value)
+
+
+def time_limit(name: str, value: Any, *, may_be_zero: bool = False) -> float:
+    """Check how long to wait for the daemon: a number of seconds that the kernel and thread locks accept."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}= must be a number of seconds, not {type(value).__name__}.")
+
+    if not 0 <= value <= MAX_TIME_LIMIT_SECONDS or (value == 0 and not may_be_zero):
+        least = "at least" if may_be_zero else "more than"
+        raise ValueError(f"{name}= must be {least} 0 seconds and at most {MAX_TIME_LIMIT_SECONDS:.0f}, not {value}.")
 
     return float(value)
 

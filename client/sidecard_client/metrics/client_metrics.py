@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from sidecard_client.call.option_checks import time_limit
 from sidecard_client.protocol.wire import Aggregate
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class ClientMetrics:
 
         Calling it is optional: metrics are sent every second, and at the end of client and process.
         """
+        timeout = time_limit("timeout", timeout, may_be_zero=True)
         return self._metrics_sender is None or self._metrics_sender.flush(timeout)
 
     def _metric_registry(self) -> "MetricRegistry":
@@ -79,7 +81,7 @@ class ClientMetrics:
 
             with self._metrics_lock:
                 if self._metrics_sender is None:
-                    self._metrics_sender = MetricsSender(self._metrics_connect, self._metrics_timeout_seconds)
+                    self._metrics_sender = MetricsSender(self._metrics_connect, self._metrics_timeout_seconds, self)
 
         return self._metrics_sender.registry
 

@@ -9,13 +9,14 @@ The end of the connection also reveals a restarted daemon, which then receives a
 """
 
 import atexit
+import contextlib
 import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
-from weakref import WeakSet
+from weakref import WeakSet, finalize, ref
 
 from msgspec import Struct
 
@@ -56,14 +57,68 @@ class _MetricsBatch(Struct, frozen=True):
     dropped: int
 
 
+class _Wakeup:
+    """Wakes one thread. Unlike `threading.Event`, `set` may be called by the garbage collector, within any code."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # locked: nothing is to be done
+        self._lock.acquire()
+
+    def set(self) -> None:
+        """Wake the thread, or let its next `wait` return at once."""
+        with contextlib.suppress(RuntimeError):  # it is set already
+            self._lock.release()
+
+    def wait(self, timeout_seconds: float | None) -> None:
+        """Wait for `set`, and reset."""
+        self._lock.acquire(timeout=-1 if timeout_seconds is None else timeout_seconds)
+
+
+class _Shared:
+    """What the thread keeps while it waits. It refers to the sender only while there is something to send.
+
+    So a client that is dropped without `close` leaves neither thread nor connection behind:
+    1. a counter changes: ``sender`` is set; 2. the client is dropped, which wakes the thread; 3. the thread sends the change,
+    closes the connection and ends. If the sender is collected first, its finalizer does what is left of that.
+    """
+
+    def __init__(self) -> None:
+        self.wake = _Wakeup()
+        self.sender: MetricsSender | None = None
+        self.connection: MetricsConnection | None = None
+        self.wait_seconds: float | None = None
+
+    def end(self) -> None:
+        """Close the connection, and wake the thread."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
+
+        self.wake.set()
+
+
+def _run(shared: _Shared, of_client: "ref[MetricsSender]") -> None:
+    """Send the changes of a client until it is closed or gone."""
+    while True:
+        shared.wake.wait(shared.wait_seconds)
+        sender = of_client()
+        shared.sender = None
+        if sender is None or not sender.send_changes():
+            return
+
+        del sender
+
+
 class MetricsSender:
     """Send the changes of ``registry`` over the connection that ``connect()`` makes. Thread-safe."""
 
-    def __init__(self, connect: Callable[[], MetricsConnection], timeout_seconds: float) -> None:
+    def __init__(self, connect: Callable[[], MetricsConnection], timeout_seconds: float, client: object) -> None:
         self.registry = MetricRegistry(self._wake_up)
         self._connect = connect
         self._timeout_seconds = timeout_seconds
         self._closed = False
+        self._client = ref(client, lambda _: self._shared.wake.set())
+        self._dropped: finalize[..., MetricsSender] | None = None
         self._start()
         _senders.add(self)
 
@@ -71,12 +126,16 @@ class MetricsSender:
         self._session = os.urandom(16).hex()
         self._sequence = 0
         self._in_flight: deque[_MetricsBatch] = deque()
-        self._connection: MetricsConnection | None = None
         self._availability = Availability(lambda: os.urandom(1)[0] / 256, probe_seconds=2 * self._timeout_seconds)
         self._lock = threading.Lock()  # guards _thread
         self._sending = threading.Lock()  # guards all else; held by the thread, or by `flush`
         self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
+        self._shared = _Shared()
+        if self._dropped is not None:
+            self._dropped.detach()
+
+        self._dropped = finalize(self, self._shared.end)
+        self._dropped.atexit = False
 
     def flush(self, timeout_seconds: float) -> bool:
         """Send all changes so far; return whether the daemon acknowledged them. Blocks for ``timeout_seconds`` at most."""
@@ -101,7 +160,7 @@ class MetricsSender:
             return
 
         self._closed = True
-        self._wake.set()
+        self._shared.wake.set()
         if self._sending.acquire(timeout=CLOSE_SECONDS):
             try:
                 if self.registry.changed or self._in_flight:
@@ -127,7 +186,8 @@ class MetricsSender:
     def _wake_up(self) -> None:
         with self._lock:
             if self._thread is None and not self._closed:
-                thread = threading.Thread(target=self._run, name="sidecard-metrics", daemon=True)
+                arguments = self._shared, ref(self)
+                thread = threading.Thread(target=_run, args=arguments, name="sidecard-metrics", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:  # the interpreter is shutting down, or the process is at its thread limit
@@ -135,28 +195,42 @@ class MetricsSender:
 
                 self._thread = thread
 
-        self._wake.set()
+        self._shared.sender = self
+        self._shared.wake.set()
 
-    def _run(self) -> None:
-        while not self._closed:
-            self._wake.wait(self._wait_seconds())
-            self._wake.clear()
-            self._collect(FLUSH_SECONDS)
-            if self._closed:
-                return
+    def send_changes(self) -> bool:
+        """Collect changes for a moment and send them, in the thread; return whether the thread goes on."""
+        self._collect(FLUSH_SECONDS)
+        if self._closed:
+            return False
 
-            with self._sending:
-                self._detect_end()
-                self._take_changes()
-                if not self._closed:
-                    self._send_all(monotonic() + self._timeout_seconds)
+        with self._sending:
+            self._detect_end()
+            self._take_changes()
+            if not self._closed:
+                self._send_all(monotonic() + self._timeout_seconds)
+
+        if self._client() is None:
+            self._end_thread()
+            return False
+
+        self._shared.wait_seconds = self._wait_seconds()
+        return not self._closed
+
+    def _end_thread(self) -> None:
+        """End the thread of a dropped client. Its instruments may live on: their next change starts another one."""
+        with self._sending:
+            self._disconnect()
+
+        with self._lock:
+            self._thread = None
+            self.registry.changed = False  # or the next change would wake no thread
 
     def _collect(self, seconds: float) -> None:
         """Wait, so that the changes of the next moments go into the same message."""
         end = monotonic() + seconds
         while not self._closed and (left := end - monotonic()) > 0:
-            self._wake.wait(left)
-            self._wake.clear()
+            self._shared.wake.wait(left)
 
     def _wait_seconds(self) -> float | None:
         if self._in_flight:
@@ -210,8 +284,8 @@ class MetricsSender:
         return True
 
     def _exchange(self, batch: _MetricsBatch) -> object:
-        if self._connection is None:
-            self._connection = self._connect()
+        if self._shared.connection is None:
+            self._shared.connection = self._connect()
             if self._sequence > 1:
                 self.registry.resend()
 
@@ -222,18 +296,18 @@ class MetricsSender:
             sequence=batch.sequence,
             dropped=batch.dropped,
         )
-        return self._connection.exchange(request)
+        return self._shared.connection.exchange(request)
 
     def _detect_end(self) -> None:
         # No request is open, so anything readable is the end of the connection.
-        if self._connection is not None and self._connection.has_input():
+        if self._shared.connection is not None and self._shared.connection.has_input():
             self._disconnect()
             self.registry.resend()
 
     def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._shared.connection is not None:
+            self._shared.connection.close()
+            self._shared.connection = None
 
 
 _senders: WeakSet[MetricsSender] = WeakSet()

@@ -10,7 +10,7 @@ from sidecard_client import AsyncClient, Client
 
 def test_arguments_are_checked_immediately() -> None:
     """Wrong arguments are errors before the first call."""
-    with pytest.raises(ValueError, match="daemon_timeout= must be more than 0 seconds, not 0"):
+    with pytest.raises(ValueError, match="daemon_timeout= must be more than 0 seconds and at most 3600, not 0"):
         Client("/tmp/x", daemon_timeout=0)
 
     with pytest.raises(ValueError, match="longer than"):
