@@ -12,6 +12,7 @@ A setting is taken from the first of these sources that has it:
 An empty environment variable counts as not set. Unknown and invalid settings are errors, all reported together.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Iterable[Over
     file = _file(path, environ)
     if file is not None:
         try:
-            collector.add_toml(str(file), file.read_text(encoding="utf-8"))
+            collector.add_toml(str(file), file.read_text(encoding="utf-8-sig"))
         except OSError as error:
             collector.problems.append(f"{file}: cannot be read ({error.strerror}); name a readable file, or none")
         except UnicodeDecodeError:
@@ -72,6 +73,13 @@ def assemble(collector: SettingsCollector, environ: Mapping[str, str]) -> Config
         socket_path = paths.listening_socket(values.get(("socket", "path")), environ)
     except ValueError as error:
         collector.problems.append(str(error))
+
+    listen = values.get(("http", "listen"), "")
+    if "/" in listen and os.path.abspath(listen) == os.path.abspath(socket_path):  # noqa: PTH100 - without resolving links
+        place = collector.place(("http", "listen"))
+        collector.problems.append(
+            f"{place}: http.listen is {listen}, which is the daemon's own socket; choose another path, or an address"
+        )
 
     if not is_utf8(socket_path):
         collector.problems.append(f"the socket's path {socket_path!r} is not UTF-8: choose another with --socket")

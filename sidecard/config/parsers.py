@@ -3,12 +3,14 @@
 A `Parser` describes valid values in ``expects``, so that every error can.
 """
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from sidecard.config import store_url
 from sidecard.config.redaction import redacted
+from sidecard.config.units import bytes_in, seconds_in
 from sidecard.core.settings import SharedWith
 from sidecard_client.call.sovereign import WORDS
 
@@ -30,12 +32,7 @@ MAX_PORT = 65535
 PUSH_PATHS = ("/api/v1/import", "/api/v1/import/prometheus", "/api/v1/write")
 """The path of a push target shows its format: these are the paths of VictoriaMetrics and of remote write."""
 
-_UNITS = {"": 1, "b": 1} | {
-    name: base**power
-    for power, letter in enumerate("kmgt", 1)
-    for name, base in ((f"{letter}ib", 1024), (f"{letter}b", 1000))
-}
-_BYTE_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_VARIABLE = re.compile(r"\$(?:\w|\{)")
 _PERMISSION_BITS = 0o777
 
 _Number = TypeVar("_Number", int, float)
@@ -49,8 +46,15 @@ def _masked(_: Any) -> str:
     return "***"
 
 
+class AdviceError(ValueError):
+    """An invalid value with advice of its own, which quotes nothing of the value."""
+
+
 class Parser(NamedTuple):
-    """One kind of value. ``check`` and ``from_text`` raise `ValueError` for values that are not as ``expects`` says."""
+    """One kind of value. ``check`` and ``from_text`` raise `ValueError` for values that are not as ``expects`` says.
+
+    `AdviceError` adds a sentence to what is expected.
+    """
 
     expects: str
     check: Callable[[Any], Any]
@@ -71,9 +75,9 @@ def count(least: int = 0, most: int = MAX_COUNT) -> Parser:
 
 
 def seconds(least: float = 0.0) -> Parser:
-    """A duration of at least ``least`` seconds."""
-    expects = f"a number of seconds, {_bounds(least, MAX_SECONDS)}"
-    return Parser(expects, lambda value: float(_within(_real(value), least, MAX_SECONDS)), _number_from_text)
+    """A duration of at least ``least`` seconds, as a number or as text with units."""
+    expects = f'a number of seconds, {_bounds(least, MAX_SECONDS)}, or text such as "5m" or "1h30m"'
+    return Parser(expects, lambda value: float(_within(_real(seconds_in(value)), least, MAX_SECONDS)))
 
 
 def number(least: float = 0.0, most: float = MAX_NUMBER, *, above: bool = False) -> Parser:
@@ -91,18 +95,10 @@ def byte_size(least: int = 0, most: int = MAX_COUNT) -> Parser:
     """A number of bytes, or text with a unit."""
 
     def check(value: Any) -> int:
-        if isinstance(value, str):
-            match = _BYTE_SIZE.fullmatch(value)
-            if match is None or match[2].lower() not in _UNITS:
-                raise ValueError
+        size = bytes_in(value) if isinstance(value, str) else _whole(value)
+        return int(_within(size, least, most))
 
-            unit = _UNITS[match[2].lower()]
-            size = float(match[1]) * unit if "." in match[1] else int(match[1]) * unit
-            value = int(size) if size <= most else most + 1
-
-        return _within(_whole(value), least, most)
-
-    return Parser(f'a number of bytes such as 268435456 or "256MiB", {_bounds(least, most)}', check)
+    return Parser(f'a number of bytes such as 268435456, "256MiB" or "256M", {_bounds(least, most)}', check)
 
 
 def choice(*words: str) -> Parser:
@@ -139,13 +135,38 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) and "\0" not in value else _invalid()
 
 
+def _path(value: Any) -> str:
+    """Expand ``~/``, which a shell expands only at the beginning of a word."""
+    text = _text(value)
+    if _VARIABLE.search(text):
+        raise AdviceError("variables are not expanded: write the whole path")
+
+    return os.path.expanduser(text) if text.startswith("~/") else text  # noqa: PTH111 - text, as given
+
+
+def _some_path(value: Any) -> str:
+    return _path(value) or _invalid()
+
+
+def _shown_address(value: Any) -> Any:
+    """Return an invalid address; only a URL can contain a password."""
+    return redacted(value) if isinstance(value, str) and ("@" in value or "://" in value) else value
+
+
 def _some_text(value: Any) -> str:
     return _text(value) or _invalid()
 
 
 def _store_url(value: Any) -> str:
-    store_url.parse(_text(value))
-    return str(value)
+    url = _with_home(_text(value))
+    store_url.parse(url)
+    return url
+
+
+def _with_home(url: str) -> str:
+    """Expand ``~/`` in the path of a SQLite file."""
+    scheme, colon, rest = url.partition(":")
+    return f"{scheme}{colon}{_path(rest)}" if scheme.lower() == "sqlite" and rest.startswith(("~/", "$")) else url
 
 
 def _push_url(value: Any) -> str:
@@ -158,7 +179,10 @@ def _push_url(value: Any) -> str:
 
 def _listen(value: Any) -> str:
     """Check a path, or a host and a port; `sidecard.config.validation` decides which hosts are allowed."""
-    if "://" in _text(value):
+    if _text(value).startswith("unix:"):
+        raise AdviceError("write the path of a socket without unix:")
+
+    if "://" in value:
         raise ValueError
 
     if value and "/" not in value:
@@ -168,7 +192,7 @@ def _listen(value: Any) -> str:
 
         _within(int(port), 0, MAX_PORT)
 
-    return str(value)
+    return _path(value)
 
 
 def _patterns(value: Any) -> tuple[str, ...]:
@@ -305,7 +329,8 @@ def _redacted_items(value: Any) -> Any:
 
 
 TEXT = Parser("text", _text)
-NONEMPTY_TEXT = Parser("text that is not empty", _some_text)
+PATH = Parser('the path of a file, or "" for none', _path)
+SOCKET_PATH = Parser("the path of a socket", _some_path)
 SECRET = Parser("text", _text, show=lambda text: "***" if text else "", mask=_masked)
 NAME = Parser(f"a name of 1 to {MAX_NAME_CHARACTERS} characters", _name)
 NAMES = Parser(
@@ -325,7 +350,7 @@ RATE = number(0.0, 1.0, above=True)
 FLAG = Parser("true or false", _flag, _flag_from_text)
 CALLS_URL = Parser(
     'sqlite:PATH, postgresql://USER@HOST:PORT/DATABASE, or "" for the state directory',
-    _text,
+    lambda value: _with_home(_text(value)),
     show=redacted,
     mask=_masked,
 )
@@ -337,7 +362,9 @@ PUSH_URL = Parser(
     mask=_masked,
 )
 LISTEN = Parser(
-    'an address such as "127.0.0.1:9464" or "[::1]:9464", the path of a socket, or "" for none', _listen, mask=_masked
+    'an address such as "127.0.0.1:9464" or "[::1]:9464", the path of a socket, or "" for none',
+    _listen,
+    mask=_shown_address,
 )
 PATTERNS = Parser(
     'a list of regular expressions such as ["[0-9]{16}"]',

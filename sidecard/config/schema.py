@@ -21,7 +21,7 @@ MIB = 1024 * 1024
 class SocketSettings(Struct, frozen=True):
     """The Unix socket for apps. A socket passed in by systemd takes precedence."""
 
-    path: Annotated[str, parsers.NONEMPTY_TEXT] = ""
+    path: Annotated[str, parsers.SOCKET_PATH] = ""
     """Path of the socket. Default: ``$RUNTIME_DIRECTORY/sidecard.sock``, for root ``/run/sidecard/sidecard.sock``, else
     ``$XDG_RUNTIME_DIR/sidecard.sock``, else ``/tmp/sidecard-UID/sidecard.sock``."""
     mode: Annotated[int, parsers.MODE] = 0o660
@@ -87,13 +87,13 @@ class StoreSettings(Struct, frozen=True):
     """Redis user."""
     password: Annotated[str, parsers.SECRET] = ""
     """Redis password."""
-    password_file: Annotated[str, parsers.TEXT] = ""
+    password_file: Annotated[str, parsers.PATH] = ""
     """File with the Redis password, read at each connection, so that the password may change."""
-    ca_file: Annotated[str, parsers.TEXT] = ""
+    ca_file: Annotated[str, parsers.PATH] = ""
     """Certificates of trusted authorities for ``rediss://``. Default: the system's."""
-    cert_file: Annotated[str, parsers.TEXT] = ""
+    cert_file: Annotated[str, parsers.PATH] = ""
     """Client certificate for ``rediss://``."""
-    key_file: Annotated[str, parsers.TEXT] = ""
+    key_file: Annotated[str, parsers.PATH] = ""
     """Private key of the client certificate."""
     timeout_seconds: Annotated[float, parsers.seconds(least=0.01)] = 0.5
     """A Redis server that takes longer counts as down. Keep it at or below the clients' own ``daemon_timeout``."""
@@ -160,11 +160,11 @@ class PushSettings(Struct, frozen=True):
     """User for HTTP basic authentication."""
     password: Annotated[str, parsers.SECRET] = ""
     """Password for HTTP basic authentication."""
-    password_file: Annotated[str, parsers.TEXT] = ""
+    password_file: Annotated[str, parsers.PATH] = ""
     """File with the password, read at each request, so that the password may change."""
-    bearer_token_file: Annotated[str, parsers.TEXT] = ""
+    bearer_token_file: Annotated[str, parsers.PATH] = ""
     """File with a bearer token, read at each request."""
-    ca_file: Annotated[str, parsers.TEXT] = ""
+    ca_file: Annotated[str, parsers.PATH] = ""
     """Certificates of trusted authorities. Default: the system's."""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from sidecard.config.model import FIXED, NAMED, NESTED, Setting
-from sidecard.config.parsers import parse_json
+from sidecard.config.parsers import AdviceError, parse_json
 from sidecard.config.validation import SettingPath, Values, conflicts
 
 LEGACY_VARIABLES = {
@@ -18,6 +18,10 @@ LEGACY_VARIABLES = {
 """Environment variables that existing deployments set, and the settings that they set."""
 
 _OTHER_VARIABLES = frozenset({"SIDECARD_CONFIG", "SIDECARD_SOCKET"})
+
+
+MAX_SHOWN = 3
+"""Names in one error."""
 
 
 class Override(NamedTuple):
@@ -61,15 +65,16 @@ class SettingsCollector:
             self.problems.append(f"{source}: is nested too deeply to be read")
             return
         except ValueError as error:  # TOML's own, and Python's for a number with thousands of digits
-            self.problems.append(f"{source}: is not TOML: {error}")
+            self.problems.append(f"{source}: is not TOML: {error}{_advice_on_toml(str(error), text)}")
             return
 
         for section, body in tree.items():
             where = f"{source}: {section}"
             if section not in FIXED and section not in NAMED:
-                self._unknown(where, section, [*FIXED, *NAMED])
+                self._unknown(where, section, [*FIXED, *NAMED] if isinstance(body, dict) else _NAMES)
             elif not isinstance(body, dict):
-                self.problems.append(f"{where} is {_described(body)}; it should be a table, written [{section}]")
+                written = f"[{section}.NAME]" if section in NAMED else f"[{section}]"
+                self.problems.append(f"{where} is {_described(body)}; it should be a table, written {written}")
             elif section in NAMED:
                 self._add_table(section, body, where)
             else:
@@ -93,6 +98,11 @@ class SettingsCollector:
                 self._add((setting.section, setting.key), _RawValue(text, is_text=True, where=where))
             elif variable in _TABLE_VARIABLES:
                 self._add_json(_TABLE_VARIABLES[variable], text, where)
+            elif table := next((table for table in _TABLE_VARIABLES if variable.startswith(f"{table}_")), None):
+                self.problems.append(
+                    f"{where}: there is no setting {variable}; a table is one variable with JSON, "
+                    f"such as {table}='{{\"NAME\": {{...}}}}'"
+                )
             else:
                 self._unknown(where, variable, [*_VARIABLES, *_TABLE_VARIABLES, *_OTHER_VARIABLES])
 
@@ -170,11 +180,17 @@ class SettingsCollector:
     def _unknown(self, where: str, name: str, known: Iterable[str]) -> None:
         import difflib  # noqa: PLC0415 - for errors only, and it would slow down every start
 
-        # The most frequent mistake is a missing unit suffix. Cutoff 0: the nearest name is shown however far it is.
-        known = list(known)
+        # The most frequent mistakes are a missing unit suffix, and a setting in the wrong section.
+        known = list(dict.fromkeys(known))
         longer = [candidate for candidate in known if candidate.startswith(name)]
-        nearest = difflib.get_close_matches(name, longer or known, n=1, cutoff=0.0)[0]
-        self.problems.append(f"{_place(where, name)}: there is no setting {name}; the nearest known one is {nearest}")
+        ends = _ends_of(name)
+        elsewhere = [] if longer else [candidate for candidate in known if ends and candidate.endswith(ends)]
+        # Cutoff 0: the nearest name is shown however far it is.
+        nearest = elsewhere[:MAX_SHOWN] or difflib.get_close_matches(name, longer or known, n=1, cutoff=0.0)
+        are = "one is" if len(nearest) == 1 else "ones are"
+        self.problems.append(
+            f"{_place(where, name)}: there is no setting {name}; the nearest known {are} {' and '.join(nearest)}"
+        )
 
     def values(self) -> dict[SettingPath, Any]:
         """Parse everything that was added. Invalid values are left out and reported in ``problems``."""
@@ -184,10 +200,13 @@ class SettingsCollector:
             parser = _setting(path).parser
             try:
                 values[path] = parser.check(parser.from_text(raw.value) if raw.is_text else raw.value)
-            except ValueError:
+            except ValueError as error:
                 invalid.add(path)
                 name, shown = ".".join(path), parser.mask(raw.value)
-                self.problems.append(f"{_place(raw.where, name)}: {name} is {shown!r}; it should be {parser.expects}")
+                advice = f": {error}" if isinstance(error, AdviceError) else ""
+                self.problems.append(
+                    f"{_place(raw.where, name)}: {name} is {shown!r}; it should be {parser.expects}{advice}"
+                )
 
         self.problems += conflicts(Values(values, invalid, self._tables, self.place))
         return values
@@ -203,6 +222,25 @@ class SettingsCollector:
     def place(self, path: SettingPath) -> str:
         """Return the same for the beginning of a sentence that goes on with the setting's name."""
         return _place(self._raw[path].where, ".".join(path))
+
+
+def _ends_of(name: str) -> tuple[str, ...]:
+    """Return how the full names of the same key in other sections end; nothing if the name has only one part."""
+    if name.startswith("SIDECARD_"):
+        return (name.removeprefix("SIDECARD"),)
+
+    return (f".{name.rpartition('.')[2]}",)
+
+
+def _advice_on_toml(error: str, text: str) -> str:
+    """Return advice if the line of a syntax error has text without quotes. Its value may be a secret and is not shown."""
+    import re  # noqa: PLC0415 - for errors only
+
+    at = re.search(r"at line (\d+)", error)
+    lines = text.splitlines()
+    line = lines[int(at[1]) - 1] if at and int(at[1]) <= len(lines) else ""
+    found = re.fullmatch(r"\s*([\w.-]+)\s*=\s*([^\s\"'\[{].*)", line)
+    return f'; text needs quotes: {found[1]} = "..."' if found else ""
 
 
 def _place(where: str, name: str) -> str:
