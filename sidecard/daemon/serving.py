@@ -16,6 +16,7 @@ from msgspec import structs
 from sidecard.adapters.zstd import Zstd
 from sidecard.config.model import Config
 from sidecard.core.accounts.billing import Price
+from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.cache.similarity import IndexFactory
 from sidecard.core.engine import Engine
 from sidecard.core.events import ClocksStepped
@@ -34,6 +35,7 @@ from sidecard.observe.log_writer import LogWriter
 from sidecard.observe.logs import Log
 from sidecard.server.driver import Driver
 from sidecard.server.listener import Listener
+from sidecard.server.scheduler import FairScheduler
 from sidecard.server.socket_monitor import SocketMonitor
 from sidecard.store.base import Store
 from sidecard_client import __version__
@@ -111,9 +113,7 @@ class Daemon:
         )
         store_kind: StoreKind = "none" if store is None else "shared" if store.shared else "own"
         engine = self._new_engine(boot_id, store_kind)
-        engine.metrics.limited = self._server.limited
-        engine.metrics.gauges["buffered_bytes"] = lambda: self._server.buffers.bytes
-        engine.metrics.dropped_by["log_lines"] = lambda: log.left_out + self._parts.log_writer.dropped
+        self._measure(engine.metrics)
         sinks = Sinks(
             self._config,
             state,
@@ -123,6 +123,7 @@ class Daemon:
             wall_clock=wall_clock,
             log=log.write,
         )
+        scheduler = FairScheduler(loop, clock)
         driver = self._driver = Driver(
             engine,
             loop,
@@ -157,7 +158,7 @@ class Daemon:
                     start(store.run(driver.handle))
                     await asyncio.sleep(0)
 
-                await self._server.start(driver)
+                await self._server.start(driver, scheduler)
                 start(self._reloader.run())
                 start(self._feed_watchdog())
                 start(watch.run())
@@ -184,6 +185,12 @@ class Daemon:
             if ledger is not None:
                 await ledger.write()
         log.write("info", "stopped")
+
+    def _measure(self, metrics: DaemonMetrics) -> None:
+        """Give the engine's metrics what the engine cannot see."""
+        metrics.limited = self._server.limited
+        metrics.gauges["buffered_bytes"] = lambda: self._server.buffers.bytes
+        metrics.dropped_by["log_lines"] = lambda: self._log.left_out + self._parts.log_writer.dropped
 
     async def _drain(self) -> None:
         """Steps 1 to 7 of `run`."""

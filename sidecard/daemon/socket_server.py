@@ -55,10 +55,13 @@ class SocketServer:
         self._limits = self.connections.limits = _with_descriptors(config.limits, self._log)
         self.buffers.max_bytes = self._limits.max_buffered_bytes
 
-    async def start(self, driver: Driver) -> None:
+    async def start(self, driver: Driver, scheduler: FairScheduler) -> None:
         """Begin to accept."""
         loop = asyncio.get_running_loop()
-        self._context = ServerContext(driver, self.connections, FairScheduler(loop, driver.clock), self.buffers, loop)
+        self._context = ServerContext(driver, self.connections, scheduler, self.buffers, loop)
+        await self._listen(loop)
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         # From 3.13 on the loop would remove the socket's file itself, even if it is another daemon's.
         options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
         self._server = await loop.create_unix_server(
@@ -71,7 +74,7 @@ class SocketServer:
         # In a thread: a process that listens there by now is pinged, which may take a second.
         await run_in_thread("sidecard-rebind", partial(self._listener.bind, settings.mode, settings.group))
         before = self._server
-        await self.start(self._context.driver)
+        await self._listen(self._context.loop)
         if before is not None:
             before.close()
 
