@@ -235,7 +235,8 @@ class Flights:
             lease.host_slept(seconds)
             self.renew(lease, now)
 
-        waiters = [waiter for flight in self._flights.values() for waiter in flight.waiters.values()]
+        # All flights: the callers of a voided one still wait, after a later flight has replaced it.
+        waiters = [waiter for flight in self for waiter in flight.waiters.values()]
         for waiter in waiters:
             waiter.wait_longer(seconds)
             if not waiter.no_wait:

@@ -45,6 +45,22 @@ def test_a_waiter_waits_as_long_as_it_is_awake() -> None:
     assert isinstance(waiter.receives()[-1], wire.Timeout)
 
 
+def test_a_waiter_of_a_replaced_flight_waits_as_long_as_it_is_awake() -> None:
+    """1. A call starts, another caller waits for it; 2. its key is deleted; 3. a later call of the key starts."""
+    host = Host(lease_seconds=900.0)
+    holder, waiter = host.peer(), host.peer()
+    holder.leads("k")
+    waiter.asks(wire.Begin("k", id=5, wait_seconds=20.0))
+    waiter.asks(wire.Delete("k", id=6))
+    host.peer().leads("k")
+    waiter.receives()
+    slept(host, HOUR)
+    host.passes(19.0)
+    assert waiter.receives() == []
+    host.passes(2.0)
+    assert isinstance(waiter.receives()[-1], wire.Timeout)
+
+
 def test_a_queued_caller_waits_as_long_as_it_is_awake() -> None:
     """For a permit of a backend that is full."""
     host = Host(lease_seconds=900.0, backends={"local": BackendSettings(max_concurrent=1)})
