@@ -41,6 +41,7 @@ from sidecard.core.events import (
     SettingsRead,
     StoreAnswered,
     Tick,
+    WorkContinued,
 )
 from sidecard.core.notes import Note
 from sidecard.core.settings import EngineSettings
@@ -201,8 +202,18 @@ class Host:
         for ask in behind:
             self.happens(BacklogRead(ask.peer_id, ask.request_id))
 
+    def works(self) -> int:
+        """Let the engine do all of its own work; return the number of batches."""
+        batches = 0
+        while self.engine.has_work:
+            self.happens(WorkContinued())
+            batches += 1
+
+        return batches
+
     def passes(self, seconds: float) -> None:
         """Let time pass, with a tick at every instant that the engine asks for."""
+        self.works()
         end = self.now + seconds
         while (deadline := self.engine.next_deadline()) is not None and deadline <= end:
             self.now = max(self.now, deadline)

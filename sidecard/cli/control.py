@@ -71,7 +71,8 @@ def _purge(arguments: argparse.Namespace) -> int:
         raise UsageError("choose entries: --namespace NAME, --tag TAG, --task NAME or several of these, or else --all")
 
     deleted = query(socket_of(arguments), wire.Purge(id=1, **chosen), wire.Deleted)
-    write_reply(deleted, lambda: f"{plural(deleted.count, 'entry', 'entries')} removed", as_json=arguments.json)
+    rest = "; the others are hidden, and being removed" if deleted.in_progress else ""
+    write_reply(deleted, lambda: f"{plural(deleted.count, 'entry', 'entries')} removed{rest}", as_json=arguments.json)
     return OK
 
 

@@ -46,8 +46,9 @@ from sidecard.core.flights.store.status import StoreStatus
 from sidecard.core.flights.store.writes import StoreUpdates
 from sidecard.core.flights.streams import Streams
 from sidecard.core.flights.table import Flights
+from sidecard.core.jobs import Jobs
 from sidecard.core.operations.breakers import BreakerOperations
-from sidecard.core.operations.entries import EntryOperations
+from sidecard.core.operations.entries import EntryOperations, EntryRemoval
 from sidecard.core.operations.explain import ExplainOperation
 from sidecard.core.operations.metrics import MetricsOperations
 from sidecard.core.operations.reports import ReportOperations
@@ -158,6 +159,7 @@ class Engine:
         run = RunInfo(boot_id, version, now, shown_settings, shown_origins)
         self._status = status = StatusOperations(run, cache, streams, flights, similar, store, backends, counters)
         self._entries = EntryOperations(policy, flights, lookups, store, writes, serving, scopes, failures)
+        self._jobs = Jobs([EntryRemoval(cache, writes)])
         self._explain = ExplainOperation(policy, flights, store, scopes, failures, status)
         self._reports = ReportOperations(
             status, flights, limits, store, backends, billing, hung_calls, self.sink_problems
@@ -251,6 +253,8 @@ class Engine:
         match event:
             case events.Tick():
                 return self._deadlines.tick(now)
+            case events.WorkContinued():
+                return self._jobs.do_batch(now)
             case events.ClocksStepped():
                 self._flights.host_slept(event.slept_seconds, now)
                 self._billing.set_wall_clock(event.wall_offset_seconds, now)
@@ -297,9 +301,14 @@ class Engine:
         """At least one peer watches notes, so the driver must return them as `NoteEmitted`."""
         return bool(self._watches)
 
+    @property
+    def has_work(self) -> bool:
+        """Jobs wait to be done in batches, each by an event `WorkContinued`."""
+        return self._jobs.has_work
+
     def may_be_due_before(self, instant: float) -> bool:
         """Return, in less time than `next_deadline` takes, whether that may be before ``instant``."""
-        return self._timers.no_earlier_than < instant or self._cache.no_expiry_before < instant
+        return self._timers.no_earlier_than < instant or self._cache.wheel.no_expiry_before < instant
 
     def next_deadline(self) -> float | None:
         """Return the instant at which a `Tick` is due; None if no item has a deadline.

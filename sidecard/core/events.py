@@ -67,6 +67,10 @@ class ClocksStepped(Struct, frozen=True):
     wall_offset_seconds: float
 
 
+class WorkContinued(Struct, frozen=True):
+    """There is time for one more batch of the engine's jobs; see `Engine.has_work`."""
+
+
 class DrainRequested(Struct, frozen=True):
     """The daemon is stopping: no new leases, flights in progress may end."""
 
@@ -203,6 +207,6 @@ StoreEvent = (
     | RemoteSpending
 )
 PeerEvent = PeerJoined | PeerLost | BacklogRead
-LifecycleEvent = Tick | ClocksStepped | DrainRequested | DrainExpired | SettingsRead | NoteEmitted
+LifecycleEvent = Tick | WorkContinued | ClocksStepped | DrainRequested | DrainExpired | SettingsRead | NoteEmitted
 
 Event = RequestReceived | PeerEvent | StoreEvent | LifecycleEvent

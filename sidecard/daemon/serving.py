@@ -137,6 +137,7 @@ class Daemon:
             store=None if store is None else store.perform,
             before_tick=lambda: watch.check(),  # noqa: PLW0108 - it is created below
         )
+        driver.take_turns(scheduler)
         watch = ClockWatch(self._clocks_stepped)
         self._reloader = Reloader(
             self._config, self._parts.reread, log, driver, store_kind, apply=self._apply, on_change=self._notify_reload

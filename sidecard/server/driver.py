@@ -6,6 +6,7 @@ Everything runs in the event loop's thread without an ``await``, so the engine n
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Protocol
 
@@ -35,11 +36,12 @@ from sidecard.core.events import (
     RequestReceived,
     StoreAnswered,
     Tick,
+    WorkContinued,
 )
 from sidecard.core.notes import Note
 from sidecard.errors import SidecardBug
 from sidecard.server.reader import BadMessage, Incoming
-from sidecard.server.scheduler import TURN_SECONDS
+from sidecard.server.scheduler import DAEMON_UID, TURN_SECONDS, FairScheduler
 from sidecard_client.protocol import wire
 
 if TYPE_CHECKING:
@@ -125,6 +127,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
         self._on_idle: Callable[[], None] | None = None
+        self._request_turns: Callable[[], None] = lambda: None
 
     def peer_joined(self, peer: Peer, writer: ReplyWriter) -> None:
         """Register an accepted connection."""
@@ -309,9 +312,24 @@ class Driver:
                 self._timer_due = due
                 self._timer = self._loop.call_later(max(0.0, due - now) + TIMER_GRAIN_SECONDS, self._tick)
 
+        if self._engine.has_work:
+            self._request_turns()
+
         if self._on_idle is not None and self._engine.idle:
             on_idle, self._on_idle = self._on_idle, None
             on_idle()
+
+    def take_turns(self, scheduler: FairScheduler) -> None:
+        """Have the engine's jobs done in turns of the daemon's own."""
+        self._request_turns = partial(scheduler.enqueue, self, DAEMON_UID)
+
+    def serve_turn(self) -> bool:
+        """Do one turn of the engine's jobs; return whether more remains."""
+        ends_at = self.clock() + TURN_SECONDS
+        while self._engine.has_work and self.clock() < ends_at:
+            self.handle(WorkContinued())
+
+        return self._engine.has_work
 
     def clocks_stepped(self, event: ClocksStepped) -> None:
         """Handle a step of the clocks: what became due while the host slept is due now, though the loop's timer is not."""

@@ -149,7 +149,9 @@ class TableChecker:
         assert flights.timers.no_earlier_than <= min(deadlines, default=inf), (
             "a deadline of which the driver does not know"
         )
-        assert cache.no_expiry_before <= min(cache._wheel, default=inf), "an expiry of which the driver does not know"
+        assert cache.wheel.no_expiry_before <= min(cache.wheel.buckets, default=inf), (
+            "an expiry of which the driver does not know"
+        )
         if ticked:
             deadline = self._engine.next_deadline()
             assert deadline is None or deadline > now, "the next deadline has passed already"

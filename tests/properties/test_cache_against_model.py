@@ -14,6 +14,7 @@ from sidecard.core.cache.eviction import GreedyDual
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.counters import Counters
+from sidecard.core.scopes import covers
 from sidecard.core.settings import EngineSettings, LiveSettings
 from sidecard_client.protocol.wire import Usage
 
@@ -155,13 +156,18 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.cache.delete(*place, self.now) == live
         self.kept.pop(place, None)
 
-    @rule(scopes=st.lists(st.sampled_from(SCOPES), unique=True), tag=st.sampled_from([None, "red"]))
-    def purge(self, scopes: list[str], tag: str | None) -> None:
+    @rule(namespace=st.sampled_from([None, "default", "team", *SCOPES]), tag=st.sampled_from([None, "red"]))
+    def purge(self, namespace: str | None, tag: str | None) -> None:
         """Remove many entries; the cache returns how many were live."""
-        meant = [place for place, kept in self.kept.items() if place[0] in scopes and (tag is None or tag in kept.tags)]
+        meant = [
+            place
+            for place, kept in self.kept.items()
+            if covers(namespace, place[0]) and (tag is None or tag in kept.tags)
+        ]
         count = len(self.live().keys() & set(meant))
         self.left += count
-        assert self.cache.purge(scopes, tag, self.now) == count
+        purge = self.cache.purge(namespace, tag, self.now)
+        assert (purge.count, purge.done) == (count, True)
         for place in meant:
             del self.kept[place]
 
@@ -171,8 +177,8 @@ class CacheMachine(RuleBasedStateMachine):
         evicted_before, held_before = self.cache.evicted, self._held()
         fits = self.cache.bytes <= max_bytes
         self.cache.resize(max_bytes, self.now)
-        while self.cache.shrink(self.now):
-            pass
+        while self.cache.has_work:
+            self.cache.sweep(self.now)
 
         assert self.cache.bytes <= self.cache.budget == max_bytes
         gone = held_before - self._held()
@@ -238,9 +244,9 @@ class CacheMachine(RuleBasedStateMachine):
         """The tables beside the entries are bounded by the entries, however many came and went."""
         cache = self.cache
         assert (cache.next_expiry() is None) == (cache.count == 0)
-        assert len(cache._wheel) <= cache.count
-        assert len(cache._wheel_heap) <= 2 * cache.count + 100
-        assert sum(len(bucket.entries) for bucket in cache._wheel.values()) <= 2 * cache.count
+        assert len(cache.wheel.buckets) <= cache.count
+        assert len(cache.wheel.heap) <= 2 * cache.count + 100
+        assert sum(len(bucket.entries) for bucket in cache.wheel.buckets.values()) <= 2 * cache.count
 
     @rule(limits=st.dictionaries(st.sampled_from(["default", "team"]), st.sampled_from([4_000, 9_000]), max_size=2))
     def limit(self, limits: dict[str, int]) -> None:
@@ -248,8 +254,8 @@ class CacheMachine(RuleBasedStateMachine):
         evicted_before, held_before = self.cache.evicted, self._held()
         self.cache.limit(limits)
         self.limits = limits
-        while self.cache.shrink(self.now):
-            pass
+        while self.cache.has_work:
+            self.cache.sweep(self.now)
 
         gone = held_before - self._held()
         assert {scope.partition(":")[2] for scope, _ in gone} <= limits.keys() | {
@@ -266,9 +272,9 @@ class CacheMachine(RuleBasedStateMachine):
             limit = self.limits.get(scope.partition(":")[2])
             charge = sum(entry.charge for entry in table.values())
             assert limit is None or charge <= limit
-            assert self.cache._limited_bytes.get(scope) == (None if limit is None else charge)
+            assert self.cache._scope_bytes[scope] == charge
 
-        assert self.cache._limited_bytes.keys() <= self.cache._tables.keys()
+        assert self.cache._scope_bytes.keys() == self.cache._tables.keys()
 
     @invariant()
     def the_policy_knows_who_is_there(self) -> None:
@@ -316,8 +322,8 @@ def test_lifetimes_of_the_dead_leave_nothing_behind() -> None:
     for seconds in range(1, 2000):
         cache.put("key", b"value", 0.0, POLICY.terms("scope", float(seconds), 0.0, "default", Usage(), ()), 0.0)
 
-    assert (cache.count, len(cache._wheel)) == (1, 1)
-    assert len(cache._wheel_heap) < 200
+    assert (cache.count, len(cache.wheel.buckets)) == (1, 1)
+    assert len(cache.wheel.heap) < 200
     assert cache.next_expiry() == 2000.0
 
 

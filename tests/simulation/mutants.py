@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from sidecard.core.backends.breaker import Breaker, BreakerPass
+from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.events import Peer
 from sidecard.core.flights.departures import Departures
@@ -112,14 +113,15 @@ def _open_too_late(open_: Original) -> Original:
     return mutant
 
 
-def _purge_what_is_fresh(_: Original) -> Original:
-    def mutant(self: MemoryCache, scopes: list[str], tag: str | None, now: float, _task: str | None = None) -> int:
-        entries = [entry for scope in scopes for entry in self._tables.get(scope, {}).values() if entry.is_fresh(now)]
-        return sum(
-            self.delete(entry.terms.scope, entry.key, now)
-            for entry in entries
-            if tag is None or tag in entry.terms.tags
-        )
+def _purge_what_is_fresh(purge: Original) -> Original:
+    def mutant(self: MemoryCache, *what: Any) -> Any:
+        now = what[2]
+        stale = [entry for table in self._tables.values() for entry in table.values() if not entry.is_fresh(now)]
+        removed = purge(self, *what)
+        for entry in stale:
+            self._insert(Entry(entry.key, b"stale", entry.stored_at, 0.0, entry.terms), entry.charge)
+
+        return removed
 
     return mutant
 

@@ -152,9 +152,13 @@ class Miss(Reply, frozen=True, tag="miss"):
 
 
 class Deleted(Reply, frozen=True, tag="deleted"):
-    """``count`` entries were removed."""
+    """``count`` entries were removed.
+
+    ``in_progress``: a purge of very many entries has hidden all of them, and goes on to remove and to count them.
+    """
 
     count: int
+    in_progress: bool = False
 
 
 class PolicyValue(Struct, frozen=True):

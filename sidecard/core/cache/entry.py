@@ -1,5 +1,6 @@
 """Stored answers, and what many of them have in common."""
 
+from itertools import chain
 from typing import Protocol
 
 from msgspec import Struct, structs
@@ -36,12 +37,18 @@ SIZE_PREFIX_BYTES = 4
 COMPRESSED = LEVELS << _LEVEL_SHIFT
 """Bit of `Entry.state`: the value is compressed (`sidecard.core.cache.compression`)."""
 
-_DEAD = 2 * COMPRESSED
+SEPARATE = 2 * COMPRESSED
+"""Bit of `Entry.state`: the eviction policy keeps the entry in its scope's own partition."""
+
+_DEAD = 2 * SEPARATE
+
+_KEPT = COMPRESSED | SEPARATE
+"""The bits that neither a new level nor death changes."""
 
 _STATES = tuple(range(_DEAD))
 """One integer object per state of a live entry, shared by a million entries; Python would create one for each."""
 
-AFTER_HIT = tuple(_STATES[state + (state & MAX_RECENT_HITS < MAX_RECENT_HITS)] for state in _STATES)
+AFTER_HIT = tuple(chain.from_iterable(zip(_STATES[1::4], _STATES[2::4], _STATES[3::4], _STATES[3::4], strict=True)))
 """The state after one more hit, by state. Only live entries are hit."""
 
 
@@ -98,6 +105,8 @@ class Terms(Struct, frozen=True):
     """Derived: until this age it is served without any further decision."""
     lifetime_seconds: float = 0.0
     """Derived: it expires at this age."""
+    generation: int = 0
+    """`Purges.generation` when the entry was stored: only a later purge removes it."""
 
     def __post_init__(self) -> None:
         """Derive what every hit needs."""
@@ -120,8 +129,8 @@ class Entry(Struct, gc=False):
     seconds: float
     terms: Terms
     state: int = 0
-    """Recent hits (two bits), earlier hits (four), level (six), compressed (one), dead (one). One small integer for five
-    facts: with a million entries each further field costs 8 MB."""
+    """Recent hits (two bits), earlier hits (four), level (six), compressed, separate and dead (one each). One small integer
+    for six facts: with a million entries each further field costs 8 MB."""
 
     @property
     def dollars(self) -> float:
@@ -179,8 +188,12 @@ class Entry(Struct, gc=False):
     def set_level(self, hits: int, level: int) -> None:
         """Place the entry on a level; all of its hits so far become earlier ones."""
         examined = level << _LEVEL_SHIFT | min(hits, MAX_EARLIER_HITS) << _RECENT_BITS
-        self.state = _STATES[self.state & COMPRESSED | examined]
+        self.state = _STATES[self.state & _KEPT | examined]
+
+    def set_separate(self, separate: bool) -> None:  # noqa: FBT001 - the one fact
+        """Set whether the entry is in its scope's own partition."""
+        self.state = _STATES[self.state & ~SEPARATE | (SEPARATE if separate else 0)]
 
     def mark_dead(self) -> None:
         """Mark the entry as removed from the cache."""
-        self.state = self.state & COMPRESSED | _DEAD
+        self.state = self.state & _KEPT | _DEAD

@@ -3,10 +3,11 @@
 The idea of CAMP (Ghandeharizadeh et al., "CAMP: a cost adaptive multi-queue eviction policy for key-value stores",
 Middleware 2014): priorities are rounded to a few levels. Within a level, entries are due in the order of insertion, so one
 queue per level suffices and the next victim is at the head of one of them. New here: entries that are due within a
-sixteenth of a level's value share one number, that of their `_Batch`, so an entry needs none of its own.
+sixteenth of a level's value share one number, that of their `Batch`, so an entry needs none of its own.
 """
 
 from collections import deque
+from collections.abc import Callable, Iterator
 from math import log2
 
 from sidecard.core.cache.entry import LEVELS, Entry
@@ -24,7 +25,13 @@ _GRAIN = 1 / 16
 """How far apart entries of one batch may be due, as a share of their level's value."""
 
 _SLACK = 64
-"""Dead entries, beyond half the live ones, that a level may hold before it is rebuilt."""
+"""Dead entries, beyond half the live ones, that a level may hold before they are dropped."""
+
+_REBUILD_ENTRIES = 4096
+"""A level of up to so many entries drops its dead ones at once, which takes 0.2 ms. A larger one is walked in steps."""
+
+Left = tuple[Entry, float]
+"""An entry that has left its level, and the instant at which it was due."""
 
 
 def level_of(value: float) -> int:
@@ -32,64 +39,121 @@ def level_of(value: float) -> int:
     return min(LEVELS - 1, max(0, round(LEVELS_PER_DOUBLING * log2(value)) + _LEVEL_OF_ONE))
 
 
-class _Batch:
+class Batch:
     """Entries of one level that are due together."""
 
-    __slots__ = ("due", "entries")
+    __slots__ = ("due", "entries", "walked")
 
     def __init__(self, due: float) -> None:
         self.due = due
         self.entries: deque[Entry] = deque()
+        self.walked: deque[Entry] | None = None
+        """The batch's first entries: those that a walk in progress has passed and kept."""
+
+    def queues(self) -> tuple[deque[Entry], ...]:
+        """Return the entries in their order, in one or two parts."""
+        return (self.entries,) if self.walked is None else (self.walked, self.entries)
 
 
-class _Level:
+class Level:
     """A FIFO with tombstones: an entry removed from the middle stays, dead, until it reaches the head."""
 
     __slots__ = ("alive", "batches", "dead", "value")
 
     def __init__(self, value: float) -> None:
         self.value = value
-        self.batches: deque[_Batch] = deque()
+        self.batches: deque[Batch] = deque()
         self.alive = 0
         self.dead = 0
 
     def add(self, entry: Entry, due: float) -> None:
+        """Add an entry that is due at ``due``, or at most a sixteenth of the level's value earlier."""
         batches = self.batches
         if not batches or due > batches[-1].due + _GRAIN * self.value:
-            batches.append(_Batch(due))
+            batches.append(Batch(due))
+            batch = batches[-1]
+        elif due >= batches[-1].due:
+            batch = batches[-1]
+        else:
+            batch = self._insert_batch(due)
 
-        batches[-1].entries.append(entry)
+        batch.entries.append(entry)
         self.alive += 1
 
     def pop(self) -> Entry:
+        """Remove and return the first live entry."""
         self._clear_head()
         self.alive -= 1
-        entry = self.batches[0].entries.popleft()
+        entry = next(queue for queue in self.batches[0].queues() if queue).popleft()
         self._clear_head()
         return entry
 
-    def count_dead(self) -> None:
-        """Account for an entry that died. Most expire in order and are dropped at the head immediately, others in bulk."""
+    def count_dead(self) -> bool:
+        """Account for an entry that died; return whether so many are dead that the level should be walked.
+
+        Most expire in order and are dropped at the head immediately, others in bulk.
+        """
         self.alive -= 1
         self.dead += 1
         self._clear_head()
-        if self.dead > self.alive // 2 + _SLACK:
-            for batch in self.batches:
-                batch.entries = deque(entry for entry in batch.entries if entry.alive)
+        if self.dead <= self.alive // 2 + _SLACK:
+            return False
 
-            self.batches = deque(batch for batch in self.batches if batch.entries)
-            self.dead = 0
+        if self.alive + self.dead > _REBUILD_ENTRIES:
+            return True
+
+        for batch in self.batches:
+            batch.entries = deque(entry for queue in batch.queues() for entry in queue if entry.alive)
+            batch.walked = None if batch.walked is None else deque()
+
+        self.batches = deque(batch for batch in self.batches if batch.entries)
+        self.dead = 0
+        return False
+
+    def walk(self, leaves: Callable[[Entry], bool]) -> Iterator[Left | None]:
+        """Pass each entry once, in order, drop the dead ones, and yield those for which ``leaves`` is true.
+
+        A yielded entry, with the instant at which it is due, has left the level. None is yielded for an entry that stays or
+        was dead. Between two steps, entries may be added, may die and may be popped.
+        """
+        for batch in list(self.batches):
+            batch.walked = deque()
+            while batch.entries:
+                entry = batch.entries.popleft()
+                if not entry.alive:
+                    self.dead -= 1
+                    yield None
+                elif leaves(entry):
+                    self.alive -= 1
+                    yield entry, batch.due
+                else:
+                    batch.walked.append(entry)
+                    yield None
+
+            batch.entries, batch.walked = batch.walked, None
+
+        self._clear_head()
+
+    def _insert_batch(self, due: float) -> Batch:
+        """Return the batch for an entry that is due before the last batch: one that moves between partitions."""
+        place = next(place for place, batch in enumerate([*self.batches, None]) if batch is None or batch.due > due)
+        if place and due <= self.batches[place - 1].due + _GRAIN * self.value:
+            return self.batches[place - 1]
+
+        batch = Batch(due)
+        self.batches.insert(place, batch)
+        return batch
 
     def _clear_head(self) -> None:
         batches = self.batches
         while batches:
-            entries = batches[0].entries
-            while entries and not entries[0].alive:
-                entries.popleft()
-                self.dead -= 1
+            for queue in batches[0].queues():
+                while queue and not queue[0].alive:
+                    queue.popleft()
+                    self.dead -= 1
 
-            if entries:
-                return
+                if queue:
+                    return
 
             batches.popleft()
 
@@ -98,7 +162,7 @@ class Partition:
     """Entries among which a victim is chosen. ``inflation`` is what evictions within this partition alone added to L."""
 
     def __init__(self) -> None:
-        self.levels: dict[int, _Level] = {}
+        self.levels: dict[int, Level] = {}
         self.inflation = 0.0
 
     def push(self, entry: Entry, inflation: float) -> None:
@@ -107,11 +171,11 @@ class Partition:
         level = self.levels.get(number) or self.at(number)
         level.add(entry, self.inflation + inflation + level.value)
 
-    def at(self, number: int) -> _Level:
+    def at(self, number: int) -> Level:
         """Return a level, creating it if it is empty."""
         level = self.levels.get(number)
         if level is None:
-            level = self.levels[number] = _Level(_VALUES[number])
+            level = self.levels[number] = Level(_VALUES[number])
 
         return level
 
@@ -126,12 +190,20 @@ class Partition:
         self._drop_empty(level, number)
         return entry
 
-    def count_dead(self, number: int) -> None:
-        """Account for an entry of a level that died."""
+    def count_dead(self, number: int) -> bool:
+        """Account for an entry of a level that died; return whether the level should be walked."""
         level = self.levels[number]
-        level.count_dead()
+        needs_walk = level.count_dead()
         self._drop_empty(level, number)
+        return needs_walk and level.alive > 0
 
-    def _drop_empty(self, level: _Level, number: int) -> None:
-        if not level.alive:
+    def walk(self, leaves: Callable[[Entry], bool]) -> Iterator[Left | None]:
+        """Walk all levels, as `Level.walk` does."""
+        for number, level in list(self.levels.items()):
+            for left in level.walk(leaves):
+                self._drop_empty(level, number)
+                yield left
+
+    def _drop_empty(self, level: Level, number: int) -> None:
+        if not level.alive and self.levels.get(number) is level:
             del self.levels[number]

@@ -3,14 +3,13 @@
 Only `MemoryCache._insert` and `MemoryCache._unlink` add and remove entries, so the sums are kept there.
 """
 
-from heapq import heappop, heappush
-from math import inf
-
 from msgspec import Struct
 
 from sidecard.core.cache.entry import AFTER_HIT, COMPRESSED, Entry, Terms
 from sidecard.core.cache.eviction import GreedyDual
-from sidecard.core.scopes import namespace_of
+from sidecard.core.cache.expiry import COMPACTION_STEPS, ExpiryWheel
+from sidecard.core.cache.purges import CachePurge, Purges
+from sidecard.core.scopes import covers, namespace_of
 
 SHARING_ONLY_BYTES = 16 * 1024 * 1024
 """Budget for finished answers inside the sharing window if caching is off (``max_bytes`` 0)."""
@@ -19,11 +18,11 @@ MAX_ENTRY_SHARE = 1 / 8
 """Maximum share of the budget for one entry; a larger one is refused, since one answer must not evict all others.
 Precedent: memcached's item limit is 1/64 of its default memory, Varnish's transient storage takes what is too large."""
 
-_BATCH = 1000
-"""Entries removed at a time (about a millisecond), so that mass expiry never stalls the serving loop."""
+_BATCH = 250
+"""Entries removed at a time, which takes 1 to 2 ms, so that mass removal never stalls the serving loop."""
 
-_SLACK = 64
-"""Seconds without entries that the heap may hold before it is rebuilt."""
+SWEEP_STEPS = 2000
+"""Default length of a batch of a purge, in entries passed; a removed one counts as several. It takes 0.3 to 1 ms."""
 
 
 class Insertion(Struct, frozen=True):
@@ -33,13 +32,6 @@ class Insertion(Struct, frozen=True):
     """None if the answer was too large, or its lifetime was 0."""
     too_large: bool = False
     evicted: int = 0
-
-
-class _Bucket(Struct, eq=False):
-    """The entries that expire within one second."""
-
-    entries: list[Entry] = []
-    dead: int = 0
 
 
 class MemoryCache:
@@ -63,32 +55,41 @@ class MemoryCache:
         """Those of ``evicted`` that left because of their own namespace's limit."""
         self.expired = 0
         self._tables: dict[str, dict[str, Entry]] = {}
-        self._policy = GreedyDual()
-        self.no_expiry_before = inf
-        """Lower bound of `next_expiry`, which makes it exact."""
-        self._wheel: dict[int, _Bucket] = {}
-        self._wheel_heap: list[int] = []
+        self._purges = Purges()
+        self.inline_entries = _BATCH
+        """A purge among at most so many entries removes them immediately. For tests: 0 forces batches."""
+        self._pending = self._purges.pending
+        """The same object: the hot path checks whether it is empty."""
+        self._policy = GreedyDual(self.is_hidden)
+        self.wheel = ExpiryWheel()
         self._limits: dict[str, int] = {}
         """Bytes by namespace. Usually empty, which costs an insertion one check."""
-        self._limited_bytes: dict[str, int] = {}
-        """Bytes in use, by scope with a limit."""
+        self._scope_bytes: dict[str, int] = {}
+        """Bytes in use, by scope."""
+        self._excess_may_remain = False
+        """A budget or limit was lowered, and `sweep` has not yet removed all of the excess."""
+
+    @property
+    def generation(self) -> int:
+        """The number of purges so far, which the terms of new entries must have."""
+        return self._purges.generation
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `sweep` has entries to pass or to remove."""
+        policy = self._policy
+        return self._excess_may_remain or policy.walks_done < policy.walks_wanted
 
     def limit(self, limits: dict[str, int]) -> None:
-        """Set limits for single namespaces; `shrink` removes the excess.
+        """Set limits for single namespaces; `sweep` removes the excess.
 
-        ``limits`` are bytes by namespace, for each of its scopes (the private one of a uid, or the shared one). A change
-        regroups all entries, which takes a few microseconds each.
+        ``limits`` are bytes by namespace, for each of its scopes (the private one of a uid, or the shared one). They hold
+        for new entries at once, and for all once `sweep` has passed every entry.
         """
-        if limits == self._limits:
-            return
-
-        self._limits = limits
-        self._policy.partition(self._is_limited)
-        self._limited_bytes = {
-            scope: sum(entry.charge for entry in table.values())
-            for scope, table in self._tables.items()
-            if self._is_limited(scope)
-        }
+        if limits != self._limits:
+            self._limits = limits
+            self._policy.partition(self._is_limited)
+            self._excess_may_remain = True
 
     def max_entry_bytes_in(self, scope: str) -> int:
         """Return how large an entry of a scope may be."""
@@ -96,28 +97,42 @@ class MemoryCache:
         return self.max_entry_bytes if limit is None else min(self.max_entry_bytes, int(limit * MAX_ENTRY_SHARE))
 
     def resize(self, max_bytes: int, now: float) -> None:
-        """Set another budget; `shrink` removes the excess. 0 empties the cache immediately."""
+        """Set another budget; `sweep` removes the excess. 0 hides all entries at once."""
         self.max_bytes = max_bytes
         self.caching = max_bytes > 0
         if not self.caching:
-            self.purge(self.scopes(), None, now)
+            self.purge(None, None, now)
 
         self.budget = max(self._target_bytes, self.bytes)
         self.max_entry_bytes = int(self._target_bytes * MAX_ENTRY_SHARE)
+        self._excess_may_remain = True
 
-    def shrink(self, now: float) -> bool:
-        """Evict a batch of the excess after `resize` or `limit`; return whether more remains."""
-        for _ in range(_BATCH):
-            if self.bytes <= self._target_bytes:
-                break
+    def sweep(self, now: float, steps: int = SWEEP_STEPS) -> list[CachePurge]:
+        """Do a batch of the pending work: purges, moves to other partitions, excess. Return the purges that have ended."""
+        policy = self._policy
+        if policy.walks_done < policy.walks_wanted:
+            self._remove_hidden(steps)
+        else:
+            self._excess_may_remain = self._remove_excess(now, _BATCH)
 
+        return self._purges.finish(policy.walks_done) if self._pending else []
+
+    def _remove_excess(self, now: float, batch: int) -> bool:
+        """Evict up to ``batch`` entries of the excess; return whether more remains."""
+        while batch > 0 and self.bytes > self._target_bytes:
             self.evicted += self._evict(now)
+            batch -= 1
 
         self.budget = max(self._target_bytes, self.bytes)
-        for scope in list(self._limited_bytes):
-            self._make_room_within(scope, 0, now)
+        if self._limits:
+            for scope in [scope for scope in self._scope_bytes if self._is_limited(scope)]:
+                before = self.count
+                self._make_room_within(scope, 0, now, batch)
+                batch -= before - self.count
+                if batch <= 0:
+                    break
 
-        return self.budget > self._target_bytes or any(self._excess(scope) > 0 for scope in self._limited_bytes)
+        return batch <= 0
 
     @property
     def _target_bytes(self) -> int:
@@ -130,7 +145,7 @@ class MemoryCache:
             return None
 
         entry = table.get(key)
-        if entry is None:
+        if entry is None or (self._pending and self.is_hidden(entry)):
             return None
 
         if now - entry.stored_at >= entry.terms.lifetime_seconds:
@@ -143,7 +158,8 @@ class MemoryCache:
 
     def peek(self, scope: str, key: str) -> Entry | None:
         """Return an entry, expired or not, without counting a hit."""
-        return self._tables.get(scope, {}).get(key)
+        entry = self._tables.get(scope, {}).get(key)
+        return None if entry is None or self.is_hidden(entry) else entry
 
     def put(
         self,
@@ -187,7 +203,7 @@ class MemoryCache:
 
     def delete(self, scope: str, key: str, now: float) -> bool:
         """Remove an entry; return whether it was still live."""
-        entry = self._tables.get(scope, {}).get(key)
+        entry = self.peek(scope, key)
         if entry is None:
             return False
 
@@ -198,18 +214,21 @@ class MemoryCache:
 
         return True
 
-    def purge(self, scopes: list[str], tag: str | None, now: float, task: str | None = None) -> int:
-        """Remove the entries of ``scopes``, only those with ``tag`` and of ``task`` if given; return how many were live."""
-        removed = 0
-        for scope in scopes:
-            entries = list(self._tables.get(scope, {}).values())
-            removed += sum(
-                self.delete(scope, entry.key, now)
-                for entry in entries
-                if (tag is None or tag in entry.terms.tags) and (task is None or task == entry.terms.task)
-            )
+    def purge(self, namespace: str | None, tag: str | None, now: float, task: str | None = None) -> CachePurge:
+        """Hide all entries that match (see `CachePurge`). Few are removed immediately, many by `sweep`."""
+        purge = self._purges.add(namespace, tag, task, now)
+        few = len(self._tables) <= self.inline_entries
+        tables = [table for scope, table in self._tables.items() if covers(namespace, scope)] if few else []
+        if few and sum(map(len, tables)) <= self.inline_entries:
+            for entry in [entry for table in tables for entry in table.values()]:
+                if self._purges.hiding(entry.terms) is purge:
+                    self._remove(entry)
 
-        return removed
+            self._purges.end(purge)
+        else:
+            purge.walk = self._policy.want_walk()
+
+        return purge
 
     def scopes(self) -> list[str]:
         """Return the scopes that have entries."""
@@ -217,35 +236,27 @@ class MemoryCache:
 
     def next_expiry(self) -> float | None:
         """Return the instant, to the second, at which the next entry will have expired; None if the cache is empty."""
-        heap = self._wheel_heap
-        while heap and heap[0] not in self._wheel:
-            heappop(heap)
-
-        self.no_expiry_before = heap[0] if heap else inf
-        return float(heap[0]) if heap else None
+        second = self.wheel.next_second()
+        return None if second is None else float(second)
 
     def expire(self, now: float) -> int:
         """Remove a batch of expired entries; return how many."""
         removed = 0
-        while removed < _BATCH and (second := self.next_expiry()) is not None and second <= now:
-            bucket = self._wheel[int(second)]
-            while bucket.entries and removed < _BATCH:
-                entry = bucket.entries.pop()
-                if entry.alive:
-                    self._policy.forget(entry)
-                    self._unlink(entry)
-                    entry.value = b""
-                    removed += 1
-                else:
-                    bucket.dead -= 1
+        for entry in self.wheel.expired(now, _BATCH):
+            self._policy.forget(entry)
+            if not self._unlink(entry):
+                self.expired += 1
 
-            if not bucket.entries:
-                del self._wheel[int(second)]
+            entry.value = b""
+            removed += 1
 
-        self.expired += removed
         return removed
 
     def _make_room(self, charge: int, now: float) -> int:
+        if self._pending:
+            # As after a purge in one go, hidden entries leave before live ones; but a put takes the time of one batch only.
+            self._remove_hidden(SWEEP_STEPS)
+
         evicted = 0
         while self.bytes + self.reserved + charge > self.budget and self.count:
             if self.expire(now):
@@ -256,11 +267,11 @@ class MemoryCache:
         self.evicted += evicted
         return evicted
 
-    def _make_room_within(self, scope: str, charge: int, now: float) -> int:
-        """Make room in a scope with a limit: at most one batch. `shrink` removes the rest after a limit was lowered."""
+    def _make_room_within(self, scope: str, charge: int, now: float, batch: int = _BATCH) -> int:
+        """Make room in a scope with a limit: at most one batch. `sweep` removes the rest after a limit was lowered."""
         evicted = 0
-        for _ in range(_BATCH):
-            if self._excess(scope) + charge <= 0 or scope not in self._limited_bytes:
+        for _ in range(batch):
+            if self._excess(scope) + charge <= 0 or not self._policy.has_partition(scope):
                 break
 
             if not self.expire(now):
@@ -273,16 +284,23 @@ class MemoryCache:
     def _excess(self, scope: str) -> int:
         """Return the bytes that a scope holds above its limit; negative if there is room."""
         limit = self._limits.get(namespace_of(scope))
-        return -self.budget if limit is None else self._limited_bytes.get(scope, 0) - limit
+        return -self.budget if limit is None else self._scope_bytes.get(scope, 0) - limit
 
     def _is_limited(self, scope: str) -> bool:
         return namespace_of(scope) in self._limits
 
+    def is_hidden(self, entry: Entry) -> bool:
+        """Return whether a pending purge hides an entry."""
+        return bool(self._pending) and self._purges.hiding(entry.terms) is not None
+
     def _evict(self, now: float, scope: str | None = None) -> bool:
-        """Remove the policy's victim, of a scope or of all; return whether it was live."""
+        """Remove the policy's victim, of a scope or of all; return whether it was live, and hidden by no purge."""
         victim = self._policy.victim(scope)
-        self._unlink(victim)
+        hidden = self._unlink(victim)
         self._discard(victim)
+        if hidden:
+            return False
+
         if now < victim.expires_at:
             return True
 
@@ -295,42 +313,41 @@ class MemoryCache:
         self._tables.setdefault(scope, {})[entry.key] = entry
         self.bytes += charge
         self.count += 1
-        if self._limits and self._is_limited(scope):
-            self._limited_bytes[scope] = self._limited_bytes.get(scope, 0) + charge
-
+        self._scope_bytes[scope] = self._scope_bytes.get(scope, 0) + charge
         if entry.state & COMPRESSED:
             self._count_compressed(entry, 1)
 
         self._policy.admit(entry, charge)
-        second = _expiry_second(entry)
-        bucket = self._wheel.get(second)
-        if bucket is None:
-            bucket = self._wheel[second] = _Bucket()
-            heappush(self._wheel_heap, second)
-            self.no_expiry_before = min(self.no_expiry_before, second)
-            if len(self._wheel_heap) > 2 * len(self._wheel) + _SLACK:
-                self._wheel_heap = sorted(self._wheel)
-
-        bucket.entries.append(entry)
+        self.wheel.add(entry)
 
     def _remove(self, entry: Entry) -> None:
-        self._policy.forget(entry)
+        compact = self._policy.forget(entry)
         self._unlink(entry)
         self._discard(entry)
+        if compact:
+            self._remove_hidden(COMPACTION_STEPS)
 
-    def _unlink(self, entry: Entry) -> None:
-        """Take an entry out of its table, the sums and its group."""
-        scope = entry.terms.scope
+    def _remove_hidden(self, steps: int) -> None:
+        """Continue the policy's walk; the entries that leave it are hidden."""
+        for entry in self._policy.walk(steps):
+            self._unlink(entry)
+            self._discard(entry)
+
+    def _unlink(self, entry: Entry) -> bool:
+        """Take an entry out of its table, the sums and its group; return whether a purge hid it, and count it for that."""
+        live = self._purges.count(entry) if self._pending else None
+        if live is False:
+            self.expired += 1
+
+        scope, charge = entry.terms.scope, entry.charge
         table = self._tables[scope]
         del table[entry.key]
-        if self._limited_bytes and scope in self._limited_bytes:
-            self._limited_bytes[scope] -= entry.charge
+        if table:
+            self._scope_bytes[scope] -= charge
+        else:
+            del self._tables[scope], self._scope_bytes[scope]
 
-        if not table:
-            del self._tables[scope]
-            self._limited_bytes.pop(scope, None)
-
-        self.bytes -= entry.charge
+        self.bytes -= charge
         self.count -= 1
         if entry.state & COMPRESSED:
             self._count_compressed(entry, -1)
@@ -338,25 +355,14 @@ class MemoryCache:
         if entry.terms.group is not None:
             entry.terms.group.entry_removed(entry)
 
+        return live is not None
+
     def _count_compressed(self, entry: Entry, by: int) -> None:
         self.compressed_count += by
         self.compressed_bytes += by * len(entry.value)
         self.uncompressed_bytes += by * entry.answer_bytes
 
     def _discard(self, entry: Entry) -> None:
-        """Free a dead entry's value, and rebuild its bucket of the wheel once half of it is dead."""
-        second = _expiry_second(entry)
-        bucket = self._wheel[second]
-        bucket.dead += 1
+        """Free a dead entry's value."""
+        self.wheel.discard(entry)
         entry.value = b""
-        if 2 * bucket.dead > len(bucket.entries):
-            bucket.entries = [other for other in bucket.entries if other.alive]
-            bucket.dead = 0
-            # Peers choose lifetimes freely, so an empty bucket must not wait for its second.
-            if not bucket.entries:
-                del self._wheel[second]
-
-
-def _expiry_second(entry: Entry) -> int:
-    """Return the first whole second at which the entry has certainly expired."""
-    return int(entry.stored_at + entry.terms.lifetime_seconds) + 1

@@ -12,10 +12,10 @@ from sidecard.core.cache.entry import (
     unshared_terms_bytes,
 )
 from sidecard.core.cache.memory import Insertion, MemoryCache
+from sidecard.core.cache.purges import CachePurge
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, EmitNote
 from sidecard.core.records import NO_USAGE, Record
-from sidecard.core.scopes import covers
 from sidecard.core.settings import LiveSettings, TaskSettings
 from sidecard_client.protocol.nesting import nesting_problem
 from sidecard_client.protocol.wire import Usage
@@ -103,10 +103,9 @@ class CachePolicy:
         wanted = 0 < self.settings.now.compress_min_bytes <= len(value)
         return (record.value, True) if wanted else (value, False)
 
-    def purge(self, namespace: str | None, tag: str | None, now: float, task: str | None = None) -> int:
-        """Remove entries by namespace, tag and task; return how many were live."""
-        scopes = [scope for scope in self.cache.scopes() if covers(namespace, scope)]
-        return self.cache.purge(scopes, tag, now, task)
+    def purge(self, namespace: str | None, tag: str | None, now: float, task: str | None = None) -> CachePurge:
+        """Hide the entries of a namespace, tag and task at once; `MemoryCache.sweep` removes them."""
+        return self.cache.purge(namespace, tag, now, task)
 
     def doubt_all(self) -> None:
         """Doubt every entry that is in memory now."""
@@ -164,7 +163,11 @@ class CachePolicy:
             return self._terms(key, extra_bytes, usage, tags, group)
 
         terms = self._shared_terms.get(key)
-        if terms is not None and terms.overhead_bytes == ENTRY_OVERHEAD_BYTES:
+        if (
+            terms is not None
+            and terms.generation == self.cache.generation
+            and terms.overhead_bytes == ENTRY_OVERHEAD_BYTES
+        ):
             return terms
 
         extra_bytes = 0
@@ -201,4 +204,5 @@ class CachePolicy:
             early_refresh,
             task,
             group,
+            generation=self.cache.generation,
         )

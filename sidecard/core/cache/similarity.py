@@ -102,9 +102,11 @@ class SimilarityGroup:
             del self._similar.groups[self.key]
 
     def close(self) -> None:
-        """Drop all entries."""
-        for entry in list(self._entries.values()):
-            self.entry_removed(entry)
+        """Drop all entries at once: those that leave the cache later are no longer known here."""
+        self._similar.count -= len(self._entries)
+        self._entries, self._labels = {}, {}
+        self._index = self._similar.empty_index(self.dimensions)
+        del self._similar.groups[self.key]
 
     def vector(self, entry: Entry) -> bytes | None:
         """Return the vector of an entry."""
@@ -146,6 +148,11 @@ class SimilarAnswers:
             if not self._is_configured(key.task):
                 group.close()
 
+    def empty_index(self, dimensions: int) -> VectorIndex:
+        """Return a new index."""
+        assert self._new_index is not None  # noqa: S101 - for the type checker: `applies` has checked it
+        return self._new_index(dimensions)
+
     def applies(self, request: wire.Begin) -> bool:
         """Return whether the request's task is configured for similarity."""
         return self._new_index is not None and self._is_configured(request.task)
@@ -183,7 +190,9 @@ class SimilarAnswers:
             if similarity < threshold:
                 return
 
-            if now - entry.stored_at < entry.terms.ttl_seconds and entry.terms.trust_epoch == self._policy.trust_epoch:
+            fresh = now - entry.stored_at < entry.terms.ttl_seconds
+            trusted = entry.terms.trust_epoch == self._policy.trust_epoch
+            if fresh and trusted and not self._policy.cache.is_hidden(entry):
                 yield entry, similarity
 
     def placement(self, scope: str, key: str, request: wire.Begin) -> Placement | None:
@@ -205,8 +214,7 @@ class SimilarAnswers:
         dimensions, group_key = len(vector) // BYTES_PER_NUMBER, _key(scope, request)
         group = self.groups.get(group_key)
         if group is None:
-            assert self._new_index is not None  # noqa: S101 - for the type checker: `applies` has checked it
-            group = SimilarityGroup(self, group_key, dimensions, self._new_index(dimensions))
+            group = SimilarityGroup(self, group_key, dimensions, self.empty_index(dimensions))
 
         # 1. two callers begin with vectors of different lengths; 2. the first answer arrives; 3. so does the second.
         return Placement(group, vector) if group.dimensions == dimensions else None

@@ -21,7 +21,6 @@ from sidecard.core.timers import Timers
 from sidecard_client.protocol.wire import Begin
 
 if TYPE_CHECKING:
-    from sidecard.core.cache.memory import MemoryCache
     from sidecard.core.flights.store.status import PendingRemoval
 
 _REMEMBERED_LEASES = 1024
@@ -54,7 +53,7 @@ class Flights:
         self._peers: dict[int, _PeerTable] = {}
         self._applicants: dict[Applicant, None] = {}
         self._ended: OrderedDict[str, HeldLease] = OrderedDict()
-        self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | PendingRemoval | MemoryCache] = Timers()
+        self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | PendingRemoval] = Timers()
         self.unused_claims: list[Flight] = []
         """Flights that are over or voided, and did not use their claim."""
         self.flights_by_uid: Counter[int] = Counter()

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
@@ -91,5 +92,25 @@ class EntryOperations(Struct, frozen=True, eq=False):
 
         self.flights.void(request.namespace, request.tag, request.task)
         self.failures.purge(request.namespace)
-        removed = self.policy.purge(request.namespace, request.tag, now, request.task)
-        return self.writes.purge(peer, request, removed, now)
+        purge = self.policy.purge(request.namespace, request.tag, now, request.task)
+        return self.writes.purge(peer, request, purge, now)
+
+
+class EntryRemoval(Struct, frozen=True, eq=False):
+    """The job that removes the entries that purges and changed limits have left behind, and answers purges that end."""
+
+    cache: MemoryCache
+    writes: StoreUpdates
+
+    @property
+    def has_work(self) -> bool:
+        """Whether entries are to be removed."""
+        return self.cache.has_work
+
+    def do_batch(self, now: float) -> list[Effect]:
+        """Remove a batch."""
+        effects: list[Effect] = []
+        for purge in self.cache.sweep(now):
+            effects += self.writes.purged(purge)
+
+        return effects

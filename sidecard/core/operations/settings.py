@@ -82,11 +82,9 @@ class SettingsOperations(Struct, frozen=True, eq=False):
         self.budgets.reconfigure(settings.budgets)
         if cache.max_bytes != settings.cache_max_bytes:
             cache.resize(settings.cache_max_bytes, now)
-            flights.timers.set(cache, now)
 
         if before.namespace_max_bytes != settings.namespace_max_bytes:
             cache.limit(settings.namespace_max_bytes)
-            flights.timers.set(cache, now)
 
         effects: list[Effect] = [EmitNote(note) for note in self.backends.reconfigure(settings.backends, now)]
         return effects + self.queues.reconsider_all(now)

@@ -309,9 +309,9 @@ class Daemon(LoopProcess):
 
         self.driver.trace(watch)
         buffers = BufferBudget[PeerConnection](LIMITS.max_buffered_bytes)
-        self._context = ServerContext(
-            self.driver, self.connections, FairScheduler(self.loop, self.clock), buffers, self.loop
-        )
+        scheduler = FairScheduler(self.loop, self.clock)
+        self.driver.take_turns(scheduler)
+        self._context = ServerContext(self.driver, self.connections, scheduler, buffers, self.loop)
         self._connections = count(1)
         self._patience: Timer | None = None
 

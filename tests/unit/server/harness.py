@@ -237,6 +237,7 @@ class ServerHarness:
         )
         self.buffers = BufferBudget[PeerConnection](self.limits.max_buffered_bytes)
         scheduler = FairScheduler(self.loop, self.driver.clock)  # type: ignore[arg-type]  # the part of a loop that is used
+        self.driver.take_turns(scheduler)
         self.context = ServerContext(self.driver, self.connections, scheduler, self.buffers, self.loop)  # type: ignore[arg-type]  # as above
 
     def notice_sleep(self) -> None:

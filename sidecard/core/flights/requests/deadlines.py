@@ -16,9 +16,6 @@ from sidecard.core.flights.store.status import PendingRemoval
 from sidecard.core.flights.store.writes import StoreUpdates
 from sidecard.core.flights.table import Flights
 
-SHRINK_PAUSE_SECONDS = 0.005
-"""Pause between batches of a cache that is shrunk, so that peers are served meanwhile."""
-
 
 class DeadlineOperation(Struct, frozen=True, eq=False):
     """Handles the timers of all kinds of items."""
@@ -32,7 +29,7 @@ class DeadlineOperation(Struct, frozen=True, eq=False):
     writes: StoreUpdates
     cache: MemoryCache
 
-    def tick(self, now: float) -> list[Effect]:  # noqa: C901 - one case for each kind of item
+    def tick(self, now: float) -> list[Effect]:
         """Handle everything that is due."""
         effects: list[Effect] = []
         timers = self.flights.timers
@@ -52,9 +49,6 @@ class DeadlineOperation(Struct, frozen=True, eq=False):
                     effects += self.lookups.flight_due(due, now)
                 case PendingRemoval():
                     effects += self.writes.removal_due(due)
-                case MemoryCache():
-                    if due.shrink(now):
-                        timers.set(due, now + SHRINK_PAUSE_SECONDS)
                 case HeldLease():
                     effects += self._expire(due, now)
 

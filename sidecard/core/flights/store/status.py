@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.policy import CachePolicy
+from sidecard.core.cache.purges import CachePurge
 from sidecard.core.effects import NO_TICKET, Effect, EmitNote
 from sidecard.core.events import Peer, StoreGauges, StoreMeasured, StoreStateChanged
 from sidecard.core.notes import StoreFailed, StoreRecovered
@@ -17,13 +18,27 @@ PATIENCE_SECONDS: Final = 0.3
 """How long a get, a delete or a purge waits for the store: clients give up on a daemon that takes 0.5 s."""
 
 
-class PendingRemoval(Struct, frozen=True, eq=False):
-    """A delete or purge that waits for the store. Memory has already removed ``removed`` entries."""
+class PendingRemoval(Struct, eq=False):
+    """A delete or purge that waits for the store, for the end of its batches in memory, or for both."""
 
     ticket: int
     peer: Peer
     request: Delete | Purge
-    removed: int
+    removed: int = 0
+    """Entries that a delete has removed from memory."""
+    purge: CachePurge | None = None
+    awaits_store: bool = True
+    removed_by_store: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many entries are removed so far. The store had all entries that memory had, except those that it rejected."""
+        return max(self.removed if self.purge is None else self.purge.count, self.removed_by_store)
+
+    @property
+    def in_progress(self) -> bool:
+        """Memory still has entries to be removed; nobody sees them."""
+        return self.purge is not None and not self.purge.done
 
 
 class StoreStatus:

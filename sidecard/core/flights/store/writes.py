@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from sidecard.core.cache.entry import Entry
+from sidecard.core.cache.purges import CachePurge
 from sidecard.core.counters import Counters
 from sidecard.core.effects import NO_TICKET, Effect, SendReply, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import Peer, Removed, StoreAnswered
@@ -48,44 +49,52 @@ class StoreUpdates(Struct, frozen=True, eq=False):
 
     def delete(self, scope: str, peer: Peer, request: wire.Delete, removed: int, now: float) -> list[Effect]:
         """Remove an entry from the store and answer the request. Memory has removed ``removed`` entries."""
+        removal = PendingRemoval(NO_TICKET, peer, request, removed)
         if self.status.state == "none":
-            return [self._deleted(peer, request, removed)]
+            return [self._deleted(removal)]
 
-        ticket = self._await_removal(peer, request, removed, now)
-        effects: list[Effect] = [StoreRemove(ticket, scope, request.key)]
-        if ticket == NO_TICKET:
-            effects.append(self._deleted(peer, request, removed))
-
+        effects = self._answer_or_wait(removal, now)
+        effects.insert(0, StoreRemove(removal.ticket, scope, request.key))
         flight = self.flights.find(scope, request.key)
         return effects if flight is None else effects + self.lookups.ask_again(flight, now)
 
-    def purge(self, peer: Peer, request: wire.Purge, removed: int, now: float) -> list[Effect]:
-        """Remove entries from the store and answer the request. Memory has removed ``removed`` entries."""
+    def purge(self, peer: Peer, request: wire.Purge, purge: CachePurge, now: float) -> list[Effect]:
+        """Remove entries from the store and answer the request when memory has removed its entries, too."""
+        purge.reported = 0
+        removal = PendingRemoval(NO_TICKET, peer, request, purge=purge)
+        effects = self._answer_or_wait(removal, now)
         if self.status.state == "none":
-            return [self._deleted(peer, request, removed)]
+            return effects
 
-        ticket = self._await_removal(peer, request, removed, now)
-        effects: list[Effect] = [StorePurge(ticket, request.namespace, request.tag, request.task)]
-        if ticket == NO_TICKET:
-            effects.append(self._deleted(peer, request, removed))
-
+        ticket = removal.ticket if removal.awaits_store else NO_TICKET
+        effects.insert(0, StorePurge(ticket, request.namespace, request.tag, request.task))
         return effects + self.lookups.ask_again_within(request.namespace, now)
 
     def removed(self, event: StoreAnswered) -> list[Effect]:
-        """Answer the request that waits for a removal, if there still is one."""
+        """Take the store's answer to a removal, if its requester still waits."""
         removal = self.removals.get(event.ticket)
         if removal is None:
             return []
 
-        self._forget(removal)
-        # The store had all entries that memory had, except those that it rejected.
-        count = event.answer.count if isinstance(event.answer, Removed) else 0
-        return [self._deleted(removal.peer, removal.request, max(removal.removed, count))]
+        removal.awaits_store = False
+        removal.removed_by_store = event.answer.count if isinstance(event.answer, Removed) else 0
+        return self._end(removal)
+
+    def purged(self, purge: CachePurge) -> list[Effect]:
+        """Answer the requester of a purge whose last batch was removed from memory, if it still waits."""
+        for removal in self.removals.values():
+            if removal.purge is purge:
+                return self._end(removal)
+
+        if purge.reported is not None:
+            self.counters.deleted += purge.count - purge.reported
+
+        return []
 
     def removal_due(self, removal: PendingRemoval) -> list[Effect]:
-        """Answer with memory's count: the store takes too long, and removes its entries later."""
+        """Answer with the count so far: the store, or memory, takes too long and removes its entries later."""
         del self.removals[removal.ticket]
-        return [self._deleted(removal.peer, removal.request, removal.removed)]
+        return [self._deleted(removal)]
 
     def peer_lost(self, peer: Peer) -> None:
         """Forget the removals of a lost peer."""
@@ -93,19 +102,33 @@ class StoreUpdates(Struct, frozen=True, eq=False):
             if removal.peer.id == peer.id:
                 self._forget(removal)
 
-    def _await_removal(self, peer: Peer, request: wire.Delete | wire.Purge, removed: int, now: float) -> int:
-        if not self.status.answers:
-            return NO_TICKET
+    def _answer_or_wait(self, removal: PendingRemoval, now: float) -> list[Effect]:
+        """Answer a removal that waits for nothing; otherwise number it, and wait for at most `PATIENCE_SECONDS`."""
+        removal.awaits_store = self.status.answers
+        if not (removal.awaits_store or removal.in_progress):
+            return [self._deleted(removal)]
 
-        ticket = self.status.next_ticket()
-        removal = self.removals[ticket] = PendingRemoval(ticket, peer, request, removed)
+        removal.ticket = self.status.next_ticket()
+        self.removals[removal.ticket] = removal
         self.flights.timers.set(removal, now + PATIENCE_SECONDS)
-        return ticket
+        return []
+
+    def _end(self, removal: PendingRemoval) -> list[Effect]:
+        """Answer a removal, unless it still waits."""
+        if removal.awaits_store or removal.in_progress:
+            return []
+
+        self._forget(removal)
+        return [self._deleted(removal)]
 
     def _forget(self, removal: PendingRemoval) -> None:
         del self.removals[removal.ticket]
         self.flights.timers.clear(removal)
 
-    def _deleted(self, peer: Peer, request: wire.Delete | wire.Purge, removed: int) -> SendReply:
-        self.counters.deleted += removed
-        return SendReply(peer.id, wire.Deleted(request.id, removed), type(request))
+    def _deleted(self, removal: PendingRemoval) -> SendReply:
+        self.counters.deleted += removal.count
+        if removal.purge is not None:
+            removal.purge.reported = removal.purge.count
+
+        reply = wire.Deleted(removal.request.id, removal.count, removal.in_progress)
+        return SendReply(removal.peer.id, reply, type(removal.request))
