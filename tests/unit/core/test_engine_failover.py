@@ -207,6 +207,16 @@ def test_retry_beyond_deadline_is_not_started() -> None:
     assert alice.receives() == [Ok(98)]
 
 
+def test_retry_at_the_deadline_is_not_started() -> None:
+    """It would find its caller gone."""
+    host = Host()
+    alice = host.peer()
+    lease = alice.calls("a", wait_seconds=7.0).lease
+    alice.fails(lease, next=True, retry=True, retry_after_seconds=7.0)
+
+    assert alice.receives() == [Ok(98)]
+
+
 def test_retry_honors_retry_after() -> None:
     """A retry waits for the backend's retry-after and is then the probe."""
     host = Host()

@@ -369,6 +369,7 @@ def test_queued_caller_is_rejected_if_lease_table_is_full() -> None:
     host.passes(61.0)
 
     assert bob.receives() == [Rejected(1, "busy")]
+    assert host.samples()["sidecard_limited_total limit=max_leases"] == 1
 
 
 def test_queued_caller_uses_backend_whose_breaker_closes() -> None:

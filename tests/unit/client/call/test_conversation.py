@@ -258,6 +258,24 @@ def test_a_caller_without_a_daemon_joins_the_running_call(
     assert not flight.waiters
 
 
+def test_a_leased_call_that_fails_tells_the_callers_that_joined_it() -> None:
+    """1. a call has a lease; 2. another caller of its process loses the daemon and joins it; 3. the call fails for good."""
+    flights = LocalFlights(threading.Event)
+    joined: list[LocalWaiter] = []
+
+    def fails() -> Raised:
+        waiter = flights.enter(KEY)
+        assert isinstance(waiter, LocalWaiter)
+        joined.append(waiter)
+        return Raised(ValueError("bad request"))
+
+    conversation = begin({"classify": lambda _: "fatal"}, lease(), flights)
+    with pytest.raises(ValueError, match="bad request"):
+        drive(conversation, Daemon(lease(), fails, OK))
+
+    assert [waiter.end for waiter in joined] == [LocalFailure("fatal", "ValueError: bad request")]
+
+
 def test_a_waiter_of_a_canceled_call_leads_the_next() -> None:
     """1. more callers in a row are canceled than elections allow; 2. the last waiter must not fail for it."""
     flights = LocalFlights(threading.Event)

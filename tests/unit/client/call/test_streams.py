@@ -55,3 +55,27 @@ def test_the_report_of_a_stream_says_when_its_first_piece_came() -> None:
 
     assert usage.first_chunk_seconds is not None
     assert 0.02 <= usage.first_chunk_seconds < 10
+
+
+def test_provenance_adopts_what_each_reply_states() -> None:
+    """The first piece and the end state the same facts; the end's are the final ones."""
+    facts = Provenance()
+    facts.began(wire.Chunk(1, "a", "cache", 3.0, "local", 0.25, 0.97), 0.5)
+    assert vars(facts) == {
+        "source": "cache",
+        "age_seconds": 3.0,
+        "backend": "local",
+        "saved_dollars": 0.25,
+        "similarity": 0.97,
+        "waited_seconds": 0.5,
+    }
+    facts.ended(wire.End(1, "stale", 4.0, True, 9.0, 0.5, "cloud", None, similarity=0.98), 7.0)
+    assert vars(facts) == {
+        "source": "cache",
+        "age_seconds": 4.0,
+        "backend": "cloud",
+        "saved_seconds": 9.0,
+        "saved_dollars": 0.5,
+        "similarity": 0.98,
+        "waited_seconds": 0.5,
+    }
