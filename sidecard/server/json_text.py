@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Generator
 from typing import Any
 
 import msgspec
@@ -9,7 +10,6 @@ import msgspec
 from sidecard_client.protocol import wire
 
 to_json = msgspec.json.Encoder().encode
-from_json = msgspec.json.Decoder().decode
 
 _plain = msgspec.msgpack.Decoder().decode
 
@@ -22,16 +22,52 @@ class TooManyElements(Exception):
 
     def __init__(self) -> None:
         super().__init__(
-            f"The line holds more than {wire.MAX_LINE_ELEMENTS} arrays, objects or, beside $bytes, elements: "
-            "send such values in msgpack frames."
+            f"The line holds more than {wire.MAX_LINE_ELEMENTS} arrays and objects, fractional numbers or, beside $bytes, "
+            "elements: send such values in msgpack frames."
         )
+
+
+_USUAL_CHARACTERS = 24
+"""Of the longest number that is written with as many digits as it needs: -2.2250738585072014e-308."""
+
+_EXPONENT_WEIGHT = 3
+"""Numbers with an exponent take up to 0.7 us."""
+
+
+def from_json(text: bytes | memoryview) -> Any:
+    """Decode JSON. Raises one of `DECODE_FAULTS`, or `TooManyElements` for too many fractional numbers.
+
+    Its decoder alone takes 1.4 s for 1 MB of ``1e308``: it converts most numbers in 0.03 us, and some in 7 us.
+    """
+    numbers = _numbers(wire.MAX_LINE_ELEMENTS)
+    next(numbers)
+    return msgspec.json.Decoder(float_hook=numbers.send).decode(text)
+
+
+def _numbers(left: int) -> Generator[float, str, None]:
+    """Convert each number sent to it, until they have taken the time of ``left`` usual ones. A generator has half the cost of a call."""
+    text = yield 0.0
+    while True:
+        left -= _EXPONENT_WEIGHT if "e" in text or "E" in text else 1
+        if len(text) > _USUAL_CHARACTERS:
+            # Up to 30 us for a number of 770 digits.
+            left -= len(text) // 8
+
+        if left < 0:
+            raise TooManyElements
+
+        number = float(text)
+        if number - number:
+            raise ValueError("a number is out of range")
+
+        text = yield number
 
 
 def payload_of_line(line: bytes) -> bytes:
     """Return the msgpack message of a JSON line.
 
     Raises one of `DECODE_FAULTS`, or `TooManyElements`: 1 MiB of empty objects takes 22 ms to decode, 1 MiB of numbers
-    45 ms to search for bytes.
+    up to 70 ms, and 45 ms to search for bytes.
     """
     if line.count(b"{") + line.count(b"[") > wire.MAX_LINE_ELEMENTS:
         raise TooManyElements

@@ -216,7 +216,7 @@ def _unknown_line(line: bytes) -> BadMessage | None:
         fields = _shallow_json(line)
         head = {name: fields[name] for name in ("id", "op") if len(memoryview(fields.get(name, b""))) <= _SMALL_BYTES}
         return _explain_head({name: from_json(text) for name, text in head.items()})
-    except (*DECODE_FAULTS, KeyError):
+    except (*DECODE_FAULTS, TooManyElements, KeyError):
         # Decoding it completely leads to the explanation.
         return None
 

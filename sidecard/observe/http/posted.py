@@ -13,6 +13,8 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_TASK_CHARACTERS = 128
 """The limit of names in the protocol; a longer task is truncated."""
 
+_shallow = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
 Amount = Annotated[float, Meta(ge=0, le=1e12)]
 
 
@@ -34,7 +36,10 @@ class PostedCall(Struct, frozen=True):
 def parse(body: bytes) -> PostedCall:
     """Return the call in a body. Raises `ValueError` with a sentence that does not repeat the body."""
     try:
-        return msgspec.json.decode(body, type=PostedCall, strict=False)
+        # Only the last of repeated fields, and no unknown ones: 64 KiB of numbers such as 1e308 take 90 ms to decode.
+        fields = _shallow(body)
+        known = {name: fields[name] for name in PostedCall.__struct_fields__ if name in fields}
+        return msgspec.json.decode(msgspec.json.encode(known), type=PostedCall, strict=False)
     except msgspec.ValidationError as error:
         raise ValueError(f"The body is not a valid call: {error}.") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

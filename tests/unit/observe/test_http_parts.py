@@ -68,6 +68,12 @@ def test_text_with_a_slash_is_a_path_and_other_text_an_address(listen: str, plac
     assert parse(listen) == place
 
 
+def test_only_the_last_of_repeated_fields_is_converted() -> None:
+    """64 KiB of numbers such as 1e308 would take 90 ms: here the first one is out of range, and goes unnoticed."""
+    call = parse_call(b'{"cost":1e308,"unknown":[1e999],"cost":"0.5","latency_ms":7}')
+    assert (call.cost, call.latency_ms) == (0.5, 7)
+
+
 def test_a_posted_call_becomes_measurements() -> None:
     """In seconds and dollars; the prompt is not decoded."""
     call = parse_call(
