@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from msgspec import structs
 
+from sidecard import early_signals
 from sidecard.adapters.zstd import Zstd
 from sidecard.config.model import Config
 from sidecard.core.accounts.billing import Price
@@ -44,7 +45,7 @@ from sidecard_client.protocol import wire
 FLUSH_SECONDS = 2.0
 """How long peers may take to read their last replies when the daemon stops."""
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_SIGNALS = (*early_signals.STOPPING, *early_signals.KEPT)
 """SIGUSR1 sets the log level to debug, SIGUSR2 back to the configured one."""
 
 
@@ -276,11 +277,16 @@ class Daemon:
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._handle_signal, number)
 
+        for early in early_signals.take():
+            self._handle_signal(early)
+
         try:
             yield
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+
+            early_signals.ignore()
 
     def _handle_signal(self, number: int) -> None:
         if number == signal.SIGHUP:
