@@ -13,6 +13,7 @@ from sidecard.core.accounts.billing import Billing, Price, no_price
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.ledger import BackendLedgers, LedgerSnapshot, TaskLedgers
+from sidecard.core.accounts.memory import MemoryAccounts
 from sidecard.core.backends.admission import Admission
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.registry import Backends
@@ -118,12 +119,13 @@ class Engine:
             shares_budgets=settings.share_budgets,
         )
 
-        self._flights = flights = Flights(boot_id, live)
+        self._memory = memory = MemoryAccounts(settings.max_memory_bytes)
+        self._flights = flights = Flights(boot_id, live, memory.requests)
         self._timers = flights.timers
         hung_calls = HungCalls(live, flights)
-        self._streams = streams = Streams(cache)
-        failures = Failures(live)
-        limits = TableLimits(live, flights, metrics)
+        self._streams = streams = Streams(memory.streams)
+        self._failures = failures = Failures(live, memory.requests)
+        limits = TableLimits(live, flights, memory.requests, metrics)
         endings = Endings(live, limits, counters, ledgers, recorder)
         serving = Serving(ledgers, billing.spending, counters, recorder, streams, policy.compression, similar, endings)
         lease_replies = LeaseReplies(live, serving, counters, ledgers, recorder)
@@ -135,7 +137,7 @@ class Engine:
 
         self._store = store = StoreStatus(settings.store, policy)
         self._lookups = lookups = Lookups(flights, store, limits, endings, serving, cache, counters)
-        self._writes = writes = StoreUpdates(flights, store, lookups, counters)
+        self._writes = writes = StoreUpdates(flights, store, lookups, counters, memory.requests)
         answers = LookupAnswers(flights, lookups, store, policy, serving, election, endings)
         self._store_events = StoreEvents(flights, lookups, answers, writes, store, policy)
 
@@ -143,7 +145,7 @@ class Engine:
         previous = PreviousAnswers(flights, freshness, failures, serving, callers, counters)
         misses = Misses(store, flights, lookups, serving, endings, previous, callers)
         self._begin = BeginOperation(scopes, flights, streams, policy, serving, counters, misses).begin
-        self._append = AppendOperation(flights, leases, streams, serving, election, cache)
+        self._append = AppendOperation(flights, leases, streams, serving, election)
         storage = AnswerStorage(policy, similar, failures, writes)
         self._complete = CompleteOperation(flights, leases, queues, streams, serving, storage).complete
         attempts = FurtherAttempts(flights, grants, admission, retries, endings, counters)
@@ -175,6 +177,7 @@ class Engine:
             backends=backends,
             budgets=budgets,
             cache=cache,
+            memory=memory,
             scopes=scopes,
         )
 

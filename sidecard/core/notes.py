@@ -11,7 +11,7 @@ from msgspec import Struct
 from sidecard_client.protocol.wire import StoreState
 
 Outcome = Literal["transient", "fatal", "ignored", "cancelled", "lost", "expired"]
-Table = Literal["flights", "waiters", "leases", "streams"]
+Table = Literal["flights", "waiters", "leases", "memory", "streams"]
 OpenCause = Literal["failures", "slow", "retry_after", "probes", "operator", "elsewhere"]
 
 

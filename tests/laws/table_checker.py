@@ -4,8 +4,10 @@ from collections import Counter
 from math import inf
 
 from sidecard.core.engine import Engine
+from sidecard.core.flights.charges import begin_bytes, failure_bytes, flight_bytes, question_bytes, removal_bytes
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, LEASED, LOOKING_UP, QUEUED, Flight
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
+from sidecard.core.flights.streams import CHUNK_OVERHEAD_BYTES, FOLLOWER_BYTES, STREAM_OVERHEAD_BYTES
 
 _CENT_FRACTION = 1e-9
 
@@ -49,7 +51,7 @@ class TableChecker:
             "gets": len(lookups.gets),
             "removals": len(engine._writes.removals),
             "followers": len(streams.followers),
-            "stream bytes": streams.bytes,
+            "memory": sum(engine._memory.by_uid().values()) - self._of_failures(),
             "entries": engine._policy.cache.count,
             "bytes": engine._policy.cache.bytes,
             "permits": sum(backend.permits for backend in backends),
@@ -60,6 +62,11 @@ class TableChecker:
         assert engine.idle
         for budget in engine._billing.budgets.by_name.values():
             assert abs(budget.reserved_dollars) < _CENT_FRACTION, f"something is reserved of {budget.name}"
+
+    def _of_failures(self) -> int:
+        """Return the memory of remembered failures, which outlive their peers."""
+        known = self._engine._failures.known.items()
+        return sum(failure_bytes(scope, key, failure.message) for (scope, key), failure in known)
 
     def _check_backends(self) -> None:
         flights, backends = self._engine._flights, self._engine._backends.all()
@@ -79,14 +86,54 @@ class TableChecker:
             assert applicant.queues or applicant.not_before, "an applicant waits for nothing"
 
     def _check_bytes(self) -> None:
-        cache, streams = self._engine._policy.cache, self._engine._streams
+        cache = self._engine._policy.cache
         entries = [entry for table in cache._tables.values() for entry in table.values()]
         assert cache.bytes == sum(entry.charge for entry in entries)
         assert cache.count == len(entries)
-        assert cache.bytes + cache.reserved <= cache.budget or not cache.count, "the cache is above its budget"
-        held = {id(follower.stream): follower.stream for follower in streams.followers.values()}
+        assert cache.bytes <= cache.budget or not cache.count, "the cache is above its budget"
+        memory = self._engine._memory
+        for pool, charged in ((memory.requests, self._requests_by_uid()), (memory.streams, self._streams_by_uid())):
+            assert pool.by_uid() == charged, f"charged {dict(pool.by_uid())}, reachable {dict(charged)}"
+            assert pool.total == charged.total()
+
+    def _requests_by_uid(self) -> Counter[int]:
+        """Recount the memory of all that waits or is held, and is reachable from the engine's tables."""
+        engine = self._engine
+        flights, charged = engine._flights, Counter[int]()
+        for table in flights._peers.values():
+            of_peer: list[Waiter | Applicant | HeldLease] = [*table.waiters.values(), *table.applicants.values()]
+            for one in (*of_peer, *table.leases.values()):
+                charged[one.peer.uid] += begin_bytes(one.request)
+
+        for flight in flights:
+            charged[flight.uid] += flight_bytes(flight.scope, flight.key)
+
+        for gets in engine._lookups.gets.values():
+            for peer, get in gets:
+                charged[peer.uid] += question_bytes(get.key)
+
+        for removal in engine._writes.removals.values():
+            charged[removal.peer.uid] += removal_bytes(removal.request)
+
+        for (scope, key), failure in engine._failures.known.items():
+            charged[failure.uid] += failure_bytes(scope, key, failure.message)
+
+        return charged
+
+    def _streams_by_uid(self) -> Counter[int]:
+        """Recount the chunks of all streams that a flight or a follower still needs."""
+        followers = self._engine._streams.followers.values()
+        charged = Counter[int]()
+        held = {id(follower.stream): follower.stream for follower in followers}
         held |= {id(flight.stream): flight.stream for flight in self._engine._flights if flight.stream is not None}
-        assert streams.bytes == cache.reserved == sum(stream.charge for stream in held.values())
+        for stream in held.values():
+            chunks = sum(len(memoryview(chunk)) + CHUNK_OVERHEAD_BYTES for chunk in stream.chunks)
+            charged[stream.uid] += STREAM_OVERHEAD_BYTES + chunks
+
+        for follower in followers:
+            charged[follower.peer.uid] += FOLLOWER_BYTES
+
+        return charged
 
     def _check_flights(self) -> None:
         flights, lookups = self._engine._flights, self._engine._lookups

@@ -195,7 +195,7 @@ def _renew_for_twice_as_long(_: Original) -> Original:
 
 def _store_without_last_chunk(packed: Original) -> Original:
     def mutant(self: SharedStream) -> Any:
-        return packed(self if len(self.chunks) < 2 else SharedStream(self.chunks[:-1]))
+        return packed(self if len(self.chunks) < 2 else SharedStream(self.uid, self.chunks[:-1]))
 
     return mutant
 

@@ -16,10 +16,9 @@ above                              more                                        n
 What is rejected is the caller's to do without: a begin is ``busy``, a stream is not shared, a sample is dropped.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from operator import itemgetter
 from typing import Final, Literal
-
-from sidecard.core.settings import LiveSettings
 
 MemoryKind = Literal["requests", "streams", "app_metrics"]
 
@@ -35,19 +34,19 @@ LITTLE_SHARE: Final = 1 / 16
 
 
 class MemoryPool:
-    """Bytes of one kind, by uid. ``limit`` returns the pool's limit in bytes, which may change at any time."""
+    """Bytes of one kind, by uid."""
 
-    __slots__ = ("_limit", "_of_uid", "total")
+    __slots__ = ("_of_uid", "common_bytes", "limit_bytes", "total")
 
-    def __init__(self, limit: Callable[[], int]) -> None:
-        self._limit = limit
+    def __init__(self, limit_bytes: int) -> None:
         self._of_uid: dict[int, int] = {}
         self.total = 0
+        self.resize(limit_bytes)
 
-    @property
-    def limit_bytes(self) -> int:
-        """Maximum of all charges together."""
-        return self._limit()
+    def resize(self, limit_bytes: int) -> None:
+        """Set the maximum of all charges together. Charges above it stay until they are released."""
+        self.limit_bytes = limit_bytes
+        self.common_bytes = int(limit_bytes * COMMON_SHARE)
 
     def of(self, uid: int) -> int:
         """Return what is charged to a uid."""
@@ -59,11 +58,11 @@ class MemoryPool:
 
     def has_room(self, uid: int, size: int) -> bool:
         """Return whether a uid may be charged ``size`` more bytes."""
-        total, limit = self.total + size, self._limit()
-        if total <= limit * COMMON_SHARE:
+        total = self.total + size
+        if total <= self.common_bytes:
             return True
 
-        return total <= limit and self.of(uid) + size <= limit * LITTLE_SHARE
+        return total <= self.limit_bytes and self.of(uid) + size <= self.limit_bytes * LITTLE_SHARE
 
     def try_charge(self, uid: int, size: int) -> bool:
         """Charge a uid, if it has room; return whether it had."""
@@ -89,31 +88,26 @@ class MemoryPool:
 
 
 class MemoryAccounts:
-    """The pools of all kinds."""
+    """The pools of all kinds, which together have ``max_bytes``."""
 
-    def __init__(self, settings: LiveSettings) -> None:
-        def pool(kind: MemoryKind) -> MemoryPool:
-            return MemoryPool(lambda: int(settings.now.max_memory_bytes * POOL_SHARES[kind]))
+    def __init__(self, max_bytes: int) -> None:
+        self.pools: dict[MemoryKind, MemoryPool] = {
+            kind: MemoryPool(int(max_bytes * share)) for kind, share in POOL_SHARES.items()
+        }
+        self.requests = self.pools["requests"]
+        self.streams = self.pools["streams"]
+        self.app_metrics = self.pools["app_metrics"]
 
-        self.requests = pool("requests")
-        self.streams = pool("streams")
-        self.app_metrics = pool("app_metrics")
-
-    def by_kind(self) -> dict[str, int]:
-        """Return the bytes of each kind."""
-        kinds: tuple[MemoryKind, ...] = ("requests", "streams", "app_metrics")
-        return {kind: getattr(self, kind).total for kind in kinds}
+    def resize(self, max_bytes: int) -> None:
+        """Set the bytes of all pools together."""
+        for kind, share in POOL_SHARES.items():
+            self.pools[kind].resize(int(max_bytes * share))
 
     def by_uid(self) -> dict[int, int]:
-        """Return the bytes of each uid that holds any."""
+        """Return the bytes of each uid that holds any, the largest first."""
         sums: dict[int, int] = {}
-        for pool in (self.requests, self.streams, self.app_metrics):
+        for pool in self.pools.values():
             for uid, size in pool.by_uid().items():
                 sums[uid] = sums.get(uid, 0) + size
 
-        return sums
-
-    @property
-    def total(self) -> int:
-        """Bytes of all kinds."""
-        return sum(self.by_kind().values())
+        return dict(sorted(sums.items(), key=itemgetter(1), reverse=True))

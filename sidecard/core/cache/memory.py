@@ -43,8 +43,6 @@ class MemoryCache:
         self.budget = max_bytes or SHARING_ONLY_BYTES
         self.max_entry_bytes = int(self.budget * MAX_ENTRY_SHARE)
         self.bytes = 0
-        self.reserved = 0
-        """Bytes of the budget that streams use; at most half of it."""
         self.count = 0
         self.compressed_count = 0
         self.compressed_bytes = 0
@@ -190,16 +188,11 @@ class MemoryCache:
             return Insertion(None, too_large=True)
 
         evicted = self._make_room_within(terms.scope, charge, now) if self._limits else 0
-        if self.bytes + self.reserved + charge > self.budget:
+        if self.bytes + charge > self.budget:
             evicted += self._make_room(charge, now)
 
         self._insert(entry, charge)
         return Insertion(entry, evicted=evicted)
-
-    def make_room_for_reserved(self, now: float) -> None:
-        """Evict entries until the reserved bytes fit into the budget."""
-        if self.bytes + self.reserved > self.budget:
-            self._make_room(0, now)
 
     def delete(self, scope: str, key: str, now: float) -> bool:
         """Remove an entry; return whether it was still live."""
@@ -258,7 +251,7 @@ class MemoryCache:
             self._remove_hidden(SWEEP_STEPS)
 
         evicted = 0
-        while self.bytes + self.reserved + charge > self.budget and self.count:
+        while self.bytes + charge > self.budget and self.count:
             if self.expire(now):
                 continue
 

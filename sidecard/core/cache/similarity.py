@@ -18,6 +18,8 @@ from math import isfinite
 from operator import mul
 from typing import NamedTuple, Protocol
 
+from msgspec import structs
+
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.policy import CachePolicy
 from sidecard_client.protocol import wire
@@ -178,6 +180,16 @@ class SimilarAnswers:
             )
 
         return None
+
+    def compact(self, request: wire.Begin) -> wire.Begin:
+        """Return a begin with its vector packed, or without it where similarity does not apply.
+
+        A begin may wait for minutes, and a number takes 32 bytes in a tuple, 4 in a packed vector.
+        """
+        if not self.applies(request):
+            return structs.replace(request, vector=None, group=None)
+
+        return request if isinstance(request.vector, bytes) else structs.replace(request, vector=packed(request.vector))
 
     def candidates(self, scope: str, request: wire.Begin, now: float) -> Iterator[tuple[Entry, float]]:
         """Yield the entries that may be served to a begin with a vector, and their similarities, nearest first."""

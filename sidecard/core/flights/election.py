@@ -70,6 +70,7 @@ class Election(Struct, frozen=True, eq=False):
                 flight,
                 waiter.peer,
                 waiter.request,
+                waiter.memory_bytes,
                 waiter.request.id,
                 waiter.joined_at,
                 waiter.deadline,

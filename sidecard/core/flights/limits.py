@@ -1,14 +1,23 @@
-"""Limits of the tables of flights, leases and waiters, and of all streams together."""
+"""Limits of the tables of flights, leases and waiters, of their memory, and of all streams together."""
+
+from typing import Final
 
 from msgspec import Struct
 
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
+from sidecard.core.accounts.memory import MemoryPool
 from sidecard.core.effects import Effect, EmitNote
 from sidecard.core.flights.flight import Flight
 from sidecard.core.flights.table import Flights
 from sidecard.core.notes import Table, TableFull
 from sidecard.core.settings import LiveSettings
-from sidecard.core.shares import in_spare
+from sidecard.core.shares import Share
+
+MUCH_ROOM: Final = 0.9
+"""Level below which a full table's next filling is noted again: one that stays about full is noted once."""
+
+_COUNTED: Final[dict[Table, str]] = {"streams": "streams", "memory": "max_memory_bytes"}
+"""Names in ``sidecard_limited_total``; that of another table is its setting's."""
 
 
 class TableLimits(Struct, frozen=True, eq=False):
@@ -16,15 +25,17 @@ class TableLimits(Struct, frozen=True, eq=False):
 
     settings: LiveSettings
     flights: Flights
+    memory: MemoryPool
+    """Of waiting and held requests."""
     metrics: DaemonMetrics
     noted: set[Table] = set()
-    """Tables noted as full that have had no room since."""
+    """Tables noted as full that have had much room at no time since."""
 
     def start_flight(self, scope: str, key: str, uid: int) -> Flight | None:
         """Start a flight for a caller of ``uid``; None if the table has no room."""
         flights, limit = self.flights, self.settings.now.max_flights
         busy = len(flights) >= limit or self.noted
-        if busy and not self._admits("flights", len(flights), flights.flights_by_uid[uid], limit):
+        if busy and not self._admits("flights", flights.flights_by_uid, uid, limit):
             return None
 
         return flights.start(scope, key, uid)
@@ -35,16 +46,30 @@ class TableLimits(Struct, frozen=True, eq=False):
         if flights.lease_count < limit and not self.noted:
             return True
 
-        return self._admits("leases", flights.lease_count, flights.leases_by_uid[uid], limit)
+        return self._admits("leases", flights.leases_by_uid, uid, limit)
 
     def admits_waiter(self, uid: int) -> bool:
         """Return whether one more caller of ``uid`` may wait."""
-        waiters = self.flights.waiters_by_uid
-        return self._admits("waiters", waiters.total, waiters.of(uid), self.settings.now.max_waiters)
+        return self._admits("waiters", self.flights.waiters_by_uid, uid, self.settings.now.max_waiters)
+
+    def full_for_waiter(self, uid: int, charge: int) -> Table | None:
+        """Return what has no room for one more caller of ``uid``, whose request is charged ``charge`` bytes."""
+        return "waiters" if not self.admits_waiter(uid) else self.full_memory(uid, charge)
+
+    def full_memory(self, uid: int, charge: int) -> Table | None:
+        """Return ``memory`` if ``uid`` may not be charged so many bytes for a request, and as many for its flight."""
+        memory = self.memory
+        if not memory.has_room(uid, 2 * charge):
+            return "memory"
+
+        if self.noted and memory.total < memory.common_bytes * MUCH_ROOM:
+            self.noted.discard("memory")
+
+        return None
 
     def note_full(self, table: Table, limit: int | None = None) -> list[Effect]:
         """Count a rejection by a full table, and note it once. ``limit`` is by default the table's setting."""
-        self.count("streams" if table == "streams" else f"max_{table}")
+        self.count(_COUNTED.get(table) or f"max_{table}")
         if table in self.noted:
             return []
 
@@ -57,19 +82,25 @@ class TableLimits(Struct, frozen=True, eq=False):
 
     def full_tables(self) -> list[str]:
         """Return the names of the tables that are at their limit."""
-        flights = self.flights
+        flights, limits = self.flights, self._limits()
         levels = {"flights": len(flights), "leases": flights.lease_count, "waiters": flights.waiter_count}
-        return [table for table, limit in self._limits().items() if levels[table] >= limit]
+        full = [table for table, level in levels.items() if level >= limits[table]]
+        return full if self.memory.total < self.memory.common_bytes * MUCH_ROOM else [*full, "memory"]
 
-    def _admits(self, table: Table, total: int, own: int, limit: int) -> bool:
-        if total >= limit and not in_spare(own, total, limit, self.settings.now.spare_share):
+    def _admits(self, table: Table, share: Share, uid: int, limit: int) -> bool:
+        if not share.has_room(uid, limit, self.settings.now.spare_share):
             return False
 
-        if self.noted:
+        if self.noted and share.total < limit * MUCH_ROOM:
             self.noted.discard(table)
 
         return True
 
     def _limits(self) -> dict[str, int]:
         settings = self.settings.now
-        return {"flights": settings.max_flights, "leases": settings.max_leases, "waiters": settings.max_waiters}
+        return {
+            "flights": settings.max_flights,
+            "leases": settings.max_leases,
+            "waiters": settings.max_waiters,
+            "memory": self.memory.limit_bytes,
+        }

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from sidecard.core.events import Peer
 from sidecard_client.protocol.wire import Begin
@@ -21,6 +21,8 @@ class Waiter(Struct, eq=False):
     flight: "Flight"
     peer: Peer
     request: Begin
+    memory_bytes: int
+    """Memory charged for it (`sidecard.core.flights.charges`)."""
     joined_at: float
     deadline: float
     no_wait: bool
@@ -65,6 +67,7 @@ class Applicant(Struct, eq=False):
     flight: "Flight | None"
     peer: Peer
     request: Begin
+    memory_bytes: int
     reply_id: int
     """The id to answer: of the begin, or of the `fail` that requested another lease."""
     joined_at: float
@@ -144,6 +147,7 @@ class HeldLease(Struct, eq=False):
     flight: "Flight | None"
     peer: Peer
     request: Begin
+    memory_bytes: int
     backend: str
     permit: "Permit"
     attempt: int
@@ -176,6 +180,11 @@ class HeldLease(Struct, eq=False):
         """Return when the lease ends however often it is renewed: a renewal shows a live process, not progress."""
         latest = self.granted_at + self.slept_seconds + max_call_seconds
         return latest if self.last_chunk_at is None else min(latest, self.last_chunk_at + idle_seconds)
+
+    def ended(self) -> "HeldLease":
+        """Return a copy with only what the bill of a late answer needs."""
+        request = Begin(id=self.request.id, task=self.request.task, trace=self.request.trace)
+        return structs.replace(self, flight=None, request=request, tried=())
 
     def detach(self) -> None:
         """Separate the lease from its flight: the holder goes on, without sharing its answer."""

@@ -75,7 +75,7 @@ class Serving(Struct, frozen=True, eq=False):
 
     def entry_if_room(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
         """Serve an entry; reject a begin that wants a stream for which there is no room."""
-        if request.stream and not self.streams.fits(self.compression.answer(entry)):
+        if request.stream and not self.streams.fits(peer, self.compression.answer(entry)):
             return self.endings.reject_full(peer, request, "streams", self.streams.limit_bytes)
 
         return self.entry(peer, request, entry, now)
@@ -112,7 +112,7 @@ class Serving(Struct, frozen=True, eq=False):
             return None
 
         for entry, similarity in answers.candidates(scope, request, now):
-            if not request.stream or self.streams.fits(self.compression.answer(entry)):
+            if not request.stream or self.streams.fits(peer, self.compression.answer(entry)):
                 entry.touch()
                 return self._similar_hit(peer, request, entry, similarity, now)
 

@@ -15,8 +15,8 @@ the caller leaves        the follower is closed
 =======================  ===========================================================================================
 
 So a slow peer occupies at most one window and one chunk of memory of its own, and delays no one; the server closes the
-connection of a peer that reads nothing (``limits.stall_seconds``). All streams together are bounded (`Streams.limit_bytes`), within the
-cache's budget.
+connection of a peer that reads nothing (``limits.stall_seconds``). All streams together are bounded, and those of each uid, whose
+holder is charged for them (`sidecard.core.accounts.memory`).
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from msgspec import MsgspecError, Raw, Struct, structs
 from msgspec.msgpack import Decoder
 
-from sidecard.core.cache.memory import MemoryCache
+from sidecard.core.accounts.memory import MemoryPool
 from sidecard.core.effects import AwaitRead, Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard_client.protocol import wire
@@ -35,8 +35,11 @@ WINDOW_BYTES = 256 * 1024
 CHUNK_OVERHEAD_BYTES = 100
 """Cost of each chunk's bytes object and list slot: streams consist of small chunks."""
 
-MAX_SHARE = 1 / 2
-"""Share of the cache's budget that all streams may use."""
+STREAM_OVERHEAD_BYTES = 300
+"""Cost of a stream without its chunks."""
+
+FOLLOWER_BYTES = 700
+"""Cost of a follower: its position, its first chunk's metadata, and its places in the tables."""
 
 MAX_STREAM_BYTES = wire.MAX_FRAME_BYTES - 64 * 1024
 """Limit of one stream: the whole answer must fit into a frame, because it is stored and read by `get` as one value."""
@@ -49,12 +52,13 @@ _split = Decoder(list[Raw]).decode
 
 
 class SharedStream(Struct, eq=False):
-    """The chunks of one answer, each a msgpack value. ``charge`` is what they cost while the stream has users."""
+    """The chunks of one answer, each a msgpack value. ``charge`` is what they cost ``uid`` while the stream has users."""
 
+    uid: int
     chunks: list[Raw] = []
     size: int = 0
     """Bytes of the chunks, without overhead."""
-    charge: int = 0
+    charge: int = STREAM_OVERHEAD_BYTES
     holders: int = 0
 
     def packed(self) -> bytes:
@@ -80,12 +84,11 @@ class Follower(Struct, eq=False):
 class Streams:
     """All followers, and the memory of all streams."""
 
-    def __init__(self, cache: MemoryCache) -> None:
-        self._cache = cache
+    def __init__(self, memory: MemoryPool) -> None:
+        self.memory = memory
         self.followers: dict[tuple[int, int], Follower] = {}
         """By peer and request id."""
         self._of_peer: dict[int, set[int]] = {}
-        self.bytes = 0
         self.taken = 0
         """Chunks received from holders."""
         self.sent = 0
@@ -100,7 +103,7 @@ class Streams:
     @property
     def limit_bytes(self) -> int:
         """Maximum number of bytes that all streams may use."""
-        return int(self._cache.budget * MAX_SHARE)
+        return self.memory.limit_bytes
 
     def find(self, peer: Peer, request_id: int) -> Follower | None:
         """Return the follower of a peer's begin of that id."""
@@ -110,7 +113,7 @@ class Streams:
         """Add a user to a stream, until `drop`."""
         stream.holders += 1
         if stream.holders == 1:
-            self._charge(stream.charge)
+            self.memory.charge(stream.uid, stream.charge)
 
         return stream
 
@@ -118,25 +121,25 @@ class Streams:
         """Remove a user from a stream."""
         stream.holders -= 1
         if not stream.holders:
-            self._charge(-stream.charge)
+            self.memory.release(stream.uid, stream.charge)
 
     def append(self, stream: SharedStream, chunk: bytes) -> bool:
         """Add a chunk to a stream in use; False if there is no room for it."""
         charge = len(chunk) + CHUNK_OVERHEAD_BYTES
-        if stream.size + len(chunk) > MAX_STREAM_BYTES or self.bytes + charge > self.limit_bytes:
+        if stream.size + len(chunk) > MAX_STREAM_BYTES or not self.memory.try_charge(stream.uid, charge):
             return False
 
         stream.chunks.append(Raw(chunk))
         stream.size += len(chunk)
         stream.charge += charge
         self.taken += 1
-        self._charge(charge)
         return True
 
     def open(self, peer: Peer, request_id: int, stream: SharedStream, first: wire.Chunk) -> Follower:
         """Open a follower at the beginning of a stream."""
         follower = self.followers[peer.id, request_id] = Follower(peer, request_id, self.hold(stream), first)
         self._of_peer.setdefault(peer.id, set()).add(request_id)
+        self.memory.charge(peer.uid, FOLLOWER_BYTES)
         return follower
 
     def close(self, follower: Follower | None) -> None:
@@ -150,6 +153,7 @@ class Streams:
         if not ids:
             del self._of_peer[follower.peer.id]
 
+        self.memory.release(follower.peer.uid, FOLLOWER_BYTES)
         self.drop(follower.stream)
 
     def pump(self, follower: Follower) -> list[Effect]:
@@ -184,18 +188,18 @@ class Streams:
         follower.sent_bytes = 0
         return self.pump(follower)
 
-    def fits(self, value: Raw) -> bool:
-        """Return whether a stored answer can be replayed now, even to a slow follower.
+    def fits(self, peer: Peer, value: Raw) -> bool:
+        """Return whether a stored answer can be replayed to a peer now, even if it reads slowly.
 
         Its elements cost as much as a stream's chunks: otherwise 16 MB of nulls would take a gigabyte.
         """
         packed = memoryview(value)
         charge = len(packed) + CHUNK_OVERHEAD_BYTES * _count_of(packed)
-        return charge <= WINDOW_BYTES or self.bytes + charge <= self.limit_bytes
+        return charge <= WINDOW_BYTES or self.memory.has_room(peer.uid, charge)
 
     def replay(self, peer: Peer, reply: wire.Hit | wire.Shared) -> list[Effect]:
         """Serve a whole answer as a stream, if it fits; otherwise the caller makes its own call."""
-        if not self.fits(reply.value):
+        if not self.fits(peer, reply.value):
             return [
                 SendReply(
                     peer.id, wire.Failed(reply.id, "ignored", "the answer is too large to be sent as a stream now")
@@ -204,7 +208,8 @@ class Streams:
 
         self.hits += isinstance(reply, wire.Hit)
         chunks = chunks_of(reply.value)
-        stream = SharedStream(chunks, charge=len(memoryview(reply.value)) + CHUNK_OVERHEAD_BYTES * len(chunks))
+        charge = STREAM_OVERHEAD_BYTES + len(memoryview(reply.value)) + CHUNK_OVERHEAD_BYTES * len(chunks)
+        stream = SharedStream(peer.uid, chunks, charge=charge)
         follower = self.open(peer, reply.id, stream, first_of(reply))
         return self.finish(follower, reply)
 
@@ -221,10 +226,6 @@ class Streams:
     def whole_answers(self) -> Sequence[Follower]:
         """Return the followers of complete answers, which belong to no flight."""
         return [follower for follower in self.followers.values() if follower.end is not None]
-
-    def _charge(self, charge: int) -> None:
-        self.bytes += charge
-        self._cache.reserved = self.bytes
 
 
 def first_of(reply: wire.Hit | wire.Shared) -> wire.Chunk:

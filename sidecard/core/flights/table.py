@@ -3,15 +3,17 @@
 A lease that has ended is not current: messages that name it later are rejected. That is all a fence is.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from sidecard.core.accounts.memory import MemoryPool
 from sidecard.core.backends.backend import Backend, Permit
 from sidecard.core.events import Peer
+from sidecard.core.flights.charges import flight_bytes
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, Flight
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
 from sidecard.core.scopes import covers
@@ -37,11 +39,12 @@ class _PeerTable(Struct, eq=False):
 
 
 class Flights:
-    """All flights and their participants. ``boot_id`` begins the name of each lease."""
+    """All flights and their participants. ``boot_id`` begins the name of each lease; ``memory`` is charged for all of them."""
 
-    def __init__(self, boot_id: str, settings: LiveSettings) -> None:
+    def __init__(self, boot_id: str, settings: LiveSettings, memory: MemoryPool) -> None:
         self._boot_id = boot_id
         self._settings = settings
+        self._memory = memory
         self.draining = False
         """The daemon is stopping: no new leases."""
         self._sequence = 0
@@ -56,9 +59,9 @@ class Flights:
         self.timers: Timers[HeldLease | Waiter | Applicant | Backend | Flight | PendingRemoval] = Timers()
         self.unused_claims: list[Flight] = []
         """Flights that are over or voided, and did not use their claim."""
-        self.flights_by_uid: Counter[int] = Counter()
+        self.flights_by_uid = Share()
         """Of the uids that started them."""
-        self.leases_by_uid: Counter[int] = Counter()
+        self.leases_by_uid = Share()
         self.waiters_by_uid = Share()
 
     def __len__(self) -> int:
@@ -117,7 +120,8 @@ class Flights:
             self._release_claim_if_voided(voided)
 
         flight = self._flights[scope, key] = Flight(scope, key, uid)
-        self.flights_by_uid[uid] += 1
+        self.flights_by_uid.take(uid)
+        self._memory.charge(uid, flight_bytes(scope, key))
         return flight
 
     def apply(self, applicant: Applicant) -> None:
@@ -127,6 +131,7 @@ class Flights:
 
         self._applicants[applicant] = None
         self._table(applicant.peer).applicants[applicant.reply_id] = applicant
+        self._memory.charge(applicant.peer.uid, applicant.memory_bytes)
         if applicant.first:
             self.waiters_by_uid.take(applicant.peer.uid)
 
@@ -142,6 +147,7 @@ class Flights:
 
         del self._applicants[applicant]
         del self._peers[applicant.peer.id].applicants[applicant.reply_id]
+        self._memory.release(applicant.peer.uid, applicant.memory_bytes)
         if applicant.first:
             self.waiters_by_uid.give_back(applicant.peer.uid)
 
@@ -160,6 +166,7 @@ class Flights:
             flight,
             peer,
             applicant.request,
+            applicant.memory_bytes,
             backend,
             permit,
             attempt,
@@ -173,7 +180,8 @@ class Flights:
             flight.lease_granted(lease)
 
         self._leases[name] = lease
-        self.leases_by_uid[peer.uid] += 1
+        self.leases_by_uid.take(peer.uid)
+        self._memory.charge(peer.uid, lease.memory_bytes)
         table = self._peers.get(peer.id) or self._table(peer)
         table.leases[name] = lease
         self.timers.set(lease, now + min(settings.lease_seconds, settings.max_call_seconds))
@@ -249,20 +257,24 @@ class Flights:
         """End a lease. Unless its call has ``answered``, remember it, so that a late answer can be billed."""
         del self._leases[lease.name]
         peer, flight = lease.peer, lease.flight
-        self.leases_by_uid[peer.uid] -= 1
+        self.leases_by_uid.give_back(peer.uid)
+        self._memory.release(peer.uid, lease.memory_bytes)
         if flight is not None:
             flight.lease_ended()
 
         self.timers.clear(lease)
         del self._peers[peer.id].leases[lease.name]
         if not answered:
-            self._ended[lease.name] = lease
+            self._ended[lease.name] = lease.ended()
             if len(self._ended) > _REMEMBERED_LEASES:
                 self._ended.popitem(last=False)
 
-    def join(self, flight: Flight, peer: Peer, request: Begin, now: float, wait_seconds: float) -> Waiter:
+    def join(
+        self, flight: Flight, peer: Peer, request: Begin, memory_bytes: int, now: float, wait_seconds: float
+    ) -> Waiter:
         """Let a caller wait for a flight's end."""
-        waiter = Waiter(flight, peer, request, now, now + wait_seconds, no_wait=wait_seconds <= 0)
+        waiter = Waiter(flight, peer, request, memory_bytes, now, now + wait_seconds, no_wait=wait_seconds <= 0)
+        self._memory.charge(peer.uid, memory_bytes)
         flight.waiters[peer.id, request.id] = waiter
         self._table(peer).waiters[request.id] = waiter
         if not waiter.no_wait:
@@ -275,6 +287,7 @@ class Flights:
         """Remove one waiter."""
         del waiter.flight.waiters[waiter.peer.id, waiter.request.id]
         del self._peers[waiter.peer.id].waiters[waiter.request.id]
+        self._memory.release(waiter.peer.uid, waiter.memory_bytes)
         self.timers.clear(waiter)
         self.waiters_by_uid.give_back(waiter.peer.uid)
 
@@ -294,7 +307,8 @@ class Flights:
         else:
             del self._flights[flight.scope, flight.key]
 
-        self.flights_by_uid[flight.uid] -= 1
+        self.flights_by_uid.give_back(flight.uid)
+        self._memory.release(flight.uid, flight_bytes(flight.scope, flight.key))
         if flight.claim:
             self.unused_claims.append(flight)
 
@@ -347,11 +361,8 @@ class Flights:
         return list(self._applicants)
 
     def forget(self, peer: Peer) -> None:
-        """Drop the table of a lost peer, which has no participants any more, and its uid's counts if they are 0."""
+        """Drop the table of a lost peer, which has no participants any more."""
         self._peers.pop(peer.id, None)
-        for by_uid in (self.flights_by_uid, self.leases_by_uid):
-            if not by_uid[peer.uid]:
-                del by_uid[peer.uid]
 
     def void(self, namespace: str | None, tag: str | None = None, task: str | None = None) -> None:
         """Void the calls in progress whose answers a purge of ``namespace``, ``tag`` and ``task`` removes."""

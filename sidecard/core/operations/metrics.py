@@ -39,6 +39,7 @@ LIMITS = (
     "max_flights",
     "max_leases",
     "max_waiters",
+    "max_memory_bytes",
     "max_queue",
     "streams",
 )

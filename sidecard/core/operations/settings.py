@@ -5,6 +5,7 @@ A reload loses no connection, call in progress, entry or count, except the spend
 
 from msgspec import Struct
 
+from sidecard.core.accounts.memory import MemoryAccounts
 from sidecard.core.backends.budgets import Budgets
 from sidecard.core.backends.registry import Backends
 from sidecard.core.cache.memory import MemoryCache
@@ -35,6 +36,7 @@ class SettingsOperations(Struct, frozen=True, eq=False):
     backends: Backends
     budgets: Budgets
     cache: MemoryCache
+    memory: MemoryAccounts
     scopes: Scopes
 
     def config(self, peer: Peer, request: wire.GetConfig) -> list[Effect]:
@@ -79,6 +81,7 @@ class SettingsOperations(Struct, frozen=True, eq=False):
         self.similar.drop_unconfigured()
         flights.reconsider_leases()
         self.scopes.share(settings.shared_namespaces)
+        self.memory.resize(settings.max_memory_bytes)
         self.budgets.reconfigure(settings.budgets)
         if cache.max_bytes != settings.cache_max_bytes:
             cache.resize(settings.cache_max_bytes, now)

@@ -144,7 +144,7 @@ def test_compressed_stream_is_replayed_in_its_chunks() -> None:
 
 def test_stream_replay_is_bounded_by_decompressed_size() -> None:
     """Whether a stream can be replayed depends on its decompressed size."""
-    host = Host(store="own", cache_max_bytes=4 * MAX_BYTES, **ON)
+    host = Host(store="own", cache_max_bytes=4 * MAX_BYTES, max_memory_bytes=4 * MAX_BYTES, **ON)
     alice = host.peer()
     alice.asks(Get("key", id=1))
     host.answers(host.asked().ticket, Found(record(compressed("x" * 4 * MAX_BYTES))))

@@ -19,7 +19,7 @@ def nothings(count: int) -> msgspec.Raw:
 
 def test_stored_list_with_too_many_elements_is_not_streamed() -> None:
     """A stored list of 16 MB of nulls is not streamed: its caller makes the call."""
-    host = Host(cache_max_bytes=16 * MEBI)
+    host = Host(max_memory_bytes=16 * MEBI)
     peer = host.peer()
     peer.asks(wire.Put("key", nothings(NOTHINGS), id=1))
     peer.receives()
@@ -36,7 +36,7 @@ def test_stored_list_with_too_many_elements_is_not_streamed() -> None:
 
 def test_answer_with_too_many_elements_fails_stream_waiters() -> None:
     """Waiters that want chunks of an answer with too many elements fail; plain waiters get it."""
-    host = Host(cache_max_bytes=16 * MEBI)
+    host = Host(max_memory_bytes=16 * MEBI)
     holder, reader, other = host.peer(), host.peer(), host.peer()
     lease = holder.leads("key")
     reader.waits("key", stream=True)

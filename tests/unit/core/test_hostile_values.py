@@ -4,8 +4,8 @@ from msgspec import Raw
 
 from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES, TERMS_OVERHEAD_BYTES
 from sidecard.core.cache.policy import _FREE_TERMS
-from sidecard.core.events import Found
-from sidecard.core.flights.streams import CHUNK_OVERHEAD_BYTES, chunks_of
+from sidecard.core.events import Found, Peer
+from sidecard.core.flights.streams import CHUNK_OVERHEAD_BYTES, FOLLOWER_BYTES, STREAM_OVERHEAD_BYTES, chunks_of
 from sidecard.core.records import Record
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Begin, Put
@@ -26,7 +26,7 @@ def put(host: Host, key: str, value: Raw = Raw(b"\xc0"), **fields: object) -> in
 
 def test_value_with_too_many_chunks_is_not_streamed() -> None:
     """A value whose every byte may be a chunk is not streamed: the caller makes its own call."""
-    host = Host(cache_max_bytes=16 * MIB)
+    host = Host(max_memory_bytes=16 * MIB)
     mine = put(host, "mine", packed("x" * 1000))
     many = 1_000_000
     put(host, "many", Raw(b"\xdd" + many.to_bytes(4, "big") + b"\xc0" * many))
@@ -35,7 +35,7 @@ def test_value_with_too_many_chunks_is_not_streamed() -> None:
 
     assert reader.gets(wire.Rejected).reason == "busy"
     assert host.engine.metrics.limited == {"streams": 1}
-    assert host.engine._streams.bytes == 0
+    assert host.engine._streams.memory.total == 0
     assert mine > 1000
     reader.asks(wire.Get("mine", id=2))
     assert isinstance(reader.receives()[0], wire.Hit)
@@ -48,8 +48,9 @@ def test_value_with_chunks_that_fit_is_replayed_and_charged() -> None:
         put(host, str(count), Raw(header + b"\xc0" * count))
         reader = host.peer()
         reader.asks(Begin(str(count), id=1, stream=True))
-        held = host.engine._streams.bytes
-        assert held in {0, len(header) + count * (1 + CHUNK_OVERHEAD_BYTES)}
+        held = host.engine._streams.memory.total
+        fixed = STREAM_OVERHEAD_BYTES + FOLLOWER_BYTES
+        assert held in {0, fixed + len(header) + count * (1 + CHUNK_OVERHEAD_BYTES)}
         while host.behind:
             host.all_have_read()
 
@@ -62,7 +63,7 @@ def test_value_with_false_length_is_one_chunk() -> None:
     """A value whose header is false is one chunk and charged for at most its bytes."""
     lie = Raw(b"\xdd\xff\xff\xff\xff\xc0")
     assert chunks_of(lie) == [lie]
-    assert Host(cache_max_bytes=MIB).engine._streams.fits(lie)
+    assert Host(cache_max_bytes=MIB).engine._streams.fits(Peer(1, 1, 1, 1, operator=False), lie)
 
 
 def test_entries_without_shared_terms_are_charged_for_their_own() -> None:

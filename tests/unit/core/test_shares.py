@@ -136,11 +136,8 @@ def test_share_is_returned_at_any_end() -> None:
 
     flights = host.engine._flights
     assert flights.waiters_by_uid.total == len(flights.waiters_by_uid._of_uid) == 0
-    assert not any(flights.flights_by_uid.values())
-    assert not any(flights.leases_by_uid.values())
-    alice.dies()
-    assert not flights.flights_by_uid
-    assert not flights.leases_by_uid
+    assert flights.flights_by_uid.total == len(flights.flights_by_uid._of_uid) == 0
+    assert flights.leases_by_uid.total == len(flights.leases_by_uid._of_uid) == 0
 
 
 def test_flight_counts_for_its_starter_until_its_end() -> None:
@@ -152,10 +149,11 @@ def test_flight_counts_for_its_starter_until_its_end() -> None:
     alice.dies()
     (lease,) = bob.receives()
     flights = host.engine._flights
-    assert flights.flights_by_uid == {GREEDY: 1}
+    assert flights.flights_by_uid._of_uid == {GREEDY: 1}
     assert isinstance(lease, Lease)
     bob.asks(wire.Complete(lease.lease, packed("x"), id=9))
-    assert len(flights) == flights.flights_by_uid[GREEDY] == 0
+    assert len(flights) == flights.flights_by_uid.of(GREEDY) == 0
+    assert not flights.flights_by_uid._of_uid
 
 
 def test_uid_with_all_metric_names_does_not_shut_others_out() -> None:

@@ -2,7 +2,6 @@
 
 from msgspec import Struct
 
-from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.effects import Effect
 from sidecard.core.events import Peer
 from sidecard.core.flights.election import Election
@@ -23,7 +22,6 @@ class AppendOperation(Struct, frozen=True, eq=False):
     streams: Streams
     serving: Serving
     election: Election
-    cache: MemoryCache
 
     def append(self, peer: Peer, request: wire.Append, now: float) -> list[Effect]:
         """Add a chunk and send it to all followers of the stream."""
@@ -47,7 +45,7 @@ class AppendOperation(Struct, frozen=True, eq=False):
 
         stream = flight.stream
         if stream is None:
-            stream = flight.start_stream(self.streams.hold(SharedStream()))
+            stream = flight.start_stream(self.streams.hold(SharedStream(peer.uid)))
 
         if not self.streams.append(stream, chunk):
             # The holder goes on without sharing; callers that have seen no chunk make their own calls.
@@ -59,7 +57,6 @@ class AppendOperation(Struct, frozen=True, eq=False):
             lease.detach()
             return self.election.continue_flight(flight, "ignored", text, now)
 
-        self.cache.make_room_for_reserved(now)
         effects: list[Effect] = []
         for waiter in flight.waiters.values():
             if waiter.request.stream:

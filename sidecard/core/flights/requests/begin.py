@@ -8,6 +8,7 @@ from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
+from sidecard.core.flights.charges import begin_bytes
 from sidecard.core.flights.endings import DRAINING, NOT_CACHED, Endings
 from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.flight import Flight
@@ -50,6 +51,8 @@ class BeginOperation(Struct, frozen=True, eq=False):
             problem = self.serving.similar_answers.validate(scope, request)
             if problem is not None:
                 return [error(peer, request, "bad_request", problem)]
+
+            request = self.serving.similar_answers.compact(request)
 
         self.counters.begins += 1
         policy, entry = self.policy, None
@@ -189,17 +192,21 @@ class NewCallers(Struct, frozen=True, eq=False):
         self, scope: str, peer: Peer, request: wire.Begin, now: float, previous: Entry | None = None
     ) -> list[Effect]:
         """Let a caller make the call of a key without a flight; if it cannot, it gets the ``previous`` answer, if any."""
-        flight = None
-        if request.key is not None:
+        charge, flight = begin_bytes(request), None
+        full = self.limits.full_memory(peer.uid, charge)
+        if full is None and request.key is not None:
             flight = self.limits.start_flight(scope, request.key, peer.uid)
             if flight is None:
-                if previous is None:
-                    return self.endings.reject_full(peer, request, "flights")
+                full = "flights"
 
-                return self.serving.entry_if_room(peer, request, previous, now)
+        if full is not None:
+            if previous is None:
+                return self.endings.reject_full(peer, request, full)
+
+            return self.serving.entry_if_room(peer, request, previous, now)
 
         deadline = now + self.endings.wait_seconds(request)
-        applicant = Applicant(flight, peer, request, request.id, now, deadline, previous=previous)
+        applicant = Applicant(flight, peer, request, charge, request.id, now, deadline, previous=previous)
         rejection, effects = self.grants.admit(applicant, now)
         if rejection is not None:
             effects += self.serving.without_lease(applicant, rejection, now)
@@ -214,10 +221,12 @@ class NewCallers(Struct, frozen=True, eq=False):
         if wait_seconds <= 0:
             return [self.endings.time_out(peer, request, 0.0)]
 
-        if not self.limits.admits_waiter(peer.uid):
-            return self.endings.reject_full(peer, request, "waiters")
+        charge = begin_bytes(request)
+        full = self.limits.full_for_waiter(peer.uid, charge)
+        if full is not None:
+            return self.endings.reject_full(peer, request, full)
 
-        waiter = self.flights.join(flight, peer, request, now, wait_seconds)
+        waiter = self.flights.join(flight, peer, request, charge, now, wait_seconds)
         waiter.mark_pending()
         effects: list[Effect] = [SendReply(peer.id, wire.Pending(request.id))]
         if flight.stream is not None and flight.lease is not None and request.stream:

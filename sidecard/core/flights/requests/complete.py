@@ -53,7 +53,7 @@ class CompleteOperation(Struct, frozen=True, eq=False):
 
         stream = flight.stream
         if lease.request.stream:
-            value = (stream or SharedStream()).packed()
+            value = (stream or SharedStream(peer.uid)).packed()
 
         stored, effects = self.answers.store(flight, lease, value, call, request, now)
         if not stored:

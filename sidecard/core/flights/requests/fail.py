@@ -85,6 +85,7 @@ class FurtherAttempts(Struct, frozen=True, eq=False):
             lease.flight,
             lease.peer,
             lease.request,
+            lease.memory_bytes,
             request.id,
             now,
             now + wait_seconds,

@@ -7,6 +7,8 @@ On one host, the fence of a lease decides which holder may store. Among hosts, t
 host at a time. A lost claim costs a second call, never a wrong answer.
 """
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from sidecard.core.cache.entry import Entry
@@ -14,6 +16,7 @@ from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, SendReply, StoreRead, StoreRelease
 from sidecard.core.events import Answer, Peer, Unavailable
+from sidecard.core.flights.charges import begin_bytes, question_bytes
 from sidecard.core.flights.endings import Endings
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, LOOKING_UP, Flight
 from sidecard.core.flights.limits import TableLimits
@@ -53,8 +56,10 @@ class Lookups(Struct, frozen=True, eq=False):
 
     def begin(self, scope: str, flight: Flight | None, peer: Peer, request: wire.Begin, now: float) -> list[Effect]:
         """Let a begin wait for the store's answer."""
-        if not self.limits.admits_waiter(peer.uid):
-            return self.endings.reject_full(peer, request, "waiters")
+        charge = begin_bytes(request)
+        full = self.limits.full_for_waiter(peer.uid, charge)
+        if full is not None:
+            return self.endings.reject_full(peer, request, full)
 
         assert request.key is not None  # noqa: S101 - for the type checker: calls without a key have no flight
         if flight is None:
@@ -64,7 +69,7 @@ class Lookups(Struct, frozen=True, eq=False):
 
         effects = self.release_claims()  # before the question: a voided flight of the key may have had the claim
         reads_entry = request.mode != "refresh"
-        waiter = self.flights.join(flight, peer, request, now, self.endings.wait_seconds(request))
+        waiter = self.flights.join(flight, peer, request, charge, now, self.endings.wait_seconds(request))
         if reads_entry:
             waiter.open_lookup()
 
@@ -82,6 +87,9 @@ class Lookups(Struct, frozen=True, eq=False):
         if not self.status.answers or (flight is not None and flight.state != LOOKING_UP):
             return None
 
+        if self.limits.full_memory(peer.uid, question_bytes(request.key)) is not None:
+            return None
+
         effects: list[Effect] = []
         if flight is None:
             flight = self.limits.start_flight(scope, request.key, peer.uid)
@@ -91,6 +99,7 @@ class Lookups(Struct, frozen=True, eq=False):
             effects += self.release_claims()
             effects.append(self.ask(flight, now, reads_entry=True))
 
+        self.limits.memory.charge(peer.uid, question_bytes(request.key))
         self.gets.setdefault(flight, []).append((peer, request))
         return effects
 
@@ -145,7 +154,7 @@ class Lookups(Struct, frozen=True, eq=False):
     def end(self, flight: Flight) -> list[Waiter]:
         """End a flight that asks or has asked the store; return its waiters."""
         self.flights.timers.clear(flight)
-        self.gets.pop(flight, None)
+        self._take_gets(flight)
         return self.flights.finish(flight)
 
     def flight_due(self, flight: Flight, now: float) -> list[Effect]:
@@ -162,8 +171,15 @@ class Lookups(Struct, frozen=True, eq=False):
 
     def answer_gets(self, flight: Flight, now: float, entry: Entry | None) -> list[Effect]:
         """Answer the gets that wait for a flight's question."""
-        gets = self.gets.pop(flight, ())
+        gets = self._take_gets(flight)
         return [SendReply(peer.id, self.serving.read(request, entry, now), wire.Get) for peer, request in gets]
+
+    def _take_gets(self, flight: Flight) -> Sequence[tuple[Peer, wire.Get]]:
+        gets = self.gets.pop(flight, ())
+        for peer, request in gets:
+            self.limits.memory.release(peer.uid, question_bytes(request.key))
+
+        return gets
 
     def send_pending(self, flight: Flight) -> list[Effect]:
         """Send `Pending` to the waiters of a flight that have not been sent it."""
@@ -179,6 +195,9 @@ class Lookups(Struct, frozen=True, eq=False):
         """Forget the gets of a lost peer."""
         for flight, gets in list(self.gets.items()):
             self.gets[flight] = [(sender, request) for sender, request in gets if sender.id != peer.id]
+            for sender, request in gets:
+                if sender.id == peer.id:
+                    self.limits.memory.release(peer.uid, question_bytes(request.key))
 
     def release_claims(self) -> list[Effect]:
         """Release the claims of flights that are over or voided."""

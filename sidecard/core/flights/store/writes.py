@@ -2,11 +2,13 @@
 
 from msgspec import Struct
 
+from sidecard.core.accounts.memory import MemoryPool
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.purges import CachePurge
 from sidecard.core.counters import Counters
 from sidecard.core.effects import NO_TICKET, Effect, SendReply, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import Peer, Removed, StoreAnswered
+from sidecard.core.flights.charges import removal_bytes
 from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.store.status import PATIENCE_SECONDS, PendingRemoval, StoreStatus
 from sidecard.core.flights.table import Flights
@@ -21,6 +23,7 @@ class StoreUpdates(Struct, frozen=True, eq=False):
     status: StoreStatus
     lookups: Lookups
     counters: Counters
+    memory: MemoryPool
     removals: dict[int, PendingRemoval] = {}
 
     def write(self, entry: Entry, now: float, *, claim: str = "", replace: bool = True) -> list[Effect]:
@@ -93,7 +96,7 @@ class StoreUpdates(Struct, frozen=True, eq=False):
 
     def removal_due(self, removal: PendingRemoval) -> list[Effect]:
         """Answer with the count so far: the store, or memory, takes too long and removes its entries later."""
-        del self.removals[removal.ticket]
+        self._drop(removal)
         return [self._deleted(removal)]
 
     def peer_lost(self, peer: Peer) -> None:
@@ -103,9 +106,11 @@ class StoreUpdates(Struct, frozen=True, eq=False):
                 self._forget(removal)
 
     def _answer_or_wait(self, removal: PendingRemoval, now: float) -> list[Effect]:
-        """Answer a removal that waits for nothing; otherwise number it, and wait for at most `PATIENCE_SECONDS`."""
+        """Answer a removal that waits for nothing, or may not; otherwise number it, and wait for at most `PATIENCE_SECONDS`."""
         removal.awaits_store = self.status.answers
-        if not (removal.awaits_store or removal.in_progress):
+        waits = removal.awaits_store or removal.in_progress
+        if not (waits and self.memory.try_charge(removal.peer.uid, removal_bytes(removal.request))):
+            removal.awaits_store = False
             return [self._deleted(removal)]
 
         removal.ticket = self.status.next_ticket()
@@ -122,8 +127,12 @@ class StoreUpdates(Struct, frozen=True, eq=False):
         return [self._deleted(removal)]
 
     def _forget(self, removal: PendingRemoval) -> None:
-        del self.removals[removal.ticket]
+        self._drop(removal)
         self.flights.timers.clear(removal)
+
+    def _drop(self, removal: PendingRemoval) -> None:
+        del self.removals[removal.ticket]
+        self.memory.release(removal.peer.uid, removal_bytes(removal.request))
 
     def _deleted(self, removal: PendingRemoval) -> SendReply:
         self.counters.deleted += removal.count

@@ -3,7 +3,6 @@
 import pytest
 
 from sidecard.core.accounts.memory import COMMON_SHARE, LITTLE_SHARE, POOL_SHARES, MemoryAccounts, MemoryPool
-from sidecard.core.settings import EngineSettings, LiveSettings
 
 LIMIT = 1600
 
@@ -11,7 +10,7 @@ LIMIT = 1600
 @pytest.fixture
 def pool() -> MemoryPool:
     """Create an empty pool."""
-    return MemoryPool(lambda: LIMIT)
+    return MemoryPool(LIMIT)
 
 
 def test_single_uid_common_share_is_admitted(pool: MemoryPool) -> None:
@@ -61,22 +60,24 @@ def test_released_uid_leaves_the_table(pool: MemoryPool) -> None:
 
 def test_accounts_pools_share_the_limit() -> None:
     """The pools have fixed shares of one limit, which a reload may change."""
-    live = LiveSettings(EngineSettings(max_memory_bytes=8000))
-    accounts = MemoryAccounts(live)
+    accounts = MemoryAccounts(8000)
     limits = [accounts.requests.limit_bytes, accounts.streams.limit_bytes, accounts.app_metrics.limit_bytes]
     assert limits == [4000, 3000, 1000]
     assert sum(POOL_SHARES.values()) == 1
-    live.now = EngineSettings(max_memory_bytes=800)
+    accounts.resize(800)
     assert accounts.requests.limit_bytes == 400
 
 
 def test_accounts_sums_cover_all_pools() -> None:
     """The sums by uid and by kind cover all pools."""
-    accounts = MemoryAccounts(LiveSettings(EngineSettings()))
+    accounts = MemoryAccounts(10**6)
     accounts.requests.charge(1, 1)
     accounts.streams.charge(1, 20)
     accounts.streams.charge(2, 100)
     accounts.app_metrics.charge(2, 4000)
-    assert accounts.by_uid() == {1: 21, 2: 4100}
-    assert accounts.by_kind() == {"requests": 1, "streams": 120, "app_metrics": 4000}
-    assert accounts.total == 4121
+    assert list(accounts.by_uid().items()) == [(2, 4100), (1, 21)]
+    assert {kind: pool.total for kind, pool in accounts.pools.items()} == {
+        "requests": 1,
+        "streams": 120,
+        "app_metrics": 4000,
+    }

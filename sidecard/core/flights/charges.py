@@ -1,0 +1,66 @@
+"""Memory of waiting and held requests: what each object costs, as charged to its uid (`sidecard.core.accounts.memory`).
+
+The constants are measured with `tracemalloc` (`tests/unit/core/flights/test_charges.py` checks them against it), for a request
+whose texts are all charged in addition.
+"""
+
+from typing import Final
+
+from sidecard.core.cache.entry import text_bytes
+from sidecard_client.protocol.wire import Begin, Delete, Purge
+
+BEGIN_BYTES: Final = 700
+"""A begin that waits or has led to a lease, without its texts: the decoded request, the waiter, applicant or lease, its places in
+the tables, and its timer."""
+
+FLIGHT_BYTES: Final = 700
+"""A flight without its texts."""
+
+QUESTION_BYTES: Final = 600
+"""A `get`, `delete` or `purge` that waits for the store, without its texts."""
+
+FAILURE_BYTES: Final = 400
+"""A remembered failure without its texts."""
+
+TEXT_BYTES: Final = 56
+"""Header of a text."""
+
+
+def begin_bytes(request: Begin) -> int:
+    """Return the charge for a begin that waits, queues for a permit, or holds a lease."""
+    size = (
+        BEGIN_BYTES
+        + text_bytes(request.namespace)
+        + text_bytes(request.task)
+        + text_bytes(request.trace)
+        + text_bytes(request.key or "")
+        + text_bytes(request.group or "")
+    )
+    if request.vector is not None:
+        size += len(request.vector)
+
+    for name in request.backends:
+        size += text_bytes(name) + TEXT_BYTES
+
+    return size
+
+
+def flight_bytes(scope: str, key: str) -> int:
+    """Return the charge for a flight."""
+    return FLIGHT_BYTES + text_bytes(scope) + text_bytes(key)
+
+
+def question_bytes(key: str) -> int:
+    """Return the charge for a `get` that waits for the store."""
+    return QUESTION_BYTES + text_bytes(key)
+
+
+def removal_bytes(request: Delete | Purge) -> int:
+    """Return the charge for a removal that waits for the store."""
+    texts = (request.key,) if isinstance(request, Delete) else (request.namespace, request.tag, request.task)
+    return QUESTION_BYTES + sum(text_bytes(text) for text in texts if text is not None)
+
+
+def failure_bytes(scope: str, key: str, message: str) -> int:
+    """Return the charge for a remembered failure."""
+    return FAILURE_BYTES + text_bytes(scope) + text_bytes(key) + text_bytes(message)
