@@ -119,7 +119,8 @@ class Engine:
             shares_budgets=settings.share_budgets,
         )
 
-        self._memory = memory = MemoryAccounts(settings.max_memory_bytes)
+        self.memory = memory = MemoryAccounts(settings.max_memory_bytes)
+        """The connections charge their buffers to it too."""
         self._flights = flights = Flights(boot_id, live, memory.requests)
         self._timers = flights.timers
         hung_calls = HungCalls(live, flights)
@@ -159,7 +160,9 @@ class Engine:
         self._breakers = BreakerOperations(backends, queues)
         self._watches = Watches(wall)
         run = RunInfo(boot_id, version, now, shown_settings, shown_origins)
-        self._status = status = StatusOperations(run, cache, streams, flights, similar, store, backends, counters)
+        self._status = status = StatusOperations(
+            run, cache, streams, flights, similar, store, backends, counters, memory
+        )
         self._entries = EntryOperations(policy, flights, lookups, store, writes, serving, scopes, failures)
         self._jobs = Jobs([EntryRemoval(cache, writes)])
         self._explain = ExplainOperation(policy, flights, store, scopes, failures, status)

@@ -231,6 +231,7 @@ class Daemon:
             new_index=self._parts.new_index,
             wall_offset_seconds=wall_clock() - now,
         )
+        self._server.buffers.memory = engine.memory.buffers
         engine.sink_problems["state"] = lambda: self._parts.state_problem
         return engine
 

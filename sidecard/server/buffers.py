@@ -7,9 +7,10 @@ the connections that hold most are closed, first those of the uid that holds mos
 A large value with many waiters is one object that all their frames refer to (`sidecard.server.large_replies`). It counts once.
 """
 
-from collections import Counter
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
+
+from sidecard.core.accounts.memory import MemoryPool
 
 COUNTED_BYTES: Final = 64 * 1024
 """Smaller amounts of one connection are not counted: accounting for them would slow down every hit."""
@@ -33,10 +34,11 @@ class BufferBudget(Generic[T]):
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         """May be changed at any time."""
+        self.memory = MemoryPool(max_bytes)
+        """What each uid's connections hold, without shared values. May be replaced before the first use."""
         self.bytes = 0
         self._held: dict[T, tuple[int, int]] = {}
         """Uid and bytes of each connection, without shared values."""
-        self._per_uid: Counter[int] = Counter()
         self._values: dict[int, _SharedValue] = {}
         """By the identity of the object that holds the bytes, which lives at least as long as its item."""
         self._used: dict[T, list[int]] = {}
@@ -83,23 +85,25 @@ class BufferBudget(Generic[T]):
             self._set(connection, self._held[connection][0], 0)
 
     def _set(self, connection: T, uid: int, count: int) -> None:
-        growth = count - self._held.pop(connection, (uid, 0))[1]
+        _, before = self._held.pop(connection, (uid, 0))
+        if before:
+            self.memory.release(uid, before)
+
         if count:
             self._held[connection] = uid, count
+            self.memory.charge(uid, count)
 
-        self.bytes += growth
-        self._per_uid[uid] += growth
-        if not self._per_uid[uid]:
-            del self._per_uid[uid]
+        self.bytes += count - before
 
     def _shared_bytes(self, connection: T) -> int:
         return sum(len(self._values[identity].value) for identity in self._used.get(connection, ()))
 
     def _largest(self) -> T:
-        if not self._per_uid:
+        per_uid = self.memory.by_uid()
+        if not per_uid:
             # Only shared values are left: the connection that refers to most of them.
             return max(self._used, key=self._shared_bytes)
 
-        largest_uid = max(self._per_uid, key=self._per_uid.__getitem__)
+        largest_uid = max(per_uid, key=per_uid.__getitem__)
         connections = (connection for connection, (uid, _) in self._held.items() if uid == largest_uid)
         return max(connections, key=lambda connection: self._held[connection][1])

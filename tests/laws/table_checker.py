@@ -3,13 +3,16 @@
 from collections import Counter
 from math import inf
 
+from sidecard.core.accounts.charges import begin_bytes, failure_bytes, flight_bytes, question_bytes, removal_bytes
 from sidecard.core.engine import Engine
-from sidecard.core.flights.charges import begin_bytes, failure_bytes, flight_bytes, question_bytes, removal_bytes
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, LEASED, LOOKING_UP, QUEUED, Flight
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
 from sidecard.core.flights.streams import CHUNK_OVERHEAD_BYTES, FOLLOWER_BYTES, STREAM_OVERHEAD_BYTES
 
 _CENT_FRACTION = 1e-9
+
+_MAX_HEADER_BYTES = 5
+"""Longest header of a list in msgpack."""
 
 _OF_STATE = {
     LOOKING_UP: (False, False, 1),
@@ -51,7 +54,7 @@ class TableChecker:
             "gets": len(lookups.gets),
             "removals": len(engine._writes.removals),
             "followers": len(streams.followers),
-            "memory": sum(engine._memory.by_uid().values()) - self._of_failures(),
+            "memory": sum(engine.memory.by_uid().values()) - self._of_failures(),
             "entries": engine._policy.cache.count,
             "bytes": engine._policy.cache.bytes,
             "permits": sum(backend.permits for backend in backends),
@@ -91,7 +94,7 @@ class TableChecker:
         assert cache.bytes == sum(entry.charge for entry in entries)
         assert cache.count == len(entries)
         assert cache.bytes <= cache.budget or not cache.count, "the cache is above its budget"
-        memory = self._engine._memory
+        memory = self._engine.memory
         for pool, charged in ((memory.requests, self._requests_by_uid()), (memory.streams, self._streams_by_uid())):
             assert pool.by_uid() == charged, f"charged {dict(pool.by_uid())}, reachable {dict(charged)}"
             assert pool.total == charged.total()
@@ -128,7 +131,9 @@ class TableChecker:
         held |= {id(flight.stream): flight.stream for flight in self._engine._flights if flight.stream is not None}
         for stream in held.values():
             chunks = sum(len(memoryview(chunk)) + CHUNK_OVERHEAD_BYTES for chunk in stream.chunks)
-            charged[stream.uid] += STREAM_OVERHEAD_BYTES + chunks
+            size = STREAM_OVERHEAD_BYTES + chunks
+            # A replayed value is charged with its list's header.
+            charged[stream.uid] += stream.charge if 0 <= stream.charge - size <= _MAX_HEADER_BYTES else size
 
         for follower in followers:
             charged[follower.peer.uid] += FOLLOWER_BYTES

@@ -39,7 +39,7 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Keys, values and the fixed cost per entry."""
     cache_max_bytes: int
     stream_bytes: int
-    """Size of streams in flight or still being read; it reduces the cache's room."""
+    """Size of streams in flight or still being read."""
     streams: int
     """Begins that are receiving the chunks of an answer."""
     begins: int
@@ -158,6 +158,11 @@ class Stats(Reply, frozen=True, tag="stats"):
     """Uncompressed size of the same answers."""
     evicted_by_limits: int = 0
     """Of ``evicted``, those that exceeded their namespace's ``[namespaces.NAME] max_bytes``."""
+    memory_by_kind: dict[str, int] = {}
+    """Bytes that peers make the daemon hold besides entries: ``requests`` (waiting, and those of leases, with their flights),
+    ``streams``, ``app_metrics``, ``buffers`` (unread replies and incomplete messages)."""
+    memory_by_uid: dict[str, int] = {}
+    """The same bytes by uid: operators get the uids that hold most, other peers their own."""
 
 
 class Ledger(Struct, frozen=True):

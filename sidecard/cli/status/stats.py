@@ -118,6 +118,14 @@ def stats_text(stats: Stats) -> str:
         ("streams", f"{count(stats.streams)} being read, {size(stats.stream_bytes)}"),
         ("cache", f"{size(stats.cache_bytes)} of {size(stats.cache_max_bytes)} ({percent(full)})"),
     ]
+    held = {kind: held for kind, held in stats.memory_by_kind.items() if held}
+    if held:
+        text = ", ".join(f"{size(held)} {kind.replace('_', ' ')}" for kind, held in held.items())
+        now.append(("memory", text))
+
+    if len(stats.memory_by_uid) > 1:
+        now.append(("  by uid", ", ".join(f"{uid}: {size(held)}" for uid, held in stats.memory_by_uid.items())))
+
     if stats.cache_compressed_entries:
         now.append(("compressed", _compressed(stats)))
 

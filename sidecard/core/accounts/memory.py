@@ -1,7 +1,8 @@
-"""Memory that peers make the daemon hold besides the cache and the connections' buffers, charged to their uids.
+"""Memory that peers make the daemon hold besides the cache, charged to their uids.
 
-`MemoryAccounts` has one `MemoryPool` for each kind of memory, so that one kind never takes the room of another. All of them together
-have ``limits.max_memory_bytes``. Charges are sizes in memory: measured costs of the objects plus their texts and bytes.
+`MemoryAccounts` has one `MemoryPool` for each kind of memory, so that one kind never takes the room of another. All pools but that
+of the connections' buffers have ``limits.max_memory_bytes`` together. Charges are sizes in memory: measured costs of the objects
+plus their texts and bytes.
 
 A pool is shared fairly, like the tables (`sidecard.core.shares`), but never exceeds its limit:
 
@@ -20,11 +21,11 @@ from collections.abc import Mapping
 from operator import itemgetter
 from typing import Final, Literal
 
-MemoryKind = Literal["requests", "streams", "app_metrics"]
+MemoryKind = Literal["requests", "streams", "app_metrics", "buffers"]
 
 POOL_SHARES: Final[Mapping[MemoryKind, float]] = {"requests": 1 / 2, "streams": 3 / 8, "app_metrics": 1 / 8}
 """Share of ``limits.max_memory_bytes`` for waiting and held requests with their flights, for chunks of streams, and for the
-apps' metrics."""
+apps' metrics. Connections' buffers are charged too, but bounded by ``limits.max_buffered_bytes`` (`sidecard.server.buffers`)."""
 
 COMMON_SHARE: Final = 3 / 4
 """Share of a pool that a single uid may use."""
@@ -88,7 +89,7 @@ class MemoryPool:
 
 
 class MemoryAccounts:
-    """The pools of all kinds, which together have ``max_bytes``."""
+    """The pools of all kinds, which together have ``max_bytes``, besides the connections' buffers."""
 
     def __init__(self, max_bytes: int) -> None:
         self.pools: dict[MemoryKind, MemoryPool] = {
@@ -97,6 +98,7 @@ class MemoryAccounts:
         self.requests = self.pools["requests"]
         self.streams = self.pools["streams"]
         self.app_metrics = self.pools["app_metrics"]
+        self.buffers = self.pools["buffers"] = MemoryPool(0)
 
     def resize(self, max_bytes: int) -> None:
         """Set the bytes of all pools together."""

@@ -1,13 +1,14 @@
 """Remembered failures: a key's fatal failure is served to later callers without a call, for tasks that want this.
 
-In memory alone and bounded, in number and by the memory of their uids' requests: the oldest leaves first. Storing or removing the key's answer ends a remembered failure.
+In memory alone and bounded, in number and by the memory of their uids' requests: the oldest leaves first. Storing or removing
+the key's answer ends a remembered failure.
 """
 
 from collections import OrderedDict
 from typing import NamedTuple
 
+from sidecard.core.accounts.charges import failure_bytes
 from sidecard.core.accounts.memory import MemoryPool
-from sidecard.core.flights.charges import failure_bytes
 from sidecard.core.flights.flight import Flight
 from sidecard.core.scopes import covers
 from sidecard.core.settings import LiveSettings

@@ -22,7 +22,7 @@ class Waiter(Struct, eq=False):
     peer: Peer
     request: Begin
     memory_bytes: int
-    """Memory charged for it (`sidecard.core.flights.charges`)."""
+    """Memory charged for it (`sidecard.core.accounts.charges`)."""
     joined_at: float
     deadline: float
     no_wait: bool

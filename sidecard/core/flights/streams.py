@@ -38,7 +38,7 @@ CHUNK_OVERHEAD_BYTES = 100
 STREAM_OVERHEAD_BYTES = 300
 """Cost of a stream without its chunks."""
 
-FOLLOWER_BYTES = 700
+FOLLOWER_BYTES = 400
 """Cost of a follower: its position, its first chunk's metadata, and its places in the tables."""
 
 MAX_STREAM_BYTES = wire.MAX_FRAME_BYTES - 64 * 1024

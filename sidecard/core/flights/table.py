@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from sidecard.core.accounts.charges import flight_bytes
 from sidecard.core.accounts.memory import MemoryPool
 from sidecard.core.backends.backend import Backend, Permit
 from sidecard.core.events import Peer
-from sidecard.core.flights.charges import flight_bytes
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, Flight
 from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
 from sidecard.core.scopes import covers

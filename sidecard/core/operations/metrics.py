@@ -218,6 +218,9 @@ class MetricsOperations(Struct, frozen=True, eq=False):
         ):
             yield _gauge(name, text, getattr(stats, name))
 
+        yield _gauge(
+            "memory_bytes", "Bytes that peers make the daemon hold besides entries.", _by("kind", stats.memory_by_kind)
+        )
         if stats.store != "none":
             yield _gauge("store_up", "Whether the store answers.", stats.store in {"up", "read_only"})
             yield _gauge("store_pending", "Pending writes and removals.", stats.store_pending)

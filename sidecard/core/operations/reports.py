@@ -52,7 +52,8 @@ class ReportOperations(Struct, frozen=True, eq=False):
         effects = self.status.advance_breakers(now)
         problems = ["The daemon is stopping: it grants no new leases."] if draining else []
         problems += [
-            f"The table of {table} is full: callers make further calls without the daemon."
+            f"The {'memory for requests' if table == 'memory' else f'table of {table}'} is full: callers make further calls "
+            "without the daemon."
             for table in self.limits.full_tables()
         ]
         problems += [

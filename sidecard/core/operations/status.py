@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
+from sidecard.core.accounts.memory import MemoryAccounts
 from sidecard.core.backends.registry import Backends
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.cache.similarity import SimilarAnswers
@@ -14,6 +15,9 @@ from sidecard.core.flights.store.status import StoreStatus
 from sidecard.core.flights.streams import Streams
 from sidecard.core.flights.table import Flights
 from sidecard_client.protocol import wire
+
+SHOWN_UIDS = 16
+"""Uids in ``memory_by_uid``."""
 
 
 class RunInfo(Struct, frozen=True):
@@ -41,6 +45,7 @@ class StatusOperations(Struct, eq=False):
     store: StoreStatus
     backends: Backends
     count: Counters
+    memory: MemoryAccounts
     peers: int = 0
 
     def ping(self, peer: Peer, request: wire.Ping, now: float) -> list[Effect]:
@@ -51,13 +56,16 @@ class StatusOperations(Struct, eq=False):
 
     def stats(self, peer: Peer, request: wire.GetStats, now: float) -> list[Effect]:
         """Report counters and gauges."""
-        return [*self.advance_breakers(now), SendReply(peer.id, self.snapshot(request.id, now))]
+        by_uid = self.memory.by_uid()
+        shown = list(by_uid)[:SHOWN_UIDS] if peer.operator else [peer.uid]
+        memory_by_uid = {str(uid): by_uid.get(uid, 0) for uid in shown}
+        return [*self.advance_breakers(now), SendReply(peer.id, self.snapshot(request.id, now, memory_by_uid))]
 
     def advance_breakers(self, now: float) -> list[Effect]:
         """Make the changes of breakers that depend on time alone, so that reports show their current states."""
         return [EmitNote(note) for note in self.backends.advance(now)]
 
-    def snapshot(self, request_id: int, now: float) -> wire.Stats:
+    def snapshot(self, request_id: int, now: float, memory_by_uid: dict[str, int] | None = None) -> wire.Stats:
         """Return all counters and gauges. Call `advance_breakers` first."""
         flights, cache, streams = self.flights, self.cache, self.streams
         return wire.Stats(
@@ -87,6 +95,8 @@ class StatusOperations(Struct, eq=False):
             vectors=self.similar.count,
             evicted=cache.evicted,
             evicted_by_limits=cache.evicted_within,
+            memory_by_kind={kind: pool.total for kind, pool in self.memory.pools.items()},
+            memory_by_uid=memory_by_uid or {},
             expired_entries=cache.expired,
             breakers=self.backends.states(),
             store=self.store.state,

@@ -151,7 +151,7 @@ def test_follower_of_replaced_stream_gets_its_end() -> None:
     assert (pieces, type(end)) == (["a", "b"], wire.End)
     pieces, end = dave.reads()
     assert (pieces, type(end)) == (["x"], wire.End)
-    assert host.engine._streams.bytes == 0
+    assert host.engine._streams.memory.total == 0
 
 
 def test_queued_flight_is_joined_and_stores() -> None:

@@ -110,7 +110,7 @@ def test_read_served_and_lost_bytes_are_no_longer_counted() -> None:
     assert server.buffers.bytes > 500_000
     bob.read_all()
     carol.disconnect()
-    assert (server.buffers.bytes, len(server.buffers._per_uid), len(server.buffers._held)) == (0, 0, 0)
+    assert (server.buffers.bytes, len(server.buffers.memory.by_uid()), len(server.buffers._held)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("same_uid", [False, True])

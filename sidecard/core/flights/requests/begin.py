@@ -2,13 +2,13 @@
 
 from msgspec import Struct, structs
 
+from sidecard.core.accounts.charges import begin_bytes
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.freshness import FreshnessPolicy
 from sidecard.core.cache.policy import CachePolicy
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
-from sidecard.core.flights.charges import begin_bytes
 from sidecard.core.flights.endings import DRAINING, NOT_CACHED, Endings
 from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.flight import Flight
@@ -48,11 +48,10 @@ class BeginOperation(Struct, frozen=True, eq=False):
             return [id_in_use(peer, request)]
 
         if request.vector is not None:
+            request = self.serving.similar_answers.compact(request)
             problem = self.serving.similar_answers.validate(scope, request)
             if problem is not None:
                 return [error(peer, request, "bad_request", problem)]
-
-            request = self.serving.similar_answers.compact(request)
 
         self.counters.begins += 1
         policy, entry = self.policy, None

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from sidecard.core.accounts.charges import begin_bytes, question_bytes
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.counters import Counters
 from sidecard.core.effects import Effect, SendReply, StoreRead, StoreRelease
 from sidecard.core.events import Answer, Peer, Unavailable
-from sidecard.core.flights.charges import begin_bytes, question_bytes
 from sidecard.core.flights.endings import Endings
 from sidecard.core.flights.flight import CLAIMED_ELSEWHERE, LOOKING_UP, Flight
 from sidecard.core.flights.limits import TableLimits

@@ -2,13 +2,13 @@
 
 from msgspec import Struct
 
+from sidecard.core.accounts.charges import removal_bytes
 from sidecard.core.accounts.memory import MemoryPool
 from sidecard.core.cache.entry import Entry
 from sidecard.core.cache.purges import CachePurge
 from sidecard.core.counters import Counters
 from sidecard.core.effects import NO_TICKET, Effect, SendReply, StorePurge, StoreRemove, StoreWrite
 from sidecard.core.events import Peer, Removed, StoreAnswered
-from sidecard.core.flights.charges import removal_bytes
 from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.store.status import PATIENCE_SECONDS, PendingRemoval, StoreStatus
 from sidecard.core.flights.table import Flights

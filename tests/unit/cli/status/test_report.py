@@ -73,6 +73,8 @@ def test_stats_show_every_field_of_the_wire() -> None:
         "cache_compressed_bytes",
         "cache_uncompressed_bytes",
         "stream_bytes",
+        "memory_by_kind",
+        "memory_by_uid",
     }  # shown in words, in the first table
     text = stats_text(Host(store="own").stats())
     words = text.split()

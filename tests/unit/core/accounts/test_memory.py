@@ -80,4 +80,5 @@ def test_accounts_sums_cover_all_pools() -> None:
         "requests": 1,
         "streams": 120,
         "app_metrics": 4000,
+        "buffers": 0,
     }

@@ -21,7 +21,7 @@ def moved(host: Host, before: dict[str, float]) -> dict[str, float]:
     return {
         name: value - before.get(name, 0.0)
         for name, value in now.items()
-        if value != before.get(name, 0.0) and "_bucket" not in name and "uptime" not in name
+        if value != before.get(name, 0.0) and not any(part in name for part in ("_bucket", "uptime", "memory_bytes"))
     }
 
 

@@ -1,7 +1,8 @@
 """Memory of waiting and held requests: what each object costs, as charged to its uid (`sidecard.core.accounts.memory`).
 
-The constants are measured with `tracemalloc` (`tests/unit/core/flights/test_charges.py` checks them against it), for a request
-whose texts are all charged in addition.
+The constants are measured with `tracemalloc` (`tests/unit/core/accounts/test_charges.py` checks them against it), for a request
+whose texts are all charged in addition. A text is charged by its characters (`text_bytes`): Python's own size of it grows
+when it is encoded, and a release must equal its charge.
 """
 
 from typing import Final
@@ -9,21 +10,21 @@ from typing import Final
 from sidecard.core.cache.entry import text_bytes
 from sidecard_client.protocol.wire import Begin, Delete, Purge
 
-BEGIN_BYTES: Final = 700
+BEGIN_BYTES: Final = 730
 """A begin that waits or has led to a lease, without its texts: the decoded request, the waiter, applicant or lease, its places in
 the tables, and its timer."""
 
-FLIGHT_BYTES: Final = 700
+FLIGHT_BYTES: Final = 350
 """A flight without its texts."""
 
-QUESTION_BYTES: Final = 600
+QUESTION_BYTES: Final = 450
 """A `get`, `delete` or `purge` that waits for the store, without its texts."""
 
 FAILURE_BYTES: Final = 400
 """A remembered failure without its texts."""
 
-TEXT_BYTES: Final = 56
-"""Header of a text."""
+TEXT_BYTES: Final = 57
+"""Header of a text, and its place in a tuple."""
 
 
 def begin_bytes(request: Begin) -> int:
@@ -46,7 +47,10 @@ def begin_bytes(request: Begin) -> int:
 
 
 def flight_bytes(scope: str, key: str) -> int:
-    """Return the charge for a flight."""
+    """Return the charge for a flight.
+
+    Its key is the one of the begin that started it, which may leave before it, so both are charged for it.
+    """
     return FLIGHT_BYTES + text_bytes(scope) + text_bytes(key)
 
 
