@@ -169,7 +169,7 @@ class Engine:
         self._reports = ReportOperations(
             status, flights, limits, store, backends, billing, hung_calls, self.sink_problems
         )
-        self._apps = apps = AppMetrics(live, metrics.dropped)
+        self._apps = apps = AppMetrics(live, metrics.dropped, memory.app_metrics)
         self._reporting = MetricsOperations(status, streams, backends, billing, metrics, apps, enabled=settings.metrics)
         self._settings = SettingsOperations(
             status=status,
@@ -225,7 +225,7 @@ class Engine:
             case wire.Purge():
                 return self._entries.purge(peer, request, now)
             case wire.RecordMetrics():
-                return self._reporting.record(peer, request)
+                return self._reporting.record(peer, request, now)
             case wire.Ping():
                 return self._status.ping(peer, request, now)
             case wire.GetStats():

@@ -2,13 +2,22 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 
+from sidecard.core.accounts.app_metric_room import (
+    Cost,
+    Labels,
+    cost_of_metric,
+    cost_of_series,
+    cost_of_worker,
+)
 from sidecard.core.accounts.histogram import DEFAULT_BOUNDS, Buckets
-from sidecard_client.protocol.wire import Aggregate, Measurement, MetricKind, Sample
+from sidecard_client.protocol.wire import Aggregate, Family, Measurement, MetricKind, Sample
 
-Labels = tuple[tuple[str, str], ...]
+OVERFLOW: Labels = (("overflow", "true"),)
+"""The label set that sums all those beyond the bounds; named as OpenTelemetry's ``otel.metric.overflow``."""
 
 WORKER = "worker"
 """The label that identifies workers under the aggregate ``each``."""
@@ -17,12 +26,18 @@ MAX_LABELS = 16
 MAX_LABEL_CHARACTERS = 256
 MAX_HELP_CHARACTERS = 1024
 MAX_BOUNDS = 64
+MAX_COUNT = 2**53
 
 RESERVED_PREFIX = "sidecard_"
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,199}", re.ASCII)
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]{0,99}", re.ASCII)
 _RESERVED_LABELS = {"le", "quantile", WORKER, "overflow"}
+PIECE_SAMPLES = 256
+"""Samples of a family are made in pieces of about this many: 0.3 ms."""
+
+UNDESCRIBED = "An app's metric without a description."
+
 _SUFFIXES: dict[MetricKind, tuple[str, ...]] = {
     "counter": ("", "_total", "_created"),
     "gauge": ("",),
@@ -34,12 +49,27 @@ _SUFFIXES: dict[MetricKind, tuple[str, ...]] = {
 class AppMetric:
     """One metric: its series by label set, and those of a gauge also by worker."""
 
-    __slots__ = ("aggregate", "bounds", "help", "histograms", "kind", "name", "overflowed", "uid", "values", "workers")
+    __slots__ = (
+        "aggregate",
+        "bounds",
+        "changed",
+        "costs",
+        "help",
+        "histograms",
+        "kind",
+        "name",
+        "overflowed",
+        "owners",
+        "recorded_at",
+        "uid",
+        "values",
+        "workers",
+    )
 
     def __init__(self, name: str, first: Measurement, uid: int) -> None:
         self.name = name
         self.uid = uid
-        """The uid that first recorded it, to which its series are charged."""
+        """The uid that first recorded it."""
         self.kind = first.kind
         self.help = first.help[:MAX_HELP_CHARACTERS]
         self.aggregate: Aggregate = first.aggregate
@@ -49,40 +79,80 @@ class AppMetric:
         self.histograms: dict[Labels, Buckets] = {}
         self.workers: dict[int, int] = {}
         """Pids by peer, of peers that have a gauge."""
+        self.owners: dict[Labels, int] = {}
+        """The uids that are charged for series, where it is not ``uid``."""
+        self.costs: dict[int, Cost] = {}
+        """All charges, by uid."""
         self.overflowed = 0
+        self.changed = 0
+        """The number of its latest change, unique among all changes of all metrics."""
+        self.recorded_at = 0.0
 
-    def samples(self) -> Iterable[Sample]:
-        """Return the exposed samples, sorted by labels."""
+    @property
+    def has_samples(self) -> bool:
+        """Whether it is exposed."""
+        return bool(self.values or self.histograms)
+
+    def base_cost(self) -> Cost:
+        """Return the cost of the metric without series; counters and histograms reserve room for `OVERFLOW`."""
+        cost = cost_of_metric(self.name, self.help, self.bounds if self.kind == "histogram" else ())
+        return cost if self.kind == "gauge" else cost.plus(self.series_cost(OVERFLOW)._replace(series=0))
+
+    def series_cost(self, labels: Labels) -> Cost:
+        """Return the cost of a series; of a gauge, each worker's value counts as a series."""
+        cost = cost_of_series(self.name, labels, len(self.bounds) + 1 if self.kind == "histogram" else 0)
+        return cost._replace(series=0) if self.kind == "gauge" else cost
+
+    def worker_cost(self, labels: Labels) -> Cost:
+        """Return the cost of one worker's value of a gauge."""
+        return cost_of_worker(self.name, labels if self.aggregate == "each" else None)
+
+    def pieces(self) -> Iterator[Family]:
+        """Yield the metric with its samples, sorted by labels, in pieces. It may change meanwhile.
+
+        Each series is exposed as it is when its turn comes; one that ends before is left out, one that begins later may be.
+        """
+        samples: list[Sample] = []
+        for labels in sorted(self.histograms if self.kind == "histogram" else self.values):
+            samples += self._samples(labels)
+            if len(samples) >= PIECE_SAMPLES:
+                yield self._family(samples)
+                samples = []
+
+        if samples:
+            yield self._family(samples)
+
+    def _family(self, samples: list[Sample]) -> Family:
+        return Family(self.name, self.kind, self.help or UNDESCRIBED, samples)
+
+    def _samples(self, labels: Labels) -> Iterator[Sample]:
         match self.kind:
             case "counter":
-                name = f"{self.name}_total"
-                return (Sample(name, values[0], dict(labels)) for labels, values in sorted(self.values.items()))
+                yield Sample(f"{self.name}_total", self.values[labels][0], dict(labels))
             case "gauge":
-                return self._gauges()
+                yield from self._gauges(labels, self.values.get(labels, {}))
             case "histogram":
-                return (
-                    sample
-                    for labels, histogram in sorted(self.histograms.items(), key=lambda item: item[0])
-                    for sample in histogram.samples(self.name, dict(labels))
-                )
+                yield from self.histograms[labels].samples(self.name, dict(labels))
 
-    def _gauges(self) -> Iterator[Sample]:
-        for labels, values in sorted(self.values.items()):
-            match self.aggregate:
-                case "sum":
-                    # Not `fsum`, which raises if workers report both infinities.
-                    yield Sample(self.name, sum(values.values()), dict(labels))
-                case "max":
-                    yield Sample(self.name, max(values.values()), dict(labels))
-                case "min":
-                    yield Sample(self.name, min(values.values()), dict(labels))
-                case "last":
-                    yield Sample(self.name, next(reversed(values.values())), dict(labels))
-                case "each":
-                    # A process may have several connections: its latest value counts.
-                    by_pid = {self.workers[peer]: value for peer, value in values.items()}
-                    for pid, value in sorted(by_pid.items()):
-                        yield Sample(self.name, value, {**dict(labels), WORKER: str(pid)})
+    def _gauges(self, labels: Labels, values: dict[int, float]) -> Iterator[Sample]:
+        if not values:
+            return
+
+        match self.aggregate:
+            case "sum":
+                # Not `fsum`, which raises if workers report both infinities.
+                yield Sample(self.name, sum(values.values()), dict(labels))
+            case "max":
+                yield Sample(self.name, max(values.values()), dict(labels))
+            case "min":
+                yield Sample(self.name, min(values.values()), dict(labels))
+            case "last":
+                yield Sample(self.name, next(reversed(values.values())), dict(labels))
+            case "each":
+                # A process may have several connections: its latest value counts.
+                by_pid = {self.workers[peer]: value for peer, value in values.items()}
+                for pid, value in sorted(by_pid.items()):
+                    yield Sample(self.name, value, {**dict(labels), WORKER: str(pid)})
 
 
 def exposed_names(name: str, kind: MetricKind) -> list[str] | None:
@@ -95,14 +165,23 @@ def exposed_names(name: str, kind: MetricKind) -> list[str] | None:
 
 def valid_labels(labels: dict[str, str]) -> Labels | None:
     """Return labels as a key, without empty values, which mean no label; None if they cannot be exposed."""
-    if len(labels) > MAX_LABELS:
+    if not labels:
+        return ()
+
+    if len(labels) > MAX_LABELS or max(map(len, labels.values())) > MAX_LABEL_CHARACTERS:
         return None
 
-    for label, value in labels.items():
-        if len(value) > MAX_LABEL_CHARACTERS or label in _RESERVED_LABELS or not _LABEL.fullmatch(label):
-            return None
+    if not all(map(_is_label, labels)):
+        return None
 
-    return tuple(sorted((label, value) for label, value in labels.items() if value))
+    items = sorted(labels.items())
+    return tuple(items) if all(labels.values()) else tuple(item for item in items if item[1])
+
+
+@lru_cache(maxsize=1024)
+def _is_label(name: str) -> bool:
+    """Return whether a label may have this name. Cached: apps have few, and use them in each measurement."""
+    return name not in _RESERVED_LABELS and _LABEL.fullmatch(name) is not None
 
 
 def has_valid_numbers(measurement: Measurement) -> bool:
@@ -118,11 +197,17 @@ def has_valid_numbers(measurement: Measurement) -> bool:
 
 
 def _has_valid_buckets(bounds: tuple[float, ...], counts: tuple[int, ...]) -> bool:
-    if len(bounds) > MAX_BOUNDS or not all(map(math.isfinite, bounds)):
-        return False
-
-    if any(lower >= upper for lower, upper in pairwise(bounds)):
+    if not _are_bounds(bounds):
         return False
 
     expected = len(bounds or DEFAULT_BOUNDS) + 1
-    return not counts or (len(counts) == expected and all(0 <= count <= 2**53 for count in counts))
+    return not counts or (len(counts) == expected and min(counts) >= 0 and max(counts) <= MAX_COUNT)
+
+
+@lru_cache(maxsize=256)
+def _are_bounds(bounds: tuple[float, ...]) -> bool:
+    """Return whether a histogram may have these upper bounds. Cached: a batch repeats them for each label set."""
+    if len(bounds) > MAX_BOUNDS or not all(map(math.isfinite, bounds)):
+        return False
+
+    return all(lower < upper for lower, upper in pairwise(bounds))

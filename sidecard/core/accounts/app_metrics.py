@@ -7,46 +7,68 @@ connection and is dropped with it.
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from typing import Final, NamedTuple
 
-from sidecard.core.accounts.app_metric import AppMetric, Labels, exposed_names, has_valid_numbers, valid_labels
+from sidecard.core.accounts.app_metric import OVERFLOW, AppMetric, exposed_names, has_valid_numbers, valid_labels
+from sidecard.core.accounts.app_metric_room import NO_COST, Cost, Labels, MetricRoom
 from sidecard.core.accounts.histogram import DEFAULT_BOUNDS, Buckets
+from sidecard.core.accounts.memory import MemoryPool
 from sidecard.core.events import Peer
 from sidecard.core.settings import LiveSettings
 from sidecard.core.shares import Share
 from sidecard_client.protocol.wire import Family, Measurement, RecordMetrics
 
-OVERFLOW: Labels = (("overflow", "true"),)
-"""The label set that sums all those beyond the bound; named as OpenTelemetry's ``otel.metric.overflow``."""
+MAX_METRICS: Final = 512
 
-MAX_METRICS = 512
-
-MAX_SESSIONS = 8192
+MAX_SESSIONS: Final = 8192
 """Senders whose last sequence number is kept: twice as many as may be connected by default."""
 
-TOTAL_PER_METRIC = 20
-"""Bound of the series of all metrics together, as a multiple of ``max_series``: 20,000 series are some 10 MB."""
+FORGET_SECONDS: Final = 3600.0
+"""A counter or histogram that no app has recorded for so long leaves when there is no room for another."""
 
-UNDESCRIBED = "An app's metric without a description."
+_LOOK_AGAIN_SECONDS: Final = 60.0
+"""After no metric could be forgotten, time until the next search."""
+
+
+class FamilySource(NamedTuple):
+    """One family, to be made in pieces; the pieces of one family are consecutive and equal but for their samples."""
+
+    name: str
+    changed: int
+    """Equal to that of an earlier source of this name: its samples are equal too. 0: unknown."""
+    pieces: Iterator[Family]
 
 
 class AppMetrics:
-    """All metrics of all apps; the setting ``max_series`` of the start bounds the label sets of each."""
+    """All metrics of all apps, within bounds (`sidecard.core.accounts.app_metric_room`).
 
-    def __init__(self, settings: LiveSettings, dropped: Counter[str]) -> None:
+    Besides, ``max_series`` of the start bounds the label sets of each, and `MAX_METRICS` their names. ``dropped`` counts
+    measurements that were dropped, by reason: ``invalid``; ``series``, too many label sets; ``metric_bytes``, too many bytes;
+    ``metrics``, too many names; ``client``, by the sender.
+    """
+
+    def __init__(self, settings: LiveSettings, dropped: Counter[str], memory: MemoryPool) -> None:
         self._settings = settings
         self._max_series = settings.now.max_series
-        self._max_total = self._max_series * TOTAL_PER_METRIC
         self._dropped = dropped
+        self._room = MetricRoom(settings, memory)
         self._metrics: dict[str, AppMetric] = {}
         self._taken: dict[str, str] = {}
         """Every exposed or reserved name, with the metric that it belongs to."""
         self._metrics_by_uid = Share()
-        self._series_by_uid = Share()
         self._metrics_of_peer: dict[int, set[str]] = {}
         """Names of the metrics in which a peer has gauges."""
         self._sessions: OrderedDict[tuple[int, str], int] = OrderedDict()
+        self._changes = 0
+        self._search_at = float("-inf")
+        """When it is worthwhile to search for metrics to forget."""
 
-    def record(self, peer: Peer, request: RecordMetrics) -> int:
+    @property
+    def exposed_bytes(self) -> int:
+        """At most so many bytes would all samples be, encoded."""
+        return self._room.exposed.total
+
+    def record(self, peer: Peer, request: RecordMetrics, now: float) -> int:
         """Record measurements; return how many were dropped.
 
         A batch that is sent again because its acknowledgement was lost with the connection changes nothing.
@@ -57,7 +79,13 @@ class AppMetrics:
         if request.dropped:
             self._dropped["client"] += request.dropped
 
-        return sum(not self._record(peer, measurement) for measurement in request.metrics)
+        dropped = 0
+        for measurement in request.metrics:
+            if reason := self._record(peer, measurement, now):
+                self._dropped[reason] += 1
+                dropped += 1
+
+        return dropped
 
     def peer_lost(self, peer: Peer) -> None:
         """Drop the gauges of a worker that has disconnected."""
@@ -66,17 +94,20 @@ class AppMetrics:
             del metric.workers[peer.id]
             for labels, values in list(metric.values.items()):
                 if values.pop(peer.id, None) is not None:
-                    self._series_by_uid.give_back(metric.uid)
+                    self._release(metric, peer.uid, metric.worker_cost(labels))
 
                 if not values:
                     del metric.values[labels]
+                    self._release(metric, metric.owners.pop(labels, metric.uid), metric.series_cost(labels))
 
-    def families(self) -> Iterator[Family]:
-        """Yield all metrics with samples, sorted by name."""
-        for name, metric in sorted(self._metrics.items()):
-            samples = list(metric.samples())
-            if samples:
-                yield Family(name, metric.kind, metric.help or UNDESCRIBED, samples)
+            self._note_change(metric)
+
+    def sources(self) -> Iterator[FamilySource]:
+        """Yield all metrics with samples, sorted by name. They may change meanwhile: see `AppMetric.pieces`."""
+        for name in sorted(self._metrics):
+            metric = self._metrics.get(name)
+            if metric is not None and metric.has_samples:
+                yield FamilySource(name, metric.changed, metric.pieces())
 
     def overflows(self) -> Iterator[tuple[str, int]]:
         """Yield the metrics with too many label sets, and how many measurements were affected."""
@@ -93,77 +124,153 @@ class AppMetrics:
 
         return True
 
-    def _record(self, peer: Peer, measurement: Measurement) -> bool:
+    def _record(self, peer: Peer, measurement: Measurement, now: float) -> str:
+        """Record one measurement; return why it was dropped, or nothing."""
         labels = valid_labels(measurement.labels)
-        name = measurement.name.removesuffix("_total") if measurement.kind == "counter" else measurement.name
+        kind = measurement.kind
+        name = measurement.name.removesuffix("_total") if kind == "counter" else measurement.name
         if labels is None or not has_valid_numbers(measurement):
-            self._dropped["invalid"] += 1
-            return False
+            return "invalid"
 
-        metric = self._metrics.get(name) or self._create(peer.uid, name, measurement)
-        if metric is None or metric.kind != measurement.kind:
-            self._dropped["invalid"] += 1
-            return False
+        metric = self._metrics.get(name) or self._create(peer.uid, name, measurement, now)
+        if isinstance(metric, str):
+            return metric
 
-        series: dict[Labels, dict[int, float]] | dict[Labels, Buckets]
-        series = metric.histograms if metric.kind == "histogram" else metric.values
-        if labels not in series and (len(series) >= self._max_series or not self._has_room(metric)):
-            metric.overflowed += 1
-            if metric.kind == "gauge":
-                # The sum of unrelated gauges has no meaning.
-                self._dropped["series"] += 1
-                return False
+        if metric.kind != kind:
+            return "invalid"
 
-            labels = OVERFLOW
-
-        if metric.kind == "histogram":
-            self._observe(metric, labels, measurement)
-        elif metric.kind == "counter":
-            self._set(metric, labels, 0, metric.values.get(labels, {}).get(0, 0.0) + measurement.value)
-        elif peer.id not in metric.values.get(labels, ()) and not self._has_room(metric):
-            metric.overflowed += 1
-            self._dropped["series"] += 1
-            return False
+        metric.recorded_at = now
+        if kind == "gauge":
+            if reason := self._set_gauge(metric, labels, peer, measurement.value, now):
+                metric.overflowed += 1
+                return reason
         else:
-            metric.workers[peer.id] = peer.pid
-            self._metrics_of_peer.setdefault(peer.id, set()).add(name)
-            self._set(metric, labels, peer.id, measurement.value)
+            series = metric.histograms if kind == "histogram" else metric.values
+            if labels not in series and self._add_series(metric, labels, peer.uid, now):
+                metric.overflowed += 1
+                labels = OVERFLOW
 
-        return True
+            if kind == "histogram":
+                self._observe(metric, labels, measurement)
+            else:
+                metric.values.setdefault(labels, {0: 0.0})[0] += measurement.value
 
-    def _has_room(self, metric: AppMetric) -> bool:
-        return self._series_by_uid.has_room(metric.uid, self._max_total, self._settings.now.spare_share)
+        self._note_change(metric)
+        return ""
 
-    def _create(self, uid: int, name: str, measurement: Measurement) -> AppMetric | None:
-        """Create a metric; None if there is no room or its name is invalid or taken."""
-        if not self._metrics_by_uid.has_room(uid, MAX_METRICS, self._settings.now.spare_share):
-            return None
-
+    def _create(self, uid: int, name: str, measurement: Measurement, now: float) -> AppMetric | str:
+        """Create a metric, or return why not."""
         names = exposed_names(name, measurement.kind)
         if names is None or any(taken in self._taken for taken in names):
-            return None
+            return "invalid"
 
+        while not self._metrics_by_uid.has_room(uid, MAX_METRICS, self._settings.now.spare_share):
+            if not self._forget_oldest(now):
+                return "metrics"
+
+        metric = AppMetric(name, measurement, uid)
+        cost = metric.base_cost()
+        if reason := self._lacks(uid, cost, now):
+            return reason
+
+        self._charge(metric, uid, cost)
         self._taken |= dict.fromkeys(names, name)
         self._metrics_by_uid.take(uid)
-        metric = self._metrics[name] = AppMetric(name, measurement, uid)
+        self._metrics[name] = metric
         return metric
+
+    def _add_series(self, metric: AppMetric, labels: Labels, uid: int, now: float) -> str:
+        """Charge a uid for a new series of a counter or histogram, or return why there is no room."""
+        if len(metric.histograms if metric.kind == "histogram" else metric.values) >= self._max_series:
+            return "series"
+
+        cost = metric.series_cost(labels)
+        reason = self._lacks(uid, cost, now)
+        if not reason:
+            self._charge(metric, uid, cost)
+
+        return reason
 
     def _observe(self, metric: AppMetric, labels: Labels, measurement: Measurement) -> None:
         histogram = metric.histograms.get(labels)
         if histogram is None:
             histogram = metric.histograms[labels] = Buckets(metric.bounds)
-            self._series_by_uid.take(metric.uid)
 
         if measurement.counts:
             histogram.add(measurement.bounds or DEFAULT_BOUNDS, measurement.counts, measurement.value)
         else:
             histogram.observe(measurement.value)
 
-    def _set(self, metric: AppMetric, labels: Labels, peer_id: int, value: float) -> None:
-        values = metric.values.setdefault(labels, {})
-        if peer_id in values:
-            del values[peer_id]  # so that the order is that of the latest value
+    def _set_gauge(self, metric: AppMetric, labels: Labels, peer: Peer, value: float, now: float) -> str:
+        """Set a worker's value, or return why there is no room. It is dropped then: sums of unrelated gauges have no meaning."""
+        values = metric.values.get(labels)
+        if values is not None and peer.id in values:
+            del values[peer.id]  # so that the order is that of the latest value
         else:
-            self._series_by_uid.take(metric.uid)
+            if values is None and len(metric.values) >= self._max_series:
+                return "series"
 
-        values[peer_id] = value
+            cost = metric.worker_cost(labels)
+            if values is None:
+                cost = cost.plus(metric.series_cost(labels))
+
+            if reason := self._lacks(peer.uid, cost, now):
+                return reason
+
+            self._charge(metric, peer.uid, cost)
+            if values is None:
+                values = metric.values[labels] = {}
+                if peer.uid != metric.uid:
+                    metric.owners[labels] = peer.uid
+
+        values[peer.id] = value
+        metric.workers[peer.id] = peer.pid
+        self._metrics_of_peer.setdefault(peer.id, set()).add(metric.name)
+        return ""
+
+    def _note_change(self, metric: AppMetric) -> None:
+        self._changes += 1
+        metric.changed = self._changes
+
+    # -- room ----------------------------------------------------------------------------------------------------------
+
+    def _lacks(self, uid: int, cost: Cost, now: float) -> str:
+        """Return what a uid has no room for, even after metrics that no app uses were forgotten; or nothing."""
+        while (reason := self._room.lacks(uid, cost)) and self._forget_oldest(now):
+            pass
+
+        return reason
+
+    def _charge(self, metric: AppMetric, uid: int, cost: Cost) -> None:
+        self._room.charge(uid, cost)
+        metric.costs[uid] = metric.costs.get(uid, NO_COST).plus(cost)
+
+    def _release(self, metric: AppMetric, uid: int, cost: Cost) -> None:
+        self._room.release(uid, cost)
+        metric.costs[uid] = metric.costs[uid].minus(cost)
+        if metric.costs[uid] == NO_COST:
+            del metric.costs[uid]
+
+    def _forget_oldest(self, now: float) -> bool:
+        """Forget the metric that no app has recorded for longest, if for `FORGET_SECONDS`; return whether there was one.
+
+        A gauge of a living worker stays. A forgotten counter that is recorded again restarts at 0, as after a restart.
+        """
+        if now < self._search_at:
+            return False
+
+        unused = (metric for metric in self._metrics.values() if metric.kind != "gauge" or not metric.values)
+        oldest = min(unused, key=lambda metric: metric.recorded_at, default=None)
+        if oldest is None or now - oldest.recorded_at < FORGET_SECONDS:
+            self._search_at = now + _LOOK_AGAIN_SECONDS
+            return False
+
+        del self._metrics[oldest.name]
+        for name in [name for name, owner in self._taken.items() if owner == oldest.name]:
+            del self._taken[name]
+
+        self._metrics_by_uid.give_back(oldest.uid)
+        for uid, cost in oldest.costs.items():
+            self._room.release(uid, cost)
+
+        return True

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from operator import add
 
 from sidecard_client.protocol.wire import Exemplar, Sample
 
@@ -41,8 +42,7 @@ class Buckets:
         If its ``bounds`` differ, each bucket is added where its upper bound belongs, so no bucket gets values above its bound.
         """
         if tuple(bounds) == tuple(self.bounds):
-            for index, count in enumerate(counts):
-                self.counts[index] += count
+            self.counts = list(map(add, self.counts, counts))
         else:
             for bound, count in zip((*bounds, float("inf")), counts, strict=True):
                 self.counts[bisect_left(self.bounds, bound)] += count

@@ -5,12 +5,13 @@ Counters cover one run: they start at 0 with the daemon and only grow.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import get_args
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from sidecard.core.accounts.app_metric import RESERVED_PREFIX
-from sidecard.core.accounts.app_metrics import AppMetrics
+from sidecard.core.accounts.app_metrics import AppMetrics, FamilySource
 from sidecard.core.accounts.billing import Billing
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.histogram import Buckets
@@ -25,7 +26,7 @@ from sidecard_client.protocol.wire import BreakerState, Family, MetricKind, Reje
 _UNCOUNTED_REPLIES = frozenset({wire.Pending, wire.Chunk, wire.Note})
 """Replies that are no outcome: one follows later, or there is none."""
 
-DROPPED = ("series", "invalid", "client", "push_samples", "calls", "log_lines", "store")
+DROPPED = ("series", "metric_bytes", "metrics", "invalid", "client", "push_samples", "calls", "log_lines", "store")
 """Kinds of items that may be dropped. All are exposed from the start, so that the first drop shows as an increase."""
 
 LIMITS = (
@@ -70,16 +71,23 @@ class MetricsOperations(Struct, frozen=True, eq=False):
     apps: AppMetrics
     enabled: bool
 
-    def record(self, peer: Peer, request: wire.RecordMetrics) -> list[Effect]:
+    def record(self, peer: Peer, request: wire.RecordMetrics, now: float) -> list[Effect]:
         """Record measurements of an app."""
-        dropped = self.apps.record(peer, request)
+        dropped = self.apps.record(peer, request, now)
         return [SendReply(peer.id, wire.Recorded(request.id, dropped))] if request.acknowledge else []
 
     def metrics(self, peer: Peer, request: wire.GetMetrics, now: float) -> list[Effect]:
         """Report the daemon's and the apps' metrics; of labeled ones, only the label sets that have occurred."""
         effects = self.status.advance_breakers(now)
-        families = [*(self._own(now) if self.enabled else ()), *self.apps.families()]
-        return [*effects, SendReply(peer.id, wire.Metrics(request.id, families))]
+        return [*effects, SendReply(peer.id, wire.Metrics(request.id, list(merged(self.sources(now)))))]
+
+    def sources(self, now: float) -> Iterator[FamilySource]:
+        """Yield all families, of labeled ones only the label sets that have occurred. The engine may handle events meanwhile."""
+        if self.enabled:
+            for family in self._own(now):
+                yield FamilySource(family.name, 0, iter((family,)))
+
+        yield from self.apps.sources()
 
     def _own(self, now: float) -> Iterator[Family]:
         stats = self.status.snapshot(0, now)
@@ -272,6 +280,13 @@ class MetricsOperations(Struct, frozen=True, eq=False):
             "Time that the daemon took to handle a request; of begins, a sample.",
             [({"op": tag_of(request)}, histogram) for request, histogram in handled.items()],
         )
+
+
+def merged(sources: Iterable[FamilySource]) -> Iterator[Family]:
+    """Yield whole families."""
+    for source in sources:
+        first, *others = source.pieces
+        yield structs.replace(first, samples=[*first.samples, *chain.from_iterable(piece.samples for piece in others)])
 
 
 def _by(label: str, values: Mapping[str, float]) -> Values:

@@ -5,11 +5,14 @@ from collections import Counter
 
 import pytest
 
-from sidecard.core.accounts.app_metrics import MAX_METRICS, MAX_SESSIONS, TOTAL_PER_METRIC, AppMetrics
+from sidecard.core.accounts.app_metric import PIECE_SAMPLES
+from sidecard.core.accounts.app_metric_room import MAX_EXPOSED_BYTES, TOTAL_PER_METRIC
+from sidecard.core.accounts.app_metrics import FORGET_SECONDS, MAX_METRICS, MAX_SESSIONS, AppMetrics
 from sidecard.core.accounts.histogram import DEFAULT_BOUNDS
+from sidecard.core.accounts.memory import MemoryAccounts
 from sidecard.core.events import Peer
 from sidecard.core.settings import EngineSettings, LiveSettings
-from sidecard_client.protocol.wire import Measurement, RecordMetrics
+from sidecard_client.protocol.wire import Measurement, RecordMetrics, pack
 
 INF = math.inf
 
@@ -35,19 +38,23 @@ def gauge(name: str, value: float, aggregate: str = "sum", **labels: str) -> Mea
 class Metrics(AppMetrics):
     """The metrics under test, with short method names."""
 
-    def __init__(self, max_series: int = 100) -> None:
+    def __init__(self, max_series: int = 100, max_memory_bytes: int = 128 * 1024 * 1024) -> None:
         self.dropped: Counter[str] = Counter()
-        super().__init__(LiveSettings(EngineSettings(max_series=max_series, spare_share=0.0)), self.dropped)
+        live = LiveSettings(EngineSettings(max_series=max_series, spare_share=0.0))
+        self.memory = MemoryAccounts(max_memory_bytes).app_metrics
+        self.now = 0.0
+        super().__init__(live, self.dropped, self.memory)
 
     def report(self, who: Peer, *measurements: Measurement, **fields: object) -> int:
         """Record measurements."""
-        return self.record(who, RecordMetrics(metrics=measurements, **fields))  # type: ignore[arg-type]
+        return self.record(who, RecordMetrics(metrics=measurements, **fields), self.now)  # type: ignore[arg-type]
 
     def samples(self) -> dict[str, float]:
         """Return every sample by its name and labels."""
         return {
             sample.name + "".join(f" {label}={value}" for label, value in sorted(sample.labels.items())): sample.value
-            for family in self.families()
+            for source in self.sources()
+            for family in source.pieces
             for sample in family.samples
         }
 
@@ -257,15 +264,15 @@ def test_all_series_together_are_bounded() -> None:
     for number in range(3 * TOTAL_PER_METRIC):
         metrics.report(peer(number), gauge(f"g{number % 30}", 1), counted(f"c{number}"), histogram(1.0))
 
-    counters = sum(name.startswith("c") for name in metrics.samples())
-    gauges = sum(len(values) for metric in metrics._metrics.values() for values in metric.values.values()) - counters
-    assert gauges + counters <= 2 * TOTAL_PER_METRIC + counters
-    assert metrics._series_by_uid.total <= 2 * TOTAL_PER_METRIC + len(metrics._metrics)
+    counters = sum(name.startswith("c") and "overflow" not in name for name in metrics.samples())
+    gauges = sum(len(values) for metric in metrics._metrics.values() for values in metric.values.values())
+    assert counters < gauges <= 2 * TOTAL_PER_METRIC + len(metrics._metrics)
+    assert metrics._room.series.total == 2 * TOTAL_PER_METRIC
     for number in range(3 * TOTAL_PER_METRIC):
         metrics.peer_lost(peer(number))
 
     assert not metrics._metrics_of_peer
-    assert metrics._series_by_uid.total == counters + 1
+    assert metrics._room.series.total == counters + 1
 
 
 def test_names_are_bounded() -> None:
@@ -292,3 +299,175 @@ def test_a_session_that_reports_outlives_those_that_do_not() -> None:
     before = metrics.samples()["docs_total"]
     metrics.report(ONE, counted("docs"), session="working", sequence=1)
     assert metrics.samples()["docs_total"] == before
+
+
+def test_series_beyond_the_bytes_are_summed_or_dropped_with_a_reason() -> None:
+    """Counters and histograms stay correct in total; gauges are dropped, and so are further metrics."""
+    metrics = Metrics(max_series=10_000, max_memory_bytes=8 * 400_000)
+    labels = {f"l{number}": "x" * 200 for number in range(10)}
+    for number in range(100):
+        assert metrics.report(ONE, counted("docs", 1, n=str(number), **labels)) == 0
+
+    samples = metrics.samples()
+    assert sum(samples.values()) == 100
+    assert 20 < len(samples) < 90
+    assert samples["docs_total overflow=true"] == dict(metrics.overflows())["docs"] == 101 - len(samples)
+    assert metrics.report(ONE, gauge("queue", 1, **labels), counted("queue" * 40)) == 2
+    assert metrics.dropped == {"metric_bytes": 2}
+
+
+def test_a_histogram_is_charged_for_every_bucket() -> None:
+    """Each bucket repeats name and labels when it is exposed."""
+    few, many = Metrics(), Metrics()
+    labels = {"a": "x" * 250}
+    for metrics, bounds in ((few, (1.0,)), (many, tuple(map(float, range(64))))):
+        metrics.report(ONE, Measurement(name="took", kind="histogram", labels=labels, bounds=bounds))
+
+    assert many.exposed_bytes > 10 * few.exposed_bytes
+    assert many.memory.total > many.exposed_bytes
+
+
+@pytest.mark.parametrize("bounds", [(), tuple(map(float, range(64)))])
+@pytest.mark.parametrize("text", ["x", "\x01", "\U0001f600", '"'])
+def test_all_samples_together_fit_into_a_message(bounds: tuple[float, ...], text: str) -> None:
+    """Whatever is recorded by many uids, the reply to `metrics` leaves half of a message to the daemon's own."""
+    metrics = Metrics(max_series=1000)
+    for number in range(700):
+        labels = {f"label{n}": f"{text * 200}{number}" for n in range(number % 16)}
+        for uid in range(4):
+            who = peer(uid, uid=uid)
+            metrics.report(
+                who,
+                Measurement(name=f"took{uid}", kind="histogram", labels=labels, bounds=bounds),
+                counted(f"docs{uid}", 1e300, **labels),
+                gauge(f"queue{uid}", 1.5, "each", **labels),
+            )
+
+    encoded = sum(len(pack(family)) for source in metrics.sources() for family in source.pieces)
+    exposed = metrics.exposed_bytes
+    assert encoded <= exposed <= MAX_EXPOSED_BYTES
+    assert metrics.memory.total <= metrics.memory.limit_bytes
+    assert metrics.memory.total > metrics.memory.limit_bytes / 2 or exposed > MAX_EXPOSED_BYTES / 2
+
+
+def test_the_uid_that_records_is_charged_not_the_one_that_began_the_metric() -> None:
+    """A uid cannot use up the room of another by joining its metric."""
+    metrics = Metrics()
+    metrics.report(peer(1, uid=1), counted("docs"), gauge("queue", 1))
+    before = metrics.memory.of(1)
+    for number in range(20):
+        metrics.report(peer(2, uid=2), counted("docs", 1, n=str(number)), gauge("queue", 1, n=str(number)))
+
+    assert metrics.memory.of(1) == before
+    assert metrics.memory.of(2) > 20 * 500
+
+
+@pytest.mark.parametrize("aggregate", ["sum", "each"])
+def test_gauges_return_all_that_they_were_charged(aggregate: str) -> None:
+    """In whichever order workers of several uids disconnect."""
+    metrics = Metrics()
+    metrics.report(peer(9, uid=9), gauge("queue", 1, aggregate))
+    metrics.peer_lost(peer(9, uid=9))
+    empty = metrics.memory.total, metrics.exposed_bytes, metrics._room.series.total
+    for number in range(6):
+        metrics.report(
+            peer(number, uid=number % 3), gauge("queue", 1, aggregate), gauge("queue", 2, aggregate, n=str(number % 2))
+        )
+
+    for number in (3, 0, 5, 1, 2, 4):
+        metrics.peer_lost(peer(number, uid=number % 3))
+
+    assert (metrics.memory.total, metrics.exposed_bytes, metrics._room.series.total) == empty
+    assert metrics.memory.by_uid().keys() == {9}
+
+
+def test_unused_metrics_leave_when_their_room_is_needed() -> None:
+    """The one unused for longest first, and none that was recorded within an hour; its name is free again."""
+    metrics = Metrics()
+    for number in range(MAX_METRICS):
+        metrics.now = float(number)
+        metrics.report(ONE, Measurement(name=f"h{number}", kind="histogram", labels={"a": "b"}))
+
+    metrics.now = FORGET_SECONDS - 1
+    assert metrics.report(ONE, counted("new")) == 1
+    assert metrics.dropped == {"metrics": 1}
+    metrics.report(ONE, Measurement(name="h0", kind="histogram"))
+    metrics.now = FORGET_SECONDS + 60
+    assert metrics.report(ONE, counted("new"), gauge("h1_bucket", 1)) == 0
+    samples = metrics.samples()
+    assert samples["new_total"] == 1
+    assert "h0_count a=b" in samples
+    assert not [name for name in samples if name.startswith(("h1_count", "h2_count"))]
+    assert "h3_count a=b" in samples
+
+
+def test_a_metric_in_use_and_gauges_of_workers_are_not_forgotten() -> None:
+    """Not even by their own next measurement."""
+    metrics = Metrics(max_memory_bytes=8 * 60_000)
+    metrics.report(ONE, gauge("queue", 1))
+    metrics.report(ONE, counted("docs", 5))
+    metrics.now = 2 * FORGET_SECONDS
+    for number in range(100):
+        metrics.report(ONE, counted("docs", 1, n=str(number)))
+
+    samples = metrics.samples()
+    assert samples["queue"] == 1
+    assert sum(value for name, value in samples.items() if name.startswith("docs")) == 105
+    assert "docs_total overflow=true" in samples
+
+
+def test_forgotten_metrics_return_all_that_they_were_charged() -> None:
+    """Of several uids, with every kind of series."""
+    metrics = Metrics()
+    for uid in (1, 2):
+        metrics.report(peer(uid, uid=uid), counted("docs", 1, n=str(uid)), Measurement(name="took", kind="histogram"))
+        metrics.report(peer(uid, uid=uid), gauge("queue", 1, n=str(uid)))
+
+    for uid in (1, 2):
+        metrics.peer_lost(peer(uid, uid=uid))
+
+    metrics.now = FORGET_SECONDS
+    while metrics._forget_oldest(metrics.now):
+        pass
+
+    assert metrics.samples() == {}
+    assert metrics.memory.total == metrics.exposed_bytes == metrics._room.series.total == 0
+    assert not metrics.memory.by_uid()
+    assert not metrics._taken
+
+
+def test_samples_are_made_in_pieces_of_bounded_size() -> None:
+    """Changes between two pieces neither break them nor repeat a series."""
+    metrics = Metrics(max_series=5000)
+    for number in range(3000):
+        metrics.report(TWO if number % 2 else ONE, gauge("queue", 1, n=f"{number:04}"))
+
+    (source,) = metrics.sources()
+    first = next(source.pieces)
+    assert len(first.samples) == PIECE_SAMPLES
+    metrics.peer_lost(ONE)
+    metrics.report(TWO, gauge("queue", 2, n="0001"), gauge("queue", 3, n="9999"))
+    rest = [sample for piece in source.pieces for sample in piece.samples]
+    names = [sample.labels["n"] for sample in (*first.samples, *rest)]
+    assert names == sorted(set(names))
+    assert {name for name in names if int(name) % 2} == {f"{number:04}" for number in range(1, 3000, 2)}
+
+
+def test_equal_change_numbers_mean_equal_samples() -> None:
+    """Every change of a metric changes its number, and no number returns."""
+    metrics = Metrics(max_series=2)
+    seen = {0}
+    steps = (
+        lambda: metrics.report(ONE, counted("docs")),
+        lambda: metrics.report(ONE, counted("docs", 1, n="1")),
+        lambda: metrics.report(ONE, counted("docs", 1, n="2")),
+        lambda: metrics.report(ONE, gauge("queue", 1)),
+        lambda: metrics.report(ONE, gauge("queue", 2)),
+        lambda: metrics.report(TWO, gauge("queue", 2)),
+        lambda: metrics.peer_lost(ONE),
+    )
+    for step in steps:
+        step()
+        newest = max(source.changed for source in metrics.sources())
+        assert newest not in seen
+        seen.add(newest)
