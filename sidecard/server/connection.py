@@ -12,8 +12,6 @@ Requests that arrive one at a time are served inline; all others in turns (`side
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -26,7 +24,7 @@ from sidecard.server.json_replies import UnansweredRequests
 from sidecard.server.json_text import json_line
 from sidecard.server.large_replies import around_value, shared_value
 from sidecard.server.peer_timers import PeerTimers
-from sidecard.server.reader import Incoming, RequestReader
+from sidecard.server.reader import RequestReader
 from sidecard.server.scheduler import MAX_BATCH, TURN_SECONDS, FairScheduler
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
@@ -40,7 +38,7 @@ LOW_WATER_BYTES: Final = COUNTED_BYTES // 4
 """Unread bytes at which a peer has caught up."""
 
 MESSAGE_OVERHEAD_BYTES: Final = 200
-"""Memory of a decoded request that waits to be served, besides its own bytes."""
+"""Memory of a message that waits to be served, besides its own bytes."""
 
 
 class ServerContext(NamedTuple):
@@ -61,8 +59,9 @@ class PeerConnection(PeerTimers):
         self._clock = self._scheduler.clock
         self._limits = limits
         self._reader = RequestReader(limits.max_frame_bytes, limits.max_line_bytes, MAX_BATCH)
-        self._feed = self._reader.feed
-        self._backlog: deque[Incoming] = deque()
+        self._receive = self._reader.receive
+        self._backlog: list[bytes] = []
+        """Messages that wait to be decoded and served: at most `MAX_BATCH`."""
         self._fault: FramingError | None = None
         """Ends the connection once the backlog has been served."""
         self._queued: list[bytes] = []
@@ -108,15 +107,16 @@ class PeerConnection(PeerTimers):
             return
 
         try:
-            messages = self._feed(data)
+            messages = self._receive(data)
         except FramingError as fault:
-            self._fault, messages = fault, list(fault.before)
+            self._fault, messages = fault, []
 
         if self._reader.single_frames:
             # Exactly one message.
-            self._driver.serve(self._peer, self, messages, now)
+            self._driver.serve(self._peer, self, messages, 1, now)
         else:
-            self._serve_slowly(messages, now)
+            self._serve_batch(now)
+            self._enqueue_rest()
             if large:
                 scheduler.charge(self._peer.uid, self._clock() - now)
 
@@ -248,17 +248,6 @@ class PeerConnection(PeerTimers):
 
     # -- serving -------------------------------------------------------------------------------------------------------
 
-    def _serve_slowly(self, messages: Sequence[Incoming], now: float) -> None:
-        """Serve a first batch of anything but exactly one whole frame; the rest waits for a turn."""
-        if self._reader.json or self._backlog or self.congested:
-            self._backlog.extend(messages)
-            self._serve_batch(now)
-        else:
-            # Bypasses the backlog, which would slow down a client with many concurrent calls.
-            self._backlog.extend(messages[self._driver.serve(self._peer, self, messages, now) :])
-
-        self._enqueue_rest()
-
     def _hold(self, data: bytes) -> None:
         """Keep received bytes for a turn, in which they are split, decoded and served."""
         try:
@@ -280,17 +269,16 @@ class PeerConnection(PeerTimers):
         if not self._backlog:
             self._take_more()
 
-        if self._backlog and not self._closing and not self.congested:
-            batch = [self._backlog.popleft() for _ in range(min(len(self._backlog), MAX_BATCH))]
-            served = self._driver.serve(self._peer, self, batch, now)
-            self._backlog.extendleft(reversed(batch[served:]))
+        backlog = self._backlog
+        if backlog and not self._closing and not self.congested:
+            # Each is decoded just before it is served, if its turn comes now.
+            del backlog[: self._driver.serve(self._peer, self, map(self._reader.decode, backlog), len(backlog), now)]
 
     def _take_more(self) -> None:
         try:
-            self._backlog.extend(self._reader.take_more())
+            self._backlog = self._reader.split_more()
         except FramingError as fault:
-            self._fault = fault
-            self._backlog.extend(fault.before)
+            self._fault, self._backlog = fault, list(fault.before)
 
     def _serve_lines(self, until: float) -> None:
         """Serve requests one at a time: `UnansweredRequests` must know which one is being served."""
@@ -299,9 +287,9 @@ class PeerConnection(PeerTimers):
                 self._take_more()
 
             if self._backlog:
-                request = self._backlog.popleft()
+                request = self._reader.decode(self._backlog.pop(0))
                 self._unanswered.begin(request)
-                self._driver.serve(self._peer, self, (request,), self._clock())
+                self._driver.serve(self._peer, self, (request,), 1, self._clock())
                 self._unanswered.end(request)
 
             if self._clock() > until:
@@ -385,7 +373,8 @@ class PeerConnection(PeerTimers):
             self._transport.pause_reading()
             self._start_progress_timer()
 
-        unserved = self._reader.held_bytes + MESSAGE_OVERHEAD_BYTES * len(self._backlog)
+        waiting = self._backlog
+        unserved = self._reader.held_bytes + sum(map(len, waiting)) + MESSAGE_OVERHEAD_BYTES * len(waiting)
         max_bytes = self._buffers.max_bytes
         for victim in self._buffers.update(self, self._peer.uid, unread + unserved):
             victim._abort_for(  # noqa: SLF001 - of the same class

@@ -5,7 +5,7 @@ Everything runs in the event loop's thread without an ``await``, so the engine n
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Protocol
@@ -135,9 +135,9 @@ class Driver:
         self.handle(PeerJoined(peer))
 
     def serve(  # noqa: C901, PLR0912 - inlined, because every hit passes here
-        self, peer: Peer, writer: ReplyWriter, messages: Sequence[Incoming], now: float
+        self, peer: Peer, writer: ReplyWriter, messages: Iterable[Incoming], count: int, now: float
     ) -> int:
-        """Serve messages of one peer, in order, until its writer is full or its turn is over; return how many."""
+        """Serve ``count`` messages of one peer, in order, until its writer is full or its turn is over; return how many."""
         peer_id, metrics = peer.id, self._metrics
         served, settled = 0, True
         for message in messages:
@@ -173,7 +173,7 @@ class Driver:
                 break
 
             # Reading the clock costs too much per hit, and hits are cheap.
-            waits = served < len(messages)
+            waits = served < count
             if waits and (type(message) is not wire.Begin or message.stream) and self.clock() - now > TURN_SECONDS:
                 break
 

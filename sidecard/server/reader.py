@@ -1,7 +1,7 @@
 """The daemon's side of a connection, sans-I/O: detect the encoding, decode requests, and explain invalid ones."""
 
 import math
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
@@ -10,9 +10,6 @@ from sidecard.server.json_text import DECODE_FAULTS, TooManyElements, from_json,
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
 from sidecard_client.protocol.frames import FrameBuffer, LineBuffer
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _WHITE_SPACE = b" \t\r\n"
 _HEADER = wire.FRAME_HEADER_BYTES
@@ -35,7 +32,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 """Fields that take one of a few words."""
 
 TURN_BYTES = 64 * 1024
-"""A reader for turns splits and decodes no further messages after so many bytes: 0.2 ms to 2 ms, by their content."""
+"""A reader for turns splits off no further messages after so many bytes: 0.2 ms to 2 ms, by their content."""
 
 
 class BadMessage(Struct, frozen=True):
@@ -50,7 +47,10 @@ Incoming = wire.AnyRequest | BadMessage
 
 
 class RequestReader:
-    """The daemon's side of a connection: detects the encoding and decodes requests, at most ``at_once`` per call."""
+    """The daemon's side of a connection: detects the encoding, splits bytes into messages, at most ``at_once`` per call.
+
+    What waits to be served stays as received: decoded, a vector of small integers takes 30 times as much.
+    """
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class RequestReader:
 
     @property
     def has_more(self) -> bool:
-        """Whether complete messages, or a fault, wait to be returned by `take_more`."""
+        """Whether complete messages, or a fault, wait to be returned by `split_more`."""
         return self._lines.complete if self.json else self._frames.complete
 
     @property
@@ -86,10 +86,10 @@ class RequestReader:
         """Return whether the peer sends JSON lines, judged by ``data`` if it is the first."""
         return self.json is True or (self.json is None and data[:1] not in {b"\x00", b"\x01"})
 
-    def feed(self, data: bytes) -> list[Incoming]:
-        """Take received bytes and return complete messages, as many as `take_more` does.
+    def receive(self, data: bytes) -> list[Incoming]:
+        """Take received bytes. If `single_frames` remains true, they are exactly one frame, whose message is returned.
 
-        Raises `FramingError`, after which nothing can be read. Its messages ``before`` the fault must still be served.
+        Otherwise it does what `hold` does.
         """
         # Nearly every read is one complete frame, and the general path costs more than decoding it.
         if self.single_frames and self._is_one_frame(data):
@@ -99,10 +99,10 @@ class RequestReader:
                 return [_explain(memoryview(data)[_HEADER:], fault)]
 
         self.hold(data)
-        return self.take_more()
+        return []
 
     def hold(self, data: bytes) -> None:
-        """Take received bytes, and leave splitting and decoding to `take_more`. Raises `FramingError` for an unknown encoding."""
+        """Take received bytes, and leave splitting and decoding to `split_more` and `decode`. Raises `FramingError` for an unknown encoding."""
         self.single_frames = False
         if self.json is None:
             if not data:
@@ -112,10 +112,10 @@ class RequestReader:
 
         (self._lines if self.json else self._frames).hold(data)
 
-    def take_more(self) -> list[Incoming]:
-        """Return further complete messages: up to ``at_once`` frames with up to `TURN_BYTES`, or one line.
+    def split_more(self) -> list[bytes]:
+        """Return further complete messages for `decode`: up to ``at_once`` frames with up to `TURN_BYTES`, or one line.
 
-        Splitting and decoding are most of a small message's cost. Raises as `feed` does.
+        Raises `FramingError`, after which nothing can be read. Its messages ``before`` the fault must still be served.
         """
         buffer = self._lines if self.json else self._frames
         limit, max_bytes = math.inf, math.inf
@@ -123,15 +123,14 @@ class RequestReader:
             # 64 KiB of JSON can take 20 ms, so its caller looks at the clock after each line.
             limit, max_bytes = 1 if self.json else self._at_once, TURN_BYTES
 
-        try:
-            whole: Sequence[bytes] = buffer.take(limit, max_bytes)
-        except FramingError as fault:
-            fault.before = tuple(map(self._read, fault.before))
-            raise
-
+        whole = buffer.take(limit, max_bytes)
         self._taken = self._taken or bool(whole)
         self.note_partial()
-        return list(map(_request_of_line if self.json else _request_of_frame, whole))
+        return whole
+
+    def decode(self, whole: bytes) -> Incoming:
+        """Decode a message that `split_more` has returned."""
+        return _request_of_line(whole) if self.json else _request_of_frame(whole)
 
     def note_partial(self) -> int:
         """Update `partial`, and return it."""
@@ -148,18 +147,10 @@ class RequestReader:
         """Call when all returned messages are served; later complete frames then take the fast path again."""
         self.single_frames = self.json is False and not self._frames.held_bytes
 
-    def finish(self) -> list[Incoming]:
-        """At the end of the stream, return as many messages as `take_more`. The last line may lack its line feed."""
-        self.end()
-        return self.take_more()
-
     def end(self) -> None:
         """Note the end of the stream: it completes the last line."""
         if self.json:
             self._lines.end()
-
-    def _read(self, whole: bytes) -> Incoming:
-        return _request_of_line(whole) if self.json else _request_of_frame(whole)
 
     def _detect_encoding(self, data: bytes) -> None:
         first = data[:1]
@@ -184,6 +175,25 @@ class RequestReader:
             'This socket speaks JSON lines, such as {"op":"ping"}, and msgpack maps behind a 4-byte length: '
             f"a connection cannot begin with {first!r}.",
         )
+
+    # -- for readers that decode all messages at once -------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> list[Incoming]:
+        """Take received bytes and return complete messages, as many as `take_more` does. Raises as that does."""
+        return self.receive(data) or self.take_more()
+
+    def take_more(self) -> list[Incoming]:
+        """Return further complete messages, decoded; raise as `split_more` does, with decoded messages."""
+        try:
+            return list(map(self.decode, self.split_more()))
+        except FramingError as fault:
+            fault.before = tuple(map(self.decode, fault.before))
+            raise
+
+    def finish(self) -> list[Incoming]:
+        """At the end of the stream, return as many messages as `take_more`. The last line may lack its line feed."""
+        self.end()
+        return self.take_more()
 
 
 def _request_of_frame(payload: bytes | memoryview) -> Incoming:

@@ -1,5 +1,7 @@
 """Peers that use more than their share of time, memory or turns."""
 
+import tracemalloc
+
 import msgspec
 import pytest
 
@@ -91,6 +93,50 @@ def test_unread_replies_count_toward_the_common_limit() -> None:
     assert server.buffers.bytes == pytest.approx(4_000_000, rel=0.01)
     peers[1].send(wire.Get("large", id=2))
     assert [peer.transport.aborted for peer in peers] == [False, True] + [False] * 7
+
+
+def behind_unread_reply(server: ServerHarness, *requests: wire.Request) -> FakePeer:
+    """Send requests at once, behind one whose reply is large and not read."""
+    peer = server.connect()
+    peer.send(wire.Put("large", value_of("x" * 2 * MIB), id=1))
+    peer.received()
+    peer.transport.reads = False
+    peer.connection.data_received(b"".join(frame(wire.pack(request)) for request in (wire.Get("large"), *requests)))
+    assert peer.connection.congested
+    return peer
+
+
+def test_large_messages_that_wait_behind_unread_replies_are_counted() -> None:
+    """They are held for as long as the peer does not read."""
+    server = ServerHarness()
+    peer = behind_unread_reply(server, wire.Put("other", value_of("y" * 5 * MIB)))
+    assert server.buffers.bytes == pytest.approx(7 * MIB, rel=0.01)
+    peer.transport.reads = True
+    peer.read_all()
+    while server.loop.turn():
+        pass
+
+    assert server.buffers.bytes == 0
+    assert isinstance(peer.received()[-1], wire.Stored)
+
+
+def test_messages_that_wait_behind_unread_replies_stay_encoded() -> None:
+    """A vector of small integers takes 32 times as much memory when it is decoded."""
+    vectors = [wire.Begin("k", id=number, vector=(1.0,) * 4096, group="g") for number in range(2, 18)]
+    packed = [wire.pack(msgspec.to_builtins(begin) | {"vector": [1] * 4096, "op": "begin"}) for begin in vectors]
+    server = ServerHarness()
+    behind_unread_reply(server)
+    tracemalloc.start()
+    try:
+        peer = server.connect()
+        peer.transport.reads = False
+        peer.connection.data_received(frame(wire.pack(wire.Get("large"))) + b"".join(map(frame, packed)))
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peer.connection.congested
+    assert grown < 2 * MIB + 3 * sum(map(len, packed))
 
 
 def test_read_served_and_lost_bytes_are_no_longer_counted() -> None:
