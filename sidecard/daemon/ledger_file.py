@@ -9,12 +9,12 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
-from msgspec import Struct
 
 from sidecard.core.accounts.ledger import LEDGER_VERSION, LedgerSnapshot
+from sidecard.core.accounts.ledger_repair import repaired_snapshot
 from sidecard.daemon.state import StateUnusableError
 from sidecard.persistence.files import SAFE_FLAGS, read_regular
 from sidecard.persistence.worker import run_in_thread
@@ -26,12 +26,26 @@ MAX_BYTES = 16 * 1024 * 1024
 """A larger file is not read: with all its tables full, a ledger has less than one MiB."""
 
 
+_SHOWN_REPAIRS = 4
+
+
 class LedgerDamagedError(StateUnusableError):
     """The file's content is not a ledger."""
 
 
-class _Header(Struct):
-    version: int
+def _object_of(data: bytes) -> dict[str, Any]:
+    """Return the file's object. Raises `ValueError` or `RecursionError`."""
+    try:
+        fields = msgspec.json.decode(data)
+    except msgspec.MsgspecError:
+        from json import loads  # noqa: PLC0415 - it takes numbers such as NaN and 1e999, and no sound ledger has one
+
+        fields = loads(data)
+
+    if not isinstance(fields, dict):
+        raise ValueError("a ledger is an object")  # noqa: TRY004 - as for other contents
+
+    return fields
 
 
 class LedgerFile:
@@ -39,6 +53,8 @@ class LedgerFile:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / NAME
+        self.repairs: list[str] = []
+        """What of the file that was read is broken; it counts as 0, and the rest is kept."""
 
     def read(self) -> LedgerSnapshot | None:
         """Return what an earlier run wrote; None if there is no file.
@@ -59,13 +75,16 @@ class LedgerFile:
             raise LedgerDamagedError(f"{self.path} is larger than {MAX_BYTES} bytes")
 
         try:
-            version = msgspec.json.decode(data, type=_Header).version
-            if version == LEDGER_VERSION:
-                return msgspec.json.decode(data, type=LedgerSnapshot)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            fields = _object_of(data)
+        except (ValueError, RecursionError) as error:
             raise LedgerDamagedError(f"{self.path} is not a ledger") from error
 
-        if version < LEDGER_VERSION:
+        version = fields.get("version")
+        if version == LEDGER_VERSION:
+            snapshot, self.repairs = repaired_snapshot(fields)
+            return snapshot
+
+        if not isinstance(version, int) or version < LEDGER_VERSION:
             raise LedgerDamagedError(f"{self.path} is a ledger of version {version}, which never existed")
 
         raise StateUnusableError(
@@ -140,6 +159,10 @@ class LedgerKeeper:
             if snapshot is not None:
                 self._engine.restore_ledger(snapshot)
                 self._log("info", "ledger restored", file=str(self._file.path))
+                if self._file.repairs:
+                    repairs = self._file.repairs
+                    shown = "; ".join(repairs[:_SHOWN_REPAIRS])
+                    self._log("warning", "ledger repaired", items=len(repairs), reason=shown)
 
     async def run(self) -> None:
         """Write every `WRITE_SECONDS` until canceled; a write that has started is completed first."""
@@ -159,7 +182,8 @@ class LedgerKeeper:
         try:
             # The snapshot does not change any more: the thread encodes it while the engine books.
             await run_in_thread("sidecard-ledger", partial(self._file.write, self._engine.ledger_snapshot()))
-        except (OSError, RuntimeError) as error:  # the latter if the host allows no further thread
+        # `RuntimeError` if the host allows no further thread, `ValueError` and `OverflowError` for numbers that JSON lacks.
+        except (OSError, RuntimeError, ValueError, OverflowError) as error:
             if not self._failing:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 self._log("warning", "ledger not written", file=str(self._file.path), reason=reason)

@@ -18,6 +18,7 @@ _KNOWN_OPS = ", ".join(sorted(_OPS))
 
 _plain = msgspec.msgpack.Decoder().decode
 _shallow = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+_request_from_json = msgspec.json.Decoder(wire.AnyRequest).decode
 _shallow_json = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 _SMALL_BYTES = 64 * 1024
@@ -214,10 +215,22 @@ def _request_of_line(line: bytes) -> Incoming:
         payload = payload_of_line(line)
     except TooManyElements as fault:
         return BadMessage(0, "too_large", str(fault))
+    except OverflowError:
+        return _explain_overflow(line)
     except DECODE_FAULTS as fault:
         return BadMessage(0, "bad_request", f"The line cannot be decoded as the JSON object of a request: {fault}")
 
     return _request_of_frame(payload)
+
+
+def _explain_overflow(line: bytes) -> BadMessage:
+    """Explain which number of a line has more than 64 bits."""
+    try:
+        _request_from_json(line)
+    except DECODE_FAULTS as fault:
+        return _explain_fields(from_json(line), fault)
+
+    return _explain_fields(from_json(line), OverflowError("an integer of the line has more than 64 bits"))
 
 
 def _unknown_line(line: bytes) -> BadMessage | None:
@@ -238,6 +251,10 @@ def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
     except DECODE_FAULTS:
         return BadMessage(0, "bad_request", f"The message cannot be decoded as a msgpack map: {fault}")
 
+    return _explain_fields(fields, fault)
+
+
+def _explain_fields(fields: Any, fault: Exception) -> BadMessage:
     if not isinstance(fields, dict):
         return BadMessage(
             0, "bad_request", f"A message is a map with the fields op and id, not a {type(fields).__name__}."
@@ -250,7 +267,17 @@ def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
     op, request_id = fields["op"], fields.get("id", 0)
     choices = [words for field, words in _CHOICES.items() if str(fault).endswith(f"`$.{field}`")]
     instead = f"; there are: {', '.join(choices[0])}" if choices and "enum" in str(fault) else ""
-    return BadMessage(request_id, "bad_request", f"{op}: {fault}{instead}")
+    return BadMessage(request_id, "bad_request", f"{op}: {fault}{instead}{_number_at(fields, str(fault))}")
+
+
+def _number_at(fields: dict[str, Any], fault: str) -> str:
+    """Return the number that a fault is about, as a clause of its sentence; an empty text if it is about anything else."""
+    value: Any = fields
+    for name in fault.partition("`$.")[2].rstrip("`").split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"; it is {value}" if is_number else ""
 
 
 def _explain_head(fields: dict[str, Any]) -> BadMessage | None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from sidecard_client.metrics.registry import MAX_BUCKETS, Labels
-from sidecard_client.protocol.wire import Aggregate, Measurement
+from sidecard_client.protocol.wire import MAX_MEASURED, Aggregate, Measurement
 
 _Series = tuple[str, Labels]
 """Kind and name, and labels."""
@@ -101,7 +101,11 @@ def _counters(metric: Any, before: dict[_Series, _Values]) -> Iterator[tuple[_Se
             series,
             (sample.value,),
             Measurement(
-                name=metric.name, kind="counter", value=delta, labels=dict(sample.labels), help=metric.documentation
+                name=metric.name,
+                kind="counter",
+                value=_measured(delta),
+                labels=dict(sample.labels),
+                help=metric.documentation,
             ),
         )
 
@@ -143,13 +147,18 @@ def _histograms(metric: Any, before: dict[_Series, _Values]) -> Iterator[tuple[_
             Measurement(
                 name=metric.name,
                 kind="histogram",
-                value=buckets.sum - old[-1],
+                value=_measured(buckets.sum - old[-1]),
                 labels=dict(labels),
                 help=metric.documentation,
                 bounds=bounds,
                 counts=tuple(round(n - o) for n, o in zip(counts, old[:-1], strict=True)),
             ),
         )
+
+
+def _measured(change: float) -> float:
+    """Return a change, or the limit that it exceeds; an app's own sum may be infinite."""
+    return max(-MAX_MEASURED, min(change, MAX_MEASURED))
 
 
 def _buckets(metric: Any) -> Iterable[tuple[Labels, _Buckets]]:

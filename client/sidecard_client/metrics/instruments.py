@@ -1,13 +1,14 @@
 """Counters, gauges, histograms and timers of an app. Each collects its own changes until the sender takes them."""
 
 import functools
-import math
 import threading
 from bisect import bisect_left
 from collections.abc import Callable
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+
+from sidecard_client.protocol.values import MAX_MEASURED
 
 if TYPE_CHECKING:
     from sidecard_client.metrics.registry import Metric
@@ -52,9 +53,9 @@ class Counter(Instrument):
         self._delta = 0.0
 
     def inc(self, amount: float = 1.0) -> None:
-        """Add ``amount``. Raises `ValueError` if it is negative or not finite."""
-        if not 0 <= amount < math.inf:
-            raise ValueError(f"A counter grows by a finite number of 0 or more, not by {amount}.")
+        """Add ``amount``. Raises `ValueError` if it is not within 0 to 1e15."""
+        if not 0 <= amount <= MAX_MEASURED:
+            raise ValueError(f"A counter grows by a number within 0 to {MAX_MEASURED:g}, not by {amount}.")
 
         with self._lock:
             self._delta += amount
@@ -67,7 +68,7 @@ class Counter(Instrument):
         with self._lock:
             delta, self._delta = self._delta, 0.0
 
-        return {"value": delta} if delta else None
+        return {"value": min(delta, MAX_MEASURED)} if delta else None
 
     def reset(self) -> None:
         """Start from zero."""
@@ -141,8 +142,8 @@ class Histogram(Instrument):
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Count an observation. Values that are not finite are ignored."""
-        if not math.isfinite(value):
+        """Count an observation. Values that are not within -1e15 to 1e15 are ignored."""
+        if not -MAX_MEASURED <= value <= MAX_MEASURED:
             return
 
         index = bisect_left(self._bounds, value)
@@ -163,6 +164,7 @@ class Histogram(Instrument):
             counts, self._counts = self._counts, [0] * (len(self._bounds) + 1)
             total, self._sum = self._sum, 0.0
 
+        total = max(-MAX_MEASURED, min(total, MAX_MEASURED))
         return {"value": total, "bounds": self._bounds, "counts": tuple(counts)} if any(counts) else None
 
     def reset(self) -> None:

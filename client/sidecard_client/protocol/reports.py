@@ -342,6 +342,8 @@ class Recorded(Reply, frozen=True, tag="recorded"):
     """The measurements were accepted, except for ``dropped`` of them (invalid name or value, too many series)."""
 
     dropped: int
+    problem: str = ""
+    """What is wrong with the latest number that was out of range: its field, its value and the range."""
 
 
 class Exemplar(Struct, frozen=True):

@@ -25,6 +25,9 @@ FRAME_HEADER_BYTES = 4
 MAX_MEASUREMENTS = 2048
 """Limit of one `RecordMetrics`: they take 20 ms, during which the daemon serves no one else. A full frame would take seconds."""
 
+MAX_MEASURED = 1e15
+"""The largest number that one measurement may add to a counter or a histogram."""
+
 MAX_DIMENSIONS = 4096
 """Limit of a vector. Precedents: OpenAI's text-embedding-3-large has 3072, the largest open models 4096, small ones 384."""
 
@@ -52,7 +55,10 @@ Text = Annotated[str, Meta(max_length=4096)]
 Trace = Annotated[str, Meta(max_length=128)]
 """A span as W3C Trace Context writes it: ``00-<trace id>-<span id>-<flags>``; empty without tracing."""
 Count = Annotated[int, Meta(ge=0, le=2**53)]
-Dollars = Annotated[float, Meta(ge=0, le=1e9)]
+MAX_DOLLARS = 1e9
+"""Limit of what one call may cost."""
+
+Dollars = Annotated[float, Meta(ge=0, le=MAX_DOLLARS)]
 RequestId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 VectorBytes = Annotated[bytes, Meta(min_length=4, max_length=4 * MAX_DIMENSIONS)]

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from itertools import pairwise
 
@@ -14,7 +15,8 @@ from sidecard.core.accounts.app_metric_room import (
     cost_of_worker,
 )
 from sidecard.core.accounts.histogram import DEFAULT_BOUNDS, Buckets
-from sidecard_client.protocol.wire import Aggregate, Family, Measurement, MetricKind, Sample
+from sidecard.core.sums import MAX_BUCKET_COUNT, saturated
+from sidecard_client.protocol.wire import MAX_MEASURED, Aggregate, Family, Measurement, MetricKind, Sample
 
 OVERFLOW: Labels = (("overflow", "true"),)
 """The label set that sums all those beyond the bounds; named as OpenTelemetry's ``otel.metric.overflow``."""
@@ -26,7 +28,8 @@ MAX_LABELS = 16
 MAX_LABEL_CHARACTERS = 256
 MAX_HELP_CHARACTERS = 1024
 MAX_BOUNDS = 64
-MAX_COUNT = 2**53
+
+_SHOWN_CHARACTERS = 200
 
 RESERVED_PREFIX = "sidecard_"
 
@@ -128,7 +131,7 @@ class AppMetric:
     def _samples(self, labels: Labels) -> Iterator[Sample]:
         match self.kind:
             case "counter":
-                yield Sample(f"{self.name}_total", self.values[labels][0], dict(labels))
+                yield Sample(f"{self.name}_total", saturated(self.values[labels][0]), dict(labels))
             case "gauge":
                 yield from self._gauges(labels, self.values.get(labels, {}))
             case "histogram":
@@ -140,8 +143,7 @@ class AppMetric:
 
         match self.aggregate:
             case "sum":
-                # Not `fsum`, which raises if workers report both infinities.
-                yield Sample(self.name, sum(values.values()), dict(labels))
+                yield Sample(self.name, _sum(values.values()), dict(labels))
             case "max":
                 yield Sample(self.name, max(values.values()), dict(labels))
             case "min":
@@ -153,6 +155,15 @@ class AppMetric:
                 by_pid = {self.workers[peer]: value for peer, value in values.items()}
                 for pid, value in sorted(by_pid.items()):
                     yield Sample(self.name, value, {**dict(labels), WORKER: str(pid)})
+
+
+def _sum(values: Collection[float]) -> float:
+    """Return the sum of gauges, which may be any numbers; a sum of finite ones is finite."""
+    total = sum(values)  # not `fsum`, which raises if workers report both infinities
+    if math.isinf(total) and all(map(math.isfinite, values)):
+        return math.copysign(sys.float_info.max, total)
+
+    return total
 
 
 def exposed_names(name: str, kind: MetricKind) -> list[str] | None:
@@ -189,11 +200,11 @@ def has_valid_numbers(measurement: Measurement) -> bool:
     value = measurement.value
     match measurement.kind:
         case "counter":
-            return math.isfinite(value) and value >= 0
+            return 0 <= value <= MAX_MEASURED
         case "gauge":
             return True
         case "histogram":
-            return math.isfinite(value) and _has_valid_buckets(measurement.bounds, measurement.counts)
+            return -MAX_MEASURED <= value <= MAX_MEASURED and _has_valid_buckets(measurement.bounds, measurement.counts)
 
 
 def _has_valid_buckets(bounds: tuple[float, ...], counts: tuple[int, ...]) -> bool:
@@ -201,7 +212,7 @@ def _has_valid_buckets(bounds: tuple[float, ...], counts: tuple[int, ...]) -> bo
         return False
 
     expected = len(bounds or DEFAULT_BOUNDS) + 1
-    return not counts or (len(counts) == expected and min(counts) >= 0 and max(counts) <= MAX_COUNT)
+    return not counts or (len(counts) == expected and min(counts) >= 0 and max(counts) <= MAX_BUCKET_COUNT)
 
 
 @lru_cache(maxsize=256)
@@ -211,3 +222,22 @@ def _are_bounds(bounds: tuple[float, ...]) -> bool:
         return False
 
     return all(lower < upper for lower, upper in pairwise(bounds))
+
+
+def number_problem(measurement: Measurement) -> str:
+    """Return what `has_valid_numbers` finds wrong: the metric, the field, its value and its range."""
+    kind, value, bounds, counts = measurement.kind, measurement.value, measurement.bounds, measurement.counts
+    what = f"{kind} {measurement.name[:_SHOWN_CHARACTERS]!r}"
+    least = 0 if kind == "counter" else -MAX_MEASURED
+    if not least <= value <= MAX_MEASURED:
+        return f"{what}: value {value} is not within {least:g} to {MAX_MEASURED:g}"
+
+    if not _are_bounds(bounds):
+        return f"{what}: bounds is not a rising sequence of at most {MAX_BOUNDS} finite numbers"
+
+    expected = len(bounds or DEFAULT_BOUNDS) + 1
+    if len(counts) != expected:
+        return f"{what}: counts has {len(counts)} numbers, and has to have one more than bounds: {expected}"
+
+    wrong = next(count for count in counts if not 0 <= count <= MAX_BUCKET_COUNT)
+    return f"{what}: count {wrong} is not within 0 to 2**53"

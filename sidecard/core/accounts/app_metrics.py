@@ -9,7 +9,14 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from sidecard.core.accounts.app_metric import OVERFLOW, AppMetric, exposed_names, has_valid_numbers, valid_labels
+from sidecard.core.accounts.app_metric import (
+    OVERFLOW,
+    AppMetric,
+    exposed_names,
+    has_valid_numbers,
+    number_problem,
+    valid_labels,
+)
 from sidecard.core.accounts.app_metric_room import NO_COST, Cost, Labels, MetricRoom
 from sidecard.core.accounts.histogram import DEFAULT_BOUNDS, Buckets
 from sidecard.core.accounts.memory import MemoryPool
@@ -51,6 +58,8 @@ class AppMetrics:
         self._settings = settings
         self._max_series = settings.now.max_series
         self._dropped = dropped
+        self.problem = ""
+        """What is wrong with the latest number of a batch that is out of range."""
         self._room = MetricRoom(settings, memory)
         self._metrics: dict[str, AppMetric] = {}
         self._taken: dict[str, str] = {}
@@ -73,6 +82,7 @@ class AppMetrics:
 
         A batch that is sent again because its acknowledgement was lost with the connection changes nothing.
         """
+        self.problem = ""
         if request.session and not self._is_new((peer.uid, request.session), request.sequence):
             return 0
 
@@ -129,7 +139,11 @@ class AppMetrics:
         labels = valid_labels(measurement.labels)
         kind = measurement.kind
         name = measurement.name.removesuffix("_total") if kind == "counter" else measurement.name
-        if labels is None or not has_valid_numbers(measurement):
+        if labels is None:
+            return "invalid"
+
+        if not has_valid_numbers(measurement):
+            self.problem = number_problem(measurement)
             return "invalid"
 
         metric = self._metrics.get(name) or self._create(peer.uid, name, measurement, now)

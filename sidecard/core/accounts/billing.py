@@ -14,7 +14,7 @@ from sidecard.core.effects import Effect, EmitNote, ShareSpending
 from sidecard.core.events import RemoteSpending
 from sidecard.core.records import NO_USAGE
 from sidecard.core.wall_clock import WallClock
-from sidecard_client.protocol.wire import Usage
+from sidecard_client.protocol.wire import MAX_DOLLARS, Usage
 
 Price = Callable[[str, int, int], float | None]
 """Model, prompt tokens and completion tokens to dollars; None if the model's price is unknown."""
@@ -69,7 +69,8 @@ class Billing:
         elif usage.model is not None and backend.costs:
             dollars = self._price(usage.model, prompt_tokens, completion_tokens)
 
-        return usage if dollars is None else structs.replace(usage, cost_dollars=dollars)
+        # Not more than callers may report: clients could not decode the entry's usage.
+        return usage if dollars is None else structs.replace(usage, cost_dollars=min(dollars, MAX_DOLLARS))
 
     def bill(self, lease: LeasedCall, seconds: float, usage: Usage, now: float) -> list[Effect]:
         """Book a backend's answer, in time or late; return the budgets' notes and what to share with other hosts."""

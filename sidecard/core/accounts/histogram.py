@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from operator import add
 
+from sidecard.core.sums import MAX_BUCKET_COUNT, saturated
 from sidecard_client.protocol.wire import Exemplar, Sample
 
 HANDLE_BOUNDS = (0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.01, 0.1, 1.0)
@@ -50,12 +51,12 @@ class Buckets:
         self.sum += total
 
     def samples(self, name: str, labels: Mapping[str, str]) -> Iterator[Sample]:
-        """Yield the exposed samples: cumulative buckets, the count and the sum."""
+        """Yield the exposed samples: cumulative buckets, the count and the sum, saturated."""
         count = 0
         for index, bound in enumerate((*self.bounds, float("inf"))):
-            count += self.counts[index]
+            count = min(count + self.counts[index], MAX_BUCKET_COUNT)
             le = "+Inf" if bound == float("inf") else repr(float(bound))
             yield Sample(f"{name}_bucket", count, {**labels, "le": le}, self._exemplars.get(index))
 
         yield Sample(f"{name}_count", count, dict(labels))
-        yield Sample(f"{name}_sum", self.sum, dict(labels))
+        yield Sample(f"{name}_sum", saturated(self.sum), dict(labels))

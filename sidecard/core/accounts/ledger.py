@@ -14,6 +14,7 @@ from sidecard.core.backends.breaker import BreakerMemory
 from sidecard.core.backends.budgets import BudgetMemory
 from sidecard.core.cache.entry import Entry
 from sidecard.core.records import NO_USAGE
+from sidecard.core.sums import repaired, saturated
 from sidecard_client.protocol.wire import BackendSpending, Ledger, Usage
 
 LEDGER_VERSION = 1
@@ -38,11 +39,11 @@ class LedgerSnapshot(Struct, frozen=True):
 
 
 class TaskLedger:
-    """The sums of one task: all attributes but ``restored`` and ``waits``."""
+    """The sums of one task in this run: all attributes but ``earlier`` and ``waits``. They grow without bound and are read saturated."""
 
     def __init__(self) -> None:
-        self.restored: dict[str, float] = {}
-        """The parts of the sums that are of earlier runs."""
+        self.earlier: dict[str, float] = {}
+        """The sums of earlier runs."""
         self.waits = Buckets(CALL_BOUNDS)
         """Seconds that callers of this run waited for an answer or a permit, whatever the outcome."""
         self.hits = 0
@@ -66,28 +67,32 @@ class TaskLedger:
         self.waited_seconds = 0.0
 
     def sums(self) -> dict[str, float]:
-        """Return all sums by name."""
-        return {name: value for name, value in vars(self).items() if name not in {"restored", "waits"}}
+        """Return the sums of all runs by name."""
+        earlier = self.earlier
+        return {name: saturated(value + earlier.get(name, type(value)(0))) for name, value in self._own().items()}
 
     def sums_of_this_run(self) -> dict[str, float]:
-        """Return all sums without the restored parts, for counters that start at 0 with the daemon.
+        """Return this run's sums, for counters that start at 0 with the daemon.
 
-        A killed daemon loses its latest bookings. A counter that continued from the restored sum would have decreased, which
+        A killed daemon loses its latest bookings. A counter that continued from the earlier sum would have decreased, which
         Prometheus takes for a restart from 0: it would count the whole ledger once more.
         """
-        return {name: value - self.restored.get(name, 0) for name, value in self.sums().items()}
+        return {name: saturated(value) for name, value in self._own().items()}
 
     def add(self, sums: dict[str, float]) -> None:
         """Add an earlier run's sums; unknown names are ignored."""
-        for name, own in self.sums().items():
-            more = sums.get(name, 0)
-            setattr(self, name, type(own)(own + more))
-            self.restored[name] = self.restored.get(name, 0) + more
+        for name, own in self._own().items():
+            kind = type(own)
+            self.earlier[name] = saturated(self.earlier.get(name, kind(0)) + repaired(sums.get(name, 0), kind))
+
+    def _own(self) -> dict[str, float]:
+        return {name: value for name, value in vars(self).items() if name not in {"earlier", "waits"}}
 
     @property
     def used(self) -> bool:
         """Whether any begin had an answer or a lease."""
-        return bool(self.hits or self.shared or self.led or self.upstream_calls)
+        sums = self.sums()
+        return any(sums[name] for name in ("hits", "shared", "led", "upstream_calls"))
 
     def count_hit(self, entry: Entry) -> None:
         """Book a hit: the cache saved all of the entry's call."""
@@ -157,7 +162,7 @@ class TaskLedgers:
 
 
 class BackendLedger(Struct, eq=False):
-    """The sums of a backend, or of one of its models."""
+    """The sums of a backend, or of one of its models. They grow without bound and are read saturated."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -178,11 +183,12 @@ class BackendLedger(Struct, eq=False):
     def add(self, spending: BackendSpending) -> None:
         """Add an earlier run's sums."""
         for name in self.__struct_fields__:
-            setattr(self, name, getattr(self, name) + getattr(spending, name))
+            own = getattr(self, name)
+            setattr(self, name, saturated(own + repaired(getattr(spending, name), type(own))))
 
     def spending(self) -> BackendSpending:
         """Return the sums."""
-        return BackendSpending(**structs.asdict(self))
+        return BackendSpending(**{name: saturated(value) for name, value in structs.asdict(self).items()})
 
 
 class BackendLedgers:
@@ -241,21 +247,22 @@ def summarize(*ledgers: TaskLedger) -> Ledger:
     for ledger in ledgers:
         total.add(ledger.sums())
 
-    calls = total.hits + total.shared + total.led
-    saved_seconds = total.saved_by_cache_seconds + total.saved_by_sharing_seconds
-    served_seconds = (
-        total.billed_seconds + total.saved_by_cache_seconds + total.saved_by_sharing_seconds + total.waited_seconds
-    )
-    own: dict[str, Any] = {name: value for name, value in total.sums().items() if name in Ledger.__struct_fields__}
+    sums = total.sums()
+    calls = saturated(int(sums["hits"] + sums["shared"] + sums["led"]))
+    saved_seconds = sums["saved_by_cache_seconds"] + sums["saved_by_sharing_seconds"]
+    served_seconds = saturated(sums["billed_seconds"] + saved_seconds + sums["waited_seconds"])
+    own: dict[str, Any] = {name: value for name, value in sums.items() if name in Ledger.__struct_fields__}
     return Ledger(
         **own,
         calls=calls,
-        hit_rate=_ratio(total.hits, calls),
-        deduplication_rate=_ratio(total.shared, calls),
+        hit_rate=_ratio(sums["hits"], calls),
+        deduplication_rate=_ratio(sums["shared"], calls),
         average_latency_reduction=_ratio(saved_seconds, served_seconds),
         average_saved_seconds=_ratio(saved_seconds, calls),
         served_seconds=served_seconds,
-        served_dollars=total.billed_dollars + total.saved_by_cache_dollars + total.saved_by_sharing_dollars,
+        served_dollars=saturated(
+            sums["billed_dollars"] + sums["saved_by_cache_dollars"] + sums["saved_by_sharing_dollars"]
+        ),
     )
 
 

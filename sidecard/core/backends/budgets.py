@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from sidecard.core import notes
 from sidecard.core.settings import BudgetSettings
+from sidecard.core.sums import saturated
 from sidecard.core.wall_clock import WallClock
 from sidecard_client.protocol.wire import BudgetState
 
@@ -74,7 +75,7 @@ class Budget:
         period = self.period(now)
         restored = self._restored.within(period)
         # The remote sum may include what this host's earlier runs have spent: it counts once.
-        return self._booked(period) + max(0.0, self._remote.within(period) - restored)
+        return saturated(self._booked(period) + max(0.0, self._remote.within(period) - restored))
 
     def admits(self, expected_dollars: float, now: float, age_seconds: float = 0.0) -> bool:
         """Return whether a call with this expected cost may be made; ``age_seconds`` is the age of the expectation.
@@ -196,7 +197,7 @@ class Budget:
 
     def _book(self, period: int, dollars: float) -> None:
         self._spent.pop(period, None)
-        self._spent[period] = dollars
+        self._spent[period] = saturated(dollars)
         if len(self._spent) > _KEPT_PERIODS:
             del self._spent[next(iter(self._spent))]
 

@@ -20,6 +20,7 @@ from sidecard.core.effects import Effect, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.streams import Streams
 from sidecard.core.operations.status import StatusOperations
+from sidecard.core.sums import saturated
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import BreakerState, Family, MetricKind, RejectionReason, Sample, Stats, tag_of
 
@@ -74,7 +75,8 @@ class MetricsOperations(Struct, frozen=True, eq=False):
     def record(self, peer: Peer, request: wire.RecordMetrics, now: float) -> list[Effect]:
         """Record measurements of an app."""
         dropped = self.apps.record(peer, request, now)
-        return [SendReply(peer.id, wire.Recorded(request.id, dropped))] if request.acknowledge else []
+        reply = wire.Recorded(request.id, dropped, self.apps.problem)
+        return [SendReply(peer.id, reply)] if request.acknowledge else []
 
     def metrics(self, peer: Peer, request: wire.GetMetrics, now: float) -> list[Effect]:
         """Report the daemon's and the apps' metrics; of labeled ones, only the label sets that have occurred."""
@@ -306,7 +308,9 @@ def _family(name: str, kind: MetricKind, text: str, values: Values | float, suff
     if isinstance(values, int | float):
         values = [({}, values)]
 
-    return Family(full, kind, text, [Sample(full + suffix, float(value), labels) for labels, value in values])
+    return Family(
+        full, kind, text, [Sample(full + suffix, float(saturated(value)), labels) for labels, value in values]
+    )
 
 
 def _histogram(name: str, text: str, histograms: list[tuple[dict[str, str], Buckets]]) -> Family:

@@ -128,8 +128,9 @@ class App:
             raise HTTPException(400, str(error)) from error
 
         record = posted.measurements(call)
-        dropped = self._get(record, wire.Recorded).dropped
-        return _json({"recorded": len(record.metrics) - dropped, "dropped": dropped})
+        reply = self._get(record, wire.Recorded)
+        counts = {"recorded": len(record.metrics) - reply.dropped, "dropped": reply.dropped}
+        return _json({**counts, "problem": reply.problem} if reply.problem else counts)
 
 
 def prefers_openmetrics(accept: str) -> bool:

@@ -13,6 +13,7 @@ import pytest
 
 from sidecard.core.accounts.ledger import LEDGER_VERSION, LedgerSnapshot
 from sidecard.core.backends.budgets import BudgetMemory
+from sidecard.core.sums import MAX_SUM
 from sidecard.daemon.ledger_file import (
     MAX_BYTES,
     NAME,
@@ -199,9 +200,6 @@ GOOD = json.loads(json.dumps({"began_at": 1, "tasks": {}, "backends": {}, "model
         json.dumps(GOOD | {"version": 0}).encode(),
         json.dumps(GOOD | {"version": "1"}).encode(),
         json.dumps({name: value for name, value in GOOD.items() if name != "version"}).encode(),
-        json.dumps({name: value for name, value in GOOD.items() if name != "tasks"}).encode(),
-        json.dumps(GOOD | {"tasks": {"rag": {"hits": "many"}}}).encode(),
-        json.dumps(GOOD).replace('"began_at": 1', '"began_at": 1e999').encode(),
         b" " * (MAX_BYTES + 1),
     ],
 )
@@ -216,6 +214,70 @@ def test_the_smallest_ledger_is_read(file: Disk) -> None:
     """The damaged ledgers of these tests are derived from it."""
     file.path.write_text(json.dumps(GOOD))
     assert file.read() == LedgerSnapshot(began_at=1, tasks={}, backends={}, models={}, budgets={})
+
+
+SOUND_TASK = {"hits": 5, "billed_dollars": 2.5}
+SPENDING: dict[str, Any] = {
+    "calls": 3,
+    "seconds": 1.5,
+    "dollars": 2.0,
+    "prompt_tokens": 7,
+    "completion_tokens": 1,
+    "saved_dollars": 0.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("broken", "repair"),
+    [
+        ({"began_at": "yesterday"}, "began_at is 'yesterday'"),
+        ({"began_at": None}, "began_at is None"),
+        ({"tasks": {"sound": SOUND_TASK, "rag": {"hits": "many", "led": 2}}}, "tasks.rag.hits is 'many'"),
+        ({"tasks": {"sound": SOUND_TASK, "rag": {"led": 2, "billed_dollars": None}}}, "tasks.rag.billed_dollars is None"),
+        ({"tasks": {"sound": SOUND_TASK, "rag": {"led": 2, "hits": -1}}}, "tasks.rag.hits is -1"),
+        ({"tasks": {"sound": SOUND_TASK, "rag": []}}, "tasks.rag is a list"),
+        ({"backends": {"sound": SPENDING, "b": SPENDING | {"prompt_tokens": 2**70}}}, "backends.b.prompt_tokens is larger than"),
+        ({"models": {"sound": SPENDING, "b": SPENDING | {"dollars": True}}}, "models.b.dollars is True"),
+        ({"models": 3}, "models is 3"),
+        ({"budgets": {"d": {"period": None, "spent_dollars": 3}}}, "budgets.d.period is None"),
+        ({"budgets": {"d": {"period": 3, "spent_dollars": "x"}}}, "budgets.d.spent_dollars is 'x'"),
+        ({"breakers": {"b": {"state": "ajar", "cause": None, "until": 1, "doublings": 1}}}, "breakers.b.state is 'ajar'"),
+        ({"breakers": {"b": {"state": "open", "cause": 1, "until": 1, "doublings": 1}}}, "breakers.b.cause is 1"),
+        ({"breakers": {"b": {"state": "open", "cause": None, "until": 1e300, "doublings": 1}}}, "breakers.b.until is 1e+300"),
+        ({"breakers": {"b": {"state": "open", "cause": None, "until": 1, "doublings": 1e9}}}, "breakers.b.doublings is"),
+    ],
+)  # fmt: skip
+def test_a_broken_item_of_a_ledger_takes_no_other_with_it(
+    broken: dict[str, Any], repair: str, file: Disk, account: Account, said: Said
+) -> None:
+    """What can be read is kept, the rest counts as 0 and is logged, and the ledger can be written again."""
+    sound = {"tasks": {"sound": SOUND_TASK}, "backends": {"sound": SPENDING}, "models": {"sound": SPENDING}}
+    file.path.write_text(json.dumps(GOOD | sound | broken))
+    LedgerKeeper(file, account, said.say).restore()
+    (restored,) = account.restored
+
+    assert restored.tasks["sound"] == SOUND_TASK
+    assert restored.tasks.get("rag", {}).get("led", 2) == 2
+    assert restored.backends["sound"] == BackendSpending(**SPENDING)
+    assert ("models" in broken) or restored.models["sound"] == BackendSpending(**SPENDING)
+    assert said.events == ["ledger restored", "ledger repaired"]
+    assert said.lines[-1][2]["items"] == 1
+    assert said.lines[-1][2]["reason"].startswith(repair)
+    file.write(restored)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400])
+def test_numbers_that_json_lacks_take_no_other_with_them(number: str, file: Disk) -> None:
+    """They may be those of another tool; a sum that is infinite is at its bound."""
+    tasks = {"sound": SOUND_TASK, "rag": {"billed_dollars": 17, "hits": 4}}
+    file.path.write_text(json.dumps(GOOD | {"tasks": tasks}).replace("17", number))
+    restored = file.read()
+
+    assert restored is not None
+    assert restored.tasks["sound"] == SOUND_TASK
+    assert restored.tasks["rag"]["billed_dollars"] == (0.0 if number in {"NaN", "-Infinity"} else MAX_SUM)
+    assert restored.tasks["rag"]["hits"] == 4
+    assert len(file.repairs) == 1
 
 
 @pytest.mark.parametrize("kind", ["newer", "directory", "fifo", "loop"])

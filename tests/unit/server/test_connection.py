@@ -388,3 +388,24 @@ def test_a_uid_without_connections_is_forgotten() -> None:
         server.connect(uid=uid).disconnect()
 
     assert len(server.connections._per_uid) == 0
+
+
+@pytest.mark.parametrize(
+    ("usage", "explained"),
+    [
+        ('{"prompt_tokens":9007199254740993}', "<= 9007199254740992 - at `$.usage.prompt_tokens`; it is 9007199254740993"),
+        ('{"completion_tokens":-1}', ">= 0 - at `$.usage.completion_tokens`; it is -1"),
+        ('{"cost_dollars":1000000001}', "<= 1000000000.0 - at `$.usage.cost_dollars`; it is 1000000001"),
+        (f'{{"prompt_tokens":{10**30}}}', "<= 9007199254740992 - at `$.usage.prompt_tokens`; it is 1000000000000000"),
+        ('{"first_chunk_seconds":1e300}', "at `$.usage.first_chunk_seconds`; it is 1e+300"),
+        (f'{{"model":"m"}},"more":{10**30}', "complete: an integer of the line has more than 64 bits"),
+    ],
+)  # fmt: skip
+def test_a_number_that_is_out_of_range_is_explained(usage: str, explained: str) -> None:
+    """With its field, its value and the range; the connection stays."""
+    peer = ServerHarness().connect()
+    peer.send_text(f'{{"op":"complete","id":7,"lease":"l","value":1,"usage":{usage}}}\n{{"op":"ping","id":8}}\n')
+    error, pong = peer.received()
+
+    assert (error["code"], error["id"], pong["type"]) == ("bad_request", 7, "pong")
+    assert explained in error["message"]
