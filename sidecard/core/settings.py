@@ -52,7 +52,8 @@ class BreakerSettings(Struct, frozen=True):
     """Maximum length of one open period."""
     probes: int = 1
     """Outcomes that a half-open breaker waits for before it closes or opens again. It admits as many calls, and another one for
-    each call whose outcome shows nothing about the backend."""
+    each call whose outcome shows nothing about the backend. It also closes after as many calls whose answers cannot be
+    classified, and if no call comes for an hour."""
     probe_seconds: float = 60.0
     """A probe that takes longer opens the breaker again. ``slow_seconds`` applies instead if it is longer."""
     enabled: bool = True

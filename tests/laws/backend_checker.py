@@ -153,8 +153,12 @@ class BackendChecker(EventChecker):
                 return "success", 0.0
             case wire.Fail(kind="transient") if request.retry_after_seconds:
                 return "nothing", request.retry_after_seconds
-            case wire.Fail(kind="transient"):
-                return self.backend(held.backend).timeouts if request.timeout else "failure", 0.0
+            case wire.Fail(kind="transient", timeout=False):
+                return "failure", 0.0
+            case wire.Fail(kind="transient") if self.backend(held.backend).timeouts != "nothing":
+                return self.backend(held.backend).timeouts, 0.0
+            case wire.Fail(kind="transient" | "ignored"):
+                return "neutral", 0.0
             case _:
                 return "nothing", 0.0
 

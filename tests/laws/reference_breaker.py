@@ -6,7 +6,7 @@ From the engine it learns only that the state changed (a note). It checks that t
 from dataclasses import dataclass, field
 
 from sidecard.core import notes
-from sidecard.core.backends.breaker import JITTER, MAX_RETRY_AFTER_SECONDS, CallResult
+from sidecard.core.backends.breaker import JITTER, MAX_RETRY_AFTER_SECONDS, UNPROBED_SECONDS, CallResult
 from sidecard.core.settings import BreakerSettings
 from sidecard_client.protocol.wire import BreakerAction, BreakerState
 
@@ -25,6 +25,10 @@ class ReferenceBreaker:
     probes_out: dict[str, float] = field(default_factory=dict)
     """By lease, the time of its grant."""
     probes_done: list[CallResult] = field(default_factory=list)
+    neutral: int = 0
+    """While half-open: probes that ended without deciding."""
+    since: float = 0.0
+    """While half-open: since when."""
     due: str | None = None
     """The change that the engine must make within this event."""
     allowed: set[str] = field(default_factory=set)
@@ -40,6 +44,20 @@ class ReferenceBreaker:
         self.allowed = set()
         if self.overdue(now):
             self.allowed.add("probes")
+
+        if self.unprobed(now):
+            self.allowed.add("closed")
+
+    def unprobed(self, now: float) -> bool:
+        """Return whether no call has come for so long that what the breaker knew is outdated."""
+        return (
+            self.state in {"open", "half_open"}
+            and not self.probes_out
+            and self._half_open_at() + UNPROBED_SECONDS <= now
+        )
+
+    def _half_open_at(self) -> float:
+        return self.until if self.state == "open" else self.since
 
     def overdue(self, now: float) -> bool:
         """Return whether a probe has had no outcome for too long."""
@@ -74,6 +92,10 @@ class ReferenceBreaker:
             self.until = now + min(pause_seconds, MAX_RETRY_AFTER_SECONDS)
         elif pause_seconds or result == "nothing":
             pass
+        elif result == "neutral":
+            self.neutral += 1
+            if self.state == "half_open" and self.neutral >= self.settings.probes:
+                self.due = "closed"
         elif self.state == "half_open":
             self.probes_done.append(result)
             if len(self.probes_done) == self.settings.probes:
@@ -93,6 +115,7 @@ class ReferenceBreaker:
         switched = settings.enabled != self.settings.enabled
         self.settings = settings
         self.probes_done = []
+        self.neutral = 0
         if switched and self.state != "forced_open":
             self.act("auto" if settings.enabled else "disable")
 
@@ -122,18 +145,20 @@ class ReferenceBreaker:
                 self._opens(cause, seconds, now)
             case notes.BreakerProbing():
                 assert note.probes == self.settings.probes
-                self._check("probing", self.state == "open" and now >= self.until)
+                cooled = self.state == "open" and now >= self.until
+                self._check("probing", cooled)
+                self.since = self.until if cooled else now
                 self.state = "half_open"
             case notes.BreakerClosed():
-                self._check("closed", in_time=False)
+                self._check("closed", "closed" in self.allowed)
                 self.state = "closed"
                 self.outcomes = []
             case _:
                 self._check("disabled", in_time=False)
                 self.state = "disabled"
 
-        self.allowed = set()
-        self.probes_out, self.probes_done = {}, []
+        self.allowed = {"closed"} if self.unprobed(now) else set()
+        self.probes_out, self.probes_done, self.neutral = {}, [], 0
 
     def _check(self, change: str, in_time: bool) -> None:
         assert self.due == change or in_time, f"the breaker changed ({change}) while {self.due} is due"

@@ -57,6 +57,13 @@ def _keep_probe_without_outcome(record_probe: Original) -> Original:
     return mutant
 
 
+def _keep_half_open_after_neutral_probes(record_probe: Original) -> Original:
+    def mutant(self: Breaker, breaker_pass: BreakerPass, result: CallResult, now: float) -> Any:
+        return record_probe(self, breaker_pass, "nothing" if result == "neutral" else result, now)
+
+    return mutant
+
+
 def _close_after_one_probe(record_probe: Original) -> Original:
     def mutant(self: Breaker, breaker_pass: BreakerPass, result: CallResult, now: float) -> Any:
         if result != "success":
@@ -267,6 +274,12 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
             "tight limits",
             2_000,
             (Breaker, "_record_probe", _keep_probe_without_outcome),
+        ),
+        (
+            "neutral probes leave the breaker half-open",
+            "three probes",
+            2_000,
+            (Breaker, "_record_probe", _keep_half_open_after_neutral_probes),
         ),
         (
             "one successful probe closes the breaker",

@@ -158,10 +158,17 @@ class Backend:
         if failure.kind == "fatal":
             return "success"
 
-        if failure.kind != "transient":
+        if failure.kind == "ignored":
+            return "neutral"
+
+        if failure.kind == "cancelled":
             return "nothing"
 
-        return self.settings.timeouts if failure.timeout else "failure"
+        if not failure.timeout:
+            return "failure"
+
+        timeouts = self.settings.timeouts
+        return "neutral" if timeouts == "nothing" else timeouts
 
     def learn_usage(self, seconds: float, usage: Usage, now: float) -> None:
         """Add an answer's cost and tokens to the measurements."""

@@ -5,6 +5,8 @@
     closed        paused          open          the backend, or another host's breaker, requested a pause
     open          cooled_down     half_open     its open time has passed
     half_open     probes_passed   closed        all probes have ended, and few enough failed or were slow
+    half_open     probes_neutral  closed        as many probes have ended in answers that cannot be classified
+    half_open     unprobed        closed        no call has come for `UNPROBED_SECONDS`
     half_open     probes_failed   open          all have ended, and too many failed or were slow; or one is overdue
     half_open     paused          open
     any           open            forced_open   ┐
@@ -19,6 +21,8 @@ generations, 3 closes the breaker. Published breakers have this fault, and its r
 
 A probe's pass that is returned without a result (its holder died or gave up, or the answer says nothing about the backend)
 is free again immediately, so probing cannot get stuck on it; one that is never returned is overdue after `probe_seconds`.
+Half-open never lasts: after as many neutral probes as there should be results, or without any call, the breaker closes, and
+the window judges again. So a backend that no one calls any more is in its initial state, and may be forgotten.
 
 Windows and rates as in resilience4j; a minimum of calls as in every breaker that survived low traffic; probes judged by all
 of their results as in resilience4j; an open time that doubles with each opening and is reset once the breaker has stayed
@@ -36,8 +40,9 @@ from sidecard.core.notes import BreakerNote, OpenCause
 from sidecard.core.settings import BreakerSettings
 from sidecard_client.protocol.wire import BreakerAction, BreakerState
 
-CallResult = Literal["success", "slow", "failure", "nothing"]
-"""How a call is scored; ``nothing`` shows nothing about the backend."""
+CallResult = Literal["success", "slow", "failure", "neutral", "nothing"]
+"""How a call is scored. Neither of the last two counts: ``neutral`` has ended without showing whether the backend is well,
+``nothing`` has not ended there, for its caller gave up or died."""
 
 JITTER = 0.1
 """Open times are lengthened or shortened by up to this share, so that the daemons of many hosts do not probe together."""
@@ -45,18 +50,25 @@ JITTER = 0.1
 MAX_RETRY_AFTER_SECONDS = 3600.0
 """Maximum ``retry_after`` that is honored: any worker reports it, and a mistake must not last a week."""
 
+UNPROBED_SECONDS = 3600.0
+"""A half-open breaker to which no call has come for so long since its open time passed is closed: what it knew is outdated."""
+
 PROBING_RETRY_SECONDS = 1.0
 """The ``retry_after_seconds`` of callers that are rejected while all probes are out: about the time of a short call."""
 
 _MAX_DOUBLINGS = 32
 
-BreakerEvent = Literal["tripped", "paused", "cooled_down", "probes_passed", "probes_failed"]
+BreakerEvent = Literal[
+    "tripped", "paused", "cooled_down", "probes_passed", "probes_neutral", "probes_failed", "unprobed"
+]
 
 _NEXT: dict[tuple[BreakerState, BreakerEvent], BreakerState] = {
     ("closed", "tripped"): "open",
     ("closed", "paused"): "open",
     ("open", "cooled_down"): "half_open",
     ("half_open", "probes_passed"): "closed",
+    ("half_open", "probes_neutral"): "closed",
+    ("half_open", "unprobed"): "closed",
     ("half_open", "probes_failed"): "open",
     ("half_open", "paused"): "open",
 }
@@ -101,12 +113,13 @@ class Breaker:
         self._window: deque[tuple[float, CallResult]] = deque()
         """Instants and results of the latest calls."""
         self._until = 0.0
-        """While open: when to probe."""
+        """While open: when to probe. While half-open: since when."""
         self._doublings = -1
         self._closed_at = float("-inf")
         self._probes_out: list[float] = []
         """While half-open: when each probe without a result was admitted."""
         self._probe_results: list[CallResult] = []
+        self._neutral_probes = 0
 
     @property
     def calls(self) -> int:
@@ -118,13 +131,17 @@ class Breaker:
         if self.state == "closed":
             return []
 
+        notes: list[BreakerNote] = []
         if self.state == "open" and now >= self._until:
-            return [self._apply("cooled_down", now)]
+            notes.append(self._apply("cooled_down", now))
 
-        if self.state == "half_open" and now >= self.overdue_at():
-            return [self._open("probes_failed", "probes", now)]
+        if self.state == "half_open":
+            if now >= self.overdue_at():
+                notes.append(self._open("probes_failed", "probes", now))
+            elif not self._probes_out and now >= self._until + UNPROBED_SECONDS:
+                notes.append(self._apply("unprobed", now))
 
-        return []
+        return notes
 
     def overdue_at(self) -> float:
         """Return when the oldest probe counts as failed; infinity if none is out."""
@@ -162,7 +179,7 @@ class Breaker:
         if self.state == "half_open":
             return self._record_probe(breaker_pass, result, now)
 
-        if result == "nothing":
+        if result in {"neutral", "nothing"}:
             return []
 
         self._window.append((now, result))
@@ -201,6 +218,8 @@ class Breaker:
 
         if action == "close":
             self._doublings = -1
+        elif state == "half_open":
+            self._until = now
 
         return [self._enter(state, now, "operator", None)]
 
@@ -212,7 +231,7 @@ class Breaker:
         switched = settings.enabled != self._settings.enabled
         self._settings = settings
         # With fewer probes than have ended already, no further result would conclude the probing.
-        self._probe_results.clear()
+        self._forget_probe_results()
         self._trim()
         if not switched or self.state == "forced_open":
             return []
@@ -244,6 +263,11 @@ class Breaker:
         if result == "nothing":
             return []
 
+        if result == "neutral":
+            self._neutral_probes += 1
+            enough = self._neutral_probes >= self._settings.probes
+            return [self._apply("probes_neutral", now)] if enough else []
+
         self._probe_results.append(result)
         count, settings = len(self._probe_results), self._settings
         if count < settings.probes:
@@ -256,6 +280,10 @@ class Breaker:
             return [self._open("probes_failed", "probes", now)]
 
         return [self._apply("probes_passed", now)]
+
+    def _forget_probe_results(self) -> None:
+        self._probe_results.clear()
+        self._neutral_probes = 0
 
     def _judge_window(self, now: float) -> list[BreakerNote]:
         calls, settings = len(self._window), self._settings
@@ -309,7 +337,7 @@ class Breaker:
         self.generation += 1
         self.cause = cause if state in {"open", "forced_open"} else None
         self._probes_out.clear()
-        self._probe_results.clear()
+        self._forget_probe_results()
         match state:
             case "open" | "forced_open":
                 self.opened += 1

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from sidecard.core import notes
 from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings
@@ -86,27 +87,57 @@ def test_first_caller_after_cool_down_is_the_only_probe() -> None:
     ]
 
 
-@pytest.mark.parametrize("way", ["dies", "cancels", "ignores", "hangs"])
+@pytest.mark.parametrize("way", ["dies", "cancels", "hangs"])
 def test_next_caller_probes_if_last_probe_had_no_outcome(way: str) -> None:
     """A probe without an outcome makes the next caller the probe within one round trip."""
     host = touchy()
     opened(host, "a")
     host.passes(10.0)
     probe = host.peer()
-    lease = probe.calls("a", request_id=5).lease
+    probe.calls("a", request_id=5)
     match way:
         case "dies":
             probe.dies()
         case "cancels":
             probe.asks(Cancel(5, id=6))
-        case "ignores":
-            probe.fails(lease, "ignored")
         case _:
             host.passes(15.0)
 
     host.peer().calls("a")
     host.peer().refused("a")
     assert host.breakers()["a"].generation == 2
+
+
+@pytest.mark.parametrize("fields", [{"kind": "ignored"}, {"kind": "transient", "timeout": True}])
+def test_a_probe_that_cannot_be_classified_closes(fields: dict[str, Any]) -> None:
+    """It counts neither for nor against the backend, and half-open never lasts: the window judges again."""
+    host = Host(backends={"a": structs.replace(TOUCHY, timeouts="nothing")})
+    opened(host, "a")
+    host.passes(10.0)
+    probe = host.peer()
+    probe.fails(probe.calls("a").lease, **fields)
+
+    state = host.breakers()["a"]
+    assert (state.state, state.calls, state.failures) == ("closed", 0, 0)
+    host.peer().calls("a")
+    host.peer().calls("a")
+
+
+def test_backends_that_are_never_called_again_close() -> None:
+    """A pause that a backend requested, over a restart too: nothing is left to keep, and `health` has no reason."""
+    host = Host()
+    for number in range(3):
+        peer = host.peer()
+        peer.fails(peer.calls(f"gone{number}").lease, retry_after_seconds=5.0)
+
+    later = Host(wall_offset_seconds=3600.0)
+    later.engine.restore_ledger(host.engine.ledger_snapshot())
+    assert set(later.engine.ledger_snapshot().breakers) == {"gone0", "gone1", "gone2"}
+    later.passes(10.0)
+    operator = later.peer()
+    operator.asks(wire.GetHealth())
+    assert operator.gets(wire.Health).reasons == []
+    assert later.engine.ledger_snapshot().breakers == {}
 
 
 def test_waiter_of_dead_probe_is_next_probe() -> None:
