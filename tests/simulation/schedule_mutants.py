@@ -5,7 +5,9 @@ Each was found by the oracle that its group names, and by no other one, when the
 """
 
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
+from sidecard.core.accounts.charges import flight_bytes
 from sidecard.core.accounts.ledger import TaskLedger
 from sidecard.core.backends.admission import Admission
 from sidecard.core.backends.backend import Backend
@@ -25,8 +27,9 @@ from sidecard.core.flights.participants import Applicant, HeldLease, Waiter
 from sidecard.core.flights.queues import Queues
 from sidecard.core.flights.store.answers import LookupAnswers, StoreEvents
 from sidecard.core.flights.store.lookups import Lookups
-from sidecard.core.flights.streams import SharedStream, Streams
+from sidecard.core.flights.streams import FOLLOWER_BYTES, SharedStream, Streams
 from sidecard.core.flights.table import Flights
+from sidecard_client.protocol import wire
 from tests.simulation.mutants import Original, Replacement, no_effects, nothing
 
 
@@ -197,6 +200,58 @@ def _renew_for_twice_as_long(_: Original) -> Original:
     return mutant
 
 
+# Memory --------------------------------------------------------------------------------------------------------------------
+
+
+def _join_without_charge(join: Original) -> Original:
+    def mutant(self: Flights, flight: Flight, peer: Peer, request: wire.Begin, _: int, *rest: float) -> Any:
+        return join(self, flight, peer, request, 0, *rest)
+
+    return mutant
+
+
+def _keep_charge_of_lease(end_lease: Original) -> Original:
+    def mutant(self: Flights, lease: HeldLease, **options: Any) -> None:
+        end_lease(self, lease, **options)
+        self._memory.charge(lease.peer.uid, lease.memory_bytes)
+
+    return mutant
+
+
+def _charge_twice(start: Original) -> Original:
+    def mutant(self: Flights, scope: str, key: str, uid: int) -> Any:
+        self._memory.charge(uid, flight_bytes(scope, key))
+        return start(self, scope, key, uid)
+
+    return mutant
+
+
+def _release_to_another_uid(withdraw: Original) -> Original:
+    def mutant(self: Flights, applicant: Applicant) -> None:
+        withdraw(self, applicant)
+        self._memory.charge(applicant.peer.uid, 1)
+        self._memory.charge(applicant.peer.uid + 1, -1)
+
+    return mutant
+
+
+def _keep_charge_of_gets(take_gets: Original) -> Original:
+    def mutant(self: Lookups, flight: Flight) -> Any:
+        with patch.object(self.limits.memory.__class__, "release", nothing(take_gets)):
+            return take_gets(self, flight)
+
+    return mutant
+
+
+def _close_without_release(close: Original) -> Original:
+    def mutant(self: Streams, follower: Any) -> None:
+        close(self, follower)
+        if follower is not None:
+            self.memory.charge(follower.peer.uid, FOLLOWER_BYTES)
+
+    return mutant
+
+
 # Streams and stores -------------------------------------------------------------------------------------------------------
 
 
@@ -311,6 +366,12 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
             2_000,
             (Flights, "withdraw", _withdraw_and_stay_queued),
         ),
+        (
+            "an applicant's memory is released to another uid",
+            "tight limits",
+            2_000,
+            (Flights, "withdraw", _release_to_another_uid),
+        ),
         ("a hard budget admits every call", "budgets", 2_000, (Budget, "admits", _always)),
         ("a budget forgets what was spent", "budgets", 2_000, (Budget, "spend", nothing)),
         ("a budget keeps what ended calls reserved", "budgets", 2_000, (Admission, "release_reservation", nothing)),
@@ -369,6 +430,9 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         ("a replaced flight stores its answer", "defaults", 2_000, (Flight, "replaced", nothing)),
         ("a replaced flight keeps its permit", "defaults", 2_000, (Leases, "_end", _keep_permit_of_replaced)),
         ("a hung call keeps its lease", "short calls", 2_000, (HeldLease, "overdue_at", _never)),
+        ("a waiter is not charged", "defaults", 2_000, (Flights, "join", _join_without_charge)),
+        ("a lease stays charged", "defaults", 2_000, (Flights, "end_lease", _keep_charge_of_lease)),
+        ("a flight is charged twice", "defaults", 2_000, (Flights, "start", _charge_twice)),
         ("elections are not counted", "cached, not shared afterwards", 2_000, (Flight, "count_election", nothing)),
     ),
     **_mutants(
@@ -380,6 +444,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
             2_000,
             (SharedStream, "packed", _store_without_last_chunk),
         ),
+        ("a follower stays charged", "defaults", 2_000, (Streams, "close", _close_without_release)),
         ("the bytes of a stream stay reserved", "defaults", 2_000, (Streams, "drop", _drop_without_discharge)),
         (
             "readers of a broken stream wait for the next one",
@@ -397,6 +462,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
             (StoreEvents, "key_changed", _keep_what_others_removed),
         ),
         ("another host's claim is ignored", "calm", 2_000, (LookupAnswers, "_conclude", _ignore_claims_of_others)),
+        ("gets stay charged", "calm", 2_000, (Lookups, "_take_gets", _keep_charge_of_gets)),
         ("unused claims are not released", "calm", 2_000, (Lookups, "release_claims", _forget_claims)),
     ),
 }

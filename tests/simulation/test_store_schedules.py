@@ -84,6 +84,7 @@ class OneHost:
         self.tables = TableChecker(self.engine)
         self.callers: dict[int, Caller] = {}
         self.removing: dict[tuple[int, int], tuple[str | None, float]] = {}
+        self.reading: set[tuple[int, int]] = set()
         self.alive = True
         self._ids = 0
         for _ in range(4):
@@ -136,6 +137,9 @@ class OneHost:
         elif isinstance(reply, wire.Pending):
             assert caller.asked is not None
             assert caller.asked[0] == reply.id
+        elif (caller.peer.id, reply.id) in self.reading:
+            self.reading.discard((caller.peer.id, reply.id))
+            assert isinstance(reply, wire.Miss) or unpacked(reply) in self.life.versions
         elif type(reply) in wire.FINAL_REPLIES_OF_BEGIN:
             assert caller.asked is not None, f"a second end: {reply}"
             request_id, key, asked_at, mode = caller.asked
@@ -166,7 +170,7 @@ class Schedule:
 
     def run(self, steps: int) -> None:
         """Live, and come to rest."""
-        moves = {self.begin: 40, self.end: 25, self.wait: 30, self.leave: 3, self.cancel: 3, self.put: 3}
+        moves = {self.begin: 40, self.end: 25, self.wait: 30, self.leave: 3, self.cancel: 3, self.put: 3, self.read: 3}
         if self.world.removals:
             moves |= {self.remove: 4, self.purge: 1}
 
@@ -240,6 +244,15 @@ class Schedule:
         self.versions[version] = key, self.clock.now
         self.note(host, f"{caller.peer.id} puts {version}")
         host.asks(caller, wire.Put(key, packed(version), id=-2))
+
+    def read(self) -> None:
+        """Read an entry."""
+        host, caller = self.choose()
+        key = self.chance.choice(self.keys)
+        self.ids += 1
+        host.reading.add((caller.peer.id, self.ids))
+        self.note(host, f"{caller.peer.id} gets {key}")
+        host.asks(caller, wire.Get(key, id=self.ids))
 
     def remove(self) -> None:
         """Delete an entry."""
