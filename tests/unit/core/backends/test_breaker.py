@@ -11,7 +11,6 @@ from sidecard.core.backends.breaker import (
     JITTER,
     MAX_RETRY_AFTER_SECONDS,
     PROBING_RETRY_SECONDS,
-    UNPROBED_SECONDS,
     Breaker,
     BreakerMemory,
     BreakerPass,
@@ -648,84 +647,3 @@ def test_open_as_remote_is_bounded_by_an_hour() -> None:
     bench = Bench()
     bench.breaker.open_as_remote(1e6, bench.now)
     assert bench.breaker.retry_after_seconds(bench.now) == MAX_RETRY_AFTER_SECONDS
-
-
-# Half-open never lasts -----------------------------------------------------------------------------------------------
-
-
-def test_as_many_neutral_probes_as_results_are_needed_close() -> None:
-    """They decide nothing and take no place of a result; the window judges the next calls."""
-    bench = Bench(structs.replace(PLAIN, probes=3))
-    bench.trip()
-    bench.wait_for_probes()
-    assert bench.calls("neutral", "nothing", "success", "neutral", "nothing", "failure") == []
-    assert bench.state() == "half_open"
-    assert [type(note) for note in bench.calls("neutral")] == [notes.BreakerClosed]
-    assert bench.calls("neutral", "nothing") == []
-    assert bench.breaker.calls == 0
-    bench.trip()
-
-
-def test_neutral_probes_count_from_the_start_of_each_half_open_time() -> None:
-    """And from a change of settings."""
-    bench = Bench(structs.replace(PLAIN, probes=2))
-    bench.trip()
-    bench.wait_for_probes()
-    bench.calls("neutral")
-    bench.now += bench.breaker.open_as_remote(5.0, bench.now)[0].seconds or 0.0  # type: ignore[union-attr] # it has opened
-    bench.wait_for_probes()
-    bench.calls("neutral")
-    bench.breaker.reconfigure(structs.replace(PLAIN, probes=2, window_calls=7), bench.now)
-    bench.calls("neutral")
-    assert bench.state() == "half_open"
-    bench.calls("neutral")
-    assert bench.state() == "closed"
-
-
-def test_a_breaker_that_is_never_probed_closes() -> None:
-    """An hour after its open time has passed, whether or not anything has looked at it meanwhile."""
-    for looks in (True, False):
-        bench = Bench()
-        seconds = bench.trip()
-        start = bench.now
-        if looks:
-            bench.wait_for_probes()
-
-        bench.now = start + seconds + UNPROBED_SECONDS - 1.0
-        bench.advance()
-        assert bench.state() == "half_open"
-        bench.now += 1.0
-        assert [type(note) for note in bench.advance()] == [notes.BreakerClosed]
-        assert bench.breaker.memory(0.0) is None
-
-
-def test_a_probe_in_progress_keeps_a_breaker_half_open() -> None:
-    """The breaker closes once it has been returned without a result; a restart does not start the hour again."""
-    bench = Bench(structs.replace(PLAIN, probe_seconds=10_000.0))
-    bench.trip()
-    bench.wait_for_probes()
-    out = bench.admit()
-    bench.now += UNPROBED_SECONDS
-    assert bench.advance() == []
-    memory = bench.breaker.memory(0.0)
-    assert memory is not None
-    later = Breaker("cloud", PLAIN, lambda: 0.5)
-    later.restore(memory, bench.now, 0.0)
-    assert [type(note) for note in later.advance(bench.now)] == [notes.BreakerClosed]
-    bench.record(out, "nothing")
-    assert [type(note) for note in bench.advance()] == [notes.BreakerClosed]
-
-
-def test_a_breaker_that_an_operator_released_is_half_open_for_an_hour() -> None:
-    """Whatever it was before it was opened."""
-    bench = Bench()
-    bench.set("open")
-    bench.now += 10 * UNPROBED_SECONDS
-    assert bench.advance() == []
-    bench.set("auto")
-    bench.now += UNPROBED_SECONDS - 1.0
-    bench.advance()
-    assert bench.state() == "half_open"
-    bench.now += 1.0
-    bench.advance()
-    assert bench.state() == "closed"
