@@ -7,7 +7,7 @@ from sidecard.core.events import Peer, RequestReceived
 from sidecard.core.settings import BudgetSettings, EngineSettings
 from sidecard_client.protocol import wire
 
-GAUGES = ("buffered_bytes", "calls_pending", "spool_bytes")
+GAUGES = ("buffered_bytes", "calls_pending", "hung_calls", "spool_bytes")
 """Gauges of optional parts of the daemon."""
 
 _PEER = Peer(1, 1000, 1000, 1, operator=True)

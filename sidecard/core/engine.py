@@ -92,11 +92,10 @@ class Engine:
     ) -> None:
         live = LiveSettings(settings)
         wall = WallClock(wall_offset_seconds)
-        self._counters = counters = Counters()
+        self.counters = counters = Counters()
+        """Read-only outside the engine."""
         self.metrics = metrics = DaemonMetrics(settings.max_backends, wall)
         """The driver measures by it too."""
-        self.sink_problems: dict[str, Callable[[], str]] = {}
-        """See `ReportOperations`; each sink of the daemon adds its own."""
         self._recorder = recorder = CallRecorder(enabled=settings.log_calls, prompts=settings.log_prompts)
         scopes = Scopes(settings.shared_namespaces)
         self._policy = policy = CachePolicy(live, counters, codec)
@@ -124,6 +123,7 @@ class Engine:
         self._flights = flights = Flights(boot_id, live, memory.requests)
         self._timers = flights.timers
         hung_calls = HungCalls(live, flights)
+        metrics.gauges["hung_calls"] = lambda: len(hung_calls.by_lease)
         self._streams = streams = Streams(memory.streams)
         self._failures = failures = Failures(live, memory.requests)
         limits = TableLimits(live, flights, memory.requests, metrics)
@@ -167,7 +167,7 @@ class Engine:
         self._jobs = Jobs([EntryRemoval(cache, writes)])
         self._explain = ExplainOperation(policy, flights, store, scopes, failures, status)
         self._reports = ReportOperations(
-            status, flights, limits, store, backends, billing, hung_calls, self.sink_problems
+            status, flights, limits, store, backends, billing, hung_calls, metrics.problems_of
         )
         self._apps = apps = AppMetrics(live, metrics.dropped, memory.app_metrics)
         self._reporting = MetricsOperations(status, streams, backends, billing, metrics, apps, enabled=settings.metrics)
@@ -337,9 +337,20 @@ class Engine:
     @property
     def ledger_changes(self) -> int:
         """A number that changes with each booking and each breaker: while it is equal, `ledger_snapshot` is equal too."""
-        count = self._counters
+        count = self.counters
         return self._backends.changes + (
-            count.hits + count.shared + count.leases_first + count.completed + count.stale_leases + count.failed_ignored
+            count.hits
+            + count.shared
+            + count.leases_first
+            + count.completed
+            + count.stale_leases
+            + count.failed_ignored
+            + count.rejected
+            + count.timeouts
+            + count.failed_transient
+            + count.failed_fatal
+            + count.lost
+            + count.expired
         )
 
     def ledger_snapshot(self) -> LedgerSnapshot:

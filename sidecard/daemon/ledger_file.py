@@ -144,6 +144,8 @@ class LedgerKeeper:
         self._written_changes = engine.ledger_changes
         self._failing = False
         self._usable = True
+        self.problem = ""
+        """Why the ledger is not kept, as a sentence; empty if it is."""
 
     def restore(self) -> None:
         """Continue from the file's content. A file that cannot be used is logged and does not prevent the start."""
@@ -153,8 +155,7 @@ class LedgerKeeper:
             self._set_aside(error)
         except StateUnusableError as error:
             # The file may be worth more than what this run would write over it.
-            self._usable = False
-            self._log("warning", "ledger not kept", reason=str(error))
+            self._not_kept(str(error))
         else:
             if snapshot is not None:
                 self._engine.restore_ledger(snapshot)
@@ -184,23 +185,29 @@ class LedgerKeeper:
             await run_in_thread("sidecard-ledger", partial(self._file.write, self._engine.ledger_snapshot()))
         # `RuntimeError` if the host allows no further thread, `ValueError` and `OverflowError` for numbers that JSON lacks.
         except (OSError, RuntimeError, ValueError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
             if not self._failing:
-                reason = error.strerror if isinstance(error, OSError) else str(error)
                 self._log("warning", "ledger not written", file=str(self._file.path), reason=reason)
 
             self._failing = True
+            self.problem = f"Report, budgets and breakers are not saved: cannot write {self._file.path} ({reason})."
         else:
             self._written_changes = changes
             if self._failing:
                 self._log("info", "ledger written again", file=str(self._file.path))
 
             self._failing = False
+            self.problem = ""
+
+    def _not_kept(self, reason: str) -> None:
+        self._usable = False
+        self.problem = f"Report, budgets and breakers are not saved: {reason}."
+        self._log("warning", "ledger not kept", reason=reason)
 
     def _set_aside(self, damage: LedgerDamagedError) -> None:
         try:
             corrupt = self._file.set_aside()
         except OSError as error:
-            self._usable = False
-            self._log("warning", "ledger not kept", reason=f"{damage}, and cannot be renamed ({error.strerror})")
+            self._not_kept(f"{damage}, and cannot be renamed ({error.strerror})")
         else:
             self._log("warning", "ledger reset", reason=str(damage), kept_as=str(corrupt))

@@ -25,6 +25,7 @@ from sidecard.core.notes import Note
 from sidecard.core.settings import StoreKind
 from sidecard.daemon.clocks import ClockWatch, awake_clock, clock, wall_clock
 from sidecard.daemon.ledger_file import LedgerFile, LedgerKeeper
+from sidecard.daemon.recent_calls import RecentCalls
 from sidecard.daemon.reloading import Reloader
 from sidecard.daemon.sinks import Sinks
 from sidecard.daemon.socket_server import SocketServer
@@ -114,12 +115,12 @@ class Daemon:
         )
         store_kind: StoreKind = "none" if store is None else "shared" if store.shared else "own"
         engine = self._new_engine(boot_id, store_kind)
-        self._measure(engine.metrics)
+        recent = RecentCalls(engine.counters, engine.metrics.leases, clock)
+        self._measure(engine.metrics, recent)
         sinks = Sinks(
             self._config,
             state,
             engine.metrics,
-            engine.sink_problems,
             clock=clock,
             wall_clock=wall_clock,
             log=log.write,
@@ -143,9 +144,7 @@ class Daemon:
         self._reloader = Reloader(
             self._config, self._parts.reread, log, driver, store_kind, apply=self._apply, on_change=self._notify_reload
         )
-        ledger = None if state is None else LedgerKeeper(LedgerFile(state), engine, log.write)
-        if ledger is not None:
-            ledger.restore()
+        ledger = None if state is None else self._restore_ledger(engine, LedgerFile(state))
 
         sinks.open(driver.query, self._parts.stack)
         self._trace(log.level)
@@ -164,6 +163,7 @@ class Daemon:
                 start(self._reloader.run())
                 start(self._feed_watchdog())
                 start(watch.run())
+                start(recent.run())
                 start(SocketMonitor(self._parts.listener, self._server.rebind, log.write).run())
                 if ledger is not None:
                     start(ledger.run())
@@ -188,8 +188,10 @@ class Daemon:
                 await ledger.write()
         log.write("info", "stopped")
 
-    def _measure(self, metrics: DaemonMetrics) -> None:
+    def _measure(self, metrics: DaemonMetrics, recent: RecentCalls) -> None:
         """Give the engine's metrics what the engine cannot see."""
+        metrics.problems_of["state"] = lambda: self._parts.state_problem
+        metrics.problems_of |= {"rejections": recent.rejections, "failures": recent.failures}
         metrics.limited = self._server.limited
         metrics.gauges["buffered_bytes"] = lambda: self._server.buffers.bytes
         metrics.dropped_by["log_lines"] = lambda: self._log.left_out + self._parts.log_writer.dropped
@@ -232,8 +234,13 @@ class Daemon:
             wall_offset_seconds=wall_clock() - now,
         )
         self._server.buffers.memory = engine.memory.buffers
-        engine.sink_problems["state"] = lambda: self._parts.state_problem
         return engine
+
+    def _restore_ledger(self, engine: Engine, file: LedgerFile) -> LedgerKeeper:
+        ledger = LedgerKeeper(file, engine, self._log.write)
+        ledger.restore()
+        engine.metrics.problems_of["ledger"] = lambda: ledger.problem
+        return ledger
 
     def _clocks_stepped(self, event: ClocksStepped) -> None:
         slept_seconds = round(event.slept_seconds, 1)

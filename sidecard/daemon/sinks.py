@@ -63,7 +63,6 @@ class Sinks:
         config: Config,
         state: Path | None,
         metrics: DaemonMetrics,
-        problems: dict[str, Callable[[], str]],
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
@@ -72,7 +71,6 @@ class Sinks:
         self._config = config
         self._state = state
         self._metrics = metrics
-        self._problems = problems
         self._clock = clock
         self._wall_clock = wall_clock
         self._log = log
@@ -129,7 +127,7 @@ class Sinks:
         from sidecard.observe.call_log.urls import NOWHERE, open_log  # noqa: PLC0415 - optional: see the module's docstring
 
         if not self._config.calls.url and self._state is None:
-            self._problems["calls"] = lambda: f"Calls are not logged: {NOWHERE}."
+            self._metrics.problems_of["calls"] = lambda: f"Calls are not logged: {NOWHERE}."
             self._log("warning", "calls not logged", reason=NOWHERE)
             return None
 
@@ -143,7 +141,7 @@ class Sinks:
             count=self._count,
         )
         self._metrics.gauges["calls_pending"] = lambda: calls.pending
-        self._problems["calls"] = lambda: calls.problem
+        self._metrics.problems_of["calls"] = lambda: calls.problem
         return calls
 
     def _open_push(self, query: Query) -> "Push":
@@ -165,6 +163,7 @@ class Sinks:
             raise ConfigError([f"push: {error}"]) from error
 
         self._metrics.gauges["spool_bytes"] = lambda: push.spool_bytes
+        self._metrics.problems_of["push"] = lambda: push.problem
         return push
 
     def _open_http(self, query: Query, stack: ExitStack) -> "HttpListener":

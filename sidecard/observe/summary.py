@@ -49,6 +49,9 @@ def summary(stats: Stats, report: Report, health: Health, breakers: Breakers) ->
         "avg_latency_reduction": total.average_latency_reduction,
         "average_saved_seconds": total.average_saved_seconds,
         "average_upstream_seconds": total.billed_seconds / total.upstream_calls if total.upstream_calls else 0.0,
+        "rejected_requests": total.rejected,
+        "failed_calls": total.failed,
+        "timed_out_requests": total.timeouts,
         # served = billed + saved, except for the time that sharing callers waited.
         **_fields(total, ("served_seconds", "billed_seconds")),
         "saved_seconds": total.saved_by_cache_seconds + total.saved_by_sharing_seconds,

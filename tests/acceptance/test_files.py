@@ -174,6 +174,28 @@ CASES = {
         [CALM, series("sidecard_rejected_total", "0+30x40", reason="not_cached")],
         "20m",
     ),
+    "SidecardFailing": (
+        [
+            series("sidecard_leases_total", "0+3x40", backend="cloud", outcome="fatal"),
+            series("sidecard_leases_total", "0+2x40", backend="cloud", outcome="done"),
+        ],
+        [
+            series("sidecard_leases_total", "0+3x40", backend="cloud", outcome="cancelled"),
+            series("sidecard_leases_total", "0+1x40", backend="cloud", outcome="lost"),
+            series("sidecard_leases_total", "0+2x40", backend="cloud", outcome="done"),
+        ],
+        "25m",
+    ),
+    "SidecardCallsHang": (
+        [series("sidecard_hung_calls", "4x20")],
+        [series("sidecard_hung_calls", "4 4 0x20")],
+        "10m",
+    ),
+    "SidecardNotKept": (
+        [series("sidecard_problem", "1x20", what="calls")],
+        [series("sidecard_problem", "1x20", what="rejections"), series("sidecard_problem", "1 1 0x20", what="calls")],
+        "10m",
+    ),
     "SidecardHoldersLost": (
         [series("sidecard_reelections_total", "0+10x60")],
         [series("sidecard_reelections_total", "0+1x60")],

@@ -86,6 +86,7 @@ class ModelTrial(EngineTrial):
         report = self.observe(wire.GetReport(), wire.Report)
         for task, ledger in report.tasks.items():
             book = self.model.books[task]
+            assert ledger.rejected == sum(ledger.rejected_by_reason.values())
             assert ledger.calls == book.hits + book.shared + book.leads
             for name in book.__dataclass_fields__.keys() - {"leads"}:
                 assert getattr(ledger, name) == getattr(book, name), (task, name)

@@ -175,6 +175,9 @@ class Sums:
     saved_by_sharing_seconds: float = 0.0
     saved_by_sharing_dollars: float = 0.0
     waited_seconds: float = 0.0
+    failed: int = 0
+    rejected: int = 0
+    timeouts: int = 0
 
     def bill(self, seconds: float, dollars: float) -> None:
         """Count an answer of a backend."""

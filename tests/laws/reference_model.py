@@ -255,6 +255,8 @@ class ReferenceModel(ReferenceEntries):
         self.leases.remove(lease)
         self.ended.append(lease)
         self.counts[outcome] += 1
+        if outcome in {"failed_transient", "failed_fatal", "lost", "expired"}:
+            self.book(lease.begin).failed += 1
 
     def _lease_ended(
         self, flight: Flight | None, kind: wire.FailureKind, message: str, now: float, unresponsive: Peer | None = None
@@ -367,6 +369,7 @@ class ReferenceModel(ReferenceEntries):
     ) -> None:
         self.counts["rejected"] += 1
         self.counts[f"rejected_{reason}"] += 1
+        self.book(begin).rejected += 1
         reply = wire.Rejected(begin.id, reason)
         if old is not None:
             self.counts["stale_given"] += 1
@@ -376,7 +379,7 @@ class ReferenceModel(ReferenceEntries):
 
     def _time_out(self, waiter: Waiter, now: float) -> None:
         self.counts["timeouts"] += 1
-        self.book(waiter.begin)
+        self.book(waiter.begin).timeouts += 1
         self.say(waiter.peer, wire.Timeout(waiter.begin.id, now - waiter.since))
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from sidecard_client.protocol.replies import Reply
-from sidecard_client.protocol.values import BreakerState, Locality, MetricKind, StoreState
+from sidecard_client.protocol.values import BreakerState, Locality, MetricKind, RejectionReason, StoreState
 
 
 class Stats(Reply, frozen=True, tag="stats"):
@@ -202,6 +202,14 @@ class Ledger(Struct, frozen=True):
     """Of ``saved_by_cache_seconds``, the share of ``similar_hits``."""
     saved_by_similar_dollars: float = 0.0
     """Of ``saved_by_cache_dollars``, the share of ``similar_hits``."""
+    rejected: int = 0
+    """Begins that ended in `Rejected`; not in ``calls``."""
+    rejected_by_reason: dict[RejectionReason, int] = {}
+    """The same by reason, without reasons that have not occurred."""
+    failed: int = 0
+    """Leases whose call failed (transient or fatal), or whose holder was lost or hung. Their begins are in ``calls``."""
+    timeouts: int = 0
+    """Begins that ended in `Timeout`; not in ``calls``."""
 
 
 class BackendSpending(Struct, frozen=True):
@@ -246,6 +254,8 @@ class Report(Reply, frozen=True, tag="report"):
     """Age of the ledger, by the wall clock."""
     breakers: dict[str, BreakerState] = {}
     """Current state, by backend."""
+    reasons: list[str] = []
+    """The daemon's problems, as in `Health`."""
 
 
 class BackendState(Struct, frozen=True):

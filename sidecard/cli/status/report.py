@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TOTAL = "all tasks"
 BAR_CHARACTERS = 40
+_RATES = ("hit rate", "de-duplicated", "latency reduced by")
 
 
 def add_parser(commands: Commands) -> None:
@@ -35,14 +36,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def report_text(report: Report) -> str:
     """Return rates, savings and spending as tables with one row per task, or a sentence if there were no calls."""
-    if not report.total.calls:
-        return f"no calls yet, in {_ledger_time(report)}"
+    total = report.total
+    if not (total.calls or total.rejected or total.timeouts):
+        nothing = f"no calls yet, in {_ledger_time(report)}"
+        return "\n".join([nothing, *_problems(report)])
 
     tasks = {**dict(sorted(report.tasks.items())), TOTAL: report.total}
     parts: list[RenderableType] = [
         table(
             f"Calls, in {_ledger_time(report)}",
-            ("task", "calls", "hits", "shared", "upstream", "hit rate", "de-duplicated", "latency reduced by"),
+            ("task", "calls", "hits", "shared", "upstream", "failed", "rejected", *_RATES),
             [(task, *_rates(ledger)) for task, ledger in tasks.items()],
         ),
         _bars(
@@ -65,15 +68,36 @@ def report_text(report: Report) -> str:
             )
         )
 
-    if not report.total.served_dollars:
+    if not total.served_dollars:
         no_cost = "No cost was reported: pass usage= to the client to report the cost of a call."
-        return render(*parts, *_budgets(report), no_cost)
+        return render(*parts, *_unanswered(tasks), *_budgets(report), no_cost, *_problems(report))
 
-    return render(*parts, *_costs(report, tasks), *_budgets(report))
+    return render(*parts, *_unanswered(tasks), *_costs(report, tasks), *_budgets(report), *_problems(report))
+
+
+def _unanswered(tasks: Mapping[str, Ledger]) -> list["Table"]:
+    rows = [
+        (
+            task,
+            *map(count, (ledger.failed, ledger.timeouts, ledger.rejected)),
+            ", ".join(
+                f"{reason.replace('_', ' ')} {count(number)}" for reason, number in ledger.rejected_by_reason.items()
+            ),
+        )
+        for task, ledger in tasks.items()
+        if ledger.failed or ledger.timeouts or ledger.rejected
+    ]
+    heads = ("task", "failed", "timed out", "rejected", "because")
+    return [table("Calls without an answer", heads, rows, align="lrrrl")] if rows else []
+
+
+def _problems(report: Report) -> list[str]:
+    lines = [f"- {reason}" for reason in report.reasons]
+    return ["\n".join(["Problems:", *lines])] if lines else []
 
 
 def _rates(ledger: Ledger) -> tuple[str, ...]:
-    counts = (ledger.calls, ledger.hits, ledger.shared, ledger.upstream_calls)
+    counts = (ledger.calls, ledger.hits, ledger.shared, ledger.upstream_calls, ledger.failed, ledger.rejected)
     rates = (ledger.hit_rate, ledger.deduplication_rate, ledger.average_latency_reduction)
     return (*map(count, counts), *map(percent, rates))
 
@@ -160,12 +184,13 @@ def _budgets(report: Report) -> list["Table"]:
             dollars(budget.dollars),
             dollars(budget.spent_dollars),
             dollars(budget.reserved_dollars),
+            count(budget.rejected),
             seconds(budget.resets_in_seconds),
         )
         for name, budget in report.budgets.items()
     ]
-    heads = ("budget", "kind", "dollars", "spent", "in progress", "resets in")
-    return [table("Budgets", heads, rows, align="llrrrr")]
+    heads = ("budget", "kind", "dollars", "spent", "in progress", "rejected", "resets in")
+    return [table("Budgets", heads, rows, align="llrrrrr")]
 
 
 def _ledger_time(report: Report) -> str:

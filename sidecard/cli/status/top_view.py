@@ -20,6 +20,9 @@ NAME_CHARACTERS = 18
 MAX_BACKENDS = 8
 """Further backends are only counted, to leave room for tasks; `sidecard breakers` shows all."""
 
+MAX_REASONS = 3
+"""Problems shown; `sidecard health` shows all."""
+
 _STYLES = {"closed": "green", "half_open": "yellow", "open": "red", "forced_open": "red", "disabled": "yellow"}
 
 
@@ -98,6 +101,14 @@ def _head(
         f"avoided {bar([total.hit_rate, total.deduplication_rate], BAR_CHARACTERS, symbols)} {percent(avoided)}",
         f"of {count(total.calls)} calls: {percent(total.hit_rate)} cache, {percent(total.deduplication_rate)} shared",
     )
+    if total.failed or total.rejected or total.timeouts:
+        yield _line(
+            f"without answer: {count(total.rejected)} rejected",
+            f"{count(total.failed)} failed",
+            f"{count(total.timeouts)} timed out",
+        )
+
+    yield from (_line(f"! {printable(reason)}", style="red") for reason in now.report.reasons[:MAX_REASONS])
     saved_dollars = total.saved_by_cache_dollars + total.saved_by_sharing_dollars
     saved_seconds = total.saved_by_cache_seconds + total.saved_by_sharing_seconds
     yield _line(
@@ -144,7 +155,7 @@ def _budgets(now: Snapshot, symbols: Symbols) -> "Iterator[Text]":
             f"budget {_name(name)} {bar([min(spent, 1.0)], BAR_CHARACTERS, symbols)}",
             f"{dollars(budget.spent_dollars)} of {dollars(budget.dollars)}",
             f"resets in {seconds(budget.resets_in_seconds)}",
-            style="red" if spent >= 1 else "",
+            style="red" if spent >= 1 or budget.rejecting else "",
         )
 
 
@@ -155,7 +166,7 @@ def _tasks(now: Snapshot) -> "Iterator[Text]":
         yield _line("no calls yet: tasks appear with the first call of an app")
         return
 
-    yield _cells("task", "calls", "hit rate", "shared", "upstream", "saved", style="bold")
+    yield _cells("task", "calls", "hit rate", "shared", "upstream", "failed", "rejected", "saved", style="bold")
     for name, ledger in tasks:
         yield _cells(
             name,
@@ -163,6 +174,8 @@ def _tasks(now: Snapshot) -> "Iterator[Text]":
             percent(ledger.hit_rate),
             percent(ledger.deduplication_rate),
             count(ledger.upstream_calls),
+            count(ledger.failed),
+            count(ledger.rejected),
             dollars(ledger.saved_by_cache_dollars + ledger.saved_by_sharing_dollars),
         )
 

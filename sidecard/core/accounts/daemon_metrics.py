@@ -18,8 +18,8 @@ _TRACE_ID = slice(3, 35)
 class DaemonMetrics:
     """Counters, gauges and histograms, exposed by `sidecard.core.operations.metrics`.
 
-    The daemon around the engine updates ``requests``, ``handled``, ``dropped`` and ``limited`` and registers ``gauges`` and
-    ``dropped_by``; the engine updates the rest. Peers choose the names of backends and models, so their number is bounded: further ones are
+    The daemon around the engine updates ``requests``, ``handled``, ``dropped`` and ``limited`` and registers ``gauges``,
+    ``problems_of`` and ``dropped_by``; the engine updates the rest. Peers choose the names of backends and models, so their number is bounded: further ones are
     counted as `OTHER`.
     """
 
@@ -40,6 +40,8 @@ class DaemonMetrics:
         """Rejections and closed connections by the limit that caused them."""
         self.gauges: dict[str, Callable[[], float]] = {}
         """Gauges of the daemon's parts around the engine, by name."""
+        self.problems_of: dict[str, Callable[[], str]] = {}
+        """By part of the daemon around the engine, a callable that returns its problem as a sentence, or an empty text."""
         self.dropped_by: dict[str, Callable[[], int]] = {}
         """Like ``dropped``, for parts that keep their own counts."""
         self._max_backends = max_backends

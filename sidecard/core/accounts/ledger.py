@@ -5,7 +5,7 @@ and saved by sharing are separate sums.
 """
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, get_args
 
 from msgspec import Struct, structs
 
@@ -15,7 +15,7 @@ from sidecard.core.backends.budgets import BudgetMemory
 from sidecard.core.cache.entry import Entry
 from sidecard.core.records import NO_USAGE
 from sidecard.core.sums import repaired, saturated
-from sidecard_client.protocol.wire import BackendSpending, Ledger, Usage
+from sidecard_client.protocol.wire import BackendSpending, Ledger, RejectionReason, Usage
 
 LEDGER_VERSION = 1
 
@@ -24,6 +24,13 @@ MAX_MODELS = 512
 
 OTHER = "(other)"
 """The name under which tasks beyond `EngineSettings.max_tasks` are booked, and backends and models beyond their bounds."""
+
+
+REJECTED: dict[RejectionReason, str] = {reason: f"rejected_{reason}" for reason in get_args(RejectionReason)}
+"""By reason, the name of its sum."""
+
+FAILURES = frozenset({"transient", "fatal", "lost", "expired"})
+"""Outcomes of leases that count as failed calls."""
 
 
 class LedgerSnapshot(Struct, frozen=True):
@@ -55,6 +62,15 @@ class TaskLedger:
         """Hits by answers to similar requests; ``saved_by_similar`` is what they saved."""
         self.led = 0
         """Begins that got a lease."""
+        self.failed = 0
+        self.timeouts = 0
+        self.rejected_breaker_open = 0
+        self.rejected_budget = 0
+        self.rejected_busy = 0
+        self.rejected_draining = 0
+        self.rejected_not_cached = 0
+        self.rejected_saturated = 0
+        self.rejected_sovereign = 0
         self.upstream_calls = 0
         self.billed_seconds = 0.0
         self.billed_dollars = 0.0
@@ -90,9 +106,14 @@ class TaskLedger:
 
     @property
     def used(self) -> bool:
-        """Whether any begin had an answer or a lease."""
+        """Whether any begin had an answer, a lease, or an end without one."""
         sums = self.sums()
-        return any(sums[name] for name in ("hits", "shared", "led", "upstream_calls"))
+        return any(sums[name] for name in ("hits", "shared", "led", "upstream_calls", "timeouts", *REJECTED.values()))
+
+    def count_rejection(self, reason: RejectionReason) -> None:
+        """Book a begin that ended in a rejection."""
+        name = REJECTED[reason]
+        setattr(self, name, getattr(self, name) + 1)
 
     def count_hit(self, entry: Entry) -> None:
         """Book a hit: the cache saved all of the entry's call."""
@@ -157,7 +178,7 @@ class TaskLedgers:
         return summarize(*self._ledgers.values())
 
     def by_task(self) -> dict[str, Ledger]:
-        """Return the sums of each task that has had an answer or a lease."""
+        """Return the sums of each task that has had a begin."""
         return {task: summarize(ledger) for task, ledger in self.items() if ledger.used}
 
 
@@ -251,10 +272,13 @@ def summarize(*ledgers: TaskLedger) -> Ledger:
     calls = saturated(int(sums["hits"] + sums["shared"] + sums["led"]))
     saved_seconds = sums["saved_by_cache_seconds"] + sums["saved_by_sharing_seconds"]
     served_seconds = saturated(sums["billed_seconds"] + saved_seconds + sums["waited_seconds"])
+    rejected = {reason: int(sums[name]) for reason, name in REJECTED.items() if sums[name]}
     own: dict[str, Any] = {name: value for name, value in sums.items() if name in Ledger.__struct_fields__}
     return Ledger(
         **own,
         calls=calls,
+        rejected=saturated(sum(rejected.values())),
+        rejected_by_reason=rejected,
         hit_rate=_ratio(sums["hits"], calls),
         deduplication_rate=_ratio(sums["shared"], calls),
         average_latency_reduction=_ratio(saved_seconds, served_seconds),

@@ -10,6 +10,7 @@ from sidecard.core import notes
 from sidecard.core.accounts.billing import Billing
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
+from sidecard.core.accounts.ledger import FAILURES
 from sidecard.core.backends.admission import Admission
 from sidecard.core.backends.breaker import CallResult
 from sidecard.core.backends.registry import Backends
@@ -185,6 +186,8 @@ class Leases(Struct, frozen=True, eq=False):
             self.counters.completed += 1
         else:
             self.counters.end_without_answer(outcome)
+            if outcome in FAILURES:
+                self.billing.tasks.of(lease.request.task).failed += 1
 
         permit = lease.permit
         if permit.reserved:

@@ -54,8 +54,13 @@ DAEMON_GAUGES = {
     "buffered_bytes": "Unread replies and incomplete messages of peers that hold much.",
     "spool_bytes": "Metrics on disk that wait for the target of push.",
     "calls_pending": "Rows that wait to be written to the call log.",
+    "hung_calls": "Calls without progress whose lease has expired, and whose holder has not reported since.",
 }
-"""Gauges of the daemon around the engine, with their descriptions."""
+"""Gauges of parts of the daemon, with their descriptions."""
+
+PROBLEMS = ("state", "ledger", "calls", "push", "rejections", "failures")
+"""Parts of the daemon that may have a problem (see `sidecard.core.accounts.daemon_metrics.DaemonMetrics.problems_of`): files that
+are not kept or written, targets that do not answer, and recent calls without an answer."""
 
 Values = Iterable[tuple[dict[str, str], float]]
 """Values by label set."""
@@ -235,6 +240,9 @@ class MetricsOperations(Struct, frozen=True, eq=False):
             yield _gauge("store_up", "Whether the store answers.", stats.store in {"up", "read_only"})
             yield _gauge("store_pending", "Pending writes and removals.", stats.store_pending)
 
+        problems = {what: bool(of()) for what, of in self.daemon.problems_of.items()}
+        values = _by("what", {what: problems.get(what, False) for what in PROBLEMS})
+        yield _gauge("problem", "Whether health lists a problem of this part of the daemon.", values)
         for name, value in sorted(self.daemon.gauges.items()):
             yield _gauge(name, DAEMON_GAUGES[name], value())
 

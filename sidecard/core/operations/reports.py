@@ -26,8 +26,8 @@ class ReportOperations(Struct, frozen=True, eq=False):
     backends: Backends
     billing: Billing
     hung_calls: HungCalls
-    sink_problems: dict[str, Callable[[], str]]
-    """By sink, a callable that returns its problem as a sentence, or an empty text."""
+    problems_of: dict[str, Callable[[], str]]
+    """By part of the daemon, a callable that returns its problem as a sentence, or an empty text."""
 
     def report(self, peer: Peer, request: wire.GetReport, now: float) -> list[Effect]:
         """Report rates, savings and spending."""
@@ -43,14 +43,29 @@ class ReportOperations(Struct, frozen=True, eq=False):
             {name: budget.state(now) for name, budget in billing.budgets.by_name.items()},
             billing.ledger_seconds(now),
             self.backends.states(),
+            self._problems(now),
         )
         return [*effects, SendReply(peer.id, report)]
 
     def health(self, peer: Peer, request: wire.GetHealth, now: float) -> list[Effect]:
         """Report problems."""
-        draining, run = self.flights.draining, self.status.run
+        run = self.status.run
         effects = self.status.advance_breakers(now)
-        problems = ["The daemon is stopping: it grants no new leases."] if draining else []
+        health = wire.Health(
+            request.id,
+            "draining" if self.flights.draining else "ok",
+            self._problems(now),
+            run.version,
+            run.boot_id,
+            now - run.started_at,
+            self.backends.states(),
+            self.store.state,
+            self.hung_calls.report(now),
+        )
+        return [*effects, SendReply(peer.id, health)]
+
+    def _problems(self, now: float) -> list[str]:
+        problems = ["The daemon is stopping: it grants no new leases."] if self.flights.draining else []
         problems += [
             f"The {'memory for requests' if table == 'memory' else f'table of {table}'} is full: callers make further calls "
             "without the daemon."
@@ -71,16 +86,4 @@ class ReportOperations(Struct, frozen=True, eq=False):
         ]
         problems += self.store.problems()
         problems += self.hung_calls.problems(now)
-        problems += [problem for problem_of in self.sink_problems.values() if (problem := problem_of())]
-        health = wire.Health(
-            request.id,
-            "draining" if draining else "ok",
-            problems,
-            run.version,
-            run.boot_id,
-            now - run.started_at,
-            self.backends.states(),
-            self.store.state,
-            self.hung_calls.report(now),
-        )
-        return [*effects, SendReply(peer.id, health)]
+        return problems + [problem for problem_of in self.problems_of.values() if (problem := problem_of())]

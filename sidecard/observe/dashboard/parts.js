@@ -48,6 +48,9 @@ export function drawLedger(summary) {
   fill("saved-seconds-of", timed ? `of ${seconds(summary.served_seconds)} served` : "no answers yet");
   const made = summary.upstream_calls;
   fill("upstream", count(made));
+  const [rejected, failed, late] = [summary.rejected_requests, summary.failed_calls, summary.timed_out_requests];
+  fill("unanswered", count(rejected + failed + late));
+  fill("unanswered-of", `${count(rejected)} rejected, ${count(failed)} failed, ${count(late)} timed out`);
   fill("upstream-of", made ? `calls, ${seconds(summary.average_upstream_seconds)} on average` : "calls");
 }
 
@@ -125,15 +128,16 @@ function budgetCard(name) {
 function fillBudget(kept, budget) {
   const [, state, cause, bar, facts] = kept.children;
   const share = budget.dollars ? budget.spent_dollars / budget.dollars : 1;
-  const kind = share >= 1 ? "bad" : share >= NEARLY_SPENT ? "warn" : "good";
+  const kind = share >= 1 || budget.rejecting ? "bad" : share >= NEARLY_SPENT ? "warn" : "good";
   state.dataset.kind = kind;
-  say(state.lastChild, share >= 1 ? "Spent" : `${percent(share)} spent`);
+  say(state.lastChild, (share >= 1 ? "Spent" : `${percent(share)} spent`) + (budget.rejecting ? ", rejects calls" : ""));
   say(cause, budget.hard ? "Hard: paid calls are rejected once it is spent." : "Soft: calls continue once it is spent.");
   bar.className = `bar ${kind}`;
   bar.firstChild.style.width = `${Math.min(share, 1) * 100}%`;
   fillFacts(facts, [
     ["Spent", `${dollars(budget.spent_dollars)} of ${dollars(budget.dollars)}`],
     ["In progress", dollars(budget.reserved_dollars)],
+    ["Rejected", `${count(budget.rejected)} calls`],
     ["Resets", `in ${seconds(budget.resets_in_seconds)}`],
   ]);
 }
@@ -143,6 +147,8 @@ const COLUMNS = [
   ["Hit rate", (task) => percent(task.hit_rate)],
   ["Shared", (task) => percent(task.deduplication_rate)],
   ["Upstream", (task) => count(task.upstream_calls)],
+  ["Failed", (task) => count(task.failed)],
+  ["Rejected", (task) => count(task.rejected)],
   ["Saved time", (task) => seconds(task.saved_by_cache_seconds + task.saved_by_sharing_seconds)],
   ["Billed", (task) => costs(task, task.billed_dollars)],
   ["Saved money", (task) => costs(task, task.saved_by_cache_dollars + task.saved_by_sharing_dollars)],

@@ -86,6 +86,8 @@ class Backlog:
         self._disk = anyio.Lock()
         self._retry_at = float("-inf")
         self._failing = False
+        self.problem = ""
+        """Why blocks are not spooled to disk, as a sentence; empty if they are."""
 
     @property
     def size_bytes(self) -> int:
@@ -172,6 +174,7 @@ class Backlog:
         else:
             if self._failing:
                 self._failing = False
+                self.problem = ""
                 self._log("info", "metrics spooled to disk again", directory=str(self._directory))
 
     def _append(self) -> None:
@@ -202,9 +205,12 @@ class Backlog:
 
     def _failed(self, error: OSError) -> None:
         self._retry_at = self._clock() + RETRY_DISK_SECONDS
+        reason = "another process uses it" if isinstance(error, BlockingIOError) else error.strerror or str(error)
+        self.problem = (
+            f"Metrics that wait to be pushed are kept in memory only: cannot use {self._directory} ({reason})."
+        )
         if not self._failing:
             self._failing = True
-            reason = "another process uses it" if isinstance(error, BlockingIOError) else error.strerror or str(error)
             self._log("warning", "metrics not spooled to disk", directory=str(self._directory), reason=reason)
 
     async def _close_spool(self) -> None:

@@ -82,7 +82,10 @@ class Push:
         self._direct: deque[Block] = deque()
         """New blocks for the target; the first one is on its way, or will be next."""
         self._backoff = Backoff(MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS, jitter=jitter, jitter_share=0.5)
-        self._refusing = False
+        self._refusing = ""
+        """Why the target refused the last block; empty if it did not."""
+        self._postponed = ""
+        """Why it did not take the last block."""
         self._last_milliseconds = 0
         self._wake = anyio.Event()
         """There is something new to send, or nothing more is to be sent."""
@@ -92,6 +95,17 @@ class Push:
     def spool_bytes(self) -> int:
         """The size of the backlog, on disk and in memory."""
         return self._backlog.size_bytes
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, as a sentence; empty if nothing is."""
+        if self._unavailable:
+            return f"Metrics are not pushed to {self._target.shown_url}: {self._postponed.rstrip('.')}."
+
+        if self._refusing:
+            return f"{self._target.shown_url} refuses pushed metrics: {self._refusing.rstrip('.')}."
+
+        return self._backlog.problem
 
     async def run(self) -> None:
         """Collect and send until canceled; await `close` after that."""
@@ -241,7 +255,7 @@ class Push:
         result = await self._target.send(block.body)
         match result:
             case Sent():
-                self._refusing = False
+                self._refusing = ""
                 self._answered()
             case Refused(reason):
                 self._refused(block, reason)
@@ -250,6 +264,7 @@ class Push:
                 if not self._unavailable:
                     self._log("warning", "metrics not pushed", url=self._target.shown_url, reason=reason)
 
+                self._postponed = reason
                 # A Retry-After is a minimum: hosts that were given the same one must not return together.
                 self._backoff.failed(self._clock(), extra_seconds=retry_after_seconds or 0.0)
 
@@ -264,10 +279,11 @@ class Push:
     def _refused(self, block: Block, reason: str) -> None:
         self._drop(block.samples)
         if not self._refusing:
-            self._refusing = True
             self._log(
                 "warning", "metrics refused", url=self._target.shown_url, reason=reason, samples_dropped=block.samples
             )
+
+        self._refusing = reason
 
     def _drop(self, samples: int) -> None:
         self._count(DROPPED, samples)

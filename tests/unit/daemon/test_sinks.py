@@ -53,7 +53,7 @@ class ShieldingSink:
 async def run_and_cancel(push: Any, http: Any) -> None:
     """Start sinks that need no network, and stop them at once, as the daemon does."""
     config = load(Path("/dev/null"), {"SIDECARD_SOCKET": "/tmp/unused.sock"})
-    sinks = Sinks(config, None, DaemonMetrics(1, WallClock()), {}, clock=float, wall_clock=float, log=print)
+    sinks = Sinks(config, None, DaemonMetrics(1, WallClock()), clock=float, wall_clock=float, log=print)
     sinks._push, sinks._http = push, http
     started = asyncio.Event()
     async with asyncio.timeout(WAIT_SECONDS), asyncio.TaskGroup() as tasks:

@@ -26,7 +26,7 @@ def test_report_has_a_row_per_task_and_the_total() -> None:
     peer.asks(wire.Begin("key", task="rag"))
     text = report_text(host.report())
     rows = [line.split() for line in text.split("\n")]
-    assert ["rag", "2", "1", "0", "1", "50.0", "%", "0.0", "%", "50.0", "%"] in rows
+    assert ["rag", "2", "1", "0", "1", "0", "0", "50.0", "%", "0.0", "%", "50.0", "%"] in rows
     assert ["all", "tasks", "4", "s", "2", "s", "2", "s", "0", "s", "0", "s", "1", "s"] in rows
     assert ["all", "tasks", "$1.00", "$0.50", "$0.50", "$0.00"] in rows
 
