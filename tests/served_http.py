@@ -1,16 +1,21 @@
 """An HTTP listener in this process, in front of a real engine whose clock the test controls."""
 
+import asyncio
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 
+from sidecard.core.accounts.app_metrics import FamilySource
 from sidecard.observe.http.address import TcpAddress, bind_tcp
 from sidecard.observe.http.listener import HttpListener
+from sidecard.server.scheduler import HTTP_UID, FairScheduler
 from sidecard_client.protocol import wire
 from tests.host import Host
 
@@ -25,7 +30,10 @@ class Served:
         self.reply: wire.AnyReply | Exception | None = None
         """What every question is answered by, instead of the engine."""
         self.address = listening.getsockname()
-        self.listener = HttpListener(allow_hosts, listening, self._ask, self._say)
+        self.listener: HttpListener
+        self._new_listener = partial(
+            HttpListener, allow_hosts, listening, self._ask, self._say, sources=self._sources, tcp_uid=HTTP_UID
+        )
         self._operator = self.host.peer(0, 0, operator=True)
         self._portal: Any = None
         self._running: Any = None
@@ -71,6 +79,7 @@ class Served:
     def serving(self) -> Iterator[None]:
         """Serve, in a thread of its own."""
         with start_blocking_portal("asyncio") as self._portal:
+            self.listener = self._portal.call(self._open)
             self._running, _ = self._portal.start_task(self.listener.run)
             try:
                 yield
@@ -82,6 +91,15 @@ class Served:
         self._running.cancel()
         wait([self._running], timeout=20)
         assert self._running.cancelled()
+
+    def _open(self) -> HttpListener:
+        return self._new_listener(scheduler=FairScheduler(asyncio.get_running_loop(), time.monotonic))
+
+    def _sources(self) -> Iterator[FamilySource]:
+        if isinstance(self.reply, Exception):
+            raise self.reply
+
+        return self.host.engine.metrics_sources(self.host.now)[1]
 
     def _ask(self, request: wire.AnyRequest) -> wire.AnyReply:
         if isinstance(self.reply, Exception):

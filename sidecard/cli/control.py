@@ -55,10 +55,10 @@ def _metrics(arguments: argparse.Namespace) -> int:
 
     def exposition() -> str:
         """Return the format as it is for programs, but safe for a terminal."""
-        from sidecard.observe.exposition import openmetrics, text  # noqa: PLC0415 - imports prometheus_client
+        from sidecard.observe.exposition import OPENMETRICS, TEXT  # noqa: PLC0415 - imports prometheus_client
 
-        render = openmetrics if arguments.format == "openmetrics" else text
-        scraped = render(metrics.families).decode().rstrip("\n")
+        form = OPENMETRICS if arguments.format == "openmetrics" else TEXT
+        scraped = form.text(metrics.families).decode().rstrip("\n")
         return scraped if sys.stdout.isatty() else Verbatim(scraped)
 
     write_reply(metrics, exposition, as_json=arguments.json)

@@ -4,11 +4,11 @@ No I/O, no ``await``, no clock, no randomness, no logging: ``now`` is an argumen
 A peer's fault never raises; it leads to an error reply.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, assert_never
 
 from sidecard.core import events
-from sidecard.core.accounts.app_metrics import AppMetrics
+from sidecard.core.accounts.app_metrics import AppMetrics, FamilySource
 from sidecard.core.accounts.billing import Billing, Price, no_price
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
@@ -301,6 +301,10 @@ class Engine:
                 return self._settings.settings_read(event, now)
             case _:
                 assert_never(event)
+
+    def metrics_sources(self, now: float) -> "tuple[list[Effect], Iterator[FamilySource]]":
+        """Return effects to execute, and all metrics as of now or later. Events may be handled while they are made."""
+        return self._status.advance_breakers(now), self._reporting.sources(now)
 
     @property
     def watched(self) -> bool:

@@ -146,7 +146,7 @@ class Daemon:
         )
         ledger = None if state is None else self._restore_ledger(engine, LedgerFile(state))
 
-        sinks.open(driver.query, self._parts.stack)
+        sinks.open(driver, scheduler, self._parts.stack)
         self._trace(log.level)
         with self._signals(loop):
             async with asyncio.TaskGroup() as tasks:

@@ -8,6 +8,7 @@ import random
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.effects import CallRecord
 from sidecard.errors import ConfigError
 from sidecard.server import listener
-from sidecard_client.protocol import wire
+from sidecard.server.driver import Driver
+from sidecard.server.scheduler import HTTP_UID, FairScheduler
 
 if TYPE_CHECKING:
     from sidecard.observe.call_log.log import CallLog
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
 
 SPOOL_NAME = "spool"
 """The directory of unsent metrics, in the state directory."""
-
-Query = Callable[[wire.AnyRequest], wire.AnyReply]
-"""Queries the engine as an operator, without waiting."""
 
 
 def require_place(config: Config) -> None:
@@ -84,16 +83,16 @@ class Sinks:
         calls, wall_clock = self._calls, self._wall_clock
         return None if calls is None else lambda record: calls.add(record, wall_clock())
 
-    def open(self, query: Query, stack: ExitStack) -> None:
-        """Open the sinks that query the engine; ``stack`` closes the HTTP listener's socket.
+    def open(self, driver: Driver, scheduler: FairScheduler, stack: ExitStack) -> None:
+        """Open the sinks that query the engine, in turns of ``scheduler``; ``stack`` closes the HTTP listener's socket.
 
         Raises `ConfigError`, or `ListenError` if HTTP cannot listen on its address.
         """
         if self._config.push.url:
-            self._push = self._open_push(query)
+            self._push = self._open_push(driver)
 
         if self._config.http.listen:
-            self._http = self._open_http(query, stack)
+            self._http = self._open_http(driver, scheduler, stack)
 
     async def run(self, on_started: Callable[[], None]) -> None:
         """Run all sinks until canceled; then call `close`. ``on_started`` is called once HTTP is served."""
@@ -144,14 +143,14 @@ class Sinks:
         self._metrics.problems_of["calls"] = lambda: calls.problem
         return calls
 
-    def _open_push(self, query: Query) -> "Push":
+    def _open_push(self, driver: Driver) -> "Push":
         from sidecard.observe.push.push import Push  # noqa: PLC0415 - optional: see the module's docstring
 
         settings = self._config.push
         try:
             push = Push(
                 structs.replace(settings, instance=settings.instance or socket.gethostname()),
-                lambda: _families(query),
+                lambda: chain.from_iterable(source.pieces for source in driver.metrics_sources()),
                 directory=None if self._state is None else self._state / SPOOL_NAME,
                 clock=self._clock,
                 wall=self._wall_clock,
@@ -166,7 +165,7 @@ class Sinks:
         self._metrics.problems_of["push"] = lambda: push.problem
         return push
 
-    def _open_http(self, query: Query, stack: ExitStack) -> "HttpListener":
+    def _open_http(self, driver: Driver, scheduler: FairScheduler, stack: ExitStack) -> "HttpListener":
         from sidecard.observe.http.address import bind_tcp, parse, shown  # noqa: PLC0415 - optional: see the module's docstring
         from sidecard.observe.http.listener import HttpListener  # noqa: PLC0415 - as above
 
@@ -181,12 +180,12 @@ class Sinks:
             at = f"http://{shown(*listening.getsockname()[:2])}/"
 
         self._log("info", "serving http", at=at)
-        return HttpListener(self._config.http.allow_hosts, listening, query, self._log)
-
-
-def _families(query: Query) -> list[wire.Family]:
-    reply = query(wire.GetMetrics())
-    if not isinstance(reply, wire.Metrics):
-        raise TypeError(f"unexpected reply to a request for metrics: {reply!r}")
-
-    return list(reply.families)
+        return HttpListener(
+            self._config.http.allow_hosts,
+            listening,
+            driver.query,
+            self._log,
+            sources=driver.metrics_sources,
+            scheduler=scheduler,
+            tcp_uid=HTTP_UID,
+        )

@@ -5,11 +5,12 @@ Everything runs in the event loop's thread without an ``await``, so the engine n
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Protocol
 
+from sidecard.core.accounts.app_metrics import FamilySource
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.effects import (
     AwaitRead,
@@ -196,6 +197,16 @@ class Driver:
 
         self._settle(now)
         return replies[0]
+
+    def metrics_sources(self) -> Iterator[FamilySource]:
+        """Return all metrics as of now or later. Events may be handled while they are made."""
+        now = self.clock()
+        effects, sources = self._engine.metrics_sources(now)
+        for effect in effects:
+            self._execute(effect)
+
+        self._settle(now)
+        return sources
 
     def trace(self, tracer: Callable[[Event, Sequence[Effect]], None] | None) -> None:
         """Show every event and its effects to ``tracer`` from now on; None ends that, and costs nothing."""

@@ -1,9 +1,13 @@
 """The HTTP listener in front of an engine: resources of clients, cost of errors, shutdown."""
 
+import asyncio
 import select
 import signal
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +15,12 @@ import anyio
 import httpx
 import pytest
 
-from sidecard.observe.http import listener as http
+from sidecard.observe.http import connection as http
+from sidecard.observe.http import listener as http_listener
+from sidecard.observe.http import request_limits
 from sidecard.observe.http.address import HttpListenError, TcpAddress, bind_tcp
 from sidecard.observe.http.listener import HttpListener
+from sidecard.server.scheduler import HTTP_UID, FairScheduler
 from sidecard_client.protocol import wire
 from tests.daemons import poll
 from tests.served_http import Served, served, served_at
@@ -54,6 +61,7 @@ def is_dropped(connection: socket.socket) -> bool:
 @pytest.mark.parametrize("said", [b"", b"GET /health HTTP/1.1\r\nHost: lo", POST + b"Content-Length: 9\r\n\r\n{"])
 def test_an_incomplete_request_is_aborted(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """After no data, half a head or half a body."""
+    monkeypatch.setattr(http, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(http, "RESPONSE_SECONDS", 0.2)
     with served() as one, one.connect() as connection:
         connection.sendall(said)
@@ -64,7 +72,7 @@ def test_an_incomplete_request_is_aborted(said: bytes, monkeypatch: pytest.Monke
 @pytest.mark.slow
 def test_a_trickling_client_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Single bytes do not extend the time."""
-    monkeypatch.setattr(http, "RESPONSE_SECONDS", 0.2)
+    monkeypatch.setattr(http, "HEAD_SECONDS", 0.2)
     with served() as one, one.connect() as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ")
 
@@ -126,23 +134,63 @@ def test_an_idle_connection_is_kept_for_the_next_request(one: Served) -> None:
         assert one.connections == 2
 
 
-def test_connections_above_the_limit_get_503_or_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first ones are served; others are once those end."""
-    monkeypatch.setattr(http, "MAX_CONNECTIONS", 3)
-    with served() as one:
-        crowd = [one.connect() for _ in range(2)]
-        poll(lambda: one.connections == 2, "they are not connected")
-        assert httpx.get(f"{one.url}/health").status_code == 503
-        poll(lambda: one.connections == 2, "it is still connected")
+def test_connections_above_the_limit_end_the_oldest_idle_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they send nothing or halves of requests, they lock nobody out."""
+    monkeypatch.setattr(http, "MAX_CONNECTIONS", 8)
+    with served() as one, httpx.Client() as client:
+        assert client.get(f"{one.url}/health").status_code == 200
+        crowd = []
+        for number in range(30):
+            crowd.append(one.connect())
+            if number % 2:
+                crowd[-1].sendall(b"GET /metrics HTTP/1.1\r\nHos")
 
-        crowd += [one.connect() for _ in range(8)]
-        poll(lambda: sum(map(is_dropped, crowd)) == 4, "they are not dropped")
-        assert one.connections == 6
+            assert httpx.get(f"{one.url}/health").status_code == 200
+
+        poll(lambda: one.connections == 7, "others are connected")
+        assert list(map(is_dropped, crowd)) == [True] * 23 + [False] * 7
         for connection in crowd:
             connection.close()
 
-        poll(lambda: one.connections == 0, "they are still connected")
-        assert httpx.get(f"{one.url}/health").status_code == 200
+
+@contextmanager
+def unanswered(one: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let requests for metrics wait."""
+    release = threading.Event()
+
+    async def wait(*_: Any) -> Any:
+        while not release.is_set():  # noqa: ASYNC110 - it is set in another thread
+            await anyio.sleep(0.01)
+
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.listener._app._scrapes, "page", wait)
+        try:
+            yield
+        finally:
+            release.set()
+
+
+def test_requests_above_the_limit_get_503_and_health_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One client leaves room for others; when the requests have ended, there is room again."""
+    monkeypatch.setattr(request_limits, "MAX_REQUESTS_PER_CLIENT", 3)
+    ask = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with served() as one:
+        with unanswered(one, monkeypatch):
+            crowd = [one.connect() for _ in range(5)]
+            for connection in crowd:
+                connection.sendall(ask)
+
+            poll(lambda: len([c for c in crowd if select.select([c], [], [], 0)[0]]) == 2, "all are served")
+            rejected = httpx.get(f"{one.url}/v1/summary")
+            assert (rejected.status_code, rejected.headers["retry-after"]) == (503, "1")
+            assert "try again" in rejected.json()["error"]
+            assert httpx.get(f"{one.url}/health").status_code == 200
+            for connection in crowd:
+                connection.close()
+
+        poll(lambda: httpx.get(f"{one.url}/v1/summary").status_code == 200, "there is no room")
 
 
 @pytest.mark.parametrize("path", ["/", "/assets/dashboard.js", "/health", "/metrics", "/v1/summary", "/v1/history"])
@@ -226,13 +274,13 @@ def test_an_internal_error_is_logged_and_costs_one_response(one: Served) -> None
 def test_an_unavailable_reply_is_503(one: Served) -> None:
     """With the daemon's own sentence."""
     one.reply = wire.Error(0, "unavailable", "Not now.")
-    answer = httpx.get(f"{one.url}/metrics")
+    answer = httpx.get(f"{one.url}/v1/summary")
     assert (answer.status_code, answer.json()) == (503, {"error": "Not now."})
 
 
 def test_a_failed_step_of_the_history_does_not_end_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is logged, and the next step is recorded."""
-    monkeypatch.setattr(http, "STEP_SECONDS", 0.01)
+    monkeypatch.setattr(http_listener, "STEP_SECONDS", 0.01)
     with served() as one:
         one.reply = ZeroDivisionError("a mistake")
         poll(lambda: ("error", "http history failed") in [line[:2] for line in one.said], "it is not logged")
@@ -361,6 +409,9 @@ class TestInTheDaemonsThread:
             bind_tcp(TcpAddress("127.0.0.1", 0)),
             lambda _: wire.Error(0, "unavailable", "not asked"),
             lambda *said, **_: reports.append(said),
+            sources=lambda: iter(()),
+            scheduler=FairScheduler(asyncio.get_running_loop(), time.monotonic),
+            tcp_uid=HTTP_UID,
         )
         monkeypatch.setattr(listener._app, "record_step", lambda: None)
         async with anyio.create_task_group() as tasks:
@@ -374,7 +425,15 @@ class TestInTheDaemonsThread:
     async def test_cancellation_before_the_start_closes_the_socket(self) -> None:
         """The daemon may be stopped at any time."""
         listening = bind_tcp(TcpAddress("127.0.0.1", 0))
-        listener = HttpListener((), listening, lambda _: wire.Error(0, "unavailable", ""), lambda *_, **__: None)
+        listener = HttpListener(
+            (),
+            listening,
+            lambda _: wire.Error(0, "unavailable", ""),
+            lambda *_, **__: None,
+            sources=lambda: iter(()),
+            scheduler=FairScheduler(asyncio.get_running_loop(), time.monotonic),
+            tcp_uid=HTTP_UID,
+        )
         with anyio.CancelScope() as scope:
             scope.cancel()
             await listener.run()

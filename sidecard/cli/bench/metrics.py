@@ -76,7 +76,7 @@ def _scrape(hosts: Hosts, effort: Effort) -> Row:
             began_at = perf_counter()
             reply = scraper._ask(wire.GetMetrics())  # noqa: SLF001 - the client has no public method for it
             assert isinstance(reply, wire.Metrics)  # noqa: S101 - the only reply to it
-            exposition.text(reply.families)
+            exposition.TEXT.text(reply.families)
             ours.append(perf_counter() - began_at)
             theirs.append(peer("scrape"))
 

@@ -17,21 +17,30 @@ from collections.abc import Callable
 from importlib import resources
 from typing import Any, TypeVar
 
+import anyio
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from sidecard.observe import exposition
+from sidecard.observe.exposition import OPENMETRICS, TEXT
 from sidecard.observe.history import History, totals
 from sidecard.observe.http import posted
+from sidecard.observe.http.scrapes import Page, PageGivenUp, Scrapes
+from sidecard.observe.http.turns import HttpTurns, client_of
 from sidecard.observe.summary import summary
 from sidecard_client.protocol import wire
 
 Query = Callable[[wire.AnyRequest], wire.AnyReply]
 """Queries the engine as an operator, in its own thread, without waiting."""
+
+BODY_SECONDS = 5.0
+"""A body has at most 64 KiB."""
+
+_CLOSE = {"connection": "close"}
 
 _SCRIPTS = ("dashboard.js", "parts.js", "charts.js", "elements.js", "format.js")
 ASSETS = {"style.css": "text/css", "icon.svg": "image/svg+xml"} | dict.fromkeys(_SCRIPTS, "text/javascript")
@@ -41,10 +50,12 @@ _Reply = TypeVar("_Reply", bound=wire.Reply)
 
 
 class App:
-    """Serves requests with replies of ``query``."""
+    """Serves requests with replies of ``query``, and metrics with pages of ``scrapes``."""
 
-    def __init__(self, query: Query) -> None:
+    def __init__(self, query: Query, scrapes: Scrapes, turns: HttpTurns) -> None:
         self._query = query
+        self._scrapes = scrapes
+        self._turns = turns
         self._history = History()
         folder = resources.files("sidecard.observe") / "dashboard"
         self._page = (folder / "index.html").read_bytes()
@@ -94,11 +105,9 @@ class App:
         return _json(health, 503 if health.status == "draining" else 200)
 
     async def _metrics(self, request: Request) -> Response:
-        families = self._get(wire.GetMetrics(), wire.Metrics).families
-        if prefers_openmetrics(", ".join(request.headers.getlist("accept"))):
-            return Response(exposition.openmetrics(families), headers={"content-type": exposition.OPENMETRICS_TYPE})
-
-        return Response(exposition.text(families), headers={"content-type": exposition.TEXT_TYPE})
+        form = OPENMETRICS if prefers_openmetrics(", ".join(request.headers.getlist("accept"))) else TEXT
+        page = await self._scrapes.page(form, client_of(request.scope).uid)
+        return _PageResponse(page, self._scrapes, self._turns, form.content_type)
 
     async def _summary(self, _: Request) -> Response:
         return _json(
@@ -133,6 +142,34 @@ class App:
         return _json({**counts, "problem": reply.problem} if reply.problem else counts)
 
 
+class _PageResponse(Response):
+    """Sends a page in turns, a block in each."""
+
+    def __init__(self, page: Page, scrapes: Scrapes, turns: HttpTurns, content_type: str) -> None:
+        super().__init__(headers={"content-type": content_type, "content-length": str(page.size_bytes)})
+        self._page = page
+        self._scrapes = scrapes
+        self._turns = turns
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = client_of(scope)
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for block in () if scope["method"] == "HEAD" else self._page.blocks():
+                if client.transport.is_closing():
+                    return
+
+                await send({"type": "http.response.body", "body": block, "more_body": True})
+                await self._turns.next(client.uid)
+
+            await send({"type": "http.response.body", "body": b""})
+        except PageGivenUp:
+            client.transport.abort()
+            await receive()  # returns once the connection has ended, without which the server would log an error
+        finally:
+            self._scrapes.sent(self._page)
+
+
 def prefers_openmetrics(accept: str) -> bool:
     """Return whether an ``Accept`` header names OpenMetrics and prefers it to plain text, or both equally.
 
@@ -164,10 +201,13 @@ async def _body(request: Request) -> bytes:
     body = bytearray()
     received_bytes = 0
     try:
-        async for chunk in request.stream():
-            received_bytes += len(chunk)
-            if received_bytes <= posted.MAX_BODY_BYTES:
-                body += chunk
+        with anyio.fail_after(BODY_SECONDS):
+            async for chunk in request.stream():
+                received_bytes += len(chunk)
+                if received_bytes <= posted.MAX_BODY_BYTES:
+                    body += chunk
+    except TimeoutError as error:
+        raise HTTPException(408, f"The body was not complete within {BODY_SECONDS:g} s.", _CLOSE) from error
     except ClientDisconnect as error:
         raise HTTPException(400, "The body is incomplete.") from error
 

@@ -1,32 +1,29 @@
-"""Run the HTTP listener: uvicorn in the daemon's own event loop, with bounded resources.
+"""Run the HTTP listener: uvicorn in the daemon's own event loop, with bounded resources and in turns.
 
-Connections, headers, bodies and times are bounded. uvicorn has no timeout for a client that sends no first request, or that
-does not read its response; `_BoundedH11Protocol` adds one.
+Connections, headers, bodies and times are bounded (`sidecard.observe.http.connection`), and so are requests in progress
+(`sidecard.observe.http.request_limits`).
 """
 
-import asyncio
 import logging
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import anyio
 import uvicorn
 from anyio.abc import TaskStatus
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sidecard.observe.history import STEP_SECONDS
 from sidecard.observe.http.app import App, Query
+from sidecard.observe.http.connection import HttpConnections, TurnProtocol
 from sidecard.observe.http.guard import Guard, HostNames
-
-MAX_CONNECTIONS = 64
-"""Further connections get a 503, and are closed immediately above twice as many. A browser opens six, a scraper one."""
+from sidecard.observe.http.request_limits import RequestLimits
+from sidecard.observe.http.scrapes import Scrapes, Sources
+from sidecard.observe.http.turns import HttpTurns, Scheduler
 
 MAX_HEAD_BYTES = 16 * 1024
 """Limit of a request's line and headers. Precedents: nginx 4 times 8 KiB, Apache 8 KiB a line, Go 1 MiB."""
-
-RESPONSE_SECONDS = 20.0
-"""A connection without a completed response for this time is aborted. Longer than keep-alive, and than any scrape."""
 
 KEEP_ALIVE_SECONDS = 5
 """For idle connections. uvicorn's own default; the dashboard sends a request every 2 s."""
@@ -39,18 +36,30 @@ class HttpListener:
     """Serves HTTP on a listening socket, TCP or Unix, and closes it at the end; removes no file.
 
     ``allow_hosts`` are host names that requests may use, besides ``localhost``, addresses and this host's own name.
-    ``query`` queries the engine; ``log`` writes a log line.
+    ``query`` queries the engine, and ``sources`` yields its metrics; ``log`` writes a log line. Requests are served in turns of
+    ``scheduler``, those over TCP as ``tcp_uid``.
     """
 
     def __init__(
-        self, allow_hosts: Iterable[str], listening: socket.socket, query: Query, log: Callable[..., None]
+        self,
+        allow_hosts: Iterable[str],
+        listening: socket.socket,
+        query: Query,
+        log: Callable[..., None],
+        *,
+        sources: Sources,
+        scheduler: Scheduler,
+        tcp_uid: int,
     ) -> None:
         self._listening = listening
         self._log = log
-        self._app = App(query)
+        turns = HttpTurns(scheduler)
+        self._app = App(query, Scrapes(sources, scheduler), turns)
         local = listening.family == socket.AF_UNIX
         hosts = None if local else HostNames((socket.gethostname(), *allow_hosts))
-        self._server = _Server(_uvicorn_config(Guard(self._app.asgi, hosts)))
+        app = RequestLimits(Guard(self._app.asgi, hosts), turns)
+        connection = partial(TurnProtocol, scheduler=scheduler, table=HttpConnections(), tcp_uid=tcp_uid)
+        self._server = _Server(_uvicorn_config(app, connection))
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until canceled, then let responses in progress end, for at most `STOP_SECONDS`.
@@ -109,41 +118,6 @@ class _Server(uvicorn.Server):
             task.cancel()
 
 
-class _BoundedH11Protocol(H11Protocol):
-    """uvicorn's connection, with limits on their number and on the time until a response is complete."""
-
-    _response_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
-        self._restart_timer()
-        if len(self.connections) > 2 * MAX_CONNECTIONS:
-            transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._response_timer is not None:
-            self._response_timer.cancel()
-
-        super().connection_lost(exc)
-
-    def on_response_complete(self) -> None:
-        if not self.transport.is_closing():
-            self._restart_timer()
-
-        super().on_response_complete()
-
-    def _unsupported_upgrade_warning(self) -> None:
-        # An optional upgrade (as by curl --http2) may be ignored; uvicorn would log installation advice.
-        pass
-
-    def _restart_timer(self) -> None:
-        if self._response_timer is not None:
-            self._response_timer.cancel()
-
-        # Not `close`, which would wait until the client has read everything.
-        self._response_timer = self.loop.call_later(RESPONSE_SECONDS, self.transport.abort)
-
-
 class _LogForwarder(logging.Handler):
     """Writes uvicorn's log records to the daemon's log."""
 
@@ -171,11 +145,11 @@ def _uvicorn_log_to(log: Callable[..., None]) -> Iterator[None]:
         logger.propagate = propagated
 
 
-def _uvicorn_config(app: Guard) -> uvicorn.Config:
+def _uvicorn_config(app: RequestLimits, connection: Callable[..., TurnProtocol]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         interface="asgi3",
-        http=_BoundedH11Protocol,
+        http=connection,  # type: ignore[arg-type]  # it is only called
         ws="none",
         loop="none",
         lifespan="off",
@@ -185,7 +159,6 @@ def _uvicorn_config(app: Guard) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from sidecard.core.accounts.app_metric import PIECE_SAMPLES
+from sidecard.core.accounts.app_metric import PIECE_LABELS
 from sidecard.core.accounts.app_metric_room import MAX_EXPOSED_BYTES, TOTAL_PER_METRIC
 from sidecard.core.accounts.app_metrics import FORGET_SECONDS, MAX_METRICS, MAX_SESSIONS, AppMetrics
 from sidecard.core.accounts.histogram import DEFAULT_BOUNDS
@@ -444,7 +444,7 @@ def test_samples_are_made_in_pieces_of_bounded_size() -> None:
 
     (source,) = metrics.sources()
     first = next(source.pieces)
-    assert len(first.samples) == PIECE_SAMPLES
+    assert len(first.samples) == -(-PIECE_LABELS // 3)
     metrics.peer_lost(ONE)
     metrics.report(TWO, gauge("queue", 2, n="0001"), gauge("queue", 3, n="9999"))
     rest = [sample for piece in source.pieces for sample in piece.samples]
