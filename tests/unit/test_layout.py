@@ -27,7 +27,7 @@ LARGE_FOLDERS = {
     # What a call is: one module for each part of it, without I/O.
     "client/sidecard_client/call": 20,
     # Below the packages: what all of them share.
-    "sidecard/core": 15,
+    "sidecard/core": 16,
 }
 """Folders that may have more Python files, and how many."""
 

@@ -91,7 +91,7 @@ class Admission:
         effects: list[Effect] = []
         choices: list[Choice] = []
         for name in names:
-            backend = self._backends.of(name)
+            backend = self._backends.of(name, flow[0], now)
             choices.append((name, backend))
             if backend.breaker.state != "closed":  # time alone does not change a closed one
                 effects += map(EmitNote, backend.breaker.advance(now))

@@ -11,6 +11,7 @@ from sidecard.core.backends.budgets import Budget
 from sidecard.core.backends.limits import AdaptiveLimit, MinuteLimit
 from sidecard.core.backends.queue import FairQueue
 from sidecard.core.backends.windows import MovingAverage, TrimmedMean
+from sidecard.core.names import UNKNOWN_UID, Hold
 from sidecard.core.notes import BreakerNote
 from sidecard.core.settings import BackendSettings
 from sidecard_client.protocol.wire import DEFAULT_BACKEND, BackendState, Fail, RejectionReason, Usage
@@ -46,6 +47,9 @@ class Backend:
         self.name = name
         self.settings = settings
         self.configured = configured
+        self.uid = UNKNOWN_UID
+        self.used_at = 0.0
+        self.seen = 0.0
         self.breaker = Breaker(name, settings.breaker, jitter)
         self.permits = 0
         self.queue: FairQueue[Any] = FairQueue(itemgetter(0))
@@ -91,9 +95,18 @@ class Backend:
         return self.settings.max_concurrent if self._adaptive is None else self._adaptive.limit
 
     @property
-    def in_use(self) -> bool:
-        """Whether dropping it would lose something."""
-        return bool(self.configured or self.permits or self.queue or self.breaker.state != "closed")
+    def activity(self) -> float:
+        """See `Named`: every call sets ``used_at``."""
+        return 0.0
+
+    @property
+    def hold(self) -> Hold:
+        """How much it needs its name: calls and an operator's action outweigh a breaker that peers have opened."""
+        state = self.breaker.state
+        if self.configured or self.permits or self.queue or state in {"forced_open", "disabled"}:
+            return 2
+
+        return 0 if state == "closed" else 1
 
     def take_reclosed(self) -> bool:
         """Return whether the breaker has closed since the last call of this method."""

@@ -1,19 +1,18 @@
 """All backends by name: the configured ones, and a bounded number of others that callers have named."""
 
-from collections import OrderedDict
 from collections.abc import Callable
-from itertools import islice
 
 from sidecard.core.backends.backend import TYPICAL_COMPLETION_TOKENS, TYPICAL_PROMPT_TOKENS, Backend
 from sidecard.core.backends.breaker import BreakerMemory
 from sidecard.core.backends.windows import TrimmedMean
+from sidecard.core.names import OTHER, UNKNOWN_UID, NameTable
 from sidecard.core.notes import BreakerNote
 from sidecard.core.records import NO_USAGE
 from sidecard.core.settings import BackendSettings, settings_of_unnamed
 from sidecard_client.protocol.wire import LOCAL_BACKENDS, BreakerState, Usage
 
-OTHER_BACKENDS = "(other)"
-"""The backend whose breaker and numbers are shared by all names beyond the bound."""
+OTHER_BACKENDS = OTHER
+"""The backend whose breaker and numbers are shared by all names for which there is no room."""
 
 MAX_NAMED = 16
 """Maximum number of backends of one begin. They are looked up one after the other, and none of them may evict another."""
@@ -23,11 +22,15 @@ class Backends:
     """Find, create and drop backends."""
 
     def __init__(self, settings: dict[str, BackendSettings], max_backends: int, jitter: Callable[[], float]) -> None:
-        self._max = max(max_backends, len(settings) + 2 * MAX_NAMED)
-        self._jitter = jitter
-        self._backends: OrderedDict[str, Backend] = OrderedDict(
-            (name, Backend(name, given, configured=True, jitter=jitter)) for name, given in settings.items()
+        self._table: NameTable[str, Backend] = NameTable(
+            max(max_backends, len(settings) + 2 * MAX_NAMED), self._count_dropped, newest=MAX_NAMED
         )
+        """In the order of the latest use."""
+        self._backends = self._table.items
+        self._jitter = jitter
+        for name, given in settings.items():
+            self._add_configured(name, given)
+
         self._other: Backend | None = None
         self._opened_by_dropped = 0
         self._changes_of_dropped = 0
@@ -37,11 +40,11 @@ class Backends:
     def reconfigure(self, settings: dict[str, BackendSettings], now: float) -> list[BreakerNote]:
         """Apply other settings. A backend that is no longer configured gets the settings of an unnamed one."""
         notes: list[BreakerNote] = []
-        self._max = max(self._max, len(settings) + 2 * MAX_NAMED)
+        self._table.bound = max(self._table.bound, len(settings) + 2 * MAX_NAMED)
         for name, given in settings.items():
             backend = self._backends.get(name)
             if backend is None:
-                self._backends[name] = Backend(name, given, configured=True, jitter=self._jitter)
+                self._add_configured(name, given)
             elif (backend.settings, backend.configured) != (given, True):
                 notes += backend.reconfigure(given, now, configured=True)
 
@@ -51,13 +54,15 @@ class Backends:
 
         return notes
 
-    def of(self, name: str) -> Backend:
-        """Return the backend of that name, or `OTHER_BACKENDS` if the table is full of backends in use."""
-        backend = self._backends.get(name)
+    def of(self, name: str, uid: int = UNKNOWN_UID, now: float = 0.0) -> Backend:
+        """Return the backend of that name for a caller, or `OTHER_BACKENDS` if the table is full of backends in use."""
+        backend = self._backends.pop(name, None)
         if backend is None:
-            return self._create(name)
+            return self._create(name, uid, now)
 
-        self._backends.move_to_end(name)
+        self._backends[name] = backend  # at the end, as the latest
+        backend.used_at = max(backend.used_at, now)
+
         return backend
 
     def all(self) -> dict[str, Backend]:
@@ -90,7 +95,7 @@ class Backends:
     def restore(self, memories: dict[str, BreakerMemory], now: float, wall_offset_seconds: float) -> None:
         """Continue from what the breakers of an earlier run kept."""
         for name, memory in memories.items():
-            backend = self.of(name)
+            backend = self.of(name, now=now)
             if backend.name == name:
                 backend.breaker.restore(memory, now, wall_offset_seconds)
 
@@ -137,22 +142,25 @@ class Backends:
 
         return backend.dollars.idle_seconds(now)
 
-    def _create(self, name: str) -> Backend:
-        if len(self._backends) >= self._max and name not in LOCAL_BACKENDS:
-            older = islice(self._backends.items(), len(self._backends) - MAX_NAMED)
-            idle = next((old for old, backend in older if not backend.in_use), None)
-            if idle is None:
-                if self._other is None:
-                    self._other = self._unnamed(OTHER_BACKENDS)
+    def _create(self, name: str, uid: int, now: float) -> Backend:
+        if name not in LOCAL_BACKENDS and not self._table.make_room(uid, now):
+            if self._other is None:
+                self._other = self._unnamed(OTHER_BACKENDS)
 
-                return self._other
+            return self._other
 
-            dropped = self._backends.pop(idle).breaker
-            self._opened_by_dropped += dropped.opened
-            self._changes_of_dropped += dropped.generation
-
-        backend = self._backends[name] = self._unnamed(name)
+        backend = self._unnamed(name)
+        self._table.add(name, backend, uid, now)
         return backend
+
+    def _add_configured(self, name: str, settings: BackendSettings) -> None:
+        backend = Backend(name, settings, configured=True, jitter=self._jitter)
+        self._table.add(name, backend, UNKNOWN_UID, 0.0)
+
+    def _count_dropped(self, _: str, dropped: Backend) -> None:
+        self._opened_by_dropped += dropped.breaker.opened
+        # One more if its leaving changes `memory`.
+        self._changes_of_dropped += dropped.breaker.generation + (dropped.breaker.state != "closed")
 
     def _unnamed(self, name: str) -> Backend:
         return Backend(name, settings_of_unnamed(name), configured=False, jitter=self._jitter)

@@ -37,14 +37,14 @@ class BreakerOperations(Struct, frozen=True, eq=False):
             )
             return [error(peer, request, "bad_request", text)]
 
-        backend = known.get(request.backend) or self.backends.of(request.backend)
+        backend = known.get(request.backend) or self.backends.of(request.backend, peer.uid, now)
         notes = [*backend.breaker.advance(now), *backend.breaker.set(request.action, now)]
         effects: list[Effect] = [SendReply(peer.id, wire.Ok(request.id)), *map(EmitNote, notes)]
         return effects + self.queues.permit_released(backend, now)
 
     def remote_opened(self, event: RemoteBreakerOpened, now: float) -> list[Effect]:
         """Open the breaker of a backend that another host's breaker has opened. Local backends differ between hosts."""
-        backend = self.backends.of(event.backend)
+        backend = self.backends.of(event.backend, now=now)
         if backend.name != event.backend or backend.settings.locality == "local":
             return []
 

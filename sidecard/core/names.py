@@ -1,0 +1,129 @@
+"""Tables by names that peers choose (backends, models, tasks): bounded, fair to uids, and forgetful.
+
+A name is charged to the uid that created it. When a table is full, the least recently used name of the uid that has most makes
+room, so the junk of one uid costs others nothing. What belonged to a forgotten name goes on in the table's common item, so
+totals stay. Names that the settings have are never forgotten, nor is one that is in use.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Generic, Literal, Protocol, TypeVar
+
+from sidecard.core.shares import in_spare
+
+UNKNOWN_UID = -1
+"""The uid of names of earlier runs and of other hosts."""
+
+OTHER = "(other)"
+"""The name of the common item of all names that a table has forgotten or has no room for."""
+
+SPARE_SHARE = 0.25
+"""Room beyond a full table for uids that have few names, as a share of its bound (`sidecard.core.shares`)."""
+
+_BATCH_SHARE = 32
+"""A full table forgets a name for each so many that it may have: the search takes a few microseconds per name."""
+
+Hold = Literal[0, 1, 2]
+"""How much an item needs its name: it is idle; its state matters, to those who use it; or it is in use or configured."""
+
+
+class Named(Protocol):
+    """An item of a `NameTable`, which sets the first three attributes."""
+
+    uid: int
+    used_at: float
+    seen: float
+    """The activity at the table's last look."""
+
+    @property
+    def activity(self) -> float:
+        """A number that grows with those uses that leave ``used_at`` as it is, because their path is too hot."""
+
+    @property
+    def hold(self) -> Hold:
+        """How much the item needs its name."""
+
+
+Name = TypeVar("Name", bound=Hashable)
+Item = TypeVar("Item", bound=Named)
+
+
+class NameTable(Generic[Name, Item]):
+    """A bounded table. ``forgotten`` is called with each item that has left it.
+
+    ``newest`` is the number of names, among the latest used in the order of ``items``, that make no room.
+    """
+
+    def __init__(self, bound: int, forgotten: Callable[[Name, Item], None], newest: int = 0) -> None:
+        self.items: dict[Name, Item] = {}
+        self.bound = bound
+        self._forgotten = forgotten
+        self._newest = newest
+        self._names_of: dict[int, int] = {}
+
+    def add(self, name: Name, item: Item, uid: int, now: float) -> None:
+        """Add a new name, for which there is room, or which is configured."""
+        item.uid, item.used_at, item.seen = uid, now, item.activity
+        self.items[name] = item
+        self._names_of[uid] = self._names_of.get(uid, 0) + 1
+
+    def make_room(self, uid: int, now: float) -> bool:
+        """Return whether a uid may add a name; forget others if necessary."""
+        if len(self.items) < self.bound:
+            return True
+
+        own = self._names_of.get(uid, 0)
+        uids = sorted(self._names_of, key=lambda other: (-self._names_of[other], other != uid))
+        for other in uids:
+            if self._names_of[other] < own:
+                break
+
+            if self._forget_oldest(other, now):
+                return True
+
+        return in_spare(own, len(self.items), self.bound, SPARE_SHARE)
+
+    def forget_unused(self, seconds: float, now: float) -> bool:
+        """Forget the names that are idle and have not been used for so long; return whether there were any."""
+        unused = [
+            name for name, item in self.items.items() if not item.hold and now - self._used_at(item, now) >= seconds
+        ]
+        for name in unused:
+            self._forget(name)
+
+        return bool(unused)
+
+    def _forget_oldest(self, uid: int, now: float) -> bool:
+        """Forget the least recently used names of a uid; those whose state matters only if there are no others."""
+        names = list(self.items)
+        if self._newest:
+            del names[max(0, len(names) - self._newest) :]
+
+        items = self.items
+        for held in (0, 1):
+            found = [name for name in names if items[name].uid == uid and items[name].hold == held]
+            if found:
+                found.sort(key=lambda name: self._used_at(items[name], now))
+                for name in found[: 1 + self.bound // _BATCH_SHARE if held == 0 and self.bound > _BATCH_SHARE else 1]:
+                    self._forget(name)
+
+                return True
+
+        return False
+
+    def _forget(self, name: Name) -> None:
+        item = self.items.pop(name)
+        left = self._names_of[item.uid] - 1
+        if left:
+            self._names_of[item.uid] = left
+        else:
+            del self._names_of[item.uid]
+
+        self._forgotten(name, item)
+
+    @staticmethod
+    def _used_at(item: Item, now: float) -> float:
+        activity = item.activity
+        if activity != item.seen:
+            item.seen, item.used_at = activity, now
+
+        return item.used_at
