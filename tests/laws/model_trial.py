@@ -126,7 +126,11 @@ class ModelTrial(EngineTrial):
         evicted = sum(note.count for note in emitted if isinstance(note, notes.Evicted))
         if evicted:
             tables = self.engine._policy.cache._tables
-            gone = [place for place in self.model.live(self.now) if place[1] not in tables.get(place[0], {})]
+            gone = [
+                place
+                for place in self.model.live(self.now)
+                if place[0] not in tables or place[1] not in tables[place[0]]
+            ]
             assert len(gone) == evicted, "only live entries are evicted, and all of them are reported"
             for place in gone:
                 self.model.forget(place)

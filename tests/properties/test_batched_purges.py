@@ -128,5 +128,5 @@ TestBatchedPurges.settings = settings(max_examples=150, stateful_step_count=40, 
 
 def _expire_all(cache: MemoryCache, now: float) -> None:
     """Remove what has expired: the wheel notices it to the second, a read at once."""
-    for scope, key in [(scope, key) for scope, table in cache._tables.items() for key in table]:
+    for scope, key in [(scope, entry.key) for scope, table in cache._tables.items() for entry in table.values()]:
         cache.get(scope, key, now)

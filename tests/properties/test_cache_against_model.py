@@ -309,7 +309,7 @@ class CacheMachine(RuleBasedStateMachine):
         return int(kept.expires) + 1 <= self.now
 
     def _held(self) -> set[Place]:
-        return {(scope, key) for scope, table in self.cache._tables.items() for key in table}
+        return {(scope, entry.key) for scope, table in self.cache._tables.items() for entry in table.values()}
 
 
 TestCacheAgainstModel = pytest.mark.timeout(600)(CacheMachine.TestCase)  # shrinking a failure takes its time

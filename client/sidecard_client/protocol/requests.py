@@ -31,7 +31,7 @@ from sidecard_client.protocol.values import (
 )
 
 
-class Usage(Struct, frozen=True, omit_defaults=True):
+class Usage(Struct, frozen=True, omit_defaults=True, gc=False):
     """What a call used, as its caller reports it. Replies return it as the entry's ``meta``."""
 
     model: Name | None = None

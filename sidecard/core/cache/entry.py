@@ -75,8 +75,8 @@ class RemovalListener(Protocol):
         """Drop an entry that leaves the cache. Called before the entry is emptied."""
 
 
-class Terms(Struct, frozen=True):
-    """How an answer is kept: one object for all entries with equal fields."""
+class Terms(Struct, frozen=True, gc=False):
+    """How an answer is kept: one object for all entries with equal fields. ``gc``: see `sidecard.core.cache.containers`."""
 
     scope: str
     ttl_seconds: float

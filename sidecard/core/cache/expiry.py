@@ -6,6 +6,7 @@ from math import inf
 
 from msgspec import Struct
 
+from sidecard.core.cache.containers import EntryQueue
 from sidecard.core.cache.entry import Entry
 
 COMPACTION_STEPS = 8
@@ -14,11 +15,14 @@ COMPACTION_STEPS = 8
 _SLACK = 64
 """Seconds without entries that the heap may hold before it is rebuilt."""
 
+_EXACT_SECONDS = 4096
+"""Entries that live shorter are removed in the second in which they expire."""
 
-class Bucket(Struct, eq=False):
+
+class Bucket(Struct, gc=False, eq=False):
     """The entries that expire within one second. Their order has no meaning."""
 
-    entries: list[Entry] = []
+    entries: EntryQueue
     dead: int = 0
     position: int = 0
     """The next place to be examined for a dead entry."""
@@ -60,7 +64,7 @@ class ExpiryWheel:
         second = _second(entry)
         bucket = self.buckets.get(second)
         if bucket is None:
-            bucket = self.buckets[second] = Bucket()
+            bucket = self.buckets[second] = Bucket(EntryQueue())
             heappush(self.heap, second)
             self.no_expiry_before = min(self.no_expiry_before, second)
             if len(self.heap) > 2 * len(self.buckets) + _SLACK:
@@ -104,5 +108,15 @@ class ExpiryWheel:
 
 
 def _second(entry: Entry) -> int:
-    """Return the first whole second at which the entry has certainly expired."""
-    return int(entry.stored_at + entry.terms.lifetime_seconds) + 1
+    """Return the first whole second at which the entry has certainly expired: a rounded one if it lives long.
+
+    Peers choose lifetimes freely, so a million entries might have a million seconds. Lifetimes above `_EXACT_SECONDS` are
+    rounded up by at most one part in 2048, which leaves some ten thousand seconds.
+    """
+    lifetime = entry.terms.lifetime_seconds
+    second = int(entry.stored_at + lifetime) + 1
+    if lifetime < _EXACT_SECONDS:
+        return second
+
+    grain = 1 << int(lifetime).bit_length() - _EXACT_SECONDS.bit_length() + 1
+    return -(-second // grain) * grain

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from math import log2
 
+from sidecard.core.cache.containers import EntryQueue, queue_of
 from sidecard.core.cache.entry import LEVELS, Entry
 
 LEVELS_PER_DOUBLING = 3
@@ -46,11 +47,11 @@ class Batch:
 
     def __init__(self, due: float) -> None:
         self.due = due
-        self.entries: deque[Entry] = deque()
-        self.walked: deque[Entry] | None = None
+        self.entries = EntryQueue()
+        self.walked: EntryQueue | None = None
         """The batch's first entries: those that a walk in progress has passed and kept."""
 
-    def queues(self) -> tuple[deque[Entry], ...]:
+    def queues(self) -> tuple[EntryQueue, ...]:
         """Return the entries in their order, in one or two parts."""
         return (self.entries,) if self.walked is None else (self.walked, self.entries)
 
@@ -103,8 +104,8 @@ class Level:
             return True
 
         for batch in self.batches:
-            batch.entries = deque(entry for queue in batch.queues() for entry in queue if entry.alive)
-            batch.walked = None if batch.walked is None else deque()
+            batch.entries = queue_of(entry for queue in batch.queues() for entry in queue if entry.alive)
+            batch.walked = None if batch.walked is None else EntryQueue()
 
         self.batches = deque(batch for batch in self.batches if batch.entries)
         self.dead = 0
@@ -117,7 +118,7 @@ class Level:
         was dead. Between two steps, entries may be added, may die and may be popped.
         """
         for batch in list(self.batches):
-            batch.walked = deque()
+            batch.walked = EntryQueue()
             while batch.entries:
                 entry = batch.entries.popleft()
                 if not entry.alive:
@@ -148,10 +149,7 @@ class Level:
         batches = self.batches
         while batches:
             for queue in batches[0].queues():
-                while queue and not queue[0].alive:
-                    queue.popleft()
-                    self.dead -= 1
-
+                self.dead -= queue.drop_dead()
                 if queue:
                     return
 

@@ -5,6 +5,7 @@ Only `MemoryCache._insert` and `MemoryCache._unlink` add and remove entries, so 
 
 from msgspec import Struct
 
+from sidecard.core.cache.containers import EntryTable
 from sidecard.core.cache.entry import AFTER_HIT, COMPRESSED, Entry, Terms
 from sidecard.core.cache.eviction import GreedyDual
 from sidecard.core.cache.expiry import COMPACTION_STEPS, ExpiryWheel
@@ -52,7 +53,7 @@ class MemoryCache:
         self.evicted_within = 0
         """Those of ``evicted`` that left because of their own namespace's limit."""
         self.expired = 0
-        self._tables: dict[str, dict[str, Entry]] = {}
+        self._tables: dict[str, EntryTable] = {}
         self._purges = Purges()
         self.inline_entries = _BATCH
         """A purge among at most so many entries removes them immediately. For tests: 0 forces batches."""
@@ -142,7 +143,8 @@ class MemoryCache:
         if table is None:
             return None
 
-        entry = table.get(key)
+        # `EntryTable.get`, without its call
+        entry = (table.shards[hash(key) & table.mask] if table.mask else table.only).get(key)
         if entry is None or (self._pending and self.is_hidden(entry)):
             return None
 
@@ -156,7 +158,8 @@ class MemoryCache:
 
     def peek(self, scope: str, key: str) -> Entry | None:
         """Return an entry, expired or not, without counting a hit."""
-        entry = self._tables.get(scope, {}).get(key)
+        table = self._tables.get(scope)
+        entry = None if table is None else table.get(key)
         return None if entry is None or self.is_hidden(entry) else entry
 
     def put(
@@ -303,7 +306,11 @@ class MemoryCache:
 
     def _insert(self, entry: Entry, charge: int) -> None:
         scope = entry.terms.scope
-        self._tables.setdefault(scope, {})[entry.key] = entry
+        table = self._tables.get(scope)
+        if table is None:
+            table = self._tables[scope] = EntryTable()
+
+        table.add(entry)
         self.bytes += charge
         self.count += 1
         self._scope_bytes[scope] = self._scope_bytes.get(scope, 0) + charge

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from sidecard.core.cache.ghost_queue import GHOSTS_PER_ENTRY, MIN_GHOSTS, GhostQueue
 
 
@@ -50,7 +52,20 @@ def test_the_table_grows_in_proportion_to_the_cache() -> None:
         ghosts.remember("scope", "key", 1, entries)
         assert ghosts.recall("scope", "key") == 1
 
-    assert 300_000 <= len(ghosts._words) <= 600_000
+    assert 300_000 <= ghosts._size <= 600_000
+
+
+def test_no_eviction_allocates_a_large_table_in_one_go() -> None:
+    """With a million entries, the table takes 48 MB in the end, but no eviction allocates more than half a megabyte."""
+    ghosts = GhostQueue()
+    sizes = [0]
+    for number in range(300):
+        ghosts.remember("scope", str(number), 1, 1_000_000)
+        sizes.append(sum(8 * len(part) for part in ghosts._parts.values()))
+
+    assert max(after - before for before, after in pairwise(sizes)) <= 512 * 1024
+    assert sizes[-1] > 30_000_000
+    assert all(ghosts.recall("scope", str(number)) == 1 for number in range(300))
 
 
 def test_a_key_with_a_lone_surrogate_is_kept() -> None:

@@ -1,8 +1,12 @@
+import gc
+
 import pytest
 
 from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES, Terms
 from sidecard.core.cache.eviction import GreedyDual
 from sidecard.core.cache.memory import SHARING_ONLY_BYTES, Insertion, MemoryCache
+from sidecard.core.records import NO_USAGE
+from sidecard_client.protocol.wire import Usage
 
 
 def terms(ttl: float = 100.0, window: float = 0.0, tags: tuple[str, ...] = ()) -> Terms:
@@ -237,7 +241,7 @@ def fill(cache: MemoryCache, scope: str, count: int, now: float = 0.0, room: str
 
 def held(cache: MemoryCache, scope: str) -> int:
     """Return the bytes of a scope, summed over its entries."""
-    return sum(entry.charge for entry in cache._tables.get(scope, {}).values())
+    return sum(entry.charge for entry in cache._tables[scope].values()) if scope in cache._tables else 0
 
 
 def test_a_limited_namespace_evicts_within_itself() -> None:
@@ -342,3 +346,44 @@ def test_a_removed_limit_no_longer_applies() -> None:
     assert cache.max_entry_bytes_in("*:team") == cache.max_entry_bytes
     assert len(cache._tables["*:team"]) == kept + 1000
     assert not cache._policy._partitions
+
+
+def test_seconds_of_long_lifetimes_are_few() -> None:
+    """Entries with a lifetime each share what is kept per second, and leave at most one part in 2048 late."""
+    cache = MemoryCache(2**30)
+    lifetimes = [4096 * 1.0001**number for number in range(20_000)]
+    for number, lifetime in enumerate(lifetimes):
+        cache.put(str(number), b"v", 0.0, terms(lifetime), 1.0)
+
+    assert len(cache.wheel.buckets) < 8000
+    for second in cache.wheel.buckets:
+        assert all(
+            0 <= second - entry.expires_at <= 1 + entry.expires_at / 2048
+            for entry in cache.wheel.buckets[second].entries
+        )
+
+
+@pytest.mark.parametrize("kind", ["alike", "used", "long", "scopes"])
+def test_the_collector_sees_no_more_of_many_entries_than_of_few(kind: str) -> None:
+    """A garbage collection visits what it tracks, and stops the daemon meanwhile."""
+    few, many = (_tracked(kind, count) for count in (100, 20_000))
+
+    assert many - few < 50
+
+
+def _tracked(kind: str, count: int) -> int:
+    """Return how many objects the collector tracks for a cache of so many entries, a third of which was replaced or expired."""
+    gc.collect()
+    before = len(gc.get_objects())
+    cache = MemoryCache(count * 1500)
+    for number in range(count + count // 3):
+        scope = f"{number}:default" if kind == "scopes" else "1000:default"
+        lifetime = 300.0 + 1000 * number if kind == "long" else 300.0
+        used = kind == "used"
+        usage = Usage(model="m", prompt_tokens=number, cost_dollars=0.1) if used else NO_USAGE
+        kept = Terms(scope, lifetime, 60.0, "cloud", usage, (f"tag {number}",) if used else ())
+        cache.put(str(number % count), b"v" * 100, number / 100, kept, 1.0)
+
+    gc.collect()
+    assert cache.count > count // 2
+    return len(gc.get_objects()) - before
