@@ -24,7 +24,11 @@ class ConfigError(SidecardError):
 
 
 class ListenError(SidecardError):
-    """The socket cannot be bound or adopted."""
+    """A socket cannot be bound or adopted. ``lasting``: not before a setting or a permission is changed."""
+
+    def __init__(self, problem: str, *, lasting: bool = False) -> None:
+        super().__init__(problem)
+        self.lasting = lasting
 
 
 class SidecardBug(SidecardError):

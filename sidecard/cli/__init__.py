@@ -26,7 +26,7 @@ from sidecard.cli.exit_codes import (
     UnreachableError,
     UsageError,
 )
-from sidecard.errors import ConfigError, SidecardError
+from sidecard.errors import ConfigError, ListenError, SidecardError
 from sidecard_client import DaemonUnavailable, RequestRefused, __version__
 
 COMMANDS: Final = {
@@ -76,6 +76,9 @@ def _run(arguments: Sequence[str]) -> int:
         return _fail(USAGE, error)
     except (DaemonUnavailable, UnreachableError) as error:
         return _fail(UNREACHABLE, error)
+    except ListenError as error:
+        # systemd does not restart a service that ends with the code for configuration.
+        return _fail(BAD_CONFIG if error.lasting else PROBLEM, error)
     except (SidecardError, RequestRefused) as error:
         return _fail(PROBLEM, error)
     except OutputError as error:

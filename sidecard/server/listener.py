@@ -13,6 +13,7 @@ import socket
 import stat
 from pathlib import Path
 
+from sidecard.bind_errors import path_error
 from sidecard.errors import ListenError
 from sidecard_client.protocol import socket_path as paths
 
@@ -53,8 +54,7 @@ class Listener:
             if lock is None:
                 lock = _lock(self.path, self._setting)
         except OSError as error:
-            place = error.filename or self.path
-            raise ListenError(f"{place}: {error.strerror}; choose another {self._setting}") from error
+            raise path_error(self.path, self._setting, error) from error
 
         try:
             _remove_dead(self.path, self._setting)
@@ -66,7 +66,7 @@ class Listener:
             if isinstance(error, ListenError):
                 raise
 
-            raise ListenError(f"cannot listen on {self.path}: {error.strerror or error}") from error
+            raise path_error(self.path, self._setting, error) from error
 
         if self._lock is not None and lock != self._lock:
             os.close(self._lock)

@@ -15,10 +15,11 @@ import anyio
 import httpx
 import pytest
 
+from sidecard.errors import ListenError
 from sidecard.observe.http import connection as http
 from sidecard.observe.http import listener as http_listener
 from sidecard.observe.http import request_limits
-from sidecard.observe.http.address import HttpListenError, TcpAddress, bind_tcp
+from sidecard.observe.http.address import TcpAddress, bind_tcp
 from sidecard.observe.http.listener import HttpListener
 from sidecard.server.scheduler import HTTP_UID, FairScheduler
 from sidecard_client.protocol import wire
@@ -347,7 +348,7 @@ def test_an_ipv6_listener_does_not_accept_ipv4() -> None:
     """A socket for ``[::]`` would otherwise listen on more addresses than configured."""
     try:
         listening = bind_tcp(TcpAddress("::", 0))
-    except HttpListenError as error:
+    except ListenError as error:
         pytest.skip(str(error))
 
     one = Served(listening)
@@ -366,7 +367,7 @@ def test_an_ipv6_listener_does_not_accept_ipv4() -> None:
 )
 def test_an_unusable_address_is_an_error_that_names_the_setting(address: TcpAddress, said: str) -> None:
     """Unknown hosts, addresses of other hosts."""
-    with pytest.raises(HttpListenError, match=said) as caught:
+    with pytest.raises(ListenError, match=said) as caught:
         bind_tcp(address)
 
     assert "change" in str(caught.value)

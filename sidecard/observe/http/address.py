@@ -4,14 +4,11 @@ import socket
 
 from msgspec import Struct
 
+from sidecard.bind_errors import tcp_error
 from sidecard.errors import ListenError
 
 BACKLOG = 64
 """Connections that wait to be accepted: there are few browsers and scrapers."""
-
-
-class HttpListenError(ListenError):
-    """The HTTP listener cannot listen on its address."""
 
 
 class TcpAddress(Struct, frozen=True):
@@ -39,15 +36,19 @@ def shown(host: str, port: int) -> str:
 
 
 def bind_tcp(address: TcpAddress) -> socket.socket:
-    """Return a socket that listens on ``address``. Raises `HttpListenError` with what to change."""
+    """Return a socket that listens on ``address``. Raises `ListenError` with what to change."""
     place = shown(address.host, address.port)
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise HttpListenError(f"cannot resolve the host of http.listen {place!r} ({error}): change it") from error
+        raise ListenError(f"cannot resolve the host of http.listen {place!r} ({error}): change it") from error
 
     family, kind, protocol, _, sockaddr = found[0]
-    listening = socket.socket(family, kind, protocol)
+    try:
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise tcp_error(place, address.port, error) from error
+
     try:
         # Connections of an earlier run that the kernel still remembers must not block the port.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -59,9 +60,6 @@ def bind_tcp(address: TcpAddress) -> socket.socket:
         listening.settimeout(0)
     except OSError as error:
         listening.close()
-        reason = error.strerror or error
-        raise HttpListenError(
-            f"cannot listen on {place} for HTTP ({reason}): stop the process that does, or change http.listen"
-        ) from error
+        raise tcp_error(place, address.port, error) from error
 
     return listening
