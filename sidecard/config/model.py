@@ -104,6 +104,13 @@ class Config(Struct, frozen=True):
         if self.push.url and not self.metrics.enabled:
             sentences.append("push.url pushes metrics of apps only: metrics.enabled is false.")
 
+        limits, default = self.limits, schema.LimitSettings().max_peers_per_uid
+        if limits.max_peers < limits.max_peers_per_uid != default:
+            sentences.append(
+                f"limits.max_peers_per_uid has no effect: it is {limits.max_peers_per_uid}, and limits.max_peers is "
+                f"{limits.max_peers}. Make it smaller, so that one uid cannot use most connections."
+            )
+
         unnamed = self.backends.get(DEFAULT_BACKEND) or settings_of_unnamed(DEFAULT_BACKEND)
         if self.sovereign.enabled and unnamed.locality == "local":
             sentences.append(

@@ -210,11 +210,12 @@ class LimitSettings(Struct, frozen=True):
     """Size limit of one msgpack message."""
     max_line_bytes: Annotated[int, parsers.byte_size(1024, 2**30)] = MAX_LINE_BYTES
     """Size limit of one JSON line."""
-    max_peers: Annotated[int, parsers.count(1)] = 4096
-    """Maximum number of connections."""
+    max_peers: Annotated[int, parsers.count(1)] = 5120
+    """Maximum number of connections. The last eighth is for uids with fewer than 16 connections, and the last 32nd for operators.
+    Lowered at the start, with a warning, if the host allows fewer descriptors."""
     max_peers_per_uid: Annotated[int, parsers.count(1)] = 4096
-    """Maximum number of connections of one uid. As ``max_peers``, because all workers of most hosts run as one user. Precedents: Redis
-    maxclients 10000, memcached -c 1024."""
+    """Maximum number of connections of one uid. All workers of most hosts run as one user. Precedents: Redis maxclients 10000,
+    memcached -c 1024."""
     max_outbox_bytes: Annotated[int, parsers.byte_size(65536)] = 32 * MIB
     """Maximum size of unread replies of one peer; a peer with more is closed. Precedent: Redis client-output-buffer-limit pubsub 32 MiB."""
     stall_seconds: Annotated[float, parsers.seconds(least=0.1)] = 30.0

@@ -38,7 +38,6 @@ from sidecard.observe.logs import Log
 from sidecard.server.driver import Driver
 from sidecard.server.listener import Listener
 from sidecard.server.scheduler import FairScheduler
-from sidecard.server.socket_monitor import SocketMonitor
 from sidecard.store.base import Store
 from sidecard_client import __version__
 from sidecard_client.protocol import wire
@@ -159,12 +158,12 @@ class Daemon:
                     start(store.run(driver.handle))
                     await asyncio.sleep(0)
 
-                await self._server.start(driver, scheduler)
+                self._server.start(driver, scheduler)
                 start(self._reloader.run())
                 start(self._feed_watchdog())
                 start(watch.run())
                 start(recent.run())
-                start(SocketMonitor(self._parts.listener, self._server.rebind, log.write).run())
+                start(self._server.monitor.run())
                 if ledger is not None:
                     start(ledger.run())
 

@@ -3,10 +3,8 @@
 import asyncio
 import os
 import resource
-import sys
 from collections import Counter
 from functools import partial
-from typing import Any
 
 from msgspec import structs
 
@@ -14,12 +12,14 @@ from sidecard.config.model import Config
 from sidecard.config.schema import LimitSettings
 from sidecard.observe.logs import Log
 from sidecard.persistence.worker import run_in_thread
+from sidecard.server.acceptor import Acceptor
 from sidecard.server.buffers import BufferBudget
 from sidecard.server.connection import PeerConnection, ServerContext
 from sidecard.server.connections import ConnectionTable, unmapped_uid
 from sidecard.server.driver import Driver
-from sidecard.server.listener import BACKLOG, Listener
+from sidecard.server.listener import Listener
 from sidecard.server.scheduler import FairScheduler
+from sidecard.server.socket_monitor import SocketMonitor
 
 SPARE_DESCRIPTORS = 64
 """Descriptors not for peers: listener, lock, log, the event loop, late imports, denied connections."""
@@ -46,8 +46,8 @@ class SocketServer:
             limited=self.limited,
             unmapped_uid=None if config.socket.admit_unmapped else unmapped_uid(),
         )
-        self._server: asyncio.Server | None = None
-        self._context: ServerContext
+        self.monitor = SocketMonitor(listening, self._rebind, log.write)
+        self._acceptor: Acceptor
 
     def configure(self, config: Config) -> None:
         """Apply settings that were loaded again."""
@@ -55,33 +55,31 @@ class SocketServer:
         self._limits = self.connections.limits = _with_descriptors(config.limits, self._log)
         self.buffers.max_bytes = self._limits.max_buffered_bytes
 
-    async def start(self, driver: Driver, scheduler: FairScheduler) -> None:
+    def start(self, driver: Driver, scheduler: FairScheduler) -> None:
         """Begin to accept."""
         loop = asyncio.get_running_loop()
-        self._context = ServerContext(driver, self.connections, scheduler, self.buffers, loop)
-        await self._listen(loop)
-
-    async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        # From 3.13 on the loop would remove the socket's file itself, even if it is another daemon's.
-        options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-        self._server = await loop.create_unix_server(
-            lambda: PeerConnection(self._context, self._limits), sock=self._listener.socket, backlog=BACKLOG, **options
+        context = ServerContext(driver, self.connections, scheduler, self.buffers, loop)
+        self._acceptor = Acceptor(
+            loop,
+            scheduler,
+            self.connections,
+            lambda admission: PeerConnection(context, self._limits, admission),
+            log=self._log.write,
+            on_exhausted=self.monitor.report_exhausted,
         )
+        self._acceptor.listen(self._listener.socket)
 
-    async def rebind(self) -> None:
+    async def _rebind(self) -> None:
         """Accept on a new socket at the same path. Raises `ListenError`."""
-        settings = self._config.socket
+        settings, before = self._config.socket, self._listener.socket
         # In a thread: a process that listens there by now is pinged, which may take a second.
         await run_in_thread("sidecard-rebind", partial(self._listener.bind, settings.mode, settings.group))
-        before = self._server
-        await self._listen(self._context.loop)
-        if before is not None:
-            before.close()
+        self._acceptor.listen(self._listener.socket)
+        self._acceptor.close(before)
 
     def stop_accepting(self) -> None:
         """Accept no more connections; open ones stay."""
-        if self._server is not None:
-            self._server.close()
+        self._acceptor.stop()
 
     def _is_operator(self, uid: int, gid: int) -> bool:
         operators = self._config.operators

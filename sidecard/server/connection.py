@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from sidecard.config.schema import LimitSettings
 from sidecard.core.events import Peer
 from sidecard.server.buffers import COUNTED_BYTES, BufferBudget
-from sidecard.server.connections import ConnectionTable
+from sidecard.server.connections import AdmissionDenied, ConnectionTable
 from sidecard.server.driver import Driver
 from sidecard.server.json_replies import UnansweredRequests
 from sidecard.server.json_text import json_line
@@ -54,7 +54,7 @@ class ServerContext(NamedTuple):
 class PeerConnection(PeerTimers):
     """One accepted connection, and the `sidecard.server.driver.ReplyWriter` of its peer."""
 
-    def __init__(self, context: ServerContext, limits: LimitSettings) -> None:
+    def __init__(self, context: ServerContext, limits: LimitSettings, admission: Peer | AdmissionDenied) -> None:
         self._driver, self._connections, self._scheduler, self._buffers, self._loop = context
         self._clock = self._scheduler.clock
         self._limits = limits
@@ -67,6 +67,7 @@ class PeerConnection(PeerTimers):
         self._queued: list[bytes] = []
         self._queued_bytes = 0
         self._closing = False
+        self._admission = admission
         self._denial: str | None = None
         """Why the connection was not admitted, to be sent once its encoding is known."""
         self._half_closed = False
@@ -77,21 +78,18 @@ class PeerConnection(PeerTimers):
         self.congested = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream has a transport of this type
-        """Identify the peer and admit it, or arrange to send it the reason why not."""
+        """Let an admitted peer join, or arrange to send the reason why it is denied."""
         self._transport = transport
-        admitted = self._connections.admit(self, transport.get_extra_info("socket"))
-        if isinstance(admitted, Peer):
-            self._peer = admitted
+        admission = self._admission
+        if isinstance(admission, Peer):
+            self._peer = admission
             transport.set_write_buffer_limits(COUNTED_BYTES, LOW_WATER_BYTES)
-            self._driver.peer_joined(admitted, self)
-            return
-
-        self._closing = True
-        if admitted.seconds:
-            self._denial = admitted.reason
-            self._progress_timer = self._loop.call_later(admitted.seconds, transport.abort)
+            self._driver.peer_joined(admission, self)
+            self._connections.join(self, admission)
         else:
-            transport.abort()
+            self._closing = True
+            self._denial = admission.reason
+            self._progress_timer = self._loop.call_later(admission.seconds, transport.abort)
 
     def data_received(self, data: bytes) -> None:
         """Serve the messages that are complete now. The hot path: only what each read needs."""
@@ -159,8 +157,10 @@ class PeerConnection(PeerTimers):
         self._queued.clear()
         self._scheduler.remove(self)
         self._buffers.release(self)
-        if self._connections.remove(self):
-            self._driver.peer_lost(self._peer)
+        if not isinstance(self._admission, Peer):
+            self._connections.withdraw(self._admission)
+        elif self._connections.remove(self):
+            self._driver.peer_lost(self._admission)
 
     # -- called by the driver: `sidecard.server.driver.ReplyWriter` ----------------------------------------------------
 

@@ -1,4 +1,17 @@
-"""The table of open connections: which peers are admitted, within which limits, and with which kernel-verified credentials."""
+"""The table of open connections: which peers are admitted, within which limits, and with which kernel-verified credentials.
+
+``max_peers`` is the limit of all uids together. Its last part is for those whom the others must not exclude:
+
+==============================  ===========================================================
+a uid may add one more while    if it
+==============================  ===========================================================
+7/8 of ``max_peers`` are used   has `FEW_PEERS` connections or more
+31/32 are used                  has fewer, as a newcomer
+all are used                    is an operator
+==============================  ===========================================================
+
+No uid has more than ``max_peers_per_uid``. A connection counts from its admission, before anything else is made for it.
+"""
 
 import itertools
 import socket
@@ -19,6 +32,15 @@ _USUAL_OVERFLOW_UID = 65534
 
 DENIAL_SECONDS: Final = 1.0
 """How long a denied connection may take to show its encoding, so that the reason can be sent in it."""
+
+FEW_PEERS: Final = 16
+"""Connections of a uid that needs no more than the room for newcomers."""
+
+NEWCOMERS_PART: Final = 8
+"""The last eighth of ``max_peers`` is for newcomers and operators."""
+
+OPERATORS_PART: Final = 32
+"""The last 32nd is for operators only."""
 
 MAX_DENIED: Final = 16
 """At most this many denied connections are open at the same time to read the reason; further ones are closed immediately.
@@ -42,10 +64,14 @@ def unmapped_uid(proc: Path = Path("/proc")) -> int | None:
 
 
 class AdmissionDenied(NamedTuple):
-    """Why a connection is not admitted, and how many seconds to wait for its first bytes before closing it."""
+    """Why a connection is not admitted, and how many seconds to wait for its first bytes before closing it (0: not at all)."""
 
+    uid: int
+    limit: str
     reason: str
     seconds: float
+    credentials: tuple[int, int, int]
+    """pid, uid and gid."""
 
 
 class Closable(Protocol):
@@ -84,57 +110,115 @@ class ConnectionTable:
         self._unmapped_uid = unmapped_uid
         self._ids = itertools.count(1)
         self._peers: dict[Closable, Peer] = {}
+        self._admitted = 0
         self._per_uid: Counter[int] = Counter()
-        self._denied: set[Closable] = set()
+        self._explaining = 0
+        """Denied connections that are open for the reason to be sent."""
         self._on_empty: Callable[[], None] | None = None
 
     def __len__(self) -> int:
-        return len(self._peers)
+        """Count the admitted connections."""
+        return self._admitted
 
-    def admit(self, connection: Closable, connected: socket.socket) -> Peer | AdmissionDenied:
-        """Add a connection unless a limit forbids it."""
-        pid, uid, gid = _CREDENTIALS.unpack(
+    def admit(self, connected: socket.socket) -> Peer | AdmissionDenied:
+        """Count a connection unless a limit forbids it. Call `join` or `withdraw` next, or `admit_again` if denied.
+
+        A denial is final, and reported, if it leaves no time to send the reason.
+        """
+        credentials = _CREDENTIALS.unpack(
             connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
-        # Kernel ids are unsigned.
-        uid, gid = uid & 0xFFFFFFFF, gid & 0xFFFFFFFF
+        admission = self._admit(*credentials)
+        if isinstance(admission, AdmissionDenied):
+            if self._explaining >= MAX_DENIED:
+                self._report_denied(admission)
+                return admission._replace(seconds=0.0)
+
+            self._explaining += 1
+
+        return admission
+
+    def admit_again(self, denied: AdmissionDenied) -> Peer | AdmissionDenied:
+        """Decide again, and finally, now that the ends of other connections have been handled that came before this one."""
+        admission = self._admit(*denied.credentials)
+        if isinstance(admission, Peer):
+            self.withdraw(denied)
+        else:
+            self._report_denied(admission)
+
+        return admission
+
+    def _admit(self, pid: int, uid: int, gid: int) -> Peer | AdmissionDenied:
+        credentials = pid, uid & 0xFFFFFFFF, gid & 0xFFFFFFFF  # kernel ids are unsigned
+        _, uid, gid = credentials
+        operator = self._is_operator(uid, gid)
+        denied = self._denial(uid, operator)
+        if denied is not None:
+            return AdmissionDenied(uid, *denied, DENIAL_SECONDS, credentials)
+
+        self._admitted += 1
+        self._per_uid[uid] += 1
+        return Peer(next(self._ids), uid, gid, pid, operator)
+
+    def _report_denied(self, denied: AdmissionDenied) -> None:
+        self._limited[denied.limit] += 1
+        self._on_denied(denied.uid, denied.reason)
+
+    def _denial(self, uid: int, operator: bool) -> tuple[str, str] | None:  # noqa: FBT001 - as in `Peer`
+        """Return the limit that forbids one more connection of a uid, and the reason in words; None if there is none."""
+        limits, own = self.limits, self._per_uid.get(uid, 0)
         if uid == self._unmapped_uid:
-            limit = "unmapped"
-            reason = (
+            return "unmapped", (
                 "its uid is not mapped into this user namespace, so it cannot be distinguished from other unmapped users: "
                 "give both containers the same UserNS=, or set socket.admit_unmapped"
             )
-        elif len(self._peers) >= self.limits.max_peers:
-            limit = "max_peers"
-            reason = f"limits.max_peers ({self.limits.max_peers}) are connected"
-        elif self._per_uid[uid] >= self.limits.max_peers_per_uid:
-            limit = "max_peers_per_uid"
-            reason = f"limits.max_peers_per_uid ({self.limits.max_peers_per_uid}) of this uid are connected"
-        else:
-            peer = Peer(next(self._ids), uid, gid, pid, self._is_operator(uid, gid))
-            self._peers[connection] = peer
-            self._per_uid[uid] += 1
-            return peer
 
-        self._limited[limit] += 1
-        self._on_denied(uid, reason)
-        if len(self._denied) >= MAX_DENIED:
-            return AdmissionDenied(reason, 0.0)
+        if self._admitted >= limits.max_peers:
+            return "max_peers", f"limits.max_peers ({limits.max_peers}) are connected"
 
-        self._denied.add(connection)
-        return AdmissionDenied(reason, DENIAL_SECONDS)
+        if own >= limits.max_peers_per_uid:
+            return "max_peers_per_uid", (
+                f"limits.max_peers_per_uid ({limits.max_peers_per_uid}) of this uid are connected"
+            )
+
+        if not operator:
+            reserved = limits.max_peers // (OPERATORS_PART if own < FEW_PEERS else NEWCOMERS_PART)
+            if self._admitted >= limits.max_peers - reserved:
+                return "max_peers", (
+                    f"{self._admitted} of limits.max_peers ({limits.max_peers}) are connected, and the rest is reserved for "
+                    + (
+                        "operators"
+                        if own < FEW_PEERS
+                        else f"operators and for uids with fewer than {FEW_PEERS} connections"
+                    )
+                )
+
+        return None
+
+    def join(self, connection: Closable, peer: Peer) -> None:
+        """Add the connection of an admitted peer."""
+        self._peers[connection] = peer
+        if self._on_empty is not None:
+            connection.close()
+
+    def withdraw(self, admission: Peer | AdmissionDenied) -> None:
+        """Forget an admission, or a denial to be explained, that led to no connection, or whose connection has ended."""
+        if isinstance(admission, Peer):
+            self._admitted -= 1
+            self._per_uid[admission.uid] -= 1
+            if not self._per_uid[admission.uid]:
+                del self._per_uid[admission.uid]
+
+        elif admission.seconds:
+            self._explaining -= 1
 
     def remove(self, connection: Closable) -> bool:
-        """Remove a connection that has ended. Return whether it had been admitted."""
-        self._denied.discard(connection)
+        """Remove a connection that has ended. Return whether it had joined."""
         peer = self._peers.pop(connection, None)
         if peer is None:
             return False
 
-        self._per_uid[peer.uid] -= 1
-        if not self._per_uid[peer.uid]:
-            del self._per_uid[peer.uid]
-
+        self.withdraw(peer)
         if self._on_empty is not None and not self._peers:
             self._on_empty()
 

@@ -53,7 +53,7 @@ class SocketMonitor:
             self._log("warning", "socket recreated", path=self._listener.path, reason="its file was removed")
 
     def _check_descriptors(self) -> None:
-        """Detect that no descriptor is left: the event loop then closes new connections without reporting it."""
+        """Detect that no descriptor is left, or that there are some again."""
         try:
             os.close(os.dup(self._listener.socket.fileno()))
         except OSError as error:
@@ -61,13 +61,18 @@ class SocketMonitor:
         else:
             exhausted = False
 
-        if exhausted and not self._exhausted:
+        if exhausted:
+            self.report_exhausted()
+        elif self._exhausted:
+            self._exhausted = False
+            self._log("info", "file descriptors available again")
+
+    def report_exhausted(self) -> None:
+        """Log that no descriptor is left, once until there are some again."""
+        if not self._exhausted:
+            self._exhausted = True
             self._log(
                 "error",
                 "file descriptors exhausted",
                 reason="new connections are closed immediately: raise LimitNOFILE= or `ulimit -n`, or lower limits.max_peers",
             )
-        elif self._exhausted and not exhausted:
-            self._log("info", "file descriptors available again")
-
-        self._exhausted = exhausted

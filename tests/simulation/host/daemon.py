@@ -13,7 +13,7 @@ from sidecard.core.records import NO_USAGE, Record
 from sidecard.core.settings import EngineSettings
 from sidecard.server.buffers import BufferBudget
 from sidecard.server.connection import PeerConnection, ServerContext
-from sidecard.server.connections import ConnectionTable
+from sidecard.server.connections import AdmissionDenied, ConnectionTable
 from sidecard.server.driver import Driver
 from sidecard.server.scheduler import FairScheduler
 from tests.simulation.host.processes import LoopProcess, Surroundings, Timer
@@ -44,10 +44,9 @@ class Credentials(NamedTuple):
 class Transport:
     """What asyncio puts between a protocol and its socket."""
 
-    def __init__(self, daemon: "Daemon", ends: Ends, credentials: Credentials) -> None:
+    def __init__(self, daemon: "Daemon", ends: Ends, admission: Peer | AdmissionDenied) -> None:
         self._loop = daemon.loop
         self._ends = ends
-        self._credentials = credentials
         self._buffer = bytearray()
         self._reading = True
         self._read_scheduled = False
@@ -58,15 +57,11 @@ class Transport:
         self._high, self._low = 64 * 1024, 16 * 1024  # asyncio's own, which connections change
         ends.incoming.on_arrival = self._wake_reader
         ends.outgoing.on_room = self._wake_writer
-        self._protocol = daemon.new_connection()
+        self._protocol = daemon.new_connection(admission)
         self._protocol.connection_made(self)  # type: ignore[arg-type]  # all that a connection uses of a transport
         self._wake_reader()
 
     # What a protocol asks
-
-    def get_extra_info(self, _: str) -> Credentials:
-        """Return the substitute of the socket."""
-        return self._credentials
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         """Take limits."""
@@ -315,9 +310,9 @@ class Daemon(LoopProcess):
         self._connections = count(1)
         self._patience: Timer | None = None
 
-    def new_connection(self) -> PeerConnection:
+    def new_connection(self, admission: Peer | AdmissionDenied) -> PeerConnection:
         """Make the protocol of a connection."""
-        return PeerConnection(self._context, LIMITS)
+        return PeerConnection(self._context, LIMITS, admission)
 
     def connect(self, ours: Pipe, theirs: Pipe, credentials: Credentials) -> None:
         """Let a connection wait to be accepted: ``theirs`` is what the peer writes."""
@@ -327,7 +322,8 @@ class Daemon(LoopProcess):
         def accept() -> None:
             self._backlog.remove(ends)
             if self.accepting:
-                self.transports.append(Transport(self, ends, credentials))
+                admission = self.connections.admit(credentials)  # type: ignore[arg-type]  # all that is used of a socket
+                self.transports.append(Transport(self, ends, admission))
             else:
                 ends.close()
 

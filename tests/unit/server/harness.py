@@ -17,7 +17,7 @@ from sidecard.core.settings import EngineSettings
 from sidecard.errors import SidecardBug
 from sidecard.server.buffers import BufferBudget
 from sidecard.server.connection import PeerConnection, ServerContext
-from sidecard.server.connections import ConnectionTable
+from sidecard.server.connections import AdmissionDenied, ConnectionTable
 from sidecard.server.driver import Driver
 from sidecard.server.scheduler import FairScheduler
 from sidecard_client.protocol import wire
@@ -101,11 +101,6 @@ class FakeTransport:
         self.high = 0
         self.protocol: PeerConnection
 
-    def get_extra_info(self, name: str) -> "FakeTransport":
-        """Return this object as the socket."""
-        assert name == "socket"
-        return self
-
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
         """Return the peer's credentials."""
         assert (level, option, size) == (socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
@@ -159,7 +154,15 @@ class FakePeer:
 
     def __init__(self, server: "ServerHarness", uid: int, gid: int) -> None:
         self.transport = FakeTransport(uid, gid)
-        self.connection = PeerConnection(server.context, server.limits)
+        admission = server.connections.admit(self.transport)  # type: ignore[arg-type]  # the part of a socket that is used
+        if isinstance(admission, AdmissionDenied):
+            if not admission.seconds:
+                self.transport.abort()
+                return
+
+            admission = server.connections.admit_again(admission)
+
+        self.connection = PeerConnection(server.context, server.limits, admission)
         self.transport.protocol = self.connection
         self.connection.connection_made(self.transport)  # type: ignore[arg-type]  # the part of a transport that is used
 
