@@ -14,10 +14,12 @@ from sidecard.observe.logs import Log
 from sidecard.persistence.worker import run_in_thread
 from sidecard.server.acceptor import Acceptor
 from sidecard.server.buffers import BufferBudget
-from sidecard.server.connection import PeerConnection, ServerContext
+from sidecard.server.connection import PeerConnection
 from sidecard.server.connections import ConnectionTable, unmapped_uid
 from sidecard.server.driver import Driver
+from sidecard.server.json_lines.outbox import JsonValues
 from sidecard.server.listener import Listener
+from sidecard.server.peer_output import PeerOutput, ServerContext
 from sidecard.server.scheduler import FairScheduler
 from sidecard.server.socket_monitor import SocketMonitor
 
@@ -35,7 +37,7 @@ class SocketServer:
         self._limits = _with_descriptors(config.limits, log)
         self.limited = Counter[str]()
         """Connections denied or closed, by the name of the limit."""
-        self.buffers = BufferBudget[PeerConnection](self._limits.max_buffered_bytes)
+        self.buffers = BufferBudget[PeerOutput](self._limits.max_buffered_bytes)
         self.connections = ConnectionTable(
             self._limits,
             self._is_operator,
@@ -58,7 +60,7 @@ class SocketServer:
     def start(self, driver: Driver, scheduler: FairScheduler) -> None:
         """Begin to accept."""
         loop = asyncio.get_running_loop()
-        context = ServerContext(driver, self.connections, scheduler, self.buffers, loop)
+        context = ServerContext(driver, self.connections, scheduler, self.buffers, JsonValues(), loop)
         self._acceptor = Acceptor(
             loop,
             scheduler,

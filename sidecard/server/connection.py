@@ -13,23 +13,18 @@ Requests that arrive one at a time are served inline; all others in turns (`side
 
 import asyncio
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
 from sidecard.config.schema import LimitSettings
 from sidecard.core.events import Peer
-from sidecard.server.buffers import COUNTED_BYTES, BufferBudget
-from sidecard.server.connections import AdmissionDenied, ConnectionTable
-from sidecard.server.driver import Driver
-from sidecard.server.json_replies import UnansweredRequests
-from sidecard.server.json_text import json_line
-from sidecard.server.large_replies import around_value, shared_value
-from sidecard.server.peer_timers import PeerTimers
+from sidecard.server.buffers import COUNTED_BYTES
+from sidecard.server.connections import AdmissionDenied
+from sidecard.server.json_lines.text import json_line
+from sidecard.server.peer_output import HIGH_WATER_BYTES, PeerOutput, ServerContext
 from sidecard.server.reader import RequestReader
-from sidecard.server.scheduler import MAX_BATCH, TURN_SECONDS, FairScheduler
+from sidecard.server.scheduler import MAX_BATCH, TURN_SECONDS
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
-
-HIGH_WATER_BYTES: Final = 1024 * 1024
 
 INLINE_BYTES: Final = 64 * 1024
 """More bytes of JSON lines are split and decoded in a turn: 1 MiB takes up to 20 ms. Frames are charged to their uid instead."""
@@ -41,41 +36,21 @@ MESSAGE_OVERHEAD_BYTES: Final = 200
 """Memory of a message that waits to be served, besides its own bytes."""
 
 
-class ServerContext(NamedTuple):
-    """Objects that all connections of a daemon share."""
-
-    driver: Driver
-    connections: ConnectionTable
-    scheduler: FairScheduler
-    buffers: "BufferBudget[PeerConnection]"
-    loop: asyncio.AbstractEventLoop
-
-
-class PeerConnection(PeerTimers):
-    """One accepted connection, and the `sidecard.server.driver.ReplyWriter` of its peer."""
+class PeerConnection(PeerOutput):
+    """One accepted connection."""
 
     def __init__(self, context: ServerContext, limits: LimitSettings, admission: Peer | AdmissionDenied) -> None:
-        self._driver, self._connections, self._scheduler, self._buffers, self._loop = context
+        super().__init__(context, limits)
         self._clock = self._scheduler.clock
-        self._limits = limits
         self._reader = RequestReader(limits.max_frame_bytes, limits.max_line_bytes, MAX_BATCH)
         self._receive = self._reader.receive
         self._backlog: list[bytes] = []
         """Messages that wait to be decoded and served: at most `MAX_BATCH`."""
         self._fault: FramingError | None = None
         """Ends the connection once the backlog has been served."""
-        self._queued: list[bytes] = []
-        self._queued_bytes = 0
-        self._closing = False
         self._admission = admission
         self._denial: str | None = None
         """Why the connection was not admitted, to be sent once its encoding is known."""
-        self._half_closed = False
-        self._unanswered = UnansweredRequests()
-        """Maintained for JSON lines only: their senders may half-close and still get their replies."""
-        self._behind = False
-        """The peer has left so much unread that it is counted."""
-        self.congested = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream has a transport of this type
         """Let an admitted peer join, or arrange to send the reason why it is denied."""
@@ -133,11 +108,6 @@ class PeerConnection(PeerTimers):
         self._enqueue_rest()
         return True
 
-    def pause_writing(self) -> None:
-        """Start to count the peer's unread bytes: it does not keep up."""
-        self._behind = True
-        self._update_buffered()
-
     def resume_writing(self) -> None:
         """Continue to serve the peer, which has read most of its replies."""
         self._behind = self.congested = False
@@ -155,69 +125,13 @@ class PeerConnection(PeerTimers):
 
         self._backlog.clear()
         self._queued.clear()
+        self._outbox.clear()
         self._scheduler.remove(self)
         self._buffers.release(self)
         if not isinstance(self._admission, Peer):
             self._connections.withdraw(self._admission)
         elif self._connections.remove(self):
             self._driver.peer_lost(self._admission)
-
-    # -- called by the driver: `sidecard.server.driver.ReplyWriter` ----------------------------------------------------
-
-    def queue(self, reply: wire.AnyReply) -> None:
-        """Encode a reply and queue it."""
-        if self._closing:
-            return
-
-        if self._reader.json:
-            self._unanswered.reply(reply)
-            data = json_line(reply)
-        else:
-            # `sidecard_client.protocol.frames.frame`, without its call: every hit passes here.
-            data = wire.pack(reply)
-            data = len(data).to_bytes(wire.FRAME_HEADER_BYTES, "big") + data
-
-        self._queued.append(data)
-        self._queued_bytes += len(data)
-        if self._queued_bytes > HIGH_WATER_BYTES:
-            # Not at the end of the batch, which may be thousands of large replies long.
-            self._write()
-
-    def queue_shared(self, reply: wire.AnyReply) -> None:
-        """Queue a reply. A large value that other peers get too is sent without copying it."""
-        value = None if self._reader.json else shared_value(reply)
-        if value is None:
-            self.queue(reply)
-        elif not self._closing:
-            before, after = around_value(reply, value)
-            self._write()
-            if not self._transport.is_closing():
-                self._buffers.share(self, value)
-                self._transport.writelines((before, value, after))
-                if not self._behind:
-                    # The kernel has taken all of it.
-                    self._buffers.unshare(self)
-
-    def flush(self) -> None:
-        """Pass the queued replies to the transport."""
-        queued = self._queued
-        if len(queued) == 1 and not self._behind:
-            # `_write`, without its call: every hit passes here.
-            if not self._transport.is_closing():
-                self._transport.write(queued[0])
-
-            queued.clear()
-            self._queued_bytes = 0
-        elif queued:
-            self._write()
-
-        if self._half_closed:
-            self._close_if_answered()
-
-    @property
-    def has_unread(self) -> bool:
-        """Whether some of the replies have not reached the kernel yet."""
-        return bool(self._queued or self._transport.get_write_buffer_size())
 
     # -- called by the connection table, the scheduler and other connections -------------------------------------------
 
@@ -228,6 +142,10 @@ class PeerConnection(PeerTimers):
 
         if self._queued:
             self._write()
+
+        while self._outbox.lines:
+            # Only when the daemon stops: before, they are written in turns.
+            self._write_shared(self._outbox.work())
 
         self._closing = True
         self._backlog.clear()
@@ -242,8 +160,16 @@ class PeerConnection(PeerTimers):
         self._transport.abort()
 
     def serve_turn(self) -> bool:
-        """Serve one batch. Return whether another one waits."""
-        self._serve_batch(self._clock())
+        """Serve one batch, or write waiting lines. Return whether more waits."""
+        now = self._clock()
+        if not self._outbox.lines:
+            self._serve_batch(now)
+
+        while self._outbox.lines and not self._closing and not self.congested:
+            self._write_shared(self._outbox.work())
+            if self._clock() - now > TURN_SECONDS:
+                break
+
         return self._has_more()
 
     # -- serving -------------------------------------------------------------------------------------------------------
@@ -282,7 +208,7 @@ class PeerConnection(PeerTimers):
 
     def _serve_lines(self, until: float) -> None:
         """Serve requests one at a time: `UnansweredRequests` must know which one is being served."""
-        while (self._backlog or self._reader.has_more) and not self._closing and not self.congested:
+        while (self._backlog or self._reader.has_more) and not (self._closing or self.congested or self._outbox.lines):
             if not self._backlog:
                 self._take_more()
 
@@ -304,7 +230,7 @@ class PeerConnection(PeerTimers):
         if self.congested:
             return False
 
-        if self._backlog or self._reader.has_more:
+        if self._backlog or self._outbox.lines or self._reader.has_more:
             self._transport.pause_reading()
             return True
 
@@ -330,7 +256,7 @@ class PeerConnection(PeerTimers):
         self._enqueue_rest()
 
     def _close_if_answered(self) -> None:
-        if not self._unanswered and not self._backlog and not self._reader.has_more:
+        if not (self._unanswered or self._backlog or self._outbox.lines or self._reader.has_more):
             self.close()
 
     def _send_denial(self, data: bytes) -> None:
@@ -349,22 +275,6 @@ class PeerConnection(PeerTimers):
 
     # -- limits --------------------------------------------------------------------------------------------------------
 
-    def _write(self) -> None:
-        """Pass the queued replies to the transport, unless the peer has left too much unread."""
-        queued = self._queued
-        # Checked before and not after writing: one reply larger than the bound can still be delivered.
-        if self._behind and self._transport.get_write_buffer_size() > self._limits.max_outbox_bytes:
-            max_bytes = self._limits.max_outbox_bytes
-            self._abort_for("max_outbox_bytes", f"it left more than limits.max_outbox_bytes ({max_bytes}) unread")
-        elif queued and not self._transport.is_closing():
-            # A transport whose last write failed is closing already; `connection_lost` follows.
-            self._transport.write(queued[0] if len(queued) == 1 else b"".join(queued))
-
-        queued.clear()
-        self._queued_bytes = 0
-        if self._behind:
-            self._update_buffered()
-
     def _update_buffered(self) -> None:
         """Update what is held for this peer, and apply the limits on it."""
         unread = self._transport.get_write_buffer_size()
@@ -375,6 +285,7 @@ class PeerConnection(PeerTimers):
 
         waiting = self._backlog
         unserved = self._reader.held_bytes + sum(map(len, waiting)) + MESSAGE_OVERHEAD_BYTES * len(waiting)
+        unserved += self._outbox.held_bytes
         max_bytes = self._buffers.max_bytes
         for victim in self._buffers.update(self, self._peer.uid, unread + unserved):
             victim._abort_for(  # noqa: SLF001 - of the same class

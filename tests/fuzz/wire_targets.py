@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from sidecard.config.schema import LimitSettings
-from sidecard.server.json_text import json_line
+from sidecard.server.json_lines.text import json_line
 from sidecard.server.reader import BadMessage, Incoming, RequestReader
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.connection import Connection

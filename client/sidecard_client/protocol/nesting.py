@@ -22,10 +22,10 @@ MAX_STEPS: Final = 131_072
 
 _CONTAINERS: Final = bytes((*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF))
 _CONTAINER_BYTES: Final = frozenset(bytes((head,)) for head in _CONTAINERS)
-_SINGLE_BYTES: Final = bytes((*range(0x80), 0x80, 0x90, 0xA0, 0xC0, 0xC1, 0xC2, 0xC3, *range(0xE0, 0x100)))
+SINGLE_BYTES: Final = bytes((*range(0x80), 0x80, 0x90, 0xA0, 0xC0, 0xC1, 0xC2, 0xC3, *range(0xE0, 0x100)))
 """Parts of one byte: small integers, nil, booleans, and empty strings, lists and maps."""
 
-_FIXED_BYTES: Final = dict.fromkeys(_SINGLE_BYTES, 1) | {
+FIXED_BYTES: Final = dict.fromkeys(SINGLE_BYTES, 1) | {
     **{0xA0 | length: 1 + length for length in range(1, 32)},
     0xCA: 5,
     0xCB: 9,
@@ -45,14 +45,14 @@ _FIXED_BYTES: Final = dict.fromkeys(_SINGLE_BYTES, 1) | {
 }
 """Sizes of the parts whose first byte determines the size."""
 
-_LENGTH_BYTES: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+LENGTH_BYTES: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 """Sizes of the length of binary, extension and text parts."""
 
 _SCALARS: Final = frozenset((str, bytes, bytearray, int, float, bool, type(None)))
 _SEQUENCES: Final = (list, tuple, set, frozenset)
-_EXTENSIONS: Final = frozenset((0xC7, 0xC8, 0xC9))
+EXTENSIONS: Final = frozenset((0xC7, 0xC8, 0xC9))
 _FIRST_RUN, _MAX_RUN = 8, 16_384
-_MAPS: Final = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
+MAPS: Final = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
 
 
 def nesting_problem(value: bytes, max_depth: int = MAX_DEPTH) -> str | None:
@@ -107,21 +107,21 @@ def _examine(value: bytes, max_depth: int) -> str | None:
             return f"it has more than {MAX_STEPS} parts"
 
         head = value[at]
-        width = _FIXED_BYTES.get(head)
+        width = FIXED_BYTES.get(head)
         if width is not None:
             # A run of equally long parts, such as the numbers of a vector, by slicing its first bytes.
             window = value[at : at + width * min(left, run) : width]
-            count = len(window) - len(window.lstrip(_SINGLE_BYTES if width == 1 else window[:1]))
+            count = len(window) - len(window.lstrip(SINGLE_BYTES if width == 1 else window[:1]))
             run = min(run * 4, _MAX_RUN) if count == run else _FIRST_RUN
             at += width * count
             left -= count
-        elif head in _LENGTH_BYTES:
-            length_at, length_bytes = at + 1, _LENGTH_BYTES[head]
+        elif head in LENGTH_BYTES:
+            length_at, length_bytes = at + 1, LENGTH_BYTES[head]
             at = length_at + length_bytes
-            at += int.from_bytes(value[length_at:at], "big") + (head in _EXTENSIONS)
+            at += int.from_bytes(value[length_at:at], "big") + (head in EXTENSIONS)
             left -= 1
         else:
-            count, at = _count_of(value, head, at)
+            count, at = count_of(value, head, at)
             outer.append(left - 1)
             if len(outer) > max_depth:
                 return f"it is nested more than {max_depth} deep"
@@ -132,7 +132,7 @@ def _examine(value: bytes, max_depth: int) -> str | None:
             raise IndexError
 
 
-def _count_of(value: bytes, head: int, at: int) -> tuple[int, int]:
+def count_of(value: bytes, head: int, at: int) -> tuple[int, int]:
     """Return how many parts a list or map has, and where they begin."""
     if head < 0xA0:  # noqa: PLR2004 - the first byte of a short list or map has its length
         count, begins_at = head & 0x0F, at + 1
@@ -141,4 +141,4 @@ def _count_of(value: bytes, head: int, at: int) -> tuple[int, int]:
         begins_at = at + 1 + length_bytes
         count = int.from_bytes(value[at + 1 : begins_at], "big")
 
-    return (2 * count if head in _MAPS else count), begins_at
+    return (2 * count if head in MAPS else count), begins_at

@@ -12,9 +12,11 @@ from sidecard.core.events import Absent, Event, Peer, SettingsRead, StoreEvent
 from sidecard.core.records import NO_USAGE, Record
 from sidecard.core.settings import EngineSettings
 from sidecard.server.buffers import BufferBudget
-from sidecard.server.connection import PeerConnection, ServerContext
+from sidecard.server.connection import PeerConnection
 from sidecard.server.connections import AdmissionDenied, ConnectionTable
 from sidecard.server.driver import Driver
+from sidecard.server.json_lines.outbox import JsonValues
+from sidecard.server.peer_output import PeerOutput, ServerContext
 from sidecard.server.scheduler import FairScheduler
 from tests.simulation.host.processes import LoopProcess, Surroundings, Timer
 from tests.simulation.host.sockets import Ends, Pipe
@@ -303,10 +305,10 @@ class Daemon(LoopProcess):
                 watcher(self, event, effects)
 
         self.driver.trace(watch)
-        buffers = BufferBudget[PeerConnection](LIMITS.max_buffered_bytes)
+        buffers = BufferBudget[PeerOutput](LIMITS.max_buffered_bytes)
         scheduler = FairScheduler(self.loop, self.clock)
         self.driver.take_turns(scheduler)
-        self._context = ServerContext(self.driver, self.connections, scheduler, buffers, self.loop)
+        self._context = ServerContext(self.driver, self.connections, scheduler, buffers, JsonValues(), self.loop)
         self._connections = count(1)
         self._patience: Timer | None = None
 

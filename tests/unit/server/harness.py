@@ -16,9 +16,11 @@ from sidecard.core.notes import Note
 from sidecard.core.settings import EngineSettings
 from sidecard.errors import SidecardBug
 from sidecard.server.buffers import BufferBudget
-from sidecard.server.connection import PeerConnection, ServerContext
+from sidecard.server.connection import PeerConnection
 from sidecard.server.connections import AdmissionDenied, ConnectionTable
 from sidecard.server.driver import Driver
+from sidecard.server.json_lines.outbox import JsonValues
+from sidecard.server.peer_output import PeerOutput, ServerContext
 from sidecard.server.scheduler import FairScheduler
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import frame
@@ -238,10 +240,10 @@ class ServerHarness:
             on_closed=lambda peer, reason: self.closed.append((peer, reason)),
             limited=self.engine.metrics.limited,
         )
-        self.buffers = BufferBudget[PeerConnection](self.limits.max_buffered_bytes)
+        self.buffers = BufferBudget[PeerOutput](self.limits.max_buffered_bytes)
         scheduler = FairScheduler(self.loop, self.driver.clock)  # type: ignore[arg-type]  # the part of a loop that is used
         self.driver.take_turns(scheduler)
-        self.context = ServerContext(self.driver, self.connections, scheduler, self.buffers, self.loop)  # type: ignore[arg-type]  # as above
+        self.context = ServerContext(self.driver, self.connections, scheduler, self.buffers, JsonValues(), self.loop)  # type: ignore[arg-type]  # as above
 
     def notice_sleep(self) -> None:
         """Report that the host slept, as the daemon does once a second."""

@@ -51,7 +51,7 @@ def test_a_hit_passes_few_functions() -> None:
     (reply,) = alice.received()
     assert isinstance(reply, wire.Hit)
     assert entered[0] == "PeerConnection.data_received"
-    assert "PeerConnection.flush" in entered
+    assert "PeerOutput.flush" in entered
     assert len(entered) <= MAX_FRAMES_OF_HIT, entered
 
 

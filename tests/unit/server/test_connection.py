@@ -3,8 +3,8 @@
 import pytest
 
 from sidecard.config.schema import LimitSettings
-from sidecard.server.connection import HIGH_WATER_BYTES
 from sidecard.server.connections import DENIAL_SECONDS, MAX_DENIED
+from sidecard.server.peer_output import HIGH_WATER_BYTES
 from sidecard.server.scheduler import MAX_BATCH
 from sidecard_client.protocol import wire
 from tests.unit.server.harness import FakePeer, ServerHarness, value_of

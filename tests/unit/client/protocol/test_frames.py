@@ -4,7 +4,7 @@ import re
 import msgspec
 import pytest
 
-from sidecard.server.json_text import json_line
+from sidecard.server.json_lines.text import json_line
 from sidecard.server.reader import BadMessage, RequestReader
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError

@@ -1,6 +1,6 @@
 """Whether a JSON-lines peer still waits for replies."""
 
-from sidecard.server.json_replies import UnansweredRequests
+from sidecard.server.json_lines.unanswered import UnansweredRequests
 from sidecard_client.protocol import wire
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecard.server.json_text import DECODE_FAULTS, TooManyElements, from_json, payload_of_line
+from sidecard.server.json_lines.text import DECODE_FAULTS, TooManyElements, from_json, payload_of_line
 from sidecard_client.protocol import wire
 
 LIMIT = wire.MAX_LINE_ELEMENTS

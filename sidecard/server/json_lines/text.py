@@ -107,13 +107,13 @@ class _BytesDecoder:
         return {name: self.convert(item) for name, item in value.items()}
 
 
-def json_line(reply: wire.AnyReply) -> bytes:
-    """Return a reply as one line of JSON.
+def json_line(reply: wire.AnyReply, packed: bytes | None = None) -> bytes:
+    """Return a reply, which is ``packed`` already or not yet, as one line of JSON.
 
     A value that JSON cannot express (a map with keys that are not strings, NaN) becomes an `Error` that names msgpack.
     """
     try:
-        return json_text(wire.pack(reply)) + b"\n"
+        return json_text(wire.pack(reply) if packed is None else packed) + b"\n"
     except DECODE_FAULTS as fault:
         return json_error(reply.id, fault)
 
