@@ -73,7 +73,19 @@ def _purge(arguments: argparse.Namespace) -> int:
     deleted = query(socket_of(arguments), wire.Purge(id=1, **chosen), wire.Deleted)
     rest = "; the others are hidden, and being removed" if deleted.in_progress else ""
     write_reply(deleted, lambda: f"{plural(deleted.count, 'entry', 'entries')} removed{rest}", as_json=arguments.json)
+    if arguments.task is not None and not deleted.count:
+        _advise_on_task(arguments)
+
     return OK
+
+
+def _advise_on_task(arguments: argparse.Namespace) -> None:
+    """Warn if the daemon knows no calls of a task, whose name may be misspelled."""
+    known = query(socket_of(arguments), wire.GetReport(id=1), wire.Report).tasks
+    if arguments.task not in known:
+        from sidecard.nearest import advice  # noqa: PLC0415 - for mistakes only
+
+        warn(f"there has been no call of a task {arguments.task!r}; {advice(arguments.task, known)}")
 
 
 def _log_level(arguments: argparse.Namespace) -> int:

@@ -32,8 +32,11 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "kind": get_args(wire.FailureKind),
     "mode": get_args(wire.Mode),
     "route": get_args(wire.Route),
+    "level": get_args(wire.LogLevel),
+    "aggregate": get_args(wire.Aggregate),
+    "metrics.kind": get_args(wire.MetricKind),
 }
-"""Fields that take one of a few words."""
+"""Fields that take one of a few words; ``metrics.kind`` is that of a measurement."""
 
 TURN_BYTES = 64 * 1024
 """A reader for turns splits off no further messages after so many bytes: 0.2 ms to 2 ms, by their content."""
@@ -271,9 +274,12 @@ def _explain_fields(fields: Any, fault: Exception) -> BadMessage:
         return bad
 
     op, request_id = fields["op"], fields.get("id", 0)
-    choices = [words for field, words in _CHOICES.items() if str(fault).endswith(f"`$.{field}`")]
-    instead = f"; there are: {', '.join(choices[0])}" if choices and "enum" in str(fault) else ""
-    return BadMessage(request_id, "bad_request", f"{op}: {fault}{instead}{_number_at(fields, str(fault))}")
+    text = str(fault)
+    place = text.rpartition("`$.")[2].rstrip("`")
+    name = place.rpartition(".")[2]
+    words = _CHOICES.get("metrics.kind" if name == "kind" and "." in place else name, ()) if "enum" in text else ()
+    instead = f"; there are: {', '.join(words)}" if words else ""
+    return BadMessage(request_id, "bad_request", f"{op}: {text}{instead}{_number_at(fields, text)}")
 
 
 def _number_at(fields: dict[str, Any], fault: str) -> str:

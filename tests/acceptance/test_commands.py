@@ -137,8 +137,21 @@ def test_purge_removes_only_selected_entries(daemon: Start, socket_path: str) ->
         assert run("purge", "--socket", socket_path, "--tag", "odd", "--task", "rag").stdout == "0 entries removed\n"
         assert run("purge", "--socket", socket_path, "--tag", "odd").stdout == "1 entry removed\n"
         assert (client.get("one"), client.get("two")) == (None, 2)
-        assert json.loads(run("purge", "--socket", socket_path, "--all", "--json").stdout) == {"count": 1}
+        assert json.loads(run("purge", "--socket", socket_path, "--all", "--json").stdout)["count"] == 1
         assert client.get("two") is None
+
+
+def test_purge_of_an_unknown_task_names_the_nearest(daemon: Start, socket_path: str) -> None:
+    """Nothing is removed, and the name may be misspelled."""
+    daemon()
+    with Client(socket_path) as client:
+        client.call(str, 1, name="f", task="rag")
+
+    misspelled = run("purge", "--socket", socket_path, "--task", "rga")
+    assert (misspelled.returncode, misspelled.stdout) == (0, "0 entries removed\n")
+    assert "there has been no call of a task 'rga'; did you mean 'rag'? Known: 'rag'" in misspelled.stderr
+    assert run("purge", "--socket", socket_path, "--task", "rag").stdout == "1 entry removed\n"
+    assert run("purge", "--socket", socket_path, "--task", "rag").stderr == ""
 
 
 def test_breakers_are_shown_and_set(daemon: Start, socket_path: str) -> None:
