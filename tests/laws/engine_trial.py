@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from sidecard.core.effects import Effect, SendReply
 from sidecard.core.engine import Engine
-from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
+from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick, WorkContinued
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 from tests.laws.event_checker import EventChecker
@@ -31,6 +31,8 @@ class EngineTrial:
         self.engine = Engine(
             settings, boot_id="boot", version="0", now=self.now, shown_settings={}, shown_origins={}, jitter=jitter
         )
+        self.engine._cache.inline_entries = 0
+        self.engine._cache.sweep_steps = 4
         self.tables = TableChecker(self.engine)
         self.peers: list[Peer] = []
         self.granted: list[tuple[Peer, str]] = []
@@ -84,6 +86,16 @@ class EngineTrial:
         """Send the engine a tick."""
         self.happen(Tick())
 
+    def work(self) -> None:
+        """Do a batch of the engine's jobs, if there are any."""
+        if self.engine.has_work:
+            self.happen(WorkContinued())
+
+    def work_to_end(self) -> None:
+        """Do all batches of the engine's jobs."""
+        while self.engine.has_work:
+            self.work()
+
     def passes(self, seconds: float) -> None:
         """Let time pass, with a tick at every instant that the engine asks for."""
         end = self.now + seconds
@@ -119,6 +131,7 @@ class EngineTrial:
 
         assert self.engine.idle
         assert not self.checker.held
+        self.work_to_end()
         for _ in range(_MOST_TICKS):
             deadline = self.engine.next_deadline()
             if deadline is None:

@@ -70,7 +70,8 @@ class PurgeMachine(RuleBasedStateMachine):
     @rule(steps=st.integers(1, 12))
     def sweep(self, steps: int) -> None:
         """Do one batch."""
-        self.batched.cache.sweep(self.now, steps)
+        self.batched.cache.sweep_steps = steps
+        self.batched.cache.sweep(self.now)
 
     @rule(limits=st.dictionaries(st.sampled_from(["default", "team"]), st.just(1_000_000), max_size=2))
     def limit(self, limits: dict[str, int]) -> None:
@@ -111,7 +112,7 @@ class PurgeMachine(RuleBasedStateMachine):
             return
 
         while self.batched.cache.has_work:
-            self.batched.cache.sweep(self.now, 3)
+            self.batched.cache.sweep(self.now)
 
         assert [purge.count for purge, _ in self.purges] == [count for _, count in self.purges]
         assert all(purge.done for purge, _ in self.purges)

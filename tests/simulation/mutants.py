@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 from sidecard.core.backends.breaker import Breaker, BreakerPass
 from sidecard.core.cache.entry import Entry
+from sidecard.core.cache.eviction import GreedyDual
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.events import Peer
 from sidecard.core.flights.departures import Departures
@@ -109,6 +110,43 @@ def _open_too_late(open_: Original) -> Original:
         feed = open_(self, *arguments)
         feed.position = min(1, max(0, len(feed.stream.chunks) - 1))
         return feed
+
+    return mutant
+
+
+def purged_twice(remove: Original) -> Original:
+    """Remove each batch of hidden entries twice."""
+
+    def mutant(self: MemoryCache, entry: Entry) -> Any:
+        hidden = remove(self, entry)
+        purge = self._purges.hiding(entry.terms)
+        if purge is not None:
+            purge.count += 1
+            self.count -= 1
+
+        return hidden
+
+    return mutant
+
+
+def found_though_hidden(get: Original) -> Original:
+    """Look up entries without regard to purges."""
+
+    def mutant(self: MemoryCache, *place: Any) -> Any:
+        pending, self._pending = self._pending, {}
+        try:
+            return get(self, *place)
+        finally:
+            self._pending = pending
+
+    return mutant
+
+
+def batch_without_the_last(walk: Original) -> Original:
+    """Forget the last entry of each batch."""
+
+    def mutant(self: GreedyDual, steps: int) -> Any:
+        return walk(self, steps)[:-1]
 
     return mutant
 

@@ -7,6 +7,8 @@ Each was found by the oracle that its group names, and by no other one, when the
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+from msgspec import structs
+
 from sidecard.core.accounts.charges import flight_bytes
 from sidecard.core.accounts.ledger import TaskLedger
 from sidecard.core.backends.admission import Admission
@@ -15,6 +17,7 @@ from sidecard.core.backends.breaker import Breaker, BreakerPass, CallResult
 from sidecard.core.backends.budgets import Budget
 from sidecard.core.backends.limits import MinuteLimit
 from sidecard.core.cache.entry import Entry, Terms
+from sidecard.core.cache.eviction import GreedyDual
 from sidecard.core.cache.freshness import FreshnessPolicy
 from sidecard.core.cache.memory import Insertion, MemoryCache
 from sidecard.core.cache.policy import CachePolicy
@@ -30,7 +33,15 @@ from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.streams import FOLLOWER_BYTES, SharedStream, Streams
 from sidecard.core.flights.table import Flights
 from sidecard_client.protocol import wire
-from tests.simulation.mutants import Original, Replacement, no_effects, nothing
+from tests.simulation.mutants import (
+    Original,
+    Replacement,
+    batch_without_the_last,
+    found_though_hidden,
+    no_effects,
+    nothing,
+    purged_twice,
+)
 
 
 class ScheduleMutant(NamedTuple):
@@ -154,6 +165,10 @@ def _remember_for_ever(_: Original) -> Original:
 
 def _ignore_holders_lifetime(ttl_seconds: Original) -> Original:
     return lambda self, task, *requested: ttl_seconds(self, task, *requested[1:])
+
+
+def _terms_of_first_generation(terms: Original) -> Original:
+    return lambda self, *facts, **more: structs.replace(terms(self, *facts, **more), generation=0)
 
 
 def _leave_old_entry(put: Original) -> Original:
@@ -381,7 +396,7 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         (
             "an expired entry is served",
             "nothing cached, answers shared",
-            2_000,
+            10_000,
             (MemoryCache, "get", _serve_for_longer),
         ),
         (
@@ -403,6 +418,10 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
             (Flights, "void", _void_without_tags),
         ),
         ("a failure is remembered for ever", "one election, few tasks", 2_000, (Failures, "find", _remember_for_ever)),
+        ("a batch of a purge is applied twice", "defaults", 4_000, (MemoryCache, "_unlink", purged_twice)),
+        ("a lookup finds hidden entries", "defaults", 8_000, (MemoryCache, "get", found_though_hidden)),
+        ("a purge misses the last entry of a batch", "defaults", 8_000, (GreedyDual, "walk", batch_without_the_last)),
+        ("new entries have no purge's number", "defaults", 8_000, (CachePolicy, "_terms", _terms_of_first_generation)),
         (
             "the lifetime that a holder asks for is ignored",
             "defaults",

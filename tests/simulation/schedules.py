@@ -97,12 +97,16 @@ class EngineSchedule(Generic[T]):
     def wait(self) -> None:
         """Let time pass: a little, to the next deadline, or far; the tick comes on time, late, early, or not yet."""
         trial, chance = self.trial, self.chance
+        if chance.random() < 0.5:
+            trial.work_to_end()
+
         deadline = trial.engine.next_deadline()
         how = chance.choices(["little", "to the deadline", "far"], [9, 3, 1])[0]
         if how == "little" or deadline is None:
             trial.now += chance.choice([0.0, 0.125, 0.5, 1.0, 3.25])
         elif how == "to the deadline":
-            trial.now = max(trial.now, deadline)
+            trial.work_to_end()  # a removal's deadline is not a multiple of 1/8
+            trial.now = max(trial.now, trial.engine.next_deadline() or 0.0)
         else:
             trial.now += chance.choice(self.FAR_SECONDS)
 

@@ -36,7 +36,8 @@ class Schedule(EngineSchedule[ModelTrial]):
             self.wait: 10,
             self.cancel: 4,
             self.touch: 8,
-            self.purge: 1,
+            self.purge: 2,
+            self.trial.work: 8,
         }
 
     def lose(self) -> None:

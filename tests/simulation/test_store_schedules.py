@@ -10,7 +10,7 @@ import pytest
 
 from sidecard.core.effects import AwaitRead, EmitNote, LogCall, ReadSettings, SendReply, SetLogLevel, StoreEffect
 from sidecard.core.engine import Engine
-from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick
+from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick, WorkContinued
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 from tests.host import packed, unpacked
@@ -22,6 +22,9 @@ from tests.simulation.schedules import live, steps
 _STEPS = steps(100_000)
 _STEPS_OF_A_LIFE = 400
 _WAIT_SECONDS = 5.0
+_BATCH_SECONDS = 0.01
+"""Pause before a batch of an engine's jobs."""
+
 _SETTLED_SECONDS = 8 * LONGEST_DELAY_SECONDS
 """After so long, every host knows of a change."""
 
@@ -79,6 +82,9 @@ class OneHost:
         self.engine = Engine(
             settings, boot_id=name, version="0", now=self.clock.now, shown_settings={}, shown_origins={}
         )
+        self.engine._cache.inline_entries = 0
+        self.engine._cache.sweep_steps = 2
+        self._works_soon = False
         self.line = Line(life.server, name, life.chance, self.happens)
         self.events = EventChecker(settings, stores=True)
         self.tables = TableChecker(self.engine)
@@ -118,6 +124,15 @@ class OneHost:
         due = self.engine.next_deadline()
         if due is not None:
             self.clock.at(due, self.tick)
+
+        if self.engine.has_work and not self._works_soon:
+            self._works_soon = True
+            self.clock.at(self.clock.now + _BATCH_SECONDS, self.work)
+
+    def work(self) -> None:
+        """Do a batch of the engine's jobs."""
+        self._works_soon = False
+        self.happens(WorkContinued())
 
     def tick(self) -> None:
         """Wake the engine, if it still wants that."""

@@ -18,6 +18,12 @@ _SLACK = 64
 _EXACT_SECONDS = 4096
 """Entries that live shorter are removed in the second in which they expire."""
 
+_REBUILD_STEPS = 4
+"""Seconds that move into the new heap with each entry that is added or dies."""
+
+_MAX_POPS = 1000
+"""Seconds without entries that are dropped at a time: a purge may leave a million of them."""
+
 
 class Bucket(Struct, gc=False, eq=False):
     """The entries that expire within one second. Their order has no meaning."""
@@ -26,6 +32,8 @@ class Bucket(Struct, gc=False, eq=False):
     dead: int = 0
     position: int = 0
     """The next place to be examined for a dead entry."""
+    heap_number: int = 0
+    """Number of the heap to which the bucket's second was added last."""
 
     def compact(self) -> None:
         """Drop some dead entries, if more than half are dead."""
@@ -56,6 +64,10 @@ class ExpiryWheel:
     def __init__(self) -> None:
         self.buckets: dict[int, Bucket] = {}
         self.heap: list[int] = []
+        """Seconds, some of which have no bucket any more, or are there twice."""
+        self._old_heap: list[int] = []
+        """What is left of the previous heap: its seconds move to the new one, in steps, without those that have no bucket."""
+        self._heap_number = 0
         self.no_expiry_before = inf
         """Lower bound of `next_second`, which makes it exact."""
 
@@ -64,11 +76,10 @@ class ExpiryWheel:
         second = _second(entry)
         bucket = self.buckets.get(second)
         if bucket is None:
-            bucket = self.buckets[second] = Bucket(EntryQueue())
+            bucket = self.buckets[second] = Bucket(EntryQueue(), heap_number=self._heap_number)
             heappush(self.heap, second)
             self.no_expiry_before = min(self.no_expiry_before, second)
-            if len(self.heap) > 2 * len(self.buckets) + _SLACK:
-                self.heap = sorted(self.buckets)
+            self._rebuild()
 
         bucket.entries.append(entry)
 
@@ -81,20 +92,48 @@ class ExpiryWheel:
         # Peers choose lifetimes freely, so an empty bucket must not wait for its second.
         if not bucket.entries:
             del self.buckets[second]
+            self._rebuild()
 
     def next_second(self) -> int | None:
-        """Return when the next entry will have expired; None if there is none."""
-        heap = self.heap
-        while heap and heap[0] not in self.buckets:
-            heappop(heap)
+        """Return when the next entry will have expired, or sooner if very many have died; None if there is none."""
+        seconds = []
+        for heap in (self.heap, self._old_heap):
+            for _ in range(_MAX_POPS):
+                if not heap or heap[0] in self.buckets:
+                    break
 
-        self.no_expiry_before = heap[0] if heap else inf
-        return heap[0] if heap else None
+                heappop(heap)
+
+            seconds += heap[:1]
+
+        second = min(seconds, default=None)
+        self.no_expiry_before = inf if second is None else second
+        return second
+
+    def _rebuild(self) -> None:
+        """Begin a new heap if most of the present one's seconds have no bucket, or move some of the old one's to it."""
+        if not self._old_heap:
+            if len(self.heap) <= 2 * len(self.buckets) + _SLACK:
+                return
+
+            self.heap, self._old_heap = [], self.heap
+            self._heap_number += 1
+
+        old = self._old_heap
+        for _ in range(min(_REBUILD_STEPS, len(old))):
+            second = old.pop()  # a leaf: the rest is still a heap
+            bucket = self.buckets.get(second)
+            if bucket is not None and bucket.heap_number != self._heap_number:
+                bucket.heap_number = self._heap_number
+                heappush(self.heap, second)
 
     def expired(self, now: float, steps: int) -> Iterator[Entry]:
         """Take out and yield expired live entries; end after ``steps`` entries, dead ones included."""
         while steps > 0 and (second := self.next_second()) is not None and second <= now:
-            bucket = self.buckets[second]
+            bucket = self.buckets.get(second)
+            if bucket is None:
+                return
+
             while bucket.entries and steps > 0:
                 steps -= 1
                 entry = bucket.entries.pop()

@@ -22,6 +22,12 @@ Precedent: memcached's item limit is 1/64 of its default memory, Varnish's trans
 _BATCH = 250
 """Entries removed at a time, which takes 1 to 2 ms, so that mass removal never stalls the serving loop."""
 
+_WALK_STEPS = 100
+"""Part of a batch, after which the cost of searching for purges is counted: it depends on the entries' tags."""
+
+_SEARCH_STEPS = 1
+"""What a search for purges counts for each tag, in steps."""
+
 SWEEP_STEPS = 2000
 """Default length of a batch of a purge, in entries passed; a removed one counts as several. It takes 0.3 to 1 ms."""
 
@@ -57,6 +63,8 @@ class MemoryCache:
         self._purges = Purges()
         self.inline_entries = _BATCH
         """A purge among at most so many entries removes them immediately. For tests: 0 forces batches."""
+        self.sweep_steps = SWEEP_STEPS
+        """Length of a batch of `sweep`. For tests: 1 has other events happen between any two entries."""
         self._pending = self._purges.pending
         """The same object: the hot path checks whether it is empty."""
         self._policy = GreedyDual(self.is_hidden)
@@ -77,7 +85,7 @@ class MemoryCache:
     def has_work(self) -> bool:
         """Whether `sweep` has entries to pass or to remove."""
         policy = self._policy
-        return self._excess_may_remain or policy.walks_done < policy.walks_wanted
+        return self._excess_may_remain or policy.walks_done < policy.walks_wanted or bool(self._purges.walking)
 
     def limit(self, limits: dict[str, int]) -> None:
         """Set limits for single namespaces; `sweep` removes the excess.
@@ -106,12 +114,12 @@ class MemoryCache:
         self.max_entry_bytes = int(self._target_bytes * MAX_ENTRY_SHARE)
         self._excess_may_remain = True
 
-    def sweep(self, now: float, steps: int = SWEEP_STEPS) -> list[CachePurge]:
+    def sweep(self, now: float) -> list[CachePurge]:
         """Do a batch of the pending work: purges, moves to other partitions, excess. Return the purges that have ended."""
         policy = self._policy
         if policy.walks_done < policy.walks_wanted:
-            self._remove_hidden(steps)
-        else:
+            self._remove_hidden(self.sweep_steps)
+        elif self._excess_may_remain:
             self._excess_may_remain = self._remove_excess(now, _BATCH)
 
         return self._purges.finish(policy.walks_done) if self._pending else []
@@ -222,7 +230,7 @@ class MemoryCache:
 
             self._purges.end(purge)
         else:
-            purge.walk = self._policy.want_walk()
+            self._purges.await_walk(purge, self._policy.want_walk())
 
         return purge
 
@@ -251,7 +259,7 @@ class MemoryCache:
     def _make_room(self, charge: int, now: float) -> int:
         if self._pending:
             # As after a purge in one go, hidden entries leave before live ones; but a put takes the time of one batch only.
-            self._remove_hidden(SWEEP_STEPS)
+            self._remove_hidden(self.sweep_steps)
 
         evicted = 0
         while self.bytes + charge > self.budget and self.count:
@@ -329,9 +337,14 @@ class MemoryCache:
 
     def _remove_hidden(self, steps: int) -> None:
         """Continue the policy's walk; the entries that leave it are hidden."""
-        for entry in self._policy.walk(steps):
-            self._unlink(entry)
-            self._discard(entry)
+        policy, purges = self._policy, self._purges
+        while steps > 0 and policy.walks_done < policy.walks_wanted:
+            searched = purges.steps
+            for entry in policy.walk(min(steps, _WALK_STEPS)):
+                self._unlink(entry)
+                self._discard(entry)
+
+            steps -= _WALK_STEPS + _SEARCH_STEPS * (purges.steps - searched)
 
     def _unlink(self, entry: Entry) -> bool:
         """Take an entry out of its table, the sums and its group; return whether a purge hid it, and count it for that."""

@@ -9,12 +9,16 @@ them (`Terms.generation`), so an entry is hidden if a pending purge matches it a
 """
 
 from bisect import bisect_right
+from collections import Counter, deque
 from operator import attrgetter
 
 from msgspec import Struct
 
 from sidecard.core.cache.entry import Entry, Terms
 from sidecard.core.scopes import namespace_of
+
+MAX_FINISHED = 64
+"""Purges that end in one batch: each has a reply."""
 
 _generation = attrgetter("generation")
 
@@ -46,6 +50,14 @@ class Purges:
         """How many purges there have been."""
         self.pending: dict[tuple[str | None, str | None, str | None], list[CachePurge]] = {}
         """By what they match, so that a lookup takes equally long for any number of purges. Equal ones oldest first."""
+        self.walking: deque[CachePurge] = deque()
+        """The purges that wait for a walk, oldest first."""
+        self.steps = 0
+        """What all searches of `hiding` have cost so far: a step for each set of terms and each of its tags."""
+        self._namespaces: Counter[str | None] = Counter()
+        self._tags: Counter[str | None] = Counter()
+        self._tasks: Counter[str | None] = Counter()
+        """Those that pending purges name: most terms name none of them, so few combinations are searched."""
         self._last: tuple[Terms | None, CachePurge | None] = None, None
         """The last terms that `hiding` examined, and its result: entries in a row often share their terms."""
 
@@ -55,7 +67,15 @@ class Purges:
         self._last = None, None
         purge = CachePurge(namespace, tag, task, self.generation, now)
         self.pending.setdefault((namespace, tag, task), []).append(purge)
+        self._namespaces[namespace] += 1
+        self._tags[tag] += 1
+        self._tasks[task] += 1
         return purge
+
+    def await_walk(self, purge: CachePurge, number: int) -> None:
+        """Have a purge ended by `finish` after a walk. The number of the walk is never less than that of an earlier purge."""
+        purge.walk = number
+        self.walking.append(purge)
 
     def hiding(self, terms: Terms) -> CachePurge | None:
         """Return the first purge that hides the entries with these terms."""
@@ -88,22 +108,40 @@ class Purges:
         if not purges:
             del self.pending[purge.namespace, purge.tag, purge.task]
 
-    def finish(self, walks: int) -> list[CachePurge]:
-        """End the purges for which ``walks`` are enough, and return them, oldest first."""
-        done = [purge for purges in self.pending.values() for purge in purges if purge.walk <= walks]
-        for purge in done:
-            self.end(purge)
+        _count_off(self._namespaces, purge.namespace)
+        _count_off(self._tags, purge.tag)
+        _count_off(self._tasks, purge.task)
 
-        return sorted(done, key=_generation)
+    def finish(self, walks: int) -> list[CachePurge]:
+        """End the next purges for which ``walks`` are enough, and return them, oldest first."""
+        done: list[CachePurge] = []
+        while self.walking and self.walking[0].walk <= walks and len(done) < MAX_FINISHED:
+            done.append(self.walking.popleft())
+            self.end(done[-1])
+
+        return done
 
     def _find(self, terms: Terms) -> CachePurge | None:
+        self.steps += 1 + len(terms.tags)
+        namespaces = [name for name in (None, terms.scope, namespace_of(terms.scope)) if name in self._namespaces]
+        tasks = [task for task in (None, terms.task) if task in self._tasks]
         first: CachePurge | None = None
-        for namespace in (None, terms.scope, namespace_of(terms.scope)):
-            for tag in (None, *terms.tags):
-                for task in (None, terms.task):
+        for tag in (None, *terms.tags):
+            if tag not in self._tags:
+                continue
+
+            for namespace in namespaces:
+                for task in tasks:
                     purges = self.pending.get((namespace, tag, task), ())
                     later = bisect_right(purges, terms.generation, key=_generation)
                     if later < len(purges) and (first is None or purges[later].generation < first.generation):
                         first = purges[later]
 
         return first
+
+
+def _count_off(names: Counter[str | None], name: str | None) -> None:
+    """Count one use of a name less, and forget a name that is not used any more."""
+    names[name] -= 1
+    if not names[name]:
+        del names[name]

@@ -286,6 +286,8 @@ class Daemon(LoopProcess):
             shown_origins={},
             jitter=jitter,
         )
+        self.engine._cache.inline_entries = 0
+        self.engine._cache.sweep_steps = 4
         self.connections = ConnectionTable(
             LIMITS, lambda uid, _: uid == 0, on_denied=_ignore, on_closed=_ignore, limited=self.engine.metrics.limited
         )

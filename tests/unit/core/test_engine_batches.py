@@ -128,8 +128,9 @@ def test_eviction_prefers_no_hidden_entry_for_its_hits() -> None:
 
     kept = cache.count
     host.root.asks(Purge(id=1))
+    cache.sweep_steps = 20
     for _ in range(50):
-        cache.sweep(host.now, 20)
+        cache.sweep(host.now)
         cache._evict(host.now)
 
     host.works()

@@ -25,6 +25,8 @@ class StoreUpdates(Struct, frozen=True, eq=False):
     counters: Counters
     memory: MemoryPool
     removals: dict[int, PendingRemoval] = {}
+    purges: dict[CachePurge, PendingRemoval] = {}
+    """Those of ``removals`` that are purges."""
 
     def write(self, entry: Entry, now: float, *, claim: str = "", replace: bool = True) -> list[Effect]:
         """Write an entry that memory has just stored; see `StoreWrite`. There must be a store."""
@@ -85,9 +87,9 @@ class StoreUpdates(Struct, frozen=True, eq=False):
 
     def purged(self, purge: CachePurge) -> list[Effect]:
         """Answer the requester of a purge whose last batch was removed from memory, if it still waits."""
-        for removal in self.removals.values():
-            if removal.purge is purge:
-                return self._end(removal)
+        removal = self.purges.get(purge)
+        if removal is not None:
+            return self._end(removal)
 
         if purge.reported is not None:
             self.counters.deleted += purge.count - purge.reported
@@ -115,6 +117,9 @@ class StoreUpdates(Struct, frozen=True, eq=False):
 
         removal.ticket = self.status.next_ticket()
         self.removals[removal.ticket] = removal
+        if removal.purge is not None:
+            self.purges[removal.purge] = removal
+
         self.flights.timers.set(removal, now + PATIENCE_SECONDS)
         return []
 
@@ -133,6 +138,8 @@ class StoreUpdates(Struct, frozen=True, eq=False):
     def _drop(self, removal: PendingRemoval) -> None:
         del self.removals[removal.ticket]
         self.memory.release(removal.peer.uid, removal_bytes(removal.request))
+        if removal.purge is not None:
+            del self.purges[removal.purge]
 
     def _deleted(self, removal: PendingRemoval) -> SendReply:
         self.counters.deleted += removal.count

@@ -19,11 +19,12 @@ def put(cache: MemoryCache, key: str, now: float = 0.0, size: int = 10, ttl: flo
     return cache.put(key, b"v" * size, now, terms(ttl), 1.0)
 
 
-def sweep(cache: MemoryCache, steps: int = 100) -> int:
-    """Do all pending work; return the number of batches."""
+def sweep(cache: MemoryCache) -> int:
+    """Do all pending work, in small batches; return their number."""
+    cache.sweep_steps = 100
     batches = 0
     while cache.has_work:
-        cache.sweep(0.0, steps)
+        cache.sweep(0.0)
         batches += 1
 
     return batches
