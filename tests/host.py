@@ -21,6 +21,7 @@ from sidecard.core.effects import (
     EmitNote,
     LogCall,
     ReadSettings,
+    SendMetrics,
     SendReply,
     SetLogLevel,
     StoreEffect,
@@ -44,6 +45,7 @@ from sidecard.core.events import (
     WorkContinued,
 )
 from sidecard.core.notes import Note
+from sidecard.core.operations.metrics import merged
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
 from tests.reference_index import ReferenceIndex
@@ -172,12 +174,15 @@ class Host:
         self.happens(PeerJoined(actor.peer))
         return actor
 
-    def happens(self, event: Event) -> None:
+    def happens(self, event: Event) -> None:  # noqa: C901 - one branch for each kind of effect
         """Give the engine an event and deliver what it says; an effect for a lost peer is a fault."""
         made: list[Note] = []
         for effect in self.engine.handle(event, self.now):
             if isinstance(effect, SendReply):
                 self.actors[effect.peer_id].inbox.append(effect.reply)
+            elif isinstance(effect, SendMetrics):
+                families = list(merged(self.engine.metrics_sources(self.now)[1]))
+                self.actors[effect.peer_id].inbox.append(wire.Metrics(effect.request_id, families))
             elif isinstance(effect, EmitNote):
                 self.notes.append(effect.note)
                 made.append(effect.note)

@@ -21,6 +21,14 @@ class SendReply(Struct, frozen=True):
     """Class of the answered request, if an earlier event carried it."""
 
 
+class SendMetrics(Struct, frozen=True):
+    """Deliver a large reply to `metrics` to a peer, built in turns of its ``uid`` from `Engine.metrics_sources`."""
+
+    peer_id: int
+    uid: int
+    request_id: int
+
+
 class AwaitRead(Struct, frozen=True):
     """Report by `sidecard.core.events.BacklogRead` when the peer has read most of its backlog, or ``all`` of it."""
 
@@ -154,4 +162,4 @@ class LogCall(Struct, frozen=True):
 
 
 StoreEffect = StoreRead | StoreWrite | StoreRelease | StoreRemove | StorePurge | ShareSpending
-Effect = SendReply | EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings | StoreEffect
+Effect = SendReply | SendMetrics | EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings | StoreEffect

@@ -19,6 +19,7 @@ from sidecard.core.effects import (
     EmitNote,
     LogCall,
     ReadSettings,
+    SendMetrics,
     SendReply,
     SetLogLevel,
     StoreEffect,
@@ -41,8 +42,9 @@ from sidecard.core.events import (
 )
 from sidecard.core.notes import Note
 from sidecard.errors import SidecardBug
+from sidecard.server.metrics_replies import MetricsReplies
 from sidecard.server.reader import BadMessage, Incoming
-from sidecard.server.scheduler import DAEMON_UID, TURN_SECONDS, FairScheduler
+from sidecard.server.scheduler import DAEMON_UID, TURN_SECONDS, FairScheduler, Schedulable
 from sidecard_client.protocol import wire
 
 if TYPE_CHECKING:
@@ -76,6 +78,9 @@ class ReplyWriter(Protocol):
 
     def queue_shared(self, reply: wire.AnyReply) -> None:
         """Queue a reply whose value may be sent to several peers."""
+
+    def queue_metrics(self, request_id: int, families: list[bytes]) -> None:
+        """Queue a reply to `metrics` with encoded families, which other peers get too, and flush."""
 
     def flush(self) -> None:
         """Pass the queued replies to the kernel."""
@@ -128,6 +133,8 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
         self._on_idle: Callable[[], None] | None = None
+        self._metrics_replies = MetricsReplies(self.metrics_sources, self._writers.get, clock)
+        self._enqueue: Callable[[Schedulable, int], None] = _work_at_once
         self._request_turns: Callable[[], None] = lambda: None
 
     def peer_joined(self, peer: Peer, writer: ReplyWriter) -> None:
@@ -261,7 +268,7 @@ class Driver:
         except Exception as fault:  # noqa: BLE001 - the same boundary, for events that are no requests
             self._bug(fault, type(event))
 
-    def _execute(self, effect: Effect) -> None:  # noqa: C901 - one branch for each kind of effect
+    def _execute(self, effect: Effect) -> None:  # noqa: C901, PLR0912 - one branch for each kind of effect
         if type(effect) is SendReply:
             writer = self._writers.get(effect.peer_id)
             # A peer may be lost between two effects of one event: its socket broke while the first was written.
@@ -283,6 +290,11 @@ class Driver:
                 self._next.append(answer)
         elif type(effect) is LogCall and self._on_call is not None:
             self._on_call(effect.record)
+        elif type(effect) is SendMetrics:
+            self._metrics_replies.add(effect.peer_id, effect.request_id)
+            self._enqueue(self._metrics_replies, effect.uid)
+            if self._metrics is not None:
+                self._metrics.requests[wire.GetMetrics, wire.Metrics] += 1
         elif type(effect) is SetLogLevel and self._on_level is not None:
             self._on_level(effect.level)
         elif type(effect) is ReadSettings and self._on_reload is not None:
@@ -331,7 +343,8 @@ class Driver:
             on_idle()
 
     def take_turns(self, scheduler: FairScheduler) -> None:
-        """Have the engine's jobs done in turns of the daemon's own."""
+        """Have the engine's jobs done in turns of the daemon's own, and large replies built in turns of their receivers."""
+        self._enqueue = scheduler.enqueue
         self._request_turns = partial(scheduler.enqueue, self, DAEMON_UID)
 
     def serve_turn(self) -> bool:
@@ -364,3 +377,9 @@ class Driver:
         bug.__cause__ = fault
         self._on_bug(bug)
         return bug
+
+
+def _work_at_once(work: Schedulable, _: int) -> None:
+    """Stand in for a scheduler before there is one."""
+    while work.serve_turn():
+        pass

@@ -3,6 +3,8 @@
 import asyncio
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from msgspec import Raw
+
 from sidecard.config.schema import LimitSettings
 from sidecard.core.events import Peer
 from sidecard.server.buffers import COUNTED_BYTES, BufferBudget
@@ -11,6 +13,7 @@ from sidecard.server.driver import Driver
 from sidecard.server.json_lines.outbox import JsonOutbox, JsonValues
 from sidecard.server.json_lines.unanswered import UnansweredRequests
 from sidecard.server.large_replies import around_value, shared_value
+from sidecard.server.metrics_replies import metrics_frame
 from sidecard.server.peer_timers import PeerTimers
 from sidecard.server.scheduler import FairScheduler
 from sidecard_client.protocol import wire
@@ -100,6 +103,15 @@ class PeerOutput(PeerTimers):
         elif not self._closing:
             before, after = around_value(reply, value)
             self._write_shared((before, value, after))
+
+    def queue_metrics(self, request_id: int, families: list[bytes]) -> None:
+        """Queue a reply to `metrics` with encoded families, which other peers get too, and flush."""
+        if self._reader.json:
+            self.queue(wire.Metrics(request_id, [Raw(family) for family in families]))  # type: ignore[misc]  # encoded alike
+        elif not self._closing:
+            self._write_shared(metrics_frame(request_id, families))
+
+        self.flush()
 
     def flush(self) -> None:
         """Pass the queued replies to the transport."""
