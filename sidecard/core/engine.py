@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from sidecard.core import events
 from sidecard.core.accounts.app_metrics import AppMetrics, FamilySource
+from sidecard.core.accounts.backend_ledger import BackendLedgers
 from sidecard.core.accounts.billing import Billing, Price, no_price
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
-from sidecard.core.accounts.ledger import BackendLedgers, LedgerSnapshot, TaskLedgers
+from sidecard.core.accounts.ledger import LedgerSnapshot, TaskLedgers
 from sidecard.core.accounts.memory import MemoryAccounts
 from sidecard.core.backends.admission import Admission
 from sidecard.core.backends.budgets import Budgets
@@ -94,7 +95,7 @@ class Engine:
         wall = WallClock(wall_offset_seconds)
         self.counters = counters = Counters()
         """Read-only outside the engine."""
-        self.metrics = metrics = DaemonMetrics(settings.max_backends, wall)
+        self.metrics = metrics = DaemonMetrics(settings.max_backends, wall, live.has_backend)
         """The driver measures by it too."""
         self._recorder = recorder = CallRecorder(enabled=settings.log_calls, prompts=settings.log_prompts)
         scopes = Scopes(settings.shared_namespaces)
@@ -106,10 +107,10 @@ class Engine:
         budgets = Budgets(settings.budgets, wall)
         admission = Admission(live, backends, budgets)
         retries = RetryBudget(live, jitter)
-        ledgers = TaskLedgers(settings.max_tasks)
+        ledgers = TaskLedgers(settings.max_tasks, live.has_task)
         self._billing = billing = Billing(
             ledgers,
-            BackendLedgers(settings.max_backends),
+            BackendLedgers(settings.max_backends, live.has_backend),
             budgets,
             metrics,
             price,

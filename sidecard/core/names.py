@@ -8,6 +8,8 @@ totals stay. Names that the settings have are never forgotten, nor is one that i
 from collections.abc import Callable, Hashable
 from typing import Generic, Literal, Protocol, TypeVar
 
+from msgspec import Struct
+
 from sidecard.core.shares import in_spare
 
 UNKNOWN_UID = -1
@@ -43,26 +45,71 @@ class Named(Protocol):
         """How much the item needs its name."""
 
 
+class NameMemory(Struct, frozen=True):
+    """What is kept of a name over a restart. ``used_at`` is an instant of the wall clock."""
+
+    uid: int
+    used_at: float
+
+
+class NameUse:
+    """An item of a table that keeps names alone."""
+
+    __slots__ = ("seen", "uid", "used_at")
+
+    activity = 0.0
+    hold: Hold = 0
+
+    def __init__(self) -> None:
+        self.uid = UNKNOWN_UID
+        self.used_at = self.seen = 0.0
+
+
+def never(_: Hashable) -> bool:
+    """Return that a name is not configured."""
+    return False
+
+
 Name = TypeVar("Name", bound=Hashable)
 Item = TypeVar("Item", bound=Named)
 
 
 class NameTable(Generic[Name, Item]):
-    """A bounded table. ``forgotten`` is called with each item that has left it.
+    """A bounded table. ``forgotten`` is called with each item that has left it; names that are ``kept`` stay.
 
     ``newest`` is the number of names, among the latest used in the order of ``items``, that make no room.
     """
 
-    def __init__(self, bound: int, forgotten: Callable[[Name, Item], None], newest: int = 0) -> None:
+    def __init__(
+        self,
+        bound: int,
+        forgotten: Callable[[Name, Item], None],
+        kept: Callable[[Name], bool] = never,
+        newest: int = 0,
+    ) -> None:
         self.items: dict[Name, Item] = {}
         self.bound = bound
         self._forgotten = forgotten
+        self._kept = kept
         self._newest = newest
+        self._latest = 0.0
         self._names_of: dict[int, int] = {}
 
+    def enter(self, name: Name, make: Callable[[], Item], uid: int, now: float) -> Item | None:
+        """Make and add the item of a new name; None if there is no room."""
+        if self._kept(name):
+            uid = UNKNOWN_UID
+        elif not self.make_room(uid, now):
+            return None
+
+        item = make()
+        self.add(name, item, uid, now)
+        return item
+
     def add(self, name: Name, item: Item, uid: int, now: float) -> None:
-        """Add a new name, for which there is room, or which is configured."""
-        item.uid, item.used_at, item.seen = uid, now, item.activity
+        """Add a new name, for which there is room, or which is configured. Callers that have no clock leave out ``now``."""
+        self._latest = max(self._latest, now)
+        item.uid, item.used_at, item.seen = uid, self._latest, item.activity
         self.items[name] = item
         self._names_of[uid] = self._names_of.get(uid, 0) + 1
 
@@ -71,6 +118,7 @@ class NameTable(Generic[Name, Item]):
         if len(self.items) < self.bound:
             return True
 
+        now = self._latest = max(self._latest, now)
         own = self._names_of.get(uid, 0)
         uids = sorted(self._names_of, key=lambda other: (-self._names_of[other], other != uid))
         for other in uids:
@@ -84,13 +132,20 @@ class NameTable(Generic[Name, Item]):
 
     def forget_unused(self, seconds: float, now: float) -> bool:
         """Forget the names that are idle and have not been used for so long; return whether there were any."""
+        self._latest = now
         unused = [
-            name for name, item in self.items.items() if not item.hold and now - self._used_at(item, now) >= seconds
+            name
+            for name, item in self.items.items()
+            if not item.hold and now - self._used_at(item, now) >= seconds and not self._kept(name)
         ]
         for name in unused:
-            self._forget(name)
+            self.forget(name)
 
         return bool(unused)
+
+    def memory(self, wall_offset_seconds: float) -> dict[Name, NameMemory]:
+        """Return what to keep over a restart."""
+        return {name: NameMemory(item.uid, item.used_at + wall_offset_seconds) for name, item in self.items.items()}
 
     def _forget_oldest(self, uid: int, now: float) -> bool:
         """Forget the least recently used names of a uid; those whose state matters only if there are no others."""
@@ -100,17 +155,22 @@ class NameTable(Generic[Name, Item]):
 
         items = self.items
         for held in (0, 1):
-            found = [name for name in names if items[name].uid == uid and items[name].hold == held]
+            found = [
+                name for name in names if items[name].uid == uid and items[name].hold == held and not self._kept(name)
+            ]
             if found:
                 found.sort(key=lambda name: self._used_at(items[name], now))
-                for name in found[: 1 + self.bound // _BATCH_SHARE if held == 0 and self.bound > _BATCH_SHARE else 1]:
-                    self._forget(name)
+                # One that matters is not forgotten before it must be.
+                batch = 1 if held else 1 + self.bound // _BATCH_SHARE
+                for name in found[:batch]:
+                    self.forget(name)
 
                 return True
 
         return False
 
-    def _forget(self, name: Name) -> None:
+    def forget(self, name: Name) -> None:
+        """Remove a name."""
         item = self.items.pop(name)
         left = self._names_of[item.uid] - 1
         if left:

@@ -208,6 +208,8 @@ class EngineSettings(Struct, frozen=True):
     """Spare room beyond the limits of flights, leases, waiters, queues and app metrics (`sidecard.core.shares`)."""
     max_tasks: int = 256
     """Maximum number of tasks with a ledger of their own; further ones share `sidecard.core.accounts.ledger.OTHER`."""
+    forget_seconds: float = 7 * 86400.0
+    """Names of tasks, backends and models that are neither configured nor used for so long are forgotten."""
     backends: dict[str, BackendSettings] = {}
     max_backends: int = 256
     """Maximum number of backends; beyond it, unconfigured ones that are not in use are dropped."""
@@ -246,3 +248,11 @@ class LiveSettings:
 
     def __init__(self, settings: EngineSettings) -> None:
         self.now = settings
+
+    def has_task(self, name: str) -> bool:
+        """Return whether a task is configured."""
+        return name in self.now.tasks
+
+    def has_backend(self, name: str) -> bool:
+        """Return whether a backend is configured."""
+        return name in self.now.backends

@@ -179,6 +179,11 @@ class Sums:
     rejected: int = 0
     timeouts: int = 0
 
+    def add(self, other: "Sums") -> None:
+        """Add another task's."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
     def bill(self, seconds: float, dollars: float) -> None:
         """Count an answer of a backend."""
         self.upstream_calls += 1

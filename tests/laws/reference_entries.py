@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from msgspec import Raw
 
-from sidecard.core.accounts.ledger import OTHER
 from sidecard.core.events import Peer
 from sidecard.core.settings import EngineSettings
 from sidecard_client.protocol import wire
@@ -137,9 +136,8 @@ class ReferenceEntries(ABC):
         self.say(peer, kind(request.id, value, age, stale, saved_seconds, dollars, answer.backend, answer.usage))
 
     def book(self, begin: wire.Begin) -> Sums:
-        """Return the ledger of a begin's task, which a miss or a wait opens."""
-        full = len(self.books) >= self.settings.max_tasks
-        return self.books.setdefault(OTHER if full and begin.task not in self.books else begin.task, Sums())
+        """Return the ledger of a begin's task. The engine may have forgotten it, and booked it to a common one."""
+        return self.books.setdefault(begin.task, Sums())
 
     def say(self, peer: Peer, reply: wire.AnyReply) -> None:
         """Send a reply."""

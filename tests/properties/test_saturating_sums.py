@@ -6,8 +6,9 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sidecard.core.accounts.backend_ledger import BackendLedgers
 from sidecard.core.accounts.histogram import Buckets
-from sidecard.core.accounts.ledger import BackendLedgers, LedgerSnapshot, TaskLedgers
+from sidecard.core.accounts.ledger import LedgerSnapshot, TaskLedgers
 from sidecard.core.accounts.ledger_repair import repaired_snapshot
 from sidecard.core.backends.budgets import Budget, BudgetMemory
 from sidecard.core.settings import BudgetSettings
@@ -44,10 +45,11 @@ def test_spending_is_exact_until_it_saturates(calls: list[tuple[int, int, float]
             ledgers.count_call("b", 1.0, Usage(model="m", prompt_tokens=prompt, completion_tokens=completion, cost_dollars=dollars))  # fmt: skip
 
     later = BackendLedgers(4)
-    later.add(ledgers.backends(), ledgers.models())
-    later.add(ledgers.backends(), ledgers.models())
+    for _restart in range(2):
+        later.by_backend.add(ledgers.by_backend.spending(), {}, 0.0, 0.0)
+
     exact = [repetitions * sum(call[part] for call in calls) for part in (0, 1)]
-    for spent, times in ((ledgers.backends(), 1), (later.backends(), 2)):
+    for spent, times in ((ledgers.by_backend.spending(), 1), (later.by_backend.spending(), 2)):
         found = [(of.prompt_tokens, of.completion_tokens) for of in spent.values()]
         assert found == [tuple(min(times * tokens, MAX_COUNT) for tokens in exact)] * bool(calls)
         assert all(of.dollars <= MAX_SUM for of in spent.values())
@@ -59,7 +61,7 @@ def test_a_tasks_sums_fit_every_encoding(runs: list[dict[str, float]]) -> None:
     """The reply's derived sums fit as well, and the counters of this run are not those of earlier ones."""
     ledgers = TaskLedgers(4)
     for sums in runs:
-        ledgers.add({"rag": sums})
+        ledgers.add({"rag": sums}, {}, 0.0, 0.0)
 
     if not runs:
         return
@@ -137,7 +139,7 @@ SOUND = {"hits": 3, "billed_dollars": 0.5}
         {},
         optional={
             table: ANY_JSON | st.dictionaries(st.text(max_size=8), ANY_JSON, max_size=4)
-            for table in ("began_at", "tasks", "backends", "models", "budgets", "breakers")
+            for table in ("began_at", "tasks", "backends", "models", "budgets", "breakers", "names")
         },
     )
 )

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from msgspec import structs
 
+from sidecard.core.accounts.backend_ledger import BackendLedgers
 from sidecard.core.accounts.call_records import LeasedCall
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
-from sidecard.core.accounts.ledger import BackendLedgers, LedgerSnapshot, TaskLedgers
+from sidecard.core.accounts.ledger import LedgerSnapshot, TaskLedgers
 from sidecard.core.backends.backend import Backend
 from sidecard.core.backends.budgets import Budget, Budgets
 from sidecard.core.backends.registry import Backends
@@ -75,14 +76,14 @@ class Billing:
     def bill(self, lease: LeasedCall, seconds: float, usage: Usage, now: float) -> list[Effect]:
         """Book a backend's answer, in time or late; return the budgets' notes and what to share with other hosts."""
         dollars = usage.cost_dollars or 0.0
-        backend = lease.permit.backend.name
-        self.tasks.of(lease.request.task).count_call(seconds, dollars)
-        self.spending.count_call(lease.backend, seconds, usage)
-        self._metrics.observe_call(backend, seconds, lease.request.trace, now)
+        backend, uid = lease.permit.backend.name, lease.peer.uid
+        self.tasks.of(lease.request.task, uid, now).count_call(seconds, dollars)
+        self.spending.count_call(lease.backend, seconds, usage, uid, now)
+        self._metrics.observe_call(backend, seconds, lease.request.trace, uid, now)
         if not dollars:
             return []
 
-        self._metrics.count_dollars(backend, usage.model, dollars)
+        self._metrics.count_dollars(backend, usage.model, dollars, uid, now)
         covering = self.budgets.covering(lease.request.task, backend)
         notes = [budget.spend(dollars, now) for budget in covering]
         effects: list[Effect] = [EmitNote(note) for note in notes if note is not None]
@@ -111,17 +112,24 @@ class Billing:
         return LedgerSnapshot(
             began_at=self._wall.at(self._started_at) - self._earlier_seconds,
             tasks=self.tasks.sums(),
-            backends=self.spending.backends(),
-            models=self.spending.models(),
+            backends=self.spending.by_backend.spending(),
+            models=self.spending.by_model.spending(),
             budgets={name: budget.memory() for name, budget in self.budgets.by_name.items()},
             breakers=backends.memory(self._wall.offset_seconds),
+            names={
+                "tasks": self.tasks.table.memory(self._wall.offset_seconds),
+                "backends": self.spending.by_backend.names.memory(self._wall.offset_seconds),
+                "models": self.spending.by_model.names.memory(self._wall.offset_seconds),
+            },
         )
 
     def restore(self, snapshot: LedgerSnapshot, backends: Backends) -> None:
         """Continue from what an earlier run kept."""
         self._earlier_seconds = max(0.0, self._wall.at(self._started_at) - snapshot.began_at)
-        self.tasks.add(snapshot.tasks)
-        self.spending.add(snapshot.backends, snapshot.models)
+        names, offset, now = snapshot.names, self._wall.offset_seconds, self._started_at
+        self.tasks.add(snapshot.tasks, names.get("tasks", {}), offset, now)
+        self.spending.by_backend.add(snapshot.backends, names.get("backends", {}), offset, now)
+        self.spending.by_model.add(snapshot.models, names.get("models", {}), offset, now)
         for name, memory in snapshot.budgets.items():
             if name in self.budgets.by_name:
                 self.budgets.by_name[name].restore(memory, self._started_at)

@@ -3,13 +3,16 @@
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+from sidecard.core.accounts.backend_ledger import MAX_MODELS
 from sidecard.core.accounts.histogram import CALL_BOUNDS, HANDLE_BOUNDS, Buckets
-from sidecard.core.accounts.ledger import MAX_MODELS, OTHER, bounded
+from sidecard.core.names import OTHER, UNKNOWN_UID, NameTable, NameUse, never
 from sidecard.core.wall_clock import WallClock
 from sidecard_client.protocol.wire import Exemplar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_OTHER_MODEL = (OTHER, OTHER)
 
 _TRACE_ID = slice(3, 35)
 """The trace id within a W3C ``traceparent``."""
@@ -19,11 +22,11 @@ class DaemonMetrics:
     """Counters, gauges and histograms, exposed by `sidecard.core.operations.metrics`.
 
     The daemon around the engine updates ``requests``, ``handled``, ``dropped`` and ``limited`` and registers ``gauges``,
-    ``problems_of`` and ``dropped_by``; the engine updates the rest. Peers choose the names of backends and models, so their number is bounded: further ones are
-    counted as `OTHER`.
+    ``problems_of`` and ``dropped_by``; the engine updates the rest. Peers choose the names of backends and models, so their number is bounded: the sums
+    of those that are forgotten, or find no room, are those of `OTHER`. ``kept`` tells configured backends.
     """
 
-    def __init__(self, max_backends: int, wall: WallClock) -> None:
+    def __init__(self, max_backends: int, wall: WallClock, kept: "Callable[[str], bool]" = never) -> None:
         self.requests: Counter[tuple[type, type]] = Counter()
         """By class of request and class of reply, except begins that hit, which `Counters.hits` counts."""
         self.handled: defaultdict[type, Buckets] = defaultdict(lambda: Buckets(HANDLE_BOUNDS))
@@ -44,33 +47,53 @@ class DaemonMetrics:
         """By part of the daemon around the engine, a callable that returns its problem as a sentence, or an empty text."""
         self.dropped_by: dict[str, Callable[[], int]] = {}
         """Like ``dropped``, for parts that keep their own counts."""
-        self._max_backends = max_backends
-        self._backends: set[str] = set()
+        self.backends: NameTable[str, NameUse] = NameTable(max_backends, self._forget_backend, kept)
+        self.models: NameTable[tuple[str, str], NameUse] = NameTable(MAX_MODELS, self._forget_model)
+        """Labels of ``spent``."""
         self._wall = wall
 
-    def count_lease(self, backend: str, outcome: str) -> None:
+    def count_lease(self, backend: str, outcome: str, uid: int = UNKNOWN_UID, now: float = 0.0) -> None:
         """Count an ended lease."""
-        self.leases[self._label(backend), outcome] += 1
+        self.leases[self._label(backend, uid, now), outcome] += 1
 
-    def observe_call(self, backend: str, seconds: float, trace: str, now: float) -> None:
+    def observe_call(self, backend: str, seconds: float, trace: str, uid: int, now: float) -> None:
         """Record how long a call took; ``trace`` is the caller's ``traceparent`` or empty."""
-        histogram = self.upstream[self._label(backend)]
+        histogram = self.upstream[self._label(backend, uid, now)]
         histogram.observe(seconds)
         if trace:
             histogram.exemplify(Exemplar({"trace_id": trace[_TRACE_ID]}, seconds, self._wall.at(now)))
 
-    def count_dollars(self, backend: str, model: str | None, dollars: float) -> None:
+    def count_dollars(self, backend: str, model: str | None, dollars: float, uid: int, now: float) -> None:
         """Add what a call cost."""
-        labels = (self._label(backend), model or "")
-        if labels not in self.spent and len(self.spent) >= MAX_MODELS:
-            labels = (labels[0], OTHER)
+        labels = (self._label(backend, uid, now), model or "")
+        use = self.models.items.get(labels) or self.models.enter(labels, NameUse, uid, now)
+        if use is None:
+            labels = _OTHER_MODEL
+        else:
+            use.used_at = now
 
         self.spent[labels] += dollars
 
-    def _label(self, backend: str) -> str:
-        if backend in self._backends:
-            return backend
+    def _label(self, backend: str, uid: int, now: float) -> str:
+        use = self.backends.items.get(backend)
+        if use is None:
+            if backend == OTHER or self.backends.enter(backend, NameUse, uid, now) is None:
+                return OTHER
+        else:
+            use.used_at = now
 
-        label = bounded(backend, self._backends, self._max_backends)
-        self._backends.add(label)
-        return label
+        return backend
+
+    def _forget_backend(self, backend: str, _: NameUse) -> None:
+        for labels in [labels for labels in self.leases if labels[0] == backend]:
+            self.leases[OTHER, labels[1]] += self.leases.pop(labels)
+
+        histogram = self.upstream.pop(backend, None)
+        if histogram is not None:
+            self.upstream[OTHER].add(CALL_BOUNDS, histogram.counts, histogram.sum)
+
+        for labels in [labels for labels in self.models.items if labels[0] == backend]:
+            self.models.forget(labels)
+
+    def _forget_model(self, labels: tuple[str, str], _: NameUse) -> None:
+        self.spent[_OTHER_MODEL] += self.spent.pop(labels, 0.0)

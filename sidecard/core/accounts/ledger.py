@@ -4,27 +4,20 @@ Booked when an answer is served, from the measured time and the reported cost of
 and saved by sharing are separate sums.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable
 from typing import Any, get_args
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from sidecard.core.accounts.histogram import CALL_BOUNDS, Buckets
 from sidecard.core.backends.breaker import BreakerMemory
 from sidecard.core.backends.budgets import BudgetMemory
 from sidecard.core.cache.entry import Entry
-from sidecard.core.records import NO_USAGE
+from sidecard.core.names import OTHER, UNKNOWN_UID, Hold, NameMemory, NameTable, never
 from sidecard.core.sums import repaired, saturated
-from sidecard_client.protocol.wire import BackendSpending, Ledger, RejectionReason, Usage
+from sidecard_client.protocol.wire import BackendSpending, Ledger, RejectionReason
 
 LEDGER_VERSION = 1
-
-MAX_MODELS = 512
-"""Pairs of backend and model with sums of their own; peers choose both names."""
-
-OTHER = "(other)"
-"""The name under which tasks beyond `EngineSettings.max_tasks` are booked, and backends and models beyond their bounds."""
-
 
 REJECTED: dict[RejectionReason, str] = {reason: f"rejected_{reason}" for reason in get_args(RejectionReason)}
 """By reason, the name of its sum."""
@@ -34,7 +27,10 @@ FAILURES = frozenset({"transient", "fatal", "lost", "expired"})
 
 
 class LedgerSnapshot(Struct, frozen=True):
-    """What is kept over a restart: all sums, budgets and breakers. ``began_at`` is an instant of the wall clock, in seconds."""
+    """What is kept over a restart: all sums, budgets and breakers. ``began_at`` is an instant of the wall clock, in seconds.
+
+    ``names`` are the tables ``tasks``, ``backends`` and ``models``.
+    """
 
     began_at: float
     tasks: dict[str, dict[str, float]]
@@ -42,13 +38,21 @@ class LedgerSnapshot(Struct, frozen=True):
     models: dict[str, BackendSpending]
     budgets: dict[str, BudgetMemory]
     breakers: dict[str, BreakerMemory] = {}
+    names: dict[str, dict[str, NameMemory]] = {}
     version: int = LEDGER_VERSION
 
 
+_NO_SUMS = frozenset({"earlier", "waits", "uid", "used_at", "seen"})
+
+
 class TaskLedger:
-    """The sums of one task in this run: all attributes but ``earlier`` and ``waits``. They grow without bound and are read saturated."""
+    """The sums of one task in this run: all attributes but those of `_NO_SUMS`. They grow without bound and are read saturated."""
+
+    hold: Hold = 0
 
     def __init__(self) -> None:
+        self.uid = UNKNOWN_UID
+        self.used_at = self.seen = 0.0
         self.earlier: dict[str, float] = {}
         """The sums of earlier runs."""
         self.waits = Buckets(CALL_BOUNDS)
@@ -102,7 +106,20 @@ class TaskLedger:
             self.earlier[name] = saturated(self.earlier.get(name, kind(0)) + repaired(sums.get(name, 0), kind))
 
     def _own(self) -> dict[str, float]:
-        return {name: value for name, value in vars(self).items() if name not in {"earlier", "waits"}}
+        return {name: value for name, value in vars(self).items() if name not in _NO_SUMS}
+
+    def absorb(self, ledger: "TaskLedger") -> None:
+        """Add the sums of another task, which is forgotten."""
+        for name, value in ledger._own().items():  # noqa: SLF001 - of the same class
+            setattr(self, name, getattr(self, name) + value)
+
+        self.add(ledger.earlier)
+        self.waits.add(CALL_BOUNDS, ledger.waits.counts, ledger.waits.sum)
+
+    @property
+    def activity(self) -> float:
+        """See `Named`: leases set ``used_at``."""
+        return self.hits + self.shared
 
     @property
     def used(self) -> bool:
@@ -149,117 +166,58 @@ class TaskLedger:
 
 
 class TaskLedgers:
-    """One ledger per task, bounded in number."""
+    """One ledger per task, bounded in number; ``kept`` tells configured tasks."""
 
-    def __init__(self, max_tasks: int) -> None:
-        self._max_tasks = max_tasks
-        self._ledgers: dict[str, TaskLedger] = {}
+    def __init__(self, max_tasks: int, kept: Callable[[str], bool] = never) -> None:
+        self.table: NameTable[str, TaskLedger] = NameTable(max_tasks, self._absorb, kept)
+        self._ledgers = self.table.items
+        self._other: TaskLedger | None = None
 
-    def of(self, task: str) -> TaskLedger:
-        """Return the task's ledger, creating it; beyond the bound, that of `OTHER`."""
-        ledgers = self._ledgers
-        return ledgers.get(task) or ledgers.setdefault(bounded(task, ledgers, self._max_tasks), TaskLedger())
+    def of(self, task: str, uid: int = UNKNOWN_UID, now: float = 0.0) -> TaskLedger:
+        """Return the task's ledger, creating it for a uid; if there is no room, that of `OTHER`."""
+        return self._ledgers.get(task) or self._create(task, uid, now)
 
     def sums(self) -> dict[str, dict[str, float]]:
         """Return the sums of each task by name."""
-        return {task: ledger.sums() for task, ledger in self._ledgers.items()}
+        return {task: ledger.sums() for task, ledger in self.items()}
 
-    def add(self, sums: dict[str, dict[str, float]]) -> None:
+    def add(
+        self, sums: dict[str, dict[str, float]], names: dict[str, NameMemory], wall_offset: float, now: float
+    ) -> None:
         """Add an earlier run's sums."""
         for task, task_sums in sums.items():
-            self.of(task).add(task_sums)
+            self.of(task, *origin(names.get(task), wall_offset, now)).add(task_sums)
 
     def items(self) -> list[tuple[str, TaskLedger]]:
         """Return the ledgers, sorted by task."""
-        return sorted(self._ledgers.items())
+        items = sorted(self._ledgers.items())
+        return items if self._other is None else [(OTHER, self._other), *items]
 
     def total(self) -> Ledger:
         """Return the sums over all tasks."""
-        return summarize(*self._ledgers.values())
+        return summarize(*(ledger for _, ledger in self.items()))
 
     def by_task(self) -> dict[str, Ledger]:
         """Return the sums of each task that has had a begin."""
         return {task: summarize(ledger) for task, ledger in self.items() if ledger.used}
 
+    def _create(self, task: str, uid: int, now: float) -> TaskLedger:
+        ledger = None if task == OTHER else self.table.enter(task, TaskLedger, uid, now)
+        return self._common() if ledger is None else ledger
 
-class BackendLedger(Struct, eq=False):
-    """The sums of a backend, or of one of its models. They grow without bound and are read saturated."""
+    def _common(self) -> TaskLedger:
+        if self._other is None:
+            self._other = TaskLedger()
 
-    calls: int = 0
-    seconds: float = 0.0
-    dollars: float = 0.0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    saved_dollars: float = 0.0
+        return self._other
 
-    def count_call(self, seconds: float, usage: Usage) -> None:
-        """Book an answered call."""
-        self.calls += 1
-        self.seconds += seconds
-        if usage is not NO_USAGE:
-            self.dollars += usage.cost_dollars or 0.0
-            self.prompt_tokens += usage.prompt_tokens or 0
-            self.completion_tokens += usage.completion_tokens or 0
-
-    def add(self, spending: BackendSpending) -> None:
-        """Add an earlier run's sums."""
-        for name in self.__struct_fields__:
-            own = getattr(self, name)
-            setattr(self, name, saturated(own + repaired(getattr(spending, name), type(own))))
-
-    def spending(self) -> BackendSpending:
-        """Return the sums."""
-        return BackendSpending(**{name: saturated(value) for name, value in structs.asdict(self).items()})
+    def _absorb(self, _: str, ledger: TaskLedger) -> None:
+        self._common().absorb(ledger)
 
 
-class BackendLedgers:
-    """One ledger per backend and one per backend and model, both bounded in number."""
-
-    def __init__(self, max_backends: int) -> None:
-        self._max_backends = max_backends
-        self._backends: dict[str, BackendLedger] = {}
-        self._models: dict[str, BackendLedger] = {}
-
-    def count_call(self, backend: str, seconds: float, usage: Usage) -> None:
-        """Book an answered call."""
-        ledger = self._backends.get(backend) or _ledger(self._backends, backend, self._max_backends)
-        ledger.count_call(seconds, usage)
-        if usage.model is not None:
-            self._of_model(backend, usage.model).count_call(seconds, usage)
-
-    def count_saved(self, backend: str, model: str | None, dollars: float) -> None:
-        """Book an answer that was served again."""
-        _ledger(self._backends, backend, self._max_backends).saved_dollars += dollars
-        if model is not None:
-            self._of_model(backend, model).saved_dollars += dollars
-
-    def backends(self) -> dict[str, BackendSpending]:
-        """Return the sums of each backend."""
-        return {name: ledger.spending() for name, ledger in sorted(self._backends.items())}
-
-    def models(self) -> dict[str, BackendSpending]:
-        """Return the sums by ``backend/model``."""
-        return {name: ledger.spending() for name, ledger in sorted(self._models.items())}
-
-    def add(self, backends: dict[str, BackendSpending], models: dict[str, BackendSpending]) -> None:
-        """Add an earlier run's sums."""
-        for name, spending in backends.items():
-            _ledger(self._backends, name, self._max_backends).add(spending)
-
-        for name, spending in models.items():
-            _ledger(self._models, name, MAX_MODELS).add(spending)
-
-    def _of_model(self, backend: str, model: str) -> BackendLedger:
-        return _ledger(self._models, f"{backend}/{model}", MAX_MODELS)
-
-
-def _ledger(ledgers: dict[str, BackendLedger], name: str, bound: int) -> BackendLedger:
-    return ledgers.get(name) or ledgers.setdefault(bounded(name, ledgers, bound), BackendLedger())
-
-
-def bounded(name: str, table: Collection[str], bound: int) -> str:
-    """Return the name under which to enter a table: `OTHER` if the name is new and the table has reached its bound."""
-    return name if name in table or len(table) < bound else OTHER
+def origin(memory: NameMemory | None, wall_offset_seconds: float, now: float) -> tuple[int, float]:
+    """Return the uid that a kept name is charged to, and when it was used."""
+    return (UNKNOWN_UID, now) if memory is None else (memory.uid, min(now, memory.used_at - wall_offset_seconds))
 
 
 def summarize(*ledgers: TaskLedger) -> Ledger:

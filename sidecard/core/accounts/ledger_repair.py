@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_args
 from sidecard.core.accounts.ledger import LedgerSnapshot, TaskLedger
 from sidecard.core.backends.breaker import BreakerMemory
 from sidecard.core.backends.budgets import BudgetMemory
+from sidecard.core.names import NameMemory
 from sidecard.core.notes import OpenCause
 from sidecard.core.sums import MAX_COUNT, MAX_SUM, repaired
 from sidecard_client.protocol.wire import BackendSpending, BreakerState
@@ -16,7 +17,8 @@ Item = TypeVar("Item")
 _MAX_INSTANT = 1e11
 """Seconds of the wall clock; the year 5138."""
 _MAX_DOUBLINGS = 64
-_ADDED_LATER = ("breakers",)
+_MAX_UID = 2**32
+_ADDED_LATER = ("breakers", "names")
 """Tables that ledgers of earlier versions lack."""
 _SPENDING = {"calls": int, "seconds": float, "dollars": float, "prompt_tokens": int, "completion_tokens": int, "saved_dollars": float}  # fmt: skip
 _SUMS: dict[str, type[float]] = {name: type(value) for name, value in TaskLedger().sums().items()}
@@ -58,6 +60,7 @@ def repaired_snapshot(fields: dict[str, Any]) -> tuple[LedgerSnapshot, list[str]
             models=items("models", _spending),
             budgets=items("budgets", _budget),
             breakers=items("breakers", _breaker),
+            names=items("names", _names),
         ),
         repairs,
     )
@@ -116,6 +119,20 @@ def _breaker(where: str, item: dict[str, Any]) -> Iterator[str | BreakerMemory]:
         doublings = -1
 
     yield BreakerMemory(state, cause, float(until), int(doublings))
+
+
+def _names(where: str, item: dict[str, Any]) -> Iterator[str | dict[str, NameMemory]]:
+    kept = {}
+    for name, use in item.items():
+        fields: dict[str, Any] = use if isinstance(use, dict) else {}
+        uid: Any = fields.get("uid")
+        used_at: Any = fields.get("used_at")
+        if type(uid) is int and -1 <= uid < _MAX_UID and _is_number(used_at) and abs(used_at) <= _MAX_INSTANT:
+            kept[name] = NameMemory(uid, float(used_at))
+        else:
+            yield f"{where}.{name} is {_shown(use)}"
+
+    yield kept
 
 
 def _difference(where: str, value: object, kept: float) -> Iterator[str]:

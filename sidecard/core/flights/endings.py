@@ -53,7 +53,7 @@ class Endings(Struct, frozen=True, eq=False):
     def reject(self, peer: Peer, request: wire.Begin, rejection: Rejection, *stale_answer: object) -> SendReply:
         """End a begin with a rejection."""
         self.counters.reject(rejection.reason)
-        self.ledgers.of(request.task).count_rejection(rejection.reason)
+        self.ledgers.of(request.task, peer.uid).count_rejection(rejection.reason)
         self.recorder.record_rejection(peer, request, rejection.reason)
         return rejection.reply(peer, request.id, *stale_answer)
 
@@ -64,7 +64,7 @@ class Endings(Struct, frozen=True, eq=False):
     def time_out(self, peer: Peer, request: wire.Begin, waited_seconds: float) -> SendReply:
         """End a begin at its own deadline."""
         self.counters.timeouts += 1
-        self.ledgers.of(request.task).timeouts += 1
+        self.ledgers.of(request.task, peer.uid).timeouts += 1
         self.count_wait(request, waited_seconds)
         self.recorder.record_timeout(peer, request, waited_seconds)
         return SendReply(peer.id, wire.Timeout(request.id, waited_seconds))

@@ -39,12 +39,14 @@ class LeaseReplies(Struct, frozen=True, eq=False):
         counters.leases_granted += 1
         effects: list[Effect] = []
         if applicant.pending:
-            self.ledgers.of(applicant.request.task).waits.observe(now - applicant.joined_at)
+            self.ledgers.of(applicant.request.task, applicant.peer.uid, now).waits.observe(now - applicant.joined_at)
 
         if applicant.first:
             counters.leases_first += 1
             if flight is not None:
-                self.ledgers.of(applicant.request.task).led += 1
+                ledger = self.ledgers.of(applicant.request.task, applicant.peer.uid, now)
+                ledger.led += 1
+                ledger.used_at = now
                 if applicant.elected:
                     counters.reelections += 1
                     effects.append(EmitNote(Reelected(flight.key, lease.name, lease.peer.id, flight.elections)))

@@ -193,7 +193,7 @@ class Leases(Struct, frozen=True, eq=False):
         if permit.reserved:
             self.admission.release_reservation(permit)
 
-        self.metrics.count_lease(permit.backend.name, outcome)
+        self.metrics.count_lease(permit.backend.name, outcome, lease.peer.uid, now)
         return map(EmitNote, permit.backend.release(permit, result, now, pause_seconds))
 
 

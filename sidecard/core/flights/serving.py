@@ -4,8 +4,9 @@ from typing import Any
 
 from msgspec import Raw, Struct
 
+from sidecard.core.accounts.backend_ledger import BackendLedgers
 from sidecard.core.accounts.call_records import CallRecorder
-from sidecard.core.accounts.ledger import BackendLedgers, TaskLedgers
+from sidecard.core.accounts.ledger import TaskLedgers
 from sidecard.core.cache.compression import Compression
 from sidecard.core.cache.entry import COMPRESSED, Entry
 from sidecard.core.cache.similarity import SimilarAnswers
@@ -36,20 +37,22 @@ class Serving(Struct, frozen=True, eq=False):
     similar_answers: SimilarAnswers
     endings: Endings
 
-    def count_miss(self, request: wire.Begin) -> None:
+    def count_miss(self, peer: Peer, request: wire.Begin, now: float) -> None:
         """Count that a begin found no stored answer, unless it wanted none."""
         if request.mode != "refresh":
             self.counters.misses += 1
-            self.ledgers.of(request.task).misses += 1
+            ledger = self.ledgers.of(request.task, peer.uid, now)
+            ledger.misses += 1
+            ledger.used_at = now
 
     def entry(self, peer: Peer, request: wire.Begin, entry: Entry, now: float) -> list[Effect]:
         """Serve an entry, fresh or stale, to a begin that has waited for no call."""
         age = now - entry.stored_at
-        ledger = self.ledgers.of(request.task)
+        ledger = self.ledgers.of(request.task, peer.uid, now)
         terms = entry.terms
         dollars = terms.usage.cost_dollars or 0.0
         if dollars:
-            self.spending.count_saved(terms.backend, terms.usage.model, dollars)
+            self.spending.count_saved(terms.backend, terms.usage.model, dollars, peer.uid, now)
 
         stale = age >= terms.fresh_seconds
         kind: type[wire.Hit | wire.Shared] = wire.Hit
@@ -122,11 +125,11 @@ class Serving(Struct, frozen=True, eq=False):
         self, peer: Peer, request: wire.Begin, entry: Entry, similarity: float, now: float
     ) -> list[Effect]:
         terms, dollars = entry.terms, entry.dollars
-        self.ledgers.of(request.task).count_similar_hit(entry)
+        self.ledgers.of(request.task, peer.uid, now).count_similar_hit(entry)
         self.counters.hits += 1
         self.counters.similar_hits += 1
         if dollars:
-            self.spending.count_saved(terms.backend, terms.usage.model, dollars)
+            self.spending.count_saved(terms.backend, terms.usage.model, dollars, peer.uid, now)
 
         age, value = now - entry.stored_at, self.compression.answer(entry)
         reply = wire.Hit(request.id, value, age, _FRESH, entry.seconds, dollars, terms.backend, terms.usage, similarity)
@@ -150,12 +153,12 @@ class Serving(Struct, frozen=True, eq=False):
         """Serve the answer of another caller's call, which took ``seconds``, to a waiter that has left its flight."""
         peer, request, waited_seconds = waiter.peer, waiter.request, now - waiter.joined_at
         dollars = usage.cost_dollars or 0.0
-        ledger = self.ledgers.of(request.task)
+        ledger = self.ledgers.of(request.task, peer.uid, now)
         saved_seconds = ledger.count_shared(seconds, dollars, waited_seconds)
         ledger.waits.observe(waited_seconds)
         self.counters.shared += 1
         if dollars:
-            self.spending.count_saved(backend, usage.model, dollars)
+            self.spending.count_saved(backend, usage.model, dollars, peer.uid, now)
 
         reply = wire.Shared(request.id, answer, age_seconds, _FRESH, saved_seconds, dollars, backend, usage, trace)
         if self.recorder.enabled:

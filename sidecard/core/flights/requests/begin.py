@@ -109,7 +109,7 @@ class Misses(Struct, frozen=True, eq=False):
                 if effects is not None:
                     return effects
 
-            self.serving.count_miss(request)
+            self.serving.count_miss(peer, request, now)
 
         if request.mode == "only_if_cached":
             return [self.endings.reject(peer, request, NOT_CACHED)]

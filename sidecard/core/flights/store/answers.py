@@ -134,7 +134,7 @@ class LookupAnswers(Struct, frozen=True, eq=False):
         effects = self.lookups.answer_gets(flight, now, None)
         for waiter in list(flight.waiters.values()):
             if waiter.lookup_open:
-                self.serving.count_miss(waiter.request)
+                self.serving.count_miss(waiter.peer, waiter.request, now)
                 waiter.close_lookup()
 
             if not waiter.may_lead:

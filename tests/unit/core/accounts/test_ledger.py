@@ -1,7 +1,8 @@
 import pytest
 
-from sidecard.core.accounts.ledger import OTHER, TaskLedgers
+from sidecard.core.accounts.ledger import TaskLedgers
 from sidecard.core.cache.entry import Entry, Terms
+from sidecard.core.names import OTHER
 from sidecard_client.protocol.wire import Usage
 
 ENTRY = Entry("key", b"v", 0.0, 4.0, Terms("1:default", 300.0, 60.0, "default", Usage(cost_dollars=0.02)))
@@ -48,5 +49,5 @@ def test_tasks_beyond_the_bound_share_one_ledger() -> None:
     for number in range(100):
         ledgers.of(f"task{number}").led += 1
 
-    assert sorted(ledgers.by_task()) == [OTHER, "task0", "task1"]
+    assert sorted(ledgers.by_task()) == [OTHER, "task98", "task99"]
     assert ledgers.by_task()[OTHER].calls == 98

@@ -4,9 +4,9 @@ from typing import get_args
 
 import pytest
 
-from sidecard.core.accounts.ledger import OTHER
 from sidecard.core.backends.registry import OTHER_BACKENDS
 from sidecard.core.events import Absent, StoreGauges, StoreMeasured
+from sidecard.core.names import OTHER
 from sidecard.core.operations.metrics import DROPPED
 from sidecard.core.settings import BackendSettings, BreakerSettings, BudgetSettings
 from sidecard_client.protocol import wire
