@@ -1,5 +1,6 @@
 """A cache that survives: the real daemon with a file on a real disk, killed, filled, made read-only."""
 
+import os
 import random
 import sqlite3
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from sidecard.core.effects import StoreWrite
+from sidecard.core.records import NO_USAGE, Record
+from sidecard.store.sqlite.writer import StoreWriter
 from sidecard_client import Client
 from tests.daemons import Daemon, ask, poll
 from tests.many_hosts import reasons, stat
@@ -71,6 +75,27 @@ def test_entry_older_than_the_write_window_survives_a_kill(daemon: Start, state:
 def test_store_after_two_hundred_kills_is_whole(daemon: Start, state: Path) -> None:
     """The file of a daemon that was killed two hundred times is whole."""
     kill_again_and_again(daemon, state, 200)
+
+
+def test_acknowledged_purge_of_many_entries_outlasts_a_kill(daemon: Start, state: Path) -> None:
+    """1. a purge whose removal from disk takes far longer than its requester waits; 2. its reply; 3. a kill; 4. a start."""
+    entries = 60_000
+    record = Record(b"\x01", 1.0, 5000.0, 0.0, "cloud", NO_USAGE, ("tag",))
+    writer = StoreWriter(state / "store.db", 1 << 30, time.time)  # noqa: TID251 - what is kept on disk has no other clock
+    changes = [StoreWrite(f"{os.getuid()}:default", f"key{number}", record, "", True, 0.0) for number in range(entries)]
+    writer.apply([(change, time.time()) for change in changes])  # noqa: TID251 - as above
+    writer.close()
+    one = daemon(STATE_DIRECTORY=str(state))
+    with Client(one.socket) as sidecard:
+        poll(lambda: sidecard.get("key7") is not None, "the store is not read", 10.0)
+        deleted = ask(one.socket, {"op": "purge", "tag": "tag"})
+        one.kill()
+
+    one.start_again()
+    assert "count" in deleted, deleted
+    with Client(one.socket) as sidecard:
+        poll(lambda: stat(one, "store") == "up", "the store is not opened again", 30.0)
+        assert [key for key in (f"key{number}" for number in range(0, entries, 1000)) if sidecard.get(key)] == []
 
 
 def test_stopped_daemon_has_written_all_entries(daemon: Start, state: Path) -> None:

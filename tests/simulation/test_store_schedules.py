@@ -8,7 +8,16 @@ from typing import NamedTuple
 
 import pytest
 
-from sidecard.core.effects import AwaitRead, EmitNote, LogCall, ReadSettings, SendReply, SetLogLevel, StoreEffect
+from sidecard.core.effects import (
+    AwaitRead,
+    EmitNote,
+    LogCall,
+    ReadSettings,
+    SendMetrics,
+    SendReply,
+    SetLogLevel,
+    StoreEffect,
+)
 from sidecard.core.engine import Engine
 from sidecard.core.events import Event, Peer, PeerJoined, PeerLost, RequestReceived, Tick, WorkContinued
 from sidecard.core.settings import EngineSettings
@@ -115,7 +124,7 @@ class OneHost:
         for effect in effects:
             if isinstance(effect, SendReply):
                 self.receives(self.callers[effect.peer_id], effect.reply)
-            elif not isinstance(effect, EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings):
+            elif not isinstance(effect, SendMetrics | EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings):
                 wanted.append(effect)
 
         for effect in wanted:

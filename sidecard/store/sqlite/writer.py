@@ -3,6 +3,9 @@
 Write-ahead log, ``synchronous=NORMAL``: a killed daemon loses nothing that was committed. A host that loses power may lose
 the last commits. Neither damages the file.
 
+A purge of very many entries takes seconds, and its requester does not wait so long. So it is recorded first, in a commit of its
+own: if the daemon is killed meanwhile, the next one purges before it reads.
+
 Eviction is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023), in two columns. Only reads
 from disk count as hits; hits in memory do not. The memory cache's own policy would need each row's priority in an index, for
 a disk that is rarely full.
@@ -10,7 +13,7 @@ a disk that is rarely full.
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +36,9 @@ SMALL_SHARE = 0.1
 
 WRITE_PATIENCE_SECONDS = 2.0
 """How long a commit waits for other processes that use the file, such as `sidecard cache export`."""
+
+_RECORDED_PURGES = "CREATE TABLE IF NOT EXISTS purges (namespace TEXT, tag TEXT, task TEXT)"
+"""The purges in progress. All entries in the file are older than they are."""
 
 _WAL_BYTES = 16 * 1024 * 1024
 _MIN_GHOSTS = 64
@@ -70,6 +76,7 @@ class StoreWriter:
         self._entries, self._bytes = [0, 0], [0, 0]
         try:
             self._load_sums()
+            self._finish_purges()
             (self._turn,) = _integers(
                 self._one(
                     "SELECT max(ifnull((SELECT max(turn) FROM entries WHERE queue = 0), 0),"
@@ -93,8 +100,11 @@ class StoreWriter:
         read; ``clear`` empties the file first.
         """
         removed, written, evicted = [], 0, 0
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
+        purges = [change for change, _ in changes if isinstance(change, StorePurge)]
+        if purges:
+            self._record(purges)
+
+        with self._transaction():
             if clear:
                 self._run("DELETE FROM entries")
                 self._load_sums()
@@ -117,15 +127,8 @@ class StoreWriter:
                         written += stored
 
             self._expire(now)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-
-            with contextlib.suppress(sqlite3.Error):
-                self._load_sums()
-
-            raise
+            if purges:
+                self._run("DELETE FROM purges")
 
         return Applied(removed, written, evicted, *self.sums())
 
@@ -139,6 +142,45 @@ class StoreWriter:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
         self._connection.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+
+            with contextlib.suppress(sqlite3.Error):
+                self._load_sums()
+
+            raise
+
+    def _record(self, purges: Iterable[StorePurge]) -> None:
+        with self._transaction():
+            self._run(_RECORDED_PURGES)
+            for purge in purges:
+                self._run("INSERT INTO purges VALUES (?, ?, ?)", purge.namespace, purge.tag, purge.task)
+
+    def _finish_purges(self) -> None:
+        """Do the purges that were recorded, and not done, before the last daemon was killed."""
+        if self._one("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'purges'") is None:
+            return
+
+        purges = self._run("SELECT namespace, tag, task FROM purges").fetchall()
+        if not purges:
+            return
+
+        with self._transaction():
+            for namespace, tag, task in purges:
+                if not all(name is None or isinstance(name, str) for name in (namespace, tag, task)):
+                    raise damage("a purge has names that were never written so")
+
+                self._purge(namespace, index_tags_of_purge(tag, task), self._clock())
+
+            self._run("DELETE FROM purges")
 
     def _write(self, write: StoreWrite, made_at: float, now: float) -> tuple[int, bool]:
         """Store an entry; return how many others were evicted, and whether it was stored."""
