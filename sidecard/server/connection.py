@@ -95,13 +95,22 @@ class PeerConnection(PeerOutput):
 
     def eof_received(self) -> bool:
         """Handle the end of input. Only a JSON-lines peer may still read replies: `socat` half-closes."""
-        if self._closing or not self._reader.json:
-            self.close()
+        if self._closing:
             return False
+
+        now = self._clock()
+        if not self._reader.json:
+            if self._scheduler.may_serve_inline(self._peer.uid, now):
+                self.close()
+                return False
+
+            # Thousands of connections may end at the same time.
+            self._half_closed = True
+            self._scheduler.enqueue(self, self._peer.uid)
+            return True
 
         self._half_closed = True
         self._reader.end()
-        now = self._clock()
         if self._reader.held_bytes <= INLINE_BYTES and self._scheduler.may_serve_inline(self._peer.uid, now):
             self._serve_batch(now)
 
@@ -161,6 +170,10 @@ class PeerConnection(PeerOutput):
 
     def serve_turn(self) -> bool:
         """Serve one batch, or write waiting lines. Return whether more waits."""
+        if self._half_closed and not self._reader.json:
+            self.close()
+            return False
+
         now = self._clock()
         if not self._outbox.lines:
             self._serve_batch(now)

@@ -109,6 +109,24 @@ def test_leases_belong_to_the_connection_that_got_them(open_to_all: Start) -> No
     assert isinstance(alice.asks(wire.Complete(lease, Raw(b"\xa1y"), id=2)), wire.Stored)
 
 
+def test_one_uid_that_uses_all_connections_leaves_room_for_others(open_to_all: Start) -> None:
+    """For other uids, and at last for operators, whatever `limits.max_peers_per_uid` allows."""
+    path = open_to_all("--set", "limits.max_peers=64", "--set", "limits.max_peers_per_uid=64").socket
+    crowd = [Wire(path, MALLORY) for _ in range(60)]
+    assert ask_as(ALICE, path, op="ping")["type"] == "pong"
+    others = [Wire(path, uid) for uid in (ALICE, BOB, ALICE + 10) for _ in range(2)]
+    poll(lambda: ask(path, {"op": "stats"})["peers"] == 56 + 6 + 1, "not all have joined")
+    denial = ask_as(BOB, path, op="ping")
+    assert (denial["type"], denial["code"]) == ("error", "unavailable")
+    assert "reserved for operators" in str(denial["message"])
+    assert ask(path, {"op": "ping"})["type"] == "pong"
+    for one in (*crowd, *others):
+        one.close()
+
+    poll(lambda: ask(path, {"op": "stats"})["peers"] == 1, "closed connections are still counted")
+    assert ask_as(MALLORY, path, op="ping")["type"] == "pong"
+
+
 @pytest.mark.slow
 def test_ten_thousand_connections_of_one_uid_leave_room_for_others(open_to_all: Start, many_descriptors: None) -> None:
     """Connections above its limit are closed; when they end, its share is free again."""

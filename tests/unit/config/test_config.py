@@ -354,6 +354,13 @@ def test_settings_with_less_effect_than_expected_produce_warnings() -> None:
     assert load(None, {}).warnings() == []
 
 
+def test_a_limit_of_a_uid_above_the_limit_of_all_produces_a_warning() -> None:
+    """Lowering only the limit of all is no mistake."""
+    all_peers, per_uid = {"SIDECARD_LIMITS_MAX_PEERS": "100"}, "SIDECARD_LIMITS_MAX_PEERS_PER_UID"
+    given = (all_peers, all_peers | {per_uid: "100"}, all_peers | {per_uid: "101"})
+    assert [len(load(None, environ).warnings()) for environ in given] == [0, 0, 1]
+
+
 def test_sovereign_mode_warns_about_calls_without_a_backend() -> None:
     """Their destination is unknown; an operator can declare them remote."""
     (sentence,) = load(None, {"SOVEREIGN_MODE": "1"}).warnings()

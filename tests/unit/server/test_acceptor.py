@@ -13,7 +13,7 @@ import pytest
 
 from sidecard.config.schema import LimitSettings
 from sidecard.core.events import Peer
-from sidecard.server.acceptor import ACCEPT_SECONDS, BACK_OFF_SECONDS, Acceptor
+from sidecard.server.acceptor import ACCEPT_SECONDS, BACK_OFF_SECONDS, MAX_OPENED, Acceptor
 from sidecard.server.connections import MAX_DENIED, AdmissionDenied, ConnectionTable
 from sidecard.server.scheduler import TURN_SECONDS, FairScheduler
 from tests.unit.server.harness import FakeLoop
@@ -60,12 +60,12 @@ class FakeListener:
 
     def accept(self) -> tuple[FakeSocket, str]:
         """Return the next one. Accepting takes time."""
-        if not self.waiting:
-            raise BlockingIOError
-
         self.host.loop.now += ACCEPT_COST
         if self.host.descriptors_left <= 0 and self.host.acceptor._spare >= 0:
             raise OSError(errno.EMFILE, "Too many open files")
+
+        if not self.waiting:
+            raise BlockingIOError
 
         one = self.waiting.popleft()
         if isinstance(one, OSError):
@@ -418,3 +418,18 @@ def test_the_future_of_an_event_loop_is_awaited_as_a_task_would() -> None:
         assert ended.value.value == 5
     finally:
         loop.close()
+
+
+def test_a_crowd_is_opened_a_few_in_each_iteration(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows for each, such as its first request, takes time that no turn of the acceptor counts."""
+    monkeypatch.setattr("tests.unit.server.test_acceptor.OPEN_COST", 0.0)
+    monkeypatch.setattr("tests.unit.server.test_acceptor.ACCEPT_COST", 0.0)
+    host.connect(1, 10 * MAX_OPENED)
+    before = 0
+    for _ in range(30):
+        host.iterate()
+        now = len(host.loop.opened)
+        assert now - before <= MAX_OPENED
+        before = now
+
+    assert before == 10 * MAX_OPENED

@@ -113,6 +113,26 @@ def test_data_after_the_end_is_not_served() -> None:
     assert alice.received() == []
 
 
+def test_connections_that_end_together_are_ended_in_turns() -> None:
+    """Once the time of the iteration is over, the rest waits; the engine learns of each end."""
+    server = ServerHarness()
+    peers = [server.connect(uid) for uid in (1, 1, 1, 2)]
+    for peer in peers:
+        peer.send(wire.Ping(id=1))
+
+    server.loop.now += 1.0
+    for peer in peers:
+        peer.disconnect()
+
+    assert [peer.transport.closed for peer in peers] == [True, False, False, True]
+    server.loop.turn()
+    assert all(peer.transport.closed for peer in peers)
+    for peer in peers[1:3]:
+        peer.connection.connection_lost(None)
+
+    assert len(server.connections) == 0
+
+
 def test_end_of_file_ends_a_msgpack_peer() -> None:
     """Another holder takes over its flight immediately."""
     server = ServerHarness()

@@ -25,6 +25,47 @@ def connect_and_close(target: Target) -> None:
         target.connect().close()
 
 
+@attack(processes=2)
+def connect_ask_and_close(target: Target) -> None:
+    """Connections that each send a request, and are closed before its reply."""
+    request = framed({"op": "begin", "key": "k", "id": 1})
+    for _ in range(1000):
+        connection = target.connect()
+        with suppress(OSError):
+            connection.socket.sendall(request)
+
+        connection.close()
+
+
+@attack(processes=2, settings=("limits.max_peers_per_uid=64",))
+def connections_beyond_the_limit(target: Target) -> None:
+    """A uid at its limit of connections that opens more without pause, and asks why they are denied."""
+    connections = target.crowd(64)
+    for number in range(500):
+        denied = target.connect()
+        with suppress(OSError):
+            denied.socket.sendall(line({"op": "ping"}))
+            if number % 4 == 0:
+                denied.discard(0.001)
+
+        denied.close()
+
+    del connections
+
+
+@attack(processes=8, uids=8)
+def crowds_of_many_uids(target: Target) -> None:
+    """8 uids that each keep as many connections open as they may, and ask for more."""
+    connections = target.crowd(1500)
+    for _ in range(200):
+        with suppress(OSError):
+            target.connect().close()
+
+        time.sleep(0.01)
+
+    del connections
+
+
 @attack(processes=4)
 def long_lines_of_an_unknown_op(target: Target) -> None:
     """JSON lines of 1 MiB with an unknown op on 64 connections."""
