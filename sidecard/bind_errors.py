@@ -8,7 +8,8 @@ from sidecard.errors import ListenError
 MAX_PATH_BYTES = 107
 """Of a Unix socket: 108 with the final zero (unix(7))."""
 
-_PRIVILEGED_PORTS = 1024
+FIRST_FREE_PORT = 1024
+"""Ports below are for root and CAP_NET_BIND_SERVICE, unless net.ipv4.ip_unprivileged_port_start is lower."""
 
 _LASTING = frozenset(
     {
@@ -57,8 +58,8 @@ def path_error(path: str, setting: str, error: OSError) -> ListenError:
 def tcp_error(place: str, port: int, error: OSError) -> ListenError:
     """Describe why the daemon cannot listen for HTTP at ``place``, a host and a port."""
     other = "or change http.listen"
-    if error.errno in {errno.EACCES, errno.EPERM} and port < _PRIVILEGED_PORTS:
-        advice = f"Use a port above {_PRIVILEGED_PORTS - 1} in http.listen, or grant CAP_NET_BIND_SERVICE"
+    if error.errno in {errno.EACCES, errno.EPERM} and port < FIRST_FREE_PORT:
+        advice = f"Use a port above {FIRST_FREE_PORT - 1} in http.listen, or grant CAP_NET_BIND_SERVICE"
     else:
         advice = {
             errno.EAFNOSUPPORT: "Under systemd, TCP needs the drop-in sidecard-network.conf (see its head); otherwise "

@@ -42,7 +42,8 @@ def check(arguments: argparse.Namespace) -> int:
     """Write warnings about the settings, and where state would be kept. Raises `ConfigError`."""
     from sidecard.cli.output import warn, write  # noqa: PLC0415 - the daemon does not write results
 
-    warnings = load_servable(arguments).warnings()
+    config = load_servable(arguments)
+    warnings = [*config.warnings(), *_port_warnings(config)]
     place, state_warnings = planned_state(arguments)
     for warning in [*warnings, *state_warnings]:
         warn(warning)
@@ -50,6 +51,16 @@ def check(arguments: argparse.Namespace) -> int:
     write("The settings are valid.")
     write(f"State of a daemon with this user and environment: {place or 'none'}")
     return OK
+
+
+def _port_warnings(config: "Config") -> list[str]:
+    from sidecard.bind_errors import FIRST_FREE_PORT  # noqa: PLC0415 - see `_run`
+
+    port = config.http.listen.rpartition(":")[2] if "/" not in config.http.listen else ""
+    if os.geteuid() and port and 0 < int(port) < FIRST_FREE_PORT:
+        return [f"http.listen has port {port}, which needs CAP_NET_BIND_SERVICE: use a port from {FIRST_FREE_PORT}."]
+
+    return []
 
 
 def planned_state(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:

@@ -104,7 +104,12 @@ def byte_size(least: int = 0, most: int = MAX_COUNT) -> Parser:
 def choice(*words: str) -> Parser:
     """One of ``words``."""
     expects = "one of " + ", ".join(f'"{word}"' for word in words)
-    return Parser(expects, lambda value: str(value) if value in words else _invalid())
+
+    def check(value: Any) -> str:
+        word = value.lower() if isinstance(value, str) else value
+        return str(word) if word in words else _invalid()
+
+    return Parser(expects, check)
 
 
 def choices(*words: str) -> Parser:
@@ -183,10 +188,16 @@ def _listen(value: Any) -> str:
         raise AdviceError("write the path of a socket without unix:")
 
     if "://" in value:
-        raise ValueError
+        raise AdviceError("write host and port alone, without a scheme")
 
     if value and "/" not in value:
         host, _, port = value.rpartition(":")
+        if port.isdecimal() and not host:
+            raise AdviceError("add the host, such as 127.0.0.1, before the port")
+
+        if ":" not in value:
+            raise AdviceError("add the port after the host, or a slash if it is a path")
+
         if not host or not port.isdecimal() or (":" in host and not (host.startswith("[") and host.endswith("]"))):
             raise ValueError
 

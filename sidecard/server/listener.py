@@ -117,7 +117,8 @@ def _prepare_directory(path: str, setting: str) -> None:
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or stat.S_IMODE(found.st_mode) & 0o077:
         raise ListenError(
-            f"{directory} is not a directory that only uid {uid} can use: remove it, or choose another {setting}"
+            f"{directory} is not a directory that only uid {uid} can use: remove it, or choose another {setting}",
+            lasting=True,
         )
 
 
@@ -142,7 +143,7 @@ def _remove_dead(path: str, setting: str) -> None:
         return
 
     if not stat.S_ISSOCK(found.st_mode):
-        raise ListenError(f"{path} exists and is not a socket: remove it, or choose another {setting}")
+        raise ListenError(f"{path} exists and is not a socket: remove it, or choose another {setting}", lasting=True)
 
     in_use = _probe(path)
     if in_use is not None:
@@ -210,7 +211,7 @@ def _gid(group: str | int | None) -> int | None:
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError as error:
-        raise ListenError(f"there is no group {group!r}: create it, or change socket.group") from error
+        raise ListenError(f"there is no group {group!r}: create it, or change socket.group", lasting=True) from error
 
 
 def _is_open_at(descriptor: int, path: str) -> bool:

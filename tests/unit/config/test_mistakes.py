@@ -179,3 +179,24 @@ def test_a_wrong_address_of_http_is_shown_without_secrets(file: Path) -> None:
     assert "http.listen is ':9464'; it should be an address such as" in problems_of(file, {}, "http.listen=:9464")
     assert "without unix:" in problems_of(file, {}, "http.listen=unix:/run/x.sock")
     assert "hunter2" not in problems_of(file, {}, "http.listen=http://me:hunter2@h/")
+
+
+@pytest.mark.parametrize(
+    ("listen", "advice"),
+    [
+        ("80", "add the host"),
+        (":9464", "add the host"),
+        ("localhost", "add the port"),
+        ("http://127.0.0.1:9464", "without a scheme"),
+        ("unix:/run/h.sock", "without unix:"),
+    ],
+)
+def test_parts_of_an_address_are_completed(listen: str, advice: str, file: Path) -> None:
+    """The error says which part is missing, or too much."""
+    assert advice in problems_of(file, None, f"http.listen={listen}")
+
+
+@pytest.mark.parametrize("text", ["INFO", "Info", "info"])
+def test_case_of_a_word_does_not_matter(text: str) -> None:
+    """Other programs write log levels in capitals."""
+    assert load(None, {"SIDECARD_LOG_LEVEL": text}).log.level == "info"
