@@ -163,7 +163,9 @@ class Interception:
         self._keep_length = keep_length
         self._share_credentials = share_credentials
         self._endpoints = endpoints
-        self._normalize = Options().changed({"normalize": normalize}).normalize
+        # Here, so that an impossible value is an error of the transport's construction and not of each request.
+        given = {"ttl": ttl, "stale": stale, "wait": wait, "pace": pace, "normalize": normalize}
+        self._normalize = Options().changed(given).normalize
 
     def intercept(self, request: "Request", body: bytes) -> InterceptedCall | None:
         """Return the call that a request becomes; None if it must pass through. Raises `ValueError` for a wrong header."""

@@ -10,6 +10,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
+from sidecard_client.call.option_checks import MAX_SECONDS
 from sidecard_client.http.response import kind_of_status
 from sidecard_client.protocol.errors import CallFailed, CallRejected, CallTimeout
 from sidecard_client.protocol.wire import FailureKind, RejectionReason
@@ -86,10 +87,10 @@ def forwarded(request: "Request") -> "Request":
 
 
 def read_timeout_of(request: "Request") -> float | None:
-    """Return the request's read timeout in seconds."""
+    """Return the request's read timeout in seconds, at most `MAX_SECONDS`: a longer one is no error of the app."""
     timeouts = request.extensions.get("timeout")
     seconds = timeouts.get("read") if isinstance(timeouts, dict) else None
-    return float(seconds) if isinstance(seconds, int | float) else None
+    return max(0.0, float(min(seconds, MAX_SECONDS))) if isinstance(seconds, int | float) else None
 
 
 def refusal_kind(response: "Response") -> FailureKind | None:

@@ -122,3 +122,11 @@ def test_an_incomplete_answer_raises() -> None:
         call.end_stream(parser)
 
     assert not call.may_be_stored([])
+
+
+@pytest.mark.parametrize("keyword", ["ttl", "stale", "wait", "pace"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1, 1e10, True, "5"])
+def test_impossible_times_are_rejected_at_construction(keyword: str, value: Any) -> None:
+    """And not by each request of the app; the error names the keyword."""
+    with pytest.raises((TypeError, ValueError), match=f"{keyword}="):
+        Interception(**{keyword: value})

@@ -6,6 +6,7 @@ import httpx
 import httpx2
 import pytest
 
+from sidecard_client.call.option_checks import MAX_SECONDS
 from sidecard_client.http.translation import (
     MAX_MESSAGE_CHARACTERS,
     UpstreamRefused,
@@ -39,7 +40,18 @@ def test_a_forwarded_request_lacks_our_headers_and_asks_for_plain_bytes() -> Non
     assert "x-sidecard-cache" not in sent.headers
 
 
-@pytest.mark.parametrize(("timeout", "seconds"), [({"read": 5}, 5.0), ({"read": None}, None), ({}, None), (None, None)])
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [
+        ({"read": 5}, 5.0),
+        ({"read": None}, None),
+        ({}, None),
+        (None, None),
+        ({"read": 10**8}, MAX_SECONDS),
+        ({"read": float("inf")}, MAX_SECONDS),
+        ({"read": -1}, 0.0),
+    ],
+)
 def test_the_read_timeout_is_an_extension(timeout: Any, seconds: float | None) -> None:
     """Without a read timeout, there is none."""
     assert read_timeout_of(httpx2.Request("GET", "http://h", extensions={"timeout": timeout})) == seconds
