@@ -1,5 +1,6 @@
 """Clients that are dropped without being closed leave no thread, descriptor or connection behind."""
 
+import asyncio
 import gc
 import os
 import threading
@@ -163,6 +164,29 @@ async def test_dropped_async_client_leaves_nothing(path: str, measures: bool) ->
     gc.collect()
     await until(lambda: not own_threads())
     await anyio.to_thread.run_sync(poll, lambda: peers(path) == 1, "a connection is left")
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning", "error::ResourceWarning")
+def test_dropped_async_client_of_a_plain_asyncio_program_is_silent(path: str) -> None:
+    """Its event loop has no error to report, also beside trio, and the connection ends while the loop runs."""
+    reported: list[object] = []
+
+    async def program() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        client = AsyncClient(path)
+        await client.__aenter__()
+        assert await client.call(work, "x") == "x"
+        del client
+        gc.collect()
+        await until(lambda: not any(name.endswith("connection") for name in map(asyncio.Task.get_name, others())))
+
+    def others() -> set[asyncio.Task[object]]:
+        return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]  # this is a task
+
+    asyncio.run(program())
+    gc.collect()
+    assert reported == []
+    poll(lambda: peers(path) == 1, "a connection is left")
 
 
 @pytest.mark.anyio

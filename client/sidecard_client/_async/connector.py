@@ -3,7 +3,7 @@
 import logging
 import os
 import random
-from asyncio import _get_running_loop
+from asyncio import AbstractEventLoop, _get_running_loop
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from threading import get_ident
@@ -62,7 +62,7 @@ class AsyncConnector:
         self._process = os.getpid()
         # Trio has no asyncio loop: None here, and None again in `connection`.
         loop = self._loop = _get_running_loop()
-        self._call_soon = _trio_call_soon() if loop is None else loop.call_soon_threadsafe
+        self._call_soon = _trio_call_soon() if loop is None else _asyncio_call_soon(loop)
 
     async def close(self) -> None:
         """End the connection once all requests are sent. Waiting callers get `RuntimeError`."""
@@ -223,6 +223,18 @@ def _end_dropped(connection: AsyncConnection, call_soon: Callable[..., object]) 
 
 def _call_now(function: Callable[..., object], *arguments: object) -> None:
     function(*arguments)
+
+
+def _asyncio_call_soon(loop: AbstractEventLoop) -> Callable[..., object]:
+    """Return a function that schedules another one, as a task: in a bare callback, anyio cannot tell which loop runs."""
+
+    async def run(function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+        function(*arguments)
+
+    def call_soon(function: Callable[..., object], *arguments: object) -> None:
+        loop.call_soon_threadsafe(lambda: loop.create_task(run(function, arguments)))
+
+    return call_soon
 
 
 def _trio_call_soon() -> Callable[..., object]:
