@@ -181,7 +181,7 @@ def test_dropped_async_client_of_a_plain_asyncio_program_is_silent(path: str) ->
         await until(lambda: not any(name.endswith("connection") for name in map(asyncio.Task.get_name, others())))
 
     def others() -> set[asyncio.Task[object]]:
-        return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]  # this is a task
+        return asyncio.all_tasks() - {asyncio.current_task()}
 
     asyncio.run(program())
     gc.collect()
