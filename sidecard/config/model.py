@@ -68,6 +68,7 @@ class Config(Struct, frozen=True):
             max_leases=2 * self.limits.max_flights,
             max_memory_bytes=self.limits.max_memory_bytes,
             spare_share=self.limits.spare_share,
+            forget_seconds=self.limits.forget_seconds,
             backends=self.backends,
             max_backends=self.limits.max_backends,
             budgets=self.budgets,

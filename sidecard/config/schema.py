@@ -235,7 +235,11 @@ class LimitSettings(Struct, frozen=True):
     max_series: Annotated[int, parsers.count(1)] = 1000
     """Maximum number of label sets of one app metric. Further ones are added up under the label ``overflow="true"``."""
     max_backends: Annotated[int, parsers.count(1)] = 256
-    """Maximum number of known backends. Unused backends without configuration are forgotten first."""
+    """Maximum number of known backends. The least recently used backend without configuration of the uid that named most of them
+    makes room for a new one."""
+    forget_seconds: Annotated[float, parsers.seconds(least=1.0)] = 7 * 86400.0
+    """How long names of backends, models and tasks are remembered that are neither configured nor used. Their sums then belong to
+    ``(other)``."""
     spare_share: Annotated[float, parsers.number(0.0, 10.0)] = 0.25
     """Additional room above ``max_flights``, the limit of leases, ``max_waiters``, ``max_queue`` and the bounds of app metrics, as
     a share of each, for uids that use little. It prevents one uid from excluding all others; 0 is no room. Never used on a host

@@ -13,6 +13,7 @@ from sidecard.core.accounts.backend_ledger import BackendLedgers
 from sidecard.core.accounts.billing import Billing, Price, no_price
 from sidecard.core.accounts.call_records import CallRecorder
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
+from sidecard.core.accounts.forgetting import Forgetting
 from sidecard.core.accounts.ledger import LedgerSnapshot, TaskLedgers
 from sidecard.core.accounts.memory import MemoryAccounts
 from sidecard.core.backends.admission import Admission
@@ -119,6 +120,7 @@ class Engine:
             shares_budgets=settings.share_budgets,
         )
 
+        self._forgetting = Forgetting(live, backends, ledgers, billing.spending, metrics)
         self.memory = memory = MemoryAccounts(settings.max_memory_bytes)
         """The connections charge their buffers to it too."""
         self._flights = flights = Flights(boot_id, live, memory.requests)
@@ -262,6 +264,8 @@ class Engine:
                 return self._deadlines.tick(now)
             case events.WorkContinued():
                 return self._jobs.do_batch(now)
+            case events.SecondsPassed():
+                return self._forgetting.forget_unused(now)
             case events.ClocksStepped():
                 self._flights.host_slept(event.slept_seconds, now)
                 self._billing.set_wall_clock(event.wall_offset_seconds, now)
@@ -343,19 +347,23 @@ class Engine:
     def ledger_changes(self) -> int:
         """A number that changes with each booking and each breaker: while it is equal, `ledger_snapshot` is equal too."""
         count = self.counters
-        return self._backends.changes + (
-            count.hits
-            + count.shared
-            + count.leases_first
-            + count.completed
-            + count.stale_leases
-            + count.failed_ignored
-            + count.rejected
-            + count.timeouts
-            + count.failed_transient
-            + count.failed_fatal
-            + count.lost
-            + count.expired
+        return (
+            self._backends.changes
+            + self._forgetting.changes
+            + (
+                count.hits
+                + count.shared
+                + count.leases_first
+                + count.completed
+                + count.stale_leases
+                + count.failed_ignored
+                + count.rejected
+                + count.timeouts
+                + count.failed_transient
+                + count.failed_fatal
+                + count.lost
+                + count.expired
+            )
         )
 
     def ledger_snapshot(self) -> LedgerSnapshot:

@@ -71,6 +71,10 @@ class WorkContinued(Struct, frozen=True):
     """There is time for one more batch of the engine's jobs; see `Engine.has_work`."""
 
 
+class SecondsPassed(Struct, frozen=True):
+    """Some seconds have passed, so names that no one uses may have to be forgotten."""
+
+
 class DrainRequested(Struct, frozen=True):
     """The daemon is stopping: no new leases, flights in progress may end."""
 
@@ -207,6 +211,8 @@ StoreEvent = (
     | RemoteSpending
 )
 PeerEvent = PeerJoined | PeerLost | BacklogRead
-LifecycleEvent = Tick | WorkContinued | ClocksStepped | DrainRequested | DrainExpired | SettingsRead | NoteEmitted
+LifecycleEvent = (
+    Tick | WorkContinued | SecondsPassed | ClocksStepped | DrainRequested | DrainExpired | SettingsRead | NoteEmitted
+)
 
 Event = RequestReceived | PeerEvent | StoreEvent | LifecycleEvent

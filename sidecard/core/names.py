@@ -109,7 +109,8 @@ class NameTable(Generic[Name, Item]):
     def add(self, name: Name, item: Item, uid: int, now: float) -> None:
         """Add a new name, for which there is room, or which is configured. Callers that have no clock leave out ``now``."""
         self._latest = max(self._latest, now)
-        item.uid, item.used_at, item.seen = uid, self._latest, item.activity
+        # Names of earlier runs were used before this clock began.
+        item.uid, item.used_at, item.seen = uid, now or self._latest, item.activity
         self.items[name] = item
         self._names_of[uid] = self._names_of.get(uid, 0) + 1
 

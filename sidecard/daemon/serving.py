@@ -20,7 +20,7 @@ from sidecard.core.accounts.billing import Price
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.cache.similarity import IndexFactory
 from sidecard.core.engine import Engine
-from sidecard.core.events import ClocksStepped
+from sidecard.core.events import ClocksStepped, SecondsPassed
 from sidecard.core.notes import Note
 from sidecard.core.settings import StoreKind
 from sidecard.daemon.clocks import ClockWatch, awake_clock, clock, wall_clock
@@ -41,6 +41,9 @@ from sidecard.server.scheduler import FairScheduler
 from sidecard.store.base import Store
 from sidecard_client import __version__
 from sidecard_client.protocol import wire
+
+AGING_SECONDS = 5.0
+"""How often the engine is told that time has passed."""
 
 FLUSH_SECONDS = 2.0
 """How long peers may take to read their last replies when the daemon stops."""
@@ -159,10 +162,9 @@ class Daemon:
                     await asyncio.sleep(0)
 
                 self._server.start(driver, scheduler)
-                start(self._reloader.run())
-                start(self._feed_watchdog())
-                start(watch.run())
-                start(recent.run())
+                for work in (self._reloader.run(), self._feed_watchdog(), self._age_names(), watch.run(), recent.run()):
+                    start(work)
+
                 start(self._server.monitor.run())
                 if ledger is not None:
                     start(ledger.run())
@@ -323,6 +325,12 @@ class Daemon:
 
     def _trace(self, level: str) -> None:
         self._driver.trace(self._log.write_traffic if level == "debug" else None)
+
+    async def _age_names(self) -> None:
+        """Let the engine forget names that no one uses."""
+        while True:
+            await asyncio.sleep(AGING_SECONDS)
+            self._driver.handle(SecondsPassed())
 
     async def _feed_watchdog(self) -> None:
         """Prove that loop and engine work, twice in each watchdog interval, as sd_watchdog_enabled(3) advises."""

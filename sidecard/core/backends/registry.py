@@ -22,11 +22,11 @@ class Backends:
     """Find, create and drop backends."""
 
     def __init__(self, settings: dict[str, BackendSettings], max_backends: int, jitter: Callable[[], float]) -> None:
-        self._table: NameTable[str, Backend] = NameTable(
+        self.table: NameTable[str, Backend] = NameTable(
             max(max_backends, len(settings) + 2 * MAX_NAMED), self._count_dropped, newest=MAX_NAMED
         )
         """In the order of the latest use."""
-        self._backends = self._table.items
+        self._backends = self.table.items
         self._jitter = jitter
         for name, given in settings.items():
             self._add_configured(name, given)
@@ -40,7 +40,7 @@ class Backends:
     def reconfigure(self, settings: dict[str, BackendSettings], now: float) -> list[BreakerNote]:
         """Apply other settings. A backend that is no longer configured gets the settings of an unnamed one."""
         notes: list[BreakerNote] = []
-        self._table.bound = max(self._table.bound, len(settings) + 2 * MAX_NAMED)
+        self.table.bound = max(self.table.bound, len(settings) + 2 * MAX_NAMED)
         for name, given in settings.items():
             backend = self._backends.get(name)
             if backend is None:
@@ -143,19 +143,19 @@ class Backends:
         return backend.dollars.idle_seconds(now)
 
     def _create(self, name: str, uid: int, now: float) -> Backend:
-        if name not in LOCAL_BACKENDS and not self._table.make_room(uid, now):
+        if name not in LOCAL_BACKENDS and not self.table.make_room(uid, now):
             if self._other is None:
                 self._other = self._unnamed(OTHER_BACKENDS)
 
             return self._other
 
         backend = self._unnamed(name)
-        self._table.add(name, backend, uid, now)
+        self.table.add(name, backend, uid, now)
         return backend
 
     def _add_configured(self, name: str, settings: BackendSettings) -> None:
         backend = Backend(name, settings, configured=True, jitter=self._jitter)
-        self._table.add(name, backend, UNKNOWN_UID, 0.0)
+        self.table.add(name, backend, UNKNOWN_UID, 0.0)
 
     def _count_dropped(self, _: str, dropped: Backend) -> None:
         self._opened_by_dropped += dropped.breaker.opened
