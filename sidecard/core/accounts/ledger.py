@@ -4,8 +4,8 @@ Booked when an answer is served, from the measured time and the reported cost of
 and saved by sharing are separate sums.
 """
 
-from collections.abc import Callable
-from typing import Any, get_args
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple, get_args
 
 from msgspec import Struct
 
@@ -14,7 +14,7 @@ from sidecard.core.backends.breaker import BreakerMemory
 from sidecard.core.backends.budgets import BudgetMemory
 from sidecard.core.cache.entry import Entry
 from sidecard.core.names import OTHER, UNKNOWN_UID, Hold, NameMemory, NameTable, never
-from sidecard.core.sums import repaired, saturated
+from sidecard.core.sums import MAX_SUM, repaired, saturated
 from sidecard_client.protocol.wire import BackendSpending, Ledger, RejectionReason
 
 LEDGER_VERSION = 1
@@ -54,7 +54,7 @@ class TaskLedger:
         self.uid = UNKNOWN_UID
         self.used_at = self.seen = 0.0
         self.earlier: dict[str, float] = {}
-        """The sums of earlier runs."""
+        """The sums of earlier runs; replaced by each change."""
         self.waits = Buckets(CALL_BOUNDS)
         """Seconds that callers of this run waited for an answer or a permit, whatever the outcome."""
         self.hits = 0
@@ -89,7 +89,10 @@ class TaskLedger:
     def sums(self) -> dict[str, float]:
         """Return the sums of all runs by name."""
         earlier = self.earlier
-        return {name: saturated(value + earlier.get(name, type(value)(0))) for name, value in self._own().items()}
+        if not earlier:
+            return self.sums_of_this_run()
+
+        return _saturated_all({name: value + earlier.get(name, type(value)(0)) for name, value in self._own().items()})
 
     def sums_of_this_run(self) -> dict[str, float]:
         """Return this run's sums, for counters that start at 0 with the daemon.
@@ -97,13 +100,14 @@ class TaskLedger:
         A killed daemon loses its latest bookings. A counter that continued from the earlier sum would have decreased, which
         Prometheus takes for a restart from 0: it would count the whole ledger once more.
         """
-        return {name: saturated(value) for name, value in self._own().items()}
+        return _saturated_all(self._own())
 
     def add(self, sums: dict[str, float]) -> None:
         """Add an earlier run's sums; unknown names are ignored."""
-        for name, own in self._own().items():
-            kind = type(own)
-            self.earlier[name] = saturated(self.earlier.get(name, kind(0)) + repaired(sums.get(name, 0), kind))
+        self.earlier = {
+            name: saturated(self.earlier.get(name, type(own)(0)) + repaired(sums.get(name, 0), type(own)))
+            for name, own in self._own().items()
+        }
 
     def _own(self) -> dict[str, float]:
         return {name: value for name, value in vars(self).items() if name not in _NO_SUMS}
@@ -120,12 +124,6 @@ class TaskLedger:
     def activity(self) -> float:
         """See `Named`: leases set ``used_at``."""
         return self.hits + self.shared
-
-    @property
-    def used(self) -> bool:
-        """Whether any begin had an answer, a lease, or an end without one."""
-        sums = self.sums()
-        return any(sums[name] for name in ("hits", "shared", "led", "upstream_calls", "timeouts", *REJECTED.values()))
 
     def count_rejection(self, reason: RejectionReason) -> None:
         """Book a begin that ended in a rejection."""
@@ -172,6 +170,8 @@ class TaskLedgers:
         self.table: NameTable[str, TaskLedger] = NameTable(max_tasks, self._absorb, kept)
         self._ledgers = self.table.items
         self._other: TaskLedger | None = None
+        self._summaries: dict[str, _TaskSummary] = {}
+        """Those of the last report: few tasks change between two."""
 
     def of(self, task: str, uid: int = UNKNOWN_UID, now: float = 0.0) -> TaskLedger:
         """Return the task's ledger, creating it for a uid; if there is no room, that of `OTHER`."""
@@ -195,11 +195,27 @@ class TaskLedgers:
 
     def total(self) -> Ledger:
         """Return the sums over all tasks."""
-        return summarize(*(ledger for _, ledger in self.items()))
+        parts = [TaskLedger().sums(), *(summary.sums for _, summary in self._summarized())]
+        return summarize(_saturated_all({name: sum(part[name] for part in parts) for name in parts[0]}))
 
     def by_task(self) -> dict[str, Ledger]:
         """Return the sums of each task that has had a begin."""
-        return {task: summarize(ledger) for task, ledger in self.items() if ledger.used}
+        return {task: summary.ledger for task, summary in self._summarized() if summary.used}
+
+    def _summarized(self) -> "list[tuple[str, _TaskSummary]]":
+        """Return the summaries of all tasks, sorted; those of tasks that have not changed are reused."""
+        before, now = self._summaries, dict[str, _TaskSummary]()
+        for task, ledger in self.items():
+            state = tuple(vars(ledger).values())
+            summary = before.get(task)
+            if summary is None or summary.state != state:
+                sums = ledger.sums()
+                summary = _TaskSummary(state, sums, summarize(sums), any(sums[name] for name in _OF_BEGINS))
+
+            now[task] = summary
+
+        self._summaries = now
+        return list(now.items())
 
     def _create(self, task: str, uid: int, now: float) -> TaskLedger:
         ledger = None if task == OTHER else self.table.enter(task, TaskLedger, uid, now)
@@ -220,13 +236,30 @@ def origin(memory: NameMemory | None, wall_offset_seconds: float, now: float) ->
     return (UNKNOWN_UID, now) if memory is None else (memory.uid, min(now, memory.used_at - wall_offset_seconds))
 
 
-def summarize(*ledgers: TaskLedger) -> Ledger:
-    """Return the sums of several ledgers, with rates; a rate of nothing is 0."""
-    total = TaskLedger()
-    for ledger in ledgers:
-        total.add(ledger.sums())
+class _TaskSummary(NamedTuple):
+    """What a report says of a task whose ledger is in a ``state``."""
 
-    sums = total.sums()
+    state: tuple[object, ...]
+    sums: dict[str, float]
+    ledger: Ledger
+    used: bool
+    """Any begin had an answer, a lease, or an end without one."""
+
+
+_OF_BEGINS = ("hits", "shared", "led", "upstream_calls", "timeouts", *REJECTED.values())
+
+
+def _saturated_all(sums: dict[str, float]) -> dict[str, float]:
+    """Return sums, bounded; much faster than to bound each if none needs it."""
+    values: Collection[float] = sums.values()
+    if min(values) >= -MAX_SUM and max(values) <= MAX_SUM:
+        return sums
+
+    return {name: saturated(value) for name, value in sums.items()}
+
+
+def summarize(sums: Mapping[str, float]) -> Ledger:
+    """Return sums with rates; a rate of nothing is 0."""
     calls = saturated(int(sums["hits"] + sums["shared"] + sums["led"]))
     saved_seconds = sums["saved_by_cache_seconds"] + sums["saved_by_sharing_seconds"]
     served_seconds = saturated(sums["billed_seconds"] + saved_seconds + sums["waited_seconds"])

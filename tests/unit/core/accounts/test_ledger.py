@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 
 from sidecard.core.accounts.ledger import TaskLedgers
@@ -51,3 +53,26 @@ def test_tasks_beyond_the_bound_share_one_ledger() -> None:
 
     assert sorted(ledgers.by_task()) == [OTHER, "task98", "task99"]
     assert ledgers.by_task()[OTHER].calls == 98
+
+
+def test_a_report_shows_every_booking_since_the_last_one() -> None:
+    """Summaries of unchanged tasks are reused, those of changed ones are not: equal to those of a ledger never asked before."""
+    ledgers, fresh = TaskLedgers(5), TaskLedgers(5)
+    bookings: tuple[Callable[[TaskLedgers], object], ...] = (
+        lambda of: of.of("a").count_call(2.0, 0.5),
+        lambda of: of.of("b").count_shared(5.0, 0.25, 1.0),
+        lambda of: of.of("a").count_rejection("busy"),
+        lambda of: of.add({"b": {"hits": 3, "billed_seconds": 1.5}, "c": {"led": 2}}, {}, 0.0, 0.0),
+        lambda of: of.add({"b": {"hits": 4}}, {}, 0.0, 0.0),
+        lambda of: of.of("c").count_call(1e300, 1e300),
+        lambda of: of.of("d"),
+    )
+    for number, book in enumerate(bookings):
+        book(ledgers)
+        fresh = TaskLedgers(5)
+        for earlier in bookings[: number + 1]:
+            earlier(fresh)
+
+        assert ledgers.by_task() == fresh.by_task()
+        assert ledgers.total() == fresh.total()
+        assert ledgers.by_task() == fresh.by_task()
