@@ -12,7 +12,7 @@ from typing import BinaryIO, TypeVar
 
 from sidecard.cli.arguments import Commands, add_command, load_settings
 from sidecard.cli.exit_codes import OK, PROBLEM
-from sidecard.cli.output import STANDARD, note, replaced_file, warn, write, write_json
+from sidecard.cli.output import STANDARD, note, replaced_file, shown_json, warn, write, write_json
 from sidecard.cli.text.numbers import count, plural, size
 from sidecard.errors import SidecardError
 
@@ -79,7 +79,8 @@ def _export(arguments: argparse.Namespace) -> int:
         raise SidecardError(f"{arguments.file} is the store itself: choose another file")
 
     with replaced_file(arguments.file) as file:
-        steps = export(path, file.write, _clock)
+        shown = arguments.file == STANDARD
+        steps = export(path, (lambda line: file.write(shown_json(line))) if shown else file.write, _clock)
         done = _last(steps, Exported(), lambda step: f"{_entries(step.entries)} exported so far")
 
     omitted = f"; {_entries(done.foreign)} of another version omitted" if done.foreign else ""

@@ -75,11 +75,12 @@ def write_reply(reply: msgspec.Struct, text: Callable[[], str], *, as_json: bool
 
 def json_line(value: Any) -> bytes:
     """Return a value as one line of JSON that may be shown on a terminal."""
-    line = msgspec.json.encode(value)
-    if not line.isascii() or b"\x7f" in line:
-        line = printable_json(line.decode()).encode()
+    return shown_json(msgspec.json.encode(value)) + b"\n"
 
-    return line + b"\n"
+
+def shown_json(text: bytes) -> bytes:
+    """Return JSON, which may end with a line feed, as it may be shown on a terminal."""
+    return text if text.isascii() and b"\x7f" not in text else printable_json(text.decode()).encode()
 
 
 def write_lines(file: IO[bytes], lines: Iterable[bytes]) -> int:

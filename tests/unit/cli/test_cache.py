@@ -272,6 +272,16 @@ def test_export_writes_one_entry_per_line(path: Path, capfdbinary: pytest.Captur
     assert lines[0]["expires_at"] == lines[0]["stored_at"] + 300
 
 
+def test_export_to_standard_output_controls_no_terminal(path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Peers choose keys; escapes of JSON keep them the same."""
+    key = "k\x1b[31m\x9b2J\u202e\x7f\n"
+    fill(path, (key, "v", 0, 300))
+    assert run("export", "-", "--store", path) == 0
+    out = capfdbinary.readouterr().out
+    assert out.rstrip(b"\n").decode().isprintable()
+    assert json.loads(out)["key"] == key
+
+
 def test_compressed_answers_are_exported_uncompressed(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
