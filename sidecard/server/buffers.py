@@ -12,8 +12,9 @@ from typing import Final, Generic, TypeVar
 
 from sidecard.core.accounts.memory import MemoryPool
 
-COUNTED_BYTES: Final = 64 * 1024
-"""Smaller amounts of one connection are not counted: accounting for them would slow down every hit."""
+COUNTED_BYTES: Final = 4 * 1024
+"""Smaller amounts of one connection are not counted, since accounting for them would slow down every hit: 16 MiB of 4,096
+connections."""
 
 T = TypeVar("T", bound=Hashable)
 
@@ -51,12 +52,7 @@ class BufferBudget(Generic[T]):
 
         count -= self._shared_bytes(connection)
         self._set(connection, uid, count if count > COUNTED_BYTES else 0)
-        victims: list[T] = []
-        while self.bytes > self.max_bytes:
-            victims.append(self._largest())
-            self.release(victims[-1])
-
-        return victims
+        return [] if self.bytes <= self.max_bytes else self._release_largest()
 
     def share(self, connection: T, value: memoryview) -> None:
         """Count a value that an unsent frame of the connection refers to."""
@@ -98,12 +94,23 @@ class BufferBudget(Generic[T]):
     def _shared_bytes(self, connection: T) -> int:
         return sum(len(self._values[identity].value) for identity in self._used.get(connection, ()))
 
-    def _largest(self) -> T:
+    def _release_largest(self) -> list[T]:
+        """Release connections until the rest fits: always the largest of the uid that holds most. Return them."""
+        victims: list[T] = []
         per_uid = self.memory.by_uid()
-        if not per_uid:
-            # Only shared values are left: the connection that refers to most of them.
-            return max(self._used, key=self._shared_bytes)
+        # Sorted once: there may be thousands of connections, and hundreds of them to release.
+        of_uid: dict[int, list[T]] = {uid: [] for uid in per_uid}
+        for connection, (uid, _) in sorted(self._held.items(), key=lambda item: item[1][1]):
+            of_uid[uid].append(connection)
 
-        largest_uid = max(per_uid, key=per_uid.__getitem__)
-        connections = (connection for connection, (uid, _) in self._held.items() if uid == largest_uid)
-        return max(connections, key=lambda connection: self._held[connection][1])
+        while self.bytes > self.max_bytes:
+            if per_uid:
+                victim = of_uid[max(per_uid, key=per_uid.__getitem__)].pop()
+            else:
+                # Only shared values are left: the connection that refers to most of them.
+                victim = max(self._used, key=self._shared_bytes)
+
+            self.release(victim)
+            victims.append(victim)
+
+        return victims
