@@ -1,4 +1,4 @@
-"""Write the generated sections of the documentation: ``python -m tests.generated_docs``."""
+"""Write the generated sections of the documentation, and the example of all settings: ``python -m tests.generated_docs``."""
 
 import argparse
 import re
@@ -7,6 +7,8 @@ from pathlib import Path
 from tests import metrics_reference, settings_reference
 
 DOCS = Path(__file__).parents[1] / "sidecard" / "docs"
+
+EXAMPLE = DOCS.parent / "example.toml"
 
 SECTIONS = {
     "configuration": ("settings", settings_reference.markdown),
@@ -29,12 +31,14 @@ def generated(page: str) -> str:
 
 
 def main() -> None:
-    """Write every page."""
+    """Write every page, and the example."""
     argparse.ArgumentParser(
         prog="python -m tests.generated_docs", description="Write the generated sections of the documentation."
     ).parse_args()
     for page in SECTIONS:
         (DOCS / f"{page}.md").write_text(generated(page), encoding="utf-8")
+
+    EXAMPLE.write_text(settings_reference.example_toml(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def example(*, active: bool) -> str:
 
 
 def test_the_shipped_example_is_the_generated_one() -> None:
-    """After a change of the schema: python -c "from tests.settings_reference import *; print(example_toml(), end='')"."""
+    """After a change of the schema: ``python -m tests.generated_docs``."""
     assert example(active=False) == reference.example_toml()
 
 
