@@ -4,7 +4,7 @@ Each connection has bounds of its own, which a peer with thousands of connection
 the connections that hold most are closed, first those of the uid that holds most, until the rest fits. Precedent: Redis'
 ``maxmemory-clients``. A client whose connection is closed makes its calls without the daemon.
 
-A large value with many waiters is one object that all their frames refer to (`sidecard.server.large_replies`). It counts once.
+A large value with many waiters is one object that all their frames refer to (`sidecard.server.replies.large`). It counts once.
 """
 
 from collections.abc import Hashable

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import cycle
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sidecard.core.accounts.app_metrics import FamilySource
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
@@ -26,7 +26,6 @@ from sidecard.core.effects import (
 )
 from sidecard.core.engine import Engine
 from sidecard.core.events import (
-    BacklogRead,
     ClocksStepped,
     DrainExpired,
     DrainRequested,
@@ -42,8 +41,9 @@ from sidecard.core.events import (
 )
 from sidecard.core.notes import Note
 from sidecard.errors import SidecardBug
-from sidecard.server.metrics_replies import MetricsReplies
+from sidecard.server.deliveries import MAX_DELIVERIES, Deliveries, ReplyWriter
 from sidecard.server.reader import BadMessage, Incoming
+from sidecard.server.replies.metrics import MetricsReplies
 from sidecard.server.scheduler import DAEMON_UID, TURN_SECONDS, FairScheduler, Schedulable
 from sidecard_client.protocol import wire
 
@@ -58,32 +58,6 @@ TIMED_BEGINS = 64
 
 TIMER_GRAIN_SECONDS = 0.001
 """uvloop's timers count whole milliseconds: without this a timer fires early, again and again until its time."""
-
-POLL_SECONDS = 0.1
-"""Poll interval for a watcher's unread buffer: a transport reports nothing below its high-water mark."""
-
-
-class ReplyWriter(Protocol):
-    """Sends a peer its replies. No method waits or fails, even if the peer is lost."""
-
-    congested: bool
-    """Whether the peer must first read its backlog."""
-
-    @property
-    def has_unread(self) -> bool:
-        """Whether some replies have not even reached the kernel yet."""
-
-    def queue(self, reply: wire.AnyReply) -> None:
-        """Queue a reply."""
-
-    def queue_shared(self, reply: wire.AnyReply) -> None:
-        """Queue a reply whose value may be sent to several peers."""
-
-    def queue_metrics(self, request_id: int, families: list[bytes]) -> None:
-        """Queue a reply to `metrics` with encoded families, which other peers get too, and flush."""
-
-    def flush(self) -> None:
-        """Pass the queued replies to the kernel."""
 
 
 class Driver:
@@ -126,10 +100,12 @@ class Driver:
         """0 for each begin that is timed."""
         self._next: deque[StoreAnswered | NoteEmitted] = deque()
         """Events that the current one has caused: immediate answers of the store, and notes for watchers."""
-        self._writers: dict[int, ReplyWriter] = {}
+        self._deliveries = Deliveries(loop, clock, self.handle)
+        self._writers = self._deliveries.writers
+        self._deferred = self._deliveries.deferred
+        self._sent = 0
+        """Replies of the current event to peers that did not send it."""
         self._unflushed: list[ReplyWriter] = []
-        self._awaiting_read: dict[int, list[int]] = {}
-        """Ids of begins whose streams wait until their peer has read its backlog, by peer id."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
         self._on_idle: Callable[[], None] | None = None
@@ -139,7 +115,7 @@ class Driver:
 
     def peer_joined(self, peer: Peer, writer: ReplyWriter) -> None:
         """Register an accepted connection."""
-        self._writers[peer.id] = writer
+        self._deliveries.join(peer.id, peer.uid, writer)
         self.handle(PeerJoined(peer))
 
     def serve(  # noqa: C901, PLR0912 - inlined, because every hit passes here
@@ -148,6 +124,10 @@ class Driver:
         """Serve ``count`` messages of one peer, in order, until its writer is full or its turn is over; return how many."""
         peer_id, metrics = peer.id, self._metrics
         served, settled = 0, True
+        if self._deferred:
+            # Its earlier replies come first.
+            writer = self._deferred.get(peer_id, writer)
+
         for message in messages:
             served += 1
             kind = type(message)
@@ -236,14 +216,12 @@ class Driver:
 
     def peer_lost(self, peer: Peer) -> None:
         """Forget a connection that has ended."""
-        self._awaiting_read.pop(peer.id, None)
-        if self._writers.pop(peer.id, None) is not None:
+        if self._deliveries.leave(peer.id):
             self.handle(PeerLost(peer))
 
     def peer_read_backlog(self, peer: Peer) -> None:
         """Continue the streams that waited until the peer had read most of its backlog."""
-        for request_id in self._awaiting_read.pop(peer.id, ()):
-            self.handle(BacklogRead(peer.id, request_id))
+        self._deliveries.backlog_read(peer.id)
 
     def drain(self, on_idle: Callable[[], None]) -> None:
         """Grant no new leases from now on; call ``on_idle`` once no lease and no waiter is left."""
@@ -254,6 +232,7 @@ class Driver:
         """Answer every waiter now."""
         self._on_idle = None
         self.handle(DrainExpired())
+        self._deliveries.send_all()
 
     def handle(self, event: Event) -> None:
         """Handle an event that is no peer's request: of the store, of the settings, of a connection, of time."""
@@ -273,6 +252,10 @@ class Driver:
             writer = self._writers.get(effect.peer_id)
             # A peer may be lost between two effects of one event: its socket broke while the first was written.
             if writer is not None:
+                self._sent += 1
+                if self._sent > MAX_DELIVERIES:
+                    writer = self._deliveries.defer(effect.peer_id)
+
                 writer.queue_shared(effect.reply)
                 self._unflushed.append(writer)
                 if self._metrics is not None:
@@ -282,8 +265,7 @@ class Driver:
             if self._engine.watched:
                 self._next.append(NoteEmitted(effect.note))
         elif type(effect) is AwaitRead:
-            # Later, so that the replies so far are flushed first and other peers get their turn.
-            self._loop.call_soon(self._await_read, effect)
+            self._deliveries.await_read(effect)
         elif self._store is not None and isinstance(effect, StoreEffect):
             answer = self._store(effect)
             if answer is not None:
@@ -302,18 +284,6 @@ class Driver:
         else:
             raise TypeError(f"unexpected effect: {type(effect).__name__}")
 
-    def _await_read(self, effect: AwaitRead) -> None:
-        writer = self._writers.get(effect.peer_id)
-        if writer is None:
-            return
-
-        if effect.all and writer.has_unread:
-            self._loop.call_later(POLL_SECONDS, self._await_read, effect)
-        elif writer.congested:
-            self._awaiting_read.setdefault(effect.peer_id, []).append(effect.request_id)
-        else:
-            self.handle(BacklogRead(effect.peer_id, effect.request_id))
-
     def _settle(self, now: float) -> None:
         """After an event: handle what it caused, flush the replies, and set the timer."""
         while self._next:
@@ -321,6 +291,7 @@ class Driver:
 
         if self._unflushed:
             unflushed, self._unflushed = self._unflushed, []
+            self._sent = 0
             for writer in unflushed:
                 writer.flush()
 
@@ -343,8 +314,9 @@ class Driver:
             on_idle()
 
     def take_turns(self, scheduler: FairScheduler) -> None:
-        """Have the engine's jobs done in turns of the daemon's own, and large replies built in turns of their receivers."""
+        """Have the engine's jobs done in turns of the daemon's own, and long deliveries in those of their receivers."""
         self._enqueue = scheduler.enqueue
+        self._deliveries.take_turns(scheduler)
         self._request_turns = partial(scheduler.enqueue, self, DAEMON_UID)
 
     def serve_turn(self) -> bool:

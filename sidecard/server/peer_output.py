@@ -12,9 +12,9 @@ from sidecard.server.connections import ConnectionTable
 from sidecard.server.driver import Driver
 from sidecard.server.json_lines.outbox import JsonOutbox, JsonValues
 from sidecard.server.json_lines.unanswered import UnansweredRequests
-from sidecard.server.large_replies import around_value, shared_value
-from sidecard.server.metrics_replies import metrics_frame
 from sidecard.server.peer_timers import PeerTimers
+from sidecard.server.replies.large import around_value, shared_value
+from sidecard.server.replies.metrics import metrics_frame
 from sidecard.server.scheduler import FairScheduler
 from sidecard_client.protocol import wire
 
@@ -36,7 +36,7 @@ class ServerContext(NamedTuple):
 
 
 class PeerOutput(PeerTimers):
-    """The part of a connection that sends replies: the `sidecard.server.driver.ReplyWriter` of its peer."""
+    """The part of a connection that sends replies: the `sidecard.server.deliveries.ReplyWriter` of its peer."""
 
     _peer: Peer
     _transport: asyncio.Transport

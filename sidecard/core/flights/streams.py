@@ -8,7 +8,7 @@ event                    what happens to the followers
 append                   the chunk is sent immediately to every follower that is not paused
 begin, stream in flight  a new follower at position 0 gets the chunks so far, then each new one
 begin, stream stored     a new follower at position 0 of a stream that has ended
-`WINDOW_BYTES` sent      the follower is paused until its peer has read most of its backlog (`AwaitRead`, `BacklogRead`)
+window sent              the follower is paused until its peer has read most of its backlog (`AwaitRead`, `BacklogRead`)
 complete                 `Follower.end` is set; it is sent after the last chunk, then the follower is closed
 the stream breaks        followers that have seen a chunk fail; the other callers wait for the next holder's stream
 the caller leaves        the follower is closed
@@ -31,6 +31,9 @@ from sidecard_client.protocol import wire
 
 WINDOW_BYTES = 256 * 1024
 """Unread bytes after which a follower is paused: a quarter of the backlog at which its whole connection is paused."""
+
+WINDOW_CHUNKS = 512
+"""Chunks after which a follower is paused as well: sending them takes 2 ms."""
 
 CHUNK_OVERHEAD_BYTES = 100
 """Cost of each chunk's bytes object and list slot: streams consist of small chunks."""
@@ -159,7 +162,7 @@ class Streams:
     def pump(self, follower: Follower) -> list[Effect]:
         """Send the follower all chunks that its window admits, and the end after the last one."""
         effects: list[Effect] = []
-        chunks, peer_id = follower.stream.chunks, follower.peer.id
+        chunks, peer_id, window_end = follower.stream.chunks, follower.peer.id, follower.position + WINDOW_CHUNKS
         while not follower.paused and follower.position < len(chunks):
             chunk = chunks[follower.position]
             plain = wire.Chunk(follower.request_id, chunk)
@@ -168,7 +171,7 @@ class Streams:
             follower.position += 1
             self.sent += 1
             follower.sent_bytes += len(memoryview(chunk)) + CHUNK_OVERHEAD_BYTES
-            if follower.sent_bytes >= WINDOW_BYTES:
+            if follower.sent_bytes >= WINDOW_BYTES or follower.position >= window_end:
                 follower.paused = True
                 effects.append(AwaitRead(peer_id, follower.request_id))
 

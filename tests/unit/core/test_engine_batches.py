@@ -6,6 +6,7 @@ import pytest
 
 from sidecard.core.effects import StorePurge
 from sidecard.core.events import EntriesPurged, Removed, Tick, WorkContinued
+from sidecard.core.flights.requests.deadlines import MAX_DUE
 from sidecard.core.flights.store.status import PATIENCE_SECONDS
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Deleted, Get, Purge, Put
@@ -217,3 +218,24 @@ def test_batch_is_bounded() -> None:
         now = host.engine._policy.cache.count
         assert before - now <= 500
         before = now
+
+
+def test_thousands_of_deadlines_at_one_instant_take_several_ticks() -> None:
+    """Each tick handles some; the next one is due at once."""
+    host = Host()
+    host.peer().leads("key")
+    waiters = [host.peer() for _ in range(2000)]
+    for waiter in waiters:
+        waiter.asks(wire.Begin("key", id=1, wait_seconds=5))
+        assert [type(reply) for reply in waiter.receives()] == [wire.Pending]
+
+    host.now += 5
+    ticks = 0
+    while (due := host.engine.next_deadline()) is not None and due <= host.now:
+        before = host.stats().timeouts
+        host.happens(Tick())
+        assert host.stats().timeouts - before <= MAX_DUE
+        ticks += 1
+
+    assert ticks >= 2000 / MAX_DUE
+    assert all(isinstance(waiter.receives()[0], wire.Timeout) for waiter in waiters)

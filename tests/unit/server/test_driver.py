@@ -4,7 +4,8 @@ import pytest
 
 from sidecard.core.notes import DrainStarted, LeaseEnded
 from sidecard.core.operations.watch import MAX_WAITING, WINDOW_NOTES
-from sidecard.server.driver import POLL_SECONDS, TIMED_BEGINS, TIMER_GRAIN_SECONDS
+from sidecard.server.deliveries import POLL_SECONDS
+from sidecard.server.driver import TIMED_BEGINS, TIMER_GRAIN_SECONDS
 from sidecard_client.protocol import wire
 from tests.unit.server.harness import ServerHarness, value_of
 

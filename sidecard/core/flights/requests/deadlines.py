@@ -16,6 +16,9 @@ from sidecard.core.flights.store.status import PendingRemoval
 from sidecard.core.flights.store.writes import StoreUpdates
 from sidecard.core.flights.table import Flights
 
+MAX_DUE = 512
+"""Items of one tick, which take about 2 ms: thousands of waiters may have the same deadline. The next tick is due at once."""
+
 
 class DeadlineOperation(Struct, frozen=True, eq=False):
     """Handles the timers of all kinds of items."""
@@ -30,10 +33,14 @@ class DeadlineOperation(Struct, frozen=True, eq=False):
     cache: MemoryCache
 
     def tick(self, now: float) -> list[Effect]:
-        """Handle everything that is due."""
+        """Handle what is due, up to `MAX_DUE` items."""
         effects: list[Effect] = []
         timers = self.flights.timers
-        while (due := timers.pop_due(now)) is not None:
+        for _ in range(MAX_DUE):
+            due = timers.pop_due(now)
+            if due is None:
+                break
+
             match due:
                 case Waiter() if due.deadline > now:
                     # A chunk has moved the deadline since.

@@ -9,7 +9,7 @@ import pytest
 
 from sidecard.core.accounts.app_metrics import FamilySource
 from sidecard.core.operations.metrics import INLINE_BYTES, merged
-from sidecard.server.metrics_replies import MetricsReplies
+from sidecard.server.replies.metrics import MetricsReplies
 from sidecard_client.protocol import wire
 from tests.unit.server.harness import FakePeer, ServerHarness
 

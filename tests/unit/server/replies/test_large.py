@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from sidecard.server.buffers import BufferBudget
-from sidecard.server.large_replies import LARGE_BYTES, around_value, shared_value
 from sidecard.server.peer_output import HIGH_WATER_BYTES
+from sidecard.server.replies.large import LARGE_BYTES, around_value, shared_value
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import frame
 from tests.unit.server.harness import ServerHarness, value_of

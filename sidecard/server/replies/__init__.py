@@ -1,0 +1,1 @@
+"""Replies that several peers get: large values, and metrics."""
