@@ -32,7 +32,7 @@ ACCEPT_SECONDS: Final = 0.002
 """How long connections are accepted in one iteration of the event loop: about 200."""
 
 MAX_OPENED: Final = 32
-"""Connections of one uid opened in one iteration. What follows for each (its first request, its end) takes up to 0.1 ms more."""
+"""Connections of one uid opened in a turn, or inline in one iteration. What follows for each (its first request, its end) takes up to 0.1 ms more."""
 
 BACK_OFF_SECONDS: Final = 0.1
 """Pause after an error that would only recur: a listening socket stays readable while connections wait."""
@@ -146,17 +146,15 @@ class Acceptor:
 
     def _open_or_enqueue(self, newcomers: Newcomers) -> None:
         """Open connections inline while that is allowed; the rest waits for turns of its uid."""
-        waiting, uid = newcomers.waiting, newcomers.uid
-        if uid not in self._newcomers:
-            opened = 0
-            # A denied one waits, so that the ends of connections that this iteration reads are handled before the final decision.
-            while (
-                waiting
-                and opened < MAX_OPENED
-                and isinstance(waiting[0].admission, Peer)
-                and self._scheduler.may_serve_inline(uid, self._clock())
-            ):
-                opened += self._open(waiting.popleft())
+        waiting, uid, opened = newcomers.waiting, newcomers.uid, 0
+        # A denied one waits, so that the ends of connections that this iteration reads are handled before the final decision.
+        while (
+            waiting
+            and opened < MAX_OPENED
+            and isinstance(waiting[0].admission, Peer)
+            and self._scheduler.may_serve_inline(uid, self._clock())
+        ):
+            opened += self._open(waiting.popleft())
 
         if waiting:
             self._newcomers[uid] = newcomers

@@ -289,7 +289,9 @@ def test_without_descriptors_connections_are_closed_at_once(host: Host) -> None:
     """Their clients make their own calls; they do not wait, and the loop does not spin on a queue that never empties."""
     host.descriptors_left = 0
     sockets = host.connect(1, 5)
+    before = host.loop.now
     host.iterate()
+    assert host.loop.now - before < ACCEPT_SECONDS
     assert all(one.closed for one in sockets)
     assert host.exhausted == 5
     host.descriptors_left = 10
