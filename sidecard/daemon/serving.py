@@ -25,6 +25,7 @@ from sidecard.core.notes import Note
 from sidecard.core.settings import StoreKind
 from sidecard.daemon.clocks import ClockWatch, awake_clock, clock, wall_clock
 from sidecard.daemon.ledger_file import LedgerFile, LedgerKeeper
+from sidecard.daemon.network import tcp_problem
 from sidecard.daemon.recent_calls import RecentCalls
 from sidecard.daemon.reloading import Reloader
 from sidecard.daemon.sinks import Sinks
@@ -192,6 +193,10 @@ class Daemon:
     def _measure(self, metrics: DaemonMetrics, recent: RecentCalls) -> None:
         """Give the engine's metrics what the engine cannot see."""
         metrics.problems_of["state"] = lambda: self._parts.state_problem
+        if problem := tcp_problem(self._config):
+            metrics.problems_of["network"] = lambda: problem
+            self._log.write("warning", "tcp not permitted", reason=problem)
+
         metrics.problems_of |= {"rejections": recent.rejections, "failures": recent.failures}
         metrics.limited = self._server.limited
         metrics.gauges["buffered_bytes"] = lambda: self._server.buffers.bytes

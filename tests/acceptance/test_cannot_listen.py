@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.daemons import Daemon
+from tests.daemons import Daemon, ask, poll
 
 needs_setpriv = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv, to drop capabilities"
@@ -68,6 +69,30 @@ def test_http_without_tcp_names_the_drop_in(listen: str, socket_path: str) -> No
     assert "not supported" in found or "cannot resolve" in found
     assert "sidecard-network.conf" in found
     assert not Path(socket_path).exists()
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the filter has numbers of x86-64")
+def test_a_store_without_tcp_names_the_drop_in(socket_path: str) -> None:
+    """The daemon serves; health names the settings that have no effect."""
+    command = [sys.executable, "-c", WITHOUT_TCP, "serve", "--no-state", "--socket", socket_path]
+    settings = [
+        "--set=store.url=redis://127.0.0.1:9/0",
+        "--set=push.url=http://127.0.0.1:9/api/v1/import",
+        "--set=calls.url=postgresql://u@127.0.0.1/d",  # has no effect without calls.enabled
+    ]
+    with subprocess.Popen([*command, *settings], stderr=subprocess.DEVNULL) as process:
+        try:
+            poll(lambda: Path(socket_path).exists() or process.poll() is not None, "the daemon does not listen")
+            if process.poll() is not None:
+                pytest.skip("seccomp is not permitted here")
+
+            reasons: Any = ask(socket_path, {"op": "health"})["reasons"]
+        finally:
+            process.terminate()
+
+    (found,) = (reason for reason in reasons if "TCP" in reason)
+    assert found.startswith("store.url and push.url need TCP, which this daemon is not permitted to use.")
+    assert "sidecard-network.conf" in found
 
 
 @needs_setpriv

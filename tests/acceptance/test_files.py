@@ -193,7 +193,12 @@ CASES = {
     ),
     "SidecardNotKept": (
         [series("sidecard_problem", "1x20", what="calls")],
-        [series("sidecard_problem", "1x20", what="rejections"), series("sidecard_problem", "1 1 0x20", what="calls")],
+        [
+            series("sidecard_problem", "1x20", what="rejections"),
+            series("sidecard_problem", "1 1 0x20", what="calls"),
+            series("sidecard_problem", "1x20", what="store"),
+            series("sidecard_store_up", "0x20"),
+        ],
         "10m",
     ),
     "SidecardHoldersLost": (
@@ -225,6 +230,24 @@ CASES = {
 def test_alert_rules_have_a_test_case_each(alerts: Path) -> None:
     """Every alert has a case in which it fires."""
     assert set(re.findall(r"- alert: (\w+)", alerts.read_text())) == set(CASES)
+
+
+@needs_promtool
+def test_a_store_that_accepts_no_entries_fires(alerts: Path, tmp_path: Path) -> None:
+    """It answers, so SidecardStoreDown does not."""
+    given = [series("sidecard_problem", "1x20", what="store"), series("sidecard_store_up", "1x20")]
+    query = 'count by (alertname) (ALERTS{alertstate="firing", alertname!="SidecardDown"})'
+    expected = [
+        {
+            "expr": query,
+            "eval_time": "10m",
+            "exp_samples": [{"labels": '{alertname="SidecardNotKept"}', "value": 1}],
+        }
+    ]
+    test = {"interval": "1m", "input_series": given, "promql_expr_test": expected}
+    file = tmp_path / "store.json"
+    file.write_text(json.dumps({"rule_files": [str(alerts)], "evaluation_interval": "1m", "tests": [test]}))
+    promtool("test", "rules", file)
 
 
 @needs_promtool

@@ -64,7 +64,7 @@ DAEMON_GAUGES = {
 }
 """Gauges of parts of the daemon, with their descriptions."""
 
-PROBLEMS = ("state", "ledger", "calls", "push", "rejections", "failures")
+PROBLEMS = ("state", "ledger", "store", "calls", "push", "network", "rejections", "failures")
 """Parts of the daemon that may have a problem (see `sidecard.core.accounts.daemon_metrics.DaemonMetrics.problems_of`): files that
 are not kept or written, targets that do not answer, and recent calls without an answer."""
 
@@ -251,6 +251,7 @@ class MetricsOperations(Struct, frozen=True, eq=False):
             yield _gauge("store_pending", "Pending writes and removals.", stats.store_pending)
 
         problems = {what: bool(of()) for what, of in self.daemon.problems_of.items()}
+        problems["store"] = stats.store in {"down", "read_only"}
         values = _by("what", {what: problems.get(what, False) for what in PROBLEMS})
         yield _gauge("problem", "Whether health lists a problem of this part of the daemon.", values)
         for name, value in sorted(self.daemon.gauges.items()):
