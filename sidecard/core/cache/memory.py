@@ -3,6 +3,8 @@
 Only `MemoryCache._insert` and `MemoryCache._unlink` add and remove entries, so the sums are kept there.
 """
 
+from collections.abc import Callable
+
 from msgspec import Struct
 
 from sidecard.core.cache.containers import EntryTable
@@ -21,6 +23,9 @@ Precedent: memcached's item limit is 1/64 of its default memory, Varnish's trans
 
 _BATCH = 250
 """Entries removed at a time, which takes 1 to 2 ms, so that mass removal never stalls the serving loop."""
+
+MAX_EXCESS_BYTES = 16 * 1024 * 1024
+"""How much above its budget the cache may be while `sweep` makes room for an answer that takes the place of very many."""
 
 _WALK_STEPS = 100
 """Part of a batch, after which the cost of searching for purges is counted: it depends on the entries' tags."""
@@ -120,26 +125,24 @@ class MemoryCache:
         if policy.walks_done < policy.walks_wanted:
             self._remove_hidden(self.sweep_steps)
         elif self._excess_may_remain:
-            self._excess_may_remain = self._remove_excess(now, _BATCH)
+            self._excess_may_remain = False
+            self._remove_excess(now, _BATCH)
 
         return self._purges.finish(policy.walks_done) if self._pending else []
 
-    def _remove_excess(self, now: float, batch: int) -> bool:
-        """Evict up to ``batch`` entries of the excess; return whether more remains."""
-        while batch > 0 and self.bytes > self._target_bytes:
-            self.evicted += self._evict(now)
-            batch -= 1
-
+    def _remove_excess(self, now: float, batch: int) -> None:
+        """Remove a batch of the excess."""
+        _, batch = self._evict_while(lambda: self.bytes > self._target_bytes, now, batch)
         self.budget = max(self._target_bytes, self.bytes)
         if self._limits:
-            for scope in [scope for scope in self._scope_bytes if self._is_limited(scope)]:
+            for scope in self._policy.separate_scopes():
                 before = self.count
                 self._make_room_within(scope, 0, now, batch)
                 batch -= before - self.count
                 if batch <= 0:
                     break
 
-        return batch <= 0
+        self._excess_may_remain |= batch <= 0
 
     @property
     def _target_bytes(self) -> int:
@@ -185,6 +188,9 @@ class MemoryCache:
 
         Even if the new answer cannot be kept, the old one is removed, because it is outdated. ``age_seconds`` is the
         age that the answer already has.
+
+        At most a batch is removed. If that is not enough for a large answer among very many small ones, `sweep` removes the
+        rest; until then further answers of that kind are not kept.
         """
         table = self._tables.get(terms.scope)
         if table is not None and key in table:
@@ -201,6 +207,12 @@ class MemoryCache:
         evicted = self._make_room_within(terms.scope, charge, now) if self._limits else 0
         if self.bytes + charge > self.budget:
             evicted += self._make_room(charge, now)
+            if self.bytes + charge > self.budget:
+                if self.bytes + charge > self._target_bytes + MAX_EXCESS_BYTES:
+                    return Insertion(None, evicted=evicted)
+
+                self.budget = self.bytes + charge
+                self._excess_may_remain = True
 
         self._insert(entry, charge)
         return Insertion(entry, evicted=evicted)
@@ -261,28 +273,32 @@ class MemoryCache:
             # As after a purge in one go, hidden entries leave before live ones; but a put takes the time of one batch only.
             self._remove_hidden(self.sweep_steps)
 
-        evicted = 0
-        while self.bytes + charge > self.budget and self.count:
-            if self.expire(now):
-                continue
+        return self._evict_while(lambda: self.bytes + charge > self.budget and self.count > 0, now, _BATCH)[0]
 
-            evicted += self._evict(now)
+    def _evict_while(
+        self, needed: Callable[[], bool], now: float, batch: int, scope: str | None = None
+    ) -> tuple[int, int]:
+        """Remove expired entries, and then victims, for one batch at most; return how many were evicted, and the batch's rest."""
+        evicted = 0
+        while batch > 0 and needed():
+            expired = self.expire(now)
+            batch -= expired
+            if not expired:
+                passed = self._policy.passed
+                evicted += self._evict(now, scope)
+                batch -= 1 + (self._policy.passed - passed) // 2
 
         self.evicted += evicted
-        return evicted
+        return evicted, batch
 
     def _make_room_within(self, scope: str, charge: int, now: float, batch: int = _BATCH) -> int:
-        """Make room in a scope with a limit: at most one batch. `sweep` removes the rest after a limit was lowered."""
-        evicted = 0
-        for _ in range(batch):
-            if self._excess(scope) + charge <= 0 or not self._policy.has_partition(scope):
-                break
-
-            if not self.expire(now):
-                evicted += self._evict(now, scope)
-
-        self.evicted += evicted
+        """Make room in a scope with a limit: at most one batch. `sweep` removes the rest."""
+        exceeds = lambda: self._excess(scope) + charge > 0 and self._policy.has_partition(scope)  # noqa: E731 - short
+        evicted, left = self._evict_while(exceeds, now, batch, scope)
         self.evicted_within += evicted
+        if left <= 0:
+            self._excess_may_remain = True
+
         return evicted
 
     def _excess(self, scope: str) -> int:

@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from sidecard.core.cache.memory import MemoryCache
 from sidecard.core.cache.policy import CachePolicy
-from sidecard.core.effects import Effect, SendReply
+from sidecard.core.effects import Effect, EmitNote, SendReply
 from sidecard.core.events import Peer
 from sidecard.core.flights.failures import Failures
 from sidecard.core.flights.serving import Serving
@@ -12,6 +12,7 @@ from sidecard.core.flights.store.lookups import Lookups
 from sidecard.core.flights.store.status import StoreStatus
 from sidecard.core.flights.store.writes import StoreUpdates
 from sidecard.core.flights.table import Flights
+from sidecard.core.notes import Evicted
 from sidecard.core.records import NO_USAGE
 from sidecard.core.replies import error, not_yours, reject_value
 from sidecard.core.scopes import Scopes
@@ -109,8 +110,12 @@ class EntryRemoval(Struct, frozen=True, eq=False):
 
     def do_batch(self, now: float) -> list[Effect]:
         """Remove a batch."""
+        evicted = self.cache.evicted
         effects: list[Effect] = []
         for purge in self.cache.sweep(now):
             effects += self.writes.purged(purge)
+
+        if self.cache.evicted > evicted:
+            effects.append(EmitNote(Evicted(self.cache.evicted - evicted)))
 
         return effects

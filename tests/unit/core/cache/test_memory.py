@@ -2,6 +2,7 @@ import gc
 
 import pytest
 
+from sidecard.core.cache import memory
 from sidecard.core.cache.entry import ENTRY_OVERHEAD_BYTES, Terms
 from sidecard.core.cache.eviction import GreedyDual
 from sidecard.core.cache.memory import SHARING_ONLY_BYTES, Insertion, MemoryCache
@@ -388,3 +389,60 @@ def _tracked(kind: str, count: int) -> int:
     gc.collect()
     assert cache.count > count // 2
     return len(gc.get_objects()) - before
+
+
+def full_of_small_entries() -> MemoryCache:
+    """Return a full cache of 8 MB with 25,000 entries, of which an eighth is as large as one entry may be."""
+    cache = MemoryCache(8_000_000)
+    for number in range(26_000):
+        put(cache, f"small{number}")
+
+    assert not cache.has_work
+    return cache
+
+
+def test_large_answer_takes_the_place_of_small_ones_in_batches() -> None:
+    """It is kept at once, and what it evicts leaves batch by batch."""
+    cache = full_of_small_entries()
+    before = cache.count
+    assert put(cache, "large", size=900_000).entry is not None
+    assert before - cache.count <= 250
+    assert 8_000_000 < cache.bytes <= 9_000_000
+    assert cache.has_work
+    put(cache, "small again")
+    assert sweep(cache) > 3
+
+    assert cache.bytes <= cache.budget == 8_000_000
+    assert get(cache, "large") is not None
+
+
+def test_cache_exceeds_its_budget_by_a_bounded_excess(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large answers that come faster than room is made for them are not kept; later ones are again."""
+    monkeypatch.setattr(memory, "MAX_EXCESS_BYTES", 2_000_000)
+    cache = full_of_small_entries()
+    kept = [put(cache, f"large{number}", size=900_000).entry is not None for number in range(20)]
+    assert kept[:2] == [True, True]
+    assert not all(kept)
+    assert cache.bytes <= cache.budget <= 10_000_000
+    sweep(cache)
+
+    assert put(cache, "later", size=900_000).entry is not None
+
+
+def test_put_into_a_cache_whose_entries_were_all_hit_takes_no_longer() -> None:
+    """The search for a victim without hits ends after some hundreds of entries; no batch is longer for it."""
+    cache = full_of_small_entries()
+    for number in range(26_000):
+        get(cache, f"small{number}")
+
+    for size in (10, 900_000):
+        before = cache._policy.passed
+        assert put(cache, f"new{size}", size=size).entry is not None
+        assert cache._policy.passed - before <= 1000
+
+    while cache.has_work:
+        before = cache._policy.passed
+        cache.sweep(0.0)
+        assert cache._policy.passed - before <= 1000
+
+    assert cache.bytes <= cache.budget == 8_000_000
