@@ -347,8 +347,8 @@ SCHEDULE_MUTANTS: dict[str, ScheduleMutant] = {
         ),
         (
             "neutral probes leave the breaker half-open",
-            "three probes",
-            2_000,
+            "tight limits",
+            20_000,
             (Breaker, "_record_probe", _keep_half_open_after_neutral_probes),
         ),
         (
