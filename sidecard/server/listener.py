@@ -143,7 +143,7 @@ def _remove_dead(path: str, setting: str) -> None:
         return
 
     if not stat.S_ISSOCK(found.st_mode):
-        raise ListenError(f"{path} exists and is not a socket: remove it, or choose another {setting}", lasting=True)
+        raise ListenError(f"{path} exists and is not a socket: remove it, or choose another {setting}")
 
     in_use = _probe(path)
     if in_use is not None:

@@ -47,7 +47,7 @@ def test_log_level_command_sets_the_level(daemon: Start, socket_path: str) -> No
     assert ask(socket_path, {"op": "log", "level": "loud"})["type"] == "error"
     os.kill(one.pid, signal.SIGHUP)
     assert one.terminate() == 0
-    assert [line["event"] for line in one.log()] == ["serving", "log level set"]
+    assert [line["event"] for line in one.log()] == ["state not kept", "serving", "log level set"]
 
 
 def _answers(socket_path: str) -> bool:
