@@ -167,7 +167,7 @@ class Engine:
             run, cache, streams, flights, similar, store, backends, counters, memory
         )
         self._entries = EntryOperations(policy, flights, lookups, store, writes, serving, scopes, failures)
-        self._jobs = Jobs([EntryRemoval(cache, writes)])
+        self._jobs = Jobs([EntryRemoval(cache, writes), self._disconnect])
         self._explain = ExplainOperation(policy, flights, store, scopes, failures, status)
         self._reports = ReportOperations(
             status, flights, limits, store, backends, billing, hung_calls, metrics.problems_of

@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from sidecard.core.flights import streams
-from sidecard.server import buffers
+from sidecard.server import buffers, driver, peer_output
 from sidecard.server import connection as daemon_connection
 from sidecard_client._async import calls as async_calls
 from sidecard_client._async import connection as async_connection
@@ -64,8 +64,13 @@ _PLACES: list[tuple[Any, str, Any]] = [
     (daemon_connection, "HIGH_WATER_BYTES", 1000),
     (daemon_connection, "COUNTED_BYTES", 500),
     (daemon_connection, "LOW_WATER_BYTES", 125),
+    (peer_output, "HIGH_WATER_BYTES", 1000),
+    (peer_output, "COUNTED_BYTES", 500),
     (buffers, "COUNTED_BYTES", 500),
     (streams, "WINDOW_BYTES", 200),
+    # Small, so that work in batches and deliveries in turns are frequent.
+    (streams, "WINDOW_CHUNKS", 3),
+    (driver, "MAX_DELIVERIES", 1),
     (async_connector, "random", SimpleNamespace(random=_even)),
 ]
 

@@ -7,6 +7,7 @@ import pytest
 from sidecard.core.effects import StorePurge
 from sidecard.core.events import EntriesPurged, Removed, Tick, WorkContinued
 from sidecard.core.flights.requests.deadlines import MAX_DUE
+from sidecard.core.flights.requests.disconnect import BATCH, MAX_AT_ONCE
 from sidecard.core.flights.store.status import PATIENCE_SECONDS
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.wire import Deleted, Get, Purge, Put
@@ -239,3 +240,47 @@ def test_thousands_of_deadlines_at_one_instant_take_several_ticks() -> None:
 
     assert ticks >= 2000 / MAX_DUE
     assert all(isinstance(waiter.receives()[0], wire.Timeout) for waiter in waiters)
+
+
+def test_a_lost_peer_with_many_calls_is_forgotten_in_batches() -> None:
+    """Each batch ends few calls; others take them over, never the lost peer; at the end nothing of it is left."""
+    host = Host()
+    lost, other = host.peer(), host.peer()
+    for number in range(1000):
+        lost.asks(wire.Begin(f"key{number}", id=number))
+        (lost if number % 2 else other).asks(wire.Begin(f"key{number}", id=10_000 + number))
+
+    lost.receives()
+    other.receives()
+    lost.dies()
+    batches = 0
+    while host.engine.has_work:
+        before = host.stats().lost
+        host.happens(WorkContinued())
+        assert host.stats().lost - before <= BATCH
+        batches += 1
+
+    assert batches >= (1000 - MAX_AT_ONCE) / BATCH
+    assert host.stats().lost == 1000
+    assert host.stats().left == 500
+    assert (host.stats().leases, host.stats().waiters) == (500, 0)
+    assert [type(reply) for reply in other.receives()] == [wire.Lease] * 500
+    assert lost.receives() == []
+
+
+def test_what_happens_between_the_batches_of_a_lost_peer() -> None:
+    """Its calls are in progress for others until their batch: a newcomer waits, a waiter may leave."""
+    host = Host()
+    lost, other, newcomer = host.peer(), host.peer(), host.peer()
+    for number in range(600):
+        lost.asks(wire.Begin(f"key{number}", id=number))
+
+    other.waits("key599")
+    lost.dies()
+    newcomer.waits("key598")
+    other.asks(wire.Cancel(id=2, target=1))
+    other.dies()
+    host.works()
+
+    assert isinstance(newcomer.receives()[-1], wire.Lease)
+    assert (host.stats().leases, host.stats().waiters, host.stats().lost) == (1, 0, 600)
