@@ -23,6 +23,7 @@ from sidecard.core.effects import (
     ReadSettings,
     SendMetrics,
     SendReply,
+    ServeAgain,
     SetLogLevel,
     StoreEffect,
     StoreRead,
@@ -183,6 +184,8 @@ class Host:
             elif isinstance(effect, SendMetrics):
                 families = list(merged(self.engine.metrics_sources(self.now)[1]))
                 self.actors[effect.peer_id].inbox.append(wire.Metrics(effect.request_id, families))
+            elif isinstance(effect, ServeAgain):
+                self.happens(event)
             elif isinstance(effect, EmitNote):
                 self.notes.append(effect.note)
                 made.append(effect.note)

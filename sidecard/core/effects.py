@@ -21,6 +21,10 @@ class SendReply(Struct, frozen=True):
     """Class of the answered request, if an earlier event carried it."""
 
 
+class ServeAgain(Struct, frozen=True):
+    """Deliver the same request of the same peer again, before its others: some of its work is left for another turn."""
+
+
 class SendMetrics(Struct, frozen=True):
     """Deliver a large reply to `metrics` to a peer, built in turns of its ``uid`` from `Engine.metrics_sources`."""
 
@@ -162,4 +166,6 @@ class LogCall(Struct, frozen=True):
 
 
 StoreEffect = StoreRead | StoreWrite | StoreRelease | StoreRemove | StorePurge | ShareSpending
-Effect = SendReply | SendMetrics | EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings | StoreEffect
+Effect = (
+    SendReply | ServeAgain | SendMetrics | EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings | StoreEffect
+)

@@ -13,7 +13,8 @@ Requests that arrive one at a time are served inline; all others in turns (`side
 
 import asyncio
 from contextlib import suppress
-from typing import Final
+from itertools import chain
+from typing import TYPE_CHECKING, Final
 
 from sidecard.config.schema import LimitSettings
 from sidecard.core.events import Peer
@@ -21,10 +22,13 @@ from sidecard.server.buffers import COUNTED_BYTES
 from sidecard.server.connections import AdmissionDenied
 from sidecard.server.json_lines.text import json_line
 from sidecard.server.peer_output import HIGH_WATER_BYTES, PeerOutput, ServerContext
-from sidecard.server.reader import RequestReader
+from sidecard.server.reader import Incoming, RequestReader
 from sidecard.server.scheduler import MAX_BATCH, TURN_SECONDS
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 INLINE_BYTES: Final = 64 * 1024
 """More bytes of JSON lines are split and decoded in a turn: 1 MiB takes up to 20 ms. Frames are charged to their uid instead."""
@@ -46,6 +50,8 @@ class PeerConnection(PeerOutput):
         self._receive = self._reader.receive
         self._backlog: list[bytes] = []
         """Messages that wait to be decoded and served: at most `MAX_BATCH`."""
+        self._unfinished: Incoming | None = None
+        """The first message of the backlog, decoded and served in part."""
         self._fault: FramingError | None = None
         """Ends the connection once the backlog has been served."""
         self._admission = admission
@@ -100,7 +106,7 @@ class PeerConnection(PeerOutput):
 
         now = self._clock()
         if not self._reader.json:
-            if self._scheduler.may_serve_inline(self._peer.uid, now):
+            if self._unfinished is None and self._scheduler.may_serve_inline(self._peer.uid, now):
                 self.close()
                 return False
 
@@ -170,7 +176,7 @@ class PeerConnection(PeerOutput):
 
     def serve_turn(self) -> bool:
         """Serve one batch, or write waiting lines. Return whether more waits."""
-        if self._half_closed and not self._reader.json:
+        if self._half_closed and not self._reader.json and self._unfinished is None:
             self.close()
             return False
 
@@ -211,7 +217,25 @@ class PeerConnection(PeerOutput):
         backlog = self._backlog
         if backlog and not self._closing and not self.congested:
             # Each is decoded just before it is served, if its turn comes now.
-            del backlog[: self._driver.serve(self._peer, self, map(self._reader.decode, backlog), len(backlog), now)]
+            messages: Iterable[Incoming] = map(self._reader.decode, backlog)
+            if self._unfinished is not None:
+                messages = chain((self._unfinished,), map(self._reader.decode, backlog[1:]))
+                self._unfinished = None
+
+            del backlog[: self._driver.serve(self._peer, self, messages, len(backlog), now)]
+
+    def serve_again(self, request: Incoming) -> None:
+        """Serve a request in the next turn, before others: it is the first of the backlog, or the only one received."""
+        self._unfinished = request
+        if self._reader.json:
+            return
+
+        if not self._backlog:
+            self._backlog = [b""]
+
+        self._reader.single_frames = False
+        self._transport.pause_reading()
+        self._scheduler.enqueue(self, self._peer.uid)
 
     def _take_more(self) -> None:
         try:
@@ -228,7 +252,10 @@ class PeerConnection(PeerOutput):
             if self._backlog:
                 request = self._reader.decode(self._backlog.pop(0))
                 self._unanswered.begin(request)
-                self._driver.serve(self._peer, self, (request,), 1, self._clock())
+                while not self._driver.serve(self._peer, self, (request,), 1, self._clock()):
+                    # Lines are short enough to be served whole.
+                    self._unfinished = None
+
                 self._unanswered.end(request)
 
             if self._clock() > until:

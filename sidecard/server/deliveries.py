@@ -17,6 +17,8 @@ from sidecard_client.protocol import wire
 if TYPE_CHECKING:
     import asyncio
 
+    from sidecard.server.reader import Incoming
+
 POLL_SECONDS: Final = 0.1
 """Poll interval for a watcher's unread buffer: a transport reports nothing below its high-water mark."""
 
@@ -40,6 +42,9 @@ class ReplyWriter(Protocol):
 
     def queue_shared(self, reply: wire.AnyReply) -> None:
         """Queue a reply whose value may be sent to several peers."""
+
+    def serve_again(self, request: "Incoming") -> None:
+        """Serve a request in the peer's next turn, before its others."""
 
     def queue_metrics(self, request_id: int, families: list[bytes]) -> None:
         """Queue a reply to `metrics` with encoded families, which other peers get too, and flush."""
@@ -72,6 +77,10 @@ class DeferredWriter:
         self._replies.append(partial(self._writer.queue_shared, reply))
 
     queue_shared = queue
+
+    def serve_again(self, request: "Incoming") -> None:
+        """Serve a request in the peer's next turn, before its others."""
+        self._writer.serve_again(request)
 
     def queue_metrics(self, request_id: int, families: list[bytes]) -> None:
         """Queue a reply to `metrics` behind the others."""

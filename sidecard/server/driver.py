@@ -21,6 +21,7 @@ from sidecard.core.effects import (
     ReadSettings,
     SendMetrics,
     SendReply,
+    ServeAgain,
     SetLogLevel,
     StoreEffect,
 )
@@ -123,7 +124,7 @@ class Driver:
     ) -> int:
         """Serve ``count`` messages of one peer, in order, until its writer is full or its turn is over; return how many."""
         peer_id, metrics = peer.id, self._metrics
-        served, settled = 0, True
+        served, settled, unfinished = 0, True, False
         if self._deferred:
             # Its earlier replies come first.
             writer = self._deferred.get(peer_id, writer)
@@ -150,6 +151,10 @@ class Driver:
                                 settled = False
                                 if metrics is not None:
                                     metrics.requests[kind, type(reply)] += 1
+                        elif type(effect) is ServeAgain:
+                            unfinished = True
+                            served -= 1
+                            writer.serve_again(message)
                         else:
                             settled = False
                             self._execute(effect)
@@ -157,7 +162,7 @@ class Driver:
                     settled = False
                     writer.queue(wire.Error(message.id, "internal", str(self._bug(fault, type(message)))))
 
-            if writer.congested:
+            if writer.congested or unfinished:
                 break
 
             # Reading the clock costs too much per hit, and hits are cheap.

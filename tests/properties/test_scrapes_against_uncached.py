@@ -118,7 +118,7 @@ async def _live(actions: list[tuple[Any, ...]]) -> None:
             case "record", number, batch:
                 world.own += 1
                 peer = Peer(number, number, number, 100 + number // 2, operator=False)
-                world.apps.record(peer, RecordMetrics(metrics=tuple(batch)), 0.0)
+                world.apps.record_part(peer, RecordMetrics(metrics=tuple(batch)), 0.0)
             case "lost", number:
                 world.apps.peer_lost(Peer(number, number, number, 100 + number // 2, operator=False))
             case "ask", form:
@@ -155,7 +155,10 @@ def test_large_families_are_built_in_pieces(series: int, form: TextFormat) -> No
         world.apps._max_series = 1000
         world.own = 1
         counted = (Measurement(name="docs", kind="counter", labels={"n": str(number)}) for number in range(series))
-        world.apps.record(Peer(1, 1, 1, 1, operator=False), RecordMetrics(metrics=tuple(counted)), 0.0)
+        request = RecordMetrics(metrics=tuple(counted))
+        while world.apps.record_part(Peer(1, 1, 1, 1, operator=False), request, 0.0) is None:
+            pass
+
         page = asyncio.get_running_loop().create_task(world.scrapes.page(form, 0))
         turns = 0
         while not page.done():

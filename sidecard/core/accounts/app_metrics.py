@@ -37,6 +37,28 @@ _LOOK_AGAIN_SECONDS: Final = 60.0
 """After no metric could be forgotten, time until the next search."""
 
 
+PART_WORK: Final = 3000
+"""A batch is recorded in parts of about this much work, 1 to 2 ms: 150 measurements of 16 labels, or 400 of three."""
+
+_WORK_EACH: Final = 4
+"""Work of a measurement besides its labels, in units of a label."""
+
+_BUCKETS_PER_LABEL: Final = 4
+"""So many buckets of a histogram are as much work as a label."""
+
+
+class _Progress:
+    """How much of a batch has been recorded."""
+
+    __slots__ = ("dropped", "problem", "recorded", "request")
+
+    def __init__(self, request: RecordMetrics) -> None:
+        self.request = request
+        self.recorded = 0
+        self.dropped = 0
+        self.problem = ""
+
+
 class FamilySource(NamedTuple):
     """One family, to be made in pieces; the pieces of one family are consecutive and equal but for their samples."""
 
@@ -67,7 +89,10 @@ class AppMetrics:
         self._metrics_by_uid = Share()
         self._metrics_of_peer: dict[int, set[str]] = {}
         """Names of the metrics in which a peer has gauges."""
-        self._sessions: OrderedDict[tuple[int, str], int] = OrderedDict()
+        self._sessions: OrderedDict[tuple[int, str], tuple[int, int]] = OrderedDict()
+        """The last sequence number of each sender, and how many measurements of that batch have been recorded."""
+        self._progress: dict[int, _Progress] = {}
+        """Batches of which a part has been recorded, by peer."""
         self._changes = 0
         self._search_at = float("-inf")
         """When it is worthwhile to search for metrics to forget."""
@@ -77,28 +102,54 @@ class AppMetrics:
         """At most so many bytes would all samples be, encoded."""
         return self._room.exposed.total
 
-    def record(self, peer: Peer, request: RecordMetrics, now: float) -> int:
-        """Record measurements; return how many were dropped.
+    def record_part(self, peer: Peer, request: RecordMetrics, now: float) -> int | None:
+        """Record the next measurements of a batch, for about 1 ms; after the last ones, return how many of all were dropped.
 
-        A batch that is sent again because its acknowledgement was lost with the connection changes nothing.
+        A batch that is sent again because its acknowledgement was lost with the connection changes nothing. If only some of it
+        was recorded by then, the rest is.
         """
-        self.problem = ""
-        if request.session and not self._is_new((peer.uid, request.session), request.sequence):
-            return 0
+        progress = self._progress.get(peer.id)
+        if progress is None or progress.request is not request:
+            progress = self._progress[peer.id] = _Progress(request)
 
-        if request.dropped:
+        session = (peer.uid, request.session)
+        if request.session:
+            sequence, recorded = self._sessions.get(session, (-1, 0))
+            if request.sequence == sequence:
+                progress.recorded = recorded
+            elif request.sequence < sequence:
+                progress.recorded = len(request.metrics)
+            elif request.dropped:
+                self._dropped["client"] += request.dropped
+        elif request.dropped and not progress.recorded:
             self._dropped["client"] += request.dropped
 
-        dropped = 0
-        for measurement in request.metrics:
+        self._record_some(peer, progress, now)
+        if request.session and request.sequence >= self._sessions.get(session, (-1, 0))[0]:
+            self._remember(session, (request.sequence, progress.recorded))
+
+        if progress.recorded < len(request.metrics):
+            return None
+
+        del self._progress[peer.id]
+        return progress.dropped
+
+    def _record_some(self, peer: Peer, progress: "_Progress", now: float) -> None:
+        self.problem = progress.problem
+        work = 0
+        while work < PART_WORK and progress.recorded < len(progress.request.metrics):
+            measurement = progress.request.metrics[progress.recorded]
+            progress.recorded += 1
+            work += _WORK_EACH + len(measurement.labels) + len(measurement.counts) // _BUCKETS_PER_LABEL
             if reason := self._record(peer, measurement, now):
                 self._dropped[reason] += 1
-                dropped += 1
+                progress.dropped += 1
 
-        return dropped
+        progress.problem = self.problem
 
     def peer_lost(self, peer: Peer) -> None:
         """Drop the gauges of a worker that has disconnected."""
+        self._progress.pop(peer.id, None)
         for name in self._metrics_of_peer.pop(peer.id, ()):
             metric = self._metrics[name]
             del metric.workers[peer.id]
@@ -123,16 +174,11 @@ class AppMetrics:
         """Yield the metrics with too many label sets, and how many measurements were affected."""
         return ((name, metric.overflowed) for name, metric in sorted(self._metrics.items()) if metric.overflowed)
 
-    def _is_new(self, session: tuple[int, str], sequence: int) -> bool:
-        if sequence <= self._sessions.get(session, -1):
-            return False
-
-        self._sessions[session] = sequence
+    def _remember(self, session: tuple[int, str], state: tuple[int, int]) -> None:
+        self._sessions[session] = state
         self._sessions.move_to_end(session)
         if len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
-
-        return True
 
     def _record(self, peer: Peer, measurement: Measurement, now: float) -> str:
         """Record one measurement; return why it was dropped, or nothing."""

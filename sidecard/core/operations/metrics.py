@@ -16,7 +16,7 @@ from sidecard.core.accounts.billing import Billing
 from sidecard.core.accounts.daemon_metrics import DaemonMetrics
 from sidecard.core.accounts.histogram import Buckets
 from sidecard.core.backends.registry import Backends
-from sidecard.core.effects import Effect, SendMetrics, SendReply
+from sidecard.core.effects import Effect, SendMetrics, SendReply, ServeAgain
 from sidecard.core.events import Peer
 from sidecard.core.flights.streams import Streams
 from sidecard.core.operations.status import StatusOperations
@@ -84,8 +84,11 @@ class MetricsOperations(Struct, frozen=True, eq=False):
     enabled: bool
 
     def record(self, peer: Peer, request: wire.RecordMetrics, now: float) -> list[Effect]:
-        """Record measurements of an app."""
-        dropped = self.apps.record(peer, request, now)
+        """Record measurements of an app, in parts."""
+        dropped = self.apps.record_part(peer, request, now)
+        if dropped is None:
+            return [ServeAgain()]
+
         reply = wire.Recorded(request.id, dropped, self.apps.problem)
         return [SendReply(peer.id, reply)] if request.acknowledge else []
 

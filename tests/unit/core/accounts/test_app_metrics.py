@@ -7,7 +7,7 @@ import pytest
 
 from sidecard.core.accounts.app_metric import PIECE_LABELS
 from sidecard.core.accounts.app_metric_room import MAX_EXPOSED_BYTES, TOTAL_PER_METRIC
-from sidecard.core.accounts.app_metrics import FORGET_SECONDS, MAX_METRICS, MAX_SESSIONS, AppMetrics
+from sidecard.core.accounts.app_metrics import FORGET_SECONDS, MAX_METRICS, MAX_SESSIONS, PART_WORK, AppMetrics
 from sidecard.core.accounts.histogram import DEFAULT_BOUNDS
 from sidecard.core.accounts.memory import MemoryAccounts
 from sidecard.core.events import Peer
@@ -47,7 +47,11 @@ class Metrics(AppMetrics):
 
     def report(self, who: Peer, *measurements: Measurement, **fields: object) -> int:
         """Record measurements."""
-        return self.record(who, RecordMetrics(metrics=measurements, **fields), self.now)  # type: ignore[arg-type]
+        request = RecordMetrics(metrics=measurements, **fields)  # type: ignore[arg-type]
+        while (dropped := self.record_part(who, request, self.now)) is None:
+            pass
+
+        return dropped
 
     def samples(self) -> dict[str, float]:
         """Return every sample by its name and labels."""
@@ -471,3 +475,62 @@ def test_equal_change_numbers_mean_equal_samples() -> None:
         newest = max(source.changed for source in metrics.sources())
         assert newest not in seen
         seen.add(newest)
+
+
+def large_batch(count: int = 2000, **fields: object) -> RecordMetrics:
+    """Return a batch that is recorded in several parts, of which one measurement is invalid."""
+    measurements = (*(counted("docs", 1, n=str(number % 7)) for number in range(count)), counted("1docs"))
+    return RecordMetrics(metrics=measurements, **fields)  # type: ignore[arg-type]
+
+
+def test_a_large_batch_is_recorded_in_parts() -> None:
+    """Each of bounded work; the last one returns the drops of all, and the sender's own drops count once."""
+    metrics = Metrics()
+    request = large_batch(dropped=3)
+    results: list[int | None] = []
+    while not results or results[-1] is None:
+        results.append(metrics.record_part(ONE, request, 0.0))
+
+    assert results == [None] * (len(results) - 1) + [1]
+    assert len(results) > 2000 * 5 // PART_WORK
+    assert sum(metrics.samples().values()) == 2000
+    assert metrics.dropped == {"invalid": 1, "client": 3}
+    assert not metrics._progress
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_batch_that_was_recorded_in_part_is_completed_when_sent_again(parts: int) -> None:
+    """1. some parts are recorded; 2. the connection is lost; 3. the batch is sent again on another one, twice."""
+    metrics = Metrics()
+    request = large_batch(session="s", sequence=1, dropped=3)
+    for _ in range(parts):
+        assert metrics.record_part(ONE, request, 0.0) is None
+
+    metrics.peer_lost(ONE)
+    for _ in range(2):
+        again = large_batch(session="s", sequence=1, dropped=3)
+        while metrics.record_part(TWO, again, 0.0) is None:
+            pass
+
+    assert sum(metrics.samples().values()) == 2000
+    assert metrics.dropped == {"invalid": 1, "client": 3}
+
+
+def test_a_batch_on_two_connections_at_the_same_time_counts_once() -> None:
+    """The first connection's end may be noticed after the second one has sent the batch again, and the next batch."""
+    metrics = Metrics()
+    first, second = (large_batch(session="s", sequence=1) for _ in range(2))
+    assert metrics.record_part(ONE, first, 0.0) is None
+    assert metrics.record_part(TWO, second, 0.0) is None
+    assert metrics.record_part(ONE, first, 0.0) is None
+    while metrics.record_part(TWO, second, 0.0) is None:
+        pass
+
+    following = large_batch(session="s", sequence=2)
+    assert metrics.record_part(TWO, following, 0.0) is None
+    assert metrics.record_part(ONE, first, 0.0) is not None
+    while metrics.record_part(TWO, following, 0.0) is None:
+        pass
+
+    assert sum(metrics.samples().values()) == 4000
+    assert metrics.dropped == {"invalid": 2}
