@@ -155,10 +155,9 @@ class NameTable(Generic[Name, Item]):
             del names[max(0, len(names) - self._newest) :]
 
         items = self.items
+        own = [(name, items[name].hold) for name in names if items[name].uid == uid]
         for held in (0, 1):
-            found = [
-                name for name in names if items[name].uid == uid and items[name].hold == held and not self._kept(name)
-            ]
+            found = [name for name, hold in own if hold == held and not self._kept(name)]
             if found:
                 found.sort(key=lambda name: self._used_at(items[name], now))
                 # One that matters is not forgotten before it must be.

@@ -1,11 +1,12 @@
 """The daemon's own measurements by label, beyond `Counters` and the ledger."""
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from sidecard.core.accounts.backend_ledger import MAX_MODELS
 from sidecard.core.accounts.histogram import CALL_BOUNDS, HANDLE_BOUNDS, Buckets
 from sidecard.core.names import OTHER, UNKNOWN_UID, NameTable, NameUse, never
+from sidecard.core.notes import Outcome
 from sidecard.core.wall_clock import WallClock
 from sidecard_client.protocol.wire import Exemplar
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _OTHER_MODEL = (OTHER, OTHER)
+
+_OUTCOMES = ("done", *get_args(Outcome))
 
 _TRACE_ID = slice(3, 35)
 """The trace id within a W3C ``traceparent``."""
@@ -50,6 +53,7 @@ class DaemonMetrics:
         self.backends: NameTable[str, NameUse] = NameTable(max_backends, self._forget_backend, kept)
         self.models: NameTable[tuple[str, str], NameUse] = NameTable(MAX_MODELS, self._forget_model)
         """Labels of ``spent``."""
+        self._models_of: defaultdict[str, set[str]] = defaultdict(set)
         self._wall = wall
 
     def count_lease(self, backend: str, outcome: str, uid: int = UNKNOWN_UID, now: float = 0.0) -> None:
@@ -66,11 +70,13 @@ class DaemonMetrics:
     def count_dollars(self, backend: str, model: str | None, dollars: float, uid: int, now: float) -> None:
         """Add what a call cost."""
         labels = (self._label(backend, uid, now), model or "")
-        use = self.models.items.get(labels) or self.models.enter(labels, NameUse, uid, now)
-        if use is None:
+        use = self.models.items.get(labels)
+        if use is not None:
+            use.used_at = now
+        elif self.models.enter(labels, NameUse, uid, now) is None:
             labels = _OTHER_MODEL
         else:
-            use.used_at = now
+            self._models_of[labels[0]].add(labels[1])
 
         self.spent[labels] += dollars
 
@@ -85,15 +91,23 @@ class DaemonMetrics:
         return backend
 
     def _forget_backend(self, backend: str, _: NameUse) -> None:
-        for labels in [labels for labels in self.leases if labels[0] == backend]:
-            self.leases[OTHER, labels[1]] += self.leases.pop(labels)
+        for outcome in _OUTCOMES:
+            number = self.leases.pop((backend, outcome), 0)
+            if number:
+                self.leases[OTHER, outcome] += number
 
         histogram = self.upstream.pop(backend, None)
         if histogram is not None:
             self.upstream[OTHER].add(CALL_BOUNDS, histogram.counts, histogram.sum)
 
-        for labels in [labels for labels in self.models.items if labels[0] == backend]:
-            self.models.forget(labels)
+        for model in list(self._models_of.get(backend, ())):
+            self.models.forget((backend, model))
 
     def _forget_model(self, labels: tuple[str, str], _: NameUse) -> None:
+        backend, model = labels
+        models = self._models_of[backend]
+        models.discard(model)
+        if not models:
+            del self._models_of[backend]
+
         self.spent[_OTHER_MODEL] += self.spent.pop(labels, 0.0)

@@ -61,6 +61,20 @@ def test_the_idle_names_of_who_has_most_make_room() -> None:
     assert "junk0" not in known
 
 
+def test_a_uid_with_more_names_takes_no_room_from_one_with_fewer() -> None:
+    """If all of its own are in use, its further names share a backend, and the other's idle ones stay."""
+    host = Host(max_backends=64)
+    for number in range(10):
+        peer = host.peer(uid=2)
+        peer.completes(peer.calls(f"bob{number}").lease, 1)
+
+    for number in range(100):
+        host.peer(uid=1).calls(f"busy{number}")
+
+    assert {f"bob{number}" for number in range(10)} <= host.breakers().keys()
+    assert host.breakers()[OTHER_BACKENDS].permits == 100 - 54
+
+
 def used(host: Host, name: str, uid: int = 1000, **fields: Any) -> None:
     """Make a call of a task, a backend and a model of one name."""
     peer = host.peer(uid=uid)
@@ -108,6 +122,8 @@ def test_a_flood_of_names_keeps_every_sum() -> None:
     assert report.total.upstream_calls == sum(task.upstream_calls for task in report.tasks.values()) == 701
     assert sums_of(host)["sidecard_spent_dollars_total"] == sums_of(host)["sidecard_leases_total"] == 701
     samples = host.samples()
+    spent = {sample for sample in samples if sample.startswith("sidecard_spent_dollars_total")}
+    assert len(spent) <= 41
     assert samples["sidecard_leases_total backend=bob outcome=done"] == 1
     assert samples["sidecard_spent_dollars_total backend=bob model=bob"] == 1.0
 
@@ -127,7 +143,6 @@ def test_unused_names_are_forgotten_in_time() -> None:
         used(host, name)
 
     host.peer().calls("busy")
-    changes = host.engine.ledger_changes
     host.passes(600.0)
     used(host, "late")
     host.peer().asks(wire.Begin("hit", task="hit"))
@@ -138,7 +153,9 @@ def test_unused_names_are_forgotten_in_time() -> None:
     for some, left in ((host, 500.0), (later, 500.0)):
         before, sums = some.report(), sums_of(some)
         some.passes(left)
+        changes = some.engine.ledger_changes
         some.happens(SecondsPassed())
+        assert some.engine.ledger_changes > changes
         report = some.report()
         assert {"gone", "recent"} & names_of(some) == set()
         assert {"configured", "late", OTHER_BACKENDS} <= report.tasks.keys() & report.backends.keys()
@@ -150,7 +167,6 @@ def test_unused_names_are_forgotten_in_time() -> None:
 
     assert "hit" in host.report().tasks
     assert "busy" in host.breakers()
-    assert host.engine.ledger_changes > changes
     host.passes(10_000.0)
     used(host, "gone")
     assert host.report().tasks["gone"].upstream_calls == 1
