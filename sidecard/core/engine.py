@@ -338,6 +338,11 @@ class Engine:
         return min(due, expiry)
 
     @property
+    def removed_bytes(self) -> int:
+        """Bytes of all entries that ever left the cache."""
+        return self._cache.removed_bytes
+
+    @property
     def idle(self) -> bool:
         """There is no lease, no waiter and no follower of a stream."""
         flights = self._flights

@@ -25,6 +25,7 @@ from sidecard.core.notes import Note
 from sidecard.core.settings import StoreKind
 from sidecard.daemon.clocks import ClockWatch, awake_clock, clock, wall_clock
 from sidecard.daemon.ledger_file import LedgerFile, LedgerKeeper
+from sidecard.daemon.memory_trim import MemoryTrim
 from sidecard.daemon.network import tcp_problem
 from sidecard.daemon.recent_calls import RecentCalls
 from sidecard.daemon.reloading import Reloader
@@ -155,17 +156,16 @@ class Daemon:
             async with asyncio.TaskGroup() as tasks:
                 background: list[asyncio.Task[None]] = []
 
-                def start(task: Coroutine[Any, Any, None]) -> None:
-                    background.append(tasks.create_task(task))
+                def start(*coroutines: Coroutine[Any, Any, None]) -> None:
+                    background.extend(map(tasks.create_task, coroutines))
 
                 if store is not None:
                     start(store.run(driver.handle))
                     await asyncio.sleep(0)
 
                 self._server.start(driver, scheduler)
-                for work in (self._reloader.run(), self._feed_watchdog(), self._age_names(), watch.run(), recent.run()):
-                    start(work)
-
+                start(self._reloader.run(), self._feed_watchdog(), self._age_names(), watch.run(), recent.run())
+                start(MemoryTrim(lambda: engine.removed_bytes).run())
                 start(self._server.monitor.run())
                 if ledger is not None:
                     start(ledger.run())

@@ -197,3 +197,7 @@ class Entry(Struct, gc=False):
     def mark_dead(self) -> None:
         """Mark the entry as removed from the cache."""
         self.state = self.state & _KEPT | _DEAD
+
+    def clear(self) -> None:
+        """Free what a dead entry holds: its places in the wheel and in its level are dropped later."""
+        self.key, self.value, self.seconds = "", b"", 0.0

@@ -64,6 +64,8 @@ class MemoryCache:
         self.evicted_within = 0
         """Those of ``evicted`` that left because of their own namespace's limit."""
         self.expired = 0
+        self.removed_bytes = 0
+        """Charges of all entries that ever left."""
         self._tables: dict[str, EntryTable] = {}
         self._purges = Purges()
         self.inline_entries = _BATCH
@@ -263,7 +265,7 @@ class MemoryCache:
             if not self._unlink(entry):
                 self.expired += 1
 
-            entry.value = b""
+            entry.clear()
             removed += 1
 
         return removed
@@ -377,6 +379,7 @@ class MemoryCache:
             del self._tables[scope], self._scope_bytes[scope]
 
         self.bytes -= charge
+        self.removed_bytes += charge
         self.count -= 1
         if entry.state & COMPRESSED:
             self._count_compressed(entry, -1)
@@ -392,6 +395,6 @@ class MemoryCache:
         self.uncompressed_bytes += by * entry.answer_bytes
 
     def _discard(self, entry: Entry) -> None:
-        """Free a dead entry's value."""
+        """Free what a dead entry holds."""
         self.wheel.discard(entry)
-        entry.value = b""
+        entry.clear()

@@ -350,6 +350,23 @@ def test_a_removed_limit_no_longer_applies() -> None:
     assert not cache._policy._partitions
 
 
+def test_what_left_holds_nothing() -> None:
+    """Its place in the wheel may be dropped much later; keys would be 5 MB of a cache of 64 MB."""
+    cache = MemoryCache(10_000_000)
+    entries = [put(cache, f"key {number}").entry for number in range(3)]
+    before = cache.bytes
+    cache.delete("1000:default", "key 0", 0.0)
+    put(cache, "key 1")
+
+    for entry in entries[:2]:
+        assert entry is not None
+        assert (entry.alive, entry.key, entry.value, entry.seconds) == (False, "", b"", 0.0)
+
+    assert entries[2] is not None
+    assert entries[2].key == "key 2"
+    assert cache.removed_bytes == 2 * before // 3
+
+
 def test_seconds_of_long_lifetimes_are_few() -> None:
     """Entries with a lifetime each share what is kept per second, and leave at most one part in 2048 late."""
     cache = MemoryCache(2**30)
