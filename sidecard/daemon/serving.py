@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from msgspec import structs
 
 from sidecard import early_signals
+from sidecard.adapters.memory_trim import MemoryTrim
 from sidecard.adapters.zstd import Zstd
 from sidecard.config.model import Config
 from sidecard.core.accounts.billing import Price
@@ -25,7 +26,6 @@ from sidecard.core.notes import Note
 from sidecard.core.settings import StoreKind
 from sidecard.daemon.clocks import ClockWatch, awake_clock, clock, wall_clock
 from sidecard.daemon.ledger_file import LedgerFile, LedgerKeeper
-from sidecard.daemon.memory_trim import MemoryTrim
 from sidecard.daemon.network import tcp_problem
 from sidecard.daemon.recent_calls import RecentCalls
 from sidecard.daemon.reloading import Reloader

@@ -4,8 +4,8 @@ from itertools import count
 
 import pytest
 
-from sidecard.daemon import memory_trim
-from sidecard.daemon.memory_trim import LEAST_BYTES, MAX_SECONDS, MAX_TRIM_SLOWDOWN, MemoryTrim, Trim, load_trim
+from sidecard.adapters import memory_trim
+from sidecard.adapters.memory_trim import LEAST_BYTES, MAX_SECONDS, MAX_TRIM_SLOWDOWN, MemoryTrim, Trim, load_trim
 
 
 class _Heap:
