@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecard_client.protocol.nesting import MAX_DEPTH, MAX_STEPS, nesting_problem, nests_too_deep
@@ -29,6 +29,7 @@ def depth_of(value: Any) -> int:
     return 1 + max(map(depth_of, parts)) if parts else 0
 
 
+@settings(deadline=None)  # hosts are slow at times
 @given(VALUES, st.integers(0, 5))
 def test_depth_agrees_with_recursion(value: Any, limit: int) -> None:
     """A value is too deep exactly if a recursive count finds it to be; an examined empty list at the limit may be either."""
