@@ -61,7 +61,7 @@ class Backend:
         self.credit = 0.0
         """Under the route ``weighted``: weight earned and not spent on calls."""
         self._seen_generation = 0
-        self._tokens = MovingAverage()
+        self._tokens = TrimmedMean()  # peers report them: one claim must not decide
         self._requests = MinuteLimit(settings.requests_per_minute)
         self._minute_tokens = MinuteLimit(settings.tokens_per_minute)
         self._adaptive = AdaptiveLimit(settings.max_concurrent) if settings.adaptive else None

@@ -103,3 +103,15 @@ def test_dropped_updates_of_clients_saturate() -> None:
     peer.asks(wire.GetMetrics())
     metrics = peer.gets(wire.Metrics)
     assert wire.unpack_reply(wire.pack(metrics)) == metrics
+
+
+def test_one_claim_of_tokens_closes_no_limit_per_minute() -> None:
+    """Once it has left the minute, calls are admitted as before."""
+    host = Host(backends={"cloud": BackendSettings(tokens_per_minute=100_000.0)})
+    for tokens in (2**53, 100):
+        peer = host.peer()
+        peer.completes(peer.calls("cloud").lease, 1, usage=wire.Usage(prompt_tokens=tokens))
+        host.passes(62.0)
+
+    for _call in range(20):
+        host.peer().calls("cloud")
