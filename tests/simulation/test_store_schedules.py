@@ -15,6 +15,7 @@ from sidecard.core.effects import (
     ReadSettings,
     SendMetrics,
     SendReply,
+    ServeAgain,
     SetLogLevel,
     StoreEffect,
 )
@@ -124,7 +125,9 @@ class OneHost:
         for effect in effects:
             if isinstance(effect, SendReply):
                 self.receives(self.callers[effect.peer_id], effect.reply)
-            elif not isinstance(effect, SendMetrics | EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings):
+            elif not isinstance(
+                effect, SendMetrics | ServeAgain | EmitNote | AwaitRead | LogCall | SetLogLevel | ReadSettings
+            ):
                 wanted.append(effect)
 
         for effect in wanted:
