@@ -22,7 +22,7 @@ from sidecard.server.buffers import COUNTED_BYTES
 from sidecard.server.connections import AdmissionDenied
 from sidecard.server.json_lines.text import json_line
 from sidecard.server.peer_output import HIGH_WATER_BYTES, PeerOutput, ServerContext
-from sidecard.server.reader import Incoming, RequestReader
+from sidecard.server.reader import Incoming, RequestReader, requests_of_frames
 from sidecard.server.scheduler import MAX_BATCH, TURN_SECONDS
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
@@ -217,9 +217,9 @@ class PeerConnection(PeerOutput):
         backlog = self._backlog
         if backlog and not self._closing and not self.congested:
             # Each is decoded just before it is served, if its turn comes now.
-            messages: Iterable[Incoming] = map(self._reader.decode, backlog)
+            messages: Iterable[Incoming] = requests_of_frames(backlog)
             if self._unfinished is not None:
-                messages = chain((self._unfinished,), map(self._reader.decode, backlog[1:]))
+                messages = chain((self._unfinished,), requests_of_frames(backlog[1:]))
                 self._unfinished = None
 
             del backlog[: self._driver.serve(self._peer, self, messages, len(backlog), now)]

@@ -7,6 +7,21 @@ the difference: its next turns are skipped while other uids wait, and its reques
 
 So a peer that sends one small request waits at most for the current turn, or, if another connection of its own uid waits too,
 for one turn of each uid and of each connection of its own.
+
+What cannot be cut, or was cut, measured on two cores (milliseconds in one go):
+
+===============================================================  =======  =====
+work                                                             at once  a cut
+===============================================================  =======  =====
+JSON line of 960 KB of ``1e308``, rejected by its elements       1,456    13
+JSON line of 960 KB of usual numbers                             11       -
+JSON text of 15 MiB of small integers (`json_lines.pieces`)      3,000    0.5
+JSON text of 15 MiB of text                                      61       0.2
+the failure of a flight with 16,000 waiters (`deliveries`)       159      18
+the end of a connection with 16,000 leases (engine's jobs)       157      2
+16,384 waiters with one deadline (512 in each tick)              78       2.4
+msgpack frame of 15 MiB of small integers (skipped in C)         62       -
+===============================================================  =======  =====
 """
 
 from collections import OrderedDict

@@ -7,7 +7,9 @@ import pytest
 from msgspec import Raw, msgpack
 
 from sidecard.server.json_lines.outbox import WHOLE_BYTES, JsonOutbox, JsonValues
+from sidecard.server.json_lines.pieces import PIECE_BYTES
 from sidecard.server.json_lines.text import json_line
+from sidecard.server.scheduler import TURN_SECONDS
 from sidecard_client.protocol import wire
 from tests.unit.server.harness import ServerHarness, value_of
 
@@ -128,3 +130,19 @@ def test_other_peers_are_served_between_the_pieces_of_one_value() -> None:
 
     assert turns > 10
     assert all(waiter.received()[0]["value"] == "v" * 2**21 for waiter in waiters)
+
+
+def test_a_turn_writes_few_pieces_of_a_value() -> None:
+    """Each piece counts, whoever waits for it."""
+    server = ServerHarness()
+    reader = server.connect()
+    server.connect().send(wire.Put("key", value_of("v" * 2**21), id=1))
+    server.loop.cost = TURN_SECONDS / 2
+    reader.send_text('{"op":"get","key":"key","id":7}\n')
+    turns = 0
+    while reader.connection.has_unread and turns < 500:
+        server.loop.turn()
+        turns += 1
+
+    assert turns > 2**21 / PIECE_BYTES / 4
+    assert reader.received()[0]["value"] == "v" * 2**21
