@@ -126,6 +126,7 @@ class PeerConnection(PeerOutput):
     def resume_writing(self) -> None:
         """Continue to serve the peer, which has read most of its replies."""
         self._behind = self.congested = False
+        self._kept = 0
         self._buffers.unshare(self)
         if not self._closing:
             self._update_buffered()
@@ -327,7 +328,7 @@ class PeerConnection(PeerOutput):
         unserved = self._reader.held_bytes + sum(map(len, waiting)) + MESSAGE_OVERHEAD_BYTES * len(waiting)
         unserved += self._outbox.held_bytes
         max_bytes = self._buffers.max_bytes
-        for victim in self._buffers.update(self, self._peer.uid, unread + unserved):
+        for victim in self._buffers.update(self, self._peer.uid, max(unread, self._kept) + unserved):
             victim._abort_for(  # noqa: SLF001 - of the same class
                 "max_buffered_bytes",
                 f"all peers together exceeded limits.max_buffered_bytes ({max_bytes}) of unread and incomplete messages, "

@@ -52,6 +52,8 @@ class PeerOutput(PeerTimers):
         """Maintained for JSON lines only: their senders may half-close and still get their replies."""
         self._closing = False
         self._half_closed = False
+        self._kept = 0
+        """Size of the write that was the first not to fit: the transport keeps all of it until its last byte has left."""
         self._behind = False
         """The peer has left so much unread that it is counted."""
         self.congested = False
@@ -69,6 +71,7 @@ class PeerOutput(PeerTimers):
     def pause_writing(self) -> None:
         """Start to count the peer's unread bytes: it does not keep up."""
         self._behind = True
+        self._kept = self._queued_bytes
         self._update_buffered()
 
     def queue(self, reply: wire.AnyReply) -> None:

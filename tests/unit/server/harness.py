@@ -95,6 +95,8 @@ class FakeTransport:
         self.credentials = struct.pack("3I", PID, uid, gid)
         self.sent = b""
         self.buffered = 0
+        self.taken = 0
+        """Bytes of each write that the kernel takes though the peer does not read."""
         self.reads = True
         self.reading = True
         self.closed = False
@@ -126,7 +128,7 @@ class FakeTransport:
         self.sent += data
         if not self.reads:
             was_high = self.buffered > self.high
-            self.buffered += len(data)
+            self.buffered += max(len(data) - self.taken, 0)
             if self.buffered > self.high and not was_high:
                 self.protocol.pause_writing()
 

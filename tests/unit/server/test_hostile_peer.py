@@ -95,6 +95,19 @@ def test_unread_replies_count_toward_the_common_limit() -> None:
     assert [peer.transport.aborted for peer in peers] == [False, True] + [False] * 7
 
 
+def test_reply_that_the_kernel_takes_in_part_counts_whole() -> None:
+    """It is kept until its last byte has left."""
+    server = ServerHarness()
+    peer = server.connect()
+    peer.send(wire.Put("large", value_of("x" * MIB), id=1))
+    peer.transport.reads, peer.transport.taken = False, 900_000
+    peer.send(wire.Get("large", id=2))
+    assert peer.transport.buffered < 200_000
+    assert server.buffers.bytes == pytest.approx(MIB, rel=0.01)
+    peer.read_all()
+    assert server.buffers.bytes == 0
+
+
 def behind_unread_reply(server: ServerHarness, *requests: wire.Request) -> FakePeer:
     """Send requests at once, behind one whose reply is large and not read."""
     peer = server.connect()
