@@ -5,7 +5,7 @@ An entry in the store that a dropped one was to replace must not reappear after 
 removal takes its place. If even the removals exceed the bound, `PendingWrites.must_clear_store` is set.
 """
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable
 
 from msgspec import structs
 
@@ -33,19 +33,23 @@ class PendingWrites(WriteBehindQueue[StoreChange]):
         """Removals were dropped, so the store may have entries that were removed: it must be cleared before it is read."""
         self._purges: dict[Hashable, StorePurge] = {}
         """All purges, waiting or taken: each read checks them, among possibly very many other changes."""
+        self._numbers: dict[int, int] = {}
+        """By `id` of a purge or an entry: a purge hides the entries with smaller numbers."""
+        self._number = 0
 
     def add(self, change: StoreChange) -> StoreChange | None:
-        """Add a change; return the waiting one of its key that it replaces. A purge also takes waiting entries."""
+        """Add a change; return the waiting one of its key that it replaces. A purge hides waiting entries, however many, at once."""
         replaced = None
         if isinstance(change, StorePurge):
-            for write in list(self.within(change)):
-                # The removal stays: an older entry of the key in the store, with other tags, must not reappear.
-                self.put((write.scope, write.key), StoreRemove(NO_TICKET, write.scope, write.key))
-
+            self._count(change)
             self._purges[self.append(change)] = change
         else:
             name = change.scope, change.key
-            replaced = self.put(name, _merged(self._waiting.get(name), change))
+            older = self._waiting.get(name)
+            change = _merged(None if older is None else self._seen(older), change)
+            replaced = self.put(name, change)
+            self._numbers.pop(id(replaced), None)
+            self._count(change)
 
         self._shrink()
         return replaced
@@ -56,14 +60,9 @@ class PendingWrites(WriteBehindQueue[StoreChange]):
         change = self._waiting.get(name)
         if change is None:
             change = self._taken.get(name)
-            # 1. An entry is taken, to be written. 2. It is purged. 3. It is looked up.
-            if isinstance(change, StoreWrite) and any(
-                name in self._waiting and _purges(purge, change.scope, change.record)
-                for name, purge in self._purges.items()
-            ):
-                return StoreRemove(NO_TICKET, scope, key)
 
-        return change if isinstance(change, StoreWrite | StoreRemove) else None
+        seen = None if change is None else self._seen(change)
+        return seen if isinstance(seen, StoreWrite | StoreRemove) else None
 
     def purged(self, scope: str, record: Record) -> bool:
         """Return whether a pending purge removes an entry that the store still has."""
@@ -73,28 +72,25 @@ class PendingWrites(WriteBehindQueue[StoreChange]):
         """Return whether a pending purge may concern a scope."""
         return any(covers(purge.namespace, scope) for purge in self._purges.values())
 
-    def within(self, purge: StorePurge) -> Iterator[StoreWrite]:
-        """Yield the waiting entries that a purge removes."""
-        for change in self._waiting.values():
-            if isinstance(change, StoreWrite) and _purges(purge, change.scope, change.record):
-                yield change
-
     def give_back(self, changes: Iterable[StoreChange] | None = None) -> None:
         """End the batch. All of it, or only ``changes`` of it, could not be written and wait again."""
         kept = None if changes is None else {id(change) for change in changes}
         newer, self._waiting = self._waiting, {}
         taken, self._taken = self._taken, {}
-        later = [purge for name, purge in self._purges.items() if name in newer]
         for name, change in taken.items():
             if kept is not None and id(change) not in kept:
                 self._forget(name, change)
             elif name in newer:
+                merged = _merged(self._seen(change), newer[name])
                 self._forget(name, change)
-                newer[name] = _merged(change, newer[name])
-            elif isinstance(change, StoreWrite) and any(_purges(purge, change.scope, change.record) for purge in later):
-                # As in `add`, for a purge that arrived while this was taken.
+                if merged is not newer[name]:
+                    self._numbers[id(merged)] = self._numbers.pop(id(newer[name]))
+                    newer[name] = merged
+            elif self._seen(change) is not change:
+                # The purge after it may be done: it is known now that it purges this.
+                seen = self._seen(change)
                 self._forget(name, change)
-                self.put(name, StoreRemove(NO_TICKET, change.scope, change.key))
+                self.put(name, seen)
             else:
                 self._waiting[name] = change
 
@@ -104,6 +100,25 @@ class PendingWrites(WriteBehindQueue[StoreChange]):
     def _forget(self, name: Hashable, item: StoreChange) -> None:
         super()._forget(name, item)
         self._purges.pop(name, None)
+        self._numbers.pop(id(item), None)
+
+    def _count(self, change: StoreChange) -> None:
+        """Number a purge or an entry that is added."""
+        if not isinstance(change, StoreRemove):
+            self._number += 1
+            self._numbers[id(change)] = self._number
+
+    def _seen(self, change: StoreChange) -> StoreChange:
+        """Return a pending change as a reader sees it: a later purge makes an entry a removal."""
+        if not self._purges or not isinstance(change, StoreWrite):
+            return change
+
+        number = self._numbers[id(change)]
+        for purge in self._purges.values():
+            if self._numbers[id(purge)] > number and _purges(purge, change.scope, change.record):
+                return StoreRemove(NO_TICKET, change.scope, change.key)
+
+        return change
 
     def _shrink(self) -> None:
         if self.bytes <= self.max_bytes:

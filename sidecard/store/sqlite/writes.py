@@ -150,14 +150,12 @@ class DiskWrites(BackgroundWrites):
         self.entries, self.bytes = writer.sums()
 
     def _count_unwritten(self, removal: StoreRemove | StorePurge) -> int:
-        """Count the entries that a removal removes before they are written; reads were answered with them already."""
-        if isinstance(removal, StorePurge):
-            found = [self.reads.pending_answer(write) for write in self.pending.within(removal)]
-        else:
-            change = self.pending.find(removal.scope, removal.key)
-            found = [] if change is None else [self.reads.pending_answer(change)]
+        """Count the entry that a removal replaces before it is written; reads were answered with it already.
 
-        return sum(isinstance(answer, Found) for answer in found)
+        A purge replaces none: the entries before it are written first.
+        """
+        change = None if isinstance(removal, StorePurge) else self.pending.find(removal.scope, removal.key)
+        return int(change is not None and isinstance(self.reads.pending_answer(change), Found))
 
     def _wrote(self, changes: list[StoreChange], result: Applied | Exception) -> None:
         if isinstance(result, sqlite3.Error):
@@ -182,10 +180,8 @@ class DiskWrites(BackgroundWrites):
         self.entries, self.bytes = result.entries, result.bytes
         for change, count in zip(changes, result.removed, strict=True):
             if not isinstance(change, StoreWrite):
-                unwritten = self.unwritten(change.ticket)
-                # A purge's unwritten entries were never on disk; a key's one entry was pending, on disk, or both.
-                whole = count + unwritten if isinstance(change, StorePurge) else max(count, unwritten)
-                self.answer_removal(change.ticket, Removed(whole))
+                # A key's one entry was pending, on disk, or both.
+                self.answer_removal(change.ticket, Removed(max(count, self.unwritten(change.ticket))))
 
         if not self._health.takes_writes:
             self._health.takes_writes = True

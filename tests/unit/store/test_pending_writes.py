@@ -150,8 +150,27 @@ def test_an_entry_purged_during_a_failed_write_does_not_reappear() -> None:
     pending.give_back()
     assert pending.find(SCOPE, "k") == remove("k")
     assert [type(change).__name__ for change in pending.take(9)] == ["StoreRemove", "StorePurge"]
+    assert pending.find(SCOPE, "k") == remove("k")
     pending.done()
     assert pending.bytes == 0
+
+
+def test_a_purge_hides_pending_entries_without_touching_them() -> None:
+    """1. very many entries wait; 2. a purge; 3. one of them is written again. The purge takes no time for any of them."""
+    pending = PendingWrites(10_000_000)
+    for number in range(100):
+        pending.add(write(f"k{number}", b"v", "t"))
+
+    before = pending.waiting
+    pending.add(StorePurge(3, None, "t"))
+    pending.add(write("k7", b"new", "t"))
+
+    assert [change for _, change in pending.waiting[:7]] == [change for _, change in before[:7]]
+    for taken in (0, 50, 101):
+        pending.take(taken)
+        seen = {number: pending.find(SCOPE, f"k{number}") for number in range(100)}
+        assert seen.pop(7) == write("k7", b"new", "t", replace=True)
+        assert all(change == remove(f"k{number}") for number, change in seen.items())
 
 
 def test_a_taken_purge_does_not_affect_later_entries() -> None:
