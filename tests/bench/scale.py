@@ -43,9 +43,9 @@ def memory(hosts: Hosts, _: Effort) -> list[Row]:
     """Measure the memory of an entry beyond its key and value."""
     path, process = hosts.processes.start_daemon("memory", "--set", "cache.max_bytes=16GiB")
     value = wire.pack(VALUE)
-    _put(path, _entries("warm", WARM_UP_ENTRIES, value))
+    put_entries(path, _entries("warm", WARM_UP_ENTRIES, value))
     before = resident_bytes(process.pid)
-    _put(path, _entries("more", MEASURED_ENTRIES, value))
+    put_entries(path, _entries("more", MEASURED_ENTRIES, value))
     grown = (resident_bytes(process.pid) - before) / MEASURED_ENTRIES
     end(process)
 
@@ -60,7 +60,7 @@ def many_entries(hosts: Hosts, effort: Effort) -> list[Row]:
     workers = {}
     for name, count in (("few", FEW), ("many", MANY)):
         path, _ = hosts.processes.start_daemon(name, *flags)
-        _put(path, _entries("other", count, wire.pack(VALUE[:64])))
+        put_entries(path, _entries("other", count, wire.pack(VALUE[:64])))
         workers[name] = WorkerProcess(hosts.processes, WORKER, {"sidecard": path})
         workers[name].result()
 
@@ -97,7 +97,7 @@ def churn(hosts: Hosts, _: Effort) -> list[Row]:
     written, number, most = 0, 0, 0
     while written < CHURN_ROUNDS * CHURN_LIMIT_BYTES:
         values = [wire.pack("v" * int(sizes.lognormvariate(7, 1.2))) for _ in range(BATCH)]
-        _put(path, ((_key("churn", number + offset), value) for offset, value in enumerate(values)))
+        put_entries(path, ((_key("churn", number + offset), value) for offset, value in enumerate(values)))
         number += len(values)
         written += sum(map(len, values))
         most = max(most, resident_bytes(process.pid))
@@ -125,14 +125,16 @@ def _entries(group: str, count: int, value: bytes) -> Iterator[tuple[str, bytes]
     return ((_key(group, number), value) for number in range(count))
 
 
-def _put(path: str, entries: Iterable[tuple[str, bytes]]) -> None:
-    """Store entries over one connection, in pipelined batches."""
+def put_entries(path: str, entries: Iterable[tuple[str, bytes]], tags: tuple[str, ...] = ()) -> None:
+    """Store entries, with ``tags``, over one connection, in pipelined batches."""
     entries = iter(entries)
     replies = FrameBuffer()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
         while batch := list(islice(entries, BATCH)):
-            requests = (wire.Put(key=key, value=Raw(value), id=number) for number, (key, value) in enumerate(batch))
+            requests = (
+                wire.Put(key=key, value=Raw(value), tags=tags, id=number) for number, (key, value) in enumerate(batch)
+            )
             connection.sendall(b"".join(frame(wire.pack(request)) for request in requests))
             received: list[Any] = []
             while len(received) < len(batch):
