@@ -39,7 +39,7 @@ class BufferBudget(Generic[T]):
         """What each uid's connections hold, without shared values. May be replaced before the first use."""
         self.bytes = 0
         self._held: dict[T, tuple[int, int]] = {}
-        """Uid and bytes of each connection, without shared values."""
+        """Uid and bytes of each connection, without shared values; the last changed at the end."""
         self._values: dict[int, _SharedValue] = {}
         """By the identity of the object that holds the bytes, which lives at least as long as its item."""
         self._used: dict[T, list[int]] = {}
@@ -95,12 +95,15 @@ class BufferBudget(Generic[T]):
         return sum(len(self._values[identity].value) for identity in self._used.get(connection, ()))
 
     def _release_largest(self) -> list[T]:
-        """Release connections until the rest fits: always the largest of the uid that holds most. Return them."""
+        """Release connections until the rest fits: always the largest of the uid that holds most. Return them.
+
+        Of connections that hold the same, the one that has not changed for longest: a peer that reads stays.
+        """
         victims: list[T] = []
         per_uid = self.memory.by_uid()
         # Sorted once: there may be thousands of connections, and hundreds of them to release.
         of_uid: dict[int, list[T]] = {uid: [] for uid in per_uid}
-        for connection, (uid, _) in sorted(self._held.items(), key=lambda item: item[1][1]):
+        for connection, (uid, _) in sorted(reversed(self._held.items()), key=lambda item: item[1][1]):
             of_uid[uid].append(connection)
 
         while self.bytes > self.max_bytes:

@@ -142,7 +142,7 @@ def test_memory_full_of_streams_prevents_no_call(
     kind: str, shape: str, scenes: Callable[..., Scene], injected: Injected
 ) -> None:
     """Streams that do not fit beside those in flight are made unshared; none is cut, and the limit holds."""
-    scene = scenes("--set=cache.max_bytes=1000000", *PATIENT)
+    scene = scenes("--set=limits.max_memory_bytes=3500000", *PATIENT)
     piece = msgspec.Raw(msgspec.msgpack.encode(b"p" * 100_000))
     with contextlib.ExitStack() as stack:
         holders = [stack.enter_context(Wire(scene.daemon.socket)) for _ in range(8)]
@@ -157,7 +157,7 @@ def test_memory_full_of_streams_prevents_no_call(
             assert isinstance(holder.ask(wire.Ping(id=4)), wire.Pong)
 
         full = scene.stats()
-        assert full["stream_bytes"] + full["cache_bytes"] <= 1_000_000
+        assert full["stream_bytes"] <= full["memory_by_kind"]["streams"] <= 3_500_000 * 3 / 8
         scene.open("all")
         ends = scene.apps(kind, shape, callers=4).ends()
         notified = judge(ends)
