@@ -103,8 +103,11 @@ class BufferBudget(Generic[T]):
         per_uid = self.memory.by_uid()
         # Sorted once: there may be thousands of connections, and hundreds of them to release.
         of_uid: dict[int, list[T]] = {uid: [] for uid in per_uid}
-        for connection, (uid, _) in reversed(sorted(self._held.items(), key=lambda item: -item[1][1])):
+        for connection, (uid, _) in sorted(self._held.items(), key=lambda item: -item[1][1]):
             of_uid[uid].append(connection)
+
+        for connections in of_uid.values():
+            connections.reverse()
 
         while self.bytes > self.max_bytes:
             if per_uid:

@@ -52,9 +52,19 @@ USES: dict[str, tuple[Callable[[Client], None], ...]] = {
 }
 
 
+_earlier: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def threads_of_other_tests() -> None:
+    """Note which threads were there before: clients of other tests in this process may still be alive."""
+    _earlier.clear()
+    _earlier.update(threading.enumerate())
+
+
 def own_threads() -> list[str]:
-    """Return the names of the clients' threads."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("sidecard")]
+    """Return the names of the threads of this test's clients."""
+    return [thread.name for thread in set(threading.enumerate()) - _earlier if thread.name.startswith("sidecard")]
 
 
 def descriptors() -> int:
@@ -73,7 +83,6 @@ def peers(path: str) -> object:
 def test_dropped_blocking_clients_leave_nothing(path: str, uses: tuple[Callable[[Client], None], ...]) -> None:
     """Many clients are used and dropped: threads, descriptors and peers return to what they were."""
     gc.collect()
-    poll(lambda: not own_threads(), "another test left a thread")
     before = descriptors()
     for _ in range(10):
         client = Client(path)
