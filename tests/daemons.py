@@ -29,11 +29,21 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
             await anyio.sleep(0.002)
 
 
+def _connects(connection: socket.socket, path: str) -> bool:
+    """Connect; return False if more connections wait to be accepted than the kernel keeps."""
+    try:
+        connection.connect(path)
+    except BlockingIOError:
+        return False
+
+    return True
+
+
 def ask(path: str, request: Mapping[str, object], seconds: float = 5.0) -> dict[str, object]:
     """Send one JSON line and return the last reply line."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(seconds)
-        connection.connect(path)
+        poll(lambda: _connects(connection, path), "the daemon accepts no connection", seconds)
         connection.sendall(json.dumps(request).encode() + b"\n")
         connection.shutdown(socket.SHUT_WR)
         received = b""
