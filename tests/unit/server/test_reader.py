@@ -1,5 +1,7 @@
 """The daemon's side of a connection: bytes to requests, in pieces that turns can count."""
 
+import tracemalloc
+
 import pytest
 
 from sidecard.server.reader import TURN_BYTES, BadMessage, RequestReader
@@ -157,3 +159,27 @@ def test_invalid_frames_are_answered_with_their_id(payload: bytes, code: str) ->
     (bad,) = RequestReader().feed(frame(payload))
     assert isinstance(bad, BadMessage)
     assert (bad.id, bad.code) == (3, code)
+
+
+@pytest.mark.parametrize("op", [b"", b'"op":"unknown",'])
+def test_a_wrong_message_of_many_fields_is_rejected_without_making_them(op: bytes) -> None:
+    """An object for each of 5,000,000 fields took 200 ms in one go."""
+    fields = 80_000
+    line = b"{" + op + b",".join(b'"%05d":1' % number for number in range(fields)) + b"}\n"
+    named = b"\xa2op\xa7unknown" if op else b""
+    packed = b"\xdf" + (fields + bool(op)).to_bytes(4, "big") + named
+    packed += b"".join(b"\xa5%05d\x01" % number for number in range(fields))
+    for data in (line, len(packed).to_bytes(4, "big") + packed):
+        reader = RequestReader()
+        reader.hold(data)
+        (whole,) = reader.split_more()
+        reader.decode(whole)  # makes what every message of this kind needs
+        tracemalloc.start()
+        try:
+            bad = reader.decode(whole)
+            assert tracemalloc.get_traced_memory()[1] < fields
+        finally:
+            tracemalloc.stop()
+
+        assert isinstance(bad, BadMessage)
+        assert bad.code == ("unknown_op" if op else "bad_request")
