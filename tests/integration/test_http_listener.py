@@ -440,3 +440,15 @@ class TestInTheDaemonsThread:
             await listener.run()
 
         assert listening.fileno() == -1
+
+
+def test_header_lines_are_limited(one: Served) -> None:
+    """They fit into the limit of bytes: 3,000 short ones would take 30 ms to parse. A connection may send many requests."""
+    few = b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"a:b\r\n" * (http.MAX_HEAD_LINES - 10) + b"\r\n"
+    many = few[:-2] + b"a:b\r\n" * 1000 + b"\r\n"
+    with one.connect() as connection:
+        connection.sendall(few * 3 + many)
+        answers = rest(connection)
+
+    assert answers.count(b"HTTP/1.1 200 ") == 3
+    assert answers.count(b"HTTP/1.1 400 ") == 1
