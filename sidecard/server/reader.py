@@ -81,22 +81,22 @@ class RequestReader:
         self.partial = 0
         """Number of the incomplete message, different for each; 0 if there is none."""
         self._begun = 0
-        self._taken = False
-        """Complete messages have been returned since `partial` was updated."""
         self._at_once = at_once
         self._frames = FrameBuffer(max_frame_bytes)
         self._is_one_frame = self._frames.is_one_frame
         self._lines = LineBuffer(max_line_bytes)
+        self._buffer: FrameBuffer | LineBuffer = self._frames
+        """The one of the two that the peer's encoding needs."""
 
     @property
     def has_more(self) -> bool:
         """Whether complete messages, or a fault, wait to be returned by `split_more`."""
-        return self._lines.complete if self.json else self._frames.complete
+        return self._buffer.complete
 
     @property
     def held_bytes(self) -> int:
         """Bytes received and not yet returned as messages."""
-        return self._frames.held_bytes + self._lines.held_bytes
+        return self._buffer.held_bytes
 
     def is_text(self, data: bytes) -> bool:
         """Return whether the peer sends JSON lines, judged by ``data`` if it is the first."""
@@ -126,22 +126,22 @@ class RequestReader:
 
             self._detect_encoding(data)
 
-        (self._lines if self.json else self._frames).hold(data)
+        self._buffer.hold(data)
 
     def split_more(self) -> list[bytes]:
         """Return further complete messages for `decode`: up to ``at_once`` frames with up to `TURN_BYTES`, or one line.
 
         Raises `FramingError`, after which nothing can be read. Its messages ``before`` the fault must still be served.
         """
-        buffer = self._lines if self.json else self._frames
         limit, max_bytes = math.inf, math.inf
         if self._at_once is not None:
             # 64 KiB of JSON can take 20 ms, so its caller looks at the clock after each line.
             limit, max_bytes = 1 if self.json else self._at_once, TURN_BYTES
 
-        whole = buffer.take(limit, max_bytes)
-        self._taken = self._taken or bool(whole)
-        self.note_partial()
+        whole = self._buffer.take(limit, max_bytes)
+        if whole:
+            self.partial = 0
+
         return whole
 
     def decode(self, whole: bytes) -> Incoming:
@@ -149,19 +149,18 @@ class RequestReader:
         return _request_of_line(whole) if self.json else _request_of_frame(whole)
 
     def note_partial(self) -> int:
-        """Update `partial`, and return it."""
-        if self.has_more or not self.held_bytes:
+        """Update `partial` when no complete message is left, and return it."""
+        if not self._buffer.held_bytes:
             self.partial = 0
-        elif self._taken or not self.partial:
+        elif not self.partial:
             self._begun += 1
             self.partial = self._begun
 
-        self._taken = False
         return self.partial
 
     def mark_served(self) -> None:
         """Call when all returned messages are served; later complete frames then take the fast path again."""
-        self.single_frames = self.json is False and not self._frames.held_bytes
+        self.single_frames = self.json is False and not self._buffer.held_bytes
 
     def end(self) -> None:
         """Note the end of the stream: it completes the last line."""
@@ -175,11 +174,13 @@ class RequestReader:
             return
 
         self.json = True
+        self._buffer = self._lines
         if first == b"{" or first in _WHITE_SPACE:
             return
 
         if not 0x20 <= first[0] < 0x80:  # noqa: PLR2004 - not ASCII text, so it was meant as a frame's length
             self.json = False
+            self._buffer = self._frames
             raise FramingError(
                 "too_large",
                 f"A frame's length begins with byte 0x{first[0]:02x}, which makes it larger than any limit: "
@@ -201,10 +202,15 @@ class RequestReader:
     def take_more(self) -> list[Incoming]:
         """Return further complete messages, decoded; raise as `split_more` does, with decoded messages."""
         try:
-            return list(map(self.decode, self.split_more()))
+            messages = list(map(self.decode, self.split_more()))
         except FramingError as fault:
             fault.before = tuple(map(self.decode, fault.before))
             raise
+
+        if not self._buffer.complete:
+            self.note_partial()
+
+        return messages
 
     def finish(self) -> list[Incoming]:
         """At the end of the stream, return as many messages as `take_more`. The last line may lack its line feed."""

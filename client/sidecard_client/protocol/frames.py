@@ -13,6 +13,8 @@ from sidecard_client.protocol.errors import FramingError
 
 _HEADER = wire.FRAME_HEADER_BYTES
 _LINE_FEED = ord("\n")
+_WINDOW_BYTES = 64 * 1024
+"""The first bytes of a buffer are copied once, and frames split from the copy."""
 _length_of = struct.Struct(">I").unpack_from
 
 
@@ -68,20 +70,24 @@ class FrameBuffer:
         """Return up to ``limit`` payloads; no more once they have ``max_bytes`` together. Raises as `feed` does."""
         frames: list[bytes] = []
         buffer, start = self._buffer, 0
-        while len(frames) < limit and start < max_bytes and len(buffer) - start >= _HEADER:
-            length = _length_of(buffer, start)[0]
-            if not 0 < length <= self._max_frame_bytes:
-                self._buffer, self._wanted = bytearray(), _HEADER
-                self._check(length, frames)
+        size, length, max_length = len(buffer), 1, self._max_frame_bytes
+        with memoryview(buffer) as view:
+            # A slice of bytes has a third of the cost of one of a bytearray or memoryview, and most frames are small.
+            window = bytes(view[:_WINDOW_BYTES])
+            while len(frames) < limit and start < max_bytes and size - start >= _HEADER:
+                length = _length_of(view, start)[0]
+                end = start + _HEADER + length
+                if end > size or not 0 < length <= max_length:
+                    break
 
-            end = start + _HEADER + length
-            if end > len(buffer):
-                break
+                frames.append(
+                    window[start + _HEADER : end] if end <= _WINDOW_BYTES else bytes(view[start + _HEADER : end])
+                )
+                start = end
 
-            with memoryview(buffer) as view:
-                frames.append(bytes(view[start + _HEADER : end]))
-
-            start = end
+        if not 0 < length <= max_length:
+            self._buffer, self._wanted = bytearray(), _HEADER
+            self._check(length, frames)
 
         del buffer[:start]
         self._wanted = self._next_bytes()

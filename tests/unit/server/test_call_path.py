@@ -12,6 +12,9 @@ from tests.unit.server.harness import ServerHarness, value_of
 MAX_FRAMES_OF_HIT = 17
 """0.1.0 took 25."""
 
+MAX_FRAMES_OF_BATCHED_HIT = 11
+"""Of 64 hits in one piece, each, with its share of what the batch passes once."""
+
 MAX_FRAMES_OF_MISS = 190
 """Of begin and complete, without a store. A bound against growth: new work on every miss has to be worth it."""
 
@@ -53,6 +56,20 @@ def test_a_hit_passes_few_functions() -> None:
     assert entered[0] == "PeerConnection.data_received"
     assert "PeerOutput.flush" in entered
     assert len(entered) <= MAX_FRAMES_OF_HIT, entered
+
+
+def test_a_batch_of_hits_passes_fewer_functions_each() -> None:
+    """As many as an `AsyncClient` has concurrent calls are served in one go, without a turn."""
+    server = ServerHarness()
+    alice = server.connect()
+    alice.send(wire.Put("key", value_of("answer"), id=1))
+    hits = b"".join(packed(wire.Begin("key", id=number)) for number in range(64))
+    alice.connection.data_received(hits)
+    server.loop.turn()
+    alice.received()
+    entered = frames_of(lambda: alice.connection.data_received(hits))
+    assert len(alice.received()) == 64
+    assert len(entered) <= MAX_FRAMES_OF_BATCHED_HIT * 64, entered
 
 
 def test_a_miss_passes_a_bounded_number_of_functions() -> None:
