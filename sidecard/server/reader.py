@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, get_args
 
 import msgspec
@@ -11,6 +12,7 @@ from sidecard.server.json_lines.text import DECODE_FAULTS, TooManyElements, from
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.errors import FramingError
 from sidecard_client.protocol.frames import FrameBuffer, LineBuffer
+from sidecard_client.protocol.nesting import EXTENSIONS, FIXED_BYTES, LENGTH_BYTES, MAPS, count_of
 
 _WHITE_SPACE = b" \t\r\n"
 _HEADER = wire.FRAME_HEADER_BYTES
@@ -32,6 +34,9 @@ _request_from_json = msgspec.json.Decoder(wire.AnyRequest).decode
 
 _SMALL_BYTES = 64 * 1024
 """A wrong message up to this size is decoded completely to explain what is wrong."""
+
+_FIRST_BYTES = 1024
+"""Id and op of a larger wrong message are first searched in so many bytes."""
 
 _SHORT_BYTES = 4096
 """A JSON line up to this size may be decoded by types, which takes up to 7 us for one number (`from_json`)."""
@@ -280,6 +285,10 @@ def _unknown_line(line: bytes) -> BadMessage | None:
 
 def _explain(payload: bytes | memoryview, fault: Exception) -> BadMessage:
     """Explain what is wrong with a message, with its id and op if they can be decoded."""
+    if type(fault) is msgspec.DecodeError:
+        # Malformed, so its head cannot be decoded either.
+        return BadMessage(0, "bad_request", f"The message cannot be decoded as a msgpack map: {fault}")
+
     try:
         fields = _plain(payload) if len(payload) <= _SMALL_BYTES else _head_of(payload)
     except DECODE_FAULTS:
@@ -334,8 +343,41 @@ def _explain_head(fields: dict[str, Any]) -> BadMessage | None:
 
 
 def _head_of(payload: bytes | memoryview) -> dict[str, Any]:
-    """Return id and op of a message without decoding the rest, which takes seconds for the largest messages."""
-    return {name: _plain(value) for name, value in _short_fields(_head(payload))}
+    """Return id and op of a message. If op is among its first fields, the rest is not even skipped, which takes 4 ns per element."""
+    first = _first_fields(bytes(payload[:_FIRST_BYTES]))
+    return first if "op" in first else {name: _plain(value) for name, value in _short_fields(_head(payload))}
+
+
+def _first_fields(data: bytes) -> dict[str, Any]:
+    """Return id and op, as far as they precede every list and map, from the first bytes of a message."""
+    fields: dict[str, Any] = {}
+    with suppress(IndexError, *DECODE_FAULTS):
+        count, at = count_of(data, data[0], 0) if data[0] in MAPS else (0, 1)
+        for _ in range(count // 2):
+            value_at = _end_of_scalar(data, at)
+            name, at = _plain(data[at:value_at]), _end_of_scalar(data, value_at)
+            if name in {"id", "op"}:
+                fields[name] = _plain(data[value_at:at])
+
+            if len(fields) == 2:  # noqa: PLR2004 - id and op
+                break
+
+    return fields
+
+
+def _end_of_scalar(data: bytes, at: int) -> int:
+    """Return where a msgpack value ends. Raises `IndexError` for lists, maps, and values that are incomplete."""
+    head = data[at]
+    if head in LENGTH_BYTES:
+        begins_at = at + 1 + LENGTH_BYTES[head]
+        end = begins_at + int.from_bytes(data[at + 1 : begins_at], "big") + (head in EXTENSIONS)
+    else:
+        end = at + FIXED_BYTES.get(head, len(data))
+
+    if end > len(data):
+        raise IndexError
+
+    return end
 
 
 def _short_fields(head: _Head) -> Iterator[tuple[str, msgspec.Raw]]:

@@ -20,7 +20,8 @@ JSON text of 15 MiB of text                                      61       0.2
 the failure of a flight with 16,000 waiters (`deliveries`)       159      18
 the end of a connection with 16,000 leases (engine's jobs)       157      2
 16,384 waiters with one deadline (512 in each tick)              78       2.4
-msgpack frame of 15 MiB of small integers (skipped in C)         62       -
+msgpack frame of 15 MiB of small integers, with an unknown op    62       0.1
+msgpack value of 15 MiB of small integers (skipped in C)         62       -
 ===============================================================  =======  =====
 """
 

@@ -183,3 +183,42 @@ def test_a_wrong_message_of_many_fields_is_rejected_without_making_them(op: byte
 
         assert isinstance(bad, BadMessage)
         assert bad.code == ("unknown_op" if op else "bad_request")
+
+
+REST = b"\xdd\x00\xf0\x00\x00" + b"\x01" * 100_000
+"""A list that is announced longer than it is: decoding or skipping it fails."""
+
+
+@pytest.mark.parametrize(
+    ("head", "code", "request_id", "about"),
+    [
+        (b"\x84\xa2op\xa3nop\xa2id\x07\xa1k\xc0\xa1v", "unknown_op", 7, "'nop'"),
+        (b"\xde\x00\x03\xa1k\xda\x00\x02ab\xa2id\xcd\x01\x00\xa2op\xd9\x03nop\xa1v", "unknown_op", 256, "'nop'"),
+        (b"\x82\xa2op\xa3nop\xa1v", "unknown_op", 0, "'nop'"),
+        (b"\x84\xa2op\xa3get\xa2id\x07\xa3key\x05\xa1v", "bad_request", 7, "get: Expected `str"),
+    ],
+)
+def test_a_large_wrong_message_is_read_no_further_than_its_op(
+    head: bytes, code: str, request_id: int, about: str
+) -> None:
+    """Skipping 15 MiB of small integers takes 60 ms in one go."""
+    (bad,) = RequestReader().feed(frame(head + REST))
+    assert isinstance(bad, BadMessage)
+    assert (bad.code, bad.id) == (code, request_id)
+    assert about in bad.message
+
+
+def test_the_op_of_a_large_wrong_message_may_follow_a_list() -> None:
+    """Clients in other languages send fields in any order."""
+    packed = wire.pack({"list": [1] * 100_000, "id": 3, "op": "nop"})
+    (bad,) = RequestReader().feed(frame(packed))
+    assert isinstance(bad, BadMessage)
+    assert (bad.id, bad.code) == (3, "unknown_op")
+
+
+def test_a_large_malformed_message_is_explained() -> None:
+    """With the decoder's words."""
+    (bad,) = RequestReader().feed(frame(b"\x83\xa2op\xa4ping\xa2id\x07\xa1v" + REST))
+    assert isinstance(bad, BadMessage)
+    assert (bad.id, bad.code) == (0, "bad_request")
+    assert "cannot be decoded as a msgpack map: Input data was truncated" in bad.message
