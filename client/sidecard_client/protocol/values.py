@@ -16,8 +16,8 @@ MAX_LINE_BYTES = 1024 * 1024
 MAX_LINE_ELEMENTS = 65536
 """Limit of arrays and objects in a JSON line, of fractional numbers, and of all elements if it has bytes.
 
-They take up to 20 ms to decode. Unusual numbers count more than once: 3 times with an exponent, and once more for each 8
-characters of one that is longer than 24.
+They take up to 20 ms to decode. Some count more than once: 3 times arrays and objects if the line has bytes, and numbers with an
+exponent; once more for each 8 characters of a number that is longer than 24.
 """
 
 FRAME_HEADER_BYTES = 4

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Generator
 from typing import Any
 
@@ -73,11 +74,20 @@ def payload_of_line(line: bytes) -> bytes:
         raise TooManyElements
 
     fields = from_json(line)
-    # The search is most of the cost, and few lines have bytes. JSON may also write the name with an escape: \u0024bytes.
-    if b"bytes" in line or b"\\u" in line:
+    # Few lines have bytes, and to search all values for them takes as long as to decode them.
+    if (b"bytes" in line or _escaped_name(line)) and isinstance(fields, dict):
         fields = _BytesDecoder().convert(fields)
 
     return wire.pack(fields)
+
+
+_CONTAINERS = frozenset((dict, list))
+
+_CONTAINER_WEIGHT = 2
+"""An array or object costs so many elements more, if it is searched for bytes: 60,000 take 40 ms."""
+
+_escaped_name = re.compile(rb"\\u00[267]").search
+"""Finds escapes with which the name ``$bytes`` may be written: ``\\u0024bytes``. Those of other alphabets are none."""
 
 
 class _BytesDecoder:
@@ -86,17 +96,14 @@ class _BytesDecoder:
     def __init__(self) -> None:
         self._left = wire.MAX_LINE_ELEMENTS
 
-    def convert(self, value: Any) -> Any:
-        """Return the value with bytes."""
-        if not isinstance(value, dict | list):
-            return value
-
-        self._left -= len(value)
+    def convert(self, value: list[Any] | dict[str, Any]) -> Any:
+        """Return a list or map with bytes."""
+        self._left -= len(value) + _CONTAINER_WEIGHT
         if self._left < 0:
             raise TooManyElements
 
         if isinstance(value, list):
-            return list(map(self.convert, value))
+            return [self.convert(item) if type(item) in _CONTAINERS else item for item in value]
 
         if len(value) == 1 and isinstance(text := value.get("$bytes"), str):
             try:
@@ -104,7 +111,7 @@ class _BytesDecoder:
             except binascii.Error as fault:
                 raise ValueError(f"$bytes is no base64: {fault}") from fault
 
-        return {name: self.convert(item) for name, item in value.items()}
+        return {name: self.convert(item) if type(item) in _CONTAINERS else item for name, item in value.items()}
 
 
 def json_line(reply: wire.AnyReply, packed: bytes | None = None) -> bytes:

@@ -70,10 +70,34 @@ def test_arrays_and_objects_are_counted_before_decoding(line: bytes) -> None:
 
 def test_bytes_are_found_in_a_bounded_number_of_elements() -> None:
     """The search for them costs more than decoding."""
-    numbers = b",".join([b"1"] * (LIMIT - 3))
-    assert len(payload_of_line(b'{"b":{"$bytes":"YQ=="},"a":[' + numbers + b"]}")) > LIMIT - 3
+    numbers = b",".join([b"1"] * (LIMIT - 9))
+    assert len(payload_of_line(b'{"b":{"$bytes":"YQ=="},"a":[' + numbers + b"]}")) > LIMIT - 9
     with pytest.raises(TooManyElements):
         payload_of_line(b'{"b":{"$bytes":"YQ=="},"a":[' + numbers + b",1]}")
+
+
+def test_arrays_and_objects_that_are_searched_for_bytes_count_three_times() -> None:
+    """30,000 maps with an empty list each take 40 ms. Without bytes, they take 10."""
+    maps = b",".join([b'{"a":[]}'] * (LIMIT // 4))
+    assert payload_of_line(b'{"a":[' + maps + b"]}")
+    with pytest.raises(TooManyElements):
+        payload_of_line(b'{"b":{"$bytes":"YQ=="},"a":[' + maps + b"]}")
+
+
+@pytest.mark.parametrize("escaped", ["bytes", "b\\u0079tes", "\\u0062\\u0079\\u0074\\u0065\\u0073"])
+@pytest.mark.parametrize("dollar", ["$", "\\u0024"])
+def test_bytes_are_found_however_their_name_is_written(dollar: str, escaped: str) -> None:
+    """JSON allows an escape for each character."""
+    line = '{"op":"put","key":"k","value":{"' + dollar + escaped + '":"AAE="}}'
+    request = wire.unpack_request(payload_of_line(line.encode()))
+    assert isinstance(request, wire.Put)
+    assert bytes(request.value) == wire.pack(b"\x00\x01")
+
+
+def test_escapes_of_other_alphabets_need_no_search() -> None:
+    """Many programs write every character beyond ASCII with an escape."""
+    numbers = b",".join([b"1"] * LIMIT)
+    assert payload_of_line(b'{"a":"\\u00e9\\ud83d\\ude00","b":[' + numbers + b"]}")
 
 
 def test_a_payload_is_the_message() -> None:
