@@ -7,11 +7,12 @@ entry refers to nothing that refers to its containers, apart from a group of sim
 """
 
 from collections.abc import Iterable, Iterator
+from sys import maxsize
 from typing import Any
 
 from msgspec import Struct, defstruct
 
-from sidecard.core.cache.entry import Entry
+from sidecard.core.cache.entry import DEAD, Entry
 
 PAGE = 60
 """Entries of a page, which so takes 496 bytes: the most that Python's own allocator serves is 512."""
@@ -20,7 +21,7 @@ FEW = 4
 """Entries of a queue's first page while they suffice: there may be one queue per entry."""
 
 SHARD_ENTRIES = 5461
-"""A dictionary with so many entries is split, in half a millisecond: with one more, Python would double it. A single
+"""A dictionary with so many entries is split, in about a millisecond: with one more, Python would double it. A single
 dictionary of a million entries takes 0.1 s whenever it has to be enlarged or tidied."""
 
 _LEAST_PER_PLACE = 256
@@ -66,10 +67,14 @@ class EntryQueue(Struct, gc=False, eq=False):
         entry: Entry = getattr(page, slot)
         return entry
 
-    def __setitem__(self, index: int, entry: Entry) -> None:
-        """Replace the entry at an index, counted from 0. Raises `IndexError` if there is none."""
+    def replace_dead(self, index: int, entry: Entry) -> bool:
+        """Replace the entry at an index, counted from 0, if it is dead; return whether it was."""
         page, slot = self._find(index)
+        if getattr(page, slot).state < DEAD:
+            return False
+
         setattr(page, slot, entry)
+        return True
 
     def append(self, entry: Entry) -> None:
         """Add an entry at the end."""
@@ -103,14 +108,17 @@ class EntryQueue(Struct, gc=False, eq=False):
 
     def popleft(self) -> Entry:
         """Remove and return the first entry. Raises `IndexError` if there is none."""
-        entry = self[0]
+        if self.start == self.end:
+            raise IndexError
+
+        entry: Entry = getattr(self.first, _SLOTS[self.start % PAGE])
         self._drop_first()
         return entry
 
-    def drop_dead(self) -> int:
-        """Remove the dead entries before the first live one; return how many."""
+    def drop_dead(self, most: int = maxsize) -> int:
+        """Remove the dead entries before the first live one, at most so many; return how many."""
         dropped = 0
-        while self.start < self.end and not getattr(self.first, _SLOTS[self.start % PAGE]).alive:
+        while dropped < most and self.start < self.end and getattr(self.first, _SLOTS[self.start % PAGE]).state >= DEAD:
             self._drop_first()
             dropped += 1
 
@@ -185,15 +193,15 @@ class EntryTable(Struct, gc=False, eq=False):
 
     def __contains__(self, key: str) -> bool:
         """Return whether there is an entry of a key."""
-        return key in self._shard(key)
+        return key in (self.shards[hash(key) & self.mask] if self.mask else self.only)
 
     def __getitem__(self, key: str) -> Entry:
         """Return an entry. Raises `KeyError` if there is none."""
-        return self._shard(key)[key]
+        return (self.shards[hash(key) & self.mask] if self.mask else self.only)[key]
 
     def get(self, key: str) -> Entry | None:
         """Return an entry, or None."""
-        return self._shard(key).get(key)
+        return (self.shards[hash(key) & self.mask] if self.mask else self.only).get(key)
 
     def values(self) -> Iterator[Entry]:
         """Yield all entries; none may be added or removed meanwhile."""
@@ -212,11 +220,8 @@ class EntryTable(Struct, gc=False, eq=False):
 
     def __delitem__(self, key: str) -> None:
         """Remove an entry. Raises `KeyError` if there is none."""
-        del self._shard(key)[key]
+        del (self.shards[hash(key) & self.mask] if self.mask else self.only)[key]
         self.count -= 1
-
-    def _shard(self, key: str) -> dict[str, Entry]:
-        return self.shards[hash(key) & self.mask] if self.mask else self.only
 
     def _split(self, shard: dict[str, Entry], number: int) -> None:
         """Move about half of a shard's entries to a new shard. ``number`` is the hash of one of its keys."""
@@ -231,12 +236,15 @@ class EntryTable(Struct, gc=False, eq=False):
             self.shards += self.shards
             self.mask = len(self.shards) - 1
 
-        moved = {key: entry for key, entry in shard.items() if hash(key) & bit}
-        for key in moved:
-            del shard[key]
+        # Two new dictionaries: one that keys were deleted from is twice as large after its next enlargement.
+        parts: tuple[dict[str, Entry], dict[str, Entry]] = {}, {}
+        for key, entry in shard.items():
+            parts[1 if hash(key) & bit else 0][key] = entry
 
         shards = list(self.shards)
-        for place in range(number & bit - 1 | bit, len(shards), 2 * bit):
-            shards[place] = moved
+        low = number & bit - 1
+        for first, part in zip((low, low | bit), parts, strict=True):
+            for place in range(first, len(shards), 2 * bit):
+                shards[place] = part
 
         self.shards = tuple(shards)

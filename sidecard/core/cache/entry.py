@@ -40,12 +40,13 @@ COMPRESSED = LEVELS << _LEVEL_SHIFT
 SEPARATE = 2 * COMPRESSED
 """Bit of `Entry.state`: the eviction policy keeps the entry in its scope's own partition."""
 
-_DEAD = 2 * SEPARATE
+DEAD = 2 * SEPARATE
+"""Bit of `Entry.state`: the entry has left the cache. It is the highest one, so the state of a live entry is less."""
 
 _KEPT = COMPRESSED | SEPARATE
 """The bits that neither a new level nor death changes."""
 
-_STATES = tuple(range(_DEAD))
+_STATES = tuple(range(DEAD))
 """One integer object per state of a live entry, shared by a million entries; Python would create one for each."""
 
 AFTER_HIT = tuple(chain.from_iterable(zip(_STATES[1::4], _STATES[2::4], _STATES[3::4], _STATES[3::4], strict=True)))
@@ -164,7 +165,7 @@ class Entry(Struct, gc=False):
     @property
     def alive(self) -> bool:
         """Whether the entry is in the cache."""
-        return self.state < _DEAD
+        return self.state < DEAD
 
     @property
     def level(self) -> int:
@@ -196,7 +197,7 @@ class Entry(Struct, gc=False):
 
     def mark_dead(self) -> None:
         """Mark the entry as removed from the cache."""
-        self.state = self.state & _KEPT | _DEAD
+        self.state = self.state & _KEPT | DEAD
 
     def clear(self) -> None:
         """Free what a dead entry holds: its places in the wheel and in its level are dropped later."""

@@ -20,7 +20,7 @@ eviction for the whole cache takes the first due of any partition, one for a sco
 
 from collections.abc import Callable, Iterator
 
-from sidecard.core.cache.entry import SEPARATE, Entry
+from sidecard.core.cache.entry import MAX_RECENT_HITS, SEPARATE, Entry
 from sidecard.core.cache.ghost_queue import GhostQueue
 from sidecard.core.cache.levels import Partition, level_of
 from sidecard.core.cache.priority import Priorities
@@ -80,7 +80,9 @@ class GreedyDual:
         entry.mark_dead()
         self._count -= 1
         needs_walk = partition.count_dead(level)
-        self._drop_empty(entry.terms.scope)
+        if self._partitions:
+            self._drop_empty(entry.terms.scope)
+
         if needs_walk and self._walk is None:
             self.want_walk()
 
@@ -96,7 +98,7 @@ class GreedyDual:
         while True:
             partition, level = self._first_due(scope)
             entry = partition.pop(level)
-            recent_hits, hidden = entry.recent_hits, self._is_hidden(entry)
+            recent_hits, hidden = entry.state & MAX_RECENT_HITS, self._is_hidden(entry)
             if hidden or not recent_hits or self.passed >= limit:
                 break
 
@@ -111,7 +113,9 @@ class GreedyDual:
             self._ghosts.remember(entry.terms.scope, entry.key, entry.earlier_hits, self._count)
 
         entry.mark_dead()
-        self._drop_empty(entry.terms.scope)
+        if self._partitions:
+            self._drop_empty(entry.terms.scope)
+
         return entry
 
     def partition(self, has_own: Callable[[str], bool]) -> None:

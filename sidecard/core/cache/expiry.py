@@ -36,8 +36,12 @@ class Bucket(Struct, gc=False, eq=False):
     """Number of the heap to which the bucket's second was added last."""
 
     def compact(self) -> None:
-        """Drop some dead entries, if more than half are dead."""
+        """Drop some dead entries, as more than half are dead; first those at the start, because most leave in their order."""
         entries = self.entries
+        # No more than are counted: of a batch of a purge, all are dead before the first one is discarded.
+        dropped = entries.drop_dead(min(COMPACTION_STEPS, self.dead))
+        self.dead -= dropped
+        self.position = max(0, self.position - dropped)
         for _ in range(COMPACTION_STEPS):
             if 2 * self.dead <= len(entries):
                 return
@@ -51,11 +55,10 @@ class Bucket(Struct, gc=False, eq=False):
                     entries.append(last)
                 else:
                     self.dead -= 1
-            elif entries[self.position].alive:
-                entries.append(last)
-            else:
-                entries[self.position] = last
+            elif entries.replace_dead(self.position, last):
                 self.dead -= 1
+            else:
+                entries.append(last)
 
 
 class ExpiryWheel:
@@ -88,9 +91,12 @@ class ExpiryWheel:
         second = _second(entry)
         bucket = self.buckets[second]
         bucket.dead += 1
-        bucket.compact()
+        entries = bucket.entries
+        if 2 * bucket.dead > entries.end - entries.start:
+            bucket.compact()
+
         # Peers choose lifetimes freely, so an empty bucket must not wait for its second.
-        if not bucket.entries:
+        if entries.start == entries.end:
             del self.buckets[second]
             self._rebuild()
 

@@ -85,7 +85,8 @@ class Level:
         """Remove and return the first live entry."""
         self._clear_head()
         self.alive -= 1
-        entry = next(queue for queue in self.batches[0].queues() if queue).popleft()
+        batch = self.batches[0]
+        entry = (batch.walked or batch.entries).popleft()
         self._clear_head()
         return entry
 
@@ -148,10 +149,16 @@ class Level:
     def _clear_head(self) -> None:
         batches = self.batches
         while batches:
-            for queue in batches[0].queues():
-                self.dead -= queue.drop_dead()
-                if queue:
+            batch = batches[0]
+            if batch.walked is not None:
+                self.dead -= batch.walked.drop_dead()
+                if batch.walked:
                     return
+
+            entries = batch.entries
+            self.dead -= entries.drop_dead()
+            if entries.start < entries.end:
+                return
 
             batches.popleft()
 

@@ -195,8 +195,8 @@ class MemoryCache:
         rest; until then further answers of that kind are not kept.
         """
         table = self._tables.get(terms.scope)
-        if table is not None and key in table:
-            self._remove(table[key])
+        if table is not None and (older := table.get(key)) is not None:
+            self._remove(older)
 
         if terms.lifetime_seconds <= 0:
             return Insertion(None)
@@ -283,7 +283,7 @@ class MemoryCache:
         """Remove expired entries, and then victims, for one batch at most; return how many were evicted, and the batch's rest."""
         evicted = 0
         while batch > 0 and needed():
-            expired = self.expire(now)
+            expired = self.expire(now) if self.wheel.no_expiry_before <= now else 0
             batch -= expired
             if not expired:
                 passed = self._policy.passed
@@ -373,7 +373,7 @@ class MemoryCache:
         scope, charge = entry.terms.scope, entry.charge
         table = self._tables[scope]
         del table[entry.key]
-        if table:
+        if table.count:
             self._scope_bytes[scope] -= charge
         else:
             del self._tables[scope], self._scope_bytes[scope]

@@ -66,7 +66,9 @@ class EntryOperations(Struct, frozen=True, eq=False):
         terms = policy.terms(
             scope, ttl_seconds, 0.0, wire.DEFAULT_BACKEND, NO_USAGE, request.tags, stale_seconds, task=request.task
         )
-        self.failures.forget(scope, request.key)
+        if self.failures.known:
+            self.failures.forget(scope, request.key)
+
         entry, effects = policy.store(request.key, value, now, terms, 0.0)
         if entry is None:
             effects += self.writes.forget(scope, request.key)

@@ -4,13 +4,13 @@ import gc
 from collections import deque
 from collections.abc import Callable
 from random import Random
-from sys import getrefcount
+from sys import getrefcount, getsizeof
 
 import pytest
 
 from sidecard.core.cache import containers
 from sidecard.core.cache.containers import FEW, PAGE, SHARD_ENTRIES, EntryQueue, EntryTable, queue_of
-from sidecard.core.cache.entry import Entry, Terms
+from sidecard.core.cache.entry import DEAD, Entry, Terms
 
 TERMS = Terms("default", 300.0, 60.0, "cloud")
 
@@ -51,7 +51,11 @@ def test_queue_behaves_like_a_deque(seed: int) -> None:
         if model:
             index = random.randrange(len(model))
             assert queue[index] is model[index]
-            queue[index] = model[index] = entry
+            model[index].state = random.choice([0, DEAD])
+            dead = not model[index].alive
+            assert queue.replace_dead(index, entry) is dead
+            if dead:
+                model[index] = entry
 
         assert len(queue) == len(model)
 
@@ -70,6 +74,19 @@ def test_dead_entries_leave_up_to_the_first_live_one(count: int, dead: int) -> N
     assert queue.drop_dead() == min(dead, count)
     assert list(queue) == entries[dead:]
     assert not queue or queue.popleft() is entries[dead]
+
+
+@pytest.mark.parametrize("most", [0, 1, PAGE, PAGE + 2, 2 * PAGE])
+def test_at_most_so_many_dead_entries_leave(most: int) -> None:
+    """The rest stays in its order."""
+    entries = [_entry(number) for number in range(3 * PAGE)]
+    queue = queue_of(entries)
+    for entry in entries[: PAGE + 3]:
+        entry.mark_dead()
+
+    dropped = queue.drop_dead(most)
+    assert dropped == min(most, PAGE + 3)
+    assert list(queue) == entries[dropped:]
 
 
 @pytest.mark.parametrize("take", [EntryQueue.pop, EntryQueue.popleft, lambda queue: queue[0], lambda queue: queue[-1]])
@@ -162,6 +179,14 @@ def test_no_shard_grows_large() -> None:
     assert max(map(len, table.shards)) < SHARD_ENTRIES
     assert len(table.shards) <= 128
     assert len(list(table.values())) == 20 * SHARD_ENTRIES
+
+
+def test_a_split_shard_takes_no_more_memory_than_one_that_never_was() -> None:
+    """Not even once it is almost full again: Python enlarges a dictionary the more, the more keys were deleted from it."""
+    table = _fill(28 * SHARD_ENTRIES)
+    full = getsizeof({str(number): None for number in range(SHARD_ENTRIES)})
+
+    assert max(map(getsizeof, table.shards)) <= full
 
 
 def test_keys_with_equal_hashes_do_not_multiply_the_places(monkeypatch: pytest.MonkeyPatch) -> None:

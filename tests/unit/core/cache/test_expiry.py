@@ -95,3 +95,36 @@ def test_seconds_that_come_and_go_take_no_memory() -> None:
             assert size(wheel) < 3 * lifetimes + 300
 
     assert wheel.next_second() == 6
+
+
+def test_entries_that_die_in_their_order_move_no_others() -> None:
+    """Most are evicted so: their bucket drops them at its start, which is cheap."""
+    wheel = ExpiryWheel()
+    entries = [entry(100.0) for _ in range(1000)]
+    for one in entries:
+        wheel.add(one)
+
+    (bucket,) = wheel.buckets.values()
+    for dead, one in enumerate(entries[:-1], 1):
+        one.mark_dead()
+        wheel.discard(one)
+        left = [other for other in bucket.entries if other.alive]
+        assert left == entries[dead:]
+        assert bucket.dead == len(bucket.entries) - len(left) <= len(left)
+
+
+def test_entries_that_die_in_no_order_leave_too() -> None:
+    """Few more are dead than live at any time."""
+    random = Random(3)
+    wheel = ExpiryWheel()
+    entries = [entry(100.0) for _ in range(2000)]
+    for one in entries:
+        wheel.add(one)
+
+    random.shuffle(entries)
+    (bucket,) = wheel.buckets.values()
+    for live, one in zip(range(1999, 0, -1), entries, strict=False):
+        one.mark_dead()
+        wheel.discard(one)
+        assert bucket.dead == len(bucket.entries) - live
+        assert bucket.dead <= live + 100
