@@ -8,7 +8,8 @@ Back-pressure, in order of severity:
 
 A peer whose message stays incomplete for ``message_seconds`` is closed too, even if bytes keep arriving.
 
-Requests that arrive one at a time are served inline; all others in turns (`sidecard.server.scheduler`).
+Requests that arrive one at a time are served inline; all others in turns (`sidecard.server.scheduler`). The rest of an incomplete
+message is read in turns too while its uid is over its time.
 """
 
 import asyncio
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 INLINE_BYTES: Final = 64 * 1024
 """More bytes of JSON lines are split and decoded in a turn: 1 MiB takes up to 20 ms. Frames are charged to their uid instead."""
+
+READ_BYTES_PER_SECOND: Final = 250_000_000
+"""Lowest speed of reading. A turn that continues reading spends up to 1 ms on it: one read returns at most 256 KiB."""
 
 LOW_WATER_BYTES: Final = COUNTED_BYTES // 4
 """Unread bytes at which a peer has caught up."""
@@ -57,6 +61,8 @@ class PeerConnection(PeerOutput):
         self._admission = admission
         self._denial: str | None = None
         """Why the connection was not admitted, to be sent once its encoding is known."""
+        self._read_bytes = 0
+        """Size of the last read, if the connection is read further in its next turn."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream has a transport of this type
         """Let an admitted peer join, or arrange to send the reason why it is denied."""
@@ -83,6 +89,12 @@ class PeerConnection(PeerOutput):
         inline = now < scheduler.inline_until or scheduler.may_serve_inline(self._peer.uid, now)
         if not inline or (large and self._reader.is_text(data)):
             self._hold(data)
+            if not inline and self._reader.partial:
+                # Bytes of one uid's messages may not arrive faster than in its turns.
+                self._transport.pause_reading()
+                self._read_bytes = len(data)
+                scheduler.enqueue(self, self._peer.uid)
+
             return
 
         try:
@@ -182,6 +194,10 @@ class PeerConnection(PeerOutput):
             return False
 
         now = self._clock()
+        if self._read_bytes:
+            self._scheduler.spend(self._read_bytes / READ_BYTES_PER_SECOND)
+            self._read_bytes = 0
+
         if not self._outbox.lines:
             self._serve_batch(now)
 

@@ -75,6 +75,7 @@ class FairScheduler:
         self._served: set[int] = set()
         """Uids that were served inline after this iteration's time was over."""
         self._scheduled = False
+        self._spent = 0.0
 
     def __len__(self) -> int:
         """Count the work that waits."""
@@ -125,6 +126,10 @@ class FairScheduler:
             self.inline_until = _NEVER
             self._schedule()
 
+    def spend(self, seconds: float) -> None:
+        """Shorten this iteration's turns by the time that the loop will spend because of the current one, such as on reading."""
+        self._spent += seconds
+
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
@@ -133,11 +138,12 @@ class FairScheduler:
     def _serve(self) -> None:
         """Give turns for `TURN_SECONDS`; then the requests that this iteration reads have as much time."""
         self._scheduled = False
+        self._spent = 0.0
         self._served.clear()
         now = self.clock()
         until = now + TURN_SECONDS
         try:
-            while self._uids and now < until:
+            while self._uids and now + self._spent < until:
                 began_at = now
                 work, uid = self._next()
                 try:

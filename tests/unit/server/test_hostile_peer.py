@@ -10,7 +10,7 @@ from sidecard.server.buffers import COUNTED_BYTES
 from sidecard.server.scheduler import MAX_BATCH, TURN_SECONDS
 from sidecard_client.protocol import wire
 from sidecard_client.protocol.frames import frame
-from tests.unit.server.harness import FakePeer, ServerHarness, value_of
+from tests.unit.server.harness import UID, FakePeer, ServerHarness, value_of
 
 MIB = 1024 * 1024
 
@@ -307,3 +307,34 @@ def test_a_value_of_the_largest_size_is_accepted_and_served() -> None:
     alice.send(wire.Get("large", id=2))
     (hit,) = alice.received()
     assert len(hit.value) == 16 * MIB - 100
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b'{"op":"nop","text":"' + b"x" * 300_000 + b'"}\n', frame(wire.pack({"op": "nop", "text": "x" * 300_000}))],
+    ids=["line", "frame"],
+)
+def test_incomplete_messages_of_a_uid_that_is_over_its_time_arrive_in_turns(message: bytes) -> None:
+    """A read of 256 KiB takes up to 1 ms, so each iteration of the loop continues two, however many connections send."""
+    server = ServerHarness()
+    peers = [server.connect() for _ in range(8)]
+    server.context.scheduler.charge(UID, 1.0)
+    for peer in peers:
+        peer.connection.data_received(message[: MIB // 4])
+
+    reading = []
+    for _ in range(5):
+        reading.append(sum(peer.transport.reading for peer in peers))
+        server.loop.turn()
+
+    assert reading == [0, 2, 4, 6, 8]
+    for peer in peers:
+        peer.connection.data_received(message[MIB // 4 :])
+
+    while server.loop.turn():
+        pass
+
+    for peer in peers:
+        (bad,) = peer.received()
+        assert (bad["code"] if isinstance(bad, dict) else bad.code) == "unknown_op"
+        assert peer.transport.reading
