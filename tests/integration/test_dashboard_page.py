@@ -222,7 +222,7 @@ def test_no_width_is_scrolled_sideways_and_no_number_is_broken(one: Served, open
         .get_by_role("cell")
         .evaluate_all("(cells) => cells.map((cell) => cell.getBoundingClientRect().height)")
     )
-    assert len(heights) == 7
+    assert len(heights) == 9
     assert max(heights) < 45
 
 
