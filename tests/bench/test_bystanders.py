@@ -4,6 +4,8 @@
 older versions with ``--tree``.
 """
 
+import os
+
 import pytest
 
 from tests.bench.bystanders.attack import Attack
@@ -19,6 +21,9 @@ SECONDS = 6.0
 ATTEMPTS = 3
 """Other work on the machine delays a bystander as an attack does, but rarely three times."""
 
+LATENCY_FACTOR = float(os.environ.get("BYSTANDER_LATENCY_FACTOR") or "1")
+"""By how much latencies may exceed the targets: attackers, bystander and daemon together need more than two processors."""
+
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("attack", [pytest.param(one, id=name) for name, one in all_attacks().items()])
@@ -26,9 +31,9 @@ def test_attack_leaves_bystanders_alone(attack: Attack) -> None:
     """Beside the attack, calls take 20 ms at most (p99.9), none falls back, and memory stays within its bounds."""
     missed: list[str] = []
     for _ in range(ATTEMPTS):
-        measured = measure(attack, SECONDS)
+        measured = measure(attack, SECONDS, quiet=True)
         print(row(measured), flush=True)
-        missed = measured.misses()
+        missed = measured.misses(20.0 * LATENCY_FACTOR, 100.0 * LATENCY_FACTOR)
         if not missed:
             break
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 
 from sidecard_client import Client
 
@@ -28,7 +29,8 @@ def main() -> None:
     path, (uid, priority, misses) = sys.argv[1], map(int, sys.argv[2:])
     logging.disable(logging.CRITICAL)
     if priority:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+        with suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
 
     if uid:
         os.setgroups([])
