@@ -49,6 +49,7 @@ def answering(path: str, answer: Callable[[bytes], bytes]) -> Iterator[None]:
             thread.join(5)
 
 
+@pytest.mark.slow
 def test_a_stopped_daemon_is_named_with_its_state(daemon: Start, socket_path: str) -> None:
     """The error has its pid, and how to resume it, instead of advice to start another."""
     running = daemon()

@@ -87,6 +87,7 @@ def test_a_push_target_that_is_away_is_reported(daemon: Start, socket_path: str)
     assert "Metrics are not pushed to http://127.0.0.1:9/api/v1/import: " in reasons(socket_path)
 
 
+@pytest.mark.slow
 def test_a_ledger_that_cannot_be_written_is_reported(daemon: Start, socket_path: str, tmp_path: Path) -> None:
     """A directory in place of its new file stands for a disk that accepts no files."""
     (tmp_path / "ledger.json.new").mkdir()

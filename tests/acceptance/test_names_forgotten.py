@@ -76,6 +76,7 @@ def wait_for_ledger(directory: Path, calls: int) -> None:
     poll(is_written, f"no ledger of {calls} calls was written")
 
 
+@pytest.mark.slow
 def test_totals_of_a_flood_survive_a_kill_in_a_small_ledger(
     daemon: StartDaemon, socket_path: str, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ def silent() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_stop_is_bounded_while_redis_a_database_and_a_push_target_hang(
     daemon: Callable[..., Daemon], socket_directory: Path
 ) -> None:
